@@ -1,0 +1,99 @@
+# One short command per daily act; `make` alone lists them.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Side by side, two recipes would get in each other's way in one environment.
+.NOTPARALLEL:
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+VERSIONS := 3.13 3.12 3.11
+FLOOR := 3.11
+
+VENV := .venv
+FLOOR_VENV := .venv-$(FLOOR)
+PYTHON := $(VENV)/bin/python
+
+.PHONY: help
+help:  ## list these commands
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | \
+	  while IFS=$$'\t' read -r name text; do printf '  make %-7s %s\n' "$$name" "$$text"; done
+
+# ---- environments, made anew when pyproject.toml has changed --------------------------------------------
+
+.PHONY: venv
+venv: $(VENV)/.with-tests  ## make or refresh .venv, with everything that the tests need
+
+$(VENV)/.with-tests: pyproject.toml
+	@scripts/venv $(VENV) $(VERSIONS)
+	$(PYTHON) -m pip install --quiet --editable . --group test
+	@touch $(VENV)/.bare $@
+
+# Enough to serve.
+$(VENV)/.bare: pyproject.toml
+	@scripts/venv $(VENV) $(VERSIONS)
+	$(PYTHON) -m pip install --quiet --editable .
+	@touch $@
+
+$(FLOOR_VENV)/.with-tests: pyproject.toml
+	@scripts/venv $(FLOOR_VENV) $(FLOOR)
+	$(FLOOR_VENV)/bin/python -m pip install --quiet --editable . --group test
+	@touch $@
+
+# ---- daily acts -----------------------------------------------------------------------------------------
+
+.PHONY: serve
+serve: $(VENV)/.bare  ## start the gateway on 127.0.0.1:8080; ARGS="penstock.yaml --workers 2" goes to it
+	@exec $(PYTHON) -m penstock serve $(ARGS)
+
+.PHONY: test
+test: lint types imports units floor  ## run all checks and tests, as CI does
+
+.PHONY: lint
+lint: $(VENV)/.with-tests  ## check style and form
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+.PHONY: types
+types: $(VENV)/.with-tests  ## check types
+	$(PYTHON) -m mypy
+
+.PHONY: imports
+imports: $(VENV)/.with-tests  ## check that imports point one way
+	$(VENV)/bin/lint-imports
+
+.PHONY: units
+units: $(VENV)/.with-tests  ## run the tests; ARGS="tests/wire -k stream" goes to pytest
+	$(PYTHON) -m pytest $(ARGS)
+
+# On the oldest Python that we promise, where there is one and the tests have not just run on it.
+.PHONY: floor
+floor: $(VENV)/.with-tests  ## run all but the integration tests on Python 3.11 as well
+	@if $(PYTHON) -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(FLOOR)")'; then \
+	  echo "$(VENV) is Python $(FLOOR) itself"; \
+	elif scripts/find-python $(FLOOR) >/dev/null; then \
+	  $(MAKE) --no-print-directory $(FLOOR_VENV)/.with-tests; \
+	  $(FLOOR_VENV)/bin/python -m pytest --ignore=tests/integration $(ARGS); \
+	else \
+	  echo "there is no Python $(FLOOR) here: its tests are left out"; \
+	fi
+
+.PHONY: docs
+docs: $(VENV)/.bare  ## write the generated parts of the manual anew
+	$(PYTHON) scripts/update_docs.py
+
+.PHONY: bench
+bench: $(VENV)/.with-tests  ## measure against other gateways; writes docs/benchmarks.md
+	$(PYTHON) -m benchmarks.gateway $(ARGS)
+
+.PHONY: soak
+soak: $(VENV)/.with-tests  ## ten minutes of mixed load: memory must stay flat, nothing may leak
+	$(PYTHON) -m benchmarks.soak $(ARGS)
+
+.PHONY: clean
+clean:  ## remove environments, caches and builds
+	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
