@@ -1,0 +1,244 @@
+"""Every error that a caller can meet, and whose fault each one is.
+
+::
+
+    PenstockError
+    ├── ConfigError                      the configuration file is wrong (never reaches a caller)
+    ├── CallerError                      you: the request cannot be served as sent (4xx)
+    │   ├── BadRequest            400      malformed JSON, wrong type, missing field
+    │   │   └── Untranslatable    400      the chosen upstream's dialect cannot express it
+    │   ├── Unauthenticated       401      no key, or one that nobody knows
+    │   ├── Forbidden             403      a known key without the right
+    │   ├── UnknownModel          404      no route for this model
+    │   ├── NotFound              404      no such path, generation, ...
+    │   ├── MethodNotAllowed      405
+    │   ├── RequestTimeout        408      the body did not come in time
+    │   ├── Conflict              409
+    │   ├── BodyTooLarge          413
+    │   ├── UnsupportedMedia      415
+    │   ├── KeyReused             422      this idempotency key came with another body before
+    │   └── UpstreamRefused       4xx      the upstream says that the request is wrong; its own words
+    ├── PressureError                    too much at once; come back later
+    │   ├── RateLimited           429      refused before queueing: a limit or budget
+    │   ├── Overloaded            503      refused before queueing: no room in the queue
+    │   └── Draining              503      this process is going away
+    ├── UpstreamError                    they: the provider failed
+    │   ├── UpstreamUnreachable   502      refused, reset, TLS, DNS
+    │   ├── UpstreamTimeout       504      one of the four clocks ran out
+    │   ├── UpstreamFailed        5xx      an error status from the provider (also its 429)
+    │   └── UpstreamBroken        502      the answer broke off, stalled or made no sense
+    └── InternalError             500    us: a defect
+
+Each carries ``status`` (HTTP), ``code`` (machine-readable, stable) and ``kind`` (the ``type`` member
+of the OpenAI and Anthropic error objects).  ``wire.problems`` renders one in the caller's dialect.
+"""
+
+from __future__ import annotations
+
+
+class PenstockError(Exception):
+    """Base of all errors raised on purpose.
+
+    :param message: one sentence for the person who reads it; never a secret, never a traceback
+    :param param: the request field at fault, if one is
+    :param retry_after: seconds after which a retry makes sense, if that is known
+    """
+
+    status = 500
+    code = "internal_error"
+    kind = "api_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+        if code is not None:
+            self.code = code
+
+
+class ConfigError(PenstockError):
+    """The configuration cannot be used; ``mistakes`` has one line for each fault, with file and line."""
+
+    code = "invalid_config"
+
+    def __init__(self, message: str, mistakes: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.mistakes = mistakes
+
+
+class CallerError(PenstockError):
+    status = 400
+    code = "invalid_request"
+    kind = "invalid_request_error"
+
+
+class BadRequest(CallerError):
+    pass
+
+
+class Untranslatable(BadRequest):
+    """The request is right, but the upstream that answers this model has no way to express it."""
+
+    code = "untranslatable"
+
+
+class Unauthenticated(CallerError):
+    status = 401
+    code = "invalid_api_key"
+    kind = "authentication_error"
+
+
+class Forbidden(CallerError):
+    status = 403
+    code = "permission_denied"
+    kind = "permission_error"
+
+
+class NotFound(CallerError):
+    status = 404
+    code = "not_found"
+    kind = "not_found_error"
+
+
+class UnknownModel(NotFound):
+    code = "model_not_found"
+
+
+class MethodNotAllowed(CallerError):
+    """``allow``: the methods that the path does take, as its header field lists them."""
+
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        allow: str = "",
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, param=param, code=code, retry_after=retry_after)
+        self.allow = allow
+
+
+class RequestTimeout(CallerError):
+    status = 408
+    code = "request_timeout"
+
+
+class Conflict(CallerError):
+    status = 409
+    code = "conflict"
+
+
+class BodyTooLarge(CallerError):
+    status = 413
+    code = "body_too_large"
+    kind = "request_too_large"
+
+
+class UnsupportedMedia(CallerError):
+    status = 415
+    code = "unsupported_media_type"
+
+
+class KeyReused(CallerError):
+    status = 422
+    code = "idempotency_key_reused"
+
+
+class _FromUpstream(PenstockError):
+    """Mixin of the errors that carry an upstream's own answer."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        kind: str | None = None,
+        param: str | None = None,
+        retry_after: float | None = None,
+        upstream: str = "",
+    ) -> None:
+        super().__init__(message, param=param, code=code, retry_after=retry_after)
+        if status is not None:
+            self.status = status
+        if kind is not None:
+            self.kind = kind
+        self.upstream = upstream
+
+
+class UpstreamRefused(_FromUpstream, CallerError):
+    """The provider blames the request (400, 404, 413, 422 ...): another attempt would fail as well."""
+
+    code = "upstream_refused"
+
+
+class PressureError(PenstockError):
+    status = 503
+    code = "overloaded"
+    kind = "overloaded_error"
+
+
+class RateLimited(PressureError):
+    status = 429
+    code = "rate_limit_exceeded"
+    kind = "rate_limit_error"
+
+
+class Overloaded(PressureError):
+    pass
+
+
+class Draining(PressureError):
+    code = "draining"
+
+
+class UpstreamError(_FromUpstream):
+    """The provider failed; another attempt, or another provider, may succeed."""
+
+    status = 502
+    code = "upstream_error"
+    kind = "upstream_error"
+
+
+class UpstreamUnreachable(UpstreamError):
+    code = "upstream_unreachable"
+
+
+class UpstreamTimeout(UpstreamError):
+    """A clock ran out; ``clock`` is ``connect``, ``first_token``, ``between_tokens`` or ``total``."""
+
+    status = 504
+    code = "upstream_timeout"
+
+    def __init__(self, message: str, *, clock: str, upstream: str = "") -> None:
+        super().__init__(message, upstream=upstream)
+        self.clock = clock
+
+
+class UpstreamFailed(UpstreamError):
+    """The provider answered with an error status that is not the request's fault (5xx, 429, 401)."""
+
+    code = "upstream_failed"
+
+
+class UpstreamBroken(UpstreamError):
+    """The answer began, and then broke off, stalled or stopped making sense."""
+
+    code = "upstream_broken"
+
+
+class InternalError(PenstockError):
+    pass

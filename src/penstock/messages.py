@@ -1,0 +1,147 @@
+"""The vocabulary: what the parts of Penstock say to each other.
+
+A **call** is one request of one caller.  It is answered from a **generation**, the append-only log of
+the **events** of one answer, which one or more **attempts** at upstreams fill.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+
+Event: TypeAlias = bytes
+"""One entry of a generation's log, in the dialect of its endpoint.
+
+For a streamed answer: one whole SSE frame, its blank line included, without an ``id:`` line (the
+reader adds it: the id is the event's index in the log).  For a plain answer: the body, as one event.
+"""
+
+Headers: TypeAlias = Mapping[bytes, bytes]
+"""Header fields: names in lower case; a repeated field's values joined by ``", "``."""
+
+
+class Dialect(enum.Enum):
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+
+
+class Endpoint(enum.Enum):
+    """The operations of the two APIs that are relayed: dialect, path, and whether an answer may stream."""
+
+    CHAT = (Dialect.OPENAI, "/v1/chat/completions", True)
+    COMPLETIONS = (Dialect.OPENAI, "/v1/completions", True)
+    EMBEDDINGS = (Dialect.OPENAI, "/v1/embeddings", False)
+    RESPONSES = (Dialect.OPENAI, "/v1/responses", True)
+    MESSAGES = (Dialect.ANTHROPIC, "/v1/messages", True)
+    COUNT_TOKENS = (Dialect.ANTHROPIC, "/v1/messages/count_tokens", False)
+
+    dialect: Dialect
+    path: str
+    streams: bool
+    label: str
+
+    __hash__ = object.__hash__  # Enum's own is a Python function, and endpoints are keys on the hot path
+
+    def __init__(self, dialect: Dialect, path: str, streams: bool) -> None:
+        self.dialect = dialect
+        self.path = path
+        self.streams = streams
+        self.label = self.name.lower()
+
+
+class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """Tokens of one answer.
+
+    ``input_tokens`` counts the whole prompt and includes ``cached_input_tokens`` (read from the
+    provider's prompt cache), ``cache_write_tokens`` and ``audio_input_tokens``; ``output_tokens``
+    includes ``reasoning_tokens`` and ``audio_output_tokens``.  (Anthropic reports the cached parts beside
+    ``input_tokens``; ``wire`` adds them up.)  ``estimated`` says that at least one figure was counted by
+    us, because the provider's own never came.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    estimated: bool = False
+
+
+class Outcome(enum.Enum):
+    """How an attempt ended; every ledger row is settled with exactly one of them."""
+
+    COMPLETED = "completed"  # finish reason and terminator came
+    PARTIAL = "partial"  # the upstream broke after the first token
+    CANCELLED = "cancelled"  # the last reader left, or the caller cancelled
+    FAILED = "failed"  # no token came
+    HEDGED_AWAY = "hedged_away"
+    CACHED = "cached"
+    JOINED = "joined"
+    CONTINUED = "continued"
+
+
+class Tenant(msgspec.Struct, frozen=True):
+    """Whom a key belongs to, and what it may do.  ``models`` holds patterns; empty: every model."""
+
+    name: str = "default"
+    key_name: str = "anonymous"
+    tier: str = "standard"
+    models: tuple[str, ...] = ()
+
+
+class Call(msgspec.Struct, eq=False):
+    """One request of one caller, decoded as far as the gateway needs it.
+
+    ``fields`` are the top-level members of the JSON body in their order, each value undecoded: bytes
+    that nobody must change are never parsed, nor written anew.
+    """
+
+    id: str  # the generation's id: "gen_" and 32 hexadecimal digits
+    endpoint: Endpoint
+    model: str  # as the caller names it
+    stream: bool
+    fields: dict[str, msgspec.Raw]
+    body: bytes
+    headers: Headers
+    received: float  # monotonic clock, seconds
+    tenant: Tenant
+    max_output_tokens: int | None = None
+    include_usage: bool = False  # the caller asked for the usage chunk of an OpenAI stream
+    running_usage: bool = False  # and for the usage so far in every chunk
+
+
+class Attempt(msgspec.Struct, eq=False, gc=False):
+    """One upstream call, and one row of the ledger: opened before a byte leaves, settled exactly once."""
+
+    id: str  # generation id, "/", attempt number
+    generation: str
+    number: int  # from 1
+    tenant: str
+    key_name: str
+    tier: str
+    endpoint: str
+    model: str  # as the caller named it
+    upstream: str
+    upstream_model: str
+    started: float  # Unix time, seconds
+    reserved: Usage
+    outcome: Outcome | None = None
+    usage: Usage = Usage()
+    cost: int = 0  # in 1e-12 US dollars, so that sums are exact
+    status: int = 0  # HTTP status of the upstream; 0: none came
+    error: str = ""  # a code of penstock.errors
+    first_token: float | None = None  # seconds from the attempt's start
+    duration: float | None = None  # seconds
+
+    def __repr__(self) -> str:
+        state = self.outcome.value if self.outcome else "open"
+        return f"<Attempt {self.id} {self.upstream}/{self.upstream_model} {state} {self.usage}>"
+
+
+JSON: TypeAlias = Any
+"""A decoded JSON value."""
