@@ -1,0 +1,1 @@
+"""Configuration: what may be said, and what it means."""

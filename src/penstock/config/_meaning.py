@@ -1,0 +1,208 @@
+"""What the types cannot say: names that must exist, files that must be readable, addresses that collide.
+
+Works on the plain values that the reader left, in which wrong ones are missing: every check takes what is
+there and is silent about what is not, so that one mistake is reported once.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from pathlib import Path as File
+from typing import Any
+
+from penstock.config._reading import Path, Reader, did_you_mean
+from penstock.config.address import check_base_url, overlap, split_address
+from penstock.config.keys import HASH
+from penstock.config.patterns import resolve
+from penstock.config.providers import DEFAULT_BASE_URLS
+from penstock.config.secret import Secret
+
+Plain = dict[str, Any]
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110, 5.6.2
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")  # RFC 9110, 5.5; nothing that could end the line
+_OUR_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade"})
+
+
+def check(plain: Plain, reader: Reader) -> None:
+    """Notes every mistake of meaning in the reader."""
+    _check_addresses(plain, reader)
+    _check_tls(plain.get("tls"), reader)
+    upstreams = plain.get("upstreams", {})
+    for name, upstream in upstreams.items():
+        _check_upstream(upstream, ("upstreams", name), reader)
+    models = plain.get("models", {})
+    for name, model in models.items():
+        _check_model(name, model, upstreams, reader)
+    _check_fallbacks(models, reader)
+    _check_keys(plain.get("keys", []), reader)
+    _check_retry(plain.get("retry", {}), reader)
+    if prices := plain.get("prices"):
+        _check_readable(prices, ("prices",), reader)
+    if ledger := plain.get("ledger", {}).get("path"):
+        parent = File(ledger).parent
+        if not parent.is_dir():
+            reader.mistake(("ledger", "path"), f"there is no directory {parent}")
+
+
+def fill_in(plain: Plain) -> None:
+    """Defaults that depend on other keys, and the one spelling of a base URL."""
+    for upstream in plain.get("upstreams", {}).values():
+        url = upstream.get("base_url") or DEFAULT_BASE_URLS[upstream["kind"]]
+        upstream["base_url"] = url.rstrip("/")
+
+
+def _check_addresses(plain: Plain, reader: Reader) -> None:
+    addresses = {"listen": "127.0.0.1:8080", "control": "127.0.0.1:8081"} | {
+        key: plain[key] for key in ("listen", "control") if key in plain
+    }
+    right = True
+    for key, address in addresses.items():
+        try:
+            split_address(address)
+        except ValueError as error:
+            reader.mistake((key,), str(error))
+            right = False
+    if right and overlap(addresses["listen"], addresses["control"]):
+        at = "control" if "control" in plain else "listen"
+        reader.mistake((at,), f"listen and control are both at {addresses[at]}; give each its own port")
+
+
+def _check_tls(tls: Plain | None, reader: Reader) -> None:
+    if not tls:
+        return
+    readable = [
+        _check_readable(tls[key], ("tls", key), reader) for key in ("certificate", "key") if key in tls
+    ]
+    if readable != [True, True]:
+        return
+    password = tls.get("key_password")
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # With a function, a missing password is an error; without, OpenSSL would ask at the terminal.
+        context.load_cert_chain(
+            tls["certificate"], tls["key"], lambda: password.reveal() if isinstance(password, Secret) else ""
+        )
+    except (ssl.SSLError, ValueError) as error:
+        reason = getattr(error, "reason", None) or "not PEM"
+        reader.mistake(("tls",), f"certificate and key cannot be used: {reason.replace('_', ' ').lower()}")
+
+
+def _check_readable(path: str, key: Path, reader: Reader) -> bool:
+    """Whether the file can be read; relative paths start at the working directory."""
+    try:
+        with File(path).open("rb"):
+            return True
+    except OSError as error:
+        reader.mistake(key, f"{path} cannot be read: {error.strerror}")
+    except ValueError:
+        reader.mistake(key, "is no path")
+    return False
+
+
+def _check_upstream(upstream: Plain, at: Path, reader: Reader) -> None:
+    if url := upstream.get("base_url"):
+        try:
+            check_base_url(url)
+        except ValueError as error:
+            reader.mistake((*at, "base_url"), str(error))
+    for name, value in upstream.get("headers", {}).items():
+        if fault := header_fault(name, value if isinstance(value, str) else ""):
+            reader.mistake((*at, "headers", name), fault)
+    if (secret := upstream.get("api_key")) and (fault := header_fault("authorization", secret.reveal())):
+        reader.mistake((*at, "api_key"), fault)
+    ca_file = upstream.get("ca_file")
+    if ca_file and _check_readable(ca_file, (*at, "ca_file"), reader):
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(ca_file)
+        except ssl.SSLError:
+            reader.mistake((*at, "ca_file"), f"{ca_file} holds no certificates in PEM form")
+    if ca_file and upstream.get("verify") is False:
+        reader.mistake((*at, "verify"), "with verify: false nothing is checked against ca_file; drop one")
+
+
+def header_fault(name: str, value: str) -> str:
+    """What is wrong with a header field that an upstream shall get; the value is not shown."""
+    if not _HEADER_NAME.match(name):
+        return "is no name of a header"
+    if name.lower() in _OUR_HEADERS:
+        return "is set by Penstock itself"
+    if not _HEADER_VALUE.match(value):
+        return "holds characters that no header may have, such as a line end"
+    return ""
+
+
+def _check_model(name: str, model: Plain, upstreams: Plain, reader: Reader) -> None:
+    at: Path = ("models", name)
+    if name.count("*") > 1:
+        reader.mistake(at, "a pattern holds one * at most")
+    candidates = model.get("candidates")
+    if candidates is None:
+        return
+    if not candidates:
+        reader.mistake((*at, "candidates"), "is empty: nobody would answer")
+    for i, candidate in enumerate(candidates):
+        if not candidate:
+            continue
+        here = (*at, "candidates", i)
+        upstream = candidate.get("upstream")
+        if upstream is not None and upstream not in upstreams:
+            hint = did_you_mean(upstream, upstreams)
+            reader.mistake((*here, "upstream"), f"there is no upstream {upstream}{hint}")
+        stars = candidate.get("model", "").count("*")
+        if stars and "*" not in name:
+            reader.mistake((*here, "model"), "the * has nothing to stand for: the model's name has none")
+        elif stars > 1:
+            reader.mistake((*here, "model"), "holds one * at most")
+    if candidates and all(c and c.get("weight") == 0 for c in candidates):
+        reader.mistake((*at, "candidates"), "every weight is 0: nobody would answer")
+
+
+def _check_fallbacks(models: Plain, reader: Reader) -> None:
+    """Each fallback must be there.  Circles are fine (a falls back on b, b on a): a call tries each model once."""
+    for name, model in models.items():
+        for i, fallback in enumerate(model.get("fallbacks", [])):
+            if not isinstance(fallback, str):
+                continue
+            here: Path = ("models", name, "fallbacks", i)
+            if "*" in fallback:
+                reader.mistake(here, "is a pattern; a fallback is the name of one model")
+                continue
+            target = resolve(models, fallback)
+            if target is None:
+                hint = did_you_mean(fallback, models)
+                reader.mistake(here, f"there is no model {fallback}{hint}")
+            elif target == name:
+                reader.mistake(here, f"{name} falls back on itself")
+
+
+def _check_keys(keys: list[Plain | None], reader: Reader) -> None:
+    seen: dict[tuple[str, str], int] = {}
+    for i, key in enumerate(keys):
+        if not key:
+            continue
+        at: Path = ("keys", i)
+        # The hash is never shown: somebody may have put the key itself there.
+        value = key.get("hash")
+        if value is not None and not HASH.match(value):
+            reader.mistake(
+                (*at, "hash"),
+                'expected "sha256:" and 64 hexadecimal digits in lower case, as `penstock key` prints it'
+                + ("; this looks like the key itself" if value.startswith(("pk-", "sk-")) else ""),
+            )
+        for member in ("name", "hash"):
+            text = key.get(member)
+            if text == "":
+                reader.mistake((*at, member), "is empty")
+            elif text is not None:
+                first = seen.setdefault((member, text), i)
+                if first != i:
+                    reader.mistake((*at, member), f"is the same as that of keys[{first}]")
+
+
+def _check_retry(retry: Plain, reader: Reader) -> None:
+    first, longest = retry.get("first_delay", 0.5), retry.get("max_delay", 10.0)
+    if first > longest:
+        at = "first_delay" if "first_delay" in retry else "max_delay"
+        reader.mistake(("retry", at), f"first_delay ({first:g} s) is longer than max_delay ({longest:g} s)")

@@ -1,0 +1,163 @@
+"""What the configuration file may say: every section, every key, its type, unit and default.
+
+The structs refuse unknown keys.  Sizes are bytes, times seconds.  ``penstock.config.load`` reads a file
+into them; the JSON Schema for editors is made from them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from penstock.config.secret import Secret
+
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Bytes = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class TLSConfig(_Section, frozen=True):
+    """Certificate and key of the listener, PEM files."""
+
+    certificate: str  # the chain, the server's own certificate first
+    key: str  # its private key
+    key_password: Secret | None = None  # if the key is encrypted
+
+
+class ListenerConfig(_Section, frozen=True):
+    """Limits that the HTTP/1.1 listener enforces on its clients."""
+
+    max_connections: Positive = 10_000  # per worker; further ones get 503
+    max_header_bytes: Bytes = 65_536  # request line and header fields together
+    max_headers: Positive = 100  # header fields of one request
+    max_target_bytes: Bytes = 8_192  # path and query
+    max_body_bytes: Bytes = 33_554_432  # a larger one gets 413
+    header_timeout: Seconds = 10.0  # from the connection's (or request's) first byte to the end of the head
+    body_timeout: Seconds = 60.0  # longest silence within a request's body
+    min_body_rate: Positive = 256  # bytes per second, averaged since the head, after a grace of body_timeout
+    idle_timeout: Seconds = 75.0  # between requests of one connection
+    write_timeout: Seconds = 60.0  # a client that takes nothing for so long is gone
+    write_high_water: Bytes = 65_536  # buffered for one slow reader before its stream pauses
+    pipeline_bytes: Bytes = 65_536  # read ahead while a request is being answered
+
+
+class PoolConfig(_Section, frozen=True):
+    """Connections to one upstream, per worker process."""
+
+    max_open: Positive = 1_000  # connections, busy and idle
+    max_idle: Annotated[int, msgspec.Meta(ge=0)] = 100  # kept for the next call
+    max_life: Seconds = 3_600.0  # a connection that is older is not used again
+    idle_timeout: Seconds = 60.0  # an idle connection is closed after so long
+    max_waiting: Annotated[int, msgspec.Meta(ge=0)] = 1_000  # calls that wait for a connection; more: 503
+
+
+class TimeoutConfig(_Section, frozen=True):
+    """The four clocks of a call; 0 switches one off."""
+
+    connect: Seconds = 5.0  # until the connection, with TLS, stands
+    first_token: Seconds = 120.0  # from the request to the first byte of the answer's body
+    between_tokens: Seconds = 60.0  # the longest silence within an answer
+    total: Seconds = 600.0  # from an attempt's start to the end of its answer
+
+
+class RetryConfig(_Section, frozen=True):
+    """Full-jitter exponential back-off, and the budget that keeps retries from multiplying."""
+
+    attempts: Positive = 3  # at one candidate, the first included
+    first_delay: Seconds = 0.5  # before the first retry at most; each delay is random between 0 and its limit
+    factor: Annotated[float, msgspec.Meta(ge=1)] = 2.0  # by which the limit grows with each retry
+    max_delay: Seconds = 10.0  # the limit grows no further
+    max_retry_after: Seconds = 30.0  # an upstream that asks for more is left for the next candidate
+    budget_ratio: Annotated[float, msgspec.Meta(ge=0)] = 0.1  # retries per call, over all calls
+    budget_floor: Annotated[float, msgspec.Meta(ge=0)] = 10.0  # retries that are always allowed, per 10 s
+
+
+class UpstreamConfig(_Section, frozen=True):
+    """Somebody who answers.  ``base_url`` is what the provider's SDK takes, ``/v1`` included where it has one."""
+
+    # whose API it speaks; sim: the simulator, a process of its own or at base_url
+    kind: Literal["openai", "anthropic", "sim"]
+    base_url: str = ""  # empty: the provider's own
+    api_key: Secret | None = None  # sent as the provider wants it
+    headers: dict[str, str] = {}  # added to every request
+    responses: bool = False  # it has /v1/responses itself; otherwise they are translated
+    running_usage: bool = False  # takes stream_options.continuous_usage_stats (vLLM, SGLang, sim)
+    ca_file: str | None = None  # PEM file with the authorities to trust instead of the usual ones
+    verify: bool = True  # false: any certificate will do; for tests only
+    pool: PoolConfig = PoolConfig()  # connections to it
+    timeouts: TimeoutConfig | None = None  # instead of the top level's; a model's own go before these
+    cancel_grace: Seconds = 1.0  # how long what was under way is still read (and billed) after a cancel
+
+
+class CandidateConfig(_Section, frozen=True):
+    """One way to answer a model: which upstream, under which name, with which share."""
+
+    upstream: str  # a name in `upstreams`
+    # its name there; empty: the one that the caller used; a * in it: what the * of the model's pattern stood for
+    model: str = ""
+    # its share of the calls, relative to the other candidates; 0: only when they fail
+    weight: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    version: str = ""  # a label for canaries and the ledger
+
+
+class ModelConfig(_Section, frozen=True):
+    """What a model name means; the name may be a pattern with ``*``."""
+
+    candidates: list[CandidateConfig]  # who can answer; one is drawn by weight, the others follow if it fails
+    fallbacks: list[str] = []  # other model names, tried in order when no candidate answers
+    timeouts: TimeoutConfig | None = None  # instead of the upstream's
+
+
+class KeyConfig(_Section, frozen=True):
+    """A caller's key, as ``penstock key`` prints it: never the key itself."""
+
+    name: str  # what the key is called in logs and the ledger
+    hash: str  # "sha256:" and 64 hexadecimal digits
+    tenant: str = "default"  # whose calls these are
+    tier: str = "standard"  # the service tier
+    models: list[str] = []  # names and patterns that it may use; empty: every model
+
+
+class LedgerConfig(_Section, frozen=True):
+    """Where attempts are recorded; ``path: ""`` keeps them in memory only."""
+
+    path: str = ""  # a SQLite file; empty: in memory only
+    max_rows_in_memory: Positive = 10_000  # older rows are only in the file, or gone
+
+
+class LogConfig(_Section, frozen=True):
+    """What is logged, to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"  # what is less important is not logged
+    format: Literal["json", "text"] = "json"  # one JSON object per line, or text for people
+    requests: bool = True  # one line per request
+
+
+class Config(_Section, frozen=True):
+    """The whole file."""
+
+    listen: str = "127.0.0.1:8080"  # where callers connect, host:port; port 0: any free one
+    control: str = "127.0.0.1:8081"  # where the control API listens, host:port
+    control_key: Secret | None = None  # what the control API asks for; none: nothing
+    workers: Positive = 1  # worker processes
+    tls: TLSConfig | None = None  # none: plain HTTP
+    listener: ListenerConfig = ListenerConfig()  # limits of the listener
+    # how long requests in flight may take to finish when the process is told to end
+    drain_timeout: Seconds = 30.0
+    upstreams: dict[str, UpstreamConfig] = {}  # who answers
+    models: dict[str, ModelConfig] = {}  # what model names mean; a name may be a pattern with one *
+    keys: list[KeyConfig] = []  # who may call; empty: everybody
+    timeouts: TimeoutConfig = (
+        TimeoutConfig()
+    )  # the clocks of calls, where neither model nor upstream has its own
+    retry: RetryConfig = RetryConfig()  # when and how often an attempt is repeated
+    max_answer_bytes: Bytes = 67_108_864  # an upstream's answer that grows larger is cut off and fails
+    generations_bytes: Bytes = 536_870_912  # all calls in flight of one worker; past it new ones get 503
+    ledger: LedgerConfig = LedgerConfig()  # where attempts are recorded
+    prices: str = ""  # a price table of your own, laid over the package's
+    log: LogConfig = LogConfig()  # what is logged, and how

@@ -1,0 +1,62 @@
+"""What is not wrong in a configuration, but probably not meant."""
+
+from __future__ import annotations
+
+from penstock.config.address import split_address
+from penstock.config.model import Config
+from penstock.config.patterns import match
+from penstock.config.providers import DEFAULT_BASE_URLS
+
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+def remarks(config: Config) -> list[str]:
+    """One sentence for each thing that its author should know."""
+    found = []
+    if not config.models:
+        found.append("models is empty: every call will be answered with 404")
+    used = {candidate.upstream for model in config.models.values() for candidate in model.candidates}
+    found += [
+        f"upstreams.{name} is used by no model"
+        for name in config.upstreams
+        if config.models and name not in used
+    ]
+    for name, upstream in config.upstreams.items():
+        if upstream.api_key is None and upstream.base_url == DEFAULT_BASE_URLS[upstream.kind] != "":
+            found.append(f"upstreams.{name} has no api_key: {upstream.base_url} will refuse its calls")
+        if not upstream.verify:
+            found.append(
+                f"upstreams.{name}.verify is false: anybody on the way can read and change its traffic"
+            )
+        if upstream.api_key and upstream.base_url.startswith("http://") and not _is_local(upstream.base_url):
+            found.append(f"upstreams.{name} sends its key over http, unencrypted")
+    if not config.keys and split_address(config.listen)[0] not in _LOOPBACK:
+        found.append(
+            f"keys is empty and listen is {config.listen}: whoever reaches the port can spend your money"
+        )
+    if config.control_key is None and split_address(config.control)[0] not in _LOOPBACK:
+        found.append(
+            f"control_key is missing and control is {config.control}: anybody can read what is going on"
+        )
+    for i, key in enumerate(config.keys):
+        found += [
+            f"keys[{i}].models: nothing in models is called {permitted}"
+            for permitted in key.models
+            if not any(_meet(permitted, name) for name in config.models)
+        ]
+    return found
+
+
+def _meet(one: str, other: str) -> bool:
+    """Whether some name may fit both, each of which may be a pattern."""
+    if match(one, other) is not None or match(other, one) is not None:
+        return True
+    if "*" not in one or "*" not in other:
+        return False
+    (head, _, tail), (other_head, _, other_tail) = one.partition("*"), other.partition("*")
+    heads = head.startswith(other_head) or other_head.startswith(head)
+    return heads and (tail.endswith(other_tail) or other_tail.endswith(tail))
+
+
+def _is_local(url: str) -> bool:
+    return url.startswith(("http://127.", "http://localhost", "http://[::1]"))

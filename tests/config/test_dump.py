@@ -1,0 +1,35 @@
+"""What people see of a configuration."""
+
+import yaml
+
+from penstock.config.dump import dump, dump_yaml
+from penstock.config.model import Config, TLSConfig, UpstreamConfig
+from penstock.config.secret import Secret
+
+CONFIG = Config(
+    control_key=Secret("sk-control"),
+    tls=TLSConfig(certificate="c", key="k", key_password=Secret("sk-tls")),
+    upstreams={
+        "a": UpstreamConfig(kind="sim", api_key=Secret("sk-api"), headers={"Authorization": "sk-header"}),
+        "b": UpstreamConfig(kind="sim"),
+    },
+)
+
+
+def test_no_secret_is_shown():
+    assert "sk-" not in str(dump(CONFIG))
+    assert "sk-" not in dump_yaml(CONFIG)
+
+
+def test_it_shows_that_there_is_a_secret():
+    upstreams = dump(CONFIG)["upstreams"]
+    assert upstreams["a"]["api_key"] == "…"
+    assert upstreams["a"]["headers"] == {"Authorization": "…"}
+    assert upstreams["b"]["api_key"] is None
+
+
+def test_everything_else_is_there_in_the_order_of_the_model():
+    shown = dump(CONFIG)
+    assert list(shown) == list(Config.__struct_fields__)
+    assert shown["listen"] == CONFIG.listen
+    assert yaml.safe_load(dump_yaml(CONFIG)) == shown

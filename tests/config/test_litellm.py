@@ -1,0 +1,406 @@
+"""The configuration of a LiteLLM proxy, converted."""
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from penstock.config.keys import hash_key
+from penstock.config.litellm import convert
+from penstock.config.load import parse
+from penstock.config.model import CandidateConfig, Config, TimeoutConfig
+from penstock.errors import ConfigError
+
+ENVIRON = {"OPENAI_API_KEY": "k1", "ANTHROPIC_API_KEY": "k2", "URL": "http://box:1"}
+
+
+def converted(text, environ=ENVIRON):
+    """The conversion, and our configuration as it is read afterwards."""
+    conversion = convert(text, "config.yaml", environ)
+    return conversion, parse(conversion.text, "out.yaml", environ)
+
+
+def deployment(params, name="m", rest=""):
+    return f"model_list:\n  - model_name: {name}\n    litellm_params: {params}\n    {rest}\n"
+
+
+def left(conversion):
+    return {item.key.rpartition(".")[2]: item.reason for item in conversion.left}
+
+
+# ---- providers -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("params", "kind", "url", "model"),
+    [
+        ("{model: openai/gpt-4o}", "openai", "https://api.openai.com/v1", "gpt-4o"),
+        ("{model: gpt-4o}", "openai", "https://api.openai.com/v1", "gpt-4o"),
+        ("{model: gpt-4o, custom_llm_provider: openai}", "openai", "https://api.openai.com/v1", "gpt-4o"),
+        ("{model: text-completion-openai/davinci}", "openai", "https://api.openai.com/v1", "davinci"),
+        ("{model: anthropic/claude-x}", "anthropic", "https://api.anthropic.com", "claude-x"),
+        ("{model: claude-x}", "anthropic", "https://api.anthropic.com", "claude-x"),
+        (
+            "{model: anthropic/claude-x, api_base: 'https://p.example/a/v1/messages'}",
+            "anthropic",
+            "https://p.example/a",
+            "claude-x",
+        ),
+        ("{model: deepseek/deepseek-chat}", "openai", "https://api.deepseek.com/v1", "deepseek-chat"),
+        ("{model: groq/openai/gpt-oss}", "openai", "https://api.groq.com/openai/v1", "openai/gpt-oss"),
+        ("{model: openrouter/a/b}", "openai", "https://openrouter.ai/api/v1", "a/b"),
+        (
+            "{model: fireworks_ai/llama}",
+            "openai",
+            "https://api.fireworks.ai/inference/v1",
+            "accounts/fireworks/models/llama",
+        ),
+        ("{model: openai/m1, api_base: 'http://h:1/v1/'}", "openai", "http://h:1/v1", "m1"),
+        ("{model: openai/m1, base_url: os.environ/URL}", "openai", "http://box:1", "m1"),
+        ("{model: hosted_vllm/org/m1, api_base: 'http://h:1/v1'}", "openai", "http://h:1/v1", "org/m1"),
+        ("{model: ollama/llama3}", "openai", "http://localhost:11434/v1", "llama3"),
+        ("{model: ollama_chat/llama3, api_base: os.environ/URL}", "openai", "http://box:1/v1", "llama3"),
+    ],
+)
+def test_a_deployment_becomes_a_candidate_at_an_upstream(params, kind, url, model):
+    environ = dict.fromkeys(
+        ("GROQ_API_KEY", "DEEPSEEK_API_KEY", "OPENROUTER_API_KEY", "FIREWORKS_API_KEY"), "k"
+    )
+    conversion, config = converted(deployment(params), ENVIRON | environ)
+    (candidate,) = config.models["m"].candidates
+    upstream = config.upstreams[candidate.upstream]
+    assert (upstream.kind, upstream.base_url, candidate.model) == (kind, url, model)
+    assert conversion.left == ()
+
+
+@pytest.mark.parametrize(
+    ("params", "reason"),
+    [
+        ("{model: azure/gpt-4o, api_base: 'https://x.openai.azure.com'}", "Azure"),
+        ("{model: bedrock/anthropic.claude-v2}", "neither OpenAI's nor Anthropic's"),
+        ("{model: vertex_ai/gemini-pro}", "neither OpenAI's nor Anthropic's"),
+        ("{model: whatever}", "its provider is unknown"),
+        ("{model: hosted_vllm/m}", "it has no api_base"),
+        ("{model: openai/m, api_base: 'nonsense'}", "its api_base is wrong"),
+        ('{model: openai/m, api_key: "a\\nb"}', "no header may have"),
+        ("{model: 'openai/*'}", "nothing to stand for"),
+    ],
+)
+def test_what_cannot_be_converted_is_listed_with_its_reason(params, reason):
+    conversion, config = converted(deployment(params))
+    assert config.models == {}
+    (item,) = conversion.left
+    assert item.models == ("m",)
+    assert reason in item.reason
+    assert f"#   {item}" in conversion.text
+
+
+def test_what_is_no_chat_model_is_listed():
+    conversion, config = converted(
+        deployment("{model: dall-e-3}", rest="model_info: {mode: image_generation}")
+    )
+    assert config.models == {}
+    assert left(conversion) == {"mode": "image_generation is not served"}
+
+
+def test_a_key_from_the_environment_stays_there_and_a_literal_one_is_marked():
+    conversion, config = converted(deployment("{model: openai/m, api_key: os.environ/OPENAI_API_KEY}"))
+    assert "api_key: ${OPENAI_API_KEY}\n" in conversion.text
+    assert conversion.variables == ("OPENAI_API_KEY",)
+    assert config.upstreams["openai"].api_key.reveal() == "k1"
+    conversion, config = converted(deployment("{model: openai/m, api_key: 'sk-${x}'}"))
+    assert "better in the environment" in conversion.text
+    assert config.upstreams["openai"].api_key.reveal() == "sk-${x}"
+
+
+def test_headers_and_organization_come_along():
+    _, config = converted(
+        deployment("{model: openai/m, organization: o, extra_headers: {X-A: os.environ/URL}}")
+    )
+    assert config.upstreams["openai"].headers == {"X-A": "http://box:1", "OpenAI-Organization": "o"}
+
+
+def test_credentials_by_name_are_looked_up():
+    text = deployment("{model: openai/m, litellm_credential_name: c}") + (
+        "credential_list: [{credential_name: c, credential_values: {api_key: os.environ/URL}, credential_info: {}}]"
+    )
+    conversion, config = converted(text)
+    assert config.upstreams["openai"].api_key.reveal() == "http://box:1"
+    assert conversion.left == ()
+
+
+def test_deployments_that_agree_share_an_upstream():
+    text = deployment("{model: openai/a}") + "  - {model_name: n, litellm_params: {model: openai/b}}"
+    conversion, config = converted(text)
+    assert list(config.upstreams) == ["openai"]
+    assert (conversion.upstreams, conversion.models) == (1, 2)
+
+
+def test_wildcards_stay_wildcards():
+    text = """
+model_list:
+  - {model_name: "*", litellm_params: {model: "openai/*"}}
+  - {model_name: "anthropic/*", litellm_params: {model: "anthropic/*"}}
+  - {model_name: "my-*", litellm_params: {model: "openai/gpt-*"}}
+"""
+    _, config = converted(text)
+    assert config.models["*"].candidates == [CandidateConfig(upstream="openai")]
+    assert config.models["anthropic/*"].candidates == [CandidateConfig(upstream="anthropic", model="*")]
+    assert config.models["my-*"].candidates == [CandidateConfig(upstream="openai", model="gpt-*")]
+
+
+# ---- groups ----------------------------------------------------------------------------------------------
+
+
+def group(*params):
+    entries = "".join(
+        f"  - {{model_name: m, litellm_params: {{model: openai/x{i}, {p}}}}}\n" for i, p in enumerate(params)
+    )
+    return f"model_list:\n{entries}"
+
+
+@pytest.mark.parametrize(
+    ("params", "weights"),
+    [
+        (("weight: 2", "weight: 1"), [2, 1]),
+        (("rpm: 900", "rpm: 100"), [900, 100]),
+        (("tpm: '900'", "tpm: 100"), [900, 100]),
+        (("weight: 2", "rpm: 100"), [2, 0]),
+        (("rpm: 5", "rpm: 5"), [1, 1]),
+        (("seed: 1", "rpm: 5"), [1, 1]),
+        (("weight: 0", "weight: 0"), [1, 1]),
+    ],
+)
+def test_shares_are_those_of_simple_shuffle(params, weights):
+    _, config = converted(group(*params))
+    assert [candidate.weight for candidate in config.models["m"].candidates] == weights
+
+
+def test_limits_and_parameters_are_listed_once_with_their_models():
+    text = (
+        group("rpm: 5, temperature: 0", "rpm: 6, temperature: 1")
+        + "  - {model_name: n, litellm_params: {model: gpt-x, temperature: 0}}"
+    )
+    conversion, _ = converted(text)
+    listed = {item.key: item.models for item in conversion.left}
+    assert listed["model_list[].litellm_params.temperature"] == ("m", "n")
+    assert listed["model_list[].litellm_params.rpm"] == ("m",)
+
+
+def test_clocks_of_a_model_go_with_it():
+    text = group("timeout: 20, stream_timeout: 5") + "router_settings: {timeout: 30}\n"
+    _, config = converted(text)
+    assert config.timeouts == TimeoutConfig(first_token=30, between_tokens=30)
+    assert config.models["m"].timeouts == TimeoutConfig(first_token=20, between_tokens=5)
+
+
+def test_different_clocks_of_one_model_become_the_longest_and_are_listed():
+    conversion, config = converted(group("timeout: 20", "timeout: 1200"))
+    assert config.models["m"].timeouts == TimeoutConfig(first_token=1200, between_tokens=1200, total=1200)
+    assert "the longest" in left(conversion)["timeout"]
+
+
+def test_the_library_s_settings_come_along_and_the_router_s_go_before_them():
+    conversion, config = converted(
+        deployment("{model: gpt-x}")
+        + "litellm_settings: {num_retries: 5, request_timeout: 700, set_verbose: true, json_logs: false, ssl_verify: false}\n"
+        + "router_settings: {num_retries: 1, routing_strategy: simple-shuffle}\n"
+    )
+    assert config.retry.attempts == 2
+    assert config.timeouts == TimeoutConfig(first_token=700, between_tokens=700, total=700)
+    assert (config.log.level, config.log.format) == ("debug", "text")
+    assert config.upstreams["openai"].verify is False
+    assert left(conversion) == {"num_retries": "router_settings.num_retries goes before it"}
+
+
+# ---- aliases, fallbacks, keys ----------------------------------------------------------------------------
+
+THREE = "model_list:\n" + "".join(
+    f"  - {{model_name: {n}, litellm_params: {{model: openai/{n}}}}}\n" for n in "abc"
+)
+
+
+def test_fallbacks_come_along():
+    conversion, config = converted(THREE + "litellm_settings: {fallbacks: [{a: [b, c]}, {b: c}]}")
+    assert {name: model.fallbacks for name, model in config.models.items()} == {
+        "a": ["b", "c"],
+        "b": ["c"],
+        "c": [],
+    }
+    assert conversion.left == ()
+
+
+def test_default_fallbacks_are_everybody_s_last():
+    for settings_ in (
+        "litellm_settings: {default_fallbacks: [c]}",
+        "router_settings: {fallbacks: [{'*': [c]}]}",
+    ):
+        conversion, config = converted(THREE + settings_)
+        assert [model.fallbacks for model in config.models.values()] == [["c"], ["c"], []]
+        assert conversion.left == ()
+
+
+@pytest.mark.parametrize(
+    ("fallbacks", "reason"),
+    [
+        ("[{a: [zz]}]", "there is no model zz"),
+        ("[{zz: [a]}]", "no such model"),
+        ("[{a: [{model: b}]}]", "the name of one model"),
+        ("[nonsense]", "not a model with its fallbacks"),
+        ("[{a: [a]}]", "a falls back on itself"),
+    ],
+)
+def test_fallbacks_that_cannot_be_are_listed(fallbacks, reason):
+    conversion, _ = converted(THREE + f"router_settings: {{fallbacks: {fallbacks}}}")
+    (item,) = conversion.left
+    assert reason in item.reason
+
+
+def test_an_alias_is_its_group_under_another_name_with_its_fallbacks():
+    text = (
+        THREE
+        + "router_settings: {model_group_alias: {x: a, y: {model: b, hidden: true}}, fallbacks: [{a: [c]}]}"
+    )
+    _, config = converted(text)
+    assert config.models["x"].candidates == [CandidateConfig(upstream="openai", model="a")]
+    assert config.models["x"].fallbacks == ["c"]
+    assert config.models["y"].candidates == [CandidateConfig(upstream="openai", model="b")]
+
+
+def test_an_alias_of_nothing_is_listed():
+    conversion, _ = converted(THREE + "router_settings: {model_group_alias: {x: zz, b: a}}")
+    assert left(conversion) == {
+        "x": "there is no model zz to stand for",
+        "b": "is the name of a model, or a pattern",
+    }
+
+
+def test_the_master_key_becomes_a_key_and_only_its_hash_is_written():
+    for text, environ in (("sk-master", {}), ("os.environ/MASTER", {"MASTER": "sk-master"})):
+        conversion, config = converted(THREE + f"general_settings: {{master_key: {text}}}", ENVIRON | environ)
+        assert [(key.name, key.hash) for key in config.keys] == [("master", hash_key("sk-master"))]
+        assert "sk-master" not in conversion.text
+
+
+def test_a_master_key_that_is_not_set_here_is_listed():
+    conversion, config = converted(THREE + "general_settings: {master_key: os.environ/MASTER}")
+    assert config.keys == []
+    assert "MASTER is not set here" in left(conversion)["master_key"]
+
+
+def test_everything_that_nobody_took_is_listed():
+    conversion, _ = converted(
+        THREE
+        + "litellm_settings: {drop_params: true, strange: 1}\ngeneral_settings: {database_url: x}\n"
+        + "router_settings: {redis_host: x, routing_strategy: least-busy}\nguardrails: []\nenvironment_variables: {A: b}\n"
+    )
+    assert set(left(conversion)) == {
+        "drop_params",
+        "strange",
+        "database_url",
+        "redis_host",
+        "routing_strategy",
+        "guardrails",
+        "environment_variables",
+    }
+    assert left(conversion)["strange"] == "has no counterpart in Penstock"
+
+
+# ---- bad input -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "a", "model_list: 3", "a: [", "\x00", "!!python/object:os.system x", "[" * 2000]
+)
+def test_what_is_no_litellm_configuration_is_refused(text):
+    with pytest.raises(ConfigError, match=r"^config.yaml"):
+        convert(text, "config.yaml", {})
+
+
+def test_a_configuration_without_models_gives_one_that_can_be_loaded():
+    conversion, config = converted("model_list: []")
+    assert config == Config()
+    assert conversion.text.startswith("# Converted from config.yaml")
+
+
+_VALUE = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5000)
+    | st.floats()
+    | st.text(max_size=6)
+    | st.sampled_from(
+        ["openai/gpt-x", "gpt-x", "openai/*", "*", "os.environ/URL", "a", "b", "http://h/v1", "${X}", "no"]
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+_PARAMS = st.dictionaries(
+    st.sampled_from(
+        [
+            "api_key",
+            "api_base",
+            "timeout",
+            "stream_timeout",
+            "rpm",
+            "weight",
+            "extra_headers",
+            "organization",
+            "max_retries",
+            "x",
+        ]
+    ),
+    _VALUE,
+    max_size=4,
+)
+_MODEL = (
+    st.sampled_from(
+        ["openai/gpt-x", "gpt-x", "openai/*", "anthropic/claude", "ollama/x", "hosted_vllm/x", "nope"]
+    )
+    | _VALUE
+)
+_ENTRY = st.builds(
+    lambda name, params, model, extra: {
+        "model_name": name,
+        "litellm_params": {**params, "model": model},
+        **extra,
+    },
+    st.sampled_from(["a", "b", "*", "x*", "a*b*"]) | _VALUE,
+    _PARAMS,
+    _MODEL,
+    st.dictionaries(st.sampled_from(["model_info", "tpm", "y"]), _VALUE, max_size=2),
+)
+_SETTINGS = st.dictionaries(
+    st.sampled_from(
+        [
+            "fallbacks",
+            "num_retries",
+            "timeout",
+            "request_timeout",
+            "model_group_alias",
+            "default_fallbacks",
+            "master_key",
+            "json_logs",
+        ]
+    ),
+    _VALUE
+    | st.lists(st.dictionaries(st.sampled_from(["a", "b", "*"]), st.lists(st.sampled_from(["a", "b", "c"])))),
+    max_size=3,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {"model_list": st.lists(_ENTRY | _VALUE, max_size=4)},
+        optional=dict.fromkeys(
+            ["litellm_settings", "router_settings", "general_settings", "credential_list"], _SETTINGS | _VALUE
+        ),
+    )
+)
+def test_whatever_the_source_the_result_can_be_loaded(source):
+    try:
+        conversion = convert(yaml.safe_dump(source), "config.yaml", {})
+    except ConfigError as error:
+        raise AssertionError(error.mistakes) from error
+    parse(conversion.text, "out.yaml", dict.fromkeys(conversion.variables, "http://127.0.0.1:1"))

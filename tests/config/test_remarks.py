@@ -1,0 +1,56 @@
+"""What is not wrong, but probably not meant."""
+
+import pytest
+
+from penstock.config.load import parse
+from penstock.config.remarks import remarks
+
+GOOD = "upstreams: {sim: {kind: sim}}\nmodels: {a: {candidates: [{upstream: sim}]}, 'b-*': {candidates: [{upstream: sim}]}}\n"
+KEY = "sha256:" + "0" * 64
+
+
+def test_nothing_is_said_about_what_is_fine():
+    assert remarks(parse(GOOD)) == []
+    assert (
+        remarks(
+            parse(
+                GOOD + f"listen: :80\nkeys: [{{name: k, hash: '{KEY}', models: [a, b-1, 'b-1*', '*', 'a*']}}]"
+            )
+        )
+        == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("upstreams: {sim: {kind: sim}}", "models is empty"),
+        (
+            GOOD.replace("{sim: {kind: sim}}", "{sim: {kind: sim}, x: {kind: sim}}"),
+            "upstreams.x is used by no model",
+        ),
+        (GOOD.replace("kind: sim", "kind: sim, verify: false"), "upstreams.sim.verify"),
+        (GOOD.replace("kind: sim", "kind: openai"), "has no api_key"),
+        (GOOD.replace("kind: sim", "kind: openai, api_key: k, base_url: 'http://h/v1'"), "unencrypted"),
+        (GOOD + "listen: :80", "can spend your money"),
+        (GOOD + "control: 0.0.0.0:80", "control_key is missing"),
+        (
+            GOOD + f"keys: [{{name: k, hash: '{KEY}', models: [c]}}]",
+            "keys[0].models: nothing in models is called c",
+        ),
+        (GOOD + f"keys: [{{name: k, hash: '{KEY}', models: ['c*']}}]", "nothing in models is called c*"),
+    ],
+)
+def test_each_oddity_is_said_once(text, said):
+    (remark,) = remarks(parse(text))
+    assert said in remark
+
+
+def test_a_key_over_http_to_this_machine_is_fine():
+    for host in ("127.0.0.1:1", "localhost:1", "[::1]:1"):
+        assert (
+            remarks(
+                parse(GOOD.replace("kind: sim", f"kind: openai, api_key: k, base_url: 'http://{host}/v1'"))
+            )
+            == []
+        )
