@@ -1,0 +1,1 @@
+"""Dialects without I/O: bytes in, meaning out, and back."""

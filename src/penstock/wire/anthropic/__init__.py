@@ -1,0 +1,18 @@
+"""Anthropic's Messages, to and from the neutral form.
+
+https://docs.anthropic.com/en/api/messages
+"""
+
+from penstock.wire.anthropic.answer import decode_answer, encode_answer
+from penstock.wire.anthropic.prompt import DEFAULT_MAX_TOKENS, decode_prompt, encode_prompt
+from penstock.wire.anthropic.stream import StreamDecoder, StreamEncoder
+
+__all__ = [
+    "DEFAULT_MAX_TOKENS",
+    "StreamDecoder",
+    "StreamEncoder",
+    "decode_answer",
+    "decode_prompt",
+    "encode_answer",
+    "encode_prompt",
+]

@@ -1,0 +1,575 @@
+"""Requests for a chat completion."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+from penstock.errors import BadRequest, Untranslatable
+from penstock.messages import JSON
+from penstock.wire import left_out, members, thinking
+from penstock.wire.chat.reasoning import details_of, thoughts_of
+from penstock.wire.conversation import (
+    Audio,
+    Document,
+    Image,
+    OutputFormat,
+    Part,
+    Prompt,
+    Refusal,
+    Text,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    Turn,
+)
+from penstock.wire.members import Members
+
+# ---- caller's body -> Prompt -----------------------------------------------------------------------
+
+_NO_PARAMETERS = {"type": "object", "properties": {}}
+
+
+def decode_prompt(body: bytes) -> Prompt:
+    """What a caller's body asks for.
+
+    :raises BadRequest: it is not a request for a chat completion
+    :raises Untranslatable: it has a member that only OpenAI knows
+    """
+    asked = members.body_of(body)
+    asked.leave_out(left_out.CHAT_REQUEST)
+    turns = tuple(_turn(message) for message in asked.objects("messages"))
+    if not turns:
+        raise BadRequest("messages must have at least one message", param="messages")
+    limit = asked.integer("max_completion_tokens")
+    older_limit = asked.integer("max_tokens")
+    budget, adaptive = thinking.read(asked.object("thinking"))  # as DeepSeek and Anthropic's own door have it
+    effort = thinking.effort(asked.string("reasoning_effort"), "reasoning_effort")
+    include_usage = _include_usage(asked.object("stream_options"))
+    asked.only("store", False, why="the upstream keeps no answers for later use")
+    asked.only("modalities", ["text"], why="the upstream answers in text only")
+    identity = asked.string("safety_identifier")
+    prompt = Prompt(
+        model=asked.required_string("model"),
+        turns=turns,
+        stream=asked.boolean("stream") or False,
+        tools=tuple(_tool(tool) for tool in asked.objects("tools")),
+        tool_choice=_tool_choice(asked),
+        parallel_tool_calls=asked.boolean("parallel_tool_calls"),
+        output=_output(asked.object("response_format")),
+        max_output_tokens=limit if limit is not None else older_limit,
+        temperature=asked.number("temperature"),
+        top_p=asked.number("top_p"),
+        top_k=asked.integer("top_k"),  # not OpenAI's, but every other server's
+        stop=asked.strings("stop"),
+        seed=asked.integer("seed"),
+        frequency_penalty=asked.number("frequency_penalty"),
+        presence_penalty=asked.number("presence_penalty"),
+        logit_bias=asked.raw("logit_bias"),
+        logprobs=asked.boolean("logprobs"),
+        top_logprobs=asked.integer("top_logprobs"),
+        count=asked.integer("n") or 1,
+        effort=effort,
+        thinking_tokens=budget,
+        thinking_adaptive=adaptive,
+        user=asked.string("user") or identity,
+        service_tier=asked.string("service_tier"),
+        verbosity=asked.string("verbosity"),
+        prompt_cache_key=asked.string("prompt_cache_key"),
+        metadata=asked.raw("metadata"),
+        include_usage=include_usage,
+    )
+    asked.done()
+    return prompt
+
+
+def _include_usage(options: Members | None) -> bool:
+    if options is None:
+        return False
+    options.leave_out(left_out.CHAT_STREAM_OPTIONS)
+    wanted = options.boolean("include_usage") or False
+    options.done()
+    return wanted
+
+
+def _turn(message: Members) -> Turn:
+    role = message.required_string("role")
+    name = ""
+    if role in ("system", "developer"):
+        parts = _content(message, only_text=True)
+        turn_role: Literal["system", "developer", "user", "assistant"] = (
+            "system" if role == "system" else "developer"
+        )
+    elif role == "user":
+        parts = _content(message)
+        turn_role = "user"
+    elif role == "assistant":
+        parts = _assistant(message)
+        turn_role = "assistant"
+    elif role == "tool":
+        parts = _tool_result(message)
+        turn_role = "user"
+    elif role == "function":
+        raise message.refuse("role", "functions are out of use; tools have taken their place")
+    else:
+        raise BadRequest(
+            f"{message.where('role')} must be system, developer, user, assistant or tool",
+            param=message.where("role"),
+        )
+    if role != "tool":
+        name = message.string("name")
+    message.done()
+    return Turn(turn_role, parts, name)
+
+
+def _content(message: Members, *, only_text: bool = False) -> tuple[Part, ...]:
+    content = message.raw("content")
+    where = message.where("content")
+    if content is None or content == "":
+        return ()
+    if isinstance(content, str):
+        return (Text(content),)
+    if not isinstance(content, list):
+        raise BadRequest(f"{where} must be a string or an array", param=where, code="invalid_type")
+    return tuple(
+        _part(Members(part, f"{where}[{index}]"), only_text=only_text) for index, part in enumerate(content)
+    )
+
+
+def _part(part: Members, *, only_text: bool) -> Part:
+    kind = part.required_string("type")
+    cache = part.raw("cache_control")  # the convention by which callers reach Anthropic's cache
+    part.leave_out(left_out.CHAT_PART)
+    found: Part
+    if kind == "text":
+        found = Text(part.string("text"), cache)
+    elif only_text:
+        raise BadRequest(f"{part.where('type')} must be text here", param=part.where("type"))
+    elif kind == "refusal":
+        found = Refusal(part.string("refusal"))
+    elif kind == "image_url":
+        found = _image(part, cache)
+    elif kind == "file":
+        found = _document(part, cache)
+    elif kind == "input_audio":
+        audio = part.object("input_audio") or part
+        found = Audio(audio.required_string("data"), audio.required_string("format"))
+        audio.done()
+    else:
+        raise part.refuse("type", f"content of type {kind} is not known")
+    part.done()
+    return found
+
+
+def _image(part: Members, cache: JSON | None) -> Image:
+    source = part.object("image_url")
+    if source is None:
+        raise BadRequest(f"{part.where('image_url')} is missing", param=part.where("image_url"))
+    url = source.required_string("url")
+    detail = source.string("detail")
+    source.done()
+    if url.startswith("data:"):
+        media_type, data = _data_url(url, source.where("url"))
+        return Image(data=data, media_type=media_type, detail=detail, cache=cache)
+    return Image(url=url, detail=detail, cache=cache)
+
+
+def _document(part: Members, cache: JSON | None) -> Document:
+    source = part.object("file")
+    if source is None:
+        raise BadRequest(f"{part.where('file')} is missing", param=part.where("file"))
+    name = source.string("filename")
+    content = source.string("file_data")
+    file_id = source.string("file_id")
+    source.done()
+    if file_id:
+        return Document(file_id=file_id, name=name, cache=cache)
+    if content.startswith("data:"):
+        media_type, data = _data_url(content, source.where("file_data"))
+        return Document(media_type=media_type, data=data, name=name, cache=cache)
+    if not content:
+        raise BadRequest(
+            f"{source.path} must have file_data or file_id", param=source.path, code="missing_parameter"
+        )
+    return Document(media_type="application/pdf", data=content, name=name, cache=cache)
+
+
+def _data_url(url: str, where: str) -> tuple[str, str]:
+    head, comma, data = url[5:].partition(",")
+    media_type, *parameters = head.split(";")
+    if not comma or not parameters or parameters[-1].strip().lower() != "base64":
+        raise BadRequest(f"{where} must be a data URL in base64", param=where)
+    return media_type.strip().lower(), data
+
+
+def _assistant(message: Members) -> tuple[Part, ...]:
+    message.leave_out(left_out.CHAT_MESSAGE)
+    # litellm knows only OpenAI's own members, and hands all others back in an object beside them.
+    others = message.raw("provider_specific_fields")
+    details = message.raw("reasoning_details")
+    if details is None and isinstance(others, dict):
+        details = others.get("reasoning_details")
+    thoughts: tuple[Part, ...] = thoughts_of(
+        message.string("reasoning_content") or message.string("reasoning"), details
+    )
+    message.leave_out(("reasoning",))  # the other name of the same text
+    spoken = _content(message)
+    refusal = message.string("refusal")
+    calls = tuple(_tool_call(call) for call in message.objects("tool_calls"))
+    return (*thoughts, *spoken, *((Refusal(refusal),) if refusal else ()), *calls)
+
+
+def _tool_call(call: Members) -> ToolCall:
+    call.leave_out(left_out.CHAT_TOOL_CALL)
+    kind = call.string("type")
+    if kind not in ("", "function"):
+        raise call.refuse("type", f"tools of type {kind} exist at OpenAI only")
+    function = call.object("function")
+    if function is None:
+        raise BadRequest(f"{call.where('function')} is missing", param=call.where("function"))
+    found = ToolCall(
+        call.required_string("id"),
+        function.required_string("name"),
+        function.string("arguments"),
+        call.raw("cache_control"),
+    )
+    function.done()
+    call.done()
+    return found
+
+
+def _tool_result(message: Members) -> tuple[Part, ...]:
+    message.leave_out(left_out.CHAT_TOOL_MESSAGE)
+    cache = message.raw("cache_control")
+    parts = []
+    for part in _content(message):
+        if not isinstance(part, Text | Image | Document):
+            raise message.refuse("content", "a tool's result is text, images or files")
+        parts.append(part)
+    return (ToolResult(message.required_string("tool_call_id"), tuple(parts), cache=cache),)
+
+
+def _tool(tool: Members) -> Tool:
+    kind = tool.required_string("type")
+    if kind != "function":
+        raise tool.refuse("type", f"tools of type {kind} exist at OpenAI only")
+    function = tool.object("function")
+    if function is None:
+        raise BadRequest(f"{tool.where('function')} is missing", param=tool.where("function"))
+    parameters = function.raw("parameters")
+    found = Tool(
+        function.required_string("name"),
+        _NO_PARAMETERS if parameters is None else parameters,
+        function.string("description"),
+        function.boolean("strict"),
+        tool.raw("cache_control"),
+    )
+    function.done()
+    tool.done()
+    return found
+
+
+_MODES: dict[JSON, Literal["auto", "none", "any"]] = {"auto": "auto", "none": "none", "required": "any"}
+
+
+def _tool_choice(asked: Members) -> ToolChoice | None:
+    value = asked.raw("tool_choice")
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if value not in _MODES:
+            raise BadRequest("tool_choice must be none, auto, required or an object", param="tool_choice")
+        return ToolChoice(_MODES[value])
+    choice = Members(value, "tool_choice")
+    kind = choice.required_string("type")
+    if kind != "function":
+        raise choice.refuse("type", f"a choice of type {kind} exists at OpenAI only")
+    function = choice.object("function")
+    if function is None:
+        raise BadRequest("tool_choice.function is missing", param="tool_choice.function")
+    name = function.required_string("name")
+    function.done()
+    choice.done()
+    return ToolChoice("tool", name)
+
+
+def _output(asked: Members | None) -> OutputFormat | None:
+    if asked is None:
+        return None
+    kind = asked.required_string("type")
+    found: OutputFormat | None
+    if kind == "text":
+        found = None
+    elif kind == "json_object":
+        found = OutputFormat("json_object")
+    elif kind == "json_schema":
+        described = asked.object("json_schema")
+        if described is None:
+            raise BadRequest("response_format.json_schema is missing", param="response_format.json_schema")
+        found = OutputFormat(
+            "json_schema",
+            described.raw("schema"),
+            described.string("name"),
+            described.string("description"),
+            described.boolean("strict"),
+        )
+        described.done()
+    else:
+        raise asked.refuse("type", f"a format of type {kind} is not known")
+    asked.done()
+    return found
+
+
+# ---- Prompt -> upstream's body ---------------------------------------------------------------------
+
+SCHEMA_NAME = "answer"
+"""OpenAI wants a name for a schema; Anthropic's have none."""
+
+FILE_NAME = "document.pdf"
+"""OpenAI wants a name for a file; Anthropic's may have none."""
+
+TOOL_FAILED = "The tool failed: "
+"""Put before the result of a failed tool: OpenAI has no member that would say so."""
+
+MAX_USER_LENGTH = 64
+"""What OpenAI takes in ``user``."""
+
+# OpenAI's reasoning models refuse max_tokens, half of all other servers do not know its successor.
+_OPENAI_MODEL = re.compile(r"^(?:openai/)?(?:gpt-(?!oss)|chatgpt|o\d)")
+
+
+def encode_prompt(prompt: Prompt) -> bytes:
+    """An upstream's body that asks for the same.
+
+    :raises Untranslatable: the prompt has something that a chat completion cannot say
+    """
+    if prompt.top_k is not None:
+        raise Untranslatable("top_k cannot be translated: a chat completion does not have it", param="top_k")
+    if prompt.turns and prompt.turns[-1].role == "assistant":
+        raise Untranslatable(
+            "the last message is the assistant's: a chat completion cannot go on from it", param="messages"
+        )
+    messages: list[JSON] = []
+    for turn in prompt.turns:
+        _write_turn(turn, messages)
+    body: dict[str, JSON] = {"model": prompt.model, "messages": messages}
+    at_openai = _OPENAI_MODEL.match(prompt.model) is not None
+    if prompt.tools:
+        body["tools"] = [_write_tool(tool) for tool in prompt.tools]
+        if prompt.tool_choice is not None:
+            body["tool_choice"] = _write_tool_choice(prompt.tool_choice)
+        if prompt.parallel_tool_calls is not None:
+            body["parallel_tool_calls"] = prompt.parallel_tool_calls
+    if prompt.output is not None:
+        body["response_format"] = _write_output(prompt.output)
+    if prompt.max_output_tokens is not None:
+        body["max_completion_tokens" if at_openai else "max_tokens"] = prompt.max_output_tokens
+    if effort := _effort(prompt):
+        body["reasoning_effort"] = effort
+    if prompt.stop:
+        body["stop"] = list(prompt.stop)
+    settings = {
+        "temperature": prompt.temperature,
+        "top_p": prompt.top_p,
+        "seed": prompt.seed,
+        "frequency_penalty": prompt.frequency_penalty,
+        "presence_penalty": prompt.presence_penalty,
+        "logit_bias": prompt.logit_bias,
+        "logprobs": prompt.logprobs,
+        "top_logprobs": prompt.top_logprobs,
+        "n": prompt.count if prompt.count != 1 else None,
+        "verbosity": prompt.verbosity or None,
+        "service_tier": prompt.service_tier if prompt.service_tier != "auto" else None,
+        "user": prompt.user if len(prompt.user) <= MAX_USER_LENGTH else None,
+        "prompt_cache_key": prompt.prompt_cache_key if at_openai else None,
+    }
+    body.update({name: value for name, value in settings.items() if value not in (None, "")})
+    if prompt.stream:
+        body["stream"] = True
+        body["stream_options"] = {"include_usage": True}
+    return members.encode(body)
+
+
+def _effort(prompt: Prompt) -> str:
+    if prompt.thinking_tokens == 0:
+        return "none"
+    if prompt.effort:
+        return prompt.effort
+    return "" if prompt.thinking_tokens is None else thinking.effort_of(prompt.thinking_tokens)
+
+
+def _write_turn(turn: Turn, messages: list[JSON]) -> None:
+    if turn.role == "assistant":
+        message = _write_assistant(turn)
+    elif turn.role == "user":
+        content: list[Part] = []
+        for part in turn.parts:
+            if isinstance(part, ToolResult):
+                _write_tool_result(part, messages, content)
+            else:
+                content.append(part)
+        if not content and messages and any(isinstance(part, ToolResult) for part in turn.parts):
+            return
+        message = {"role": "user", "content": _write_content(content)}
+    else:
+        for part in turn.parts:
+            if not isinstance(part, Text):
+                raise Untranslatable("a system message can only have text", param="messages")
+        message = {"role": turn.role, "content": _write_content(turn.parts)}
+    if turn.name:
+        message["name"] = turn.name
+    messages.append(message)
+
+
+def _write_tool_result(result: ToolResult, messages: list[JSON], after: list[Part]) -> None:
+    """A tool message, which can hold text only: images and files go into the user's message behind it."""
+    texts = [part for part in result.parts if isinstance(part, Text)]
+    others = [part for part in result.parts if not isinstance(part, Text)]
+    if others:
+        after.append(Text(f"What the tool call {result.call_id} returned:"))
+        after.extend(others)
+        if not texts:
+            texts = [Text("(see the next message)")]
+    if result.failed:
+        texts = [Text(TOOL_FAILED), *texts]
+    if all(part.text for part in texts) and len(texts) > 1 and not result.failed:
+        content: JSON = [{"type": "text", "text": part.text} for part in texts]
+    else:
+        content = "".join(part.text for part in texts)
+    messages.append({"role": "tool", "tool_call_id": result.call_id, "content": content})
+
+
+def _write_content(parts: Iterable[Part]) -> JSON:
+    written: list[JSON] = []
+    only: str | None = None
+    for part in parts:
+        if isinstance(part, Text):
+            only = part.text
+            written.append({"type": "text", "text": part.text})
+        elif isinstance(part, Image):
+            written.append(_write_image(part))
+        elif isinstance(part, Document):
+            written.append(_write_document(part))
+        elif isinstance(part, Audio):
+            written.append({"type": "input_audio", "input_audio": {"data": part.data, "format": part.format}})
+        else:
+            raise Untranslatable(f"{type(part).__name__} cannot stand in a user's message", param="messages")
+    if not written:
+        return ""
+    return only if len(written) == 1 and only is not None else written
+
+
+def _write_image(image: Image) -> JSON:
+    source: dict[str, JSON] = {"url": image.url or f"data:{image.media_type};base64,{image.data}"}
+    if image.detail:
+        source["detail"] = image.detail
+    return {"type": "image_url", "image_url": source}
+
+
+def _write_document(document: Document) -> JSON:
+    if document.cited:
+        raise Untranslatable("citations cannot be translated: a chat completion has none", param="citations")
+    if document.text:
+        return {"type": "text", "text": _as_text(document)}
+    if document.url:
+        raise Untranslatable(
+            "a document by URL cannot be translated: a chat completion takes its content", param="messages"
+        )
+    if document.file_id:
+        raise Untranslatable(
+            "a file id cannot be translated: it is known to the provider that gave it", param="messages"
+        )
+    written: list[JSON] = []
+    if document.context:
+        raise Untranslatable(
+            "a document's context cannot be translated: a chat completion has no place for it",
+            param="messages",
+        )
+    written.append(
+        {
+            "type": "file",
+            "file": {
+                "filename": document.name or FILE_NAME,
+                "file_data": f"data:{document.media_type};base64,{document.data}",
+            },
+        }
+    )
+    return written[0]
+
+
+def _as_text(document: Document) -> str:
+    """A plain text keeps its borders, its title and its context when it becomes part of a message."""
+    lines = ["<document>"]
+    if document.name:
+        lines.append(f"<title>{document.name}</title>")
+    if document.context:
+        lines.append(f"<context>{document.context}</context>")
+    return "\n".join([*lines, document.text, "</document>"])
+
+
+def _write_assistant(turn: Turn) -> dict[str, JSON]:
+    texts: list[str] = []
+    refusals: list[str] = []
+    thoughts: list[Thinking] = []
+    calls: list[JSON] = []
+    for part in turn.parts:
+        if isinstance(part, Text):
+            texts.append(part.text)
+        elif isinstance(part, Thinking):
+            thoughts.append(part)
+        elif isinstance(part, Refusal):
+            refusals.append(part.text)
+        elif isinstance(part, ToolCall):
+            calls.append(write_call(part))
+        else:
+            raise Untranslatable(
+                f"{type(part).__name__} cannot stand in an assistant's message", param="messages"
+            )
+    message: dict[str, JSON] = {"role": "assistant", "content": "".join(texts)}
+    if not texts and (calls or refusals):
+        message["content"] = None
+    if refusals:
+        message["refusal"] = "".join(refusals)
+    message.update(details_of(thoughts))
+    if calls:
+        message["tool_calls"] = calls
+    return message
+
+
+def write_call(call: ToolCall) -> JSON:
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": call.arguments or "{}"},
+    }
+
+
+def _write_tool(tool: Tool) -> JSON:
+    function: dict[str, JSON] = {"name": tool.name}
+    if tool.description:
+        function["description"] = tool.description
+    function["parameters"] = tool.parameters
+    if tool.strict is not None:
+        function["strict"] = tool.strict
+    return {"type": "function", "function": function}
+
+
+def _write_tool_choice(choice: ToolChoice) -> JSON:
+    if choice.mode == "tool":
+        return {"type": "function", "function": {"name": choice.name}}
+    return "required" if choice.mode == "any" else choice.mode
+
+
+def _write_output(output: OutputFormat) -> JSON:
+    if output.kind == "json_object":
+        return {"type": "json_object"}
+    described: dict[str, JSON] = {"name": output.name or SCHEMA_NAME}
+    if output.description:
+        described["description"] = output.description
+    described["schema"] = output.schema
+    if output.strict is not None:
+        described["strict"] = output.strict
+    return {"type": "json_schema", "json_schema": described}

@@ -1,0 +1,87 @@
+"""How many tokens a request will cost, estimated where its upstream cannot be asked.
+
+Coding agents ask ``/v1/messages/count_tokens`` to know when to shorten their history.  An OpenAI-compatible server
+has nothing like it, and an answer that is right to some ten per cent serves them better than none.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from penstock.errors import BadRequest
+from penstock.messages import JSON
+from penstock.wire.members import Members, body_of, encode
+from penstock.wire.not_json import NOT_JSON
+from penstock.wire.usage import estimate_tokens
+
+IMAGE_TOKENS = (
+    1_500  # about what one of the largest useful size costs: (width * height) / 750 at 1,092 pixels
+)
+PDF_BYTES_PER_TOKEN = 25  # a page of some 50 KB counts about 2,000
+
+_IMAGES = frozenset({"image", "image_url", "input_image"})  # Anthropic, chat completions, Responses
+
+# What a model reads of a request, in any of the endpoints.
+_READ = ("system", "instructions", "messages", "prompt", "input", "tools", "functions")
+
+# Members that say how something is meant, and are no part of the text that the model sees.
+_SILENT = frozenset({"type", "role", "id", "tool_use_id", "cache_control", "media_type", "signature"})
+
+
+def estimated_input_tokens(body: bytes) -> int:
+    """Tokens of the prompt in a request to Anthropic's Messages API.
+
+    :raises BadRequest: it is no such request
+    """
+    try:
+        return _of_request(body_of(body))
+    except RecursionError:
+        raise BadRequest("the body's JSON is nested too deeply", code="invalid_json") from None
+
+
+def prompt_tokens(body: bytes) -> int:
+    """Tokens of the prompt in a request to any endpoint, for a bill that nobody else writes.
+
+    Never fails: what cannot be read counts by its size.
+    """
+    try:
+        asked = msgspec.json.decode(body)
+        return sum(_tokens(asked.get(name)) for name in _READ)
+    except (*NOT_JSON, AttributeError):
+        return estimate_tokens(len(body))
+
+
+def _of_request(asked: Members) -> int:
+    tokens = _tokens(asked.raw("system"))
+    for message in asked.objects("messages"):
+        message.required_string("role")
+        content = message.raw("content")
+        if not isinstance(content, str | list):
+            where = message.where("content")
+            raise BadRequest(f"{where} must be a string or an array", param=where, code="invalid_type")
+        tokens += _tokens(content)
+    for tool in asked.objects("tools"):
+        tokens += estimate_tokens(len(encode(_all(tool))))
+    return tokens
+
+
+def _all(tool: Members) -> JSON:
+    return {name: tool.raw(name) for name in ("name", "description", "input_schema")}
+
+
+def _tokens(value: JSON) -> int:
+    if isinstance(value, str):
+        return estimate_tokens(len(value.encode("utf-8", "surrogatepass")))
+    if isinstance(value, list):
+        return sum(map(_tokens, value))
+    if not isinstance(value, dict):
+        return 0
+    kind = value.get("type")
+    if kind in _IMAGES:
+        return IMAGE_TOKENS
+    if kind == "base64":  # the source of a document
+        data = value.get("data")
+        return len(data) * 3 // 4 // PDF_BYTES_PER_TOKEN if isinstance(data, str) else 0
+    if kind == "tool_use":
+        return estimate_tokens(len(encode((value.get("name"), value.get("input")))))
+    return sum(_tokens(inner) for name, inner in value.items() if name not in _SILENT)

@@ -1,0 +1,355 @@
+"""Errors on the wire: ours in the caller's dialect, and an upstream's in our own words.
+
+Both SDKs choose their exception class by the HTTP status; ``type``, ``code`` and ``param`` become
+attributes of the exception.  Inside a stream the status is long gone: the ``openai`` SDK raises for any
+event whose data has an ``error`` member, the ``anthropic`` SDK for an event named ``error``.
+
+An upstream's words reach the caller cleaned and shortened, and never where the upstream speaks of *our*
+account (its key, its credit): that is nobody's business but the operator's.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import http
+import math
+import re
+import time
+
+import msgspec
+
+from penstock.errors import MethodNotAllowed, PenstockError, UpstreamFailed, UpstreamRefused
+from penstock.messages import JSON, Dialect, Endpoint, Headers
+from penstock.wire import sse
+from penstock.wire.not_json import NOT_JSON
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+# ---- ours, in the caller's dialect -----------------------------------------------------------------
+
+_ANTHROPIC_TYPES = frozenset(
+    {
+        "invalid_request_error",
+        "authentication_error",
+        "billing_error",
+        "permission_error",
+        "not_found_error",
+        "request_too_large",
+        "rate_limit_error",
+        "timeout_error",
+        "api_error",
+        "overloaded_error",
+        "conflict_error",
+    }
+)
+_ANTHROPIC_TYPE_OF_STATUS = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    409: "conflict_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+
+
+def render(
+    error: PenstockError, dialect: Dialect, generation_id: str = ""
+) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Status, header fields and body of the answer that tells a caller of this error."""
+    headers = [(b"content-type", b"application/json")]
+    if error.retry_after is not None and error.retry_after >= 0 and math.isfinite(error.retry_after):
+        # Whole seconds for everybody (RFC 9110, 10.2.3); both SDKs prefer the milliseconds.
+        headers.append((b"retry-after", b"%d" % math.ceil(error.retry_after)))
+        headers.append((b"retry-after-ms", b"%d" % math.ceil(error.retry_after * 1000)))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))  # RFC 9110, 15.5.2: a 401 must carry one
+    if isinstance(error, MethodNotAllowed) and error.allow:
+        headers.append((b"allow", error.allow.encode()))  # 15.5.6: so must a 405
+    form = _anthropic_form if dialect is Dialect.ANTHROPIC else _openai_form
+    return error.status, headers, _encode(form(error, generation_id))
+
+
+def render_event(error: PenstockError, endpoint: Endpoint, generation_id: str = "") -> bytes:
+    """The frame that ends a stream which cannot go on; the official SDK raises on it."""
+    if endpoint.dialect is Dialect.ANTHROPIC:
+        return sse.encode(_encode(_anthropic_form(error, generation_id)), "error")
+    form = _openai_form(error, generation_id)
+    if endpoint is Endpoint.RESPONSES:
+        # The documented members, and `error` beside them: only on that one does the SDK raise.
+        told: dict[str, JSON] = form["error"]
+        event = {
+            "type": "error",
+            "sequence_number": 0,
+            "code": told["code"],
+            "message": told["message"],
+            "param": told["param"],
+            **form,
+        }
+        return sse.encode(_encode(event), "error")
+    return sse.encode(_encode(form))
+
+
+def _openai_form(error: PenstockError, generation_id: str) -> dict[str, JSON]:
+    told: dict[str, JSON] = {
+        "message": error.message,
+        "type": error.kind,
+        "param": error.param,
+        "code": error.code,
+    }
+    if generation_id:
+        told["generation_id"] = generation_id
+    return {"error": told}
+
+
+def _anthropic_form(error: PenstockError, generation_id: str) -> dict[str, JSON]:
+    kind = error.kind
+    if kind not in _ANTHROPIC_TYPES or error.status in (404, 408, 409, 413, 504):
+        default = "api_error" if error.status >= 500 else "invalid_request_error"
+        kind = _ANTHROPIC_TYPE_OF_STATUS.get(error.status, default)
+    message = error.message
+    if error.param:
+        message = f"{error.param}: {message}"  # Anthropic has no member for it, and writes it like this
+    told = {"type": kind, "message": message, "details": {"error_code": error.code}}
+    return {"type": "error", "error": told, "request_id": generation_id or None}
+
+
+# ---- an upstream's, in our words -------------------------------------------------------------------
+
+# Of a longer body only this much is looked at: enough for any honest error.
+_READ_BYTES = 65_536
+_MESSAGE_LENGTH = 1_000
+
+# Keys as providers write them; the loose prefixes only where a digit or an asterisk shows that it is no name.
+_SECRET = re.compile(
+    r"\b(?:sk|pk|rk|gsk|xai)-[\w*.-]{6,}|\b(?:key|api)[-_](?=[\w*-]*[\d*])[\w*-]{16,}|\bBearer\s+\S+",
+    re.IGNORECASE,
+)
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+_REFUSED = "upstream_refused"
+_AUTHENTICATION = "upstream_authentication"
+_BILLING = "upstream_billing"
+_CONTEXT_LENGTH = "context_length_exceeded"
+
+CODES = frozenset({_REFUSED, _AUTHENTICATION, _BILLING, _CONTEXT_LENGTH})
+"""The codes that are given here; besides, a provider's own code is passed on."""
+
+# Providers that give no code say it in words; a caller's program needs the code.
+_TOO_LONG = re.compile(
+    r"prompt is too long|maximum context length|context (?:length|window|size) (?:is )?(?:exceed|of only)|"
+    r"exceeds? the (?:available |model's |maximum )?context|input is too long",
+    re.IGNORECASE,
+)
+_NO_CREDIT = re.compile(r"credit balance|insufficient balance", re.IGNORECASE)
+
+_STATUS_OF_FAILURE = {408: 504, 425: 503, 503: 503, 504: 504, 522: 504, 524: 504, 529: 503}
+
+
+class _Told(msgspec.Struct):
+    """What an upstream's error object says, whatever its form."""
+
+    message: str = ""
+    kind: str = ""
+    code: str = ""
+    param: str | None = None
+    status: int = 0
+
+
+def from_upstream(
+    upstream: str,
+    dialect: Dialect,  # noqa: ARG001 - the day one number means two things, this tells them apart
+    status: int,
+    headers: Headers,
+    body: bytes,
+    *,
+    now: float | None = None,
+    callers_key: bool = False,
+) -> PenstockError:
+    """What an error status of an upstream means to us and to the caller.
+
+    :param dialect: the upstream's; many answer in another one's form, or in none, so all are understood
+    :param now: Unix time, against which a date in ``Retry-After`` is read
+    :param callers_key: the key that the upstream saw was the caller's own, not the gateway's
+    """
+    told = _told(body)
+    retry_after = _retry_after(headers, time.time() if now is None else now)
+    if status in (401, 403) and callers_key:
+        message = f"{upstream}: {told.message}" if told.message else f"{upstream} did not accept your key"
+        kind = _kind_of_refusal(status)
+        return UpstreamRefused(message, status=status, code=_AUTHENTICATION, kind=kind, upstream=upstream)
+    if status in (401, 403):
+        return UpstreamFailed(
+            f"{upstream} did not accept the gateway's credentials",
+            status=502,
+            code=_AUTHENTICATION,
+            upstream=upstream,
+        )
+    if status == 402 or (400 <= status < 429 and _NO_CREDIT.search(told.message)):
+        return UpstreamFailed(
+            f"{upstream} has no credit left for the gateway's account",
+            status=502,
+            code=_BILLING,
+            upstream=upstream,
+        )
+    message = f"{upstream}: {told.message}" if told.message else f"{upstream} answered {_phrase(status)}"
+    if status == 429:
+        return UpstreamFailed(
+            message,
+            status=429,
+            code=told.code or "rate_limit_exceeded",
+            kind="rate_limit_error",
+            retry_after=retry_after,
+            upstream=upstream,
+        )
+    if 400 <= status < 500 and status not in _STATUS_OF_FAILURE:
+        code = told.code or (_CONTEXT_LENGTH if _TOO_LONG.search(told.message) else _REFUSED)
+        kind = told.kind if told.kind in _ANTHROPIC_TYPES else _kind_of_refusal(status)
+        return UpstreamRefused(
+            message, status=status, code=code, kind=kind, param=told.param, upstream=upstream
+        )
+    failed = _STATUS_OF_FAILURE.get(status, 502)
+    return UpstreamFailed(
+        message,
+        status=failed,
+        kind="overloaded_error" if failed == 503 else None,
+        retry_after=retry_after,
+        upstream=upstream,
+    )
+
+
+def error_in_event(endpoint: Endpoint, data: bytes, upstream: str = "") -> PenstockError | None:
+    """The error that an event inside an upstream's stream reports; None: it reports none."""
+    if b"error" not in data:
+        return None
+    try:
+        event = _decode(data)
+    except NOT_JSON:
+        return None
+    if not isinstance(event, dict):
+        return None
+    if not event.get("error") and "error" not in (event.get("type"), event.get("object")):
+        return None
+    told = _told_by(event)
+    status = told.status or _STATUS_OF_TYPE.get(told.kind) or _STATUS_OF_TYPE.get(told.code) or 500
+    if not told.message:
+        event = {"error": {"message": "an error in mid-stream, without a message"}}
+    return from_upstream(upstream or "the upstream", endpoint.dialect, status, {}, _encode(event))
+
+
+_STATUS_OF_TYPE = {
+    "invalid_request_error": 400,
+    "BadRequestError": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "tokens": 429,
+    "requests": 429,
+    "insufficient_quota": 429,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+    "server_overloaded": 529,
+}
+
+
+def _kind_of_refusal(status: int) -> str:
+    return _ANTHROPIC_TYPE_OF_STATUS.get(status, "invalid_request_error")
+
+
+def _phrase(status: int) -> str:
+    try:
+        return f"{status} ({http.HTTPStatus(status).phrase})"
+    except ValueError:
+        return str(status)
+
+
+def _told(body: bytes) -> _Told:
+    if not body or len(body) > _READ_BYTES:
+        return _Told()
+    try:
+        return _told_by(_decode(body))
+    except NOT_JSON:
+        pass
+    text = body[:_MESSAGE_LENGTH].decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
+    if not text or text[0] in "<{[" or "\ufffd" in text:  # a page of HTML, broken JSON, no text at all
+        return _Told()
+    return _Told(message=_clean(text.splitlines()[0]))
+
+
+def _told_by(value: JSON) -> _Told:
+    """Understands OpenAI's and Anthropic's form, and those of vLLM, Mistral, Ollama, FastAPI, Gemini."""
+    if isinstance(value, list) and value:
+        value = value[0]
+    if not isinstance(value, dict):
+        return _Told()
+    inner = value.get("error")
+    if isinstance(inner, str):
+        return _Told(message=_clean(inner))
+    source = inner if isinstance(inner, dict) else value
+    message = source.get("message") or source.get("detail") or value.get("detail")
+    kind = source.get("type")
+    code = source.get("code")
+    details = source.get("details")
+    if not isinstance(code, str) and isinstance(details, dict):
+        code = details.get("error_code")
+    param = source.get("param")
+    number = source.get("code") or source.get("status")
+    return _Told(
+        message=_clean(_sentence(message)),
+        kind=kind if isinstance(kind, str) and kind != "error" else "",
+        code=code if isinstance(code, str) and len(code) <= 100 and not code.isdigit() else "",
+        param=_clean(param)[:200] if isinstance(param, str) else None,
+        status=number if isinstance(number, int) and 400 <= number < 600 else 0,
+    )
+
+
+def _sentence(message: JSON) -> str:
+    """A message may be a string, or what a validator wrote: a list of objects with ``loc`` and ``msg``."""
+    if isinstance(message, str):
+        return message
+    if isinstance(message, dict):
+        return _sentence(message.get("message") or message.get("detail") or message.get("msg"))
+    if isinstance(message, list) and message and isinstance(first := message[0], dict):
+        place = first.get("loc")
+        words = _sentence(first.get("msg") or first.get("message"))
+        steps = [str(step) for step in place if step != "body"] if isinstance(place, list) else []
+        return f"{'.'.join(steps)}: {words}" if steps and words else words
+    return ""
+
+
+def _clean(text: str) -> str:
+    text = _SECRET.sub("[redacted]", text[: 4 * _MESSAGE_LENGTH])
+    text = _UNPRINTABLE.sub(" ", text).strip()
+    return text if len(text) <= _MESSAGE_LENGTH else text[:_MESSAGE_LENGTH] + "…"
+
+
+def _retry_after(headers: Headers, now: float) -> float | None:
+    for name, scale in ((b"retry-after-ms", 1000.0), (b"retry-after", 1.0)):
+        value = headers.get(name)
+        if value is None:
+            continue
+        try:
+            seconds = float(value) / scale
+        except ValueError:
+            if name == b"retry-after":
+                return _until(value, now)
+            continue
+        if math.isfinite(seconds):
+            return max(seconds, 0.0)
+    return None
+
+
+def _until(date: bytes, now: float) -> float | None:
+    try:
+        return max(email.utils.parsedate_to_datetime(date.decode("latin-1")).timestamp() - now, 0.0)
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -1,0 +1,172 @@
+"""The body of a request, decoded no further than the gateway must.
+
+The body's top-level members are split into undecoded values (:class:`msgspec.Raw`): 0.6 µs for 1 KB, where a
+full decode takes 7.7 µs.  What goes to an upstream of the same dialect is put together from those same
+bytes, so a prompt is never parsed, nor written anew, and a provider's prompt cache sees the prefix it
+knows.  As only one reading of the members exists (the last one of a repeated name counts), nobody can
+be authorised for one model and served by another.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from penstock.errors import BadRequest
+from penstock.messages import Dialect, Endpoint
+from penstock.wire.not_json import NOT_JSON
+
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_string = msgspec.json.Decoder(str).decode
+_boolean = msgspec.json.Decoder(bool).decode
+_integer: Callable[[msgspec.Raw], int | None] = msgspec.json.Decoder(int | None).decode
+_encode = msgspec.json.Encoder().encode
+
+_TRUE = b"true"
+
+MAX_TOKENS = (
+    2**31 - 1
+)  # more than any model makes, and a number that every ledger and every upstream can hold
+_BRACKET = ord("[")
+
+_REQUIRED: dict[Endpoint, tuple[str, str]] = {
+    Endpoint.CHAT: ("messages", "an array"),
+    Endpoint.COMPLETIONS: ("prompt", ""),
+    Endpoint.EMBEDDINGS: ("input", ""),
+    Endpoint.RESPONSES: ("input", ""),
+    Endpoint.MESSAGES: ("messages", "an array"),
+    Endpoint.COUNT_TOKENS: ("messages", "an array"),
+}
+
+_OUTPUT_LIMITS: dict[Endpoint, tuple[str, ...]] = {
+    Endpoint.CHAT: ("max_completion_tokens", "max_tokens"),
+    Endpoint.COMPLETIONS: ("max_tokens",),
+    Endpoint.RESPONSES: ("max_output_tokens",),
+    Endpoint.MESSAGES: ("max_tokens",),
+}
+
+
+class StreamOptions(msgspec.Struct):
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+_stream_options = msgspec.json.Decoder(StreamOptions | None).decode
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """What the gateway needs to know of a body."""
+
+    fields: dict[str, msgspec.Raw]
+    model: str
+    stream: bool
+    max_output_tokens: int | None
+    include_usage: bool
+    running_usage: bool
+
+
+def read(endpoint: Endpoint, body: bytes) -> Opening:
+    """Split a body and check what the gateway itself relies on.
+
+    :raises BadRequest: not JSON, not an object, or a member that is missing or of the wrong type;
+        ``param`` names it
+    """
+    try:
+        fields = _members(body)
+    except msgspec.MsgspecError as error:
+        raise BadRequest(_why_not_json(body, error), code="invalid_json") from None
+    except UnicodeError:
+        raise BadRequest("the body is not UTF-8", code="invalid_json") from None
+    except RecursionError:
+        raise BadRequest("the body's JSON is nested too deeply", code="invalid_json") from None
+    model = fields.get("model")
+    if model is None:
+        raise BadRequest("the body must name a model", param="model", code="missing_parameter")
+    name = _typed(_string, model, "model", "a string")
+    if not name or len(name) > 256:
+        raise BadRequest("model must be a string of 1 to 256 characters", param="model")
+    required, shape = _REQUIRED[endpoint]
+    value = fields.get(required)
+    if value is None:
+        if endpoint is not Endpoint.RESPONSES:  # may stand on `prompt` or `previous_response_id` alone
+            raise BadRequest(f"the body must have {required}", param=required, code="missing_parameter")
+    elif shape and memoryview(value)[0] != _BRACKET:
+        raise BadRequest(f"{required} must be {shape}", param=required, code="invalid_type")
+    stream = False
+    if endpoint.streams and (wanted := fields.get("stream")) is not None and bytes(wanted) != b"null":
+        stream = _typed(_boolean, wanted, "stream", "a boolean")
+    include_usage = running_usage = False
+    if (options := fields.get("stream_options")) is not None:
+        chosen = _typed(_stream_options, options, "stream_options", "an object")
+        if chosen is not None:
+            include_usage = chosen.include_usage
+            running_usage = chosen.continuous_usage_stats
+    return Opening(fields, name, stream, _output_limit(endpoint, fields), include_usage, running_usage)
+
+
+def rewritten(fields: dict[str, msgspec.Raw], model: str, changes: dict[str, bytes] | None = None) -> bytes:
+    """The body for an upstream of the same dialect: its model's name, every other value byte for byte.
+
+    :param changes: members to set, as JSON text
+    """
+    members = fields.copy()
+    members["model"] = _name(model)
+    if changes:
+        for name, value in changes.items():
+            members[name] = msgspec.Raw(value)
+    return _encode(members)
+
+
+@functools.lru_cache(1024)
+def _name(model: str) -> msgspec.Raw:
+    return msgspec.Raw(_encode(model))
+
+
+def usage_wanted(opening: dict[str, msgspec.Raw], *, running: bool) -> bytes:
+    """``stream_options`` that make an OpenAI stream tell its usage, the caller's other options kept."""
+    options: dict[str, msgspec.Raw] = {}
+    if (given := opening.get("stream_options")) is not None and bytes(given) != b"null":
+        options = _members(given)
+    options["include_usage"] = msgspec.Raw(_TRUE)
+    if running:
+        options["continuous_usage_stats"] = msgspec.Raw(_TRUE)
+    return _encode(options)
+
+
+def _output_limit(endpoint: Endpoint, fields: dict[str, msgspec.Raw]) -> int | None:
+    for name in _OUTPUT_LIMITS.get(endpoint, ()):
+        if (value := fields.get(name)) is not None:
+            limit = _typed(_integer, value, name, "an integer")
+            if limit is not None:
+                if not 0 <= limit <= MAX_TOKENS:
+                    raise BadRequest(f"{name} must lie between 0 and {MAX_TOKENS}", param=name)
+                return limit
+    if endpoint is Endpoint.MESSAGES:
+        raise BadRequest("the body must have max_tokens", param="max_tokens", code="missing_parameter")
+    return None
+
+
+_T = TypeVar("_T")
+
+
+def _typed(decode: Callable[[msgspec.Raw], _T], value: msgspec.Raw, name: str, shape: str) -> _T:
+    try:
+        return decode(value)
+    except NOT_JSON:
+        raise BadRequest(f"{name} must be {shape}", param=name, code="invalid_type") from None
+
+
+def _why_not_json(body: bytes, error: Exception) -> str:
+    if not body:
+        return "the body is empty; it must be a JSON object"
+    if isinstance(error, msgspec.ValidationError):
+        return "the body must be a JSON object"
+    return f"the body is not valid JSON: {error}"
+
+
+def dialect_of(path: str) -> Dialect:
+    """The dialect in which a caller of this path expects its errors."""
+    return Dialect.ANTHROPIC if path.startswith("/v1/messages") else Dialect.OPENAI

@@ -1,0 +1,34 @@
+"""The OpenAI Responses API (``/v1/responses``) as a caller's dialect.
+
+An upstream that has the API itself is passed through, and of this package only the names of its events
+matter.  Any other upstream is asked in its own dialect, and the answer is written as a response object
+or a stream of response events.  Such an upstream keeps no state, and neither does a translation:
+
+- ``previous_response_id``, ``conversation``, ``prompt``, ``background`` and references to stored items
+  are refused;
+- ``store`` is accepted, because OpenAI's default is true and every client would break; the response
+  object says ``"store": false``;
+- ``metadata`` is echoed in the response object and goes no further;
+- a reasoning item carries all that the next turn needs in ``encrypted_content``, asked for or not: it
+  comes back unharmed even from clients that throw the readable text away (see :mod:`._reasoning`).
+"""
+
+from __future__ import annotations
+
+from penstock.wire.responses._answer import encode_answer
+from penstock.wire.responses._asked import Asked
+from penstock.wire.responses._events import SUCCESSFUL_EVENTS, TERMINAL_EVENTS
+from penstock.wire.responses._prompt import decode_prompt
+from penstock.wire.responses._settings import Settings, read_settings
+from penstock.wire.responses._stream import StreamEncoder
+
+__all__ = [
+    "SUCCESSFUL_EVENTS",
+    "TERMINAL_EVENTS",
+    "Asked",
+    "Settings",
+    "StreamEncoder",
+    "decode_prompt",
+    "encode_answer",
+    "read_settings",
+]

@@ -1,0 +1,165 @@
+"""From one dialect to the other: a request on its way out, an answer or a stream on its way back.
+
+Needed only where the caller's dialect is not the upstream's (``translation``); otherwise bytes pass
+through.  Each way goes through the neutral form of ``wire.conversation``::
+
+    request   caller's body   -> decode_prompt -> Prompt       -> encode_prompt -> upstream's body
+    answer    upstream's body -> decode_answer -> Answer       -> encode_answer -> caller's body
+    stream    upstream frame  -> StreamDecoder -> AnswerEvents -> StreamEncoder -> caller's frames
+
+A dialect is a module that has these six names; this file only says which two belong together.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from penstock.errors import Untranslatable
+from penstock.messages import Dialect, Endpoint
+from penstock.wire import anthropic, chat
+from penstock.wire.conversation import Answer, AnswerEvent, Finished, Prompt, Started
+
+
+class Decoder(Protocol):
+    """A streamed answer of one dialect, frame by frame."""
+
+    def feed(self, frame: bytes) -> list[AnswerEvent]:
+        """One whole SSE frame.
+
+        :raises penstock.errors.UpstreamBroken: it makes no sense
+        :raises penstock.errors.PenstockError: it is an error event (see ``wire.problems.error_in_event``)
+        """
+
+    def close(self) -> list[AnswerEvent]:
+        """The upstream's stream is at its end.
+
+        :raises penstock.errors.UpstreamBroken: it was not complete: no finish reason or no terminator
+        """
+
+
+class Encoder(Protocol):
+    """Makes the frames of a streamed answer in one dialect."""
+
+    def feed(self, event: AnswerEvent) -> list[bytes]:
+        """The whole SSE frames that tell this event; the terminator comes with ``Finished``."""
+
+
+class AsksForm(Protocol):
+    """The half of a dialect that callers write: requests are decoded, answers are encoded."""
+
+    def decode_prompt(self, body: bytes) -> Prompt: ...
+    def encode_answer(self, answer: Answer) -> bytes: ...
+    def StreamEncoder(self, *, include_usage: bool = False) -> Encoder: ...  # noqa: N802
+
+
+class AnswersForm(Protocol):
+    """The half of a dialect that upstreams understand: requests are encoded, answers are decoded."""
+
+    def encode_prompt(self, prompt: Prompt) -> bytes: ...
+    def decode_answer(self, body: bytes) -> Answer: ...
+    def StreamDecoder(self) -> Decoder: ...  # noqa: N802
+
+
+class StreamTranslation:
+    """One streamed answer: the upstream's frames in, the caller's frames out."""
+
+    __slots__ = ("_created", "_decoder", "_encoder", "_model", "finished")
+
+    def __init__(self, decoder: Decoder, encoder: Encoder, model: str, created: int) -> None:
+        self._decoder = decoder
+        self._encoder = encoder
+        self._model = model
+        self._created = created
+        self.finished = False
+
+    def feed(self, frame: bytes) -> list[bytes]:
+        """The frames that this frame becomes; none, if it says nothing to the caller.
+
+        :raises penstock.errors.UpstreamBroken: the frame makes no sense
+        :raises penstock.errors.PenstockError: the frame is an error event of the upstream
+        """
+        return self._encode(self._decoder.feed(frame))
+
+    def close(self) -> list[bytes]:
+        """The upstream's stream is at its end.
+
+        :raises penstock.errors.UpstreamBroken: it was not complete
+        """
+        return self._encode(self._decoder.close())
+
+    def _encode(self, events: list[AnswerEvent]) -> list[bytes]:
+        frames: list[bytes] = []
+        for event in events:
+            if isinstance(event, Started):
+                event = msgspec.structs.replace(  # noqa: PLW2901 - told under the caller's name for the model
+                    event, model=self._model, created=event.created or self._created
+                )
+            elif isinstance(event, Finished):
+                self.finished = True
+            frames += self._encoder.feed(event)
+        return frames
+
+
+class Translation:
+    """``endpoint`` is what is asked of the upstream."""
+
+    __slots__ = ("_answers", "_asks", "endpoint")
+
+    def __init__(self, asks: AsksForm, answers: AnswersForm, endpoint: Endpoint) -> None:
+        self._asks = asks
+        self._answers = answers
+        self.endpoint = endpoint
+
+    def request(self, body: bytes, model: str) -> bytes:
+        """The upstream's request; ``model`` is the upstream's name. A stream is asked to tell its usage.
+
+        :raises penstock.errors.BadRequest: the body is not a request of the caller's dialect
+        :raises penstock.errors.Untranslatable: the upstream's dialect cannot say it
+        """
+        prompt = self._asks.decode_prompt(body)
+        return self._answers.encode_prompt(msgspec.structs.replace(prompt, model=model))
+
+    def answer(self, body: bytes, model: str, *, created: int = 0) -> bytes:
+        """The caller's answer; ``model`` is the caller's name. ``created``: Unix time, for dialects that tell it.
+
+        :raises penstock.errors.UpstreamBroken: the body is not an answer
+        """
+        answer = self._answers.decode_answer(body)
+        return self._asks.encode_answer(
+            msgspec.structs.replace(answer, model=model, created=answer.created or created)
+        )
+
+    def stream(self, model: str, include_usage: bool = False, *, created: int = 0) -> StreamTranslation:
+        """A new streamed answer; ``model`` is the caller's name."""
+        return StreamTranslation(
+            self._answers.StreamDecoder(),
+            self._asks.StreamEncoder(include_usage=include_usage),
+            model,
+            created,
+        )
+
+
+def translation(endpoint: Endpoint, dialect: Dialect, body: bytes = b"{}", name: str = "") -> Translation:
+    """How a call of ``endpoint`` is answered by an upstream that speaks ``dialect``.
+
+    RESPONSES is translated for both dialects: towards OpenAI it becomes a chat completion.
+
+    :param body: the caller's; a response repeats its settings
+    :param name: the generation's id; a response's ids are made of it
+    :raises penstock.errors.Untranslatable: the upstream's dialect has nothing like this endpoint
+    """
+    if endpoint is Endpoint.RESPONSES:
+        from penstock.wire import responses  # noqa: PLC0415 - not every process needs it
+
+        asks: AsksForm = responses.Asked(body, name)
+    elif endpoint is Endpoint.CHAT:
+        asks = chat
+    elif endpoint is Endpoint.MESSAGES:
+        asks = anthropic
+    else:
+        raise Untranslatable(f"the upstream of this model has nothing like {endpoint.path}", param="model")
+    if dialect is Dialect.ANTHROPIC:
+        return Translation(asks, anthropic, Endpoint.MESSAGES)
+    return Translation(asks, chat, Endpoint.CHAT)
