@@ -1,0 +1,639 @@
+"""An accepted connection: which bytes are what, when the next request begins, and how it all ends.
+
+Theory of operation
+-------------------
+An :class:`Inbound` is an ``asyncio.Protocol`` that reads one request at a time.  Its ``phase`` says
+what the bytes that come next are:
+
+========== ===================================================================== ====================
+phase      incoming bytes                                                        deadline
+========== ===================================================================== ====================
+IDLE       the first bytes of a request                                          idle_timeout
+HEAD       the rest of a head; what came is in ``_head``                         header_timeout
+BODY       the body of ``exchange``, which may be answered already               body_timeout and rate
+ANSWERING  read-ahead, kept up to ``pipeline_bytes``                             the application's
+LINGERING  dropped: the last answer is out, the client may still be sending      LINGER_*
+CLOSED     nothing comes any more; perhaps answers still go out                  write_timeout
+========== ===================================================================== ====================
+
+An exchange has two halves that end in any order, its body and its answer; the next request begins when
+both have ended.  Whatever makes the connection unfit for another request (a client that wants so, a fault
+in the framing, an early answer to a long body, drain) sets ``last``, and then the answer says
+``connection: close``.
+
+No deadline has a timer of its own.  Each connection keeps one number, and the listener's sweep looks for
+those that have passed.  Connections whose writing or reading is paused get no events, so they are in
+``Serving.stalled`` and each sweep looks whether their clients still take anything, or are there at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from penstock.errors import BadRequest, BodyTooLarge, PenstockError, RequestTimeout
+from penstock.net._chunked import ChunkedDecoder
+from penstock.net._inbound_exchange import InboundExchange, too_large
+from penstock.net._request_head import CHUNKED, Refusal, RequestHead
+from penstock.net._serving import LINGER_SILENCE, LINGER_TOTAL, NEVER
+from penstock.net._sockets import hung_up, readable, reset_on_close, untaken
+from penstock.net.exchange import HeaderList
+from penstock.net.responses import CLOSE, CONTINUE, error_answer, render_fields
+
+if TYPE_CHECKING:
+    from penstock.net._serving import Serving
+
+_IDLE, _HEAD, _BODY, _ANSWERING, _LINGERING, _CLOSED = range(6)
+_PHASES = ("idle", "head", "body", "answering", "lingering", "closed")
+
+LINGERING_REFUSED = 256  # connections over the limit that still get a 503; the others are cut
+DROPPED_BODY_BYTES = 65_536  # an answered request's body up to this long is read, not cut
+
+
+class Inbound(asyncio.Protocol):
+    __slots__ = (
+        "_ahead",
+        "_began",
+        "_checked",
+        "_chunks",
+        "_head",
+        "_heard",
+        "_left",
+        "_linger_until",
+        "_looping",
+        "_over_limit",
+        "_reading_paused",
+        "_rest",
+        "_rest_at",
+        "_stripped",
+        "_taken",
+        "_taken_at",
+        "_written",
+        "deadline",
+        "exchange",
+        "last",
+        "loop",
+        "peer",
+        "phase",
+        "serving",
+        "transport",
+        "write",
+        "writing_paused",
+    )
+
+    def __init__(self, serving: Serving) -> None:
+        self.serving = serving
+        self.loop = serving.loop
+        self.transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self.write: Callable[[bytes], None] = self._write_counted
+        self.peer = ""
+        self.phase = _IDLE
+        self.exchange: InboundExchange | None = None
+        self._head = bytearray()
+        self._checked = 0  # bytes of _head that have been looked at
+        # Read ahead, in this order, and only while an answer is under way or the client takes nothing:
+        self._rest = b""  # from _rest_at on, what followed the request within one segment
+        self._rest_at = 0
+        self._ahead = bytearray()  # what came later
+        self._stripped = False  # an empty line in front of the request has been ignored
+        self._left = 0  # bytes of the body to come, or CHUNKED
+        self._chunks: ChunkedDecoder | None = None
+        self.last = False  # no request after this one
+        self._looping = False  # _serve is on the stack
+        self._reading_paused = False
+        self.writing_paused = False
+        self._over_limit = False
+        self._began = 0.0  # when the body began
+        self._heard = 0.0  # when bytes of the body came last
+        self._written = 0  # bytes, while writing is paused
+        self._taken = 0  # by the client, of those
+        self._taken_at = 0.0
+        self._linger_until = NEVER
+        self.deadline = NEVER
+
+    # ---- what asyncio says
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        serving = self.serving
+        self.transport = cast("asyncio.Transport", transport)
+        self.write = self.transport.write
+        self.transport.set_write_buffer_limits(high=serving.config.write_high_water)
+        peer = transport.get_extra_info("peername")
+        self.peer = str(peer[0]) if isinstance(peer, tuple) else "unix"
+        serving.accepted += 1
+        if len(serving.connections) - serving.over_limit >= serving.config.max_connections:
+            self._refuse_connection()
+            return
+        serving.connections.add(self)
+        self.deadline = serving.clock.now() + serving.idle_timeout
+        if serving.draining:
+            self.drain()
+
+    def data_received(self, data: bytes) -> None:
+        phase = self.phase
+        if phase == _IDLE:
+            self._serve(data)
+        elif phase == _BODY:
+            self._feed_body(data)
+        elif phase == _HEAD:
+            self._feed_head(data)
+        elif phase == _ANSWERING:
+            if not self.last:
+                self._read_ahead(data)
+        elif phase == _LINGERING:
+            self.deadline = min(self.serving.clock.now() + LINGER_SILENCE, self._linger_until)
+
+    def eof_received(self) -> bool:
+        """A half-closed connection is a closed one: nobody could tell it from a client that is gone."""
+        if self.exchange is not None:
+            self.exchange.flush()  # written before it left: a peer that only half-closed reads it, and pays for it
+        self._client_gone()
+        self.close()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        if self._over_limit:
+            self.serving.over_limit -= 1
+        self._client_gone()
+        self.phase = _CLOSED
+        self.deadline = NEVER
+        self._forget_input()
+        self.write = _write_nowhere
+        self.serving.lost(self)
+
+    def pause_writing(self) -> None:
+        self.writing_paused = True
+        self.write = self._write_counted
+        self._written = untaken(self.transport)
+        self._taken = 0
+        self._taken_at = self.serving.clock.now()
+        self.serving.stalled.add(self)
+
+    def resume_writing(self) -> None:
+        self.writing_paused = False
+        self.write = self.transport.write
+        self._unstall()
+        exchange = self.exchange
+        if exchange is None:
+            self._serve_ahead()
+        elif exchange.watcher is not None:
+            exchange.watcher.on_writable()
+
+    # ---- requests
+
+    def _serve(self, data: bytes, at: int = 0) -> None:
+        """Begin the requests that ``data`` holds from ``at`` on; a request begins there."""
+        self._looping = True
+        serving = self.serving
+        size = len(data)
+        try:
+            while at < size:
+                if self.writing_paused:  # no more answers than the client takes
+                    self.phase = _ANSWERING
+                elif data[at] == 13 and not self._stripped and data.startswith(b"\r\n", at):
+                    self._stripped = True  # RFC 9112 2.2: an empty line before a request is ignored
+                    at += 2
+                    continue
+                else:
+                    end = data.find(b"\r\n\r\n", at)
+                    if end < 0:
+                        self._begin_head(data[at:])
+                        break
+                    at = self._begin(serving.heads.parse(data[at:end]), data, end + 4)
+                if self.phase != _IDLE:
+                    if at < size and self.phase == _ANSWERING and not self.last:
+                        self._rest, self._rest_at = data, at
+                        self._read_ahead(b"")
+                    break
+        except Refusal as refusal:
+            self._refuse(refusal)
+        finally:
+            self._looping = False
+        if self.phase == _IDLE:
+            self.deadline = serving.clock.now() + serving.idle_timeout
+
+    def _serve_ahead(self) -> None:
+        """Go on with what was read ahead."""
+        if self.phase != _ANSWERING or self.exchange is not None:
+            return
+        self.phase = _IDLE
+        self.resume_reading()
+        rest, at = self._rest, self._rest_at
+        self._rest, self._rest_at = b"", 0
+        if rest:
+            self._serve(rest, at)
+        if self._ahead and self.phase in (_IDLE, _HEAD, _BODY):
+            ahead = bytes(self._ahead)
+            self._ahead.clear()
+            self.data_received(ahead)
+
+    def _begin_head(self, data: bytes) -> None:
+        serving = self.serving
+        if self.phase == _IDLE:
+            self.phase = _HEAD
+            self.deadline = serving.clock.now() + serving.header_timeout
+        serving.heads.check(data, 0)
+        self._head += data
+        self._checked = len(data)
+
+    def _feed_head(self, data: bytes) -> None:
+        head = self._head
+        checked = self._checked
+        head += data
+        if checked == 1 and not self._stripped and head.startswith(b"\r\n"):
+            self._stripped = True
+            del head[:2]
+            checked = 0
+        if head.find(b"\r\n\r\n", max(0, checked - 3)) >= 0:
+            whole = bytes(head)
+            head.clear()
+            self.phase = _IDLE
+            self._serve(whole)
+            return
+        try:
+            self.serving.heads.check(head, checked)
+        except Refusal as refusal:
+            self._refuse(refusal)
+            return
+        self._checked = len(head)
+
+    def _begin(self, head: RequestHead, data: bytes, at: int) -> int:
+        """Begin one request, whose body begins in ``data`` at ``at``.
+
+        :returns: how much of ``data`` belongs to it or is used up
+        """
+        serving = self.serving
+        serving.requests += 1
+        self._stripped = False
+        exchange = self.exchange = InboundExchange(self, head)
+        if not head.keep_alive or serving.draining:
+            self.last = True
+        length = self._left = head.length
+        size = len(data)
+        self.phase = _ANSWERING if length == 0 else _BODY
+        exchange.continue_wanted = head.expects_continue and size == at
+        try:
+            limit = serving.application.opening(exchange)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+            exchange.defect(error)
+            limit = 0
+        if exchange.gone:  # the application cut the connection
+            return size
+        streaming = exchange.streaming = limit is None
+        if limit is not None:
+            exchange.limit = min(limit, serving.config.max_body_bytes)
+
+        if length == 0:
+            if not exchange.ended:
+                serving.run(exchange)
+            self._settle()
+            return at
+        if length == CHUNKED:
+            self._chunks = ChunkedDecoder(serving.config.max_header_bytes)
+        elif not exchange.ended and not streaming:
+            if length > exchange.limit:
+                self._fail_body(too_large(exchange.limit))
+                return size
+            if size - at >= length:  # the usual case: nothing to wait for
+                self._left = 0
+                exchange.gather(data[at : at + length])
+                self._body_done()
+                return at + length
+        self._began = self._heard = serving.clock.now()
+        self.deadline = self._began + serving.body_timeout
+        if exchange.continue_wanted and not streaming and not exchange.ended:
+            exchange.continue_wanted = False
+            self.transport.write(CONTINUE)
+        rest = b""
+        if size > at:
+            rest = self._take_body(data[at:])
+        if streaming and not exchange.ended:
+            serving.run(exchange)
+        self._settle()
+        return size - len(rest)
+
+    def _feed_body(self, data: bytes) -> None:
+        self._heard = self.serving.clock.now()
+        rest = self._take_body(data)
+        if self.phase == _IDLE:
+            if rest:
+                self._serve(rest)
+            else:
+                self.deadline = self._heard + self.serving.idle_timeout
+        elif rest and self.phase == _ANSWERING and not self.last:
+            self._read_ahead(rest)
+
+    def _take_body(self, data: bytes) -> bytes:
+        """Give the exchange its part of ``data``; returns what follows the body."""
+        exchange = self.exchange
+        assert exchange is not None
+        rest = b""
+        if self._chunks is not None:
+            chunks = self._chunks
+            for piece in chunks.feed(data):
+                if not self._take_piece(exchange, piece):
+                    return b""
+            if chunks.fault is not None:
+                self.serving.count_refusal(chunks.fault.code)
+                self._fail_body(BadRequest(chunks.fault.message, code=chunks.fault.code))
+                return b""
+            if not chunks.done:
+                return b""
+            rest = chunks.rest
+            self._chunks = None
+        else:
+            left = self._left
+            if len(data) > left:
+                rest = data[left:]
+                data = data[:left]
+            self._left -= len(data)
+            if not self._take_piece(exchange, data):
+                return b""
+            if self._left:
+                return b""
+        self._left = 0
+        self._body_done()
+        return rest
+
+    def _take_piece(self, exchange: InboundExchange, piece: bytes) -> bool:
+        exchange.received += len(piece)
+        if exchange.ended:
+            if exchange.received > DROPPED_BODY_BYTES:
+                self._linger()
+                return False
+        elif exchange.streaming:
+            exchange.push(piece)
+        else:
+            if exchange.received > exchange.limit:
+                self._fail_body(too_large(exchange.limit))
+                return False
+            exchange.gather(piece)
+        return True
+
+    def _body_done(self) -> None:
+        exchange = self.exchange
+        assert exchange is not None
+        exchange.whole = True
+        self.deadline = NEVER
+        self.phase = _ANSWERING
+        if exchange.streaming:
+            exchange.wake()
+        elif not exchange.ended:
+            self.serving.run(exchange)
+        self._settle()
+
+    def _fail_body(self, error: PenstockError) -> None:
+        """The body will not become whole.  The application is told, and answers; then we close."""
+        exchange = self.exchange
+        assert exchange is not None
+        if isinstance(error, BodyTooLarge | RequestTimeout):
+            self.serving.count_refusal(error.code)
+        self.last = True
+        self._chunks = None
+        self.phase = _ANSWERING
+        self.deadline = NEVER
+        exchange.fail(error)
+        if exchange.ended:
+            self._linger()
+        elif exchange.streaming:
+            self.resume_reading()  # what comes now is dropped, and its end must be seen
+        else:
+            self.serving.run(exchange)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Go on to the next request, or to the end, if both halves of this one have ended."""
+        exchange = self.exchange
+        if exchange is None or not exchange.ended or self.phase not in (_BODY, _ANSWERING):
+            return
+        if self.last:
+            if exchange.whole or self._left == 0:
+                if self._rest or self._ahead:
+                    self._linger()
+                else:
+                    self.close()
+            else:
+                self._linger()
+        elif self.phase == _BODY:  # a short rest, read and dropped
+            exchange.drop()
+            self.resume_reading()
+        else:
+            self.exchange = None
+            if self._rest or self._ahead:
+                # A turn later, and not in the context of the application that has just answered.
+                self.loop.call_soon(self._serve_ahead, context=self.serving.context)
+            elif self.serving.draining:  # the head was out before
+                self.close()
+            else:
+                self.phase = _IDLE
+
+    def answered(self) -> None:
+        """The application has ended the answer."""
+        if not self._looping:
+            self._settle()
+            if self.phase == _IDLE:
+                self.deadline = self.serving.clock.now() + self.serving.idle_timeout
+
+    def ends_connection(self) -> bool:
+        """Whether the answer whose head goes out now is the last one of the connection."""
+        if not self.last:
+            if self.serving.draining or (
+                self.phase == _BODY and (self._left == CHUNKED or self._left > DROPPED_BODY_BYTES)
+            ):
+                self.last = True
+            elif self.exchange is not None and self.exchange.continue_wanted:
+                self.last = True  # nobody knows whether the client will send the body now
+        return self.last
+
+    def _write_counted(self, data: bytes) -> None:
+        """Writes while writing is paused: then the sweep must know what the client has taken."""
+        self._written += len(data)
+        self.transport.write(data)
+
+    def _read_ahead(self, data: bytes) -> None:
+        self._ahead += data
+        if len(self._rest) - self._rest_at + len(self._ahead) > self.serving.config.pipeline_bytes:
+            self.pause_reading()
+
+    def _forget_input(self) -> None:
+        self._head.clear()
+        self._rest, self._rest_at = b"", 0
+        self._ahead.clear()
+
+    # ---- flow
+
+    def pause_reading(self) -> None:
+        if not self._reading_paused and self.phase != _CLOSED:
+            self._reading_paused = True
+            self.transport.pause_reading()
+            self.serving.stalled.add(self)
+
+    def resume_reading(self) -> None:
+        if self._reading_paused:
+            self._reading_paused = False
+            if self.phase != _CLOSED:
+                self.transport.resume_reading()
+            self._unstall()
+
+    def _unstall(self) -> None:
+        if not self._reading_paused and not self.writing_paused and self.phase != _CLOSED:
+            self.serving.stalled.discard(self)
+
+    def check_stalled(self, now: float) -> None:
+        """Look after a connection that gets no events because it is paused, or is closing."""
+        transport = self.transport
+        if self.writing_paused or self.phase == _CLOSED:
+            taken = self._written - untaken(transport)
+            if taken != self._taken:
+                self._taken = taken
+                self._taken_at = now
+            elif now - self._taken_at >= self.serving.write_timeout:
+                self.cut("write_timeout")
+                return
+        if self._reading_paused:
+            if self.phase == _BODY:
+                self._began += now - self._heard  # the time that we do not read is not the client's
+                self._heard = now
+            if hung_up(transport):
+                self._client_gone()
+                self.close()
+
+    # ---- the end
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed."""
+        phase = self.phase
+        if phase == _HEAD:
+            self._refuse(Refusal(408, "header_timeout", "The request header did not come in time."))
+        elif phase == _BODY:
+            self._expire_body(now)
+        elif phase in (_IDLE, _LINGERING):
+            self.close()
+        else:
+            self.deadline = NEVER
+
+    def _expire_body(self, now: float) -> None:
+        exchange = self.exchange
+        assert exchange is not None
+        serving = self.serving
+        if self._reading_paused:
+            self.deadline = now + serving.body_timeout
+            return
+        rate = serving.config.min_body_rate
+        silent_until = self._heard + serving.body_timeout
+        slow_at = max(self._began + exchange.received / rate, self._began + serving.body_timeout)
+        if now >= silent_until:
+            message = "The request's body did not come in time."
+        elif now > slow_at:
+            message = "The request's body comes too slowly."
+        else:
+            self.deadline = min(silent_until, slow_at)
+            return
+        self._fail_body(RequestTimeout(message))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer a request that has no exchange, and end the connection."""
+        self.serving.count_refusal(refusal.code)
+        kind = "api_error" if refusal.status >= 500 else "invalid_request_error"
+        headers, body = error_answer(refusal.code, refusal.message, kind)
+        self._write_error(refusal.status, headers, body)
+        self._linger()
+
+    def _write_error(self, status: int, headers: HeaderList, body: bytes) -> None:
+        opening = self.serving.openings[status]
+        fields = render_fields(headers)
+        self.transport.write(
+            b"%b%bcontent-length: %d\r\n%b\r\n%b" % (opening, CLOSE, len(body), fields, body)
+        )
+
+    def _refuse_connection(self) -> None:
+        serving = self.serving
+        serving.count_refusal("connections")
+        if serving.over_limit >= LINGERING_REFUSED or serving.draining:
+            self.phase = _CLOSED
+            self.transport.abort()
+            return
+        self._over_limit = True
+        serving.over_limit += 1
+        serving.connections.add(self)
+        headers, body = error_answer("overloaded", "Too many connections.", "overloaded_error")
+        self._write_error(503, headers, body)
+        self._linger()
+
+    def _linger(self) -> None:
+        """End our side, and read on for a while: closing on unread bytes would reset the connection, and the
+        client would lose the answer (RFC 9112 9.6).
+        """
+        if self.phase in (_LINGERING, _CLOSED):
+            return
+        transport = self.transport
+        if transport.is_closing():
+            self.close()
+            return
+        self.resume_reading()
+        self.phase = _LINGERING
+        self.exchange = None
+        self._forget_input()
+        self._chunks = None
+        now = self.serving.clock.now()
+        self._linger_until = now + LINGER_TOTAL
+        self.deadline = now + LINGER_SILENCE
+        if transport.can_write_eof():
+            transport.write_eof()
+
+    def close(self, *, at_once: bool = False) -> None:
+        """Close once everything written has gone out; or at once, with a reset, which no client takes for
+        the end of an answer.
+        """
+        if self.phase == _CLOSED:
+            return
+        self.phase = _CLOSED
+        self.exchange = None
+        self.deadline = NEVER
+        self._forget_input()
+        self._written = untaken(self.transport)
+        self._taken = 0
+        self._taken_at = self.serving.clock.now()
+        self.serving.stalled.add(self)
+        if at_once:
+            reset_on_close(self.transport)
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    def cut(self, reason: str) -> bool:
+        """Abort at once; whether something was lost by it."""
+        lost = self.in_progress or self.transport.get_write_buffer_size() > 0
+        if lost:
+            self.serving.count_refusal(reason)
+        exchange = self.exchange
+        if reason == "write_timeout" or (exchange is not None and exchange.started and not exchange.chunked):
+            reset_on_close(self.transport)  # nothing may wait in the kernel, nor look like an end
+        self._client_gone()
+        self.phase = _CLOSED
+        self.transport.abort()
+        return lost
+
+    def drain(self) -> None:
+        """Close if nothing is under way, and else after the answer that is."""
+        if self.phase == _IDLE and not readable(self.transport):
+            self.close()
+
+    @property
+    def in_progress(self) -> bool:
+        return self.exchange is not None or self.phase == _HEAD
+
+    def _client_gone(self) -> None:
+        exchange = self.exchange
+        if exchange is not None:
+            self.exchange = None
+            exchange.leave()
+
+    def __repr__(self) -> str:
+        paused = " reading paused" * self._reading_paused + " writing paused" * self.writing_paused
+        return f"<Inbound from {self.peer} {_PHASES[self.phase]}{paused} {self.exchange!r}>"
+
+
+def _write_nowhere(data: bytes) -> None:
+    """In place of a transport's, after it is lost; keeps the transport from being kept."""

@@ -1,0 +1,104 @@
+"""One request and its answer, as the gateway sees them: the seam between HTTP and everything else.
+
+Two things implement :class:`Exchange`: the listener (``net.listener``) and the ASGI door
+(``penstock.asgi``).  Two things implement :class:`Application`: the gateway and the simulator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, Protocol
+
+from penstock.messages import Headers
+
+HeaderList = Sequence[tuple[bytes, bytes]]
+
+
+class Watcher(Protocol):
+    """Who wants to know what becomes of the client while an answer is under way.
+
+    Both methods are called from the event loop, must not block and must not raise.
+    """
+
+    def on_gone(self) -> None:
+        """The client is gone (reset, closed, or half-closed before the answer's end); called once."""
+
+    def on_writable(self) -> None:
+        """The client has taken what was buffered: writing may go on."""
+
+
+class Exchange(Protocol):
+    """One request and its answer.
+
+    The answer is either :meth:`respond`, or :meth:`start`, then any number of :meth:`write`, then
+    :meth:`end`.  After the client is gone all of these do nothing.  None of them blocks.
+    """
+
+    method: str
+    path: str  # percent-encoding as sent, without the query
+    query: str
+    headers: Headers
+    peer: str  # address of the client, for logs
+    gone: bool
+    state: object  # None at first; free for the application, from `opening` to the end
+
+    @property
+    def started(self) -> bool:
+        """Whether a status line has been sent."""
+
+    async def body(self) -> bytes:
+        """The whole body.
+
+        :raises penstock.errors.BodyTooLarge: more than ``Application.opening`` allowed
+        :raises penstock.errors.RequestTimeout: it came too slowly
+        :raises penstock.errors.BadRequest: its framing was wrong
+        :raises ConnectionError: the client left before its end
+        """
+
+    def whole_body(self) -> bytes:
+        """The same at once, for an application that was called because the body is whole (or has failed)."""
+
+    def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it comes, with back-pressure; for applications whose ``opening`` returned None."""
+
+    def respond(self, status: int, headers: HeaderList, body: bytes) -> None:
+        """A whole answer; ``content-length``, ``date`` and ``connection`` are added."""
+
+    def start(self, status: int, headers: HeaderList) -> None:
+        """The head of an answer of unknown length (``transfer-encoding: chunked``)."""
+
+    def write(self, data: bytes) -> bool:
+        """A piece of the answer. False: the buffer is over its high-water mark, await ``on_writable``."""
+
+    def end(self) -> None:
+        """The answer is complete."""
+
+    def inform(self, status: int, headers: HeaderList) -> None:
+        """An interim answer (1xx); does nothing where the client or the server cannot have one."""
+
+    def abort(self) -> None:
+        """Cut the connection, so that the client sees that the answer is not complete."""
+
+    def watch(self, watcher: Watcher | None) -> None:
+        """Who is told; if the client is gone already, ``on_gone`` is called at once."""
+
+
+class Application(Protocol):
+    """What a listener serves."""
+
+    def opening(self, exchange: Exchange) -> int | None:
+        """The head of a request is complete; its body is not read yet.
+
+        :returns: how many bytes of body may be buffered: the application is called when the body is
+            whole; or None: it is called at once and reads :meth:`Exchange.pieces` itself.
+            May already answer with ``exchange.respond``: the application is not called then, what is
+            left of a body is read and dropped within limits, and the connection is closed if it is long.
+        """
+
+    def __call__(self, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
+        """Answer, now or later.
+
+        :returns: a coroutine (so it may simply be an ``async def``), which is run as a task and must have
+            answered when it ends; or None: the answer is given in callbacks, without a task, and the
+            application sees to it that it ends.  An exception is a defect: 500, or the answer is cut.
+        """
