@@ -1,0 +1,1 @@
+"""Which call goes next, and how often it is tried."""

@@ -1,0 +1,1 @@
+"""Generations: the append-only logs that every answer is read from."""

@@ -1,0 +1,199 @@
+import pytest
+
+from penstock.errors import UpstreamBroken
+from penstock.generation.log import AHEAD_BYTES, EVENT_OVERHEAD, Account, Generation, State, new_id
+from penstock.messages import Endpoint
+
+
+class Follower:
+    """A reader that keeps what it read."""
+
+    def __init__(self, generation, position=0):
+        self.generation = generation
+        self.position = position
+        self.taken = []
+        self.ended = 0
+        self.leaves_at_end = False
+
+    @property
+    def read_bytes(self):
+        return sum(len(event) + EVENT_OVERHEAD for event in self.taken)
+
+    def advance(self):
+        self.taken += self.generation.events[self.position :]
+        self.position = len(self.generation.events)
+        if self.generation.state is not State.RUNNING:
+            self.ended += 1
+            if self.leaves_at_end:
+                self.generation.leave(self)
+
+
+class Tap:
+    """A producer that only remembers what it was told."""
+
+    def __init__(self):
+        self.abandoned = 0
+        self.woken = 0
+
+    def abandon(self):
+        self.abandoned += 1
+
+    def drained(self):
+        self.woken += 1
+
+
+def generation(max_bytes=1 << 24, **more):
+    return Generation(
+        new_id(),
+        endpoint=Endpoint.CHAT,
+        tenant="t",
+        model="m",
+        stream=True,
+        started=0.0,
+        max_bytes=max_bytes,
+        **more,
+    )
+
+
+def test_a_late_reader_gets_everything_from_the_first_event_and_then_the_tail():
+    log = generation()
+    early, late = Follower(log), Follower(log)
+    log.join(early)
+    log.append([b"a", b"b"], 1.0)
+    log.join(late)
+    assert late.taken == [b"a", b"b"]
+    log.append([b"c"], 2.0)
+    assert early.taken == late.taken == [b"a", b"b", b"c"]
+    assert log.first_event == 1.0
+
+
+def test_a_reader_may_start_at_an_offset():
+    log = generation()
+    log.append([b"a", b"b", b"c"], 1.0)
+    reader = Follower(log, position=2)
+    log.join(reader)
+    assert reader.taken == [b"c"]
+
+
+def test_a_reader_of_an_ended_log_is_advanced_at_once():
+    log = generation()
+    log.append([b"a"], 1.0)
+    log.finish()
+    reader = Follower(log)
+    log.join(reader)
+    assert (reader.taken, reader.ended) == ([b"a"], 1)
+
+
+def test_only_the_first_ending_counts_and_nothing_is_appended_after_it():
+    log = generation()
+    log.fail(UpstreamBroken("cut"))
+    log.finish()
+    log.append([b"late"], 1.0)
+    assert log.state is State.FAILED
+    assert log.events == []
+    assert log.error.code == "upstream_broken"
+
+
+def test_what_was_received_stays_readable_after_a_failure():
+    log = generation()
+    log.append([b"a"], 1.0)
+    log.fail(UpstreamBroken("cut"))
+    reader = Follower(log)
+    log.join(reader)
+    assert reader.taken == [b"a"]
+
+
+def test_only_the_last_reader_to_leave_abandons_the_producer():
+    log = generation()
+    log.producer = tap = Tap()
+    one, two = Follower(log), Follower(log)
+    log.join(one)
+    log.join(two)
+    log.leave(one)
+    assert tap.abandoned == 0
+    log.leave(two)
+    log.leave(two)
+    assert tap.abandoned == 1
+
+
+def test_an_answer_over_its_bound_is_refused_whole():
+    log = generation(max_bytes=1000)
+    log.append([b"x" * 500], 1.0)
+    with pytest.raises(UpstreamBroken):
+        log.append([b"y" * 500], 1.0)
+    assert log.events == [b"x" * 500]
+
+
+def test_many_tiny_events_count_with_their_overhead():
+    log = generation(max_bytes=1000)
+    with pytest.raises(UpstreamBroken):
+        log.append([b""] * 20, 1.0)
+
+
+def test_the_account_is_charged_while_the_log_is_held_and_freed_exactly_once():
+    account = Account(10_000)
+    released = []
+    log = generation(account=account, release=released.append)
+    reader = Follower(log)
+    reader.leaves_at_end = True
+    log.join(reader)
+    log.append([b"x" * 100], 1.0)
+    assert account.held == 100 + EVENT_OVERHEAD
+    log.finish()
+    log.leave(reader)
+    assert account.held == 0
+    assert released == [log]
+
+
+def test_a_log_runs_ahead_when_even_its_fastest_reader_is_behind():
+    log = generation()
+    log.producer = tap = Tap()
+    slow = Follower(log)
+    slow.advance = lambda: None
+    log.join(slow)
+    log.append([b"x" * (AHEAD_BYTES + 1)], 1.0)
+    assert log.ahead
+    log.caught_up()
+    assert tap.woken == 0
+    fast = Follower(log)
+    log.join(fast)
+    assert not log.ahead
+    assert tap.woken == 1
+
+
+def test_ids_do_not_repeat_and_cannot_be_guessed():
+    ids = {new_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    assert all(len(name) == 36 for name in ids)
+
+
+def test_an_answer_whose_last_reader_left_while_it_ran_is_marked_as_abandoned():
+    log = generation()
+    log.producer = Tap()
+    reader = Follower(log)
+    log.join(reader)
+    assert not log.abandoned
+    log.leave(reader)
+    assert log.abandoned
+
+
+def test_an_answer_that_was_read_to_its_end_is_not():
+    log = generation()
+    log.producer = Tap()
+    reader = Follower(log)
+    log.join(reader)
+    log.finish()
+    log.leave(reader)
+    assert not log.abandoned
+
+
+def test_the_request_and_what_waits_outside_the_log_are_on_the_account_too():
+    account = Account(10_000)
+    log = generation(account=account, release=lambda _: None, prompt_bytes=300)
+    assert account.held == 300
+    log.hold(50)
+    assert account.held == 350
+    log.hold(-50)
+    log.append([b"x" * 10], 1.0)
+    log.fail(UpstreamBroken("cut"))
+    assert account.held == 0
