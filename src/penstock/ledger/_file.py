@@ -1,0 +1,398 @@
+"""The ledger's file: its schema, one process's place in it, and what becomes of the dead's open rows.
+
+Several worker processes write the same file.  Each registers itself in ``boots`` and numbers its rows
+within its boot, so that nobody has to look for a free number, a new row goes to the end of the tree,
+and writing the same row again (after a commit of which nobody knows whether it held) changes nothing.
+
+Who is alive is known by a lock: each process holds ``flock`` on a file of its own beside the ledger, and
+the kernel lets go of it when the process ends, in whatever way.  Unlike a process number it is not used
+twice, and it means the same in another container.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import os
+import socket
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from penstock.messages import Attempt, Outcome, Usage
+
+APPLICATION_ID = 0x50454E53  # "PENS": tells our files from others
+SCHEMA_VERSION = 1
+RESERVED = "reserved"  # the outcome of a row that is still open
+PROCESS_DIED = "process_died"  # the error of a row whose process ended before it was settled
+
+_ROWS_PER_STATEMENT = 32  # 28 columns each: within the 999 parameters that every SQLite allows
+_BOOT_SHIFT = 40  # rows of one boot: a million millions
+
+# ``*_tokens`` are counts; ``cost`` is in 1e-12 US dollars; times are seconds, ``started`` since 1970.
+_ATTEMPTS = """
+CREATE TABLE attempts (
+  row INTEGER PRIMARY KEY,
+  boot INTEGER NOT NULL,
+  generation TEXT NOT NULL,
+  number INTEGER NOT NULL,
+  tenant TEXT NOT NULL,
+  key_name TEXT NOT NULL,
+  tier TEXT NOT NULL,
+  endpoint TEXT NOT NULL,
+  model TEXT NOT NULL,
+  upstream TEXT NOT NULL,
+  upstream_model TEXT NOT NULL,
+  started REAL NOT NULL,
+  reserved_input_tokens INTEGER NOT NULL,
+  reserved_output_tokens INTEGER NOT NULL,
+  outcome TEXT NOT NULL,
+  status INTEGER NOT NULL,
+  error TEXT NOT NULL,
+  first_token REAL,
+  duration REAL,
+  input_tokens INTEGER NOT NULL,
+  output_tokens INTEGER NOT NULL,
+  cached_input_tokens INTEGER NOT NULL,
+  cache_write_tokens INTEGER NOT NULL,
+  reasoning_tokens INTEGER NOT NULL,
+  audio_input_tokens INTEGER NOT NULL,
+  audio_output_tokens INTEGER NOT NULL,
+  estimated INTEGER NOT NULL,
+  cost INTEGER NOT NULL
+)"""
+_COLUMNS = 28
+_SETTLED_COLUMNS = (
+    *("outcome", "status", "error", "first_token", "duration", "input_tokens", "output_tokens"),
+    *("cached_input_tokens", "cache_write_tokens", "reasoning_tokens", "audio_input_tokens"),
+    *("audio_output_tokens", "estimated", "cost"),
+)
+_SCHEMA = (
+    _ATTEMPTS,
+    "CREATE INDEX attempts_started ON attempts (started)",
+    f"CREATE INDEX attempts_open ON attempts (boot) WHERE outcome = '{RESERVED}'",
+    """
+CREATE TABLE boots (
+  boot INTEGER PRIMARY KEY AUTOINCREMENT,
+  token TEXT NOT NULL UNIQUE,
+  host TEXT NOT NULL,
+  pid INTEGER NOT NULL,
+  started REAL NOT NULL,
+  ended REAL
+)""",
+    # Sums of rows that were given up while the file could not be written for too long.
+    """
+CREATE TABLE folded (
+  row INTEGER PRIMARY KEY,
+  boot INTEGER NOT NULL,
+  outcome TEXT NOT NULL,
+  first_started REAL NOT NULL,
+  last_started REAL NOT NULL,
+  attempts INTEGER NOT NULL,
+  estimated INTEGER NOT NULL,
+  input_tokens INTEGER NOT NULL,
+  output_tokens INTEGER NOT NULL,
+  cached_input_tokens INTEGER NOT NULL,
+  cache_write_tokens INTEGER NOT NULL,
+  reasoning_tokens INTEGER NOT NULL,
+  audio_input_tokens INTEGER NOT NULL,
+  audio_output_tokens INTEGER NOT NULL,
+  cost INTEGER NOT NULL
+)""",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+
+
+UNWRITABLE = (
+    OverflowError,
+    UnicodeError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+)
+"""What a value raises that no column can hold; :func:`mended` makes it one that it can."""
+
+_MAX_INTEGER = 2**63 - 1
+_MAX_NAME = 256  # characters of a model's name: callers may invent it
+
+
+class NotALedger(sqlite3.DatabaseError):
+    """The file is a database, but not one that this version may write."""
+
+
+class Fold(msgspec.Struct):
+    """The sum of rows of one outcome that could not be kept one by one."""
+
+    outcome: Outcome
+    first_started: float
+    last_started: float
+    attempts: int = 0
+    estimated: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    cost: int = 0
+
+    def add(self, attempt: Attempt) -> None:
+        usage = attempt.usage
+        self.first_started = min(self.first_started, attempt.started)
+        self.last_started = max(self.last_started, attempt.started)
+        self.attempts += 1
+        self.estimated += usage.estimated
+        self.input_tokens += usage.input_tokens
+        self.output_tokens += usage.output_tokens
+        self.cached_input_tokens += usage.cached_input_tokens
+        self.cache_write_tokens += usage.cache_write_tokens
+        self.reasoning_tokens += usage.reasoning_tokens
+        self.audio_input_tokens += usage.audio_input_tokens
+        self.audio_output_tokens += usage.audio_output_tokens
+        self.cost += attempt.cost
+
+
+class LedgerFile:
+    """An open ledger file, and one process's place in it.  Belongs to one thread.
+
+    :param token: names this process; the same one finds its place again after the file was reopened
+    :raises sqlite3.Error: the file cannot be opened, is locked, or is not a ledger
+    :raises OSError: the same, from the file system
+    """
+
+    def __init__(self, path: Path, token: str, *, busy_timeout: float) -> None:
+        self.path = path
+        self.orphans = 0  # rows of dead processes that were settled on opening
+        self.registered = False  # a place was made for us: nothing that was written before is in this file
+        self._lock: int | None = None
+        self._token = token
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"the directory {path.parent} does not exist")
+        self._db = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute("PRAGMA journal_size_limit = 67108864")
+            with self._transaction():
+                self._check_schema()
+                self.boot = self._register()
+                self.orphans = self._settle_orphans()
+            self._identity = _identity(path)
+        except BaseException:
+            self.close(ended=False)
+            raise
+
+    def is_current(self) -> bool:
+        """Whether the path still names the file that is open: nobody moved or removed it."""
+        return _identity(self.path) == self._identity
+
+    def write(
+        self,
+        reserved: Iterable[tuple[int, Attempt]],
+        settled: Iterable[tuple[int, Attempt]],
+        withdrawn: Sequence[int] = (),
+        folds: Iterable[tuple[int, Fold]] = (),
+    ) -> None:
+        """All of it or none.
+
+        :param reserved: rows that are open, by their number within this boot
+        :param settled: rows that are over
+        :param withdrawn: rows that were written as reserved and have since gone into a fold
+        :param folds: sums, numbered like rows, on their own
+        """
+        base = self.boot << _BOOT_SHIFT
+        with self._transaction():
+            self._write_rows([_reserved_row(self.boot, base + row, a) for row, a in reserved], settled=False)
+            chunk: list[object] = []
+            for row, attempt in settled:
+                # Flattened and written by the chunk: each statement is one stretch without the
+                # interpreter's lock, and between two of them the event loop waits for us but shortly.
+                chunk += _settled_row(self.boot, base + row, attempt)
+                if len(chunk) == _ROWS_PER_STATEMENT * _COLUMNS:
+                    self._db.execute(_upsert(_ROWS_PER_STATEMENT, settled=True), chunk)
+                    chunk.clear()
+            if chunk:
+                self._db.execute(_upsert(len(chunk) // _COLUMNS, settled=True), chunk)
+            self._db.executemany("DELETE FROM attempts WHERE row = ?", [(base + row,) for row in withdrawn])
+            self._db.executemany(
+                f"INSERT OR REPLACE INTO folded VALUES ({','.join('?' * 15)})",  # noqa: S608 - only marks
+                [_fold_row(self.boot, base + row, fold) for row, fold in folds],
+            )
+
+    def close(self, *, ended: bool) -> None:
+        """:param ended: no row of ours is open, nobody need look for us."""
+        if ended:
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("UPDATE boots SET ended = ? WHERE boot = ?", (time.time(), self.boot))
+        with contextlib.suppress(sqlite3.Error):
+            self._db.close()
+        if self._lock is not None:
+            if ended:
+                self._lock_path(self._token).unlink(missing_ok=True)
+            os.close(self._lock)
+            self._lock = None
+
+    # ---- within one transaction, on opening ----
+
+    def _check_schema(self) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        (application,) = self._db.execute("PRAGMA application_id").fetchone()
+        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if version == 0 and application == 0 and tables == 0:
+            for statement in _SCHEMA:
+                self._db.execute(statement)
+        elif application != APPLICATION_ID:
+            raise NotALedger(f"{self.path} is somebody else's database")
+        elif version != SCHEMA_VERSION:
+            raise NotALedger(
+                f"{self.path} has ledger version {version}, this program writes {SCHEMA_VERSION}"
+            )
+
+    def _register(self) -> int:
+        # The lock is taken before the row can be seen: whoever sees us in the table finds us alive.
+        self._lock = os.open(self._lock_path(self._token), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        known = self._db.execute("SELECT boot FROM boots WHERE token = ?", (self._token,)).fetchone()
+        if known:
+            self._db.execute("UPDATE boots SET ended = NULL WHERE boot = ?", known)
+            return int(known[0])
+        self.registered = True
+        cursor = self._db.execute(
+            "INSERT INTO boots (token, host, pid, started) VALUES (?, ?, ?, ?)",
+            (self._token, socket.gethostname(), os.getpid(), time.time()),
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def _settle_orphans(self) -> int:
+        """Close the rows of processes that ended without doing so; what they had reserved stays to be read."""
+        orphans = 0
+        others = self._db.execute(
+            "SELECT boot, token FROM boots WHERE ended IS NULL AND boot != ?", (self.boot,)
+        )
+        for boot, token in others.fetchall():
+            lock = self._lock_path(token)
+            if _is_held(lock):
+                continue
+            orphans += self._db.execute(
+                "UPDATE attempts SET outcome = ?, error = ?, estimated = 1 WHERE boot = ? AND outcome = 'reserved'",
+                (Outcome.PARTIAL.value, PROCESS_DIED, boot),
+            ).rowcount
+            self._db.execute("UPDATE boots SET ended = ? WHERE boot = ?", (time.time(), boot))
+            lock.unlink(missing_ok=True)
+        return orphans
+
+    # ---- details ----
+
+    def _write_rows(self, rows: list[tuple[object, ...]], *, settled: bool) -> None:
+        for start in range(0, len(rows), _ROWS_PER_STATEMENT):
+            chunk = rows[start : start + _ROWS_PER_STATEMENT]
+            self._db.execute(_upsert(len(chunk), settled=settled), [value for row in chunk for value in row])
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+                self._db.execute("ROLLBACK")
+            raise
+
+    def _lock_path(self, token: str) -> Path:
+        return self.path.with_name(f"{self.path.name}-{token}.lock")
+
+    def __repr__(self) -> str:
+        return f"<LedgerFile {self.path}, boot {self.boot}>"
+
+
+@functools.cache
+def _upsert(rows: int, *, settled: bool) -> str:
+    marks = ",".join(["(" + ",".join("?" * _COLUMNS) + ")"] * rows)
+    settle = ", ".join(f"{column} = excluded.{column}" for column in _SETTLED_COLUMNS)
+    conflict = f"UPDATE SET {settle}" if settled else "NOTHING"
+    return f"INSERT INTO attempts VALUES {marks} ON CONFLICT (row) DO {conflict}"  # noqa: S608 - only marks
+
+
+def mended(attempt: Attempt) -> Attempt:
+    """A copy whose every value fits its column."""
+    changes: dict[str, Any] = {}
+    for name in attempt.__struct_fields__:
+        value = getattr(attempt, name)
+        if isinstance(value, Usage):
+            counts: dict[str, Any] = {
+                field: min(max(0, int(count)), _MAX_INTEGER)
+                for field, count in msgspec.structs.asdict(value).items()
+            }
+            changes[name] = Usage(**{**counts, "estimated": True})
+        elif isinstance(value, str):
+            changes[name] = value[:_MAX_NAME].encode("utf-8", "replace").decode()
+        elif isinstance(value, int):
+            changes[name] = min(max(0, value), _MAX_INTEGER)
+    return msgspec.structs.replace(attempt, **changes)
+
+
+def _reserved_row(boot: int, row: int, attempt: Attempt) -> tuple[object, ...]:
+    """Only of what does not change while the attempt is under way: another thread works on the rest."""
+    reserved = attempt.reserved
+    return (
+        row, boot, attempt.generation, attempt.number, attempt.tenant, attempt.key_name, attempt.tier,
+        attempt.endpoint, attempt.model[:_MAX_NAME], attempt.upstream, attempt.upstream_model[:_MAX_NAME],
+        attempt.started,
+        reserved.input_tokens, reserved.output_tokens,
+        RESERVED, 0, "", None, None, 0, 0, 0, 0, 0, 0, 0, False, 0,
+    )  # fmt: skip
+
+
+def _settled_row(boot: int, row: int, attempt: Attempt) -> tuple[object, ...]:
+    reserved = attempt.reserved
+    usage = attempt.usage
+    outcome = attempt.outcome
+    assert outcome is not None
+    return (
+        row, boot, attempt.generation, attempt.number, attempt.tenant, attempt.key_name, attempt.tier,
+        attempt.endpoint, attempt.model[:_MAX_NAME], attempt.upstream, attempt.upstream_model[:_MAX_NAME],
+        attempt.started,
+        reserved.input_tokens, reserved.output_tokens,
+        outcome._value_, attempt.status, attempt.error, attempt.first_token, attempt.duration,
+        usage.input_tokens, usage.output_tokens, usage.cached_input_tokens, usage.cache_write_tokens,
+        usage.reasoning_tokens, usage.audio_input_tokens, usage.audio_output_tokens, usage.estimated,
+        attempt.cost,
+    )  # fmt: skip
+
+
+def _fold_row(boot: int, row: int, fold: Fold) -> tuple[object, ...]:
+    return (
+        row, boot, fold.outcome.value, fold.first_started, fold.last_started, fold.attempts, fold.estimated,
+        *(min(count, _MAX_INTEGER) for count in msgspec.structs.astuple(fold)[5:]),
+    )  # fmt: skip
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

@@ -1,0 +1,197 @@
+"""The book of attempts: each is opened before a byte leaves, and settled exactly once.
+
+The book in memory is what the hot path touches, and it is exact: the totals are sums of integers, and
+never lose a row.  A store, if there is one, is told of each opening and settling, and writes behind.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+from typing import Protocol
+
+import msgspec
+
+from penstock.errors import InternalError
+from penstock.ledger.prices import PriceTable
+from penstock.messages import Attempt, Outcome, Usage
+
+_COMPLETED = Outcome.COMPLETED
+_UNPAID = frozenset({Outcome.CACHED, Outcome.JOINED})  # no upstream was called: the usage is what was saved
+
+
+class LedgerStore(Protocol):
+    """Keeps rows for longer than the process lives.
+
+    Both methods are called on the hot path: they must neither block nor raise.
+    """
+
+    def opened(self, attempt: Attempt) -> None:
+        """The attempt begins; only its fields up to ``reserved`` may be read until it is settled."""
+
+    def settled(self, attempt: Attempt) -> None:
+        """The attempt is over, and nobody changes it any more."""
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """The sum of some attempts; ``cost`` in 1e-12 US dollars."""
+
+    attempts: int = 0
+    estimated: int = 0  # attempts whose usage has at least one figure counted by us
+    usage: Usage = Usage()
+    cost: int = 0
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    open: int
+    settled: int
+    defects: int
+    unpriced: int
+
+
+class _Sum:
+    """Totals while they grow."""
+
+    __slots__ = (
+        "attempts",
+        "audio_in",
+        "audio_out",
+        "cached",
+        "cost",
+        "estimated",
+        "input",
+        "output",
+        "reasoning",
+        "written",
+    )
+
+    def __init__(self) -> None:
+        self.attempts = self.estimated = self.cost = 0
+        self.input = self.output = self.cached = self.written = 0
+        self.reasoning = self.audio_in = self.audio_out = 0
+
+    def add(self, usage: Usage, cost: int) -> None:
+        self.attempts += 1
+        self.cost += cost
+        self.input += usage.input_tokens
+        self.output += usage.output_tokens
+        # The rest is nought in most answers, and to ask is cheaper than to add.
+        if usage.cached_input_tokens:
+            self.cached += usage.cached_input_tokens
+        if usage.cache_write_tokens:
+            self.written += usage.cache_write_tokens
+        if usage.reasoning_tokens:
+            self.reasoning += usage.reasoning_tokens
+        if usage.audio_input_tokens:
+            self.audio_in += usage.audio_input_tokens
+        if usage.audio_output_tokens:
+            self.audio_out += usage.audio_output_tokens
+        if usage.estimated:
+            self.estimated += 1
+
+    def totals(self) -> Totals:
+        usage = Usage(
+            self.input,
+            self.output,
+            self.cached,
+            self.written,
+            self.reasoning,
+            self.audio_in,
+            self.audio_out,
+            estimated=self.estimated > 0,
+        )
+        return Totals(self.attempts, self.estimated, usage, self.cost)
+
+
+class Ledger:
+    """The attempts of one process.  Belongs to one event loop.
+
+    :param prices: what tokens cost
+    :param store: where rows outlive the process; None keeps them in memory only
+    :param max_rows: settled rows kept for :meth:`recent`; the totals know the older ones too
+    """
+
+    def __init__(
+        self, prices: PriceTable, store: LedgerStore | None = None, *, max_rows: int = 10_000
+    ) -> None:
+        self.prices = prices
+        self.store = store
+        self.defects = 0
+        self._open: dict[str, Attempt] = {}
+        self._recent: deque[Attempt] = deque(maxlen=max_rows)
+        self._completed = _Sum()
+        self._sums = {outcome: _Sum() for outcome in Outcome}
+        self._sums[_COMPLETED] = self._completed
+
+    def open(self, attempt: Attempt) -> None:
+        """Before a byte leaves: the attempt exists from here on, whatever becomes of this process.
+
+        :raises InternalError: its id is open already
+        """
+        if attempt.id in self._open:
+            raise self._defect(f"attempt {attempt.id} is opened twice")
+        self._open[attempt.id] = attempt
+        store = self.store
+        if store is not None:
+            store.opened(attempt)
+
+    def settle(self, attempt: Attempt) -> None:
+        """The attempt is over: the caller has set outcome, usage, status and times, ``cost`` is set here.
+
+        :raises InternalError: it has no outcome, was never opened, or is settled already; nothing is
+            counted twice
+        """
+        outcome = attempt.outcome
+        if outcome is None or self._open.get(attempt.id) is not attempt:
+            raise self._defect(self._why_not(attempt))
+        del self._open[attempt.id]
+        usage = attempt.usage
+        if outcome is _COMPLETED:
+            attempt.cost = cost = self.prices.cost(attempt.upstream, attempt.upstream_model, usage)
+            self._completed.add(usage, cost)
+        else:
+            if outcome not in _UNPAID:
+                attempt.cost = self.prices.cost(attempt.upstream, attempt.upstream_model, usage)
+            self._sums[outcome].add(usage, attempt.cost)
+        self._recent.append(attempt)
+        store = self.store
+        if store is not None:
+            store.settled(attempt)
+
+    def use_prices(self, prices: PriceTable) -> None:
+        """Cost what is settled from now on by another table; what could not be priced stays counted."""
+        prices.unpriced += self.prices.unpriced
+        self.prices = prices
+
+    def totals(self) -> dict[Outcome, Totals]:
+        """The sums over everything that was settled, by outcome; every outcome is there."""
+        return {outcome: total.totals() for outcome, total in self._sums.items()}
+
+    def recent(self, limit: int = 100) -> list[Attempt]:
+        """What was settled last, newest first."""
+        return list(islice(reversed(self._recent), limit))
+
+    def open_attempts(self) -> list[Attempt]:
+        """What is under way, oldest first."""
+        return list(self._open.values())
+
+    def statistics(self) -> Statistics:
+        settled = sum(total.attempts for total in self._sums.values())
+        return Statistics(len(self._open), settled, self.defects, self.prices.unpriced)
+
+    def _why_not(self, attempt: Attempt) -> str:
+        if attempt.outcome is None:
+            return f"attempt {attempt.id} is settled without an outcome"
+        if attempt.id in self._open:
+            return f"attempt {attempt.id} is settled through another object than the one that was opened"
+        if any(settled is attempt for settled in self._recent):
+            return f"attempt {attempt.id} is settled twice"
+        return f"attempt {attempt.id} is settled, but not open"
+
+    def _defect(self, message: str) -> InternalError:
+        self.defects += 1
+        return InternalError(message)
+
+    def __repr__(self) -> str:
+        settled = sum(total.attempts for total in self._sums.values())
+        return f"<Ledger {len(self._open)} open, {settled} settled, {self.defects} defects, store {self.store!r}>"

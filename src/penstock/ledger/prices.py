@@ -1,0 +1,262 @@
+"""What tokens cost: a versioned table, and exact arithmetic on it.
+
+Money is counted in whole units of 1e-12 US dollars.  A price is stated in dollars per million tokens; a
+price with six decimals, finer than any that is charged, is a whole number of units per token.  So every
+cost, and every sum of costs, is exact.
+
+A model that the table does not know costs 0 and is counted as unpriced: a wrong price that looks right
+is worse than a missing one.  So a name matches an entry only if it is that name, that name with a
+version behind it (``gpt-4o-2024-08-06``, ``claude-sonnet-4-5@20250929``), or if the entry is a pattern.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import logging
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from fnmatch import fnmatchcase
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+
+from penstock.errors import ConfigError
+from penstock.messages import Usage
+
+log = logging.getLogger(__name__)
+
+UNITS_PER_DOLLAR = 10**12
+_UNITS = UNITS_PER_DOLLAR // 10**6  # of a price of 1 dollar per million tokens, per token
+_REMEMBERED = 4_096  # names whose price is remembered; callers may invent more
+_NAMED = 100  # names without a price that are remembered for the report
+
+# What providers append to a model's name to say which build of it: a date, a number of three or four
+# digits, or the word for the newest one.
+_VERSION = re.compile(r"[-@:](?:\d{4}-\d{2}-\d{2}|\d{8}|\d{3,4}|latest)\Z")
+
+
+class Tier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Prices of a call whose prompt is longer than ``above`` tokens; they hold for all of its tokens."""
+
+    above: int
+    input: Decimal
+    output: Decimal
+    cached_input: Decimal | None = None
+    cache_write: Decimal | None = None
+
+
+class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One entry: US dollars per million tokens.
+
+    What is not said costs what the thing costs that it is a part of: cached, cache-writing and audio
+    input as input, reasoning and audio output as output.
+
+    :param models: names, or patterns with ``*``
+    :param upstream: holds only for the upstream of this name
+    :param kind: holds only for upstreams of this kind
+    """
+
+    models: tuple[str, ...]
+    input: Decimal
+    output: Decimal = Decimal(0)
+    cached_input: Decimal | None = None
+    cache_write: Decimal | None = None
+    reasoning: Decimal | None = None
+    audio_input: Decimal | None = None
+    audio_output: Decimal | None = None
+    tiers: tuple[Tier, ...] = ()
+    provider: str = ""
+    upstream: str = ""
+    kind: str = ""
+    as_of: dt.date | None = None
+    source: str = ""
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    version: str = ""
+    price: tuple[Price, ...] = ()
+
+
+class _Rate:
+    """A price in units per token, the parts as what they cost more (or less) than the whole."""
+
+    __slots__ = (
+        "audio_in",
+        "audio_out",
+        "cached",
+        "input",
+        "output",
+        "plain",
+        "reasoning",
+        "tiers",
+        "written",
+    )
+
+    def __init__(self, price: Price | Tier, tiers: Iterable[Tier] = ()) -> None:
+        self.input = _units(price.input)
+        self.output = _units(price.output)
+        self.cached = _extra(price.cached_input, self.input)
+        self.written = _extra(price.cache_write, self.input)
+        self.reasoning = self.audio_in = self.audio_out = 0
+        if isinstance(price, Price):
+            self.reasoning = _extra(price.reasoning, self.output)
+            self.audio_in = _extra(price.audio_input, self.input)
+            self.audio_out = _extra(price.audio_output, self.output)
+        self.tiers = tuple(
+            (tier.above, _Rate(tier)) for tier in sorted(tiers, key=lambda tier: tier.above, reverse=True)
+        )
+
+    def cost(self, usage: Usage) -> int:
+        tokens = usage.input_tokens
+        if self.tiers:
+            for above, rate in self.tiers:
+                if tokens > above:
+                    return rate.cost(usage)
+        cost = tokens * self.input + usage.output_tokens * self.output
+        if usage.cached_input_tokens:
+            cost += usage.cached_input_tokens * self.cached
+        if usage.cache_write_tokens:
+            cost += usage.cache_write_tokens * self.written
+        if usage.reasoning_tokens:
+            cost += usage.reasoning_tokens * self.reasoning
+        if usage.audio_input_tokens:
+            cost += usage.audio_input_tokens * self.audio_in
+        if usage.audio_output_tokens:
+            cost += usage.audio_output_tokens * self.audio_out
+        # An upstream that reports more cached tokens than tokens does not pay us.
+        return cost if cost > 0 else 0  # noqa: FURB136 - max() costs three times as much
+
+
+class PriceTable:
+    """Prices by model name, and where one upstream has its own, by upstream.
+
+    :param prices: the first that fits best wins: put what shall prevail in front
+    :param kinds: the kind of each upstream, by its name
+    """
+
+    def __init__(
+        self, prices: Iterable[Price] = (), *, version: str = "", kinds: Mapping[str, str] | None = None
+    ) -> None:
+        self.version = version
+        self.prices = tuple(prices)
+        self.unpriced = 0  # usages that were costed at 0 because nobody knows the price
+        self.unpriced_models: set[str] = set()
+        self._kinds = dict(kinds or {})
+        self._rates: dict[tuple[str, str], _Rate | None] = {}
+
+    @classmethod
+    def load(cls, path: str = "", *, kinds: Mapping[str, str] | None = None) -> PriceTable:
+        """The package's table, with the user's file at ``path`` laid over it.
+
+        :raises ConfigError: the user's file cannot be read or used
+        """
+        packaged = _packaged()
+        if not path:
+            return cls(packaged.price, version=packaged.version, kinds=kinds)
+        try:
+            text = Path(path).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the price table {path} cannot be read: {error}") from error
+        own = _parse(text, path)
+        version = f"{packaged.version}+{own.version or path}"
+        return cls((*own.price, *packaged.price), version=version, kinds=kinds)
+
+    def cost(self, upstream: str, model: str, usage: Usage) -> int:
+        """What ``usage`` costs at ``upstream``, in 1e-12 US dollars; 0 and counted if no price is known."""
+        try:
+            rate = self._rates[upstream, model]
+        except KeyError:
+            rate = self._look_up(upstream, model)
+        if rate is None:
+            self.unpriced += 1
+            return 0
+        return rate.cost(usage)
+
+    def price(self, upstream: str, model: str) -> Price | None:
+        """The entry that holds for this model at this upstream."""
+        best: Price | None = None
+        best_rank: tuple[bool, int] = (False, 0)
+        for price in self.prices:
+            if price.upstream and price.upstream != upstream:
+                continue
+            if price.kind and price.kind != self._kinds.get(upstream, upstream):
+                continue
+            fit = max((_fit(name, model, price.provider) for name in price.models), default=0)
+            rank = (bool(price.upstream or price.kind), fit)
+            if fit and rank > best_rank:
+                best, best_rank = price, rank
+        return best
+
+    def _look_up(self, upstream: str, model: str) -> _Rate | None:
+        price = self.price(upstream, model)
+        if price is None and len(self.unpriced_models) < _NAMED and model not in self.unpriced_models:
+            self.unpriced_models.add(model)
+            log.warning(
+                "no price is known for model %.200r at upstream %s: it is recorded at 0", model, upstream
+            )
+        rate = None if price is None else _Rate(price, price.tiers)
+        if len(self._rates) >= _REMEMBERED:
+            self._rates.clear()
+        self._rates[upstream, model] = rate
+        return rate
+
+    def __repr__(self) -> str:
+        return f"<PriceTable {self.version}, {len(self.prices)} entries, {self.unpriced} unpriced>"
+
+
+def _fit(name: str, model: str, provider: str) -> int:
+    """How well an entry's name fits a model: 0 not at all, else more the longer the literal part is."""
+    if "*" in name:
+        return 1 + len(name.replace("*", "")) * 4 if fnmatchcase(model, name) else 0
+    if provider and model.startswith((provider + "/", "models/")):
+        model = model.partition("/")[2]  # as resellers and Google's own API write it
+    if model == name:
+        return 4 + len(name) * 4
+    if model.startswith(name) and _VERSION.match(model, len(name)):
+        return 3 + len(name) * 4
+    return 0
+
+
+def _units(price: Decimal) -> int:
+    return int(price * _UNITS)
+
+
+def _extra(price: Decimal | None, whole: int) -> int:
+    return 0 if price is None else _units(price) - whole
+
+
+@functools.cache
+def _packaged() -> _File:
+    return _parse(
+        resources.files("penstock.ledger").joinpath("prices.toml").read_text("utf-8"), "prices.toml"
+    )
+
+
+def _parse(text: str, path: str) -> _File:
+    try:
+        file = msgspec.convert(tomllib.loads(text, parse_float=Decimal), _File)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise ConfigError(f"the price table {path} cannot be used: {error}", (f"{path}: {error}",)) from error
+    mistakes = [f"{path}: {mistake}" for price in file.price for mistake in _mistakes(price)]
+    if mistakes:
+        raise ConfigError(f"the price table {path} cannot be used", tuple(mistakes))
+    return file
+
+
+def _mistakes(price: Price) -> Iterable[str]:
+    entry = ", ".join(price.models) or "an entry without models"
+    if not price.models:
+        yield f"{entry}: name at least one"
+    for part in (price, *price.tiers):
+        for field in part.__struct_fields__:
+            value = getattr(part, field)
+            if not isinstance(value, Decimal):
+                continue
+            if not value.is_finite() or value < 0:
+                yield f"{entry}: {field} = {value} is not a price"
+            elif value * _UNITS % 1:
+                yield f"{entry}: {field} = {value} has more than six decimals"

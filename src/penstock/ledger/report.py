@@ -1,0 +1,113 @@
+"""Reading the ledger's file: sums by tenant, model, upstream and so on.
+
+The file is opened read-only: a gateway may write it at the same time, and neither waits for the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+from urllib.parse import quote
+
+import msgspec
+
+from penstock.errors import ConfigError
+from penstock.ledger._file import APPLICATION_ID, RESERVED, SCHEMA_VERSION
+
+GROUPS = {
+    "tenant": "tenant",
+    "key": "key_name",
+    "model": "model",
+    "upstream": "upstream",
+    "outcome": "outcome",
+    "day": "date(started, 'unixepoch')",
+}
+"""What a report can be grouped by, and how SQL says it."""
+
+FOLDED = "(sums only)"
+"""The group of what is known only as a sum: rows that found no room while the file could not be written."""
+
+# Costs are added in two parts, since SQLite's sum() fails past 2**63, which is nine million dollars.
+_SUMS = """
+  sum(attempts), sum(open), sum(completed), sum(estimated), sum(input_tokens), sum(output_tokens),
+  sum(cached_input_tokens), sum(cache_write_tokens), sum(reasoning_tokens), sum(audio_input_tokens),
+  sum(audio_output_tokens), sum(cost / 1000000), sum(cost % 1000000)"""
+_TOKENS = """input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens,
+    audio_input_tokens, audio_output_tokens, cost"""
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One group of attempts; ``cost`` in 1e-12 US dollars, ``open`` are the attempts still under way."""
+
+    group: str
+    attempts: int = 0
+    open: int = 0
+    completed: int = 0
+    estimated: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    cost: int = 0
+
+
+def summarize(path: str | Path, *, by: str = "model", since: float = 0.0) -> list[Line]:
+    """Sums over the attempts that started at ``since`` (Unix time) or later, the dearest group first.
+
+    :raises ConfigError: there is no ledger at ``path``, or it cannot be read
+    """
+    group = GROUPS[by]
+    folded = {"outcome": "outcome", "day": "date(first_started, 'unixepoch')"}.get(by, f"'{FOLDED}'")
+    query = f"""
+SELECT label, {_SUMS} FROM (
+  SELECT {group} AS label, 1 AS attempts, outcome = '{RESERVED}' AS open, outcome = 'completed' AS completed,
+    estimated, {_TOKENS}
+  FROM attempts WHERE started >= ?1
+  UNION ALL
+  SELECT {folded}, attempts, 0, attempts * (outcome = 'completed'), estimated, {_TOKENS}
+  FROM folded WHERE last_started >= ?1
+) GROUP BY label"""  # noqa: S608 - made of the constants above
+    try:
+        with contextlib.closing(_open(Path(path))) as database:
+            rows = database.execute(query, (since,)).fetchall()
+    except sqlite3.Error as error:
+        raise ConfigError(f"the ledger {path} cannot be read: {error}") from error
+    lines = [Line(*(*row[:-2], row[-2] * 1_000_000 + row[-1])) for row in rows]
+    if by == "day":
+        return sorted(lines, key=lambda line: line.group)
+    return sorted(lines, key=lambda line: (-line.cost, -line.attempts, line.group))
+
+
+def total(lines: list[Line]) -> Line:
+    """The sum of all groups."""
+    columns = zip(*(msgspec.structs.astuple(line)[1:] for line in lines), strict=True)
+    return Line("total", *(sum(column) for column in columns))
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    if not path.is_file():
+        raise ConfigError(f"there is no ledger at {path}")
+    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+    try:
+        return _checked(sqlite3.connect(uri, uri=True, timeout=5), path)
+    except sqlite3.OperationalError:
+        # Nobody has it open, and we may not make the -shm file that a reader needs: nobody will write it
+        # under us either.
+        return _checked(sqlite3.connect(uri + "&immutable=1", uri=True), path)
+
+
+def _checked(database: sqlite3.Connection, path: Path) -> sqlite3.Connection:
+    try:
+        (application,) = database.execute("PRAGMA application_id").fetchone()
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+    except sqlite3.Error:
+        database.close()
+        raise
+    if (application, version) != (APPLICATION_ID, SCHEMA_VERSION):
+        database.close()
+        raise ConfigError(f"{path} is not a ledger, or not one of version {SCHEMA_VERSION}")
+    return database

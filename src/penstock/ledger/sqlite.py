@@ -1,0 +1,351 @@
+"""A ledger store that writes behind: rows wait in a queue, and one thread writes them in batches.
+
+The hot path appends to a queue and goes on.  Every :data:`INTERVAL`, or when :data:`BATCH` rows wait, the
+thread takes what is there and writes it in one transaction.  A row that was opened and settled within a
+batch is written once; one that is still open is written as reserved, so that a crash leaves a trace.
+
+Nothing that happens to the disk reaches an answer.  While the file cannot be written, rows wait in memory;
+when too many wait, the oldest settled ones are folded into sums, one for each outcome, which are written
+once the disk is back: single rows are lost then, and are counted as such, but not one token.
+
+The threads share two deques, whose ``append`` and ``popleft`` are atomic, and nothing else that changes:
+an attempt that is under way belongs to the event loop, so the writer reads of it only what was fixed when
+it was opened; one that is settled is not changed by anybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import threading
+import time
+from collections import deque
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from penstock.ledger._file import UNWRITABLE, Fold, LedgerFile, mended
+from penstock.messages import Attempt, Outcome
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 0.2  # seconds between two batches
+BATCH = 1_000  # rows of one transaction
+_MAX_PAUSE = 5.0  # seconds between two tries while the file cannot be written
+
+
+class StoreStatistics(msgspec.Struct, frozen=True):
+    """``trouble`` says why the file cannot be written now; empty: it can."""
+
+    waiting: int
+    written: int  # settled rows that are in the file
+    errors: int
+    folded: int  # settled rows that are no longer kept one by one
+    unreserved: int  # openings that were not written, since the writer was too far behind
+    orphans: int  # rows of dead processes that this one settled
+    trouble: str
+
+
+class SQLiteStore:
+    """A :class:`~penstock.ledger.ledger.LedgerStore` in a SQLite file that several processes share.
+
+    :param path: the file; it is made, its directory is not
+    :param max_rows: settled rows that may wait for the disk
+    :param interval: seconds between two batches
+    :param busy_timeout: seconds that the writer waits for another process's transaction
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        max_rows: int = 10_000,
+        interval: float = INTERVAL,
+        busy_timeout: float = 2.0,
+    ) -> None:
+        self.path = Path(path).absolute()
+        self._max_rows = max_rows
+        self._interval = interval
+        self._busy_timeout = busy_timeout
+        self._batch = min(BATCH, max_rows)
+
+        # Shared by the two threads.
+        self._opened: deque[Attempt] = deque()
+        self._settled: deque[Attempt] = deque()
+        self._gone: deque[str] = deque()  # ids of attempts that were folded by the event loop's thread
+        self._wake = threading.Event()
+        self._changed = threading.Condition()
+        self._asked = 0  # flushes asked for, and the last one that was done, under _changed
+        self._done = 0
+        self._done_well = True
+        self._stopping = False
+        self._folds: dict[Outcome, Fold] = {}  # under _changed
+        self._folded = 0
+        self._unreserved = 0
+
+        # The writer's own.
+        self._thread: threading.Thread | None = None
+        self._token = secrets.token_hex(8)
+        self._file: LedgerFile | None = None
+        self._numbers = 0
+        self._reserved: dict[str, tuple[int, Attempt]] = {}  # open attempts by id, each with its row's number
+        self._to_reserve: dict[int, Attempt] = {}  # of these, the ones that are not in the file yet
+        self._to_settle: deque[tuple[int, Attempt, bool]] = deque()  # True: the file may have it as reserved
+        self._to_withdraw: list[int] = []
+        # A transaction that failed may yet have held.  Of the rows in it, the settled ones are tried again
+        # until it is known: they are the first in _to_settle, and are not folded, or they would count twice.
+        self._tried = 0
+        self._maybe_reserved: set[int] = set()
+        self._to_fold: list[tuple[int, Fold]] = []
+        self._written = 0
+        self._errors = 0
+        self._orphans = 0
+        self._trouble = ""
+        self._pause = 0.0
+        self._retry_at = 0.0
+
+    # ---- the event loop's side ----
+
+    def start(self) -> SQLiteStore:
+        """Start the writer, which settles at once what dead processes left open.
+
+        The first row starts it too.  After a fork, in the child: threads do not survive one.
+        """
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="penstock-ledger", daemon=True)
+            self._thread.start()
+        return self
+
+    def opened(self, attempt: Attempt) -> None:
+        if self._thread is None and not self._stopping:
+            self.start()
+        queue = self._opened
+        queue.append(attempt)
+        if len(queue) > self._max_rows:
+            queue.popleft()
+            self._unreserved += 1
+
+    def settled(self, attempt: Attempt) -> None:
+        queue = self._settled
+        queue.append(attempt)
+        if len(queue) >= self._batch:
+            self._crowd()
+
+    def _crowd(self) -> None:
+        if not self._wake.is_set():
+            self._wake.set()
+        while len(self._settled) > self._max_rows:  # the writer hangs in the disk
+            try:
+                oldest = self._settled.popleft()
+            except IndexError:  # it does not: it has just taken them all
+                return
+            self._fold(oldest)
+            if oldest.id in self._reserved:
+                self._gone.append(oldest.id)
+
+    def flush(self, timeout: float = 10.0) -> bool:
+        """Wait until everything that has been handed over so far is in the file.
+
+        :returns: whether it is; False: the file cannot be written, or the time ran out
+        """
+        if self._thread is None or not self._thread.is_alive():
+            return False
+        with self._changed:
+            self._asked += 1
+            mine = self._asked
+            self._wake.set()
+            self._changed.wait_for(lambda: self._done >= mine, timeout)
+            return self._done >= mine and self._done_well
+
+    async def wait_flushed(self, timeout: float = 10.0) -> bool:  # noqa: ASYNC109 - it is the thread's
+        """:meth:`flush` for coroutines."""
+        return await asyncio.get_running_loop().run_in_executor(None, self.flush, timeout)
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Write what waits, and stop.  What cannot be written in time is lost, and the log says how much."""
+        thread = self._thread
+        if thread is None or self._stopping:
+            return
+        self._stopping = True
+        self._wake.set()
+        thread.join(timeout)
+        lost = self._waiting()
+        if thread.is_alive() or lost:
+            log.error("the ledger %s was closed with %d rows not written", self.path, lost)
+
+    def statistics(self) -> StoreStatistics:
+        return StoreStatistics(
+            self._waiting(),
+            self._written,
+            self._errors,
+            self._folded,
+            self._unreserved,
+            self._orphans,
+            self._trouble,
+        )
+
+    def _waiting(self) -> int:
+        return len(self._settled) + len(self._to_settle)
+
+    # ---- the writer's side ----
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            self._wake.wait(self._interval)
+            self._wake.clear()
+            last = self._stopping
+            with self._changed:
+                asked = self._asked
+            try:
+                self._take()
+                # Who asks for a flush, or closes, does not want to wait for a pause to end.
+                if last or asked > self._done or time.monotonic() >= self._retry_at:
+                    self._write()
+            except Exception as error:  # noqa: BLE001 - whatever it is, rows wait and the writer lives
+                self._fail(error)
+            with self._changed:
+                self._done = asked
+                self._done_well = not self._trouble
+                self._changed.notify_all()
+        if self._file is not None:
+            self._file.close(ended=not self._reserved and not self._waiting())
+            self._file = None
+
+    def _take(self) -> None:
+        """Take over what waits in the queues."""
+        # In this order: whatever is settled now was opened before, and is in the other queue or was taken.
+        settled = [self._settled.popleft() for _ in range(len(self._settled))]
+        opened = [self._opened.popleft() for _ in range(len(self._opened))]
+        done = {attempt.id for attempt in settled}
+        for attempt in opened:
+            # One that has an outcome is about to be settled, or was and has been folded.
+            if attempt.id not in done and attempt.outcome is None:
+                number = self._number()
+                self._reserved[attempt.id] = number, attempt
+                self._to_reserve[number] = attempt
+        for attempt in settled:
+            number, in_file = self._release(attempt.id)
+            self._to_settle.append((number or self._number(), attempt, in_file))
+        while self._gone:
+            number, in_file = self._release(self._gone.popleft())
+            if in_file:
+                self._to_withdraw.append(number)
+        while len(self._to_settle) > self._max_rows:
+            number, attempt, in_file = self._to_settle[self._tried]
+            del self._to_settle[self._tried]
+            self._fold(attempt)
+            if in_file:
+                self._to_withdraw.append(number)
+        # Bounded like the rest.  A row that stays reserved by mistake has no tokens, so no sum suffers.
+        del self._to_withdraw[: -10 * self._max_rows]
+
+    def _release(self, attempt_id: str) -> tuple[int, bool]:
+        """The number of an attempt's row, 0 if it has none, and whether the file may have it as reserved."""
+        number, _ = self._reserved.pop(attempt_id, (0, None))
+        if number == 0:
+            return 0, False
+        not_written = self._to_reserve.pop(number, None) is not None
+        if number in self._maybe_reserved:
+            self._maybe_reserved.discard(number)
+            return number, True
+        return number, not not_written
+
+    def _number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    def _fold(self, attempt: Attempt) -> None:
+        outcome = attempt.outcome
+        assert outcome is not None
+        with self._changed:
+            fold = self._folds.get(outcome)
+            if fold is None:
+                fold = self._folds[outcome] = Fold(outcome, attempt.started, attempt.started)
+            fold.add(attempt)
+            self._folded += 1
+
+    def _write(self) -> None:
+        file = self._file
+        if file is None or not file.is_current():
+            file = self._open_file()
+        while self._to_reserve or self._to_settle or self._to_withdraw or self._folds or self._to_fold:
+            try:
+                self._write_batch(file)
+            except UNWRITABLE:  # nonsense that an upstream reported, such as 2**70 tokens
+                self._mend()
+                self._write_batch(file)
+        self._recover()
+
+    def _write_batch(self, file: LedgerFile) -> None:
+        reserved = list(islice(self._to_reserve.items(), BATCH))
+        settled = list(islice(self._to_settle, self._batch))
+        self._maybe_reserved.update(number for number, _ in reserved)
+        self._tried = max(self._tried, len(settled))
+        if not self._to_fold:  # once numbered a fold is not added to: it may be in the file already
+            with self._changed:
+                folds, self._folds = self._folds, {}
+            self._to_fold = [(self._number(), fold) for fold in folds.values()]
+        file.write(
+            reserved, [(number, attempt) for number, attempt, _ in settled], self._to_withdraw, self._to_fold
+        )
+        for number, _ in reserved:
+            del self._to_reserve[number]
+        for _ in settled:
+            self._to_settle.popleft()
+        self._maybe_reserved.clear()
+        self._tried = 0
+        self._to_withdraw.clear()
+        self._to_fold.clear()
+        self._written += len(settled)
+
+    def _mend(self) -> None:
+        self._to_reserve = {number: mended(attempt) for number, attempt in self._to_reserve.items()}
+        self._to_settle = deque(
+            (number, mended(attempt), in_file) for number, attempt, in_file in self._to_settle
+        )
+
+    def _open_file(self) -> LedgerFile:
+        if self._file is not None:
+            log.warning("the ledger %s was moved or removed; a new one is begun", self.path)
+            self._file.close(ended=False)
+            self._file = None
+        self._file = file = LedgerFile(self.path, self._token, busy_timeout=self._busy_timeout)
+        if file.registered:
+            # Nothing of ours is in this file: what is open must be reserved in it.
+            self._to_reserve = dict(self._reserved.values())
+            self._to_settle = deque((number, attempt, False) for number, attempt, _ in self._to_settle)
+            self._to_withdraw.clear()
+            self._maybe_reserved.clear()
+            self._tried = 0
+        if file.orphans:
+            self._orphans += file.orphans
+            log.warning(
+                "%d attempts of processes that died were open in the ledger: now partial", file.orphans
+            )
+        return file
+
+    def _fail(self, error: Exception) -> None:
+        self._errors += 1
+        self._pause = min(_MAX_PAUSE, max(self._interval, self._pause * 2))
+        self._retry_at = time.monotonic() + self._pause
+        trouble = f"{type(error).__name__}: {error}"
+        if trouble != self._trouble:  # said once, not at every try
+            self._trouble = trouble
+            log.error("the ledger %s cannot be written, rows wait in memory: %s", self.path, trouble)
+        if getattr(error, "sqlite_errorname", "") != "SQLITE_BUSY" and self._file is not None:
+            self._file.close(ended=False)
+            self._file = None
+
+    def _recover(self) -> None:
+        self._pause = self._retry_at = 0.0
+        if self._trouble:
+            self._trouble = ""
+            log.warning(
+                "the ledger %s is written again; %d rows are kept as sums only", self.path, self._folded
+            )
+
+    def __repr__(self) -> str:
+        return f"<SQLiteStore {self.path}, {self._waiting()} waiting, {self._trouble or 'well'}>"

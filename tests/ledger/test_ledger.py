@@ -1,0 +1,188 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ledger_attempts import attempt, ended, one_and_two
+
+import penstock.ledger
+from penstock.errors import InternalError
+from penstock.ledger.ledger import Ledger
+from penstock.ledger.prices import PriceTable
+from penstock.messages import Outcome, Usage
+
+
+class Listening:
+    """A store that keeps what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def opened(self, attempt):
+        self.told.append(("opened", attempt.id))
+
+    def settled(self, attempt):
+        self.told.append(("settled", attempt.id, attempt.cost))
+
+
+@pytest.fixture
+def ledger():
+    return Ledger(one_and_two(), max_rows=3)
+
+
+def test_an_attempt_is_open_until_it_is_settled(ledger):
+    one = attempt()
+    ledger.open(one)
+    assert ledger.open_attempts() == [one]
+    ledger.settle(ended(one))
+    assert ledger.open_attempts() == []
+    assert ledger.recent() == [one]
+
+
+def test_settling_fills_in_the_cost(ledger):
+    one = attempt()
+    ledger.open(one)
+    ledger.settle(ended(one, usage=Usage(input_tokens=3, output_tokens=5)))
+    assert one.cost == 13 * 10**6  # 13 microdollars in units of 1e-12
+
+
+def test_every_outcome_has_its_own_total(ledger):
+    for count, outcome in enumerate(Outcome, start=1):
+        for _ in range(count):
+            one = attempt()
+            ledger.open(one)
+            ledger.settle(ended(one, outcome, Usage(input_tokens=10, output_tokens=1)))
+    totals = ledger.totals()
+    assert list(totals) == list(Outcome)
+    for count, outcome in enumerate(Outcome, start=1):
+        assert totals[outcome].attempts == count
+        assert totals[outcome].usage == Usage(input_tokens=10 * count, output_tokens=count)
+
+
+def test_what_was_not_asked_of_an_upstream_costs_nothing(ledger):
+    for outcome in (Outcome.CACHED, Outcome.JOINED):
+        one = attempt()
+        ledger.open(one)
+        ledger.settle(ended(one, outcome))
+        assert one.cost == 0
+        assert ledger.totals()[outcome].usage == one.usage
+
+
+@pytest.mark.parametrize(
+    "outcome", [Outcome.PARTIAL, Outcome.CANCELLED, Outcome.HEDGED_AWAY, Outcome.CONTINUED]
+)
+def test_what_an_upstream_delivered_is_paid_however_it_ended(ledger, outcome):
+    one = attempt()
+    ledger.open(one)
+    ledger.settle(ended(one, outcome, Usage(input_tokens=1, output_tokens=1)))
+    assert one.cost == 3 * 10**6
+
+
+class TestDefects:
+    def test_settling_twice_is_refused_and_counts_nothing(self, ledger):
+        one = attempt()
+        ledger.open(one)
+        ledger.settle(ended(one))
+        before = ledger.totals()
+        with pytest.raises(InternalError, match="settled twice"):
+            ledger.settle(one)
+        assert ledger.totals() == before
+        assert ledger.defects == 1
+
+    def test_settling_what_was_never_opened_is_refused(self, ledger):
+        with pytest.raises(InternalError, match="not open"):
+            ledger.settle(ended(attempt()))
+        assert ledger.defects == 1
+        assert ledger.statistics().settled == 0
+
+    def test_settling_without_an_outcome_is_refused_and_leaves_it_open(self, ledger):
+        one = attempt()
+        ledger.open(one)
+        with pytest.raises(InternalError, match="without an outcome"):
+            ledger.settle(one)
+        assert ledger.open_attempts() == [one]
+
+    def test_settling_through_another_object_is_refused(self, ledger):
+        one = attempt()
+        ledger.open(one)
+        with pytest.raises(InternalError, match="another object"):
+            ledger.settle(ended(attempt(id=one.id)))
+        assert ledger.open_attempts() == [one]
+
+    def test_opening_twice_is_refused(self, ledger):
+        one = attempt()
+        ledger.open(one)
+        with pytest.raises(InternalError, match="opened twice"):
+            ledger.open(one)
+        assert ledger.statistics().open == 1
+
+
+def test_recent_is_bounded_and_newest_first_while_totals_know_everything(ledger):
+    attempts = [attempt() for _ in range(5)]
+    for one in attempts:
+        ledger.open(one)
+        ledger.settle(ended(one))
+    assert ledger.recent() == attempts[:1:-1]
+    assert ledger.recent(2) == [attempts[4], attempts[3]]
+    assert ledger.totals()[Outcome.COMPLETED].attempts == 5
+
+
+def test_the_store_is_told_of_both_halves_and_sees_the_cost():
+    store = Listening()
+    ledger = Ledger(one_and_two(), store)
+    one = attempt()
+    ledger.open(one)
+    assert store.told == [("opened", one.id)]
+    ledger.settle(ended(one, usage=Usage(input_tokens=1)))
+    assert store.told[1:] == [("settled", one.id, 10**6)]
+
+
+def test_a_refused_settling_does_not_reach_the_store():
+    store = Listening()
+    ledger = Ledger(one_and_two(), store)
+    with pytest.raises(InternalError):
+        ledger.settle(ended(attempt()))
+    assert store.told == []
+
+
+counts = st.integers(0, 10**9)
+usages = st.builds(Usage, counts, counts, counts, counts, counts, counts, counts, st.booleans())
+
+
+@given(st.lists(st.tuples(st.sampled_from(Outcome), usages)))
+def test_totals_are_the_exact_sum_of_what_was_settled(ends):
+    ledger = Ledger(one_and_two())
+    attempts = []
+    for outcome, usage in ends:
+        one = attempt()
+        ledger.open(one)
+        ledger.settle(ended(one, outcome, usage))
+        attempts.append(one)
+    for outcome, total in ledger.totals().items():
+        mine = [one for one in attempts if one.outcome is outcome]
+        assert total.attempts == len(mine)
+        assert total.cost == sum(one.cost for one in mine)
+        assert total.estimated == sum(one.usage.estimated for one in mine)
+        for field in Usage.__struct_fields__[:-1]:
+            assert getattr(total.usage, field) == sum(getattr(one.usage, field) for one in mine)
+
+
+def test_new_prices_hold_from_the_next_settling_on(ledger):
+    nobody_knows, both = PriceTable(), (attempt(), attempt())
+    ledger.use_prices(nobody_knows)
+    for one in both:
+        ledger.open(one)
+    ledger.settle(ended(both[0]))
+    ledger.use_prices(one_and_two())
+    ledger.settle(ended(both[1]))
+    assert both[0].cost == 0
+    assert both[1].cost > 0
+    assert ledger.statistics().unpriced == 1
+
+
+def test_the_package_lists_its_public_names():
+    public = {name for name, value in vars(penstock.ledger).items() if callable(value) and name[0] != "_"}
+    assert public | {"UNITS_PER_DOLLAR"} == set(penstock.ledger.__all__)
+
+
+def test_repr_tells_the_state(ledger):
+    ledger.open(attempt())
+    assert "1 open, 0 settled" in repr(ledger)

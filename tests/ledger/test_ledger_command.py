@@ -1,0 +1,102 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import typer
+from ledger_attempts import attempt, ended
+
+from penstock.cli.ledger import dollars, parse_since
+from penstock.ledger.sqlite import SQLiteStore
+from penstock.messages import Usage
+
+
+def penstock(*words, cwd):
+    environment = {**os.environ, "COLUMNS": "120", "NO_COLOR": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "penstock", "ledger", *words],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    path = tmp_path / "ledger.db"
+    store = SQLiteStore(path).start()
+    for model, cost in (("fast", 1_234_567_890_000), ("fast", 10**6), ("[bold]smart", 5)):
+        one = attempt(model=model)
+        store.opened(one)
+        store.settled(ended(one, usage=Usage(input_tokens=1_000, output_tokens=20), cost=cost))
+    assert store.flush()
+    yield path
+    store.close()
+
+
+def test_prints_a_table_with_totals(ledger):
+    done = penstock("--path", str(ledger), cwd=ledger.parent)
+    assert done.returncode == 0, done.stderr
+    assert "1.234568" in done.stdout
+    assert "[bold]smart" in done.stdout  # a model's name is not markup
+    assert "3,000" in done.stdout
+    assert "reasoning" not in done.stdout  # nought throughout
+
+
+def test_prints_json_lines_with_exact_money(ledger):
+    done = penstock("--path", str(ledger), "--by", "model", "--json", cwd=ledger.parent)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["model"] for line in lines] == ["fast", "[bold]smart"]
+    assert lines[0]["cost_picousd"] == 1_234_568_890_000
+    assert lines[0]["input_tokens"] == 2_000
+
+
+def test_finds_the_ledger_of_the_configuration(ledger):
+    (ledger.parent / "penstock.yaml").write_text("ledger:\n  path: ledger.db\n")
+    done = penstock("--json", cwd=ledger.parent)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2
+
+
+def test_says_what_is_missing(tmp_path):
+    done = penstock(cwd=tmp_path)
+    assert done.returncode == 1
+    assert "--path FILE" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_says_that_there_are_no_attempts(ledger):
+    done = penstock("--path", str(ledger), "--since", "1m", cwd=ledger.parent)
+    assert done.stdout == "No attempts.\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("90s", 1_000_000 - 90),
+        ("1h", 1_000_000 - 3_600),
+        ("1.5d", 1_000_000 - 129_600),
+        ("2w", 1_000_000 - 1_209_600),
+        ("2026-11-01", 1_793_491_200),
+        ("2026-11-01T12:00", 1_793_534_400),
+        ("2026-11-01T12:00+01:00", 1_793_530_800),
+    ],
+)
+def test_since_is_an_age_or_a_date(text, expected):
+    assert parse_since(text, now=1_000_000) == expected
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "1y", "-1h", "2026-13-01"])
+def test_anything_else_is_refused(text):
+    with pytest.raises(typer.BadParameter):
+        parse_since(text, now=0)
+
+
+def test_dollars_are_cut_off_and_not_rounded():
+    assert dollars(0) == "0.000000"
+    assert dollars(1_999_999) == "0.000001"
+    assert dollars(1_234_567_999_999_999_999) == "1,234,567.999999"

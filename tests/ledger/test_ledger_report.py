@@ -1,0 +1,191 @@
+import contextlib
+import os
+import sqlite3
+import tempfile
+from pathlib import Path
+
+import pytest
+from ledger_attempts import attempt, ended
+
+from penstock.errors import ConfigError
+from penstock.ledger.report import FOLDED, GROUPS, Line, summarize, total
+from penstock.ledger.sqlite import SQLiteStore
+from penstock.messages import Outcome, Usage
+
+DAY = 86_400.0
+JUNE_15 = 1_749_945_600.0  # 2025-06-15, midnight UTC
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "a ledger?.db"  # a name that must be quoted in a URI
+
+
+@pytest.fixture
+def store(path):
+    store = SQLiteStore(path, interval=3600, max_rows=10).start()
+    yield store
+    store.close()
+
+
+def settle(store, outcome=Outcome.COMPLETED, usage=None, cost=0, **changes):
+    one = attempt(**changes)
+    store.opened(one)
+    store.settled(ended(one, outcome, usage, cost=cost))
+
+
+def groups(lines):
+    return {line.group: line.attempts for line in lines}
+
+
+def test_every_field_is_added_up(store, path):
+    for _ in range(2):
+        settle(store, usage=Usage(1, 2, 3, 4, 5, 6, 7, estimated=True), cost=8)
+    assert store.flush()
+    assert summarize(path) == [
+        Line(
+            "fast",
+            attempts=2,
+            completed=2,
+            estimated=2,
+            input_tokens=2,
+            output_tokens=4,
+            cached_input_tokens=6,
+            cache_write_tokens=8,
+            reasoning_tokens=10,
+            audio_input_tokens=12,
+            audio_output_tokens=14,
+            cost=16,
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [
+        ("tenant", {"acme": 2, "umbrella": 1}),
+        ("key", {"prod": 3}),
+        ("model", {"fast": 2, "smart": 1}),
+        ("upstream", {"sim": 2, "openai": 1}),
+        ("outcome", {"completed": 2, "partial": 1}),
+        ("day", {"2025-06-15": 1, "2025-06-16": 2}),
+    ],
+)
+def test_groups(store, path, by, expected):
+    settle(store, started=JUNE_15)
+    settle(store, started=JUNE_15 + DAY, tenant="umbrella", model="smart")
+    settle(store, outcome=Outcome.PARTIAL, started=JUNE_15 + 1.5 * DAY, upstream="openai")
+    assert store.flush()
+    assert groups(summarize(path, by=by)) == expected
+    assert by in GROUPS
+
+
+def test_open_attempts_are_shown_as_such(store, path):
+    store.opened(attempt())
+    assert store.flush()
+    (line,) = summarize(path)
+    assert (line.attempts, line.open, line.completed) == (1, 1, 0)
+
+
+def test_since_leaves_out_what_is_older(store, path):
+    settle(store, started=JUNE_15)
+    settle(store, started=JUNE_15 + 1)
+    assert store.flush()
+    assert groups(summarize(path, since=JUNE_15 + 1)) == {"fast": 1}
+    assert summarize(path, since=JUNE_15 + 2) == []
+
+
+def test_the_dearest_group_stands_first_and_days_stand_in_order(store, path):
+    settle(store, model="cheap", cost=1, started=JUNE_15)
+    settle(store, model="dear", cost=5, started=JUNE_15 + DAY)
+    assert store.flush()
+    assert [line.group for line in summarize(path)] == ["dear", "cheap"]
+    assert [line.group for line in summarize(path, by="day")] == ["2025-06-15", "2025-06-16"]
+
+
+def test_sums_of_money_do_not_overflow(store, path):
+    for _ in range(4):
+        settle(store, cost=2**62 + 1)
+    assert store.flush()
+    assert summarize(path)[0].cost == 4 * (2**62 + 1)
+
+
+def test_what_is_known_as_a_sum_only_is_counted(tmp_path):
+    path = tmp_path / "later" / "ledger.db"
+    store = SQLiteStore(path, interval=3600, max_rows=1).start()
+    for _ in range(3):
+        settle(store, usage=Usage(10, 1), cost=7)
+        store.flush()
+    path.parent.mkdir()
+    assert store.flush()
+    store.close()
+    assert groups(summarize(path, by="tenant")) == {FOLDED: 2, "acme": 1}
+    assert groups(summarize(path, by="outcome")) == {"completed": 3}
+    everything = total(summarize(path))
+    assert (everything.attempts, everything.completed, everything.input_tokens) == (3, 3, 30)
+    assert everything.cost == 21
+
+
+def test_reading_goes_on_while_somebody_writes(store, path):
+    settle(store)
+    assert store.flush()
+    with sqlite3.connect(path, isolation_level=None) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("DELETE FROM attempts")
+        assert groups(summarize(path)) == {"fast": 1}
+        writer.execute("ROLLBACK")
+    writer.close()
+
+
+@contextlib.contextmanager
+def without_privilege():
+    """Root may write everywhere; be nobody for a while."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_ledger_that_nobody_writes_can_be_read_from_a_directory_that_is_read_only():
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name, "ledger.db")
+        store = SQLiteStore(path).start()
+        settle(store)
+        store.close()
+        path.parent.chmod(0o555)
+        try:
+            with without_privilege():
+                assert not os.access(name, os.W_OK, effective_ids=True)
+                assert groups(summarize(path)) == {"fast": 1}
+        finally:
+            path.parent.chmod(0o700)
+
+
+def test_reading_changes_nothing(store, path):
+    settle(store)
+    store.close()
+    before = path.read_bytes()
+    summarize(path)
+    assert path.read_bytes() == before
+
+
+def test_no_ledger_is_said_to_be_none(tmp_path):
+    with pytest.raises(ConfigError, match="there is no ledger"):
+        summarize(tmp_path / "nothing.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_file_is_said_to_be_none(tmp_path):
+    other = tmp_path / "other.db"
+    other.write_text("not a database at all, but long enough to look at" * 20)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        summarize(other)
+    with sqlite3.connect(tmp_path / "theirs.db") as database:
+        database.execute("CREATE TABLE customers (name TEXT)")
+    database.close()
+    with pytest.raises(ConfigError, match="is not a ledger"):
+        summarize(tmp_path / "theirs.db")

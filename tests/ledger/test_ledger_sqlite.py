@@ -1,0 +1,626 @@
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+from ledger_attempts import RESERVED, attempt, ended, one_and_two
+
+from penstock.ledger import _file
+from penstock.ledger._file import LedgerFile
+from penstock.ledger.ledger import Ledger
+from penstock.ledger.sqlite import SQLiteStore
+from penstock.messages import Outcome, Usage
+
+NEVER = 3600.0  # an interval that does not end: only a flush writes, so that a test decides what a batch is
+LOGGER = "penstock.ledger.sqlite"
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "ledger.db"
+
+
+@pytest.fixture
+def make_store(path):
+    stores = []
+
+    def make(at=path, interval=NEVER, **options):
+        store = SQLiteStore(at, interval=interval, busy_timeout=0.05, **options).start()
+        stores.append(store)
+        return store
+
+    yield make
+    for store in stores:
+        store.close()
+
+
+def rows(path, columns="*", where="1"):
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.row_factory = sqlite3.Row
+        return [
+            dict(row)
+            for row in database.execute(f"SELECT {columns} FROM attempts WHERE {where} ORDER BY row")
+        ]
+
+
+def execute(path, *statements):
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        return [database.execute(statement).fetchall() for statement in statements][-1]
+
+
+def run(store, *attempts):
+    """Open and settle."""
+    for one in attempts:
+        store.opened(one)
+        store.settled(ended(one))
+
+
+class TestWriting:
+    def test_a_settled_attempt_is_in_the_file_with_all_its_fields(self, make_store, path):
+        store = make_store()
+        usage = Usage(9, 8, 7, 6, 5, 4, 3, estimated=True)
+        one = attempt(endpoint="messages", model="smart", upstream_model="sim-2")
+        store.opened(one)
+        details = {
+            "status": 200,
+            "error": "upstream_broken",
+            "first_token": 0.25,
+            "duration": 1.5,
+            "cost": 12,
+        }
+        store.settled(ended(one, Outcome.PARTIAL, usage, **details))
+        assert store.flush()
+        (row,) = rows(path)
+        asked = {"generation": one.generation, "number": 1, "tenant": "acme", "key_name": "prod"}
+        route = {"endpoint": "messages", "model": "smart", "upstream": "sim", "upstream_model": "sim-2"}
+        reserved = {"reserved_input_tokens": 100, "reserved_output_tokens": 500}
+        read = {"input_tokens": 9, "cached_input_tokens": 7, "cache_write_tokens": 6, "audio_input_tokens": 4}
+        written = {"output_tokens": 8, "reasoning_tokens": 5, "audio_output_tokens": 3}
+        rest = {"tier": "standard", "started": one.started, "outcome": "partial", "estimated": 1, "boot": 1}
+        expected = asked | route | reserved | details | read | written | rest
+        assert row == expected | {"row": row["row"]}
+
+    def test_an_open_attempt_is_in_the_file_as_reserved(self, make_store, path):
+        store = make_store()
+        store.opened(attempt())
+        assert store.flush()
+        (row,) = rows(path)
+        assert row["outcome"] == "reserved"
+        assert row["reserved_output_tokens"] == RESERVED.output_tokens
+        assert row["output_tokens"] == row["cost"] == 0
+
+    def test_settling_replaces_the_reserved_row(self, make_store, path):
+        store = make_store()
+        one, other = attempt(), attempt()
+        store.opened(one)
+        store.opened(other)
+        assert store.flush()
+        store.settled(ended(one))
+        assert store.flush()
+        assert [row["outcome"] for row in rows(path)] == ["completed", "reserved"]
+
+    def test_what_is_opened_and_settled_within_a_batch_is_written_once(self, make_store, path):
+        store = make_store()
+        assert store.flush()
+        execute(
+            path,
+            "CREATE TABLE writes (what TEXT)",
+            "CREATE TRIGGER i AFTER INSERT ON attempts BEGIN INSERT INTO writes VALUES ('insert'); END",
+            "CREATE TRIGGER u AFTER UPDATE ON attempts BEGIN INSERT INTO writes VALUES ('update'); END",
+        )
+        run(store, attempt(), attempt())
+        assert store.flush()
+        assert execute(path, "SELECT what FROM writes") == [("insert",), ("insert",)]
+
+    def test_nothing_is_written_when_there_is_nothing_new(self, make_store, path):
+        store = make_store()
+        run(store, attempt())
+        assert store.flush()
+        before = execute(path, "PRAGMA data_version", "SELECT count(*) FROM attempts")
+        assert store.flush()
+        assert execute(path, "SELECT count(*) FROM attempts") == before
+
+    def test_batches_of_every_size_arrive_whole(self, make_store, path):
+        store = make_store()
+        expected = 0
+        for size in (1, 31, 32, 33, 64, 999, 1000, 1001, 2500):
+            run(store, *(attempt() for _ in range(size)))
+            expected += size
+            assert store.flush()
+            assert execute(path, "SELECT count(*), count(DISTINCT generation) FROM attempts") == [
+                (expected,) * 2
+            ]
+
+    def test_a_full_batch_is_written_without_waiting_for_the_interval(self, make_store, monkeypatch):
+        written = threading.Event()
+        write = LedgerFile.write
+
+        def signalling(self, *args):
+            write(self, *args)
+            written.set()
+
+        monkeypatch.setattr(LedgerFile, "write", signalling)
+        store = make_store()
+        assert store.flush()
+        run(store, *(attempt() for _ in range(1000)))
+        assert written.wait(10)
+
+    def test_the_interval_writes_by_itself(self, make_store, monkeypatch):
+        written = threading.Event()
+        write = LedgerFile.write
+        monkeypatch.setattr(LedgerFile, "write", lambda *args: (write(*args), written.set()))
+        store = make_store(interval=0.01)
+        run(store, attempt())
+        assert written.wait(10)
+
+    def test_the_first_row_starts_the_writer(self, path):
+        store = SQLiteStore(path)
+        assert not store.flush()
+        run(store, attempt())
+        assert store.flush()
+        store.close()
+        assert len(rows(path)) == 1
+
+    def test_coroutines_can_wait_for_it(self, make_store, path):
+        store = make_store()
+
+        async def main():
+            run(store, attempt())
+            return await store.wait_flushed()
+
+        assert asyncio.run(main())
+        assert len(rows(path)) == 1
+
+    def test_names_that_callers_invent_are_cut(self, make_store, path):
+        store = make_store()
+        run(store, attempt(model="m" * 100_000, upstream_model="n" * 100_000))
+        assert store.flush()
+        (row,) = rows(path)
+        assert len(row["model"]) == len(row["upstream_model"]) == 256
+
+    @pytest.mark.parametrize(
+        "nonsense",
+        [
+            {"usage": Usage(input_tokens=2**70)},
+            {"usage": Usage(output_tokens=-(2**70))},
+            {"cost": 2**80},
+            {"error": "half \ud800 a pair"},
+        ],
+    )
+    def test_values_that_no_column_holds_stop_nobody(self, make_store, path, nonsense):
+        store = make_store()
+        before, odd, after = attempt(), attempt(), attempt()
+        for one in (before, odd, after):
+            store.opened(one)
+        store.settled(ended(before))
+        store.settled(ended(odd, **nonsense))
+        store.settled(ended(after))
+        assert store.flush()
+        assert store.statistics().trouble == ""
+        assert [row["outcome"] for row in rows(path)] == ["completed"] * 3
+
+
+class TestClosing:
+    def test_writes_what_waits(self, make_store, path):
+        store = make_store()
+        run(store, attempt())
+        store.close()
+        assert len(rows(path)) == 1
+
+    def test_leaves_nothing_behind_but_the_file(self, make_store, path):
+        store = make_store()
+        run(store, attempt())
+        store.close()
+        assert os.listdir(path.parent) == [path.name]
+        assert execute(path, "SELECT ended IS NOT NULL FROM boots") == [(1,)]
+
+    def test_twice_is_fine_and_a_flush_afterwards_says_no(self, make_store):
+        store = make_store()
+        store.close()
+        store.close()
+        assert not store.flush()
+
+    def test_with_rows_that_cannot_be_written_says_how_many(self, make_store, tmp_path, caplog):
+        store = make_store(at=tmp_path / "nowhere" / "ledger.db")
+        run(store, attempt(), attempt())
+        store.close()
+        assert "closed with 2 rows not written" in caplog.text
+
+
+# A process that opens two attempts, settles one, and says so; then it waits to be killed.
+_WORKER = """
+    import os, sys, time
+    sys.path.insert(0, {tests!r})
+    from ledger_attempts import attempt, ended
+    from penstock.ledger.sqlite import SQLiteStore
+    store = SQLiteStore({path!r}).start()
+    one, other = attempt(), attempt()
+    for each in (one, other):
+        store.opened(each)
+    assert store.flush()
+    store.settled(ended(one))
+    assert store.flush()
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def worker(path):
+    code = textwrap.dedent(_WORKER).format(tests=str(Path(__file__).parent), path=str(path))
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+class TestCrashes:
+    def test_open_rows_of_a_dead_process_become_partial_and_keep_what_was_reserved(
+        self, make_store, path, caplog
+    ):
+        with worker(path) as process:
+            process.kill()
+            process.wait()
+            assert [row["outcome"] for row in rows(path)] == ["completed", "reserved"]
+        store = make_store()
+        assert store.flush()
+        orphan = rows(path)[1]
+        assert (orphan["outcome"], orphan["error"], orphan["estimated"]) == ("partial", "process_died", 1)
+        assert (orphan["input_tokens"], orphan["cost"]) == (0, 0)
+        assert orphan["reserved_output_tokens"] == RESERVED.output_tokens
+        assert store.statistics().orphans == 1
+        assert "1 attempts of processes that died" in caplog.text
+
+    def test_their_lock_files_are_cleared_away(self, make_store, path):
+        with worker(path) as process:
+            process.kill()
+            process.wait()
+        store = make_store()
+        assert store.flush()
+        store.close()
+        assert os.listdir(path.parent) == [path.name]
+
+    def test_open_rows_of_a_living_process_are_left_alone(self, make_store, path):
+        with worker(path):
+            store = make_store()
+            assert store.flush()
+            assert [row["outcome"] for row in rows(path)] == ["completed", "reserved"]
+            assert store.statistics().orphans == 0
+
+    def test_open_rows_of_another_store_of_this_process_are_left_alone(self, make_store, path):
+        one = make_store()
+        one.opened(attempt())
+        assert one.flush()
+        assert make_store().flush()
+        assert [row["outcome"] for row in rows(path)] == ["reserved"]
+
+    def test_attempts_open_at_close_are_settled_by_the_next_start(self, make_store, path):
+        store = make_store()
+        store.opened(attempt())
+        store.close()
+        assert make_store().flush()
+        assert [row["error"] for row in rows(path)] == ["process_died"]
+
+
+def test_several_processes_write_one_file(path):
+    code = textwrap.dedent("""
+        import sys
+        sys.path.insert(0, {tests!r})
+        from ledger_attempts import attempt, ended
+        from penstock.ledger.sqlite import SQLiteStore
+        store = SQLiteStore({path!r}, interval=0.001).start()
+        for _ in range(300):
+            one = attempt()
+            store.opened(one)
+            store.settled(ended(one))
+        assert store.flush(30)
+        store.close()
+    """).format(tests=str(Path(__file__).parent), path=str(path))
+    processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert execute(path, "SELECT count(*), count(DISTINCT boot), sum(input_tokens) FROM attempts") == [
+        (900, 3, 81_000)
+    ]
+
+
+class TestTrouble:
+    def test_a_missing_directory(self, make_store, tmp_path, caplog):
+        path = tmp_path / "later" / "ledger.db"
+        store = make_store(at=path)
+        run(store, attempt())
+        assert not store.flush()
+        assert not store.flush()
+        assert "does not exist" in store.statistics().trouble
+        assert store.statistics().errors == 2
+        assert [record.levelname for record in caplog.records] == ["ERROR"]  # once, not at every try
+        path.parent.mkdir()
+        assert store.flush()
+        assert store.statistics().trouble == ""
+        assert caplog.records[-1].message.startswith(f"the ledger {path} is written again")
+        assert len(rows(path)) == 1
+
+    def test_a_file_that_another_process_holds_locked(self, make_store, path):
+        store = make_store()
+        assert store.flush()
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            run(store, attempt())
+            assert not store.flush()
+            assert "locked" in store.statistics().trouble
+            assert store.statistics().waiting == 1
+            other.execute("ROLLBACK")
+        assert store.flush()
+        assert len(rows(path)) == 1
+
+    def test_a_file_that_is_no_database(self, make_store, path):
+        path.write_bytes(b"these are the minutes of the last meeting" * 100)
+        before = path.read_bytes()
+        store = make_store()
+        run(store, attempt())
+        assert not store.flush()
+        assert "not a database" in store.statistics().trouble
+        assert path.read_bytes() == before  # nobody's file is overwritten
+        path.unlink()
+        assert store.flush()
+        assert len(rows(path)) == 1
+
+    def test_somebody_elses_database(self, make_store, path):
+        execute(path, "CREATE TABLE customers (name TEXT)")
+        store = make_store()
+        run(store, attempt())
+        assert not store.flush()
+        assert "somebody else's" in store.statistics().trouble
+        assert execute(path, "SELECT name FROM sqlite_master") == [("customers",)]
+
+    def test_a_ledger_of_a_newer_version(self, make_store, path):
+        make_store().close()
+        execute(path, "PRAGMA user_version = 99")
+        store = make_store()
+        run(store, attempt())
+        assert not store.flush()
+        assert "version 99" in store.statistics().trouble
+
+    def test_a_file_that_is_damaged_while_it_is_written(self, make_store, path):
+        store = make_store()
+        run(store, *(attempt() for _ in range(500)))
+        assert store.flush()
+        execute(path, "PRAGMA wal_checkpoint(TRUNCATE)")
+        with path.open("r+b") as file:
+            file.seek(0)
+            file.write(b"\xff" * 8192)
+        run(store, attempt())
+        assert not store.flush()
+        assert store.statistics().waiting == 1
+        for remains in path.parent.glob("ledger.db*"):
+            remains.unlink()
+        assert store.flush()
+        assert len(rows(path)) == 1
+
+    def test_a_file_that_was_moved_away_is_begun_anew(self, make_store, path, caplog):
+        store = make_store()
+        still_open, settled_before = attempt(), attempt()
+        store.opened(still_open)
+        run(store, settled_before)
+        assert store.flush()
+        execute(path, "PRAGMA wal_checkpoint(TRUNCATE)")
+        for piece in path.parent.glob("ledger.db*"):
+            piece.rename(piece.with_name("old-" + piece.name))
+        run(store, attempt())
+        assert store.flush()
+        assert "moved or removed" in caplog.text
+        assert sorted(row["outcome"] for row in rows(path)) == ["completed", "reserved"]
+        store.settled(ended(still_open))
+        assert store.flush()
+        assert [row["outcome"] for row in rows(path)] == ["completed", "completed"]
+
+    def test_a_commit_of_which_nobody_knows_whether_it_held_is_not_counted_twice(
+        self, make_store, path, monkeypatch
+    ):
+        store = make_store()
+        write = LedgerFile.write
+
+        def uncertain(self, *args):
+            write(self, *args)
+            raise sqlite3.OperationalError("disk I/O error")
+
+        one = attempt()
+        store.opened(one)
+        monkeypatch.setattr(LedgerFile, "write", uncertain)
+        assert not store.flush()
+        run(store, attempt())
+        store.settled(ended(one))
+        assert not store.flush()
+        monkeypatch.setattr(LedgerFile, "write", write)
+        assert store.flush()
+        assert [row["outcome"] for row in rows(path)] == ["completed", "completed"]
+
+    def test_a_defect_does_not_end_the_writer(self, make_store, path, monkeypatch):
+        store = make_store()
+        write = LedgerFile.write
+        monkeypatch.setattr(LedgerFile, "write", lambda *_: 1 / 0)
+        run(store, attempt())
+        assert not store.flush()
+        monkeypatch.setattr(LedgerFile, "write", write)
+        assert store.flush()
+        assert len(rows(path)) == 1
+
+    def test_a_full_disk(self, tmp_path):
+        # The limit on the size of files is the nearest to a full disk that needs no privilege.
+        code = textwrap.dedent("""
+            import resource, signal, sys
+            sys.path.insert(0, {tests!r})
+            from ledger_attempts import attempt, ended
+            from penstock.ledger.sqlite import SQLiteStore
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            store = SQLiteStore({path!r}, interval=3600).start()
+            def run(count):
+                for _ in range(count):
+                    one = attempt()
+                    store.opened(one)
+                    store.settled(ended(one))
+            run(10)
+            assert store.flush(), store
+            _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, hard))
+            run(5_000)
+            assert not store.flush(), store
+            print(store.statistics().trouble, file=sys.stderr)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+            assert store.flush(), store
+            store.close()
+        """).format(tests=str(Path(__file__).parent), path=str(tmp_path / "ledger.db"))
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+        assert execute(tmp_path / "ledger.db", "SELECT count(*) FROM attempts") == [(5_010,)]
+
+
+def file_totals(path):
+    return execute(
+        path,
+        """
+        SELECT outcome, sum(n), sum(i), sum(o), sum(c) FROM (
+          SELECT outcome, 1 AS n, input_tokens AS i, output_tokens AS o, cost AS c FROM attempts
+          UNION ALL SELECT outcome, attempts, input_tokens, output_tokens, cost FROM folded
+        ) GROUP BY outcome""",
+    )
+
+
+def book_totals(ledger):
+    return [
+        (outcome.value, total.attempts, total.usage.input_tokens, total.usage.output_tokens, total.cost)
+        for outcome, total in sorted(ledger.totals().items(), key=lambda item: item[0].value)
+        if total.attempts
+    ]
+
+
+class TestBoundedMemory:
+    def test_rows_beyond_the_bound_are_kept_as_sums(self, make_store, tmp_path, caplog):
+        path = tmp_path / "later" / "ledger.db"
+        store = make_store(at=path, max_rows=10)
+        ledger = Ledger(one_and_two(), store)
+        for _ in range(25):
+            one = attempt()
+            ledger.open(one)
+            ledger.settle(ended(one))
+            store.flush()
+        assert store.statistics().waiting == 10
+        assert store.statistics().folded == 15
+        path.parent.mkdir()
+        assert store.flush()
+        assert "15 rows are kept as sums only" in caplog.text
+        assert execute(path, "SELECT count(*) FROM attempts") == [(10,)]
+        assert file_totals(path) == book_totals(ledger)
+
+    def test_a_folded_row_does_not_stay_reserved(self, make_store, path, monkeypatch):
+        store = make_store(max_rows=2)
+        write = LedgerFile.write
+        early = [attempt() for _ in range(3)]
+        for one in early:
+            store.opened(one)
+        assert store.flush()
+
+        def broken(*_):
+            raise sqlite3.OperationalError("database or disk is full")
+
+        monkeypatch.setattr(LedgerFile, "write", broken)
+        for one in early:
+            store.settled(ended(one))
+            store.flush()
+        monkeypatch.setattr(LedgerFile, "write", write)
+        assert store.flush()
+        assert [row["outcome"] for row in rows(path)] == ["completed", "completed"]
+        assert execute(path, "SELECT outcome, attempts FROM folded") == [("completed", 1)]
+
+    def test_a_writer_that_hangs_in_the_disk_does_not_let_the_queue_grow(self, make_store, path, monkeypatch):
+        entered, release = threading.Event(), threading.Event()
+        write = LedgerFile.write
+
+        def hanging(self, *args):
+            entered.set()
+            assert release.wait(60)
+            write(self, *args)
+
+        store = make_store(max_rows=5)
+        ledger = Ledger(one_and_two(), store)
+        early = [attempt() for _ in range(3)]
+        for one in early:
+            ledger.open(one)
+        assert store.flush()
+        monkeypatch.setattr(LedgerFile, "write", hanging)
+        first = attempt()
+        ledger.open(first)
+        ledger.settle(ended(first))
+        store._wake.set()
+        assert entered.wait(10)
+        for one in [*early, *(attempt() for _ in range(20))]:
+            if one not in early:
+                ledger.open(one)
+            ledger.settle(ended(one))
+        assert len(store._settled) <= 5
+        assert len(store._opened) <= 5
+        release.set()
+        assert store.flush()
+        assert store.statistics().folded == 18
+        assert file_totals(path) == book_totals(ledger)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_the_disk_does_the_file_adds_up_to_the_book(make_store, path, monkeypatch, seed):
+    """Transactions fail before or after their commit, the file is locked, memory is short: no token is lost."""
+    dice = random.Random(seed)
+    write = LedgerFile.write
+
+    def unreliable(self, *args):
+        fate = dice.random()
+        if fate < 0.3:
+            raise sqlite3.OperationalError("database or disk is full")
+        write(self, *args)
+        if fate < 0.5:
+            raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(LedgerFile, "write", unreliable)
+    store = make_store(max_rows=20)
+    ledger = Ledger(one_and_two(), store)
+    under_way = []
+    for _ in range(400):
+        deed = dice.random()
+        if deed < 0.45:
+            one = attempt()
+            ledger.open(one)
+            under_way.append(one)
+        elif deed < 0.85 and under_way:
+            one = under_way.pop(dice.randrange(len(under_way)))
+            usage = Usage(input_tokens=dice.randrange(1000), output_tokens=dice.randrange(1000))
+            ledger.settle(ended(one, dice.choice(list(Outcome)), usage))
+        elif deed > 0.9:
+            store.flush()
+    monkeypatch.setattr(LedgerFile, "write", write)
+    assert store.flush()
+    reserved = rows(path, where="outcome = 'reserved'")
+    assert len(under_way) - store.statistics().unreserved <= len(reserved) <= len(under_way)
+    assert all(row["input_tokens"] == row["cost"] == 0 for row in reserved)
+    assert [row for row in file_totals(path) if row[0] != "reserved"] == book_totals(ledger)
+
+
+def test_log_records_name_the_store(make_store, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    store = make_store(at=tmp_path / "no" / "x.db")
+    assert not store.flush()
+    assert {record.name for record in caplog.records} == {LOGGER}
+    assert "does not exist" in repr(store)
+
+
+def test_statement_parameters_fit_every_sqlite():
+    assert _file._ROWS_PER_STATEMENT * _file._COLUMNS <= 999
+    assert _file._ATTEMPTS.count("\n  ") == _file._COLUMNS
