@@ -1,0 +1,1 @@
+"""Who answers: HTTP providers and the simulator."""

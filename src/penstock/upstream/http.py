@@ -1,0 +1,308 @@
+"""An upstream that answers over HTTP: any OpenAI-compatible server, Anthropic, the simulator."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from penstock import __version__
+from penstock.config.model import TimeoutConfig, UpstreamConfig
+from penstock.errors import Overloaded, PenstockError, UpstreamError
+from penstock.generation.log import Generation
+from penstock.messages import Call, Dialect, Endpoint
+from penstock.net.client_tls import client_context
+from penstock.net.clock import Clock
+from penstock.net.connection import Connection, StaleConnection
+from penstock.net.origin import Origin
+from penstock.net.pool import Pool
+from penstock.upstream.transfer import Job, PlainTransfer, StreamTransfer, Transfer
+from penstock.wire import request, usage
+from penstock.wire.credentials import bearer, bearer_field, field_for, key_in
+from penstock.wire.translate import Translation, translation
+
+_ANTHROPIC_VERSION = b"2023-06-01"
+
+# The caller's header fields that a provider understands and that change its answer.
+_FORWARDED = {
+    "openai": (b"openai-beta",),
+    "anthropic": (b"anthropic-beta",),
+    "sim": (
+        b"x-sim-ttft-ms",
+        b"x-sim-tokens-per-second",
+        b"x-sim-output-tokens",
+        b"x-sim-scenario",
+        b"x-sim-key",
+        b"anthropic-beta",
+        b"openai-beta",
+    ),
+}
+
+_CREDENTIALS = frozenset({"authorization", "x-api-key", "api-key"})
+
+log = logging.getLogger("penstock.upstream")
+
+
+class HTTPUpstream:
+    """One configured upstream and its pool of connections.
+
+    :param forward_credentials: send the caller's own key where ``config`` has none (a gateway without keys
+        of its own leaves authentication to the provider)
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: UpstreamConfig,
+        clock: Clock,
+        *,
+        connect_timeout: float,
+        forward_credentials: bool = False,
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.origin, base = Origin.parse(config.base_url)
+        tls = client_context(config.ca_file, config.verify) if self.origin.scheme == "https" else None
+        self.pool = Pool(self.origin, config.pool, clock, connect_timeout=connect_timeout, ssl=tls)
+        self._clock = clock
+        self.connect_timeout = connect_timeout
+        self.forwards = forward_credentials and has_no_key(config)
+        self._forwarded = _FORWARDED[config.kind]
+        self._running_usage = config.running_usage or config.kind == "sim"
+        self._fixed = self._fixed_headers()
+        self._native = frozenset(_spoken_by(config))
+        self._paths = {endpoint: self._path(base, endpoint) for endpoint in Endpoint}
+        self._transfers: dict[Transfer, None] = {}
+        self._idle: asyncio.Future[None] | None = None
+        self._closed = False
+        clock.add(self)
+
+    def __repr__(self) -> str:
+        return f"<HTTPUpstream {self.name} {self.config.base_url} {len(self._transfers)} under way>"
+
+    def sweep(self, now: float) -> None:
+        """Check the clocks of all answers under way."""
+        for transfer in list(self._transfers):
+            transfer.check_clocks(now)
+
+    async def wait_idle(self) -> None:
+        """Until no answer is under way."""
+        if self._transfers:
+            if self._idle is None:
+                self._idle = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._idle])  # whoever stops waiting must not cancel it for the others
+
+    async def close(self) -> None:
+        """Close what is idle; a call that began with an older configuration may still come, and is served."""
+        self._closed = True
+        if not self._transfers:
+            self._clock.remove(self)
+        await self.pool.close()
+
+    def discard(self) -> None:
+        """Let go of an upstream that was never used."""
+        self._clock.remove(self)
+        self._clock.remove(self.pool)
+
+    def has(self, endpoint: Endpoint) -> bool:
+        """Whether it serves this endpoint itself, untranslated."""
+        return endpoint in self._native
+
+    # ---- encoding ----
+
+    def transfer(self, call: Call, generation: Generation, timeouts: TimeoutConfig) -> Transfer:
+        """The receiver for this call's answer.
+
+        :raises penstock.errors.Untranslatable: this upstream cannot serve the call's endpoint
+        """
+        endpoint, translated = self._spoken(call)
+        prompt_tokens = usage.estimate_tokens(len(call.body))
+        callers_key = self.forwards and bool(key_in(call.headers))
+        job = Job(
+            self.name, call, endpoint, translated, prompt_tokens, timeouts, callers_key, self._running_usage
+        )
+        kind = StreamTransfer if call.stream else PlainTransfer
+        return kind(generation, job, self._clock.now)
+
+    def _spoken(self, call: Call) -> tuple[Endpoint, Translation | None]:
+        endpoint = call.endpoint
+        if endpoint in self._native:
+            return endpoint, None
+        dialect = Dialect.ANTHROPIC if self.config.kind == "anthropic" else Dialect.OPENAI
+        translated = translation(endpoint, dialect, call.body, call.id)
+        return translated.endpoint, translated
+
+    def encode(self, call: Call, transfer: Transfer, model: str) -> tuple[bytes, bytes]:
+        """Head and body of the upstream's request; ``model`` is its own name for the model.
+
+        :raises penstock.errors.Untranslatable: this upstream's dialect cannot express the call
+        """
+        job = transfer.job
+        if job.translation is not None:
+            body = job.translation.request(call.body, model)
+        else:
+            changes = None
+            if call.stream and job.endpoint in {Endpoint.CHAT, Endpoint.COMPLETIONS}:
+                changes = {"stream_options": request.usage_wanted(call.fields, running=self._running_usage)}
+            body = request.rewritten(call.fields, model, changes)
+        head = b"POST %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n" % (
+            self._paths[job.endpoint],
+            self._fixed,
+            self._from_caller(call, job.endpoint.dialect),
+            len(body),
+        )
+        return head, body
+
+    def _path(self, base: str, endpoint: Endpoint) -> bytes:
+        # OpenAI's SDK takes a base URL that ends in /v1 (or what stands for it), Anthropic's one without.
+        versioned = self.config.kind == "openai" or base.endswith("/v1")
+        return (base + (endpoint.path.removeprefix("/v1") if versioned else endpoint.path)).encode()
+
+    def _fixed_headers(self) -> bytes:
+        config = self.config
+        lines = [
+            b"host: " + self.origin.authority.encode(),
+            b"user-agent: penstock/" + __version__.encode(),
+            b"content-type: application/json",
+            b"accept-encoding: identity",
+        ]
+        if config.api_key is not None:
+            key = config.api_key.reveal().encode()
+            lines.append(
+                b"x-api-key: " + key if config.kind == "anthropic" else b"authorization: Bearer " + key
+            )
+        lines += [f"{name}: {value}".encode() for name, value in config.headers.items()]
+        return b"".join(line + b"\r\n" for line in lines)
+
+    def _from_caller(self, call: Call, dialect: Dialect) -> bytes:
+        headers = call.headers
+        lines = b""
+        for name in self._forwarded:
+            if name in headers:
+                lines += name + b": " + headers[name] + b"\r\n"
+        if dialect is Dialect.ANTHROPIC:
+            version = headers.get(b"anthropic-version", _ANTHROPIC_VERSION)
+            lines += b"anthropic-version: " + version + b"\r\n"
+        if self.forwards:
+            key = key_in(headers)
+            if key:
+                # In the form in which it came, if the upstream may know that: Anthropic has keys for either.
+                same = dialect is call.endpoint.dialect and bearer(headers.get(b"authorization", b"")) == key
+                lines += (bearer_field(key) if same else field_for(key, dialect)) + b"\r\n"
+        return lines
+
+    # ---- sending ----
+
+    def _hide_address(self, error: PenstockError) -> None:
+        """Callers learn which upstream failed, not where it stands in our network."""
+        log.info("%s: %s", self.name, error.message)
+        error.message = error.message.replace(self.origin.address, f"the upstream {self.name!r}")
+        if isinstance(error, UpstreamError):
+            error.upstream = self.name
+
+    async def acquire(self, limit: float, *, fresh: bool = False) -> Connection:
+        """A connection, in one's turn.
+
+        :param limit: seconds that may be spent on waiting; 0: any number
+        :param fresh: never one that was used before
+        :raises penstock.errors.Overloaded: too many wait already, or none came free in time
+        :raises penstock.errors.UpstreamError: no connection could be made
+        """
+        try:
+            async with asyncio.timeout(limit or None):
+                return await self.pool.acquire(fresh=fresh)
+        except TimeoutError:
+            raise Overloaded(
+                f"no connection to {self.name} came free in {limit:g} s", retry_after=1.0
+            ) from None
+        except PenstockError as error:
+            if error.retry_after is None and isinstance(error, Overloaded):
+                error.retry_after = 1.0
+            self._hide_address(error)
+            raise
+
+    async def send(self, transfer: Transfer, connection: Connection, head: bytes, body: bytes) -> None:
+        """Send on ``connection``, and wait until the answer has been received.
+
+        A connection that had been closed by the upstream while it lay idle is replaced, once.
+
+        :raises penstock.errors.PenstockError: the attempt failed; see ``Transfer.conclude``
+        """
+        if self._closed:
+            self._clock.add(self)
+        self._transfers[transfer] = None
+        transfer.connection = connection
+        try:
+            transfer.answer = answer = connection.send(head, body, transfer)
+            try:
+                await answer
+            except StaleConnection:
+                await self._send_again(transfer, head, body)
+        except asyncio.CancelledError:
+            if transfer.connection is not None:
+                transfer.connection.abort()
+            raise
+        except PenstockError as error:
+            # What the transfer itself found wrong (a clock, a malformed event) tells more than
+            # the broken connection that it left behind; and what it knows already, nothing can break.
+            if transfer.failure is None and not transfer.cancelled and not transfer.told:
+                self._hide_address(error)
+                raise
+        finally:
+            if transfer.held:
+                transfer.generation.hold(-transfer.held)
+            if transfer.connection is not None:
+                transfer.cut = transfer.connection.cut
+                transfer.connection = None
+            del self._transfers[transfer]
+            if not self._transfers and (self._closed or self._idle is not None):
+                self._left()
+        try:
+            transfer.conclude()
+        except UpstreamError as error:
+            self._sign(error)
+            raise
+
+    async def _send_again(self, transfer: Transfer, head: bytes, body: bytes) -> None:
+        """The idle connection had been closed: use one that was not used before."""
+        if transfer.failure is not None or transfer.cancelled:
+            return
+        transfer.connection = transfer.answer = (
+            None  # nothing to hang up on: leaving cancels the task instead
+        )
+        connection = await self.acquire(transfer.job.timeouts.total, fresh=True)
+        transfer.connection = connection
+        if transfer.failure is not None:  # a clock ran out meanwhile
+            connection.abort()
+            return
+        transfer.answer = answer = connection.send(head, body, transfer)
+        await answer
+
+    def _sign(self, error: UpstreamError) -> None:
+        """Say whose fault it was, where the finder did not know the name."""
+        if not error.upstream:
+            error.upstream = self.name
+            error.message = f"{self.name}: {error.message}"
+
+    def _left(self) -> None:
+        """The last answer that was under way has ended."""
+        if self._closed:
+            self._clock.remove(self)
+        if self._idle is not None:
+            self._idle.set_result(None)
+            self._idle = None
+
+
+def has_no_key(config: UpstreamConfig) -> bool:
+    """Whether the configuration leaves it to the callers to be known to this upstream."""
+    return config.api_key is None and _CREDENTIALS.isdisjoint(name.lower() for name in config.headers)
+
+
+def _spoken_by(config: UpstreamConfig) -> list[Endpoint]:
+    """The endpoints that an upstream of this kind has itself."""
+    if config.kind == "sim":
+        return list(Endpoint)
+    return [
+        endpoint
+        for endpoint in Endpoint
+        if endpoint.dialect.value == config.kind and (endpoint is not Endpoint.RESPONSES or config.responses)
+    ]

@@ -1,0 +1,466 @@
+"""One upstream answer on its way into a generation's log.
+
+A transfer receives bytes from a connection, turns them into events and appends them; it keeps the clocks
+of the answer and knows, at the end, what the answer used.  All of it happens in callbacks: a streamed
+chunk costs no task switch and no timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from penstock.config.model import TimeoutConfig
+from penstock.errors import InternalError, PenstockError, UpstreamBroken, UpstreamTimeout
+from penstock.generation.log import EVENT_OVERHEAD, Generation, too_large
+from penstock.messages import Call, Endpoint, Event, Headers, Usage
+from penstock.net.connection import Connection
+from penstock.wire import counting, problems, usage
+from penstock.wire.not_json import NOT_JSON
+from penstock.wire.progress import Progress, progress
+from penstock.wire.sse import MAX_FRAME_BYTES, Splitter
+from penstock.wire.translate import StreamTranslation, Translation
+
+MAX_ERROR_BYTES = 65_536
+_AS_IT_IS = frozenset({b"", b"identity"})  # content codings that are none
+LAST_BYTES = 1.0  # seconds that an upstream has for ending its message after its answer's terminator
+ERROR_SILENCE = 5.0  # seconds without a byte after which what has come of an error's body must do
+
+log = logging.getLogger("penstock.upstream")
+
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+# What an answer may show of the upstream's own header fields: request ids for support, and limits.
+_SHOWN = (
+    b"x-request-id",
+    b"request-id",
+    b"openai-processing-ms",
+    b"openai-version",
+    b"anthropic-organization-id",
+)
+
+
+class Job(msgspec.Struct, gc=False):
+    """What is to be transferred.
+
+    ``endpoint`` is that of the upstream's answer (the caller's may be another, then there is a
+    ``translation``), ``prompt_tokens`` what is reserved for the prompt, by its size;
+    ``callers_key``: the caller's own key was sent, so if it is wrong the caller is told.
+    """
+
+    upstream: str
+    call: Call
+    endpoint: Endpoint
+    translation: Translation | None
+    prompt_tokens: int
+    timeouts: TimeoutConfig
+    callers_key: bool = False
+    running_usage: bool = False  # the upstream is asked for its usage so far in every chunk
+
+
+class Transfer:
+    """Base of the two kinds of answers: :class:`StreamTransfer` and :class:`PlainTransfer`."""
+
+    __slots__ = (
+        "_error_body",
+        "_paused",
+        "answer",
+        "cancelled",
+        "connection",
+        "cut",
+        "failure",
+        "generation",
+        "headers",
+        "held",
+        "job",
+        "last",
+        "now",
+        "seen",
+        "sent",
+        "started",
+        "status",
+    )
+
+    def __init__(self, generation: Generation, job: Job, now: Callable[[], float]) -> None:
+        self.generation = generation
+        self.job = job
+        self.now = now
+        self.started = self.sent = now()  # sent: when it had its turn, and the request went out
+        self.last = 0.0  # when the last bytes of the answer came; 0: none yet
+        self.seen = 0.0  # when the first event came; 0: none yet
+        self.held = 0  # bytes on the generation's account that are not in its log yet
+        self.status = 0
+        self.headers: Headers = {}
+        self.failure: PenstockError | None = None
+        self.cancelled = False
+        self.cut = False  # this side broke it off: the upstream may have sent, and will bill, more than came
+        self.connection: Connection | None = None
+        self.answer: asyncio.Future[None] | None = None  # done: the connection is not ours any more
+        self._error_body: bytearray | None = None  # an answer that is not the one that was asked for
+        self._paused = False
+
+    # ---- Receiver ----
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        self.status = status
+        self.headers = headers
+        self.last = self.now()
+        if status != 200:
+            self._error_body = bytearray()
+        elif headers.get(b"content-encoding", b"identity").lower() not in _AS_IT_IS:
+            self._give_up(UpstreamBroken("the upstream compressed its answer, though it was not asked to"))
+        else:
+            self._begin(headers)
+
+    def on_data(self, data: bytes) -> None:
+        self.last = now = self.now()
+        if self.failure is not None:
+            return
+        if self._error_body is not None:
+            self._error_body += data
+            if len(self._error_body) > MAX_ERROR_BYTES:  # enough for any honest error
+                self._give_up(self._refusal(self._error_body))
+            return
+        try:
+            self._take(data, now)
+        except PenstockError as error:
+            self._give_up(error)
+        except Exception:
+            log.exception("defect while reading an answer of %s", self.job.upstream)
+            self._give_up(InternalError("internal error"))
+
+    def _begin(self, headers: Headers) -> None:
+        raise NotImplementedError
+
+    def _take(self, data: bytes, now: float) -> None:
+        raise NotImplementedError
+
+    def _give_up(self, error: PenstockError) -> None:
+        self.failure = error
+        connection = self._live()
+        if connection is not None:
+            connection.abort()
+
+    def _live(self) -> Connection | None:
+        """The connection, while it is ours: once the answer has been received it may be busy for another
+        call before the task that waits for this one has its turn.
+        """
+        answer = self.answer
+        return self.connection if answer is not None and not answer.done() else None
+
+    def _refusal(self, body: bytes | bytearray) -> PenstockError:
+        """What an answer means that is not the one that was asked for."""
+        job = self.job
+        return problems.from_upstream(
+            job.upstream,
+            job.endpoint.dialect,
+            self.status,
+            self.headers,
+            bytes(body),
+            callers_key=job.callers_key,
+        )
+
+    # ---- the producer's side ----
+
+    def hang_up(self, grace: float) -> None:
+        """Nobody reads any more: tell the upstream, but count what was under way already."""
+        connection = self._live()
+        if connection is not None and not self.cancelled:
+            self.cancelled = True
+            if self._paused:
+                self.resume()
+            connection.hang_up(grace)
+
+    def resume(self) -> None:
+        """A reader has caught up."""
+        if self._paused:
+            self._paused = False
+            self.last = self.now()
+            connection = self._live()
+            if connection is not None:
+                connection.resume()
+
+    def check_clocks(self, now: float) -> None:
+        """End the attempt when one of its clocks has run out."""
+        if self.cancelled or self.failure is not None or (self.answer is not None and self.answer.done()):
+            return
+        timeouts = self.job.timeouts
+        late = timeouts.total and now - self.started > timeouts.total
+        if self.told:
+            patience = LAST_BYTES if self._error_body is None else ERROR_SILENCE
+            if (late or now - self.last > patience) and (connection := self._live()) is not None:
+                connection.abort()
+        elif late:
+            self._time_out("total", timeouts.total)
+        elif not self.seen:
+            if timeouts.first_token and now - self.sent > timeouts.first_token:
+                self._time_out("first_token", timeouts.first_token)
+        elif timeouts.between_tokens and not self._paused and now - self.last > timeouts.between_tokens:
+            self._time_out("between_tokens", timeouts.between_tokens)
+
+    def _time_out(self, clock: str, limit: float) -> None:
+        words = {
+            "first_token": "sent nothing for",
+            "between_tokens": "stopped in mid-answer for",
+            "total": "did not finish within",
+        }[clock]
+        self._give_up(
+            UpstreamTimeout(
+                f"{self.job.upstream} {words} {limit:g} s", clock=clock, upstream=self.job.upstream
+            )
+        )
+
+    @property
+    def told(self) -> bool:
+        """Whether we know all that matters, even if the connection breaks or stalls from here on."""
+        return self._error_body is not None
+
+    def conclude(self) -> None:
+        """The connection is done: was that an answer?
+
+        :raises PenstockError: it was not
+        """
+        if self.failure is not None:
+            raise self.failure
+        if self.cancelled:
+            return
+        if self._error_body is not None:
+            raise self._refusal(self._error_body)
+        self._complete()
+
+    def _complete(self) -> None:
+        raise NotImplementedError
+
+    def used(self) -> Usage:
+        """The upstream's own figures, else what was received, marked as estimated.
+
+        What an upstream told before it was cut short is marked, too: it is the least that it may charge for.
+        """
+        used = self._received()
+        if self.cut and not self._whole and self._error_body is None and not used.estimated:
+            return msgspec.structs.replace(used, estimated=True)
+        return used
+
+    def _received(self) -> Usage:
+        raise NotImplementedError
+
+    def _prompt_tokens(self) -> int:
+        """What the prompt may have cost, where nobody says: read closely, for this is rare and it is money."""
+        return counting.prompt_tokens(self.job.call.body)
+
+    @property
+    def _whole(self) -> bool:
+        """Whether the upstream has told all that it will ever tell."""
+        raise NotImplementedError
+
+    def shown_headers(self) -> list[tuple[bytes, bytes]]:
+        """The upstream's header fields that the caller may see."""
+        headers = self.headers
+        return [(name, headers[name]) for name in _SHOWN if name in headers]
+
+
+class StreamTransfer(Transfer):
+    """A streamed answer: SSE frames in, events of the caller's dialect out."""
+
+    __slots__ = ("_first", "_progress", "_splitter", "_translator", "_undelivered")
+
+    def __init__(self, generation: Generation, job: Job, now: Callable[[], float]) -> None:
+        super().__init__(generation, job, now)
+        translation = job.translation
+        self._splitter = Splitter(min(MAX_FRAME_BYTES, generation.max_bytes))
+        self._progress: Progress = progress(
+            job.endpoint,
+            keep_usage=job.call.include_usage or translation is not None,
+            keep_running=job.call.running_usage or not job.running_usage or translation is not None,
+            upstream=job.upstream,
+        )
+        self._translator = (
+            translation.stream(job.call.model, job.call.include_usage, created=int(time.time()))
+            if translation is not None
+            else None
+        )
+        self._first = len(generation.events)
+        self._undelivered: list[Event] = []
+
+    def _begin(self, headers: Headers) -> None:
+        kind = headers.get(b"content-type", b"").lower()
+        if kind.startswith(b"text/event-stream"):
+            self.generation.headers = self.shown_headers()
+        elif b"json" in kind:
+            self._error_body = bytearray()  # some tell of an error like this, with status 200
+        else:
+            self._give_up(_no_stream())
+
+    @property
+    def told(self) -> bool:
+        return self._progress.complete or self._error_body is not None
+
+    def _refusal(self, body: bytes | bytearray) -> PenstockError:
+        if self.status != 200:
+            return super()._refusal(body)
+        told = problems.error_in_event(self.job.endpoint, bytes(body), self.job.upstream)
+        return _no_stream() if told is None else told
+
+    def _take(self, data: bytes, now: float) -> None:
+        if self._progress.complete:  # what follows the terminator is no part of the answer
+            return
+        frames = self._splitter.feed(data)
+        if not frames:
+            return
+        events: list[Event] = []
+        try:
+            self._progress.take(frames, events)
+        except PenstockError:
+            self._salvage(events, now)
+            raise
+        if self._translator is not None:
+            events = self._translated(self._translator, events, now)
+        if events:
+            self._deliver(events, now)
+
+    def _deliver(self, events: list[Event], now: float) -> None:
+        if not self.seen:
+            self.seen = now
+        generation = self.generation
+        generation.append(events, now)
+        if generation.ahead and not self._paused and (connection := self._live()) is not None:
+            self._paused = True
+            connection.pause()
+
+    def _translated(self, translator: StreamTranslation, frames: list[Event], now: float) -> list[Event]:
+        events: list[Event] = []
+        try:
+            for frame in frames:
+                events += translator.feed(frame)
+            if self._progress.complete:
+                events += translator.close()
+        except PenstockError:
+            self._hold_or_deliver(events, now)
+            raise
+        return events
+
+    def _salvage(self, frames: list[Event], now: float) -> None:
+        """What came in one piece with a fault, before it, has been paid for."""
+        if self._translator is not None:
+            frames = self._translated(self._translator, frames, now)
+        self._hold_or_deliver(frames, now)
+
+    def _hold_or_deliver(self, events: list[Event], now: float) -> None:
+        """Deliver, but for a caller who has nothing yet: for him another attempt may begin anew."""
+        if self.generation.events:
+            self._deliver(events, now)
+        else:
+            self._undelivered = events
+
+    def _complete(self) -> None:
+        if not self._progress.complete:
+            raise UpstreamBroken("the upstream's answer ended before it was complete")
+
+    @property
+    def _whole(self) -> bool:
+        return self._progress.complete
+
+    def _received(self) -> Usage:
+        told = self._progress.usage
+        if told is not None and (self._progress.complete or self.job.endpoint is Endpoint.CHAT):
+            return told  # an OpenAI chunk's usage covers all that came before it
+        received = self.generation.events[self._first :] or self._undelivered
+        if told is None and not received:
+            return Usage()
+        output = usage.output_tokens_in(self.generation.endpoint, received)
+        if told is None:
+            return Usage(input_tokens=self._prompt_tokens(), output_tokens=output, estimated=True)
+        return usage.merge(told, Usage(input_tokens=told.input_tokens, output_tokens=output, estimated=True))
+
+
+def _no_stream() -> UpstreamBroken:
+    return UpstreamBroken("the upstream answered a call for a stream with something else")
+
+
+# What an answer has and the report of an error has not.
+_SUBSTANCE = frozenset({"choices", "content", "data", "output", "input_tokens"})
+
+
+class PlainTransfer(Transfer):
+    """An answer in one piece."""
+
+    __slots__ = ("_pieces", "_size", "_usage")
+
+    def __init__(self, generation: Generation, job: Job, now: Callable[[], float]) -> None:
+        super().__init__(generation, job, now)
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._usage: Usage | None = None
+
+    def _begin(self, headers: Headers) -> None:
+        # A wrong base URL or a proxy's own page: no SDK could tell its caller what went wrong.
+        if b"json" not in headers.get(b"content-type", b"application/json").lower():
+            self._give_up(UpstreamBroken("the upstream answered with something else than JSON"))
+
+    def _take(self, data: bytes, now: float) -> None:
+        if not self.seen:
+            self.seen = now
+        self._size += len(data)
+        if self._pieces:  # most answers come in one piece and are logged at once
+            self.held += len(data)
+            self.generation.hold(len(data))
+        self._pieces.append(data)
+        if self._size + EVENT_OVERHEAD * len(self._pieces) > self.generation.max_bytes:
+            raise too_large()
+
+    def conclude(self) -> None:
+        """As for every transfer; a whole answer that came after a cancel is counted, too."""
+        if self.cancelled and self.failure is None and self._pieces:
+            try:
+                self._usage = usage.usage_of_body(self.job.endpoint, b"".join(self._pieces))
+            except PenstockError:
+                self._usage = None
+        super().conclude()
+
+    def _complete(self) -> None:
+        pieces = self._pieces
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        job = self.job
+        self._usage = usage.usage_of_body(job.endpoint, body)
+        if self._usage is None or job.endpoint is Endpoint.COUNT_TOKENS:
+            self._check_substance(body)
+        if job.translation is not None:
+            body = job.translation.answer(body, job.call.model, created=int(time.time()))
+        self.generation.headers = self.shown_headers()
+        self.generation.append([body], self.seen or self.now())
+
+    def _check_substance(self, body: bytes) -> None:
+        """:raises PenstockError: no JSON object, or one that only tells of an error, whatever the status said"""
+        try:
+            members = _object(body)
+        except NOT_JSON:
+            broken = UpstreamBroken("the upstream's answer is not a JSON object")
+            if body.lstrip().startswith(b"{"):
+                raise broken from None  # an answer that was spoiled on its way: it was made, and will be billed
+            error: PenstockError | None = broken
+        else:
+            if "error" not in members or not members.keys().isdisjoint(_SUBSTANCE):
+                return
+            error = problems.error_in_event(self.job.endpoint, body, self.job.upstream)
+        if error is not None:
+            self._pieces, self._usage, self.seen = [], None, 0.0  # nothing that was made, or will be billed
+            raise error
+
+    @property
+    def _whole(self) -> bool:
+        return self._usage is not None
+
+    def _received(self) -> Usage:
+        if self._usage is not None:
+            return self._usage
+        if not self._pieces:
+            return Usage()
+        return Usage(
+            input_tokens=self._prompt_tokens(),
+            output_tokens=usage.estimate_tokens(self._size) if self.job.endpoint.streams else 0,
+            estimated=True,
+        )

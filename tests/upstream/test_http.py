@@ -1,0 +1,450 @@
+"""How a call goes out to an HTTP upstream: path, header fields, whose key, and which body."""
+
+import asyncio
+import json
+
+import pytest
+
+from penstock.config.model import PoolConfig, TimeoutConfig, UpstreamConfig
+from penstock.config.secret import Secret
+from penstock.errors import Overloaded, Untranslatable, UpstreamBroken, UpstreamUnreachable
+from penstock.generation.log import Generation
+from penstock.messages import Call, Endpoint, Tenant
+from penstock.net.connection import StaleConnection
+from penstock.testing import FakeClock
+from penstock.upstream.http import HTTPUpstream
+from penstock.wire import request
+
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+MESSAGE = {**CHAT, "max_tokens": 9}
+BODIES = {
+    Endpoint.CHAT: CHAT,
+    Endpoint.COMPLETIONS: {"model": "m", "prompt": "hi"},
+    Endpoint.EMBEDDINGS: {"model": "m", "input": "hi"},
+    Endpoint.RESPONSES: {"model": "m", "input": "hi"},
+    Endpoint.MESSAGES: MESSAGE,
+    Endpoint.COUNT_TOKENS: MESSAGE,
+}
+
+
+def a_call(endpoint=Endpoint.CHAT, headers=(), **members):
+    body = json.dumps({**BODIES[endpoint], **members}, separators=(",", ":")).encode()
+    opening = request.read(endpoint, body)
+    return Call(
+        id="gen_" + "0" * 32,
+        endpoint=endpoint,
+        model=opening.model,
+        stream=opening.stream,
+        fields=opening.fields,
+        body=body,
+        headers=dict(headers),
+        received=0.0,
+        tenant=Tenant(),
+    )
+
+
+def generation_of(call):
+    return Generation(
+        call.id,
+        endpoint=call.endpoint,
+        tenant="default",
+        model="m",
+        stream=call.stream,
+        started=0.0,
+        max_bytes=1 << 20,
+    )
+
+
+def upstream(kind="openai", base_url="http://up.test:81/v1", *, open_gateway=False, clock=None, **more):
+    config = UpstreamConfig(kind=kind, base_url=base_url, **more)
+    return HTTPUpstream(
+        "up", config, clock or FakeClock(), connect_timeout=1.0, forward_credentials=open_gateway
+    )
+
+
+def sent(an_upstream, call, model="theirs"):
+    """Request line, header fields as a list, and the JSON of the body."""
+    transfer = an_upstream.transfer(call, generation_of(call), TimeoutConfig())
+    head, body = an_upstream.encode(call, transfer, model)
+    line, *fields = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    pairs = [tuple(field.split(b": ", 1)) for field in fields]
+    assert len({name for name, _ in pairs}) == len(pairs), "a field stands there twice"
+    return line, dict(pairs), json.loads(body), body
+
+
+# ---- paths ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "base_url", "endpoint", "path"),
+    [
+        ("openai", "http://h/v1", Endpoint.CHAT, "/v1/chat/completions"),
+        ("openai", "http://h/v1/", Endpoint.CHAT, "/v1/chat/completions"),
+        ("openai", "http://h", Endpoint.CHAT, "/chat/completions"),
+        ("openai", "http://h/api/v3", Endpoint.EMBEDDINGS, "/api/v3/embeddings"),
+        ("openai", "http://h/v1", Endpoint.COMPLETIONS, "/v1/completions"),
+        ("openai", "http://h/v1", Endpoint.MESSAGES, "/v1/chat/completions"),
+        ("openai", "http://h/v1", Endpoint.RESPONSES, "/v1/chat/completions"),
+        ("anthropic", "http://h", Endpoint.MESSAGES, "/v1/messages"),
+        ("anthropic", "http://h/", Endpoint.MESSAGES, "/v1/messages"),
+        ("anthropic", "http://h/v1", Endpoint.MESSAGES, "/v1/messages"),
+        ("anthropic", "http://h/anthropic", Endpoint.MESSAGES, "/anthropic/v1/messages"),
+        ("anthropic", "http://h", Endpoint.COUNT_TOKENS, "/v1/messages/count_tokens"),
+        ("anthropic", "http://h", Endpoint.CHAT, "/v1/messages"),
+        ("sim", "http://h", Endpoint.CHAT, "/v1/chat/completions"),
+        ("sim", "http://h/v1", Endpoint.MESSAGES, "/v1/messages"),
+    ],
+)
+def test_the_path_is_the_one_that_the_providers_sdk_would_ask(kind, base_url, endpoint, path):
+    line, *_ = sent(upstream(kind, base_url), a_call(endpoint))
+    assert line == f"POST {path} HTTP/1.1".encode()
+
+
+def test_an_upstream_that_has_responses_is_asked_for_them():
+    line, _, body, _ = sent(upstream(responses=True), a_call(Endpoint.RESPONSES))
+    assert line == b"POST /v1/responses HTTP/1.1"
+    assert body == {"model": "theirs", "input": "hi"}
+
+
+@pytest.mark.parametrize("endpoint", [Endpoint.COMPLETIONS, Endpoint.EMBEDDINGS])
+def test_what_the_upstream_has_nothing_like_is_refused(endpoint):
+    with pytest.raises(Untranslatable):
+        sent(upstream("anthropic", "http://h"), a_call(endpoint))
+
+
+# ---- header fields --------------------------------------------------------------------------------
+
+
+def test_the_head_says_what_http_wants_and_no_more():
+    _, fields, _, raw = sent(upstream(), a_call(headers={b"cookie": b"c", b"x-forwarded-for": b"1.2.3.4"}))
+    assert set(fields) == {b"host", b"user-agent", b"content-type", b"accept-encoding", b"content-length"}
+    assert fields[b"host"] == b"up.test:81"
+    assert fields[b"accept-encoding"] == b"identity"
+    assert int(fields[b"content-length"]) == len(raw)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("openai", b"openai-beta"), ("anthropic", b"anthropic-beta"), ("sim", b"x-sim-scenario")],
+)
+def test_what_changes_the_answer_is_passed_on(kind, name):
+    endpoint = Endpoint.MESSAGES if kind == "anthropic" else Endpoint.CHAT
+    _, fields, *_ = sent(upstream(kind, "http://h"), a_call(endpoint, {name: b"a, b"}))
+    assert fields[name] == b"a, b"
+
+
+@pytest.mark.parametrize("given", [None, b"2024-01-01"])
+def test_anthropic_is_told_the_version_that_the_caller_names_or_the_usual_one(given):
+    headers = {b"anthropic-version": given} if given else {}
+    _, fields, *_ = sent(upstream("anthropic", "http://h"), a_call(Endpoint.MESSAGES, headers))
+    assert fields[b"anthropic-version"] == (given or b"2023-06-01")
+    _, fields, *_ = sent(upstream(), a_call(Endpoint.CHAT, {b"anthropic-version": b"x"}))
+    assert b"anthropic-version" not in fields
+
+
+def test_configured_fields_are_sent_with_every_call():
+    _, fields, *_ = sent(upstream(headers={"OpenAI-Organization": "org-1"}), a_call())
+    assert fields[b"OpenAI-Organization"] == b"org-1"
+
+
+# ---- keys -----------------------------------------------------------------------------------------
+
+CALLERS = {b"authorization": b"Bearer callers", b"x-api-key": b"callers"}
+
+
+def keys(fields):
+    return {name: value for name, value in fields.items() if name.lower() in {b"authorization", b"x-api-key"}}
+
+
+@pytest.mark.parametrize("open_gateway", [True, False])
+def test_our_own_key_is_sent_as_the_provider_wants_it_and_never_the_callers(open_gateway):
+    ours = {"api_key": Secret("ours"), "open_gateway": open_gateway}
+    _, fields, *_ = sent(upstream(**ours), a_call(headers=CALLERS))
+    assert keys(fields) == {b"authorization": b"Bearer ours"}
+    _, fields, *_ = sent(upstream("anthropic", "http://h", **ours), a_call(Endpoint.MESSAGES, CALLERS))
+    assert keys(fields) == {b"x-api-key": b"ours"}
+
+
+@pytest.mark.parametrize("kind", ["openai", "anthropic", "sim"])
+def test_a_gateway_with_keys_of_its_own_shows_them_to_no_upstream(kind):
+    _, fields, *_ = sent(upstream(kind, "http://h"), a_call(Endpoint.MESSAGES, CALLERS))
+    assert keys(fields) == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "endpoint", "given", "passed_on"),
+    [
+        ("openai", Endpoint.CHAT, {b"authorization": b"Bearer k"}, {b"authorization": b"Bearer k"}),
+        ("openai", Endpoint.CHAT, {b"x-api-key": b"k"}, {b"authorization": b"Bearer k"}),
+        ("openai", Endpoint.MESSAGES, {b"x-api-key": b"k"}, {b"authorization": b"Bearer k"}),
+        ("anthropic", Endpoint.MESSAGES, {b"x-api-key": b"k"}, {b"x-api-key": b"k"}),
+        ("anthropic", Endpoint.MESSAGES, {b"authorization": b"Bearer k"}, {b"authorization": b"Bearer k"}),
+        ("anthropic", Endpoint.CHAT, {b"authorization": b"Bearer k"}, {b"x-api-key": b"k"}),
+        ("openai", Endpoint.CHAT, {}, {}),
+        ("openai", Endpoint.CHAT, {b"authorization": b"Basic k"}, {}),
+    ],
+)
+def test_an_open_gateway_passes_the_callers_key_on(kind, endpoint, given, passed_on):
+    base_url = "http://h/v1" if kind == "openai" else "http://h"
+    an_upstream = upstream(kind, base_url, open_gateway=True)
+    call = a_call(endpoint, given)
+    _, fields, *_ = sent(an_upstream, call)
+    assert keys(fields) == passed_on
+    transfer = an_upstream.transfer(call, generation_of(call), TimeoutConfig())
+    assert transfer.job.callers_key is bool(passed_on)
+
+
+@pytest.mark.parametrize("name", ["Authorization", "x-api-key", "API-Key"])
+def test_a_key_among_the_configured_fields_is_the_only_one(name):
+    an_upstream = upstream(open_gateway=True, headers={name: "ours"})
+    _, fields, *_ = sent(an_upstream, a_call(headers=CALLERS))
+    assert b"callers" not in b"".join(fields.values())
+    assert fields[name.encode()] == b"ours"
+
+
+# ---- bodies ---------------------------------------------------------------------------------------
+
+
+def test_the_model_is_renamed_and_every_other_byte_is_the_callers():
+    call = a_call(temperature=0.5, messages=[{"role": "user", "content": "\u00e9 \\ /"}])
+    *_, raw = sent(upstream(), call)
+    assert raw == call.body.replace(b'"m"', b'"theirs"', 1)
+
+
+@pytest.mark.parametrize(
+    ("more", "given", "options"),
+    [
+        ({}, {}, {"include_usage": True}),
+        ({}, {"stream_options": None}, {"include_usage": True}),
+        ({}, {"stream_options": {"include_usage": False}}, {"include_usage": True}),
+        ({}, {"stream_options": {"x": 1}}, {"x": 1, "include_usage": True}),
+        ({"running_usage": True}, {}, {"include_usage": True, "continuous_usage_stats": True}),
+        ({"kind": "sim"}, {}, {"include_usage": True, "continuous_usage_stats": True}),
+    ],
+)
+@pytest.mark.parametrize("endpoint", [Endpoint.CHAT, Endpoint.COMPLETIONS])
+def test_a_stream_is_asked_to_tell_its_usage(endpoint, more, given, options):
+    *_, body, _ = sent(upstream(**more), a_call(endpoint, stream=True, **given))
+    assert body["stream_options"] == options
+
+
+@pytest.mark.parametrize("endpoint", [Endpoint.CHAT, Endpoint.RESPONSES, Endpoint.MESSAGES])
+def test_nobody_else_is_asked_for_it(endpoint):
+    *_, body, _ = sent(upstream("sim", "http://h"), a_call(endpoint, stream=endpoint is not Endpoint.CHAT))
+    assert "stream_options" not in body
+
+
+def test_another_dialect_is_translated():
+    line, _, body, _ = sent(upstream("anthropic", "http://h"), a_call(Endpoint.CHAT, max_tokens=7))
+    assert line == b"POST /v1/messages HTTP/1.1"
+    assert (body["model"], body["max_tokens"]) == ("theirs", 7)
+
+
+# ---- sending --------------------------------------------------------------------------------------
+
+
+class Wire:
+    """A connection whose answers are futures in the test's hands."""
+
+    def __init__(self):
+        self.answer = asyncio.get_running_loop().create_future()
+        self.log = []
+        self.cut = False
+
+    def send(self, head, body, receiver):
+        self.log.append("send")
+        return self.answer
+
+    def abort(self):
+        self.log.append("abort")
+        if not self.answer.done():
+            self.answer.set_exception(UpstreamBroken("cut off by this side"))
+
+    def hang_up(self, grace):
+        self.log.append("hang_up")
+        if not self.answer.done():
+            self.answer.set_result(None)
+
+
+class Connections:
+    """A pool that hands out what it is given, when it is given."""
+
+    def __init__(self):
+        self.next = asyncio.get_running_loop().create_future()
+
+    def acquire_nowait(self):
+        return None
+
+    async def acquire(self, *, fresh=False):
+        return await self.next
+
+    async def close(self):
+        pass
+
+
+def under_way(clock, **more):
+    an_upstream = upstream(clock=clock, **more)
+    an_upstream.pool = Connections()
+    call = a_call()
+    transfer = an_upstream.transfer(call, generation_of(call), TimeoutConfig(first_token=10, total=100))
+    return an_upstream, transfer
+
+
+def stale():
+    return StaleConnection("up.test:81 closed the connection while it was idle")
+
+
+def test_a_connection_that_was_closed_while_idle_is_replaced_once():
+    async def main():
+        an_upstream, transfer = under_way(FakeClock())
+        first, second = Wire(), Wire()
+        sending = asyncio.ensure_future(an_upstream.send(transfer, first, b"", b""))
+        await asyncio.sleep(0)
+        first.answer.set_exception(stale())
+        an_upstream.pool.next.set_result(second)
+        while "send" not in second.log:
+            await asyncio.sleep(0)
+        second.answer.set_exception(stale())
+        with pytest.raises(UpstreamUnreachable) as caught:
+            await sending
+        return caught.value
+
+    error = asyncio.run(main())
+    assert error.upstream == "up"
+    assert "up.test" not in error.message
+
+
+def test_who_leaves_while_a_replacement_is_sought_is_not_served_by_it():
+    async def main():
+        an_upstream, transfer = under_way(FakeClock())
+        first = Wire()
+        sending = asyncio.ensure_future(an_upstream.send(transfer, first, b"", b""))
+        await asyncio.sleep(0)
+        first.answer.set_exception(stale())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert transfer.connection is None, "there is nothing to hang up on: who leaves cancels the task"
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        assert an_upstream._transfers == {}
+
+    asyncio.run(main())
+
+
+def test_a_clock_that_runs_out_while_a_replacement_is_sought_lets_nothing_be_sent():
+    async def main():
+        clock = FakeClock()
+        an_upstream, transfer = under_way(clock)
+        first, second = Wire(), Wire()
+        sending = asyncio.ensure_future(an_upstream.send(transfer, first, b"", b""))
+        await asyncio.sleep(0)
+        first.answer.set_exception(stale())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        clock.advance(11)
+        an_upstream.pool.next.set_result(second)
+        with pytest.raises(Exception, match="sent nothing"):
+            await sending
+        return second.log
+
+    assert asyncio.run(main()) == ["abort"]
+
+
+def test_a_connection_that_has_gone_on_to_another_call_is_left_alone():
+    """Between the end of an answer and the turn of the task that waits for it, the connection is the pool's."""
+
+    async def main():
+        clock = FakeClock()
+        an_upstream, transfer = under_way(clock)
+        wire = Wire()
+        sending = asyncio.ensure_future(an_upstream.send(transfer, wire, b"", b""))
+        await asyncio.sleep(0)
+        transfer.on_head(200, {b"content-type": b"application/json"})
+        transfer.on_data(b'{"choices":[]}')
+        wire.answer.set_result(None)
+        transfer.hang_up(1.0)
+        transfer.resume()
+        clock.advance(1_000)
+        await sending
+        return wire.log, transfer.cancelled
+
+    assert asyncio.run(main()) == (["send"], False)
+
+
+def test_a_cancelled_call_cuts_its_connection():
+    async def main():
+        an_upstream, transfer = under_way(FakeClock())
+        wire = Wire()
+        sending = asyncio.ensure_future(an_upstream.send(transfer, wire, b"", b""))
+        await asyncio.sleep(0)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        return wire.log
+
+    assert asyncio.run(main()) == ["send", "abort"]
+
+
+@pytest.mark.parametrize("waiters", [1, 3])
+def test_who_waits_for_idleness_is_woken_even_if_another_gave_up(waiters):
+    async def main():
+        an_upstream, transfer = under_way(FakeClock())
+        wire = Wire()
+        sending = asyncio.ensure_future(an_upstream.send(transfer, wire, b"", b""))
+        waiting = [asyncio.ensure_future(an_upstream.wait_idle()) for _ in range(waiters)]
+        await asyncio.sleep(0)
+        gave_up = asyncio.ensure_future(an_upstream.wait_idle())
+        await asyncio.sleep(0)
+        gave_up.cancel()
+        await asyncio.sleep(0)
+        assert not any(waiter.done() for waiter in waiting)
+        wire.hang_up(0)
+        with pytest.raises(UpstreamBroken):
+            await sending
+        await asyncio.gather(*waiting)
+
+    asyncio.run(main())
+
+
+def test_a_closed_upstream_is_swept_as_long_as_it_has_calls():
+    async def main():
+        clock = FakeClock()
+        an_upstream, transfer = under_way(clock)
+        await an_upstream.close()
+        assert an_upstream not in clock._sweepables
+        wire = Wire()
+        sending = asyncio.ensure_future(an_upstream.send(transfer, wire, b"", b""))
+        await asyncio.sleep(0)
+        clock.advance(11)
+        with pytest.raises(Exception, match="sent nothing"):
+            await sending
+        assert an_upstream not in clock._sweepables
+
+    asyncio.run(main())
+
+
+def test_nobody_waits_for_a_connection_for_ever():
+    async def main():
+        an_upstream = upstream()
+        an_upstream.pool = Connections()
+        with pytest.raises(Overloaded) as caught:
+            await an_upstream.acquire(0.01)
+        return caught.value
+
+    error = asyncio.run(main())
+    assert (error.status, error.retry_after) == (503, 1.0)
+    assert error.message.startswith("no connection to up ")
+
+
+def test_an_upstream_that_is_not_there_is_told_by_its_name_only():
+    async def main():
+        an_upstream = upstream(base_url="http://127.0.0.1:9/v1", pool=PoolConfig(max_open=1))
+        with pytest.raises(UpstreamUnreachable) as caught:
+            await an_upstream.acquire(5)
+        return caught.value
+
+    error = asyncio.run(main())
+    assert error.upstream == "up"
+    assert "127.0.0.1" not in error.message
+    assert "'up'" in error.message

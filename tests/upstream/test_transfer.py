@@ -1,0 +1,469 @@
+"""One answer on its way into the log, without a socket: what it becomes, when it is given up, what it used."""
+
+import json
+
+import pytest
+
+from penstock.config.model import TimeoutConfig
+from penstock.errors import PenstockError, UpstreamBroken, UpstreamFailed, UpstreamTimeout
+from penstock.generation.log import AHEAD_BYTES, Account, Generation
+from penstock.messages import Call, Dialect, Endpoint, Tenant, Usage
+from penstock.upstream import transfer as transfers
+from penstock.upstream.transfer import Job, PlainTransfer, StreamTransfer
+from penstock.wire import request
+from penstock.wire.translate import translation
+
+JSON = {b"content-type": b"application/json"}
+SSE = {b"content-type": b"text/event-stream"}
+CLOCKS = TimeoutConfig(connect=5, first_token=10, between_tokens=4, total=100)
+ANSWER = b'{"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":2}}'
+
+
+class Wire:
+    """The connection of a transfer; it remembers what is done to it."""
+
+    def __init__(self):
+        self.log = []
+
+    def __getattr__(self, name):
+        return lambda *_: self.log.append(name)
+
+
+class Answer:
+    """The future of an answer, done or not."""
+
+    def __init__(self):
+        self.is_done = False
+
+    def done(self):
+        return self.is_done
+
+
+class Reader:
+    def __init__(self):
+        self.read_bytes = 0
+
+    def advance(self):
+        pass
+
+
+class Time:
+    def __init__(self):
+        self.now = 1_000.0
+
+    def __call__(self):
+        return self.now
+
+
+def make(
+    endpoint=Endpoint.CHAT, *, stream=False, kind=None, max_bytes=1 << 22, to=None, account=None, body=None
+):
+    members = {
+        "model": "m",
+        "max_tokens": 9,
+        "stream": stream,
+        "messages": [{"role": "user", "content": "hello"}],
+    }
+    body = body or json.dumps(members).encode()
+    opening = request.read(endpoint, body)
+    call = Call(
+        id="gen_1",
+        endpoint=endpoint,
+        model="m",
+        stream=stream,
+        fields=opening.fields,
+        body=body,
+        headers={},
+        received=0.0,
+        tenant=Tenant(),
+    )
+    log = Generation(
+        "gen_1",
+        endpoint=endpoint,
+        tenant="t",
+        model="m",
+        stream=stream,
+        started=0.0,
+        max_bytes=max_bytes,
+        account=account,
+    )
+    translated = translation(endpoint, to, body) if to is not None else None
+    job = Job("up", call, translated.endpoint if translated else endpoint, translated, 25, CLOCKS)
+    transfer = (kind or (StreamTransfer if stream else PlainTransfer))(log, job, Time())
+    transfer.connection = Wire()
+    transfer.answer = Answer()
+    return transfer
+
+
+def chunk(text, finish=None, **more):
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
+    return b"data: " + json.dumps({"choices": [choice], **more}).encode() + b"\n\n"
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+def used_by(*pieces, conclude=True, **more):
+    """What a stream of these pieces used."""
+    transfer = make(stream=True, **more)
+    transfer.on_head(200, SSE)
+    for piece in pieces:
+        transfer.on_data(piece)
+    if conclude:
+        transfer.conclude()
+    return transfer.used()
+
+
+# ---- plain answers --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 7, len(ANSWER)])
+def test_a_plain_answer_becomes_one_event_whatever_its_pieces(size):
+    transfer = make()
+    transfer.on_head(200, {**JSON, b"x-request-id": b"r1", b"set-cookie": b"c"})
+    for at in range(0, len(ANSWER), size):
+        transfer.on_data(ANSWER[at : at + size])
+    transfer.conclude()
+    assert transfer.generation.events == [ANSWER]
+    assert transfer.generation.headers == [(b"x-request-id", b"r1")]
+    assert transfer.used() == Usage(input_tokens=3, output_tokens=2)
+
+
+def test_a_plain_answer_without_usage_is_estimated():
+    transfer = make()
+    transfer.on_head(200, JSON)
+    transfer.on_data(b'{"choices":[{"message":{"content":"' + b"x" * 400 + b'"}}]}')
+    transfer.conclude()
+    used = transfer.used()
+    assert used.estimated
+    assert used.output_tokens >= 100
+    assert used.input_tokens > 0
+
+
+def test_counting_tokens_uses_none_but_must_be_an_object():
+    transfer = make(Endpoint.COUNT_TOKENS)
+    transfer.on_head(200, JSON)
+    transfer.on_data(b'{"input_tokens":12}')
+    transfer.conclude()
+    assert transfer.used() == Usage()
+    transfer = make(Endpoint.COUNT_TOKENS)
+    transfer.on_head(200, JSON)
+    transfer.on_data(b"[12]")
+    with pytest.raises(UpstreamBroken):
+        transfer.conclude()
+
+
+@pytest.mark.parametrize(
+    "kind", [b"application/json", b"Application/JSON; charset=utf-8", b"application/problem+json"]
+)
+def test_a_media_type_is_read_as_http_has_it(kind):
+    transfer = make()
+    transfer.on_head(200, {b"content-type": kind})
+    assert transfer.failure is None
+    transfer = make(stream=True)
+    transfer.on_head(200, {b"content-type": b"Text/Event-Stream; charset=UTF-8"})
+    assert transfer.failure is None
+
+
+@pytest.mark.parametrize(
+    ("coding", "taken"), [(b"identity", True), (b"Identity", True), (b"", True), (b"gzip", False)]
+)
+def test_only_an_answer_as_it_is_can_be_read(coding, taken):
+    transfer = make()
+    transfer.on_head(200, {**JSON, b"content-encoding": coding})
+    assert (transfer.failure is None) is taken
+
+
+def test_pieces_that_wait_are_on_the_account_until_they_are_logged():
+    account = Account(1 << 20)
+    transfer = make(account=account)
+    transfer.on_head(200, JSON)
+    transfer.on_data(b"x" * 100)
+    assert account.held == 0  # the usual answer is one piece, and is logged at once
+    transfer.on_data(b"y" * 50)
+    assert account.held == transfer.held == 50
+
+
+def test_a_plain_answer_of_tiny_pieces_is_bounded_by_what_they_take():
+    transfer = make(max_bytes=10_000)
+    transfer.on_head(200, JSON)
+    for _ in range(1_000):
+        transfer.on_data(b" ")
+    assert transfer.failure.code == "answer_too_large"
+    assert transfer.connection.log == ["abort"]
+    assert len(transfer._pieces) < 200
+
+
+# ---- streams --------------------------------------------------------------------------------------
+
+STREAM = chunk("a") + b": hello\n\n" + chunk("b", "stop") + DONE
+
+
+@pytest.mark.parametrize("size", [1, 5, 64, len(STREAM)])
+def test_a_stream_becomes_its_events_whatever_its_pieces(size):
+    transfer = make(stream=True)
+    transfer.on_head(200, SSE)
+    for at in range(0, len(STREAM), size):
+        transfer.on_data(STREAM[at : at + size])
+    assert transfer.told
+    transfer.conclude()
+    assert transfer.generation.events == [chunk("a"), chunk("b", "stop"), DONE]
+
+
+@pytest.mark.parametrize("cut", range(1, len(STREAM) - 1, 17))
+def test_a_stream_that_ends_early_is_no_answer(cut):
+    transfer = make(stream=True)
+    transfer.on_head(200, SSE)
+    transfer.on_data(STREAM[:cut])
+    assert not transfer.told
+    with pytest.raises(UpstreamBroken):
+        transfer.conclude()
+
+
+def test_a_translated_stream_becomes_events_of_the_callers_dialect():
+    transfer = make(Endpoint.MESSAGES, stream=True, to=Dialect.OPENAI)
+    transfer.on_head(200, SSE)
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
+    transfer.on_data(chunk("a") + chunk("b", "stop") + usage + DONE)
+    transfer.conclude()
+    events = transfer.generation.events
+    assert events[0].startswith(b"event: message_start")
+    assert events[-1].startswith(b"event: message_stop")
+    assert transfer.used() == Usage(input_tokens=3, output_tokens=2)
+
+
+def test_what_is_good_is_delivered_before_the_fault_but_not_to_a_caller_who_may_have_another_attempt():
+    transfer = make(stream=True)
+    transfer.on_head(200, SSE)
+    transfer.on_data(chunk("a") + b"data: {\n\n")
+    assert transfer.generation.events == []
+    assert transfer.used().output_tokens == 1
+    transfer = make(stream=True)
+    transfer.on_head(200, SSE)
+    transfer.on_data(chunk("a"))
+    transfer.on_data(chunk("b") + b"data: {\n\n")
+    assert transfer.generation.events == [chunk("a"), chunk("b")]
+    assert isinstance(transfer.failure, UpstreamBroken)
+    assert transfer.connection.log == ["abort"]
+
+
+def test_after_the_terminator_nothing_is_looked_at():
+    transfer = make(stream=True, max_bytes=5_000)
+    transfer.on_head(200, SSE)
+    transfer.on_data(STREAM)
+    transfer.on_data(b"x" * 100_000)
+    transfer.on_data(b'data: {"error":{"message":"late"}}\n\n')
+    transfer.conclude()
+    assert len(transfer.generation.events) == 3
+
+
+def test_a_defect_of_ours_ends_the_attempt_and_not_the_connections_loop(monkeypatch, caplog):
+    transfer = make(stream=True)
+    transfer.on_head(200, SSE)
+    monkeypatch.setattr(StreamTransfer, "_deliver", lambda *_: 1 / 0)
+    transfer.on_data(chunk("a"))
+    assert transfer.failure.code == "internal_error"
+    assert transfer.connection.log == ["abort"]
+    assert "defect" in caplog.text
+
+
+# ---- errors ---------------------------------------------------------------------------------------
+
+
+def test_an_error_status_is_read_to_its_end_and_means_what_it_says():
+    transfer = make()
+    transfer.on_head(429, {**JSON, b"retry-after": b"3"})
+    transfer.on_data(b'{"error":{"message":')
+    transfer.on_data(b'"slow down"}}')
+    with pytest.raises(UpstreamFailed, match="up: slow down") as caught:
+        transfer.conclude()
+    assert (caught.value.status, caught.value.retry_after) == (429, 3.0)
+    assert transfer.used() == Usage()
+
+
+@pytest.mark.parametrize("status", [201, 204, 206, 301, 304, 418, 500, 599, 600, 999])
+@pytest.mark.parametrize("stream", [False, True])
+def test_every_other_status_than_200_is_an_error(status, stream):
+    transfer = make(stream=stream)
+    transfer.on_head(status, {})
+    with pytest.raises(PenstockError) as caught:
+        transfer.conclude()
+    assert caught.value.status >= 400
+
+
+def test_an_errors_body_without_end_is_cut():
+    transfer = make()
+    transfer.on_head(500, {})
+    for _ in range(100):
+        transfer.on_data(b"x" * 10_000)
+    assert transfer.connection.log == ["abort"]
+    assert len(transfer._error_body) <= transfers.MAX_ERROR_BYTES + 10_000
+
+
+# ---- clocks ---------------------------------------------------------------------------------------
+
+
+def timed_out(transfer):
+    assert isinstance(transfer.failure, UpstreamTimeout)
+    assert transfer.connection.log[-1] == "abort"
+    return transfer.failure.clock
+
+
+def test_the_first_token_is_waited_for_from_the_calls_turn():
+    transfer = make()
+    transfer.check_clocks(1_009.9)
+    assert transfer.failure is None
+    transfer.sent = 1_008.0  # it stood in the pool's line for eight seconds
+    transfer.check_clocks(1_017.9)
+    assert transfer.failure is None
+    transfer.check_clocks(1_018.1)
+    assert timed_out(transfer) == "first_token"
+
+
+def test_between_tokens_each_piece_winds_the_clock_up_again():
+    transfer = make(stream=True)
+    transfer.on_head(200, SSE)
+    for now in (1_009.0, 1_012.0, 1_015.0):
+        transfer.now.now = now
+        transfer.on_data(chunk("a"))
+        transfer.check_clocks(now + 3.9)
+    assert transfer.failure is None
+    transfer.check_clocks(1_019.1)
+    assert timed_out(transfer) == "between_tokens"
+
+
+def test_comments_keep_a_silent_stream_alive_only_until_the_first_tokens_time_is_over():
+    transfer = make(stream=True)
+    transfer.on_head(200, SSE)
+    for second in range(10):
+        transfer.now.now = 1_000.0 + second
+        transfer.on_data(b": processing\n\n")
+        transfer.check_clocks(transfer.now.now)
+    assert transfer.failure is None
+    transfer.check_clocks(1_010.1)
+    assert timed_out(transfer) == "first_token"
+
+
+def test_the_total_counts_from_the_beginning():
+    transfer = make(stream=True)
+    transfer.on_head(200, SSE)
+    transfer.now.now = 1_099.0
+    transfer.on_data(chunk("a"))
+    transfer.check_clocks(1_099.9)
+    assert transfer.failure is None
+    transfer.check_clocks(1_100.1)
+    assert timed_out(transfer) == "total"
+
+
+def test_the_clock_between_tokens_stands_still_while_it_is_we_who_do_not_read():
+    transfer = make(stream=True)
+    transfer.generation.readers.append(Reader())
+    transfer.on_head(200, SSE)
+    transfer.on_data(chunk("x" * (AHEAD_BYTES + 100)))
+    assert transfer.connection.log == ["pause"]
+    transfer.check_clocks(1_050.0)
+    assert transfer.failure is None
+    transfer.now.now = 1_050.0
+    transfer.resume()
+    assert transfer.connection.log == ["pause", "resume"]
+    transfer.check_clocks(1_053.9)
+    assert transfer.failure is None
+    transfer.check_clocks(1_054.1)
+    assert timed_out(transfer) == "between_tokens"
+
+
+@pytest.mark.parametrize("body", [b"", b'{"error":{"message":"no"}}'])
+def test_an_errors_body_that_stops_coming_is_taken_for_whole(body):
+    transfer = make()
+    transfer.on_head(503, {})
+    if body:
+        transfer.on_data(body)
+    transfer.check_clocks(1_000.0 + transfers.ERROR_SILENCE)
+    assert transfer.connection.log == []
+    transfer.check_clocks(1_000.1 + transfers.ERROR_SILENCE)
+    assert transfer.connection.log == ["abort"]
+    with pytest.raises(UpstreamFailed, match="up: no" if body else "up answered 503"):
+        transfer.conclude()
+
+
+def test_an_errors_body_that_trickles_on_is_cut_at_the_total():
+    transfer = make()
+    transfer.on_head(503, {})
+    for second in range(101):
+        transfer.now.now = 1_000.0 + second
+        transfer.on_data(b" ")
+        transfer.check_clocks(transfer.now.now)
+    assert transfer.connection.log == []
+    transfer.check_clocks(1_100.5)
+    assert transfer.connection.log == ["abort"]
+
+
+def test_a_message_that_does_not_end_after_its_terminator_is_ended():
+    transfer = make(stream=True)
+    transfer.on_head(200, SSE)
+    transfer.on_data(STREAM)
+    transfer.check_clocks(1_000.0 + transfers.LAST_BYTES + 0.1)
+    assert transfer.connection.log == ["abort"]
+    transfer.conclude()
+
+
+def test_a_clock_of_nought_is_off():
+    transfer = make()
+    transfer.job.timeouts = TimeoutConfig(connect=0, first_token=0, between_tokens=0, total=0)
+    transfer.check_clocks(9e9)
+    assert transfer.failure is None
+
+
+# ---- leaving --------------------------------------------------------------------------------------
+
+
+def test_who_hangs_up_wakes_a_paused_answer_first_and_only_once():
+    transfer = make(stream=True)
+    transfer.generation.readers.append(Reader())
+    transfer.on_head(200, SSE)
+    transfer.on_data(chunk("x" * (AHEAD_BYTES + 100)))
+    transfer.hang_up(1.0)
+    transfer.hang_up(1.0)
+    assert transfer.connection.log == ["pause", "resume", "hang_up"]
+    transfer.check_clocks(9e9)
+    assert transfer.failure is None
+
+
+def test_a_connection_that_is_not_ours_any_more_is_not_touched():
+    transfer = make(stream=True)
+    transfer.on_head(200, SSE)
+    transfer.answer.is_done = True
+    transfer.hang_up(1.0)
+    transfer.check_clocks(9e9)
+    transfer._paused = True
+    transfer.resume()
+    assert transfer.connection.log == []
+    assert not transfer.cancelled
+
+
+# ---- what it used ---------------------------------------------------------------------------------
+
+TOLD = {"usage": {"prompt_tokens": 7, "completion_tokens": 1}}
+
+
+def test_a_broken_stream_is_counted_by_what_it_told_last():
+    assert used_by(chunk("a", **TOLD), chunk("b"), conclude=False) == Usage(input_tokens=7, output_tokens=1)
+
+
+def test_a_broken_stream_that_told_nothing_is_counted_by_what_came():
+    used = used_by(chunk("a"), chunk("b"), chunk("c"), conclude=False)
+    assert (used.output_tokens, used.estimated) == (3, True)
+    assert used.input_tokens > 0
+
+
+def test_nothing_that_came_costs_nothing():
+    assert used_by(conclude=False) == Usage()
+    assert used_by(b": hello\n\n", conclude=False) == Usage()
+
+
+def test_a_prompt_that_is_no_utf8_can_be_counted_all_the_same():
+    body = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"\xff\xfe"}]}'
+    transfer = make(stream=True, body=body)
+    transfer.on_head(200, SSE)
+    transfer.on_data(chunk("a"))
+    assert transfer.used().input_tokens > 0
