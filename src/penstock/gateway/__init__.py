@@ -1,0 +1,1 @@
+"""The pipeline: one order, one file a stage."""

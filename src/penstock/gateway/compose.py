@@ -1,0 +1,257 @@
+"""The composition root: the only file that names concrete classes and puts them together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import msgspec
+
+from penstock.config.model import Config, UpstreamConfig
+from penstock.errors import Draining, PenstockError
+from penstock.flow.retry import RetryBudget
+from penstock.gateway import routes
+from penstock.gateway.pipeline import Pipeline, Snapshot
+from penstock.gateway.stages.authenticate import Keyring
+from penstock.gateway.stages.read import refuse
+from penstock.gateway.stages.record import Recorder
+from penstock.gateway.stages.route import Router
+from penstock.generation.registry import Registry
+from penstock.ledger.ledger import Ledger
+from penstock.ledger.measures import measure
+from penstock.ledger.prices import PriceTable
+from penstock.ledger.sqlite import SQLiteStore
+from penstock.logs import RequestLog
+from penstock.messages import Endpoint, Tenant
+from penstock.metrics import Registry as Metrics
+from penstock.net.clock import Clock
+from penstock.net.exchange import Exchange
+from penstock.upstream.http import HTTPUpstream, has_no_key
+
+log = logging.getLogger("penstock.gateway")
+
+
+def build(config: Config, *, clock: Clock) -> Gateway:
+    """A gateway for this configuration, ready to be started.
+
+    :raises penstock.errors.ConfigError: something that the configuration names cannot be used
+    """
+    return Gateway(config, clock)
+
+
+class _Accepted(msgspec.Struct, frozen=True):
+    """What :meth:`Gateway.opening` found out, kept until the body is there."""
+
+    endpoint: Endpoint
+    tenant: Tenant
+
+
+class Gateway:
+    """An :class:`~penstock.net.exchange.Application`: everything between the two sides of the wire."""
+
+    def __init__(self, config: Config, clock: Clock) -> None:
+        self.clock = clock
+        self.metrics = Metrics()
+        self._store = SQLiteStore(config.ledger.path) if config.ledger.path else None
+        ledger = Ledger(_prices(config), self._store, max_rows=config.ledger.max_rows_in_memory)
+        measure(self.metrics, ledger)
+        self._request_log = RequestLog(config.log) if config.log.requests else None
+        self.recorder = Recorder(ledger, self.metrics, self._request_log, clock)
+        self.config_version = 1
+        self._retired: set[asyncio.Task[None]] = set()
+        registry = Registry(config.generations_bytes, config.max_answer_bytes)
+        self.pipeline = Pipeline(self._snapshot(config, {}), registry, self.recorder, clock)
+        clock.add(self.pipeline)
+        if self._request_log is not None:
+            clock.add(self._request_log)
+
+    def __repr__(self) -> str:
+        return f"<Gateway {self.pipeline}, configuration {self.config_version}>"
+
+    # ---- Application ----
+
+    def opening(self, exchange: Exchange) -> int | None:
+        """Refuse before a body is read what can be refused by its head alone."""
+        snapshot = self.pipeline.snapshot
+        tenant = None
+        try:
+            if routes.is_public(exchange.path):
+                routes.serve_public(exchange)
+                return 0
+            tenant = snapshot.keyring.tenant(exchange.headers)
+            endpoint = routes.endpoint_of(exchange)
+            if endpoint is not None:
+                exchange.state = _Accepted(endpoint, tenant)
+                return snapshot.config.listener.max_body_bytes
+            routes.serve_own(exchange, snapshot.router, tenant)
+            self.recorder.counted("other", 200)
+        except PenstockError as error:
+            status = refuse(exchange, error, routes.dialect_for(exchange))
+            label = routes.label_of(exchange.path)
+            self.recorder.refused(label, tenant, status=status, error=error.code, peer=exchange.peer)
+        return 0
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Answer a request that :meth:`opening` accepted."""
+        accepted = exchange.state
+        assert isinstance(accepted, _Accepted), "opening() answered every other request"
+        self.pipeline.answer(exchange, accepted.endpoint, accepted.tenant)
+
+    # ---- life ----
+
+    async def start(self) -> None:
+        """Begin to work behind the scenes; the loop that calls this is the one that serves."""
+        self.clock.start(asyncio.get_running_loop())
+        if self._store is not None:
+            self._store.start()
+
+    def reload(self, config: Config) -> None:
+        """Use another configuration from the next call on; calls in flight keep theirs.
+
+        :raises penstock.errors.ConfigError: it cannot be used; the present one stays
+        """
+        old = self.pipeline.snapshot
+        prices = _prices(config)
+        self.pipeline.snapshot = self._snapshot(config, old.upstreams)
+        self.config_version += 1
+        self.recorder.ledger.use_prices(prices)
+        kept = set(map(id, self.pipeline.snapshot.upstreams.values()))
+        loop = asyncio.get_running_loop()
+        for upstream in old.upstreams.values():
+            if id(upstream) not in kept:
+                task = loop.create_task(self._retire(upstream))
+                self._retired.add(task)
+                task.add_done_callback(self._retired.discard)
+
+    async def drain(self, seconds: float) -> int:
+        """Let what is under way end, for so many seconds; then end the rest with an error.
+
+        :returns: how many answers were cut short
+        """
+        try:
+            await asyncio.wait_for(self.pipeline.wait_idle(), seconds)
+        except TimeoutError:
+            self.pipeline.admission.draining = True
+            return self.pipeline.cut_all(Draining("this gateway is going away; try again", retry_after=1.0))
+        return 0
+
+    async def close(self) -> None:
+        """Close connections, and write down what is not written yet."""
+        self.pipeline.cut_all(Draining("this gateway is going away; try again", retry_after=1.0))
+        await self.pipeline.wait_idle()
+        if self._retired:  # their calls have ended, so they only close
+            await asyncio.wait(self._retired)
+        for upstream in self.pipeline.snapshot.upstreams.values():
+            await upstream.close()
+        self.clock.stop()
+        if self._request_log is not None:
+            self._request_log.flush()
+        if self._store is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._store.close)
+
+    # ---- introspection ----
+
+    def snapshot(self) -> dict[str, Any]:
+        """What the control port shows of this worker; what msgspec can pack."""
+        now = self.clock.now()
+        return {
+            "metrics": self.metrics.snapshot(),
+            "generations": [
+                {
+                    "id": generation.id,
+                    "tenant": generation.tenant,
+                    "endpoint": generation.endpoint.label,
+                    "model": generation.model,
+                    "stream": generation.stream,
+                    "upstream": generation.served_by[0],
+                    "age": now - generation.started,
+                    "events": len(generation.events),
+                    "bytes": generation.size,
+                    "readers": len(generation.readers),
+                    "attempts": generation.attempts,
+                }
+                for generation in self.pipeline.in_flight()
+            ],
+            "pools": {
+                name: msgspec.to_builtins(upstream.pool.statistics())
+                for name, upstream in self.pipeline.snapshot.upstreams.items()
+            },
+            "ledger": {
+                outcome.value: msgspec.to_builtins(total)
+                for outcome, total in self.recorder.ledger.totals().items()
+                if total.attempts
+            },
+            "config_version": self.config_version,
+            "held": self._held(),
+            "lag": self.clock.lag,
+            "draining": self.pipeline.admission.draining,
+        }
+
+    def _held(self) -> dict[str, int]:
+        """What calls in flight hold; without any, all of it must come back to nothing but the idle tasks."""
+        pipeline = self.pipeline
+        return {
+            "calls": pipeline.admission.in_progress,
+            "readings": len(pipeline.readings),
+            "productions": len(pipeline.productions),
+            "generations": len(pipeline.registry),
+            "log_bytes": pipeline.registry.account.held,
+            "open_attempts": self.recorder.ledger.statistics().open,
+            "tasks": len(asyncio.all_tasks()),
+        }
+
+    def redacted_config(self) -> dict[str, Any]:
+        """The configuration in use, secrets blotted out."""
+        config = self.pipeline.snapshot.config
+        value: dict[str, Any] = msgspec.to_builtins(config, enc_hook=lambda _: "…")
+        return value
+
+    # ---- building ----
+
+    def _snapshot(self, config: Config, present: dict[str, HTTPUpstream]) -> Snapshot:
+        keyring = Keyring(config.keys)
+        upstreams: dict[str, HTTPUpstream] = {}
+        try:
+            for name, wanted in config.upstreams.items():
+                upstreams[name] = self._upstream(name, wanted, config, keyring, present.get(name))
+        except BaseException:
+            for name, upstream in upstreams.items():
+                if upstream is not present.get(name):
+                    upstream.discard()
+            raise
+        return Snapshot(config, keyring, Router(config, upstreams), upstreams, RetryBudget(config.retry))
+
+    def _upstream(
+        self,
+        name: str,
+        wanted: UpstreamConfig,
+        config: Config,
+        keyring: Keyring,
+        present: HTTPUpstream | None,
+    ) -> HTTPUpstream:
+        timeouts = wanted.timeouts or config.timeouts
+        if (
+            present is not None
+            and present.config == wanted
+            and present.connect_timeout == timeouts.connect
+            and present.forwards == (keyring.open and has_no_key(wanted))
+        ):
+            return present  # its connections stay warm over a reload
+        return HTTPUpstream(
+            name,
+            wanted,
+            self.clock,
+            connect_timeout=timeouts.connect,
+            forward_credentials=keyring.open,
+        )
+
+    async def _retire(self, upstream: HTTPUpstream) -> None:
+        """Close an upstream that the new configuration does not know, once its calls have ended."""
+        await upstream.wait_idle()
+        await upstream.close()
+
+
+def _prices(config: Config) -> PriceTable:
+    kinds = {name: upstream.kind for name, upstream in config.upstreams.items()}
+    return PriceTable.load(config.prices, kinds=kinds)

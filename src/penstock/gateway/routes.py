@@ -1,0 +1,127 @@
+"""What each path of the data port is: the relayed endpoints, the model list, and signs of life."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+from urllib.parse import unquote
+
+import msgspec
+
+from penstock import __version__
+from penstock.config.patterns import match
+from penstock.errors import MethodNotAllowed, NotFound, UnknownModel, UnsupportedMedia
+from penstock.gateway.stages.route import Router
+from penstock.messages import Dialect, Endpoint, Tenant
+from penstock.net.exchange import Exchange
+from penstock.wire.request import dialect_of
+
+RELAYED: dict[str, Endpoint] = {endpoint.path: endpoint for endpoint in Endpoint}
+
+_JSON = [(b"content-type", b"application/json")]
+_CREATED = 1_700_000_000  # the API wants a time of creation; a name in a configuration has none
+
+
+def endpoint_of(exchange: Exchange) -> Endpoint | None:
+    """The relayed endpoint that a request is for; None: one of the gateway's own.
+
+    :raises MethodNotAllowed: right path, wrong method
+    :raises UnsupportedMedia: the body is compressed, which is not understood yet
+    """
+    endpoint = RELAYED.get(exchange.path)
+    if endpoint is None:
+        return None
+    if exchange.method != "POST":
+        raise MethodNotAllowed(f"{exchange.path} takes POST, not {_shown(exchange.method)}", allow="POST")
+    coding = exchange.headers.get(b"content-encoding")
+    if coding is not None and coding.strip().lower() != b"identity":
+        raise UnsupportedMedia("the body must not be compressed: no Content-Encoding is understood here")
+    return endpoint
+
+
+def serve_own(exchange: Exchange, router: Router, tenant: Tenant) -> None:
+    """Answer one of the gateway's own paths.
+
+    :raises NotFound: there is no such path
+    """
+    path = exchange.path
+    if path == "/v1/models":
+        _read_only(exchange)
+        _respond(exchange, _models(exchange, router, tenant))
+    elif path.startswith("/v1/models/"):
+        _read_only(exchange)
+        name = unquote(path.removeprefix("/v1/models/"))  # models are called "org/name", too
+        if not router.knows(name) or not _permitted(tenant, name):
+            raise UnknownModel(f"the model {name!r} is not known here", param="model")
+        _respond(exchange, _model(exchange, name))
+    elif path == "/":
+        _read_only(exchange)
+        _respond(exchange, {"name": "penstock", "version": __version__})
+    else:
+        _unknown(path)
+
+
+def is_public(path: str) -> bool:
+    """Whether a path is answered without a key: for load balancers, which have none."""
+    return path == "/healthz"
+
+
+def serve_public(exchange: Exchange) -> None:
+    """Answer a path that :func:`is_public`."""
+    _read_only(exchange)
+    exchange.respond(200, [(b"content-type", b"text/plain")], b"ok\n")
+
+
+def dialect_for(exchange: Exchange) -> Dialect:
+    """The dialect in which the caller expects an error: the path's, else that of its SDK's header field."""
+    return Dialect.ANTHROPIC if _is_anthropic(exchange) else dialect_of(exchange.path)
+
+
+def label_of(path: str) -> str:
+    """What a path is called in metrics and logs."""
+    endpoint = RELAYED.get(path)
+    return "other" if endpoint is None else endpoint.label
+
+
+def _unknown(path: str) -> NoReturn:
+    raise NotFound(f"there is no {_shown(path)} here")
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= 100 else text[:100] + "…"
+
+
+def _read_only(exchange: Exchange) -> None:
+    if exchange.method not in {"GET", "HEAD"}:
+        message = f"{_shown(exchange.path)} takes GET, not {_shown(exchange.method)}"
+        raise MethodNotAllowed(message, allow="GET, HEAD")
+
+
+def _respond(exchange: Exchange, value: object) -> None:
+    exchange.respond(200, _JSON, msgspec.json.encode(value))
+
+
+def _permitted(tenant: Tenant, name: str) -> bool:
+    return not tenant.models or any(match(pattern, name) is not None for pattern in tenant.models)
+
+
+def _models(exchange: Exchange, router: Router, tenant: Tenant) -> dict[str, object]:
+    names = [name for name in router.names() if _permitted(tenant, name)]
+    models = [_model(exchange, name) for name in names]
+    if _is_anthropic(exchange):
+        return {
+            "data": models,
+            "has_more": False,
+            "first_id": names[0] if names else None,
+            "last_id": names[-1] if names else None,
+        }
+    return {"object": "list", "data": models}
+
+
+def _model(exchange: Exchange, name: str) -> dict[str, object]:
+    if _is_anthropic(exchange):
+        return {"type": "model", "id": name, "display_name": name, "created_at": "2023-11-14T22:13:20Z"}
+    return {"id": name, "object": "model", "created": _CREATED, "owned_by": "penstock"}
+
+
+def _is_anthropic(exchange: Exchange) -> bool:
+    return b"anthropic-version" in exchange.headers

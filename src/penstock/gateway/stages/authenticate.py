@@ -1,0 +1,87 @@
+"""Who is calling: key to tenant, tier and permitted models, from a local snapshot.
+
+Keys are stored as SHA-256 hashes.  A plain hash is right here, where a password would need a slow one: a key has
+256 random bits, so there is nothing to guess.  The hash also makes the look-up independent of the key's
+text; the final comparison is constant-time all the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+
+from penstock.config.model import KeyConfig
+from penstock.config.patterns import match
+from penstock.errors import Forbidden, Unauthenticated
+from penstock.messages import Call, Headers, Tenant
+from penstock.wire.credentials import bearer
+
+ANONYMOUS = Tenant()
+MAX_BEARERS = 16_384
+_NOBODY = (bytes(32), ANONYMOUS)
+
+
+class Keyring:
+    """The known keys.  Without any, every caller is the default tenant."""
+
+    __slots__ = ("_bearers", "_known")
+
+    def __init__(self, keys: Sequence[KeyConfig]) -> None:
+        self._known: dict[bytes, tuple[bytes, Tenant]] = {}
+        self._bearers: dict[
+            bytes, Tenant
+        ] = {}  # Authorization values that were right: hashed once, not each time
+        for key in keys:
+            digest = bytes.fromhex(key.hash.removeprefix("sha256:"))
+            tenant = Tenant(name=key.tenant, key_name=key.name, tier=key.tier, models=tuple(key.models))
+            self._known[digest] = (digest, tenant)
+
+    def __repr__(self) -> str:
+        return f"<Keyring of {len(self._known)} keys>"
+
+    @property
+    def open(self) -> bool:
+        """Whether anybody may call."""
+        return not self._known
+
+    def tenant(self, headers: Headers) -> Tenant:
+        """Whose key this request presents.
+
+        :raises Unauthenticated: none, or one that nobody knows
+        """
+        if not self._known:
+            return ANONYMOUS
+        value = headers.get(b"authorization", b"")
+        known_bearer = self._bearers.get(value)
+        if known_bearer is not None:
+            return known_bearer
+        key = bearer(value)
+        by_bearer = bool(key)
+        if not by_bearer:
+            key = headers.get(b"x-api-key", b"")
+        if not key:
+            raise Unauthenticated(
+                "no API key: send it as 'Authorization: Bearer …' or 'x-api-key: …'", code="missing_api_key"
+            )
+        digest = hashlib.sha256(key).digest()
+        known, tenant = self._known.get(digest, _NOBODY)
+        if not hmac.compare_digest(digest, known):
+            raise Unauthenticated("this API key is not known here")
+        if by_bearer:
+            if len(self._bearers) >= MAX_BEARERS:
+                self._bearers.clear()
+            self._bearers[value] = tenant
+        return tenant
+
+
+def permit(call: Call) -> None:
+    """May this tenant use this model?
+
+    :raises Forbidden: its key names models, and this is none of them
+    """
+    models = call.tenant.models
+    if models and not any(match(pattern, call.model) is not None for pattern in models):
+        raise Forbidden(
+            f"this key may not use the model {call.model!r}", code="model_not_permitted", param="model"
+        )

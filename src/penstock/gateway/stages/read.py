@@ -1,0 +1,222 @@
+"""Give a generation to one caller: the events from an offset on, as a stream or folded into one answer.
+
+A :class:`Reading` is a reader of the log on one side and watches the client on the other.  It works in callbacks:
+an event goes from the log to the client's buffer without a task switch, and a caller costs no task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+
+from penstock.errors import InternalError, PenstockError, UpstreamError
+from penstock.generation.log import EVENT_OVERHEAD, Generation, State
+from penstock.messages import Call, Dialect
+from penstock.net.exchange import Exchange
+from penstock.wire import problems
+
+HEARTBEAT = 15.0
+"""Seconds of silence after which a stream is kept alive: proxies cut at 60 (nginx, ALB) and even 55."""
+
+SLICE_EVENTS = 256  # joined for one write; a late reader of a long log is not copied all at once
+SLICE_BYTES = 262_144  # nor one of long events
+_IDS = [b"id: %d\n" % number for number in range(4096)]  # most answers end before
+
+CLIENT_GONE = 499  # nginx's code for a client that closed before its answer; only in logs and metrics
+
+_STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+_JSON = (b"content-type", b"application/json")
+_STOP_RETRYING = (b"x-should-retry", b"false")
+
+
+class Reading:
+    """One caller's reading of one generation.
+
+    :param status_name: value of ``Penstock-Status``
+    :param on_done: called once, when the answer has ended or the caller has left
+    """
+
+    __slots__ = (
+        "_alive_position",
+        "_alive_since",
+        "_on_done",
+        "_paused",
+        "_position",
+        "_status_name",
+        "call",
+        "done",
+        "error",
+        "exchange",
+        "generation",
+        "read_bytes",
+        "status",
+    )
+
+    def __init__(
+        self,
+        call: Call,
+        generation: Generation,
+        exchange: Exchange,
+        status_name: bytes,
+        on_done: Callable[[Reading], None],
+    ) -> None:
+        self.call = call
+        self.generation = generation
+        self.exchange = exchange
+        self._status_name = status_name
+        self._on_done = on_done
+        self._position = 0
+        self._paused = False
+        self._alive_since = call.received
+        self._alive_position = 0
+        self.read_bytes = 0
+        self.done = False
+        self.status = 0  # what the caller got; CLIENT_GONE: nothing whole
+        self.error = ""
+
+    def __repr__(self) -> str:
+        state = "done" if self.done else "paused" if self._paused else "following"
+        return f"<Reading of {self.generation.id} at {self._position}, {state}>"
+
+    # ---- Reader ----
+
+    def advance(self) -> None:
+        """Write what the log has beyond our position; at its end, end the answer."""
+        if self._paused or self.done:
+            return
+        generation = self.generation
+        if self.call.stream:
+            self._stream(generation)
+        elif generation.state is State.FINISHED:
+            self._fold(generation)
+        elif generation.state is State.FAILED:
+            self._refuse(generation.error)
+
+    def _stream(self, generation: Generation) -> None:
+        events = generation.events
+        exchange = self.exchange
+        while (position := self._position) < len(events):
+            if not exchange.started:
+                exchange.start(200, [*_STREAM_HEADERS, *self._own_headers(), *generation.headers])
+            if position + 1 == len(events):
+                event = events[position]
+                self._position = position + 1
+                self.read_bytes += len(event) + EVENT_OVERHEAD
+                data = b"id: %d\n%b" % (position, event)
+            else:
+                data = self._slice(events)
+            if not exchange.write(data):
+                self._paused = True
+                break
+        if self._position == len(events) and generation.state is not State.RUNNING:
+            self._end_stream(generation)
+
+    def _slice(self, events: list[bytes]) -> bytes:
+        position = self._position
+        some = events[position : position + SLICE_EVENTS]
+        size = sum(map(len, some))
+        while size > SLICE_BYTES and len(some) > 1:
+            some = some[: len(some) // 2]
+            size = sum(map(len, some))
+        end = position + len(some)
+        ids = _IDS[position:end] if end <= len(_IDS) else [b"id: %d\n" % n for n in range(position, end)]
+        self._position = end
+        self.read_bytes += size + EVENT_OVERHEAD * len(some)
+        return b"".join(chain.from_iterable(zip(ids, some, strict=True)))
+
+    def _end_stream(self, generation: Generation) -> None:
+        exchange = self.exchange
+        if generation.state is State.FAILED:
+            error = generation.error or InternalError("the answer failed")
+            if not exchange.started:
+                self._refuse(error)
+                return
+            self.error = error.code
+            exchange.write(problems.render_event(error, self.call.endpoint, generation.id))
+        exchange.end()
+        self._finish(200)
+
+    def _fold(self, generation: Generation) -> None:
+        body = b"".join(generation.events)
+        self.read_bytes = len(body)
+        self.exchange.respond(200, [_JSON, *self._own_headers(), *generation.headers], body)
+        self._finish(200)
+
+    def _refuse(self, error: PenstockError | None) -> None:
+        error = error or InternalError("the answer failed")
+        self.error = error.code
+        dialect = self.call.endpoint.dialect
+        retried = self.generation.attempts > 1
+        self._finish(refuse(self.exchange, error, dialect, self.generation.id, retried=retried))
+
+    def _own_headers(self) -> list[tuple[bytes, bytes]]:
+        return [
+            (b"penstock-generation", self.generation.id.encode()),
+            (b"penstock-status", self._status_name),
+        ]
+
+    def _finish(self, status: int) -> None:
+        if not self.done:
+            self.done = True
+            self.status = status
+            self._on_done(self)
+
+    # ---- Watcher ----
+
+    def on_gone(self) -> None:
+        """The client left: so do we."""
+        if not self.done:
+            self.error = "client_gone"
+            self._finish(CLIENT_GONE)
+
+    def on_writable(self) -> None:
+        self._paused = False
+        self.advance()
+        self.generation.caught_up()
+
+    # ---- keep-alive ----
+
+    def keep_alive(self, now: float) -> None:
+        """Called now and then: a stream that is silent for too long gets a sign of life."""
+        if not self.call.stream or self._paused or self.done:
+            return
+        if self._position != self._alive_position:
+            self._alive_position = self._position
+            self._alive_since = now
+        if now - self._alive_since < HEARTBEAT:
+            return
+        self._alive_since = now
+        exchange = self.exchange
+        if not exchange.started:
+            exchange.start(200, [*_STREAM_HEADERS, *self._own_headers()])
+        if self.call.endpoint.dialect is Dialect.ANTHROPIC:
+            exchange.write(b'event: ping\ndata: {"type":"ping"}\n\n')
+        else:
+            # One newline: a comment and a blank line would make the OpenAI SDK dispatch an empty
+            # event once it has seen an id.
+            exchange.write(b": hb\n")
+
+
+def refuse(
+    exchange: Exchange,
+    error: PenstockError,
+    dialect: Dialect,
+    generation_id: str = "",
+    *,
+    retried: bool = False,
+) -> int:
+    """Answer with an error in the caller's dialect; returns its HTTP status.
+
+    :param retried: the gateway has tried again already: the SDK's own retries would only multiply its
+    """
+    status, headers, body = problems.render(error, dialect, generation_id)
+    if generation_id:
+        headers.append((b"penstock-generation", generation_id.encode()))
+    if retried and isinstance(error, UpstreamError):
+        headers.append(_STOP_RETRYING)
+    exchange.respond(status, headers, body)
+    return status

@@ -1,0 +1,217 @@
+"""What happened: a ledger row per attempt, metrics, one log line per request.
+
+Wraps both halves, so that refusals, disconnects and failed attempts are seen too.  Every label set is bounded:
+models are labelled by their entry in the configuration, never by what a caller wrote.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from penstock.errors import PenstockError
+from penstock.gateway.stages.route import Candidate
+from penstock.generation.log import TOO_LARGE, Generation
+from penstock.ledger.ledger import Ledger
+from penstock.logs import RequestLine, RequestLog
+from penstock.messages import Attempt, Call, Outcome, Tenant
+from penstock.metrics import DURATION_BUCKETS, INTER_TOKEN_BUCKETS, TTFT_BUCKETS, Counter, Histogram, Registry
+from penstock.net.clock import Clock
+from penstock.wire import problems
+
+PICO = 1e-12
+MAX_BOUND = 4_096
+MAX_CHILDREN = 5_000  # label sets of one metric: configurations with hundreds of models find room
+
+
+def _codes(kind: type[PenstockError]) -> set[str]:
+    return {kind.code}.union(*map(_codes, kind.__subclasses__()))
+
+
+# What an attempt's error is called in metrics: upstreams' own codes are no bounded set.
+_KNOWN_ERRORS = frozenset({"", "cancelled", TOO_LARGE, *problems.CODES, *_codes(PenstockError)})
+_OTHER_ERROR = "other"
+
+
+class _Cells:
+    """The metric cells of one way that attempts go: bound once, then only added to."""
+
+    __slots__ = ("between", "completed", "cost", "first_token", "input", "output")
+
+    def __init__(self, recorder: Recorder, upstream: str, route: str) -> None:
+        self.completed: Counter = recorder.attempts.labels(upstream, Outcome.COMPLETED.value, "")
+        self.input: Counter = recorder.tokens.labels(upstream, route, "input")
+        self.output: Counter = recorder.tokens.labels(upstream, route, "output")
+        self.cost: Counter = recorder.cost.labels(upstream, route)
+        self.first_token: Histogram = recorder.first_token.labels(upstream)
+        self.between: Histogram = recorder.between.labels(upstream)
+
+
+class Recorder:
+    """Ledger, metrics and log of one worker."""
+
+    def __init__(self, ledger: Ledger, metrics: Registry, log: RequestLog | None, clock: Clock) -> None:
+        self.ledger = ledger
+        self.clock = clock
+        self.log = log
+        self.requests = metrics.counter(
+            "penstock_requests_total",
+            "Requests answered.",
+            labels=("endpoint", "status"),
+            max_children=MAX_CHILDREN,
+        )
+        self.durations = metrics.histogram(
+            "penstock_request_duration_seconds",
+            "From a request's arrival to its answer's end.",
+            labels=("endpoint",),
+            buckets=DURATION_BUCKETS,
+        )
+        self.attempts = metrics.counter(
+            "penstock_attempts_total",
+            "Upstream calls.",
+            labels=("upstream", "outcome", "error"),
+            max_children=MAX_CHILDREN,
+        )
+        self.retries = metrics.counter(
+            "penstock_retries_total",
+            "Attempts repeated.",
+            labels=("upstream",),
+            max_children=MAX_CHILDREN,
+        )
+        self.tokens = metrics.counter(
+            "penstock_tokens_total",
+            "Tokens settled in the ledger.",
+            labels=("upstream", "model", "direction"),
+            max_children=MAX_CHILDREN,
+        )
+        self.cost = metrics.counter(
+            "penstock_cost_usd_total",
+            "Money settled in the ledger.",
+            labels=("upstream", "model"),
+            max_children=MAX_CHILDREN,
+        )
+        self.first_token = metrics.histogram(
+            "penstock_first_token_seconds",
+            "From sending a call to its answer's first event.",
+            labels=("upstream",),
+            buckets=TTFT_BUCKETS,
+        )
+        self.between = metrics.histogram(
+            "penstock_between_tokens_seconds",
+            "Mean time between the output tokens of a streamed answer.",
+            labels=("upstream",),
+            buckets=INTER_TOKEN_BUCKETS,
+        )
+        self._cells: dict[tuple[str, str], _Cells] = {}  # by upstream and route, of which there are few
+        self._request_cells: dict[tuple[str, int], Counter] = {}
+        self._duration_cells: dict[str, Histogram] = {}
+
+    # ---- the back half: attempts ----
+
+    def opened(self, attempt: Attempt) -> None:
+        """Before a byte leaves."""
+        self.ledger.open(attempt)
+
+    def settled(self, attempt: Attempt, candidate: Candidate, *, stream: bool) -> None:
+        """The attempt has ended; its row is complete but for the cost."""
+        self.ledger.settle(attempt)
+        cells = self._cells.get((attempt.upstream, candidate.route))
+        if cells is None:
+            cells = self._bind(attempt.upstream, candidate.route)
+        assert attempt.outcome is not None
+        if attempt.error:
+            error = attempt.error if attempt.error in _KNOWN_ERRORS else _OTHER_ERROR
+            self.attempts.labels(attempt.upstream, attempt.outcome.value, error).add()
+        else:
+            cells.completed.add()
+        usage = attempt.usage
+        cells.input.add(usage.input_tokens)
+        cells.output.add(usage.output_tokens)
+        if attempt.cost:
+            cells.cost.add(attempt.cost * PICO)
+        if attempt.first_token is not None:
+            cells.first_token.observe(attempt.first_token)
+            if stream and usage.output_tokens > 1 and attempt.duration is not None:
+                cells.between.observe((attempt.duration - attempt.first_token) / (usage.output_tokens - 1))
+
+    def _bind(self, upstream: str, route: str) -> _Cells:
+        if len(self._cells) >= MAX_BOUND:  # of configurations that have been replaced
+            self._cells.clear()
+        cells = self._cells[upstream, route] = _Cells(self, upstream, route)
+        return cells
+
+    def retried(self, candidate: Candidate) -> None:
+        self.retries.labels(candidate.upstream.name).add()
+
+    # ---- the front half: requests ----
+
+    def answered(
+        self,
+        call: Call,
+        generation: Generation | None,
+        *,
+        status: int,
+        error: str,
+        peer: str,
+    ) -> None:
+        """The caller has its answer, or has left."""
+        label = call.endpoint.label
+        duration = self.clock.now() - call.received
+        self.counted(label, status)
+        cell = self._duration_cells.get(label)
+        if cell is None:
+            cell = self._duration_cells[label] = self.durations.labels(label)
+        cell.observe(duration)
+        log = self.log
+        if log is None:
+            return
+        usage = generation.usage if generation is not None else None
+        upstream, upstream_model = generation.served_by if generation is not None else ("", "")
+        first = generation.first_event if generation is not None else 0.0
+        log.write(
+            RequestLine(
+                time=dt.datetime.now(dt.UTC),
+                generation=generation.id if generation is not None else call.id,
+                tenant=call.tenant.name,
+                key=call.tenant.key_name,
+                endpoint=label,
+                model=call.model,
+                upstream=upstream,
+                upstream_model=upstream_model,
+                status=status,
+                outcome=generation.state.value if generation is not None else "refused",
+                stream=call.stream,
+                input_tokens=usage.input_tokens if usage is not None else 0,
+                output_tokens=usage.output_tokens if usage is not None else 0,
+                cost=generation.cost if generation is not None else 0,
+                ttft_ms=(first - call.received) * 1e3 if first else None,
+                duration_ms=duration * 1e3,
+                attempts=generation.attempts if generation is not None else 0,
+                error=error,
+                peer=peer,
+            )
+        )
+
+    def refused(self, endpoint: str, tenant: Tenant | None, *, status: int, error: str, peer: str) -> None:
+        """A request got an error before it became a call."""
+        self.counted(endpoint, status)
+        if self.log is not None:
+            self.log.write(
+                RequestLine(
+                    time=dt.datetime.now(dt.UTC),
+                    tenant=tenant.name if tenant is not None else "",
+                    key=tenant.key_name if tenant is not None else "",
+                    endpoint=endpoint,
+                    status=status,
+                    outcome="refused",
+                    error=error,
+                    peer=peer,
+                )
+            )
+
+    def counted(self, endpoint: str, status: int) -> None:
+        """A request was answered."""
+        counter = self._request_cells.get((endpoint, status))
+        if counter is None:
+            counter = self.requests.labels(endpoint, str(status))
+            self._request_cells[endpoint, status] = counter
+        counter.add()

@@ -1,0 +1,136 @@
+"""Which upstreams can answer this model, and in which order are they tried?
+
+A model's name, or the most specific pattern that fits it, leads to candidates.  One is drawn by weight, so
+that a canary gets its share; the others follow by falling weight, then the candidates of the model's
+fallbacks.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from penstock.config.model import Config, ModelConfig, TimeoutConfig
+from penstock.config.patterns import match
+from penstock.errors import UnknownModel
+from penstock.messages import Call
+from penstock.upstream.http import HTTPUpstream
+
+MAX_REMEMBERED = 1_024  # names that fit a pattern and have one candidate; callers invent names
+
+
+class Candidate(msgspec.Struct, frozen=True, eq=False):
+    """One way to answer; ``model`` is the upstream's name for it, ``route`` the entry in the configuration."""
+
+    upstream: HTTPUpstream
+    model: str
+    route: str
+    version: str
+    weight: float
+    timeouts: TimeoutConfig
+
+
+class Router:
+    """The routes of one configuration."""
+
+    def __init__(
+        self,
+        config: Config,
+        upstreams: Mapping[str, HTTPUpstream],
+        rand: Callable[[], float] = random.random,
+    ) -> None:
+        self._config = config
+        self._upstreams = upstreams
+        self._rand = rand
+        self._exact = {name: model for name, model in config.models.items() if "*" not in name}
+        # The longest pattern is the most specific one: "gpt-4*" before "gpt-*" before "*".
+        self._patterns = sorted((name for name in config.models if "*" in name), key=len, reverse=True)
+        self._single: dict[str, tuple[Candidate, ...]] = {}
+        for name in self._exact:
+            routes = self._candidates(name, set())
+            if len(routes) == 1:
+                self._single[name] = tuple(routes)
+
+    def __repr__(self) -> str:
+        return f"<Router of {len(self._config.models)} models, {len(self._upstreams)} upstreams>"
+
+    def names(self) -> list[str]:
+        """The models that can be listed: names, not patterns."""
+        return list(self._exact)
+
+    def route(self, call: Call) -> Sequence[Candidate]:
+        """The candidates for a call, in the order in which they are to be tried.
+
+        :raises UnknownModel: nothing here answers this name
+        """
+        found = self._single.get(call.model)
+        if found is not None:
+            return found
+        candidates = self._candidates(call.model, set())
+        if not candidates:
+            raise UnknownModel(f"the model {call.model!r} is not known here", param="model")
+        if len(candidates) == 1 and len(self._single) < MAX_REMEMBERED:
+            self._single[call.model] = tuple(candidates)
+        return candidates
+
+    def knows(self, model: str) -> bool:
+        return self._entry(model) is not None
+
+    def _entry(self, model: str) -> tuple[str, ModelConfig] | None:
+        entry = self._exact.get(model)
+        if entry is not None:
+            return model, entry
+        for pattern in self._patterns:
+            if match(pattern, model) is not None:
+                return pattern, self._config.models[pattern]
+        return None
+
+    def _candidates(self, model: str, passed: set[str]) -> list[Candidate]:
+        """The candidates of a model and of its fallbacks; each name once, however many lead to it."""
+        entry = self._entry(model)
+        if entry is None or model in passed:
+            return []
+        passed.add(model)
+        pattern, config = entry
+        candidates = [
+            self._candidate(index, pattern, config, model) for index in range(len(config.candidates))
+        ]
+        ordered = self._in_order(candidates)
+        for fallback in config.fallbacks:
+            ordered += self._candidates(fallback, passed)
+        return ordered
+
+    def _candidate(self, index: int, pattern: str, config: ModelConfig, model: str) -> Candidate:
+        chosen = config.candidates[index]
+        upstream = self._upstreams[chosen.upstream]
+        return Candidate(
+            upstream=upstream,
+            model=_named(chosen.model, pattern, model),
+            route=pattern,
+            version=chosen.version,
+            weight=chosen.weight,
+            timeouts=config.timeouts or upstream.config.timeouts or self._config.timeouts,
+        )
+
+    def _in_order(self, candidates: list[Candidate]) -> list[Candidate]:
+        if len(candidates) < 2:
+            return candidates
+        rest = sorted(candidates, key=lambda candidate: candidate.weight, reverse=True)
+        point = self._rand() * sum(candidate.weight for candidate in rest)
+        for candidate in rest:
+            point -= candidate.weight
+            if point < 0:
+                rest.remove(candidate)
+                rest.insert(0, candidate)
+                break
+        return rest
+
+
+def _named(template: str, pattern: str, model: str) -> str:
+    """The upstream's name: "" keeps the caller's, ``*`` stands for what the pattern's ``*`` matched."""
+    if not template:
+        return model
+    star = match(pattern, model) if "*" in pattern else None
+    return template if star is None else template.replace("*", star, 1)

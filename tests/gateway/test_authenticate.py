@@ -1,0 +1,103 @@
+import hashlib
+
+import pytest
+from gateway_doubles import a_call
+
+from penstock.config.model import KeyConfig
+from penstock.errors import Forbidden, Unauthenticated
+from penstock.gateway.stages.authenticate import ANONYMOUS, MAX_BEARERS, Keyring, permit
+from penstock.messages import Tenant
+
+
+def key(secret, name="k", **more):
+    return KeyConfig(name=name, hash="sha256:" + hashlib.sha256(secret.encode()).hexdigest(), **more)
+
+
+RING = Keyring([key("one", tenant="t1", tier="gold", models=["m"]), key("two", "k2")])
+
+
+def test_a_gateway_without_keys_is_open():
+    ring = Keyring([])
+    assert ring.open
+    assert ring.tenant({}) is ANONYMOUS
+    assert ring.tenant({b"authorization": b"Bearer anything"}) is ANONYMOUS
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {b"authorization": b"Bearer one"},
+        {b"authorization": b"bearer one"},
+        {b"authorization": b"BEARER   one "},
+        {b"x-api-key": b"one"},
+        {b"authorization": b"Basic eHg6eXk=", b"x-api-key": b"one"},
+        {b"authorization": b"Bearer ", b"x-api-key": b"one"},
+    ],
+)
+def test_a_key_is_known_in_either_sdks_form(headers):
+    for _ in range(2):  # the second time it is remembered
+        assert RING.tenant(headers) == Tenant(name="t1", key_name="k", tier="gold", models=("m",))
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({}, "missing_api_key"),
+        ({b"authorization": b""}, "missing_api_key"),
+        ({b"authorization": b"one"}, "missing_api_key"),
+        ({b"authorization": b"Basic one"}, "missing_api_key"),
+        ({b"authorization": b"Bearer"}, "missing_api_key"),
+        ({b"authorization": b"Bearer One"}, "invalid_api_key"),
+        ({b"authorization": b"Bearer one, Bearer one"}, "invalid_api_key"),
+        ({b"authorization": b"Bearer wrong", b"x-api-key": b"one"}, "invalid_api_key"),
+        ({b"x-api-key": b"\xff"}, "invalid_api_key"),
+    ],
+)
+def test_anybody_else_is_refused_and_told_why(headers, code):
+    with pytest.raises(Unauthenticated) as caught:
+        RING.tenant(headers)
+    assert (caught.value.status, caught.value.code) == (401, code)
+
+
+def test_the_hash_is_not_the_key():
+    with pytest.raises(Unauthenticated):
+        RING.tenant({b"x-api-key": key("one").hash.encode()})
+    with pytest.raises(Unauthenticated):
+        RING.tenant({b"x-api-key": hashlib.sha256(b"one").digest()})
+
+
+def test_what_is_remembered_of_right_keys_is_bounded_and_wrong_ones_are_not_remembered():
+    ring = Keyring([key("one")])
+    for spaces in range(3 * MAX_BEARERS):
+        ring.tenant({b"authorization": b"Bearer" + b" " * (spaces + 1) + b"one"})
+        with pytest.raises(Unauthenticated):
+            ring.tenant({b"authorization": b"Bearer %d" % spaces})
+    assert len(ring._bearers) <= MAX_BEARERS
+
+
+def test_no_key_is_in_its_repr():
+    assert "one" not in repr(RING)
+
+
+@pytest.mark.parametrize(
+    ("models", "model", "permitted"),
+    [
+        ((), "anything", True),
+        (("m",), "m", True),
+        (("m",), "mm", False),
+        (("a*", "m"), "abc", True),
+        (("*-mini",), "gpt-mini", True),
+        (("*-mini",), "-mini", True),
+        (("a*a",), "a", False),
+        (("*",), "anything", True),
+    ],
+)
+def test_a_key_may_use_the_models_that_it_names(models, model, permitted):
+    call = a_call(tenant=Tenant(models=models))
+    call.model = model
+    if permitted:
+        permit(call)
+        return
+    with pytest.raises(Forbidden) as caught:
+        permit(call)
+    assert (caught.value.code, caught.value.param) == ("model_not_permitted", "model")

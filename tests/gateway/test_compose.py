@@ -1,0 +1,133 @@
+import asyncio
+import hashlib
+import json
+import sqlite3
+
+import msgspec
+import pytest
+from serving import (
+    COMPLETION,
+    DONE,
+    NOTHING,
+    PROMPT,
+    STREAM_END,
+    STREAM_HEAD,
+    call,
+    config,
+    delta,
+    on_uvloop,
+    plain,
+    request,
+    serving,
+)
+
+from penstock.config.model import Config, KeyConfig, LedgerConfig, UpstreamConfig
+from penstock.config.secret import Secret
+from penstock.errors import ConfigError
+from penstock.gateway.compose import build
+from penstock.metrics import render
+from penstock.testing import FakeClock, ScriptedUpstream, Step
+
+KEY = KeyConfig(name="k", hash="sha256:" + hashlib.sha256(b"s").hexdigest())
+
+
+def test_what_is_in_flight_can_be_seen_and_is_gone_afterwards():
+    async def main():
+        go_on = asyncio.Event()
+        script = [Step.REQUEST, STREAM_HEAD + delta("a"), go_on, delta("b", "stop") + DONE + STREAM_END]
+        async with ScriptedUpstream([script]) as upstream:
+            async with serving(config(upstream.url)) as (gateway, port):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(request({**PROMPT, "stream": True}))
+                await reader.readuntil(b'"a"')
+                during = gateway.snapshot()
+                go_on.set()
+                await reader.readuntil(b"0\r\n\r\n")
+                writer.close()
+                await gateway.pipeline.wait_idle()
+                return during, gateway.snapshot()
+
+    during, after = on_uvloop(main)
+    (one,) = during["generations"]
+    assert (one["endpoint"], one["model"], one["events"], one["readers"]) == ("chat", "m", 1, 1)
+    assert during["pools"]["up0"]["busy"] == 1
+    assert during["held"]["calls"] == during["held"]["open_attempts"] == 1
+    assert after["generations"] == []
+    assert after["pools"]["up0"]["busy"] == 0
+    assert after["ledger"]["completed"]["attempts"] == 1
+    assert after["held"] == {
+        **dict.fromkeys(("calls", "readings", "productions", "generations", "log_bytes", "open_attempts"), 0),
+        "tasks": after["held"]["tasks"],
+    }
+    text = render(after["metrics"]).decode()
+    assert 'penstock_requests_total{endpoint="chat",status="200"} 1' in text
+    msgspec.json.encode({**during, "metrics": None})  # it crosses a process boundary
+
+
+def test_secrets_are_blotted_out():
+    settings = config("http://127.0.0.1:9", keys=[KEY], control_key=Secret("control-secret"))
+    up0 = settings.upstreams["up0"]
+    settings.upstreams["up0"] = msgspec.structs.replace(up0, api_key=Secret("upstream-secret"))
+    gateway = build(settings, clock=FakeClock())
+    shown = json.dumps(gateway.redacted_config())
+    assert "secret" not in shown
+    assert "up0" in shown
+
+
+def test_what_was_asked_outlives_the_process_in_a_file(tmp_path):
+    path = tmp_path / "ledger.db"
+
+    async def main():
+        script = [step for _ in range(3) for step in (Step.REQUEST, plain(COMPLETION))]
+        async with ScriptedUpstream([script]) as upstream:
+            async with serving(config(upstream.url, ledger=LedgerConfig(path=str(path)))) as (_, port):
+                for _ in range(3):
+                    await call(port, PROMPT)
+
+    on_uvloop(main)
+    with sqlite3.connect(path) as database:
+        rows = database.execute("SELECT outcome, input_tokens, output_tokens FROM attempts").fetchall()
+    database.close()
+    assert rows == [("completed", 3, 2)] * 3
+
+
+def test_a_gateway_that_was_never_asked_can_be_closed():
+    async def main():
+        async with serving(config("http://127.0.0.1:9")) as (gateway, _):
+            assert "0 productions" in repr(gateway)
+        return gateway
+
+    assert set(NOTHING.values()) == {0}
+    assert on_uvloop(main).clock._handle is None
+
+
+@pytest.mark.parametrize("wrong", ["ca_file", "prices"])
+def test_what_cannot_be_used_is_said_at_the_start(tmp_path, wrong):
+    missing = str(tmp_path / "missing")
+    upstream = {"kind": "openai", "base_url": "https://127.0.0.1:9/v1"}
+    more = {"prices": missing} if wrong == "prices" else {}
+    if wrong == "ca_file":
+        upstream["ca_file"] = missing
+    with pytest.raises(ConfigError, match="missing"):
+        build(Config(upstreams={"u": UpstreamConfig(**upstream)}, **more), clock=FakeClock())
+
+
+def test_a_defect_while_answering_is_500_and_leaks_nothing(monkeypatch):
+    """Whatever goes wrong in our own code, the caller is answered and what was taken is given back."""
+
+    async def main():
+        async with ScriptedUpstream([[Step.REQUEST, plain(COMPLETION)]]) as upstream:
+            clock = FakeClock()
+            gateway = build(config(upstream.url), clock=clock)
+            from gateway_doubles import BODY, FakeExchange
+
+            exchange = FakeExchange()
+            exchange.whole_body = lambda: BODY
+            assert gateway.opening(exchange) > 0
+            monkeypatch.setattr(gateway.pipeline.attachments, "_running", None)
+            exchange.headers[b"idempotency-key"] = b"k"
+            with pytest.raises(TypeError):
+                gateway(exchange)
+            return gateway.pipeline.admission.in_progress, len(gateway.pipeline.registry)
+
+    assert on_uvloop(main) == (0, 0)

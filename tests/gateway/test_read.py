@@ -1,0 +1,240 @@
+import json
+
+import pytest
+from gateway_doubles import BODY, FakeExchange, a_call, a_generation
+
+from penstock.errors import BadRequest, RateLimited, UpstreamBroken
+from penstock.gateway.stages.read import CLIENT_GONE, HEARTBEAT, SLICE_BYTES, SLICE_EVENTS, Reading, refuse
+from penstock.generation.log import EVENT_OVERHEAD
+from penstock.messages import Dialect, Endpoint
+
+STREAMED = BODY.replace(b"}]", b'}],"stream":true', 1)
+
+
+def make(endpoint=Endpoint.CHAT, *, stream=True, room=1_000_000, generation=None, **more):
+    call = a_call(endpoint, STREAMED if stream else BODY, **more)
+    generation = generation or a_generation(call)
+    exchange = FakeExchange(endpoint.path, room=room)
+    ended = []
+
+    def on_done(one):
+        ended.append(one)
+        one.generation.leave(one)
+
+    reader = Reading(call, generation, exchange, b"created", on_done)
+    generation.join(reader)
+    return reader, generation, exchange, ended
+
+
+def event(number):
+    return b"data: %d\n\n" % number
+
+
+def frames(exchange):
+    return [piece for piece in exchange.body.split(b"\n\n") if piece]
+
+
+# ---- a stream -------------------------------------------------------------------------------------
+
+
+def test_each_event_goes_out_at_once_with_its_number():
+    _, generation, exchange, ended = make()
+    generation.append([event(7)], 1.0)
+    assert (exchange.status, exchange.body) == (200, b"id: 0\ndata: 7\n\n")
+    generation.append([event(8)], 2.0)
+    assert exchange.writes[1] == b"id: 1\ndata: 8\n\n"
+    assert not exchange.ended
+    generation.finish()
+    assert exchange.ended
+    assert len(ended) == 1
+
+
+def test_nothing_is_said_before_there_is_something_to_say():
+    _, generation, exchange, _ = make()
+    assert not exchange.started
+    generation.headers = [(b"x-request-id", b"r")]
+    generation.append([event(0)], 1.0)
+    assert exchange.sent[b"content-type"].startswith(b"text/event-stream")
+    assert exchange.sent[b"x-accel-buffering"] == b"no"
+    assert exchange.sent[b"penstock-status"] == b"created"
+    assert exchange.sent[b"penstock-generation"] == generation.id.encode()
+    assert exchange.sent[b"x-request-id"] == b"r"
+
+
+@pytest.mark.parametrize("many", [1, 2, SLICE_EVENTS, SLICE_EVENTS + 1, 3 * SLICE_EVENTS + 5, 5_000])
+def test_a_late_reader_gets_the_same_bytes_as_an_early_one(many):
+    _, generation, early, _ = make()
+    for number in range(many):
+        generation.append([event(number)], 1.0)
+    _, _, late, _ = make(generation=generation)
+    assert late.body == early.body
+    assert len(late.writes) <= many // SLICE_EVENTS + 2
+    generation.finish()
+    assert late.ended
+
+
+def test_long_events_are_not_all_joined_into_one_write():
+    _, generation, _, _ = make()
+    generation.append([b"data: " + b"x" * 100_000 + b"\n\n"] * 20, 1.0)
+    _, _, exchange, _ = make(generation=generation)
+    assert max(map(len, exchange.writes)) < 2 * SLICE_BYTES
+    assert exchange.body.count(b"id: ") == 20
+
+
+def test_a_full_buffer_pauses_and_what_was_missed_follows_when_there_is_room():
+    reader, generation, exchange, _ = make(room=2)
+    for number in range(10):
+        generation.append([event(number)], 1.0)
+    assert len(exchange.writes) == 2
+    exchange.room = 100
+    reader.on_writable()
+    assert exchange.body == b"".join(b"id: %d\ndata: %d\n\n" % (n, n) for n in range(10))
+
+
+def test_the_end_waits_for_room_too():
+    reader, generation, exchange, ended = make(room=1)
+    generation.append([event(0)], 1.0)
+    generation.append([event(1)], 1.0)
+    generation.finish()
+    assert not exchange.ended
+    exchange.room = 100
+    reader.on_writable()
+    assert exchange.ended
+    assert len(ended) == 1
+
+
+def test_what_was_taken_is_measured_as_the_log_measures_it():
+    reader, generation, _, _ = make()
+    generation.append([event(0)], 1.0)
+    generation.append([event(number) for number in range(600)], 1.0)
+    assert reader.read_bytes == generation.size
+    assert generation.size > 600 * EVENT_OVERHEAD
+
+
+def test_a_failure_before_the_first_event_is_an_answer_with_its_own_status():
+    reader, generation, exchange, _ = make()
+    generation.fail(RateLimited("slow down", retry_after=3))
+    assert (exchange.status, exchange.sent[b"retry-after"]) == (429, b"3")
+    assert json.loads(exchange.body)["error"]["generation_id"] == generation.id
+    assert (reader.status, reader.error) == (429, "rate_limit_exceeded")
+
+
+@pytest.mark.parametrize("endpoint", [Endpoint.CHAT, Endpoint.MESSAGES, Endpoint.RESPONSES])
+def test_a_failure_after_it_is_an_event_and_never_looks_like_an_end(endpoint):
+    body = STREAMED.replace(b'"messages"', b'"input"') if endpoint is Endpoint.RESPONSES else STREAMED
+    call = a_call(endpoint, body)
+    generation = a_generation(call)
+    exchange = FakeExchange()
+    reader = Reading(call, generation, exchange, b"created", lambda _: None)
+    generation.join(reader)
+    generation.append([event(0)], 1.0)
+    generation.fail(UpstreamBroken("cut"))
+    last = frames(exchange)[-1]
+    assert last.startswith(b"data: {" if endpoint is Endpoint.CHAT else b"event: error\ndata: {")
+    assert b"upstream_broken" in last
+    assert generation.id.encode() in last
+    assert exchange.ended
+    assert (reader.status, reader.error) == (200, "upstream_broken")
+
+
+def test_a_client_that_leaves_is_done_at_once_and_once():
+    reader, generation, exchange, ended = make()
+    generation.append([event(0)], 1.0)
+    reader.on_gone()
+    reader.on_gone()
+    generation.append([event(1)], 1.0)
+    generation.finish()
+    assert len(exchange.writes) == 1
+    assert (reader.status, reader.error, len(ended)) == (CLIENT_GONE, "client_gone", 1)
+
+
+# ---- a plain answer -------------------------------------------------------------------------------
+
+
+def test_a_plain_answer_waits_for_the_end():
+    reader, generation, exchange, _ = make(stream=False)
+    generation.append([b'{"a":'], 1.0)
+    assert not exchange.started
+    generation.append([b"1}"], 1.0)
+    generation.finish()
+    assert (exchange.status, exchange.body, exchange.sent[b"content-type"]) == (
+        200,
+        b'{"a":1}',
+        b"application/json",
+    )
+    assert reader.status == 200
+
+
+def test_a_plain_answer_that_fails_midway_is_an_error_and_nothing_else():
+    _, generation, exchange, _ = make(stream=False)
+    generation.append([b'{"a":'], 1.0)
+    generation.fail(UpstreamBroken("cut"))
+    assert (exchange.status, json.loads(exchange.body)["error"]["code"]) == (502, "upstream_broken")
+
+
+# ---- signs of life --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "sign"),
+    [(Endpoint.CHAT, b": hb\n"), (Endpoint.MESSAGES, b'event: ping\ndata: {"type":"ping"}\n\n')],
+)
+def test_a_silent_stream_is_kept_alive_every_fifteen_seconds(endpoint, sign):
+    reader, generation, exchange, _ = make(endpoint, received=1_000.0)
+    for now in (1_000.0, 1_014.9):
+        reader.keep_alive(now)
+    assert not exchange.started
+    reader.keep_alive(1_015.0)
+    assert exchange.body == sign
+    reader.keep_alive(1_029.0)
+    assert exchange.body == sign
+    reader.keep_alive(1_030.0)
+    assert exchange.body == 2 * sign
+    generation.append([event(0)], 1_031.0)
+    assert exchange.body == 2 * sign + b"id: 0\ndata: 0\n\n"
+    reader.keep_alive(1_031.0)
+    reader.keep_alive(1_045.9)
+    assert exchange.body.count(sign) == 2
+    reader.keep_alive(1_046.1)
+    assert exchange.body.count(sign) == 3
+
+
+def test_an_error_after_a_sign_of_life_is_an_event():
+    reader, generation, exchange, _ = make(received=1_000.0)
+    reader.keep_alive(1_000.0 + HEARTBEAT)
+    generation.fail(BadRequest("no"))
+    assert exchange.status == 200
+    assert json.loads(exchange.body.split(b"data: ")[1])["error"]["code"] == "invalid_request"
+    assert exchange.ended
+
+
+@pytest.mark.parametrize("state", ["plain", "paused", "done"])
+def test_nobody_else_is_kept_alive(state):
+    reader, generation, exchange, _ = make(stream=state != "plain", room=1)
+    if state != "plain":
+        generation.append([event(0)], 1_000.0)
+    if state == "done":
+        reader.on_gone()
+    said = exchange.body
+    reader.keep_alive(9_999.0)
+    assert exchange.body == said
+
+
+# ---- refusals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+def test_a_refusal_is_in_the_callers_dialect_and_names_the_generation(dialect):
+    exchange = FakeExchange()
+    assert refuse(exchange, BadRequest("no", param="stream"), dialect, "gen_1") == 400
+    assert exchange.sent[b"penstock-generation"] == b"gen_1"
+    assert ("type" in json.loads(exchange.body)) == (dialect is Dialect.ANTHROPIC)
+
+
+def test_every_state_has_a_repr():
+    reader, generation, _, _ = make(room=1)
+    assert "following" in repr(reader)
+    generation.append([event(0)], 1.0)
+    assert "paused" in repr(reader)
+    reader.on_gone()
+    assert "done" in repr(reader)

@@ -1,0 +1,251 @@
+import itertools
+import json
+
+import pytest
+from gateway_doubles import a_call, a_generation
+
+from penstock.config.model import LogConfig, TimeoutConfig
+from penstock.errors import UpstreamFailed
+from penstock.gateway.stages import record
+from penstock.gateway.stages.record import Recorder
+from penstock.gateway.stages.route import Candidate
+from penstock.ledger.ledger import Ledger
+from penstock.ledger.prices import PriceTable
+from penstock.logs import RequestLog
+from penstock.messages import Attempt, Endpoint, Outcome, Tenant, Usage
+from penstock.metrics import Registry
+from penstock.testing import FakeClock
+
+
+class Upstream:
+    def __init__(self, name):
+        self.name = name
+
+
+class Lines:
+    """In place of the standard error: what was logged."""
+
+    def __init__(self):
+        self.pending = bytearray()
+
+    def room(self):
+        return True
+
+    def flush(self):
+        pass
+
+    @property
+    def seen(self):
+        return [json.loads(line) for line in self.pending.splitlines()]
+
+
+@pytest.fixture
+def lines():
+    return Lines()
+
+
+@pytest.fixture
+def recorder(lines, tmp_path):
+    prices = tmp_path / "prices.toml"
+    prices.write_text('[[price]]\nmodels = ["dear"]\ninput = 2\noutput = 10\n')
+    ledger = Ledger(PriceTable.load(str(prices), kinds={"up": "openai"}))
+    return Recorder(ledger, Registry(), RequestLog(LogConfig(), buffer=lines), FakeClock())
+
+
+numbers = itertools.count()
+
+
+def candidate(upstream="up", model="dear", route="m*"):
+    return Candidate(Upstream(upstream), model, route, "", 1.0, TimeoutConfig())
+
+
+USED = Usage(input_tokens=100, output_tokens=11)
+
+
+def attempt(a_candidate, outcome=Outcome.COMPLETED, usage=USED, **more):
+    one = Attempt(
+        f"gen_{next(numbers)}/1",
+        "gen_1",
+        1,
+        "t",
+        "k",
+        "standard",
+        "chat",
+        "whatever callers say",
+        a_candidate.upstream.name,
+        a_candidate.model,
+        0.0,
+        Usage(),
+    )
+    one.outcome, one.usage = outcome, usage
+    for name, value in more.items():
+        setattr(one, name, value)
+    return one
+
+
+def settle(recorder, a_candidate=None, *, stream=False, **more):
+    a_candidate = a_candidate or candidate()
+    one = attempt(a_candidate, **more)
+    recorder.opened(one)
+    recorder.settled(one, a_candidate, stream=stream)
+    return one
+
+
+def counted(metric):
+    """Label values to number (of a histogram: how many were observed)."""
+    return {
+        sample.labels: sum(sample.counts) if sample.counts else sample.value
+        for sample in metric.family().samples
+    }
+
+
+# ---- attempts -------------------------------------------------------------------------------------
+
+
+def test_a_settled_attempt_is_in_the_ledger_and_in_the_metrics(recorder):
+    one = settle(recorder, first_token=0.2, duration=1.2, stream=True)
+    assert recorder.ledger.open_attempts() == []
+    assert one.cost == (100 * 2 + 11 * 10) * 1_000_000
+    assert counted(recorder.attempts) == {("up", "completed", ""): 1}
+    assert counted(recorder.tokens) == {("up", "m*", "input"): 100, ("up", "m*", "output"): 11}
+    assert counted(recorder.cost) == {("up", "m*"): pytest.approx(310e-6)}
+    assert counted(recorder.first_token) == {("up",): 1}
+    assert recorder.between.labels("up").sum == pytest.approx(0.1)  # ten gaps in a second
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error"),
+    [
+        (Outcome.FAILED, "upstream_failed"),
+        (Outcome.FAILED, "upstream_authentication"),
+        (Outcome.FAILED, "context_length_exceeded"),
+        (Outcome.PARTIAL, "answer_too_large"),
+        (Outcome.PARTIAL, "upstream_timeout"),
+        (Outcome.CANCELLED, "cancelled"),
+        (Outcome.FAILED, "internal_error"),
+    ],
+)
+def test_a_failure_is_counted_under_its_own_code(recorder, outcome, error):
+    settle(recorder, outcome=outcome, error=error)
+    assert counted(recorder.attempts)["up", outcome.value, error] == 1
+
+
+def test_an_upstreams_own_codes_make_no_labels(recorder):
+    for number in range(500):
+        error = UpstreamFailed("no", code=f"their_code_{number}").code
+        settle(recorder, outcome=Outcome.FAILED, error=error)
+    assert counted(recorder.attempts) == {("up", "completed", ""): 0, ("up", "failed", "other"): 500}
+
+
+def test_a_plain_answer_and_a_single_token_have_no_time_between_tokens(recorder):
+    settle(recorder, first_token=0.2, duration=1.2, stream=False)
+    settle(recorder, first_token=0.2, duration=1.2, stream=True, usage=Usage(output_tokens=1))
+    settle(recorder, duration=1.2, stream=True)
+    assert counted(recorder.between) == {("up",): 0}
+    assert counted(recorder.first_token) == {("up",): 2}
+
+
+def test_names_that_callers_invent_make_no_labels_and_are_not_kept_for_ever(recorder):
+    for number in range(record.MAX_BOUND + 10):
+        settle(recorder, candidate(model=f"invented {number}"))
+    assert set(counted(recorder.tokens)) == {("up", "m*", "input"), ("up", "m*", "output")}
+    assert len(recorder._cells) <= record.MAX_BOUND
+
+
+def test_a_configuration_of_many_models_finds_room(recorder):
+    for number in range(600):
+        settle(recorder, candidate(route=f"model-{number}"))
+    assert len(counted(recorder.tokens)) == 1_200
+    assert ("other", "other", "other") not in counted(recorder.tokens)
+
+
+def test_retries_are_counted_by_upstream(recorder):
+    recorder.retried(candidate())
+    recorder.retried(candidate())
+    assert counted(recorder.retries) == {("up",): 2}
+
+
+# ---- requests -------------------------------------------------------------------------------------
+
+
+def answered(recorder, **more):
+    call = a_call(received=999.5, tenant=Tenant(name="t", key_name="k"))
+    call.model = "what the caller says"
+    generation = a_generation(call)
+    generation.append([b"{}"], 999.75)
+    generation.usage = Usage(input_tokens=3, output_tokens=2)
+    generation.cost, generation.attempts, generation.served_by = 77, 2, ("up", "dear")
+    generation.finish()
+    how = {"status": 200, "error": "", "peer": "192.0.2.7", **more}
+    recorder.answered(call, generation, **how)
+    return generation
+
+
+def test_an_answer_is_one_line_with_all_that_is_asked_about_later(recorder, lines):
+    generation = answered(recorder)
+    (line,) = lines.seen
+    del line["time"]
+    assert line == {
+        "generation": generation.id,
+        "tenant": "t",
+        "key": "k",
+        "endpoint": "chat",
+        "model": "what the caller says",
+        "upstream": "up",
+        "upstream_model": "dear",
+        "status": 200,
+        "outcome": "finished",
+        "input_tokens": 3,
+        "output_tokens": 2,
+        "cost_picousd": 77,
+        "ttft_ms": 250.0,
+        "duration_ms": 500.0,
+        "attempts": 2,
+        "peer": "192.0.2.7",
+    }
+    assert counted(recorder.requests) == {("chat", "200"): 1}
+    assert counted(recorder.durations) == {("chat",): 1}
+
+
+def test_a_reader_that_attached_is_logged_under_the_generation_that_it_read(recorder, lines):
+    call = a_call()
+    generation = a_generation(a_call())
+    recorder.answered(call, generation, status=499, error="client_gone", peer="")
+    (line,) = lines.seen
+    assert (line["generation"], line["status"], line["error"]) == (generation.id, 499, "client_gone")
+
+
+def test_a_call_that_was_refused_is_a_line_too(recorder, lines):
+    call = a_call(Endpoint.MESSAGES)
+    recorder.answered(call, None, status=503, error="overloaded", peer="")
+    (line,) = lines.seen
+    assert (line["generation"], line["outcome"], line["endpoint"]) == (call.id, "refused", "messages")
+
+
+@pytest.mark.parametrize("tenant", [None, Tenant(name="t", key_name="k")])
+def test_so_is_a_request_that_never_became_a_call(recorder, lines, tenant):
+    recorder.refused("chat", tenant, status=401, error="invalid_api_key", peer="192.0.2.7")
+    (line,) = lines.seen
+    assert (line["status"], line["error"], line["outcome"]) == (401, "invalid_api_key", "refused")
+    assert line.get("key") == (tenant.key_name if tenant else None)
+    assert counted(recorder.requests) == {("chat", "401"): 1}
+
+
+def test_without_a_log_everything_is_counted_all_the_same(recorder):
+    recorder.log = None
+    answered(recorder)
+    recorder.refused("chat", None, status=400, error="invalid_json", peer="")
+    assert counted(recorder.requests) == {("chat", "200"): 1, ("chat", "400"): 1}
+
+
+def test_every_status_finds_room(recorder):
+    for endpoint in [*(endpoint.label for endpoint in Endpoint), "other"]:
+        for status in range(200, 600):
+            recorder.counted(endpoint, status)
+    assert len(counted(recorder.requests)) == 7 * 400
+
+
+def test_names_that_callers_invent_and_configurations_that_are_replaced_leave_nothing_behind(recorder):
+    for number in range(50):
+        settle(recorder, candidate(model=f"invented-{number}"))  # each its own, as a router makes them
+    assert len(recorder._cells) == 1

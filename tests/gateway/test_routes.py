@@ -1,0 +1,131 @@
+import asyncio
+import hashlib
+
+import pytest
+from serving import call, config, on_uvloop, serving
+
+from penstock import __version__
+from penstock.config.model import CandidateConfig, KeyConfig, ModelConfig
+from penstock.gateway import routes
+
+ANTHROPIC = ["anthropic-version: 2023-06-01"]
+SECRET = "s"
+
+
+def asked(*requests, keys=(), models=("m", "org/large", "gpt-*")):
+    """The answers of a gateway with these models, whose upstream nobody calls."""
+    candidate = [CandidateConfig(upstream="up0")]
+
+    async def main():
+        settings = config(
+            "http://127.0.0.1:9",
+            models={name: ModelConfig(candidates=candidate) for name in models},
+            keys=[
+                KeyConfig(
+                    name="k", hash="sha256:" + hashlib.sha256(SECRET.encode()).hexdigest(), models=list(keys)
+                )
+            ]
+            if keys
+            else [],
+        )
+        async with serving(settings) as (_, port):
+            return [await call(port, b"", *request[:2], headers=request[2:]) for request in requests]
+
+    answers = on_uvloop(main)
+    return answers[0] if len(answers) == 1 else answers
+
+
+def test_models_are_listed_in_openais_form():
+    answer = asked(("/v1/models", "GET"))
+    body = answer.json()
+    assert body["object"] == "list"
+    assert [model["id"] for model in body["data"]] == ["m", "org/large"]
+    assert all(set(model) == {"id", "object", "created", "owned_by"} for model in body["data"])
+
+
+def test_and_in_anthropics():
+    body = asked(("/v1/models", "GET", *ANTHROPIC)).json()
+    assert set(body) == {"data", "has_more", "first_id", "last_id"}
+    assert (body["first_id"], body["last_id"], body["has_more"]) == ("m", "org/large", False)
+    assert all(set(model) == {"type", "id", "display_name", "created_at"} for model in body["data"])
+
+
+def test_an_empty_list_is_a_list():
+    body = asked(("/v1/models", "GET", *ANTHROPIC), models=["gpt-*"]).json()
+    assert (body["data"], body["first_id"]) == ([], None)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models/m", "/v1/models/org/large", "/v1/models/org%2Flarge", "/v1/models/gpt-9"]
+)
+@pytest.mark.parametrize("headers", [[], ANTHROPIC])
+def test_a_model_can_be_looked_up_by_name(path, headers):
+    answer = asked((path, "GET", *headers))
+    assert answer.status == 200
+    assert answer.json()["id"] == path.removeprefix("/v1/models/").replace("%2F", "/")
+
+
+@pytest.mark.parametrize("name", ["x", "", "M", "org", "m%00", "%ff"])
+def test_a_model_that_is_not_there_is_not_found(name):
+    openai, anthropic = asked((f"/v1/models/{name}", "GET"), (f"/v1/models/{name}", "GET", *ANTHROPIC))
+    assert (openai.status, openai.json()["error"]["code"]) == (404, "model_not_found")
+    assert (anthropic.status, anthropic.json()["error"]["type"]) == (404, "not_found_error")
+
+
+def test_a_key_sees_the_models_that_it_may_use():
+    key = f"authorization: Bearer {SECRET}"
+    listed, mine, other = asked(
+        ("/v1/models", "GET", key),
+        ("/v1/models/gpt-1", "GET", key),
+        ("/v1/models/m", "GET", key),
+        keys=["org/*", "gpt-*"],
+    )
+    assert [model["id"] for model in listed.json()["data"]] == ["org/large"]
+    assert (mine.status, other.status) == (200, 404)
+
+
+def test_without_a_key_nothing_is_shown_but_a_sign_of_life():
+    health, *rest = asked(
+        ("/healthz", "GET"),
+        ("/", "GET"),
+        ("/v1/models", "GET"),
+        ("/v1/models/m", "GET"),
+        ("/x", "GET"),
+        keys=["m"],
+    )
+    assert (health.status, health.body) == (200, b"ok\n")
+    assert [answer.status for answer in rest] == [401] * 4
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/", "/v1/models", "/v1/models/m"])
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+def test_what_can_be_read_cannot_be_written(path, method):
+    answer = asked((path, method))
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+def test_the_gateway_says_what_it_is():
+    assert asked(("/", "GET")).json() == {"name": "penstock", "version": __version__}
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/", "/v1/models", "/v1/models/m"])
+def test_head_is_get_without_a_body(path):
+    async def main():
+        async with serving(config("http://127.0.0.1:9")) as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(f"HEAD {path} HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n".encode())
+            raw = await reader.read()
+            writer.close()
+            return raw, await call(port, b"", path, "GET")
+
+    raw, got = on_uvloop(main)
+    head, _, body = raw.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"content-length: %d" % len(got.body) in head
+    assert body == b""
+
+
+def test_what_a_path_is_called_is_bounded():
+    assert routes.label_of("/v1/messages") == "messages"
+    assert routes.label_of("/v1/messages/batches") == "other"
+    assert {routes.label_of(f"/{number}") for number in range(100)} == {"other"}
