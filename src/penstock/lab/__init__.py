@@ -1,0 +1,1 @@
+"""The laboratory: simulated upstreams and trace replay."""

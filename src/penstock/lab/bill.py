@@ -1,0 +1,105 @@
+"""What the simulator would charge: every token that it sent, and none that it did not.
+
+A prompt is billed when the answer's first byte is written, an output token when its frame is.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import msgspec
+
+_MOST_MODELS = 1_000  # further names share one row
+
+
+class Item(msgspec.Struct, eq=False):
+    """One request."""
+
+    number: int
+    endpoint: str
+    model: str
+    scenario: str = ""
+    status: int = 0
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+    state: str = (
+        "running"  # then completed, cancelled (the client left) or failed (by a scenario, or refused)
+    )
+
+
+class Total(msgspec.Struct, eq=False):
+    requests: int = 0
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class Bill:
+    """All that was charged since the last reset."""
+
+    def __init__(self, keep: int = 1_000) -> None:
+        self._keep = keep
+        self._running: dict[int, Item] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew.  Calls that are under way are billed on the new bill from here on."""
+        self._total = Total()
+        self._by_model: dict[str, Total] = {}
+        self._recent: deque[Item] = deque(maxlen=self._keep)
+        self._cancelled = 0
+        self._failed = 0
+
+    def open(self, item: Item) -> None:
+        self._running[item.number] = item
+        self._total.requests += 1
+        self._row(item).requests += 1
+
+    def prompt(self, item: Item, tokens: int, cached: int = 0) -> None:
+        item.input_tokens += tokens
+        item.cached_input_tokens += cached
+        for row in (self._total, self._row(item)):
+            row.input_tokens += tokens
+            row.cached_input_tokens += cached
+
+    def output(self, item: Item, tokens: int) -> None:
+        item.output_tokens += tokens
+        self._total.output_tokens += tokens
+        self._row(item).output_tokens += tokens
+
+    def close(self, item: Item, state: str) -> None:
+        """Once for every item that was opened; again does nothing."""
+        if self._running.pop(item.number, None) is None:
+            return
+        item.state = state
+        if state == "cancelled":
+            self._cancelled += 1
+        elif state == "failed":
+            self._failed += 1
+        self._recent.append(item)
+
+    def _row(self, item: Item) -> Total:
+        row = self._by_model.get(item.model)
+        if row is None:
+            name = item.model if len(self._by_model) < _MOST_MODELS else "(others)"
+            row = self._by_model.setdefault(name, Total())
+        return row
+
+    def report(self) -> dict[str, Any]:
+        return {
+            **msgspec.to_builtins(self._total),
+            "in_flight": len(self._running),
+            "cancelled": self._cancelled,
+            "failed": self._failed,
+            "by_model": msgspec.to_builtins(self._by_model),
+            "by_request": msgspec.to_builtins([*self._recent, *self._running.values()]),
+        }
+
+    def __repr__(self) -> str:
+        total = self._total
+        return (
+            f"<Bill {total.requests} requests, {total.input_tokens} in, {total.output_tokens} out, "
+            f"{len(self._running)} running>"
+        )
