@@ -1,0 +1,1 @@
+"""Running and watching a gateway: supervisor, control API."""

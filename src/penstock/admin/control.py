@@ -1,0 +1,205 @@
+"""The control API: health, metrics, configuration and what is in flight, on a port of its own.
+
+It runs in the supervisor.  ``/healthz``, ``/readyz`` and ``/metrics`` are open to whoever reaches the port;
+``/v1/*`` asks for ``control_key`` where one is set.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import TYPE_CHECKING, Annotated, Any
+
+import uvicorn
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel
+
+from penstock import __version__
+from penstock.admin.guest import GuestServer
+from penstock.config.dump import dump
+from penstock.metrics import CONTENT_TYPE, render
+
+if TYPE_CHECKING:
+    from penstock.admin.supervisor import Supervisor
+
+
+class Health(BaseModel):
+    status: str = "ok"
+    version: str = __version__
+
+
+class WorkerState(BaseModel):
+    index: int
+    pid: int | None
+    state: str
+    age: float | None
+    restarts: int
+
+
+class Readiness(BaseModel):
+    """``reasons`` says why not, one line for each."""
+
+    ready: bool
+    reasons: list[str]
+    workers: list[WorkerState]
+
+
+class Generations(BaseModel):
+    """What is in flight, over all workers; ``silent`` are workers that did not answer in time."""
+
+    generations: list[dict[str, Any]]
+    silent: list[int]
+
+
+class LedgerSummary(BaseModel):
+    """Attempts, tokens and cost (1e-12 US dollars) by outcome, since the present workers started."""
+
+    outcomes: dict[str, dict[str, Any]]
+    silent: list[int]
+
+
+class Reloaded(BaseModel):
+    """``mistakes`` is empty where the configuration was taken; ``needs_restart`` names what was not."""
+
+    version: int
+    mistakes: list[str]
+    needs_restart: list[str]
+
+
+_bearer = HTTPBearer(auto_error=False, description="The control_key, where one is configured.")
+
+
+def make_app(supervisor: Supervisor) -> FastAPI:
+    def authorized(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
+        key = supervisor.config.control_key
+        if key is None:
+            return
+        offered = given.credentials if given is not None else ""
+        if not hmac.compare_digest(offered.encode(), key.reveal().encode()):
+            raise HTTPException(401, "the control key is missing or wrong", {"www-authenticate": "Bearer"})
+
+    app = FastAPI(title="Penstock control API", version=__version__, description=__doc__, redoc_url=None)
+    locked = [Depends(authorized)]
+
+    @app.get("/healthz", tags=["health"])
+    async def healthz() -> Health:
+        """The process lives."""
+        return Health()
+
+    @app.get("/readyz", tags=["health"], responses={503: {"model": Readiness}})
+    async def readyz(response: Response) -> Readiness:
+        """200 where every worker takes calls and nothing is going away, else 503 and why."""
+        ready, reasons = supervisor.readiness()
+        response.status_code = 200 if ready else 503
+        return Readiness(
+            ready=ready,
+            reasons=reasons,
+            workers=[
+                WorkerState(
+                    index=slot.index,
+                    pid=slot.process.pid if slot.process is not None else None,
+                    state=slot.state,
+                    age=round(slot.process.age, 3) if slot.process is not None else None,
+                    restarts=slot.restarts,
+                )
+                for slot in supervisor.slots
+            ],
+        )
+
+    @app.get("/metrics", tags=["health"], response_class=Response)
+    async def metrics() -> Response:
+        """All workers' figures added up, in Prometheus' text format."""
+        return Response(render(await supervisor.metrics()), media_type=CONTENT_TYPE)
+
+    @app.get("/v1/config", tags=["state"], dependencies=locked)
+    async def config() -> dict[str, Any]:
+        """The configuration in use, secrets redacted."""
+        return {"version": supervisor.version, "config": dump(supervisor.config)}
+
+    @app.get("/v1/workers", tags=["state"], dependencies=locked)
+    async def workers() -> list[dict[str, Any]]:
+        """What every worker says of itself: memory, connections, pools, loop lag."""
+        return [
+            {
+                "index": slot.index,
+                "state": slot.state,
+                **{
+                    key: value
+                    for key, value in (state or {}).items()
+                    if key not in ("metrics", "generations", "ledger")
+                },
+            }
+            for slot, state in await supervisor.states()
+        ]
+
+    @app.get("/v1/generations", tags=["state"], dependencies=locked)
+    async def generations() -> Generations:
+        """What is in flight, over all workers."""
+        states = await supervisor.states()
+        return Generations(
+            generations=[
+                {"worker": slot.index, **generation}
+                for slot, state in states
+                if state is not None
+                for generation in state.get("generations", [])
+            ],
+            silent=[slot.index for slot, state in states if state is None],
+        )
+
+    @app.get("/v1/ledger/summary", tags=["state"], dependencies=locked)
+    async def ledger_summary() -> LedgerSummary:
+        """What was settled since the present workers started; ``penstock ledger`` reads what is on disk."""
+        states = await supervisor.states()
+        outcomes: dict[str, dict[str, Any]] = {}
+        for _, state in states:
+            for outcome, totals in (state or {}).get("ledger", {}).items():
+                outcomes[outcome] = _sum(outcomes.get(outcome, {}), totals)
+        return LedgerSummary(
+            outcomes=outcomes, silent=[slot.index for slot, state in states if state is None]
+        )
+
+    @app.post("/v1/reload", tags=["state"], dependencies=locked, responses={422: {"model": Reloaded}})
+    async def reload(response: Response) -> Reloaded:
+        """Read the configuration again; 422 where it is wrong, and the old one stays."""
+        outcome = await supervisor.reload()
+        if outcome.mistakes:
+            response.status_code = 422
+        return Reloaded(
+            version=outcome.version,
+            mistakes=list(outcome.mistakes),
+            needs_restart=list(outcome.needs_restart),
+        )
+
+    @app.exception_handler(Exception)
+    async def defect(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
+        return JSONResponse({"detail": f"{type(error).__name__} in the control API; the log has it"}, 500)
+
+    return app
+
+
+def _sum(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Member by member; a flag is set where one of the two is."""
+    total = dict(one)
+    for key, value in other.items():
+        if isinstance(value, dict):
+            total[key] = _sum(total.get(key, {}), value)
+        elif isinstance(value, bool):
+            total[key] = value or total.get(key, False)
+        else:
+            total[key] = total.get(key, 0) + value
+    return total
+
+
+def make_server(supervisor: Supervisor) -> GuestServer:
+    return GuestServer(
+        uvicorn.Config(
+            make_app(supervisor),
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,
+        )
+    )

@@ -1,0 +1,366 @@
+"""How a worker lets requests in: its own listener, or somebody else's ASGI server.
+
+All of them serve the same gateway on the socket that the supervisor bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import socket
+import ssl
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
+
+import msgspec
+
+from penstock.config.model import Config, TLSConfig
+from penstock.errors import ConfigError
+from penstock.net.tls import server_context
+
+if TYPE_CHECKING:
+    from penstock.net.clock import Clock
+    from penstock.net.exchange import Application
+    from penstock.net.listener import Listener
+
+ServerName: TypeAlias = Literal["own", "uvicorn", "granian", "hypercorn"]
+SERVERS: tuple[ServerName, ...] = get_args(ServerName)
+
+
+class Door(Protocol):
+    async def open(self) -> None:
+        """Accept connections; returns when the first one can be answered."""
+
+    async def close(self, seconds: float) -> int:
+        """Close the port, then wait ``seconds`` for requests in flight.
+
+        :returns: how many connections were cut at the deadline
+        """
+
+    def adopt(self, index: int) -> None:
+        """Accept on the socket of another worker too, as long as that one is not there."""
+
+    def release(self, index: int) -> None:
+        """Leave that socket to its worker again."""
+
+    def renew_certificate(self, tls: TLSConfig) -> None:
+        """New connections get the certificate that the files hold now."""
+
+    def statistics(self) -> dict[str, Any]:
+        """As :class:`penstock.net.listener.ListenerStatistics`, as far as the server tells."""
+
+
+def check_server(name: ServerName) -> None:
+    """:raises penstock.errors.ConfigError: the package is missing"""
+    if name != "own" and importlib.util.find_spec(name) is None:
+        extra = "penstock" if name == "uvicorn" else f"penstock[{name}]"
+        raise ConfigError(f"--server {name} needs a package that is not installed: pip install '{extra}'")
+
+
+def listens_itself(name: ServerName) -> bool:
+    """Whether the server makes its own listening socket beside the supervisor's (which only reserves the port)."""
+    return name == "granian"
+
+
+def make_door(
+    name: ServerName,
+    application: Application,
+    config: Config,
+    clock: Clock,
+    sockets: Sequence[socket.socket],
+    index: int,
+) -> Door:
+    """The door of the worker in place ``index``; ``sockets`` are those of all places, or only its own."""
+    if name == "own":
+        return OwnDoor(application, config, clock, sockets, index)
+    from penstock.asgi import ASGIApplication  # noqa: PLC0415 - only with a foreign server
+
+    app, sock = ASGIApplication(application, config.listener), sockets[0]
+    if name == "uvicorn":
+        return UvicornDoor(app, config, sock)
+    if name == "hypercorn":
+        return HypercornDoor(app, config, sock)
+    return GranianDoor(app, config, sock)
+
+
+def renew(context: ssl.SSLContext, tls: TLSConfig) -> None:
+    """Load the files' present certificate into a context that is in use.
+
+    :raises penstock.errors.ConfigError: they cannot be read, or do not fit together; nothing has changed
+    """
+    server_context(tls)  # a bad pair must not get into the living context
+    password = tls.key_password.reveal() if tls.key_password else ""
+    context.load_cert_chain(tls.certificate, tls.key, password=lambda: password)
+
+
+class OwnDoor:
+    """The listener of ``penstock.net``."""
+
+    def __init__(
+        self,
+        application: Application,
+        config: Config,
+        clock: Clock,
+        sockets: Sequence[socket.socket],
+        index: int,
+    ) -> None:
+        from penstock.net.listener import Listener  # noqa: PLC0415 - not with a foreign server
+
+        self._listener: Listener = Listener(application, config.listener, clock)
+        self._own = sockets[index]
+        # The ways to the accept queues: of our socket too, once the event loop has let go of it.
+        self._queues = [sock.dup() if sock is self._own else sock for sock in sockets]
+        self._adopted: set[int] = set()
+        self._taking: set[asyncio.Task[None]] = set()
+        self._tls = server_context(config.tls) if config.tls else None
+        self._handshake_timeout = config.listener.header_timeout or None
+
+    async def open(self) -> None:
+        await self._listener.serve(self._own, ssl=self._tls)
+
+    async def close(self, seconds: float) -> int:
+        deadline = time.monotonic() + seconds
+        self._close_port()
+        if self._taking:
+            await asyncio.wait(self._taking, timeout=seconds)
+        return await self._listener.drain(max(0.0, deadline - time.monotonic()))
+
+    def adopt(self, index: int) -> None:
+        self._adopted.add(index)
+        asyncio.get_running_loop().add_reader(self._queues[index], self._take_waiting, index)
+
+    def release(self, index: int) -> None:
+        if index in self._adopted:
+            self._adopted.discard(index)
+            asyncio.get_running_loop().remove_reader(self._queues[index])
+
+    def _close_port(self) -> None:
+        """Closing a listening socket resets who waits in its accept queue, so these are taken in before.
+
+        That goes for every place's queue: its own worker may be dead.
+        """
+        self._listener.stop_accepting()
+        for index in list(self._adopted):
+            self.release(index)
+        while self._queues:
+            self._take_waiting(-1)
+            self._queues.pop().close()
+
+    def _take_waiting(self, index: int) -> None:
+        """Take in all who wait in an accept queue."""
+        while True:
+            try:
+                sock, _ = self._queues[index].accept()
+            except OSError:  # nobody waits (any more)
+                return
+            sock.setblocking(False)
+            task = asyncio.create_task(self._take(sock))
+            self._taking.add(task)
+            task.add_done_callback(self._taking.discard)
+
+    async def _take(self, sock: socket.socket) -> None:
+        loop, factory = asyncio.get_running_loop(), self._listener.protocol_factory
+        try:
+            if self._tls is None:
+                await loop.connect_accepted_socket(factory, sock)
+            else:
+                await loop.connect_accepted_socket(
+                    factory, sock, ssl=self._tls, ssl_handshake_timeout=self._handshake_timeout
+                )
+        except OSError:  # the client has left, or its TLS is broken
+            sock.close()
+
+    def renew_certificate(self, tls: TLSConfig) -> None:
+        if self._tls is not None:
+            renew(self._tls, tls)
+
+    def statistics(self) -> dict[str, Any]:
+        return msgspec.structs.asdict(self._listener.statistics())
+
+
+def _tls_arguments(config: Config) -> TLSConfig | None:
+    if config.tls is not None:
+        server_context(config.tls)  # our own clear error, before the server's
+    return config.tls
+
+
+class _Alone:
+    """A server that accepts on its own socket only."""
+
+    def adopt(self, index: int) -> None:
+        raise NotImplementedError("only the own listener accepts for others")
+
+    def release(self, index: int) -> None:
+        raise NotImplementedError("only the own listener accepts for others")
+
+
+class UvicornDoor(_Alone):
+    def __init__(self, app: Any, config: Config, sock: socket.socket) -> None:
+        import uvicorn  # noqa: PLC0415
+
+        from penstock.admin.guest import GuestServer  # noqa: PLC0415
+
+        tls = _tls_arguments(config)
+        settings = uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=round(config.listener.idle_timeout),
+            ssl_certfile=tls.certificate if tls else None,
+            ssl_keyfile=tls.key if tls else None,
+            ssl_keyfile_password=tls.key_password.reveal() if tls and tls.key_password else None,
+        )
+        self._server = GuestServer(settings)
+        self._settings = settings
+        self._sock = sock
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        self._task = await self._server.start(self._sock)
+
+    async def close(self, seconds: float) -> int:
+        assert self._task is not None
+        self._settings.timeout_graceful_shutdown = max(1, round(seconds))
+        tasks = self._server.server_state.tasks
+        self._server.should_exit = True
+        _, late = await asyncio.wait([self._task], timeout=seconds)
+        cut = len(tasks) if late else 0
+        if late:
+            self._server.force_exit = True
+            for task in list(tasks):
+                task.cancel()
+        await self._task
+        return cut
+
+    def renew_certificate(self, tls: TLSConfig) -> None:
+        context = self._settings.ssl
+        if context is not None:
+            renew(context, tls)
+
+    def statistics(self) -> dict[str, Any]:
+        state = self._server.server_state
+        return {
+            "open": len(state.connections),
+            "in_progress": len(state.tasks),
+            "requests": state.total_requests,
+        }
+
+
+class HypercornDoor(_Alone):
+    def __init__(self, app: Any, config: Config, sock: socket.socket) -> None:
+        from hypercorn.config import Config as Settings  # noqa: PLC0415
+
+        tls = _tls_arguments(config)
+        settings = Settings()
+        settings.bind = [f"fd://{sock.fileno()}"]
+        settings.accesslog = None
+        settings.errorlog = None
+        settings.backlog = 4096
+        settings.include_server_header = False
+        settings.keep_alive_timeout = config.listener.idle_timeout
+        if tls:
+            settings.certfile, settings.keyfile = tls.certificate, tls.key
+            settings.keyfile_password = tls.key_password.reveal() if tls.key_password else None
+        self._app = app
+        self._settings = settings
+        self._sock = sock
+        self._stop = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        from hypercorn.asyncio import serve  # noqa: PLC0415
+
+        opened = asyncio.Event()
+
+        async def until_stop() -> None:
+            opened.set()  # hypercorn begins to wait for this when its sockets accept
+            await self._stop.wait()
+
+        self._task = asyncio.create_task(
+            serve(self._app, self._settings, shutdown_trigger=until_stop, mode="asgi")
+        )
+        waiting = asyncio.create_task(opened.wait())
+        await asyncio.wait([self._task, waiting], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if self._task.done():
+            self._task.result()
+        self._sock.detach()  # hypercorn closes it
+
+    async def close(self, seconds: float) -> int:
+        assert self._task is not None
+        self._settings.graceful_timeout = seconds
+        self._stop.set()
+        await self._task
+        return 0
+
+    def renew_certificate(self, tls: TLSConfig) -> None:  # noqa: ARG002
+        raise ConfigError("tls: hypercorn keeps its certificate until a restart")
+
+    def statistics(self) -> dict[str, Any]:
+        return {}
+
+
+class GranianDoor(_Alone):
+    """granian accepts in Rust, on a socket of its own beside the one that reserves the port."""
+
+    def __init__(self, app: Any, config: Config, sock: socket.socket) -> None:
+        from pathlib import Path  # noqa: PLC0415
+
+        from granian.constants import Interfaces  # noqa: PLC0415
+        from granian.http import HTTP1Settings  # noqa: PLC0415
+        from granian.server.embed import Server  # noqa: PLC0415
+
+        tls = _tls_arguments(config)
+        host, port = sock.getsockname()[:2]
+        self._server = Server(
+            app,
+            address=host,
+            port=port,
+            interface=Interfaces.ASGINL,
+            websockets=False,
+            log_enabled=False,
+            http1_settings=HTTP1Settings(header_read_timeout=round(config.listener.header_timeout * 1000)),
+            ssl_cert=Path(tls.certificate) if tls else None,
+            ssl_key=Path(tls.key) if tls else None,
+            ssl_key_password=tls.key_password.reveal() if tls and tls.key_password else None,
+        )
+        self._sock = sock
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        self._task = asyncio.create_task(self._server.serve())
+        await _wait_answering(self._sock.getsockname()[:2], self._task)
+
+    async def close(self, seconds: float) -> int:
+        assert self._task is not None
+        self._sock.close()
+        self._server.stop()  # type: ignore[no-untyped-call]
+        _, late = await asyncio.wait([self._task], timeout=seconds)
+        if late:
+            self._task.cancel()
+            return 1
+        return 0
+
+    def renew_certificate(self, tls: TLSConfig) -> None:  # noqa: ARG002
+        raise ConfigError("tls: granian keeps its certificate until a restart")
+
+    def statistics(self) -> dict[str, Any]:
+        return {}
+
+
+async def _wait_answering(address: tuple[str, int], server: asyncio.Task[None]) -> None:
+    """Until a connection is accepted: granian does not say when it listens."""
+    while not server.done():
+        try:
+            _, writer = await asyncio.open_connection(*address)
+        except ConnectionRefusedError:
+            await asyncio.sleep(0.01)
+            continue
+        writer.close()
+        return
+    server.result()

@@ -1,0 +1,193 @@
+"""One worker process as its supervisor sees it: from start to exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from penstock.admin.channel import (
+    Adopt,
+    Ask,
+    Channel,
+    Configure,
+    Drain,
+    Drained,
+    Draining,
+    Failed,
+    Ready,
+    Release,
+    Reload,
+    Reloaded,
+    Told,
+    ToSupervisor,
+    channel_to_worker,
+)
+
+RELOAD_TIMEOUT = 20.0  # seconds; one that is just starting answers when it has
+
+State: TypeAlias = Literal["starting", "ready", "draining", "gone"]
+
+
+class WorkerProcess:
+    """A started worker.  ``on_change`` is called when :attr:`state` has changed."""
+
+    def __init__(self, index: int, on_change: Callable[[], None]) -> None:
+        self.index = index
+        self.state: State = "starting"
+        self.failure: Failed | None = None  # why it could not start
+        self.cut = 0  # calls that were hung up when it drained
+        self.started = time.monotonic()
+        self.version = 0  # of the configuration that it has
+        self._on_change = on_change
+        self._process: asyncio.subprocess.Process | None = None
+        self._channel: Channel = channel_to_worker(self._on_message, self._on_lost)
+        self._numbers = itertools.count(1)
+        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._reloads: dict[int, asyncio.Future[Any]] = {}
+
+    @classmethod
+    async def start(
+        cls,
+        index: int,
+        command: Sequence[str],
+        sockets: Sequence[socket.socket],
+        config: msgspec.Raw,
+        version: int,
+        on_change: Callable[[], None],
+    ) -> WorkerProcess:
+        """Start one.
+
+        :param sockets: its own listening socket first, then those of the others, which it may have to adopt
+        :raises OSError: the process cannot be started
+        """
+        self = cls(index, on_change)
+        descriptors = [sock.fileno() for sock in sockets]
+        ours, theirs = socket.socketpair()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *command,
+                *("--listen-fds", ",".join(map(str, descriptors))),
+                *("--channel-fd", str(theirs.fileno())),
+                *("--index", str(index)),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(*descriptors, theirs.fileno()),
+                process_group=0,  # Ctrl-C in the terminal is for the supervisor, which drains
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        await self._channel.open(ours)
+        self._channel.send(Configure(config, version))
+        self.version = version
+        return self
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def age(self) -> float:
+        return time.monotonic() - self.started
+
+    async def wait(self) -> int:
+        """The exit status, negative for a signal.  The channel has been read to its end then."""
+        assert self._process is not None
+        status = await self._process.wait()
+        await self._channel.lost.wait()
+        self._become("gone")
+        return status
+
+    async def ask(self, seconds: float) -> dict[str, Any] | None:
+        """Its state; None if it does not answer in time."""
+        if self._channel.lost.is_set() or self.state == "starting":
+            return None
+        number = next(self._numbers)
+        answer = self._asked[number] = asyncio.get_running_loop().create_future()
+        self._channel.send(Ask(number))
+        try:
+            async with asyncio.timeout(seconds):
+                told: dict[str, Any] = await answer
+        except (TimeoutError, ConnectionError):
+            return None
+        finally:
+            self._asked.pop(number, None)
+        return told
+
+    async def reload(self, config: msgspec.Raw, version: int) -> tuple[str, ...]:
+        """:returns: why it did not take the configuration; empty if it did
+
+        :raises ConnectionError: it is gone
+        """
+        if self._channel.lost.is_set():
+            raise ConnectionError("the worker is gone")
+        answer = self._reloads[version] = asyncio.get_running_loop().create_future()
+        self._channel.send(Reload(config, version))
+        try:
+            async with asyncio.timeout(RELOAD_TIMEOUT):
+                mistakes: tuple[str, ...] = await answer
+        except TimeoutError:
+            return (f"worker {self.index} does not answer",)
+        finally:
+            self._reloads.pop(version, None)
+        if not mistakes:
+            self.version = version
+        return mistakes
+
+    def drain(self, seconds: float) -> None:
+        self._channel.send(Drain(seconds))
+
+    def adopt(self, index: int) -> None:
+        self._channel.send(Adopt(index))
+
+    def release(self, index: int) -> None:
+        self._channel.send(Release(index))
+
+    def kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            os.kill(self._process.pid, signal.SIGKILL)
+
+    def _on_message(self, message: ToSupervisor) -> None:
+        match message:
+            case Ready():
+                if self.state == "starting":
+                    self._become("ready")
+            case Told(id=number, state=state):
+                future = self._asked.get(number)
+                if future is not None and not future.done():
+                    future.set_result(msgspec.json.decode(state))
+            case Reloaded(version=version, mistakes=mistakes):
+                waiting = self._reloads.get(version)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(mistakes)
+            case Draining():
+                self._become("draining")
+            case Failed():
+                self.failure = message
+            case Drained(cut=cut):
+                self.cut = cut
+
+    def _on_lost(self) -> None:
+        gone = ConnectionResetError("the worker is gone")
+        for future in [*self._asked.values(), *self._reloads.values()]:
+            if not future.done():
+                future.set_exception(gone)
+
+    def _become(self, state: State) -> None:
+        if self.state != state:
+            self.state = state
+            self._on_change()
+
+    def __repr__(self) -> str:
+        pid = self._process.pid if self._process is not None else None
+        return f"<WorkerProcess {self.index} pid {pid} {self.state} for {self.age:.1f} s>"

@@ -1,0 +1,531 @@
+"""The first process: binds the port, keeps the workers alive, hands them the configuration, shows how they are.
+
+There is always one, also for a single worker, so that there is one way in which Penstock runs: the
+supervisor holds the control API (and with it FastAPI) and no caller's byte; the workers hold the callers.
+
+* **Start.** The sockets are bound here, so that a port in use is one clear line and not N tracebacks.
+  Workers start while the control API is still being imported.
+* **Death of a worker.** Its socket lives on in this process with its accept queue; who connects meanwhile
+  waits and is answered by the replacement.  Deaths in a row are answered ever more slowly.
+* **Reload.** SIGHUP, or a file that changed: read, check, and only then handed out; one worker that
+  cannot take it, and all go back to what they had.  Connections never notice.
+* **End.** SIGTERM or SIGINT: ports close first, what is in flight ends, at the latest after
+  ``drain_timeout``; then the simulator and the control API go.  A second SIGINT ends at once.  When this
+  process is killed, the workers see the end of their channel and drain by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from penstock.admin.address import Address, bind_exclusively, bind_shared, parse_address
+from penstock.admin.backoff import Backoff
+from penstock.admin.channel import pack_config
+from penstock.admin.doors import ServerName, check_server, listens_itself
+from penstock.admin.process import WorkerProcess
+from penstock.admin.watch import FileWatch
+from penstock.config.model import Config
+from penstock.errors import ConfigError
+from penstock.lab.embedded import EmbeddedSimulator, wants_simulator
+from penstock.metrics import Registry, Snapshot, merge, process_metrics
+from penstock.net.tls import server_context
+
+if TYPE_CHECKING:
+    from penstock.admin.guest import GuestServer
+
+log = logging.getLogger("penstock.supervisor")
+
+WORKER_COMMAND = (sys.executable, "-P", "-m", "penstock.admin.worker")
+ASK_TIMEOUT = 1.0  # seconds that a worker has to tell its state
+WATCH_INTERVAL = 1.0  # seconds between two looks at the files
+KILL_AFTER = 5.0  # seconds past its deadline that a draining worker is given before it is killed
+HURRY = 2.0  # the same after a second SIGINT
+
+NEEDS_RESTART = (
+    "listen",
+    "control",
+    "workers",
+    "listener",
+    "log",
+    "ledger",
+    "generations_bytes",
+    "max_answer_bytes",
+)
+"""Sections that a running process keeps as they were; ``tls`` may change its files, but not come or go."""
+
+
+class ReloadOutcome(msgspec.Struct, frozen=True):
+    """``mistakes`` is empty where the new configuration was taken; ``needs_restart`` names what was not."""
+
+    version: int
+    mistakes: tuple[str, ...] = ()
+    needs_restart: tuple[str, ...] = ()
+
+
+class Slot:
+    """A worker's place: its socket, and the process that has it now."""
+
+    def __init__(self, index: int, listening: socket.socket) -> None:
+        self.index = index
+        self.listening = listening
+        self.process: WorkerProcess | None = None
+        self.backoff = Backoff()
+        self.adopter: WorkerProcess | None = None  # who accepts connections while nobody is here
+        self.restarts = 0
+
+    @property
+    def state(self) -> str:
+        return self.process.state if self.process is not None else "gone"
+
+    def __repr__(self) -> str:
+        return f"<Slot {self.index}: {self.process!r}, {self.restarts} restarts>"
+
+
+class Supervisor:
+    """Runs one gateway.
+
+    :param reread: gives the configuration anew when a reload is asked for
+    :param files: read when the configuration is, and watched for changes
+    :param on_ready: called once, when every worker answers and the control API does
+    :param worker_command: how a worker is started; tests bring their own
+    :param watch_interval: seconds between two looks at the files
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        reread: Callable[[], Config] | None = None,
+        files: Iterable[Path] = (),
+        server: ServerName = "own",
+        on_ready: Callable[[Supervisor], None] | None = None,
+        worker_command: Sequence[str] = WORKER_COMMAND,
+        watch_interval: float = WATCH_INTERVAL,
+    ) -> None:
+        self.config = config
+        self.version = 1
+        self.slots: list[Slot] = []
+        self.listen = parse_address(config.listen)
+        self.control = parse_address(config.control, "control")
+        self.stopping = False
+        self.started = False  # every worker has been ready once
+        self.registry = Registry()
+        self._reread = reread
+        self._files = tuple(files)
+        self._server: ServerName = server
+        self._on_ready = on_ready
+        self._worker_command = tuple(worker_command)
+        self._watch_interval = watch_interval
+        self._simulator = EmbeddedSimulator()
+        self._control_socket: socket.socket | None = None
+        self._control: tuple[GuestServer, asyncio.Task[None]] | None = None
+        self._stop = asyncio.Event()
+        self._changed = asyncio.Event()  # some worker's state
+        self._hurry = False
+        self._failure: ConfigError | None = None
+        self._reloading = asyncio.Lock()
+        self._hangups: set[asyncio.Future[ReloadOutcome]] = set()
+        self._watch = FileWatch(())
+        self._last: dict[int, Snapshot] = {}  # what each slot's process said last
+        self._retired: Snapshot = []  # what dead processes had counted
+        self._declare_metrics()
+
+    # ---- life ------------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Until a signal: the exit status.
+
+        :raises penstock.errors.ConfigError: a port is in use, a worker cannot start with this configuration
+        """
+        check_server(self._server)
+        if self.config.tls is not None:
+            server_context(self.config.tls)
+        loop = asyncio.get_running_loop()
+        keepers: list[asyncio.Task[None]] = []
+        control: asyncio.Task[None] | None = None
+        try:
+            self._bind()
+            loop.add_signal_handler(signal.SIGTERM, self.stop)
+            loop.add_signal_handler(signal.SIGINT, self._interrupted)
+            loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+            self._warn_of_open_control()
+            self._watch.follow(self._watched(self.config))
+            control = asyncio.create_task(self._start_control())
+            self.config = await self._resolve(self.config)
+            keepers = [asyncio.create_task(self._keep(slot)) for slot in self.slots]
+            await control
+            await self._wait_started()
+            if not self._stop.is_set():
+                self.started = True
+                log.info("ready on %s, control on %s, %d workers", self.listen, self.control, len(self.slots))
+                if self._on_ready is not None:
+                    self._on_ready(self)
+                await self._watch_files()
+            if self._failure is not None:
+                raise self._failure
+        finally:
+            self.stop()
+            await self._end(keepers)
+            await self._simulator.close()
+            await self._end_control(control)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+        return 130 if self._hurry else 0
+
+    def stop(self) -> None:
+        """Begin to drain."""
+        if not self.stopping:
+            self.stopping = True
+            self._stop.set()
+            self._changed.set()
+
+    def _interrupted(self) -> None:
+        if self.stopping:
+            self._hurry = True
+            for slot in self.slots:
+                if slot.process is not None:
+                    slot.process.drain(0.0)
+            self._changed.set()
+        self.stop()
+
+    def _hung_up(self) -> None:
+        task = asyncio.ensure_future(self.reload())
+        self._hangups.add(task)
+        task.add_done_callback(self._hangups.discard)
+
+    def _bind(self) -> None:
+        # The control port is nobody else's, and comes first: of two supervisors that start in the same
+        # instant one fails here, before they could share the other port.
+        self._control_socket = bind_exclusively(self.control, "control")
+        self.control = Address(self.control.host, self._control_socket.getsockname()[1])
+        sockets = bind_shared(self.listen, self.config.workers, listening=not listens_itself(self._server))
+        self.listen = Address(self.listen.host, sockets[0].getsockname()[1])
+        self.slots = [Slot(index, sock) for index, sock in enumerate(sockets)]
+
+    def _warn_of_open_control(self) -> None:
+        if not self.control.loopback and self.config.control_key is None:
+            log.warning("the control port %s is open to other machines and has no control_key", self.control)
+
+    async def _resolve(self, config: Config) -> Config:
+        """Start the simulator if the configuration leaves its address open, and fill it in."""
+        if not wants_simulator(config):
+            return config
+        if not self._simulator.port:
+            await self._simulator.start()
+        return self._simulator.fill(config)
+
+    async def _wait_started(self) -> None:
+        while not self.stopping:
+            self._changed.clear()
+            if self._control is not None and all(slot.state == "ready" for slot in self.slots):
+                return
+            await self._changed.wait()
+
+    # ---- workers ---------------------------------------------------------------------------------
+
+    async def _keep(self, slot: Slot) -> None:
+        """Keep one slot filled until the end."""
+        while not self.stopping:
+            process = await self._start_worker(slot)
+            if process is None:
+                continue
+            slot.process = process
+            if self.stopping:  # the order to drain went out while this one was being started
+                process.drain(self.config.drain_timeout)
+            status = await process.wait()
+            self._retire(slot)
+            self._changed.set()
+            if self.stopping:
+                return
+            if not self.started:
+                self._give_up(process, status)
+                return
+            delay = slot.backoff.delay(process.age)
+            why = process.failure.text if process.failure is not None else _status(status)
+            log.error(
+                "worker %d (pid %d) died: %s; another starts in %.0f s", slot.index, process.pid, why, delay
+            )
+            slot.restarts += 1
+            self._restarts.add(1)
+            await self._pause(delay)
+
+    async def _start_worker(self, slot: Slot) -> WorkerProcess | None:
+        """None: the system would not start a process; that has been waited out."""
+        try:
+            return await WorkerProcess.start(
+                slot.index,
+                (*self._worker_command, "--server", self._server),
+                self._sockets(slot),
+                pack_config(self.config),
+                self.version,
+                self._worker_changed,
+            )
+        except OSError as error:
+            delay = slot.backoff.delay(0.0)
+            log.error("worker %d cannot be started: %s; next try in %.0f s", slot.index, error, delay)  # noqa: TRY400
+            await self._pause(delay)
+            return None
+
+    def _sockets(self, slot: Slot) -> list[socket.socket]:
+        """What a worker inherits: every place's socket, where it could accept on one; else only its own."""
+        if self._server != "own":
+            return [slot.listening]
+        return [other.listening for other in self.slots]
+
+    def _worker_changed(self) -> None:
+        """Have somebody accept on every socket.
+
+        The kernel spreads connections over all sockets, whether or not anybody is there: without this a
+        worker that cannot be kept alive would leave its share of the callers waiting for half a minute.
+        """
+        self._changed.set()
+        if self._server != "own" or not self.started or self.stopping:
+            return
+        ready = [slot.process for slot in self.slots if slot.process and slot.process.state == "ready"]
+        for slot in self.slots:
+            if slot.adopter is not None and (slot.state == "ready" or slot.adopter not in ready):
+                slot.adopter.release(slot.index)
+                slot.adopter = None
+            if slot.state != "ready" and slot.adopter is None and ready:
+                slot.adopter = ready[slot.index % len(ready)]
+                slot.adopter.adopt(slot.index)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but not past the order to stop."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+
+    def _give_up(self, process: WorkerProcess, status: int) -> None:
+        """A worker that cannot even start once is a mistake to be told, not one to repeat."""
+        if process.failure is not None:
+            self._failure = ConfigError(process.failure.message, process.failure.mistakes)
+        else:
+            self._failure = ConfigError(
+                f"a worker ended while it was starting ({_status(status)}); the log says why"
+            )
+        self.stop()
+
+    async def _end(self, keepers: Sequence[asyncio.Task[None]]) -> None:
+        """Close the port, let the workers finish, see that all are gone."""
+        deadline = time.monotonic() + self.config.drain_timeout
+        for slot in self.slots:
+            slot.listening.close()  # the workers hold the last copies: they empty the queue, then close
+            if slot.process is not None and slot.process.state != "gone":
+                slot.process.drain(self.config.drain_timeout)
+        if keepers and self._failure is None:
+            log.info("draining, for %.0f s at most", self.config.drain_timeout)
+        hurried = False
+        while not all(keeper.done() for keeper in keepers):
+            self._changed.clear()
+            if self._hurry and not hurried:
+                hurried = True
+                deadline = time.monotonic() + HURRY - KILL_AFTER
+            if time.monotonic() > deadline + KILL_AFTER:
+                for slot in self.slots:
+                    if slot.process is not None and slot.process.state != "gone":
+                        log.error("worker %d did not end in time and is killed", slot.index)
+                        slot.process.kill()
+                break
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(asyncio.get_running_loop().time() + 0.5):
+                    await self._changed.wait()
+        for result in await asyncio.gather(*keepers, return_exceptions=True):
+            if isinstance(result, BaseException):
+                log.error("a worker could not be kept", exc_info=result)
+        cut = sum(slot.process.cut for slot in self.slots if slot.process is not None)
+        if cut:
+            log.warning("%d calls were cut at the deadline", cut)
+        if keepers and self._failure is None:
+            log.info("stopped")
+
+    # ---- configuration ---------------------------------------------------------------------------
+
+    async def _watch_files(self) -> None:
+        while not self.stopping:
+            await self._pause(self._watch_interval)
+            if not self.stopping and self._watch.changed():
+                await self.reload()
+
+    def _watched(self, config: Config) -> list[Path]:
+        tls = (config.tls.certificate, config.tls.key) if config.tls is not None else ()
+        return [*self._files, *(Path(name) for name in (*tls, config.prices) if name)]
+
+    async def reload(self) -> ReloadOutcome:
+        """Read the configuration again, and have every worker take it; or keep what there is."""
+        async with self._reloading:
+            outcome = await self._reload()
+        if outcome.mistakes:
+            self._reloads.labels("failed").add(1)
+            for mistake in outcome.mistakes:
+                log.error("config reload failed, the old configuration stays: %s", mistake)
+        else:
+            self._reloads.labels("done").add(1)
+            log.info("configuration %d is in use", outcome.version)
+            for key in outcome.needs_restart:
+                log.warning("%s has changed, which needs a restart; the old value stays", key)
+        return outcome
+
+    async def _reload(self) -> ReloadOutcome:
+        try:
+            fresh = self._reread() if self._reread is not None else self.config
+            fresh = await self._resolve(fresh)
+            fresh, needs_restart = keep_fixed(self.config, fresh)
+            if fresh.tls is not None:
+                server_context(fresh.tls)
+        except ConfigError as error:
+            return ReloadOutcome(self.version, error.mistakes or (error.message,))
+        version, packed = self.version + 1, pack_config(fresh)
+        if mistakes := await self._hand_out(packed, version):
+            await self._hand_out(pack_config(self.config), self.version)
+            return ReloadOutcome(self.version, mistakes)
+        self.config, self.version = fresh, version
+        await self._hand_out(packed, version)  # to those that were started meanwhile
+        self._watch.follow(self._watched(fresh))
+        return ReloadOutcome(version, (), needs_restart)
+
+    async def _hand_out(self, packed: msgspec.Raw, version: int) -> tuple[str, ...]:
+        """:returns: what the first worker that did not take it says; empty if all that live did"""
+        for slot in self.slots:
+            process = slot.process
+            if process is None or process.version == version or process.state in ("draining", "gone"):
+                continue
+            try:
+                mistakes = await process.reload(packed, version)
+            except ConnectionError:
+                continue  # its replacement starts with what is decided here
+            if mistakes:
+                return mistakes
+        return ()
+
+    # ---- what the control API shows --------------------------------------------------------------
+
+    def readiness(self) -> tuple[bool, list[str]]:
+        """Whether every worker takes calls, and if not, why."""
+        reasons = ["the gateway is draining"] if self.stopping else []
+        reasons += [f"worker {slot.index} is {slot.state}" for slot in self.slots if slot.state != "ready"]
+        return not reasons, reasons
+
+    async def states(self) -> list[tuple[Slot, dict[str, Any] | None]]:
+        """What every worker says of itself; None where one did not answer in time."""
+
+        async def ask(slot: Slot) -> dict[str, Any] | None:
+            return await slot.process.ask(ASK_TIMEOUT) if slot.process is not None else None
+
+        answers = await asyncio.gather(*(ask(slot) for slot in self.slots))
+        self._silent.add(sum(answer is None for answer in answers))
+        return list(zip(self.slots, answers, strict=True))
+
+    async def metrics(self) -> Snapshot:
+        """All workers together, and the supervisor's own.
+
+        Counters never go back: what a process had counted when it died is kept, and one that does not
+        answer now counts with what it said last.
+        """
+        current: list[Snapshot] = []
+        for slot, state in await self.states():
+            if state is not None:
+                self._last[slot.index] = msgspec.convert(state.get("metrics", []), Snapshot)
+                current.append(self._last[slot.index])
+            else:
+                current.append(_counted(self._last.get(slot.index, [])))
+        return merge([self.registry.snapshot(), self._retired, *current])
+
+    def _retire(self, slot: Slot) -> None:
+        last = self._last.pop(slot.index, None)
+        if last is not None:
+            self._retired = merge([self._retired, _counted(last)])
+
+    def _declare_metrics(self) -> None:
+        registry = self.registry
+        process_metrics(registry)
+        workers = registry.gauge("penstock_workers", "Worker processes, by state.", labels=("state",))
+        self._restarts = registry.counter(
+            "penstock_worker_restarts_total", "Workers started in the place of one that died."
+        ).labels()
+        self._reloads = registry.counter(
+            "penstock_config_reloads_total", "Reloads of the configuration, by result.", labels=("result",)
+        )
+        self._silent = registry.counter(
+            "penstock_worker_silent_total", "Times that a worker did not tell its state within a second."
+        ).labels()
+        version = registry.gauge("penstock_config_version", "Grows with every reload.").labels()
+        for result in ("done", "failed"):
+            self._reloads.labels(result)
+
+        def collect() -> None:
+            for state in ("starting", "ready", "draining", "gone"):
+                workers.labels(state).set(sum(slot.state == state for slot in self.slots))
+            version.set(self.version)
+
+        registry.before_snapshot(collect)
+
+    # ---- the control API -------------------------------------------------------------------------
+
+    async def _start_control(self) -> None:
+        # In a thread: the workers' messages are read while FastAPI is imported, which takes longer
+        # than everything else here.
+        control = await asyncio.to_thread(_import_control)
+        assert self._control_socket is not None
+        server = control.make_server(self)
+        self._control = server, await server.start(self._control_socket)
+        self._changed.set()
+
+    async def _end_control(self, starting: asyncio.Task[None] | None) -> None:
+        if starting is not None:
+            await asyncio.wait([starting])
+        if self._control is not None:
+            server, task = self._control
+            server.should_exit = True
+            await task
+        if self._control_socket is not None:
+            self._control_socket.close()
+
+    def __repr__(self) -> str:
+        state = "stopping" if self.stopping else "running" if self.started else "starting"
+        return f"<Supervisor {state} on {self.listen}, config {self.version}, {self.slots}>"
+
+
+def keep_fixed(old: Config, new: Config) -> tuple[Config, tuple[str, ...]]:
+    """``new``, with what cannot change while the process runs as in ``old``; and the names of what that was.
+
+    An address with port 0, or one given on the command line, is the old one written otherwise; only what
+    the two configurations *say* is compared.
+    """
+    kept = {key: getattr(old, key) for key in NEEDS_RESTART if getattr(old, key) != getattr(new, key)}
+    if (old.tls is None) != (new.tls is None):
+        kept["tls"] = old.tls
+    return msgspec.structs.replace(new, **kept), tuple(kept)
+
+
+def _import_control() -> Any:
+    from penstock.admin import control  # noqa: PLC0415 - FastAPI is slow to import
+
+    return control
+
+
+def _counted(snapshot: Snapshot) -> Snapshot:
+    """Without the gauges: they tell of a moment that has passed."""
+    return [family for family in snapshot if family.kind != "gauge"]
+
+
+def _status(status: int) -> str:
+    if status >= 0:
+        return f"status {status}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-status).name
+    return f"signal {-status}"
+
+
+__all__ = ["NEEDS_RESTART", "ReloadOutcome", "Slot", "Supervisor", "keep_fixed"]

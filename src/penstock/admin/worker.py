@@ -1,0 +1,304 @@
+"""A worker process: one event loop, one gateway, one door, and the line to the supervisor.
+
+Started by the supervisor as ``python -m penstock.admin.worker``.  It inherits its listening socket and
+one end of the channel; everything else it is told over the channel.  It never imports FastAPI.
+
+A worker ends in order (port closed, calls in flight finished) when it is told to, when it gets SIGTERM,
+and when its supervisor is gone, however that went: no worker is ever left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from penstock import logs
+from penstock.admin.channel import (
+    Adopt,
+    Ask,
+    Configure,
+    Drain,
+    Drained,
+    Draining,
+    Failed,
+    Ready,
+    Release,
+    Reload,
+    Reloaded,
+    Told,
+    ToWorker,
+    channel_to_supervisor,
+    unpack_config,
+)
+from penstock.admin.doors import SERVERS, Door, ServerName, make_door
+from penstock.errors import ConfigError
+from penstock.metrics import Family, Registry, process_figures, process_metrics
+from penstock.net.clock import Clock
+from penstock.net.exchange import Application
+
+if TYPE_CHECKING:
+    from penstock.config.model import Config
+
+log = logging.getLogger("penstock.worker")
+
+LAST_WORDS = 0.3  # seconds before the deadline of draining, for error events to go out
+
+
+class Gateway(Application, Protocol):
+    """What a worker needs of ``penstock.gateway.compose.Gateway``."""
+
+    async def start(self) -> None: ...
+    def reload(self, config: Config) -> None: ...
+    def snapshot(self) -> dict[str, Any]: ...
+    async def drain(self, seconds: float) -> int: ...
+    async def close(self) -> None: ...
+
+
+class Build(Protocol):
+    def __call__(self, config: Config, *, clock: Clock) -> Gateway: ...
+
+
+class Worker:
+    """The life of one worker, from its first message to its exit status."""
+
+    def __init__(
+        self, build: Build, server: ServerName, sockets: Sequence[socket.socket], index: int
+    ) -> None:
+        self._build = build
+        self._server = server
+        self._sockets = sockets
+        self._index = index
+        self._clock = Clock()
+        self._first: Configure | None = None
+        self._told = asyncio.Event()  # there is a first message, or there is no need for one
+        self._stop = asyncio.Event()
+        self._deadline: float | None = None  # monotonic; None: nobody said, the configuration's counts
+        self._ending: asyncio.Task[int] | None = None
+        self._channel = channel_to_supervisor(self._on_message, self._on_lost)
+        self._gateway: Gateway | None = None
+        self._door: Door | None = None
+        self._config: Config | None = None
+        self._version = 0
+        self._postponed: Reload | None = None
+        self._registry = Registry()
+        self._declare_metrics()
+
+    async def run(self, channel_socket: socket.socket) -> int:
+        """:returns: the exit status: 0 after an orderly end, 1 if it could not start"""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.stop)
+        channel = self._channel
+        await channel.open(channel_socket)
+        await self._told.wait()
+        if self._first is None:
+            return 0  # the order to stop came first
+        try:
+            await self._start(self._first)
+        except ConfigError as error:
+            channel.send(Failed(error.message, tuple(error.mistakes)))
+            await self._leave()
+            return 1
+        if self._postponed is not None:
+            self._on_message(self._postponed)
+        gc.collect()
+        gc.freeze()  # what was loaded until here stays: full collections need not walk it
+        channel.send(Ready())
+        await self._stop.wait()
+        cut = await self._end()
+        channel.send(Drained(cut))
+        await self._leave()
+        return 0
+
+    def stop(self, seconds: float | None = None) -> None:
+        """Begin to end, or end earlier than said before; ``seconds`` from now at the latest."""
+        if seconds is not None:
+            deadline = time.monotonic() + seconds
+            sooner = self._deadline is not None and deadline < self._deadline
+            self._deadline = deadline
+            if sooner and self._ending is not None:
+                self._ending.cancel()  # it starts over with the new deadline
+        self._stop.set()
+        self._told.set()
+
+    def state(self) -> dict[str, Any]:
+        """What the control API shows: the gateway's snapshot, the door and the process."""
+        state = self._gateway.snapshot() if self._gateway is not None else {}
+        metrics: list[Family] = list(state.get("metrics", []))
+        known = {family.name for family in metrics}
+        state["metrics"] = metrics + [own for own in self._registry.snapshot() if own.name not in known]
+        state["process"] = process_figures()
+        state["listener"] = self._door.statistics() if self._door is not None else {}
+        state["loop_lag"] = self._clock.lag
+        return state
+
+    def _declare_metrics(self) -> None:
+        registry = self._registry
+        process_metrics(registry)
+        lag = registry.gauge(
+            "penstock_loop_lag_seconds", "How late the event loop was with its last sweep.", merge="max"
+        ).labels()
+        connections = registry.gauge("penstock_connections", "Open connections of callers.").labels()
+        accepted = registry.counter("penstock_connections_total", "Connections of callers.").labels()
+        refused = registry.counter(
+            "penstock_listener_refusals_total",
+            "Requests and connections that the listener refused or cut, by reason.",
+            labels=("reason",),
+        )
+
+        def collect() -> None:
+            lag.set(self._clock.lag)
+            figures = self._door.statistics() if self._door is not None else {}
+            connections.set(figures.get("open", 0))
+            accepted.value = figures.get("accepted", 0)
+            for reason, count in figures.get("refused", {}).items():
+                refused.labels(reason).value = count
+
+        registry.before_snapshot(collect)
+
+    # ---- what the supervisor says ----------------------------------------------------------------
+
+    def _on_message(self, message: ToWorker) -> None:
+        match message:
+            case Ask(id=number):
+                self._channel.send(Told(number, msgspec.Raw(msgspec.json.encode(self.state(), enc_hook=str))))
+            case Reload() if self._door is None and not self._stop.is_set():
+                self._postponed = message  # still starting
+            case Reload():
+                self._channel.send(Reloaded(message.version, self._reload(message)))
+            case Drain(seconds=seconds):
+                self.stop(seconds)
+            case Adopt(index=index):
+                if self._door is not None and not self._stop.is_set():
+                    self._door.adopt(index)
+            case Release(index=index):
+                if self._door is not None and not self._stop.is_set():
+                    self._door.release(index)
+            case Configure():
+                self._first = message
+                self._told.set()
+
+    def _on_lost(self) -> None:
+        if not self._stop.is_set():
+            log.warning("the supervisor is gone; finishing what is in flight")
+        self.stop()
+
+    # ---- the life --------------------------------------------------------------------------------
+
+    async def _start(self, first: Configure) -> None:
+        config = unpack_config(first.config)
+        self._clock.add(logs.configure(config.log))
+        self._config, self._version = config, first.version
+        self._clock.start(asyncio.get_running_loop())
+        self._gateway = self._build(config, clock=self._clock)
+        await self._gateway.start()
+        door = make_door(self._server, self._gateway, config, self._clock, self._sockets, self._index)
+        await door.open()
+        self._door = door
+
+    def _reload(self, message: Reload) -> tuple[str, ...]:
+        """:returns: why the configuration was not taken; empty if it was"""
+        if self._gateway is None or self._door is None or self._stop.is_set():
+            return ()  # it takes no calls any more: any configuration will do
+        config = unpack_config(message.config)
+        try:
+            if config.tls is not None:
+                self._door.renew_certificate(config.tls)
+            self._gateway.reload(config)
+        except ConfigError as error:
+            return error.mistakes or (error.message,)
+        except Exception as error:
+            log.exception("a configuration could not be taken")
+            return (f"{type(error).__name__}: {error}",)
+        self._config, self._version = config, message.version
+        return ()
+
+    async def _end(self) -> int:
+        """:returns: how many calls were cut at the deadline"""
+        assert self._config is not None
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._config.drain_timeout
+        self._channel.send(Draining())
+        while True:
+            self._ending = asyncio.ensure_future(self._drain())
+            try:
+                return await self._ending
+            except asyncio.CancelledError:
+                continue  # an earlier deadline came
+
+    async def _drain(self) -> int:
+        assert self._door is not None
+        assert self._gateway is not None
+        closing = asyncio.ensure_future(self._door.close(self._left()))
+        try:
+            # Who is still being answered shortly before the deadline is told so, before the door cuts.
+            await asyncio.wait({closing}, timeout=max(0.0, self._left() - LAST_WORDS))
+            cut = 0 if closing.done() else await self._gateway.drain(0.0)
+            cut += await closing
+        except asyncio.CancelledError:
+            closing.cancel()
+            raise
+        cut += await self._gateway.drain(self._left())
+        await self._gateway.close()
+        self._clock.stop()
+        return cut
+
+    def _left(self) -> float:
+        assert self._deadline is not None
+        return max(0.0, self._deadline - time.monotonic())
+
+    async def _leave(self) -> None:
+        """Let the last message out."""
+        self._channel.close()
+        await self._channel.lost.wait()
+
+    def __repr__(self) -> str:
+        state = "stopping" if self._stop.is_set() else "serving" if self._door else "starting"
+        return f"<Worker {os.getpid()} {state}, config {self._version}>"
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """uvloop, or asyncio's own loop where it is not to be had."""
+    try:
+        import uvloop  # noqa: PLC0415
+    except ImportError:
+        return asyncio.new_event_loop
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def main(arguments: Sequence[str] | None = None, build: Build | None = None) -> int:
+    """:param build: makes the gateway; ``penstock.gateway.compose.build`` if not given"""
+    parser = argparse.ArgumentParser(prog="penstock.admin.worker", description="Started by the supervisor.")
+    parser.add_argument("--listen-fds", required=True, help="by place, with commas; all or only our own")
+    parser.add_argument("--index", type=int, required=True, help="our place")
+    parser.add_argument("--channel-fd", type=int, required=True)
+    parser.add_argument("--server", choices=SERVERS, default="own")
+    options = parser.parse_args(arguments)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # these are for the supervisor, which tells us what to do
+    sockets = [socket.socket(fileno=int(word)) for word in options.listen_fds.split(",")]
+    channel = socket.socket(fileno=options.channel_fd)
+    for sock in (*sockets, channel):
+        sock.setblocking(False)
+        sock.set_inheritable(False)
+    if build is None:
+        from penstock.gateway.compose import build as compose  # noqa: PLC0415 - tests bring their own
+
+        build = compose
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(Worker(build, options.server, sockets, options.index).run(channel))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

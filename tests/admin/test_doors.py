@@ -1,0 +1,98 @@
+"""The same life with every server in front: the own listener and the three ASGI servers."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import pytest
+from running import (
+    Running,
+    Stream,
+    issue_certificate,
+    refused,
+    served_name,
+    wait_until,
+    write_config,
+)
+
+from penstock.admin.doors import SERVERS, check_server
+from penstock.errors import ConfigError
+
+
+@pytest.fixture(params=SERVERS)
+def server(request):
+    if request.param != "own":
+        pytest.importorskip(request.param)
+    return request.param
+
+
+def test_a_stream_in_flight_ends_by_itself_after_the_port_has_closed(tmp_path, server):
+    with Running.standin(write_config(tmp_path / "c.yaml"), server) as running:
+        stream = Stream(running.port, tmp_path)
+        running.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: refused(running.port))
+        assert stream.through(b"still here")
+        assert stream.end() == b""
+        assert running.wait_exit() == 0
+        assert "Traceback" not in running.log
+
+
+def test_a_stream_that_does_not_end_is_cut_at_the_deadline(tmp_path, server):
+    with Running.standin(write_config(tmp_path / "c.yaml", drain_timeout=0.3), server) as running:
+        stream = Stream(running.port, tmp_path)
+        running.process.send_signal(signal.SIGTERM)
+        assert stream.cut()
+        assert running.wait_exit() == 0
+        assert "killed" not in running.log
+
+
+def test_a_stream_goes_on_while_the_configuration_is_swapped(tmp_path, server):
+    config = write_config(tmp_path / "c.yaml")
+    with Running.standin(config, server) as running:
+        stream = Stream(running.port, tmp_path)
+        write_config(config, model="second")
+        assert running.ask_control("/v1/reload", "POST")[0] == 200
+        assert running.get("/hello")[1].startswith(b"second ")
+        assert stream.through(b"still here")
+        assert stream.end() == b""
+
+
+def test_a_client_that_leaves_is_noticed(tmp_path, server):
+    with Running.standin(write_config(tmp_path / "c.yaml"), server) as running:
+        stream = Stream(running.port, tmp_path)
+        assert len(running.ask_control("/v1/generations")[1]["generations"]) == 1
+        stream.leave()
+        wait_until(lambda: not running.ask_control("/v1/generations")[1]["generations"])
+
+
+def test_two_workers_share_the_port(tmp_path, server):
+    with Running.standin(write_config(tmp_path / "c.yaml", workers=2), server) as running:
+        pids = set()
+        wait_until(lambda: pids.add(int(running.get("/hello")[1].split()[1])) or len(pids) == 2)
+        assert pids == set(running.workers)
+
+
+def test_tls_is_served(tmp_path, server):
+    tls = issue_certificate(tmp_path, "here")
+    with Running.standin(write_config(tmp_path / "c.yaml", tls=tls), server) as running:
+        assert served_name(running.port) == "here"
+
+
+@pytest.mark.parametrize("server", ["own", "uvicorn"])
+def test_a_renewed_certificate_is_used_without_a_restart(tmp_path, server):
+    tls = issue_certificate(tmp_path, "old")
+    with Running.standin(write_config(tmp_path / "c.yaml", tls=tls), server) as running:
+        assert served_name(running.port) == "old"
+        (tmp_path / "key.pem").write_text("no key")
+        assert running.ask_control("/v1/reload", "POST")[0] == 422
+        assert served_name(running.port) == "old"
+        issue_certificate(tmp_path, "new")
+        running.wait_log("is in use")
+        assert served_name(running.port) == "new"
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "granian", None)
+    with pytest.raises(ConfigError, match=r"pip install 'penstock\[granian\]'"):
+        check_server("granian")
