@@ -1,0 +1,117 @@
+"""The ``penstock`` command: one module per sub-command.
+
+Each module has what its command is called (``-`` written ``_``): a function that typer makes a command
+of, or a ``typer.Typer`` with commands of its own.  Only the module of the command that was asked for is
+imported; the others are known by the line that the help shows of them.  So ``penstock --help`` is quick,
+``penstock serve`` carries nothing that serving does not need, and a command whose extra is not installed
+does not take the others with it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import typer
+
+from penstock import __version__
+from penstock.errors import ConfigError, PenstockError
+
+COMMANDS = {
+    "serve": "Start the gateway.",
+    "check": "Check a configuration file, and name every mistake in it.",
+    "key": "Make keys for callers.",
+    "schema": "Print the JSON Schema of the configuration, for editors.",
+    "import-litellm": "Convert the configuration of a LiteLLM proxy.",
+    "ledger": "Show what calls have cost.",
+    "sim": "Start simulated providers, which bill what they send.",
+    "replay": "Send a recorded trace of production traffic to a gateway.",
+}
+"""Every sub-command with its line of help, in the order of the help."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point of the ``penstock`` script; ends with ``SystemExit``."""
+    words = list(sys.argv[1:] if args is None else args)
+    try:
+        application(words)(words, prog_name="penstock")
+    except ConfigError as error:
+        for mistake in error.mistakes:
+            print(mistake, file=sys.stderr)
+        print(f"penstock: {error}", file=sys.stderr)
+        sys.exit(1)
+    except PenstockError as error:
+        print(f"penstock: {error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:
+        # `penstock schema | head`: what the reader does not want, nobody needs to hear of.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def application(words: Sequence[str]) -> typer.Typer:
+    """The command-line application, in which the command that ``words`` names is loaded.
+
+    While a shell asks for completions, all of them are.
+    """
+    app = typer.Typer(
+        name="penstock",
+        no_args_is_help=True,
+        # A traceback with local variables would show secrets.
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    completing = "_PENSTOCK_COMPLETE" in os.environ
+    asked = next((word for word in words if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        if completing or name == asked:
+            _register(app, name, summary)
+        else:
+            app.command(name, help=summary)(_not_loaded)
+    return app
+
+
+def _register(app: typer.Typer, name: str, summary: str) -> None:
+    attribute = name.replace("-", "_")
+    try:
+        module = importlib.import_module(f"penstock.cli.{attribute}")
+    except ImportError as error:
+        anything = {"allow_extra_args": True, "ignore_unknown_options": True}
+        app.command(name, help=summary, context_settings=anything)(_unavailable(name, error))
+        return
+    found: Any = getattr(module, attribute)
+    if isinstance(found, typer.Typer):
+        app.add_typer(found, name=name, help=summary)
+    else:
+        app.command(name)(found)
+
+
+def _unavailable(name: str, error: ImportError) -> Callable[[], None]:
+    def command() -> None:
+        print(f"penstock: {name} cannot be loaded: {error}", file=sys.stderr)
+        sys.exit(1)
+
+    return command
+
+
+def _not_loaded() -> None:
+    raise AssertionError("only the command that was asked for is ever run")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"penstock {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    *,
+    version: bool = typer.Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Show the version, and nothing else."
+    ),
+) -> None:
+    """A gateway for LLM APIs that is cheap to run and never loses or pays twice for a token."""

@@ -1,0 +1,63 @@
+"""``penstock check``: is this configuration right, and what does it say?"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import typer
+
+from penstock.config.load import load
+from penstock.config.model import Config
+from penstock.config.remarks import remarks
+
+
+def check(
+    file: Path = typer.Argument(Path("penstock.yaml"), help="The configuration file."),
+    show: bool = typer.Option(
+        False, "--show", help="Print the whole configuration, defaults included, secrets redacted."
+    ),
+) -> None:
+    """Check a configuration file, and name every mistake in it with file, line, column and key.
+
+    Ends with status 1 if there is one.  References such as ${NAME} are looked up as `penstock serve` would.
+    """
+    config = load(file)
+    if show:
+        from penstock.config.dump import dump_yaml  # noqa: PLC0415
+
+        print(dump_yaml(config), end="")
+        return
+    print(f"{file}: OK")
+    print(summary(config))
+    for remark in remarks(config):
+        print(f"{file}: note: {remark}", file=sys.stderr)
+
+
+def summary(config: Config) -> str:
+    """What the configuration comes to, in a few lines; no secret among them."""
+    lines = [f"  listens at {config.listen}, control at {config.control}, workers {config.workers}"]
+    lines.append(_counted(len(config.upstreams), "upstream"))
+    for name, upstream in config.upstreams.items():
+        where = upstream.base_url or "a process of its own"
+        secret = "with a key" if upstream.api_key else "without a key"
+        lines.append(f"    {name}: {upstream.kind}, {where}, {secret}")
+    lines.append(_counted(len(config.models), "model"))
+    for name, model in config.models.items():
+        ways = ", ".join(
+            candidate.upstream
+            + (f"/{candidate.model}" if candidate.model else "")
+            + (f" ×{candidate.weight:g}" if candidate.weight != 1 else "")
+            for candidate in model.candidates
+        )
+        fallbacks = f"; else {', '.join(model.fallbacks)}" if model.fallbacks else ""
+        lines.append(f"    {name} → {ways}{fallbacks}")
+    lines.append(_counted(len(config.keys), "key"))
+    for key in config.keys:
+        permitted = ", ".join(key.models) or "every model"
+        lines.append(f"    {key.name}: tenant {key.tenant}, tier {key.tier}, {permitted}")
+    return "\n".join(lines)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"  {count} {noun}{'' if count == 1 else 's'}"

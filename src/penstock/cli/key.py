@@ -1,0 +1,65 @@
+"""``penstock key``: make a caller's key."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from penstock.config.keys import hash_key, new_key
+from penstock.config.writing import escaped, flow_list, scalar
+
+key = typer.Typer(no_args_is_help=True)
+
+
+@key.command()
+def new(
+    name: str = typer.Option(..., "--name", help="What the key is called in logs and in the ledger."),
+    tenant: str = typer.Option("default", "--tenant", help="Whose calls these are."),
+    tier: str = typer.Option("standard", "--tier", help="The service tier."),
+    models: list[str] = typer.Option(
+        [],
+        "--model",
+        help="A model, or a pattern with *, that it may use. Repeat for more; none: every model.",
+    ),
+) -> None:
+    """Make a key; print it once, with the lines for the configuration.
+
+    The key goes to standard output alone, the lines to standard error, so that either can be kept by
+    itself.  Penstock stores only the hash: a lost key is replaced, not recovered.
+    """
+    made = new_key()
+    print("The key, shown this once:\n", file=sys.stderr)
+    sys.stderr.flush()
+    print(made, flush=True)
+    print(f"\nFor the configuration:\n\n{entry(name, hash_key(made), tenant, tier, models)}", file=sys.stderr)
+
+
+@key.command("hash")
+def hash_of_key() -> None:
+    """Print the hash of a key that exists already, read from standard input.
+
+    From standard input, because arguments end up in the history of the shell and the list of processes.
+    """
+    given = sys.stdin.readline().strip()
+    if not given:
+        print("penstock: there is no key on standard input", file=sys.stderr)
+        raise typer.Exit(1)
+    if len(given) < 32:
+        print(
+            "penstock: this key is short; one that can be guessed is not protected by its hash",
+            file=sys.stderr,
+        )
+    print(hash_key(given))
+
+
+def entry(name: str, hashed: str, tenant: str, tier: str, models: list[str]) -> str:
+    """The lines of one key, as they stand in the file."""
+    lines = ["keys:", f"  - name: {scalar(escaped(name))}", f"    hash: {hashed}"]
+    if tenant != "default":
+        lines.append(f"    tenant: {scalar(escaped(tenant))}")
+    if tier != "standard":
+        lines.append(f"    tier: {scalar(escaped(tier))}")
+    if models:
+        lines.append(f"    models: {flow_list(map(escaped, models))}")
+    return "\n".join(lines)

@@ -1,0 +1,140 @@
+"""``penstock ledger``: what was asked, how it ended, and what it cost."""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import re
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from penstock.config.load import load
+from penstock.errors import ConfigError
+from penstock.ledger.prices import UNITS_PER_DOLLAR
+from penstock.ledger.report import Line, summarize, total
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_CONFIG = Path("penstock.yaml")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+class Grouping(enum.StrEnum):
+    tenant = "tenant"
+    key = "key"
+    model = "model"
+    upstream = "upstream"
+    outcome = "outcome"
+    day = "day"
+
+
+def ledger(
+    path: Annotated[
+        Path | None,
+        typer.Option(help=f"The ledger's file. Without it: ledger.path of ./{_CONFIG}."),
+    ] = None,
+    *,
+    by: Annotated[Grouping, typer.Option(help="What to add up by; days are UTC.")] = Grouping.model,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            help="Only attempts that started since: 90s, 30m, 1h, 7d, 2w ago, or a date or time in UTC "
+            "(2026-11-01, 2026-11-01T12:00)."
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="JSON lines instead of a table; cost_picousd is in 1e-12 US dollars."),
+    ] = False,
+) -> None:
+    """Show attempts, tokens and cost, also while a gateway is writing them."""
+    start = 0.0 if since is None else parse_since(since, time.time())
+    lines = summarize(path or _configured_path(), by=by.value, since=start)
+    if as_json:
+        for line in lines:
+            print(msgspec.json.encode(_to_json(line, by.value)).decode())
+        return
+    from rich.console import Console  # noqa: PLC0415 - slow to import, and not needed for JSON
+
+    console = Console(width=None if sys.stdout.isatty() else 160)  # nothing is cut in a pipe
+    if not lines:
+        console.print("No attempts.")
+        return
+    console.print(_table(lines, by.value))
+
+
+def parse_since(text: str, now: float) -> float:
+    """The Unix time that the user means.
+
+    :raises typer.BadParameter: it is neither an age nor a date
+    """
+    age = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
+    if age:
+        return now - float(age[1]) * _UNITS[age[2]]
+    try:
+        moment = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is neither an age such as 1h nor a date such as 2026-11-01"
+        ) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp()
+
+
+def _configured_path() -> Path:
+    if not _CONFIG.is_file():
+        raise ConfigError(f"say which ledger: --path FILE (there is no {_CONFIG} here that names one)")
+    configured = load(_CONFIG).ledger.path
+    if not configured:
+        raise ConfigError(f"{_CONFIG} keeps the ledger in memory only; set ledger.path, or say --path FILE")
+    return Path(configured)
+
+
+def _to_json(line: Line, by: str) -> dict[str, object]:
+    fields: dict[str, object] = msgspec.structs.asdict(line)
+    fields[by] = fields.pop("group")
+    fields["cost_picousd"] = fields.pop("cost")
+    return {by: fields.pop(by), **fields}
+
+
+def _table(lines: list[Line], by: str) -> Table:
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(show_footer=True, header_style="bold", footer_style="bold")
+    everything = total(lines)
+    table.add_column(by, "total", overflow="fold")
+    columns = {
+        "attempts": "attempts",
+        "open": "open",
+        "completed": "completed",
+        "input": "input_tokens",
+        "cached": "cached_input_tokens",
+        "output": "output_tokens",
+        "reasoning": "reasoning_tokens",
+        "estimated": "estimated",
+    }
+    # Columns that are nought throughout say nothing.
+    shown = {
+        title: field
+        for title, field in columns.items()
+        if field in {"attempts", "completed", "input_tokens", "output_tokens"} or getattr(everything, field)
+    }
+    for title, field in shown.items():
+        table.add_column(title, f"{getattr(everything, field):,}", justify="right", no_wrap=True)
+    table.add_column("cost, USD", dollars(everything.cost), justify="right", no_wrap=True)
+    for line in lines:
+        figures = [f"{getattr(line, field):,}" for field in shown.values()]
+        table.add_row(Text(line.group), *figures, dollars(line.cost))
+    return table
+
+
+def dollars(cost: int) -> str:
+    """Exact to six decimals, cut off rather than rounded: no sum looks greater than it is."""
+    whole, rest = divmod(cost, UNITS_PER_DOLLAR)
+    return f"{whole:,}.{rest // 10**6:06}"

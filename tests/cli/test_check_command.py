@@ -1,0 +1,62 @@
+"""``penstock check``."""
+
+import yaml
+
+GOOD = """
+upstreams:
+  openai: {kind: openai, api_key: sk-secret}
+  spare: {kind: sim}
+models:
+  "gpt-*":
+    candidates: [{upstream: openai, weight: 3}, {upstream: spare, model: tiny}]
+  a: {candidates: [{upstream: openai}], fallbacks: [gpt-4o]}
+keys: [{name: alice, hash: "sha256:%s", tenant: t}]
+""" % ("0" * 64)
+
+
+def test_a_right_file_is_summed_up_without_secrets(penstock, tmp_path):
+    file = tmp_path / "p.yaml"
+    file.write_text(GOOD)
+    status, out, err = penstock("check", file)
+    assert (status, err) == (0, "")
+    assert out.startswith(f"{file}: OK\n")
+    assert "openai: openai, https://api.openai.com/v1, with a key" in out
+    assert "spare: sim, a process of its own, without a key" in out
+    assert "gpt-* → openai ×3, spare/tiny" in out
+    assert "a → openai; else gpt-4o" in out
+    assert "alice: tenant t, tier standard, every model" in out
+    assert "secret" not in out
+
+
+def test_all_of_it_can_be_shown_without_secrets(penstock, tmp_path):
+    file = tmp_path / "p.yaml"
+    file.write_text(GOOD)
+    status, out, _ = penstock("check", file, "--show")
+    assert status == 0
+    assert yaml.safe_load(out)["upstreams"]["openai"]["api_key"] == "…"
+    assert "secret" not in out
+
+
+def test_mistakes_go_to_standard_error_with_status_1(penstock, tmp_path):
+    file = tmp_path / "p.yaml"
+    file.write_text("worker: 1\nlisten: x\n")
+    status, out, err = penstock("check", file)
+    assert (status, out) == (1, "")
+    assert err.splitlines() == [
+        f"{file}:1:1: worker: unknown key (did you mean workers?)",
+        f"{file}:2:9: listen: expected host:port, such as 127.0.0.1:8080",
+        f"penstock: {file} has 2 mistakes",
+    ]
+
+
+def test_what_is_probably_not_meant_is_noted(penstock, tmp_path):
+    file = tmp_path / "p.yaml"
+    file.write_text("workers: 1")
+    status, _, err = penstock("check", file)
+    assert status == 0
+    assert err == f"{file}: note: models is empty: every call will be answered with 404\n"
+
+
+def test_without_a_word_it_checks_the_file_in_the_working_directory(penstock, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "penstock.yaml: cannot be read" in penstock("check").err

@@ -1,0 +1,65 @@
+"""``penstock key``."""
+
+import io
+
+import yaml
+
+from penstock.config.keys import hash_key
+
+
+def test_new_prints_the_key_alone_and_the_lines_beside_it(penstock):
+    status, out, err = penstock(
+        "key",
+        "new",
+        "--name",
+        "no",
+        "--tenant",
+        "a: b",
+        "--tier",
+        "batch",
+        "--model",
+        "gpt-*",
+        "--model",
+        "${x}",
+    )
+    assert status == 0
+    key = out.removesuffix("\n")
+    assert key.startswith("pk-")
+    assert key not in err
+    assert yaml.safe_load(err[err.index("keys:") :]) == {
+        "keys": [
+            {
+                "name": "no",
+                "hash": hash_key(key),
+                "tenant": "a: b",
+                "tier": "batch",
+                "models": ["gpt-*", "$${x}"],
+            }
+        ]
+    }
+
+
+def test_what_is_as_usual_is_not_written(penstock):
+    _, out, err = penstock("key", "new", "--name", "alice")
+    assert yaml.safe_load(err[err.index("keys:") :]) == {
+        "keys": [{"name": "alice", "hash": hash_key(out.strip())}]
+    }
+
+
+def test_a_name_is_required(penstock):
+    assert penstock("key", "new").status == 2
+
+
+def test_hash_reads_the_key_from_standard_input(penstock, monkeypatch):
+    key = "k" * 40
+    monkeypatch.setattr("sys.stdin", io.StringIO(key + "\n"))
+    assert penstock("key", "hash") == (0, hash_key(key) + "\n", "")
+
+
+def test_hash_warns_of_a_key_that_can_be_guessed_and_refuses_none(penstock, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("sk-1234"))
+    status, out, err = penstock("key", "hash")
+    assert (status, out) == (0, hash_key("sk-1234") + "\n")
+    assert "can be guessed" in err
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert penstock("key", "hash").status == 1
