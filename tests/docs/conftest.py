@@ -1,0 +1,17 @@
+"""A gateway to run the documentation against."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from doc_pages import ROOT
+
+from penstock.testing import GatewayProcess
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory):
+    """What examples/sim.yaml starts, on free ports."""
+    config = yaml.safe_load((ROOT / "examples" / "sim.yaml").read_text())
+    with GatewayProcess(config, tmp_path_factory.mktemp("docs-gateway")) as running:
+        yield running

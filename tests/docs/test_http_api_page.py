@@ -1,0 +1,285 @@
+"""The page about the HTTP API has every endpoint, header, status and code, and no others."""
+
+from __future__ import annotations
+
+import ast
+import http.client
+import importlib
+import json
+import re
+import threading
+from pathlib import Path
+from unittest.mock import Mock
+from urllib.parse import urlsplit
+
+import pytest
+from doc_pages import PATIENCE, Page
+
+import penstock
+from penstock import errors
+from penstock.admin.control import make_app
+from penstock.ledger._file import PROCESS_DIED
+from penstock.messages import Endpoint
+from penstock.upstream import http as upstream_http
+from penstock.upstream import transfer
+from penstock.wire import problems
+
+PAGE = Page("docs/http-api.md")
+SOURCE = Path(penstock.__file__).parent
+# Rooms whose errors no caller of the gateway meets.
+NOT_SERVED = {"lab", "cli", "testing", "config"}
+
+
+def rows(section):
+    """The cells of the tables under a heading."""
+    found = [line.strip("| ").split(" | ") for line in PAGE.section(section).splitlines() if line[:1] == "|"]
+    return [[cell.strip() for cell in row] for row in found if "---" not in row[0]]
+
+
+# ---- endpoints -------------------------------------------------------------------------------------------
+
+ENDPOINT = re.compile(r"`([A-Z]+) (/[^`]*)`")
+
+
+def test_every_endpoint_of_the_data_port_is_there():
+    told = {found for row in rows("Data port") for found in ENDPOINT.findall(row[0])}
+    own = {("GET", path) for path in ("/v1/models", "/v1/models/{name}", "/", "/healthz")}
+    assert told == own | {("POST", endpoint.path) for endpoint in Endpoint}
+
+
+def test_each_endpoint_answers(gateway):
+    for method, path in {found for row in rows("Data port") for found in ENDPOINT.findall(row[0])}:
+        status, _, _ = ask(gateway.url, method, path.replace("{name}", "sim"), body=b"{}")
+        assert status == (200 if method == "GET" else 400), path
+    assert ask(gateway.url, "GET", "/v1/nothing")[0] == 404
+
+
+def test_every_endpoint_of_the_control_port_is_there():
+    told = {found for row in rows("Control port") for found in ENDPOINT.findall(row[0])}
+    app = make_app(Mock())
+    served = {
+        (method.upper(), path) for path, methods in app.openapi()["paths"].items() for method in methods
+    }
+    assert told == served | {("GET", "/docs"), ("GET", "/openapi.json")}
+
+
+def test_the_endpoints_of_the_control_port_answer(gateway):
+    for row in rows("Control port"):
+        for method, path in ENDPOINT.findall(row[0]):
+            assert ask(gateway.control_url, method, path)[0] == 200, path
+
+
+# ---- headers ---------------------------------------------------------------------------------------------
+
+
+def headers_of(section):
+    return {name.lower() for row in rows(section) for name in re.findall("`([^`]+)`", row[0])}
+
+
+def test_every_header_of_a_request_that_means_something_is_there():
+    """Those that the source asks for by name, but for what is HTTP's own affair."""
+    http_own = {"connection", "content-encoding", "content-length", "content-type", "expect", "host"}
+    http_own |= {"transfer-encoding"}
+    read = {name.decode() for names in upstream_http._FORWARDED.values() for name in names}
+    for path in (
+        (SOURCE / "gateway").rglob("*.py"),
+        [SOURCE / "wire" / "credentials.py"],
+        [SOURCE / "upstream" / "http.py"],
+    ):
+        for file in path:
+            text = file.read_text()
+            read |= set(re.findall(r'headers\.get\(b"([a-z-]+)"', text))
+            read |= set(re.findall(r'b"([a-z-]+)" in (?:\w+\.)*headers', text))
+    assert headers_of("Headers of a request") == read - http_own
+
+
+def test_every_header_of_an_answer_is_there(gateway):
+    """Those that the source writes by name, and those that answers of all kinds have."""
+    told = headers_of("Headers of an answer")
+    seen = {name.decode() for name in transfer._SHOWN}
+    for path in *(SOURCE / "gateway").rglob("*.py"), SOURCE / "wire" / "problems.py":
+        seen |= set(re.findall(r'(?<!get)\(b"([a-z-]+)", ', path.read_text()))
+    for body in ({}, {"model": "sim"}, {"model": "sim:429,retry-after=0"}, {"stream": True}):
+        whole = {"model": "sim", "messages": [{"role": "user", "content": "hi"}], **body} if body else body
+        _, headers, _ = ask(gateway.url, "POST", "/v1/chat/completions", body=json.dumps(whole).encode())
+        seen |= set(headers)
+    usual = {"date", "content-type", "content-length", "transfer-encoding", "connection", "cache-control"}
+    assert seen - usual - {"x-accel-buffering"} == told
+
+
+def test_both_statuses_of_an_answer_are_as_told(gateway):
+    """The second call comes while the first one waits for its first token."""
+    body = {"model": "sim:ttft=1500", "max_tokens": 2, "messages": [{"role": "user", "content": "hi"}]}
+    heard = []
+
+    def call():
+        key = {"Idempotency-Key": "docs"}
+        heard.append(ask(gateway.url, "POST", "/v1/chat/completions", body=json.dumps(body).encode(), **key))
+
+    threads = [threading.Thread(target=call) for _ in range(2)]
+    threads[0].start()
+    while not gateway.generations():  # each look is a request of its own; pytest's timeout ends it
+        pass
+    threads[1].start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    statuses = {headers["penstock-status"] for _, headers, _ in heard}
+    (cell,) = (row[1] for row in rows("Headers of an answer") if "Penstock-Status" in row[0])
+    assert statuses == set(re.findall(r"`(\w+)`:", cell)) == {"created", "attached"}
+    assert len({headers["penstock-generation"] for _, headers, _ in heard}) == 1
+    assert heard[0][2] == heard[1][2]
+
+
+# ---- errors ----------------------------------------------------------------------------------------------
+
+
+def told_codes():
+    return [(status, code.strip("`")) for status, code, _ in rows("Errors") if code.startswith("`")]
+
+
+def sources():
+    for path in sorted(SOURCE.rglob("*.py")):
+        where = path.relative_to(SOURCE)
+        if where.parts[0] not in NOT_SERVED:
+            name = ".".join(("penstock", *where.with_suffix("").parts)).removesuffix(".__init__")
+            yield importlib.import_module(name), ast.parse(path.read_text())
+
+
+def strings_in(node, module):
+    """The string constants of an expression, also those that a module gives a name."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Constant) and isinstance(part.value, str) and part.value:
+            yield part.value
+        elif isinstance(part, ast.Name) and isinstance(getattr(module, part.id, None), str):
+            yield getattr(module, part.id)
+
+
+def raised():
+    """Every code that the source gives to an error, with its status where it stands beside it."""
+    found = set()
+    for module, tree in sources():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            kind = getattr(errors, name, None)
+            is_error = isinstance(kind, type) and issubclass(kind, errors.PenstockError)
+            given = [word.value for word in node.keywords if word.arg == "code"]
+            for value in given:
+                codes = {code for code in strings_in(value, module) if re.fullmatch("[a-z_]+", code)}
+                found |= {("", code) for code in codes}
+            if is_error and not given and module is not errors:
+                found.add((str(kind.status), kind.code))
+            elif name == "Refusal" and len(node.args) == 3:  # the listener's
+                status, code, _ = node.args
+                if isinstance(status, ast.Constant):
+                    found.add((str(status.value), code.value))
+            elif name == "error_answer" and isinstance(node.args[0], ast.Constant):
+                found.add(("", node.args[0].value))
+    return found
+
+
+def test_every_code_is_there_with_its_status():
+    told = told_codes()
+    codes = {code for _, code in told}
+    assert codes >= problems.CODES
+    for status, code in raised():
+        if code in {
+            "invalid_config",
+            "upstream_refused",
+        }:  # never reaches a caller; has the upstream's status
+            continue
+        assert code in codes
+        if status:
+            assert (status, code) in told
+
+
+def test_no_code_is_there_that_nobody_raises():
+    known = {code for _, code in raised()} | problems.CODES | {"upstream_refused"}
+    assert {code for _, code in told_codes()} <= known
+
+
+def test_codes_that_only_the_log_knows_are_there():
+    assert {"client_gone", "cancelled", PROCESS_DIED} <= set(
+        re.findall("`([a-z_]+)`", PAGE.section("Errors"))
+    )
+
+
+@pytest.mark.parametrize("block", [b.text for b in PAGE.blocks if b.language == "json"])
+def test_the_errors_shown_have_the_form_that_callers_get(block, gateway):
+    shown = json.loads(block)
+    anthropic = "type" in shown
+    path = "/v1/messages" if anthropic else "/v1/chat/completions"
+    body = {"model": "sim:404", "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]}
+    _, _, got = ask(gateway.url, "POST", path, body=json.dumps(body).encode())
+    assert members(json.loads(got)) == members(shown)
+
+
+def members(value, path=""):
+    if not isinstance(value, dict):
+        return {path}
+    return set().union(*(members(inner, f"{path}.{name}") for name, inner in value.items()))
+
+
+# ---- translation -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("caller", "upstream", "body"),
+    [
+        ("chat", "anthropic", {"n": 2}),
+        ("chat", "anthropic", {"seed": 1}),
+        ("chat", "anthropic", {"frequency_penalty": 0.5}),
+        ("chat", "anthropic", {"presence_penalty": 0.5}),
+        ("chat", "anthropic", {"logit_bias": {"1": 1}}),
+        ("chat", "anthropic", {"logprobs": True}),
+        ("chat", "anthropic", {"top_logprobs": 2}),
+        ("chat", "anthropic", {"temperature": 1.5}),
+        ("chat", "anthropic", {"verbosity": "low"}),
+        ("chat", "anthropic", {"service_tier": "flex"}),
+        ("chat", "anthropic", {"response_format": {"type": "json_object"}}),
+        ("chat", "anthropic", {"modalities": ["text", "audio"]}),
+        ("chat", "anthropic", {"store": True}),
+        ("messages", "openai", {"top_k": 3}),
+        ("messages", "openai", {"max_tokens": 0}),
+        ("messages", "openai", {"speed": "fast"}),
+        ("messages", "openai", {"inference_geo": "us"}),
+        ("messages", "openai", {"thinking": {"type": "adaptive", "display": "omitted"}}),
+    ],
+)
+def test_what_is_said_to_be_refused_is_refused(caller, upstream, body):
+    from penstock.messages import Dialect
+    from penstock.wire.translate import translation
+
+    endpoint = Endpoint.CHAT if caller == "chat" else Endpoint.MESSAGES
+    asked = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+    way = translation(endpoint, Dialect(upstream))
+    way.request(json.dumps(asked).encode(), "m")
+    with pytest.raises(errors.Untranslatable) as refused:
+        way.request(json.dumps(asked | body).encode(), "m")
+    (name,) = body
+    assert refused.value.param.startswith(name)
+    assert f"`{name}" in PAGE.section("Translation")
+
+
+def test_numbers_of_the_translation_are_those_of_the_source():
+    from penstock.wire.anthropic.prompt import DEFAULT_MAX_TOKENS
+    from penstock.wire.chat.prompt import TOOL_FAILED
+    from penstock.wire.thinking import effort_of
+
+    section = PAGE.section("Translation")
+    assert f"`max_tokens: {DEFAULT_MAX_TOKENS}`" in section
+    assert f"`{TOOL_FAILED}`" in section
+    efforts = [effort_of(budget) for budget in (4_095, 4_096, 12_287, 12_288)]
+    assert efforts == ["low", "medium", "medium", "high"]
+
+
+def ask(url, method, path, body=b"", **headers):
+    """``(status, headers, body)`` of one request."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=PATIENCE)
+    try:
+        connection.request(method, path, body if method == "POST" else None, headers)
+        answer = connection.getresponse()
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+    finally:
+        connection.close()

@@ -1,0 +1,80 @@
+"""The page about metrics has every metric of a running gateway, and no others."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+
+import httpx2
+import pytest
+import yaml
+from doc_pages import Page
+from prometheus_client.parser import text_string_to_metric_families
+
+from penstock.messages import Endpoint, Outcome
+from penstock.testing import GatewayProcess, SimulatorProcess
+
+PAGE = Page("docs/metrics.md")
+TABLE = {
+    name: (kind, set(re.findall("`([a-z_]+)`", labels)))
+    for name, kind, labels in re.findall(r"^\| `([a-z_]+)` \| (\w+) \| (.*?) ?\| ", PAGE.text, re.MULTILINE)
+}
+BODY = {"model": "sim", "max_tokens": 4, "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.fixture(scope="module")
+def exposition(tmp_path_factory):
+    """What a gateway with everything turned on shows after a few calls of every kind."""
+    folder = tmp_path_factory.mktemp("metrics")
+    with SimulatorProcess() as simulator:
+        config = {
+            "upstreams": {"sim": {"kind": "sim", "base_url": simulator.base_url}},
+            "models": {"*": {"candidates": [{"upstream": "sim"}]}},
+            "ledger": {"path": str(folder / "ledger.sqlite")},
+            "retry": {"attempts": 2, "first_delay": 0},
+        }
+        with GatewayProcess(config, folder) as gateway, httpx2.Client(trust_env=False) as client:
+            for model in ("sim", "sim:500", "sim:cut-after=2"):
+                client.post(gateway.base_url + "/chat/completions", json=BODY | {"model": model})
+            client.get(gateway.url + "/", headers={"expect": "nothing"})  # refused by the listener
+            with urllib.request.urlopen(gateway.control_url + "/metrics") as answer:
+                yield answer.read().decode()
+
+
+@pytest.fixture(scope="module")
+def shown(exposition):
+    return dict(re.findall(r"^# TYPE (\w+) (\w+)$", exposition, re.MULTILINE))
+
+
+def test_every_metric_is_there_with_its_kind(shown):
+    assert {name: kind for name, (kind, _) in TABLE.items()} == shown
+
+
+def test_labels_are_those_of_the_samples(exposition):
+    seen = {}
+    for family in text_string_to_metric_families(exposition):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        for sample in family.samples:
+            seen[name] = set(sample.labels) - {"le"}
+    assert len(seen) > len(TABLE) - 2  # the overflow has none
+    for name, labels in seen.items():
+        assert TABLE[name][1] == labels, name
+
+
+def test_labels_that_have_fixed_values_name_them():
+    for value in (*(endpoint.label for endpoint in Endpoint), "other"):
+        assert f"`{value}`" in PAGE.section("Requests")
+    attempts = {Outcome.COMPLETED, Outcome.PARTIAL, Outcome.FAILED, Outcome.CANCELLED}
+    for outcome in attempts:
+        assert f"`{outcome.value}`" in PAGE.section("Attempts")
+
+
+def test_the_queries_are_about_metrics_that_are_there(shown):
+    for query in re.findall("`([^`]+)`", PAGE.section("What to watch")):
+        for name in re.findall(r"\b(?:penstock|process)_\w+", query):
+            assert name.removesuffix("_bucket") in shown
+
+
+def test_the_scrape_configuration_is_yaml():
+    (block,) = [block.text for block in PAGE.blocks if block.language == "yaml"]
+    assert yaml.safe_load(block)["scrape_configs"]
