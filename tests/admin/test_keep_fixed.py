@@ -1,7 +1,15 @@
 import msgspec
 
 from penstock.admin.supervisor import NEEDS_RESTART, keep_fixed
-from penstock.config.model import Config, LedgerConfig, ListenerConfig, LogConfig, TLSConfig, UpstreamConfig
+from penstock.config.model import (
+    Config,
+    GenerationsConfig,
+    LedgerConfig,
+    ListenerConfig,
+    LogConfig,
+    TLSConfig,
+    UpstreamConfig,
+)
 
 OLD = Config()
 CHANGED = {
@@ -11,6 +19,7 @@ CHANGED = {
     "listener": ListenerConfig(max_headers=7),
     "log": LogConfig(level="error"),
     "ledger": LedgerConfig(path="elsewhere"),
+    "generations": GenerationsConfig(kept_for=1.0),
     "generations_bytes": 1,
     "max_answer_bytes": 1,
 }

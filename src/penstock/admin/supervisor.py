@@ -59,6 +59,7 @@ NEEDS_RESTART = (
     "listener",
     "log",
     "ledger",
+    "generations",
     "generations_bytes",
     "max_answer_bytes",
 )

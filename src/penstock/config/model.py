@@ -111,6 +111,17 @@ class ModelConfig(_Section, frozen=True):
     candidates: list[CandidateConfig]  # who can answer; one is drawn by weight, the others follow if it fails
     fallbacks: list[str] = []  # other model names, tried in order when no candidate answers
     timeouts: TimeoutConfig | None = None  # instead of the upstream's
+    # whether identical calls in flight share one answer; auto: those with temperature 0 or a seed
+    join: Literal["auto", "always", "never"] = "auto"
+    # how long a call goes on after its last reader has left; none: 10 s if the caller is one that comes back
+    grace: Seconds | None = None
+
+
+class GenerationsConfig(_Section, frozen=True):
+    """How long answers stay readable after their end, per worker."""
+
+    kept_for: Seconds = 3_600.0  # after its end an answer can be resumed or replayed for so long; 0: not at all
+    kept_bytes: Bytes = 33_554_432  # what ended answers may hold in memory; the oldest make room
 
 
 class KeyConfig(_Section, frozen=True):
@@ -158,6 +169,7 @@ class Config(_Section, frozen=True):
     retry: RetryConfig = RetryConfig()  # when and how often an attempt is repeated
     max_answer_bytes: Bytes = 67_108_864  # an upstream's answer that grows larger is cut off and fails
     generations_bytes: Bytes = 536_870_912  # all calls in flight of one worker; past it new ones get 503
+    generations: GenerationsConfig = GenerationsConfig()  # how long answers stay readable
     ledger: LedgerConfig = LedgerConfig()  # where attempts are recorded
     prices: str = ""  # a price table of your own, laid over the package's
     log: LogConfig = LogConfig()  # what is logged, and how
