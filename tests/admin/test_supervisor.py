@@ -105,10 +105,10 @@ class TestDeath:
                 while not stop.is_set():
                     try:
                         answered.append(running.get("/hello")[0])
-                    except (ConnectionResetError, http.client.RemoteDisconnected):
-                        pass  # was being answered by the worker that was killed
-                    except OSError as error:
+                    except (ConnectionRefusedError, TimeoutError) as error:
                         faults.append(error)
+                    except ConnectionError:
+                        pass  # was being answered by the worker that was killed
 
             threads = [threading.Thread(target=load) for _ in range(4)]
             for thread in threads:
@@ -161,11 +161,14 @@ class TestDeath:
             (victim,) = set(running.workers) - {survivor}
             os.kill(victim, signal.SIGKILL)
             running.wait_log("another starts in 1 s")
-            answers = [int(running.get("/hello")[1].split()[1]) for _ in range(30)]
-            assert set(answers) == {survivor}
-            assert set(running.workers) == {survivor}  # nobody has been started meanwhile
+            answers = []
+            while not set(running.workers) - {survivor}:  # nobody has been started yet
+                answers.append(int(running.get("/hello")[1].split()[1]))
             wait_until(lambda: running.ask_control("/readyz")[0] == 200)
             (fresh,) = set(running.workers) - {survivor}
+            if answers[-1] == fresh:  # a slow machine may take long for this one
+                answers.pop()
+            assert set(answers) == {survivor}
             wait_until(lambda: int(running.get("/hello")[1].split()[1]) == fresh)
 
     def test_a_worker_that_is_told_to_end_by_itself_finishes_and_is_replaced(self, config, tmp_path):
@@ -320,7 +323,8 @@ class TestReload:
     def test_a_replacement_starts_with_the_configuration_of_the_day(self, config):
         with Running.standin(config) as running:
             write_config(config, model="second")
-            assert running.ask_control("/v1/reload", "POST")[1]["version"] == 2
+            # The file is watched too, and may have been found changed before.
+            assert running.ask_control("/v1/reload", "POST")[1]["version"] >= 2
             (worker,) = running.workers
             os.kill(worker, signal.SIGKILL)
             wait_gone(worker)
@@ -356,8 +360,8 @@ class TestControl:
             assert running.metric("penstock_processes") == 2
             assert len(running.ask_control("/v1/generations")[1]["silent"]) == 1
             os.kill(victim, signal.SIGCONT)
-            assert running.metric("penstock_processes") == 3
-            assert running.metric("penstock_worker_silent_total") == 2
+            wait_until(lambda: running.metric("penstock_processes") == 3)
+            assert running.metric("penstock_worker_silent_total") >= 2
 
     def test_counters_never_go_back_when_a_worker_dies(self, config):
         with Running.standin(config) as running:

@@ -15,6 +15,8 @@ CONVERSATION = [
     {"role": "user", "content": "What is a penstock?"},
 ]
 
+pytestmark = pytest.mark.timeout(600)  # litellm is installed where it is not yet
+
 
 @pytest.fixture(scope="module")
 def results(gateway, key, litellm_python, tmp_path_factory):
@@ -24,7 +26,7 @@ def results(gateway, key, litellm_python, tmp_path_factory):
         check=False,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         cwd=tmp_path_factory.mktemp("litellm"),
     )
     assert done.returncode == 0, done.stderr

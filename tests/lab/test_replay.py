@@ -91,7 +91,8 @@ def test_clients_that_leave_are_counted_apart_and_stop_the_generation():
     ],
 )
 def test_every_failure_is_counted_by_its_kind(simulator, scenario, error):
-    replay = replayed(simulator.url, calls(4), model=f"sim:tokens=max,{scenario}", timeout=0.2)
+    patience = 0.2 if scenario in {"stall-after=3", "no-answer"} else 30.0
+    replay = replayed(simulator.url, calls(4), model=f"sim:tokens=max,{scenario}", timeout=patience)
     assert dict(replay.errors) == {error: 4}
     assert replay.completed == 0
     assert replay.examples[0].startswith("call ")
@@ -140,7 +141,7 @@ def test_arrivals_keep_the_traces_times_and_nobody_waits_for_answers():
     async def main():
         async with ScriptedUpstream([[Step.REQUEST]]) as upstream:
             trace = [TraceCall(0.0, 1, 1), TraceCall(1.0, 1, 1), TraceCall(3.0, 1, 1)]
-            replay = Replay(Plan(url=upstream.url, speed=10.0, timeout=0.5), trace)
+            replay = Replay(Plan(url=upstream.url, speed=20.0, timeout=1.5), trace)
             began = asyncio.get_running_loop().time()
             running = asyncio.ensure_future(replay.run())
             times = []
@@ -148,8 +149,8 @@ def test_arrivals_keep_the_traces_times_and_nobody_waits_for_answers():
                 await upstream.wait_connections(count)
                 times.append(asyncio.get_running_loop().time() - began)
             await running
-        assert times[1] >= 0.099
-        assert times[2] >= 0.299
+        assert times[1] >= 0.049
+        assert times[2] >= 0.149
         assert replay.most_in_flight == 3
         assert replay.errors.total() == 3
 
@@ -164,12 +165,12 @@ def test_calls_beyond_the_cap_wait_and_are_reported_as_late():
             replay = Replay(Plan(url=upstream.url, concurrency=1), calls(2, tokens=1))
             running = asyncio.ensure_future(replay.run())
             await upstream.wait_received(b"POST")
-            asyncio.get_running_loop().call_later(0.2, go.set)
+            asyncio.get_running_loop().call_later(0.5, go.set)
             await running
             assert upstream.connections == 1
         assert replay.completed == 2
-        assert replay.late.largest >= 0.19
-        assert replay.ttft.quantile(0.01) < 0.1  # measured from when it was sent, and said so
+        assert replay.late.largest >= 0.49
+        assert replay.ttft.quantile(0.01) < 0.45  # measured from when it was sent, and said so
 
     asyncio.run(main())
 

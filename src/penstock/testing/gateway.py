@@ -9,8 +9,9 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -124,12 +125,12 @@ class GatewayProcess:
     # ---- what it says of itself ----
 
     def workers(self) -> Any:
-        """``/v1/workers``: memory, connections, pools of each."""
-        return self.ask("/v1/workers")
+        """``/v1/workers``: memory, connections, pools of each, once all have told them."""
+        return self._once_all_told("/v1/workers", lambda told: all("pools" in worker for worker in told))
 
     def generations(self) -> Any:
-        """What is in flight."""
-        return self.ask("/v1/generations")["generations"]
+        """What is in flight, once every worker has told it."""
+        return self._once_all_told("/v1/generations", lambda told: not told["silent"])["generations"]
 
     def worker_pids(self) -> list[int | None]:
         """By their places; None where nobody is."""
@@ -141,8 +142,17 @@ class GatewayProcess:
     def ask(self, path: str) -> Any:
         """What the control API answers, ready or not."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _AnyStatus())
-        with contextlib.closing(opener.open(self.control_url + path, timeout=10)) as answer:
+        with contextlib.closing(opener.open(self.control_url + path, timeout=PATIENCE)) as answer:
             return json.load(answer)
+
+    def _once_all_told(self, path: str, told_all: Callable[[Any], bool]) -> Any:
+        """On a busy machine a worker may be late with its answer, and is left out of the whole."""
+        deadline = time.monotonic() + PATIENCE
+        while not told_all(told := self.ask(path)):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"a worker does not answer: {told}")
+            time.sleep(0.02)
+        return told
 
     def __enter__(self) -> Self:
         return self.start()

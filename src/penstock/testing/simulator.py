@@ -117,7 +117,7 @@ class SimulatorProcess:
     def _fetch(self, method: str, path: str) -> Any:
         request = urllib.request.Request(self.url + path, method=method)  # noqa: S310 - our own http URL
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=10) as answer:
+        with opener.open(request, timeout=READY_SECONDS) as answer:
             return json.load(answer)
 
     def __enter__(self) -> Self:
