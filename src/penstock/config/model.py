@@ -120,9 +120,8 @@ class ModelConfig(_Section, frozen=True):
 class GenerationsConfig(_Section, frozen=True):
     """How long answers stay readable after their end, per worker."""
 
-    kept_for: Seconds = (
-        3_600.0  # after its end an answer can be resumed or replayed for so long; 0: not at all
-    )
+    # after its end an answer can be resumed or replayed for so long; 0: not at all
+    kept_for: Seconds = 3_600.0
     kept_bytes: Bytes = 33_554_432  # what ended answers may hold in memory; the oldest make room
 
 
