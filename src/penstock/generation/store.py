@@ -1,0 +1,255 @@
+"""Where generations outlive their process: the vocabulary, and what every store must do.
+
+A store keeps, for each generation, its **record** (who asked for what, and how it ended) and its events.
+Three things are promised by every store, whatever it is made of:
+
+**Fencing.**  A running generation has an owner (a process) and an *epoch*.  :meth:`Store.take_over` gives it
+another owner and the next epoch, once the old owner's lease has run out; of several who try, one wins.
+A :class:`Write` with an epoch that is not the present one writes nothing.
+
+**No gaps, no doubles.**  A write names the index of its first event, and is refused if that is not how many
+events are stored.  What is refused is told with the number of events that are there, so that a writer
+who does not know whether its last write held can find out.
+
+**Atomic per generation.**  Of one :class:`Write` everything is stored, or nothing.
+
+Leases belong to owners, not to generations: a process lives or is dead as a whole, and renewing costs one
+write however many generations it has.  Times are Unix seconds, given by the caller; clocks of machines that
+share a store may differ by a small part of the lease.  An owner that never renewed has none.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import secrets
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from penstock.generation.log import EVENT_OVERHEAD, State
+from penstock.messages import Event, Usage
+
+RECORD_OVERHEAD = 1_024
+"""Bytes that a generation counts for beside its request and its events."""
+
+
+class StoreUnavailable(Exception):
+    """The store cannot be read or written now; the message says why.  Never reaches a caller."""
+
+
+class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The error that a generation ended with, as :class:`~penstock.errors.PenstockError` has it."""
+
+    code: str
+    message: str
+    status: int = 500
+    kind: str = "api_error"
+    param: str | None = None
+    retry_after: float | None = None
+
+
+class Ending(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a generation ended: what a reader that comes later must know beside the events.
+
+    ``headers`` are those of the upstream's answer that the caller may see; ``cost`` is in 1e-12 US dollars.
+    """
+
+    status: int = 200
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    usage: Usage | None = None
+    cost: int = 0
+    attempts: int = 0
+    seams: int = 0
+    served_by: tuple[str, str] = ("", "")
+    failure: Failure | None = None  # None: it finished
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """Everything about a generation but its events.
+
+    ``headers`` are those of the request that are needed to repeat it, without any credential of ours;
+    ``name`` is its ``Idempotency-Key``, ``fingerprint`` that of its body.
+    """
+
+    id: str
+    tenant: str
+    key_name: str
+    tier: str
+    endpoint: str  # path of the API's operation
+    model: str  # as the caller named it
+    stream: bool
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    created: float
+    name: str = ""
+    fingerprint: bytes = b""
+    owner: str
+    epoch: int = 1
+    state: State = State.RUNNING
+    events: int = 0
+    size: int = 0  # bytes: request and events, with the overhead of each
+    ending: Ending | None = None  # once it has ended
+    expires_at: float  # a running one is kept longer, as long as its owner lives
+
+    def __repr__(self) -> str:
+        return (
+            f"<Record {self.id} {self.state.value}, {self.events} events, owner {self.owner or 'none'}, "
+            f"epoch {self.epoch}>"
+        )
+
+
+class End(msgspec.Struct, frozen=True):
+    """The last write of a generation; it is kept until ``expires_at``."""
+
+    ending: Ending
+    expires_at: float
+
+    @property
+    def state(self) -> State:
+        return State.FINISHED if self.ending.failure is None else State.FAILED
+
+
+class Write(msgspec.Struct, gc=False):
+    """What is new of one generation: its beginning, events, its end, or several of these."""
+
+    id: str
+    epoch: int
+    first: int  # index of the first of these events: how many are stored
+    events: list[Event]
+    begin: Record | None = None
+    end: End | None = None
+
+
+class Reason(enum.Enum):
+    """Why nothing was written."""
+
+    FENCED = "fenced"  # another process has taken it over
+    MISPLACED = "misplaced"  # `first` is not how many events are stored
+    EXISTS = "exists"  # it began already
+    ENDED = "ended"  # it has ended already
+    UNKNOWN = "unknown"  # no such generation, or no longer
+    FULL = "full"  # no room for it, and nothing finished that could be dropped
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """``events``: how many of the generation's events are stored; 0 if it is unknown."""
+
+    reason: Reason
+    events: int = 0
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Whose a name is: the generation that claimed it first, and the fingerprint of its body."""
+
+    generation: str
+    fingerprint: bytes
+    won: bool  # it is the generation that was just given
+
+
+class Tail(msgspec.Struct, frozen=True):
+    """What has come to a generation since it was last looked at.  ``state`` None: the store does not know it."""
+
+    events: list[Event]
+    state: State | None
+
+
+class StoreStatistics(msgspec.Struct, frozen=True):
+    """``size``: bytes of all generations, as :attr:`Record.size` counts them."""
+
+    generations: int
+    running: int
+    size: int
+    dropped: int = 0  # finished ones that had to go before their time, by this process
+
+
+class Store(Protocol):
+    """Keeps generations.  Called off the hot path; every method may raise :class:`StoreUnavailable`.
+
+    Methods may be called side by side; :meth:`write` is called by one caller at a time.
+    """
+
+    async def start(self) -> None:
+        """Open, and make sure that it can be used."""
+
+    async def close(self) -> None:
+        """Let go of everything; what was written stays."""
+
+    async def write(self, writes: Sequence[Write]) -> dict[str, Refusal]:
+        """Store all of it together; each generation is named once.
+
+        When this returns, what was not refused outlives this process.  When it raises, each write may or may
+        not have been stored.
+
+        :returns: the generations of which nothing was written, and why
+        """
+
+    async def load(self, generation_id: str) -> Record | None:
+        """The record, or None if there is none (any more)."""
+
+    async def events(self, generation_id: str, start: int, limit: int) -> list[Event]:
+        """Stored events from index ``start`` on: up to ``limit`` bytes, but at least one if there is one."""
+
+    async def tail(self, wanted: Mapping[str, int]) -> dict[str, Tail]:
+        """For each generation what is stored from the given index on; cheap enough to be asked often."""
+
+    async def claim(
+        self,
+        tenant: str,
+        name: str,
+        fingerprint: bytes,
+        generation_id: str,
+        *,
+        now: float,
+        until: float,
+        instead_of: str = "",
+    ) -> Claim:
+        """Say that a generation answers to a name of its tenant's.  The first to say so has it until ``until``.
+
+        :param instead_of: a generation that has the name and is known to be gone: it gives way
+        """
+
+    async def renew(self, owner: str, until: float) -> None:
+        """The owner lives, and has its generations until then at least."""
+
+    async def expired(self, now: float, limit: int) -> list[str]:
+        """Running generations that nobody owns: their owner's lease has run out, or they were released."""
+
+    async def take_over(self, generation_id: str, owner: str, now: float) -> Record | None:
+        """Own a running generation that nobody owns; its epoch grows by one.
+
+        :returns: the record as it is now; None: it is owned, has ended or is gone
+        """
+
+    async def release(self, owner: str, generation_ids: Sequence[str]) -> None:
+        """Own these no longer: anybody may take them over at once.  Their epoch stays."""
+
+    async def delete(self, generation_id: str) -> None:
+        """Forget it, running or not; what its producer still writes is refused."""
+
+    async def expire(self, now: float) -> int:
+        """Remove what is past its time, and the oldest finished ones while there is too much.
+
+        A running generation goes only if it is past its time and nobody owns it.
+
+        :returns: how many generations went
+        """
+
+    async def statistics(self) -> StoreStatistics: ...
+
+
+def new_owner() -> str:
+    """A name for this process that no other has had: host, process number, and 64 random bits."""
+    return f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(8)}"
+
+
+def size_of(events: Sequence[Event]) -> int:
+    """Bytes that events count for."""
+    return sum(map(len, events)) + EVENT_OVERHEAD * len(events)
+
+
+def request_size(record: Record) -> int:
+    """Bytes that a generation without events counts for."""
+    return RECORD_OVERHEAD + len(record.body)

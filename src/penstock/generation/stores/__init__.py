@@ -1,0 +1,1 @@
+"""Where generations are kept: one file for each kind of store."""

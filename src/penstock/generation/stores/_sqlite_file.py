@@ -1,0 +1,254 @@
+"""The file of a SQLite store: its schema, how it is opened, and what becomes of one that is broken.
+
+Layout
+------
+Many generations grow at once, each by an event now and then.  A row per event, or a table in the order of
+generations, would have every transaction touch as many pages as generations have grown: 25 µs for an event,
+where 200 streams are paced.  So events are written twice, in an order that is cheap both times (5 µs):
+
+* ``batches``: one row per transaction, with what all generations of this writer have got since the last one;
+  written at the table's end, deleted at its beginning after a few seconds.
+* ``pieces``: one row per generation for every few dozen events, and for the rest at its end.
+
+``generations.tail`` is the first batch that may hold events of the generation that are in no piece yet.
+
+``fence.version`` grows whenever a generation changes hands or goes.  A writer remembers the epochs and
+lengths of its generations, and forgets them when the version is not the one that it knows: fencing costs
+one look per transaction.  It is looked at within the transaction, so nobody can get in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import random
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from penstock.generation.store import StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+APPLICATION_ID = 0x50454E47  # "PENG": tells our files from others
+SCHEMA_VERSION = 1
+PIECE_SHIFT = 24  # a piece's row: the generation's number, and in so many bits the index of its first event
+
+_SCHEMA = (
+    # `events` and `size` are of what is in pieces.
+    """
+CREATE TABLE generations (
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  id TEXT NOT NULL UNIQUE,
+  state TEXT NOT NULL,
+  owner TEXT NOT NULL,
+  epoch INTEGER NOT NULL,
+  events INTEGER NOT NULL,
+  size INTEGER NOT NULL,
+  tail INTEGER NOT NULL,
+  expires_at REAL NOT NULL,
+  ending BLOB
+)""",
+    "CREATE INDEX generations_running ON generations (owner) WHERE state = 'running'",
+    # Apart from the rest, which changes: a row is always written whole.
+    "CREATE TABLE requests (number INTEGER PRIMARY KEY, record BLOB NOT NULL)",
+    "CREATE TABLE pieces (row INTEGER PRIMARY KEY, events BLOB NOT NULL)",
+    "CREATE TABLE batches (seq INTEGER PRIMARY KEY, content BLOB NOT NULL)",
+    """
+CREATE TABLE claims (
+  tenant TEXT NOT NULL,
+  name TEXT NOT NULL,
+  generation TEXT NOT NULL,
+  fingerprint BLOB NOT NULL,
+  expires_at REAL NOT NULL,
+  PRIMARY KEY (tenant, name)
+) WITHOUT ROWID""",
+    "CREATE TABLE leases (owner TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE fence (version INTEGER NOT NULL)",
+    "INSERT INTO fence VALUES (1)",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+
+_CORRUPT = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB"})
+_PAGE = 4_096
+_FIXED_PAGES = 4_096  # 16 MiB for batches, indices and what a file has anyway
+
+
+class Batch(msgspec.Struct, array_like=True, frozen=True):
+    """What one transaction added: columns of equal length, and the generations that ended with it.
+
+    Of a generation that ended the events are in pieces, and not here.
+    """
+
+    numbers: list[int]
+    firsts: list[int]
+    events: list[msgspec.Raw]  # each a list of events
+    ended: list[int]
+
+
+decode_events = msgspec.msgpack.Decoder(list[bytes]).decode
+decode_batch = msgspec.msgpack.Decoder(Batch).decode
+
+
+class SQLiteFile:
+    """A connection to the file.  Belongs to one thread.
+
+    :param max_bytes: how much generations may hold; the file can become a quarter larger
+    :param busy_timeout: seconds to wait for other writers
+    :param fsync: a transaction is over when the disk has it, not already when the operating system has
+    :raises StoreUnavailable: it cannot be opened, or is not ours
+    """
+
+    def __init__(self, path: Path, *, max_bytes: int, busy_timeout: float, fsync: bool) -> None:
+        self.path = path
+        self._busy_timeout = busy_timeout
+        try:
+            self._open(max_bytes, fsync=fsync)
+        except sqlite3.DatabaseError as error:
+            if not is_corrupt(error):
+                raise StoreUnavailable(f"{path} cannot be opened: {error}") from error
+            # What could have broken it is over: a second time is a fault of the disk.
+            set_aside(path, identity(path))
+            try:
+                self._open(max_bytes, fsync=fsync)
+            except (sqlite3.Error, OSError) as again:
+                raise StoreUnavailable(f"{path} cannot be opened: {again}") from again
+        except OSError as error:
+            raise StoreUnavailable(f"{path} cannot be opened: {error}") from error
+
+    def _open(self, max_bytes: int, *, fsync: bool) -> None:
+        with _locked(self.path):
+            # Requests and answers are nobody else's business.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self.identity = identity(self.path)
+            db = self.db = sqlite3.connect(self.path, timeout=self._busy_timeout, isolation_level=None)
+            try:
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'NORMAL'}")
+                db.execute("PRAGMA wal_autocheckpoint = 0")  # the store does it, at a time of its choice
+                db.execute(f"PRAGMA journal_size_limit = {64 << 20}")
+                db.execute(f"PRAGMA max_page_count = {_FIXED_PAGES + max_bytes * 5 // 4 // _PAGE}")
+                db.execute("PRAGMA busy_timeout = 0")
+                with self.transaction():
+                    self._check_schema()
+            except BaseException:
+                db.close()
+                raise
+
+    def _check_schema(self) -> None:
+        db = self.db
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        (application,) = db.execute("PRAGMA application_id").fetchone()
+        (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if version == 0 and application == 0 and tables == 0:
+            for statement in _SCHEMA:
+                db.execute(statement)
+        elif application != APPLICATION_ID:
+            raise StoreUnavailable(f"{self.path} is somebody else's database")
+        elif version != SCHEMA_VERSION:
+            raise StoreUnavailable(f"{self.path} has version {version}, this program writes {SCHEMA_VERSION}")
+
+    def is_current(self) -> bool:
+        """Whether the path still names the file that is open: nobody moved or removed it."""
+        return identity(self.path) == self.identity
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing; of all connections one at a time is in here."""
+        self._patiently("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.db.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+                self.db.execute("ROLLBACK")
+            raise
+
+    def _patiently(self, statement: str) -> None:
+        # SQLite's own waiting sleeps up to 0.1 s at a time; another worker's transaction takes 0.1 ms.
+        deadline = 0.0
+        while True:
+            try:
+                self.db.execute(statement)
+                return
+            except sqlite3.OperationalError as error:
+                now = time.monotonic()
+                deadline = deadline or now + self._busy_timeout
+                if not is_busy(error) or now > deadline:
+                    raise
+                time.sleep(random.uniform(0.0001, 0.0005))
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """All that is read in here is of one moment."""
+        self.db.execute("BEGIN")
+        try:
+            self._patiently("SELECT version FROM fence")
+            yield
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                self.db.execute("ROLLBACK")
+
+    def close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self.db.close()
+
+    def __repr__(self) -> str:
+        return f"<SQLiteFile {self.path}>"
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY")
+
+
+def is_full(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
+
+
+def is_corrupt(error: sqlite3.Error) -> bool:
+    name = getattr(error, "sqlite_errorname", "")
+    return name in _CORRUPT or name.startswith("SQLITE_CORRUPT_")
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def set_aside(path: Path, broken: tuple[int, int] | None) -> None:
+    """Rename a file that is corrupt, so that a new one can be begun and the old one be looked at.
+
+    :param broken: which file it was: another process may have done it already
+    :raises StoreUnavailable: it cannot be renamed
+    """
+    aside = path.with_name(f"{path.name}.corrupt-{int(time.time())}")
+    try:
+        with _locked(path):
+            if identity(path) != broken:
+                return
+            for suffix in ("-wal", "-shm", ""):
+                with contextlib.suppress(FileNotFoundError):
+                    path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    except OSError as error:
+        raise StoreUnavailable(f"{path} is corrupt, and cannot be set aside: {error}") from error
+    log.error("%s is corrupt: it was set aside as %s, and a new one is begun", path, aside.name)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Nobody else opens the file, or sets it aside."""
+    descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,252 @@
+"""Everything that is read from the file of a SQLite store; in one thread of each process."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from penstock.generation.log import State
+from penstock.generation.store import Ending, Record, StoreStatistics, Tail, size_of
+from penstock.generation.stores._sqlite_file import (
+    PIECE_SHIFT,
+    SQLiteFile,
+    decode_batch,
+    decode_events,
+)
+from penstock.messages import Event
+
+_decode_record = msgspec.msgpack.Decoder(Record).decode
+_decode_ending = msgspec.msgpack.Decoder(Ending).decode
+
+_NO_LEASE = "NOT EXISTS (SELECT 1 FROM leases WHERE leases.owner = generations.owner AND until > ?)"
+
+
+class Row(NamedTuple):
+    """A row of ``generations``."""
+
+    number: int
+    state: str
+    owner: str
+    epoch: int
+    events: int
+    size: int
+    tail: int
+    expires_at: float
+    ending: bytes | None
+
+
+def find(db: sqlite3.Connection, generation_id: str) -> Row | None:
+    row = db.execute(
+        "SELECT number, state, owner, epoch, events, size, tail, expires_at, ending FROM generations WHERE id = ?",
+        (generation_id,),
+    ).fetchone()
+    return None if row is None else Row._make(row)
+
+
+def find_state(db: sqlite3.Connection, generation_id: str) -> State | None:
+    row = db.execute("SELECT state FROM generations WHERE id = ?", (generation_id,)).fetchone()
+    return None if row is None else State(row[0])
+
+
+def waiting_events(db: sqlite3.Connection, row: Row) -> list[Event]:
+    """What a running generation has in no piece yet."""
+    if row.state != State.RUNNING.value:
+        return []
+    events: list[Event] = []
+    for (content,) in db.execute("SELECT content FROM batches WHERE seq >= ? ORDER BY seq", (row.tail,)):
+        batch = decode_batch(content)
+        if row.number in batch.numbers:
+            events += decode_events(batch.events[batch.numbers.index(row.number)])
+    return events
+
+
+def load_record(db: sqlite3.Connection, row: Row) -> Record:
+    (stored,) = db.execute("SELECT record FROM requests WHERE number = ?", (row.number,)).fetchone()
+    record = _decode_record(stored)
+    waiting = waiting_events(db, row)
+    record.owner = row.owner
+    record.epoch = row.epoch
+    record.state = State(row.state)
+    record.events = row.events + len(waiting)
+    record.size = row.size + size_of(waiting)
+    record.expires_at = row.expires_at
+    record.ending = None if row.ending is None else _decode_ending(row.ending)
+    return record
+
+
+def read_events(db: sqlite3.Connection, row: Row, start: int, limit: int | None = None) -> list[Event]:
+    """Stored events from an index on: up to ``limit`` bytes, but at least one if there is one."""
+    base = row.number << PIECE_SHIFT
+    taken: list[Event] = []
+    (first,) = db.execute(
+        "SELECT max(row) FROM pieces WHERE row BETWEEN ? AND ?", (base, base | start)
+    ).fetchone()
+    pieces = db.execute(
+        "SELECT row, events FROM pieces WHERE row BETWEEN ? AND ? ORDER BY row",
+        (base if first is None else first, base | (1 << PIECE_SHIFT) - 1),
+    )
+    for key, content in pieces:
+        for event in decode_events(content)[max(0, start - (key - base)) :]:
+            if limit is not None:
+                limit -= len(event)
+                if limit < 0 and taken:
+                    return taken
+            taken.append(event)
+    for event in waiting_events(db, row)[max(0, start - row.events) :]:
+        if limit is not None:
+            limit -= len(event)
+            if limit < 0 and taken:
+                return taken
+        taken.append(event)
+    return taken
+
+
+class _Followed:
+    """A generation that somebody follows, and how far."""
+
+    __slots__ = ("next", "number", "state")
+
+    def __init__(self, number: int, next_index: int, state: State) -> None:
+        self.number = number
+        self.next = next_index
+        self.state = state
+
+
+class SQLiteReader:
+    """The reading side of a file.  Belongs to one thread; methods raise :class:`sqlite3.Error`."""
+
+    def __init__(self, file: SQLiteFile) -> None:
+        self.file = file
+        self._db = file.db
+        self._followed: dict[str, _Followed] = {}
+        self._seen = 0  # the last batch that was looked through for those who follow
+        self._fence = 0
+
+    def __repr__(self) -> str:
+        return f"<SQLiteReader {self.file.path}, {len(self._followed)} followed>"
+
+    def load(self, generation_id: str) -> Record | None:
+        with self.file.reading():
+            row = find(self._db, generation_id)
+            return None if row is None else load_record(self._db, row)
+
+    def events(self, generation_id: str, start: int, limit: int) -> list[Event]:
+        with self.file.reading():
+            row = find(self._db, generation_id)
+            return [] if row is None else read_events(self._db, row, start, limit)
+
+    # ---- following ----
+
+    def tail(self, wanted: Mapping[str, int]) -> dict[str, Tail]:
+        """Reads each batch once for all who follow; what a batch cannot tell is read by itself."""
+        with self.file.reading():
+            news, ended = self._news()
+            tails: dict[str, Tail] = {}
+            followed: dict[str, _Followed] = {}
+            for generation_id, start in wanted.items():
+                known = self._followed.get(generation_id)
+                if known is None or known.next != start or known.number in ended:
+                    tails[generation_id] = self._afresh(generation_id, start, followed)
+                    continue
+                events: list[Event] = []
+                for first, added in news.get(known.number, ()):
+                    if first != start + len(events):  # some were in a batch that has been removed
+                        tails[generation_id] = self._afresh(generation_id, start, followed)
+                        break
+                    events += decode_events(added)
+                else:
+                    known.next += len(events)
+                    followed[generation_id] = known
+                    tails[generation_id] = Tail(events, known.state)
+            self._followed = followed
+            return tails
+
+    def _news(self) -> tuple[dict[int, list[tuple[int, msgspec.Raw]]], set[int]]:
+        """What batches since the last look say of those who are followed, and who of them ended."""
+        fence, oldest, last = self._db.execute(
+            "SELECT version, (SELECT min(seq) FROM batches), (SELECT max(seq) FROM batches) FROM fence"
+        ).fetchone()
+        seen, self._seen = self._seen, last or 0
+        news: dict[int, list[tuple[int, msgspec.Raw]]] = {}
+        if (oldest or 0) > seen + 1:  # we come too late
+            self._followed.clear()
+        numbers = {known.number for known in self._followed.values()}
+        ended: set[int] = set()
+        if fence != self._fence:
+            self._fence = fence
+            # Somebody's generation changed hands, ended that way or went: all are looked at.
+            ended = {
+                known.number
+                for generation_id, known in self._followed.items()
+                if find_state(self._db, generation_id) is not known.state
+            }
+        if not numbers or last == seen:
+            return news, ended
+        for (content,) in self._db.execute("SELECT content FROM batches WHERE seq > ? ORDER BY seq", (seen,)):
+            batch = decode_batch(content)
+            ended.update(numbers.intersection(batch.ended))
+            for number, first, events in zip(batch.numbers, batch.firsts, batch.events, strict=True):
+                if number in numbers:
+                    news.setdefault(number, []).append((first, events))
+        return news, ended
+
+    def _afresh(self, generation_id: str, start: int, followed: dict[str, _Followed]) -> Tail:
+        row = find(self._db, generation_id)
+        if row is None:
+            return Tail([], None)
+        events = read_events(self._db, row, start)
+        state = State(row.state)
+        followed[generation_id] = _Followed(row.number, start + len(events), state)
+        return Tail(events, state)
+
+    # ---- what needs to be done ----
+
+    def expired(self, now: float, limit: int) -> list[str]:
+        rows = self._db.execute(
+            f"SELECT id FROM generations WHERE state = 'running' AND {_NO_LEASE} LIMIT ?",  # noqa: S608
+            (now, limit),
+        )
+        return [generation_id for (generation_id,) in rows]
+
+    def past(self, now: float) -> list[str]:
+        """Generations that are past their time, and that nobody owns if they run."""
+        rows = self._db.execute(
+            f"SELECT id FROM generations WHERE expires_at <= ? AND (state != 'running' OR {_NO_LEASE})",  # noqa: S608
+            (now, now),
+        )
+        return [generation_id for (generation_id,) in rows]
+
+    def too_much(self, max_bytes: int) -> list[str]:
+        """The oldest ended generations without which the rest is within its bound."""
+        excess = self.statistics().size - max_bytes
+        found: list[str] = []
+        if excess > 0:
+            rows = self._db.execute(
+                "SELECT id, size FROM generations WHERE state != 'running' ORDER BY number"
+            )
+            for generation_id, freed in rows:
+                found.append(generation_id)
+                excess -= freed
+                if excess <= 0:
+                    break
+        return found
+
+    def statistics(self) -> StoreStatistics:
+        number, running, size = self._db.execute(
+            "SELECT count(*), count(*) FILTER (WHERE state = 'running'), sum(size) FROM generations"
+        ).fetchone()
+        return StoreStatistics(number, running, size or 0)
+
+    def checkpoint(self, larger_than: int = 0) -> bool:
+        """Bring what transactions wrote to its place; holds up nobody.
+
+        :returns: whether the write-ahead log was larger than so many bytes, so that it was worth it
+        """
+        wal = self.file.path.with_name(self.file.path.name + "-wal")
+        if wal.stat().st_size <= larger_than:
+            return False
+        self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        return True

@@ -1,0 +1,315 @@
+"""A store in a SQLite file that the worker processes of a machine share.
+
+What a transaction wrote is with the operating system when it is over, so a killed process loses nothing.
+The disk has it some seconds later, or at once with ``fsync``; after a power cut the file is sound, and the
+last moments may be missing.
+
+Two threads of each process work on the file, each with a connection of its own: one changes it, one reads it.
+Neither waits for the other, and the event loop waits for none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Generic, Protocol, TypeVar
+
+import msgspec
+
+from penstock.generation.store import (
+    Claim,
+    Record,
+    Refusal,
+    StoreStatistics,
+    StoreUnavailable,
+    Tail,
+    Write,
+)
+from penstock.generation.stores._sqlite_file import SQLiteFile, is_corrupt, is_full, set_aside
+from penstock.generation.stores._sqlite_reader import SQLiteReader
+from penstock.generation.stores._sqlite_writer import SQLiteWriter
+from penstock.messages import Event
+
+BUSY_TIMEOUT = 1.0  # seconds that other processes' transactions may take
+CLOSE_TIMEOUT = 5.0  # seconds until a thread that hangs in the disk is left behind
+
+_CHECKPOINT_EVERY = 256  # batches between two looks at the size of the write-ahead log
+_CHECKPOINT_BYTES = 16 << 20
+_REMOVED_AT_ONCE = 50  # generations in one transaction: others wait for it
+
+
+class SQLiteStore:
+    """A :class:`~penstock.generation.store.Store` in a file.
+
+    :param path: the file; it is made, its directory is not
+    :param max_bytes: all generations together; more than that is there only between two :meth:`expire`, and
+        the file never takes more than 1.25 times as much and 16 MiB
+    :param fsync: a write is done when the disk has it
+    """
+
+    def __init__(
+        self, path: str | Path, max_bytes: int, *, fsync: bool = False, busy_timeout: float = BUSY_TIMEOUT
+    ) -> None:
+        self.path = Path(path).absolute()
+        self.max_bytes = max_bytes
+        self._fsync = fsync
+        self._busy_timeout = busy_timeout
+        self._writer = _Side("penstock-generations-write", self._open_file, SQLiteWriter, tell_of_new=True)
+        self._reader = _Side("penstock-generations-read", self._open_file, SQLiteReader, tell_of_new=False)
+        self._batches = 0
+        self._dropped = 0
+        self._checkpoint: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<SQLiteStore {self.path}>"
+
+    def _open_file(self) -> SQLiteFile:
+        return SQLiteFile(
+            self.path, max_bytes=self.max_bytes, busy_timeout=self._busy_timeout, fsync=self._fsync
+        )
+
+    async def start(self) -> None:
+        await self._writer.do(lambda _: None)
+
+    async def close(self) -> None:
+        if self._checkpoint is not None:
+            await asyncio.wait([self._checkpoint], timeout=CLOSE_TIMEOUT)
+        await self._reader.close()
+        await self._writer.close()
+
+    # ---- writing ----
+
+    async def write(self, writes: Sequence[Write]) -> dict[str, Refusal]:
+        try:
+            refused = await self._writer.do(lambda writer: writer.write(writes))
+        except _Full as error:
+            if not await self._make_room():
+                raise StoreUnavailable(str(error)) from error
+            refused = await self._writer.do(lambda writer: writer.write(writes))
+        self._batches += 1
+        if self._batches % _CHECKPOINT_EVERY == 0 and self._checkpoint is None:
+            self._checkpoint = asyncio.create_task(self._checkpointed())
+        return refused
+
+    async def _checkpointed(self) -> None:
+        # The bulk is copied beside the writer, which then only has a little left to do itself: without that
+        # somebody who writes without a pause would never let the write-ahead log begin anew.
+        try:
+            if await self._reader.do(lambda reader: reader.checkpoint(_CHECKPOINT_BYTES)):
+                await self._writer.do(lambda writer: writer.checkpoint())
+        except StoreUnavailable:
+            pass  # the next write tells
+        finally:
+            self._checkpoint = None
+
+    async def _make_room(self) -> bool:
+        """The file is as large as it may be: a tenth goes, if that much is finished."""
+        return await self._drop(self.max_bytes * 9 // 10, float("-inf")) > 0
+
+    async def _drop(self, max_bytes: int, now: float) -> int:
+        removed = await self._remove(await self._reader.do(lambda reader: reader.too_much(max_bytes)), now)
+        self._dropped += removed
+        return removed
+
+    async def _remove(self, generation_ids: list[str], now: float) -> int:
+        removed = 0
+        for at in range(0, len(generation_ids), _REMOVED_AT_ONCE):
+            some = generation_ids[at : at + _REMOVED_AT_ONCE]
+            removed += await self._writer.do(lambda writer, some=some: writer.remove(some, now))  # type: ignore[misc]
+        return removed
+
+    # ---- reading ----
+
+    async def load(self, generation_id: str) -> Record | None:
+        return await self._reader.do(lambda reader: reader.load(generation_id))
+
+    async def events(self, generation_id: str, start: int, limit: int) -> list[Event]:
+        return await self._reader.do(lambda reader: reader.events(generation_id, start, limit))
+
+    async def tail(self, wanted: Mapping[str, int]) -> dict[str, Tail]:
+        return await self._reader.do(lambda reader: reader.tail(wanted))
+
+    # ---- whose is it? ----
+
+    async def claim(
+        self,
+        tenant: str,
+        name: str,
+        fingerprint: bytes,
+        generation_id: str,
+        *,
+        now: float,
+        until: float,
+        instead_of: str = "",
+    ) -> Claim:
+        mine = Claim(generation_id, fingerprint, won=True)
+        return await self._writer.do(
+            lambda writer: writer.claim(tenant, name, mine, now=now, until=until, instead_of=instead_of)
+        )
+
+    async def renew(self, owner: str, until: float) -> None:
+        await self._writer.do(lambda writer: writer.renew(owner, until))
+
+    async def expired(self, now: float, limit: int) -> list[str]:
+        return await self._reader.do(lambda reader: reader.expired(now, limit))
+
+    async def take_over(self, generation_id: str, owner: str, now: float) -> Record | None:
+        return await self._writer.do(lambda writer: writer.take_over(generation_id, owner, now))
+
+    async def release(self, owner: str, generation_ids: Sequence[str]) -> None:
+        await self._writer.do(lambda writer: writer.release(owner, generation_ids))
+
+    # ---- letting go ----
+
+    async def delete(self, generation_id: str) -> None:
+        await self._writer.do(lambda writer: writer.delete(generation_id))
+
+    async def expire(self, now: float) -> int:
+        removed = await self._remove(await self._reader.do(lambda reader: reader.past(now)), now)
+        removed += await self._drop(self.max_bytes, now)
+        await self._writer.do(lambda writer: writer.forget_old(now))
+        return removed
+
+    async def statistics(self) -> StoreStatistics:
+        found = await self._reader.do(lambda reader: reader.statistics())
+        return msgspec.structs.replace(found, dropped=self._dropped)
+
+
+# ---- threads ---------------------------------------------------------------------------------------------
+
+
+class _Full(StoreUnavailable):
+    """There is no room in the file, or on the disk."""
+
+
+class _HasFile(Protocol):
+    file: SQLiteFile
+
+
+Side = TypeVar("Side", bound=_HasFile)
+Result = TypeVar("Result")
+
+
+class _Side(Generic[Side]):
+    """A thread with a connection to the file, which it opens when it needs it, and anew when it was moved.
+
+    :param tell_of_new: what was in a file that was moved is missing in the new one, so say so once
+    """
+
+    def __init__(
+        self,
+        name: str,
+        open_file: Callable[[], SQLiteFile],
+        make: Callable[[SQLiteFile], Side],
+        *,
+        tell_of_new: bool,
+    ) -> None:
+        self._name = name
+        self._open_file = open_file
+        self._make = make
+        self._tell_of_new = tell_of_new
+        self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        # The thread's own.
+        self._side: Side | None = None
+        self._ended = False
+
+    async def do(self, job: Callable[[Side], Result]) -> Result:
+        """Let the thread do it.
+
+        :raises StoreUnavailable: it cannot be done now
+        """
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Result] = loop.create_future()
+        self._jobs.put(lambda: self._do(job, done, loop))
+        return await done
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._thread is not None:
+            self._jobs.put(self._end)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, self._thread.join, CLOSE_TIMEOUT)
+
+    # ---- in the thread ----
+
+    def _run(self) -> None:
+        while not self._ended:
+            self._jobs.get()()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._shut()
+
+    def _do(
+        self, job: Callable[[Side], Result], done: asyncio.Future[Result], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        try:
+            result = job(self._opened())
+        except sqlite3.Error as error:
+            self._tell(loop, _fail, done, self._translated(error))
+        except OSError as error:
+            self._shut()
+            self._tell(loop, _fail, done, StoreUnavailable(str(error)))
+        except Exception as error:  # noqa: BLE001 - the thread lives on, whoever asked gets it
+            self._tell(loop, _fail, done, error)
+        else:
+            self._tell(loop, _succeed, done, result)
+
+    def _tell(self, loop: asyncio.AbstractEventLoop, how: Callable[..., None], *arguments: object) -> None:
+        try:
+            loop.call_soon_threadsafe(how, *arguments)
+        except RuntimeError:  # the loop was closed meanwhile
+            pass
+
+    def _opened(self) -> Side:
+        side = self._side
+        if side is not None:
+            if side.file.is_current():
+                return side
+            self._shut()
+        self._side = fresh = self._make(self._open_file())
+        if side is not None and self._tell_of_new:
+            raise StoreUnavailable(f"{fresh.file.path} was moved or removed; a new one is begun")
+        return fresh
+
+    def _translated(self, error: sqlite3.Error) -> StoreUnavailable:
+        side = self._side
+        assert side is not None, "opening raises StoreUnavailable"
+        path = side.file.path
+        if is_full(error):
+            return _Full(f"{path} has no room: {error}")
+        if is_corrupt(error):
+            self._shut()
+            try:
+                set_aside(path, side.file.identity)
+            except StoreUnavailable as also:
+                return also
+        return StoreUnavailable(f"{path} cannot be used: {error}")
+
+    def _shut(self) -> None:
+        if self._side is not None:
+            self._side.file.close()
+            self._side = None
+
+
+def _succeed(done: asyncio.Future[Result], result: Result) -> None:
+    if not done.done():
+        done.set_result(result)
+
+
+def _fail(done: asyncio.Future[Result], error: Exception) -> None:
+    if not done.done():
+        done.set_exception(error)

@@ -1,0 +1,581 @@
+"""What every store must do, whatever it is made of."""
+
+import asyncio
+import contextlib
+import functools
+
+from penstock.generation.log import State, new_id
+from penstock.generation.store import (
+    End,
+    Ending,
+    Failure,
+    Reason,
+    Record,
+    Refusal,
+    Write,
+    new_owner,
+    request_size,
+    size_of,
+)
+from penstock.messages import Usage
+
+NOW = 1_900_000_000.0
+LATER = NOW + 3_600
+LARGE = 1 << 40
+
+
+def record(owner="me", body=b"{}", **more):
+    given = {
+        "id": new_id(),
+        "tenant": "t",
+        "key_name": "k",
+        "tier": "standard",
+        "endpoint": "/v1/chat/completions",
+        "model": "m",
+        "stream": True,
+        "body": body,
+        "headers": ((b"accept", b"text/event-stream"),),
+        "created": NOW,
+        "name": "",
+        "fingerprint": b"\0\1",
+        "owner": owner,
+        "expires_at": LATER,
+    }
+    return Record(**{**given, **more})
+
+
+def begin(of, events=(), end=None):
+    return Write(of.id, of.epoch, 0, list(events), begin=of, end=end)
+
+
+def append(of, first, *events, epoch=None, end=None):
+    return Write(of.id, of.epoch if epoch is None else epoch, first, list(events), end=end)
+
+
+def end(expires_at=LATER, **how):
+    return End(Ending(**how), expires_at)
+
+
+FAILED = Failure("upstream_broken", "it broke", status=502, retry_after=1.5)
+
+
+def with_store(test):
+    """The test gets an open store; it must not look like a fixture to pytest."""
+
+    @functools.wraps(test)
+    def run(self):
+        async def main():
+            async with self.opened() as store:
+                await test(self, store)
+
+        asyncio.run(main())
+
+    del run.__wrapped__
+    return run
+
+
+class StoreSuite:
+    """Subclasses say in :meth:`make` what is tested; all that it makes within one test share their data."""
+
+    def make(self, max_bytes=1 << 26):
+        raise NotImplementedError
+
+    @contextlib.asynccontextmanager
+    async def opened(self, **how):
+        store = self.make(**how)
+        await store.start()
+        try:
+            yield store
+        finally:
+            await store.close()
+
+    # ---- a log is stored as it was written ----
+
+    @with_store
+    async def test_what_was_written_is_read(self, store):
+        one = record(name="again", body=b'{"model":"m"}')
+        assert await store.write([begin(one, [b"a", b"b"])]) == {}
+        assert await store.write([append(one, 2, b"", b"\0\xff\n")]) == {}
+
+        loaded = await store.load(one.id)
+        assert loaded.state is State.RUNNING
+        assert (loaded.events, loaded.ending) == (4, None)
+        assert loaded.size == request_size(one) + size_of([b"a", b"b", b"", b"\0\xff\n"])
+        for field in ("tenant", "key_name", "tier", "endpoint", "model", "stream", "body", "headers"):
+            assert getattr(loaded, field) == getattr(one, field)
+        for field in ("created", "name", "fingerprint", "owner", "epoch", "expires_at"):
+            assert getattr(loaded, field) == getattr(one, field)
+        assert await store.events(one.id, 0, LARGE) == [b"a", b"b", b"", b"\0\xff\n"]
+
+    @with_store
+    async def test_an_end_is_kept_with_all_that_a_later_reader_must_know(self, store):
+        finished, failed = record(), record()
+        how = {
+            "status": 201,
+            "headers": ((b"x-request-id", b"7"),),
+            "usage": Usage(7, 5, estimated=True),
+            "cost": 123,
+            "attempts": 3,
+            "seams": 1,
+            "served_by": ("a", "b"),
+        }
+        await store.write([begin(finished, [b"x"]), begin(failed)])
+        await store.write(
+            [append(finished, 1, b"y", end=end(LATER + 1, **how)), append(failed, 0, end=end(failure=FAILED))]
+        )
+
+        loaded = await store.load(finished.id)
+        assert (loaded.state, loaded.events, loaded.expires_at) == (State.FINISHED, 2, LATER + 1)
+        assert loaded.ending == Ending(**how)
+        loaded = await store.load(failed.id)
+        assert (loaded.state, loaded.ending.failure) == (State.FAILED, FAILED)
+        assert await store.events(finished.id, 0, LARGE) == [b"x", b"y"]
+
+    @with_store
+    async def test_a_generation_may_begin_and_end_at_once(self, store):
+        one = record()
+        assert await store.write([begin(one, [b"all"], end())]) == {}
+        assert (await store.load(one.id)).state is State.FINISHED
+        assert await store.events(one.id, 0, LARGE) == [b"all"]
+        assert await store.tail({one.id: 0}) == await store.tail({one.id: 0})
+
+    @with_store
+    async def test_events_are_read_from_any_index_and_up_to_a_limit(self, store):
+        one = record()
+        events = [b"%04d" % i for i in range(500)]
+        await store.write([begin(one)])
+        for at in range(0, 500, 7):
+            await store.write([append(one, at, *events[at : at + 7])])
+        for start in (0, 1, 63, 64, 65, 128, 490, 499):
+            assert await store.events(one.id, start, LARGE) == events[start:]
+            assert await store.events(one.id, start, 12) == events[start : start + 3]
+            assert await store.events(one.id, start, 0) == events[start : start + 1]
+        assert await store.events(one.id, 500, LARGE) == []
+        assert await store.events(one.id, 501, LARGE) == []
+        await store.write([append(one, 500, end=end())])
+        for start in (0, 64, 447, 448, 499):
+            assert await store.events(one.id, start, LARGE) == events[start:]
+
+    @with_store
+    async def test_large_requests_and_events_are_kept_whole(self, store):
+        body, event = bytes(range(256)) * 8_192, bytes(range(255, -1, -1)) * 8_192
+        one = record(body=body)
+        await store.write([begin(one, [event, b"small"])])
+        await store.write([append(one, 2, event)])
+        assert (await store.load(one.id)).body == body
+        assert await store.events(one.id, 0, LARGE) == [event, b"small", event]
+
+    @with_store
+    async def test_what_nobody_wrote_is_not_there(self, store):
+        assert await store.load(new_id()) is None
+        assert await store.events(new_id(), 0, LARGE) == []
+        assert (await store.tail({(missing := new_id()): 3}))[missing].state is None
+        assert await store.take_over(new_id(), "me", NOW) is None
+        await store.delete(new_id())
+        await store.release("me", [new_id()])
+        assert await store.write([]) == {}
+
+    @with_store
+    async def test_a_record_that_was_loaded_can_be_changed_without_harm(self, store):
+        one = record()
+        await store.write([begin(one)])
+        loaded = await store.load(one.id)
+        loaded.epoch, loaded.owner, loaded.state = 9, "nobody", State.FAILED
+        one.owner = "nobody"
+        assert (await store.load(one.id)).owner == "me"
+        assert await store.write([append(record(id=one.id), 0, b"x")]) == {}
+
+    # ---- what is refused ----
+
+    @with_store
+    async def test_gaps_and_doubles_are_refused_with_what_is_there(self, store):
+        one = record()
+        await store.write([begin(one, [b"a", b"b"])])
+        for first in (0, 1, 3, 100):
+            assert await store.write([append(one, first, b"x")]) == {one.id: Refusal(Reason.MISPLACED, 2)}
+            assert await store.write([append(one, first, end=end())]) == {
+                one.id: Refusal(Reason.MISPLACED, 2)
+            }
+        assert await store.events(one.id, 0, LARGE) == [b"a", b"b"]
+        assert await store.write([append(one, 2, b"c")]) == {}
+
+    @with_store
+    async def test_nothing_begins_twice_nor_goes_on_after_its_end(self, store):
+        one = record()
+        await store.write([begin(one, [b"a"])])
+        assert await store.write([begin(one, [b"other"])]) == {one.id: Refusal(Reason.EXISTS, 1)}
+        await store.write([append(one, 1, b"b", end=end())])
+        assert await store.write([append(one, 2, b"x")]) == {one.id: Refusal(Reason.ENDED, 2)}
+        assert await store.write([append(one, 2, end=end(failure=FAILED))]) == {
+            one.id: Refusal(Reason.ENDED, 2)
+        }
+        assert (await store.write([begin(one)]))[one.id].events == 2
+        assert await store.events(one.id, 0, LARGE) == [b"a", b"b"]
+
+    @with_store
+    async def test_of_one_batch_the_refused_are_named_and_the_others_stored(self, store):
+        good, bad, unknown, new = record(), record(), record(), record()
+        await store.write([begin(good), begin(bad)])
+        refused = await store.write(
+            [append(good, 0, b"1"), append(bad, 5, b"2"), append(unknown, 0, b"3"), begin(new, [b"4"])]
+        )
+        assert refused == {bad.id: Refusal(Reason.MISPLACED, 0), unknown.id: Refusal(Reason.UNKNOWN, 0)}
+        assert await store.events(good.id, 0, LARGE) == [b"1"]
+        assert await store.events(bad.id, 0, LARGE) == []
+        assert await store.events(new.id, 0, LARGE) == [b"4"]
+
+    # ---- leases and fences ----
+
+    @with_store
+    async def test_a_generation_whose_owner_lives_cannot_be_taken(self, store):
+        one = record(owner="old")
+        await store.renew("old", NOW + 10)
+        await store.write([begin(one)])
+        assert await store.expired(NOW + 9, 10) == []
+        assert await store.take_over(one.id, "new", NOW + 9) is None
+        await store.renew("old", NOW + 20)
+        assert await store.take_over(one.id, "new", NOW + 19) is None
+
+    @with_store
+    async def test_once_the_lease_has_run_out_one_takes_over_and_the_old_owner_is_fenced(self, store):
+        one = record(owner="old")
+        await store.renew("old", NOW + 10)
+        await store.renew("new", NOW + 100)
+        await store.renew("newer", NOW + 100)
+        await store.write([begin(one, [b"a"])])
+        await store.write([append(one, 1, b"b")])
+        assert await store.expired(NOW + 10, 10) == [one.id]
+
+        taken = await store.take_over(one.id, "new", NOW + 10)
+        assert (taken.owner, taken.epoch, taken.events, taken.state) == ("new", 2, 2, State.RUNNING)
+        assert taken.body == one.body
+        assert await store.take_over(one.id, "newer", NOW + 10) is None
+        assert await store.expired(NOW + 10, 10) == []
+
+        refusal = {one.id: Refusal(Reason.FENCED, 2)}
+        assert await store.write([append(one, 2, b"from the dead")]) == refusal
+        assert await store.write([append(one, 2, end=end())]) == refusal
+        await store.renew("old", NOW + 50)  # it lives after all: too late
+        assert await store.write([append(one, 2, b"from the dead")]) == refusal
+        assert await store.write([append(one, 2, b"c", epoch=2)]) == {}
+        assert await store.write([append(one, 3, end=end(), epoch=2)]) == {}
+        assert await store.events(one.id, 0, LARGE) == [b"a", b"b", b"c"]
+
+    @with_store
+    async def test_of_many_who_take_over_one_wins(self, store):
+        ones = [record(owner="dead") for _ in range(5)]
+        await store.write([begin(one, [b"x"]) for one in ones])
+        owners = [new_owner() for _ in range(8)]
+        for owner in owners:
+            await store.renew(owner, LATER)
+        for one in ones:
+            won = await asyncio.gather(*(store.take_over(one.id, owner, NOW) for owner in owners))
+            assert [taken.epoch for taken in won if taken is not None] == [2]
+
+    @with_store
+    async def test_an_owner_that_never_renewed_has_no_lease(self, store):
+        one = record(owner="careless")
+        await store.write([begin(one)])
+        assert await store.expired(NOW, 10) == [one.id]
+
+    @with_store
+    async def test_what_was_released_is_free_at_once_and_its_owner_not_fenced_yet(self, store):
+        one, other = record(owner="going"), record(owner="staying")
+        for owner in ("going", "staying", "next"):
+            await store.renew(owner, LATER)
+        await store.write([begin(one), begin(other)])
+        await store.release("going", [one.id, other.id])  # the other is not its own
+        assert await store.expired(NOW, 10) == [one.id]
+        assert await store.write([append(one, 0, b"last words")]) == {}
+        taken = await store.take_over(one.id, "next", NOW)
+        assert (taken.epoch, taken.events) == (2, 1)
+        assert await store.take_over(other.id, "next", NOW) is None
+        await store.release("going", [one.id])  # it is not its own any more
+        assert await store.expired(NOW, 10) == []
+
+    @with_store
+    async def test_what_has_ended_is_nobodys_to_take(self, store):
+        one = record(owner="dead")
+        await store.write([begin(one, end=end())])
+        assert await store.expired(NOW, 10) == []
+        assert await store.take_over(one.id, "me", NOW) is None
+
+    @with_store
+    async def test_as_many_as_asked_for_are_found_expired(self, store):
+        await store.write([begin(record(owner="dead")) for _ in range(5)])
+        assert len(await store.expired(NOW, 3)) == 3
+        assert len(await store.expired(NOW, 10)) == 5
+
+    # ---- following ----
+
+    @with_store
+    async def test_whoever_follows_gets_every_event_once_and_then_the_end(self, store):
+        ones = [record() for _ in range(3)]
+        got = {one.id: [] for one in ones}
+        state = {}
+
+        async def look():
+            for generation_id, tail in (
+                await store.tail({i: len(events) for i, events in got.items()})
+            ).items():
+                got[generation_id] += tail.events
+                state[generation_id] = tail.state
+
+        await look()
+        assert set(state.values()) == {None}
+        await store.write([begin(one, [b"0"]) for one in ones])
+        await look()
+        assert set(state.values()) == {State.RUNNING}
+        for at in range(1, 200, 2):
+            await store.write(
+                [append(one, at, b"%d" % at, b"%d" % (at + 1)) for one in ones[: 1 + at % 3]]
+                if at == 1
+                else [append(ones[0], at, b"%d" % at, b"%d" % (at + 1))]
+            )
+            if at % 5 == 1:
+                await look()
+        await look()
+        await look()
+        assert got[ones[0].id] == [b"%d" % i for i in range(201)]
+        await store.write(
+            [append(ones[0], 201, b"last", end=end()), append(ones[2], 1, end=end(failure=FAILED))]
+        )
+        await look()
+        assert got[ones[0].id][-1] == b"last"
+        assert len(got[ones[0].id]) == 202
+        assert [state[one.id] for one in ones] == [State.FINISHED, State.RUNNING, State.FAILED]
+
+    @with_store
+    async def test_one_may_follow_from_any_index_and_come_back_to_an_earlier_one(self, store):
+        one = record()
+        await store.write([begin(one, [b"a", b"b", b"c"])])
+        for start in (0, 2, 3, 1, 0):
+            assert (await store.tail({one.id: start}))[one.id].events == [b"a", b"b", b"c"][start:]
+        await store.write([append(one, 3, b"d")])
+        assert (await store.tail({one.id: 3}))[one.id].events == [b"d"]
+        await store.delete(one.id)
+        assert (await store.tail({one.id: 4}))[one.id].state is None
+
+    @with_store
+    async def test_whoever_follows_sees_a_new_owner_go_on(self, store):
+        one = record(owner="dead")
+        await store.write([begin(one, [b"a"])])
+        assert (await store.tail({one.id: 0}))[one.id].events == [b"a"]
+        await store.take_over(one.id, "new", NOW)
+        assert await store.tail({one.id: 1}) == {one.id: (await store.tail({one.id: 1}))[one.id]}
+        await store.write([append(one, 1, b"b", epoch=2)])
+        assert (await store.tail({one.id: 1}))[one.id].events == [b"b"]
+        await store.write([append(one, 2, epoch=2, end=end())])
+        assert (await store.tail({one.id: 2}))[one.id].state is State.FINISHED
+
+    # ---- names ----
+
+    @with_store
+    async def test_the_first_to_claim_a_name_has_it_and_others_learn_whose_it_is(self, store):
+        claims = await asyncio.gather(
+            *(store.claim("t", "key", b"f%d" % i, f"gen_{i}", now=NOW, until=LATER) for i in range(10))
+        )
+        (winner,) = [claim for claim in claims if claim.won]
+        assert {(claim.generation, claim.fingerprint) for claim in claims} == {
+            (winner.generation, winner.fingerprint)
+        }
+        assert (await store.claim("other", "key", b"g", "gen_x", now=NOW, until=LATER)).won
+        assert (await store.claim("t", "other", b"g", "gen_x", now=NOW, until=LATER)).won
+
+    @with_store
+    async def test_names_of_any_characters_are_kept_apart(self, store):
+        names = ["a", "A", "a ", "a{b}", "ä", "a\0b", "", "x" * 255]
+        for i, name in enumerate(names):
+            assert (await store.claim("t", name, b"f", f"gen_{i}", now=NOW, until=LATER)).won, name
+        assert (await store.claim("ta", "", b"f", "gen_y", now=NOW, until=LATER)).won
+
+    @with_store
+    async def test_a_claim_ends_with_its_time_or_when_its_generation_is_known_to_be_gone(self, store):
+        await store.claim("t", "key", b"1", "gen_1", now=NOW, until=NOW + 10)
+        assert not (await store.claim("t", "key", b"2", "gen_2", now=NOW + 9, until=LATER)).won
+        assert (await store.claim("t", "key", b"2", "gen_2", now=NOW + 10, until=LATER)).won
+        assert not (
+            await store.claim("t", "key", b"3", "gen_3", now=NOW + 10, until=LATER, instead_of="gen_1")
+        ).won
+        assert (
+            await store.claim("t", "key", b"3", "gen_3", now=NOW + 10, until=LATER, instead_of="gen_2")
+        ).won
+
+    # ---- letting go ----
+
+    @with_store
+    async def test_what_is_past_its_time_goes_unless_somebody_is_at_it(self, store):
+        short, long, running, orphan = record(), record(), record(owner="alive"), record(owner="dead")
+        await store.renew("alive", LATER + 1_000)
+        await store.write(
+            [
+                begin(short, [b"x"], end(NOW + 10)),
+                begin(long, [b"x"], end(NOW + 20)),
+                begin(running, [b"x"]),
+                begin(orphan, [b"x"]),
+            ]
+        )
+        assert await store.expire(NOW + 9) == 0
+        assert await store.expire(NOW + 10) == 1
+        assert await store.load(short.id) is None
+        assert await store.events(short.id, 0, LARGE) == []
+        assert await store.expire(LATER + 1) == 2
+        assert await store.load(long.id) is None
+        assert await store.load(orphan.id) is None
+        assert (await store.load(running.id)).events == 1
+        assert await store.write([append(running, 1, b"y")]) == {}
+
+    @with_store
+    async def test_a_generation_that_was_deleted_is_gone_and_cannot_be_written(self, store):
+        one, other = record(), record()
+        await store.write([begin(one, [b"x"]), begin(other, [b"x"], end())])
+        await store.delete(one.id)
+        await store.delete(other.id)
+        assert await store.write([append(one, 1, b"y")]) == {one.id: Refusal(Reason.UNKNOWN, 0)}
+        assert await store.load(one.id) is None
+        assert await store.load(other.id) is None
+        assert await store.events(one.id, 0, LARGE) == []
+        statistics = await store.statistics()
+        assert (statistics.generations, statistics.running, statistics.size) == (0, 0, 0)
+
+    def test_the_oldest_finished_go_first_when_there_is_too_much(self):
+        async def main():
+            async with self.opened(max_bytes=200_000) as store:
+                await store.renew("me", LATER)
+                running = record()
+                await store.write([begin(running, [bytes(1_000)])])
+                ones = [record() for _ in range(30)]
+                for one in ones:
+                    assert await store.write([begin(one, [bytes(10_000)], end())]) == {}
+                await store.expire(NOW)
+                kept = [await store.load(one.id) is not None for one in ones]
+                assert kept == sorted(kept)  # False before True: the older ones went
+                assert any(kept)
+                assert not all(kept)
+                assert (await store.load(running.id)).events == 1
+                statistics = await store.statistics()
+                assert 100_000 < statistics.size <= 200_000
+                assert statistics.generations == sum(kept) + 1
+                assert statistics.running == 1
+                assert statistics.dropped == kept.count(False)
+
+        asyncio.run(main())
+
+    @with_store
+    async def test_statistics_count_what_is_there(self, store):
+        one, other = record(), record()
+        await store.write([begin(one, [b"abc"]), begin(other, [b"d"], end())])
+        statistics = await store.statistics()
+        assert (statistics.generations, statistics.running) == (2, 1)
+        assert statistics.size >= request_size(one) + request_size(other)
+
+    @with_store
+    async def test_many_generations_grow_side_by_side(self, store):
+        ones = [record() for _ in range(40)]
+        await store.write([begin(one) for one in ones])
+        for at in range(150):
+            await store.write(
+                [append(one, at, b"%d:%d" % (i, at)) for i, one in enumerate(ones) if (i + at) % 7]
+            )
+            await store.write(
+                [append(one, at, b"%d:%d" % (i, at)) for i, one in enumerate(ones) if not (i + at) % 7]
+            )
+        for i, one in enumerate(ones):
+            assert await store.events(one.id, 0, LARGE) == [b"%d:%d" % (i, at) for at in range(150)]
+            assert (await store.load(one.id)).events == 150
+
+
+class SharedStoreSuite(StoreSuite):
+    """Of stores that several processes share; each store that is made stands for one."""
+
+    def test_what_one_process_writes_another_reads(self):
+        async def main():
+            async with self.opened() as mine, self.opened() as theirs:
+                one = record()
+                await mine.write([begin(one, [b"a"])])
+                assert (await theirs.tail({one.id: 0}))[one.id].events == [b"a"]
+                for at in range(1, 100):
+                    await mine.write([append(one, at, b"%d" % at)])
+                assert len((await theirs.tail({one.id: 1}))[one.id].events) == 99
+                await mine.write([append(one, 100, end=end())])
+                assert (await theirs.tail({one.id: 100}))[one.id].state is State.FINISHED
+                assert len(await theirs.events(one.id, 0, LARGE)) == 100
+
+        asyncio.run(main())
+
+    def test_a_producer_that_another_process_has_replaced_is_fenced(self):
+        async def main():
+            async with self.opened() as old, self.opened() as new:
+                one, other = record(owner="old"), record(owner="old")
+                await old.renew("old", NOW + 1)
+                await new.renew("new", LATER)
+                await old.write([begin(one, [b"a"]), begin(other, [b"a"])])
+                await old.write([append(one, 1, b"b"), append(other, 1, b"b")])
+                assert sorted(await new.expired(NOW + 1, 10)) == sorted([one.id, other.id])
+                taken = await new.take_over(one.id, "new", NOW + 1)
+                assert (taken.epoch, taken.events) == (2, 2)
+                # Only what was taken is fenced.
+                assert await old.write([append(one, 2, b"c"), append(other, 2, b"c")]) == {
+                    one.id: Refusal(Reason.FENCED, 2)
+                }
+                assert await new.write([append(taken, 2, b"C", end=end())]) == {}
+                assert await new.events(one.id, 0, LARGE) == [b"a", b"b", b"C"]
+                assert await new.events(other.id, 0, LARGE) == [b"a", b"b", b"c"]
+
+        asyncio.run(main())
+
+    def test_two_processes_fight_over_leases_and_each_generation_has_one_winner(self):
+        async def main():
+            async with self.opened() as one, self.opened() as other:
+                for store, owner in ((one, "one"), (other, "other")):
+                    await store.renew(owner, LATER)
+                records = [record(owner="dead") for _ in range(30)]
+                await one.write([begin(r, [b"x"]) for r in records])
+
+                async def take(store, owner):
+                    return {
+                        r.id
+                        for r in records
+                        if (taken := await store.take_over(r.id, owner, NOW)) is not None
+                        and taken.owner == owner
+                    }
+
+                mine, theirs = await asyncio.gather(take(one, "one"), take(other, "other"))
+                assert not mine & theirs
+                assert mine | theirs == {r.id for r in records}
+
+        asyncio.run(main())
+
+    def test_processes_write_at_the_same_time_without_losing_anything(self):
+        async def main():
+            async with self.opened() as one, self.opened() as other:
+
+                async def produce(store, owner):
+                    mine = [record(owner=owner) for _ in range(5)]
+                    await store.write([begin(r) for r in mine])
+                    for at in range(60):
+                        refused = await store.write([append(r, at, b"%d" % at) for r in mine])
+                        assert refused == {}
+                    return mine
+
+                written = await asyncio.gather(produce(one, "one"), produce(other, "other"))
+                for r in written[0] + written[1]:
+                    assert await one.events(r.id, 0, LARGE) == [b"%d" % at for at in range(60)]
+
+        asyncio.run(main())
+
+    def test_what_was_written_is_there_after_a_restart(self):
+        async def main():
+            running, finished = record(owner="before"), record()
+            async with self.opened() as store:
+                await store.write([begin(running, [b"a"]), begin(finished, [b"x"], end(cost=5))])
+                await store.write([append(running, 1, b"b")])
+            async with self.opened() as store:
+                assert (await store.load(finished.id)).ending.cost == 5
+                assert await store.expired(NOW, 10) == [running.id]
+                taken = await store.take_over(running.id, "after", NOW)
+                assert (taken.epoch, taken.events) == (2, 2)
+                assert await store.write([append(taken, 2, b"c", end=end())]) == {}
+                assert await store.events(running.id, 0, LARGE) == [b"a", b"b", b"c"]
+
+        asyncio.run(main())
