@@ -258,6 +258,8 @@ class _Side(Generic[Side]):
     ) -> None:
         try:
             result = job(self._opened())
+        except (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.ProgrammingError) as error:
+            self._tell(loop, _fail, done, error)  # what was asked for is wrong, not the file
         except sqlite3.Error as error:
             self._tell(loop, _fail, done, self._translated(error))
         except OSError as error:

@@ -1,0 +1,546 @@
+"""Between running generations and their store: what is new is stored in batches, beside the event loop's work.
+
+Theory of operation
+-------------------
+The log's producer says :meth:`Entry.appended` and goes on.  One task per journal takes what has come since
+its last batch, of all generations together, and has the store write it; then it tells each log how far it is
+stored (:meth:`Journaled.on_stored`).  A log gives its readers no event before that, so nobody ever holds an
+event that a ``kill -9`` can take back.
+
+The journal keeps no copies: it looks at the log's own list of events.  So it can always start again at any
+index, which is how it gets over every uncertainty.  A batch whose outcome is unknown (the connection broke,
+the disk hung) is simply written again, and the store, which refuses gaps and doubles, answers how much it
+has.  A store that lost everything is given everything again.
+
+When a batch takes longer than ``budget``, or fails, the generations in question are **behind**: they are not
+:attr:`durable <Entry.durable>` any more, and their readers are given what comes at once.  The journal goes
+on trying; as soon as a log is stored to its end again, it is durable again.  A generation can also be
+**given up**, for good: when it has ended, waits for the store, and there is no room for more like it.
+
+A generation that another process has taken over is **fenced**: it is told so, and not written any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable
+from typing import Protocol
+
+import msgspec
+
+from penstock.generation.store import End, Ending, Reason, Record, Refusal, Store, StoreUnavailable, Write
+from penstock.messages import Event
+from penstock.metrics import Histogram
+from penstock.net.clock import Clock
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 0.002  # seconds from the beginning of a batch to that of the next, at least
+BUDGET = 0.05  # seconds that a batch may take before readers go on without it
+BATCH_BYTES = 1 << 20  # of one batch; what is far behind takes several
+_FIRST_PAUSE = 0.25  # seconds between two tries while the store is not there, doubling
+_MAX_PAUSE = 5.0
+_TELL_EVERY = 60.0  # seconds between two complaints that the store is slow
+_MAX_DISCARDS = 10_000
+WRITE_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5)
+
+
+class Journaled(Protocol):
+    """A log that is being stored.  Neither method may block or raise."""
+
+    def on_stored(self, upto: int, *, ended: bool) -> None:
+        """Readers may have the events below index ``upto``, and the end if it is there.
+
+        They are stored, or the journal is behind and nobody waits for it: :attr:`Entry.durable` tells which.
+        """
+
+    def on_fenced(self) -> None:
+        """Another process has taken this generation over, or somebody deleted it: stop producing."""
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    """``trouble`` says why the store cannot be written now; empty: it can.  Counts are since the start."""
+
+    open: int  # generations that are not stored to their end
+    behind: int  # of these, the ones whose readers have more than the store
+    held_bytes: int  # of generations that ended and wait for the store
+    batches: int
+    events: int
+    errors: int
+    exposed: int  # generations that were behind at least once
+    given_up: int
+    fenced: int
+    trouble: str
+
+
+class Entry:
+    """One generation in the journal.
+
+    For the log: :meth:`appended`, :meth:`end` and :attr:`durable`; the rest is the journal's.
+    """
+
+    __slots__ = (
+        "begun",
+        "behind",
+        "dirty",
+        "ending",
+        "events",
+        "journal",
+        "log",
+        "out",
+        "proved",
+        "record",
+        "sending",
+        "stored",
+    )
+
+    def __init__(
+        self,
+        journal: Journal,
+        record: Record,
+        events: list[Event],
+        log: Journaled,
+        *,
+        begun: bool,
+        proved: int,
+    ) -> None:
+        self.journal = journal
+        self.record = record
+        self.events = events
+        self.log = log
+        self.begun = begun  # the store has its record
+        self.stored = record.events if begun else 0  # as far as we know
+        self.sending = self.stored  # upto which index, in the batch under way
+        self.proved = proved  # how much trouble there had been when the store last accepted something
+        self.ending: End | None = None
+        self.dirty = False  # it is in the queue for the next batch
+        self.behind = False  # readers have more than the store
+        self.out = False  # fenced, given up, or stored to its end
+
+    @property
+    def durable(self) -> bool:
+        """Whether readers have nothing that is not stored."""
+        return not self.behind
+
+    def appended(self) -> None:
+        """Events were added to the log's list."""
+        if not self.dirty:
+            self.journal.queue(self)
+        if self.behind:
+            self.log.on_stored(len(self.events), ended=False)
+
+    def end(self, ending: Ending, expires_at: float) -> None:
+        """The log has ended; nothing will be added to its list.
+
+        :param expires_at: Unix time until which the store shall keep it
+        """
+        self.ending = End(ending, expires_at)
+        self.journal.hold(self)
+        if self.behind:
+            self.log.on_stored(len(self.events), ended=True)
+
+    def __repr__(self) -> str:
+        how = "out" if self.out else "behind" if self.behind else "durable"
+        return f"<Entry {self.record.id}, {self.stored} of {len(self.events)} events stored, {how}>"
+
+
+class Journal:
+    """Writes the generations of one event loop to one store.
+
+    :param interval: seconds from one batch to the next, at least: what comes in between goes together
+    :param budget: seconds after which a batch is late, and readers do not wait for it
+    :param max_held_bytes: of generations that have ended and are not stored yet; the oldest are given up
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        *,
+        interval: float = INTERVAL,
+        budget: float = BUDGET,
+        max_held_bytes: int = 64 << 20,
+    ) -> None:
+        self.store = store
+        self.write_seconds = Histogram(WRITE_BUCKETS)
+        self._clock = clock
+        self._interval = interval
+        self._budget = budget
+        self._max_held_bytes = max_held_bytes
+
+        self._entries: dict[Entry, None] = {}
+        self._behind = 0
+        self._dirty: list[Entry] = []
+        self._held: dict[Entry, int] = {}  # ended and not stored, oldest first, with their size
+        self._held_bytes = 0
+        self._discards: deque[str] = deque(maxlen=_MAX_DISCARDS)  # given up: the store should forget them too
+
+        self._task: asyncio.Task[None] | None = None
+        self._wake: asyncio.Future[None] | None = None
+        self._idle: list[asyncio.Future[None]] = []
+        self._closing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._writing_since: float | None = None  # None: no batch is under way
+        self._late = False
+        self._tell_late_at = 0.0
+        self._one_by_one = False
+        self._trouble = ""
+        self._troubles = 0
+        self._pause = 0.0
+        self._retry_at = 0.0
+
+        self._batches = self._written = self._errors = 0
+        self._exposed = self._given_up = self._fenced = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"<Journal of {len(self._entries)} generations, {self._behind} behind, {self._trouble or 'well'}, "
+            f"{self.store!r}>"
+        )
+
+    # ---- generations come and end ----
+
+    def begin(self, record: Record, events: list[Event], log: Journaled) -> Entry:
+        """A generation begins; ``events`` is its log's own list, which only grows."""
+        return self._enter(Entry(self, record, events, log, begun=False, proved=self._troubles))
+
+    def resume(self, record: Record, events: list[Event], log: Journaled) -> Entry:
+        """A generation that was taken over goes on; ``events`` begins with what is stored."""
+        return self._enter(Entry(self, record, events, log, begun=True, proved=self._troubles))
+
+    def _enter(self, entry: Entry) -> Entry:
+        self._entries[entry] = None
+        if self._late or self._trouble:
+            self._expose(entry)
+        if not entry.begun:
+            self.queue(entry)
+        return entry
+
+    def queue(self, entry: Entry) -> None:
+        """There is something to store of it."""
+        if entry.out:
+            return
+        entry.dirty = True
+        self._dirty.append(entry)
+        wake = self._wake
+        if wake is not None and not self._trouble and not wake.done():
+            wake.set_result(None)
+
+    def hold(self, entry: Entry) -> None:
+        """It has ended: from now on it takes memory only because it is not stored."""
+        if entry.out:
+            return
+        size = sum(map(len, entry.events)) + len(entry.record.body)
+        self._held[entry] = size
+        self._held_bytes += size
+        if not entry.dirty:
+            self.queue(entry)
+        while self._held_bytes > self._max_held_bytes and (self._trouble or self._late):
+            self._give_up(next(iter(self._held)))
+
+    # ---- the task ----
+
+    def start(self) -> None:
+        """Begin to write; the store is open, or will be tried until it is."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+            self._clock.add(self)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        last = -1.0
+        while True:
+            if not self._dirty or (
+                self._trouble and self._clock.now() < self._retry_at and not self._closing
+            ):
+                if not self._dirty:
+                    self._wake_idle()
+                    if self._closing:
+                        return
+                self._wake = loop.create_future()
+                await self._wake
+                self._wake = None
+                continue
+            pause = last + self._interval - loop.time()
+            if pause > 0:
+                await asyncio.sleep(pause)
+            last = loop.time()
+            await self._write()
+            if self._closing and self._trouble:
+                return
+
+    async def _write(self) -> None:
+        sent, writes = self._batch()
+        started = self._writing_since = self._clock.now()
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._budget, self._look)
+        try:
+            if self._discards:
+                await self._discard()
+            refused = await self.store.write(writes)
+        except StoreUnavailable as error:
+            self._failed(sent, str(error))
+        except Exception as error:
+            log.exception("defect in %r", self.store)
+            self._failed(sent, f"{type(error).__name__}: {error}")
+            if len(sent) == 1:
+                self._give_up(sent[0])
+            self._one_by_one = True  # somebody's event cannot be written: the others must not suffer from it
+        else:
+            self._succeeded(sent, refused)
+        finally:
+            self.write_seconds.observe(self._clock.now() - started)
+            self._writing_since = None
+            self._late = False
+
+    def _batch(self) -> tuple[list[Entry], list[Write]]:
+        """What is to be written next, up to :data:`BATCH_BYTES`; the rest stays in the queue."""
+        sent: list[Entry] = []
+        writes: list[Write] = []
+        dirty, self._dirty = self._dirty, []
+        room = BATCH_BYTES
+        for at, entry in enumerate(dirty):
+            if entry.out:
+                continue
+            if room <= 0:
+                self._dirty = dirty[at:]
+                break
+            write = self._taken(entry, room)
+            sent.append(entry)
+            writes.append(write)
+            for event in write.events:
+                room -= len(event)
+            if write.begin is not None:
+                room -= len(write.begin.body)
+            if self._one_by_one:
+                room = 0
+        else:
+            self._one_by_one = False
+        return sent, writes
+
+    def _taken(self, entry: Entry, room: int) -> Write:
+        entry.dirty = False
+        events = entry.events[entry.stored :]
+        if len(events) > 1 and sum(map(len, events)) > room:
+            events = _first_bytes(events, room)
+        entry.sending = upto = entry.stored + len(events)
+        begin = None if entry.begun else entry.record
+        end = entry.ending if upto == len(entry.events) else None
+        return Write(entry.record.id, entry.record.epoch, entry.stored, events, begin, end)
+
+    def _succeeded(self, sent: list[Entry], refused: dict[str, Refusal]) -> None:
+        self._batches += 1
+        if self._trouble:
+            log.warning("%r is written again", self.store)
+            self._trouble = ""
+            self._pause = 0.0
+        proved = self._troubles
+        for entry in sent:
+            if entry.out:  # given up meanwhile
+                continue
+            if refused and entry.record.id in refused:
+                self._refused(entry, refused[entry.record.id])
+                continue
+            self._written += entry.sending - entry.stored
+            entry.stored = upto = entry.sending
+            entry.begun = True
+            entry.proved = proved
+            if upto < len(entry.events):
+                if not entry.dirty:  # it did not fit into one batch
+                    self.queue(entry)
+                ended = False
+            else:
+                ended = entry.ending is not None and not entry.dirty
+            if not entry.behind:
+                self._tell(entry, upto, ended=ended)
+            elif upto == len(entry.events) and not entry.dirty:
+                self._caught_up(entry)
+            if ended:
+                self._leave(entry)
+
+    def _refused(self, entry: Entry, refusal: Refusal) -> None:
+        reason = refusal.reason
+        if reason is Reason.EXISTS or (reason is Reason.MISPLACED and refusal.events != entry.stored):
+            # A batch of whose outcome we had not heard was stored, or one that we had heard of was lost.
+            entry.begun = True
+            if refusal.events <= len(entry.events):
+                entry.stored = refusal.events
+                if not entry.dirty:
+                    self.queue(entry)
+                return
+        elif reason is Reason.UNKNOWN and entry.proved != self._troubles:  # the store lost it
+            entry.begun = False
+            entry.stored = 0
+            if not entry.dirty:
+                self.queue(entry)
+            return
+        elif reason is Reason.ENDED and entry.ending is not None and refusal.events == len(entry.events):
+            # The same: our own end was stored.
+            entry.stored = refusal.events
+            if entry.behind:
+                self._caught_up(entry)
+            else:
+                self._tell(entry, entry.stored, ended=True)
+            self._leave(entry)
+            return
+        elif reason is Reason.FULL:
+            self._give_up(entry)
+            return
+        self._leave(entry)
+        self._fenced += 1
+        log.warning("%s is not ours any more: %s", entry.record.id, reason.value)
+        try:
+            entry.log.on_fenced()
+        except Exception:
+            log.exception("defect while fencing %s", entry.record.id)
+
+    def _failed(self, sent: list[Entry], trouble: str) -> None:
+        self._errors += 1
+        self._troubles += 1
+        self._pause = min(_MAX_PAUSE, self._pause * 2 or _FIRST_PAUSE)
+        self._retry_at = self._clock.now() + self._pause
+        if not self._trouble:  # said once, not at every try
+            log.error("generations are not durable now, %r cannot be written: %s", self.store, trouble)
+        self._trouble = trouble
+        for entry in sent:
+            if not entry.dirty:
+                self.queue(entry)
+        self._expose_all()
+
+    def _tell(self, entry: Entry, upto: int, *, ended: bool) -> None:
+        try:
+            entry.log.on_stored(upto, ended=ended)
+        except Exception:  # the others must be told
+            log.exception("defect while telling %s what is stored", entry.record.id)
+
+    # ---- when the store is slow or gone ----
+
+    def _look(self) -> None:
+        self._timer = None
+        self.sweep(self._clock.now())
+
+    def sweep(self, now: float) -> None:
+        """Is the batch under way late?  Is it time to try again?"""
+        if self._writing_since is not None:
+            left = self._writing_since + self._budget - now
+            if left > 0:
+                if self._timer is None:
+                    self._timer = asyncio.get_running_loop().call_later(left, self._look)
+            elif not self._late:
+                self._late = True
+                if now >= self._tell_late_at:
+                    self._tell_late_at = now + _TELL_EVERY
+                    log.warning("%r is slow: readers do not wait for it", self.store)
+                self._expose_all()
+        elif self._trouble and now >= self._retry_at and self._dirty and self._wake and not self._wake.done():
+            self._wake.set_result(None)
+
+    def _expose_all(self) -> None:
+        """Nobody waits for what is not stored."""
+        for entry in list(self._entries):
+            if not entry.behind and (entry.dirty or entry.sending > entry.stored or not entry.begun):
+                self._expose(entry)
+                self._tell(entry, len(entry.events), ended=entry.ending is not None)
+
+    def _expose(self, entry: Entry) -> None:
+        entry.behind = True
+        self._behind += 1
+        self._exposed += 1
+
+    def _caught_up(self, entry: Entry) -> None:
+        entry.behind = False
+        self._behind -= 1
+
+    def _give_up(self, entry: Entry) -> None:
+        """It will never be durable; what the store has of it is of no use to anybody."""
+        self._given_up += 1
+        self._discards.append(entry.record.id)
+        if not entry.behind:
+            self._expose(entry)
+            self._tell(entry, len(entry.events), ended=entry.ending is not None)
+        self._leave(entry)
+
+    def _leave(self, entry: Entry) -> None:
+        entry.out = True
+        self._behind -= entry.behind
+        self._entries.pop(entry, None)
+        self._held_bytes -= self._held.pop(entry, 0)
+
+    async def _discard(self) -> None:
+        for _ in range(min(len(self._discards), 100)):
+            await self.store.delete(self._discards[0])
+            self._discards.popleft()
+
+    # ---- the end ----
+
+    async def flush(self, timeout: float) -> bool:  # noqa: ASYNC109 - one wait for all
+        """Wait until everything that has been appended so far is stored.
+
+        :returns: whether it is; False: the time ran out
+        """
+        if not self._dirty and self._writing_since is None:
+            return True
+        idle = asyncio.get_running_loop().create_future()
+        self._idle.append(idle)
+        try:
+            await asyncio.wait_for(idle, timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    def _wake_idle(self) -> None:
+        waiting, self._idle = self._idle, []
+        for idle in waiting:
+            if not idle.done():
+                idle.set_result(None)
+
+    async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109
+        """Write what is waiting, and stop.  What cannot be written in time is lost, and the log says so."""
+        task = self._task
+        if task is None:
+            return
+        self._closing = True
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+        await asyncio.wait([task], timeout=timeout)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+        self._clock.remove(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wake_idle()
+        lost = sum(
+            1 for entry in self._entries if entry.stored < len(entry.events) or entry.ending is not None
+        )
+        if lost:
+            log.error("%r was closed with %d generations not stored to their end", self.store, lost)
+
+    # ---- introspection ----
+
+    def statistics(self) -> Statistics:
+        return Statistics(
+            open=len(self._entries),
+            behind=self._behind,
+            held_bytes=self._held_bytes,
+            batches=self._batches,
+            events=self._written,
+            errors=self._errors,
+            exposed=self._exposed,
+            given_up=self._given_up,
+            fenced=self._fenced,
+            trouble=self._trouble,
+        )
+
+
+def _first_bytes(events: Iterable[Event], limit: int) -> list[Event]:
+    """The first events, up to so many bytes, and at least one."""
+    taken: list[Event] = []
+    for event in events:
+        limit -= len(event)
+        if limit < 0 and taken:
+            break
+        taken.append(event)
+    return taken
