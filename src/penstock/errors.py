@@ -35,6 +35,8 @@ of the OpenAI and Anthropic error objects).  ``wire.problems`` renders one in th
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 
 class PenstockError(Exception):
     """Base of all errors raised on purpose.
@@ -191,10 +193,30 @@ class PressureError(PenstockError):
     kind = "overloaded_error"
 
 
+Window: TypeAlias = tuple[float, float, float]
+"""A rate limit as a caller may see it: the limit, what is left of it, seconds until it is whole again."""
+
+
 class RateLimited(PressureError):
+    """``requests``, ``tokens``: the tightest limits of that kind that hold for the call, if there are any."""
+
     status = 429
     code = "rate_limit_exceeded"
     kind = "rate_limit_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+        requests: Window | None = None,
+        tokens: Window | None = None,
+    ) -> None:
+        super().__init__(message, param=param, code=code, retry_after=retry_after)
+        self.requests = requests
+        self.tokens = tokens
 
 
 class Overloaded(PressureError):

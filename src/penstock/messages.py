@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
+
+from penstock.errors import Window
 
 Event: TypeAlias = bytes
 """One entry of a generation's log, in the dialect of its endpoint.
@@ -94,6 +96,26 @@ class Tenant(msgspec.Struct, frozen=True):
     models: tuple[str, ...] = ()
 
 
+class Reservation(Protocol):
+    """What a call was allowed to use, until it is known what it did use.
+
+    It is held once by the caller's request, and once more by the producer of its answer, if that is asked
+    for; when both have let go, what it still holds is free again.
+    """
+
+    def hold(self) -> None:
+        """One more holds it."""
+
+    def settle(self, usage: Usage, cost: int) -> None:
+        """What upstreams delivered, and its cost in 1e-12 US dollars.  Only the first time counts."""
+
+    def release(self) -> None:
+        """One less holds it."""
+
+    def windows(self) -> tuple[Window | None, Window | None]:
+        """The tightest limits of requests and of tokens, as they stand now."""
+
+
 class Call(msgspec.Struct, eq=False):
     """One request of one caller, decoded as far as the gateway needs it.
 
@@ -113,6 +135,7 @@ class Call(msgspec.Struct, eq=False):
     max_output_tokens: int | None = None
     include_usage: bool = False  # the caller asked for the usage chunk of an OpenAI stream
     running_usage: bool = False  # and for the usage so far in every chunk
+    reservation: Reservation | None = None  # where limits hold for it, from its admission on
 
 
 class Attempt(msgspec.Struct, eq=False, gc=False):
@@ -141,6 +164,17 @@ class Attempt(msgspec.Struct, eq=False, gc=False):
     def __repr__(self) -> str:
         state = self.outcome.value if self.outcome else "open"
         return f"<Attempt {self.id} {self.upstream}/{self.upstream_model} {state} {self.usage}>"
+
+
+class Spent(msgspec.Struct, frozen=True):
+    """What was spent under these names since the day, and since the month, began; in 1e-12 US dollars."""
+
+    key: str
+    tenant: str
+    tier: str
+    model: str
+    day: int
+    month: int
 
 
 JSON: TypeAlias = Any

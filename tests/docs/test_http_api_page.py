@@ -19,10 +19,10 @@ import penstock
 from penstock import errors
 from penstock.admin.control import make_app
 from penstock.ledger._file import PROCESS_DIED
-from penstock.messages import Endpoint
+from penstock.messages import Dialect, Endpoint
 from penstock.upstream import http as upstream_http
 from penstock.upstream import transfer
-from penstock.wire import problems
+from penstock.wire import problems, ratelimits
 
 PAGE = Page("docs/http-api.md")
 SOURCE = Path(penstock.__file__).parent
@@ -97,6 +97,8 @@ def test_every_header_of_an_answer_is_there(gateway):
     """Those that the source writes by name, and those that answers of all kinds have."""
     told = headers_of("Headers of an answer")
     seen = {name.decode() for name in transfer._SHOWN}
+    for dialect in Dialect:
+        seen |= {name.decode() for name, _ in ratelimits.render(dialect, (1, 1, 1), (1, 1, 1), 0)}
     for path in *(SOURCE / "gateway").rglob("*.py"), SOURCE / "wire" / "problems.py":
         seen |= set(re.findall(r'(?<!get)\(b"([a-z-]+)", ', path.read_text()))
     for body in ({}, {"model": "sim"}, {"model": "sim:429,retry-after=0"}, {"stream": True}):

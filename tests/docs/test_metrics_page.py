@@ -32,9 +32,10 @@ def exposition(tmp_path_factory):
             "models": {"*": {"candidates": [{"upstream": "sim"}]}},
             "ledger": {"path": str(folder / "ledger.sqlite")},
             "retry": {"attempts": 2, "first_delay": 0},
+            "limits": {"models": {"forbidden": {"concurrent": 0}}},
         }
         with GatewayProcess(config, folder) as gateway, httpx2.Client(trust_env=False) as client:
-            for model in ("sim", "sim:500", "sim:cut-after=2"):
+            for model in ("sim", "sim:500", "sim:cut-after=2", "forbidden"):
                 client.post(gateway.base_url + "/chat/completions", json=BODY | {"model": model})
             client.get(gateway.url + "/", headers={"expect": "nothing"})  # refused by the listener
             with urllib.request.urlopen(gateway.control_url + "/metrics") as answer:

@@ -8,9 +8,10 @@ from penstock.messages import Tenant
 
 def test_what_is_acquired_is_settled():
     admission = Admission()
+    call = a_call()
+    admission.acquire(call)
     admission.acquire(a_call())
-    admission.acquire(a_call())
-    admission.settle()
+    admission.settle(call)
     assert (admission.in_progress, admission.admitted_total) == (1, 2)
 
 

@@ -37,6 +37,7 @@ def check(plain: Plain, reader: Reader) -> None:
         _check_model(name, model, upstreams, reader)
     _check_fallbacks(models, reader)
     _check_keys(plain.get("keys", []), reader)
+    _check_limits(plain.get("limits", {}), plain.get("keys", []), reader)
     _check_retry(plain.get("retry", {}), reader)
     if prices := plain.get("prices"):
         _check_readable(prices, ("prices",), reader)
@@ -199,6 +200,21 @@ def _check_keys(keys: list[Plain | None], reader: Reader) -> None:
                 first = seen.setdefault((member, text), i)
                 if first != i:
                     reader.mistake((*at, member), f"is the same as that of keys[{first}]")
+
+
+def _check_limits(limits: Plain, keys: list[Plain | None], reader: Reader) -> None:
+    """Whoever is limited must be somebody; without keys, every caller is anonymous."""
+    members = {"keys": ("name", "anonymous"), "tenants": ("tenant", "default"), "tiers": ("tier", "standard")}
+    for section, (member, default) in members.items():
+        known = {key.get(member, default) for key in keys if key} if keys else {default}
+        for name in limits.get(section, {}):
+            if name != "*" and name not in known:
+                noun = {"keys": "key", "tenants": "key of the tenant", "tiers": "key of the tier"}[section]
+                hint = did_you_mean(name, known)
+                reader.mistake(("limits", section, name), f"there is no {noun} {name}{hint}")
+    for name in limits.get("models", {}):
+        if name.count("*") > 1:
+            reader.mistake(("limits", "models", name), "a pattern holds one * at most")
 
 
 def _check_retry(retry: Plain, reader: Reader) -> None:

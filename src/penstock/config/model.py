@@ -15,6 +15,8 @@ from penstock.config.secret import Secret
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Bytes = Annotated[int, msgspec.Meta(ge=1)]
+NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+Dollars = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -135,6 +137,25 @@ class KeyConfig(_Section, frozen=True):
     models: list[str] = []  # names and patterns that it may use; empty: every model
 
 
+class LimitConfig(_Section, frozen=True):
+    """What somebody may use.  What is not said here is not limited."""
+
+    requests_per_minute: NotNegative | None = None  # as many may also come at once, after a minute's rest
+    tokens_per_minute: NotNegative | None = None  # of prompts and answers together
+    concurrent: NotNegative | None = None  # calls in progress
+    usd_per_day: Dollars | None = None  # US dollars; a day begins at midnight UTC
+    usd_per_month: Dollars | None = None  # US dollars; a month begins on its first day, midnight UTC
+
+
+class LimitsConfig(_Section, frozen=True):
+    """Limits, by whose they are.  A call must keep to all that concern it."""
+
+    keys: dict[str, LimitConfig] = {}  # by the key's name; "*": each key without an entry, by itself
+    tenants: dict[str, LimitConfig] = {}  # by name; "*": each tenant without an entry, by itself
+    tiers: dict[str, LimitConfig] = {}  # by name; "*": each tier without an entry, by itself
+    models: dict[str, LimitConfig] = {}  # names and patterns; what fits one pattern shares its limits
+
+
 class LedgerConfig(_Section, frozen=True):
     """Where attempts are recorded; ``path: ""`` keeps them in memory only."""
 
@@ -164,6 +185,7 @@ class Config(_Section, frozen=True):
     upstreams: dict[str, UpstreamConfig] = {}  # who answers
     models: dict[str, ModelConfig] = {}  # what model names mean; a name may be a pattern with one *
     keys: list[KeyConfig] = []  # who may call; empty: everybody
+    limits: LimitsConfig = LimitsConfig()  # what keys, tenants, tiers and models may use
     timeouts: TimeoutConfig = (
         TimeoutConfig()
     )  # the clocks of calls, where neither model nor upstream has its own

@@ -38,12 +38,33 @@ def remarks(config: Config) -> list[str]:
         found.append(
             f"control_key is missing and control is {config.control}: anybody can read what is going on"
         )
+    found += _of_limits(config)
     for i, key in enumerate(config.keys):
         found += [
             f"keys[{i}].models: nothing in models is called {permitted}"
             for permitted in key.models
             if not any(_meet(permitted, name) for name in config.models)
         ]
+    return found
+
+
+def _of_limits(config: Config) -> list[str]:
+    found = []
+    tables = [getattr(config.limits, section) for section in config.limits.__struct_fields__]
+    limits = [limit for table in tables for limit in table.values()]
+    if not config.ledger.path and any(limit.usd_per_day or limit.usd_per_month for limit in limits):
+        found.append("limits has budgets, but there is no ledger.path: they begin anew with each restart")
+    if config.workers > 1 and any(
+        limit.requests_per_minute or limit.tokens_per_minute or limit.concurrent for limit in limits
+    ):
+        found.append(
+            f"workers is {config.workers}: each has an equal share of every limit, whoever connects to it"
+        )
+    found += [
+        f'limits.models."{name}": nothing in models is called so'
+        for name in config.limits.models
+        if not any(_meet(name, model) for model in config.models)
+    ]
     return found
 
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import msgspec
 
-from penstock.config.model import Config, UpstreamConfig
-from penstock.errors import Draining, PenstockError
+from penstock.config.model import Config, LimitsConfig, UpstreamConfig
+from penstock.errors import Draining, PenstockError, UnknownModel
+from penstock.flow.limits import Limiter
 from penstock.flow.retry import RetryBudget
 from penstock.gateway import routes
 from penstock.gateway.pipeline import Pipeline, Snapshot
+from penstock.gateway.spending import Spending
 from penstock.gateway.stages.authenticate import Keyring
 from penstock.gateway.stages.read import refuse
 from penstock.gateway.stages.record import Recorder
@@ -23,7 +25,7 @@ from penstock.ledger.measures import measure
 from penstock.ledger.prices import PriceTable
 from penstock.ledger.sqlite import SQLiteStore
 from penstock.logs import RequestLog
-from penstock.messages import Endpoint, Tenant
+from penstock.messages import Call, Endpoint, Tenant, Usage
 from penstock.metrics import Registry as Metrics
 from penstock.net.clock import Clock
 from penstock.net.exchange import Exchange
@@ -63,6 +65,14 @@ class Gateway:
         registry = Registry(config.generations_bytes, config.max_answer_bytes)
         self.pipeline = Pipeline(self._snapshot(config, {}), registry, self.recorder, clock)
         clock.add(self.pipeline)
+        self._limit_refusals = self.metrics.counter(
+            "penstock_limit_refusals_total",
+            "Calls refused because of a limit or budget.",
+            labels=("scope", "limit"),
+        )
+        self.pipeline.admission.limiter = self._limiter(config)
+        self._spending = Spending(self._store, clock)
+        clock.add(self._spending)
         if self._request_log is not None:
             clock.add(self._request_log)
 
@@ -105,6 +115,7 @@ class Gateway:
         self.clock.start(asyncio.get_running_loop())
         if self._store is not None:
             self._store.start()
+        await self._spending.follow(self.pipeline.admission.limiter)
 
     def reload(self, config: Config) -> None:
         """Use another configuration from the next call on; calls in flight keep theirs.
@@ -116,6 +127,8 @@ class Gateway:
         self.pipeline.snapshot = self._snapshot(config, old.upstreams)
         self.config_version += 1
         self.recorder.ledger.use_prices(prices)
+        self.pipeline.admission.limiter = limiter = self._limiter(config)
+        self._spending.use(limiter)
         kept = set(map(id, self.pipeline.snapshot.upstreams.values()))
         loop = asyncio.get_running_loop()
         for upstream in old.upstreams.values():
@@ -145,6 +158,7 @@ class Gateway:
         for upstream in self.pipeline.snapshot.upstreams.values():
             await upstream.close()
         self.clock.stop()
+        await self._spending.wait_idle()
         if self._request_log is not None:
             self._request_log.flush()
         if self._store is not None:
@@ -208,6 +222,33 @@ class Gateway:
         return value
 
     # ---- building ----
+
+    def _limiter(self, config: Config) -> Limiter | None:
+        """None: nothing is limited, and nothing is looked at."""
+        if config.limits == LimitsConfig():
+            return None
+        limiter = self.pipeline.admission.limiter
+        if limiter is not None:  # what was used stays used
+            limiter.configure(config.limits)
+            return limiter
+        return Limiter(
+            config.limits,
+            self.clock.now,
+            self._most,
+            lambda scope, limit: self._limit_refusals.labels(scope, limit).add(),
+            workers=config.workers,
+        )
+
+    def _most(self, call: Call, usage: Usage) -> int:
+        """What a call can cost at the dearest of its candidates."""
+        try:
+            candidates = self.pipeline.snapshot.router.route(call)
+        except UnknownModel:
+            return 0
+        prices = self.recorder.ledger.prices
+        return max(
+            prices.estimate(candidate.upstream.name, candidate.model, usage) for candidate in candidates
+        )
 
     def _snapshot(self, config: Config, present: dict[str, HTTPUpstream]) -> Snapshot:
         keyring = Keyring(config.keys)

@@ -22,7 +22,7 @@ import msgspec
 from penstock.config.model import Config
 from penstock.errors import Draining, InternalError, PenstockError
 from penstock.flow.retry import RetryBudget
-from penstock.gateway.stages.admit import Admission
+from penstock.gateway.stages.admit import Admission, settle
 from penstock.gateway.stages.attach import Attachments
 from penstock.gateway.stages.authenticate import Keyring
 from penstock.gateway.stages.call import Abandoned, Production
@@ -90,7 +90,7 @@ class Pipeline:
         try:
             generation, status_name = self._generation(call)
         except Exception as error:
-            self.admission.settle()
+            self.admission.settle(call)
             if not isinstance(error, PenstockError):
                 raise
             status = refuse(exchange, error, endpoint.dialect, call.id)
@@ -119,7 +119,7 @@ class Pipeline:
         reading.exchange.watch(None)
         reading.generation.leave(reading)
         del self.readings[reading]
-        self.admission.settle()
+        self.admission.settle(reading.call)
         self.recorder.answered(
             reading.call,
             reading.generation,
@@ -149,6 +149,8 @@ class Pipeline:
     # ---- the back half: one per generation ----
 
     def _start(self, call: Call, generation: Generation, snapshot: Snapshot) -> None:
+        if call.reservation is not None:
+            call.reservation.hold()
         production = Production(call, generation)
         self.productions[production] = None
         self.attachments.remember(call, generation)
@@ -164,6 +166,7 @@ class Pipeline:
             candidates = snapshot.router.route(call)
             snapshot.budget.deposit(call.received)
             await production.run(candidates, snapshot.config.retry, snapshot.budget, self.recorder)
+            settle(call, generation)  # before its caller is told how much is left
             generation.finish()
         except (Abandoned, asyncio.CancelledError):
             # Its readers have left; those that are there all the same see this process going away.
@@ -174,6 +177,9 @@ class Pipeline:
             log.exception("defect while producing %s", generation.id)
             generation.fail(InternalError("internal error"))
         finally:
+            settle(call, generation)
+            if call.reservation is not None:
+                call.reservation.release()
             self.attachments.forget(call, generation)
             del self.productions[production]
             if self._idle and not self.productions:

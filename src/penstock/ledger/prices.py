@@ -176,6 +176,14 @@ class PriceTable:
             return 0
         return rate.cost(usage)
 
+    def estimate(self, upstream: str, model: str, usage: Usage) -> int:
+        """What ``usage`` would cost; 0 if no price is known, which is not counted."""
+        try:
+            rate = self._rates[upstream, model]
+        except KeyError:
+            rate = self._look_up(upstream, model)
+        return 0 if rate is None else rate.cost(usage)
+
     def price(self, upstream: str, model: str) -> Price | None:
         """The entry that holds for this model at this upstream."""
         best: Price | None = None

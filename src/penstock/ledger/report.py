@@ -72,7 +72,7 @@ SELECT label, {_SUMS} FROM (
   FROM folded WHERE last_started >= ?1
 ) GROUP BY label"""  # noqa: S608 - made of the constants above
     try:
-        with contextlib.closing(_open(Path(path))) as database:
+        with contextlib.closing(open_ledger(Path(path))) as database:
             rows = database.execute(query, (since,)).fetchall()
     except sqlite3.Error as error:
         raise ConfigError(f"the ledger {path} cannot be read: {error}") from error
@@ -88,7 +88,12 @@ def total(lines: list[Line]) -> Line:
     return Line("total", *(sum(column) for column in columns))
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def open_ledger(path: Path) -> sqlite3.Connection:
+    """The file, for reading only.
+
+    :raises ConfigError: there is none, or it is no ledger
+    :raises sqlite3.Error: it cannot be read
+    """
     if not path.is_file():
         raise ConfigError(f"there is no ledger at {path}")
     uri = f"file:{quote(str(path.absolute()))}?mode=ro"

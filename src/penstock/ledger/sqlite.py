@@ -87,7 +87,7 @@ class SQLiteStore:
 
         # The writer's own.
         self._thread: threading.Thread | None = None
-        self._token = secrets.token_hex(8)
+        self.token = secrets.token_hex(8)  # this process's name in the table "boots"
         self._file: LedgerFile | None = None
         self._numbers = 0
         self._reserved: dict[str, tuple[int, Attempt]] = {}  # open attempts by id, each with its row's number
@@ -312,7 +312,7 @@ class SQLiteStore:
             log.warning("the ledger %s was moved or removed; a new one is begun", self.path)
             self._file.close(ended=False)
             self._file = None
-        self._file = file = LedgerFile(self.path, self._token, busy_timeout=self._busy_timeout)
+        self._file = file = LedgerFile(self.path, self.token, busy_timeout=self._busy_timeout)
         if file.registered:
             # Nothing of ours is in this file: what is open must be reserved in it.
             self._to_reserve = dict(self._reserved.values())

@@ -1,26 +1,32 @@
 """May this call come in at all?  What is taken here is given back when the call has been answered.
 
-The contract that this stage holds (and will hold when limits arrive): it refuses *before* anything is queued
-or paid for, with 429 or 503 and an honest Retry-After; it reserves an estimate and settles with
-the true figures, exactly once, whatever becomes of the call.
+The contract that this stage holds: it refuses *before* anything is queued or paid for, with 429 or 503 and an
+honest Retry-After; it reserves an estimate and settles with the true figures, exactly once, whatever becomes
+of the call.
 
-Today: permitted models, a bound on calls in progress that follows from ``listener.max_connections`` (one
-call a connection), and nothing new while the process is going away.
+Permitted models, the limits and budgets of ``penstock.flow.limits``, a bound on calls in progress that follows
+from ``listener.max_connections`` (one call a connection), and nothing new while the process is going away.
 """
 
 from __future__ import annotations
 
 from penstock.errors import Draining
+from penstock.flow.limits import Limiter
 from penstock.gateway.stages.authenticate import permit
-from penstock.messages import Call
+from penstock.generation.log import Generation
+from penstock.messages import Call, Usage
 
 
 class Admission:
-    """Counts the calls in progress of one worker."""
+    """Counts the calls in progress of one worker.
 
-    __slots__ = ("admitted_total", "draining", "in_progress")
+    ``limiter`` is None where the configuration has no limits.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("admitted_total", "draining", "in_progress", "limiter")
+
+    def __init__(self, limiter: Limiter | None = None) -> None:
+        self.limiter = limiter
         self.in_progress = 0
         self.admitted_total = 0
         self.draining = False
@@ -33,9 +39,22 @@ class Admission:
         if self.draining:
             raise Draining("this gateway is going away; try again", retry_after=1.0)
         permit(call)
+        if self.limiter is not None:
+            call.reservation = self.limiter.reserve(call)
         self.in_progress += 1
         self.admitted_total += 1
 
-    def settle(self) -> None:
-        """The call has been answered, one way or another."""
+    def settle(self, call: Call) -> None:
+        """The call has been answered, one way or another.
+
+        What its answer used is settled by the producer of that answer, which may live longer.
+        """
         self.in_progress -= 1
+        if call.reservation is not None:
+            call.reservation.release()
+
+
+def settle(call: Call, generation: Generation) -> None:
+    """The call's answer has been produced, as far as it could be: what it used takes the estimate's place."""
+    if call.reservation is not None:
+        call.reservation.settle(generation.usage or Usage(), generation.cost)

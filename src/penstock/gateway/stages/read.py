@@ -6,14 +6,15 @@ an event goes from the log to the client's buffer without a task switch, and a c
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from itertools import chain
 
-from penstock.errors import InternalError, PenstockError, UpstreamError
+from penstock.errors import InternalError, PenstockError, RateLimited, UpstreamError
 from penstock.generation.log import EVENT_OVERHEAD, Generation, State
 from penstock.messages import Call, Dialect
 from penstock.net.exchange import Exchange
-from penstock.wire import problems
+from penstock.wire import problems, ratelimits
 
 HEARTBEAT = 15.0
 """Seconds of silence after which a stream is kept alive: proxies cut at 60 (nginx, ALB) and even 55."""
@@ -21,6 +22,8 @@ HEARTBEAT = 15.0
 SLICE_EVENTS = 256  # joined for one write; a late reader of a long log is not copied all at once
 SLICE_BYTES = 262_144  # nor one of long events
 _IDS = [b"id: %d\n" % number for number in range(4096)]  # most answers end before
+
+PATIENCE = 60.0  # seconds; of a longer Retry-After both SDKs take no notice, and come back at once
 
 CLIENT_GONE = 499  # nginx's code for a client that closed before its answer; only in logs and metrics
 
@@ -157,7 +160,15 @@ class Reading:
         return [
             (b"penstock-generation", self.generation.id.encode()),
             (b"penstock-status", self._status_name),
+            *self._limits(),
         ]
+
+    def _limits(self) -> list[tuple[bytes, bytes]]:
+        """How much of the caller's limits is left."""
+        reservation = self.call.reservation
+        if reservation is None:
+            return []
+        return ratelimits.render(self.call.endpoint.dialect, *reservation.windows(), time.time())
 
     def _finish(self, status: int) -> None:
         if not self.done:
@@ -216,6 +227,10 @@ def refuse(
     status, headers, body = problems.render(error, dialect, generation_id)
     if generation_id:
         headers.append((b"penstock-generation", generation_id.encode()))
+    if isinstance(error, RateLimited):
+        headers += ratelimits.render(dialect, error.requests, error.tokens, time.time())
+        if error.retry_after is None or error.retry_after > PATIENCE:
+            headers.append(_STOP_RETRYING)
     if retried and isinstance(error, UpstreamError):
         headers.append(_STOP_RETRYING)
     exchange.respond(status, headers, body)

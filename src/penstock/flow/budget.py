@@ -1,0 +1,87 @@
+"""Money that may be spent per day or month: what was spent, and what is reserved for calls under way.
+
+Costs are integers, in 1e-12 US dollars, as the ledger has them.  Days and months are those of UTC.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+_DAY = 86_400.0
+
+
+class Calendar:
+    """Which day and which month it is.  A clock that is set back changes neither: no budget comes twice."""
+
+    __slots__ = ("day", "day_ends", "month", "month_ends")
+
+    def __init__(self, unix_time: float) -> None:
+        self.day = self.month = 0
+        self.day_ends = self.month_ends = float("-inf")
+        self.look(unix_time)
+
+    def look(self, unix_time: float) -> None:
+        """It is now ``unix_time`` (seconds since 1970)."""
+        if unix_time < self.day_ends:
+            return
+        date = dt.datetime.fromtimestamp(unix_time, dt.UTC)
+        self.day = int(unix_time // _DAY)
+        self.day_ends = (self.day + 1) * _DAY
+        self.month = date.year * 12 + date.month
+        first_of_next = dt.datetime(date.year + date.month // 12, date.month % 12 + 1, 1, tzinfo=dt.UTC)
+        self.month_ends = first_of_next.timestamp()
+
+    @property
+    def day_began(self) -> float:
+        return self.day_ends - _DAY
+
+    @property
+    def month_began(self) -> float:
+        """Unix time."""
+        year, month = divmod(self.month - 1, 12)
+        return dt.datetime(year, month + 1, 1, tzinfo=dt.UTC).timestamp()
+
+    def __repr__(self) -> str:
+        return f"<Calendar day {self.day}, month {self.month}>"
+
+
+class Budget:
+    """A sum of money for one period after another.
+
+    ``others`` is what was spent in this period by anybody but this process: other workers, and processes
+    that have ended.
+    """
+
+    __slots__ = ("_period", "limit", "others", "own", "reserved")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.own = 0
+        self.others = 0
+        self.reserved = 0
+        self._period = 0
+
+    def turn(self, period: int) -> None:
+        """It is now this day (or month); a later one than before begins with nothing spent."""
+        if period > self._period:
+            self._period = period
+            self.own = self.others = 0
+
+    @property
+    def left(self) -> int:
+        return self.limit - self.own - self.others - self.reserved
+
+    def fits(self, cost: int) -> bool:
+        """Whether a call that may cost so much can begin.  Of an untouched budget even the last cent can be
+        spent: a call whose estimate is more than all of it gets what there is.
+        """
+        return self.left > 0 and self.left >= min(cost, self.limit)
+
+    def would_fit(self, cost: int) -> bool:
+        """Whether it could begin if the calls under way cost nothing: then it is worth to come back soon."""
+        left = self.left + self.reserved
+        return left > 0 and left >= min(cost, self.limit)
+
+    def __repr__(self) -> str:
+        spent = (self.own + self.others) / 1e12
+        return f"<Budget of {self.limit / 1e12:g}: {spent:g} spent, {self.reserved / 1e12:g} reserved>"

@@ -1,0 +1,398 @@
+"""Limits and budgets: what a key, a tenant, a tier and a model may use.
+
+Before a call an estimate is reserved: one request, the prompt's tokens and the longest answer that it asks
+for, and what that would cost at the dearest of its candidates.  Afterwards the true figures take the
+estimate's place, once.  All limits that concern a call are looked at before anything is taken from any of
+them, so a call that is refused has used nothing.
+
+One process knows its own calls only.  Of several workers each gets its share of every rate; what the others
+spend of a budget it learns from the ledger (:meth:`Limiter.credit`).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+from penstock.config.model import LimitConfig, LimitsConfig
+from penstock.config.patterns import resolve
+from penstock.errors import RateLimited, Window
+from penstock.flow.budget import Budget, Calendar
+from penstock.flow.gcra import Bucket
+from penstock.messages import Call, Spent, Usage
+from penstock.wire.usage import estimate_tokens
+
+DOLLAR = 10**12  # the ledger's units
+OUTPUT_TOKENS = 1_000  # reserved for the answer of a call that sets no limit to it
+SOON = 1.0  # seconds to come back in, where it depends on calls under way, whose ends nobody knows
+MAX_OUTPUT_TOKENS = 131_072  # no model answers with more, whatever a call asks for
+MAX_CHOICES = 128  # what OpenAI allows for "n"
+MAX_REMEMBERED = 4_096
+_NOTHING = Usage()
+_PLACES = "concurrent"
+_BUDGETS = frozenset({"day", "month"})
+_NO_RATE = "rate_limit_exceeded"
+_NO_PLACE = "concurrency_exceeded"
+_NO_MONEY = "budget_exceeded"
+
+SCOPES = ("key", "tenant", "tier", "model")
+
+
+class Price(Protocol):
+    """The most that a call can cost, in 1e-12 US dollars."""
+
+    def __call__(self, call: Call, usage: Usage, /) -> int: ...
+
+
+class _Account:
+    """What one key, tenant, tier or model has used of its limits."""
+
+    __slots__ = ("concurrent", "day", "in_progress", "month", "name", "requests", "scope", "tokens")
+
+    def __init__(self, scope: str, name: str, config: LimitConfig, share: float) -> None:
+        self.scope = scope
+        self.name = name
+        self.in_progress = 0
+        self.requests: Bucket | None = None
+        self.tokens: Bucket | None = None
+        self.day: Budget | None = None
+        self.month: Budget | None = None
+        self.configure(config, share)
+
+    def configure(self, config: LimitConfig, share: float) -> None:
+        """Use these limits from now on; what was used stays used."""
+        self.requests = _bucket(self.requests, config.requests_per_minute, share)
+        self.tokens = _bucket(self.tokens, config.tokens_per_minute, share)
+        self.concurrent = math.ceil(config.concurrent * share) if config.concurrent is not None else None
+        self.day = _budget(self.day, config.usd_per_day)
+        self.month = _budget(self.month, config.usd_per_month)
+
+    @property
+    def spends(self) -> bool:
+        return self.day is not None or self.month is not None
+
+    def __repr__(self) -> str:
+        return f"<_Account {self.scope} {self.name}, {self.in_progress} in progress, {self.requests}, {self.day}>"
+
+
+def _bucket(old: Bucket | None, limit: int | None, share: float) -> Bucket | None:
+    if limit is None:
+        return None
+    if old is None:
+        return Bucket(limit * share)
+    old.limit = limit * share
+    return old
+
+
+def _budget(old: Budget | None, dollars: float | None) -> Budget | None:
+    if dollars is None:
+        return None
+    limit = round(dollars * DOLLAR)
+    if old is None:
+        return Budget(limit)
+    old.limit = limit
+    return old
+
+
+class CallReservation:
+    """A :class:`penstock.messages.Reservation` of a :class:`Limiter`."""
+
+    __slots__ = ("_accounts", "_cost", "_holders", "_limiter", "_settled", "_taken_at", "_tokens")
+
+    def __init__(
+        self, limiter: Limiter, accounts: tuple[_Account, ...], now: float, tokens: int, cost: int
+    ) -> None:
+        self._limiter = limiter
+        self._accounts = accounts
+        self._taken_at = now
+        self._tokens = tokens
+        self._cost = cost
+        self._holders = 1
+        self._settled = False
+        for account in accounts:
+            account.in_progress += 1
+            if account.requests is not None:
+                account.requests.take(1, now)
+            if account.tokens is not None:
+                account.tokens.take(_at_most(tokens, account.tokens), now)
+            if account.day is not None:
+                account.day.reserved += cost
+            if account.month is not None:
+                account.month.reserved += cost
+
+    def hold(self) -> None:
+        self._holders += 1
+
+    def settle(self, usage: Usage, cost: int) -> None:
+        if self._settled:
+            return
+        self._settled = True
+        tokens = usage.input_tokens + usage.output_tokens
+        self._limiter.look()
+        for account in self._accounts:
+            bucket = account.tokens
+            if bucket is not None:
+                bucket.correct(tokens - _at_most(self._tokens, bucket), self._taken_at)
+            for budget, period in self._limiter.budgets(account):
+                budget.turn(period)
+                budget.reserved -= self._cost
+                budget.own += cost
+
+    def release(self) -> None:
+        self._holders -= 1
+        if self._holders:
+            return
+        self.settle(_NOTHING, 0)  # nobody asked an upstream
+        for account in self._accounts:
+            account.in_progress -= 1
+
+    def windows(self) -> tuple[Window | None, Window | None]:
+        return _windows(self._accounts, self._limiter.now())
+
+    def __repr__(self) -> str:
+        state = "settled" if self._settled else f"{self._tokens} tokens, {self._cost} reserved"
+        return f"<CallReservation {state}, {self._holders} holders>"
+
+
+def _at_most(tokens: int, bucket: Bucket) -> float:
+    """An estimate that is more than a bucket holds takes the whole of it: a call must be able to begin."""
+    return min(tokens, bucket.limit)
+
+
+def _windows(accounts: Iterable[_Account], now: float) -> tuple[Window | None, Window | None]:
+    requests: Window | None = None
+    tokens: Window | None = None
+    for account in accounts:
+        if account.requests is not None:
+            requests = _tighter(requests, account.requests, now)
+        if account.tokens is not None:
+            tokens = _tighter(tokens, account.tokens, now)
+    return requests, tokens
+
+
+def _tighter(window: Window | None, bucket: Bucket, now: float) -> Window:
+    left = math.floor(bucket.left(now) + 1e-6)
+    if window is not None and window[1] <= left:
+        return window
+    return (math.floor(bucket.limit), left, bucket.full_in(now))
+
+
+class Limiter:
+    """The limits of one worker.
+
+    :param now: monotonic seconds
+    :param price: see :class:`Price`; asked only where a budget holds
+    :param refused: told the scope and the kind of limit of each refusal
+    :param workers: how many processes share the rates
+    :param unix_time: seconds since 1970
+    """
+
+    def __init__(
+        self,
+        config: LimitsConfig,
+        now: Callable[[], float],
+        price: Price,
+        refused: Callable[[str, str], None],
+        *,
+        workers: int = 1,
+        unix_time: Callable[[], float] = time.time,
+    ) -> None:
+        self.now = now
+        self.unix_time = unix_time
+        self.calendar = Calendar(unix_time())
+        self._price = price
+        self._refused = refused
+        self._share = 1.0 / workers
+        self._accounts: dict[tuple[str, str], _Account] = {}
+        self._of_call: dict[tuple[str, str, str, str], tuple[_Account, ...]] = {}
+        self._others: dict[tuple[str, str], tuple[int, int]] = {}
+        self._told: list[Spent] = []
+        self.configure(config)
+
+    def configure(self, config: LimitsConfig) -> None:
+        """Use these limits from now on; what was used stays used."""
+        self._tables: dict[str, Mapping[str, LimitConfig]] = {
+            "key": config.keys,
+            "tenant": config.tenants,
+            "tier": config.tiers,
+            "model": config.models,
+        }
+        self._of_call.clear()
+        for (scope, name), account in list(self._accounts.items()):
+            found = self._limits(scope, name)
+            if found is None:
+                del self._accounts[scope, name]
+            else:
+                account.configure(found, self._share)
+        self._spread()
+
+    @property
+    def spends(self) -> bool:
+        """Whether there is a budget at all."""
+        return any(
+            limit.usd_per_day is not None or limit.usd_per_month is not None
+            for table in self._tables.values()
+            for limit in table.values()
+        )
+
+    def reserve(self, call: Call) -> CallReservation | None:
+        """Take what the call may need; None: no limit concerns it.
+
+        :raises RateLimited: it must not begin; nothing was taken
+        """
+        tenant = call.tenant
+        names = (tenant.key_name, tenant.name, tenant.tier, call.model)
+        accounts = self._of_call.get(names)
+        if accounts is None:
+            accounts = self._find(names)
+        if not accounts:
+            return None
+        now = self.now()
+        estimate = _estimate(call)
+        tokens = estimate.input_tokens + estimate.output_tokens
+        cost = 0
+        if any(account.spends for account in accounts):
+            self.look()
+            cost = self._price(call, estimate)
+        self._check(accounts, now, tokens, cost)
+        return CallReservation(self, accounts, now, tokens, cost)
+
+    def credit(self, spent: list[Spent]) -> None:
+        """What others have spent in the present day and month; takes the place of what was told before."""
+        self._told = spent
+        self._spread()
+
+    def look(self) -> None:
+        """See which day it is."""
+        self.calendar.look(self.unix_time())
+
+    def budgets(self, account: _Account) -> list[tuple[Budget, int]]:
+        """The account's budgets, each with the number of its present period."""
+        found = []
+        if account.day is not None:
+            found.append((account.day, self.calendar.day))
+        if account.month is not None:
+            found.append((account.month, self.calendar.month))
+        return found
+
+    # ---- who is concerned ----
+
+    def _find(self, names: tuple[str, str, str, str]) -> tuple[_Account, ...]:
+        accounts = []
+        for scope, name in zip(SCOPES, names, strict=True):
+            limits = self._limits(scope, name)
+            if limits is None:
+                continue
+            if scope == "model":  # callers invent names: what fits one pattern is one account
+                name = resolve(self._tables[scope], name) or name  # noqa: PLW2901
+            account = self._accounts.get((scope, name))
+            if account is None:
+                account = self._accounts[scope, name] = _Account(scope, name, limits, self._share)
+                self._tell(account)
+            accounts.append(account)
+        if len(self._of_call) >= MAX_REMEMBERED:
+            self._of_call.clear()
+        found = self._of_call[names] = tuple(accounts)
+        return found
+
+    def _limits(self, scope: str, name: str) -> LimitConfig | None:
+        table = self._tables[scope]
+        if scope == "model":
+            entry = resolve(table, name)
+            return None if entry is None else table[entry]
+        return table.get(name) or table.get("*")
+
+    # ---- what others have spent ----
+
+    def _spread(self) -> None:
+        """Add up what was told by key, tenant, tier and model."""
+        self._others = {}
+        for spent in self._told:
+            names = (spent.key, spent.tenant, spent.tier, resolve(self._tables["model"], spent.model) or "")
+            for place in zip(SCOPES, names, strict=True):
+                day, month = self._others.get(place, (0, 0))
+                self._others[place] = day + spent.day, month + spent.month
+        for account in self._accounts.values():
+            self._tell(account)
+
+    def _tell(self, account: _Account) -> None:
+        day, month = self._others.get((account.scope, account.name), (0, 0))
+        for budget, period in self.budgets(account):
+            budget.turn(period)
+            budget.others = day if budget is account.day else month
+
+    # ---- may it begin? ----
+
+    def _check(self, accounts: tuple[_Account, ...], now: float, tokens: int, cost: int) -> None:
+        longest = -1.0
+        worst: tuple[_Account, str] | None = None
+        for account in accounts:
+            for kind, wait in self._waits(account, now, tokens, cost):
+                if wait > longest:
+                    longest, worst = wait, (account, kind)
+        if worst is None:
+            return
+        account, kind = worst
+        self._refused(account.scope, kind)
+        requests, of_tokens = _windows(accounts, now)
+        short_of_place = kind == _PLACES
+        raise RateLimited(
+            _sentence(account, kind, longest),
+            code=_NO_MONEY if kind in _BUDGETS else _NO_PLACE if short_of_place else _NO_RATE,
+            retry_after=longest if math.isfinite(longest) else None,
+            requests=requests,
+            tokens=of_tokens,
+        )
+
+    def _waits(self, account: _Account, now: float, tokens: int, cost: int) -> Iterable[tuple[str, float]]:
+        """The account's limits that do not let the call in, each with the seconds until it may."""
+        if account.concurrent is not None and account.in_progress >= account.concurrent:
+            yield _PLACES, SOON if account.concurrent else math.inf
+        if account.requests is not None and (wait := account.requests.wait(1, now)):
+            yield "requests", wait
+        if account.tokens is not None and tokens and (wait := account.tokens.wait(tokens, now)):
+            yield "tokens", wait
+        if account.spends:
+            calendar, unix_time = self.calendar, self.unix_time()
+            for budget, period in self.budgets(account):
+                budget.turn(period)
+                if not budget.fits(cost):
+                    daily = budget is account.day
+                    ends = calendar.day_ends if daily else calendar.month_ends
+                    wait = max(0.0, ends - unix_time) if budget.limit else math.inf
+                    yield "day" if daily else "month", SOON if budget.would_fit(cost) else wait
+
+    def __repr__(self) -> str:
+        return f"<Limiter of {len(self._accounts)} accounts>"
+
+
+def _sentence(account: _Account, kind: str, wait: float) -> str:
+    whose = f"the {account.scope} {account.name!r}"
+    if math.isinf(wait):
+        return f"{whose} may not call: its limit is 0"
+    if kind == _PLACES:
+        return f"{whose} has {account.in_progress} calls in progress, and may not have more"
+    if kind in _BUDGETS:
+        return f"{whose} has spent its budget of this {kind}"
+    bucket = account.requests if kind == "requests" else account.tokens
+    limit = bucket.limit if bucket is not None else 0
+    return f"{whose} may use {limit:g} {kind} a minute; try again in {wait:.3g} s"
+
+
+def _estimate(call: Call) -> Usage:
+    """The most that a call will use, as far as its request tells."""
+    if not call.endpoint.streams:
+        output = 0
+    else:
+        asked = call.max_output_tokens
+        output = OUTPUT_TOKENS if asked is None else min(max(asked, 0), MAX_OUTPUT_TOKENS)
+        if (raw := call.fields.get("n")) is not None:
+            output *= _choices(bytes(raw))
+    return Usage(estimate_tokens(len(call.body)), output, estimated=True)
+
+
+def _choices(raw: bytes) -> int:
+    """What "n" asks for; whether it may is the upstream's affair."""
+    return min(max(int(raw), 1), MAX_CHOICES) if raw.isdigit() and len(raw) < 10 else 1

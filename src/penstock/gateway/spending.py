@@ -1,0 +1,88 @@
+"""Budgets hold for all processes together: now and then, look into the ledger for what the others have spent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from penstock.errors import ConfigError
+from penstock.flow.limits import Limiter
+from penstock.ledger.spending import read_spending
+from penstock.ledger.sqlite import SQLiteStore
+from penstock.messages import Spent
+from penstock.net.clock import Clock
+
+INTERVAL = 5.0  # seconds between two looks: by so much workers may overspend together
+
+log = logging.getLogger("penstock.gateway")
+
+
+class Spending:
+    """Keeps a limiter told.  Does nothing where there is no ledger file, or no budget.
+
+    Reads in a thread.  A ledger that cannot be read changes nothing: what was told last holds on.
+    """
+
+    def __init__(self, store: SQLiteStore | None, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._limiter: Limiter | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._next = 0.0
+        self._trouble = ""
+
+    def __repr__(self) -> str:
+        return f"<Spending of {self._store!r}{', ' + self._trouble if self._trouble else ''}>"
+
+    async def follow(self, limiter: Limiter | None) -> None:
+        """Begin with this limiter, and return when it knows what was spent before."""
+        self.use(limiter)
+        self.sweep(self._clock.now())
+        if self._reading is not None:
+            await self._reading
+
+    def use(self, limiter: Limiter | None) -> None:
+        """Tell this limiter from now on."""
+        self._limiter = limiter
+        self._next = self._clock.now()
+
+    def sweep(self, now: float) -> None:
+        limiter, store = self._limiter, self._store
+        if limiter is None or store is None or now < self._next or self._reading is not None:
+            return
+        self._next = now + INTERVAL
+        if limiter.spends:
+            self._reading = asyncio.get_running_loop().create_task(self._read(limiter, store))
+
+    async def wait_idle(self) -> None:
+        """Until nothing is being read."""
+        if self._reading is not None:
+            await self._reading
+
+    async def _read(self, limiter: Limiter, store: SQLiteStore) -> None:
+        limiter.look()
+        calendar = limiter.calendar
+        month = calendar.month, calendar.day
+        try:
+            spent = await asyncio.get_running_loop().run_in_executor(
+                None, _spent, store, calendar.day_began, calendar.month_began
+            )
+        except ConfigError as error:
+            self._say(error.message)
+        else:
+            limiter.look()
+            if (calendar.month, calendar.day) == month:  # else it is yesterday's news
+                limiter.credit(spent)
+            self._say("")
+        finally:
+            self._reading = None
+
+    def _say(self, trouble: str) -> None:
+        """Once, not at every look."""
+        if trouble and trouble != self._trouble:
+            log.error("budgets do not know what other processes have spent: %s", trouble)
+        self._trouble = trouble
+
+
+def _spent(store: SQLiteStore, day_began: float, month_began: float) -> list[Spent]:
+    return read_spending(store.path, store.token, day_began=day_began, month_began=month_began)

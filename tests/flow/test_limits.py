@@ -1,0 +1,265 @@
+import datetime as dt
+
+import pytest
+from flow_calls import a_call
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.config.model import LimitConfig, LimitsConfig
+from penstock.errors import RateLimited
+from penstock.flow.limits import DOLLAR, Limiter
+from penstock.messages import Endpoint, Spent, Tenant, Usage
+from penstock.testing import FakeClock
+
+NOON = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC).timestamp()
+ALICE = Tenant(name="research", key_name="alice", tier="standard")
+BOB = Tenant(name="research", key_name="bob", tier="batch")
+
+
+class World:
+    """A limiter, its clock, and what it refused."""
+
+    def __init__(self, *, workers=1, price=0, **tables):
+        self.clock = FakeClock()
+        self.wall = NOON
+        self.refusals = []
+        self.limiter = Limiter(
+            LimitsConfig(**tables),
+            self.clock.now,
+            lambda call, usage: price,
+            lambda *what: self.refusals.append(what),
+            workers=workers,
+            unix_time=lambda: self.wall,
+        )
+
+    def call(self, tenant=ALICE, **more):
+        call = a_call(tenant, **more)
+        call.reservation = self.limiter.reserve(call)
+        return call.reservation
+
+    def refusal(self, tenant=ALICE, **more):
+        with pytest.raises(RateLimited) as caught:
+            self.call(tenant, **more)
+        return caught.value
+
+
+def test_who_has_no_limit_gets_no_reservation():
+    assert World(keys={"bob": LimitConfig(requests_per_minute=1)}).call() is None
+
+
+def test_requests_are_limited_and_the_refusal_says_when_to_come_back():
+    world = World(keys={"alice": LimitConfig(requests_per_minute=2)})
+    world.call(), world.call()
+    error = world.refusal()
+    assert (error.status, error.code, error.retry_after) == (429, "rate_limit_exceeded", pytest.approx(30.0))
+    assert error.requests == (2, 0, pytest.approx(60.0))
+    assert world.refusals == [("key", "requests")]
+    world.clock.advance(error.retry_after)
+    world.call()
+    world.refusal()
+
+
+def test_an_estimate_of_the_tokens_is_reserved_and_the_truth_takes_its_place():
+    world = World(keys={"alice": LimitConfig(tokens_per_minute=1_000)})
+    first = world.call(max_tokens=900)
+    assert world.refusal(max_tokens=900).code == "rate_limit_exceeded"
+    first.hold()
+    first.settle(Usage(20, 30), 0)
+    first.release(), first.release()
+    assert first.windows()[1][1] == 950
+    world.call(max_tokens=900)
+
+
+def test_what_was_used_beyond_the_estimate_is_owed():
+    world = World(keys={"alice": LimitConfig(tokens_per_minute=1_000)})
+    first = world.call(max_tokens=10)
+    first.settle(Usage(0, 3_000), 0)
+    assert world.refusal(max_tokens=1).retry_after > 120
+
+
+def test_a_reservation_is_settled_once():
+    world = World(keys={"alice": LimitConfig(tokens_per_minute=1_000, usd_per_day=1)})
+    first = world.call(max_tokens=10)
+    for _ in range(3):
+        first.settle(Usage(0, 100), DOLLAR // 2)
+    first.release()
+    assert first.windows()[1][1] == 900
+    assert world.limiter._accounts["key", "alice"].day.left == DOLLAR // 2
+
+
+def test_an_answer_that_no_upstream_was_asked_for_costs_its_request_only():
+    world = World(keys={"alice": LimitConfig(requests_per_minute=10, tokens_per_minute=5_000)})
+    first = world.call()
+    first.release()
+    assert [window[1] for window in first.windows()] == [9, 5_000]
+
+
+def test_calls_in_progress_are_limited_until_both_halves_have_let_go():
+    world = World(tenants={"research": LimitConfig(concurrent=1)})
+    first = world.call()
+    first.hold()
+    error = world.refusal(BOB)
+    assert (error.code, error.retry_after) == ("concurrency_exceeded", 1.0)
+    first.release()  # the caller has left, the upstream goes on
+    world.refusal(BOB)
+    first.release()
+    world.call(BOB)
+
+
+def test_a_call_that_one_limit_refuses_takes_nothing_from_the_others():
+    world = World(
+        keys={"alice": LimitConfig(requests_per_minute=10)}, models={"*": LimitConfig(concurrent=1)}
+    )
+    first = world.call()
+    for _ in range(5):
+        world.refusal()
+    assert first.windows()[0][1] == 9
+    assert set(world.refusals) == {("model", "concurrent")}
+
+
+def test_of_several_limits_the_one_that_takes_longest_says_when_to_come_back():
+    world = World(
+        keys={"alice": LimitConfig(requests_per_minute=60)}, tiers={"*": LimitConfig(requests_per_minute=1)}
+    )
+    world.call()
+    assert world.refusal().retry_after == pytest.approx(60.0)
+
+
+def test_a_star_is_for_each_by_itself_but_one_pattern_of_models_is_for_all_of_them():
+    world = World(keys={"*": LimitConfig(concurrent=1)})
+    world.call(ALICE), world.call(BOB)
+    world.refusal(ALICE)
+    world = World(models={"gpt-*": LimitConfig(concurrent=1)})
+    world.call(model="gpt-1")
+    world.refusal(model="gpt-2")
+    world.call(model="claude")
+
+
+def test_names_that_callers_invent_make_no_accounts():
+    world = World(models={"*": LimitConfig(requests_per_minute=100_000)})
+    for number in range(5_000):
+        world.call(model=f"m{number}")
+    assert len(world.limiter._accounts) == 1
+    assert len(world.limiter._of_call) <= 4_096
+
+
+@pytest.mark.parametrize(
+    "limit", ["requests_per_minute", "tokens_per_minute", "concurrent", "usd_per_day", "usd_per_month"]
+)
+def test_a_limit_of_zero_refuses_and_promises_nothing(limit):
+    world = World(keys={"alice": LimitConfig(**{limit: 0})})
+    error = world.refusal()
+    assert error.retry_after is None
+    assert "limit is 0" in error.message
+
+
+def test_each_worker_has_its_share():
+    world = World(workers=4, keys={"alice": LimitConfig(requests_per_minute=40, concurrent=10)})
+    reservations = [world.call() for _ in range(3)]
+    assert world.refusal().code == "concurrency_exceeded"
+    for reservation in reservations:
+        reservation.release()
+    for _ in range(7):
+        world.call().release()
+    assert world.refusal().code == "rate_limit_exceeded"
+
+
+# ---- money ----
+
+
+def test_a_budget_counts_what_is_reserved_and_then_what_it_was():
+    world = World(price=DOLLAR * 6 // 10, tenants={"research": LimitConfig(usd_per_day=1)})
+    first = world.call()
+    error = world.refusal()
+    assert (error.code, error.retry_after) == ("budget_exceeded", 1.0)  # it may all come back yet
+    first.settle(Usage(), DOLLAR // 10)
+    second = world.call()
+    second.settle(Usage(), DOLLAR)
+    error = world.refusal()
+    assert error.retry_after == 12 * 3600  # until midnight
+    world.wall += 12 * 3600
+    world.call()
+
+
+def test_a_month_is_longer_than_a_day():
+    world = World(price=1, keys={"alice": LimitConfig(usd_per_day=5, usd_per_month=7)})
+    world.call().settle(Usage(), 5 * DOLLAR)
+    assert world.refusal().retry_after == 12 * 3600
+    world.wall += 86_400
+    world.call().settle(Usage(), 2 * DOLLAR)
+    assert world.refusal().retry_after == 8.5 * 86_400
+
+
+def test_what_other_processes_spent_counts_and_is_not_added_twice():
+    world = World(
+        price=1, keys={"*": LimitConfig(usd_per_day=3)}, models={"m*": LimitConfig(usd_per_month=9)}
+    )
+    told = [
+        Spent("alice", "research", "standard", "m1", DOLLAR, 2 * DOLLAR),
+        Spent("alice", "research", "standard", "other", DOLLAR, 5 * DOLLAR),
+        Spent("bob", "research", "batch", "m2", 3 * DOLLAR, 4 * DOLLAR),
+    ]
+    world.limiter.credit(told)
+    world.call().settle(Usage(), DOLLAR // 2)
+    world.limiter.credit(told)
+    accounts = world.limiter._accounts
+    assert accounts["key", "alice"].day.left == DOLLAR // 2
+    assert accounts["model", "m*"].month.left == 9 * DOLLAR - 6 * DOLLAR - DOLLAR // 2
+    assert world.refusal(BOB).code == "budget_exceeded"
+
+
+def test_an_absurd_limit_of_tokens_reserves_no_absurd_sum():
+    asked = []
+    world = World(keys={"alice": LimitConfig(usd_per_day=1)})
+    world.limiter._price = lambda call, usage: asked.append(usage) or 0
+    world.call(max_tokens=2_000_000_000, n=999_999)
+    world.call(max_tokens=0, n="x")
+    world.call(endpoint=Endpoint.EMBEDDINGS)
+    assert [usage.output_tokens for usage in asked] == [131_072 * 128, 0, 0]
+
+
+# ---- a new configuration ----
+
+
+def test_a_new_configuration_forgets_nothing_that_was_used():
+    world = World(keys={"alice": LimitConfig(requests_per_minute=4, usd_per_day=1)}, price=1)
+    for _ in range(3):
+        world.call().settle(Usage(), DOLLAR // 4)
+    world.limiter.configure(LimitsConfig(keys={"*": LimitConfig(requests_per_minute=40, usd_per_day=2)}))
+    window = world.call().windows()[0]
+    assert window[:2] == (40, 9)  # a quarter of the bucket was left
+    assert world.limiter._accounts["key", "alice"].day.own == 3 * (DOLLAR // 4)
+    world.limiter.configure(LimitsConfig())
+    assert world.call() is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([ALICE, BOB]), st.integers(1, 500), st.integers(0, 600), st.booleans()),
+        max_size=40,
+    )
+)
+def test_whatever_happens_nothing_stays_taken(calls):
+    """Budgets: reserved goes back to nothing, spent is the sum of the costs; nobody is in progress."""
+    limits = LimitConfig(tokens_per_minute=2_000, concurrent=3, usd_per_day=0.000_001)
+    world = World(price=100_000, tenants={"*": limits}, tiers={"*": limits})
+    spent = 0
+    running = []
+    for tenant, wanted, true, ends in calls:
+        try:
+            reservation = world.call(tenant, max_tokens=wanted)
+        except RateLimited:
+            world.clock.advance(3.0)
+        else:
+            reservation.hold()
+            running.append((reservation, true))
+        if ends and running:
+            reservation, used = running.pop(0)
+            reservation.settle(Usage(0, used), used)
+            spent += used
+            reservation.release(), reservation.release()
+    for reservation, _ in running:
+        reservation.release(), reservation.release()
+    account = world.limiter._accounts.get(("tenant", "research"))
+    if account is not None:
+        assert (account.in_progress, account.day.reserved, account.day.own) == (0, 0, spent)
