@@ -1,0 +1,237 @@
+"""The tiers as one cache: nearest first, what is found below is brought up, and nothing below can hurt.
+
+:meth:`Cache.get_nowait` asks memory and answers at once; :meth:`Cache.get` asks the tiers below, each behind its
+guard.  An entry counts only if its seal is right and nothing that it is tagged with has been purged since its
+question was asked: so a purge of any size is one note, whose cost does not depend on how much it covers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from penstock.cache.entry import Entry, Reason, Sealer, Unusable
+from penstock.cache.guard import Guard
+from penstock.cache.tiers.memory import MemoryTier
+from penstock.cache.tiers.tier import TierStatistics
+
+PURGES_READ_EVERY = 2.0  # seconds between two looks for what others have purged
+_SEALED_ASIDE = 256 << 10  # bytes above which an entry is sealed in a thread
+_MAX_PURGES = 100_000
+EVERYTHING = "all"
+"""The tag that every entry has."""
+
+
+class TierFigures(msgspec.Struct, frozen=True):
+    """What one tier did, and what its guard had to do, since the start."""
+
+    name: str
+    hits: int
+    own: TierStatistics
+    late: int = 0
+    failed: int = 0
+    skipped: int = 0
+    open: bool = False
+
+
+class Cache:
+    """Entries by key, in memory and in the tiers below.
+
+    :param guards: the tiers below, nearest first
+    :param max_entry_bytes: a larger answer is not kept
+    :param now: seconds since 1970
+    """
+
+    def __init__(
+        self,
+        memory: MemoryTier,
+        guards: Sequence[Guard],
+        sealer: Sealer,
+        *,
+        max_entry_bytes: int,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.memory = memory
+        self.guards = tuple(guards)
+        self.max_entry_bytes = max_entry_bytes
+        self.now = now
+        self.misses = 0
+        self.stored = 0
+        self.too_large = 0
+        self.purged = 0  # entries that were found, but had been purged
+        self.unusable: dict[Reason, int] = dict.fromkeys(
+            ("truncated", "version", "tampered", "undecodable"), 0
+        )
+        self.hits = dict.fromkeys([memory.name, *(guard.tier.name for guard in guards)], 0)
+        self._sealer = sealer
+        self._purges: dict[str, float] = {}
+        self._reading: asyncio.Task[None] | None = None
+        self._sealing: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"<Cache {self.memory!r}, {', '.join(map(repr, self.guards)) or 'nothing below'}>"
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is more to ask than memory."""
+        return bool(self.guards)
+
+    # ---- life ----
+
+    async def start(self) -> None:
+        """Begin to work, in the running event loop."""
+        for guard in self.guards:
+            guard.tier.start()
+        if self.guards:
+            self._reading = asyncio.get_running_loop().create_task(self._read_purges())
+
+    async def close(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait([self._reading])
+        if self._sealing:
+            await asyncio.wait(self._sealing)
+        for guard in self.guards:
+            await guard.tier.close()
+
+    # ---- entries ----
+
+    def get_nowait(self, key: bytes) -> Entry | None:
+        """What memory has."""
+        entry = self.memory.get(key)
+        if entry is None:
+            return None
+        if self._purges and self._was_purged(entry):
+            self.memory.remove(key)
+            return None
+        self.hits[self.memory.name] += 1
+        return entry
+
+    async def get(self, key: bytes) -> Entry | None:
+        """What the tiers below have; memory has been asked.  Takes no longer than their budgets."""
+        for position, guard in enumerate(self.guards):
+            sealed = await guard.get(key)
+            if sealed is None:
+                continue
+            entry = self._opened(key, sealed)
+            if entry is None:
+                guard.tier.remove(key)
+                continue
+            self.hits[guard.tier.name] += 1
+            self.memory.put(key, entry)
+            for nearer in self.guards[:position]:
+                nearer.tier.put(key, sealed, entry.kept_until)
+            return entry
+        self.misses += 1
+        return None
+
+    def put(self, key: bytes, entry: Entry) -> bool:
+        """Keep an entry, everywhere.
+
+        :returns: whether it was small enough
+        """
+        if entry.size > self.max_entry_bytes:
+            self.too_large += 1
+            return False
+        self.stored += 1
+        self.memory.put(key, entry)
+        if not self.guards:
+            return True
+        if entry.size < _SEALED_ASIDE:
+            self._put_below(key, entry, self._sealer.seal(key, entry))
+        else:
+            task = asyncio.get_running_loop().create_task(self._seal_aside(key, entry))
+            self._sealing.add(task)
+            task.add_done_callback(self._sealing.discard)
+        return True
+
+    async def _seal_aside(self, key: bytes, entry: Entry) -> None:
+        self._put_below(key, entry, await asyncio.to_thread(self._sealer.seal_apart, key, entry))
+
+    def _put_below(self, key: bytes, entry: Entry, sealed: bytes) -> None:
+        for guard in self.guards:
+            if not guard.is_open:
+                guard.tier.put(key, sealed, entry.kept_until)
+
+    def _opened(self, key: bytes, sealed: bytes) -> Entry | None:
+        try:
+            entry = self._sealer.open(key, sealed)
+        except Unusable as unusable:
+            self.unusable[unusable.reason] += 1
+            return None
+        if entry.kept_until <= self.now() or (self._purges and self._was_purged(entry)):
+            return None
+        return entry
+
+    # ---- purging ----
+
+    def remove(self, key: bytes) -> None:
+        """Forget one entry, in every tier."""
+        self.memory.remove(key)
+        for guard in self.guards:
+            guard.tier.remove(key)
+
+    def purge(self, tag: str) -> None:
+        """What carries this tag and was asked until now counts no more, for all who share a tier."""
+        at = self.now()
+        self._note(tag, at)
+        for guard in self.guards:
+            guard.tier.purged(tag, at)
+
+    def _note(self, tag: str, at: float) -> None:
+        if tag == EVERYTHING:
+            self._purges = {name: since for name, since in self._purges.items() if since > at}
+            self.memory.clear()
+        self._purges[tag] = max(at, self._purges.get(tag, 0.0))
+        if len(self._purges) > _MAX_PURGES:  # too many to keep them apart: one purge of everything covers all
+            self._purges = {EVERYTHING: max(self._purges.values())}
+
+    def _was_purged(self, entry: Entry) -> bool:
+        purges = self._purges
+        asked = entry.asked
+        if purges.get(EVERYTHING, 0.0) >= asked or any(purges.get(tag, 0.0) >= asked for tag in entry.tags):
+            self.purged += 1
+            return True
+        return False
+
+    async def read_purges(self) -> None:
+        """Learn what others have purged."""
+        for guard in self.guards:
+            if guard.is_open:
+                continue
+            try:
+                async with asyncio.timeout(1.0):
+                    found = await guard.tier.purges()
+            except (OSError, TimeoutError):
+                continue
+            for tag, at in found.items():
+                if at > self._purges.get(tag, 0.0):
+                    self._note(tag, at)
+
+    async def _read_purges(self) -> None:
+        while True:
+            await self.read_purges()
+            await asyncio.sleep(PURGES_READ_EVERY)
+
+    # ---- figures ----
+
+    def figures(self) -> list[TierFigures]:
+        """Nearest tier first."""
+        return [
+            TierFigures(self.memory.name, self.hits[self.memory.name], self.memory.statistics()),
+            *(
+                TierFigures(
+                    guard.tier.name,
+                    self.hits[guard.tier.name],
+                    guard.tier.statistics(),
+                    guard.late,
+                    guard.failed,
+                    guard.skipped,
+                    guard.is_open,
+                )
+                for guard in self.guards
+            ),
+        ]

@@ -1,0 +1,1 @@
+"""Where entries are kept: in memory, on disk, in Redis; nearest first."""

@@ -1,0 +1,60 @@
+"""What a tier outside the process must do.
+
+Neither the disk nor a server may hold up an answer.  So :meth:`Tier.get` gives a future, whoever waits for
+it decides for how long (``cache.guard``), and all else is told and not waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+import msgspec
+
+
+class TierStatistics(msgspec.Struct, frozen=True):
+    """What a tier says of itself; ``held`` in bytes, -1 where only the tier's server knows."""
+
+    entries: int = -1
+    held: int = -1
+    evicted: int = 0
+    written: int = 0
+    dropped: int = 0  # entries that were not written: too much waited already, or writing failed
+    errors: int = 0
+    trouble: str = ""  # why it cannot be used now; empty: it can
+
+
+class Tier(Protocol):
+    """Sealed entries by key, kept outside this process and shared with others."""
+
+    name: str
+    answered: int  # look-ups that were answered, in time or not: whether it lives
+
+    def start(self) -> None:
+        """Begin to work, in the running event loop."""
+
+    def get(self, key: bytes) -> asyncio.Future[bytes | None]:
+        """What is kept under a key; None: nothing.  An ``OSError``: the tier is in trouble."""
+
+    def put(self, key: bytes, sealed: bytes, kept_until: float) -> None:
+        """Keep an entry until then (seconds since 1970), soon; dropped where that cannot be."""
+
+    def remove(self, key: bytes) -> None:
+        """Forget an entry, soon."""
+
+    def purged(self, tag: str, at: float) -> None:
+        """What carries the tag and was asked before then counts no more, for all who share this tier."""
+
+    def purges(self) -> asyncio.Future[dict[str, float]]:
+        """The tags that were purged, and when."""
+
+    def reset(self) -> None:
+        """It has not answered for too long: let go of what may be stuck, and begin anew."""
+
+    async def flush(self) -> None:
+        """Wait until what was told has been done, or has failed."""
+
+    async def close(self) -> None:
+        """Do what was told, as far as that can be done quickly, and end."""
+
+    def statistics(self) -> TierStatistics: ...

@@ -1,0 +1,44 @@
+"""Entries and keys for tests."""
+
+import hashlib
+
+from penstock.cache.entry import Entry
+from penstock.messages import Usage
+
+NOW = 1_700_000_000.0
+
+
+def a_key(name):
+    return hashlib.sha256(str(name).encode()).digest()
+
+
+def an_entry(text="hello", *, now=NOW, ttl=300.0, **more):
+    members = {
+        "endpoint": "chat",
+        "model": "m",
+        "upstream": "u",
+        "upstream_model": "um",
+        "stream": False,
+        "include_usage": False,
+        "running_usage": False,
+        "headers": ((b"x-request-id", b"r1"),),
+        "events": (text.encode() if isinstance(text, str) else text,),
+        "usage": Usage(7, 3),
+        "cost": 5,
+        "asked": now,
+        "stored": now,
+        "fresh_until": now + ttl,
+        "kept_until": now + ttl,
+        "tags": ("tenant:a",),
+    }
+    return Entry(**{**members, **more})
+
+
+class Wall:
+    """A clock on the wall that stands still."""
+
+    def __init__(self, now=NOW):
+        self.time = now
+
+    def __call__(self):
+        return self.time

@@ -1,0 +1,347 @@
+"""The tiers together."""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import time
+
+import pytest
+from entries import Wall, a_key, an_entry
+from redis_server import RedisServer, free_port
+
+from penstock.cache.cache import EVERYTHING, Cache
+from penstock.cache.entry import Sealer
+from penstock.cache.guard import Guard
+from penstock.cache.tiers.disk import DiskTier
+from penstock.cache.tiers.memory import MemoryTier
+from penstock.cache.tiers.redis import RedisTier
+
+SECRET = b"s" * 32
+PATIENT = 5.0  # seconds: what is tested is not how quick a busy machine is
+
+
+def a_cache(*tiers, wall=None, budget=PATIENT, memory=1 << 22, secret=SECRET):
+    wall = wall or Wall(time.time())
+    return Cache(
+        MemoryTier(memory, wall),
+        [Guard(tier, budget, time.monotonic) for tier in tiers],
+        Sealer(secret, 1 << 24),
+        max_entry_bytes=1 << 22,
+        now=wall,
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(*caches):
+    for cache in caches:
+        await cache.start()
+        await settle(cache)
+    try:
+        yield
+    finally:
+        for cache in caches:
+            await cache.close()
+
+
+async def settle(*caches):
+    for cache in caches:
+        if cache._sealing:
+            await asyncio.wait(cache._sealing)
+        for guard in cache.guards:
+            await guard.tier.flush()
+
+
+def fresh(text="hello", **more):
+    return an_entry(text, now=time.time(), **more)
+
+
+async def test_memory_answers_at_once():
+    cache = a_cache()
+    async with running(cache):
+        assert cache.get_nowait(a_key(1)) is None
+        entry = fresh()
+        assert cache.put(a_key(1), entry)
+        assert cache.get_nowait(a_key(1)) is entry
+
+
+@pytest.fixture(params=["disk", "redis"])
+def below(request, tmp_path):
+    if request.param == "redis":
+        server = request.getfixturevalue("redis_for_all")
+        return lambda: RedisTier(server.url)
+    return lambda: DiskTier(tmp_path / "cache.sqlite", 1 << 24)
+
+
+@pytest.mark.parametrize("size", [10, 10_000, 1_000_000])
+async def test_what_one_process_keeps_another_finds_below_and_brings_up(below, size):
+    one, two = a_cache(below()), a_cache(below())
+    name = a_key(("shared", size, os.urandom(4)))
+    async with running(one, two):
+        entry = fresh("y" * size)
+        one.put(name, entry)
+        await settle(one)
+        assert two.get_nowait(name) is None
+        assert await two.get(name) == entry
+        assert two.get_nowait(name) == entry
+
+
+async def test_what_is_found_in_the_lowest_tier_is_brought_to_all_above(tmp_path, redis_for_all):
+    name = a_key(os.urandom(4))
+    one = a_cache(RedisTier(redis_for_all.url))
+    disk = DiskTier(tmp_path / "cache.sqlite", 1 << 24)
+    two = a_cache(disk, RedisTier(redis_for_all.url))
+    async with running(one, two):
+        one.put(name, fresh())
+        await settle(one)
+        assert await two.get(name) is not None
+        assert two.hits == {"memory": 0, "disk": 0, "redis": 1}
+        await settle(two)
+        assert await disk.get(name) is not None
+
+
+async def test_poison_below_is_a_miss_that_is_counted_and_removed(below):
+    tier = below()
+    cache = a_cache(tier)
+    name = a_key(os.urandom(4))
+    async with running(cache):
+        for poison in (b"", b"junk" * 50, Sealer(bytes(32), 99).seal(name, fresh())):
+            tier.put(name, poison, time.time() + 300)
+            await settle(cache)
+            assert await cache.get(name) is None
+            await settle(cache)
+            assert await tier.get(name) is None
+        assert cache.unusable == {"truncated": 1, "version": 0, "tampered": 2, "undecodable": 0}
+
+
+async def test_an_entry_that_was_moved_to_another_key_is_no_answer(below):
+    tier = below()
+    cache = a_cache(tier)
+    mine, theirs = a_key(os.urandom(4)), a_key(os.urandom(4))
+    async with running(cache):
+        cache.put(theirs, fresh("their secret"))
+        await settle(cache)
+        tier.put(mine, await tier.get(theirs), time.time() + 300)
+        await settle(cache)
+        assert await cache.get(mine) is None
+        assert cache.unusable["tampered"] == 1
+
+
+@pytest.mark.parametrize("tag", ["tenant:a", EVERYTHING])
+async def test_what_was_purged_is_no_answer_here_nor_elsewhere(below, tag):
+    wall = Wall(time.time())
+    one, two = a_cache(below(), wall=wall), a_cache(below(), wall=wall)
+    before, other, after = (a_key(os.urandom(4)) for _ in range(3))
+    async with running(one, two):
+        one.put(before, fresh())
+        one.put(other, fresh(tags=("tenant:b",)))
+        await settle(one)
+        assert await two.get(before) is not None
+        wall.time += 1
+        one.purge(tag)
+        await settle(one)
+        await two.read_purges()
+        wall.time += 1
+        one.put(after, an_entry(now=wall.time))
+        for cache in (one, two):
+            assert cache.get_nowait(before) is None
+            assert await cache.get(before) is None
+            found = cache.get_nowait(other) or await cache.get(other)
+            assert (found is not None) == (tag != EVERYTHING)
+        assert one.get_nowait(after) is not None
+
+
+async def test_an_answer_to_a_question_from_before_the_purge_is_not_kept_alive_by_it():
+    """It was asked before and finished after: what it says is as old as the question."""
+    wall = Wall()
+    cache = a_cache(wall=wall)
+    asked = wall.time
+    wall.time += 5
+    cache.purge("tenant:a")
+    cache.put(a_key(1), an_entry(now=wall.time + 1, asked=asked))
+    assert cache.get_nowait(a_key(1)) is None
+
+
+async def test_an_entry_is_removed_everywhere(below):
+    cache = a_cache(below())
+    name = a_key(os.urandom(4))
+    async with running(cache):
+        cache.put(name, fresh())
+        cache.remove(name)
+        await settle(cache)
+        assert cache.get_nowait(name) is None
+        assert await cache.get(name) is None
+
+
+async def test_an_answer_that_is_too_large_is_not_kept():
+    cache = a_cache()
+    assert not cache.put(a_key(1), fresh("x" * (1 << 22)))
+    assert cache.get_nowait(a_key(1)) is None
+
+
+# ---- Redis in trouble ----
+
+
+def quick(server):
+    return a_cache(RedisTier(server.url), budget=0.005)
+
+
+async def longest_look_up(cache, count):
+    loop = asyncio.get_running_loop()
+    longest = 0.0
+    for number in range(count):
+        before = loop.time()
+        assert await cache.get(a_key(("absent", number))) is None
+        longest = max(longest, loop.time() - before)
+    return longest
+
+
+async def until_found(cache, name):
+    """Asks until a probe has been answered."""
+    for _ in range(1_000):
+        if await cache.get(name) is not None:
+            return
+        cache.memory.clear()
+        await asyncio.sleep(0.01)
+    raise AssertionError("it never came back")
+
+
+@pytest.fixture
+def own_redis():
+    if not RedisServer.available():
+        pytest.skip("there is no redis-server on this machine")
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.mark.parametrize("trouble", ["killed", "frozen"])
+async def test_a_redis_in_trouble_is_a_miss_and_comes_back(own_redis, trouble):
+    cache = quick(own_redis)
+    name = a_key("kept")
+    async with running(cache):
+        cache.put(name, fresh())
+        await settle(cache)
+        cache.memory.clear()
+        await until_found(cache, name)
+        cache.memory.clear()
+        if trouble == "killed":
+            own_redis.kill()
+        else:
+            own_redis.freeze()
+        assert await longest_look_up(cache, 200) < 1.0  # the budget is 5 ms; the rest is the machine's
+        assert cache.guards[0].is_open or trouble == "frozen"
+        cache.put(a_key("meanwhile"), fresh())  # dropped, or kept when it is back; no error
+        if trouble == "killed":
+            own_redis.start()
+            await asyncio.sleep(0)
+        else:
+            own_redis.thaw()
+        for _ in range(1_000):
+            cache.put(name, fresh())
+            cache.memory.clear()
+            if await cache.get(name) is not None:
+                break
+            await asyncio.sleep(0.01)
+        assert not cache.guards[0].is_open
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"$5\r\nhel",
+        b"+OK\r\n" * 50,
+        b"\0" * 1_000,
+        b":1\r\n",
+        b"*-1\r\n",
+        b"",
+    ],
+)
+async def test_a_server_that_answers_garbage_is_a_miss(answer):
+    async def serve(reader, writer):
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(1_000):
+                writer.write(answer)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    cache = a_cache(RedisTier(f"redis://127.0.0.1:{port}"), budget=0.005)
+    async with server:
+        await cache.start()
+        for _ in range(20):
+            assert await cache.get(a_key(1)) is None
+            await asyncio.sleep(0)
+        await cache.close()
+
+
+async def test_nobody_there_is_a_miss():
+    cache = a_cache(RedisTier("redis://127.0.0.1:1"), budget=0.005)
+    await cache.start()
+    for _ in range(10):
+        assert await cache.get(a_key(1)) is None
+    assert cache.guards[0].is_open
+    assert cache.guards[0].skipped == 7
+    await cache.close()
+
+
+async def test_a_password_a_user_and_a_database_are_used():
+    if not RedisServer.available():
+        pytest.skip("there is no redis-server on this machine")
+    with RedisServer("--requirepass", "p@ss") as server:
+        url = f"redis://:p%40ss@127.0.0.1:{server.port}/3"
+        right, wrong = a_cache(RedisTier(url)), a_cache(RedisTier(server.url))
+        async with running(right, wrong):
+            right.put(a_key(1), fresh())
+            wrong.put(a_key(2), fresh())
+            await settle(right, wrong)
+            right.memory.clear()
+            wrong.memory.clear()
+            assert await right.get(a_key(1)) is not None
+            assert await wrong.get(a_key(2)) is None
+            assert "NOAUTH" in wrong.guards[0].tier.statistics().trouble
+
+
+async def test_a_sentinel_tells_who_the_master_is(own_redis, tmp_path):
+    config = tmp_path / "sentinel.conf"
+    config.write_text(f"sentinel monitor mine 127.0.0.1 {own_redis.port} 1\n")
+    port = free_port()
+    process = subprocess.Popen(  # noqa: ASYNC220 - started once, and short
+        ["redis-server", str(config), "--sentinel", "--port", str(port)], stdout=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 10
+        while True:
+            tier = RedisTier(f"redis+sentinel://127.0.0.1:1,127.0.0.1:{port}/mine")
+            tier.start()
+            await tier.flush()
+            if not tier.statistics().trouble or time.monotonic() > deadline:
+                break
+            await tier.close()
+            await asyncio.sleep(0.05)
+        tier.put(a_key(1), b"one", time.time() + 60)
+        await tier.flush()
+        assert await tier.get(a_key(1)) == b"one"
+        await tier.close()
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "http://x",
+        "redis://",
+        "redis+sentinel://x",
+        "redis://a,b",
+        "redis://x/one",
+        "redis://x/1/2",
+        "redis://x:y",
+    ],
+)
+def test_what_is_no_address_of_redis_is_refused(url):
+    with pytest.raises(ValueError):
+        RedisTier(url)
