@@ -160,7 +160,7 @@ class LedgerConfig(_Section, frozen=True):
     """Where attempts are recorded; ``path: ""`` keeps them in memory only."""
 
     path: str = ""  # a SQLite file; empty: in memory only
-    max_rows_in_memory: Positive = 10_000  # older rows are only in the file, or gone
+    max_rows_in_memory: Positive = 1_000  # older rows are only in the file, or gone
 
 
 class LogConfig(_Section, frozen=True):

@@ -112,7 +112,7 @@ class Ledger:
     """
 
     def __init__(
-        self, prices: PriceTable, store: LedgerStore | None = None, *, max_rows: int = 10_000
+        self, prices: PriceTable, store: LedgerStore | None = None, *, max_rows: int = 1_000
     ) -> None:
         self.prices = prices
         self.store = store

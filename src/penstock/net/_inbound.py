@@ -59,6 +59,7 @@ class Inbound(asyncio.Protocol):
         "_chunks",
         "_head",
         "_heard",
+        "_last_head",
         "_left",
         "_linger_until",
         "_looping",
@@ -92,6 +93,7 @@ class Inbound(asyncio.Protocol):
         self.exchange: InboundExchange | None = None
         self._head = bytearray()
         self._checked = 0  # bytes of _head that have been looked at
+        self._last_head: RequestHead | None = None
         # Read ahead, in this order, and only while an answer is under way or the client takes nothing:
         self._rest = b""  # from _rest_at on, what followed the request within one segment
         self._rest_at = 0
@@ -200,7 +202,8 @@ class Inbound(asyncio.Protocol):
                     if end < 0:
                         self._begin_head(data[at:])
                         break
-                    at = self._begin(serving.heads.parse(data[at:end]), data, end + 4)
+                    head = self._last_head = serving.heads.parse(data[at:end], self._last_head)
+                    at = self._begin(head, data, end + 4)
                 if self.phase != _IDLE:
                     if at < size and self.phase == _ANSWERING and not self.last:
                         self._rest, self._rest_at = data, at
@@ -458,6 +461,7 @@ class Inbound(asyncio.Protocol):
 
     def _forget_input(self) -> None:
         self._head.clear()
+        self._last_head = None
         self._rest, self._rest_at = b"", 0
         self._ahead.clear()
 

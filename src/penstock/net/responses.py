@@ -36,9 +36,11 @@ def render_fields(headers: HeaderList) -> bytes:
 
     :raises ValueError: a name or value would end the line and begin another one
     """
-    fields = b"".join([b"%b: %b\r\n" % field for field in headers])
+    if not headers:
+        return b""
+    fields = b"\r\n".join(map(b": ".join, headers)) + b"\r\n"
     lines = len(headers)
-    if fields.count(b"\n") != lines or fields.count(b"\r") != lines or b"\0" in fields:
+    if fields.count(10) != lines or fields.count(13) != lines or 0 in fields:
         raise ValueError("a header field holds CR, LF or NUL")
     return fields
 

@@ -15,6 +15,7 @@ from penstock.errors import PenstockError, UpstreamBroken
 from penstock.messages import Endpoint, Event, Usage
 from penstock.wire import problems, sse, usage
 from penstock.wire.not_json import NOT_JSON
+from penstock.wire.usage_view import without_usage
 
 _DONE = b"[DONE]"
 _USUAL_LINES = 3  # event, data, and the blank line
@@ -53,8 +54,6 @@ class _Chunk(msgspec.Struct):
 
 
 _chunk = msgspec.json.Decoder(_Chunk).decode
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_encode = msgspec.json.Encoder().encode
 
 
 class ChunkProgress:
@@ -118,7 +117,7 @@ class ChunkProgress:
                 self._last_usage = data
                 if chunk.choices:
                     if not self._keep_running:
-                        frame = _without_usage(data)  # noqa: PLW2901
+                        frame = without_usage(data)  # noqa: PLW2901
                 elif not self._keep_usage:
                     continue
             for choice in chunk.choices:
@@ -130,12 +129,6 @@ class ChunkProgress:
         if not self._finished:
             raise UpstreamBroken("the upstream ended its answer without a finish reason")
         self.complete = True
-
-
-def _without_usage(data: bytes) -> Event:
-    members = _members(data)
-    del members["usage"]
-    return sse.encode(_encode(members))
 
 
 def _decoded(data: bytes) -> _Chunk:

@@ -17,15 +17,19 @@ from penstock.wire.not_json import NOT_JSON
 # ---- OpenAI: chat, completions, embeddings ---------------------------------------------------------
 
 
-class _InputDetails(msgspec.Struct):
+class _InputDetails(msgspec.Struct, frozen=True):
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
     audio_tokens: int | None = None
 
 
-class _OutputDetails(msgspec.Struct):
+class _OutputDetails(msgspec.Struct, frozen=True):
     reasoning_tokens: int | None = None
     audio_tokens: int | None = None
+
+
+_NO_INPUT_DETAILS = _InputDetails()
+_NO_OUTPUT_DETAILS = _OutputDetails()
 
 
 class _ChatUsage(msgspec.Struct):
@@ -40,8 +44,8 @@ class _ChatUsage(msgspec.Struct):
     reasoning_tokens: int | None = None  # Perplexity
 
     def neutral(self) -> Usage:
-        given = self.prompt_tokens_details or _InputDetails()
-        made = self.completion_tokens_details or _OutputDetails()
+        given = self.prompt_tokens_details or _NO_INPUT_DETAILS
+        made = self.completion_tokens_details or _NO_OUTPUT_DETAILS
         inputs = self.prompt_tokens or 0
         output = self.completion_tokens or 0
         reasoning = made.reasoning_tokens or self.reasoning_tokens or 0
@@ -82,8 +86,8 @@ class _ResponseUsage(msgspec.Struct):
     output_tokens_details: _OutputDetails | None = None
 
     def neutral(self) -> Usage:
-        given = self.input_tokens_details or _InputDetails()
-        made = self.output_tokens_details or _OutputDetails()
+        given = self.input_tokens_details or _NO_INPUT_DETAILS
+        made = self.output_tokens_details or _NO_OUTPUT_DETAILS
         return _usage(
             self.input_tokens or 0,
             self.output_tokens or 0,
@@ -159,6 +163,9 @@ def _usage(
     audio_in: int = 0,
     audio_out: int = 0,
 ) -> Usage:
+    plain = not (cached or written or reasoning or audio_in or audio_out)
+    if plain and 0 <= inputs <= MAX_TOKENS and 0 <= output <= MAX_TOKENS:  # most answers
+        return Usage(inputs, output)
     if (
         inputs > MAX_TOKENS
         or output > MAX_TOKENS

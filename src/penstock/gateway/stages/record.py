@@ -13,12 +13,13 @@ from penstock.gateway.stages.route import Candidate
 from penstock.generation.log import TOO_LARGE, Generation
 from penstock.ledger.ledger import Ledger
 from penstock.logs import RequestLine, RequestLog
-from penstock.messages import Attempt, Call, Outcome, Tenant
+from penstock.messages import Attempt, Call, Outcome, Tenant, Usage
 from penstock.metrics import DURATION_BUCKETS, INTER_TOKEN_BUCKETS, TTFT_BUCKETS, Counter, Histogram, Registry
 from penstock.net.clock import Clock
 from penstock.wire import problems
 
 PICO = 1e-12
+_NOTHING = Usage()
 MAX_BOUND = 4_096
 MAX_CHILDREN = 5_000  # label sets of one metric: configurations with hundreds of models find room
 
@@ -164,30 +165,50 @@ class Recorder:
         log = self.log
         if log is None:
             return
-        usage = generation.usage if generation is not None else None
-        upstream, upstream_model = generation.served_by if generation is not None else ("", "")
-        first = generation.first_event if generation is not None else 0.0
+        now = dt.datetime.now(dt.UTC)
+        tenant = call.tenant
+        if generation is None:
+            log.write(
+                RequestLine(
+                    now,
+                    call.id,
+                    tenant.name,
+                    tenant.key_name,
+                    label,
+                    call.model,
+                    status=status,
+                    outcome="refused",
+                    stream=call.stream,
+                    duration_ms=duration * 1e3,
+                    error=error,
+                    peer=peer,
+                )
+            )
+            return
+        usage = generation.usage or _NOTHING
+        upstream, upstream_model = generation.served_by
+        first = generation.first_event
         log.write(
-            RequestLine(
-                time=dt.datetime.now(dt.UTC),
-                generation=generation.id if generation is not None else call.id,
-                tenant=call.tenant.name,
-                key=call.tenant.key_name,
-                endpoint=label,
-                model=call.model,
-                upstream=upstream,
-                upstream_model=upstream_model,
-                status=status,
-                outcome=generation.state.value if generation is not None else "refused",
-                stream=call.stream,
-                input_tokens=usage.input_tokens if usage is not None else 0,
-                output_tokens=usage.output_tokens if usage is not None else 0,
-                cost=generation.cost if generation is not None else 0,
-                ttft_ms=(first - call.received) * 1e3 if first else None,
-                duration_ms=duration * 1e3,
-                attempts=generation.attempts if generation is not None else 0,
-                error=error,
-                peer=peer,
+            RequestLine(  # by position: by name it takes four times as long
+                now,
+                generation.id,
+                tenant.name,
+                tenant.key_name,
+                label,
+                call.model,
+                upstream,
+                upstream_model,
+                status,
+                generation.state._value_,
+                call.stream,
+                usage.input_tokens,
+                usage.output_tokens,
+                generation.cost,
+                (first - call.received) * 1e3 if first else None,
+                duration * 1e3,
+                generation.attempts,
+                error,
+                peer,
             )
         )
 

@@ -4,8 +4,10 @@ https://docs.anthropic.com/en/api/messages
 """
 
 from penstock.wire.anthropic.answer import decode_answer, encode_answer
+from penstock.wire.anthropic.fold import fold_stream
 from penstock.wire.anthropic.prompt import DEFAULT_MAX_TOKENS, decode_prompt, encode_prompt
 from penstock.wire.anthropic.stream import StreamDecoder, StreamEncoder
+from penstock.wire.anthropic.unfold import unfold_body
 
 __all__ = [
     "DEFAULT_MAX_TOKENS",
@@ -15,4 +17,6 @@ __all__ = [
     "decode_prompt",
     "encode_answer",
     "encode_prompt",
+    "fold_stream",
+    "unfold_body",
 ]

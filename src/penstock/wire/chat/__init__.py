@@ -6,8 +6,10 @@ what a model thought, and ``reasoning_details`` (OpenRouter) where a thought has
 """
 
 from penstock.wire.chat.answer import decode_answer, encode_answer
+from penstock.wire.chat.fold import fold_stream
 from penstock.wire.chat.prompt import decode_prompt, encode_prompt
 from penstock.wire.chat.stream import StreamDecoder, StreamEncoder
+from penstock.wire.chat.unfold import unfold_body
 
 __all__ = [
     "StreamDecoder",
@@ -16,4 +18,6 @@ __all__ = [
     "decode_prompt",
     "encode_answer",
     "encode_prompt",
+    "fold_stream",
+    "unfold_body",
 ]

@@ -18,9 +18,11 @@ from __future__ import annotations
 from penstock.wire.responses._answer import encode_answer
 from penstock.wire.responses._asked import Asked
 from penstock.wire.responses._events import SUCCESSFUL_EVENTS, TERMINAL_EVENTS
+from penstock.wire.responses._fold import fold_stream
 from penstock.wire.responses._prompt import decode_prompt
 from penstock.wire.responses._settings import Settings, read_settings
 from penstock.wire.responses._stream import StreamEncoder
+from penstock.wire.responses._unfold import unfold_body
 
 __all__ = [
     "SUCCESSFUL_EVENTS",
@@ -30,5 +32,7 @@ __all__ = [
     "StreamEncoder",
     "decode_prompt",
     "encode_answer",
+    "fold_stream",
     "read_settings",
+    "unfold_body",
 ]
