@@ -24,6 +24,7 @@
     │   └── Draining              503      this process is going away
     ├── UpstreamError                    they: the provider failed
     │   ├── UpstreamUnreachable   502      refused, reset, TLS, DNS
+    │   │   └── UpstreamUntrusted 502      its certificate is not one that we trust
     │   ├── UpstreamTimeout       504      one of the four clocks ran out
     │   ├── UpstreamFailed        5xx      an error status from the provider (also its 429)
     │   └── UpstreamBroken        502      the answer broke off, stalled or made no sense
@@ -237,6 +238,12 @@ class UpstreamError(_FromUpstream):
 
 class UpstreamUnreachable(UpstreamError):
     code = "upstream_unreachable"
+
+
+class UpstreamUntrusted(UpstreamUnreachable):
+    """Its certificate is not trusted: somebody has to mend it, no retry will."""
+
+    code = "upstream_untrusted"
 
 
 class UpstreamTimeout(UpstreamError):

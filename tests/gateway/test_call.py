@@ -1,5 +1,7 @@
 import asyncio
 import json
+import ssl
+import subprocess
 
 import pytest
 from serving import (
@@ -158,6 +160,28 @@ def test_nobody_listening_is_a_bad_gateway():
     assert answer.json()["error"]["code"] == "upstream_unreachable"
     assert "127.0.0.1" not in answer.json()["error"]["message"]
     assert len(booked) == 3
+
+
+def test_a_certificate_that_is_not_trusted_is_asked_once_and_told(tmp_path):
+    """It will not mend, so there is nothing to wait for."""
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=localhost"]
+    command = ["openssl", "req", "-x509", *kind, "-keyout", key, "-out", certificate]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    async def main():
+        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+        url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+        async with server, serving(config(url, retry=AT_ONCE)) as (gateway, port):
+            return await call(port, PROMPT), rows(gateway)
+
+    answer, (booked,) = asyncio.run(main())
+    assert (answer.status, booked.error) == (502, "upstream_untrusted")
+    told = answer.json()["error"]
+    assert told["code"] == "upstream_untrusted"
+    assert told["message"].startswith("the TLS certificate of the upstream 'up0' is not trusted: ")
 
 
 def test_an_unknown_model_never_reaches_an_upstream():

@@ -20,7 +20,13 @@ from upstream_doubles import (
     until,
 )
 
-from penstock.errors import ConfigError, UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
+from penstock.errors import (
+    ConfigError,
+    UpstreamBroken,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+    UpstreamUntrusted,
+)
 from penstock.net.client_tls import client_context
 
 BIG = b"b" * 5_000_000
@@ -88,7 +94,7 @@ def test_a_certificate_of_another_host_is_refused(run, authority, context):
         async with RawServer(keep_answering, context=authority.server_context("other.example")) as server:
             pool = pool_to(server.port, host="localhost", ssl=context)
             with pytest.raises(
-                UpstreamUnreachable, match=r"certificate of localhost:\d+ is not trusted: Hostname mismatch"
+                UpstreamUntrusted, match=r"certificate of localhost:\d+ is not trusted: Hostname mismatch"
             ):
                 await pool.acquire()
             assert pool.statistics().open == 0
@@ -103,7 +109,7 @@ def test_a_certificate_of_an_unknown_authority_is_refused(run, authority, contex
         async with RawServer(keep_answering, context=stranger.server_context("localhost")) as server:
             for ours in (context, client_context(None, verify=True)):
                 pool = pool_to(server.port, host="localhost", ssl=ours)
-                with pytest.raises(UpstreamUnreachable, match=r"localhost:\d+ is not trusted: .*issuer"):
+                with pytest.raises(UpstreamUntrusted, match=r"localhost:\d+ is not trusted: .*issuer"):
                     await pool.acquire()
                 assert pool.statistics().open == 0
             pool = pool_to(server.port, host="localhost", ssl=client_context(None, verify=False))

@@ -17,7 +17,7 @@ from collections import OrderedDict
 import msgspec
 
 from penstock.config.model import PoolConfig
-from penstock.errors import Overloaded, UpstreamTimeout, UpstreamUnreachable
+from penstock.errors import Overloaded, UpstreamTimeout, UpstreamUnreachable, UpstreamUntrusted
 from penstock.net.clock import Clock
 from penstock.net.connection import Connection
 from penstock.net.dial import dial
@@ -92,6 +92,7 @@ class Pool:
         :param fresh: never one that was used before (after a :class:`StaleConnection`)
         :raises Overloaded: ``max_waiting`` calls wait already
         :raises UpstreamUnreachable: refused, no such host, TLS failed
+        :raises UpstreamUntrusted: its certificate
         :raises UpstreamTimeout: no connection within ``connect_timeout``
         """
         if not fresh:
@@ -272,7 +273,7 @@ class Pool:
                 f"no connection to {address} within {self._connect_timeout:g} s", clock="connect"
             )
         if isinstance(error, tls.SSLCertVerificationError):
-            return UpstreamUnreachable(
+            return UpstreamUntrusted(
                 f"the TLS certificate of {address} is not trusted: {error.verify_message}"
             )
         if isinstance(error, tls.SSLError):

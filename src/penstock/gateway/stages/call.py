@@ -24,6 +24,7 @@ from penstock.errors import (
     UpstreamError,
     UpstreamFailed,
     UpstreamTimeout,
+    UpstreamUntrusted,
 )
 from penstock.flow import retry
 from penstock.gateway.stages.queue import take_turn
@@ -210,7 +211,9 @@ def _wait(error: UpstreamError, attempt: int, config: RetryConfig) -> float | No
     """Seconds until the same candidate may be tried again; None: not worth it."""
     if isinstance(error, UpstreamTimeout) and error.clock != "connect":
         return None  # it had its time; another candidate may be quicker
-    if isinstance(error, UpstreamFailed) and error.code in _OUR_ACCOUNT:
+    if isinstance(error, UpstreamUntrusted) or (
+        isinstance(error, UpstreamFailed) and error.code in _OUR_ACCOUNT
+    ):
         return None
     wait = retry.delay(config, attempt)
     if error.retry_after is not None:
