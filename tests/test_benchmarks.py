@@ -72,7 +72,8 @@ from benchmarks.gateway import upstream
 class Mortal(upstream.Upstream):
     def answer(self, connection, body):
         if self.calls == 5:
-            sys.exit("tired")
+            os.write(2, b"tired")
+            os._exit(1)  # without the last words of a loop that is torn down, which would come after these
         super().answer(connection, body)
 
 upstream.Upstream = Mortal
