@@ -183,6 +183,20 @@ class TestDeath:
             wait_until(lambda: running.workers not in ([], [worker]))
             assert running.get("/hello")[0] == 200
 
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_a_worker_that_hangs_is_killed_and_replaced(self, tmp_path, workers):
+        config = write_config(tmp_path / "c.yaml", workers=workers, worker_timeout=1.0)
+        with Running.standin(config) as running:
+            others = running.workers
+            victim = others.pop()
+            os.kill(victim, signal.SIGSTOP)
+            running.wait_log(f"(pid {victim}) has given no sign of life for 1 s and is killed")
+            wait_gone(victim)
+            wait_until(lambda: running.ask_control("/readyz")[0] == 200 and victim not in running.workers)
+            assert running.get("/hello")[0] == 200
+            assert set(others) < set(running.workers)
+            assert running.metric("penstock_worker_restarts_total") == 1
+
     def test_nothing_is_left_when_the_supervisor_is_killed(self, tmp_path):
         with Running.standin(write_config(tmp_path / "c.yaml", workers=2)) as running:
             workers = running.workers

@@ -49,6 +49,10 @@ class Ask(_Message, frozen=True):
     id: int
 
 
+class Ping(_Message, frozen=True):
+    """Answered by :class:`Pong`, as soon as the worker's event loop has its turn."""
+
+
 class Drain(_Message, frozen=True):
     """Close the port, finish what is in flight within ``seconds``, exit.  Sent again, the later counts."""
 
@@ -99,6 +103,10 @@ class Told(_Message, frozen=True):
     state: msgspec.Raw
 
 
+class Pong(_Message, frozen=True):
+    """The worker's event loop runs."""
+
+
 class Draining(_Message, frozen=True):
     """The worker begins to end: told to by a :class:`Drain`, or by a signal of its own."""
 
@@ -109,8 +117,8 @@ class Drained(_Message, frozen=True):
     cut: int
 
 
-ToWorker: TypeAlias = Configure | Reload | Ask | Drain | Adopt | Release
-ToSupervisor: TypeAlias = Ready | Failed | Reloaded | Told | Draining | Drained
+ToWorker: TypeAlias = Configure | Reload | Ask | Ping | Drain | Adopt | Release
+ToSupervisor: TypeAlias = Ready | Failed | Reloaded | Told | Pong | Draining | Drained
 
 _to_worker: msgspec.json.Decoder[ToWorker] = msgspec.json.Decoder(cast("type[ToWorker]", ToWorker))
 _to_supervisor: msgspec.json.Decoder[ToSupervisor] = msgspec.json.Decoder(

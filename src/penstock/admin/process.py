@@ -22,6 +22,7 @@ from penstock.admin.channel import (
     Drained,
     Draining,
     Failed,
+    Ping,
     Ready,
     Release,
     Reload,
@@ -46,6 +47,8 @@ class WorkerProcess:
         self.cut = 0  # calls that were hung up when it drained
         self.started = time.monotonic()
         self.version = 0  # of the configuration that it has
+        self._pinged = False  # and has said nothing since
+        self._silent = 0.0
         self._on_change = on_change
         self._process: asyncio.subprocess.Process | None = None
         self._channel: Channel = channel_to_worker(self._on_message, self._on_lost)
@@ -144,6 +147,21 @@ class WorkerProcess:
             self.version = version
         return mistakes
 
+    def silence(self, passed: float) -> float:
+        """Ask for a sign of life; called again and again.
+
+        :param passed: seconds since the last call, during which the supervisor was itself able to listen
+        :returns: for how long a sign has been owed; a worker that is starting owes none
+        """
+        if self.state not in ("ready", "draining"):
+            return 0.0
+        if self._pinged:
+            self._silent += passed
+        else:
+            self._pinged, self._silent = True, 0.0
+            self._channel.send(Ping())
+        return self._silent
+
     def drain(self, seconds: float) -> None:
         self._channel.send(Drain(seconds))
 
@@ -158,6 +176,7 @@ class WorkerProcess:
             os.kill(self._process.pid, signal.SIGKILL)
 
     def _on_message(self, message: ToSupervisor) -> None:
+        self._pinged = False
         match message:
             case Ready():
                 if self.state == "starting":

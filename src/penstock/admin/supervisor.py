@@ -7,6 +7,7 @@ supervisor holds the control API (and with it FastAPI) and no caller's byte; the
   Workers start while the control API is still being imported.
 * **Death of a worker.** Its socket lives on in this process with its accept queue; who connects meanwhile
   waits and is answered by the replacement.  Deaths in a row are answered ever more slowly.
+* **A worker that hangs.** One whose event loop gives no sign of life for ``worker_timeout`` is killed.
 * **Reload.** SIGHUP, or a file that changed: read, check, and only then handed out; one worker that
   cannot take it, and all go back to what they had.  Connections never notice.
 * **End.** SIGTERM or SIGINT: ports close first, what is in flight ends, at the latest after
@@ -35,6 +36,7 @@ from penstock.admin.channel import pack_config
 from penstock.admin.doors import ServerName, check_server, listens_itself
 from penstock.admin.process import WorkerProcess
 from penstock.admin.watch import FileWatch
+from penstock.admin.watchdog import Watchdog
 from penstock.config.model import Config
 from penstock.errors import ConfigError
 from penstock.lab.embedded import EmbeddedSimulator, wants_simulator
@@ -155,6 +157,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         keepers: list[asyncio.Task[None]] = []
         control: asyncio.Task[None] | None = None
+        watching: asyncio.Task[None] | None = None
         try:
             self._bind()
             loop.add_signal_handler(signal.SIGTERM, self.stop)
@@ -165,6 +168,7 @@ class Supervisor:
             control = asyncio.create_task(self._start_control())
             self.config = await self._resolve(self.config)
             keepers = [asyncio.create_task(self._keep(slot)) for slot in self.slots]
+            watching = asyncio.create_task(self._watch_workers())
             await control
             await self._wait_started()
             if not self._stop.is_set():
@@ -178,6 +182,8 @@ class Supervisor:
         finally:
             self.stop()
             await self._end(keepers)
+            if watching is not None:
+                await watching
             await self._simulator.close()
             await self._end_control(control)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -301,6 +307,20 @@ class Supervisor:
             if slot.state != "ready" and slot.adopter is None and ready:
                 slot.adopter = ready[slot.index % len(ready)]
                 slot.adopter.adopt(slot.index)
+
+    async def _watch_workers(self) -> None:
+        """Kill the workers that hang; somebody else starts others in their places."""
+        watchdog = Watchdog()
+        while not self.stopping:
+            limit = self.config.worker_timeout
+            await self._pause(watchdog.interval(limit))
+            processes = [slot.process for slot in self.slots if slot.process is not None]
+            for process in watchdog.hanging(processes, limit) if not self.stopping else ():
+                log.error(
+                    "worker %d (pid %d) has given no sign of life for %g s and is killed",
+                    *(process.index, process.pid, limit),
+                )
+                process.kill()
 
     async def _pause(self, seconds: float) -> None:
         """Wait, but not past the order to stop."""

@@ -32,6 +32,8 @@ from penstock.admin.channel import (
     Drained,
     Draining,
     Failed,
+    Ping,
+    Pong,
     Ready,
     Release,
     Reload,
@@ -178,6 +180,8 @@ class Worker:
         match message:
             case Ask(id=number):
                 self._channel.send(Told(number, msgspec.Raw(msgspec.json.encode(self.state(), enc_hook=str))))
+            case Ping():
+                self._channel.send(Pong())
             case Reload() if self._door is None and not self._stop.is_set():
                 self._postponed = message  # still starting
             case Reload():

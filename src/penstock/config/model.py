@@ -178,6 +178,8 @@ class Config(_Section, frozen=True):
     control: str = "127.0.0.1:8081"  # where the control API listens, host:port
     control_key: Secret | None = None  # what the control API asks for; none: nothing
     workers: Positive = 1  # worker processes
+    # a worker whose event loop gives no sign of life for so long is killed and started again; 0: never
+    worker_timeout: Seconds = 30.0
     tls: TLSConfig | None = None  # none: plain HTTP
     listener: ListenerConfig = ListenerConfig()  # limits of the listener
     # how long requests in flight may take to finish when the process is told to end
