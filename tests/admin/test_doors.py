@@ -79,8 +79,10 @@ def test_tls_is_served(tmp_path, server):
         assert served_name(running.port) == "here"
 
 
-@pytest.mark.parametrize("server", ["own", "uvicorn"])
+@pytest.mark.parametrize("server", [server for server in SERVERS if server != "granian"])
 def test_a_renewed_certificate_is_used_without_a_restart(tmp_path, server):
+    if server != "own":
+        pytest.importorskip(server)
     tls = issue_certificate(tmp_path, "old")
     with Running.standin(write_config(tmp_path / "c.yaml", tls=tls), server) as running:
         assert served_name(running.port) == "old"
@@ -90,6 +92,22 @@ def test_a_renewed_certificate_is_used_without_a_restart(tmp_path, server):
         issue_certificate(tmp_path, "new")
         running.wait_log("is in use")
         assert served_name(running.port) == "new"
+
+
+def test_behind_granian_a_renewed_certificate_waits_for_a_restart_and_nothing_else_does(tmp_path):
+    pytest.importorskip("granian")
+    tls = issue_certificate(tmp_path, "old")
+    config = write_config(tmp_path / "c.yaml", tls=tls)
+    with Running.standin(config, "granian") as running:
+        write_config(config, tls=tls, drain_timeout=7)
+        assert running.ask_control("/v1/reload", "POST")[0] == 200
+        assert "needs a restart" not in running.log
+        issue_certificate(tmp_path, "new")
+        write_config(config, tls=tls, drain_timeout=8)
+        assert running.ask_control("/v1/reload", "POST")[0] == 200
+        running.wait_log("tls has changed, which needs a restart behind granian")
+        assert served_name(running.port) == "old"
+        assert running.ask_control("/v1/config")[1]["config"]["drain_timeout"] == 8
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):

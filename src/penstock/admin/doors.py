@@ -6,11 +6,14 @@ All of them serve the same gateway on the socket that the supervisor bound.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import importlib.util
+import logging
 import socket
 import ssl
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
 import msgspec
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from penstock.net.clock import Clock
     from penstock.net.exchange import Application
     from penstock.net.listener import Listener
+
+log = logging.getLogger("penstock.worker")
 
 ServerName: TypeAlias = Literal["own", "uvicorn", "granian", "hypercorn"]
 SERVERS: tuple[ServerName, ...] = get_args(ServerName)
@@ -92,6 +97,12 @@ def renew(context: ssl.SSLContext, tls: TLSConfig) -> None:
     server_context(tls)  # a bad pair must not get into the living context
     password = tls.key_password.reveal() if tls.key_password else ""
     context.load_cert_chain(tls.certificate, tls.key, password=lambda: password)
+
+
+def _fingerprint(tls: TLSConfig) -> bytes:
+    """Tells one content of the files from another."""
+    files = (Path(tls.certificate).read_bytes(), Path(tls.key).read_bytes())
+    return hashlib.blake2b(b"".join(len(data).to_bytes(8, "big") + data for data in files)).digest()
 
 
 class OwnDoor:
@@ -253,7 +264,16 @@ class UvicornDoor(_Alone):
 
 class HypercornDoor(_Alone):
     def __init__(self, app: Any, config: Config, sock: socket.socket) -> None:
-        from hypercorn.config import Config as Settings  # noqa: PLC0415
+        from hypercorn.config import Config as Defaults  # noqa: PLC0415
+
+        class Settings(Defaults):
+            """hypercorn's, that keep its TLS context within reach."""
+
+            context: ssl.SSLContext | None = None
+
+            def create_ssl_context(self) -> ssl.SSLContext | None:
+                self.context = super().create_ssl_context()
+                return self.context
 
         tls = _tls_arguments(config)
         settings = Settings()
@@ -298,8 +318,9 @@ class HypercornDoor(_Alone):
         await self._task
         return 0
 
-    def renew_certificate(self, tls: TLSConfig) -> None:  # noqa: ARG002
-        raise ConfigError("tls: hypercorn keeps its certificate until a restart")
+    def renew_certificate(self, tls: TLSConfig) -> None:
+        if self._settings.context is not None:
+            renew(self._settings.context, tls)
 
     def statistics(self) -> dict[str, Any]:
         return {}
@@ -309,8 +330,6 @@ class GranianDoor(_Alone):
     """granian accepts in Rust, on a socket of its own beside the one that reserves the port."""
 
     def __init__(self, app: Any, config: Config, sock: socket.socket) -> None:
-        from pathlib import Path  # noqa: PLC0415
-
         from granian.constants import Interfaces  # noqa: PLC0415
         from granian.http import HTTP1Settings  # noqa: PLC0415
         from granian.server.embed import Server  # noqa: PLC0415
@@ -330,6 +349,7 @@ class GranianDoor(_Alone):
             ssl_key_password=tls.key_password.reveal() if tls and tls.key_password else None,
         )
         self._sock = sock
+        self._certificate = _fingerprint(tls) if tls else None
         self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -346,8 +366,12 @@ class GranianDoor(_Alone):
             return 1
         return 0
 
-    def renew_certificate(self, tls: TLSConfig) -> None:  # noqa: ARG002
-        raise ConfigError("tls: granian keeps its certificate until a restart")
+    def renew_certificate(self, tls: TLSConfig) -> None:
+        """It cannot; but nothing else of a new configuration depends on that."""
+        found = _fingerprint(tls)
+        if found != self._certificate:
+            self._certificate = found
+            log.warning("tls has changed, which needs a restart behind granian; the old certificate stays")
 
     def statistics(self) -> dict[str, Any]:
         return {}
