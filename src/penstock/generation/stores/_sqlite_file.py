@@ -26,7 +26,7 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -87,8 +87,8 @@ class Batch(msgspec.Struct, array_like=True, frozen=True):
     """
 
     numbers: list[int]
-    firsts: list[int]
-    events: list[msgspec.Raw]  # each a list of events
+    firsts: list[int]  # the index of its first event
+    events: list[msgspec.Raw]  # a list of them
     ended: list[int]
 
 
@@ -161,7 +161,7 @@ class SQLiteFile:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing; of all connections one at a time is in here."""
-        self._patiently("BEGIN IMMEDIATE")
+        self.patiently("BEGIN IMMEDIATE")
         try:
             yield
             self.db.execute("COMMIT")
@@ -170,13 +170,13 @@ class SQLiteFile:
                 self.db.execute("ROLLBACK")
             raise
 
-    def _patiently(self, statement: str) -> None:
+    def patiently(self, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
+        """Execute something that may have to wait for another process's transaction."""
         # SQLite's own waiting sleeps up to 0.1 s at a time; another worker's transaction takes 0.1 ms.
         deadline = 0.0
         while True:
             try:
-                self.db.execute(statement)
-                return
+                return self.db.execute(statement, values)
             except sqlite3.OperationalError as error:
                 now = time.monotonic()
                 deadline = deadline or now + self._busy_timeout
@@ -189,7 +189,7 @@ class SQLiteFile:
         """All that is read in here is of one moment."""
         self.db.execute("BEGIN")
         try:
-            self._patiently("SELECT version FROM fence")
+            self.patiently("SELECT version FROM fence")
             yield
         finally:
             with contextlib.suppress(sqlite3.Error):

@@ -9,6 +9,7 @@ import msgspec
 from penstock.generation.log import State
 from penstock.generation.store import (
     Claim,
+    End,
     Reason,
     Record,
     Refusal,
@@ -18,17 +19,19 @@ from penstock.generation.store import (
 )
 from penstock.generation.stores._sqlite_file import (
     PIECE_SHIFT,
-    Batch,
     SQLiteFile,
 )
 from penstock.generation.stores._sqlite_reader import Row, find, load_record, waiting_events
 from penstock.messages import Event
 
-_PIECE_EVENTS = 64  # a piece is written when so many events wait for one,
+_PIECE_EVENTS = 128  # a piece is written when so many events wait for one,
 _PIECE_BYTES = 65_536  # or so many bytes,
 _PIECE_BATCHES = 1_024  # or for so many batches, since old batches must go
-_TRIM_EVERY = 256  # batches between two looks whether old ones can go
+_DUE = 32  # pieces written together
+_LOOK_EVERY = 128  # batches between two looks whether anything is due, or can go
 _KEPT_BATCHES = 1_024  # for those who follow by reading them, a few seconds; then they read pieces
+
+_PUT_PIECE = "INSERT INTO pieces VALUES (?, ?)"
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -47,6 +50,14 @@ class _Open:
         self.waiting: list[Event] = []  # in batches only
         self.waiting_size = 0
         self.first_batch = first_batch  # where the first of these is; without any, the next batch
+
+    def is_due(self) -> bool:
+        """Whether enough waits for a piece."""
+        return len(self.waiting) >= _PIECE_EVENTS or self.waiting_size >= _PIECE_BYTES
+
+    def piece(self) -> tuple[int, bytes]:
+        """The row with all that waits."""
+        return self.number << PIECE_SHIFT | self.events - len(self.waiting), _encode(self.waiting)
 
     def add(self, events: Sequence[Event]) -> None:
         added = size_of(events)
@@ -71,7 +82,9 @@ class SQLiteWriter:
         self._db = file.db
         self._fence = 0
         self._open: dict[str, _Open] = {}  # in the order of `first_batch`
+        self._due: dict[str, None] = {}  # of these, the ones with enough for a piece
         self._batches = 0
+        self._looked_at = 0
 
     def __repr__(self) -> str:
         return f"<SQLiteWriter {self.file.path}, {len(self._open)} open>"
@@ -80,32 +93,97 @@ class SQLiteWriter:
 
     def write(self, writes: Sequence[Write]) -> dict[str, Refusal]:
         try:
-            with self.file.transaction():
-                return self._write(writes)
+            if not self._write_events(writes):
+                with self.file.transaction():
+                    refused = self._write_anything(writes)
+            else:
+                refused = {}
+            if len(self._due) >= _DUE or self._batches - self._looked_at >= _LOOK_EVERY:
+                self._looked_at = self._batches
+                self._look_after()
+            return refused
         except BaseException:
             self._open.clear()  # what we know may not be true any more
+            self._due.clear()
             raise
 
-    def _write(self, writes: Sequence[Write]) -> dict[str, Refusal]:
+    def _write_events(self, writes: Sequence[Write]) -> bool:
+        """The common case, events for generations that we know, in a single statement.
+
+        Each statement lets go of the interpreter's lock and has to get it back from the event loop, which
+        costs more than the statement.
+
+        :returns: False: it is another case, and nothing was written
+        """
+        fence = self._fence
+        numbers, firsts, events, grown = [], [], [], []
+        for write in writes:
+            known = self._open.get(write.id)
+            if (
+                known is None
+                or known.fence != fence
+                or write.begin is not None
+                or write.end is not None
+                or write.epoch != known.epoch
+                or write.first != known.events
+            ):
+                return False
+            numbers.append(known.number)
+            firsts.append(write.first)
+            events.append(write.events)
+            grown.append(known)
+        if not numbers:
+            return True
+        inserted = self.file.patiently(
+            "INSERT INTO batches SELECT (SELECT ifnull(max(seq), 0) + 1 FROM batches), ? FROM fence"
+            " WHERE version = ?",
+            (_encode((numbers, firsts, events, ())), fence),
+        )
+        if inserted.rowcount == 0:  # something changed hands
+            return False
+        self._batches += 1
+        for known, added, write in zip(grown, events, writes, strict=True):
+            known.add(added)
+            if known.is_due():
+                self._due[write.id] = None
+        return True
+
+    def _write_anything(self, writes: Sequence[Write]) -> dict[str, Refusal]:
         seq = self._look() + 1
         refused: dict[str, Refusal] = {}
-        batch = Batch([], [], [], [])
+        numbers: list[int] = []
+        firsts: list[int] = []
+        events: list[list[Event]] = []
+        ended: list[int] = []
         for write in writes:
-            known = self._begin(write, seq) if write.begin is not None else self._known(write.id)
-            if isinstance(known, Refusal):
-                refused[write.id] = known
+            known: _Open | Refusal | None
+            if write.begin is None:
+                known = self._known(write.id)
+            elif write.end is None:
+                known = self._begin(write.begin, write, seq)
+            else:
+                known = self._write_whole(write.begin, write, write.end, seq)
+            if known is None:
                 continue
-            refusal = self._check(write, known)
+            refusal = known if isinstance(known, Refusal) else self._check(write, known)
             if refusal is not None:
                 refused[write.id] = refusal
                 continue
-            self._append(write, known, batch, seq)
-        if batch.numbers or batch.ended:
-            self._db.execute("INSERT INTO batches VALUES (?, ?)", (seq, _encode(batch)))
-            self._cut_old(seq)
+            assert isinstance(known, _Open)
+            if write.end is not None:
+                self._end(known, write, write.end)
+                ended.append(known.number)
+            elif write.events:
+                known.add(write.events)
+                if known.is_due():
+                    self._due[write.id] = None
+                numbers.append(known.number)
+                firsts.append(write.first)
+                events.append(write.events)
+        if numbers or ended:
+            content = _encode((numbers, firsts, events, ended))
+            self._db.execute("INSERT INTO batches VALUES (?, ?)", (seq, content))
             self._batches += 1
-            if self._batches % _TRIM_EVERY == 0:
-                self._trim(seq)
         return refused
 
     def _look(self) -> int:
@@ -115,27 +193,53 @@ class SQLiteWriter:
         ).fetchone()
         return last or 0
 
-    def _begin(self, write: Write, seq: int) -> _Open | Refusal:
-        begin = write.begin
-        assert begin is not None
+    def _begin(self, begin: Record, write: Write, seq: int) -> _Open | Refusal:
         if write.first != 0 or write.epoch != begin.epoch:
             return Refusal(Reason.MISPLACED)
         size = request_size(begin)
-        end = write.end
-        state = State.RUNNING if end is None else end.state  # over already: spares the index an entry
-        cursor = self._db.execute(
-            "INSERT OR IGNORE INTO generations (id, state, owner, epoch, events, size, tail, expires_at)"
-            " VALUES (?, ?, ?, ?, 0, ?, ?, ?)",
-            (begin.id, state.value, begin.owner, begin.epoch, size, seq, begin.expires_at),
-        )
-        if cursor.rowcount == 0:
-            known = self._known(write.id)
-            return known if isinstance(known, Refusal) else Refusal(Reason.EXISTS, known.events)
-        number = cursor.lastrowid
-        assert number is not None
-        self._db.execute("INSERT INTO requests VALUES (?, ?)", (number, _encode(begin)))
+        number = self._insert(begin, State.RUNNING, 0, size, seq, begin.expires_at, None)
+        if number is None:
+            return self._exists(begin.id)
         known = self._open[begin.id] = _Open(number, begin.epoch, 0, size, seq, self._fence)
         return known
+
+    def _write_whole(self, begin: Record, write: Write, end: End, seq: int) -> Refusal | None:
+        """A generation that began and ended between two batches, as plain answers do."""
+        if write.first != 0 or write.epoch != begin.epoch:
+            return Refusal(Reason.MISPLACED)
+        number = self._insert(
+            begin, end.state, len(write.events), request_size(begin) + size_of(write.events), seq,
+            end.expires_at, _encode(end.ending),
+        )  # fmt: skip
+        if number is None:
+            return self._exists(begin.id)
+        if write.events:
+            self._db.execute(_PUT_PIECE, (number << PIECE_SHIFT, _encode(write.events)))
+        return None
+
+    def _insert(
+        self,
+        begin: Record,
+        state: State,
+        events: int,
+        size: int,
+        seq: int,
+        expires_at: float,
+        ending: bytes | None,
+    ) -> int | None:
+        cursor = self._db.execute(
+            "INSERT OR IGNORE INTO generations"
+            " (id, state, owner, epoch, events, size, tail, expires_at, ending) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (begin.id, state.value, begin.owner, begin.epoch, events, size, seq, expires_at, ending),
+        )
+        if cursor.rowcount == 0:
+            return None
+        self._db.execute("INSERT INTO requests VALUES (?, ?)", (cursor.lastrowid, _encode(begin)))
+        return cursor.lastrowid
+
+    def _exists(self, generation_id: str) -> Refusal:
+        known = self._known(generation_id)
+        return known if isinstance(known, Refusal) else Refusal(Reason.EXISTS, known.events)
 
     def _known(self, generation_id: str) -> _Open | Refusal:
         known = self._open.get(generation_id)
@@ -162,69 +266,55 @@ class SQLiteWriter:
             return Refusal(Reason.MISPLACED, known.events)
         return None
 
-    def _append(self, write: Write, known: _Open, batch: Batch, seq: int) -> None:
-        events = write.events
-        if events:
-            known.add(events)
-        if write.end is not None:
-            self._put_piece(known)
-            end = write.end
-            self._db.execute(
-                "UPDATE generations SET state = ?, events = ?, size = ?, expires_at = ?, ending = ?"
-                " WHERE number = ?",
-                (
-                    end.state.value,
-                    known.events,
-                    known.size,
-                    end.expires_at,
-                    _encode(end.ending),
-                    known.number,
-                ),
-            )
-            batch.ended.append(known.number)
-            del self._open[write.id]
-        elif events:
-            batch.numbers.append(known.number)
-            batch.firsts.append(write.first)
-            batch.events.append(msgspec.Raw(_encode(events)))
-            if len(known.waiting) >= _PIECE_EVENTS or known.waiting_size >= _PIECE_BYTES:
-                self._cut(write.id, seq)
+    def _end(self, known: _Open, write: Write, end: End) -> None:
+        known.add(write.events)
+        if known.waiting:
+            self._db.execute(_PUT_PIECE, known.piece())
+        self._db.execute(
+            "UPDATE generations SET state = ?, events = ?, size = ?, expires_at = ?, ending = ? WHERE number = ?",
+            (
+                end.state.value,
+                known.events,
+                known.size,
+                end.expires_at,
+                _encode(end.ending),
+                known.number,
+            ),
+        )
+        del self._open[write.id]
+        self._due.pop(write.id, None)
 
     # ---- from batches to pieces ----
 
-    def _put_piece(self, known: _Open) -> None:
-        if known.waiting:
-            first = known.events - len(known.waiting)
-            self._db.execute(
-                "INSERT INTO pieces VALUES (?, ?)",
-                (known.number << PIECE_SHIFT | first, _encode(known.waiting)),
-            )
+    def _look_after(self) -> None:
+        """Write the pieces that are due, and remove the batches that nobody needs any more."""
+        with self.file.transaction():
+            seq = self._look()
+            for generation_id, known in self._open.items():
+                if known.first_batch > seq - _PIECE_BATCHES:
+                    break
+                self._due[generation_id] = None
+            # What was taken over meanwhile is not ours to cut.
+            ours = [due for due in self._due if not isinstance(self._known(due), Refusal)]
+            self._cut(ours, seq)
+            self._due.clear()
+            (needed,) = self._db.execute(
+                "SELECT min(tail) FROM generations WHERE state = 'running'"
+            ).fetchone()
+            self._db.execute("DELETE FROM batches WHERE seq < ?", (min(needed or seq, seq - _KEPT_BATCHES),))
+
+    def _cut(self, generation_ids: Sequence[str], seq: int) -> None:
+        cut = [self._open.pop(generation_id) for generation_id in generation_ids]
+        self._db.executemany(_PUT_PIECE, [known.piece() for known in cut if known.waiting])
+        for generation_id, known in zip(generation_ids, cut, strict=True):
             known.waiting = []
             known.waiting_size = 0
-
-    def _cut_old(self, seq: int) -> None:
-        """Write the pieces that are due, so that no batch is needed for long."""
-        due = []
-        for generation_id, known in self._open.items():
-            if known.first_batch > seq - _PIECE_BATCHES:
-                break
-            due.append(generation_id)
-        for generation_id in due:
-            self._cut(generation_id, seq)
-
-    def _cut(self, generation_id: str, seq: int) -> None:
-        known = self._open.pop(generation_id)
-        self._put_piece(known)
-        known.first_batch = seq + 1
-        self._open[generation_id] = known
-        self._db.execute(
+            known.first_batch = seq + 1
+            self._open[generation_id] = known
+        self._db.executemany(
             "UPDATE generations SET events = ?, size = ?, tail = ? WHERE number = ?",
-            (known.events, known.size, known.first_batch, known.number),
+            [(known.events, known.size, known.first_batch, known.number) for known in cut],
         )
-
-    def _trim(self, seq: int) -> None:
-        (needed,) = self._db.execute("SELECT min(tail) FROM generations WHERE state = 'running'").fetchone()
-        self._db.execute("DELETE FROM batches WHERE seq < ?", (min(needed or seq, seq - _KEPT_BATCHES),))
 
     # ---- whose is it? ----
 
@@ -256,8 +346,9 @@ class SQLiteWriter:
                 if row is None or row.state != State.RUNNING.value or self._lease(row.owner) > now:
                     return None
                 self._known(generation_id)
-                self._cut(generation_id, seq)
+                self._cut([generation_id], seq)
                 del self._open[generation_id]
+                self._due.pop(generation_id, None)
                 self._db.execute(
                     "UPDATE generations SET owner = ?, epoch = epoch + 1 WHERE number = ?",
                     (owner, row.number),
@@ -268,6 +359,7 @@ class SQLiteWriter:
                 return load_record(self._db, row)
         except BaseException:
             self._open.clear()
+            self._due.clear()
             raise
 
     def release(self, owner: str, generation_ids: Sequence[str]) -> None:
