@@ -309,6 +309,32 @@ def test_the_chunk_about_the_prompt_hides_neither_id_nor_model():
     assert body["prompt_filter_results"] == [{"x": 1}]
 
 
+def test_what_was_told_is_not_taken_back_by_a_later_chunk():
+    told = {**STOP, "id": "c", "created": 5, "model": "m", "usage": {"prompt_tokens": 1}}
+    later = {
+        "id": "",
+        "created": 0,
+        "model": "",
+        "choices": [{"index": 0, "delta": {"role": None}, "finish_reason": None}],
+        "usage": None,
+    }
+    body = json.loads(fold(Endpoint.CHAT, chunks(told, later)))
+    assert (body["id"], body["created"], body["model"], body["usage"]) == ("c", 5, "m", {"prompt_tokens": 1})
+    (choice,) = body["choices"]
+    assert (choice["finish_reason"], choice["message"]["role"]) == ("stop", "assistant")
+
+
+def test_a_call_that_is_not_numbered_goes_on_by_its_id():
+    a, b = ({"id": name, "function": {"name": name, "arguments": "1"}} for name in "ab")
+    more = {"id": "a", "function": {"arguments": "2"}}
+    assert [call["function"]["arguments"] for call in calls(a, b, more)] == ["12", "1"]
+
+
+def test_entries_stand_in_the_order_of_their_indices():
+    found = deltas({"x": [{"index": 1, "text": "b"}]}, {"x": [{"index": 0, "text": "a"}]})
+    assert [entry["text"] for entry in found["x"]] == ["a", "b"]
+
+
 def test_a_refusal_is_kept():
     assert deltas({"refusal": "I "}, {"refusal": "won't"})["refusal"] == "I won't"
 
@@ -341,6 +367,17 @@ def test_input_that_the_limit_cut_is_empty_and_other_broken_input_an_error():
     assert message(*cut, end=ending("max_tokens"))["content"][0]["input"] == {}
     with pytest.raises(UpstreamBroken):
         message(*cut)
+
+
+def test_input_that_is_no_object_is_an_error():
+    piece = {"type": "input_json_delta", "partial_json": "[1]"}
+    with pytest.raises(UpstreamBroken, match="no JSON object"):
+        message(*block({"type": "tool_use", "id": "t", "name": "f", "input": {}}, piece))
+
+
+def test_a_later_message_delta_takes_nothing_back():
+    found = message(ending(), end=ending(None, context_management=None))
+    assert (found["stop_reason"], found["context_management"]) == ("end_turn", None)
 
 
 def test_all_kinds_of_blocks_are_kept():

@@ -136,6 +136,34 @@ def test_the_events_of_a_message_come_in_anthropics_order():
     ]
 
 
+def test_members_that_servers_have_added_are_told_once():
+    body = {**json.loads(simulated(Endpoint.CHAT)[0]), "x_added": 1}
+    found = payloads(unfold(Endpoint.CHAT, encoded(body), include_usage=True))
+    assert [chunk.get("x_added") for chunk in found] == [1, *[None] * (len(found) - 1)]
+
+
+def test_a_message_begins_with_nothing_said_and_nothing_made():
+    body = {**json.loads(simulated(Endpoint.MESSAGES)[0]), "container": {"id": "c"}}
+    first, *_, last, _ = payloads(unfold(Endpoint.MESSAGES, encoded(body), include_usage=False))
+    begun = first["message"]
+    assert (begun["content"], begun["stop_reason"], begun["container"]) == ([], None, None)
+    assert begun["usage"]["output_tokens"] == 0
+    assert last["delta"]["container"] == {"id": "c"}
+    assert last["usage"]["output_tokens"] == body["usage"]["output_tokens"]
+
+
+@pytest.mark.parametrize("script", ["", "thinking", "tool,parallel=2"])
+def test_an_item_is_announced_empty_and_in_progress(script):
+    body, streamed = simulated(Endpoint.RESPONSES, script, tools=script.startswith("tool"))
+    for kind in ("response.output_item.added", "response.content_part.added"):
+        ours, theirs = (
+            [event for event in payloads(frames) if event["type"] == kind]
+            for frames in (unfold(Endpoint.RESPONSES, body, include_usage=False), streamed)
+        )
+        for one, other in zip(ours, theirs, strict=True):
+            assert {**one, "sequence_number": 0} == {**other, "sequence_number": 0}
+
+
 @pytest.mark.parametrize("script", ["", "thinking", "tool,parallel=2"])
 def test_a_response_has_the_events_of_the_providers_stream_in_its_order(script):
     body, streamed = simulated(Endpoint.RESPONSES, script, tools=script.startswith("tool"))
