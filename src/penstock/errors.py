@@ -21,7 +21,9 @@
     ├── PressureError                    too much at once; come back later
     │   ├── RateLimited           429      refused before queueing: a limit or budget
     │   ├── Overloaded            503      refused before queueing: no room in the queue
-    │   └── Draining              503      this process is going away
+    │   ├── Draining              503      this process is going away
+    │   ├── StorageUnavailable    503      files and batches cannot be reached now
+    │   └── StorageFull           507      the disk has no room for them
     ├── UpstreamError                    they: the provider failed
     │   ├── UpstreamUnreachable   502      refused, reset, TLS, DNS
     │   │   └── UpstreamUntrusted 502      its certificate is not one that we trust
@@ -226,6 +228,15 @@ class Overloaded(PressureError):
 
 class Draining(PressureError):
     code = "draining"
+
+
+class StorageUnavailable(PressureError):
+    code = "storage_unavailable"
+
+
+class StorageFull(PressureError):
+    status = 507
+    code = "storage_full"
 
 
 class UpstreamError(_FromUpstream):

@@ -17,6 +17,7 @@ from penstock.config.keys import HASH
 from penstock.config.patterns import resolve
 from penstock.config.providers import DEFAULT_BASE_URLS
 from penstock.config.secret import Secret
+from penstock.config.webhook_secret import key_of
 
 Plain = dict[str, Any]
 
@@ -42,9 +43,10 @@ def check(plain: Plain, reader: Reader) -> None:
     if prices := plain.get("prices"):
         _check_readable(prices, ("prices",), reader)
     if ledger := plain.get("ledger", {}).get("path"):
-        parent = File(ledger).parent
-        if not parent.is_dir():
-            reader.mistake(("ledger", "path"), f"there is no directory {parent}")
+        _check_parent(ledger, ("ledger", "path"), reader)
+    if directory := plain.get("files", {}).get("directory"):
+        _check_parent(directory, ("files", "directory"), reader)
+    _check_webhooks(plain.get("webhooks", {}), plain.get("files", {}), reader)
 
 
 def fill_in(plain: Plain) -> None:
@@ -100,6 +102,42 @@ def _check_readable(path: str, key: Path, reader: Reader) -> bool:
     except ValueError:
         reader.mistake(key, "is no path")
     return False
+
+
+def _check_parent(path: str, key: Path, reader: Reader) -> None:
+    """What is made here by Penstock itself must have a place."""
+    parent = File(path).parent
+    if not parent.is_dir():
+        reader.mistake(key, f"there is no directory {parent}")
+
+
+def _check_webhooks(webhooks: Plain, files: Plain, reader: Reader) -> None:
+    path = webhooks.get("path")
+    endpoints = webhooks.get("endpoints", [])
+    if path:
+        _check_parent(path, ("webhooks", "path"), reader)
+    elif endpoints and not files.get("directory"):
+        reader.mistake(("webhooks", "path"), "is missing, and there is no files.directory instead")
+    seen: set[tuple[str, str]] = set()
+    for i, endpoint in enumerate(endpoints):
+        if not endpoint:
+            continue
+        at: Path = ("webhooks", "endpoints", i)
+        if url := endpoint.get("url"):
+            try:
+                check_base_url(url)
+            except ValueError as error:
+                reader.mistake((*at, "url"), str(error))
+            whose = (url, endpoint.get("tenant", "default"))
+            if whose in seen:
+                reader.mistake((*at, "url"), "stands there twice for one tenant; put the events together")
+            seen.add(whose)
+        secret = endpoint.get("secret")
+        if isinstance(secret, Secret):
+            try:
+                key_of(secret.reveal())
+            except ValueError as error:
+                reader.mistake((*at, "secret"), str(error))
 
 
 def _check_upstream(upstream: Plain, at: Path, reader: Reader) -> None:

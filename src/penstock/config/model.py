@@ -127,6 +127,45 @@ class GenerationsConfig(_Section, frozen=True):
     kept_bytes: Bytes = 33_554_432  # what ended answers may hold in memory; the oldest make room
 
 
+class FilesConfig(_Section, frozen=True):
+    """What callers may keep here (`/v1/files`)."""
+
+    # where files and batches are kept, shared by all workers, on a local disk; empty: there are none
+    directory: str = ""
+    max_file_bytes: Bytes = 536_870_912  # a larger one gets 413
+    tenant_bytes: Bytes = 10_737_418_240  # all files of one tenant; past it a new one gets 403
+    kept_for: Seconds = 2_592_000.0  # a file goes after so long, unless its sender says otherwise; 0: never
+
+
+class BatchesConfig(_Section, frozen=True):
+    """How batches are run (`/v1/batches`); they need `files.directory`."""
+
+    max_lines: Positive = 50_000  # requests of one batch
+    max_input_bytes: Bytes = 209_715_200  # of its input file
+    max_open: Positive = 100  # batches of one tenant that have not ended; past it a new one gets 429
+    concurrency: Positive = 8  # requests of one batch under way at once
+    worker_concurrency: Positive = 32  # the same of all batches, per worker
+    # how long a request that is turned away for pressure (429, 503) is tried again before that is its result
+    retry_for: Seconds = 3_600.0
+
+
+class WebhookConfig(_Section, frozen=True):
+    """Somebody who is told when something has ended."""
+
+    url: str  # gets a POST for each event
+    secret: Secret  # "whsec_" and a key in base64, as Standard Webhooks has it: signs what is sent
+    tenant: str = "default"  # whose events these are
+    events: list[str] = []  # such as batch.completed, or batch.*; empty: all
+
+
+class WebhooksConfig(_Section, frozen=True):
+    """Events are sent until they are taken, for about a day and a half."""
+
+    path: str = ""  # a SQLite file for what is still to be sent; empty: webhooks.sqlite in `files.directory`
+    timeout: Seconds = 15.0  # of one attempt
+    endpoints: list[WebhookConfig] = []  # who is told
+
+
 class KeyConfig(_Section, frozen=True):
     """A caller's key, as ``penstock key`` prints it: never the key itself."""
 
@@ -195,6 +234,9 @@ class Config(_Section, frozen=True):
     max_answer_bytes: Bytes = 67_108_864  # an upstream's answer that grows larger is cut off and fails
     generations_bytes: Bytes = 536_870_912  # all calls in flight of one worker; past it new ones get 503
     generations: GenerationsConfig = GenerationsConfig()  # how long answers stay readable
+    files: FilesConfig = FilesConfig()  # what callers may keep here
+    batches: BatchesConfig = BatchesConfig()  # how batches are run
+    webhooks: WebhooksConfig = WebhooksConfig()  # who is told when something has ended
     ledger: LedgerConfig = LedgerConfig()  # where attempts are recorded
     prices: str = ""  # a price table of your own, laid over the package's
     log: LogConfig = LogConfig()  # what is logged, and how

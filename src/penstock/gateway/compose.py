@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from penstock.batches.batch import Batch
+from penstock.batches.runner import Runner
+from penstock.batches.store import BatchStore
 from penstock.config.model import Config, LimitsConfig, UpstreamConfig
 from penstock.errors import Draining, PenstockError, UnknownModel
 from penstock.flow.limits import Limiter
 from penstock.flow.retry import RetryBudget
 from penstock.gateway import routes
+from penstock.gateway.batches import BatchRoom
+from penstock.gateway.files import FileRoom
+from penstock.gateway.kept import Kept, Work
 from penstock.gateway.pipeline import Pipeline, Snapshot
 from penstock.gateway.spending import Spending
 from penstock.gateway.stages.authenticate import Keyring
-from penstock.gateway.stages.read import refuse
+from penstock.gateway.stages.read import CLIENT_GONE, refuse
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
 from penstock.generation.registry import Registry
@@ -25,11 +33,14 @@ from penstock.ledger.measures import measure
 from penstock.ledger.prices import PriceTable
 from penstock.ledger.sqlite import SQLiteStore
 from penstock.logs import RequestLog
-from penstock.messages import Call, Endpoint, Tenant, Usage
+from penstock.messages import Call, Dialect, Endpoint, Tenant, Usage
 from penstock.metrics import Registry as Metrics
 from penstock.net.clock import Clock
 from penstock.net.exchange import Exchange
+from penstock.upload.files import FileStore
 from penstock.upstream.http import HTTPUpstream, has_no_key
+from penstock.webhooks.outbox import Outbox
+from penstock.webhooks.sender import Sender
 
 log = logging.getLogger("penstock.gateway")
 
@@ -73,6 +84,17 @@ class Gateway:
         self.pipeline.admission.limiter = self._limiter(config)
         self._spending = Spending(self._store, clock)
         clock.add(self._spending)
+        self.webhooks = self._sender(config)
+        self._files = self._file_store(config)
+        self._batches = self._runner(config, self._files) if self._files is not None else None
+        self._kept = Kept({})
+        if self._files is not None and self._batches is not None:
+            self._kept = Kept(
+                {
+                    "/v1/files": FileRoom(self._files),
+                    "/v1/batches": BatchRoom(self._batches, config.batches),
+                }
+            )
         if self._request_log is not None:
             clock.add(self._request_log)
 
@@ -94,28 +116,61 @@ class Gateway:
             if endpoint is not None:
                 exchange.state = _Accepted(endpoint, tenant)
                 return snapshot.config.listener.max_body_bytes
+            work = self._kept.opening(exchange, tenant)
+            if work is not None:
+                exchange.state = work
+                return work.body
             routes.serve_own(exchange, snapshot.router, tenant)
             self.recorder.counted("other", 200)
         except PenstockError as error:
             status = refuse(exchange, error, routes.dialect_for(exchange))
-            label = routes.label_of(exchange.path)
+            label = self._kept.label_of(exchange.path) or routes.label_of(exchange.path)
             self.recorder.refused(label, tenant, status=status, error=error.code, peer=exchange.peer)
         return 0
 
-    def __call__(self, exchange: Exchange) -> None:
+    def __call__(self, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
         """Answer a request that :meth:`opening` accepted."""
         accepted = exchange.state
-        assert isinstance(accepted, _Accepted), "opening() answered every other request"
-        self.pipeline.answer(exchange, accepted.endpoint, accepted.tenant)
+        if isinstance(accepted, _Accepted):
+            self.pipeline.answer(exchange, accepted.endpoint, accepted.tenant)
+            return None
+        assert isinstance(accepted, Work), "opening() answered every other request"
+        return self._do(accepted, exchange)
+
+    async def _do(self, work: Work, exchange: Exchange) -> None:
+        """Answer a request for what is kept here."""
+        try:
+            await work.do(exchange)
+        except ConnectionError:
+            self.recorder.counted(work.label, CLIENT_GONE)
+        except PenstockError as error:
+            status = error.status
+            if exchange.started:
+                exchange.abort()
+            else:
+                status = refuse(exchange, error, Dialect.OPENAI)
+            self.recorder.refused(
+                work.label, work.tenant, status=status, error=error.code, peer=exchange.peer
+            )
+        else:
+            self.recorder.counted(work.label, CLIENT_GONE if exchange.gone else 200)
 
     # ---- life ----
 
     async def start(self) -> None:
-        """Begin to work behind the scenes; the loop that calls this is the one that serves."""
+        """Begin to work behind the scenes; the loop that calls this is the one that serves.
+
+        :raises penstock.errors.ConfigError: what is kept on disk cannot be
+        """
         self.clock.start(asyncio.get_running_loop())
         if self._store is not None:
             self._store.start()
         await self._spending.follow(self.pipeline.admission.limiter)
+        if self.webhooks is not None:
+            await self.webhooks.start()
+        if self._files is not None and self._batches is not None:
+            await self._files.start()
+            await self._batches.start()
 
     def reload(self, config: Config) -> None:
         """Use another configuration from the next call on; calls in flight keep theirs.
@@ -142,6 +197,8 @@ class Gateway:
 
         :returns: how many answers were cut short
         """
+        if self._batches is not None:
+            self._batches.stop()
         try:
             await asyncio.wait_for(self.pipeline.wait_idle(), seconds)
         except TimeoutError:
@@ -151,8 +208,15 @@ class Gateway:
 
     async def close(self) -> None:
         """Close connections, and write down what is not written yet."""
+        if self._batches is not None:
+            self._batches.stop()
         self.pipeline.cut_all(Draining("this gateway is going away; try again", retry_after=1.0))
         await self.pipeline.wait_idle()
+        if self._files is not None and self._batches is not None:
+            await self._batches.close()
+            await self._files.close()
+        if self.webhooks is not None:
+            await self.webhooks.close()
         if self._retired:  # their calls have ended, so they only close
             await asyncio.wait(self._retired)
         for upstream in self.pipeline.snapshot.upstreams.values():
@@ -249,6 +313,41 @@ class Gateway:
         return max(
             prices.estimate(candidate.upstream.name, candidate.model, usage) for candidate in candidates
         )
+
+    def _sender(self, config: Config) -> Sender | None:
+        webhooks = config.webhooks
+        if not webhooks.endpoints:
+            return None
+        path = webhooks.path or Path(config.files.directory, "webhooks.sqlite")
+        return Sender(webhooks, Outbox(Path(path)), self.clock, self.metrics)
+
+    def _file_store(self, config: Config) -> FileStore | None:
+        files = config.files
+        if not files.directory:
+            return None
+        return FileStore(
+            Path(files.directory),
+            max_file_bytes=files.max_file_bytes,
+            tenant_bytes=files.tenant_bytes,
+            kept_for=files.kept_for,
+        )
+
+    def _runner(self, config: Config, files: FileStore) -> Runner:
+        return Runner(
+            BatchStore(files.directory),
+            files,
+            self.pipeline.answer,
+            config.batches,
+            self.clock,
+            self.metrics,
+            announce=self._announce,
+            longest_line=config.listener.max_body_bytes,
+        )
+
+    async def _announce(self, batch: Batch) -> None:
+        """Tell the tenant's own servers that a batch has ended."""
+        if self.webhooks is not None:
+            await self.webhooks.announce(batch.tenant, f"batch.{batch.status.value}", batch.id)
 
     def _snapshot(self, config: Config, present: dict[str, HTTPUpstream]) -> Snapshot:
         keyring = Keyring(config.keys)

@@ -1,0 +1,183 @@
+"""The results of a batch, as they come: two files of JSON Lines that are also its progress.
+
+Theory of operation
+-------------------
+A line that is on the disk is done; there is no other record of progress that could disagree with it.  So a
+process that takes a batch over reads what is there, cuts off a last line that was not written to its end, and
+goes on with the lines whose ``custom_id`` it has not met.
+
+What has come is written and synced in groups: while one group is on its way to the disk, the next one gathers.
+If the disk refuses (full, gone), the results wait in memory, of which there are no more than calls at once, and
+are tried again: they are paid for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from penstock.batches.batch import Counts
+from penstock.errors import PenstockError
+from penstock.upload.files import write_all
+from penstock.wire.batch import done_id
+
+FIRST_PAUSE = 1.0  # seconds before a refused write is tried again; doubles up to the last
+LAST_PAUSE = 30.0
+_BLOCK = 1 << 20
+
+log = logging.getLogger("penstock.batches")
+
+
+class ResultFile:
+    """One file of results, open for more.  Its methods block; they are for a thread.
+
+    :param path: made if it is missing
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = 0  # up to where it is known to be whole
+        self._file: BinaryIO | None = None
+
+    def __repr__(self) -> str:
+        return f"<ResultFile {self.path.name}, {self.size} bytes>"
+
+    def open(self) -> list[str]:
+        """:returns: the ``custom_id`` of each line that is there"""
+        self._file = file = self.path.open("a+b", buffering=0)
+        file.seek(0)
+        found = []
+        rest = b""
+        while block := file.read(_BLOCK):
+            *lines, rest = (rest + block).split(b"\n")
+            for line in lines:
+                custom_id = done_id(line)
+                if custom_id is None:  # a write that a power cut left half done
+                    break
+                found.append(custom_id)
+                self.size += len(line) + 1
+            else:
+                continue
+            break
+        file.truncate(self.size)
+        return found
+
+    def append(self, lines: bytes) -> None:
+        """All of it, synced, or nothing.
+
+        :raises OSError: nothing was written
+        """
+        file = self._file
+        assert file is not None
+        try:
+            write_all(file, lines)
+            os.fdatasync(file.fileno())
+        except OSError:
+            file.truncate(self.size)
+            raise
+        self.size += len(lines)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class Results:
+    """Both files of one batch.
+
+    :param disk: runs work on the disk in a thread; raises a PenstockError where it refuses
+    :param pause: waits so many seconds; False: the worker is going away, and there is no time to wait
+    """
+
+    def __init__(
+        self,
+        output: ResultFile,
+        errors: ResultFile,
+        disk: Callable[[Callable[[], object]], Awaitable[object]],
+        pause: Callable[[float], Awaitable[bool]],
+    ) -> None:
+        self.output = output
+        self.errors = errors
+        self.completed = 0
+        self.failed = 0
+        self._disk = disk
+        self._pause = pause
+        self._waiting: list[tuple[bool, bytes, asyncio.Future[None]]] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Results {self.completed} completed, {self.failed} failed, {len(self._waiting)} waiting>"
+
+    def counts(self, total: int) -> Counts:
+        return Counts(total, self.completed, self.failed)
+
+    async def open(self) -> set[str]:
+        """:returns: the ``custom_id`` of each line that is done"""
+        done: set[str] = set()
+
+        def read() -> None:
+            for custom_id in self.output.open():
+                done.add(custom_id)
+            self.completed = len(done)
+            done.update(self.errors.open())
+            self.failed = len(done) - self.completed
+
+        await self._disk(read)
+        return done
+
+    async def add(self, line: bytes, *, completed: bool) -> None:
+        """Returns when the line is on the disk, however long that takes.
+
+        :raises PenstockError: the disk does not take it, and the worker is going away
+        """
+        written = asyncio.get_running_loop().create_future()
+        self._waiting.append((completed, line, written))
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write())
+        await written
+
+    async def close(self) -> None:
+        """After the last :meth:`add` has returned."""
+        if self._writer is not None:
+            await self._writer
+        await self._disk(self._close)
+
+    def _close(self) -> None:
+        self.output.close()
+        self.errors.close()
+
+    async def _write(self) -> None:
+        while group := self._waiting:
+            self._waiting = []
+            for completed, file in ((True, self.output), (False, self.errors)):
+                lines = [line for kind, line, _ in group if kind is completed]
+                error = await self._append(file, lines) if lines else None
+                for kind, _, written in group:
+                    if kind is completed and not written.done():
+                        if error is None:
+                            written.set_result(None)
+                        else:
+                            written.set_exception(error)
+                if error is None:
+                    self.completed += len(lines) if completed else 0
+                    self.failed += 0 if completed else len(lines)
+        self._writer = None
+
+    async def _append(self, file: ResultFile, lines: list[bytes]) -> PenstockError | None:
+        """Until they are written; or the error, where there is no time left."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                await self._disk(lambda: file.append(b"".join(lines)))
+            except PenstockError as error:
+                log.warning("%s: results wait in memory: %s", file.path.name, error.message)
+                if not await self._pause(pause):
+                    return error
+                pause = min(LAST_PAUSE, 2 * pause)
+            else:
+                return None

@@ -1,0 +1,186 @@
+"""Where batches are kept: their records in a database, their lines in plain files beside it.
+
+Several workers share both.  Exactly one runs a batch: who holds the lock of its file (``flock``), which the kernel
+takes back when a process ends, in whatever way, and not a moment before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from penstock.batches.batch import ENDED, Batch
+from penstock.database import Database
+from penstock.errors import NotFound
+from penstock.upload.files import ORPHANED
+
+_APPLICATION_ID = 0x50454E42  # "PENB"
+_VERSION = 1
+# ``open``: there is still something to do for it.
+_SCHEMA = (
+    """
+CREATE TABLE batches (
+  id TEXT PRIMARY KEY,
+  tenant TEXT NOT NULL,
+  created REAL NOT NULL,
+  open INTEGER NOT NULL,
+  record BLOB NOT NULL
+)""",
+    "CREATE INDEX batches_of_tenant ON batches (tenant, created, id)",
+    "CREATE INDEX batches_open ON batches (created) WHERE open",
+)
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Batch).decode
+
+
+class BatchStore:
+    """The batches of all tenants.
+
+    :param directory: must exist
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.lines = directory / "batches"
+        self._database = Database(
+            directory / "batches.sqlite", application_id=_APPLICATION_ID, version=_VERSION, schema=_SCHEMA
+        )
+
+    def __repr__(self) -> str:
+        return f"<BatchStore {self._database.path}>"
+
+    async def start(self) -> None:
+        """:raises penstock.errors.ConfigError: the directory cannot be used"""
+        with contextlib.suppress(OSError):  # the database will say what is wrong
+            self.lines.mkdir(mode=0o700, exist_ok=True)
+        await self._database.open()
+
+    async def close(self) -> None:
+        await self._database.close()
+
+    async def add(self, batch: Batch) -> None:
+        await self._database.write(
+            lambda db: db.execute(
+                "INSERT INTO batches VALUES (?, ?, ?, 1, ?)",
+                (batch.id, batch.tenant, batch.created, _encode(batch)),
+            )
+        )
+
+    async def get(self, tenant: str, batch_id: str) -> Batch:
+        """:raises NotFound: this tenant has no such batch"""
+        found = await self._database.read(lambda db: _find(db, batch_id))
+        if found is None or found.tenant != tenant:
+            raise NotFound(f"you have no batch {batch_id[:100]!r}", param="batch_id", code="batch_not_found")
+        return found
+
+    async def change(self, batch_id: str, change: Callable[[Batch], Batch]) -> Batch:
+        """Replace a record by what ``change`` makes of the present one, and return that."""
+
+        def replace(db: sqlite3.Connection) -> Batch:
+            present = _find(db, batch_id)
+            assert present is not None, "records are never removed while their batch is open"
+            batch = change(present)
+            if batch != present:
+                is_open = batch.status not in ENDED or not batch.announced
+                db.execute(
+                    "UPDATE batches SET open = ?, record = ? WHERE id = ?",
+                    (is_open, _encode(batch), batch_id),
+                )
+            return batch
+
+        return await self._database.write(replace)
+
+    async def page(self, tenant: str, *, after: str = "", limit: int = 20) -> tuple[list[Batch], bool]:
+        """A page of a tenant's batches, newest first, and whether there are more."""
+        where, values = "tenant = ?", [tenant]
+        if after:
+            where += " AND (created, id) < (SELECT created, id FROM batches WHERE id = ? AND tenant = ?)"
+            values += [after, tenant]
+        statement = f"SELECT record FROM batches WHERE {where} ORDER BY created DESC, id DESC LIMIT ?"  # noqa: S608 - only names
+        rows = await self._database.read(lambda db: db.execute(statement, (*values, limit + 1)).fetchall())
+        return [_decode(record) for (record,) in rows[:limit]], len(rows) > limit
+
+    async def open_batches(self) -> list[Batch]:
+        """Those for which there is something to do, oldest first."""
+        rows = await self._database.read(
+            lambda db: db.execute("SELECT record FROM batches WHERE open ORDER BY created").fetchall()
+        )
+        return [_decode(record) for (record,) in rows]
+
+    async def open_of(self, tenant: str) -> int:
+        """How many of a tenant's batches have not ended."""
+        statement = "SELECT count(*) FROM batches WHERE open AND tenant = ?"
+        (count,) = await self._database.read(lambda db: db.execute(statement, (tenant,)).fetchone())
+        return int(count)
+
+    async def current(self, batch_id: str) -> Batch:
+        """The record of a batch that is there, whoever's it is."""
+        found = await self._database.read(lambda db: _find(db, batch_id))
+        assert found is not None, "records are never removed while their batch is open"
+        return found
+
+    async def forget(self, before: float) -> None:
+        """Remove the records of batches that have ended and were created before a time, and what no record knows."""
+        statement = "DELETE FROM batches WHERE NOT open AND created < ?"
+        await self._database.write(lambda db: db.execute(statement, (before,)))
+        await self._database.read(self._remove_orphans)
+
+    def _remove_orphans(self, db: sqlite3.Connection) -> None:
+        """Of a process that was killed between linking an input and entering its batch."""
+        long_ago = time.time() - ORPHANED
+        for entry in os.scandir(self.lines):
+            if entry.stat().st_ctime < long_ago:
+                known = db.execute("SELECT 1 FROM batches WHERE open AND id = ?", (Path(entry.name).stem,))
+                if known.fetchone() is None:
+                    Path(entry.path).unlink(missing_ok=True)
+
+    # ---- the files of a batch ----
+
+    def input_of(self, batch: Batch) -> Path:
+        """Its input: another name of the tenant's file, so that deleting that one does no harm."""
+        return self.lines / f"{batch.id}.input"
+
+    def results_of(self, batch: Batch) -> Path:
+        """What its lines were answered with 2xx, as far as it has come."""
+        return self.lines / f"{batch.id}.output"
+
+    def errors_of(self, batch: Batch) -> Path:
+        """What became of its other lines."""
+        return self.lines / f"{batch.id}.errors"
+
+    def lock(self, batch: Batch) -> int | None:
+        """Become the one who runs it: a descriptor, to be closed when that is over; None: somebody else does.
+
+        Whoever gets it reads the record again: the batch may have ended a moment before.
+        """
+        descriptor = os.open(self._lock_of(batch), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        return descriptor
+
+    def remove_files(self, batch: Batch) -> None:
+        for path in (
+            self.results_of(batch),
+            self.errors_of(batch),
+            self.input_of(batch),
+            self._lock_of(batch),
+        ):
+            path.unlink(missing_ok=True)
+
+    def _lock_of(self, batch: Batch) -> Path:
+        return self.lines / f"{batch.id}.lock"
+
+
+def _find(db: sqlite3.Connection, batch_id: str) -> Batch | None:
+    row = db.execute("SELECT record FROM batches WHERE id = ?", (batch_id,)).fetchone()
+    return _decode(row[0]) if row else None

@@ -1,0 +1,189 @@
+"""``/v1/batches``, as OpenAI has it: create, retrieve, list, cancel.  ``penstock.batches`` runs them."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from penstock.batches.batch import ENDED, Batch, Status, new_batch_id, shown
+from penstock.batches.runner import Runner
+from penstock.config.model import BatchesConfig
+from penstock.errors import BadRequest, Conflict, PenstockError, RateLimited
+from penstock.gateway.files import checked_lifetime
+from penstock.gateway.kept import method_of, page_of, respond
+from penstock.messages import JSON, Tenant
+from penstock.net.exchange import Exchange
+from penstock.upload.files import new_file_id
+from penstock.wire.batch import ENDPOINTS
+from penstock.wire.members import Members, body_of
+
+MAX_BODY = 65_536
+MAX_METADATA, MAX_KEY, MAX_VALUE = 16, 64, 512  # pairs, and characters, as OpenAI has it
+_LIST_MOST, _LIST_USUAL = 100, 20
+_WINDOW = re.compile(r"([1-9][0-9]{0,2})([mhd])")
+_UNITS = {"m": 60.0, "h": 3_600.0, "d": 86_400.0}
+LONGEST_WINDOW = 1_209_600.0  # seconds: 14 days
+
+_Work = Callable[[Exchange], Coroutine[Any, Any, None]]
+
+
+class BatchRoom:
+    """A :class:`penstock.gateway.kept.Room`.
+
+    :param now: Unix time
+    """
+
+    label = "batches"
+
+    def __init__(
+        self, runner: Runner, config: BatchesConfig, *, now: Callable[[], float] = time.time
+    ) -> None:
+        self._runner = runner
+        self._config = config
+        self._now = now
+
+    def __repr__(self) -> str:
+        return f"<BatchRoom over {self._runner}>"
+
+    def work(
+        self, exchange: Exchange, steps: Sequence[str], tenant: Tenant
+    ) -> tuple[int | None, _Work] | None:
+        match steps:
+            case []:
+                if method_of(exchange, "GET", "POST") == "POST":
+                    return MAX_BODY, partial(self._create, tenant)
+                return 0, partial(self._list, tenant.name)
+            case [batch_id]:
+                method_of(exchange, "GET")
+                return 0, partial(self._retrieve, tenant.name, batch_id)
+            case [batch_id, "cancel"]:
+                method_of(exchange, "POST")
+                return MAX_BODY, partial(self._cancel, tenant.name, batch_id)
+        return None
+
+    async def _create(self, tenant: Tenant, exchange: Exchange) -> None:
+        store, files = self._runner.store, self._runner.files
+        batch = self._asked(tenant, body_of(exchange.whole_body()))
+        file = await files.get(tenant.name, batch.input_file)
+        if file.purpose != "batch":
+            raise BadRequest("the purpose of the input file must be batch", param="input_file_id")
+        if file.bytes > self._config.max_input_bytes:
+            raise BadRequest(
+                f"the input file is larger than {self._config.max_input_bytes} bytes", param="input_file_id"
+            )
+        if await store.open_of(tenant.name) >= self._config.max_open:
+            raise RateLimited(
+                f"{self._config.max_open} of your batches have not ended; let some end first",
+                code="too_many_batches",
+                retry_after=60.0,
+            )
+        source, target = files.path_of(file.id), store.input_of(batch)
+        await files.run(lambda: os.link(source, target))
+        try:
+            await store.add(batch)
+        except PenstockError:
+            await files.run(target.unlink)
+            raise
+        self._runner.look_soon()
+        respond(exchange, shown(batch))
+
+    def _asked(self, tenant: Tenant, body: Members) -> Batch:
+        """:raises BadRequest: there is something in the body that cannot be"""
+        endpoint = body.required_string("endpoint")
+        if endpoint not in ENDPOINTS:
+            raise BadRequest(f"endpoint must be one of {', '.join(ENDPOINTS)}", param="endpoint")
+        window = body.required_string("completion_window")
+        input_file = body.required_string("input_file_id")
+        output_life = body.object("output_expires_after")
+        now = self._now()
+        return Batch(
+            id=new_batch_id(),
+            tenant=tenant.name,
+            key_name=tenant.key_name,
+            models=tenant.models,
+            endpoint=endpoint,
+            input_file=input_file,
+            window=window,
+            created=now,
+            expires=now + _seconds(window),
+            output_file=new_file_id(),
+            error_file=new_file_id(),
+            output_kept_for=(
+                None
+                if output_life is None
+                else checked_lifetime(output_life.string("anchor"), output_life.integer("seconds"))
+            ),
+            metadata=_metadata(body.raw("metadata")),
+        )
+
+    async def _retrieve(self, tenant: str, batch_id: str, exchange: Exchange) -> None:
+        respond(exchange, shown(await self._runner.store.get(tenant, batch_id)))
+
+    async def _list(self, tenant: str, exchange: Exchange) -> None:
+        page = page_of(exchange, most=_LIST_MOST, usual=_LIST_USUAL)
+        batches, more = await self._runner.store.page(tenant, after=page.after, limit=page.limit)
+        respond(
+            exchange,
+            {
+                "object": "list",
+                "data": [shown(batch) for batch in batches],
+                "first_id": batches[0].id if batches else None,
+                "last_id": batches[-1].id if batches else None,
+                "has_more": more,
+            },
+        )
+
+    async def _cancel(self, tenant: str, batch_id: str, exchange: Exchange) -> None:
+        """What is under way is finished, because it is paid for; nothing more is begun."""
+        store = self._runner.store
+        await store.get(tenant, batch_id)
+        now = self._now()
+
+        def cancel(batch: Batch) -> Batch:
+            if batch.status in {Status.VALIDATING, Status.IN_PROGRESS}:
+                return msgspec.structs.replace(batch, status=Status.CANCELLING, cancelling=now)
+            return batch
+
+        batch = await store.change(batch_id, cancel)
+        if batch.status is Status.FINALIZING or (
+            batch.status in ENDED and batch.status is not Status.CANCELLED
+        ):
+            raise Conflict(f"the batch is {batch.status.value} already", code="batch_ended")
+        self._runner.look_soon()
+        respond(exchange, shown(batch))
+
+
+def _seconds(window: str) -> float:
+    match = _WINDOW.fullmatch(window)
+    seconds = int(match[1]) * _UNITS[match[2]] if match else 0.0
+    if not 0 < seconds <= LONGEST_WINDOW:
+        raise BadRequest(
+            "completion_window must be 24h, or another number of minutes, hours or days (30m, 6h, 7d), 14d at most",
+            param="completion_window",
+        )
+    return seconds
+
+
+def _metadata(value: JSON) -> dict[str, str] | None:
+    if value is None:
+        return None
+    right = (
+        isinstance(value, dict)
+        and len(value) <= MAX_METADATA
+        and all(isinstance(text, str) and len(text) <= MAX_VALUE for text in value.values())
+        and all(len(key) <= MAX_KEY for key in value)
+    )
+    if not right:
+        raise BadRequest(
+            f"metadata must be at most {MAX_METADATA} pairs: keys of {MAX_KEY} characters at most, "
+            f"and texts of {MAX_VALUE}",
+            param="metadata",
+        )
+    pairs: dict[str, str] = value
+    return pairs

@@ -1,0 +1,119 @@
+"""What the gateway keeps for its callers, by path: files and batches.
+
+Whether a path is one of these is known from its head (:meth:`Kept.opening`); what it asks for takes the disk, so
+that it is answered in a task of its own (:class:`Work`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
+from urllib.parse import parse_qs
+
+import msgspec
+
+from penstock.errors import BadRequest, MethodNotAllowed, NotFound
+from penstock.messages import Tenant
+from penstock.net.exchange import Exchange
+
+_JSON = [(b"content-type", b"application/json")]
+
+
+class Work(msgspec.Struct, frozen=True, eq=False):
+    """What is to be done for a request once its body is there.
+
+    ``body``: how many bytes of it are buffered before that; None: the work reads it piece by piece.
+    """
+
+    label: str  # in metrics and logs
+    tenant: Tenant
+    body: int | None
+    do: Callable[[Exchange], Coroutine[Any, Any, None]]
+
+
+class Room(Protocol):
+    """Serves the paths below one prefix."""
+
+    label: str
+
+    def work(
+        self, exchange: Exchange, steps: Sequence[str], tenant: Tenant
+    ) -> tuple[int | None, Callable[[Exchange], Coroutine[Any, Any, None]]] | None:
+        """Body limit and work for what ``steps`` (the path below the prefix) lead to; None: nothing is there.
+
+        :raises penstock.errors.MethodNotAllowed: something is there that takes another method
+        """
+
+
+class Kept:
+    """The rooms, by prefix such as ``/v1/files``; empty: nothing is kept here."""
+
+    def __init__(self, rooms: dict[str, Room]) -> None:
+        self._rooms = rooms
+
+    def __repr__(self) -> str:
+        return f"<Kept {', '.join(self._rooms) or 'nothing'}>"
+
+    def opening(self, exchange: Exchange, tenant: Tenant) -> Work | None:
+        """The work that a request asks for; None: its path is somebody else's.
+
+        :raises penstock.errors.CallerError: there is nothing at its path, or nothing that takes its method
+        """
+        prefix, steps = _steps(exchange.path)
+        room = self._rooms.get(prefix)
+        if room is None:
+            return None
+        found = room.work(exchange, steps, tenant)
+        if found is None:
+            raise NotFound(f"there is no {exchange.path[:100]} here")
+        return Work(room.label, tenant, *found)
+
+    def label_of(self, path: str) -> str:
+        """What a path is called in metrics and logs; empty: it is somebody else's."""
+        room = self._rooms.get(_steps(path)[0])
+        return "" if room is None else room.label
+
+
+def _steps(path: str) -> tuple[str, list[str]]:
+    """``/v1/files/a/b``: ``/v1/files``, and what is below it."""
+    steps = path.split("/")
+    return "/".join(steps[:3]), steps[3:]
+
+
+def respond(exchange: Exchange, value: object) -> None:
+    """Answer with JSON."""
+    exchange.respond(200, _JSON, msgspec.json.encode(value))
+
+
+def method_of(exchange: Exchange, *methods: str) -> str:
+    """The request's method, if it is one of these; HEAD counts as GET.
+
+    :raises MethodNotAllowed: it is not
+    """
+    method = "GET" if exchange.method == "HEAD" else exchange.method
+    if method not in methods:
+        allow = ", ".join(methods)
+        message = f"{exchange.path[:100]} takes {allow}, not {exchange.method[:20]}"
+        raise MethodNotAllowed(message, allow=allow)
+    return method
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Which part of a list is asked for."""
+
+    after: str
+    limit: int
+    newest_first: bool
+    purpose: str
+
+
+def page_of(exchange: Exchange, *, most: int, usual: int) -> Page:
+    """:raises BadRequest: the query has a value that cannot be"""
+    query = {name: values[-1] for name, values in parse_qs(exchange.query).items()}
+    limit = query.get("limit", str(usual))
+    if not (limit.isascii() and limit.isdigit() and len(limit) <= 6 and 1 <= int(limit) <= most):
+        raise BadRequest(f"limit must be a number from 1 to {most}", param="limit")
+    order = query.get("order", "desc")
+    if order not in {"asc", "desc"}:
+        raise BadRequest("order must be asc or desc", param="order")
+    return Page(query.get("after", ""), int(limit), order == "desc", query.get("purpose", ""))

@@ -1,0 +1,1 @@
+"""Telling callers' own servers that something has ended: signed, durable, tried again for a day."""

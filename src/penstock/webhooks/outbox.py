@@ -1,0 +1,119 @@
+"""Messages that are still to be delivered, and to whom; shared by all workers, and kept over a restart.
+
+A message goes to each of its endpoints on its own.  Who delivers one takes it first, for :data:`TAKEN_FOR` seconds:
+so no two workers deliver the same at once, and what a killed worker had taken is delivered by another.
+Whoever receives a message twice knows it by its ``webhook-id``.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import msgspec
+
+from penstock.database import Database
+
+TAKEN_FOR = 60.0  # seconds; longer than a delivery may take
+MAX_WAITING = 100_000  # deliveries of all tenants; past it the oldest make room
+
+_APPLICATION_ID = 0x50454E57  # "PENW"
+_VERSION = 1
+_SCHEMA = (
+    """
+CREATE TABLE deliveries (
+  message TEXT NOT NULL,
+  url TEXT NOT NULL,
+  tenant TEXT NOT NULL,
+  body BLOB NOT NULL,
+  created REAL NOT NULL,
+  attempts INTEGER NOT NULL,
+  due REAL,
+  PRIMARY KEY (message, url)
+)""",
+    "CREATE INDEX deliveries_due ON deliveries (due) WHERE due IS NOT NULL",
+)
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """One message on its way to one endpoint; ``attempts`` have been made before."""
+
+    message: str
+    url: str
+    tenant: str
+    body: bytes
+    created: float  # Unix seconds
+    attempts: int
+
+
+class Outbox:
+    """:param path: the file; its directory must exist"""
+
+    def __init__(self, path: Path) -> None:
+        self._database = Database(path, application_id=_APPLICATION_ID, version=_VERSION, schema=_SCHEMA)
+
+    def __repr__(self) -> str:
+        return f"<Outbox {self._database.path}>"
+
+    async def start(self) -> None:
+        """:raises penstock.errors.ConfigError: the file cannot be used"""
+        await self._database.open()
+
+    async def close(self) -> None:
+        await self._database.close()
+
+    async def put(self, message: str, tenant: str, urls: list[str], body: bytes, now: float) -> None:
+        """Enter a message; one that was entered before is not entered again."""
+
+        def insert(db: sqlite3.Connection) -> None:
+            rows = [(message, url, tenant, body, now, 0, now) for url in urls]
+            db.executemany("INSERT OR IGNORE INTO deliveries VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            # What was delivered stays for a while without its body, so that it is not entered again.
+            db.execute("DELETE FROM deliveries WHERE due IS NULL AND created < ?", (now - 86_400.0,))
+            db.execute(
+                "DELETE FROM deliveries WHERE rowid IN (SELECT rowid FROM deliveries WHERE due IS NOT NULL"
+                " ORDER BY created DESC LIMIT -1 OFFSET ?)",
+                (MAX_WAITING,),
+            )
+
+        await self._database.write(insert)
+
+    async def take(self, now: float, limit: int) -> list[Delivery]:
+        """Deliveries that are due; nobody else gets them for :data:`TAKEN_FOR` seconds."""
+
+        def due(db: sqlite3.Connection) -> list[tuple[int]]:
+            return db.execute(
+                "SELECT rowid FROM deliveries WHERE due <= ? ORDER BY due LIMIT ?", (now, limit)
+            ).fetchall()
+
+        if not await self._database.read(due):
+            return []  # the usual case costs no write
+
+        def take(db: sqlite3.Connection) -> list[Delivery]:
+            taken = []
+            for (row,) in due(db):
+                db.execute("UPDATE deliveries SET due = ? WHERE rowid = ?", (now + TAKEN_FOR, row))
+                found = db.execute(
+                    "SELECT message, url, tenant, body, created, attempts FROM deliveries WHERE rowid = ?",
+                    (row,),
+                ).fetchone()
+                taken.append(Delivery(*found))
+            return taken
+
+        return await self._database.write(take)
+
+    async def settle(self, delivery: Delivery, due: float | None) -> None:
+        """After an attempt: when the next one is due; None: there will be none."""
+        await self._database.write(
+            lambda db: db.execute(
+                "UPDATE deliveries SET attempts = attempts + 1, due = ?, body = iif(? IS NULL, x'', body)"
+                " WHERE message = ? AND url = ?",
+                (due, due, delivery.message, delivery.url),
+            )
+        )
+
+    async def waiting(self) -> int:
+        """How many deliveries are still to be made."""
+        statement = "SELECT count(*) FROM deliveries WHERE due IS NOT NULL"
+        (count,) = await self._database.read(lambda db: db.execute(statement).fetchone())
+        return int(count)
