@@ -166,10 +166,11 @@ class Gateway:
         if self._store is not None:
             self._store.start()
         await self._spending.follow(self.pipeline.admission.limiter)
+        if self._files is not None:
+            await self._files.start()
         if self.webhooks is not None:
             await self.webhooks.start()
-        if self._files is not None and self._batches is not None:
-            await self._files.start()
+        if self._batches is not None:
             await self._batches.start()
 
     def reload(self, config: Config) -> None:
