@@ -2,13 +2,16 @@ import msgspec
 
 from penstock.admin.supervisor import NEEDS_RESTART, keep_fixed
 from penstock.config.model import (
+    BatchesConfig,
     Config,
+    FilesConfig,
     GenerationsConfig,
     LedgerConfig,
     ListenerConfig,
     LogConfig,
     TLSConfig,
     UpstreamConfig,
+    WebhooksConfig,
 )
 
 OLD = Config()
@@ -19,6 +22,9 @@ CHANGED = {
     "listener": ListenerConfig(max_headers=7),
     "log": LogConfig(level="error"),
     "ledger": LedgerConfig(path="elsewhere"),
+    "files": FilesConfig(directory="elsewhere"),
+    "batches": BatchesConfig(max_lines=7),
+    "webhooks": WebhooksConfig(path="elsewhere"),
     "generations": GenerationsConfig(kept_for=1.0),
     "generations_bytes": 1,
     "max_answer_bytes": 1,

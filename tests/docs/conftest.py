@@ -11,7 +11,9 @@ from penstock.testing import GatewayProcess
 
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory):
-    """What examples/sim.yaml starts, on free ports."""
+    """What examples/sim.yaml starts, on free ports, with a place for files."""
+    folder = tmp_path_factory.mktemp("docs-gateway")
     config = yaml.safe_load((ROOT / "examples" / "sim.yaml").read_text())
-    with GatewayProcess(config, tmp_path_factory.mktemp("docs-gateway")) as running:
+    config["files"] = {"directory": str(folder / "kept")}
+    with GatewayProcess(config, folder) as running:
         yield running

@@ -41,17 +41,51 @@ def rows(section):
 ENDPOINT = re.compile(r"`([A-Z]+) (/[^`]*)`")
 
 
+KEPT = {
+    ("POST", "/v1/files"),
+    ("GET", "/v1/files"),
+    ("GET", "/v1/files/{id}"),
+    ("GET", "/v1/files/{id}/content"),
+    ("DELETE", "/v1/files/{id}"),
+    ("POST", "/v1/batches"),
+    ("GET", "/v1/batches"),
+    ("GET", "/v1/batches/{id}"),
+    ("POST", "/v1/batches/{id}/cancel"),
+}
+
+
 def test_every_endpoint_of_the_data_port_is_there():
     told = {found for row in rows("Data port") for found in ENDPOINT.findall(row[0])}
     own = {("GET", path) for path in ("/v1/models", "/v1/models/{name}", "/", "/healthz")}
-    assert told == own | {("POST", endpoint.path) for endpoint in Endpoint}
+    assert told == own | KEPT | {("POST", endpoint.path) for endpoint in Endpoint}
 
 
 def test_each_endpoint_answers(gateway):
-    for method, path in {found for row in rows("Data port") for found in ENDPOINT.findall(row[0])}:
+    told = {found for row in rows("Data port") for found in ENDPOINT.findall(row[0])}
+    for method, path in told - KEPT:
         status, _, _ = ask(gateway.url, method, path.replace("{name}", "sim"), body=b"{}")
         assert status == (200 if method == "GET" else 400), path
     assert ask(gateway.url, "GET", "/v1/nothing")[0] == 404
+
+
+def test_each_endpoint_of_files_and_batches_answers(gateway):
+    form = (
+        '--b\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        '--b\r\ncontent-disposition: form-data; name="file"; filename="f"\r\n\r\nno batch\r\n--b--\r\n'
+    )
+    kind = {"content-type": "multipart/form-data; boundary=b"}
+    file = json.loads(ask(gateway.url, "POST", "/v1/files", body=form.encode(), **kind)[2])
+    asked = {"input_file_id": file["id"], "endpoint": "/v1/embeddings", "completion_window": "24h"}
+    batch = json.loads(ask(gateway.url, "POST", "/v1/batches", body=json.dumps(asked).encode())[2])
+    for method, path in sorted(KEPT - {("POST", "/v1/files"), ("POST", "/v1/batches")}, reverse=True):
+        found = file if path.startswith("/v1/files") else batch
+        status, _, _ = ask(gateway.url, method, path.replace("{id}", found["id"]))
+        assert status in ({200, 409} if path.endswith("/cancel") else {200}), (
+            path
+        )  # it may have failed by then
+    assert ask(gateway.url, "GET", f"/v1/files/{file['id']}")[0] == 404
+    assert ask(gateway.url, "PUT", "/v1/batches")[0] == 405
+    assert ask(gateway.url, "GET", "/v1/batches/a/b")[0] == 404
 
 
 def test_every_endpoint_of_the_control_port_is_there():

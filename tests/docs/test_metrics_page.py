@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
 import urllib.request
 
 import httpx2
@@ -33,13 +35,36 @@ def exposition(tmp_path_factory):
             "ledger": {"path": str(folder / "ledger.sqlite")},
             "retry": {"attempts": 2, "first_delay": 0},
             "limits": {"models": {"forbidden": {"concurrent": 0}}},
+            "files": {"directory": str(folder / "kept")},
+            "webhooks": {"endpoints": [{"url": "http://127.0.0.1:9", "secret": "whsec_" + "A" * 32}]},
         }
         with GatewayProcess(config, folder) as gateway, httpx2.Client(trust_env=False) as client:
             for model in ("sim", "sim:500", "sim:cut-after=2", "forbidden"):
                 client.post(gateway.base_url + "/chat/completions", json=BODY | {"model": model})
             client.get(gateway.url + "/", headers={"expect": "nothing"})  # refused by the listener
-            with urllib.request.urlopen(gateway.control_url + "/metrics") as answer:
-                yield answer.read().decode()
+            a_batch(client, gateway)
+            yield metrics_of(gateway)
+
+
+def a_batch(client, gateway):
+    """One line, to its end, and to the first attempt to tell somebody of it."""
+    line = {
+        "custom_id": "a",
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": BODY | {"stream": False},
+    }
+    form = {"files": {"file": ("f", json.dumps(line).encode())}, "data": {"purpose": "batch"}}
+    file = client.post(gateway.base_url + "/files", **form).json()
+    asked = {"input_file_id": file["id"], "endpoint": line["url"], "completion_window": "24h"}
+    client.post(gateway.base_url + "/batches", json=asked).raise_for_status()
+    while 'penstock_webhook_attempts_total{outcome="failed"}' not in metrics_of(gateway):
+        time.sleep(0.05)  # processes tell nobody; pytest's timeout ends it
+
+
+def metrics_of(gateway):
+    with urllib.request.urlopen(gateway.control_url + "/metrics") as answer:
+        return answer.read().decode()
 
 
 @pytest.fixture(scope="module")
