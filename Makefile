@@ -30,6 +30,7 @@ venv: $(VENV)/.with-tests  ## make or refresh .venv, with everything that the te
 $(VENV)/.with-tests: pyproject.toml
 	@scripts/venv $(VENV) $(VERSIONS)
 	$(PYTHON) -m pip install --quiet --editable . --group test
+	@scripts/redis-server
 	@touch $(VENV)/.bare $@
 
 # Enough to serve.

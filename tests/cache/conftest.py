@@ -2,7 +2,8 @@ import asyncio
 import inspect
 
 import pytest
-from redis_server import RedisServer
+
+from penstock.testing import RedisServer
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -8,7 +8,6 @@ import time
 
 import pytest
 from entries import Wall, a_key, an_entry
-from redis_server import RedisServer, free_port
 
 from penstock.cache.cache import EVERYTHING, Cache
 from penstock.cache.entry import Sealer
@@ -16,6 +15,7 @@ from penstock.cache.guard import Guard
 from penstock.cache.tiers.disk import DiskTier
 from penstock.cache.tiers.memory import MemoryTier
 from penstock.cache.tiers.redis import RedisTier
+from penstock.testing import RedisServer
 
 SECRET = b"s" * 32
 PATIENT = 5.0  # seconds: what is tested is not how quick a busy machine is
@@ -306,7 +306,7 @@ async def test_a_password_a_user_and_a_database_are_used():
 async def test_a_sentinel_tells_who_the_master_is(own_redis, tmp_path):
     config = tmp_path / "sentinel.conf"
     config.write_text(f"sentinel monitor mine 127.0.0.1 {own_redis.port} 1\n")
-    port = free_port()
+    port = RedisServer().port  # a free one
     process = subprocess.Popen(  # noqa: ASYNC220 - started once, and short
         ["redis-server", str(config), "--sentinel", "--port", str(port)], stdout=subprocess.DEVNULL
     )

@@ -109,3 +109,18 @@ def test_an_environment_that_works_is_kept(bare_debian):
     bare_debian.log.unlink()
     assert bare_debian(user_id=1000).returncode == 0
     assert not bare_debian.log.exists()
+
+
+def test_without_redis_server_and_apt_the_tests_say_loudly_that_they_are_skipped(tmp_path):
+    (tmp_path / "bash").symlink_to("/bin/bash")
+    (tmp_path / "env").symlink_to("/usr/bin/env")
+    done = subprocess.run(
+        [ROOT / "scripts" / "redis-server"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert "SKIPPED" in done.stderr
+    assert "apt-get install redis-server" in done.stderr

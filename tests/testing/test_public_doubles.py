@@ -7,6 +7,7 @@ def test_the_public_names_are_these():
     assert penstock.testing.__all__ == [
         "FakeClock",
         "GatewayProcess",
+        "RedisServer",
         "ScriptedUpstream",
         "SimulatorProcess",
         "Step",

@@ -1,0 +1,237 @@
+"""A connection to a Redis server of our own: commands are pipelined, answers come in their order.
+
+A look-up costs a fifth of what it costs through a client library, which takes a connection from a pool for
+each.  Needs hiredis, which the extra ``redis`` installs; whoever imports this module is imported only where
+the configuration names a Redis server.
+
+``redis://`` and ``rediss://`` name one server, ``redis+sentinel://HOST:PORT,HOST:PORT/SERVICE`` the sentinels that
+know the present master.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+import hiredis
+import msgspec
+
+CONNECT_TIMEOUT = 1.0  # seconds, for all of connecting, authenticating and the first answer
+_MAX_UNREAD = 256 << 20  # bytes without a whole answer: larger than anything that we store
+_DEFAULT_PORT, _SENTINEL_PORT = 6379, 26379
+
+ERRORS = (OSError, TimeoutError, hiredis.HiredisError)
+"""What connecting can raise."""
+
+
+class Owner(Protocol):
+    """Who has a connection.  ``answered`` counts the answers that somebody waited for."""
+
+    answered: int
+
+    def lost(self, connection: Connection, why: str) -> None:
+        """It has ended."""
+
+    def refused(self, connection: Connection, error: hiredis.ReplyError) -> None:
+        """The server answered with an error."""
+
+    def served(self) -> None:
+        """The server answered."""
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where the server is.  ``hosts`` are the sentinels' if ``service`` is set, else there is one."""
+
+    hosts: tuple[tuple[str, int], ...]
+    service: str = ""
+    tls: bool = False
+    user: str = ""
+    password: str = ""
+    database: int = 0
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """:raises ValueError: this is no address of a Redis server"""
+        parts = urlsplit(url)
+        sentinel = parts.scheme == "redis+sentinel"
+        if not sentinel and parts.scheme not in ("redis", "rediss"):
+            raise ValueError("it must begin with redis://, rediss:// or redis+sentinel://")
+        credentials, _, hosts = parts.netloc.rpartition("@")
+        user, _, password = credentials.partition(":")
+        steps = [step for step in parts.path.split("/") if step]
+        service = steps.pop(0) if sentinel and steps else ""
+        found = tuple(_host(host, _SENTINEL_PORT if sentinel else _DEFAULT_PORT) for host in hosts.split(","))
+        if (sentinel and not service) or len(steps) > 1 or (len(found) > 1 and not sentinel):
+            raise ValueError("it names too much or too little")
+        return cls(
+            found,
+            service,
+            parts.scheme == "rediss",
+            unquote(user),
+            unquote(password),
+            int(steps[0]) if steps else 0,
+        )
+
+
+def _host(text: str, default: int) -> tuple[str, int]:
+    parts = urlsplit("//" + text)
+    if not parts.hostname:
+        raise ValueError("it names no host")
+    return parts.hostname, parts.port or default
+
+
+async def connect(address: Address, owner: Owner) -> Connection:
+    """A connection that is ready for commands.
+
+    :raises OSError: nobody is there, or not who should be
+    :raises TimeoutError: not within :data:`CONNECT_TIMEOUT`
+    :raises hiredis.HiredisError: it does not speak Redis' protocol
+    """
+    async with asyncio.timeout(CONNECT_TIMEOUT):
+        if address.service:
+            host, port = await _master(address, owner)
+        else:
+            ((host, port),) = address.hosts
+        tls = ssl.create_default_context() if address.tls else None
+        connection = await _dial(host, port, tls, owner)
+        try:
+            if address.password:
+                user = [address.user.encode()] if address.user else []
+                await connection.ask(b"AUTH", *user, address.password.encode())
+            if address.database:
+                await connection.ask(b"SELECT", b"%d" % address.database)
+            await connection.ask(b"PING")
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
+
+
+async def _master(address: Address, owner: Owner) -> tuple[str, int]:
+    """Whom the first sentinel that answers takes for the master."""
+    trouble = "no sentinel answers"
+    share = CONNECT_TIMEOUT / 2 / len(address.hosts)
+    for host, port in address.hosts:
+        try:
+            async with asyncio.timeout(share):
+                sentinel = await _dial(host, port, None, owner)
+                try:
+                    service = address.service.encode()
+                    answer = await sentinel.ask(b"SENTINEL", b"get-master-addr-by-name", service)
+                finally:
+                    sentinel.end()
+        except ERRORS:
+            continue
+        if isinstance(answer, list) and len(answer) == 2:
+            return answer[0].decode(), int(answer[1])
+        trouble = f"the sentinels know no {address.service!r}"
+    raise ConnectionError(trouble)
+
+
+async def _dial(host: str, port: int, tls: ssl.SSLContext | None, owner: Owner) -> Connection:
+    loop = asyncio.get_running_loop()
+    _, connection = await loop.create_connection(lambda: Connection(owner), host, port, ssl=tls)
+    return connection
+
+
+class Waiting(msgspec.Struct, eq=False):
+    """Who waits for an answer, and what is made of it; ``read`` may raise :class:`OSError`."""
+
+    found: asyncio.Future[Any]
+    read: Callable[[Any], Any] | None
+
+
+class Connection(asyncio.Protocol):
+    """Commands out, answers in, in one order."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._reader = hiredis.Reader()
+        self._transport: asyncio.Transport | None = None
+        self._unread = 0
+        self.pending: deque[Waiting | None] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Connection to Redis, {len(self.pending)} pending>"
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the server has not taken yet."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    def send(self, command: tuple[bytes, ...], waiting: Waiting | None) -> None:
+        """Send a command; its answer goes to whoever waits, or nowhere."""
+        assert self._transport is not None
+        self.pending.append(waiting)
+        self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type] # its stub has one item
+
+    async def ask(self, *command: bytes) -> Any:
+        """Send a command and wait for its answer.
+
+        :raises ConnectionError: the connection ended first, or the answer is an error
+        """
+        waiting = Waiting(asyncio.get_running_loop().create_future(), None)
+        self.send(command, waiting)
+        return await waiting.found
+
+    def abort(self) -> None:
+        """Cut it off; who waits gets a :class:`ConnectionError`."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def end(self) -> None:
+        """Close it once everything has been sent."""
+        if self._transport is not None:
+            self._transport.close()
+
+    # ---- asyncio.Protocol ----
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        why = str(error) if error is not None else "the connection to Redis was closed"
+        self._owner.lost(self, why)
+        pending, self.pending = self.pending, deque()
+        for waiting in pending:
+            if waiting is not None and not waiting.found.done():
+                waiting.found.set_exception(ConnectionError(why))
+
+    def data_received(self, data: bytes) -> None:
+        self._unread += len(data)
+        try:
+            self._reader.feed(data)
+            while (answer := self._reader.gets()) is not False:
+                self._unread = 0
+                self._answered(answer)
+        except (hiredis.ProtocolError, IndexError):  # no Redis, or one that answers what nobody asked
+            self.abort()
+        if self._unread > _MAX_UNREAD:
+            self.abort()
+
+    def _answered(self, answer: Any) -> None:
+        waiting = self.pending.popleft()
+        if isinstance(answer, hiredis.ReplyError):
+            self._owner.refused(self, answer)
+            answer = ConnectionError(str(answer))
+        if waiting is None:
+            return
+        self._owner.answered += 1
+        found = waiting.found
+        if found.done():
+            return
+        if waiting.read is not None and not isinstance(answer, Exception):
+            try:
+                answer = waiting.read(answer)
+            except OSError as error:
+                answer = error
+        if isinstance(answer, Exception):
+            found.set_exception(answer)
+        else:
+            self._owner.served()
+            found.set_result(answer)
