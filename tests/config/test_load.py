@@ -243,6 +243,8 @@ def test_the_error_says_how_many_and_where():
         # Syntax.
         ("a: [1", "1:6", "is no YAML"),
         ("\tlisten: x", "1:1", "is no YAML"),
+        ("upstreams: {a: {api_key: ${KEY}}}", "1:26", 'within { } or [ ] a reference must be quoted: "${NAME}"'),
+        ("a: [1,\n ${KEY:-x}]", "2:2", 'a reference must be quoted: "${NAME}"'),
         ("a: *nobody", "1:4", "undefined alias"),
         ("a: 1\n---\nb: 2", "2:1", "is no YAML"),
         ("a: \x00", "1:4", "a character that YAML does not allow"),
@@ -296,6 +298,7 @@ def test_the_error_says_how_many_and_where():
         ("prices: /nowhere", "1:9: prices", "cannot be read"),
         ('prices: "a\\0b"', "1:9: prices", "is no path"),
         ("ledger: {path: /nowhere/l.sqlite}", "1:16: ledger.path", "there is no directory /nowhere"),
+        ("ledger: {path: /}", "1:16: ledger.path", "/ is a directory; name a file in it"),
     ],
 )
 def test_a_mistake_has_its_place_and_its_reason(text, where, what):

@@ -1,5 +1,7 @@
 """What is not wrong, but probably not meant."""
 
+import os
+
 import pytest
 
 from penstock.config.load import parse
@@ -54,3 +56,17 @@ def test_a_key_over_http_to_this_machine_is_fine():
             )
             == []
         )
+
+
+@pytest.mark.parametrize("unwritable", ["folder", "file"])
+def test_a_ledger_that_cannot_be_written_is_told(tmp_path, monkeypatch, unwritable):
+    ledger = tmp_path / "ledger.sqlite"
+    config = parse(f"{GOOD}ledger: {{path: '{ledger}'}}")
+    assert remarks(config) == []
+    if unwritable == "file":
+        ledger.touch()
+    refused = tmp_path if unwritable == "folder" else ledger
+    # As the system would answer anybody but root, whom no permission stops.
+    monkeypatch.setattr(os, "access", lambda path, mode: path != refused)
+    (said,) = remarks(config)
+    assert said == f"ledger.path: {ledger} cannot be written: what is recorded will be lost"

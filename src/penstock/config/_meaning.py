@@ -44,6 +44,8 @@ def check(plain: Plain, reader: Reader) -> None:
         _check_readable(prices, ("prices",), reader)
     if ledger := plain.get("ledger", {}).get("path"):
         _check_parent(ledger, ("ledger", "path"), reader)
+        if File(ledger).is_dir():
+            reader.mistake(("ledger", "path"), f"{ledger} is a directory; name a file in it")
     if directory := plain.get("files", {}).get("directory"):
         _check_parent(directory, ("files", "directory"), reader)
     _check_webhooks(plain.get("webhooks", {}), plain.get("files", {}), reader)

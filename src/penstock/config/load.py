@@ -53,7 +53,7 @@ def parse(text: str, name: str = "<text>", environ: Mapping[str, str] | None = N
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
-        raise _refused(name, [_syntax_mistake(error)]) from None
+        raise _refused(name, [_syntax_mistake(error, text)]) from None
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         line, column = before.count("\n") + 1, error.position - (before.rfind("\n") + 1) + 1
@@ -89,10 +89,13 @@ def _as_it_is(_: type, value: Any) -> Any:
     return value
 
 
-def _syntax_mistake(error: yaml.MarkedYAMLError) -> Mistake:
+def _syntax_mistake(error: yaml.MarkedYAMLError, text: str) -> Mistake:
     # Never str(error): it quotes the line, and a secret may stand in it.
     mark = error.problem_mark or error.context_mark
     line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
+    if mark and text.startswith("${", mark.index - 1):
+        # Unquoted, the brace ends the value: the mistake that everybody makes once.
+        return Mistake(line, column - 1, "", 'within { } or [ ] a reference must be quoted: "${NAME}"')
     context = f" ({error.context})" if error.context else ""
     return Mistake(line, column, "", f"is no YAML: {error.problem or 'it cannot be read'}{context}")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from penstock.config.address import split_address
 from penstock.config.model import Config
 from penstock.config.patterns import match
@@ -38,6 +41,8 @@ def remarks(config: Config) -> list[str]:
         found.append(
             f"control_key is missing and control is {config.control}: anybody can read what is going on"
         )
+    if config.ledger.path and not _is_writable(config.ledger.path):
+        found.append(f"ledger.path: {config.ledger.path} cannot be written: what is recorded will be lost")
     found += _of_limits(config)
     for i, key in enumerate(config.keys):
         found += [
@@ -77,6 +82,12 @@ def _meet(one: str, other: str) -> bool:
     (head, _, tail), (other_head, _, other_tail) = one.partition("*"), other.partition("*")
     heads = head.startswith(other_head) or other_head.startswith(head)
     return heads and (tail.endswith(other_tail) or other_tail.endswith(tail))
+
+
+def _is_writable(ledger: str) -> bool:
+    """Whether the file can be, and others beside it: SQLite's log, and the locks of its writers."""
+    path = Path(ledger).absolute()
+    return os.access(path.parent, os.W_OK | os.X_OK) and (not path.exists() or os.access(path, os.W_OK))
 
 
 def _is_local(url: str) -> bool:
