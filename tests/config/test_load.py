@@ -243,7 +243,11 @@ def test_the_error_says_how_many_and_where():
         # Syntax.
         ("a: [1", "1:6", "is no YAML"),
         ("\tlisten: x", "1:1", "is no YAML"),
-        ("upstreams: {a: {api_key: ${KEY}}}", "1:26", 'within { } or [ ] a reference must be quoted: "${NAME}"'),
+        (
+            "upstreams: {a: {api_key: ${KEY}}}",
+            "1:26",
+            'within { } or [ ] a reference must be quoted: "${NAME}"',
+        ),
         ("a: [1,\n ${KEY:-x}]", "2:2", 'a reference must be quoted: "${NAME}"'),
         ("a: *nobody", "1:4", "undefined alias"),
         ("a: 1\n---\nb: 2", "2:1", "is no YAML"),

@@ -104,6 +104,31 @@ def test_what_can_be_read_cannot_be_written(path, method):
     assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
 
 
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/chat/completions", "; /v1/chat/completions is: the base URL must end in /v1"),
+        ("/models", "; /v1/models is: the base URL must end in /v1"),
+        ("/v1/chat/completions/", "; /v1/chat/completions is, with no more slashes than that"),
+        ("//v1//embeddings", "; /v1/embeddings is, with no more slashes than that"),
+        (
+            "/v1/v1/messages",
+            "; /v1/messages is: the SDK adds the /v1 itself, so the base URL must end before it",
+        ),
+        ("/v1/v1/messages/count_tokens/", "; /v1/messages/count_tokens is: the SDK adds the /v1 itself"),
+        ("/v1", ""),
+        ("/v2/chat/completions", ""),
+        ("/v1/chat", ""),
+    ],
+)
+def test_a_path_that_is_nearly_right_is_told_the_right_one(path, hint):
+    answer = asked((path, "POST"))
+    assert answer.status == 404
+    message = answer.json()["error"]["message"]
+    assert message.startswith(f"there is no {path} here{hint}")
+    assert hint or message.endswith("here")
+
+
 def test_the_gateway_says_what_it_is():
     assert asked(("/", "GET")).json() == {"name": "penstock", "version": __version__}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NoReturn
 from urllib.parse import unquote
 
@@ -16,6 +17,9 @@ from penstock.net.exchange import Exchange
 from penstock.wire.request import dialect_of
 
 RELAYED: dict[str, Endpoint] = {endpoint.path: endpoint for endpoint in Endpoint}
+
+_SLASHES = re.compile("/{2,}")
+_VERSIONS = re.compile("^(/v1)+(?=/)")
 
 _JSON = [(b"content-type", b"application/json")]
 _CREATED = 1_700_000_000  # the API wants a time of creation; a name in a configuration has none
@@ -83,7 +87,20 @@ def label_of(path: str) -> str:
 
 
 def _unknown(path: str) -> NoReturn:
-    raise NotFound(f"there is no {_shown(path)} here")
+    raise NotFound(f"there is no {_shown(path)} here{_hint(path)}")
+
+
+def _hint(path: str) -> str:
+    """Base URLs are set wrong in three ways: what the right path is, and how one comes to it."""
+    tidy = _SLASHES.sub("/", path).rstrip("/")
+    right = "/v1" + _VERSIONS.sub("", tidy)
+    if right not in RELAYED and right != "/v1/models":
+        return ""
+    if tidy.startswith("/v1/v1/"):
+        return f"; {right} is: the SDK adds the /v1 itself, so the base URL must end before it"
+    if not tidy.startswith("/v1/"):
+        return f"; {right} is: the base URL must end in /v1"
+    return f"; {right} is, with no more slashes than that"
 
 
 def _shown(text: str) -> str:

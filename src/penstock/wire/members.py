@@ -13,7 +13,7 @@ import msgspec
 
 from penstock.errors import BadRequest, Untranslatable
 from penstock.messages import JSON
-from penstock.wire.not_json import NOT_JSON
+from penstock.wire.not_json import NOT_JSON, why_not_json
 
 _decode = msgspec.json.Decoder(dict[str, JSON]).decode
 encode = msgspec.json.Encoder().encode
@@ -144,5 +144,5 @@ def body_of(body: bytes) -> Members:
     """
     try:
         return Members(_decode(body), "")
-    except NOT_JSON:
-        raise BadRequest("the body must be a JSON object", code="invalid_json") from None
+    except NOT_JSON as error:
+        raise BadRequest(why_not_json(body, error), code="invalid_json") from None

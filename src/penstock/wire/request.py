@@ -17,7 +17,7 @@ import msgspec
 
 from penstock.errors import BadRequest
 from penstock.messages import Dialect, Endpoint
-from penstock.wire.not_json import NOT_JSON
+from penstock.wire.not_json import NOT_JSON, why_not_json
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _string = msgspec.json.Decoder(str).decode
@@ -76,12 +76,8 @@ def read(endpoint: Endpoint, body: bytes) -> Opening:
     """
     try:
         fields = _members(body)
-    except msgspec.MsgspecError as error:
-        raise BadRequest(_why_not_json(body, error), code="invalid_json") from None
-    except UnicodeError:
-        raise BadRequest("the body is not UTF-8", code="invalid_json") from None
-    except RecursionError:
-        raise BadRequest("the body's JSON is nested too deeply", code="invalid_json") from None
+    except NOT_JSON as error:
+        raise BadRequest(why_not_json(body, error), code="invalid_json") from None
     model = fields.get("model")
     if model is None:
         raise BadRequest("the body must name a model", param="model", code="missing_parameter")
@@ -157,14 +153,6 @@ def _typed(decode: Callable[[msgspec.Raw], _T], value: msgspec.Raw, name: str, s
         return decode(value)
     except NOT_JSON:
         raise BadRequest(f"{name} must be {shape}", param=name, code="invalid_type") from None
-
-
-def _why_not_json(body: bytes, error: Exception) -> str:
-    if not body:
-        return "the body is empty; it must be a JSON object"
-    if isinstance(error, msgspec.ValidationError):
-        return "the body must be a JSON object"
-    return f"the body is not valid JSON: {error}"
 
 
 def dialect_of(path: str) -> Dialect:
