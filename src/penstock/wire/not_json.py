@@ -33,7 +33,7 @@ def why_not_json(body: bytes, error: Exception) -> str:
 
 
 def _half_a_pair(body: bytes, told: str) -> str:
-    """Msgspec misses the other half, or the end of the text, where it expects one."""
+    """The one over which msgspec stumbled; empty: it was something else."""
     if not ("surrogate" in told or "hex escape" in told or "truncated" in told):
         return ""
     place = _PLACE.search(told)
