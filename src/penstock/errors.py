@@ -21,6 +21,7 @@
     ├── PressureError                    too much at once; come back later
     │   ├── RateLimited           429      refused before queueing: a limit or budget
     │   ├── Overloaded            503      refused before queueing: no room in the queue
+    │   │   └── Evicted           503      had a place in the queue, and had to make room
     │   ├── Draining              503      this process is going away
     │   ├── StorageUnavailable    503      files and batches cannot be reached now
     │   └── StorageFull           507      the disk has no room for them
@@ -224,6 +225,12 @@ class RateLimited(PressureError):
 
 class Overloaded(PressureError):
     pass
+
+
+class Evicted(Overloaded):
+    """The call waited, and lost its place to one of a higher tier."""
+
+    code = "evicted"
 
 
 class Draining(PressureError):

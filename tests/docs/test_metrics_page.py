@@ -30,10 +30,13 @@ def exposition(tmp_path_factory):
     folder = tmp_path_factory.mktemp("metrics")
     with SimulatorProcess() as simulator:
         config = {
-            "upstreams": {"sim": {"kind": "sim", "base_url": simulator.base_url}},
+            "upstreams": {
+                "sim": {"kind": "sim", "base_url": simulator.base_url, "concurrency": {}, "breaker": {}}
+            },
             "models": {"*": {"candidates": [{"upstream": "sim"}]}},
             "ledger": {"path": str(folder / "ledger.sqlite")},
             "retry": {"attempts": 2, "first_delay": 0},
+            "tiers": {"standard": {}},
             "limits": {"models": {"forbidden": {"concurrent": 0}}},
             "files": {"directory": str(folder / "kept")},
             "webhooks": {"endpoints": [{"url": "http://127.0.0.1:9", "secret": "whsec_" + "A" * 32}]},

@@ -38,6 +38,7 @@ def check(plain: Plain, reader: Reader) -> None:
         _check_model(name, model, upstreams, reader)
     _check_fallbacks(models, reader)
     _check_keys(plain.get("keys", []), reader)
+    _check_tiers(plain.get("tiers", {}), plain.get("keys", []), reader)
     _check_limits(plain.get("limits", {}), plain.get("keys", []), reader)
     _check_retry(plain.get("retry", {}), reader)
     if prices := plain.get("prices"):
@@ -240,6 +241,14 @@ def _check_keys(keys: list[Plain | None], reader: Reader) -> None:
                 first = seen.setdefault((member, text), i)
                 if first != i:
                     reader.mistake((*at, member), f"is the same as that of keys[{first}]")
+
+
+def _check_tiers(tiers: Plain, keys: list[Plain | None], reader: Reader) -> None:
+    """Where there are tiers, every key must be of one of them."""
+    for i, key in enumerate(keys):
+        tier = (key or {}).get("tier", "standard")
+        if key and tiers and tier not in tiers:
+            reader.mistake(("keys", i, "tier"), f"there is no tier {tier}{did_you_mean(tier, tiers)}")
 
 
 def _check_limits(limits: Plain, keys: list[Plain | None], reader: Reader) -> None:

@@ -16,6 +16,9 @@ Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Bytes = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+Amount = Annotated[float, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Above = Annotated[float, msgspec.Meta(gt=0)]
 Dollars = Annotated[float, msgspec.Meta(ge=0)]
 
 
@@ -79,6 +82,33 @@ class RetryConfig(_Section, frozen=True):
     budget_floor: Annotated[float, msgspec.Meta(ge=0)] = 10.0  # retries that are always allowed, per 10 s
 
 
+class ConcurrencyConfig(_Section, frozen=True):
+    """How many calls an upstream gets at once; the others wait in a queue, whose order ``tiers`` decides."""
+
+    limit: Positive = 100  # calls at once, at most; of several workers each has its share
+    adaptive: bool = True  # find out between least and limit how many it can take
+    least: Positive = 1  # calls at once that it always gets
+    start: Positive = 8  # an adaptive limit begins so: with fewer than the upstream can take
+    # an adaptive limit falls when first tokens take so many times longer than usual
+    tolerance: Annotated[float, msgspec.Meta(ge=1)] = 2.0
+    max_waiting: NotNegative = 1_000  # places in the queue; 0: who cannot go at once is refused
+    follow_headers: bool = True  # keep to the rate limits that its answers tell of
+
+
+class BreakerConfig(_Section, frozen=True):
+    """When an upstream is left in peace, for each of its models."""
+
+    error_ratio: Share = 0.5  # open when more than this share of the calls fail
+    slow_first_token: Seconds = 1.0  # a streamed call whose first token takes longer is slow; 0: none is
+    slow_tokens_per_second: Amount = 0.0  # one whose tokens come more slowly, too; 0: none is
+    slow_ratio: Share = 0.9  # open when this share of the calls is slow
+    least_calls: Positive = 20  # in the window, before anything is concluded from them
+    window: Above = 30.0  # seconds that are looked back upon
+    open_for: Above = 5.0  # then probes are let through; if one fails, twice as long, and so on
+    max_open_for: Above = 60.0  # but not longer
+    probes: Positive = 3  # calls at once that try it; as many successes close the breaker
+
+
 class UpstreamConfig(_Section, frozen=True):
     """Somebody who answers.  ``base_url`` is what the provider's SDK takes, ``/v1`` included where it has one."""
 
@@ -93,6 +123,8 @@ class UpstreamConfig(_Section, frozen=True):
     verify: bool = True  # false: any certificate will do; for tests only
     pool: PoolConfig = PoolConfig()  # connections to it
     timeouts: TimeoutConfig | None = None  # instead of the top level's; a model's own go before these
+    concurrency: ConcurrencyConfig | None = None  # how many calls it gets at once; none: as many as come
+    breaker: BreakerConfig | None = None  # when it is left in peace; none: never
     cancel_grace: Seconds = 1.0  # how long what was under way is still read (and billed) after a cancel
 
 
@@ -176,6 +208,16 @@ class KeyConfig(_Section, frozen=True):
     models: list[str] = []  # names and patterns that it may use; empty: every model
 
 
+class TierConfig(_Section, frozen=True):
+    """A service tier: who goes first where calls wait for an upstream."""
+
+    priority: int = 0  # higher ones go first
+    weight: Above = 1.0  # share among tiers of the same priority
+    floor: Share = 0.05  # share of all turns that it gets even while higher ones wait
+    deadline: Seconds = 0.0  # how long a call may take until its first token, if it does not say; 0: any time
+    queue_share: Share = 1.0  # of the places in a queue that it may take
+
+
 class LimitConfig(_Section, frozen=True):
     """What somebody may use.  What is not said here is not limited."""
 
@@ -226,6 +268,7 @@ class Config(_Section, frozen=True):
     upstreams: dict[str, UpstreamConfig] = {}  # who answers
     models: dict[str, ModelConfig] = {}  # what model names mean; a name may be a pattern with one *
     keys: list[KeyConfig] = []  # who may call; empty: everybody
+    tiers: dict[str, TierConfig] = {}  # by the names that keys have
     limits: LimitsConfig = LimitsConfig()  # what keys, tenants, tiers and models may use
     timeouts: TimeoutConfig = (
         TimeoutConfig()

@@ -15,7 +15,9 @@ from penstock.batches.runner import Runner
 from penstock.batches.store import BatchStore
 from penstock.config.model import Config, LimitsConfig, UpstreamConfig
 from penstock.errors import Draining, PenstockError, UnknownModel
+from penstock.flow.gate import Gate
 from penstock.flow.limits import Limiter
+from penstock.flow.measures import measure as measure_gates
 from penstock.flow.retry import RetryBudget
 from penstock.gateway import routes
 from penstock.gateway.batches import BatchRoom
@@ -73,6 +75,7 @@ class Gateway:
         self.recorder = Recorder(ledger, self.metrics, self._request_log, clock)
         self.config_version = 1
         self._retired: set[asyncio.Task[None]] = set()
+        self._turn = measure_gates(self.metrics, self._gates)
         registry = Registry(config.generations_bytes, config.max_answer_bytes)
         self.pipeline = Pipeline(self._snapshot(config, {}), registry, self.recorder, clock)
         clock.add(self.pipeline)
@@ -304,6 +307,10 @@ class Gateway:
             workers=config.workers,
         )
 
+    def _gates(self) -> list[Gate]:
+        upstreams = self.pipeline.snapshot.upstreams.values()
+        return [upstream.gate for upstream in upstreams if upstream.gate is not None]
+
     def _most(self, call: Call, usage: Usage) -> int:
         """What a call can cost at the dearest of its candidates."""
         try:
@@ -378,13 +385,26 @@ class Gateway:
             and present.connect_timeout == timeouts.connect
             and present.forwards == (keyring.open and has_no_key(wanted))
         ):
+            if present.gate is not None:
+                present.gate.use_tiers(config.tiers)
             return present  # its connections stay warm over a reload
+        gate = None
+        if wanted.concurrency is not None or wanted.breaker is not None:
+            gate = Gate(
+                name,
+                wanted.concurrency,
+                wanted.breaker,
+                config.tiers,
+                lambda tier, outcome: self._turn(name, tier, outcome),
+                share=1.0 / config.workers,
+            )
         return HTTPUpstream(
             name,
             wanted,
             self.clock,
             connect_timeout=timeouts.connect,
             forward_credentials=keyring.open,
+            gate=gate,
         )
 
     async def _retire(self, upstream: HTTPUpstream) -> None:

@@ -28,6 +28,7 @@ from penstock.gateway.stages.authenticate import Keyring
 from penstock.gateway.stages.call import Abandoned, Production
 from penstock.gateway.stages.join import join
 from penstock.gateway.stages.lookup import lookup
+from penstock.gateway.stages.queue import by_health
 from penstock.gateway.stages.read import Reading, refuse
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
@@ -163,7 +164,7 @@ class Pipeline:
     ) -> None:
         """Fill a generation, and leave it finished or failed whatever happens."""
         try:
-            candidates = snapshot.router.route(call)
+            candidates = by_health(snapshot.router.route(call), self.clock.now())
             snapshot.budget.deposit(call.received)
             await production.run(candidates, snapshot.config.retry, snapshot.budget, self.recorder)
             settle(call, generation)  # before its caller is told how much is left

@@ -8,6 +8,7 @@ import logging
 from penstock import __version__
 from penstock.config.model import TimeoutConfig, UpstreamConfig
 from penstock.errors import Overloaded, PenstockError, UpstreamError
+from penstock.flow.gate import Gate
 from penstock.generation.log import Generation
 from penstock.messages import Call, Dialect, Endpoint
 from penstock.net.client_tls import client_context
@@ -47,6 +48,7 @@ class HTTPUpstream:
 
     :param forward_credentials: send the caller's own key where ``config`` has none (a gateway without keys
         of its own leaves authentication to the provider)
+    :param gate: who may call when; None: whoever comes
     """
 
     def __init__(
@@ -57,8 +59,10 @@ class HTTPUpstream:
         *,
         connect_timeout: float,
         forward_credentials: bool = False,
+        gate: Gate | None = None,
     ) -> None:
         self.name = name
+        self.gate = gate
         self.config = config
         self.origin, base = Origin.parse(config.base_url)
         tls = client_context(config.ca_file, config.verify) if self.origin.scheme == "https" else None
@@ -83,6 +87,10 @@ class HTTPUpstream:
         """Check the clocks of all answers under way."""
         for transfer in list(self._transfers):
             transfer.check_clocks(now)
+        if self.gate is not None:
+            self.gate.sweep(now)
+            if self._closed and not self._awaited:
+                self._clock.remove(self)
 
     async def wait_idle(self) -> None:
         """Until no answer is under way."""
@@ -94,9 +102,14 @@ class HTTPUpstream:
     async def close(self) -> None:
         """Close what is idle; a call that began with an older configuration may still come, and is served."""
         self._closed = True
-        if not self._transfers:
+        if not self._awaited:
             self._clock.remove(self)
         await self.pool.close()
+
+    @property
+    def _awaited(self) -> bool:
+        """Whether an answer is under way, or a call waits for its turn."""
+        return bool(self._transfers) or (self.gate is not None and len(self.gate.queue) > 0)
 
     def discard(self) -> None:
         """Let go of an upstream that was never used."""
@@ -285,7 +298,7 @@ class HTTPUpstream:
 
     def _left(self) -> None:
         """The last answer that was under way has ended."""
-        if self._closed:
+        if self._closed and not self._awaited:
             self._clock.remove(self)
         if self._idle is not None:
             self._idle.set_result(None)

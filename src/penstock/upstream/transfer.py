@@ -16,6 +16,7 @@ import msgspec
 
 from penstock.config.model import TimeoutConfig
 from penstock.errors import InternalError, PenstockError, UpstreamBroken, UpstreamTimeout
+from penstock.flow.gate import Turn
 from penstock.generation.log import EVENT_OVERHEAD, Generation, too_large
 from penstock.messages import Call, Endpoint, Event, Headers, Usage
 from penstock.net.connection import Connection
@@ -83,6 +84,7 @@ class Transfer:
         "sent",
         "started",
         "status",
+        "turn",
     )
 
     def __init__(self, generation: Generation, job: Job, now: Callable[[], float]) -> None:
@@ -100,6 +102,7 @@ class Transfer:
         self.cut = False  # this side broke it off: the upstream may have sent, and will bill, more than came
         self.connection: Connection | None = None
         self.answer: asyncio.Future[None] | None = None  # done: the connection is not ours any more
+        self.turn: Turn | None = None  # where the upstream has a gate
         self._error_body: bytearray | None = None  # an answer that is not the one that was asked for
         self._paused = False
 
@@ -108,7 +111,9 @@ class Transfer:
     def on_head(self, status: int, headers: Headers) -> None:
         self.status = status
         self.headers = headers
-        self.last = self.now()
+        self.last = now = self.now()
+        if self.turn is not None:
+            self.turn.on_head(headers, now)
         if status != 200:
             self._error_body = bytearray()
         elif headers.get(b"content-encoding", b"identity").lower() not in _AS_IT_IS:

@@ -27,7 +27,8 @@ from penstock.errors import (
     UpstreamUntrusted,
 )
 from penstock.flow import retry
-from penstock.gateway.stages.queue import take_turn
+from penstock.flow.gate import Turn
+from penstock.gateway.stages.queue import settle_turn, take_turn, wait_turn
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Candidate
 from penstock.generation.log import TOO_LARGE, Generation
@@ -147,8 +148,11 @@ class Production:
         generation.attempts += 1
         attempt = _opened(call, generation, candidate, transfer)
         recorder.opened(attempt)
+        turn: Turn | None = None
         failure: BaseException | None = None
         try:
+            if upstream.gate is not None:
+                turn = await wait_turn(upstream.gate, transfer, candidate.model)
             connection = await take_turn(upstream, transfer)
             self._transfer = transfer
             self._cancel_grace = upstream.config.cancel_grace
@@ -163,6 +167,8 @@ class Production:
             generation.served_by = (upstream.name, candidate.model)
             recorder.settled(attempt, candidate, stream=call.stream)
             generation.cost += attempt.cost
+            if turn is not None:
+                settle_turn(turn, transfer, attempt, failure)
         if transfer.cancelled:
             raise Abandoned("the last reader has left")
 

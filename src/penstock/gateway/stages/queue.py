@@ -3,15 +3,38 @@
 The contract (DESIGN section 2): tier, deadline and fairness decide; what cannot make its deadline is refused at
 once with an honest Retry-After; a caller that waits is kept alive.
 
-Today: first come, first served, per upstream.  A call takes a free connection or waits for one in the pool's
-line, which is bounded by ``pool.max_waiting``; past it the call is refused (503).
+An upstream with ``concurrency`` or ``breaker`` in its configuration has a gate (``flow.gate``).  A call asks it
+for a turn, waits for it if need be, and settles it when the call has ended, whatever became of it.  Every
+call, with a gate or without, then takes a free connection or waits for one in the pool's line, first come,
+first served, which is bounded by ``pool.max_waiting``.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping, Sequence
+from math import inf, isnan
+
+from penstock.config.model import TierConfig
+from penstock.errors import (
+    BadRequest,
+    PenstockError,
+    UpstreamError,
+    UpstreamFailed,
+)
+from penstock.flow.gate import Asked, Gate, Outcome, Ticket, Turn
+from penstock.flow.queue import DEFAULT_TIER
+from penstock.gateway.stages.route import Candidate
+from penstock.generation.log import TOO_LARGE
+from penstock.messages import Attempt, Call
+from penstock.messages import Outcome as Ending
 from penstock.net.connection import Connection
 from penstock.upstream.http import HTTPUpstream
 from penstock.upstream.transfer import Transfer
+
+UNIX_TIME = 1e9  # a deadline of more seconds is a moment, not a span; the year 2001
+OUTPUT_TOKENS = 1_000  # that a provider is taken to count for a call that sets no limit to its answer
+_OUR_ACCOUNT = frozenset({"upstream_authentication", "upstream_billing"})
 
 
 async def take_turn(upstream: HTTPUpstream, transfer: Transfer) -> Connection:
@@ -27,3 +50,147 @@ async def take_turn(upstream: HTTPUpstream, transfer: Transfer) -> Connection:
         connection = await upstream.acquire(transfer.job.timeouts.total)
         transfer.sent = transfer.now()
     return connection
+
+
+# ---- the gate ----
+
+
+def by_health(candidates: Sequence[Candidate], now: float) -> Sequence[Candidate]:
+    """The candidates in their order, but first those that are not left in peace; then the soonest to be asked."""
+    if len(candidates) < 2 or all(candidate.upstream.gate is None for candidate in candidates):
+        return candidates
+    return sorted(candidates, key=lambda candidate: _open_for(candidate, now))
+
+
+def _open_for(candidate: Candidate, now: float) -> float:
+    gate = candidate.upstream.gate
+    return 0.0 if gate is None else gate.open_for(candidate.model, now)
+
+
+async def wait_turn(gate: Gate, transfer: Transfer, model: str) -> Turn:
+    """The right to send a call, to be given back with :func:`settle_turn`.
+
+    The clocks of the call start with it: nobody but us is to blame for the time before.
+
+    :raises penstock.errors.Overloaded: refused, or evicted; the code says why
+    :raises penstock.errors.BadRequest: its deadline makes no sense
+    """
+    call, now = transfer.job.call, transfer.now()
+    asked = Asked(
+        model=model,
+        tenant=call.tenant.name,
+        tier=call.tenant.tier,
+        stream=call.stream,
+        deadline=_deadline(call, gate.tiers, gate.unix_time()),
+        tokens=transfer.job.prompt_tokens + (call.max_output_tokens or OUTPUT_TOKENS),
+        max_output_tokens=call.max_output_tokens,
+    )
+    turn: asyncio.Future[Turn] | None = None
+
+    def called(answer: Turn | PenstockError) -> None:
+        assert turn is not None, "nobody is called before ask() has returned"
+        if isinstance(answer, Turn):
+            if turn.done():  # the caller has left in this turn of the loop
+                answer.settle(Outcome("nobody"), transfer.now())
+            else:
+                turn.set_result(answer)
+        elif not turn.done():
+            turn.set_exception(answer)
+
+    # By health the first candidate is one that may be asked; if it may not, none may, and it is the last standing.
+    place = gate.ask(asked, now, called, last=transfer.generation.attempts <= 1)
+    if isinstance(place, Ticket):
+        turn = asyncio.get_running_loop().create_future()
+        try:
+            place = await turn
+        except asyncio.CancelledError:
+            assert isinstance(place, Ticket)
+            gate.leave(place)
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                turn.result().settle(Outcome("nobody"), transfer.now())
+            raise
+        transfer.started = transfer.sent = transfer.now()
+    transfer.turn = place
+    return place
+
+
+def settle_turn(turn: Turn, transfer: Transfer, attempt: Attempt, failure: BaseException | None) -> None:
+    """Its call has ended: give the turn back, with what was learnt of the upstream."""
+    now = transfer.now()
+    first_token = pace = None
+    if transfer.job.call.stream and transfer.seen:
+        first_token = transfer.seen - transfer.sent
+        took = now - transfer.seen
+        if attempt.usage.output_tokens > 1 and took > 0:
+            pace = (attempt.usage.output_tokens - 1) / took
+    turn.settle(
+        Outcome(
+            _blames(turn, transfer, attempt, failure),
+            first_token=first_token,
+            tokens_per_second=pace,
+            output_tokens=attempt.usage.output_tokens,
+            retry_after=failure.retry_after if isinstance(failure, PenstockError) else None,
+        ),
+        now,
+    )
+
+
+def _blames(turn: Turn, transfer: Transfer, attempt: Attempt, failure: BaseException | None) -> str:
+    """Whose fault it was; see :class:`penstock.flow.gate.Outcome`."""
+    if attempt.outcome is Ending.CANCELLED:
+        return "nobody"
+    if failure is None:
+        return ""
+    if not isinstance(failure, UpstreamError) or failure.code == TOO_LARGE:
+        return "nobody"
+    if isinstance(failure, UpstreamFailed) and failure.code in _OUR_ACCOUNT:
+        return "key"
+    if transfer.status == 429:
+        return "overload" if _is_overload(turn, transfer, failure) else "rate"
+    return "overload" if transfer.status in {503, 529} else "upstream"
+
+
+def _is_overload(turn: Turn, transfer: Transfer, failure: UpstreamError) -> bool:
+    """Some say 429 when they mean that they have too much to do; a bucket that has room is not the reason."""
+    if "overload" in failure.code or "overload" in failure.message.lower():
+        return True
+    return failure.retry_after is None and turn.has_room(transfer.now())
+
+
+# ---- deadlines ----
+
+
+def _deadline(call: Call, tiers: Mapping[str, TierConfig], unix_time: float) -> float:
+    """The moment (monotonic) at which the first token of a stream, or a plain answer, is of no use any more.
+
+    What the call says itself, else what its tier says; but never later than its SDK would wait.
+    """
+    tier = tiers.get(call.tenant.tier, DEFAULT_TIER).deadline or inf
+    said = call.headers.get(b"penstock-deadline")
+    seconds = tier if said is None else _seconds(said, unix_time)
+    patience = call.headers.get(b"x-stainless-read-timeout")
+    if patience is not None:
+        seconds = min(seconds, _patience(patience))
+    return call.received + seconds
+
+
+def _seconds(text: bytes, unix_time: float) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = float("nan")
+    if isnan(seconds):
+        raise BadRequest(
+            "Penstock-Deadline must be a number of seconds, or a moment in seconds since 1970",
+            param="Penstock-Deadline",
+        )
+    return seconds - unix_time if seconds >= UNIX_TIME and seconds != inf else seconds
+
+
+def _patience(text: bytes) -> float:
+    """The SDK writes it, so what makes no sense is no caller's mistake, and means nothing."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        return inf
+    return seconds if seconds > 0 else inf

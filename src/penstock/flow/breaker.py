@@ -1,0 +1,191 @@
+"""A circuit breaker: stop asking an upstream that fails or has become slow, and find out when it is well again.
+
+::
+
+    CLOSED ──too many errors or slow calls in the window──> OPEN ──after its time──> HALF_OPEN
+      ↑                                                      ↑                           │
+      └────────────── enough probes have succeeded ──────────┼───────────────────────────┤
+                                                             └── a probe failed: twice as long
+
+After M. Nygard, "Release It!" (2007), with the slow-call ratio of resilience4j applied to what matters in a
+stream: the time to the first token, and the pace of the tokens after it.
+
+A breaker that is open still lets probes through where there is nobody else to ask (``last``): the last one
+standing is tried, never shut out.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+
+import msgspec
+
+from penstock.config.model import BreakerConfig
+
+SLICES = 10  # of the sliding window
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """How a call ended.  ``first_token`` in seconds; None: not measured, as in an answer that is no stream."""
+
+    failed: bool
+    first_token: float | None = None
+    tokens_per_second: float | None = None
+
+
+class State(enum.Enum):
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class _Slice:
+    """What happened in a tenth of the window."""
+
+    __slots__ = ("began", "calls", "failed", "paced", "slow", "slow_paced", "timed")
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.calls = self.failed = self.timed = self.slow = self.paced = self.slow_paced = 0
+
+
+class Breaker:
+    """Of one model at one upstream, with one key."""
+
+    __slots__ = ("_config", "_opened", "_probes", "_reopens", "_slices", "_state", "_succeeded", "reason")
+
+    def __init__(self, config: BreakerConfig) -> None:
+        self._config = config
+        self._slices: deque[_Slice] = deque()
+        self._state = State.CLOSED
+        self._reopens = 0.0  # when OPEN becomes HALF_OPEN
+        self._opened = 0  # times in a row
+        self._probes = 0  # under way
+        self._succeeded = 0  # probes
+        self.reason = ""
+
+    def state(self, now: float) -> State:
+        if self._state is State.OPEN and now >= self._reopens:
+            self._state = State.HALF_OPEN
+            self._succeeded = 0
+        return self._state
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is not closed: open, or being tried."""
+        return self._state is not State.CLOSED
+
+    def permits(self, now: float, *, last: bool = False) -> bool:
+        """Whether a call may go there now.
+
+        :param last: there is nobody else to ask
+        """
+        state = self.state(now)
+        if state is State.CLOSED:
+            return True
+        return (last or state is State.HALF_OPEN) and self._probes < self._config.probes
+
+    def wait(self, now: float) -> float:
+        """Seconds until a call may be permitted again; 0: it may be now."""
+        return max(0.0, self._reopens - now) if self.state(now) is State.OPEN else 0.0
+
+    def begin(self, now: float) -> bool:
+        """A call goes there.
+
+        :returns: whether it is a probe, which :meth:`end` wants to know
+        """
+        probe = self.state(now) is not State.CLOSED
+        self._probes += probe
+        return probe
+
+    def end(self, ended: Ended | None, now: float, *, probe: bool) -> None:
+        """It has ended.
+
+        :param ended: None: it says nothing of the upstream, such as a call whose caller left
+        """
+        if probe:
+            self._probes -= 1
+        if ended is None:
+            return
+        if self.state(now) is State.CLOSED:
+            self._count(ended, now)
+        elif probe:
+            self._judge(ended, now)
+        # What began before it opened and ends now tells nothing new.
+
+    def trip(self, reason: str, now: float) -> None:
+        """Open at once: nothing more needs to be counted."""
+        self.reason = reason
+        self._opened += 1
+        longest = self._config.max_open_for
+        self._reopens = now + min(longest, self._config.open_for * 2.0 ** min(self._opened - 1, 32))
+        self._state = State.OPEN
+        self._slices.clear()
+
+    # ---- counting ----
+
+    def _count(self, ended: Ended, now: float) -> None:
+        config = self._config
+        slices = self._slices
+        width = config.window / SLICES
+        if not slices or now >= slices[-1].began + width:
+            slices.append(_Slice(now))
+        while slices[0].began <= now - config.window:
+            slices.popleft()
+        latest = slices[-1]
+        latest.calls += 1
+        latest.failed += ended.failed
+        if ended.first_token is not None:
+            latest.timed += 1
+            latest.slow += ended.first_token > config.slow_first_token
+        if ended.tokens_per_second is not None:
+            latest.paced += 1
+            latest.slow_paced += ended.tokens_per_second < config.slow_tokens_per_second
+        reason = self._too_much()
+        if reason:
+            self.trip(reason, now)
+
+    def _too_much(self) -> str:
+        """Which rule says that it is enough."""
+        config = self._config
+        calls = failed = timed = slow = paced = slow_paced = 0
+        for each in self._slices:
+            calls += each.calls
+            failed += each.failed
+            timed += each.timed
+            slow += each.slow
+            paced += each.paced
+            slow_paced += each.slow_paced
+        if calls >= config.least_calls and failed > config.error_ratio * calls:
+            return "errors"
+        if config.slow_first_token and timed >= config.least_calls and slow >= config.slow_ratio * timed:
+            return "slow"
+        if (
+            config.slow_tokens_per_second
+            and paced >= config.least_calls
+            and slow_paced >= config.slow_ratio * paced
+        ):
+            return "slow_tokens"
+        return ""
+
+    def _judge(self, ended: Ended, now: float) -> None:
+        """A probe has ended."""
+        config = self._config
+        slow = bool(config.slow_first_token) and (ended.first_token or 0.0) > config.slow_first_token
+        if config.slow_tokens_per_second and ended.tokens_per_second is not None:
+            slow = slow or ended.tokens_per_second < config.slow_tokens_per_second
+        if ended.failed or slow:
+            self._succeeded = 0
+            if self._state is State.HALF_OPEN:  # of the last one standing, failures do not add up
+                self.trip("errors" if ended.failed else "slow", now)
+            return
+        self._succeeded += 1
+        if self._succeeded >= config.probes:
+            self._state = State.CLOSED
+            self._opened = 0
+            self._reopens = 0.0
+            self.reason = ""
+
+    def __repr__(self) -> str:
+        return f"<Breaker {self._state.value} {self.reason}, {self._probes} probes under way>"

@@ -1,0 +1,429 @@
+"""The way to one upstream: may a call go there, now or later, and what is learnt when it has been there.
+
+A gate puts together what ``breaker``, ``queue``, ``concurrency`` and ``remote`` decide, each by itself.  A call
+*asks*; it gets a :class:`Turn` at once, or a :class:`Ticket` whose holder is told later, or is refused.  A turn
+is *settled* exactly once, and with it the next one in the queue may go.
+
+No tasks and no timer: time passes when somebody calls, and in :meth:`Gate.sweep`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from math import ceil, exp, inf, isfinite
+
+import msgspec
+
+from penstock.config.model import BreakerConfig, ConcurrencyConfig, TierConfig
+from penstock.errors import Evicted, Overloaded, PenstockError
+from penstock.flow.breaker import Breaker, Ended, State
+from penstock.flow.concurrency import AdaptiveLimit
+from penstock.flow.pace import Pace
+from penstock.flow.queue import DEFAULT_TIER, Entry, Full, Queue
+from penstock.flow.remote import RemoteBucket
+from penstock.messages import Headers
+from penstock.wire import ratelimits
+from penstock.wire.ratelimits import Told
+
+MAX_BREAKERS = 256  # models of one upstream; callers may invent names
+HOPE = 0.5  # quantile of the first tokens that a deadline is compared with
+RATE_WINDOW = 10.0  # seconds over which arrivals are counted
+SOON = 1.0  # seconds to come back in, where nothing better is known
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What the gate knows of a call.
+
+    ``deadline`` is the moment (monotonic seconds; ``inf``: any time) of the first token of a stream, or of the
+    end of a plain answer; ``tokens`` an estimate of what the provider will count.
+    """
+
+    model: str
+    tenant: str
+    tier: str
+    stream: bool
+    deadline: float = inf
+    tokens: float = 0.0
+    max_output_tokens: int | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of a turn.
+
+    ``blames``: ``upstream`` (5xx, broken, too late), ``overload`` (it says that it has too much to do),
+    ``rate`` (its bucket is empty), ``key`` (it does not accept ours), ``""`` (it answered), or ``nobody``
+    (the caller left, or asked for nonsense).
+    """
+
+    blames: str
+    first_token: float | None = None  # seconds, of a stream
+    tokens_per_second: float | None = None
+    output_tokens: int = 0
+    retry_after: float | None = None
+
+
+class Turn:
+    """The right to send one call."""
+
+    __slots__ = (
+        "_breaker",
+        "_gate",
+        "_key_probe",
+        "_number",
+        "_probe",
+        "_settled",
+        "asked",
+        "began",
+        "waited",
+    )
+
+    def __init__(
+        self, gate: Gate, asked: Asked, number: int, breaker: Breaker | None, now: float, waited: float
+    ) -> None:
+        self._gate = gate
+        self._number = number
+        self._breaker = breaker
+        self._probe = breaker is not None and breaker.begin(now)
+        self._key_probe = gate.key_breaker is not None and gate.key_breaker.begin(now)
+        self._settled = False
+        self.asked = asked
+        self.began = now
+        self.waited = waited  # seconds
+
+    def on_head(self, headers: Headers, now: float) -> None:
+        """The head of the answer is there, and may tell of rate limits."""
+        if self._gate.requests is not None:
+            unix_time = self._gate.unix_time()
+            requests = ratelimits.read(headers, b"requests", unix_time)
+            tokens = ratelimits.read(headers, b"tokens", unix_time)
+            self._gate.told(self._number, requests, tokens, now)
+
+    def has_room(self, now: float) -> bool:
+        """Whether both of the provider's buckets, by what it has told, have room for a call like this."""
+        gate = self._gate
+        if gate.requests is None or gate.tokens is None:
+            return False
+        return gate.requests.has(1.0, now) and gate.tokens.has(self.asked.tokens, now)
+
+    def settle(self, outcome: Outcome, now: float) -> None:
+        """The call has ended; only the first time counts."""
+        if self._settled:
+            return
+        self._settled = True
+        blames = outcome.blames
+        if self._breaker is not None:
+            # A bucket that is empty and a key that is wrong are no fault of the model's.
+            says = blames in {"", "upstream", "overload"}
+            ended = Ended(blames != "", outcome.first_token, outcome.tokens_per_second) if says else None
+            self._breaker.end(ended, now, probe=self._probe)
+        key_breaker = self._gate.key_breaker
+        if key_breaker is not None:
+            says = blames in {"", "key"}
+            key_breaker.end(Ended(failed=blames == "key") if says else None, now, probe=self._key_probe)
+            if blames == "key" and key_breaker.state(now) is State.CLOSED:
+                key_breaker.trip("key", now)
+        self._gate.ended(self, self._number, outcome, now)
+
+    def __repr__(self) -> str:
+        return f"<Turn {self._number} of {self.asked.tenant}, {'settled' if self._settled else 'under way'}>"
+
+
+class Ticket(Entry):
+    """A call's place in the queue; ``called`` is told once, a turn or why there is none."""
+
+    __slots__ = ("asked", "called", "last")
+
+    def __init__(
+        self,
+        asked: Asked,
+        now: float,
+        deadline: float,
+        called: Callable[[Turn | PenstockError], None],
+        *,
+        last: bool,
+    ) -> None:
+        super().__init__(asked.tier, asked.tenant, now, deadline)
+        self.asked = asked
+        self.called = called
+        self.last = last
+
+
+class Gate:
+    """See the module.
+
+    :param counted: told the tier and what became of each call that asked: ``passed``, ``waited``, ``full``,
+        ``late``, ``evicted``, ``expired``, ``left``, ``open``
+    :param unix_time: seconds since 1970
+    :param share: of the upstream's concurrency that this process may use
+    """
+
+    def __init__(
+        self,
+        name: str,
+        concurrency: ConcurrencyConfig | None,
+        breaker: BreakerConfig | None,
+        tiers: Mapping[str, TierConfig],
+        counted: Callable[[str, str], None],
+        *,
+        share: float = 1.0,
+        unix_time: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = name
+        self._counted = counted
+        self.tiers = tiers
+        self.unix_time = unix_time
+        self._breaker_config = breaker
+        self._breakers: OrderedDict[str, Breaker] = OrderedDict()
+        # A wrong key fails at once and for every model: one failure is enough, one probe finds out.
+        self.key_breaker = (
+            Breaker(msgspec.structs.replace(breaker, probes=1)) if breaker is not None else None
+        )
+        most = ceil(concurrency.limit * share) if concurrency is not None else 0
+        self.limit = AdaptiveLimit(concurrency, most) if concurrency is not None else None
+        self.queue = Queue(tiers, concurrency.max_waiting if concurrency is not None else 0)
+        follows = concurrency is not None and concurrency.follow_headers
+        self.requests = RemoteBucket() if follows else None
+        self.tokens = RemoteBucket() if follows else None
+        self.pace = Pace()
+        self.in_progress = 0
+        self._numbers = 0
+        self._arrivals: dict[str, tuple[float, float]] = {}  # by tier: calls per second, and when that was so
+
+    # ---- asking ----
+
+    def ask(
+        self, asked: Asked, now: float, called: Callable[[Turn | PenstockError], None], *, last: bool = False
+    ) -> Turn | Ticket:
+        """A turn, or a place in the queue: ``called`` is told when its time has come, or that it never will.
+
+        :param last: there is no other upstream that could be asked
+        :raises Overloaded: neither; the code says why
+        """
+        breaker = self._may_pass(asked, now, last=last)
+        if self.limit is None:
+            self._counted(asked.tier, "passed")
+            return self._begin(asked, breaker, now, now)
+        self._arrived(asked.tier, now)
+        latest = asked.deadline - self._needs(asked)
+        if now > latest:
+            self._refuse_late(asked, now, 0.0)
+        if not len(self.queue) and self._room(asked, now):
+            self._counted(asked.tier, "passed")
+            return self._begin(asked, breaker, now, now)
+        wait = self.predicted_wait(asked, now)
+        if now + wait > latest:
+            self._refuse_late(asked, now, wait)
+        ticket = Ticket(asked, now, latest, called, last=last)
+        try:
+            evicted = self.queue.push(ticket)
+        except Full:
+            self._counted(asked.tier, "full")
+            raise Overloaded(f"too many calls wait for {self.name}", retry_after=self._honest(wait)) from None
+        if isinstance(evicted, Ticket):
+            self._counted(evicted.tier, "evicted")
+            evicted.called(
+                Evicted(
+                    f"calls of a higher tier took the place of this one in the queue for {self.name}",
+                    retry_after=self._honest(self.predicted_wait(evicted.asked, now)),
+                )
+            )
+        return ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        """Its holder does not want to wait any more."""
+        if ticket.waiting:
+            self.queue.remove(ticket)
+            self._counted(ticket.tier, "left")
+
+    def open_for(self, model: str, now: float) -> float:
+        """Seconds until a call of this model is permitted again by the breakers; 0: it is."""
+        if self.key_breaker is None:
+            return 0.0
+        breaker = self._breakers.get(model)
+        waits = [each.wait(now) for each in (breaker, self.key_breaker) if each is not None]
+        return max(waits)
+
+    @property
+    def breakers_open(self) -> int:
+        """How many breakers are not closed."""
+        each = [*self._breakers.values(), *([self.key_breaker] if self.key_breaker is not None else [])]
+        return sum(breaker.is_open for breaker in each)
+
+    def predicted_wait(self, asked: Asked, now: float) -> float:
+        """Seconds in the queue, as far as can be told from who waits, who comes, and how long calls take."""
+        if self.limit is None or not self.pace.holding:
+            return self._remote_wait(asked.tokens, now)
+        turns = int(self.limit.value) / self.pace.holding  # per second
+        config = self.tiers.get(asked.tier, DEFAULT_TIER)
+        higher, alike = self.queue.ahead(asked.tier, asked.tenant)
+        coming = sum(
+            self._arrival_rate(name, now)
+            for name in self._arrivals
+            if self.tiers.get(name, DEFAULT_TIER).priority > config.priority
+        )
+        floor = config.floor * turns
+        left = max(turns - coming, floor)
+        ours = alike + 1
+        wait = (higher + ours) / left if left else inf
+        if floor:
+            wait = min(wait, ours / floor)
+        return max(wait, self._remote_wait(asked.tokens, now))
+
+    # ---- time ----
+
+    def sweep(self, now: float) -> None:
+        """Those who waited in vain are told; those whose turn has come, too."""
+        for entry in self.queue.expired(now):
+            assert isinstance(entry, Ticket)
+            self._counted(entry.tier, "expired")
+            entry.called(
+                Overloaded(
+                    f"the call's deadline cannot be met any more: it waited {now - entry.arrived:.1f} s"
+                    f" for {self.name}",
+                    code="deadline_unreachable",
+                    retry_after=self._honest(self.predicted_wait(entry.asked, now)),
+                )
+            )
+        self._next(now)
+
+    def use_tiers(self, tiers: Mapping[str, TierConfig]) -> None:
+        """Go on by these rules."""
+        self.tiers = tiers
+        self.queue.use_tiers(tiers)
+
+    # ---- for turns ----
+
+    def told(self, number: int, requests: Told | None, tokens: Told | None, now: float) -> None:
+        """A call's answer has begun."""
+        if self.requests is not None:
+            self.requests.answered(number, requests, now)
+        if self.tokens is not None:
+            self.tokens.answered(number, tokens, now)
+
+    def ended(self, turn: Turn, number: int, outcome: Outcome, now: float) -> None:
+        """A call has ended."""
+        held = now - turn.began
+        blames = outcome.blames
+        in_progress = self.in_progress
+        self.in_progress -= 1
+        self.told(number, None, None, now)
+        if blames == "rate" and self.requests is not None:
+            self._out_of_rate(outcome.retry_after, now)
+        if self.limit is not None:
+            if blames == "overload":
+                self.limit.overloaded(now)
+            elif outcome.first_token is not None:
+                self.limit.observe(outcome.first_token, in_progress, now)
+            self.queue.charge(turn.asked.tier, turn.asked.tenant, held - self.pace.holding)
+        if not blames:
+            self.pace.observe(held, outcome.first_token, outcome.tokens_per_second, outcome.output_tokens)
+        self._next(now)
+
+    # ---- deciding ----
+
+    def _may_pass(self, asked: Asked, now: float, *, last: bool) -> Breaker | None:
+        """The breaker of this model, if it has one.
+
+        :raises Overloaded: it is open
+        """
+        config = self._breaker_config
+        if config is None or self.key_breaker is None:
+            return None
+        breaker = self._breakers.get(asked.model)
+        if breaker is None:
+            if len(self._breakers) >= MAX_BREAKERS:
+                self._breakers.popitem(last=False)
+            breaker = self._breakers[asked.model] = Breaker(config)
+        for each in (self.key_breaker, breaker):
+            if not each.permits(now, last=last):
+                self._counted(asked.tier, "open")
+                raise Overloaded(
+                    f"{self.name} has failed too often or been too slow, and is left in peace",
+                    code="breaker_open",
+                    retry_after=each.wait(now) or SOON,
+                )
+        return breaker
+
+    def _room(self, asked: Asked, now: float) -> bool:
+        assert self.limit is not None
+        return self.in_progress < int(self.limit.value) and not self._remote_wait(asked.tokens, now)
+
+    def _remote_wait(self, tokens: float, now: float) -> float:
+        if self.requests is None or self.tokens is None:
+            return 0.0
+        return max(self.requests.wait(1.0, now), self.tokens.wait(tokens, now))
+
+    def _needs(self, asked: Asked) -> float:
+        """Seconds from a call's turn to what its deadline is about."""
+        first = self.pace.first_token(HOPE)
+        return first if asked.stream else first + self.pace.answer(asked.max_output_tokens)
+
+    def _begin(self, asked: Asked, breaker: Breaker | None, now: float, since: float) -> Turn:
+        self._numbers += 1
+        self.in_progress += 1
+        if self.requests is not None and self.tokens is not None:
+            self.requests.sent(self._numbers, 1.0, now)
+            self.tokens.sent(self._numbers, asked.tokens, now)
+        return Turn(self, asked, self._numbers, breaker, now, now - since)
+
+    def _next(self, now: float) -> None:
+        """Let go who may go."""
+        if self.limit is None:
+            return
+        queue = self.queue
+        while len(queue) and self.in_progress < int(self.limit.value):
+            entry = queue.pop(self.pace.holding, lambda entry: self._fits(entry, now))
+            if entry is None:
+                return
+            assert isinstance(entry, Ticket)
+            try:
+                breaker = self._may_pass(entry.asked, now, last=entry.last)
+            except Overloaded as opened:  # while it waited
+                entry.called(opened)
+                continue
+            self._counted(entry.tier, "waited")
+            entry.called(self._begin(entry.asked, breaker, now, entry.arrived))
+
+    def _fits(self, entry: Entry, now: float) -> bool:
+        assert isinstance(entry, Ticket)
+        return not self._remote_wait(entry.asked.tokens, now)
+
+    def _out_of_rate(self, retry_after: float | None, now: float) -> None:
+        """Which of the two buckets is empty is not always said: the one that is nearer to it."""
+        assert self.requests is not None
+        assert self.tokens is not None
+        emptier = min(self.requests, self.tokens, key=lambda bucket: bucket.fullness(now))
+        emptier.refused(retry_after, now)
+
+    # ---- refusing ----
+
+    def _refuse_late(self, asked: Asked, now: float, wait: float) -> None:
+        self._counted(asked.tier, "late")
+        left = asked.deadline - now
+        raise Overloaded(
+            f"the call's deadline is {left:.1f} s away and cannot be met: {self.name} would begin to answer"
+            f" in about {wait + self._needs(asked):.1f} s"
+            if isfinite(wait)
+            else f"the call's deadline cannot be met: calls of higher tiers keep {self.name} busy",
+            code="deadline_unreachable",
+            retry_after=self._honest(wait),
+        )
+
+    def _honest(self, wait: float) -> float:
+        """When it may be worth to come back: when those that wait now have gone."""
+        return min(max(wait, SOON), 60.0)
+
+    # ---- who comes ----
+
+    def _arrived(self, tier: str, now: float) -> None:
+        rate = self._arrival_rate(tier, now)
+        self._arrivals[tier] = rate + 1.0 / RATE_WINDOW, now
+
+    def _arrival_rate(self, tier: str, now: float) -> float:
+        rate, at = self._arrivals.get(tier, (0.0, now))
+        return rate * exp(min(0.0, at - now) / RATE_WINDOW)
+
+    def __repr__(self) -> str:
+        return f"<Gate to {self.name}, {self.in_progress} in progress, {self.queue}, {self.limit}>"

@@ -1,0 +1,50 @@
+"""What gates say of themselves among the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from penstock.flow.gate import Gate
+from penstock.metrics import Registry
+
+MAX_CHILDREN = 5_000
+
+
+def measure(registry: Registry, gates: Callable[[], Iterable[Gate]]) -> Callable[[str, str, str], None]:
+    """Declare the metrics of all gates; gauges are read when a snapshot is taken.
+
+    :returns: what counts a call: its upstream, its tier, what became of it
+    """
+    turns = registry.counter(
+        "penstock_turns_total",
+        "Calls that asked for their turn at an upstream, by what became of them.",
+        labels=("upstream", "tier", "outcome"),
+        max_children=MAX_CHILDREN,
+    )
+    waiting = registry.gauge(
+        "penstock_queue_waiting", "Calls that wait for an upstream.", labels=("upstream", "tier")
+    )
+    in_progress = registry.gauge(
+        "penstock_upstream_in_progress", "Calls that an upstream has now.", labels=("upstream",)
+    )
+    limit = registry.gauge(
+        "penstock_upstream_concurrency", "Calls that an upstream may have at once.", labels=("upstream",)
+    )
+    opened = registry.gauge(
+        "penstock_breakers_open",
+        "Breakers that are not closed, of models and of the key.",
+        labels=("upstream",),
+    )
+
+    def collect() -> None:
+        for gate in gates():
+            in_progress.labels(gate.name).set(gate.in_progress)
+            opened.labels(gate.name).set(gate.breakers_open)
+            if gate.limit is not None:
+                limit.labels(gate.name).set(int(gate.limit.value))
+                lengths = gate.queue.lengths()
+                for tier in {*gate.tiers, *lengths}:
+                    waiting.labels(gate.name, tier).set(lengths.get(tier, 0))
+
+    registry.before_snapshot(collect)
+    return lambda upstream, tier, outcome: turns.labels(upstream, tier, outcome).add()

@@ -1,0 +1,120 @@
+"""A provider's rate limit, as far as its answers tell of it, so that calls wait here instead of failing there.
+
+The provider has a bucket of ``limit`` units that fills all the time.  With each answer it says how much was
+left when it began to answer; what was sent after that call, and is not answered yet, has to be taken off.
+Between two answers the bucket is reckoned on.  Nothing is limited before the provider has told of a limit.
+
+Providers lie, in either direction, or mean something else.  One that says 429 where there should have been
+room is not believed for a while: its bucket counts as empty, and fills at the pace that it has.  And nobody
+waits longer than :data:`MAX_PAUSE` for a provider's word alone: then one call goes, and brings news.
+"""
+
+from __future__ import annotations
+
+from penstock.wire.ratelimits import Told
+
+PERIOD = 60.0  # seconds: limits are per minute, where the provider does not say how soon they are whole
+MAX_PAUSE = 60.0  # seconds
+FIRST_PAUSE = 1.0  # seconds, after a 429 without a Retry-After; doubled with each that follows
+DISTRUST = 30.0  # seconds
+FASTEST, SLOWEST = 1.0, 86_400.0  # seconds in which a whole bucket fills: what is beyond is not believed
+MARGIN = 0.01  # of the limit: not used, because clocks and estimates differ
+
+
+class RemoteBucket:
+    """One of a provider's buckets, of requests or of tokens."""
+
+    __slots__ = ("_at", "_distrusted_until", "_level", "_limit", "_pause", "_paused_until", "_rate", "_sent")
+
+    def __init__(self) -> None:
+        self._limit = 0.0  # 0: not told yet
+        self._rate = 0.0  # units per second
+        self._level = 0.0
+        self._at = 0.0  # when the level was so
+        self._sent: dict[
+            int, float
+        ] = {}  # units of calls that are not answered, in the order of their numbers
+        self._paused_until = 0.0
+        self._pause = FIRST_PAUSE
+        self._distrusted_until = 0.0
+
+    def wait(self, units: float, now: float) -> float:
+        """Seconds until a call of so many units may be sent; 0: now."""
+        pause = max(0.0, self._paused_until - now)
+        if not self._limit:
+            return min(pause, MAX_PAUSE)
+        self._fill(now)
+        wanted = min(units, self._limit * (1.0 - 2.0 * MARGIN)) + self._limit * MARGIN
+        missing = (wanted - self._level) / self._rate
+        # A bucket of one or two units must give them; its margin would be none.
+        return min(max(pause, missing if missing > 1e-9 else 0.0), MAX_PAUSE)
+
+    def sent(self, number: int, units: float, now: float) -> None:
+        """Call ``number`` goes out; numbers grow."""
+        if self._limit:
+            self._fill(now)
+            self._level -= units
+        self._sent[number] = units
+
+    def answered(self, number: int, told: Told | None, now: float) -> None:
+        """Its answer begins, or there was none."""
+        if number not in self._sent:
+            return
+        later = 0.0
+        if told is not None:
+            later = sum(units for other, units in self._sent.items() if other > number)
+        del self._sent[number]
+        if told is None or now < self._distrusted_until:
+            return
+        self._learn_rate(told)
+        self._limit = told.limit
+        self._level = told.left - later
+        self._at = now
+        self._pause = FIRST_PAUSE
+
+    def refused(self, retry_after: float | None, now: float) -> None:
+        """The provider says that the bucket is empty."""
+        if self._limit:
+            self._fill(now)
+            if self._level > self._limit * MARGIN:  # by what it had told, there was room
+                self._distrusted_until = now + DISTRUST
+                self._rate = self._limit / PERIOD
+            self._level = min(self._level, 0.0)
+        if now < self._paused_until:  # the same news again, from a call that was under way
+            return
+        if retry_after is None:
+            retry_after = self._pause
+            self._pause = min(MAX_PAUSE, self._pause * 2.0)
+        self._paused_until = now + min(retry_after, MAX_PAUSE)
+
+    def fullness(self, now: float) -> float:
+        """Which part of it is left, 0 to 1; 1 if nothing is known."""
+        if not self._limit:
+            return 1.0
+        self._fill(now)
+        return max(0.0, self._level / self._limit)
+
+    def has(self, units: float, now: float) -> bool:
+        """Whether the provider has told that there is room for so many."""
+        if not self._limit:
+            return False
+        self._fill(now)
+        return self._level >= units
+
+    def _learn_rate(self, told: Told) -> None:
+        usual = told.limit / PERIOD
+        if not self._limit:
+            self._rate = usual
+        missing = told.limit - told.left
+        if told.reset and missing > 0:
+            rate = missing / told.reset
+            if told.limit / SLOWEST <= rate <= told.limit / FASTEST:
+                self._rate += 0.3 * (rate - self._rate)
+
+    def _fill(self, now: float) -> None:
+        if now > self._at:
+            self._level = min(self._limit, self._level + (now - self._at) * self._rate)
+        self._at = now
+
+    def __repr__(self) -> str:
+        return f"<RemoteBucket {self._level:g} of {self._limit:g}, {self._rate:g}/s, {len(self._sent)} unanswered>"

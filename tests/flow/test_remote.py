@@ -1,0 +1,117 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.flow.remote import RemoteBucket
+from penstock.wire.ratelimits import Told
+
+
+def test_nothing_is_limited_before_the_provider_has_told():
+    bucket = RemoteBucket()
+    for number in range(1_000):
+        assert bucket.wait(1, 0.0) == 0
+        bucket.sent(number, 1, 0.0)
+
+
+def test_what_was_sent_since_is_taken_off_what_is_left():
+    bucket = RemoteBucket()
+    for number in range(5):
+        bucket.sent(number, 1, 0.0)
+    bucket.answered(1, Told(100, 3, None), 0.0)  # calls 2, 3 and 4 are not in this figure
+    assert bucket.wait(1, 0.0) > 0
+    bucket.answered(4, Told(100, 50, None), 0.0)
+    assert bucket.wait(1, 0.0) == 0
+    assert bucket.wait(50, 0.0) == pytest.approx(0.6)  # a margin of one is kept
+
+
+def test_it_fills_at_the_pace_that_the_provider_tells():
+    bucket = RemoteBucket()
+    for number in range(60):
+        bucket.sent(number, 1, 0.0)
+        bucket.answered(number, Told(600, 0, 6.0), 0.0)  # full in six seconds: 100 a second
+    assert bucket.wait(94, 0.0) == pytest.approx(1.0, rel=0.01)
+
+
+@pytest.mark.parametrize("reset", [None, 0.0, 1e-6, 1e8])
+def test_a_pace_that_cannot_be_is_not_believed(reset):
+    bucket = RemoteBucket()
+    bucket.sent(1, 1, 0.0)
+    bucket.answered(1, Told(600, 0, reset), 0.0)
+    assert bucket.wait(4, 0.0) == pytest.approx(1.0)  # 10 a second, and the margin of 6
+
+
+def test_a_429_stops_all_for_as_long_as_the_provider_says_but_not_for_a_day():
+    bucket = RemoteBucket()
+    bucket.refused(7.0, 0.0)
+    assert bucket.wait(1, 0.0) == 7.0
+    assert bucket.wait(1, 7.0) == 0
+    bucket.refused(86_400.0, 10.0)
+    assert bucket.wait(1, 10.0) == 60.0
+
+
+def test_429s_without_a_time_make_the_pauses_longer_and_an_answer_ends_that():
+    bucket = RemoteBucket()
+    pauses, now = [], 0.0
+    for _ in range(8):
+        bucket.refused(None, now)
+        pauses.append(bucket.wait(1, now))
+        now += pauses[-1]
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+    bucket.sent(1, 1, now)
+    bucket.answered(1, Told(10, 9, None), now)
+    bucket.refused(None, now)
+    assert bucket._pause == 2.0
+
+
+def test_many_429s_of_calls_that_were_under_way_are_one_piece_of_news():
+    bucket = RemoteBucket()
+    for _ in range(50):
+        bucket.refused(None, 0.0)
+    assert bucket.wait(1, 0.0) == 1.0
+
+
+def test_a_provider_that_says_429_where_there_should_be_room_is_not_believed_for_a_while():
+    bucket = RemoteBucket()
+    bucket.sent(1, 1, 0.0)
+    bucket.answered(1, Told(60, 60, None), 0.0)
+    bucket.refused(1.0, 0.0)
+    bucket.sent(2, 1, 1.0)
+    bucket.answered(2, Told(60, 60, None), 1.0)
+    assert bucket.wait(30, 1.0) > 10
+    bucket.sent(3, 1, 31.0)
+    bucket.answered(3, Told(60, 60, None), 31.0)
+    assert bucket.wait(30, 31.0) == 0
+
+
+def test_a_provider_that_always_says_nothing_is_left_is_asked_all_the_same():
+    bucket = RemoteBucket()
+    now = 0.0
+    for number in range(10):
+        bucket.sent(number, 1, now)
+        bucket.answered(number, Told(60, 0, None), now)
+        wait = bucket.wait(1, now)
+        assert 0 < wait <= 2
+        now += wait
+        assert bucket.wait(1, now) == pytest.approx(0, abs=1e-6)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0, 100), st.integers(1, 10**6), st.floats(0, 1), st.one_of(st.none(), st.floats(0, 1e6))
+        ),
+        max_size=40,
+    ),
+    st.floats(0, 1e9),
+)
+def test_whatever_it_is_told_nobody_waits_longer_than_a_minute(told, units):
+    bucket = RemoteBucket()
+    now = 0.0
+    for number, (pause, limit, left, reset) in enumerate(told):
+        now += pause
+        bucket.sent(number, units, now)
+        bucket.answered(number, Told(limit, limit * left, reset), now)
+        if number % 3 == 0:
+            bucket.refused(reset, now)
+        assert 0 <= bucket.wait(units, now) <= 60
+    assert not bucket._sent
