@@ -209,7 +209,7 @@ class StoreSuite:
         assert await store.write([append(one, 2, end=end(failure=FAILED))]) == {
             one.id: Refusal(Reason.ENDED, 2)
         }
-        assert (await store.write([begin(one)]))[one.id].events == 2
+        assert await store.write([begin(one)]) == {one.id: Refusal(Reason.EXISTS, 2)}
         assert await store.events(one.id, 0, LARGE) == [b"a", b"b"]
 
     @with_store
@@ -259,6 +259,8 @@ class StoreSuite:
         assert await store.write([append(one, 2, b"from the dead")]) == refusal
         assert await store.write([append(one, 2, b"c", epoch=2)]) == {}
         assert await store.write([append(one, 3, end=end(), epoch=2)]) == {}
+        # Also of what has ended: its end is not the old owner's.
+        assert await store.write([append(one, 3, end=end())]) == {one.id: Refusal(Reason.FENCED, 3)}
         assert await store.events(one.id, 0, LARGE) == [b"a", b"b", b"c"]
 
     @with_store

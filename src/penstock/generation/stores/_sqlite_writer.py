@@ -158,7 +158,7 @@ class SQLiteWriter:
         for write in writes:
             known: _Open | Refusal | None
             if write.begin is None:
-                known = self._known(write.id)
+                known = self._known(write.id, write.epoch)
             elif write.end is None:
                 known = self._begin(write.begin, write, seq)
             else:
@@ -239,9 +239,9 @@ class SQLiteWriter:
 
     def _exists(self, generation_id: str) -> Refusal:
         known = self._known(generation_id)
-        return known if isinstance(known, Refusal) else Refusal(Reason.EXISTS, known.events)
+        return Refusal(Reason.EXISTS, known.events)
 
-    def _known(self, generation_id: str) -> _Open | Refusal:
+    def _known(self, generation_id: str, epoch: int = 0) -> _Open | Refusal:
         known = self._open.get(generation_id)
         if known is not None and known.fence == self._fence:
             return known
@@ -253,7 +253,7 @@ class SQLiteWriter:
         if row is None:
             return Refusal(Reason.UNKNOWN)
         if row.state != State.RUNNING.value:
-            return Refusal(Reason.ENDED, row.events)
+            return Refusal(Reason.ENDED if epoch == row.epoch else Reason.FENCED, row.events)
         known = _Open(row.number, row.epoch, row.events, row.size, row.tail, self._fence)
         known.add(waiting_events(self._db, row))
         self._open[generation_id] = known

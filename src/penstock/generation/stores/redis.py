@@ -1,0 +1,532 @@
+"""A store in a Redis server, which the processes of several machines share.
+
+What the server acknowledged outlives every gateway.  Whether it outlives the server depends on how that is
+run: with ``appendonly yes`` a restart loses a second at most, with a replica a failover loses what was not
+copied yet.  The journal notices, and writes again what is missing.
+
+Per generation there is a hash (its record) and a stream, whose entries are the events of one write, numbered by
+the index of the first of them.  A stream, because an entry is found by its number, wherever it is; in a list
+that is a walk, and with several events in an entry a search.  Beside them, for all generations together: who
+owns what, and what has ended.  These are on other slots of a cluster, so they are no part of any promise:
+what is missing there is found late, or expires by the server's own clock.
+
+Of a cluster's nodes this store talks to the one that it is given, so it needs a proxy in front of them; the
+names of the keys allow it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import hiredis
+import msgspec
+
+from penstock.generation.log import State
+from penstock.generation.store import (
+    Claim,
+    Ending,
+    Reason,
+    Record,
+    Refusal,
+    StoreStatistics,
+    StoreUnavailable,
+    Tail,
+    Write,
+    request_size,
+    size_of,
+)
+from penstock.generation.stores import _redis_scripts as scripts
+from penstock.messages import Event
+from penstock.net.redis import ERRORS, Address, Connection, connect
+
+log = logging.getLogger(__name__)
+
+BUDGET = 1.0  # seconds for one answer; the journal's readers do not wait that long
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0  # seconds without a try, after one that failed
+_NATIVE_GRACE = 60.0  # seconds after which the server itself removes what expire() should have removed
+_RUNNING_GRACE = 7 * 86_400.0  # the same for what never ended
+_PAGE = 64  # stream entries of one answer
+_AT_ONCE = 100  # generations of one round trip, where there may be any number
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_events = msgspec.msgpack.Decoder(list[bytes]).decode
+_decode_record = msgspec.msgpack.Decoder(Record).decode
+_decode_ending = msgspec.msgpack.Decoder(Ending).decode
+_REASONS = {reason.value.encode(): reason for reason in Reason}
+_FIELDS = (b"request", b"state", b"owner", b"epoch", b"events", b"size", b"expires_at", b"ending")
+_SHA = {script: hashlib.sha1(script, usedforsecurity=False).hexdigest().encode() for script in scripts.ALL}
+_NOTHING = (b"",) * 5
+
+
+class RedisStore:
+    """A :class:`~penstock.generation.store.Store` in a Redis server, version 7 or newer.
+
+    :param url: see :meth:`penstock.net.redis.Address.parse`
+    :param max_bytes: all generations together; more than that is there only between two :meth:`expire`
+    :param budget: seconds for one answer
+    :param prefix: of all keys, for several gateways on one server
+    :raises ValueError: the URL is none of Redis
+    """
+
+    def __init__(
+        self, url: str, max_bytes: int, *, budget: float = BUDGET, prefix: str = "penstock:generations"
+    ) -> None:
+        self.address = Address.parse(url)
+        self.max_bytes = max_bytes
+        self._prefix = prefix.encode()
+        index = self._prefix + b":{ended}:"
+        self._index = (index + b"order", index + b"expiry", index + b"sizes", index + b"total")
+        self._owners = self._prefix + b":owners"
+        self._announced: set[str] = set()  # owners that the server knows of
+        self._dropped = 0
+        # Two connections: a long answer to a reader must not hold up a write.
+        self._writing = _Link(self.address, budget, self._announced.clear)
+        self._reading = _Link(self.address, budget, lambda: None)
+
+    def __repr__(self) -> str:
+        host, port = self.address.hosts[0]
+        return f"<RedisStore {host}:{port}, {self._writing.trouble or 'well'}>"
+
+    async def start(self) -> None:
+        await self._writing.ask(b"PING")
+
+    async def close(self) -> None:
+        self._writing.close()
+        self._reading.close()
+
+    # ---- writing ----
+
+    async def write(self, writes: Sequence[Write]) -> dict[str, Refusal]:
+        if not writes:
+            return {}
+        await self._writing.ready()
+        self._announce([write.begin for write in writes if write.begin is not None])
+        keys: list[bytes] = []
+        values: list[bytes] = []
+        for write in writes:
+            keys += self._keys(write.id)
+            values += _arguments(write)
+        try:
+            answers = await self._run(self._writing, scripts.WRITE, keys, values)
+        except _Full:
+            await self._drop(self.max_bytes * 9 // 10)
+            raise
+        refused = {}
+        counted: list[bytes] = []
+        now = b"%.6f" % time.time()
+        for write, answer in zip(writes, answers, strict=True):
+            if answer is None:
+                continue
+            if answer[0]:
+                refused[write.id] = Refusal(_REASONS[answer[0]], answer[1])
+            elif write.end is not None:
+                _, size, owner = answer
+                self._writing.tell(b"SREM", self._owned(owner.decode()), write.id.encode())
+                counted += (write.id.encode(), size, now, b"%.6f" % write.end.expires_at)
+        if counted:
+            self._writing.tell(b"EVALSHA", _SHA[scripts.COUNT_IN], b"4", *self._index, *counted)
+        return refused
+
+    def _announce(self, begun: list[Record]) -> None:
+        """What is about to begin can be found, before it does: commands of a connection are done in order."""
+        for record in begun:
+            if record.owner not in self._announced:
+                self._writing.tell(b"ZADD", self._owners, b"NX", b"0", record.owner.encode())
+                self._announced.add(record.owner)
+            self._writing.tell(b"SADD", self._owned(record.owner), record.id.encode())
+
+    # ---- reading ----
+
+    async def load(self, generation_id: str) -> Record | None:
+        return _record(await self._reading.ask(b"HMGET", self._keys(generation_id)[0], *_FIELDS))
+
+    async def events(self, generation_id: str, start: int, limit: int) -> list[Event]:
+        taken: list[Event] = []
+        while True:
+            ((_, _, events),) = await self._read({generation_id: start + len(taken)}, _PAGE)
+            for event in events:
+                limit -= len(event)
+                if limit < 0 and taken:
+                    return taken
+                taken.append(event)
+            if not events:
+                return taken
+
+    async def tail(self, wanted: Mapping[str, int]) -> dict[str, Tail]:
+        tails = {}
+        read = await self._read(wanted, 1 << 31)
+        for generation_id, (state, _, events) in zip(wanted, read, strict=True):
+            tails[generation_id] = Tail(events, None if state is None else State(state.decode()))
+        return tails
+
+    async def _read(
+        self, wanted: Mapping[str, int], entries: int
+    ) -> list[tuple[bytes | None, int, list[Event]]]:
+        if not wanted:
+            return []
+        keys = [key for generation_id in wanted for key in self._keys(generation_id)]
+        values = [b"%d" % entries, *(b"%d" % start for start in wanted.values())]
+        found = []
+        answers = await self._run(self._reading, scripts.READ, keys, values, shared=1)
+        for start, (state, count, stored) in zip(wanted.values(), answers, strict=True):
+            events: list[Event] = []
+            for number, (_, content) in stored:
+                first = int(number.partition(b"-")[0]) - 1
+                events += _decode_events(content)[max(0, start - first) :]
+            found.append((state, int(count or 0), events))
+        return found
+
+    # ---- whose is it? ----
+
+    async def claim(
+        self,
+        tenant: str,
+        name: str,
+        fingerprint: bytes,
+        generation_id: str,
+        *,
+        now: float,
+        until: float,
+        instead_of: str = "",
+    ) -> Claim:
+        digest = hashlib.blake2b(_encode((tenant, name)), digest_size=20).hexdigest().encode()
+        values = (
+            *(b"%.6f" % now, instead_of.encode(), generation_id.encode(), fingerprint),
+            *(b"%.6f" % until, _milliseconds(until)),
+        )
+        held = await self._run(self._writing, scripts.CLAIM, [self._prefix + b":claim:" + digest], values)
+        if held is None:
+            return Claim(generation_id, fingerprint, won=True)
+        return Claim(held[0].decode(), held[1], won=False)
+
+    async def renew(self, owner: str, until: float) -> None:
+        await self._writing.ask(b"ZADD", self._owners, b"%.6f" % until, owner.encode())
+
+    async def expired(self, now: float, limit: int) -> list[str]:
+        dead = await self._reading.ask(b"ZRANGEBYSCORE", self._owners, b"-inf", b"%.6f" % now)
+        found: list[str] = []
+        for owner in (b"", *dead):
+            owned = await self._reading.ask(b"SMEMBERS", self._owned(owner.decode()))
+            for at in range(0, len(owned), _AT_ONCE):
+                some = owned[at : at + _AT_ONCE]
+                records = await self._reading.ask_all(
+                    [(b"HMGET", self._keys(member.decode())[0], b"state", b"owner") for member in some]
+                )
+                for member, (state, present) in zip(some, records, strict=True):
+                    if state == b"running" and present == owner:
+                        found.append(member.decode())
+                        if len(found) == limit:
+                            return found
+                    else:  # it ended, or changed hands, and somebody died before he could say so
+                        self._writing.tell(b"SREM", self._owned(owner.decode()), member)
+        return found
+
+    async def take_over(self, generation_id: str, owner: str, now: float) -> Record | None:
+        record = await self.load(generation_id)
+        if record is None or record.state is not State.RUNNING or await self._lease(record.owner) > now:
+            return None
+        await self._writing.ready()
+        self._announce([msgspec.structs.replace(record, owner=owner)])
+        values = (record.owner.encode(), b"%d" % record.epoch, owner.encode())
+        epoch = await self._run(self._writing, scripts.TAKE_OVER, [self._keys(generation_id)[0]], values)
+        if epoch is None:
+            return None
+        self._writing.tell(b"SREM", self._owned(record.owner), generation_id.encode())
+        return await self.load(generation_id)
+
+    async def release(self, owner: str, generation_ids: Sequence[str]) -> None:
+        for generation_id in generation_ids:
+            key = self._keys(generation_id)[0]
+            if await self._run(self._writing, scripts.RELEASE, [key], (owner.encode(),)):
+                await self._writing.ask(b"SADD", self._owned(""), generation_id.encode())
+                self._writing.tell(b"SREM", self._owned(owner), generation_id.encode())
+
+    async def _lease(self, owner: str) -> float:
+        until = await self._reading.ask(b"ZSCORE", self._owners, owner.encode())
+        return float(until) if until is not None else 0.0
+
+    # ---- letting go ----
+
+    async def delete(self, generation_id: str) -> None:
+        await self._remove([generation_id])
+
+    async def expire(self, now: float) -> int:
+        past = await self._reading.ask(b"ZRANGEBYSCORE", self._index[1], b"-inf", b"%.6f" % now)
+        gone = [member.decode() for member in past]
+        for generation_id in await self.expired(now, 1_000):
+            record = await self.load(generation_id)
+            if record is not None and record.expires_at <= now:
+                gone.append(generation_id)
+        await self._remove(gone)
+        for owner in await self._reading.ask(b"ZRANGEBYSCORE", self._owners, b"-inf", b"%.6f" % now):
+            if not await self._reading.ask(b"SCARD", self._owned(owner.decode())):
+                self._writing.tell(b"ZREM", self._owners, owner)
+                self._announced.discard(owner.decode())
+        return len(gone) + await self._drop(self.max_bytes)
+
+    async def _drop(self, max_bytes: int) -> int:
+        """Remove the oldest ended generations while there is more than so much."""
+        excess = (await self.statistics()).size - max_bytes
+        gone: list[str] = []
+        while excess > 0:
+            some = await self._reading.ask(
+                b"ZRANGE", self._index[0], b"%d" % len(gone), b"%d" % (len(gone) + _AT_ONCE - 1)
+            )
+            if not some:
+                break
+            sizes = await self._reading.ask(b"HMGET", self._index[2], *some)
+            for member, size in zip(some, sizes, strict=True):
+                if excess > 0:
+                    gone.append(member.decode())
+                    excess -= int(size or 0)
+        await self._remove(gone)
+        self._dropped += len(gone)
+        return len(gone)
+
+    async def _remove(self, generation_ids: Sequence[str]) -> None:
+        for at in range(0, len(generation_ids), _AT_ONCE):
+            some = generation_ids[at : at + _AT_ONCE]
+            owners = await self._reading.ask_all([(b"HGET", self._keys(i)[0], b"owner") for i in some])
+            for generation_id, owner in zip(some, owners, strict=True):
+                if owner is not None:
+                    self._writing.tell(b"SREM", self._owned(owner.decode()), generation_id.encode())
+            await self._writing.ask_all([(b"DEL", *self._keys(i)) for i in some])
+            await self._run(self._writing, scripts.COUNT_OUT, self._index, [i.encode() for i in some])
+
+    async def statistics(self) -> StoreStatistics:
+        ended, total = await self._reading.ask_all([(b"ZCARD", self._index[0]), (b"GET", self._index[3])])
+        running: dict[bytes, None] = {}
+        for owner in (b"", *await self._reading.ask(b"ZRANGE", self._owners, b"0", b"-1")):
+            running.update(dict.fromkeys(await self._reading.ask(b"SMEMBERS", self._owned(owner.decode()))))
+        ids = list(running)
+        count, size = 0, int(total or 0)
+        for at in range(0, len(ids), _AT_ONCE):
+            records = await self._reading.ask_all(
+                [(b"HMGET", self._keys(i.decode())[0], b"state", b"size") for i in ids[at : at + _AT_ONCE]]
+            )
+            for state, held in records:
+                if state == b"running":
+                    count += 1
+                    size += int(held)
+        return StoreStatistics(ended + count, count, size, self._dropped)
+
+    # ---- keys and scripts ----
+
+    def _keys(self, generation_id: str) -> tuple[bytes, bytes]:
+        stem = b"%b:{%b}:" % (self._prefix, generation_id.encode())
+        return stem + b"record", stem + b"events"
+
+    def _owned(self, owner: str) -> bytes:
+        return self._prefix + b":owned:" + owner.encode()
+
+    @staticmethod
+    async def _run(
+        link: _Link, script: bytes, keys: Sequence[bytes], values: Sequence[bytes], *, shared: int = 0
+    ) -> Any:
+        """Run a script; on a cluster one that is for several generations is run for each.
+
+        :param shared: how many of the values are for all of them
+        """
+        await link.ready()
+        sha = _SHA[script]
+        if not link.cluster or len(keys) == 2 or script not in (scripts.WRITE, scripts.READ):
+            return await link.ask(b"EVALSHA", sha, b"%d" % len(keys), *keys, *values)
+        each = (len(values) - shared) // (len(keys) // 2)
+        commands = []
+        for i in range(len(keys) // 2):
+            own = values[shared + i * each : shared + (i + 1) * each]
+            commands.append((b"EVALSHA", sha, b"2", *keys[2 * i : 2 * i + 2], *values[:shared], *own))
+        return [answer for (answer,) in await link.ask_all(commands)]
+
+
+def _arguments(write: Write) -> tuple[bytes, ...]:
+    events, begin, end = write.events, write.begin, write.end
+    grown = (
+        b"%d" % write.epoch,
+        b"%d" % write.first,
+        b"%d" % len(events),
+        b"%d" % size_of(events) if events else b"0",
+        _encode(events) if events else b"",
+    )
+    if begin is None:
+        begun: tuple[bytes, ...] = _NOTHING
+    else:
+        begun = (
+            _encode(begin),
+            b"%d" % request_size(begin),
+            begin.owner.encode(),
+            b"%.6f" % begin.expires_at,
+            _milliseconds(begin.expires_at + _RUNNING_GRACE),
+        )
+    if end is None:
+        return (*grown, *begun, *_NOTHING[:4])
+    return (
+        *(*grown, *begun, end.state.value.encode(), _encode(end.ending)),
+        *(b"%.6f" % end.expires_at, _milliseconds(end.expires_at + _NATIVE_GRACE)),
+    )
+
+
+def _milliseconds(at: float) -> bytes:
+    return b"%d" % (at * 1_000)
+
+
+def _record(fields: list[bytes | None]) -> Record | None:
+    request, state, owner, epoch, events, size, expires_at, ending = fields
+    if request is None:
+        return None
+    assert state is not None
+    assert owner is not None
+    assert epoch is not None
+    assert events is not None
+    assert size is not None
+    assert expires_at is not None
+    record = _decode_record(request)
+    record.state = State(state.decode())
+    record.owner = owner.decode()
+    record.epoch = int(epoch)
+    record.events = int(events)
+    record.size = int(size)
+    record.expires_at = float(expires_at)
+    record.ending = None if ending is None else _decode_ending(ending)
+    return record
+
+
+class _Full(StoreUnavailable):
+    """The server has no memory left."""
+
+
+class _Link:
+    """A connection that is made when it is needed, with a budget for each answer and a breaker.
+
+    After a failure nobody tries for a while that doubles: what is asked meanwhile fails at once.
+    """
+
+    def __init__(self, address: Address, budget: float, on_lost: Callable[[], None]) -> None:
+        self.answered = 0  # for the connection
+        self.cluster = False
+        self.trouble = ""
+        self._address = address
+        self._budget = budget
+        self._on_lost = on_lost
+        self._connection: Connection | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._pause = 0.0
+        self._retry_at = 0.0
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<_Link {self.trouble or 'well'}>"
+
+    async def ask(self, *command: bytes) -> Any:
+        """:raises StoreUnavailable: no answer in time, or an error"""
+        return (await self.ask_all([command]))[0]
+
+    async def ask_all(self, commands: Sequence[tuple[bytes, ...]]) -> list[Any]:
+        """Send all, then wait for all.
+
+        :raises StoreUnavailable: not all were answered in time, or one with an error
+        """
+        connection = await self.ready()
+        loop = asyncio.get_running_loop()
+        waiting = [loop.create_task(connection.ask(*command)) for command in commands[1:]]
+        timer = loop.call_later(self._budget, self._late, connection)
+        try:
+            answers = [await connection.ask(*commands[0])] if commands else []
+            answers += [await task for task in waiting]
+        except ConnectionError as error:
+            if waiting:
+                await asyncio.gather(*waiting, return_exceptions=True)
+            if str(error).startswith("OOM"):
+                raise _Full(str(error)) from error
+            raise StoreUnavailable(self._why(str(error))) from error
+        finally:
+            timer.cancel()
+        return answers
+
+    def tell(self, *command: bytes) -> None:
+        """Send without waiting; it is lost if there is no connection."""
+        if self._connection is not None:
+            self._connection.send(command, None)
+
+    async def ready(self) -> Connection:
+        """The connection, made if need be.
+
+        :raises StoreUnavailable: there is none
+        """
+        if self._connection is not None:
+            return self._connection
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+        if self._connecting is None:
+            if loop.time() < self._retry_at:
+                raise StoreUnavailable(self._why(self.trouble))
+            self._connecting = loop.create_task(self._connect())
+        await asyncio.shield(self._connecting)
+        if self._connection is None:
+            raise StoreUnavailable(self._why(self.trouble))
+        return self._connection
+
+    async def _connect(self) -> None:
+        try:
+            connection = await connect(self._address, self)
+            try:
+                async with asyncio.timeout(self._budget):
+                    for script in scripts.ALL:
+                        await connection.ask(b"SCRIPT", b"LOAD", script)
+                    about = await connection.ask(b"INFO", b"cluster")
+            except BaseException:
+                connection.abort()
+                raise
+        except ERRORS as error:
+            self._broken(str(error) or "it does not answer")
+        else:
+            self.cluster = b"cluster_enabled:1" in about
+            self._connection = connection
+            self.trouble = ""
+            self._pause = 0.0
+        finally:
+            self._connecting = None
+
+    def _late(self, connection: Connection) -> None:
+        self._broken(f"no answer within {self._budget:g} s")
+        connection.abort()
+
+    def _broken(self, why: str) -> None:
+        self.trouble = why
+        self._pause = min(_LONGEST_PAUSE, self._pause * 2 or _FIRST_PAUSE)
+        self._retry_at = asyncio.get_running_loop().time() + self._pause
+
+    def _why(self, error: str) -> str:
+        host, port = self._address.hosts[0]
+        return f"Redis at {host}:{port}: {self.trouble or error}"
+
+    def close(self) -> None:
+        self._closed = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._connection is not None:
+            self._connection.end()
+            self._connection = None
+
+    # ---- for the connection ----
+
+    def lost(self, connection: Connection, why: str) -> None:
+        if connection is self._connection:
+            self._connection = None
+            self._on_lost()
+            if not self.trouble:
+                self._broken(why)
+
+    def refused(self, connection: Connection, error: hiredis.ReplyError) -> None:
+        if str(error).startswith(("READONLY", "NOAUTH", "MOVED", "MASTERDOWN", "NOSCRIPT")):
+            self._broken(str(error))
+            connection.abort()  # it is not, or no longer, the one to talk to, or has forgotten everything
+
+    def served(self) -> None:
+        pass

@@ -1,0 +1,266 @@
+import asyncio
+import logging
+import re
+import subprocess
+import time
+
+import pytest
+from store_suite import LARGE, LATER, NOW, SharedStoreSuite, append, begin, end, record
+
+from penstock.generation.journal import Journal
+from penstock.generation.store import StoreUnavailable
+from penstock.generation.stores.redis import RedisStore
+from penstock.net.clock import Clock
+from penstock.testing import RedisServer
+
+pytestmark = pytest.mark.skipif(
+    not RedisServer.available(), reason="there is no redis-server on this machine"
+)
+PATIENT = 5.0  # seconds: what is tested is not how quick a busy machine is
+
+
+@pytest.fixture(scope="module")
+def server():
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def cluster_node(tmp_path_factory):
+    """A whole cluster of one node, which refuses a command or script whose keys are not in one slot."""
+    files = tmp_path_factory.mktemp("cluster")
+    with RedisServer("--cluster-enabled", "yes", "--dir", str(files)) as server:
+        command = ["redis-cli", "-p", str(server.port)]
+        subprocess.run(
+            [*command, "cluster", "addslotsrange", "0", "16383"], check=True, stdout=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 10
+        while b"cluster_state:ok" not in subprocess.check_output([*command, "cluster", "info"]):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield server
+
+
+@pytest.fixture
+def own_server():
+    with RedisServer() as server:
+        yield server
+
+
+class TestRedisStore(SharedStoreSuite):
+    @pytest.fixture(autouse=True)
+    def _own_keys(self, server, request):
+        self.url = server.url
+        self.prefix = request.node.name
+
+    def make(self, max_bytes=1 << 26):
+        return RedisStore(self.url, max_bytes, prefix=self.prefix, budget=PATIENT)
+
+
+class TestRedisStoreOnACluster(TestRedisStore):
+    @pytest.fixture(autouse=True)
+    def _own_keys(self, cluster_node, request):
+        self.url = cluster_node.url
+        self.prefix = request.node.name
+
+
+def run(test):
+    asyncio.run(test())
+
+
+class Log:
+    """A generation as the journal sees it."""
+
+    def __init__(self, journal, **how):
+        self.record = record(**how)
+        self.events = []
+        self.given = 0
+        self.fenced = False
+        self.entry = journal.begin(self.record, self.events, self)
+
+    def append(self, event):
+        self.events.append(event)
+        self.entry.appended()
+
+    def on_stored(self, upto, *, ended):
+        self.given = upto
+
+    def on_fenced(self):
+        self.fenced = True
+
+
+async def until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+
+
+async def once_it_is_back(store, writes, seconds=20):
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return await store.write(writes)
+        except StoreUnavailable:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
+
+
+async def redis(server, *words):
+    done = await asyncio.create_subprocess_exec(
+        "redis-cli", "-p", str(server.port), *words, stdout=subprocess.PIPE
+    )
+    return (await done.communicate())[0].decode().split()
+
+
+def journal_of(store):
+    clock = Clock()
+    clock.start(asyncio.get_running_loop())
+    journal = Journal(store, clock)
+    journal.start()
+    return journal, clock
+
+
+def test_a_server_that_is_not_there_is_told_soon_and_asked_seldom():
+    async def test():
+        store = RedisStore(RedisServer().url, 1 << 20)
+        with pytest.raises(StoreUnavailable):
+            await store.start()
+        started = time.monotonic()
+        for _ in range(1_000):
+            with pytest.raises(StoreUnavailable, match=re.escape("Redis at 127.0.0.1:")):
+                await store.load("gen_x")
+        assert time.monotonic() - started < 5
+        await store.close()
+
+    run(test)
+
+
+def test_a_server_that_hangs_fails_the_write_within_the_budget_and_serves_again_when_it_is_back(own_server):
+    async def test():
+        store = RedisStore(own_server.url, 1 << 20, budget=0.2)
+        await store.start()
+        one = record()
+        await store.write([begin(one, [b"a"])])
+        own_server.freeze()
+        with pytest.raises(StoreUnavailable, match=r"no answer within 0\.2 s"):
+            await store.write([append(one, 1, b"b")])
+        own_server.thaw()
+
+        answer = await once_it_is_back(store, [append(one, 1, b"b")])
+        # The first try was in the server's hands when we gave up: it may have been stored, but not twice.
+        assert answer == {} or answer[one.id].events == 2
+        assert await store.events(one.id, 0, LARGE) == [b"a", b"b"]
+        await store.close()
+
+    run(test)
+
+
+def test_generations_go_on_while_the_server_hangs_or_is_gone_and_are_whole_when_it_is_back(
+    own_server, caplog
+):
+    async def test():
+        store = RedisStore(own_server.url, 1 << 20, budget=0.2)
+        journal, clock = journal_of(store)
+        log = Log(journal)
+        log.append(b"0")
+        await until(lambda: log.given == 1)
+        assert log.entry.durable
+
+        own_server.freeze()
+        log.append(b"1")
+        await until(lambda: log.given == 2)
+        assert not log.entry.durable
+        own_server.thaw()
+        await until(lambda: log.entry.durable)
+
+        own_server.kill()  # and all that it knew is lost
+        log.append(b"2")
+        await until(lambda: log.given == 3)
+        assert not log.entry.durable
+        log.append(b"3")
+        assert log.given == 4
+        own_server.start()
+        await until(lambda: log.entry.durable)
+        assert await store.events(log.record.id, 0, LARGE) == [b"0", b"1", b"2", b"3"]
+        log.append(b"4")
+        await until(lambda: log.given == 5)
+        assert not log.fenced
+        await journal.close()
+        await store.close()
+        clock.stop()
+
+    with caplog.at_level(logging.WARNING):
+        run(test)
+    assert 2 <= len(caplog.records) <= 8  # a few words each time, not a line for each event
+
+
+def test_scripts_that_the_server_forgot_are_loaded_again(own_server):
+    async def test():
+        store = RedisStore(own_server.url, 1 << 20)
+        await store.start()
+        one = record()
+        await store.write([begin(one)])
+        await redis(own_server, "script", "flush")
+        with pytest.raises(StoreUnavailable, match="NOSCRIPT"):
+            await store.write([append(one, 0, b"a")])
+        assert await once_it_is_back(store, [append(one, 0, b"a")]) == {}
+        await store.close()
+
+    run(test)
+
+
+def test_a_server_without_memory_left_says_so_and_ended_generations_make_room():
+    async def test():
+        with RedisServer("--maxmemory", "6mb", "--maxmemory-policy", "noeviction") as server:
+            store = RedisStore(server.url, 3 << 20)
+            await store.start()
+            await store.renew("me", LATER)
+            kept = []
+
+            async def fill():
+                for _ in range(200):
+                    kept.append(record())
+                    await store.write([begin(kept[-1], [bytes(100_000)], end())])
+
+            with pytest.raises(StoreUnavailable, match="OOM"):
+                await fill()
+            assert await store.write([begin(record(), [bytes(100_000)], end())]) == {}
+            assert await store.load(kept[0].id) is None
+            assert (await store.statistics()).dropped > 0
+            await store.close()
+
+    run(test)
+
+
+def test_everything_expires_by_the_servers_own_clock_too(own_server):
+    async def test():
+        store = RedisStore(own_server.url, 1 << 20)
+        await store.start()
+        one, other = record(), record()
+        await store.write([begin(one, [b"x"], end()), begin(other, [b"x"])])
+        await store.write([append(other, 1, b"y")])
+        await store.claim("t", "n", b"f", one.id, now=NOW, until=LATER)
+
+        unbounded = [
+            key
+            for key in await redis(own_server, "keys", "*")
+            if (await redis(own_server, "pttl", key)) == ["-1"]
+        ]
+        # These hold ids of what is running or kept, and are kept small by expire().
+        assert sorted(key.removeprefix("penstock:generations:") for key in unbounded) == [
+            "owned:me",
+            "owners",
+            "{ended}:expiry",
+            "{ended}:order",
+            "{ended}:sizes",
+            "{ended}:total",
+        ]
+        await store.close()
+
+    run(test)
+
+
+def test_an_address_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="redis://"):
+        RedisStore("http://localhost", 1)
