@@ -13,7 +13,9 @@
     │   ├── NotFound              404      no such path, generation, ...
     │   ├── MethodNotAllowed      405
     │   ├── RequestTimeout        408      the body did not come in time
-    │   ├── Conflict              409
+    │   ├── Conflict              409      a position that the log has not reached
+    │   ├── Cancelled             409      the call was cancelled, or nobody waited for its answer any more
+    │   ├── Gone                  410      it was there, and has been forgotten
     │   ├── BodyTooLarge          413
     │   ├── UnsupportedMedia      415
     │   ├── KeyReused             422      this idempotency key came with another body before
@@ -145,6 +147,16 @@ class RequestTimeout(CallerError):
 class Conflict(CallerError):
     status = 409
     code = "conflict"
+
+
+class Cancelled(CallerError):
+    status = 409
+    code = "cancelled"
+
+
+class Gone(CallerError):
+    status = 410
+    code = "expired"
 
 
 class BodyTooLarge(CallerError):

@@ -39,7 +39,11 @@ Sink = Callable[[bytes], int]
 
 
 class RequestLine(msgspec.Struct, omit_defaults=True):
-    """What is said of one request.  Times in milliseconds; ``cost`` in 1e-12 US dollars."""
+    """What is said of one request.  Times in milliseconds; ``cost`` in 1e-12 US dollars.
+
+    ``read``: how the caller came by the answer, if no upstream was asked for this request; then tokens and cost
+    are in another line.
+    """
 
     time: dt.datetime
     generation: str = ""
@@ -60,6 +64,7 @@ class RequestLine(msgspec.Struct, omit_defaults=True):
     attempts: int = 0
     error: str = ""  # a code of penstock.errors
     peer: str = ""
+    read: str = ""
 
 
 class LineBuffer:

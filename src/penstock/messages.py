@@ -135,6 +135,8 @@ class Call(msgspec.Struct, eq=False):
     max_output_tokens: int | None = None
     include_usage: bool = False  # the caller asked for the usage chunk of an OpenAI stream
     running_usage: bool = False  # and for the usage so far in every chunk
+    background: bool = False  # goes on although nobody reads it
+    deferred: bool = False  # and the caller asks for the answer later: streamed only for our own sake
     reservation: Reservation | None = None  # where limits hold for it, from its admission on
 
 

@@ -18,6 +18,7 @@ from doc_pages import PATIENCE, Page
 import penstock
 from penstock import errors
 from penstock.admin.control import make_app
+from penstock.gateway.stored import _METHODS
 from penstock.ledger._file import PROCESS_DIED
 from penstock.messages import Dialect, Endpoint
 from penstock.upstream import http as upstream_http
@@ -57,14 +58,20 @@ KEPT = {
 def test_every_endpoint_of_the_data_port_is_there():
     told = {found for row in rows("Data port") for found in ENDPOINT.findall(row[0])}
     own = {("GET", path) for path in ("/v1/models", "/v1/models/{name}", "/", "/healthz")}
-    assert told == own | KEPT | {("POST", endpoint.path) for endpoint in Endpoint}
+    stored = {
+        (method, f"/v1/{kind}/{{id}}" + (f"/{rest}" if rest else ""))
+        for (kind, rest), methods in _METHODS.items()
+        for method in methods
+    }
+    assert told == own | KEPT | stored | {("POST", endpoint.path) for endpoint in Endpoint}
 
 
 def test_each_endpoint_answers(gateway):
     told = {found for row in rows("Data port") for found in ENDPOINT.findall(row[0])}
     for method, path in told - KEPT:
-        status, _, _ = ask(gateway.url, method, path.replace("{name}", "sim"), body=b"{}")
-        assert status == (200 if method == "GET" else 400), path
+        found = path.replace("{name}", "sim").replace("{id}", "gen_" + "0" * 32)
+        status, _, _ = ask(gateway.url, method, found, body=b"{}")
+        assert status == (404 if "{id}" in path else 200 if method == "GET" else 400), path
     assert ask(gateway.url, "GET", "/v1/nothing")[0] == 404
 
 
@@ -143,27 +150,42 @@ def test_every_header_of_an_answer_is_there(gateway):
     assert seen - usual - {"x-accel-buffering"} == told
 
 
-def test_both_statuses_of_an_answer_are_as_told(gateway):
-    """The second call comes while the first one waits for its first token."""
+def test_the_statuses_of_an_answer_are_as_told(gateway):
+    """The second call comes while the first one waits for its first token, the third when it has ended."""
     body = {"model": "sim:ttft=1500", "max_tokens": 2, "messages": [{"role": "user", "content": "hi"}]}
     heard = []
 
-    def call():
-        key = {"Idempotency-Key": "docs"}
-        heard.append(ask(gateway.url, "POST", "/v1/chat/completions", body=json.dumps(body).encode(), **key))
+    def call(**headers):
+        answer = ask(gateway.url, "POST", "/v1/chat/completions", body=json.dumps(body).encode(), **headers)
+        heard.append(answer)
 
-    threads = [threading.Thread(target=call) for _ in range(2)]
+    key = {"Idempotency-Key": "docs"}
+    threads = [threading.Thread(target=call, kwargs=key) for _ in range(2)]
     threads[0].start()
     while not gateway.generations():  # each look is a request of its own; pytest's timeout ends it
         pass
     threads[1].start()
     for thread in threads:
         thread.join(PATIENCE)
+    call(**key)
+    assert len({headers["penstock-generation"] for _, headers, _ in heard}) == 1
+    assert len({body for _, _, body in heard}) == 1
+    always = {"Penstock-Join": "always"}
+    threads = [threading.Thread(target=call, kwargs=always) for _ in range(2)]
+    threads[0].start()
+    while not gateway.generations():
+        pass
+    threads[1].start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    body = {**body, "model": "sim", "stream": True}
+    call()
+    _, headers, _ = heard[-1]
+    heard.append(ask(gateway.url, "GET", f"/v1/generations/{headers['penstock-generation']}/events"))
     statuses = {headers["penstock-status"] for _, headers, _ in heard}
     (cell,) = (row[1] for row in rows("Headers of an answer") if "Penstock-Status" in row[0])
-    assert statuses == set(re.findall(r"`(\w+)`:", cell)) == {"created", "attached"}
-    assert len({headers["penstock-generation"] for _, headers, _ in heard}) == 1
-    assert heard[0][2] == heard[1][2]
+    told = set(re.findall(r"`(\w+)`:", cell))
+    assert statuses == told == {"created", "attached", "replayed", "joined", "resumed"}
 
 
 # ---- errors ----------------------------------------------------------------------------------------------

@@ -1,31 +1,83 @@
 import pytest
-from gateway_doubles import BODY, a_call, a_generation
+from gateway_doubles import BODY, a_call
 
 from penstock.errors import BadRequest, KeyReused, UpstreamBroken
-from penstock.gateway.stages.attach import MAX_KEY_BYTES, Attachments
+from penstock.gateway.stages import attach
+from penstock.generation.registry import Registry
 from penstock.messages import Endpoint, Tenant
+from penstock.testing import FakeClock
 
 KEY = {b"idempotency-key": b"k"}
+FIRST = {b"x-stainless-retry-count": b"0"}
+RETRY = {b"x-stainless-retry-count": b"1"}
 
 
-def running(attachments, **more):
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def registry(clock):
+    return Registry(1_000_000, 100_000, clock.now, kept_for=60.0, kept_bytes=100_000)
+
+
+class Reader:
+    read_bytes = 0
+
+    def advance(self):
+        pass
+
+
+def running(registry, *, read=True, **more):
     call = a_call(**{"headers": KEY, **more})
-    generation = a_generation(call)
-    attachments.remember(call, generation)
-    return call, generation
+    generation = registry.create(call)
+    attach.remember(call, generation, registry)
+    if read:
+        generation.join(Reader())
+    return generation
 
 
-def test_a_call_without_a_key_attaches_to_nothing():
-    attachments = Attachments()
-    running(attachments, headers={})
-    assert attachments.find(a_call()) is None
-    assert attachments.find(a_call(headers={b"idempotency-key": b""})) is None
+def left(generation):
+    generation.grace = 10.0
+    for reader in generation.readers.copy():
+        generation.leave(reader)
 
 
-def test_the_same_key_and_body_lead_to_the_running_generation():
-    attachments = Attachments()
-    _, generation = running(attachments)
-    assert attachments.find(a_call(headers=KEY)) is generation
+def finished(generation, clock, *, delivered):
+    generation.append([b"{}"], clock.now())
+    generation.finish()
+    generation.delivered = delivered
+    left(generation)
+
+
+def found(registry, clock, **more):
+    return attach.find(a_call(**more), registry, clock.now())
+
+
+# ---- Idempotency-Key ----
+
+
+def test_a_call_without_a_key_attaches_to_nothing(registry, clock):
+    running(registry, headers={})
+    assert found(registry, clock) is None
+    assert found(registry, clock, headers={b"idempotency-key": b""}) is None
+
+
+def test_the_same_key_and_body_lead_to_the_running_generation(registry, clock):
+    generation = running(registry)
+    assert found(registry, clock, headers=KEY) is generation
+
+
+def test_they_lead_to_the_finished_one_for_as_long_as_it_is_kept(registry, clock):
+    generation = running(registry)
+    finished(generation, clock, delivered=True)
+    clock.advance(59.0)
+    registry.sweep(clock.now())
+    assert found(registry, clock, headers=KEY) is generation
+    clock.advance(1.0)
+    registry.sweep(clock.now())
+    assert found(registry, clock, headers=KEY) is None
 
 
 @pytest.mark.parametrize(
@@ -36,46 +88,98 @@ def test_the_same_key_and_body_lead_to_the_running_generation():
         {"endpoint": Endpoint.MESSAGES},
     ],
 )
-def test_the_same_key_with_another_request_is_refused(other):
-    attachments = Attachments()
-    running(attachments)
-    with pytest.raises(KeyReused) as caught:
-        attachments.find(a_call(headers=KEY, **other))
-    assert caught.value.status == 422
+def test_the_same_key_with_another_request_is_refused(registry, clock, other):
+    generation = running(registry)
+    for _ in range(2):
+        with pytest.raises(KeyReused) as caught:
+            found(registry, clock, headers=KEY, **other)
+        assert caught.value.status == 422
+        if generation.ending is None:
+            finished(generation, clock, delivered=True)
 
 
-def test_another_tenants_key_is_another_key():
-    attachments = Attachments()
-    running(attachments)
-    assert attachments.find(a_call(headers=KEY, tenant=Tenant(name="other"))) is None
+def test_another_tenants_key_is_another_key(registry, clock):
+    running(registry)
+    assert found(registry, clock, headers=KEY, tenant=Tenant(name="other")) is None
 
 
-@pytest.mark.parametrize("end", ["finish", "fail", "abandon"])
-def test_a_generation_that_has_ended_is_not_attached_to(end):
-    attachments = Attachments()
-    _, generation = running(attachments)
-    if end == "finish":
-        generation.finish()
-    elif end == "fail":
+@pytest.mark.parametrize("end", ["fail", "abandon"])
+def test_a_generation_that_gave_no_answer_is_not_attached_to(registry, clock, end):
+    generation = running(registry)
+    if end == "fail":
+        generation.append([b"data: {}\n\n"], 1.0)
         generation.fail(UpstreamBroken("cut"))
     else:
-        generation.abandoned = True
-    assert attachments.find(a_call(headers=KEY)) is None
-    assert attachments.find(a_call(body=BODY.replace(b"hi", b"ho"), headers=KEY)) is None
+        generation.abandon()
+    assert found(registry, clock, headers=KEY) is None
+    assert found(registry, clock, body=BODY.replace(b"hi", b"ho"), headers=KEY) is None
+    again = running(registry)
+    assert found(registry, clock, headers=KEY) is again
 
 
-def test_a_producer_that_is_done_forgets_its_own_generation_and_no_other():
-    attachments = Attachments()
-    old_call, old = running(attachments)
-    _, new = running(attachments)
-    attachments.forget(old_call, old)
-    assert attachments.find(a_call(headers=KEY)) is new
-    attachments.forget(a_call(headers=KEY), new)
-    assert attachments.find(a_call(headers=KEY)) is None
-    assert repr(attachments) == "<Attachments 0 running>"
-
-
-def test_a_key_that_is_too_long_is_refused():
-    Attachments().find(a_call(headers={b"idempotency-key": b"x" * MAX_KEY_BYTES}))
+def test_a_key_that_is_too_long_is_refused(registry, clock):
+    found(registry, clock, headers={b"idempotency-key": b"x" * attach.MAX_KEY_BYTES})
     with pytest.raises(BadRequest):
-        Attachments().find(a_call(headers={b"idempotency-key": b"x" * (MAX_KEY_BYTES + 1)}))
+        found(registry, clock, headers={b"idempotency-key": b"x" * (attach.MAX_KEY_BYTES + 1)})
+
+
+# ---- an SDK's own retry ----
+
+
+def test_a_retry_leads_to_the_call_that_its_caller_has_lost(registry, clock):
+    held, lost = running(registry, headers=FIRST), running(registry, headers=FIRST)
+    left(lost)
+    assert found(registry, clock, headers=RETRY) is lost
+    lost.join(Reader())
+    assert found(registry, clock, headers=RETRY) is held  # its connection may be dead, who knows
+
+
+def test_a_retry_leads_to_the_answer_that_came_when_its_caller_had_gone(registry, clock):
+    generation = running(registry, headers=FIRST)
+    left(generation)
+    finished(generation, clock, delivered=False)
+    clock.advance(50.0)
+    registry.sweep(clock.now())
+    assert found(registry, clock, headers=RETRY) is generation
+
+
+def test_an_answer_that_went_out_whole_is_repeated_only_for_a_moment(registry, clock):
+    generation = running(registry, headers=FIRST)
+    finished(generation, clock, delivered=True)
+    assert found(registry, clock, headers=RETRY) is generation
+    clock.advance(attach.LAST_BYTES)
+    assert found(registry, clock, headers=RETRY) is None
+
+
+def test_only_an_announced_retry_of_the_same_request_attaches(registry, clock):
+    left(running(registry, headers=FIRST))
+    assert found(registry, clock, headers=FIRST) is None
+    assert found(registry, clock) is None
+    assert found(registry, clock, headers=RETRY, body=BODY.replace(b'"m"', b'"n"')) is None
+    assert found(registry, clock, headers=RETRY, body=b" " + BODY[:-1] + b"}") is None
+    assert found(registry, clock, headers=RETRY, tenant=Tenant(name="other")) is None
+
+
+def test_bodies_that_differ_only_far_from_their_ends_are_told_apart(registry, clock):
+    one = b'{"model":"m","messages":[{"role":"user","content":"a' + b"x" * 500 + b'"}]}'
+    other = one.replace(b'"a', b'"b')
+    generation = running(registry, headers=FIRST, body=one)
+    left(generation)
+    assert found(registry, clock, headers=RETRY, body=other) is None
+    assert found(registry, clock, headers=RETRY, body=one) is generation
+
+
+def test_a_retry_after_a_failure_is_a_new_call(registry, clock):
+    generation = running(registry, headers=FIRST)
+    generation.fail(UpstreamBroken("cut"))
+    assert found(registry, clock, headers=RETRY) is None
+
+
+# ---- grace ----
+
+
+def test_a_caller_who_can_come_back_is_waited_for():
+    assert attach.grace(a_call(headers=KEY), started=True) == attach.GRACE
+    assert attach.grace(a_call(headers=FIRST), started=False) == attach.GRACE
+    assert attach.grace(a_call(headers=FIRST), started=True) == 0  # SDKs do not repeat what has begun
+    assert attach.grace(a_call(), started=False) == 0

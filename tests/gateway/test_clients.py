@@ -26,7 +26,7 @@ from serving import (
     until,
 )
 
-from penstock.config.model import ListenerConfig, RetryConfig, TimeoutConfig
+from penstock.config.model import CandidateConfig, ListenerConfig, ModelConfig, RetryConfig, TimeoutConfig
 from penstock.generation.log import AHEAD_BYTES
 from penstock.messages import Outcome
 from penstock.testing import FakeClock, ScriptedUpstream, SimulatorProcess, Step
@@ -176,12 +176,71 @@ def test_of_two_readers_of_one_answer_one_may_leave(left_first):
     assert [row.outcome for row in booked] == [Outcome.COMPLETED]
 
 
-def test_who_comes_back_with_the_same_key_after_hanging_up_gets_a_whole_answer():
+def of_model(**more):
+    """The model ``m`` with settings of its own."""
+    return {"m": ModelConfig(candidates=[CandidateConfig(upstream="up0")], **more)}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_comes_back_with_the_same_key_reads_the_same_answer_from_its_beginning(stream):
+    async def main():
+        go_on = asyncio.Event()
+        rest = delta("b", "stop") + DONE + STREAM_END
+        script = [Step.REQUEST, STREAM_HEAD + delta("a"), go_on, rest]
+        if not stream:
+            script = [Step.REQUEST, go_on, plain(COMPLETION)]
+        body = STREAM if stream else PROMPT
+        async with ScriptedUpstream([script]) as upstream:
+            async with serving(config(upstream.url)) as (gateway, port):
+                reader, writer = await opened(port, body, headers=KEY)
+                if stream:
+                    await reader.readuntil(b'"a"')
+                await until(lambda: gateway.pipeline.readings)
+                vanish(writer)
+                await until(lambda: not gateway.pipeline.readings)
+                again = asyncio.create_task(call(port, body, headers=KEY))
+                await until(lambda: gateway.pipeline.readings)
+                go_on.set()
+                answers = [await again, await call(port, body, headers=KEY)]
+                return answers, rows(gateway)
+
+    (attached, replayed), booked = on_uvloop(main)
+    assert [one.headers["penstock-status"] for one in (attached, replayed)] == ["attached", "replayed"]
+    assert attached.headers["penstock-generation"] == replayed.headers["penstock-generation"]
+    assert attached.body == replayed.body
+    assert (b"[DONE]" in attached.body) == stream
+    assert [row.outcome for row in booked] == [Outcome.COMPLETED]
+
+
+def test_a_caller_that_stays_away_is_not_waited_for_beyond_the_grace_time():
+    async def main():
+        script = [Step.REQUEST, STREAM_HEAD + delta("a"), Step.GONE, Step.CLOSE]
+        async with ScriptedUpstream([script]) as upstream:
+            clock = FakeClock()
+            settings = config(upstream.url, models=of_model(grace=5.0))
+            async with serving(settings, clock) as (gateway, port):
+                reader, writer = await opened(port)
+                await reader.readuntil(b'"a"')
+                vanish(writer)
+                await until(lambda: not gateway.pipeline.readings)
+                clock.advance(4.9)
+                still = bool(gateway.pipeline.productions)
+                clock.advance(0.1)
+                await until(lambda: not gateway.pipeline.productions)
+                return still, rows(gateway)
+
+    still, booked = on_uvloop(main)
+    assert still
+    assert [row.outcome for row in booked] == [Outcome.CANCELLED]
+
+
+def test_who_comes_back_with_the_same_key_after_the_grace_time_gets_a_whole_answer():
     async def main():
         never = asyncio.Event()
         first = [Step.REQUEST, STREAM_HEAD + delta("a"), never]  # takes no notice of who hangs up
         async with ScriptedUpstream([first, [Step.REQUEST, plain(COMPLETION)]]) as upstream:
-            async with serving(config(upstream.url, retry=RetryConfig(attempts=1))) as (gateway, port):
+            settings = config(upstream.url, retry=RetryConfig(attempts=1), models=of_model(grace=0.0))
+            async with serving(settings) as (gateway, port):
                 reader, writer = await opened(port, headers=KEY)
                 await reader.readuntil(b'"a"')
                 vanish(writer)

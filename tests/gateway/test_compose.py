@@ -124,9 +124,9 @@ def test_a_defect_while_answering_is_500_and_leaks_nothing(monkeypatch):
             exchange = FakeExchange()
             exchange.whole_body = lambda: BODY
             assert gateway.opening(exchange) > 0
-            monkeypatch.setattr(gateway.pipeline.attachments, "_running", None)
+            monkeypatch.setattr(gateway.pipeline.registry, "_names", None)
             exchange.headers[b"idempotency-key"] = b"k"
-            with pytest.raises(TypeError):
+            with pytest.raises(AttributeError):
                 gateway(exchange)
             return gateway.pipeline.admission.in_progress, len(gateway.pipeline.registry)
 

@@ -1,4 +1,5 @@
 import pytest
+from test_registry import a_call
 
 from penstock.errors import UpstreamBroken
 from penstock.generation.log import AHEAD_BYTES, EVENT_OVERHEAD, Account, Generation, State, new_id
@@ -20,8 +21,8 @@ class Follower:
         return sum(len(event) + EVENT_OVERHEAD for event in self.taken)
 
     def advance(self):
-        self.taken += self.generation.events[self.position :]
-        self.position = len(self.generation.events)
+        self.taken += self.generation.events[self.position : self.generation.readable]
+        self.position = self.generation.readable
         if self.generation.state is not State.RUNNING:
             self.ended += 1
             if self.leaves_at_end:
@@ -40,6 +41,35 @@ class Tap:
 
     def drained(self):
         self.woken += 1
+
+
+class Keeper:
+    """An owner that only remembers what it was told."""
+
+    def __init__(self):
+        self.told = []
+
+    def deserted(self, generation):
+        self.told.append("deserted")
+
+    def rejoined(self, generation):
+        self.told.append("rejoined")
+
+    def released(self, generation):
+        self.told.append("released")
+
+
+class Scribe:
+    """A journal that only remembers what it was told."""
+
+    def __init__(self):
+        self.told = []
+
+    def append(self, generation, events):
+        self.told += events
+
+    def end(self, generation):
+        self.told.append(generation.ending)
 
 
 def generation(max_bytes=1 << 24, **more):
@@ -132,8 +162,7 @@ def test_many_tiny_events_count_with_their_overhead():
 
 def test_the_account_is_charged_while_the_log_is_held_and_freed_exactly_once():
     account = Account(10_000)
-    released = []
-    log = generation(account=account, release=released.append)
+    log = generation(account=account, owner=(keeper := Keeper()))
     reader = Follower(log)
     reader.leaves_at_end = True
     log.join(reader)
@@ -142,7 +171,7 @@ def test_the_account_is_charged_while_the_log_is_held_and_freed_exactly_once():
     log.finish()
     log.leave(reader)
     assert account.held == 0
-    assert released == [log]
+    assert keeper.told == ["rejoined", "released"]
 
 
 def test_a_log_runs_ahead_when_even_its_fastest_reader_is_behind():
@@ -189,7 +218,7 @@ def test_an_answer_that_was_read_to_its_end_is_not():
 
 def test_the_request_and_what_waits_outside_the_log_are_on_the_account_too():
     account = Account(10_000)
-    log = generation(account=account, release=lambda _: None, prompt_bytes=300)
+    log = generation(account=account, call=a_call(body=b"x" * 300))
     assert account.held == 300
     log.hold(50)
     assert account.held == 350
@@ -197,3 +226,52 @@ def test_the_request_and_what_waits_outside_the_log_are_on_the_account_too():
     log.append([b"x" * 10], 1.0)
     log.fail(UpstreamBroken("cut"))
     assert account.held == 0
+
+
+def test_an_owner_decides_what_becomes_of_a_log_without_readers():
+    log = generation(owner=(keeper := Keeper()))
+    log.producer = tap = Tap()
+    reader = Follower(log)
+    log.join(reader)
+    log.leave(reader)
+    assert (keeper.told, tap.abandoned, log.abandoned) == (["rejoined", "deserted"], 0, False)
+    log.join(reader)
+    log.leave(reader)
+    log.abandon()
+    log.abandon()
+    assert (keeper.told[2:], tap.abandoned, log.abandoned) == (["rejoined", "deserted"], 1, True)
+
+
+def test_an_event_may_be_read_when_the_journal_has_it():
+    log = generation()
+    log.journal = scribe = Scribe()
+    reader = Follower(log)
+    log.join(reader)
+    log.append([b"a", b"b"], 1.0)
+    log.append([b"c"], 1.0)
+    assert (scribe.told, reader.taken) == ([b"a", b"b", b"c"], [])
+    log.stored(2)
+    assert reader.taken == [b"a", b"b"]
+    late = Follower(log)
+    log.join(late)
+    assert late.taken == [b"a", b"b"]
+    log.stored(1)  # an older figure changes nothing
+    log.stored(3)
+    assert reader.taken == late.taken == [b"a", b"b", b"c"]
+
+
+def test_the_end_is_seen_when_the_journal_has_it_and_nothing_comes_after_it():
+    log = generation()
+    log.journal = scribe = Scribe()
+    reader = Follower(log)
+    log.join(reader)
+    log.append([b"a"], 1.0)
+    log.finish()
+    log.append([b"late"], 1.0)
+    log.fail(UpstreamBroken("cut"))
+    assert scribe.told == [b"a", State.FINISHED]
+    assert (log.state, log.ending, reader.ended) == (State.RUNNING, State.FINISHED, 0)
+    log.stored(1)
+    assert (reader.taken, reader.ended) == ([b"a"], 0)
+    log.stored(1, end=True)
+    assert (log.state, log.error, reader.ended) == (State.FINISHED, None, 1)

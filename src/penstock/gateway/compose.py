@@ -19,7 +19,7 @@ from penstock.flow.gate import Gate
 from penstock.flow.limits import Limiter
 from penstock.flow.measures import measure as measure_gates
 from penstock.flow.retry import RetryBudget
-from penstock.gateway import routes
+from penstock.gateway import routes, stored
 from penstock.gateway.batches import BatchRoom
 from penstock.gateway.files import FileRoom
 from penstock.gateway.kept import Kept, Work
@@ -62,6 +62,13 @@ class _Accepted(msgspec.Struct, frozen=True):
     tenant: Tenant
 
 
+class _Asked(msgspec.Struct, frozen=True):
+    """The same, of a request for a generation that is there already."""
+
+    asked: stored.Asked
+    tenant: Tenant
+
+
 class Gateway:
     """An :class:`~penstock.net.exchange.Application`: everything between the two sides of the wire."""
 
@@ -76,7 +83,13 @@ class Gateway:
         self.config_version = 1
         self._retired: set[asyncio.Task[None]] = set()
         self._turn = measure_gates(self.metrics, self._gates)
-        registry = Registry(config.generations_bytes, config.max_answer_bytes)
+        registry = Registry(
+            config.generations_bytes,
+            config.max_answer_bytes,
+            clock.now,
+            kept_for=config.generations.kept_for,
+            kept_bytes=config.generations.kept_bytes,
+        )
         self.pipeline = Pipeline(self._snapshot(config, {}), registry, self.recorder, clock)
         clock.add(self.pipeline)
         self._limit_refusals = self.metrics.counter(
@@ -119,6 +132,10 @@ class Gateway:
             if endpoint is not None:
                 exchange.state = _Accepted(endpoint, tenant)
                 return snapshot.config.listener.max_body_bytes
+            asked = stored.asked_by(exchange)
+            if asked is not None:
+                exchange.state = _Asked(asked, tenant)
+                return stored.MAX_BODY
             work = self._kept.opening(exchange, tenant)
             if work is not None:
                 exchange.state = work
@@ -136,6 +153,9 @@ class Gateway:
         accepted = exchange.state
         if isinstance(accepted, _Accepted):
             self.pipeline.answer(exchange, accepted.endpoint, accepted.tenant)
+            return None
+        if isinstance(accepted, _Asked):
+            self.pipeline.resume(exchange, accepted.asked, accepted.tenant)
             return None
         assert isinstance(accepted, Work), "opening() answered every other request"
         return self._do(accepted, exchange)
@@ -203,6 +223,7 @@ class Gateway:
         """
         if self._batches is not None:
             self._batches.stop()
+        self.pipeline.registry.hurry()
         try:
             await asyncio.wait_for(self.pipeline.wait_idle(), seconds)
         except TimeoutError:

@@ -16,30 +16,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 
 import msgspec
 
 from penstock.config.model import Config
-from penstock.errors import Draining, InternalError, PenstockError
+from penstock.errors import Cancelled, Gone, InternalError, NotFound, PenstockError
 from penstock.flow.retry import RetryBudget
+from penstock.gateway import stored
+from penstock.gateway.stages import attach, join
 from penstock.gateway.stages.admit import Admission, settle
-from penstock.gateway.stages.attach import Attachments
 from penstock.gateway.stages.authenticate import Keyring
 from penstock.gateway.stages.call import Abandoned, Production
-from penstock.gateway.stages.join import join
 from penstock.gateway.stages.lookup import lookup
 from penstock.gateway.stages.queue import by_health
-from penstock.gateway.stages.read import Reading, refuse
+from penstock.gateway.stages.read import CLIENT_GONE, Reading, refuse
+from penstock.gateway.stages.read_adapted import open_reading
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
 from penstock.generation.log import Generation, State, new_id
 from penstock.generation.registry import Registry
-from penstock.messages import Call, Endpoint, Tenant
+from penstock.messages import Call, Dialect, Endpoint, Event, Tenant
 from penstock.net import tasks
 from penstock.net.clock import Clock
 from penstock.net.exchange import Exchange
 from penstock.upstream.http import HTTPUpstream
-from penstock.wire import request
+from penstock.wire import request, responses
 
 log = logging.getLogger("penstock.gateway")
 
@@ -63,7 +65,6 @@ class Pipeline:
         self.recorder = recorder
         self.clock = clock
         self.admission = Admission()
-        self.attachments = Attachments()
         self.productions: dict[Production, None] = {}
         self.readings: dict[Reading, None] = {}
         self._idle: list[asyncio.Future[None]] = []
@@ -97,47 +98,161 @@ class Pipeline:
             status = refuse(exchange, error, endpoint.dialect, call.id)
             self.recorder.answered(call, None, status=status, error=error.code, peer=exchange.peer)
             return
-        reading = Reading(call, generation, exchange, status_name, self._answered)
+        if call.deferred:
+            self._promise(exchange, call, generation, status_name)
+            return
+        self._read(open_reading(call, generation, exchange, status_name, self._answered))
+
+    def _read(self, reading: Reading) -> None:
         self.readings[reading] = None
-        generation.join(reading)
+        reading.generation.join(reading)
         if not reading.done:
-            exchange.watch(reading)
+            reading.exchange.watch(reading)
+
+    def _promise(self, exchange: Exchange, call: Call, generation: Generation, status_name: bytes) -> None:
+        """The answer will be asked for later: say under which id."""
+        stored.respond_response(exchange, generation, "", self.clock.now())
+        self.admission.settle(call)
+        self.recorder.answered(
+            call, generation, status=200, error="", peer=exchange.peer, read=_elsewhere(status_name)
+        )
 
     def _generation(self, call: Call) -> tuple[Generation, bytes]:
         """The log to read, and how it was come by."""
-        generation = self.attachments.find(call)
+        generation = attach.find(call, self.registry, call.received)
         if generation is not None:
-            return generation, b"attached"
+            return generation, b"attached" if generation.ending is None else b"replayed"
         generation = lookup(call)
         if generation is not None:
             return generation, b"cached"
-        generation = join(call, self.registry)
-        self._start(call, generation, self.snapshot)
+        question = self._question(call)
+        if question is not None:
+            generation = join.find(question, self.registry)
+            if generation is not None:
+                return generation, b"joined"
+        generation = self.registry.create(call)
+        self._start(call, generation, self.snapshot, question)
         return generation, b"created"
+
+    def _question(self, call: Call) -> join.Name | None:
+        """What an identical call in flight is found by; None: this call is not to be joined."""
+        snapshot = self.snapshot
+        policy = snapshot.router.joining(call.model)
+        if policy == "never" and b"penstock-join" not in call.headers:
+            return None
+        return join.name_of(call, policy, open_to_all=snapshot.keyring.open)
 
     def _answered(self, reading: Reading) -> None:
         """The answer has ended, or its caller has left; runs once."""
         reading.exchange.watch(None)
-        reading.generation.leave(reading)
+        generation = reading.generation
+        if reading.status == CLIENT_GONE:
+            generation.grace = max(generation.grace, self._grace(reading))
+        else:
+            generation.delivered = True
+        generation.leave(reading)
         del self.readings[reading]
         self.admission.settle(reading.call)
         self.recorder.answered(
             reading.call,
-            reading.generation,
+            generation,
             status=reading.status,
             error=reading.error,
             peer=reading.exchange.peer,
+            read=_elsewhere(reading.status_name),
         )
+
+    # ---- what stands for a generation ----
+
+    def resume(self, exchange: Exchange, asked: stored.Asked, tenant: Tenant) -> None:
+        """Answer a request for a generation that is there already."""
+        status, code = 200, ""
+        try:
+            generation = self._known(asked, tenant)
+            self._told(exchange, asked, generation, tenant)
+        except PenstockError as error:
+            status, code = refuse(exchange, error, Dialect.OPENAI, asked.id), error.code
+        if code or (asked.what != "events" and not asked.stream):
+            self.recorder.counted("generations", status)
+
+    def _known(self, asked: stored.Asked, tenant: Tenant) -> Generation:
+        """The generation that is meant.
+
+        :raises NotFound: this tenant has none of this id
+        :raises Gone: it had one
+        """
+        generation = self.registry.get(asked.id) if asked.id else None
+        if generation is None and asked.response_id:
+            generation = next(iter(self.registry.named(("response", tenant.name, asked.response_id))), None)
+        if generation is not None and generation.tenant == tenant.name:
+            return generation
+        if asked.id and self.registry.was_there(asked.id, tenant.name):
+            raise Gone("this answer is not kept any more")
+        raise NotFound(f"there is no {'response' if asked.response_id else 'generation'} of this id here")
+
+    def _told(self, exchange: Exchange, asked: stored.Asked, generation: Generation, tenant: Tenant) -> None:
+        if asked.response_id and generation.endpoint is not Endpoint.RESPONSES:
+            raise NotFound("there is no response of this id here")
+        now = self.clock.now()
+        if asked.what == "cancel":
+            if generation.ending is None:
+                generation.abandon()
+                generation.fail(Cancelled("the call was cancelled"))
+        elif asked.what == "delete":
+            generation.abandon()
+            self.registry.drop(generation.id)
+            stored.respond_deleted(exchange, asked.response_id)
+            return
+        if asked.what == "events" or asked.stream:
+            self._reread(exchange, asked, generation, tenant)
+        elif asked.response_id:
+            stored.respond_response(exchange, generation, asked.response_id, now)
+        else:
+            stored.respond_state(exchange, generation, now)
+
+    def _reread(
+        self, exchange: Exchange, asked: stored.Asked, generation: Generation, tenant: Tenant
+    ) -> None:
+        """Read a generation's events, from an offset on."""
+        start = stored.position(asked, generation)
+        if generation.state is State.FINISHED and generation.stream and start == generation.readable:
+            exchange.respond(204, [], b"")  # "stop reconnecting", in the words of the event stream's standard
+            self.recorder.counted("generations", 204)
+            return
+        call = Call(
+            id=generation.id,
+            endpoint=generation.endpoint,
+            model=generation.model,
+            stream=True,
+            fields={},
+            body=b"",
+            headers=exchange.headers,
+            received=self.clock.now(),
+            tenant=tenant,
+            include_usage=generation.include_usage,
+            running_usage=generation.running_usage,
+        )
+        self.admission.enter()
+        self._read(open_reading(call, generation, exchange, b"resumed", self._answered, start))
+
+    def _grace(self, reading: Reading) -> float:
+        """How long to wait for a caller who has left, in seconds."""
+        grace = self.snapshot.router.grace(reading.call.model)
+        return attach.grace(reading.call, started=reading.exchange.started) if grace is None else grace
 
     def _decode(self, exchange: Exchange, endpoint: Endpoint, tenant: Tenant) -> Call:
         body = exchange.whole_body()
         opening = request.read(endpoint, body)
+        fields, stream = opening.fields, opening.stream
+        if opening.background:
+            fields, body = request.streamed(fields, opening.model)
+            stream = True
         return Call(  # by position: by name it takes twice as long
             new_id(),
             endpoint,
             opening.model,
-            opening.stream,
-            opening.fields,
+            stream,
+            fields,
             body,
             exchange.headers,
             self.clock.now(),
@@ -145,22 +260,43 @@ class Pipeline:
             opening.max_output_tokens,
             opening.include_usage,
             opening.running_usage,
+            opening.background,
+            opening.background and not opening.stream,
         )
 
     # ---- the back half: one per generation ----
 
-    def _start(self, call: Call, generation: Generation, snapshot: Snapshot) -> None:
+    def _start(
+        self, call: Call, generation: Generation, snapshot: Snapshot, question: join.Name | None
+    ) -> None:
         if call.reservation is not None:
             call.reservation.hold()
         production = Production(call, generation)
         self.productions[production] = None
-        self.attachments.remember(call, generation)
+        attach.remember(call, generation, self.registry)
+        if question is not None:
+            self.registry.bind(generation, question)
+        if call.endpoint is Endpoint.RESPONSES:
+            generation.on_first = self._name_response
+        if call.background:
+            generation.grace = math.inf
         production.task = tasks.start(
-            self.produce(production, call, generation, snapshot), asyncio.get_running_loop()
+            self.produce(production, call, generation, snapshot, question), asyncio.get_running_loop()
         )
 
+    def _name_response(self, generation: Generation, first: Event) -> None:
+        """Where the upstream made the response's id, it is known when the first event is there."""
+        response_id = responses.id_in(first, stream=generation.stream)
+        if response_id:
+            self.registry.bind(generation, ("response", generation.tenant, response_id))
+
     async def produce(
-        self, production: Production, call: Call, generation: Generation, snapshot: Snapshot
+        self,
+        production: Production,
+        call: Call,
+        generation: Generation,
+        snapshot: Snapshot,
+        question: join.Name | None,
     ) -> None:
         """Fill a generation, and leave it finished or failed whatever happens."""
         try:
@@ -170,8 +306,7 @@ class Pipeline:
             settle(call, generation)  # before its caller is told how much is left
             generation.finish()
         except (Abandoned, asyncio.CancelledError):
-            # Its readers have left; those that are there all the same see this process going away.
-            generation.fail(Draining("this gateway is going away; try again", retry_after=1.0))
+            generation.fail(Cancelled("the call was cancelled, or nobody waited for its answer any more"))
         except PenstockError as error:
             generation.fail(error)
         except Exception:
@@ -181,7 +316,8 @@ class Pipeline:
             settle(call, generation)
             if call.reservation is not None:
                 call.reservation.release()
-            self.attachments.forget(call, generation)
+            if question is not None:
+                self.registry.unbind(generation, question)
             del self.productions[production]
             if self._idle and not self.productions:
                 self._wake_idle()
@@ -189,7 +325,8 @@ class Pipeline:
     # ---- the whole ----
 
     def sweep(self, now: float) -> None:
-        """Signs of life for streams that are silent."""
+        """Signs of life for streams that are silent, and an end for what nobody comes back to."""
+        self.registry.sweep(now)
         for reading in list(self.readings):
             reading.keep_alive(now)
 
@@ -221,3 +358,8 @@ class Pipeline:
 
     def in_flight(self) -> list[Generation]:
         return [generation for generation in self.registry if generation.state is State.RUNNING]
+
+
+def _elsewhere(status_name: bytes) -> str:
+    """How a caller came by a generation that was not made for it; empty: it was."""
+    return "" if status_name == b"created" else status_name.decode()

@@ -14,6 +14,14 @@ States::
 
 Exactly one of ``finish`` and ``fail`` takes effect; after it nothing can be appended.
 
+A log that is kept in a store too has a **journal**.  Then an event may be read only when the store has it,
+so that nobody was shown what a killed process takes with it: ``events`` is what was received, ``readable``
+how much of it may be read, and the end is seen last of all.
+
+The log does not know what becomes of it: its **owner** is told when the last reader of a running log has
+left (:meth:`Owner.deserted`; the owner may wait for somebody to come back, and then :meth:`Generation.abandon`
+it), and when it has ended and nobody reads it (:meth:`Owner.released`).
+
 Back-pressure: the log keeps everything, so a slow reader costs nobody anything but memory.  The
 producer stops reading from its upstream while the *fastest* reader is more than
 :data:`AHEAD_BYTES` behind (one slow reader among several must not hold up the others) and goes on when
@@ -24,11 +32,11 @@ from __future__ import annotations
 
 import enum
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Protocol
 
 from penstock.errors import PenstockError, UpstreamBroken
-from penstock.messages import Endpoint, Event, Usage
+from penstock.messages import Call, Endpoint, Event, Usage
 
 AHEAD_BYTES = 1 << 20
 
@@ -64,10 +72,33 @@ class Producer(Protocol):
     """Fills a generation."""
 
     def abandon(self) -> None:
-        """The last reader has left: stop paying for what nobody reads."""
+        """Nobody will read this any more: stop paying for it."""
 
     def drained(self) -> None:
         """A reader has caught up: the upstream may be read again."""
+
+
+class Owner(Protocol):
+    """Keeps generations."""
+
+    def deserted(self, generation: Generation) -> None:
+        """The last reader of a running log has left."""
+
+    def rejoined(self, generation: Generation) -> None:
+        """A log that had been deserted has a reader again."""
+
+    def released(self, generation: Generation) -> None:
+        """The log has ended and nobody reads it; may come again, if somebody reads it once more."""
+
+
+class Journal(Protocol):
+    """Writes a log down.  None of its methods may block or raise."""
+
+    def append(self, generation: Generation, events: list[Event]) -> None:
+        """Write events; :meth:`Generation.stored` is called when they are safe."""
+
+    def end(self, generation: Generation) -> None:
+        """Write the end; :meth:`Generation.stored` is called when it is safe."""
 
 
 def _ids() -> Iterator[str]:
@@ -98,28 +129,42 @@ class Account:
 class Generation:
     """The log of one answer; see the module's theory of operation.
 
-    ``prompt_bytes``: the request, which is kept as long as its answer may have to be asked for again.
+    ``call`` is the request that it answers, for as long as the answer may have to be asked for again or a
+    repetition of the request must be known.  ``names`` are those under which its owner finds it.
+    ``on_first`` is called once, with the log and its first event.  ``grace``: seconds for which the owner waits for a new reader once the last has left.
+    ``delivered``: a caller has had the whole answer.
     ``headers`` are those of the upstream's answer that the caller may see.  ``attempts`` counts the
     upstream calls that were made for it, ``seams`` how many of them continued an earlier one.
     """
 
     __slots__ = (
         "_account",
-        "_prompt_bytes",
-        "_release",
+        "_closing",
+        "_held",
+        "_owner",
         "abandoned",
         "attempts",
+        "call",
         "cost",
+        "delivered",
+        "ended",
         "endpoint",
         "error",
         "events",
         "first_event",
+        "grace",
         "headers",
         "id",
+        "include_usage",
+        "journal",
         "max_bytes",
         "model",
+        "names",
+        "on_first",
         "producer",
+        "readable",
         "readers",
+        "running_usage",
         "seams",
         "served_by",
         "size",
@@ -142,8 +187,8 @@ class Generation:
         started: float,
         max_bytes: int,
         account: Account | None = None,
-        release: Callable[[Generation], None] | None = None,
-        prompt_bytes: int = 0,
+        owner: Owner | None = None,
+        call: Call | None = None,
     ) -> None:
         self.id = id
         self.endpoint = endpoint
@@ -153,6 +198,7 @@ class Generation:
         self.started = started  # monotonic seconds
         self.max_bytes = max_bytes
         self.events: list[Event] = []
+        self.readable = 0  # how many of the events may be read
         self.size = 0
         self.state = State.RUNNING
         self.status = 200  # of a plain answer
@@ -165,12 +211,23 @@ class Generation:
         self.seams = 0
         self.served_by = ("", "")  # upstream and its model's name
         self.producer: Producer | None = None
-        self.abandoned = False  # its last reader left while it ran: it will not become complete
+        self.journal: Journal | None = None
+        self.abandoned = False  # given up while it ran: it will not become complete
+        self.delivered = False
+        self.on_first: Callable[[Generation, Event], None] | None = None
+        self.grace = 0.0
+        self.ended = 0.0  # monotonic seconds; 0: it has not, or its owner does not care
+        self.call = call
+        # Which usage an OpenAI stream's events tell: what the call asked for that it was made for.
+        self.include_usage = call is not None and call.include_usage
+        self.running_usage = call is not None and call.running_usage
+        self.names: list[Hashable] = []
         self.readers: list[Reader] = []
+        self._closing: State | None = None
         self._account = account or Account(max_bytes)
-        self._release = release
-        self._prompt_bytes = prompt_bytes
-        self._account.held += prompt_bytes
+        self._owner = owner
+        self._held = len(call.body) if call is not None else 0
+        self._account.held += self._held
 
     def __repr__(self) -> str:
         return (
@@ -185,18 +242,34 @@ class Generation:
 
         :raises UpstreamBroken: :func:`too_large`; nothing was appended
         """
-        if self.state is not State.RUNNING:
+        if self._closing is not None:
             return
         added = sum(map(len, events)) + EVENT_OVERHEAD * len(events)
         if self.size + added > self.max_bytes:
             raise too_large()
         self.size += added
+        self._held += added
         self._account.held += added
         if not self.events:
             self.first_event = now
+            if self.on_first is not None and events:
+                self.on_first(self, events[0])
         self.events += events
+        if self.journal is not None:
+            self.journal.append(self, events)
+            return
+        self.readable = len(self.events)
         for reader in self.readers:
             reader.advance()
+
+    def stored(self, count: int, *, end: bool = False) -> None:
+        """The journal has the first ``count`` events, and the end if ``end``: they may be read."""
+        if count > self.readable:
+            self.readable = count
+            for reader in self.readers.copy():
+                reader.advance()
+        if end and self._closing is not None:
+            self._close(self._closing)
 
     def hold(self, added: int) -> None:
         """Bytes that wait outside the log, on the same account; the producer takes them back, negative."""
@@ -204,30 +277,49 @@ class Generation:
 
     def finish(self) -> None:
         """The answer is complete."""
-        self._close(State.FINISHED)
+        self._end(State.FINISHED)
 
     def fail(self, error: PenstockError) -> None:
         """The answer will not become complete; what was received stays readable."""
-        if self.state is State.RUNNING:
+        if self._closing is None:
             self.error = error
-            self._close(State.FAILED)
+            self._end(State.FAILED)
+
+    def _end(self, state: State) -> None:
+        if self._closing is not None:
+            return
+        self._closing = state
+        self.producer = None
+        if self.journal is not None:
+            self.journal.end(self)
+        else:
+            self._close(state)
+
+    @property
+    def ending(self) -> State | None:
+        """How it will end, or has; None: its producer is still at work."""
+        return self._closing
 
     def _close(self, state: State) -> None:
-        if self.state is not State.RUNNING:
-            return
         self.state = state
-        self.producer = None
-        for reader in self.readers.copy():  # a reader that is done leaves
-            reader.advance()
         if not self.readers:
             self._let_go()
+        for reader in self.readers.copy():  # a reader that is done leaves
+            reader.advance()
 
     def _let_go(self) -> None:
         """Ended and read by nobody: the owner may forget this log."""
-        if self._release is not None:
-            release, self._release = self._release, None
-            self._account.held -= self.size + self._prompt_bytes
-            release(self)
+        self._account.held -= self._held
+        self._held = 0
+        if self._owner is not None:
+            self._owner.released(self)
+
+    def abandon(self) -> None:
+        """Nobody will come back: stop paying for it."""
+        if self._closing is None and not self.abandoned:
+            self.abandoned = True
+            if self.producer is not None:
+                self.producer.abandon()
 
     @property
     def ahead(self) -> bool:
@@ -241,12 +333,14 @@ class Generation:
     def join(self, reader: Reader) -> None:
         """Follow from the reader's own position; it is advanced at once if there is something to read."""
         self.readers.append(reader)
-        if self.events or self.state is not State.RUNNING:
+        if self._owner is not None and len(self.readers) == 1:
+            self._owner.rejoined(self)
+        if self.readable or self.state is not State.RUNNING:
             reader.advance()
             self.caught_up()  # it may be the fastest one now
 
     def leave(self, reader: Reader) -> None:
-        """Follow no longer; the last one to leave a running log abandons it."""
+        """Follow no longer; the owner is told when the last one has left."""
         if reader not in self.readers:
             return
         self.readers.remove(reader)
@@ -254,9 +348,10 @@ class Generation:
             return
         if self.state is not State.RUNNING:
             self._let_go()
-        elif self.producer is not None:
-            self.abandoned = True
-            self.producer.abandon()
+        elif self._owner is not None:
+            self._owner.deserted(self)
+        else:
+            self.abandon()
 
     def caught_up(self) -> None:
         """A reader has taken more: wake the producer if it waited for that."""

@@ -1,42 +1,86 @@
-"""The generations of one worker, by id, and the bound on what they may hold together."""
+"""The generations of one worker: those that run, and those that have ended and stay readable.
+
+What runs is bounded by ``max_bytes`` all together: past it, nothing new is begun.  What has ended is kept for
+``kept_for`` seconds, in at most ``kept_bytes``; the one that ended first makes room.
+
+A generation is found by its id, or by a **name** that somebody has bound to it: an idempotency key, the shape of
+a request that may be repeated, a response's id.  Several may have one name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from penstock.errors import Overloaded
-from penstock.generation.log import Account, Generation
+from penstock.generation.log import Account, Generation, State
 from penstock.messages import Call
+
+OVERHEAD = 2_048  # bytes of a generation beside its events and its request
+MAX_REMEMBERED = 10_000  # ids of which it is still known that they were there once
 
 
 class Registry:
-    """Generations from their start until they have ended and their last reader has left.
+    """An owner of generations.
 
-    :param max_bytes: all logs together, with the requests that they answer; past it :meth:`create` refuses
+    :param max_bytes: all that run, with the requests that they answer; past it :meth:`create` refuses
     :param max_answer_bytes: one log
+    :param now: the worker's monotonic clock
+    :param kept_for: seconds after its end for which a log stays readable; 0: not at all
+    :param kept_bytes: all that have ended
     """
 
-    def __init__(self, max_bytes: int, max_answer_bytes: int) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        max_answer_bytes: int,
+        now: Callable[[], float],
+        *,
+        kept_for: float = 0.0,
+        kept_bytes: int = 0,
+    ) -> None:
         self.account = Account(max_bytes)
         self.max_answer_bytes = max_answer_bytes
-        self._generations: dict[str, Generation] = {}
+        self.kept_for = kept_for
+        self.kept_bytes = kept_bytes
+        self.kept = 0  # bytes
+        self._now = now
+        self._running: dict[str, Generation] = {}  # and those that have ended and are being read
+        self._ended: dict[str, Generation] = {}  # in the order of their ends
+        self._deserted: dict[Generation, float] = {}  # until when somebody may come back
+        self._patient = True
+        self._names: dict[Hashable, list[Generation]] = {}
+        self._gone: dict[str, str] = {}  # id to tenant
 
     def __repr__(self) -> str:
-        return f"<Registry of {len(self)} generations, {self.account}>"
+        return (
+            f"<Registry of {len(self)} running, {len(self._ended)} kept in {self.kept} bytes, {self.account}>"
+        )
 
     def __len__(self) -> int:
-        return len(self._generations)
+        """How many run or are being read."""
+        return len(self._running)
 
     def __iter__(self) -> Iterator[Generation]:
-        return iter(list(self._generations.values()))
+        """Those that run or are being read."""
+        return iter(list(self._running.values()))
+
+    @property
+    def ended(self) -> int:
+        """How many have ended and are kept."""
+        return len(self._ended)
 
     def get(self, generation_id: str) -> Generation | None:
-        return self._generations.get(generation_id)
+        return self._running.get(generation_id) or self._ended.get(generation_id)
+
+    def was_there(self, generation_id: str, tenant: str) -> bool:
+        """Whether this tenant had such a generation, which has been forgotten since."""
+        return self._gone.get(generation_id) == tenant
 
     def create(self, call: Call) -> Generation:
         """A new log for a call.
 
-        :raises Overloaded: the logs in flight and their requests hold ``max_bytes`` already
+        :raises Overloaded: what runs holds ``max_bytes`` already
         """
         if self.account.held >= self.account.limit:
             raise Overloaded("too much is in flight at this gateway", retry_after=1.0)
@@ -49,11 +93,109 @@ class Registry:
             started=call.received,
             max_bytes=self.max_answer_bytes,
             account=self.account,
-            release=self._release,
-            prompt_bytes=len(call.body),
+            owner=self,
+            call=call,
         )
-        self._generations[generation.id] = generation
+        self._running[generation.id] = generation
         return generation
 
-    def _release(self, generation: Generation) -> None:
-        self._generations.pop(generation.id, None)
+    # ---- names ----
+
+    def bind(self, generation: Generation, name: Hashable) -> None:
+        """Let a generation be found by a name for as long as it is known here."""
+        generation.names.append(name)
+        self._names.setdefault(name, []).append(generation)
+
+    def unbind(self, generation: Generation, name: Hashable) -> None:
+        """Undo :meth:`bind`; nothing happens if it was not bound."""
+        bound = self._names.get(name)
+        if bound is None or generation not in bound:
+            return
+        generation.names.remove(name)
+        bound.remove(generation)
+        if not bound:
+            del self._names[name]
+
+    def named(self, name: Hashable) -> Sequence[Generation]:
+        """All of this name, the oldest first."""
+        return self._names.get(name, ())
+
+    # ---- Owner ----
+
+    def deserted(self, generation: Generation) -> None:
+        if generation.grace == math.inf or (generation.grace > 0 and self._patient):
+            self._deserted[generation] = self._now() + generation.grace
+        else:
+            generation.abandon()
+
+    def rejoined(self, generation: Generation) -> None:
+        self._deserted.pop(generation, None)
+
+    def released(self, generation: Generation) -> None:
+        if self._running.pop(generation.id, None) is None:
+            return  # it was read once more
+        self._deserted.pop(generation, None)
+        if not self.kept_for or not _worth_keeping(generation):
+            self._forget(generation)
+            return
+        if not generation.names:
+            generation.call = None  # only a repetition would be compared with it
+        self._ended[generation.id] = generation
+        self.kept += _weight(generation)
+        generation.ended = self._now()
+        while self.kept > self.kept_bytes:
+            self._drop(next(iter(self._ended)))
+
+    def sweep(self, now: float) -> None:
+        """Give up what nobody has come back for, and forget what has been kept long enough."""
+        while self._ended:
+            oldest = next(iter(self._ended.values()))
+            if now - oldest.ended < self.kept_for:
+                break
+            self._drop(oldest.id)
+        if self._deserted:
+            for generation, until in list(self._deserted.items()):
+                if now >= until:
+                    del self._deserted[generation]
+                    generation.abandon()
+
+    def hurry(self) -> None:
+        """Wait for nobody any more: this process is going away.  What runs without a reader by intention runs on."""
+        self._patient = False
+        for generation, until in list(self._deserted.items()):
+            if until < math.inf:
+                del self._deserted[generation]
+                generation.abandon()
+
+    def drop(self, generation_id: str) -> None:
+        """Forget an ended generation now."""
+        if generation_id in self._ended:
+            self._drop(generation_id)
+
+    def _drop(self, generation_id: str) -> None:
+        generation = self._ended.pop(generation_id)
+        self.kept -= _weight(generation)
+        self._gone[generation_id] = generation.tenant
+        if len(self._gone) > MAX_REMEMBERED:
+            del self._gone[next(iter(self._gone))]
+        self._forget(generation)
+
+    def _forget(self, generation: Generation) -> None:
+        for name in generation.names.copy():
+            self.unbind(generation, name)
+
+
+def _worth_keeping(generation: Generation) -> bool:
+    """Whether anybody can come back for it: an answer that streams has told its id, and a name is known to the
+    caller.  A refusal need not be repeated, it can be asked for again, unless nobody has seen it yet.
+    """
+    if generation.call is not None and generation.call.background:
+        return True
+    if generation.state is State.FAILED and not generation.events:
+        return False
+    return generation.stream or bool(generation.names)
+
+
+def _weight(generation: Generation) -> int:
+    request = len(generation.call.body) if generation.call is not None else 0
+    return OVERHEAD + generation.size + request

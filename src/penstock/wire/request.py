@@ -66,6 +66,7 @@ class Opening(msgspec.Struct, frozen=True):
     max_output_tokens: int | None
     include_usage: bool
     running_usage: bool
+    background: bool = False
 
 
 def read(endpoint: Endpoint, body: bytes) -> Opening:
@@ -100,7 +101,18 @@ def read(endpoint: Endpoint, body: bytes) -> Opening:
         if chosen is not None:
             include_usage = chosen.include_usage
             running_usage = chosen.continuous_usage_stats
-    return Opening(fields, name, stream, _output_limit(endpoint, fields), include_usage, running_usage)
+    background = False
+    if endpoint is Endpoint.RESPONSES and (wanted := fields.get("background")) is not None:
+        background = bytes(wanted) != b"null" and _typed(_boolean, wanted, "background", "a boolean")
+    limit = _output_limit(endpoint, fields)
+    return Opening(fields, name, stream, limit, include_usage, running_usage, background)
+
+
+def streamed(fields: dict[str, msgspec.Raw], model: str) -> tuple[dict[str, msgspec.Raw], bytes]:
+    """The members and the body of a background request as an upstream is asked: for a stream, there and then."""
+    members = {name: value for name, value in fields.items() if name != "background"}
+    members["stream"] = msgspec.Raw(_TRUE)
+    return members, rewritten(members, model)
 
 
 def rewritten(fields: dict[str, msgspec.Raw], model: str, changes: dict[str, bytes] | None = None) -> bytes:

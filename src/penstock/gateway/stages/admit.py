@@ -41,6 +41,10 @@ class Admission:
         permit(call)
         if self.limiter is not None:
             call.reservation = self.limiter.reserve(call)
+        self.enter()
+
+    def enter(self) -> None:
+        """Count a request that needs no permission: it reads what is there."""
         self.in_progress += 1
         self.admitted_total += 1
 

@@ -1,76 +1,112 @@
-"""Is this call the repetition of one that is being answered already?
+"""Is this call the repetition of one that is there already?
 
-The contract (DESIGN 5.1): the same ``Idempotency-Key`` of the same tenant, a resume request, or an SDK's own
-retry leads to the generation that is there already, so that nothing is computed or paid for twice.
+The contract (DESIGN 5.1): the same ``Idempotency-Key`` of the same tenant, or an SDK's own retry, leads to the
+generation that is there already, running or finished, so that nothing is computed or paid for twice.  A
+generation that failed, or was given up, answers nobody: the repetition is a new call.
 
-Today: ``Idempotency-Key`` while the first call is running.  The same key with another body is refused.
+- ``Idempotency-Key``: the key says it all; the same key with another body is refused.
+- An SDK's retry says so (``x-stainless-retry-count`` above 0) and has the body of an earlier call.  There may be
+  several such calls, for an application may well ask the same thing five times at once: the one that a
+  caller has lost is the likeliest, oldest first.  A call whose answer went out whole is repeated only
+  within :data:`LAST_BYTES` of its end, for the answer's last bytes may have been lost.
+
+Whose call it is: the tenant's.  Where the gateway has no keys all callers are one tenant, and the key that they
+bring for the provider tells them apart.
 """
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Hashable, Sequence
 
 from penstock.errors import BadRequest, KeyReused
+from penstock.gateway.stages.authenticate import ANONYMOUS
 from penstock.generation.log import Generation, State
+from penstock.generation.registry import Registry
 from penstock.messages import Call
+from penstock.wire.credentials import key_in
 
 MAX_KEY_BYTES = 255
+LAST_BYTES = 10.0  # seconds
+GRACE = 10.0  # seconds; SDKs wait at most 8 before a retry
 
-_Name = tuple[str, bytes]
-
-
-class Attachments:
-    """Running generations by tenant and idempotency key."""
-
-    __slots__ = ("_running",)
-
-    def __init__(self) -> None:
-        self._running: dict[_Name, tuple[bytes, Generation]] = {}
-
-    def __repr__(self) -> str:
-        return f"<Attachments {len(self._running)} running>"
-
-    def find(self, call: Call) -> Generation | None:
-        """The running generation of this call's idempotency key.
-
-        :raises KeyReused: the key came with another body before
-        :raises BadRequest: the key is too long
-        """
-        name = _name(call)
-        if name is None or name not in self._running:
-            return None
-        fingerprint, generation = self._running[name]
-        if generation.state is not State.RUNNING or generation.abandoned:
-            # Abandoned: what is still received is settled, but nobody will get a whole answer of it.  A client
-            # that hung up and comes back with its key needs a new one.
-            del self._running[name]
-            return None
-        if fingerprint != _fingerprint(call):
-            raise KeyReused("this Idempotency-Key belongs to a call with another body")
-        return generation
-
-    def remember(self, call: Call, generation: Generation) -> None:
-        """A new generation began for this call."""
-        name = _name(call)
-        if name is not None:
-            self._running[name] = (_fingerprint(call), generation)
-
-    def forget(self, call: Call, generation: Generation) -> None:
-        """The generation's producer is done."""
-        if self._running:
-            name = _name(call)
-            if name is not None and self._running.get(name, (b"", None))[1] is generation:
-                del self._running[name]
+_TAIL = 128  # bytes of a body's end that tell most bodies of one length apart
 
 
-def _name(call: Call) -> _Name | None:
-    key = call.headers.get(b"idempotency-key")
-    if not key:
-        return None
+def find(call: Call, registry: Registry, now: float) -> Generation | None:
+    """The generation that this call asks for once more.
+
+    :raises KeyReused: the key came with another body before
+    :raises BadRequest: the key is too long
+    """
+    headers = call.headers
+    key = headers.get(b"idempotency-key")
+    if key:
+        return _of_key(call, key, registry)
+    if headers.get(b"x-stainless-retry-count", b"0") != b"0":
+        return _retried(call, registry.named(_shape(call)), now)
+    return None
+
+
+def remember(call: Call, generation: Generation, registry: Registry) -> None:
+    """A new generation began for this call: let its repetitions find it."""
+    headers = call.headers
+    if key := headers.get(b"idempotency-key"):
+        registry.bind(generation, _name(call, key))
+    elif b"x-stainless-retry-count" in headers:
+        registry.bind(generation, _shape(call))
+
+
+def grace(call: Call, *, started: bool) -> float:
+    """How long to wait for a caller who has left, in seconds.
+
+    :param started: whether it has had a part of the answer: then an SDK does not repeat the call
+    """
+    if b"idempotency-key" in call.headers or (not started and b"x-stainless-retry-count" in call.headers):
+        return GRACE
+    return 0.0
+
+
+def _of_key(call: Call, key: bytes, registry: Registry) -> Generation | None:
+    for generation in registry.named(_name(call, key)):
+        if _answers(generation):
+            first = generation.call
+            assert first is not None, "what has a name keeps its call"
+            if first.endpoint is not call.endpoint or first.body != call.body:
+                raise KeyReused("this Idempotency-Key belongs to a call with another body")
+            return generation
+    return None
+
+
+def _retried(call: Call, earlier: Sequence[Generation], now: float) -> Generation | None:
+    found = None
+    for generation in earlier:
+        if not _answers(generation) or generation.call is None or generation.call.body != call.body:
+            continue
+        if generation.delivered:
+            if found is None and generation.ended and now - generation.ended < LAST_BYTES:
+                found = generation
+        elif not generation.readers:
+            return generation
+        elif found is None or found.delivered:
+            found = generation
+    return found
+
+
+def _answers(generation: Generation) -> bool:
+    return generation.state is not State.FAILED and not generation.abandoned
+
+
+def _name(call: Call, key: bytes) -> Hashable:
     if len(key) > MAX_KEY_BYTES:
         raise BadRequest(f"the Idempotency-Key is longer than {MAX_KEY_BYTES} bytes")
-    return call.tenant.name, key
+    return "idempotency", _whose(call), key
 
 
-def _fingerprint(call: Call) -> bytes:
-    return hashlib.blake2b(call.endpoint.path.encode() + b"\n" + call.body, digest_size=16).digest()
+def _shape(call: Call) -> Hashable:
+    body = call.body
+    return "request", _whose(call), call.endpoint, len(body), body[-_TAIL:]
+
+
+def _whose(call: Call) -> Hashable:
+    tenant = call.tenant
+    return (tenant.name, key_in(call.headers)) if tenant is ANONYMOUS else tenant.name

@@ -12,9 +12,10 @@ from itertools import chain
 
 from penstock.errors import InternalError, PenstockError, RateLimited, UpstreamError
 from penstock.generation.log import EVENT_OVERHEAD, Generation, State
-from penstock.messages import Call, Dialect
+from penstock.messages import Call, Dialect, Event
 from penstock.net.exchange import Exchange
 from penstock.wire import problems, ratelimits
+from penstock.wire.fold import fold
 
 HEARTBEAT = 15.0
 """Seconds of silence after which a stream is kept alive: proxies cut at 60 (nginx, ALB) and even 55."""
@@ -27,7 +28,7 @@ PATIENCE = 60.0  # seconds; of a longer Retry-After both SDKs take no notice, an
 
 CLIENT_GONE = 499  # nginx's code for a client that closed before its answer; only in logs and metrics
 
-_STREAM_HEADERS = [
+STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
@@ -41,6 +42,7 @@ class Reading:
 
     :param status_name: value of ``Penstock-Status``
     :param on_done: called once, when the answer has ended or the caller has left
+    :param position: index of the first event that the caller wants
     """
 
     __slots__ = (
@@ -49,7 +51,6 @@ class Reading:
         "_on_done",
         "_paused",
         "_position",
-        "_status_name",
         "call",
         "done",
         "error",
@@ -57,6 +58,7 @@ class Reading:
         "generation",
         "read_bytes",
         "status",
+        "status_name",
     )
 
     def __init__(
@@ -66,17 +68,18 @@ class Reading:
         exchange: Exchange,
         status_name: bytes,
         on_done: Callable[[Reading], None],
+        position: int = 0,
     ) -> None:
         self.call = call
         self.generation = generation
         self.exchange = exchange
-        self._status_name = status_name
+        self.status_name = status_name
         self._on_done = on_done
-        self._position = 0
+        self._position = position
         self._paused = False
         self._alive_since = call.received
-        self._alive_position = 0
-        self.read_bytes = 0
+        self._alive_position = position
+        self.read_bytes = _size(generation.events[:position]) if position else 0
         self.done = False
         self.status = 0  # what the caller got; CLIENT_GONE: nothing whole
         self.error = ""
@@ -101,26 +104,27 @@ class Reading:
 
     def _stream(self, generation: Generation) -> None:
         events = generation.events
+        readable = generation.readable
         exchange = self.exchange
-        while (position := self._position) < len(events):
+        while (position := self._position) < readable:
             if not exchange.started:
-                exchange.start(200, [*_STREAM_HEADERS, *self._own_headers(), *generation.headers])
-            if position + 1 == len(events):
+                exchange.start(200, [*STREAM_HEADERS, *self._own_headers(), *generation.headers])
+            if position + 1 == readable:
                 event = events[position]
                 self._position = position + 1
                 self.read_bytes += len(event) + EVENT_OVERHEAD
                 data = b"id: %d\n%b" % (position, event)
             else:
-                data = self._slice(events)
+                data = self._slice(events, readable)
             if not exchange.write(data):
                 self._paused = True
                 break
-        if self._position == len(events) and generation.state is not State.RUNNING:
+        if self._position >= readable and generation.state is not State.RUNNING:
             self._end_stream(generation)
 
-    def _slice(self, events: list[bytes]) -> bytes:
+    def _slice(self, events: list[bytes], readable: int) -> bytes:
         position = self._position
-        some = events[position : position + SLICE_EVENTS]
+        some = events[position : min(position + SLICE_EVENTS, readable)]
         size = sum(map(len, some))
         while size > SLICE_BYTES and len(some) > 1:
             some = some[: len(some) // 2]
@@ -144,8 +148,15 @@ class Reading:
         self._finish(200)
 
     def _fold(self, generation: Generation) -> None:
-        body = b"".join(generation.events)
-        self.read_bytes = len(body)
+        if generation.stream:
+            try:
+                body = fold(generation.endpoint, generation.events, usage=generation.usage)
+            except PenstockError as error:
+                self._refuse(error)
+                return
+        else:
+            body = b"".join(generation.events)
+        self.read_bytes = generation.size
         self.exchange.respond(200, [_JSON, *self._own_headers(), *generation.headers], body)
         self._finish(200)
 
@@ -159,7 +170,7 @@ class Reading:
     def _own_headers(self) -> list[tuple[bytes, bytes]]:
         return [
             (b"penstock-generation", self.generation.id.encode()),
-            (b"penstock-status", self._status_name),
+            (b"penstock-status", self.status_name),
             *self._limits(),
         ]
 
@@ -203,13 +214,17 @@ class Reading:
         self._alive_since = now
         exchange = self.exchange
         if not exchange.started:
-            exchange.start(200, [*_STREAM_HEADERS, *self._own_headers()])
+            exchange.start(200, [*STREAM_HEADERS, *self._own_headers()])
         if self.call.endpoint.dialect is Dialect.ANTHROPIC:
             exchange.write(b'event: ping\ndata: {"type":"ping"}\n\n')
         else:
             # One newline: a comment and a blank line would make the OpenAI SDK dispatch an empty
             # event once it has seen an id.
             exchange.write(b": hb\n")
+
+
+def _size(events: list[Event]) -> int:
+    return sum(map(len, events)) + EVENT_OVERHEAD * len(events)
 
 
 def refuse(

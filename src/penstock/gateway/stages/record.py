@@ -153,8 +153,12 @@ class Recorder:
         status: int,
         error: str,
         peer: str,
+        read: str = "",
     ) -> None:
-        """The caller has its answer, or has left."""
+        """The caller has its answer, or has left.
+
+        :param read: how it came by the generation, if that was not made for it
+        """
         label = call.endpoint.label
         duration = self.clock.now() - call.received
         self.counted(label, status)
@@ -185,7 +189,7 @@ class Recorder:
                 )
             )
             return
-        usage = generation.usage or _NOTHING
+        usage = (generation.usage if not read else None) or _NOTHING
         upstream, upstream_model = generation.served_by
         first = generation.first_event
         log.write(
@@ -203,12 +207,13 @@ class Recorder:
                 call.stream,
                 usage.input_tokens,
                 usage.output_tokens,
-                generation.cost,
-                (first - call.received) * 1e3 if first else None,
+                generation.cost if not read else 0,
+                (first - call.received) * 1e3 if first >= call.received else None,
                 duration * 1e3,
-                generation.attempts,
+                generation.attempts if not read else 0,
                 error,
                 peer,
+                read,
             )
         )
 

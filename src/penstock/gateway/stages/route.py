@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -77,6 +78,16 @@ class Router:
 
     def knows(self, model: str) -> bool:
         return self._entry(model) is not None
+
+    def grace(self, model: str) -> float | None:
+        """How long a call of this model waits for readers to come back, in seconds, if that is configured."""
+        entry = self._entry(model)
+        return None if entry is None else entry[1].grace
+
+    def joining(self, model: str) -> Literal["auto", "always", "never"]:
+        """Which of this model's calls share an answer with identical ones in flight."""
+        entry = self._entry(model)
+        return "never" if entry is None else entry[1].join
 
     def _entry(self, model: str) -> tuple[str, ModelConfig] | None:
         entry = self._exact.get(model)

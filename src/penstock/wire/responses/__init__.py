@@ -4,8 +4,8 @@ An upstream that has the API itself is passed through, and of this package only 
 matter.  Any other upstream is asked in its own dialect, and the answer is written as a response object
 or a stream of response events.  Such an upstream keeps no state, and neither does a translation:
 
-- ``previous_response_id``, ``conversation``, ``prompt``, ``background`` and references to stored items
-  are refused;
+- ``previous_response_id``, ``conversation``, ``prompt`` and references to stored items are refused;
+- ``background`` is the gateway's own affair: it runs the call without readers, and no upstream is told;
 - ``store`` is accepted, because OpenAI's default is true and every client would break; the response
   object says ``"store": false``;
 - ``metadata`` is echoed in the response object and goes no further;
@@ -21,6 +21,13 @@ from penstock.wire.responses._events import SUCCESSFUL_EVENTS, TERMINAL_EVENTS
 from penstock.wire.responses._fold import fold_stream
 from penstock.wire.responses._prompt import decode_prompt
 from penstock.wire.responses._settings import Settings, read_settings
+from penstock.wire.responses._stored import (
+    id_in,
+    id_of,
+    sequence_number,
+    told_as,
+    without_answer,
+)
 from penstock.wire.responses._stream import StreamEncoder
 from penstock.wire.responses._unfold import unfold_body
 
@@ -33,6 +40,11 @@ __all__ = [
     "decode_prompt",
     "encode_answer",
     "fold_stream",
+    "id_in",
+    "id_of",
     "read_settings",
+    "sequence_number",
+    "told_as",
     "unfold_body",
+    "without_answer",
 ]

@@ -225,7 +225,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     object: str = "response"
     created_at: int
-    status: Literal["in_progress", "completed", "incomplete", "failed"]
+    status: Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
     background: bool = False
     error: ResponseError | None = None
     incomplete_details: IncompleteDetails | None = None

@@ -1,0 +1,203 @@
+"""Resources that stand for a generation: its events, its state, its end by order.
+
+::
+
+    GET    /v1/generations/{id}                            what is known of it
+    GET    /v1/generations/{id}/events                     its events from an offset on
+    POST   /v1/generations/{id}/cancel                     end it now
+    GET    /v1/responses/{id}                              the response, as far as it is
+    GET    /v1/responses/{id}?stream=true&starting_after=n its events from a sequence number on
+    POST   /v1/responses/{id}/cancel                       end it now
+    DELETE /v1/responses/{id}                              forget it
+
+This file knows paths and words; where the generations are, the pipeline knows.
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+import time
+from typing import Literal
+from urllib.parse import parse_qs
+
+import msgspec
+
+from penstock.errors import BadRequest, Cancelled, Conflict, MethodNotAllowed
+from penstock.generation.log import Generation, State
+from penstock.messages import Endpoint
+from penstock.net.exchange import Exchange
+from penstock.wire import responses
+from penstock.wire.fold import fold
+
+MAX_BODY = 65_536  # what a request for one of these resources may bring along
+
+_PATH = re.compile(r"/v1/(generations|responses)/([^/]+)(?:/(events|cancel))?")
+_GENERATION_ID = re.compile(r"gen_[0-9a-f]{32}")
+_OWN_RESPONSE_ID = re.compile(r"resp_([0-9a-f]{32})")
+_METHODS = {
+    ("generations", None): {"GET": "state"},
+    ("generations", "events"): {"GET": "events"},
+    ("generations", "cancel"): {"POST": "cancel"},
+    ("responses", None): {"GET": "response", "DELETE": "delete"},
+    ("responses", "cancel"): {"POST": "cancel"},
+}
+_JSON = [(b"content-type", b"application/json")]
+_NUMBER = re.compile(r"[0-9]{1,10}")
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What a request wants of a generation.
+
+    ``id`` is the generation's, or empty where only the upstream knew the ``response_id``.  ``after``: the last
+    event that the caller has, -1 for none; an index of the log, or a response's sequence number.
+    """
+
+    what: Literal["state", "events", "cancel", "response", "delete"]
+    id: str
+    response_id: str = ""
+    stream: bool = False
+    after: int = -1
+
+
+def asked_by(exchange: Exchange) -> Asked | None:
+    """What a request wants; None: it is about something else.
+
+    :raises BadRequest: an id or a position that cannot be one
+    :raises MethodNotAllowed: right path, wrong method
+    """
+    path = exchange.path
+    if not path.startswith(("/v1/generations/", "/v1/responses/")):
+        return None
+    match = _PATH.fullmatch(path)
+    if match is None:
+        return None
+    kind, name, rest = match.groups()
+    methods = _METHODS.get((kind, rest))
+    if methods is None:
+        return None
+    what = methods.get("GET" if exchange.method == "HEAD" else exchange.method)
+    if what is None:
+        raise MethodNotAllowed(f"{path} takes {' or '.join(methods)}", allow=", ".join(methods))
+    query = parse_qs(exchange.query, keep_blank_values=True)
+    if kind == "generations":
+        if not _GENERATION_ID.fullmatch(name):
+            raise BadRequest("that is no generation's id: gen_ and 32 hexadecimal digits", param="id")
+        return Asked(what, name, after=_after(exchange, query))  # type: ignore[arg-type]
+    own = _OWN_RESPONSE_ID.fullmatch(name)
+    stream = what == "response" and query.get("stream", ["false"])[-1].lower() == "true"
+    return Asked(
+        what,  # type: ignore[arg-type]
+        f"gen_{own[1]}" if own else "",
+        name,
+        stream,
+        _after(exchange, query),
+    )
+
+
+def _after(exchange: Exchange, query: dict[str, list[str]]) -> int:
+    if "starting_after" in query:
+        name, value = "starting_after", query["starting_after"][-1]
+    else:
+        name = "last-event-id"
+        value = exchange.headers.get(b"last-event-id", b"").decode("latin-1").strip()
+        if not value:
+            return -1
+    if not _NUMBER.fullmatch(value):
+        raise BadRequest(f"{name} must be a whole number", param=name)
+    return int(value)
+
+
+def position(asked: Asked, generation: Generation) -> int:
+    """The index of the first event that is wanted.
+
+    :raises Conflict: the caller says that it has an event which is not there yet, or never was
+    """
+    events = generation.events
+    readable = generation.readable
+    if not asked.response_id:
+        start = asked.after + 1
+        if start > readable:
+            raise Conflict(
+                f"event {asked.after} is ahead of the log, which has {readable}", code="ahead_of_head"
+            )
+        return start
+    if asked.after < 0 or not generation.stream:
+        return 0
+    start = bisect.bisect_right(events, asked.after, hi=readable, key=responses.sequence_number)
+    if start == readable and (not readable or asked.after > responses.sequence_number(events[readable - 1])):
+        raise Conflict(f"sequence number {asked.after} is ahead of the response", code="ahead_of_head")
+    return start
+
+
+def respond_state(exchange: Exchange, generation: Generation, now: float) -> None:
+    """Tell what is known of a generation."""
+    error = generation.error
+    usage = generation.usage
+    exchange.respond(
+        200,
+        _JSON,
+        msgspec.json.encode(
+            {
+                "id": generation.id,
+                "object": "generation",
+                "status": _status(generation),
+                "endpoint": generation.endpoint.path,
+                "model": generation.model,
+                "stream": generation.stream,
+                "created": _created(generation, now),
+                "events": generation.readable,
+                "bytes": generation.size,
+                "readers": len(generation.readers),
+                "attempts": generation.attempts,
+                "continued": generation.seams,
+                "usage": msgspec.to_builtins(usage) if usage is not None else None,
+                "cost_usd": generation.cost / 1e12,
+                "error": None if error is None else {"code": error.code, "message": error.message},
+            }
+        ),
+    )
+
+
+def respond_response(exchange: Exchange, generation: Generation, response_id: str, now: float) -> None:
+    """Tell a response as far as it is: whole, or what became of it.
+
+    :param response_id: by which it was asked for; empty: the gateway's own
+    """
+    call = generation.call
+    response_id = response_id or responses.id_of(generation.id)
+    if generation.state is State.FINISHED:
+        events = generation.events
+        body = fold(Endpoint.RESPONSES, events) if generation.stream else b"".join(events)
+        told = responses.told_as(body, response_id, background=call is not None and call.background)
+    else:
+        status = _status(generation)
+        error = generation.error
+        told = responses.without_answer(
+            call.body if call is not None else b"{}",
+            name=generation.id,
+            model=generation.model,
+            created=_created(generation, now),
+            status="in_progress" if status == "running" else status,  # type: ignore[arg-type]
+            background=call is not None and call.background,
+            error=error.message if error is not None and status == "failed" else "",
+        )
+        told = responses.told_as(told, response_id, background=call is not None and call.background)
+    own = [(b"penstock-generation", generation.id.encode())]
+    exchange.respond(200, [*_JSON, *own], told)
+
+
+def respond_deleted(exchange: Exchange, response_id: str) -> None:
+    """Tell that a response has been forgotten."""
+    told = {"id": response_id, "object": "response.deleted", "deleted": True}
+    exchange.respond(200, _JSON, msgspec.json.encode(told))
+
+
+def _status(generation: Generation) -> str:
+    if isinstance(generation.error, Cancelled):
+        return "cancelled"
+    return generation.state.value
+
+
+def _created(generation: Generation, now: float) -> int:
+    return int(time.time() - (now - generation.started))

@@ -1,0 +1,134 @@
+"""Identical calls in flight: one upstream call, one bill, an answer for everybody in the form that they asked for."""
+
+import asyncio
+import json
+
+import pytest
+from serving import (
+    COMPLETION,
+    DONE,
+    PROMPT,
+    STREAM_END,
+    STREAM_HEAD,
+    call,
+    config,
+    delta,
+    frame,
+    on_uvloop,
+    plain,
+    serving,
+    until,
+)
+
+from penstock.config.model import CandidateConfig, ModelConfig
+from penstock.messages import Outcome
+from penstock.testing import ScriptedUpstream, Step
+
+SAME = {**PROMPT, "temperature": 0}
+STREAM = {**SAME, "stream": True}
+WITH_USAGE = {**STREAM, "stream_options": {"include_usage": True}}
+ALWAYS = {"models": {"m": ModelConfig(candidates=[CandidateConfig(upstream="up0")], join="always")}}
+
+
+def texts(answer):
+    """The text of a stream or of a body, and the tokens that it tells."""
+    if not answer.headers["content-type"].startswith("text/event-stream"):
+        body = answer.json()
+        return body["choices"][0]["message"]["content"], body["usage"]["completion_tokens"]
+    chunks = [
+        json.loads(line[6:])
+        for line in answer.body.decode().split("\n")
+        if line.startswith("data: ") and line != "data: [DONE]"
+    ]
+    text = "".join(choice["delta"].get("content") or "" for one in chunks for choice in one["choices"])
+    told = [one["usage"]["completion_tokens"] for one in chunks if one.get("usage")]
+    return text, told[0] if told else None
+
+
+def joined(bodies, script, *, headers=None, **more):
+    """The answers to calls that come while the first is under way, and the ledger's rows."""
+
+    async def main():
+        go_on = asyncio.Event()
+        played = [Step.REQUEST, *(go_on if step is None else step for step in script)]
+        async with ScriptedUpstream([played, played]) as upstream:
+            async with serving(config(upstream.url, **more)) as (gateway, port):
+                calls = []
+                for number, body in enumerate(bodies):
+                    calls.append(
+                        asyncio.create_task(call(port, body, headers=(headers or {}).get(number, ())))
+                    )
+                    await until(lambda: len(gateway.pipeline.readings) == len(calls))
+                go_on.set()
+                answers = await asyncio.gather(*calls)
+                rows = [row for row in gateway.recorder.ledger.recent() if row.outcome is Outcome.COMPLETED]
+                return answers, rows, upstream.connections
+
+    return on_uvloop(main)
+
+
+USAGE = frame({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}})
+STREAMED = [
+    STREAM_HEAD + delta("he"),
+    None,
+    delta("llo", "stop") + USAGE + DONE + STREAM_END,
+]
+WHOLE = [None, plain(COMPLETION)]
+
+
+@pytest.mark.parametrize("script", [STREAMED, WHOLE], ids=["streamed log", "plain log"])
+def test_streaming_and_plain_callers_read_one_answer_each_in_its_own_form(script):
+    first = STREAM if script is STREAMED else SAME
+    bodies = [first, STREAM, SAME, WITH_USAGE, STREAM, SAME]
+    answers, rows, connections = joined(bodies, script)
+    assert connections == 1
+    assert len(rows) == 1
+    text = "hello" if script is STREAMED else "hi"
+    assert [texts(one) for one in answers] == [
+        (text, 2 if body in (SAME, WITH_USAGE) else None) for body in bodies
+    ]
+    status = [one.headers["penstock-status"] for one in answers]
+    assert status == ["created"] + ["joined"] * 5
+    assert len({one.headers["penstock-generation"] for one in answers}) == 1
+    with_usage = answers[3].body
+    if script is STREAMED:  # the number stands with the event: who has lost that comes back for both
+        assert with_usage.split(b"\n\n")[-3].startswith(b"data: ")
+        assert with_usage.split(b"\n\n")[-2] == answers[0].body.split(b"\n\n")[-2]
+    streams = {one.body for one, body in zip(answers, bodies, strict=True) if body is STREAM}
+    assert len(streams) == 1
+
+
+def test_a_caller_who_wants_no_usage_joins_one_who_does():
+    answers, rows, connections = joined([WITH_USAGE, STREAM], STREAMED)
+    assert (connections, len(rows)) == (1, 1)
+    assert [texts(one) for one in answers] == [("hello", 2), ("hello", None)]
+    assert all(b"[DONE]" in one.body for one in answers)
+
+
+@pytest.mark.parametrize(
+    ("bodies", "more", "headers", "upstream_calls"),
+    [
+        ([PROMPT, PROMPT], {}, {}, 2),
+        ([PROMPT, PROMPT], ALWAYS, {}, 1),
+        ([{**PROMPT, "seed": 7}] * 2, {}, {}, 1),
+        ([SAME, {**SAME, "max_tokens": 3}], {}, {}, 2),
+        ([SAME, SAME], {}, {1: ["penstock-join: never"]}, 2),
+        ([PROMPT, PROMPT], {}, {0: ["penstock-join: always"], 1: ["penstock-join: always"]}, 1),
+        ([{**SAME, "store": True}] * 2, {}, {}, 2),
+    ],
+    ids=["sampled", "always", "seed", "other", "never", "header", "effects"],
+)
+def test_which_calls_are_joined(bodies, more, headers, upstream_calls):
+    _, rows, connections = joined(bodies, WHOLE, headers=headers, **more)
+    assert (connections, len(rows)) == (upstream_calls, upstream_calls)
+
+
+def test_a_wish_that_cannot_be_understood_is_refused():
+    async def main():
+        async with ScriptedUpstream([[]]) as upstream:
+            async with serving(config(upstream.url)) as (_, port):
+                return await call(port, SAME, headers=["penstock-join: perhaps"])
+
+    answer = on_uvloop(main)
+    assert answer.status == 400
+    assert answer.json()["error"]["param"] == "penstock-join"
