@@ -474,3 +474,20 @@ def assert_read_or_refused(text):
     except ConfigError as error:
         outcome = error.mistakes
     assert isinstance(outcome, Config) or (outcome and all(outcome))
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("generations: {durability: shared}", "generations.durability: shared needs a server"),
+        ("generations: {durability: disk, path: /nowhere/at/all.sqlite}", "generations.path"),
+        ("generations: {redis: 'http://x'}", "generations.redis: must begin with"),
+        ("generations: {durability: forever}", "generations.durability"),
+    ],
+)
+def test_what_generations_cannot_outlive_is_said(tmp_path, text, mistake):
+    path = tmp_path / "penstock.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert any(mistake in line for line in caught.value.mistakes)

@@ -47,9 +47,29 @@ def check(plain: Plain, reader: Reader) -> None:
         _check_parent(ledger, ("ledger", "path"), reader)
         if File(ledger).is_dir():
             reader.mistake(("ledger", "path"), f"{ledger} is a directory; name a file in it")
+    _check_durability(plain, reader)
     if directory := plain.get("files", {}).get("directory"):
         _check_parent(directory, ("files", "directory"), reader)
     _check_webhooks(plain.get("webhooks", {}), plain.get("files", {}), reader)
+
+
+def _check_durability(plain: Plain, reader: Reader) -> None:
+    generations = plain.get("generations", {})
+    wanted = {("generations", "durability"): generations.get("durability", "memory")}
+    for name, model in plain.get("models", {}).items():
+        wanted["models", name, "durability"] = model.get("durability")
+    for where, durability in wanted.items():
+        if durability == "shared" and not generations.get("redis"):
+            reader.mistake(where, "shared needs a server to share: set generations.redis")
+    if "disk" in wanted.values():
+        _check_parent(generations.get("path", "penstock-generations.sqlite"), ("generations", "path"), reader)
+    redis = generations.get("redis")
+    scheme, _, rest = redis.reveal().partition("://") if isinstance(redis, Secret) else ("redis", "", "x")
+    if scheme not in {"redis", "rediss", "redis+sentinel"} or not rest:
+        reader.mistake(
+            ("generations", "redis"),
+            "must begin with redis://, rediss:// or redis+sentinel://, and name a server",
+        )
 
 
 def fill_in(plain: Plain) -> None:

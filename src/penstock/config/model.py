@@ -149,14 +149,26 @@ class ModelConfig(_Section, frozen=True):
     join: Literal["auto", "always", "never"] = "auto"
     # how long a call goes on after its last reader has left; none: 10 s if the caller is one that comes back
     grace: Seconds | None = None
+    # what its answers outlive: the connection, this process, or this machine; none: generations.durability
+    durability: Literal["memory", "disk", "shared"] | None = None
 
 
 class GenerationsConfig(_Section, frozen=True):
-    """How long answers stay readable after their end, per worker."""
+    """How long answers stay readable after their end, and what they outlive."""
 
     # after its end an answer can be resumed or replayed for so long; 0: not at all
     kept_for: Seconds = 3_600.0
-    kept_bytes: Bytes = 33_554_432  # what ended answers may hold in memory; the oldest make room
+    kept_bytes: Bytes = (
+        33_554_432  # what ended answers may hold in each worker's memory; the oldest make room
+    )
+    # memory: the connection; disk: this process, in a file; shared: this machine, in Redis
+    durability: Literal["memory", "disk", "shared"] = "memory"
+    path: str = "penstock-generations.sqlite"  # of the file, which the workers of this machine share
+    fsync: bool = False  # wait for the disk itself: an answer outlives a power cut, too
+    redis: Secret | None = None  # redis://, rediss:// (TLS) or redis+sentinel://HOST,HOST/SERVICE
+    stored_bytes: Bytes = 1_073_741_824  # what file or server may hold; the oldest ended answers make room
+    # a process that has not been heard of for so long has died: another one takes its answers over
+    lease: Annotated[float, msgspec.Meta(ge=0.5)] = 5.0
 
 
 class FilesConfig(_Section, frozen=True):
