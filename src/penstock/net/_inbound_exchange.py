@@ -243,7 +243,10 @@ class InboundExchange:
             pieces = self._pieces
             if not pieces:
                 connection.serving.flush_soon(self)
-            pieces.append(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
+            if self.chunked:
+                pieces += (b"%x\r\n" % len(data), data, b"\r\n")
+            else:
+                pieces.append(data)
             self._unsent += len(data)
             if self._unsent > connection.serving.config.write_high_water:
                 self.flush()

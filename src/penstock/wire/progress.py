@@ -47,7 +47,7 @@ class _Present(msgspec.Struct, gc=False):
     """An object whose members do not matter here."""
 
 
-class _Chunk(msgspec.Struct):
+class _Chunk(msgspec.Struct, gc=False):
     choices: list[_Choice] = []
     usage: _Present | None = None
     error: _Present | str | None = None
@@ -94,36 +94,51 @@ class ChunkProgress:
         return usage.usage_of_event(self._endpoint, self._last_usage)
 
     def take(self, frames: list[bytes], kept: list[Event]) -> None:
+        if self.complete:
+            return  # what follows the terminator is no part of the answer
+        decode, keep = _chunk, kept.append
         for frame in frames:
-            if self.complete:
-                return  # what follows the terminator is no part of the answer
             # The usual frame is one line of data; any other one is no JSON from its seventh byte on.
-            data = frame[6:-2] if frame.startswith(b"data: ") else b""
             try:
-                chunk = _chunk(data)
+                chunk = decode(frame[6:-2] if frame.startswith(b"data: ") else b"")
             except NOT_JSON:
-                data = sse.data_of(frame)
-                if not data:  # a comment: the upstream's keep-alive, not part of the answer
-                    continue
-                if data == _DONE:
-                    self._terminate()
-                    kept.append(sse.without_id(frame))
-                    continue
-                chunk = _decoded(data)
-                frame = sse.without_id(frame)  # noqa: PLW2901 - the log's own ids take its place
-            if chunk.error is not None:
-                raise _reported(self._endpoint, data, self._upstream)
-            if chunk.usage is not None:
-                self._last_usage = data
-                if chunk.choices:
-                    if not self._keep_running:
-                        frame = without_usage(data)  # noqa: PLW2901
-                elif not self._keep_usage:
-                    continue
-            for choice in chunk.choices:
-                if choice.finish_reason is not None:
-                    self._finished = True
-            kept.append(frame)
+                self._take_unusual(frame, kept)
+                if self.complete:
+                    return
+                continue
+            if chunk.usage is None and chunk.error is None:
+                for choice in chunk.choices:
+                    if choice.finish_reason is not None:
+                        self._finished = True
+                keep(frame)
+            else:
+                self._take_chunk(chunk, frame[6:-2], frame, kept)
+
+    def _take_unusual(self, frame: bytes, kept: list[Event]) -> None:
+        data = sse.data_of(frame)
+        if not data:  # a comment: the upstream's keep-alive, not part of the answer
+            return
+        without_id = sse.without_id(frame)  # the log's own ids take its place
+        if data == _DONE:
+            self._terminate()
+            kept.append(without_id)
+        else:
+            self._take_chunk(_decoded(data), data, without_id, kept)
+
+    def _take_chunk(self, chunk: _Chunk, data: bytes, frame: bytes, kept: list[Event]) -> None:
+        if chunk.error is not None:
+            raise _reported(self._endpoint, data, self._upstream)
+        if chunk.usage is not None:
+            self._last_usage = data
+            if chunk.choices:
+                if not self._keep_running:
+                    frame = without_usage(data)
+            elif not self._keep_usage:
+                return
+        for choice in chunk.choices:
+            if choice.finish_reason is not None:
+                self._finished = True
+        kept.append(frame)
 
     def _terminate(self) -> None:
         if not self._finished:
