@@ -55,7 +55,7 @@ def check(plain: Plain, reader: Reader) -> None:
 
 def _check_durability(plain: Plain, reader: Reader) -> None:
     generations = plain.get("generations", {})
-    wanted = {("generations", "durability"): generations.get("durability", "memory")}
+    wanted: dict[Path, str | None] = {("generations", "durability"): generations.get("durability", "memory")}
     for name, model in plain.get("models", {}).items():
         wanted["models", name, "durability"] = model.get("durability")
     for where, durability in wanted.items():
