@@ -32,7 +32,7 @@ def run(main, loop="asyncio"):
 
 async def until(condition):
     """Let the loop turn until ``condition`` holds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0)
 
@@ -59,6 +59,7 @@ class Showcase:
         self.seen = []  # every exchange, from `opening` on
         self.called = []
         self.go = asyncio.Event()  # what /hang and /flood wait for
+        self.paused = asyncio.Event()  # /flood has been told to stop
         self.watching = Watching()
         self.failures = []  # what reading a body raised
 
@@ -135,6 +136,7 @@ class Showcase:
         exchange.start(200, [])
         for _ in range(320):
             if not exchange.write(b"f" * 65_536) and not exchange.gone:
+                self.paused.set()
                 self.watching.writable.clear()
                 waits = [
                     asyncio.ensure_future(e.wait()) for e in (self.watching.writable, self.watching.gone)
@@ -262,7 +264,7 @@ class Client:
 
     async def receive(self):
         """Some bytes; b"": the server has closed its side."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             data = await asyncio.get_running_loop().sock_recv(self.sock, 65_536)
         self.received += data
         return data

@@ -541,7 +541,7 @@ def test_a_slow_reader_behind_uvicorn_gets_everything(http):
         async with uvicorn_serving(app_of(application), http) as port:
             with await Client.connect(port) as client:
                 await client.send(request(b"/flood"))
-                await application.watching.writable.wait()
+                await application.paused.wait()
                 await client.receive_until(b"\r\n0\r\n\r\n")
                 (answer,) = read_answers(client.received)
                 assert answer.complete

@@ -146,7 +146,7 @@ def test_a_slow_reader_gets_everything(files, tls, loop):
         async with Served(application, ssl=tls) as served:
             reader, writer = await connect(served, trusting(files))
             writer.write(b"GET /flood HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            await application.watching.writable.wait()
+            await application.paused.wait()
             (answer,) = read_answers(await reader.read())
             assert answer.complete
             assert len(answer.body) == 320 * 65_536
