@@ -54,6 +54,15 @@ def test_a_file_that_is_there_is_not_written_over_unasked(penstock, source, tmp_
     assert "mine" not in output.read_text()
 
 
+@pytest.mark.parametrize("text", ["", "listen: 127.0.0.1:1\nmodels: {}\n", "- a\n", "model_list: {a: 1}\n"])
+def test_a_file_that_is_no_litellm_configuration_is_refused(penstock, source, tmp_path, text):
+    source.write_text(text)
+    status, _, err = penstock("import-litellm", source, "-o", tmp_path / "out.yaml")
+    assert status == 1
+    assert "is no configuration of a LiteLLM proxy: it has no model_list" in err
+    assert not (tmp_path / "out.yaml").exists()
+
+
 def test_what_cannot_be_read_or_written_is_one_line(penstock, source, tmp_path):
     assert "cannot be read" in penstock("import-litellm", tmp_path / "none").err
     assert "cannot be written" in penstock("import-litellm", source, "-o", tmp_path / "none" / "x").err

@@ -176,6 +176,22 @@ def test_shares_are_those_of_simple_shuffle(params, weights):
     assert [candidate.weight for candidate in config.models["m"].candidates] == weights
 
 
+@pytest.mark.parametrize(
+    ("params", "reason"),
+    [
+        (("seed: 1", "weight: 5"), "LiteLLM looks at the shares of the first of them, which has no weight"),
+        (("rpm: 1", "weight: 5"), "LiteLLM looks at the rpm of the first of them, which has no weight"),
+        (("weight: heavy", "weight: 5"), "is no number that is at least 0"),
+        (("weight: 1", "weight: -5"), "is no number that is at least 0"),
+    ],
+)
+def test_a_weight_that_counts_for_nothing_is_listed(params, reason):
+    conversion, _ = converted(group(*params))
+    listed = [item for item in conversion.left if item.key.endswith(".weight")]
+    assert reason in {item.reason for item in listed}
+    assert {item.models for item in listed} == {("m",)}
+
+
 def test_limits_and_parameters_are_listed_once_with_their_models():
     text = (
         group("rpm: 5, temperature: 0", "rpm: 6, temperature: 1")
@@ -265,6 +281,18 @@ def test_an_alias_is_its_group_under_another_name_with_its_fallbacks():
     assert config.models["x"].candidates == [CandidateConfig(upstream="openai", model="a")]
     assert config.models["x"].fallbacks == ["c"]
     assert config.models["y"].candidates == [CandidateConfig(upstream="openai", model="b")]
+
+
+def test_an_alias_has_its_own_fallbacks_first_then_its_groups_then_everybodys():
+    text = (
+        THREE.replace(
+            "- {model_name: c", "- {model_name: d, litellm_params: {model: openai/d}}\n  - {model_name: c"
+        )
+        + "router_settings: {model_group_alias: {x: a}, fallbacks: [{a: [b]}, {x: [d]}], default_fallbacks: [c, x]}"
+    )
+    _, config = converted(text)
+    assert config.models["a"].fallbacks == ["b", "c", "x"]
+    assert config.models["x"].fallbacks == ["d", "b", "c"]
 
 
 def test_an_alias_of_nothing_is_listed():

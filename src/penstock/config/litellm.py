@@ -101,6 +101,8 @@ _REASONS = {
     "output_cost_per_second": _PRICE,
     "order": "candidates are drawn by weight; put later ones into a model of their own and name it in fallbacks",
 }
+# What a configuration without models of its own may consist of: they stand in a database, or other files.
+_SECTIONS = frozenset({"model_list", "litellm_settings", "router_settings", "general_settings", "include"})
 # Said about a model, with no effect on how it is called.
 _INFORMATION = frozenset(
     {"id", "base_model", "description", "mode", "max_tokens", "max_input_tokens", "max_output_tokens"}
@@ -163,7 +165,11 @@ def convert(text: str, name: str, environ: Mapping[str, str]) -> Conversion:
         raise ConfigError(f"{name}{where}: is no YAML: {error.problem}") from None
     except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(f"{name}: is no YAML") from None
-    if not isinstance(source, dict) or not isinstance(source.get("model_list", []), list):
+    if (
+        not isinstance(source, dict)
+        or not isinstance(source.get("model_list", []), list)
+        or _SECTIONS.isdisjoint(source)
+    ):
         raise ConfigError(f"{name}: is no configuration of a LiteLLM proxy: it has no model_list")
     converter = _Converter(copy.deepcopy(source), environ)
     converter.run()
@@ -255,11 +261,13 @@ class _Converter:
         for entry in self._source.pop("model_list", None) or []:
             self._take_deployment(entry)
         self._check_clocks()
+        self._check_shares()
         aliases = self._take_aliases(router.pop("model_group_alias", None))
-        self._take_fallbacks(library, router)
+        self._take_fallbacks(library, router, aliases)
         for alias, group in aliases.items():
             for fallback in self.fallbacks.get(group, ()):
-                self._add_fallback(alias, fallback, f"router_settings.model_group_alias.{alias}")
+                key = f"router_settings.model_group_alias.{alias}"
+                self._add_fallback(alias, fallback, key, everywhere=True)
         self._take_master_key(general.pop("master_key", None))
         if router.get("routing_strategy") == "simple-shuffle":
             del router["routing_strategy"]
@@ -360,6 +368,8 @@ class _Converter:
             number = _number(value)
             if number is not None:
                 shares[key] = number
+            elif value is not None and key == "weight":
+                self._leave("model_list[].litellm_params.weight", "is no number that is at least 0", name)
             if value is not None and key != "weight":
                 reason = (
                     "limits of upstreams have no counterpart; kept as the share among the model's candidates"
@@ -487,6 +497,15 @@ class _Converter:
                 reason = "a model's candidates have the same clocks; the longest were taken"
                 self._leave("model_list[].litellm_params.timeout", reason, name)
 
+    def _check_shares(self) -> None:
+        for name, deployments in self.models.items():
+            measure = _measure(deployments)
+            if measure != "weight" and any("weight" in deployment.shares for deployment in deployments):
+                reason = (
+                    f"LiteLLM looks at the {measure or 'shares'} of the first of them, which has no weight"
+                )
+                self._leave("model_list[].litellm_params.weight", reason, name)
+
     def _take_aliases(self, aliases: Any) -> dict[str, str]:
         taken: dict[str, str] = {}
         if not isinstance(aliases, dict):
@@ -508,7 +527,7 @@ class _Converter:
                 taken[str(alias)] = str(group)
         return taken
 
-    def _take_fallbacks(self, library: Plain, router: Plain) -> None:
+    def _take_fallbacks(self, library: Plain, router: Plain, aliases: Mapping[str, str]) -> None:
         key = "router_settings.fallbacks" if router.get("fallbacks") else "litellm_settings.fallbacks"
         pairs = router.pop("fallbacks", None) or library.pop("fallbacks", None)
         if library.pop("fallbacks", None):
@@ -529,7 +548,9 @@ class _Converter:
         for name, section in (("router_settings", router), ("litellm_settings", library)):
             defaults = section.pop("default_fallbacks", None)
             for target in [*_list(defaults), *general]:
-                for model in self.models:
+                for model in (
+                    name for name in self.models if name not in aliases
+                ):  # an alias has its group's
                     self._add_fallback(model, target, f"{name}.default_fallbacks", everywhere=True)
             general = []
 
@@ -624,14 +645,15 @@ class _Converter:
         return _clocks({**{c: s for c, s in self.timeouts.items() if c != "total"}, **longest})
 
     def _weights(self, deployments: list[_Deployment]) -> list[float | None]:
-        """As simple-shuffle does: by the first of weight, rpm, tpm that the first deployment has."""
-        for measure in ("weight", "rpm", "tpm"):
-            if measure in deployments[0].shares:
-                weights: list[float | None] = [d.shares.get(measure, 0.0) for d in deployments]
-                if len(set(weights)) > 1:
-                    return weights
-                break
-        return [None] * len(deployments)
+        """As simple-shuffle does it; none where all have the same."""
+        measure = _measure(deployments)
+        weights: list[float | None] = [d.shares.get(measure, 0.0) for d in deployments]
+        return weights if len(set(weights)) > 1 else [None] * len(deployments)
+
+
+def _measure(deployments: list[_Deployment]) -> str:
+    """What simple-shuffle draws by: the first of weight, rpm, tpm that the first deployment has."""
+    return next((key for key in ("weight", "rpm", "tpm") if key in deployments[0].shares), "")
 
 
 def _upstream_lines(upstream: _Upstream, label: str) -> Iterable[str]:
