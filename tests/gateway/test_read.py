@@ -61,6 +61,27 @@ def test_nothing_is_said_before_there_is_something_to_say():
     assert exchange.sent[b"x-request-id"] == b"r"
 
 
+@pytest.mark.parametrize(
+    ("cost", "told"), [(123_000_000, b"0.000123"), (1, b"0.000000000001"), (2 * 10**12, b"2"), (0, None)]
+)
+def test_a_plain_answer_says_what_it_has_cost(cost, told):
+    _, generation, exchange, _ = make(stream=False)
+    generation.cost = cost
+    generation.append([b"{}"], 1.0)
+    generation.finish()
+    assert exchange.sent.get(b"penstock-cost") == told
+
+
+def test_a_stream_says_it_only_to_who_comes_when_it_is_known():
+    _, generation, early, _ = make()
+    generation.append([event(0)], 1.0)
+    generation.cost = 10**9
+    generation.finish()
+    assert b"penstock-cost" not in early.sent
+    _, _, late, _ = make(generation=generation)
+    assert late.sent[b"penstock-cost"] == b"0.001"
+
+
 @pytest.mark.parametrize("many", [1, 2, SLICE_EVENTS, SLICE_EVENTS + 1, 3 * SLICE_EVENTS + 5, 5_000])
 def test_a_late_reader_gets_the_same_bytes_as_an_early_one(many):
     _, generation, early, _ = make()

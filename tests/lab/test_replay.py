@@ -183,7 +183,19 @@ def test_a_cost_that_is_told_is_added_up():
         async with ScriptedUpstream([[Step.REQUEST, answer, Step.REQUEST, answer]]) as upstream:
             replay = Replay(Plan(url=upstream.url, concurrency=1), calls(2, tokens=1))
             await replay.run()
-        assert replay.report()["cost_usd"] == 0.5
+        assert (replay.report()["cost_usd"], replay.report()["cost_told"]) == (0.5, 2)
+
+    asyncio.run(main())
+
+
+def test_what_another_call_has_paid_for_is_not_added():
+    async def main():
+        head = HEAD.replace(b"\r\n\r\n", b"\r\npenstock-cost: 0.25\r\npenstock-status: attached\r\n\r\n")
+        good = scripted(b'{"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}', b"[DONE]")
+        async with ScriptedUpstream([[Step.REQUEST, head + good[len(HEAD) :]]]) as upstream:
+            replay = Replay(Plan(url=upstream.url), calls(1, tokens=1))
+            await replay.run()
+        assert (replay.report()["cost_usd"], replay.report()["cost_told"]) == (None, 0)
 
     asyncio.run(main())
 

@@ -93,7 +93,11 @@ def replay(
         report = {"trace": trace.name, **work.report()}
         if control:
             ledger = settled_sum(control, control_key).since(before)
-            report |= {"ledger": msgspec.to_builtins(ledger), "cost_usd": ledger.cost_usd}
+            report |= {
+                "ledger": msgspec.to_builtins(ledger),
+                "cost_usd": ledger.cost_usd,
+                "cost_told": work.done,
+            }
     except (TraceError, ConfigError, LedgerUnreadableError) as error:
         print(f"penstock replay: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
@@ -183,7 +187,9 @@ def _show(report: dict[str, Any], out: Console) -> None:
             f"{ledger['attempts']} attempts, {ledger['input_tokens']} in, {ledger['output_tokens']} out",
         )
     cost = report["cost_usd"]
-    counts.add_row("cost", "not reported" if cost is None else f"$ {cost:.6f}")
+    told, done = report["cost_told"], report["sent"]
+    missing = f" for {told} of {done} calls, which told it" if told < done else ""
+    counts.add_row("cost", "not reported" if cost is None else f"$ {cost:.6f}{missing}")
     if report["checked"]:
         counts.add_row("texts", "compared with the simulator's")
     out.print(counts)

@@ -273,6 +273,7 @@ class Gateway:
                     "bytes": generation.size,
                     "readers": len(generation.readers),
                     "attempts": generation.attempts,
+                    "cost": generation.cost,  # of attempts that have ended, in 1e-12 US dollars
                 }
                 for generation in self.pipeline.in_flight()
             ],

@@ -72,6 +72,7 @@ class Replay:
         self.input_tokens = self.output_tokens = self.cached_tokens = 0
         self.received_tokens = 0
         self.cost: float | None = None
+        self.priced = 0  # answers that told their cost
         self.most_in_flight = 0
         self.started = 0.0
         self.seconds = 0.0
@@ -235,6 +236,7 @@ class Replay:
         cost = reading.cost if reading.cost is not None else shot.cost
         if cost is not None:
             self.cost = (self.cost or 0.0) + cost
+            self.priced += 1
         if shot.sent:
             self.late.add(max(0.0, shot.sent - shot.due))
         if reading.first:
@@ -316,6 +318,7 @@ class Replay:
             "output_tokens": self.output_tokens,
             "received_tokens": self.received_tokens,
             "cost_usd": self.cost,
+            "cost_told": self.priced,
         }
 
     def __repr__(self) -> str:
@@ -397,7 +400,8 @@ class _Shot:
     def on_head(self, status: int, headers: Headers) -> None:
         self.status = status
         cost = headers.get(b"penstock-cost")
-        if cost is not None:
+        # What was not made for this call was paid for by another.
+        if cost is not None and headers.get(b"penstock-status", b"created") == b"created":
             try:
                 self.cost = float(cost)
             except ValueError:

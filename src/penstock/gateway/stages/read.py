@@ -168,11 +168,15 @@ class Reading:
         self._finish(refuse(self.exchange, error, dialect, self.generation.id, retried=retried))
 
     def _own_headers(self) -> list[tuple[bytes, bytes]]:
-        return [
-            (b"penstock-generation", self.generation.id.encode()),
+        generation = self.generation
+        headers = [
+            (b"penstock-generation", generation.id.encode()),
             (b"penstock-status", self.status_name),
             *self._limits(),
         ]
+        if generation.cost and generation.state is State.FINISHED:  # before its end it is not known
+            headers.append((b"penstock-cost", dollars(generation.cost)))
+        return headers
 
     def _limits(self) -> list[tuple[bytes, bytes]]:
         """How much of the caller's limits is left."""
@@ -225,6 +229,11 @@ class Reading:
 
 def _size(events: list[Event]) -> int:
     return sum(map(len, events)) + EVENT_OVERHEAD * len(events)
+
+
+def dollars(cost: int) -> bytes:
+    """An amount of 1e-12 US dollars, exactly, in dollars: ``0.000123``."""
+    return (b"%d.%012d" % divmod(cost, 10**12)).rstrip(b"0").removesuffix(b".")
 
 
 def refuse(
