@@ -13,6 +13,10 @@ export PIP_ROOT_USER_ACTION := ignore
 VERSIONS := 3.13 3.12 3.11
 FLOOR := 3.11
 
+# Tests run side by side, a file in one process: most of them wait more than they work.
+JOBS := $(shell nproc 2>/dev/null || echo 2)
+PYTEST := -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+
 VENV := .venv
 FLOOR_VENV := .venv-$(FLOOR)
 PYTHON := $(VENV)/bin/python
@@ -68,7 +72,7 @@ imports: $(VENV)/.with-tests  ## check that imports point one way
 
 .PHONY: units
 units: $(VENV)/.with-tests  ## run the tests; ARGS="tests/wire -k stream" goes to pytest
-	$(PYTHON) -m pytest $(ARGS)
+	$(PYTHON) $(PYTEST) $(ARGS)
 
 # On the oldest Python that we promise, where there is one and the tests have not just run on it.
 .PHONY: floor
@@ -77,7 +81,7 @@ floor: $(VENV)/.with-tests  ## run all but the integration tests on Python 3.11 
 	  echo "$(VENV) is Python $(FLOOR) itself"; \
 	elif scripts/find-python $(FLOOR) >/dev/null; then \
 	  $(MAKE) --no-print-directory $(FLOOR_VENV)/.with-tests; \
-	  $(FLOOR_VENV)/bin/python -m pytest --ignore=tests/integration $(ARGS); \
+	  $(FLOOR_VENV)/bin/python $(PYTEST) --ignore=tests/integration $(ARGS); \
 	else \
 	  echo "there is no Python $(FLOOR) here: its tests are left out"; \
 	fi
