@@ -158,9 +158,8 @@ class GenerationsConfig(_Section, frozen=True):
 
     # after its end an answer can be resumed or replayed for so long; 0: not at all
     kept_for: Seconds = 3_600.0
-    kept_bytes: Bytes = (
-        33_554_432  # what ended answers may hold in each worker's memory; the oldest make room
-    )
+    # what ended answers may hold in each worker's memory; the oldest make room
+    kept_bytes: Bytes = 33_554_432
     # memory: the connection; disk: this process, in a file; shared: this machine, in Redis
     durability: Literal["memory", "disk", "shared"] = "memory"
     path: str = "penstock-generations.sqlite"  # of the file, which the workers of this machine share
