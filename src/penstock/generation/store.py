@@ -5,7 +5,8 @@ Three things are promised by every store, whatever it is made of:
 
 **Fencing.**  A running generation has an owner (a process) and an *epoch*.  :meth:`Store.take_over` gives it
 another owner and the next epoch, once the old owner's lease has run out; of several who try, one wins.
-A :class:`Write` with an epoch that is not the present one writes nothing.
+A :class:`Write` with an epoch that is not the present one writes nothing.  With the present one, only the
+process writes that began the generation or took it over.
 
 **No gaps, no doubles.**  A write names the index of its first event, and is refused if that is not how many
 events are stored.  What is refused is told with the number of events that are there, so that a writer

@@ -170,6 +170,7 @@ class SQLiteWriter:
                 refused[write.id] = refusal
                 continue
             assert isinstance(known, _Open)
+            self._open[write.id] = known
             if write.end is not None:
                 self._end(known, write, write.end)
                 ended.append(known.number)
@@ -242,6 +243,7 @@ class SQLiteWriter:
         return Refusal(Reason.EXISTS, known.events)
 
     def _known(self, generation_id: str, epoch: int = 0) -> _Open | Refusal:
+        """What we know, or what the file says; that is remembered once it has proved to be ours to write."""
         known = self._open.get(generation_id)
         if known is not None and known.fence == self._fence:
             return known
@@ -250,13 +252,16 @@ class SQLiteWriter:
             known.fence = self._fence
             return known
         self._open.pop(generation_id, None)
+        self._due.pop(generation_id, None)
         if row is None:
             return Refusal(Reason.UNKNOWN)
         if row.state != State.RUNNING.value:
             return Refusal(Reason.ENDED if epoch == row.epoch else Reason.FENCED, row.events)
+        return self._read(row)
+
+    def _read(self, row: Row) -> _Open:
         known = _Open(row.number, row.epoch, row.events, row.size, row.tail, self._fence)
         known.add(waiting_events(self._db, row))
-        self._open[generation_id] = known
         return known
 
     def _check(self, write: Write, known: _Open) -> Refusal | None:
@@ -294,9 +299,10 @@ class SQLiteWriter:
                 if known.first_batch > seq - _PIECE_BATCHES:
                     break
                 self._due[generation_id] = None
-            # What was taken over meanwhile is not ours to cut.
-            ours = [due for due in self._due if not isinstance(self._known(due), Refusal)]
-            self._cut(ours, seq)
+            # What was taken over meanwhile is not ours to cut: it is forgotten here.
+            for generation_id in list(self._due):
+                self._known(generation_id)
+            self._cut([due for due in self._due if due in self._open], seq)
             self._due.clear()
             (needed,) = self._db.execute(
                 "SELECT min(tail) FROM generations WHERE state = 'running'"
@@ -305,12 +311,15 @@ class SQLiteWriter:
 
     def _cut(self, generation_ids: Sequence[str], seq: int) -> None:
         cut = [self._open.pop(generation_id) for generation_id in generation_ids]
+        self._open.update(zip(generation_ids, cut, strict=True))  # behind those that were not cut
+        self._put_pieces(cut, seq)
+
+    def _put_pieces(self, cut: Sequence[_Open], seq: int) -> None:
         self._db.executemany(_PUT_PIECE, [known.piece() for known in cut if known.waiting])
-        for generation_id, known in zip(generation_ids, cut, strict=True):
+        for known in cut:
             known.waiting = []
             known.waiting_size = 0
             known.first_batch = seq + 1
-            self._open[generation_id] = known
         self._db.executemany(
             "UPDATE generations SET events = ?, size = ?, tail = ? WHERE number = ?",
             [(known.events, known.size, known.first_batch, known.number) for known in cut],
@@ -339,28 +348,22 @@ class SQLiteWriter:
             self._db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?)", (owner, until))
 
     def take_over(self, generation_id: str, owner: str, now: float) -> Record | None:
-        try:
-            with self.file.transaction():
-                seq = self._look()
-                row = find(self._db, generation_id)
-                if row is None or row.state != State.RUNNING.value or self._lease(row.owner) > now:
-                    return None
-                self._known(generation_id)
-                self._cut([generation_id], seq)
-                del self._open[generation_id]
-                self._due.pop(generation_id, None)
-                self._db.execute(
-                    "UPDATE generations SET owner = ?, epoch = epoch + 1 WHERE number = ?",
-                    (owner, row.number),
-                )
-                self._raise_fence()
-                row = find(self._db, generation_id)
-                assert row is not None
-                return load_record(self._db, row)
-        except BaseException:
-            self._open.clear()
-            self._due.clear()
-            raise
+        with self.file.transaction():
+            seq = self._look()
+            row = find(self._db, generation_id)
+            if row is None or row.state != State.RUNNING.value or self._lease(row.owner) > now:
+                return None
+            # What we know of it is of the time when it was ours, if it ever was.
+            self._open.pop(generation_id, None)
+            self._due.pop(generation_id, None)
+            self._put_pieces([self._read(row)], seq)
+            self._db.execute(
+                "UPDATE generations SET owner = ?, epoch = epoch + 1 WHERE number = ?", (owner, row.number)
+            )
+            self._raise_fence()
+            row = find(self._db, generation_id)
+            assert row is not None
+            return load_record(self._db, row)
 
     def release(self, owner: str, generation_ids: Sequence[str]) -> None:
         with self.file.transaction():
