@@ -240,7 +240,7 @@ class Overloaded(PressureError):
 
 
 class Evicted(Overloaded):
-    """The call waited, and lost its place to one of a higher tier."""
+    """The call waited, and lost its place to one of a higher tier, or of a tenant with fewer places."""
 
     code = "evicted"
 

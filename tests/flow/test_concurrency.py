@@ -4,6 +4,7 @@ import pytest
 
 from penstock.config.model import ConcurrencyConfig
 from penstock.flow.concurrency import AdaptiveLimit
+from penstock.flow.pace import Pace
 
 
 def test_a_limit_that_is_not_adaptive_stays():
@@ -67,3 +68,24 @@ def test_an_upstream_that_is_slower_for_good_is_not_strangled_for_ever():
     for number in range(40_000):
         limit.observe(0.5, int(limit.value), 200 + number / 2)
     assert limit.value > 40
+
+
+def test_long_prompts_take_longer_and_that_is_no_congestion():
+    rand = random.Random(3)
+    limit, pace = AdaptiveLimit(ConcurrencyConfig(limit=64), 64), Pace()
+    for number in range(6_000):
+        prompt = int(rand.lognormvariate(6.3, 1.2)) + 2
+        seconds = (0.02 + prompt / 8_000) * rand.lognormvariate(0, 0.2)
+        limit.observe(pace.observe_first_token(seconds, prompt), 64, number / 20)
+    assert limit.value > 60
+
+
+def test_that_all_have_become_slower_is_seen_whatever_the_prompts():
+    rand = random.Random(4)
+    limit, pace = AdaptiveLimit(ConcurrencyConfig(limit=64), 64), Pace()
+    for number in range(8_000):
+        prompt = int(rand.lognormvariate(6.3, 1.2)) + 2
+        slower = 4.0 if number > 4_000 else 1.0
+        seconds = (0.02 + prompt / 8_000) * slower
+        limit.observe(pace.observe_first_token(seconds, prompt), 64, number / 20)
+    assert limit.value < 10

@@ -95,12 +95,20 @@ def test_when_it_is_full_the_lowest_tier_makes_room_and_there_who_can_wait_longe
     assert len(queue) == 4
 
 
-def test_nobody_of_the_same_tier_makes_room():
+def test_nobody_of_a_higher_tier_makes_room_nor_one_who_has_no_more_than_its_share():
     queue = filled(("standard", "a"), ("standard", "a"), max_waiting=2)
-    for tier in ("standard", "batch"):
+    for tier, tenant in (("standard", "a"), ("batch", "b")):
         with pytest.raises(Full):
-            queue.push(Entry(tier, "b", 0.0))
+            queue.push(Entry(tier, tenant, 0.0))
     assert len(queue) == 2
+
+
+def test_a_tenant_that_has_filled_the_queue_makes_room_for_another():
+    queue = filled(*[("standard", "greedy", float(number)) for number in range(6)], max_waiting=6)
+    evicted = [queue.push(Entry("standard", "modest", 0.0)).deadline for _ in range(3)]
+    assert evicted == [5.0, 4.0, 3.0]
+    with pytest.raises(Full):
+        queue.push(Entry("standard", "modest", 0.0))
 
 
 def test_a_tier_takes_no_more_than_its_share_of_the_places():
@@ -108,7 +116,8 @@ def test_a_tier_takes_no_more_than_its_share_of_the_places():
     queue = filled(*[("batch", "a")] * 5, tiers=tiers, max_waiting=10)
     with pytest.raises(Full):
         queue.push(Entry("batch", "a", 0.0))
-    queue.push(Entry("standard", "a", 0.0))
+    assert queue.push(Entry("batch", "b", 0.0)).tenant == "a"
+    assert queue.push(Entry("standard", "a", 0.0)) is None
 
 
 def test_a_queue_without_places_takes_nobody():
@@ -185,7 +194,7 @@ def test_its_counts_are_right_whatever_happens(steps):
             try:
                 evicted = queue.push(entry)
             except Full:
-                assert len(waiting) == 12
+                assert len(waiting) == 12  # and nobody had to make room
             else:
                 waiting.add(entry)
                 waiting.discard(evicted)

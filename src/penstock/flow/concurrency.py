@@ -2,22 +2,27 @@
 
 Additive increase, multiplicative decrease (Chiu and Jain, 1989), with delay as the sign of congestion, as in
 TCP Vegas: an upstream that has more calls than it can work on lets some wait, and their first tokens come
-later.  While the limit is used up, it grows: by half in each window until the first congestion, by one
+later.  While the limit is used up, it grows: by half in each window until the first congestion, by a little
 afterwards.  It falls when the median of a window is ``tolerance`` times the usual, or when the upstream says
 that it is overloaded.
 
-What it begins with must be less than the upstream can take: how soon first tokens usually come can only be
-learnt from one that has room.  *Usual* is the lowest median of a window that was seen.  It creeps up, and doubles in an hour, so that an
-upstream that has become slower for good is not strangled for ever; any window that is quick sets it right.
+A long prompt takes longer than a short one, and that is no congestion: first tokens are told here as
+``penstock.flow.pace`` has made them comparable.
+
+What the limit begins with must be less than the upstream can take: how soon first tokens usually come can only
+be learnt from one that has room.  *Usual* is the lowest median of a window that was seen.  It creeps up, and
+doubles in an hour, so that an upstream that has become slower for good is not strangled for ever; any window
+that is quick sets it right.
 """
 
 from __future__ import annotations
 
 from penstock.config.model import ConcurrencyConfig
 
-LEAST_WINDOW = 16  # first tokens of one window; a median of fewer says little
+LEAST_WINDOW = 32  # first tokens of one window; a median of fewer says little
 GROWTH = 1.5  # of a window, until the first congestion
-DECREASE = 0.9  # for late first tokens
+INCREASE = 0.02  # afterwards, but one at least
+DECREASE = 0.95  # for late first tokens
 COLLAPSE = 0.7  # for an upstream that says that it is overloaded
 PAUSE = 1.0  # seconds between two decreases: what began before the first one says nothing new
 CREEP = 3_600.0  # seconds in which the usual doubles
@@ -43,12 +48,12 @@ class AdaptiveLimit:
         self._config = config
         self._most = most
         self.value = float(min(config.start, most) if config.adaptive else most)
-        self._times: list[float] = []
+        self._times: list[float] = []  # of this window
         self._used = 0
         self._usual = 0.0
+        self._since = 0.0  # when the usual was last looked at
         self._congested = False
         self._quiet_until = 0.0
-        self._since = 0.0  # when the usual was last looked at
 
     def observe(self, first_token: float, in_progress: int, now: float) -> None:
         """A first token came after so many seconds, while so many calls were in progress."""
@@ -77,8 +82,10 @@ class AdaptiveLimit:
         if median > self._config.tolerance * self._usual:
             self._decrease(DECREASE, now)
         elif used:
-            grown = self.value + 1.0 if self._congested else self.value * GROWTH
-            self.value = min(float(self._most), grown)
+            little = max(1.0, self.value * INCREASE)
+            self.value = min(
+                float(self._most), self.value + little if self._congested else self.value * GROWTH
+            )
 
     def _decrease(self, factor: float, now: float) -> None:
         if 0.0 < self._quiet_until - now <= PAUSE:

@@ -28,7 +28,7 @@ from penstock.wire import ratelimits
 from penstock.wire.ratelimits import Told
 
 MAX_BREAKERS = 256  # models of one upstream; callers may invent names
-HOPE = 0.5  # quantile of the first tokens that a deadline is compared with
+HOPE = 0.9  # quantile of the first tokens that a deadline is compared with
 RATE_WINDOW = 10.0  # seconds over which arrivals are counted
 SOON = 1.0  # seconds to come back in, where nothing better is known
 
@@ -45,6 +45,7 @@ class Asked(msgspec.Struct, frozen=True):
     tier: str
     stream: bool
     deadline: float = inf
+    prompt_tokens: int = 0
     tokens: float = 0.0
     max_output_tokens: int | None = None
 
@@ -225,7 +226,7 @@ class Gate:
             self._counted(evicted.tier, "evicted")
             evicted.called(
                 Evicted(
-                    f"calls of a higher tier took the place of this one in the queue for {self.name}",
+                    f"another tier or tenant had more right to this call's place in the queue for {self.name}",
                     retry_after=self._honest(self.predicted_wait(evicted.asked, now)),
                 )
             )
@@ -315,10 +316,11 @@ class Gate:
             if blames == "overload":
                 self.limit.overloaded(now)
             elif outcome.first_token is not None:
-                self.limit.observe(outcome.first_token, in_progress, now)
+                alike = self.pace.observe_first_token(outcome.first_token, turn.asked.prompt_tokens)
+                self.limit.observe(alike, in_progress, now)
             self.queue.charge(turn.asked.tier, turn.asked.tenant, held - self.pace.holding)
         if not blames:
-            self.pace.observe(held, outcome.first_token, outcome.tokens_per_second, outcome.output_tokens)
+            self.pace.observe(held, outcome.tokens_per_second, outcome.output_tokens)
         self._next(now)
 
     # ---- deciding ----
@@ -357,7 +359,7 @@ class Gate:
 
     def _needs(self, asked: Asked) -> float:
         """Seconds from a call's turn to what its deadline is about."""
-        first = self.pace.first_token(HOPE)
+        first = self.pace.first_token(HOPE, asked.prompt_tokens)
         return first if asked.stream else first + self.pace.answer(asked.max_output_tokens)
 
     def _begin(self, asked: Asked, breaker: Breaker | None, now: float, since: float) -> Turn:

@@ -12,6 +12,9 @@ for who comes back: its counter is lifted to the least of those that wait, so id
 
 Within a tenant: the earliest deadline first.
 
+When there is no place left, one of the lowest tier makes room; within a tier, one of the tenant that has most
+places, if it has more than its share: else whoever comes most often would have the queue to himself.
+
 No clock, no tasks: the caller says what time it is and is told whose turn it is.
 """
 
@@ -46,7 +49,7 @@ class Entry:
 
 
 class Full(Exception):
-    """There is no place, and nobody of a lower tier who would have to make room."""
+    """There is no place, and nobody who would have to make room."""
 
 
 class _Line:
@@ -115,6 +118,14 @@ class _Tier:
         line.push(entry)
         self.length += 1
 
+    def greediest(self, tenant: str) -> Entry | None:
+        """Who makes room for a call of this tenant: the tenant with most places, if that is more than fair."""
+        if not self.length:
+            return None
+        longest = max(self.lines.values(), key=lambda line: line.length)
+        mine = self.lines[tenant].length if tenant in self.lines else 0
+        return longest.last() if longest.length > mine + 1 else None
+
     def leave(self, entry: Entry) -> None:
         line = self.lines[entry.tenant]
         line.left()
@@ -154,12 +165,19 @@ class Queue:
         tier = self._tier(entry.tier)
         evicted = None
         if tier.length >= self.max_waiting * tier.config.queue_share:
+            evicted = tier.greediest(entry.tenant)
+        elif self._length >= self.max_waiting:
+            evicted = self._lowest(tier.config.priority) or tier.greediest(entry.tenant)
+        else:
+            self._place(entry, tier)
+            return None
+        if evicted is None:
             raise Full
-        if self._length >= self.max_waiting:
-            evicted = self._lowest(tier.config.priority)
-            if evicted is None:
-                raise Full
-            self.remove(evicted)
+        self.remove(evicted)
+        self._place(entry, tier)
+        return evicted
+
+    def _place(self, entry: Entry, tier: _Tier) -> None:
         if not tier.length:
             tier.credit = 0.0
             alike = [
@@ -171,7 +189,6 @@ class Queue:
         entry.waiting = True
         tier.join(entry)
         self._length += 1
-        return evicted
 
     def pop(self, estimate: float = 1.0, fits: Callable[[Entry], bool] | None = None) -> Entry | None:
         """Whose turn it is; None: nobody waits.

@@ -82,6 +82,7 @@ async def wait_turn(gate: Gate, transfer: Transfer, model: str) -> Turn:
         tier=call.tenant.tier,
         stream=call.stream,
         deadline=_deadline(call, gate.tiers, gate.unix_time()),
+        prompt_tokens=transfer.job.prompt_tokens,
         tokens=transfer.job.prompt_tokens + (call.max_output_tokens or OUTPUT_TOKENS),
         max_output_tokens=call.max_output_tokens,
     )
