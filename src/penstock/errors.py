@@ -19,6 +19,7 @@
     │   ├── BodyTooLarge          413
     │   ├── UnsupportedMedia      415
     │   ├── KeyReused             422      this idempotency key came with another body before
+    │   ├── NotCached             504      only-if-cached, and nothing is kept
     │   └── UpstreamRefused       4xx      the upstream says that the request is wrong; its own words
     ├── PressureError                    too much at once; come back later
     │   ├── RateLimited           429      refused before queueing: a limit or budget
@@ -173,6 +174,13 @@ class UnsupportedMedia(CallerError):
 class KeyReused(CallerError):
     status = 422
     code = "idempotency_key_reused"
+
+
+class NotCached(CallerError):
+    """The caller wanted only what is kept (RFC 9111, 5.2.1.7 wants this status)."""
+
+    status = 504
+    code = "not_cached"
 
 
 class _FromUpstream(PenstockError):

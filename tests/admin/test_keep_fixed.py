@@ -3,6 +3,7 @@ import msgspec
 from penstock.admin.supervisor import NEEDS_RESTART, keep_fixed
 from penstock.config.model import (
     BatchesConfig,
+    CacheConfig,
     Config,
     FilesConfig,
     GenerationsConfig,
@@ -22,6 +23,7 @@ CHANGED = {
     "listener": ListenerConfig(max_headers=7),
     "log": LogConfig(level="error"),
     "ledger": LedgerConfig(path="elsewhere"),
+    "cache": CacheConfig(disk="elsewhere"),
     "files": FilesConfig(directory="elsewhere"),
     "batches": BatchesConfig(max_lines=7),
     "webhooks": WebhooksConfig(path="elsewhere"),

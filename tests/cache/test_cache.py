@@ -35,7 +35,7 @@ def a_cache(*tiers, wall=None, budget=PATIENT, memory=1 << 22, secret=SECRET):
 @contextlib.asynccontextmanager
 async def running(*caches):
     for cache in caches:
-        await cache.start()
+        cache.start()
         await settle(cache)
     try:
         yield
@@ -269,7 +269,7 @@ async def test_a_server_that_answers_garbage_is_a_miss(answer):
     port = server.sockets[0].getsockname()[1]
     cache = a_cache(RedisTier(f"redis://127.0.0.1:{port}"), budget=0.005)
     async with server:
-        await cache.start()
+        cache.start()
         for _ in range(20):
             assert await cache.get(a_key(1)) is None
             await asyncio.sleep(0)
@@ -278,7 +278,7 @@ async def test_a_server_that_answers_garbage_is_a_miss(answer):
 
 async def test_nobody_there_is_a_miss():
     cache = a_cache(RedisTier("redis://127.0.0.1:1"), budget=0.005)
-    await cache.start()
+    cache.start()
     for _ in range(10):
         assert await cache.get(a_key(1)) is None
     assert cache.guards[0].is_open

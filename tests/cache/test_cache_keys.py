@@ -45,6 +45,7 @@ FIELDS = [
 TYPED = {
     "model": ["m", "n"],
     "stream": [False, True],
+    "background": [False, True],
     "stream_options": [None, {}, {"include_usage": True}],
     "messages": [[], [{"role": "user", "content": "hi"}], [{"role": "user", "content": "ho"}]],
     "max_tokens": [1, 2, 3],

@@ -33,7 +33,8 @@ def exposition(tmp_path_factory):
             "upstreams": {
                 "sim": {"kind": "sim", "base_url": simulator.base_url, "concurrency": {}, "breaker": {}}
             },
-            "models": {"*": {"candidates": [{"upstream": "sim"}]}},
+            "models": {"*": {"candidates": [{"upstream": "sim"}], "cache": {}}},
+            "cache": {"disk": str(folder / "answers.sqlite")},
             "ledger": {"path": str(folder / "ledger.sqlite")},
             "retry": {"attempts": 2, "first_delay": 0},
             "tiers": {"standard": {}},

@@ -71,6 +71,13 @@ class Release(_Message, frozen=True):
     index: int
 
 
+class Purge(_Message, frozen=True):
+    """Let kept answers with these tags, or of these keys, count no more."""
+
+    tags: tuple[str, ...]
+    keys: tuple[str, ...]  # hexadecimal
+
+
 # ---- worker to supervisor ------------------------------------------------------------------------
 
 
@@ -117,7 +124,7 @@ class Drained(_Message, frozen=True):
     cut: int
 
 
-ToWorker: TypeAlias = Configure | Reload | Ask | Ping | Drain | Adopt | Release
+ToWorker: TypeAlias = Configure | Reload | Ask | Ping | Drain | Adopt | Release | Purge
 ToSupervisor: TypeAlias = Ready | Failed | Reloaded | Told | Pong | Draining | Drained
 
 _to_worker: msgspec.json.Decoder[ToWorker] = msgspec.json.Decoder(cast("type[ToWorker]", ToWorker))

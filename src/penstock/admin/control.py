@@ -13,10 +13,11 @@ import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from penstock import __version__
 from penstock.admin.guest import GuestServer
+from penstock.cache.cache import EVERYTHING
 from penstock.config.dump import dump
 from penstock.metrics import CONTENT_TYPE, render
 
@@ -65,6 +66,31 @@ class Reloaded(BaseModel):
     version: int
     mistakes: list[str]
     needs_restart: list[str]
+
+
+class Purging(BaseModel):
+    """What shall not answer any more; each member that is given stands for itself."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    everything: bool = False
+    tenant: str | None = None
+    model: str | None = None
+    version: str | None = None
+    tag: str | None = None
+    key: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+
+
+class Purged(BaseModel):
+    tags: list[str]
+    keys: list[str]
+
+
+class CacheState(BaseModel):
+    """The cache's tiers, worker by worker."""
+
+    workers: list[dict[str, Any]]
+    silent: list[int]
 
 
 _bearer = HTTPBearer(auto_error=False, description="The control_key, where one is configured.")
@@ -158,6 +184,37 @@ def make_app(supervisor: Supervisor) -> FastAPI:
         return LedgerSummary(
             outcomes=outcomes, silent=[slot.index for slot, state in states if state is None]
         )
+
+    @app.get("/v1/cache", tags=["cache"], dependencies=locked)
+    async def cache() -> CacheState:
+        """Hits, sizes and troubles of the cache's tiers, by worker."""
+        states = await supervisor.states()
+        return CacheState(
+            workers=[
+                {"worker": slot.index, "tiers": state.get("cache", [])}
+                for slot, state in states
+                if state is not None
+            ],
+            silent=[slot.index for slot, state in states if state is None],
+        )
+
+    @app.post("/v1/cache/purge", tags=["cache"], dependencies=locked)
+    async def purge(what: Purging) -> Purged:
+        """Kept answers of a tenant, a model, a version, a tag, of one key, or all, answer no more.
+
+        It takes no longer for many than for one.  Gateways on other machines that share the Redis learn of it within
+        seconds; 422 where nothing is named.
+        """
+        named = {"tenant": what.tenant, "model": what.model, "version": what.version, "tag": what.tag}
+        tags = [f"{kind}:{name}" for kind, name in named.items() if name is not None]
+        if what.everything:
+            tags.append(EVERYTHING)
+        keys = [what.key] if what.key is not None else []
+        if not tags and not keys:
+            raise HTTPException(422, "name what to purge: everything, tenant, model, version, tag or key")
+        supervisor.purge(tuple(tags), tuple(keys))
+        await supervisor.states()  # each worker answers in turn: it has read the order before
+        return Purged(tags=tags, keys=keys)
 
     @app.post("/v1/reload", tags=["state"], dependencies=locked, responses={422: {"model": Reloaded}})
     async def reload(response: Response) -> Reloaded:

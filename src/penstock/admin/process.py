@@ -23,6 +23,7 @@ from penstock.admin.channel import (
     Draining,
     Failed,
     Ping,
+    Purge,
     Ready,
     Release,
     Reload,
@@ -170,6 +171,10 @@ class WorkerProcess:
 
     def release(self, index: int) -> None:
         self._channel.send(Release(index))
+
+    def purge(self, tags: tuple[str, ...], keys: tuple[str, ...]) -> None:
+        """Kept answers with these tags, or of these keys, count no more."""
+        self._channel.send(Purge(tags, keys))
 
     def kill(self) -> None:
         if self._process is not None and self._process.returncode is None:

@@ -64,6 +64,7 @@ NEEDS_RESTART = (
     "files",
     "batches",
     "webhooks",
+    "cache",
     "generations",
     "generations_bytes",
     "max_answer_bytes",
@@ -450,6 +451,12 @@ class Supervisor:
         answers = await asyncio.gather(*(ask(slot) for slot in self.slots))
         self._silent.add(sum(answer is None for answer in answers))
         return list(zip(self.slots, answers, strict=True))
+
+    def purge(self, tags: tuple[str, ...], keys: tuple[str, ...]) -> None:
+        """Tell every worker that these kept answers count no more; one that starts later has none of them."""
+        for slot in self.slots:
+            if slot.process is not None:
+                slot.process.purge(tags, keys)
 
     async def metrics(self) -> Snapshot:
         """All workers together, and the supervisor's own.

@@ -34,6 +34,7 @@ from penstock.admin.channel import (
     Failed,
     Ping,
     Pong,
+    Purge,
     Ready,
     Release,
     Reload,
@@ -68,6 +69,7 @@ class Gateway(Application, Protocol):
     async def start(self) -> None: ...
     def reload(self, config: Config) -> None: ...
     def snapshot(self) -> dict[str, Any]: ...
+    def purge(self, tags: Sequence[str], keys: Sequence[bytes]) -> None: ...
     async def drain(self, seconds: float) -> int: ...
     async def close(self) -> None: ...
 
@@ -194,6 +196,9 @@ class Worker:
             case Release(index=index):
                 if self._door is not None and not self._stop.is_set():
                     self._door.release(index)
+            case Purge(tags=tags, keys=keys):
+                if self._gateway is not None:
+                    self._gateway.purge(tags, [bytes.fromhex(key) for key in keys])
             case Configure():
                 self._first = message
                 self._told.set()

@@ -15,6 +15,7 @@ import msgspec
 
 from penstock.cache.entry import Entry, Reason, Sealer, Unusable
 from penstock.cache.guard import Guard
+from penstock.cache.keys import PUBLIC_SECRET
 from penstock.cache.tiers.memory import MemoryTier
 from penstock.cache.tiers.tier import TierStatistics
 
@@ -41,6 +42,7 @@ class Cache:
     """Entries by key, in memory and in the tiers below.
 
     :param guards: the tiers below, nearest first
+    :param key_secret: with which its keys are made, see ``cache.keys``
     :param max_entry_bytes: a larger answer is not kept
     :param now: seconds since 1970
     """
@@ -52,13 +54,15 @@ class Cache:
         sealer: Sealer,
         *,
         max_entry_bytes: int,
+        key_secret: bytes = PUBLIC_SECRET,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.memory = memory
         self.guards = tuple(guards)
         self.max_entry_bytes = max_entry_bytes
+        self.key_secret = key_secret
         self.now = now
-        self.misses = 0
+        self.misses = 0  # look-ups that found nothing that answers; counted by who looks up
         self.stored = 0
         self.too_large = 0
         self.purged = 0  # entries that were found, but had been purged
@@ -81,7 +85,7 @@ class Cache:
 
     # ---- life ----
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Begin to work, in the running event loop."""
         for guard in self.guards:
             guard.tier.start()
@@ -125,7 +129,6 @@ class Cache:
             for nearer in self.guards[:position]:
                 nearer.tier.put(key, sealed, entry.kept_until)
             return entry
-        self.misses += 1
         return None
 
     def put(self, key: bytes, entry: Entry) -> bool:

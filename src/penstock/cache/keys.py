@@ -99,6 +99,18 @@ def key(call: Call, *, model_version: str, scope: str, secret: bytes = PUBLIC_SE
     return blake3(preamble + _members(members), key=secret).digest()
 
 
+def derived(secret: str | None) -> tuple[bytes, bytes]:
+    """What a configured secret becomes: the secret of keys, and that of entries' seals.
+
+    Without one both are known to everybody: then a seal tells damage, but no forgery.
+    """
+    given = PUBLIC_SECRET if secret is None else secret.encode()
+    return (
+        blake3(given, derive_key_context="penstock cache keys").digest(),
+        blake3(given, derive_key_context="penstock cache entries").digest(),
+    )
+
+
 def scope_of(call: Call, *, shared: bool = False, open_to_all: bool = False) -> str:
     """Who may share an answer: the tenant, or everybody.
 

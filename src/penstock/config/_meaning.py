@@ -41,6 +41,7 @@ def check(plain: Plain, reader: Reader) -> None:
     _check_tiers(plain.get("tiers", {}), plain.get("keys", []), reader)
     _check_limits(plain.get("limits", {}), plain.get("keys", []), reader)
     _check_retry(plain.get("retry", {}), reader)
+    _check_cache(plain.get("cache", {}), reader)
     if prices := plain.get("prices"):
         _check_readable(prices, ("prices",), reader)
     if ledger := plain.get("ledger", {}).get("path"):
@@ -113,6 +114,23 @@ def _check_tls(tls: Plain | None, reader: Reader) -> None:
     except (ssl.SSLError, ValueError) as error:
         reason = getattr(error, "reason", None) or "not PEM"
         reader.mistake(("tls",), f"certificate and key cannot be used: {reason.replace('_', ' ').lower()}")
+
+
+def _check_cache(cache: Plain, reader: Reader) -> None:
+    if disk := cache.get("disk"):
+        parent = File(disk).parent
+        if not parent.is_dir():
+            reader.mistake(("cache", "disk"), f"there is no directory {parent}")
+    redis = cache.get("redis")
+    if redis is None:
+        return
+    if cache.get("seal_key") is None:
+        reader.mistake(("cache", "redis"), "others can write there, so cache.seal_key must be set, too")
+    scheme, _, rest = redis.reveal().partition("://") if isinstance(redis, Secret) else ("", "", "")
+    if scheme not in {"redis", "rediss", "redis+sentinel"} or not rest:
+        reader.mistake(
+            ("cache", "redis"), "must begin with redis://, rediss:// or redis+sentinel://, and name a server"
+        )
 
 
 def _check_readable(path: str, key: Path, reader: Reader) -> bool:

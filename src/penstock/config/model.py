@@ -15,6 +15,7 @@ from penstock.config.secret import Secret
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Bytes = Annotated[int, msgspec.Meta(ge=1)]
+CachedSeconds = Annotated[float, msgspec.Meta(ge=0, le=2_592_000)]  # 30 days
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
 Amount = Annotated[float, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -139,6 +140,18 @@ class CandidateConfig(_Section, frozen=True):
     version: str = ""  # a label for canaries and the ledger
 
 
+class ModelCacheConfig(_Section, frozen=True):
+    """Which answers of a model are kept, and for how long.  Without this section none is."""
+
+    calls: Literal["deterministic", "all"] = "deterministic"  # deterministic: with temperature 0 or a seed
+    ttl: CachedSeconds = 300.0  # an answer is fresh for so long
+    # for so long after that it still answers, while a new one is fetched behind it
+    stale_while_revalidate: CachedSeconds = 0.0
+    stale_if_error: CachedSeconds = 0.0  # and for so long it answers where no upstream does
+    # who may be given an answer that another asked for: callers of the same tenant, or everybody
+    scope: Literal["tenant", "shared"] = "tenant"
+
+
 class ModelConfig(_Section, frozen=True):
     """What a model name means; the name may be a pattern with ``*``."""
 
@@ -151,6 +164,7 @@ class ModelConfig(_Section, frozen=True):
     grace: Seconds | None = None
     # what its answers outlive: the connection, this process, or this machine; none: generations.durability
     durability: Literal["memory", "disk", "shared"] | None = None
+    cache: ModelCacheConfig | None = None  # none: no answer of this model is kept
 
 
 class GenerationsConfig(_Section, frozen=True):
@@ -248,6 +262,21 @@ class LimitsConfig(_Section, frozen=True):
     models: dict[str, LimitConfig] = {}  # names and patterns; what fits one pattern shares its limits
 
 
+class CacheConfig(_Section, frozen=True):
+    """Where answers are kept; which ones, each model says for itself.  A tier without an address is not used."""
+
+    memory_bytes: Bytes = 67_108_864  # in each worker's own memory
+    disk: str = ""  # a file that the workers of this machine share; empty: none
+    disk_bytes: Bytes = 1_073_741_824  # the file grows no larger
+    # a server that machines share: redis://, rediss:// (TLS) or redis+sentinel://HOST,HOST/SERVICE
+    redis: Secret | None = None
+    # what seals entries, the same for all who share them; needed with redis, and with a file that others can write
+    seal_key: Secret | None = None
+    max_entry_bytes: Bytes = 4_194_304  # a larger answer is not kept
+    disk_budget: Seconds = 0.02  # longer than this no call waits for the disk
+    redis_budget: Seconds = 0.005  # nor for Redis
+
+
 class LedgerConfig(_Section, frozen=True):
     """Where attempts are recorded; ``path: ""`` keeps them in memory only."""
 
@@ -291,6 +320,7 @@ class Config(_Section, frozen=True):
     files: FilesConfig = FilesConfig()  # what callers may keep here
     batches: BatchesConfig = BatchesConfig()  # how batches are run
     webhooks: WebhooksConfig = WebhooksConfig()  # who is told when something has ended
+    cache: CacheConfig = CacheConfig()  # where answers are kept
     ledger: LedgerConfig = LedgerConfig()  # where attempts are recorded
     prices: str = ""  # a price table of your own, laid over the package's
     log: LogConfig = LogConfig()  # what is logged, and how

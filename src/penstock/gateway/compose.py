@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,15 @@ import msgspec
 from penstock.batches.batch import Batch
 from penstock.batches.runner import Runner
 from penstock.batches.store import BatchStore
+from penstock.cache import measures as cache_measures
+from penstock.cache.cache import Cache
+from penstock.cache.entry import Sealer
+from penstock.cache.guard import Guard
+from penstock.cache.keys import derived
+from penstock.cache.tiers.disk import DiskTier
+from penstock.cache.tiers.memory import MemoryTier
 from penstock.config.model import Config, LimitsConfig, UpstreamConfig
-from penstock.errors import Draining, PenstockError, UnknownModel
+from penstock.errors import ConfigError, Draining, PenstockError, UnknownModel
 from penstock.flow.gate import Gate
 from penstock.flow.limits import Limiter
 from penstock.flow.measures import measure as measure_gates
@@ -26,6 +33,7 @@ from penstock.gateway.kept import Kept, Work
 from penstock.gateway.pipeline import Pipeline, Snapshot
 from penstock.gateway.spending import Spending
 from penstock.gateway.stages.authenticate import Keyring
+from penstock.gateway.stages.lookup import Lookup
 from penstock.gateway.stages.read import CLIENT_GONE, refuse
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
@@ -113,6 +121,8 @@ class Gateway:
             )
         if self._request_log is not None:
             clock.add(self._request_log)
+        self.cache: Cache | None = None
+        self._look_up(config)
 
     def __repr__(self) -> str:
         return f"<Gateway {self.pipeline}, configuration {self.config_version}>"
@@ -195,6 +205,8 @@ class Gateway:
             await self.webhooks.start()
         if self._batches is not None:
             await self._batches.start()
+        if self.cache is not None:
+            self.cache.start()
 
     def reload(self, config: Config) -> None:
         """Use another configuration from the next call on; calls in flight keep theirs.
@@ -208,6 +220,8 @@ class Gateway:
         self.recorder.ledger.use_prices(prices)
         self.pipeline.admission.limiter = limiter = self._limiter(config)
         self._spending.use(limiter)
+        if self.cache is None and (cache := self._look_up(config)) is not None:
+            cache.start()
         kept = set(map(id, self.pipeline.snapshot.upstreams.values()))
         loop = asyncio.get_running_loop()
         for upstream in old.upstreams.values():
@@ -246,6 +260,8 @@ class Gateway:
             await asyncio.wait(self._retired)
         for upstream in self.pipeline.snapshot.upstreams.values():
             await upstream.close()
+        if self.cache is not None:
+            await self.cache.close()
         self.clock.stop()
         await self._spending.wait_idle()
         if self._request_log is not None:
@@ -288,6 +304,9 @@ class Gateway:
             },
             "config_version": self.config_version,
             "held": self._held(),
+            "cache": [msgspec.to_builtins(figures) for figures in self.cache.figures()]
+            if self.cache is not None
+            else [],
             "lag": self.clock.lag,
             "draining": self.pipeline.admission.draining,
         }
@@ -312,6 +331,26 @@ class Gateway:
         return value
 
     # ---- building ----
+
+    def _look_up(self, config: Config) -> Cache | None:
+        """Make a cache, if any model's answers are kept; else nothing is looked up.
+
+        :raises ConfigError: a tier cannot be used as it is configured
+        """
+        if not self.pipeline.snapshot.router.caches:
+            return None
+        self.cache = cache = _cache(config, self.clock)
+        cache_measures.measure(self.metrics, cache)
+        self.pipeline.lookup = Lookup(cache, self.recorder)
+        return cache
+
+    def purge(self, tags: Sequence[str], keys: Sequence[bytes]) -> None:
+        """Let kept answers with these tags, or of these keys, count no more."""
+        if self.cache is not None:
+            for tag in tags:
+                self.cache.purge(tag)
+            for key in keys:
+                self.cache.remove(key)
 
     def _limiter(self, config: Config) -> Limiter | None:
         """None: nothing is limited, and nothing is looked at."""
@@ -433,6 +472,32 @@ class Gateway:
         """Close an upstream that the new configuration does not know, once its calls have ended."""
         await upstream.wait_idle()
         await upstream.close()
+
+
+def _cache(config: Config, clock: Clock) -> Cache:
+    wanted = config.cache
+    tiers: list[Guard] = []
+    if wanted.disk:
+        tiers.append(Guard(DiskTier(wanted.disk, wanted.disk_bytes), wanted.disk_budget, clock.now))
+    if wanted.redis is not None:
+        try:
+            from penstock.cache.tiers.redis import RedisTier  # noqa: PLC0415 - an extra
+        except ImportError as error:
+            raise ConfigError("cache.redis needs the extra: pip install 'penstock[redis]'") from error
+        try:
+            tier = RedisTier(wanted.redis.reveal())
+        except ValueError as error:
+            raise ConfigError(f"cache.redis is no address: {error}") from None
+        tiers.append(Guard(tier, wanted.redis_budget, clock.now))
+    key_secret, seal_secret = derived(wanted.seal_key.reveal() if wanted.seal_key is not None else None)
+    largest = min(wanted.max_entry_bytes, config.max_answer_bytes)
+    return Cache(
+        MemoryTier(wanted.memory_bytes),
+        tiers,
+        Sealer(seal_secret, largest * 2),
+        key_secret=key_secret,
+        max_entry_bytes=largest,
+    )
 
 
 def _prices(config: Config) -> PriceTable:

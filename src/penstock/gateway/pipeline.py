@@ -21,14 +21,23 @@ import math
 import msgspec
 
 from penstock.config.model import Config
-from penstock.errors import Cancelled, Gone, InternalError, NotFound, PenstockError
+from penstock.errors import (
+    Cancelled,
+    Gone,
+    InternalError,
+    NotFound,
+    Overloaded,
+    PenstockError,
+    PressureError,
+    UpstreamError,
+)
 from penstock.flow.retry import RetryBudget
 from penstock.gateway import stored
 from penstock.gateway.stages import attach, join
 from penstock.gateway.stages.admit import Admission, settle
 from penstock.gateway.stages.authenticate import Keyring
 from penstock.gateway.stages.call import Abandoned, Production
-from penstock.gateway.stages.lookup import lookup
+from penstock.gateway.stages.lookup import STALE, Found, Lookup, Question
 from penstock.gateway.stages.queue import by_health
 from penstock.gateway.stages.read import CLIENT_GONE, Reading, refuse
 from penstock.gateway.stages.read_adapted import open_reading
@@ -65,6 +74,8 @@ class Pipeline:
         self.recorder = recorder
         self.clock = clock
         self.admission = Admission()
+        self.lookup: Lookup | None = None  # None: no answer of any model is kept
+        self.waiting: set[asyncio.Task[None]] = set()  # calls for which the cache's lower tiers are asked
         self.productions: dict[Production, None] = {}
         self.readings: dict[Reading, None] = {}
         self._idle: list[asyncio.Future[None]] = []
@@ -78,7 +89,8 @@ class Pipeline:
         """Serve one request whose body is there; :meth:`_answered` is this function's closing half.
 
         Nothing here waits: the answer goes from the log to the caller in callbacks, so that a request
-        needs no task beside its generation's.
+        needs no task beside its generation's.  Only where the cache has tiers below memory, a task asks them
+        (:meth:`_look_below`).
         """
         try:
             call = self._decode(exchange, endpoint, tenant)
@@ -90,18 +102,98 @@ class Pipeline:
         except ConnectionError:  # the caller left before it had asked
             return
         try:
-            generation, status_name = self._generation(call)
-        except Exception as error:
-            self.admission.settle(call)
-            if not isinstance(error, PenstockError):
-                raise
-            status = refuse(exchange, error, endpoint.dialect, call.id)
-            self.recorder.answered(call, None, status=status, error=error.code, peer=exchange.peer)
+            self._find(exchange, call)
+        except Exception as error:  # noqa: BLE001 - raised again, if it is a defect
+            self._give_back(exchange, call, error)
+
+    def _give_back(self, exchange: Exchange, call: Call, error: Exception) -> None:
+        """The call was admitted, and there will be no generation for it."""
+        self.admission.settle(call)
+        if not isinstance(error, PenstockError):
+            raise error
+        status = refuse(exchange, error, call.endpoint.dialect, call.id)
+        self.recorder.answered(call, None, status=status, error=error.code, peer=exchange.peer)
+
+    def _find(self, exchange: Exchange, call: Call) -> None:
+        """The log to read, if it is there already: attach and lookup."""
+        generation = attach.find(call, self.registry, call.received)
+        if generation is not None:
+            self._show(exchange, call, generation, b"attached" if generation.ending is None else b"replayed")
             return
+        lookup = self.lookup
+        question = None
+        if lookup is not None:
+            snapshot = self.snapshot
+            question = lookup.question(call, snapshot.router, open_to_all=snapshot.keyring.open)
+            if question is not None:
+                found = lookup.find(question)
+                if found is not None:
+                    self._serve(exchange, call, lookup, question, found)
+                    return
+                if lookup.waits(question):
+                    look = self._look_below(exchange, call, lookup, question)
+                    task = tasks.start(look, asyncio.get_running_loop())
+                    if not task.done():
+                        self.waiting.add(task)
+                        task.add_done_callback(self._waited)
+                    return
+        self._make(exchange, call, question)
+
+    async def _look_below(self, exchange: Exchange, call: Call, lookup: Lookup, question: Question) -> None:
+        """The rest of :meth:`_find` for a call that memory has no answer to; takes a few milliseconds at most."""
+        try:
+            found = await lookup.find_below(question)
+            if found is not None:
+                self._serve(exchange, call, lookup, question, found)
+            else:
+                self._make(exchange, call, question)
+        except PenstockError as error:
+            self._give_back(exchange, call, error)
+        except Exception:
+            log.exception("defect while looking up %s", call.id)
+            self._give_back(exchange, call, InternalError("internal error"))
+
+    def _waited(self, task: asyncio.Task[None]) -> None:
+        self.waiting.discard(task)
+        if self._idle and not self.productions and not self.waiting:
+            self._wake_idle()
+
+    def _serve(
+        self, exchange: Exchange, call: Call, lookup: Lookup, question: Question, found: Found
+    ) -> None:
+        """Answer from the cache; what is stale is renewed behind the answer, by one call."""
+        generation = lookup.served(call, question, found)
+        if found.status_name == STALE and question.key not in lookup.renewing:
+            self._renew(call, lookup, question)
+        self._show(exchange, call, generation, found.status_name)
+
+    def _renew(self, call: Call, lookup: Lookup, question: Question) -> None:
+        renewal = msgspec.structs.replace(call, id=new_id(), reservation=None)
+        try:
+            generation = self.registry.create(renewal)
+        except Overloaded:
+            return
+        generation.grace = math.inf
+        lookup.renewing.add(question.key)
+        self._start(renewal, generation, self.snapshot, None, question)
+
+    def _make(self, exchange: Exchange, call: Call, question: Question | None) -> None:
+        """Join the log of an identical call, or begin one."""
+        name = self._question(call)
+        if name is not None:
+            generation = join.find(name, self.registry)
+            if generation is not None:
+                self._show(exchange, call, generation, b"joined")
+                return
+        generation = self.registry.create(call)
+        self._start(call, generation, self.snapshot, name, question)
+        self._show(exchange, call, generation, b"created")
+
+    def _show(self, exchange: Exchange, call: Call, generation: Generation, status_name: bytes) -> None:
         if call.deferred:
             self._promise(exchange, call, generation, status_name)
-            return
-        self._read(open_reading(call, generation, exchange, status_name, self._answered))
+        else:
+            self._read(open_reading(call, generation, exchange, status_name, self._answered))
 
     def _read(self, reading: Reading) -> None:
         self.readings[reading] = None
@@ -116,23 +208,6 @@ class Pipeline:
         self.recorder.answered(
             call, generation, status=200, error="", peer=exchange.peer, read=_elsewhere(status_name)
         )
-
-    def _generation(self, call: Call) -> tuple[Generation, bytes]:
-        """The log to read, and how it was come by."""
-        generation = attach.find(call, self.registry, call.received)
-        if generation is not None:
-            return generation, b"attached" if generation.ending is None else b"replayed"
-        generation = lookup(call)
-        if generation is not None:
-            return generation, b"cached"
-        question = self._question(call)
-        if question is not None:
-            generation = join.find(question, self.registry)
-            if generation is not None:
-                return generation, b"joined"
-        generation = self.registry.create(call)
-        self._start(call, generation, self.snapshot, question)
-        return generation, b"created"
 
     def _question(self, call: Call) -> join.Name | None:
         """What an identical call in flight is found by; None: this call is not to be joined."""
@@ -267,21 +342,26 @@ class Pipeline:
     # ---- the back half: one per generation ----
 
     def _start(
-        self, call: Call, generation: Generation, snapshot: Snapshot, question: join.Name | None
+        self,
+        call: Call,
+        generation: Generation,
+        snapshot: Snapshot,
+        name: join.Name | None,
+        question: Question | None,
     ) -> None:
         if call.reservation is not None:
             call.reservation.hold()
         production = Production(call, generation)
         self.productions[production] = None
         attach.remember(call, generation, self.registry)
-        if question is not None:
-            self.registry.bind(generation, question)
+        if name is not None:
+            self.registry.bind(generation, name)
         if call.endpoint is Endpoint.RESPONSES:
             generation.on_first = self._name_response
         if call.background:
             generation.grace = math.inf
         production.task = tasks.start(
-            self.produce(production, call, generation, snapshot, question), asyncio.get_running_loop()
+            self.produce(production, call, generation, snapshot, name, question), asyncio.get_running_loop()
         )
 
     def _name_response(self, generation: Generation, first: Event) -> None:
@@ -296,7 +376,8 @@ class Pipeline:
         call: Call,
         generation: Generation,
         snapshot: Snapshot,
-        question: join.Name | None,
+        name: join.Name | None,
+        question: Question | None,
     ) -> None:
         """Fill a generation, and leave it finished or failed whatever happens."""
         try:
@@ -305,10 +386,13 @@ class Pipeline:
             await production.run(candidates, snapshot.config.retry, snapshot.budget, self.recorder)
             settle(call, generation)  # before its caller is told how much is left
             generation.finish()
+            if question is not None:
+                self._keep(call, question, generation, snapshot)
         except (Abandoned, asyncio.CancelledError):
             generation.fail(Cancelled("the call was cancelled, or nobody waited for its answer any more"))
         except PenstockError as error:
-            generation.fail(error)
+            if question is None or not self._fall_back(call, question, generation, error):
+                generation.fail(error)
         except Exception:
             log.exception("defect while producing %s", generation.id)
             generation.fail(InternalError("internal error"))
@@ -316,11 +400,39 @@ class Pipeline:
             settle(call, generation)
             if call.reservation is not None:
                 call.reservation.release()
-            if question is not None:
-                self.registry.unbind(generation, question)
+            if name is not None:
+                self.registry.unbind(generation, name)
+            if question is not None and self.lookup is not None:
+                self.lookup.renewing.discard(question.key)
             del self.productions[production]
-            if self._idle and not self.productions:
+            if self._idle and not self.productions and not self.waiting:
                 self._wake_idle()
+
+    def _keep(self, call: Call, question: Question, generation: Generation, snapshot: Snapshot) -> None:
+        if self.lookup is not None:
+            try:
+                self.lookup.keep(call, question, generation, snapshot.router)
+            except Exception:  # the answer is complete, whatever becomes of its copy
+                log.exception("defect while keeping %s", generation.id)
+
+    def _fall_back(
+        self, call: Call, question: Question, generation: Generation, error: PenstockError
+    ) -> bool:
+        """No upstream answers: an old answer is better than none, if nothing has been delivered yet."""
+        if self.lookup is None or question.reserve is None or generation.events:
+            return False
+        if not isinstance(error, UpstreamError | PressureError):
+            return False
+        for reading in self.readings:
+            if reading.generation is generation:
+                reading.status_name = STALE
+        try:
+            self.lookup.fill(call, generation, question, self.clock.now())
+        except Exception:  # then the error is the answer
+            log.exception("defect while falling back for %s", generation.id)
+            return False
+        generation.finish()
+        return True
 
     # ---- the whole ----
 
@@ -332,7 +444,7 @@ class Pipeline:
 
     async def wait_idle(self) -> None:
         """Until no production is under way."""
-        while self.productions:
+        while self.productions or self.waiting:
             idle = asyncio.get_running_loop().create_future()
             self._idle.append(idle)
             await idle

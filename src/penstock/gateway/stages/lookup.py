@@ -3,16 +3,323 @@
 The contract (DESIGN 5.4): a finished generation whose key equals this call's, nearest tier first, is read as if it
 were new; only complete generations are ever stored, and never across tenants by default.
 
-Today nothing is kept after its last reader has left, so nothing is found.
+Memory is asked at once (:meth:`Lookup.find`); for the tiers below somebody has to wait
+(:meth:`Lookup.find_below`), a few milliseconds at most.  What is found is *fresh*, or *stale* and good enough while
+it is renewed, or only good for the case that no upstream answers (:attr:`Question.reserve`).  When the producer
+of a new answer is done, :meth:`Lookup.keep` decides whether it is one for others, too.
+
+What a caller may ask by ``Cache-Control`` is in :class:`Control`; it can narrow what the configuration allows,
+and keep an entry from answering or being made, but not switch on what is off.
 """
 
 from __future__ import annotations
 
-from penstock.generation.log import Generation
-from penstock.messages import Call
+import math
+from functools import lru_cache
+
+import msgspec
+
+from penstock.cache import keys
+from penstock.cache.cache import Cache
+from penstock.cache.entry import Entry
+from penstock.config.model import ModelCacheConfig
+from penstock.errors import BadRequest, NotCached
+from penstock.gateway.stages.record import Recorder
+from penstock.gateway.stages.route import Router
+from penstock.generation.log import Generation, State
+from penstock.messages import Call, Endpoint, Usage
+from penstock.wire.fold import fold
+from penstock.wire.sound import is_sound
+from penstock.wire.unfold import unfold
+from penstock.wire.usage_view import adapt
+
+MAX_TAGS, MAX_TAG_BYTES = 16, 64
+FRESH, STALE = b"cached", b"stale"
 
 
-def lookup(call: Call) -> Generation | None:
-    """A finished generation that answers this call."""
-    del call
-    return None
+class Control(msgspec.Struct, frozen=True):
+    """What a request's ``Cache-Control`` says (RFC 9111, 5.2.1, and RFC 5861); times are seconds."""
+
+    reads: bool = True  # neither no-cache nor no-store
+    stores: bool = True  # not no-store
+    only: bool = False  # only-if-cached: an answer that is here, or none
+    max_age: float = math.inf
+    stale_while_revalidate: float | None = None
+    stale_if_error: float | None = None
+
+
+_USUAL = Control()
+_NO_USAGE = Usage()
+_TELLS_USAGE = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
+
+
+@lru_cache(256)
+def control_of(field: bytes) -> Control:
+    """A directive whose number is none is taken at its strictest (RFC 9111, 4.2.1)."""
+    told: dict[str, str] = {}
+    for directive in field.decode("latin-1").lower().split(","):
+        name, _, value = directive.partition("=")
+        told.setdefault(name.strip(), value.strip().strip('"'))
+    return Control(
+        reads="no-cache" not in told and "no-store" not in told,
+        stores="no-store" not in told,
+        only="only-if-cached" in told,
+        max_age=_seconds(told["max-age"]) if "max-age" in told else math.inf,
+        stale_while_revalidate=_seconds(told["stale-while-revalidate"])
+        if "stale-while-revalidate" in told
+        else None,
+        stale_if_error=_seconds(told["stale-if-error"]) if "stale-if-error" in told else None,
+    )
+
+
+def _seconds(value: str) -> float:
+    return float(value) if value.isascii() and value.isdecimal() and len(value) < 16 else 0.0
+
+
+class Question:
+    """A call whose answer may be kept: what is needed to find it, and to store it."""
+
+    __slots__ = ("asked", "control", "key", "policy", "reserve", "tags")
+
+    def __init__(
+        self, key: bytes, policy: ModelCacheConfig, control: Control, asked: float, tags: tuple[str, ...]
+    ) -> None:
+        self.key = key
+        self.tags = tags  # the caller's own
+        self.policy = policy
+        self.control = control
+        self.asked = asked  # seconds since 1970
+        self.reserve: Entry | None = None  # too old to answer, but not for want of another
+
+    def __repr__(self) -> str:
+        return f"<Question {self.key.hex()[:12]}{', with a reserve' if self.reserve is not None else ''}>"
+
+
+class Found(msgspec.Struct, frozen=True):
+    """An entry that answers; ``status_name`` is the value of ``Penstock-Status``."""
+
+    entry: Entry
+    status_name: bytes
+
+
+class Lookup:
+    """The cache as callers meet it.
+
+    :param recorder: is told what was found, and what that saved
+    """
+
+    __slots__ = ("_recorder", "cache", "renewing")
+
+    def __init__(self, cache: Cache, recorder: Recorder) -> None:
+        self.cache = cache
+        self.renewing: set[bytes] = set()  # keys of stale entries whose successors are being fetched
+        self._recorder = recorder
+
+    def __repr__(self) -> str:
+        return f"<Lookup in {self.cache!r}, {len(self.renewing)} being renewed>"
+
+    # ---- finding ----
+
+    def question(self, call: Call, router: Router, *, open_to_all: bool) -> Question | None:
+        """None: nothing is looked up for this call, nor kept.
+
+        :param open_to_all: the gateway has no keys of its own
+        :raises NotCached: that is so, and the caller wants nothing but what is kept
+        :raises BadRequest: too many tags, or too long ones
+        """
+        field = call.headers.get(b"cache-control")
+        control = _USUAL if field is None else control_of(field)
+        policy = router.caching(call.model)
+        if (
+            policy is None
+            or call.background
+            or not (control.reads or control.stores)
+            or (policy.calls == "deterministic" and not keys.is_deterministic(call))
+            or keys.has_effects(call)
+        ):
+            if control.only:
+                raise NotCached("no answer to this call is kept here")
+            return None
+        scope = keys.scope_of(call, shared=policy.scope == "shared", open_to_all=open_to_all)
+        key = keys.key(
+            call, model_version=router.version(call.model), scope=scope, secret=self.cache.key_secret
+        )
+        return Question(key, policy, control, self.cache.now(), _tags(call))
+
+    def find(self, question: Question) -> Found | None:
+        """What memory has.
+
+        :raises NotCached: nothing, there is nowhere else to look, and the caller wants nothing else
+        """
+        if question.control.reads:
+            entry = self.cache.get_nowait(question.key)
+            if entry is not None:
+                found = self._judged(question, entry)
+                if found is not None:
+                    return found
+        if not self.waits(question):
+            self._missed(question)
+        return None
+
+    def waits(self, question: Question) -> bool:
+        """Whether the tiers below are to be asked."""
+        return question.control.reads and self.cache.waits
+
+    async def find_below(self, question: Question) -> Found | None:
+        """What the tiers below have; memory has been asked.
+
+        :raises NotCached: nothing, and the caller wants nothing else
+        """
+        entry = await self.cache.get(question.key)
+        if entry is not None:
+            found = self._judged(question, entry)
+            if found is not None:
+                return found
+        self._missed(question)
+        return None
+
+    def _judged(self, question: Question, entry: Entry) -> Found | None:
+        """Whether an entry is fresh enough for this caller."""
+        now = question.asked
+        control, policy = question.control, question.policy
+        overdue = now - entry.fresh_until
+        too_old = now - entry.stored >= control.max_age
+        if overdue < 0 and not too_old:
+            return Found(entry, FRESH)
+        patience = control.stale_while_revalidate
+        if overdue < (policy.stale_while_revalidate if patience is None else patience) and not too_old:
+            return Found(entry, STALE)
+        patience = control.stale_if_error
+        if overdue < (policy.stale_if_error if patience is None else patience):
+            question.reserve = entry
+        return None
+
+    def _missed(self, question: Question) -> None:
+        self.cache.misses += 1
+        if question.control.only:
+            raise NotCached("no answer to this call is kept here")
+
+    def served(self, call: Call, question: Question, found: Found) -> Generation:
+        """A finished generation that tells the entry to this caller; its saving is a row of the ledger."""
+        entry = found.entry
+        generation = Generation(
+            call.id,
+            endpoint=call.endpoint,
+            tenant=call.tenant.name,
+            model=call.model,
+            stream=entry.stream,
+            started=call.received,
+            max_bytes=2**62,  # it was bounded when it was made
+        )
+        generation.include_usage = entry.include_usage
+        generation.running_usage = entry.running_usage
+        generation.usage = entry.usage
+        generation.served_by = (entry.upstream, entry.upstream_model)
+        generation.headers = self._headers(question, entry)
+        generation.append(list(entry.events), call.received)
+        generation.finish()
+        self._recorder.saved(call, entry, number=1)
+        return generation
+
+    def fill(self, call: Call, generation: Generation, question: Question, now: float) -> None:
+        """Tell the reserve in a log that was begun for a new answer, in that log's form.
+
+        :param now: monotonic seconds
+        :raises penstock.errors.UpstreamBroken: it cannot be told so
+        """
+        entry = question.reserve
+        assert entry is not None
+        events = list(entry.events)
+        if entry.stream and not generation.stream:
+            events = [fold(call.endpoint, events, usage=entry.usage)]
+        elif generation.stream and not entry.stream:
+            events = unfold(
+                call.endpoint,
+                b"".join(events),
+                include_usage=generation.include_usage,
+                usage=entry.usage,
+            )
+        elif generation.stream and call.endpoint in _TELLS_USAGE:
+            shown = (
+                adapt(
+                    event,
+                    has_usage=entry.include_usage,
+                    wants_usage=generation.include_usage,
+                    usage=entry.usage,
+                    first=events[0],
+                    drop_running=entry.running_usage and not generation.running_usage,
+                )
+                for event in events
+            )
+            events = [event for event in shown if event]
+        generation.usage = entry.usage
+        generation.served_by = (entry.upstream, entry.upstream_model)
+        generation.headers = self._headers(question, entry)
+        generation.append(events, now)
+        self._recorder.saved(call, entry, number=generation.attempts + 1)
+
+    def _headers(self, question: Question, entry: Entry) -> list[tuple[bytes, bytes]]:
+        return [
+            *entry.headers,
+            (b"age", b"%d" % max(question.asked - entry.stored, 0)),
+            (b"penstock-cache-key", question.key.hex().encode()),
+        ]
+
+    # ---- keeping ----
+
+    def keep(self, call: Call, question: Question, generation: Generation, router: Router) -> None:
+        """Store an answer that has just been completed, if others may have it.
+
+        Not: one that failed or was given up, was made by a fallback of the model, was put together from two
+        attempts, or was filtered (``wire.sound``).
+        """
+        if not question.control.stores or generation.ending is not State.FINISHED or generation.abandoned:
+            return
+        if not generation.attempts or generation.seams:
+            return
+        upstream, upstream_model = generation.served_by
+        candidate = router.own_candidate(call.model, upstream, upstream_model)
+        if candidate is None or not is_sound(call.endpoint, generation.events, stream=generation.stream):
+            return
+        now = self.cache.now()
+        policy = question.policy
+        fresh_until = now + policy.ttl
+        tags = [f"tenant:{call.tenant.name}", f"model:{call.model}", *question.tags]
+        if candidate.version:
+            tags.append(f"version:{candidate.version}")
+        self.cache.put(
+            question.key,
+            Entry(
+                endpoint=call.endpoint.label,
+                model=call.model,
+                upstream=upstream,
+                upstream_model=upstream_model,
+                stream=generation.stream,
+                include_usage=generation.include_usage,
+                running_usage=generation.running_usage,
+                headers=tuple(generation.headers),
+                events=tuple(generation.events),
+                usage=generation.usage or _NO_USAGE,
+                cost=generation.cost,
+                asked=question.asked,
+                stored=now,
+                fresh_until=fresh_until,
+                kept_until=fresh_until + max(policy.stale_while_revalidate, policy.stale_if_error),
+                tags=tuple(tags),
+            ),
+        )
+
+
+def _tags(call: Call) -> tuple[str, ...]:
+    """The caller's own, by which an operator can purge.
+
+    :raises BadRequest: too many, or too long
+    """
+    field = call.headers.get(b"penstock-cache-tags")
+    if field is None:
+        return ()
+    tags = [tag for tag in (part.strip() for part in field.decode("latin-1").split(",")) if tag]
+    if len(tags) > MAX_TAGS or any(len(tag) > MAX_TAG_BYTES for tag in tags):
+        message = f"Penstock-Cache-Tags takes {MAX_TAGS} tags of {MAX_TAG_BYTES} characters"
+        raise BadRequest(message, param="penstock-cache-tags")
+    return tuple(f"tag:{tag}" for tag in tags)

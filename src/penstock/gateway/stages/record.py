@@ -7,7 +7,9 @@ models are labelled by their entry in the configuration, never by what a caller 
 from __future__ import annotations
 
 import datetime as dt
+import time
 
+from penstock.cache.entry import Entry
 from penstock.errors import PenstockError
 from penstock.gateway.stages.route import Candidate
 from penstock.generation.log import TOO_LARGE, Generation
@@ -102,6 +104,16 @@ class Recorder:
             labels=("upstream",),
             buckets=INTER_TOKEN_BUCKETS,
         )
+        saved_tokens = metrics.counter(
+            "penstock_cache_saved_tokens_total",
+            "Tokens that kept answers saved.",
+            labels=("direction",),
+        )
+        self.saved_input = saved_tokens.labels("input")
+        self.saved_output = saved_tokens.labels("output")
+        self.saved_cost = metrics.counter(
+            "penstock_cache_saved_usd_total", "What the answers that were given again had cost."
+        ).labels()
         self._cells: dict[tuple[str, str], _Cells] = {}  # by upstream and route, of which there are few
         self._request_cells: dict[tuple[str, int], Counter] = {}
         self._duration_cells: dict[str, Histogram] = {}
@@ -139,6 +151,33 @@ class Recorder:
             self._cells.clear()
         cells = self._cells[upstream, route] = _Cells(self, upstream, route)
         return cells
+
+    def saved(self, call: Call, entry: Entry, *, number: int) -> None:
+        """A call was answered by a kept answer: a row that costs nothing, and says what was not used."""
+        tenant = call.tenant
+        attempt = Attempt(
+            f"{call.id}/{number}",
+            call.id,
+            number,
+            tenant.name,
+            tenant.key_name,
+            tenant.tier,
+            call.endpoint.label,
+            call.model,
+            entry.upstream,
+            entry.upstream_model,
+            time.time(),
+            _NOTHING,
+            Outcome.CACHED,
+            entry.usage,
+        )
+        self.ledger.open(attempt)
+        attempt.duration = 0.0
+        self.ledger.settle(attempt)
+        self.saved_input.add(entry.usage.input_tokens)
+        self.saved_output.add(entry.usage.output_tokens)
+        if entry.cost:
+            self.saved_cost.add(entry.cost * PICO)
 
     def retried(self, candidate: Candidate) -> None:
         self.retries.labels(candidate.upstream.name).add()

@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from penstock.config.model import Config, ModelConfig, TimeoutConfig
+from penstock.config.model import Config, ModelCacheConfig, ModelConfig, TimeoutConfig
 from penstock.config.patterns import match
 from penstock.errors import UnknownModel
 from penstock.messages import Call
@@ -49,6 +49,7 @@ class Router:
         # The longest pattern is the most specific one: "gpt-4*" before "gpt-*" before "*".
         self._patterns = sorted((name for name in config.models if "*" in name), key=len, reverse=True)
         self._single: dict[str, tuple[Candidate, ...]] = {}
+        self._versions: dict[str, str] = {}
         for name in self._exact:
             routes = self._candidates(name, set())
             if len(routes) == 1:
@@ -89,6 +90,49 @@ class Router:
         entry = self._entry(model)
         return "never" if entry is None else entry[1].join
 
+    def caching(self, model: str) -> ModelCacheConfig | None:
+        """Which of this model's answers are kept; None: none is."""
+        entry = self._entry(model)
+        return None if entry is None else entry[1].cache
+
+    @property
+    def caches(self) -> bool:
+        """Whether any answer is kept."""
+        return any(model.cache is not None for model in self._config.models.values())
+
+    def version(self, model: str) -> str:
+        """What stands behind a model's name now: it changes when another model may give the answers."""
+        known = self._versions.get(model)
+        if known is None:
+            if len(self._versions) >= MAX_REMEMBERED:
+                self._versions.clear()
+            known = self._versions[model] = msgspec.json.encode(
+                [
+                    [
+                        candidate.upstream.config.kind,
+                        candidate.upstream.config.base_url,
+                        candidate.model,
+                        candidate.version,
+                    ]
+                    for candidate in self._own(model)
+                ]
+            ).decode()
+        return known
+
+    def own_candidate(self, model: str, upstream: str, upstream_model: str) -> Candidate | None:
+        """The candidate of the model itself, not of a fallback, that answered; None: there is no such."""
+        for candidate in self._own(model):
+            if candidate.upstream.name == upstream and candidate.model == upstream_model:
+                return candidate
+        return None
+
+    def _own(self, model: str) -> list[Candidate]:
+        entry = self._entry(model)
+        if entry is None:
+            return []
+        pattern, config = entry
+        return [self._candidate(index, pattern, config, model) for index in range(len(config.candidates))]
+
     def _entry(self, model: str) -> tuple[str, ModelConfig] | None:
         entry = self._exact.get(model)
         if entry is not None:
@@ -104,11 +148,8 @@ class Router:
         if entry is None or model in passed:
             return []
         passed.add(model)
-        pattern, config = entry
-        candidates = [
-            self._candidate(index, pattern, config, model) for index in range(len(config.candidates))
-        ]
-        ordered = self._in_order(candidates)
+        _, config = entry
+        ordered = self._in_order(self._own(model))
         for fallback in config.fallbacks:
             ordered += self._candidates(fallback, passed)
         return ordered
