@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
 from penstock import __version__
+from penstock.admin import docs_page
 from penstock.admin.guest import GuestServer
 from penstock.cache.cache import EVERYTHING
 from penstock.config.dump import dump
@@ -105,7 +106,9 @@ def make_app(supervisor: Supervisor) -> FastAPI:
         if not hmac.compare_digest(offered.encode(), key.reveal().encode()):
             raise HTTPException(401, "the control key is missing or wrong", {"www-authenticate": "Bearer"})
 
-    app = FastAPI(title="Penstock control API", version=__version__, description=__doc__, redoc_url=None)
+    app = FastAPI(
+        title="Penstock control API", version=__version__, description=__doc__, docs_url=None, redoc_url=None
+    )
     locked = [Depends(authorized)]
 
     @app.get("/healthz", tags=["health"])
@@ -132,6 +135,11 @@ def make_app(supervisor: Supervisor) -> FastAPI:
                 for slot in supervisor.slots
             ],
         )
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        """What there is, for people."""
+        return HTMLResponse(docs_page.render(app.openapi()))
 
     @app.get("/metrics", tags=["health"], response_class=Response)
     async def metrics() -> Response:

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 UNITS_PER_DOLLAR = 10**12
 _UNITS = UNITS_PER_DOLLAR // 10**6  # of a price of 1 dollar per million tokens, per token
 _REMEMBERED = 4_096  # names whose price is remembered; callers may invent more
-_NAMED = 100  # names without a price that are remembered for the report
+_NAMED = 10  # names without a price that the log tells; callers may invent more
 
 # What providers append to a model's name to say which build of it: a date, a number of three or four
 # digits, or the word for the newest one.
@@ -203,8 +203,10 @@ class PriceTable:
         price = self.price(upstream, model)
         if price is None and len(self.unpriced_models) < _NAMED and model not in self.unpriced_models:
             self.unpriced_models.add(model)
+            rest = "; further models are only counted" if len(self.unpriced_models) == _NAMED else ""
             log.warning(
-                "no price is known for model %.200r at upstream %s: it is recorded at 0", model, upstream
+                "no price is known for model %.200r at upstream %s: it is recorded at 0%s",
+                *(model, upstream, rest),
             )
         rate = None if price is None else _Rate(price, price.tiers)
         if len(self._rates) >= _REMEMBERED:
