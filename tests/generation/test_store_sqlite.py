@@ -1,7 +1,18 @@
-import pytest
-from store_suite import SharedStoreSuite
+import asyncio
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import pytest
+from store_suite import LARGE, LATER, NOW, SharedStoreSuite, append, begin, end, record
+
+from penstock.generation.journal import Journal
+from penstock.generation.store import StoreUnavailable
 from penstock.generation.stores.sqlite import SQLiteStore
+from penstock.net.clock import Clock
 
 
 class TestSQLiteStore(SharedStoreSuite):
@@ -11,3 +22,316 @@ class TestSQLiteStore(SharedStoreSuite):
 
     def make(self, max_bytes=1 << 26):
         return SQLiteStore(self.path, max_bytes)
+
+
+def run(test):
+    asyncio.run(test())
+
+
+async def filled(path, events=3, **how):
+    """A store with one running generation."""
+    store = SQLiteStore(path, 1 << 26, **how)
+    await store.start()
+    one = record()
+    await store.write([begin(one, [b"%d" % i for i in range(events)])])
+    return store, one
+
+
+def test_prompts_are_readable_by_their_owner_only(tmp_path):
+    async def test():
+        store, _ = await filled(tmp_path / "g.db")
+        for file in tmp_path.iterdir():
+            assert file.stat().st_mode & 0o077 == 0, file
+        await store.close()
+
+    run(test)
+
+
+def test_with_fsync_everything_works_the_same(tmp_path):
+    async def test():
+        store, one = await filled(tmp_path / "g.db", fsync=True)
+        assert await store.write([append(one, 3, b"3", end=end())]) == {}
+        assert len(await store.events(one.id, 0, LARGE)) == 4
+        await store.close()
+
+    run(test)
+
+
+def test_batches_that_nobody_needs_any_more_are_removed_and_the_file_does_not_grow(tmp_path):
+    async def test():
+        store, quiet = await filled(tmp_path / "g.db")
+        sizes = []
+        for _ in range(4):
+            busy = record()
+            await store.write([begin(busy)])
+            for at in range(1_500):
+                await store.write([append(busy, at, b"x" * 200)])
+            await store.write([append(busy, 1_500, end=end(NOW))])
+            await store.expire(NOW)
+            sizes.append((tmp_path / "g.db").stat().st_size + (tmp_path / "g.db-wal").stat().st_size)
+        with sqlite3.connect(tmp_path / "g.db") as db:
+            (batches,) = db.execute("SELECT count(*) FROM batches").fetchone()
+        db.close()
+        assert batches < 1_500
+        assert await store.events(quiet.id, 0, LARGE) == [b"0", b"1", b"2"]
+        assert sizes[-1] < 20 << 20
+        await store.close()
+
+    run(test)
+
+
+def test_whoever_follows_and_comes_too_late_for_the_batches_misses_nothing(tmp_path):
+    async def test():
+        store, one = await filled(tmp_path / "g.db", events=1)
+        got = (await store.tail({one.id: 0}))[one.id].events
+        for at in range(1, 3_000):
+            await store.write([append(one, at, b"%d" % at)])
+        got += (await store.tail({one.id: 1}))[one.id].events
+        assert got == [b"%d" % i for i in range(3_000)]
+        await store.close()
+
+    run(test)
+
+
+# ---- files that are not as they should be -----------------------------------------------------------------
+
+
+def test_a_file_that_is_no_database_is_set_aside_and_a_new_one_begun(tmp_path, caplog):
+    async def test():
+        path = tmp_path / "g.db"
+        path.write_bytes(b"not a database" * 1_000)
+        store, one = await filled(path)
+        assert len(await store.events(one.id, 0, LARGE)) == 3
+        (aside,) = tmp_path.glob("g.db.corrupt-*")
+        assert aside.read_bytes().startswith(b"not a database")
+        await store.close()
+
+    run(test)
+    assert "corrupt" in caplog.text
+
+
+def test_a_file_that_breaks_while_it_is_used_is_set_aside_and_the_journal_writes_all_of_it_again(tmp_path):
+    async def test():
+        path = tmp_path / "g.db"
+        clock = Clock()
+        clock.start(asyncio.get_running_loop())
+        store = SQLiteStore(path, 1 << 26)
+        journal = Journal(store, clock)
+        journal.start()
+        log = JournaledLog(journal)
+        for i in range(10):
+            log.append(b"%d" % i)
+        await until(lambda: log.given == 10)
+        await store._writer.do(
+            lambda writer: writer.file.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        )
+        with path.open("r+b") as file:
+            file.write(b"\xa5" * path.stat().st_size)
+        # The writer has its pages in memory; whoever comes anew sees what is on the disk.
+        assert await store.events(log.record.id, 0, LARGE) == []
+        assert list(tmp_path.glob("g.db.corrupt-*"))
+        log.append(b"10")
+        await until(lambda: log.given == 11)
+        await until(lambda: log.entry.durable and log.entry.stored == 11)
+        assert await store.events(log.record.id, 0, LARGE) == [b"%d" % i for i in range(11)]
+        assert not log.fenced
+        await journal.close()
+        await store.close()
+        clock.stop()
+
+    run(test)
+
+
+def test_a_file_that_was_removed_is_begun_anew_and_the_journal_writes_all_of_it_again(tmp_path):
+    async def test():
+        path = tmp_path / "g.db"
+        clock = Clock()
+        clock.start(asyncio.get_running_loop())
+        store = SQLiteStore(path, 1 << 26)
+        journal = Journal(store, clock)
+        journal.start()
+        log = JournaledLog(journal)
+        log.append(b"0")
+        await until(lambda: log.given == 1)
+        for file in tmp_path.iterdir():
+            file.unlink()
+        log.append(b"1")
+        await until(lambda: log.given == 2)
+        await until(lambda: log.entry.durable and log.entry.stored == 2)
+        assert await store.events(log.record.id, 0, LARGE) == [b"0", b"1"]
+        await journal.close()
+        await store.close()
+        clock.stop()
+
+    run(test)
+
+
+@pytest.mark.parametrize("change", ["PRAGMA application_id = 7", "PRAGMA user_version = 99"])
+def test_somebody_elses_database_and_another_version_are_refused_and_left_alone(tmp_path, change):
+    async def test():
+        path = tmp_path / "g.db"
+        store, _ = await filled(path)
+        await store.close()
+        db = sqlite3.connect(path)
+        db.execute(change)
+        db.commit()
+        db.close()
+        before = path.read_bytes()
+        store = SQLiteStore(path, 1 << 26)
+        with pytest.raises(StoreUnavailable, match=r"somebody else's|version 99"):
+            await store.start()
+        await store.close()
+        assert path.read_bytes() == before
+
+    run(test)
+
+
+def test_a_directory_that_does_not_exist_is_an_error_that_names_it(tmp_path):
+    async def test():
+        store = SQLiteStore(tmp_path / "missing" / "g.db", 1 << 26)
+        with pytest.raises(StoreUnavailable, match="missing"):
+            await store.start()
+        await store.close()
+
+    run(test)
+
+
+def test_a_closed_store_says_so(tmp_path):
+    async def test():
+        store, one = await filled(tmp_path / "g.db")
+        await store.close()
+        await store.close()
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await store.load(one.id)
+
+    run(test)
+
+
+# ---- no room ---------------------------------------------------------------------------------------------
+
+
+def test_a_full_file_makes_room_by_what_ended_and_otherwise_refuses(tmp_path):
+    async def test():
+        store = SQLiteStore(tmp_path / "g.db", 8 << 20)  # the file may have 26 MiB
+        await store.start()
+        await store.renew("me", LATER)
+        running = record()
+        await store.write([begin(running, [b"x"])])
+        for _ in range(60):
+            assert await store.write([begin(record(), [bytes(1 << 20)], end())]) == {}
+        assert (tmp_path / "g.db").stat().st_size <= 26 << 20
+        assert (await store.statistics()).dropped > 0
+        assert await store.events(running.id, 0, LARGE) == [b"x"]
+
+        async def fill():
+            for _ in range(60):
+                await store.write([begin(record(), [bytes(1 << 20)])])
+
+        with pytest.raises(StoreUnavailable, match="no room"):
+            await fill()
+        await store.close()
+
+    run(test)
+
+
+LIMITED = """
+import asyncio, resource, signal, sys
+sys.path.insert(0, sys.argv[2])
+from store_suite import LARGE, append, begin, record
+from penstock.generation.store import StoreUnavailable
+from penstock.generation.stores.sqlite import SQLiteStore
+
+async def main():
+    store = SQLiteStore(sys.argv[1], 1 << 30)
+    await store.start()
+    one = record()
+    await store.write([begin(one)])
+    # No file may become larger from here on; the signal that says so would end the process.
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+    stored = 0
+    try:
+        while stored < 1_000:
+            await store.write([append(one, stored, bytes(5_000))])
+            stored += 1
+    except StoreUnavailable as error:
+        print("refused", error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert 0 < stored < 1_000
+    assert len(await store.events(one.id, 0, LARGE)) == stored
+    assert await store.write([append(one, stored, b"again")]) == {}
+    assert await store.events(one.id, stored, LARGE) == [b"again"]
+    await store.close()
+    print("whole")
+
+asyncio.run(main())
+"""
+
+
+def test_a_disk_that_is_full_fails_the_write_harms_nothing_and_goes_on_once_there_is_room(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, tmp_path / "g.db", Path(__file__).parent],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert re.fullmatch(r"refused .+g\.db.+\nwhole\n", done.stdout)
+
+
+# ---- several processes -----------------------------------------------------------------------------------
+
+
+def test_another_process_that_holds_the_file_for_long_makes_a_write_fail_and_not_hang(tmp_path):
+    async def test():
+        store, one = await filled(tmp_path / "g.db", busy_timeout=0.05)
+        other = sqlite3.connect(tmp_path / "g.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable, match="locked"):
+            await store.write([append(one, 3, b"3")])
+        assert len(await store.events(one.id, 0, LARGE)) == 3  # reading goes on
+        other.execute("ROLLBACK")
+        other.close()
+        assert await store.write([append(one, 3, b"3")]) == {}
+        await store.close()
+
+    run(test)
+
+
+def test_a_store_that_was_never_used_closes_and_a_repr_tells_the_file(tmp_path):
+    async def test():
+        store = SQLiteStore(tmp_path / "g.db", 1 << 20)
+        assert "g.db" in repr(store)
+        await store.close()
+        assert list(tmp_path.iterdir()) == []
+
+    run(test)
+
+
+class JournaledLog:
+    """A generation as the journal sees it."""
+
+    def __init__(self, journal):
+        self.record = record()
+        self.events = []
+        self.given = 0
+        self.fenced = False
+        self.entry = journal.begin(self.record, self.events, self)
+
+    def append(self, event):
+        self.events.append(event)
+        self.entry.appended()
+
+    def on_stored(self, upto, *, ended):
+        self.given = upto
+
+    def on_fenced(self):
+        self.fenced = True
+
+
+async def until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)

@@ -135,24 +135,31 @@ class SQLiteFile:
                 db.execute(f"PRAGMA journal_size_limit = {64 << 20}")
                 db.execute(f"PRAGMA max_page_count = {_FIXED_PAGES + max_bytes * 5 // 4 // _PAGE}")
                 db.execute("PRAGMA busy_timeout = 0")
-                with self.transaction():
-                    self._check_schema()
+                if not self._is_ours():
+                    with self.transaction():
+                        if not self._is_ours():  # nobody was quicker
+                            for statement in _SCHEMA:
+                                db.execute(statement)
             except BaseException:
                 db.close()
                 raise
 
-    def _check_schema(self) -> None:
+    def _is_ours(self) -> bool:
+        """Whether it has our tables; False: it has none at all.
+
+        :raises StoreUnavailable: it has somebody else's, or another version's
+        """
         db = self.db
         (version,) = db.execute("PRAGMA user_version").fetchone()
         (application,) = db.execute("PRAGMA application_id").fetchone()
         (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if version == 0 and application == 0 and tables == 0:
-            for statement in _SCHEMA:
-                db.execute(statement)
-        elif application != APPLICATION_ID:
+            return False
+        if application != APPLICATION_ID:
             raise StoreUnavailable(f"{self.path} is somebody else's database")
-        elif version != SCHEMA_VERSION:
+        if version != SCHEMA_VERSION:
             raise StoreUnavailable(f"{self.path} has version {version}, this program writes {SCHEMA_VERSION}")
+        return True
 
     def is_current(self) -> bool:
         """Whether the path still names the file that is open: nobody moved or removed it."""
