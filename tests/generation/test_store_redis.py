@@ -5,6 +5,7 @@ import subprocess
 import time
 
 import pytest
+import uvloop
 from store_suite import LARGE, LATER, NOW, SharedStoreSuite, append, begin, end, record
 
 from penstock.generation.journal import Journal
@@ -66,7 +67,7 @@ class TestRedisStoreOnACluster(TestRedisStore):
 
 
 def run(test):
-    asyncio.run(test())
+    uvloop.run(test())  # the loop that serves; the suite runs on asyncio's own
 
 
 class Log:
