@@ -34,6 +34,10 @@ def test_nothing_is_said_about_what_is_fine():
         (GOOD.replace("kind: sim", "kind: sim, verify: false"), "upstreams.sim.verify"),
         (GOOD.replace("kind: sim", "kind: openai"), "has no api_key"),
         (GOOD.replace("kind: sim", "kind: openai, api_key: k, base_url: 'http://h/v1'"), "unencrypted"),
+        (
+            GOOD + "ledger: {path: l.sqlite, keep_days: 7}\nlimits: {tenants: {'*': {usd_per_month: 5}}}",
+            "ledger.keep_days is 7: what was spent earlier in a month is forgotten",
+        ),
         (GOOD + "listen: :80", "can spend your money"),
         (GOOD + "control: 0.0.0.0:80", "control_key is missing"),
         (

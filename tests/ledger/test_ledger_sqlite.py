@@ -8,12 +8,13 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from ledger_attempts import RESERVED, attempt, ended, one_and_two
 
-from penstock.ledger import _file
+from penstock.ledger import _file, sqlite
 from penstock.ledger._file import LedgerFile
 from penstock.ledger.ledger import Ledger
 from penstock.ledger.sqlite import SQLiteStore
@@ -624,3 +625,57 @@ def test_log_records_name_the_store(make_store, tmp_path, caplog):
 def test_statement_parameters_fit_every_sqlite():
     assert _file._ROWS_PER_STATEMENT * _file._COLUMNS <= 999
     assert _file._ATTEMPTS.count("\n  ") == _file._COLUMNS
+
+
+# ---- what is too old ----
+
+DAY = 86_400.0
+
+
+def of_age(days):
+    return attempt(started=time.time() - days * DAY)
+
+
+def test_rows_are_kept_for_ever_where_nothing_else_is_said(make_store, path):
+    store = make_store()
+    run(store, of_age(10_000))
+    assert store.flush()
+    assert len(rows(path)) == 1
+
+
+def test_rows_that_are_too_old_are_deleted_and_open_ones_are_not(make_store, path):
+    store = make_store(keep_days=30)
+    run(store, of_age(31), of_age(29), of_age(400))
+    store.opened(of_age(31))
+    assert store.flush()
+    assert sorted(row["outcome"] for row in rows(path)) == ["completed", "reserved"]
+
+
+def test_they_are_deleted_in_small_steps(make_store, path, monkeypatch):
+    monkeypatch.setattr(sqlite, "FORGET_ROWS", 2)
+    store = make_store(keep_days=30)
+    run(store, *(of_age(31) for _ in range(5)))
+    left = []
+    for _ in range(4):
+        assert store.flush()
+        left.append(len(rows(path)))
+    assert left == [3, 1, 0, 0]
+
+
+def test_between_two_looks_time_passes(make_store, path):
+    store = make_store(keep_days=30)
+    assert store.flush()
+    run(store, of_age(31))
+    assert store.flush()
+    assert len(rows(path)) == 1
+
+
+def test_sums_that_are_too_old_are_deleted(make_store, path):
+    store = make_store(keep_days=30)
+    store.flush()
+    for days in (31, 1):
+        store._fold(ended(of_age(days)))
+        assert store.flush()
+    store._forget_at = 0.0
+    assert store.flush()
+    assert len(execute(path, "SELECT * FROM folded")) == 1

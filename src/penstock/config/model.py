@@ -281,6 +281,8 @@ class LedgerConfig(_Section, frozen=True):
     """Where attempts are recorded; ``path: ""`` keeps them in memory only."""
 
     path: str = ""  # a SQLite file; empty: in memory only
+    # older rows are deleted from the file; 0: none ever
+    keep_days: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     max_rows_in_memory: Positive = 1_000  # older rows are only in the file, or gone
 
 

@@ -10,6 +10,7 @@ from penstock.config.model import Config
 from penstock.config.patterns import match
 from penstock.config.providers import DEFAULT_BASE_URLS
 
+_LONGEST_MONTH = 31  # days
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -59,6 +60,9 @@ def _of_limits(config: Config) -> list[str]:
     limits = [limit for table in tables for limit in table.values()]
     if not config.ledger.path and any(limit.usd_per_day or limit.usd_per_month for limit in limits):
         found.append("limits has budgets, but there is no ledger.path: they begin anew with each restart")
+    keep_days = config.ledger.keep_days
+    if 0 < keep_days < _LONGEST_MONTH and any(limit.usd_per_month for limit in limits):
+        found.append(f"ledger.keep_days is {keep_days:g}: what was spent earlier in a month is forgotten")
     if config.workers > 1 and any(
         limit.requests_per_minute or limit.tokens_per_minute or limit.concurrent for limit in limits
     ):

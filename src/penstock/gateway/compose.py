@@ -83,8 +83,9 @@ class Gateway:
     def __init__(self, config: Config, clock: Clock) -> None:
         self.clock = clock
         self.metrics = Metrics()
-        self._store = SQLiteStore(config.ledger.path) if config.ledger.path else None
-        ledger = Ledger(_prices(config), self._store, max_rows=config.ledger.max_rows_in_memory)
+        book = config.ledger
+        self._store = SQLiteStore(book.path, keep_days=book.keep_days) if book.path else None
+        ledger = Ledger(_prices(config), self._store, max_rows=book.max_rows_in_memory)
         measure(self.metrics, ledger)
         self._request_log = RequestLog(config.log) if config.log.requests else None
         self.recorder = Recorder(ledger, self.metrics, self._request_log, clock)

@@ -226,6 +226,19 @@ class LedgerFile:
                 [_fold_row(self.boot, base + row, fold) for row, fold in folds],
             )
 
+    def forget(self, before: float, limit: int) -> int:
+        """Delete rows that are over and began before this moment (Unix time), at most so many.
+
+        :returns: how many were deleted; fewer than ``limit``: no others are that old
+        """
+        with self._transaction():
+            self._db.execute("DELETE FROM folded WHERE last_started < ?", (before,))
+            return self._db.execute(
+                "DELETE FROM attempts WHERE row IN"
+                " (SELECT row FROM attempts WHERE started < ? AND outcome != ? LIMIT ?)",
+                (before, RESERVED, limit),
+            ).rowcount
+
     def close(self, *, ended: bool) -> None:
         """:param ended: no row of ours is open, nobody need look for us."""
         if ended:

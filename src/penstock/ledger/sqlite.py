@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 INTERVAL = 0.2  # seconds between two batches
 BATCH = 1_000  # rows of one transaction
+FORGET_ROWS = 500  # deleted in one transaction
+FORGET_INTERVAL = 600.0  # seconds between two looks for rows that are too old
 _MAX_PAUSE = 5.0  # seconds between two tries while the file cannot be written
 
 
@@ -53,6 +55,7 @@ class SQLiteStore:
 
     :param path: the file; it is made, its directory is not
     :param max_rows: settled rows that may wait for the disk
+    :param keep_days: older rows are deleted; 0: none ever
     :param interval: seconds between two batches
     :param busy_timeout: seconds that the writer waits for another process's transaction
     """
@@ -62,11 +65,14 @@ class SQLiteStore:
         path: str | Path,
         *,
         max_rows: int = 10_000,
+        keep_days: float = 0.0,
         interval: float = INTERVAL,
         busy_timeout: float = 2.0,
     ) -> None:
         self.path = Path(path).absolute()
         self._max_rows = max_rows
+        self._keep_seconds = keep_days * 86_400
+        self._forget_at = 0.0  # when old rows are looked for again, monotonic
         self._interval = interval
         self._busy_timeout = busy_timeout
         self._batch = min(BATCH, max_rows)
@@ -204,6 +210,8 @@ class SQLiteStore:
                 # Who asks for a flush, or closes, does not want to wait for a pause to end.
                 if last or asked > self._done or time.monotonic() >= self._retry_at:
                     self._write()
+                    if self._keep_seconds and not last and time.monotonic() >= self._forget_at:
+                        self._forget()
             except Exception as error:  # noqa: BLE001 - whatever it is, rows wait and the writer lives
                 self._fail(error)
             with self._changed:
@@ -278,6 +286,13 @@ class SQLiteStore:
                 self._mend()
                 self._write_batch(file)
         self._recover()
+
+    def _forget(self) -> None:
+        """Delete what is too old, in steps: nobody shall wait long for a long transaction."""
+        assert self._file is not None
+        deleted = self._file.forget(time.time() - self._keep_seconds, FORGET_ROWS)
+        if deleted < FORGET_ROWS:
+            self._forget_at = time.monotonic() + FORGET_INTERVAL
 
     def _write_batch(self, file: LedgerFile) -> None:
         reserved = list(islice(self._to_reserve.items(), BATCH))
