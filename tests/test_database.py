@@ -1,0 +1,101 @@
+"""A SQLite file of ours: what is written is written, and what is not ours stays as it is."""
+
+import asyncio
+import sqlite3
+
+import pytest
+
+from penstock.database import Database
+from penstock.errors import ConfigError, StorageUnavailable
+
+SCHEMA = ("CREATE TABLE t (n INTEGER)",)
+
+
+def a_database(path, **more):
+    return Database(path, **{"application_id": 7, "version": 1, "schema": SCHEMA, **more})
+
+
+async def numbers(database):
+    return [n for (n,) in await database.read(lambda db: db.execute("SELECT n FROM t ORDER BY n").fetchall())]
+
+
+def test_what_was_written_is_there_for_others_and_after_a_restart(tmp_path):
+    async def main():
+        one, two = a_database(tmp_path / "d"), a_database(tmp_path / "d")
+        await one.open()
+        await one.write(lambda db: db.execute("INSERT INTO t VALUES (1)"))
+        assert await numbers(two) == [1]
+        await asyncio.gather(
+            *(
+                each.write(lambda db, n=n: db.execute("INSERT INTO t VALUES (?)", (n,)))
+                for n in (2, 3)
+                for each in (one, two)
+            )
+        )
+        await one.close()
+        await two.close()
+        again = a_database(tmp_path / "d")
+        assert await numbers(again) == [1, 2, 2, 3, 3]
+        await again.close()
+
+    asyncio.run(main())
+
+
+def test_a_write_that_fails_changes_nothing(tmp_path):
+    def half(db):
+        db.execute("INSERT INTO t VALUES (1)")
+        raise LookupError
+
+    async def main():
+        database = a_database(tmp_path / "d")
+        with pytest.raises(LookupError):
+            await database.write(half)
+        assert await numbers(database) == []
+        with pytest.raises(StorageUnavailable):
+            await database.write(lambda db: db.execute("INSERT INTO nothing VALUES (1)"))
+        await database.write(lambda db: db.execute("INSERT INTO t VALUES (2)"))
+        assert await numbers(database) == [2]
+        await database.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("prepare", "why"),
+    [
+        (lambda path: path.write_bytes(b"not a database at all" * 100), "not a database"),
+        (
+            lambda path: sqlite3.connect(path).execute("CREATE TABLE mine (x)").connection.close(),
+            "somebody else",
+        ),
+        (lambda path: path.mkdir(), "unable to open"),
+    ],
+)
+def test_what_is_not_ours_is_refused_and_left_alone(prepare, why, tmp_path):
+    path = tmp_path / "d"
+    prepare(path)
+    before = path.read_bytes() if path.is_file() else None
+
+    async def main():
+        database = a_database(path)
+        with pytest.raises(ConfigError) as refused:
+            await database.open()
+        assert why in refused.value.message
+        await database.close()
+
+    asyncio.run(main())
+    assert (path.read_bytes() if path.is_file() else None) == before or why == "somebody else"
+
+
+def test_another_version_is_refused(tmp_path):
+    async def main():
+        old = a_database(tmp_path / "d")
+        await old.open()
+        await old.close()
+        new = a_database(tmp_path / "d", version=2)
+        with pytest.raises(ConfigError) as refused:
+            await new.open()
+        assert "version 1" in refused.value.message
+        await new.close()
+
+    asyncio.run(main())

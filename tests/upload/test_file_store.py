@@ -1,0 +1,299 @@
+"""The store of files: owners, quotas, pages, expiry, and disks that refuse."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import resource
+import time
+
+import pytest
+
+from penstock.errors import BodyTooLarge, ConfigError, Forbidden, NotFound, StorageFull, StorageUnavailable
+from penstock.upload import files as module
+from penstock.upload.files import LEAST_CHARGE, FileStore, storage_error
+
+
+class Wall:
+    def __init__(self):
+        self.time = 1_000_000.0
+
+    def __call__(self):
+        return self.time
+
+
+@contextlib.asynccontextmanager
+async def a_store(directory, **more):
+    settings = {"max_file_bytes": 1 << 20, "tenant_bytes": 4 << 20, "kept_for": 100.0, "now": Wall(), **more}
+    store = FileStore(directory / "kept", **settings)
+    await store.start()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def put(store, content=b"hello", tenant="t", filename="f.txt", purpose="batch", kept_for=None):
+    incoming = await store.receive(tenant, 0)
+    try:
+        await incoming.write(content)
+        return await incoming.finish(filename, purpose, kept_for)
+    finally:
+        await incoming.discard()
+
+
+async def content_of(store, file):
+    return b"".join([piece async for piece in store.pieces(file.id)])
+
+
+def run(main):
+    return asyncio.run(main)
+
+
+def everything(directory):
+    return sorted(path.name for path in directory.rglob("*") if path.is_file() and "sqlite" not in path.name)
+
+
+def test_what_was_kept_is_there_after_a_restart(tmp_path):
+    async def main():
+        async with a_store(tmp_path) as store:
+            file = await put(store, b"x" * 700_000)
+        async with a_store(tmp_path) as store:
+            assert await store.get("t", file.id) == file
+            assert await content_of(store, file) == b"x" * 700_000
+            assert everything(tmp_path) == [file.id]
+            await store.delete("t", file.id)
+            assert everything(tmp_path) == []
+            with pytest.raises(NotFound):
+                await store.get("t", file.id)
+
+    run(main())
+
+
+def test_what_belongs_to_another_is_not_there(tmp_path):
+    async def main():
+        async with a_store(tmp_path) as store:
+            file = await put(store, tenant="alice")
+            for attempt in (store.get("bob", file.id), store.delete("bob", file.id)):
+                with pytest.raises(NotFound) as refused:
+                    await attempt
+                assert refused.value.code == "file_not_found"
+            assert await store.page("bob") == ([], False)
+            assert await content_of(store, file) == b"hello"
+
+    run(main())
+
+
+def test_ids_that_are_paths_lead_nowhere(tmp_path):
+    async def main():
+        async with a_store(tmp_path) as store:
+            for name in (
+                "../files.sqlite",
+                "/etc/passwd",
+                "",
+                "x" * 10_000,
+                "a\0b",
+                "'; DROP TABLE files; --",
+            ):
+                with pytest.raises(NotFound):
+                    await store.get("t", name)
+
+    run(main())
+
+
+def test_pages_follow_one_another_in_either_order(tmp_path):
+    async def main():
+        async with a_store(tmp_path) as store:
+            ids = []
+            for i in range(7):
+                store._now.time += i % 2  # some in the same second
+                ids.append((await put(store, purpose="batch" if i % 3 else "vision")).id)
+            for newest_first in (True, False):
+                seen, after = [], ""
+                while True:
+                    page, more = await store.page("t", after=after, limit=3, newest_first=newest_first)
+                    seen += [file.id for file in page]
+                    if not more:
+                        break
+                    after = seen[-1]
+                assert sorted(seen) == sorted(ids)
+                assert len(seen) == 7
+            whole = await store.page("t")
+            assert [file.created for file in whole[0]] == sorted((f.created for f in whole[0]), reverse=True)
+            assert len((await store.page("t", purpose="vision"))[0]) == 3
+
+    run(main())
+
+
+def test_too_large_a_file_is_refused_while_it_comes(tmp_path):
+    async def main():
+        async with a_store(tmp_path) as store:
+            with pytest.raises(BodyTooLarge):
+                await put(store, bytes((1 << 20) + 1))
+            with pytest.raises(BodyTooLarge):
+                await store.receive("t", 100 << 20)
+            assert everything(tmp_path) == []
+            assert store._coming == {}
+            await put(store, bytes(1 << 20))
+
+    run(main())
+
+
+def test_a_tenant_keeps_no_more_than_it_may_also_with_several_files_on_their_way(tmp_path):
+    async def main():
+        async with a_store(tmp_path, tenant_bytes=3 * LEAST_CHARGE) as store:
+            coming = [await store.receive("t", 0) for _ in range(3)]
+            with pytest.raises(Forbidden) as refused:
+                await store.receive("t", 0)
+            assert refused.value.code == "storage_quota_exceeded"
+            for incoming in coming:
+                await incoming.write(b"tiny")
+                await incoming.finish("f", "batch", None)  # even an empty file takes its block
+            with pytest.raises(Forbidden):
+                await put(store)
+            await put(store, tenant="another")
+
+    run(main())
+
+
+def test_two_workers_together_keep_the_quota(tmp_path):
+    async def main():
+        async with (
+            a_store(tmp_path, tenant_bytes=100_000) as one,
+            a_store(tmp_path, tenant_bytes=100_000) as two,
+        ):
+            first, second = await one.receive("t", 0), await two.receive("t", 0)
+            await first.write(bytes(60_000))
+            await second.write(bytes(60_000))
+            await first.finish("f", "batch", None)
+            with pytest.raises(Forbidden):
+                await second.finish("f", "batch", None)
+            await second.discard()
+            assert len(everything(tmp_path)) == 1
+
+    run(main())
+
+
+def test_a_file_goes_when_its_time_has_come(tmp_path):
+    async def main():
+        async with a_store(tmp_path) as store:
+            usual, longer = await put(store), await put(store, kept_for=200.0)
+            store._now.time += 99.0
+            assert len((await store.page("t"))[0]) == 2
+            store._now.time += 2.0
+            assert (await store.page("t"))[0] == [longer]
+            with pytest.raises(NotFound):
+                await store.get("t", usual.id)
+            assert await store.expire() == 1
+            assert everything(tmp_path) == [longer.id]
+
+    run(main())
+
+
+def test_a_file_without_an_end_stays(tmp_path):
+    async def main():
+        async with a_store(tmp_path, kept_for=0.0) as store:
+            file = await put(store)
+            assert file.expires is None
+            store._now.time += 1e9
+            assert await store.expire() == 0
+            assert await store.get("t", file.id) == file
+
+    run(main())
+
+
+def test_what_a_killed_process_left_is_removed_after_a_while_and_nothing_else(tmp_path, monkeypatch):
+    async def main():
+        async with a_store(tmp_path, kept_for=0.0) as store:
+            file = await put(store)
+            under_way = await store.receive("t", 0)
+            for place in ("incoming", "content"):
+                (tmp_path / "kept" / place / "file-orphan").write_bytes(b"x")
+            assert await store.expire() == 0
+            monkeypatch.setattr(module, "ORPHANED", -1.0)  # everything is old
+            await under_way.write(b"x")
+            await store.expire()
+            assert everything(tmp_path) == [file.id]
+            await under_way.discard()
+
+    run(main())
+
+
+def test_a_file_may_be_entered_twice(tmp_path):
+    """A batch's results, after a crash between two steps of entering them."""
+
+    async def main():
+        async with a_store(tmp_path, tenant_bytes=LEAST_CHARGE) as store:
+            path = tmp_path / "results"
+            path.write_bytes(b"results")
+            file = store.described("file-fixed", 7, "r.jsonl", "batch_output", None)
+            await put(store)  # the quota is used up
+            os.link(path, tmp_path / "again")
+            await store.enter("t", path, file, within_quota=False)
+            assert not path.exists()
+            await store.enter("t", tmp_path / "again", file, within_quota=False)
+            await store.enter("t", path, file, within_quota=False)  # nothing is left to be done
+            assert await content_of(store, file) == b"results"
+            assert len((await store.page("t"))[0]) == 2
+
+    run(main())
+
+
+def test_a_disk_that_is_full_is_told_and_leaves_nothing_behind(tmp_path):
+    async def main():
+        async with a_store(tmp_path) as store:
+            before = resource.getrlimit(resource.RLIMIT_FSIZE)
+            incoming = await store.receive("t", 0)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))  # SIGXFSZ is ignored by Python
+            try:
+                with pytest.raises(StorageFull) as refused:
+                    await incoming.write(bytes(600_000))
+                assert refused.value.status == 507
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+                await incoming.discard()
+            assert everything(tmp_path) == []
+            await put(store)
+
+    run(main())
+
+
+def test_what_a_disk_says_is_told_without_its_paths():
+    assert isinstance(storage_error(OSError(errno.ENOSPC, "No space", "/secret")), StorageFull)
+    assert isinstance(storage_error(OSError(errno.EDQUOT, "Quota", "/secret")), StorageFull)
+    other = storage_error(OSError(errno.EIO, "I/O error", "/secret"))
+    assert isinstance(other, StorageUnavailable)
+    assert "secret" not in other.message
+
+
+def test_a_directory_that_cannot_be_used_is_a_mistake_of_the_configuration(tmp_path):
+    (tmp_path / "kept").write_text("a file")
+    with pytest.raises(ConfigError):
+        run(entered(a_store(tmp_path)))
+
+
+async def entered(context):
+    async with context:
+        pass
+
+
+def test_content_that_somebody_removed_is_told_as_such(tmp_path):
+    async def main():
+        async with a_store(tmp_path) as store:
+            file = await put(store)
+            store.path_of(file.id).unlink()
+            with pytest.raises(StorageUnavailable):
+                await content_of(store, file)
+            await store.delete("t", file.id)
+
+    run(main())
+
+
+def test_times_are_of_the_clock_that_was_given(tmp_path):
+    async def main():
+        async with a_store(tmp_path) as store:
+            file = await put(store)
+            assert (file.created, file.expires) == (1_000_000.0, 1_000_100.0)
+            assert abs(store.path_of(file.id).stat().st_mtime - time.time()) < 60
+
+    run(main())
