@@ -97,6 +97,23 @@ class TestOnUvicorn:
 
         asyncio.run(main())
 
+    def test_a_large_file_goes_through_in_pieces(self, contents, tmp_path):
+        contents["files"] = {"directory": str(tmp_path / "kept")}
+        contents["listener"] = {"max_body_bytes": 100_000}
+        content = os.urandom(5_000_000)
+
+        async def main():
+            async with Served(create_app(contents)) as served:
+                form = {"files": {"file": ("f.bin", content)}, "data": {"purpose": "user_data"}}
+                file = (await served.client.post("/v1/files", **form)).json()
+                assert file["bytes"] == len(content)
+                back = await served.client.get(f"/v1/files/{file['id']}/content")
+                assert back.content == content
+                gone = await served.client.delete(f"/v1/files/{file['id']}")
+                assert gone.json()["deleted"]
+
+        asyncio.run(main())
+
     def test_a_stream_comes_as_it_is_made(self, contents):
         async def main():
             async with Served(create_app(contents)) as served:

@@ -20,6 +20,7 @@ from penstock.errors import ConfigError
 
 SIM = "upstreams: {sim: {kind: sim}}\n"
 HASH = hash_key("somebody's key")
+WHSEC = "whsec_" + "A" * 32
 
 
 def mistakes(text, environ=None):
@@ -303,6 +304,33 @@ def test_the_error_says_how_many_and_where():
         ('prices: "a\\0b"', "1:9: prices", "is no path"),
         ("ledger: {path: /nowhere/l.sqlite}", "1:16: ledger.path", "there is no directory /nowhere"),
         ("ledger: {path: /}", "1:16: ledger.path", "/ is a directory; name a file in it"),
+        ("files: {directory: /nowhere/files}", "1:20: files.directory", "there is no directory /nowhere"),
+        ("webhooks: {path: /nowhere/w.sqlite}", "1:18: webhooks.path", "there is no directory /nowhere"),
+        (
+            f"webhooks: {{endpoints: [{{url: 'http://a/', secret: {WHSEC}}}]}}",
+            "1:11: webhooks.path",
+            "is missing",
+        ),
+        (
+            f"webhooks: {{path: w, endpoints: [{{url: 'ftp://a/', secret: {WHSEC}}}]}}",
+            "1:39: webhooks.endpoints[0].url",
+            "http",
+        ),
+        (
+            "webhooks: {path: w, endpoints: [{url: 'http://a/', secret: hush-hush}]}",
+            "1:60: webhooks.endpoints[0].secret",
+            "whsec_ and a key in base64",
+        ),
+        (
+            "webhooks: {path: w, endpoints: [{url: 'http://a/', secret: whsec_c2hvcnQ=}]}",
+            "1:60: webhooks.endpoints[0].secret",
+            "24 to 64 bytes",
+        ),
+        (
+            f"webhooks: {{path: w, endpoints: [&e {{url: 'http://a/', secret: {WHSEC}}}, *e]}}",
+            "1:42: webhooks.endpoints[1].url",
+            "twice for one tenant",
+        ),
     ],
 )
 def test_a_mistake_has_its_place_and_its_reason(text, where, what):
