@@ -53,6 +53,32 @@ end
 return answers
 """
 
+APPEND = b"""
+-- The common case of WRITE: events for generations that have begun, and that go on.
+-- KEYS: record and events of each generation.  ARGV of each: epoch, first, how many are there then, size, events.
+-- Returns as WRITE does, but a single false if nothing was refused.
+local answers, all = {}, true
+for i = 1, #KEYS / 2 do
+  local record, a = KEYS[2 * i - 1], 5 * i - 4
+  local stored = redis.call('HMGET', record, 'epoch', 'events', 'state')
+  if stored[1] == ARGV[a] and stored[2] == ARGV[a + 1] and stored[3] == 'running' then
+    redis.call('XADD', KEYS[2 * i], string.format('%d-0', ARGV[a + 1] + 1), 'e', ARGV[a + 4])
+    redis.call('HSET', record, 'events', ARGV[a + 2])
+    redis.call('HINCRBY', record, 'size', ARGV[a + 3])
+    if ARGV[a + 1] == '0' then redis.call('PEXPIREAT', KEYS[2 * i], redis.call('PEXPIRETIME', record)) end
+    answers[i] = false
+  else
+    local refused = 'misplaced'
+    if not stored[1] then refused = 'unknown'
+    elseif stored[1] ~= ARGV[a] then refused = 'fenced'
+    elseif stored[3] ~= 'running' then refused = 'ended' end
+    answers[i] = {refused, tonumber(stored[2] or '0')}
+    all = false
+  end
+end
+return not all and answers
+"""
+
 READ = b"""
 -- KEYS: record and events of each generation.  ARGV: most entries of each; the first index wanted of each.
 -- Returns for each: state, how many events there are, and entries from the one with that index on.
@@ -125,4 +151,4 @@ end
 return redis.call('GET', KEYS[4])
 """
 
-ALL = (WRITE, READ, TAKE_OVER, RELEASE, CLAIM, COUNT_IN, COUNT_OUT)
+ALL = (WRITE, APPEND, READ, TAKE_OVER, RELEASE, CLAIM, COUNT_IN, COUNT_OUT)

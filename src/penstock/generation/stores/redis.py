@@ -60,6 +60,7 @@ _decode_ending = msgspec.msgpack.Decoder(Ending).decode
 _REASONS = {reason.value.encode(): reason for reason in Reason}
 _FIELDS = (b"request", b"state", b"owner", b"epoch", b"events", b"size", b"expires_at", b"ending")
 _SHA = {script: hashlib.sha1(script, usedforsecurity=False).hexdigest().encode() for script in scripts.ALL}
+_OF_SEVERAL = frozenset({scripts.WRITE, scripts.APPEND, scripts.READ})
 _NOTHING = (b"",) * 5
 
 
@@ -108,14 +109,20 @@ class RedisStore:
         self._announce([write.begin for write in writes if write.begin is not None])
         keys: list[bytes] = []
         values: list[bytes] = []
+        plain = not any(
+            write.begin is not None or write.end is not None or not write.events for write in writes
+        )
         for write in writes:
             keys += self._keys(write.id)
-            values += _arguments(write)
+            values += _appended(write) if plain else _arguments(write)
+        script = scripts.APPEND if plain else scripts.WRITE
         try:
-            answers = await self._run(self._writing, scripts.WRITE, keys, values)
+            answers = await self._run(self._writing, script, keys, values)
         except _Full:
             await self._drop(self.max_bytes * 9 // 10)
             raise
+        if answers is None:  # nothing was refused
+            return {}
         refused = {}
         counted: list[bytes] = []
         now = b"%.6f" % time.time()
@@ -334,14 +341,25 @@ class RedisStore:
         """
         await link.ready()
         sha = _SHA[script]
-        if not link.cluster or len(keys) == 2 or script not in (scripts.WRITE, scripts.READ):
+        if not link.cluster or len(keys) == 2 or script not in _OF_SEVERAL:
             return await link.ask(b"EVALSHA", sha, b"%d" % len(keys), *keys, *values)
         each = (len(values) - shared) // (len(keys) // 2)
         commands = []
         for i in range(len(keys) // 2):
             own = values[shared + i * each : shared + (i + 1) * each]
             commands.append((b"EVALSHA", sha, b"2", *keys[2 * i : 2 * i + 2], *values[:shared], *own))
-        return [answer for (answer,) in await link.ask_all(commands)]
+        return [None if answers is None else answers[0] for answers in await link.ask_all(commands)]
+
+
+def _appended(write: Write) -> tuple[bytes, ...]:
+    first, events = write.first, write.events
+    return (
+        b"%d" % write.epoch,
+        b"%d" % first,
+        b"%d" % (first + len(events)),
+        b"%d" % size_of(events),
+        _encode(events),
+    )
 
 
 def _arguments(write: Write) -> tuple[bytes, ...]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
@@ -39,6 +40,7 @@ CLOSE_TIMEOUT = 5.0  # seconds until a thread that hangs in the disk is left beh
 
 _CHECKPOINT_EVERY = 256  # batches between two looks at the size of the write-ahead log
 _CHECKPOINT_BYTES = 16 << 20
+_LOOK_EVERY = 0.05  # seconds between two looks whether the file was moved or removed
 _REMOVED_AT_ONCE = 50  # generations in one transaction: others wait for it
 
 
@@ -217,6 +219,7 @@ class _Side(Generic[Side]):
         self._closed = False
         # The thread's own.
         self._side: Side | None = None
+        self._look_at = 0.0
         self._ended = False
 
     async def do(self, job: Callable[[Side], Result]) -> Result:
@@ -279,6 +282,10 @@ class _Side(Generic[Side]):
     def _opened(self) -> Side:
         side = self._side
         if side is not None:
+            now = time.monotonic()
+            if now < self._look_at:
+                return side
+            self._look_at = now + _LOOK_EVERY
             if side.file.is_current():
                 return side
             self._shut()
