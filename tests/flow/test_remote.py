@@ -63,6 +63,30 @@ def test_429s_without_a_time_make_the_pauses_longer_and_an_answer_ends_that():
     assert bucket._pause == 2.0
 
 
+def test_the_rate_of_one_that_tells_nothing_is_guessed_from_what_it_answered_and_spent_evenly():
+    bucket = RemoteBucket()
+    for tenth in range(300):
+        bucket.accepted(1, tenth / 10)  # ten a second
+    bucket.refused(1.0, 30.0)
+    assert bucket._rate == pytest.approx(10, rel=0.1)
+    for number in range(20):
+        bucket.sent(number, 1, 31.0)
+    assert bucket.wait(1, 31.0) == pytest.approx(1.1, abs=0.2)
+
+
+def test_a_guessed_rate_grows_slowly_and_falls_with_each_429():
+    bucket = RemoteBucket()
+    for tenth in range(300):
+        bucket.accepted(1, tenth / 10)
+    bucket.refused(1.0, 30.0)
+    first = bucket._rate
+    bucket.refused(1.0, 32.0)
+    assert bucket._rate < first
+    for second in range(33, 73):
+        bucket.wait(1, float(second))
+    assert first < bucket._rate < first * 1.1
+
+
 def test_many_429s_of_calls_that_were_under_way_are_one_piece_of_news():
     bucket = RemoteBucket()
     for _ in range(50):
@@ -78,9 +102,9 @@ def test_a_provider_that_says_429_where_there_should_be_room_is_not_believed_for
     bucket.sent(2, 1, 1.0)
     bucket.answered(2, Told(60, 60, None), 1.0)
     assert bucket.wait(30, 1.0) > 10
-    bucket.sent(3, 1, 31.0)
-    bucket.answered(3, Told(60, 60, None), 31.0)
-    assert bucket.wait(30, 31.0) == 0
+    bucket.sent(3, 1, 601.0)
+    bucket.answered(3, Told(60, 60, None), 601.0)
+    assert bucket.wait(30, 601.0) == 0
 
 
 def test_a_provider_that_always_says_nothing_is_left_is_asked_all_the_same():

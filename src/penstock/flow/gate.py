@@ -319,6 +319,9 @@ class Gate:
                 alike = self.pace.observe_first_token(outcome.first_token, turn.asked.prompt_tokens)
                 self.limit.observe(alike, in_progress, now)
             self.queue.charge(turn.asked.tier, turn.asked.tenant, held - self.pace.holding)
+        if not blames and self.requests is not None and self.tokens is not None:
+            self.requests.accepted(1.0, now)
+            self.tokens.accepted(turn.asked.tokens, now)
         if not blames:
             self.pace.observe(held, outcome.tokens_per_second, outcome.output_tokens)
         self._next(now)

@@ -2,41 +2,71 @@
 
 The provider has a bucket of ``limit`` units that fills all the time.  With each answer it says how much was
 left when it began to answer; what was sent after that call, and is not answered yet, has to be taken off.
-Between two answers the bucket is reckoned on.  Nothing is limited before the provider has told of a limit.
+Between two answers the bucket is reckoned on.  Nothing is limited before the provider has told of a limit, or
+has said 429.
 
-Providers lie, in either direction, or mean something else.  One that says 429 where there should have been
-room is not believed for a while: its bucket counts as empty, and fills at the pace that it has.  And nobody
-waits longer than :data:`MAX_PAUSE` for a provider's word alone: then one call goes, and brings news.
+Some never tell, and some lie.  After a 429 from one that had not told, or had told of room, the rate is
+*guessed*: a little less than it had answered lately, growing slowly up to the next 429 (additive increase,
+multiplicative decrease), and spent evenly.  What a liar tells is not listened to for a while, and for twice as
+long each time.  And nobody waits longer than :data:`MAX_PAUSE` for a provider's word alone: then one call goes,
+and brings news.
 """
 
 from __future__ import annotations
+
+from math import exp
 
 from penstock.wire.ratelimits import Told
 
 PERIOD = 60.0  # seconds: limits are per minute, where the provider does not say how soon they are whole
 MAX_PAUSE = 60.0  # seconds
 FIRST_PAUSE = 1.0  # seconds, after a 429 without a Retry-After; doubled with each that follows
-DISTRUST = 30.0  # seconds
+DISTRUST = 600.0  # seconds, the first time: a guessed rate serves well meanwhile
+MAX_DISTRUST = 86_400.0  # seconds
 FASTEST, SLOWEST = 1.0, 86_400.0  # seconds in which a whole bucket fills: what is beyond is not believed
 MARGIN = 0.01  # of the limit: not used, because clocks and estimates differ
+
+LESS = 0.97  # of the rate that was too much, after a 429
+GROWTH, NEAR_GROWTH = 0.03, 0.001  # of the rate, per second: far from the last 429, and near it
+BURST = 1.0  # seconds' worth of a guessed rate that may come at once
+LATELY = 10.0  # seconds over which answers are counted
 
 
 class RemoteBucket:
     """One of a provider's buckets, of requests or of tokens."""
 
-    __slots__ = ("_at", "_distrusted_until", "_level", "_limit", "_pause", "_paused_until", "_rate", "_sent")
+    __slots__ = (
+        "_answered",
+        "_answered_at",
+        "_at",
+        "_ceiling",
+        "_distrust",
+        "_distrusted_until",
+        "_guessed",
+        "_level",
+        "_limit",
+        "_pause",
+        "_paused_until",
+        "_rate",
+        "_sent",
+    )
 
     def __init__(self) -> None:
-        self._limit = 0.0  # 0: not told yet
+        self._limit = 0.0  # 0: neither told nor guessed
         self._rate = 0.0  # units per second
         self._level = 0.0
         self._at = 0.0  # when the level was so
         self._sent: dict[
             int, float
         ] = {}  # units of calls that are not answered, in the order of their numbers
+        self._answered = 0.0  # units per second, lately
+        self._answered_at = 0.0
+        self._guessed = False
+        self._ceiling = 0.0  # the guessed rate that brought the last 429
         self._paused_until = 0.0
         self._pause = FIRST_PAUSE
         self._distrusted_until = 0.0
+        self._distrust = DISTRUST
 
     def wait(self, units: float, now: float) -> float:
         """Seconds until a call of so many units may be sent; 0: now."""
@@ -44,9 +74,11 @@ class RemoteBucket:
         if not self._limit:
             return min(pause, MAX_PAUSE)
         self._fill(now)
-        wanted = min(units, self._limit * (1.0 - 2.0 * MARGIN)) + self._limit * MARGIN
+        if self._guessed:
+            wanted = min(units, self._limit)
+        else:
+            wanted = min(units, self._limit * (1.0 - 2.0 * MARGIN)) + self._limit * MARGIN
         missing = (wanted - self._level) / self._rate
-        # A bucket of one or two units must give them; its margin would be none.
         return min(max(pause, missing if missing > 1e-9 else 0.0), MAX_PAUSE)
 
     def sent(self, number: int, units: float, now: float) -> None:
@@ -67,21 +99,32 @@ class RemoteBucket:
         if told is None or now < self._distrusted_until:
             return
         self._learn_rate(told)
+        self._guessed = False
         self._limit = told.limit
         self._level = told.left - later
         self._at = now
         self._pause = FIRST_PAUSE
 
+    def accepted(self, units: float, now: float) -> None:
+        """A call of so many units was answered, and not refused."""
+        past = self._answered * exp(min(0.0, self._answered_at - now) / LATELY)
+        self._answered = past + units / LATELY
+        self._answered_at = now
+        self._pause = FIRST_PAUSE
+
     def refused(self, retry_after: float | None, now: float) -> None:
         """The provider says that the bucket is empty."""
-        if self._limit:
-            self._fill(now)
-            if self._level > self._limit * MARGIN:  # by what it had told, there was room
-                self._distrusted_until = now + DISTRUST
-                self._rate = self._limit / PERIOD
-            self._level = min(self._level, 0.0)
         if now < self._paused_until:  # the same news again, from a call that was under way
             return
+        if self._limit:
+            self._fill(now)
+        if not self._limit or self._guessed:
+            self._guess(now)
+        elif self._level > self._limit * MARGIN:  # by what it had told, there was room
+            self._distrusted_until = now + self._distrust
+            self._distrust = min(MAX_DISTRUST, self._distrust * 2.0)
+            self._guess(now)
+        self._level = min(self._level, 0.0)
         if retry_after is None:
             retry_after = self._pause
             self._pause = min(MAX_PAUSE, self._pause * 2.0)
@@ -96,14 +139,31 @@ class RemoteBucket:
 
     def has(self, units: float, now: float) -> bool:
         """Whether the provider has told that there is room for so many."""
-        if not self._limit:
+        if not self._limit or self._guessed:
             return False
         self._fill(now)
         return self._level >= units
 
+    def _guess(self, now: float) -> None:
+        lately = self._answered * exp(min(0.0, self._answered_at - now) / LATELY)
+        if self._guessed:
+            self._ceiling = self._rate
+            self._rate *= LESS
+        elif lately:
+            self._ceiling = self._rate = lately
+        else:
+            return  # nothing was answered lately: the pause must do
+        self._guessed = True
+        self._set_burst()
+        self._level = 0.0
+        self._at = now
+
+    def _set_burst(self) -> None:
+        self._limit = max(1.0, self._rate * BURST)
+
     def _learn_rate(self, told: Told) -> None:
         usual = told.limit / PERIOD
-        if not self._limit:
+        if not self._limit or self._guessed:
             self._rate = usual
         missing = told.limit - told.left
         if told.reset and missing > 0:
@@ -112,9 +172,16 @@ class RemoteBucket:
                 self._rate += 0.3 * (rate - self._rate)
 
     def _fill(self, now: float) -> None:
-        if now > self._at:
-            self._level = min(self._limit, self._level + (now - self._at) * self._rate)
+        passed = now - self._at
         self._at = now
+        if passed <= 0:
+            return
+        self._level = min(self._limit, self._level + passed * self._rate)
+        if self._guessed and now > self._paused_until:
+            growth = GROWTH if self._rate < LESS * self._ceiling else NEAR_GROWTH
+            self._rate *= 1.0 + growth * min(passed, 1.0)
+            self._set_burst()
 
     def __repr__(self) -> str:
-        return f"<RemoteBucket {self._level:g} of {self._limit:g}, {self._rate:g}/s, {len(self._sent)} unanswered>"
+        source = "guessed" if self._guessed else "told"
+        return f"<RemoteBucket {self._level:g} of {self._limit:g}, {self._rate:g}/s {source}, {len(self._sent)} unanswered>"

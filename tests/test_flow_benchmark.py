@@ -1,0 +1,67 @@
+"""The simulation of docs/flow.md still comes to what it says there: it is deterministic, and has its own clock."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:  # pytest may be started in other ways than `python -m pytest`
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks.flow import limited  # noqa: E402
+from benchmarks.flow.figures import figures, max_min  # noqa: E402
+from benchmarks.flow.simulate import run  # noqa: E402
+from benchmarks.flow.workload import workload  # noqa: E402
+
+SECONDS = 200.0
+TRACE = ROOT / "tests" / "lab" / "data" / "azure_small.csv"
+
+
+def served(load, system, trace=None):
+    arrivals = workload(load, SECONDS, trace)
+    run(system, arrivals)
+    return arrivals
+
+
+def at(load, system, trace=None):
+    return figures(served(load, system, trace), SECONDS / 4)
+
+
+def test_twice_too_many_calls_waste_nothing_and_the_top_tier_does_not_notice():
+    arrivals = served(2.0, "gate")
+    heavy = figures(arrivals, SECONDS / 4)
+    assert heavy.goodput >= 0.95
+    alone = sorted(call.prefill for call in arrivals if call.tier == "realtime" and call.at >= SECONDS / 4)
+    assert heavy.p99["realtime"] <= 1.3 * alone[int(0.99 * (len(alone) - 1))]
+    assert heavy.in_time["realtime"] > 0.99  # the last ones are cut off by the end
+    assert heavy.jain >= 0.98
+
+
+def test_first_come_first_served_would_fail_the_top_tier_altogether():
+    assert at(2.0, "fcfs").in_time["realtime"] < 0.2
+
+
+def test_traces_can_be_replayed():
+    assert at(0.5, "gate", str(TRACE)).in_time["realtime"] > 0.99
+
+
+def test_a_providers_rate_is_used_and_it_has_nothing_to_refuse():
+    used, refused = limited.run(limited.gated, "honest", 1)
+    assert used >= 0.95
+    assert refused < 0.005
+    used, refused = limited.run(limited.gated, "silent", 1)
+    assert used >= 0.95
+    assert refused < 0.01
+
+
+@pytest.mark.parametrize(
+    ("asked", "there_is", "fair"),
+    [
+        ({"a": 9.0, "b": 1.0}, 6.0, {"a": 5.0, "b": 1.0}),
+        ({"a": 9.0, "b": 8.0}, 6.0, {"a": 3.0, "b": 3.0}),
+        ({"a": 1.0, "b": 1.0}, 6.0, {"a": 1.0, "b": 1.0}),
+    ],
+)
+def test_fair_is_that_nobody_gets_more_by_asking_more(asked, there_is, fair):
+    assert max_min(asked, there_is) == fair
