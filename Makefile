@@ -13,8 +13,10 @@ export PIP_ROOT_USER_ACTION := ignore
 VERSIONS := 3.13 3.12 3.11
 FLOOR := 3.11
 
-# Tests run side by side, a file in one process: most of them wait more than they work.
+# Tests run side by side, a file in one process: most of them wait more than they work.  All processes must
+# find the same tests in the same order, so sets of strings have one order in all of them.
 JOBS := $(shell nproc 2>/dev/null || echo 2)
+units floor: export PYTHONHASHSEED := 0
 PYTEST := -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 VENV := .venv
