@@ -334,3 +334,41 @@ STREAMS = {
 @pytest.mark.parametrize(("endpoint", "frames", "tokens"), STREAMS.values(), ids=STREAMS)
 def test_tokens_of_a_broken_stream_are_counted_from_its_deltas(endpoint, frames, tokens):
     assert usage.output_tokens_in(endpoint, frames) == tokens
+
+
+# ---- plain answers that broke off ----
+
+LONG = "word " * 100  # 500 bytes, 125 tokens
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"id": "chatcmpl-1", "choices": [{"index": 0, "message": {"role": "assistant", "content": LONG}}]},
+        {"id": "cmpl-1", "choices": [{"index": 0, "text": LONG}]},
+        {"id": "msg_1", "type": "message", "content": [{"type": "text", "text": LONG}]},
+        {"output": [{"type": "message", "content": [{"type": "output_text", "text": LONG}]}]},
+        {"choices": [{"message": {"content": None, "reasoning_content": LONG}}]},
+        {"choices": [{"message": {"tool_calls": [{"function": {"name": "f", "arguments": LONG}}]}}]},
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_of_part_of_an_answer_only_what_the_model_wrote_counts(answer, indent):
+    whole = json.dumps(answer, indent=indent).encode()
+    assert usage.output_tokens_in_part(whole[:-1]) == 125
+    assert usage.output_tokens_in_part(whole[: whole.index(b"word") + 250]) == 63
+
+
+@pytest.mark.parametrize(("text", "tokens"), [('"' * 40, 10), ("\n" * 40, 10), ("é" * 40, 10)])
+def test_an_escape_is_one_character(text, tokens):
+    assert usage.output_tokens_in_part(b'{"text":' + json.dumps(text).encode()) == tokens
+
+
+def test_an_escape_that_was_cut_does_no_harm():
+    assert usage.output_tokens_in_part(b'{"text":"four\\') == 1
+    assert usage.output_tokens_in_part(b'{"text":"four\\u00') == 2
+
+
+def test_where_no_text_can_be_found_the_size_must_do():
+    assert usage.output_tokens_in_part(b"x" * 40) == 10
+    assert usage.output_tokens_in_part(b"") == 0

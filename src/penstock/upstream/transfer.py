@@ -464,8 +464,5 @@ class PlainTransfer(Transfer):
             return self._usage
         if not self._pieces:
             return Usage()
-        return Usage(
-            input_tokens=self._prompt_tokens(),
-            output_tokens=usage.estimate_tokens(self._size) if self.job.endpoint.streams else 0,
-            estimated=True,
-        )
+        output = usage.output_tokens_in_part(b"".join(self._pieces)) if self.job.endpoint.streams else 0
+        return Usage(input_tokens=self._prompt_tokens(), output_tokens=output, estimated=True)

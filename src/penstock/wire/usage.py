@@ -6,6 +6,7 @@ absent or null.  All are brought to the one form of ``messages.Usage``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import msgspec
@@ -355,6 +356,24 @@ def output_tokens_in(endpoint: Endpoint, frames: Iterable[bytes]) -> int:
             except NOT_JSON:
                 continue
     return total
+
+
+# What a model has written, in the plain answers of all endpoints; the last string may have been cut.
+_WRITTEN = re.compile(
+    rb'"(?:content|text|reasoning_content|reasoning|thinking|refusal|arguments)"\s*:\s*"((?:[^"\\]|\\.)*)',
+    re.DOTALL,
+)
+_ESCAPE = re.compile(rb"\\(?:u[0-9a-fA-F]{4}|.)", re.DOTALL)
+
+
+def output_tokens_in_part(body: bytes) -> int:
+    """How many output tokens the beginning of a plain answer carries: an estimate, for one that broke off.
+
+    The names and numbers around the text cost nothing.  Where no text can be found, the size must do.
+    """
+    # An escape is a character; the few of more than one byte make no difference here.
+    written = [_ESCAPE.sub(b"x", found) for found in _WRITTEN.findall(body)]
+    return estimate_tokens(sum(map(len, written)) if written else len(body))
 
 
 def _chunk_texts(data: bytes) -> Iterable[str]:
