@@ -271,6 +271,15 @@ def test_the_last_one_standing_is_tried_and_what_is_too_much_is_told_to_wait():
     assert (well, after) == (200, 200)
 
 
+def test_a_retry_at_the_only_candidate_is_a_probe_and_what_it_says_is_what_the_caller_gets():
+    async def test(gateway, port, upstream):
+        return [(await call(port, PROMPT)).status for _ in range(3)]
+
+    twice = RetryConfig(attempts=2, first_delay=0.0)
+    script = [*answering(*[error("500 no")] * 5), *answering(plain(COMPLETION))]
+    assert run([[script]], test, FakeClock(), breaker=BREAKER, retry=twice) == [502, 502, 200]
+
+
 def test_slow_first_tokens_open_it_as_the_rule_says():
     """90 % of the calls slower than a second, 5 s open, then half-open: on the gateway's own clock."""
 

@@ -152,7 +152,7 @@ class Production:
         failure: BaseException | None = None
         try:
             if upstream.gate is not None:
-                turn = await wait_turn(upstream.gate, transfer, candidate.model)
+                turn = await wait_turn(upstream.gate, transfer, candidate)
             connection = await take_turn(upstream, transfer)
             self._transfer = transfer
             self._cancel_grace = upstream.config.cancel_grace

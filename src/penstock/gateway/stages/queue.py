@@ -67,7 +67,7 @@ def _open_for(candidate: Candidate, now: float) -> float:
     return 0.0 if gate is None else gate.open_for(candidate.model, now)
 
 
-async def wait_turn(gate: Gate, transfer: Transfer, model: str) -> Turn:
+async def wait_turn(gate: Gate, transfer: Transfer, candidate: Candidate) -> Turn:
     """The right to send a call, to be given back with :func:`settle_turn`.
 
     The clocks of the call start with it: nobody but us is to blame for the time before.
@@ -77,7 +77,7 @@ async def wait_turn(gate: Gate, transfer: Transfer, model: str) -> Turn:
     """
     call, now = transfer.job.call, transfer.now()
     asked = Asked(
-        model=model,
+        model=candidate.model,
         tenant=call.tenant.name,
         tier=call.tenant.tier,
         stream=call.stream,
@@ -99,7 +99,8 @@ async def wait_turn(gate: Gate, transfer: Transfer, model: str) -> Turn:
             turn.set_exception(answer)
 
     # By health the first candidate is one that may be asked; if it may not, none may, and it is the last standing.
-    place = gate.ask(asked, now, called, last=transfer.generation.attempts <= 1)
+    last = candidate.sole or transfer.generation.attempts <= 1
+    place = gate.ask(asked, now, called, last=last)
     if isinstance(place, Ticket):
         turn = asyncio.get_running_loop().create_future()
         try:

@@ -31,6 +31,7 @@ class Candidate(msgspec.Struct, frozen=True, eq=False):
     version: str
     weight: float
     timeouts: TimeoutConfig
+    sole: bool = False  # there is no other for this name
 
 
 class Router:
@@ -53,7 +54,7 @@ class Router:
         for name in self._exact:
             routes = self._candidates(name, set())
             if len(routes) == 1:
-                self._single[name] = tuple(routes)
+                self._single[name] = _sole(routes[0])
 
     def __repr__(self) -> str:
         return f"<Router of {len(self._config.models)} models, {len(self._upstreams)} upstreams>"
@@ -73,9 +74,12 @@ class Router:
         candidates = self._candidates(call.model, set())
         if not candidates:
             raise UnknownModel(f"the model {call.model!r} is not known here", param="model")
-        if len(candidates) == 1 and len(self._single) < MAX_REMEMBERED:
-            self._single[call.model] = tuple(candidates)
-        return candidates
+        if len(candidates) > 1:
+            return candidates
+        found = _sole(candidates[0])
+        if len(self._single) < MAX_REMEMBERED:
+            self._single[call.model] = found
+        return found
 
     def knows(self, model: str) -> bool:
         return self._entry(model) is not None
@@ -178,6 +182,10 @@ class Router:
                 rest.insert(0, candidate)
                 break
         return rest
+
+
+def _sole(candidate: Candidate) -> tuple[Candidate, ...]:
+    return (msgspec.structs.replace(candidate, sole=True),)
 
 
 def _named(template: str, pattern: str, model: str) -> str:
