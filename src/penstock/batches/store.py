@@ -135,11 +135,15 @@ class BatchStore:
     def _remove_orphans(self, db: sqlite3.Connection) -> None:
         """Of a process that was killed between linking an input and entering its batch."""
         long_ago = time.time() - ORPHANED
-        for entry in os.scandir(self.lines):
-            if entry.stat().st_ctime < long_ago:
-                known = db.execute("SELECT 1 FROM batches WHERE open AND id = ?", (Path(entry.name).stem,))
-                if known.fetchone() is None:
-                    Path(entry.path).unlink(missing_ok=True)
+        with os.scandir(self.lines) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # the batch that it belonged to has just ended
+                    if entry.stat().st_ctime < long_ago:
+                        known = db.execute(
+                            "SELECT 1 FROM batches WHERE open AND id = ?", (Path(entry.name).stem,)
+                        )
+                        if known.fetchone() is None:
+                            Path(entry.path).unlink()
 
     # ---- the files of a batch ----
 

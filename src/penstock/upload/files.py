@@ -286,12 +286,15 @@ class FileStore:
     def _old(self) -> list[str]:
         """The names of all files that nobody has written to for a while."""
         before = time.time() - ORPHANED  # by the file system's clock, whatever ours says
-        return [
-            entry.name
-            for directory in (self._incoming, self._content)
-            for entry in os.scandir(directory)
-            if max(entry.stat().st_mtime, entry.stat().st_ctime) < before  # ctime: a link is new
-        ]
+        old = []
+        for directory in (self._incoming, self._content):
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                        status = entry.stat()
+                        if max(status.st_mtime, status.st_ctime) < before:  # ctime: a link is new
+                            old.append(entry.name)
+        return old
 
     def _remove(self, names: list[str]) -> None:
         for name in names:
