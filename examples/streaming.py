@@ -1,4 +1,4 @@
-"""A stream that ends, and one that breaks: what came is delivered, then the SDK raises.
+"""A stream that ends, one that breaks and is gone on with, and one that cannot be: then the SDK raises.
 
 Start a gateway with the simulator behind it, then this::
 
@@ -16,10 +16,14 @@ client = OpenAI(
 )
 
 
-def tell(model: str) -> None:
-    print(model, end=": ")
+def tell(model: str, **more: object) -> None:
+    print(model, *more, end=": ")
     stream = client.chat.completions.create(
-        model=model, max_tokens=8, stream=True, messages=[{"role": "user", "content": "What is a penstock?"}]
+        model=model,
+        max_tokens=8,
+        stream=True,
+        messages=[{"role": "user", "content": "What is a penstock?"}],
+        **more,
     )
     try:
         for chunk in stream:
@@ -30,4 +34,5 @@ def tell(model: str) -> None:
 
 
 tell("sim:tps=100")
-tell("sim:cut-after=3")  # the simulator resets the connection after three tokens
+tell("sim:cut-after=3,once")  # the simulator resets the connection after three tokens
+tell("sim:cut-after=2,once", response_format={"type": "json_object"})  # nobody can go on inside of JSON

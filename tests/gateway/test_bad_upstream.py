@@ -24,11 +24,19 @@ from serving import (
     until,
 )
 
-from penstock.config.model import CandidateConfig, ModelConfig, RetryConfig, TimeoutConfig, UpstreamConfig
+from penstock.config.model import (
+    CandidateConfig,
+    ContinuationConfig,
+    ModelConfig,
+    RetryConfig,
+    TimeoutConfig,
+    UpstreamConfig,
+)
 from penstock.messages import Outcome, Usage
 from penstock.testing import FakeClock, ScriptedUpstream, Step
 
 ONCE = RetryConfig(attempts=1)
+NEVER = ContinuationConfig(attempts=0)
 STREAM = {**PROMPT, "stream": True}
 MESSAGE = {**PROMPT, "max_tokens": 9}
 LIMIT = 20_000  # bytes of an answer, in these tests
@@ -502,7 +510,8 @@ def test_whatever_an_upstream_sends_the_caller_is_answered_and_the_ledger_closed
 
     async def main():
         async with ScriptedUpstream([[Step.REQUEST, *script]]) as upstream:
-            async with serving(config(upstream.url, kind=kind, retry=ONCE)) as (gateway, port):
+            told = config(upstream.url, kind=kind, retry=ONCE, continuation=NEVER)
+            async with serving(told) as (gateway, port):
                 answer = await asyncio.wait_for(call(port, body, path), 20)
                 await gateway.pipeline.wait_idle()
                 return answer, rows(gateway)

@@ -333,9 +333,8 @@ def test_a_stream_that_breaks_before_its_first_event_is_tried_again_unseen():
         [DONE + STREAM_END],
         [b"7\r\ndata: {\r\n3\r\n\n\n\n\r\n"],
         [b"zz\r\n"],
-        [delta("b", "stop") + STREAM_END],
     ],
-    ids=["reset", "no-terminator", "no-finish-reason", "malformed", "bad-chunk", "no-done"],
+    ids=["reset", "no-terminator", "no-finish-reason", "malformed", "bad-chunk"],
 )
 def test_a_stream_that_breaks_midway_ends_in_an_error_and_never_as_a_success(ending):
     begun = asyncio.Event()

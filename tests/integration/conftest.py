@@ -158,6 +158,7 @@ def gateway(simulators, key, tmp_path_factory):
                     {"name": "tester", "hash": hash_key(key)},
                     {"name": "narrow", "hash": hash_key("narrow" + key), "models": ["openai/plain"]},
                 ],
+                "continuation": {"attempts": 0},  # what is broken on purpose here is to be seen
                 "retry": {"attempts": 2, "first_delay": 0.01, "max_delay": 0.02, "budget_floor": 1000},
             }
         )

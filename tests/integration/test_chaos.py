@@ -31,6 +31,7 @@ def configured(simulator, ledger, **sections):
         "models": {"*": {"candidates": [{"upstream": "own"}]}},
         "ledger": {"path": str(ledger)},
         "retry": FAST,
+        "continuation": {"attempts": 0},  # what is broken on purpose here is to be seen
         **sections,
     }
 

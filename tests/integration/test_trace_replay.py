@@ -222,7 +222,7 @@ def test_failures_before_an_answer_begins_are_repeated_unseen_and_cost_nothing(s
 @pytest.mark.parametrize("dialect", list(Dialect), ids=lambda dialect: dialect.value)
 def test_streams_that_break_are_reported_and_what_they_cost_is_booked(simulator, tmp_path, dialect):
     scripts = [*HARMLESS.values(), *BROKEN.values(), *LEFT.values(), *NONSENSE.values()]
-    config = mixed(simulator, tmp_path, scripts)
+    config = mixed(simulator, tmp_path, scripts, continuation={"attempts": 0})
     replay, rows, bill = audited(
         simulator, tmp_path, config=config, model="mixed:tokens=max", dialect=dialect, speed=60.0
     )
@@ -275,3 +275,23 @@ def test_plain_answers_that_break_are_repeated_and_both_are_booked(simulator, tm
         sum(one["input_tokens"] for one in charged),
         sum(one["output_tokens"] for one in charged),
     )
+
+
+@pytest.mark.parametrize("dialect", list(Dialect), ids=lambda dialect: dialect.value)
+def test_streams_that_break_are_gone_on_with_and_every_attempt_is_booked(simulator, tmp_path, dialect):
+    scripts = ["sim:tokens=max", "sim:tokens=max,cut-after=5,once", "sim:tokens=max,close-after=7,once"]
+    replay, rows, bill = audited(
+        simulator,
+        tmp_path,
+        config=mixed(simulator, tmp_path, scripts),
+        model="mixed:tokens=max",
+        dialect=dialect,
+        speed=60.0,
+    )
+    assert dict(replay.errors) == {}
+    assert replay.completed == 60
+    outcomes = Counter(row.outcome for row in rows)
+    # One that broke at the very limit of its caller needs no other attempt.
+    assert 10 < outcomes["continued"] <= outcomes["partial"] == 60 - outcomes["completed"]
+    assert tokens(rows)[1] == billed(bill)[1] == asked_for(AZURE)[1], "no token twice, none lost"
+    assert tokens(rows)[0] == billed(bill)[0] > asked_for(AZURE)[0]

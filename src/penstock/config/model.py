@@ -63,12 +63,25 @@ class PoolConfig(_Section, frozen=True):
 
 
 class TimeoutConfig(_Section, frozen=True):
-    """The four clocks of a call; 0 switches one off."""
+    """The four clocks of a call, and the slowest pace of a stream; 0 switches one off."""
 
     connect: Seconds = 5.0  # until the connection, with TLS, stands
     first_token: Seconds = 120.0  # from the request to the first byte of the answer's body
     between_tokens: Seconds = 60.0  # the longest silence within an answer
     total: Seconds = 600.0  # from an attempt's start to the end of its answer
+    # events per second, over 10 s, below which a stream counts as broken; 0: any pace will do
+    min_token_rate: Seconds = 0.0
+
+
+class ContinuationConfig(_Section, frozen=True):
+    """What becomes of a streamed answer that breaks after its first event."""
+
+    # how often one answer is gone on with, each try counted; 0: a break is an error at once
+    attempts: Annotated[int, msgspec.Meta(ge=0)] = 4
+    # an answer's first events wait so long, so that a break in that time is repaired unseen; 0: not at all
+    hold_back: Seconds = 0.0
+    # as the last resort, ask the model in words to go on, where nothing better is to be had
+    prompt: bool = False
 
 
 class RetryConfig(_Section, frozen=True):
@@ -110,6 +123,18 @@ class BreakerConfig(_Section, frozen=True):
     probes: Positive = 3  # calls at once that try it; as many successes close the breaker
 
 
+class CapabilitiesConfig(_Section, frozen=True):
+    """What an upstream's models can do for an answer that broke off; unsaid: as the package's table has it."""
+
+    # how it is told that the last message is its own and incomplete; none: it does not go on with one
+    prefill: Literal["none", "trailing", "prefix", "partial", "continue_final_message"] | None = None
+    # it takes return_token_ids, and token ids as a prompt at /v1/completions (vLLM); its events then show the ids
+    token_ids: bool | None = None
+    deterministic: bool | None = None  # with temperature 0 or a seed it answers the same twice
+    background: bool | None = None  # a response with background: true can be read on after a break
+    generations: bool | None = None  # it is a Penstock: its generations can be read on after a break
+
+
 class UpstreamConfig(_Section, frozen=True):
     """Somebody who answers.  ``base_url`` is what the provider's SDK takes, ``/v1`` included where it has one."""
 
@@ -127,6 +152,7 @@ class UpstreamConfig(_Section, frozen=True):
     concurrency: ConcurrencyConfig | None = None  # how many calls it gets at once; none: as many as come
     breaker: BreakerConfig | None = None  # when it is left in peace; none: never
     cancel_grace: Seconds = 1.0  # how long what was under way is still read (and billed) after a cancel
+    capabilities: CapabilitiesConfig = CapabilitiesConfig()  # what it can do for an answer that broke off
 
 
 class CandidateConfig(_Section, frozen=True):
@@ -158,6 +184,7 @@ class ModelConfig(_Section, frozen=True):
     candidates: list[CandidateConfig]  # who can answer; one is drawn by weight, the others follow if it fails
     fallbacks: list[str] = []  # other model names, tried in order when no candidate answers
     timeouts: TimeoutConfig | None = None  # instead of the upstream's
+    continuation: ContinuationConfig | None = None  # instead of the top level's
     # whether identical calls in flight share one answer; auto: those with temperature 0 or a seed
     join: Literal["auto", "always", "never"] = "auto"
     # how long a call goes on after its last reader has left; none: 10 s if the caller is one that comes back
@@ -316,6 +343,7 @@ class Config(_Section, frozen=True):
         TimeoutConfig()
     )  # the clocks of calls, where neither model nor upstream has its own
     retry: RetryConfig = RetryConfig()  # when and how often an attempt is repeated
+    continuation: ContinuationConfig = ContinuationConfig()  # when and how a broken stream is gone on with
     max_answer_bytes: Bytes = 67_108_864  # an upstream's answer that grows larger is cut off and fails
     generations_bytes: Bytes = 536_870_912  # all calls in flight of one worker; past it new ones get 503
     generations: GenerationsConfig = GenerationsConfig()  # how long answers stay readable

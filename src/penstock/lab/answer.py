@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zlib
 from typing import Literal, Protocol
 
 import msgspec
@@ -47,6 +49,30 @@ class Listed:
         return self._pieces[start:stop]
 
 
+class Further:
+    """Some pieces that are there already, and then prose from its token ``start`` on."""
+
+    __slots__ = ("_digest", "_first", "_start")
+
+    def __init__(self, first: list[str], digest: int, start: int) -> None:
+        self._first = [msgspec.json.encode(piece)[1:-1] for piece in first]
+        self._digest = digest
+        self._start = start
+
+    def slice(self, start: int, stop: int) -> list[bytes]:
+        first = self._first[start:stop]
+        skipped = len(self._first)
+        if stop <= skipped:
+            return first
+        shift = self._start - skipped
+        return first + tokens(self._digest, max(start, skipped) + shift, stop + shift)
+
+
+def token_id(piece: bytes) -> int:
+    """The number of a token in this model's vocabulary."""
+    return 1_000 + zlib.crc32(piece) % 100_000
+
+
 class Part(msgspec.Struct):
     kind: Literal["text", "thinking", "tool"]
     pieces: Pieces
@@ -79,7 +105,7 @@ def answer(request: Request, script: Script, choice: int = 0) -> Answer:
     """Decide what to say."""
     digest = salted(request.digest, choice)
     parts: list[Part] = []
-    if script.thinking or request.thinking:
+    if (script.thinking or request.thinking) and (request.anchor or not _begun(request)):
         parts.append(Part("thinking", Words(salted(digest, _THINKING_SALT)), THINKING_TOKENS))
     reply = Answer(parts, "stop")
     called = _tools_to_call(request, script)
@@ -92,6 +118,9 @@ def answer(request: Request, script: Script, choice: int = 0) -> Answer:
     else:
         wanted = script.tokens if script.tokens != MAX else request.limit or _NATURAL
         part = Part("text", Words(digest), wanted)
+        if _begun(request):
+            part = _rest(request, script, digest, _NATURAL if script.tokens == MAX else wanted)
+            wanted = part.count
         if request.stop:
             left = wanted if request.limit is None else min(wanted, request.limit - reply.count)
             _stop_at(part, left, request.stop, reply)
@@ -99,6 +128,55 @@ def answer(request: Request, script: Script, choice: int = 0) -> Answer:
     if request.limit is not None and reply.count > request.limit:
         _cut(reply, request.limit)
     return reply
+
+
+def _begun(request: Request) -> bool:
+    return bool(request.prefix or request.prefix_ids)
+
+
+def _rest(request: Request, script: Script, digest: int, wanted: int) -> Part:
+    """What follows the beginning of the answer: the rest of it if it is that, else another text."""
+    first: list[str] = []
+    if not request.prefix_ids:
+        if script.preamble:
+            first += ["Sure,", " here", " is", " the", " rest:", "\n\n"]
+        if request.anchor and not script.deaf:
+            first += re.findall(r"\S+\s*", request.anchor)
+            first[-1] = first[-1].rstrip()
+        if script.overlap:
+            first += re.findall(r"\s*\S+", request.prefix)[-script.overlap :]
+    said, rest = _spoken(request, digest)
+    if said < 0:
+        digest, said = salted(digest, zlib.crc32(request.prefix.encode("utf-8", "surrogatepass")) | 1), 0
+    elif rest:
+        first.append(rest)
+        said += 1
+    # A limit of the caller's is one for what is still to come, and was made smaller by what was said.
+    left = request.limit if script.tokens == MAX and request.limit else max(0, wanted - said)
+    count = len(first) + left
+    return Part("text", Further(first, digest, said), count)
+
+
+def _spoken(request: Request, digest: int) -> tuple[int, str]:
+    """How many whole tokens of the answer were said, and what of the next one was not; -1: it is another text."""
+    if request.prefix_ids:
+        pieces = tokens(digest, 0, len(request.prefix_ids))
+        same = [token_id(piece) for piece in pieces] == list(request.prefix_ids)
+        return (len(pieces) if same else -1), ""
+    prefix = request.prefix
+    at = count = 0
+    while at < len(prefix):
+        for piece in (one.decode() for one in tokens(digest, count, count + 64)):
+            part = prefix[at : at + len(piece)]
+            if not piece.startswith(part):
+                return -1, ""
+            if not part:
+                break
+            if len(part) < len(piece):
+                return count, piece[len(part) :]
+            at += len(part)
+            count += 1
+    return count, ""
 
 
 _ANY_OBJECT = {"type": "object", "properties": {"answer": {"type": "string"}}}

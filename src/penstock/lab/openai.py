@@ -9,8 +9,8 @@ import struct
 
 import msgspec
 
-from penstock.lab.answer import Answer, Part
-from penstock.lab.prompt import Request
+from penstock.lab.answer import Answer, Part, token_id
+from penstock.lab.prompt import Request, prompt_ids
 from penstock.lab.stream import Segment, Stream, interleaved
 from penstock.messages import JSON, Endpoint
 
@@ -87,7 +87,10 @@ def chat_stream(request: Request, answers: list[Answer], number: int, created: i
     for i, one in enumerate(answers):
         begin = lead + b'{"index":%d,"delta":' % i
         end = b',"logprobs":null,"finish_reason":null}]'
-        opening += begin + b'{"role":"assistant","content":"","refusal":null}' + end + _ending(request, 0)
+        ids = b',"prompt_token_ids":' + _encode(prompt_ids(request)) if request.wants_ids and i == 0 else b""
+        opening += (
+            begin + b'{"role":"assistant","content":"","refusal":null}' + end + ids + _ending(request, 0)
+        )
         calls = 0
         for part in one.parts:
             if part.kind == "text":
@@ -128,11 +131,26 @@ def _ending(request: Request, output: int) -> bytes:
 
 
 def _segment(request: Request, part: Part, prefix: bytes, suffix: bytes) -> Segment:
+    if request.wants_ids and part.kind == "text":
+        return _with_ids(request, part, prefix, suffix)
     if not request.running_usage:
         return Segment(part.pieces, part.count, prefix=prefix, suffix=suffix + _ending(request, 0))
 
     def numbered(index: int, piece: bytes) -> bytes:
         return prefix + piece + suffix + _ending(request, index + 1)
+
+    return Segment(part.pieces, part.count, numbered=numbered)
+
+
+def _with_ids(request: Request, part: Part, prefix: bytes, suffix: bytes) -> Segment:
+    """As vLLM answers ``return_token_ids``: each choice has the ids of its tokens."""
+    suffix = suffix.removesuffix(b"}]")
+
+    def numbered(index: int, piece: bytes) -> bytes:
+        ids = b',"token_ids":[%d]}]' % token_id(piece)
+        if index == 0 and request.endpoint is Endpoint.COMPLETIONS:
+            ids = b',"prompt_token_ids":%b%b' % (_encode(prompt_ids(request)), ids)
+        return prefix + piece + suffix + ids + _ending(request, index + 1)
 
     return Segment(part.pieces, part.count, numbered=numbered)
 

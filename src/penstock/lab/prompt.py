@@ -9,17 +9,23 @@ model's text here (model name, sampling, limits, ``metadata``) is not in it.
 Tokens of a prompt: its text, in UTF-8, at 4 bytes a token, rounded up once over the whole; tools and schema
 count with their JSON.  An image counts :data:`IMAGE_TOKENS`, other attachments one token per KiB of their
 encoded form, begun ones included.
+
+A request may ask to go on with an answer that has begun: by a prefill in the form of any provider, by the
+tokens themselves, or in words.  What was said already then is no part of the transcript (it counts as prompt
+all the same): the model goes on with the answer that it would give to the prompt alone.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from penstock.errors import BadRequest
+from penstock.lab.text import SPELT, tokens, vocabulary
 from penstock.messages import JSON, Endpoint
 
 IMAGE_TOKENS = 256
@@ -53,6 +59,10 @@ class Request(msgspec.Struct, eq=False):
     inputs: tuple[str, ...] = ()  # of an embeddings call
     dimensions: int = 0
     base64: bool = False
+    prefix: str = ""  # the beginning of the answer, which is to be gone on with
+    anchor: str = ""  # the words that it was asked to begin with, because it was asked in words
+    prefix_ids: tuple[int, ...] = ()  # the same as tokens
+    wants_ids: bool = False  # return_token_ids
 
 
 def _wrong(param: str, expected: str) -> BadRequest:
@@ -62,7 +72,7 @@ def _wrong(param: str, expected: str) -> BadRequest:
 class _Transcript:
     """Collects the parts of a prompt, and tells its digest and its tokens."""
 
-    __slots__ = ("_aside", "_marks", "_pieces", "_speaker", "_tokens", "after_tool", "last_said")
+    __slots__ = ("_aside", "_marks", "_more", "_pieces", "_speaker", "_tokens", "after_tool", "last_said")
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
@@ -70,6 +80,7 @@ class _Transcript:
         self._marks = 0  # bytes of markers
         self._aside = 0  # bytes of attachments, which are counted otherwise
         self._tokens = 0  # of attachments
+        self._more = 0  # bytes of what was answered already
         self.last_said = ""
         self.after_tool = False
 
@@ -95,6 +106,10 @@ class _Transcript:
             self._aside += len(data.encode("utf-8", "surrogatepass"))
             self._tokens += IMAGE_TOKENS if kind == "image" else 1 + (len(data) - 1) // 1024
 
+    def answered(self, text: str) -> None:
+        """The beginning of the answer, or words about it: prompt that does not change what is answered."""
+        self._more += len(text.encode("utf-8", "surrogatepass"))
+
     def finish(self, request: Request) -> Request:
         request.after_tool = self.after_tool  # as it is now: what follows was not said by anybody
         for name, description, schema in request.tools:
@@ -105,7 +120,7 @@ class _Transcript:
             self.add("schema", "", _encoder.encode(request.schema).decode())
         whole = "".join(self._pieces).encode("utf-8", "surrogatepass")
         request.digest = int.from_bytes(hashlib.sha256(whole).digest()[:8], "big")
-        text_bytes = len(whole) - self._marks - self._aside
+        text_bytes = len(whole) - self._marks - self._aside + self._more
         request.input_tokens = -(-text_bytes // BYTES_PER_TOKEN) + self._tokens
         request.last_said = self.last_said
         return request
@@ -181,6 +196,74 @@ def _arguments(text: str) -> str:
         return text
 
 
+# ---- going on with an answer -----------------------------------------------------------------------
+
+_IN_WORDS = "Your previous response was interrupted and ended with:"
+_BOS = 151_644  # what a prompt in tokens begins with here
+_DIGEST_IDS = 200_000  # four tokens spell the digest, 16 bits each
+_LEAST_IDS = 6
+
+
+def _without_answer(
+    said: _Transcript, request: Request, messages: list[Any], *, prefilled: bool, where: str
+) -> list[Any]:
+    """The messages before the answer that is to be gone on with; it goes into ``request``."""
+    last = messages[-1] if isinstance(messages[-1], dict) else {}
+    content = last.get("content")
+    if prefilled and last.get("role") == "assistant":
+        request.prefix = _plain_text(content, where)
+        said.answered(request.prefix)
+        return messages[:-1]
+    before = messages[-2] if len(messages) > 1 and isinstance(messages[-2], dict) else {}
+    if before.get("role") == "assistant" and isinstance(content, str) and content.startswith(_IN_WORDS):
+        request.prefix = _plain_text(before.get("content"), where)
+        request.anchor = content[len(_IN_WORDS) :].strip().partition("\n\n")[0]
+        said.answered(request.prefix + content)
+        return messages[:-2]
+    return messages
+
+
+def _plain_text(content: Any, where: str) -> str:
+    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+        return "".join(_text(part.get("text"), where) for part in content)
+    return _text(content, where)
+
+
+def _end_of_prompt(prompt: str) -> int:
+    """Where in the prompt of a completion its own answer begins: a model goes on with any text."""
+    words = vocabulary()
+    for run in re.finditer(r"[^\W\d_]+(?=\s|\Z)", prompt):
+        for at in range(run.start(), run.end() - 1):
+            if prompt[at : run.end()] in words and at:
+                said = _Transcript()
+                said.add("prompt", "text", prompt[:at])
+                digest = said.finish(Request(Endpoint.COMPLETIONS, "")).digest
+                answer = b"".join(tokens(digest, 0, SPELT)).decode()
+                rest = prompt[at:]
+                if answer.startswith(rest) or rest.startswith(answer):
+                    return at
+    return len(prompt)
+
+
+def prompt_ids(request: Request) -> list[int]:
+    """The prompt as tokens: they tell its digest and its length, and are as many as it has."""
+    digest = [_DIGEST_IDS + (request.digest >> shift & 0xFFFF) for shift in (0, 16, 32, 48)]
+    return [_BOS, request.input_tokens, *digest, *[0] * (request.input_tokens - _LEAST_IDS)]
+
+
+def _read_ids(request: Request, ids: list[int]) -> Request:
+    """A prompt that :func:`prompt_ids` made, and the tokens of the answer so far."""
+    if len(ids) < _LEAST_IDS:
+        raise _wrong("prompt", "tokens that this model knows")
+    tokens = ids[1]
+    request.digest = sum(
+        (one - _DIGEST_IDS) << shift for one, shift in zip(ids[2:6], (0, 16, 32, 48), strict=True)
+    )
+    request.prefix_ids = tuple(ids[max(tokens, _LEAST_IDS) :])
+    request.input_tokens = tokens + len(request.prefix_ids)
+    return request
+
+
 # ---- OpenAI: chat completions ----------------------------------------------------------------------
 
 
@@ -190,6 +273,9 @@ def _read_chat(body: dict[str, Any]) -> Request:
     messages = _array(body.get("messages"), "messages")
     if not messages:
         raise BadRequest("Invalid 'messages': empty array.", param="messages", code="empty_array")
+    messages = _without_answer(
+        said, request, messages, prefilled=_chat_prefill(body, messages), where="messages"
+    )
     for i, message in enumerate(messages):
         if not isinstance(message, dict):
             raise _wrong(f"messages[{i}]", "an object")
@@ -245,7 +331,21 @@ def _read_chat(body: dict[str, Any]) -> Request:
         request.tool_choice = "any" if name == "required" else name
     request.schema = _response_format(body.get("response_format"), "response_format")
     request.thinking = body.get("reasoning_effort") not in (None, "none")
+    request.wants_ids = _flag(body, "return_token_ids")
     return said.finish(request)
+
+
+def _chat_prefill(body: dict[str, Any], messages: list[Any]) -> bool:
+    """Whether the last message is the beginning of the answer; vLLM's, DeepSeek's and Mistral's, Qwen's form."""
+    if _flag(body, "continue_final_message"):
+        if body.get("add_generation_prompt") is not False:  # vLLM's default is true
+            raise BadRequest(
+                "Cannot set both `continue_final_message` and `add_generation_prompt` to True.",
+                param="continue_final_message",
+            )
+        return True
+    last = messages[-1] if isinstance(messages[-1], dict) else {}
+    return last.get("prefix") is True or last.get("partial") is True
 
 
 def _chat_part(said: _Transcript, role: str, part: Any, where: str) -> None:
@@ -295,8 +395,14 @@ def _read_completion(body: dict[str, Any]) -> Request:
     request = Request(Endpoint.COMPLETIONS, _model(body))
     said = _Transcript()
     prompt = body.get("prompt", "<|endoftext|>")
-    if isinstance(prompt, str):
-        said.add("prompt", "text", prompt)
+    in_ids = isinstance(prompt, list) and bool(prompt) and all(type(one) is int for one in prompt)
+    if in_ids and prompt[0] == _BOS:
+        pass  # what was said is told by the ids, below
+    elif isinstance(prompt, str):
+        end = _end_of_prompt(prompt)
+        said.add("prompt", "text", prompt[:end])
+        request.prefix = prompt[end:]
+        said.answered(request.prefix)
     else:
         for item in _array(prompt, "prompt"):
             said.add("prompt", "text", _text_or_ids(item, "prompt"))
@@ -308,6 +414,9 @@ def _read_completion(body: dict[str, Any]) -> Request:
     if options is not None:
         request.include_usage = _flag(_object(options, "stream_options"), "include_usage")
         request.running_usage = request.include_usage and _flag(options, "continuous_usage_stats")
+    request.wants_ids = _flag(body, "return_token_ids")
+    if in_ids and prompt[0] == _BOS:
+        return _read_ids(request, prompt)
     return said.finish(request)
 
 
@@ -448,6 +557,8 @@ def _anthropic(body: dict[str, Any], endpoint: Endpoint) -> Request:
     messages = _array(body.get("messages"), "messages")
     if not messages:
         raise BadRequest("messages: at least one message is required", param="messages")
+    if endpoint is Endpoint.MESSAGES:
+        messages = _without_answer(said, request, messages, prefilled=True, where="messages")
     for i, message in enumerate(messages):
         role = _object(message, f"messages.{i}").get("role")
         if role not in ("user", "assistant", "system"):
@@ -486,7 +597,17 @@ def _anthropic(body: dict[str, Any], endpoint: Endpoint) -> Request:
         if kind not in ("enabled", "disabled", "adaptive"):
             raise BadRequest(f"thinking.type: Input tag {kind!r} is unknown", param="thinking.type")
         request.thinking = kind != "disabled"
+    if request.prefix and not request.anchor:
+        _check_prefill(request)
     return said.finish(request)
+
+
+def _check_prefill(request: Request) -> None:
+    """Anthropic's rules for the beginning of an answer."""
+    if request.prefix.rstrip() != request.prefix:
+        raise BadRequest("messages: final assistant content cannot end with trailing whitespace")
+    if request.thinking:
+        raise BadRequest("messages: a prefill cannot be used with extended thinking")
 
 
 def _anthropic_part(said: _Transcript, role: str, part: Any, where: str) -> None:

@@ -16,6 +16,11 @@ the command line.  ``x-sim-ttft-ms``, ``x-sim-tokens-per-second`` and ``x-sim-ou
       tool                  call a tool if the request has one
       parallel=N            so many tool calls at once (a caller that forbids it gets one)
       cached=N              so many tokens of the prompt are reported as read from the prompt cache
+    going on with an answer that has begun
+      no-prefill            a prefill is refused, as by Claude 4.6 and later
+      preamble              it says a few words first
+      overlap=N             it repeats the last N tokens of what was said
+      deaf                  asked in words to begin with the last ones, it does not
     failures
       401 403 404 429 ...   that status (or 400 408 409 413 422 500 502 503 504 529)
       retry-after=S         with that header
@@ -66,6 +71,10 @@ class Script(msgspec.Struct, frozen=True):
     tool: bool = False
     parallel: int = 1
     cached: int = 0
+    no_prefill: bool = False
+    preamble: bool = False
+    overlap: int = 0
+    deaf: bool = False
     failure: str = ""  # a name of the table above
     after: int = 0  # tokens before it strikes
     retry_after: str = ""
@@ -95,6 +104,7 @@ _PLAIN_FAILURES = frozenset(
         "html",
     ]
 )
+_SWITCHES = frozenset({"early-head", "thinking", "tool", "no-prefill", "preamble", "deaf"})
 _AFTER = {"cut-after": None, "close-after": None, "stall-after": None, "malformed-event": 3, "error-event": 3}
 _PRESETS: dict[str, dict[str, Any]] = {
     "sim": {},
@@ -134,7 +144,9 @@ def _changes(text: str) -> dict[str, Any]:
             changes["share"] = _number(name, value)
         elif name in {"retry-after", "key"} and value.isascii() and value.isprintable() and value:
             changes[name.replace("-", "_")] = value
-        elif name in {"early-head", "thinking", "tool"} and not equals:
+        elif name == "overlap":
+            changes["overlap"] = _number(name, value, int)
+        elif name in _SWITCHES and not equals:
             changes[name.replace("-", "_")] = True
         elif name == "once" and not equals:
             changes["first"] = 1

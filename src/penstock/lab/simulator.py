@@ -128,6 +128,10 @@ class Simulator:
         except ScriptError as error:
             self._refuse(exchange, item, endpoint, "404", message=str(error), param="model")
             return
+        if script.no_prefill and request.prefix and not request.anchor:
+            message = "This model does not support assistant message prefill. The conversation must end with a user message."
+            self._refuse(exchange, item, endpoint, "400", message=message, param="messages")
+            return
         if script.failure:
             script = self._afflicted(script, exchange, request)
         item.scenario = script.failure

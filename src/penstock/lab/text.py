@@ -45,6 +45,12 @@ def _tables() -> tuple[list[bytes], list[bytes]]:
     return vocabulary, ring
 
 
+@functools.cache
+def vocabulary() -> frozenset[str]:
+    """The words that an answer may begin with."""
+    return frozenset(_vocabulary())
+
+
 def tokens(digest: int, start: int, stop: int) -> list[bytes]:
     """Tokens ``start`` to ``stop`` (excluded) of the answer to a prompt, UTF-8.
 

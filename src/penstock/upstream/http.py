@@ -7,7 +7,7 @@ import logging
 
 from penstock import __version__
 from penstock.config.model import TimeoutConfig, UpstreamConfig
-from penstock.errors import Overloaded, PenstockError, UpstreamError
+from penstock.errors import Overloaded, PenstockError, Untranslatable, UpstreamError
 from penstock.flow.gate import Gate
 from penstock.generation.log import Generation
 from penstock.messages import Call, Dialect, Endpoint
@@ -16,8 +16,11 @@ from penstock.net.clock import Clock
 from penstock.net.connection import Connection, StaleConnection
 from penstock.net.origin import Origin
 from penstock.net.pool import Pool
+from penstock.upstream.capabilities import Capabilities, capabilities
+from penstock.upstream.ladder import How, Point, spliced
+from penstock.upstream.run import Run, of_response
 from penstock.upstream.transfer import Job, PlainTransfer, StreamTransfer, Transfer
-from penstock.wire import request, usage
+from penstock.wire import boundary, further, request, usage
 from penstock.wire.credentials import bearer, bearer_field, field_for, key_in
 from penstock.wire.translate import Translation, translation
 
@@ -72,6 +75,8 @@ class HTTPUpstream:
         self.forwards = forward_credentials and has_no_key(config)
         self._forwarded = _FORWARDED[config.kind]
         self._running_usage = config.running_usage or config.kind == "sim"
+        self._token_ids = bool(config.capabilities.token_ids)
+        self._base = base.removesuffix("/v1")
         self._fixed = self._fixed_headers()
         self._native = frozenset(_spoken_by(config))
         self._paths = {endpoint: self._path(base, endpoint) for endpoint in Endpoint}
@@ -120,19 +125,36 @@ class HTTPUpstream:
         """Whether it serves this endpoint itself, untranslated."""
         return endpoint in self._native
 
+    def capabilities(self, model: str) -> Capabilities:
+        """What it can do for an answer that broke off; ``model`` is its own name."""
+        return capabilities(self.config, self.origin.host, model)
+
     # ---- encoding ----
 
-    def transfer(self, call: Call, generation: Generation, timeouts: TimeoutConfig) -> Transfer:
+    def transfer(
+        self, call: Call, generation: Generation, timeouts: TimeoutConfig, hold_back: float = 0.0
+    ) -> Transfer:
         """The receiver for this call's answer.
 
+        :param hold_back: seconds that the first events of a stream wait
         :raises penstock.errors.Untranslatable: this upstream cannot serve the call's endpoint
         """
         endpoint, translated = self._spoken(call)
         prompt_tokens = usage.estimate_tokens(len(call.body))
         callers_key = self.forwards and bool(key_in(call.headers))
         job = Job(
-            self.name, call, endpoint, translated, prompt_tokens, timeouts, callers_key, self._running_usage
+            self.name,
+            call,
+            endpoint,
+            translated,
+            prompt_tokens,
+            timeouts,
+            callers_key,
+            self._running_usage,
+            hold_back,
         )
+        if self.config.capabilities.generations:
+            job.keeps_runs = True
         kind = StreamTransfer if call.stream else PlainTransfer
         return kind(generation, job, self._clock.now)
 
@@ -150,20 +172,121 @@ class HTTPUpstream:
         :raises penstock.errors.Untranslatable: this upstream's dialect cannot express the call
         """
         job = transfer.job
-        if job.translation is not None:
-            body = job.translation.request(call.body, model)
-        else:
-            changes = None
-            if call.stream and job.endpoint in {Endpoint.CHAT, Endpoint.COMPLETIONS}:
-                changes = {"stream_options": request.usage_wanted(call.fields, running=self._running_usage)}
-            body = request.rewritten(call.fields, model, changes)
-        head = b"POST %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n" % (
-            self._paths[job.endpoint],
+        body = self._body(call, job.endpoint, job.translation, model)
+        return self._head(call, job.endpoint, self._paths[job.endpoint], len(body)), body
+
+    def _body(self, call: Call, endpoint: Endpoint, translated: Translation | None, model: str) -> bytes:
+        if translated is not None:
+            return translated.request(call.body, model)
+        changes = None
+        if call.stream and endpoint in {Endpoint.CHAT, Endpoint.COMPLETIONS}:
+            changes = {"stream_options": request.usage_wanted(call.fields, running=self._running_usage)}
+            if self._token_ids:
+                changes["return_token_ids"] = b"true"
+        return request.rewritten(call.fields, model, changes)
+
+    def _head(self, call: Call, endpoint: Endpoint, path: bytes, length: int) -> bytes:
+        return b"POST %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n" % (
+            path,
+            self._fixed,
+            self._from_caller(call, endpoint.dialect),
+            length,
+        )
+
+    # ---- going on with an answer that broke ----
+
+    def continued(
+        self,
+        call: Call,
+        generation: Generation,
+        timeouts: TimeoutConfig,
+        model: str,
+        how: How,
+        point: Point,
+    ) -> tuple[StreamTransfer, bytes, bytes]:
+        """The receiver for the rest of an answer, and head and body of the request for it.
+
+        :raises penstock.errors.Untranslatable: this upstream cannot be asked in this way
+        """
+        endpoint, translated = self._asked_for_more(call, how)
+        body = self._body(call, endpoint, translated, model)
+        path = self._paths[endpoint]
+        text = point.delivered.text or ""
+        received = point.delivered.output_tokens
+        if how is How.TOKENS:
+            assert point.token_ids is not None
+            body = further.tokenised(body, *point.token_ids)
+            endpoint, path = Endpoint.COMPLETIONS, self._paths[Endpoint.COMPLETIONS]
+        elif how is How.PREFILL:
+            capable = self.capabilities(model)
+            form = capable.prefill_at(endpoint)
+            if form is None:
+                raise Untranslatable("this upstream takes no beginning of an answer")
+            body = further.prefilled(endpoint, body, form, text[: boundary.safe_end(text)], received)
+            if capable.prefill_base:
+                path = (capable.prefill_base + endpoint.path.removeprefix("/v1")).encode()
+        elif how is How.PROMPT:
+            body = further.prompted(endpoint, body, text, boundary.anchor_of(text), received)
+        if self._running_usage and translated is not None and endpoint is Endpoint.CHAT:
+            body = further.with_running_usage(body)
+        prompt_tokens = usage.estimate_tokens(len(call.body))
+        job = Job(
+            self.name,
+            call,
+            endpoint,
+            None,
+            usage.estimate_tokens(len(body)),
+            timeouts,
+            self.forwards and bool(key_in(call.headers)),
+            self._running_usage,
+            splice=spliced(how, point, endpoint, prompt_tokens),
+            sent=body,
+            cancel_grace=self.config.cancel_grace,
+        )
+        transfer = StreamTransfer(generation, job, self._clock.now)
+        return transfer, self._head(call, endpoint, path, len(body)), body
+
+    def endpoint_for_more(self, call: Call) -> Endpoint | None:
+        """Where it would be asked to go on with a text of the call's answer; None: nowhere."""
+        try:
+            return self._asked_for_more(call, How.PREFILL)[0]
+        except Untranslatable:
+            return None
+
+    def _asked_for_more(self, call: Call, how: How) -> tuple[Endpoint, Translation | None]:
+        # The Responses API has no form for an answer's beginning; whoever has that API has chats, too.
+        if call.endpoint is Endpoint.RESPONSES and how in {How.PREFILL, How.PROMPT, How.TOKENS}:
+            dialect = Dialect.ANTHROPIC if self.config.kind == "anthropic" else Dialect.OPENAI
+            translated = translation(call.endpoint, dialect, call.body, call.id)
+            return translated.endpoint, translated
+        return self._spoken(call)
+
+    def rest(self, transfer: Transfer, model: str) -> tuple[StreamTransfer, bytes] | None:
+        """The receiver, and the head of the request, for reading on in the upstream's own run of an answer
+        whose connection broke; None: it keeps none, or nothing is known of it.
+        """
+        if not isinstance(transfer, StreamTransfer) or transfer.cancelled:
+            return None
+        run = self._run_of(transfer, model)
+        if run is None or not (target := run.target):
+            return None
+        call, job = transfer.job.call, transfer.job
+        head = b"GET %b HTTP/1.1\r\n%b%b\r\n" % (
+            (self._base + target).encode(),
             self._fixed,
             self._from_caller(call, job.endpoint.dialect),
-            len(body),
         )
-        return head, body
+        return transfer.successor(run), head
+
+    def _run_of(self, transfer: StreamTransfer, model: str) -> Run | None:
+        if transfer.run is not None:
+            return transfer.run
+        job = transfer.job
+        if job.endpoint is not Endpoint.RESPONSES or job.translation is not None or job.splice is not None:
+            return None
+        if not transfer.generation.events or not self.capabilities(model).background:
+            return None
+        return of_response(transfer.generation.events)
 
     def _path(self, base: str, endpoint: Endpoint) -> bytes:
         # OpenAI's SDK takes a base URL that ends in /v1 (or what stands for it), Anthropic's one without.

@@ -20,15 +20,19 @@ from penstock.flow.gate import Turn
 from penstock.generation.log import EVENT_OVERHEAD, Generation, too_large
 from penstock.messages import Call, Endpoint, Event, Headers, Usage
 from penstock.net.connection import Connection
+from penstock.upstream.run import Run, of_generation
 from penstock.wire import counting, problems, usage
 from penstock.wire.not_json import NOT_JSON
 from penstock.wire.progress import Progress, progress
+from penstock.wire.splice import Splice
 from penstock.wire.sse import MAX_FRAME_BYTES, Splitter
 from penstock.wire.translate import StreamTranslation, Translation
 
 MAX_ERROR_BYTES = 65_536
 _AS_IT_IS = frozenset({b"", b"identity"})  # content codings that are none
 LAST_BYTES = 1.0  # seconds that an upstream has for ending its message after its answer's terminator
+PACE_WINDOW = 10.0  # seconds over which a stream's pace is measured
+MAX_HELD_BACK = 65_536  # bytes of first events that wait; a burst is delivered at once
 ERROR_SILENCE = 5.0  # seconds without a byte after which what has come of an error's body must do
 
 log = logging.getLogger("penstock.upstream")
@@ -50,7 +54,9 @@ class Job(msgspec.Struct, gc=False):
 
     ``endpoint`` is that of the upstream's answer (the caller's may be another, then there is a
     ``translation``), ``prompt_tokens`` what is reserved for the prompt, by its size;
-    ``callers_key``: the caller's own key was sent, so if it is wrong the caller is told.
+    ``callers_key``: the caller's own key was sent, so if it is wrong the caller is told;
+    ``hold_back``: seconds that the first events wait; ``splice``: the answer goes on with one that broke,
+    and ``sent`` is what was asked for it; ``keeps_runs``: the upstream is another Penstock.
     """
 
     upstream: str
@@ -61,6 +67,11 @@ class Job(msgspec.Struct, gc=False):
     timeouts: TimeoutConfig
     callers_key: bool = False
     running_usage: bool = False  # the upstream is asked for its usage so far in every chunk
+    hold_back: float = 0.0
+    splice: Splice | None = None
+    sent: bytes = b""
+    keeps_runs: bool = False
+    cancel_grace: float = 0.0
 
 
 class Transfer:
@@ -206,12 +217,18 @@ class Transfer:
                 self._time_out("first_token", timeouts.first_token)
         elif timeouts.between_tokens and not self._paused and now - self.last > timeouts.between_tokens:
             self._time_out("between_tokens", timeouts.between_tokens)
+        else:
+            self._check_pace(now)
+
+    def _check_pace(self, now: float) -> None:
+        """End the attempt when it is too slow to be worth waiting for."""
 
     def _time_out(self, clock: str, limit: float) -> None:
         words = {
             "first_token": "sent nothing for",
             "between_tokens": "stopped in mid-answer for",
             "total": "did not finish within",
+            "min_token_rate": "was slower than the least pace for",
         }[clock]
         self._give_up(
             UpstreamTimeout(
@@ -255,7 +272,11 @@ class Transfer:
 
     def _prompt_tokens(self) -> int:
         """What the prompt may have cost, where nobody says: read closely, for this is rare and it is money."""
-        return counting.prompt_tokens(self.job.call.body)
+        return counting.prompt_tokens(self.job.sent or self.job.call.body)
+
+    def told_usage(self) -> Usage | None:
+        """What the upstream itself has said of its usage so far."""
+        return None
 
     @property
     def _whole(self) -> bool:
@@ -271,30 +292,55 @@ class Transfer:
 class StreamTransfer(Transfer):
     """A streamed answer: SSE frames in, events of the caller's dialect out."""
 
-    __slots__ = ("_first", "_progress", "_splitter", "_translator", "_undelivered")
+    __slots__ = (
+        "_first",
+        "_held_back",
+        "_measured",
+        "_progress",
+        "_splitter",
+        "_translator",
+        "_undelivered",
+        "run",
+    )
 
     def __init__(self, generation: Generation, job: Job, now: Callable[[], float]) -> None:
         super().__init__(generation, job, now)
-        translation = job.translation
+        translation, splice = job.translation, job.splice
+        relayed = translation is None and splice is None
         self._splitter = Splitter(min(MAX_FRAME_BYTES, generation.max_bytes))
         self._progress: Progress = progress(
             job.endpoint,
-            keep_usage=job.call.include_usage or translation is not None,
-            keep_running=job.call.running_usage or not job.running_usage or translation is not None,
+            keep_usage=job.call.include_usage or not relayed,
+            keep_running=job.call.running_usage or not job.running_usage or not relayed,
             upstream=job.upstream,
         )
-        self._translator = (
-            translation.stream(job.call.model, job.call.include_usage, created=int(time.time()))
-            if translation is not None
-            else None
-        )
+        self._translator: StreamTranslation | Splice | None = splice
+        if splice is None and translation is not None:
+            self._translator = translation.stream(
+                job.call.model, job.call.include_usage, created=int(time.time())
+            )
         self._first = len(generation.events)
         self._undelivered: list[Event] = []
+        self._held_back: list[Event] | None = [] if job.hold_back else None  # None: nothing waits any more
+        self._measured = (0.0, 0)  # when the pace was last measured, and the log's length then
+        self.run: Run | None = None  # the upstream's own run of this answer, if it is known to keep one
+
+    def successor(self, run: Run) -> StreamTransfer:
+        """The receiver for the rest of the same answer, over another connection."""
+        other = StreamTransfer(self.generation, self.job, self.now)
+        other.started, other.seen, other.turn = self.started, self.seen, self.turn
+        other._progress, other._translator = self._progress, self._translator
+        other._first, other._held_back = self._first, self._held_back
+        other.run = run.broken()
+        return other
 
     def _begin(self, headers: Headers) -> None:
         kind = headers.get(b"content-type", b"").lower()
         if kind.startswith(b"text/event-stream"):
-            self.generation.headers = self.shown_headers()
+            if self.job.splice is None:
+                self.generation.headers = self.shown_headers()
+            if self.job.keeps_runs and self.run is None and (name := headers.get(b"penstock-generation")):
+                self.run = of_generation(name)
         elif b"json" in kind:
             self._error_body = bytearray()  # some tell of an error like this, with status 200
         else:
@@ -314,6 +360,8 @@ class StreamTransfer(Transfer):
         if self._progress.complete:  # what follows the terminator is no part of the answer
             return
         frames = self._splitter.feed(data)
+        if self.run is not None:
+            frames = self.run.note(frames)
         if not frames:
             return
         events: list[Event] = []
@@ -330,13 +378,55 @@ class StreamTransfer(Transfer):
     def _deliver(self, events: list[Event], now: float) -> None:
         if not self.seen:
             self.seen = now
+        if self._held_back is not None:
+            events = self._waited_for(self._held_back, events, now)
+            if not events:
+                return
         generation = self.generation
         generation.append(events, now)
         if generation.ahead and not self._paused and (connection := self._live()) is not None:
             self._paused = True
             connection.pause()
 
-    def _translated(self, translator: StreamTranslation, frames: list[Event], now: float) -> list[Event]:
+    def _waited_for(self, waiting: list[Event], events: list[Event], now: float) -> list[Event]:
+        """What may go out now: nothing, until the first events have waited long enough."""
+        waiting += events
+        added = sum(map(len, events))
+        early = now - self.seen < self.job.hold_back and not self._progress.complete
+        if early and self.held + added <= MAX_HELD_BACK:
+            self.held += added
+            self.generation.hold(added)
+            return []
+        self._held_back = None
+        self.generation.hold(-self.held)
+        self.held = 0
+        return waiting
+
+    def check_clocks(self, now: float) -> None:
+        """As for every transfer; events that have waited long enough go out."""
+        super().check_clocks(now)
+        if self._held_back and self.failure is None:
+            try:
+                self._deliver([], now)
+            except PenstockError as error:
+                self._give_up(error)
+
+    def _check_pace(self, now: float) -> None:
+        least = self.job.timeouts.min_token_rate
+        if not least:
+            return
+        since, before = self._measured
+        events = len(self.generation.events)
+        if self._paused or not since:
+            self._measured = (now, events)
+        elif now - since >= PACE_WINDOW:
+            self._measured = (now, events)
+            if events - before < least * (now - since):
+                self._time_out("min_token_rate", now - since)
+
+    def _translated(
+        self, translator: StreamTranslation | Splice, frames: list[Event], now: float
+    ) -> list[Event]:
         events: list[Event] = []
         try:
             for frame in frames:
@@ -346,7 +436,15 @@ class StreamTransfer(Transfer):
         except PenstockError:
             self._hold_or_deliver(events, now)
             raise
+        if isinstance(translator, Splice) and translator.mismatch is not None:
+            self._turn_down()
         return events
+
+    def _turn_down(self) -> None:
+        """What comes does not fit: no more of it, please; but what is under way will be billed, so count it."""
+        connection = self._live()
+        if connection is not None:
+            connection.hang_up(self.job.cancel_grace)
 
     def _salvage(self, frames: list[Event], now: float) -> None:
         """What came in one piece with a fault, before it, has been paid for."""
@@ -356,14 +454,29 @@ class StreamTransfer(Transfer):
 
     def _hold_or_deliver(self, events: list[Event], now: float) -> None:
         """Deliver, but for a caller who has nothing yet: for him another attempt may begin anew."""
-        if self.generation.events:
+        if self._held_back is not None:
+            self._held_back += events
+        elif self.generation.events:
             self._deliver(events, now)
         else:
             self._undelivered = events
 
+    def conclude(self) -> None:
+        """As for every transfer; one that does not fit where it should go on is none.
+
+        :raises penstock.wire.boundary.Mismatch: it does not
+        """
+        splice = self.job.splice
+        if splice is not None and splice.mismatch is not None and not self.cancelled:
+            raise splice.mismatch
+        super().conclude()
+
     def _complete(self) -> None:
         if not self._progress.complete:
             raise UpstreamBroken("the upstream's answer ended before it was complete")
+
+    def told_usage(self) -> Usage | None:
+        return self._progress.usage
 
     @property
     def _whole(self) -> bool:
@@ -373,10 +486,14 @@ class StreamTransfer(Transfer):
         told = self._progress.usage
         if told is not None and (self._progress.complete or self.job.endpoint is Endpoint.CHAT):
             return told  # an OpenAI chunk's usage covers all that came before it
-        received = self.generation.events[self._first :] or self._undelivered
-        if told is None and not received:
+        splice = self.job.splice
+        received = self.generation.events[self._first :] or self._held_back or self._undelivered
+        if told is None and not (received or (splice is not None and splice.came)):
             return Usage()
-        output = usage.output_tokens_in(self.generation.endpoint, received)
+        if splice is not None:
+            output = splice.received  # of a repeated answer only what is new is in the log
+        else:
+            output = usage.output_tokens_in(self.generation.endpoint, received)
         if told is None:
             return Usage(input_tokens=self._prompt_tokens(), output_tokens=output, estimated=True)
         return usage.merge(told, Usage(input_tokens=told.input_tokens, output_tokens=output, estimated=True))

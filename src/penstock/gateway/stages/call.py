@@ -1,8 +1,12 @@
 """Call upstreams until one has answered: attempts, retries, fallbacks, and a ledger row for each.
 
-Before the first event has been read by anybody, a failed attempt may be repeated: at the same candidate
-with full-jitter back-off as long as the retry budget lasts, then at the next one.  After it, the answer
-has begun and a break is an error (continuation will have its place here).
+What nobody has been told can be asked for again: before the first event a failed attempt is repeated, at the
+same candidate with full-jitter back-off as long as the retry budget lasts, then at the next one.  After it
+the answer has begun, and a break leaves a log that is to be gone on with (``upstream.ladder`` has the ways):
+at each candidate in its order, the best way first, until the log is complete or the tries are spent.
+
+A log that was begun by somebody else, before a crash say, is gone on with in the same way:
+:meth:`Production.run` looks at what is there.
 
 :class:`Production` is the generation's producer: it belongs to the gateway, not to a connection, and ends
 when the answer is complete, when every candidate has failed, or when the last reader has left.
@@ -15,12 +19,16 @@ import logging
 import time
 from collections.abc import Sequence
 
+import msgspec
+
 from penstock.config.model import RetryConfig
 from penstock.errors import (
+    CallerError,
     InternalError,
     Overloaded,
     PenstockError,
     Untranslatable,
+    UpstreamBroken,
     UpstreamError,
     UpstreamFailed,
     UpstreamTimeout,
@@ -32,9 +40,14 @@ from penstock.gateway.stages.queue import settle_turn, take_turn, wait_turn
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Candidate
 from penstock.generation.log import TOO_LARGE, Generation
-from penstock.messages import Attempt, Call, Endpoint, Outcome, Usage
+from penstock.messages import Attempt, Call, Endpoint, Event, Outcome, Usage
+from penstock.upstream.ladder import How, Point, rungs
 from penstock.upstream.transfer import Transfer
+from penstock.wire import delivered
+from penstock.wire.boundary import Mismatch
+from penstock.wire.conversation import Finished, PartEnded
 from penstock.wire.counting import estimated_input_tokens
+from penstock.wire.demand import demand
 
 log = logging.getLogger("penstock.gateway")
 
@@ -48,10 +61,27 @@ class Abandoned(PenstockError):
     code = "cancelled"
 
 
+class _Step(msgspec.Struct, frozen=True, eq=False):
+    """One way to go on with a broken answer."""
+
+    candidate: Candidate
+    how: How
+
+
 class Production:
     """Fills one generation from upstreams."""
 
-    __slots__ = ("_abandoned", "_begun", "_cancel_grace", "_transfer", "call", "generation", "task")
+    __slots__ = (
+        "_abandoned",
+        "_begun",
+        "_cancel_grace",
+        "_prompt",
+        "_transfer",
+        "_tries",
+        "call",
+        "generation",
+        "task",
+    )
 
     def __init__(self, call: Call, generation: Generation) -> None:
         self.call = call
@@ -61,6 +91,8 @@ class Production:
         self._abandoned = False
         self._begun = False
         self._cancel_grace = 0.0
+        self._tries = 0  # how often it was gone on with, successful or not
+        self._prompt: Usage | None = None  # what the prompt cost, as the first upstream told before it broke
         generation.producer = self
 
     def __repr__(self) -> str:
@@ -86,7 +118,7 @@ class Production:
         if self._transfer is not None:
             self._transfer.resume()
 
-    # ---- the loop over candidates ----
+    # ---- from nothing, or from what is there ----
 
     async def run(
         self,
@@ -95,22 +127,43 @@ class Production:
         budget: retry.RetryBudget,
         recorder: Recorder,
     ) -> None:
-        """Call until answered.
+        """Call until the log is complete; one that holds events already is gone on with.
 
-        :raises PenstockError: the last failure
+        :raises PenstockError: the last failure before the first event, or the break that could not be mended
         """
         self._begun = True
         if self._abandoned:
             raise Abandoned("the last reader has left")
+        broken: UpstreamError | None
+        if not self.generation.events:
+            broken = await self._begin(candidates, config, budget, recorder)
+        elif self.call.stream:
+            broken = UpstreamBroken("the process that was receiving this answer has ended")
+        else:
+            return  # the one event of a plain answer is all of it
+        if broken is not None:
+            await self._go_on(broken, candidates, config, budget, recorder)
+
+    async def _begin(
+        self,
+        candidates: Sequence[Candidate],
+        config: RetryConfig,
+        budget: retry.RetryBudget,
+        recorder: Recorder,
+    ) -> UpstreamError | None:
+        """Call until answered, or until a stream breaks after its first event: that break.
+
+        :raises PenstockError: the last failure, with nothing delivered
+        """
         error: PenstockError | None = None
         for candidate in candidates:
             if self.call.endpoint is Endpoint.COUNT_TOKENS and not candidate.upstream.has(self.call.endpoint):
                 self._estimate(candidate, recorder.clock.now())
-                return
+                return None
             for number in range(1, config.attempts + 1):
                 try:
-                    await self._attempt(candidate, recorder)
-                    return
+                    await self._attempt(candidate, config, budget, recorder)
+                    return None
                 except Untranslatable as untranslatable:  # the next candidate may speak the caller's dialect
                     error = error or untranslatable
                     break
@@ -119,10 +172,10 @@ class Production:
                     break
                 except UpstreamError as failed:
                     error = failed
-                    if self._abandoned or self.generation.events:
-                        raise
-                    if failed.code == TOO_LARGE:  # it is paid for, and the next one would be as long
-                        raise
+                    if self._abandoned or failed.code == TOO_LARGE:
+                        raise  # the latter is paid for, and the next one would be as long
+                    if self.generation.events:
+                        return failed
                     wait = _wait(failed, number, config)
                     if wait is None or number == config.attempts:
                         break
@@ -141,10 +194,173 @@ class Production:
         generation.served_by = (candidate.upstream.name, candidate.model)
         generation.append([b'{"input_tokens":%d}' % tokens], now)
 
-    async def _attempt(self, candidate: Candidate, recorder: Recorder) -> None:
+    # ---- after a break ----
+
+    async def _go_on(
+        self,
+        broken: UpstreamError,
+        candidates: Sequence[Candidate],
+        config: RetryConfig,
+        budget: retry.RetryBudget,
+        recorder: Recorder,
+    ) -> None:
+        """Complete a log whose last attempt broke.
+
+        :raises PenstockError: it cannot be; the break is told, never what was tried to mend it
+        """
+        generation = self.generation
+        most = candidates[0].continuation.attempts
+        begun_by = generation.served_by[1] or candidates[0].model
+        failed_at = next((one for one in candidates if self._served_last(one)), None)
+        failure = broken
+        steps: list[_Step] | None = None  # None: the log is not as it was when they were thought of
+        while most:
+            if steps is None:
+                if self._close(recorder) or self._stop_at_limit(recorder):
+                    return
+                steps = self._steps(broken, candidates, begun_by)
+            if not steps or self._tries >= most or not budget.withdraw(recorder.clock.now()):
+                break
+            step = steps.pop(0)
+            point = self._point()
+            assert point is not None, "it was read a moment ago"
+            self._tries += 1
+            if step.candidate is failed_at:
+                pause = _pause(failure, self._tries, config)
+                if pause is None:
+                    steps = [one for one in steps if one.candidate is not step.candidate]
+                    continue
+                await asyncio.sleep(pause)
+            length = len(generation.events)
+            try:
+                await self._attempt(step.candidate, config, budget, recorder, (step.how, point))
+                self._seamed(step, recorder, "rescued")
+                return
+            except Abandoned:
+                recorder.continued(step.how, "cancelled")
+                raise
+            except Mismatch as mismatch:  # another way at the same candidate may fit; this one would not
+                failed_at = None
+                recorder.continued(step.how, "mismatch")
+                log.info("%s cannot go on by %s: %s", generation.id, step.how.value, mismatch.message)
+            except (CallerError, Overloaded):  # and is not asked so again
+                failed_at = None
+                recorder.continued(step.how, "refused")
+            except UpstreamError as error:
+                failed_at, failure = step.candidate, error
+                if self._abandoned or error.code == TOO_LARGE:
+                    raise
+                if len(generation.events) > length:
+                    self._seamed(step, recorder, "broken")
+                    broken, steps = error, None
+                else:
+                    recorder.continued(step.how, "failed")
+                    steps = [one for one in steps if one.candidate is not step.candidate]
+        raise broken
+
+    def _seamed(self, step: _Step, recorder: Recorder, outcome: str) -> None:
+        generation = self.generation
+        generation.seams += 1
+        recorder.continued(step.how, outcome)
+        log.info("%s went on by %s at %s: %s", generation.id, step.how.value, generation.served_by, outcome)
+
+    def _steps(self, broken: UpstreamError, candidates: Sequence[Candidate], begun_by: str) -> list[_Step]:
+        """Every way in which the log can be gone on with as it stands, in the order in which they are tried."""
+        point = self._point()
+        if point is None:
+            return []
+        steps: list[_Step] = []
+        late: list[_Step] = []  # who was silent or slow had its time: the others go before it
+        for candidate in candidates:
+            upstream = candidate.upstream
+            ways = rungs(
+                point,
+                upstream.endpoint_for_more(self.call),
+                upstream.capabilities(candidate.model),
+                same_model=candidate.model == begun_by,
+                prompt=candidate.continuation.prompt,
+            )
+            slow = isinstance(broken, UpstreamTimeout) and self._served_last(candidate)
+            (late if slow else steps).extend(_Step(candidate, how) for how in ways)
+        return steps + late
+
+    def _served_last(self, candidate: Candidate) -> bool:
+        return self.generation.served_by == (candidate.upstream.name, candidate.model)
+
+    def _point(self) -> Point | None:
+        """Where the answer broke; None: nothing can be added to what is there."""
+        call, events = self.call, self.generation.events
+        try:
+            has = delivered.read(call.endpoint, events, include_usage=call.include_usage)
+        except UpstreamBroken as unreadable:
+            log.info("%s: %s", self.generation.id, unreadable.message)
+            return None
+        wanted = demand(call.endpoint, call.fields)
+        return Point(has, wanted, delivered.token_ids(call.endpoint, events), self._prompt)
+
+    def _close(self, recorder: Recorder) -> bool:
+        """End a log that lacks nothing but its end: every finish reason came, so no word is missing."""
+        call, generation = self.call, self.generation
+        missing = delivered.closing(
+            call.endpoint,
+            generation.events,
+            demand(call.endpoint, call.fields).choices,
+            generation.usage or Usage(),
+            include_usage=call.include_usage,
+        )
+        if missing is None:
+            return False
+        generation.append(missing, recorder.clock.now())
+        generation.seams += 1
+        recorder.continued(How.CLOSE, "rescued")
+        return True
+
+    def _stop_at_limit(self, recorder: Recorder) -> bool:
+        """End a log that has as many tokens as its caller allows: there is nothing left to ask for.
+
+        Only by the upstream's own count: a figure of ours may be too high.
+        """
+        call, generation = self.call, self.generation
+        used, limit = generation.usage, call.max_output_tokens
+        if used is None or used.estimated or limit is None or used.output_tokens < limit:
+            return False
+        point = self._point()
+        if point is None or point.demand.choices != 1:
+            return False
+        has = point.delivered
+        frames: list[Event] = []
+        if has.said and not has.said[-1].ended:
+            frames += has.encoder.feed(PartEnded())
+        frames += has.encoder.feed(Finished("length", used))
+        generation.append(frames, recorder.clock.now())
+        generation.seams += 1
+        recorder.continued(How.CLOSE, "rescued")
+        return True
+
+    # ---- one attempt ----
+
+    async def _attempt(
+        self,
+        candidate: Candidate,
+        config: RetryConfig,
+        budget: retry.RetryBudget,
+        recorder: Recorder,
+        more: tuple[How, Point] | None = None,
+    ) -> None:
+        """One upstream call, and its row in the ledger.
+
+        :param more: how the answer that is there goes on; None: from its beginning
+        """
         call, generation, upstream = self.call, self.generation, candidate.upstream
-        transfer = upstream.transfer(call, generation, candidate.timeouts)
-        head, body = upstream.encode(call, transfer, candidate.model)
+        transfer: Transfer
+        if more is None:
+            hold_back = candidate.continuation.hold_back
+            transfer = upstream.transfer(call, generation, candidate.timeouts, hold_back)
+            head, body = upstream.encode(call, transfer, candidate.model)
+        else:
+            transfer, head, body = upstream.continued(
+                call, generation, candidate.timeouts, candidate.model, *more
+            )
         generation.attempts += 1
         attempt = _opened(call, generation, candidate, transfer)
         recorder.opened(attempt)
@@ -156,14 +372,20 @@ class Production:
             connection = await take_turn(upstream, transfer)
             self._transfer = transfer
             self._cancel_grace = upstream.config.cancel_grace
-            await upstream.send(transfer, connection, head, body)
+            try:
+                await upstream.send(transfer, connection, head, body)
+            except UpstreamError as broken:
+                transfer = await self._read_on(transfer, broken, candidate, config, budget, recorder)
         except BaseException as error:
             failure = error
+            if more is None:
+                self._prompt = transfer.told_usage()
             raise
         finally:
             self._transfer = None
-            _describe(attempt, transfer, failure)
-            generation.usage = attempt.usage
+            _describe(attempt, transfer, failure, continues=more is not None)
+            splice = transfer.job.splice
+            generation.usage = (splice.told if splice is not None else None) or attempt.usage
             generation.served_by = (upstream.name, candidate.model)
             recorder.settled(attempt, candidate, stream=call.stream)
             generation.cost += attempt.cost
@@ -171,6 +393,50 @@ class Production:
                 settle_turn(turn, transfer, attempt, failure)
         if transfer.cancelled:
             raise Abandoned("the last reader has left")
+
+    async def _read_on(
+        self,
+        transfer: Transfer,
+        broken: UpstreamError,
+        candidate: Candidate,
+        config: RetryConfig,
+        budget: retry.RetryBudget,
+        recorder: Recorder,
+    ) -> Transfer:
+        """Read on in the upstream's own run of an answer whose connection broke: still the same attempt.
+
+        :returns: the transfer that received the rest
+        :raises UpstreamError: the break: there is no such run, or it cannot be reached
+        """
+        upstream, generation = candidate.upstream, self.generation
+        most = candidate.continuation.attempts
+        while not self._abandoned and self._tries < most and broken.code != TOO_LARGE:
+            rest = upstream.rest(transfer, candidate.model)
+            pause = _pause(broken, self._tries + 1, config)
+            if rest is None or pause is None or not budget.withdraw(recorder.clock.now()):
+                break
+            self._tries += 1
+            await asyncio.sleep(pause)
+            further, head = rest
+            length = len(generation.events)
+            try:
+                connection = await take_turn(upstream, further)
+                self._transfer = further
+                await upstream.send(further, connection, head, b"")
+            except (CallerError, Overloaded):
+                recorder.continued(How.RESUME, "refused")
+                break
+            except UpstreamError as error:
+                came = len(generation.events) > length
+                recorder.continued(How.RESUME, "broken" if came else "failed")
+                if came:
+                    generation.seams += 1
+                    transfer, broken = further, error
+                continue
+            generation.seams += 1
+            recorder.continued(How.RESUME, "cancelled" if further.cancelled else "rescued")
+            return further
+        raise broken
 
 
 def _opened(call: Call, generation: Generation, candidate: Candidate, transfer: Transfer) -> Attempt:
@@ -192,7 +458,9 @@ def _opened(call: Call, generation: Generation, candidate: Candidate, transfer: 
     )
 
 
-def _describe(attempt: Attempt, transfer: Transfer, failure: BaseException | None) -> None:
+def _describe(
+    attempt: Attempt, transfer: Transfer, failure: BaseException | None, *, continues: bool
+) -> None:
     """Write into the ledger row how the attempt ended."""
     attempt.status = transfer.status
     attempt.duration = transfer.now() - transfer.started
@@ -206,7 +474,7 @@ def _describe(attempt: Attempt, transfer: Transfer, failure: BaseException | Non
         attempt.outcome = Outcome.CANCELLED
         attempt.error = "cancelled"
     elif failure is None:
-        attempt.outcome = Outcome.COMPLETED
+        attempt.outcome = Outcome.CONTINUED if continues else Outcome.COMPLETED
     else:
         came = transfer.seen or attempt.usage.output_tokens
         attempt.outcome = Outcome.PARTIAL if came else Outcome.FAILED
@@ -217,6 +485,11 @@ def _wait(error: UpstreamError, attempt: int, config: RetryConfig) -> float | No
     """Seconds until the same candidate may be tried again; None: not worth it."""
     if isinstance(error, UpstreamTimeout) and error.clock != "connect":
         return None  # it had its time; another candidate may be quicker
+    return _pause(error, attempt, config)
+
+
+def _pause(error: UpstreamError, attempt: int, config: RetryConfig) -> float | None:
+    """The same, after a break: one that was silent may be asked again, if nobody else can go on."""
     if isinstance(error, UpstreamUntrusted) or (
         isinstance(error, UpstreamFailed) and error.code in _OUR_ACCOUNT
     ):

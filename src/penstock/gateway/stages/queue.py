@@ -31,6 +31,7 @@ from penstock.messages import Outcome as Ending
 from penstock.net.connection import Connection
 from penstock.upstream.http import HTTPUpstream
 from penstock.upstream.transfer import Transfer
+from penstock.wire.boundary import Mismatch
 
 UNIX_TIME = 1e9  # a deadline of more seconds is a moment, not a span; the year 2001
 OUTPUT_TOKENS = 1_000  # that a provider is taken to count for a call that sets no limit to its answer
@@ -143,7 +144,7 @@ def _blames(turn: Turn, transfer: Transfer, attempt: Attempt, failure: BaseExcep
         return "nobody"
     if failure is None:
         return ""
-    if not isinstance(failure, UpstreamError) or failure.code == TOO_LARGE:
+    if not isinstance(failure, UpstreamError) or failure.code == TOO_LARGE or isinstance(failure, Mismatch):
         return "nobody"
     if isinstance(failure, UpstreamFailed) and failure.code in _OUR_ACCOUNT:
         return "key"

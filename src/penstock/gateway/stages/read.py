@@ -176,6 +176,8 @@ class Reading:
         ]
         if generation.cost and generation.state is State.FINISHED:  # before its end it is not known
             headers.append((b"penstock-cost", dollars(generation.cost)))
+        if generation.seams:
+            headers.append((b"penstock-continued", b"%d" % generation.seams))
         return headers
 
     def _limits(self) -> list[tuple[bytes, bytes]]:

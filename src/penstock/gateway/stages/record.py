@@ -18,7 +18,8 @@ from penstock.logs import RequestLine, RequestLog
 from penstock.messages import Attempt, Call, Outcome, Tenant, Usage
 from penstock.metrics import DURATION_BUCKETS, INTER_TOKEN_BUCKETS, TTFT_BUCKETS, Counter, Histogram, Registry
 from penstock.net.clock import Clock
-from penstock.wire import problems
+from penstock.upstream.ladder import How
+from penstock.wire import boundary, problems
 
 PICO = 1e-12
 _NOTHING = Usage()
@@ -31,7 +32,9 @@ def _codes(kind: type[PenstockError]) -> set[str]:
 
 
 # What an attempt's error is called in metrics: upstreams' own codes are no bounded set.
-_KNOWN_ERRORS = frozenset({"", "cancelled", TOO_LARGE, *problems.CODES, *_codes(PenstockError)})
+_KNOWN_ERRORS = frozenset(
+    {"", "cancelled", TOO_LARGE, boundary.Mismatch.code, *problems.CODES, *_codes(PenstockError)}
+)
 _OTHER_ERROR = "other"
 
 
@@ -79,6 +82,11 @@ class Recorder:
             "Attempts repeated.",
             labels=("upstream",),
             max_children=MAX_CHILDREN,
+        )
+        self.continuations = metrics.counter(
+            "penstock_continuations_total",
+            "Broken streams gone on with.",
+            labels=("how", "outcome"),
         )
         self.tokens = metrics.counter(
             "penstock_tokens_total",
@@ -131,7 +139,7 @@ class Recorder:
         if cells is None:
             cells = self._bind(attempt.upstream, candidate.route)
         assert attempt.outcome is not None
-        if attempt.error:
+        if attempt.outcome is not Outcome.COMPLETED:
             error = attempt.error if attempt.error in _KNOWN_ERRORS else _OTHER_ERROR
             self.attempts.labels(attempt.upstream, attempt.outcome.value, error).add()
         else:
@@ -181,6 +189,10 @@ class Recorder:
 
     def retried(self, candidate: Candidate) -> None:
         self.retries.labels(candidate.upstream.name).add()
+
+    def continued(self, how: How, outcome: str) -> None:
+        """A broken stream was gone on with: ``rescued``, ``broken`` again, or why it was not."""
+        self.continuations.labels(how.value, outcome).add()
 
     # ---- the front half: requests ----
 

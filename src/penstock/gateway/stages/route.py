@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from penstock.config.model import Config, ModelCacheConfig, ModelConfig, TimeoutConfig
+from penstock.config.model import Config, ContinuationConfig, ModelCacheConfig, ModelConfig, TimeoutConfig
 from penstock.config.patterns import match
 from penstock.errors import UnknownModel
 from penstock.messages import Call
@@ -32,6 +32,7 @@ class Candidate(msgspec.Struct, frozen=True, eq=False):
     weight: float
     timeouts: TimeoutConfig
     sole: bool = False  # there is no other for this name
+    continuation: ContinuationConfig = ContinuationConfig()
 
 
 class Router:
@@ -168,6 +169,7 @@ class Router:
             version=chosen.version,
             weight=chosen.weight,
             timeouts=config.timeouts or upstream.config.timeouts or self._config.timeouts,
+            continuation=config.continuation or self._config.continuation,
         )
 
     def _in_order(self, candidates: list[Candidate]) -> list[Candidate]:

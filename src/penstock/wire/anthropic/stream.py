@@ -70,6 +70,11 @@ class StreamDecoder:
         state = "finished" if self._finished else "started" if self._started else "new"
         return f"<StreamDecoder of messages {state}, block {self._open}>"
 
+    @property
+    def stop(self) -> StopReason | None:
+        """The stop reason, once it has come."""
+        return self._stop
+
     def feed(self, frame: bytes) -> list[AnswerEvent]:
         """Events of one whole frame.
 

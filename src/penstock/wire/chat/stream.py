@@ -135,6 +135,16 @@ class StreamDecoder:
         state = "finished" if self._finished else "started" if self._started else "new"
         return f"<StreamDecoder of chat {state}, parts: {self._parts}>"
 
+    @property
+    def stop(self) -> StopReason | None:
+        """The finish reason, once it has come."""
+        return self._stop
+
+    @property
+    def interleaved(self) -> bool:
+        """Whether parts wait behind the one that is open."""
+        return len(self._parts) > 1
+
     def feed(self, frame: bytes) -> list[AnswerEvent]:
         """Events of one whole frame.
 

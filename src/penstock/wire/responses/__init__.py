@@ -20,6 +20,8 @@ from penstock.wire.responses._asked import Asked
 from penstock.wire.responses._events import SUCCESSFUL_EVENTS, TERMINAL_EVENTS
 from penstock.wire.responses._fold import fold_stream
 from penstock.wire.responses._prompt import decode_prompt
+from penstock.wire.responses._reading import StreamDecoder
+from penstock.wire.responses._resumed import ResumedEncoder
 from penstock.wire.responses._settings import Settings, read_settings
 from penstock.wire.responses._stored import (
     id_in,
@@ -35,7 +37,9 @@ __all__ = [
     "SUCCESSFUL_EVENTS",
     "TERMINAL_EVENTS",
     "Asked",
+    "ResumedEncoder",
     "Settings",
+    "StreamDecoder",
     "StreamEncoder",
     "decode_prompt",
     "encode_answer",

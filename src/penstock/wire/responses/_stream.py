@@ -282,7 +282,7 @@ class StreamEncoder:
     # ---- items -------------------------------------------------------------------------------------
 
     def _item_added(self, part: Text | Thinking | ToolCall | Refusal) -> bytes:
-        index = len(self._items)
+        index = self._index
         item: Item
         if isinstance(part, ToolCall):
             self._id = item_id(FunctionCall, self._answer, index)
@@ -302,7 +302,7 @@ class StreamEncoder:
         item = self._item(status)
         self._pending = None
         self._content = []
-        index = len(self._items)
+        index = self._index
         self._items.append(item)
         return [self._frame("response.output_item.done", output_index=index, item=item)]
 
@@ -322,9 +322,14 @@ class StreamEncoder:
 
     # ---- frames ------------------------------------------------------------------------------------
 
+    @property
+    def _index(self) -> int:
+        """Of the item that is pending, or would be."""
+        return len(self._items)
+
     def _inside(self, name: str, **members: Any) -> bytes:
         """An event about the pending item."""
-        return self._frame(name, item_id=self._id, output_index=len(self._items), **members)
+        return self._frame(name, item_id=self._id, output_index=self._index, **members)
 
     def _frame(self, name: str, **members: Any) -> bytes:
         number = self._number
@@ -334,7 +339,7 @@ class StreamEncoder:
 
     def _open_deltas(self, name: str, **members: Any) -> None:
         """What all deltas of a part have in common is written once; a delta adds its text and number."""
-        head = _encode({"type": name, "item_id": self._id, "output_index": len(self._items), **members})
+        head = _encode({"type": name, "item_id": self._id, "output_index": self._index, **members})
         self._delta_head = b'event: %b\ndata: %b,"delta":' % (name.encode(), head[:-1])
 
 

@@ -1,0 +1,113 @@
+"""An upstream's own run of an answer, which can be read on after the connection broke.
+
+Two kinds of upstream keep one: OpenAI's Responses API for what was asked in the background (events bear a
+``sequence_number``; ``GET /v1/responses/{id}?stream=true&starting_after=n``), and another Penstock (frames
+bear an ``id``; ``GET /v1/generations/{id}/events?starting_after=n``).  Reading on is no new call: it is the
+same answer, and is paid for once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from penstock.errors import UpstreamBroken
+from penstock.messages import Event
+from penstock.wire import sse
+from penstock.wire.not_json import NOT_JSON
+
+
+class _Numbered(msgspec.Struct):
+    sequence_number: int = -1
+
+
+class _Made(msgspec.Struct):
+    id: str = ""
+    background: bool | None = None
+
+
+class _Created(msgspec.Struct):
+    type: str
+    response: _Made | None = None
+
+
+_numbered = msgspec.json.Decoder(_Numbered).decode
+_created = msgspec.json.Decoder(_Created).decode
+
+
+class Run:
+    """One run, and how far it has been read.
+
+    :param path: below the API's base, without the number
+    :param by_id: frames are numbered by their ``id``; else their data has a ``sequence_number``
+    """
+
+    __slots__ = ("_by_id", "_last", "_path", "_skipping", "after")
+
+    def __init__(self, path: str, *, by_id: bool, after: int = -1) -> None:
+        self._path = path
+        self._by_id = by_id
+        self._last: bytes = b""
+        self._skipping = False
+        self.after = after  # the number of the last frame that came
+
+    def __repr__(self) -> str:
+        return f"<Run at {self._path}, read to {self.after}>"
+
+    @property
+    def target(self) -> str:
+        """Where the rest is to be had; ``""``: nothing came that the rest could follow."""
+        number = self._number(self._last) if self._last else self.after
+        return f"{self._path}starting_after={number}" if number >= 0 else ""
+
+    def note(self, frames: list[bytes]) -> list[bytes]:
+        """Frames have come; those that came before the break are left out.
+
+        :raises UpstreamBroken: some are missing between the break and these
+        """
+        if self._skipping:
+            frames = self._fresh(frames)
+        if frames:
+            self._last = frames[-1]
+        return frames
+
+    def broken(self) -> Run:
+        """The same run for the next connection."""
+        run = Run(self._path, by_id=self._by_id, after=self._number(self._last) if self._last else self.after)
+        run._skipping = True
+        return run
+
+    def _fresh(self, frames: list[bytes]) -> list[bytes]:
+        for at, frame in enumerate(frames):
+            number = self._number(frame)
+            if number > self.after:
+                if number != self.after + 1:
+                    raise UpstreamBroken("the upstream left out events when its answer was read on")
+                self._skipping = False
+                return frames[at:]
+        return []
+
+    def _number(self, frame: bytes) -> int:
+        found = sse.fields(frame)
+        try:
+            return int(found.id or "-1") if self._by_id else _numbered(found.data).sequence_number
+        except (*NOT_JSON, ValueError):
+            return -1
+
+
+def of_response(events: Sequence[Event]) -> Run | None:
+    """The run behind a stream of response events, if it was asked for in the background."""
+    try:
+        made = _created(sse.data_of(events[0])).response
+        number = _numbered(sse.data_of(events[-1])).sequence_number
+    except (*NOT_JSON, IndexError):
+        return None
+    if made is None or not made.background or not made.id or "/" in made.id or "?" in made.id:
+        return None
+    return Run(f"/v1/responses/{made.id}?stream=true&", by_id=False, after=number)
+
+
+def of_generation(name: bytes) -> Run:
+    """The run of another Penstock's generation of this name."""
+    return Run(f"/v1/generations/{name.decode('latin-1')}/events?", by_id=True)
