@@ -32,6 +32,7 @@ from serving import error as upstream_error
 from penstock.config.model import (
     CacheConfig,
     CandidateConfig,
+    ContinuationConfig,
     KeyConfig,
     ModelCacheConfig,
     ModelConfig,
@@ -240,7 +241,8 @@ def test_what_is_not_a_whole_answer_is_never_kept(script):
     body = STREAM if STREAM_HEAD in script else ASKED
 
     async def main():
-        async with gateway_of([[*script, Step.CLOSE]]) as (gateway, port, upstream, _):
+        once = ContinuationConfig(attempts=0)
+        async with gateway_of([[*script, Step.CLOSE]], continuation=once) as (gateway, port, upstream, _):
             for _ in range(2):
                 answer = await call(port, body)
                 assert answer.headers.get("penstock-status") != "cached"
