@@ -90,6 +90,7 @@ class Worker:
         self.world = world
         self.pipeline = Pipeline()
         self.metrics = Registry()
+        self.forgotten = []  # generations, by their ids
         self.files = FileStore(
             world.directory, max_file_bytes=1 << 24, tenant_bytes=1 << 26, kept_for=0.0, now=world.wall
         )
@@ -101,6 +102,7 @@ class Worker:
             world.clock,
             self.metrics,
             announce=self._announce,
+            forget=self.forgotten.append,
             longest_line=10_000,
             now=world.wall,
         )

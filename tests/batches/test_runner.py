@@ -39,6 +39,18 @@ def test_lines_are_called_on_behalf_of_the_key_at_the_lowest_tier_with_a_key_of_
     asyncio.run(main())
 
 
+def test_a_generation_is_let_go_of_once_its_answer_is_on_the_disk_unless_it_was_made_for_another(tmp_path):
+    async def main():
+        async with a_world(tmp_path) as world:
+            worker = await world.worker()
+            made = iter([b"created", b"joined", b"cached", b"created"])
+            worker.pipeline.say = lambda exchange: (200, None, [(b"penstock-status", next(made))])
+            await worker.ended(await worker.begin(range(4)))
+            assert worker.forgotten == ["gen_1", "gen_1"]
+
+    asyncio.run(main())
+
+
 def test_no_more_calls_at_once_than_allowed_for_a_batch_and_for_a_worker(tmp_path):
     async def main():
         async with a_world(tmp_path, concurrency=3, worker_concurrency=4) as world:

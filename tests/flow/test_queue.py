@@ -34,6 +34,13 @@ def test_the_highest_tier_goes_first():
     assert [entry.tier for entry in drain(queue)] == ["realtime", "standard", "batch"]
 
 
+def test_a_batch_goes_behind_all_others_unless_the_configuration_says_otherwise():
+    order = drain(filled(("batch", "a"), ("standard", "a"), ("another", "a"), tiers={}))
+    assert order[-1].tier == "batch"
+    equal = {"batch": TierConfig(priority=1)}
+    assert drain(filled(("standard", "a"), ("batch", "a"), tiers=equal))[0].tier == "batch"
+
+
 def test_a_lower_tier_has_its_floor_and_one_without_a_floor_waits():
     queue = filled(*[("realtime", "a")] * 100, *[("standard", "a")] * 100, *[("batch", "a")] * 100)
     first = Counter(entry.tier for entry in drain(queue, 100))

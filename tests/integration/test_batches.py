@@ -162,6 +162,38 @@ def test_a_batch_goes_from_its_input_to_its_results_and_its_owner_is_told(tmp_pa
             assert ledger.execute("SELECT DISTINCT tier FROM attempts").fetchall() == [("batch",)]
 
 
+def test_the_end_of_a_background_response_is_told(tmp_path, client_of):
+    """By the id that its caller knows, and with what became of it."""
+    wanted = {"sim:tokens=4": "completed", "sim:400": "failed", "sim:ttft=60000": "cancelled"}
+    with SimulatorProcess() as simulator, listening() as (hook, came, _):
+        told = {"path": str(tmp_path / "hooks.sqlite"), "endpoints": [{"url": hook, "secret": SECRET}]}
+        config = configured(simulator, tmp_path, webhooks=told, files={})
+        with GatewayProcess(config, tmp_path) as gateway:
+            client = client_of(gateway)
+            asked = {
+                client.responses.create(model=model, input="hello", background=True).id: status
+                for model, status in wanted.items()
+            }
+            (cancelled,) = (each for each, status in asked.items() if status == "cancelled")
+            assert client.responses.cancel(cancelled).status == "cancelled"
+            wait_until(lambda: len(came) == len(wanted), what="a webhook for each")
+            events = [client.webhooks.unwrap(text, headers, secret=SECRET) for headers, text in came]
+            assert {event.data.id: event.type for event in events} == {
+                each: f"response.{status}" for each, status in asked.items()
+            }
+            for each, status in asked.items():
+                assert client.responses.retrieve(each).status == status
+            with client.responses.create(model="sim", input="hello", background=True, stream=True) as stream:
+                streamed = next(iter(stream)).response.id
+                for _ in stream:
+                    pass
+            wait_until(lambda: len(came) == len(wanted) + 1, what="a webhook")
+            headers, text = came[-1]
+            assert client.webhooks.unwrap(text, headers, secret=SECRET).data.id == streamed
+            client.responses.create(model="sim", input="not in the background")
+            assert len(came) == len(wanted) + 1
+
+
 def test_every_endpoint_of_a_batch_is_answered(tmp_path, client_of):
     calls = {
         "/v1/completions": {"model": "sim", "prompt": "hello"},

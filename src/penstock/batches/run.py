@@ -71,7 +71,10 @@ class Surroundings(Protocol):
     async def pause(self, seconds: float, over: Callable[[], bool]) -> bool:
         """Wait; False: it was ``over`` before."""
 
-    def line_done(self, *, completed: bool) -> None: ...
+    forget: Callable[[str], None]  # nobody will come back for a generation's answer: it is on the disk
+
+    def line_done(self, *, completed: bool) -> None:
+        """A line has a result."""
 
 
 class Run:
@@ -250,6 +253,8 @@ class Run:
             await self._results.add(text, completed=completed)
         except PenstockError:
             return  # the worker is going away, and the disk did not take it; the line is not done
+        if exchange.answer_headers.get(b"penstock-status") == b"created":  # another's is not ours to forget
+            self._around.forget(request_id)
         self._done.add(line.custom_id)
         self._around.line_done(completed=completed)
 

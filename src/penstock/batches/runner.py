@@ -31,6 +31,7 @@ class Runner:
 
     :param answer: the pipeline's front door
     :param announce: tells those who want to know that a batch has ended; durable when it returns
+    :param forget: lets go of a generation, by its id, whose answer is on the disk
     :param longest_line: bytes of one request
     :param now: Unix time
     """
@@ -45,6 +46,7 @@ class Runner:
         metrics: Registry,
         *,
         announce: Callable[[Batch], Awaitable[None]],
+        forget: Callable[[str], None],
         longest_line: int,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -57,6 +59,7 @@ class Runner:
         self.now = now
         self.monotonic = clock.now
         self.stopping = False
+        self.forget = forget
         self._announce = announce
         self._clock = clock
         self._runs: dict[str, Run] = {}

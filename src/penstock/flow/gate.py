@@ -21,7 +21,7 @@ from penstock.errors import Evicted, Overloaded, PenstockError
 from penstock.flow.breaker import Breaker, Ended, State
 from penstock.flow.concurrency import AdaptiveLimit
 from penstock.flow.pace import Pace
-from penstock.flow.queue import DEFAULT_TIER, Entry, Full, Queue
+from penstock.flow.queue import Entry, Full, Queue, config_of
 from penstock.flow.remote import RemoteBucket
 from penstock.messages import Headers
 from penstock.wire import ratelimits
@@ -257,12 +257,12 @@ class Gate:
         if self.limit is None or not self.pace.holding:
             return self._remote_wait(asked.tokens, now)
         turns = int(self.limit.value) / self.pace.holding  # per second
-        config = self.tiers.get(asked.tier, DEFAULT_TIER)
+        config = config_of(self.tiers, asked.tier)
         higher, alike = self.queue.ahead(asked.tier, asked.tenant)
         coming = sum(
             self._arrival_rate(name, now)
             for name in self._arrivals
-            if self.tiers.get(name, DEFAULT_TIER).priority > config.priority
+            if config_of(self.tiers, name).priority > config.priority
         )
         floor = config.floor * turns
         left = max(turns - coming, floor)

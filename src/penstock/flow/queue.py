@@ -27,9 +27,16 @@ from math import inf
 from penstock.config.model import TierConfig
 
 DEFAULT_TIER = TierConfig()
+BATCH = "batch"  # the tier of a batch's calls: unless the configuration says otherwise, below all others
+BATCH_TIER = TierConfig(priority=-1, floor=0.02, queue_share=0.5)
 MAX_COUNTERS = 4_096  # tenants remembered by one tier
 _WHOLE = 1.0 - 1e-9  # turn, of credits that are sums of fractions
 _OFTEN = 64  # entries that have left, after which a heap is cleaned
+
+
+def config_of(tiers: Mapping[str, TierConfig], name: str) -> TierConfig:
+    """The rules of a tier, whether it is in the configuration or not."""
+    return tiers.get(name) or (BATCH_TIER if name == BATCH else DEFAULT_TIER)
 
 
 class Entry:
@@ -137,7 +144,7 @@ class _Tier:
 class Queue:
     """The calls that wait for one upstream.
 
-    :param tiers: by name; a call of a tier that is not there is treated as :data:`DEFAULT_TIER` says
+    :param tiers: by name; a call of a tier that is not there is treated as :func:`config_of` says
     :param max_waiting: calls, of all tiers together
     """
 
@@ -154,7 +161,7 @@ class Queue:
         """Go on by these rules."""
         self._configs = tiers
         for name, tier in self._tiers.items():
-            tier.config = tiers.get(name, DEFAULT_TIER)
+            tier.config = config_of(tiers, name)
 
     def push(self, entry: Entry) -> Entry | None:
         """Wait.
@@ -246,7 +253,7 @@ class Queue:
 
     def ahead(self, tier: str, tenant: str) -> tuple[int, int]:
         """How many of those that wait would go before a new call of this tenant: of higher tiers, of its own."""
-        config = self._configs.get(tier, DEFAULT_TIER)
+        config = config_of(self._configs, tier)
         higher = alike = 0
         for name, other in self._tiers.items():
             if name == tier or not other.length:
@@ -269,7 +276,7 @@ class Queue:
     def _tier(self, name: str) -> _Tier:
         tier = self._tiers.get(name)
         if tier is None:
-            tier = self._tiers[name] = _Tier(self._configs.get(name, DEFAULT_TIER))
+            tier = self._tiers[name] = _Tier(config_of(self._configs, name))
         return tier
 
     def _lowest(self, priority: int) -> Entry | None:

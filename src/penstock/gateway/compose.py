@@ -27,6 +27,7 @@ from penstock.flow.limits import Limiter
 from penstock.flow.measures import measure as measure_gates
 from penstock.flow.retry import RetryBudget
 from penstock.gateway import routes, stored
+from penstock.gateway.announce import event_of
 from penstock.gateway.batches import BatchRoom
 from penstock.gateway.files import FileRoom
 from penstock.gateway.kept import Kept, Work
@@ -37,6 +38,7 @@ from penstock.gateway.stages.lookup import Lookup
 from penstock.gateway.stages.read import CLIENT_GONE, refuse
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
+from penstock.generation.log import Generation
 from penstock.generation.registry import Registry
 from penstock.ledger.ledger import Ledger
 from penstock.ledger.measures import measure
@@ -109,7 +111,10 @@ class Gateway:
         self.pipeline.admission.limiter = self._limiter(config)
         self._spending = Spending(self._store, clock)
         clock.add(self._spending)
-        self.webhooks = self._sender(config)
+        self._sender = self._webhooks(config)
+        self._announcing: set[asyncio.Task[None]] = set()
+        if self._sender is not None:
+            self.pipeline.on_background_end = self._response_ended
         self._files = self._file_store(config)
         self._batches = self._runner(config, self._files) if self._files is not None else None
         self._kept = Kept({})
@@ -202,8 +207,8 @@ class Gateway:
         await self._spending.follow(self.pipeline.admission.limiter)
         if self._files is not None:
             await self._files.start()
-        if self.webhooks is not None:
-            await self.webhooks.start()
+        if self._sender is not None:
+            await self._sender.start()
         if self._batches is not None:
             await self._batches.start()
         if self.cache is not None:
@@ -255,8 +260,10 @@ class Gateway:
         if self._files is not None and self._batches is not None:
             await self._batches.close()
             await self._files.close()
-        if self.webhooks is not None:
-            await self.webhooks.close()
+        if self._announcing:
+            await asyncio.wait(self._announcing)
+        if self._sender is not None:
+            await self._sender.close()
         if self._retired:  # their calls have ended, so they only close
             await asyncio.wait(self._retired)
         for upstream in self.pipeline.snapshot.upstreams.values():
@@ -384,7 +391,7 @@ class Gateway:
             prices.estimate(candidate.upstream.name, candidate.model, usage) for candidate in candidates
         )
 
-    def _sender(self, config: Config) -> Sender | None:
+    def _webhooks(self, config: Config) -> Sender | None:
         webhooks = config.webhooks
         if not webhooks.endpoints:
             return None
@@ -410,14 +417,30 @@ class Gateway:
             config.batches,
             self.clock,
             self.metrics,
-            announce=self._announce,
+            announce=self._batch_ended,
+            forget=self.pipeline.registry.drop,
             longest_line=config.listener.max_body_bytes,
         )
 
-    async def _announce(self, batch: Batch) -> None:
+    async def _batch_ended(self, batch: Batch) -> None:
         """Tell the tenant's own servers that a batch has ended."""
-        if self.webhooks is not None:
-            await self.webhooks.announce(batch.tenant, f"batch.{batch.status.value}", batch.id)
+        if self._sender is not None:
+            await self._sender.announce(batch.tenant, f"batch.{batch.status.value}", batch.id)
+
+    def _response_ended(self, call: Call, generation: Generation) -> None:
+        """Tell them that a background response has."""
+        event = event_of(call, generation)
+        if event is not None:
+            task = asyncio.get_running_loop().create_task(self._announce(call.tenant.name, *event))
+            self._announcing.add(task)
+            task.add_done_callback(self._announcing.discard)
+
+    async def _announce(self, tenant: str, kind: str, subject: str) -> None:
+        assert self._sender is not None, "nobody is told where nobody wants to know"
+        try:
+            await self._sender.announce(tenant, kind, subject)
+        except PenstockError as error:  # the response itself is there, for who asks for it
+            log.warning("nobody will be told of %s %s: %s", subject, kind, error.message)
 
     def _snapshot(self, config: Config, present: dict[str, HTTPUpstream]) -> Snapshot:
         keyring = Keyring(config.keys)

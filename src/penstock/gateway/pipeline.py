@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Callable
 
 import msgspec
 
@@ -78,6 +79,7 @@ class Pipeline:
         self.waiting: set[asyncio.Task[None]] = set()  # calls for which the cache's lower tiers are asked
         self.productions: dict[Production, None] = {}
         self.readings: dict[Reading, None] = {}
+        self.on_background_end: Callable[[Call, Generation], None] | None = None  # None: nobody is to be told
         self._idle: list[asyncio.Future[None]] = []
 
     def __repr__(self) -> str:
@@ -404,6 +406,8 @@ class Pipeline:
                 self.registry.unbind(generation, name)
             if question is not None and self.lookup is not None:
                 self.lookup.renewing.discard(question.key)
+            if call.background and self.on_background_end is not None:
+                self.on_background_end(call, generation)
             del self.productions[production]
             if self._idle and not self.productions and not self.waiting:
                 self._wake_idle()
