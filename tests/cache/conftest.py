@@ -3,16 +3,22 @@ import inspect
 
 import pytest
 
+try:
+    from uvloop import new_event_loop
+except ImportError:  # pragma: no cover
+    from asyncio import new_event_loop
+
 from penstock.testing import RedisServer
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
-    """Tests that are coroutines run in a loop of their own."""
+    """Tests that are coroutines run in a loop of their own, of the kind in which the gateway runs."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     names = pyfuncitem._fixtureinfo.argnames
-    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
     return True
 
 

@@ -1,0 +1,228 @@
+"""Kept answers through the whole gateway: several workers and machines, real SDKs, a Redis in trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.request
+
+import anthropic
+import httpx2
+import openai
+import pytest
+from gateway_books import wait_until
+
+from penstock.testing import GatewayProcess, RedisServer, SimulatorProcess
+
+QUESTIONS = 40
+HI = [{"role": "user", "content": "hi"}]
+
+
+def configured(simulator, **cache):
+    return {
+        "upstreams": {"own": {"kind": "sim", "base_url": simulator.base_url}},
+        "models": {"*": {"candidates": [{"upstream": "own"}], "cache": {}, "join": "never"}},
+        "cache": cache,
+        "log": {"requests": False},
+    }
+
+
+@pytest.fixture(scope="module")
+def simulator():
+    with SimulatorProcess() as process:
+        yield process
+
+
+@pytest.fixture
+def redis():
+    if not RedisServer.available():
+        pytest.skip("there is no redis-server on this machine")
+    with RedisServer() as server:
+        yield server
+
+
+def question(number):
+    return {
+        "model": "sim",
+        "max_tokens": 4,
+        "temperature": 0,
+        "messages": [{"role": "user", "content": f"question {number}"}],
+    }
+
+
+class Load:
+    """Callers who ask the same few questions again and again, until they are told to stop."""
+
+    def __init__(self, *gateways):
+        self.gateways = gateways
+        self.status = []  # Penstock-Status, or the error, of each answer
+        self._going = True
+        self._tasks = []
+
+    async def __aenter__(self):
+        self._client = httpx2.AsyncClient(trust_env=False, timeout=60)
+        self._tasks = [asyncio.ensure_future(self._ask(number)) for number in range(8)]
+        return self
+
+    async def __aexit__(self, *_):
+        self._going = False
+        await asyncio.gather(*self._tasks)
+        await self._client.aclose()
+
+    async def _ask(self, number):
+        while self._going:
+            gateway = self.gateways[number % len(self.gateways)]
+            answer = await self._client.post(
+                gateway.base_url + "/chat/completions", json=question(number % QUESTIONS)
+            )
+            self.status.append(
+                answer.headers["penstock-status"] if answer.status_code == 200 else answer.text
+            )
+            number += 8 if number % 3 else 1
+
+    async def until(self, reached):
+        """Until the answers from now on are as they should be."""
+        since = len(self.status)
+        async with asyncio.timeout(60):
+            while not reached(self.status[since:]):
+                await asyncio.sleep(0.01)
+
+    async def answers(self, count):
+        await self.until(lambda status: len(status) >= count)
+
+    async def hits(self, count):
+        await self.until(lambda status: status.count("cached") >= count)
+
+
+def test_a_redis_that_is_frozen_killed_and_started_anew_fails_no_call(simulator, redis, tmp_path):
+    """Memory keeps nothing here, so that each call asks Redis."""
+
+    async def main(gateway):
+        async with Load(gateway) as load:
+            await load.hits(50)
+            redis.freeze()
+            await load.answers(150)
+            redis.thaw()
+            await load.hits(50)
+            redis.kill()
+            await load.answers(150)
+            redis.start()
+            await load.hits(50)
+        assert set(load.status) == {"created", "cached"}
+
+    settings = configured(simulator, memory_bytes=1, redis=redis.url, seal_key="s", redis_budget=0.1)
+    with GatewayProcess(settings, tmp_path) as gateway:
+        asyncio.run(main(gateway))
+
+
+def test_machines_that_share_a_redis_share_answers_and_purges(simulator, redis, tmp_path):
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    settings = configured(simulator, redis=redis.url, seal_key="s", redis_budget=5)
+    with GatewayProcess(settings, folders[0]) as one, GatewayProcess(settings, folders[1]) as two:
+        assert ask(one, 1) == "created"
+        assert settled(lambda: ask(two, 1), "cached")
+        assert settled(lambda: ask(two, 1), "cached")
+        purge(one, {"model": "sim"})
+        assert ask(one, 1) == "created"
+        assert ask(two, 2) == "created"
+        purge(one, {"everything": True})
+        assert settled(lambda: ask(two, 2), "created")
+
+
+def test_workers_share_answers_on_the_disk_and_a_restart_keeps_them(simulator, tmp_path):
+    settings = configured(simulator, disk=str(tmp_path / "answers.sqlite"), disk_budget=5) | {"workers": 2}
+    before = billed(simulator)
+    with GatewayProcess(settings, tmp_path) as gateway:
+        assert ask(gateway, 100) == "created"
+        for _ in range(10):  # each on a connection of its own, so to either worker
+            assert settled(lambda: ask(gateway, 100), "cached")
+        assert state(gateway)["workers"][0]["tiers"][1]["name"] == "disk"
+    with GatewayProcess(settings, tmp_path) as gateway:
+        assert ask(gateway, 100) == "cached"
+        purge(gateway, {"tenant": "default"})
+        assert ask(gateway, 100) == "created"
+        purge(gateway, {"tenant": "default"})
+    with GatewayProcess(settings, tmp_path) as gateway:
+        assert ask(gateway, 100) == "created"  # a purge outlives the process, too
+    assert billed(simulator) - before == 3
+
+
+@pytest.mark.parametrize("first", ["plain", "stream"])
+def test_all_dialects_are_answered_in_both_forms(simulator, tmp_path, first):
+    with GatewayProcess(configured(simulator), tmp_path) as gateway:
+        before = billed(simulator)
+        for kind in (chat, messages, responses):
+            made = kind(gateway, stream=first == "stream")
+            assert made
+            assert kind(gateway, stream=first != "stream") == made
+            assert kind(gateway, stream=first == "stream") == made
+        assert billed(simulator) - before == 3
+
+
+def chat(gateway, *, stream):
+    with openai.OpenAI(base_url=gateway.base_url, api_key="k", max_retries=0) as client:
+        answer = client.chat.completions.create(
+            model="sim", messages=HI, temperature=0, max_tokens=6, stream=stream
+        )
+        if not stream:
+            return answer.choices[0].message.content
+        return "".join(choice.delta.content or "" for chunk in answer for choice in chunk.choices)
+
+
+def messages(gateway, *, stream):
+    with anthropic.Anthropic(base_url=gateway.url, api_key="k", max_retries=0) as client:
+        arguments = {"model": "sim", "messages": HI, "max_tokens": 6, "extra_body": {"temperature": 0}}
+        if not stream:
+            return client.messages.create(**arguments).content[0].text
+        with client.messages.stream(**arguments) as events:
+            return events.get_final_message().content[0].text
+
+
+def responses(gateway, *, stream):
+    with openai.OpenAI(base_url=gateway.base_url, api_key="k", max_retries=0) as client:
+        arguments = {"model": "sim", "input": "hi", "temperature": 0, "max_output_tokens": 500}
+        if not stream:
+            return client.responses.create(**arguments).output_text
+        with client.responses.stream(**arguments) as events:
+            return events.get_final_response().output_text
+
+
+# ---- asking ----
+
+
+def ask(gateway, number):
+    """``Penstock-Status`` of one call, on a connection of its own."""
+    call = urllib.request.Request(
+        gateway.base_url + "/chat/completions",
+        json.dumps(question(number)).encode(),
+        {"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(call, timeout=60) as answer:
+        return answer.headers["penstock-status"]
+
+
+def settled(ask_again, wanted):
+    """Tiers and other machines are told behind the answer: what was done just now may be a moment in coming."""
+    return wait_until(lambda: ask_again() == wanted)
+
+
+def purge(gateway, what):
+    call = urllib.request.Request(
+        gateway.control_url + "/v1/cache/purge",
+        json.dumps(what).encode(),
+        {"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(call, timeout=60) as answer:
+        return json.load(answer)
+
+
+def state(gateway):
+    with urllib.request.urlopen(gateway.control_url + "/v1/cache", timeout=60) as answer:
+        return json.load(answer)
+
+
+def billed(simulator):
+    """How many calls the simulator was asked for."""
+    return simulator.bill()["requests"]
