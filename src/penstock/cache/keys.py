@@ -18,6 +18,8 @@ it was made of, so different members have different texts.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 from blake3 import blake3
 
@@ -67,6 +69,21 @@ TELLING_HEADERS = (
 )
 """The caller's header fields that reach an upstream and change its answer."""
 
+_TELLING = frozenset(TELLING_HEADERS)
+
+_EFFECTS = frozenset(
+    {
+        "background",
+        "container",
+        "conversation",
+        "mcp_servers",
+        "store",
+        "thread",
+        "tools",
+        "web_search_options",
+    }
+)
+
 _members = msgspec.json.Encoder(order="sorted").encode
 _strings = msgspec.msgpack.Encoder().encode
 _number = msgspec.json.Decoder(float).decode
@@ -93,7 +110,9 @@ def key(call: Call, *, model_version: str, scope: str, secret: bytes = PUBLIC_SE
     """
     untelling = UNTELLING[call.endpoint]
     headers = call.headers
-    told = [(name, headers[name]) for name in TELLING_HEADERS if name in headers]
+    told: list[tuple[bytes, bytes]] = []
+    if not _TELLING.isdisjoint(headers):
+        told = [(name, headers[name]) for name in TELLING_HEADERS if name in headers]
     preamble = _strings((SCHEMA_VERSION, call.endpoint.path, scope, model_version, told))
     members = {name: value for name, value in call.fields.items() if name not in untelling}
     return blake3(preamble + _members(members), key=secret).digest()
@@ -119,9 +138,13 @@ def scope_of(call: Call, *, shared: bool = False, open_to_all: bool = False) -> 
         ``shared``, or somebody without any right at the provider would get its answers here.
     """
     if open_to_all:
-        presented = blake3(key_in(call.headers), derive_key_context="penstock cache scope of a caller's key")
-        return "key:" + presented.hexdigest()
+        return _scope_of_key(key_in(call.headers))
     return "shared" if shared else "tenant:" + call.tenant.name
+
+
+@lru_cache(1_024)
+def _scope_of_key(key: bytes) -> str:
+    return "key:" + blake3(key, derive_key_context="penstock cache scope of a caller's key").hexdigest()
 
 
 def is_deterministic(call: Call) -> bool:
@@ -154,6 +177,8 @@ def has_effects(call: Call) -> bool:
     background, or lets the provider run tools, which look at the world as it is now and may change it.
     """
     fields = call.fields
+    if _EFFECTS.isdisjoint(fields):
+        return False
     return (
         _is_set(fields, "store", b"true")
         or _is_set(fields, "background", b"true")
