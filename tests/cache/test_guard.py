@@ -49,7 +49,7 @@ async def test_a_tier_that_does_not_answer_is_a_miss_after_its_budget():
     before = asyncio.get_running_loop().time()
     assert await guard.get(a_key(1)) is None
     assert guard.late == 1
-    assert asyncio.get_running_loop().time() - before >= 0.005
+    assert asyncio.get_running_loop().time() - before >= 0.004  # timers are exact to a millisecond
 
 
 async def test_a_tier_that_is_silent_is_left_alone_and_begins_anew():
