@@ -244,7 +244,10 @@ class Generation:
         """
         if self._closing is not None:
             return
-        added = sum(map(len, events)) + EVENT_OVERHEAD * len(events)
+        if len(events) == 1:
+            added = len(events[0]) + EVENT_OVERHEAD
+        else:
+            added = sum(map(len, events)) + EVENT_OVERHEAD * len(events)
         if self.size + added > self.max_bytes:
             raise too_large()
         self.size += added

@@ -285,7 +285,8 @@ class Inbound(asyncio.Protocol):
             return size
         streaming = exchange.streaming = limit is None
         if limit is not None:
-            exchange.limit = min(limit, serving.config.max_body_bytes)
+            most = serving.max_body_bytes
+            exchange.limit = limit if limit < most else most
 
         if length == 0:
             if not exchange.ended:

@@ -45,10 +45,10 @@ class _ChatUsage(msgspec.Struct):
     reasoning_tokens: int | None = None  # Perplexity
 
     def neutral(self) -> Usage:
-        given = self.prompt_tokens_details or _NO_INPUT_DETAILS
-        made = self.completion_tokens_details or _NO_OUTPUT_DETAILS
         inputs = self.prompt_tokens or 0
         output = self.completion_tokens or 0
+        given = self.prompt_tokens_details or _NO_INPUT_DETAILS
+        made = self.completion_tokens_details or _NO_OUTPUT_DETAILS
         reasoning = made.reasoning_tokens or self.reasoning_tokens or 0
         # xAI counts reasoning beside completion_tokens; its total gives it away.
         if reasoning and self.total_tokens == inputs + output + reasoning:
@@ -164,9 +164,9 @@ def _usage(
     audio_in: int = 0,
     audio_out: int = 0,
 ) -> Usage:
-    plain = not (cached or written or reasoning or audio_in or audio_out)
-    if plain and 0 <= inputs <= MAX_TOKENS and 0 <= output <= MAX_TOKENS:  # most answers
-        return Usage(inputs, output)
+    if 0 <= inputs <= MAX_TOKENS and 0 <= output <= MAX_TOKENS:
+        if not (cached or written or reasoning or audio_in or audio_out):  # most answers
+            return Usage(inputs, output)
     if (
         inputs > MAX_TOKENS
         or output > MAX_TOKENS

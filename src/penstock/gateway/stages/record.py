@@ -143,10 +143,10 @@ class Recorder:
             error = attempt.error if attempt.error in _KNOWN_ERRORS else _OTHER_ERROR
             self.attempts.labels(attempt.upstream, attempt.outcome.value, error).add()
         else:
-            cells.completed.add()
+            cells.completed.value += 1
         usage = attempt.usage
-        cells.input.add(usage.input_tokens)
-        cells.output.add(usage.output_tokens)
+        cells.input.value += usage.input_tokens
+        cells.output.value += usage.output_tokens
         if attempt.cost:
             cells.cost.add(attempt.cost * PICO)
         if attempt.first_token is not None:
@@ -211,7 +211,8 @@ class Recorder:
         :param read: how it came by the generation, if that was not made for it
         """
         label = call.endpoint.label
-        duration = self.clock.now() - call.received
+        received = call.received
+        duration = self.clock.now() - received
         self.counted(label, status)
         cell = self._duration_cells.get(label)
         if cell is None:
@@ -291,4 +292,4 @@ class Recorder:
         if counter is None:
             counter = self.requests.labels(endpoint, str(status))
             self._request_cells[endpoint, status] = counter
-        counter.add()
+        counter.value += 1
