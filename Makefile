@@ -21,6 +21,7 @@ PYTEST := -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorde
 
 VENV := .venv
 FLOOR_VENV := .venv-$(FLOOR)
+BENCH_VENV := .venv-bench
 PYTHON := $(VENV)/bin/python
 
 .PHONY: help
@@ -48,6 +49,13 @@ $(VENV)/.bare: pyproject.toml
 $(FLOOR_VENV)/.with-tests: pyproject.toml
 	@scripts/venv $(FLOOR_VENV) $(FLOOR)
 	$(FLOOR_VENV)/bin/python -m pip install --quiet --editable . --group test
+	@touch $@
+
+# What is measured is what most people have: the distribution's Python, if it is new enough (docs/decisions/).
+$(BENCH_VENV)/.with-tests: pyproject.toml
+	@own=$$(/usr/bin/python3 -c 'import sys; v = sys.version_info; print("%d.%d" % v[:2] if v >= (3, 11) else "")' 2>/dev/null || true); \
+	  PATH="/usr/bin:$$PATH" scripts/venv $(BENCH_VENV) $$own $(VERSIONS)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --editable . --group test
 	@touch $@
 
 # ---- daily acts -----------------------------------------------------------------------------------------
@@ -93,8 +101,8 @@ docs: $(VENV)/.bare  ## write the generated parts of the manual anew
 	$(PYTHON) scripts/update_docs.py
 
 .PHONY: bench
-bench: $(VENV)/.with-tests  ## measure against other gateways; writes docs/benchmarks.md
-	$(PYTHON) -m benchmarks.gateway $(ARGS)
+bench: $(BENCH_VENV)/.with-tests  ## measure against other gateways; writes docs/benchmarks.md
+	$(BENCH_VENV)/bin/python -m benchmarks.gateway $(ARGS)
 
 .PHONY: soak
 soak: $(VENV)/.with-tests  ## ten minutes of mixed load: memory must stay flat, nothing may leak

@@ -41,14 +41,15 @@ def debian(package: str, program: str) -> None:
 
 
 def environment(name: str, *packages: str) -> Path:
-    """A virtual environment with these packages, made once: its folder."""
+    """A virtual environment with these packages, made once for each interpreter: its folder."""
     home = CACHE / name
     stamp = home / "installed"
-    if not stamp.exists() or stamp.read_text() != str(packages):
+    wanted = f"{sys.version} {sys.base_prefix} {packages}"
+    if not stamp.exists() or stamp.read_text() != wanted:
         venv.create(home, with_pip=True, clear=True)
         pip = [home / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         _run([*pip, *packages])
-        stamp.write_text(str(packages))
+        stamp.write_text(wanted)
     return home
 
 

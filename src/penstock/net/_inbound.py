@@ -285,8 +285,7 @@ class Inbound(asyncio.Protocol):
             return size
         streaming = exchange.streaming = limit is None
         if limit is not None:
-            most = serving.max_body_bytes
-            exchange.limit = limit if limit < most else most
+            exchange.limit = min(limit, serving.config.max_body_bytes)
 
         if length == 0:
             if not exchange.ended:

@@ -50,7 +50,6 @@ class Serving:
         self.requests = 0
         self.refused: dict[str, int] = {}
         self.draining = False
-        self.max_body_bytes = config.max_body_bytes
         # 0 switches a timeout off.  Every deadline set between two sweeps lies at least `shortest` ahead.
         self.header_timeout = config.header_timeout or NEVER
         self.body_timeout = config.body_timeout or NEVER

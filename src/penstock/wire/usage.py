@@ -164,9 +164,9 @@ def _usage(
     audio_in: int = 0,
     audio_out: int = 0,
 ) -> Usage:
-    if 0 <= inputs <= MAX_TOKENS and 0 <= output <= MAX_TOKENS:
-        if not (cached or written or reasoning or audio_in or audio_out):  # most answers
-            return Usage(inputs, output)
+    plain = not (cached or written or reasoning or audio_in or audio_out)
+    if plain and 0 <= inputs <= MAX_TOKENS and 0 <= output <= MAX_TOKENS:  # most answers
+        return Usage(inputs, output)
     if (
         inputs > MAX_TOKENS
         or output > MAX_TOKENS
