@@ -82,9 +82,14 @@ class Outcome(enum.Enum):
     CANCELLED = "cancelled"  # the last reader left, or the caller cancelled
     FAILED = "failed"  # no token came
     HEDGED_AWAY = "hedged_away"
-    CACHED = "cached"
-    JOINED = "joined"
+    CACHED = "cached"  # answered by a kept answer
+    JOINED = "joined"  # ... by the answer to an identical call that was under way
+    ATTACHED = "attached"  # ... by the answer to the call that this one repeated
     CONTINUED = "continued"
+
+
+SAVING = frozenset({Outcome.CACHED, Outcome.JOINED, Outcome.ATTACHED})
+"""Outcomes of calls for which no upstream was asked: the row's usage is what was saved, and it costs nothing."""
 
 
 class Tenant(msgspec.Struct, frozen=True):
@@ -162,6 +167,7 @@ class Attempt(msgspec.Struct, eq=False, gc=False):
     error: str = ""  # a code of penstock.errors
     first_token: float | None = None  # seconds from the attempt's start
     duration: float | None = None  # seconds
+    saved: int = 0  # what it would have cost, if its outcome is one that saves; in 1e-12 US dollars
 
     def __repr__(self) -> str:
         state = self.outcome.value if self.outcome else "open"

@@ -16,11 +16,13 @@ from serving import (
     frame,
     on_uvloop,
     plain,
+    request,
     serving,
     until,
 )
 
 from penstock.config.model import CandidateConfig, ModelConfig
+from penstock.ledger.prices import Price, PriceTable
 from penstock.messages import Outcome
 from penstock.testing import ScriptedUpstream, Step
 
@@ -96,6 +98,37 @@ def test_streaming_and_plain_callers_read_one_answer_each_in_its_own_form(script
         assert with_usage.split(b"\n\n")[-2] == answers[0].body.split(b"\n\n")[-2]
     streams = {one.body for one, body in zip(answers, bodies, strict=True) if body is STREAM}
     assert len(streams) == 1
+
+
+def test_who_joined_has_a_row_that_costs_nothing_and_says_what_was_saved():
+    async def main():
+        go_on = asyncio.Event()
+        script = [Step.REQUEST, STREAMED[0], go_on, STREAMED[2]]
+        async with ScriptedUpstream([script]) as upstream:
+            async with serving(config(upstream.url)) as (gateway, port):
+                gateway.recorder.ledger.use_prices(PriceTable([Price(models=("*",), input=1, output=2)]))
+                calls = [asyncio.create_task(call(port, body)) for body in (STREAM, SAME)]
+                await until(lambda: len(gateway.pipeline.readings) == 2)
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(request(STREAM))
+                await until(lambda: len(gateway.pipeline.readings) == 3)
+                writer.transport.abort()
+                await until(lambda: len(gateway.pipeline.readings) == 2)
+                go_on.set()
+                first, _ = await asyncio.gather(*calls)
+                generation = first.headers["penstock-generation"]
+                return generation, gateway.recorder.ledger.recent(), gateway.recorder.ledger.totals()
+
+    generation, rows, totals = on_uvloop(main)
+    assert {row.generation for row in rows} == {generation}
+    told = [(row.outcome, row.usage.output_tokens, row.cost, row.saved, row.error) for row in reversed(rows)]
+    dollars = 7 * 10**6  # 3 tokens of the prompt and twice 2 of the answer, in microdollars
+    assert told[0] == (Outcome.JOINED, 0, 0, 0, "client_gone")  # nobody knows what it would have taken
+    assert sorted(told[1:], key=str) == [
+        (Outcome.COMPLETED, 2, dollars, 0, ""),
+        (Outcome.JOINED, 2, 0, dollars, ""),
+    ]
+    assert totals[Outcome.JOINED].cost == 0
 
 
 def test_a_caller_who_wants_no_usage_joins_one_who_does():

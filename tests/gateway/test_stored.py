@@ -71,6 +71,24 @@ def test_a_reader_gets_the_rest_byte_for_byte_from_any_offset(by):
     served()(test)
 
 
+def test_a_repeated_call_has_a_row_that_says_what_it_saved_and_one_who_reads_on_has_none():
+    async def main():
+        async with ScriptedUpstream([SCRIPT]) as upstream:
+            async with serving(config(upstream.url)) as (gateway, port):
+                first, *again = [await call(port, STREAM, headers=["idempotency-key: k"]) for _ in range(3)]
+                assert {one.headers["penstock-status"] for one in again} == {"replayed"}
+                assert {one.body for one in again} == {first.body}
+                generation = first.headers["penstock-generation"]
+                assert (await events(port, generation, 0)).status == 200
+                return generation, gateway.recorder.ledger.recent()
+
+    generation, rows = on_uvloop(main)
+    assert [row.outcome for row in rows] == [Outcome.ATTACHED, Outcome.ATTACHED, Outcome.COMPLETED]
+    assert {row.generation for row in rows} == {generation}
+    assert {row.usage for row in rows} == {rows[2].usage}
+    assert rows[2].usage.output_tokens > 0
+
+
 def test_where_nothing_is_left_the_reader_is_told_to_stop_and_ahead_of_the_head_it_is_refused():
     async def test(gateway, port, whole, generation):
         nothing = await events(port, generation, EVENTS - 1)

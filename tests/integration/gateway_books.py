@@ -7,6 +7,8 @@ import sqlite3
 import time
 from dataclasses import dataclass
 
+from penstock.messages import SAVING
+
 DEADLINE = 20.0  # seconds that anything may take to come about
 
 
@@ -34,6 +36,12 @@ def ledger_rows(path):
             " estimated FROM attempts ORDER BY row"
         ).fetchall()
     return [Row(*row[:-1], bool(row[-1])) for row in rows]
+
+
+def asked(rows):
+    """The rows of the calls that upstreams got."""
+    saving = {outcome.value for outcome in SAVING}
+    return [row for row in rows if row.outcome not in saving]
 
 
 def tokens(rows):

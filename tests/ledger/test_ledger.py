@@ -7,7 +7,7 @@ import penstock.ledger
 from penstock.errors import InternalError
 from penstock.ledger.ledger import Ledger
 from penstock.ledger.prices import PriceTable
-from penstock.messages import Outcome, Usage
+from penstock.messages import SAVING, Outcome, Usage
 
 
 class Listening:
@@ -58,7 +58,7 @@ def test_every_outcome_has_its_own_total(ledger):
 
 
 def test_what_was_not_asked_of_an_upstream_costs_nothing(ledger):
-    for outcome in (Outcome.CACHED, Outcome.JOINED):
+    for outcome in SAVING:
         one = attempt()
         ledger.open(one)
         ledger.settle(ended(one, outcome))

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ from ledger_attempts import attempt, ended
 
 from penstock.cli.ledger import dollars, parse_since
 from penstock.ledger.sqlite import SQLiteStore
-from penstock.messages import Usage
+from penstock.messages import Outcome, Usage
 
 
 def penstock(*words, cwd):
@@ -45,6 +46,36 @@ def test_prints_a_table_with_totals(ledger):
     assert "[bold]smart" in done.stdout  # a model's name is not markup
     assert "3,000" in done.stdout
     assert "reasoning" not in done.stdout  # nought throughout
+
+
+@pytest.mark.parametrize("by", ["tenant", "key", "model", "upstream", "outcome", "status", "day"])
+def test_every_grouping_has_its_table(ledger, by):
+    done = penstock("--path", str(ledger), "--by", by, "--since", "2025-06-01", cwd=ledger.parent)
+    assert done.returncode == 0, done.stderr
+    heading, *lines = [line for line in done.stdout.splitlines() if line[:1] in "┃│"]
+    assert [title.strip() for title in heading.strip("┃").split("┃")][:2] == [by, "attempts"]
+    assert len(lines) == (3 if by == "model" else 2)  # and the total
+    assert lines[-1].split("│")[1].strip() == "total"
+    assert lines[-1].split("│")[2].strip() == "3"
+
+
+def test_what_was_saved_has_columns_where_something_was(ledger):
+    assert "saved" not in penstock("--path", str(ledger), cwd=ledger.parent).stdout
+    with contextlib.closing(SQLiteStore(ledger)) as store:
+        one = attempt(tenant="other")
+        store.start().opened(one)
+        used = Usage(input_tokens=1_000, output_tokens=20)
+        store.settled(ended(one, Outcome.JOINED, used, saved=1_500_000_000_000))
+    done = penstock("--path", str(ledger), "--by", "tenant", cwd=ledger.parent)
+    lines = [[cell.strip() for cell in line[1:-1].split(line[0])] for line in done.stdout.splitlines()]
+    heading, row = lines[1], next(line for line in lines if line[0] == "other")
+    told = dict(zip(heading, row, strict=True))
+    assert (told["attempts"], told["input"], told["cost, USD"]) == ("0", "0", "0.000000")
+    assert (told["saved calls"], told["saved input"], told["saved output"]) == ("1", "1,000", "20")
+    assert told["saved, USD"] == "1.500000"
+    as_json = penstock("--path", str(ledger), "--by", "outcome", "--json", cwd=ledger.parent).stdout
+    joined = next(line for line in map(json.loads, as_json.splitlines()) if line["outcome"] == "joined")
+    assert (joined["cost_picousd"], joined["saved_picousd"]) == (0, 1_500_000_000_000)
 
 
 def test_prints_json_lines_with_exact_money(ledger):

@@ -10,7 +10,7 @@ from ledger_attempts import attempt, ended
 from penstock.errors import ConfigError
 from penstock.ledger.report import FOLDED, GROUPS, Line, summarize, total
 from penstock.ledger.sqlite import SQLiteStore
-from penstock.messages import Outcome, Usage
+from penstock.messages import SAVING, Outcome, Usage
 
 DAY = 86_400.0
 JUNE_15 = 1_749_945_600.0  # 2025-06-15, midnight UTC
@@ -68,16 +68,36 @@ def test_every_field_is_added_up(store, path):
         ("model", {"fast": 2, "smart": 1}),
         ("upstream", {"sim": 2, "openai": 1}),
         ("outcome", {"completed": 2, "partial": 1}),
+        ("status", {"200": 2, "none": 1}),
         ("day", {"2025-06-15": 1, "2025-06-16": 2}),
     ],
 )
 def test_groups(store, path, by, expected):
-    settle(store, started=JUNE_15)
-    settle(store, started=JUNE_15 + DAY, tenant="umbrella", model="smart")
+    settle(store, started=JUNE_15, status=200)
+    settle(store, started=JUNE_15 + DAY, tenant="umbrella", model="smart", status=200)
     settle(store, outcome=Outcome.PARTIAL, started=JUNE_15 + 1.5 * DAY, upstream="openai")
     assert store.flush()
     assert groups(summarize(path, by=by)) == expected
     assert by in GROUPS
+
+
+def test_what_was_saved_is_told_apart_from_what_was_used(store, path):
+    settle(store, usage=Usage(input_tokens=10, output_tokens=2), cost=5, tenant="first", status=200)
+    for outcome in SAVING:
+        settle(
+            store, outcome, Usage(input_tokens=10, output_tokens=2, estimated=True), tenant="next", saved=5
+        )
+    assert store.flush()
+    used, saved = summarize(path, by="tenant")
+    assert used == Line("first", attempts=1, completed=1, input_tokens=10, output_tokens=2, cost=5)
+    assert saved == Line("next", saved_calls=3, saved_input_tokens=30, saved_output_tokens=6, saved_cost=15)
+    assert groups(summarize(path, by="status")) == {"200": 1, "not asked": 0}
+    assert {line.group: line.saved_calls for line in summarize(path, by="outcome")} == {
+        "completed": 0,
+        "cached": 1,
+        "joined": 1,
+        "attached": 1,
+    }
 
 
 def test_open_attempts_are_shown_as_such(store, path):

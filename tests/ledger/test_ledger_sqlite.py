@@ -76,6 +76,7 @@ class TestWriting:
             "first_token": 0.25,
             "duration": 1.5,
             "cost": 12,
+            "saved": 0,
         }
         store.settled(ended(one, Outcome.PARTIAL, usage, **details))
         assert store.flush()
@@ -384,6 +385,23 @@ class TestTrouble:
         assert not store.flush()
         assert "somebody else's" in store.statistics().trouble
         assert execute(path, "SELECT name FROM sqlite_master") == [("customers",)]
+
+    def test_a_ledger_of_the_first_version_is_gone_on_with(self, make_store, path):
+        store = make_store()
+        store.opened(one := attempt())
+        store.settled(ended(one))
+        store.close()
+        for table in ("attempts", "folded"):
+            execute(path, f"ALTER TABLE {table} DROP COLUMN saved")
+        execute(path, "PRAGMA user_version = 1")
+        store = make_store()
+        store.opened(another := attempt())
+        store.settled(ended(another, Outcome.JOINED, saved=7))
+        assert store.flush()
+        assert execute(path, "SELECT outcome, saved FROM attempts ORDER BY row") == [
+            ("completed", 0),
+            ("joined", 7),
+        ]
 
     def test_a_ledger_of_a_newer_version(self, make_store, path):
         make_store().close()

@@ -31,6 +31,7 @@ class Grouping(enum.StrEnum):
     model = "model"
     upstream = "upstream"
     outcome = "outcome"
+    status = "status"
     day = "day"
 
 
@@ -40,7 +41,9 @@ def ledger(
         typer.Option(help=f"The ledger's file. Without it: ledger.path of ./{_CONFIG}."),
     ] = None,
     *,
-    by: Annotated[Grouping, typer.Option(help="What to add up by; days are UTC.")] = Grouping.model,
+    by: Annotated[
+        Grouping, typer.Option(help="What to add up by; status is the upstream's, days are UTC.")
+    ] = Grouping.model,
     since: Annotated[
         str | None,
         typer.Option(
@@ -50,7 +53,9 @@ def ledger(
     ] = None,
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="JSON lines instead of a table; cost_picousd is in 1e-12 US dollars."),
+        typer.Option(
+            "--json", help="JSON lines instead of a table; amounts of picousd are 1e-12 US dollars."
+        ),
     ] = False,
 ) -> None:
     """Show attempts, tokens and cost, also while a gateway is writing them."""
@@ -99,6 +104,7 @@ def _to_json(line: Line, by: str) -> dict[str, object]:
     fields: dict[str, object] = msgspec.structs.asdict(line)
     fields[by] = fields.pop("group")
     fields["cost_picousd"] = fields.pop("cost")
+    fields["saved_picousd"] = fields.pop("saved_cost")
     return {by: fields.pop(by), **fields}
 
 
@@ -118,6 +124,9 @@ def _table(lines: list[Line], by: str) -> Table:
         "output": "output_tokens",
         "reasoning": "reasoning_tokens",
         "estimated": "estimated",
+        "saved calls": "saved_calls",
+        "saved input": "saved_input_tokens",
+        "saved output": "saved_output_tokens",
     }
     # Columns that are nought throughout say nothing.
     shown = {
@@ -127,10 +136,15 @@ def _table(lines: list[Line], by: str) -> Table:
     }
     for title, field in shown.items():
         table.add_column(title, f"{getattr(everything, field):,}", justify="right", no_wrap=True)
-    table.add_column("cost, USD", dollars(everything.cost), justify="right", no_wrap=True)
+    amounts = (
+        {"cost, USD": "cost", "saved, USD": "saved_cost"} if everything.saved_cost else {"cost, USD": "cost"}
+    )
+    for title, field in amounts.items():
+        table.add_column(title, dollars(getattr(everything, field)), justify="right", no_wrap=True)
     for line in lines:
         figures = [f"{getattr(line, field):,}" for field in shown.values()]
-        table.add_row(Text(line.group), *figures, dollars(line.cost))
+        figures += [dollars(getattr(line, field)) for field in amounts.values()]
+        table.add_row(Text(line.group), *figures)
     return table
 
 

@@ -11,7 +11,10 @@ from typing import Any
 
 import msgspec
 
+from penstock.messages import SAVING
+
 SETTLING = 5.0  # seconds that calls which were cut may take to be settled
+_SAVING = frozenset(outcome.value for outcome in SAVING)
 _STILL = 0.3  # seconds without a change
 
 
@@ -42,7 +45,9 @@ def ledger_sum(control: str, key: str = "") -> LedgerSum:
     """
     outcomes = _fetch(control, "/v1/ledger/summary", key, "outcomes")
     attempts = received = sent = cost = 0
-    for totals in outcomes.values():
+    for outcome, totals in outcomes.items():
+        if outcome in _SAVING:  # what no upstream was asked for
+            continue
         usage = totals.get("usage") or {}
         attempts += totals.get("attempts", 0)
         received += usage.get("input_tokens", 0)

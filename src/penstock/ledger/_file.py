@@ -27,14 +27,15 @@ import msgspec
 from penstock.messages import Attempt, Outcome, Usage
 
 APPLICATION_ID = 0x50454E53  # "PENS": tells our files from others
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had no column "saved"
 RESERVED = "reserved"  # the outcome of a row that is still open
 PROCESS_DIED = "process_died"  # the error of a row whose process ended before it was settled
 
-_ROWS_PER_STATEMENT = 32  # 28 columns each: within the 999 parameters that every SQLite allows
+_ROWS_PER_STATEMENT = 32  # 29 columns each: within the 999 parameters that every SQLite allows
 _BOOT_SHIFT = 40  # rows of one boot: a million millions
 
-# ``*_tokens`` are counts; ``cost`` is in 1e-12 US dollars; times are seconds, ``started`` since 1970.
+# ``*_tokens`` are counts; ``cost`` and ``saved`` are in 1e-12 US dollars; times are seconds, ``started`` since 1970.
+# Where the outcome is one that saves (messages.SAVING), the tokens are those that no upstream was asked for.
 _ATTEMPTS = """
 CREATE TABLE attempts (
   row INTEGER PRIMARY KEY,
@@ -64,13 +65,14 @@ CREATE TABLE attempts (
   audio_input_tokens INTEGER NOT NULL,
   audio_output_tokens INTEGER NOT NULL,
   estimated INTEGER NOT NULL,
-  cost INTEGER NOT NULL
+  cost INTEGER NOT NULL,
+  saved INTEGER NOT NULL DEFAULT 0
 )"""
-_COLUMNS = 28
+_COLUMNS = 29
 _SETTLED_COLUMNS = (
     *("outcome", "status", "error", "first_token", "duration", "input_tokens", "output_tokens"),
     *("cached_input_tokens", "cache_write_tokens", "reasoning_tokens", "audio_input_tokens"),
-    *("audio_output_tokens", "estimated", "cost"),
+    *("audio_output_tokens", "estimated", "cost", "saved"),
 )
 _SCHEMA = (
     _ATTEMPTS,
@@ -102,7 +104,8 @@ CREATE TABLE folded (
   reasoning_tokens INTEGER NOT NULL,
   audio_input_tokens INTEGER NOT NULL,
   audio_output_tokens INTEGER NOT NULL,
-  cost INTEGER NOT NULL
+  cost INTEGER NOT NULL,
+  saved INTEGER NOT NULL DEFAULT 0
 )""",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
@@ -142,6 +145,7 @@ class Fold(msgspec.Struct):
     audio_input_tokens: int = 0
     audio_output_tokens: int = 0
     cost: int = 0
+    saved: int = 0
 
     def add(self, attempt: Attempt) -> None:
         usage = attempt.usage
@@ -157,6 +161,7 @@ class Fold(msgspec.Struct):
         self.audio_input_tokens += usage.audio_input_tokens
         self.audio_output_tokens += usage.audio_output_tokens
         self.cost += attempt.cost
+        self.saved += attempt.saved
 
 
 class LedgerFile:
@@ -222,7 +227,7 @@ class LedgerFile:
                 self._db.execute(_upsert(len(chunk) // _COLUMNS, settled=True), chunk)
             self._db.executemany("DELETE FROM attempts WHERE row = ?", [(base + row,) for row in withdrawn])
             self._db.executemany(
-                f"INSERT OR REPLACE INTO folded VALUES ({','.join('?' * 15)})",  # noqa: S608 - only marks
+                f"INSERT OR REPLACE INTO folded VALUES ({','.join('?' * 16)})",  # noqa: S608 - only marks
                 [_fold_row(self.boot, base + row, fold) for row, fold in folds],
             )
 
@@ -263,6 +268,10 @@ class LedgerFile:
                 self._db.execute(statement)
         elif application != APPLICATION_ID:
             raise NotALedger(f"{self.path} is somebody else's database")
+        elif version == 1:
+            for table in ("attempts", "folded"):
+                self._db.execute(f"ALTER TABLE {table} ADD COLUMN saved INTEGER NOT NULL DEFAULT 0")
+            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         elif version != SCHEMA_VERSION:
             raise NotALedger(
                 f"{self.path} has ledger version {version}, this program writes {SCHEMA_VERSION}"
@@ -361,7 +370,7 @@ def _reserved_row(boot: int, row: int, attempt: Attempt) -> tuple[object, ...]:
         attempt.endpoint, attempt.model[:_MAX_NAME], attempt.upstream, attempt.upstream_model[:_MAX_NAME],
         attempt.started,
         reserved.input_tokens, reserved.output_tokens,
-        RESERVED, 0, "", None, None, 0, 0, 0, 0, 0, 0, 0, False, 0,
+        RESERVED, 0, "", None, None, 0, 0, 0, 0, 0, 0, 0, False, 0, 0,
     )  # fmt: skip
 
 
@@ -378,7 +387,7 @@ def _settled_row(boot: int, row: int, attempt: Attempt) -> tuple[object, ...]:
         outcome._value_, attempt.status, attempt.error, attempt.first_token, attempt.duration,
         usage.input_tokens, usage.output_tokens, usage.cached_input_tokens, usage.cache_write_tokens,
         usage.reasoning_tokens, usage.audio_input_tokens, usage.audio_output_tokens, usage.estimated,
-        attempt.cost,
+        attempt.cost, attempt.saved,
     )  # fmt: skip
 
 

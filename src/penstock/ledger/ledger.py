@@ -14,10 +14,9 @@ import msgspec
 
 from penstock.errors import InternalError
 from penstock.ledger.prices import PriceTable
-from penstock.messages import Attempt, Outcome, Usage
+from penstock.messages import SAVING, Attempt, Outcome, Usage
 
 _COMPLETED = Outcome.COMPLETED
-_UNPAID = frozenset({Outcome.CACHED, Outcome.JOINED})  # no upstream was called: the usage is what was saved
 
 
 class LedgerStore(Protocol):
@@ -150,7 +149,7 @@ class Ledger:
             attempt.cost = cost = self.prices.cost(attempt.upstream, attempt.upstream_model, usage)
             self._completed.add(usage, cost)
         else:
-            if outcome not in _UNPAID:
+            if outcome not in SAVING:
                 attempt.cost = self.prices.cost(attempt.upstream, attempt.upstream_model, usage)
             self._sums[outcome].add(usage, attempt.cost)
         self._recent.append(attempt)

@@ -14,6 +14,9 @@ import msgspec
 
 from penstock.errors import ConfigError
 from penstock.ledger._file import APPLICATION_ID, RESERVED, SCHEMA_VERSION
+from penstock.messages import SAVING
+
+_SAVING = ", ".join(sorted(f"'{outcome.value}'" for outcome in SAVING))
 
 GROUPS = {
     "tenant": "tenant",
@@ -21,6 +24,7 @@ GROUPS = {
     "model": "model",
     "upstream": "upstream",
     "outcome": "outcome",
+    "status": f"CASE WHEN outcome IN ({_SAVING}) THEN 'not asked' WHEN status = 0 THEN 'none' ELSE CAST(status AS TEXT) END",
     "day": "date(started, 'unixepoch')",
 }
 """What a report can be grouped by, and how SQL says it."""
@@ -30,15 +34,21 @@ FOLDED = "(sums only)"
 
 # Costs are added in two parts, since SQLite's sum() fails past 2**63, which is nine million dollars.
 _SUMS = """
-  sum(attempts), sum(open), sum(completed), sum(estimated), sum(input_tokens), sum(output_tokens),
-  sum(cached_input_tokens), sum(cache_write_tokens), sum(reasoning_tokens), sum(audio_input_tokens),
-  sum(audio_output_tokens), sum(cost / 1000000), sum(cost % 1000000)"""
+  sum(n * asked), sum(open), sum(completed), sum(estimated * asked), sum(input_tokens * asked),
+  sum(output_tokens * asked), sum(cached_input_tokens * asked), sum(cache_write_tokens * asked),
+  sum(reasoning_tokens * asked), sum(audio_input_tokens * asked), sum(audio_output_tokens * asked),
+  sum(n * (1 - asked)), sum(input_tokens * (1 - asked)), sum(output_tokens * (1 - asked)),
+  sum(cost / 1000000), sum(cost % 1000000), sum(saved / 1000000), sum(saved % 1000000)"""
 _TOKENS = """input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens,
-    audio_input_tokens, audio_output_tokens, cost"""
+    audio_input_tokens, audio_output_tokens, cost, saved"""
 
 
 class Line(msgspec.Struct, frozen=True):
-    """One group of attempts; ``cost`` in 1e-12 US dollars, ``open`` are the attempts still under way."""
+    """One group of rows.
+
+    ``attempts`` are calls of an upstream, ``open`` those still under way; ``saved_calls`` are those for which none
+    was asked, because the answer was there or on its way.  ``cost`` and ``saved_cost`` in 1e-12 US dollars.
+    """
 
     group: str
     attempts: int = 0
@@ -52,7 +62,11 @@ class Line(msgspec.Struct, frozen=True):
     reasoning_tokens: int = 0
     audio_input_tokens: int = 0
     audio_output_tokens: int = 0
+    saved_calls: int = 0
+    saved_input_tokens: int = 0
+    saved_output_tokens: int = 0
     cost: int = 0
+    saved_cost: int = 0
 
 
 def summarize(path: str | Path, *, by: str = "model", since: float = 0.0) -> list[Line]:
@@ -64,11 +78,11 @@ def summarize(path: str | Path, *, by: str = "model", since: float = 0.0) -> lis
     folded = {"outcome": "outcome", "day": "date(first_started, 'unixepoch')"}.get(by, f"'{FOLDED}'")
     query = f"""
 SELECT label, {_SUMS} FROM (
-  SELECT {group} AS label, 1 AS attempts, outcome = '{RESERVED}' AS open, outcome = 'completed' AS completed,
-    estimated, {_TOKENS}
+  SELECT {group} AS label, 1 AS n, outcome NOT IN ({_SAVING}) AS asked, outcome = '{RESERVED}' AS open,
+    outcome = 'completed' AS completed, estimated, {_TOKENS}
   FROM attempts WHERE started >= ?1
   UNION ALL
-  SELECT {folded}, attempts, 0, attempts * (outcome = 'completed'), estimated, {_TOKENS}
+  SELECT {folded}, attempts, outcome NOT IN ({_SAVING}), 0, attempts * (outcome = 'completed'), estimated, {_TOKENS}
   FROM folded WHERE last_started >= ?1
 ) GROUP BY label"""  # noqa: S608 - made of the constants above
     try:
@@ -76,10 +90,13 @@ SELECT label, {_SUMS} FROM (
             rows = database.execute(query, (since,)).fetchall()
     except sqlite3.Error as error:
         raise ConfigError(f"the ledger {path} cannot be read: {error}") from error
-    lines = [Line(*(*row[:-2], row[-2] * 1_000_000 + row[-1])) for row in rows]
+    lines = [
+        Line(*(*counts, high * 1_000_000 + low, saved_high * 1_000_000 + saved_low))
+        for *counts, high, low, saved_high, saved_low in rows
+    ]
     if by == "day":
         return sorted(lines, key=lambda line: line.group)
-    return sorted(lines, key=lambda line: (-line.cost, -line.attempts, line.group))
+    return sorted(lines, key=lambda line: (-line.cost, -line.attempts, -line.saved_calls, line.group))
 
 
 def total(lines: list[Line]) -> Line:

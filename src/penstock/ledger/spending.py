@@ -21,7 +21,7 @@ SELECT key_name, tenant, tier, model,
   sum(cost / 1000000), sum(cost % 1000000)
 FROM attempts
 WHERE started >= ?1 AND boot NOT IN (SELECT boot FROM boots WHERE token = ?3)
-  AND outcome NOT IN ('cached', 'joined')
+  AND outcome NOT IN ('cached', 'joined', 'attached')
 GROUP BY key_name, tenant, tier, model"""
 
 

@@ -24,6 +24,9 @@ from penstock.wire import boundary, problems
 PICO = 1e-12
 _NOTHING = Usage()
 MAX_BOUND = 4_096
+# How a call came by an answer that was made for another, and what its row says.  An answer that was asked for by its
+# id is only read on, and one that was kept has its row from the cache.
+_SHARED = {"joined": Outcome.JOINED, "attached": Outcome.ATTACHED, "replayed": Outcome.ATTACHED}
 MAX_CHILDREN = 5_000  # label sets of one metric: configurations with hundreds of models find room
 
 
@@ -178,6 +181,7 @@ class Recorder:
             _NOTHING,
             Outcome.CACHED,
             entry.usage,
+            saved=entry.cost,
         )
         self.ledger.open(attempt)
         attempt.duration = 0.0
@@ -186,6 +190,36 @@ class Recorder:
         self.saved_output.add(entry.usage.output_tokens)
         if entry.cost:
             self.saved_cost.add(entry.cost * PICO)
+
+    def _shared(self, call: Call, generation: Generation, outcome: Outcome, *, error: str) -> None:
+        """The same, by an answer that was made for another call.
+
+        What it saved is known when it has the whole answer.
+        """
+        tenant = call.tenant
+        upstream, upstream_model = generation.served_by
+        usage = (generation.usage if not error else None) or _NOTHING
+        attempt = Attempt(
+            f"{call.id}/1",
+            generation.id,
+            0,  # of the upstream calls that were made for this answer, it is none
+            tenant.name,
+            tenant.key_name,
+            tenant.tier,
+            call.endpoint.label,
+            call.model,
+            upstream,
+            upstream_model,
+            time.time(),
+            _NOTHING,
+            outcome,
+            usage,
+            error=error,
+            saved=generation.cost if not error else 0,
+        )
+        self.ledger.open(attempt)
+        attempt.duration = self.clock.now() - call.received
+        self.ledger.settle(attempt)
 
     def retried(self, candidate: Candidate) -> None:
         self.retries.labels(candidate.upstream.name).add()
@@ -218,6 +252,8 @@ class Recorder:
         if cell is None:
             cell = self._duration_cells[label] = self.durations.labels(label)
         cell.observe(duration)
+        if read in _SHARED and generation is not None:
+            self._shared(call, generation, _SHARED[read], error=error)
         log = self.log
         if log is None:
             return
