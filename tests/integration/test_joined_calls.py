@@ -1,0 +1,119 @@
+"""A hundred callers ask the same at random moments: one upstream call, one bill, the same answer for all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import Counter
+
+import httpx2
+import pytest
+from gateway_books import asked, billed, ledger_rows, settled_bill, tokens
+
+from penstock.testing import GatewayProcess, SimulatorProcess, expected_text
+
+CALLERS = 100
+LENGTH = 400  # tokens
+SECONDS = 4.0  # that the answer takes
+ARRIVALS = 1.5  # seconds in which the callers arrive: the rest is for machines that are busy
+ASK = {
+    "model": f"sim:tokens={LENGTH},tps={LENGTH / SECONDS:g}",
+    "messages": [{"role": "user", "content": "What is a penstock?"}],
+    "temperature": 0,
+}
+FORMS = {
+    "plain": {},
+    "stream": {"stream": True},
+    "stream with usage": {"stream": True, "stream_options": {"include_usage": True}},
+}
+
+
+def configured(simulator, ledger):
+    return {
+        "upstreams": {"own": {"kind": "sim", "base_url": simulator.base_url}},
+        "models": {"*": {"candidates": [{"upstream": "own"}]}},
+        "ledger": {"path": str(ledger)},
+    }
+
+
+def forms_of_callers(first, chance):
+    """Who asks in which form: half of them stream, some of these with their usage."""
+    forms = ["plain"] * 50 + ["stream"] * 25 + ["stream with usage"] * 25
+    forms.remove(first)
+    chance.shuffle(forms)
+    return [first, *forms]
+
+
+async def asked_by_all(gateway, simulator, forms, chance):
+    """The answers, in the order of ``forms``; the others come while the first one's call is under way."""
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+    async with httpx2.AsyncClient(
+        base_url=gateway.base_url, trust_env=False, timeout=60, limits=limits
+    ) as http:
+
+        async def ask(form, delay):
+            await asyncio.sleep(delay)  # the load's own pace, no wait for anything
+            return await http.post("/chat/completions", json=ASK | FORMS[form])
+
+        first = asyncio.ensure_future(ask(forms[0], 0))
+        async with asyncio.timeout(20):
+            while not (await asyncio.to_thread(simulator.bill))["in_flight"]:
+                await asyncio.sleep(0.01)
+        others = [ask(form, chance.uniform(0, ARRIVALS)) for form in forms[1:]]
+        return await asyncio.gather(first, *others)
+
+
+def told_by(form, answer):
+    """Text, finish reason and usage of an answer in any form."""
+    if form == "plain":
+        body = answer.json()
+        (choice,) = body["choices"]
+        return choice["message"]["content"], choice["finish_reason"], body["usage"]
+    *events, last = [line[6:] for line in answer.text.split("\n") if line.startswith("data: ")]
+    assert last == "[DONE]"
+    chunks = [json.loads(event) for event in events]
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    text = "".join(choice["delta"].get("content") or "" for choice in choices)
+    (reason,) = [choice["finish_reason"] for choice in choices if choice["finish_reason"]]
+    usages = [chunk["usage"] for chunk in chunks if chunk.get("usage")]
+    return text, reason, usages[0] if form == "stream with usage" else usages or None
+
+
+@pytest.mark.parametrize("first", FORMS)
+def test_a_hundred_identical_calls_are_one_call_one_bill_and_one_answer(tmp_path, first):
+    chance = random.Random(first)
+    ledger = tmp_path / "ledger.sqlite"
+    forms = forms_of_callers(first, chance)
+    with SimulatorProcess() as simulator:
+        with GatewayProcess(configured(simulator, ledger), tmp_path) as gateway:
+            answers = asyncio.run(asked_by_all(gateway, simulator, forms, chance))
+            bill = settled_bill(simulator)
+    assert Counter(answer.status_code for answer in answers) == {200: CALLERS}
+    status = Counter(answer.headers["penstock-status"] for answer in answers)
+    assert status == {"created": 1, "joined": CALLERS - 1}
+    assert len({answer.headers["penstock-generation"] for answer in answers}) == 1
+
+    # One upstream call, one bill, and the ledger says the same.
+    assert (bill["requests"], bill["output_tokens"]) == (1, LENGTH)
+    rows = ledger_rows(ledger)
+    assert [row.outcome for row in asked(rows)] == ["completed"]
+    assert tokens(asked(rows)) == billed(bill)
+    assert Counter((row.outcome, row.input_tokens, row.output_tokens) for row in rows) == {
+        ("completed", *billed(bill)): 1,
+        ("joined", *billed(bill)): CALLERS - 1,  # what each of them saved
+    }
+
+    # One answer: the same bytes for all who asked in the same form, the same meaning for all.
+    bodies = {form: set() for form in FORMS}
+    told = []
+    for form, answer in zip(forms, answers, strict=True):
+        bodies[form].add(answer.content)
+        told.append(told_by(form, answer))
+    assert {form: len(seen) for form, seen in bodies.items()} == dict.fromkeys(FORMS, 1)
+    assert {(text, reason) for text, reason, _ in told} == {
+        (expected_text(ASK, "/v1/chat/completions", LENGTH), "stop")
+    }
+    usages = [usage for form, (_, _, usage) in zip(forms, told, strict=True) if form != "stream"]
+    assert {(usage["prompt_tokens"], usage["completion_tokens"]) for usage in usages} == {billed(bill)}
+    assert not any(usage for form, (_, _, usage) in zip(forms, told, strict=True) if form == "stream")
