@@ -1,10 +1,15 @@
-"""What a hit costs: CPU time of the gateway's worker for each answer, by tier, beside nginx and a call that is not kept.
+"""What a hit costs: CPU time of the gateway for each answer, by tier, beside nginx, LiteLLM and a call not kept.
 
 ``python -m benchmarks.cache.hit_cost`` asks 200 questions of 1 KB again and again, on 8 connections.  Memory: the
 usual case.  Disk and Redis: memory is made too small to keep anything, so that each look-up goes below.
 nginx proxies the same calls to the same upstream and does nothing else; it is the measure of what is cheap.
-The systems take turns, ``--rounds`` times; the median of the rounds is shown.  Needs ``nginx`` and
-``redis-server``; on a machine that others use as well, differences under 20 % mean nothing.
+LiteLLM's proxy keeps answers in its memory, or in the same Redis (``--without-litellm``: it is left out).
+Each cost is that of all processes of the system, but not of Redis.
+
+The systems take turns, ``--rounds`` times; the median of the rounds is shown.  At half load, calls arrive at
+random (in ticks of a millisecond), half as many in a second as the system's cost leaves room for on one core,
+and at most ``--most`` per second, which is what the load generator can do; latencies are from a call's arrival.
+Needs ``nginx`` and ``redis-server``; on a machine that others use as well, differences under 20 % mean nothing.
 """
 
 from __future__ import annotations
@@ -12,20 +17,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib.metadata
 import json
 import os
 import platform
+import random
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 import uvloop
+from benchmarks.gateway import install
 
 from penstock.testing import GatewayProcess, RedisServer
 
@@ -73,7 +82,10 @@ def request(number: int, port: int, *, stream: bool) -> bytes:
 
 
 class Asking(asyncio.Protocol):
-    """One connection that asks, waits, and asks again; each answer's status and end are checked."""
+    """One connection that asks, waits, and asks again; each answer's status and end are checked.
+
+    :param requests: ends with the connection's work; when there is nothing to ask right now, gives ``b""``
+    """
 
     def __init__(self, requests: Iterator[bytes], wanted: bytes, done: asyncio.Future[None]) -> None:
         self.requests = requests
@@ -94,8 +106,9 @@ class Asking(asyncio.Protocol):
                 self.done.set_result(None)
             self.transport.close()
             return
-        self.sent = time.perf_counter()
-        self.transport.write(following)
+        if following:
+            self.sent = time.perf_counter()
+            self.transport.write(following)
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
@@ -119,6 +132,68 @@ class Asking(asyncio.Protocol):
         self.ask()
 
 
+class Arrivals:
+    """Requests that arrive when they arrive, whether or not the answers to those before them are there."""
+
+    def __init__(self, rate: float, count: int, wanted: bytes, requests: Sequence[bytes]) -> None:
+        self.rate = rate
+        self.count = count
+        self.wanted = wanted
+        self.requests = requests
+        self.idle: deque[Asking] = deque()
+        self.arrived: deque[float] = deque()
+        self.due: dict[Asking, float] = {}
+        self.latencies: list[float] = []
+
+    def following(self, asking: list[Asking]) -> Iterator[bytes]:
+        """What one connection asks; ``asking`` will hold it."""
+        while True:
+            if asking and asking[0] in self.due:
+                self.latencies.append(time.perf_counter() - self.due.pop(asking[0]))
+            if len(self.latencies) >= self.count:
+                return
+            if asking and self.arrived:
+                self.due[asking[0]] = self.arrived.popleft()
+                yield random.choice(self.requests)
+            else:
+                if asking:
+                    self.idle.append(asking[0])
+                yield b""
+
+    async def run(self, port: int, connections: int) -> list[float]:
+        """Seconds from each call's arrival to its answer's end."""
+        loop = asyncio.get_running_loop()
+        all_of_them = []
+        for _ in range(connections):
+            done = loop.create_future()
+            asking: list[Asking] = []
+            source = self.following(asking)
+            _, protocol = await loop.create_connection(
+                lambda source=source, done=done: Asking(source, self.wanted, done), "127.0.0.1", port
+            )
+            asking.append(protocol)
+            self.idle.append(protocol)
+            all_of_them.append(protocol)
+        started, arrived, due = time.perf_counter(), 0, 0.0
+        while arrived < self.count:
+            await asyncio.sleep(0.001)
+            now = time.perf_counter()
+            while arrived < self.count and started + due <= now:
+                self.arrived.append(now)
+                arrived += 1
+                due += random.expovariate(self.rate)
+            while self.arrived and self.idle:
+                self.idle.popleft().ask()
+        while len(self.latencies) < self.count:
+            await asyncio.sleep(0.001)
+            for protocol in all_of_them:
+                if protocol.done.done():
+                    protocol.done.result()
+        for protocol in all_of_them:
+            protocol.transport.close()
+        return self.latencies
+
+
 async def load(port: int, count: int, wanted: bytes, *, stream: bool, connections: int) -> list[float]:
     """Seconds that each answer took."""
     loop = asyncio.get_running_loop()
@@ -137,31 +212,52 @@ async def load(port: int, count: int, wanted: bytes, *, stream: bool, connection
 
 
 def cpu(pids: Sequence[int]) -> float:
-    """Seconds of CPU that these processes have used."""
+    """Seconds of CPU that these processes have used, and their children."""
     total = 0
-    for pid in pids:
+    for pid in family(pids):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
         total += int(fields[11]) + int(fields[12])
     return total / TICK
 
 
 class System:
+    """What is measured.
+
+    :param pids: of its processes, without those that it starts itself
+    :param wanted: what the head of each answer must hold, in lower case
+    :param share: of the calls that the others get, for one that takes longer
+    """
+
     def __init__(
-        self, name: str, port: int, pids: Sequence[int], wanted: bytes, *, stream: bool = False
+        self,
+        name: str,
+        port: int,
+        pids: Sequence[int],
+        wanted: bytes,
+        *,
+        stream: bool = False,
+        share: float = 1.0,
     ) -> None:
         self.name = name
         self.port = port
         self.pids = pids
         self.wanted = wanted
         self.stream = stream
+        self.share = share
         self.costs: list[float] = []
         self.latencies: list[float] = []
+        self.half: list[float] = []
+        self.rate = 0.0
 
-    def measure(self, count: int) -> None:
+    def measure(self, count: int, most: float) -> None:
+        count = int(count * self.share)
         before = cpu(self.pids)
         run(load(self.port, count, self.wanted, stream=self.stream, connections=CONNECTIONS))
         self.costs.append((cpu(self.pids) - before) / count * 1e6)
         self.latencies += run(load(self.port, count // 10, self.wanted, stream=self.stream, connections=1))
+        self.rate = min(0.5e6 / statistics.median(self.costs), most)
+        requests = [request(number, self.port, stream=self.stream) for number in range(QUESTIONS)]
+        self.half += run(Arrivals(self.rate, count, self.wanted, requests).run(self.port, 64))
 
 
 def run(main):
@@ -170,9 +266,15 @@ def run(main):
 
 
 @contextlib.contextmanager
-def process(*command: object) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    *command: object, environ: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     started = subprocess.Popen(
-        [str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [str(word) for word in command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, **(environ or {})},
+        cwd=cwd,
     )
     try:
         yield started
@@ -181,22 +283,64 @@ def process(*command: object) -> Iterator[subprocess.Popen[bytes]]:
         started.wait()
 
 
-def wait_for(port: int) -> None:
-    for _ in range(500):
+def wait_for(port: int, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
             return
         time.sleep(0.02)
     raise RuntimeError(f"nobody listens on {port}")
 
 
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def family(pids: Sequence[int]) -> list[int]:
+    """These processes and all that they have started."""
+    found: list[int] = []
+    to_see = list(pids)
+    while to_see:
+        pid = to_see.pop()
+        if pid not in found:
+            found.append(pid)
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                to_see += map(int, (task / "children").read_text().split())
+    return found
+
+
+@contextlib.contextmanager
+def litellm(folder: Path, upstream: int, cache: Mapping[str, object]) -> Iterator[tuple[int, int]]:
+    """LiteLLM's proxy with one worker: its port, and its process."""
+    home = install.environment("litellm", "litellm[proxy]")
+    folder.mkdir()
+    port = free_port()
+    parameters = {
+        "model": "openai/bench-1",
+        "api_base": f"http://127.0.0.1:{upstream}/v1",
+        "api_key": "sk-upstream",
+    }
+    config = {
+        "model_list": [{"model_name": "bench-1", "litellm_params": parameters}],
+        "general_settings": {"master_key": "sk-bench"},
+        "litellm_settings": {"telemetry": False, "num_retries": 0, "cache": True, "cache_params": cache},
+    }
+    file = folder / "config.yaml"
+    file.write_text(json.dumps(config))
+    environ = {
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_MODE": "PRODUCTION",
+        "PATH": f"{home / 'bin'}:{os.environ.get('PATH', '')}",
+    }
+    words = ["--config", file, "--host", "127.0.0.1", "--port", port, "--num_workers", 1]
+    with process(home / "bin" / "litellm", *words, environ=environ, cwd=folder) as started:
+        wait_for(port, 120.0)
+        yield port, started.pid
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=6_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--most", type=float, default=2_000.0, help="calls per second at half load")
+    parser.add_argument("--without-litellm", action="store_true")
     given = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -231,31 +375,50 @@ def main() -> None:
         wait_for(port)
         cached = b"penstock-status: cached"
         systems = [
-            System("nginx, proxying", port, [proxy.pid, *children(proxy.pid)], b""),
+            System("nginx, proxying", port, [proxy.pid], b""),
             gateway("not kept", b"penstock-status: created", kept=False),
             gateway("memory", cached),
             gateway("memory, as a stream", cached, stream=True),
             gateway("disk", cached, memory_bytes=1, disk=str(folder / "answers.sqlite")),
             gateway("redis", cached, memory_bytes=1, redis=redis.url, seal_key="bench"),
         ]
+        if not given.without_litellm:
+            kinds = {
+                "memory": {"type": "local", "ttl": 3_600},
+                "redis": {"type": "redis", "host": "127.0.0.1", "port": redis.port, "ttl": 3_600},
+            }
+            for kind, cache in kinds.items():
+                place = folder / f"litellm-{kind}"
+                port, pid = stack.enter_context(litellm(place, upstream, cache))
+                systems.append(System(f"LiteLLM, {kind}", port, [pid], b"x-litellm-cache-key", share=0.05))
         for system in systems:  # ask everything once
             run(load(system.port, QUESTIONS, b"", stream=False, connections=CONNECTIONS))
         time.sleep(1)
         for _ in range(given.rounds):
             for system in systems:
-                system.measure(given.calls)
+                system.measure(given.calls, given.most)
     floor = statistics.median(systems[0].costs)
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"Penstock {importlib.metadata.version('penstock')}"
     )
+    if not given.without_litellm:
+        print(f"LiteLLM {install.installed_version(install.CACHE / 'litellm', 'litellm')}")
     print(f"load {os.getloadavg()[0]:.1f}; {given.rounds} rounds of {given.calls:,} calls\n")
-    print("| | µs CPU | × nginx | one at a time, ms: median | p99 |")
-    print("|---|---|---|---|---|")
+    print("| | µs CPU | × nginx | one at a time, ms: median | p99 | half load, calls/s | median | p99 |")
+    print("|---|---|---|---|---|---|---|---|")
     for system in systems:
         cost = statistics.median(system.costs)
-        latencies = sorted(system.latencies)
-        middle, late = (latencies[int(len(latencies) * share)] * 1e3 for share in (0.5, 0.99))
-        print(f"| {system.name} | {cost:.0f} | {cost / floor:.1f} | {middle:.2f} | {late:.2f} |")
+        alone, late = (quantile(system.latencies, share) * 1e3 for share in (0.5, 0.99))
+        half, half_late = (quantile(system.half, share) * 1e3 for share in (0.5, 0.99))
+        print(
+            f"| {system.name} | {cost:.0f} | {cost / floor:.1f} | {alone:.2f} | {late:.2f} "
+            f"| {system.rate:,.0f} | {half:.2f} | {half_late:.2f} |"
+        )
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    return sorted(values)[int(len(values) * share)]
 
 
 if __name__ == "__main__":

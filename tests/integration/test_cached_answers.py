@@ -131,6 +131,42 @@ def test_machines_that_share_a_redis_share_answers_and_purges(simulator, redis, 
         assert settled(lambda: ask(two, 2), "created")
 
 
+@pytest.mark.slow  # five workers start, twice
+@pytest.mark.parametrize("shares", [True, False], ids=["with Redis", "without"])
+def test_a_stampede_on_one_question_asks_once_or_once_for_each_worker(simulator, redis, tmp_path, shares):
+    """Three workers on one machine, two replicas of it with a worker each."""
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir()
+    cache = {"redis": redis.url, "seal_key": "s", "redis_budget": 5, "wait_for_others": 60} if shares else {}
+    settings = configured(simulator, **cache)
+    settings["models"]["*"].pop("join")
+    number = 200 + shares
+
+    async def main(*gateways):
+        async def one(gateway):  # each on a connection of its own, so to any worker
+            async with httpx2.AsyncClient(trust_env=False, timeout=60) as client:
+                slow = {"x-sim-ttft-ms": "400"}
+                stream = {**question(number), "stream": True}
+                answer = await client.post(gateway.base_url + "/chat/completions", json=stream, headers=slow)
+                assert answer.text.endswith("data: [DONE]\n\n")
+                return answer.headers["penstock-status"], answer.status_code
+
+        return await asyncio.gather(*(one(gateway) for gateway in gateways for _ in range(20)))
+
+    with (
+        GatewayProcess(settings | {"workers": 3}, folders[0]) as one,
+        GatewayProcess(settings, folders[1]) as two,
+        GatewayProcess(settings, folders[2]) as three,
+    ):
+        before = billed(simulator)
+        answers = asyncio.run(main(one, two, three))
+        asked = billed(simulator) - before
+    assert {status for _, status in answers} == {200}
+    assert [name for name, _ in answers].count("created") == asked
+    assert asked == 1 if shares else 1 < asked <= 5
+
+
 @pytest.mark.slow  # starts a gateway of two workers three times
 def test_workers_share_answers_on_the_disk_and_a_restart_keeps_them(simulator, tmp_path):
     settings = configured(simulator, disk=str(tmp_path / "answers.sqlite"), disk_budget=5) | {"workers": 2}

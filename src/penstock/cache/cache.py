@@ -73,7 +73,7 @@ class Cache:
         self._sealer = sealer
         self._purges: dict[str, float] = {}
         self._reading: asyncio.Task[None] | None = None
-        self._sealing: set[asyncio.Task[None]] = set()
+        self._sealing: dict[bytes, asyncio.Task[None]] = {}
 
     def __repr__(self) -> str:
         return f"<Cache {self.memory!r}, {', '.join(map(repr, self.guards)) or 'nothing below'}>"
@@ -97,7 +97,7 @@ class Cache:
             self._reading.cancel()
             await asyncio.wait([self._reading])
         if self._sealing:
-            await asyncio.wait(self._sealing)
+            await asyncio.wait(self._sealing.values())
         for guard in self.guards:
             await guard.tier.close()
 
@@ -147,9 +147,21 @@ class Cache:
             self._put_below(key, entry, self._sealer.seal(key, entry))
         else:
             task = asyncio.get_running_loop().create_task(self._seal_aside(key, entry))
-            self._sealing.add(task)
-            task.add_done_callback(self._sealing.discard)
+            self._sealing[key] = task
+            task.add_done_callback(lambda _: self._sealed(key, task))
         return True
+
+    def _sealed(self, key: bytes, task: asyncio.Task[None]) -> None:
+        if self._sealing.get(key) is task:
+            del self._sealing[key]
+
+    def when_kept(self, key: bytes, act: Callable[[], None]) -> None:
+        """Do something once the tiers below have been told of an entry that was put just now."""
+        task = self._sealing.get(key)
+        if task is None:
+            act()
+        else:
+            task.add_done_callback(lambda _: act())
 
     async def _seal_aside(self, key: bytes, entry: Entry) -> None:
         self._put_below(key, entry, await asyncio.to_thread(self._sealer.seal_apart, key, entry))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 from penstock.cache.tiers.tier import Tier
 
@@ -19,6 +20,9 @@ SILENT = 5  # budgets
 LATE = 20
 FAILED = 3
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds
+
+
+_T = TypeVar("_T")
 
 
 class Late(Exception):
@@ -68,17 +72,24 @@ class Guard:
 
     async def get(self, key: bytes) -> bytes | None:
         """What the tier has, if it says so in time."""
+        return await self.ask(lambda: self.tier.get(key))
+
+    async def ask(self, begin: Callable[[], asyncio.Future[_T]]) -> _T | None:
+        """What the tier answers, if it does so in time; else None.
+
+        :param begin: asks; not called while the tier is left alone
+        """
         if self._open_until:
             if self._probing or self._now() < self._open_until:
                 self.skipped += 1
                 return None
             self._probing = True
-        found = self.tier.get(key)
+        found = begin()
         timer = None
         try:
             if not found.done():
                 timer = found.get_loop().call_later(self.budget, self._run_out, found)
-            sealed = await found
+            answer = await found
         except Late:
             self._was_late()
             return None
@@ -96,10 +107,10 @@ class Guard:
         if self._open_until:
             self._open_until = 0.0
             self._pause = FIRST_PAUSE
-        return sealed
+        return answer
 
     @staticmethod
-    def _run_out(found: asyncio.Future[bytes | None]) -> None:
+    def _run_out(found: asyncio.Future[Any]) -> None:
         if not found.done():
             found.set_exception(Late())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from penstock.cache.cache import Cache
+from penstock.cache.claims import Claims
 from penstock.metrics import Registry
 
 
@@ -67,5 +68,21 @@ def measure(registry: Registry, cache: Cache) -> None:
             errors.labels(name).value = own.errors + tier.failed
             skipped.labels(name).value = tier.skipped
             opened.labels(name).set(1 if tier.open else 0)
+
+    registry.before_snapshot(collect)
+
+
+def measure_claims(registry: Registry, claims: Claims) -> None:
+    """Declare what is told of calls that wait for an answer fetched elsewhere."""
+    waits = registry.counter(
+        "penstock_cache_waits_total",
+        "Calls that waited for an answer that another worker or machine was fetching.",
+        labels=("outcome",),
+    )
+
+    def collect() -> None:
+        waits.labels("answered").value = claims.answered
+        waits.labels("taken_over").value = claims.taken_over
+        waits.labels("tired").value = claims.tired
 
     registry.before_snapshot(collect)

@@ -302,6 +302,9 @@ class CacheConfig(_Section, frozen=True):
     max_entry_bytes: Bytes = 4_194_304  # a larger answer is not kept
     disk_budget: Seconds = 0.02  # longer than this no call waits for the disk
     redis_budget: Seconds = 0.005  # nor for Redis
+    # how long a call waits for an answer that another worker or machine is fetching just now (with redis); 0: it
+    # asks for itself
+    wait_for_others: Seconds = 5.0
 
 
 class LedgerConfig(_Section, frozen=True):

@@ -15,6 +15,7 @@ from penstock.batches.runner import Runner
 from penstock.batches.store import BatchStore
 from penstock.cache import measures as cache_measures
 from penstock.cache.cache import Cache
+from penstock.cache.claims import Claims
 from penstock.cache.entry import Sealer
 from penstock.cache.guard import Guard
 from penstock.cache.keys import derived
@@ -347,9 +348,12 @@ class Gateway:
         """
         if not self.pipeline.snapshot.router.caches:
             return None
-        self.cache = cache = _cache(config, self.clock)
+        cache, claims = _cache(config, self.clock)
+        self.cache = cache
         cache_measures.measure(self.metrics, cache)
-        self.pipeline.lookup = Lookup(cache, self.recorder)
+        if claims is not None:
+            cache_measures.measure_claims(self.metrics, claims)
+        self.pipeline.lookup = Lookup(cache, self.recorder, claims)
         return cache
 
     def purge(self, tags: Sequence[str], keys: Sequence[bytes]) -> None:
@@ -498,8 +502,9 @@ class Gateway:
         await upstream.close()
 
 
-def _cache(config: Config, clock: Clock) -> Cache:
+def _cache(config: Config, clock: Clock) -> tuple[Cache, Claims | None]:
     wanted = config.cache
+    claims = None
     tiers: list[Guard] = []
     if wanted.disk:
         tiers.append(Guard(DiskTier(wanted.disk, wanted.disk_bytes), wanted.disk_budget, clock.now))
@@ -512,16 +517,20 @@ def _cache(config: Config, clock: Clock) -> Cache:
             tier = RedisTier(wanted.redis.reveal())
         except ValueError as error:
             raise ConfigError(f"cache.redis is no address: {error}") from None
-        tiers.append(Guard(tier, wanted.redis_budget, clock.now))
+        guard = Guard(tier, wanted.redis_budget, clock.now)
+        tiers.append(guard)
+        if wanted.wait_for_others:
+            claims = Claims(tier, guard, wanted.wait_for_others)
     key_secret, seal_secret = derived(wanted.seal_key.reveal() if wanted.seal_key is not None else None)
     largest = min(wanted.max_entry_bytes, config.max_answer_bytes)
-    return Cache(
+    cache = Cache(
         MemoryTier(wanted.memory_bytes),
         tiers,
         Sealer(seal_secret, largest * 2),
         key_secret=key_secret,
         max_entry_bytes=largest,
     )
+    return cache, claims
 
 
 def _prices(config: Config) -> PriceTable:

@@ -145,15 +145,34 @@ class Pipeline:
         """The rest of :meth:`_find` for a call that memory has no answer to; takes a few milliseconds at most."""
         try:
             found = await lookup.find_below(question)
+            if found is None and question.patient and lookup.claims is not None:
+                name = self._question(call)
+                found = await lookup.wait_for_others(
+                    question,
+                    lambda: (
+                        exchange.gone or (name is not None and join.find(name, self.registry) is not None)
+                    ),
+                )
+                if exchange.gone and found is None:
+                    lookup.release(question)
+                    self._left(exchange, call)
+                    return
             if found is not None:
                 self._serve(exchange, call, lookup, question, found)
             else:
                 self._make(exchange, call, question)
         except PenstockError as error:
+            lookup.release(question)
             self._give_back(exchange, call, error)
         except Exception:
             log.exception("defect while looking up %s", call.id)
+            lookup.release(question)
             self._give_back(exchange, call, InternalError("internal error"))
+
+    def _left(self, exchange: Exchange, call: Call) -> None:
+        """Its caller has gone before there was anything to read."""
+        self.admission.settle(call)
+        self.recorder.answered(call, None, status=CLIENT_GONE, error="", peer=exchange.peer)
 
     def _waited(self, task: asyncio.Task[None]) -> None:
         self.waiting.discard(task)
@@ -185,6 +204,8 @@ class Pipeline:
         if name is not None:
             generation = join.find(name, self.registry)
             if generation is not None:
+                if question is not None and question.claimed and self.lookup is not None:
+                    self.lookup.release(question)
                 self._show(exchange, call, generation, b"joined")
                 return
         generation = self.registry.create(call)
@@ -405,7 +426,7 @@ class Pipeline:
             if name is not None:
                 self.registry.unbind(generation, name)
             if question is not None and self.lookup is not None:
-                self.lookup.renewing.discard(question.key)
+                self.lookup.release(question)
             if call.background and self.on_background_end is not None:
                 self.on_background_end(call, generation)
             del self.productions[production]

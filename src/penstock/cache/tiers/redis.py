@@ -18,6 +18,8 @@ from penstock.cache.tiers.tier import TierStatistics
 from penstock.net.redis import ERRORS, Address, Connection, Waiting, connect
 
 PREFIX = b"penstock:cache:"
+_CLAIMS = b"penstock:asking:"
+_RELEASE = b"if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 _PURGES = PREFIX + b"purges"
 _PURGES_KEPT = 90 * 86_400  # seconds: longer than any entry is kept
 
@@ -71,6 +73,13 @@ class RedisTier:
 
     def remove(self, key: bytes) -> None:
         self._tell(b"DEL", PREFIX + key)
+
+    def claim(self, key: bytes, token: bytes, lifetime: float) -> asyncio.Future[bool]:
+        expiry = b"%d" % max(lifetime * 1_000, 1)
+        return self._ask(b"SET", _CLAIMS + key, token, b"NX", b"PX", expiry, read=_read_claim)
+
+    def release(self, key: bytes, token: bytes) -> None:
+        self._tell(b"EVAL", _RELEASE, b"1", _CLAIMS + key, token)
 
     def purged(self, tag: str, at: float) -> None:
         self._tell(b"HSET", _PURGES, tag.encode(), repr(at).encode())
@@ -173,6 +182,10 @@ def _read_entry(answer: Any) -> bytes | None:
     if answer is None or isinstance(answer, bytes):
         return answer
     raise ConnectionError("Redis answered with something else")
+
+
+def _read_claim(answer: Any) -> bool:
+    return answer is not None
 
 
 def _read_purges(answer: Any) -> dict[str, float]:

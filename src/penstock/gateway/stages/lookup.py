@@ -14,13 +14,17 @@ and keep an entry from answering or being made, but not switch on what is off.
 
 from __future__ import annotations
 
+import asyncio
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import msgspec
 
+from penstock.cache import claims as claiming
 from penstock.cache import keys
 from penstock.cache.cache import Cache
+from penstock.cache.claims import Claims
 from penstock.cache.entry import Entry
 from penstock.config.model import ModelCacheConfig
 from penstock.errors import BadRequest, NotCached
@@ -79,7 +83,7 @@ def _seconds(value: str) -> float:
 class Question:
     """A call whose answer may be kept: what is needed to find it, and to store it."""
 
-    __slots__ = ("asked", "control", "key", "policy", "reserve", "tags")
+    __slots__ = ("asked", "claimed", "control", "key", "patient", "policy", "reserve", "tags")
 
     def __init__(
         self, key: bytes, policy: ModelCacheConfig, control: Control, asked: float, tags: tuple[str, ...]
@@ -89,6 +93,8 @@ class Question:
         self.policy = policy
         self.control = control
         self.asked = asked  # seconds since 1970
+        self.patient = True  # it may wait for an answer that somebody else fetches
+        self.claimed = False  # its producer has to say when it is done
         self.reserve: Entry | None = None  # too old to answer, but not for want of another
 
     def __repr__(self) -> str:
@@ -106,12 +112,14 @@ class Lookup:
     """The cache as callers meet it.
 
     :param recorder: is told what was found, and what that saved
+    :param claims: how gateways that share a cache agree who asks; None: each asks for itself
     """
 
-    __slots__ = ("_recorder", "cache", "renewing")
+    __slots__ = ("_recorder", "cache", "claims", "renewing")
 
-    def __init__(self, cache: Cache, recorder: Recorder) -> None:
+    def __init__(self, cache: Cache, recorder: Recorder, claims: Claims | None = None) -> None:
         self.cache = cache
+        self.claims = claims
         self.renewing: set[bytes] = set()  # keys of stale entries whose successors are being fetched
         self._recorder = recorder
 
@@ -144,7 +152,11 @@ class Lookup:
         key = keys.key(
             call, model_version=router.version(call.model), scope=scope, secret=self.cache.key_secret
         )
-        return Question(key, policy, control, self.cache.now(), _tags(call))
+        question = Question(key, policy, control, self.cache.now(), _tags(call))
+        wish = call.headers.get(b"penstock-join")
+        if not control.stores or wish == b"never" or (wish is None and router.joining(call.model) == "never"):
+            question.patient = False
+        return question
 
     def find(self, question: Question) -> Found | None:
         """What memory has.
@@ -177,6 +189,44 @@ class Lookup:
                 return found
         self._missed(question)
         return None
+
+    async def wait_for_others(self, question: Question, enough: Callable[[], bool]) -> Found | None:
+        """The answer that a gateway elsewhere is fetching; None: this one is to ask.
+
+        :param enough: whether there is no need to wait any more
+        """
+        claims = self.claims
+        if claims is None or not question.patient or enough():
+            return None
+        if await claims.claim(question.key):
+            question.claimed = True
+            return None
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + claims.patience
+        pause = claiming.FIRST_PAUSE
+        while loop.time() < deadline:
+            await asyncio.sleep(pause)
+            if enough():
+                return None
+            entry = self.cache.get_nowait(question.key) or await self.cache.get(question.key)
+            if entry is not None and entry.fresh_until > self.cache.now():
+                claims.answered += 1
+                return Found(entry, FRESH)
+            if await claims.claim(question.key):
+                claims.taken_over += 1
+                question.claimed = True
+                return None
+            pause = min(pause * claiming.FACTOR, claiming.LONGEST_PAUSE)
+        claims.tired += 1
+        return None
+
+    def release(self, question: Question) -> None:
+        """Nobody asks this question any more: its answer is kept, or there is none."""
+        self.renewing.discard(question.key)
+        if question.claimed and self.claims is not None:
+            question.claimed = False
+            claims, key = self.claims, question.key
+            self.cache.when_kept(key, lambda: claims.release(key))
 
     def _judged(self, question: Question, entry: Entry) -> Found | None:
         """Whether an entry is fresh enough for this caller."""
