@@ -47,7 +47,7 @@ async def running(*caches):
 async def settle(*caches):
     for cache in caches:
         if cache._sealing:
-            await asyncio.wait(cache._sealing)
+            await asyncio.wait(cache._sealing.values())
         for guard in cache.guards:
             await guard.tier.flush()
 

@@ -7,7 +7,7 @@ from penstock.cache.claims import Claims
 from penstock.metrics import Registry
 
 
-def measure(registry: Registry, cache: Cache) -> None:
+def measure(registry: Registry, cache: Cache, claims: Claims | None) -> None:
     """Declare the cache's metrics; they are read when a snapshot is taken, and cost nothing in between."""
     hits = registry.counter("penstock_cache_hits_total", "Look-ups that found an entry.", labels=("tier",))
     misses = registry.counter("penstock_cache_misses_total", "Look-ups that found no answer.").labels()
@@ -23,6 +23,12 @@ def measure(registry: Registry, cache: Cache) -> None:
         "Entries that were damaged, tampered with or of another version: misses.",
         labels=("reason",),
     )
+    waits = registry.counter(
+        "penstock_cache_waits_total",
+        "Calls that waited for an answer that another worker or machine was fetching.",
+        labels=("outcome",),
+    )
+    answered, taken_over, tired = map(waits.labels, ("answered", "taken_over", "tired"))
     entries = registry.gauge("penstock_cache_memory_entries", "Entries in the workers' memory.").labels()
     held = registry.gauge("penstock_cache_memory_bytes", "Bytes in the workers' memory.").labels()
     disk = registry.gauge(
@@ -54,6 +60,10 @@ def measure(registry: Registry, cache: Cache) -> None:
         purged.value = cache.purged
         for reason, count in cache.unusable.items():
             unusable.labels(reason).value = count
+        if claims is not None:
+            answered.value = claims.answered
+            taken_over.value = claims.taken_over
+            tired.value = claims.tired
         for tier in cache.figures():
             name, own = tier.name, tier.own
             hits.labels(name).value = tier.hits
@@ -68,21 +78,5 @@ def measure(registry: Registry, cache: Cache) -> None:
             errors.labels(name).value = own.errors + tier.failed
             skipped.labels(name).value = tier.skipped
             opened.labels(name).set(1 if tier.open else 0)
-
-    registry.before_snapshot(collect)
-
-
-def measure_claims(registry: Registry, claims: Claims) -> None:
-    """Declare what is told of calls that wait for an answer fetched elsewhere."""
-    waits = registry.counter(
-        "penstock_cache_waits_total",
-        "Calls that waited for an answer that another worker or machine was fetching.",
-        labels=("outcome",),
-    )
-
-    def collect() -> None:
-        waits.labels("answered").value = claims.answered
-        waits.labels("taken_over").value = claims.taken_over
-        waits.labels("tired").value = claims.tired
 
     registry.before_snapshot(collect)

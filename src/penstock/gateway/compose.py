@@ -350,9 +350,7 @@ class Gateway:
             return None
         cache, claims = _cache(config, self.clock)
         self.cache = cache
-        cache_measures.measure(self.metrics, cache)
-        if claims is not None:
-            cache_measures.measure_claims(self.metrics, claims)
+        cache_measures.measure(self.metrics, cache, claims)
         self.pipeline.lookup = Lookup(cache, self.recorder, claims)
         return cache
 
