@@ -65,11 +65,11 @@ class Scribe:
     def __init__(self):
         self.told = []
 
-    def append(self, generation, events):
-        self.told += events
+    def appended(self):
+        self.told.append("appended")
 
-    def end(self, generation):
-        self.told.append(generation.ending)
+    def end(self):
+        self.told.append("end")
 
 
 def generation(max_bytes=1 << 24, **more):
@@ -249,14 +249,14 @@ def test_an_event_may_be_read_when_the_journal_has_it():
     log.join(reader)
     log.append([b"a", b"b"], 1.0)
     log.append([b"c"], 1.0)
-    assert (scribe.told, reader.taken) == ([b"a", b"b", b"c"], [])
-    log.stored(2)
+    assert (scribe.told, reader.taken) == (["appended", "appended"], [])
+    log.on_stored(2, ended=False)
     assert reader.taken == [b"a", b"b"]
     late = Follower(log)
     log.join(late)
     assert late.taken == [b"a", b"b"]
-    log.stored(1)  # an older figure changes nothing
-    log.stored(3)
+    log.on_stored(1, ended=False)  # an older figure changes nothing
+    log.on_stored(3, ended=False)
     assert reader.taken == late.taken == [b"a", b"b", b"c"]
 
 
@@ -269,9 +269,27 @@ def test_the_end_is_seen_when_the_journal_has_it_and_nothing_comes_after_it():
     log.finish()
     log.append([b"late"], 1.0)
     log.fail(UpstreamBroken("cut"))
-    assert scribe.told == [b"a", State.FINISHED]
+    assert scribe.told == ["appended", "end"]
     assert (log.state, log.ending, reader.ended) == (State.RUNNING, State.FINISHED, 0)
-    log.stored(1)
+    log.on_stored(1, ended=False)
     assert (reader.taken, reader.ended) == ([b"a"], 0)
-    log.stored(1, end=True)
+    log.on_stored(1, ended=True)
+    log.on_stored(1, ended=True)
     assert (log.state, log.error, reader.ended) == (State.FINISHED, None, 1)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_log_that_another_process_has_taken_over_shows_no_more_than_was_stored(ended):
+    log = generation()
+    log.journal = Scribe()
+    log.producer = tap = Tap()
+    reader = Follower(log)
+    log.join(reader)
+    log.append([b"a", b"b"], 1.0)
+    log.on_stored(1, ended=False)
+    if ended:
+        log.finish()
+    log.lost()
+    assert (reader.taken, reader.ended) == ([b"a"], 1)
+    assert (log.state, log.error.code) == (State.FAILED, "draining")
+    assert tap.abandoned == (not ended)

@@ -21,7 +21,7 @@ from penstock.cache.guard import Guard
 from penstock.cache.keys import derived
 from penstock.cache.tiers.disk import DiskTier
 from penstock.cache.tiers.memory import MemoryTier
-from penstock.config.model import Config, LimitsConfig, UpstreamConfig
+from penstock.config.model import Config, GenerationsConfig, LimitsConfig, UpstreamConfig
 from penstock.errors import ConfigError, Draining, PenstockError, UnknownModel
 from penstock.flow.gate import Gate
 from penstock.flow.limits import Limiter
@@ -30,6 +30,7 @@ from penstock.flow.retry import RetryBudget
 from penstock.gateway import routes, stored
 from penstock.gateway.announce import event_of
 from penstock.gateway.batches import BatchRoom
+from penstock.gateway.durable import Durable
 from penstock.gateway.files import FileRoom
 from penstock.gateway.kept import Kept, Work
 from penstock.gateway.pipeline import Pipeline, Snapshot
@@ -40,7 +41,11 @@ from penstock.gateway.stages.read import CLIENT_GONE, refuse
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
 from penstock.generation.log import Generation
+from penstock.generation.keeper import Keeper
+from penstock.generation.measures import measure as measure_journals
 from penstock.generation.registry import Registry
+from penstock.generation.store import Store
+from penstock.generation.stores.sqlite import SQLiteStore as SQLiteGenerations
 from penstock.ledger.ledger import Ledger
 from penstock.ledger.measures import measure
 from penstock.ledger.prices import PriceTable
@@ -54,6 +59,8 @@ from penstock.upload.files import FileStore
 from penstock.upstream.http import HTTPUpstream, has_no_key
 from penstock.webhooks.outbox import Outbox
 from penstock.webhooks.sender import Sender
+
+HAND_OVER = 2.0  # seconds for storing what other processes are to go on with
 
 log = logging.getLogger("penstock.gateway")
 
@@ -103,6 +110,10 @@ class Gateway:
             kept_bytes=config.generations.kept_bytes,
         )
         self.pipeline = Pipeline(self._snapshot(config, {}), registry, self.recorder, clock)
+        self._durable = Durable(self.pipeline)
+        registry.give_up = self._durable.give_up
+        self._add_keepers(config)
+        measure_journals(self.metrics, self._durable.keepers.items)
         clock.add(self.pipeline)
         self._limit_refusals = self.metrics.counter(
             "penstock_limit_refusals_total",
@@ -206,6 +217,8 @@ class Gateway:
         if self._store is not None:
             self._store.start()
         await self._spending.follow(self.pipeline.admission.limiter)
+        for keeper in self._durable.keepers.values():
+            await keeper.start(self._durable)
         if self._files is not None:
             await self._files.start()
         if self._sender is not None:
@@ -225,6 +238,8 @@ class Gateway:
         self.pipeline.snapshot = self._snapshot(config, old.upstreams)
         self.config_version += 1
         self.recorder.ledger.use_prices(prices)
+        for keeper in self._add_keepers(config):
+            self.pipeline.soon(keeper.start(self._durable))
         self.pipeline.admission.limiter = limiter = self._limiter(config)
         self._spending.use(limiter)
         if self.cache is None and (cache := self._look_up(config)) is not None:
@@ -249,6 +264,9 @@ class Gateway:
             await asyncio.wait_for(self.pipeline.wait_idle(), seconds)
         except TimeoutError:
             self.pipeline.admission.draining = True
+            handed_over = await self._durable.hand_over(self.pipeline.in_flight(), HAND_OVER)
+            if handed_over:
+                log.info("%d generations are left to other processes", handed_over)
             return self.pipeline.cut_all(Draining("this gateway is going away; try again", retry_after=1.0))
         return 0
 
@@ -265,6 +283,8 @@ class Gateway:
             await asyncio.wait(self._announcing)
         if self._sender is not None:
             await self._sender.close()
+        for keeper in self._durable.keepers.values():
+            await keeper.close()
         if self._retired:  # their calls have ended, so they only close
             await asyncio.wait(self._retired)
         for upstream in self.pipeline.snapshot.upstreams.values():
@@ -361,6 +381,18 @@ class Gateway:
                 self.cache.purge(tag)
             for key in keys:
                 self.cache.remove(key)
+    def _add_keepers(self, config: Config) -> list[Keeper]:
+        """What the models' durability needs and is not there yet."""
+        wanted = {model.durability for model in config.models.values()} | {config.generations.durability}
+        present = self._durable.keepers
+        added = []
+        for durability in ("disk", "shared"):
+            if durability in wanted and durability not in present:
+                present[durability] = _keeper(durability, config.generations, self.clock)
+                added.append(present[durability])
+        if present:
+            self.pipeline.durable = self._durable
+        return added
 
     def _limiter(self, config: Config) -> Limiter | None:
         """None: nothing is limited, and nothing is looked at."""
@@ -534,3 +566,19 @@ def _cache(config: Config, clock: Clock) -> tuple[Cache, Claims | None]:
 def _prices(config: Config) -> PriceTable:
     kinds = {name: upstream.kind for name, upstream in config.upstreams.items()}
     return PriceTable.load(config.prices, kinds=kinds)
+
+
+def _keeper(durability: str, config: GenerationsConfig, clock: Clock) -> Keeper:
+    store: Store
+    if durability == "disk":
+        store = SQLiteGenerations(config.path, config.stored_bytes, fsync=config.fsync)
+    else:
+        assert config.redis is not None, "the configuration was checked"
+        try:
+            from penstock.generation.stores.redis import RedisStore  # noqa: PLC0415 - of an extra
+        except ImportError as error:
+            raise ConfigError(
+                "generations that are shared need the extra redis: pip install 'penstock[redis]'"
+            ) from error
+        store = RedisStore(config.redis.reveal(), config.stored_bytes)
+    return Keeper(store, clock, kept_for=config.kept_for, lease=config.lease)

@@ -17,14 +17,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import msgspec
 
 from penstock.config.model import Config
 from penstock.errors import (
     Cancelled,
-    Gone,
     InternalError,
     NotFound,
     Overloaded,
@@ -34,6 +34,7 @@ from penstock.errors import (
 )
 from penstock.flow.retry import RetryBudget
 from penstock.gateway import stored
+from penstock.gateway.durable import Durable, missing
 from penstock.gateway.stages import attach, join
 from penstock.gateway.stages.admit import Admission, settle
 from penstock.gateway.stages.authenticate import Keyring
@@ -76,7 +77,8 @@ class Pipeline:
         self.clock = clock
         self.admission = Admission()
         self.lookup: Lookup | None = None  # None: no answer of any model is kept
-        self.waiting: set[asyncio.Task[None]] = set()  # calls for which the cache's lower tiers are asked
+        self.durable: Durable | None = None  # None: no answer outlives this process
+        self.waiting: set[asyncio.Task[None]] = set()  # for the cache's lower tiers, or for stored generations
         self.productions: dict[Production, None] = {}
         self.readings: dict[Reading, None] = {}
         self.on_background_end: Callable[[Call, Generation], None] | None = None  # None: nobody is to be told
@@ -91,8 +93,8 @@ class Pipeline:
         """Serve one request whose body is there; :meth:`_answered` is this function's closing half.
 
         Nothing here waits: the answer goes from the log to the caller in callbacks, so that a request
-        needs no task beside its generation's.  Only where the cache has tiers below memory, a task asks them
-        (:meth:`_look_below`).
+        needs no task beside its generation's.  Only a call that may be another one's repetition where answers
+        outlive a process, or for which the cache has tiers below memory, is a task (:meth:`_waiting_for`).
         """
         try:
             call = self._decode(exchange, endpoint, tenant)
@@ -120,8 +122,25 @@ class Pipeline:
         """The log to read, if it is there already: attach and lookup."""
         generation = attach.find(call, self.registry, call.received)
         if generation is not None:
-            self._show(exchange, call, generation, b"attached" if generation.ending is None else b"replayed")
-            return
+            self._attach(exchange, call, generation)
+        elif self.durable is not None and self.durable.may_know(call):
+            self.soon(self._waiting_for(self._find_stored(exchange, call, self.durable), exchange, call))
+        else:
+            self._look_up(exchange, call)
+
+    def _attach(self, exchange: Exchange, call: Call, generation: Generation) -> None:
+        self._show(exchange, call, generation, b"attached" if generation.ending is None else b"replayed")
+
+    async def _find_stored(self, exchange: Exchange, call: Call, durable: Durable) -> None:
+        generation = await durable.find(call)
+        # Another call of the same name may have come meanwhile, and was told that it is the first.
+        generation = generation or attach.find(call, self.registry, call.received)
+        if generation is not None:
+            self._attach(exchange, call, generation)
+        else:
+            self._look_up(exchange, call)
+
+    def _look_up(self, exchange: Exchange, call: Call) -> None:
         lookup = self.lookup
         question = None
         if lookup is not None:
@@ -134,15 +153,12 @@ class Pipeline:
                     return
                 if lookup.waits(question):
                     look = self._look_below(exchange, call, lookup, question)
-                    task = tasks.start(look, asyncio.get_running_loop())
-                    if not task.done():
-                        self.waiting.add(task)
-                        task.add_done_callback(self._waited)
+                    self.soon(self._waiting_for(look, exchange, call))
                     return
         self._make(exchange, call, question)
 
     async def _look_below(self, exchange: Exchange, call: Call, lookup: Lookup, question: Question) -> None:
-        """The rest of :meth:`_find` for a call that memory has no answer to; takes a few milliseconds at most."""
+        """The rest of :meth:`_look_up` for a call that memory has no answer to; some milliseconds at most."""
         try:
             found = await lookup.find_below(question)
             if found is None and question.patient and lookup.claims is not None:
@@ -161,18 +177,31 @@ class Pipeline:
                 self._serve(exchange, call, lookup, question, found)
             else:
                 self._make(exchange, call, question)
-        except PenstockError as error:
-            lookup.release(question)
-            self._give_back(exchange, call, error)
         except Exception:
-            log.exception("defect while looking up %s", call.id)
             lookup.release(question)
-            self._give_back(exchange, call, InternalError("internal error"))
+            raise
 
     def _left(self, exchange: Exchange, call: Call) -> None:
         """Its caller has gone before there was anything to read."""
         self.admission.settle(call)
         self.recorder.answered(call, None, status=CLIENT_GONE, error="", peer=exchange.peer)
+
+    async def _waiting_for(self, doing: Coroutine[Any, Any, None], exchange: Exchange, call: Call) -> None:
+        """A part of the order that waits."""
+        try:
+            await doing
+        except PenstockError as error:
+            self._give_back(exchange, call, error)
+        except Exception:
+            log.exception("defect on the way of %s", call.id)
+            self._give_back(exchange, call, InternalError("internal error"))
+
+    def soon(self, doing: Coroutine[Any, Any, None]) -> None:
+        """Begin what nobody else waits for; :meth:`wait_idle` does."""
+        task = tasks.start(doing, asyncio.get_running_loop())
+        if not task.done():
+            self.waiting.add(task)
+            task.add_done_callback(self._waited)
 
     def _waited(self, task: asyncio.Task[None]) -> None:
         self.waiting.discard(task)
@@ -209,6 +238,8 @@ class Pipeline:
                 self._show(exchange, call, generation, b"joined")
                 return
         generation = self.registry.create(call)
+        if self.durable is not None:
+            self.durable.write(generation, call)
         self._start(call, generation, self.snapshot, name, question)
         self._show(exchange, call, generation, b"created")
 
@@ -264,29 +295,41 @@ class Pipeline:
 
     def resume(self, exchange: Exchange, asked: stored.Asked, tenant: Tenant) -> None:
         """Answer a request for a generation that is there already."""
+        generation = self._known(asked, tenant)
+        if generation is None and self.durable is not None:
+            self.soon(self._resume_stored(exchange, asked, tenant, self.durable))
+        else:
+            self._resume(exchange, asked, tenant, generation)
+
+    async def _resume_stored(
+        self, exchange: Exchange, asked: stored.Asked, tenant: Tenant, durable: Durable
+    ) -> None:
+        try:
+            generation = await durable.known(asked.id, asked.response_id, tenant)
+        except PenstockError as error:
+            self.recorder.counted("generations", refuse(exchange, error, Dialect.OPENAI, asked.id))
+        else:
+            self._resume(exchange, asked, tenant, generation)
+
+    def _resume(
+        self, exchange: Exchange, asked: stored.Asked, tenant: Tenant, generation: Generation | None
+    ) -> None:
         status, code = 200, ""
         try:
-            generation = self._known(asked, tenant)
+            if generation is None:
+                raise missing(self.registry, asked.id, asked.response_id, tenant)
             self._told(exchange, asked, generation, tenant)
         except PenstockError as error:
             status, code = refuse(exchange, error, Dialect.OPENAI, asked.id), error.code
         if code or (asked.what != "events" and not asked.stream):
             self.recorder.counted("generations", status)
 
-    def _known(self, asked: stored.Asked, tenant: Tenant) -> Generation:
-        """The generation that is meant.
-
-        :raises NotFound: this tenant has none of this id
-        :raises Gone: it had one
-        """
+    def _known(self, asked: stored.Asked, tenant: Tenant) -> Generation | None:
+        """The generation that is meant, if this process has it and it is this tenant's."""
         generation = self.registry.get(asked.id) if asked.id else None
         if generation is None and asked.response_id:
             generation = next(iter(self.registry.named(("response", tenant.name, asked.response_id))), None)
-        if generation is not None and generation.tenant == tenant.name:
-            return generation
-        if asked.id and self.registry.was_there(asked.id, tenant.name):
-            raise Gone("this answer is not kept any more")
-        raise NotFound(f"there is no {'response' if asked.response_id else 'generation'} of this id here")
+        return generation if generation is not None and generation.tenant == tenant.name else None
 
     def _told(self, exchange: Exchange, asked: stored.Asked, generation: Generation, tenant: Tenant) -> None:
         if asked.response_id and generation.endpoint is not Endpoint.RESPONSES:
@@ -299,6 +342,8 @@ class Pipeline:
         elif asked.what == "delete":
             generation.abandon()
             self.registry.drop(generation.id)
+            if self.durable is not None:
+                self.durable.delete(generation.id)
             stored.respond_deleted(exchange, asked.response_id)
             return
         if asked.what == "events" or asked.stream:
@@ -392,6 +437,16 @@ class Pipeline:
         response_id = responses.id_in(first, stream=generation.stream)
         if response_id:
             self.registry.bind(generation, ("response", generation.tenant, response_id))
+            if self.durable is not None:
+                self.durable.name_response(generation, response_id)
+
+    @property
+    def router(self) -> Router:
+        return self.snapshot.router
+
+    def begin(self, call: Call, generation: Generation) -> None:
+        """Produce a generation from where it is: one that another process has begun."""
+        self._start(call, generation, self.snapshot, None, None)
 
     async def produce(
         self,
@@ -468,7 +523,7 @@ class Pipeline:
             reading.keep_alive(now)
 
     async def wait_idle(self) -> None:
-        """Until no production is under way."""
+        """Until no production is under way, and nothing is waited for."""
         while self.productions or self.waiting:
             idle = asyncio.get_running_loop().create_future()
             self._idle.append(idle)

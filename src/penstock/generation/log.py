@@ -35,7 +35,7 @@ import secrets
 from collections.abc import Callable, Hashable, Iterator
 from typing import Protocol
 
-from penstock.errors import PenstockError, UpstreamBroken
+from penstock.errors import Draining, PenstockError, UpstreamBroken
 from penstock.messages import Call, Endpoint, Event, Usage
 
 AHEAD_BYTES = 1 << 20
@@ -92,13 +92,13 @@ class Owner(Protocol):
 
 
 class Journal(Protocol):
-    """Writes a log down.  None of its methods may block or raise."""
+    """Writes one log down.  Neither method may block or raise."""
 
-    def append(self, generation: Generation, events: list[Event]) -> None:
-        """Write events; :meth:`Generation.stored` is called when they are safe."""
+    def appended(self) -> None:
+        """Events were added; :meth:`Generation.on_stored` is called when they may be read."""
 
-    def end(self, generation: Generation) -> None:
-        """Write the end; :meth:`Generation.stored` is called when it is safe."""
+    def end(self) -> None:
+        """The log has ended; :meth:`Generation.on_stored` is called when that may be seen."""
 
 
 def _ids() -> Iterator[str]:
@@ -259,20 +259,31 @@ class Generation:
                 self.on_first(self, events[0])
         self.events += events
         if self.journal is not None:
-            self.journal.append(self, events)
+            self.journal.appended()
             return
         self.readable = len(self.events)
         for reader in self.readers:
             reader.advance()
 
-    def stored(self, count: int, *, end: bool = False) -> None:
-        """The journal has the first ``count`` events, and the end if ``end``: they may be read."""
-        if count > self.readable:
-            self.readable = count
+    def on_stored(self, upto: int, *, ended: bool) -> None:
+        """Of a journaled log, the events below index ``upto`` may be read, and the end if it is there."""
+        if upto > self.readable:
+            self.readable = upto
             for reader in self.readers.copy():
                 reader.advance()
-        if end and self._closing is not None:
+        if ended and self._closing is not None and self.state is State.RUNNING:
             self._close(self._closing)
+
+    def lost(self) -> None:
+        """Another process has taken this log over: what was not stored of it never was."""
+        if self.state is not State.RUNNING:
+            return
+        self.journal = None
+        self.abandon()
+        self.error = Draining("another process has taken this answer over; ask for the rest", retry_after=0.0)
+        self._closing = State.FAILED
+        self.producer = None
+        self._close(State.FAILED)
 
     def hold(self, added: int) -> None:
         """Bytes that wait outside the log, on the same account; the producer takes them back, negative."""
@@ -294,7 +305,7 @@ class Generation:
         self._closing = state
         self.producer = None
         if self.journal is not None:
-            self.journal.end(self)
+            self.journal.end()
         else:
             self._close(state)
 

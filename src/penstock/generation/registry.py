@@ -49,6 +49,7 @@ class Registry:
         self._ended: dict[str, Generation] = {}  # in the order of their ends
         self._deserted: dict[Generation, float] = {}  # until when somebody may come back
         self._patient = True
+        self.give_up: Callable[[Generation], None] = Generation.abandon  # what the time is up for
         self._names: dict[Hashable, list[Generation]] = {}
         self._gone: dict[str, str] = {}  # id to tenant
 
@@ -157,7 +158,7 @@ class Registry:
             for generation, until in list(self._deserted.items()):
                 if now >= until:
                     del self._deserted[generation]
-                    generation.abandon()
+                    self.give_up(generation)
 
     def hurry(self) -> None:
         """Wait for nobody any more: this process is going away.  What runs without a reader by intention runs on."""

@@ -72,7 +72,7 @@ class Record(msgspec.Struct, kw_only=True):
     """Everything about a generation but its events.
 
     ``headers`` are those of the request that are needed to repeat it, without any credential of ours;
-    ``name`` is its ``Idempotency-Key``, ``fingerprint`` that of its body.
+    ``name`` is its ``Idempotency-Key``, ``fingerprint`` that of its body; ``background``: it goes on without readers.
     """
 
     id: str
@@ -87,6 +87,7 @@ class Record(msgspec.Struct, kw_only=True):
     created: float
     name: str = ""
     fingerprint: bytes = b""
+    background: bool = False
     owner: str
     epoch: int = 1
     state: State = State.RUNNING

@@ -18,16 +18,21 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
+from blake3 import blake3
+
 from penstock.errors import BadRequest, KeyReused
 from penstock.gateway.stages.authenticate import ANONYMOUS
+from penstock.generation.keeper import Keeper
 from penstock.generation.log import Generation, State
 from penstock.generation.registry import Registry
+from penstock.generation.store import Record, StoreUnavailable
 from penstock.messages import Call
 from penstock.wire.credentials import key_in
 
 MAX_KEY_BYTES = 255
 LAST_BYTES = 10.0  # seconds
 GRACE = 10.0  # seconds; SDKs wait at most 8 before a retry
+COMES_BACK = 60.0  # seconds for the readers of a process that has died: first they have to find out
 
 _TAIL = 128  # bytes of a body's end that tell most bodies of one length apart
 
@@ -54,6 +59,80 @@ def remember(call: Call, generation: Generation, registry: Registry) -> None:
         registry.bind(generation, _name(call, key))
     elif b"x-stainless-retry-count" in headers:
         registry.bind(generation, _shape(call))
+
+
+# ---- what other processes know ----
+
+
+def may_be_elsewhere(call: Call) -> bool:
+    """Whether the call may be the repetition of one that another process knows."""
+    headers = call.headers
+    return bool(headers.get(b"idempotency-key")) or headers.get(b"x-stainless-retry-count", b"0") != b"0"
+
+
+def is_first(call: Call) -> bool:
+    """Whether the call is one that its SDK will repeat."""
+    return b"idempotency-key" not in call.headers and call.headers.get(b"x-stainless-retry-count") == b"0"
+
+
+async def find_elsewhere(call: Call, keeper: Keeper) -> Record | None:
+    """The stored generation that this call asks for once more; None: the call is new, and its name is taken.
+
+    A store that does not answer in time knows nothing.
+
+    :raises KeyReused: the key came with another body before
+    """
+    print_ = _fingerprint(call)
+    name = _stored_name(call, print_)
+    whose = _stored_owner(call)
+    old = ""
+    try:
+        for _ in range(3):
+            claim = await keeper.claim(whose, name, print_, call, old)
+            if claim.won:
+                return None
+            record = await keeper.claimed(claim)
+            if record is not None and record.state is not State.FAILED:
+                if claim.fingerprint != print_:
+                    raise KeyReused("this Idempotency-Key belongs to a call with another body")
+                if b"idempotency-key" in call.headers or keeper.is_recent(record, LAST_BYTES + GRACE):
+                    return record
+            old = claim.generation
+    except StoreUnavailable:
+        pass
+    return None
+
+
+async def remember_elsewhere(call: Call, keeper: Keeper) -> None:
+    """Let the SDK's repetition of this call find it, whichever process it comes to."""
+    print_ = _fingerprint(call)
+    name, whose = _stored_name(call, print_), _stored_owner(call)
+    try:
+        claim = await keeper.claim(whose, name, print_, call)
+        if not claim.won:
+            record = await keeper.claimed(claim)
+            if record is None or not keeper.is_recent(record, LAST_BYTES + GRACE):
+                await keeper.claim(whose, name, print_, call, claim.generation)
+    except StoreUnavailable:
+        pass
+
+
+def _fingerprint(call: Call) -> bytes:
+    return blake3(call.endpoint.path.encode() + b"\n" + call.body).digest(16)
+
+
+def _stored_name(call: Call, print_: bytes) -> str:
+    key = call.headers.get(b"idempotency-key")
+    if key:
+        return "key " + key.decode("latin-1")
+    return "request " + print_.hex()
+
+
+def _stored_owner(call: Call) -> str:
+    tenant = call.tenant
+    if tenant is ANONYMOUS and (key := key_in(call.headers)):
+        return tenant.name + " " + blake3(key).hexdigest(16)
+    return tenant.name
 
 
 def grace(call: Call, *, started: bool) -> float:

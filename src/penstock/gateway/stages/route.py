@@ -137,6 +137,10 @@ class Router:
             return []
         pattern, config = entry
         return [self._candidate(index, pattern, config, model) for index in range(len(config.candidates))]
+    def durability(self, model: str) -> str:
+        """What the answers of this model outlive."""
+        entry = self._entry(model)
+        return (entry[1].durability if entry is not None else None) or self._config.generations.durability
 
     def _entry(self, model: str) -> tuple[str, ModelConfig] | None:
         entry = self._exact.get(model)

@@ -1,0 +1,196 @@
+"""Generations that outlive this process, as the pipeline sees them.
+
+What is written down where is each model's ``durability``; for each kind that is configured there is a
+:class:`~penstock.generation.keeper.Keeper`.  A call looks there for its answer only if it may be the repetition
+of one that another process knows; nothing else waits for a store.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+
+from penstock.errors import Draining, Gone, NotFound, Overloaded
+from penstock.gateway.stages import attach
+from penstock.gateway.stages.route import Router
+from penstock.generation.keeper import Keeper
+from penstock.generation.log import Generation
+from penstock.generation.registry import Registry
+from penstock.generation.store import Record, StoreUnavailable
+from penstock.messages import Call, Endpoint, Event, Tenant
+from penstock.net.clock import Clock
+from penstock.wire import request
+
+_ENDPOINTS = {endpoint.path: endpoint for endpoint in Endpoint}
+
+
+class Producing(Protocol):
+    """What produces generations here."""
+
+    registry: Registry
+    clock: Clock
+
+    @property
+    def router(self) -> Router: ...
+
+    def begin(self, call: Call, generation: Generation) -> None:
+        """Produce a generation from where it is."""
+
+    def soon(self, doing: Coroutine[Any, Any, None]) -> None:
+        """Begin what nobody waits for."""
+
+
+class Durable:
+    """The stores of one worker, and what is done with them for its calls."""
+
+    def __init__(self, producing: Producing) -> None:
+        self.keepers: dict[str, Keeper] = {}  # by durability
+        self._producing = producing
+
+    def __repr__(self) -> str:
+        return f"<Durable {self.keepers}>"
+
+    def keeper_of(self, model: str) -> Keeper | None:
+        """Where the answers of a model are written down, if they are to outlive the process."""
+        return self.keepers.get(self._producing.router.durability(model))
+
+    # ---- for new calls ----
+
+    def may_know(self, call: Call) -> bool:
+        """Whether this call may be the repetition of one that is stored."""
+        return attach.may_be_elsewhere(call) and self.keeper_of(call.model) is not None
+
+    async def find(self, call: Call) -> Generation | None:
+        """The generation that a call asks for once more; None: it is a new call, and takes the name.
+
+        :raises KeyReused: the key came with another body before
+        :raises Overloaded: too much is in flight here
+        """
+        keeper = self.keeper_of(call.model)
+        if keeper is None:
+            return None
+        record = await attach.find_elsewhere(call, keeper)
+        return None if record is None else await self._restored(record, keeper)
+
+    def write(self, generation: Generation, call: Call) -> None:
+        """Write a new generation down from now on, if its model's answers are."""
+        keeper = self.keeper_of(call.model)
+        if keeper is None:
+            return
+        keeper.write(generation, call)
+        if attach.is_first(call):
+            self._producing.soon(attach.remember_elsewhere(call, keeper))
+
+    def name_response(self, generation: Generation, response_id: str) -> None:
+        """Let a response be found by the id that its upstream has given it."""
+        keeper = self.keeper_of(generation.model)
+        if keeper is not None and generation.journal is not None:
+            self._producing.soon(keeper.name_response(generation, response_id))
+
+    # ---- for what is there already ----
+
+    async def known(self, generation_id: str, response_id: str, tenant: Tenant) -> Generation:
+        """A generation of this tenant that is stored, by its id or its response's.
+
+        :raises NotFound: this tenant has none of this id
+        :raises Gone: it had one
+        :raises Overloaded: a store does not answer in time
+        """
+        for keeper in list(self.keepers.values()):
+            record = await keeper.find(generation_id, tenant.name, response_id)
+            if record is not None:
+                return await self._restored(record, keeper)
+        raise missing(self._producing.registry, generation_id, response_id, tenant)
+
+    def delete(self, generation_id: str) -> None:
+        for keeper in self.keepers.values():
+            self._producing.soon(keeper.delete(generation_id))
+
+    async def _restored(self, record: Record, keeper: Keeper) -> Generation:
+        """A log that is in the store, as one of this process: whole, or followed while another produces it."""
+        present = self._producing.registry.get(record.id)
+        if present is not None:
+            return present
+        generation = self._producing.registry.create(_call_of(record, self._producing.clock.now()))
+        try:
+            await keeper.restore(record, generation)
+        except StoreUnavailable as error:
+            generation.fail(Overloaded(f"this answer cannot be read now: {error}", retry_after=1.0))
+        return generation
+
+    # ---- when processes go ----
+
+    def go_on(self, record: Record, events: list[Event], keeper: Keeper) -> None:
+        """Produce the rest of what a process that is no more has left unfinished."""
+        registry = self._producing.registry
+        call = _call_of(record, self._producing.clock.now())
+        generation = registry.get(record.id)
+        if generation is not None:  # followed by a caller who has come here already
+            keeper.leave(generation)
+        else:
+            generation = registry.create(call)
+        generation.append(events[len(generation.events) :], call.received)
+        generation.grace = math.inf if call.background else attach.COMES_BACK
+        keeper.write_on(generation, record)
+        self._producing.begin(call, generation)
+        if not generation.readers and generation.ending is None:
+            registry.deserted(generation)
+
+    async def hand_over(self, running: list[Generation], seconds: float) -> int:
+        """Let other processes go on with what runs here and is written down.
+
+        :returns: how many generations were let go
+        """
+        handed = 0
+        for keeper in self.keepers.values():
+            for generation in await keeper.hand_over(running, seconds):
+                handed += 1
+                production = generation.producer
+                generation.fail(Draining("this gateway is going away; ask for the rest", retry_after=1.0))
+                if production is not None:
+                    production.abandon()
+        return handed
+
+    def give_up(self, generation: Generation) -> None:
+        """Nobody has come back to a generation in time; but perhaps to another process, which reads it."""
+        keeper = self.keeper_of(generation.model)
+        if keeper is None or generation.journal is None:
+            generation.abandon()
+        else:
+            self._producing.soon(self._give_up_unread(generation, keeper))
+
+    async def _give_up_unread(self, generation: Generation, keeper: Keeper) -> None:
+        if await keeper.is_attended(generation.id):
+            self._producing.registry.deserted(generation)
+        elif not generation.readers:
+            generation.abandon()
+
+
+def missing(registry: Registry, generation_id: str, response_id: str, tenant: Tenant) -> NotFound | Gone:
+    """The error of what cannot be found."""
+    if generation_id and registry.was_there(generation_id, tenant.name):
+        return Gone("this answer is not kept any more")
+    return NotFound(f"there is no {'response' if response_id else 'generation'} of this id here")
+
+
+def _call_of(record: Record, now: float) -> Call:
+    """The call that a stored generation answers, made again."""
+    endpoint = _ENDPOINTS[record.endpoint]
+    opening = request.read(endpoint, record.body)
+    return Call(
+        id=record.id,
+        endpoint=endpoint,
+        model=record.model,
+        stream=record.stream,
+        fields=opening.fields,
+        body=record.body,
+        headers=dict(record.headers),
+        received=now,
+        tenant=Tenant(record.tenant, record.key_name, record.tier),
+        max_output_tokens=opening.max_output_tokens,
+        include_usage=opening.include_usage,
+        running_usage=opening.running_usage,
+        background=record.background,
+    )

@@ -1,0 +1,473 @@
+"""Generations that outlive their process: what this process does with one store.
+
+It **writes** its own generations down as they grow (``generation.journal``), **reads** those that others have
+written, follows one that runs in another process, keeps its **lease**, and **takes over** what somebody who
+has died left unfinished.
+
+Whose readers?  A generation that runs here may be read there: by a caller whose new connection came to another
+process.  Whoever reads says so in the store now and then (:meth:`Keeper._attend`), and the process that
+produces asks before it gives a deserted generation up (:meth:`Keeper.is_attended`).
+
+When the store does not answer, calls go on without it: nothing here is awaited on the way of a new call but
+the claim of an idempotency key, and that has a budget.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+from penstock.errors import Gone, Overloaded, PenstockError, UpstreamBroken
+from penstock.generation.journal import Entry, Journal
+from penstock.generation.log import Generation, State
+from penstock.generation.store import (
+    Claim,
+    Ending,
+    Failure,
+    Record,
+    Store,
+    StoreUnavailable,
+    Tail,
+    new_owner,
+)
+from penstock.messages import Call, Event
+from penstock.net.clock import Clock
+
+CLAIM_BUDGET = 0.5  # seconds that a call waits to learn whether its key is somebody else's
+READ_BUDGET = 2.0  # seconds that a caller waits who asks for what is only in the store
+POLL = 0.02  # seconds between two looks at generations that are followed
+ATTENDED = 5.0  # seconds for which one look counts as attention
+PIECE = 1 << 20  # bytes of events read at once
+TAKE_AT_ONCE = 16  # generations that one process takes over in one go
+
+# Of the request's header fields those that an upstream is sent, and that decide what it answers.  Never a
+# credential: a call that was made with its caller's own key cannot be gone on with by another process.
+_REPEATED = (
+    b"anthropic-version",
+    b"anthropic-beta",
+    b"openai-beta",
+    b"x-sim-ttft-ms",
+    b"x-sim-tokens-per-second",
+    b"x-sim-output-tokens",
+    b"x-sim-scenario",
+    b"x-sim-key",
+)
+
+_T = TypeVar("_T")
+
+log = logging.getLogger("penstock.gateway")
+
+
+class Owner(Protocol):
+    """Who runs generations in this process."""
+
+    def go_on(self, record: Record, events: list[Event], keeper: Keeper) -> None:
+        """A generation was taken over: produce the rest of it."""
+
+
+class Written:
+    """One generation of this process and its entry in the journal: each tells the other what is new."""
+
+    __slots__ = ("_kept_for", "appended", "entry", "generation")
+
+    def __init__(self, generation: Generation, kept_for: float) -> None:
+        self.generation = generation
+        self._kept_for = kept_for
+
+    def enter(self, entry: Entry) -> None:
+        self.entry = entry
+        self.appended: Callable[[], None] = entry.appended
+
+    # ---- of the log ----
+
+    def end(self) -> None:
+        self.entry.end(ending_of(self.generation), time.time() + self._kept_for)
+
+    # ---- of the journal ----
+
+    def on_stored(self, upto: int, *, ended: bool) -> None:
+        self.generation.on_stored(upto, ended=ended)
+
+    def on_fenced(self) -> None:
+        self.generation.lost()
+
+
+class Keeper:
+    """One store, and this process's part in it.
+
+    :param kept_for: seconds after its end for which a generation stays in the store
+    :param lease: seconds without a sign of life after which this process may be taken for dead
+    """
+
+    def __init__(
+        self, store: Store, clock: Clock, *, kept_for: float, lease: float, fail_slow: float = 0.05
+    ) -> None:
+        self.store = store
+        self.journal = Journal(store, clock, budget=fail_slow)
+        self.owner = new_owner()
+        self._clock = clock
+        self._kept_for = kept_for
+        self._lease = lease
+        self.taken_over = 0  # generations, since the start
+        self._followed: dict[Generation, int] = {}  # how many of its events we have
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._said = ""
+
+    def __repr__(self) -> str:
+        return f"<Keeper {self.journal}, following {len(self._followed)}>"
+
+    async def start(self, runs: Owner) -> None:
+        """Open the store, and begin to tend it; one that is not there is tried until it is."""
+        await self._quietly(self.store.start())
+        self.journal.start()
+        await self._quietly(self.store.renew(self.owner, time.time() + self._lease))
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._tend(runs)), loop.create_task(self._follow())]
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self.journal.close()
+        await self._quietly(self.store.close())
+
+    # ---- writing ----
+
+    def write(self, generation: Generation, call: Call) -> None:
+        """Write a new generation down from now on."""
+        generation.journal = written = Written(generation, self._kept_for)
+        written.enter(self.journal.begin(self._record(generation, call), generation.events, written))
+
+    def write_on(self, generation: Generation, record: Record) -> None:
+        """The same of one that was taken over: its first events are stored."""
+        generation.journal = written = Written(generation, self._kept_for)
+        written.enter(self.journal.resume(record, generation.events, written))
+
+    def _record(self, generation: Generation, call: Call) -> Record:
+        now = time.time()
+        headers = call.headers
+        return Record(
+            id=generation.id,
+            tenant=call.tenant.name,
+            key_name=call.tenant.key_name,
+            tier=call.tenant.tier,
+            endpoint=call.endpoint.path,
+            model=call.model,
+            stream=call.stream,
+            body=call.body,
+            headers=tuple((name, headers[name]) for name in _REPEATED if name in headers),
+            created=now,
+            background=call.background,
+            owner=self.owner,
+            expires_at=now + self._kept_for,
+        )
+
+    async def hand_over(self, generations: list[Generation], seconds: float) -> list[Generation]:
+        """Let others go on with these; what has come is stored first.
+
+        :returns: those that were let go; the others are not stored, and end here
+        """
+        mine = [one for one in generations if one.journal is not None and one.ending is None]
+        if not mine or not await self.journal.flush(seconds):
+            return []
+        for generation in mine:
+            generation.journal = None
+        ids = [generation.id for generation in mine]
+        return mine if await self._quietly(self.store.release(self.owner, ids)) else []
+
+    # ---- reading ----
+
+    async def claim(self, whose: str, name: str, fingerprint: bytes, call: Call, old: str = "") -> Claim:
+        """Say that this call's generation answers to a name.
+
+        :raises StoreUnavailable: the store does not answer in time
+        """
+        now = time.time()
+        claiming = self.store.claim(
+            whose, name, fingerprint, call.id, now=now, until=now + self._kept_for, instead_of=old
+        )
+        return await _within(CLAIM_BUDGET, claiming)
+
+    async def claimed(self, claim: Claim) -> Record | None:
+        """The generation that has a name.  It may have claimed it a moment before it is written down.
+
+        :returns: None: it was never written, or is kept no more
+        :raises StoreUnavailable: the store does not answer in time
+        """
+        until = self._clock.now() + CLAIM_BUDGET
+        while (record := await self.load(claim.generation)) is None and self._clock.now() < until:
+            await asyncio.sleep(POLL)
+        return record
+
+    def is_recent(self, record: Record, seconds: float) -> bool:
+        """Whether a generation runs, or has ended within the last seconds."""
+        return record.ending is None or record.expires_at - self._kept_for > time.time() - seconds
+
+    async def name_response(self, generation: Generation, response_id: str) -> None:
+        """Let a response be found by the id that its upstream has given it."""
+        now = time.time()
+        claiming = self.store.claim(
+            generation.tenant, "response " + response_id, b"", generation.id, now=now, until=now + self._kept_for
+        )
+        await self._quietly(claiming)
+
+    async def find(self, generation_id: str, tenant: str, response_id: str = "") -> Record | None:
+        """A generation of this tenant, by its id or by that of its response.
+
+        :raises Overloaded: the store does not answer in time
+        """
+        try:
+            record = await self.load(generation_id) if generation_id else None
+            if record is None and response_id:
+                now = time.time()
+                asking = self.store.claim(tenant, "response " + response_id, b"", "", now=now, until=now)
+                claim: Claim = await _within(READ_BUDGET, asking)
+                record = await self.load(claim.generation) if claim.generation else None
+        except StoreUnavailable as error:
+            raise Overloaded("answers that are stored cannot be read now", retry_after=1.0) from error
+        return record if record is not None and record.tenant == tenant else None
+
+    async def load(self, generation_id: str) -> Record | None:
+        """What the store knows of a generation.
+
+        :raises StoreUnavailable: the store does not answer in time
+        """
+        return await _within(READ_BUDGET, self.store.load(generation_id))
+
+    async def restore(self, record: Record, generation: Generation) -> None:
+        """Fill a generation with what is stored; one that runs elsewhere is followed from there on.
+
+        :raises StoreUnavailable: the store does not answer in time
+        """
+        now = self._clock.now()
+        events = await self._events(record.id, record.events)
+        generation.append(events, now)
+        if record.ending is not None:
+            end(generation, record.ending)
+        else:
+            generation.producer = _Elsewhere(self, generation)
+            self._followed[generation] = len(events)
+            self._wake.set()
+            await self._attend([generation.id])
+
+    async def _events(self, generation_id: str, count: int) -> list[Event]:
+        events: list[Event] = []
+        while len(events) < count:
+            piece = await _within(READ_BUDGET, self.store.events(generation_id, len(events), PIECE))
+            if not piece:
+                break
+            events += piece
+        return events
+
+    async def delete(self, generation_id: str) -> None:
+        await self._quietly(self.store.delete(generation_id))
+
+    # ---- following what runs elsewhere ----
+
+    def leave(self, generation: Generation) -> None:
+        """Follow it no longer."""
+        self._followed.pop(generation, None)
+
+    async def _follow(self) -> None:
+        attended = 0.0
+        while True:
+            if not self._followed:
+                self._wake.clear()
+                await self._wake.wait()
+            await asyncio.sleep(POLL)
+            try:
+                tails = await self.store.tail({one.id: at for one, at in self._followed.items()})
+                if self._clock.now() - attended > ATTENDED / 3:
+                    attended = self._clock.now()
+                    await self._attend([one.id for one in self._followed])
+            except StoreUnavailable as error:
+                self._complain(error)
+                await asyncio.sleep(10 * POLL)
+                continue
+            except Exception:
+                log.exception("defect while following in %r", self.store)
+                await asyncio.sleep(10 * POLL)
+                continue
+            for generation, at in list(self._followed.items()):
+                tail = tails.get(generation.id)
+                if tail is not None and self._followed.get(generation) == at:
+                    await self._grown(generation, at, tail)
+
+    async def _grown(self, generation: Generation, at: int, tail: Tail) -> None:
+        if tail.events:
+            self._followed[generation] = at + len(tail.events)
+            try:
+                generation.append(tail.events, self._clock.now())
+            except UpstreamBroken as too_large:
+                self.leave(generation)
+                generation.fail(too_large)
+                return
+        if tail.state is State.RUNNING:
+            return
+        try:
+            record = await self.store.load(generation.id)
+        except StoreUnavailable:
+            return  # the next look will tell
+        if record is not None and record.ending is None:
+            return
+        if record is not None and record.events > len(generation.events):
+            return  # it has grown since: the next look brings the rest
+        self.leave(generation)
+        if record is None or record.ending is None:
+            generation.fail(Gone("this answer is not kept any more"))
+        else:
+            end(generation, record.ending)
+
+    # ---- who reads what runs elsewhere ----
+
+    async def _attend(self, ids: list[str]) -> None:
+        now = time.time()
+        for generation_id in ids:
+            await self.store.claim(
+                "",
+                _readers_of(generation_id),
+                b"",
+                self.owner,
+                now=now,
+                until=now + ATTENDED,
+                instead_of=self.owner,
+            )
+
+    async def is_attended(self, generation_id: str) -> bool:
+        """Whether another process has a reader of this generation."""
+        now = time.time()
+        try:
+            claim = await _within(
+                CLAIM_BUDGET,
+                self.store.claim("", _readers_of(generation_id), b"", self.owner, now=now, until=now),
+            )
+        except StoreUnavailable:
+            return False
+        return not claim.won
+
+    # ---- leases ----
+
+    async def _tend(self, runs: Owner) -> None:
+        """Stay alive in the store's eyes, and look after what the dead have left."""
+        beat = self._lease / 4
+        swept = 0.0
+        while True:
+            try:
+                now = time.time()
+                await self.store.renew(self.owner, now + self._lease)
+                for generation_id in await self.store.expired(now, TAKE_AT_ONCE):
+                    await self._take_over(generation_id, runs)
+                if now - swept > 60.0:
+                    swept = now
+                    await self.store.expire(now)
+                self._said = ""
+            except StoreUnavailable as error:
+                self._complain(error)
+            except Exception:
+                log.exception("defect while tending %r", self.store)
+            await asyncio.sleep(beat)
+
+    async def _take_over(self, generation_id: str, runs: Owner) -> None:
+        record = await self.store.take_over(generation_id, self.owner, time.time())
+        if record is None:
+            return  # somebody was quicker
+        log.warning("taking over %s, of which %d events are stored", generation_id, record.events)
+        self.taken_over += 1
+        runs.go_on(record, await self._events(generation_id, record.events), self)
+
+    # ---- trouble ----
+
+    async def _quietly(self, doing: Coroutine[Any, Any, Any]) -> bool:
+        """Whether it worked; a store that does not is said once."""
+        try:
+            await doing
+        except StoreUnavailable as error:
+            self._complain(error)
+            return False
+        return True
+
+    def _complain(self, error: StoreUnavailable) -> None:
+        if str(error) != self._said:
+            self._said = str(error)
+            log.error("%r cannot be used now: %s", self.store, error)
+
+
+class _Elsewhere:
+    """Stands for the producer of a generation that is produced in another process."""
+
+    __slots__ = ("_generation", "_keeper")
+
+    def __init__(self, keeper: Keeper, generation: Generation) -> None:
+        self._keeper = keeper
+        self._generation = generation
+
+    def abandon(self) -> None:
+        """Nobody reads it here any more; whether it goes on is its own process's affair."""
+        self._keeper.leave(self._generation)
+        self._generation.fail(Gone("nobody reads this here any more"))
+
+    def drained(self) -> None:
+        pass
+
+
+def ending_of(generation: Generation) -> Ending:
+    """How a generation has ended, for the store."""
+    error = generation.error if generation.ending is State.FAILED else None
+    failure = None
+    if error is not None:
+        failure = Failure(
+            code=error.code,
+            message=error.message,
+            status=error.status,
+            kind=error.kind,
+            param=error.param,
+            retry_after=error.retry_after,
+        )
+    return Ending(
+        status=generation.status,
+        headers=tuple(generation.headers),
+        usage=generation.usage,
+        cost=generation.cost,
+        attempts=generation.attempts,
+        seams=generation.seams,
+        served_by=generation.served_by,
+        failure=failure,
+    )
+
+
+def end(generation: Generation, ending: Ending) -> None:
+    """End a generation as it is stored that it ended."""
+    generation.status = ending.status
+    generation.headers = list(ending.headers)
+    generation.usage = ending.usage
+    generation.cost = ending.cost
+    generation.attempts = ending.attempts
+    generation.seams = ending.seams
+    generation.served_by = ending.served_by
+    failure = ending.failure
+    if failure is None:
+        generation.finish()
+        return
+    error = PenstockError(
+        failure.message, param=failure.param, code=failure.code, retry_after=failure.retry_after
+    )
+    error.status = failure.status
+    error.kind = failure.kind
+    generation.fail(error)
+
+
+def _readers_of(generation_id: str) -> str:
+    return "readers of " + generation_id
+
+
+async def _within(seconds: float, doing: Coroutine[Any, Any, _T]) -> _T:
+    try:
+        async with asyncio.timeout(seconds):
+            return await doing
+    except TimeoutError:
+        raise StoreUnavailable(f"no answer within {seconds:g} s") from None

@@ -1,0 +1,211 @@
+"""Answers that outlive their process: several gateways, which know each other only by their store."""
+
+import asyncio
+import contextlib
+
+import pytest
+from serving import (
+    COMPLETION,
+    DONE,
+    PROMPT,
+    STREAM_END,
+    STREAM_HEAD,
+    call,
+    config,
+    delta,
+    on_uvloop,
+    plain,
+    request,
+    serving,
+    until,
+)
+
+from penstock.config.model import CandidateConfig, GenerationsConfig, ModelConfig
+from penstock.config.secret import Secret
+from penstock.testing import RedisServer, ScriptedUpstream, Step
+
+STREAM = {**PROMPT, "stream": True}
+SCRIPT = [Step.REQUEST, STREAM_HEAD + delta("a"), delta("b"), delta("c", "stop") + DONE + STREAM_END]
+KEY = ["idempotency-key: k"]
+FIRST = ["x-stainless-retry-count: 0"]
+RETRY = ["x-stainless-retry-count: 1"]
+
+
+@pytest.fixture(params=["disk", "shared"], scope="module")
+def durable(request, tmp_path_factory):
+    """Makes the settings of gateways that share a store."""
+    number = iter(range(1_000))
+    with contextlib.ExitStack() as stack:
+        if request.param == "shared":
+            redis = stack.enter_context(RedisServer())
+
+        def settings():
+            path = tmp_path_factory.mktemp("store") / f"{next(number)}.sqlite"
+            more = {"path": str(path)}
+            if request.param == "shared":
+                more = {"redis": Secret(f"{redis.url}/{next(number) % 16}")}
+            return GenerationsConfig(durability=request.param, lease=0.5, **more)
+
+        yield settings
+
+
+@contextlib.asynccontextmanager
+async def two(scripts, durable, **more):
+    """Two gateways with one store and one upstream: ``(gateway, port)`` of each, and the upstream."""
+    generations = durable()
+    models = {"m": ModelConfig(candidates=[CandidateConfig(upstream="up0")], **more)}
+    async with ScriptedUpstream(scripts) as upstream:
+        settings = config(upstream.url, generations=generations, models=models)
+        async with serving(settings) as here, serving(settings) as there:
+            yield here, there, upstream
+
+
+def events(port, generation, after=None):
+    headers = [] if after is None else [f"last-event-id: {after}"]
+    return call(port, b"", f"/v1/generations/{generation}/events", "GET", headers)
+
+
+def test_an_answer_that_has_ended_is_read_in_another_process(durable):
+    async def main():
+        async with two([SCRIPT], durable) as ((_, here), (_, there), _):
+            whole = await call(here, STREAM)
+            generation = whole.headers["penstock-generation"]
+            again = await events(there, generation)
+            rest = await events(there, generation, 1)
+            nothing = await events(there, generation, 3)
+            state = (await call(there, b"", f"/v1/generations/{generation}", "GET")).json()
+            return whole, again, rest, nothing, state
+
+    whole, again, rest, nothing, state = on_uvloop(main)
+    assert again.body == whole.body
+    assert whole.body.endswith(rest.body)
+    assert rest.body.startswith(b"id: 2\n")
+    assert nothing.status == 204
+    assert (state["status"], state["events"]) == ("finished", 4)
+    assert state["usage"] is not None
+
+
+def test_an_answer_that_runs_is_followed_in_another_process_which_keeps_it_alive(durable):
+    async def main():
+        go_on = asyncio.Event()
+        script = [*SCRIPT[:3], go_on, SCRIPT[3]]
+        async with two([script], durable, grace=0.3) as ((gateway, here), (other, there), upstream):
+            _, writer = await asyncio.open_connection("127.0.0.1", here)
+            writer.write(request(STREAM))
+            await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
+            (generation,) = gateway.pipeline.registry
+            again = asyncio.create_task(events(there, generation.id, 0))
+            await until(lambda: any(one.readable == 2 for one in other.pipeline.registry))
+            writer.transport.abort()
+            await until(lambda: not gateway.pipeline.readings)
+            for _ in range(3):  # well beyond the grace time, by the gateway's own clock
+                gateway.pipeline.registry.sweep(gateway.clock.now() + 10.0)
+                await until(lambda: not gateway.pipeline.waiting)
+            go_on.set()
+            return await again, await events(here, generation.id), upstream.connections
+
+    again, whole, connections = on_uvloop(main)
+    assert connections == 1
+    assert whole.body.endswith(again.body)
+    assert again.body.startswith(b"id: 1\n")
+    assert b"[DONE]" in again.body
+
+
+@pytest.mark.parametrize("body", [STREAM, PROMPT], ids=["stream", "plain"])
+@pytest.mark.parametrize("headers", [(KEY, KEY), (FIRST, RETRY)], ids=["key", "retry"])
+def test_a_repeated_call_finds_its_answer_in_another_process(durable, headers, body):
+    script = SCRIPT if body is STREAM else [Step.REQUEST, plain(COMPLETION)]
+
+    async def main():
+        async with two([script], durable) as ((gateway, here), (_, there), upstream):
+            first = await call(here, body, headers=headers[0])
+            await until(lambda: not gateway.pipeline.waiting)
+            return first, await call(there, body, headers=headers[1]), upstream.connections
+
+    first, again, connections = on_uvloop(main)
+    assert connections == 1
+    assert (first.headers["penstock-status"], again.headers["penstock-status"]) == ("created", "replayed")
+    assert again.headers["penstock-generation"] == first.headers["penstock-generation"]
+    assert again.body == first.body
+
+
+def test_of_two_calls_with_one_key_at_two_processes_one_is_made(durable):
+    async def main():
+        go_on = asyncio.Event()
+        script = [Step.REQUEST, go_on, plain(COMPLETION)]
+        async with two([script, script], durable) as ((gateway, here), (other, there), upstream):
+            calls = [asyncio.create_task(call(port, PROMPT, headers=KEY)) for port in (here, there)]
+            await until(lambda: gateway.pipeline.readings and other.pipeline.readings)
+            go_on.set()
+            return await asyncio.gather(*calls), upstream.connections
+
+    answers, connections = on_uvloop(main)
+    assert connections == 1
+    assert {one.headers["penstock-status"] for one in answers} == {"created", "attached"}
+    assert answers[0].body == answers[1].body
+
+
+def test_the_same_key_with_another_body_is_refused_in_another_process_too(durable):
+    async def main():
+        async with two([SCRIPT], durable) as ((_, here), (_, there), _):
+            await call(here, STREAM, headers=KEY)
+            return await call(there, PROMPT, headers=KEY)
+
+    assert on_uvloop(main).status == 422
+
+
+def test_a_failed_call_is_made_anew_in_another_process(durable):
+    async def main():
+        scripts = [[Step.REQUEST, plain({"error": {}}, "400 Bad Request")], [Step.REQUEST, plain(COMPLETION)]]
+        async with two(scripts, durable) as ((_, here), (_, there), _):
+            first = await call(here, PROMPT, headers=KEY)
+            return first.status, (await call(there, PROMPT, headers=KEY)).status
+
+    assert on_uvloop(main) == (400, 200)
+
+
+def test_a_background_response_is_found_and_cancelled_only_by_its_tenant(durable):
+    """A response's id leads to it in every process; an unknown one leads nowhere."""
+
+    async def main():
+        async with two([SCRIPT], durable) as ((gateway, here), (_, there), _):
+            body = {"model": "m", "input": "hello", "background": True}
+            promised = (await call(here, body, "/v1/responses")).json()
+            await until(lambda: not gateway.pipeline.productions)
+            found = (await call(there, b"", f"/v1/responses/{promised['id']}", "GET")).json()
+            unknown = await call(there, b"", "/v1/responses/resp_" + "0" * 32, "GET")
+            return promised, found, unknown.status
+
+    promised, found, unknown = on_uvloop(main)
+    assert (found["id"], found["status"]) == (promised["id"], "completed")
+    assert found["output"][0]["content"][0]["text"] == "abc"
+    assert unknown == 404
+
+
+def test_what_runs_when_a_process_must_go_is_finished_by_another(durable):
+    async def main():
+        never = asyncio.Event()
+        first = [*SCRIPT[:3], never]
+        async with two([first, SCRIPT], durable) as ((gateway, here), (other, there), upstream):
+            body = {**STREAM, "temperature": 0}
+            reading = asyncio.create_task(call(here, body))
+            await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
+            cut = await gateway.drain(0.0)
+            broken = await reading
+            generation = broken.headers["penstock-generation"]
+            await until(lambda: _keeper(other).taken_over == 1)
+            rest = await events(there, generation, 1)
+            return cut, broken, rest, upstream.connections
+
+    cut, broken, rest, connections = on_uvloop(main)
+    assert connections == 2
+    assert b'"draining"' in broken.body
+    assert rest.body.startswith(b"id: 2\n")
+    assert b"[DONE]" in rest.body
+    assert rest.body.count(b'"content": "c"') == 1
+    assert cut == 0
+
+
+def _keeper(gateway):
+    (keeper,) = gateway._durable.keepers.values()
+    return keeper
