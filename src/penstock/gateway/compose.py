@@ -40,8 +40,8 @@ from penstock.gateway.stages.lookup import Lookup
 from penstock.gateway.stages.read import CLIENT_GONE, refuse
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
-from penstock.generation.log import Generation
 from penstock.generation.keeper import Keeper
+from penstock.generation.log import Generation
 from penstock.generation.measures import measure as measure_journals
 from penstock.generation.registry import Registry
 from penstock.generation.store import Store
@@ -259,6 +259,7 @@ class Gateway:
         """
         if self._batches is not None:
             self._batches.stop()
+        self._durable.leave()
         self.pipeline.registry.hurry()
         try:
             await asyncio.wait_for(self.pipeline.wait_idle(), seconds)
@@ -381,6 +382,7 @@ class Gateway:
                 self.cache.purge(tag)
             for key in keys:
                 self.cache.remove(key)
+
     def _add_keepers(self, config: Config) -> list[Keeper]:
         """What the models' durability needs and is not there yet."""
         wanted = {model.durability for model in config.models.values()} | {config.generations.durability}

@@ -11,7 +11,6 @@ import math
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
-
 from penstock.errors import Draining, Gone, NotFound, Overloaded
 from penstock.gateway.stages import attach
 from penstock.gateway.stages.route import Router
@@ -137,6 +136,11 @@ class Durable:
         self._producing.begin(call, generation)
         if not generation.readers and generation.ending is None:
             registry.deserted(generation)
+
+    def leave(self) -> None:
+        """This process is going away: it takes nothing over any more."""
+        for keeper in self.keepers.values():
+            keeper.leaving = True
 
     async def hand_over(self, running: list[Generation], seconds: float) -> int:
         """Let other processes go on with what runs here and is written down.

@@ -78,7 +78,9 @@ class Pipeline:
         self.admission = Admission()
         self.lookup: Lookup | None = None  # None: no answer of any model is kept
         self.durable: Durable | None = None  # None: no answer outlives this process
-        self.waiting: set[asyncio.Task[None]] = set()  # for the cache's lower tiers, or for stored generations
+        self.waiting: set[asyncio.Task[None]] = (
+            set()
+        )  # for the cache's lower tiers, or for stored generations
         self.productions: dict[Production, None] = {}
         self.readings: dict[Reading, None] = {}
         self.on_background_end: Callable[[Call, Generation], None] | None = None  # None: nobody is to be told

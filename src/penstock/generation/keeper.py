@@ -112,6 +112,7 @@ class Keeper:
         self._kept_for = kept_for
         self._lease = lease
         self.taken_over = 0  # generations, since the start
+        self.leaving = False  # this process is going away: others are to take over
         self._followed: dict[Generation, int] = {}  # how many of its events we have
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -200,9 +201,11 @@ class Keeper:
         :raises StoreUnavailable: the store does not answer in time
         """
         until = self._clock.now() + CLAIM_BUDGET
-        while (record := await self.load(claim.generation)) is None and self._clock.now() < until:
+        while True:
+            record = await self.load(claim.generation)
+            if record is not None or self._clock.now() >= until:
+                return record
             await asyncio.sleep(POLL)
-        return record
 
     def is_recent(self, record: Record, seconds: float) -> bool:
         """Whether a generation runs, or has ended within the last seconds."""
@@ -212,7 +215,12 @@ class Keeper:
         """Let a response be found by the id that its upstream has given it."""
         now = time.time()
         claiming = self.store.claim(
-            generation.tenant, "response " + response_id, b"", generation.id, now=now, until=now + self._kept_for
+            generation.tenant,
+            "response " + response_id,
+            b"",
+            generation.id,
+            now=now,
+            until=now + self._kept_for,
         )
         await self._quietly(claiming)
 
@@ -360,8 +368,9 @@ class Keeper:
             try:
                 now = time.time()
                 await self.store.renew(self.owner, now + self._lease)
-                for generation_id in await self.store.expired(now, TAKE_AT_ONCE):
-                    await self._take_over(generation_id, runs)
+                if not self.leaving:
+                    for generation_id in await self.store.expired(now, TAKE_AT_ONCE):
+                        await self._take_over(generation_id, runs)
                 if now - swept > 60.0:
                     swept = now
                     await self.store.expire(now)

@@ -137,6 +137,7 @@ class Router:
             return []
         pattern, config = entry
         return [self._candidate(index, pattern, config, model) for index in range(len(config.candidates))]
+
     def durability(self, model: str) -> str:
         """What the answers of this model outlive."""
         entry = self._entry(model)
