@@ -171,7 +171,7 @@ def test_a_background_response_is_found_and_cancelled_only_by_its_tenant(durable
         async with two([SCRIPT], durable) as ((gateway, here), (_, there), _):
             body = {"model": "m", "input": "hello", "background": True}
             promised = (await call(here, body, "/v1/responses")).json()
-            await until(lambda: not gateway.pipeline.productions)
+            await until(lambda: not _keeper(gateway).journal.statistics().open)
             found = (await call(there, b"", f"/v1/responses/{promised['id']}", "GET")).json()
             unknown = await call(there, b"", "/v1/responses/resp_" + "0" * 32, "GET")
             return promised, found, unknown.status
