@@ -1,22 +1,20 @@
 """What durability costs: CPU per streamed chunk, and the latency that it adds.
 
-    python benchmarks/durability.py [--seconds 6] [--streams 200] [--rate 30] [--redis URL] [--only disk,...]
+    python benchmarks/durability.py [--rounds 3] [--seconds 5] [--streams 200] [--rate 30] [--redis URL]
 
 A relay with the gateway's own log and journal, and with real sockets on both sides: another process sends
 chunks into 200 streams and takes them back, this one receives each chunk, appends it to its generation's log,
 and passes it on once the log's durability allows it.  Paced: each stream sends ``--rate`` chunks a second,
 at random moments.  Bursts: each sends 50 at once, all streams one after the other, as fast as they are taken.
 
-Printed: user and system CPU of this process, all of its threads, per chunk in microseconds; and how long
-chunks were under way.  For ``shared`` the CPU of redis-server comes on top, on its machine.
+Printed: user and system CPU of this process, all of its threads, per chunk in microseconds, and of it that of
+the event loop's thread; and how long chunks were under way.  For ``shared`` the CPU of redis-server comes on top, on its machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import json
 import multiprocessing
 import os
 import random
@@ -233,44 +231,61 @@ async def measure(kind, make_store, args):
     return result
 
 
+def kinds_of(args, directory):
+    path = Path(directory) / "generations.db"
+    kinds = {
+        "memory": None,
+        "disk": lambda: SQLiteStore(path, 1 << 30),
+        "disk, fsync": lambda: SQLiteStore(path, 1 << 30, fsync=True),
+    }
+    if args.redis:
+        from penstock.generation.stores.redis import RedisStore
+
+        kinds["shared"] = lambda: RedisStore(args.redis, 1 << 30)
+    wanted = args.only.split(",") if args.only else list(kinds)
+    return {name: make for name, make in kinds.items() if name in wanted}
+
+
+def row(load, name, rounds):
+    """A row of the manual's table: medians over the rounds."""
+    middle = {key: sorted(r[key] for r in rounds)[len(rounds) // 2] for key in rounds[0] if key != "journal"}
+    return (
+        f"| {load} | {name} | {middle['cpu_us']:.1f} ({middle['loop_us']:.1f}) "
+        f"| {middle['p50_ms']:.2f} | {middle['p99_ms']:.2f} |"
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=6)
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--rounds", type=int, default=3, help="of each; the median is printed")
     parser.add_argument("--streams", type=int, default=200)
     parser.add_argument("--rate", type=float, default=30)
     parser.add_argument("--redis", default="")
-    parser.add_argument("--only", default="")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--only", default="", help="some of memory, disk and shared, with commas")
+    parser.add_argument(
+        "--verbose", action="store_true", help="print each round, with its journal's statistics"
+    )
     args = parser.parse_args()
+    found = {}
     with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "generations.db"
-        kinds = {
-            "memory": None,
-            "disk": lambda: SQLiteStore(path, 1 << 30),
-            "disk, fsync": lambda: SQLiteStore(path, 1 << 30, fsync=True),
-        }
-        if args.redis:
-            from penstock.generation.stores.redis import RedisStore
-
-            kinds["shared"] = lambda: RedisStore(args.redis, 1 << 30)
-        for load in ("paced", "bursts"):
-            for name, make in kinds.items():
-                if args.only and name not in args.only.split(","):
-                    continue
-                result = uvloop.run(measure(load, make, args))
-                with contextlib.suppress(FileNotFoundError):
+        for _ in range(args.rounds):  # in turns, so that all meet the same neighbours
+            for load in ("paced", "bursts"):
+                for name, make in kinds_of(args, directory).items():
+                    result = uvloop.run(measure(load, make, args))
+                    found.setdefault((load, name), []).append(result)
                     for leftover in Path(directory).iterdir():
                         leftover.unlink()
-                if args.json:
-                    print(json.dumps({"load": load, "durability": name, **result}))
-                    continue
-                print(
-                    f"{load:7} {name:12} {result['chunks']:8} chunks {result['cpu_us']:7.1f} µs CPU each ({result['loop_us']:.1f} in the event loop), "
-                    f"under way {result['p50_ms']:.2f} ms (p99 {result['p99_ms']:.2f}, p99.9 {result['p999_ms']:.2f})"
-                )
-                if "journal" in result:
-                    print(" " * 8 + result["journal"])
-    print(f"load average {os.getloadavg()[0]:.1f}")
+                    if args.verbose:
+                        print(load, name, result, flush=True)
+    print(
+        "| load | durability | µs CPU per chunk (event loop) | ms under way, median | p99 |\n|---|---|---|---|---|"
+    )
+    for load in ("paced", "bursts"):
+        for (when, name), rounds in found.items():
+            if when == load:
+                print(row(load, name, rounds))
+    print(f"\nload average {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ class Durable:
             registry.deserted(generation)
 
     def leave(self) -> None:
-        """This process is going away: it takes nothing over any more."""
+        """Take nothing over any more: this process is going away."""
         for keeper in self.keepers.values():
             keeper.leaving = True
 

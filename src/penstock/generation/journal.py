@@ -37,7 +37,9 @@ from penstock.net.clock import Clock
 
 log = logging.getLogger(__name__)
 
-INTERVAL = 0.003  # seconds from the beginning of a batch to that of the next, at least
+INTERVAL = (
+    0.004  # seconds from the beginning of a batch to that of the next, at least; the first goes at once
+)
 BUDGET = 0.05  # seconds that a batch may take before readers go on without it
 BATCH_BYTES = 1 << 20  # of one batch; what is far behind takes several
 _FIRST_PAUSE = 0.25  # seconds between two tries while the store is not there, doubling

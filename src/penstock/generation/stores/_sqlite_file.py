@@ -102,12 +102,14 @@ class SQLiteFile:
     :param max_bytes: how much generations may hold; the file can become a quarter larger
     :param busy_timeout: seconds to wait for other writers
     :param fsync: a transaction is over when the disk has it, not already when the operating system has
+    :ivar replaced: there was one that was corrupt, and it was set aside
     :raises StoreUnavailable: it cannot be opened, or is not ours
     """
 
     def __init__(self, path: Path, *, max_bytes: int, busy_timeout: float, fsync: bool) -> None:
         self.path = path
         self._busy_timeout = busy_timeout
+        self.replaced = False
         try:
             self._open(max_bytes, fsync=fsync)
         except sqlite3.DatabaseError as error:
@@ -115,6 +117,7 @@ class SQLiteFile:
                 raise StoreUnavailable(f"{path} cannot be opened: {error}") from error
             # What could have broken it is over: a second time is a fault of the disk.
             set_aside(path, identity(path))
+            self.replaced = True
             try:
                 self._open(max_bytes, fsync=fsync)
             except (sqlite3.Error, OSError) as again:

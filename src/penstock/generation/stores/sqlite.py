@@ -60,8 +60,12 @@ class SQLiteStore:
         self.max_bytes = max_bytes
         self._fsync = fsync
         self._busy_timeout = busy_timeout
-        self._writer = _Side("penstock-generations-write", self._open_file, SQLiteWriter, tell_of_new=True)
-        self._reader = _Side("penstock-generations-read", self._open_file, SQLiteReader, tell_of_new=False)
+        self._writer = _Side(
+            "penstock-generations-write", self._open_file, SQLiteWriter, tell_of_new=True, on_moved=self._look
+        )
+        self._reader = _Side(
+            "penstock-generations-read", self._open_file, SQLiteReader, tell_of_new=False, on_moved=self._look
+        )
         self._batches = 0
         self._dropped = 0
         self._checkpoint: asyncio.Task[None] | None = None
@@ -73,6 +77,10 @@ class SQLiteStore:
         return SQLiteFile(
             self.path, max_bytes=self.max_bytes, busy_timeout=self._busy_timeout, fsync=self._fsync
         )
+
+    def _look(self) -> None:
+        self._writer.look()
+        self._reader.look()
 
     async def start(self) -> None:
         await self._writer.do(lambda _: None)
@@ -200,6 +208,7 @@ class _Side(Generic[Side]):
     """A thread with a connection to the file, which it opens when it needs it, and anew when it was moved.
 
     :param tell_of_new: what was in a file that was moved is missing in the new one, so say so once
+    :param on_moved: called in the thread when it has set a corrupt file aside
     """
 
     def __init__(
@@ -209,11 +218,13 @@ class _Side(Generic[Side]):
         make: Callable[[SQLiteFile], Side],
         *,
         tell_of_new: bool,
+        on_moved: Callable[[], None],
     ) -> None:
         self._name = name
         self._open_file = open_file
         self._make = make
         self._tell_of_new = tell_of_new
+        self._on_moved = on_moved
         self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -245,6 +256,10 @@ class _Side(Generic[Side]):
             self._jobs.put(self._end)
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(None, self._thread.join, CLOSE_TIMEOUT)
+
+    def look(self) -> None:
+        """The file may have been moved: look before it is used once more.  May be called in any thread."""
+        self._look_at = 0.0
 
     # ---- in the thread ----
 
@@ -290,6 +305,8 @@ class _Side(Generic[Side]):
                 return side
             self._shut()
         self._side = fresh = self._make(self._open_file())
+        if fresh.file.replaced:
+            self._on_moved()
         if side is not None and self._tell_of_new:
             raise StoreUnavailable(f"{fresh.file.path} was moved or removed; a new one is begun")
         return fresh
@@ -306,6 +323,7 @@ class _Side(Generic[Side]):
                 set_aside(path, side.file.identity)
             except StoreUnavailable as also:
                 return also
+            self._on_moved()
         return StoreUnavailable(f"{path} cannot be used: {error}")
 
     def _shut(self) -> None:
