@@ -10,6 +10,7 @@ a request that may be repeated, a response's id.  Several may have one name.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from penstock.errors import Overloaded
@@ -46,12 +47,14 @@ class Registry:
         self.kept = 0  # bytes
         self._now = now
         self._running: dict[str, Generation] = {}  # and those that have ended and are being read
-        self._ended: dict[str, Generation] = {}  # in the order of their ends
+        # In the order of their ends.  A plain dictionary looks for its first key among all that were deleted
+        # before it: with thousands of them that took as long as the rest of a small request's bookkeeping.
+        self._ended: OrderedDict[str, Generation] = OrderedDict()
         self._deserted: dict[Generation, float] = {}  # until when somebody may come back
         self._patient = True
         self.give_up: Callable[[Generation], None] = Generation.abandon  # what the time is up for
         self._names: dict[Hashable, list[Generation]] = {}
-        self._gone: dict[str, str] = {}  # id to tenant
+        self._gone: OrderedDict[str, str] = OrderedDict()  # id to tenant
 
     def __repr__(self) -> str:
         return (
@@ -178,7 +181,7 @@ class Registry:
         self.kept -= _weight(generation)
         self._gone[generation_id] = generation.tenant
         if len(self._gone) > MAX_REMEMBERED:
-            del self._gone[next(iter(self._gone))]
+            self._gone.popitem(last=False)
         self._forget(generation)
 
     def _forget(self, generation: Generation) -> None:
