@@ -87,6 +87,18 @@ def test_a_guessed_rate_grows_slowly_and_falls_with_each_429():
     assert first < bucket._rate < first * 1.1
 
 
+@pytest.mark.parametrize("refusals", [1, 100])
+def test_however_little_was_answered_one_call_finds_out_after_a_minute(refusals):
+    bucket = RemoteBucket()
+    bucket.accepted(0.001, 0.0)
+    for number in range(refusals):
+        bucket.refused(1.0, 100.0 + 10.0 * number)
+    last = 90.0 + 10.0 * refusals
+    bucket.sent(1, 1, last)
+    bucket.answered(1, None, last)
+    assert bucket.wait(1, last + 125.0) == 0
+
+
 def test_many_429s_of_calls_that_were_under_way_are_one_piece_of_news():
     bucket = RemoteBucket()
     for _ in range(50):

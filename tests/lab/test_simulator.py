@@ -225,6 +225,26 @@ def test_a_plain_answer_takes_as_long_as_its_stream():
     run(scene)
 
 
+def test_the_time_to_the_first_token_can_vary_by_chance_and_is_the_same_in_every_run():
+    taken = []
+
+    async def scene(stage):
+        for _ in range(64):
+            exchange = await stage.ask(CHAT, body_of(CHAT, "sim:ttft=100,spread=1", stream=True))
+            seconds = 0.0
+            while not exchange.started:
+                await stage.advance(0.01)
+                seconds += 0.01
+            taken.append(seconds)
+
+    run(scene)
+    first, taken = taken, []
+    run(scene)
+    assert first == taken
+    assert 0.05 < sorted(taken)[32] < 0.2
+    assert max(taken) > 4 * sorted(taken)[32]
+
+
 def test_an_early_head_goes_out_before_the_first_token():
     async def scene(stage):
         exchange = await stage.ask(CHAT, body_of(CHAT, "sim:ttft=200,early-head", stream=True))

@@ -123,6 +123,15 @@ class BreakerConfig(_Section, frozen=True):
     probes: Positive = 3  # calls at once that try it; as many successes close the breaker
 
 
+class HedgeConfig(_Section, frozen=True):
+    """When a streamed call is asked a second time because its first token is late; the quicker answer counts."""
+
+    # late is what takes longer than this share of the upstream's first tokens lately, for prompts of like length;
+    # and never more calls than extra are called late
+    quantile: Share = 0.95
+    extra: Share = 0.03  # second calls at most, as a share of the upstream's streamed calls
+
+
 class CapabilitiesConfig(_Section, frozen=True):
     """What an upstream's models can do for an answer that broke off; unsaid: as the package's table has it."""
 
@@ -151,6 +160,7 @@ class UpstreamConfig(_Section, frozen=True):
     timeouts: TimeoutConfig | None = None  # instead of the top level's; a model's own go before these
     concurrency: ConcurrencyConfig | None = None  # how many calls it gets at once; none: as many as come
     breaker: BreakerConfig | None = None  # when it is left in peace; none: never
+    hedge: HedgeConfig | None = None  # when a second call is made because the first is late; none: never
     cancel_grace: Seconds = 1.0  # how long what was under way is still read (and billed) after a cancel
     capabilities: CapabilitiesConfig = CapabilitiesConfig()  # what it can do for an answer that broke off
 

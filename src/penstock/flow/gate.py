@@ -238,6 +238,15 @@ class Gate:
             self.queue.remove(ticket)
             self._counted(ticket.tier, "left")
 
+    def free(self, model: str, tokens: float, now: float) -> bool:
+        """Whether a call that has no deadline would get its turn at once."""
+        if self.open_for(model, now):
+            return False
+        if self.limit is None:
+            return True
+        full = len(self.queue) or self.in_progress >= int(self.limit.value)
+        return not full and not self._remote_wait(tokens, now)
+
     def open_for(self, model: str, now: float) -> float:
         """Seconds until a call of this model is permitted again by the breakers; 0: it is."""
         if self.key_breaker is None:

@@ -153,6 +153,7 @@ class RemoteBucket:
             self._ceiling = self._rate = lately
         else:
             return  # nothing was answered lately: the pause must do
+        self._rate = max(self._rate, 1.0 / MAX_PAUSE)  # however little was answered: then one call finds out
         self._guessed = True
         self._set_burst()
         self._level = 0.0

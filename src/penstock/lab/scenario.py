@@ -9,6 +9,7 @@ the command line.  ``x-sim-ttft-ms``, ``x-sim-tokens-per-second`` and ``x-sim-ou
 
     pace and length
       ttft=MS               time to the first token, milliseconds
+      spread=S              it varies by chance: log-normal, with ttft in the middle and S its logarithm's deviation
       tps=N                 tokens per second after it; 0: all at once
       tokens=N              how long the answer wants to be; tokens=max: as long as the caller allows
       early-head            status and headers go out at once, not with the first token
@@ -64,6 +65,7 @@ class Script(msgspec.Struct, frozen=True):
     """One behaviour, whole: what no option set is as the defaults say."""
 
     ttft: float = 0.0  # seconds
+    spread: float = 0.0  # deviation of the logarithm of the time to the first token
     tps: float = 0.0  # 0: at once
     tokens: int = 64
     early_head: bool = False
@@ -104,6 +106,7 @@ _PLAIN_FAILURES = frozenset(
         "html",
     ]
 )
+_WIDEST = 5.0  # what is wider than this makes hours of milliseconds
 _SWITCHES = frozenset({"early-head", "thinking", "tool", "no-prefill", "preamble", "deaf"})
 _AFTER = {"cut-after": None, "close-after": None, "stall-after": None, "malformed-event": 3, "error-event": 3}
 _PRESETS: dict[str, dict[str, Any]] = {
@@ -132,6 +135,8 @@ def _changes(text: str) -> dict[str, Any]:
         name, equals, value = option.partition("=")
         if name == "ttft":
             changes["ttft"] = _number(name, value) / 1000
+        elif name == "spread":
+            changes["spread"] = min(_number(name, value), _WIDEST)
         elif name == "tps":
             changes["tps"] = _number(name, value)
         elif name == "tokens":

@@ -13,6 +13,8 @@ APIs there are::
 from __future__ import annotations
 
 import base64
+import math
+import random
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -90,6 +92,7 @@ class Simulator:
         self._decode = msgspec.json.Decoder().decode
         self._strikes: OrderedDict[tuple[str, str], tuple[int, float]] = OrderedDict()
         self._chances = 0
+        self._rand = random.Random(1)  # the same in every run
         self._seen: deque[_Seen] = deque(maxlen=64)
 
     def opening(self, exchange: Exchange) -> int | None:
@@ -135,6 +138,9 @@ class Simulator:
         if script.failure:
             script = self._afflicted(script, exchange, request)
         item.scenario = script.failure
+        if script.spread:
+            factor = math.exp(self._rand.gauss(0.0, script.spread))
+            script = msgspec.structs.replace(script, ttft=script.ttft * factor)
         self._answer(exchange, item, endpoint, request, answers, script)
 
     # ---- answers -----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from penstock import __version__
 from penstock.config.model import TimeoutConfig, UpstreamConfig
 from penstock.errors import Overloaded, PenstockError, Untranslatable, UpstreamError
 from penstock.flow.gate import Gate
+from penstock.flow.hedge import Hedging
 from penstock.generation.log import Generation
 from penstock.messages import Call, Dialect, Endpoint
 from penstock.net.client_tls import client_context
@@ -66,6 +67,7 @@ class HTTPUpstream:
     ) -> None:
         self.name = name
         self.gate = gate
+        self.hedging = Hedging(config.hedge) if config.hedge is not None else None
         self.config = config
         self.origin, base = Origin.parse(config.base_url)
         tls = client_context(config.ca_file, config.verify) if self.origin.scheme == "https" else None
@@ -407,7 +409,7 @@ class HTTPUpstream:
         )
         connection = await self.acquire(transfer.job.timeouts.total, fresh=True)
         transfer.connection = connection
-        if transfer.failure is not None:  # a clock ran out meanwhile
+        if transfer.failure is not None or transfer.lost:  # a clock ran out meanwhile, or another was quicker
             connection.abort()
             return
         transfer.answer = answer = connection.send(head, body, transfer)

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
@@ -74,6 +75,13 @@ class Job(msgspec.Struct, gc=False):
     cancel_grace: float = 0.0
 
 
+class Race(Protocol):
+    """Several transfers for one answer, of which one writes the log."""
+
+    def first(self, transfer: Transfer) -> None:
+        """Its first event is there: unless another was quicker, it is the one, and the others have lost."""
+
+
 class Transfer:
     """Base of the two kinds of answers: :class:`StreamTransfer` and :class:`PlainTransfer`."""
 
@@ -90,7 +98,9 @@ class Transfer:
         "held",
         "job",
         "last",
+        "lost",
         "now",
+        "race",
         "seen",
         "sent",
         "started",
@@ -114,6 +124,8 @@ class Transfer:
         self.connection: Connection | None = None
         self.answer: asyncio.Future[None] | None = None  # done: the connection is not ours any more
         self.turn: Turn | None = None  # where the upstream has a gate
+        self.race: Race | None = None  # where another may be asked as well
+        self.lost = False  # another was quicker
         self._error_body: bytearray | None = None  # an answer that is not the one that was asked for
         self._paused = False
 
@@ -190,6 +202,18 @@ class Transfer:
             if self._paused:
                 self.resume()
             connection.hang_up(grace)
+
+    def lose(self, grace: float) -> None:
+        """Another transfer answers: nothing of this one is needed any more, but what came is counted."""
+        self.lost = True
+        self.hang_up(grace)
+        self.cancelled = True  # also if there is no connection at the moment
+
+    def cut_short(self) -> None:
+        """Do not wait any longer for what is under way."""
+        connection = self._live()
+        if connection is not None:
+            connection.abort()
 
     def resume(self) -> None:
         """A reader has caught up."""
@@ -337,7 +361,7 @@ class StreamTransfer(Transfer):
     def _begin(self, headers: Headers) -> None:
         kind = headers.get(b"content-type", b"").lower()
         if kind.startswith(b"text/event-stream"):
-            if self.job.splice is None:
+            if self.job.splice is None and self.race is None:
                 self.generation.headers = self.shown_headers()
             if self.job.keeps_runs and self.run is None and (name := headers.get(b"penstock-generation")):
                 self.run = of_generation(name)
@@ -378,6 +402,11 @@ class StreamTransfer(Transfer):
     def _deliver(self, events: list[Event], now: float) -> None:
         if not self.seen:
             self.seen = now
+            if self.race is not None:
+                self._run(self.race)
+        if self.lost:
+            self._leave_out(events)
+            return
         if self._held_back is not None:
             events = self._waited_for(self._held_back, events, now)
             if not events:
@@ -387,6 +416,18 @@ class StreamTransfer(Transfer):
         if generation.ahead and not self._paused and (connection := self._live()) is not None:
             self._paused = True
             connection.pause()
+
+    def _run(self, race: Race) -> None:
+        race.first(self)
+        if not self.lost:
+            self.generation.headers = self.shown_headers()
+
+    def _leave_out(self, events: list[Event]) -> None:
+        """Another's answer is being delivered: what comes all the same will be billed, so it is counted."""
+        if sum(map(len, self._undelivered)) > MAX_HELD_BACK:
+            self.cut_short()
+        else:
+            self._undelivered += events
 
     def _waited_for(self, waiting: list[Event], events: list[Event], now: float) -> list[Event]:
         """What may go out now: nothing, until the first events have waited long enough."""
@@ -487,7 +528,9 @@ class StreamTransfer(Transfer):
         if told is not None and (self._progress.complete or self.job.endpoint is Endpoint.CHAT):
             return told  # an OpenAI chunk's usage covers all that came before it
         splice = self.job.splice
-        received = self.generation.events[self._first :] or self._held_back or self._undelivered
+        others = self.lost or (self.race is not None and not self.seen)  # what is in the log is not from here
+        mine = [] if others else self.generation.events[self._first :]
+        received = mine or self._held_back or self._undelivered
         if told is None and not (received or (splice is not None and splice.came)):
             return Usage()
         if splice is not None:

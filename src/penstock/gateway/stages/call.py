@@ -15,6 +15,7 @@ when the answer is complete, when every candidate has failed, or when the last r
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ from penstock.errors import (
 )
 from penstock.flow import retry
 from penstock.flow.gate import Turn
+from penstock.flow.hedge import Hedging
+from penstock.gateway.stages.hedge import Hedge
 from penstock.gateway.stages.queue import settle_turn, take_turn, wait_turn
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Candidate
@@ -162,7 +165,12 @@ class Production:
                 return None
             for number in range(1, config.attempts + 1):
                 try:
-                    await self._attempt(candidate, config, budget, recorder)
+                    hedging = candidate.upstream.hedging
+                    if hedging is None or not self.call.stream:
+                        await self._attempt(candidate, config, budget, recorder)
+                    else:
+                        ask = functools.partial(self._ask, config, budget, recorder)
+                        await Hedge(candidate, hedging, candidates, ask, self._won, recorder).run()
                     return None
                 except Untranslatable as untranslatable:  # the next candidate may speak the caller's dialect
                     error = error or untranslatable
@@ -185,6 +193,19 @@ class Production:
                     await asyncio.sleep(wait)
         assert error is not None, "a route has at least one candidate"
         raise error
+
+    async def _ask(
+        self,
+        config: RetryConfig,
+        budget: retry.RetryBudget,
+        recorder: Recorder,
+        candidate: Candidate,
+        hedge: Hedge,
+    ) -> None:
+        await self._attempt(candidate, config, budget, recorder, hedge=hedge)
+
+    def _won(self, transfer: Transfer) -> None:
+        self._transfer = transfer
 
     def _estimate(self, candidate: Candidate, now: float) -> None:
         """Count the tokens ourselves, where the upstream has nothing to ask; it costs nothing."""
@@ -346,10 +367,12 @@ class Production:
         budget: retry.RetryBudget,
         recorder: Recorder,
         more: tuple[How, Point] | None = None,
+        hedge: Hedge | None = None,
     ) -> None:
         """One upstream call, and its row in the ledger.
 
         :param more: how the answer that is there goes on; None: from its beginning
+        :param hedge: another call may be made beside this one; None: not
         """
         call, generation, upstream = self.call, self.generation, candidate.upstream
         transfer: Transfer
@@ -364,34 +387,44 @@ class Production:
         generation.attempts += 1
         attempt = _opened(call, generation, candidate, transfer)
         recorder.opened(attempt)
+        if hedge is not None:
+            hedge.entered(transfer)
         turn: Turn | None = None
         failure: BaseException | None = None
         try:
             if upstream.gate is not None:
                 turn = await wait_turn(upstream.gate, transfer, candidate)
             connection = await take_turn(upstream, transfer)
-            self._transfer = transfer
+            if hedge is None or self._transfer is None:
+                self._transfer = transfer
             self._cancel_grace = upstream.config.cancel_grace
+            if hedge is not None:
+                hedge.sent(transfer)
             try:
                 await upstream.send(transfer, connection, head, body)
             except UpstreamError as broken:
+                if hedge is not None and hedge.winner is not transfer:
+                    raise  # the other may be writing
                 transfer = await self._read_on(transfer, broken, candidate, config, budget, recorder)
         except BaseException as error:
             failure = error
-            if more is None:
+            if more is None and not transfer.lost:
                 self._prompt = transfer.told_usage()
             raise
         finally:
-            self._transfer = None
             _describe(attempt, transfer, failure, continues=more is not None)
-            splice = transfer.job.splice
-            generation.usage = (splice.told if splice is not None else None) or attempt.usage
-            generation.served_by = (upstream.name, candidate.model)
+            if not transfer.lost:
+                self._transfer = None
+                splice = transfer.job.splice
+                generation.usage = (splice.told if splice is not None else None) or attempt.usage
+                generation.served_by = (upstream.name, candidate.model)
             recorder.settled(attempt, candidate, stream=call.stream)
             generation.cost += attempt.cost
             if turn is not None:
                 settle_turn(turn, transfer, attempt, failure)
-        if transfer.cancelled:
+            if upstream.hedging is not None and call.stream and more is None:
+                _learn(upstream.hedging, candidate.model, transfer)
+        if transfer.cancelled and not transfer.lost:
             raise Abandoned("the last reader has left")
 
     async def _read_on(
@@ -439,6 +472,17 @@ class Production:
         raise broken
 
 
+def _learn(hedging: Hedging, model: str, transfer: Transfer) -> None:
+    """When did the first token come, or how long was it waited for in vain?"""
+    prompt_tokens = transfer.job.prompt_tokens
+    if transfer.lost:
+        return  # what it says was noted when it lost
+    if transfer.seen:
+        hedging.observe(model, transfer.seen - transfer.sent, prompt_tokens)
+    elif transfer.answer is not None:
+        hedging.outlived(model, transfer.now() - transfer.sent, prompt_tokens)
+
+
 def _opened(call: Call, generation: Generation, candidate: Candidate, transfer: Transfer) -> Attempt:
     """The ledger row of an attempt that begins; what it may use is reserved."""
     tenant = call.tenant
@@ -470,7 +514,9 @@ def _describe(
         attempt.usage = transfer.used()
     except Exception:  # whatever is wrong with an answer, its row must be settled
         log.exception("defect while counting %s", attempt.id)
-    if transfer.cancelled or isinstance(failure, asyncio.CancelledError):
+    if transfer.lost:
+        attempt.outcome = Outcome.HEDGED_AWAY
+    elif transfer.cancelled or isinstance(failure, asyncio.CancelledError):
         attempt.outcome = Outcome.CANCELLED
         attempt.error = "cancelled"
     elif failure is None:

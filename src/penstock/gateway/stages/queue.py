@@ -140,7 +140,7 @@ def settle_turn(turn: Turn, transfer: Transfer, attempt: Attempt, failure: BaseE
 
 def _blames(turn: Turn, transfer: Transfer, attempt: Attempt, failure: BaseException | None) -> str:
     """Whose fault it was; see :class:`penstock.flow.gate.Outcome`."""
-    if attempt.outcome is Ending.CANCELLED:
+    if attempt.outcome in {Ending.CANCELLED, Ending.HEDGED_AWAY}:
         return "nobody"
     if failure is None:
         return ""

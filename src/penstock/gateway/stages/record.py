@@ -91,6 +91,12 @@ class Recorder:
             "Broken streams gone on with.",
             labels=("how", "outcome"),
         )
+        self.hedges = metrics.counter(
+            "penstock_hedges_total",
+            "Second calls for answers that were late, by what became of them.",
+            labels=("upstream", "outcome"),
+            max_children=MAX_CHILDREN,
+        )
         self.tokens = metrics.counter(
             "penstock_tokens_total",
             "Tokens settled in the ledger.",
@@ -223,6 +229,10 @@ class Recorder:
 
     def retried(self, candidate: Candidate) -> None:
         self.retries.labels(candidate.upstream.name).add()
+
+    def hedged(self, candidate: Candidate, outcome: str) -> None:
+        """A call of this candidate was late, and a second one ``won``, ``lost`` or ``failed``."""
+        self.hedges.labels(candidate.upstream.name, outcome).add()
 
     def continued(self, how: How, outcome: str) -> None:
         """A broken stream was gone on with: ``rescued``, ``broken`` again, or why it was not."""
