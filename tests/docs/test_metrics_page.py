@@ -31,7 +31,13 @@ def exposition(tmp_path_factory):
     with SimulatorProcess() as simulator:
         config = {
             "upstreams": {
-                "sim": {"kind": "sim", "base_url": simulator.base_url, "concurrency": {}, "breaker": {}}
+                "sim": {
+                    "kind": "sim",
+                    "base_url": simulator.base_url,
+                    "concurrency": {},
+                    "breaker": {},
+                    "hedge": {},
+                }
             },
             "models": {"*": {"candidates": [{"upstream": "sim"}], "cache": {}}},
             "cache": {"disk": str(folder / "answers.sqlite")},
@@ -46,9 +52,18 @@ def exposition(tmp_path_factory):
         with GatewayProcess(config, folder) as gateway, httpx2.Client(trust_env=False) as client:
             for model in ("sim", "sim:500", "sim:cut-after=2", "forbidden"):
                 client.post(gateway.base_url + "/chat/completions", json=BODY | {"model": model})
+            a_late_call(client, gateway)
             client.get(gateway.url + "/", headers={"expect": "nothing"})  # refused by the listener
             a_batch(client, gateway)
             yield metrics_of(gateway)
+
+
+def a_late_call(client, gateway):
+    """After enough that were not, so that it is known to be late and may be asked again."""
+    for number in range(60):
+        asked = {"model": "sim", "stream": True, "messages": [{"role": "user", "content": str(number)}]}
+        late = {"x-sim-ttft-ms": "500"} if number == 59 else {}
+        client.post(gateway.base_url + "/chat/completions", json=asked, headers=late).raise_for_status()
 
 
 def a_batch(client, gateway):
