@@ -1,4 +1,3 @@
-# ruff: noqa: INP001 - a script, not part of a package
 """Writes the generated parts of the manual anew: what stands between the two marks of a page."""
 
 from __future__ import annotations

@@ -338,7 +338,7 @@ class Pipeline:
             raise NotFound("there is no response of this id here")
         now = self.clock.now()
         if asked.what == "cancel":
-            if generation.ending is None:
+            if generation.ending is None and not (asked.unread and generation.is_wanted):
                 generation.abandon()
                 generation.fail(Cancelled("the call was cancelled"))
         elif asked.what == "delete":

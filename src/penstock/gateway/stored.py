@@ -4,7 +4,7 @@
 
     GET    /v1/generations/{id}                            what is known of it
     GET    /v1/generations/{id}/events                     its events from an offset on
-    POST   /v1/generations/{id}/cancel                     end it now
+    POST   /v1/generations/{id}/cancel                     end it now; ?unread=true: unless somebody reads it
     GET    /v1/responses/{id}                              the response, as far as it is
     GET    /v1/responses/{id}?stream=true&starting_after=n its events from a sequence number on
     POST   /v1/responses/{id}/cancel                       end it now
@@ -58,6 +58,7 @@ class Asked(msgspec.Struct, frozen=True):
     response_id: str = ""
     stream: bool = False
     after: int = -1
+    unread: bool = False  # only if nobody reads it
 
 
 def asked_by(exchange: Exchange) -> Asked | None:
@@ -83,7 +84,8 @@ def asked_by(exchange: Exchange) -> Asked | None:
     if kind == "generations":
         if not _GENERATION_ID.fullmatch(name):
             raise BadRequest("that is no generation's id: gen_ and 32 hexadecimal digits", param="id")
-        return Asked(what, name, after=_after(exchange, query))  # type: ignore[arg-type]
+        unread = query.get("unread", ["false"])[-1].lower() == "true"
+        return Asked(what, name, after=_after(exchange, query), unread=unread)  # type: ignore[arg-type]
     own = _OWN_RESPONSE_ID.fullmatch(name)
     stream = what == "response" and query.get("stream", ["false"])[-1].lower() == "true"
     return Asked(

@@ -31,6 +31,7 @@ producer stops reading from its upstream while the *fastest* reader is more than
 from __future__ import annotations
 
 import enum
+import math
 import secrets
 from collections.abc import Callable, Hashable, Iterator
 from typing import Protocol
@@ -234,6 +235,11 @@ class Generation:
             f"<Generation {self.id} {self.state.value}, {len(self.events)} events, {self.size} bytes, "
             f"{len(self.readers)} readers>"
         )
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody reads it, or is known to come for it."""
+        return bool(self.readers) or self.grace == math.inf
 
     # ---- the producer's side ----
 

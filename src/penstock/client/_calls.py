@@ -1,0 +1,408 @@
+"""What is to be done with a call: the decisions, without I/O.
+
+Theory of operation
+-------------------
+A **call** is what the application asks for once.  It gets one ``Idempotency-Key``, whatever becomes of it, and so
+a gateway computes it once, however often it has to be sent.  There are two kinds of repetition:
+
+* A *retry* follows a refusal (429, 5xx), or a server that may not have been told.  It can cost the server a
+  second computation, so it waits, with back-off and jitter, and takes from a budget that all calls share.
+* A *repetition of a broken transfer* to a gateway costs it nothing: the answer is there, or being made, under
+  the key.  It is bounded by the number of attempts alone, and the first one does not wait.
+
+The SDKs retry by themselves, above this.  They are told not to (``x-should-retry: false``) once the attempts of a
+call are spent; where they do it all the same, because an exception cannot tell them, the call is recognised by
+its body, keeps its key, and gets one attempt only.  So the attempts of two layers add up, and never multiply.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from blake3 import blake3
+
+from penstock.cache import keys
+from penstock.client._breaks import Break
+from penstock.client._peers import Peer, Peers, best
+from penstock.client._reading import StreamReading
+from penstock.client.options import Options
+from penstock.client.statistics import Counters, Notice
+from penstock.config.model import RetryConfig
+from penstock.errors import BadRequest
+from penstock.flow.retry import RetryBudget, delay
+from penstock.messages import Call, Endpoint, Tenant
+from penstock.wire import request as wire_request
+
+MOST_REMEMBERED = 1_000  # failed calls whose keys an SDK's retry gets again
+_MOMENT = 1e8  # a deadline above this is seconds since 1970
+
+_PATHS: Final = sorted(
+    ((endpoint.path.removeprefix("/v1"), endpoint) for endpoint in Endpoint), key=lambda each: -len(each[0])
+)
+_REFUSED_FOR_NOW = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
+_NO_ROOM = frozenset({503, 529})
+_REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+_TENANT = Tenant()
+_RESUMING = RetryConfig(first_delay=0.1, max_delay=2.0)
+
+
+class Calls:
+    """What all calls of one client have in common.
+
+    :param now: monotonic seconds
+    :param wall: seconds since 1970
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        rand: Callable[[], float] = random.random,
+    ) -> None:
+        self.options = options
+        self.counters = Counters(options.on_notice)
+        self.peers = Peers(options.gateways)
+        self.now = now
+        self.wall = wall
+        self.rand = rand
+        self.budget = RetryBudget(options.retry)
+        self.lock = threading.Lock()
+        self._failed: OrderedDict[bytes, str] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<Calls to {self.peers!r}, {self.counters!r}>"
+
+    def begin(
+        self, method: str, scheme: str, netloc: str, path: str, headers: Mapping[str, str], body: bytes
+    ) -> ClientCall:
+        """A request of the application.  ``headers`` is case-insensitive."""
+        endpoint, prefix = _endpoint(path) if method == "POST" else (None, "")
+        call = ClientCall(
+            self, method, self.peers.candidates(scheme, netloc), endpoint, prefix, headers, body
+        )
+        if endpoint is not None:
+            self.counters.add(calls=1)
+            with self.lock:
+                self.budget.deposit(self.now())
+        return call
+
+    def key_of_repetition(self, name: bytes) -> str | None:
+        """The key of a call that failed before, if this is the same."""
+        with self.lock:
+            return self._failed.pop(name, None)
+
+    def remember(self, name: bytes, key: str) -> None:
+        with self.lock:
+            self._failed[name] = key
+            if len(self._failed) > MOST_REMEMBERED:
+                self._failed.popitem(last=False)
+
+
+class ClientCall:
+    """One call of the application, from its first attempt to its end.
+
+    Waiting times are in seconds; where a method returns None instead of one, there is no further attempt.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        method: str,
+        candidates: list[Peer],
+        endpoint: Endpoint | None,
+        prefix: str,
+        headers: Mapping[str, str],
+        body: bytes,
+    ) -> None:
+        self.calls = calls
+        self.endpoint = endpoint
+        self.prefix = prefix  # what stands before the operation in the path, such as /v1
+        self.body = body
+        self.began = calls.now()
+        self.peer = best(candidates, self.began)
+        self.attempts = 0
+        self.received = 0  # bytes
+        self.done = False
+        self._repeatable = endpoint is not None or method in _REPEATABLE
+        self._candidates = candidates
+        self._headers = headers
+        self._progress = self.began  # when something came last
+        self._resumptions = 0  # since then
+        self._asked: Call | None = None
+        self._deadline = self._deadline_in(headers)
+        self._name = b""
+        self._once = False
+        self.key = headers.get("idempotency-key", "")
+        if endpoint is not None and not self.key:
+            if headers.get("x-stainless-retry-count", "0") != "0":
+                self._name = self._named()
+                self.key = calls.key_of_repetition(self._name) or ""
+                self._once = bool(self.key)
+            self.key = self.key or "pen_" + os.urandom(16).hex()
+
+    def __repr__(self) -> str:
+        state = "done" if self.done else f"{self.attempts} attempts"
+        return f"<ClientCall {self.key or 'without key'} at {self.peer!r}, {state}>"
+
+    # ---- time ----
+
+    def _deadline_in(self, headers: Mapping[str, str]) -> float | None:
+        """As monotonic seconds."""
+        told = headers.get("penstock-deadline")
+        if told is None:
+            wanted = self.calls.options.deadline
+            return None if wanted is None or self.endpoint is None else self.began + wanted
+        try:
+            value = float(told)
+        except ValueError:
+            return None  # the gateway will say so
+        return self.began + (value - self.calls.wall() if value > _MOMENT else value)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the deadline; None: there is none."""
+        return None if self._deadline is None else self._deadline - self.calls.now()
+
+    def _in_time(self, wait: float) -> float | None:
+        left = self.left
+        return None if left is not None and wait >= left else wait
+
+    # ---- before the answer ----
+
+    def attempt(self) -> None:
+        """Another one goes out."""
+        self.attempts += 1
+        if self.endpoint is not None:
+            self.calls.counters.add(attempts=1, retries=self.attempts > 1, bytes_sent=len(self.body))
+
+    def broke(self, kind: Break, reason: str) -> float | None:
+        """No answer came, or only a part of a plain one: how long to wait for the next attempt."""
+        now = self.calls.now()
+        if self.endpoint is not None:
+            self.calls.counters.add(broken=1)
+        if kind is Break.UNREACHED or kind is Break.SILENT:
+            self.peer.failed(now)
+        if kind is Break.FATAL or not self._repeatable or self._spent:
+            return None
+        free = self.peer.is_gateway and kind is Break.BROKEN and self.endpoint is not None
+        if kind is Break.SILENT and self.endpoint is not None and not self.peer.is_gateway:
+            return None  # it may be computing, and would once more
+        if not free and not self._withdraw(now):
+            return None
+        moved = self._move(now)
+        wait = 0.0 if moved or (free and self.attempts == 1) else self._delay()
+        return self._again(wait, reason)
+
+    def refused(self, status: int, headers: Mapping[str, str]) -> float | None:
+        """An answer came: how long to wait for another attempt; None: this is the answer."""
+        if "penstock-generation" in headers:
+            self.peer.is_gateway = True
+        should = headers.get("x-should-retry")
+        now = self.calls.now()
+        if status not in _NO_ROOM:
+            self.peer.well()
+        if status < 400 or not self._repeatable or self._spent:
+            return None
+        if should == "false" or (status not in _REFUSED_FOR_NOW and should != "true"):
+            return None
+        asked = _retry_after(headers)
+        moved = False
+        if status in _NO_ROOM and len(self._candidates) > 1:
+            self.peer.failed(now)
+            moved = self._move(now)
+        if not moved and asked is not None and asked > self.calls.options.retry.max_retry_after:
+            return None
+        if not self._withdraw(now):
+            return None
+        wait = 0.0 if moved else self._delay() if asked is None else asked
+        return self._again(wait, f"status {status}")
+
+    @property
+    def _spent(self) -> bool:
+        return self._once or self.attempts >= self.calls.options.retry.attempts
+
+    def _withdraw(self, now: float) -> bool:
+        with self.calls.lock:
+            return self.calls.budget.withdraw(now)
+
+    def _delay(self) -> float:
+        return delay(self.calls.options.retry, self.attempts, self.calls.rand)
+
+    def _move(self, now: float) -> bool:
+        """Go to another peer, if this one rests and there is a better one."""
+        if self.peer.rests_until <= now:
+            return False
+        peer = best(self._candidates, now)
+        if peer is self.peer:
+            return False
+        self.peer = peer
+        if self.endpoint is not None:
+            self.calls.counters.add(failovers=1)
+            self.tell("failover")
+        return True
+
+    def _again(self, wait: float, reason: str) -> float | None:
+        if self._in_time(wait) is None:
+            return None
+        self.tell("retry", delay=wait, reason=reason)
+        return wait
+
+    # ---- a stream ----
+
+    def reading(self, *, is_gateway: bool) -> StreamReading:
+        assert self.endpoint is not None
+        return StreamReading(
+            self.endpoint,
+            numbered=is_gateway,
+            reproducible=self.calls.options.rerun and self.is_deterministic,
+        )
+
+    def came(self, size: int) -> None:
+        """Something of the answer has come."""
+        self.received += size
+        self._progress = self.calls.now()
+        self._resumptions = 0
+
+    def stream_broke(self, kind: Break, reason: str) -> float | None:
+        """How long to wait before the stream is taken up again; None: it is lost."""
+        now = self.calls.now()
+        self.calls.counters.add(broken=1)
+        if kind is Break.UNREACHED or kind is Break.SILENT:
+            self.peer.failed(now)
+        if kind is Break.FATAL or now - self._progress > self.calls.options.resume_for:
+            return None
+        self._resumptions += 1
+        self._move(now)
+        wait = 0.0 if self._resumptions == 1 else delay(_RESUMING, self._resumptions - 1, self.calls.rand)
+        self.tell("resume", delay=wait, reason=reason)
+        return wait
+
+    def resumed(self, saved: int) -> None:
+        """The stream goes on where it was; so many bytes did not have to come again."""
+        self.peer.well()
+        self.calls.counters.add(resumed=1, bytes_saved=saved)
+
+    def may_ask_again(self, *, begun: bool) -> bool:
+        """Whether the whole call may be sent once more, when its stream has broken.
+
+        :param begun: the application has had a part of it
+        """
+        if begun and not self.calls.options.rerun:
+            return False
+        if not begun and self._spent:
+            return False
+        # A server that is no gateway computes it again, and bills it.
+        return self.peer.is_gateway or (not self._spent and self._withdraw(self.calls.now()))
+
+    def asks_again(self, *, begun: bool) -> None:
+        self.attempts += 1
+        sums = {"reruns": 1} if begun else {"retries": 1}
+        self.calls.counters.add(attempts=1, bytes_sent=len(self.body), **sums)
+        if begun:
+            self.tell("rerun")
+
+    # ---- what is asked ----
+
+    @property
+    def asked(self) -> Call | None:
+        """The call as a gateway reads it; None: it would refuse it."""
+        if self._asked is None and self.endpoint is not None:
+            try:
+                told = wire_request.read(self.endpoint, self.body)
+            except BadRequest:
+                return None
+            self._asked = Call(
+                id="",
+                endpoint=self.endpoint,
+                model=told.model,
+                stream=told.stream,
+                fields=told.fields,
+                body=self.body,
+                headers={name.lower().encode(): value.encode() for name, value in self._headers.items()},
+                received=self.began,
+                tenant=_TENANT,
+                include_usage=told.include_usage,
+                running_usage=told.running_usage,
+                background=told.background,
+            )
+        return self._asked
+
+    @property
+    def is_deterministic(self) -> bool:
+        asked = self.asked
+        return asked is not None and keys.is_deterministic(asked) and not keys.has_effects(asked)
+
+    def _named(self) -> bytes:
+        return blake3(self.body + repr((self.endpoint, self._headers.get("authorization"))).encode()).digest()
+
+    # ---- the end ----
+
+    def succeeded(self) -> None:
+        self._ended("succeeded", succeeded=1)
+
+    def failed(self, reason: str) -> None:
+        """For good.  An SDK that repeats it all the same gets its key again."""
+        if self.endpoint is not None:
+            self.calls.remember(self._name or self._named(), self.key)
+        self._ended("failed", reason, failed=1)
+
+    def abandoned(self) -> None:
+        """The application does not want the rest."""
+        self._ended("abandoned", abandoned=1)
+
+    def answered_from_cache(self, size: int) -> None:
+        self.calls.counters.add(cached=1, bytes_saved=size + len(self.body))
+        self.tell("cached")
+        self._ended("succeeded", succeeded=1)
+
+    def _ended(self, kind: str, reason: str = "", **amounts: int) -> None:
+        if self.done:
+            return
+        self.done = True
+        if self.endpoint is None:
+            return
+        self.calls.counters.add(bytes_received=self.received, **amounts)
+        self.tell(kind, reason=reason)
+
+    def tell(self, kind: str, *, delay: float = 0.0, reason: str = "") -> None:
+        counters = self.calls.counters
+        if self.endpoint is not None and counters.listens:
+            counters.tell(
+                Notice(
+                    kind=kind,  # type: ignore[arg-type]
+                    call=self.key,
+                    origin=self.peer.origin,
+                    attempt=self.attempts,
+                    delay=delay,
+                    reason=reason,
+                    seconds=self.calls.now() - self.began,
+                    bytes_received=self.received,
+                )
+            )
+
+
+def _endpoint(path: str) -> tuple[Endpoint | None, str]:
+    for suffix, endpoint in _PATHS:
+        if path.endswith(suffix) and "/threads/" not in path:  # messages of OpenAI's threads are stored state
+            return endpoint, path.removesuffix(suffix)
+    return None, ""
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds.  A date is not understood: no server of these APIs sends one."""
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try:
+            value = float(headers[name]) * unit
+        except (KeyError, ValueError):
+            continue
+        if 0 <= value < 1e6:
+            return value
+    return None

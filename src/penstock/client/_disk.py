@@ -1,0 +1,180 @@
+"""Kept answers in a SQLite file, for any number of threads and processes.
+
+Its troubles are never the caller's: a file that is damaged is begun anew, one that is somebody else's is left alone,
+and a disk that is full or gone makes every look-up a miss.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+APPLICATION_ID = 0x50454E4C  # "PENL": tells our files from others
+SCHEMA_VERSION = 1
+
+_PAGE_BYTES = 4_096
+_LEAST_PAGES = 64
+_BUSY_SECONDS = 0.2  # that a look-up may wait for another process
+_EVICTED_AT_ONCE = 0.05  # of the entries
+_MOST_EVICTIONS = 40  # before an entry that finds no room is left out
+
+_log = logging.getLogger("penstock.client")
+
+
+class _NotOursError(OSError):
+    pass
+
+
+class Disk:
+    """Sealed entries by key.
+
+    :param path: the file; it and its directory are made
+    :param max_bytes: of the file, its journal aside
+    :param now: seconds since 1970
+    """
+
+    def __init__(self, path: Path, max_bytes: int, now: Callable[[], float]) -> None:
+        self.path = path.absolute()
+        self._pages = max(max_bytes // _PAGE_BYTES, _LEAST_PAGES)
+        self._now = now
+        self._lock = threading.Lock()
+        self._database: sqlite3.Connection | None = None
+        self._trouble = ""
+        self._given_up = False
+
+    def __repr__(self) -> str:
+        return f"<Disk {self.path}, {self._trouble or 'well'}>"
+
+    def get(self, key: bytes) -> bytes | None:
+        row = self._do(
+            lambda database: database.execute(
+                "SELECT sealed FROM entries WHERE key = ? AND kept_until > ?", (key, self._now())
+            ).fetchone()
+        )
+        return row[0] if row is not None and isinstance(row[0], bytes) else None
+
+    def put(self, key: bytes, sealed: bytes, kept_until: float) -> None:
+        self._do(lambda database: self._put(database, key, sealed, kept_until))
+
+    def close(self) -> None:
+        with self._lock:
+            self._close()
+
+    def _put(self, database: sqlite3.Connection, key: bytes, sealed: bytes, kept_until: float) -> None:
+        for _ in range(_MOST_EVICTIONS):
+            try:
+                database.execute(
+                    "INSERT OR REPLACE INTO entries (key, kept_until, sealed) VALUES (?, ?, ?)",
+                    (key, kept_until, sealed),
+                )
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                    raise
+            if not self._evict(database):
+                return
+
+    def _evict(self, database: sqlite3.Connection) -> bool:
+        """Let what has expired go, then the oldest; whether anything went."""
+        if database.execute("DELETE FROM entries WHERE kept_until <= ?", (self._now(),)).rowcount:
+            return True
+        (first, last) = database.execute("SELECT min(row), max(row) FROM entries").fetchone()
+        if first is None:
+            return False
+        until = first + int((last - first) * _EVICTED_AT_ONCE)
+        return database.execute("DELETE FROM entries WHERE row <= ?", (until,)).rowcount > 0
+
+    def _do(self, work: Callable[[sqlite3.Connection], object]) -> tuple[object, ...] | None:
+        with self._lock:
+            if self._given_up:
+                return None
+            try:
+                if self._database is None:
+                    self._database = self._open()
+                found = work(self._database)
+            except (sqlite3.Error, OSError) as error:
+                self._failed(error)
+                return None
+            self._trouble = ""
+            return found if isinstance(found, tuple) else None
+
+    def _open(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Answers are nobody else's to read; SQLite gives its other two files the same mode.
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600))
+        database = sqlite3.connect(
+            self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            tables = _checked(database)
+            database.execute(f"PRAGMA max_page_count = {self._pages}")
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the newest, nothing else
+            if not tables:
+                database.execute("BEGIN IMMEDIATE")
+                database.execute(
+                    "CREATE TABLE IF NOT EXISTS entries (row INTEGER PRIMARY KEY AUTOINCREMENT,"
+                    " key BLOB NOT NULL UNIQUE, kept_until REAL NOT NULL, sealed BLOB NOT NULL)"
+                )
+                database.execute("CREATE INDEX IF NOT EXISTS entries_kept_until ON entries (kept_until)")
+                database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                database.execute("COMMIT")
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def _failed(self, error: Exception) -> None:
+        if str(error) != self._trouble:
+            _log.warning("%s: %s", self.path, error)
+        self._trouble = str(error)
+        if isinstance(error, _NotOursError):
+            # Whoever has it keeps it.
+            self._given_up = True
+        elif isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+            self._close()
+            self._begin_anew()
+        elif isinstance(error, sqlite3.OperationalError) and "locked" not in str(error):
+            self._close()
+
+    def _begin_anew(self) -> None:
+        """A damaged file, if it is recognisably ours, is no loss."""
+        try:
+            with self.path.open("rb") as file:
+                head = file.read(72)
+            if head[68:72] != APPLICATION_ID.to_bytes(4, "big"):  # where SQLite's header has it
+                self._given_up = True
+                return
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+        except OSError:
+            self._given_up = True
+
+    def _close(self) -> None:
+        if self._database is not None:
+            try:
+                self._database.close()
+            except sqlite3.Error:
+                pass
+            self._database = None
+
+
+def _checked(database: sqlite3.Connection) -> bool:
+    """Whether there is a cache in this file already, or nothing yet.
+
+    :raises _NotOursError: something else is in it
+    :raises sqlite3.DatabaseError: it is damaged, or of another version
+    """
+    (application,) = database.execute("PRAGMA application_id").fetchone()
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if tables and application != APPLICATION_ID:
+        raise _NotOursError("the file is not a cache of this program")
+    if tables and version != SCHEMA_VERSION:
+        raise sqlite3.DatabaseError("a cache of another version")
+    return bool(tables)

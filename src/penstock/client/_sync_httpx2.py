@@ -1,0 +1,444 @@
+# Made from _async_httpx2.py by scripts/make_twins.py; change that one.
+
+"""The transport, and the client that holds it: the shell of I/O around ``_calls`` and ``_reading``."""
+
+from __future__ import annotations
+
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2
+
+from penstock.client._breaks import kind_of
+from penstock.client._calls import Calls, ClientCall
+from penstock.client._kept import Keeping, Kept
+from penstock.client._reading import Cut, NotReproduced
+from penstock.client._sockets import KEEP_ALIVE
+from penstock.client.options import Options
+from penstock.client.statistics import Statistics
+from penstock.errors import UpstreamBroken
+
+GOODBYE_SECONDS = 1.0  # that telling the gateway to stop may take, when the application gives a stream up
+_NOT_FOR_RESUMPTION = frozenset(
+    {"content-length", "content-type", "content-encoding", "idempotency-key", "penstock-deadline", "accept"}
+)
+_Connect = Callable[[str | None], httpx2.BaseTransport]
+_Timeouts = dict[str, float | None]
+
+
+class Client(httpx2.Client):
+    """An ``httpx2.Client`` whose calls survive; see :func:`penstock.http_client`."""
+
+    def __init__(self, transport: Transport, **settings: Any) -> None:
+        super().__init__(transport=transport, **settings)
+        self._calls = transport.calls
+
+    def statistics(self) -> Statistics:
+        """What became of the calls so far."""
+        return self._calls.counters.snapshot()
+
+
+class Transport(httpx2.BaseTransport):
+    """Sends calls so that they survive broken connections, refusals and servers that die.
+
+    :param connect: makes the transport that goes through this proxy, or through none
+    :param proxied: whether to look for proxies in the environment
+    """
+
+    def __init__(self, options: Options, connect: _Connect, *, proxied: bool) -> None:
+        self.calls = Calls(options)
+        self._kept = Kept(options.cache) if options.cache is not None else None
+        self._connect = connect
+        self._proxies = urllib.request.getproxies() if proxied else {}
+        self._inner: dict[str | None, httpx2.BaseTransport] = {None: connect(None)}
+
+    def __repr__(self) -> str:
+        return f"<Transport of {self.calls!r}>"
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        try:
+            body = request.content
+        except httpx2.RequestNotRead:  # a stream of the application's own: it cannot be sent twice
+            return self.send(request)
+        url = request.url
+        call = self.calls.begin(
+            request.method, url.scheme, url.netloc.decode("ascii"), url.path, request.headers, body
+        )
+        keeping = None
+        if self._kept is not None and call.endpoint is not None:
+            keeping = self._kept.keeping(call)
+            if keeping is not None:
+                found = keeping.remembered()
+                if found is None and keeping.may_be_in_file:
+                    found = _aside(keeping.in_file)
+                if found is not None:
+                    call.answered_from_cache(found.size)
+                    return httpx2.Response(
+                        200, headers=found.headers, stream=httpx2.ByteStream(found.body), extensions={}
+                    )
+        try:
+            return self._answered(call, request, keeping)
+        except httpx2.RequestError as error:
+            call.failed(_reason(error))
+            raise
+
+    def _answered(
+        self, call: ClientCall, request: httpx2.Request, keeping: Keeping | None
+    ) -> httpx2.Response:
+        """The answer's head, and its body: whole, if it is plain, or as a stream that resumes by itself."""
+        timeouts: _Timeouts = dict(request.extensions.get("timeout", {}))
+        given = timeouts.copy()
+        request.extensions = {**request.extensions, "timeout": timeouts}
+        if call.key:
+            request.headers["Idempotency-Key"] = call.key
+        while True:
+            self._prepare(call, request, timeouts, given)
+            call.attempt()
+            try:
+                response = self.send(request)
+                wait = call.refused(response.status_code, response.headers)
+                if wait is None:
+                    if call.endpoint is None:
+                        call.succeeded()
+                        return response
+                    if _is_stream(response):
+                        timeouts.update(given)
+                        return self._streamed(call, request, response, timeouts, keeping)
+                    return self._whole(call, response, keeping)
+                response.close()
+            except httpx2.RequestError as error:
+                broken = call.broke(kind_of(error), _reason(error))
+                if broken is None:
+                    raise
+                wait = broken
+            if wait:
+                time.sleep(wait)
+
+    def _prepare(
+        self, call: ClientCall, request: httpx2.Request, timeouts: _Timeouts, given: _Timeouts
+    ) -> None:
+        """Address the next attempt, and tell it how much time there is."""
+        _address(call, request)
+        left = call.left
+        if left is None:
+            return
+        if left <= 0:
+            raise httpx2.ReadTimeout("the call's deadline has passed", request=request)
+        request.headers["Penstock-Deadline"] = f"{left:.3f}"
+        for name, limit in given.items():
+            timeouts[name] = left if limit is None else min(limit, left)
+
+    def _whole(self, call: ClientCall, response: httpx2.Response, keeping: Keeping | None) -> httpx2.Response:
+        """A plain answer, read to its end: if that breaks, there can be another attempt."""
+        pieces: list[bytes] = []
+        try:
+            for piece in response.stream:  # type: ignore[union-attr] # as bytes came, still encoded
+                pieces.append(piece)
+                call.came(len(piece))
+        finally:
+            response.close()
+        body = b"".join(pieces)
+        told = httpx2.Response(
+            response.status_code,
+            headers=response.headers,
+            stream=httpx2.ByteStream(body),
+            extensions=response.extensions,
+        )
+        if response.status_code >= 400:
+            if call.attempts > 1 or call.key:
+                told.headers.setdefault("x-should-retry", "false")
+            call.failed(f"status {response.status_code}")
+            return told
+        if keeping is not None and response.status_code == 200 and "content-encoding" not in response.headers:
+            _aside(keeping.keep_plain, body, dict(response.headers))
+        call.succeeded()
+        return told
+
+    def _streamed(
+        self,
+        call: ClientCall,
+        request: httpx2.Request,
+        response: httpx2.Response,
+        timeouts: _Timeouts,
+        keeping: Keeping | None,
+    ) -> httpx2.Response:
+        headers = response.headers.copy()
+        for name in ("content-encoding", "content-length"):  # it is decoded here
+            headers.pop(name, None)
+        stream = _ResumedStream(self, call, request, response, timeouts, keeping)
+        return httpx2.Response(
+            response.status_code, headers=headers, stream=stream, extensions=response.extensions
+        )
+
+    def send(self, request: httpx2.Request) -> httpx2.Response:
+        """One exchange, through the proxy that the environment wants for it."""
+        proxy = None
+        if self._proxies:
+            url = request.url
+            proxy = self._proxies.get(url.scheme) or self._proxies.get("all")
+            if proxy is not None and urllib.request.proxy_bypass(url.host):
+                proxy = None
+        inner = self._inner.get(proxy)
+        if inner is None:
+            inner = self._inner[proxy] = self._connect(proxy)
+        return inner.handle_request(request)
+
+    def close(self) -> None:
+        for inner in self._inner.values():
+            inner.close()
+        if self._kept is not None:
+            self._kept.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        self.close()
+
+
+class _ResumedStream(httpx2.SyncByteStream):
+    """The body of a streamed answer: goes on over another connection when one breaks."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        call: ClientCall,
+        request: httpx2.Request,
+        response: httpx2.Response,
+        timeouts: _Timeouts,
+        keeping: Keeping | None,
+    ) -> None:
+        self._transport = transport
+        self._call = call
+        self._request = request
+        self._response = response
+        self._timeouts = timeouts
+        self._keeping = keeping
+        self._generation = ""
+        self._take(response)
+        self._home = call.peer  # where the log is
+        self._reading = call.reading(is_gateway=bool(self._generation))
+
+    def __repr__(self) -> str:
+        return f"<_ResumedStream of {self._generation or 'no generation'}, {self._reading!r}>"
+
+    def _take(self, response: httpx2.Response) -> None:
+        self._response = response
+        self._generation = response.headers.get("penstock-generation", "")
+        if self._generation:
+            # A gateway shows signs of life, so that silence is a break.  The dictionary is the one that the
+            # connection reads its limits from.
+            limit = self._timeouts.get("read")
+            stall = self._transport.calls.options.stall_timeout
+            self._timeouts["read"] = stall if limit is None else min(limit, stall)
+
+    def __iter__(self) -> Iterator[bytes]:
+        call, reading = self._call, self._reading
+        while True:
+            try:
+                pieces: Any = self._response.iter_bytes()  # a generator, which the types do not say
+                with closing(pieces):
+                    for piece in pieces:
+                        call.came(len(piece))
+                        if passed := reading.feed(piece):
+                            if self._keeping is not None:
+                                self._keeping.take(passed)
+                            yield passed
+                if rest := reading.ended():
+                    yield rest
+                break
+            except (httpx2.RequestError, Cut, UpstreamBroken) as error:
+                if self._mended(error):
+                    continue
+                if reading.is_whole:
+                    break
+                call.failed(_reason(error))
+                if isinstance(error, httpx2.RequestError):
+                    raise
+                raise httpx2.RemoteProtocolError(str(error), request=self._request) from error
+            except NotReproduced as error:
+                call.failed(str(error))
+                raise httpx2.RemoteProtocolError(str(error), request=self._request) from error
+        self._whole()
+
+    def _whole(self) -> None:
+        """The application has all of it."""
+        if self._call.done:
+            return
+        if self._keeping is not None:
+            _aside(self._keeping.keep_stream, dict(self._response.headers))
+        self._call.succeeded()
+
+    def _mended(self, error: Exception) -> bool:
+        """Whether there is a connection again that goes on with the answer.  False: it is whole, or lost."""
+        call, reading = self._call, self._reading
+        self._response.close()
+        if reading.is_whole or not (self._generation or reading.can_rerun):
+            return False
+        while True:
+            wait = call.stream_broke(kind_of(error), _reason(error))
+            if wait is None:
+                return False
+            if wait:
+                time.sleep(wait)
+            try:
+                if self._generation and reading.last >= 0:
+                    request = self._resumption()
+                    response = self._transport.send(request)
+                    status = response.status_code
+                    if status == 200:
+                        self._response = response
+                        reading.reconnected()
+                        call.resumed(reading.delivered)
+                        return True
+                    response.close()
+                    error = httpx2.RemoteProtocolError(f"status {status} for the rest", request=request)
+                    if status in (204, 400, 401, 403):
+                        return False
+                    if status not in (404, 409, 410):
+                        continue
+                    if call.peer is not self._home and not reading.can_rerun:
+                        call.peer = self._home  # who has it may come back
+                        continue
+                return self._asked_again()
+            except httpx2.RequestError as again:
+                error = again
+
+    def _asked_again(self) -> bool:
+        """The whole call once more: by its key the gateway finds its log, or makes a new one.
+
+        :returns: whether there is an answer that can go on
+        """
+        call, reading = self._call, self._reading
+        begun = reading.delivered > 0
+        if not reading.can_rerun or not call.may_ask_again(begun=begun):
+            return False
+        request = self._request
+        request.headers["Idempotency-Key"] = call.key
+        _address(call, request)
+        call.asks_again(begun=begun)
+        response = self._transport.send(request)
+        if response.status_code != 200 or not _is_stream(response):
+            response.close()
+            if response.status_code < 500:
+                return False
+            raise httpx2.RemoteProtocolError(f"status {response.status_code} for the call", request=request)
+        before = self._generation
+        self._take(response)
+        self._home = call.peer
+        if before and self._generation == before:
+            reading.reconnected()
+        else:
+            reading.restarted(numbered=bool(self._generation))
+        return True
+
+    def _resumption(self) -> httpx2.Request:
+        url = self._request.url
+        headers = {
+            name: value
+            for name, value in self._request.headers.items()
+            if name.lower() not in _NOT_FOR_RESUMPTION
+        }
+        headers["Accept"] = "text/event-stream"
+        headers["Last-Event-ID"] = str(self._reading.last)
+        path = f"{self._call.prefix}/generations/{self._generation}/events"
+        request = httpx2.Request(
+            "GET",
+            url.copy_with(raw_path=path.encode("ascii")),
+            headers=headers,
+            extensions={"timeout": self._timeouts},
+        )
+        _address(self._call, request)
+        return request
+
+    def close(self) -> None:
+        self._response.close()
+        if self._call.done:
+            return
+        if self._reading.is_whole:  # an SDK may stop at the terminator
+            self._whole()
+            return
+        self._call.abandoned()
+        if self._generation:
+            self._say_goodbye()
+
+    def _say_goodbye(self) -> None:
+        """The application does not want the rest: the gateway would wait for us, and go on to compute it."""
+        request = self._resumption()
+        path = f"{self._call.prefix}/generations/{self._generation}/cancel"
+        limits = dict.fromkeys(("connect", "read", "write", "pool"), GOODBYE_SECONDS)
+        goodbye = httpx2.Request(
+            "POST",
+            request.url.copy_with(raw_path=path.encode("ascii") + b"?unread=true"),
+            headers=request.headers,
+            extensions={"timeout": limits},
+        )
+        with nullcontext():  # async, this must not be cancelled
+            try:
+                (self._transport.send(goodbye)).close()
+            except httpx2.RequestError:
+                pass  # then it waits for its grace time
+
+
+def make(
+    options: Options,
+    *,
+    verify: Any,
+    cert: Any,
+    http2: bool,
+    limits: Any,
+    proxy: Any,
+    trust_env: bool,
+    inner: httpx2.BaseTransport | None,
+    **settings: Any,
+) -> Client:
+    """A client; the arguments are those of ``httpx2.HTTPTransport`` and ``httpx2.Client``."""
+    given = {} if limits is None else {"limits": limits}
+
+    def connect(through: str | None) -> httpx2.BaseTransport:
+        if inner is not None:
+            return inner
+        return httpx2.HTTPTransport(
+            verify=verify,
+            cert=cert,
+            http2=http2,
+            proxy=proxy if through is None else through,
+            trust_env=trust_env,
+            socket_options=KEEP_ALIVE,
+            **given,
+        )
+
+    transport = Transport(options, connect, proxied=trust_env and proxy is None and inner is None)
+    return Client(transport, trust_env=trust_env, **settings)
+
+
+def _address(call: ClientCall, request: httpx2.Request) -> None:
+    """Direct a request to the peer of the call, if it is not directed there already."""
+    peer = call.peer
+    netloc = peer.netloc.encode("ascii")
+    if request.url.netloc != netloc or request.url.scheme != peer.scheme:
+        request.url = request.url.copy_with(scheme=peer.scheme, netloc=netloc)
+        request.headers["Host"] = peer.netloc
+
+
+def _is_stream(response: httpx2.Response) -> bool:
+    content_type: str = response.headers.get("content-type", "")
+    return response.status_code == 200 and content_type.startswith("text/event-stream")
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _aside(work: Callable[..., Any], *args: Any) -> Any:
+    """Work that may touch the disk."""
+    return work(*args)

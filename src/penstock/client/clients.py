@@ -1,0 +1,127 @@
+"""The clients that SDKs are given, for either of the two libraries that SDKs are built on."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from penstock.client.options import ATTEMPTS, CacheOptions, Options
+from penstock.client.statistics import Notice
+from penstock.config.model import RetryConfig
+
+if TYPE_CHECKING:
+    from penstock.client import _async_httpx, _async_httpx2, _sync_httpx, _sync_httpx2
+
+SDK_TIMEOUT = 600.0  # seconds; the SDKs' own default, which a client that is passed to them replaces
+SDK_CONNECT_TIMEOUT = 5.0
+MOST_CONNECTIONS = 1_000
+MOST_IDLE = 100
+_RETRY = {
+    "attempts": "attempts",
+    "first_delay": "first_delay",
+    "max_delay": "max_delay",
+    "retry_budget": "budget_ratio",
+}
+IDLE_SECONDS = 50.0  # that a connection is kept for the next call; a gateway keeps it for 75
+
+
+@overload
+def http_client(
+    *,
+    library: Literal["httpx2"] = "httpx2",
+    gateways: Sequence[str] = ...,
+    attempts: int = ...,
+    first_delay: float = ...,
+    max_delay: float = ...,
+    retry_budget: float = ...,
+    deadline: float | None = ...,
+    resume_for: float = ...,
+    stall_timeout: float = ...,
+    rerun: bool = ...,
+    cache: CacheOptions | None = ...,
+    on_notice: Callable[[Notice], None] | None = ...,
+    http2: bool = ...,
+    **settings: Any,
+) -> _sync_httpx2.Client: ...
+@overload
+def http_client(*, library: Literal["httpx"], **settings: Any) -> _sync_httpx.Client: ...
+def http_client(*, library: Literal["httpx2", "httpx"] = "httpx2", **settings: Any) -> Any:
+    """An ``httpx2.Client`` (or ``httpx.Client``) for an SDK: ``OpenAI(http_client=penstock.http_client())``.
+
+    :param library: the one that the SDK is built on: ``httpx`` for openai below 3 and anthropic below 1
+    :param gateways: URLs of gateways that serve the same, the preferred one first: a call to any of them is
+        sent to the first that is well.  Not needed where there is one: it is recognised by its answers
+    :param attempts: of one call, at most (6)
+    :param first_delay: seconds before the first retry at most (0.5); the limit doubles with each, and each delay
+        is random below it
+    :param max_delay: the limit grows no further (10)
+    :param retry_budget: retries per call, over all calls (0.1; ten retries in ten seconds are free).
+        What is sent again to a gateway because a connection broke costs it nothing, and is not counted
+    :param deadline: seconds after which an answer is of no use any more, told to the gateway: its first byte, if it
+        is a stream, else all of it.  A call's own header ``Penstock-Deadline`` goes before
+    :param resume_for: seconds without progress after which a broken stream is given up (30)
+    :param stall_timeout: seconds of silence after which a gateway's stream counts as broken (40)
+    :param rerun: whether a stream whose log is lost may be made once more, if the call asks for one answer
+        rather than any; it goes on only if it comes out the same
+    :param cache: answers to keep on this side; none, if not given
+    :param on_notice: is told what happens to calls
+    :param http2: speak HTTP/2 where the server does; wants the package ``h2``
+    :param settings: ``verify``, ``cert``, ``limits``, ``proxy``, ``trust_env``, ``transport`` (what the requests are
+        sent through), and all that the library's ``Client`` takes besides, such as ``timeout`` and ``headers``
+    :raises ValueError: a gateway's URL is none
+    :raises ImportError: the library is not installed: it comes with the extra ``client``
+    """
+    return _made(f"_sync_{library}", library, settings)
+
+
+@overload
+def async_http_client(
+    *,
+    library: Literal["httpx2"] = "httpx2",
+    gateways: Sequence[str] = ...,
+    attempts: int = ...,
+    first_delay: float = ...,
+    max_delay: float = ...,
+    retry_budget: float = ...,
+    deadline: float | None = ...,
+    resume_for: float = ...,
+    stall_timeout: float = ...,
+    rerun: bool = ...,
+    cache: CacheOptions | None = ...,
+    on_notice: Callable[[Notice], None] | None = ...,
+    http2: bool = ...,
+    **settings: Any,
+) -> _async_httpx2.AsyncClient: ...
+@overload
+def async_http_client(*, library: Literal["httpx"], **settings: Any) -> _async_httpx.AsyncClient: ...
+def async_http_client(*, library: Literal["httpx2", "httpx"] = "httpx2", **settings: Any) -> Any:
+    """As :func:`http_client`, for SDKs' asynchronous clients: ``AsyncOpenAI(http_client=…)``."""
+    return _made(f"_async_{library}", library, settings)
+
+
+def _made(module: str, library: str, settings: dict[str, Any]) -> Any:
+    if library not in ("httpx2", "httpx"):
+        raise ValueError(f"library must be httpx2 or httpx, not {library!r}")
+    made = importlib.import_module(f"penstock.client.{module}")
+    hx = importlib.import_module(library)
+    retried = {_RETRY[name]: settings.pop(name) for name in _RETRY if name in settings}
+    retry = RetryConfig(**{"attempts": ATTEMPTS, **retried})
+    told = {name: settings.pop(name) for name in Options.__struct_fields__ if name in settings}
+    options = Options(retry=retry, **{**told, "gateways": tuple(told.get("gateways", ()))})
+    settings.setdefault("timeout", hx.Timeout(SDK_TIMEOUT, connect=SDK_CONNECT_TIMEOUT))
+    settings.setdefault("follow_redirects", True)
+    limits = settings.pop("limits", None) or hx.Limits(
+        max_connections=MOST_CONNECTIONS, max_keepalive_connections=MOST_IDLE, keepalive_expiry=IDLE_SECONDS
+    )
+    return made.make(
+        options,
+        verify=settings.pop("verify", True),
+        cert=settings.pop("cert", None),
+        http2=settings.pop("http2", False),
+        limits=limits,
+        proxy=settings.pop("proxy", None),
+        trust_env=settings.pop("trust_env", True),
+        inner=settings.pop("transport", None),
+        **settings,
+    )

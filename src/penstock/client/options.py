@@ -1,0 +1,57 @@
+"""What a client may be told: how often to try again, where, for how long, and what to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from penstock.client.statistics import Notice
+from penstock.config.model import RetryConfig
+
+ATTEMPTS = 6  # with the delays of RetryConfig these are spread over some eight seconds
+
+
+class CacheOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Answers kept on the caller's side, of calls that ask for one answer rather than any.
+
+    :param memory_bytes: what they may hold in this process
+    :param path: a file in which they outlive it, shared by all processes that name it; None: there is none
+    :param disk_bytes: of that file
+    :param ttl: seconds for which an answer is good
+    :param every_call: also of calls that ask for any answer, which then get the same one each time
+    """
+
+    memory_bytes: int = 64 << 20
+    path: Path | None = None
+    disk_bytes: int = 1 << 30
+    ttl: float = 3_600.0
+    every_call: bool = False
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it; the arguments of :func:`penstock.http_client`.
+
+    :param gateways: URLs of gateways that serve the same, the preferred one first: a call to any of them is
+        sent to the first that is well
+    :param retry: attempts of one call, the delays between them, and the budget that all calls share
+    :param deadline: seconds after which an answer is of no use any more: its first byte, if it is a stream,
+        else all of it.  A call may have its own, as the header ``Penstock-Deadline``
+    :param resume_for: seconds without any progress after which a broken stream is given up
+    :param stall_timeout: seconds of silence after which a stream of a gateway, which shows a sign of life every
+        15 seconds, counts as broken
+    :param rerun: a stream whose log is lost is asked for once more, if the call asks for one answer rather
+        than any, and gone on with if it comes out the same
+    :param cache: None: nothing is kept
+    :param on_notice: is told what happens to calls, in the thread or task of the call; what it raises is logged
+    """
+
+    gateways: tuple[str, ...] = ()
+    retry: RetryConfig = RetryConfig(attempts=ATTEMPTS)
+    deadline: float | None = None
+    resume_for: float = 30.0
+    stall_timeout: float = 40.0
+    rerun: bool = True
+    cache: CacheOptions | None = None
+    on_notice: Callable[[Notice], None] | None = None

@@ -1,0 +1,27 @@
+"""A gateway with a simulator behind it, for tests that break the way to it."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock.testing import GatewayProcess, SimulatorProcess
+
+
+@pytest.fixture(scope="session")
+def simulator():
+    with SimulatorProcess() as running:
+        yield running
+
+
+def config(simulator):
+    return {
+        "upstreams": {"sim": {"kind": "sim", "base_url": simulator.base_url}},
+        "models": {"*": {"candidates": [{"upstream": "sim"}]}},
+        "generations": {"kept_bytes": 134_217_728},
+    }
+
+
+@pytest.fixture(scope="session")
+def gateway(simulator, tmp_path_factory):
+    with GatewayProcess(config(simulator), tmp_path_factory.mktemp("gateway")) as running:
+        yield running

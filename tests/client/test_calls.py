@@ -1,0 +1,324 @@
+"""What is decided about a call: again or not, when, and where."""
+
+import pytest
+
+from penstock.client._breaks import Break, kind_of
+from penstock.client._calls import Calls
+from penstock.client.options import Options
+from penstock.config.model import RetryConfig
+
+BODY = b'{"model":"m","messages":[{"role":"user","content":"?"}]}'
+GATEWAY = {"penstock-generation": "gen_1"}
+
+
+class Time:
+    """Monotonic seconds and those since 1970, which pass together."""
+
+    def __init__(self):
+        self.seconds = 1_000.0
+
+    def now(self):
+        return self.seconds
+
+    def wall(self):
+        return self.seconds + 1.7e9
+
+
+@pytest.fixture
+def time():
+    return Time()
+
+
+def calls(time, notices=None, **options):
+    options.setdefault("retry", RetryConfig(attempts=4, first_delay=0.5, max_delay=10.0))
+    if notices is not None:
+        options["on_notice"] = notices.append
+    return Calls(Options(**options), now=time.now, wall=time.wall, rand=lambda: 1.0)
+
+
+def begin(of, path="/v1/chat/completions", netloc="a:1", headers=None, body=BODY, method="POST"):
+    return of.begin(method, "http", netloc, path, headers or {}, body)
+
+
+# ---- refusals ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 529])
+def test_a_refusal_for_now_is_tried_again_with_growing_delays(time, status):
+    call = begin(calls(time))
+    waits = []
+    for _ in range(4):
+        call.attempt()
+        waits.append(call.refused(status, {}))
+    assert waits == [0.5, 1.0, 2.0, None]
+
+
+@pytest.mark.parametrize("status", [200, 204, 400, 401, 403, 404, 409, 413, 422, 501])
+def test_any_other_answer_is_the_answer(time, status):
+    call = begin(calls(time))
+    call.attempt()
+    assert call.refused(status, {}) is None
+
+
+def test_the_server_says_when_and_whether(time):
+    call = begin(calls(time))
+    call.attempt()
+    assert call.refused(429, {"retry-after": "3"}) == 3.0
+    assert call.refused(429, {"retry-after": "3", "retry-after-ms": "250"}) == 0.25
+    assert call.refused(429, {"retry-after": "31"}) is None  # longer than it is worth
+    assert call.refused(500, {"x-should-retry": "false"}) is None
+    assert call.refused(409, {"x-should-retry": "true"}) == 0.5
+
+
+def test_retries_have_a_budget_that_all_calls_share(time):
+    shared = calls(time, retry=RetryConfig(attempts=100, budget_floor=2.0, budget_ratio=0.1))
+    granted = 0
+    for _ in range(20):
+        call = begin(shared)
+        call.attempt()
+        granted += call.refused(503, {}) is not None
+    # 2 always, and a tenth of the calls that have begun by then
+    assert granted == 4
+
+
+def test_a_broken_transfer_to_a_gateway_costs_it_nothing_and_is_in_no_budget(time):
+    shared = calls(time, retry=RetryConfig(attempts=3, budget_floor=0.0, budget_ratio=0.0))
+    first = begin(shared)
+    first.attempt()
+    first.refused(200, GATEWAY)
+    for _ in range(5):
+        call = begin(shared)
+        call.attempt()
+        assert call.broke(Break.BROKEN, "reset") == 0.0  # at once
+        call.attempt()
+        assert call.broke(Break.BROKEN, "reset") == 1.0
+        call.attempt()
+        assert call.broke(Break.BROKEN, "reset") is None
+
+
+def test_a_plain_provider_that_is_silent_is_not_asked_twice(time):
+    """It may be computing, and would bill it once more."""
+    call = begin(calls(time))
+    call.attempt()
+    assert call.broke(Break.SILENT, "timeout") is None
+
+
+def test_a_gateway_that_is_silent_is_asked_again_under_the_same_key(time):
+    call = begin(calls(time, gateways=("http://a:1",)))
+    key = call.key
+    call.attempt()
+    assert call.broke(Break.SILENT, "timeout") is not None
+    assert call.key == key
+
+
+def test_what_would_fail_again_is_not_tried_again(time):
+    call = begin(calls(time))
+    call.attempt()
+    assert call.broke(Break.FATAL, "certificate") is None
+
+
+def test_only_what_may_be_repeated_is(time):
+    shared = calls(time)
+    post = begin(shared, path="/v1/files")
+    post.attempt()
+    assert post.broke(Break.BROKEN, "reset") is None
+    assert post.refused(503, {}) is None
+    get = begin(shared, path="/v1/models", method="GET")
+    get.attempt()
+    assert get.broke(Break.UNREACHED, "refused") == 0.5
+    threads = begin(shared, path="/v1/threads/t/messages")
+    assert threads.endpoint is None
+
+
+# ---- keys --------------------------------------------------------------------------------------------
+
+
+def test_every_call_has_a_key_of_its_own_unless_the_application_gives_one(time):
+    shared = calls(time)
+    first, second = begin(shared), begin(shared)
+    assert first.key
+    assert first.key != second.key
+    assert begin(shared, headers={"idempotency-key": "mine"}).key == "mine"
+    assert begin(shared, path="/v1/files").key == ""
+
+
+def test_an_sdk_that_repeats_a_failed_call_gets_its_key_and_one_attempt(time):
+    shared = calls(time)
+    call = begin(shared)
+    call.attempt()
+    call.failed("ReadError")
+    again = begin(shared, headers={"x-stainless-retry-count": "1"})
+    assert again.key == call.key
+    again.attempt()
+    assert again.broke(Break.UNREACHED, "refused") is None
+    other = begin(shared, headers={"x-stainless-retry-count": "1"}, body=BODY + b" ")
+    assert other.key != call.key
+
+
+# ---- deadlines ---------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_in_time_is_not_tried(time):
+    call = begin(calls(time, deadline=2.0))
+    call.attempt()
+    assert call.left == 2.0
+    assert call.refused(503, {}) == 0.5
+    time.seconds += 1.6
+    call.attempt()
+    assert call.refused(503, {}) is None
+    assert call.left == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("told", ["3", str(1_000.0 + 1.7e9 + 3)])
+def test_a_calls_own_deadline_goes_before(time, told):
+    assert begin(calls(time, deadline=9.0), headers={"penstock-deadline": told}).left == pytest.approx(3.0)
+
+
+def test_a_deadline_is_for_calls(time):
+    assert begin(calls(time, deadline=9.0), path="/v1/models", method="GET").left is None
+
+
+# ---- several gateways --------------------------------------------------------------------------------
+
+
+def test_a_gateway_that_cannot_be_reached_is_left_for_the_next_at_once(time):
+    notices = []
+    shared = calls(time, notices, gateways=("http://a:1", "http://b:1"))
+    call = begin(shared)
+    call.attempt()
+    assert call.broke(Break.UNREACHED, "refused") == 0.0
+    assert call.peer.origin == "http://b:1"
+    assert begin(shared).peer.origin == "http://b:1"  # while the first one rests
+    time.seconds += 1.1
+    assert begin(shared).peer.origin == "http://a:1"
+    assert [each.kind for each in notices] == ["failover", "retry"]
+
+
+def test_the_rest_grows_as_long_as_it_goes_on(time):
+    shared = calls(time, gateways=("http://a:1", "http://b:1"))
+    for _ in range(3):
+        call = begin(shared)
+        assert call.peer.origin == "http://a:1"
+        call.attempt()
+        call.broke(Break.UNREACHED, "refused")
+        time.seconds = call.peer.rests_until + 10
+        first = shared.peers.candidates("http", "a:1")[0]
+        time.seconds = first.rests_until
+    assert first.failures == 3
+    begin(shared).refused(200, {})
+    assert first.failures == 0
+
+
+def test_a_gateway_without_room_is_left_too(time):
+    call = begin(calls(time, gateways=("http://a:1", "http://b:1")))
+    call.attempt()
+    assert call.refused(503, {"retry-after": "60"}) == 0.0
+    assert call.peer.origin == "http://b:1"
+
+
+def test_if_none_is_well_the_first_to_be_is_asked(time):
+    call = begin(calls(time, gateways=("http://a:1", "http://b:1")))
+    for _ in range(2):
+        call.attempt()
+        call.broke(Break.UNREACHED, "refused")
+    assert call.peer.origin == "http://a:1"
+
+
+def test_other_servers_are_left_alone(time):
+    shared = calls(time, gateways=("http://a:1/v1", "http://b:1/"))
+    assert begin(shared, netloc="api.openai.com").peer.origin == "http://api.openai.com"
+
+
+@pytest.mark.parametrize("url", ["a:1", "ftp://a", "http://", "http://a/other"])
+def test_a_gateway_is_named_by_its_url(time, url):
+    with pytest.raises(ValueError, match="gateway's URL"):
+        calls(time, gateways=(url,))
+
+
+# ---- streams -----------------------------------------------------------------------------------------
+
+
+def test_a_stream_is_taken_up_again_until_nothing_has_come_for_long(time):
+    call = begin(calls(time, resume_for=5.0))
+    assert call.stream_broke(Break.BROKEN, "reset") == 0.0
+    assert call.stream_broke(Break.BROKEN, "reset") == 0.1
+    assert call.stream_broke(Break.BROKEN, "reset") == 0.2
+    time.seconds += 4
+    call.came(10)
+    time.seconds += 4
+    assert call.stream_broke(Break.BROKEN, "reset") == 0.0
+    time.seconds += 2
+    assert call.stream_broke(Break.BROKEN, "reset") is None
+
+
+# ---- figures -----------------------------------------------------------------------------------------
+
+
+def test_figures_add_up(time):
+    notices = []
+    shared = calls(time, notices)
+    call = begin(shared)
+    call.attempt()
+    call.broke(Break.BROKEN, "reset")
+    call.attempt()
+    call.came(100)
+    call.succeeded()
+    call.succeeded()
+    failed = begin(shared)
+    failed.attempt()
+    failed.failed("no")
+    figures = shared.counters.snapshot()
+    assert (figures.calls, figures.succeeded, figures.failed) == (2, 1, 1)
+    assert (figures.attempts, figures.retries, figures.broken) == (3, 1, 1)
+    assert figures.bytes_sent == 3 * len(BODY)
+    assert figures.bytes_received == 100
+    assert figures.success_rate == 0.5
+    assert figures.transfer_success_rate == pytest.approx(2 / 3)
+    assert [(each.kind, each.call == call.key) for each in notices] == [
+        ("retry", True),
+        ("succeeded", True),
+        ("failed", False),
+    ]
+
+
+def test_a_hook_that_fails_fails_no_call(time, caplog):
+    def fail(notice):
+        raise RuntimeError("mine")
+
+    call = begin(calls(time, on_notice=fail))
+    call.succeeded()
+    assert "on_notice failed" in caplog.text
+
+
+# ---- kinds of break ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("library", ["httpx2", "httpx"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("ConnectError", Break.UNREACHED),
+        ("ConnectTimeout", Break.UNREACHED),
+        ("ReadTimeout", Break.SILENT),
+        ("ReadError", Break.BROKEN),
+        ("WriteError", Break.BROKEN),
+        ("RemoteProtocolError", Break.BROKEN),
+        ("LocalProtocolError", Break.FATAL),
+        ("UnsupportedProtocol", Break.FATAL),
+        ("PoolTimeout", Break.FATAL),
+    ],
+)
+def test_errors_of_both_libraries_are_known(library, name, kind):
+    module = pytest.importorskip(library)
+    assert kind_of(getattr(module, name)("x")) is kind
+
+
+def test_a_certificate_that_is_not_trusted_will_not_be_the_next_time():
+    import ssl
+
+    import httpx2
+
+    error = httpx2.ConnectError("x")
+    error.__cause__ = OSError()
+    error.__cause__.__context__ = ssl.SSLCertVerificationError()
+    assert kind_of(error) is Break.FATAL

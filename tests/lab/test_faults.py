@@ -1,0 +1,153 @@
+"""The link breaks where it was told to, to the byte, and in the way it was told."""
+
+import socket
+import threading
+import time
+
+import pytest
+
+from penstock.lab.faults import Break, Conditions, FaultProxy, Kind
+
+PATIENCE = 20.0
+ANSWER = bytes(range(256)) * 1_000
+
+
+class Answering:
+    """A server that reads ``size`` bytes, then sends ``ANSWER``, and closes."""
+
+    def __init__(self, size):
+        self.size = size
+        self.received = []
+        self.resets = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._run)
+        self._open = []
+
+    def _run(self):
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=[connection]).start()
+
+    def _serve(self, connection):
+        connection.settimeout(PATIENCE)
+        with connection:
+            got = b""
+            try:
+                while len(got) < self.size and (piece := connection.recv(65536)):
+                    got += piece
+                self.received.append(got)
+                if len(got) == self.size:
+                    connection.sendall(ANSWER)
+            except ConnectionError:
+                self.received.append(got)
+                self.resets += 1
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+
+def talk(link, body, timeout=PATIENCE):
+    """What comes back, and how it ended."""
+    got = b""
+    with socket.create_connection(("127.0.0.1", link.port), timeout=timeout) as sock:
+        try:
+            sock.sendall(body)
+            while piece := sock.recv(65536):
+                got += piece
+        except TimeoutError:
+            return got, "silence"
+        except ConnectionError:
+            return got, "reset"
+    return got, "end"
+
+
+@pytest.fixture
+def server():
+    with Answering(5) as running:
+        yield running
+
+
+def test_without_faults_every_byte_gets_through(server):
+    with FaultProxy("127.0.0.1", server.port) as link:
+        assert talk(link, b"hello") == (ANSWER, "end")
+        assert (link.figures.connections, link.figures.broken) == (1, 0)
+        assert (link.figures.bytes_up, link.figures.bytes_down) == (5, len(ANSWER))
+
+
+@pytest.mark.parametrize("after", [0, 1, 1_000, 16_384, 100_000])
+def test_an_orderly_end_comes_after_so_many_bytes(server, after):
+    with FaultProxy("127.0.0.1", server.port, breaks=[Break(Kind.CLOSE, after, "down")]) as link:
+        assert talk(link, b"hello") == (ANSWER[:after], "end")
+        assert talk(link, b"hello") == (ANSWER, "end")  # the second connection has no break
+        assert link.figures.broken == 1
+
+
+def test_a_reset_is_one_for_both_sides(server):
+    with FaultProxy("127.0.0.1", server.port, breaks=[Break(Kind.RESET, 3, "up")]) as link:
+        got, end = talk(link, b"hello")
+    assert (got, end) == (b"", "reset")
+    assert server.received in ([b"hel"], [b""])  # a reset may overtake what was sent before it
+
+
+def test_both_directions_count_together(server):
+    with FaultProxy("127.0.0.1", server.port, breaks=[Break(Kind.CLOSE, 1_005)]) as link:
+        assert talk(link, b"hello") == (ANSWER[:1_000], "end")
+
+
+def test_a_black_hole_says_nothing_to_anybody(server):
+    with FaultProxy("127.0.0.1", server.port, breaks=[Break(Kind.BLACK_HOLE, 10, "down")]) as link:
+        assert talk(link, b"hello", timeout=0.3) == (ANSWER[:10], "silence")
+
+
+def test_an_answer_is_lost_after_the_request_has_arrived(server):
+    with FaultProxy("127.0.0.1", server.port, breaks=[Break(Kind.LOST_ANSWER, 5, "up")]) as link:
+        got, _ = talk(link, b"hello", timeout=0.3)
+        assert got == b""
+    assert server.received == [b"hello"]
+
+
+def test_a_corrupted_byte_is_the_only_one(server):
+    with FaultProxy("127.0.0.1", server.port, breaks=[Break(Kind.CORRUPT, 1_000, "down")]) as link:
+        got, end = talk(link, b"hello")
+    assert end == "end"
+    assert [at for at in range(len(ANSWER)) if got[at] != ANSWER[at]] == [999]
+
+
+def test_a_stall_ends(server):
+    conditions = Conditions(stall=0.05)
+    with FaultProxy("127.0.0.1", server.port, conditions, breaks=[Break(Kind.STALL, 10, "down")]) as link:
+        assert talk(link, b"hello") == (ANSWER, "end")
+        assert link.figures.broken == 1
+
+
+def test_a_far_and_narrow_link_takes_the_time_that_it_must(server):
+    """Never less; how much more depends on the machine."""
+    conditions = Conditions(delay=0.05, rate=1_000_000)
+    with FaultProxy("127.0.0.1", server.port, conditions) as link:
+        began = time.monotonic()
+        assert talk(link, b"hello") == (ANSWER, "end")
+    assert time.monotonic() - began >= 2 * 0.05 + 2 * 0.05 + len(ANSWER) / 1_000_000
+
+
+def test_the_hazard_is_that_of_the_model_and_the_seed_decides():
+    link = FaultProxy("127.0.0.1", 1, Conditions(hazard=0.1, seed=7))
+    same = FaultProxy("127.0.0.1", 1, Conditions(hazard=0.1, seed=7))
+    drawn = [link._next_break() for _ in range(4_000)]
+    assert drawn == [same._next_break() for _ in range(4_000)]
+    broken = sum(each.after < 10_000_000 for each in drawn) / len(drawn)
+    assert abs(broken - 0.632) < 0.03  # 1 − exp(−0.1 · 10)
+
+
+def test_a_port_that_is_taken_is_an_error(server):
+    with pytest.raises(OSError, match="in use"):
+        FaultProxy("127.0.0.1", 1, listen=("127.0.0.1", server.port)).start()
