@@ -1,0 +1,262 @@
+"""What goes over the wire: keys, deadlines, proxies; and providers that are no gateways."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+
+import httpx
+import httpx2
+import openai
+import pytest
+from sdks import QUESTION, ask, expected
+
+import penstock
+from penstock.testing import ScriptedUpstream, SimulatorProcess, Step
+
+ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+BODY = {"model": "m", "messages": QUESTION}
+REQUEST = Step.REQUEST
+
+
+def status(code, *headers):
+    head = b"".join(each + b"\r\n" for each in headers)
+    return b"HTTP/1.1 %d Other\r\n%bcontent-length: 2\r\n\r\n{}" % (code, head)
+
+
+def posted(scripts, **settings):
+    """The status of one call to a server that plays these scripts, what that received, and the figures."""
+
+    async def main():
+        headers = settings.pop("headers", {})
+        async with ScriptedUpstream(scripts) as upstream:
+            async with penstock.async_http_client(trust_env=False, first_delay=0.001, **settings) as http:
+                url = upstream.url + "/v1/chat/completions"
+                try:
+                    answer = await http.post(url, json=BODY, headers=headers)
+                except httpx2.HTTPError as error:
+                    answer = error
+            return answer, [head(each) for each in upstream.received], http.statistics()
+
+    return asyncio.run(main())
+
+
+def head(received):
+    lines = received.partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:]
+    return {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+
+
+# ---- what a request says -----------------------------------------------------------------------------
+
+
+def test_all_attempts_of_a_call_have_one_key():
+    scripts = [[REQUEST, status(500), Step.CLOSE], [REQUEST, Step.RESET], [REQUEST, ANSWER]]
+    answer, received, figures = posted(scripts)
+    assert answer.status_code == 200
+    keys = [each["idempotency-key"] for each in received]
+    assert len(keys) == 3
+    assert len(set(keys)) == 1
+    assert (figures.attempts, figures.retries, figures.broken) == (3, 2, 1)
+
+
+def test_two_calls_have_two_keys_and_the_applications_own_is_kept():
+    async def main():
+        async with ScriptedUpstream([[REQUEST, ANSWER, REQUEST, ANSWER, REQUEST, ANSWER]]) as upstream:
+            async with penstock.async_http_client(trust_env=False) as http:
+                url = upstream.url + "/v1/chat/completions"
+                for headers in ({}, {}, {"Idempotency-Key": "mine"}):
+                    await http.post(url, json=BODY, headers=headers)
+            assert upstream.connections == 1  # one connection for all
+            return upstream.received[0]
+
+    keys = [
+        line.partition(b": ")[2]
+        for line in asyncio.run(main()).split(b"\r\n")
+        if line.lower().startswith(b"idempotency-key")
+    ]
+    assert keys[2] == b"mine"
+    assert len(set(keys)) == 3
+
+
+def test_each_attempt_is_told_how_much_time_is_left():
+    scripts = [[REQUEST, status(503, b"retry-after-ms: 200"), Step.CLOSE], [REQUEST, ANSWER]]
+    _, received, _ = posted(scripts, deadline=30.0)
+    first, second = (float(each["penstock-deadline"]) for each in received)
+    assert 29.0 < first <= 30.0
+    assert second <= first - 0.2
+
+
+def test_nothing_is_waited_for_beyond_the_deadline():
+    answer, received, figures = posted([[REQUEST]], deadline=0.3)
+    assert isinstance(answer, httpx2.ReadTimeout)
+    assert len(received) == 1
+    assert figures.failed == 1
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again():
+    half = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 20\r\n\r\n{"
+    answer, _, figures = posted([[REQUEST, half, Step.RESET], [REQUEST, ANSWER]])
+    assert answer.json() == {}
+    assert figures.retries == 1
+
+
+def test_what_is_refused_for_good_is_told_so_that_the_sdk_does_not_multiply():
+    answer, received, _ = posted([[REQUEST, status(500), Step.CLOSE]], attempts=3)
+    assert (answer.status_code, answer.headers["x-should-retry"]) == (500, "false")
+    assert len(received) == 3
+
+
+def test_an_sdk_adds_to_the_attempts_and_does_not_multiply_them():
+    """A reset is an exception, which tells nothing: the SDK repeats it, twice, once each."""
+
+    async def main():
+        async with ScriptedUpstream([[REQUEST, Step.RESET]]) as upstream:
+            async with penstock.async_http_client(
+                trust_env=False, first_delay=0.001, attempts=3
+            ) as http:
+                client = openai.AsyncOpenAI(base_url=upstream.url, api_key="any", http_client=http)
+                client._calculate_retry_timeout = lambda *_, **__: 0.0
+                with pytest.raises(openai.APIConnectionError):
+                    await client.chat.completions.create(**BODY)
+            return [head(each)["idempotency-key"] for each in upstream.received]
+
+    keys = asyncio.run(main())
+    assert len(keys) == 3 + 2
+    assert len(set(keys)) == 1
+
+
+def test_compressed_answers_pass():
+    import gzip
+
+    packed = gzip.compress(b'{"a": 1}')
+    answer = (
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\n"
+        b"content-length: %d\r\n\r\n%b" % (len(packed), packed)
+    )
+    assert posted([[REQUEST, answer]])[0].json() == {"a": 1}
+    events = gzip.compress(b'data: {"choices":[{"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n')
+    answer = (
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-encoding: gzip\r\n"
+        b"content-length: %d\r\n\r\n%b" % (len(events), events)
+    )
+    assert posted([[REQUEST, answer]])[0].text.endswith("data: [DONE]\n\n")
+
+
+def test_other_requests_pass_as_they_are():
+    async def main():
+        async with ScriptedUpstream([[REQUEST, status(500), REQUEST, ANSWER]]) as upstream:
+            async with penstock.async_http_client(trust_env=False) as http:
+
+                async def pieces():
+                    yield b"of the application's own"
+
+                first = await http.post(upstream.url + "/v1/chat/completions", content=pieces())
+                second = await http.post(upstream.url + "/v1/files", content=b"x")
+            assert [first.status_code, second.status_code] == [500, 200]
+            assert http.statistics().calls == 0
+            return upstream.received[0]
+
+    assert b"idempotency-key" not in asyncio.run(main()).lower()
+
+
+def test_a_proxy_of_the_environment_is_used(monkeypatch):
+    async def main():
+        async with ScriptedUpstream([[REQUEST, ANSWER]]) as proxy:
+            monkeypatch.setenv("http_proxy", proxy.url)
+            monkeypatch.setenv("no_proxy", "direct.example")
+            async with penstock.async_http_client() as http:
+                await http.post("http://provider.example/v1/chat/completions", json=BODY)
+            return proxy.received[0]
+
+    assert asyncio.run(main()).startswith(b"POST http://provider.example/v1/chat/completions HTTP/1.1\r\n")
+
+
+# ---- plain providers ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def provider():
+    """One of its own: what it does once, it does once in its life."""
+    with SimulatorProcess() as running:
+        yield running
+
+
+@pytest.mark.parametrize("script", ["500-once", "reset-before-headers,once", "503-for=2", "html,503,once"])
+def test_a_provider_that_fails_before_the_first_byte_is_asked_again(provider, script):
+    text, figures = ask("chat", provider.url, model=f"sim:{script}", first_delay=0.01, sdk={"max_retries": 0})
+    assert text == expected("chat", 12)
+    assert figures.retries >= 1
+
+
+def test_a_deterministic_stream_that_breaks_is_made_once_more(provider):
+    text, figures = ask(
+        "chat", provider.url, model="sim:cut-after=5,once", call={"temperature": 0}, sdk={"max_retries": 0}
+    )
+    assert text == expected("chat", 12)
+    assert (figures.reruns, figures.resumed) == (1, 0)
+
+
+@pytest.mark.parametrize("end", ["cut-after=5", "close-after=5", "no-terminator"])
+def test_any_other_that_breaks_raises(provider, end):
+    """An orderly end in the middle as well, which the SDK alone takes for the whole answer."""
+    with pytest.raises((openai.APIConnectionError, httpx2.RemoteProtocolError)):
+        ask("chat", provider.url, model=f"sim:{end}", sdk={"max_retries": 0})
+    assert provider.bill()["requests"] == 1
+
+
+def test_a_provider_that_sends_no_terminator_but_a_reason_is_believed(provider):
+    text, _ = ask("chat", provider.url, model="sim:no-done")
+    assert text == expected("chat", 12)
+
+
+def test_an_error_in_a_stream_is_the_sdks_to_raise(provider):
+    with pytest.raises(openai.APIError):
+        ask("chat", provider.url, model="sim:error-event=3")
+    assert provider.bill()["requests"] == 1
+
+
+# ---- the library -------------------------------------------------------------------------------------
+
+
+def test_clients_are_those_that_the_sdks_take():
+    with penstock.http_client() as http:
+        assert isinstance(http, httpx2.Client)
+        assert http.timeout == httpx2.Timeout(600.0, connect=5.0)
+        assert "0 known" in repr(http._transport)
+    with penstock.http_client(library="httpx") as http:
+        assert isinstance(http, httpx.Client)
+
+    async def main():
+        async with penstock.async_http_client() as http:
+            assert isinstance(http, httpx2.AsyncClient)
+        async with penstock.async_http_client(library="httpx") as http:
+            assert isinstance(http, httpx.AsyncClient)
+
+    asyncio.run(main())
+
+
+def test_what_is_passed_besides_goes_to_the_client():
+    with penstock.http_client(timeout=3.0, headers={"X-Team": "blue"}) as http:
+        assert http.timeout == httpx2.Timeout(3.0)
+        assert http.headers["x-team"] == "blue"
+    with pytest.raises(TypeError):
+        penstock.http_client(attemps=3)
+    with pytest.raises(ValueError, match="library"):
+        penstock.http_client(library="requests")
+
+
+def test_the_base_imports_nothing_of_it():
+    code = "import sys, penstock; print(sorted({'httpx', 'httpx2', 'anyio', 'msgspec'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.replace("'", '"')) == []
+    with pytest.raises(AttributeError):
+        penstock.nothing  # noqa: B018
+
+
+def test_public_names_are_there():
+    import penstock.client
+
+    for name in penstock.client.__all__:
+        assert getattr(penstock.client, name)
