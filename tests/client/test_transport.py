@@ -113,9 +113,7 @@ def test_an_sdk_adds_to_the_attempts_and_does_not_multiply_them():
 
     async def main():
         async with ScriptedUpstream([[REQUEST, Step.RESET]]) as upstream:
-            async with penstock.async_http_client(
-                trust_env=False, first_delay=0.001, attempts=3
-            ) as http:
+            async with penstock.async_http_client(trust_env=False, first_delay=0.001, attempts=3) as http:
                 client = openai.AsyncOpenAI(base_url=upstream.url, api_key="any", http_client=http)
                 client._calculate_retry_timeout = lambda *_, **__: 0.0
                 with pytest.raises(openai.APIConnectionError):

@@ -56,6 +56,10 @@ def test_streaming(example):
     assert re.fullmatch(r'sim:cut-after=2,once response_format: \{"ans.* \(broke: upstream_broken\)', broken)
 
 
+def test_client(example):
+    assert example("client.py").splitlines() == [f"text: {SAID}", "2 breaks, 2 resumed, 0 failed"]
+
+
 def test_mounted_in_fastapi():
     """With the command that it names, on a socket of ours."""
     command = ["uvicorn", "--app-dir", "examples", "mounted_in_fastapi:app"]

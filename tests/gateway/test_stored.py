@@ -215,6 +215,29 @@ def test_a_generation_can_be_cancelled_and_what_came_stays_readable():
     assert once_more["status"] == "cancelled"
 
 
+def test_a_caller_who_leaves_can_end_what_nobody_else_reads():
+    """With an idempotency key the gateway would wait for it to come back."""
+
+    async def main():
+        script = [Step.REQUEST, STREAM_HEAD + delta("a"), Step.GONE, Step.CLOSE]
+        async with ScriptedUpstream([script]) as upstream:
+            async with serving(config(upstream.url)) as (gateway, port):
+                keyed = ["idempotency-key: k"]
+                reading = asyncio.create_task(call(port, STREAM, headers=keyed))
+                await until(lambda: any(one.readable for one in gateway.pipeline.registry))
+                (generation,) = gateway.pipeline.registry
+                path = f"/v1/generations/{generation.id}/cancel?unread=true"
+                while_read = (await call(port, b"", path, "POST")).json()["status"]
+                reading.cancel()
+                await asyncio.wait([reading])
+                await until(lambda: not generation.readers)
+                after = (await call(port, b"", path, "POST")).json()["status"]
+                await until(lambda: not gateway.pipeline.productions)
+                return while_read, after
+
+    assert on_uvloop(main) == ("running", "cancelled")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [("POST", "", "GET"), ("DELETE", "/events", "GET"), ("GET", "/cancel", "POST")],
