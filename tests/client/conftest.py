@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from client_gateway import config
 
 from penstock.testing import GatewayProcess, SimulatorProcess
 
@@ -11,14 +12,6 @@ from penstock.testing import GatewayProcess, SimulatorProcess
 def simulator():
     with SimulatorProcess() as running:
         yield running
-
-
-def config(simulator):
-    return {
-        "upstreams": {"sim": {"kind": "sim", "base_url": simulator.base_url}},
-        "models": {"*": {"candidates": [{"upstream": "sim"}]}},
-        "generations": {"kept_bytes": 134_217_728},
-    }
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 import pytest
+from client_gateway import config
 from sdks import QUESTION, WAYS, ask, expected
 
 import penstock
-from conftest import config
 from penstock.lab.faults import Break, Conditions, FaultProxy, Kind
 from penstock.testing import GatewayProcess
 
