@@ -166,25 +166,24 @@ def respond_response(exchange: Exchange, generation: Generation, response_id: st
 
     :param response_id: by which it was asked for; empty: the gateway's own
     """
-    call = generation.call
     response_id = response_id or responses.id_of(generation.id)
     if generation.state is State.FINISHED:
         events = generation.events
         body = fold(Endpoint.RESPONSES, events) if generation.stream else b"".join(events)
-        told = responses.told_as(body, response_id, background=call is not None and call.background)
+        told = responses.told_as(body, response_id, background=generation.background)
     else:
         status = _status(generation)
         error = generation.error
         told = responses.without_answer(
-            call.body if call is not None else b"{}",
+            generation.body or b"{}",
             name=generation.id,
             model=generation.model,
             created=_created(generation, now),
             status="in_progress" if status == "running" else status,  # type: ignore[arg-type]
-            background=call is not None and call.background,
+            background=generation.background,
             error=error.message if error is not None and status == "failed" else "",
         )
-        told = responses.told_as(told, response_id, background=call is not None and call.background)
+        told = responses.told_as(told, response_id, background=generation.background)
     own = [(b"penstock-generation", generation.id.encode())]
     exchange.respond(200, [*_JSON, *own], told)
 

@@ -130,9 +130,10 @@ class Account:
 class Generation:
     """The log of one answer; see the module's theory of operation.
 
-    ``call`` is the request that it answers, for as long as the answer may have to be asked for again or a
-    repetition of the request must be known.  ``names`` are those under which its owner finds it.
-    ``on_first`` is called once, with the log and its first event.  ``grace``: seconds for which the owner waits for a new reader once the last has left.
+    ``body`` is the request that it answers, for as long as a repetition of it must be known; ``background``: it
+    was to be answered though nobody read.  ``names`` are those under which its owner finds it.
+    ``on_first`` is called once, with the log and its first event.  ``grace``: seconds for which the owner waits
+    for a new reader once the last has left.
     ``delivered``: a caller has had the whole answer.
     ``headers`` are those of the upstream's answer that the caller may see.  ``attempts`` counts the
     upstream calls that were made for it, ``seams`` how many of them continued an earlier one.
@@ -145,7 +146,8 @@ class Generation:
         "_owner",
         "abandoned",
         "attempts",
-        "call",
+        "background",
+        "body",
         "cost",
         "delivered",
         "ended",
@@ -180,7 +182,6 @@ class Generation:
     def __init__(
         self,
         id: str,  # noqa: A002
-        *,
         endpoint: Endpoint,
         tenant: str,
         model: str,
@@ -218,17 +219,22 @@ class Generation:
         self.on_first: Callable[[Generation, Event], None] | None = None
         self.grace = 0.0
         self.ended = 0.0  # monotonic seconds; 0: it has not, or its owner does not care
-        self.call = call
-        # Which usage an OpenAI stream's events tell: what the call asked for that it was made for.
-        self.include_usage = call is not None and call.include_usage
-        self.running_usage = call is not None and call.running_usage
+        if call is not None:
+            self.body = call.body
+            self.background = call.background
+            # Which usage an OpenAI stream's events tell: what the call asked for that it was made for.
+            self.include_usage = call.include_usage
+            self.running_usage = call.running_usage
+        else:
+            self.body = b""
+            self.background = self.include_usage = self.running_usage = False
         self.names: list[Hashable] = []
         self.readers: list[Reader] = []
         self._closing: State | None = None
-        self._account = account or Account(max_bytes)
+        self._account = account = account or Account(max_bytes)
         self._owner = owner
-        self._held = len(call.body) if call is not None else 0
-        self._account.held += self._held
+        self._held = held = len(self.body)
+        account.held += held
 
     def __repr__(self) -> str:
         return (

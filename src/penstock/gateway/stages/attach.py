@@ -148,9 +148,7 @@ def grace(call: Call, *, started: bool) -> float:
 def _of_key(call: Call, key: bytes, registry: Registry) -> Generation | None:
     for generation in registry.named(_name(call, key)):
         if _answers(generation):
-            first = generation.call
-            assert first is not None, "what has a name keeps its call"
-            if first.endpoint is not call.endpoint or first.body != call.body:
+            if generation.endpoint is not call.endpoint or generation.body != call.body:
                 raise KeyReused("this Idempotency-Key belongs to a call with another body")
             return generation
     return None
@@ -159,7 +157,7 @@ def _of_key(call: Call, key: bytes, registry: Registry) -> Generation | None:
 def _retried(call: Call, earlier: Sequence[Generation], now: float) -> Generation | None:
     found = None
     for generation in earlier:
-        if not _answers(generation) or generation.call is None or generation.call.body != call.body:
+        if not _answers(generation) or generation.body != call.body:
             continue
         if generation.delivered:
             if found is None and generation.ended and now - generation.ended < LAST_BYTES:
