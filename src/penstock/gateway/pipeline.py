@@ -56,6 +56,8 @@ from penstock.wire import request, responses
 
 log = logging.getLogger("penstock.gateway")
 
+_RESPONSES = Endpoint.RESPONSES
+
 
 class Snapshot(msgspec.Struct, frozen=True, eq=False):
     """One configuration, ready for use.  A call keeps the one that it began with."""
@@ -426,7 +428,7 @@ class Pipeline:
         attach.remember(call, generation, self.registry)
         if name is not None:
             self.registry.bind(generation, name)
-        if call.endpoint is Endpoint.RESPONSES:
+        if call.endpoint is _RESPONSES:
             generation.on_first = self._name_response
         if call.background:
             generation.grace = math.inf

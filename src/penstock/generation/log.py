@@ -58,6 +58,10 @@ class State(enum.Enum):
     FAILED = "failed"
 
 
+# Enum members that are asked for on the way of every request, bound once: Python 3.11 takes 80 ns to find one.
+_RUNNING, _FINISHED, _FAILED = State.RUNNING, State.FINISHED, State.FAILED
+
+
 class Reader(Protocol):
     """Follows a generation.  Neither method may block or raise."""
 
@@ -202,7 +206,7 @@ class Generation:
         self.events: list[Event] = []
         self.readable = 0  # how many of the events may be read
         self.size = 0
-        self.state = State.RUNNING
+        self.state = _RUNNING
         self.status = 200  # of a plain answer
         self.headers: list[tuple[bytes, bytes]] = []
         self.error: PenstockError | None = None
@@ -283,19 +287,19 @@ class Generation:
             self.readable = upto
             for reader in self.readers.copy():
                 reader.advance()
-        if ended and self._closing is not None and self.state is State.RUNNING:
+        if ended and self._closing is not None and self.state is _RUNNING:
             self._close(self._closing)
 
     def lost(self) -> None:
         """Another process has taken this log over: what was not stored of it never was."""
-        if self.state is not State.RUNNING:
+        if self.state is not _RUNNING:
             return
         self.journal = None
         self.abandon()
         self.error = Draining("another process has taken this answer over; ask for the rest", retry_after=0.0)
-        self._closing = State.FAILED
+        self._closing = _FAILED
         self.producer = None
-        self._close(State.FAILED)
+        self._close(_FAILED)
 
     def hold(self, added: int) -> None:
         """Bytes that wait outside the log, on the same account; the producer takes them back, negative."""
@@ -303,13 +307,13 @@ class Generation:
 
     def finish(self) -> None:
         """The answer is complete."""
-        self._end(State.FINISHED)
+        self._end(_FINISHED)
 
     def fail(self, error: PenstockError) -> None:
         """The answer will not become complete; what was received stays readable."""
         if self._closing is None:
             self.error = error
-            self._end(State.FAILED)
+            self._end(_FAILED)
 
     def _end(self, state: State) -> None:
         if self._closing is not None:
@@ -361,7 +365,7 @@ class Generation:
         self.readers.append(reader)
         if self._owner is not None and len(self.readers) == 1:
             self._owner.rejoined(self)
-        if self.readable or self.state is not State.RUNNING:
+        if self.readable or self.state is not _RUNNING:
             reader.advance()
             self.caught_up()  # it may be the fastest one now
 
@@ -372,7 +376,7 @@ class Generation:
         self.readers.remove(reader)
         if self.readers:
             return
-        if self.state is not State.RUNNING:
+        if self.state is not _RUNNING:
             self._let_go()
         elif self._owner is not None:
             self._owner.deserted(self)

@@ -19,6 +19,7 @@ from penstock.messages import Call
 
 OVERHEAD = 2_048  # bytes of a generation beside its events and its request
 MAX_REMEMBERED = 10_000  # ids of which it is still known that they were there once
+_FAILED = State.FAILED
 
 
 class Registry:
@@ -195,7 +196,7 @@ def _worth_keeping(generation: Generation) -> bool:
     """
     if generation.background:
         return True
-    if generation.state is State.FAILED and not generation.events:
+    if generation.state is _FAILED and not generation.events:
         return False
     return generation.stream or bool(generation.names)
 

@@ -26,6 +26,8 @@ from penstock.wire.credentials import bearer, bearer_field, field_for, key_in
 from penstock.wire.translate import Translation, translation
 
 _ANTHROPIC_VERSION = b"2023-06-01"
+_ANTHROPIC = Dialect.ANTHROPIC
+_TELLS_USAGE = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})  # if a stream is asked for it
 
 # The caller's header fields that a provider understands and that change its answer.
 _FORWARDED = {
@@ -181,7 +183,7 @@ class HTTPUpstream:
         if translated is not None:
             return translated.request(call.body, model)
         changes = None
-        if call.stream and endpoint in {Endpoint.CHAT, Endpoint.COMPLETIONS}:
+        if call.stream and endpoint in _TELLS_USAGE:
             changes = {"stream_options": request.usage_wanted(call.fields, running=self._running_usage)}
             if self._token_ids:
                 changes["return_token_ids"] = b"true"
@@ -317,7 +319,7 @@ class HTTPUpstream:
         for name in self._forwarded:
             if name in headers:
                 lines += name + b": " + headers[name] + b"\r\n"
-        if dialect is Dialect.ANTHROPIC:
+        if dialect is _ANTHROPIC:
             version = headers.get(b"anthropic-version", _ANTHROPIC_VERSION)
             lines += b"anthropic-version: " + version + b"\r\n"
         if self.forwards:

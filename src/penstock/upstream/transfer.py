@@ -548,6 +548,7 @@ def _no_stream() -> UpstreamBroken:
 
 # What an answer has and the report of an error has not.
 _SUBSTANCE = frozenset({"choices", "content", "data", "output", "input_tokens"})
+_COUNT_TOKENS = Endpoint.COUNT_TOKENS
 
 
 class PlainTransfer(Transfer):
@@ -591,7 +592,7 @@ class PlainTransfer(Transfer):
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         job = self.job
         self._usage = usage.usage_of_body(job.endpoint, body)
-        if self._usage is None or job.endpoint is Endpoint.COUNT_TOKENS:
+        if self._usage is None or job.endpoint is _COUNT_TOKENS:
             self._check_substance(body)
         if job.translation is not None:
             body = job.translation.answer(body, job.call.model, created=int(time.time()))

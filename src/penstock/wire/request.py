@@ -31,6 +31,7 @@ MAX_TOKENS = (
     2**31 - 1
 )  # more than any model makes, and a number that every ledger and every upstream can hold
 _BRACKET = ord("[")
+_RESPONSES, _MESSAGES = Endpoint.RESPONSES, Endpoint.MESSAGES
 
 _REQUIRED: dict[Endpoint, tuple[str, str]] = {
     Endpoint.CHAT: ("messages", "an array"),
@@ -88,7 +89,7 @@ def read(endpoint: Endpoint, body: bytes) -> Opening:
     required, shape = _REQUIRED[endpoint]
     value = fields.get(required)
     if value is None:
-        if endpoint is not Endpoint.RESPONSES:  # may stand on `prompt` or `previous_response_id` alone
+        if endpoint is not _RESPONSES:  # may stand on `prompt` or `previous_response_id` alone
             raise BadRequest(f"the body must have {required}", param=required, code="missing_parameter")
     elif shape and memoryview(value)[0] != _BRACKET:
         raise BadRequest(f"{required} must be {shape}", param=required, code="invalid_type")
@@ -102,7 +103,7 @@ def read(endpoint: Endpoint, body: bytes) -> Opening:
             include_usage = chosen.include_usage
             running_usage = chosen.continuous_usage_stats
     background = False
-    if endpoint is Endpoint.RESPONSES and (wanted := fields.get("background")) is not None:
+    if endpoint is _RESPONSES and (wanted := fields.get("background")) is not None:
         background = bytes(wanted) != b"null" and _typed(_boolean, wanted, "background", "a boolean")
     limit = _output_limit(endpoint, fields)
     return Opening(fields, name, stream, limit, include_usage, running_usage, background)
@@ -152,7 +153,7 @@ def _output_limit(endpoint: Endpoint, fields: dict[str, msgspec.Raw]) -> int | N
                 if not 0 <= limit <= MAX_TOKENS:
                     raise BadRequest(f"{name} must lie between 0 and {MAX_TOKENS}", param=name)
                 return limit
-    if endpoint is Endpoint.MESSAGES:
+    if endpoint is _MESSAGES:
         raise BadRequest("the body must have max_tokens", param="max_tokens", code="missing_parameter")
     return None
 

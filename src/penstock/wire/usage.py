@@ -192,6 +192,7 @@ _chat = msgspec.json.Decoder(_ChatBody, strict=False).decode
 _response = msgspec.json.Decoder(_ResponseBody, strict=False).decode
 _response_event = msgspec.json.Decoder(_ResponseEvent, strict=False).decode
 _message = msgspec.json.Decoder(_MessageBody, strict=False).decode
+_COUNT_TOKENS, _MESSAGES, _RESPONSES = Endpoint.COUNT_TOKENS, Endpoint.MESSAGES, Endpoint.RESPONSES
 
 
 def usage_of_body(endpoint: Endpoint, body: bytes) -> Usage | None:
@@ -199,12 +200,12 @@ def usage_of_body(endpoint: Endpoint, body: bytes) -> Usage | None:
 
     Counting tokens uses none: providers do not charge for it, and nothing was generated.
     """
-    if endpoint is Endpoint.COUNT_TOKENS:
+    if endpoint is _COUNT_TOKENS:
         return Usage()
     try:
-        if endpoint is Endpoint.MESSAGES:
+        if endpoint is _MESSAGES:
             return _of_message(body)
-        if endpoint is Endpoint.RESPONSES:
+        if endpoint is _RESPONSES:
             found = _response(body).usage
             return found.neutral() if found is not None else None
         return _of_chat(body)
@@ -218,9 +219,9 @@ def usage_of_event(endpoint: Endpoint, data: bytes) -> Usage | None:
     Anthropic spreads it over two kinds of event, see :func:`merge`.
     """
     try:
-        if endpoint is Endpoint.MESSAGES:
+        if endpoint is _MESSAGES:
             return _of_message(data)
-        if endpoint is Endpoint.RESPONSES:
+        if endpoint is _RESPONSES:
             response = _response_event(data).response
             used = response.usage if response is not None else None
             return used.neutral() if used is not None else None
@@ -340,9 +341,9 @@ def output_tokens_in(endpoint: Endpoint, frames: Iterable[bytes]) -> int:
     its usage came.  Text, reasoning, refusals and tools' arguments count; frames that cannot be read
     do not.
     """
-    if endpoint is Endpoint.MESSAGES:
+    if endpoint is _MESSAGES:
         texts = _message_texts
-    elif endpoint is Endpoint.RESPONSES:
+    elif endpoint is _RESPONSES:
         texts = _response_texts
     else:
         texts = _chunk_texts

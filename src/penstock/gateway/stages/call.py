@@ -54,6 +54,8 @@ from penstock.wire.demand import demand
 
 log = logging.getLogger("penstock.gateway")
 
+_COMPLETED = Outcome.COMPLETED
+_COUNT_TOKENS = Endpoint.COUNT_TOKENS
 _OUR_ACCOUNT = frozenset({"upstream_authentication", "upstream_billing"})  # does not mend within seconds
 
 
@@ -160,7 +162,7 @@ class Production:
         """
         error: PenstockError | None = None
         for candidate in candidates:
-            if self.call.endpoint is Endpoint.COUNT_TOKENS and not candidate.upstream.has(self.call.endpoint):
+            if self.call.endpoint is _COUNT_TOKENS and not candidate.upstream.has(self.call.endpoint):
                 self._estimate(candidate, recorder.clock.now())
                 return None
             for number in range(1, config.attempts + 1):
@@ -520,7 +522,7 @@ def _describe(
         attempt.outcome = Outcome.CANCELLED
         attempt.error = "cancelled"
     elif failure is None:
-        attempt.outcome = Outcome.CONTINUED if continues else Outcome.COMPLETED
+        attempt.outcome = Outcome.CONTINUED if continues else _COMPLETED
     else:
         came = transfer.seen or attempt.usage.output_tokens
         attempt.outcome = Outcome.PARTIAL if came else Outcome.FAILED

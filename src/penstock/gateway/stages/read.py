@@ -35,6 +35,7 @@ STREAM_HEADERS = [
 ]
 _JSON = (b"content-type", b"application/json")
 _STOP_RETRYING = (b"x-should-retry", b"false")
+_RUNNING, _FINISHED, _FAILED = State.RUNNING, State.FINISHED, State.FAILED
 
 
 class Reading:
@@ -97,9 +98,9 @@ class Reading:
         generation = self.generation
         if self.call.stream:
             self._stream(generation)
-        elif generation.state is State.FINISHED:
+        elif generation.state is _FINISHED:
             self._fold(generation)
-        elif generation.state is State.FAILED:
+        elif generation.state is _FAILED:
             self._refuse(generation.error)
 
     def _stream(self, generation: Generation) -> None:
@@ -119,7 +120,7 @@ class Reading:
             if not exchange.write(data):
                 self._paused = True
                 break
-        if self._position >= readable and generation.state is not State.RUNNING:
+        if self._position >= readable and generation.state is not _RUNNING:
             self._end_stream(generation)
 
     def _slice(self, events: list[bytes], readable: int) -> bytes:
@@ -137,7 +138,7 @@ class Reading:
 
     def _end_stream(self, generation: Generation) -> None:
         exchange = self.exchange
-        if generation.state is State.FAILED:
+        if generation.state is _FAILED:
             error = generation.error or InternalError("the answer failed")
             if not exchange.started:
                 self._refuse(error)
@@ -174,7 +175,7 @@ class Reading:
             (b"penstock-status", self.status_name),
             *self._limits(),
         ]
-        if generation.cost and generation.state is State.FINISHED:  # before its end it is not known
+        if generation.cost and generation.state is _FINISHED:  # before its end it is not known
             headers.append((b"penstock-cost", dollars(generation.cost)))
         if generation.seams:
             headers.append((b"penstock-continued", b"%d" % generation.seams))

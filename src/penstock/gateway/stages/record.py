@@ -23,6 +23,7 @@ from penstock.wire import boundary, problems
 
 PICO = 1e-12
 _NOTHING = Usage()
+_COMPLETED = Outcome.COMPLETED
 MAX_BOUND = 4_096
 # How a call came by an answer that was made for another, and what its row says.  An answer that was asked for by its
 # id is only read on, and one that was kept has its row from the cache.
@@ -148,7 +149,7 @@ class Recorder:
         if cells is None:
             cells = self._bind(attempt.upstream, candidate.route)
         assert attempt.outcome is not None
-        if attempt.outcome is not Outcome.COMPLETED:
+        if attempt.outcome is not _COMPLETED:
             error = attempt.error if attempt.error in _KNOWN_ERRORS else _OTHER_ERROR
             self.attempts.labels(attempt.upstream, attempt.outcome.value, error).add()
         else:
