@@ -97,7 +97,7 @@ class Pipeline:
         """Serve one request whose body is there; :meth:`_answered` is this function's closing half.
 
         Nothing here waits: the answer goes from the log to the caller in callbacks, so that a request
-        needs no task beside its generation's.  Only a call that may be another one's repetition where answers
+        needs no task.  Only a call that may be another one's repetition where answers
         outlive a process, or for which the cache has tiers below memory, is a task (:meth:`_waiting_for`).
         """
         try:
@@ -432,9 +432,7 @@ class Pipeline:
             generation.on_first = self._name_response
         if call.background:
             generation.grace = math.inf
-        production.task = tasks.start(
-            self.produce(production, call, generation, snapshot, name, question), asyncio.get_running_loop()
-        )
+        production.task = tasks.run(self.produce(production, call, generation, snapshot, name, question))
 
     def _name_response(self, generation: Generation, first: Event) -> None:
         """Where the upstream made the response's id, it is known when the first event is there."""

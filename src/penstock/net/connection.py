@@ -28,6 +28,7 @@ from typing import Protocol, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from penstock.errors import UpstreamBroken, UpstreamError, UpstreamUnreachable
+from penstock.net import tasks
 from penstock.net.response import Receiver
 
 MAX_HEAD_BYTES = 65_536  # status line, fields and interim answers; also trailers and other non-body bytes
@@ -126,7 +127,7 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._address = address
         self._transport: asyncio.Transport | None = None
-        self._future: asyncio.Future[None] | None = None
+        self._future: tasks.Answer | None = None
         self._receiver: Receiver | None = None
         self._lost: asyncio.Future[None] | None = None
         self._retired = False
@@ -157,7 +158,7 @@ class Connection(asyncio.Protocol):
 
     # ---- for the caller ----------------------------------------------------------------------------
 
-    def send(self, head: bytes, body: bytes, receiver: Receiver) -> asyncio.Future[None]:
+    def send(self, head: bytes, body: bytes, receiver: Receiver) -> tasks.Answer:
         """Write one request; ``receiver`` gets the answer as it comes.
 
         The future is done (result None) when the answer is complete and the connection has gone back to
@@ -171,7 +172,7 @@ class Connection(asyncio.Protocol):
         """
         if self._future is not None:
             raise RuntimeError(f"{self!r} is busy")
-        future: asyncio.Future[None] = self._loop.create_future()
+        future = tasks.answer(self._loop)
         self.cut = False
         if self._retired:
             self._sent = self._home.now()
@@ -468,7 +469,7 @@ class Connection(asyncio.Protocol):
             self.reused = True
             self._home.take_back(self)
             if not future.done():
-                future.set_result(None)
+                future.succeed()
         else:
             self._settle(None)
             # What is still to be written is of no use any more (the upstream answered early).
@@ -482,10 +483,7 @@ class Connection(asyncio.Protocol):
         self._future = self._receiver = None
         if future.done():
             return
-        if error is None or self._gone:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
+        future.fail(None if self._gone else error)
 
     def _retire(self, *, abort: bool) -> None:
         if not self._retired:

@@ -12,6 +12,7 @@ from penstock.flow.gate import Gate
 from penstock.flow.hedge import Hedging
 from penstock.generation.log import Generation
 from penstock.messages import Call, Dialect, Endpoint
+from penstock.net import tasks
 from penstock.net.client_tls import client_context
 from penstock.net.clock import Clock
 from penstock.net.connection import Connection, StaleConnection
@@ -347,6 +348,7 @@ class HTTPUpstream:
         :raises penstock.errors.Overloaded: too many wait already, or none came free in time
         :raises penstock.errors.UpstreamError: no connection could be made
         """
+        await tasks.own_task()
         try:
             async with asyncio.timeout(limit or None):
                 return await self.pool.acquire(fresh=fresh)

@@ -44,6 +44,7 @@ from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Candidate
 from penstock.generation.log import TOO_LARGE, Generation
 from penstock.messages import Attempt, Call, Endpoint, Event, Outcome, Usage
+from penstock.net import tasks
 from penstock.upstream.ladder import How, Point, rungs
 from penstock.upstream.transfer import Transfer
 from penstock.wire import delivered
@@ -78,7 +79,6 @@ class Production:
 
     __slots__ = (
         "_abandoned",
-        "_begun",
         "_cancel_grace",
         "_prompt",
         "_transfer",
@@ -91,10 +91,9 @@ class Production:
     def __init__(self, call: Call, generation: Generation) -> None:
         self.call = call
         self.generation = generation
-        self.task: asyncio.Task[None] | None = None
+        self.task: tasks.Run | None = None
         self._transfer: Transfer | None = None
         self._abandoned = False
-        self._begun = False
         self._cancel_grace = 0.0
         self._tries = 0  # how often it was gone on with, successful or not
         self._prompt: Usage | None = None  # what the prompt cost, as the first upstream told before it broke
@@ -114,9 +113,7 @@ class Production:
         transfer = self._transfer
         if transfer is not None and transfer.connection is not None:
             transfer.hang_up(self._cancel_grace)
-        elif (
-            self.task is not None and self._begun
-        ):  # a task cancelled before its first step never runs at all
+        elif self.task is not None:
             self.task.cancel()
 
     def drained(self) -> None:
@@ -136,7 +133,6 @@ class Production:
 
         :raises PenstockError: the last failure before the first event, or the break that could not be mended
         """
-        self._begun = True
         if self._abandoned:
             raise Abandoned("the last reader has left")
         broken: UpstreamError | None
