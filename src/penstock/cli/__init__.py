@@ -26,6 +26,7 @@ COMMANDS = {
     "key": "Make keys for callers.",
     "schema": "Print the JSON Schema of the configuration, for editors.",
     "import-litellm": "Convert the configuration of a LiteLLM proxy.",
+    "ask": "Ask a question, and show the answer as it comes.",
     "ledger": "Show what calls have cost.",
     "sim": "Start simulated providers, which bill what they send.",
     "replay": "Send a recorded trace of production traffic to a gateway.",
