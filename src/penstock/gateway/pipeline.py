@@ -39,7 +39,7 @@ from penstock.gateway.stages import attach, join
 from penstock.gateway.stages.admit import Admission, settle
 from penstock.gateway.stages.authenticate import Keyring
 from penstock.gateway.stages.call import Abandoned, Production
-from penstock.gateway.stages.lookup import STALE, Found, Lookup, Question
+from penstock.gateway.stages.lookup import SIMILAR, STALE, Found, Lookup, Question
 from penstock.gateway.stages.queue import by_health
 from penstock.gateway.stages.read import CLIENT_GONE, Reading, refuse
 from penstock.gateway.stages.read_adapted import open_reading
@@ -151,7 +151,7 @@ class Pipeline:
             snapshot = self.snapshot
             question = lookup.question(call, snapshot.router, open_to_all=snapshot.keyring.open)
             if question is not None:
-                found = lookup.find(question)
+                found = lookup.find(call, question, snapshot.router)
                 if found is not None:
                     self._serve(exchange, call, lookup, question, found)
                     return
@@ -215,9 +215,11 @@ class Pipeline:
     def _serve(
         self, exchange: Exchange, call: Call, lookup: Lookup, question: Question, found: Found
     ) -> None:
-        """Answer from the cache; what is stale is renewed behind the answer, by one call."""
+        """Answer from the cache; what is stale is renewed behind the answer, by one call, and so is what is verified."""
         generation = lookup.served(call, question, found)
-        if found.status_name == STALE and question.key not in lookup.renewing:
+        if (found.status_name == STALE and question.key not in lookup.renewing) or (
+            found.status_name == SIMILAR and lookup.is_to_verify(question)
+        ):
             self._renew(call, lookup, question)
         self._show(exchange, call, generation, found.status_name)
 

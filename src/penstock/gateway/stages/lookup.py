@@ -18,6 +18,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -37,8 +38,11 @@ from penstock.wire.sound import is_sound
 from penstock.wire.unfold import unfold
 from penstock.wire.usage_view import adapt
 
+if TYPE_CHECKING:  # an extra
+    from penstock.gateway.stages.resemble import Resemblance, Similar
+
 MAX_TAGS, MAX_TAG_BYTES = 16, 64
-FRESH, STALE = b"cached", b"stale"
+FRESH, STALE, SIMILAR = b"cached", b"stale", b"similar"
 
 
 class Control(msgspec.Struct, frozen=True):
@@ -83,12 +87,31 @@ def _seconds(value: str) -> float:
 class Question:
     """A call whose answer may be kept: what is needed to find it, and to store it."""
 
-    __slots__ = ("asked", "claimed", "control", "key", "patient", "policy", "reserve", "tags")
+    __slots__ = (
+        "asked",
+        "claimed",
+        "control",
+        "key",
+        "patient",
+        "policy",
+        "reserve",
+        "scope",
+        "similar",
+        "tags",
+    )
 
     def __init__(
-        self, key: bytes, policy: ModelCacheConfig, control: Control, asked: float, tags: tuple[str, ...]
+        self,
+        key: bytes,
+        policy: ModelCacheConfig,
+        control: Control,
+        asked: float,
+        tags: tuple[str, ...],
+        scope: str,
     ) -> None:
         self.key = key
+        self.scope = scope  # who may share the answer
+        self.similar: Similar | None = None  # what of it may be compared by its meaning
         self.tags = tags  # the caller's own
         self.policy = policy
         self.control = control
@@ -102,10 +125,15 @@ class Question:
 
 
 class Found(msgspec.Struct, frozen=True):
-    """An entry that answers; ``status_name`` is the value of ``Penstock-Status``."""
+    """An entry that answers; ``status_name`` is the value of ``Penstock-Status``.
+
+    ``key`` and ``similarity`` (to the question asked; 1: it is the same) are set where the entry is another question's.
+    """
 
     entry: Entry
     status_name: bytes
+    key: bytes = b""
+    similarity: float = 1.0
 
 
 class Lookup:
@@ -115,9 +143,10 @@ class Lookup:
     :param claims: how gateways that share a cache agree who asks; None: each asks for itself
     """
 
-    __slots__ = ("_recorder", "cache", "claims", "renewing")
+    __slots__ = ("_recorder", "cache", "claims", "renewing", "resemblance")
 
     def __init__(self, cache: Cache, recorder: Recorder, claims: Claims | None = None) -> None:
+        self.resemblance: Resemblance | None = None  # None: only the same question is answered
         self.cache = cache
         self.claims = claims
         self.renewing: set[bytes] = set()  # keys of stale entries whose successors are being fetched
@@ -152,13 +181,13 @@ class Lookup:
         key = keys.key(
             call, model_version=router.version(call.model), scope=scope, secret=self.cache.key_secret
         )
-        question = Question(key, policy, control, self.cache.now(), _tags(call))
+        question = Question(key, policy, control, self.cache.now(), _tags(call), scope)
         wish = call.headers.get(b"penstock-join")
         if not control.stores or wish == b"never" or (wish is None and router.joining(call.model) == "never"):
             question.patient = False
         return question
 
-    def find(self, question: Question) -> Found | None:
+    def find(self, call: Call, question: Question, router: Router) -> Found | None:
         """What memory has.
 
         :raises NotCached: nothing, there is nowhere else to look, and the caller wants nothing else
@@ -169,13 +198,19 @@ class Lookup:
                 found = self._judged(question, entry)
                 if found is not None:
                     return found
+            policy = question.policy.semantic
+            if self.resemblance is not None and policy is not None:
+                version = router.version(call.model)
+                question.similar = self.resemblance.similar(
+                    call, policy, model_version=version, scope=question.scope
+                )
         if not self.waits(question):
             self._missed(question)
         return None
 
     def waits(self, question: Question) -> bool:
-        """Whether the tiers below are to be asked."""
-        return question.control.reads and self.cache.waits
+        """Whether there is more to ask than memory: the tiers below, or what similar questions were answered."""
+        return question.control.reads and (self.cache.waits or question.similar is not None)
 
     async def find_below(self, question: Question) -> Found | None:
         """What the tiers below have; memory has been asked.
@@ -187,8 +222,24 @@ class Lookup:
             found = self._judged(question, entry)
             if found is not None:
                 return found
+        if self.resemblance is not None and question.similar is not None:
+            similar = await self.resemblance.find(question.similar)
+            if similar is not None:
+                key, entry = similar
+                return Found(entry, SIMILAR, key, question.similar.similarity)
         self._missed(question)
         return None
+
+    def is_to_verify(self, question: Question) -> bool:
+        """Whether the answer of a similar question, which was given, shall be compared with a fresh one."""
+        resemblance, similar = self.resemblance, question.similar
+        return (
+            resemblance is not None
+            and similar is not None
+            and question.control.stores
+            and question.key not in self.renewing
+            and resemblance.is_to_verify(similar)
+        )
 
     async def wait_for_others(self, question: Question, enough: Callable[[], bool]) -> Found | None:
         """The answer that a gateway elsewhere is fetching; None: this one is to ask.
@@ -265,7 +316,9 @@ class Lookup:
         generation.running_usage = entry.running_usage
         generation.usage = entry.usage
         generation.served_by = (entry.upstream, entry.upstream_model)
-        generation.headers = self._headers(question, entry)
+        generation.headers = self._headers(question, entry, found.key)
+        if found.similarity < 1:
+            generation.headers.append((b"penstock-similarity", b"%.4f" % found.similarity))
         generation.append(list(entry.events), call.received)
         generation.finish()
         self._recorder.saved(call, entry, number=1)
@@ -308,11 +361,11 @@ class Lookup:
         generation.append(events, now)
         self._recorder.saved(call, entry, number=generation.attempts + 1)
 
-    def _headers(self, question: Question, entry: Entry) -> list[tuple[bytes, bytes]]:
+    def _headers(self, question: Question, entry: Entry, key: bytes = b"") -> list[tuple[bytes, bytes]]:
         return [
             *entry.headers,
             (b"age", b"%d" % max(question.asked - entry.stored, 0)),
-            (b"penstock-cache-key", question.key.hex().encode()),
+            (b"penstock-cache-key", (key or question.key).hex().encode()),
         ]
 
     # ---- keeping ----
@@ -337,27 +390,27 @@ class Lookup:
         tags = [f"tenant:{call.tenant.name}", f"model:{call.model}", *question.tags]
         if candidate.version:
             tags.append(f"version:{candidate.version}")
-        self.cache.put(
-            question.key,
-            Entry(
-                endpoint=call.endpoint.label,
-                model=call.model,
-                upstream=upstream,
-                upstream_model=upstream_model,
-                stream=generation.stream,
-                include_usage=generation.include_usage,
-                running_usage=generation.running_usage,
-                headers=tuple(generation.headers),
-                events=tuple(generation.events),
-                usage=generation.usage or _NO_USAGE,
-                cost=generation.cost,
-                asked=question.asked,
-                stored=now,
-                fresh_until=fresh_until,
-                kept_until=fresh_until + max(policy.stale_while_revalidate, policy.stale_if_error),
-                tags=tuple(tags),
-            ),
+        entry = Entry(
+            endpoint=call.endpoint.label,
+            model=call.model,
+            upstream=upstream,
+            upstream_model=upstream_model,
+            stream=generation.stream,
+            include_usage=generation.include_usage,
+            running_usage=generation.running_usage,
+            headers=tuple(generation.headers),
+            events=tuple(generation.events),
+            usage=generation.usage or _NO_USAGE,
+            cost=generation.cost,
+            asked=question.asked,
+            stored=now,
+            fresh_until=fresh_until,
+            kept_until=fresh_until + max(policy.stale_while_revalidate, policy.stale_if_error),
+            tags=tuple(tags),
         )
+        kept = self.cache.put(question.key, entry)
+        if kept and self.resemblance is not None and question.similar is not None:
+            self.resemblance.keep(call, question.similar, question.key, entry)
 
 
 def _tags(call: Call) -> tuple[str, ...]:

@@ -105,6 +105,14 @@ class Router:
         """Whether any answer is kept."""
         return any(model.cache is not None for model in self._config.models.values())
 
+    @property
+    def compares(self) -> bool:
+        """Whether any answer may be given to a question that only means the same."""
+        return any(
+            model.cache is not None and model.cache.semantic is not None
+            for model in self._config.models.values()
+        )
+
     def version(self, model: str) -> str:
         """What stands behind a model's name now: it changes when another model may give the answers."""
         known = self._versions.get(model)
