@@ -19,6 +19,7 @@ CachedSeconds = Annotated[float, msgspec.Meta(ge=0, le=2_592_000)]  # 30 days
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
 Amount = Annotated[float, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+HalfToOne = Annotated[float, msgspec.Meta(ge=0.5, le=1)]
 Above = Annotated[float, msgspec.Meta(gt=0)]
 Dollars = Annotated[float, msgspec.Meta(ge=0)]
 
@@ -181,15 +182,10 @@ class SemanticConfig(_Section, frozen=True):
 
     # the probability with which an answer to a similar question may be wrong; above it the question is asked anew
     max_error: Annotated[float, msgspec.Meta(gt=0, le=0.5)] = 0.01
-    verify: Share = (
-        0.05  # of the answers so given, the share that is compared with a fresh one, which is paid for
-    )
-    min_similarity: Annotated[float, msgspec.Meta(ge=0.5, le=1)] = (
-        0.75  # what is less similar is not compared
-    )
-    answers_alike: Annotated[float, msgspec.Meta(ge=0.5, le=1)] = (
-        0.9  # from this similarity on two answers say the same
-    )
+    # of the answers so given, the share that is compared with a fresh one, which is paid for
+    verify: Share = 0.05
+    min_similarity: HalfToOne = 0.75  # what is less similar is not compared
+    answers_alike: HalfToOne = 0.9  # from this similarity on two answers say the same
 
 
 class ModelCacheConfig(_Section, frozen=True):

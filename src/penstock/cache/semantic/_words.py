@@ -21,7 +21,7 @@ def _pairs(text: str) -> frozenset[frozenset[str]]:
 
 # Words that a question can lose or gain, and stay what it is.
 FILLERS = _set("""
-    a an the this that these those i me my mine you your yours we us our it its he she they them their
+    a an the this that these those i me my mine you your yours we us our it its they them their
     is are was were be been being am do does did doing done have has had having will would shall should can could
     may might must to of in on at by for with as into about and or if so then there here
     what which how whats hows way ways please kindly hi hello hey thanks thank just quickly quick tell explain
