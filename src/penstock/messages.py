@@ -174,6 +174,10 @@ class Attempt(msgspec.Struct, eq=False, gc=False):
         return f"<Attempt {self.id} {self.upstream}/{self.upstream_model} {state} {self.usage}>"
 
 
+PROCESS_DIED = "process_died"
+"""The error of an attempt whose process ended before it was settled."""
+
+
 class Spent(msgspec.Struct, frozen=True):
     """What was spent under these names since the day, and since the month, began; in 1e-12 US dollars."""
 

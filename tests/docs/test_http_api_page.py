@@ -19,8 +19,7 @@ import penstock
 from penstock import errors
 from penstock.admin.control import make_app
 from penstock.gateway.stored import _METHODS
-from penstock.ledger._file import PROCESS_DIED
-from penstock.messages import Dialect, Endpoint
+from penstock.messages import PROCESS_DIED, Dialect, Endpoint
 from penstock.upstream import http as upstream_http
 from penstock.upstream import transfer
 from penstock.wire import problems, ratelimits

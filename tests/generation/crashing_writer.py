@@ -41,6 +41,9 @@ class Log:
         sys.stdout.write(f"{self.record.id} {upto} {int(ended)}\n")
         sys.stdout.flush()
 
+    def on_begin(self, record):
+        pass
+
     def on_fenced(self):
         sys.stdout.write(f"{self.record.id} fenced 0\n")
         sys.stdout.flush()

@@ -38,6 +38,9 @@ class Log:
         self.ended = ended
         self.told.append(upto)
 
+    def on_begin(self, record):
+        pass
+
     def on_fenced(self):
         self.fenced += 1
 

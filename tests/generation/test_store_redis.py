@@ -87,6 +87,9 @@ class Log:
     def on_stored(self, upto, *, ended):
         self.given = upto
 
+    def on_begin(self, record):
+        pass
+
     def on_fenced(self):
         self.fenced = True
 

@@ -324,6 +324,9 @@ class JournaledLog:
     def on_stored(self, upto, *, ended):
         self.given = upto
 
+    def on_begin(self, record):
+        pass
+
     def on_fenced(self):
         self.fenced = True
 

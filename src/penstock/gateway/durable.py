@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from penstock.errors import Draining, Gone, NotFound, Overloaded
 from penstock.gateway.stages import attach
+from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
 from penstock.generation.keeper import Keeper
 from penstock.generation.log import Generation
@@ -29,6 +30,7 @@ class Producing(Protocol):
     """What produces generations here."""
 
     registry: Registry
+    recorder: Recorder
     clock: Clock
 
     @property
@@ -131,6 +133,10 @@ class Durable:
         else:
             generation = registry.create(call)
         generation.append(events[len(generation.events) :], call.received)
+        if record.upstream:
+            generation.served_by = (record.upstream, record.upstream_model)
+            generation.attempts = 1
+            self._producing.recorder.died(call, generation, record)
         generation.grace = math.inf if call.background else attach.COMES_BACK
         keeper.write_on(generation, record)
         self._producing.begin(call, generation)

@@ -244,9 +244,9 @@ class Pipeline:
                 self._show(exchange, call, generation, b"joined")
                 return
         generation = self.registry.create(call)
-        if self.durable is not None:
-            self.durable.write(generation, call)
         self._start(call, generation, self.snapshot, name, question)
+        if self.durable is not None and generation.ending is None:
+            self.durable.write(generation, call)
         self._show(exchange, call, generation, b"created")
 
     def _show(self, exchange: Exchange, call: Call, generation: Generation, status_name: bytes) -> None:

@@ -50,7 +50,10 @@ WRITE_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.0
 
 
 class Journaled(Protocol):
-    """A log that is being stored.  Neither method may block or raise."""
+    """A log that is being stored.  None of its methods may block or raise."""
+
+    def on_begin(self, record: Record) -> None:
+        """Its record is about to be stored: complete it with what is known by now."""
 
     def on_stored(self, upto: int, *, ended: bool) -> None:
         """Readers may have the events below index ``upto``, and the end if it is there.
@@ -329,6 +332,8 @@ class Journal:
             events = _first_bytes(events, room)
         entry.sending = upto = entry.stored + len(events)
         begin = None if entry.begun else entry.record
+        if begin is not None:
+            entry.log.on_begin(begin)
         end = entry.ending if upto == len(entry.events) else None
         return Write(entry.record.id, entry.record.epoch, entry.stored, events, begin, end)
 

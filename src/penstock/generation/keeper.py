@@ -88,6 +88,9 @@ class Written:
 
     # ---- of the journal ----
 
+    def on_begin(self, record: Record) -> None:
+        record.upstream, record.upstream_model = self.generation.served_by
+
     def on_stored(self, upto: int, *, ended: bool) -> None:
         self.generation.on_stored(upto, ended=ended)
 
@@ -254,6 +257,8 @@ class Keeper:
         """
         now = self._clock.now()
         events = await self._events(record.id, record.events)
+        if generation.producer is not None:  # this process has taken it over meanwhile
+            return
         generation.append(events, now)
         if record.ending is not None:
             end(generation, record.ending)

@@ -72,7 +72,8 @@ class Record(msgspec.Struct, kw_only=True):
     """Everything about a generation but its events.
 
     ``headers`` are those of the request that are needed to repeat it, without any credential of ours;
-    ``name`` is its ``Idempotency-Key``, ``fingerprint`` that of its body; ``background``: it goes on without readers.
+    ``name`` is its ``Idempotency-Key``, ``fingerprint`` that of its body; ``background``: it goes on without readers;
+    ``upstream`` and ``upstream_model``: who was asked first, as far as that was known when it was begun.
     """
 
     id: str
@@ -88,6 +89,8 @@ class Record(msgspec.Struct, kw_only=True):
     name: str = ""
     fingerprint: bytes = b""
     background: bool = False
+    upstream: str = ""
+    upstream_model: str = ""
     owner: str
     epoch: int = 1
     state: State = State.RUNNING

@@ -24,12 +24,11 @@ from typing import Any
 
 import msgspec
 
-from penstock.messages import Attempt, Outcome, Usage
+from penstock.messages import PROCESS_DIED, Attempt, Outcome, Usage
 
 APPLICATION_ID = 0x50454E53  # "PENS": tells our files from others
 SCHEMA_VERSION = 2  # 1 had no column "saved"
 RESERVED = "reserved"  # the outcome of a row that is still open
-PROCESS_DIED = "process_died"  # the error of a row whose process ended before it was settled
 
 _ROWS_PER_STATEMENT = 32  # 29 columns each: within the 999 parameters that every SQLite allows
 _BOOT_SHIFT = 40  # rows of one boot: a million millions

@@ -7,7 +7,7 @@ absent or null.  All are brought to the one form of ``messages.Usage``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -357,6 +357,28 @@ def output_tokens_in(endpoint: Endpoint, frames: Iterable[bytes]) -> int:
             except NOT_JSON:
                 continue
     return total
+
+
+def usage_in(endpoint: Endpoint, frames: Sequence[bytes], prompt_tokens: Callable[[], int]) -> Usage:
+    """What the frames of a stream that broke say that was used, or what can be counted of them.
+
+    :param prompt_tokens: asked only if no frame tells what the prompt cost
+    :returns: the least that may be charged, marked as estimated
+    """
+    if not frames:
+        return Usage()
+    told: Usage | None = None
+    for frame in frames:
+        data = sse.data_of(frame)
+        found = usage_of_event(endpoint, data) if data.startswith(b"{") else None
+        if found is not None:
+            told = found if told is None else merge(told, found)
+    if told is not None and endpoint is not Endpoint.MESSAGES:
+        return msgspec.structs.replace(told, estimated=True)
+    output = output_tokens_in(endpoint, frames)
+    if told is None:
+        return Usage(prompt_tokens(), output, estimated=True)
+    return merge(told, Usage(told.input_tokens, output, estimated=True))
 
 
 # What a model has written, in the plain answers of all endpoints; the last string may have been cut.

@@ -341,12 +341,17 @@ class Production:
         """
         call, generation = self.call, self.generation
         used, limit = generation.usage, call.max_output_tokens
-        if used is None or used.estimated or limit is None or used.output_tokens < limit:
+        if limit is None or (used is not None and (used.estimated or used.output_tokens < limit)):
             return False
         point = self._point()
         if point is None or point.demand.choices != 1:
             return False
         has = point.delivered
+        if used is None:  # another process began it: only what the log itself says is known
+            if not has.exact or has.output_tokens < limit:
+                return False
+            prompt = has.prompt or self._prompt or Usage()
+            used = msgspec.structs.replace(prompt, output_tokens=has.output_tokens)
         frames: list[Event] = []
         if has.said and not has.said[-1].ended:
             frames += has.encoder.feed(PartEnded())
@@ -383,6 +388,7 @@ class Production:
                 call, generation, candidate.timeouts, candidate.model, *more
             )
         generation.attempts += 1
+        generation.served_by = (upstream.name, candidate.model)
         attempt = _opened(call, generation, candidate, transfer)
         recorder.opened(attempt)
         if hedge is not None:

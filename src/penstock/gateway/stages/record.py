@@ -13,13 +13,15 @@ from penstock.cache.entry import Entry
 from penstock.errors import PenstockError
 from penstock.gateway.stages.route import Candidate
 from penstock.generation.log import TOO_LARGE, Generation
+from penstock.generation.store import Record
 from penstock.ledger.ledger import Ledger
 from penstock.logs import RequestLine, RequestLog
-from penstock.messages import Attempt, Call, Outcome, Tenant, Usage
+from penstock.messages import PROCESS_DIED, Attempt, Call, Outcome, Tenant, Usage
 from penstock.metrics import DURATION_BUCKETS, INTER_TOKEN_BUCKETS, TTFT_BUCKETS, Counter, Histogram, Registry
 from penstock.net.clock import Clock
 from penstock.upstream.ladder import How
-from penstock.wire import boundary, problems
+from penstock.wire import boundary, counting, problems
+from penstock.wire.usage import usage_in
 
 PICO = 1e-12
 _NOTHING = Usage()
@@ -227,6 +229,34 @@ class Recorder:
         self.ledger.open(attempt)
         attempt.duration = self.clock.now() - call.received
         self.ledger.settle(attempt)
+
+    def died(self, call: Call, generation: Generation, record: Record) -> None:
+        """The attempt that a process was making which is no more; what it had stored of the answer is the log.
+
+        What the upstream sent beyond that is known to nobody, so the row is marked as estimated.
+        """
+        tenant = call.tenant
+        attempt = Attempt(
+            f"{generation.id}/1 died",
+            generation.id,
+            1,
+            tenant.name,
+            tenant.key_name,
+            tenant.tier,
+            call.endpoint.label,
+            call.model,
+            record.upstream,
+            record.upstream_model,
+            record.created,
+            Usage(0, call.max_output_tokens or 0, estimated=True),
+            Outcome.PARTIAL,
+            usage_in(call.endpoint, generation.events, lambda: counting.prompt_tokens(call.body)),
+            error=PROCESS_DIED,
+        )
+        self.ledger.open(attempt)
+        self.ledger.settle(attempt)
+        generation.cost += attempt.cost
+        self.attempts.labels(record.upstream, Outcome.PARTIAL.value, PROCESS_DIED).add()
 
     def retried(self, candidate: Candidate) -> None:
         self.retries.labels(candidate.upstream.name).add()
