@@ -111,6 +111,28 @@ def test_an_answer_that_runs_is_followed_in_another_process_which_keeps_it_alive
     assert b"[DONE]" in again.body
 
 
+def test_who_has_seen_more_in_one_process_than_another_has_heard_of_is_not_ahead_there(durable, monkeypatch):
+    monkeypatch.setattr("penstock.generation.keeper.POLL", 3_600.0)  # nobody looks by himself
+
+    async def main():
+        go_on = asyncio.Event()
+        async with two([[*SCRIPT[:2], go_on, *SCRIPT[2:]]], durable) as ((gateway, here), (other, there), _):
+            asking = asyncio.create_task(call(here, STREAM))
+            await until(lambda: any(one.readable == 1 for one in gateway.pipeline.registry))
+            (generation,) = gateway.pipeline.registry
+            early = asyncio.create_task(events(there, generation.id))
+            await until(lambda: any(one.readable == 1 for one in other.pipeline.registry))
+            go_on.set()
+            whole = await asking
+            rest = await asyncio.gather(*(events(there, generation.id, at) for at in (1, 2, 3, 4)))
+            return whole, await early, rest
+
+    whole, early, rest = on_uvloop(main)
+    assert [one.status for one in rest] == [200, 200, 204, 409]
+    assert early.body == whole.body
+    assert all(whole.body.endswith(one.body) for one in rest[:2])
+
+
 @pytest.mark.parametrize("body", [STREAM, PROMPT], ids=["stream", "plain"])
 @pytest.mark.parametrize("headers", [(KEY, KEY), (FIRST, RETRY)], ids=["key", "retry"])
 def test_a_repeated_call_finds_its_answer_in_another_process(durable, headers, body):

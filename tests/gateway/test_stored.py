@@ -189,6 +189,28 @@ def test_a_reader_who_comes_back_while_it_runs_gets_the_rest_as_it_comes():
     assert rest.body.startswith(b"id: 1\n")
 
 
+def test_who_has_every_event_and_comes_back_before_the_end_is_told_to_stop_when_it_comes():
+    async def main():
+        go_on = asyncio.Event()
+        # The terminator is there, and the message is not over: it may yet turn out to be broken.
+        script = [Step.REQUEST, STREAM_HEAD + delta("a", "stop") + DONE, go_on, STREAM_END]
+        async with ScriptedUpstream([script]) as upstream:
+            async with serving(config(upstream.url)) as (gateway, port):
+                calls = [asyncio.create_task(call(port, STREAM))]
+                await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
+                (generation,) = gateway.pipeline.registry
+                for after in (1, 0, None):
+                    calls.append(asyncio.create_task(events(port, generation.id, after)))
+                    await until(lambda: len(gateway.pipeline.readings) == len(calls))
+                go_on.set()
+                return await asyncio.gather(*calls)
+
+    whole, nothing, rest, again = on_uvloop(main)
+    assert (nothing.status, nothing.body) == (204, b"")
+    assert whole.body.endswith(rest.body)
+    assert again.body == whole.body
+
+
 def test_a_generation_can_be_cancelled_and_what_came_stays_readable():
     async def main():
         script = [Step.REQUEST, STREAM_HEAD + delta("a"), Step.GONE, Step.CLOSE]

@@ -15,7 +15,7 @@ from penstock.errors import Draining, Gone, NotFound, Overloaded
 from penstock.gateway.stages import attach
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
-from penstock.generation.keeper import Keeper
+from penstock.generation.keeper import Keeper, is_followed
 from penstock.generation.log import Generation
 from penstock.generation.registry import Registry
 from penstock.generation.store import Record, StoreUnavailable
@@ -105,6 +105,11 @@ class Durable:
                 return await self._restored(record, keeper)
         raise missing(self._producing.registry, generation_id, response_id, tenant)
 
+    @staticmethod
+    def is_elsewhere(generation: Generation) -> bool:
+        """Whether another process produces it: its readers there may have more of it than is known here."""
+        return generation.ending is None and is_followed(generation)
+
     def delete(self, generation_id: str) -> None:
         for keeper in self.keepers.values():
             self._producing.soon(keeper.delete(generation_id))
@@ -113,6 +118,11 @@ class Durable:
         """A log that is in the store, as one of this process: whole, or followed while another produces it."""
         present = self._producing.registry.get(record.id)
         if present is not None:
+            if self.is_elsewhere(present):
+                try:
+                    await keeper.catch_up(present)
+                except StoreUnavailable as error:
+                    raise Overloaded(f"this answer cannot be read now: {error}", retry_after=1.0) from error
             return present
         generation = self._producing.registry.create(_call_of(record, self._producing.clock.now()))
         try:

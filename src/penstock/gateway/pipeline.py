@@ -302,8 +302,9 @@ class Pipeline:
     def resume(self, exchange: Exchange, asked: stored.Asked, tenant: Tenant) -> None:
         """Answer a request for a generation that is there already."""
         generation = self._known(asked, tenant)
-        if generation is None and self.durable is not None:
-            self.soon(self._resume_stored(exchange, asked, tenant, self.durable))
+        durable = self.durable
+        if durable is not None and (generation is None or durable.is_elsewhere(generation)):
+            self.soon(self._resume_stored(exchange, asked, tenant, durable))
         else:
             self._resume(exchange, asked, tenant, generation)
 

@@ -268,6 +268,24 @@ class Keeper:
             self._wake.set()
             await self._attend([generation.id])
 
+    async def catch_up(self, generation: Generation) -> None:
+        """Have at least as much of a generation that is followed as anybody has been shown until now.
+
+        :raises StoreUnavailable: the store does not answer in time
+        """
+        until = self._clock.now() + READ_BUDGET
+        while generation not in self._followed:  # it is being restored just now
+            if generation.ending is not None:
+                return
+            if self._clock.now() >= until:
+                raise StoreUnavailable(f"no answer within {READ_BUDGET:g} s")
+            await asyncio.sleep(POLL)
+        at = self._followed[generation]
+        tails = await _within(READ_BUDGET, self.store.tail({generation.id: at}))
+        tail = tails.get(generation.id)
+        if tail is not None and self._followed.get(generation) == at:
+            await self._grown(generation, at, tail)
+
     async def _events(self, generation_id: str, count: int) -> list[Event]:
         events: list[Event] = []
         while len(events) < count:
@@ -427,6 +445,11 @@ class _Elsewhere:
 
     def drained(self) -> None:
         pass
+
+
+def is_followed(generation: Generation) -> bool:
+    """Whether a running generation is produced by another process, and only read here."""
+    return generation.producer is None or isinstance(generation.producer, _Elsewhere)
 
 
 def ending_of(generation: Generation) -> Ending:

@@ -145,6 +145,10 @@ class Reading:
                 return
             self.error = error.code
             exchange.write(problems.render_event(error, self.call.endpoint, generation.id))
+        elif not exchange.started:  # it had every event when it came back, and what was missing was the end
+            exchange.respond(204, self._own_headers(), b"")
+            self._finish(204)
+            return
         exchange.end()
         self._finish(200)
 
