@@ -1,0 +1,467 @@
+"""Chaos: production traffic, clients that hang up, upstreams that fail and workers that are killed.
+
+A real gateway (supervisor and two workers, ledger and generations on disk) stands before a real simulated upstream.
+Calls come as in a trace.  One in ten of their callers hangs up for good; one in twenty attempts meets an upstream that
+breaks, refuses or fails; and every now and then a worker is killed with ``kill -9``.  The other callers come back as
+``docs/topics/resumable-generations.md`` tells, and at the end
+
+* **no generation may be lost**: every caller who did not hang up has its whole answer, letter for letter,
+* **the ledger must equal the simulator's bill**, attempt by attempt (each call asks for a model of its own, so that
+  the two can be laid side by side), with what a kill takes along told apart:
+
+  ``exact``      calls that no kill concerned: input and output tokens equal to the token, without exception
+  ``taken over`` calls whose attempt died with its process: whoever took them over has booked what was stored.  What
+                 the upstream sent beyond that was seen by nobody who lives, and is missing: at most what was under way
+  ``unwritten``  calls that ended in the last moments before a kill, of which the ledger, which is written behind the
+                 answers (``penstock.ledger.sqlite.INTERVAL``), had not written every row
+
+    python -m benchmarks.chaos --trace TRACE [--calls 10000]     writes chaos.json, chaos.txt; 1: something is wrong
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import random
+import resource
+import signal
+import sqlite3
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import uvloop
+
+from penstock.lab import prompts
+from penstock.lab.trace import TraceCall, read_trace
+from penstock.testing import GatewayProcess, SimulatorProcess, expected_text
+
+RESULTS = Path(__file__).parent / "results"
+PATH = "/v1/chat/completions"
+TPS = 200  # tokens per second of an answer
+PACE = f"sim:tokens=max,ttft=50,tps={TPS}"
+FAULTS = (  # each hits the first attempt that meets it, of one call
+    "cut-after=5",
+    "close-after=7",
+    "no-done",
+    "error-event=6",
+    "reset-before-headers",
+    "500",
+    "429,retry-after=0",
+)
+LEASE = 2.0  # seconds after which a killed worker's generations are taken over
+PATIENCE = 120.0  # seconds in which a caller must have its answer
+SETTLING = 60.0  # seconds that everything has to end
+
+
+def configuration(simulator: SimulatorProcess, folder: Path, faults: float) -> dict[str, Any]:
+    sick = [
+        {"upstream": "own", "model": f"{PACE},{fault},once,key=*", "weight": faults / len(FAULTS)}
+        for fault in FAULTS
+    ]
+    return {
+        "workers": 2,
+        "upstreams": {"own": {"kind": "sim", "base_url": simulator.base_url, "cancel_grace": 10}},
+        "models": {
+            "chaos-*": {
+                "candidates": [{"upstream": "own", "model": f"{PACE},key=*", "weight": 1 - faults}, *sick]
+            }
+        },
+        "retry": {"attempts": 3, "first_delay": 0.05, "max_delay": 0.2, "budget_floor": 100_000},
+        "timeouts": {"first_token": 30, "between_tokens": 20, "total": 120},
+        "generations": {
+            "durability": "disk",
+            "path": str(folder / "generations.sqlite"),
+            "lease": LEASE,
+        },
+        "ledger": {"path": str(folder / "ledger.sqlite")},
+    }
+
+
+# ---- callers ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Caller:
+    """One call, and what its caller has of the answer."""
+
+    index: int
+    call: TraceCall
+    stream: bool
+    leaves_after: int  # tokens; -1: never
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    generation: str = ""
+    last: int = -1  # id of the last whole event
+    text: str = ""
+    pieces: int = 0
+    connections: int = 0
+    whole: bool = False
+    fault: str = ""
+
+    @property
+    def body(self) -> dict[str, Any]:
+        text = prompts.prompt(self.call, self.index).decode()
+        return {
+            "model": f"chaos-{self.index}",
+            "stream": self.stream,
+            "max_tokens": max(1, self.call.output_tokens),
+            "messages": [{"role": "user", "content": text}],
+        }
+
+    def request(self) -> bytes:
+        """The next request, in HTTP/1.0: its answer ends with the connection."""
+        if self.stream and self.last >= 0:
+            head = f"GET /v1/generations/{self.generation}/events HTTP/1.0\r\nlast-event-id: {self.last}\r\n"
+            return head.encode() + b"host: chaos\r\n\r\n"
+        body = msgspec.json.encode(self.body)
+        head = f"POST {PATH} HTTP/1.0\r\nhost: chaos\r\ncontent-length: {len(body)}\r\n"
+        if self.leaves_after < 0:  # who means to come back says how
+            head += f"idempotency-key: {self.key}\r\n"
+        return head.encode() + b"\r\n" + body
+
+    async def run(self, host: str, port: int) -> None:
+        deadline = time.monotonic() + PATIENCE
+        pause = 0.05
+        while time.monotonic() < deadline:
+            self.connections += 1
+            had = self.last
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                if await self._ask(host, port):
+                    return
+            if self.leaves_after >= 0:
+                return
+            pause = 0.05 if self.last > had else min(1.0, pause * 2)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+        self.fault = f"no whole answer within {PATIENCE:g} s"
+
+    async def _ask(self, host: str, port: int) -> bool:
+        """One connection; whether there is no need for another."""
+        reader, writer = await asyncio.open_connection(host, port)
+        try:
+            writer.write(self.request())
+            if self.leaves_after == 0 or (self.leaves_after > 0 and not self.stream):
+                await asyncio.sleep(0.1)
+                return True
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+            status = int(head.split(" ", 2)[1])
+            if status == 204:
+                self.whole = True
+                return True
+            if status != 200:
+                body = (await reader.read()).decode()
+                self.fault = f"status {status} {body[:200]}" if status in {400, 404, 410, 422} else ""
+                return bool(self.fault)
+            self.generation = head.partition("penstock-generation: ")[2].split("\r\n")[0]
+            if not self.stream:
+                length = int(head.partition("content-length: ")[2].split("\r\n")[0])
+                answer = json.loads(await reader.readexactly(length))
+                self.text = answer["choices"][0]["message"]["content"]
+                self.pieces = answer["usage"]["completion_tokens"]
+                self.whole = True
+                return True
+            return await self._read(reader)
+        finally:
+            writer.transport.abort()
+
+    async def _read(self, reader: asyncio.StreamReader) -> bool:
+        rest = b""
+        while data := await reader.read(65_536):
+            *frames, rest = (rest + data).split(b"\n\n")
+            for frame in frames:
+                number, _, event = frame.partition(b"\ndata: ")
+                if not number.startswith(b"id: "):
+                    self.fault = f"error event {frame[:200].decode()}"
+                    return True
+                self.last = int(number[4:])
+                if event == b"[DONE]":
+                    self.whole = True
+                    return True
+                for choice in json.loads(event)["choices"]:
+                    if piece := choice["delta"].get("content"):
+                        self.text += piece
+                        self.pieces += 1
+            if 0 <= self.leaves_after <= self.pieces:
+                return True
+        return False
+
+    def judge(self) -> None:
+        """Compare what came with what the simulator must have said."""
+        if self.fault:
+            return
+        length = max(1, self.call.output_tokens)
+        wanted = expected_text({**self.body, "model": "sim"}, PATH, length)
+        if self.leaves_after < 0 and self.text != wanted:
+            self.fault = f"another text: {self.pieces} of {length} pieces"
+        elif not wanted.startswith(self.text):
+            self.fault = "a text that is not the beginning of the right one"
+
+
+def callers_of(
+    trace: Path, count: int, *, hang_up: float, plain: float, chance: random.Random
+) -> list[Caller]:
+    """The calls of a trace, from its beginning again where it is too short."""
+    once = read_trace(trace, count)
+    rounds = (
+        msgspec.structs.replace(call, at=call.at + round_ * (once[-1].at + 1.0))
+        for round_ in itertools.count()
+        for call in once
+    )
+    return [
+        Caller(
+            index,
+            call,
+            stream=chance.random() >= plain,
+            leaves_after=chance.randrange(max(1, call.output_tokens)) if chance.random() < hang_up else -1,
+        )
+        for index, call in enumerate(itertools.islice(rounds, count))
+    ]
+
+
+# ---- the simulator's side -----------------------------------------------------------------------------
+
+
+class Bill:
+    """Every request that the simulator was sent: it lists some, so they are fetched as they come."""
+
+    def __init__(self, simulator: SimulatorProcess) -> None:
+        self._simulator = simulator
+        self.requests: dict[int, dict[str, Any]] = {}
+        self.tokens = [0, 0]
+
+    def fetch(self) -> int:
+        """:returns: how many requests are in flight"""
+        report = self._simulator.reset_bill()
+        for request in report["by_request"]:
+            self.requests[request["number"]] = request
+        self.tokens[0] += report["input_tokens"]
+        self.tokens[1] += report["output_tokens"]
+        return report["in_flight"]
+
+    async def keep_fetching(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            await asyncio.to_thread(self.fetch)
+
+
+# ---- the load -----------------------------------------------------------------------------------------
+
+
+async def kill_workers(gateway: GatewayProcess, every: float, killed: list[float]) -> None:
+    """``kill -9`` to one worker after the other."""
+    began = time.monotonic()
+    for turn in itertools.count():
+        await asyncio.sleep(every)
+        while True:
+            pids = await asyncio.to_thread(gateway.worker_pids)
+            if (pid := pids[turn % len(pids)]) is not None:
+                break
+            await asyncio.sleep(0.1)
+        os.kill(pid, signal.SIGKILL)
+        killed.append(round(time.monotonic() - began, 1))
+
+
+async def load(
+    gateway: GatewayProcess, callers: list[Caller], bill: Bill, *, speed: float, kill_every: float
+) -> list[float]:
+    parts = urlsplit(gateway.url)
+    killed: list[float] = []
+    beside = [
+        asyncio.create_task(kill_workers(gateway, kill_every, killed)),
+        asyncio.create_task(bill.keep_fetching()),
+    ]
+    began = time.monotonic()
+    tasks = []
+    for caller in callers:
+        await asyncio.sleep(max(0.0, began + caller.call.at / speed - time.monotonic()))
+        tasks.append(asyncio.create_task(caller.run(parts.hostname, parts.port)))
+    await asyncio.gather(*tasks)
+    for task in beside:
+        task.cancel()
+    await asyncio.gather(*beside, return_exceptions=True)
+    return killed
+
+
+def settle(gateway: GatewayProcess, bill: Bill) -> None:
+    """Until nothing is under way any more."""
+    deadline = time.monotonic() + SETTLING
+    quiet = 0.0
+    while time.monotonic() < deadline:
+        busy = bill.fetch() or gateway.generations()
+        quiet = 0.0 if busy else quiet or time.monotonic()
+        if quiet and time.monotonic() - quiet > 2 * LEASE:  # what was killed last has been taken over
+            return
+        time.sleep(0.2)
+    raise TimeoutError(f"calls are still under way after {SETTLING:g} s")
+
+
+# ---- the books ----------------------------------------------------------------------------------------
+
+
+def books(ledger: Path, bill: Bill) -> dict[str, Any]:
+    """The ledger against the bill, call by call."""
+    with contextlib.closing(sqlite3.connect(ledger)) as database:
+        rows = database.execute(
+            "SELECT upstream_model, outcome, error, input_tokens, output_tokens FROM attempts"
+            " WHERE outcome NOT IN ('joined', 'attached', 'cached')"
+        ).fetchall()
+        folded = database.execute("SELECT count(*) FROM folded").fetchone()[0]
+    booked: dict[str, list[tuple[Any, ...]]] = {}
+    for model, *row in rows:
+        booked.setdefault(_call_of(model), []).append(tuple(row))
+    charged: dict[str, list[tuple[int, int]]] = {}
+    for request in bill.requests.values():
+        tokens = request["input_tokens"], request["output_tokens"]
+        charged.setdefault(_call_of(request["model"]), []).append(tokens)
+    kinds: dict[str, list[dict[str, Any]]] = {"exact": [], "wrong": [], "taken over": [], "unwritten": []}
+    for name in sorted({*booked, *charged}, key=int):
+        own, due = booked.get(name, []), charged.get(name, [])
+        alive = [row for row in own if row[1] != "process_died"]
+        short = [sum(tokens[side] for tokens in due) - sum(row[2 + side] for row in own) for side in (0, 1)]
+        died = len(own) - len(alive)
+        if short == [0, 0]:
+            kind = "exact"
+        elif died and any(row[2] or row[3] for row in own if row[1] == "process_died"):
+            kind = "taken over"
+        elif died or len(own) < len(due):
+            kind = "unwritten"
+        else:
+            kind = "wrong"
+        kinds[kind].append({"call": int(name), "short": short, "rows": own, "billed": due})
+    return {
+        "attempts": len(rows),
+        "outcomes": Counter(row[1] for row in rows),
+        "folded": folded,
+        "requests": len(bill.requests),
+        "ledger": [sum(row[3] for row in rows), sum(row[4] for row in rows)],
+        "bill": bill.tokens,
+        "died": sum(row[2] == "process_died" for row in rows),
+        "exact": len(kinds["exact"]),
+        **{kind: kinds[kind] for kind in ("wrong", "taken over", "unwritten")},
+    }
+
+
+def _call_of(model: str) -> str:
+    return model.rpartition("key=")[2]
+
+
+# ---- the whole ----------------------------------------------------------------------------------------
+
+
+def chaos(
+    trace: Path, *, calls: int, speed: float, kill_every: float, hang_up: float, faults: float, seed: int
+) -> dict[str, Any]:
+    chance = random.Random(seed)
+    callers = callers_of(trace, calls, hang_up=hang_up, plain=0.15, chance=chance)
+    with tempfile.TemporaryDirectory() as name, SimulatorProcess() as simulator:
+        folder = Path(name)
+        bill = Bill(simulator)
+        began = time.monotonic()
+        with GatewayProcess(configuration(simulator, folder, faults), folder) as gateway:
+            killed = uvloop.run(load(gateway, callers, bill, speed=speed, kill_every=kill_every))
+            seconds = time.monotonic() - began
+            settle(gateway, bill)
+            log = gateway.log
+        account = books(folder / "ledger.sqlite", bill)
+    for caller in callers:
+        caller.judge()
+    patient = [caller for caller in callers if caller.leaves_after < 0]
+    faults_seen = [caller for caller in callers if caller.fault]
+    return {
+        "calls": len(callers),
+        "seconds": round(seconds, 1),
+        "killed_at": killed,
+        "whole": sum(caller.whole and not caller.fault for caller in patient),
+        "patient": len(patient),
+        "hung_up": len(callers) - len(patient),
+        "came_back": sum(caller.connections > 1 for caller in patient),
+        "taken_over": log.count('"taking over gen_'),
+        "faults": Counter(caller.fault.partition(":")[0][:60] for caller in faults_seen),
+        "fault_examples": [f"call {one.index}, {one.generation}: {one.fault}" for one in faults_seen[:10]],
+        "books": account,
+    }
+
+
+def told(result: dict[str, Any]) -> str:
+    account = result["books"]
+    lines = [
+        f"{result['calls']} calls in {result['seconds']} s, {len(result['killed_at'])} workers killed, at "
+        + ", ".join(f"{at:g} s" for at in result["killed_at"]),
+        (
+            f"{result['whole']} of {result['patient']} callers who stayed have their whole answer, "
+            f"{result['came_back']} of them over several connections; {result['hung_up']} hung up; "
+            f"{result['taken_over']} answers were taken over from the dead"
+        ),
+        *result["fault_examples"],
+        "",
+        f"bill   {account['requests']:7} requests  {account['bill'][0]:10} in {account['bill'][1]:10} out",
+        (
+            f"ledger {account['attempts']:7} rows      {account['ledger'][0]:10} in {account['ledger'][1]:10} out, "
+            f"of which {account['died']} say that their process died"
+        ),
+        f"  exact       {account['exact']} calls",
+    ]
+    for kind in ("taken over", "unwritten", "wrong"):
+        ones = account[kind]
+        short = [sum(one["short"][side] for one in ones) for side in (0, 1)]
+        most = max((one["short"][1] for one in ones), default=0)
+        lines.append(
+            f"  {kind:11} {len(ones)} calls, short by {short[0]} in {short[1]} out, {most} out at most for one"
+        )
+    return "\n".join(lines)
+
+
+def verdict(result: dict[str, Any]) -> list[str]:
+    """What is wrong."""
+    account = result["books"]
+    wrong = [f"{count} callers: {fault}" for fault, count in result["faults"].items()]
+    if result["whole"] != result["patient"]:
+        wrong.append(f"{result['patient'] - result['whole']} answers were lost")
+    if account["wrong"]:
+        wrong.append(f"{len(account['wrong'])} calls are booked wrong: {account['wrong'][:5]}")
+    return wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__.splitlines()[0])
+    parser.add_argument("--trace", type=Path, required=True, help="an Azure CSV or a Mooncake JSONL trace")
+    parser.add_argument("--calls", type=int, default=10_000)
+    parser.add_argument("--speed", type=float, default=5.0, help="times faster than it was recorded")
+    parser.add_argument("--kill-every", type=float, default=60.0, help="seconds")
+    parser.add_argument("--hang-up", type=float, default=0.1, help="share of callers")
+    parser.add_argument("--faults", type=float, default=0.05, help="share of attempts")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for chaos.json and chaos.txt")
+    arguments = parser.parse_args()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    result = chaos(
+        arguments.trace,
+        calls=arguments.calls,
+        speed=arguments.speed,
+        kill_every=arguments.kill_every,
+        hang_up=arguments.hang_up,
+        faults=arguments.faults,
+        seed=arguments.seed,
+    )
+    wrong = verdict(result)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "chaos.json").write_text(json.dumps({**result, "wrong": wrong}) + "\n")
+    text = "\n".join([told(result), *(f"WRONG: {one}" for one in wrong)])
+    (arguments.out / "chaos.txt").write_text(text + "\n")
+    print(text)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
