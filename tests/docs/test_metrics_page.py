@@ -37,6 +37,7 @@ def exposition(tmp_path_factory):
                     "concurrency": {},
                     "breaker": {},
                     "hedge": {},
+                    "batching": {},
                 }
             },
             "models": {"*": {"candidates": [{"upstream": "sim"}], "cache": {"semantic": {}}}},
@@ -53,6 +54,7 @@ def exposition(tmp_path_factory):
             for model in ("sim", "sim:500", "sim:cut-after=2", "forbidden"):
                 client.post(gateway.base_url + "/chat/completions", json=BODY | {"model": model})
             a_late_call(client, gateway)
+            client.post(gateway.base_url + "/embeddings", json={"model": "sim", "input": "text"})
             client.get(gateway.url + "/", headers={"expect": "nothing"})  # refused by the listener
             a_batch(client, gateway)
             yield metrics_of(gateway)

@@ -87,6 +87,24 @@ def test_a_stream_says_what_the_prompt_decides_and_bills_it(path):
     run(scene)
 
 
+@pytest.mark.parametrize("prompts", [["twelve bytes", "another"], [[5, 6, 7], [8]]])
+def test_several_prompts_are_answered_as_each_would_be_alone(prompts):
+    path = "/v1/completions"
+
+    async def scene(stage):
+        together = await stage.ask(path, json.dumps({"model": "sim", "n": 2, "prompt": prompts}).encode())
+        texts = [choice["text"] for choice in json.loads(together.answer)["choices"]]
+        tokens = stage.bill["input_tokens"]
+        alone = [
+            await stage.ask(path, json.dumps({"model": "sim", "n": 2, "prompt": one}).encode())
+            for one in prompts
+        ]
+        assert texts == [choice["text"] for one in alone for choice in json.loads(one.answer)["choices"]]
+        assert stage.bill["input_tokens"] == 2 * tokens
+
+    run(scene)
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_a_plain_answer_and_a_stream_say_the_same(path):
     async def scene(stage):

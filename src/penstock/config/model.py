@@ -124,6 +124,18 @@ class BreakerConfig(_Section, frozen=True):
     probes: Positive = 3  # calls at once that try it; as many successes close the breaker
 
 
+class BatchingConfig(_Section, frozen=True):
+    """Embeddings, and completions of the old kind, of several calls in one request to the upstream."""
+
+    # adaptive: as long as waiting pays, by how the calls come; fixed: until it is full or max_queue_delay has passed
+    window: Literal["adaptive", "fixed"] = "adaptive"
+    max_batch_size: Annotated[int, msgspec.Meta(ge=2)] = 32  # inputs of one request
+    max_batch_bytes: Bytes = 262_144  # of the requests that are put together
+    max_queue_delay: Seconds = 0.005  # the longest time that a call waits for others
+    # the longest input of a request is less than so many times as long as those of other calls; 1: no matter
+    length_ratio: Annotated[float, msgspec.Meta(ge=1)] = 4.0
+
+
 class HedgeConfig(_Section, frozen=True):
     """When a streamed call is asked a second time because its first token is late; the quicker answer counts."""
 
@@ -161,6 +173,7 @@ class UpstreamConfig(_Section, frozen=True):
     timeouts: TimeoutConfig | None = None  # instead of the top level's; a model's own go before these
     concurrency: ConcurrencyConfig | None = None  # how many calls it gets at once; none: as many as come
     breaker: BreakerConfig | None = None  # when it is left in peace; none: never
+    batching: BatchingConfig | None = None  # which calls share a request; none: none do
     hedge: HedgeConfig | None = None  # when a second call is made because the first is late; none: never
     cancel_grace: Seconds = 1.0  # how long what was under way is still read (and billed) after a cancel
     capabilities: CapabilitiesConfig = CapabilitiesConfig()  # what it can do for an answer that broke off

@@ -33,6 +33,7 @@ BYTES_PER_TOKEN = 4
 _encoder = msgspec.json.Encoder(order="sorted")
 # Values of a request are looked for in tuples, not in sets: what cannot be hashed must not be a defect.
 _MARK = "\x1f"  # before a part
+_MOST_PROMPTS = 2_048  # of one completion
 _TURN = "\x1e"  # before a speaker
 
 
@@ -56,6 +57,7 @@ class Request(msgspec.Struct, eq=False):
     running_usage: bool = False
     last_said: str = ""  # the last text of the user
     after_tool: bool = False  # the prompt ends in results of tools
+    prompts: tuple[Request, ...] = ()  # of a completion that has several, each read by itself
     inputs: tuple[str, ...] = ()  # of an embeddings call
     dimensions: int = 0
     base64: bool = False
@@ -417,7 +419,11 @@ def _read_completion(body: dict[str, Any]) -> Request:
     request.wants_ids = _flag(body, "return_token_ids")
     if in_ids and prompt[0] == _BOS:
         return _read_ids(request, prompt)
-    return said.finish(request)
+    request = said.finish(request)
+    if isinstance(prompt, list) and len(prompt) > 1 and not in_ids:
+        request.prompts = tuple(_read_completion(body | {"prompt": one}) for one in prompt[:_MOST_PROMPTS])
+        request.input_tokens = sum(one.input_tokens for one in request.prompts)
+    return request
 
 
 def _text_or_ids(item: Any, param: str) -> str:

@@ -118,7 +118,11 @@ class Simulator:
             request = read(endpoint, body)
             item.model = request.model
             script = of_headers(exchange.headers, of_model(request.model, self._defaults))
-            answers = [answer(request, script, choice) for choice in range(request.choices)]
+            answers = [
+                answer(prompt, script, choice)
+                for prompt in request.prompts or (request,)
+                for choice in range(request.choices)
+            ]
         except _NO_JSON as error:
             message = f"We could not parse the JSON body of your request. ({error})"
             self._refuse(exchange, item, endpoint, "400", message=message)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 from penstock import __version__
 from penstock.config.model import TimeoutConfig, UpstreamConfig
 from penstock.errors import Overloaded, PenstockError, Untranslatable, UpstreamError
+from penstock.flow.batch import Batching
 from penstock.flow.gate import Gate
 from penstock.flow.hedge import Hedging
 from penstock.generation.log import Generation
@@ -70,6 +72,9 @@ class HTTPUpstream:
     ) -> None:
         self.name = name
         self.gate = gate
+        self.batching: Batching[Any] | None = (
+            Batching(config.batching) if config.batching is not None else None
+        )
         self.hedging = Hedging(config.hedge) if config.hedge is not None else None
         self.config = config
         self.origin, base = Origin.parse(config.base_url)
@@ -313,6 +318,10 @@ class HTTPUpstream:
             )
         lines += [f"{name}: {value}".encode() for name, value in config.headers.items()]
         return b"".join(line + b"\r\n" for line in lines)
+
+    def caller_headers(self, call: Call) -> bytes:
+        """The header lines that this call's request has of its caller's."""
+        return self._from_caller(call, call.endpoint.dialect)
 
     def _from_caller(self, call: Call, dialect: Dialect) -> bytes:
         headers = call.headers

@@ -57,7 +57,8 @@ class Job(msgspec.Struct, gc=False):
     ``translation``), ``prompt_tokens`` what is reserved for the prompt, by its size;
     ``callers_key``: the caller's own key was sent, so if it is wrong the caller is told;
     ``hold_back``: seconds that the first events wait; ``splice``: the answer goes on with one that broke,
-    and ``sent`` is what was asked for it; ``keeps_runs``: the upstream is another Penstock.
+    and ``sent`` is what was asked for it; ``keeps_runs``: the upstream is another Penstock; ``shared``: its request is that of others, too, and so its
+    usage a share.
     """
 
     upstream: str
@@ -72,6 +73,7 @@ class Job(msgspec.Struct, gc=False):
     splice: Splice | None = None
     sent: bytes = b""
     keeps_runs: bool = False
+    shared: bool = False  # several calls' request: the usage is a share of what the upstream tells
     cancel_grace: float = 0.0
 
 
@@ -288,6 +290,8 @@ class Transfer:
         """
         used = self._received()
         if self.cut and not self._whole and self._error_body is None and not used.estimated:
+            return msgspec.structs.replace(used, estimated=True)
+        if self.job.shared and not used.estimated:
             return msgspec.structs.replace(used, estimated=True)
         return used
 
@@ -598,6 +602,11 @@ class PlainTransfer(Transfer):
             body = job.translation.answer(body, job.call.model, created=int(time.time()))
         self.generation.headers = self.shown_headers()
         self.generation.append([body], self.seen or self.now())
+
+    def charge(self, status: int, used: Usage) -> None:
+        """It was part of a request that failed: what that had used of the upstream."""
+        self.status = status
+        self._usage = used
 
     def _check_substance(self, body: bytes) -> None:
         """:raises PenstockError: no JSON object, or one that only tells of an error, whatever the status said"""

@@ -38,6 +38,7 @@ from penstock.errors import (
 from penstock.flow import retry
 from penstock.flow.gate import Turn
 from penstock.flow.hedge import Hedging
+from penstock.gateway.stages.batch import ask_together
 from penstock.gateway.stages.hedge import Hedge
 from penstock.gateway.stages.queue import settle_turn, take_turn, wait_turn
 from penstock.gateway.stages.record import Recorder
@@ -396,6 +397,12 @@ class Production:
         turn: Turn | None = None
         failure: BaseException | None = None
         try:
+            if (
+                upstream.batching is not None
+                and generation.attempts == 1
+                and await ask_together(upstream.batching, transfer, candidate, recorder)
+            ):
+                return
             if upstream.gate is not None:
                 turn = await wait_turn(upstream.gate, transfer, candidate)
             connection = await take_turn(upstream, transfer)

@@ -100,6 +100,18 @@ class Recorder:
             labels=("upstream", "outcome"),
             max_children=MAX_CHILDREN,
         )
+        self.shared_calls = metrics.counter(
+            "penstock_batched_calls_total",
+            "Calls that could share a request with others.",
+            labels=("upstream",),
+            max_children=MAX_CHILDREN,
+        )
+        self.shared_requests = metrics.counter(
+            "penstock_batched_requests_total",
+            "Requests in which they were asked.",
+            labels=("upstream",),
+            max_children=MAX_CHILDREN,
+        )
         self.tokens = metrics.counter(
             "penstock_tokens_total",
             "Tokens settled in the ledger.",
@@ -264,6 +276,11 @@ class Recorder:
     def hedged(self, candidate: Candidate, outcome: str) -> None:
         """A call of this candidate was late, and a second one ``won``, ``lost`` or ``failed``."""
         self.hedges.labels(candidate.upstream.name, outcome).add()
+
+    def batched(self, candidate: Candidate, calls: int) -> None:
+        """So many calls go to this candidate in one request."""
+        self.shared_calls.labels(candidate.upstream.name).add(calls)
+        self.shared_requests.labels(candidate.upstream.name).add()
 
     def continued(self, how: How, outcome: str) -> None:
         """A broken stream was gone on with: ``rescued``, ``broken`` again, or why it was not."""
