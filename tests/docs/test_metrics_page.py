@@ -40,7 +40,9 @@ def exposition(tmp_path_factory):
                     "batching": {},
                 }
             },
-            "models": {"*": {"candidates": [{"upstream": "sim"}], "cache": {"semantic": {}}}},
+            "models": {
+                "*": {"candidates": [{"upstream": "sim"}], "cache": {"semantic": {}}, "prompt_cache": {}}
+            },
             "cache": {"disk": str(folder / "answers.sqlite")},
             "ledger": {"path": str(folder / "ledger.sqlite")},
             "retry": {"attempts": 2, "first_delay": 0},

@@ -214,6 +214,12 @@ class ModelCacheConfig(_Section, frozen=True):
     semantic: SemanticConfig | None = None  # none: only the same question gets a kept answer
 
 
+class PromptCacheConfig(_Section, frozen=True):
+    """Marks and keys for the providers' own prompt caches, added to calls that have none of their own."""
+
+    min_tokens: Positive = 1_024  # of a beginning; providers keep none that is shorter
+
+
 class ModelConfig(_Section, frozen=True):
     """What a model name means; the name may be a pattern with ``*``."""
 
@@ -228,6 +234,8 @@ class ModelConfig(_Section, frozen=True):
     # what its answers outlive: the connection, this process, or this machine; none: generations.durability
     durability: Literal["memory", "disk", "shared"] | None = None
     cache: ModelCacheConfig | None = None  # none: no answer of this model is kept
+    # help the providers' own prompt caches; none: prompts go on as they come
+    prompt_cache: PromptCacheConfig | None = None
 
 
 class GenerationsConfig(_Section, frozen=True):

@@ -22,6 +22,7 @@ from penstock.net.origin import Origin
 from penstock.net.pool import Pool
 from penstock.upstream.capabilities import Capabilities, capabilities
 from penstock.upstream.ladder import How, Point, spliced
+from penstock.upstream.prompt_cache import PromptCare
 from penstock.upstream.run import Run, of_response
 from penstock.upstream.transfer import Job, PlainTransfer, StreamTransfer, Transfer
 from penstock.wire import boundary, further, request, usage
@@ -176,13 +177,22 @@ class HTTPUpstream:
         translated = translation(endpoint, dialect, call.body, call.id)
         return translated.endpoint, translated
 
-    def encode(self, call: Call, transfer: Transfer, model: str) -> tuple[bytes, bytes]:
+    def encode(
+        self, call: Call, transfer: Transfer, model: str, care: PromptCare | None = None
+    ) -> tuple[bytes, bytes]:
         """Head and body of the upstream's request; ``model`` is its own name for the model.
 
+        :param care: for its prompt cache; None: the prompt goes on as it came
         :raises penstock.errors.Untranslatable: this upstream's dialect cannot express the call
         """
         job = transfer.job
         body = self._body(call, job.endpoint, job.translation, model)
+        if care is not None:
+            fields = request.members(body)
+            keyed = self.config.kind != "anthropic"
+            changes = care.changes(call, job.endpoint, fields, keyed=keyed)
+            if changes:
+                body = request.rewritten(fields, model, changes)
         return self._head(call, job.endpoint, self._paths[job.endpoint], len(body)), body
 
     def _body(self, call: Call, endpoint: Endpoint, translated: Translation | None, model: str) -> bytes:

@@ -116,6 +116,11 @@ def streamed(fields: dict[str, msgspec.Raw], model: str) -> tuple[dict[str, msgs
     return members, rewritten(members, model)
 
 
+def members(body: bytes) -> dict[str, msgspec.Raw]:
+    """The top-level members of a body that has been made here, undecoded."""
+    return _members(body)
+
+
 def rewritten(fields: dict[str, msgspec.Raw], model: str, changes: dict[str, bytes] | None = None) -> bytes:
     """The body for an upstream of the same dialect: its model's name, every other value byte for byte.
 

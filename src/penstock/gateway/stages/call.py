@@ -383,7 +383,7 @@ class Production:
         if more is None:
             hold_back = candidate.continuation.hold_back
             transfer = upstream.transfer(call, generation, candidate.timeouts, hold_back)
-            head, body = upstream.encode(call, transfer, candidate.model)
+            head, body = upstream.encode(call, transfer, candidate.model, candidate.care)
         else:
             transfer, head, body = upstream.continued(
                 call, generation, candidate.timeouts, candidate.model, *more

@@ -146,6 +146,18 @@ class Recorder:
         self.saved_cost = metrics.counter(
             "penstock_cache_saved_usd_total", "What the answers that were given again had cost."
         ).labels()
+        self.prompt_tokens = metrics.counter(
+            "penstock_prompt_cache_tokens_total",
+            "Tokens of prompts whose provider's cache is cared for.",
+            labels=("upstream", "kind"),
+            max_children=MAX_CHILDREN,
+        )
+        self.prompt_missed = metrics.counter(
+            "penstock_prompt_cache_missed_usd_total",
+            "What the provider's cache would have saved, had it kept what was sent again.",
+            labels=("upstream",),
+            max_children=MAX_CHILDREN,
+        )
         self._cells: dict[tuple[str, str], _Cells] = {}  # by upstream and route, of which there are few
         self._request_cells: dict[tuple[str, int], Counter] = {}
         self._duration_cells: dict[str, Histogram] = {}
@@ -173,10 +185,26 @@ class Recorder:
         cells.output.value += usage.output_tokens
         if attempt.cost:
             cells.cost.add(attempt.cost * PICO)
+        if candidate.care is not None:
+            self._cared(attempt, candidate.care.repeated(attempt.generation))
         if attempt.first_token is not None:
             cells.first_token.observe(attempt.first_token)
             if stream and usage.output_tokens > 1 and attempt.duration is not None:
                 cells.between.observe((attempt.duration - attempt.first_token) / (usage.output_tokens - 1))
+
+    def _cared(self, attempt: Attempt, repeated: int) -> None:
+        """How much of a prompt that had been sent before the provider's cache has kept."""
+        usage = attempt.usage
+        tokens, upstream = self.prompt_tokens, attempt.upstream
+        tokens.labels(upstream, "input").add(usage.input_tokens)
+        tokens.labels(upstream, "repeated").add(min(repeated, usage.input_tokens))
+        tokens.labels(upstream, "cached").add(usage.cached_input_tokens)
+        tokens.labels(upstream, "written").add(usage.cache_write_tokens)
+        missed = max(min(repeated, usage.input_tokens) - usage.cached_input_tokens, 0)
+        prices, model = self.ledger.prices, attempt.upstream_model
+        fresh = prices.estimate(upstream, model, Usage(missed))
+        kept = prices.estimate(upstream, model, Usage(missed, cached_input_tokens=missed))
+        self.prompt_missed.labels(upstream).add(max(fresh - kept, 0) * PICO)
 
     def _bind(self, upstream: str, route: str) -> _Cells:
         if len(self._cells) >= MAX_BOUND:  # of configurations that have been replaced

@@ -18,6 +18,7 @@ from penstock.config.patterns import match
 from penstock.errors import UnknownModel
 from penstock.messages import Call
 from penstock.upstream.http import HTTPUpstream
+from penstock.upstream.prompt_cache import PromptCare
 
 MAX_REMEMBERED = 1_024  # names that fit a pattern and have one candidate; callers invent names
 
@@ -33,6 +34,7 @@ class Candidate(msgspec.Struct, frozen=True, eq=False):
     timeouts: TimeoutConfig
     sole: bool = False  # there is no other for this name
     continuation: ContinuationConfig = ContinuationConfig()
+    care: PromptCare | None = None  # for the upstream's prompt cache
 
 
 class Router:
@@ -50,6 +52,11 @@ class Router:
         self._exact = {name: model for name, model in config.models.items() if "*" not in name}
         # The longest pattern is the most specific one: "gpt-4*" before "gpt-*" before "*".
         self._patterns = sorted((name for name in config.models if "*" in name), key=len, reverse=True)
+        self._care = {
+            name: PromptCare(model.prompt_cache)
+            for name, model in config.models.items()
+            if model.prompt_cache is not None
+        }
         self._single: dict[str, tuple[Candidate, ...]] = {}
         self._versions: dict[str, str] = {}
         for name in self._exact:
@@ -183,6 +190,7 @@ class Router:
             weight=chosen.weight,
             timeouts=config.timeouts or upstream.config.timeouts or self._config.timeouts,
             continuation=config.continuation or self._config.continuation,
+            care=self._care.get(pattern),
         )
 
     def _in_order(self, candidates: list[Candidate]) -> list[Candidate]:

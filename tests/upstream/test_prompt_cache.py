@@ -1,0 +1,159 @@
+import itertools
+import json
+import random
+
+import msgspec
+import pytest
+
+from penstock.config.model import PromptCacheConfig
+from penstock.messages import Call, Endpoint, Tenant
+from penstock.testing import FakeClock
+from penstock.upstream.prompt_cache import LIFETIME, MAX_BEGINNINGS, PAYS, PromptCare
+
+LONG = "You are a careful assistant. " * 200  # 1,450 tokens
+numbers = itertools.count()
+
+
+def a_call(endpoint, tenant="t"):
+    return Call(f"gen_{next(numbers)}", endpoint, "m", False, {}, b"", {}, 0.0, Tenant(name=tenant))
+
+
+class Care:
+    def __init__(self, **config):
+        self.clock = FakeClock()
+        self.care = PromptCare(PromptCacheConfig(**config), self.clock.now)
+
+    def ask(self, *texts, system=LONG, endpoint=Endpoint.MESSAGES, tenant="t", keyed=True, **more):
+        roles = itertools.cycle(("user", "assistant"))
+        body = {"messages": [{"role": next(roles), "content": text} for text in texts], **more}
+        if system:
+            if endpoint is Endpoint.CHAT:
+                body["messages"].insert(0, {"role": "system", "content": system})
+            else:
+                body["system"] = system
+        fields = {name: msgspec.Raw(json.dumps(value).encode()) for name, value in body.items()}
+        self.call = a_call(endpoint, tenant)
+        changes = self.care.changes(self.call, endpoint, fields, keyed=keyed)
+        return {name: json.loads(value) for name, value in changes.items()}
+
+    @property
+    def repeated(self):
+        return self.care.repeated(self.call.id)
+
+
+def test_a_beginning_is_marked_when_it_comes_again():
+    care = Care()
+    assert care.ask("one") == {}
+    assert set(care.ask("two")) == {"system"}
+    assert care.repeated > 1_400
+
+
+def test_a_beginning_that_comes_too_late_is_not():
+    care = Care()
+    care.ask("one")
+    care.clock.advance(LIFETIME + 1)
+    assert care.ask("two") == {}
+    assert care.repeated == 0
+
+
+def test_a_conversation_is_marked_at_its_end():
+    care = Care()
+    care.ask("one " + LONG)
+    assert "messages" in care.ask("one " + LONG, "two", "three")
+    assert "messages" in care.ask("one " + LONG, "two", "three", "four", "five")
+    assert care.repeated > 2_800
+
+
+def test_a_short_beginning_is_left_alone():
+    care = Care(min_tokens=5_000)
+    for _ in range(50):
+        assert care.ask("one") == {}
+
+
+def test_other_tenants_know_nothing_of_it():
+    care = Care()
+    care.ask("one")
+    assert care.ask("two", tenant="other") == {}
+    assert care.repeated == 0
+
+
+@pytest.mark.parametrize(
+    "more", [{"cache_control": {"type": "ephemeral"}}, {"tools": [{"cache_control": {}}]}]
+)
+def test_a_prompt_with_marks_of_its_own_is_left_as_it_is(more):
+    care = Care()
+    for _ in range(3):
+        assert care.ask("one", **more) == {}
+
+
+def test_where_experience_says_so_even_a_new_beginning_is_marked():
+    care = Care()
+    for number in range(30):
+        for _ in range(3):
+            care.ask("x", system=f"{number} {LONG}")
+    assert set(care.ask("x", system="new " + LONG)) == {"system", "messages"}
+
+
+def test_where_no_beginning_comes_again_none_is_marked():
+    care = Care()
+    for number in range(200):
+        assert care.ask("x", system=f"{number} {LONG}") == {}
+
+
+def test_the_tools_are_marked_where_what_follows_differs():
+    care = Care()
+    tools = [{"name": "f", "description": LONG}]
+    care.ask("x", system="one", tools=tools)
+    assert set(care.ask("x", system="two", tools=tools)) == {"tools"}
+
+
+def test_a_second_attempt_is_no_second_prompt():
+    care = Care()
+    call, body = a_call(Endpoint.MESSAGES), {"system": LONG, "messages": [{"role": "user", "content": "x"}]}
+    fields = {name: msgspec.Raw(json.dumps(value).encode()) for name, value in body.items()}
+    for _ in range(3):
+        assert care.care.changes(call, Endpoint.MESSAGES, fields, keyed=False) == {}
+
+
+def test_openai_gets_a_key_that_is_the_beginnings_and_the_tenants():
+    care = Care()
+    ask = lambda *texts, **more: care.ask(*texts, endpoint=Endpoint.CHAT, **more).get("prompt_cache_key")  # noqa: E731
+    key = ask("one", "two", "three")
+    assert key
+    assert ask("other", "words") == key
+    assert ask("one", "two", tenant="other") != key
+    assert ask("one", "two", system="another " + LONG) != key
+    assert ask("one", "two", prompt_cache_key="own") is None
+    assert ask("one", "two", keyed=False) is None
+    assert ask("one", "two", system="short") is None
+
+
+def test_what_is_remembered_is_bounded():
+    care = Care()
+    for number in range(MAX_BEGINNINGS // 2 + 100):
+        care.ask(f"{number}", system=f"s{number}")
+    assert len(care.care._seen) <= MAX_BEGINNINGS
+
+
+@pytest.mark.parametrize("share", [0.05, 0.6])
+def test_marks_save_money_where_beginnings_return_and_cost_next_to_nothing_where_not(share):
+    """Billed as Anthropic does: what is marked and not there is written at 1.25, what is there is read at 0.1."""
+    care, rand, kept = Care(), random.Random(3), {}
+    usual = paid = 0.0
+    systems = [f"{number} {LONG}" for number in range(10_000)]
+    recent = [0]
+    for number in range(1_500):
+        care.clock.advance(5.0)
+        which = rand.choice(recent[-20:]) if rand.random() < share else number
+        recent.append(which)
+        changes = care.ask("x", system=systems[which])
+        now = care.clock.now()
+        usual += 1
+        if "system" in changes or "messages" in changes:
+            there = kept.get(which, -1e9) > now - LIFETIME
+            paid += 0.1 if there else 1.25
+            kept[which] = now
+        else:
+            paid += 1
+    assert pytest.approx(0.217, abs=0.001) == PAYS
+    assert paid < (usual * 1.02 if share < PAYS else usual * 0.85)
