@@ -6,7 +6,10 @@
     ├── ConfigError                      the configuration file is wrong (never reaches a caller)
     ├── CallerError                      you: the request cannot be served as sent (4xx)
     │   ├── BadRequest            400      malformed JSON, wrong type, missing field
-    │   │   └── Untranslatable    400      the chosen upstream's dialect cannot express it
+    │   │   ├── Untranslatable    400      the chosen upstream's dialect cannot express it
+    │   │   ├── DigestMismatch    400      the content is not what its digest says
+    │   │   ├── InconsistentLength 400     two things said about an upload's length contradict each other
+    │   │   └── UploadCompleted   400      there is nothing to append to
     │   ├── Unauthenticated       401      no key, or one that nobody knows
     │   ├── Forbidden             403      a known key without the right
     │   ├── UnknownModel          404      no route for this model
@@ -14,6 +17,8 @@
     │   ├── MethodNotAllowed      405
     │   ├── RequestTimeout        408      the body did not come in time
     │   ├── Conflict              409      a position that the log has not reached
+    │   │   ├── OffsetMismatch    409      an append does not begin where the upload ends
+    │   │   └── BlocksLacking     409      a body is told in blocks, some of which are not here
     │   ├── Cancelled             409      the call was cancelled, or nobody waited for its answer any more
     │   ├── Gone                  410      it was there, and has been forgotten
     │   ├── BodyTooLarge          413
@@ -99,6 +104,18 @@ class Untranslatable(BadRequest):
     code = "untranslatable"
 
 
+class DigestMismatch(BadRequest):
+    code = "digest_mismatch"
+
+
+class InconsistentLength(BadRequest):
+    code = "inconsistent_length"
+
+
+class UploadCompleted(BadRequest):
+    code = "upload_completed"
+
+
 class Unauthenticated(CallerError):
     status = 401
     code = "invalid_api_key"
@@ -148,6 +165,27 @@ class RequestTimeout(CallerError):
 class Conflict(CallerError):
     status = 409
     code = "conflict"
+
+
+class OffsetMismatch(Conflict):
+    """``expected``: where the upload ends; ``provided``: where the append would have begun."""
+
+    code = "offset_mismatch"
+
+    def __init__(self, expected: int, provided: int) -> None:
+        super().__init__(f"the upload ends at {expected}, and the append begins at {provided}")
+        self.expected = expected
+        self.provided = provided
+
+
+class BlocksLacking(Conflict):
+    """``lacking``: the digests of the blocks, in hexadecimal digits."""
+
+    code = "blocks_lacking"
+
+    def __init__(self, lacking: list[str]) -> None:
+        super().__init__(f"{len(lacking)} of the body's blocks are not here: send them, then this once more")
+        self.lacking = lacking
 
 
 class Cancelled(CallerError):

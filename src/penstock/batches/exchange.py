@@ -66,6 +66,14 @@ class LineExchange:
 
     # ---- Exchange ----
 
+    @property
+    def scheme(self) -> str:
+        return "http"
+
+    @property
+    def root(self) -> str:
+        return ""
+
     async def body(self) -> bytes:
         return self._body
 

@@ -265,6 +265,18 @@ class FilesConfig(_Section, frozen=True):
     kept_for: Seconds = 2_592_000.0  # a file goes after so long, unless its sender says otherwise; 0: never
 
 
+class UploadsConfig(_Section, frozen=True):
+    """What is sent in pieces that survive a broken connection; it needs `files.directory`."""
+
+    tenant_bytes: Bytes = (
+        10_737_418_240  # what one tenant's uploads and blocks may take; past it a new one gets 403
+    )
+    max_open: Positive = 1_000  # uploads of one tenant that are not complete; past it a new one gets 429
+    kept_for: Seconds = 86_400.0  # an upload that is not complete goes so long after its creation
+    completed_kept_for: Seconds = 600.0  # a complete one can be asked for its answer for so long
+    blocks_kept_for: Seconds = 3_600.0  # what was sent need not be sent again for so long after its last use
+
+
 class BatchesConfig(_Section, frozen=True):
     """How batches are run (`/v1/batches`); they need `files.directory`."""
 
@@ -407,6 +419,7 @@ class Config(_Section, frozen=True):
     generations_bytes: Bytes = 536_870_912  # all calls in flight of one worker; past it new ones get 503
     generations: GenerationsConfig = GenerationsConfig()  # how long answers stay readable
     files: FilesConfig = FilesConfig()  # what callers may keep here
+    uploads: UploadsConfig = UploadsConfig()  # what is sent in pieces
     batches: BatchesConfig = BatchesConfig()  # how batches are run
     webhooks: WebhooksConfig = WebhooksConfig()  # who is told when something has ended
     cache: CacheConfig = CacheConfig()  # where answers are kept

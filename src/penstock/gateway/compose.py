@@ -30,8 +30,10 @@ from penstock.flow.retry import RetryBudget
 from penstock.gateway import routes, stored
 from penstock.gateway.announce import event_of
 from penstock.gateway.batches import BatchRoom
+from penstock.gateway.blocks import BlockRoom
 from penstock.gateway.durable import Durable
 from penstock.gateway.files import FileRoom
+from penstock.gateway.in_pieces import InPieces
 from penstock.gateway.kept import Kept, Work
 from penstock.gateway.pipeline import Pipeline, Snapshot
 from penstock.gateway.spending import Spending
@@ -40,6 +42,8 @@ from penstock.gateway.stages.lookup import Lookup
 from penstock.gateway.stages.read import CLIENT_GONE, refuse
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
+from penstock.gateway.upload_parts import PartsRoom
+from penstock.gateway.uploads import UploadRoom
 from penstock.generation.keeper import Keeper
 from penstock.generation.log import Generation
 from penstock.generation.measures import measure as measure_journals
@@ -56,6 +60,7 @@ from penstock.metrics import Registry as Metrics
 from penstock.net.clock import Clock
 from penstock.net.exchange import Exchange
 from penstock.upload.files import FileStore
+from penstock.upload.uploads import UploadStore
 from penstock.upstream.http import HTTPUpstream, has_no_key
 from penstock.webhooks.outbox import Outbox
 from penstock.webhooks.sender import Sender
@@ -130,11 +135,20 @@ class Gateway:
         self._files = self._file_store(config)
         self._batches = self._runner(config, self._files) if self._files is not None else None
         self._kept = Kept({})
-        if self._files is not None and self._batches is not None:
+        self._upload_store = _upload_store(config)
+        self._pieces: InPieces | None = None  # None: nothing can be sent in pieces
+        if self._files is not None and self._batches is not None and self._upload_store is not None:
+            clock.add(self._upload_store)
+            answer, files = self.pipeline.answer, FileRoom(self._files)
+            uploads = UploadRoom(self._upload_store, self._files, files, answer, config)
+            blocks = BlockRoom(self._upload_store, answer, config.listener.max_body_bytes)
+            self._pieces = InPieces(uploads, blocks)
             self._kept = Kept(
                 {
-                    "/v1/files": FileRoom(self._files),
+                    "/v1/files": files,
                     "/v1/batches": BatchRoom(self._batches, config.batches),
+                    "/v1/uploads": PartsRoom(self._upload_store, self._files, uploads),
+                    "/v1/blocks": blocks,
                 }
             )
         if self._request_log is not None:
@@ -156,6 +170,9 @@ class Gateway:
                 routes.serve_public(exchange)
                 return 0
             tenant = snapshot.keyring.tenant(exchange.headers)
+            if self._pieces is not None and (work := self._pieces.opening(exchange, tenant)) is not None:
+                exchange.state = work
+                return work.body
             endpoint = routes.endpoint_of(exchange)
             if endpoint is not None:
                 exchange.state = _Accepted(endpoint, tenant)
@@ -221,6 +238,8 @@ class Gateway:
             await keeper.start(self._durable)
         if self._files is not None:
             await self._files.start()
+        if self._upload_store is not None:
+            await self._upload_store.start()
         if self._sender is not None:
             await self._sender.start()
         if self._batches is not None:
@@ -281,6 +300,9 @@ class Gateway:
         if self._files is not None and self._batches is not None:
             await self._batches.close()
             await self._files.close()
+        if self._upload_store is not None:
+            self.clock.remove(self._upload_store)
+            await self._upload_store.close()
         if self._announcing:
             await asyncio.wait(self._announcing)
         if self._sender is not None:
@@ -571,6 +593,20 @@ class Gateway:
         """Close an upstream that the new configuration does not know, once its calls have ended."""
         await upstream.wait_idle()
         await upstream.close()
+
+
+def _upload_store(config: Config) -> UploadStore | None:
+    wanted = config.uploads
+    if not config.files.directory:
+        return None
+    return UploadStore(
+        Path(config.files.directory, "uploads"),
+        tenant_bytes=wanted.tenant_bytes,
+        max_open=wanted.max_open,
+        kept_for=wanted.kept_for,
+        completed_kept_for=wanted.completed_kept_for,
+        blocks_kept_for=wanted.blocks_kept_for,
+    )
 
 
 def _cache(config: Config, clock: Clock) -> tuple[Cache, Claims | None]:

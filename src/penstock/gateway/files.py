@@ -57,6 +57,10 @@ class FileRoom:
     # ---- upload ----
 
     async def _upload(self, tenant: str, exchange: Exchange) -> None:
+        respond(exchange, shown(await self.receive(tenant, exchange)))
+
+    async def receive(self, tenant: str, exchange: Exchange) -> StoredFile:
+        """The file in a request's form, once it is in the store."""
         form = FormReader(exchange.headers.get(b"content-type", b""))
         announced = exchange.headers.get(b"content-length", b"")
         received, longest = 0, self._store.max_file_bytes + _FORM_BYTES
@@ -70,10 +74,9 @@ class FileRoom:
                     for part in form.feed(piece[start : start + _SLICE]):
                         await upload.take(part)
             form.close()
-            file = await upload.finish()
+            return await upload.finish()
         finally:
             await upload.discard()
-        respond(exchange, shown(file))
 
     # ---- the rest ----
 

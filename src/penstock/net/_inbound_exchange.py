@@ -103,6 +103,14 @@ class InboundExchange:
         self.chunked = False
         self._no_body = head.method == "HEAD"
 
+    @property
+    def scheme(self) -> str:
+        return "http" if self._connection.transport.get_extra_info("sslcontext") is None else "https"
+
+    @property
+    def root(self) -> str:
+        return ""
+
     # ---- the body
 
     async def body(self) -> bytes:

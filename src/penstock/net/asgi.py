@@ -56,6 +56,8 @@ class ASGIExchange:
     def __init__(self, scope: Scope, receive: Receive, config: ListenerConfig) -> None:
         self.method: str = scope["method"]
         self.path = _path(scope)
+        self.root: str = scope.get("root_path", "").rstrip("/")
+        self.scheme: str = scope.get("scheme", "http")
         self.query: str = scope.get("query_string", b"").decode("latin-1")
         self.headers: Headers = _headers(scope["headers"])
         client = scope.get("client")

@@ -39,8 +39,19 @@ class Exchange(Protocol):
     query: str
     headers: Headers
     peer: str  # address of the client, for logs
-    gone: bool
     state: object  # None at first; free for the application, from `opening` to the end
+
+    @property
+    def scheme(self) -> str:
+        """``http`` or ``https``, as this process sees it; a proxy in front may have made it another."""
+
+    @property
+    def root(self) -> str:
+        """The path below which the application is mounted, without a slash at its end; usually empty."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether the client has left."""
 
     @property
     def started(self) -> bool:

@@ -396,7 +396,7 @@ def storage_error(error: OSError) -> StorageFull | StorageUnavailable:
     return StorageUnavailable("what the gateway keeps cannot be reached now", retry_after=1.0)
 
 
-def write_all(file: BinaryIO, data: bytes | bytearray) -> None:
+def write_all(file: BinaryIO, data: bytes | bytearray | memoryview) -> None:
     """Write to an unbuffered file, which may take less than it is given."""
     view = memoryview(data)
     while view:

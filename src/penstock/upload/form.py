@@ -164,6 +164,12 @@ class FormReader:
         self._ended = True
 
 
+def filename_in(disposition: bytes) -> str:
+    """The file's name in a ``Content-Disposition`` that is no form's, to be shown; ``file`` without one."""
+    _, options = parse_options_header(disposition)
+    return _shown(_text(options.get(b"filename", b"")))
+
+
 def _text(value: bytes) -> str:
     try:
         return value.decode()

@@ -1,0 +1,34 @@
+"""Is this request one that does not hold its body: that creates an upload, or tells its body in blocks?
+
+Asked of every request, as soon as its head is there, where uploads are configured; so it looks at little.
+"""
+
+from __future__ import annotations
+
+from penstock.gateway.blocks import BlockRoom
+from penstock.gateway.kept import Work
+from penstock.gateway.routes import RELAYED
+from penstock.gateway.uploads import UploadRoom
+from penstock.messages import Tenant
+from penstock.net.exchange import Exchange
+
+
+class InPieces:
+    """Those who take what is not sent whole."""
+
+    __slots__ = ("_blocks", "_uploads")
+
+    def __init__(self, uploads: UploadRoom, blocks: BlockRoom) -> None:
+        self._uploads = uploads
+        self._blocks = blocks
+
+    def __repr__(self) -> str:
+        return f"<InPieces {self._uploads}, {self._blocks}>"
+
+    def opening(self, exchange: Exchange, tenant: Tenant) -> Work | None:
+        """The work that such a request asks for; None: it is no such request."""
+        endpoint = RELAYED.get(exchange.path)
+        work = self._uploads.creation(exchange, tenant, endpoint)
+        if work is None and endpoint is not None:
+            return self._blocks.told_in_blocks(exchange, tenant, endpoint)
+        return work

@@ -1,0 +1,279 @@
+"""One append on its way to the disk: cut into blocks, hashed, synced, and entered.
+
+What comes is written and hashed in threads by :data:`BUFFER` bytes, so that the loop never waits and no more than
+two such buffers are in memory.  Without a digest of the append's own, what has come is confirmed whenever there
+are :data:`STRIDE` bytes of it, when nothing more comes for a while, and when the request breaks: what is
+on the disk need not be sent again.  With one, all of it is confirmed at once, if it is what the digest says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import msgspec
+
+from penstock.errors import BodyTooLarge, Conflict, DigestMismatch, PenstockError
+from penstock.upload.files import write_all
+from penstock.upload.offsets import Offsets
+
+if TYPE_CHECKING:
+    from penstock.upload.digests import Digest
+    from penstock.upload.uploads import UploadStore
+
+BUFFER = 524_288  # bytes that wait for the disk; as many again are being written
+STRIDE = 4_194_304  # bytes after which an append without a digest is confirmed; the size of its blocks
+MAX_DIGESTED = (
+    134_217_728  # bytes of an append with a digest, which are on the disk before anything is confirmed
+)
+
+
+class Sealed(msgspec.Struct, frozen=True):
+    """A block that is whole and synced, in a file that no database knows yet."""
+
+    file: str
+    digest: bytes  # SHA-256
+    size: int
+
+
+class BlockWriter:
+    """Writes one block; :meth:`seal` or :meth:`drop` ends it.  Runs in the store's threads."""
+
+    def __init__(self, store: UploadStore) -> None:
+        self._store = store
+        self._path: Path = store.new_file()
+        self._file: BinaryIO | None = None
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def __repr__(self) -> str:
+        return f"<BlockWriter {self._path.name}, {self.size} bytes>"
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._file is None:
+            self._file = self._path.open("xb", buffering=0)
+        write_all(self._file, data)
+        self._hash.update(data)
+        self.size += len(data)
+
+    def seal(self) -> Sealed:
+        """Its bytes are on the disk; its name is when the directory is synced as well."""
+        assert self._file is not None, "an empty block is none"
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._file = None
+        return Sealed(self._path.name, self._hash.digest(), self.size)
+
+    def finish(self, rest: bytes) -> Sealed:
+        """Write the rest; the block and its name are on the disk."""
+        if rest:
+            self.write(rest)
+        sealed = self.seal()
+        self._store.sync_names()
+        return sealed
+
+    def drop(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._path.unlink(missing_ok=True)
+
+
+class Writer:
+    """One append; made by :meth:`penstock.upload.uploads.UploadStore.append`.
+
+    :param cut: ends its request
+    """
+
+    def __init__(
+        self,
+        store: UploadStore,
+        upload: str,
+        owner: str,
+        offsets: Offsets,
+        epoch: int,
+        cut: Callable[[], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.upload = upload
+        self.owner = owner
+        self.offsets = offsets
+        self.epoch = epoch
+        self._store = store
+        self._cut = cut
+        self._now = now
+        self._known_length = offsets.length
+        self._digest: Digest | None = None
+        self._hash = hashlib.sha256()
+        self._block_size = STRIDE
+        self._buffer = bytearray()
+        self._block: BlockWriter | None = None
+        self._sealed: list[Sealed] = []
+        self._taken = 0
+        self._heard = 0.0  # when something came last
+        self._busy = asyncio.Lock()
+        self._broken = (
+            False  # the disk refused, or the request was cancelled: nobody knows what is in the last block
+        )
+        self._superseded = False
+        self._ended = asyncio.Event()
+
+    def __repr__(self) -> str:
+        state = "ended" if self._ended.is_set() else "superseded" if self._superseded else "open"
+        return f"<Writer of {self.upload}, {self.offsets}, {state}>"
+
+    def expect(self, digest: Digest | None, block_size: int) -> None:
+        """What the append's content must come to, and how large a block it may become as a whole."""
+        self._digest = digest
+        if digest is not None:
+            self._hash = digest.new()
+            self._block_size = block_size
+
+    def supersede(self) -> None:
+        """A later request for the same upload has come: this one ends."""
+        if not self._superseded:
+            self._superseded = True
+            self._cut()
+
+    async def wait_ended(self) -> None:
+        await self._ended.wait()
+
+    def is_quiet(self, now: float, seconds: float) -> bool:
+        """Whether something waits to be confirmed, and nothing more has come for so long."""
+        return (
+            self._digest is None
+            and bool(self.offsets.unconfirmed)
+            and not self._busy.locked()
+            and now - self._heard > seconds
+        )
+
+    async def write(self, piece: bytes) -> None:
+        """:raises InconsistentLength: more than was announced; the upload is to be given up
+        :raises BodyTooLarge: more than an upload, or a chunk with a digest, may hold
+        :raises Conflict: a later request for the upload came
+        """
+        async with self._busy:
+            self.offsets.take(len(piece))
+            self._taken += len(piece)
+            if self._digest is not None and self._taken > MAX_DIGESTED:
+                raise BodyTooLarge(f"a chunk with a digest may hold {MAX_DIGESTED} bytes")
+            self._heard = self._now()
+            self._buffer += piece
+            if len(self._buffer) >= BUFFER:
+                await self._flush()
+                if self._digest is None and self.offsets.unconfirmed >= STRIDE:
+                    await self._confirm(complete=False)
+
+    async def settle(self) -> None:
+        """Confirm what has come, from beside; whoever writes is told if that is not possible."""
+        async with self._busy:
+            if self.offsets.unconfirmed and not self._broken and not self._ended.is_set():
+                try:
+                    await self._flush()
+                    await self._confirm(complete=False)
+                except PenstockError:
+                    self.supersede()
+
+    async def finish(self, *, at_once: bool) -> bool:
+        """The append's content has ended.
+
+        :param at_once: whether the upload counts as complete when its last byte is there; else it is to be verified
+        :returns: whether the upload's last byte is there
+        :raises DigestMismatch: the content is not what its digest says; nothing of it is kept
+        :raises InconsistentLength: the last append has ended before the length that was announced; it is kept
+        :raises Conflict: a later request for the upload came
+        """
+        async with self._busy:
+            await self._flush()
+            if self._digest is not None and not self._digest.fits(self._hash.digest()):
+                raise DigestMismatch("the content does not have the digest that was said", param="digest")
+            offsets = self.offsets
+            complete = offsets.last and at_once
+            if offsets.unconfirmed or complete or offsets.length != self._known_length:
+                await self._confirm(complete=complete)
+            return offsets.end()
+
+    async def close(self) -> None:
+        """However the append ended: what can be kept of it is."""
+        async with self._busy:
+            try:
+                if self._digest is None and self.offsets.unconfirmed and not self._broken:
+                    await self._flush()
+                    await self._confirm(complete=False)
+            except PenstockError:  # the disk has told so; the client will see how far it came
+                pass
+            finally:
+                self.offsets.lose()
+                self._ended.set()
+                self._store.release(self)
+                left = self._block, self._sealed
+                self._block, self._sealed = None, []
+        block, sealed = left
+        if block is not None or sealed:
+            await self._drop(block, sealed)
+
+    async def _drop(self, block: BlockWriter | None, sealed: list[Sealed]) -> None:
+        def drop() -> None:
+            if block is not None:
+                block.drop()
+            for each in sealed:
+                self._store.path_of(each).unlink(missing_ok=True)
+
+        try:
+            await self._store.run(drop)
+        except PenstockError:  # nobody knows these files, and so they go some time
+            pass
+
+    async def _flush(self) -> None:
+        data, self._buffer = self._buffer, bytearray()
+        if data:
+            try:
+                await self._store.run(lambda: self._write(data))
+            except BaseException:
+                self._broken = True
+                raise
+
+    def _write(self, data: bytearray) -> None:
+        """In a thread: into blocks, the last of which stays open."""
+        if self._digest is not None:
+            self._hash.update(data)
+        view = memoryview(data)
+        while view:
+            if self._block is None:
+                self._block = BlockWriter(self._store)
+            room = self._block_size - self._block.size
+            self._block.write(view[:room])
+            view = view[room:]
+            if self._block.size >= self._block_size:
+                self._seal()
+
+    def _seal(self) -> None:
+        if self._block is not None:
+            self._sealed.append(self._block.seal())
+            self._block = None
+
+    async def _confirm(self, *, complete: bool) -> None:
+        """What is written becomes a part of the upload, and its offset rises: from here on it is the client's."""
+        if self._superseded and complete:
+            raise Conflict("a later request for this upload came", code="superseded")
+
+        def sync() -> None:
+            self._seal()
+            if self._sealed:
+                self._store.sync_names()
+
+        try:
+            await self._store.run(sync)
+            await self._store.enter(self, self._sealed, complete=complete)
+        except BaseException:
+            self._broken = True
+            raise
+        self._sealed = []
+        self.epoch += 1
+        self._known_length = self.offsets.length
+        self.offsets.confirm()
