@@ -21,6 +21,7 @@
     │   │   └── BlocksLacking     409      a body is told in blocks, some of which are not here
     │   ├── Cancelled             409      the call was cancelled, or nobody waited for its answer any more
     │   ├── Gone                  410      it was there, and has been forgotten
+    │   ├── UnsupportedVersion    412      of tus
     │   ├── BodyTooLarge          413
     │   ├── UnsupportedMedia      415
     │   ├── KeyReused             422      this idempotency key came with another body before
@@ -196,6 +197,13 @@ class Cancelled(CallerError):
 class Gone(CallerError):
     status = 410
     code = "expired"
+
+
+class UnsupportedVersion(CallerError):
+    """The client speaks another tus than 1.0.0."""
+
+    status = 412
+    code = "unsupported_tus_version"
 
 
 class BodyTooLarge(CallerError):

@@ -52,6 +52,18 @@ KEPT = {
     ("GET", "/v1/batches/{id}"),
     ("POST", "/v1/batches/{id}/cancel"),
 }
+UPLOADS = {
+    ("POST", "/v1/uploads"),
+    ("POST", "/v1/uploads/{id}/parts"),
+    ("POST", "/v1/uploads/{id}/complete"),
+    ("POST", "/v1/uploads/{id}/cancel"),
+    ("HEAD", "/v1/uploads/{id}"),
+    ("GET", "/v1/uploads/{id}"),
+    ("PATCH", "/v1/uploads/{id}"),
+    ("DELETE", "/v1/uploads/{id}"),
+    ("OPTIONS", "/v1/uploads"),
+    ("PUT", "/v1/blocks/{sha256}"),
+}
 
 
 def test_every_endpoint_of_the_data_port_is_there():
@@ -62,12 +74,12 @@ def test_every_endpoint_of_the_data_port_is_there():
         for (kind, rest), methods in _METHODS.items()
         for method in methods
     }
-    assert told == own | KEPT | stored | {("POST", endpoint.path) for endpoint in Endpoint}
+    assert told == own | KEPT | UPLOADS | stored | {("POST", endpoint.path) for endpoint in Endpoint}
 
 
 def test_each_endpoint_answers(gateway):
     told = {found for row in rows("Data port") for found in ENDPOINT.findall(row[0])}
-    for method, path in told - KEPT:
+    for method, path in told - KEPT - UPLOADS:
         found = path.replace("{name}", "sim").replace("{id}", "gen_" + "0" * 32)
         status, _, _ = ask(gateway.url, method, found, body=b"{}")
         assert status == (404 if "{id}" in path else 200 if method == "GET" else 400), path
@@ -92,6 +104,16 @@ def test_each_endpoint_of_files_and_batches_answers(gateway):
     assert ask(gateway.url, "GET", f"/v1/files/{file['id']}")[0] == 404
     assert ask(gateway.url, "PUT", "/v1/batches")[0] == 405
     assert ask(gateway.url, "GET", "/v1/batches/a/b")[0] == 404
+
+
+def test_each_endpoint_of_uploads_answers(gateway):
+    for method, path in sorted(UPLOADS):
+        found = path.replace("{id}", "upload_" + "0" * 32).replace("{sha256}", "0" * 64)
+        kind = "application/partial-upload" if method == "PATCH" else "multipart/form-data; boundary=b"
+        said = {"content-type": kind, "upload-offset": "0", "upload-complete": "?0"}
+        body = b'{"part_ids": ["part_0"]}' if path.endswith("/complete") else b"{}"
+        status, _, _ = ask(gateway.url, method, found, body=body, **said)
+        assert status == (404 if "{id}" in path else 204 if method == "OPTIONS" else 400), (method, path)
 
 
 def test_every_endpoint_of_the_control_port_is_there():
@@ -125,6 +147,7 @@ def test_every_header_of_a_request_that_means_something_is_there():
     read = {name.decode() for names in upstream_http._FORWARDED.values() for name in names}
     for path in (
         (SOURCE / "gateway").rglob("*.py"),
+        (SOURCE / "upload").rglob("*.py"),
         [SOURCE / "wire" / "credentials.py"],
         [SOURCE / "upstream" / "http.py"],
     ):
@@ -132,6 +155,7 @@ def test_every_header_of_a_request_that_means_something_is_there():
             text = file.read_text()
             read |= set(re.findall(r'headers\.get\(b"([a-z-]+)"', text))
             read |= set(re.findall(r'b"([a-z-]+)" in (?:\w+\.)*headers', text))
+            read |= set(re.findall(r'\(headers, b"([a-z-]+)"\)', text))
     assert headers_of("Headers of a request") == read - http_own
 
 
@@ -141,7 +165,8 @@ def test_every_header_of_an_answer_is_there(gateway):
     seen = {name.decode() for name in transfer._SHOWN}
     for dialect in Dialect:
         seen |= {name.decode() for name, _ in ratelimits.render(dialect, (1, 1, 1), (1, 1, 1), 0)}
-    for path in *(SOURCE / "gateway").rglob("*.py"), SOURCE / "wire" / "problems.py":
+    rooms = [path for room in ("gateway", "upload") for path in (SOURCE / room).rglob("*.py")]
+    for path in *rooms, SOURCE / "wire" / "problems.py":
         seen |= set(re.findall(r'(?<!get)\(b"([a-z-]+)", ', path.read_text()))
     for body in ({}, {"model": "sim"}, {"model": "sim:429,retry-after=0"}, {"stream": True}):
         whole = {"model": "sim", "messages": [{"role": "user", "content": "hi"}], **body} if body else body

@@ -68,7 +68,9 @@ class Client:
 
     async def __call__(self, method, path, body=b"", *, key=None, length=None, **fields):
         """One request on a connection of its own; ``Upload_Offset=3`` becomes a header field."""
-        reader, writer = await self.begin(method, path, len(body) if length is None else length, key=key, **fields)
+        reader, writer = await self.begin(
+            method, path, len(body) if length is None else length, key=key, **fields
+        )
         try:
             writer.write(body)
             return await self.answer(reader, method)
@@ -96,7 +98,9 @@ class Client:
                 continue
             if method == "HEAD" or status == 204:
                 lines = head.decode("latin-1").split("\r\n")[1:]
-                headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+                headers = {
+                    name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+                }
                 return Answer(status, headers, b"")
             rest = asyncio.StreamReader()
             rest.feed_data(head)
@@ -110,7 +114,9 @@ class Client:
 
     async def append(self, where, offset, body=b"", complete=False, **fields):
         fields = {"content_type": DRAFT, **fields}
-        return await self("PATCH", where, body, Upload_Offset=offset, Upload_Complete=flag(complete), **fields)
+        return await self(
+            "PATCH", where, body, Upload_Offset=offset, Upload_Complete=flag(complete), **fields
+        )
 
     async def offset(self, where, **fields):
         answer = await self("HEAD", where, **fields)

@@ -62,6 +62,7 @@ NEEDS_RESTART = (
     "log",
     "ledger",
     "files",
+    "uploads",
     "batches",
     "webhooks",
     "cache",

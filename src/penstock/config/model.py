@@ -268,9 +268,7 @@ class FilesConfig(_Section, frozen=True):
 class UploadsConfig(_Section, frozen=True):
     """What is sent in pieces that survive a broken connection; it needs `files.directory`."""
 
-    tenant_bytes: Bytes = (
-        10_737_418_240  # what one tenant's uploads and blocks may take; past it a new one gets 403
-    )
+    tenant_bytes: Bytes = 10_737_418_240  # all that one tenant has sent in pieces; past it a new one gets 403
     max_open: Positive = 1_000  # uploads of one tenant that are not complete; past it a new one gets 429
     kept_for: Seconds = 86_400.0  # an upload that is not complete goes so long after its creation
     completed_kept_for: Seconds = 600.0  # a complete one can be asked for its answer for so long

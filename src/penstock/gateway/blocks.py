@@ -97,8 +97,9 @@ class BlockRoom:
         except BlocksLacking as error:
             _tell_lacking(exchange, error)
             raise
-        headers = kept(exchange.headers)
-        headers.pop(b"content-encoding", None)
+        headers = {
+            name: value for name, value in kept(exchange.headers).items() if name != b"content-encoding"
+        }
         if asked.content_encoding:
             headers[b"content-encoding"] = _field(asked.content_encoding)
         target = Target(exchange.path, exchange.query, headers, _field(asked.content_type))

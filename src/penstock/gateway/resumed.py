@@ -14,7 +14,7 @@ import msgspec
 from penstock.messages import Headers
 from penstock.net.exchange import Exchange, HeaderList, Watcher
 
-_KEYS = (b"authorization", b"x-api-key")  # are sent with each request, and never written to a disk
+_KEYS = frozenset({b"authorization", b"x-api-key"})  # are sent with each request, and never written to a disk
 _OF_ONE_CONNECTION = frozenset(
     {
         *_KEYS,
@@ -33,7 +33,12 @@ _OF_ONE_CONNECTION = frozenset(
         b"upgrade",
     }
 )
-_OF_UPLOADS = (b"upload-", b"tus-", b"x-forwarded-", b"x-http-method-override")
+_OF_UPLOADS = (
+    b"upload-",
+    b"tus-",
+    b"x-forwarded-",
+    b"x-http-method-override",
+)
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -94,8 +99,8 @@ class ResumedExchange:
         self.peer = beneath.peer
         self.state: object = None
         headers = dict(target.headers)
-        if key:
-            headers.setdefault(b"idempotency-key", key.encode())
+        if key and b"idempotency-key" not in headers:
+            headers[b"idempotency-key"] = key.encode()
         headers[b"content-type"] = target.content_type
         headers[b"content-length"] = b"%d" % length
         for name in _KEYS:

@@ -32,6 +32,7 @@ from penstock.errors import (
     MethodNotAllowed,
     OffsetMismatch,
     PenstockError,
+    UnsupportedVersion,
 )
 from penstock.gateway.files import PURPOSES, FileRoom, shown
 from penstock.gateway.kept import Work
@@ -449,7 +450,7 @@ def _refuse(exchange: Exchange, error: PenstockError) -> None:
         fields.append(tus.RESUMABLE)
         if isinstance(error, DigestMismatch):
             status = tus.MISMATCH
-        elif isinstance(error, tus.WrongVersion):
+        elif isinstance(error, UnsupportedVersion):
             fields.append((b"tus-version", tus.VERSION))
     else:
         problem = rufh.encoded_problem(error)

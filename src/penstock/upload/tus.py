@@ -10,7 +10,7 @@ import binascii
 from email.utils import formatdate
 from urllib.parse import urlsplit
 
-from penstock.errors import BadRequest, CallerError, UnsupportedMedia
+from penstock.errors import BadRequest, UnsupportedMedia, UnsupportedVersion
 from penstock.messages import Headers
 from penstock.upload.asked import Append, Concat, Creation, UploadDialect, number_in
 from penstock.upload.digests import TUS_ALGORITHMS, from_checksum
@@ -29,23 +29,16 @@ _EXTENSIONS = (
 )
 
 
-class WrongVersion(CallerError):
-    """The client speaks another tus (core: 412, with ``Tus-Version``)."""
-
-    status = 412
-    code = "unsupported_tus_version"
-
-
 def speaks(headers: Headers) -> bool:
     """Whether a request is in this dialect.
 
-    :raises WrongVersion: it is in another version of it
+    :raises UnsupportedVersion: it is in another version of it (core: 412, with ``Tus-Version``)
     """
     value = headers.get(b"tus-resumable")
     if value is None:
         return False
     if value.strip() != VERSION:
-        raise WrongVersion("the version of tus that is spoken here is 1.0.0")
+        raise UnsupportedVersion("the version of tus that is spoken here is 1.0.0")
     return True
 
 

@@ -1,0 +1,159 @@
+"""Bodies told in blocks: what was sent before is not sent again, and is nobody else's."""
+
+import asyncio
+import hashlib
+import json
+
+from in_pieces import CHAT, body_of, digest, in_pieces, two_tenants
+from serving import COMPLETION, on_uvloop
+
+LIST = "application/vnd.penstock.blocks+json"
+
+
+def with_gateway(folder, **more):
+    def run(test):
+        async def main():
+            async with in_pieces(folder, **more) as (ask, model, gateway):
+                await test(ask, model, gateway)
+
+        on_uvloop(main)
+
+    return run
+
+
+def name(block):
+    return hashlib.sha256(block).hexdigest()
+
+
+def told(blocks, **more):
+    listed = [{"sha256": name(block), "size": len(block)} for block in blocks]
+    return json.dumps({"blocks": listed, **more}).encode()
+
+
+async def offer(ask, blocks, path=CHAT, *, key=None, **more):
+    return await ask("POST", path, told(blocks, **more), key=key, content_type=LIST)
+
+
+def test_only_what_is_lacking_is_sent(tmp_path):
+    @with_gateway(tmp_path)
+    async def test(ask, model, gateway):
+        body = body_of(30_000)
+        blocks = [body[:10_000], body[10_000:20_000], body[20_000:]]
+        first = await offer(ask, blocks)
+        assert (first.status, first.json()["error"]["code"]) == (409, "blocks_lacking")
+        assert first.json()["lacking"] == list(dict.fromkeys(map(name, blocks)))
+        sent = [await ask("PUT", f"/v1/blocks/{name(block)}", block) for block in blocks]
+        assert [answer.status for answer in sent] == [201, 201, 201]
+        assert (await ask("PUT", f"/v1/blocks/{name(blocks[0])}", blocks[0])).status == 204
+        answer = await offer(ask, blocks)
+        assert (answer.status, answer.json()) == (200, COMPLETION)
+        longer = body[:-3] + b' and more"}]}'
+        blocks = [longer[:10_000], longer[10_000:20_000], longer[20_000:]]
+        assert (await offer(ask, blocks)).json()["lacking"] == [name(blocks[2])]
+        assert json.loads(model.bodies[0]) == json.loads(body)
+
+
+def test_chunks_of_an_upload_are_blocks(tmp_path):
+    @with_gateway(tmp_path)
+    async def test(ask, model, gateway):
+        body = body_of(9_000)
+        where = (await ask.create()).headers["location"]
+        await ask.append(where, 0, body[:4_000], Content_Digest=digest(body[:4_000]))
+        await ask.append(where, 4_000, body[4_000:], complete=True, Content_Digest=digest(body[4_000:]))
+        assert (await offer(ask, [body[:4_000], body[4_000:]])).json() == COMPLETION
+
+
+def test_nobody_finds_out_what_others_have_sent(tmp_path):
+    keys, one, other = two_tenants()
+
+    @with_gateway(tmp_path, keys=keys)
+    async def test(ask, model, gateway):
+        body = body_of(10)
+        assert (await ask("PUT", f"/v1/blocks/{name(body)}", body, key=one)).status == 201
+        assert (await offer(ask, [body], key=other)).json()["lacking"] == [name(body)]
+        assert (await ask("PUT", f"/v1/blocks/{name(body)}", body, key=other)).status == 201
+        assert (await offer(ask, [body], key=one)).status == 200
+
+
+def test_where_callers_bring_their_own_keys_each_is_alone(tmp_path):
+    @with_gateway(tmp_path)
+    async def test(ask, model, gateway):
+        body = body_of(10)
+        assert (await ask("PUT", f"/v1/blocks/{name(body)}", body, key="sk-one")).status == 201
+        assert (await offer(ask, [body], key="sk-other")).status == 409
+        assert (await offer(ask, [body], key="sk-one")).status == 200
+        assert model.heads[0]["authorization"] == "bearer sk-one"
+
+
+def test_what_is_no_block_is_refused_and_leaves_nothing(tmp_path):
+    @with_gateway(tmp_path, tenant_bytes=100_000)
+    async def test(ask, model, gateway):
+        for path, body, status in (
+            (f"/v1/blocks/{name(b'other')}", b"this", 400),
+            ("/v1/blocks/abc", b"this", 400),
+            (f"/v1/blocks/{name(b'')}", b"", 400),
+            (f"/v1/blocks/{name(bytes(8_388_609))}", bytes(8_388_609), 413),
+            (f"/v1/blocks/{name(bytes(200_000))}", bytes(200_000), 403),
+        ):
+            assert (await ask("PUT", path, body)).status == status
+        _, writer = await ask.begin("PUT", f"/v1/blocks/{name(b'this')}", 4)
+        writer.write(b"thi")
+        writer.close()
+        assert (await ask("GET", f"/v1/blocks/{name(b'this')}")).status == 405
+        assert list((tmp_path / "kept" / "uploads" / "blocks").iterdir()) == []
+
+
+def test_what_is_no_list_is_refused(tmp_path):
+    @with_gateway(tmp_path)
+    async def test(ask, model, gateway):
+        block = {"sha256": name(b"x"), "size": 1}
+        for wrong in (
+            b"",
+            b"[]",
+            {},
+            {"blocks": []},
+            {"blocks": [{**block, "size": 0}]},
+            {"blocks": [{**block, "size": 8_388_609}]},
+            {"blocks": [{**block, "sha256": name(b"x").upper()}]},
+            {"blocks": [{**block, "sha256": name(b"x")[1:]}]},
+            {"blocks": [block] * 4_097},
+            {"blocks": [block], "block": 1},
+        ):
+            body = wrong if isinstance(wrong, bytes) else json.dumps(wrong).encode()
+            assert (await ask("POST", CHAT, body, content_type=LIST)).status == 400
+        await ask("PUT", f"/v1/blocks/{name(b'x')}", b"x")
+        for wrong in ({"blocks": [{**block, "size": 2}]}, {"blocks": [block], "content_type": "a\r\nb: c"}):
+            assert (await ask("POST", CHAT, json.dumps(wrong).encode(), content_type=LIST)).status == 400
+        large = {"blocks": [{**block, "size": 8_388_608}] * 5}
+        assert (await ask("POST", CHAT, json.dumps(large).encode(), content_type=LIST)).status == 413
+
+
+def test_old_blocks_make_room_for_new_ones(tmp_path):
+    @with_gateway(tmp_path, tenant_bytes=100_000)
+    async def test(ask, model, gateway):
+        blocks = [bytes([number]) * 30_000 for number in range(5)]
+        for block in blocks:
+            assert (await ask("PUT", f"/v1/blocks/{name(block)}", block)).status == 201
+        assert (await offer(ask, blocks)).json()["lacking"] == [name(block) for block in blocks[:2]]
+        assert len(list((tmp_path / "kept" / "uploads" / "blocks").iterdir())) == 3
+
+
+def test_the_same_block_at_once_is_kept_once(tmp_path):
+    @with_gateway(tmp_path)
+    async def test(ask, model, gateway):
+        block = b"b" * 100_000
+        sent = await asyncio.gather(*(ask("PUT", f"/v1/blocks/{name(block)}", block) for _ in range(8)))
+        assert sorted(answer.status for answer in sent) == [201] + [204] * 7
+        assert len(list((tmp_path / "kept" / "uploads" / "blocks").iterdir())) == 1
+
+
+def test_the_idempotency_key_is_that_of_the_call(tmp_path):
+    @with_gateway(tmp_path)
+    async def test(ask, model, gateway):
+        body = body_of(10)
+        await ask("PUT", f"/v1/blocks/{name(body)}", body)
+        asked = {"content_type": LIST, "Idempotency_Key": "k"}
+        first = await ask("POST", CHAT, told([body]), **asked)
+        again = await ask("POST", CHAT, body, Idempotency_Key="k", content_type="application/json")
+        assert again.headers["penstock-generation"] == first.headers["penstock-generation"]
+        assert len(model.bodies) == 1
