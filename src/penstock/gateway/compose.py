@@ -55,7 +55,7 @@ from penstock.ledger.measures import measure
 from penstock.ledger.prices import PriceTable
 from penstock.ledger.sqlite import SQLiteStore
 from penstock.logs import RequestLog
-from penstock.messages import Call, Dialect, Endpoint, Tenant, Usage
+from penstock.messages import Call, Endpoint, Tenant, Usage
 from penstock.metrics import Registry as Metrics
 from penstock.net.clock import Clock
 from penstock.net.exchange import Exchange
@@ -216,7 +216,7 @@ class Gateway:
             if exchange.started:
                 exchange.abort()
             else:
-                status = refuse(exchange, error, Dialect.OPENAI)
+                status = refuse(exchange, error, routes.dialect_for(exchange))
             self.recorder.refused(
                 work.label, work.tenant, status=status, error=error.code, peer=exchange.peer
             )

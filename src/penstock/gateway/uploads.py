@@ -38,7 +38,7 @@ from penstock.gateway.files import PURPOSES, FileRoom, shown
 from penstock.gateway.kept import Work
 from penstock.gateway.resumed import ResumedExchange, Target, decoded, encoded, kept
 from penstock.gateway.stages.authenticate import ANONYMOUS
-from penstock.messages import Dialect, Endpoint, Headers, Tenant
+from penstock.messages import Endpoint, Headers, Tenant
 from penstock.net.exchange import Exchange
 from penstock.upload import rufh, tus
 from penstock.upload.asked import Append, Concat, Creation, UploadDialect, content_length_of
@@ -50,6 +50,7 @@ from penstock.upload.uploads import MAX_BLOCK, Upload, UploadStore, new_upload_i
 from penstock.upload.writer import Writer
 from penstock.wire import problems
 from penstock.wire.credentials import key_in
+from penstock.wire.request import dialect_of
 
 FILES = "/v1/files"
 PREFIX = "/v1/uploads"
@@ -445,7 +446,7 @@ def _fingerprint(exchange: Exchange, asked: Creation) -> str:
 def _refuse(exchange: Exchange, error: PenstockError) -> None:
     """Answer with an error, in the words of the dialect that was spoken."""
     in_tus = b"tus-resumable" in exchange.headers
-    status, fields, body = problems.render(error, Dialect.OPENAI)
+    status, fields, body = problems.render(error, dialect_of(exchange.path))
     if in_tus:
         fields.append(tus.RESUMABLE)
         if isinstance(error, DigestMismatch):
