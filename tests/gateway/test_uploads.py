@@ -88,12 +88,11 @@ def test_a_call_in_one_piece_may_say_that_it_is_resumable(tmp_path):
         assert "upload-draft-interop-version: 6" in interim
         where = interim.partition("location: ")[2].partition("\r\n")[0]
         writer.write(body[:20_000])
-        await asyncio.sleep(0)
+        store = gateway._upload_store
+        await until(lambda: any(each.offsets.unconfirmed == 20_000 for each in store._writers.values()))
         writer.close()  # and there the connection breaks
-        offset = 0
-        while not offset:  # what has come is kept once the break is seen
-            offset = await ask.offset(where)
-        assert 0 < offset <= 20_000
+        offset = await ask.offset(where)
+        assert offset == 20_000
         last = await ask.append(where, offset, body[offset:], complete=True)
         assert (last.status, last.json()) == (200, COMPLETION)
         assert json.loads(model.bodies[0]) == json.loads(body)
