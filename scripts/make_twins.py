@@ -32,6 +32,7 @@ TO_SYNC = (  # in this order
     (r"__aenter__", "__enter__"),
     (r"__aexit__", "__exit__"),
     (r"\baclose\b", "close"),
+    (r"\baread\b", "read"),
     (r"\baiter_bytes\b", "iter_bytes"),
     (r"\bhandle_async_request\b", "handle_request"),
     (r"\bAsyncHTTPTransport\b", "HTTPTransport"),

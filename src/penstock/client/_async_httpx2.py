@@ -19,6 +19,7 @@ from penstock.client._calls import Calls, ClientCall
 from penstock.client._kept import Keeping, Kept
 from penstock.client._reading import Cut, NotReproduced
 from penstock.client._sockets import KEEP_ALIVE
+from penstock.client._uploading import Outcome, Upload
 from penstock.client.options import Options
 from penstock.client.statistics import Statistics
 from penstock.errors import UpstreamBroken
@@ -100,7 +101,7 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
             self._prepare(call, request, timeouts, given)
             call.attempt()
             try:
-                response = await self.send(request)
+                response = await self._exchanged(call, request)
                 wait = call.refused(response.status_code, response.headers)
                 if wait is None:
                     if call.endpoint is None:
@@ -132,6 +133,62 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
         request.headers["Penstock-Deadline"] = f"{left:.3f}"
         for name, limit in given.items():
             timeouts[name] = left if limit is None else min(limit, left)
+
+    async def _exchanged(self, call: ClientCall, request: httpx2.Request) -> httpx2.Response:
+        """The answer's head, for a body that goes as it is, or in a form that survives breaks."""
+        body, coding = call.encoded()
+        if coding != call.coding:
+            _set_body(request, body, coding)
+            call.coding = coding
+        upload = call.uploading(body, request.headers)
+        if upload is not None:
+            response = await self._uploaded(call, request, upload)
+            call.upload_ended(offered=response is not None)
+            if response is not None:
+                return response
+        call.sends(len(body))
+        return await self.send(request)
+
+    async def _uploaded(
+        self, call: ClientCall, request: httpx2.Request, upload: Upload
+    ) -> httpx2.Response | None:
+        """The answer to the last append; None: the server does not take the body in this way."""
+        now = self.calls.now
+        while True:
+            peer = call.peer
+            step = upload.step(now())
+            sent = httpx2.Request(
+                step.method,
+                request.url
+                if step.path is None
+                else request.url.copy_with(raw_path=step.path.encode("ascii")),
+                headers=step.headers,
+                content=step.content,
+                extensions=request.extensions,
+            )
+            call.sends(len(step.content))
+            try:
+                response = await self.send(sent)
+                outcome = upload.took(response.status_code, response.headers, now())
+                if outcome is Outcome.ANSWER:
+                    return response
+                await response.aread()
+                await response.aclose()
+                if outcome is Outcome.REFUSED:
+                    return None
+                if outcome is Outcome.ONWARD:
+                    if step.method == "HEAD":
+                        call.upload_went_on(upload.offset)
+                    continue
+                raise httpx2.RemoteProtocolError(f"status {response.status_code} for an append", request=sent)
+            except httpx2.RequestError as error:
+                wait = call.upload_broke(upload, kind_of(error), _reason(error))
+                if wait is None:
+                    raise
+                if call.peer is not peer:  # its uploads are not known elsewhere
+                    raise
+                if wait:
+                    await anyio.sleep(wait)
 
     async def _whole(
         self, call: ClientCall, response: httpx2.Response, keeping: Keeping | None
@@ -329,6 +386,7 @@ class _ResumedStream(httpx2.AsyncByteStream):
         request.headers["Idempotency-Key"] = call.key
         _address(call, request)
         call.asks_again(begun=begun)
+        call.sends(len(call.body))
         response = await self._transport.send(request)
         if response.status_code != 200 or not _is_stream(response):
             await response.aclose()
@@ -431,6 +489,16 @@ def _address(call: ClientCall, request: httpx2.Request) -> None:
     if request.url.netloc != netloc or request.url.scheme != peer.scheme:
         request.url = request.url.copy_with(scheme=peer.scheme, netloc=netloc)
         request.headers["Host"] = peer.netloc
+
+
+def _set_body(request: httpx2.Request, body: bytes, coding: str) -> None:
+    """Give a request the body as its present peer wants it."""
+    request.stream = httpx2.ByteStream(body)
+    request.headers["Content-Length"] = str(len(body))
+    if coding:
+        request.headers["Content-Encoding"] = coding
+    else:
+        del request.headers["Content-Encoding"]
 
 
 def _is_stream(response: httpx2.Response) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+from penstock.client._uploading import Link
+
 FIRST_REST = 1.0  # seconds
 LONGEST_REST = 30.0
 MOST_PEERS = 1_000  # origins remembered that nobody named as gateways
@@ -22,7 +24,7 @@ class Peer:
     ``is_gateway``: it keeps answers and heeds ``Idempotency-Key``, because it was named as one or has shown it.
     """
 
-    __slots__ = ("failures", "is_gateway", "netloc", "rests_until", "scheme")
+    __slots__ = ("codings", "failures", "is_gateway", "link", "netloc", "rests_until", "scheme")
 
     def __init__(self, scheme: str, netloc: str, *, is_gateway: bool) -> None:
         self.scheme = scheme
@@ -30,6 +32,8 @@ class Peer:
         self.is_gateway = is_gateway
         self.failures = 0
         self.rests_until = 0.0
+        self.link = Link()
+        self.codings: frozenset[str] = frozenset()  # of bodies, that it has said to understand
 
     def __repr__(self) -> str:
         kind = "gateway" if self.is_gateway else "server"

@@ -18,6 +18,7 @@ from penstock.client._calls import Calls, ClientCall
 from penstock.client._kept import Keeping, Kept
 from penstock.client._reading import Cut, NotReproduced
 from penstock.client._sockets import KEEP_ALIVE
+from penstock.client._uploading import Outcome, Upload
 from penstock.client.options import Options
 from penstock.client.statistics import Statistics
 from penstock.errors import UpstreamBroken
@@ -97,7 +98,7 @@ class Transport(httpx.BaseTransport):
             self._prepare(call, request, timeouts, given)
             call.attempt()
             try:
-                response = self.send(request)
+                response = self._exchanged(call, request)
                 wait = call.refused(response.status_code, response.headers)
                 if wait is None:
                     if call.endpoint is None:
@@ -129,6 +130,60 @@ class Transport(httpx.BaseTransport):
         request.headers["Penstock-Deadline"] = f"{left:.3f}"
         for name, limit in given.items():
             timeouts[name] = left if limit is None else min(limit, left)
+
+    def _exchanged(self, call: ClientCall, request: httpx.Request) -> httpx.Response:
+        """The answer's head, for a body that goes as it is, or in a form that survives breaks."""
+        body, coding = call.encoded()
+        if coding != call.coding:
+            _set_body(request, body, coding)
+            call.coding = coding
+        upload = call.uploading(body, request.headers)
+        if upload is not None:
+            response = self._uploaded(call, request, upload)
+            call.upload_ended(offered=response is not None)
+            if response is not None:
+                return response
+        call.sends(len(body))
+        return self.send(request)
+
+    def _uploaded(self, call: ClientCall, request: httpx.Request, upload: Upload) -> httpx.Response | None:
+        """The answer to the last append; None: the server does not take the body in this way."""
+        now = self.calls.now
+        while True:
+            peer = call.peer
+            step = upload.step(now())
+            sent = httpx.Request(
+                step.method,
+                request.url
+                if step.path is None
+                else request.url.copy_with(raw_path=step.path.encode("ascii")),
+                headers=step.headers,
+                content=step.content,
+                extensions=request.extensions,
+            )
+            call.sends(len(step.content))
+            try:
+                response = self.send(sent)
+                outcome = upload.took(response.status_code, response.headers, now())
+                if outcome is Outcome.ANSWER:
+                    return response
+                response.read()
+                response.close()
+                if outcome is Outcome.REFUSED:
+                    return None
+                if outcome is Outcome.ONWARD:
+                    if step.method == "HEAD":
+                        call.upload_went_on(upload.offset)
+                    continue
+                raise httpx.RemoteProtocolError(f"status {response.status_code} for an append", request=sent)
+            except httpx.RequestError as error:
+                wait = call.upload_broke(upload, kind_of(error), _reason(error))
+                if wait is None:
+                    raise
+                if call.peer is not peer:  # its uploads are not known elsewhere
+                    raise
+                if wait:
+                    time.sleep(wait)
 
     def _whole(self, call: ClientCall, response: httpx.Response, keeping: Keeping | None) -> httpx.Response:
         """A plain answer, read to its end: if that breaks, there can be another attempt."""
@@ -324,6 +379,7 @@ class _ResumedStream(httpx.SyncByteStream):
         request.headers["Idempotency-Key"] = call.key
         _address(call, request)
         call.asks_again(begun=begun)
+        call.sends(len(call.body))
         response = self._transport.send(request)
         if response.status_code != 200 or not _is_stream(response):
             response.close()
@@ -426,6 +482,16 @@ def _address(call: ClientCall, request: httpx.Request) -> None:
     if request.url.netloc != netloc or request.url.scheme != peer.scheme:
         request.url = request.url.copy_with(scheme=peer.scheme, netloc=netloc)
         request.headers["Host"] = peer.netloc
+
+
+def _set_body(request: httpx.Request, body: bytes, coding: str) -> None:
+    """Give a request the body as its present peer wants it."""
+    request.stream = httpx.ByteStream(body)
+    request.headers["Content-Length"] = str(len(body))
+    if coding:
+        request.headers["Content-Encoding"] = coding
+    else:
+        del request.headers["Content-Encoding"]
 
 
 def _is_stream(response: httpx.Response) -> bool:

@@ -39,6 +39,7 @@ def http_client(
     resume_for: float = ...,
     stall_timeout: float = ...,
     rerun: bool = ...,
+    upload_above: int = ...,
     cache: CacheOptions | None = ...,
     on_notice: Callable[[Notice], None] | None = ...,
     http2: bool = ...,
@@ -64,6 +65,8 @@ def http_client(*, library: Literal["httpx2", "httpx"] = "httpx2", **settings: A
     :param stall_timeout: seconds of silence after which a gateway's stream counts as broken (40)
     :param rerun: whether a stream whose log is lost may be made once more, if the call asks for one answer
         rather than any; it goes on only if it comes out the same
+    :param upload_above: bytes of a body from which on a gateway is sent it so that a break does not cost all of
+        it (1,000,000)
     :param cache: answers to keep on this side; none, if not given
     :param on_notice: is told what happens to calls
     :param http2: speak HTTP/2 where the server does; wants the package ``h2``
@@ -88,6 +91,7 @@ def async_http_client(
     resume_for: float = ...,
     stall_timeout: float = ...,
     rerun: bool = ...,
+    upload_above: int = ...,
     cache: CacheOptions | None = ...,
     on_notice: Callable[[Notice], None] | None = ...,
     http2: bool = ...,

@@ -43,6 +43,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         15 seconds, counts as broken
     :param rerun: a stream whose log is lost is asked for once more, if the call asks for one answer rather
         than any, and gone on with if it comes out the same
+    :param upload_above: bytes of a body from which on a gateway is sent it so that a break does not cost all of it
     :param cache: None: nothing is kept
     :param on_notice: is told what happens to calls, in the thread or task of the call; what it raises is logged
     """
@@ -53,5 +54,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     resume_for: float = 30.0
     stall_timeout: float = 40.0
     rerun: bool = True
+    upload_above: int = 1_000_000
     cache: CacheOptions | None = None
     on_notice: Callable[[Notice], None] | None = None

@@ -1,0 +1,229 @@
+"""A request's body sent so that a break costs what was on its way, and not all that came before it: without I/O.
+
+Theory of operation
+-------------------
+The protocol is the IETF's resumable uploads (docs/topics/resumable-uploads.md): the request is created with an empty
+``POST``, its body follows in appends, and the last append's answer is the answer of the request.  After a break
+``HEAD`` tells how much has arrived.  If the last answer was lost, an empty append at the end brings it again, and
+nothing is computed twice.
+
+How much goes into one append is a matter of what the link has shown.  As long as nothing has broken, all that is
+left goes at once: an append that breaks keeps what has come of it, so cutting it into chunks would only add a round
+trip for each.  The whole is checked by ``Repr-Digest``.  Where a break has been seen lately, chunks follow that are
+taken whole or not at all (``Content-Digest``), of 1 to 5 MB: about two seconds' worth of the bandwidth that was seen,
+and half as large after each break.  If the whole turns out damaged, it is sent again in such chunks.
+"""
+
+from __future__ import annotations
+
+import base64
+import enum
+import hashlib
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+LEAST_CHUNK = 1_000_000
+MOST_CHUNK = 5_000_000
+CHUNK_SECONDS = 2.0
+TROUBLE_SECONDS = 300.0  # for which a break is remembered
+_OLD = 0.7  # weight of what was known of the bandwidth before
+_GIVE_UP = 8  # appends in a row that brought nothing
+
+_OF_BODY = frozenset({"content-length", "transfer-encoding", "content-type", "host", "expect"})
+_OF_APPENDS = frozenset(
+    {"authorization", "x-api-key", "user-agent", "anthropic-version", "accept", "accept-encoding"}
+)
+
+
+class Link:
+    """What has been seen of the way to one server."""
+
+    __slots__ = ("bandwidth", "chunk", "offers_uploads", "troubled_until")
+
+    def __init__(self) -> None:
+        self.bandwidth = 0.0  # bytes per second, as appends show it; 0: none was large enough
+        self.chunk = MOST_CHUNK
+        self.offers_uploads: bool | None = None  # None: not asked yet
+        self.troubled_until = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Link of {self.bandwidth / 1e6:.1f} MB/s, chunks of {self.chunk / 1e6:.1f} MB>"
+
+    def broke(self, now: float) -> None:
+        self.troubled_until = now + TROUBLE_SECONDS
+        self.chunk = max(self.chunk // 2, LEAST_CHUNK)
+
+    def carried(self, size: int, seconds: float) -> None:
+        """An append was taken whole."""
+        if size < LEAST_CHUNK or seconds <= 0:
+            return
+        seen = size / seconds
+        self.bandwidth = seen if not self.bandwidth else _OLD * self.bandwidth + (1 - _OLD) * seen
+        wanted = int(self.bandwidth * CHUNK_SECONDS)
+        self.chunk = min(max(min(wanted, self.chunk * 2), LEAST_CHUNK), MOST_CHUNK)
+
+    def append_size(self, rest: int, now: float) -> int:
+        """How much of the rest the next append takes."""
+        return rest if now >= self.troubled_until else min(self.chunk, rest)
+
+
+class Outcome(enum.Enum):
+    """What an answer means for an upload."""
+
+    ONWARD = "there is a next step"
+    ANSWER = "this is the answer to the request itself"
+    LATER = "the server cannot now"
+    REFUSED = "the server does not take it in this way"
+
+
+class Step:
+    """One request.  ``path`` is None for the request's own."""
+
+    __slots__ = ("content", "headers", "method", "path")
+
+    def __init__(self, method: str, path: str | None, headers: dict[str, str], content: bytes = b"") -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.content = content
+
+    def __repr__(self) -> str:
+        return f"<Step {self.method} {self.path or 'of the request'}, {len(self.content)} bytes>"
+
+
+class Upload:
+    """One request's body on its way to one server.
+
+    :param headers: of the request
+    """
+
+    def __init__(self, body: bytes, headers: Mapping[str, str], link: Link) -> None:
+        self.body = memoryview(body)
+        self.link = link
+        self.sent = 0  # bytes that went out, again and again included
+        self.offset = 0  # what the server has confirmed
+        self._headers = dict(headers)
+        self._path: str | None = None
+        self._is_known = True  # the offset: not after a break
+        self._checked = False  # in chunks that are checked one by one
+        self._began = 0.0
+        self._size = 0
+        self._was_whole = False  # the last append took all that was left
+        self._last = -1
+        self._idle = 0
+        self._most = MOST_CHUNK
+
+    def __repr__(self) -> str:
+        return f"<Upload {self.offset} of {len(self.body)} bytes, {self._path or 'not created'}>"
+
+    @property
+    def is_created(self) -> bool:
+        return self._path is not None
+
+    # ---- what to send ----
+
+    def step(self, now: float) -> Step:
+        """The next request."""
+        self._began = now
+        self._size = 0
+        if self._path is None:
+            return self._creation()
+        if not self._is_known:
+            return Step("HEAD", self._path, self._own({}))
+        rest = len(self.body) - self.offset
+        size = self.link.append_size(rest, now)
+        if size < rest or self._checked:
+            size = min(size, self.link.chunk, self._most, rest)
+        content = bytes(self.body[self.offset : self.offset + size])
+        headers = {
+            "Content-Type": "application/partial-upload",
+            "Upload-Offset": str(self.offset),
+            "Upload-Complete": "?1" if size == rest else "?0",
+        }
+        self._was_whole = size == rest and not self._checked
+        if content and not self._was_whole:
+            headers["Content-Digest"] = _digest(content)
+        self._size = size
+        self.sent += size
+        return Step("PATCH", self._path, self._own(headers), content)
+
+    def _creation(self) -> Step:
+        headers = {name: value for name, value in self._headers.items() if name.lower() not in _OF_BODY}
+        headers["Content-Type"] = self._headers.get("content-type", "application/json")
+        headers["Upload-Complete"] = "?0"
+        headers["Upload-Length"] = str(len(self.body))
+        headers["Repr-Digest"] = _digest(self.body)
+        return Step("POST", None, headers)
+
+    def _own(self, more: dict[str, str]) -> dict[str, str]:
+        kept = {name: value for name, value in self._headers.items() if name.lower() in _OF_APPENDS}
+        return {**kept, **more}
+
+    # ---- what came back ----
+
+    def took(self, status: int, headers: Mapping[str, str], now: float) -> Outcome:
+        """An answer to the step."""
+        closes = self._path is not None and self._is_known and self._size == len(self.body) - self.offset
+        if closes and headers.get("upload-complete") == "?1":
+            self.offset = len(self.body)
+            self.link.carried(self._size, now - self._began)
+            return Outcome.ANSWER
+        if self._path is None:
+            return self._created(status, headers)
+        if status == 429 or status >= 500:
+            self._is_known = False
+            return Outcome.LATER if self._progress() is Outcome.ONWARD else Outcome.REFUSED
+        if status in (404, 410):
+            return self._begin_anew()
+        if status == 400:  # damaged on its way: a chunk, or the whole
+            if self._was_whole:
+                return self._begin_anew()
+            self.broke(now)
+            return self._progress()
+        told = headers.get("upload-offset", "")
+        if not told.isdigit() or int(told) > len(self.body):
+            return Outcome.REFUSED
+        if status < 400 and self._is_known:
+            self.link.carried(self._size, now - self._began)
+        self.offset = int(told)
+        self._is_known = True
+        return self._progress()
+
+    def _created(self, status: int, headers: Mapping[str, str]) -> Outcome:
+        location = headers.get("location", "")
+        if status != 201 or not location:
+            return Outcome.REFUSED
+        self._path = urlsplit(location).path
+        told = headers.get("upload-offset", "0")
+        self.offset = int(told) if told.isdigit() and int(told) <= len(self.body) else 0
+        self._is_known = True
+        for limit in headers.get("upload-limit", "").split(","):
+            name, _, value = limit.strip().partition("=")
+            if name == "max-append-size" and value.isdigit() and int(value) > 0:
+                self._most = min(self._most, int(value))
+        return Outcome.ONWARD
+
+    def _begin_anew(self) -> Outcome:
+        """The server has given it up: once more, and this time each chunk is checked."""
+        if self._checked:
+            return Outcome.REFUSED
+        self._checked = True
+        self._path = None
+        self.offset = 0
+        self._last = -1
+        return Outcome.ONWARD
+
+    def _progress(self) -> Outcome:
+        self._idle = self._idle + 1 if self.offset <= self._last else 0
+        self._last = self.offset
+        return Outcome.REFUSED if self._idle >= _GIVE_UP else Outcome.ONWARD
+
+    def broke(self, now: float) -> None:
+        """The connection broke: only the server knows what has arrived."""
+        self.link.broke(now)
+        self._is_known = False
+
+
+def _digest(content: bytes | memoryview) -> str:
+    """As RFC 9530 writes it."""
+    return f"sha-256=:{base64.b64encode(hashlib.sha256(content).digest()).decode()}:"
