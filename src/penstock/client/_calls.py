@@ -236,7 +236,7 @@ class ClientCall:
     def upload_broke(self, upload: Upload, kind: Break, reason: str) -> float | None:
         """How long to wait before the upload goes on; None: it is given up."""
         now = self.calls.now()
-        upload.broke(now)
+        upload.broke()
         if upload.offset > self._confirmed:
             self._confirmed = upload.offset
             self.came(0)

@@ -7,11 +7,11 @@ The protocol is the IETF's resumable uploads (docs/topics/resumable-uploads.md):
 ``HEAD`` tells how much has arrived.  If the last answer was lost, an empty append at the end brings it again, and
 nothing is computed twice.
 
-How much goes into one append is a matter of what the link has shown.  As long as nothing has broken, all that is
-left goes at once: an append that breaks keeps what has come of it, so cutting it into chunks would only add a round
-trip for each.  The whole is checked by ``Repr-Digest``.  Where a break has been seen lately, chunks follow that are
-taken whole or not at all (``Content-Digest``), of 1 to 5 MB: about two seconds' worth of the bandwidth that was seen,
-and half as large after each break.  If the whole turns out damaged, it is sent again in such chunks.
+All that is left goes in one append, because an append that breaks keeps what has come of it: to cut it into chunks
+would add a round trip for each, and lose half of one at each break.  The whole is checked by ``Repr-Digest``.  If it
+turns out that a byte was damaged on its way, this server gets, for a while, chunks that are checked one by one
+(``Content-Digest``), and taken whole or not at all: of 1 to 5 MB, two seconds' worth of the bandwidth that was seen,
+and half as large after each break or damage.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 LEAST_CHUNK = 1_000_000
 MOST_CHUNK = 5_000_000
 CHUNK_SECONDS = 2.0
-TROUBLE_SECONDS = 300.0  # for which a break is remembered
+DAMAGE_SECONDS = 600.0  # for which damage is remembered
 _OLD = 0.7  # weight of what was known of the bandwidth before
 _GIVE_UP = 8  # appends in a row that brought nothing
 
@@ -38,19 +38,22 @@ _OF_APPENDS = frozenset(
 class Link:
     """What has been seen of the way to one server."""
 
-    __slots__ = ("bandwidth", "chunk", "offers_uploads", "troubled_until")
+    __slots__ = ("bandwidth", "checked_until", "chunk", "offers_uploads")
 
     def __init__(self) -> None:
         self.bandwidth = 0.0  # bytes per second, as appends show it; 0: none was large enough
         self.chunk = MOST_CHUNK
         self.offers_uploads: bool | None = None  # None: not asked yet
-        self.troubled_until = 0.0
+        self.checked_until = 0.0  # chunks are checked one by one until then
 
     def __repr__(self) -> str:
         return f"<Link of {self.bandwidth / 1e6:.1f} MB/s, chunks of {self.chunk / 1e6:.1f} MB>"
 
-    def broke(self, now: float) -> None:
-        self.troubled_until = now + TROUBLE_SECONDS
+    def damaged(self, now: float) -> None:
+        """What came was not what went out."""
+        self.checked_until = now + DAMAGE_SECONDS
+
+    def broke(self) -> None:
         self.chunk = max(self.chunk // 2, LEAST_CHUNK)
 
     def carried(self, size: int, seconds: float) -> None:
@@ -61,10 +64,6 @@ class Link:
         self.bandwidth = seen if not self.bandwidth else _OLD * self.bandwidth + (1 - _OLD) * seen
         wanted = int(self.bandwidth * CHUNK_SECONDS)
         self.chunk = min(max(min(wanted, self.chunk * 2), LEAST_CHUNK), MOST_CHUNK)
-
-    def append_size(self, rest: int, now: float) -> int:
-        """How much of the rest the next append takes."""
-        return rest if now >= self.troubled_until else min(self.chunk, rest)
 
 
 class Outcome(enum.Enum):
@@ -105,13 +104,11 @@ class Upload:
         self._headers = dict(headers)
         self._path: str | None = None
         self._is_known = True  # the offset: not after a break
-        self._checked = False  # in chunks that are checked one by one
         self._began = 0.0
         self._size = 0
-        self._was_whole = False  # the last append took all that was left
         self._last = -1
         self._idle = 0
-        self._most = MOST_CHUNK
+        self._most = len(body)  # of one append, that the server takes
 
     def __repr__(self) -> str:
         return f"<Upload {self.offset} of {len(self.body)} bytes, {self._path or 'not created'}>"
@@ -131,17 +128,15 @@ class Upload:
         if not self._is_known:
             return Step("HEAD", self._path, self._own({}))
         rest = len(self.body) - self.offset
-        size = self.link.append_size(rest, now)
-        if size < rest or self._checked:
-            size = min(size, self.link.chunk, self._most, rest)
+        checked = now < self.link.checked_until
+        size = min(rest, self._most, self.link.chunk if checked else rest)
         content = bytes(self.body[self.offset : self.offset + size])
         headers = {
             "Content-Type": "application/partial-upload",
             "Upload-Offset": str(self.offset),
             "Upload-Complete": "?1" if size == rest else "?0",
         }
-        self._was_whole = size == rest and not self._checked
-        if content and not self._was_whole:
+        if checked and content:
             headers["Content-Digest"] = _digest(content)
         self._size = size
         self.sent += size
@@ -176,9 +171,10 @@ class Upload:
         if status in (404, 410):
             return self._begin_anew()
         if status == 400:  # damaged on its way: a chunk, or the whole
-            if self._was_whole:
+            if now >= self.link.checked_until:
+                self.link.damaged(now)
                 return self._begin_anew()
-            self.broke(now)
+            self.broke()
             return self._progress()
         told = headers.get("upload-offset", "")
         if not told.isdigit() or int(told) > len(self.body):
@@ -204,23 +200,19 @@ class Upload:
         return Outcome.ONWARD
 
     def _begin_anew(self) -> Outcome:
-        """The server has given it up: once more, and this time each chunk is checked."""
-        if self._checked:
-            return Outcome.REFUSED
-        self._checked = True
+        """The server does not have it any more."""
         self._path = None
         self.offset = 0
-        self._last = -1
-        return Outcome.ONWARD
+        return self._progress()
 
     def _progress(self) -> Outcome:
         self._idle = self._idle + 1 if self.offset <= self._last else 0
-        self._last = self.offset
+        self._last = max(self.offset, self._last)
         return Outcome.REFUSED if self._idle >= _GIVE_UP else Outcome.ONWARD
 
-    def broke(self, now: float) -> None:
+    def broke(self) -> None:
         """The connection broke: only the server knows what has arrived."""
-        self.link.broke(now)
+        self.link.broke()
         self._is_known = False
 
 
