@@ -11,6 +11,7 @@ import httpx
 import httpx2
 import openai
 import pytest
+import zstandard
 from sdks import QUESTION, ask, expected
 
 import penstock
@@ -258,3 +259,56 @@ def test_public_names_are_there():
 
     for name in penstock.client.__all__:
         assert getattr(penstock.client, name)
+
+
+# ---- compression -------------------------------------------------------------------------------------
+
+LONG = {"model": "m", "messages": [{"role": "user", "content": "word " * 1_000}]}
+OFFERING = ANSWER.replace(b"\r\n\r\n", b"\r\naccept-encoding: gzip, zstd;q=0.5\r\n\r\n", 1)
+
+
+def sent_twice(scripts, body=LONG):
+    """Two calls to a server that plays these scripts: what it received, statuses and figures."""
+
+    async def main():
+        async with ScriptedUpstream(scripts) as upstream:
+            async with penstock.async_http_client(trust_env=False, first_delay=0.001) as http:
+                url = upstream.url + "/v1/chat/completions"
+                answers = [(await http.post(url, json=body)).status_code for _ in range(2)]
+            return upstream.received, answers, http.statistics()
+
+    return asyncio.run(main())
+
+
+def requests_in(received):
+    return [head(b"x\r\n" + each) for each in received.split(b"POST ")[1:]]
+
+
+def test_a_body_is_compressed_once_the_server_has_said_that_it_may_be():
+    received, answers, figures = sent_twice([[REQUEST, OFFERING, REQUEST, OFFERING]])
+    first, second = requests_in(received[0])
+    assert answers == [200, 200]
+    assert "content-encoding" not in first
+    assert second["content-encoding"] == "zstd"
+    packed = received[0][-int(second["content-length"]) :]
+    unpacked = zstandard.ZstdDecompressor().decompress(packed)
+    assert json.loads(unpacked) == LONG
+    assert figures.bytes_saved == len(unpacked) - len(packed)
+
+
+def test_a_body_is_never_compressed_for_a_server_that_has_said_nothing():
+    received, _, _ = sent_twice([[REQUEST, ANSWER, REQUEST, ANSWER]])
+    assert all("content-encoding" not in each for each in requests_in(received[0]))
+
+
+def test_what_would_not_become_shorter_is_not_compressed():
+    received, _, _ = sent_twice([[REQUEST, OFFERING, REQUEST, OFFERING]], body=BODY)
+    assert all("content-encoding" not in each for each in requests_in(received[0]))
+
+
+def test_a_server_that_has_changed_its_mind_gets_it_as_it_is():
+    refused = status(415)
+    received, answers, _ = sent_twice([[REQUEST, OFFERING, REQUEST, refused], [REQUEST, ANSWER]])
+    codings = [each.get("content-encoding") for each in requests_in(b"".join(received))]
+    assert codings == [None, "zstd", None]
+    assert answers == [200, 200]
