@@ -27,6 +27,7 @@ COMMANDS = {
     "schema": "Print the JSON Schema of the configuration, for editors.",
     "import-litellm": "Convert the configuration of a LiteLLM proxy.",
     "ask": "Ask a question, and show the answer as it comes.",
+    "put": "Send a file to a gateway.",
     "ledger": "Show what calls have cost.",
     "sim": "Start simulated providers, which bill what they send.",
     "replay": "Send a recorded trace of production traffic to a gateway.",

@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 import enum
 import hashlib
+import mmap
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -94,9 +95,12 @@ class Upload:
     """One request's body on its way to one server.
 
     :param headers: of the request
+    :param most: bytes of one append, which are in memory while they are sent
     """
 
-    def __init__(self, body: bytes, headers: Mapping[str, str], link: Link) -> None:
+    def __init__(
+        self, body: bytes | mmap.mmap, headers: Mapping[str, str], link: Link, *, most: int | None = None
+    ) -> None:
         self.body = memoryview(body)
         self.link = link
         self.sent = 0  # bytes that went out, again and again included
@@ -108,7 +112,7 @@ class Upload:
         self._size = 0
         self._last = -1
         self._idle = 0
-        self._most = len(body)  # of one append, that the server takes
+        self._most = most or len(body)
 
     def __repr__(self) -> str:
         return f"<Upload {self.offset} of {len(self.body)} bytes, {self._path or 'not created'}>"

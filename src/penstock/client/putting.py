@@ -1,0 +1,163 @@
+"""A file sent to a gateway in appends, of which a break costs what was on its way: what ``penstock put`` does."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+import msgspec
+
+from penstock.client._breaks import Break, kind_of
+from penstock.client._uploading import Link, Outcome, Step, Upload
+from penstock.config.model import RetryConfig
+from penstock.flow.retry import delay
+from penstock.wire.not_json import NOT_JSON
+
+APPEND_BYTES = 16_000_000
+_PIECE = 65_536  # bytes between two looks at the progress
+_RESUMING = RetryConfig(first_delay=0.1, max_delay=2.0)
+
+
+class PutError(Exception):
+    """The file is not there."""
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+
+
+class _Refusal(msgspec.Struct):
+    error: _Error | None = None
+    title: str = ""
+
+
+_refusal = msgspec.json.Decoder(_Refusal).decode
+
+
+def put(
+    client: httpx2.Client,
+    url: str,
+    path: Path,
+    *,
+    key: str = "",
+    purpose: str = "user_data",
+    patience: float = 60.0,
+    on_progress: Callable[[int, int], None] = lambda _sent, _size: None,
+    on_break: Callable[[str], None] = lambda _reason: None,
+) -> dict[str, Any]:
+    """Send a file: what the gateway says of it, as OpenAI's API has it.
+
+    :param url: of the gateway, with or without ``/v1``
+    :param patience: seconds without progress after which it is given up
+    :param on_progress: is told how many bytes have been sent or confirmed, and how many there are
+    :param on_break: is told why a connection was lost, each time
+    :raises PutError: the gateway does not take it, or cannot be reached any more
+    :raises OSError: the file cannot be read
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if not size:
+            return _Putting(client, url, b"", path.name, key, purpose, patience, on_progress, on_break).run()
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            putting = _Putting(client, url, content, path.name, key, purpose, patience, on_progress, on_break)
+            try:
+                return putting.run()
+            finally:
+                putting.upload.body.release()
+
+
+class _Putting:
+    """One file on its way."""
+
+    def __init__(
+        self,
+        client: httpx2.Client,
+        url: str,
+        content: bytes | mmap.mmap,
+        name: str,
+        key: str,
+        purpose: str,
+        patience: float,
+        on_progress: Callable[[int, int], None],
+        on_break: Callable[[str], None],
+    ) -> None:
+        self._client = client
+        self._origin = httpx2.URL(url.rstrip("/").removesuffix("/v1"))
+        self._purpose = purpose
+        self._patience = patience
+        self._on_progress = on_progress
+        self._on_break = on_break
+        self._progress = time.monotonic()
+        self._confirmed = 0
+        self._tries = 0
+        headers = {
+            "content-type": "application/octet-stream",
+            "content-disposition": f"attachment; filename*=UTF-8''{quote(name)}",
+            "idempotency-key": "put_" + os.urandom(16).hex(),
+        }
+        if key:
+            headers["authorization"] = f"Bearer {key}"
+        self.upload = Upload(content, headers, Link(), most=APPEND_BYTES)
+
+    def __repr__(self) -> str:
+        return f"<_Putting {self.upload!r}>"
+
+    def run(self) -> dict[str, Any]:
+        upload = self.upload
+        while True:
+            try:
+                with self._sent(upload.step(time.monotonic())) as response:
+                    outcome = upload.took(response.status_code, response.headers, time.monotonic())
+                    body = response.read()
+                if outcome is Outcome.LATER:
+                    raise httpx2.RemoteProtocolError(f"status {response.status_code}")
+            except httpx2.RequestError as error:
+                self._broke(error)
+                continue
+            if upload.offset > self._confirmed:
+                self._confirmed, self._progress, self._tries = upload.offset, time.monotonic(), 0
+            self._on_progress(upload.offset, len(upload.body))
+            if outcome is Outcome.ANSWER and response.status_code < 300:
+                return dict(msgspec.json.decode(body))
+            if outcome is not Outcome.ONWARD:
+                raise PutError(_told(response.status_code, body))
+
+    def _sent(self, step: Step) -> Any:
+        path = step.path or f"/v1/files?purpose={quote(self._purpose)}"
+        headers = {**step.headers, "Content-Length": str(len(step.content))}
+        if step.method == "HEAD":
+            del headers["Content-Length"]
+        url = self._origin.copy_with(raw_path=path.encode("ascii"))
+        content = self._pieces(step.content) if step.content else None
+        return self._client.stream(step.method, url, headers=headers, content=content)
+
+    def _pieces(self, content: bytes) -> Iterator[bytes]:
+        begin = self.upload.offset
+        for at in range(0, len(content), _PIECE):
+            self._on_progress(begin + at, len(self.upload.body))
+            yield content[at : at + _PIECE]
+
+    def _broke(self, error: httpx2.RequestError) -> None:
+        self.upload.broke()
+        reason = str(error) or type(error).__name__
+        if kind_of(error) is Break.FATAL or time.monotonic() - self._progress > self._patience:
+            raise PutError(reason) from error
+        self._on_break(reason)
+        self._tries += 1
+        if self._tries > 1:
+            time.sleep(delay(_RESUMING, self._tries - 1))
+
+
+def _told(status: int, body: bytes) -> str:
+    try:
+        refusal = _refusal(body)
+    except NOT_JSON:
+        refusal = _Refusal()
+    told = refusal.error.message if refusal.error is not None else refusal.title
+    return f"{told or 'the server does not take it'} (status {status})"
