@@ -107,7 +107,7 @@ def run():
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_everything_is_measured_of_the_gateway(run, measure):
-    for name in ("penstock", "penstock-asgi"):
+    for name in ("penstock", "penstock-disk", "penstock-asgi"):
         assert not run[name].failure
         assert not run[name].errors
         assert run[name].rounds[measure]

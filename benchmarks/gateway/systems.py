@@ -120,6 +120,10 @@ class Penstock(System):
     does = "key check, routing, usage, price, ledger (SQLite), metrics, request log (file)"
     options: tuple[str, ...] = ()
 
+    def more(self) -> Mapping[str, object]:
+        """What its configuration has beside the usual."""
+        return {}
+
     def command(self) -> Sequence[str | Path]:
         from penstock.config.keys import hash_key
 
@@ -140,6 +144,7 @@ class Penstock(System):
                 {"name": "another", "hash": hash_key(KEY + "x")},
             ],
             "ledger": {"path": str(self.folder / "ledger.sqlite")},
+            **self.more(),
         }
         file = self.folder / "penstock.yaml"
         file.write_text(json.dumps(config, indent=1))  # JSON is YAML
@@ -147,6 +152,14 @@ class Penstock(System):
 
     def version(self) -> str:
         return importlib.metadata.version("penstock")
+
+
+class PenstockDisk(Penstock):
+    name = "penstock-disk"
+    does = "the same, and every event is in a file before its caller has it (`durability: disk`)"
+
+    def more(self) -> Mapping[str, object]:
+        return {"generations": {"durability": "disk", "path": str(self.folder / "generations.sqlite")}}
 
 
 class PenstockUvicorn(Penstock):
@@ -277,6 +290,7 @@ QUICK: tuple[type[System], ...] = (Nginx, Penstock, FastAPIHttpx)
 ALL: tuple[type[System], ...] = (
     Nginx,
     Penstock,
+    PenstockDisk,
     PenstockUvicorn,
     VllmRouter,
     SglangRouter,
