@@ -93,7 +93,7 @@ asyncio.run(upstream.serve(int(sys.argv[1])))
 @pytest.fixture(scope="module")
 def run():
     """A whole run in small: what is here anyway, and one system that does not start."""
-    kinds = [systems.Penstock, systems.PenstockUvicorn, Broken, Dying]
+    kinds = [systems.Penstock, systems.PenstockDisk, systems.PenstockUvicorn, Broken, Dying]
     if shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin"):
         kinds.insert(0, systems.Nginx)
     before = os.sched_getaffinity(0)

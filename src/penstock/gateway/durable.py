@@ -76,9 +76,9 @@ class Durable:
         return None if record is None else await self._restored(record, keeper)
 
     def write(self, generation: Generation, call: Call) -> None:
-        """Write a new generation down from now on, if its model's answers are."""
+        """Write a new generation down from now on, if its model's answers are, and anybody can ask for it again."""
         keeper = self.keeper_of(call.model)
-        if keeper is None:
+        if keeper is None or not attach.can_come_back(call):
             return
         keeper.write(generation, call)
         if attach.is_first(call):

@@ -26,7 +26,7 @@ from penstock.generation.keeper import Keeper
 from penstock.generation.log import Generation, State
 from penstock.generation.registry import Registry
 from penstock.generation.store import Record, StoreUnavailable
-from penstock.messages import Call
+from penstock.messages import Call, Endpoint
 from penstock.wire.credentials import key_in
 
 MAX_KEY_BYTES = 255
@@ -68,6 +68,18 @@ def may_be_elsewhere(call: Call) -> bool:
     """Whether the call may be the repetition of one that another process knows."""
     headers = call.headers
     return bool(headers.get(b"idempotency-key")) or headers.get(b"x-stainless-retry-count", b"0") != b"0"
+
+
+def can_come_back(call: Call) -> bool:
+    """Whether anybody could ask for this call's answer once more: a plain answer has told nobody its id."""
+    headers = call.headers
+    return (
+        call.stream
+        or call.background
+        or call.endpoint is Endpoint.RESPONSES
+        or b"idempotency-key" in headers
+        or b"x-stainless-retry-count" in headers
+    )
 
 
 def is_first(call: Call) -> bool:
