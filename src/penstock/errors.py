@@ -18,7 +18,8 @@
     │   ├── RequestTimeout        408      the body did not come in time
     │   ├── Conflict              409      a position that the log has not reached
     │   │   ├── OffsetMismatch    409      an append does not begin where the upload ends
-    │   │   └── BlocksLacking     409      a body is told in blocks, some of which are not here
+    │   │   ├── BlocksLacking     409      a body is told in blocks, some of which are not here
+    │   │   └── DictionaryLacking 409      a body is coded with a dictionary that is not here
     │   ├── Cancelled             409      the call was cancelled, or nobody waited for its answer any more
     │   ├── Gone                  410      it was there, and has been forgotten
     │   ├── UnsupportedVersion    412      of tus
@@ -187,6 +188,10 @@ class BlocksLacking(Conflict):
     def __init__(self, lacking: list[str]) -> None:
         super().__init__(f"{len(lacking)} of the body's blocks are not here: send them, then this once more")
         self.lacking = lacking
+
+
+class DictionaryLacking(Conflict):
+    code = "dictionary_lacking"
 
 
 class Cancelled(CallerError):

@@ -142,7 +142,7 @@ def headers_of(section):
 
 def test_every_header_of_a_request_that_means_something_is_there():
     """Those that the source asks for by name, but for what is HTTP's own affair."""
-    http_own = {"connection", "content-encoding", "content-length", "content-type", "expect", "host"}
+    http_own = {"connection", "content-length", "content-type", "expect", "host"}
     http_own |= {"transfer-encoding"}
     read = {name.decode() for names in upstream_http._FORWARDED.values() for name in names}
     for path in (

@@ -8,7 +8,7 @@ import json
 
 from serving import COMPLETION, Answer, config, plain, read_answer, serving
 
-from penstock.config.model import FilesConfig, KeyConfig, UploadsConfig
+from penstock.config.model import CodingsConfig, FilesConfig, KeyConfig, UploadsConfig
 
 CHAT = "/v1/chat/completions"
 DRAFT = "application/partial-upload"
@@ -31,8 +31,12 @@ class Scripted:
         self.bodies = []
         self.heads = []
         self.answer = plain(COMPLETION)
+        self.serve = None  # answers instead
 
     async def __call__(self, reader, writer):
+        if self.serve is not None:
+            await self.serve(reader, writer)
+            return
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -44,7 +48,7 @@ class Scripted:
 
 
 @contextlib.asynccontextmanager
-async def in_pieces(folder, *, clock=None, keys=(), files=None, **uploads):
+async def in_pieces(folder, *, clock=None, keys=(), files=None, codings=None, **uploads):
     """``(ask, model, gateway)``."""
     model = Scripted()
     server = await asyncio.start_server(model, "127.0.0.1", 0)
@@ -53,6 +57,7 @@ async def in_pieces(folder, *, clock=None, keys=(), files=None, **uploads):
         files=FilesConfig(directory=str(folder / "kept"), **(files or {})),
         uploads=UploadsConfig(**uploads),
         keys=list(keys),
+        codings=codings or CodingsConfig(),
     )
     try:
         async with serving(settings, clock) as (gateway, port):

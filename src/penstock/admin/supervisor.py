@@ -63,6 +63,7 @@ NEEDS_RESTART = (
     "ledger",
     "files",
     "uploads",
+    "codings",
     "batches",
     "webhooks",
     "cache",

@@ -275,6 +275,18 @@ class UploadsConfig(_Section, frozen=True):
     blocks_kept_for: Seconds = 3_600.0  # what was sent need not be sent again for so long after its last use
 
 
+class CodingsConfig(_Section, frozen=True):
+    """How bodies and answers may be coded; which of it is used, the caller's header fields say."""
+
+    # codings for answers to callers that accept them, the preferred one first; empty: answers are not coded
+    answers: list[Literal["zstd", "br", "gzip"]] = []
+    least_bytes: NotNegative = 1_024  # a plain answer that is shorter is not coded
+    # events of a coded stream wait so long for each other; 0: only for those of the same moment
+    flush_after: Seconds = 0.0
+    # bodies that each worker remembers as dictionaries (dcz), for callers that ask for it; 0: none
+    dictionary_bytes: NotNegative = 33_554_432
+
+
 class BatchesConfig(_Section, frozen=True):
     """How batches are run (`/v1/batches`); they need `files.directory`."""
 
@@ -418,6 +430,7 @@ class Config(_Section, frozen=True):
     generations: GenerationsConfig = GenerationsConfig()  # how long answers stay readable
     files: FilesConfig = FilesConfig()  # what callers may keep here
     uploads: UploadsConfig = UploadsConfig()  # what is sent in pieces
+    codings: CodingsConfig = CodingsConfig()  # how bodies and answers may be coded
     batches: BatchesConfig = BatchesConfig()  # how batches are run
     webhooks: WebhooksConfig = WebhooksConfig()  # who is told when something has ended
     cache: CacheConfig = CacheConfig()  # where answers are kept

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -23,7 +23,7 @@ from penstock.messages import Endpoint, Tenant
 from penstock.net.exchange import Exchange
 from penstock.upload.uploads import MAX_BLOCK, UploadStore
 from penstock.upload.writer import BUFFER, BlockWriter, Sealed
-from penstock.wire import problems
+from penstock.wire import codings, problems
 from penstock.wire.request import dialect_of
 
 MEDIA_TYPE = b"application/vnd.penstock.blocks+json"
@@ -54,7 +54,7 @@ _list = msgspec.json.Decoder(BlockList).decode
 class BlockRoom:
     """A :class:`penstock.gateway.kept.Room`, and the answers to bodies told in blocks.
 
-    :param answer: the pipeline's front half
+    :param answer: answers a call, to its end
     """
 
     label = "blocks"
@@ -104,8 +104,7 @@ class BlockRoom:
             headers[b"content-encoding"] = _field(asked.content_encoding)
         target = Target(exchange.path, exchange.query, headers, _field(asked.content_type))
         resumed = ResumedExchange(exchange, target, body, len(body), ())
-        self._answer(resumed, endpoint, tenant)
-        await resumed.wait_ended()
+        await self._answer(resumed, endpoint, tenant)
 
     async def _put(self, tenant: Tenant, name: str, exchange: Exchange) -> None:
         """Take a block."""
@@ -125,7 +124,7 @@ class BlockRoom:
     async def _taken(self, block: BlockWriter, exchange: Exchange) -> Sealed:
         """A request's content as a block, on the disk."""
         buffer = bytearray()
-        async for piece in exchange.pieces():
+        async for piece in self._content(exchange):
             buffer += piece
             if block.size + len(buffer) > MAX_BLOCK:
                 raise BodyTooLarge(f"a block may hold {MAX_BLOCK} bytes")
@@ -135,6 +134,21 @@ class BlockRoom:
         if not block.size and not buffer:
             raise BadRequest("a block holds at least one byte")
         return await self._store.run(partial(block.finish, bytes(buffer)))
+
+    async def _content(self, exchange: Exchange) -> AsyncIterator[bytes]:
+        """The content as it comes; one that is coded when it is whole."""
+        coding = exchange.headers.get(b"content-encoding")
+        if coding is None:
+            async for piece in exchange.pieces():
+                yield piece
+            return
+        names = codings.codings_in(coding)
+        coded = bytearray()
+        async for piece in exchange.pieces():
+            coded += piece
+            if len(coded) > MAX_BLOCK:
+                raise BodyTooLarge(f"a block may hold {MAX_BLOCK} bytes")
+        yield await self._store.run(lambda: codings.decoded(bytes(coded), names, MAX_BLOCK, lambda _: None))
 
     async def _drop(self, block: BlockWriter) -> None:
         try:

@@ -31,11 +31,13 @@ from penstock.gateway import routes, stored
 from penstock.gateway.announce import event_of
 from penstock.gateway.batches import BatchRoom
 from penstock.gateway.blocks import BlockRoom
+from penstock.gateway.coded import Coding, Codings
 from penstock.gateway.durable import Durable
 from penstock.gateway.files import FileRoom
 from penstock.gateway.in_pieces import InPieces
 from penstock.gateway.kept import Kept, Work
 from penstock.gateway.pipeline import Pipeline, Snapshot
+from penstock.gateway.resumed import ResumedExchange
 from penstock.gateway.spending import Spending
 from penstock.gateway.stages.authenticate import Keyring
 from penstock.gateway.stages.lookup import Lookup
@@ -43,7 +45,7 @@ from penstock.gateway.stages.read import CLIENT_GONE, refuse
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
 from penstock.gateway.upload_parts import PartsRoom
-from penstock.gateway.uploads import UploadRoom
+from penstock.gateway.uploads import UploadRoom, owner_of
 from penstock.generation.keeper import Keeper
 from penstock.generation.log import Generation
 from penstock.generation.measures import measure as measure_journals
@@ -83,6 +85,7 @@ class _Accepted(msgspec.Struct, frozen=True):
 
     endpoint: Endpoint
     tenant: Tenant
+    coding: Coding | None = None  # None: neither body nor answer is coded
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -134,12 +137,13 @@ class Gateway:
             self.pipeline.on_background_end = self._response_ended
         self._files = self._file_store(config)
         self._batches = self._runner(config, self._files) if self._files is not None else None
+        self._codings = Codings(config.codings, config.listener.max_body_bytes)
         self._kept = Kept({})
         self._upload_store = _upload_store(config)
         self._pieces: InPieces | None = None  # None: nothing can be sent in pieces
         if self._files is not None and self._batches is not None and self._upload_store is not None:
             clock.add(self._upload_store)
-            answer, files = self.pipeline.answer, FileRoom(self._files)
+            answer, files = self._answer_resumed, FileRoom(self._files)
             uploads = UploadRoom(self._upload_store, self._files, files, answer, config)
             blocks = BlockRoom(self._upload_store, answer, config.listener.max_body_bytes)
             self._pieces = InPieces(uploads, blocks)
@@ -175,7 +179,7 @@ class Gateway:
                 return work.body
             endpoint = routes.endpoint_of(exchange)
             if endpoint is not None:
-                exchange.state = _Accepted(endpoint, tenant)
+                exchange.state = _Accepted(endpoint, tenant, self._codings.of(exchange.headers))
                 return snapshot.config.listener.max_body_bytes
             asked = stored.asked_by(exchange)
             if asked is not None:
@@ -197,6 +201,8 @@ class Gateway:
         """Answer a request that :meth:`opening` accepted."""
         accepted = exchange.state
         if isinstance(accepted, _Accepted):
+            if accepted.coding is not None:
+                return self._answer_coded(exchange, accepted, accepted.coding)
             self.pipeline.answer(exchange, accepted.endpoint, accepted.tenant)
             return None
         if isinstance(accepted, _Asked):
@@ -204,6 +210,34 @@ class Gateway:
             return None
         assert isinstance(accepted, Work), "opening() answered every other request"
         return self._do(accepted, exchange)
+
+    async def _answer_resumed(self, exchange: ResumedExchange, endpoint: Endpoint, tenant: Tenant) -> None:
+        """Answer a call that came in pieces."""
+        try:
+            coding = self._codings.of(exchange.headers)
+        except PenstockError as error:
+            status = refuse(exchange, error, endpoint.dialect)
+            self.recorder.refused(endpoint.label, tenant, status=status, error=error.code, peer=exchange.peer)
+            return
+        if coding is not None:
+            await self._answer_coded(exchange, _Accepted(endpoint, tenant), coding)
+        else:
+            self.pipeline.answer(exchange, endpoint, tenant)
+            await exchange.wait_ended()
+
+    async def _answer_coded(self, exchange: Exchange, accepted: _Accepted, coding: Coding) -> None:
+        """Answer a call whose body or answer is coded."""
+        endpoint, tenant = accepted.endpoint, accepted.tenant
+        try:
+            coded = await self._codings.exchange(exchange, coding, owner_of(tenant, exchange.headers))
+        except ConnectionError:  # the caller left before it had asked
+            return
+        except PenstockError as error:
+            status = refuse(exchange, error, endpoint.dialect)
+            self.recorder.refused(endpoint.label, tenant, status=status, error=error.code, peer=exchange.peer)
+            return
+        self.pipeline.answer(coded, endpoint, tenant)
+        await coded.wait_ended()
 
     async def _do(self, work: Work, exchange: Exchange) -> None:
         """Answer a request for what is kept here."""

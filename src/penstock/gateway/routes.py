@@ -10,7 +10,7 @@ import msgspec
 
 from penstock import __version__
 from penstock.config.patterns import match
-from penstock.errors import MethodNotAllowed, NotFound, UnknownModel, UnsupportedMedia
+from penstock.errors import MethodNotAllowed, NotFound, UnknownModel
 from penstock.gateway.stages.route import Router
 from penstock.messages import Dialect, Endpoint, Tenant
 from penstock.net.exchange import Exchange
@@ -29,16 +29,12 @@ def endpoint_of(exchange: Exchange) -> Endpoint | None:
     """The relayed endpoint that a request is for; None: one of the gateway's own.
 
     :raises MethodNotAllowed: right path, wrong method
-    :raises UnsupportedMedia: the body is compressed, which is not understood yet
     """
     endpoint = RELAYED.get(exchange.path)
     if endpoint is None:
         return None
     if exchange.method != "POST":
         raise MethodNotAllowed(f"{exchange.path} takes POST, not {_shown(exchange.method)}", allow="POST")
-    coding = exchange.headers.get(b"content-encoding")
-    if coding is not None and coding.strip().lower() != b"identity":
-        raise UnsupportedMedia("the body must not be compressed: no Content-Encoding is understood here")
     return endpoint
 
 

@@ -62,7 +62,7 @@ _LARGE = 1_048_576  # bytes of an append from which on the quota is looked at be
 _HOST = re.compile(r"[A-Za-z0-9.\-_\[\]:]{1,255}")
 
 _Do = Callable[[Exchange], Coroutine[Any, Any, None]]
-Answer = Callable[[Exchange, Endpoint, Tenant], None]
+Answer = Callable[[ResumedExchange, Endpoint, Tenant], Coroutine[Any, Any, None]]
 
 
 def owner_of(tenant: Tenant, headers: Headers) -> str:
@@ -74,7 +74,7 @@ def owner_of(tenant: Tenant, headers: Headers) -> str:
 class UploadRoom:
     """Creates uploads, appends to them, and answers what they become.
 
-    :param answer: the pipeline's front half
+    :param answer: answers a call, to its end
     """
 
     label = LABEL
@@ -300,8 +300,7 @@ class UploadRoom:
         if endpoint is not None:
             body = await self._store.whole(upload.id)
             resumed = ResumedExchange(exchange, target, body, len(body), fields, key=upload.id)
-            self._answer(resumed, endpoint, tenant)
-            await resumed.wait_ended()
+            await self._answer(resumed, endpoint, tenant)
             return
         answer = upload.answer
         if answer is None:

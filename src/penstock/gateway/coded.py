@@ -1,0 +1,316 @@
+"""Bodies and answers in another coding or form than plain JSON: decoded before the pipeline, encoded behind it.
+
+The pipeline sees a :class:`CodedExchange`: a request that was never coded, and an answer whose coding is not its
+affair.  Whether a request is one of these its head says (:meth:`Codings.of`); the others do not come here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from penstock.config.model import CodingsConfig
+from penstock.errors import ConfigError
+from penstock.messages import Headers
+from penstock.net.exchange import Exchange, HeaderList, Watcher
+from penstock.wire import codings, forms
+
+if TYPE_CHECKING:
+    from penstock.wire.codings import Encoder
+
+KEEP = b"keep"  # of Penstock-Dictionary: remember this body
+
+_LARGE = 262_144  # bytes of a coded body from which on it is decoded in a thread
+_JSON = b"application/json"
+_PLAIN = frozenset({None, b"*/*", b"application/json"})
+
+
+class Coding(msgspec.Struct, frozen=True):
+    """What the head of one request says."""
+
+    body: list[str]  # codings of the body, in the order in which they were applied
+    packed: bool  # the body is MessagePack
+    answer: str  # the answer's coding; empty: none
+    pack_answer: bool  # a plain answer is to be MessagePack
+    keep: bool  # the body is to be remembered as a dictionary
+
+
+class Dictionaries:
+    """Bodies that callers may refer to, by owner and SHA-256; the oldest make room.
+
+    :param most: bytes that they may have together
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held = 0
+        self._contents: OrderedDict[tuple[str, bytes], bytes] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<Dictionaries {len(self._contents)}, {self._held} of {self._most} bytes>"
+
+    def get(self, owner: str, digest: bytes) -> bytes | None:
+        content = self._contents.get((owner, digest))
+        if content is not None:
+            self._contents.move_to_end((owner, digest))
+        return content
+
+    def keep(self, owner: str, content: bytes) -> bytes | None:
+        """The content's SHA-256, if it is remembered from now on; None: it is too large."""
+        if (
+            not content or len(content) > self._most // 4
+        ):  # one caller's largest shall not drive out all others
+            return None
+        digest = hashlib.sha256(content).digest()
+        key = (owner, digest)
+        if key not in self._contents:
+            self._held += len(content)
+        self._contents[key] = content
+        self._contents.move_to_end(key)
+        while self._held > self._most:
+            _, old = self._contents.popitem(last=False)
+            self._held -= len(old)
+        return digest
+
+
+class Codings:
+    """What is understood and offered here.
+
+    :raises ConfigError: the configuration wants a coding whose package is missing
+    """
+
+    def __init__(self, config: CodingsConfig, max_body: int) -> None:
+        missing = [name for name in config.answers if name not in codings.CODINGS]
+        if missing:
+            raise ConfigError("codings.answers: br needs the extra: pip install 'penstock[brotli]'")
+        self._offered = tuple(config.answers)
+        self._least = config.least_bytes
+        self._flush_after = config.flush_after
+        self._dictionaries = Dictionaries(config.dictionary_bytes)
+        self._keeps = bool(config.dictionary_bytes)
+        self._max_body = max_body
+
+    def __repr__(self) -> str:
+        return f"<Codings {', '.join(self._offered) or 'of bodies only'}, {self._dictionaries}>"
+
+    def of(self, headers: Headers) -> Coding | None:
+        """What is coded of a request and its answer; None: nothing, as usual.
+
+        :raises UnsupportedMedia: the body has a coding that is not understood here
+        """
+        coding = headers.get(b"content-encoding")
+        kind = headers.get(b"content-type")
+        accept = headers.get(b"accept")
+        answer = ""
+        if self._offered and b"accept-encoding" in headers:
+            answer = codings.preferred(headers[b"accept-encoding"], self._offered)
+        keep = self._keeps and headers.get(b"penstock-dictionary", b"").strip().lower() == KEEP
+        packed = kind not in _PLAIN and kind is not None and forms.is_msgpack(kind)
+        pack_answer = accept not in _PLAIN and accept is not None and forms.accepts_msgpack(accept)
+        if coding is None and not (answer or keep or packed or pack_answer):
+            return None
+        body = [] if coding is None else codings.codings_in(coding)
+        return Coding(body, packed, answer, pack_answer, keep)
+
+    async def exchange(self, beneath: Exchange, coding: Coding, owner: str) -> CodedExchange:
+        """The exchange that the pipeline is to see.
+
+        :raises PenstockError: the body cannot be decoded
+        """
+        body = beneath.whole_body()
+        if coding.body or coding.packed:
+            if len(body) > _LARGE:
+                loop = asyncio.get_running_loop()
+                body = await loop.run_in_executor(None, self._decoded, body, coding, owner)
+            else:
+                body = self._decoded(body, coding, owner)
+        told: list[tuple[bytes, bytes]] = []
+        if coding.keep:
+            digest = self._dictionaries.keep(owner, body)
+            if digest is not None:
+                told.append((b"penstock-dictionary", digest.hex().encode()))
+        return CodedExchange(beneath, coding, body, told, self._least, self._flush_after)
+
+    def _decoded(self, body: bytes, coding: Coding, owner: str) -> bytes:
+        plain = codings.decoded(
+            body, coding.body, self._max_body, lambda digest: self._dictionaries.get(owner, digest)
+        )
+        return forms.json_of(plain) if coding.packed else plain
+
+
+class CodedExchange:
+    """An :class:`~penstock.net.exchange.Exchange` over another one, whose bytes are coded."""
+
+    def __init__(
+        self,
+        beneath: Exchange,
+        coding: Coding,
+        body: bytes,
+        told: HeaderList,
+        least: int,
+        flush_after: float,
+    ) -> None:
+        self.method = beneath.method
+        self.path = beneath.path
+        self.query = beneath.query
+        self.peer = beneath.peer
+        self.state: object = None
+        headers = dict(beneath.headers)
+        headers.pop(b"content-encoding", None)
+        if coding.packed:
+            headers[b"content-type"] = _JSON
+        self.headers: Headers = headers
+        self._beneath = beneath
+        self._coding = coding
+        self._body = body
+        self._told = told
+        self._least = least
+        self._flush_after = flush_after
+        self._encoder: Encoder | None = None
+        self._waiting: list[bytes] = []
+        self._timer: asyncio.Handle | None = None
+        self._ready = True  # the client takes what is written
+        self._watcher: Watcher | None = None
+        self._ended = asyncio.get_running_loop().create_future()
+
+    def __repr__(self) -> str:
+        return f"<CodedExchange {self._coding.answer or 'plain'} over {self._beneath!r}>"
+
+    async def wait_ended(self) -> None:
+        """Until the answer has ended, or its client has left; whoever is cancelled here leaves."""
+        try:
+            await self._ended
+        except asyncio.CancelledError:
+            self.on_gone()
+            raise
+
+    # ---- Exchange ----
+
+    @property
+    def gone(self) -> bool:
+        return self._beneath.gone
+
+    @property
+    def scheme(self) -> str:
+        return self._beneath.scheme
+
+    @property
+    def root(self) -> str:
+        return self._beneath.root
+
+    @property
+    def started(self) -> bool:
+        return self._beneath.started
+
+    async def body(self) -> bytes:
+        return self._body
+
+    def whole_body(self) -> bytes:
+        return self._body
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        yield self._body
+
+    def respond(self, status: int, headers: HeaderList, body: bytes) -> None:
+        fields = [*headers, *self._told]
+        if self._coding.pack_answer and body and _kind_of(fields).startswith(_JSON):
+            packed = forms.msgpack_of(body)
+            if packed is not None:
+                body = packed
+                fields = [field for field in fields if field[0] != b"content-type"]
+                fields.append((b"content-type", forms.MSGPACK))
+        depends = [b"accept"] * self._coding.pack_answer + [b"accept-encoding"] * bool(self._coding.answer)
+        if depends:
+            fields.append((b"vary", b", ".join(depends)))
+        if self._coding.answer and len(body) >= self._least and status != 204:
+            encoder = codings.encoder(self._coding.answer)
+            body = encoder.encode(body) + encoder.end()
+            fields.append((b"content-encoding", self._coding.answer.encode()))
+        self._beneath.respond(status, fields, body)
+        self._end()
+
+    def start(self, status: int, headers: HeaderList) -> None:
+        fields = [*headers, *self._told]
+        if self._coding.answer:
+            self._encoder = codings.encoder(self._coding.answer)
+            fields.append((b"vary", b"accept-encoding"))
+            fields.append((b"content-encoding", self._coding.answer.encode()))
+        self._beneath.start(status, fields)
+
+    def write(self, data: bytes) -> bool:
+        if self._encoder is None:
+            return self._beneath.write(data)
+        self._waiting.append(data)
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            if self._flush_after:
+                self._timer = loop.call_later(self._flush_after, self._flush)
+            else:
+                self._timer = loop.call_soon(self._flush)
+        return self._ready
+
+    def _flush(self) -> None:
+        """Encode what has come in one go: what is flushed together takes fewer bytes."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._waiting and self._encoder is not None and not self.gone:
+            data = b"".join(self._waiting)
+            self._waiting.clear()
+            self._ready = self._beneath.write(self._encoder.encode(data))
+
+    def end(self) -> None:
+        if self._encoder is not None and not self.gone:
+            self._flush()
+            self._beneath.write(self._encoder.end())
+        self._beneath.end()
+        self._end()
+
+    def inform(self, status: int, headers: HeaderList) -> None:
+        self._beneath.inform(status, headers)
+
+    def abort(self) -> None:
+        self._flush()
+        self._beneath.abort()
+        self._end()
+
+    def watch(self, watcher: Watcher | None) -> None:
+        if self.gone:
+            self._end()
+            if watcher is not None:
+                watcher.on_gone()
+            return
+        self._watcher = watcher
+        self._beneath.watch(None if watcher is None else self)
+
+    def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    # ---- Watcher ----
+
+    def on_gone(self) -> None:
+        self._end()
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.on_gone()
+
+    def on_writable(self) -> None:
+        self._ready = True
+        if self._watcher is not None:
+            self._watcher.on_writable()
+
+
+def _kind_of(fields: HeaderList) -> bytes:
+    for name, value in fields:
+        if name == b"content-type":
+            return value
+    return b""

@@ -1,0 +1,191 @@
+"""Codings against their own libraries: whole, broken off, followed by more, and made to burst."""
+
+import gzip
+import hashlib
+import json
+import zlib
+
+import brotli
+import msgspec
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.errors import BadRequest, BodyTooLarge, DictionaryLacking, UnsupportedMedia
+from penstock.wire import codings, forms
+
+TEXT = json.dumps(
+    [{"role": "user", "content": f"line {number} of a history"} for number in range(3_000)]
+).encode()
+
+ENCODE = {
+    "gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "br": lambda data: brotli.compress(data, quality=5),
+    "zstd": lambda data: zstandard.ZstdCompressor(3).compress(data),
+}
+
+
+def nothing(digest):
+    return None
+
+
+def decoded(body, *names, limit=1 << 20):
+    return codings.decoded(body, list(names), limit, nothing)
+
+
+@pytest.mark.parametrize("name", ENCODE)
+def test_a_body_comes_back(name):
+    for body in (b"", b"x", TEXT):
+        assert decoded(ENCODE[name](body), name) == body
+
+
+def test_two_codings_are_undone_in_their_order():
+    assert decoded(ENCODE["zstd"](ENCODE["gzip"](TEXT)), "gzip", "zstd") == TEXT
+
+
+def test_frames_without_a_size_and_several_of_them():
+    stream = zstandard.ZstdCompressor(3).compressobj()
+    first = stream.compress(TEXT[:1_000]) + stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+    first += stream.compress(TEXT[1_000:]) + stream.flush()
+    assert decoded(first + ENCODE["zstd"](b"more"), "zstd") == TEXT + b"more"
+    assert decoded(ENCODE["gzip"](TEXT) + ENCODE["gzip"](b"more"), "gzip") == TEXT + b"more"
+
+
+@pytest.mark.parametrize("name", ENCODE)
+def test_what_breaks_off_or_is_something_else_is_refused(name):
+    whole = ENCODE[name](TEXT)
+    for body in (
+        whole[:-1],
+        whole[: len(whole) // 2],
+        whole[:1],
+        b"",
+        b"x" * 100,
+        whole[:50] + bytes(50) + whole[100:],
+    ):
+        if body == b"" and name == "zstd":
+            continue  # no frame at all is no bytes
+        if body == whole[:50] + bytes(50) + whole[100:] and name == "zstd":
+            continue  # it has no checksum unless one is asked for
+        with pytest.raises(BadRequest) as told:
+            decoded(body, name)
+        assert told.value.code == "undecodable"
+    if name in {"br", "deflate", "zstd"}:
+        with pytest.raises(BadRequest):
+            decoded(whole + b"\0\0\0\0\0", name)
+
+
+@pytest.mark.parametrize("name", ENCODE)
+def test_a_bomb_is_refused_before_it_is_in_memory(name):
+    import tracemalloc
+
+    bomb = ENCODE[name](bytes(200_000_000))
+    tracemalloc.start()
+    with pytest.raises(BodyTooLarge):
+        decoded(bomb, name, limit=1_000_000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 30_000_000
+    for exact in (999_999, 1_000_000):
+        assert len(decoded(ENCODE[name](bytes(exact)), name, limit=1_000_000)) == exact
+    with pytest.raises(BodyTooLarge):
+        decoded(ENCODE[name](bytes(1_000_001)), name, limit=1_000_000)
+
+
+def test_a_window_that_nobody_need_hold_is_refused():
+    parameters = zstandard.ZstdCompressionParameters(window_log=27, enable_ldm=True)
+    body = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    coded = body.compress(TEXT) + body.flush()
+    with pytest.raises(BadRequest):
+        decoded(coded, "zstd")
+
+
+@given(st.sampled_from(sorted(ENCODE)), st.binary(max_size=300))
+def test_whatever_comes_is_decoded_or_refused(name, body):
+    try:
+        decoded(body, name)
+    except BadRequest as error:
+        assert error.code == "undecodable"
+
+
+def test_names():
+    assert codings.codings_in(b"gzip, ZSTD") == ["gzip", "zstd"]
+    assert codings.codings_in(b"x-gzip , identity") == ["gzip"]
+    for wrong in (b"lzma", b"gzip, gzip, gzip", b"gzip;q=1"):
+        with pytest.raises(UnsupportedMedia):
+            codings.codings_in(wrong)
+
+
+def test_a_growing_history_costs_what_is_new():
+    longer = TEXT[:-1] + b', {"role": "user", "content": "and one more"}]'
+    coded = codings.with_dictionary(longer, TEXT)
+    assert len(coded) < len(TEXT) // 100
+    known = {hashlib.sha256(TEXT).digest(): TEXT}
+    assert codings.decoded(coded, ["dcz"], 1 << 20, known.get) == longer
+    with pytest.raises(DictionaryLacking):
+        decoded(coded, "dcz")
+    other = {hashlib.sha256(TEXT).digest(): b"something else of the same name"}
+    with pytest.raises(BadRequest):
+        codings.decoded(coded, ["dcz"], 1 << 20, other.get)
+    for wrong in (b"", coded[:39], b"\0" + coded[1:], coded[:-1]):
+        with pytest.raises(BadRequest):
+            codings.decoded(wrong, ["dcz"], 1 << 20, known.get)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "chosen"),
+    [
+        (b"gzip, deflate, br, zstd", "zstd"),
+        (b"gzip;q=1, zstd;q=0.5", "gzip"),
+        (b"gzip", "gzip"),
+        (b"*", "zstd"),
+        (b"zstd;q=0, *;q=0.5", "br"),
+        (b"identity, gzip;q=0.5", ""),
+        (b"identity;q=0, gzip;q=0.5", "gzip"),
+        (b"deflate", ""),
+        (b"", ""),
+        (b"gzip;q=x", ""),
+        (b"zstd; q=0.8, br ; q = 0.9", "br"),
+    ],
+)
+def test_the_coding_of_an_answer(accepted, chosen):
+    assert codings.preferred(accepted, ("zstd", "br", "gzip")) == chosen
+
+
+def test_each_flush_can_be_decoded_at_once():
+    decoders = {
+        "gzip": zlib.decompressobj(zlib.MAX_WBITS | 16).decompress,
+        "br": brotli.Decompressor().process,
+        "zstd": zstandard.ZstdDecompressor().decompressobj().decompress,
+    }
+    for name, decode in decoders.items():
+        encoder = codings.encoder(name)
+        for event in (b"data: one\n\n", b"data: two\n\n" * 500, b"data: [DONE]\n\n"):
+            assert decode(encoder.encode(event)) == event
+        decode(encoder.end())
+
+
+def test_messagepack_there_and_back():
+    value = {
+        "model": "m",
+        "messages": [{"role": "user", "content": "ä\n"}],
+        "n": 1,
+        "t": 0.5,
+        "x": None,
+        "y": True,
+    }
+    assert json.loads(forms.json_of(msgspec.msgpack.encode(value))) == value
+    assert msgspec.msgpack.decode(forms.msgpack_of(json.dumps(value).encode())) == value
+    assert forms.msgpack_of(b"no JSON") is None
+    for wrong in (b"", b"\xc1", b"\x81\xa1", msgspec.msgpack.encode({"a": 1}) + b"x", b"\x91" * 100_000):
+        with pytest.raises(BadRequest):
+            forms.json_of(wrong)
+
+
+def test_who_wants_messagepack():
+    assert forms.is_msgpack(b"application/x-msgpack; charset=binary")
+    assert not forms.is_msgpack(b"application/json")
+    assert forms.accepts_msgpack(b"application/msgpack, application/json;q=0.5")
+    assert not forms.accepts_msgpack(b"application/json, application/msgpack")
+    assert not forms.accepts_msgpack(b"text/event-stream")
