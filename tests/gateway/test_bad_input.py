@@ -314,8 +314,15 @@ def test_anthropics_sdk_is_told_in_its_own_form_whatever_the_path():
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("coding", ["gzip", "br", "zstd", "deflate, gzip", "nonsense"])
-def test_a_compressed_body_is_an_unsupported_medium(coding, path):
+@pytest.mark.parametrize("coding", ["gzip", "br", "zstd", "deflate, gzip", "dcz"])
+def test_a_body_that_is_not_in_its_coding_cannot_be_decoded(coding, path):
+    answer = ask(lambda port, _: call(port, b"\x1f\x8b\x08", path, headers=[f"content-encoding: {coding}"]))
+    assert told(answer, path)[:2] == (400, "undecodable")
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("coding", ["nonsense", "gzip, gzip, gzip", "gzip; q=1"])
+def test_an_unknown_coding_is_an_unsupported_medium(coding, path):
     answer = ask(lambda port, _: call(port, b"\x1f\x8b\x08", path, headers=[f"content-encoding: {coding}"]))
     assert told(answer, path)[:2] == (415, "unsupported_media_type")
 
