@@ -41,7 +41,11 @@ def exposition(tmp_path_factory):
                 }
             },
             "models": {
-                "*": {"candidates": [{"upstream": "sim"}], "cache": {"semantic": {}}, "prompt_cache": {}}
+                "*": {
+                    "candidates": [{"upstream": "sim"}],
+                    "cache": {"semantic": {}, "prefetch": {}},
+                    "prompt_cache": {},
+                }
             },
             "cache": {"disk": str(folder / "answers.sqlite")},
             "ledger": {"path": str(folder / "ledger.sqlite")},

@@ -201,6 +201,15 @@ class SemanticConfig(_Section, frozen=True):
     answers_alike: HalfToOne = 0.9  # from this similarity on two answers say the same
 
 
+class PrefetchConfig(_Section, frozen=True):
+    """Asking for what a caller will probably ask next, behind all other calls."""
+
+    min_probability: Share = 0.5  # that it will be asked soon, going by what followed until now
+    calls_per_minute: Above = 10.0  # of each worker, at most
+    usd_per_day: Dollars = 1.0  # of each worker, at most; a day begins at midnight UTC
+    min_used: Share = 0.3  # where less than this share of what was fetched is used, it rests for ten minutes
+
+
 class ModelCacheConfig(_Section, frozen=True):
     """Which answers of a model are kept, and for how long.  Without this section none is."""
 
@@ -212,6 +221,7 @@ class ModelCacheConfig(_Section, frozen=True):
     # who may be given an answer that another asked for: callers of the same tenant, or everybody
     scope: Literal["tenant", "shared"] = "tenant"
     semantic: SemanticConfig | None = None  # none: only the same question gets a kept answer
+    prefetch: PrefetchConfig | None = None  # none: nothing is asked before a caller asks it
 
 
 class PromptCacheConfig(_Section, frozen=True):

@@ -41,6 +41,7 @@ from penstock.gateway.resumed import ResumedExchange
 from penstock.gateway.spending import Spending
 from penstock.gateway.stages.authenticate import Keyring
 from penstock.gateway.stages.lookup import Lookup
+from penstock.gateway.stages.prefetch import Prefetch
 from penstock.gateway.stages.read import CLIENT_GONE, refuse
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
@@ -298,6 +299,7 @@ class Gateway:
         if self.cache is None and (cache := self._look_up(config)) is not None:
             cache.start()
         self._compare(config)
+        self._foresee()
         kept = set(map(id, self.pipeline.snapshot.upstreams.values()))
         loop = asyncio.get_running_loop()
         for upstream in old.upstreams.values():
@@ -433,7 +435,14 @@ class Gateway:
         cache_measures.measure(self.metrics, cache, claims)
         self.pipeline.lookup = Lookup(cache, self.recorder, claims)
         self._compare(config)
+        self._foresee()
         return cache
+
+    def _foresee(self) -> None:
+        """Let answers be fetched before they are asked for, if any model says so."""
+        lookup = self.pipeline.lookup
+        if lookup is not None and lookup.prefetch is None and self.pipeline.snapshot.router.prefetches:
+            lookup.prefetch = Prefetch(lookup.cache, self.metrics)
 
     def _compare(self, config: Config) -> None:
         """Let similar questions be compared, if any model says so.

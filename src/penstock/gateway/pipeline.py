@@ -151,6 +151,8 @@ class Pipeline:
             snapshot = self.snapshot
             question = lookup.question(call, snapshot.router, open_to_all=snapshot.keyring.open)
             if question is not None:
+                if lookup.prefetch is not None and question.policy.prefetch is not None:
+                    asyncio.get_running_loop().call_soon(self._foresee, call, lookup, question)
                 found = lookup.find(call, question, snapshot.router)
                 if found is not None:
                     self._serve(exchange, call, lookup, question, found)
@@ -228,10 +230,37 @@ class Pipeline:
         try:
             generation = self.registry.create(renewal)
         except Overloaded:
+            lookup.renewing.discard(question.key)
             return
         generation.grace = math.inf
         lookup.renewing.add(question.key)
         self._start(renewal, generation, self.snapshot, None, question)
+
+    def _foresee(self, call: Call, lookup: Lookup, question: Question) -> None:
+        """Fetch what will probably be asked after this; its caller has been seen to."""
+        policy, snapshot = question.policy.prefetch, self.snapshot
+        if lookup.prefetch is None or policy is None or self.admission.draining:
+            return
+        for wanted in lookup.prefetch.asked(call, question.key, question.scope, policy):
+            try:
+                next_one = lookup.question(wanted, snapshot.router, open_to_all=snapshot.keyring.open)
+            except PenstockError:
+                continue
+            if next_one is not None and next_one.key not in lookup.renewing:
+                next_one.prefetched = True
+                lookup.renewing.add(next_one.key)
+                task = tasks.start(self._fetch(wanted, lookup, next_one), asyncio.get_running_loop())
+                if not task.done():
+                    self.waiting.add(task)
+                    task.add_done_callback(self._waited)
+
+    async def _fetch(self, call: Call, lookup: Lookup, question: Question) -> None:
+        """Ask for what no tier has."""
+        entry = await lookup.cache.get(question.key)
+        if entry is not None and entry.fresh_until > lookup.cache.now():
+            lookup.renewing.discard(question.key)
+        else:
+            self._renew(call, lookup, question)
 
     def _make(self, exchange: Exchange, call: Call, question: Question | None) -> None:
         """Join the log of an identical call, or begin one."""
@@ -487,6 +516,15 @@ class Pipeline:
                 self.registry.unbind(generation, name)
             if question is not None and self.lookup is not None:
                 self.lookup.release(question)
+                if question.prefetched and self.lookup.prefetch is not None:
+                    entry = (
+                        self.lookup.cache.memory.peek(question.key)
+                        if generation.ending is State.FINISHED
+                        else None
+                    )
+                    took = self.clock.now() - call.received
+                    until = entry.fresh_until if entry is not None else 0.0
+                    self.lookup.prefetch.fetched(question.key, generation.cost, took, until)
             if call.background and self.on_background_end is not None:
                 self.on_background_end(call, generation)
             del self.productions[production]

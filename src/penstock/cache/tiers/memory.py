@@ -71,6 +71,11 @@ class MemoryTier:
             node.count += 1
         return node.entry
 
+    def peek(self, key: bytes) -> Entry | None:
+        """As :meth:`get`, but nobody asked for it."""
+        node = self._main.get(key) or self._small.get(key)
+        return node.entry if node is not None and node.entry.kept_until > self._now() else None
+
     def put(self, key: bytes, entry: Entry) -> None:
         """Keep an entry, instead of the one that has its key; one that is too large is not kept."""
         count = self.remove(key)

@@ -29,6 +29,7 @@ from penstock.cache.claims import Claims
 from penstock.cache.entry import Entry
 from penstock.config.model import ModelCacheConfig
 from penstock.errors import BadRequest, NotCached
+from penstock.gateway.stages.prefetch import Prefetch
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
 from penstock.generation.log import Generation, State
@@ -94,6 +95,7 @@ class Question:
         "key",
         "patient",
         "policy",
+        "prefetched",
         "reserve",
         "scope",
         "similar",
@@ -117,6 +119,7 @@ class Question:
         self.control = control
         self.asked = asked  # seconds since 1970
         self.patient = True  # it may wait for an answer that somebody else fetches
+        self.prefetched = False  # no caller has asked it yet
         self.claimed = False  # its producer has to say when it is done
         self.reserve: Entry | None = None  # too old to answer, but not for want of another
 
@@ -143,9 +146,10 @@ class Lookup:
     :param claims: how gateways that share a cache agree who asks; None: each asks for itself
     """
 
-    __slots__ = ("_recorder", "cache", "claims", "renewing", "resemblance")
+    __slots__ = ("_recorder", "cache", "claims", "prefetch", "renewing", "resemblance")
 
     def __init__(self, cache: Cache, recorder: Recorder, claims: Claims | None = None) -> None:
+        self.prefetch: Prefetch | None = None  # None: nothing is fetched before it is asked for
         self.resemblance: Resemblance | None = None  # None: only the same question is answered
         self.cache = cache
         self.claims = claims

@@ -113,6 +113,14 @@ class Router:
         return any(model.cache is not None for model in self._config.models.values())
 
     @property
+    def prefetches(self) -> bool:
+        """Whether any answer may be fetched before it is asked for."""
+        return any(
+            model.cache is not None and model.cache.prefetch is not None
+            for model in self._config.models.values()
+        )
+
+    @property
     def compares(self) -> bool:
         """Whether any answer may be given to a question that only means the same."""
         return any(

@@ -1,0 +1,180 @@
+"""What will be asked next?  Ask it now, if that is likely, cheap and allowed.
+
+The contract: per caller's scope it is learned which question follows which (``cache.successors``).  When one is asked whose
+follower is likely to come and is not kept, the follower is asked for, in the tier ``batch``, which goes behind all
+others, within a budget of calls and of money.  An answer so fetched is *used* when a caller gets it, and *wasted* when
+it goes stale first.  Where too few are used, fetching stops for a while: it does not pay.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+import msgspec
+
+from penstock.batches.batch import TIER
+from penstock.cache.cache import Cache
+from penstock.cache.successors import Successors
+from penstock.config.model import PrefetchConfig
+from penstock.generation.log import new_id
+from penstock.messages import Call
+from penstock.metrics import Registry
+
+MAX_QUESTIONS = 20_000
+MAX_TEMPLATES_BYTES = 16 << 20  # bodies that are remembered, so that they can be asked again
+LEAST_SEEN = 2  # how often a follower must have followed
+LEAST_JUDGED = 20  # fetched answers before it is judged whether they pay
+PAUSE = 600.0  # seconds without fetching where it does not pay
+_PICO = 1e-12
+
+
+class _Fetched(msgspec.Struct, frozen=True):
+    """An answer that nobody has asked for yet."""
+
+    until: float  # seconds since 1970: then it is stale
+    took: float  # seconds that a caller need not wait now
+
+
+class Prefetch:
+    """Decides what to fetch, and whether it pays.
+
+    :param now: seconds since 1970
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        metrics: Registry,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._cache = cache
+        self._now = now
+        self._successors = Successors(MAX_QUESTIONS)
+        self._templates: OrderedDict[bytes, Call] = OrderedDict()
+        self._template_bytes = 0
+        self._outstanding: OrderedDict[bytes, _Fetched] = OrderedDict()
+        self._allowed = 1.0
+        self._allowed_at = now()
+        self._day = 0
+        self._spent = 0
+        self._judged = self._useful = 0.0
+        self._min_used = 0.0
+        self.paused_until = 0.0
+        outcomes = metrics.counter(
+            "penstock_prefetch_total", "Answers fetched before anybody asked.", labels=("outcome",)
+        )
+        names = ("fetched", "used", "wasted", "failed", "budget")
+        self._outcomes = {name: outcomes.labels(name) for name in names}
+        self._saved = metrics.counter(
+            "penstock_prefetch_saved_seconds_total", "What fetching the used ones had taken."
+        ).labels()
+        paused = metrics.gauge("penstock_prefetch_paused", "1: fetching does not pay, and rests.").labels()
+
+        def collect() -> None:
+            self._expire()
+            paused.set(1 if self.paused_until > self._now() else 0)
+
+        metrics.before_snapshot(collect)
+
+    def __repr__(self) -> str:
+        return f"<Prefetch by {self._successors!r}, {len(self._outstanding)} not used yet>"
+
+    def asked(self, call: Call, key: bytes, scope: str, policy: PrefetchConfig) -> list[Call]:
+        """A caller asked this: what is to be fetched now.
+
+        :param scope: within which it is learned
+        """
+        self._min_used = policy.min_used
+        self._expire()
+        fetched = self._outstanding.pop(key, None)
+        if fetched is not None:
+            self._outcomes["used"].add()
+            self._saved.add(fetched.took)
+            self._judge(1.0)
+        self._remember(key, call)
+        self._successors.saw(f"{scope} {call.tenant.key_name}", key)
+        if self.paused_until > self._now():
+            return []
+        wanted = []
+        for follower, _ in self._successors.likely(key, policy.min_probability, LEAST_SEEN):
+            template = self._templates.get(follower)
+            if (
+                template is None
+                or template.model != call.model
+                or follower in self._outstanding
+                or self._is_kept(follower)
+            ):
+                continue
+            if not self._may(policy):
+                self._outcomes["budget"].add()
+                break
+            tenant = msgspec.structs.replace(call.tenant, tier=TIER)
+            wanted.append(
+                msgspec.structs.replace(
+                    template, id=new_id(), received=call.received, tenant=tenant, reservation=None
+                )
+            )
+        return wanted
+
+    def fetched(self, key: bytes, cost: int, took: float, until: float) -> None:
+        """An answer is there.
+
+        :param cost: in 1e-12 US dollars
+        :param took: seconds
+        :param until: seconds since 1970, when it is stale; 0: there is none after all
+        """
+        self._spent += cost
+        if not until:
+            self._outcomes["failed"].add()
+            return
+        self._outcomes["fetched"].add()
+        self._outstanding[key] = _Fetched(until, took)
+
+    def _is_kept(self, key: bytes) -> bool:
+        entry = self._cache.memory.peek(key)
+        return entry is not None and entry.fresh_until > self._now()
+
+    def _may(self, policy: PrefetchConfig) -> bool:
+        """Whether the budget allows one more; it is then taken from it."""
+        now = self._now()
+        rate = policy.calls_per_minute / 60
+        self._allowed = min(self._allowed + max(now - self._allowed_at, 0.0) * rate, max(rate * 60, 1.0))
+        self._allowed_at = now
+        day = int(now // 86_400)
+        if day != self._day:
+            self._day, self._spent = day, 0
+        if self._allowed < 1 or self._spent * _PICO >= policy.usd_per_day:
+            return False
+        self._allowed -= 1
+        return True
+
+    def _judge(self, useful: float) -> None:
+        self._judged = self._judged * 0.98 + 1
+        self._useful = self._useful * 0.98 + useful
+        if self._judged >= LEAST_JUDGED and self._useful < self._min_used * self._judged:
+            self.paused_until = self._now() + PAUSE
+            self._judged = self._useful = 0.0
+
+    def _expire(self) -> None:
+        now = self._now()
+        while self._outstanding:
+            key, fetched = next(iter(self._outstanding.items()))
+            if fetched.until > now:
+                break
+            del self._outstanding[key]
+            self._outcomes["wasted"].add()
+            self._judge(0.0)
+
+    def _remember(self, key: bytes, call: Call) -> None:
+        old = self._templates.pop(key, None)
+        if old is not None:
+            self._template_bytes -= len(old.body)
+        if len(call.body) * 4 > MAX_TEMPLATES_BYTES:
+            return
+        self._templates[key] = call
+        self._template_bytes += len(call.body)
+        while self._template_bytes > MAX_TEMPLATES_BYTES:
+            _, gone = self._templates.popitem(last=False)
+            self._template_bytes -= len(gone.body)

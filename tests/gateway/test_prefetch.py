@@ -1,0 +1,138 @@
+"""What is asked before a caller asks it."""
+
+import asyncio
+import contextlib
+
+import pytest
+from cached_messages import a_message, answers, asked
+from serving import call, config, error, on_uvloop, serving, until
+
+from penstock.config.model import ModelCacheConfig, ModelConfig, PrefetchConfig, RetryConfig
+from penstock.gateway.stages import prefetch as prefetching
+from penstock.messages import Outcome
+from penstock.testing import ScriptedUpstream, Step
+
+ALWAYS = PrefetchConfig(calls_per_minute=600)
+
+
+@contextlib.asynccontextmanager
+async def foreseeing(policy=ALWAYS, script=None):
+    """``(gateway, port, upstream)``, in which b has followed a twice, and all that was kept is stale now."""
+    async with ScriptedUpstream([script or answers(2_000)]) as upstream:
+        made = config(upstream.url, retry=RetryConfig(attempts=1))
+        cache = ModelCacheConfig(ttl=60.0, prefetch=policy)
+        made.models["m"] = ModelConfig(candidates=made.models["m"].candidates, cache=cache)
+        async with serving(made) as (gateway, port):
+            wall = Wall(gateway)
+            for _ in range(2):
+                for text in "ab":
+                    await call(port, a_message(text))
+                wall.time += 100
+            yield gateway, port, upstream, wall
+
+
+class Wall:
+    def __init__(self, gateway):
+        self.time = 1_700_000_000.0
+        lookup = gateway.pipeline.lookup
+        lookup.cache.now = lookup.cache.memory._now = lookup.prefetch._now = lambda: self.time
+
+
+def counted(gateway):
+    cells = gateway.pipeline.lookup.prefetch._outcomes
+    return {name: cell.value for name, cell in cells.items() if cell.value}
+
+
+async def settled(gateway):
+    await asyncio.sleep(0)
+    await until(lambda: not gateway.pipeline.productions and not gateway.pipeline.waiting)
+
+
+def test_what_follows_is_there_when_it_is_asked():
+    async def main():
+        async with foreseeing() as (gateway, port, upstream, _):
+            before = asked(upstream)
+            await call(port, a_message("a"))
+            await until(lambda: counted(gateway).get("fetched") == 1)
+            assert asked(upstream) == before + 2
+            assert (await call(port, a_message("b"))).headers["penstock-status"] == "cached"
+            assert counted(gateway) == {"fetched": 1, "used": 1}
+            rows = gateway.recorder.ledger.totals()
+            assert rows[Outcome.COMPLETED].attempts == asked(upstream)
+
+    on_uvloop(main)
+
+
+def test_what_is_there_already_is_not_asked_again():
+    async def main():
+        async with foreseeing() as (gateway, port, upstream, _):
+            await call(port, a_message("b"))
+            before = asked(upstream)
+            await call(port, a_message("a"))
+            await settled(gateway)
+            assert asked(upstream) == before + 1
+
+    on_uvloop(main)
+
+
+@pytest.mark.parametrize(
+    "policy", [PrefetchConfig(usd_per_day=0.0), PrefetchConfig(calls_per_minute=0.001), None], ids=str
+)
+def test_nothing_is_fetched_beyond_the_budget(policy):
+    async def main():
+        async with foreseeing(ALWAYS) as (gateway, port, upstream, _):
+            before = asked(upstream)
+            router = gateway.pipeline.snapshot.router
+            model = router._config.models["m"]
+            limited = ModelCacheConfig(ttl=60.0, prefetch=policy)
+            router._exact["m"] = ModelConfig(candidates=model.candidates, cache=limited)
+            gateway.pipeline.lookup.prefetch._allowed = 0.0
+            await call(port, a_message("a"))
+            await settled(gateway)
+            assert asked(upstream) == before + 1
+            assert counted(gateway) == ({} if policy is None else {"budget": 1})
+
+    on_uvloop(main)
+
+
+def test_where_it_does_not_pay_it_rests_and_tries_again():
+    async def main():
+        async with foreseeing(PrefetchConfig(calls_per_minute=600, min_probability=0.0)) as made:
+            gateway, port, _, wall = made
+            stage = gateway.pipeline.lookup.prefetch
+            rounds = 0
+            while stage.paused_until <= wall.time:
+                await call(port, a_message("a"))
+                await settled(gateway)
+                wall.time += 100  # and nobody asks b
+                rounds += 1
+                assert rounds < 100
+            assert rounds >= prefetching.LEAST_JUDGED
+            fetched = counted(gateway)["fetched"]
+            await call(port, a_message("a"))
+            await settled(gateway)
+            assert counted(gateway)["fetched"] == fetched
+            wall.time += prefetching.PAUSE
+            for _ in range(3):  # by now b is no habit any more
+                for text in "ab":
+                    await call(port, a_message(text))
+                wall.time += 100
+            for _ in range(15):
+                for text in "ab":
+                    await call(port, a_message(text))
+                    await settled(gateway)
+                wall.time += 100
+            assert counted(gateway)["used"] > 5
+
+    on_uvloop(main)
+
+
+def test_a_fetch_that_fails_harms_nobody():
+    async def main():
+        script = [*answers(5), Step.REQUEST, error("500 Broken"), *answers(5)]
+        async with foreseeing(script=script) as (gateway, port, _, _wall):
+            await call(port, a_message("a"))
+            await until(lambda: counted(gateway) == {"failed": 1})
+            assert (await call(port, a_message("b"))).headers["penstock-status"] == "created"
+
+    on_uvloop(main)
