@@ -2,7 +2,7 @@ import pytest
 
 from penstock.errors import Overloaded
 from penstock.generation.log import EVENT_OVERHEAD
-from penstock.generation.registry import OVERHEAD, Registry
+from penstock.generation.registry import MAX_REMEMBERED, OVERHEAD, Registry
 from penstock.messages import Call, Endpoint, Tenant
 from penstock.testing import FakeClock
 
@@ -101,6 +101,52 @@ def test_what_ended_first_makes_room():
         ended(registry, name)
     assert [registry.get(f"gen_{number}") is not None for number in (1, 2, 3)] == [False, True, True]
     assert registry.kept == 2 * weight
+
+
+def test_what_was_dropped_before_its_time_leaves_the_others_their_turn():
+    clock = FakeClock()
+    weight = OVERHEAD + 100 + EVENT_OVERHEAD
+    registry = a_registry(clock=clock, kept_for=60.0, kept_bytes=3 * weight)
+    for name in ("gen_1", "gen_2", "gen_3"):
+        ended(registry, name)
+        clock.advance(10.0)
+    registry.drop("gen_1")
+    registry.drop("gen_1")
+    assert registry.kept == 2 * weight
+    assert registry.was_there("gen_1", "t")
+    ended(registry, "gen_4")
+    assert registry.ended == 3
+    clock.advance(50.0)
+    registry.sweep(clock.now())
+    assert [registry.get(f"gen_{number}") is not None for number in (2, 3, 4)] == [False, False, True]
+    assert registry.kept == weight
+
+
+def test_those_that_went_last_are_remembered_and_not_ever_more_of_them():
+    weight = OVERHEAD + 100 + EVENT_OVERHEAD
+    registry = a_registry(kept_for=60.0, kept_bytes=weight)
+    number = 3 * MAX_REMEMBERED
+    for index in range(number + 1):
+        ended(registry, f"gen_{index}")
+    remembered = [index for index in range(number) if registry.was_there(f"gen_{index}", "t")]
+    assert MAX_REMEMBERED // 2 <= len(remembered) <= MAX_REMEMBERED
+    assert remembered == list(range(number - len(remembered), number))
+
+
+def test_one_name_of_several_is_forgotten_with_each_of_them():
+    weight = OVERHEAD + 100 + EVENT_OVERHEAD + len(a_call("gen").body)  # a name keeps the body
+    registry = a_registry(kept_for=60.0, kept_bytes=2 * weight)
+    kept = []
+    for index in range(3):
+        generation = registry.create(a_call(f"gen_{index}"))
+        registry.bind(generation, "question")
+        generation.append([b"x" * 100], 1.0)
+        generation.finish()
+        kept.append(generation)
+    assert list(registry.named("question")) == kept[1:]
+    for generation in kept[1:]:
+        registry.drop(generation.id)
+    assert not registry.named("question")
 
 
 def test_only_what_somebody_can_come_back_for_is_kept():

@@ -10,7 +10,7 @@ a request that may be repeated, a response's id.  Several may have one name.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from penstock.errors import Overloaded
@@ -18,7 +18,7 @@ from penstock.generation.log import Account, Generation, State
 from penstock.messages import Call
 
 OVERHEAD = 2_048  # bytes of a generation beside its events and its request
-MAX_REMEMBERED = 10_000  # ids of which it is still known that they were there once
+MAX_REMEMBERED = 10_000  # ids of which it is still known that they were there once, or half as many
 _FAILED = State.FAILED
 
 
@@ -48,14 +48,16 @@ class Registry:
         self.kept = 0  # bytes
         self._now = now
         self._running: dict[str, Generation] = {}  # and those that have ended and are being read
-        # In the order of their ends.  A plain dictionary looks for its first key among all that were deleted
-        # before it: with thousands of them that took as long as the rest of a small request's bookkeeping.
-        self._ended: OrderedDict[str, Generation] = OrderedDict()
+        self._ended: dict[str, Generation] = {}
+        # The same in the order of their ends.  A dictionary looks for its first key among all that were deleted
+        # before it, which with thousands of them takes microseconds.
+        self._order: deque[Generation] = deque()
         self._deserted: dict[Generation, float] = {}  # until when somebody may come back
         self._patient = True
         self.give_up: Callable[[Generation], None] = Generation.abandon  # what the time is up for
         self._names: dict[Hashable, list[Generation]] = {}
-        self._gone: OrderedDict[str, str] = OrderedDict()  # id to tenant
+        self._gone: dict[str, str] = {}  # id to tenant, of those that went last
+        self._gone_before: dict[str, str] = {}
 
     def __repr__(self) -> str:
         return (
@@ -80,7 +82,7 @@ class Registry:
 
     def was_there(self, generation_id: str, tenant: str) -> bool:
         """Whether this tenant had such a generation, which has been forgotten since."""
-        return self._gone.get(generation_id) == tenant
+        return (self._gone.get(generation_id) or self._gone_before.get(generation_id)) == tenant
 
     def create(self, call: Call) -> Generation:
         """A new log for a call.
@@ -146,18 +148,17 @@ class Registry:
         if not generation.names:
             generation.body = b""  # only a repetition would be compared with it
         self._ended[generation.id] = generation
+        self._order.append(generation)
         self.kept += _weight(generation)
         generation.ended = self._now()
         while self.kept > self.kept_bytes:
-            self._drop(next(iter(self._ended)))
+            self._drop(self._order.popleft())
 
     def sweep(self, now: float) -> None:
         """Give up what nobody has come back for, and forget what has been kept long enough."""
-        while self._ended:
-            oldest = next(iter(self._ended.values()))
-            if now - oldest.ended < self.kept_for:
-                break
-            self._drop(oldest.id)
+        order = self._order
+        while order and now - order[0].ended >= self.kept_for:
+            self._drop(order.popleft())
         if self._deserted:
             for generation, until in list(self._deserted.items()):
                 if now >= until:
@@ -173,21 +174,28 @@ class Registry:
                 generation.abandon()
 
     def drop(self, generation_id: str) -> None:
-        """Forget an ended generation now."""
-        if generation_id in self._ended:
-            self._drop(generation_id)
+        """Forget an ended generation now; nothing happens if it is not kept."""
+        generation = self._ended.get(generation_id)
+        if generation is not None:
+            self._order.remove(generation)
+            self._drop(generation)
 
-    def _drop(self, generation_id: str) -> None:
-        generation = self._ended.pop(generation_id)
+    def _drop(self, generation: Generation) -> None:
+        del self._ended[generation.id]
         self.kept -= _weight(generation)
-        self._gone[generation_id] = generation.tenant
-        if len(self._gone) > MAX_REMEMBERED:
-            self._gone.popitem(last=False)
+        gone = self._gone
+        gone[generation.id] = generation.tenant
+        if len(gone) >= MAX_REMEMBERED // 2:  # by halves: to find the oldest one each time would take longer
+            self._gone_before, self._gone = gone, {}
         self._forget(generation)
 
     def _forget(self, generation: Generation) -> None:
-        for name in generation.names.copy():
-            self.unbind(generation, name)
+        names, generation.names = generation.names, []
+        for name in names:
+            bound = self._names.pop(name)
+            if len(bound) > 1:
+                bound.remove(generation)
+                self._names[name] = bound
 
 
 def _worth_keeping(generation: Generation) -> bool:

@@ -357,7 +357,7 @@ class Recorder:
                     status=status,
                     outcome="refused",
                     stream=call.stream,
-                    duration_ms=round(duration * 1e3, 3),
+                    duration_ms=_milliseconds(duration),
                     error=error,
                     peer=peer,
                 )
@@ -382,8 +382,8 @@ class Recorder:
                 usage.input_tokens,
                 usage.output_tokens,
                 generation.cost if not read else 0,
-                round((first - call.received) * 1e3, 3) if first >= call.received else None,
-                round(duration * 1e3, 3),
+                _milliseconds(first - received) if first >= received else None,
+                _milliseconds(duration),
                 generation.attempts if not read else 0,
                 error,
                 peer,
@@ -415,3 +415,8 @@ class Recorder:
             counter = self.requests.labels(endpoint, str(status))
             self._request_cells[endpoint, status] = counter
         counter.value += 1
+
+
+def _milliseconds(seconds: float) -> float:
+    """To the microsecond; ``round`` goes through text for that, and takes three times as long."""
+    return int(seconds * 1e6 + 0.5) / 1e3
