@@ -113,6 +113,10 @@ bench: $(BENCH_VENV)/.with-tests  ## measure against other gateways; writes docs
 soak: $(VENV)/.with-tests  ## ten minutes of mixed load: memory must stay flat, nothing may leak
 	$(PYTHON) -m benchmarks.soak $(ARGS)
 
+.PHONY: chaos
+chaos: $(VENV)/.with-tests  ## ten thousand calls, a worker killed each minute: no answer is lost, and the books are right
+	$(PYTHON) -m benchmarks.chaos $(ARGS)
+
 .PHONY: clean
 clean:  ## remove environments, caches and builds
 	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
