@@ -185,6 +185,8 @@ class Caller:
             *frames, rest = (rest + data).split(b"\n\n")
             for frame in frames:
                 number, _, event = frame.partition(b"\ndata: ")
+                if b'"code":"draining"' in frame:  # another process goes on with it
+                    return False
                 if not number.startswith(b"id: "):
                     self.fault = f"error event {frame[:200].decode()}"
                     return True

@@ -14,9 +14,19 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 def test_make_alone_lists_every_command():
     done = subprocess.run(["make", "-C", ROOT], capture_output=True, text=True, check=True, timeout=60)
     targets = re.findall(r"^\.PHONY: (\w+)$", MAKEFILE, re.MULTILINE)
-    assert {"help", "venv", "serve", "test", "lint", "types", "imports", "bench", "soak", "chaos", "clean"} <= set(
-        targets
-    )
+    assert {
+        "help",
+        "venv",
+        "serve",
+        "test",
+        "lint",
+        "types",
+        "imports",
+        "bench",
+        "soak",
+        "chaos",
+        "clean",
+    } <= set(targets)
     for target in targets:
         assert f"make {target} " in done.stdout
 

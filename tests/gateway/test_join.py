@@ -131,6 +131,62 @@ def test_who_joined_has_a_row_that_costs_nothing_and_says_what_was_saved():
     assert totals[Outcome.JOINED].cost == 0
 
 
+@pytest.mark.parametrize("script", [STREAMED, WHOLE], ids=["streamed log", "plain log"])
+def test_who_joined_comes_back_by_its_own_key_and_gets_the_same_in_its_own_form(script):
+    first = STREAM if script is STREAMED else SAME
+    keys = [[f"idempotency-key: {name}"] for name in "abc"]
+
+    async def main():
+        go_on = asyncio.Event()
+        played = [Step.REQUEST, *(go_on if step is None else step for step in script)]
+        async with ScriptedUpstream([played]) as upstream:
+            async with serving(config(upstream.url)) as (gateway, port):
+                asked = list(zip([first, SAME, WITH_USAGE], keys, strict=True))
+                calls = []
+                for body, key in asked:
+                    calls.append(asyncio.create_task(call(port, body, headers=key)))
+                    await until(lambda: len(gateway.pipeline.readings) == len(calls))
+                running = asyncio.create_task(call(port, SAME, headers=keys[1]))
+                await until(lambda: len(gateway.pipeline.readings) == 4)
+                go_on.set()
+                answers = await asyncio.gather(*calls)
+                again = [await call(port, body, headers=key) for body, key in asked]
+                other = await call(port, {**SAME, "seed": 1}, headers=keys[2])
+                return answers, again, await running, other, upstream.connections
+
+    answers, again, running, other, connections = on_uvloop(main)
+    assert connections == 1
+    assert [one.headers["penstock-status"] for one in answers] == ["created", "joined", "joined"]
+    assert {one.headers["penstock-status"] for one in again} == {"replayed"}
+    assert [one.body for one in again] == [one.body for one in answers]
+    assert (running.headers["penstock-status"], running.body) == ("attached", answers[1].body)
+    assert (other.status, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+
+
+def test_who_streams_a_plain_answer_comes_back_to_the_event_that_it_has():
+    async def main():
+        go_on = asyncio.Event()
+        async with ScriptedUpstream([[Step.REQUEST, go_on, plain(COMPLETION)]]) as upstream:
+            async with serving(config(upstream.url)) as (gateway, port):
+                calls = []
+                for body in (SAME, STREAM):
+                    calls.append(
+                        asyncio.create_task(call(port, body, headers=["idempotency-key: " + str(body)]))
+                    )
+                    await until(lambda: len(gateway.pipeline.readings) == len(calls))
+                go_on.set()
+                _, whole = await asyncio.gather(*calls)
+                path = f"/v1/generations/{whole.headers['penstock-generation']}/events?starting_after="
+                last = whole.body.count(b"\nid: ")
+                return whole.body, last, [await call(port, b"", f"{path}{n}", "GET") for n in range(last + 1)]
+
+    whole, last, rest = on_uvloop(main)
+    assert last > 1
+    assert [one.status for one in rest] == [200] * last + [204]
+    assert all(whole.endswith(one.body) for one in rest)
+    assert [one.body.partition(b"\n")[0] for one in rest[:-1]] == [b"id: %d" % n for n in range(1, last + 1)]
+
+
 def test_a_caller_who_wants_no_usage_joins_one_who_does():
     answers, rows, connections = joined([WITH_USAGE, STREAM], STREAMED)
     assert (connections, len(rows)) == (1, 1)

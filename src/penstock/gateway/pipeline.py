@@ -270,6 +270,7 @@ class Pipeline:
             if generation is not None:
                 if question is not None and question.claimed and self.lookup is not None:
                     self.lookup.release(question)
+                attach.remember_joined(call, generation, self.registry)
                 self._show(exchange, call, generation, b"joined")
                 return
         generation = self.registry.create(call)

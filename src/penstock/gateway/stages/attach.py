@@ -61,6 +61,17 @@ def remember(call: Call, generation: Generation, registry: Registry) -> None:
         registry.bind(generation, _shape(call))
 
 
+def remember_joined(call: Call, generation: Generation, registry: Registry) -> None:
+    """Let the repetitions of a call find the generation of another that it shares, whose body may be a different one.
+
+    An SDK's retry is found by the first one's shape, or joins once more.
+    """
+    if key := call.headers.get(b"idempotency-key"):
+        name = _name(call, key)
+        registry.bind(generation, ("joined", name))
+        registry.bind(generation, ("joined", name, call.endpoint, call.body))
+
+
 # ---- what other processes know ----
 
 
@@ -158,7 +169,13 @@ def grace(call: Call, *, started: bool) -> float:
 
 
 def _of_key(call: Call, key: bytes, registry: Registry) -> Generation | None:
-    for generation in registry.named(_name(call, key)):
+    name = _name(call, key)
+    for generation in registry.named(("joined", name)):
+        if _answers(generation):
+            if generation not in registry.named(("joined", name, call.endpoint, call.body)):
+                raise KeyReused("this Idempotency-Key belongs to a call with another body")
+            return generation
+    for generation in registry.named(name):
         if _answers(generation):
             if generation.endpoint is not call.endpoint or generation.body != call.body:
                 raise KeyReused("this Idempotency-Key belongs to a call with another body")
