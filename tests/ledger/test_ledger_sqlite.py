@@ -268,6 +268,70 @@ def worker(path):
             process.kill()
 
 
+def of_the_dead(store, generation, output_tokens):
+    """Book what a process that is taken for dead had stored of an answer."""
+    one = attempt(generation=generation)
+    store.opened(one)
+    usage = Usage(input_tokens=100, output_tokens=output_tokens, estimated=True)
+    store.settled(ended(one, Outcome.PARTIAL, usage, error="process_died", cost=1_000))
+    assert store.flush()
+
+
+def booked_for_the_dead(path):
+    where = "error = 'process_died' AND output_tokens > 0"
+    return [tuple(row.values()) for row in rows(path, "input_tokens, output_tokens, cost", where)]
+
+
+class TestTakenOver:
+    def test_what_the_dead_had_received_is_booked(self, make_store, path):
+        store = make_store()
+        run(store, attempt())  # somebody else's
+        of_the_dead(store, "gen_1", 144)
+        assert booked_for_the_dead(path) == [(100, 144, 1_000)]
+
+    def test_but_for_what_earlier_attempts_at_the_same_answer_have_rows_for(self, make_store, path):
+        store = make_store()
+        broken = attempt(generation="gen_1")
+        store.opened(broken)
+        store.settled(ended(broken, Outcome.PARTIAL, Usage(input_tokens=100, output_tokens=36)))
+        joined = attempt(generation="gen_1")
+        store.opened(joined)
+        store.settled(ended(joined, Outcome.JOINED, Usage(input_tokens=100, output_tokens=50)))
+        of_the_dead(store, "gen_1", 144)
+        # Its prompt was that of the call and the text that there was.
+        assert booked_for_the_dead(path) == [(136, 108, 750)]
+
+    def test_and_not_twice_when_who_took_it_over_dies_too(self, make_store, path):
+        store = make_store()
+        of_the_dead(store, "gen_1", 144)
+        of_the_dead(store, "gen_1", 144)
+        of_the_dead(store, "gen_1", 244)
+        assert [row[1] for row in booked_for_the_dead(path)] == [144, 100]
+
+    def test_whatever_goes_on_with_the_answer_by_then(self, make_store, path):
+        store = make_store()
+        store.opened(attempt(generation="gen_1", number=2))
+        of_the_dead(store, "gen_1", 144)
+        assert booked_for_the_dead(path) == [(100, 144, 1_000)]
+
+    def test_not_at_all_if_it_is_ours_and_lives(self, make_store, path):
+        store = make_store()
+        store.opened(attempt(generation="gen_1"))
+        of_the_dead(store, "gen_1", 144)
+        assert booked_for_the_dead(path) == []
+
+    def test_not_at_all_while_the_other_process_lives_for_it_settles_its_own(self, make_store, path):
+        store = make_store()
+        with worker(path) as process:
+            (generation,) = [row["generation"] for row in rows(path) if row["outcome"] == "reserved"]
+            of_the_dead(store, generation, 144)
+            assert booked_for_the_dead(path) == []
+            process.kill()
+            process.wait()
+            of_the_dead(store, generation, 144)
+        assert booked_for_the_dead(path) == [(100, 144, 1_000)]
+
+
 class TestCrashes:
     def test_open_rows_of_a_dead_process_become_partial_and_keep_what_was_reserved(
         self, make_store, path, caplog

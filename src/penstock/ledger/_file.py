@@ -24,12 +24,13 @@ from typing import Any
 
 import msgspec
 
-from penstock.messages import PROCESS_DIED, Attempt, Outcome, Usage
+from penstock.messages import PROCESS_DIED, SAVING, Attempt, Outcome, Usage
 
 APPLICATION_ID = 0x50454E53  # "PENS": tells our files from others
 SCHEMA_VERSION = 2  # 1 had no column "saved"
 RESERVED = "reserved"  # the outcome of a row that is still open
 
+_SAVING = frozenset(outcome.value for outcome in SAVING)
 _ROWS_PER_STATEMENT = 32  # 29 columns each: within the 999 parameters that every SQLite allows
 _BOOT_SHIFT = 40  # rows of one boot: a million millions
 
@@ -216,6 +217,16 @@ class LedgerFile:
             self._write_rows([_reserved_row(self.boot, base + row, a) for row, a in reserved], settled=False)
             chunk: list[object] = []
             for row, attempt in settled:
+                if attempt.error == PROCESS_DIED:
+                    if chunk:  # it may be of the same answer
+                        self._db.execute(_upsert(len(chunk) // _COLUMNS, settled=True), chunk)
+                        chunk.clear()
+                    rest = self._not_booked(base + row, attempt)
+                    if rest is None:
+                        self._db.execute("DELETE FROM attempts WHERE row = ?", (base + row,))
+                    else:
+                        self._db.execute(_upsert(1, settled=True), _settled_row(self.boot, base + row, rest))
+                    continue
                 # Flattened and written by the chunk: each statement is one stretch without the
                 # interpreter's lock, and between two of them the event loop waits for us but shortly.
                 chunk += _settled_row(self.boot, base + row, attempt)
@@ -229,6 +240,38 @@ class LedgerFile:
                 f"INSERT OR REPLACE INTO folded VALUES ({','.join('?' * 16)})",  # noqa: S608 - only marks
                 [_fold_row(self.boot, base + row, fold) for row, fold in folds],
             )
+
+    def _not_booked(self, row: int, attempt: Attempt) -> Attempt | None:
+        """Of what a process that is taken for dead had received for an answer, what no row says yet.
+
+        The answer's log holds what all its attempts have brought, and those that ended have rows.  An attempt after
+        the first was shown what there was, as a part of its prompt.
+
+        :returns: None: nothing; or the process is alive after all, only its lease had run out: it settles its own row
+        """
+        booked = 0
+        rows = self._db.execute(
+            "SELECT number, boot, outcome, output_tokens, token FROM attempts JOIN boots USING (boot)"
+            " WHERE attempts.started >= ? AND generation = ? AND row != ?",
+            (attempt.started - 1.0, attempt.generation, row),
+        )
+        for number, boot, outcome, output, token in rows.fetchall():
+            if outcome != RESERVED:
+                booked += 0 if outcome in _SAVING else output
+            elif boot == self.boot:
+                if number <= attempt.number:  # our own lease had run out; a later one goes on with the answer
+                    return None
+            elif _is_held(self._lock_path(token)):
+                return None
+        usage = attempt.usage
+        if not booked:
+            return attempt
+        left = usage.output_tokens - booked
+        if left <= 0:
+            return None
+        share = left / usage.output_tokens
+        rest = Usage(usage.input_tokens + booked, left, estimated=True)
+        return msgspec.structs.replace(attempt, usage=rest, cost=int(attempt.cost * share))
 
     def forget(self, before: float, limit: int) -> int:
         """Delete rows that are over and began before this moment (Unix time), at most so many.
