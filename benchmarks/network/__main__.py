@@ -1,0 +1,158 @@
+"""Transfers over a link that is far and breaks: the SDK with our client beside the SDK alone and ``requests``.
+
+::
+
+    python -m benchmarks.network                      real packets, in namespaces (root, Linux)
+    python -m benchmarks.network --relay              the same over a relay in user space, by anybody
+    python -m benchmarks.network --hazard 0           a link that never breaks
+
+Breaks have a constant hazard per MB, P(break) = 1 − exp(−h·MB); the usual 0.0198 breaks 18 % of transfers of 10 MB.
+They are made, not found: how often a real link breaks, only that link can tell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+from contextlib import ExitStack, contextmanager
+
+from benchmarks.network.caller import SYSTEMS, WORKLOADS
+from benchmarks.network.tunnel import ADDRESSES, namespaces
+
+CALLER = (sys.executable, "-m", "benchmarks.network.caller")
+KINDS = ("reset", "close", "black-hole")
+
+
+class Server:
+    """The far side, as a process."""
+
+    def __init__(self, prefix, host):
+        self.host = host
+        self._process = subprocess.Popen(
+            [*prefix, sys.executable, "-m", "benchmarks.network.server", host],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def tell(self, **told):
+        self._process.stdin.write(json.dumps(told) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait(60)
+        self._process.stdout.close()
+
+
+@contextmanager
+def sides(options):
+    """The server, and what to put before a caller's command."""
+    with ExitStack() as stack:
+        if options.relay:
+            server, prefix = Server([], "127.0.0.1"), []
+        else:
+            name = f"penstock-{os.getpid()}"
+            prefixes = stack.enter_context(
+                namespaces(name, delay=options.rtt / 2, rate=options.rate, loss=options.loss)
+            )
+            server, prefix = Server(prefixes["server"], ADDRESSES["server"]), prefixes["client"]
+        stack.callback(server.close)
+        yield server, prefix
+
+
+def measure(server, prefix, system, workload, options, seed):
+    """One run of a system: so many calls, with the same breaks for all systems."""
+    conditions = {"hazard": options.hazard, "seed": seed, "kinds": KINDS}
+    if options.relay:
+        conditions |= {"delay": options.rtt / 2, "rate": options.rate}
+    port = server.tell(**conditions)["port"]
+    calls = 1 if workload == "100 at once" else options.calls
+    done = subprocess.run(
+        [*prefix, *CALLER, system, workload, f"http://{server.host}:{port}", str(calls), str(seed)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return {**json.loads(done.stdout), **server.tell()}
+
+
+def interval(values, seed=1):
+    """The mean, and 95 % of its bootstrap."""
+    rand = random.Random(seed)
+    means = sorted(statistics.fmean(rand.choices(values, k=len(values))) for _ in range(2_000))
+    return statistics.fmean(values), means[50], means[1_949]
+
+
+def row(system, runs):
+    seconds = [each for run in runs for each in run["seconds"]]
+    failed = sum(len(run["failures"]) for run in runs)
+    calls = len(seconds)
+    mean, low, high = interval(seconds)
+    return {
+        "system": system,
+        "calls": calls,
+        "failed": failed,
+        "mean": mean,
+        "low": low,
+        "high": high,
+        "p95": sorted(seconds)[int(0.95 * (calls - 1))],
+        "mb": sum(run["bytes"] for run in runs) / calls / 1e6,
+        "upstream_calls": sum(run["upstream_calls"] for run in runs) / calls,
+        "broken": sum(run["broken"] for run in runs),
+    }
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--relay", action="store_true", help="no namespaces: a relay in user space")
+    parser.add_argument("--rtt", type=float, default=0.08, help="seconds")
+    parser.add_argument("--rate", type=float, default=6.25e6, help="bytes per second; 6.25e6 are 50 Mbit/s")
+    parser.add_argument("--loss", type=float, default=0.0, help="share of the packets")
+    parser.add_argument("--hazard", type=float, default=0.0198, help="breaks per MB")
+    parser.add_argument("--calls", type=int, default=4, help="in one run, on the same connections")
+    parser.add_argument("--runs", type=int, default=3, help="each with breaks of its own, the same for all")
+    parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS)[:4], choices=WORKLOADS)
+    parser.add_argument("--systems", nargs="+", default=SYSTEMS, choices=SYSTEMS)
+    parser.add_argument("--json", help="write the figures to this file")
+    options = parser.parse_args(arguments)
+    tables = {}
+    with sides(options) as (server, prefix):
+        for workload in options.workloads:
+            runs = {system: [] for system in options.systems}
+            for seed in range(1, options.runs + 1):
+                for system in options.systems:  # in turn, so that the machine's moods meet all
+                    runs[system].append(measure(server, prefix, system, workload, options, seed))
+            tables[workload] = [row(system, runs[system]) for system in options.systems]
+            show(workload, tables[workload])
+    if options.json:
+        told = {"options": vars(options), "load": os.getloadavg(), "cores": os.cpu_count(), "tables": tables}
+        with open(options.json, "w") as file:
+            json.dump(told, file, indent=1)
+    return tables
+
+
+def show(workload, rows):
+    print(
+        f"\n{workload}\n| system | calls | failed | s, mean (95 %) | s, p95 | MB each | upstream calls each |"
+    )
+    print("|---|---|---|---|---|---|---|", flush=True)
+    for each in rows:
+        print(
+            f"| {each['system']} | {each['calls']} | {each['failed']} "
+            f"| {each['mean']:.1f} ({each['low']:.1f}–{each['high']:.1f}) | {each['p95']:.1f} "
+            f"| {each['mb']:.1f} | {each['upstream_calls']:.2f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

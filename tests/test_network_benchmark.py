@@ -1,0 +1,69 @@
+"""The benchmark of the client on links that break still runs, over a relay and over packets of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:  # pytest may be started in other ways than `python -m pytest`
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks import client_cost  # noqa: E402
+from benchmarks.network import __main__ as network  # noqa: E402
+from benchmarks.network import tunnel  # noqa: E402
+
+
+def may_tunnel():
+    """Root in a container may lack either of the two."""
+    if not os.access("/dev/net/tun", os.W_OK) or os.geteuid():
+        return False
+    made = subprocess.run(["ip", "netns", "add", "penstock-may"], capture_output=True, check=False)
+    if made.returncode:
+        return False
+    subprocess.run(["ip", "netns", "del", "penstock-may"], capture_output=True, check=True)
+    return True
+
+
+def test_systems_are_measured_over_a_relay(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    options = ["--relay", "--runs", "1", "--calls", "1", "--rtt", "0.01", "--rate", "1e8", "--hazard", "0"]
+    tables = network.main([*options, "--workloads", "tiny", "--systems", "sdk", "penstock"])
+    for row in tables["tiny"]:
+        assert (row["calls"], row["failed"], row["upstream_calls"]) == (1, 0, 1.0)
+        assert row["mb"] > 0.2
+
+
+@pytest.mark.skipif(not may_tunnel(), reason="needs root, TUN devices and network namespaces")
+def test_packets_take_their_time_and_the_namespaces_are_gone_afterwards(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    name = f"penstock-t{os.getpid()}"
+    with tunnel.namespaces(name, delay=0.05, rate=1e6) as prefixes:
+        listen = "import socket; s = socket.create_server(('', 9)); print(flush=True); s.accept()"
+        server = subprocess.Popen(
+            [*prefixes["server"], sys.executable, "-c", listen], stdout=subprocess.PIPE, text=True
+        )
+        server.stdout.readline()
+        connect = (
+            "import socket, time; began = time.monotonic(); "
+            f"socket.create_connection(('{tunnel.ADDRESSES['server']}', 9)); print(time.monotonic() - began)"
+        )
+        command = [*prefixes["client"], sys.executable, "-c", connect]
+        took = float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        server.communicate(timeout=20)
+    assert took >= 0.1
+    spaces = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    assert name not in spaces
+
+
+def test_the_mean_lies_in_its_interval():
+    mean, low, high = network.interval([1.0, 2.0, 3.0, 10.0])
+    assert low <= mean == 4.0 <= high
+
+
+def test_the_cost_of_the_client_is_measured():
+    (plain, alone), (stream, streamed) = client_cost.measure(2, 1)
+    assert (plain, stream) == (False, True)
+    assert all(value > 0 for value in (*alone.values(), *streamed.values()))
