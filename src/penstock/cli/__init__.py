@@ -31,6 +31,7 @@ COMMANDS = {
     "cache": "Fill the cache of a running gateway.",
     "ledger": "Show what calls have cost.",
     "sim": "Start simulated providers, which bill what they send.",
+    "lab": "Carry connections over a link that is far, narrow and breaks.",
     "replay": "Send a recorded trace of production traffic to a gateway.",
 }
 """Every sub-command with its line of help, in the order of the help."""
