@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import sqlite3
 import threading
 
@@ -14,7 +15,7 @@ from sdks import QUESTION, WAYS, ask, expected
 import penstock
 from penstock.client import CacheOptions
 from penstock.client._disk import Disk
-from penstock.testing import SimulatorProcess
+from penstock.testing import ScriptedUpstream, SimulatorProcess, Step
 
 
 @pytest.fixture
@@ -113,6 +114,24 @@ def test_what_broke_or_failed_is_not_kept(provider, asking):
     asking(model="sim:cut-after=3,once", stream=True).close()
     assert text_of(asking(model="sim:cut-after=3,once", stream=True)) == expected("chat", 12)
     assert asking.http.statistics().cached == 0
+
+
+def test_a_compressed_answer_is_kept_as_what_it_says():
+    packed = gzip.compress(b'{"choices":[{"index":0,"finish_reason":"stop","message":{"content":"yes"}}]}')
+    answer = (
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\n"
+        b"content-length: %d\r\n\r\n%b" % (len(packed), packed)
+    )
+
+    async def main():
+        async with ScriptedUpstream([[Step.REQUEST, answer]]) as upstream:
+            async with penstock.async_http_client(trust_env=False, cache=CacheOptions()) as http:
+                body = {"model": "m", "messages": QUESTION, "temperature": 0}
+                url = upstream.url + "/v1/chat/completions"
+                return [(await http.post(url, json=body)).json() for _ in range(2)]
+
+    first, second = asyncio.run(main())
+    assert first == second
 
 
 def test_an_answer_is_good_for_its_time(provider):

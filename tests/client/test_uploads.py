@@ -67,9 +67,10 @@ def test_every_kind_of_break_is_survived(taking, simulator, kind):
 
 def test_the_answer_that_was_lost_is_told_again(taking, simulator):
     before = billed(simulator)
-    with through(taking, Break(Kind.RESET, 900, "down")) as link:
+    with through(taking, Break(Kind.RESET, 1_100, "down")) as link:
         text, _ = send("chat", link, stream=False)
         assert link.figures.broken == 1
+        assert link.figures.bytes_up < SIZE * 1.1
     assert text == expected("chat", 12, question=QUESTION)
     assert billed(simulator) == before + 1
 

@@ -76,7 +76,7 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
             if keeping is not None:
                 found = keeping.remembered()
                 if found is None and keeping.may_be_in_file:
-                    found = await _aside(keeping.in_file)
+                    found = await _aside(keeping, keeping.in_file)
                 if found is not None:
                     call.answered_from_cache(found.size)
                     return httpx2.Response(
@@ -101,7 +101,7 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
             self._prepare(call, request, timeouts, given)
             call.attempt()
             try:
-                response = await self._exchanged(call, request)
+                response = await self.exchanged(call, request)
                 wait = call.refused(response.status_code, response.headers)
                 if wait is None:
                     if call.endpoint is None:
@@ -134,7 +134,7 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
         for name, limit in given.items():
             timeouts[name] = left if limit is None else min(limit, left)
 
-    async def _exchanged(self, call: ClientCall, request: httpx2.Request) -> httpx2.Response:
+    async def exchanged(self, call: ClientCall, request: httpx2.Request) -> httpx2.Response:
         """The answer's head, for a body that goes as it is, or in a form that survives breaks."""
         body, coding = call.encoded()
         if coding != call.coding:
@@ -143,9 +143,9 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
         upload = call.uploading(body, request.headers)
         if upload is not None:
             response = await self._uploaded(call, request, upload)
-            call.upload_ended(offered=response is not None)
             if response is not None:
                 return response
+            call.upload_refused()
         call.sends(len(body))
         return await self.send(request)
 
@@ -171,6 +171,7 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
                 response = await self.send(sent)
                 outcome = upload.took(response.status_code, response.headers, now())
                 if outcome is Outcome.ANSWER:
+                    peer.link.offers_uploads = True
                     return response
                 await response.aread()
                 await response.aclose()
@@ -209,12 +210,13 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
             extensions=response.extensions,
         )
         if response.status_code >= 400:
-            if call.attempts > 1 or call.key:
-                told.headers.setdefault("x-should-retry", "false")
+            told.headers["x-should-retry"] = "false"  # all attempts that make sense have been made
             call.failed(f"status {response.status_code}")
             return told
-        if keeping is not None and response.status_code == 200 and "content-encoding" not in response.headers:
-            await _aside(keeping.keep_plain, body, dict(response.headers))
+        if keeping is not None and response.status_code == 200:
+            if "content-encoding" in response.headers:
+                body = httpx2.Response(200, headers=response.headers, content=body).content
+            await _aside(keeping, keeping.keep_plain, body, dict(response.headers))
         call.succeeded()
         return told
 
@@ -335,7 +337,7 @@ class _ResumedStream(httpx2.AsyncByteStream):
         if self._call.done:
             return
         if self._keeping is not None:
-            await _aside(self._keeping.keep_stream, dict(self._response.headers))
+            await _aside(self._keeping, self._keeping.keep_stream, dict(self._response.headers))
         self._call.succeeded()
 
     async def _mended(self, error: Exception) -> bool:
@@ -386,8 +388,7 @@ class _ResumedStream(httpx2.AsyncByteStream):
         request.headers["Idempotency-Key"] = call.key
         _address(call, request)
         call.asks_again(begun=begun)
-        call.sends(len(call.body))
-        response = await self._transport.send(request)
+        response = await self._transport.exchanged(call, request)
         if response.status_code != 200 or not _is_stream(response):
             await response.aclose()
             if response.status_code < 500:
@@ -510,6 +511,8 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-async def _aside(work: Callable[..., Any], *args: Any) -> Any:
-    """Work that may touch the disk."""
+async def _aside(keeping: Keeping, work: Callable[..., Any], *args: Any) -> Any:
+    """Work that touches the disk, if there is a file."""
+    if not keeping.may_be_in_file:
+        return work(*args)
     return await anyio.to_thread.run_sync(work, *args)

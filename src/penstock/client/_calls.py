@@ -250,10 +250,14 @@ class ClientCall:
         """After a break, with so many bytes that need not be sent again."""
         self.calls.counters.add(resumed=1, bytes_saved=offset)
 
-    def upload_ended(self, *, offered: bool) -> None:
-        """Its answer is there; or the server does not take uploads, and the body goes as it is."""
-        self.peer.link.offers_uploads = offered
-        self._sent_plainly = True  # a refused call is a new one: its upload would only tell the refusal again
+    def upload_refused(self) -> None:
+        """The server does not take uploads: the body goes as it is."""
+        self.peer.link.offers_uploads = False
+        self._goes_plainly()
+
+    def _goes_plainly(self) -> None:
+        """A call that is to be made anew: its upload would only tell the answer that there was."""
+        self._sent_plainly = True
         self._upload = None
 
     def broke(self, kind: Break, reason: str) -> float | None:
@@ -301,6 +305,8 @@ class ClientCall:
             return None
         if not self._withdraw(now):
             return None
+        if self._upload is not None:
+            self._goes_plainly()
         wait = 0.0 if moved else self._delay() if asked is None else asked
         return self._again(wait, f"status {status}")
 
@@ -387,6 +393,8 @@ class ClientCall:
 
     def asks_again(self, *, begun: bool) -> None:
         self.attempts += 1
+        if begun:
+            self._goes_plainly()
         sums = {"reruns": 1} if begun else {"retries": 1}
         self.calls.counters.add(attempts=1, **sums)
         if begun:

@@ -75,7 +75,7 @@ class Transport(httpx2.BaseTransport):
             if keeping is not None:
                 found = keeping.remembered()
                 if found is None and keeping.may_be_in_file:
-                    found = _aside(keeping.in_file)
+                    found = _aside(keeping, keeping.in_file)
                 if found is not None:
                     call.answered_from_cache(found.size)
                     return httpx2.Response(
@@ -100,7 +100,7 @@ class Transport(httpx2.BaseTransport):
             self._prepare(call, request, timeouts, given)
             call.attempt()
             try:
-                response = self._exchanged(call, request)
+                response = self.exchanged(call, request)
                 wait = call.refused(response.status_code, response.headers)
                 if wait is None:
                     if call.endpoint is None:
@@ -133,7 +133,7 @@ class Transport(httpx2.BaseTransport):
         for name, limit in given.items():
             timeouts[name] = left if limit is None else min(limit, left)
 
-    def _exchanged(self, call: ClientCall, request: httpx2.Request) -> httpx2.Response:
+    def exchanged(self, call: ClientCall, request: httpx2.Request) -> httpx2.Response:
         """The answer's head, for a body that goes as it is, or in a form that survives breaks."""
         body, coding = call.encoded()
         if coding != call.coding:
@@ -142,9 +142,9 @@ class Transport(httpx2.BaseTransport):
         upload = call.uploading(body, request.headers)
         if upload is not None:
             response = self._uploaded(call, request, upload)
-            call.upload_ended(offered=response is not None)
             if response is not None:
                 return response
+            call.upload_refused()
         call.sends(len(body))
         return self.send(request)
 
@@ -168,6 +168,7 @@ class Transport(httpx2.BaseTransport):
                 response = self.send(sent)
                 outcome = upload.took(response.status_code, response.headers, now())
                 if outcome is Outcome.ANSWER:
+                    peer.link.offers_uploads = True
                     return response
                 response.read()
                 response.close()
@@ -204,12 +205,13 @@ class Transport(httpx2.BaseTransport):
             extensions=response.extensions,
         )
         if response.status_code >= 400:
-            if call.attempts > 1 or call.key:
-                told.headers.setdefault("x-should-retry", "false")
+            told.headers["x-should-retry"] = "false"  # all attempts that make sense have been made
             call.failed(f"status {response.status_code}")
             return told
-        if keeping is not None and response.status_code == 200 and "content-encoding" not in response.headers:
-            _aside(keeping.keep_plain, body, dict(response.headers))
+        if keeping is not None and response.status_code == 200:
+            if "content-encoding" in response.headers:
+                body = httpx2.Response(200, headers=response.headers, content=body).content
+            _aside(keeping, keeping.keep_plain, body, dict(response.headers))
         call.succeeded()
         return told
 
@@ -330,7 +332,7 @@ class _ResumedStream(httpx2.SyncByteStream):
         if self._call.done:
             return
         if self._keeping is not None:
-            _aside(self._keeping.keep_stream, dict(self._response.headers))
+            _aside(self._keeping, self._keeping.keep_stream, dict(self._response.headers))
         self._call.succeeded()
 
     def _mended(self, error: Exception) -> bool:
@@ -381,8 +383,7 @@ class _ResumedStream(httpx2.SyncByteStream):
         request.headers["Idempotency-Key"] = call.key
         _address(call, request)
         call.asks_again(begun=begun)
-        call.sends(len(call.body))
-        response = self._transport.send(request)
+        response = self._transport.exchanged(call, request)
         if response.status_code != 200 or not _is_stream(response):
             response.close()
             if response.status_code < 500:
@@ -505,6 +506,8 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _aside(work: Callable[..., Any], *args: Any) -> Any:
-    """Work that may touch the disk."""
+def _aside(keeping: Keeping, work: Callable[..., Any], *args: Any) -> Any:
+    """Work that touches the disk, if there is a file."""
+    if not keeping.may_be_in_file:
+        return work(*args)
     return work(*args)

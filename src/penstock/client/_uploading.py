@@ -162,6 +162,7 @@ class Upload:
 
     def took(self, status: int, headers: Mapping[str, str], now: float) -> Outcome:
         """An answer to the step."""
+        # The last append, of which an empty one asks for the answer again.
         closes = self._path is not None and self._is_known and self._size == len(self.body) - self.offset
         if closes and headers.get("upload-complete") == "?1":
             self.offset = len(self.body)
