@@ -233,7 +233,9 @@ class PromptCacheConfig(_Section, frozen=True):
 class ModelConfig(_Section, frozen=True):
     """What a model name means; the name may be a pattern with ``*``."""
 
-    candidates: list[CandidateConfig]  # who can answer; one is drawn by weight, the others follow if it fails
+    candidates: list[CandidateConfig]  # who can answer; one is chosen, the others follow if it fails
+    # who is chosen; weighted: one is drawn by weight; prefix: who has had prompts with the same beginning
+    strategy: Literal["weighted", "cheapest", "fastest", "least_busy", "prefix"] = "weighted"
     fallbacks: list[str] = []  # other model names, tried in order when no candidate answers
     timeouts: TimeoutConfig | None = None  # instead of the upstream's
     continuation: ContinuationConfig | None = None  # instead of the top level's

@@ -23,6 +23,7 @@ from penstock.cache.tiers.disk import DiskTier
 from penstock.cache.tiers.memory import MemoryTier
 from penstock.config.model import Config, GenerationsConfig, LimitsConfig, UpstreamConfig
 from penstock.errors import ConfigError, Draining, PenstockError, UnknownModel
+from penstock.flow.choose import Standings
 from penstock.flow.gate import Gate
 from penstock.flow.limits import Limiter
 from penstock.flow.measures import measure as measure_gates
@@ -593,7 +594,15 @@ class Gateway:
                 if upstream is not present.get(name):
                     upstream.discard()
             raise
-        return Snapshot(config, keyring, Router(config, upstreams), upstreams, RetryBudget(config.retry))
+        router = Router(config, upstreams, price=self._price)
+        for name in router.watched:
+            if upstreams[name].standings is None:
+                upstreams[name].standings = Standings()
+        return Snapshot(config, keyring, router, upstreams, RetryBudget(config.retry))
+
+    def _price(self, upstream: str, model: str, usage: Usage) -> int | None:
+        prices = self.recorder.ledger.prices
+        return None if prices.price(upstream, model) is None else prices.estimate(upstream, model, usage)
 
     def _upstream(
         self,

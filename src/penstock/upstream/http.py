@@ -10,6 +10,7 @@ from penstock import __version__
 from penstock.config.model import TimeoutConfig, UpstreamConfig
 from penstock.errors import Overloaded, PenstockError, Untranslatable, UpstreamError
 from penstock.flow.batch import Batching
+from penstock.flow.choose import Standings
 from penstock.flow.gate import Gate
 from penstock.flow.hedge import Hedging
 from penstock.generation.log import Generation
@@ -73,6 +74,7 @@ class HTTPUpstream:
     ) -> None:
         self.name = name
         self.gate = gate
+        self.standings: Standings | None = None  # where models choose by what their upstreams have been like
         self.batching: Batching[Any] | None = (
             Batching(config.batching) if config.batching is not None else None
         )

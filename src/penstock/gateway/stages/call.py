@@ -42,7 +42,7 @@ from penstock.gateway.stages.batch import ask_together
 from penstock.gateway.stages.hedge import Hedge
 from penstock.gateway.stages.queue import settle_turn, take_turn, wait_turn
 from penstock.gateway.stages.record import Recorder
-from penstock.gateway.stages.route import Candidate
+from penstock.gateway.stages.route import Candidate, count_in, count_out
 from penstock.generation.log import TOO_LARGE, Generation
 from penstock.messages import Attempt, Call, Endpoint, Event, Outcome, Usage
 from penstock.net import tasks
@@ -394,6 +394,7 @@ class Production:
         recorder.opened(attempt)
         if hedge is not None:
             hedge.entered(transfer)
+        standing = count_in(candidate)
         turn: Turn | None = None
         failure: BaseException | None = None
         try:
@@ -433,6 +434,8 @@ class Production:
             generation.cost += attempt.cost
             if turn is not None:
                 settle_turn(turn, transfer, attempt, failure)
+            if standing is not None:
+                count_out(standing, transfer, attempt, failure)
             if upstream.hedging is not None and call.stream and more is None:
                 _learn(upstream.hedging, candidate.model, transfer)
         if transfer.cancelled and not transfer.lost:

@@ -1,8 +1,8 @@
 """Which upstreams can answer this model, and in which order are they tried?
 
 A model's name, or the most specific pattern that fits it, leads to candidates.  One is drawn by weight, so
-that a canary gets its share; the others follow by falling weight, then the candidates of the model's
-fallbacks.
+that a canary gets its share, or chosen as the model's ``strategy`` has it (``flow.choose``); the others follow, then
+those of weight 0, then the candidates of the model's fallbacks.
 """
 
 from __future__ import annotations
@@ -15,11 +15,19 @@ import msgspec
 
 from penstock.config.model import Config, ContinuationConfig, ModelCacheConfig, ModelConfig, TimeoutConfig
 from penstock.config.patterns import match
-from penstock.errors import UnknownModel
-from penstock.messages import Call
+from penstock.errors import UnknownModel, UpstreamError
+from penstock.flow import choose
+from penstock.flow.choose import Option, Standing
+from penstock.messages import Attempt, Call, Usage
 from penstock.upstream.http import HTTPUpstream
 from penstock.upstream.prompt_cache import PromptCare
+from penstock.upstream.transfer import Transfer
+from penstock.wire.usage import estimate_tokens
 
+PREFIX_BYTES = 4_096  # of a prompt's beginning, by which the strategy prefix goes: about 1,000 tokens
+LIKELY_OUTPUT = 1_000  # tokens of an answer, for comparing prices, where the call sets no limit
+_WATCHING = frozenset({"fastest", "least_busy", "prefix"})
+_PROMPTS = ("messages", "input", "prompt")
 MAX_REMEMBERED = 1_024  # names that fit a pattern and have one candidate; callers invent names
 
 
@@ -45,10 +53,12 @@ class Router:
         config: Config,
         upstreams: Mapping[str, HTTPUpstream],
         rand: Callable[[], float] = random.random,
+        price: Callable[[str, str, Usage], int | None] = lambda *_: None,
     ) -> None:
         self._config = config
         self._upstreams = upstreams
         self._rand = rand
+        self._price = price  # of a call at an upstream's model; None: it is not known
         self._exact = {name: model for name, model in config.models.items() if "*" not in name}
         # The longest pattern is the most specific one: "gpt-4*" before "gpt-*" before "*".
         self._patterns = sorted((name for name in config.models if "*" in name), key=len, reverse=True)
@@ -60,7 +70,7 @@ class Router:
         self._single: dict[str, tuple[Candidate, ...]] = {}
         self._versions: dict[str, str] = {}
         for name in self._exact:
-            routes = self._candidates(name, set())
+            routes = self._candidates(name, set(), None)
             if len(routes) == 1:
                 self._single[name] = _sole(routes[0])
 
@@ -79,7 +89,7 @@ class Router:
         found = self._single.get(call.model)
         if found is not None:
             return found
-        candidates = self._candidates(call.model, set())
+        candidates = self._candidates(call.model, set(), call)
         if not candidates:
             raise UnknownModel(f"the model {call.model!r} is not known here", param="model")
         if len(candidates) > 1:
@@ -175,16 +185,16 @@ class Router:
                 return pattern, self._config.models[pattern]
         return None
 
-    def _candidates(self, model: str, passed: set[str]) -> list[Candidate]:
+    def _candidates(self, model: str, passed: set[str], call: Call | None) -> list[Candidate]:
         """The candidates of a model and of its fallbacks; each name once, however many lead to it."""
         entry = self._entry(model)
         if entry is None or model in passed:
             return []
         passed.add(model)
         _, config = entry
-        ordered = self._in_order(self._own(model))
+        ordered = self._in_order(self._own(model), config.strategy, call)
         for fallback in config.fallbacks:
-            ordered += self._candidates(fallback, passed)
+            ordered += self._candidates(fallback, passed, call)
         return ordered
 
     def _candidate(self, index: int, pattern: str, config: ModelConfig, model: str) -> Candidate:
@@ -201,18 +211,87 @@ class Router:
             care=self._care.get(pattern),
         )
 
-    def _in_order(self, candidates: list[Candidate]) -> list[Candidate]:
+    @property
+    def watched(self) -> set[str]:
+        """The upstreams among which models choose by what they have been like."""
+        return {
+            candidate.upstream
+            for model in self._config.models.values()
+            if model.strategy in _WATCHING and len(model.candidates) > 1
+            for candidate in model.candidates
+        }
+
+    def _in_order(self, candidates: list[Candidate], strategy: str, call: Call | None) -> list[Candidate]:
         if len(candidates) < 2:
             return candidates
-        rest = sorted(candidates, key=lambda candidate: candidate.weight, reverse=True)
-        point = self._rand() * sum(candidate.weight for candidate in rest)
-        for candidate in rest:
-            point -= candidate.weight
-            if point < 0:
-                rest.remove(candidate)
-                rest.insert(0, candidate)
-                break
-        return rest
+        regular = [candidate for candidate in candidates if candidate.weight]
+        reserve = [candidate for candidate in candidates if not candidate.weight]
+        weights = [candidate.weight for candidate in regular]
+        if call is None or len(regular) < 2 or strategy == "weighted":
+            order = choose.drawn(weights, self._rand)
+        elif strategy == "cheapest":
+            order = choose.cheapest(weights, self._prices(regular, call), self._rand)
+        else:
+            order = self._by_standing(regular, strategy, call)
+        return [regular[i] for i in order] + reserve
+
+    def _prices(self, candidates: list[Candidate], call: Call) -> list[int | None]:
+        usage = Usage(estimate_tokens(len(call.body)), call.max_output_tokens or LIKELY_OUTPUT)
+        return [self._price(candidate.upstream.name, candidate.model, usage) for candidate in candidates]
+
+    def _by_standing(self, candidates: list[Candidate], strategy: str, call: Call) -> list[int]:
+        options = [_option(candidate) for candidate in candidates]
+        if strategy == "fastest":
+            return choose.fastest(options, self._rand, call.received, call.max_output_tokens)
+        if strategy == "least_busy":
+            return choose.least_busy(options, self._rand, call.received)
+        return choose.by_prefix(options, _prefix(call))
+
+
+def _option(candidate: Candidate) -> Option:
+    upstream, model = candidate.upstream, candidate.model
+    assert upstream.standings is not None, "it is one of those that Router.watched names"
+    return Option(f"{upstream.name}/{model}", candidate.weight, upstream.standings.of(model))
+
+
+def _prefix(call: Call) -> bytes:
+    """The beginning of the prompt, as long as it must be for a provider's cache to be worth anything."""
+    fields = call.fields
+    pieces = [fields[name] for name in ("system", "instructions", "tools", *_PROMPTS) if name in fields]
+    return b"".join(bytes(piece)[:PREFIX_BYTES] for piece in pieces)[:PREFIX_BYTES]
+
+
+# ---- what is learnt of an upstream ----
+
+
+def count_in(candidate: Candidate) -> Standing | None:
+    """A call goes to this candidate; None: nobody wants to know."""
+    standings = candidate.upstream.standings
+    if standings is None:
+        return None
+    standing = standings.of(candidate.model)
+    standing.begin()
+    return standing
+
+
+def count_out(
+    standing: Standing, transfer: Transfer, attempt: Attempt, failure: BaseException | None
+) -> None:
+    """It has ended, one way or another."""
+    standing.end()
+    now = transfer.now()
+    if transfer.lost:
+        standing.outlived(now - transfer.sent, now)
+    elif isinstance(failure, UpstreamError) and not transfer.cancelled:
+        standing.failed(now - transfer.sent, now)
+    elif failure is None and not transfer.cancelled:
+        tokens = attempt.usage.output_tokens
+        if transfer.job.call.stream and transfer.seen:
+            took = now - transfer.seen
+            pace = (tokens - 1) / took if tokens > 1 and took > 0 else None
+            standing.answered(transfer.seen - transfer.sent, tokens, pace, now)
+        else:
+            standing.answered_whole(now - transfer.sent, tokens, now)
 
 
 def _sole(candidate: Candidate) -> tuple[Candidate, ...]:

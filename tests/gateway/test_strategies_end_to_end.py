@@ -1,0 +1,119 @@
+"""Who is asked first, by strategy, with real simulators behind the gateway."""
+
+import asyncio
+import collections
+import contextlib
+
+import msgspec
+import pytest
+from serving import call, config, serving
+
+from penstock.config.model import CandidateConfig, ModelConfig, RetryConfig
+from penstock.testing import SimulatorProcess
+
+PRICES = """
+version = "test"
+
+[[price]]
+models = ["m"]
+upstream = "up0"
+input = 10
+output = 30
+
+[[price]]
+models = ["m"]
+upstream = "up1"
+input = 1
+output = 2
+
+[[price]]
+models = ["m"]
+upstream = "up2"
+input = 2
+output = 1
+"""
+
+
+def went(strategy, scenarios, bodies, *, weights=None, at_once=1, prices="", reload=False):
+    """How many calls each upstream answered."""
+
+    async def main():
+        with contextlib.ExitStack() as stack:
+            simulators = [stack.enter_context(SimulatorProcess("--scenario", each)) for each in scenarios]
+            retry = RetryConfig(attempts=1, first_delay=0.0)
+            whole = config(*(each.url for each in simulators), kind="sim", retry=retry, prices=prices)
+            candidates = [
+                CandidateConfig(upstream=f"up{i}", weight=weights[i] if weights else 1.0)
+                for i in range(len(scenarios))
+            ]
+            weighted = msgspec.structs.replace(whole, models={"m": ModelConfig(candidates=candidates)})
+            model = ModelConfig(candidates=candidates, strategy=strategy)
+            chosen = msgspec.structs.replace(whole, models={"m": model})
+            async with serving(weighted if reload else chosen) as (gateway, port):
+                if reload:
+                    gateway.reload(chosen)
+                answers = []
+                for start in range(0, len(bodies), at_once):
+                    answers += await asyncio.gather(
+                        *(call(port, body) for body in bodies[start : start + at_once])
+                    )
+                assert {answer.status for answer in answers} == {200}
+                rows = gateway.recorder.ledger.recent()
+                standings = [each.standings for each in gateway.pipeline.snapshot.upstreams.values()]
+                if strategy != "cheapest":
+                    assert all(each.of("m").in_progress == 0 for each in standings)
+                return collections.Counter(row.upstream for row in rows if row.outcome.value == "completed")
+
+    return asyncio.run(main())
+
+
+def asked(number, *, stream=True, words=""):
+    content = f"{words} question {number}"
+    return {
+        "model": "m",
+        "stream": stream,
+        "max_tokens": 8,
+        "messages": [{"role": "user", "content": content}],
+    }
+
+
+@pytest.mark.parametrize(("words", "tokens", "cheapest"), [("", 50, "up2"), ("word " * 500, 5, "up1")])
+def test_the_cheapest_for_this_call_is_asked(tmp_path, words, tokens, cheapest):
+    path = tmp_path / "prices.toml"
+    path.write_text(PRICES)
+    bodies = [asked(i, words=words) | {"max_tokens": tokens} for i in range(10)]
+    assert went("cheapest", ["ttft=0"] * 3, bodies, prices=str(path)) == {cheapest: 10}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_fastest_is_asked_once_it_is_known(stream):
+    bodies = [asked(i, stream=stream) for i in range(20)]
+    counts = went("fastest", ["ttft=150", "ttft=1", "ttft=150"], bodies)
+    assert counts["up1"] == 18  # the others once each, to find out
+
+
+def test_one_that_fails_is_left_alone():
+    counts = went("fastest", ["500", "ttft=30"], [asked(i) for i in range(10)])
+    assert counts == {"up1": 10}
+
+
+def test_calls_at_once_are_shared_out():
+    bodies = [asked(i) for i in range(32)]
+    counts = went("least_busy", ["ttft=50"] * 2, bodies, at_once=8)
+    assert min(counts.values()) >= 10
+
+
+def test_questions_to_the_same_text_go_to_the_same_upstream():
+    for words in ("one text " * 600, "another text " * 600):
+        counts = went("prefix", ["ttft=0"] * 3, [asked(i, words=words) for i in range(8)])
+        assert list(counts.values()) == [8]
+
+
+def test_who_is_there_for_failures_is_not_chosen():
+    counts = went("fastest", ["ttft=60", "ttft=0"], [asked(i) for i in range(4)], weights=[1.0, 0.0])
+    assert counts == {"up0": 4}
+
+
+def test_a_strategy_can_be_turned_on_while_the_gateway_runs():
+    counts = went("fastest", ["ttft=100", "ttft=1"], [asked(i) for i in range(8)], reload=True)
+    assert counts["up1"] == 7
