@@ -63,6 +63,32 @@ def check_server(name: ServerName) -> None:
         raise ConfigError(f"--server {name} needs a package that is not installed: pip install '{extra}'")
 
 
+def server_for(name: ServerName, *, http2: bool, http3: bool) -> ServerName:
+    """The server that speaks these protocols: the one that is named, or one that does if it is our own.
+
+    :raises penstock.errors.ConfigError: the one that is named does not
+    """
+    speak = {"hypercorn"} if http3 else {"hypercorn", "granian"} if http2 else set(SERVERS)
+    if name in speak:
+        return name
+    if name == "own":
+        return "hypercorn"
+    option = "--http3" if http3 else "--http2"
+    raise ConfigError(f"--server {name} does not speak {option.removeprefix('--')}; leave --server out")
+
+
+def check_protocols(config: Config, *, http2: bool, http3: bool) -> None:
+    """:raises penstock.errors.ConfigError: something is missing for these protocols"""
+    if (http2 or http3) and config.tls is None:
+        raise ConfigError("HTTP/2 and HTTP/3 are agreed upon in TLS: the configuration needs `tls` for them")
+    if http3 and config.tls is not None and config.tls.key_password is not None:
+        raise ConfigError(
+            "HTTP/3 needs a private key that is not encrypted: hypercorn reads no tls.key_password for it"
+        )
+    if http3 and importlib.util.find_spec("aioquic") is None:
+        raise ConfigError("--http3 needs a package that is not installed: pip install 'penstock[http3]'")
+
+
 def listens_itself(name: ServerName) -> bool:
     """Whether the server makes its own listening socket beside the supervisor's (which only reserves the port)."""
     return name == "granian"
@@ -75,6 +101,8 @@ def make_door(
     clock: Clock,
     sockets: Sequence[socket.socket],
     index: int,
+    *,
+    http3: bool = False,
 ) -> Door:
     """The door of the worker in place ``index``; ``sockets`` are those of all places, or only its own."""
     if name == "own":
@@ -85,7 +113,7 @@ def make_door(
     if name == "uvicorn":
         return UvicornDoor(app, config, sock)
     if name == "hypercorn":
-        return HypercornDoor(app, config, sock)
+        return HypercornDoor(app, config, sock, http3=http3)
     return GranianDoor(app, config, sock)
 
 
@@ -262,8 +290,53 @@ class UvicornDoor(_Alone):
         }
 
 
+def _datagrams(sock: socket.socket) -> socket.socket:
+    """A UDP socket at the address of a TCP socket, beside those of the other workers.
+
+    The kernel chooses among them by the addresses of both ends, so that a QUIC connection stays where it began as
+    long as its client stays where it is.
+    """
+    datagrams = socket.socket(sock.family, socket.SOCK_DGRAM)
+    datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        datagrams.bind(sock.getsockname())
+    except OSError as error:
+        datagrams.close()
+        raise ConfigError(f"the port cannot be used for HTTP/3 (UDP): {error.strerror}") from error
+    return datagrams
+
+
+class _Counted:
+    """An ASGI application, and whether it has requests in flight."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+
+    async def wait_idle(self) -> None:
+        await self._idle.wait()
+
+
+LAST_DATAGRAMS = 0.3  # seconds for what the last answers still have to send, and to send again, over QUIC
+
+
 class HypercornDoor(_Alone):
-    def __init__(self, app: Any, config: Config, sock: socket.socket) -> None:
+    def __init__(self, app: Any, config: Config, sock: socket.socket, *, http3: bool = False) -> None:
         from hypercorn.config import Config as Defaults  # noqa: PLC0415
 
         class Settings(Defaults):
@@ -286,7 +359,11 @@ class HypercornDoor(_Alone):
         if tls:
             settings.certfile, settings.keyfile = tls.certificate, tls.key
             settings.keyfile_password = tls.key_password.reveal() if tls.key_password else None
-        self._app = app
+        self._datagrams = _datagrams(sock) if http3 else None
+        if self._datagrams is not None:
+            settings.quic_bind = [f"fd://{self._datagrams.fileno()}"]  # hypercorn tells of it: Alt-Svc
+        self._certificate = _fingerprint(tls) if tls else None
+        self._app = _Counted(app)
         self._settings = settings
         self._sock = sock
         self._stop = asyncio.Event()
@@ -310,17 +387,39 @@ class HypercornDoor(_Alone):
         if self._task.done():
             self._task.result()
         self._sock.detach()  # hypercorn closes it
+        if self._datagrams is not None:
+            self._datagrams.detach()
 
     async def close(self, seconds: float) -> int:
         assert self._task is not None
         self._settings.graceful_timeout = seconds
         self._stop.set()
-        await self._task
+        if self._settings.quic_bind:
+            await self._close_quic(self._task, seconds)
+        else:
+            await self._task
         return 0
+
+    async def _close_quic(self, serving: asyncio.Task[None], seconds: float) -> None:
+        """Hypercorn would wait all of its time for its QUIC servers, which end only by being cancelled."""
+        idle = asyncio.create_task(self._app.wait_idle())
+        await asyncio.wait({serving, idle}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
+        await asyncio.wait({serving}, timeout=min(seconds, LAST_DATAGRAMS))
+        for task in asyncio.all_tasks():
+            if getattr(task.get_coro(), "__qualname__", "") == "UDPServer.run":
+                task.cancel()
+        await asyncio.wait({serving})
 
     def renew_certificate(self, tls: TLSConfig) -> None:
         if self._settings.context is not None:
             renew(self._settings.context, tls)
+        found = _fingerprint(tls)
+        if self._settings.quic_bind and found != self._certificate:
+            self._certificate = found
+            log.warning(
+                "tls has changed: HTTP/1.1 and HTTP/2 use it, HTTP/3 keeps the old certificate until a restart"
+            )
 
     def statistics(self) -> dict[str, Any]:
         return {}

@@ -33,7 +33,7 @@ import msgspec
 from penstock.admin.address import Address, bind_exclusively, bind_shared, parse_address
 from penstock.admin.backoff import Backoff
 from penstock.admin.channel import pack_config
-from penstock.admin.doors import ServerName, check_server, listens_itself
+from penstock.admin.doors import ServerName, check_protocols, check_server, listens_itself, server_for
 from penstock.admin.process import WorkerProcess
 from penstock.admin.watch import FileWatch
 from penstock.admin.watchdog import Watchdog
@@ -118,6 +118,8 @@ class Supervisor:
         reread: Callable[[], Config] | None = None,
         files: Iterable[Path] = (),
         server: ServerName = "own",
+        http2: bool = False,
+        http3: bool = False,
         on_ready: Callable[[Supervisor], None] | None = None,
         worker_command: Sequence[str] = WORKER_COMMAND,
         watch_interval: float = WATCH_INTERVAL,
@@ -132,7 +134,9 @@ class Supervisor:
         self.registry = Registry()
         self._reread = reread
         self._files = tuple(files)
-        self._server: ServerName = server
+        self._server: ServerName = server_for(server, http2=http2, http3=http3)
+        self._http2 = http2
+        self._http3 = http3
         self._on_ready = on_ready
         self._worker_command = tuple(worker_command)
         self._watch_interval = watch_interval
@@ -158,6 +162,7 @@ class Supervisor:
         :raises penstock.errors.ConfigError: a port is in use, a worker cannot start with this configuration
         """
         check_server(self._server)
+        check_protocols(self.config, http2=self._http2, http3=self._http3)
         if self.config.tls is not None:
             server_context(self.config.tls)
         loop = asyncio.get_running_loop()
@@ -278,7 +283,7 @@ class Supervisor:
         try:
             return await WorkerProcess.start(
                 slot.index,
-                (*self._worker_command, "--server", self._server),
+                (*self._worker_command, "--server", self._server, *["--http3"] * self._http3),
                 self._sockets(slot),
                 pack_config(self.config),
                 self.version,

@@ -82,10 +82,17 @@ class Worker:
     """The life of one worker, from its first message to its exit status."""
 
     def __init__(
-        self, build: Build, server: ServerName, sockets: Sequence[socket.socket], index: int
+        self,
+        build: Build,
+        server: ServerName,
+        sockets: Sequence[socket.socket],
+        index: int,
+        *,
+        http3: bool = False,
     ) -> None:
         self._build = build
         self._server = server
+        self._http3 = http3
         self._sockets = sockets
         self._index = index
         self._clock = Clock()
@@ -217,7 +224,9 @@ class Worker:
         self._clock.start(asyncio.get_running_loop())
         self._gateway = self._build(config, clock=self._clock)
         await self._gateway.start()
-        door = make_door(self._server, self._gateway, config, self._clock, self._sockets, self._index)
+        door = make_door(
+            self._server, self._gateway, config, self._clock, self._sockets, self._index, http3=self._http3
+        )
         await door.open()
         self._door = door
 
@@ -299,6 +308,7 @@ def main(arguments: Sequence[str] | None = None, build: Build | None = None) -> 
     parser.add_argument("--index", type=int, required=True, help="our place")
     parser.add_argument("--channel-fd", type=int, required=True)
     parser.add_argument("--server", choices=SERVERS, default="own")
+    parser.add_argument("--http3", action="store_true", help="behind hypercorn, at the same port of UDP")
     options = parser.parse_args(arguments)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # these are for the supervisor, which tells us what to do
@@ -312,7 +322,8 @@ def main(arguments: Sequence[str] | None = None, build: Build | None = None) -> 
 
         build = compose
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(Worker(build, options.server, sockets, options.index).run(channel))
+        worker = Worker(build, options.server, sockets, options.index, http3=options.http3)
+        return runner.run(worker.run(channel))
 
 
 if __name__ == "__main__":

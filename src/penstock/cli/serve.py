@@ -60,6 +60,12 @@ def serve(
     server: Annotated[
         Server, typer.Option(help="Who speaks HTTP: Penstock's own listener, or an ASGI server.")
     ] = Server.own,
+    http2: Annotated[
+        bool, typer.Option("--http2", help="Speak HTTP/2, too: behind hypercorn; needs TLS.")
+    ] = False,
+    http3: Annotated[
+        bool, typer.Option("--http3", help="Speak HTTP/2 and HTTP/3, too: behind hypercorn; needs TLS.")
+    ] = False,
     log_format: Annotated[LogFormat | None, typer.Option(help="How the log is written.")] = None,
 ) -> None:
     """Start the gateway.
@@ -78,6 +84,8 @@ def serve(
         reread=reader.read,
         files=[path] if path is not None else [],
         server=server.value,
+        http2=http2,
+        http3=http3,
         on_ready=_greet(reader),
     )
     sys.exit(asyncio.run(_run(supervisor)))

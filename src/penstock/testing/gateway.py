@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,6 +33,7 @@ class GatewayProcess:
 
     :param config: as in the configuration file; ports are any free ones unless it says otherwise
     :param folder: where the configuration and the log are written
+    :param options: of ``penstock serve``
     :param preexec: run in the child before it becomes the gateway, to limit what it may use
     """
 
@@ -42,6 +43,7 @@ class GatewayProcess:
         folder: Path,
         *,
         environ: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
         preexec: Any = None,
     ) -> None:
         self.config_path = folder / "penstock.yaml"
@@ -51,6 +53,7 @@ class GatewayProcess:
         self.status: int | None = None  # the exit status, once it has ended
         self._config = {"listen": "127.0.0.1:0", "control": "127.0.0.1:0", **config}
         self._environ = environ
+        self._options = tuple(options)
         self._preexec = preexec
         self._process: subprocess.Popen[str] | None = None
         self._told = False
@@ -79,7 +82,7 @@ class GatewayProcess:
         self.config_path.write_text(json.dumps(self._config))  # JSON is YAML, too
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - ourselves
-                [sys.executable, "-m", "penstock", "serve", str(self.config_path)],
+                [sys.executable, "-m", "penstock", "serve", str(self.config_path), *self._options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
