@@ -39,7 +39,10 @@ class RetryBudget:
 
     def deposit(self, now: float) -> None:
         """A call began."""
-        self._calls[self._slot(now)] += 1
+        second = int(now)
+        if second != self._second:
+            self._slot(now)
+        self._calls[second % len(self._calls)] += 1
 
     def withdraw(self, now: float) -> bool:
         """May a retry be made?  True spends it."""

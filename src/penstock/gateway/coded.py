@@ -106,6 +106,14 @@ class Codings:
         coding = headers.get(b"content-encoding")
         kind = headers.get(b"content-type")
         accept = headers.get(b"accept")
+        if (  # of most requests
+            coding is None
+            and kind in _PLAIN
+            and accept in _PLAIN
+            and b"penstock-dictionary" not in headers
+            and not (self._offered and b"accept-encoding" in headers)
+        ):
+            return None
         answer = ""
         if self._offered and b"accept-encoding" in headers:
             answer = codings.preferred(headers[b"accept-encoding"], self._offered)
