@@ -132,6 +132,11 @@ def test_parts_are_put_together_without_copying(tmp_path):
         made = await ask.tus("POST", "/v1/files", Upload_Concat="final;" + " ".join(wheres))
         assert made.status == 201
         assert await content(ask, made) == b"a" * 50_000 + b"b" * 50_000
+        said = {"Upload_Concat": "final;" + " ".join(wheres), "Idempotency_Key": "k"}
+        once = await ask.tus("POST", "/v1/files", **said)
+        again = await ask.tus("POST", "/v1/files", **said)
+        assert (again.status, again.headers["location"]) == (201, once.headers["location"])
+        assert again.headers["penstock-file"] == once.headers["penstock-file"]
         where = made.headers["location"]
         head = await ask.tus("HEAD", where)
         assert head.headers["upload-length"] == "100000"

@@ -213,18 +213,9 @@ class UploadStore:
         return await self._database.write(lambda db: self._create(db, upload))
 
     def _create(self, db: sqlite3.Connection, upload: Upload) -> tuple[Upload, bool]:
-        if upload.name is not None:
-            row = db.execute(
-                f"SELECT {_COLUMNS} FROM uploads WHERE owner = ? AND name = ?",  # noqa: S608 - only names
-                (upload.owner, upload.name),
-            ).fetchone()
-            found = None if row is None else _upload(row)
-            if found is not None and found.phase is not Phase.GONE and found.expires > self.now():
-                if found.fingerprint != upload.fingerprint:
-                    raise KeyReused("this Idempotency-Key belongs to another upload")
-                return found, False
-            if found is not None:
-                db.execute("UPDATE uploads SET name = NULL WHERE id = ?", (found.id,))
+        found = self._named(db, upload)
+        if found is not None:
+            return found, False
         if upload.phase is Phase.OPEN:
             (count,) = db.execute(
                 "SELECT count(*) FROM uploads WHERE owner = ? AND phase = ?", (upload.owner, Phase.OPEN)
@@ -236,6 +227,24 @@ class UploadStore:
                 )
         self._insert(db, upload)
         return upload, True
+
+    def _named(self, db: sqlite3.Connection, upload: Upload) -> Upload | None:
+        """The upload of the same name, if there is one; the name of one that has ended is free."""
+        if upload.name is None:
+            return None
+        row = db.execute(
+            f"SELECT {_COLUMNS} FROM uploads WHERE owner = ? AND name = ?",  # noqa: S608 - only names
+            (upload.owner, upload.name),
+        ).fetchone()
+        if row is None:
+            return None
+        found = _upload(row)
+        if found.phase is Phase.GONE or found.expires <= self.now():
+            db.execute("UPDATE uploads SET name = NULL WHERE id = ?", (found.id,))
+            return None
+        if found.fingerprint != upload.fingerprint:
+            raise KeyReused("this Idempotency-Key belongs to another upload")
+        return found
 
     def _insert(self, db: sqlite3.Connection, upload: Upload) -> None:
         db.execute(
@@ -462,7 +471,8 @@ class UploadStore:
     async def concatenate(self, upload: Upload, part_ids: Sequence[str], *, parent: str = "") -> Upload:
         """Enter an upload that consists of others, in this order; their bytes are not copied.
 
-        :param upload: open and empty; entered already if it has parts by ``parent``
+        :param upload: open and empty; entered already if it has parts by ``parent``, else found by its name if there
+            is one of it
         :raises NotFound: this owner has no such part
         :raises Conflict: a part is not complete
         :raises BodyTooLarge: together they are too long
@@ -470,9 +480,10 @@ class UploadStore:
 
         def join(db: sqlite3.Connection) -> Upload:
             if parent:
-                found = self._get(db, upload.owner, upload.id)
-                if found.phase is not Phase.OPEN:
+                if self._get(db, upload.owner, upload.id).phase is not Phase.OPEN:
                     raise Conflict("this upload has ended", code="upload_ended")
+            elif (found := self._named(db, upload)) is not None:
+                return found
             position = 0
             rows: list[tuple[str, int, bytes, int, str]] = []
             for part_id in part_ids:
