@@ -27,8 +27,10 @@ class InPieces:
 
     def opening(self, exchange: Exchange, tenant: Tenant) -> Work | None:
         """The work that such a request asks for; None: it is no such request."""
+        headers = exchange.headers
+        if b"upload-complete" in headers or b"tus-resumable" in headers or exchange.method == "OPTIONS":
+            return self._uploads.creation(exchange, tenant, RELAYED.get(exchange.path))
+        if headers.get(b"content-type") == b"application/json":
+            return None  # nearly every request
         endpoint = RELAYED.get(exchange.path)
-        work = self._uploads.creation(exchange, tenant, endpoint)
-        if work is None and endpoint is not None:
-            return self._blocks.told_in_blocks(exchange, tenant, endpoint)
-        return work
+        return None if endpoint is None else self._blocks.told_in_blocks(exchange, tenant, endpoint)

@@ -95,15 +95,12 @@ class UploadRoom:
     # ---- what is asked for ----
 
     def creation(self, exchange: Exchange, tenant: Tenant, endpoint: Endpoint | None) -> Work | None:
-        """The work of a request that creates an upload, or asks whether it could; None: it does neither."""
+        """The work of a request that says that it is resumable, or asks what is spoken; None: not at this path."""
         path = exchange.path
         if endpoint is None and path != FILES:
             return None
-        headers = exchange.headers
         if exchange.method == "OPTIONS":
             return Work(LABEL, tenant, 0, self._options)
-        if b"upload-complete" not in headers and b"tus-resumable" not in headers:
-            return None
         if exchange.method != "POST":
             return None
         return Work(LABEL, tenant, None, self._told(partial(self._create, tenant)))
