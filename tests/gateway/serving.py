@@ -36,8 +36,11 @@ def config(*urls, kind="openai", **more):
 
 
 @contextlib.asynccontextmanager
-async def serving(settings, clock=None):
-    """``(gateway, port)``, drained and closed at the end with nothing left over, and no defect logged."""
+async def serving(settings, clock=None, *, troubled=False):
+    """``(gateway, port)``, drained and closed at the end with nothing left over, and no defect logged.
+
+    :param troubled: what it depends on is broken on purpose, so that it may complain
+    """
     clock = clock or Clock()
     gateway = build(settings, clock=clock)
     listener = Listener(gateway, settings.listener, clock)
@@ -45,7 +48,7 @@ async def serving(settings, clock=None):
     sock.setblocking(False)
     await listener.serve(sock)
     await gateway.start()
-    defects = _Defects()
+    defects = _Defects(troubled=troubled)
     logging.getLogger("penstock").addHandler(defects)
     asyncio.get_running_loop().set_exception_handler(defects.unhandled)
     try:
@@ -61,12 +64,14 @@ async def serving(settings, clock=None):
 class _Defects(logging.Handler):
     """What was logged as an error, and what nobody caught."""
 
-    def __init__(self):
+    def __init__(self, *, troubled):
         super().__init__(logging.ERROR)
         self.seen = []
+        self._troubled = troubled
 
     def emit(self, record):
-        self.seen.append((record.getMessage(), record.exc_info))
+        if record.exc_info or not self._troubled:
+            self.seen.append((record.getMessage(), record.exc_info))
 
     def unhandled(self, loop, context):
         self.seen.append(context)

@@ -228,6 +228,66 @@ def test_what_runs_when_a_process_must_go_is_finished_by_another(durable):
     assert cut == 0
 
 
+def test_while_the_store_is_silent_callers_get_their_bytes_and_nothing_is_called_durable(caplog):
+    async def main():
+        go_on = asyncio.Event()
+        script = [Step.REQUEST, STREAM_HEAD, delta("a"), go_on, delta("b", "stop") + DONE + STREAM_END]
+        with RedisServer() as redis:
+            generations = GenerationsConfig(durability="shared", redis=Secret(redis.url))
+            models = {"m": ModelConfig(candidates=[CandidateConfig(upstream="up0")])}
+            async with ScriptedUpstream([script]) as upstream:
+                settings = config(upstream.url, generations=generations, models=models)
+                async with serving(settings) as (gateway, port):
+                    told = []
+
+                    async def state():
+                        (one,) = [*gateway.pipeline.registry, *gateway.pipeline.registry._ended.values()]
+                        path = f"/v1/generations/{one.id}"
+                        told.append((await call(port, b"", path, "GET")).json()["durable"])
+
+                    reading = asyncio.create_task(call(port, STREAM))
+                    await until(lambda: any(one.readable == 1 for one in gateway.pipeline.registry))
+                    await state()
+                    redis.freeze()
+                    go_on.set()
+                    whole = await reading
+                    await state()
+                    shown = gateway.metrics.snapshot()
+                    redis.thaw()
+                    await until(lambda: not _keeper(gateway).journal.statistics().open)
+                    await state()
+                    return whole, told, shown
+
+    whole, told, shown = on_uvloop(main)
+    assert b"[DONE]" in whole.body
+    assert told == [True, False, True]
+    assert "penstock_generations_behind" in str(shown)
+    assert "readers do not wait for it" in caplog.text
+
+
+def test_a_file_that_cannot_be_written_costs_callers_nothing(tmp_path, caplog):
+    async def main():
+        path = tmp_path / "not there" / "generations.sqlite"
+        generations = GenerationsConfig(durability="disk", path=str(path))
+        models = {"m": ModelConfig(candidates=[CandidateConfig(upstream="up0")])}
+        async with ScriptedUpstream([SCRIPT]) as upstream:
+            settings = config(upstream.url, generations=generations, models=models)
+            async with serving(settings, troubled=True) as (gateway, port):
+                whole = await call(port, STREAM)
+                again = await events(port, whole.headers["penstock-generation"], 1)
+                state = await call(
+                    port, b"", f"/v1/generations/{whole.headers['penstock-generation']}", "GET"
+                )
+                trouble = _keeper(gateway).journal.statistics().trouble
+                return whole, again, state.json(), trouble
+
+    whole, again, state, trouble = on_uvloop(main)
+    assert whole.body.endswith(again.body)
+    assert state["durable"] is False
+    assert "not there" in trouble
+    assert "not durable" in caplog.text
+
+
 def _keeper(gateway):
     (keeper,) = gateway._durable.keepers.values()
     return keeper

@@ -64,6 +64,7 @@ def pair_of(request, tmp_path):
 def configured(url, folder, **generations):
     return {
         "workers": 1,
+        "drain_timeout": 0.1,
         "upstreams": {"sim": {"kind": "sim", "base_url": url, "running_usage": True}},
         "models": {"*": {"candidates": [{"upstream": "sim"}], "grace": 60}},
         "generations": {"lease": LEASE, **generations},
@@ -172,6 +173,12 @@ async def until(condition):
             await asyncio.sleep(0.01)  # what processes do cannot be awaited
 
 
+def hand_over(gateway, *, whole):
+    """Tell it to go; its answers do not end in the time that it is given."""
+    assert whole, "with one machine's file, nobody else would be there"
+    gateway.terminate()
+
+
 def kill(gateway, *, whole):
     """-9, to its worker, or to its supervisor as well."""
     pids = [pid for pid in gateway.worker_pids() if pid is not None]
@@ -181,8 +188,8 @@ def kill(gateway, *, whole):
         os.kill(pid, signal.SIGKILL)
 
 
-async def killed_and_read(pair, callers, begun):
-    """All callers ask; once ``begun()`` holds, the gateway is killed, and they come back until they have all.
+async def killed_and_read(pair, callers, begun, end=kill):
+    """All callers ask; once ``begun()`` holds, the gateway is ended, and they come back until they have all.
 
     :returns: each stream as somebody reads it who was never cut
     """
@@ -192,7 +199,7 @@ async def killed_and_read(pair, callers, begun):
     async with httpx2.AsyncClient(trust_env=False, timeout=30, limits=limits) as client:
         tasks = [asyncio.create_task(caller.until_done(client, here.url, there.url)) for caller in callers]
         await until(begun)
-        kill(here, whole=here is not there)
+        end(here, whole=here is not there)
         await asyncio.gather(*tasks)
         for caller, reader in zip(callers, whole, strict=True):
             reader.generation = caller.generation
@@ -225,6 +232,27 @@ def test_a_gateway_that_is_killed_at_any_token_loses_none(pair_of, more, tmp_pat
         "partial": len(callers),
         "continued": len(callers),
     }
+
+
+@pytest.mark.slow  # two gateways start, and one of them ends
+@pytest.mark.parametrize("pair_of", ["shared"], indirect=True)
+def test_a_gateway_that_must_go_leaves_its_answers_to_another(pair_of):
+    with SimulatorProcess() as simulator:
+        callers = [Caller(f"question {n}", f"sim:stall-after={n},once") for n in (2, 5)]
+        with pair_of(simulator.base_url) as pair:
+            whole = asyncio.run(
+                killed_and_read(
+                    pair,
+                    callers,
+                    lambda: all(
+                        caller.text == expected(caller, n) for caller, n in zip(callers, (2, 5), strict=True)
+                    ),
+                    hand_over,
+                )
+            )
+    for caller, uncut in zip(callers, whole, strict=True):
+        assert caller.text == expected(caller, TOKENS)
+        assert caller.frames == uncut.frames
 
 
 @pytest.mark.slow  # the same

@@ -150,6 +150,7 @@ def respond_state(exchange: Exchange, generation: Generation, now: float) -> Non
                 "created": _created(generation, now),
                 "events": generation.readable,
                 "bytes": generation.size,
+                "durable": generation.durable,
                 "readers": len(generation.readers),
                 "attempts": generation.attempts,
                 "continued": generation.seams,

@@ -83,6 +83,10 @@ class Written:
 
     # ---- of the log ----
 
+    @property
+    def durable(self) -> bool:
+        return self.entry.durable
+
     def end(self) -> None:
         self.entry.end(ending_of(self.generation), time.time() + self._kept_for)
 
@@ -260,6 +264,7 @@ class Keeper:
         if generation.producer is not None:  # this process has taken it over meanwhile
             return
         generation.append(events, now)
+        generation.restored = True
         if record.ending is not None:
             end(generation, record.ending)
         else:

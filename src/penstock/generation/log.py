@@ -97,7 +97,11 @@ class Owner(Protocol):
 
 
 class Journal(Protocol):
-    """Writes one log down.  Neither method may block or raise."""
+    """Writes one log down.  Nothing here may block or raise."""
+
+    @property
+    def durable(self) -> bool:
+        """Whether no reader has been given more than is stored."""
 
     def appended(self) -> None:
         """Events were added; :meth:`Generation.on_stored` is called when they may be read."""
@@ -171,6 +175,7 @@ class Generation:
         "producer",
         "readable",
         "readers",
+        "restored",
         "running_usage",
         "seams",
         "served_by",
@@ -218,6 +223,7 @@ class Generation:
         self.served_by = ("", "")  # upstream and its model's name
         self.producer: Producer | None = None
         self.journal: Journal | None = None
+        self.restored = False  # its events came from a store
         self.abandoned = False  # given up while it ran: it will not become complete
         self.delivered = False
         self.on_first: Callable[[Generation, Event], None] | None = None
@@ -350,6 +356,11 @@ class Generation:
             self.abandoned = True
             if self.producer is not None:
                 self.producer.abandon()
+
+    @property
+    def durable(self) -> bool:
+        """Whether what its readers have would outlive this process."""
+        return self.journal.durable if self.journal is not None else self.restored
 
     @property
     def ahead(self) -> bool:
