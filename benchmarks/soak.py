@@ -46,6 +46,7 @@ import uvloop
 
 from penstock.config.model import PoolConfig
 from penstock.errors import PenstockError
+from penstock.messages import SAVING
 from penstock.net.clock import Clock
 from penstock.net.origin import Origin
 from penstock.net.pool import Pool
@@ -289,15 +290,19 @@ class Load:
             raise Disappointed(f"the second of two: {answer[-300:]!r}")
 
     async def broken(self) -> None:
-        """Streams that end badly: the caller must be told."""
+        """Streams that end badly, and again when they are gone on with: the caller must be told.
+
+        One that lacks nothing but its terminator is completed.
+        """
         failure = self.chance.choice(
             ("cut-after=5", "close-after=5", "stall-after=5", "malformed-event=5", "error-event=5", "no-done")
         )
         path = self.chance.choice(("/v1/chat/completions", "/v1/messages"))
         content = self._wanted(path, f"tokens=30,tps=200,{failure}", kind="sim", stream=True)
         answer = await self._ask(path, content)
-        if b'"error"' not in answer.tail:
-            raise Disappointed(f"{failure} was no error: {answer.status} {answer.tail[-300:]!r}")
+        wanted = ENDS[path] if failure == "no-done" else b'"error"'
+        if wanted not in answer.tail:
+            raise Disappointed(f"{failure} did not end as it must: {answer.status} {answer.tail[-300:]!r}")
 
     # ---- who does not ----
 
@@ -528,10 +533,13 @@ def plot(
 
 def books(ledger: Path, bill: dict[str, Any]) -> dict[str, Any]:
     """The ledger against the bill, by the upstream's model."""
+    saving = [outcome.value for outcome in SAVING]  # rows of calls that no upstream got
+    marks = ", ".join("?" * len(saving))
     with contextlib.closing(sqlite3.connect(ledger)) as database:
         rows = database.execute(
             "SELECT upstream_model, count(*), sum(estimated), sum(input_tokens), sum(output_tokens),"
-            " sum(outcome = 'reserved') FROM attempts GROUP BY 1"
+            f" sum(outcome = 'reserved') FROM attempts WHERE outcome NOT IN ({marks}) GROUP BY 1",
+            saving,
         ).fetchall()
         outcomes = dict(database.execute("SELECT outcome, count(*) FROM attempts GROUP BY 1").fetchall())
         folded = database.execute("SELECT count(*) FROM folded").fetchone()[0]

@@ -342,7 +342,6 @@ class TestResponses:
         [
             ({"previous_response_id": "resp_1"}, "previous_response_id"),
             ({"conversation": "conv_1"}, "conversation"),
-            ({"background": True}, "background"),
             ({"truncation": "auto"}, "truncation"),
             ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ],
