@@ -111,6 +111,7 @@ class Caller:
     text: str = ""
     pieces: int = 0
     connections: int = 0
+    anew: int = 0  # how often it had to be asked anew, because nobody knew it any more
     whole: bool = False
     fault: str = ""
 
@@ -163,6 +164,9 @@ class Caller:
             if status == 204:
                 self.whole = True
                 return True
+            if status == 404 and self.last >= 0:
+                self._begin_anew()
+                return False
             if status != 200:
                 body = (await reader.read()).decode()
                 self.fault = f"status {status} {body[:200]}" if status in {400, 404, 410, 422} else ""
@@ -179,11 +183,17 @@ class Caller:
         finally:
             writer.transport.abort()
 
+    def _begin_anew(self) -> None:
+        """What was read is known to nobody any more."""
+        self.anew += 1
+        self.key = uuid.uuid4().hex
+        self.generation, self.last, self.text, self.pieces = "", -1, "", 0
+
     async def _read(self, reader: asyncio.StreamReader) -> bool:
         rest = b""
         while data := await reader.read(65_536):
             *frames, rest = (rest + data).split(b"\n\n")
-            for frame in frames:
+            for frame in (one.replace(b": hb\n", b"") if one[:1] == b":" else one for one in frames):
                 number, _, event = frame.partition(b"\ndata: ")
                 if b'"code":"draining"' in frame:  # another process goes on with it
                     return False
@@ -395,6 +405,8 @@ def chaos(
         "whole": sum(caller.whole and not caller.fault for caller in patient),
         "patient": len(patient),
         "hung_up": len(callers) - len(patient),
+        "anew": sum(caller.anew for caller in callers),
+        "store_was_slow": log.count("readers do not wait for it") + log.count("are not durable now"),
         "came_back": sum(caller.connections > 1 for caller in patient),
         "taken_over": log.count('"taking over gen_'),
         "faults": Counter(caller.fault.partition(":")[0][:60] for caller in faults_seen),
@@ -412,6 +424,10 @@ def told(result: dict[str, Any]) -> str:
             f"{result['whole']} of {result['patient']} callers who stayed have their whole answer, "
             f"{result['came_back']} of them over several connections; {result['hung_up']} hung up; "
             f"{result['taken_over']} answers were taken over from the dead"
+        ),
+        (
+            f"{result['store_was_slow']} times the store was not waited for, because it was slow; "
+            f"{result['anew']} answers were unknown after a kill, and asked for anew"
         ),
         *result["fault_examples"],
         "",
@@ -436,6 +452,8 @@ def verdict(result: dict[str, Any]) -> list[str]:
     """What is wrong."""
     account = result["books"]
     wrong = [f"{count} callers: {fault}" for fault, count in result["faults"].items()]
+    if result["anew"] and not result["store_was_slow"]:  # then nobody has promised that they outlive a kill
+        wrong.append(f"{result['anew']} answers were unknown after a kill, although the store was well")
     if result["whole"] != result["patient"]:
         wrong.append(f"{result['patient'] - result['whole']} answers were lost")
     rate = result["calls"] / result["seconds"]
