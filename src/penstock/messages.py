@@ -143,6 +143,7 @@ class Call(msgspec.Struct, eq=False):
     background: bool = False  # goes on although nobody reads it
     deferred: bool = False  # and the caller asks for the answer later: streamed only for our own sake
     reservation: Reservation | None = None  # where limits hold for it, from its admission on
+    changed: bytes = b""  # what was left out of the prompt, as the caller is told
 
 
 class Attempt(msgspec.Struct, eq=False, gc=False):

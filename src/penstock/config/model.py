@@ -230,6 +230,19 @@ class PromptCacheConfig(_Section, frozen=True):
     min_tokens: Positive = 1_024  # of a beginning; providers keep none that is shorter
 
 
+class PromptConfig(_Section, frozen=True):
+    """What is left out of prompts before anything else is done with them.  Each is off unless it is asked for."""
+
+    whitespace: bool = (
+        False  # spaces at the ends of lines, runs of them within lines, and blank lines beyond one
+    )
+    duplicates: bool = (
+        False  # a paragraph of 200 characters or more that stands in the prompt already, word for word
+    )
+    # the oldest exchanges, until about so many tokens are left; the system prompt and the last exchange stay
+    history_tokens: Positive | None = None
+
+
 class ModelConfig(_Section, frozen=True):
     """What a model name means; the name may be a pattern with ``*``."""
 
@@ -246,6 +259,7 @@ class ModelConfig(_Section, frozen=True):
     # what its answers outlive: the connection, this process, or this machine; none: generations.durability
     durability: Literal["memory", "disk", "shared"] | None = None
     cache: ModelCacheConfig | None = None  # none: no answer of this model is kept
+    prompt: PromptConfig | None = None  # what is left out of prompts; none: nothing is
     # help the providers' own prompt caches; none: prompts go on as they come
     prompt_cache: PromptCacheConfig | None = None
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.config.model import Config
+from penstock.config.model import Config, PromptConfig
 from penstock.errors import (
     Cancelled,
     InternalError,
@@ -53,6 +53,7 @@ from penstock.net.clock import Clock
 from penstock.net.exchange import Exchange
 from penstock.upstream.http import HTTPUpstream
 from penstock.wire import request, responses
+from penstock.wire.tidy import tidied
 
 log = logging.getLogger("penstock.gateway")
 
@@ -102,6 +103,9 @@ class Pipeline:
         """
         try:
             call = self._decode(exchange, endpoint, tenant)
+            policy = self.snapshot.router.tidying(call.model)
+            if policy is not None:
+                self._tidy(call, policy)
             self.admission.acquire(call)
         except PenstockError as error:
             status = refuse(exchange, error, endpoint.dialect)
@@ -443,6 +447,15 @@ class Pipeline:
             opening.background,
             opening.background and not opening.stream,
         )
+
+    def _tidy(self, call: Call, policy: PromptConfig) -> None:
+        """Leave out of the prompt what the configuration says; nobody behind this sees what it was."""
+        found = tidied(call.endpoint, call.fields, policy)
+        if found is not None:
+            fields, left = found
+            call.changed = left.stated(len(call.body))
+            call.fields, call.body = fields, request.rewritten(fields, call.model)
+            self.recorder.left_out(left)
 
     # ---- the back half: one per generation ----
 

@@ -181,6 +181,8 @@ class Reading:
         ]
         if generation.cost and generation.state is _FINISHED:  # before its end it is not known
             headers.append((b"penstock-cost", dollars(generation.cost)))
+        if self.call.changed:
+            headers.append((b"penstock-prompt-changed", self.call.changed))
         if generation.seams:
             headers.append((b"penstock-continued", b"%d" % generation.seams))
         return headers

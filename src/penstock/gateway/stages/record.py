@@ -21,7 +21,8 @@ from penstock.metrics import DURATION_BUCKETS, INTER_TOKEN_BUCKETS, TTFT_BUCKETS
 from penstock.net.clock import Clock
 from penstock.upstream.ladder import How
 from penstock.wire import boundary, counting, problems
-from penstock.wire.usage import usage_in
+from penstock.wire.tidy import Left
+from penstock.wire.usage import estimate_tokens, usage_in
 
 PICO = 1e-12
 _NOTHING = Usage()
@@ -146,6 +147,12 @@ class Recorder:
         self.saved_cost = metrics.counter(
             "penstock_cache_saved_usd_total", "What the answers that were given again had cost."
         ).labels()
+        left_out = metrics.counter(
+            "penstock_prompt_left_out_tokens_total",
+            "Tokens that were left out of prompts, about.",
+            labels=("what",),
+        )
+        self._left_out = {what: left_out.labels(what) for what in ("whitespace", "duplicates", "history")}
         self.prompt_tokens = metrics.counter(
             "penstock_prompt_cache_tokens_total",
             "Tokens of prompts whose provider's cache is cared for.",
@@ -191,6 +198,11 @@ class Recorder:
             cells.first_token.observe(attempt.first_token)
             if stream and usage.output_tokens > 1 and attempt.duration is not None:
                 cells.between.observe((attempt.duration - attempt.first_token) / (usage.output_tokens - 1))
+
+    def left_out(self, left: Left) -> None:
+        """Something was left out of a prompt."""
+        for what, cell in self._left_out.items():
+            cell.add(estimate_tokens(getattr(left, what)))
 
     def _cared(self, attempt: Attempt, repeated: int) -> None:
         """How much of a prompt that had been sent before the provider's cache has kept."""

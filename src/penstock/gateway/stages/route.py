@@ -13,7 +13,14 @@ from typing import Literal
 
 import msgspec
 
-from penstock.config.model import Config, ContinuationConfig, ModelCacheConfig, ModelConfig, TimeoutConfig
+from penstock.config.model import (
+    Config,
+    ContinuationConfig,
+    ModelCacheConfig,
+    ModelConfig,
+    PromptConfig,
+    TimeoutConfig,
+)
 from penstock.config.patterns import match
 from penstock.errors import UnknownModel, UpstreamError
 from penstock.flow import choose
@@ -62,6 +69,7 @@ class Router:
         self._exact = {name: model for name, model in config.models.items() if "*" not in name}
         # The longest pattern is the most specific one: "gpt-4*" before "gpt-*" before "*".
         self._patterns = sorted((name for name in config.models if "*" in name), key=len, reverse=True)
+        self._tidies = any(model.prompt is not None for model in config.models.values())
         self._care = {
             name: PromptCare(model.prompt_cache)
             for name, model in config.models.items()
@@ -121,6 +129,13 @@ class Router:
     def caches(self) -> bool:
         """Whether any answer is kept."""
         return any(model.cache is not None for model in self._config.models.values())
+
+    def tidying(self, model: str) -> PromptConfig | None:
+        """What is left out of this model's prompts; None: nothing."""
+        if not self._tidies:
+            return None
+        entry = self._entry(model)
+        return None if entry is None else entry[1].prompt
 
     @property
     def prefetches(self) -> bool:
