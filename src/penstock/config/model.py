@@ -233,12 +233,10 @@ class PromptCacheConfig(_Section, frozen=True):
 class PromptConfig(_Section, frozen=True):
     """What is left out of prompts before anything else is done with them.  Each is off unless it is asked for."""
 
-    whitespace: bool = (
-        False  # spaces at the ends of lines, runs of them within lines, and blank lines beyond one
-    )
-    duplicates: bool = (
-        False  # a paragraph of 200 characters or more that stands in the prompt already, word for word
-    )
+    # spaces at the ends of lines, runs of them within lines, and blank lines beyond one
+    whitespace: bool = False
+    # a paragraph of 200 characters or more that stands in the prompt already, word for word
+    duplicates: bool = False
     # the oldest exchanges, until about so many tokens are left; the system prompt and the last exchange stay
     history_tokens: Positive | None = None
 
