@@ -11,6 +11,7 @@ from serving import call, config, serving
 from penstock.config.model import CandidateConfig, ModelConfig, RetryConfig
 from penstock.testing import SimulatorProcess
 
+SLOW = "ttft=1500"  # so much slower that no stall of the machine makes up for it
 PRICES = """
 version = "test"
 
@@ -88,7 +89,7 @@ def test_the_cheapest_for_this_call_is_asked(tmp_path, words, tokens, cheapest):
 @pytest.mark.parametrize("stream", [True, False])
 def test_the_fastest_is_asked_once_it_is_known(stream):
     bodies = [asked(i, stream=stream) for i in range(20)]
-    counts = went("fastest", ["ttft=150", "ttft=1", "ttft=150"], bodies)
+    counts = went("fastest", [SLOW, "ttft=1", SLOW], bodies)
     assert counts["up1"] == 18  # the others once each, to find out
 
 
@@ -98,9 +99,9 @@ def test_one_that_fails_is_left_alone():
 
 
 def test_calls_at_once_are_shared_out():
-    bodies = [asked(i) for i in range(32)]
-    counts = went("least_busy", ["ttft=50"] * 2, bodies, at_once=8)
-    assert min(counts.values()) >= 10
+    bodies = [asked(i) for i in range(8)]
+    counts = went("least_busy", [SLOW] * 2, bodies, at_once=8)
+    assert counts == {"up0": 4, "up1": 4}
 
 
 def test_questions_to_the_same_text_go_to_the_same_upstream():
@@ -115,5 +116,5 @@ def test_who_is_there_for_failures_is_not_chosen():
 
 
 def test_a_strategy_can_be_turned_on_while_the_gateway_runs():
-    counts = went("fastest", ["ttft=100", "ttft=1"], [asked(i) for i in range(8)], reload=True)
+    counts = went("fastest", [SLOW, "ttft=1"], [asked(i) for i in range(8)], reload=True)
     assert counts["up1"] == 7
