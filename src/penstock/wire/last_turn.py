@@ -46,7 +46,7 @@ def last_turn(call: Call) -> LastTurn | None:
     if value is None:
         return None
     try:
-        if call.endpoint is Endpoint.RESPONSES and bytes(value[:1]) == b'"':
+        if call.endpoint is Endpoint.RESPONSES and bytes(value).startswith(b'"'):
             return _split(call, member, msgspec.json.decode(value), b'""')
         turns = _raws(value)
         if not turns:
