@@ -13,7 +13,7 @@ if str(ROOT) not in sys.path:  # pytest may be started in other ways than `pytho
 
 from benchmarks import client_cost  # noqa: E402
 from benchmarks.network import __main__ as network  # noqa: E402
-from benchmarks.network import tunnel  # noqa: E402
+from benchmarks.network import survival, tunnel  # noqa: E402
 
 
 def may_tunnel():
@@ -34,6 +34,13 @@ def test_systems_are_measured_over_a_relay(monkeypatch):
     for row in tables["tiny"]:
         assert (row["calls"], row["failed"], row["upstream_calls"]) == (1, 0, 1.0)
         assert row["mb"] > 0.2
+
+
+def test_calls_that_survive_are_counted_with_what_was_computed_for_them(monkeypatch):
+    monkeypatch.setattr(survival, "MOST", 200_000)
+    found = survival.main(["--calls", "6", "--hazard", "0"])
+    assert found["penstock"]["outcomes"] == {"right": 6}
+    assert found["penstock"]["upstream_calls"] == found["the SDKs alone"]["upstream_calls"] == 6
 
 
 @pytest.mark.skipif(not may_tunnel(), reason="needs root, TUN devices and network namespaces")

@@ -153,7 +153,7 @@ class FaultProxy:
         sock = socket.socket()
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER)
+            self._bound_buffer(sock)
             sock.bind(self._listen)
             server = await asyncio.start_server(self._accept, sock=sock, limit=_CHUNK)
         except OSError as error:
@@ -186,7 +186,7 @@ class FaultProxy:
         self.figures.connections += 1
         planned = self._next_break()
         far_reader, far_writer = await asyncio.open_connection(*self._target, limit=_CHUNK)
-        far_writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER)
+        self._bound_buffer(far_writer.get_extra_info("socket"))
         connection = _Connection(self, planned, writer, far_writer)
         try:
             async with asyncio.TaskGroup() as group:
@@ -196,6 +196,11 @@ class FaultProxy:
             pass
         finally:
             connection.hang_up()
+
+    def _bound_buffer(self, sock: socket.socket) -> None:
+        """A slow link's kernel must not hide how slow it is; on any other a small buffer would make it slow."""
+        if self.conditions.rate:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER)
 
     def _next_break(self) -> Break | None:
         for planned in self._breaks:
