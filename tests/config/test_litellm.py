@@ -229,6 +229,34 @@ def test_the_library_s_settings_come_along_and_the_router_s_go_before_them():
     assert left(conversion) == {"num_retries": "router_settings.num_retries goes before it"}
 
 
+def test_a_way_of_choosing_that_makes_no_sense_is_left_out():
+    conversion, config = converted(
+        deployment("{model: gpt-x}") + "router_settings: {routing_strategy: [x]}\n"
+    )
+    assert config.models["m"].strategy == "weighted"
+    assert "drawn by weight" in left(conversion)["routing_strategy"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("simple-shuffle", "weighted"),
+        ("least-busy", "least_busy"),
+        ("latency-based-routing", "fastest"),
+        ("cost-based-routing", "cheapest"),
+    ],
+)
+def test_the_way_of_choosing_comes_along_where_there_is_a_choice(theirs, ours):
+    models = "model_list:\n" + "".join(
+        f"  - {{model_name: {name}, litellm_params: {{model: openai/{model}}}}}\n"
+        for name, model in [("two", "a"), ("two", "b"), ("one", "c")]
+    )
+    conversion, config = converted(models + f"router_settings: {{routing_strategy: {theirs}}}\n")
+    assert config.models["two"].strategy == ours
+    assert config.models["one"].strategy == "weighted"
+    assert left(conversion) == {}
+
+
 # ---- aliases, fallbacks, keys ----------------------------------------------------------------------------
 
 THREE = "model_list:\n" + "".join(
@@ -320,7 +348,7 @@ def test_everything_that_nobody_took_is_listed():
     conversion, _ = converted(
         THREE
         + "litellm_settings: {drop_params: true, strange: 1}\ngeneral_settings: {database_url: x}\n"
-        + "router_settings: {redis_host: x, routing_strategy: least-busy}\nguardrails: []\nenvironment_variables: {A: b}\n"
+        + "router_settings: {redis_host: x, routing_strategy: usage-based-routing}\nguardrails: []\nenvironment_variables: {A: b}\n"
     )
     assert set(left(conversion)) == {
         "drop_params",

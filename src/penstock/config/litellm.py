@@ -90,7 +90,7 @@ _REASONS = {
     "disable_cooldowns": _COOLDOWN,
     "retry_policy": "retries are the same for every kind of failure that another attempt may mend",
     "retry_after": "the delay before a retry is retry.first_delay, or what the upstream asks for",
-    "routing_strategy": "candidates are drawn by weight, as LiteLLM's simple-shuffle does",
+    "routing_strategy": "it has no counterpart: candidates are drawn by weight, as simple-shuffle does it",
     "context_window_fallbacks": "a request that is too long is refused with the provider's own words",
     "content_policy_fallbacks": "a request that a provider's filter refuses is not sent to another",
     "include": "convert each included file by itself",
@@ -100,6 +100,13 @@ _REASONS = {
     "input_cost_per_second": _PRICE,
     "output_cost_per_second": _PRICE,
     "order": "candidates are drawn by weight; put later ones into a model of their own and name it in fallbacks",
+}
+# What LiteLLM's ways of choosing among deployments are called here; "": drawn by weight, as without any.
+_STRATEGIES = {
+    "simple-shuffle": "",
+    "least-busy": "least_busy",
+    "latency-based-routing": "fastest",
+    "cost-based-routing": "cheapest",
 }
 # What a configuration without models of its own may consist of: they stand in a database, or other files.
 _SECTIONS = frozenset({"model_list", "litellm_settings", "router_settings", "general_settings", "include"})
@@ -212,6 +219,7 @@ class _Converter:
         self.retries: int | None = None
         self.timeouts: dict[str, float] = {}
         self.log: dict[str, str] = {}
+        self.strategy = ""  # of every model
         self._source = source
         self._environ = environ
         self._left: dict[tuple[str, str], list[str]] = {}
@@ -269,7 +277,9 @@ class _Converter:
                 key = f"router_settings.model_group_alias.{alias}"
                 self._add_fallback(alias, fallback, key, everywhere=True)
         self._take_master_key(general.pop("master_key", None))
-        if router.get("routing_strategy") == "simple-shuffle":
+        strategy = router.get("routing_strategy")
+        if isinstance(strategy, str) and strategy in _STRATEGIES:
+            self.strategy = _STRATEGIES[strategy]
             del router["routing_strategy"]
         for name, section in (
             ("litellm_settings", library),
@@ -611,6 +621,8 @@ class _Converter:
             yield "models:"
         for model, deployments in self.models.items():
             yield f"  {scalar(model)}:"
+            if self.strategy and len(deployments) > 1:
+                yield f"    strategy: {self.strategy}"
             yield "    candidates:"
             for deployment, weight in zip(deployments, self._weights(deployments), strict=True):
                 yield f"      - upstream: {scalar(deployment.upstream)}"
