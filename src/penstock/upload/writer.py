@@ -1,7 +1,7 @@
 """One append on its way to the disk: cut into blocks, hashed, synced, and entered.
 
-What comes is written and hashed in threads by :data:`BUFFER` bytes, so that the loop never waits and no more than
-two such buffers are in memory.  Without a digest of the append's own, what has come is confirmed whenever there
+What comes is written and hashed in threads by :data:`BUFFER` bytes, so that the loop never waits and only a few
+such buffers are in memory.  Without a digest of the append's own, what has come is confirmed whenever there
 are :data:`STRIDE` bytes of it, when nothing more comes for a while, and when the request breaks: what is
 on the disk need not be sent again.  With one, all of it is confirmed at once, if it is what the digest says.
 """
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from penstock.upload.digests import Digest
     from penstock.upload.uploads import UploadStore
 
-BUFFER = 524_288  # bytes that wait for the disk; as many again are being written
+BUFFER = (
+    262_144  # bytes that wait for the disk; on a busy machine each of the store's threads may hold as many
+)
 STRIDE = 4_194_304  # bytes after which an append without a digest is confirmed; the size of its blocks
 MAX_DIGESTED = (
     134_217_728  # bytes of an append with a digest, which are on the disk before anything is confirmed
