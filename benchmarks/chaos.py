@@ -16,7 +16,7 @@ breaks, refuses or fails; and every now and then a worker is killed with ``kill 
   ``unwritten``  calls that ended in the last moments before a kill, of which the ledger, which is written behind the
                  answers (``penstock.ledger.sqlite.INTERVAL``), had not written every row
 
-    python -m benchmarks.chaos [--trace TRACE]     writes chaos.json and chaos.txt; 1: something is wrong
+    python -m benchmarks.chaos [--trace TRACE]     writes chaos.json, chaos.txt, gateway.log; 1: it is wrong
 """
 
 from __future__ import annotations
@@ -66,8 +66,9 @@ LEASE = 2.0  # seconds after which a killed worker's generations are taken over
 PATIENCE = 120.0  # seconds in which a caller must have its answer
 SETTLING = 60.0  # seconds that everything has to end
 # What a kill takes along, in seconds of work: of an answer under way what was sent and not stored, of the ledger the
-# rows that were not written.  Each is some tens of milliseconds, on a machine that does nothing else.
-TAKEN_ALONG = 0.5
+# rows that were not written.  Each is some tens of milliseconds on a machine that does nothing else, and this is for
+# one that is busy.
+TAKEN_ALONG = 2.0
 
 
 def configuration(simulator: SimulatorProcess, folder: Path, faults: float) -> dict[str, Any]:
@@ -164,7 +165,7 @@ class Caller:
             if status == 204:
                 self.whole = True
                 return True
-            if status == 404 and self.last >= 0:
+            if status in {404, 409} and self.last >= 0:  # not there, or not as far as it was shown
                 self._begin_anew()
                 return False
             if status != 200:
@@ -219,7 +220,13 @@ class Caller:
         length = max(1, self.call.output_tokens)
         wanted = expected_text({**self.body, "model": "sim"}, PATH, length)
         if self.leaves_after < 0 and self.text != wanted:
-            self.fault = f"another text: {self.pieces} of {length} pieces"
+            same = next(
+                (at for at, pair in enumerate(zip(self.text, wanted, strict=False)) if len(set(pair)) > 1), 0
+            )
+            self.fault = (
+                f"another text: {self.pieces} of {length} pieces, {len(self.text)} of {len(wanted)} letters, "
+                f"from {same} on {self.text[same : same + 60]!r} in place of {wanted[same : same + 60]!r}"
+            )
         elif not wanted.startswith(self.text):
             self.fault = "a text that is not the beginning of the right one"
 
@@ -409,8 +416,13 @@ def chaos(
         "store_was_slow": log.count("readers do not wait for it") + log.count("are not durable now"),
         "came_back": sum(caller.connections > 1 for caller in patient),
         "taken_over": log.count('"taking over gen_'),
+        "log": log,
         "faults": Counter(caller.fault.partition(":")[0][:60] for caller in faults_seen),
-        "fault_examples": [f"call {one.index}, {one.generation}: {one.fault}" for one in faults_seen[:10]],
+        "fault_examples": [
+            f"call {one.index}, {'stream' if one.stream else 'plain'}, {one.generation}, event {one.last}, "
+            f"{one.connections} connections: {one.fault}"
+            for one in faults_seen[:20]
+        ],
         "books": account,
     }
 
@@ -475,7 +487,7 @@ def main() -> int:
     parser.add_argument("--hang-up", type=float, default=0.1, help="share of callers")
     parser.add_argument("--faults", type=float, default=0.05, help="share of attempts")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for chaos.json and chaos.txt")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for what it writes")
     arguments = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -490,6 +502,7 @@ def main() -> int:
     )
     wrong = verdict(result)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "gateway.log").write_text(result.pop("log"))
     (arguments.out / "chaos.json").write_text(json.dumps({**result, "wrong": wrong}) + "\n")
     text = "\n".join([told(result), *(f"WRONG: {one}" for one in wrong)])
     (arguments.out / "chaos.txt").write_text(text + "\n")

@@ -29,7 +29,7 @@ def test_no_answer_is_lost_and_the_ledger_equals_the_bill_but_for_what_a_kill_ta
     account = result["books"]
     assert account["died"] > 0
     assert account["wrong"] == []
-    assert account["exact"] > 0.9 * CALLS
+    assert account["exact"] > 0.75 * CALLS
     assert account["requests"] > CALLS  # upstreams failed, and were asked again
     assert {"completed", "failed", "cancelled", "continued"} <= set(account["outcomes"])
     assert "are booked wrong" not in ended.stdout
