@@ -207,8 +207,22 @@ def test_aiotus_sends_parts_side_by_side(gateway, tmp_path):
     assert content_of(gateway, "aiotus-parts") == b"".join(path.read_bytes() for path in parts)
 
 
+@pytest.fixture
+def started():
+    """Starts gateways, which have ended at the end whatever became of the test."""
+    gateways = []
+
+    def start(*args):
+        gateways.append(GatewayProcess(*args))
+        return gateways[-1].start()
+
+    yield start
+    for each in gateways:
+        each.stop()
+
+
 @pytest.mark.slow  # two gateways start and are killed, and 100 MB are hashed and synced
-def test_killed_twice_in_mid_upload_a_file_arrives_whole(tmp_path):
+def test_killed_twice_in_mid_upload_a_file_arrives_whole(tmp_path, started):
     size, chunk = 100_000_000, 4_000_000
     draw = random.Random(7)
     pieces = [draw.randbytes(chunk) for _ in range(size // chunk)]
@@ -216,7 +230,7 @@ def test_killed_twice_in_mid_upload_a_file_arrives_whole(tmp_path):
     where, offset, confirmed = "", 0, 0
     with SimulatorProcess() as simulator:
         for life in range(3):
-            running = GatewayProcess(config(simulator, tmp_path, workers=1), tmp_path).start()
+            running = started(config(simulator, tmp_path, workers=1), tmp_path)
             with httpx.Client(base_url=running.url) as client:
                 if not where:
                     made = client.post("/v1/files", headers={"upload-complete": "?0", "content-type": "x/y"})
@@ -248,7 +262,7 @@ def test_killed_twice_in_mid_upload_a_file_arrives_whole(tmp_path):
                     killer.join()
                     running.stop()
             if life < 2:
-                running = GatewayProcess(config(simulator, tmp_path, workers=1), tmp_path).start()
+                running = started(config(simulator, tmp_path, workers=1), tmp_path)
                 head = httpx.head(running.url + where)
                 offset = int(head.headers["upload-offset"])
                 assert offset >= confirmed, "what was confirmed is lost"
