@@ -146,7 +146,7 @@ class Call(msgspec.Struct, eq=False):
     changed: bytes = b""  # what was left out of the prompt, as the caller is told
 
 
-class Attempt(msgspec.Struct, eq=False, gc=False):
+class Attempt(msgspec.Struct, eq=False, gc=False, array_like=True):
     """One upstream call, and one row of the ledger: opened before a byte leaves, settled exactly once."""
 
     id: str  # generation id, "/", attempt number
@@ -169,6 +169,7 @@ class Attempt(msgspec.Struct, eq=False, gc=False):
     first_token: float | None = None  # seconds from the attempt's start
     duration: float | None = None  # seconds
     saved: int = 0  # what it would have cost, if its outcome is one that saves; in 1e-12 US dollars
+    row: int = 0  # its place in this process's part of the ledger; 0: it has none yet
 
     def __repr__(self) -> str:
         state = self.outcome.value if self.outcome else "open"

@@ -457,6 +457,7 @@ class TestTrouble:
         store.close()
         for table in ("attempts", "folded"):
             execute(path, f"ALTER TABLE {table} DROP COLUMN saved")
+        execute(path, "ALTER TABLE folded DROP COLUMN queued", "DROP INDEX attempts_died")
         execute(path, "PRAGMA user_version = 1")
         store = make_store()
         store.opened(another := attempt())
@@ -756,7 +757,7 @@ def test_sums_that_are_too_old_are_deleted(make_store, path):
     store = make_store(keep_days=30)
     store.flush()
     for days in (31, 1):
-        store._fold(ended(of_age(days)))
+        store._fold(ended(of_age(days)), 0)
         assert store.flush()
     store._forget_at = 0.0
     assert store.flush()

@@ -6,7 +6,8 @@ and writing the same row again (after a commit of which nobody knows whether it 
 
 Who is alive is known by a lock: each process holds ``flock`` on a file of its own beside the ledger, and
 the kernel lets go of it when the process ends, in whatever way.  Unlike a process number it is not used
-twice, and it means the same in another container.
+twice, and it means the same in another container.  What a dead process had not written yet is in its queue
+(:mod:`penstock.ledger._queue`): that is entered first, and its open rows are settled then.
 """
 
 from __future__ import annotations
@@ -14,20 +15,22 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import math
 import os
 import socket
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
+from penstock.ledger._mended import MAX_INTEGER, MAX_NAME, UNWRITABLE, mended
+from penstock.ledger._queue import DeadQueue, NotAQueue, inherit, queue_path, queues_beside
 from penstock.messages import PROCESS_DIED, SAVING, Attempt, Outcome, Usage
 
 APPLICATION_ID = 0x50454E53  # "PENS": tells our files from others
-SCHEMA_VERSION = 2  # 1 had no column "saved"
+SCHEMA_VERSION = 3  # 1 had no column "saved", 2 no column "queued"
 RESERVED = "reserved"  # the outcome of a row that is still open
 
 _SAVING = frozenset(outcome.value for outcome in SAVING)
@@ -68,6 +71,7 @@ CREATE TABLE attempts (
   cost INTEGER NOT NULL,
   saved INTEGER NOT NULL DEFAULT 0
 )"""
+_DIED_INDEX = f"CREATE INDEX attempts_died ON attempts (generation) WHERE error = '{PROCESS_DIED}'"
 _COLUMNS = 29
 _SETTLED_COLUMNS = (
     *("outcome", "status", "error", "first_token", "duration", "input_tokens", "output_tokens"),
@@ -77,6 +81,7 @@ _SETTLED_COLUMNS = (
 _SCHEMA = (
     _ATTEMPTS,
     "CREATE INDEX attempts_started ON attempts (started)",
+    _DIED_INDEX,
     f"CREATE INDEX attempts_open ON attempts (boot) WHERE outcome = '{RESERVED}'",
     """
 CREATE TABLE boots (
@@ -87,7 +92,8 @@ CREATE TABLE boots (
   started REAL NOT NULL,
   ended REAL
 )""",
-    # Sums of rows that were given up while the file could not be written for too long.
+    # Sums of rows that were given up while the file could not be written for too long.  What stands in the process's
+    # queue before the position "queued" is in its rows and sums.
     """
 CREATE TABLE folded (
   row INTEGER PRIMARY KEY,
@@ -105,24 +111,12 @@ CREATE TABLE folded (
   audio_input_tokens INTEGER NOT NULL,
   audio_output_tokens INTEGER NOT NULL,
   cost INTEGER NOT NULL,
-  saved INTEGER NOT NULL DEFAULT 0
+  saved INTEGER NOT NULL DEFAULT 0,
+  queued INTEGER NOT NULL DEFAULT 0
 )""",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
-
-
-UNWRITABLE = (
-    OverflowError,
-    UnicodeError,
-    sqlite3.DataError,
-    sqlite3.InterfaceError,
-    sqlite3.ProgrammingError,
-)
-"""What a value raises that no column can hold; :func:`mended` makes it one that it can."""
-
-_MAX_INTEGER = 2**63 - 1
-_MAX_NAME = 256  # characters of a model's name: callers may invent it
 
 
 class NotALedger(sqlite3.DatabaseError):
@@ -146,6 +140,7 @@ class Fold(msgspec.Struct):
     audio_output_tokens: int = 0
     cost: int = 0
     saved: int = 0
+    queued: int = 0  # once this is in the file, every row is that stands in the queue before this position
 
     def add(self, attempt: Attempt) -> None:
         usage = attempt.usage
@@ -175,9 +170,12 @@ class LedgerFile:
     def __init__(self, path: Path, token: str, *, busy_timeout: float) -> None:
         self.path = path
         self.orphans = 0  # rows of dead processes that were settled on opening
+        self.recovered = 0  # settled rows of dead processes that only their queues had
+        self.strange: list[str] = []  # why files that are named like queues were not read
         self.registered = False  # a place was made for us: nothing that was written before is in this file
         self._lock: int | None = None
         self._token = token
+        self._dead: dict[str, DeadQueue] = {}  # by token, while their rows are entered
         if not path.parent.is_dir():
             raise FileNotFoundError(f"the directory {path.parent} does not exist")
         self._db = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
@@ -188,11 +186,14 @@ class LedgerFile:
             with self._transaction():
                 self._check_schema()
                 self.boot = self._register()
+                self._enter_queues()
                 self.orphans = self._settle_orphans()
             self._identity = _identity(path)
         except BaseException:
+            self._let_go(remove=False)
             self.close(ended=False)
             raise
+        self._let_go(remove=True)
 
     def is_current(self) -> bool:
         """Whether the path still names the file that is open: nobody moved or removed it."""
@@ -221,11 +222,7 @@ class LedgerFile:
                     if chunk:  # it may be of the same answer
                         self._db.execute(_upsert(len(chunk) // _COLUMNS, settled=True), chunk)
                         chunk.clear()
-                    rest = self._not_booked(base + row, attempt)
-                    if rest is None:
-                        self._db.execute("DELETE FROM attempts WHERE row = ?", (base + row,))
-                    else:
-                        self._db.execute(_upsert(1, settled=True), _settled_row(self.boot, base + row, rest))
+                    self._write_taken_over(self.boot, base + row, attempt)
                     continue
                 # Flattened and written by the chunk: each statement is one stretch without the
                 # interpreter's lock, and between two of them the event loop waits for us but shortly.
@@ -237,11 +234,19 @@ class LedgerFile:
                 self._db.execute(_upsert(len(chunk) // _COLUMNS, settled=True), chunk)
             self._db.executemany("DELETE FROM attempts WHERE row = ?", [(base + row,) for row in withdrawn])
             self._db.executemany(
-                f"INSERT OR REPLACE INTO folded VALUES ({','.join('?' * 16)})",  # noqa: S608 - only marks
+                f"INSERT OR REPLACE INTO folded VALUES ({','.join('?' * 17)})",  # noqa: S608 - only marks
                 [_fold_row(self.boot, base + row, fold) for row, fold in folds],
             )
 
-    def _not_booked(self, row: int, attempt: Attempt) -> Attempt | None:
+    def _write_taken_over(self, boot: int, row: int, attempt: Attempt) -> None:
+        """The row that who takes an answer over writes for the dead process."""
+        rest = self._not_booked(boot, row, attempt)
+        if rest is None:
+            self._db.execute("DELETE FROM attempts WHERE row = ?", (row,))
+        else:
+            self._db.execute(_upsert(1, settled=True), _settled_row(boot, row, rest))
+
+    def _not_booked(self, boot: int, row: int, attempt: Attempt) -> Attempt | None:
         """Of what a process that is taken for dead had received for an answer, what no row says yet.
 
         The answer's log holds what all its attempts have brought, and those that ended have rows.  An attempt after
@@ -252,16 +257,22 @@ class LedgerFile:
         booked = 0
         rows = self._db.execute(
             "SELECT number, boot, outcome, output_tokens, token FROM attempts JOIN boots USING (boot)"
-            " WHERE attempts.started >= ? AND generation = ? AND row != ?",
-            (attempt.started - 1.0, attempt.generation, row),
+            " WHERE attempts.started BETWEEN ? AND ? AND generation = ? AND row != ?",
+            (
+                attempt.started - 1.0,
+                # Whatever began later is what became of the answer afterwards.
+                math.inf if attempt.duration is None else attempt.started + attempt.duration,
+                attempt.generation,
+                row,
+            ),
         )
-        for number, boot, outcome, output, token in rows.fetchall():
+        for number, other, outcome, output, token in rows.fetchall():
             if outcome != RESERVED:
                 booked += 0 if outcome in _SAVING else output
-            elif boot == self.boot:
+            elif other == boot:
                 if number <= attempt.number:  # our own lease had run out; a later one goes on with the answer
                     return None
-            elif _is_held(self._lock_path(token)):
+            elif self._lives(token):
                 return None
         usage = attempt.usage
         if not booked:
@@ -299,6 +310,14 @@ class LedgerFile:
             os.close(self._lock)
             self._lock = None
 
+    def abandon(self) -> None:
+        """In a forked child: the lock and the connection are its parent's, and SQLite must not be touched here."""
+        if self._lock is not None:
+            os.close(
+                self._lock
+            )  # the parent's descriptor holds it; ours would go on holding it after its death
+            self._lock = None
+
     # ---- within one transaction, on opening ----
 
     def _check_schema(self) -> None:
@@ -310,9 +329,12 @@ class LedgerFile:
                 self._db.execute(statement)
         elif application != APPLICATION_ID:
             raise NotALedger(f"{self.path} is somebody else's database")
-        elif version == 1:
-            for table in ("attempts", "folded"):
-                self._db.execute(f"ALTER TABLE {table} ADD COLUMN saved INTEGER NOT NULL DEFAULT 0")
+        elif version in (1, 2):
+            if version == 1:
+                for table in ("attempts", "folded"):
+                    self._db.execute(f"ALTER TABLE {table} ADD COLUMN saved INTEGER NOT NULL DEFAULT 0")
+            self._db.execute("ALTER TABLE folded ADD COLUMN queued INTEGER NOT NULL DEFAULT 0")
+            self._db.execute(_DIED_INDEX)
             self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         elif version != SCHEMA_VERSION:
             raise NotALedger(
@@ -328,12 +350,95 @@ class LedgerFile:
             self._db.execute("UPDATE boots SET ended = NULL WHERE boot = ?", known)
             return int(known[0])
         self.registered = True
+        return self._add_boot(self._token, socket.gethostname(), os.getpid())
+
+    def _add_boot(self, token: str, host: str, pid: int) -> int:
         cursor = self._db.execute(
             "INSERT INTO boots (token, host, pid, started) VALUES (?, ?, ?, ?)",
-            (self._token, socket.gethostname(), os.getpid(), time.time()),
+            (token, host, pid, time.time()),
         )
         assert cursor.lastrowid is not None
         return cursor.lastrowid
+
+    def _enter_queues(self) -> None:
+        """Enter what dead processes have put into their queues and not into the file.
+
+        The queues stay locked until the transaction holds; then they are removed.  What is in the file already
+        is not changed by being entered again.
+        """
+        for token, path in queues_beside(self.path):
+            if token == self._token or _is_held(self._lock_path(token)):
+                continue
+            try:
+                queue = inherit(path, token)
+            except (NotAQueue, OSError) as error:
+                self.strange.append(str(error))
+                continue
+            if queue is None:
+                continue
+            self._dead[token] = queue
+            known = self._db.execute("SELECT boot FROM boots WHERE token = ?", (token,)).fetchone()
+            boot = int(known[0]) if known else self._add_boot(token, "", 0)  # it had not come so far
+            self._enter(boot, queue.records)
+
+    def _enter(self, boot: int, records: list[tuple[int, Attempt]]) -> None:
+        (summed,) = self._db.execute(
+            "SELECT coalesce(max(queued), 0) FROM folded WHERE boot = ?", (boot,)
+        ).fetchone()
+        opened: dict[int, Attempt] = {}
+        settled: dict[int, Attempt] = {}
+        for position, attempt in records:
+            if attempt.outcome is None:
+                opened[attempt.row] = attempt
+            else:
+                opened.pop(attempt.row, None)
+                if position > summed:
+                    settled[attempt.row] = attempt
+        base = boot << _BOOT_SHIFT
+        for row, attempt in opened.items():
+            self._enter_row(_upsert(1, settled=False), _reserved_row, boot, base + row, attempt)
+        for row, attempt in settled.items():
+            if attempt.error == PROCESS_DIED:
+                self._write_taken_over(boot, base + row, attempt)
+            elif self._enter_row(_RECOVER, _settled_row, boot, base + row, attempt):
+                self.recovered += 1
+                self._count_once(boot, attempt)
+
+    def _count_once(self, boot: int, found: Attempt) -> None:
+        """Take what this process had settled itself from the row of who took its answer over in the meantime.
+
+        It is what :meth:`_not_booked` would have done, had this row been in the file then.
+        """
+        booked = found.usage.output_tokens
+        if found.outcome in SAVING or not booked:
+            return
+        rows = self._db.execute(_TAKEN_OVER, (found.generation, boot, found.started)).fetchall()
+        for row, input_tokens, output, cost in rows:
+            left = output - booked
+            if left > 0:
+                rest = (input_tokens + booked, left, int(cost * (left / output)), row)
+                self._db.execute(_KEEP_THE_REST, rest)
+            else:
+                self._db.execute("DELETE FROM attempts WHERE row = ?", (row,))
+
+    def _enter_row(
+        self,
+        statement: str,
+        row_of: Callable[[int, int, Attempt], tuple[object, ...]],
+        boot: int,
+        row: int,
+        attempt: Attempt,
+    ) -> int:
+        try:
+            return self._db.execute(statement, row_of(boot, row, attempt)).rowcount
+        except UNWRITABLE:
+            return self._db.execute(statement, row_of(boot, row, mended(attempt))).rowcount
+
+    def _let_go(self, *, remove: bool) -> None:
+        while self._dead:
+            _, queue = self._dead.popitem()
+            with contextlib.suppress(OSError):
+                queue.close(remove=remove)
 
     def _settle_orphans(self) -> int:
         """Close the rows of processes that ended without doing so; what they had reserved stays to be read."""
@@ -342,18 +447,23 @@ class LedgerFile:
             "SELECT boot, token FROM boots WHERE ended IS NULL AND boot != ?", (self.boot,)
         )
         for boot, token in others.fetchall():
-            lock = self._lock_path(token)
-            if _is_held(lock):
+            if self._lives(token):
                 continue
             orphans += self._db.execute(
                 "UPDATE attempts SET outcome = ?, error = ?, estimated = 1 WHERE boot = ? AND outcome = 'reserved'",
                 (Outcome.PARTIAL.value, PROCESS_DIED, boot),
             ).rowcount
             self._db.execute("UPDATE boots SET ended = ? WHERE boot = ?", (time.time(), boot))
-            lock.unlink(missing_ok=True)
+            self._lock_path(token).unlink(missing_ok=True)
         return orphans
 
     # ---- details ----
+
+    def _lives(self, token: str) -> bool:
+        """Whether it holds a lock.  Who has trouble with the file has let go of its lock, but not of its queue's."""
+        return token not in self._dead and (
+            _is_held(self._lock_path(token)) or _is_held(queue_path(self.path, token))
+        )
 
     def _write_rows(self, rows: list[tuple[object, ...]], *, settled: bool) -> None:
         for start in range(0, len(rows), _ROWS_PER_STATEMENT):
@@ -386,22 +496,21 @@ def _upsert(rows: int, *, settled: bool) -> str:
     return f"INSERT INTO attempts VALUES {marks} ON CONFLICT (row) DO {conflict}"  # noqa: S608 - only marks
 
 
-def mended(attempt: Attempt) -> Attempt:
-    """A copy whose every value fits its column."""
-    changes: dict[str, Any] = {}
-    for name in attempt.__struct_fields__:
-        value = getattr(attempt, name)
-        if isinstance(value, Usage):
-            counts: dict[str, Any] = {
-                field: min(max(0, int(count)), _MAX_INTEGER)
-                for field, count in msgspec.structs.asdict(value).items()
-            }
-            changes[name] = Usage(**{**counts, "estimated": True})
-        elif isinstance(value, str):
-            changes[name] = value[:_MAX_NAME].encode("utf-8", "replace").decode()
-        elif isinstance(value, int):
-            changes[name] = min(max(0, value), _MAX_INTEGER)
-    return msgspec.structs.replace(attempt, **changes)
+# A settled row of a dead process: new, or in the place of one that was open.  One that is there is left alone.
+_RECOVER = (
+    _upsert(1, settled=True)
+    + f" WHERE attempts.outcome = '{RESERVED}' OR attempts.outcome = 'partial' AND attempts.error = '{PROCESS_DIED}'"
+)
+
+
+# Rows about an answer of a dead process, by who took it over; their duration is the time until then.
+_TAKEN_OVER = f"""
+SELECT row, input_tokens, output_tokens, cost FROM attempts
+WHERE generation = ? AND error = '{PROCESS_DIED}' AND outcome = 'partial' AND boot != ?
+  AND output_tokens > 0 AND started + coalesce(duration, 0) >= ?"""  # noqa: S608 - only constants
+_KEEP_THE_REST = """
+UPDATE attempts SET input_tokens = ?, output_tokens = ?, cost = ?, cached_input_tokens = 0, cache_write_tokens = 0,
+  reasoning_tokens = 0, audio_input_tokens = 0, audio_output_tokens = 0, estimated = 1 WHERE row = ?"""
 
 
 def _reserved_row(boot: int, row: int, attempt: Attempt) -> tuple[object, ...]:
@@ -409,7 +518,7 @@ def _reserved_row(boot: int, row: int, attempt: Attempt) -> tuple[object, ...]:
     reserved = attempt.reserved
     return (
         row, boot, attempt.generation, attempt.number, attempt.tenant, attempt.key_name, attempt.tier,
-        attempt.endpoint, attempt.model[:_MAX_NAME], attempt.upstream, attempt.upstream_model[:_MAX_NAME],
+        attempt.endpoint, attempt.model[:MAX_NAME], attempt.upstream, attempt.upstream_model[:MAX_NAME],
         attempt.started,
         reserved.input_tokens, reserved.output_tokens,
         RESERVED, 0, "", None, None, 0, 0, 0, 0, 0, 0, 0, False, 0, 0,
@@ -423,7 +532,7 @@ def _settled_row(boot: int, row: int, attempt: Attempt) -> tuple[object, ...]:
     assert outcome is not None
     return (
         row, boot, attempt.generation, attempt.number, attempt.tenant, attempt.key_name, attempt.tier,
-        attempt.endpoint, attempt.model[:_MAX_NAME], attempt.upstream, attempt.upstream_model[:_MAX_NAME],
+        attempt.endpoint, attempt.model[:MAX_NAME], attempt.upstream, attempt.upstream_model[:MAX_NAME],
         attempt.started,
         reserved.input_tokens, reserved.output_tokens,
         outcome._value_, attempt.status, attempt.error, attempt.first_token, attempt.duration,
@@ -436,7 +545,7 @@ def _settled_row(boot: int, row: int, attempt: Attempt) -> tuple[object, ...]:
 def _fold_row(boot: int, row: int, fold: Fold) -> tuple[object, ...]:
     return (
         row, boot, fold.outcome.value, fold.first_started, fold.last_started, fold.attempts, fold.estimated,
-        *(min(count, _MAX_INTEGER) for count in msgspec.structs.astuple(fold)[5:]),
+        *(min(count, MAX_INTEGER) for count in msgspec.structs.astuple(fold)[5:]),
     )  # fmt: skip
 
 

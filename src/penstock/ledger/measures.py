@@ -32,6 +32,14 @@ def measure(registry: Registry, ledger: Ledger) -> None:
             "penstock_ledger_folded_rows_total",
             "Rows kept as sums only: the file could not be written for long.",
         ).labels()
+        recovered = registry.counter(
+            "penstock_ledger_recovered_rows_total",
+            "Settled rows that killed processes had left in their queues.",
+        ).labels()
+        unqueued = registry.counter(
+            "penstock_ledger_unqueued_rows_total",
+            "Rows opened or settled without a place in the queue that outlives a killed process.",
+        ).labels()
         well = registry.gauge(
             "penstock_ledger_writable",
             "1: the file can be written, 0: it cannot; of several workers the sum.",
@@ -48,6 +56,8 @@ def measure(registry: Registry, ledger: Ledger) -> None:
             written.value = stored.written
             errors.value = stored.errors
             folded.value = stored.folded
+            recovered.value = stored.recovered
+            unqueued.value = stored.unqueued
             well.set(0 if stored.trouble else 1)
 
     registry.before_snapshot(collect)

@@ -11,22 +11,29 @@ once the disk is back: single rows are lost then, and are counted as such, but n
 The threads share two deques, whose ``append`` and ``popleft`` are atomic, and nothing else that changes:
 an attempt that is under way belongs to the event loop, so the writer reads of it only what was fixed when
 it was opened; one that is settled is not changed by anybody.
+
+What waits would be lost if the process were killed.  So each row is also put into a queue that outlives it
+(:mod:`penstock.ledger._queue`), and the writer marks there how far the file has them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
 import threading
 import time
+import weakref
 from collections import deque
 from itertools import islice
 from pathlib import Path
 
 import msgspec
 
-from penstock.ledger._file import UNWRITABLE, Fold, LedgerFile, mended
+from penstock.ledger._file import Fold, LedgerFile
+from penstock.ledger._mended import UNWRITABLE, mended
+from penstock.ledger._queue import RowQueue, queue_path
 from penstock.messages import Attempt, Outcome
 
 log = logging.getLogger(__name__)
@@ -47,6 +54,8 @@ class StoreStatistics(msgspec.Struct, frozen=True):
     folded: int  # settled rows that are no longer kept one by one
     unreserved: int  # openings that were not written, since the writer was too far behind
     orphans: int  # rows of dead processes that this one settled
+    recovered: int  # settled rows that it found in the queues of dead processes
+    unqueued: int  # openings and settlings of which nothing would be left if the process were killed at once
     trouble: str
 
 
@@ -76,10 +85,14 @@ class SQLiteStore:
         self._interval = interval
         self._busy_timeout = busy_timeout
         self._batch = min(BATCH, max_rows)
+        self._heeds_forks = False
+        self._begin()
 
+    def _begin(self) -> None:
         # Shared by the two threads.
         self._opened: deque[Attempt] = deque()
-        self._settled: deque[Attempt] = deque()
+        self._settled: deque[tuple[Attempt, int]] = deque()  # each with its position in the queue
+        self._queue: RowQueue | None = None
         self._gone: deque[str] = deque()  # ids of attempts that were folded by the event loop's thread
         self._wake = threading.Event()
         self._changed = threading.Condition()
@@ -89,25 +102,33 @@ class SQLiteStore:
         self._stopping = False
         self._folds: dict[Outcome, Fold] = {}  # under _changed
         self._folded = 0
+        self._folded_to = 0  # the position of the last one, under _changed
         self._unreserved = 0
+        self._unqueued = 0
+        self._rows = 0  # the number of the row that was opened last
 
         # The writer's own.
         self._thread: threading.Thread | None = None
         self.token = secrets.token_hex(8)  # this process's name in the table "boots"
         self._file: LedgerFile | None = None
-        self._numbers = 0
-        self._reserved: dict[str, tuple[int, Attempt]] = {}  # open attempts by id, each with its row's number
-        self._to_reserve: dict[int, Attempt] = {}  # of these, the ones that are not in the file yet
-        self._to_settle: deque[tuple[int, Attempt, bool]] = deque()  # True: the file may have it as reserved
+        self._folds_numbered = 0
+        self._reserved: dict[str, Attempt] = {}  # open attempts by id
+        self._to_reserve: dict[int, Attempt] = {}  # of these, by row, the ones that are not in the file yet
+        # With the position in the queue, and whether the file may have the row as reserved.
+        self._to_settle: deque[tuple[Attempt, int, bool]] = deque()
         self._to_withdraw: list[int] = []
         # A transaction that failed may yet have held.  Of the rows in it, the settled ones are tried again
         # until it is known: they are the first in _to_settle, and are not folded, or they would count twice.
         self._tried = 0
         self._maybe_reserved: set[int] = set()
         self._to_fold: list[tuple[int, Fold]] = []
+        self._taken_to = 0  # what comes before this position in the queue is in the file when nothing waits
+        self._queue_at = 0.0  # when a queue is tried to be made again, monotonic
+        self._refused = 0  # by the present queue, as far as the log knows
         self._written = 0
         self._errors = 0
         self._orphans = 0
+        self._recovered = 0
         self._trouble = ""
         self._pause = 0.0
         self._retry_at = 0.0
@@ -117,37 +138,67 @@ class SQLiteStore:
     def start(self) -> SQLiteStore:
         """Start the writer, which settles at once what dead processes left open.
 
-        The first row starts it too.  After a fork, in the child: threads do not survive one.
+        The first row starts it too.  A forked child begins with nothing, and under a name of its own.
         """
         if self._thread is None:
+            if not self._heeds_forks:
+                self._heeds_forks = True
+                forked = weakref.WeakMethod(self._forked)
+                os.register_at_fork(after_in_child=lambda: (child := forked()) and child())
+            self._make_queue()
             self._thread = threading.Thread(target=self._run, name="penstock-ledger", daemon=True)
             self._thread.start()
         return self
 
+    def _forked(self) -> None:
+        """What waits is the parent's to write, and so are its queue, its file and its locks."""
+        if self._queue is not None:
+            self._queue.close(remove=False)
+        if self._file is not None:
+            self._file.abandon()
+        self._inherited = self._file  # never closed here: that would take the parent's write-ahead log away
+        self._begin()
+
     def opened(self, attempt: Attempt) -> None:
         if self._thread is None and not self._stopping:
             self.start()
-        queue = self._opened
-        queue.append(attempt)
-        if len(queue) > self._max_rows:
-            queue.popleft()
+        self._rows = attempt.row = self._rows + 1
+        opened = self._opened
+        queue = self._queue
+        if queue is None:
+            self._unqueued += 1
+            opened.append(attempt)
+        else:
+            head = queue.append(attempt)
+            opened.append(attempt)
+            queue.head = head  # only now: the writer takes what comes before the head for handed over
+        if len(opened) > self._max_rows:
+            opened.popleft()
             self._unreserved += 1
 
     def settled(self, attempt: Attempt) -> None:
-        queue = self._settled
-        queue.append(attempt)
-        if len(queue) >= self._batch:
+        settled = self._settled
+        queue = self._queue
+        if queue is None:
+            self._unqueued += 1
+            settled.append((attempt, 0))
+        else:
+            head = queue.append(attempt)
+            settled.append((attempt, head))
+            queue.head = head
+        if len(settled) >= self._batch:
             self._crowd()
 
     def _crowd(self) -> None:
         if not self._wake.is_set():
             self._wake.set()
         while len(self._settled) > self._max_rows:  # the writer hangs in the disk
-            try:
-                oldest = self._settled.popleft()
-            except IndexError:  # it does not: it has just taken them all
-                return
-            self._fold(oldest)
+            with self._changed:  # so that no row is on its way from here to there when the writer takes them
+                try:
+                    oldest, position = self._settled.popleft()
+                except IndexError:  # it does not: it has just taken them all
+                    return
+                self._fold(oldest, position)
             if oldest.id in self._reserved:
                 self._gone.append(oldest.id)
 
@@ -170,18 +221,25 @@ class SQLiteStore:
         return await asyncio.get_running_loop().run_in_executor(None, self.flush, timeout)
 
     def close(self, timeout: float = 10.0) -> None:
-        """Write what waits, and stop.  What cannot be written in time is lost, and the log says how much."""
+        """Write what waits, and stop.
+
+        The log says how much could not be written in time; whoever opens the ledger next enters it from the queue.
+        """
         thread = self._thread
         if thread is None or self._stopping:
             return
         self._stopping = True
         self._wake.set()
         thread.join(timeout)
-        lost = self._waiting()
-        if thread.is_alive() or lost:
-            log.error("the ledger %s was closed with %d rows not written", self.path, lost)
+        waiting = self._waiting()
+        if thread.is_alive() or waiting:
+            log.error(
+                "the ledger %s was closed with %d rows not written; the next start looks for them in the queue",
+                *(self.path, waiting),
+            )
 
     def statistics(self) -> StoreStatistics:
+        queue = self._queue
         return StoreStatistics(
             self._waiting(),
             self._written,
@@ -189,6 +247,8 @@ class SQLiteStore:
             self._folded,
             self._unreserved,
             self._orphans,
+            self._recovered,
+            self._unqueued + (queue.refused if queue is not None else 0),
             self._trouble,
         )
 
@@ -218,62 +278,68 @@ class SQLiteStore:
                 self._done = asked
                 self._done_well = not self._trouble
                 self._changed.notify_all()
+        ended = not (self._reserved or self._opened or self._waiting() or self._folds or self._to_fold)
         if self._file is not None:
-            self._file.close(ended=not self._reserved and not self._waiting())
+            self._file.close(ended=ended)
             self._file = None
+        queue, self._queue = self._queue, None
+        if queue is not None:
+            queue.close(remove=ended)
 
     def _take(self) -> None:
         """Take over what waits in the queues."""
-        # In this order: whatever is settled now was opened before, and is in the other queue or was taken.
-        settled = [self._settled.popleft() for _ in range(len(self._settled))]
-        opened = [self._opened.popleft() for _ in range(len(self._opened))]
-        done = {attempt.id for attempt in settled}
+        with self._changed:
+            # In this order: what comes before the head is in the two deques, was taken, or is in a sum; and whatever
+            # is settled now was opened before, and is in the other deque or was taken.
+            if self._queue is not None:
+                self._taken_to = self._queue.head
+            settled = [self._settled.popleft() for _ in range(len(self._settled))]
+            opened = [self._opened.popleft() for _ in range(len(self._opened))]
+        done = {attempt.id for attempt, _ in settled}
         for attempt in opened:
             # One that has an outcome is about to be settled, or was and has been folded.
             if attempt.id not in done and attempt.outcome is None:
-                number = self._number()
-                self._reserved[attempt.id] = number, attempt
-                self._to_reserve[number] = attempt
-        for attempt in settled:
-            number, in_file = self._release(attempt.id)
-            self._to_settle.append((number or self._number(), attempt, in_file))
+                self._reserved[attempt.id] = attempt
+                self._to_reserve[attempt.row] = attempt
+        for attempt, position in settled:
+            _, in_file = self._release(attempt.id)
+            self._to_settle.append((attempt, position, in_file))
         while self._gone:
-            number, in_file = self._release(self._gone.popleft())
+            row, in_file = self._release(self._gone.popleft())
             if in_file:
-                self._to_withdraw.append(number)
+                self._to_withdraw.append(row)
         while len(self._to_settle) > self._max_rows:
-            number, attempt, in_file = self._to_settle[self._tried]
+            attempt, position, in_file = self._to_settle[self._tried]
             del self._to_settle[self._tried]
-            self._fold(attempt)
+            with self._changed:
+                self._fold(attempt, position)
             if in_file:
-                self._to_withdraw.append(number)
+                self._to_withdraw.append(attempt.row)
         # Bounded like the rest.  A row that stays reserved by mistake has no tokens, so no sum suffers.
         del self._to_withdraw[: -10 * self._max_rows]
 
     def _release(self, attempt_id: str) -> tuple[int, bool]:
-        """The number of an attempt's row, 0 if it has none, and whether the file may have it as reserved."""
-        number, _ = self._reserved.pop(attempt_id, (0, None))
-        if number == 0:
+        """An open attempt's row, 0 if it was not known as open, and whether the file may have it as reserved."""
+        attempt = self._reserved.pop(attempt_id, None)
+        if attempt is None:
             return 0, False
-        not_written = self._to_reserve.pop(number, None) is not None
-        if number in self._maybe_reserved:
-            self._maybe_reserved.discard(number)
-            return number, True
-        return number, not not_written
+        row = attempt.row
+        not_written = self._to_reserve.pop(row, None) is not None
+        if row in self._maybe_reserved:
+            self._maybe_reserved.discard(row)
+            return row, True
+        return row, not not_written
 
-    def _number(self) -> int:
-        self._numbers += 1
-        return self._numbers
-
-    def _fold(self, attempt: Attempt) -> None:
+    def _fold(self, attempt: Attempt, position: int) -> None:
+        """Add the row to the sums; under ``_changed``, the row being in no other place any more."""
         outcome = attempt.outcome
         assert outcome is not None
-        with self._changed:
-            fold = self._folds.get(outcome)
-            if fold is None:
-                fold = self._folds[outcome] = Fold(outcome, attempt.started, attempt.started)
-            fold.add(attempt)
-            self._folded += 1
+        fold = self._folds.get(outcome)
+        if fold is None:
+            fold = self._folds[outcome] = Fold(outcome, attempt.started, attempt.started)
+        fold.add(attempt)
+        self._folded += 1
+        self._folded_to = max(self._folded_to, position)
 
     def _write(self) -> None:
         file = self._file
@@ -285,7 +351,41 @@ class SQLiteStore:
             except UNWRITABLE:  # nonsense that an upstream reported, such as 2**70 tokens
                 self._mend()
                 self._write_batch(file)
+        self._mark()
         self._recover()
+
+    def _mark(self) -> None:
+        """Everything that was taken is in the file: the queue need not keep it."""
+        queue = self._queue
+        if queue is None or not queue.is_current():
+            if time.monotonic() >= self._queue_at:
+                self._queue_at = time.monotonic() + _MAX_PAUSE
+                trouble = self._make_queue()
+                if trouble:
+                    log.warning("the ledger %s has no queue, a kill loses what waits: %s", self.path, trouble)
+            return
+        if queue.refused != self._refused:
+            log.warning("the ledger's queue %s was full: a kill would have lost rows", queue.path)
+            self._refused = queue.refused
+        if self._taken_to > queue.tail:
+            queue.mark(self._taken_to)
+
+    def _make_queue(self) -> str:
+        """A queue for this process, if there can be one.
+
+        :returns: why there can not, and rows wait in memory only
+        """
+        old = self._queue
+        position = old.head + 1 if old is not None else 0
+        try:
+            self._queue = RowQueue(queue_path(self.path, self.token), self.token, position=position)
+        except OSError as error:
+            self._queue = None
+            return f"{type(error).__name__}: {error}"
+        if old is not None:
+            self._unqueued += old.refused
+            self._refused = 0
+        return ""
 
     def _forget(self) -> None:
         """Delete what is too old, in steps: nobody shall wait long for a long transaction."""
@@ -297,14 +397,21 @@ class SQLiteStore:
     def _write_batch(self, file: LedgerFile) -> None:
         reserved = list(islice(self._to_reserve.items(), BATCH))
         settled = list(islice(self._to_settle, self._batch))
+        last = len(settled) == len(self._to_settle)
         self._maybe_reserved.update(number for number, _ in reserved)
         self._tried = max(self._tried, len(settled))
-        if not self._to_fold:  # once numbered a fold is not added to: it may be in the file already
+        # Once numbered a fold is not added to: it may be in the file already.  Sums are written with the last of the
+        # rows that are older: so one position tells of which rows in the queue the file has everything.
+        if last and not self._to_fold:
             with self._changed:
                 folds, self._folds = self._folds, {}
-            self._to_fold = [(self._number(), fold) for fold in folds.values()]
+                folded_to = self._folded_to
+            for fold in folds.values():
+                fold.queued = folded_to
+                self._folds_numbered += 1
+                self._to_fold.append((self._folds_numbered, fold))
         file.write(
-            reserved, [(number, attempt) for number, attempt, _ in settled], self._to_withdraw, self._to_fold
+            reserved, [(attempt.row, attempt) for attempt, _, _ in settled], self._to_withdraw, self._to_fold
         )
         for number, _ in reserved:
             del self._to_reserve[number]
@@ -317,9 +424,9 @@ class SQLiteStore:
         self._written += len(settled)
 
     def _mend(self) -> None:
-        self._to_reserve = {number: mended(attempt) for number, attempt in self._to_reserve.items()}
+        self._to_reserve = {row: mended(attempt) for row, attempt in self._to_reserve.items()}
         self._to_settle = deque(
-            (number, mended(attempt), in_file) for number, attempt, in_file in self._to_settle
+            (mended(attempt), position, in_file) for attempt, position, in_file in self._to_settle
         )
 
     def _open_file(self) -> LedgerFile:
@@ -330,8 +437,8 @@ class SQLiteStore:
         self._file = file = LedgerFile(self.path, self.token, busy_timeout=self._busy_timeout)
         if file.registered:
             # Nothing of ours is in this file: what is open must be reserved in it.
-            self._to_reserve = dict(self._reserved.values())
-            self._to_settle = deque((number, attempt, False) for number, attempt, _ in self._to_settle)
+            self._to_reserve = {attempt.row: attempt for attempt in self._reserved.values()}
+            self._to_settle = deque((attempt, position, False) for attempt, position, _ in self._to_settle)
             self._to_withdraw.clear()
             self._maybe_reserved.clear()
             self._tried = 0
@@ -340,6 +447,11 @@ class SQLiteStore:
             log.warning(
                 "%d attempts of processes that died were open in the ledger: now partial", file.orphans
             )
+        if file.recovered:
+            self._recovered += file.recovered
+            log.warning("%d rows of processes that died were found in their queues", file.recovered)
+        for reason in file.strange:
+            log.warning("a queue of the ledger was left alone: %s", reason)
         return file
 
     def _fail(self, error: Exception) -> None:

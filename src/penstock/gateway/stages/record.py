@@ -305,6 +305,7 @@ class Recorder:
             usage_in(call.endpoint, generation.events, lambda: counting.prompt_tokens(call.body)),
             error=PROCESS_DIED,
         )
+        attempt.duration = max(0.0, time.time() - record.created)  # until now it may have worked
         self.ledger.open(attempt)
         self.ledger.settle(attempt)
         generation.cost += attempt.cost
