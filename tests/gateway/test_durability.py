@@ -204,6 +204,27 @@ def test_a_background_response_is_found_and_cancelled_only_by_its_tenant(durable
     assert unknown == 404
 
 
+def test_what_is_cancelled_in_another_process_is_paid_for_no_longer(durable):
+    async def main():
+        go_on = asyncio.Event()
+        never = asyncio.Event()
+        script = [*SCRIPT[:3], go_on, delta("c"), never]
+        async with two([script], durable) as ((gateway, here), (other, there), upstream):
+            reading = asyncio.create_task(call(here, STREAM))
+            await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
+            (generation,) = gateway.pipeline.registry
+            told = await call(there, b"", f"/v1/generations/{generation.id}/cancel", "POST")
+            await until(lambda: not other.pipeline.waiting)  # the store knows
+            go_on.set()
+            await until(lambda: not gateway.pipeline.productions)
+            return told.json(), await reading, upstream.connections
+
+    told, broken, connections = on_uvloop(main)
+    assert told["status"] == "cancelled"
+    assert b"cancelled it" in broken.body
+    assert connections == 1
+
+
 def test_what_runs_when_a_process_must_go_is_finished_by_another(durable):
     async def main():
         never = asyncio.Event()

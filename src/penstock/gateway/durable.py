@@ -110,6 +110,12 @@ class Durable:
         """Whether another process produces it: its readers there may have more of it than is known here."""
         return generation.ending is None and is_followed(generation)
 
+    def cancel(self, generation: Generation) -> None:
+        """End what another process produces: it finds out when it stores the next event, which is refused."""
+        for keeper in self.keepers.values():
+            keeper.leave(generation)
+        self.delete(generation.id)
+
     def delete(self, generation_id: str) -> None:
         for keeper in self.keepers.values():
             self._producing.soon(keeper.delete(generation_id))

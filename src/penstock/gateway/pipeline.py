@@ -378,7 +378,10 @@ class Pipeline:
         now = self.clock.now()
         if asked.what == "cancel":
             if generation.ending is None and not (asked.unread and generation.is_wanted):
-                generation.abandon()
+                if self.durable is not None and self.durable.is_elsewhere(generation):
+                    self.durable.cancel(generation)
+                else:
+                    generation.abandon()
                 generation.fail(Cancelled("the call was cancelled"))
         elif asked.what == "delete":
             generation.abandon()

@@ -297,12 +297,14 @@ class Generation:
             self._close(self._closing)
 
     def lost(self) -> None:
-        """Another process has taken this log over: what was not stored of it never was."""
+        """Another process has taken this log over or ended it: what was not stored of it never was."""
         if self.state is not _RUNNING:
             return
         self.journal = None
         self.abandon()
-        self.error = Draining("another process has taken this answer over; ask for the rest", retry_after=0.0)
+        self.error = Draining(
+            "another process has taken this answer over, or cancelled it; ask for the rest", retry_after=0.0
+        )
         self._closing = _FAILED
         self.producer = None
         self._close(_FAILED)
