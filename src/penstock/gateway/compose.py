@@ -1,11 +1,10 @@
-"""The composition root: the only file that names concrete classes and puts them together."""
+"""The composition root: puts the parts of a gateway together, and is its life; ``parts`` makes what is outside the order."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,20 +14,14 @@ from penstock.batches.runner import Runner
 from penstock.batches.store import BatchStore
 from penstock.cache import measures as cache_measures
 from penstock.cache.cache import Cache
-from penstock.cache.claims import Claims
-from penstock.cache.entry import Sealer
-from penstock.cache.guard import Guard
-from penstock.cache.keys import derived
-from penstock.cache.tiers.disk import DiskTier
-from penstock.cache.tiers.memory import MemoryTier
-from penstock.config.model import Config, GenerationsConfig, LimitsConfig, UpstreamConfig
-from penstock.errors import ConfigError, Draining, PenstockError, UnknownModel
+from penstock.config.model import Config, LimitsConfig, UpstreamConfig
+from penstock.errors import Draining, PenstockError, UnknownModel
 from penstock.flow.choose import Standings
 from penstock.flow.gate import Gate
 from penstock.flow.limits import Limiter
 from penstock.flow.measures import measure as measure_gates
 from penstock.flow.retry import RetryBudget
-from penstock.gateway import routes, stored
+from penstock.gateway import parts, routes, stored
 from penstock.gateway.announce import event_of
 from penstock.gateway.batches import BatchRoom
 from penstock.gateway.blocks import BlockRoom
@@ -52,11 +45,8 @@ from penstock.generation.keeper import Keeper
 from penstock.generation.log import Generation
 from penstock.generation.measures import measure as measure_journals
 from penstock.generation.registry import Registry
-from penstock.generation.store import Store
-from penstock.generation.stores.sqlite import SQLiteStore as SQLiteGenerations
 from penstock.ledger.ledger import Ledger
 from penstock.ledger.measures import measure
-from penstock.ledger.prices import PriceTable
 from penstock.ledger.sqlite import SQLiteStore
 from penstock.logs import RequestLog
 from penstock.messages import Call, Endpoint, Tenant, Usage
@@ -64,10 +54,7 @@ from penstock.metrics import Registry as Metrics
 from penstock.net.clock import Clock
 from penstock.net.exchange import Exchange
 from penstock.upload.files import FileStore
-from penstock.upload.uploads import UploadStore
 from penstock.upstream.http import HTTPUpstream, has_no_key
-from penstock.webhooks.outbox import Outbox
-from penstock.webhooks.sender import Sender
 
 HAND_OVER = 2.0  # seconds for storing what other processes are to go on with
 
@@ -105,7 +92,7 @@ class Gateway:
         self.metrics = Metrics()
         book = config.ledger
         self._store = SQLiteStore(book.path, keep_days=book.keep_days) if book.path else None
-        ledger = Ledger(_prices(config), self._store, max_rows=book.max_rows_in_memory)
+        ledger = Ledger(parts.prices(config), self._store, max_rows=book.max_rows_in_memory)
         measure(self.metrics, ledger)
         self._request_log = RequestLog(config.log) if config.log.requests else None
         self.recorder = Recorder(ledger, self.metrics, self._request_log, clock)
@@ -133,15 +120,15 @@ class Gateway:
         self.pipeline.admission.limiter = self._limiter(config)
         self._spending = Spending(self._store, clock)
         clock.add(self._spending)
-        self._sender = self._webhooks(config)
+        self._sender = parts.sender(config, clock, self.metrics)
         self._announcing: set[asyncio.Task[None]] = set()
         if self._sender is not None:
             self.pipeline.on_background_end = self._response_ended
-        self._files = self._file_store(config)
+        self._files = parts.file_store(config)
         self._batches = self._runner(config, self._files) if self._files is not None else None
         self._codings = Codings(config.codings, config.listener.max_body_bytes)
         self._kept = Kept({})
-        self._upload_store = _upload_store(config)
+        self._upload_store = parts.upload_store(config)
         self._pieces: InPieces | None = None  # None: nothing can be sent in pieces
         if self._files is not None and self._batches is not None and self._upload_store is not None:
             clock.add(self._upload_store)
@@ -289,7 +276,7 @@ class Gateway:
         :raises penstock.errors.ConfigError: it cannot be used; the present one stays
         """
         old = self.pipeline.snapshot
-        prices = _prices(config)
+        prices = parts.prices(config)
         self.pipeline.snapshot = self._snapshot(config, old.upstreams)
         self.config_version += 1
         self.recorder.ledger.use_prices(prices)
@@ -431,7 +418,7 @@ class Gateway:
         """
         if not self.pipeline.snapshot.router.caches:
             return None
-        cache, claims = _cache(config, self.clock)
+        cache, claims = parts.cache(config, self.clock)
         self.cache = cache
         cache_measures.measure(self.metrics, cache, claims)
         self.pipeline.lookup = Lookup(cache, self.recorder, claims)
@@ -448,37 +435,12 @@ class Gateway:
     def _compare(self, config: Config) -> None:
         """Let similar questions be compared, if any model says so.
 
-        :raises ConfigError: what makes vectors cannot be used
+        :raises ConfigError: as :func:`penstock.gateway.parts.resemblance`
         """
         lookup = self.pipeline.lookup
         if lookup is None or lookup.resemblance is not None or not self.pipeline.snapshot.router.compares:
             return
-        wanted = config.cache.embedding
-        try:
-            from penstock.cache.semantic import encoder  # noqa: PLC0415 - an extra
-            from penstock.cache.semantic.embedding import Embedding, Threaded  # noqa: PLC0415
-            from penstock.cache.semantic.index import Index  # noqa: PLC0415
-            from penstock.gateway.embedding import ModelEncoder  # noqa: PLC0415
-            from penstock.gateway.stages.resemble import Resemblance  # noqa: PLC0415
-        except ImportError as error:
-            raise ConfigError("a semantic cache needs the extra: pip install 'penstock[semantic]'") from error
-        threads = None
-        if wanted.model:
-            encode = ModelEncoder(self.pipeline.answer, wanted.model).encode
-        else:
-            try:
-                folder = encoder.checked(Path(wanted.folder) if wanted.folder else encoder.packaged())
-            except encoder.NoEncoder as error:
-                raise ConfigError(f"cache.embedding: {error}") from error
-            threads = Threaded(lambda: encoder.SentenceEncoder(folder))
-            encode = threads.encode
-        lookup.resemblance = Resemblance(
-            lookup.cache,
-            Embedding(encode, wanted.budget),
-            Index(wanted.max_questions),
-            self.metrics,
-            threads=threads,
-        )
+        lookup.resemblance = parts.resemblance(config, lookup.cache, self.pipeline.answer, self.metrics)
 
     def purge(self, tags: Sequence[str], keys: Sequence[bytes]) -> None:
         """Let kept answers with these tags, or of these keys, count no more."""
@@ -495,7 +457,7 @@ class Gateway:
         added = []
         for durability in ("disk", "shared"):
             if durability in wanted and durability not in present:
-                present[durability] = _keeper(durability, config.generations, self.clock)
+                present[durability] = parts.keeper(durability, config.generations, self.clock)
                 added.append(present[durability])
         if present:
             self.pipeline.durable = self._durable
@@ -530,24 +492,6 @@ class Gateway:
         prices = self.recorder.ledger.prices
         return max(
             prices.estimate(candidate.upstream.name, candidate.model, usage) for candidate in candidates
-        )
-
-    def _webhooks(self, config: Config) -> Sender | None:
-        webhooks = config.webhooks
-        if not webhooks.endpoints:
-            return None
-        path = webhooks.path or Path(config.files.directory, "webhooks.sqlite")
-        return Sender(webhooks, Outbox(Path(path)), self.clock, self.metrics)
-
-    def _file_store(self, config: Config) -> FileStore | None:
-        files = config.files
-        if not files.directory:
-            return None
-        return FileStore(
-            Path(files.directory),
-            max_file_bytes=files.max_file_bytes,
-            tenant_bytes=files.tenant_bytes,
-            kept_for=files.kept_for,
         )
 
     def _runner(self, config: Config, files: FileStore) -> Runner:
@@ -645,69 +589,3 @@ class Gateway:
         """Close an upstream that the new configuration does not know, once its calls have ended."""
         await upstream.wait_idle()
         await upstream.close()
-
-
-def _upload_store(config: Config) -> UploadStore | None:
-    wanted = config.uploads
-    if not config.files.directory:
-        return None
-    return UploadStore(
-        Path(config.files.directory, "uploads"),
-        tenant_bytes=wanted.tenant_bytes,
-        max_open=wanted.max_open,
-        kept_for=wanted.kept_for,
-        completed_kept_for=wanted.completed_kept_for,
-        blocks_kept_for=wanted.blocks_kept_for,
-    )
-
-
-def _cache(config: Config, clock: Clock) -> tuple[Cache, Claims | None]:
-    wanted = config.cache
-    claims = None
-    tiers: list[Guard] = []
-    if wanted.disk:
-        tiers.append(Guard(DiskTier(wanted.disk, wanted.disk_bytes), wanted.disk_budget, clock.now))
-    if wanted.redis is not None:
-        try:
-            from penstock.cache.tiers.redis import RedisTier  # noqa: PLC0415 - an extra
-        except ImportError as error:
-            raise ConfigError("cache.redis needs the extra: pip install 'penstock[redis]'") from error
-        try:
-            tier = RedisTier(wanted.redis.reveal())
-        except ValueError as error:
-            raise ConfigError(f"cache.redis is no address: {error}") from None
-        guard = Guard(tier, wanted.redis_budget, clock.now)
-        tiers.append(guard)
-        if wanted.wait_for_others:
-            claims = Claims(tier, guard, wanted.wait_for_others)
-    key_secret, seal_secret = derived(wanted.seal_key.reveal() if wanted.seal_key is not None else None)
-    largest = min(wanted.max_entry_bytes, config.max_answer_bytes)
-    cache = Cache(
-        MemoryTier(wanted.memory_bytes),
-        tiers,
-        Sealer(seal_secret, largest * 2),
-        key_secret=key_secret,
-        max_entry_bytes=largest,
-    )
-    return cache, claims
-
-
-def _prices(config: Config) -> PriceTable:
-    kinds = {name: upstream.kind for name, upstream in config.upstreams.items()}
-    return PriceTable.load(config.prices, kinds=kinds)
-
-
-def _keeper(durability: str, config: GenerationsConfig, clock: Clock) -> Keeper:
-    store: Store
-    if durability == "disk":
-        store = SQLiteGenerations(config.path, config.stored_bytes, fsync=config.fsync)
-    else:
-        assert config.redis is not None, "the configuration was checked"
-        try:
-            from penstock.generation.stores.redis import RedisStore  # noqa: PLC0415 - of an extra
-        except ImportError as error:
-            raise ConfigError(
-                "generations that are shared need the extra redis: pip install 'penstock[redis]'"
-            ) from error
-        store = RedisStore(config.redis.reveal(), config.stored_bytes)
-    return Keeper(store, clock, kept_for=config.kept_for, lease=config.lease)

@@ -1,0 +1,166 @@
+"""What a gateway consists of beside its order: stores, caches and senders, made as the configuration says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from penstock.cache.cache import Cache
+from penstock.cache.claims import Claims
+from penstock.cache.entry import Sealer
+from penstock.cache.guard import Guard
+from penstock.cache.keys import derived
+from penstock.cache.tiers.disk import DiskTier
+from penstock.cache.tiers.memory import MemoryTier
+from penstock.config.model import Config, GenerationsConfig
+from penstock.errors import ConfigError
+from penstock.generation.keeper import Keeper
+from penstock.generation.store import Store
+from penstock.generation.stores.sqlite import SQLiteStore
+from penstock.ledger.prices import PriceTable
+from penstock.messages import Endpoint, Tenant
+from penstock.metrics import Registry
+from penstock.net.clock import Clock
+from penstock.net.exchange import Exchange
+from penstock.upload.files import FileStore
+from penstock.upload.uploads import UploadStore
+from penstock.webhooks.outbox import Outbox
+from penstock.webhooks.sender import Sender
+
+if TYPE_CHECKING:
+    from penstock.gateway.stages.resemble import Resemblance
+
+
+def sender(config: Config, clock: Clock, metrics: Registry) -> Sender | None:
+    """None: nobody is to be told of anything."""
+    webhooks = config.webhooks
+    if not webhooks.endpoints:
+        return None
+    path = webhooks.path or Path(config.files.directory, "webhooks.sqlite")
+    return Sender(webhooks, Outbox(Path(path)), clock, metrics)
+
+
+def file_store(config: Config) -> FileStore | None:
+    """None: nothing is kept on disk."""
+    files = config.files
+    if not files.directory:
+        return None
+    return FileStore(
+        Path(files.directory),
+        max_file_bytes=files.max_file_bytes,
+        tenant_bytes=files.tenant_bytes,
+        kept_for=files.kept_for,
+    )
+
+
+def upload_store(config: Config) -> UploadStore | None:
+    """None: nothing is kept on disk."""
+    wanted = config.uploads
+    if not config.files.directory:
+        return None
+    return UploadStore(
+        Path(config.files.directory, "uploads"),
+        tenant_bytes=wanted.tenant_bytes,
+        max_open=wanted.max_open,
+        kept_for=wanted.kept_for,
+        completed_kept_for=wanted.completed_kept_for,
+        blocks_kept_for=wanted.blocks_kept_for,
+    )
+
+
+def cache(config: Config, clock: Clock) -> tuple[Cache, Claims | None]:
+    """The cache, and what keeps several gateways from fetching one answer at once.
+
+    :raises ConfigError: a tier cannot be used as it is configured
+    """
+    wanted = config.cache
+    claims = None
+    tiers: list[Guard] = []
+    if wanted.disk:
+        tiers.append(Guard(DiskTier(wanted.disk, wanted.disk_bytes), wanted.disk_budget, clock.now))
+    if wanted.redis is not None:
+        try:
+            from penstock.cache.tiers.redis import RedisTier  # noqa: PLC0415 - an extra
+        except ImportError as error:
+            raise ConfigError("cache.redis needs the extra: pip install 'penstock[redis]'") from error
+        try:
+            tier = RedisTier(wanted.redis.reveal())
+        except ValueError as error:
+            raise ConfigError(f"cache.redis is no address: {error}") from None
+        guard = Guard(tier, wanted.redis_budget, clock.now)
+        tiers.append(guard)
+        if wanted.wait_for_others:
+            claims = Claims(tier, guard, wanted.wait_for_others)
+    key_secret, seal_secret = derived(wanted.seal_key.reveal() if wanted.seal_key is not None else None)
+    largest = min(wanted.max_entry_bytes, config.max_answer_bytes)
+    made = Cache(
+        MemoryTier(wanted.memory_bytes),
+        tiers,
+        Sealer(seal_secret, largest * 2),
+        key_secret=key_secret,
+        max_entry_bytes=largest,
+    )
+    return made, claims
+
+
+def prices(config: Config) -> PriceTable:
+    """The package's table, with the configuration's own prices over it."""
+    kinds = {name: upstream.kind for name, upstream in config.upstreams.items()}
+    return PriceTable.load(config.prices, kinds=kinds)
+
+
+def keeper(durability: str, config: GenerationsConfig, clock: Clock) -> Keeper:
+    """What writes generations down.
+
+    :param durability: ``disk`` or ``shared``
+    :raises ConfigError: an extra is missing
+    """
+    store: Store
+    if durability == "disk":
+        store = SQLiteStore(config.path, config.stored_bytes, fsync=config.fsync)
+    else:
+        assert config.redis is not None, "the configuration was checked"
+        try:
+            from penstock.generation.stores.redis import RedisStore  # noqa: PLC0415 - of an extra
+        except ImportError as error:
+            raise ConfigError(
+                "generations that are shared need the extra redis: pip install 'penstock[redis]'"
+            ) from error
+        store = RedisStore(config.redis.reveal(), config.stored_bytes)
+    return Keeper(store, clock, kept_for=config.kept_for, lease=config.lease)
+
+
+def resemblance(
+    config: Config,
+    kept: Cache,
+    answer: Callable[[Exchange, Endpoint, Tenant], None],
+    metrics: Registry,
+) -> Resemblance:
+    """What compares questions by their meaning.
+
+    :param answer: by which a model of the gateway's own is asked for vectors, if one is configured
+    :raises ConfigError: what makes vectors cannot be used
+    """
+    wanted = config.cache.embedding
+    try:
+        from penstock.cache.semantic import encoder  # noqa: PLC0415 - an extra
+        from penstock.cache.semantic.embedding import Embedding, Threaded  # noqa: PLC0415
+        from penstock.cache.semantic.index import Index  # noqa: PLC0415
+        from penstock.gateway.embedding import ModelEncoder  # noqa: PLC0415
+        from penstock.gateway.stages.resemble import Resemblance  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError("a semantic cache needs the extra: pip install 'penstock[semantic]'") from error
+    threads = None
+    if wanted.model:
+        encode = ModelEncoder(answer, wanted.model).encode
+    else:
+        try:
+            folder = encoder.checked(Path(wanted.folder) if wanted.folder else encoder.packaged())
+        except encoder.NoEncoder as error:
+            raise ConfigError(f"cache.embedding: {error}") from error
+        threads = Threaded(lambda: encoder.SentenceEncoder(folder))
+        encode = threads.encode
+    return Resemblance(
+        kept, Embedding(encode, wanted.budget), Index(wanted.max_questions), metrics, threads=threads
+    )
