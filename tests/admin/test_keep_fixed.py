@@ -4,6 +4,7 @@ from penstock.admin.supervisor import NEEDS_RESTART, keep_fixed
 from penstock.config.model import (
     BatchesConfig,
     CacheConfig,
+    CodingsConfig,
     Config,
     FilesConfig,
     GenerationsConfig,
@@ -11,6 +12,7 @@ from penstock.config.model import (
     ListenerConfig,
     LogConfig,
     TLSConfig,
+    UploadsConfig,
     UpstreamConfig,
     WebhooksConfig,
 )
@@ -25,6 +27,8 @@ CHANGED = {
     "ledger": LedgerConfig(path="elsewhere"),
     "cache": CacheConfig(disk="elsewhere"),
     "files": FilesConfig(directory="elsewhere"),
+    "uploads": UploadsConfig(max_open=7),
+    "codings": CodingsConfig(least_bytes=7),
     "batches": BatchesConfig(max_lines=7),
     "webhooks": WebhooksConfig(path="elsewhere"),
     "generations": GenerationsConfig(kept_for=1.0),

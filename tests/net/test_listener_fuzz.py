@@ -14,6 +14,7 @@ from listener_doubles import SENTINEL, FakeTime, Served, Showcase, feed, read_an
 from test_listener_requests import LIMITS, TABLE
 
 from penstock.config.model import ListenerConfig
+from penstock.net._request_head import _LINE_SLACK
 from penstock.net.clock import Clock
 from penstock.net.listener import Listener
 
@@ -177,3 +178,16 @@ def test_whatever_is_sent_the_connection_settles_the_same_in_any_segments(raw, d
 
 def undated(written):
     return re.sub(rb"date: [^\r]*", b"date: -", written.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b""))
+
+
+@pytest.mark.parametrize("begins", [b"GET /", b"GET / HTTP/1.1\r\nhost: a\r\nx: "], ids=["target", "head"])
+@pytest.mark.parametrize("ends", [b"\r", b"\n", b"\0", b"\r\n", b"\r\n\r\n"], ids=repr)
+def test_at_the_edge_of_a_limit_it_is_the_same_fault_in_any_segments(begins, ends):
+    limit = LIMITS["max_header_bytes"] if b"x:" in begins else LIMITS["max_target_bytes"] + _LINE_SLACK
+    for length in range(limit - 4, limit + 5):
+        for more in (b"", b"a", b"a" * 400):
+            raw = begins + b"a" * (length - len(begins)) + ends + more
+            assert undated(settles([raw])) == undated(settles([bytes([byte]) for byte in raw])), (
+                length,
+                more,
+            )

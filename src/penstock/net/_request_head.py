@@ -250,10 +250,11 @@ class HeadParser:
         end = data.find(_END)
         size = len(data) if end < 0 else end + 4
         line_end = data.find(b"\r\n", 0, self._max_line + 2)
-        if line_end < 0 and size >= self._max_line + 2 and fault_at >= self._max_line + 2:
+        # Whether a CR as the last byte is a fault is known with the next one: it is too late to be one.
+        if line_end < 0 and size >= self._max_line + 2 and fault_at >= self._max_line + 1:
             raise Refusal(414, "target_too_long", "The request target is too long.")
         too_big = size > self._max_bytes if end >= 0 else size >= self._max_bytes
-        if too_big and fault_at >= self._max_bytes:
+        if too_big and fault_at >= self._max_bytes - 1:
             raise Refusal(431, "header_too_large", "The request header is too large.")
         if fault_at < size:
             raise Refusal(
