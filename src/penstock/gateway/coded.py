@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from penstock.config.model import CodingsConfig
 from penstock.errors import ConfigError
+from penstock.gateway.over import OverExchange
 from penstock.messages import Headers
-from penstock.net.exchange import Exchange, HeaderList, Watcher
+from penstock.net.exchange import Exchange, HeaderList
 from penstock.wire import codings, forms
 
 if TYPE_CHECKING:
@@ -151,8 +151,8 @@ class Codings:
         return forms.json_of(plain) if coding.packed else plain
 
 
-class CodedExchange:
-    """An :class:`~penstock.net.exchange.Exchange` over another one, whose bytes are coded."""
+class CodedExchange(OverExchange):
+    """The exchange over one whose bytes are coded."""
 
     def __init__(
         self,
@@ -163,17 +163,11 @@ class CodedExchange:
         least: int,
         flush_after: float,
     ) -> None:
-        self.method = beneath.method
-        self.path = beneath.path
-        self.query = beneath.query
-        self.peer = beneath.peer
-        self.state: object = None
         headers = dict(beneath.headers)
         headers.pop(b"content-encoding", None)
         if coding.packed:
             headers[b"content-type"] = _JSON
-        self.headers: Headers = headers
-        self._beneath = beneath
+        super().__init__(beneath, beneath.method, beneath.path, beneath.query, headers)
         self._coding = coding
         self._body = body
         self._told = told
@@ -183,46 +177,12 @@ class CodedExchange:
         self._waiting: list[bytes] = []
         self._timer: asyncio.Handle | None = None
         self._ready = True  # the client takes what is written
-        self._watcher: Watcher | None = None
-        self._ended = asyncio.get_running_loop().create_future()
 
     def __repr__(self) -> str:
         return f"<CodedExchange {self._coding.answer or 'plain'} over {self._beneath!r}>"
 
-    async def wait_ended(self) -> None:
-        """Until the answer has ended, or its client has left; whoever is cancelled here leaves."""
-        try:
-            await self._ended
-        except asyncio.CancelledError:
-            self.on_gone()
-            raise
-
-    # ---- Exchange ----
-
-    @property
-    def gone(self) -> bool:
-        return self._beneath.gone
-
-    @property
-    def scheme(self) -> str:
-        return self._beneath.scheme
-
-    @property
-    def root(self) -> str:
-        return self._beneath.root
-
-    @property
-    def started(self) -> bool:
-        return self._beneath.started
-
-    async def body(self) -> bytes:
-        return self._body
-
     def whole_body(self) -> bytes:
         return self._body
-
-    async def pieces(self) -> AsyncIterator[bytes]:
-        yield self._body
 
     def respond(self, status: int, headers: HeaderList, body: bytes) -> None:
         fields = [*headers, *self._told]
@@ -239,8 +199,7 @@ class CodedExchange:
             encoder = codings.encoder(self._coding.answer)
             body = encoder.encode(body) + encoder.end()
             fields.append((b"content-encoding", self._coding.answer.encode()))
-        self._beneath.respond(status, fields, body)
-        self._end()
+        super().respond(status, fields, body)
 
     def start(self, status: int, headers: HeaderList) -> None:
         fields = [*headers, *self._told]
@@ -248,7 +207,7 @@ class CodedExchange:
             self._encoder = codings.encoder(self._coding.answer)
             fields.append((b"vary", b"accept-encoding"))
             fields.append((b"content-encoding", self._coding.answer.encode()))
-        self._beneath.start(status, fields)
+        super().start(status, fields)
 
     def write(self, data: bytes) -> bool:
         if self._encoder is None:
@@ -276,45 +235,21 @@ class CodedExchange:
         if self._encoder is not None and not self.gone:
             self._flush()
             self._beneath.write(self._encoder.end())
-        self._beneath.end()
-        self._end()
-
-    def inform(self, status: int, headers: HeaderList) -> None:
-        self._beneath.inform(status, headers)
+        super().end()
 
     def abort(self) -> None:
         self._flush()
-        self._beneath.abort()
-        self._end()
-
-    def watch(self, watcher: Watcher | None) -> None:
-        if self.gone:
-            self._end()
-            if watcher is not None:
-                watcher.on_gone()
-            return
-        self._watcher = watcher
-        self._beneath.watch(None if watcher is None else self)
+        super().abort()
 
     def _end(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self._ended.done():
-            self._ended.set_result(None)
-
-    # ---- Watcher ----
-
-    def on_gone(self) -> None:
-        self._end()
-        watcher, self._watcher = self._watcher, None
-        if watcher is not None:
-            watcher.on_gone()
+        super()._end()
 
     def on_writable(self) -> None:
         self._ready = True
-        if self._watcher is not None:
-            self._watcher.on_writable()
+        super().on_writable()
 
 
 def _kind_of(fields: HeaderList) -> bytes:

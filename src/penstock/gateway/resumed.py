@@ -6,13 +6,13 @@ upload store; its answer goes out on the connection that brought the last piece.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
+from penstock.gateway.over import OverExchange
 from penstock.messages import Headers
-from penstock.net.exchange import Exchange, HeaderList, Watcher
+from penstock.net.exchange import Exchange, HeaderList
 
 _KEYS = frozenset({b"authorization", b"x-api-key"})  # are sent with each request, and never written to a disk
 _OF_ONE_CONNECTION = frozenset(
@@ -75,8 +75,8 @@ def kept(headers: Headers) -> dict[bytes, bytes]:
     }
 
 
-class ResumedExchange:
-    """An :class:`~penstock.net.exchange.Exchange` over another one, which brought the last piece.
+class ResumedExchange(OverExchange):
+    """The exchange over the one that brought the last piece.
 
     :param content: the body, or what yields its pieces
     :param fields: of the upload, put beside those of the answer
@@ -93,11 +93,6 @@ class ResumedExchange:
         *,
         key: str = "",
     ) -> None:
-        self.method = "POST"
-        self.path = target.path
-        self.query = target.query
-        self.peer = beneath.peer
-        self.state: object = None
         headers = dict(target.headers)
         if key and b"idempotency-key" not in headers:
             headers[b"idempotency-key"] = key.encode()
@@ -106,44 +101,12 @@ class ResumedExchange:
         for name in _KEYS:
             if name in beneath.headers:
                 headers[name] = beneath.headers[name]
-        self.headers: Headers = headers
-        self._beneath = beneath
+        super().__init__(beneath, "POST", target.path, target.query, headers)
         self._content = content
         self._fields = list(fields)
-        self._watcher: Watcher | None = None
-        self._ended = asyncio.get_running_loop().create_future()
 
     def __repr__(self) -> str:
         return f"<ResumedExchange {self.path} over {self._beneath!r}>"
-
-    async def wait_ended(self) -> None:
-        """Until the answer has ended, or its client has left; whoever is cancelled here leaves."""
-        try:
-            await self._ended
-        except asyncio.CancelledError:
-            self.on_gone()
-            raise
-
-    # ---- Exchange ----
-
-    @property
-    def gone(self) -> bool:
-        return self._beneath.gone
-
-    @property
-    def scheme(self) -> str:
-        return self._beneath.scheme
-
-    @property
-    def root(self) -> str:
-        return self._beneath.root
-
-    @property
-    def started(self) -> bool:
-        return self._beneath.started
-
-    async def body(self) -> bytes:
-        return self.whole_body()
 
     def whole_body(self) -> bytes:
         assert isinstance(self._content, bytes), "who reads a body whole is given it whole"
@@ -157,47 +120,7 @@ class ResumedExchange:
             yield piece
 
     def respond(self, status: int, headers: HeaderList, body: bytes) -> None:
-        self._beneath.respond(status, [*headers, *self._fields], body)
-        self._end()
+        super().respond(status, [*headers, *self._fields], body)
 
     def start(self, status: int, headers: HeaderList) -> None:
-        self._beneath.start(status, [*headers, *self._fields])
-
-    def write(self, data: bytes) -> bool:
-        return self._beneath.write(data)
-
-    def end(self) -> None:
-        self._beneath.end()
-        self._end()
-
-    def inform(self, status: int, headers: HeaderList) -> None:
-        self._beneath.inform(status, headers)
-
-    def abort(self) -> None:
-        self._beneath.abort()
-        self._end()
-
-    def watch(self, watcher: Watcher | None) -> None:
-        if self.gone:
-            self._end()
-            if watcher is not None:
-                watcher.on_gone()
-            return
-        self._watcher = watcher
-        self._beneath.watch(None if watcher is None else self)
-
-    def _end(self) -> None:
-        if not self._ended.done():
-            self._ended.set_result(None)
-
-    # ---- Watcher ----
-
-    def on_gone(self) -> None:
-        self._end()
-        watcher, self._watcher = self._watcher, None
-        if watcher is not None:
-            watcher.on_gone()
-
-    def on_writable(self) -> None:
-        if self._watcher is not None:
-            self._watcher.on_writable()
+        super().start(status, [*headers, *self._fields])
