@@ -46,6 +46,16 @@ def test_a_command_whose_module_is_missing_says_so_and_the_others_work(penstock,
     assert penstock("--help").status == 0
 
 
+def test_a_command_that_lacks_its_extra_names_it(penstock, monkeypatch):
+    def lacking(_):
+        raise ModuleNotFoundError("No module named 'httpx2'", name="httpx2")
+
+    monkeypatch.setattr(cli.importlib, "import_module", lacking)
+    status, _, err = penstock("ask", "x")
+    assert status == 1
+    assert err.endswith("it needs the extra: pip install 'penstock[client]'\n")
+
+
 def test_an_error_on_purpose_is_one_line_not_a_traceback(penstock, monkeypatch):
     from penstock.errors import InternalError
 

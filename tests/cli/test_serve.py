@@ -18,6 +18,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from penstock.cli.serve import _example
+from penstock.config.discover import discover
+
 PATIENCE = 30.0
 COMMAND = (sys.executable, "-m", "penstock", "serve")
 ANYWHERE = ("--listen", "127.0.0.1:0", "--control", "127.0.0.1:0")
@@ -278,3 +281,11 @@ def test_a_signal_that_is_repeated_until_the_end_does_not_change_how_it_ends(tmp
             with contextlib.suppress(subprocess.TimeoutExpired):
                 serving.process.wait(0.01)
     assert "Traceback" not in "".join(serving.errors)
+
+
+@pytest.mark.parametrize(
+    ("environ", "model"), [({}, "sim"), ({"OPENAI_API_KEY": "k"}, "MODEL"), ({"GROQ_API_KEY": "k"}, "MODEL")]
+)
+def test_the_first_request_asks_for_sim_only_where_the_simulator_answers(environ, model):
+    found = discover(environ, servers=()).config
+    assert json.loads(_example("http://127.0.0.1:8080", found).split("-d ")[1].strip("'"))["model"] == model

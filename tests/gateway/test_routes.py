@@ -119,6 +119,9 @@ def test_what_can_be_read_cannot_be_written(path, method):
         ("/v1", ""),
         ("/v2/chat/completions", ""),
         ("/v1/chat", ""),
+        ("/v1/files", ": the configuration has no files.directory"),
+        ("/v1/batches/batch_1/cancel", ": the configuration has no files.directory"),
+        ("/v1/filesystem", ""),
     ],
 )
 def test_a_path_that_is_nearly_right_is_told_the_right_one(path, hint):

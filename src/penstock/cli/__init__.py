@@ -96,7 +96,9 @@ def _register(app: typer.Typer, name: str, summary: str) -> None:
 
 def _unavailable(name: str, error: ImportError) -> Callable[[], None]:
     def command() -> None:
-        print(f"penstock: {name} cannot be loaded: {error}", file=sys.stderr)
+        lacks_client = isinstance(error, ModuleNotFoundError) and error.name in ("anyio", "httpx2")
+        remedy = "; it needs the extra: pip install 'penstock[client]'" if lacks_client else ""
+        print(f"penstock: {name} cannot be loaded: {error}{remedy}", file=sys.stderr)
         sys.exit(1)
 
     return command

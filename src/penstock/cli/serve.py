@@ -157,9 +157,11 @@ def _print_greeting(console: Console, reader: _Reader, supervisor: Supervisor) -
 
 def _example(base: str, config: Config) -> str:
     """A first request that works as pasted, where the configuration names a model."""
-    model = next(
-        (name for name in config.models if "*" not in name), "sim" if "*" in config.models else "MODEL"
-    )
+    model = next((name for name in config.models if "*" not in name), "")
+    if not model:
+        others = config.models.get("*")
+        simulated = others is not None and config.upstreams[others.candidates[0].upstream].kind == "sim"
+        model = "sim" if simulated else "MODEL"
     key = " -H 'Authorization: Bearer YOUR_KEY'" if config.keys else ""
     insecure = " -k" if base.startswith("https") else ""
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}]})

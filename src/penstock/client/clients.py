@@ -107,8 +107,14 @@ def async_http_client(*, library: Literal["httpx2", "httpx"] = "httpx2", **setti
 def _made(module: str, library: str, settings: dict[str, Any]) -> Any:
     if library not in ("httpx2", "httpx"):
         raise ValueError(f"library must be httpx2 or httpx, not {library!r}")
-    made = importlib.import_module(f"penstock.client.{module}")
-    hx = importlib.import_module(library)
+    try:
+        made = importlib.import_module(f"penstock.client.{module}")
+        hx = importlib.import_module(library)
+    except ModuleNotFoundError as error:
+        if error.name not in ("anyio", "httpx", "httpx2"):
+            raise
+        remedy = "pip install httpx anyio" if library == "httpx" else "pip install 'penstock[client]'"
+        raise ImportError(f"the client needs {error.name}: {remedy}", name=error.name) from error
     retried = {_RETRY[name]: settings.pop(name) for name in _RETRY if name in settings}
     retry = RetryConfig(**{"attempts": ATTEMPTS, **retried})
     told = {name: settings.pop(name) for name in Options.__struct_fields__ if name in settings}

@@ -20,6 +20,7 @@ RELAYED: dict[str, Endpoint] = {endpoint.path: endpoint for endpoint in Endpoint
 
 _SLASHES = re.compile("/{2,}")
 _VERSIONS = re.compile("^(/v1)+(?=/)")
+_ON_DISK = re.compile("/v1/(files|uploads|blocks|batches)(/|$)")  # paths that are there if files are kept
 
 _JSON = [(b"content-type", b"application/json")]
 _CREATED = 1_700_000_000  # the API wants a time of creation; a name in a configuration has none
@@ -87,8 +88,13 @@ def _unknown(path: str) -> NoReturn:
 
 
 def _hint(path: str) -> str:
-    """Base URLs are set wrong in three ways: what the right path is, and how one comes to it."""
+    """What to do about a path that is not there.
+
+    Base URLs are set wrong in three ways: what the right path is, and how one comes to it.
+    """
     tidy = _SLASHES.sub("/", path).rstrip("/")
+    if _ON_DISK.match(path):
+        return ": the configuration has no files.directory"
     right = "/v1" + _VERSIONS.sub("", tidy)
     if right not in RELAYED and right != "/v1/models":
         return ""
