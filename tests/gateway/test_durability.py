@@ -204,6 +204,24 @@ def test_a_background_response_is_found_and_cancelled_only_by_its_tenant(durable
     assert unknown == 404
 
 
+def test_what_is_deleted_while_it_runs_is_deleted_in_the_store_too(durable, caplog):
+    async def main():
+        never = asyncio.Event()
+        script = [*SCRIPT[:3], never]
+        async with two([script], durable) as ((gateway, here), (_, there), _):
+            body = {"model": "m", "input": "hello", "background": True}
+            promised = (await call(here, body, "/v1/responses")).json()
+            path = f"/v1/responses/{promised['id']}"
+            await until(lambda: any(one.readable >= 2 for one in gateway.pipeline.registry))
+            deleted = (await call(here, b"", path, "DELETE")).json()["deleted"]
+            await until(lambda: not (gateway.pipeline.productions or gateway.pipeline.waiting))
+            statuses = [(await call(port, b"", path, "GET")).status for port in (here, there)]
+            return deleted, statuses
+
+    assert on_uvloop(main) == (True, [410, 404])
+    assert "not ours" not in caplog.text
+
+
 def test_what_is_cancelled_in_another_process_is_paid_for_no_longer(durable):
     async def main():
         go_on = asyncio.Event()

@@ -340,6 +340,22 @@ def test_a_background_response_goes_on_without_a_reader_and_is_fetched_later():
     of_openai(RESPONSE_SCRIPT, test)
 
 
+def test_a_response_that_is_deleted_while_it_runs_is_forgotten_at_once():
+    script = [*RESPONSE_SCRIPT[:3], Step.GONE, Step.CLOSE]
+
+    async def test(gateway, port, upstream):
+        promised = (await call(port, {**ASK, "background": True}, "/v1/responses")).json()
+        path = f"/v1/responses/{promised['id']}"
+        await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
+        assert (await call(port, b"", path, "DELETE")).json()["deleted"] is True
+        assert (await call(port, b"", path, "GET")).status == 410
+        await until(lambda: not gateway.pipeline.productions)
+        assert (await call(port, b"", path, "GET")).status == 410
+        assert (await call(port, b"", path + "?stream=true&starting_after=1", "GET")).status == 410
+
+    of_openai(script, test)
+
+
 def test_a_background_response_can_be_cancelled():
     script = [*RESPONSE_SCRIPT[:3], Step.GONE, Step.CLOSE]
 

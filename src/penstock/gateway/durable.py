@@ -8,6 +8,7 @@ of one that another process knows; nothing else waits for a store.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
@@ -130,11 +131,16 @@ class Durable:
                 except StoreUnavailable as error:
                     raise Overloaded(f"this answer cannot be read now: {error}", retry_after=1.0) from error
             return present
-        generation = self._producing.registry.create(_call_of(record, self._producing.clock.now()))
+        generation = self._create(record, _call_of(record, self._producing.clock.now()))
         try:
             await keeper.restore(record, generation)
         except StoreUnavailable as error:
             generation.fail(Overloaded(f"this answer cannot be read now: {error}", retry_after=1.0))
+        return generation
+
+    def _create(self, record: Record, call: Call) -> Generation:
+        generation = self._producing.registry.create(call)
+        generation.started = call.received - (time.time() - record.created)
         return generation
 
     # ---- when processes go ----
@@ -147,7 +153,7 @@ class Durable:
         if generation is not None:  # followed by a caller who has come here already
             keeper.leave(generation)
         else:
-            generation = registry.create(call)
+            generation = self._create(record, call)
         generation.append(events[len(generation.events) :], call.received)
         if record.upstream:
             generation.served_by = (record.upstream, record.upstream_model)

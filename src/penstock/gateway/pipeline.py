@@ -385,7 +385,8 @@ class Pipeline:
                 generation.fail(Cancelled("the call was cancelled"))
         elif asked.what == "delete":
             generation.abandon()
-            self.registry.drop(generation.id)
+            generation.forget()
+            self.registry.delete(generation)
             if self.durable is not None:
                 self.durable.delete(generation.id)
             stored.respond_deleted(exchange, asked.response_id)

@@ -469,6 +469,13 @@ class Journal:
             self._tell(entry, len(entry.events), ended=entry.ending is not None)
         self._leave(entry)
 
+    def forget(self, entry: Entry) -> None:
+        """It is not to be stored, and what the store has of it is to go."""
+        if not entry.out:
+            self._discards.append(entry.record.id)
+            self._tell(entry, len(entry.events), ended=entry.ending is not None)
+            self._leave(entry)
+
     def _leave(self, entry: Entry) -> None:
         entry.out = True
         self._behind -= entry.behind

@@ -90,6 +90,9 @@ class Written:
     def end(self) -> None:
         self.entry.end(ending_of(self.generation), time.time() + self._kept_for)
 
+    def forget(self) -> None:
+        self.entry.journal.forget(self.entry)
+
     # ---- of the journal ----
 
     def on_begin(self, record: Record) -> None:

@@ -109,6 +109,9 @@ class Journal(Protocol):
     def end(self) -> None:
         """The log has ended; :meth:`Generation.on_stored` is called when that may be seen."""
 
+    def forget(self) -> None:
+        """Store no more of the log, and forget what is stored."""
+
 
 def _ids() -> Iterator[str]:
     # 256 at a time: a system call costs more than an id.
@@ -295,6 +298,12 @@ class Generation:
                 reader.advance()
         if ended and self._closing is not None and self.state is _RUNNING:
             self._close(self._closing)
+
+    def forget(self) -> None:
+        """Let this log not outlive the process, nor anything of it that is stored."""
+        journal, self.journal = self.journal, None
+        if journal is not None:
+            journal.forget()
 
     def lost(self) -> None:
         """Another process has taken this log over or ended it: what was not stored of it never was."""

@@ -180,9 +180,19 @@ class Registry:
             self._order.remove(generation)
             self._drop(generation)
 
+    def delete(self, generation: Generation) -> None:
+        """The same, also of one that runs or is being read: nobody finds it any more, and it will not be kept."""
+        self.drop(generation.id)
+        if self._running.pop(generation.id, None) is not None:
+            self._deserted.pop(generation, None)
+            self._note_gone(generation)
+
     def _drop(self, generation: Generation) -> None:
         del self._ended[generation.id]
         self.kept -= _weight(generation)
+        self._note_gone(generation)
+
+    def _note_gone(self, generation: Generation) -> None:
         gone = self._gone
         gone[generation.id] = generation.tenant
         if len(gone) >= MAX_REMEMBERED // 2:  # by halves: to find the oldest one each time would take longer
