@@ -148,6 +148,9 @@ class Answer:
     def on_stored(self, upto, *, ended):
         self.give(upto)
 
+    def on_begin(self, record):
+        """All is known from the beginning."""
+
     def on_fenced(self):
         raise AssertionError("nobody else is here")
 

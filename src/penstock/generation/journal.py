@@ -333,7 +333,10 @@ class Journal:
         entry.sending = upto = entry.stored + len(events)
         begin = None if entry.begun else entry.record
         if begin is not None:
-            entry.log.on_begin(begin)
+            try:
+                entry.log.on_begin(begin)
+            except Exception:  # the others must be stored
+                log.exception("defect while beginning %s", begin.id)
         end = entry.ending if upto == len(entry.events) else None
         return Write(entry.record.id, entry.record.epoch, entry.stored, events, begin, end)
 
