@@ -2,12 +2,12 @@ import asyncio
 import logging
 
 import pytest
+from memory_store import MemoryStore
 from store_suite import LARGE, LATER, NOW, record
 
 from penstock.generation.journal import BATCH_BYTES, Journal
 from penstock.generation.log import State
 from penstock.generation.store import Ending, StoreUnavailable
-from penstock.generation.stores.memory import MemoryStore
 from penstock.testing import FakeClock
 
 BUDGET = 0.05

@@ -1,9 +1,9 @@
 import asyncio
 
+from memory_store import MemoryStore
 from store_suite import StoreSuite, append, begin, record
 
 from penstock.generation.store import Reason
-from penstock.generation.stores.memory import MemoryStore
 
 
 class TestMemoryStore(StoreSuite):

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from memory_store import MemoryStore
 from store_suite import FAILED, LARGE, LATER, NOW, record
 
 from penstock.generation.log import State
 from penstock.generation.store import End, Ending, Reason, Write
-from penstock.generation.stores.memory import MemoryStore
 from penstock.generation.stores.redis import RedisStore
 from penstock.generation.stores.sqlite import SQLiteStore
 from penstock.testing import RedisServer

@@ -117,10 +117,6 @@ class Upload:
     def __repr__(self) -> str:
         return f"<Upload {self.offset} of {len(self.body)} bytes, {self._path or 'not created'}>"
 
-    @property
-    def is_created(self) -> bool:
-        return self._path is not None
-
     # ---- what to send ----
 
     def step(self, now: float) -> Step:

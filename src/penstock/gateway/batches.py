@@ -16,7 +16,7 @@ from penstock.batches.runner import Runner
 from penstock.config.model import BatchesConfig
 from penstock.errors import BadRequest, Conflict, PenstockError, RateLimited
 from penstock.gateway.files import checked_lifetime
-from penstock.gateway.kept import method_of, page_of, respond
+from penstock.gateway.kept import method_of, page_of, respond, respond_list
 from penstock.messages import JSON, Tenant
 from penstock.net.exchange import Exchange
 from penstock.upload.files import new_file_id
@@ -128,16 +128,7 @@ class BatchRoom:
     async def _list(self, tenant: str, exchange: Exchange) -> None:
         page = page_of(exchange, most=_LIST_MOST, usual=_LIST_USUAL)
         batches, more = await self._runner.store.page(tenant, after=page.after, limit=page.limit)
-        respond(
-            exchange,
-            {
-                "object": "list",
-                "data": [shown(batch) for batch in batches],
-                "first_id": batches[0].id if batches else None,
-                "last_id": batches[-1].id if batches else None,
-                "has_more": more,
-            },
-        )
+        respond_list(exchange, [shown(batch) for batch in batches], more=more)
 
     async def _cancel(self, tenant: str, batch_id: str, exchange: Exchange) -> None:
         """What is under way is finished, because it is paid for; nothing more is begun."""

@@ -7,7 +7,6 @@ of one that another process knows; nothing else waits for a store.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Coroutine
 from typing import Any, Protocol
@@ -159,7 +158,7 @@ class Durable:
             generation.served_by = (record.upstream, record.upstream_model)
             generation.attempts = 1
             self._producing.recorder.died(call, generation, record)
-        generation.grace = math.inf if call.background else attach.COMES_BACK
+        generation.grace = attach.COMES_BACK
         keeper.write_on(generation, record)
         self._producing.begin(call, generation)
         if not generation.readers and generation.ending is None:

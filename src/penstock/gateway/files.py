@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from penstock.errors import BadRequest
-from penstock.gateway.kept import method_of, page_of, respond
+from penstock.gateway.kept import method_of, page_of, respond, respond_list
 from penstock.messages import JSON, Tenant
 from penstock.net.exchange import Exchange
 from penstock.upload.files import FileStore, Incoming, StoredFile
@@ -89,16 +89,7 @@ class FileRoom:
             limit=page.limit,
             newest_first=page.newest_first,
         )
-        respond(
-            exchange,
-            {
-                "object": "list",
-                "data": [shown(file) for file in files],
-                "first_id": files[0].id if files else None,
-                "last_id": files[-1].id if files else None,
-                "has_more": more,
-            },
-        )
+        respond_list(exchange, [shown(file) for file in files], more=more)
 
     async def _retrieve(self, tenant: str, file_id: str, exchange: Exchange) -> None:
         respond(exchange, shown(await self._store.get(tenant, file_id)))

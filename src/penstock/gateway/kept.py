@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from penstock.errors import BadRequest, MethodNotAllowed, NotFound
-from penstock.messages import Tenant
+from penstock.messages import JSON, Tenant
 from penstock.net.exchange import Exchange
 
 _JSON = [(b"content-type", b"application/json")]
@@ -83,6 +83,24 @@ def _steps(path: str) -> tuple[str, list[str]]:
 def respond(exchange: Exchange, value: object) -> None:
     """Answer with JSON."""
     exchange.respond(200, _JSON, msgspec.json.encode(value))
+
+
+def respond_list(exchange: Exchange, items: list[dict[str, JSON]], *, more: bool) -> None:
+    """Answer with a page of a list, as OpenAI has them.
+
+    :param items: each has an ``id``
+    :param more: whether others follow
+    """
+    respond(
+        exchange,
+        {
+            "object": "list",
+            "data": items,
+            "first_id": items[0]["id"] if items else None,
+            "last_id": items[-1]["id"] if items else None,
+            "has_more": more,
+        },
+    )
 
 
 def method_of(exchange: Exchange, *methods: str) -> str:

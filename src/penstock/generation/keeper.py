@@ -112,11 +112,9 @@ class Keeper:
     :param lease: seconds without a sign of life after which this process may be taken for dead
     """
 
-    def __init__(
-        self, store: Store, clock: Clock, *, kept_for: float, lease: float, fail_slow: float = 0.05
-    ) -> None:
+    def __init__(self, store: Store, clock: Clock, *, kept_for: float, lease: float) -> None:
         self.store = store
-        self.journal = Journal(store, clock, budget=fail_slow)
+        self.journal = Journal(store, clock)
         self.owner = new_owner()
         self._clock = clock
         self._kept_for = kept_for

@@ -226,27 +226,14 @@ class Recorder:
 
     def saved(self, call: Call, entry: Entry, *, number: int) -> None:
         """A call was answered by a kept answer: a row that costs nothing, and says what was not used."""
-        tenant = call.tenant
-        attempt = Attempt(
-            f"{call.id}/{number}",
-            call.id,
-            number,
-            tenant.name,
-            tenant.key_name,
-            tenant.tier,
-            call.endpoint.label,
-            call.model,
-            entry.upstream,
-            entry.upstream_model,
-            time.time(),
-            _NOTHING,
-            Outcome.CACHED,
-            entry.usage,
-            saved=entry.cost,
+        attempt = _row_of(
+            call, f"{call.id}/{number}", call.id, number, (entry.upstream, entry.upstream_model)
         )
-        self.ledger.open(attempt)
+        attempt.outcome = Outcome.CACHED
+        attempt.usage = entry.usage
+        attempt.saved = entry.cost
         attempt.duration = 0.0
-        self.ledger.settle(attempt)
+        self._enter(attempt)
         self.saved_input.add(entry.usage.input_tokens)
         self.saved_output.add(entry.usage.output_tokens)
         if entry.cost:
@@ -255,61 +242,39 @@ class Recorder:
     def _shared(self, call: Call, generation: Generation, outcome: Outcome, *, error: str) -> None:
         """The same, by an answer that was made for another call.
 
-        What it saved is known when it has the whole answer.
+        What it saved is known when it has the whole answer.  Its number is 0: of the upstream calls that were
+        made for this answer, it is none.
         """
-        tenant = call.tenant
-        upstream, upstream_model = generation.served_by
-        usage = (generation.usage if not error else None) or _NOTHING
-        attempt = Attempt(
-            f"{call.id}/1",
-            generation.id,
-            0,  # of the upstream calls that were made for this answer, it is none
-            tenant.name,
-            tenant.key_name,
-            tenant.tier,
-            call.endpoint.label,
-            call.model,
-            upstream,
-            upstream_model,
-            time.time(),
-            _NOTHING,
-            outcome,
-            usage,
-            error=error,
-            saved=generation.cost if not error else 0,
-        )
-        self.ledger.open(attempt)
+        attempt = _row_of(call, f"{call.id}/1", generation.id, 0, generation.served_by)
+        attempt.outcome = outcome
+        attempt.error = error
+        if not error:
+            attempt.usage = generation.usage or _NOTHING
+            attempt.saved = generation.cost
         attempt.duration = self.clock.now() - call.received
-        self.ledger.settle(attempt)
+        self._enter(attempt)
 
     def died(self, call: Call, generation: Generation, record: Record) -> None:
         """The attempt that a process was making which is no more; what it had stored of the answer is the log.
 
         What the upstream sent beyond that is known to nobody, so the row is marked as estimated.
         """
-        tenant = call.tenant
-        attempt = Attempt(
-            f"{generation.id}/1 died",
-            generation.id,
-            1,
-            tenant.name,
-            tenant.key_name,
-            tenant.tier,
-            call.endpoint.label,
-            call.model,
-            record.upstream,
-            record.upstream_model,
-            record.created,
-            Usage(0, call.max_output_tokens or 0, estimated=True),
-            Outcome.PARTIAL,
-            usage_in(call.endpoint, generation.events, lambda: counting.prompt_tokens(call.body)),
-            error=PROCESS_DIED,
-        )
+        served_by = (record.upstream, record.upstream_model)
+        attempt = _row_of(call, f"{generation.id}/1 died", generation.id, 1, served_by)
+        attempt.started = record.created
+        attempt.reserved = Usage(0, call.max_output_tokens or 0, estimated=True)
+        attempt.outcome = Outcome.PARTIAL
+        attempt.usage = usage_in(call.endpoint, generation.events, lambda: counting.prompt_tokens(call.body))
+        attempt.error = PROCESS_DIED
         attempt.duration = max(0.0, time.time() - record.created)  # until now it may have worked
-        self.ledger.open(attempt)
-        self.ledger.settle(attempt)
+        self._enter(attempt)
         generation.cost += attempt.cost
         self.attempts.labels(record.upstream, Outcome.PARTIAL.value, PROCESS_DIED).add()
+
+    def _enter(self, attempt: Attempt) -> None:
+        """Put a row into the ledger that no upstream call of this process stands for: it is over already."""
+        self.ledger.open(attempt)
+        self.ledger.settle(attempt)
 
     def retried(self, candidate: Candidate) -> None:
         self.retries.labels(candidate.upstream.name).add()
@@ -433,3 +398,23 @@ class Recorder:
 def _milliseconds(seconds: float) -> float:
     """To the microsecond; ``round`` goes through text for that, and takes three times as long."""
     return int(seconds * 1e6 + 0.5) / 1e3
+
+
+def _row_of(
+    call: Call, attempt_id: str, generation_id: str, number: int, served_by: tuple[str, str]
+) -> Attempt:
+    """A row of this call that begins now and has reserved nothing."""
+    tenant = call.tenant
+    return Attempt(
+        attempt_id,
+        generation_id,
+        number,
+        tenant.name,
+        tenant.key_name,
+        tenant.tier,
+        call.endpoint.label,
+        call.model,
+        *served_by,
+        time.time(),
+        _NOTHING,
+    )
