@@ -5,6 +5,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import threading
 import time
 import tracemalloc
 
@@ -321,6 +322,40 @@ def test_the_same_content_is_kept_once_and_counts_once(tmp_path):
             with pytest.raises(Forbidden):
                 await send(store, other, 0, os.urandom(1_000_000))
             assert len(files(tmp_path)) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("step", ["_write", "_seal", "_enter"])
+def test_a_cancelled_append_ends_with_what_its_thread_is_doing(tmp_path, monkeypatch, step):
+    reached, go_on = threading.Event(), threading.Event()
+    owner = UploadStore if step == "_enter" else module.Writer
+    do = getattr(owner, step)
+
+    def held(*args, **kwargs):
+        reached.set()
+        assert go_on.wait(60)
+        return do(*args, **kwargs)
+
+    monkeypatch.setattr(owner, step, held)
+    content = os.urandom(20_000_000)
+
+    async def main():
+        async with a_store(tmp_path) as store:
+            upload = await new_upload(store)
+            task = asyncio.create_task(send(store, upload, 0, content))
+            while not reached.is_set():
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.sleep(0)
+            assert not task.done()
+            go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            offset = (await store.settle("t", upload.id)).offset
+            assert offset > 0
+            assert await content_of(store, upload) == content[:offset]
+            assert len(files(tmp_path)) == -(-offset // module.STRIDE)
 
     run(main())
 

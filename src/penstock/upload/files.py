@@ -30,6 +30,7 @@ import msgspec
 
 from penstock.database import Database
 from penstock.errors import BodyTooLarge, Forbidden, NotFound, PenstockError, StorageFull, StorageUnavailable
+from penstock.uninterrupted import uninterrupted
 
 BUFFER = 524_288  # bytes of an upload that wait for the disk; as many again are being written
 BLOCK = 262_144  # bytes of a file that are read at a time
@@ -353,13 +354,16 @@ class Incoming:
             raise self._store.too_large() if self.size > self._store.max_file_bytes else self._store.quota()
         self._buffer += data
         if len(self._buffer) >= BUFFER:
-            await self._flush()
+            await uninterrupted(self._flush())
 
     async def finish(self, filename: str, purpose: str, kept_for: float | None) -> StoredFile:
         """The file is whole: it is synced and entered.
 
         :param kept_for: seconds; None: the store's own
         """
+        return await uninterrupted(self._finish(filename, purpose, kept_for))
+
+    async def _finish(self, filename: str, purpose: str, kept_for: float | None) -> StoredFile:
         file = self._file
         assert file is not None
         await self._flush()
@@ -372,6 +376,9 @@ class Incoming:
 
     async def discard(self) -> None:
         """Nobody wants it; does nothing after :meth:`finish`."""
+        await uninterrupted(self._discard())
+
+    async def _discard(self) -> None:
         file, self._file = self._file, None
         if file is None:
             return

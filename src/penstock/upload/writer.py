@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 
 from penstock.errors import BodyTooLarge, Conflict, DigestMismatch, PenstockError
+from penstock.uninterrupted import uninterrupted
 from penstock.upload.files import write_all
 from penstock.upload.offsets import Offsets
 
@@ -119,9 +120,7 @@ class Writer:
         self._taken = 0
         self._heard = 0.0  # when something came last
         self._busy = asyncio.Lock()
-        self._broken = (
-            False  # the disk refused, or the request was cancelled: nobody knows what is in the last block
-        )
+        self._broken = False  # the disk refused: nobody knows what is in the last block
         self._superseded = False
         self._ended = asyncio.Event()
 
@@ -167,12 +166,13 @@ class Writer:
             self._heard = self._now()
             self._buffer += piece
             if len(self._buffer) >= BUFFER:
-                await self._flush()
-                if self._digest is None and self.offsets.unconfirmed >= STRIDE:
-                    await self._confirm(complete=False)
+                await uninterrupted(self._advance())
 
     async def settle(self) -> None:
         """Confirm what has come, from beside; whoever writes is told if that is not possible."""
+        await uninterrupted(self._settle())
+
+    async def _settle(self) -> None:
         async with self._busy:
             if self.offsets.unconfirmed and not self._broken and not self._ended.is_set():
                 try:
@@ -190,6 +190,9 @@ class Writer:
         :raises InconsistentLength: the last append has ended before the length that was announced; it is kept
         :raises Conflict: a later request for the upload came
         """
+        return await uninterrupted(self._finish(at_once=at_once))
+
+    async def _finish(self, *, at_once: bool) -> bool:
         async with self._busy:
             await self._flush()
             if self._digest is not None and not self._digest.fits(self._hash.digest()):
@@ -202,6 +205,9 @@ class Writer:
 
     async def close(self) -> None:
         """However the append ended: what can be kept of it is."""
+        await uninterrupted(self._close())
+
+    async def _close(self) -> None:
         async with self._busy:
             try:
                 if self._digest is None and self.offsets.unconfirmed and not self._broken:
@@ -230,6 +236,11 @@ class Writer:
             await self._store.run(drop)
         except PenstockError:  # nobody knows these files, and so they go some time
             pass
+
+    async def _advance(self) -> None:
+        await self._flush()
+        if self._digest is None and self.offsets.unconfirmed >= STRIDE:
+            await self._confirm(complete=False)
 
     async def _flush(self) -> None:
         data, self._buffer = self._buffer, bytearray()
