@@ -68,7 +68,7 @@ SETTLING = 60.0  # seconds that everything has to end
 # What a kill takes along, in seconds of work: of an answer under way what was sent and not stored, of the ledger the
 # rows that were not written.  Each is some tens of milliseconds on a machine that does nothing else, and this is for
 # one that is busy.
-TAKEN_ALONG = 2.0
+TAKEN_ALONG = 0.5
 
 
 def configuration(simulator: SimulatorProcess, folder: Path, faults: float) -> dict[str, Any]:

@@ -259,6 +259,18 @@ def test_a_rerun_that_says_something_else_goes_down_the_ladder():
     assert (done.error, done.text) == (None, whole_text(CHAT))
 
 
+@pytest.mark.parametrize("script", ["no-prefill,cut-after=9", "cut-after=9"])
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES, COMPLETIONS])
+def test_an_answer_that_broke_with_its_last_token_gets_no_further_one(path, script):
+    body = body_for(path)
+    body["max_output_tokens" if path == RESPONSES else "max_tokens"] = 9
+    done = play(path, f"{script},tokens=max,once", "tokens=max", body=body)
+    assert (done.error, done.text) == (None, whole_text(path, 9))
+    check_form(path, done.events)
+    assert done.requests == [1, 0]
+    assert done.booked == done.billed
+
+
 @pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES, COMPLETIONS])
 def test_an_answer_that_breaks_again_and_again_is_gone_on_with_as_often_as_is_allowed(path):
     done = play(path, "cut-after=5")

@@ -58,6 +58,7 @@ log = logging.getLogger("penstock.gateway")
 
 _COMPLETED = Outcome.COMPLETED
 _COUNT_TOKENS = Endpoint.COUNT_TOKENS
+_WRITES_ON = frozenset({How.PREFILL, How.PROMPT})  # what they ask for is new text, a token at least
 _OUR_ACCOUNT = frozenset({"upstream_authentication", "upstream_billing"})  # does not mend within seconds
 
 
@@ -239,6 +240,8 @@ class Production:
                 if self._close(recorder) or self._stop_at_limit(recorder):
                     return
                 steps = self._steps(broken, candidates, begun_by)
+            if steps and steps[0].how in _WRITES_ON and self._stop_at_limit(recorder, ours=True):
+                return
             if not steps or self._tries >= most or not budget.withdraw(recorder.clock.now()):
                 break
             step = steps.pop(0)
@@ -335,24 +338,28 @@ class Production:
         recorder.continued(How.CLOSE, "rescued")
         return True
 
-    def _stop_at_limit(self, recorder: Recorder) -> bool:
+    def _stop_at_limit(self, recorder: Recorder, *, ours: bool = False) -> bool:
         """End a log that has as many tokens as its caller allows: there is nothing left to ask for.
 
-        Only by the upstream's own count: a figure of ours may be too high.
+        :param ours: whether a figure of ours will do, which may be too high, for want of the upstream's own:
+            where nothing is left but to ask for one token, which is likely to be one too many
         """
         call, generation = self.call, self.generation
         used, limit = generation.usage, call.max_output_tokens
-        if limit is None or (used is not None and (used.estimated or used.output_tokens < limit)):
+        if limit is None:
+            return False
+        told = used is not None and not used.estimated
+        if used is not None and not (used.output_tokens >= limit if told else ours):
             return False
         point = self._point()
         if point is None or point.demand.choices != 1:
             return False
         has = point.delivered
-        if used is None:  # another process began it: only what the log itself says is known
-            if not has.exact or has.output_tokens < limit:
+        if used is None or not told:  # only what the log itself says is known
+            if has.output_tokens < limit or not (has.exact or ours):
                 return False
-            prompt = has.prompt or self._prompt or Usage()
-            used = msgspec.structs.replace(prompt, output_tokens=has.output_tokens)
+            known = used or has.prompt or self._prompt or Usage()
+            used = msgspec.structs.replace(known, output_tokens=has.output_tokens, estimated=not has.exact)
         frames: list[Event] = []
         if has.said and not has.said[-1].ended:
             frames += has.encoder.feed(PartEnded())
