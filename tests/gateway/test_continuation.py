@@ -272,6 +272,17 @@ def test_an_answer_that_broke_with_its_last_token_gets_no_further_one(path, scri
 
 
 @pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES, COMPLETIONS])
+def test_nor_does_one_whose_continuation_broke_with_its_last_token(path):
+    body = body_for(path)
+    body["max_output_tokens" if path == RESPONSES else "max_tokens"] = 10
+    done = play(path, "tokens=max,cut-after=5", "tokens=max,cut-after=5", body=body)
+    assert (done.error, done.text) == (None, whole_text(path, 10))
+    check_form(path, done.events)
+    assert sum(done.requests) == 2
+    assert done.booked == done.billed
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES, COMPLETIONS])
 def test_an_answer_that_breaks_again_and_again_is_gone_on_with_as_often_as_is_allowed(path):
     done = play(path, "cut-after=5")
     assert (done.error, done.text) == (None, whole_text(path))

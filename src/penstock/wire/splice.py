@@ -58,7 +58,7 @@ class Splice:
     :param total: the caller's usage, given that of this attempt
     """
 
-    __slots__ = ("_decoder", "_encoder", "_seam", "_total", "came", "mismatch", "received", "told")
+    __slots__ = ("_decoder", "_encoder", "_seam", "came", "mismatch", "received", "told", "total")
 
     def __init__(
         self, decoder: Decoder, encoder: Encoder, seam: Seam, total: Callable[[Usage], Usage]
@@ -66,7 +66,7 @@ class Splice:
         self._decoder = decoder
         self._encoder = encoder
         self._seam = seam
-        self._total = total
+        self.total = total
         self.mismatch: Mismatch | None = None
         self.came = False
         self.received = 0
@@ -101,7 +101,7 @@ class Splice:
             for event in events:
                 for new in self._seam.take(event):
                     if isinstance(new, Finished):
-                        self.told = self._total(new.usage)
+                        self.told = self.total(new.usage)
                         new = msgspec.structs.replace(new, usage=self.told)  # noqa: PLW2901
                     frames += self._encoder.feed(new)
         except Mismatch as mismatch:

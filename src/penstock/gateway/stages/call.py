@@ -435,7 +435,9 @@ class Production:
             if not transfer.lost:
                 self._transfer = None
                 splice = transfer.job.splice
-                generation.usage = (splice.told if splice is not None else None) or attempt.usage
+                generation.usage = (
+                    attempt.usage if splice is None else splice.told or splice.total(attempt.usage)
+                )
                 generation.served_by = (upstream.name, candidate.model)
             recorder.settled(attempt, candidate, stream=call.stream)
             generation.cost += attempt.cost
