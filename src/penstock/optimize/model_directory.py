@@ -1,0 +1,153 @@
+"""A model directory: what is in it, and why it may not be used.
+
+Everything is said before a library loads anything: a file that would be unpickled runs whatever code is in
+it, a truncated one fails late and without its name, and one that is larger than memory takes the machine.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from penstock.optimize._safetensors import Tensor, tensors_of
+from penstock.optimize.faults import UnusableModel
+from penstock.optimize.resources import available_memory, shown_bytes
+
+_CONFIG = "config.json"
+_INDEX = "model.safetensors.index.json"
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_NO_WEIGHTS = "training_args.bin"  # what trainers leave behind; nobody loads it
+
+
+class Runtime(enum.StrEnum):
+    """Who runs a directory."""
+
+    TRANSFORMERS = "transformers"
+    ONNX = "onnx"
+
+
+class ModelDirectory(msgspec.Struct, frozen=True):
+    """A directory that passed the looks that can be taken without loading it."""
+
+    path: Path
+    runtime: Runtime
+    config: dict[str, Any]  # config.json, or what the runtime has in its place
+    weights: tuple[Path, ...]
+    tensors: dict[str, Tensor]  # by name; none where the runtime has a format of its own
+
+    def __repr__(self) -> str:
+        return f"<ModelDirectory {self.path} {self.runtime} {shown_bytes(self.weight_bytes)}>"
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of the files with the weights."""
+        return sum(path.stat().st_size for path in self.weights)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the tensors that are stored; packed ones count as what they are packed into."""
+        return sum(math.prod(each.shape) for each in self.tensors.values())
+
+    def require_memory(self, copies: float, purpose: str) -> None:
+        """Refuse what would not fit, before it is loaded.
+
+        :param copies: how many times the weights are held, in 4 bytes a parameter
+        :raises UnusableModel: there is less memory than that
+        """
+        need = max(self.weight_bytes, round(copies * 4 * self.parameters))
+        there = available_memory()
+        if there is not None and need > there:
+            raise UnusableModel(
+                f"{self.path} is too large for this machine: {purpose} needs about {shown_bytes(need)} of "
+                f"memory, {shown_bytes(there)} are free; use a machine with more, or a smaller model"
+            )
+
+
+def open_model(path: Path) -> ModelDirectory:
+    """Look at a model directory.
+
+    :raises UnusableModel: it cannot be loaded, or must not be
+    """
+    if not path.is_dir():
+        raise UnusableModel(f"{path} is no directory" if path.exists() else f"{path} does not exist")
+    if (path / "genai_config.json").exists():
+        return _onnx(path)
+    config = _json(path / _CONFIG, f"{path} is no model directory: it has no {_CONFIG}")
+    if "auto_map" in config:
+        raise UnusableModel(
+            f"{path / _CONFIG} wants code of its own to be run (auto_map), which is never done; "
+            "use a model whose architecture transformers has itself"
+        )
+    _require_architecture(path, config)
+    weights = tuple(_weights(path))
+    tensors: dict[str, Tensor] = {}
+    for file in weights:
+        tensors |= tensors_of(file)
+    if not tensors:
+        raise UnusableModel(f"{weights[0]} holds no tensors: fetch or copy it again")
+    return ModelDirectory(path, Runtime.TRANSFORMERS, config, weights, tensors)
+
+
+def _onnx(path: Path) -> ModelDirectory:
+    config = _json(path / "genai_config.json", "")
+    try:
+        graph = path / config["model"]["decoder"]["filename"]
+    except (KeyError, TypeError):
+        raise UnusableModel(f"{path / 'genai_config.json'} names no graph; export the model again") from None
+    if not graph.is_file():
+        raise UnusableModel(f"{graph} is missing; export the model again")
+    return ModelDirectory(path, Runtime.ONNX, config, (graph, *sorted(path.glob("*.onnx.data"))), {})
+
+
+def _require_architecture(path: Path, config: dict[str, Any]) -> None:
+    named = config.get("architectures") or ["none"]
+    if not isinstance(named, list) or not str(named[0]).endswith("ForCausalLM"):
+        raise UnusableModel(
+            f"{path / _CONFIG} names the architecture {named[0] if isinstance(named, list) else named!r}; only "
+            "models that generate text (…ForCausalLM) can be worked on"
+        )
+
+
+def _weights(path: Path) -> Iterator[Path]:
+    index = path / _INDEX
+    if index.exists():
+        try:
+            parts = sorted(set(_json(index, "")["weight_map"].values()))
+        except (KeyError, AttributeError, TypeError):
+            raise UnusableModel(f"{index} has no weight_map: fetch or copy it again") from None
+        for part in parts:
+            if Path(part).name != part or not (path / part).is_file():
+                raise UnusableModel(
+                    f"{path / part}, which {_INDEX} names, is missing: fetch or copy it again"
+                )
+            yield path / part
+        return
+    single = path / "model.safetensors"
+    if single.is_file():
+        yield single
+        return
+    pickled = sorted(
+        each.name for each in path.iterdir() if each.suffix in _PICKLED and each.name != _NO_WEIGHTS
+    )
+    if pickled:
+        raise UnusableModel(
+            f"{path / pickled[0]} holds pickled weights, which can run any code and are never loaded; "
+            "use the model's safetensors files, or convert these where you trust them"
+        )
+    raise UnusableModel(f"{path} has no weights: neither model.safetensors nor {_INDEX} is there")
+
+
+def _json(path: Path, if_missing: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+    except FileNotFoundError:
+        raise UnusableModel(if_missing or f"{path} is missing") from None
+    except OSError as error:
+        raise UnusableModel(f"{path} cannot be read: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UnusableModel(f"{path} makes no sense ({error}): fetch or copy it again") from None

@@ -1,0 +1,114 @@
+"""The student learns its teacher's distribution over the next token (logit distillation, off-policy).
+
+The loss is the Kullback-Leibler divergence of the student from the teacher at each position of the texts, both
+softened by the temperature, times its square (Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural
+Network, 2015).
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from penstock.errors import ConfigError
+from penstock.optimize.faults import StepFailed
+from penstock.optimize.model_directory import ModelDirectory, open_model
+from penstock.optimize.numerics.loading import load_model, load_tokenizer, pieces, save
+from penstock.optimize.progress import Tell
+from penstock.optimize.steps import Distill, Notes
+
+_MOST = 1_000_000  # pieces that are read of the texts
+_WARM_UP = 0.1  # of the steps
+_LAST = 0.1  # the rate at the end, of the largest
+
+
+def make(step: Distill, source: ModelDirectory, into: Path, tell: Tell) -> Notes:
+    assert step.calibration is not None
+    if step.teacher is None:
+        raise ConfigError("distill: teacher: name the directory of the model to learn from")
+    tell("loading", 0, 0)
+    student, tokenizer = load_model(source), load_tokenizer(source.path)
+    teacher = load_model(open_model(step.teacher))
+    if teacher.config.vocab_size != student.config.vocab_size:
+        raise StepFailed(
+            f"{step.teacher} has {teacher.config.vocab_size} tokens, {source.path} {student.config.vocab_size}: "
+            "teacher and student must share a vocabulary"
+        )
+    ids = torch.tensor(pieces(tokenizer, step.calibration, step.length, _MOST))
+    losses = _train(step, student, teacher, ids, tell)
+    save(student, tokenizer, into)
+    tenth = max(1, len(losses) // 10)
+    return {
+        "pieces": len(ids),
+        "loss_at_first": sum(losses[:tenth]) / tenth,
+        "loss_at_last": sum(losses[-tenth:]) / tenth,
+    }
+
+
+def _train(step: Distill, student: Any, teacher: Any, ids: torch.Tensor, tell: Tell) -> list[float]:
+    """The loss of each step.
+
+    :raises StepFailed: it diverged
+    """
+    for each in teacher.parameters():
+        each.requires_grad_(requires_grad=False)
+    # Weights that were pruned stay zero: what training put there would undo the pruning.
+    masks = [(each, each != 0) for each in student.parameters() if each.dim() > 1 and (each == 0).any()]
+    optimizer = torch.optim.AdamW(
+        student.parameters(), lr=step.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda at: _rate(at, step.steps))
+    draws = torch.Generator().manual_seed(step.seed)
+    order = torch.randperm(len(ids), generator=draws)
+    student.train()
+    losses, at = [], 0
+    for number in range(step.steps):
+        if at + step.batch > len(order):
+            order, at = torch.randperm(len(ids), generator=draws), 0
+        batch = ids[order[at : at + step.batch]]
+        at += step.batch
+        loss = _loss(step, student, teacher, batch)
+        if not math.isfinite(loss.item()):
+            raise StepFailed(f"the training diverged at step {number}: name a smaller learning_rate")
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for weight, mask in masks:
+                weight.mul_(mask)
+        losses.append(loss.item())
+        tell("distilling", number + 1, step.steps)
+    student.eval()
+    return losses
+
+
+def _loss(step: Distill, student: Any, teacher: Any, batch: torch.Tensor) -> torch.Tensor:
+    out = student(input_ids=batch, use_cache=False).logits
+    with torch.inference_mode():
+        wanted = teacher(input_ids=batch, use_cache=False).logits
+    heat = step.temperature
+    soft = functional.kl_div(
+        functional.log_softmax(out.flatten(0, 1) / heat, dim=-1),
+        functional.log_softmax(wanted.flatten(0, 1).clone() / heat, dim=-1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    loss = (1 - step.hard) * heat**2 * soft
+    if step.hard:
+        loss = loss + step.hard * functional.cross_entropy(out[:, :-1].flatten(0, 1), batch[:, 1:].flatten())
+    return loss
+
+
+def _rate(at: int, steps: int) -> float:
+    """Linear up, then a cosine down."""
+    warm = max(1, round(_WARM_UP * steps))
+    if at < warm:
+        return (at + 1) / warm
+    done = (at - warm) / max(1, steps - warm)
+    return _LAST + (1 - _LAST) * 0.5 * (1 + math.cos(math.pi * done))

@@ -1,0 +1,167 @@
+"""A recipe: steps one after another, measured, and resumable.
+
+What is done is told by the directories alone. Each that is whole bears a stamp of what it was made of, and the
+first whose stamp is not what the recipe would make now is made again, and with it all that follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from penstock.errors import ConfigError
+from penstock.optimize.figures import Figures
+from penstock.optimize.making import digest, stamp_of
+from penstock.optimize.model_directory import open_model
+from penstock.optimize.progress import Tell
+from penstock.optimize.report import Report, Stage, write_report
+from penstock.optimize.steps import NOTES, STEPS, Notes, Numerics, Step, require_sense, stamp_for, take
+from penstock.optimize.texts import read_texts
+
+_FIGURES = "figures"  # the folder with what was measured, beside the directories
+
+
+class Recipe(msgspec.Struct, frozen=True):
+    """A recipe that makes sense; paths are those of this machine."""
+
+    model: Path
+    output: Path
+    text: Path  # to evaluate on
+    steps: tuple[Step, ...]
+
+
+class _Plain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    model: str
+    text: str
+    steps: list[dict[str, Any]]
+    output: str = "out"
+    calibration: str | None = None
+
+
+def read_recipe(path: Path) -> Recipe:
+    """A recipe from a YAML file; paths in it are relative to the file.
+
+    :raises penstock.errors.ConfigError: it cannot be read, or makes no sense; each mistake with its place
+    """
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    try:
+        plain = msgspec.convert(read, _Plain)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    base = path.parent
+    model = base / plain.model
+    mistakes: list[str] = []
+    steps: list[Step] = []
+    for number, entry in enumerate(plain.steps):
+        where = f"steps[{number}]"
+        if len(entry) != 1 or next(iter(entry)) not in STEPS:
+            mistakes.append(f"{where}: one of {', '.join(STEPS)}, with its options")
+            continue
+        name, options = next(iter(entry.items()))
+        if not isinstance(options, dict | None):
+            mistakes.append(f"{where}.{name}: its options must be a mapping")
+            continue
+        given = {"calibration": plain.calibration, **(options or {})}
+        if name == "distill":
+            given.setdefault("teacher", plain.model)
+        for file in ("calibration", "teacher"):
+            if isinstance(given.get(file), str):
+                given[file] = str(base / given[file])
+        try:
+            step: Step = msgspec.convert(given, STEPS[name], dec_hook=_path)
+        except msgspec.ValidationError as error:
+            mistakes.append(f"{where}.{name}: {error}")
+            continue
+        mistakes += [f"{where}.{name}.{each}" for each in step.mistakes()]
+        if steps and steps[-1].runtime_after != "transformers":
+            mistakes.append(f"{where}: nothing can follow a step for runtime {steps[-1].runtime_after}")
+        steps.append(step)
+    if not plain.steps:
+        mistakes.append("steps: there are none")
+    if mistakes:
+        raise ConfigError(f"{path} cannot be used", tuple(f"{path}: {each}" for each in mistakes))
+    return Recipe(model, base / plain.output, base / plain.text, tuple(steps))
+
+
+def _path(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError
+
+
+Measure = Callable[[Path, Path, Tell], Figures]
+"""Measures a model directory on a text."""
+
+
+def follow(
+    recipe: Recipe,
+    tell: Tell,
+    *,
+    measure: Measure,
+    numerics: Mapping[str, Numerics] | None = None,
+) -> Report:
+    """Do what is not done yet, and write the report.
+
+    :param numerics: who does the steps, by their names; by default, their own
+    :raises penstock.optimize.faults.OptimizeError: a step cannot be done; those before it are kept
+    """
+    for step in recipe.steps:
+        require_sense(step)
+    read_texts(recipe.text)
+    before = _measured(recipe, recipe.model, "0-original", tell, measure)
+    stages = [Stage("original", {}, {}, before)]
+    source = recipe.model
+    for number, step in enumerate(recipe.steps, 1):
+        name = f"{number}-{step.name}"
+        target = recipe.output / name
+        if is_done(step, source, target):
+            notes: Notes = msgspec.json.decode((target / NOTES).read_bytes())
+            tell(f"{name} is done already", 1, 1)
+        else:
+            own = None if numerics is None else numerics[step.name]
+            notes = take(step, source, target, tell, numerics=own, replace=True)
+        options = msgspec.to_builtins(step, enc_hook=str)
+        figures = _measured(recipe, target, name, tell, measure)
+        stages.append(Stage(name, options, notes, figures))
+        source = target
+    report = Report(tuple(stages))
+    write_report(report, recipe.output)
+    return report
+
+
+def is_done(step: Step, source: Path, target: Path) -> bool:
+    """Whether ``target`` is what this step makes of ``source``."""
+    stamp = stamp_of(target)
+    return stamp is not None and stamp == stamp_for(step, open_model(source))
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    of: str  # digest of model and text
+    figures: Figures
+
+
+def _measured(recipe: Recipe, model: Path, name: str, tell: Tell, measure: Measure) -> Figures:
+    """Figures are kept, because measuring takes longer than many a step."""
+    kept = recipe.output / _FIGURES / f"{name}.json"
+    of = digest(open_model(model), recipe.text)
+    try:
+        known = msgspec.json.decode(kept.read_bytes(), type=_Kept)
+        if known.of == of:
+            return known.figures
+    except (OSError, msgspec.DecodeError):
+        pass
+    figures = measure(model, recipe.text, tell)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    beside = kept.with_suffix(".unfinished")
+    beside.write_bytes(msgspec.json.format(msgspec.json.encode(_Kept(of, figures)), indent=2))
+    beside.rename(kept)
+    return figures

@@ -1,0 +1,113 @@
+"""``penstock optimize``, as far as it goes without the libraries of its extra."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}')
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    (path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    return path
+
+
+@pytest.fixture
+def texts(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("to be, or not to be")
+    return path
+
+
+def test_what_is_no_model_is_refused_in_one_line(penstock, model, tmp_path):
+    (model / "model.safetensors").unlink()
+    status, out, err = penstock("optimize", "quantize", model, tmp_path / "made", "--to", "int8")
+    assert (status, out) == (1, "")
+    assert err.startswith(f"penstock: {model} has no weights")
+    assert err.count("\n") == 1
+
+
+def test_options_that_contradict_each_other_are_named_each_in_a_line(penstock, model, tmp_path):
+    status, _, err = penstock(
+        "optimize",
+        "quantize",
+        model,
+        tmp_path / "made",
+        "--to",
+        "bf16",
+        "--method",
+        "gptq",
+        "--group-size",
+        7,
+    )
+    assert status == 1
+    assert err.splitlines() == [
+        "quantize: group_size: one of 16, 32, 64, 128 and 256",
+        "quantize: method: gptq rounds to whole numbers, not to bf16",
+        "quantize: calibration: gptq needs texts",
+        "penstock: quantize cannot be done as it is asked for",
+    ]
+
+
+def test_a_text_that_is_not_there_is_refused_before_the_step_begins(penstock, model, tmp_path):
+    status, _, err = penstock("optimize", "export", model, tmp_path / "made", "--text", tmp_path / "none.txt")
+    assert status == 1
+    assert err == f"penstock: {tmp_path / 'none.txt'} cannot be read: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("quantize", "--to", "int4"),
+        ("prune", "--method", "magnitude"),
+        ("export",),
+        ("shrink", "--calibration", "{texts}"),
+        ("distill", "--teacher", "{model}", "--calibration", "{texts}"),
+        ("profile", "--text", "{texts}"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_without_the_extra_it_is_named(penstock, model, texts, tmp_path, monkeypatch, words):
+    for library in ("torch", "onnxruntime_genai"):
+        monkeypatch.setitem(sys.modules, library, None)
+    for module in [each for each in sys.modules if each.startswith("penstock.optimize.numerics")]:
+        monkeypatch.delitem(sys.modules, module)
+    name, *options = (word.format(model=model, texts=texts) for word in words)
+    status, _, err = penstock("optimize", name, model, tmp_path / "made", *options)
+    assert status == 1
+    assert "it comes with the extra 'optimize', see docs/optimize.md" in err
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_recipe_with_mistakes_is_refused(penstock, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: m\ntext: t\nsteps: [{shrink: {}}]")
+    status, _, err = penstock("optimize", "recipe", path)
+    assert status == 1
+    assert "steps[0].shrink.calibration: the layers to leave out are found with texts" in err
+
+
+def test_the_profiler_is_not_for_exported_models(penstock, texts, tmp_path):
+    (tmp_path / "genai_config.json").write_text('{"model": {"decoder": {"filename": "m.onnx"}}}')
+    (tmp_path / "m.onnx").touch()
+    status, _, err = penstock("optimize", "profile", tmp_path, tmp_path / "made", "--text", texts)
+    assert status == 1
+    assert "the profiler is PyTorch's" in err
+
+
+def test_it_is_loaded_without_any_library_of_the_extra():
+    code = (
+        "import sys, penstock.cli.optimize\n"
+        "print([name for name in ('torch', 'transformers', 'numpy', 'onnxruntime', 'penstock.gateway') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "[]\n"

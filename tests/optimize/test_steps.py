@@ -1,0 +1,161 @@
+"""What can be asked for, and how a step is taken."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from penstock.errors import ConfigError
+from penstock.optimize import model_directory
+from penstock.optimize.faults import ExtraLacking, StepFailed, UnusableModel, UnusableText
+from penstock.optimize.making import stamp_of
+from penstock.optimize.model_directory import Runtime, open_model
+from penstock.optimize.progress import nobody
+from penstock.optimize.steps import (
+    STEPS,
+    Distill,
+    Export,
+    Form,
+    Prune,
+    Pruning,
+    Quantize,
+    Rounding,
+    Shrink,
+    numerics_of,
+    stamp_for,
+    take,
+)
+
+TEXTS = Path("texts.txt")
+WRONG = {
+    "to": Quantize(to=Form.FP32),
+    "group_size": Quantize(to=Form.INT4, group_size=33),
+    "to: w8a8": Quantize(to=Form.W8A8, runtime=Runtime.ONNX),
+    "method: gptq is for": Quantize(
+        to=Form.INT4, runtime=Runtime.ONNX, method=Rounding.GPTQ, calibration=TEXTS
+    ),
+    "method: kquant": Quantize(to=Form.INT4, method=Rounding.KQUANT),
+    "method: gptq rounds": Quantize(to=Form.BF16, method=Rounding.GPTQ, calibration=TEXTS),
+    "calibration: gptq": Quantize(to=Form.INT4, method=Rounding.GPTQ),
+    "samples": Quantize(to=Form.INT4, samples=0),
+    "pattern": Prune(method=Pruning.MAGNITUDE, pattern="4:8"),
+    "pattern: width": Prune(method=Pruning.WIDTH, pattern="2:4", calibration=TEXTS),
+    "share": Prune(method=Pruning.MAGNITUDE, share=1.0),
+    "share: 2:4": Prune(method=Pruning.MAGNITUDE, pattern="2:4", share=0.3),
+    "calibration: sparsegpt": Prune(method=Pruning.SPARSEGPT),
+    "steps": Distill(calibration=TEXTS, steps=0),
+    "hard": Distill(calibration=TEXTS, hard=1.0),
+    "calibration: distilling": Distill(),
+    "max_loss": Shrink(calibration=TEXTS, max_loss=-0.1),
+    "calibration: the layers": Shrink(),
+    "runtime": Export(runtime=Runtime.TRANSFORMERS),
+    "to: fp32 or fp16": Export(to=Form.INT4),
+}
+
+
+@pytest.mark.parametrize(("begins", "step"), WRONG.items(), ids=WRONG)
+def test_options_that_make_no_sense_together_are_refused(begins, step, model, tmp_path):
+    (mistake,) = step.mistakes()
+    assert mistake.startswith(begins)
+    with pytest.raises(ConfigError) as raised:
+        take(step, model, tmp_path / "made", nobody)
+    assert raised.value.mistakes == (f"{step.name}: {mistake}",)
+
+
+def test_what_is_asked_for_rightly_is_taken():
+    for step in (
+        Quantize(to=Form.INT4),
+        Quantize(to=Form.INT8, runtime=Runtime.ONNX),
+        Prune(method=Pruning.SPARSEGPT, pattern="2:4", calibration=TEXTS),
+        Distill(calibration=TEXTS),
+        Shrink(calibration=TEXTS),
+        Export(),
+    ):
+        assert step.mistakes() == []
+        assert STEPS[step.name] is type(step)
+
+
+def copied(step, source, into, tell):
+    tell("copying", 1, 1)
+    for path in source.path.iterdir():
+        shutil.copy(path, into)
+    return {"files": len(list(into.iterdir()))}
+
+
+def test_a_step_makes_a_directory_with_stamp_and_notes(model, tmp_path):
+    told = []
+    step = Quantize(to=Form.INT8)
+    notes = take(step, model, tmp_path / "made", lambda *args: told.append(args), numerics=copied)
+    assert notes == {"files": 2}
+    assert told == [("copying", 1, 1)]
+    assert stamp_of(tmp_path / "made") == stamp_for(step, open_model(model))
+    assert (tmp_path / "made" / "penstock-notes.json").read_bytes() == b'{\n  "files": 2\n}'
+
+
+def test_what_a_library_has_written_is_looked_at(model, tmp_path):
+    with pytest.raises(UnusableModel, match=r"it has no config\.json"):
+        take(Quantize(to=Form.INT8), model, tmp_path / "made", nobody, numerics=lambda *_: {})
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_failed_step_leaves_the_source_as_it_was(model, tmp_path):
+    def failing(step, source, into, tell):
+        raise StepFailed("no layer was quantised")
+
+    before = {path.name: path.read_bytes() for path in model.iterdir()}
+    with pytest.raises(StepFailed, match="no layer"):
+        take(Quantize(to=Form.INT8), model, tmp_path / "made", nobody, numerics=failing)
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == before
+    assert not (tmp_path / "made").exists()
+
+
+def test_texts_are_looked_at_before_anything_is_loaded(model, tmp_path):
+    (tmp_path / "empty.txt").touch()
+    step = Prune(method=Pruning.SPARSEGPT, calibration=tmp_path / "empty.txt")
+    with pytest.raises(UnusableText, match="is empty"):
+        take(step, model, tmp_path / "made", nobody, numerics=copied)
+
+
+def test_memory_is_looked_at_before_anything_is_loaded(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(model_directory, "available_memory", lambda: 50)
+    with pytest.raises(UnusableModel, match="too large for this machine"):
+        take(Quantize(to=Form.INT8), model, tmp_path / "made", nobody, numerics=copied)
+
+
+def test_of_an_exported_model_nothing_more_is_made(tmp_path):
+    (tmp_path / "genai_config.json").write_text('{"model": {"decoder": {"filename": "model.onnx"}}}')
+    (tmp_path / "model.onnx").write_bytes(b"1")
+    with pytest.raises(ConfigError, match="let quantize come before"):
+        take(Quantize(to=Form.INT8), tmp_path, tmp_path / "made", nobody, numerics=copied)
+
+
+def test_the_stamp_does_not_depend_on_where_files_lie(model, texts, tmp_path):
+    step = Prune(method=Pruning.SPARSEGPT, calibration=texts)
+    first = stamp_for(step, open_model(model))
+    moved, texts_moved = tmp_path / "elsewhere", tmp_path / "moved.txt"
+    model.rename(moved)
+    texts.rename(texts_moved)
+    again = Prune(method=Pruning.SPARSEGPT, calibration=texts_moved)
+    assert stamp_for(again, open_model(moved)) == first
+    assert stamp_for(Prune(method=Pruning.WANDA, calibration=texts_moved), open_model(moved)) != first
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_without_the_extra_a_step_names_it(name, monkeypatch):
+    for module in list(sys.modules):
+        if module.startswith("penstock.optimize.numerics"):
+            monkeypatch.delitem(sys.modules, module)
+    for library in ("torch", "onnxruntime_genai", "numpy"):
+        monkeypatch.setitem(sys.modules, library, None)
+    step = {
+        "quantize": Quantize(to=Form.INT8),
+        "prune": Prune(method=Pruning.DEPTH),
+        "distill": Distill(),
+        "shrink": Shrink(),
+        "export": Export(),
+    }[name]
+    with pytest.raises(ExtraLacking, match="it comes with the extra 'optimize'"):
+        numerics_of(step)
