@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -133,3 +134,16 @@ def _in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Conn
             connection.execute("ROLLBACK")
         raise
     return result
+
+
+def create_private(path: Path) -> None:
+    """Make an empty file that nobody else may read, if there is none; SQLite gives its other files the same mode.
+
+    One that is there is not touched.  Closing a file takes away all locks that the process has on it, also those of
+    SQLite's connections to it: others would then take it for unused, and remove its log under those who write it
+    (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+
+    :raises OSError: it cannot be made
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))

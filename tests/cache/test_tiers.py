@@ -7,6 +7,8 @@ import resource
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 import time
 
 import pytest
@@ -442,3 +444,26 @@ async def test_entries_in_redis_expire_by_themselves(redis_for_all):
         await tier.flush()
         left = await tier._ask(b"PTTL", b"penstock:cache:" + a_key("brief"))
         assert 50_000 < left <= 60_000
+
+
+def visit(path):
+    """Another process reads the database, and thinks that it was the last one if nobody else has a lock on it."""
+    code = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1]); d.execute('PRAGMA user_version').fetchall(); d.close()"
+    subprocess.run([sys.executable, "-c", code, path], check=True)
+
+
+def test_a_process_that_goes_does_not_take_the_log_from_those_that_stay(tmp_path):
+    path = tmp_path / "answers"
+
+    async def main():
+        tier = DiskTier(path, 1 << 26)
+        tier.start()
+        tier.put(b"k" * 32, b"sealed", time.time() + 100)
+        await tier.flush()
+        assert await tier.get(b"k" * 32) is not None  # both of its connections are open
+        log = path.with_name("answers-wal").stat().st_ino
+        visit(path)
+        assert path.with_name("answers-wal").stat().st_ino == log
+        await tier.close()
+
+    asyncio.run(main())

@@ -47,6 +47,31 @@ def test_prompts_are_readable_by_their_owner_only(tmp_path):
     run(test)
 
 
+def visit(path):
+    """Another process reads the database, and thinks that it was the last one if nobody else has a lock on it."""
+    code = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1]); d.execute('SELECT * FROM fence').fetchall(); d.close()"
+    subprocess.run([sys.executable, "-c", code, path], check=True)
+
+
+def test_a_process_that_goes_does_not_take_the_log_from_those_that_stay(tmp_path):
+    path = tmp_path / "g.db"
+
+    async def test():
+        store, one = await filled(path)
+        assert len(await store.events(one.id, 0, LARGE)) == 3  # both of its connections are open
+        log = path.with_name("g.db-wal").stat().st_ino
+        visit(path)
+        assert path.with_name("g.db-wal").stat().st_ino == log
+        assert await store.write([append(one, 3, b"3")]) == {}
+        other = SQLiteStore(path, 1 << 26)
+        await other.start()
+        assert len(await other.events(one.id, 0, LARGE)) == 4
+        await other.close()
+        await store.close()
+
+    run(test)
+
+
 def test_with_fsync_everything_works_the_same(tmp_path):
     async def test():
         store, one = await filled(tmp_path / "g.db", fsync=True)

@@ -14,7 +14,6 @@ other file at its path is left alone, and this tier stays silent.
 from __future__ import annotations
 
 import asyncio
-import os
 import queue
 import sqlite3
 import threading
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from penstock.cache.tiers.tier import TierStatistics
+from penstock.database import create_private
 
 APPLICATION_ID = 0x50454E43  # "PENC": tells our files from others
 SCHEMA_VERSION = 1
@@ -357,8 +357,7 @@ class _File:
         return self._database
 
     def _open(self) -> sqlite3.Connection:
-        # Answers are nobody else's to read; SQLite gives its other two files the same mode.
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        create_private(self._path)
         self._inode = self._path.stat().st_ino
         database = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT, isolation_level=None)
         try:

@@ -31,6 +31,7 @@ from pathlib import Path
 
 import msgspec
 
+from penstock.database import create_private
 from penstock.generation.store import StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -127,8 +128,7 @@ class SQLiteFile:
 
     def _open(self, max_bytes: int, *, fsync: bool) -> None:
         with _locked(self.path):
-            # Requests and answers are nobody else's business.
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            create_private(self.path)
             self.identity = identity(self.path)
             db = self.db = sqlite3.connect(self.path, timeout=self._busy_timeout, isolation_level=None)
             try:
