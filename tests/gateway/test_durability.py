@@ -111,6 +111,33 @@ def test_an_answer_that_runs_is_followed_in_another_process_which_keeps_it_alive
     assert b"[DONE]" in again.body
 
 
+@pytest.mark.parametrize("apart", [True, False], ids=["after the other", "at once"])
+def test_a_reader_in_another_process_may_leave_and_come_back(durable, apart):
+    async def main():
+        go_on = asyncio.Event()
+        script = [*SCRIPT[:3], go_on, SCRIPT[3]]
+        async with two([script], durable) as ((gateway, here), (other, there), _):
+            calling = asyncio.create_task(call(here, STREAM))
+            await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
+            (generation,) = gateway.pipeline.registry
+            for _ in range(3):
+                reader, writer = await asyncio.open_connection("127.0.0.1", there)
+                writer.write(request(b"", f"/v1/generations/{generation.id}/events", "GET"))
+                await reader.readuntil(b"id: 1\n")
+                writer.transport.abort()
+                if apart:
+                    await until(lambda: not other.pipeline.readings)
+            again = asyncio.create_task(events(there, generation.id, 0))
+            await until(lambda: any(one.readable == 2 and one.readers for one in other.pipeline.registry))
+            go_on.set()
+            return await calling, await again
+
+    whole, again = on_uvloop(main)
+    assert again.status == 200
+    assert whole.body.endswith(again.body)
+    assert again.body.startswith(b"id: 1\n")
+
+
 def test_who_has_seen_more_in_one_process_than_another_has_heard_of_is_not_ahead_there(durable, monkeypatch):
     monkeypatch.setattr("penstock.generation.keeper.POLL", 3_600.0)  # nobody looks by himself
 

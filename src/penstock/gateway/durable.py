@@ -122,14 +122,14 @@ class Durable:
 
     async def _restored(self, record: Record, keeper: Keeper) -> Generation:
         """A log that is in the store, as one of this process: whole, or followed while another produces it."""
-        present = self._producing.registry.get(record.id)
-        if present is not None:
+        while (present := self._producing.registry.get(record.id)) is not None:
             if self.is_elsewhere(present):
                 try:
                     await keeper.catch_up(present)
                 except StoreUnavailable as error:
                     raise Overloaded(f"this answer cannot be read now: {error}", retry_after=1.0) from error
-            return present
+            if self._producing.registry.get(record.id) is present:
+                return present  # else its last reader here left just now, and it was let go
         generation = self._create(record, _call_of(record, self._producing.clock.now()))
         try:
             await keeper.restore(record, generation)
