@@ -5,6 +5,7 @@ import fcntl
 import sqlite3
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -123,3 +124,28 @@ def test_a_lock_on_a_file_that_is_there_is_kept(tmp_path):
         create_private(path)
         refused = subprocess.run([sys.executable, "-c", other, path], capture_output=True, check=False)
     assert b"BlockingIOError" in refused.stderr
+
+
+def test_a_write_that_is_cancelled_is_waited_for_and_what_comes_next_finds_it_done(tmp_path):
+    reached, go_on = threading.Event(), threading.Event()
+
+    def slow(db):
+        reached.set()
+        assert go_on.wait(60)
+        db.execute("INSERT INTO t VALUES (1)")
+
+    async def main():
+        database = a_database(tmp_path / "d")
+        task = asyncio.create_task(database.write(slow))
+        while not reached.is_set():
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(0)
+        assert not task.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await numbers(database) == [1]
+        await database.close()
+
+    asyncio.run(main())

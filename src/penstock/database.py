@@ -1,7 +1,8 @@
 """A SQLite file of ours, shared by all workers of a machine, that keeps the event loop out of the disk.
 
-Every piece of work runs in the one thread that owns the connection.  A write is one transaction, and is on the
-disk when it returns (``synchronous = FULL``): what is answered with a 2xx after it survives a power cut.
+Every piece of work runs in the one thread that owns the connection, and is waited for to its end, also by who is
+cancelled meanwhile.  A write is one transaction, and is on the disk when it returns (``synchronous = FULL``): what is
+answered with a 2xx after it survives a power cut.
 Nothing here is on the path of a call.
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from penstock.errors import ConfigError, StorageFull, StorageUnavailable
+from penstock.uninterrupted import uninterrupted
 
 BUSY_TIMEOUT = 5.0  # seconds that a write waits for another worker's
 
@@ -71,14 +73,16 @@ class Database:
         return await self._run(lambda: self._transaction(work))
 
     async def close(self) -> None:
-        await self._run(self._close)
-        self._thread.shutdown(wait=False)
+        try:
+            await self._run(self._close)
+        finally:
+            self._thread.shutdown(wait=False)
 
     # ---- in the thread ----
 
     async def _run(self, work: Callable[[], _T]) -> _T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            return await uninterrupted(asyncio.get_running_loop().run_in_executor(self._thread, work))
         except (sqlite3.Error, OSError) as error:
             log.warning("%s: %s", self.path, error)
             if getattr(error, "sqlite_errorname", "").startswith("SQLITE_FULL"):

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 _T = TypeVar("_T")
 
 
-async def uninterrupted(work: Coroutine[Any, Any, _T]) -> _T:
+async def uninterrupted(work: Coroutine[Any, Any, _T] | asyncio.Future[_T]) -> _T:
     """Await work to its end, and only then be cancelled if that was asked for meanwhile.
 
+    :param work: steps; or what a thread will have done, which is no task that a loop could cancel as it ends
     :raises asyncio.CancelledError: it was; what the work returned or raised is lost
     """
     task = asyncio.ensure_future(work)

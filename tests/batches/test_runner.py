@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 
 import msgspec
 import pytest
@@ -9,6 +10,7 @@ from batch_doubles import a_world, answer
 
 from penstock.batches import results as results_module
 from penstock.batches.batch import Status
+from penstock.batches.store import BatchStore
 from penstock.errors import NotFound
 
 
@@ -426,7 +428,7 @@ def test_records_go_after_half_a_year_and_open_ones_stay(tmp_path):
             async def there():
                 return [batch.id for batch in (await store.page("t"))[0]]
 
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while await there() != [waiting.id]:
                     world.clock.advance(0.5)
                     await asyncio.sleep(0.001)
@@ -465,10 +467,63 @@ def test_a_worker_that_goes_away_while_the_disk_is_full_gives_up(tmp_path, monke
             await world.until(lambda: worker.pipeline.asked)
             await world.settle()
             world.workers.remove(worker)
-            await asyncio.wait_for(worker.close(), 10)
+            await asyncio.wait_for(worker.close(), 60)
             monkeypatch.undo()
             other = await world.worker()
             other.pipeline.say = say()
             assert (await other.ended(batch)).counts.completed == 1
 
     asyncio.run(main())
+
+
+@pytest.fixture
+def lock_held(monkeypatch):
+    """``(reached, go on)``: has whoever wants a batch's lock wait for it."""
+    reached, go_on = threading.Event(), threading.Event()
+    lock = BatchStore.lock
+
+    def held(*args):
+        reached.set()
+        assert go_on.wait(60)
+        return lock(*args)
+
+    monkeypatch.setattr(BatchStore, "lock", held)
+    return reached, go_on
+
+
+def test_a_worker_that_dies_while_it_is_given_a_lock_gives_it_back(tmp_path, lock_held):
+    reached, go_on = lock_held
+
+    async def main():
+        async with a_world(tmp_path) as world:
+            one = await world.worker()
+            batch = await one.begin([1])
+            await world.until(reached.is_set)
+            dying = asyncio.create_task(one.die())
+            await asyncio.sleep(0)
+            go_on.set()
+            await dying
+            two = await world.worker()
+            two.pipeline.say = say()
+            assert (await two.ended(batch)).status is Status.COMPLETED
+
+    asyncio.run(main())
+
+
+def test_a_worker_that_is_given_a_lock_while_it_goes_away_ends_what_it_has_begun(tmp_path, lock_held, caplog):
+    reached, go_on = lock_held
+
+    async def main():
+        async with a_world(tmp_path) as world:
+            one = await world.worker()
+            await one.begin([1])
+            await world.until(reached.is_set)
+            world.workers.remove(one)
+            closing = asyncio.create_task(one.close())
+            await asyncio.sleep(0)
+            go_on.set()
+            await closing
+            assert not one.runner._runs
+
+    asyncio.run(main())
+    assert caplog.records == []

@@ -3,9 +3,12 @@
 import asyncio
 import hashlib
 import json
+import threading
 
 from in_pieces import CHAT, body_of, digest, in_pieces, two_tenants
-from serving import COMPLETION, on_uvloop
+from serving import COMPLETION, on_uvloop, until
+
+from penstock.upload.writer import BlockWriter
 
 LIST = "application/vnd.penstock.blocks+json"
 
@@ -157,3 +160,28 @@ def test_the_idempotency_key_is_that_of_the_call(tmp_path):
         again = await ask("POST", CHAT, body, Idempotency_Key="k", content_type="application/json")
         assert again.headers["penstock-generation"] == first.headers["penstock-generation"]
         assert len(model.bodies) == 1
+
+
+def test_what_the_disk_does_for_a_caller_who_has_left_ends_before_the_stores_close(
+    tmp_path, monkeypatch, caplog
+):
+    reached, go_on = threading.Event(), threading.Event()
+    write = BlockWriter.write
+
+    def held(*args):
+        reached.set()
+        assert go_on.wait(60)
+        write(*args)
+
+    monkeypatch.setattr(BlockWriter, "write", held)
+
+    @with_gateway(tmp_path)
+    async def test(ask, model, gateway):
+        _, writer = await ask.begin("PUT", f"/v1/blocks/{name(b'this')}", 1_000_000)
+        writer.write(bytes(500_000))
+        await until(reached.is_set)
+        writer.close()
+        asyncio.get_running_loop().call_later(0.1, go_on.set)
+
+    assert list((tmp_path / "kept" / "uploads" / "blocks").iterdir()) == []
+    assert not [record for record in caplog.records if record.exc_info]

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 import resource
+import threading
 import time
 
 import pytest
@@ -295,5 +296,62 @@ def test_times_are_of_the_clock_that_was_given(tmp_path):
             file = await put(store)
             assert (file.created, file.expires) == (1_000_000.0, 1_000_100.0)
             assert abs(store.path_of(file.id).stat().st_mtime - time.time()) < 60
+
+    run(main())
+
+
+async def cancelled(task, reached, go_on):
+    """Cancel a task while a thread works for it, which then may go on."""
+    while not reached.is_set():
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def held(monkeypatch, owner, step):
+    """``(reached, go on)``: has a step in a thread wait."""
+    reached, go_on = threading.Event(), threading.Event()
+    do = getattr(owner, step)
+
+    def waiting(*args, **kwargs):
+        reached.set()
+        assert go_on.wait(60)
+        return do(*args, **kwargs)
+
+    monkeypatch.setattr(owner, step, waiting)
+    return reached, go_on
+
+
+@pytest.mark.parametrize("step", ["_append", "_sync"])
+def test_a_cancelled_sender_leaves_nothing_open_and_nothing_behind(tmp_path, monkeypatch, step):
+    """An open file that nobody closes is a ResourceWarning, and so an error."""
+    gates = held(monkeypatch, module.Incoming, step)
+
+    async def main():
+        async with a_store(tmp_path) as store:
+            await cancelled(asyncio.create_task(put(store, bytes(600_000))), *gates)
+            assert (await store.page("t"))[0] == [] or step == "_sync"
+            assert len(everything(tmp_path)) == len((await store.page("t"))[0])
+
+    run(main())
+
+
+def test_a_cancelled_reader_closes_the_file_when_the_thread_has_read(tmp_path, monkeypatch):
+    read = []
+    gates = held(monkeypatch, module.BlockReader, "read")
+    close = module.BlockReader.close
+    monkeypatch.setattr(
+        module.BlockReader, "close", lambda self: (read.append(self._file.closed), close(self))
+    )
+
+    async def main():
+        async with a_store(tmp_path) as store:
+            file = await put(store, bytes(600_000))
+            await cancelled(asyncio.create_task(content_of(store, file)), *gates)
+            assert read == [False]
 
     run(main())

@@ -360,6 +360,40 @@ def test_a_cancelled_append_ends_with_what_its_thread_is_doing(tmp_path, monkeyp
     run(main())
 
 
+def test_a_cancelled_block_is_entered_with_its_file_and_a_refused_one_leaves_none(tmp_path, monkeypatch):
+    reached, go_on = threading.Event(), threading.Event()
+    add = UploadStore._add
+
+    def held(*args):
+        reached.set()
+        assert go_on.wait(60)
+        return add(*args)
+
+    def sealed(store, content):
+        block = module.BlockWriter(store)
+        return block.finish(content)
+
+    async def main():
+        async with a_store(tmp_path, tenant_bytes=10_000) as store:
+            with monkeypatch.context() as patch:
+                patch.setattr(UploadStore, "_add", held)
+                task = asyncio.create_task(store.put_block("t", sealed(store, b"block")))
+                while not reached.is_set():
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.sleep(0)
+                assert not task.done()
+                go_on.set()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            assert await store.blocks("t", [(hashlib.sha256(b"block").digest(), 5)]) == b"block"
+            with pytest.raises(Forbidden):
+                await store.put_block("t", sealed(store, bytes(20_000)))
+            assert len(files(tmp_path)) == 1
+
+    run(main())
+
+
 def test_a_cancelled_append_leaves_no_half_of_a_block(tmp_path):
     async def main():
         async with a_store(tmp_path) as store:

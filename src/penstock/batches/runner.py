@@ -101,7 +101,7 @@ class Runner:
         """After :meth:`stop`, when every call has been answered."""
         self.stop()
         self._clock.remove(self)
-        if self._tasks:
+        while self._tasks:  # a look that is under way may begin a run yet
             await asyncio.wait(self._tasks)
         await self.store.close()
 
@@ -165,7 +165,15 @@ class Runner:
             self._looking = False
 
     async def _take(self, batch: Batch) -> bool:
-        lock = await self.files.run(lambda: self.store.lock(batch))
+        locks: list[int | None] = []
+        try:
+            await self.files.run(lambda: locks.append(self.store.lock(batch)))
+        except asyncio.CancelledError:  # by then somebody may have got it
+            for lock in locks:
+                if lock is not None:
+                    os.close(lock)
+            raise
+        (lock,) = locks
         if lock is None:
             return False
         self._resting.pop(batch.id, None)

@@ -115,10 +115,10 @@ class BlockRoom:
             sealed = await self._taken(block, exchange)
             if sealed.digest.hex() != name:
                 raise DigestMismatch("the block does not have the digest by which it is called")  # noqa: TRY301
-            new = await self._store.put_block(owner_of(tenant, exchange.headers), sealed)
         except BaseException:
             await self._drop(block)
             raise
+        new = await self._store.put_block(owner_of(tenant, exchange.headers), sealed)
         exchange.respond(201 if new else 204, [], b"")
 
     async def _taken(self, block: BlockWriter, exchange: Exchange) -> Sealed:

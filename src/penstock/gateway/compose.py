@@ -57,6 +57,7 @@ from penstock.upload.files import FileStore
 from penstock.upstream.http import HTTPUpstream, has_no_key
 
 HAND_OVER = 2.0  # seconds for storing what other processes are to go on with
+LAST_WORK = 2.0  # seconds that a request for what is kept here may take yet when the gateway closes
 
 log = logging.getLogger("penstock.gateway")
 
@@ -126,6 +127,7 @@ class Gateway:
             self.pipeline.on_background_end = self._response_ended
         self._files = parts.file_store(config)
         self._batches = self._runner(config, self._files) if self._files is not None else None
+        self._working: set[asyncio.Task[Any]] = set()  # on what is kept here
         self._codings = Codings(config.codings, config.listener.max_body_bytes)
         self._kept = Kept({})
         self._upload_store = parts.upload_store(config)
@@ -230,6 +232,9 @@ class Gateway:
 
     async def _do(self, work: Work, exchange: Exchange) -> None:
         """Answer a request for what is kept here."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._working.add(task)
         try:
             await work.do(exchange)
         except ConnectionError:
@@ -245,6 +250,8 @@ class Gateway:
             )
         else:
             self.recorder.counted(work.label, CLIENT_GONE if exchange.gone else 200)
+        finally:
+            self._working.discard(task)
 
     # ---- life ----
 
@@ -320,6 +327,7 @@ class Gateway:
         if self._batches is not None:
             self._batches.stop()
         self.pipeline.cut_all(Draining("this gateway is going away; try again", retry_after=1.0))
+        await self._end_work()
         await self.pipeline.wait_idle()
         if self._files is not None and self._batches is not None:
             await self._batches.close()
@@ -347,6 +355,15 @@ class Gateway:
             self._request_log.flush()
         if self._store is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._store.close)
+
+    async def _end_work(self) -> None:
+        """What the disk is doing for requests whose callers are gone ends before the stores are closed."""
+        if self._working:
+            _, late = await asyncio.wait(self._working, timeout=LAST_WORK)
+            for task in late:  # of a caller who is still there
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
 
     # ---- introspection ----
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -102,15 +103,16 @@ class FileRoom:
         file = await self._store.get(tenant, file_id)
         taken = _Taken()
         sent = 0
-        async for piece in self._store.pieces(file.id):
-            if not exchange.started:
-                exchange.start(200, [(b"content-type", b"application/octet-stream")])
-                exchange.watch(taken)
-            sent += len(piece)
-            if not exchange.write(piece):
-                await taken.wait()
-            if exchange.gone:
-                return
+        async with aclosing(self._store.pieces(file.id)) as pieces:
+            async for piece in pieces:
+                if not exchange.started:
+                    exchange.start(200, [(b"content-type", b"application/octet-stream")])
+                    exchange.watch(taken)
+                sent += len(piece)
+                if not exchange.write(piece):
+                    await taken.wait()
+                if exchange.gone:
+                    return
         if sent != file.bytes:  # somebody has been at our files; an end would say that this is all
             exchange.abort()
         elif exchange.started:

@@ -6,7 +6,8 @@ upload store; its answer goes out on the connection that brought the last piece.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 
 import msgspec
 
@@ -87,7 +88,7 @@ class ResumedExchange(OverExchange):
         self,
         beneath: Exchange,
         target: Target,
-        content: bytes | Callable[[], AsyncIterator[bytes]],
+        content: bytes | Callable[[], AsyncGenerator[bytes, None]],
         length: int,
         fields: HeaderList,
         *,
@@ -116,8 +117,9 @@ class ResumedExchange(OverExchange):
         if isinstance(self._content, bytes):
             yield self._content
             return
-        async for piece in self._content():
-            yield piece
+        async with aclosing(self._content()) as pieces:
+            async for piece in pieces:
+                yield piece
 
     def respond(self, status: int, headers: HeaderList, body: bytes) -> None:
         super().respond(status, [*headers, *self._fields], body)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Annotated, Any
 
@@ -167,9 +168,11 @@ class PartsRoom:
                 raise BadRequest("the form holds no part", param="data", code="missing_parameter")
             whole = await writer.finish(at_once=True)
         finally:
-            await writer.close()
-            if not whole:  # there is no way to go on with a part
-                await self._store.give_up(owner, part.id)
+            try:
+                await writer.close()
+            finally:
+                if not whole:  # there is no way to go on with a part
+                    await self._store.give_up(owner, part.id)
         respond(
             exchange,
             {
@@ -196,8 +199,9 @@ class PartsRoom:
             life = announced.expires_after
             incoming = await self._files.receive(tenant.name, upload.offset)
             try:
-                async for piece in self._store.pieces(upload.id):
-                    await incoming.write(piece)
+                async with aclosing(self._store.pieces(upload.id)) as pieces:
+                    async for piece in pieces:
+                        await incoming.write(piece)
                 file = await incoming.finish(
                     announced.filename, announced.purpose, None if life is None else float(life.seconds)
                 )
@@ -214,8 +218,9 @@ class PartsRoom:
             part = await self._store.get(owner, part_id)
             if part.parent != upload.id:
                 raise Conflict(f"{part_id[:100]} is no part of this upload", code="incomplete_part")
-            async for piece in self._store.pieces(part_id):
-                computed.update(piece)
+            async with aclosing(self._store.pieces(part_id)) as pieces:
+                async for piece in pieces:
+                    computed.update(piece)
         if computed.hexdigest() != (asked.md5 or "").lower():
             raise BadRequest("the parts do not have this MD5 together", param="md5", code="digest_mismatch")
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
@@ -271,8 +272,9 @@ class UploadRoom:
         :raises DigestMismatch: it is not; the upload is given up
         """
         computed = whole.new()
-        async for piece in self._store.pieces(upload.id):
-            computed.update(piece)
+        async with aclosing(self._store.pieces(upload.id)) as pieces:
+            async for piece in pieces:
+                computed.update(piece)
         if not whole.fits(computed.digest()):
             await self._store.give_up(upload.owner, upload.id)
             raise DigestMismatch("the upload does not have the digest that was said", param="repr-digest")
@@ -318,8 +320,9 @@ class UploadRoom:
             return await self._room.receive(tenant.name, form)
         incoming = await self._files.receive(tenant.name, upload.offset)
         try:
-            async for piece in content():
-                await incoming.write(piece)
+            async with aclosing(content()) as pieces:
+                async for piece in pieces:
+                    await incoming.write(piece)
             return await incoming.finish(target.filename, target.purpose, None)
         finally:
             await incoming.discard()

@@ -21,7 +21,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -142,8 +142,7 @@ class FileStore:
         if announced > self.max_file_bytes + BUFFER:  # the rest of the form is not that long
             raise self.too_large()
         file_id = new_file_id()
-        path = self._incoming / file_id
-        incoming = Incoming(self, tenant, file_id, path, await self.run(lambda: path.open("xb", buffering=0)))
+        incoming = Incoming(self, tenant, file_id, self._incoming / file_id)
         self.reserve(tenant, LEAST_CHARGE)
         incoming.room = min(room, self.max_file_bytes)
         return incoming
@@ -250,11 +249,11 @@ class FileStore:
         """Where the content of a file that :meth:`get` or :meth:`page` has returned lies."""
         return self._content / file_id
 
-    async def pieces(self, file_id: str) -> AsyncIterator[bytes]:
+    async def pieces(self, file_id: str) -> AsyncGenerator[bytes, None]:
         """The content of a file that :meth:`get` has returned, by :data:`BLOCK` bytes."""
-        source = await self.run(lambda: self.path_of(file_id).open("rb", buffering=0))
+        source = BlockReader(self.path_of(file_id), BLOCK)
         try:
-            while piece := await self.run(lambda: source.read(BLOCK)):
+            while piece := await self.run(source.read):
                 yield piece
         finally:
             source.close()
@@ -305,13 +304,13 @@ class FileStore:
     # ---- the disk ----
 
     async def run(self, work: Callable[[], _T]) -> _T:
-        """Work on the disk, in a thread of the store's.
+        """Work on the disk, in a thread of the store's; waited for to its end, also by who is cancelled meanwhile.
 
         :raises StorageFull: there is no room
         :raises StorageUnavailable: anything else that a disk may say
         """
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            return await uninterrupted(asyncio.get_running_loop().run_in_executor(self._threads, work))
         except OSError as error:
             log.warning("%s: %s", self.directory, error)
             raise storage_error(error) from error
@@ -329,21 +328,33 @@ class FileStore:
 class Incoming:
     """A file on its way in; :meth:`finish` or :meth:`discard` ends it."""
 
-    __slots__ = ("_buffer", "_file", "_id", "_path", "_reserved", "_store", "_tenant", "room", "size")
+    __slots__ = (
+        "_buffer",
+        "_ended",
+        "_file",
+        "_id",
+        "_path",
+        "_reserved",
+        "_store",
+        "_tenant",
+        "room",
+        "size",
+    )
 
-    def __init__(self, store: FileStore, tenant: str, file_id: str, path: Path, file: BinaryIO) -> None:
+    def __init__(self, store: FileStore, tenant: str, file_id: str, path: Path) -> None:
         self._store = store
         self._tenant = tenant
         self._id = file_id
         self._path = path
-        self._file: BinaryIO | None = file
+        self._file: BinaryIO | None = None  # opened by the thread that first writes to it
+        self._ended = False
         self._buffer = bytearray()
         self._reserved = LEAST_CHARGE
         self.size = 0
         self.room = 0  # bytes that it may grow to
 
     def __repr__(self) -> str:
-        return f"<Incoming {self._id}, {self.size} bytes, {'open' if self._file else 'ended'}>"
+        return f"<Incoming {self._id}, {self.size} bytes, {'ended' if self._ended else 'open'}>"
 
     async def write(self, data: bytes) -> None:
         """:raises BodyTooLarge: more than a file may hold
@@ -364,13 +375,12 @@ class Incoming:
         return await uninterrupted(self._finish(filename, purpose, kept_for))
 
     async def _finish(self, filename: str, purpose: str, kept_for: float | None) -> StoredFile:
-        file = self._file
-        assert file is not None
+        assert not self._ended
         await self._flush()
-        await self._store.run(lambda: _sync(file))
+        await self._store.run(self._sync)
         described = self._store.described(self._id, self.size, filename, purpose, kept_for)
         await self._store.enter(self._tenant, self._path, described)
-        self._file = None
+        self._ended = True
         self._store.reserve(self._tenant, -self._reserved)
         return described
 
@@ -379,21 +389,61 @@ class Incoming:
         await uninterrupted(self._discard())
 
     async def _discard(self) -> None:
-        file, self._file = self._file, None
-        if file is None:
+        if self._ended:
             return
+        self._ended = True
         self._store.reserve(self._tenant, -self._reserved)
         with contextlib.suppress(PenstockError):  # a disk that is broken has told so already
-            await self._store.run(lambda: _drop(file, self._path))
+            await self._store.run(self._drop)
 
     async def _flush(self) -> None:
-        file = self._file
-        assert file is not None
         data, self._buffer = self._buffer, bytearray()
-        await self._store.run(lambda: write_all(file, data))
+        await self._store.run(lambda: self._append(data))
         charge = max(self.size, LEAST_CHARGE)
         self._store.reserve(self._tenant, charge - self._reserved)
         self._reserved = charge
+
+    # ---- in the store's threads ----
+
+    def _append(self, data: bytearray) -> None:
+        if self._file is None:
+            self._file = self._path.open("xb", buffering=0)
+        write_all(self._file, data)
+
+    def _sync(self) -> None:
+        assert self._file is not None
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def _drop(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._path.unlink(missing_ok=True)
+
+
+class BlockReader:
+    """A file, a block at a time; opened by the first :meth:`read`.  For a thread."""
+
+    __slots__ = ("_file", "_path", "_size")
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path = path
+        self._size = size
+        self._file: BinaryIO | None = None
+
+    def __repr__(self) -> str:
+        return f"<BlockReader {self._path.name}, {'open' if self._file else 'closed'}>"
+
+    def read(self) -> bytes:
+        """The next bytes; none: it has ended."""
+        if self._file is None:
+            self._file = self._path.open("rb", buffering=0)
+        return self._file.read(self._size)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def storage_error(error: OSError) -> StorageFull | StorageUnavailable:
@@ -428,16 +478,6 @@ def _link(path: Path, target: Path) -> None:
         if not target.exists():  # entered whole, and then the crash came
             raise
     sync_directory(target.parent)
-
-
-def _sync(file: BinaryIO) -> None:
-    os.fsync(file.fileno())
-    file.close()
-
-
-def _drop(file: BinaryIO, path: Path) -> None:
-    file.close()
-    path.unlink(missing_ok=True)
 
 
 def _used(db: sqlite3.Connection, tenant: str) -> int:

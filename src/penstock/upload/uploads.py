@@ -24,7 +24,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,8 +44,9 @@ from penstock.errors import (
     PenstockError,
     RateLimited,
 )
+from penstock.uninterrupted import uninterrupted
 from penstock.upload.asked import Concat, UploadDialect
-from penstock.upload.files import LEAST_CHARGE, ORPHANED, storage_error, sync_directory
+from penstock.upload.files import LEAST_CHARGE, ORPHANED, BlockReader, storage_error, sync_directory
 from penstock.upload.offsets import Offsets, Phase
 from penstock.upload.writer import Sealed, Writer
 
@@ -524,12 +525,12 @@ class UploadStore:
 
     # ---- contents ----
 
-    async def pieces(self, upload_id: str) -> AsyncIterator[bytes]:
+    async def pieces(self, upload_id: str) -> AsyncGenerator[bytes, None]:
         """The content of an upload, by :data:`READ` bytes."""
         for path in await self._paths(upload_id):
-            source = await self.run(lambda path=path: path.open("rb", buffering=0))  # type: ignore[misc]
+            source = BlockReader(path, READ)
             try:
-                while piece := await self.run(lambda source=source: source.read(READ)):  # type: ignore[misc]
+                while piece := await self.run(source.read):
                     yield piece
             finally:
                 source.close()
@@ -550,11 +551,18 @@ class UploadStore:
     # ---- blocks ----
 
     async def put_block(self, owner: str, sealed: Sealed) -> bool:
-        """Enter a block that is part of no upload yet; whether it is new.
+        """Enter a block that is part of no upload yet; whether it is new.  If this raises, its file is gone.
 
         :raises Forbidden: the owner would keep more than it may
         """
-        going = await self._database.write(lambda db: self._add(db, owner, [sealed], self.now()))
+        return await uninterrupted(self._put_block(owner, sealed))
+
+    async def _put_block(self, owner: str, sealed: Sealed) -> bool:
+        try:
+            going = await self._database.write(lambda db: self._add(db, owner, [sealed], self.now()))
+        except PenstockError:
+            await self._unlink([sealed.file])
+            raise
         await self._unlink(going)
         return sealed.file not in going
 
@@ -672,13 +680,13 @@ class UploadStore:
     # ---- the disk ----
 
     async def run(self, work: Callable[[], _T]) -> _T:
-        """Work on the disk, in a thread of the store's.
+        """Work on the disk, in a thread of the store's; waited for to its end, also by who is cancelled meanwhile.
 
         :raises StorageFull: there is no room
         :raises StorageUnavailable: anything else that a disk may say
         """
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            return await uninterrupted(asyncio.get_running_loop().run_in_executor(self._threads, work))
         except OSError as error:
             log.warning("%s: %s", self.directory, error)
             raise storage_error(error) from error
