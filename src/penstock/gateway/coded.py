@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,7 @@ class Coding(msgspec.Struct, frozen=True):
 
 
 class Dictionaries:
-    """Bodies that callers may refer to, by owner and SHA-256; the oldest make room.
+    """Bodies that callers may refer to, by owner and SHA-256; the oldest make room.  For any thread.
 
     :param most: bytes that they may have together
     """
@@ -50,15 +51,17 @@ class Dictionaries:
         self._most = most
         self._held = 0
         self._contents: OrderedDict[tuple[str, bytes], bytes] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<Dictionaries {len(self._contents)}, {self._held} of {self._most} bytes>"
 
     def get(self, owner: str, digest: bytes) -> bytes | None:
-        content = self._contents.get((owner, digest))
-        if content is not None:
-            self._contents.move_to_end((owner, digest))
-        return content
+        with self._lock:
+            content = self._contents.get((owner, digest))
+            if content is not None:
+                self._contents.move_to_end((owner, digest))
+            return content
 
     def keep(self, owner: str, content: bytes) -> bytes | None:
         """The content's SHA-256, if it is remembered from now on; None: it is too large."""
@@ -68,13 +71,14 @@ class Dictionaries:
             return None
         digest = hashlib.sha256(content).digest()
         key = (owner, digest)
-        if key not in self._contents:
-            self._held += len(content)
-        self._contents[key] = content
-        self._contents.move_to_end(key)
-        while self._held > self._most:
-            _, old = self._contents.popitem(last=False)
-            self._held -= len(old)
+        with self._lock:
+            if key not in self._contents:
+                self._held += len(content)
+            self._contents[key] = content
+            self._contents.move_to_end(key)
+            while self._held > self._most:
+                _, old = self._contents.popitem(last=False)
+                self._held -= len(old)
         return digest
 
 
