@@ -170,9 +170,10 @@ def _checked(database: sqlite3.Connection) -> bool:
     :raises _NotOursError: something else is in it
     :raises sqlite3.DatabaseError: it is damaged, or of another version
     """
+    # The tables first: another process that is making them just now enters the marks with them.
+    (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     (application,) = database.execute("PRAGMA application_id").fetchone()
     (version,) = database.execute("PRAGMA user_version").fetchone()
-    (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if tables and application != APPLICATION_ID:
         raise _NotOursError("the file is not a cache of this program")
     if tables and version != SCHEMA_VERSION:
