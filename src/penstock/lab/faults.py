@@ -243,6 +243,10 @@ class _Connection:
         self._deaf: set[str] = set()  # directions in which nothing comes through any more
         self._ends = near, far
         self._reset = False
+        for writer in self._ends:
+            writer.transport.set_write_buffer_limits(
+                high=0
+            )  # drained: the kernel has it, and no abort takes it back
 
     def __repr__(self) -> str:
         return f"<_Connection {self._moved}, {self._planned or 'without a break'}>"
