@@ -13,7 +13,7 @@ CHUNKED = b"POST /v1 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\
 def run(scripts, scene):
     async def main():
         async with ScriptedUpstream(scripts) as upstream:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await scene(upstream)
 
     asyncio.run(main())

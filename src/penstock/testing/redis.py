@@ -5,30 +5,37 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
+import tempfile
 import time
 from typing import Self
 
-_START_TIMEOUT = 10.0  # seconds
+from penstock.testing._ports import free_port
+
+_START_TIMEOUT = 60.0  # seconds
+_TRIES = 100  # ports
 
 
 class RedisServer:
     """``redis-server``, which can be killed, stopped in its tracks and started anew on its port.
 
     :param options: further ones of its command line, such as ``"--maxmemory", "1mb"``
-    :param port: where it listens on 127.0.0.1; 0: a free one
+    :param port: where it listens on 127.0.0.1; 0: a free one, which is another if somebody takes it before the start
     """
 
     def __init__(self, *options: str, port: int = 0) -> None:
-        self.port = port or _free_port()
-        self.url = f"redis://127.0.0.1:{self.port}"
+        self._fixed = port != 0
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
+        self._use(port or free_port())
 
     def __repr__(self) -> str:
         state = "running" if self._process is not None and self._process.poll() is None else "not running"
         return f"<RedisServer on port {self.port}, {state}>"
+
+    def _use(self, port: int) -> None:
+        self.port = port
+        self.url = f"redis://127.0.0.1:{port}"
 
     @staticmethod
     def available() -> bool:
@@ -40,25 +47,40 @@ class RedisServer:
 
         :raises RuntimeError: it does not
         """
+        said = ""
+        for _ in range(1 if self._fixed else _TRIES):
+            said = self._try()
+            if not said:
+                self._fixed = True  # who starts it anew finds it where it was
+                return self
+            if "in use" not in said:
+                break
+            if not self._fixed:
+                self._use(free_port())
+        raise RuntimeError(f"redis-server does not start: {said}")
+
+    def _try(self) -> str:
+        """Start it; what it says if it does not, else nothing.
+
+        That is asked of its log, not of its port, where somebody else's might answer.
+        """
         command = [
             "redis-server",
             *("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"),
             *self._options,
         ]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
-        deadline = time.monotonic() + _START_TIMEOUT
-        while True:
-            try:
-                with socket.create_connection(("127.0.0.1", self.port), timeout=1) as sock:
-                    sock.sendall(b"PING\r\n")
-                    if sock.recv(100):
-                        return self
-            except OSError:
-                pass
-            if time.monotonic() > deadline:
-                self.stop()
-                raise RuntimeError("redis-server does not start")
-            time.sleep(0.01)
+        with tempfile.TemporaryFile() as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603
+            deadline = time.monotonic() + _START_TIMEOUT
+            while True:
+                ended = self._process.poll() is not None
+                said = os.pread(log.fileno(), 65_536, 0).decode(errors="replace")
+                if "Ready to accept connections" in said:
+                    return ""
+                if ended or time.monotonic() > deadline:
+                    self.stop()
+                    return said or "it says nothing"
+                time.sleep(0.01)
 
     def kill(self) -> None:
         """End it as a crash would; what it held is lost."""
@@ -85,10 +107,3 @@ class RedisServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port

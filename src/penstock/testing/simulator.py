@@ -16,7 +16,7 @@ from penstock.lab.prompt import read
 from penstock.lab.text import tokens as _tokens
 from penstock.messages import Endpoint
 
-READY_SECONDS = 30.0
+READY_SECONDS = 60.0
 
 
 def expected_text(body: Mapping[str, Any], endpoint: Endpoint | str, tokens: int) -> str:
