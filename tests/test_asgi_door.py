@@ -21,9 +21,10 @@ from penstock.admin.guest import GuestServer
 from penstock.asgi import create_app
 from penstock.config.load import parse
 from penstock.errors import ConfigError
+from penstock.testing._ports import free_port
 from penstock.testing.simulator import SimulatorProcess
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 QUESTION = {"model": "sim", "messages": [{"role": "user", "content": "What is a penstock?"}]}
 
 
@@ -307,8 +308,7 @@ def command_for(server, port):
 def test_every_server_runs_it_from_its_own_command_line(server, contents, tmp_path):
     pytest.importorskip(server)
     (tmp_path / "penstock.yaml").write_text(yaml.safe_dump(contents))
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     log = (tmp_path / "log").open("w+")
     process = subprocess.Popen(
         [sys.executable, "-m", *command_for(server, port)], cwd=tmp_path, stdout=log, stderr=log

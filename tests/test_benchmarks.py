@@ -249,7 +249,7 @@ def test_requests_have_the_size_that_they_should_and_are_never_the_same():
 
 
 def test_the_cpu_of_a_tree_counts_threads_and_children_also_dead_ones(tmp_path):
-    burn = "import time\nend = time.thread_time() + 0.2\nwhile time.thread_time() < end: pass"
+    burn = "import time\nend = time.thread_time() + 0.5\nwhile time.thread_time() < end: pass"
     waiting = "\nprint('burnt', flush=True)\n__import__('signal').pause()"
     code = f"""
 import signal, subprocess, sys, threading
@@ -265,7 +265,7 @@ signal.pause()
         while tree.alive and "burnt" not in tree.tail():
             time.sleep(0.01)
         assert len(tree.pids()) == 2
-        assert 0.6 <= tree.cpu() < 1.5
+        assert 1.5 <= tree.cpu() < 3.0
         assert len(tree.rss()) == 2
         assert min(tree.rss().values()) > 1
     finally:

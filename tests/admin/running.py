@@ -20,7 +20,7 @@ import yaml
 from cryptography import x509
 
 HERE = Path(__file__).parent
-PATIENCE = 20.0  # seconds after which a test has failed; nothing waits for so long
+PATIENCE = 60.0  # seconds after which a test has failed; nothing waits for so long
 
 
 def write_config(path, **sections):
@@ -125,6 +125,14 @@ class Running:
     def ask_control(self, path, method="GET", **headers):
         status, body = ask(self.control, method, path, headers)
         return status, (json.loads(body) if body[:1] in b"{[" else body.decode())
+
+    def wait_told(self, path):
+        """What the control API says of the workers, once each has told it in time."""
+        return wait_until(lambda: not (told := self.ask_control(path)[1])["silent"] and told)
+
+    def wait_metric(self, name, value):
+        """Until it has this value: a worker that is late is left out, or counts with what it said last."""
+        wait_until(lambda: self.metric(name) == value)
 
     def metric(self, name):
         _, text = self.ask_control("/metrics")

@@ -127,7 +127,7 @@ class TestDeath:
             assert not faults
             assert set(answered) == {200}
             assert "SIGKILL" in running.wait_log("died")
-            assert running.metric("penstock_worker_restarts_total") == 1
+            running.wait_metric("penstock_worker_restarts_total", 1)
             running.process.send_signal(signal.SIGTERM)
             assert running.wait_exit() == 0
             assert not any(alive(pid) for pid in running.seen)
@@ -166,9 +166,9 @@ class TestDeath:
                 answers.append(int(running.get("/hello")[1].split()[1]))
             wait_until(lambda: running.ask_control("/readyz")[0] == 200)
             (fresh,) = set(running.workers) - {survivor}
-            if answers[-1] == fresh:  # a slow machine may take long for this one
+            if answers[-1:] == [fresh]:  # a slow machine may take long for this one
                 answers.pop()
-            assert set(answers) == {survivor}
+            assert set(answers) <= {survivor}
             wait_until(lambda: int(running.get("/hello")[1].split()[1]) == fresh)
 
     def test_a_worker_that_is_told_to_end_by_itself_finishes_and_is_replaced(self, config, tmp_path):
@@ -185,17 +185,18 @@ class TestDeath:
 
     @pytest.mark.parametrize("workers", [1, 2])
     def test_a_worker_that_hangs_is_killed_and_replaced(self, tmp_path, workers):
-        config = write_config(tmp_path / "c.yaml", workers=workers, worker_timeout=1.0)
+        # Long enough that no other one hangs because the machine is busy.
+        config = write_config(tmp_path / "c.yaml", workers=workers, worker_timeout=4.0)
         with Running.standin(config) as running:
             others = running.workers
             victim = others.pop()
             os.kill(victim, signal.SIGSTOP)
-            running.wait_log(f"(pid {victim}) has given no sign of life for 1 s and is killed")
+            running.wait_log(f"(pid {victim}) has given no sign of life for 4 s and is killed")
             wait_gone(victim)
             wait_until(lambda: running.ask_control("/readyz")[0] == 200 and victim not in running.workers)
             assert running.get("/hello")[0] == 200
             assert set(others) < set(running.workers)
-            assert running.metric("penstock_worker_restarts_total") == 1
+            running.wait_metric("penstock_worker_restarts_total", 1)
 
     def test_nothing_is_left_when_the_supervisor_is_killed(self, tmp_path):
         with Running.standin(write_config(tmp_path / "c.yaml", workers=2)) as running:
@@ -283,7 +284,7 @@ class TestReload:
             keep_alive.close()
             assert stream.through(b"still here")
             assert stream.end() == b""
-            assert running.metric('penstock_config_reloads_total{result="done"}') == 1
+            running.wait_metric('penstock_config_reloads_total{result="done"}', 1)
 
     def test_a_file_that_is_replaced_is_noticed(self, config):
         with Running.standin(config) as running:
@@ -359,35 +360,34 @@ class TestControl:
         with Running.standin(write_config(tmp_path / "c.yaml", workers=2)) as running:
             streams = [Stream(running.port, tmp_path) for _ in range(6)]
             pids = {stream.greeting.split()[1] for stream in streams}
-            _, body = running.ask_control("/v1/generations")
+            body = running.wait_told("/v1/generations")
             assert len(body["generations"]) == 6
             assert len({generation["worker"] for generation in body["generations"]}) == len(pids)
             for stream in streams:
                 stream.end()
-            assert running.ask_control("/v1/generations")[1] == {"generations": [], "silent": []}
+            assert running.wait_told("/v1/generations")["generations"] == []
 
     def test_a_worker_that_does_not_answer_is_left_out_within_a_second(self, tmp_path):
         with Running.standin(write_config(tmp_path / "c.yaml", workers=2)) as running:
             victim = running.workers[0]
-            assert running.metric("penstock_processes") == 3
+            running.wait_metric("penstock_processes", 3)
             os.kill(victim, signal.SIGSTOP)
-            assert running.metric("penstock_processes") == 2
-            assert len(running.ask_control("/v1/generations")[1]["silent"]) == 1
+            running.wait_metric("penstock_processes", 2)
+            wait_until(lambda: len(running.ask_control("/v1/generations")[1]["silent"]) == 1)
             os.kill(victim, signal.SIGCONT)
-            wait_until(lambda: running.metric("penstock_processes") == 3)
+            running.wait_metric("penstock_processes", 3)
             assert running.metric("penstock_worker_silent_total") >= 2
 
     def test_counters_never_go_back_when_a_worker_dies(self, config):
         with Running.standin(config) as running:
             for _ in range(5):
                 running.get("/hello")
-            before = running.metric("penstock_connections_total")
-            assert before == 5
+            running.wait_metric("penstock_connections_total", 5)
             (victim,) = running.workers
             os.kill(victim, signal.SIGKILL)
             wait_gone(victim)
             running.get("/hello")
-            assert running.metric("penstock_connections_total") == 6
+            running.wait_metric("penstock_connections_total", 6)
 
     def test_the_key_protects_what_tells_something(self, tmp_path):
         with Running.standin(write_config(tmp_path / "c.yaml", control_key="sesame")) as running:
@@ -416,7 +416,9 @@ class TestControl:
 
     def test_workers_tell_how_they_are(self, config):
         with Running.standin(config) as running:
-            _, (worker,) = running.ask_control("/v1/workers")
+            (worker,) = wait_until(
+                lambda: "process" in (told := running.ask_control("/v1/workers")[1])[0] and told
+            )
             assert worker["state"] == "ready"
             assert worker["process"]["resident_bytes"] > 1_000_000
             assert worker["listener"]["open"] == 0

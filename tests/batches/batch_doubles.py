@@ -74,7 +74,7 @@ class World:
 
     async def until(self, reached):
         """Let time pass until something is so."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not reached():
                 self.clock.advance(0.1)
                 await asyncio.sleep(0.001)

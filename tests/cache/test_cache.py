@@ -18,7 +18,7 @@ from penstock.cache.tiers.redis import RedisTier
 from penstock.testing import RedisServer
 
 SECRET = b"s" * 32
-PATIENT = 5.0  # seconds: what is tested is not how quick a busy machine is
+PATIENT = 60.0  # seconds: what is tested is not how quick a busy machine is
 
 
 def a_cache(*tiers, wall=None, budget=PATIENT, memory=1 << 22, secret=SECRET):
@@ -277,7 +277,7 @@ async def test_a_server_that_answers_garbage_is_a_miss(answer):
 
 
 async def test_nobody_there_is_a_miss():
-    cache = a_cache(RedisTier("redis://127.0.0.1:1"), budget=0.005)
+    cache = a_cache(RedisTier("redis://127.0.0.1:1"))
     cache.start()
     for _ in range(10):
         assert await cache.get(a_key(1)) is None
@@ -311,7 +311,7 @@ async def test_a_sentinel_tells_who_the_master_is(own_redis, tmp_path):
         ["redis-server", str(config), "--sentinel", "--port", str(port)], stdout=subprocess.DEVNULL
     )
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             tier = RedisTier(f"redis+sentinel://127.0.0.1:1,127.0.0.1:{port}/mine")
             tier.start()

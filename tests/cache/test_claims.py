@@ -62,7 +62,7 @@ async def test_what_was_released_can_be_claimed_again(redis):
 async def test_the_claim_of_a_worker_that_has_died_does_not_hold_for_long(redis):
     async with Worker(redis.url, patience=0.05) as one, Worker(redis.url) as other:
         assert await one.claim(KEY)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not await other.claim(KEY):
                 await asyncio.sleep(0.005)
         one.release(KEY)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 
@@ -12,6 +11,7 @@ import pytest
 
 from penstock.lab.faults import Break, FaultProxy, Kind
 from penstock.testing import GatewayProcess, SimulatorProcess, expected_text
+from penstock.testing._ports import free_port
 
 PATIENCE = 60.0
 QUESTION = "What is a penstock?"
@@ -86,10 +86,8 @@ def test_a_break_is_mended_and_said(simulator, tmp_path):
 
 def test_the_gateway_is_killed_and_comes_back_and_the_answer_goes_on(simulator, tmp_path):
     """With answers kept on the disk: no temperature is needed to go on."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
     config = {
-        "listen": f"127.0.0.1:{port}",
+        "listen": f"127.0.0.1:{free_port()}",
         "upstreams": {"sim": {"kind": "sim", "base_url": simulator.base_url}},
         "models": {"*": {"candidates": [{"upstream": "sim"}]}},
         "generations": {"durability": "disk", "path": str(tmp_path / "kept.sqlite"), "lease": 0.5},

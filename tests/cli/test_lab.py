@@ -12,7 +12,7 @@ import pytest
 
 from penstock.testing import SimulatorProcess
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 def start(*words):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 
 from penstock.lab.faults import Break, Conditions, FaultProxy, Kind
 from penstock.testing import GatewayProcess
+from penstock.testing._ports import free_port
 
 PATIENCE = 60.0
 MB = 1_000_000
@@ -102,9 +102,7 @@ def test_a_damaged_byte_does_not_get_in(gateway, file):
 
 
 def test_the_gateway_is_killed_and_comes_back(tmp_path, file):
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        listen = f"127.0.0.1:{sock.getsockname()[1]}"
-    settings = config(tmp_path, listen=listen)
+    settings = config(tmp_path, listen=f"127.0.0.1:{free_port()}")
     first = GatewayProcess(settings, tmp_path).start()
     second = None
     try:
@@ -135,8 +133,6 @@ def test_a_purpose_that_is_none_is_told(gateway, file):
 
 
 def test_nobody_there_is_told(file):
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
-    status, out, err = run(file, "--url", f"http://127.0.0.1:{port}", "--patience", "0")
+    status, out, err = run(file, "--url", f"http://127.0.0.1:{free_port()}", "--patience", "0")
     assert (status, out) == (1, "")
     assert "penstock put: " in err

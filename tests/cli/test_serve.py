@@ -20,8 +20,9 @@ import yaml
 
 from penstock.cli.serve import _example
 from penstock.config.discover import discover
+from penstock.testing._ports import free_port
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 COMMAND = (sys.executable, "-m", "penstock", "serve")
 ANYWHERE = ("--listen", "127.0.0.1:0", "--control", "127.0.0.1:0")
 
@@ -151,8 +152,7 @@ def test_without_a_file_it_says_what_it_found(tmp_path, key):
 
 
 def test_options_go_before_the_file(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     path = write(tmp_path, log={"format": "json"})
     options = ("--listen", f"127.0.0.1:{port}", "--workers", "2", "--log-format", "text")
     with Serving(tmp_path, str(path), *options) as serving:
@@ -215,17 +215,16 @@ def test_a_stream_of_a_real_upstream_is_not_cut_by_the_end(tmp_path):
 def test_the_ledger_is_summed_up_over_the_workers(tmp_path):
     with Serving(tmp_path, *ANYWHERE, "--workers", "2") as serving:
         answers = [ask(serving.port)[1] for _ in range(8)]
-        status, body = get(serving.control, "/v1/ledger/summary")
-        completed = json.loads(body)["outcomes"]["completed"]
-        assert status == 200
+        while (told := json.loads(get(serving.control, "/v1/ledger/summary")[1]))["silent"]:
+            pass  # a worker that was late is left out; pytest's timeout ends this
+        completed = told["outcomes"]["completed"]
         assert completed["attempts"] == 8
         tokens = sum(answer["usage"]["completion_tokens"] for answer in answers)
         assert completed["usage"]["output_tokens"] == tokens
 
 
 def test_a_greeting_that_nobody_reads_does_not_end_it(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [*COMMAND, str(write(tmp_path)), "--listen", f"127.0.0.1:{port}", "--log-format", "text"],
         stdout=subprocess.PIPE,

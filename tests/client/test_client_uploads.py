@@ -37,7 +37,7 @@ def billed(simulator):
 
 
 def send(way, link, **more):
-    more = {"timeout": 3.0, "first_delay": 0.01, "question": QUESTION, "sdk": {"max_retries": 0}, **more}
+    more = {"timeout": 60.0, "first_delay": 0.01, "question": QUESTION, "sdk": {"max_retries": 0}, **more}
     return ask(way, link.url, gateways=[link.url], **more)
 
 

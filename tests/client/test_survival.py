@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import ssl
 import time
+import uuid
 from urllib.parse import urlsplit
 
 import httpx2
@@ -18,8 +18,9 @@ from sdks import QUESTION, WAYS, ask, expected
 import penstock
 from penstock.lab.faults import Break, Conditions, FaultProxy, Kind
 from penstock.testing import GatewayProcess
+from penstock.testing._ports import free_port
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 TOKENS = 12
 
 
@@ -75,8 +76,12 @@ def test_a_cut_anywhere_leaves_no_trace_in_the_bytes(gateway, simulator, kind):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", [Kind.RESET, Kind.CLOSE, Kind.LOST_ANSWER, Kind.BLACK_HOLE])
 def test_no_sdk_notices_a_break(gateway, simulator, way, stream, kind):
-    """Two breaks in the answer; what says nothing is noticed by the clocks."""
+    """Two breaks in the answer; what says nothing is noticed by the clocks.
+
+    Where these are short, a busy machine may let them run out once more.
+    """
     before = billed(simulator)
+    silent = kind in {Kind.LOST_ANSWER, Kind.BLACK_HOLE}
     breaks = [Break(kind, 700, "down"), Break(kind, 900 if stream else 300, "down")]
     with through(gateway, *breaks) as link:
         text, figures = ask(
@@ -85,8 +90,8 @@ def test_no_sdk_notices_a_break(gateway, simulator, way, stream, kind):
             tokens=TOKENS,
             stream=stream,
             gateways=[link.url],
-            stall_timeout=0.3,
-            timeout=0.5,
+            stall_timeout=0.5 if silent else PATIENCE,
+            timeout=0.5 if silent else PATIENCE,
             first_delay=0.01,
             sdk={"max_retries": 0},
         )
@@ -94,7 +99,8 @@ def test_no_sdk_notices_a_break(gateway, simulator, way, stream, kind):
     assert text == expected(way, TOKENS)
     assert billed(simulator) == before + 1
     assert (figures.succeeded, figures.failed) == (1, 0)
-    assert figures.broken == figures.retries + figures.resumed == 2
+    assert figures.broken == figures.retries + figures.resumed
+    assert figures.broken >= 2 if silent else figures.broken == 2
     assert figures.reruns == 0
 
 
@@ -108,7 +114,7 @@ def test_a_request_that_broke_is_sent_again(gateway, simulator, way):
         )
     assert text == expected(way, 12, question=question)
     assert billed(simulator) == before + 1
-    assert figures.retries == 2
+    assert figures.retries >= 2
 
 
 def test_a_stall_is_waited_for(gateway, simulator):
@@ -143,21 +149,21 @@ def test_a_stream_that_is_given_up_is_cancelled_at_once(gateway, simulator):
     with penstock.http_client(trust_env=False) as http:
         client = openai.OpenAI(base_url=gateway.base_url, api_key="any", http_client=http)
         chunks = client.chat.completions.create(
-            model="sim:tps=20", messages=QUESTION, stream=True, max_tokens=64
+            model="sim:tps=20", messages=QUESTION, stream=True, max_tokens=1_000
         )
         pieces = iter(chunks)
         next(pieces)
         chunks.close()
         # The key would give it a grace time of ten seconds, in which it could be finished.
         eventually(lambda: simulator.bill()["by_request"][-1]["state"] == "cancelled")
-        assert simulator.bill()["by_request"][-1]["output_tokens"] < 20
+        assert simulator.bill()["by_request"][-1]["output_tokens"] < 150
         figures = http.statistics()
         assert (figures.abandoned, figures.succeeded, figures.failed) == (1, 0, 0)
 
 
 def test_others_who_read_the_same_are_left_their_answer(gateway):
     body = {
-        "model": "sim:tps=50,tokens=30",
+        "model": "sim:tps=50,tokens=150",
         "messages": [{"role": "user", "content": "shared"}],
         "temperature": 0,
     }
@@ -180,12 +186,9 @@ def killed(gateway):
     gateway.stop()
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return sock.getsockname()[1]
-
-
 def dies_in_midstream(simulator, tmp_path, temperature):
+    """The text, the figures, and what was asked: of its answer twelve tokens come before the gateway is killed."""
+    question = [{"role": "user", "content": f"the first time it stalls, {uuid.uuid4()}"}]
     settings = {**config(simulator), "listen": f"127.0.0.1:{free_port()}"}
     first = GatewayProcess(settings, tmp_path).start()
     second = None
@@ -194,13 +197,17 @@ def dies_in_midstream(simulator, tmp_path, temperature):
             client = openai.OpenAI(base_url=first.base_url, api_key="any", http_client=http, max_retries=0)
             text = ""
             for chunk in client.chat.completions.create(
-                model="sim:tps=50", messages=QUESTION, stream=True, max_tokens=40, temperature=temperature
+                model="sim:stall-after=12,once",
+                messages=question,
+                stream=True,
+                max_tokens=40,
+                temperature=temperature,
             ):
                 text += chunk.choices[0].delta.content or ""
-                if len(text) > 40 and second is None:
+                if len(text) > 20 and second is None:
                     killed(first)
                     second = GatewayProcess(settings, tmp_path).start()
-            return text, http.statistics()
+            return text, http.statistics(), question
     finally:
         first.stop()
         if second is not None:
@@ -208,8 +215,8 @@ def dies_in_midstream(simulator, tmp_path, temperature):
 
 
 def test_a_gateway_that_is_killed_and_keeps_nothing_is_asked_once_more(simulator, tmp_path):
-    text, figures = dies_in_midstream(simulator, tmp_path, temperature=0)
-    assert text == expected("chat", 40)
+    text, figures, question = dies_in_midstream(simulator, tmp_path, temperature=0)
+    assert text == expected("chat", 40, question=question)
     assert (figures.reruns, figures.succeeded) == (1, 1)
 
 

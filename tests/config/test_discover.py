@@ -242,7 +242,7 @@ def test_who_has_not_answered_by_the_deadline_does_not_count(monkeypatch):
     released = threading.Event()
 
     def ask(url):
-        released.wait(10)
+        released.wait(60)
         return Served(("late",))
 
     found = discover({}, ask=ask)

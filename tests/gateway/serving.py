@@ -107,7 +107,7 @@ NOTHING = {
 
 async def until(reached):
     """Wait for a condition that the loop will bring about."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not reached():
             await asyncio.sleep(0.001)
 

@@ -561,7 +561,7 @@ def test_whatever_a_body_says_it_is_answered_and_nothing_is_left_behind(kind, pa
         refusing = [Step.REQUEST, plain({"error": {"message": "seen"}}, "418 I'm a teapot")]
         async with ScriptedUpstream([refusing]) as upstream:
             async with serving(config(upstream.url, kind=kind)) as (_, port):
-                return await asyncio.wait_for(call(port, body, path), 20)
+                return await asyncio.wait_for(call(port, body, path), 60)
 
     answer = on_uvloop(main)
     dialect = Dialect.ANTHROPIC if path.startswith(MESSAGES) else Dialect.OPENAI

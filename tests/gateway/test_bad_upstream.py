@@ -512,7 +512,7 @@ def test_whatever_an_upstream_sends_the_caller_is_answered_and_the_ledger_closed
         async with ScriptedUpstream([[Step.REQUEST, *script]]) as upstream:
             told = config(upstream.url, kind=kind, retry=ONCE, continuation=NEVER)
             async with serving(told) as (gateway, port):
-                answer = await asyncio.wait_for(call(port, body, path), 20)
+                answer = await asyncio.wait_for(call(port, body, path), 60)
                 await gateway.pipeline.wait_idle()
                 return answer, rows(gateway)
 

@@ -66,7 +66,7 @@ def play(path, *scripts, body=None, stalls=None, **more):
     async def main():
         clock = FakeClock()
         async with simulated(*scripts, clock=clock, **more) as (gateway, port, simulators):
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 calling = asyncio.ensure_future(call(port, body or body_for(path), path))
                 if stalls is not None:
                     first = simulators[0].bill

@@ -22,6 +22,7 @@ from serving import (
 
 from penstock.config.model import CandidateConfig, GenerationsConfig, ModelConfig
 from penstock.config.secret import Secret
+from penstock.generation.journal import Journal
 from penstock.testing import RedisServer, ScriptedUpstream, Step
 
 STREAM = {**PROMPT, "stream": True}
@@ -32,27 +33,36 @@ RETRY = ["x-stainless-retry-count: 1"]
 
 
 @pytest.fixture(params=["disk", "shared"], scope="module")
-def durable(request, tmp_path_factory):
+def stores(request, tmp_path_factory):
     """Makes the settings of gateways that share a store."""
     number = iter(range(1_000))
     with contextlib.ExitStack() as stack:
         if request.param == "shared":
             redis = stack.enter_context(RedisServer())
 
-        def settings():
+        def settings(lease):
             path = tmp_path_factory.mktemp("store") / f"{next(number)}.sqlite"
             more = {"path": str(path)}
             if request.param == "shared":
                 more = {"redis": Secret(f"{redis.url}/{next(number) % 16}")}
-            return GenerationsConfig(durability=request.param, lease=0.5, **more)
+            return GenerationsConfig(durability=request.param, lease=lease, **more)
 
         yield settings
 
 
+@pytest.fixture
+def durable(stores, monkeypatch):
+    """The same, where everybody waits for the store for as long as a busy machine takes."""
+    for budget in ("CLAIM_BUDGET", "READ_BUDGET"):
+        monkeypatch.setattr(f"penstock.generation.keeper.{budget}", 60.0)
+    monkeypatch.setitem(Journal.__init__.__kwdefaults__, "budget", 60.0)
+    return stores
+
+
 @contextlib.asynccontextmanager
-async def two(scripts, durable, **more):
+async def two(scripts, durable, lease=60.0, **more):
     """Two gateways with one store and one upstream: ``(gateway, port)`` of each, and the upstream."""
-    generations = durable()
+    generations = durable(lease)
     models = {"m": ModelConfig(candidates=[CandidateConfig(upstream="up0")], **more)}
     async with ScriptedUpstream(scripts) as upstream:
         settings = config(upstream.url, generations=generations, models=models)
@@ -67,8 +77,9 @@ def events(port, generation, after=None):
 
 def test_an_answer_that_has_ended_is_read_in_another_process(durable):
     async def main():
-        async with two([SCRIPT], durable) as ((_, here), (_, there), _):
+        async with two([SCRIPT], durable) as ((gateway, here), (_, there), _):
             whole = await call(here, STREAM)
+            await stored(gateway)
             generation = whole.headers["penstock-generation"]
             again = await events(there, generation)
             rest = await events(there, generation, 1)
@@ -169,6 +180,7 @@ def test_a_repeated_call_finds_its_answer_in_another_process(durable, headers, b
         async with two([script], durable) as ((gateway, here), (_, there), upstream):
             first = await call(here, body, headers=headers[0])
             await until(lambda: not gateway.pipeline.waiting)
+            await stored(gateway)
             return first, await call(there, body, headers=headers[1]), upstream.connections
 
     first, again, connections = on_uvloop(main)
@@ -206,8 +218,9 @@ def test_the_same_key_with_another_body_is_refused_in_another_process_too(durabl
 def test_a_failed_call_is_made_anew_in_another_process(durable):
     async def main():
         scripts = [[Step.REQUEST, plain({"error": {}}, "400 Bad Request")], [Step.REQUEST, plain(COMPLETION)]]
-        async with two(scripts, durable) as ((_, here), (_, there), _):
+        async with two(scripts, durable) as ((gateway, here), (_, there), _):
             first = await call(here, PROMPT, headers=KEY)
+            await stored(gateway)
             return first.status, (await call(there, PROMPT, headers=KEY)).status
 
     assert on_uvloop(main) == (400, 200)
@@ -220,7 +233,7 @@ def test_a_background_response_is_found_and_cancelled_only_by_its_tenant(durable
         async with two([SCRIPT], durable) as ((gateway, here), (_, there), _):
             body = {"model": "m", "input": "hello", "background": True}
             promised = (await call(here, body, "/v1/responses")).json()
-            await until(lambda: not _keeper(gateway).journal.statistics().open)
+            await stored(gateway)
             found = (await call(there, b"", f"/v1/responses/{promised['id']}", "GET")).json()
             unknown = await call(there, b"", "/v1/responses/resp_" + "0" * 32, "GET")
             return promised, found, unknown.status
@@ -274,7 +287,7 @@ def test_what_runs_when_a_process_must_go_is_finished_by_another(durable):
     async def main():
         never = asyncio.Event()
         first = [*SCRIPT[:3], never]
-        async with two([first, SCRIPT], durable) as ((gateway, here), (other, there), upstream):
+        async with two([first, SCRIPT], durable, lease=2.0) as ((gateway, here), (other, there), upstream):
             body = {**STREAM, "temperature": 0}
             reading = asyncio.create_task(call(here, body))
             await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
@@ -320,7 +333,7 @@ def test_while_the_store_is_silent_callers_get_their_bytes_and_nothing_is_called
                     await state()
                     shown = gateway.metrics.snapshot()
                     redis.thaw()
-                    await until(lambda: not _keeper(gateway).journal.statistics().open)
+                    await stored(gateway)
                     await state()
                     return whole, told, shown
 
@@ -352,6 +365,11 @@ def test_a_file_that_cannot_be_written_costs_callers_nothing(tmp_path, caplog):
     assert state["durable"] is False
     assert "not there" in trouble
     assert "not durable" in caplog.text
+
+
+async def stored(gateway):
+    """Until everything is in the store, to its end."""
+    await until(lambda: not _keeper(gateway).journal.statistics().open)
 
 
 def _keeper(gateway):

@@ -61,7 +61,7 @@ def outcome_of(script, fallbacks, capabilities, *, stream):
             gateway, port, simulators = running
             ticking = asyncio.ensure_future(tick())
             try:
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     answer = await call(port, body, CHAT)
                     await gateway.pipeline.wait_idle()
             finally:

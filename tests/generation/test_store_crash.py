@@ -30,7 +30,7 @@ def place(request, tmp_path):
 
 
 def opened(kind, place):
-    return SQLiteStore(place, 1 << 30) if kind == "sqlite" else RedisStore(place, 1 << 30, budget=5)
+    return SQLiteStore(place, 1 << 30) if kind == "sqlite" else RedisStore(place, 1 << 30, budget=60)
 
 
 def killed(kind, place, lines):

@@ -210,7 +210,7 @@ def machine(kind, tmp_path):
             class Kind(Machine):
                 def open(self):
                     prefix = str(next(counter))
-                    return [RedisStore(server.url, 1 << 30, prefix=prefix, budget=5) for _ in range(2)]
+                    return [RedisStore(server.url, 1 << 30, prefix=prefix, budget=60) for _ in range(2)]
 
             yield Kind
 

@@ -24,7 +24,7 @@ import yaml
 from penstock.config.keys import hash_key, new_key
 from penstock.testing.simulator import SimulatorProcess, expected_text
 
-PATIENCE = 30.0  # seconds after which a process that does not end has failed the test
+PATIENCE = 60.0  # seconds after which a process that does not end has failed the test
 TOKENS = 64  # of an answer of the simulator, where nothing else is said
 LITELLM = ("litellm>=1.100", "mcp")
 ROOT = Path(__file__).resolve().parents[2]

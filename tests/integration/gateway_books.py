@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from penstock.messages import SAVING
 
-DEADLINE = 20.0  # seconds that anything may take to come about
+DEADLINE = 60.0  # seconds that anything may take to come about
 
 
 @dataclass(frozen=True)

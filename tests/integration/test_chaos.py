@@ -20,6 +20,7 @@ import pytest
 from gateway_books import billed, ledger_rows, settled_bill, tokens, wait_until
 
 from penstock.testing import GatewayProcess, SimulatorProcess, expected_text
+from penstock.testing._ports import free_port
 
 FAST = {"attempts": 2, "first_delay": 0.01, "max_delay": 0.05, "budget_floor": 1_000}
 MIB = 2**20
@@ -108,7 +109,7 @@ class Streaming:
 
 async def begun(streams):
     for stream in streams:
-        await asyncio.wait_for(stream.begun.wait(), 30)
+        await asyncio.wait_for(stream.begun.wait(), 60)
 
 
 async def ended(streams):
@@ -159,7 +160,7 @@ def test_an_upstream_that_is_killed_ends_its_streams_in_errors_and_is_used_again
                 assert await plain(callers, "and now?")
                 return streams, another.bill()
 
-    with SimulatorProcess() as simulator:
+    with SimulatorProcess("--port", str(free_port())) as simulator:
         with GatewayProcess(configured(simulator, tmp_path / "ledger.sqlite"), tmp_path) as gateway:
             streams, bill = asyncio.run(main(gateway, simulator))
     rows = ledger_rows(tmp_path / "ledger.sqlite")

@@ -127,7 +127,7 @@ def test_a_stream_in_flight_over_http3_ends_by_itself(tmp_path):
         }
         heard = []
         with GatewayProcess(config, tmp_path, options=["--http3"]) as running:
-            asked = chat(model="sim:tps=30", stream=True, max_tokens=30)
+            asked = chat(model="sim:tps=30", stream=True, max_tokens=150)
             kind = "content-type: application/json"
             stream = threading.Thread(
                 target=lambda: heard.append(curl(running, "3", "/v1/chat/completions", asked, kind))

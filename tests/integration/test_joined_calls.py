@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
+import signal
 from collections import Counter
 
 import httpx2
@@ -15,8 +17,9 @@ from penstock.testing import GatewayProcess, SimulatorProcess, expected_text
 
 CALLERS = 100
 LENGTH = 400  # tokens
-SECONDS = 4.0  # that the answer takes
-ARRIVALS = 1.5  # seconds in which the callers arrive: the rest is for machines that are busy
+SECONDS = 3.0  # that the answer takes
+ARRIVALS = 2.0  # seconds in which the callers arrive
+PAUSE = 1.5  # seconds after which the answer stands still until they have: machines may be busy
 ASK = {
     "model": f"sim:tokens={LENGTH},tps={LENGTH / SECONDS:g}",
     "messages": [{"role": "user", "content": "What is a penstock?"}],
@@ -57,11 +60,25 @@ async def asked_by_all(gateway, simulator, forms, chance):
             return await http.post("/chat/completions", json=ASK | FORMS[form])
 
         first = asyncio.ensure_future(ask(forms[0], 0))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not (await asyncio.to_thread(simulator.bill))["in_flight"]:
                 await asyncio.sleep(0.01)
         others = [ask(form, chance.uniform(0, ARRIVALS)) for form in forms[1:]]
-        return await asyncio.gather(first, *others)
+        answers = asyncio.gather(first, *others)
+        await asyncio.sleep(PAUSE)
+        os.kill(simulator.pid, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(60):
+                while await asyncio.to_thread(readers_in, gateway) < CALLERS:
+                    await asyncio.sleep(0.01)
+        finally:
+            os.kill(simulator.pid, signal.SIGCONT)
+        return await answers
+
+
+def readers_in(gateway):
+    (generation,) = gateway.generations()
+    return generation["readers"]
 
 
 def told_by(form, answer):

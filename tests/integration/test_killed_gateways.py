@@ -30,8 +30,8 @@ TOKENS = 12
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 STREAM_END = b"0\r\n\r\n"
 CHUNK = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-LEASE = 1.0
-PATIENCE = 40.0  # seconds: a start, a lease, and a machine that has other things to do
+LEASE = 3.0  # seconds: a gateway that a busy machine holds up must not be taken for dead
+PATIENCE = 60.0  # seconds: a start, a lease, and a machine that has other things to do
 
 
 @pytest.fixture(params=["disk", "shared"])

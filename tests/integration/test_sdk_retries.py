@@ -12,8 +12,8 @@ from gateway_books import asked, billed, ledger_rows, settled_bill, tokens
 from penstock.testing import GatewayProcess, SimulatorProcess, expected_text
 
 TOKENS = 40
-PATIENCE = 1.5  # seconds that each SDK waits before it retries: twice, by default
-THINKING = 4.2  # longer than two of its tries with the pause between them
+PATIENCE = 3.0  # seconds that each SDK waits before it retries: twice, by default
+THINKING = 7.2  # longer than two of its tries with the pause between them
 MODEL = f"sim:ttft={THINKING * 1000:g},tokens={TOKENS}"
 
 

@@ -62,15 +62,15 @@ def test_mooncakes_prefixes_are_sent_again(fresh_bill):
 
 def test_clients_that_leave_are_counted_apart_and_stop_the_generation():
     with SimulatorProcess("--tokens-per-second", "200") as simulator:
-        replay = replayed(simulator.url, calls(60, tokens=40), hang_up=0.5, check=True)
+        replay = replayed(simulator.url, calls(60, tokens=400), hang_up=0.5, check=True)
         assert not replay.errors
         assert 15 <= replay.hung_up <= 45
         assert replay.completed + replay.hung_up == 60
-        assert replay.received_tokens < 60 * 40
+        assert replay.received_tokens < 60 * 400
         bill = settled(simulator)
     # Whoever leaves just before the end may find that the end was under way already.
     assert 0.7 * replay.hung_up <= bill["cancelled"] <= replay.hung_up
-    assert replay.received_tokens <= bill["output_tokens"] <= replay.received_tokens + 60 * 8
+    assert replay.received_tokens <= bill["output_tokens"] <= replay.received_tokens + 60 * 80
 
 
 @pytest.mark.parametrize(
@@ -141,18 +141,18 @@ def test_arrivals_keep_the_traces_times_and_nobody_waits_for_answers():
     async def main():
         async with ScriptedUpstream([[Step.REQUEST]]) as upstream:
             trace = [TraceCall(0.0, 1, 1), TraceCall(1.0, 1, 1), TraceCall(3.0, 1, 1)]
-            replay = Replay(Plan(url=upstream.url, speed=20.0, timeout=1.5), trace)
+            replay = Replay(Plan(url=upstream.url, speed=20.0, timeout=60.0), trace)
             began = asyncio.get_running_loop().time()
             running = asyncio.ensure_future(replay.run())
             times = []
             for count in (1, 2, 3):
-                await upstream.wait_connections(count)
+                await upstream.wait_received(b"POST", connection=count - 1)
                 times.append(asyncio.get_running_loop().time() - began)
+            replay.stop()
             await running
         assert times[1] >= 0.049
         assert times[2] >= 0.149
-        assert replay.most_in_flight == 3
-        assert replay.errors.total() == 3
+        assert (replay.most_in_flight, replay.hung_up) == (3, 3)
 
     asyncio.run(main())
 
@@ -170,7 +170,7 @@ def test_calls_beyond_the_cap_wait_and_are_reported_as_late():
             assert upstream.connections == 1
         assert replay.completed == 2
         assert replay.late.largest >= 0.49
-        assert replay.ttft.quantile(0.01) < 0.45  # measured from when it was sent, and said so
+        assert replay.ttft.quantile(0.01) < replay.late.largest  # measured from when it was sent, and said so
 
     asyncio.run(main())
 
@@ -291,7 +291,7 @@ def test_an_interrupted_command_shows_what_it_has(fresh_bill):
         while not fresh_bill.bill()["requests"]:
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "1 of 60 calls" in out
     assert err == ""

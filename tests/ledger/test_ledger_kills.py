@@ -189,7 +189,7 @@ def test_two_that_open_at_once_enter_everything_once(path, open_ledger):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert [row[0] for row in outcomes(path)] == ["completed", "partial"] * 3
     assert sum(store.statistics().recovered for store in stores) == 3
     for store in stores:
@@ -269,7 +269,7 @@ _NO_ROOM = """
 
 def test_where_there_is_no_room_for_a_queue_rows_are_written_as_ever(path):
     with program(_NO_ROOM, path) as process:
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert [row[0] for row in outcomes(path)] == ["completed"]
     assert list(path.parent.iterdir()) == [path]
 

@@ -153,7 +153,7 @@ class TestWriting:
         store = make_store()
         assert store.flush()
         run(store, *(attempt() for _ in range(1000)))
-        assert written.wait(10)
+        assert written.wait(60)
 
     def test_the_interval_writes_by_itself(self, make_store, monkeypatch):
         written = threading.Event()
@@ -161,7 +161,7 @@ class TestWriting:
         monkeypatch.setattr(LedgerFile, "write", lambda *args: (write(*args), written.set()))
         store = make_store(interval=0.01)
         run(store, attempt())
-        assert written.wait(10)
+        assert written.wait(60)
 
     def test_the_first_row_starts_the_writer(self, path):
         store = SQLiteStore(path)
@@ -646,7 +646,7 @@ class TestBoundedMemory:
         ledger.open(first)
         ledger.settle(ended(first))
         store._wake.set()
-        assert entered.wait(10)
+        assert entered.wait(60)
         for one in [*early, *(attempt() for _ in range(20))]:
             if one not in early:
                 ledger.open(one)

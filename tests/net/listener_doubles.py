@@ -32,7 +32,7 @@ def run(main, loop="asyncio"):
 
 async def until(condition):
     """Let the loop turn until ``condition`` holds."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0)
 
@@ -264,7 +264,7 @@ class Client:
 
     async def receive(self):
         """Some bytes; b"": the server has closed its side."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             data = await asyncio.get_running_loop().sock_recv(self.sock, 65_536)
         self.received += data
         return data

@@ -124,7 +124,7 @@ def test_leaving_is_noticed_behind_more_than_is_read_ahead(loop, way):
                 served.pass_time(0.1)
                 assert not application.watching.gone.is_set()
                 leave(client, way)
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     while not application.watching.gone.is_set():
                         served.pass_time(0.1)
                         await asyncio.sleep(0)
@@ -145,7 +145,7 @@ def test_leaving_is_noticed_while_the_application_does_not_read(loop, way):
                 await client.send(head + b"x" * 4_000)
                 await until(lambda: "reading paused" in repr(served.listener._serving.connections))
                 leave(client, way)
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     while not application.watching.gone.is_set():
                         served.pass_time(0.1)
                         await asyncio.sleep(0)
@@ -592,7 +592,7 @@ def test_http_client_of_the_standard_library(loop):
         async with Served() as served:
 
             def talk():
-                connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=10)
+                connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
                 connection.request("POST", "/a", body=b"hello")
                 assert connection.getresponse().read() == b"hello"
                 connection.request("GET", "/stream")

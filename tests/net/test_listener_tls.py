@@ -272,6 +272,6 @@ def test_a_handshake_that_does_not_come_is_given_up(files, tls):
         async with Served(ssl=tls, header_timeout=0.05) as served:
             with socket.create_connection(("127.0.0.1", served.port)) as sock:
                 sock.setblocking(False)
-                assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, 10), 10) == b""
+                assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, 10), 60) == b""
 
     run(main())

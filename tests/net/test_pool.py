@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import random
@@ -33,6 +34,14 @@ from penstock.net.pool import Pool
 @pytest.fixture(params=RUNNERS)
 def run(request):
     return lambda main: RUNNERS[request.param](main())
+
+
+@contextlib.contextmanager
+def nobody():
+    """A port that refuses: bound, so that nobody else gets it, and not listening."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
 async def ask(pool) -> Collector:
@@ -290,10 +299,9 @@ def test_more_than_max_waiting_are_refused(run):
 
 def test_a_failed_connection_passes_its_slot_on(run):
     async def main():
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
-        pool = pool_to(port, max_open=1)
-        results = await asyncio.gather(*(pool.acquire() for _ in range(5)), return_exceptions=True)
+        with nobody() as port:
+            pool = pool_to(port, max_open=1)
+            results = await asyncio.gather(*(pool.acquire() for _ in range(5)), return_exceptions=True)
         assert [type(result) for result in results] == [UpstreamUnreachable] * 5
         assert pool.statistics().open == 0
         assert pool.statistics().connect_errors_total == 5
@@ -510,13 +518,12 @@ def test_slots_survive_a_storm_of_every_way_to_end(run):
 
 def test_a_refused_connection_says_where(run):
     async def main():
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
-        pool = pool_to(port)
-        with pytest.raises(
-            UpstreamUnreachable, match=rf"^cannot connect to 127\.0\.0\.1:{port}: Connection refused$"
-        ):
-            await pool.acquire()
+        with nobody() as port:
+            pool = pool_to(port)
+            with pytest.raises(
+                UpstreamUnreachable, match=rf"^cannot connect to 127\.0\.0\.1:{port}: Connection refused$"
+            ):
+                await pool.acquire()
 
     run(main)
 

@@ -61,7 +61,7 @@ class Collector:
     async def wait_body(self, body: bytes) -> None:
         while not self.body.startswith(body):
             self.came.clear()
-            await asyncio.wait_for(self.came.wait(), 10)
+            await asyncio.wait_for(self.came.wait(), 60)
 
 
 class FakeTime:
@@ -206,7 +206,7 @@ class RawServer:
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=10)
+            await asyncio.wait(self._tasks, timeout=60)
         await self._server.wait_closed()
         if self._faults and exc_info[0] is None:
             raise self._faults[0]
@@ -252,7 +252,7 @@ def pool_to(
 
 async def until(condition: Callable[[], bool]) -> None:
     """Let the loop turn until a condition holds; the pytest timeout ends a condition that never does."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0)
 
