@@ -41,7 +41,7 @@ class Standin:
     def opening(self, exchange):
         return 1_000_000
 
-    async def start(self):
+    async def start(self, board=None):
         pass
 
     def reload(self, config):

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from penstock.config.model import LimitConfig, LimitsConfig
 from penstock.errors import RateLimited
-from penstock.flow.limits import DOLLAR, Limiter
+from penstock.flow.account import DOLLAR
+from penstock.flow.lessee import Lessee
+from penstock.flow.limits import Limiter
 from penstock.messages import Endpoint, Spent, Tenant, Usage
 from penstock.testing import FakeClock
 
@@ -28,7 +30,7 @@ class World:
             self.clock.now,
             lambda call, usage: price,
             lambda *what: self.refusals.append(what),
-            workers=workers,
+            lessee=Lessee(workers, self.clock.now, lambda result: None) if workers > 1 else None,
             unix_time=lambda: self.wall,
         )
 
@@ -153,7 +155,7 @@ def test_a_limit_of_zero_refuses_and_promises_nothing(limit):
     assert "limit is 0" in error.message
 
 
-def test_each_worker_has_its_share():
+def test_a_worker_that_nobody_leases_to_has_an_even_part_and_names_the_whole():
     world = World(workers=4, keys={"alice": LimitConfig(requests_per_minute=40, concurrent=10)})
     reservations = [world.call() for _ in range(3)]
     assert world.refusal().code == "concurrency_exceeded"
@@ -161,7 +163,9 @@ def test_each_worker_has_its_share():
         reservation.release()
     for _ in range(7):
         world.call().release()
-    assert world.refusal().code == "rate_limit_exceeded"
+    error = world.refusal()
+    assert (error.code, error.requests[0]) == ("rate_limit_exceeded", 40)
+    assert "may use 40 requests a minute" in error.message
 
 
 # ---- money ----

@@ -18,6 +18,7 @@ import msgspec
 
 from penstock.config.model import Config
 from penstock.config.secret import Secret
+from penstock.flow import sharing
 
 MAX_LINE = 256 * 1024 * 1024  # a snapshot of many thousands of generations fits; more is a defect
 
@@ -78,7 +79,21 @@ class Purge(_Message, frozen=True):
     keys: tuple[str, ...]  # hexadecimal
 
 
+class Leased(_Message, frozen=True):
+    """The worker's part of the limits that it has reported of."""
+
+    id: int
+    leases: sharing.Leases
+
+
 # ---- worker to supervisor ------------------------------------------------------------------------
+
+
+class Report(_Message, frozen=True):
+    """What was taken of limits that the workers share; answered by :class:`Leased` with the same id."""
+
+    id: int
+    reports: list[sharing.Report]
 
 
 class Ready(_Message, frozen=True):
@@ -124,8 +139,8 @@ class Drained(_Message, frozen=True):
     cut: int
 
 
-ToWorker: TypeAlias = Configure | Reload | Ask | Ping | Drain | Adopt | Release | Purge
-ToSupervisor: TypeAlias = Ready | Failed | Reloaded | Told | Pong | Draining | Drained
+ToWorker: TypeAlias = Configure | Reload | Ask | Ping | Drain | Adopt | Release | Purge | Leased
+ToSupervisor: TypeAlias = Ready | Failed | Reloaded | Told | Pong | Draining | Drained | Report
 
 _to_worker: msgspec.json.Decoder[ToWorker] = msgspec.json.Decoder(cast("type[ToWorker]", ToWorker))
 _to_supervisor: msgspec.json.Decoder[ToSupervisor] = msgspec.json.Decoder(

@@ -22,16 +22,19 @@ from penstock.admin.channel import (
     Drained,
     Draining,
     Failed,
+    Leased,
     Ping,
     Purge,
     Ready,
     Release,
     Reload,
     Reloaded,
+    Report,
     Told,
     ToSupervisor,
     channel_to_worker,
 )
+from penstock.flow.sharing import Pool
 
 RELOAD_TIMEOUT = 20.0  # seconds; one that is just starting answers when it has
 
@@ -39,10 +42,15 @@ State: TypeAlias = Literal["starting", "ready", "draining", "gone"]
 
 
 class WorkerProcess:
-    """A started worker.  ``on_change`` is called when :attr:`state` has changed."""
+    """A started worker.
 
-    def __init__(self, index: int, on_change: Callable[[], None]) -> None:
+    :param on_change: called when :attr:`state` has changed
+    :param pool: the limits that the workers share; None: this one shares them with nobody
+    """
+
+    def __init__(self, index: int, on_change: Callable[[], None], pool: Pool | None = None) -> None:
         self.index = index
+        self._pool = pool if pool is not None else Pool()
         self.state: State = "starting"
         self.failure: Failed | None = None  # why it could not start
         self.cut = 0  # calls that were hung up when it drained
@@ -66,13 +74,14 @@ class WorkerProcess:
         config: msgspec.Raw,
         version: int,
         on_change: Callable[[], None],
+        pool: Pool,
     ) -> WorkerProcess:
         """Start one.
 
         :param sockets: its own listening socket first, then those of the others, which it may have to adopt
         :raises OSError: the process cannot be started
         """
-        self = cls(index, on_change)
+        self = cls(index, on_change, pool)
         descriptors = [sock.fileno() for sock in sockets]
         ours, theirs = socket.socketpair()
         try:
@@ -194,6 +203,9 @@ class WorkerProcess:
                 waiting = self._reloads.get(version)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(mistakes)
+            case Report(id=number, reports=reports):
+                leases = self._pool.exchange(str(self.pid), reports, time.monotonic())
+                self._channel.send(Leased(number, leases))
             case Draining():
                 self._become("draining")
             case Failed():

@@ -39,6 +39,7 @@ from penstock.admin.watch import FileWatch
 from penstock.admin.watchdog import Watchdog
 from penstock.config.model import Config
 from penstock.errors import ConfigError
+from penstock.flow.sharing import Pool
 from penstock.lab.embedded import EmbeddedSimulator, wants_simulator
 from penstock.metrics import Registry, Snapshot, merge, process_metrics
 from penstock.net.tls import server_context
@@ -71,7 +72,8 @@ NEEDS_RESTART = (
     "generations_bytes",
     "max_answer_bytes",
 )
-"""Sections that a running process keeps as they were; ``tls`` may change its files, but not come or go."""
+"""Sections that a running process keeps as they were; ``tls`` may change its files, but not come or go.  Of ``limits``
+it keeps ``redis``."""
 
 
 class ReloadOutcome(msgspec.Struct, frozen=True):
@@ -140,6 +142,7 @@ class Supervisor:
         self._on_ready = on_ready
         self._worker_command = tuple(worker_command)
         self._watch_interval = watch_interval
+        self._pool = Pool()
         self._simulator = EmbeddedSimulator()
         self._control_socket: socket.socket | None = None
         self._control: tuple[GuestServer, asyncio.Task[None]] | None = None
@@ -288,6 +291,7 @@ class Supervisor:
                 pack_config(self.config),
                 self.version,
                 self._worker_changed,
+                self._pool,
             )
         except OSError as error:
             delay = slot.backoff.delay(0.0)
@@ -544,7 +548,11 @@ def keep_fixed(old: Config, new: Config) -> tuple[Config, tuple[str, ...]]:
     kept = {key: getattr(old, key) for key in NEEDS_RESTART if getattr(old, key) != getattr(new, key)}
     if (old.tls is None) != (new.tls is None):
         kept["tls"] = old.tls
-    return msgspec.structs.replace(new, **kept), tuple(kept)
+    named = tuple(kept)
+    if old.limits.redis != new.limits.redis:
+        kept["limits"] = msgspec.structs.replace(new.limits, redis=old.limits.redis)
+        named += ("limits.redis",)
+    return msgspec.structs.replace(new, **kept), named
 
 
 def _import_control() -> Any:

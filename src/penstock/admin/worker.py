@@ -32,6 +32,7 @@ from penstock.admin.channel import (
     Drained,
     Draining,
     Failed,
+    Leased,
     Ping,
     Pong,
     Purge,
@@ -45,6 +46,7 @@ from penstock.admin.channel import (
     unpack_config,
 )
 from penstock.admin.doors import SERVERS, Door, ServerName, make_door
+from penstock.admin.leases import ChannelBoard
 from penstock.errors import ConfigError
 from penstock.metrics import Family, Registry, process_figures, process_metrics
 from penstock.net.clock import Clock
@@ -52,6 +54,7 @@ from penstock.net.exchange import Application
 
 if TYPE_CHECKING:
     from penstock.config.model import Config
+    from penstock.flow.lessee import Board
 
 log = logging.getLogger("penstock.worker")
 
@@ -66,7 +69,7 @@ YOUNG_OBJECTS = 10_000
 class Gateway(Application, Protocol):
     """What a worker needs of ``penstock.gateway.compose.Gateway``."""
 
-    async def start(self) -> None: ...
+    async def start(self, board: Board | None = None) -> None: ...
     def reload(self, config: Config) -> None: ...
     def snapshot(self) -> dict[str, Any]: ...
     def purge(self, tags: Sequence[str], keys: Sequence[bytes]) -> None: ...
@@ -102,6 +105,7 @@ class Worker:
         self._deadline: float | None = None  # monotonic; None: nobody said, the configuration's counts
         self._ending: asyncio.Task[int] | None = None
         self._channel = channel_to_supervisor(self._on_message, self._on_lost)
+        self._board = ChannelBoard(self._channel)
         self._gateway: Gateway | None = None
         self._door: Door | None = None
         self._config: Config | None = None
@@ -206,6 +210,8 @@ class Worker:
             case Purge(tags=tags, keys=keys):
                 if self._gateway is not None:
                     self._gateway.purge(tags, [bytes.fromhex(key) for key in keys])
+            case Leased():
+                self._board.leased(message)
             case Configure():
                 self._first = message
                 self._told.set()
@@ -223,7 +229,7 @@ class Worker:
         self._config, self._version = config, first.version
         self._clock.start(asyncio.get_running_loop())
         self._gateway = self._build(config, clock=self._clock)
-        await self._gateway.start()
+        await self._gateway.start(self._board)
         door = make_door(
             self._server, self._gateway, config, self._clock, self._sockets, self._index, http3=self._http3
         )

@@ -64,11 +64,15 @@ def _check_durability(plain: Plain, reader: Reader) -> None:
             reader.mistake(where, "shared needs a server to share: set generations.redis")
     if "disk" in wanted.values():
         _check_parent(generations.get("path", "penstock-generations.sqlite"), ("generations", "path"), reader)
-    redis = generations.get("redis")
+    _check_redis(generations, "generations", reader)
+
+
+def _check_redis(section: Plain, name: str, reader: Reader) -> None:
+    redis = section.get("redis")
     scheme, _, rest = redis.reveal().partition("://") if isinstance(redis, Secret) else ("redis", "", "x")
     if scheme not in {"redis", "rediss", "redis+sentinel"} or not rest:
         reader.mistake(
-            ("generations", "redis"),
+            (name, "redis"),
             "must begin with redis://, rediss:// or redis+sentinel://, and name a server",
         )
 
@@ -299,6 +303,7 @@ def _check_limits(limits: Plain, keys: list[Plain | None], reader: Reader) -> No
                 noun = {"keys": "key", "tenants": "key of the tenant", "tiers": "key of the tier"}[section]
                 hint = did_you_mean(name, known)
                 reader.mistake(("limits", section, name), f"there is no {noun} {name}{hint}")
+    _check_redis(limits, "limits", reader)
     for name in limits.get("models", {}):
         if name.count("*") > 1:
             reader.mistake(("limits", "models", name), "a pattern holds one * at most")

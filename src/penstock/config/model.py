@@ -377,6 +377,9 @@ class LimitsConfig(_Section, frozen=True):
     tenants: dict[str, LimitConfig] = {}  # by name; "*": each tenant without an entry, by itself
     tiers: dict[str, LimitConfig] = {}  # by name; "*": each tier without an entry, by itself
     models: dict[str, LimitConfig] = {}  # names and patterns; what fits one pattern shares its limits
+    # a server through which gateways on several machines keep to the same limits: redis://, rediss:// (TLS) or
+    # redis+sentinel://HOST,HOST/SERVICE; none: the workers of this machine keep to them together
+    redis: Secret | None = None
 
 
 class EmbeddingConfig(_Section, frozen=True):

@@ -56,19 +56,13 @@ def remarks(config: Config) -> list[str]:
 
 def _of_limits(config: Config) -> list[str]:
     found = []
-    tables = [getattr(config.limits, section) for section in config.limits.__struct_fields__]
+    tables = [config.limits.keys, config.limits.tenants, config.limits.tiers, config.limits.models]
     limits = [limit for table in tables for limit in table.values()]
     if not config.ledger.path and any(limit.usd_per_day or limit.usd_per_month for limit in limits):
         found.append("limits has budgets, but there is no ledger.path: they begin anew with each restart")
     keep_days = config.ledger.keep_days
     if 0 < keep_days < _LONGEST_MONTH and any(limit.usd_per_month for limit in limits):
         found.append(f"ledger.keep_days is {keep_days:g}: what was spent earlier in a month is forgotten")
-    if config.workers > 1 and any(
-        limit.requests_per_minute or limit.tokens_per_minute or limit.concurrent for limit in limits
-    ):
-        found.append(
-            f"workers is {config.workers}: each has an equal share of every limit, whoever connects to it"
-        )
     found += [
         f'limits.models."{name}": nothing in models is called so'
         for name in config.limits.models

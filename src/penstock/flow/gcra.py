@@ -61,20 +61,33 @@ class Bucket:
             gaps[:2] = [(gaps[1][0], gaps[0][1])]
         self._full_at += units * self.period / self.limit
 
-    def correct(self, units: float, taken_at: float) -> None:
-        """So many units more were used than were taken at ``taken_at``, or, negative, fewer."""
+    def correct(self, units: float, taken_at: float) -> float:
+        """So many units more were used than were taken at ``taken_at``, or, negative, fewer.
+
+        :returns: units that this changed the bucket by: what finds no room is not given back
+        """
         if not self.limit:
-            return
+            return 0.0
         seconds = units * self.period / self.limit
         if seconds < 0:
             later = [gap for at, gap in self._gaps if at > taken_at]
             seconds = max(seconds, -later[0]) if later else seconds
             self._gaps = [(at, gap + seconds if at > taken_at else gap) for at, gap in self._gaps]
         self._full_at += seconds
+        return seconds * self.limit / self.period
+
+    def fill(self, left: float, now: float) -> None:
+        """So many units are left, as somebody knows who counts for more than one process; negative: owed."""
+        if self.limit:
+            self._full_at = now + (self.limit - left) * self.period / self.limit
+
+    def level(self, now: float) -> float:
+        """What is left, and negative what is owed."""
+        return self.limit * (1.0 - self.full_in(now) / self.period)
 
     def left(self, now: float) -> float:
         """Units that can be taken now; 0 also in debt."""
-        return max(0.0, self.limit * (1.0 - self.full_in(now) / self.period))
+        return max(0.0, self.level(now))
 
     def full_in(self, now: float) -> float:
         """Seconds until the bucket is full."""

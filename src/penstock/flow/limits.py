@@ -5,7 +5,7 @@ for, and what that would cost at the dearest of its candidates.  Afterwards the 
 estimate's place, once.  All limits that concern a call are looked at before anything is taken from any of
 them, so a call that is refused has used nothing.
 
-One process knows its own calls only.  Of several workers each gets its share of every rate; what the others
+Where several processes share the limits, each has its part leased (``penstock.flow.lessee``), and what the others
 spend of a budget it learns from the ledger (:meth:`Limiter.credit`).
 """
 
@@ -19,12 +19,13 @@ from typing import Protocol
 from penstock.config.model import LimitConfig, LimitsConfig
 from penstock.config.patterns import resolve
 from penstock.errors import RateLimited, Window
+from penstock.flow.account import Account
 from penstock.flow.budget import Budget, Calendar
 from penstock.flow.gcra import Bucket
+from penstock.flow.lessee import Lessee
 from penstock.messages import Call, Spent, Usage
 from penstock.wire.usage import estimate_tokens
 
-DOLLAR = 10**12  # the ledger's units
 OUTPUT_TOKENS = 1_000  # reserved for the answer of a call that sets no limit to it
 SOON = 1.0  # seconds to come back in, where it depends on calls under way, whose ends nobody knows
 MAX_OUTPUT_TOKENS = 131_072  # no model answers with more, whatever a call asks for
@@ -46,63 +47,13 @@ class Price(Protocol):
     def __call__(self, call: Call, usage: Usage, /) -> int: ...
 
 
-class _Account:
-    """What one key, tenant, tier or model has used of its limits."""
-
-    __slots__ = ("concurrent", "day", "in_progress", "month", "name", "requests", "scope", "tokens")
-
-    def __init__(self, scope: str, name: str, config: LimitConfig, share: float) -> None:
-        self.scope = scope
-        self.name = name
-        self.in_progress = 0
-        self.requests: Bucket | None = None
-        self.tokens: Bucket | None = None
-        self.day: Budget | None = None
-        self.month: Budget | None = None
-        self.configure(config, share)
-
-    def configure(self, config: LimitConfig, share: float) -> None:
-        """Use these limits from now on; what was used stays used."""
-        self.requests = _bucket(self.requests, config.requests_per_minute, share)
-        self.tokens = _bucket(self.tokens, config.tokens_per_minute, share)
-        self.concurrent = math.ceil(config.concurrent * share) if config.concurrent is not None else None
-        self.day = _budget(self.day, config.usd_per_day)
-        self.month = _budget(self.month, config.usd_per_month)
-
-    @property
-    def spends(self) -> bool:
-        return self.day is not None or self.month is not None
-
-    def __repr__(self) -> str:
-        return f"<_Account {self.scope} {self.name}, {self.in_progress} in progress, {self.requests}, {self.day}>"
-
-
-def _bucket(old: Bucket | None, limit: int | None, share: float) -> Bucket | None:
-    if limit is None:
-        return None
-    if old is None:
-        return Bucket(limit * share)
-    old.limit = limit * share
-    return old
-
-
-def _budget(old: Budget | None, dollars: float | None) -> Budget | None:
-    if dollars is None:
-        return None
-    limit = round(dollars * DOLLAR)
-    if old is None:
-        return Budget(limit)
-    old.limit = limit
-    return old
-
-
 class CallReservation:
     """A :class:`penstock.messages.Reservation` of a :class:`Limiter`."""
 
     __slots__ = ("_accounts", "_cost", "_holders", "_limiter", "_settled", "_taken_at", "_tokens")
 
     def __init__(
-        self, limiter: Limiter, accounts: tuple[_Account, ...], now: float, tokens: int, cost: int
+        self, limiter: Limiter, accounts: tuple[Account, ...], now: float, tokens: int, cost: int
     ) -> None:
         self._limiter = limiter
         self._accounts = accounts
@@ -112,7 +63,7 @@ class CallReservation:
         self._holders = 1
         self._settled = False
         for account in accounts:
-            account.in_progress += 1
+            account.enter()
             if account.requests is not None:
                 account.requests.take(1, now)
             if account.tokens is not None:
@@ -121,6 +72,8 @@ class CallReservation:
                 account.day.reserved += cost
             if account.month is not None:
                 account.month.reserved += cost
+            if account.lease is not None:
+                account.lease.asked(tokens, now, refused=False)
 
     def hold(self) -> None:
         self._holders += 1
@@ -139,14 +92,17 @@ class CallReservation:
                 budget.turn(period)
                 budget.reserved -= self._cost
                 budget.own += cost
+            if account.lease is not None:
+                account.lease.ended(self._limiter.now())
 
     def release(self) -> None:
         self._holders -= 1
         if self._holders:
             return
         self.settle(_NOTHING, 0)  # nobody asked an upstream
+        now = self._limiter.now()
         for account in self._accounts:
-            account.in_progress -= 1
+            account.leave(now)
 
     def windows(self) -> tuple[Window | None, Window | None]:
         return _windows(self._accounts, self._limiter.now())
@@ -161,7 +117,7 @@ def _at_most(tokens: int, bucket: Bucket) -> float:
     return min(tokens, bucket.limit)
 
 
-def _windows(accounts: Iterable[_Account], now: float) -> tuple[Window | None, Window | None]:
+def _windows(accounts: Iterable[Account], now: float) -> tuple[Window | None, Window | None]:
     requests: Window | None = None
     tokens: Window | None = None
     for account in accounts:
@@ -185,7 +141,7 @@ class Limiter:
     :param now: monotonic seconds
     :param price: see :class:`Price`; asked only where a budget holds
     :param refused: told the scope and the kind of limit of each refusal
-    :param workers: how many processes share the rates
+    :param lessee: leases this process's part of limits that several share; None: nobody shares them
     :param unix_time: seconds since 1970
     """
 
@@ -196,7 +152,7 @@ class Limiter:
         price: Price,
         refused: Callable[[str, str], None],
         *,
-        workers: int = 1,
+        lessee: Lessee | None = None,
         unix_time: Callable[[], float] = time.time,
     ) -> None:
         self.now = now
@@ -204,9 +160,9 @@ class Limiter:
         self.calendar = Calendar(unix_time())
         self._price = price
         self._refused = refused
-        self._share = 1.0 / workers
-        self._accounts: dict[tuple[str, str], _Account] = {}
-        self._of_call: dict[tuple[str, str, str, str], tuple[_Account, ...]] = {}
+        self._lessee = lessee
+        self._accounts: dict[tuple[str, str], Account] = {}
+        self._of_call: dict[tuple[str, str, str, str], tuple[Account, ...]] = {}
         self._others: dict[tuple[str, str], tuple[int, int]] = {}
         self._told: list[Spent] = []
         self.configure(config)
@@ -223,9 +179,10 @@ class Limiter:
         for (scope, name), account in list(self._accounts.items()):
             found = self._limits(scope, name)
             if found is None:
+                account.drop()
                 del self._accounts[scope, name]
             else:
-                account.configure(found, self._share)
+                account.configure(found)
         self._spread()
 
     @property
@@ -268,7 +225,7 @@ class Limiter:
         """See which day it is."""
         self.calendar.look(self.unix_time())
 
-    def budgets(self, account: _Account) -> list[tuple[Budget, int]]:
+    def budgets(self, account: Account) -> list[tuple[Budget, int]]:
         """The account's budgets, each with the number of its present period."""
         found = []
         if account.day is not None:
@@ -279,7 +236,7 @@ class Limiter:
 
     # ---- who is concerned ----
 
-    def _find(self, names: tuple[str, str, str, str]) -> tuple[_Account, ...]:
+    def _find(self, names: tuple[str, str, str, str]) -> tuple[Account, ...]:
         accounts = []
         for scope, name in zip(SCOPES, names, strict=True):
             limits = self._limits(scope, name)
@@ -289,7 +246,7 @@ class Limiter:
                 name = resolve(self._tables[scope], name) or name  # noqa: PLW2901
             account = self._accounts.get((scope, name))
             if account is None:
-                account = self._accounts[scope, name] = _Account(scope, name, limits, self._share)
+                account = self._accounts[scope, name] = Account(scope, name, limits, self._lessee)
                 self._tell(account)
             accounts.append(account)
         if len(self._of_call) >= MAX_REMEMBERED:
@@ -317,7 +274,7 @@ class Limiter:
         for account in self._accounts.values():
             self._tell(account)
 
-    def _tell(self, account: _Account) -> None:
+    def _tell(self, account: Account) -> None:
         day, month = self._others.get((account.scope, account.name), (0, 0))
         for budget, period in self.budgets(account):
             budget.turn(period)
@@ -325,9 +282,9 @@ class Limiter:
 
     # ---- may it begin? ----
 
-    def _check(self, accounts: tuple[_Account, ...], now: float, tokens: int, cost: int) -> None:
+    def _check(self, accounts: tuple[Account, ...], now: float, tokens: int, cost: int) -> None:
         longest = -1.0
-        worst: tuple[_Account, str] | None = None
+        worst: tuple[Account, str] | None = None
         for account in accounts:
             for kind, wait in self._waits(account, now, tokens, cost):
                 if wait > longest:
@@ -336,6 +293,9 @@ class Limiter:
             return
         account, kind = worst
         self._refused(account.scope, kind)
+        for wanted in accounts:
+            if wanted.lease is not None:
+                wanted.lease.asked(tokens, now, refused=True)
         requests, of_tokens = _windows(accounts, now)
         short_of_place = kind == _PLACES
         raise RateLimited(
@@ -346,9 +306,9 @@ class Limiter:
             tokens=of_tokens,
         )
 
-    def _waits(self, account: _Account, now: float, tokens: int, cost: int) -> Iterable[tuple[str, float]]:
+    def _waits(self, account: Account, now: float, tokens: int, cost: int) -> Iterable[tuple[str, float]]:
         """The account's limits that do not let the call in, each with the seconds until it may."""
-        if account.concurrent is not None and account.in_progress >= account.concurrent:
+        if not account.has_place(now):
             yield _PLACES, SOON if account.concurrent else math.inf
         if account.requests is not None and (wait := account.requests.wait(1, now)):
             yield "requests", wait
@@ -368,12 +328,12 @@ class Limiter:
         return f"<Limiter of {len(self._accounts)} accounts>"
 
 
-def _sentence(account: _Account, kind: str, wait: float) -> str:
+def _sentence(account: Account, kind: str, wait: float) -> str:
     whose = f"the {account.scope} {account.name!r}"
     if math.isinf(wait):
         return f"{whose} may not call: its limit is 0"
     if kind == _PLACES:
-        return f"{whose} has {account.in_progress} calls in progress, and may not have more"
+        return f"{whose} may have {account.concurrent} calls in progress, and has them"
     if kind in _BUDGETS:
         return f"{whose} has spent its budget of this {kind}"
     bucket = account.requests if kind == "requests" else account.tokens

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from penstock.flow.gate import Gate
+from penstock.flow.lessee import Lessee
 from penstock.metrics import Registry
 
 MAX_CHILDREN = 5_000
@@ -48,3 +49,35 @@ def measure(registry: Registry, gates: Callable[[], Iterable[Gate]]) -> Callable
 
     registry.before_snapshot(collect)
     return lambda upstream, tier, outcome: turns.labels(upstream, tier, outcome).add()
+
+
+def measure_leases(registry: Registry, lessee: Callable[[], Lessee | None]) -> Callable[[str], None]:
+    """Declare the metrics of limits that several processes share.
+
+    :param lessee: None as long as nothing is shared
+    :returns: what counts an exchange by how it went
+    """
+    exchanges = registry.counter(
+        "penstock_limit_exchanges_total",
+        "Times that a worker told what it took of shared limits, by how that went.",
+        labels=("result",),
+    )
+    by_result = {result: exchanges.labels(result) for result in ("done", "failed", "late")}
+    members = registry.gauge(
+        "penstock_limit_processes",
+        "Processes that share the limits, when they were last heard of.",
+        merge="max",
+    ).labels()
+    alone = registry.gauge(
+        "penstock_limit_alone",
+        "Workers that have no word from the others, and keep to their part of the limits.",
+    ).labels()
+
+    def collect() -> None:
+        found = lessee()
+        if found is not None:
+            members.set(found.members)
+            alone.set(int(found.is_alone))
+
+    registry.before_snapshot(collect)
+    return lambda result: by_result[result].add()

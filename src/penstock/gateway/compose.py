@@ -14,12 +14,14 @@ from penstock.batches.runner import Runner
 from penstock.batches.store import BatchStore
 from penstock.cache import measures as cache_measures
 from penstock.cache.cache import Cache
-from penstock.config.model import Config, LimitsConfig, UpstreamConfig
+from penstock.config.model import Config, UpstreamConfig
 from penstock.errors import Draining, PenstockError, UnknownModel
 from penstock.flow.choose import Standings
 from penstock.flow.gate import Gate
+from penstock.flow.lessee import Board, Lessee
 from penstock.flow.limits import Limiter
 from penstock.flow.measures import measure as measure_gates
+from penstock.flow.measures import measure_leases
 from penstock.flow.retry import RetryBudget
 from penstock.gateway import parts, routes, stored
 from penstock.gateway.announce import event_of
@@ -118,6 +120,10 @@ class Gateway:
             "Calls refused because of a limit or budget.",
             labels=("scope", "limit"),
         )
+        self._count_exchange = measure_leases(self.metrics, lambda: self._lessee)
+        self._lessee: Lessee | None = None  # None: this process has all limits to itself
+        self._board: Board | None = None
+        self._redis_board = parts.redis_board(config)
         self.pipeline.admission.limiter = self._limiter(config)
         self._spending = Spending(self._store, clock)
         clock.add(self._spending)
@@ -255,14 +261,17 @@ class Gateway:
 
     # ---- life ----
 
-    async def start(self) -> None:
+    async def start(self, board: Board | None = None) -> None:
         """Begin to work behind the scenes; the loop that calls this is the one that serves.
 
+        :param board: where the workers of this machine share their limits; None: each has its part of them
         :raises penstock.errors.ConfigError: what is kept on disk cannot be
         """
         self.clock.start(asyncio.get_running_loop())
         if self._store is not None:
             self._store.start()
+        self._board = board
+        await self._share()
         await self._spending.follow(self.pipeline.admission.limiter)
         for keeper in self._durable.keepers.values():
             await keeper.start(self._durable)
@@ -291,6 +300,7 @@ class Gateway:
             self.pipeline.soon(keeper.start(self._durable))
         self.pipeline.admission.limiter = limiter = self._limiter(config)
         self._spending.use(limiter)
+        self.pipeline.soon(self._share())
         if self.cache is None and (cache := self._look_up(config)) is not None:
             cache.start()
         self._compare(config)
@@ -350,6 +360,8 @@ class Gateway:
         if self.cache is not None:
             await self.cache.close()
         self.clock.stop()
+        if self._lessee is not None:
+            await self._lessee.use(None)
         await self._spending.wait_idle()
         if self._request_log is not None:
             self._request_log.flush()
@@ -482,19 +494,27 @@ class Gateway:
 
     def _limiter(self, config: Config) -> Limiter | None:
         """None: nothing is limited, and nothing is looked at."""
-        if config.limits == LimitsConfig():
+        if not any((config.limits.keys, config.limits.tenants, config.limits.tiers, config.limits.models)):
             return None
         limiter = self.pipeline.admission.limiter
         if limiter is not None:  # what was used stays used
             limiter.configure(config.limits)
             return limiter
+        if config.workers > 1 or self._redis_board is not None:
+            self._lessee = Lessee(config.workers, self.clock.now, self._count_exchange)
+            self.clock.add(self._lessee)
         return Limiter(
             config.limits,
             self.clock.now,
             self._most,
             lambda scope, limit: self._limit_refusals.labels(scope, limit).add(),
-            workers=config.workers,
+            lessee=self._lessee,
         )
+
+    async def _share(self) -> None:
+        """Lease this process's part of the limits, if it has only a part."""
+        if self._lessee is not None:
+            await self._lessee.use(self._redis_board or self._board)
 
     def _gates(self) -> list[Gate]:
         upstreams = self.pipeline.snapshot.upstreams.values()

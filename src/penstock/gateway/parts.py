@@ -15,6 +15,7 @@ from penstock.cache.tiers.disk import DiskTier
 from penstock.cache.tiers.memory import MemoryTier
 from penstock.config.model import Config, GenerationsConfig
 from penstock.errors import ConfigError
+from penstock.flow.lessee import Board
 from penstock.generation.keeper import Keeper
 from penstock.generation.store import Store
 from penstock.generation.stores.sqlite import SQLiteStore
@@ -102,6 +103,21 @@ def cache(config: Config, clock: Clock) -> tuple[Cache, Claims | None]:
         max_entry_bytes=largest,
     )
     return made, claims
+
+
+def redis_board(config: Config) -> Board | None:
+    """Where machines share their limits; None: they do not.
+
+    :raises ConfigError: an extra is missing
+    """
+    wanted = config.limits.redis
+    if wanted is None:
+        return None
+    try:
+        from penstock.flow.redis_board import RedisBoard  # noqa: PLC0415 - of an extra
+    except ImportError as error:
+        raise ConfigError("limits.redis needs the extra redis: pip install 'penstock[redis]'") from error
+    return RedisBoard(wanted.reveal())
 
 
 def prices(config: Config) -> PriceTable:

@@ -1,0 +1,142 @@
+"""What one key, tenant, tier or model has used of its limits, in this process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from penstock.flow.budget import Budget
+from penstock.flow.gcra import Bucket
+from penstock.flow.leased import AccountLease, LeasedBucket, LeasedPlaces
+
+if TYPE_CHECKING:
+    from penstock.config.model import LimitConfig
+    from penstock.flow.lessee import Lessee
+
+DOLLAR = 10**12  # the ledger's units
+
+
+class Account:
+    """The buckets and budgets of one name.
+
+    :param lessee: leases the account's part of its limits; None: this process has them to itself
+    """
+
+    __slots__ = (
+        "concurrent",
+        "day",
+        "in_progress",
+        "lease",
+        "lessee",
+        "month",
+        "name",
+        "requests",
+        "scope",
+        "tokens",
+    )
+
+    def __init__(self, scope: str, name: str, config: LimitConfig, lessee: Lessee | None) -> None:
+        self.scope = scope
+        self.name = name
+        self.lessee = lessee
+        self.lease: AccountLease | None = None
+        self.in_progress = 0
+        self.requests: Bucket | None = None
+        self.tokens: Bucket | None = None
+        self.concurrent: int | None = None
+        self.day: Budget | None = None
+        self.month: Budget | None = None
+        self.configure(config)
+
+    def configure(self, config: LimitConfig) -> None:
+        """Use these limits from now on; what was used stays used."""
+        self.concurrent = config.concurrent
+        self.day = _budget(self.day, config.usd_per_day)
+        self.month = _budget(self.month, config.usd_per_month)
+        if self.lessee is None:
+            self.requests = _bucket(self.requests, config.requests_per_minute)
+            self.tokens = _bucket(self.tokens, config.tokens_per_minute)
+        else:
+            self._configure_shared(config, self.lessee)
+
+    def _configure_shared(self, config: LimitConfig, lessee: Lessee) -> None:
+        if config.requests_per_minute is config.tokens_per_minute is config.concurrent is None:
+            self.requests = self.tokens = None
+            self.drop()
+            return
+        lease = self.lease
+        if lease is None:
+            lease = self.lease = lessee.account(f"{self.scope}:{self.name}")
+            lease.in_progress = self.in_progress
+        lease.requests = _leased(lease.requests, config.requests_per_minute, lessee.even)
+        lease.tokens = _leased(lease.tokens, config.tokens_per_minute, lessee.even)
+        self.requests, self.tokens = lease.requests, lease.tokens
+        if config.concurrent is None:
+            lease.places = None
+        elif lease.places is None:
+            lease.places = LeasedPlaces(config.concurrent, lessee.even)
+        else:
+            lease.places.limit = config.concurrent
+
+    def drop(self) -> None:
+        """Nothing of it is shared any more."""
+        if self.lease is not None and self.lessee is not None:
+            self.lessee.drop(self.lease)
+            self.lease = None
+
+    @property
+    def spends(self) -> bool:
+        return self.day is not None or self.month is not None
+
+    def enter(self) -> None:
+        """One more call is in progress."""
+        self.in_progress += 1
+        if self.lease is not None:
+            self.lease.in_progress += 1
+
+    def leave(self, now: float) -> None:
+        """One has ended."""
+        self.in_progress -= 1
+        if self.lease is not None:
+            self.lease.in_progress -= 1
+            self.lease.ended(now)
+
+    def has_place(self, now: float) -> bool:
+        """Whether one more call may be in progress."""
+        if self.concurrent is None:
+            return True
+        if self.lease is not None and self.lease.places is not None:
+            return self.lease.places.has_room(self.in_progress, now)
+        return self.in_progress < self.concurrent
+
+    def __repr__(self) -> str:
+        return (
+            f"<Account {self.scope} {self.name}, {self.in_progress} in progress, {self.requests}, {self.day}>"
+        )
+
+
+def _bucket(old: Bucket | None, limit: int | None) -> Bucket | None:
+    if limit is None:
+        return None
+    if old is None:
+        return Bucket(limit)
+    old.limit = limit
+    return old
+
+
+def _leased(old: LeasedBucket | None, limit: int | None, share: float) -> LeasedBucket | None:
+    if limit is None:
+        return None
+    if old is None:
+        return LeasedBucket(limit, share)
+    old.resize(limit)
+    return old
+
+
+def _budget(old: Budget | None, dollars: float | None) -> Budget | None:
+    if dollars is None:
+        return None
+    limit = round(dollars * DOLLAR)
+    if old is None:
+        return Budget(limit)
+    old.limit = limit
+    return old

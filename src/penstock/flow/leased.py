@@ -1,0 +1,247 @@
+"""One process's part of limits that it shares with others; see ``penstock.flow.sharing`` for the whole.
+
+Between two exchanges a process goes by what it was leased: its share of what was left then, and of what has
+come in since.  Beyond that, one call may begin if, as far as is known, the limit has room for it: so the only
+process that has callers gets all of a small limit, and so many processes together exceed a limit by one call
+each, which the pool counts and all of them make good.
+
+Nobody waits for an exchange.  Without any, a process keeps to the share that it had last, and after
+:data:`SHARE_HOLDS` seconds to an even part of the limit.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from penstock.flow.gcra import Bucket
+from penstock.flow.sharing import Lease, Report, Use
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FRESH = 2.0  # seconds after an exchange in which its figures are what is known of the others
+SHARE_HOLDS = 60.0
+OUTAGE = 4.0  # seconds without an exchange after which what was taken in the meantime is void
+
+
+class LeasedBucket(Bucket):
+    """A bucket of which this process has a part: the whole as it is known here, and ``own``.
+
+    :param limit: the whole, of all processes
+    :param share: this process's part of it until the first lease
+    """
+
+    __slots__ = ("_acknowledged", "_even", "_fresh_until", "_overdrawn", "_reported", "own", "total")
+
+    def __init__(self, limit: float, share: float) -> None:
+        super().__init__(limit)
+        self.own = Bucket(limit * share)
+        self.total = 0.0  # taken, ever
+        self._reported = self._acknowledged = 0.0  # of that
+        self._even = share
+        self._overdrawn = False
+        self._fresh_until = -math.inf
+
+    def wait(self, units: float, now: float) -> float:
+        own = self.own.wait(units, now)
+        if not own or math.isinf(own):
+            return own
+        whole = super().wait(units, now)
+        if not whole and not self._overdrawn and now < self._fresh_until:
+            return 0.0
+        # A share grows once there is more asked for here than elsewhere: nobody waits for longer than by an even one.
+        return max(whole, min(own, min(units, self.limit) * self.period / (self.limit * self._even)))
+
+    def take(self, units: float, now: float) -> None:
+        if self.own.wait(units, now):
+            self._overdrawn = True
+        super().take(units, now)
+        self.own.take(units, now)
+        self.total += units
+
+    def correct(self, units: float, taken_at: float) -> float:
+        changed = super().correct(units, taken_at)
+        self.own.correct(units, taken_at)
+        self.total += changed
+        return changed
+
+    def left(self, now: float) -> float:
+        return super().left(now) if now < self._fresh_until else self.own.left(now)
+
+    def resize(self, limit: float) -> None:
+        """The configuration says something else now; what was used stays used."""
+        self.own.limit *= limit / self.limit if self.limit else 0.0
+        self.limit = limit
+        if limit and not self.own.limit:
+            self.own.limit = limit * self._even
+
+    def use(self, now: float, *, known: bool, anew: bool) -> Use:
+        """What is reported of it."""
+        self._reported = self.total
+        if not known:
+            level = None
+        elif anew:  # the others' part of the whole is not known any more: suppose that it is as full as ours
+            level = self.limit * (self.own.level(now) / self.own.limit if self.own.limit else 0.0)
+        else:
+            level = self.level(now)
+        return Use(self.limit, self.total, self.total - self._acknowledged, level)
+
+    def lease(self, left: float, share: float, even: float, now: float) -> None:
+        """So much is left of the whole, less what was taken since the report; this part of it is ours."""
+        self._even = even
+        self._overdrawn = False
+        self._fresh_until = now + FRESH
+        self._acknowledged = self._reported
+        since = self.total - self._reported
+        self.fill(left - since, now)
+        self.take_part(share)
+        self.own.fill(left * share - since, now)
+
+    def take_part(self, share: float) -> None:
+        """Ours is this part of the limit from now on; our bucket stays as full as it is."""
+        self.own.limit = self.limit * share
+
+    def __repr__(self) -> str:
+        share = self.own.limit / self.limit if self.limit else 0.0
+        return f"<LeasedBucket of {self.limit:g}, share {share:.3f}, {self.total - self._acknowledged:g} not acknowledged>"
+
+
+class LeasedPlaces:
+    """Calls at once, of which this process may have a part.
+
+    :param limit: of all processes
+    :param share: this process's part until the first lease
+    """
+
+    __slots__ = ("_base", "_fresh_until", "_share", "limit", "others")
+
+    def __init__(self, limit: int, share: float) -> None:
+        self.limit = limit
+        self.others = 0  # calls under way elsewhere, when they were last told
+        self._share = share
+        self._base = 0
+        self._fresh_until = -math.inf
+
+    def has_room(self, in_progress: int, now: float) -> bool:
+        """Whether one more may begin."""
+        if now >= self._fresh_until:
+            return in_progress < math.ceil(self.limit * self._share)
+        if in_progress + self.others >= self.limit:
+            return False
+        free = self.limit - self.others - self._base
+        return in_progress < self._base + max(1, math.floor(free * self._share))
+
+    def is_short(self, in_progress: int) -> bool:
+        """Whether so few places are left that each counts."""
+        return in_progress + self.others >= self.limit - 2
+
+    def lease(self, others: int, share: float, in_progress: int, now: float) -> None:
+        self.others = others
+        self._share = share
+        self._base = in_progress
+        self._fresh_until = now + FRESH
+
+    def take_part(self, share: float) -> None:
+        self._share = share
+
+    def __repr__(self) -> str:
+        return f"<LeasedPlaces {self.limit}, {self.others} elsewhere, share {self._share:.3f}>"
+
+
+class AccountLease:
+    """What one account has of its limits here; the :class:`penstock.flow.lessee.Lessee` reports it.
+
+    :param touched: told that there is something to report, and whether that is urgent
+    """
+
+    __slots__ = (
+        "_calls",
+        "_known",
+        "_leased_at",
+        "_wanted",
+        "in_progress",
+        "name",
+        "places",
+        "requests",
+        "tokens",
+        "touched",
+        "touched_at",
+    )
+
+    def __init__(self, name: str, touched: Callable[[AccountLease, bool], None]) -> None:
+        self.name = name
+        self.touched = touched
+        self.touched_at = -math.inf
+        self.requests: LeasedBucket | None = None
+        self.tokens: LeasedBucket | None = None
+        self.places: LeasedPlaces | None = None
+        self.in_progress = 0
+        self._calls = 0.0
+        self._wanted = 0.0
+        self._known = False  # leased before, and not let go since
+        self._leased_at = -math.inf
+
+    @property
+    def is_short(self) -> bool:
+        """Whether so few places are left that each counts."""
+        return self.places is not None and self.places.is_short(self.in_progress)
+
+    def asked(self, tokens: float, now: float, *, refused: bool) -> None:
+        """A call asked for so many tokens, and was let in or not."""
+        self._calls += 1
+        self._wanted += tokens
+        self.touched_at = now
+        self.touched(self, not self._known or refused or self.is_short)
+
+    def ended(self, now: float) -> None:
+        """A call has ended, or is settled."""
+        self.touched_at = now
+        self.touched(self, self.is_short)
+
+    def report(self, now: float) -> Report:
+        """What has happened since the last report."""
+        anew = self._known and now - self._leased_at > OUTAGE
+        calls, self._calls = self._calls, 0.0
+        wanted, self._wanted = self._wanted, 0.0
+        return Report(
+            self.name,
+            anew,
+            calls,
+            wanted,
+            self.in_progress,
+            self.requests.use(now, known=self._known, anew=anew) if self.requests is not None else None,
+            self.tokens.use(now, known=self._known, anew=anew) if self.tokens is not None else None,
+        )
+
+    def leased(self, lease: Lease, even: float, now: float) -> None:
+        """The answer to the last report.
+
+        :param even: what would be everybody's share alike
+        """
+        self._known = True
+        self._leased_at = now
+        if self.requests is not None:
+            self.requests.lease(lease.requests, lease.calls_share, even, now)
+        if self.tokens is not None:
+            self.tokens.lease(lease.tokens, lease.tokens_share, even, now)
+        if self.places is not None:
+            self.places.lease(lease.others, lease.calls_share, self.in_progress, now)
+
+    def take_part(self, share: float) -> None:
+        """There is no word from the others: keep to this part of the limits."""
+        for limit in (self.requests, self.tokens, self.places):
+            if limit is not None:
+                limit.take_part(share)
+
+    def is_stale(self, now: float) -> bool:
+        """Whether its shares are too old to be kept to."""
+        return self._known and now - self._leased_at > SHARE_HOLDS
+
+    def let_go(self, share: float) -> None:
+        """It is not used any more: its share is free for others."""
+        self._known = False
+        self.take_part(share)
+
+    def __repr__(self) -> str:
+        return f"<AccountLease {self.name}, {'leased' if self._known else 'not leased'}, {self.in_progress} in progress>"

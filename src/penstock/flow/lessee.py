@@ -1,0 +1,185 @@
+"""Who leases this process's part of shared limits, behind the calls: none of them waits for it.
+
+Ten times a second what has changed is reported, and at once where that matters: an account that is new here,
+and one that is nearly or wholly used up.  One exchange is under way at a time.  One that fails, or takes
+longer than :data:`PATIENCE`, changes nothing but that everybody keeps to the part that he has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from itertools import islice
+from typing import Protocol
+
+from penstock.flow.leased import FRESH, AccountLease
+from penstock.flow.sharing import Leases, Report
+
+HEARTBEAT = 1.0  # seconds after which a member is heard of even if it has nothing to say
+PATIENCE = 2.0  # seconds for one exchange
+PAUSE = 0.01  # seconds between two exchanges, however urgent
+KEPT = 10.0  # seconds after its last call that an account is reported
+MAX_REPORTS = 200  # of one exchange
+
+log = logging.getLogger("penstock.gateway")
+
+
+class Board(Protocol):
+    """Where a pool is: in the supervisor, or in a Redis."""
+
+    def exchange(self, reports: list[Report]) -> asyncio.Future[Leases]:
+        """Report, and be leased anew; fails with :class:`OSError` if there is nobody to report to."""
+
+    def reset(self) -> None:
+        """There was no answer in time, and there shall be none any more."""
+
+    async def close(self) -> None:
+        """Nothing will be reported any more."""
+
+
+class Lessee:
+    """Keeps the leases of one process's accounts.
+
+    :param workers: processes of this machine: how many share a limit, as long as nobody says more
+    :param now: monotonic seconds
+    :param counted: told how each exchange went: ``done``, ``failed`` or ``late``
+    """
+
+    def __init__(self, workers: int, now: Callable[[], float], counted: Callable[[str], None]) -> None:
+        self.members = workers
+        self.trouble = ""
+        self._workers = workers
+        self._now = now
+        self._counted = counted
+        self._board: Board | None = None
+        self._dirty: dict[AccountLease, None] = {}
+        self._warm: dict[AccountLease, None] = {}
+        self._under_way: asyncio.Future[Leases] | None = None
+        self._reported: list[AccountLease] = []
+        self._began = self._answered_at = float("-inf")
+        self._hurry: asyncio.TimerHandle | None = None
+        self._is_urgent = False
+
+    def __repr__(self) -> str:
+        return f"<Lessee, one of {self.members}, {len(self._warm)} accounts, {self.trouble or 'well'}>"
+
+    @property
+    def even(self) -> float:
+        """An even part of a limit."""
+        return 1.0 / self.members
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no word from the others."""
+        return self._now() - self._answered_at > FRESH
+
+    async def use(self, board: Board | None) -> None:
+        """Report there from now on; None: to nobody."""
+        if board is self._board:
+            return
+        old, self._board = self._board, board
+        self._end_hurry()
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            under_way.cancel()
+        if old is not None:
+            await old.close()
+
+    def account(self, name: str) -> AccountLease:
+        """A lease for an account; its limits are the caller's to add."""
+        return AccountLease(name, self._touched)
+
+    def drop(self, lease: AccountLease) -> None:
+        """Limits on this account are no more."""
+        self._dirty.pop(lease, None)
+        self._warm.pop(lease, None)
+
+    def sweep(self, now: float) -> None:
+        if self._under_way is not None:
+            if now - self._began > PATIENCE:
+                self._give_up()
+            return
+        for lease in list(self._warm):
+            if lease.is_stale(now):
+                lease.take_part(self.even)
+            if now - lease.touched_at > KEPT and not lease.in_progress:
+                del self._warm[lease]
+                lease.let_go(self.even)
+            elif lease.is_short:  # a place that is free elsewhere should not be missing here for long
+                self._dirty[lease] = None
+        if now - self._began >= HEARTBEAT:
+            self._dirty.update(self._warm)
+            self._exchange(now)
+        elif self._dirty:
+            self._exchange(now)
+
+    def _touched(self, lease: AccountLease, urgent: bool) -> None:
+        self._dirty[lease] = self._warm[lease] = None
+        if urgent and not self.trouble and self._board is not None:
+            self._is_urgent = True
+            self._hasten()
+
+    def _hasten(self) -> None:
+        if self._hurry is None and self._under_way is None:
+            pause = max(0.0, self._began + PAUSE - self._now())
+            self._hurry = asyncio.get_running_loop().call_later(pause, self._hurried)
+
+    def _hurried(self) -> None:
+        self._hurry = None
+        if self._under_way is None and self._dirty:
+            self._exchange(self._now())
+
+    def _end_hurry(self) -> None:
+        if self._hurry is not None:
+            self._hurry.cancel()
+            self._hurry = None
+
+    def _exchange(self, now: float) -> None:
+        if self._board is None:
+            return
+        self._end_hurry()
+        self._is_urgent = False
+        self._began = now
+        self._reported = list(islice(self._dirty, MAX_REPORTS))
+        for lease in self._reported:
+            del self._dirty[lease]
+        self._under_way = self._board.exchange([lease.report(now) for lease in self._reported])
+        self._under_way.add_done_callback(self._answered)
+
+    def _answered(self, future: asyncio.Future[Leases]) -> None:
+        if future is not self._under_way:
+            return  # given up; its error has been looked at
+        self._under_way = None
+        reported, self._reported = self._reported, []
+        error = None if future.cancelled() else future.exception()
+        if future.cancelled() or error is not None:
+            self._failed("failed", str(error or "it was cancelled"), reported)
+            return
+        self._counted("done")
+        if self.trouble:
+            log.info("limits are shared again")
+            self.trouble = ""
+        answer = future.result()
+        self.members = max(1, answer.members)
+        self._answered_at = now = self._now()
+        for lease, leased in zip(reported, answer.leases, strict=True):
+            lease.leased(leased, self.even, now)
+        if self._is_urgent:  # since the report was made
+            self._hasten()
+
+    def _give_up(self) -> None:
+        future, self._under_way = self._under_way, None
+        reported, self._reported = self._reported, []
+        if future is not None:
+            future.cancel()
+        if self._board is not None:
+            self._board.reset()
+        self._failed("late", f"no answer within {PATIENCE:g} s", reported)
+
+    def _failed(self, how: str, why: str, reported: list[AccountLease]) -> None:
+        self._counted(how)
+        self._dirty.update(dict.fromkeys(reported))
+        if not self.trouble:
+            log.warning("limits are not shared for now, each process keeps to its part: %s", why)
+        self.trouble = why

@@ -1,0 +1,205 @@
+"""What several processes share of a limit: how much is left of it, and whose part that is.
+
+A process decides about its calls by itself, at once, and tells what it took a moment later.  So that several of
+them keep to one limit together, there is one **pool** (here, or in a Redis: ``_sharing_script`` is this module
+in Lua), and each process (a *member*) has a **lease**: its share of what is left, and of what comes in.  In one
+exchange, a few times a second, a member reports what it has taken since the last one, and is leased anew.
+
+* What has been taken is counted once, in the pool, for everybody.  A member that took more than there was leaves
+  a debt, which all of them wait for: over time no more is admitted than the limit, whatever the shares are.
+* A share follows what a member's callers ask for, admitted or not: a sum of which a half fades in seven
+  seconds.  :data:`FLOOR` of a limit is shared evenly, so that nobody is left without.
+* Calls under way are told as a number, not as steps up and down: a process that dies leaves nothing behind, and
+  what it held is free :data:`LIFE` seconds after it was last heard of.
+* No figure depends on a clock that all of them would have.  Levels, not moments, are kept; a clock that is
+  set back adds nothing, and one that is set forward no more than one full bucket.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from penstock.flow.gcra import PERIOD
+
+LIFE = 5.0  # seconds that a member is counted after it was last heard of
+FADING = 10.0  # seconds after which what was asked for counts 1/e
+FLOOR = 0.05  # of each limit, for all members alike
+
+
+class Use(msgspec.Struct, frozen=True, array_like=True):
+    """Of one bucket: its limit per minute, what was taken of it, and how full it is.
+
+    :param total: all that this member has ever taken: a report that arrives twice, or whose answer is lost, does no harm
+    :param taken: of that, what no answer has acknowledged; counts where the pool does not know the member
+    :param level: what is left, as far as a member can know that has been leased before; counts where the pool knows
+        nothing, and after an outage
+    """
+
+    limit: float
+    total: float
+    taken: float
+    level: float | None
+
+
+class Report(msgspec.Struct, frozen=True, array_like=True):
+    """What a member says of one account (a key, tenant, tier or model).
+
+    :param anew: the last lease was long ago: what was taken since is void, and ``level`` counts
+    :param calls: that were asked for since the last exchange, admitted or not
+    :param wanted: tokens of these calls
+    :param in_progress: calls under way
+    """
+
+    account: str
+    anew: bool
+    calls: float
+    wanted: float
+    in_progress: int
+    requests: Use | None
+    tokens: Use | None
+
+
+class Lease(msgspec.Struct, frozen=True, array_like=True):
+    """What a member has of one account until the next exchange.
+
+    :param requests: left of that bucket, for all members together; negative: owed.  0 where there is no such limit
+    :param tokens: the same
+    :param calls_share: the member's share of requests and of calls under way
+    :param tokens_share: the member's share of tokens
+    :param others: calls under way at the other members
+    """
+
+    requests: float
+    tokens: float
+    calls_share: float
+    tokens_share: float
+    others: int
+
+
+class Leases(msgspec.Struct, frozen=True, array_like=True):
+    """The answer to some reports, in their order; ``members`` is how many processes there are at all."""
+
+    members: int
+    leases: list[Lease]
+
+
+class _Part(msgspec.Struct, frozen=True):
+    """One member's of one account."""
+
+    calls: float = 0.0
+    wanted: float = 0.0
+    in_progress: int = 0
+    seen: float = 0.0
+    requests: float | None = None  # all that it has taken; None: it is not known
+    tokens: float | None = None
+
+
+class _Level(msgspec.Struct, frozen=True):
+    left: float
+    at: float
+
+
+class _Account:
+    __slots__ = ("parts", "requests", "tokens")
+
+    def __init__(self) -> None:
+        self.parts: dict[str, _Part] = {}
+        self.requests: _Level | None = None
+        self.tokens: _Level | None = None
+
+
+class Pool:
+    """The accounts that the members of one machine share.
+
+    Times are seconds of one clock, whichever; it may jump.
+    """
+
+    def __init__(self) -> None:
+        self._accounts: dict[str, _Account] = {}
+        self._members: dict[str, float] = {}
+        self._cleaned = -math.inf
+
+    def exchange(self, member: str, reports: list[Report], now: float) -> Leases:
+        """Enter what a member reports, and lease anew."""
+        self._members[member] = now
+        for other, seen in list(self._members.items()):
+            if not _lives(seen, now):
+                del self._members[other]
+        if not self._cleaned <= now < self._cleaned + PERIOD:
+            self._clean(now)
+        return Leases(len(self._members), [self._lease(member, report, now) for report in reports])
+
+    def _lease(self, member: str, report: Report, now: float) -> Lease:
+        account = self._accounts.get(report.account)
+        if account is None:
+            account = self._accounts[report.account] = _Account()
+        own = account.parts.pop(member, None)
+        if own is None or not _lives(own.seen, now):
+            own = _Part(seen=now)
+        requests, tokens = report.requests, report.tokens
+        if requests is not None:
+            account.requests = _level(account.requests, requests, own.requests, now, anew=report.anew)
+        if tokens is not None:
+            account.tokens = _level(account.tokens, tokens, own.tokens, now, anew=report.anew)
+        fading = math.exp(-max(0.0, now - own.seen) / FADING)
+        own = _Part(
+            own.calls * fading + report.calls,
+            own.wanted * fading + report.wanted,
+            report.in_progress,
+            now,
+            requests.total if requests is not None else None,
+            tokens.total if tokens is not None else None,
+        )
+        calls, wanted, others = own.calls, own.wanted, 0
+        for name, part in list(account.parts.items()):
+            if not _lives(part.seen, now):
+                del account.parts[name]
+                continue
+            fading = math.exp(-max(0.0, now - part.seen) / FADING)
+            calls += part.calls * fading
+            wanted += part.wanted * fading
+            others += part.in_progress
+        account.parts[member] = own
+        even = 1.0 / len(account.parts)
+        return Lease(
+            account.requests.left if requests is not None and account.requests is not None else 0.0,
+            account.tokens.left if tokens is not None and account.tokens is not None else 0.0,
+            _share(own.calls, calls, even),
+            _share(own.wanted, wanted, even),
+            others,
+        )
+
+    def _clean(self, now: float) -> None:
+        """Forget accounts that nobody uses, and whose buckets are full by now: they are as good as new."""
+        self._cleaned = now
+        for name, account in list(self._accounts.items()):
+            used = any(_lives(part.seen, now) for part in account.parts.values())
+            levels = [level for level in (account.requests, account.tokens) if level is not None]
+            if not used and all(level.left >= 0 and now - level.at > PERIOD for level in levels):
+                del self._accounts[name]
+
+    def __repr__(self) -> str:
+        return f"<Pool of {len(self._members)} members, {len(self._accounts)} accounts>"
+
+
+def _lives(seen: float, now: float) -> bool:
+    """Who was seen in the future, was seen before the clock was set back: it has as long as that takes to show."""
+    return abs(now - seen) <= LIFE
+
+
+def _share(own: float, whole: float, even: float) -> float:
+    return FLOOR * even + (1.0 - FLOOR) * own / whole if whole > 0 else even
+
+
+def _level(known: _Level | None, use: Use, total: float | None, now: float, *, anew: bool) -> _Level:
+    if known is None:
+        left = use.level if use.level is not None else use.limit - use.taken
+    else:
+        left = min(use.limit, known.left + max(0.0, now - known.at) * use.limit / PERIOD)
+        if not anew:
+            left -= use.taken if total is None else use.total - total
+        elif use.level is not None:
+            left = min(left, use.level)
+    return _Level(min(left, use.limit), now)

@@ -1,0 +1,310 @@
+"""Several processes' limiters over one pool, with a clock of the test's own."""
+
+import asyncio
+import random
+
+import pytest
+from flow_calls import a_call
+
+from penstock.config.model import LimitConfig, LimitsConfig
+from penstock.errors import RateLimited
+from penstock.flow.lessee import PATIENCE, Lessee
+from penstock.flow.limits import Limiter
+from penstock.flow.sharing import LIFE, Pool
+from penstock.messages import Tenant, Usage
+from penstock.testing import FakeClock
+
+ALICE = Tenant(name="research", key_name="alice")
+
+
+class PoolBoard:
+    """A pool in this process, which can be gone, or silent."""
+
+    def __init__(self, pool, member, clock):
+        self.pool = pool
+        self.member = member
+        self.clock = clock
+        self.state = "well"
+        self.resets = 0
+
+    def exchange(self, reports):
+        found = asyncio.get_running_loop().create_future()
+        if self.state == "well":
+            found.set_result(self.pool.exchange(self.member, reports, self.clock.now()))
+        elif self.state == "gone":
+            found.set_exception(ConnectionError("nobody there"))
+        return found
+
+    def reset(self):
+        self.resets += 1
+
+    async def close(self):
+        pass
+
+
+class Process:
+    def __init__(self, world, name):
+        self.results = []
+        self.lessee = Lessee(world.count, world.clock.now, self.results.append)
+        self.board = PoolBoard(world.pool, name, world.clock)
+        self.limiter = Limiter(
+            world.limits, world.clock.now, lambda *_: 0, lambda *_: None, lessee=self.lessee
+        )
+        self.running = []
+        self.admitted = 0
+        self.error = None
+
+    def call(self, **more):
+        call = a_call(ALICE, **more)
+        try:
+            reservation = self.limiter.reserve(call)
+        except RateLimited as error:
+            self.error = error
+            return None
+        self.admitted += 1
+        return reservation
+
+
+class World:
+    """Four processes that share one key's limits."""
+
+    def __init__(self, count=4, **limit):
+        self.clock = FakeClock()
+        self.count = count
+        self.pool = Pool()
+        self.limits = LimitsConfig(keys={"alice": LimitConfig(**limit)})
+        self.processes = [Process(self, f"p{number}") for number in range(count)]
+
+    async def start(self):
+        for process in self.processes:
+            await process.lessee.use(process.board)
+        await self.turn(0.2)
+        return self
+
+    async def turn(self, seconds=0.1):
+        """So much later all processes have said what they had to."""
+        await self.settle()
+        self.clock.advance(seconds)
+        for process in self.processes:
+            process.lessee.sweep(self.clock.now())
+        await self.settle()
+
+    async def settle(self):
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    @property
+    def admitted(self):
+        return sum(process.admitted for process in self.processes)
+
+
+async def offered(world, seconds, rates, rng, call=lambda process: process.call()):
+    """Calls of so many a second at each process, at random moments."""
+    steps = round(seconds * 10)
+    for _ in range(steps):
+        for process, rate in zip(world.processes, rates, strict=True):
+            for _ in range(int(rate / 10 + rng.random())):
+                reservation = call(process)
+                if reservation is not None:
+                    reservation.release()
+        await world.turn()
+
+
+@pytest.mark.parametrize("rates", [(10, 10, 10, 10), (37, 1, 1, 1), (40, 0, 0, 0), (60, 60, 60, 60)])
+def test_together_they_admit_the_limit_however_the_calls_are_spread(rates):
+    async def main():
+        world = await World(requests_per_minute=600).start()
+        rng = random.Random(1)
+        await offered(world, 30, rates, rng)  # the bucket that was full
+        before = world.admitted
+        await offered(world, 60, rates, rng)
+        return before, world.admitted - before
+
+    before, admitted = asyncio.run(main())
+    assert before <= 600 + 300 + 4
+    assert admitted == pytest.approx(600, rel=0.01)
+
+
+def test_tokens_too_with_what_was_really_used():
+    async def main():
+        world = await World(tokens_per_minute=60_000).start()
+        rng = random.Random(2)
+        used = 0
+
+        def call(process):
+            nonlocal used
+            reservation = process.call(max_tokens=1_000)
+            if reservation is not None:
+                really = rng.randrange(20, 400)
+                used += really
+                reservation.settle(Usage(0, really), 0)
+            return reservation
+
+        await offered(world, 60, (20, 3, 3, 3), rng, call)
+        before = used
+        await offered(world, 60, (20, 3, 3, 3), rng, call)
+        return used - before
+
+    assert asyncio.run(main()) == pytest.approx(60_000, rel=0.02)
+
+
+def test_traffic_that_moves_takes_its_share_along():
+    async def main():
+        world = await World(requests_per_minute=600).start()
+        rng = random.Random(3)
+        await offered(world, 30, (40, 0, 0, 0), rng)
+        await offered(world, 3, (0, 0, 0, 40), rng)
+        before = world.admitted
+        await offered(world, 60, (0, 0, 0, 40), rng)
+        return world.admitted - before
+
+    assert asyncio.run(main()) == pytest.approx(600, rel=0.01)
+
+
+def test_a_small_limit_is_whole_for_who_alone_has_callers():
+    async def main():
+        world = await World(requests_per_minute=3).start()
+        first, *others = world.processes
+        for _ in range(5):
+            first.call()
+            await world.turn(0.02)
+        elsewhere = []
+        for process in others:
+            process.call()  # the first of an account that is new to it may be one too many
+            await world.turn(0.02)
+            elsewhere.append(process.call())
+        return first.admitted, elsewhere, first.error
+
+    admitted, elsewhere, error = asyncio.run(main())
+    assert admitted == 3
+    assert elsewhere == [None] * 3
+    assert "may use 3 requests a minute" in error.message
+    assert error.requests[0] == 3
+
+
+def test_calls_in_progress_count_everywhere():
+    async def main():
+        world = await World(concurrent=8).start()
+        one, other = world.processes[:2]
+        held = []
+        for _ in range(6):
+            held.append(one.call())
+            await world.turn(0.02)
+        for _ in range(6):
+            held.append(other.call())
+            await world.turn(0.02)
+        refused = held.count(None)
+        message = other.error.message
+        held[0].release()
+        await world.turn()
+        again = other.call()
+        return refused, message, again
+
+    refused, message, again = asyncio.run(main())
+    assert refused == 4
+    assert "may have 8 calls in progress" in message
+    assert again is not None
+
+
+def test_calls_of_a_process_that_died_are_given_up_after_a_while():
+    async def main():
+        world = await World(count=2, concurrent=4).start()
+        dead, alive = world.processes
+        held = [dead.call() for _ in range(2)]
+        await world.turn(0.02)
+        held += [dead.call() for _ in range(2)]
+        await world.turn(0.02)
+        world.processes = [alive]
+        alive.call()
+        await world.turn()
+        before = alive.call()
+        for _ in range(round(LIFE) + 2):
+            await world.turn(1.0)
+        return before, [alive.call() for _ in range(2)]
+
+    before, after = asyncio.run(main())
+    assert before is None
+    assert None not in after
+
+
+@pytest.mark.parametrize("state", ["gone", "silent"])
+@pytest.mark.parametrize("rates", [(20, 20, 20, 20), (70, 4, 4, 4)])
+def test_without_the_pool_everybody_keeps_to_his_part_and_after_it_to_the_limit_again(state, rates):
+    async def main():
+        world = await World(requests_per_minute=600).start()
+        rng = random.Random(4)
+        await offered(world, 60, rates, rng)
+        for process in world.processes:
+            process.board.state = state
+        before = world.admitted
+        await offered(world, 60, rates, rng)
+        without = world.admitted - before
+        alone = [process.lessee.is_alone for process in world.processes]
+        for process in world.processes:
+            process.board.state = "well"
+        world.pool = Pool()  # it came back empty
+        for process in world.processes:
+            process.board.pool = world.pool
+        before = world.admitted
+        await offered(world, 60, rates, rng)
+        return without, alone, world.admitted - before, world.processes[0]
+
+    without, alone, after, process = asyncio.run(main())
+    assert without == pytest.approx(600, rel=0.1)
+    assert all(alone)
+    assert after == pytest.approx(600, rel=0.05)
+    assert not process.lessee.trouble
+    if state == "silent":
+        assert process.board.resets
+        assert "late" in process.results
+
+
+def test_after_a_minute_without_word_the_limit_is_divided_evenly():
+    async def main():
+        world = await World(requests_per_minute=600).start()
+        rng = random.Random(5)
+        await offered(world, 40, (40, 0, 0, 0), rng)
+        for process in world.processes:
+            process.board.state = "gone"
+        await offered(world, 62, (40, 0, 0, 0), rng)
+        before = world.admitted
+        await offered(world, 60, (40, 0, 0, 0), rng)
+        return world.admitted - before
+
+    assert asyncio.run(main()) == pytest.approx(150, rel=0.1)
+
+
+def test_an_exchange_that_takes_too_long_is_given_up():
+    async def main():
+        world = await World(count=1, requests_per_minute=60).start()
+        (process,) = world.processes
+        process.board.state = "silent"
+        process.call()
+        for _ in range(round(PATIENCE * 10) + 5):
+            await world.turn()
+        return process
+
+    process = asyncio.run(main())
+    assert process.board.resets == 1
+    assert "no answer" in process.lessee.trouble
+
+
+def test_limits_that_change_keep_what_was_used():
+    async def main():
+        world = await World(count=2, requests_per_minute=60, concurrent=5).start()
+        one, _ = world.processes
+        for _ in range(30):
+            one.call().release()
+            await world.turn(0.01)
+        for process in world.processes:
+            process.limiter.configure(LimitsConfig(keys={"alice": LimitConfig(requests_per_minute=120)}))
+        await world.turn()
+        left = one.call().windows()[0]
+        one.limiter.configure(LimitsConfig())
+        return left, one.call(), one.lessee
+
+    left, unlimited, lessee = asyncio.run(main())
+    assert left[0] == 120
+    assert left[1] in range(58, 95)
+    assert unlimited is None
+    assert "0 accounts" in repr(lessee)

@@ -1,0 +1,33 @@
+"""One limit, several processes, real ones: what they admit together."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from penstock.testing.redis import RedisServer
+
+ROOT = Path(__file__).resolve().parents[2]
+if str(ROOT) not in sys.path:  # pytest may be started in other ways than `python -m pytest`
+    sys.path.insert(0, str(ROOT))
+
+from benchmarks.flow.leases import UNEVEN, measure  # noqa: E402
+
+SECONDS = 10.0  # of real time: what is measured is a rate
+
+
+@pytest.mark.slow  # starts four gateways, uses up a full bucket, and counts for ten seconds
+@pytest.mark.skipif(not RedisServer.available(), reason="needs redis-server")
+def test_four_gateways_keep_to_one_limit_while_their_redis_is_killed_and_nothing_fails():
+    figures = measure("requests", UNEVEN, SECONDS, per_minute=1_200, kill=True)
+    assert figures.failed == []
+    assert figures.refused
+    assert -0.2 < figures.off < 0.15  # of ten seconds; the benchmark counts a minute
+
+
+@pytest.mark.slow  # the same with the workers of one gateway
+def test_four_workers_keep_to_one_limit_without_a_redis():
+    figures = measure("requests", (1.0,), SECONDS, per_minute=1_200, redis=False)
+    assert figures.failed == []
+    assert figures.refused
+    assert -0.15 < figures.off < 0.1
