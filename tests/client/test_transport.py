@@ -109,6 +109,17 @@ def test_what_is_refused_for_good_is_told_so_that_the_sdk_does_not_multiply():
     assert len(received) == 3
 
 
+def test_a_broken_answer_that_has_failed_for_good_is_not_asked_for_again():
+    begun = (
+        b"HTTP/1.1 200 OK\r\npenstock-generation: gen_1\r\ncontent-type: text/event-stream\r\n\r\n"
+        b'id: 0\ndata: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+    )
+    failed = [REQUEST, status(502, b"x-should-retry: false"), Step.CLOSE]
+    error, received, _ = posted([[REQUEST, begun, Step.RESET], failed], attempts=5, headers={"x": "y"})
+    assert isinstance(error, httpx2.HTTPError)
+    assert len(received) == 2
+
+
 def test_an_sdk_adds_to_the_attempts_and_does_not_multiply_them():
     """A reset is an exception, which tells nothing: the SDK repeats it, twice, once each."""
 

@@ -20,7 +20,7 @@ from serving import (
 )
 
 from penstock.config.keys import hash_key
-from penstock.config.model import GenerationsConfig, KeyConfig
+from penstock.config.model import ContinuationConfig, GenerationsConfig, KeyConfig
 from penstock.messages import Outcome
 from penstock.testing import FakeClock, ScriptedUpstream, Step
 
@@ -226,15 +226,33 @@ def test_a_generation_can_be_cancelled_and_what_came_stays_readable():
                 again = await events(port, generation.id)
                 (row,) = gateway.recorder.ledger.recent()
                 once_more = await call(port, b"", path + "/cancel", "POST")
-                return state.json(), first, again, row.outcome, once_more.json()
+                beyond = await events(port, generation.id, 0)
+                return state.json(), first, again, row.outcome, once_more.json(), beyond
 
-    state, first, again, outcome, once_more = on_uvloop(main)
+    state, first, again, outcome, once_more, beyond = on_uvloop(main)
+    assert (beyond.status, beyond.json()["error"]["code"]) == (409, "cancelled")
+    assert beyond.headers["x-should-retry"] == "false"
     assert (state["status"], state["error"]["code"]) == ("cancelled", "cancelled")
     assert again.body == first.body
     assert b'"a"' in first.body
     assert b'"code":"cancelled"' in first.body
     assert outcome is Outcome.CANCELLED
     assert once_more["status"] == "cancelled"
+
+
+def test_who_has_all_of_a_failed_answer_is_told_its_error_and_to_ask_no_more():
+    async def main():
+        script = [Step.REQUEST, STREAM_HEAD + delta("a"), Step.RESET]
+        async with ScriptedUpstream([script]) as upstream:
+            settings = config(upstream.url, continuation=ContinuationConfig(attempts=0))
+            async with serving(settings) as (_, port):
+                first = await call(port, STREAM)
+                return first, await events(port, first.headers["penstock-generation"], 0)
+
+    first, beyond = on_uvloop(main)
+    assert b'"code":"upstream_broken"' in first.body
+    assert (beyond.status, beyond.json()["error"]["code"]) == (502, "upstream_broken")
+    assert beyond.headers["x-should-retry"] == "false"
 
 
 def test_a_caller_who_leaves_can_end_what_nobody_else_reads():

@@ -357,7 +357,8 @@ class _ResumedStream(httpx.SyncByteStream):
                         return True
                     response.close()
                     error = httpx.RemoteProtocolError(f"status {status} for the rest", request=request)
-                    if status in (204, 400, 401, 403):
+                    final = response.headers.get("x-should-retry") == "false"
+                    if final or status in (204, 400, 401, 403):
                         return False
                     if status not in (404, 409, 410):
                         continue

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from itertools import chain
 
-from penstock.errors import InternalError, PenstockError, RateLimited, UpstreamError
+from penstock.errors import InternalError, PenstockError, PressureError, RateLimited, UpstreamError
 from penstock.generation.log import EVENT_OVERHEAD, Generation, State
 from penstock.messages import Call, Dialect, Event
 from penstock.net.exchange import Exchange
@@ -141,7 +141,8 @@ class Reading:
         if generation.state is _FAILED:
             error = generation.error or InternalError("the answer failed")
             if not exchange.started:
-                self._refuse(error)
+                # Who has all that there ever was of a failed answer gains nothing by asking again.
+                self._refuse(error, final=self._position > 0 and not isinstance(error, PressureError))
                 return
             self.error = error.code
             exchange.write(problems.render_event(error, self.call.endpoint, generation.id))
@@ -165,12 +166,13 @@ class Reading:
         self.exchange.respond(200, [_JSON, *self._own_headers(), *generation.headers], body)
         self._finish(200)
 
-    def _refuse(self, error: PenstockError | None) -> None:
+    def _refuse(self, error: PenstockError | None, *, final: bool = False) -> None:
         error = error or InternalError("the answer failed")
         self.error = error.code
         dialect = self.call.endpoint.dialect
-        retried = self.generation.attempts > 1
-        self._finish(refuse(self.exchange, error, dialect, self.generation.id, retried=retried))
+        # Where the gateway has tried again already, the SDK's own retries would only multiply its.
+        final = final or (self.generation.attempts > 1 and isinstance(error, UpstreamError))
+        self._finish(refuse(self.exchange, error, dialect, self.generation.id, final=final))
 
     def _own_headers(self) -> list[tuple[bytes, bytes]]:
         generation = self.generation
@@ -251,20 +253,19 @@ def refuse(
     dialect: Dialect,
     generation_id: str = "",
     *,
-    retried: bool = False,
+    final: bool = False,
 ) -> int:
     """Answer with an error in the caller's dialect; returns its HTTP status.
 
-    :param retried: the gateway has tried again already: the SDK's own retries would only multiply its
+    :param final: who asks again will get no other answer, and is told so
     """
     status, headers, body = problems.render(error, dialect, generation_id)
     if generation_id:
         headers.append((b"penstock-generation", generation_id.encode()))
     if isinstance(error, RateLimited):
         headers += ratelimits.render(dialect, error.requests, error.tokens, time.time())
-        if error.retry_after is None or error.retry_after > PATIENCE:
-            headers.append(_STOP_RETRYING)
-    if retried and isinstance(error, UpstreamError):
+        final = final or error.retry_after is None or error.retry_after > PATIENCE
+    if final:
         headers.append(_STOP_RETRYING)
     exchange.respond(status, headers, body)
     return status
