@@ -28,6 +28,7 @@ from penstock.net.exchange import Application
 if TYPE_CHECKING:
     from penstock.gateway.compose import Gateway
     from penstock.lab.embedded import EmbeddedSimulator
+    from penstock.upstream.local import LocalEngines
 
 DEFAULT_FILE = "penstock.yaml"
 
@@ -112,6 +113,7 @@ class GatewayApp:
             running.clock.stop()
             if running.simulator is not None:
                 await running.simulator.close()
+            await running.engines.close()
 
     async def _start(self) -> _Running:
         """All who come while it starts wait for the one start; one that failed is tried again."""
@@ -125,13 +127,15 @@ class GatewayApp:
     async def _begin(self) -> _Running:
         from penstock.gateway.compose import build  # noqa: PLC0415 - whoever only imports this need not wait
         from penstock.lab.embedded import EmbeddedSimulator, wants_simulator  # noqa: PLC0415
+        from penstock.upstream.local import LocalEngines  # noqa: PLC0415
 
-        config, simulator = self.config, None
-        if wants_simulator(config):
-            simulator = EmbeddedSimulator()
-            await simulator.start()
-            config = simulator.fill(config)
+        config, simulator, engines = self.config, None, LocalEngines()
         try:
+            config = await engines.resolve(config)
+            if wants_simulator(config):
+                simulator = EmbeddedSimulator()
+                await simulator.start()
+                config = simulator.fill(config)
             clock = Clock()
             clock.start(asyncio.get_running_loop())
             gateway = build(config, clock=clock)
@@ -139,8 +143,9 @@ class GatewayApp:
         except BaseException:
             if simulator is not None:
                 await simulator.close()
+            await engines.close()
             raise
-        self._running = _Running(asyncio.get_running_loop(), gateway, clock, simulator)
+        self._running = _Running(asyncio.get_running_loop(), gateway, clock, simulator, engines)
         return self._running
 
     def __repr__(self) -> str:
@@ -149,7 +154,7 @@ class GatewayApp:
 
 
 class _Running:
-    __slots__ = ("clock", "gateway", "loop", "simulator")
+    __slots__ = ("clock", "engines", "gateway", "loop", "simulator")
 
     def __init__(
         self,
@@ -157,11 +162,13 @@ class _Running:
         gateway: Gateway,
         clock: Clock,
         simulator: EmbeddedSimulator | None,
+        engines: LocalEngines,
     ) -> None:
         self.loop = loop
         self.gateway = gateway
         self.clock = clock
         self.simulator = simulator
+        self.engines = engines
 
 
 async def _lifespan(receive: Receive, send: Send, app: GatewayApp | None) -> None:

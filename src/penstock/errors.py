@@ -41,6 +41,7 @@
     │   ├── UpstreamTimeout       504      one of the four clocks ran out
     │   ├── UpstreamFailed        5xx      an error status from the provider (also its 429)
     │   └── UpstreamBroken        502      the answer broke off, stalled or made no sense
+    ├── ModelUnusable             503    us: a local model cannot be loaded; what to do about it
     └── InternalError             500    us: a defect
 
 Each carries ``status`` (HTTP), ``code`` (machine-readable, stable) and ``kind`` (the ``type`` member
@@ -356,6 +357,13 @@ class UpstreamBroken(UpstreamError):
     """The answer began, and then broke off, stalled or stopped making sense."""
 
     code = "upstream_broken"
+
+
+class ModelUnusable(PenstockError):
+    """A local model's files are missing, cut off or of no use here; the message names file and remedy."""
+
+    status = 503
+    code = "model_unusable"
 
 
 class InternalError(PenstockError):

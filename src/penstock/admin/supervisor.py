@@ -8,6 +8,7 @@ supervisor holds the control API (and with it FastAPI) and no caller's byte; the
 * **Death of a worker.** Its socket lives on in this process with its accept queue; who connects meanwhile
   waits and is answered by the replacement.  Deaths in a row are answered ever more slowly.
 * **A worker that hangs.** One whose event loop gives no sign of life for ``worker_timeout`` is killed.
+* **Beside it.** The simulator and local models are processes of their own, started anew when they die.
 * **Reload.** SIGHUP, or a file that changed: read, check, and only then handed out; one worker that
   cannot take it, and all go back to what they had.  Connections never notice.
 * **End.** SIGTERM or SIGINT: ports close first, what is in flight ends, at the latest after
@@ -43,6 +44,7 @@ from penstock.flow.sharing import Pool
 from penstock.lab.embedded import EmbeddedSimulator, wants_simulator
 from penstock.metrics import Registry, Snapshot, merge, process_metrics
 from penstock.net.tls import server_context
+from penstock.upstream.local import LocalEngines
 
 if TYPE_CHECKING:
     from penstock.admin.guest import GuestServer
@@ -144,6 +146,7 @@ class Supervisor:
         self._watch_interval = watch_interval
         self._pool = Pool()
         self._simulator = EmbeddedSimulator()
+        self._engines = LocalEngines()
         self._control_socket: socket.socket | None = None
         self._control: tuple[GuestServer, asyncio.Task[None]] | None = None
         self._stop = asyncio.Event()
@@ -199,6 +202,7 @@ class Supervisor:
             if watching is not None:
                 await watching
             await self._simulator.close()
+            await self._engines.close()
             await self._end_control(control)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
@@ -239,7 +243,8 @@ class Supervisor:
             log.warning("the control port %s is open to other machines and has no control_key", self.control)
 
     async def _resolve(self, config: Config) -> Config:
-        """Start the simulator if the configuration leaves its address open, and fill it in."""
+        """Start the simulator and local models whose address the configuration leaves open, and fill it in."""
+        config = await self._engines.resolve(config)
         if not wants_simulator(config):
             return config
         if not self._simulator.port:
@@ -429,6 +434,7 @@ class Supervisor:
         self.config, self.version = fresh, version
         await self._hand_out(packed, version)  # to those that were started meanwhile
         self._watch.follow(self._watched(fresh))
+        self._engines.retire(fresh, fresh.drain_timeout)
         return ReloadOutcome(version, (), needs_restart)
 
     async def _hand_out(self, packed: msgspec.Raw, version: int) -> tuple[str, ...]:
@@ -502,6 +508,9 @@ class Supervisor:
         self._silent = registry.counter(
             "penstock_worker_silent_total", "Times that a worker did not tell its state within a second."
         ).labels()
+        engines = registry.counter(
+            "penstock_local_restarts_total", "Local models started in the place of one that died."
+        ).labels()
         version = registry.gauge("penstock_config_version", "Grows with every reload.").labels()
         for result in ("done", "failed"):
             self._reloads.labels(result)
@@ -510,6 +519,7 @@ class Supervisor:
             for state in ("starting", "ready", "draining", "gone"):
                 workers.labels(state).set(sum(slot.state == state for slot in self.slots))
             version.set(self.version)
+            engines.value = max(engines.value, self._engines.restarts)
 
         registry.before_snapshot(collect)
 

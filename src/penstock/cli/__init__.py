@@ -31,6 +31,7 @@ COMMANDS = {
     "cache": "Fill the cache of a running gateway.",
     "ledger": "Show what calls have cost.",
     "sim": "Start simulated providers, which bill what they send.",
+    "engine": "Serve a model that this machine computes itself.",
     "lab": "Carry connections over a link that is far, narrow and breaks.",
     "optimize": "Make a model smaller and quicker, and see what that costs it.",
     "replay": "Send a recorded trace of production traffic to a gateway.",

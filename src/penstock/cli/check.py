@@ -40,6 +40,8 @@ def summary(config: Config) -> str:
     lines.append(_counted(len(config.upstreams), "upstream"))
     for name, upstream in config.upstreams.items():
         where = upstream.base_url or "a process of its own"
+        if upstream.kind == "local" and not upstream.base_url:
+            where = f"{upstream.local.model or 'the demo model'}, in a process of its own"
         secret = "with a key" if upstream.api_key else "without a key"
         lines.append(f"    {name}: {upstream.kind}, {where}, {secret}")
     lines.append(_counted(len(config.models), "model"))

@@ -157,14 +157,30 @@ class CapabilitiesConfig(_Section, frozen=True):
     generations: bool | None = None  # it is a Penstock: its generations can be read on after a break
 
 
+class LocalConfig(_Section, frozen=True):
+    """A model that this machine computes itself, in a process beside the gateway (extra `engine`)."""
+
+    model: str = ""  # its directory; empty: the small one of the package, which is for trying things out
+    threads: NotNegative = 0  # that compute; 0: as many as there are cores
+    slots: Positive = 64  # answers under way at once; a few more for calls of a higher priority
+    max_waiting: NotNegative = 1_000  # calls that wait for a slot; more: 503
+    cache_bytes: NotNegative = 0  # for keys and values; 0: what the slots can use, a quarter of the free memory at most
+    # their precision; auto: what the library takes to be best, int8 as a rule
+    cache_precision: Literal["auto", "int8", "fp32"] = "auto"
+    prefix_cache: bool = True  # what prompts have in common is computed once
+    # compute in fp32 throughout: an answer with temperature 0 is the same alone, among others, and continued
+    exact: bool = False
+
+
 class UpstreamConfig(_Section, frozen=True):
     """Somebody who answers.  ``base_url`` is what the provider's SDK takes, ``/v1`` included where it has one."""
 
-    # whose API it speaks; sim: the simulator, a process of its own or at base_url
-    kind: Literal["openai", "anthropic", "sim"]
+    # whose API it speaks; sim: the simulator, a process of its own or at base_url; local: a model of our own, likewise
+    kind: Literal["openai", "anthropic", "sim", "local"]
     base_url: str = ""  # empty: the provider's own
     api_key: Secret | None = None  # sent as the provider wants it
     headers: dict[str, str] = {}  # added to every request
+    local: LocalConfig = LocalConfig()  # of kind local: the model
     responses: bool = False  # it has /v1/responses itself; otherwise they are translated
     running_usage: bool = False  # takes stream_options.continuous_usage_stats (vLLM, SGLang, sim)
     ca_file: str | None = None  # PEM file with the authorities to trust instead of the usual ones

@@ -602,6 +602,8 @@ class Gateway:
         ):
             if present.gate is not None:
                 present.gate.use_tiers(config.tiers)
+            if present.tiers is not None:
+                present.tiers = config.tiers
             return present  # its connections stay warm over a reload
         gate = None
         if wanted.concurrency is not None or wanted.breaker is not None:
@@ -620,6 +622,7 @@ class Gateway:
             connect_timeout=timeouts.connect,
             forward_credentials=keyring.open,
             gate=gate,
+            tiers=config.tiers if wanted.kind == "local" else None,
         )
 
     async def _retire(self, upstream: HTTPUpstream) -> None:

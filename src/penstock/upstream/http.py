@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 from penstock import __version__
-from penstock.config.model import TimeoutConfig, UpstreamConfig
-from penstock.errors import Overloaded, PenstockError, Untranslatable, UpstreamError
+from penstock.config.model import TierConfig, TimeoutConfig, UpstreamConfig
+from penstock.errors import BadRequest, Overloaded, PenstockError, Untranslatable, UpstreamError
 from penstock.flow.batch import Batching
 from penstock.flow.choose import Standings
+from penstock.flow.deadline import deadline_of
 from penstock.flow.gate import Gate
 from penstock.flow.hedge import Hedging
 from penstock.generation.log import Generation
@@ -38,6 +42,7 @@ _TELLS_USAGE = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})  # if a stream i
 _FORWARDED = {
     "openai": (b"openai-beta",),
     "anthropic": (b"anthropic-beta",),
+    "local": (),
     "sim": (
         b"x-sim-ttft-ms",
         b"x-sim-tokens-per-second",
@@ -60,6 +65,7 @@ class HTTPUpstream:
     :param forward_credentials: send the caller's own key where ``config`` has none (a gateway without keys
         of its own leaves authentication to the provider)
     :param gate: who may call when; None: whoever comes
+    :param tiers: told to an upstream that has an order of its own (kind ``local``); None: it gets none
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class HTTPUpstream:
         connect_timeout: float,
         forward_credentials: bool = False,
         gate: Gate | None = None,
+        tiers: Mapping[str, TierConfig] | None = None,
     ) -> None:
         self.name = name
         self.gate = gate
@@ -87,8 +94,11 @@ class HTTPUpstream:
         self.connect_timeout = connect_timeout
         self.forwards = forward_credentials and has_no_key(config)
         self._forwarded = _FORWARDED[config.kind]
-        self._running_usage = config.running_usage or config.kind == "sim"
-        self._token_ids = bool(config.capabilities.token_ids)
+        self._running_usage = config.running_usage or config.kind in {"sim", "local"}
+        self._token_ids = config.capabilities.token_ids or (
+            config.kind == "local" and config.capabilities.token_ids is None
+        )
+        self.tiers = tiers
         self._base = base.removesuffix("/v1")
         self._fixed = self._fixed_headers()
         self._native = frozenset(_spoken_by(config))
@@ -337,7 +347,7 @@ class HTTPUpstream:
 
     def _from_caller(self, call: Call, dialect: Dialect) -> bytes:
         headers = call.headers
-        lines = b""
+        lines = b"" if self.tiers is None else self._order(call, self.tiers)
         for name in self._forwarded:
             if name in headers:
                 lines += name + b": " + headers[name] + b"\r\n"
@@ -350,6 +360,20 @@ class HTTPUpstream:
                 # In the form in which it came, if the upstream may know that: Anthropic has keys for either.
                 same = dialect is call.endpoint.dialect and bearer(headers.get(b"authorization", b"")) == key
                 lines += (bearer_field(key) if same else field_for(key, dialect)) + b"\r\n"
+        return lines
+
+    def _order(self, call: Call, tiers: Mapping[str, TierConfig]) -> bytes:
+        """The call's place in a local model's own line: its tier's priority, and when its first token is due."""
+        tier = tiers.get(call.tenant.tier)
+        lines = b"" if tier is None or not tier.priority else b"penstock-priority: %d\r\n" % tier.priority
+        unix_time = time.time()
+        try:
+            deadline = deadline_of(call, tiers, unix_time)
+        except BadRequest:  # nobody has asked for it until now, so it is no mistake
+            return lines
+        if deadline < inf:
+            # A moment, because the call may still wait for its turn.
+            lines += b"penstock-deadline: %.3f\r\n" % (unix_time + deadline - self._clock.now())
         return lines
 
     # ---- sending ----
@@ -464,6 +488,8 @@ def _spoken_by(config: UpstreamConfig) -> list[Endpoint]:
     """The endpoints that an upstream of this kind has itself."""
     if config.kind == "sim":
         return list(Endpoint)
+    if config.kind == "local":
+        return [Endpoint.CHAT, Endpoint.COMPLETIONS]
     return [
         endpoint
         for endpoint in Endpoint

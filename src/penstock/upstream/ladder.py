@@ -4,7 +4,8 @@
 
     restart    nothing was said yet: ask again
     rerun      the call is deterministic: ask again, and deliver what goes beyond
-    tokens     begin with exactly the tokens that the model had read and written
+    tokens     begin with exactly the tokens that the model had read and written; before rerun where each token is the
+               likeliest one: it comes to the same, and computes nothing twice
     prefill    give the model its own text as the beginning of its answer
     prompt     ask it in words to go on, where the configuration allows it
 
@@ -86,7 +87,7 @@ def rungs(
         and open_
         and not (demand.tools or demand.thinking)
     ):
-        ways.append(How.TOKENS)
+        ways.insert(0 if demand.greedy else len(ways), How.TOKENS)
     # Anthropic refuses a prefill where the model is to think first.
     thinks = demand.thinking and endpoint is Endpoint.MESSAGES
     if capable.prefill != "none" and not thinks and boundary.safe_end(text):

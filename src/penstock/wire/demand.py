@@ -28,9 +28,12 @@ _RULED = (
 
 
 class Demand(msgspec.Struct, frozen=True):
-    """``deterministic``: the same request gives the same answer, if the upstream keeps its word."""
+    """``deterministic``: the same request gives the same answer, if the upstream keeps its word.  ``greedy``: because
+    each token is the likeliest one, whatever of the text before it was prompt and what was answer.
+    """
 
     deterministic: bool
+    greedy: bool
     choices: int
     logprobs: bool
     ruled: bool  # the output's form is ruled by a schema or a grammar
@@ -56,6 +59,7 @@ def demand(endpoint: Endpoint, fields: Mapping[str, msgspec.Raw]) -> Demand:
     logprobs = of("logprobs")
     return Demand(
         deterministic=temperature == 0 or of("seed") is not None,
+        greedy=temperature == 0 and not (of("presence_penalty") or of("frequency_penalty")),
         choices=choices if isinstance(choices, int) else 1,
         # Legacy completions ask with a number, of which 0 is one.
         logprobs=bool(logprobs or of("top_logprobs"))

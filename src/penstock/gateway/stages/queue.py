@@ -12,28 +12,20 @@ first served, which is bounded by ``pool.max_waiting``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from math import inf, isnan
+from collections.abc import Sequence
 
-from penstock.config.model import TierConfig
-from penstock.errors import (
-    BadRequest,
-    PenstockError,
-    UpstreamError,
-    UpstreamFailed,
-)
+from penstock.errors import PenstockError, UpstreamError, UpstreamFailed
+from penstock.flow.deadline import deadline_of
 from penstock.flow.gate import Asked, Gate, Outcome, Ticket, Turn
-from penstock.flow.queue import DEFAULT_TIER
 from penstock.gateway.stages.route import Candidate
 from penstock.generation.log import TOO_LARGE
-from penstock.messages import Attempt, Call
+from penstock.messages import Attempt
 from penstock.messages import Outcome as Ending
 from penstock.net.connection import Connection
 from penstock.upstream.http import HTTPUpstream
 from penstock.upstream.transfer import Transfer
 from penstock.wire.boundary import Mismatch
 
-UNIX_TIME = 1e9  # a deadline of more seconds is a moment, not a span; the year 2001
 OUTPUT_TOKENS = 1_000  # that a provider is taken to count for a call that sets no limit to its answer
 _OUR_ACCOUNT = frozenset({"upstream_authentication", "upstream_billing"})
 
@@ -82,7 +74,7 @@ async def wait_turn(gate: Gate, transfer: Transfer, candidate: Candidate) -> Tur
         tenant=call.tenant.name,
         tier=call.tenant.tier,
         stream=call.stream,
-        deadline=_deadline(call, gate.tiers, gate.unix_time()),
+        deadline=deadline_of(call, gate.tiers, gate.unix_time()),
         prompt_tokens=transfer.job.prompt_tokens,
         tokens=transfer.job.prompt_tokens + (call.max_output_tokens or OUTPUT_TOKENS),
         max_output_tokens=call.max_output_tokens,
@@ -158,42 +150,3 @@ def _is_overload(turn: Turn, transfer: Transfer, failure: UpstreamError) -> bool
     if "overload" in failure.code or "overload" in failure.message.lower():
         return True
     return failure.retry_after is None and turn.has_room(transfer.now())
-
-
-# ---- deadlines ----
-
-
-def _deadline(call: Call, tiers: Mapping[str, TierConfig], unix_time: float) -> float:
-    """The moment (monotonic) at which the first token of a stream, or a plain answer, is of no use any more.
-
-    What the call says itself, else what its tier says; but never later than its SDK would wait.
-    """
-    tier = tiers.get(call.tenant.tier, DEFAULT_TIER).deadline or inf
-    said = call.headers.get(b"penstock-deadline")
-    seconds = tier if said is None else _seconds(said, unix_time)
-    patience = call.headers.get(b"x-stainless-read-timeout")
-    if patience is not None:
-        seconds = min(seconds, _patience(patience))
-    return call.received + seconds
-
-
-def _seconds(text: bytes, unix_time: float) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = float("nan")
-    if isnan(seconds):
-        raise BadRequest(
-            "Penstock-Deadline must be a number of seconds, or a moment in seconds since 1970",
-            param="Penstock-Deadline",
-        )
-    return seconds - unix_time if seconds >= UNIX_TIME and seconds != inf else seconds
-
-
-def _patience(text: bytes) -> float:
-    """The SDK writes it, so what makes no sense is no caller's mistake, and means nothing."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        return inf
-    return seconds if seconds > 0 else inf

@@ -1,0 +1,21 @@
+"""Local inference: a model on this machine as an upstream like any other.
+
+No numerics here: a well-kept library computes the tokens, and this room makes it a server.
+
+::
+
+    bytes → net → server → request ─┐                     ┌─ backend (one thread: add, step, cancel)
+                                    ├─ Engine (priority, slots) ─┤
+    bytes ← net ← answer ← text ────┘                     └─ Progress: token ids, as they come
+
+* ``backend`` is what a library must be able to do: one model, driven by one thread.  ``openvino`` does it with
+  OpenVINO GenAI.
+* ``engine`` owns that thread and decides who gets on next.
+* ``text`` makes text of token ids so that a cut between any two pieces can be gone on with exactly.
+* ``server`` is the HTTP application: OpenAI's API, with token ids in the form that vLLM uses.
+* ``model_dir`` says before anything is loaded why it cannot be.
+* ``embedded`` is the parent's side: it keeps an engine running beside a gateway.
+
+Nothing here is imported by a gateway that serves no local model, and the libraries are imported only where
+they are used: by the process that runs a model.
+"""

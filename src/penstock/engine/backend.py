@@ -1,0 +1,124 @@
+"""What a library of inference must be able to do, and the words for it.
+
+A backend holds one model.  It is driven by one thread, the engine's: nothing but its tokenizer is ever called
+by another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol, TypeAlias
+
+import msgspec
+
+from penstock.messages import JSON
+
+Finish: TypeAlias = Literal["", "stop", "length", "memory"]
+"""How a generation stands: under way; ended by itself; at its limit; given up because the cache for its keys and
+values has no room for it."""
+
+
+class ModelCard(msgspec.Struct, frozen=True):
+    """What is known of a model once it is loaded.
+
+    ``context``: tokens of a prompt and its answer together, at most.  ``vocabulary``: token ids lie below it.
+    ``backend``: library and version.
+    """
+
+    directory: str
+    context: int
+    vocabulary: int
+    backend: str
+    step_tokens: int  # prompt and answer tokens that one step takes, at most
+    defaults: Sampling
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How tokens are chosen; the names are those of the OpenAI API and of vLLM.
+
+    ``temperature`` 0 takes the likeliest token each time.  ``schema`` is the JSON Schema that the answer must keep
+    to, as JSON text; empty: none.
+    """
+
+    max_tokens: int = 0  # 0: what the context has room for
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0: all
+    min_p: float = 0.0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: bool = False  # of the tokens that were chosen
+    schema: str = ""
+
+
+class Progress(msgspec.Struct, frozen=True, gc=False):
+    """What one step added to one generation."""
+
+    number: int
+    ids: list[int]
+    logprobs: list[float]  # one for each id where they were asked for, else none
+    finish: Finish
+
+
+class CannotTake(Exception):  # noqa: N818 - as the other errors of this project
+    """The library refuses a generation for what it is; the text is for the caller."""
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back; may be called from any thread."""
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """Token ids of a text.
+
+        :param special: add what the model wants at a beginning; a chat template writes that itself
+        """
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, those left out that stand for no text."""
+
+    def render(self, messages: Sequence[JSON], *, answer: bool) -> str:
+        """A conversation as the model was trained to read one, by its chat template.
+
+        :param answer: the model's turn begins at its end
+        :raises CannotTake: there is no template, or it does not take these messages
+        """
+
+    def pieces(self) -> list[bytes] | None:
+        """The bytes of each token id, where the text of several is that of each, one after the other; else None."""
+
+
+class Backend(Protocol):
+    """One model, loaded."""
+
+    @property
+    def card(self) -> ModelCard: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    def add(self, number: int, prompt: Sequence[int], sampling: Sampling) -> None:
+        """Begin a generation with the next step.
+
+        :param number: the caller's name for it, never used before
+        :raises CannotTake: it will not
+        """
+
+    def cancel(self, number: int) -> None:
+        """Give a generation up; its place is free with the next step.  Nothing more is told of it."""
+
+    def step(self) -> list[Progress]:
+        """Compute one step of all that are under way: what has come of it.
+
+        :raises Exception: the model is not to be used any more
+        """
+
+    def statistics(self) -> dict[str, float]:
+        """Figures of the library's own, for metrics."""
+
+    def close(self) -> None:
+        """Let go of the model's memory."""

@@ -1,0 +1,13 @@
+"""The model that comes with the package: a few million parameters, for a first answer without keys or network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+NAME = "demo"
+"""What it is called where nothing is configured."""
+
+
+def path() -> Path:
+    """Its directory; ``README.md`` in it is its model card."""
+    return Path(__file__).parent / "models" / "demo"

@@ -1,0 +1,156 @@
+"""Answers in the form of OpenAI's API, token ids in the form that vLLM gives them.
+
+Chunks are put together of bytes: what is the same in all of them is rendered once for an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from penstock.engine.request import Asked
+from penstock.engine.text import Piece
+from penstock.messages import JSON, Endpoint
+
+_encode = msgspec.json.Encoder().encode
+DONE = b"data: [DONE]\n\n"
+
+Spell = Callable[[int], str]
+"""The text of one token, for log probabilities."""
+
+
+def usage(input_tokens: int, output_tokens: int) -> bytes:
+    return b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % (
+        input_tokens,
+        output_tokens,
+        input_tokens + output_tokens,
+    )
+
+
+class Form:
+    """How one request is answered."""
+
+    __slots__ = ("_asked", "_chat", "_head", "_spell")
+
+    def __init__(self, asked: Asked, number: int, created: int, spell: Spell) -> None:
+        self._asked = asked
+        self._spell = spell
+        self._chat = asked.endpoint is Endpoint.CHAT
+        prefix = b"chatcmpl" if self._chat else b"cmpl"
+        kind = b"chat.completion" if self._chat else b"text_completion"
+        if self._chat and asked.stream:
+            kind += b".chunk"
+        self._head = b'{"id":"%b-%032x","object":"%b","created":%d,"model":%b,' % (
+            *(prefix, number, kind, created),
+            _encode(asked.model),
+        )
+
+    def __repr__(self) -> str:
+        return f"<Form of {self._asked.endpoint.label}>"
+
+    # ---- streamed ----
+
+    def opening(self, choice: int, prompt: Sequence[int]) -> bytes:
+        """The chunk before a choice's first text; empty where there is none."""
+        if not self._chat:
+            return b""
+        ids = b',"prompt_token_ids":' + _encode(list(prompt)) if self._asked.wants_ids and not choice else b""
+        return (
+            b"data: %b"
+            b'"choices":[{"index":%d,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
+            b"%b%b" % (self._head, choice, ids, self._ending(0))
+        )
+
+    def chunk(
+        self,
+        choice: int,
+        piece: Piece,
+        finish: str,
+        output_tokens: int,
+        prompt: Sequence[int] | None,
+        offset: int,
+    ) -> bytes:
+        """One chunk.
+
+        :param output_tokens: of all choices so far
+        :param prompt: its ids, with a completion's first chunk
+        :param offset: letters of this choice before it
+        """
+        said = _encode(piece.text)
+        text = b'"delta":{"content":%b}' % said if self._chat else b'"text":%b' % said
+        ids = b""
+        if self._asked.wants_ids:
+            ids = b',"token_ids":' + _encode(piece.ids)
+            if prompt is not None and not self._chat:
+                ids += b',"prompt_token_ids":' + _encode(list(prompt))
+        logprobs = self._logprobs(piece, offset) if piece.logprobs else b"null"
+        return b'data: %b"choices":[{"index":%d,%b,"logprobs":%b,"finish_reason":%b%b}]%b' % (
+            *(self._head, choice, text, logprobs),
+            b'"%b"' % finish.encode() if finish else b"null",
+            *(ids, self._ending(output_tokens)),
+        )
+
+    def closing(self, output_tokens: int) -> bytes:
+        """What follows the last chunk."""
+        if not self._asked.include_usage:
+            return DONE
+        told = usage(self._asked.input_tokens, output_tokens)
+        return b'data: %b"choices":[],"usage":%b}\n\n%b' % (self._head, told, DONE)
+
+    def _ending(self, output_tokens: int) -> bytes:
+        if self._asked.running_usage:
+            return b',"usage":%b}\n\n' % usage(self._asked.input_tokens, output_tokens)
+        return b',"usage":null}\n\n' if self._asked.include_usage else b"}\n\n"
+
+    # ---- plain ----
+
+    def whole(self, choices: Sequence[tuple[Piece, str]], output_tokens: int) -> bytes:
+        """The body of a plain answer: each choice's text and finish reason."""
+        rendered = b",".join(self._choice(index, *choice) for index, choice in enumerate(choices))
+        ids = b""
+        if self._asked.wants_ids and self._chat:
+            ids = b',"prompt_token_ids":' + _encode(self._asked.prompts[0])
+        told = usage(self._asked.input_tokens, output_tokens)
+        return b'%b"choices":[%b],"usage":%b%b}' % (self._head, rendered, told, ids)
+
+    def _choice(self, index: int, piece: Piece, finish: str) -> bytes:
+        said = _encode(piece.text)
+        text = (
+            b'"message":{"role":"assistant","content":%b,"refusal":null}' % said
+            if self._chat
+            else b'"text":%b' % said
+        )
+        ids = b""
+        if self._asked.wants_ids:
+            ids = b',"token_ids":' + _encode(piece.ids)
+            if not self._chat:
+                prompt = self._asked.prompts[index // self._asked.choices]
+                ids += b',"prompt_token_ids":' + _encode(prompt)
+        logprobs = self._logprobs(piece, 0) if piece.logprobs else b"null"
+        return b'{"index":%d,%b,"logprobs":%b,"finish_reason":"%b"%b}' % (
+            *(index, text, logprobs, finish.encode(), ids),
+        )
+
+    # ---- log probabilities ----
+
+    def _logprobs(self, piece: Piece, offset: int) -> bytes:
+        tokens = [self._spell(token) for token in piece.ids]
+        if self._chat:
+            content: list[JSON] = [
+                {"token": text, "logprob": value, "bytes": list(text.encode()), "top_logprobs": []}
+                for text, value in zip(tokens, piece.logprobs, strict=True)
+            ]
+            return _encode({"content": content, "refusal": None})
+        offsets = []
+        for text in tokens:
+            offsets.append(offset)
+            offset += len(text)
+        return _encode(
+            {
+                "tokens": tokens,
+                "token_logprobs": piece.logprobs,
+                "top_logprobs": None,
+                "text_offset": offsets,
+            }
+        )

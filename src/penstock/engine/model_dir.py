@@ -1,0 +1,245 @@
+"""Why a model cannot be loaded from a directory, said before anything of it is.
+
+Nothing here needs a library of inference, and nothing that is found is executed: weights are read only where they say
+how long they ought to be.  Pickled weights, which run whatever code their author put into them when they are
+loaded, are refused whatever they contain.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from penstock.engine.memory import available_bytes
+from penstock.errors import ModelUnusable
+from penstock.messages import JSON
+
+Format: TypeAlias = Literal["openvino", "safetensors"]
+
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
+_IR = "openvino_model.xml"
+_IR_PARTS = (
+    "openvino_tokenizer.xml",
+    "openvino_tokenizer.bin",
+    "openvino_detokenizer.xml",
+    "openvino_detokenizer.bin",
+)
+_DATA = re.compile(rb"<data\b[^>]*>")
+_PLACE = re.compile(rb'\b(offset|size)="(\d+)"')
+_READ = 1 << 20  # bytes of an IR at a time
+_LONGEST_TAG = 65_536
+_LONGEST_HEADER = 100_000_000  # of a safetensors file; as the format's own reader has it
+RUNTIME_BYTES = 250_000_000  # what library and tokenizer take beside a model, measured with a small one
+_CONVERT = "convert it with `optimum-cli export openvino --model {} OUT_DIR --task text-generation-with-past`"
+
+
+class ModelDir(msgspec.Struct, frozen=True):
+    """A directory whose files are whole.
+
+    ``config`` is the model's own ``config.json``.  ``cache_bytes``: what keys and values of one token take at most,
+    each number at 2 bytes; 0: it cannot be told.
+    """
+
+    path: Path
+    format: Format
+    weight_bytes: int
+    config: dict[str, JSON]
+    context: int
+    cache_bytes: int
+
+    @property
+    def architecture(self) -> str:
+        names = self.config.get("architectures")
+        return str(names[0]) if isinstance(names, list) and names else "unknown"
+
+
+def inspect(path: Path) -> ModelDir:
+    """What is in a model's directory.
+
+    :raises penstock.errors.ModelUnusable: it cannot be loaded; the message names file and remedy
+    """
+    try:
+        names = {entry.name for entry in path.iterdir()}
+    except NotADirectoryError:
+        raise ModelUnusable(f"{path} is a file: name the directory that it is in") from None
+    except FileNotFoundError:
+        raise ModelUnusable(
+            f"there is no directory {path}: check the path, or copy the model there"
+        ) from None
+    except OSError as error:
+        raise ModelUnusable(f"{path} cannot be read: {error.strerror}") from None
+    config = _config(path)
+    context = _whole(config.get("max_position_embeddings"))
+    if _IR in names:
+        _check_ir(path, names)
+        weights = (path / _IR).with_suffix(".bin").stat().st_size
+        return ModelDir(path, "openvino", weights, config, context, _cache_bytes(config))
+    tensors = sorted(name for name in names if name.endswith(".safetensors"))
+    if tensors:
+        weights = _check_safetensors(path, names, tensors)
+        return ModelDir(path, "safetensors", weights, config, context, _cache_bytes(config))
+    pickled = sorted(name for name in names if name.endswith(_PICKLED) and not name.startswith("openvino_"))
+    if pickled:
+        raise ModelUnusable(
+            f"{path / pickled[0]} is pickled: loading it would run any code that is in it, so it never is; "
+            "get the model as safetensors, or convert it on a machine that you can do without"
+        )
+    if any(name.endswith(".gguf") for name in names):
+        raise ModelUnusable(f"{path} holds GGUF weights: serve it with llama.cpp or Ollama, as an upstream")
+    raise ModelUnusable(
+        f"{path} has no weights: neither {_IR} nor a .safetensors file is there; "
+        "copy the whole directory, large files of a Git repository (`git lfs pull`) included"
+    )
+
+
+def check_memory(model: ModelDir, cache: int, available: int | None = None) -> None:
+    """Whether model and cache find room.
+
+    :param cache: bytes for keys and values
+    :param available: bytes; what is free here, if not given
+    :raises penstock.errors.ModelUnusable: they do not
+    """
+    free = available_bytes() if available is None else available
+    if free is None:
+        return
+    needed = model.weight_bytes + cache + RUNTIME_BYTES
+    if needed > free:
+        raise ModelUnusable(
+            f"{model.path} needs about {_gb(needed)} ({_gb(model.weight_bytes)} of weights, {_gb(cache)} for keys and "
+            f"values), and {_gb(free)} are free: take a smaller or more quantized model, a smaller cache, or more memory"
+        )
+
+
+# ---- config.json -----------------------------------------------------------------------------------
+
+
+def _config(path: Path) -> dict[str, JSON]:
+    file = path / "config.json"
+    try:
+        config = msgspec.json.decode(file.read_bytes())
+    except FileNotFoundError:
+        raise ModelUnusable(
+            f"{file} is missing: it says what the model is; copy the whole directory"
+        ) from None
+    except OSError as error:
+        raise ModelUnusable(f"{file} cannot be read: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ModelUnusable(f"{file} is no JSON ({error}): copy it again") from None
+    if not isinstance(config, dict):
+        raise ModelUnusable(f"{file} is no JSON object: copy it again")
+    return config
+
+
+def _whole(value: JSON) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _cache_bytes(config: dict[str, JSON]) -> int:
+    layers, heads = _whole(config.get("num_hidden_layers")), _whole(config.get("num_attention_heads"))
+    shared = _whole(config.get("num_key_value_heads")) or heads
+    size = _whole(config.get("head_dim")) or (_whole(config.get("hidden_size")) // heads if heads else 0)
+    return 2 * layers * shared * size * 2
+
+
+# ---- OpenVINO's IR: a graph in XML, and its constants in one file ----------------------------------
+
+
+def _check_ir(path: Path, names: set[str]) -> None:
+    graph = path / _IR
+    if graph.with_suffix(".bin").name not in names:
+        raise ModelUnusable(
+            f"{graph.with_suffix('.bin')} is missing: it holds the weights of {_IR}; copy it, too"
+        )
+    for name in _IR_PARTS:
+        # An own check: a tokenizer without constants has no .bin of any length, but it has one.
+        if name not in names:
+            raise ModelUnusable(
+                f"{path / name} is missing: without it there is no text; `convert_tokenizer {path} "
+                f"--with-detokenizer -o {path}` makes it (package openvino-tokenizers)"
+            )
+    for name in (_IR, *(part for part in _IR_PARTS if part.endswith(".xml"))):
+        file = path / name
+        end = _end_of_constants(file)
+        has = file.with_suffix(".bin").stat().st_size
+        if has < end:
+            raise ModelUnusable(
+                f"{file.with_suffix('.bin')} is cut off: it has {has} of at least {end} bytes; copy it again"
+            )
+
+
+def _end_of_constants(file: Path) -> int:
+    """Where the last constant of a graph ends in its file of weights."""
+    end = 0
+    rest = b""
+    closed = False
+    try:
+        with file.open("rb") as graph:
+            while block := graph.read(_READ):
+                text = rest + block
+                for tag in _DATA.findall(text):
+                    found = dict(_PLACE.findall(tag))
+                    if len(found) == 2:
+                        end = max(end, int(found[b"offset"]) + int(found[b"size"]))
+                # A tag may go on in the next block; what is read twice changes nothing.
+                rest = text[-_LONGEST_TAG:]
+                closed = b"</net>" in rest
+    except OSError as error:
+        raise ModelUnusable(f"{file} cannot be read: {error.strerror}") from None
+    if not closed:
+        raise ModelUnusable(f"{file} is cut off: its last tag is missing; copy it again")
+    return end
+
+
+# ---- safetensors: 8 bytes of length, a header in JSON, the tensors ---------------------------------
+
+
+def _check_safetensors(path: Path, names: set[str], tensors: list[str]) -> int:
+    """Bytes of all of them."""
+    for name in sorted(name for name in names if name.endswith(".safetensors.index.json")):
+        for shard in _shards(path / name):
+            if shard not in names:
+                raise ModelUnusable(f"{path / shard} is missing, which {name} names: copy it, too")
+    return sum(_check_tensors(path / name) for name in tensors)
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        found = msgspec.json.decode(index.read_bytes())["weight_map"].values()
+        return sorted({str(name) for name in found})
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as error:
+        raise ModelUnusable(f"{index} is no index of weights ({error}): copy it again") from None
+
+
+def _check_tensors(file: Path) -> int:
+    try:
+        has = file.stat().st_size
+        with file.open("rb") as tensors:
+            head = tensors.read(8)
+            length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+            if length > min(has - 8, _LONGEST_HEADER) or not length:
+                raise ModelUnusable(f"{file} is cut off within its header, or no safetensors: copy it again")
+            header = msgspec.json.decode(tensors.read(length))
+            ends = [part["data_offsets"][1] for name, part in header.items() if name != "__metadata__"]
+            end = 8 + length + max(ends, default=0)
+    except OSError as error:
+        raise ModelUnusable(f"{file} cannot be read: {error.strerror}") from None
+    except (
+        msgspec.DecodeError,
+        UnicodeDecodeError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+    ) as error:
+        raise ModelUnusable(f"{file} has no header of safetensors ({error}): copy it again") from None
+    if has != end:
+        raise ModelUnusable(f"{file} is cut off: it has {has} of {end} bytes; copy it again")
+    return has
+
+
+def _gb(number: int) -> str:
+    return f"{number / 1e9:.1f} GB" if number >= 1e8 else f"{number / 1e6:.0f} MB"

@@ -1,0 +1,236 @@
+"""OpenVINO GenAI as the backend: on CPUs the quickest of those that were tried (docs/decisions/).
+
+Its pipeline batches continuously, keeps keys and values in pages, computes common beginnings once and reads long
+prompts in parts, beside the tokens of other answers.  What is ours is to drive it step by step.
+
+A handle that is dropped cancels its generation, so each is kept until its end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+import openvino
+import openvino_genai
+
+from penstock.config.model import LocalConfig
+from penstock.engine.backend import CannotTake, Finish, ModelCard, Progress, Sampling
+from penstock.engine.memory import available_bytes
+from penstock.engine.model_dir import ModelDir, check_memory
+from penstock.errors import ModelUnusable
+from penstock.messages import JSON
+
+log = logging.getLogger("penstock.engine")
+
+STEP_TOKENS = 256  # the library's own default
+BLOCK = 32  # tokens of one page on a CPU
+_SHARE = 4  # a quarter of the free memory is for keys and values, at most
+_UNSAID_CONTEXT = 2_048  # of a model that does not say
+_PROBES = 64  # sequences by which it is found out how token ids become text
+_PROBE_LENGTH = 16
+_FINISH: dict[Any, Finish] = {
+    openvino_genai.GenerationFinishReason.STOP: "stop",
+    openvino_genai.GenerationFinishReason.LENGTH: "length",
+}
+_STATUS = openvino_genai.GenerationStatus
+
+
+class OpenVINOBackend:
+    """One model in OpenVINO's own form.
+
+    :raises penstock.errors.ModelUnusable: it does not fit into memory, or the library cannot use it
+    """
+
+    def __init__(self, model: ModelDir, config: LocalConfig) -> None:
+        context = model.context or _UNSAID_CONTEXT
+        token_bytes = model.cache_bytes * (2 if config.exact or config.cache_precision == "fp32" else 1)
+        blocks = _blocks(model, config, context, token_bytes)
+        check_memory(model, blocks * BLOCK * token_bytes)
+        scheduler = openvino_genai.SchedulerConfig()
+        scheduler.max_num_batched_tokens = STEP_TOKENS
+        scheduler.max_num_seqs = config.slots + max(1, config.slots // 4)
+        scheduler.num_kv_blocks = blocks
+        scheduler.enable_prefix_caching = config.prefix_cache
+        try:
+            self._pipeline = openvino_genai.ContinuousBatchingPipeline(
+                str(model.path), scheduler, "CPU", _properties(config), {}
+            )
+            self._tokenizer = OpenVINOTokenizer(self._pipeline.get_tokenizer())
+            defaults = self._pipeline.get_config()
+        except RuntimeError as error:
+            raise ModelUnusable(
+                f"{model.path} ({model.architecture}) cannot be used by OpenVINO GenAI: {_reason(error)}; "
+                "is it a text model that was exported with --task text-generation-with-past?"
+            ) from error
+        self._end = defaults.eos_token_id
+        self._ends = set(defaults.stop_token_ids)
+        self._card = ModelCard(
+            directory=str(model.path),
+            context=min(context, blocks * BLOCK),
+            vocabulary=self._tokenizer.vocabulary,
+            backend=f"OpenVINO GenAI {openvino_genai.__version__.partition('-')[0]}",
+            step_tokens=STEP_TOKENS,
+            defaults=_defaults(defaults),
+        )
+        self._handles: dict[int, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"<OpenVINOBackend {self._card.directory}, {len(self._handles)} under way>"
+
+    @property
+    def card(self) -> ModelCard:
+        return self._card
+
+    @property
+    def tokenizer(self) -> OpenVINOTokenizer:
+        return self._tokenizer
+
+    def add(self, number: int, prompt: Sequence[int], sampling: Sampling) -> None:
+        ids = openvino.Tensor(numpy.array([prompt], dtype=numpy.int64))
+        try:
+            self._handles[number] = self._pipeline.add_request(number, ids, self._config(sampling))
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise CannotTake(_reason(error)) from error
+
+    def cancel(self, number: int) -> None:
+        handle = self._handles.pop(number, None)
+        if handle is not None:
+            handle.cancel()
+
+    def step(self) -> list[Progress]:
+        self._pipeline.step()
+        progress = []
+        for number, handle in list(self._handles.items()):
+            ids: list[int] = []
+            logprobs: list[float] = []
+            finish: Finish = ""
+            while handle.can_read():
+                for output in handle.read().values():
+                    ids += output.generated_ids
+                    logprobs += output.generated_log_probs
+                    finish = _FINISH.get(output.finish_reason, "")
+            if not finish and handle.get_status() != _STATUS.RUNNING:
+                finish = "memory" if handle.get_status() == _STATUS.IGNORED else "stop"
+            if finish:
+                del self._handles[number]
+            if ids or finish:
+                progress.append(Progress(number, ids, logprobs, finish))
+        return progress
+
+    def statistics(self) -> dict[str, float]:
+        figures = self._pipeline.get_metrics()
+        return {
+            "cache_usage_percent": figures.cache_usage,
+            "cache_bytes": float(figures.cache_size_in_bytes),
+            "scheduled": float(figures.scheduled_requests),
+        }
+
+    def close(self) -> None:
+        self._handles.clear()
+        del self._pipeline
+
+    def _config(self, sampling: Sampling) -> Any:
+        """The library's own form of it.
+
+        :raises RuntimeError: it contradicts itself
+        """
+        config = openvino_genai.GenerationConfig()
+        config.max_new_tokens = sampling.max_tokens
+        config.min_new_tokens = sampling.min_tokens
+        config.ignore_eos = sampling.ignore_eos
+        if self._end >= 0:
+            config.eos_token_id = self._end
+        config.stop_token_ids = {*self._ends, *sampling.stop_token_ids}
+        config.apply_chat_template = False
+        config.logprobs = int(sampling.logprobs)
+        config.presence_penalty = sampling.presence_penalty
+        config.frequency_penalty = sampling.frequency_penalty
+        config.repetition_penalty = sampling.repetition_penalty
+        if sampling.temperature > 0:
+            config.do_sample = True
+            config.temperature = sampling.temperature
+            config.top_p = sampling.top_p
+            config.min_p = sampling.min_p
+            if sampling.top_k:
+                config.top_k = sampling.top_k
+            if sampling.seed is not None:
+                config.rng_seed = sampling.seed % 2**64
+        if sampling.schema:
+            config.structured_output_config = openvino_genai.StructuredOutputConfig(json_schema=sampling.schema)
+        config.validate()
+        return config
+
+
+class OpenVINOTokenizer:
+    """The tokenizer of a pipeline; OpenVINO's may be called from any thread."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._words: dict[bytes, int] = tokenizer.get_vocab()
+        self.vocabulary = max(self._words.values(), default=0) + 1
+
+    def __repr__(self) -> str:
+        return f"<OpenVINOTokenizer {self.vocabulary} tokens>"
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        encoded = self._tokenizer.encode(text, add_special_tokens=special)
+        ids: list[int] = encoded.input_ids.data[0].tolist()
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids))) if ids else ""
+
+    def render(self, messages: Sequence[JSON], *, answer: bool) -> str:
+        if not self._tokenizer.chat_template:
+            raise CannotTake("the model has no chat template: ask it for completions")
+        try:
+            return str(self._tokenizer.apply_chat_template(list(messages), answer))
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise CannotTake(f"the model's chat template does not take these messages: {_reason(error)}") from error
+
+    def pieces(self) -> list[bytes] | None:
+        return None
+
+
+def _blocks(model: ModelDir, config: LocalConfig, context: int, token_bytes: int) -> int:
+    """Pages for keys and values: what was asked for; else what the slots can use and the memory has room for."""
+    wanted = config.slots * context
+    room = config.cache_bytes or (available_bytes() or 0) // _SHARE
+    if room and token_bytes:
+        wanted = room // token_bytes if config.cache_bytes else min(wanted, room // token_bytes)
+    return max(1, wanted // BLOCK)
+
+
+def _properties(config: LocalConfig) -> dict[str, Any]:
+    properties: dict[str, Any] = {}
+    if config.threads:
+        properties["INFERENCE_NUM_THREADS"] = config.threads
+    if config.exact:
+        properties["INFERENCE_PRECISION_HINT"] = "f32"
+        properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
+    if config.exact or config.cache_precision == "fp32":
+        properties["KV_CACHE_PRECISION"] = "f32"
+    elif config.cache_precision == "int8":
+        properties["KV_CACHE_PRECISION"] = "u8"
+    return properties
+
+
+def _defaults(config: Any) -> Sampling:
+    """What the model's own ``generation_config.json`` says."""
+    return Sampling(
+        temperature=config.temperature if config.do_sample else 0.0,
+        top_p=config.top_p,
+        top_k=config.top_k if config.top_k < 2**31 else 0,
+        min_p=config.min_p,
+        repetition_penalty=config.repetition_penalty,
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The sentence of an error of OpenVINO's, without the places in its source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return (telling or lines or [type(error).__name__])[-1]

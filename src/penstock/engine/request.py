@@ -1,0 +1,339 @@
+"""A request to a local model, from its JSON: what is asked, in token ids, and how the answer is wanted.
+
+The API is OpenAI's, with the members that vLLM adds to it: ``top_k``, ``min_p``, ``repetition_penalty``, ``min_tokens``,
+``ignore_eos``, ``stop_token_ids``, ``return_token_ids``, ``continue_final_message``, and token ids as a prompt.  What a
+model here cannot do is refused, and not left out in silence: the caller would take the answer for what it is not.
+Members that are not known at all are passed over, as OpenAI's own servers do with many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from penstock.engine.backend import CannotTake, ModelCard, Sampling, Tokenizer
+from penstock.errors import BadRequest
+from penstock.messages import JSON, Endpoint
+from penstock.wire.not_json import NOT_JSON
+
+MAX_CHOICES = 16
+MAX_STOPS = 16
+MAX_STOP_LETTERS = 1_000
+MAX_PROMPTS = 64
+_ANY_JSON = '{"type":"object"}'
+
+_Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
+_Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+_Seed = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class _JSONSchema(msgspec.Struct):
+    schema: dict[str, JSON] = {}
+    name: str = ""
+    strict: bool | None = None
+
+
+class _ResponseFormat(msgspec.Struct):
+    type: str
+    json_schema: _JSONSchema | None = None
+
+
+class _Body(msgspec.Struct, kw_only=True):
+    """What chats and completions have in common.  ``None`` is what nobody said: the model's own default counts."""
+
+    model: str
+    stream: bool | None = False
+    stream_options: _StreamOptions | None = None
+    max_tokens: _Count | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=MAX_CHOICES)] | None = 1
+    stop: str | list[str] | None = None
+    seed: _Seed | None = None
+    presence_penalty: _Penalty | None = None
+    frequency_penalty: _Penalty | None = None
+    response_format: _ResponseFormat | None = None
+    logit_bias: dict[str, float] | None = None
+    # vLLM's
+    top_k: Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] | None = None
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] | None = None
+    min_tokens: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] | None = 0
+    ignore_eos: bool | None = False
+    stop_token_ids: list[int] | None = None
+    return_token_ids: bool | None = False
+
+
+class _Part(msgspec.Struct):
+    type: str
+    text: str = ""
+
+
+class _Message(msgspec.Struct):
+    role: str
+    content: str | list[_Part] | None = None
+    name: str | None = None
+    tool_calls: list[JSON] | None = None
+
+
+class _Chat(_Body, kw_only=True):
+    messages: Annotated[list[_Message], msgspec.Meta(min_length=1)]
+    max_completion_tokens: _Count | None = None
+    logprobs: bool | None = False
+    top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = 0
+    tools: list[JSON] | None = None
+    tool_choice: JSON = None
+    functions: list[JSON] | None = None
+    audio: JSON = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = False
+
+
+class _Completion(_Body, kw_only=True):
+    prompt: str | list[str | int | list[int]]
+    logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
+    echo: bool | None = False
+    best_of: int | None = 1
+    suffix: str | None = None
+
+
+class Asked(msgspec.Struct, eq=False):
+    """One request.  Each of ``prompts`` is answered ``choices`` times."""
+
+    endpoint: Endpoint
+    model: str
+    prompts: list[list[int]]
+    sampling: Sampling
+    choices: int
+    stops: tuple[str, ...]
+    stream: bool
+    include_usage: bool
+    running_usage: bool
+    wants_ids: bool
+
+    @property
+    def input_tokens(self) -> int:
+        return sum(len(prompt) for prompt in self.prompts)
+
+
+_chat = msgspec.json.Decoder(_Chat).decode
+_completion = msgspec.json.Decoder(_Completion).decode
+_T = TypeVar("_T")
+
+
+def read(endpoint: Endpoint, body: bytes, tokenizer: Tokenizer, card: ModelCard) -> Asked:
+    """What a body asks for.
+
+    :raises BadRequest: it cannot be computed as asked; ``context_length_exceeded`` if it is too long
+    """
+    try:
+        if endpoint is Endpoint.CHAT:
+            chat = _chat(body)
+            return _asked(endpoint, chat, [_chat_prompt(chat, tokenizer)], card, _of_chat(chat))
+        completion = _completion(body)
+        return _asked(
+            endpoint, completion, _prompts(completion.prompt, tokenizer), card, _of_completion(completion)
+        )
+    except msgspec.ValidationError as error:
+        text = str(error)
+        param = text.rpartition("at `$.")[2].rstrip("`") if "at `$." in text else None
+        raise BadRequest(text, param=param) from None
+    except NOT_JSON as error:
+        raise BadRequest(f"the body is no JSON: {error}", code="invalid_json") from None
+    except CannotTake as refusal:
+        raise BadRequest(str(refusal)) from None
+
+
+def _asked(
+    endpoint: Endpoint, body: _Body, prompts: list[list[int]], card: ModelCard, logprobs: bool
+) -> Asked:
+    if body.logit_bias:
+        raise _unsupported("logit_bias")
+    limit = body.max_tokens
+    if isinstance(body, _Chat) and body.max_completion_tokens is not None:
+        limit = body.max_completion_tokens
+    if endpoint is Endpoint.COMPLETIONS and limit is None:
+        limit = 16  # as the API has it
+    _check_prompts(endpoint, prompts, limit, card)
+    options = body.stream_options or _StreamOptions()
+    return Asked(
+        endpoint=endpoint,
+        model=body.model,
+        prompts=prompts,
+        sampling=_sampling(body, limit, logprobs, card),
+        choices=body.n or 1,
+        stops=_stops(body.stop),
+        stream=bool(body.stream),
+        include_usage=options.include_usage,
+        running_usage=options.continuous_usage_stats,
+        wants_ids=bool(body.return_token_ids),
+    )
+
+
+def _sampling(body: _Body, limit: int | None, logprobs: bool, card: ModelCard) -> Sampling:
+    usual = card.defaults
+    if limit is not None and (body.min_tokens or 0) > limit:
+        raise BadRequest(f"min_tokens is more than the limit of {limit}", param="min_tokens")
+    for token in body.stop_token_ids or ():
+        if not 0 <= token < card.vocabulary:
+            raise BadRequest(f"stop_token_ids: {token} is no token of this model", param="stop_token_ids")
+    return Sampling(
+        max_tokens=limit or 0,
+        min_tokens=body.min_tokens or 0,
+        temperature=_or(body.temperature, usual.temperature),
+        top_p=_or(body.top_p, usual.top_p),
+        top_k=max(0, _or(body.top_k, usual.top_k)),
+        min_p=_or(body.min_p, usual.min_p),
+        seed=body.seed,
+        presence_penalty=_or(body.presence_penalty, usual.presence_penalty),
+        frequency_penalty=_or(body.frequency_penalty, usual.frequency_penalty),
+        repetition_penalty=_or(body.repetition_penalty, usual.repetition_penalty),
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        ignore_eos=bool(body.ignore_eos),
+        logprobs=logprobs,
+        schema=_schema(body.response_format),
+    )
+
+
+def _or(said: _T | None, usual: _T) -> _T:
+    return usual if said is None else said
+
+
+def _schema(wanted: _ResponseFormat | None) -> str:
+    if wanted is None or wanted.type == "text":
+        return ""
+    if wanted.type == "json_object":
+        return _ANY_JSON
+    if wanted.type != "json_schema" or wanted.json_schema is None:
+        raise BadRequest(
+            "response_format must be text, json_object, or json_schema with a schema", param="response_format"
+        )
+    return msgspec.json.encode(wanted.json_schema.schema).decode()
+
+
+def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
+    stops = tuple([stop] if isinstance(stop, str) else stop or ())
+    if len(stops) > MAX_STOPS or any(not 0 < len(one) <= MAX_STOP_LETTERS for one in stops):
+        raise BadRequest(
+            f"stop must be up to {MAX_STOPS} texts of 1 to {MAX_STOP_LETTERS} characters", param="stop"
+        )
+    return stops
+
+
+def _check_prompts(endpoint: Endpoint, prompts: list[list[int]], limit: int | None, card: ModelCard) -> None:
+    param = "messages" if endpoint is Endpoint.CHAT else "prompt"
+    for prompt in prompts:
+        if not prompt:
+            raise BadRequest(f"{param}: the prompt has no tokens", param=param)
+        if min(prompt) < 0 or max(prompt) >= card.vocabulary:
+            raise BadRequest(f"{param}: there are ids that are no tokens of this model", param=param)
+        length = len(prompt)
+        # A prompt that fills the context leaves no room for a single token.
+        if length + (limit or 1) > card.context:
+            wanted = f" and {limit} for the answer" if limit is not None else ""
+            raise BadRequest(
+                f"This model's maximum context length is {card.context} tokens. "
+                f"However, you requested {length} in the {param}{wanted}.",
+                param=param,
+                code="context_length_exceeded",
+            )
+
+
+def _unsupported(param: str, why: str = "") -> BadRequest:
+    return BadRequest(
+        f"{param} is not supported by local models{why}", param=param, code="unsupported_parameter"
+    )
+
+
+# ---- chats -----------------------------------------------------------------------------------------
+
+
+def _of_chat(chat: _Chat) -> bool:
+    if (chat.tools or chat.functions) and chat.tool_choice != "none":
+        raise _unsupported(
+            "tools" if chat.tools else "functions", '; say "tool_choice": "none" to go without'
+        )
+    if chat.audio is not None:
+        raise _unsupported("audio")
+    if chat.top_logprobs:
+        raise _unsupported("top_logprobs", ", only the log probability of the token that was chosen is known")
+    return bool(chat.logprobs)
+
+
+def _chat_prompt(chat: _Chat, tokenizer: Tokenizer) -> list[int]:
+    messages = [_plain(message, place) for place, message in enumerate(chat.messages)]
+    continued = bool(chat.continue_final_message)
+    answer = not continued if chat.add_generation_prompt is None else chat.add_generation_prompt
+    if continued and answer:
+        raise BadRequest(
+            "continue_final_message and add_generation_prompt contradict each other",
+            param="continue_final_message",
+        )
+    text = tokenizer.render(messages, answer=answer)
+    if continued:
+        text = _open_end(text, messages[-1]["content"])
+    return tokenizer.encode(text, special=False)
+
+
+def _open_end(text: str, content: str) -> str:
+    """A rendered conversation up to the end of its last message's text; a template may have stripped that."""
+    for wanted in (content, content.strip()):
+        at = text.rfind(wanted) if wanted else -1
+        if at >= 0:
+            return text[: at + len(wanted)]
+    raise BadRequest("the last message cannot be continued: its text is not in the prompt", param="messages")
+
+
+def _plain(message: _Message, place: int) -> dict[str, str]:
+    content = message.content
+    if message.tool_calls:
+        raise _unsupported(f"messages[{place}].tool_calls")
+    if isinstance(content, list):
+        for part in content:
+            if part.type != "text":
+                raise _unsupported(f"messages[{place}].content", f", of the type {part.type}")
+        content = "\n".join(part.text for part in content)
+    return {"role": message.role, "content": content or ""}
+
+
+# ---- completions -----------------------------------------------------------------------------------
+
+
+def _of_completion(completion: _Completion) -> bool:
+    if completion.echo:
+        raise _unsupported("echo")
+    if completion.suffix:
+        raise _unsupported("suffix")
+    if (completion.best_of or 1) > (completion.n or 1):
+        raise _unsupported("best_of")
+    if completion.logprobs:
+        raise _unsupported(
+            "logprobs", " above 0: only the log probability of the token that was chosen is known"
+        )
+    return completion.logprobs is not None
+
+
+def _prompts(prompt: str | list[str | int | list[int]], tokenizer: Tokenizer) -> list[list[int]]:
+    if isinstance(prompt, str):
+        return [tokenizer.encode(prompt, special=True)]
+    ids = [item for item in prompt if isinstance(item, int)]
+    if ids:
+        if len(ids) != len(prompt):
+            raise BadRequest("prompt must be of one kind: texts, or token ids", param="prompt")
+        return [ids]
+    if not 0 < len(prompt) <= MAX_PROMPTS:
+        raise BadRequest(f"prompt must be 1 to {MAX_PROMPTS} texts", param="prompt")
+    return [
+        tokenizer.encode(item, special=True) if isinstance(item, str) else list(_ids(item)) for item in prompt
+    ]
+
+
+def _ids(item: int | list[int]) -> Sequence[int]:
+    return item if isinstance(item, list) else (item,)

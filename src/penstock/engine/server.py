@@ -1,0 +1,211 @@
+"""A local model behind OpenAI's API: the application that a listener serves.
+
+::
+
+    POST /v1/chat/completions, /v1/completions
+    GET  /v1/models      the one model that is here
+    GET  /healthz        200 while the model can be used; 503 before, and when it cannot
+    GET  /metrics        for Prometheus
+
+While the model is being loaded calls wait for it.  If it cannot be loaded, each is told why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from math import inf
+
+import msgspec
+
+from penstock.engine.answer import JSON_HEADERS, Answer, Choice, refuse
+from penstock.engine.backend import Backend, Sampling
+from penstock.engine.engine import Engine, Job
+from penstock.engine.form import Form
+from penstock.engine.measures import Measures
+from penstock.engine.request import Asked, read
+from penstock.engine.text import TextStream, text_of
+from penstock.errors import BadRequest, MethodNotAllowed, NotFound, PenstockError, UnknownModel
+from penstock.messages import Dialect, Endpoint
+from penstock.metrics import CONTENT_TYPE, Registry, render
+from penstock.net.exchange import Exchange
+from penstock.wire import problems
+from penstock.wire.deadline import seconds_until
+
+MOST_BODY = 33_554_432
+LONG_BODY = 20_000  # bytes; what takes longer than a millisecond to cut into tokens goes to a thread
+_ENDPOINTS = {endpoint.path: endpoint for endpoint in (Endpoint.CHAT, Endpoint.COMPLETIONS)}
+
+
+class EngineServer:
+    """Serves one engine (``penstock.net.exchange.Application``).
+
+    :param names: under which the model is asked for; empty: whatever a call says
+    :param now: monotonic seconds
+    """
+
+    def __init__(
+        self, engine: Engine, names: Sequence[str] = (), *, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.engine = engine
+        self._names = tuple(names)
+        self._now = now
+        self._metrics = Registry()
+        self._measures = Measures(self._metrics, engine)
+        self._created = int(time.time())
+        self._requests = 0
+        self._spelt: list[str | None] = []
+        self._pieces: list[bytes] | None = None
+        self._backend: Backend | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"<EngineServer {', '.join(self._names) or 'of any name'}, {self._requests} requests, {self.engine!r}>"
+
+    def opening(self, exchange: Exchange) -> int | None:
+        if exchange.path in _ENDPOINTS and exchange.method == "POST":
+            return MOST_BODY
+        self._other(exchange)
+        return 0
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Read the request and hand it to the engine; from there on the answer goes in callbacks."""
+        received = self._now()
+        backend = self._backend
+        if backend is None or len(exchange.whole_body()) > LONG_BODY:
+            task = asyncio.ensure_future(self._take_slowly(exchange, received))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            return
+        endpoint = _ENDPOINTS[exchange.path]
+        try:
+            asked = read(endpoint, exchange.whole_body(), backend.tokenizer, backend.card)
+            self._begin(exchange, asked, backend, received)
+        except PenstockError as error:
+            self._measures.answered(endpoint.label, refuse(exchange, error))
+
+    async def _take_slowly(self, exchange: Exchange, received: float) -> None:
+        """The same for a request that waits for the model, or whose text is long."""
+        endpoint = _ENDPOINTS[exchange.path]
+        try:
+            backend = self._backend or await self._loaded()
+            body = exchange.whole_body()
+            asked = await asyncio.to_thread(read, endpoint, body, backend.tokenizer, backend.card)
+            self._begin(exchange, asked, backend, received)
+        except PenstockError as error:
+            self._measures.answered(endpoint.label, refuse(exchange, error))
+        except BaseException:
+            exchange.abort()
+            raise
+
+    async def _loaded(self) -> Backend:
+        backend = await self.engine.loaded()
+        self._pieces = await asyncio.to_thread(backend.tokenizer.pieces)
+        self._spelt = [None] * backend.card.vocabulary
+        self._backend = backend
+        return backend
+
+    def _begin(self, exchange: Exchange, asked: Asked, backend: Backend, received: float) -> None:
+        """Submit a job for each choice.
+
+        :raises PenstockError: there is no room for one, or the model is another
+        """
+        if self._names and asked.model not in self._names:
+            raise UnknownModel(f"the model {asked.model!r} is not here", param="model")
+        self._requests += 1
+        label = asked.endpoint.label
+
+        def first() -> None:
+            self._measures.first_token.observe(self._now() - received)
+
+        def end(status: int, output_tokens: int) -> None:
+            del output_tokens
+            self._measures.answered(label, status)
+            self._measures.duration.observe(self._now() - received)
+
+        priority = _priority(exchange.headers.get(b"penstock-priority"))
+        due = exchange.headers.get(b"penstock-deadline")
+        deadline = inf if due is None else received + seconds_until(due, time.time())
+        form = Form(asked, self._requests, int(time.time()), self._spell)
+        answer = Answer(exchange, self.engine, asked, form, first, end)
+        try:
+            for prompt in asked.prompts:
+                for place in range(asked.choices):
+                    texts = text_of(self._pieces, backend.tokenizer.decode, prompt)
+                    choice = Choice(answer, len(answer.choices), TextStream(texts, asked.stops))
+                    job = Job(prompt, _of_choice(asked, place, len(prompt), backend), priority, deadline)
+                    choice.number = self.engine.submit(job, choice)
+                    answer.choices.append(choice)
+        except PenstockError:
+            for choice in answer.choices:
+                self.engine.cancel(choice.number)
+            raise
+        exchange.watch(answer)
+
+    def _spell(self, token: int) -> str:
+        assert self._backend is not None
+        text = self._spelt[token]
+        if text is None:
+            text = self._spelt[token] = self._backend.tokenizer.decode([token])
+        return text
+
+    # ---- everything else ---------------------------------------------------------------------------
+
+    def _other(self, exchange: Exchange) -> None:
+        path, method = exchange.path, exchange.method
+        if path in _ENDPOINTS:
+            refuse(exchange, MethodNotAllowed(f"{path} takes POST", allow="POST"))
+        elif method not in {"GET", "HEAD"}:
+            refuse(exchange, NotFound(f"there is nothing at {path}"))
+        elif path == "/healthz":
+            self._health(exchange)
+        elif path == "/metrics":
+            exchange.respond(
+                200, ((b"content-type", CONTENT_TYPE.encode()),), render(self._metrics.snapshot())
+            )
+        elif path == "/v1/models":
+            models = [self._model(name) for name in self._names or ("local",)]
+            body = msgspec.json.encode({"object": "list", "data": models})
+            exchange.respond(200, JSON_HEADERS, body)
+        else:
+            refuse(exchange, NotFound(f"there is nothing at {path}"))
+
+    def _model(self, name: str) -> dict[str, object]:
+        model: dict[str, object] = {
+            "id": name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "penstock-engine",
+        }
+        backend = self.engine.backend
+        if backend is not None:
+            model["max_model_len"] = backend.card.context  # as vLLM calls it
+        return model
+
+    def _health(self, exchange: Exchange) -> None:
+        if self.engine.backend is not None and self.engine.failure is None:
+            exchange.respond(200, JSON_HEADERS, b'{"status":"ok"}')
+        elif self.engine.failure is not None:
+            _, headers, body = problems.render(self.engine.failure, Dialect.OPENAI)
+            exchange.respond(503, headers, body)
+        else:
+            exchange.respond(503, JSON_HEADERS, b'{"status":"loading"}')
+
+
+def _of_choice(asked: Asked, place: int, length: int, backend: Backend) -> Sampling:
+    sampling = asked.sampling
+    limit = sampling.max_tokens or backend.card.context - length
+    seed = sampling.seed
+    if seed is not None and place:
+        seed += place  # the same choice several times is not what anybody asks for
+    return msgspec.structs.replace(sampling, max_tokens=limit, seed=seed)
+
+
+def _priority(said: bytes | None) -> int:
+    if said is None:
+        return 0
+    try:
+        return int(said)
+    except ValueError:
+        raise BadRequest("Penstock-Priority must be a whole number", param="Penstock-Priority") from None

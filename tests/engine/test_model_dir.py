@@ -1,0 +1,182 @@
+"""What is wrong with a model's directory is said before anything is loaded, with file and remedy."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+
+import pytest
+
+from penstock.engine.memory import available_bytes
+from penstock.engine.model_dir import ModelDir, check_memory, inspect
+from penstock.errors import ModelUnusable
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "max_position_embeddings": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "hidden_size": 64,
+}
+CONSTANT = b'<layer id="0" type="Const"><data element_type="f32" shape="4" offset="%d" size="%d" /></layer>'
+
+
+def write_graph(path, size, end=None, tail=b"</net>"):
+    """An IR with constants up to ``end``, and a file of weights with ``size`` bytes."""
+    end = size if end is None else end
+    half = end // 2
+    path.write_bytes(b"<net>" + CONSTANT % (0, half) + CONSTANT % (half, end - half) + tail)
+    path.with_suffix(".bin").write_bytes(bytes(size))
+
+
+def write_tensors(path, cut=0):
+    header = json.dumps({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}, "__metadata__": {}})
+    data = struct.pack("<Q", len(header)) + header.encode() + bytes(16)
+    path.write_bytes(data[: len(data) - cut])
+
+
+@pytest.fixture
+def openvino(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    write_graph(tmp_path / "openvino_model.xml", 1_000)
+    for name in ("openvino_tokenizer.xml", "openvino_detokenizer.xml"):
+        write_graph(tmp_path / name, 10)
+    return tmp_path
+
+
+@pytest.fixture
+def safetensors(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    write_tensors(tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def refusal(path):
+    with pytest.raises(ModelUnusable) as caught:
+        inspect(path)
+    return caught.value.message
+
+
+def test_what_is_whole_is_told(openvino):
+    model = inspect(openvino)
+    assert (model.format, model.weight_bytes, model.context) == ("openvino", 1_000, 512)
+    assert model.architecture == "LlamaForCausalLM"
+    assert model.cache_bytes == 2 * 2 * 2 * 16 * 2  # keys and values, layers, heads, their size, bytes
+
+
+def test_safetensors_are_told(safetensors):
+    assert inspect(safetensors).format == "safetensors"
+
+
+def test_a_directory_that_is_not_there(tmp_path):
+    assert "there is no directory" in refusal(tmp_path / "nowhere")
+
+
+def test_a_file_instead_of_a_directory(openvino):
+    assert "name the directory" in refusal(openvino / "config.json")
+
+
+def test_no_weights(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    assert "has no weights" in refusal(tmp_path)
+    assert "git lfs pull" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "model.pt", "consolidated.00.pth", "last.ckpt", "m.pkl"]
+)
+def test_pickled_weights_are_refused_unopened(tmp_path, name):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / name).write_bytes(pickle.dumps({"a": 1}))
+    (tmp_path / name).chmod(0)  # nobody looks into it
+    assert f"{name} is pickled" in refusal(tmp_path)
+    assert "safetensors" in refusal(tmp_path)
+
+
+def test_pickled_weights_beside_others_are_left_alone(safetensors):
+    (safetensors / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    assert inspect(safetensors).format == "safetensors"
+
+
+@pytest.mark.parametrize("missing", ["config.json", "openvino_model.bin", "openvino_detokenizer.xml"])
+def test_a_missing_file_is_named(openvino, missing):
+    (openvino / missing).unlink()
+    assert f"{missing} is missing" in refusal(openvino)
+
+
+def test_weights_that_are_cut_off(openvino):
+    write_graph(openvino / "openvino_model.xml", 700, end=1_000)
+    assert "openvino_model.bin is cut off: it has 700 of at least 1000 bytes" in refusal(openvino)
+
+
+def test_a_graph_that_is_cut_off(openvino):
+    write_graph(openvino / "openvino_model.xml", 1_000, tail=b"<lay")
+    assert "openvino_model.xml is cut off" in refusal(openvino)
+
+
+def test_a_tokenizer_that_is_cut_off(openvino):
+    write_graph(openvino / "openvino_tokenizer.xml", 3, end=10)
+    assert "openvino_tokenizer.bin is cut off" in refusal(openvino)
+
+
+def test_a_constant_that_stands_across_two_blocks_of_a_graph_is_seen(openvino):
+    """It is read by the megabyte."""
+    filling = b"<!-- -->" * (2**17) + b"x" * 7
+    for shift in range(0, 60, 11):
+        text = b"<net>" + filling[: 2**20 - 40 + shift] + CONSTANT % (0, 5_000) + b"</net>"
+        (openvino / "openvino_model.xml").write_bytes(text)
+        assert "is cut off" in refusal(openvino)
+
+
+@pytest.mark.parametrize("cut", [1, 16, 20, 10_000])
+def test_safetensors_that_are_cut_off(safetensors, cut):
+    write_tensors(safetensors / "model.safetensors", cut)
+    assert "model.safetensors is cut off" in refusal(safetensors)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff" * 30, struct.pack("<Q", 4) + b"[1]x", struct.pack("<Q", 2) + b"[]"]
+)
+def test_what_is_no_safetensors(safetensors, data):
+    (safetensors / "model.safetensors").write_bytes(data)
+    assert "model.safetensors" in refusal(safetensors)
+
+
+def test_a_shard_that_is_missing(safetensors):
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
+    (safetensors / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "model-2.safetensors is missing" in refusal(safetensors)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\xff"])
+def test_a_config_that_makes_no_sense(openvino, text):
+    (openvino / "config.json").write_bytes(text.encode("latin-1"))
+    assert "config.json is no JSON" in refusal(openvino)
+
+
+def test_gguf_has_servers_of_its_own(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    assert "llama.cpp" in refusal(tmp_path)
+
+
+def test_a_model_that_is_too_large_is_refused_with_figures(openvino):
+    model = ModelDir(openvino, "openvino", 8_000_000_000, CONFIG, 512, 128)
+    check_memory(model, 1_000_000_000, available=10_000_000_000)
+    with pytest.raises(ModelUnusable, match=r"about 9\.2 GB \(8\.0 GB of weights.*5\.0 GB are free"):
+        check_memory(model, 1_000_000_000, available=5_000_000_000)
+
+
+def test_free_memory_is_that_of_the_machine_or_of_the_container(tmp_path):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 4000 kB\nMemAvailable: 2000 kB\n")
+    assert available_bytes(meminfo, tmp_path) == 2_048_000
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("700000\n")
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 100000\n")
+    assert available_bytes(meminfo, tmp_path) == 400_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_bytes(meminfo, tmp_path) == 2_048_000
+    assert available_bytes(tmp_path / "none", tmp_path / "none") is None
