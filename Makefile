@@ -51,6 +51,14 @@ $(VENV)/.bare: pyproject.toml
 	$(PYTHON) -m pip install --quiet --editable .
 	@touch $@
 
+# What computes the small model that answers where nothing is configured.  Without it a simulator does.
+$(VENV)/.engine: $(VENV)/.bare
+	@$(PYTHON) -c 'import openvino_genai' 2>/dev/null || \
+	  { echo "installing OpenVINO GenAI, for a model that answers without keys (a minute at most)"; \
+	    timeout 60 $(PYTHON) -m pip install --quiet --editable '.[engine]'; } || \
+	  echo "it could not be installed in a minute: a simulator answers instead"
+	@touch $@
+
 $(FLOOR_VENV)/.with-tests: pyproject.toml
 	@scripts/venv $(FLOOR_VENV) $(FLOOR)
 	$(FLOOR_VENV)/bin/python -m pip install --quiet --editable . --group test
@@ -78,7 +86,7 @@ $(OPTIMIZE_VENV)/.with-tests: pyproject.toml
 # ---- daily acts -----------------------------------------------------------------------------------------
 
 .PHONY: serve
-serve: $(VENV)/.bare  ## start the gateway on 127.0.0.1:8080; ARGS="penstock.yaml --workers 2" goes to it
+serve: $(VENV)/.bare $(VENV)/.engine  ## start the gateway on 127.0.0.1:8080; ARGS="penstock.yaml --workers 2" goes to it
 	@exec $(PYTHON) -m penstock serve $(ARGS)
 
 .PHONY: test

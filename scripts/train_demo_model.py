@@ -37,7 +37,8 @@ SEED = 1
 VOCABULARY = 4_096
 CONTEXT = 1_024  # tokens that the model may be asked for
 LENGTH = 256  # tokens of a training example
-BATCH = 16
+BATCH = 8
+PACE = 1.5e-3  # the learning rate at its highest
 HELD_BACK = 0.02  # of the documents, to measure the loss on
 MOST_BYTES = 4_000_000  # of what the package carries
 END, USER, ASSISTANT, SYSTEM = "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"
@@ -62,7 +63,7 @@ KEPT = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("out", type=Path, help="the directory of the finished model")
-    parser.add_argument("--steps", type=int, default=1_500)
+    parser.add_argument("--steps", type=int, default=320)
     parser.add_argument("--work", type=Path, help="keep what is made on the way here")
     options = parser.parse_args()
     work = options.work or Path(tempfile.mkdtemp(prefix="demo-model-"))
@@ -184,14 +185,14 @@ def train(documents: list[str], tokenizer, out: Path, steps: int) -> dict[str, o
     decayed = [each for each in model.parameters() if each.dim() > 1]
     others = [each for each in model.parameters() if each.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=2e-3, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(groups, lr=PACE, betas=(0.9, 0.95))
     places = torch.Generator().manual_seed(SEED)
     warm_up = min(100, steps // 10 + 1)
     begun = time.monotonic()
     for step in range(steps):
         for group in optimizer.param_groups:
             ahead = (step - warm_up) / max(1, steps - warm_up)
-            group["lr"] = 2e-3 * (
+            group["lr"] = PACE * (
                 (step + 1) / warm_up if step < warm_up else 0.1 + 0.45 * (1 + math.cos(math.pi * ahead))
             )
         starts = torch.randint(len(learn) - LENGTH - 1, (BATCH,), generator=places).tolist()

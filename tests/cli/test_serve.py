@@ -286,5 +286,5 @@ def test_a_signal_that_is_repeated_until_the_end_does_not_change_how_it_ends(tmp
     ("environ", "model"), [({}, "sim"), ({"OPENAI_API_KEY": "k"}, "MODEL"), ({"GROQ_API_KEY": "k"}, "MODEL")]
 )
 def test_the_first_request_asks_for_sim_only_where_the_simulator_answers(environ, model):
-    found = discover(environ, servers=()).config
+    found = discover(environ, servers=(), engine=False).config
     assert json.loads(_example("http://127.0.0.1:8080", found).split("-d ")[1].strip("'"))["model"] == model

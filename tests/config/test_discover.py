@@ -3,6 +3,8 @@
 import http.server
 import json
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 
@@ -25,7 +27,7 @@ def look(environ=None, servers=None, **options):
         asked.append(url)
         return (servers or {}).get(url)
 
-    return discover(environ or {}, ask=ask, **options), asked
+    return discover(environ or {}, ask=ask, **{"engine": False, **options}), asked
 
 
 def test_with_nothing_at_all_the_simulator_answers_every_name():
@@ -34,6 +36,25 @@ def test_with_nothing_at_all_the_simulator_answers_every_name():
     assert found.config.models["*"].candidates == [CandidateConfig(upstream="sim")]
     assert "the simulator" in found.findings[0]
     assert len(asked) == 4  # not at 8080, where we listen ourselves
+
+
+def test_with_the_engine_installed_the_packages_own_model_answers_and_the_simulator_keeps_its_name():
+    found, _ = look(engine=True)
+    assert found.config.upstreams == {"demo": UpstreamConfig(kind="local"), "sim": UpstreamConfig(kind="sim")}
+    upstreams = {name: model.candidates[0].upstream for name, model in found.config.models.items()}
+    assert upstreams == {"demo": "demo", "sim": "sim", "sim:*": "sim", "*": "demo"}
+    assert "babbles" in found.findings[0]
+
+
+def test_the_engine_is_not_used_where_there_is_anybody_else():
+    found, _ = look({"OPENAI_API_KEY": "k"}, engine=True)
+    assert list(found.config.upstreams) == ["openai"]
+
+
+def test_whether_the_engine_is_installed_is_found_out_without_loading_it():
+    words = "import sys; from penstock.config.discover import has_engine; has_engine(); "
+    words += "assert 'openvino_genai' not in sys.modules"
+    subprocess.run([sys.executable, "-c", words], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS, ids=lambda p: p.name)
@@ -233,7 +254,7 @@ def test_a_server_that_says_nothing_does_not_hold_us_up(monkeypatch):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        found = discover({}, servers=(LocalServer("vllm", silent.getsockname()[1]),))
+        found = discover({}, servers=(LocalServer("vllm", silent.getsockname()[1]),), engine=False)
     assert list(found.config.upstreams) == ["sim"]
 
 
@@ -245,6 +266,6 @@ def test_who_has_not_answered_by_the_deadline_does_not_count(monkeypatch):
         released.wait(60)
         return Served(("late",))
 
-    found = discover({}, ask=ask)
+    found = discover({}, ask=ask, engine=False)
     released.set()
     assert list(found.config.upstreams) == ["sim"]

@@ -73,6 +73,8 @@ def test_make_serve_starts_a_gateway():
         "--no-print-directory",
         "-o",
         ".venv/.bare",
+        "-o",
+        ".venv/.engine",
         "serve",
         f"PYTHON={sys.executable}",
     ]

@@ -100,7 +100,9 @@ class TestChat:
         *chunks, last = events(answer)
         assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
         assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks) == said(8)
-        assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None] * (len(chunks) - 1) + ["length"]
+        assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None] * (len(chunks) - 1) + [
+            "length"
+        ]
         assert (last["choices"], last["usage"]["completion_tokens"]) == ([], 8)
         assert all(chunk["usage"] is None for chunk in chunks)
 
@@ -163,8 +165,12 @@ class TestCompletions:
     def test_several_prompts(self):
         prompts = ["one", [5, 6, 7], "three"]
         answer = ask(completion(prompt=prompts, n=2), COMPLETIONS).json()
-        tokens = [[5, 6, 7] if one == [5, 6, 7] else LetterTokenizer().encode(one, special=True) for one in prompts]
-        assert [choice["text"] for choice in answer["choices"]] == [said(8, one) for one in tokens for _ in "ab"]
+        tokens = [
+            [5, 6, 7] if one == [5, 6, 7] else LetterTokenizer().encode(one, special=True) for one in prompts
+        ]
+        assert [choice["text"] for choice in answer["choices"]] == [
+            said(8, one) for one in tokens for _ in "ab"
+        ]
 
     def test_the_limit_is_sixteen_tokens_unless_said(self):
         body = completion()
@@ -299,7 +305,12 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         ("method", "path", "status"),
-        [("GET", CHAT, 405), ("GET", "/v1/nothing", 404), ("POST", "/healthz", 404), ("POST", "/v1/embeddings", 404)],
+        [
+            ("GET", CHAT, 405),
+            ("GET", "/v1/nothing", 404),
+            ("POST", "/healthz", 404),
+            ("POST", "/v1/embeddings", 404),
+        ],
     )
     def test_other_paths(self, method, path, status):
         async def test():
@@ -336,8 +347,14 @@ class TestPressure:
             async with serving(backend, slots=1) as (client, service):
                 calls = [asyncio.ensure_future(client.post(CHAT, json=chat(max_tokens=1)))]
                 await until_added(backend, 1)
-                for headers in ({}, {"penstock-deadline": f"{time.time() + 500:.0f}"}, {"penstock-priority": "7"}):
-                    calls.append(asyncio.ensure_future(client.post(CHAT, json=chat(max_tokens=1), headers=headers)))
+                for headers in (
+                    {},
+                    {"penstock-deadline": f"{time.time() + 500:.0f}"},
+                    {"penstock-priority": "7"},
+                ):
+                    calls.append(
+                        asyncio.ensure_future(client.post(CHAT, json=chat(max_tokens=1), headers=headers))
+                    )
                     while service.engine.statistics().waiting < len(calls) - 1:
                         await asyncio.sleep(0)
                 backend.release()
@@ -395,7 +412,11 @@ class TestState:
                 await service.engine.loaded()
                 assert (await client.get("/healthz")).json() == {"status": "ok"}
                 (model,) = (await client.get("/v1/models")).json()["data"]
-                assert (model["id"], model["max_model_len"], model["owned_by"]) == ("m", 200, "penstock-engine")
+                assert (model["id"], model["max_model_len"], model["owned_by"]) == (
+                    "m",
+                    200,
+                    "penstock-engine",
+                )
                 await client.post(CHAT, json=chat())
                 await client.post(CHAT, json=chat(n=0))
                 text = (await client.get("/metrics")).text

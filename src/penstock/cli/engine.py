@@ -15,7 +15,7 @@ from penstock.config.model import LocalConfig
 engine = typer.Typer(no_args_is_help=True)
 
 
-class CachePrecision(str, enum.Enum):
+class CachePrecision(enum.StrEnum):
     """Of keys and values."""
 
     AUTO = "auto"

@@ -1,13 +1,15 @@
 """A configuration without a file: what the environment and this machine offer.
 
 Hosted providers are known by their variables (``OPENAI_API_KEY`` and so on), servers on this machine by
-their usual ports, which are asked for their models.  Where there is neither, the simulator answers, so
-that ``penstock serve`` always serves something and says what.
+their usual ports, which are asked for their models.  Where there is neither, the small model of the package
+answers, if the library that computes it is installed, and beside it the simulator; so ``penstock serve`` always
+serves something, and says what.
 """
 
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -25,6 +27,8 @@ PROBE_TIMEOUT = 0.3  # seconds for each step; a server on this machine needs a f
 PROBE_DEADLINE = 1.0  # seconds for all of it, however slowly somebody answers
 LISTED = 8  # models named in a finding
 MAX_PROBE_BYTES = 4_194_304
+DEMO = "demo"
+"""What the model that comes with the package is called, where nothing is configured."""
 
 
 class LocalServer(msgspec.Struct, frozen=True):
@@ -71,12 +75,14 @@ def discover(
     base: Config | None = None,
     ask: Probe | None = None,
     servers: tuple[LocalServer, ...] = LOCAL_SERVERS,
+    engine: bool | None = None,
 ) -> Discovery:
     """What can be served without a configuration file.
 
     :param base: all the rest of the configuration; nobody is looked for at its own addresses
     :param ask: how a local server is asked; :func:`probe` by default
     :param servers: who is looked for
+    :param engine: whether local models can be computed; None: if the extra ``engine`` is installed
     """
     found = _Found(base or Config())
     for provider in PROVIDERS:
@@ -86,7 +92,12 @@ def discover(
         # Only Ollama runs without a model; from anybody else an empty list says nothing about who it is.
         if served is not None and (served.models or server.name == "ollama"):
             found.add_local(server, url, served)
-    return found.conclude()
+    return found.conclude(has_engine() if engine is None else engine)
+
+
+def has_engine() -> bool:
+    """Whether the library that computes local models is installed; it is not imported."""
+    return importlib.util.find_spec("openvino_genai") is not None
 
 
 def probe(base_url: str) -> Served | None:
@@ -213,13 +224,26 @@ class _Found:
         has = f"answers {listed}{more}" if served.models else "has no models yet"
         self._findings.append(f"{name} at {url} {has}")
 
-    def conclude(self) -> Discovery:
-        if not self._upstreams:
+    def conclude(self, engine: bool) -> Discovery:
+        if not self._upstreams and engine:
+            self._upstreams[DEMO] = UpstreamConfig(kind="local")
+            self._upstreams["sim"] = UpstreamConfig(kind="sim")
+            self._add(DEMO, CandidateConfig(upstream=DEMO))
+            for name in ("sim", "sim:*"):
+                self._add(name, CandidateConfig(upstream="sim"))
+            self._add("*", CandidateConfig(upstream=DEMO))
+            self._findings.append(
+                "no provider's key in the environment and no server on this machine: "
+                "a tiny model, which this machine computes and which babbles, answers every model's name but sim, "
+                "and the simulator that one"
+            )
+        elif not self._upstreams:
             self._upstreams["sim"] = UpstreamConfig(kind="sim")
             self._add("sim", CandidateConfig(upstream="sim"))  # a name that can be listed
             self._findings.append(
                 "no provider's key in the environment and no server on this machine: "
-                "the simulator answers every model, without keys and without network"
+                "the simulator answers every model, without keys and without network "
+                "(with the extra, pip install 'penstock[engine]', a tiny model does)"
             )
         if len(self._upstreams) == 1:
             (only,) = self._upstreams

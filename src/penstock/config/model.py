@@ -164,7 +164,8 @@ class LocalConfig(_Section, frozen=True):
     threads: NotNegative = 0  # that compute; 0: as many as there are cores
     slots: Positive = 64  # answers under way at once; a few more for calls of a higher priority
     max_waiting: NotNegative = 1_000  # calls that wait for a slot; more: 503
-    cache_bytes: NotNegative = 0  # for keys and values; 0: what the slots can use, a quarter of the free memory at most
+    # memory for keys and values; 0: what the slots can use, a quarter of what is free at most
+    cache_bytes: NotNegative = 0
     # their precision; auto: what the library takes to be best, int8 as a rule
     cache_precision: Literal["auto", "int8", "fp32"] = "auto"
     prefix_cache: bool = True  # what prompts have in common is computed once

@@ -129,5 +129,10 @@ PROVIDERS = (
     ),
 )
 
-DEFAULT_BASE_URLS = {"openai": PROVIDERS[0].base_url, "anthropic": PROVIDERS[1].base_url, "sim": "", "local": ""}
+DEFAULT_BASE_URLS = {
+    "openai": PROVIDERS[0].base_url,
+    "anthropic": PROVIDERS[1].base_url,
+    "sim": "",
+    "local": "",
+}
 """Where an upstream of each kind is, when the configuration does not say."""

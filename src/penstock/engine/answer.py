@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-
 from penstock.engine.backend import Progress
 from penstock.engine.engine import Engine
 from penstock.engine.form import Form

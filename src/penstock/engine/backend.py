@@ -65,7 +65,7 @@ class Progress(msgspec.Struct, frozen=True, gc=False):
     finish: Finish
 
 
-class CannotTake(Exception):  # noqa: N818 - as the other errors of this project
+class CannotTake(Exception):
     """The library refuses a generation for what it is; the text is for the caller."""
 
 

@@ -9,10 +9,11 @@ A handle that is dropped cancels its generation, so each is kept until its end.
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Sequence
 from typing import Any
 
-import numpy
+import numpy as np
 import openvino
 import openvino_genai
 
@@ -47,7 +48,7 @@ class OpenVINOBackend:
     def __init__(self, model: ModelDir, config: LocalConfig) -> None:
         context = model.context or _UNSAID_CONTEXT
         token_bytes = model.cache_bytes * (2 if config.exact or config.cache_precision == "fp32" else 1)
-        blocks = _blocks(model, config, context, token_bytes)
+        blocks = _blocks(config, context, token_bytes)
         check_memory(model, blocks * BLOCK * token_bytes)
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.max_num_batched_tokens = STEP_TOKENS
@@ -89,7 +90,7 @@ class OpenVINOBackend:
         return self._tokenizer
 
     def add(self, number: int, prompt: Sequence[int], sampling: Sampling) -> None:
-        ids = openvino.Tensor(numpy.array([prompt], dtype=numpy.int64))
+        ids = openvino.Tensor(np.array([prompt], dtype=np.int64))
         try:
             self._handles[number] = self._pipeline.add_request(number, ids, self._config(sampling))
         except (RuntimeError, ValueError, TypeError) as error:
@@ -140,10 +141,13 @@ class OpenVINOBackend:
         config = openvino_genai.GenerationConfig()
         config.max_new_tokens = sampling.max_tokens
         config.min_new_tokens = sampling.min_tokens
-        config.ignore_eos = sampling.ignore_eos
-        if self._end >= 0:
+        if not sampling.ignore_eos:
             config.eos_token_id = self._end
-        config.stop_token_ids = {*self._ends, *sampling.stop_token_ids}
+            config.stop_token_ids = {*self._ends, *sampling.stop_token_ids}
+        elif sampling.stop_token_ids:  # the library's own ignore_eos would ignore these as well
+            config.stop_token_ids = set(sampling.stop_token_ids)
+        else:
+            config.ignore_eos = True
         config.apply_chat_template = False
         config.logprobs = int(sampling.logprobs)
         config.presence_penalty = sampling.presence_penalty
@@ -159,7 +163,9 @@ class OpenVINOBackend:
             if sampling.seed is not None:
                 config.rng_seed = sampling.seed % 2**64
         if sampling.schema:
-            config.structured_output_config = openvino_genai.StructuredOutputConfig(json_schema=sampling.schema)
+            config.structured_output_config = openvino_genai.StructuredOutputConfig(
+                json_schema=sampling.schema
+            )
         config.validate()
         return config
 
@@ -189,13 +195,28 @@ class OpenVINOTokenizer:
         try:
             return str(self._tokenizer.apply_chat_template(list(messages), answer))
         except (RuntimeError, ValueError, TypeError) as error:
-            raise CannotTake(f"the model's chat template does not take these messages: {_reason(error)}") from error
+            raise CannotTake(
+                f"the model's chat template does not take these messages: {_reason(error)}"
+            ) from error
 
     def pieces(self) -> list[bytes] | None:
-        return None
+        """The vocabulary's bytes, if putting them together is what this tokenizer does: that is tried out."""
+        alone = self._tokenizer.decode([[token] for token in range(self.vocabulary)])
+        pieces = [b""] * self.vocabulary
+        for word, token in self._words.items():
+            if alone[token]:  # what stands for no text has none
+                pieces[token] = word
+        letters = [token for token, text in enumerate(alone) if text and "\ufffd" not in text]
+        chance = random.Random(1)
+        for _ in range(_PROBES if letters else 0):
+            before, *ids = chance.choices(letters, k=_PROBE_LENGTH)
+            text = self.decode([before, *ids])[len(self.decode([before])) :]
+            if b"".join(pieces[token] for token in ids) != text.encode():
+                return None
+        return pieces
 
 
-def _blocks(model: ModelDir, config: LocalConfig, context: int, token_bytes: int) -> int:
+def _blocks(config: LocalConfig, context: int, token_bytes: int) -> int:
     """Pages for keys and values: what was asked for; else what the slots can use and the memory has room for."""
     wanted = config.slots * context
     room = config.cache_bytes or (available_bytes() or 0) // _SHARE

@@ -14,6 +14,7 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from penstock.engine.backend import CannotTake, ModelCard, Sampling, Tokenizer
+from penstock.engine.schema import compiled
 from penstock.errors import BadRequest
 from penstock.messages import JSON, Endpoint
 from penstock.wire.not_json import NOT_JSON
@@ -215,7 +216,7 @@ def _schema(wanted: _ResponseFormat | None) -> str:
         raise BadRequest(
             "response_format must be text, json_object, or json_schema with a schema", param="response_format"
         )
-    return msgspec.json.encode(wanted.json_schema.schema).decode()
+    return compiled(wanted.json_schema.schema)
 
 
 def _stops(stop: str | list[str] | None) -> tuple[str, ...]:

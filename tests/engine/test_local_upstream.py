@@ -1,0 +1,137 @@
+"""A gateway with a local model beside it: real processes, and what becomes of answers when one is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from penstock.engine import demo
+from penstock.testing import GatewayProcess
+
+pytest.importorskip("openvino_genai", reason="OpenVINO GenAI is not installed")
+
+PATIENCE = 60.0
+LOCAL = {"threads": 1, "exact": True, "slots": 4, "cache_bytes": 16_000_000}
+ASKED = [{"role": "user", "content": "What is json.dumps?"}]
+LONG = {"model": "own", "messages": ASKED, "max_tokens": 700, "temperature": 0, "ignore_eos": True}
+
+
+def config(**local):
+    return {
+        "upstreams": {"own": {"kind": "local", "local": {**LOCAL, **local}}, "sim": {"kind": "sim"}},
+        "models": {
+            "own": {"candidates": [{"upstream": "own"}]},
+            "sim": {"candidates": [{"upstream": "sim"}]},
+        },
+        "retry": {"first_delay": 0.05},
+        "tiers": {"standard": {"priority": 3}},
+    }
+
+
+@pytest.fixture
+def client():
+    with httpx2.Client(timeout=PATIENCE, trust_env=False) as made:
+        yield made
+
+
+def engine_pid(gateway):
+    children = Path(f"/proc/{gateway.pid}/task/{gateway.pid}/children").read_text().split()
+    (pid,) = [
+        int(pid)
+        for pid in children
+        if b"penstock.engine.embedded" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    return pid
+
+
+def wait_until(found):
+    deadline = time.monotonic() + PATIENCE
+    while not (result := found()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)  # processes tell nobody
+    return result
+
+
+def whole(client, gateway, body):
+    answer = client.post(gateway.base_url + "/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["choices"][0]["message"]["content"]
+
+
+def streamed(client, gateway, body, on_first=lambda: None):
+    """The text of a stream, whether it ended as it should, and its usage."""
+    text, usage, done, told = "", None, False, False
+    body = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    with client.stream("POST", gateway.base_url + "/chat/completions", json=body) as answer:
+        for line in answer.iter_lines():
+            done = done or line == "data: [DONE]"
+            if not line.startswith("data: {"):
+                continue
+            chunk = json.loads(line[6:])
+            assert "error" not in chunk, chunk
+            usage = chunk.get("usage") or usage
+            text += "".join(choice["delta"].get("content") or "" for choice in chunk["choices"])
+            if text and not told:
+                told = True
+                on_first()
+    return text, done, usage
+
+
+def metric(client, gateway, name):
+    lines = client.get(gateway.control_url + "/metrics").text.splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+
+def test_an_engine_that_is_killed_loses_no_answer(client, tmp_path):
+    with GatewayProcess(config(), tmp_path) as gateway:
+        uncut = whole(client, gateway, LONG)
+        first = engine_pid(gateway)
+        text, done, usage = streamed(client, gateway, LONG, lambda: os.kill(first, signal.SIGKILL))
+        assert (text, done) == (uncut, True)
+        assert usage["completion_tokens"] == 700
+        assert metric(client, gateway, 'penstock_continuations_total{how="tokens",outcome="rescued"}') == 1
+        assert engine_pid(gateway) != first
+        assert metric(client, gateway, "penstock_local_restarts_total") == 1
+
+
+def test_other_apis_and_prefills_reach_it(client, tmp_path):
+    with GatewayProcess(config(), tmp_path) as gateway:
+        body = {"model": "own", "messages": ASKED, "max_tokens": 6, "temperature": 0}
+        text = whole(client, gateway, body)
+        message = client.post(gateway.base_url + "/messages", json=body)
+        assert message.json()["content"][0]["text"] == text
+        asked = {"model": "own", "input": ASKED[0]["content"], "max_output_tokens": 6, "temperature": 0}
+        response = client.post(gateway.base_url + "/responses", json=asked).json()
+        assert response["output"][-1]["content"][0]["text"] == text
+        too_long = {**body, "messages": [{"role": "user", "content": "x " * 5_000}]}
+        refused = client.post(gateway.base_url + "/chat/completions", json=too_long)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
+        hot = client.post(gateway.base_url + "/chat/completions", json={**body, "temperature": 9})
+        assert (hot.status_code, hot.json()["error"]["param"]) == (400, "temperature")
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_others_alone_and_is_there_once_it_is_mended(
+    client, tmp_path
+):
+    directory = tmp_path / "model"
+    shutil.copytree(demo.path(), directory)
+    weights = directory / "openvino_model.bin"
+    data = weights.read_bytes()
+    weights.write_bytes(data[:-1000])
+    with GatewayProcess(config(model=str(directory)), tmp_path) as gateway:
+        asked = {"model": "own", "messages": ASKED, "max_tokens": 3}
+        refused = client.post(gateway.base_url + "/chat/completions", json=asked)
+        assert refused.status_code == 503
+        assert "openvino_model.bin is cut off" in refused.text
+        assert whole(client, gateway, {**asked, "model": "sim"})
+        assert "openvino_model.bin is cut off" in gateway.log
+        weights.write_bytes(data)
+        url = gateway.base_url + "/chat/completions"
+        wait_until(lambda: client.post(url, json=asked).status_code == 200)
