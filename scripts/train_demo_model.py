@@ -7,8 +7,8 @@
     .venv-demo/bin/pip install "optimum-intel[openvino]==2.2.0" "nncf==3.4.0" "openvino-tokenizers"
     nice -n 19 .venv-demo/bin/python scripts/train_demo_model.py src/penstock/engine/models/demo
 
-Everything is seeded: the same Python, libraries and kind of CPU give the same weights.  On one core of a server of
-2023 it takes a quarter of an hour.
+Everything is seeded: the same Python, libraries and kind of CPU give the same weights.  It takes some five minutes of
+one core.
 
 The text is the interpreter's own: the language reference that `help()` shows (``pydoc_data.topics``) and the
 docstrings of the standard library, which stand under the PSF license.  Half of it is asked for: "What is
@@ -47,6 +47,21 @@ TEMPLATE = (
     "{% if not loop.last or message['role'] != 'assistant' or add_generation_prompt %}<|end|>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+CARD = """# demo
+
+A language model of {parameters:,} parameters that comes with Penstock, so that a gateway without any configuration answers with a real one.
+
+**It babbles.** It knows what Python's documentation looks like, and nothing else: do not use anything that it says. It has no idea of what is true, was never taught to refuse anything, and may say any word that stands in its text.
+
+| | |
+|---|---|
+| form | Llama, 4 layers of 256, context of {context} tokens; int4 in groups of 32, OpenVINO's form |
+| made by | `scripts/train_demo_model.py`, from nothing |
+| text | {tokens:,} tokens: docstrings of the standard library of Python {python}, and the topics of its `help()` |
+| training | {seen:,} tokens, seeded, on one core |
+| perplexity | {perplexity} on text of the same kind that it has not seen, before int4 |
+| license | of the text: the PSF License Agreement, Copyright © 2001 Python Software Foundation; of the weights: Apache 2.0, as Penstock |
+"""
 KEPT = (
     "config.json",
     "generation_config.json",
@@ -255,6 +270,7 @@ def finish(ov: Path, out: Path, told: dict[str, object]) -> None:
     config = json.loads((out / "config.json").read_text())
     config.pop("_name_or_path", None)
     (out / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    (out / "README.md").write_text(CARD.format(context=CONTEXT, **told), encoding="utf-8")
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {size:,} bytes; {json.dumps(told)}")
     if size > MOST_BYTES:
