@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -171,10 +172,15 @@ class OpenVINOBackend:
 
 
 class OpenVINOTokenizer:
-    """The tokenizer of a pipeline; OpenVINO's may be called from any thread."""
+    """The tokenizer of a pipeline.
+
+    Two threads within the library's at once wait for each other for ever, and with them whoever needs the
+    interpreter's lock: one of them holds that, the other one what is computed with.  So only one is let in.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self._alone = threading.RLock()
         self._words: dict[bytes, int] = tokenizer.get_vocab()
         self.vocabulary = max(self._words.values(), default=0) + 1
 
@@ -182,18 +188,21 @@ class OpenVINOTokenizer:
         return f"<OpenVINOTokenizer {self.vocabulary} tokens>"
 
     def encode(self, text: str, *, special: bool) -> list[int]:
-        encoded = self._tokenizer.encode(text, add_special_tokens=special)
-        ids: list[int] = encoded.input_ids.data[0].tolist()
+        with self._alone:
+            encoded = self._tokenizer.encode(text, add_special_tokens=special)
+            ids: list[int] = encoded.input_ids.data[0].tolist()
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        return str(self._tokenizer.decode(list(ids))) if ids else ""
+        with self._alone:
+            return str(self._tokenizer.decode(list(ids))) if ids else ""
 
     def render(self, messages: Sequence[JSON], *, answer: bool) -> str:
         if not self._tokenizer.chat_template:
             raise CannotTake("the model has no chat template: ask it for completions")
         try:
-            return str(self._tokenizer.apply_chat_template(list(messages), answer))
+            with self._alone:
+                return str(self._tokenizer.apply_chat_template(list(messages), answer))
         except (RuntimeError, ValueError, TypeError) as error:
             raise CannotTake(
                 f"the model's chat template does not take these messages: {_reason(error)}"
@@ -201,7 +210,8 @@ class OpenVINOTokenizer:
 
     def pieces(self) -> list[bytes] | None:
         """The vocabulary's bytes, if putting them together is what this tokenizer does: that is tried out."""
-        alone = self._tokenizer.decode([[token] for token in range(self.vocabulary)])
+        with self._alone:
+            alone = self._tokenizer.decode([[token] for token in range(self.vocabulary)])
         pieces = [b""] * self.vocabulary
         for word, token in self._words.items():
             if alone[token]:  # what stands for no text has none

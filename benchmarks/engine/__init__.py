@@ -1,0 +1,1 @@
+"""What a local model costs, and what our layer adds to it."""
