@@ -24,6 +24,7 @@ from pathlib import Path
 
 from benchmarks.engine import workload
 from benchmarks.engine.served import Served, ask_all
+
 from penstock.config.model import LocalConfig
 from penstock.engine import demo
 from penstock.engine.backend import Sampling
@@ -48,12 +49,12 @@ def backend_for(options, **more):
 def bare(backend, calls):
     """The library alone, all at once: what its own example does."""
     said = {}
-    pipeline = backend._pipeline
+    pipeline = backend._pipeline  # noqa: SLF001 - what is measured is what it is without us
     handles = {}
     for prompt, sampling in calls:
         number = next(NUMBERS)
         backend.add(number, prompt, sampling)
-        handles[number] = backend._handles.pop(number)
+        handles[number] = backend._handles.pop(number)  # noqa: SLF001
         said[number] = []
     while pipeline.has_non_finished_requests():
         pipeline.step()
@@ -196,7 +197,7 @@ def priorities(options):
             engine.submit(Job(prompt, sampling), background[-1])
         urgent = []
         for prompt in ids[80:]:
-            while engine.statistics().steps < 20 * (len(urgent) + 1):
+            while engine.statistics().steps < 20 * (len(urgent) + 1):  # noqa: ASYNC110 - a thread tells nobody
                 await asyncio.sleep(0.001)
             urgent.append(Reader(backend, pieces, prompt))
             engine.submit(Job(prompt, sampling, priority=10), urgent[-1])
@@ -238,7 +239,7 @@ def served(options):
         print("\nover HTTP, streamed, 32 at once; tokens per CPU-second of the server")
         limits = [sampling.max_tokens for sampling in workload.samplings()]
         found = {name: [] for name in rivals}
-        for name, rival in rivals.items():
+        for rival in rivals.values():
             ask_all(rival, texts[:2], limits[:2])
         for _ in range(options.rounds):
             for name, rival in rivals.items():

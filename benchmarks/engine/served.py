@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx2
-
 from benchmarks.engine.workload import PENALTY
 
 _TICK = os.sysconf("SC_CLK_TCK")
