@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from running import (
@@ -25,6 +27,9 @@ from running import (
     wait_until,
     write_config,
 )
+
+from penstock.admin import supervisor as module
+from penstock.config.model import Config
 
 
 @pytest.fixture
@@ -435,3 +440,21 @@ def test_children_and_ask_see_what_they_should(config):
     with Running.standin(config) as running:
         assert children(running.process.pid) == running.workers
         assert ask(running.port, "GET", "/nothing")[0] == 404
+
+
+def test_a_start_is_put_off_only_as_long_as_another_worker_answers(monkeypatch):
+    monkeypatch.setattr(module, "ALONE", 0.001)
+
+    async def main():
+        supervisor = module.Supervisor(Config())
+        slots = supervisor.slots = [module.Slot(0, None), module.Slot(1, None)]
+        await supervisor._back_off(3600.0)  # nobody is there
+        slots[1].process = SimpleNamespace(state="ready")
+        waiting = asyncio.create_task(supervisor._back_off(3600.0))
+        for _ in range(5):
+            await asyncio.sleep(0.001)
+        assert not waiting.done()
+        slots[1].process.state = "gone"
+        await waiting
+
+    asyncio.run(main())

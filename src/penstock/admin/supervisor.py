@@ -78,6 +78,9 @@ NEEDS_RESTART = (
 it keeps ``redis``."""
 
 
+ALONE = 2.0  # seconds between two starts of a worker while there is no other one
+
+
 class ReloadOutcome(msgspec.Struct, frozen=True):
     """``mistakes`` is empty where the new configuration was taken; ``needs_restart`` names what was not."""
 
@@ -284,7 +287,7 @@ class Supervisor:
             )
             slot.restarts += 1
             self._restarts.add(1)
-            await self._pause(delay)
+            await self._back_off(delay)
 
     async def _start_worker(self, slot: Slot) -> WorkerProcess | None:
         """None: the system would not start a process; that has been waited out."""
@@ -341,6 +344,14 @@ class Supervisor:
                     *(process.index, process.pid, limit),
                 )
                 process.kill()
+
+    async def _back_off(self, seconds: float) -> None:
+        """Wait before a worker is started once more; not for long where no other one answers callers."""
+        until = time.monotonic() + seconds
+        while not self.stopping and (left := until - time.monotonic()) > 0:
+            await self._pause(min(left, ALONE))
+            if all(slot.state == "gone" for slot in self.slots):
+                return
 
     async def _pause(self, seconds: float) -> None:
         """Wait, but not past the order to stop."""
