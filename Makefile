@@ -26,6 +26,7 @@ VENV := .venv
 FLOOR_VENV := .venv-$(FLOOR)
 BENCH_VENV := .venv-bench
 OPTIMIZE_VENV := .venv-optimize
+TRITON_VENV := .venv-triton
 PYTHON := $(VENV)/bin/python
 
 .PHONY: help
@@ -83,6 +84,17 @@ $(OPTIMIZE_VENV)/.with-tests: pyproject.toml
 	$(OPTIMIZE_VENV)/bin/python -m pip install --quiet --editable .[optimize] 'hypothesis>=6.120' 'pytest>=8.3' 'pytest-timeout>=2.3'
 	@touch $@
 
+# A real tritonserver comes in the wheel of pytriton, with the Python backend alone; the stub that runs models has
+# to lie beside that.
+$(TRITON_VENV)/.with-tests: pyproject.toml
+	@scripts/venv $(TRITON_VENV) 3.11 3.12 3.13
+	$(TRITON_VENV)/bin/python -m pip install --quiet --editable .[triton] nvidia-pytriton==0.7.0 \
+	  'onnxruntime-genai>=0.18' 'httpx2>=2.0' 'hypothesis>=6.120' 'openai>=3.0' 'pytest>=8.3' 'pytest-timeout>=2.3'
+	@home=$$($(TRITON_VENV)/bin/python -c 'import importlib.util as u; print(u.find_spec("pytriton").submodule_search_locations[0])'); \
+	  version=$$($(TRITON_VENV)/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	  cp "$$home/tritonserver/python_backend_stubs/$$version/triton_python_backend_stub" "$$home/tritonserver/backends/python/"
+	@touch $@
+
 # ---- daily acts -----------------------------------------------------------------------------------------
 
 .PHONY: serve
@@ -124,6 +136,10 @@ floor: $(VENV)/.with-tests  ## run all but the integration tests on Python 3.11 
 .PHONY: optimize-tests
 optimize-tests: $(OPTIMIZE_VENV)/.with-tests  ## run the tests that need the extra `optimize`, in .venv-optimize
 	$(OPTIMIZE_VENV)/bin/python -m pytest tests/optimize/numerics $(ARGS)
+
+.PHONY: triton
+triton: $(TRITON_VENV)/.with-tests  ## run the tests that need a real tritonserver, in .venv-triton
+	$(TRITON_VENV)/bin/python -m pytest tests/upstream/triton $(ARGS)
 
 .PHONY: docs
 docs: $(VENV)/.bare  ## write the generated parts of the manual anew

@@ -111,3 +111,17 @@ def test_it_is_loaded_without_any_library_of_the_extra():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout == "[]\n"
+
+
+def test_a_repository_for_triton_is_written_with_names(penstock, model, tmp_path):
+    status, out, err = penstock(
+        "triton-repo", f"chat={model}", model, "--into", tmp_path / "made", "--tuned", "--max-batch-size", 8
+    )
+    assert (status, err) == (0, "")
+    assert out == f"{tmp_path / 'made'}: chat, model\n"
+    text = (tmp_path / "made" / "chat" / "config.pbtxt").read_text()
+    assert "max_batch_size: 8" in text
+    assert "preferred_batch_size: [ 8 ]" in text
+    status, _, err = penstock("triton-repo", model, model, "--into", tmp_path / "twice")
+    assert status == 1
+    assert "two models are called model" in err

@@ -34,6 +34,7 @@ COMMANDS = {
     "engine": "Serve a model that this machine computes itself.",
     "lab": "Carry connections over a link that is far, narrow and breaks.",
     "optimize": "Make a model smaller and quicker, and see what that costs it.",
+    "triton-repo": "Write a model repository for Triton, with dynamic batching.",
     "replay": "Send a recorded trace of production traffic to a gateway.",
 }
 """Every sub-command with its line of help, in the order of the help."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -48,6 +49,7 @@ Length: TypeAlias = Annotated[int, typer.Option(help="Tokens of one piece.", min
 @optimize.callback()
 def _root() -> None:
     """Make a model smaller and quicker, and see what that costs it."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # one bar is enough, and it is ours
 
 
 @optimize.command()

@@ -202,6 +202,10 @@ def _check_upstream(upstream: Plain, at: Path, reader: Reader) -> None:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(ca_file)
         except ssl.SSLError:
             reader.mistake((*at, "ca_file"), f"{ca_file} holds no certificates in PEM form")
+    if "triton" in upstream and upstream.get("kind") != "triton":
+        reader.mistake((*at, "triton"), "is for upstreams of the kind triton")
+    if tokenizer := (upstream.get("triton") or {}).get("tokenizer"):
+        _check_readable(tokenizer, (*at, "triton", "tokenizer"), reader)
     if ca_file and upstream.get("verify") is False:
         reader.mistake((*at, "verify"), "with verify: false nothing is checked against ca_file; drop one")
 

@@ -173,11 +173,26 @@ class LocalConfig(_Section, frozen=True):
     exact: bool = False
 
 
+class TritonConfig(_Section, frozen=True):
+    """How calls are brought into the form of Triton's models; for upstreams of the kind triton."""
+
+    # for models that take token ids: a tokenizer.json; empty: prompts go as text, or as the caller's own token ids
+    tokenizer: str = ""
+    # token ids are padded to the next of these lengths, because Triton batches only what is of one shape; empty:
+    # powers of two from 16 on
+    buckets: list[Positive] = []
+    pad: NotNegative = 0  # the token that they are padded with
+    template: Literal["plain", "chatml"] = "plain"  # what becomes of a chat, for models that take a text
+    priorities: dict[str, Positive] = {}  # tier: Triton's priority level, of which 1 goes first
+    queue_timeout: Seconds = 0.0  # how long a call may wait in Triton's queue; 0: as its own policy has it
+
+
 class UpstreamConfig(_Section, frozen=True):
     """Somebody who answers.  ``base_url`` is what the provider's SDK takes, ``/v1`` included where it has one."""
 
-    # whose API it speaks; sim: the simulator, a process of its own or at base_url; local: a model of our own, likewise
-    kind: Literal["openai", "anthropic", "sim", "local"]
+    # whose API it speaks; sim: the simulator, a process of its own or at base_url; local: a model of our own, likewise;
+    # triton: Triton's own, over gRPC
+    kind: Literal["openai", "anthropic", "sim", "local", "triton"]
     base_url: str = ""  # empty: the provider's own
     api_key: Secret | None = None  # sent as the provider wants it
     headers: dict[str, str] = {}  # added to every request
@@ -194,6 +209,7 @@ class UpstreamConfig(_Section, frozen=True):
     hedge: HedgeConfig | None = None  # when a second call is made because the first is late; none: never
     cancel_grace: Seconds = 1.0  # how long what was under way is still read (and billed) after a cancel
     capabilities: CapabilitiesConfig = CapabilitiesConfig()  # what it can do for an answer that broke off
+    triton: TritonConfig | None = None  # for the kind triton
 
 
 class CandidateConfig(_Section, frozen=True):

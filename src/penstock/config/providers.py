@@ -134,5 +134,6 @@ DEFAULT_BASE_URLS = {
     "anthropic": PROVIDERS[1].base_url,
     "sim": "",
     "local": "",
+    "triton": "http://127.0.0.1:8001",  # its gRPC port
 }
 """Where an upstream of each kind is, when the configuration does not say."""

@@ -615,7 +615,12 @@ class Gateway:
                 lambda tier, outcome: self._turn(name, tier, outcome),
                 share=1.0 / config.workers,
             )
-        return HTTPUpstream(
+        kind = HTTPUpstream
+        if wanted.kind == "triton":
+            from penstock.upstream.triton import TritonUpstream  # noqa: PLC0415 - what it needs is an extra
+
+            kind = TritonUpstream
+        return kind(
             name,
             wanted,
             self.clock,

@@ -52,6 +52,7 @@ _FORWARDED = {
         b"anthropic-beta",
         b"openai-beta",
     ),
+    "triton": (),
 }
 
 _CREDENTIALS = frozenset({"authorization", "x-api-key", "api-key"})

@@ -1,0 +1,1 @@
+"""Triton's models in the terms of OpenAI's API: prompts and parameters in tensors, tensors in answers."""
