@@ -55,7 +55,9 @@ def test_the_packages_own_model_answers_on_a_port_and_on_a_socket(tmp_path):
     on_port, on_socket = serving("--port", "0"), serving("--socket", str(path))
     try:
         greeting = on_port.stdout.readline()
-        port = int(re.match(r"demo at http://127\.0\.0\.1:(\d+)/v1 \(OpenVINO GenAI .*1024 tokens\)$", greeting)[1])
+        port = int(
+            re.match(r"demo at http://127\.0\.0\.1:(\d+)/v1 \(OpenVINO GenAI .*1024 tokens\)$", greeting)[1]
+        )
         said = ask(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE))
         assert on_socket.stdout.readline().startswith(f"demo at unix:{path} ")
         assert path.stat().st_mode & 0o077 == 0
@@ -67,9 +69,7 @@ def test_the_packages_own_model_answers_on_a_port_and_on_a_socket(tmp_path):
 
 
 def refused(*options):
-    done = subprocess.run(
-        [*COMMAND, *options], capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    done = subprocess.run([*COMMAND, *options], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     return done.stderr

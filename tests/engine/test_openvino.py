@@ -115,6 +115,8 @@ def test_the_chat_template_is_the_models_own(backend):
 def test_log_probabilities_are_those_of_the_tokens(backend, prompts):
     ((ids, logprobs, _),) = compute(backend, (prompts[0], greedy(logprobs=True)))
     assert len(ids) == len(logprobs)
+    ((_, unasked, _),) = compute(backend, (prompts[0], greedy()))
+    assert unasked == []
     assert all(value <= 0 for value in logprobs)
 
 

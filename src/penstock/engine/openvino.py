@@ -37,6 +37,8 @@ _FINISH: dict[Any, Finish] = {
     openvino_genai.GenerationFinishReason.STOP: "stop",
     openvino_genai.GenerationFinishReason.LENGTH: "length",
 }
+# A text is short: to share it out among threads costs more than it saves.
+_FOR_TOKENIZERS = {"INFERENCE_NUM_THREADS": 1, "ENABLE_CPU_PINNING": False}
 _STATUS = openvino_genai.GenerationStatus
 
 
@@ -58,7 +60,7 @@ class OpenVINOBackend:
         scheduler.enable_prefix_caching = config.prefix_cache
         try:
             self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-                str(model.path), scheduler, "CPU", _properties(config), {}
+                str(model.path), scheduler, "CPU", _properties(config), _FOR_TOKENIZERS
             )
             self._tokenizer = OpenVINOTokenizer(self._pipeline.get_tokenizer())
             defaults = self._pipeline.get_config()
@@ -78,6 +80,7 @@ class OpenVINOBackend:
             defaults=_defaults(defaults),
         )
         self._handles: dict[int, Any] = {}
+        self._logged: set[int] = set()  # whose log probabilities are wanted; the library gives them to all
 
     def __repr__(self) -> str:
         return f"<OpenVINOBackend {self._card.directory}, {len(self._handles)} under way>"
@@ -96,8 +99,11 @@ class OpenVINOBackend:
             self._handles[number] = self._pipeline.add_request(number, ids, self._config(sampling))
         except (RuntimeError, ValueError, TypeError) as error:
             raise CannotTake(_reason(error)) from error
+        if sampling.logprobs:
+            self._logged.add(number)
 
     def cancel(self, number: int) -> None:
+        self._logged.discard(number)
         handle = self._handles.pop(number, None)
         if handle is not None:
             handle.cancel()
@@ -112,12 +118,14 @@ class OpenVINOBackend:
             while handle.can_read():
                 for output in handle.read().values():
                     ids += output.generated_ids
-                    logprobs += output.generated_log_probs
+                    if number in self._logged:
+                        logprobs += output.generated_log_probs
                     finish = _FINISH.get(output.finish_reason, "")
             if not finish and handle.get_status() != _STATUS.RUNNING:
                 finish = "memory" if handle.get_status() == _STATUS.IGNORED else "stop"
             if finish:
                 del self._handles[number]
+                self._logged.discard(number)
             if ids or finish:
                 progress.append(Progress(number, ids, logprobs, finish))
         return progress
@@ -236,7 +244,8 @@ def _blocks(config: LocalConfig, context: int, token_bytes: int) -> int:
 
 
 def _properties(config: LocalConfig) -> dict[str, Any]:
-    properties: dict[str, Any] = {}
+    # Threads that stay on one core each wait there for whoever else is on it.
+    properties: dict[str, Any] = {"ENABLE_CPU_PINNING": False}
     if config.threads:
         properties["INFERENCE_NUM_THREADS"] = config.threads
     if config.exact:

@@ -13,6 +13,7 @@ While the model is being loaded calls wait for it.  If it cannot be loaded, each
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from math import inf
@@ -55,6 +56,7 @@ class EngineServer:
         self._measures = Measures(self._metrics, engine)
         self._created = int(time.time())
         self._requests = 0
+        self._ours = secrets.randbits(64) << 64  # ids are our own, also after a restart
         self._spelt: list[str | None] = []
         self._pieces: list[bytes] | None = None
         self._backend: Backend | None = None
@@ -127,7 +129,7 @@ class EngineServer:
         priority = _priority(exchange.headers.get(b"penstock-priority"))
         due = exchange.headers.get(b"penstock-deadline")
         deadline = inf if due is None else received + seconds_until(due, time.time())
-        form = Form(asked, self._requests, int(time.time()), self._spell)
+        form = Form(asked, self._ours + self._requests, int(time.time()), self._spell)
         answer = Answer(exchange, self.engine, asked, form, first, end)
         try:
             for prompt in asked.prompts:
