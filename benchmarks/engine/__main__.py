@@ -2,7 +2,7 @@
 
 ::
 
-    python -m benchmarks.engine [MODEL_DIR] [--rounds 5] [--threads 1]
+    python -m benchmarks.engine [MODEL_DIR] [--rounds 5] [--threads 1] [--longest 128] [--parts batch order http]
     python -m benchmarks.engine MODEL_DIR --rival http://127.0.0.1:PORT/v1 --rival-pid PID
 
 Tokens per CPU-second of the process that computes: on a machine that is shared, the wall tells of the others.  Each
@@ -125,7 +125,8 @@ def shown(rates):
 
 def throughput(options):
     backend = backend_for(options)
-    calls = list(zip(workload.prompts(backend.tokenizer), workload.samplings(), strict=True))
+    samplings = workload.samplings(longest=options.longest)
+    calls = list(zip(workload.prompts(backend.tokenizer), samplings, strict=True))
     pieces = backend.tokenizer.pieces()
     bare(backend, calls[:4])  # what is compiled at the first use is compiled
     loop = asyncio.new_event_loop()
@@ -237,7 +238,7 @@ def served(options):
         if options.rival:
             rivals["transformers serve"] = Served(options.rival, options.rival_pid, options.rival_model)
         print("\nover HTTP, streamed, 32 at once; tokens per CPU-second of the server")
-        limits = [sampling.max_tokens for sampling in workload.samplings()]
+        limits = [sampling.max_tokens for sampling in workload.samplings(longest=options.longest)]
         found = {name: [] for name in rivals}
         for rival in rivals.values():
             ask_all(rival, texts[:2], limits[:2])
@@ -257,15 +258,16 @@ def main():
     parser.add_argument("model", type=Path, nargs="?", default=demo.path())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--longest", type=int, default=128, help="tokens of the longest answer")
+    parser.add_argument("--parts", nargs="+", default=["batch", "order", "http"])
     parser.add_argument("--rival", default="", help="base URL of another server with the same model")
     parser.add_argument("--rival-pid", type=int, default=0)
     parser.add_argument("--rival-model", default="m")
     options = parser.parse_args()
     load = " ".join(f"{figure:.1f}" for figure in os.getloadavg())
     print(f"{options.model}, {os.cpu_count()} cores, load {load}, {options.threads} thread(s)")
-    throughput(options)
-    priorities(options)
-    served(options)
+    for part in options.parts:
+        {"batch": throughput, "order": priorities, "http": served}[part](options)
 
 
 if __name__ == "__main__":
