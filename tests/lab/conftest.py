@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from lab_doubles import settled
 
 from penstock.testing import SimulatorProcess
 
@@ -13,5 +14,6 @@ def simulator():
 
 @pytest.fixture
 def fresh_bill(simulator):
+    settled(simulator)  # a call of another test that has not ended yet would be counted here
     simulator.reset_bill()
     return simulator
