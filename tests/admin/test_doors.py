@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -61,9 +62,10 @@ def test_a_stream_goes_on_while_the_configuration_is_swapped(tmp_path, server):
 def test_a_client_that_leaves_is_noticed(tmp_path, server):
     with Running.standin(write_config(tmp_path / "c.yaml"), server) as running:
         stream = Stream(running.port, tmp_path)
-        assert len(running.ask_control("/v1/generations")[1]["generations"]) == 1
+        assert len(running.wait_told("/v1/generations")["generations"]) == 1
         stream.leave()
-        wait_until(lambda: not running.ask_control("/v1/generations")[1]["generations"])
+        wait_until(lambda: not running.wait_told("/v1/generations")["generations"])
+        os.close(stream.writing)
 
 
 def test_two_workers_share_the_port(tmp_path, server):

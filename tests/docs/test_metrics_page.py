@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-import urllib.request
 
 import httpx2
 import pytest
@@ -63,7 +62,7 @@ def exposition(tmp_path_factory):
             client.post(gateway.base_url + "/embeddings", json={"model": "sim", "input": "text"})
             client.get(gateway.url + "/", headers={"expect": "nothing"})  # refused by the listener
             a_batch(client, gateway)
-            yield metrics_of(gateway)
+            yield gateway.metrics()
 
 
 def a_late_call(client, gateway):
@@ -86,13 +85,8 @@ def a_batch(client, gateway):
     file = client.post(gateway.base_url + "/files", **form).json()
     asked = {"input_file_id": file["id"], "endpoint": line["url"], "completion_window": "24h"}
     client.post(gateway.base_url + "/batches", json=asked).raise_for_status()
-    while 'penstock_webhook_attempts_total{outcome="failed"}' not in metrics_of(gateway):
+    while 'penstock_webhook_attempts_total{outcome="failed"}' not in gateway.metrics():
         time.sleep(0.05)  # processes tell nobody; pytest's timeout ends it
-
-
-def metrics_of(gateway):
-    with urllib.request.urlopen(gateway.control_url + "/metrics") as answer:
-        return answer.read().decode()
 
 
 @pytest.fixture(scope="module")

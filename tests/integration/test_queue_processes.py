@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
@@ -16,12 +15,8 @@ AT_ONCE = 6
 
 
 def metric(gateway, name):
-    with urllib.request.urlopen(gateway.control_url + "/metrics") as answer:
-        text = answer.read().decode()
-    return {
-        labels: float(value)
-        for labels, value in re.findall(rf"^{name}\{{(.*?)\}} (\S+)$", text, re.MULTILINE)
-    }
+    found = re.findall(rf"^{name}\{{(.*?)\}} (\S+)$", gateway.metrics(), re.MULTILINE)
+    return {labels: float(value) for labels, value in found}
 
 
 def test_calls_of_two_tiers_wait_for_an_upstream_and_the_books_are_right(tmp_path):

@@ -220,7 +220,7 @@ def test_a_receiver_that_says_nothing_is_not_waited_for_longer_than_allowed(tmp_
         silent = [Step.REQUEST, asyncio.Event()]
         async with (
             ScriptedUpstream([silent]) as upstream,
-            world.sender(upstream.url, patience=0.05) as sender,
+            world.sender(upstream.url, patience=1.0) as sender,
         ):
             await sender.announce("default", "batch.completed", "batch_1")
             await world.until(lambda: world.outcomes() == {"failed": 1})

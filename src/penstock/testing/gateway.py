@@ -19,6 +19,7 @@ from typing import Any, Self
 PATIENCE = 60.0  # seconds that an end may take before the process is killed
 _SERVES = re.compile(r"serves (https?://\S+)/v1")
 _CONTROL = re.compile(r"control +(http://\S+)/docs")
+_PROCESSES = re.compile(r"^penstock_processes (\S+)$", re.MULTILINE)
 
 
 class GatewayProcess:
@@ -135,6 +136,19 @@ class GatewayProcess:
         """What is in flight, once every worker has told it."""
         return self._once_all_told("/v1/generations", lambda told: not told["silent"])["generations"]
 
+    def metrics(self) -> str:
+        """``/metrics``, once every worker is in them."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            with contextlib.closing(_OPENER.open(self.control_url + "/metrics", timeout=PATIENCE)) as answer:
+                text: str = answer.read().decode()
+            counted = _PROCESSES.search(text)
+            if counted is not None and float(counted[1]) == 1 + len(self.readiness()["workers"]):
+                return text
+            if time.monotonic() > deadline:
+                raise TimeoutError("a worker does not answer")
+            time.sleep(0.02)
+
     def worker_pids(self) -> list[int | None]:
         """By their places; None where nobody is."""
         return [worker["pid"] for worker in self.readiness()["workers"]]
@@ -144,8 +158,7 @@ class GatewayProcess:
 
     def ask(self, path: str) -> Any:
         """What the control API answers, ready or not."""
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _AnyStatus())
-        with contextlib.closing(opener.open(self.control_url + path, timeout=PATIENCE)) as answer:
+        with contextlib.closing(_OPENER.open(self.control_url + path, timeout=PATIENCE)) as answer:
             return json.load(answer)
 
     def _once_all_told(self, path: str, told_all: Callable[[Any], bool]) -> Any:
@@ -178,3 +191,6 @@ class _AnyStatus(urllib.request.HTTPErrorProcessor):
     def http_response(self, request: Any, response: Any) -> Any:
         del request
         return response
+
+
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _AnyStatus())
