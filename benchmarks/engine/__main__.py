@@ -2,7 +2,8 @@
 
 ::
 
-    python -m benchmarks.engine [MODEL_DIR] [--rounds 5] [--threads 1] [--longest 128] [--parts batch order http]
+    python -m benchmarks.engine [MODEL_DIR] [--rounds 5] [--threads 1] [--longest 128] [--prompts 200]
+        [--parts batch cuts order http]
     python -m benchmarks.engine MODEL_DIR --rival http://127.0.0.1:PORT/v1 --rival-pid PID
 
 Tokens per CPU-second of the process that computes: on a machine that is shared, the wall tells of the others.  Each
@@ -126,7 +127,7 @@ def shown(rates):
 def throughput(options):
     backend = backend_for(options)
     samplings = workload.samplings(longest=options.longest)
-    calls = list(zip(workload.prompts(backend.tokenizer), samplings, strict=True))
+    calls = list(zip(workload.prompts(backend.tokenizer, longest=options.prompts), samplings, strict=True))
     pieces = backend.tokenizer.pieces()
     bare(backend, calls[:4])  # what is compiled at the first use is compiled
     loop = asyncio.new_event_loop()
@@ -158,15 +159,19 @@ def throughput(options):
     print(f"  at once against one at a time: {ours / alone:.1f} times")
     print(f"  our engine costs {100 * (library / ours - 1):.1f} % against the library")
     print(f"  equal to greedy decoding one by one: library {equal_bare} of {len(calls)}, ours {equal_ours}")
-    cuts(backend, calls, reference)
     loop.run_until_complete(engine.close())
     loop.close()
 
 
-def cuts(backend, calls, reference):
-    """Every answer, cut after each of its tokens and gone on with."""
+def cuts(options):
+    """Four answers, cut after each of their tokens and gone on with."""
+    backend = backend_for(options)
+    samplings = workload.samplings(longest=options.longest)
+    calls = list(zip(workload.prompts(backend.tokenizer, longest=options.prompts), samplings, strict=True))[
+        :4
+    ]
     tried = equal = 0
-    for (prompt, sampling), whole in list(zip(calls, reference, strict=True))[:4]:
+    for (prompt, sampling), whole in zip(calls, one_by_one(backend, calls), strict=True):
         rests = []
         for cut in range(1, len(whole)):
             rest = Sampling(
@@ -179,7 +184,7 @@ def cuts(backend, calls, reference):
         for cut, said in enumerate(bare(backend, rests), 1):
             tried += 1
             equal += whole[:cut] + said == whole
-    print(f"  answers cut at a token and gone on with, equal to the uncut one: {equal} of {tried}")
+    print(f"\nanswers cut at a token and gone on with, equal to the uncut one: {equal} of {tried}")
 
 
 def priorities(options):
@@ -233,7 +238,10 @@ def served(options):
     try:
         url = process.stdout.readline().split(" at ")[1].split(" ")[0]
         backend = backend_for(options)
-        texts = [backend.tokenizer.decode(prompt) for prompt in workload.prompts(backend.tokenizer)]
+        texts = [
+            backend.tokenizer.decode(prompt)
+            for prompt in workload.prompts(backend.tokenizer, longest=options.prompts)
+        ]
         rivals = {"penstock engine serve": Served(url, process.pid, "m")}
         if options.rival:
             rivals["transformers serve"] = Served(options.rival, options.rival_pid, options.rival_model)
@@ -259,7 +267,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--longest", type=int, default=128, help="tokens of the longest answer")
-    parser.add_argument("--parts", nargs="+", default=["batch", "order", "http"])
+    parser.add_argument("--prompts", type=int, default=200, help="tokens of the longest prompt")
+    parser.add_argument("--parts", nargs="+", default=["batch", "cuts", "order", "http"])
     parser.add_argument("--rival", default="", help="base URL of another server with the same model")
     parser.add_argument("--rival-pid", type=int, default=0)
     parser.add_argument("--rival-model", default="m")
@@ -267,7 +276,7 @@ def main():
     load = " ".join(f"{figure:.1f}" for figure in os.getloadavg())
     print(f"{options.model}, {os.cpu_count()} cores, load {load}, {options.threads} thread(s)")
     for part in options.parts:
-        {"batch": throughput, "order": priorities, "http": served}[part](options)
+        {"batch": throughput, "cuts": cuts, "order": priorities, "http": served}[part](options)
 
 
 if __name__ == "__main__":

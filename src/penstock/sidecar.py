@@ -53,12 +53,6 @@ class Sidecar:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
 
-    @property
-    def pid(self) -> int | None:
-        """Of the process that runs now."""
-        process = self._process
-        return process.pid if process is not None and process.returncode is None else None
-
     async def start(self) -> None:
         """Returns when it listens.
 

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-NAME = "demo"
-"""What it is called where nothing is configured."""
-
-
 def path() -> Path:
     """Its directory; ``README.md`` in it is its model card."""
     return Path(__file__).parent / "models" / "demo"
