@@ -33,6 +33,11 @@ def test_nothing_is_said_about_what_is_fine():
         ),
         (GOOD.replace("kind: sim", "kind: sim, verify: false"), "upstreams.sim.verify"),
         (GOOD.replace("kind: sim", "kind: openai"), "has no api_key"),
+        (
+            GOOD.replace("kind: sim", "kind: local, local: {model: /nowhere}"),
+            "there is no directory /nowhere; its calls get 503",
+        ),
+        (GOOD.replace("kind: sim", "kind: sim, local: {slots: 2}"), "upstreams.sim.local is not used"),
         (GOOD.replace("kind: sim", "kind: openai, api_key: k, base_url: 'http://h/v1'"), "unencrypted"),
         (
             GOOD + "ledger: {path: l.sqlite, keep_days: 7}\nlimits: {tenants: {'*': {usd_per_month: 5}}}",

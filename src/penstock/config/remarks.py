@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from penstock.config.address import split_address
-from penstock.config.model import Config
+from penstock.config.model import Config, LocalConfig
 from penstock.config.patterns import match
 from penstock.config.providers import DEFAULT_BASE_URLS
 
@@ -28,6 +28,13 @@ def remarks(config: Config) -> list[str]:
     for name, upstream in config.upstreams.items():
         if upstream.api_key is None and upstream.base_url == DEFAULT_BASE_URLS[upstream.kind] != "":
             found.append(f"upstreams.{name} has no api_key: {upstream.base_url} will refuse its calls")
+        directory = upstream.local.model
+        if upstream.kind == "local" and not upstream.base_url and directory and not Path(directory).is_dir():
+            found.append(
+                f"upstreams.{name}.local.model: there is no directory {directory}; its calls get 503"
+            )
+        if upstream.local != LocalConfig() and (upstream.kind != "local" or upstream.base_url):
+            found.append(f"upstreams.{name}.local is not used: it is for kind local without a base_url")
         if not upstream.verify:
             found.append(
                 f"upstreams.{name}.verify is false: anybody on the way can read and change its traffic"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+
 def path() -> Path:
     """Its directory; ``README.md`` in it is its model card."""
     return Path(__file__).parent / "models" / "demo"

@@ -31,7 +31,7 @@ class LocalEngines:
     def __init__(self) -> None:
         self._engines: dict[str, tuple[LocalConfig, Sidecar]] = {}
         self._replaced: list[Sidecar] = []
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring: dict[Sidecar, asyncio.Task[None]] = {}
 
     def __repr__(self) -> str:
         return f"<LocalEngines {', '.join(self._engines) or 'none'}>"
@@ -63,15 +63,14 @@ class LocalEngines:
         unused = [sidecar for sidecar in self._replaced if sidecar.url not in used]
         self._replaced = [sidecar for sidecar in self._replaced if sidecar.url in used]
         for sidecar in [*unused, *(self._engines.pop(name)[1] for name in idle)]:
-            task = asyncio.create_task(_retire(sidecar, drain))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            self._retiring[sidecar] = asyncio.create_task(self._retire(sidecar, drain))
 
     async def close(self) -> None:
-        for task in self._retiring:
+        retiring, self._retiring = self._retiring, {}
+        for task in retiring.values():
             task.cancel()
-        await asyncio.gather(*self._retiring, return_exceptions=True)
-        running = [*self._replaced, *(sidecar for _, sidecar in self._engines.values())]
+        await asyncio.gather(*retiring.values(), return_exceptions=True)
+        running = [*retiring, *self._replaced, *(sidecar for _, sidecar in self._engines.values())]
         self._engines, self._replaced = {}, []
         for sidecar in running:
             await sidecar.close()
@@ -88,9 +87,7 @@ class LocalEngines:
         self._engines[name] = (wanted, sidecar)
         return sidecar
 
-
-async def _retire(sidecar: Sidecar, drain: float) -> None:
-    try:
+    async def _retire(self, sidecar: Sidecar, drain: float) -> None:
         await asyncio.sleep(drain)
-    finally:
         await sidecar.close()
+        self._retiring.pop(sidecar, None)
