@@ -14,6 +14,7 @@ import pytest
 from model_files import write_model
 
 from penstock.errors import ConfigError
+from penstock.optimize import steps
 from penstock.optimize.faults import StepFailed, UnusableTarget
 from penstock.optimize.figures import Figures, Speed
 from penstock.optimize.progress import nobody
@@ -78,6 +79,18 @@ def test_every_mistake_is_told_with_its_place(written, changed, mistakes):
     assert list(raised.value.mistakes) == [f"{path}: {each}" for each in mistakes]
 
 
+def test_the_example_is_right_and_its_report_is_of_it():
+    example = Path(__file__).parents[2] / "examples" / "optimize"
+    recipe = read_recipe(example / "recipe.yaml")
+    told = json.loads((example / "report.json").read_text())["stages"]
+    assert [stage["name"] for stage in told] == [
+        "original",
+        *(f"{number}-{step.name}" for number, step in enumerate(recipe.steps, 1)),
+    ]
+    for stage, step in zip(told[1:], recipe.steps, strict=True):
+        assert stage["options"] == json.loads(json.dumps(steps.told(step)))
+
+
 @pytest.mark.parametrize("text", ["", "steps: []", "[1, 2]", "a: [", "\x00", "model: m\ntext: t\nsteps: [7]"])
 def test_what_is_no_recipe_is_refused_by_name(written, text):
     path = written(text)
@@ -115,8 +128,8 @@ class Bench:
         return Figures(model.name, "transformers", 100, 10.0, 40, (Speed(1, 5.0, 2.0, 0.1),), 7, 9)
 
     def follow(self, recipe):
-        steps = dict.fromkeys(("prune", "distill", "quantize"), self)
-        return follow(recipe, nobody, measure=self.measure, numerics=steps)
+        light = dict.fromkeys(("prune", "distill", "quantize"), self)
+        return follow(recipe, nobody, measure=self.measure, numerics=light)
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ from penstock.optimize.steps import (
     loaded,
     require_sense,
     take,
+    told,
 )
 from penstock.optimize.texts import read_texts
 
@@ -241,7 +242,7 @@ def _report(step: Step, notes: dict[str, Any], source: Path, target: Path, text:
     found = Report(
         (
             Stage("original", {}, {}, before),
-            Stage(step.name, msgspec.to_builtins(step, enc_hook=str), notes, after),
+            Stage(step.name, told(step), notes, after),
         )
     )
     write_report(found, target)

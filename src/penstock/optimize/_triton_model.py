@@ -38,7 +38,8 @@ class _Onnx:
 
     def begin(self, prompts: list[list[int]], room: int) -> None:
         longest = max(map(len, prompts))
-        rows = [[self._pad] * (longest - len(each)) + each for each in prompts]
+        # On the right: this runtime counts what is not padding, and takes it for the beginning of the row.
+        rows = [each + [self._pad] * (longest - len(each)) for each in prompts]
         params = self._genai.GeneratorParams(self._model)
         params.set_search_options(
             do_sample=False, batch_size=len(rows), max_length=longest + room, min_length=longest + room

@@ -19,7 +19,7 @@ from penstock.optimize.making import digest, stamp_of
 from penstock.optimize.model_directory import open_model
 from penstock.optimize.progress import Tell
 from penstock.optimize.report import Report, Stage, write_report
-from penstock.optimize.steps import NOTES, STEPS, Notes, Numerics, Step, require_sense, stamp_for, take
+from penstock.optimize.steps import NOTES, STEPS, Notes, Numerics, Step, require_sense, stamp_for, take, told
 from penstock.optimize.texts import read_texts
 
 _FIGURES = "figures"  # the folder with what was measured, beside the directories
@@ -129,9 +129,8 @@ def follow(
         else:
             own = None if numerics is None else numerics[step.name]
             notes = take(step, source, target, tell, numerics=own, replace=True)
-        options = msgspec.to_builtins(step, enc_hook=str)
         figures = _measured(recipe, target, name, tell, measure)
-        stages.append(Stage(name, options, notes, figures))
+        stages.append(Stage(name, told(step), notes, figures))
         source = target
     report = Report(tuple(stages))
     write_report(report, recipe.output)

@@ -240,6 +240,12 @@ def require_sense(step: Step, where: str = "") -> None:
         )
 
 
+def told(step: Step) -> dict[str, Any]:
+    """The options as a report shows them: files by their names."""
+    options: dict[str, Any] = msgspec.to_builtins(step, enc_hook=lambda path: path.name)
+    return options
+
+
 def numerics_of(step: Step) -> Numerics:
     """Loads the libraries that this step needs.
 

@@ -11,15 +11,19 @@ import triton_python_backend_utils as triton
 class TritonPythonModel:
     """A vector of: sum of the tokens, their number, the padded length, and the size of the batch."""
 
+    def initialize(self, args):
+        self.batched = json.loads(args["model_config"])["max_batch_size"] > 0
+
     def execute(self, requests):
-        time.sleep(0.01)
-        total = sum(triton.get_input_tensor_by_name(each, "input_ids").as_numpy().shape[0] for each in requests)
+        # Without a batch dimension nothing can be run together, whatever Triton hands over at once.
+        time.sleep(0.01 if self.batched else 0.01 * len(requests))
+        total = sum(len(np.atleast_2d(triton.get_input_tensor_by_name(each, "input_ids").as_numpy())) for each in requests)
         answers = []
         for request in requests:
-            ids = triton.get_input_tensor_by_name(request, "input_ids").as_numpy()
-            mask = triton.get_input_tensor_by_name(request, "attention_mask").as_numpy()
+            ids = np.atleast_2d(triton.get_input_tensor_by_name(request, "input_ids").as_numpy())
+            mask = np.atleast_2d(triton.get_input_tensor_by_name(request, "attention_mask").as_numpy())
             rows = [[(row * m).sum(), m.sum(), len(row), total] for row, m in zip(ids, mask)]
-            out = triton.Tensor("embedding", np.array(rows, dtype=np.float32))
+            out = triton.Tensor("embedding", np.array(rows if self.batched else rows[0], dtype=np.float32))
             answers.append(triton.InferenceResponse(output_tensors=[out]))
         return answers
 '''
@@ -111,7 +115,7 @@ def write_models(folder):
     """``embed`` (dynamic batching), ``single`` (one call at a time) and ``words`` (a stream)."""
     for name, code, config in (
         ("embed", EMBED, EMBED_CONFIG.format(name="embed", batch=16, more=DYNAMIC)),
-        ("single", EMBED, EMBED_CONFIG.format(name="single", batch=1, more="")),
+        ("single", EMBED, EMBED_CONFIG.format(name="single", batch=0, more="")),
         ("words", GENERATE, GENERATE_CONFIG),
     ):
         (folder / name / "1").mkdir(parents=True)
