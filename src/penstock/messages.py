@@ -121,6 +121,19 @@ class Reservation(Protocol):
         """The tightest limits of requests and of tokens, as they stand now."""
 
 
+class Reduction(msgspec.Struct, frozen=True):
+    """How a call may be answered with less than it asks for, because of the load."""
+
+    stale: bool = False  # by a kept answer that is too old otherwise
+    smaller: str = ""  # by this model
+    max_tokens: int | None = None  # by at most so many tokens
+
+    @property
+    def changes(self) -> bool:
+        """Whether another call is asked in its place."""
+        return bool(self.smaller) or self.max_tokens is not None
+
+
 class Call(msgspec.Struct, eq=False):
     """One request of one caller, decoded as far as the gateway needs it.
 
@@ -144,6 +157,8 @@ class Call(msgspec.Struct, eq=False):
     deferred: bool = False  # and the caller asks for the answer later: streamed only for our own sake
     reservation: Reservation | None = None  # where limits hold for it, from its admission on
     changed: bytes = b""  # what was left out of the prompt, as the caller is told
+    reduction: Reduction | None = None  # where the load permits less than it asks for
+    degraded: bytes = b""  # what it got less, as the caller is told
 
 
 class Attempt(msgspec.Struct, eq=False, gc=False, array_like=True):

@@ -49,7 +49,7 @@ def exposition(tmp_path_factory):
             "cache": {"disk": str(folder / "answers.sqlite")},
             "ledger": {"path": str(folder / "ledger.sqlite")},
             "retry": {"attempts": 2, "first_delay": 0},
-            "tiers": {"standard": {}},
+            "tiers": {"standard": {"degradation": {"refuse": 99}}},
             "limits": {"models": {"forbidden": {"concurrent": 0}}},
             "files": {"directory": str(folder / "kept")},
             "generations": {"durability": "disk", "path": str(folder / "generations.sqlite")},

@@ -86,6 +86,15 @@ class Leased(_Message, frozen=True):
     leases: sharing.Leases
 
 
+class Explain(_Message, frozen=True):
+    """What would this request come to?  Answered by :class:`Explained` with the same id."""
+
+    id: int
+    path: str
+    headers: dict[str, str]
+    body: str
+
+
 # ---- worker to supervisor ------------------------------------------------------------------------
 
 
@@ -125,6 +134,13 @@ class Told(_Message, frozen=True):
     state: msgspec.Raw
 
 
+class Explained(_Message, frozen=True):
+    """See :func:`penstock.gateway.explain.explain`."""
+
+    id: int
+    found: msgspec.Raw
+
+
 class Pong(_Message, frozen=True):
     """The worker's event loop runs."""
 
@@ -139,8 +155,8 @@ class Drained(_Message, frozen=True):
     cut: int
 
 
-ToWorker: TypeAlias = Configure | Reload | Ask | Ping | Drain | Adopt | Release | Purge | Leased
-ToSupervisor: TypeAlias = Ready | Failed | Reloaded | Told | Pong | Draining | Drained | Report
+ToWorker: TypeAlias = Configure | Reload | Ask | Ping | Drain | Adopt | Release | Purge | Leased | Explain
+ToSupervisor: TypeAlias = Ready | Failed | Reloaded | Told | Pong | Draining | Drained | Report | Explained
 
 _to_worker: msgspec.json.Decoder[ToWorker] = msgspec.json.Decoder(cast("type[ToWorker]", ToWorker))
 _to_supervisor: msgspec.json.Decoder[ToSupervisor] = msgspec.json.Decoder(

@@ -87,6 +87,23 @@ class Purged(BaseModel):
     keys: list[str]
 
 
+class CallersRequest(BaseModel):
+    """A request as a caller would make it; ``headers`` hold the caller's key, if there are keys."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = "/v1/chat/completions"
+    headers: dict[str, str] = Field(default_factory=dict)
+    body: str
+
+
+class Explanation(BaseModel):
+    """What it would come to at one worker, now: ``outcome`` is one sentence, the rest is why."""
+
+    worker: int
+    explanation: dict[str, Any]
+
+
 class CacheState(BaseModel):
     """The cache's tiers, worker by worker."""
 
@@ -192,6 +209,17 @@ def make_app(supervisor: Supervisor) -> FastAPI:
         return LedgerSummary(
             outcomes=outcomes, silent=[slot.index for slot, state in states if state is None]
         )
+
+    @app.post("/v1/explain", tags=["state"], dependencies=locked)
+    async def explain(asked: CallersRequest) -> Explanation:
+        """What a request would come to at the present load, and why; nothing is asked, taken or counted.
+
+        503 where no worker answers.
+        """
+        found = await supervisor.explain(asked.path, asked.headers, asked.body)
+        if found is None:
+            raise HTTPException(503, "no worker answers")
+        return Explanation(worker=found[0], explanation=found[1])
 
     @app.get("/v1/cache", tags=["cache"], dependencies=locked)
     async def cache() -> CacheState:

@@ -21,6 +21,8 @@ from penstock.admin.channel import (
     Drain,
     Drained,
     Draining,
+    Explain,
+    Explained,
     Failed,
     Leased,
     Ping,
@@ -126,8 +128,20 @@ class WorkerProcess:
         if self._channel.lost.is_set() or self.state == "starting":
             return None
         number = next(self._numbers)
+        return await self._answer(number, Ask(number), seconds)
+
+    async def explain(
+        self, path: str, headers: dict[str, str], body: str, seconds: float
+    ) -> dict[str, Any] | None:
+        """What a request would come to; None if it does not answer in time."""
+        if self._channel.lost.is_set() or self.state != "ready":
+            return None
+        number = next(self._numbers)
+        return await self._answer(number, Explain(number, path, headers, body), seconds)
+
+    async def _answer(self, number: int, question: Ask | Explain, seconds: float) -> dict[str, Any] | None:
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
-        self._channel.send(Ask(number))
+        self._channel.send(question)
         try:
             async with asyncio.timeout(seconds):
                 told: dict[str, Any] = await answer
@@ -195,7 +209,7 @@ class WorkerProcess:
             case Ready():
                 if self.state == "starting":
                     self._become("ready")
-            case Told(id=number, state=state):
+            case Told(id=number, state=state) | Explained(id=number, found=state):
                 future = self._asked.get(number)
                 if future is not None and not future.done():
                     future.set_result(msgspec.json.decode(state))

@@ -480,6 +480,17 @@ class Supervisor:
         self._silent.add(sum(answer is None for answer in answers))
         return list(zip(self.slots, answers, strict=True))
 
+    async def explain(
+        self, path: str, headers: dict[str, str], body: str
+    ) -> tuple[int, dict[str, Any]] | None:
+        """What a request would come to at the first worker that says so, and which that is."""
+        for slot in self.slots:
+            if slot.process is not None:
+                found = await slot.process.explain(path, headers, body, ASK_TIMEOUT)
+                if found is not None:
+                    return slot.index, found
+        return None
+
     def purge(self, tags: tuple[str, ...], keys: tuple[str, ...]) -> None:
         """Tell every worker that these kept answers count no more; one that starts later has none of them."""
         for slot in self.slots:

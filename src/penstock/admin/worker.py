@@ -31,6 +31,8 @@ from penstock.admin.channel import (
     Drain,
     Drained,
     Draining,
+    Explain,
+    Explained,
     Failed,
     Leased,
     Ping,
@@ -73,6 +75,7 @@ class Gateway(Application, Protocol):
     def reload(self, config: Config) -> None: ...
     def snapshot(self) -> dict[str, Any]: ...
     def purge(self, tags: Sequence[str], keys: Sequence[bytes]) -> None: ...
+    def explain(self, path: str, headers: dict[str, str], body: bytes) -> dict[str, Any]: ...
     async def drain(self, seconds: float) -> int: ...
     async def close(self) -> None: ...
 
@@ -210,6 +213,11 @@ class Worker:
             case Purge(tags=tags, keys=keys):
                 if self._gateway is not None:
                     self._gateway.purge(tags, [bytes.fromhex(key) for key in keys])
+            case Explain(id=number, path=path, headers=headers, body=body):
+                found = (
+                    self._gateway.explain(path, headers, body.encode()) if self._gateway is not None else {}
+                )
+                self._channel.send(Explained(number, msgspec.Raw(msgspec.json.encode(found))))
             case Leased():
                 self._board.leased(message)
             case Configure():

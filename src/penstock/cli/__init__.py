@@ -28,6 +28,7 @@ COMMANDS = {
     "import-litellm": "Convert the configuration of a LiteLLM proxy.",
     "ask": "Ask a question, and show the answer as it comes.",
     "put": "Send a file to a gateway.",
+    "explain": "Show what a request would come to at a running gateway, and why.",
     "cache": "Fill the cache of a running gateway.",
     "ledger": "Show what calls have cost.",
     "sim": "Start simulated providers, which bill what they send.",

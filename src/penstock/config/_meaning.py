@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import ssl
+from itertools import pairwise
 from pathlib import Path as File
 from typing import Any
 
@@ -37,6 +38,7 @@ def check(plain: Plain, reader: Reader) -> None:
     for name, model in models.items():
         _check_model(name, model, upstreams, reader)
     _check_fallbacks(models, reader)
+    _check_degradation(models, plain.get("tiers", {}), reader)
     _check_keys(plain.get("keys", []), reader)
     _check_tiers(plain.get("tiers", {}), plain.get("keys", []), reader)
     _check_limits(plain.get("limits", {}), plain.get("keys", []), reader)
@@ -263,6 +265,25 @@ def _check_fallbacks(models: Plain, reader: Reader) -> None:
                 reader.mistake(here, f"there is no model {fallback}{hint}")
             elif target == name:
                 reader.mistake(here, f"{name} falls back on itself")
+
+
+def _check_degradation(models: Plain, tiers: Plain, reader: Reader) -> None:
+    for name, model in models.items():
+        smaller = model.get("smaller", "")
+        if smaller and ("*" in smaller or resolve(models, smaller) is None):
+            hint = did_you_mean(smaller, models)
+            reader.mistake(("models", name, "smaller"), f"there is no model {smaller}{hint}")
+        elif smaller and resolve(models, smaller) == name:
+            reader.mistake(("models", name, "smaller"), f"{name} is no smaller than itself")
+    for name, tier in tiers.items():
+        ladder = tier.get("degradation") or {}
+        steps = [step for step in ("stale", "smaller", "shorter", "refuse") if ladder.get(step) is not None]
+        for lower, higher in pairwise(steps):
+            if ladder[lower] > ladder[higher]:
+                reader.mistake(
+                    ("tiers", name, "degradation", higher),
+                    f"{higher} ({ladder[higher]:g}) comes after {lower} ({ladder[lower]:g}), and must not be less",
+                )
 
 
 def _check_keys(keys: list[Plain | None], reader: Reader) -> None:

@@ -281,6 +281,7 @@ class ModelConfig(_Section, frozen=True):
     # who is chosen; weighted: one is drawn by weight; prefix: who has had prompts with the same beginning
     strategy: Literal["weighted", "cheapest", "fastest", "least_busy", "prefix"] = "weighted"
     fallbacks: list[str] = []  # other model names, tried in order when no candidate answers
+    smaller: str = ""  # another model name, asked instead where a tier's `degradation` says so
     timeouts: TimeoutConfig | None = None  # instead of the upstream's
     continuation: ContinuationConfig | None = None  # instead of the top level's
     # whether identical calls in flight share one answer; auto: those with temperature 0 or a seed
@@ -383,6 +384,21 @@ class KeyConfig(_Section, frozen=True):
     models: list[str] = []  # names and patterns that it may use; empty: every model
 
 
+class DegradationConfig(_Section, frozen=True):
+    """What calls of a tier get when their model's upstreams are busy.
+
+    Each step is taken from a load on, which is calls under way and waiting ÷ calls that the model's least loaded
+    upstream takes at once (its `concurrency`); what is not said is not done.
+    """
+
+    stale: Above | None = None  # kept answers that are too old by `stale_if_error` at most
+    smaller: Above | None = None  # the model's `smaller`
+    shorter: Above | None = None  # answers of `max_tokens` at most
+    refuse: Above | None = None  # 503 at once
+    max_tokens: Positive = 256  # of a shorter answer
+    hold: Seconds = 10.0  # a step is left when the load has been under 0.8 of its own for so long
+
+
 class TierConfig(_Section, frozen=True):
     """A service tier: who goes first where calls wait for an upstream."""
 
@@ -391,6 +407,7 @@ class TierConfig(_Section, frozen=True):
     floor: Share = 0.05  # share of all turns that it gets even while higher ones wait
     deadline: Seconds = 0.0  # how long a call may take until its first token, if it does not say; 0: any time
     queue_share: Share = 1.0  # of the places in a queue that it may take
+    degradation: DegradationConfig | None = None  # none: its calls get what they ask for, or wait
 
 
 class LimitConfig(_Section, frozen=True):

@@ -207,7 +207,7 @@ class Gate:
             self._counted(asked.tier, "passed")
             return self._begin(asked, breaker, now, now)
         self._arrived(asked.tier, now)
-        latest = asked.deadline - self._needs(asked)
+        latest = asked.deadline - self.needs(asked)
         if now > latest:
             self._refuse_late(asked, now, 0.0)
         if not len(self.queue) and self._room(asked, now):
@@ -254,6 +254,14 @@ class Gate:
         breaker = self._breakers.get(model)
         waits = [each.wait(now) for each in (breaker, self.key_breaker) if each is not None]
         return max(waits)
+
+    def load(self, model: str, now: float) -> float:
+        """What there is to do, for what can be done at once: 1 is full.  ``inf``: nothing can, for now."""
+        if self.open_for(model, now):
+            return inf
+        if self.limit is None:
+            return 0.0
+        return (self.in_progress + len(self.queue)) / max(int(self.limit.value), 1)
 
     @property
     def breakers_open(self) -> int:
@@ -369,7 +377,7 @@ class Gate:
             return 0.0
         return max(self.requests.wait(1.0, now), self.tokens.wait(tokens, now))
 
-    def _needs(self, asked: Asked) -> float:
+    def needs(self, asked: Asked) -> float:
         """Seconds from a call's turn to what its deadline is about."""
         first = self.pace.first_token(HOPE, asked.prompt_tokens)
         return first if asked.stream else first + self.pace.answer(asked.max_output_tokens)
@@ -418,7 +426,7 @@ class Gate:
         left = asked.deadline - now
         raise Overloaded(
             f"the call's deadline is {left:.1f} s away and cannot be met: {self.name} would begin to answer"
-            f" in about {wait + self._needs(asked):.1f} s"
+            f" in about {wait + self.needs(asked):.1f} s"
             if isfinite(wait)
             else f"the call's deadline cannot be met: calls of higher tiers keep {self.name} busy",
             code="deadline_unreachable",

@@ -14,12 +14,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from penstock.config.model import LimitConfig, LimitsConfig
 from penstock.config.patterns import resolve
 from penstock.errors import RateLimited, Window
-from penstock.flow.account import Account
+from penstock.flow.account import DOLLAR, Account
 from penstock.flow.budget import Budget, Calendar
 from penstock.flow.gcra import Bucket
 from penstock.flow.lessee import Lessee
@@ -216,6 +216,36 @@ class Limiter:
         self._check(accounts, now, tokens, cost)
         return CallReservation(self, accounts, now, tokens, cost)
 
+    def explain(self, call: Call) -> list[dict[str, Any]]:
+        """The limits that concern a call, the most pressing first, and what it would meet there; nothing is taken.
+
+        ``wait`` is in seconds; None: no time helps.
+        """
+        tenant = call.tenant
+        names = (tenant.key_name, tenant.name, tenant.tier, call.model)
+        accounts = self._of_call.get(names) or self._find(names)
+        now, estimate = self.now(), _estimate(call)
+        tokens = estimate.input_tokens + estimate.output_tokens
+        cost = self._price(call, estimate) if any(account.spends for account in accounts) else 0
+        self.look()
+        found: list[dict[str, Any]] = []
+        for account in accounts:
+            waits = dict(self._waits(account, now, tokens, cost))
+            for kind, limit, left in _figures(account, now):
+                wait = waits.get(kind, 0.0)
+                found.append(
+                    {
+                        "scope": account.scope,
+                        "name": account.name,
+                        "limit": kind,
+                        "of": limit,
+                        "left": left,
+                        "wait": wait if math.isfinite(wait) else None,
+                    }
+                )
+        found.sort(key=lambda told: math.inf if told["wait"] is None else told["wait"], reverse=True)
+        return found
+
     def credit(self, spent: list[Spent]) -> None:
         """What others have spent in the present day and month; takes the place of what was told before."""
         self._told = spent
@@ -326,6 +356,19 @@ class Limiter:
 
     def __repr__(self) -> str:
         return f"<Limiter of {len(self._accounts)} accounts>"
+
+
+def _figures(account: Account, now: float) -> Iterable[tuple[str, float, float]]:
+    """What the account is limited in: the limit, and what is left of it; money in US dollars."""
+    if account.concurrent is not None:
+        others = account.lease.places.others if account.lease is not None and account.lease.places else 0
+        yield _PLACES, account.concurrent, max(0, account.concurrent - account.in_progress - others)
+    for kind, bucket in (("requests", account.requests), ("tokens", account.tokens)):
+        if bucket is not None:
+            yield kind, bucket.limit, math.floor(bucket.left(now))
+    for kind, budget in (("day", account.day), ("month", account.month)):
+        if budget is not None:
+            yield kind, budget.limit / DOLLAR, max(0, budget.left) / DOLLAR
 
 
 def _sentence(account: Account, kind: str, wait: float) -> str:

@@ -163,6 +163,15 @@ class Queue:
         for name, tier in self._tiers.items():
             tier.config = config_of(tiers, name)
 
+    def has_place(self, tier: str, tenant: str) -> bool:
+        """Whether a call would be let in, be it for another that has to make room."""
+        own = self._tier(tier)
+        if own.length >= self.max_waiting * own.config.queue_share:
+            return own.greediest(tenant) is not None
+        if self._length < self.max_waiting:
+            return True
+        return (self._lowest(own.config.priority) or own.greediest(tenant)) is not None
+
     def push(self, entry: Entry) -> Entry | None:
         """Wait.
 

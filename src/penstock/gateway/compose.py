@@ -17,6 +17,7 @@ from penstock.cache.cache import Cache
 from penstock.config.model import Config, UpstreamConfig
 from penstock.errors import Draining, PenstockError, UnknownModel
 from penstock.flow.choose import Standings
+from penstock.flow.degrade import Ladders
 from penstock.flow.gate import Gate
 from penstock.flow.lessee import Board, Lessee
 from penstock.flow.limits import Limiter
@@ -29,6 +30,7 @@ from penstock.gateway.batches import BatchRoom
 from penstock.gateway.blocks import BlockRoom
 from penstock.gateway.coded import Coding, Codings
 from penstock.gateway.durable import Durable
+from penstock.gateway.explain import Explained, explain
 from penstock.gateway.files import FileRoom
 from penstock.gateway.in_pieces import InPieces
 from penstock.gateway.kept import Kept, Work
@@ -36,6 +38,7 @@ from penstock.gateway.pipeline import Pipeline, Snapshot
 from penstock.gateway.resumed import ResumedExchange
 from penstock.gateway.spending import Spending
 from penstock.gateway.stages.authenticate import Keyring
+from penstock.gateway.stages.degrade import Degradation
 from penstock.gateway.stages.lookup import Lookup
 from penstock.gateway.stages.prefetch import Prefetch
 from penstock.gateway.stages.read import CLIENT_GONE, refuse
@@ -109,6 +112,7 @@ class Gateway:
             kept_for=config.generations.kept_for,
             kept_bytes=config.generations.kept_bytes,
         )
+        self._degrading: Degradation | None = None
         self.pipeline = Pipeline(self._snapshot(config, {}), registry, self.recorder, clock)
         self._durable = Durable(self.pipeline)
         registry.give_up = self._durable.give_up
@@ -419,6 +423,11 @@ class Gateway:
             "draining": self.pipeline.admission.draining,
         }
 
+    def explain(self, path: str, headers: dict[str, str], body: bytes) -> Explained:
+        """What a request would come to now; see :func:`penstock.gateway.explain.explain`."""
+        named = {name.lower().encode("latin-1", "replace"): value.encode() for name, value in headers.items()}
+        return explain(self.pipeline, path, named, body)
+
     def _held(self) -> dict[str, int]:
         """What calls in flight hold; without any, all of it must come back to nothing but the idle tasks."""
         pipeline = self.pipeline
@@ -579,7 +588,19 @@ class Gateway:
         for name in router.watched:
             if upstreams[name].standings is None:
                 upstreams[name].standings = Standings()
-        return Snapshot(config, keyring, router, upstreams, RetryBudget(config.retry))
+        return Snapshot(
+            config, keyring, router, upstreams, RetryBudget(config.retry), self._degradation(config)
+        )
+
+    def _degradation(self, config: Config) -> Degradation | None:
+        ladders = Ladders(config.tiers)
+        if not ladders:
+            return None
+        if self._degrading is None:
+            self._degrading = Degradation(ladders, self.metrics)
+        else:
+            self._degrading.use(ladders)
+        return self._degrading
 
     def _price(self, upstream: str, model: str, usage: Usage) -> int | None:
         prices = self.recorder.ledger.prices

@@ -39,6 +39,7 @@ from penstock.gateway.stages import attach, join
 from penstock.gateway.stages.admit import Admission, settle
 from penstock.gateway.stages.authenticate import Keyring
 from penstock.gateway.stages.call import Abandoned, Production
+from penstock.gateway.stages.degrade import Degradation
 from penstock.gateway.stages.lookup import SIMILAR, STALE, Found, Lookup, Question
 from penstock.gateway.stages.queue import by_health
 from penstock.gateway.stages.read import CLIENT_GONE, Reading, refuse
@@ -47,7 +48,7 @@ from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
 from penstock.generation.log import Generation, State, new_id
 from penstock.generation.registry import Registry
-from penstock.messages import Call, Dialect, Endpoint, Event, Tenant
+from penstock.messages import Call, Dialect, Endpoint, Event, Reduction, Tenant
 from penstock.net import tasks
 from penstock.net.clock import Clock
 from penstock.net.exchange import Exchange
@@ -68,6 +69,7 @@ class Snapshot(msgspec.Struct, frozen=True, eq=False):
     router: Router
     upstreams: dict[str, HTTPUpstream]
     budget: RetryBudget
+    degradation: Degradation | None = None  # None: no tier has a ladder
 
 
 class Pipeline:
@@ -106,6 +108,9 @@ class Pipeline:
             policy = self.snapshot.router.tidying(call.model)
             if policy is not None:
                 self._tidy(call, policy)
+            degradation = self.snapshot.degradation
+            if degradation is not None:
+                degradation.look(call, self.snapshot.router)
             self.admission.acquire(call)
         except PenstockError as error:
             status = refuse(exchange, error, endpoint.dialect)
@@ -155,6 +160,8 @@ class Pipeline:
             snapshot = self.snapshot
             question = lookup.question(call, snapshot.router, open_to_all=snapshot.keyring.open)
             if question is not None:
+                if call.reduction is not None:
+                    question.lenient = call.reduction.stale
                 if lookup.prefetch is not None and question.policy.prefetch is not None:
                     asyncio.get_running_loop().call_soon(self._foresee, call, lookup, question)
                 found = lookup.find(call, question, snapshot.router)
@@ -223,7 +230,9 @@ class Pipeline:
     ) -> None:
         """Answer from the cache; what is stale is renewed behind the answer, by one call, and so is what is verified."""
         generation = lookup.served(call, question, found)
-        if (found.status_name == STALE and question.key not in lookup.renewing) or (
+        if found.status_name == STALE and question.lenient and self.snapshot.degradation is not None:
+            self.snapshot.degradation.stale(call)  # and is not renewed now, of all times
+        elif (found.status_name == STALE and question.key not in lookup.renewing) or (
             found.status_name == SIMILAR and lookup.is_to_verify(question)
         ):
             self._renew(call, lookup, question)
@@ -268,20 +277,41 @@ class Pipeline:
 
     def _make(self, exchange: Exchange, call: Call, question: Question | None) -> None:
         """Join the log of an identical call, or begin one."""
+        asked = call
+        if call.reduction is not None and (degradation := self.snapshot.degradation) is not None:
+            call, question = self._reduced(call, call.reduction, question, degradation)
+            if question is not None and self.lookup is not None:
+                found = self.lookup.find(call, question, self.snapshot.router)
+                if found is not None:
+                    self._serve(exchange, call, self.lookup, question, found)
+                    return
         name = self._question(call)
         if name is not None:
             generation = join.find(name, self.registry)
             if generation is not None:
                 if question is not None and question.claimed and self.lookup is not None:
                     self.lookup.release(question)
-                attach.remember_joined(call, generation, self.registry)
+                attach.remember_joined(asked, generation, self.registry)
                 self._show(exchange, call, generation, b"joined")
                 return
-        generation = self.registry.create(call)
-        self._start(call, generation, self.snapshot, name, question)
+        generation = self.registry.create(asked)
+        self._start(call, generation, self.snapshot, name, question, asked)
         if self.durable is not None and generation.ending is None:
             self.durable.write(generation, call)
         self._show(exchange, call, generation, b"created")
+
+    def _reduced(
+        self, call: Call, reduction: Reduction, question: Question | None, degradation: Degradation
+    ) -> tuple[Call, Question | None]:
+        """The call that is asked instead, because of the load, and what its answer is kept as."""
+        if not reduction.changes:
+            return call, question
+        less = degradation.reduced(call, reduction)
+        if question is None or self.lookup is None:
+            return less, None
+        self.lookup.release(question)
+        snapshot = self.snapshot
+        return less, self.lookup.question(less, snapshot.router, open_to_all=snapshot.keyring.open)
 
     def _show(self, exchange: Exchange, call: Call, generation: Generation, status_name: bytes) -> None:
         if call.deferred:
@@ -470,12 +500,14 @@ class Pipeline:
         snapshot: Snapshot,
         name: join.Name | None,
         question: Question | None,
+        asked: Call | None = None,
     ) -> None:
+        """:param asked: as the caller made it, if another call is made in its place"""
         if call.reservation is not None:
             call.reservation.hold()
         production = Production(call, generation)
         self.productions[production] = None
-        attach.remember(call, generation, self.registry)
+        attach.remember(asked or call, generation, self.registry)
         if name is not None:
             self.registry.bind(generation, name)
         if call.endpoint is _RESPONSES:

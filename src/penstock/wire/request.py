@@ -121,6 +121,16 @@ def members(body: bytes) -> dict[str, msgspec.Raw]:
     return _members(body)
 
 
+def limited(endpoint: Endpoint, fields: dict[str, msgspec.Raw], tokens: int) -> dict[str, msgspec.Raw]:
+    """The members of a request for an answer of at most so many tokens."""
+    names = _OUTPUT_LIMITS[endpoint]
+    limit = msgspec.Raw(b"%d" % tokens)
+    members = fields.copy()
+    for name in [name for name in names if name in fields] or names[:1]:
+        members[name] = limit
+    return members
+
+
 def rewritten(fields: dict[str, msgspec.Raw], model: str, changes: dict[str, bytes] | None = None) -> bytes:
     """The body for an upstream of the same dialect: its model's name, every other value byte for byte.
 

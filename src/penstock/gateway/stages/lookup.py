@@ -93,6 +93,7 @@ class Question:
         "claimed",
         "control",
         "key",
+        "lenient",
         "patient",
         "policy",
         "prefetched",
@@ -118,6 +119,7 @@ class Question:
         self.policy = policy
         self.control = control
         self.asked = asked  # seconds since 1970
+        self.lenient = False  # an answer that is only good for want of another will do
         self.patient = True  # it may wait for an answer that somebody else fetches
         self.prefetched = False  # no caller has asked it yet
         self.claimed = False  # its producer has to say when it is done
@@ -199,7 +201,7 @@ class Lookup:
         if question.control.reads:
             entry = self.cache.get_nowait(question.key)
             if entry is not None:
-                found = self._judged(question, entry)
+                found = self.judged(question, entry)
                 if found is not None:
                     return found
             policy = question.policy.semantic
@@ -223,7 +225,7 @@ class Lookup:
         """
         entry = await self.cache.get(question.key)
         if entry is not None:
-            found = self._judged(question, entry)
+            found = self.judged(question, entry)
             if found is not None:
                 return found
         if self.resemblance is not None and question.similar is not None:
@@ -283,7 +285,7 @@ class Lookup:
             claims, key = self.claims, question.key
             self.cache.when_kept(key, lambda: claims.release(key))
 
-    def _judged(self, question: Question, entry: Entry) -> Found | None:
+    def judged(self, question: Question, entry: Entry) -> Found | None:
         """Whether an entry is fresh enough for this caller."""
         now = question.asked
         control, policy = question.control, question.policy
@@ -297,6 +299,8 @@ class Lookup:
         patience = control.stale_if_error
         if overdue < (policy.stale_if_error if patience is None else patience):
             question.reserve = entry
+            if question.lenient and not too_old:
+                return Found(entry, STALE)
         return None
 
     def _missed(self, question: Question) -> None:

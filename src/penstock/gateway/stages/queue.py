@@ -19,7 +19,7 @@ from penstock.flow.deadline import deadline_of
 from penstock.flow.gate import Asked, Gate, Outcome, Ticket, Turn
 from penstock.gateway.stages.route import Candidate
 from penstock.generation.log import TOO_LARGE
-from penstock.messages import Attempt
+from penstock.messages import Attempt, Call
 from penstock.messages import Outcome as Ending
 from penstock.net.connection import Connection
 from penstock.upstream.http import HTTPUpstream
@@ -60,6 +60,23 @@ def _open_for(candidate: Candidate, now: float) -> float:
     return 0.0 if gate is None else gate.open_for(candidate.model, now)
 
 
+def asked_of(call: Call, model: str, gate: Gate, prompt_tokens: int) -> Asked:
+    """What a gate is told of a call.
+
+    :raises penstock.errors.BadRequest: its deadline makes no sense
+    """
+    return Asked(
+        model=model,
+        tenant=call.tenant.name,
+        tier=call.tenant.tier,
+        stream=call.stream,
+        deadline=deadline_of(call, gate.tiers, gate.unix_time()),
+        prompt_tokens=prompt_tokens,
+        tokens=prompt_tokens + (call.max_output_tokens or OUTPUT_TOKENS),
+        max_output_tokens=call.max_output_tokens,
+    )
+
+
 async def wait_turn(gate: Gate, transfer: Transfer, candidate: Candidate) -> Turn:
     """The right to send a call, to be given back with :func:`settle_turn`.
 
@@ -69,16 +86,7 @@ async def wait_turn(gate: Gate, transfer: Transfer, candidate: Candidate) -> Tur
     :raises penstock.errors.BadRequest: its deadline makes no sense
     """
     call, now = transfer.job.call, transfer.now()
-    asked = Asked(
-        model=candidate.model,
-        tenant=call.tenant.name,
-        tier=call.tenant.tier,
-        stream=call.stream,
-        deadline=deadline_of(call, gate.tiers, gate.unix_time()),
-        prompt_tokens=transfer.job.prompt_tokens,
-        tokens=transfer.job.prompt_tokens + (call.max_output_tokens or OUTPUT_TOKENS),
-        max_output_tokens=call.max_output_tokens,
-    )
+    asked = asked_of(call, candidate.model, gate, transfer.job.prompt_tokens)
     turn: asyncio.Future[Turn] | None = None
 
     def called(answer: Turn | PenstockError) -> None:

@@ -185,6 +185,8 @@ class Reading:
             headers.append((b"penstock-cost", dollars(generation.cost)))
         if self.call.changed:
             headers.append((b"penstock-prompt-changed", self.call.changed))
+        if self.call.degraded:
+            headers.append((b"penstock-degraded", self.call.degraded))
         if generation.seams:
             headers.append((b"penstock-continued", b"%d" % generation.seams))
         return headers

@@ -107,6 +107,35 @@ class Router:
             self._single[call.model] = found
         return found
 
+    def route_name(self, model: str) -> str | None:
+        """The entry of the configuration that a name leads to."""
+        entry = self._entry(model)
+        return None if entry is None else entry[0]
+
+    def regular(self, model: str) -> list[Candidate]:
+        """The candidates of the model itself that get calls even if nothing fails."""
+        return [candidate for candidate in self._own(model) if candidate.weight]
+
+    def load(self, model: str, now: float) -> float:
+        """That of the model's least loaded upstream; see :meth:`penstock.flow.gate.Gate.load`."""
+        loads = [
+            candidate.upstream.gate.load(candidate.model, now) if candidate.upstream.gate is not None else 0.0
+            for candidate in self.regular(model)
+        ]
+        return min(loads, default=0.0)
+
+    def smaller(self, model: str, *, below: float, now: float) -> str:
+        """The next smaller model that has less to do than this; empty: there is none."""
+        passed = {model}
+        entry = self._entry(model)
+        while entry is not None and entry[1].smaller and entry[1].smaller not in passed:
+            name = entry[1].smaller
+            passed.add(name)
+            if self.load(name, now) < below:
+                return name
+            entry = self._entry(name)
+        return ""
+
     def knows(self, model: str) -> bool:
         return self._entry(model) is not None
 

@@ -1,0 +1,121 @@
+"""The degradation ladder: what a call gets when its model's upstreams are busy, by its tier.
+
+Load is what a model's least loaded upstream has to do, for what it can do at once: 1 is full, 1.5 is full with half
+as many waiting.  Each step of a tier's ladder is taken from a load on, and left when the load has been under
+:data:`RELEASE` of that for a while (``hold``): a step that relieves its upstream would otherwise be left at once, and
+taken again, and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from penstock.config.model import DegradationConfig, TierConfig
+
+RELEASE = 0.8
+STEPS = ("stale", "smaller", "shorter", "refuse")
+
+
+class Steps(msgspec.Struct, frozen=True):
+    """What is done at a load."""
+
+    load: float
+    stale: bool
+    smaller: bool
+    shorter: bool
+    refuse: bool
+
+    def __bool__(self) -> bool:
+        return self.stale or self.smaller or self.shorter or self.refuse
+
+
+class _Step:
+    """One step of one tier at one model: taken, or not."""
+
+    __slots__ = ("_below_since", "_from", "_hold", "taken")
+
+    def __init__(self, load: float, hold: float) -> None:
+        self._from = load
+        self._hold = hold
+        self._below_since: float | None = None
+        self.taken = False
+
+    def look(self, load: float, now: float) -> bool:
+        if load >= self._from:
+            self.taken, self._below_since = True, None
+        elif not self.taken:
+            pass
+        elif load >= self._from * RELEASE:
+            self._below_since = None
+        elif self._below_since is None:
+            self._below_since = now
+        elif now - self._below_since >= self._hold:
+            self.taken, self._below_since = False, None
+        return self.taken
+
+    def __repr__(self) -> str:
+        return f"<_Step from {self._from:g} on, {'taken' if self.taken else 'not taken'}>"
+
+
+class Ladders:
+    """The ladders of all tiers that have one, at all models.
+
+    :param tiers: by name
+    """
+
+    def __init__(self, tiers: Mapping[str, TierConfig]) -> None:
+        self._configs: dict[str, DegradationConfig] = {
+            name: tier.degradation for name, tier in tiers.items() if tier.degradation is not None
+        }
+        self._steps: dict[tuple[str, str], dict[str, _Step]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._configs)
+
+    def config(self, tier: str) -> DegradationConfig | None:
+        """None: calls of this tier get what they ask for, or wait."""
+        return self._configs.get(tier)
+
+    def all_steps(self) -> list[tuple[str, str]]:
+        """Every step that may be taken: its tier and its name."""
+        return [
+            (tier, name)
+            for tier, config in self._configs.items()
+            for name in STEPS
+            if getattr(config, name) is not None
+        ]
+
+    def look(self, tier: str, model: str, load: float, now: float) -> Steps:
+        """What a call that comes now gets.
+
+        :param model: the entry in the configuration; names that callers invent are not for this
+        """
+        taken = {name: step.look(load, now) for name, step in self._of(tier, model).items()}
+        return Steps(load, *(taken.get(name, False) for name in STEPS))
+
+    def seen(self, tier: str, model: str, load: float) -> Steps:
+        """What it would get, without any change by the question."""
+        config = self._configs[tier]
+        known = self._steps.get((tier, model), {})
+        taken = []
+        for name in STEPS:
+            begins, step = getattr(config, name), known.get(name)
+            taken.append(begins is not None and (load >= begins or (step is not None and step.taken)))
+        return Steps(load, *taken)
+
+    def _of(self, tier: str, model: str) -> dict[str, _Step]:
+        steps = self._steps.get((tier, model))
+        if steps is None:
+            config = self._configs[tier]
+            begins = {name: getattr(config, name) for name in STEPS}
+            steps = self._steps[tier, model] = {
+                name: _Step(load, config.hold) for name, load in begins.items() if load is not None
+            }
+        return steps
+
+    def __repr__(self) -> str:
+        return f"<Ladders of {', '.join(self._configs) or 'nobody'}>"

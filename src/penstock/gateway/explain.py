@@ -1,0 +1,256 @@
+"""What would happen to a request now, and why: the order of ``gateway.pipeline``, asked and not done.
+
+Nothing is taken, sent, counted or kept by the question.  Every figure is this worker's at this moment: another
+worker has queues, breakers and a memory of its own.
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from penstock.cache.keys import has_effects, is_deterministic
+from penstock.errors import NotCached, NotFound, PenstockError
+from penstock.flow.gate import Asked, Gate
+from penstock.gateway.routes import RELAYED
+from penstock.gateway.stages import attach, join
+from penstock.gateway.stages.authenticate import permit
+from penstock.gateway.stages.degrade import lessened, refusal
+from penstock.gateway.stages.queue import asked_of, by_health
+from penstock.generation.log import new_id
+from penstock.messages import Call, Endpoint, Headers, Usage
+from penstock.wire import request
+from penstock.wire.tidy import tidied
+from penstock.wire.usage import estimate_tokens
+
+if TYPE_CHECKING:
+    from penstock.config.model import ModelCacheConfig
+    from penstock.gateway.pipeline import Pipeline, Snapshot
+    from penstock.gateway.stages.route import Candidate
+
+LIKELY_OUTPUT = 1_000  # tokens of an answer whose length the call does not limit
+
+Explained = dict[str, Any]
+"""What can be written as JSON; ``outcome`` is one sentence, the other members are the stages in their order."""
+
+
+def explain(pipeline: Pipeline, path: str, headers: Headers, body: bytes) -> Explained:
+    """What a request would come to.
+
+    :param headers: names in lower case
+    """
+    found: Explained = {}
+    try:
+        found["outcome"] = _walk(pipeline, found, path, headers, body)
+    except PenstockError as error:
+        found["outcome"] = f"refused with {error.status} {error.code}: {error.message}"
+        if error.retry_after is not None:
+            found["retry_after"] = round(error.retry_after, 3)
+    return found
+
+
+def _walk(pipeline: Pipeline, found: Explained, path: str, headers: Headers, body: bytes) -> str:
+    """Through the stages, as far as the request comes; each leaves what it found."""
+    snapshot = pipeline.snapshot
+    endpoint = _endpoint(path)
+    tenant = snapshot.keyring.tenant(headers)
+    found["caller"] = {"key": tenant.key_name, "tenant": tenant.name, "tier": tenant.tier}
+    call = _decoded(pipeline, endpoint, headers, body)
+    found["call"] = {
+        "endpoint": endpoint.label,
+        "model": call.model,
+        "stream": call.stream,
+        "prompt_tokens": estimate_tokens(len(call.body)),
+        "max_output_tokens": call.max_output_tokens,
+    }
+    reduction = _ladder(snapshot, found, call)
+    permit(call)
+    limiter = pipeline.admission.limiter
+    if limiter is not None:
+        limits = found["limits"] = limiter.explain(call)
+        short = [limit for limit in limits if limit["wait"] is None or limit["wait"] > 0]
+        if short:
+            worst = short[0]
+            return (
+                f"refused with 429: the {worst['scope']} {worst['name']!r} has no {worst['limit']} left"
+                + (f" for {worst['wait']:.1f} s" if worst["wait"] is not None else ", and gets none")
+            )
+    again = attach.find(call, pipeline.registry, call.received)
+    if again is not None:
+        return f"answered from {again.id}, which this call repeats"
+    answered = _cache(pipeline, found, call)
+    if answered:
+        return answered
+    if reduction is not None and reduction.changes and snapshot.degradation is not None:
+        call = lessened(call, reduction)
+        found["reduced"] = {"model": call.model, "max_output_tokens": call.max_output_tokens}
+        answered = _cache(pipeline, found, call)
+        if answered:
+            return answered
+    name = join.name_of(call, snapshot.router.joining(call.model), open_to_all=snapshot.keyring.open)
+    found["join"] = "not to be shared" if name is None else "nobody asks the same now"
+    if name is not None and (same := join.find(name, pipeline.registry)) is not None:
+        found["join"] = same.id
+        return f"answered from {same.id}, which answers the same question just now"
+    return _candidates(pipeline, found, call)
+
+
+def _endpoint(path: str) -> Endpoint:
+    endpoint = RELAYED.get(path)
+    if endpoint is None:
+        known = ", ".join(sorted(RELAYED))
+        raise NotFound(f"{path} is not answered by a model; {known} are")
+    return endpoint
+
+
+def _decoded(pipeline: Pipeline, endpoint: Endpoint, headers: Headers, body: bytes) -> Call:
+    snapshot = pipeline.snapshot
+    opening = request.read(endpoint, body)
+    fields = opening.fields
+    call = Call(
+        id=new_id(),
+        endpoint=endpoint,
+        model=opening.model,
+        stream=opening.stream,
+        fields=fields,
+        body=body,
+        headers=headers,
+        received=pipeline.clock.now(),
+        tenant=snapshot.keyring.tenant(headers),
+        max_output_tokens=opening.max_output_tokens,
+        include_usage=opening.include_usage,
+        running_usage=opening.running_usage,
+        background=opening.background,
+    )
+    policy = snapshot.router.tidying(call.model)
+    changed = tidied(endpoint, fields, policy) if policy is not None else None
+    if changed is not None:
+        call.fields = changed[0]
+        call.body = request.rewritten(call.fields, call.model)
+    return call
+
+
+def _ladder(snapshot: Snapshot, found: Explained, call: Call) -> Any:
+    degradation, router = snapshot.degradation, snapshot.router
+    load = router.load(call.model, call.received)
+    found["load"] = _number(load)
+    seen = degradation.seen(call, router) if degradation is not None else None
+    if degradation is None or seen is None:
+        found["ladder"] = "the tier has none"
+        return None
+    steps = [name for name in ("stale", "smaller", "shorter", "refuse") if getattr(seen, name)]
+    found["ladder"] = ", ".join(steps) or "full"
+    if seen.refuse:
+        raise refusal(call, router)
+    return degradation.reduction(call, seen, router)
+
+
+def _cache(pipeline: Pipeline, found: Explained, call: Call) -> str:
+    """How the cache answers; empty: it does not."""
+    snapshot, lookup = pipeline.snapshot, pipeline.lookup
+    policy = snapshot.router.caching(call.model)
+    if lookup is None or policy is None:
+        found["cache"] = {"kept": False, "why": "no answer of this model is kept"}
+        return ""
+    question = lookup.question(call, snapshot.router, open_to_all=snapshot.keyring.open)
+    if question is None:
+        found["cache"] = {"kept": False, "why": _why_not(call, policy)}
+        return ""
+    if call.reduction is not None:
+        question.lenient = call.reduction.stale
+    entry = lookup.cache.memory.peek(question.key) if question.control.reads else None
+    told = found["cache"] = {"kept": True, "key": question.key.hex(), "memory": "not found"}
+    if entry is not None:
+        told["memory"] = "fresh" if entry.fresh_until > question.asked else "stale"
+        told["fresh_for"] = round(entry.fresh_until - question.asked, 3)
+        judged = lookup.judged(question, entry)
+        if judged is not None:
+            return f"answered by the cache: {judged.status_name.decode()}"
+    elif question.control.only and not lookup.waits(question):
+        raise NotCached("no answer to this call is kept here")
+    if lookup.waits(question):
+        told["below"] = "disk, Redis or similar questions would be asked"
+    return ""
+
+
+def _why_not(call: Call, policy: ModelCacheConfig) -> str:
+    if has_effects(call):
+        return "the call does more than ask"
+    if policy.calls == "deterministic" and not is_deterministic(call):
+        return "only answers at temperature 0 or with a seed are kept"
+    return "the caller wants neither a kept answer nor its own kept, or it is a background call"
+
+
+def _candidates(pipeline: Pipeline, found: Explained, call: Call) -> str:
+    snapshot = pipeline.snapshot
+    order = by_health(snapshot.router.route(call), call.received)
+    own = {id(each.upstream): each for each in snapshot.router.regular(call.model)}
+    prices = pipeline.recorder.ledger.prices
+    usage = Usage(estimate_tokens(len(call.body)), call.max_output_tokens or LIKELY_OUTPUT)
+    told = found["candidates"] = []
+    outcome = ""
+    last: PenstockError | str = "nobody answers this model"
+    for candidate in order:
+        price = None
+        if prices.price(candidate.upstream.name, candidate.model) is not None:
+            price = prices.estimate(candidate.upstream.name, candidate.model, usage) / 1e12
+        told.append({**_candidate(candidate, call), "usd_at_most": price})
+        why = told[-1]["skipped"]
+        if not why and not outcome:
+            waits = told[-1].get("predicted_wait") or 0.0
+            outcome = f"sent to {candidate.upstream.name} as {candidate.model!r}"
+            if told[-1].get("position"):
+                outcome += f" after about {waits:.1f} s in place {told[-1]['position']} of its queue"
+        elif not why:
+            regular = id(candidate.upstream) in own
+            told[-1]["why"] = "if the ones before fail" + ("" if regular else "; a fallback or reserve")
+        last = why or last
+    return outcome or f"refused with 503: {last}"
+
+
+def _candidate(candidate: Candidate, call: Call) -> Explained:
+    upstream = candidate.upstream
+    told: Explained = {
+        "upstream": upstream.name,
+        "model": candidate.model,
+        "version": candidate.version,
+        "weight": candidate.weight,
+        "skipped": "",
+    }
+    gate = upstream.gate
+    if gate is None:
+        told["in_progress"] = upstream.pool.statistics().busy
+        return told
+    _gate(told, gate, asked_of(call, candidate.model, gate, estimate_tokens(len(call.body))), call.received)
+    return told
+
+
+def _gate(told: Explained, gate: Gate, asked: Asked, now: float) -> None:
+    told["in_progress"] = gate.in_progress
+    open_for = gate.open_for(asked.model, now)
+    if open_for:
+        told["skipped"] = f"its breaker is open for {open_for:.1f} s"
+        return
+    if gate.limit is None:
+        return
+    told["concurrency"] = int(gate.limit.value)
+    told["waiting"] = len(gate.queue)
+    if gate.free(asked.model, asked.tokens, now):
+        return
+    wait = gate.predicted_wait(asked, now)
+    higher, alike = gate.queue.ahead(asked.tier, asked.tenant)
+    told["position"] = higher + alike + 1
+    told["predicted_wait"] = _number(wait)
+    if not gate.queue.has_place(asked.tier, asked.tenant):
+        told["skipped"] = "its queue is full, and nobody would have to make room"
+    elif now + wait + gate.needs(asked) > asked.deadline:
+        left = asked.deadline - now
+        told["skipped"] = f"the deadline, in {left:.1f} s, cannot be met"
+
+
+def _number(value: float) -> float | None:
+    """JSON has no infinity."""
+    return round(value, 3) if isfinite(value) else None
+
+
+__all__ = ["Explained", "explain"]

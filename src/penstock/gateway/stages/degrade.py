@@ -1,0 +1,150 @@
+"""What does this call get, if its model's upstreams are busy?
+
+The contract: what a tier's ladder (``flow.degrade``) says at the present load of the call's model.  A kept answer
+that is too old otherwise, a smaller model, a shorter answer, or 503 at once: in this order, and each told to the
+caller in ``Penstock-Degraded``.  Between a shorter answer and 503 lies the upstream's queue.
+
+A call without a connection (background, and lines of a batch in the same way by their tier) can wait, so it is
+never given less.  What is not generated (embeddings, counts of tokens) has no smaller form.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from penstock.errors import Overloaded
+from penstock.flow.degrade import Ladders, Steps
+from penstock.flow.gate import Asked
+from penstock.gateway.stages.route import Router
+from penstock.messages import Call, Reduction
+from penstock.metrics import Registry
+from penstock.wire import request
+
+_LONGEST = 60.0  # seconds to come back in
+
+
+class Degradation:
+    """Reduces calls as their tiers' ladders say.
+
+    :param ladders: of the present configuration
+    """
+
+    def __init__(self, ladders: Ladders, metrics: Registry) -> None:
+        self._reduced = metrics.counter(
+            "penstock_degraded_total",
+            "Calls that got less than they asked for because of the load, by what they got.",
+            labels=("tier", "step"),
+        )
+        self.use(ladders)
+
+    def __repr__(self) -> str:
+        return f"<Degradation {self.ladders}>"
+
+    def use(self, ladders: Ladders) -> None:
+        """Go on by these."""
+        self.ladders = ladders
+        for tier, step in ladders.all_steps():
+            self._reduced.labels(tier, step)
+
+    def look(self, call: Call, router: Router) -> None:
+        """Decide how the call may be answered; :attr:`Call.reduction` says it from then on.
+
+        :raises Overloaded: not at all
+        """
+        tier = call.tenant.tier
+        config = self.ladders.config(tier)
+        route = router.route_name(call.model)
+        if config is None or route is None or call.background:
+            return
+        load = router.load(call.model, call.received)
+        steps = self.ladders.look(tier, route, load, call.received)
+        if not steps:
+            return
+        if steps.refuse:
+            self._reduced.labels(tier, "refuse").add()
+            raise refusal(call, router)
+        call.reduction = self.reduction(call, steps, router)
+
+    def seen(self, call: Call, router: Router) -> Steps | None:
+        """What :meth:`look` would say, without any change by the question; None: the tier has no ladder."""
+        tier, route = call.tenant.tier, router.route_name(call.model)
+        if self.ladders.config(tier) is None or route is None or call.background:
+            return None
+        return self.ladders.seen(tier, route, router.load(call.model, call.received))
+
+    def reduction(self, call: Call, steps: Steps, router: Router) -> Reduction:
+        """What these steps mean for this call."""
+        config = self.ladders.config(call.tenant.tier)
+        assert config is not None, "who has no ladder takes no steps"
+        smaller = ""
+        max_tokens: int | None = None
+        if call.endpoint.streams:
+            if steps.smaller:
+                smaller = router.smaller(call.model, below=config.smaller or 0.0, now=call.received)
+            if steps.shorter and (
+                call.max_output_tokens is None or call.max_output_tokens > config.max_tokens
+            ):
+                max_tokens = config.max_tokens
+        return Reduction(steps.stale, smaller, max_tokens)
+
+    def stale(self, call: Call) -> None:
+        """The call gets a kept answer that is too old otherwise."""
+        call.degraded = b"stale"
+        self._reduced.labels(call.tenant.tier, "stale").add()
+
+    def reduced(self, call: Call, reduction: Reduction) -> Call:
+        """The call that is asked in the place of this one."""
+        less = lessened(call, reduction)
+        if reduction.smaller:
+            self._reduced.labels(call.tenant.tier, "smaller").add()
+        if reduction.max_tokens is not None:
+            self._reduced.labels(call.tenant.tier, "shorter").add()
+        return less
+
+
+def lessened(call: Call, reduction: Reduction) -> Call:
+    """The same call for less, which says so."""
+    fields, told = call.fields, []
+    model, limit = reduction.smaller or call.model, call.max_output_tokens
+    if reduction.smaller:
+        told.append(b"smaller; model=%b" % _quoted(model))
+    if reduction.max_tokens is not None:
+        limit = reduction.max_tokens
+        fields = request.limited(call.endpoint, fields, limit)
+        told.append(b"shorter; max_tokens=%d" % limit)
+    return msgspec.structs.replace(
+        call,
+        model=model,
+        fields=fields,
+        body=request.rewritten(fields, model),
+        max_output_tokens=limit,
+        reduction=None,
+        degraded=b", ".join(told),
+    )
+
+
+def refusal(call: Call, router: Router) -> Overloaded:
+    """503, and when it may be worth to come back."""
+    return Overloaded(
+        f"too much is asked of {call.model!r} now, and calls of the tier {call.tenant.tier!r} come last",
+        code="degraded",
+        retry_after=retry_after(call, router),
+    )
+
+
+def retry_after(call: Call, router: Router) -> float:
+    """Seconds after which those that wait now will have gone, at the least busy of the model's upstreams."""
+    waits = [
+        candidate.upstream.gate.predicted_wait(
+            Asked(candidate.model, call.tenant.name, call.tenant.tier, call.stream), call.received
+        )
+        for candidate in router.regular(call.model)
+        if candidate.upstream.gate is not None
+    ]
+    return min(max(min(waits, default=1.0), 1.0), _LONGEST)
+
+
+def _quoted(name: str) -> bytes:
+    """A quoted string of a header field (RFC 9110, 5.6.4)."""
+    text = "".join(character for character in name if " " <= character <= "~")
+    return b'"%b"' % text.replace("\\", "\\\\").replace('"', '\\"').encode()

@@ -1,0 +1,199 @@
+"""What ``penstock explain`` is told, at a gateway whose state the test knows."""
+
+import asyncio
+import hashlib
+import json
+
+from serving import COMPLETION, PROMPT, call, config, plain, serving, until
+from test_degrade_end_to_end import run
+
+from penstock.config.model import (
+    BreakerConfig,
+    CandidateConfig,
+    ConcurrencyConfig,
+    KeyConfig,
+    LimitConfig,
+    LimitsConfig,
+    ModelCacheConfig,
+    ModelConfig,
+    UpstreamConfig,
+)
+from penstock.flow.gate import Asked, Outcome
+from penstock.testing import ScriptedUpstream, Step
+
+PATH = "/v1/chat/completions"
+
+
+def explained(gateway, body=PROMPT, path=PATH, **headers):
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return gateway.explain(path, {name.replace("_", "-"): value for name, value in headers.items()}, text)
+
+
+def at(test, *scripts, **more):
+    async def main():
+        async with ScriptedUpstream(list(scripts) or [[Step.REQUEST, plain(COMPLETION)] * 3]) as upstream:
+            async with serving(config(upstream.url, **more)) as (gateway, port):
+                return await test(gateway, port, upstream)
+
+    return asyncio.run(main())
+
+
+def test_a_call_that_would_be_sent_says_where_and_nothing_is_sent():
+    async def test(gateway, port, upstream):
+        return explained(gateway), upstream.received, gateway.recorder.ledger.statistics().open
+
+    found, received, open_attempts = at(test)
+    assert found["outcome"] == "sent to up0 as 'm'"
+    assert found["caller"] == {"key": "anonymous", "tenant": "default", "tier": "standard"}
+    assert (found["load"], found["ladder"]) == (0.0, "the tier has none")
+    assert found["cache"] == {"kept": False, "why": "no answer of this model is kept"}
+    assert (b"".join(received), open_attempts) == (b"", 0)
+    json.dumps(found)
+
+
+def test_limits_tell_what_is_left_and_are_not_used_by_the_question():
+    async def test(gateway, port, upstream):
+        before = [explained(gateway) for _ in range(5)][-1]
+        await call(port, PROMPT)
+        await call(port, PROMPT)
+        return before, explained(gateway)
+
+    limits = LimitsConfig(keys={"anonymous": LimitConfig(requests_per_minute=2, concurrent=3, usd_per_day=1)})
+    before, after = at(test, limits=limits)
+    assert [(told["limit"], told["of"], told["left"], told["wait"]) for told in before["limits"]] == [
+        ("concurrent", 3, 3, 0.0),
+        ("requests", 2, 2, 0.0),
+        ("day", 1.0, 1.0, 0.0),
+    ]
+    assert after["limits"][0]["limit"] == "requests"
+    assert after["outcome"].startswith("refused with 429: the key 'anonymous' has no requests left for ")
+
+
+def test_wrong_requests_are_refused_as_they_would_be():
+    async def test(gateway, port, upstream):
+        return [
+            explained(gateway, b"{"),
+            explained(gateway, {**PROMPT, "model": "unknown"}),
+            explained(gateway, path="/v1/nothing"),
+            explained(gateway, penstock_deadline="soon"),
+        ]
+
+    outcomes = [
+        found["outcome"]
+        for found in at(
+            test,
+            models={"m": ModelConfig([CandidateConfig("up0")])},
+            upstreams={
+                "up0": UpstreamConfig(
+                    kind="openai", base_url="http://127.0.0.1:1/v1", concurrency=ConcurrencyConfig()
+                )
+            },
+        )
+    ]
+    assert [outcome.split(":")[0] for outcome in outcomes] == [
+        "refused with 400 invalid_json",
+        "refused with 404 model_not_found",
+        "refused with 404 not_found",
+        "refused with 400 invalid_request",
+    ]
+
+
+def test_whose_key_it_is_decides():
+    keys = [
+        KeyConfig(
+            name="alice", hash="sha256:" + hashlib.sha256(b"pk-1").hexdigest(), tier="gold", models=["m"]
+        )
+    ]
+
+    async def test(gateway, port, upstream):
+        return (
+            explained(gateway),
+            explained(gateway, authorization="Bearer pk-1"),
+            explained(gateway, {**PROMPT, "model": "x"}, authorization="Bearer pk-1"),
+        )
+
+    nobody, alice, forbidden = at(test, keys=keys)
+    assert nobody["outcome"].startswith("refused with 401")
+    assert alice["caller"] == {"key": "alice", "tenant": "default", "tier": "gold"}
+    assert forbidden["outcome"].startswith("refused with 403 model_not_permitted")
+
+
+def test_the_cache_is_asked_by_the_key_that_answers_carry():
+    asked = {**PROMPT, "temperature": 0}
+
+    async def test(gateway, port, upstream):
+        before = explained(gateway, asked)
+        await call(port, asked)
+        answer = await call(port, asked)
+        return before, answer, explained(gateway, asked), explained(gateway, PROMPT)
+
+    models = {"m": ModelConfig(candidates=[CandidateConfig(upstream="up0")], cache=ModelCacheConfig())}
+    before, answer, after, random = at(test, models=models)
+    assert before["cache"]["memory"] == "not found"
+    assert after["outcome"] == "answered by the cache: cached"
+    assert after["cache"]["key"] == answer.headers["penstock-cache-key"]
+    assert random["cache"]["why"] == "only answers at temperature 0 or with a seed are kept"
+
+
+def test_the_queue_the_ladder_and_the_smaller_model_are_told():
+    async def test(port, busy, gateway, upstream, small):
+        async with busy():
+            return explained(gateway), explained(gateway, penstock_deadline="-1")
+
+    found, _ = run(test, smaller=1.0, large=0)
+    assert (found["load"], found["ladder"]) == (1.0, "smaller")
+    assert found["reduced"]["model"] == "s"
+    assert found["outcome"] == "sent to up1 as 'tiny'"
+    queued, late = run(test, large=0, refuse=9.0)
+    assert queued["ladder"] == "full"
+    assert queued["candidates"][0]["position"] == 1
+    assert "in place 1 of its queue" in queued["outcome"]
+    assert late["outcome"].startswith("refused with 503: the deadline")
+
+
+def test_a_call_that_the_ladder_refuses_is_told_so():
+    async def test(port, busy, gateway, upstream, small):
+        async with busy():
+            return explained(gateway)
+
+    found = run(test, refuse=1.0, large=0)
+    assert found["outcome"].startswith("refused with 503 degraded")
+    assert found["retry_after"] >= 1.0
+
+
+def test_every_candidate_says_why_it_is_skipped():
+    async def test(gateway, port, upstream):
+        gate = gateway.pipeline.snapshot.upstreams["bad"].gate
+        asked = Asked("m", "t", "standard", stream=True)
+        for _ in range(20):
+            gate.ask(asked, gateway.clock.now(), lambda _: None).settle(
+                Outcome("upstream"), gateway.clock.now()
+            )
+        return explained(gateway)
+
+    upstreams = {
+        "bad": UpstreamConfig(kind="openai", base_url="http://127.0.0.1:1/v1", breaker=BreakerConfig()),
+        "good": UpstreamConfig(kind="openai", base_url="http://127.0.0.1:2/v1"),
+    }
+    models = {
+        "m": ModelConfig(
+            candidates=[CandidateConfig(upstream="bad"), CandidateConfig(upstream="good", weight=0)]
+        )
+    }
+    found = at(test, upstreams=upstreams, models=models)
+    good, bad = found["candidates"]
+    assert (good["upstream"], good["skipped"]) == ("good", "")
+    assert bad["skipped"].startswith("its breaker is open for ")
+    assert found["outcome"] == "sent to good as 'm'"
+
+
+def test_a_call_that_repeats_another_is_told_which():
+    async def test(gateway, port, upstream):
+        answer = await call(port, PROMPT, headers=["idempotency-key: k"])
+        await until(lambda: not gateway.pipeline.productions)
+        return answer, explained(gateway, idempotency_key="k")
+
+    answer, found = at(test)
+    assert (
+        found["outcome"] == f"answered from {answer.headers['penstock-generation']}, which this call repeats"
+    )
