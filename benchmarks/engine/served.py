@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import httpx2
-from benchmarks.engine.workload import PENALTY
 
 _TICK = os.sysconf("SC_CLK_TCK")
 
@@ -57,8 +56,6 @@ async def _ask(client, served, prompt, limit):
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": limit,
         "temperature": 0,
-        "repetition_penalty": PENALTY,
-        "ignore_eos": True,
         "stream": True,
     }
     chunks = 0
