@@ -21,7 +21,7 @@ from typing import Any, cast
 import msgspec
 
 from penstock.config.model import TierConfig, TimeoutConfig, TritonConfig, UpstreamConfig
-from penstock.errors import ConfigError, PenstockError, UpstreamBroken, UpstreamUnreachable
+from penstock.errors import BadRequest, ConfigError, PenstockError, UpstreamBroken, UpstreamUnreachable
 from penstock.flow.gate import Gate
 from penstock.messages import Endpoint
 from penstock.net import tasks
@@ -294,7 +294,10 @@ class Channel:
             future.fail(error)
 
     async def _answer(self, body: bytes, transfer: Transfer) -> None:
-        told = msgspec.json.decode(body, type=_Told)
+        try:
+            told = msgspec.json.decode(body, type=_Told)
+        except msgspec.ValidationError as error:
+            raise BadRequest(str(error)) from None
         home, job = self._home, transfer.job
         model = await home.model(told.model)
         requests = asked(model, job.endpoint, body, home.form)

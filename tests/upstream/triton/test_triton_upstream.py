@@ -114,11 +114,12 @@ def test_calls_of_one_length_are_run_together(client, triton):
         ({"model": "nobody", "prompt": "a"}, (404, "upstream_refused")),
         ({"model": "words", "prompt": "a", "temperature": 0.5}, (400, "untranslatable")),
         ({"model": "words", "prompt": 7}, (400, "invalid_request")),
+        ({"model": "words", "prompt": "a", "max_tokens": "many"}, (400, "invalid_request")),
         ({"model": "embed", "prompt": "a"}, (400, "untranslatable")),
         ({"model": "words", "prompt": "fail"}, (502, "upstream_failed")),
         ({"model": "words", "prompt": "a b fail"}, (502, "upstream_failed")),
     ],
-    ids=["unknown", "parameter", "form", "not-text", "failed-at-once", "failed-midway"],
+    ids=["unknown", "parameter", "form", "type", "not-text", "failed-at-once", "failed-midway"],
 )
 def test_a_fault_is_told_with_whose_it_is(client, body, told):
     assert failure(client.post("/v1/completions", json=body)) == told

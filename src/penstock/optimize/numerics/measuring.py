@@ -26,7 +26,6 @@ from penstock.optimize.numerics.runners import Runner, runner_of
 from penstock.optimize.progress import Tell
 
 _AT_LEAST = 0.3  # CPU-seconds of one timing: below that the clock and the caches are what is measured
-_LEAST_ROUNDS = 1
 
 
 def measured(work: Work, tell: Tell) -> Figures:

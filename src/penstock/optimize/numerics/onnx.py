@@ -37,7 +37,7 @@ def build(
         if source.config.get("tie_word_embeddings"):
             options["shared_embeddings"] = "true"  # one table for both ends, as the model has it
     tell(f"building ONNX in {form}", 0, 0)
-    with tempfile.TemporaryDirectory(dir=into.parent, prefix=f"{into.name}.cache-") as cache:
+    with tempfile.TemporaryDirectory(dir=into, prefix="cache-") as cache:
         place = (str(source.path), str(into), str(form), "cpu", cache)
         given = [f"{name}={value}" for name, value in options.items()]
         try:
