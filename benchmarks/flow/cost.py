@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from penstock.config.model import BreakerConfig, ConcurrencyConfig, LimitConfig, LimitsConfig, TierConfig
 from penstock.flow.gate import Asked, Gate, Outcome, Turn
+from penstock.flow.lessee import Lessee
 from penstock.flow.limits import Limiter
 from penstock.messages import Call, Endpoint, Tenant, Usage
 from penstock.wire import request
@@ -25,10 +26,15 @@ def per_call(work: Callable[[], None]) -> float:
     return best / CALLS * 1e6
 
 
-def limits() -> float:
+def limits(*, shared: bool = False) -> float:
+    """:param shared: with other processes, and nobody answers"""
     each = LimitConfig(requests_per_minute=10**9, tokens_per_minute=10**12, concurrent=10, usd_per_day=10**6)
     limiter = Limiter(
-        LimitsConfig(keys={"*": each}, tenants={"*": each}), time.monotonic, lambda *_: 1000, lambda *_: None
+        LimitsConfig(keys={"*": each}, tenants={"*": each}),
+        time.monotonic,
+        lambda *_: 1000,
+        lambda *_: None,
+        lessee=Lessee(4, time.monotonic, lambda _: None) if shared else None,
     )
     body = b'{"model":"m","messages":[]}' + b" " * 1000
     opening = request.read(Endpoint.CHAT, body)
@@ -66,6 +72,7 @@ def main() -> None:
     print("| | µs of CPU per call |")
     print("|---|--:|")
     print(f"| limits of key and tenant: requests, tokens, concurrent, budget | {limits():.1f} |")
+    print(f"| the same, shared by several processes | {limits(shared=True):.1f} |")
     print(f"| breaker | {gate(None, BreakerConfig()):.1f} |")
     print(f"| concurrency, nobody waits | {gate(ConcurrencyConfig(), None):.1f} |")
     print(f"| both | {gate(ConcurrencyConfig(), BreakerConfig()):.1f} |")
