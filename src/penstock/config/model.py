@@ -396,7 +396,8 @@ class DegradationConfig(_Section, frozen=True):
     shorter: Above | None = None  # answers of `max_tokens` at most
     refuse: Above | None = None  # 503 at once
     max_tokens: Positive = 256  # of a shorter answer
-    hold: Seconds = 10.0  # a step is left when the load has been under 0.8 of its own for so long
+    # a step is left when the load has been under 0.8 of its own for so long; `refuse` at once
+    hold: Seconds = 10.0
 
 
 class TierConfig(_Section, frozen=True):

@@ -3,7 +3,8 @@
 Load is what a model's least loaded upstream has to do, for what it can do at once: 1 is full, 1.5 is full with half
 as many waiting.  Each step of a tier's ladder is taken from a load on, and left when the load has been under
 :data:`RELEASE` of that for a while (``hold``): a step that relieves its upstream would otherwise be left at once, and
-taken again, and again.
+taken again, and again.  To refuse relieves nothing for longer than the refused call would have taken, so that step is
+left as soon as the load is.
 """
 
 from __future__ import annotations
@@ -36,26 +37,25 @@ class Steps(msgspec.Struct, frozen=True):
 class _Step:
     """One step of one tier at one model: taken, or not."""
 
-    __slots__ = ("_below_since", "_from", "_hold", "taken")
+    __slots__ = ("_from", "_high_at", "_hold", "taken")
 
     def __init__(self, load: float, hold: float) -> None:
         self._from = load
         self._hold = hold
-        self._below_since: float | None = None
+        self._high_at = 0.0  # when the load was last seen not to be well below
         self.taken = False
 
     def look(self, load: float, now: float) -> bool:
-        if load >= self._from:
-            self.taken, self._below_since = True, None
-        elif not self.taken:
-            pass
-        elif load >= self._from * RELEASE:
-            self._below_since = None
-        elif self._below_since is None:
-            self._below_since = now
-        elif now - self._below_since >= self._hold:
-            self.taken, self._below_since = False, None
+        self.taken = self.seen(load, now)
+        if load >= self._from * RELEASE:
+            self._high_at = now
         return self.taken
+
+    def seen(self, load: float, now: float) -> bool:
+        """Whether it is taken at this load.  Nobody looks where no calls come, so time passes without a look, too."""
+        if load >= self._from:
+            return True
+        return self.taken and (load >= self._from * RELEASE or now - self._high_at < self._hold)
 
     def __repr__(self) -> str:
         return f"<_Step from {self._from:g} on, {'taken' if self.taken else 'not taken'}>"
@@ -97,15 +97,10 @@ class Ladders:
         taken = {name: step.look(load, now) for name, step in self._of(tier, model).items()}
         return Steps(load, *(taken.get(name, False) for name in STEPS))
 
-    def seen(self, tier: str, model: str, load: float) -> Steps:
+    def seen(self, tier: str, model: str, load: float, now: float) -> Steps:
         """What it would get, without any change by the question."""
-        config = self._configs[tier]
-        known = self._steps.get((tier, model), {})
-        taken = []
-        for name in STEPS:
-            begins, step = getattr(config, name), known.get(name)
-            taken.append(begins is not None and (load >= begins or (step is not None and step.taken)))
-        return Steps(load, *taken)
+        taken = {name: step.seen(load, now) for name, step in self._of(tier, model).items()}
+        return Steps(load, *(taken.get(name, False) for name in STEPS))
 
     def _of(self, tier: str, model: str) -> dict[str, _Step]:
         steps = self._steps.get((tier, model))
@@ -113,7 +108,11 @@ class Ladders:
             config = self._configs[tier]
             begins = {name: getattr(config, name) for name in STEPS}
             steps = self._steps[tier, model] = {
-                name: _Step(load, config.hold) for name, load in begins.items() if load is not None
+                name: _Step(
+                    load, 0.0 if name == "refuse" else config.hold
+                )  # nobody is refused where there is room
+                for name, load in begins.items()
+                if load is not None
             }
         return steps
 

@@ -70,7 +70,7 @@ class Degradation:
         tier, route = call.tenant.tier, router.route_name(call.model)
         if self.ladders.config(tier) is None or route is None or call.background:
             return None
-        return self.ladders.seen(tier, route, router.load(call.model, call.received))
+        return self.ladders.seen(tier, route, router.load(call.model, call.received), call.received)
 
     def reduction(self, call: Call, steps: Steps, router: Router) -> Reduction:
         """What these steps mean for this call."""
