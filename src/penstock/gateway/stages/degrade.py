@@ -4,8 +4,7 @@ The contract: what a tier's ladder (``flow.degrade``) says at the present load o
 that is too old otherwise, a smaller model, a shorter answer, or 503 at once: in this order, and each told to the
 caller in ``Penstock-Degraded``.  Between a shorter answer and 503 lies the upstream's queue.
 
-A call without a connection (background, and lines of a batch in the same way by their tier) can wait, so it is
-never given less.  What is not generated (embeddings, counts of tokens) has no smaller form.
+A background call can wait, so it is never given less; lines of a batch are, if their tier's ladder says so.  What is not generated (embeddings, counts of tokens) has no smaller form.
 """
 
 from __future__ import annotations
