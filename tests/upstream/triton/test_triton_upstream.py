@@ -114,7 +114,7 @@ def test_calls_of_one_length_are_run_together(client, triton):
         ({"model": "nobody", "prompt": "a"}, (404, "upstream_refused")),
         ({"model": "words", "prompt": "a", "temperature": 0.5}, (400, "untranslatable")),
         ({"model": "words", "prompt": 7}, (400, "invalid_request")),
-        ({"model": "words", "prompt": "a", "max_tokens": "many"}, (400, "invalid_request")),
+        ({"model": "words", "prompt": "a", "max_tokens": "many"}, (400, "invalid_type")),
         ({"model": "embed", "prompt": "a"}, (400, "untranslatable")),
         ({"model": "words", "prompt": "fail"}, (502, "upstream_failed")),
         ({"model": "words", "prompt": "a b fail"}, (502, "upstream_failed")),
