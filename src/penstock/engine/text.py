@@ -38,7 +38,7 @@ class TextOf:
 
 
 class _OfBytes(TextOf):
-    """Where every id has its bytes, and the text is all of them: two microseconds for an answer's token."""
+    """Where every id has its bytes, and the text is all of them: a microsecond for a token."""
 
     __slots__ = ("_held", "_pieces")
 
