@@ -1,6 +1,10 @@
-"""The gateway that the client's tests talk to."""
+"""The gateway that the client's tests talk to, and links to it that break."""
 
 from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from penstock.lab.faults import Conditions, FaultProxy
 
 
 def config(simulator):
@@ -9,3 +13,22 @@ def config(simulator):
         "models": {"*": {"candidates": [{"upstream": "sim"}]}},
         "generations": {"kept_bytes": 134_217_728},
     }
+
+
+def through(gateway, *breaks, **conditions):
+    """A link whose first connection has the first of these breaks, and so on."""
+    parts = urlsplit(gateway.url)
+    return FaultProxy(parts.hostname, parts.port, Conditions(**conditions), breaks=breaks)
+
+
+def through_all(gateway, *breaks, **conditions):
+    """A link on which each of these breaks strikes: the next connection has it if the one before was given up early."""
+
+    def planned():
+        for number, each in enumerate(breaks):
+            while link.figures.broken == number:
+                yield each
+
+    parts = urlsplit(gateway.url)
+    link = FaultProxy(parts.hostname, parts.port, Conditions(**conditions), breaks=planned())
+    return link

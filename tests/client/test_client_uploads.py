@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 import pytest
-from client_gateway import config
+from client_gateway import config, through, through_all
 from sdks import ask, expected
 
-from penstock.lab.faults import Break, Conditions, FaultProxy, Kind
+from penstock.lab.faults import Break, Kind
 from penstock.testing import GatewayProcess
 
 MB = 1_000_000
@@ -25,11 +23,6 @@ def taking(simulator, tmp_path_factory):
     settings["listener"] = {"max_body_bytes": 64 * MB}
     with GatewayProcess(settings, folder) as running:
         yield running
-
-
-def through(gateway, *breaks, **conditions):
-    parts = urlsplit(gateway.url)
-    return FaultProxy(parts.hostname, parts.port, Conditions(**conditions), breaks=breaks)
 
 
 def billed(simulator):
@@ -58,7 +51,7 @@ def test_what_has_arrived_is_not_sent_again(taking, simulator, way, stream):
 @pytest.mark.parametrize("kind", list(Kind))
 def test_every_kind_of_break_is_survived(taking, simulator, kind):
     before = billed(simulator)
-    with through(taking, Break(kind, 1_500_000, "up"), stall=0.2) as link:
+    with through_all(taking, Break(kind, 1_500_000, "up"), stall=0.2) as link:
         text, _ = send("chat", link, timeout=1.0)
         assert link.figures.broken == 1
     assert text == expected("chat", 12, question=QUESTION)

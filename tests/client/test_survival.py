@@ -7,26 +7,20 @@ import signal
 import ssl
 import time
 import uuid
-from urllib.parse import urlsplit
 
 import httpx2
 import openai
 import pytest
-from client_gateway import config
+from client_gateway import config, through, through_all
 from sdks import QUESTION, WAYS, ask, expected
 
 import penstock
-from penstock.lab.faults import Break, Conditions, FaultProxy, Kind
+from penstock.lab.faults import Break, Kind
 from penstock.testing import GatewayProcess
 from penstock.testing._ports import free_port
 
 PATIENCE = 60.0
 TOKENS = 12
-
-
-def through(gateway, *breaks, **conditions):
-    parts = urlsplit(gateway.url)
-    return FaultProxy(parts.hostname, parts.port, Conditions(**conditions), breaks=breaks)
 
 
 def billed(simulator):
@@ -83,7 +77,7 @@ def test_no_sdk_notices_a_break(gateway, simulator, way, stream, kind):
     before = billed(simulator)
     silent = kind in {Kind.LOST_ANSWER, Kind.BLACK_HOLE}
     breaks = [Break(kind, 700, "down"), Break(kind, 900 if stream else 300, "down")]
-    with through(gateway, *breaks) as link:
+    with through_all(gateway, *breaks) as link:
         text, figures = ask(
             way,
             link.url,
@@ -108,7 +102,7 @@ def test_no_sdk_notices_a_break(gateway, simulator, way, stream, kind):
 def test_a_request_that_broke_is_sent_again(gateway, simulator, way):
     before = billed(simulator)
     question = [{"role": "user", "content": "word " * 20_000}]
-    with through(gateway, Break(Kind.RESET, 50_000, "up"), Break(Kind.BLACK_HOLE, 99_000, "up")) as link:
+    with through_all(gateway, Break(Kind.RESET, 50_000, "up"), Break(Kind.BLACK_HOLE, 99_000, "up")) as link:
         text, figures = ask(
             way, link.url, question=question, gateways=[link.url], timeout=0.5, first_delay=0.01
         )

@@ -35,17 +35,15 @@ def opened(kind, place):
 
 def killed(kind, place, lines):
     """Let a process write until it has said so many lines, and kill it; returns what it said."""
-    process = subprocess.Popen(
-        [sys.executable, WRITER, kind, place], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        said = [process.stdout.readline() for _ in range(lines)]
-    finally:
-        process.kill()
-        rest, errors = process.communicate()
-    assert "Traceback" not in errors
-    complete = said + rest.splitlines(keepends=True)
-    return [line.split() for line in complete if line.endswith("\n")]
+    command = [sys.executable, WRITER, kind, place]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            said = [process.stdout.readline() for _ in range(lines)]
+        finally:
+            process.kill()
+        said += process.stdout  # communicate() would leave out what was read ahead
+        assert "Traceback" not in process.stderr.read()
+    return [line.split() for line in said if line.endswith("\n")]
 
 
 @pytest.mark.parametrize("lines", [1, 37, 900, 4_001])
