@@ -53,7 +53,7 @@ def test_every_kind_of_break_is_survived(taking, simulator, kind):
     before = billed(simulator)
     with through_all(taking, Break(kind, 1_500_000, "up"), stall=0.2) as link:
         text, _ = send("chat", link, timeout=1.0)
-        assert link.figures.broken == 1
+        assert link.figures.broken >= 1
     assert text == expected("chat", 12, question=QUESTION)
     assert billed(simulator) == before + 1
 

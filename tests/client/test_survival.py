@@ -89,12 +89,12 @@ def test_no_sdk_notices_a_break(gateway, simulator, way, stream, kind):
             first_delay=0.01,
             sdk={"max_retries": 0},
         )
-        assert link.figures.broken == 2
+        assert link.figures.broken >= 2 if silent else link.figures.broken == 2
     assert text == expected(way, TOKENS)
     assert billed(simulator) == before + 1
     assert (figures.succeeded, figures.failed) == (1, 0)
-    assert figures.broken == figures.retries + figures.resumed
-    assert figures.broken >= 2 if silent else figures.broken == 2
+    mended = figures.retries + figures.resumed
+    assert figures.broken >= max(2, mended) if silent else figures.broken == mended == 2
     assert figures.reruns == 0
 
 
