@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 
 import pytest
 from serving import (
@@ -20,7 +21,7 @@ from serving import (
     until,
 )
 
-from penstock.config.model import CandidateConfig, GenerationsConfig, ModelConfig
+from penstock.config.model import CandidateConfig, GenerationsConfig, ModelConfig, RetryConfig
 from penstock.config.secret import Secret
 from penstock.generation.journal import Journal
 from penstock.testing import RedisServer, ScriptedUpstream, Step
@@ -60,12 +61,12 @@ def durable(stores, monkeypatch):
 
 
 @contextlib.asynccontextmanager
-async def two(scripts, durable, lease=60.0, **more):
+async def two(scripts, durable, lease=60.0, retry=None, **more):
     """Two gateways with one store and one upstream: ``(gateway, port)`` of each, and the upstream."""
     generations = durable(lease)
     models = {"m": ModelConfig(candidates=[CandidateConfig(upstream="up0")], **more)}
     async with ScriptedUpstream(scripts) as upstream:
-        settings = config(upstream.url, generations=generations, models=models)
+        settings = config(upstream.url, generations=generations, models=models, retry=retry or RetryConfig())
         async with serving(settings) as here, serving(settings) as there:
             yield here, there, upstream
 
@@ -287,7 +288,9 @@ def test_what_runs_when_a_process_must_go_is_finished_by_another(durable):
     async def main():
         never = asyncio.Event()
         first = [*SCRIPT[:3], never]
-        async with two([first, SCRIPT], durable, lease=2.0) as ((gateway, here), (other, there), upstream):
+        none = RetryConfig(budget_floor=0, budget_ratio=0)  # to go on with what was left is no retry
+        twice = two([first, SCRIPT], durable, lease=2.0, retry=none)
+        async with twice as ((gateway, here), (other, there), upstream):
             body = {**STREAM, "temperature": 0}
             reading = asyncio.create_task(call(here, body))
             await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
@@ -305,6 +308,38 @@ def test_what_runs_when_a_process_must_go_is_finished_by_another(durable):
     assert b"[DONE]" in rest.body
     assert rest.body.count(b'"c"') == 1
     assert cut == 0
+
+
+async def take_over(gateway, generation_id):
+    """As if its owner's lease had run out."""
+    keeper = _keeper(gateway)
+    record = await keeper.store.take_over(generation_id, keeper.owner, time.time() + 3_600)
+    gateway._durable.go_on(record, await keeper._events(generation_id, record.events), keeper)
+
+
+def test_what_another_process_has_taken_over_may_come_back(durable):
+    """As after a Redis that came back empty: everybody was taken for dead for a moment."""
+
+    async def main():
+        never, go_on = asyncio.Event(), asyncio.Event()
+        first = [*SCRIPT[:3], go_on, delta("x"), never]
+        second = [*SCRIPT[:3], never]
+        async with two([first, second, SCRIPT], durable) as ((gateway, here), (other, _), upstream):
+            reading = asyncio.create_task(call(here, {**STREAM, "temperature": 0}))
+            await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
+            (generation,) = gateway.pipeline.registry
+            await take_over(other, generation.id)
+            await until(lambda: upstream.connections == 2)
+            go_on.set()  # what comes now is not stored any more
+            broken = await reading
+            await take_over(gateway, generation.id)
+            return broken, await events(here, generation.id, 1)
+
+    broken, rest = on_uvloop(main)
+    assert b'"draining"' in broken.body
+    assert b'"x"' not in broken.body
+    assert rest.body.startswith(b"id: 2\n")
+    assert b"[DONE]" in rest.body
 
 
 def test_while_the_store_is_silent_callers_get_their_bytes_and_nothing_is_called_durable(caplog):

@@ -149,6 +149,9 @@ class Durable:
         registry = self._producing.registry
         call = _call_of(record, self._producing.clock.now())
         generation = registry.get(record.id)
+        if generation is not None and generation.ending is not None:  # it was taken from here, and comes back
+            registry.delete(generation)
+            generation = None
         if generation is not None:  # followed by a caller who has come here already
             keeper.leave(generation)
         else:
@@ -174,15 +177,7 @@ class Durable:
 
         :returns: how many generations were let go
         """
-        handed = 0
-        for keeper in self.keepers.values():
-            for generation in await keeper.hand_over(running, seconds):
-                handed += 1
-                production = generation.producer
-                generation.fail(Draining("this gateway is going away; ask for the rest", retry_after=1.0))
-                if production is not None:
-                    production.abandon()
-        return handed
+        return sum([await keeper.hand_over(running, seconds, _let_go) for keeper in self.keepers.values()])
 
     def give_up(self, generation: Generation) -> None:
         """Nobody has come back to a generation in time; but perhaps to another process, which reads it."""
@@ -197,6 +192,13 @@ class Durable:
             self._producing.registry.deserted(generation)
         elif not generation.readers:
             generation.abandon()
+
+
+def _let_go(generation: Generation) -> None:
+    production = generation.producer
+    generation.fail(Draining("this gateway is going away; ask for the rest", retry_after=1.0))
+    if production is not None:
+        production.abandon()
 
 
 def missing(registry: Registry, generation_id: str, response_id: str, tenant: Tenant) -> NotFound | Gone:

@@ -176,18 +176,23 @@ class Keeper:
             expires_at=now + self._kept_for,
         )
 
-    async def hand_over(self, generations: list[Generation], seconds: float) -> list[Generation]:
+    async def hand_over(
+        self, generations: list[Generation], seconds: float, let_go: Callable[[Generation], None]
+    ) -> int:
         """Let others go on with these; what has come is stored first.
 
-        :returns: those that were let go; the others are not stored, and end here
+        :param let_go: ends one here: nothing more may be shown to its readers, as nobody would store it
+        :returns: how many others may go on with at once; those that are not stored go on here
         """
         mine = [one for one in generations if one.journal is not None and one.ending is None]
         if not mine or not await self.journal.flush(seconds):
-            return []
+            return 0
+        mine = [one for one in mine if one.journal is not None and one.ending is None]
         for generation in mine:
             generation.journal = None
+            let_go(generation)
         ids = [generation.id for generation in mine]
-        return mine if await self._quietly(self.store.release(self.owner, ids)) else []
+        return len(ids) if await self._quietly(self.store.release(self.owner, ids)) else 0
 
     # ---- reading ----
 

@@ -139,8 +139,9 @@ class Registry:
         self._deserted.pop(generation, None)
 
     def released(self, generation: Generation) -> None:
-        if self._running.pop(generation.id, None) is None:
-            return  # it was read once more
+        if self._running.get(generation.id) is not generation:
+            return  # it was read once more, or another of its id has taken its place
+        del self._running[generation.id]
         self._deserted.pop(generation, None)
         if not self.kept_for or not _worth_keeping(generation):
             self._forget(generation)

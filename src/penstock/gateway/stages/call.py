@@ -138,14 +138,16 @@ class Production:
         if self._abandoned:
             raise Abandoned("the last reader has left")
         broken: UpstreamError | None
+        free = False
         if not self.generation.events:
             broken = await self._begin(candidates, config, budget, recorder)
         elif self.call.stream:
             broken = UpstreamBroken("the process that was receiving this answer has ended")
+            free = True  # no upstream is at fault, so this is no retry
         else:
             return  # the one event of a plain answer is all of it
         if broken is not None:
-            await self._go_on(broken, candidates, config, budget, recorder)
+            await self._go_on(broken, candidates, config, budget, recorder, free=free)
 
     async def _begin(
         self,
@@ -224,9 +226,12 @@ class Production:
         config: RetryConfig,
         budget: retry.RetryBudget,
         recorder: Recorder,
+        *,
+        free: bool,
     ) -> None:
         """Complete a log whose last attempt broke.
 
+        :param free: whether the first try takes nothing from the budget
         :raises PenstockError: it cannot be; the break is told, never what was tried to mend it
         """
         generation = self.generation
@@ -242,8 +247,9 @@ class Production:
                 steps = self._steps(broken, candidates, begun_by)
             if steps and steps[0].how in _WRITES_ON and self._stop_at_limit(recorder, ours=True):
                 return
-            if not steps or self._tries >= most or not budget.withdraw(recorder.clock.now()):
+            if not steps or self._tries >= most or not (free or budget.withdraw(recorder.clock.now())):
                 break
+            free = False
             step = steps.pop(0)
             point = self._point()
             assert point is not None, "it was read a moment ago"

@@ -84,6 +84,7 @@ class RedisStore:
         self._index = (index + b"order", index + b"expiry", index + b"sizes", index + b"total")
         self._owners = self._prefix + b":owners"
         self._announced: set[str] = set()  # owners that the server knows of
+        self._leases: dict[str, float] = {}  # of owners in this process, as last renewed
         self._dropped = 0
         # Two connections: a long answer to a reader must not hold up a write.
         self._writing = _Link(self.address, budget, self._announced.clear)
@@ -143,7 +144,9 @@ class RedisStore:
         """What is about to begin can be found, before it does: commands of a connection are done in order."""
         for record in begun:
             if record.owner not in self._announced:
-                self._writing.tell(b"ZADD", self._owners, b"NX", b"0", record.owner.encode())
+                # A server that has lost everything has lost the lease, too.
+                until = self._leases.get(record.owner, 0.0)
+                self._writing.tell(b"ZADD", self._owners, b"NX", b"%.6f" % until, record.owner.encode())
                 self._announced.add(record.owner)
             self._writing.tell(b"SADD", self._owned(record.owner), record.id.encode())
 
@@ -212,6 +215,7 @@ class RedisStore:
         return Claim(held[0].decode(), held[1], won=False)
 
     async def renew(self, owner: str, until: float) -> None:
+        self._leases[owner] = until  # also if the server does not hear of it now
         await self._writing.ask(b"ZADD", self._owners, b"%.6f" % until, owner.encode())
 
     async def expired(self, now: float, limit: int) -> list[str]:
