@@ -7,7 +7,7 @@ import json
 
 import pytest
 from engine_doubles import Reader
-from test_schema import GOOD
+from test_engine_schema import GOOD
 
 from penstock.config.model import LocalConfig
 from penstock.engine import demo
