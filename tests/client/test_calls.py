@@ -240,15 +240,41 @@ def test_a_gateway_is_named_by_its_url(time, url):
 
 def test_a_stream_is_taken_up_again_until_nothing_has_come_for_long(time):
     call = begin(calls(time, resume_for=5.0))
-    assert call.stream_broke(Break.BROKEN, "reset") == 0.0
-    assert call.stream_broke(Break.BROKEN, "reset") == 0.1
-    assert call.stream_broke(Break.BROKEN, "reset") == 0.2
+    assert call.stream_broke(Break.BROKEN, "reset", 0) == 0.0
+    assert call.stream_broke(Break.BROKEN, "reset", 0) == 0.1
+    assert call.stream_broke(Break.BROKEN, "reset", 0) == 0.2
     time.seconds += 4
     call.came(10)
     time.seconds += 4
-    assert call.stream_broke(Break.BROKEN, "reset") == 0.0
+    assert call.stream_broke(Break.BROKEN, "reset", 0) == 0.0
     time.seconds += 2
-    assert call.stream_broke(Break.BROKEN, "reset") is None
+    assert call.stream_broke(Break.BROKEN, "reset", 0) is None
+
+
+def test_a_server_that_goes_away_is_left_at_once(time):
+    call = begin(calls(time, gateways=("http://a:1", "http://b:1")))
+    assert call.stream_broke(Break.HANDED_OVER, "draining", 3) == 0.0
+    assert call.peer.netloc == "b:1"
+
+
+def test_who_is_alone_and_goes_away_is_asked_again_after_a_moment(time):
+    call = begin(calls(time))
+    assert call.stream_broke(Break.HANDED_OVER, "draining", 3) == 0.1
+    assert call.peer.netloc == "a:1"
+
+
+def test_to_hear_again_and_again_that_a_server_goes_away_is_no_progress(time):
+    call = begin(calls(time, gateways=("http://a:1", "http://b:1"), resume_for=5.0))
+    waits = []
+    for _ in range(4):
+        waits.append(call.stream_broke(Break.HANDED_OVER, "draining", 3))
+        call.came(100)
+    assert waits == [0.0, 0.2, 0.4, 0.8]
+    time.seconds += 4
+    call.came(100)
+    time.seconds += 2
+    assert call.stream_broke(Break.HANDED_OVER, "draining", 3) is None
+    assert call.stream_broke(Break.HANDED_OVER, "draining", 4) is not None  # an event came
 
 
 # ---- figures -----------------------------------------------------------------------------------------

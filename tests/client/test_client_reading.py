@@ -121,6 +121,50 @@ def test_only_the_terminator_makes_it_whole(endpoint, last, whole):
     assert stream.is_whole is whole
 
 
+CHAT_DRAINING = (
+    b'data: {"error":{"message":"m","type":"overloaded_error","param":null,"code":"draining"}}\n\n'
+)
+MESSAGES_DRAINING = (
+    b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"m",'
+    b'"details":{"error_code":"draining"}},"request_id":"gen_1"}\n\n'
+)
+RESPONSES_DRAINING = (
+    b'event: error\ndata: {"type":"error","sequence_number":0,"code":"draining","message":"m","param":null,'
+    b'"error":{"message":"m","type":"overloaded_error","param":null,"code":"draining"}}\n\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "event"),
+    [
+        (Endpoint.CHAT, CHAT_DRAINING),
+        (Endpoint.COMPLETIONS, CHAT_DRAINING),
+        (Endpoint.MESSAGES, MESSAGES_DRAINING),
+        (Endpoint.RESPONSES, RESPONSES_DRAINING),
+    ],
+)
+def test_a_gateway_that_goes_away_ends_nothing(endpoint, event):
+    stream = reading(endpoint)
+    first, second = numbered([b'data: {"n":1}\n\n', b'data: {"n":2}\n\n'])
+    assert stream.feed(first + event) == first
+    assert stream.handover == event
+    assert not stream.is_whole
+    stream.reconnected()
+    assert stream.handover == b""
+    assert stream.feed(second) == second
+
+
+def test_words_of_an_answer_or_of_a_plain_provider_hand_nothing_over():
+    stream = reading()
+    told = b"id: 0\n" + CHAT_DRAINING
+    odd = b'data: {"error":{"code":"upstream_broken","message":"it was draining"}}\n\n'
+    assert stream.feed(told + odd) == told + odd
+    plain = reading(numbered=False)
+    assert plain.feed(CHAT_DRAINING) == CHAT_DRAINING
+    assert not stream.handover
+    assert not plain.handover
+
+
 def test_of_a_plain_provider_a_finish_reason_will_do_and_nothing_is_held_back():
     stream = reading(numbered=False)
     body = b"".join(TOLD[:4])

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 
+import anthropic
 import httpx
 import httpx2
 import openai
@@ -118,6 +119,123 @@ def test_a_broken_answer_that_has_failed_for_good_is_not_asked_for_again():
     error, received, _ = posted([[REQUEST, begun, Step.RESET], failed], attempts=5, headers={"x": "y"})
     assert isinstance(error, httpx2.HTTPError)
     assert len(received) == 2
+
+
+STREAM = b"HTTP/1.1 200 OK\r\npenstock-generation: gen_1\r\ncontent-type: text/event-stream\r\n\r\n"
+CHAT_EVENTS = [
+    *(
+        b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % each
+        for each in (b"a", b"b")
+    ),
+    b'data: {"id":"c","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n',
+    b"data: [DONE]\n\n",
+]
+MESSAGES_EVENTS = [
+    b'event: message_start\ndata: {"type":"message_start","message":{"id":"m","type":"message","role":"assistant",'
+    b'"model":"m","content":[],"usage":{"input_tokens":1,"output_tokens":1}}}\n\n',
+    b'event: content_block_start\ndata: {"type":"content_block_start","index":0,'
+    b'"content_block":{"type":"text","text":""}}\n\n',
+    *(
+        b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
+        b'"delta":{"type":"text_delta","text":"%b"}}\n\n' % each
+        for each in (b"a", b"b")
+    ),
+    b'event: content_block_stop\ndata: {"type":"content_block_stop","index":0}\n\n',
+    b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},'
+    b'"usage":{"output_tokens":2}}\n\n',
+    b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
+]
+EVENTS = {"chat": CHAT_EVENTS, "messages": MESSAGES_EVENTS}
+GOING = {
+    "chat": b'data: {"error":{"message":"m","type":"overloaded_error","param":null,"code":"draining"}}\n\n',
+    "messages": b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"m",'
+    b'"details":{"error_code":"draining"}},"request_id":"gen_1"}\n\n',
+}
+
+
+def numbered(way, first, last):
+    return b"".join(
+        b"id: %d\n%b" % (number, event) for number, event in enumerate(EVENTS[way]) if first <= number < last
+    )
+
+
+async def streamed(way, url, http):
+    if way == "chat":
+        client = openai.AsyncOpenAI(base_url=url + "/v1", api_key="any", http_client=http, max_retries=0)
+        chunks = await client.chat.completions.create(**BODY, stream=True)
+        return "".join([each.choices[0].delta.content or "" async for each in chunks])
+    claude = anthropic.AsyncAnthropic(base_url=url, api_key="any", http_client=http, max_retries=0)
+    async with claude.messages.stream(**BODY, max_tokens=9) as events:
+        return await events.get_final_text()
+
+
+@pytest.mark.parametrize("way", ["chat", "messages"])
+@pytest.mark.parametrize("had", [0, 1, 3], ids=lambda had: f"after {had} events")
+def test_an_answer_that_a_gateway_hands_over_goes_on_at_the_next_one(way, had):
+    """The gateway that goes away has said so, and nobody listens there any more."""
+    leaving = [REQUEST, STREAM + numbered(way, 0, had) + GOING[way], Step.CLOSE]
+    ending = STREAM + (numbered(way, had, 9) if had else numbered(way, 0, 9))
+
+    async def main():
+        async with ScriptedUpstream([leaving]) as one, ScriptedUpstream([[REQUEST, ending]]) as two:
+            settings = {"trust_env": False, "gateways": [one.url, two.url]}
+            async with penstock.async_http_client(**settings) as http:
+                assert await streamed(way, one.url, http) == "ab"
+            return one.connections, two.received[0], head(one.received[0]), http.statistics()
+
+    connections, again, first, figures = asyncio.run(main())
+    assert connections == 1
+    if had:
+        assert again.startswith(b"GET /v1/generations/gen_1/events ")
+        assert head(again)["last-event-id"] == str(had - 1)
+    else:  # nothing to count from: the call's key finds its log
+        assert again.startswith(b"POST ")
+        assert head(again)["idempotency-key"] == first["idempotency-key"]
+    assert (figures.succeeded, figures.failed, figures.broken, figures.resumed) == (1, 0, 1, had > 0)
+
+
+def test_a_gateway_that_is_alone_is_asked_again_once_another_process_listens():
+    leaving = [REQUEST, STREAM + numbered("chat", 0, 1) + GOING["chat"], Step.CLOSE]
+    following = [REQUEST, STREAM + numbered("chat", 1, 9)]
+
+    async def main():
+        async with ScriptedUpstream([leaving, [Step.RESET], following]) as upstream:
+            async with penstock.async_http_client(trust_env=False, gateways=[upstream.url]) as http:
+                return await streamed("chat", upstream.url, http)
+
+    assert asyncio.run(main()) == "ab"
+
+
+@pytest.mark.parametrize(("way", "error"), [("chat", openai.APIError), ("messages", anthropic.APIError)])
+def test_an_answer_that_nobody_goes_on_with_fails_as_the_gateway_said(way, error):
+    leaving = [REQUEST, STREAM + numbered(way, 0, 2) + GOING[way], Step.CLOSE]
+    refusing = [REQUEST, status(403), Step.CLOSE]
+
+    async def main():
+        async with ScriptedUpstream([leaving]) as one, ScriptedUpstream([refusing]) as two:
+            settings = {"trust_env": False, "gateways": [one.url, two.url]}
+            async with penstock.async_http_client(**settings) as http:
+                with pytest.raises(error) as raised:
+                    await streamed(way, one.url, http)
+            return raised.value, http.statistics()
+
+    raised, figures = asyncio.run(main())
+    assert "draining" in str(raised.body)
+    assert (figures.failed, figures.succeeded) == (1, 0)
+
+
+def test_a_server_that_is_no_gateway_says_draining_to_the_sdk():
+    head = STREAM.replace(b"penstock-generation: gen_1\r\n", b"")
+    leaving = [REQUEST, head + CHAT_EVENTS[0] + GOING["chat"], Step.CLOSE]
+
+    async def main():
+        async with ScriptedUpstream([leaving]) as upstream:
+            async with penstock.async_http_client(trust_env=False) as http:
+                with pytest.raises(openai.APIError):
+                    await streamed("chat", upstream.url, http)
+            return upstream.connections
+
+    assert asyncio.run(main()) == 1
 
 
 def test_an_sdk_adds_to_the_attempts_and_does_not_multiply_them():

@@ -12,6 +12,7 @@ class Break(enum.Enum):
     UNREACHED = "the server could not be reached"  # nothing of the request went out
     SILENT = "a clock ran out"  # the server may be at work on it, and may be gone
     BROKEN = "the connection broke"
+    HANDED_OVER = "the server goes away"  # and has said that another goes on
     FATAL = "it would fail again"  # no valid request, no trusted server, no free place in the pool
 
 
@@ -26,6 +27,7 @@ _KINDS = {
     "CloseError": Break.BROKEN,
     "RemoteProtocolError": Break.BROKEN,
     "DecodingError": Break.BROKEN,
+    "HandedOver": Break.HANDED_OVER,
     "Cut": Break.BROKEN,
     "UpstreamBroken": Break.BROKEN,
 }

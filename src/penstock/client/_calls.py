@@ -141,6 +141,9 @@ class ClientCall:
         self._headers = headers
         self._progress = self.began  # when something came last
         self._resumptions = 0  # since then
+        self._handed_over_at: int | None = None  # the last event before a server went away
+        self._handed_over_since = 0.0
+        self._handovers = 0  # since that event
         self._asked: Call | None = None
         self._deadline = self._deadline_in(headers)
         self._name = b""
@@ -356,17 +359,34 @@ class ClientCall:
         self._progress = self.calls.now()
         self._resumptions = 0
 
-    def stream_broke(self, kind: Break, reason: str) -> float | None:
-        """How long to wait before the stream is taken up again; None: it is lost."""
-        wait = self._patience(kind, self.calls.now())
+    def stream_broke(self, kind: Break, reason: str, last: int) -> float | None:
+        """How long to wait before the stream is taken up again; None: it is lost.
+
+        :param last: the id of the last event that came
+        """
+        now, before = self.calls.now(), self.peer
+        wait = self._patience(kind, now)
+        if wait is not None and kind is Break.HANDED_OVER:
+            wait = self._after_handover(last, now, moved=self.peer is not before)
         if wait is not None:
             self.tell("resume", delay=wait, reason=reason)
         return wait
 
+    def _after_handover(self, last: int, now: float, *, moved: bool) -> float | None:
+        """As ``stream_broke``.  What says that it goes away is no progress, however often it is heard."""
+        if last != self._handed_over_at:
+            self._handed_over_at, self._handed_over_since, self._handovers = last, now, 0
+        elif now - self._handed_over_since > self.calls.options.resume_for:
+            return None
+        self._handovers += 1
+        if moved and self._handovers == 1:
+            return 0.0
+        return delay(_RESUMING, self._handovers, self.calls.rand)
+
     def _patience(self, kind: Break, now: float) -> float | None:
         """How long to wait before what was begun goes on, as long as there is some progress."""
         self.calls.counters.add(broken=1)
-        if kind is Break.UNREACHED or kind is Break.SILENT:
+        if kind in (Break.UNREACHED, Break.SILENT, Break.HANDED_OVER):
             self.peer.failed(now)
         if kind is Break.FATAL or now - self._progress > self.calls.options.resume_for:
             return None

@@ -12,7 +12,9 @@ made once more.  The new answer has other ids and another time, so its events ar
 them: those that were passed on must come again in the same order, and only what follows them is passed on.  If
 they do not, the stream has failed; words of two answers are never mixed.
 
-A stream is whole when its terminator has come.  No end of a connection, however orderly, is taken for that.
+A stream is whole when its terminator has come.  No end of a connection, however orderly, is taken for that.  An
+error event ends it too, but for one: a gateway that goes away says that it is ``draining``, and another goes on with
+the answer.  That event is held back, and comes to the application only if the break cannot be mended.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from collections import deque
 import msgspec
 from blake3 import blake3
 
+from penstock.errors import Draining
 from penstock.messages import Endpoint
 from penstock.wire import sse
 from penstock.wire.not_json import NOT_JSON
@@ -37,6 +40,7 @@ _ENDS = {
     ),
 }
 _PRINT_BYTES = 8
+_DRAINING = Draining.code.encode()
 _LAST_FRAMES = 3  # a finish reason may be followed by usage and the terminator
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -60,8 +64,28 @@ _typed = msgspec.json.Decoder(_Typed).decode
 _chunk = msgspec.json.Decoder(_Chunk).decode
 
 
+class _Details(msgspec.Struct, gc=False):
+    error_code: object = None
+
+
+class _Problem(msgspec.Struct, gc=False):
+    code: object = None
+    details: _Details | None = None  # where Anthropic's form has our code
+
+
+class _Failure(msgspec.Struct, gc=False):
+    error: _Problem | None = None
+
+
+_failure = msgspec.json.Decoder(_Failure).decode
+
+
 class Cut(Exception):
     """The stream is not whole, or has a hole."""
+
+
+class HandedOver(Cut):
+    """The gateway goes away, and another goes on with the answer."""
 
 
 class NotReproduced(Exception):
@@ -83,12 +107,14 @@ class StreamReading:
         "_reproduced",
         "_splitter",
         "delivered",
+        "handover",
         "last",
     )
 
     def __init__(self, endpoint: Endpoint, *, numbered: bool, reproducible: bool) -> None:
         self.last = -1  # the id of the last event that was taken in
         self.delivered = 0  # bytes passed on
+        self.handover = b""  # the event by which a gateway said that it goes away, held back
         self._endpoint = endpoint
         self._numbered = numbered
         self._prints: list[bytes] | None = [] if reproducible and endpoint in RERUN_ENDPOINTS else None
@@ -104,7 +130,7 @@ class StreamReading:
         return self._prints is not None or not self.delivered
 
     def feed(self, data: bytes) -> bytes:
-        """What is to be passed on of these bytes.
+        """What is to be passed on of these bytes.  Once ``handover`` is set, nothing more is to be fed.
 
         :raises Cut: an event is missing
         :raises NotReproduced: a second answer differs from the first
@@ -119,6 +145,9 @@ class StreamReading:
                 if number > self.last + 1:
                     raise Cut(f"after event {self.last} came {number}")
                 self.last = number
+            elif self._numbered and _hands_over(frame):
+                self.handover = frame
+                break
             if self._reproduced is not None:
                 if not self._follows(frame):
                     continue
@@ -185,10 +214,12 @@ class StreamReading:
 
     def reconnected(self) -> None:
         """A connection follows that goes on with the same log."""
+        self.handover = b""
         self._splitter = sse.Splitter()
 
     def restarted(self, *, numbered: bool) -> None:
         """A connection follows that brings a new answer from its beginning."""
+        self.handover = b""
         self._splitter = sse.Splitter()
         self._numbered = numbered
         self.last = -1
@@ -206,6 +237,20 @@ def _number(frame: bytes) -> int | None:
         return None
     digits = frame[start + 4 : frame.find(b"\n", start)]
     return int(digits) if digits.isdigit() else None
+
+
+def _hands_over(frame: bytes) -> bool:
+    """Whether a frame without an id is the error event of a gateway that goes away, in any dialect."""
+    if _DRAINING not in frame:
+        return False
+    try:
+        problem = _failure(sse.data_of(frame)).error
+    except NOT_JSON:
+        return False
+    if problem is None:
+        return False
+    details = problem.details
+    return Draining.code in (problem.code, details.error_code if details is not None else None)
 
 
 def _print(frame: bytes) -> bytes:

@@ -16,7 +16,7 @@ import httpx2
 from penstock.client._breaks import kind_of
 from penstock.client._calls import Calls, ClientCall
 from penstock.client._kept import Keeping, Kept
-from penstock.client._reading import Cut, NotReproduced
+from penstock.client._reading import Cut, HandedOver, NotReproduced
 from penstock.client._sockets import KEEP_ALIVE
 from penstock.client._uploading import Outcome, Upload
 from penstock.client.options import Options
@@ -310,6 +310,8 @@ class _ResumedStream(httpx2.SyncByteStream):
                             if self._keeping is not None:
                                 self._keeping.take(passed)
                             yield passed
+                        if reading.handover:
+                            raise HandedOver("the gateway goes away")
                 if rest := reading.ended():
                     yield rest
                 break
@@ -319,6 +321,9 @@ class _ResumedStream(httpx2.SyncByteStream):
                 if reading.is_whole:
                     break
                 call.failed(_reason(error))
+                if reading.handover:
+                    yield reading.handover
+                    return
                 if isinstance(error, httpx2.RequestError):
                     raise
                 raise httpx2.RemoteProtocolError(str(error), request=self._request) from error
@@ -342,7 +347,7 @@ class _ResumedStream(httpx2.SyncByteStream):
         if reading.is_whole or not (self._generation or reading.can_rerun):
             return False
         while True:
-            wait = call.stream_broke(kind_of(error), _reason(error))
+            wait = call.stream_broke(kind_of(error), _reason(error), reading.last)
             if wait is None:
                 return False
             if wait:
