@@ -131,19 +131,16 @@ CHAT_EVENTS = [
     b"data: [DONE]\n\n",
 ]
 MESSAGES_EVENTS = [
-    b'event: message_start\ndata: {"type":"message_start","message":{"id":"m","type":"message","role":"assistant",'
-    b'"model":"m","content":[],"usage":{"input_tokens":1,"output_tokens":1}}}\n\n',
-    b'event: content_block_start\ndata: {"type":"content_block_start","index":0,'
-    b'"content_block":{"type":"text","text":""}}\n\n',
-    *(
-        b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
-        b'"delta":{"type":"text_delta","text":"%b"}}\n\n' % each
-        for each in (b"a", b"b")
-    ),
-    b'event: content_block_stop\ndata: {"type":"content_block_stop","index":0}\n\n',
-    b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},'
-    b'"usage":{"output_tokens":2}}\n\n',
-    b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
+    b"event: %b\ndata: %b\n\n" % (json.loads(told)["type"].encode(), told)
+    for told in (
+        b'{"type":"message_start","message":{"id":"m","type":"message","role":"assistant","content":[],"usage":{}}}',
+        b'{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}',
+        b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"a"}}',
+        b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"b"}}',
+        b'{"type":"content_block_stop","index":0}',
+        b'{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":2}}',
+        b'{"type":"message_stop"}',
+    )
 ]
 EVENTS = {"chat": CHAT_EVENTS, "messages": MESSAGES_EVENTS}
 GOING = {
@@ -177,7 +174,10 @@ def test_an_answer_that_a_gateway_hands_over_goes_on_at_the_next_one(way, had):
     ending = STREAM + (numbered(way, had, 9) if had else numbered(way, 0, 9))
 
     async def main():
-        async with ScriptedUpstream([leaving]) as one, ScriptedUpstream([[REQUEST, ending]]) as two:
+        async with (
+            ScriptedUpstream([leaving]) as one,
+            ScriptedUpstream([[REQUEST, ending, Step.CLOSE]]) as two,
+        ):
             settings = {"trust_env": False, "gateways": [one.url, two.url]}
             async with penstock.async_http_client(**settings) as http:
                 assert await streamed(way, one.url, http) == "ab"
@@ -196,7 +196,7 @@ def test_an_answer_that_a_gateway_hands_over_goes_on_at_the_next_one(way, had):
 
 def test_a_gateway_that_is_alone_is_asked_again_once_another_process_listens():
     leaving = [REQUEST, STREAM + numbered("chat", 0, 1) + GOING["chat"], Step.CLOSE]
-    following = [REQUEST, STREAM + numbered("chat", 1, 9)]
+    following = [REQUEST, STREAM + numbered("chat", 1, 9), Step.CLOSE]
 
     async def main():
         async with ScriptedUpstream([leaving, [Step.RESET], following]) as upstream:
