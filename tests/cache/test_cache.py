@@ -151,6 +151,28 @@ async def test_what_was_purged_is_no_answer_here_nor_elsewhere(below, tag):
         assert one.get_nowait(after) is not None
 
 
+async def test_one_answer_is_purged_by_its_key_also_where_it_is_in_memory(below):
+    wall = Wall(time.time() + 100)  # after what other tests have purged
+    one, two = a_cache(below(), wall=wall), a_cache(below(), wall=wall)
+    name, other = a_key(os.urandom(4)), a_key(os.urandom(4))
+    async with running(one, two):
+        for cache in (one, two):
+            await cache.read_purges()
+        for each in (name, other):
+            one.put(each, an_entry(now=wall.time))
+        await settle(one)
+        for each in (name, other):
+            assert await two.get(each) is not None
+        wall.time += 60
+        one.purge_key(name)
+        await settle(one)
+        await two.read_purges()
+        for cache in (one, two):
+            assert cache.get_nowait(name) is None
+            assert await cache.get(name) is None
+            assert cache.get_nowait(other) is not None
+
+
 async def test_an_answer_to_a_question_from_before_the_purge_is_not_kept_alive_by_it():
     """It was asked before and finished after: what it says is as old as the question."""
     wall = Wall()
@@ -234,6 +256,110 @@ async def test_a_redis_in_trouble_is_a_miss_and_comes_back(own_redis, trouble):
                 break
             await asyncio.sleep(0.01)
         assert not guard.is_open
+
+
+@pytest.fixture
+def lasting_redis(tmp_path):
+    """Which comes back with what it had."""
+    if not RedisServer.available():
+        pytest.skip("there is no redis-server on this machine")
+    with RedisServer("--appendonly", "yes", "--appendfsync", "always", "--dir", str(tmp_path)) as server:
+        yield server
+
+
+def unheard(cache):
+    return cache.figures()[-1].unheard
+
+
+async def until_heard(cache):
+    for _ in range(2_000):
+        if not unheard(cache):
+            return
+        await cache.read_purges()
+        await asyncio.sleep(0.01)
+    raise AssertionError("it was never noted")
+
+
+@pytest.mark.parametrize("trouble", ["killed", "frozen"])
+async def test_a_purge_that_redis_could_not_be_told_of_is_told_once_it_is_back(lasting_redis, trouble):
+    wall = Wall(time.time())
+    one, two = (a_cache(RedisTier(lasting_redis.url), wall=wall) for _ in "ab")
+    name, other = a_key(1), a_key(2)
+    async with running(one, two):
+        one.put(name, fresh())
+        one.put(other, fresh(tags=("tenant:b",)))
+        await settle(one)
+        assert await two.get(name) is not None
+        assert await two.get(other) is not None
+        if trouble == "killed":
+            lasting_redis.kill()
+            await until_lost(one)
+        else:
+            lasting_redis.freeze()
+        wall.time += 60
+        one.purge("tenant:a")
+        one.purge("tenant:a")  # the last one of a tag is all that is to be known
+        assert one.get_nowait(name) is None
+        assert unheard(one) == 1
+        assert two.get_nowait(name) is not None  # nobody could tell it
+        if trouble == "killed":
+            lasting_redis.start()
+        else:
+            lasting_redis.thaw()
+        await until_heard(one)
+        await settle(one, two)
+        assert await one.get(name) is None  # Redis has it still, and gives it
+        await two.read_purges()
+        assert two.get_nowait(name) is None
+        assert await two.get(name) is None
+        assert two.get_nowait(other) is not None
+
+
+async def until_lost(cache):
+    tier = cache.guards[-1].tier
+    for _ in range(2_000):
+        if tier.statistics().trouble:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("the connection never ended")
+
+
+async def test_while_memory_answers_purges_are_read_all_the_same_when_redis_is_back(lasting_redis):
+    wall = Wall(time.time())
+    one, two = (a_cache(RedisTier(lasting_redis.url), wall=wall) for _ in "ab")
+    async with running(one, two):
+        two.put(a_key(1), fresh())
+        lasting_redis.kill()
+        for number in range(10):
+            await two.get(a_key(("absent", number)))
+        assert two.guards[0].is_open
+        lasting_redis.start()
+        wall.time += 60
+        one.purge("tenant:a")
+        await until_heard(one)
+        for _ in range(2_000):
+            await two.read_purges()
+            if two.get_nowait(a_key(1)) is None:
+                break
+            await asyncio.sleep(0.01)
+        assert two.get_nowait(a_key(1)) is None
+
+
+async def test_a_redis_that_has_forgotten_a_purge_is_told_again(own_redis):
+    one = a_cache(RedisTier(own_redis.url))
+    async with running(one):
+        one.purge("tenant:a")
+        await until_heard(one)
+        own_redis.kill()
+        await until_lost(one)
+        own_redis.start()  # empty
+        tier = one.guards[0].tier
+        for _ in range(2_000):
+            await one.read_purges()
+            if not tier.statistics().trouble and "tenant:a" in await tier.purges():
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError("it was never told again")
 
 
 @pytest.mark.parametrize(

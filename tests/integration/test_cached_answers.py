@@ -131,6 +131,19 @@ def test_machines_that_share_a_redis_share_answers_and_purges(simulator, redis, 
         assert settled(lambda: ask(two, 2), "created")
 
 
+def test_a_purge_says_whether_redis_has_noted_it(simulator, tmp_path):
+    if not RedisServer.available():
+        pytest.skip("there is no redis-server on this machine")
+    with RedisServer() as server:
+        settings = configured(simulator, redis=server.url, seal_key="s", redis_budget=5)
+        with GatewayProcess(settings, tmp_path) as gateway:
+            assert settled(lambda: purge(gateway, {"everything": True})["unheard"], [])
+            server.kill()
+            assert purge(gateway, {"tenant": "default"})["unheard"] == ["redis"]
+            server.start()
+            assert settled(lambda: state(gateway)["workers"][0]["tiers"][-1]["unheard"], 0)
+
+
 @pytest.mark.slow  # five workers start, twice
 @pytest.mark.parametrize("shares", [True, False], ids=["with Redis", "without"])
 def test_a_stampede_on_one_question_asks_once_or_once_for_each_worker(simulator, redis, tmp_path, shares):

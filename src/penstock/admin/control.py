@@ -6,7 +6,9 @@ It runs in the supervisor.  ``/healthz``, ``/readyz`` and ``/metrics`` are open 
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+import logging
 from typing import TYPE_CHECKING, Annotated, Any
 
 import uvicorn
@@ -23,7 +25,15 @@ from penstock.config.dump import dump
 from penstock.metrics import CONTENT_TYPE, render
 
 if TYPE_CHECKING:
-    from penstock.admin.supervisor import Supervisor
+    from collections.abc import Iterable
+
+    from penstock.admin.supervisor import Slot, Supervisor
+
+
+log = logging.getLogger("penstock.control")
+
+PURGE_PATIENCE = 1.0  # seconds that the tiers below memory are given to take note of a purge
+_LOOK_EVERY = 0.05
 
 
 class Health(BaseModel):
@@ -83,8 +93,11 @@ class Purging(BaseModel):
 
 
 class Purged(BaseModel):
+    """``unheard``: tiers that have not taken note of it yet, and are told again until they have."""
+
     tags: list[str]
     keys: list[str]
+    unheard: list[str] = []
 
 
 class CallersRequest(BaseModel):
@@ -239,7 +252,8 @@ def make_app(supervisor: Supervisor) -> FastAPI:
         """Kept answers of a tenant, a model, a version, a tag, of one key, or all, answer no more.
 
         It takes no longer for many than for one.  Gateways on other machines that share the Redis learn of it within
-        seconds; 422 where nothing is named.
+        seconds; where that cannot be reached now, ``unheard`` in the answer names it, and it is told as soon as it is
+        back.  422 where nothing is named.
         """
         named = {"tenant": what.tenant, "model": what.model, "version": what.version, "tag": what.tag}
         tags = [f"{kind}:{name}" for kind, name in named.items() if name is not None]
@@ -249,8 +263,19 @@ def make_app(supervisor: Supervisor) -> FastAPI:
         if not tags and not keys:
             raise HTTPException(422, "name what to purge: everything, tenant, model, version, tag or key")
         supervisor.purge(tuple(tags), tuple(keys))
-        await supervisor.states()  # each worker answers in turn: it has read the order before
-        return Purged(tags=tags, keys=keys)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + PURGE_PATIENCE
+        # Each worker answers in turn: it has read the order before.
+        unheard = _unheard(await supervisor.states())
+        while unheard and loop.time() < until:
+            await asyncio.sleep(_LOOK_EVERY)
+            unheard = _unheard(await supervisor.states())
+        if unheard:
+            log.warning(
+                "%s has not noted a purge yet: who shares it may still answer with what was purged; it is told again",
+                " and ".join(unheard),
+            )
+        return Purged(tags=tags, keys=keys, unheard=unheard)
 
     @app.post("/v1/reload", tags=["state"], dependencies=locked, responses={422: {"model": Reloaded}})
     async def reload(response: Response) -> Reloaded:
@@ -269,6 +294,12 @@ def make_app(supervisor: Supervisor) -> FastAPI:
         return JSONResponse({"detail": f"{type(error).__name__} in the control API; the log has it"}, 500)
 
     return app
+
+
+def _unheard(states: Iterable[tuple[Slot, dict[str, Any] | None]]) -> list[str]:
+    """The cache's tiers that have not noted every purge that some worker knows of."""
+    tiers = (tier for _, state in states if state is not None for tier in state.get("cache", []))
+    return sorted({tier["name"] for tier in tiers if tier["unheard"]})
 
 
 def _sum(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 :meth:`Cache.get_nowait` asks memory and answers at once; :meth:`Cache.get` asks the tiers below, each behind its
 guard.  An entry counts only if its seal is right and nothing that it is tagged with has been purged since its
 question was asked: so a purge of any size is one note, whose cost does not depend on how much it covers.
+
+A tier may be away when it is told of a purge, or may forget it.  So what it has noted is read again and again, and
+what is missing there is told once more: every process that knows of a purge sees to it that all tiers do.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 import msgspec
 
@@ -20,6 +24,8 @@ from penstock.cache.tiers.memory import MemoryTier
 from penstock.cache.tiers.tier import TierStatistics
 
 PURGES_READ_EVERY = 2.0  # seconds between two looks for what others have purged
+_FIRST_LOOK = 0.05  # seconds until the second look whether a purge has been noted; the pauses double
+_MOST_TOLD = 1_000  # purges that a tier is told again at once, so that look-ups have room
 _SEALED_ASIDE = 256 << 10  # bytes above which an entry is sealed in a thread
 _MAX_PURGES = 100_000
 EVERYTHING = "all"
@@ -36,6 +42,7 @@ class TierFigures(msgspec.Struct, frozen=True):
     failed: int = 0
     skipped: int = 0
     open: bool = False
+    unheard: int = 0  # purges that it has not noted yet
 
 
 class Cache:
@@ -72,6 +79,10 @@ class Cache:
         self.hits = dict.fromkeys([memory.name, *(guard.tier.name for guard in guards)], 0)
         self._sealer = sealer
         self._purges: dict[str, float] = {}
+        self._unheard: list[dict[str, float]] = [
+            {} for _ in guards
+        ]  # purges that each tier has not noted yet
+        self._purged_now = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
         self._sealing: dict[bytes, asyncio.Task[None]] = {}
 
@@ -108,7 +119,7 @@ class Cache:
         entry = self.memory.get(key)
         if entry is None:
             return None
-        if self._purges and self._was_purged(entry):
+        if self._purges and self._was_purged(key, entry):
             self.memory.remove(key)
             return None
         self.hits[self.memory.name] += 1
@@ -177,7 +188,7 @@ class Cache:
         except Unusable as unusable:
             self.unusable[unusable.reason] += 1
             return None
-        if entry.kept_until <= self.now() or (self._purges and self._was_purged(entry)):
+        if entry.kept_until <= self.now() or (self._purges and self._was_purged(key, entry)):
             return None
         return entry
 
@@ -193,8 +204,15 @@ class Cache:
         """What carries this tag and was asked until now counts no more, for all who share a tier."""
         at = self.now()
         self._note(tag, at)
-        for guard in self.guards:
+        for guard, unheard in zip(self.guards, self._unheard, strict=True):
             guard.tier.purged(tag, at)
+            unheard[tag] = at
+        self._purged_now.set()
+
+    def purge_key(self, key: bytes) -> None:
+        """As :meth:`purge`, for one entry."""
+        self.purge(_tag_of(key))
+        self.remove(key)
 
     def _note(self, tag: str, at: float) -> None:
         if tag == EVERYTHING:
@@ -204,19 +222,24 @@ class Cache:
         if len(self._purges) > _MAX_PURGES:  # too many to keep them apart: one purge of everything covers all
             self._purges = {EVERYTHING: max(self._purges.values())}
 
-    def _was_purged(self, entry: Entry) -> bool:
+    def _was_purged(self, key: bytes, entry: Entry) -> bool:
         purges = self._purges
         asked = entry.asked
-        if purges.get(EVERYTHING, 0.0) >= asked or any(purges.get(tag, 0.0) >= asked for tag in entry.tags):
+        if (
+            purges.get(EVERYTHING, 0.0) >= asked
+            or any(purges.get(tag, 0.0) >= asked for tag in entry.tags)
+            or purges.get(_tag_of(key), 0.0) >= asked
+        ):
             self.purged += 1
             return True
         return False
 
     async def read_purges(self) -> None:
-        """Learn what others have purged."""
-        for guard in self.guards:
-            if guard.is_open:
-                continue
+        """Learn what others have purged, and tell each tier what it has not noted.
+
+        Also a tier that is left alone otherwise: while memory answers, nobody would notice that it is back.
+        """
+        for position, guard in enumerate(self.guards):
             try:
                 async with asyncio.timeout(1.0):
                     found = await guard.tier.purges()
@@ -225,11 +248,28 @@ class Cache:
             for tag, at in found.items():
                 if at > self._purges.get(tag, 0.0):
                     self._note(tag, at)
+            covered = found.get(EVERYTHING, 0.0)
+            missing = {
+                tag: at for tag, at in self._purges.items() if at > covered and at > found.get(tag, 0.0)
+            }
+            self._unheard[position] = missing
+            for tag, at in islice(missing.items(), _MOST_TOLD):
+                guard.tier.purged(tag, at)
 
     async def _read_purges(self) -> None:
+        pause = PURGES_READ_EVERY
         while True:
             await self.read_purges()
-            await asyncio.sleep(PURGES_READ_EVERY)
+            if not any(self._unheard):
+                pause = PURGES_READ_EVERY
+            try:
+                async with asyncio.timeout(pause):
+                    await self._purged_now.wait()
+            except TimeoutError:
+                pause = min(pause * 2, PURGES_READ_EVERY)
+            else:
+                self._purged_now.clear()
+                pause = _FIRST_LOOK
 
     # ---- figures ----
 
@@ -246,7 +286,13 @@ class Cache:
                     guard.failed,
                     guard.skipped,
                     guard.is_open,
+                    len(unheard),
                 )
-                for guard in self.guards
+                for guard, unheard in zip(self.guards, self._unheard, strict=True)
             ),
         ]
+
+
+def _tag_of(key: bytes) -> str:
+    """What an entry carries besides the tags that are written in it: a single one can be purged, too."""
+    return f"key:{key.hex()}"

@@ -486,7 +486,7 @@ class Gateway:
             for tag in tags:
                 self.cache.purge(tag)
             for key in keys:
-                self.cache.remove(key)
+                self.cache.purge_key(key)
 
     def _add_keepers(self, config: Config) -> list[Keeper]:
         """What the models' durability needs and is not there yet."""
