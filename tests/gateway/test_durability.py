@@ -310,6 +310,36 @@ def test_what_runs_when_a_process_must_go_is_finished_by_another(durable):
     assert cut == 0
 
 
+def test_what_its_process_is_writing_down_anew_is_not_said_to_be_unknown(durable, monkeypatch):
+    """As in the moment after a Redis came back empty, or behind."""
+
+    async def main():
+        go_on = asyncio.Event()
+        script = [*SCRIPT[:3], go_on, SCRIPT[3]]
+        async with two([script], durable) as ((gateway, here), (other, there), _):
+            calling = asyncio.create_task(call(here, STREAM))
+            await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
+            (generation,) = gateway.pipeline.registry
+            keeper = _keeper(other)
+            find, asked = keeper.find, []
+
+            async def not_yet(*which):
+                asked.append(which)
+                return None if len(asked) < 3 else await find(*which)
+
+            monkeypatch.setattr(keeper, "find", not_yet)
+            again = asyncio.create_task(events(there, generation.id, 1))
+            await until(lambda: any(one.readers for one in other.pipeline.registry))
+            unknown = await events(there, "gen_" + "0" * 32)
+            go_on.set()
+            return await calling, await again, unknown
+
+    whole, again, unknown = on_uvloop(main)
+    assert again.status == 200
+    assert whole.body.endswith(again.body)
+    assert unknown.status == 404
+
+
 async def take_over(gateway, generation_id):
     """As if its owner's lease had run out."""
     keeper = _keeper(gateway)

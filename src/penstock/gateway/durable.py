@@ -7,6 +7,7 @@ of one that another process knows; nothing else waits for a store.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Coroutine
 from typing import Any, Protocol
@@ -22,6 +23,8 @@ from penstock.generation.store import Record, StoreUnavailable
 from penstock.messages import Call, Endpoint, Event, Tenant
 from penstock.net.clock import Clock
 from penstock.wire import request
+
+SETTLING = 1.0  # seconds in which those who are left write anew what a store has lost, or was not given
 
 _ENDPOINTS = {endpoint.path: endpoint for endpoint in Endpoint}
 
@@ -92,18 +95,35 @@ class Durable:
 
     # ---- for what is there already ----
 
-    async def known(self, generation_id: str, response_id: str, tenant: Tenant) -> Generation:
+    async def known(self, generation_id: str, response_id: str, tenant: Tenant, shown: int = 0) -> Generation:
         """A generation of this tenant that is stored, by its id or its response's.
 
+        What is not there, or not as far as its reader was shown it, may be written down anew just now, because its
+        store was in trouble.  So it is looked for again, for :data:`SETTLING`, before that is said.
+
+        :param shown: how many events its reader says to have
         :raises NotFound: this tenant has none of this id
         :raises Gone: it had one
         :raises Overloaded: a store does not answer in time
         """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + SETTLING
+        while True:
+            generation = await self._stored(generation_id, response_id, tenant)
+            if generation is not None and (generation.readable >= shown or not self.is_elsewhere(generation)):
+                return generation
+            if not self.keepers or loop.time() >= until:
+                if generation is None:
+                    raise missing(self._producing.registry, generation_id, response_id, tenant)
+                return generation
+            await asyncio.sleep(SETTLING / 10)
+
+    async def _stored(self, generation_id: str, response_id: str, tenant: Tenant) -> Generation | None:
         for keeper in list(self.keepers.values()):
             record = await keeper.find(generation_id, tenant.name, response_id)
             if record is not None:
                 return await self._restored(record, keeper)
-        raise missing(self._producing.registry, generation_id, response_id, tenant)
+        return None
 
     @staticmethod
     def is_elsewhere(generation: Generation) -> bool:

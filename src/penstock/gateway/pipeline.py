@@ -376,7 +376,8 @@ class Pipeline:
         self, exchange: Exchange, asked: stored.Asked, tenant: Tenant, durable: Durable
     ) -> None:
         try:
-            generation = await durable.known(asked.id, asked.response_id, tenant)
+            shown = 0 if asked.response_id else asked.after + 1
+            generation = await durable.known(asked.id, asked.response_id, tenant, shown)
         except PenstockError as error:
             self.recorder.counted("generations", refuse(exchange, error, Dialect.OPENAI, asked.id))
         else:
