@@ -24,6 +24,7 @@ from serving import (
 from penstock.config.model import CandidateConfig, GenerationsConfig, ModelConfig, RetryConfig
 from penstock.config.secret import Secret
 from penstock.generation.journal import Journal
+from penstock.generation.store import Tail
 from penstock.testing import RedisServer, ScriptedUpstream, Step
 
 STREAM = {**PROMPT, "stream": True}
@@ -338,6 +339,38 @@ def test_what_its_process_is_writing_down_anew_is_not_said_to_be_unknown(durable
     assert again.status == 200
     assert whole.body.endswith(again.body)
     assert unknown.status == 404
+
+
+def test_a_reader_stays_while_the_store_does_not_know_its_answer_for_a_moment(durable, monkeypatch):
+    async def main():
+        go_on = asyncio.Event()
+        script = [*SCRIPT[:3], go_on, SCRIPT[3]]
+        async with two([script], durable) as ((gateway, here), (other, there), _):
+            calling = asyncio.create_task(call(here, STREAM))
+            await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
+            (generation,) = gateway.pipeline.registry
+            again = asyncio.create_task(events(there, generation.id, 0))
+            await until(lambda: any(one.readers for one in other.pipeline.registry))
+            store, looks = _keeper(other).store, []
+            tail = store.tail
+
+            async def empty(wanted):
+                looks.append(wanted)
+                return {one: Tail([], None) for one in wanted} if len(looks) < 5 else await tail(wanted)
+
+            async def nothing(_):
+                return None
+
+            with monkeypatch.context() as lost:
+                lost.setattr(store, "tail", empty)
+                lost.setattr(store, "load", nothing)
+                await until(lambda: len(looks) > 4)
+            go_on.set()
+            return await calling, await again
+
+    whole, again = on_uvloop(main)
+    assert whole.body.endswith(again.body)
+    assert b"[DONE]" in again.body
 
 
 async def take_over(gateway, generation_id):

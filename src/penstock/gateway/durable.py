@@ -16,15 +16,13 @@ from penstock.errors import Draining, Gone, NotFound, Overloaded
 from penstock.gateway.stages import attach
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
-from penstock.generation.keeper import Keeper, is_followed
+from penstock.generation.keeper import SETTLING, Keeper, is_followed
 from penstock.generation.log import Generation
 from penstock.generation.registry import Registry
 from penstock.generation.store import Record, StoreUnavailable
 from penstock.messages import Call, Endpoint, Event, Tenant
 from penstock.net.clock import Clock
 from penstock.wire import request
-
-SETTLING = 1.0  # seconds in which those who are left write anew what a store has lost, or was not given
 
 _ENDPOINTS = {endpoint.path: endpoint for endpoint in Endpoint}
 

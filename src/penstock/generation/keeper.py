@@ -39,6 +39,7 @@ from penstock.net.clock import Clock
 CLAIM_BUDGET = 0.5  # seconds that a call waits to learn whether its key is somebody else's
 READ_BUDGET = 2.0  # seconds that a caller waits who asks for what is only in the store
 POLL = 0.02  # seconds between two looks at generations that are followed
+SETTLING = 1.0  # seconds in which those who are left write anew what a store has lost, or was not given
 ATTENDED = 5.0  # seconds for which one look counts as attention
 PIECE = 1 << 20  # bytes of events read at once
 TAKE_AT_ONCE = 16  # generations that one process takes over in one go
@@ -122,6 +123,7 @@ class Keeper:
         self.taken_over = 0  # generations, since the start
         self.leaving = False  # this process is going away: others are to take over
         self._followed: dict[Generation, int] = {}  # how many of its events we have
+        self._vanished: dict[Generation, float] = {}  # of these, since when the store has not known them
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._said = ""
@@ -314,6 +316,7 @@ class Keeper:
     def leave(self, generation: Generation) -> None:
         """Follow it no longer."""
         self._followed.pop(generation, None)
+        self._vanished.pop(generation, None)
 
     async def _follow(self) -> None:
         attended = 0.0
@@ -350,6 +353,7 @@ class Keeper:
                 generation.fail(too_large)
                 return
         if tail.state is State.RUNNING:
+            self._vanished.pop(generation, None)
             return
         try:
             record = await self.store.load(generation.id)
@@ -359,6 +363,10 @@ class Keeper:
             return
         if record is not None and record.events > len(generation.events):
             return  # it has grown since: the next look brings the rest
+        if record is None:
+            now = self._clock.now()
+            if now - self._vanished.setdefault(generation, now) < SETTLING:
+                return  # its store has lost it, and its process may be writing it anew
         self.leave(generation)
         if record is None or record.ending is None:
             generation.fail(Gone("this answer is not kept any more"))
