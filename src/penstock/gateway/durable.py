@@ -16,7 +16,7 @@ from penstock.errors import Draining, Gone, NotFound, Overloaded
 from penstock.gateway.stages import attach
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
-from penstock.generation.keeper import SETTLING, Keeper, is_followed
+from penstock.generation.keeper import Keeper, is_followed
 from penstock.generation.log import Generation
 from penstock.generation.registry import Registry
 from penstock.generation.store import Record, StoreUnavailable
@@ -24,6 +24,7 @@ from penstock.messages import Call, Endpoint, Event, Tenant
 from penstock.net.clock import Clock
 from penstock.wire import request
 
+_LOOK_AGAIN = 0.1  # seconds between two looks for what may be written down just now
 _ENDPOINTS = {endpoint.path: endpoint for endpoint in Endpoint}
 
 
@@ -97,7 +98,7 @@ class Durable:
         """A generation of this tenant that is stored, by its id or its response's.
 
         What is not there, or not as far as its reader was shown it, may be written down anew just now, because its
-        store was in trouble.  So it is looked for again, for :data:`SETTLING`, before that is said.
+        store was in trouble.  So it is looked for again for a while before that is said.
 
         :param shown: how many events its reader says to have
         :raises NotFound: this tenant has none of this id
@@ -105,16 +106,17 @@ class Durable:
         :raises Overloaded: a store does not answer in time
         """
         loop = asyncio.get_running_loop()
-        until = loop.time() + SETTLING
+        began = loop.time()
         while True:
             generation = await self._stored(generation_id, response_id, tenant)
             if generation is not None and (generation.readable >= shown or not self.is_elsewhere(generation)):
                 return generation
-            if not self.keepers or loop.time() >= until:
+            settling = max((keeper.settling for keeper in self.keepers.values()), default=0.0)
+            if loop.time() - began >= settling:
                 if generation is None:
                     raise missing(self._producing.registry, generation_id, response_id, tenant)
                 return generation
-            await asyncio.sleep(SETTLING / 10)
+            await asyncio.sleep(_LOOK_AGAIN)
 
     async def _stored(self, generation_id: str, response_id: str, tenant: Tenant) -> Generation | None:
         for keeper in list(self.keepers.values()):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
@@ -39,7 +40,11 @@ from penstock.net.clock import Clock
 CLAIM_BUDGET = 0.5  # seconds that a call waits to learn whether its key is somebody else's
 READ_BUDGET = 2.0  # seconds that a caller waits who asks for what is only in the store
 POLL = 0.02  # seconds between two looks at generations that are followed
-SETTLING = 1.0  # seconds in which those who are left write anew what a store has lost, or was not given
+SETTLING = 1.0  # seconds in which a store that is well is given what it was not yet
+SETTLING_AFTER_TROUBLE = (
+    7.0  # the same after trouble: who was in it, too, pauses for up to 5 s before trying again
+)
+RECOVERY = 10.0  # seconds for which trouble is remembered
 ATTENDED = 5.0  # seconds for which one look counts as attention
 PIECE = 1 << 20  # bytes of events read at once
 TAKE_AT_ONCE = 16  # generations that one process takes over in one go
@@ -123,6 +128,7 @@ class Keeper:
         self.taken_over = 0  # generations, since the start
         self.leaving = False  # this process is going away: others are to take over
         self._followed: dict[Generation, int] = {}  # how many of its events we have
+        self._troubled = -math.inf  # when the store was in trouble last
         self._vanished: dict[Generation, float] = {}  # of these, since when the store has not known them
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -252,8 +258,15 @@ class Keeper:
                 claim: Claim = await _within(READ_BUDGET, asking)
                 record = await self.load(claim.generation) if claim.generation else None
         except StoreUnavailable as error:
+            self._troubled = self._clock.now()
             raise Overloaded("answers that are stored cannot be read now", retry_after=1.0) from error
         return record if record is not None and record.tenant == tenant else None
+
+    @property
+    def settling(self) -> float:
+        """Seconds in which what the store does not know may be written anew by who has it."""
+        lately = self._clock.now() - self._troubled < RECOVERY
+        return SETTLING_AFTER_TROUBLE if lately else SETTLING
 
     async def load(self, generation_id: str) -> Record | None:
         """What the store knows of a generation.
@@ -365,7 +378,7 @@ class Keeper:
             return  # it has grown since: the next look brings the rest
         if record is None:
             now = self._clock.now()
-            if now - self._vanished.setdefault(generation, now) < SETTLING:
+            if now - self._vanished.setdefault(generation, now) < self.settling:
                 return  # its store has lost it, and its process may be writing it anew
         self.leave(generation)
         if record is None or record.ending is None:
@@ -443,6 +456,7 @@ class Keeper:
         return True
 
     def _complain(self, error: StoreUnavailable) -> None:
+        self._troubled = self._clock.now()
         if str(error) != self._said:
             self._said = str(error)
             log.error("%r cannot be used now: %s", self.store, error)
