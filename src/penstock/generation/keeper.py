@@ -423,7 +423,9 @@ class Keeper:
             try:
                 now = time.time()
                 await self.store.renew(self.owner, now + self._lease)
-                if not self.leaving:
+                # After trouble with the store those who live could not say so: they are given the time to.
+                patient = self._clock.now() - self._troubled < max(self._lease, SETTLING_AFTER_TROUBLE)
+                if not self.leaving and not patient:
                     for generation_id in await self.store.expired(now, TAKE_AT_ONCE):
                         await self._take_over(generation_id, runs)
                 if now - swept > 60.0:
