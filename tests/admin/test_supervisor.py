@@ -198,7 +198,8 @@ class TestDeath:
             os.kill(victim, signal.SIGSTOP)
             running.wait_log(f"(pid {victim}) has given no sign of life for 4 s and is killed")
             wait_gone(victim)
-            wait_until(lambda: running.ask_control("/readyz")[0] == 200 and victim not in running.workers)
+            wait_until(lambda: victim not in running.workers and set(others) < set(running.workers))
+            wait_until(lambda: running.ask_control("/readyz")[0] == 200)
             assert running.get("/hello")[0] == 200
             assert set(others) < set(running.workers)
             running.wait_metric("penstock_worker_restarts_total", 1)
