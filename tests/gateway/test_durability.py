@@ -72,6 +72,18 @@ async def two(scripts, durable, lease=60.0, retry=None, **more):
             yield here, there, upstream
 
 
+@contextlib.asynccontextmanager
+async def running(durable):
+    """An answer that has two events in one of two gateways: it, its call, what lets it go on, and the other gateway."""
+    go_on = asyncio.Event()
+    script = [*SCRIPT[:3], go_on, SCRIPT[3]]
+    async with two([script], durable) as ((gateway, here), there, _):
+        calling = asyncio.create_task(call(here, STREAM))
+        await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
+        (generation,) = gateway.pipeline.registry
+        yield generation, calling, go_on, there
+
+
 def events(port, generation, after=None):
     headers = [] if after is None else [f"last-event-id: {after}"]
     return call(port, b"", f"/v1/generations/{generation}/events", "GET", headers)
@@ -127,12 +139,7 @@ def test_an_answer_that_runs_is_followed_in_another_process_which_keeps_it_alive
 @pytest.mark.parametrize("apart", [True, False], ids=["after the other", "at once"])
 def test_a_reader_in_another_process_may_leave_and_come_back(durable, apart):
     async def main():
-        go_on = asyncio.Event()
-        script = [*SCRIPT[:3], go_on, SCRIPT[3]]
-        async with two([script], durable) as ((gateway, here), (other, there), _):
-            calling = asyncio.create_task(call(here, STREAM))
-            await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
-            (generation,) = gateway.pipeline.registry
+        async with running(durable) as (generation, calling, go_on, (other, there)):
             for _ in range(3):
                 reader, writer = await asyncio.open_connection("127.0.0.1", there)
                 writer.write(request(b"", f"/v1/generations/{generation.id}/events", "GET"))
@@ -315,12 +322,7 @@ def test_what_its_process_is_writing_down_anew_is_not_said_to_be_unknown(durable
     """As in the moment after a Redis came back empty, or behind."""
 
     async def main():
-        go_on = asyncio.Event()
-        script = [*SCRIPT[:3], go_on, SCRIPT[3]]
-        async with two([script], durable) as ((gateway, here), (other, there), _):
-            calling = asyncio.create_task(call(here, STREAM))
-            await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
-            (generation,) = gateway.pipeline.registry
+        async with running(durable) as (generation, calling, go_on, (other, there)):
             keeper = _keeper(other)
             find, asked = keeper.find, []
 
@@ -343,12 +345,7 @@ def test_what_its_process_is_writing_down_anew_is_not_said_to_be_unknown(durable
 
 def test_a_reader_stays_while_the_store_does_not_know_its_answer_for_a_moment(durable, monkeypatch):
     async def main():
-        go_on = asyncio.Event()
-        script = [*SCRIPT[:3], go_on, SCRIPT[3]]
-        async with two([script], durable) as ((gateway, here), (other, there), _):
-            calling = asyncio.create_task(call(here, STREAM))
-            await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
-            (generation,) = gateway.pipeline.registry
+        async with running(durable) as (generation, calling, go_on, (other, there)):
             again = asyncio.create_task(events(there, generation.id, 0))
             await until(lambda: any(one.readers for one in other.pipeline.registry))
             store, looks = _keeper(other).store, []

@@ -5,10 +5,10 @@ import contextlib
 import errno
 import os
 import resource
-import threading
 import time
 
 import pytest
+from held import cancelled, held
 
 from penstock.errors import BodyTooLarge, ConfigError, Forbidden, NotFound, StorageFull, StorageUnavailable
 from penstock.upload import files as module
@@ -298,32 +298,6 @@ def test_times_are_of_the_clock_that_was_given(tmp_path):
             assert abs(store.path_of(file.id).stat().st_mtime - time.time()) < 60
 
     run(main())
-
-
-async def cancelled(task, reached, go_on):
-    """Cancel a task while a thread works for it, which then may go on."""
-    while not reached.is_set():
-        await asyncio.sleep(0)
-    task.cancel()
-    await asyncio.sleep(0)
-    assert not task.done()
-    go_on.set()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-def held(monkeypatch, owner, step):
-    """``(reached, go on)``: has a step in a thread wait."""
-    reached, go_on = threading.Event(), threading.Event()
-    do = getattr(owner, step)
-
-    def waiting(*args, **kwargs):
-        reached.set()
-        assert go_on.wait(60)
-        return do(*args, **kwargs)
-
-    monkeypatch.setattr(owner, step, waiting)
-    return reached, go_on
 
 
 @pytest.mark.parametrize("step", ["_append", "_sync"])

@@ -5,11 +5,11 @@ import contextlib
 import errno
 import hashlib
 import os
-import threading
 import time
 import tracemalloc
 
 import pytest
+from held import cancelled, held
 
 from penstock.errors import BlocksLacking, Conflict, Forbidden, Gone, NotFound, StorageFull
 from penstock.upload import writer as module
@@ -328,30 +328,13 @@ def test_the_same_content_is_kept_once_and_counts_once(tmp_path):
 
 @pytest.mark.parametrize("step", ["_write", "_seal", "_enter"])
 def test_a_cancelled_append_ends_with_what_its_thread_is_doing(tmp_path, monkeypatch, step):
-    reached, go_on = threading.Event(), threading.Event()
-    owner = UploadStore if step == "_enter" else module.Writer
-    do = getattr(owner, step)
-
-    def held(*args, **kwargs):
-        reached.set()
-        assert go_on.wait(60)
-        return do(*args, **kwargs)
-
-    monkeypatch.setattr(owner, step, held)
+    gates = held(monkeypatch, UploadStore if step == "_enter" else module.Writer, step)
     content = os.urandom(20_000_000)
 
     async def main():
         async with a_store(tmp_path) as store:
             upload = await new_upload(store)
-            task = asyncio.create_task(send(store, upload, 0, content))
-            while not reached.is_set():
-                await asyncio.sleep(0)
-            task.cancel()
-            await asyncio.sleep(0)
-            assert not task.done()
-            go_on.set()
-            with pytest.raises(asyncio.CancelledError):
-                await task
+            await cancelled(asyncio.create_task(send(store, upload, 0, content)), *gates)
             offset = (await store.settle("t", upload.id)).offset
             assert offset > 0
             assert await content_of(store, upload) == content[:offset]
@@ -361,14 +344,6 @@ def test_a_cancelled_append_ends_with_what_its_thread_is_doing(tmp_path, monkeyp
 
 
 def test_a_cancelled_block_is_entered_with_its_file_and_a_refused_one_leaves_none(tmp_path, monkeypatch):
-    reached, go_on = threading.Event(), threading.Event()
-    add = UploadStore._add
-
-    def held(*args):
-        reached.set()
-        assert go_on.wait(60)
-        return add(*args)
-
     def sealed(store, content):
         block = module.BlockWriter(store)
         return block.finish(content)
@@ -376,16 +351,8 @@ def test_a_cancelled_block_is_entered_with_its_file_and_a_refused_one_leaves_non
     async def main():
         async with a_store(tmp_path, tenant_bytes=10_000) as store:
             with monkeypatch.context() as patch:
-                patch.setattr(UploadStore, "_add", held)
-                task = asyncio.create_task(store.put_block("t", sealed(store, b"block")))
-                while not reached.is_set():
-                    await asyncio.sleep(0)
-                task.cancel()
-                await asyncio.sleep(0)
-                assert not task.done()
-                go_on.set()
-                with pytest.raises(asyncio.CancelledError):
-                    await task
+                gates = held(patch, UploadStore, "_add")
+                await cancelled(asyncio.create_task(store.put_block("t", sealed(store, b"block"))), *gates)
             assert await store.blocks("t", [(hashlib.sha256(b"block").digest(), 5)]) == b"block"
             with pytest.raises(Forbidden):
                 await store.put_block("t", sealed(store, bytes(20_000)))

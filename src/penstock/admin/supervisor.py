@@ -56,6 +56,7 @@ ASK_TIMEOUT = 1.0  # seconds that a worker has to tell its state
 WATCH_INTERVAL = 1.0  # seconds between two looks at the files
 KILL_AFTER = 5.0  # seconds past its deadline that a draining worker is given before it is killed
 HURRY = 2.0  # the same after a second SIGINT
+ALONE = 2.0  # seconds between two starts of a worker while there is no other one
 
 NEEDS_RESTART = (
     "listen",
@@ -76,9 +77,6 @@ NEEDS_RESTART = (
 )
 """Sections that a running process keeps as they were; ``tls`` may change its files, but not come or go.  Of ``limits``
 it keeps ``redis``."""
-
-
-ALONE = 2.0  # seconds between two starts of a worker while there is no other one
 
 
 class ReloadOutcome(msgspec.Struct, frozen=True):

@@ -41,9 +41,7 @@ CLAIM_BUDGET = 0.5  # seconds that a call waits to learn whether its key is some
 READ_BUDGET = 2.0  # seconds that a caller waits who asks for what is only in the store
 POLL = 0.02  # seconds between two looks at generations that are followed
 SETTLING = 1.0  # seconds in which a store that is well is given what it was not yet
-SETTLING_AFTER_TROUBLE = (
-    7.0  # the same after trouble: who was in it, too, pauses for up to 5 s before trying again
-)
+SETTLING_AFTER_TROUBLE = 7.0  # the same after trouble: others pause for up to 5 s before they try again
 RECOVERY = 10.0  # seconds for which trouble is remembered
 ATTENDED = 5.0  # seconds for which one look counts as attention
 PIECE = 1 << 20  # bytes of events read at once
