@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from penstock import database as module
 from penstock.database import Database, create_private
 from penstock.errors import ConfigError, StorageUnavailable
 
@@ -43,6 +44,49 @@ def test_what_was_written_is_there_for_others_and_after_a_restart(tmp_path):
         await again.close()
 
     asyncio.run(main())
+
+
+def test_two_may_begin_with_a_file_at_once(tmp_path, monkeypatch):
+    """SQLite refuses at once, without waiting, whoever finds another in the middle of making the file."""
+    other = sqlite3.connect(tmp_path / "d", isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE t (n INTEGER)")
+    other.execute("PRAGMA application_id = 7")
+    other.execute("PRAGMA user_version = 1")
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("INSERT INTO t VALUES (1)")
+    waits = []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 3:
+            other.execute("COMMIT")
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+
+    async def main():
+        database = a_database(tmp_path / "d")
+        assert await numbers(database) == [1]
+        await database.close()
+
+    asyncio.run(main())
+    assert len(waits) == 3
+    assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    other.close()
+
+
+def test_who_begins_with_a_file_does_not_wait_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BUSY_TIMEOUT", 0.05)
+    other = sqlite3.connect(tmp_path / "d", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    async def main():
+        database = a_database(tmp_path / "d")
+        with pytest.raises(ConfigError, match="locked"):
+            await database.open()
+        await database.close()
+
+    asyncio.run(main())
+    other.close()
 
 
 def test_a_write_that_fails_changes_nothing(tmp_path):

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -95,7 +96,7 @@ class Database:
         if self._connection is None:
             connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
             try:
-                connection.execute("PRAGMA journal_mode = WAL")
+                log_ahead(connection, patience=BUSY_TIMEOUT)
                 connection.execute("PRAGMA synchronous = FULL")
                 _in_transaction(connection, self._adopt)
             except BaseException:
@@ -138,6 +139,27 @@ def _in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Conn
             connection.execute("ROLLBACK")
         raise
     return result
+
+
+def log_ahead(connection: sqlite3.Connection, *, patience: float) -> None:
+    """Have a file written by way of a log beside it (``journal_mode = WAL``), also where others begin with it now.
+
+    The first who opens a file changes it, for which he must be alone.  SQLite does not wait for that as it waits for
+    a lock, as two who want the same would wait for each other: it refuses at once.
+
+    :param patience: seconds that others may take
+    :raises sqlite3.OperationalError: they take longer, or the file cannot be written
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.002)
+        else:
+            return
 
 
 def create_private(path: Path) -> None:

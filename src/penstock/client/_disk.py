@@ -7,11 +7,12 @@ and a disk that is full or gone makes every look-up a miss.
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
+
+from penstock.database import create_private, log_ahead
 
 APPLICATION_ID = 0x50454E4C  # "PENL": tells our files from others
 SCHEMA_VERSION = 1
@@ -105,14 +106,14 @@ class Disk:
     def _open(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # Answers are nobody else's to read; SQLite gives its other two files the same mode.
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600))
+        create_private(self.path)
         database = sqlite3.connect(
             self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
             tables = _checked(database)
             database.execute(f"PRAGMA max_page_count = {self._pages}")
-            database.execute("PRAGMA journal_mode = WAL")
+            log_ahead(database, patience=_BUSY_SECONDS)
             database.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the newest, nothing else
             if not tables:
                 database.execute("BEGIN IMMEDIATE")

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import msgspec
 
+from penstock.database import log_ahead
 from penstock.ledger._mended import MAX_INTEGER, MAX_NAME, UNWRITABLE, mended
 from penstock.ledger._queue import DeadQueue, NotAQueue, inherit, queue_path, queues_beside
 from penstock.messages import PROCESS_DIED, SAVING, Attempt, Outcome, Usage
@@ -180,7 +181,7 @@ class LedgerFile:
             raise FileNotFoundError(f"the directory {path.parent} does not exist")
         self._db = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
         try:
-            self._db.execute("PRAGMA journal_mode = WAL")
+            log_ahead(self._db, patience=busy_timeout)
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA journal_size_limit = 67108864")
             with self._transaction():

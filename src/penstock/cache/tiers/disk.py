@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from penstock.cache.tiers.tier import TierStatistics
-from penstock.database import create_private
+from penstock.database import create_private, log_ahead
 
 APPLICATION_ID = 0x50454E43  # "PENC": tells our files from others
 SCHEMA_VERSION = 1
@@ -364,7 +364,7 @@ class _File:
         try:
             tables = _checked(database)
             database.execute(f"PRAGMA max_page_count = {self._pages}")
-            database.execute("PRAGMA journal_mode = WAL")
+            log_ahead(database, patience=_BUSY_TIMEOUT)
             database.execute(
                 "PRAGMA synchronous = NORMAL"
             )  # a power cut may lose what is newest, nothing else

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import msgspec
 
-from penstock.database import create_private
+from penstock.database import create_private, log_ahead
 from penstock.generation.store import StoreUnavailable
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class SQLiteFile:
             self.identity = identity(self.path)
             db = self.db = sqlite3.connect(self.path, timeout=self._busy_timeout, isolation_level=None)
             try:
-                db.execute("PRAGMA journal_mode = WAL")
+                log_ahead(db, patience=self._busy_timeout)
                 db.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'NORMAL'}")
                 db.execute("PRAGMA wal_autocheckpoint = 0")  # the store does it, at a time of its choice
                 db.execute(f"PRAGMA journal_size_limit = {64 << 20}")
