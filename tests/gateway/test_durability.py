@@ -24,7 +24,7 @@ from serving import (
 from penstock.config.model import CandidateConfig, GenerationsConfig, ModelConfig, RetryConfig
 from penstock.config.secret import Secret
 from penstock.generation.journal import Journal
-from penstock.generation.store import Tail
+from penstock.generation.store import StoreUnavailable, Tail
 from penstock.testing import RedisServer, ScriptedUpstream, Step
 
 STREAM = {**PROMPT, "stream": True}
@@ -62,22 +62,28 @@ def durable(stores, monkeypatch):
 
 
 @contextlib.asynccontextmanager
-async def two(scripts, durable, lease=60.0, retry=None, **more):
-    """Two gateways with one store and one upstream: ``(gateway, port)`` of each, and the upstream."""
+async def two(scripts, durable, lease=60.0, retry=None, *, troubled=False, **more):
+    """Two gateways with one store and one upstream: ``(gateway, port)`` of each, and the upstream.
+
+    :param troubled: their store is broken on purpose, so that they may complain
+    """
     generations = durable(lease)
     models = {"m": ModelConfig(candidates=[CandidateConfig(upstream="up0")], **more)}
     async with ScriptedUpstream(scripts) as upstream:
         settings = config(upstream.url, generations=generations, models=models, retry=retry or RetryConfig())
-        async with serving(settings) as here, serving(settings) as there:
+        async with (
+            serving(settings, troubled=troubled) as here,
+            serving(settings, troubled=troubled) as there,
+        ):
             yield here, there, upstream
 
 
 @contextlib.asynccontextmanager
-async def running(durable):
+async def running(durable, **more):
     """An answer that has two events in one of two gateways: it, its call, what lets it go on, and the other gateway."""
     go_on = asyncio.Event()
     script = [*SCRIPT[:3], go_on, SCRIPT[3]]
-    async with two([script], durable) as ((gateway, here), there, _):
+    async with two([script], durable, **more) as ((gateway, here), there, _):
         calling = asyncio.create_task(call(here, STREAM))
         await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
         (generation,) = gateway.pipeline.registry
@@ -156,6 +162,66 @@ def test_a_reader_in_another_process_may_leave_and_come_back(durable, apart):
     assert again.status == 200
     assert whole.body.endswith(again.body)
     assert again.body.startswith(b"id: 1\n")
+
+
+@pytest.mark.parametrize("method", ["events", "claim"], ids=["reading it", "saying that it is read"])
+def test_an_answer_that_could_not_be_read_once_is_read_the_next_time(durable, monkeypatch, method):
+    async def main():
+        async with running(durable, troubled=True) as (generation, calling, go_on, (other, there)):
+            with monkeypatch.context() as trouble:
+                trouble.setattr(_keeper(other).store, method, unavailable)
+                trying = asyncio.create_task(events(there, generation.id))
+                await until(
+                    lambda: trying.done() or any(one.readable == 2 for one in other.pipeline.registry)
+                )
+            again = asyncio.create_task(events(there, generation.id))
+            go_on.set()
+            return await calling, await trying, await again
+
+    whole, tried, again = on_uvloop(main)
+    if method == "events":
+        assert b"this answer cannot be read now" in tried.body
+    else:
+        assert tried.body == whole.body
+    assert again.body == whole.body
+
+
+async def unavailable(*_args, **_more):
+    raise StoreUnavailable("it went away just now")
+
+
+@pytest.mark.parametrize("headers", [(KEY, KEY), (FIRST, RETRY)], ids=["key", "retry"])
+def test_a_name_that_its_store_did_not_hear_of_is_told_when_it_is_back(durable, monkeypatch, headers):
+    async def main():
+        go_on = asyncio.Event()
+        script = [*SCRIPT[:3], go_on, SCRIPT[3]]
+        async with two([script], durable, troubled=True) as ((gateway, here), (other, there), upstream):
+            keeper = _keeper(gateway)
+            with monkeypatch.context() as trouble:
+                trouble.setattr(keeper.store, "write", unavailable)
+                trouble.setattr(keeper.store, "claim", unavailable)
+                calling = asyncio.create_task(call(here, STREAM, headers=headers[0]))
+                await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
+                await until(lambda: keeper.journal.statistics().errors)
+            claims = []
+            claim = keeper.store.claim
+
+            async def noted(*args, **more):
+                answer = await claim(*args, **more)
+                claims.append(answer)
+                return answer
+
+            monkeypatch.setattr(keeper.store, "claim", noted)
+            await until(lambda: claims)
+            again = asyncio.create_task(call(there, STREAM, headers=headers[1]))
+            await until(lambda: any(one.readers for one in other.pipeline.registry))
+            go_on.set()
+            return await calling, await again, claims, upstream.connections
+
+    whole, again, claims, connections = on_uvloop(main)
+    assert again.body == whole.body
+    assert connections == 1
+    assert claims[0].won
 
 
 def test_who_has_seen_more_in_one_process_than_another_has_heard_of_is_not_ahead_there(durable, monkeypatch):

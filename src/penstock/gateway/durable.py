@@ -82,7 +82,7 @@ class Durable:
         keeper = self.keeper_of(call.model)
         if keeper is None or not attach.can_come_back(call):
             return
-        keeper.write(generation, call)
+        keeper.write(generation, call, attach.stored_names(call))
         if attach.is_first(call):
             self._producing.soon(attach.remember_elsewhere(call, keeper))
 
@@ -154,6 +154,7 @@ class Durable:
         try:
             await keeper.restore(record, generation)
         except StoreUnavailable as error:
+            self._producing.registry.delete(generation)  # who asks once more looks once more
             generation.fail(Overloaded(f"this answer cannot be read now: {error}", retry_after=1.0))
         return generation
 

@@ -19,7 +19,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from penstock.errors import Gone, Overloaded, PenstockError, UpstreamBroken
 from penstock.generation.journal import Entry, Journal
@@ -45,6 +45,9 @@ SETTLING_AFTER_TROUBLE = 7.0  # the same after trouble: others pause for up to 5
 RECOVERY = 10.0  # seconds for which trouble is remembered
 ATTENDED = 5.0  # seconds for which one look counts as attention
 PIECE = 1 << 20  # bytes of events read at once
+_MAX_UNNAMED = (
+    10_000  # generations whose names are to be claimed again; what is more is found by its id alone
+)
 TAKE_AT_ONCE = 16  # generations that one process takes over in one go
 
 # Of the request's header fields those that an upstream is sent, and that decide what it answers.  Never a
@@ -72,14 +75,35 @@ class Owner(Protocol):
         """A generation was taken over: produce the rest of it."""
 
 
+class Name(NamedTuple):
+    """What a generation is asked for by, beside its id: whose name it is, and the fingerprint of the request."""
+
+    whose: str
+    name: str
+    fingerprint: bytes
+
+
 class Written:
-    """One generation of this process and its entry in the journal: each tells the other what is new."""
+    """One generation of this process and its entry in the journal: each tells the other what is new.
 
-    __slots__ = ("_kept_for", "appended", "entry", "generation")
+    :param names: that were claimed for it
+    :param lost: told when its store may have lost these with everything else
+    """
 
-    def __init__(self, generation: Generation, kept_for: float) -> None:
+    __slots__ = ("_begun", "_kept_for", "_lost", "appended", "entry", "generation", "names")
+
+    def __init__(
+        self,
+        generation: Generation,
+        kept_for: float,
+        names: list[Name],
+        lost: Callable[[str, list[Name]], None],
+    ) -> None:
         self.generation = generation
+        self.names = names
         self._kept_for = kept_for
+        self._lost = lost
+        self._begun = False
 
     def enter(self, entry: Entry) -> None:
         self.entry = entry
@@ -101,6 +125,9 @@ class Written:
 
     def on_begin(self, record: Record) -> None:
         record.upstream, record.upstream_model = self.generation.served_by
+        if self._begun and self.names:
+            self._lost(self.generation.id, self.names)
+        self._begun = True
 
     def on_stored(self, upto: int, *, ended: bool) -> None:
         self.generation.on_stored(upto, ended=ended)
@@ -128,6 +155,8 @@ class Keeper:
         self._followed: dict[Generation, int] = {}  # how many of its events we have
         self._troubled = -math.inf  # when the store was in trouble last
         self._vanished: dict[Generation, float] = {}  # of these, since when the store has not known them
+        self._unnamed: dict[str, list[Name]] = {}  # to be claimed again, by generation
+        self._naming: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._said = ""
@@ -144,6 +173,8 @@ class Keeper:
         self._tasks = [loop.create_task(self._tend(runs)), loop.create_task(self._follow())]
 
     async def close(self) -> None:
+        if self._naming is not None:
+            self._tasks.append(self._naming)
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -153,14 +184,17 @@ class Keeper:
 
     # ---- writing ----
 
-    def write(self, generation: Generation, call: Call) -> None:
-        """Write a new generation down from now on."""
-        generation.journal = written = Written(generation, self._kept_for)
+    def write(self, generation: Generation, call: Call, names: list[Name]) -> None:
+        """Write a new generation down from now on.
+
+        :param names: that are claimed for it
+        """
+        generation.journal = written = Written(generation, self._kept_for, names, self._name_again)
         written.enter(self.journal.begin(self._record(generation, call), generation.events, written))
 
     def write_on(self, generation: Generation, record: Record) -> None:
-        """The same of one that was taken over: its first events are stored."""
-        generation.journal = written = Written(generation, self._kept_for)
+        """The same of one that was taken over: its first events are stored, and so are its names."""
+        generation.journal = written = Written(generation, self._kept_for, [], self._name_again)
         written.enter(self.journal.resume(record, generation.events, written))
 
     def _record(self, generation: Generation, call: Call) -> Record:
@@ -202,16 +236,33 @@ class Keeper:
 
     # ---- reading ----
 
-    async def claim(self, whose: str, name: str, fingerprint: bytes, call: Call, old: str = "") -> Claim:
-        """Say that this call's generation answers to a name.
+    async def claim(self, name: Name, generation_id: str, old: str = "") -> Claim:
+        """Say that a generation answers to a name.
 
         :raises StoreUnavailable: the store does not answer in time
         """
         now = time.time()
-        claiming = self.store.claim(
-            whose, name, fingerprint, call.id, now=now, until=now + self._kept_for, instead_of=old
-        )
+        claiming = self.store.claim(*name, generation_id, now=now, until=now + self._kept_for, instead_of=old)
         return await _within(CLAIM_BUDGET, claiming)
+
+    def _name_again(self, generation_id: str, names: list[Name]) -> None:
+        self._unnamed[generation_id] = names
+        if len(self._unnamed) > _MAX_UNNAMED:
+            del self._unnamed[next(iter(self._unnamed))]
+        if self._naming is None or self._naming.done():
+            self._naming = asyncio.get_running_loop().create_task(self._claim_again())
+
+    async def _claim_again(self) -> None:
+        """What a store lost, or did not hear of while it was away; a name that somebody else has by now stays his."""
+        while self._unnamed:
+            generation_id, names = next(iter(self._unnamed.items()))
+            try:
+                for name in list(names):
+                    await self.claim(name, generation_id)
+            except StoreUnavailable:
+                await asyncio.sleep(10 * POLL)
+            else:
+                self._unnamed.pop(generation_id, None)
 
     async def claimed(self, claim: Claim) -> Record | None:
         """The generation that has a name.  It may have claimed it a moment before it is written down.
@@ -232,16 +283,10 @@ class Keeper:
 
     async def name_response(self, generation: Generation, response_id: str) -> None:
         """Let a response be found by the id that its upstream has given it."""
-        now = time.time()
-        claiming = self.store.claim(
-            generation.tenant,
-            "response " + response_id,
-            b"",
-            generation.id,
-            now=now,
-            until=now + self._kept_for,
-        )
-        await self._quietly(claiming)
+        name = Name(generation.tenant, "response " + response_id, b"")
+        if isinstance(generation.journal, Written):
+            generation.journal.names.append(name)
+        await self._quietly(self.claim(name, generation.id))
 
     async def find(self, generation_id: str, tenant: str, response_id: str = "") -> Record | None:
         """A generation of this tenant, by its id or by that of its response.
@@ -290,7 +335,7 @@ class Keeper:
             generation.producer = _Elsewhere(self, generation)
             self._followed[generation] = len(events)
             self._wake.set()
-            await self._attend([generation.id])
+            await self._quietly(self._attend([generation.id]))
 
     async def catch_up(self, generation: Generation) -> None:
         """Have at least as much of a generation that is followed as anybody has been shown until now.

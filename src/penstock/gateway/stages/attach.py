@@ -22,7 +22,7 @@ from blake3 import blake3
 
 from penstock.errors import BadRequest, KeyReused
 from penstock.gateway.stages.authenticate import ANONYMOUS
-from penstock.generation.keeper import Keeper
+from penstock.generation.keeper import Keeper, Name
 from penstock.generation.log import Generation, State
 from penstock.generation.registry import Registry
 from penstock.generation.store import Record, StoreUnavailable
@@ -105,18 +105,16 @@ async def find_elsewhere(call: Call, keeper: Keeper) -> Record | None:
 
     :raises KeyReused: the key came with another body before
     """
-    print_ = _fingerprint(call)
-    name = _stored_name(call, print_)
-    whose = _stored_owner(call)
+    name = _stored_name(call)
     old = ""
     try:
         for _ in range(3):
-            claim = await keeper.claim(whose, name, print_, call, old)
+            claim = await keeper.claim(name, call.id, old)
             if claim.won:
                 return None
             record = await keeper.claimed(claim)
             if record is not None and record.state is not State.FAILED:
-                if claim.fingerprint != print_:
+                if claim.fingerprint != name.fingerprint:
                     raise KeyReused("this Idempotency-Key belongs to a call with another body")
                 if b"idempotency-key" in call.headers or keeper.is_recent(record, LAST_BYTES + GRACE):
                     return record
@@ -128,27 +126,31 @@ async def find_elsewhere(call: Call, keeper: Keeper) -> Record | None:
 
 async def remember_elsewhere(call: Call, keeper: Keeper) -> None:
     """Let the SDK's repetition of this call find it, whichever process it comes to."""
-    print_ = _fingerprint(call)
-    name, whose = _stored_name(call, print_), _stored_owner(call)
+    name = _stored_name(call)
     try:
-        claim = await keeper.claim(whose, name, print_, call)
+        claim = await keeper.claim(name, call.id)
         if not claim.won:
             record = await keeper.claimed(claim)
             if record is None or not keeper.is_recent(record, LAST_BYTES + GRACE):
-                await keeper.claim(whose, name, print_, call, claim.generation)
+                await keeper.claim(name, call.id, claim.generation)
     except StoreUnavailable:
         pass
 
 
-def _fingerprint(call: Call) -> bytes:
-    return blake3(call.endpoint.path.encode() + b"\n" + call.body).digest(16)
+def stored_names(call: Call) -> list[Name]:
+    """What other processes may find this call's answer by, beside its id."""
+    headers = call.headers
+    if headers.get(b"idempotency-key") or b"x-stainless-retry-count" in headers:
+        return [_stored_name(call)]
+    return []
 
 
-def _stored_name(call: Call, print_: bytes) -> str:
+def _stored_name(call: Call) -> Name:
+    print_ = blake3(call.endpoint.path.encode() + b"\n" + call.body).digest(16)
     key = call.headers.get(b"idempotency-key")
-    if key:
-        return "key " + key.decode("latin-1")
-    return "request " + print_.hex()
+    return Name(
+        _stored_owner(call), "key " + key.decode("latin-1") if key else "request " + print_.hex(), print_
+    )
 
 
 def _stored_owner(call: Call) -> str:
