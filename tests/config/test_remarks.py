@@ -38,6 +38,12 @@ def test_nothing_is_said_about_what_is_fine():
             "there is no directory /nowhere; its calls get 503",
         ),
         (GOOD.replace("kind: sim", "kind: sim, local: {slots: 2}"), "upstreams.sim.local is not used"),
+        (GOOD + "transcripts: {tenants: [a]}", "because transcripts.directory is empty"),
+        (GOOD + "transcripts: {directory: kept}", "because transcripts.tenants is empty"),
+        (
+            GOOD + "transcripts: {directory: kept, tenants: [default, a]}",
+            "transcripts.tenants: no key is a's",
+        ),
         (GOOD.replace("kind: sim", "kind: openai, api_key: k, base_url: 'http://h/v1'"), "unencrypted"),
         (
             GOOD + "ledger: {path: l.sqlite, keep_days: 7}\nlimits: {tenants: {'*': {usd_per_month: 5}}}",

@@ -53,6 +53,8 @@ def check(plain: Plain, reader: Reader) -> None:
     _check_durability(plain, reader)
     if directory := plain.get("files", {}).get("directory"):
         _check_parent(directory, ("files", "directory"), reader)
+    if directory := plain.get("transcripts", {}).get("directory"):
+        _check_parent(directory, ("transcripts", "directory"), reader)
     _check_webhooks(plain.get("webhooks", {}), plain.get("files", {}), reader)
 
 

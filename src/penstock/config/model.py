@@ -472,6 +472,19 @@ class LedgerConfig(_Section, frozen=True):
     max_rows_in_memory: Positive = 1_000  # older rows are only in the file, or gone
 
 
+class TranscriptsConfig(_Section, frozen=True):
+    """Conversations written down to train a smaller model with, of tenants that have agreed to it."""
+
+    # where they are kept, in files that only this user can read; empty: nothing is written down
+    directory: str = ""
+    tenants: list[str] = []  # who has agreed; empty: nobody
+    models: list[str] = []  # names and patterns of the models whose answers count; empty: all
+    share: Share = 1.0  # of the conversations
+    kept_for: Annotated[float, msgspec.Meta(ge=60)] = 2_592_000.0  # nothing stays longer
+    max_bytes: Bytes = 1_073_741_824  # of all files; the oldest make room
+    file_bytes: Bytes = 16_777_216  # of one file; then the next is begun
+
+
 class LogConfig(_Section, frozen=True):
     """What is logged, to standard error."""
 
@@ -513,5 +526,6 @@ class Config(_Section, frozen=True):
     webhooks: WebhooksConfig = WebhooksConfig()  # who is told when something has ended
     cache: CacheConfig = CacheConfig()  # where answers are kept
     ledger: LedgerConfig = LedgerConfig()  # where attempts are recorded
+    transcripts: TranscriptsConfig = TranscriptsConfig()  # what is written down to learn from
     prices: str = ""  # a price table of your own, laid over the package's
     log: LogConfig = LogConfig()  # what is logged, and how

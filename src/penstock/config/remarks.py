@@ -52,6 +52,7 @@ def remarks(config: Config) -> list[str]:
     if config.ledger.path and not _is_writable(config.ledger.path):
         found.append(f"ledger.path: {config.ledger.path} cannot be written: what is recorded will be lost")
     found += _of_limits(config)
+    found += _of_transcripts(config)
     for i, key in enumerate(config.keys):
         found += [
             f"keys[{i}].models: nothing in models is called {permitted}"
@@ -59,6 +60,16 @@ def remarks(config: Config) -> list[str]:
             if not any(_meet(permitted, name) for name in config.models)
         ]
     return found
+
+
+def _of_transcripts(config: Config) -> list[str]:
+    wanted = config.transcripts
+    if wanted.tenants and not wanted.directory:
+        return ["transcripts.tenants: nothing is written down, because transcripts.directory is empty"]
+    if wanted.directory and not wanted.tenants:
+        return ["transcripts.directory: nothing is written down, because transcripts.tenants is empty"]
+    known = {key.tenant for key in config.keys} or {"default"}
+    return [f"transcripts.tenants: no key is {name}'s" for name in wanted.tenants if name not in known]
 
 
 def _of_limits(config: Config) -> list[str]:

@@ -44,6 +44,7 @@ from penstock.gateway.stages.prefetch import Prefetch
 from penstock.gateway.stages.read import CLIENT_GONE, refuse
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
+from penstock.gateway.transcribe import Transcriber
 from penstock.gateway.upload_parts import PartsRoom
 from penstock.gateway.uploads import UploadRoom, owner_of
 from penstock.generation.keeper import Keeper
@@ -135,6 +136,8 @@ class Gateway:
         self._announcing: set[asyncio.Task[None]] = set()
         if self._sender is not None:
             self.pipeline.on_background_end = self._response_ended
+        self._transcriber = Transcriber(self.metrics, clock)
+        self.pipeline.on_finish = self._transcriber.use(config.transcripts)
         self._files = parts.file_store(config)
         self._batches = self._runner(config, self._files) if self._files is not None else None
         self._working: set[asyncio.Task[Any]] = set()  # on what is kept here
@@ -300,6 +303,7 @@ class Gateway:
         self.pipeline.snapshot = self._snapshot(config, old.upstreams)
         self.config_version += 1
         self.recorder.ledger.use_prices(prices)
+        self.pipeline.on_finish = self._transcriber.use(config.transcripts)
         for keeper in self._add_keepers(config):
             self.pipeline.soon(keeper.start(self._durable))
         self.pipeline.admission.limiter = limiter = self._limiter(config)
@@ -363,6 +367,7 @@ class Gateway:
             await self.pipeline.lookup.resemblance.close()
         if self.cache is not None:
             await self.cache.close()
+        await self._transcriber.close()
         self.clock.stop()
         if self._lessee is not None:
             await self._lessee.use(None)

@@ -89,6 +89,7 @@ class Pipeline:
         self.productions: dict[Production, None] = {}
         self.readings: dict[Reading, None] = {}
         self.on_background_end: Callable[[Call, Generation], None] | None = None  # None: nobody is to be told
+        self.on_finish: Callable[[Call, Generation], None] | None = None  # None: nothing is written down
         self._idle: list[asyncio.Future[None]] = []
 
     def __repr__(self) -> str:
@@ -549,6 +550,8 @@ class Pipeline:
             await production.run(candidates, snapshot.config.retry, snapshot.budget, self.recorder)
             settle(call, generation)  # before its caller is told how much is left
             generation.finish()
+            if self.on_finish is not None:
+                self.on_finish(call, generation)
             if question is not None:
                 self._keep(call, question, generation, snapshot)
         except (Abandoned, asyncio.CancelledError):
