@@ -27,16 +27,19 @@ class PoolBoard:
         self.state = "well"
         self.resets = 0
 
-    def exchange(self, reports):
+    def exchange(self, reports, *, rejoins):
         found = asyncio.get_running_loop().create_future()
         if self.state == "well":
-            found.set_result(self.pool.exchange(self.member, reports, self.clock.now()))
+            found.set_result(self.pool.exchange(self.member, reports, self.clock.now(), rejoins=rejoins))
         elif self.state == "gone":
             found.set_exception(ConnectionError("nobody there"))
         return found
 
     def reset(self):
         self.resets += 1
+
+    async def open(self):
+        pass
 
     async def close(self):
         pass
@@ -88,6 +91,17 @@ class World:
         for process in self.processes:
             process.lessee.sweep(self.clock.now())
         await self.settle()
+
+    async def seek(self, process):
+        """What a patient call gets that comes to this process."""
+        for _ in range(3):
+            waiting = asyncio.ensure_future(process.limiter.wait_place(a_call(ALICE), 60.0))
+            await self.turn()
+            waiting.cancel()
+            reservation = process.call()
+            if reservation is not None:
+                return reservation
+        return None
 
     async def settle(self):
         for _ in range(3):
@@ -187,17 +201,14 @@ def test_calls_in_progress_count_everywhere():
         world = await World(concurrent=8).start()
         one, other = world.processes[:2]
         held = []
-        for _ in range(6):
-            held.append(one.call())
-            await world.turn(0.02)
-        for _ in range(6):
-            held.append(other.call())
-            await world.turn(0.02)
+        for process in (one, other):
+            for _ in range(6):
+                held.append(await world.seek(process))
         refused = held.count(None)
         message = other.error.message
         held[0].release()
         await world.turn()
-        again = other.call()
+        again = await world.seek(other)
         return refused, message, again
 
     refused, message, again = asyncio.run(main())
@@ -210,21 +221,18 @@ def test_calls_of_a_process_that_died_are_given_up_after_a_while():
     async def main():
         world = await World(count=2, concurrent=4).start()
         dead, alive = world.processes
-        held = [dead.call() for _ in range(2)]
-        await world.turn(0.02)
-        held += [dead.call() for _ in range(2)]
-        await world.turn(0.02)
+        held = [await world.seek(dead) for _ in range(4)]
         world.processes = [alive]
-        alive.call()
-        await world.turn()
-        before = alive.call()
+        before = await world.seek(alive)
         for _ in range(round(LIFE) + 2):
             await world.turn(1.0)
-        return before, [alive.call() for _ in range(2)]
+        return held, before, [await world.seek(alive) for _ in range(5)]
 
-    before, after = asyncio.run(main())
+    held, before, after = asyncio.run(main())
+    assert None not in held
     assert before is None
-    assert None not in after
+    assert None not in after[:4]
+    assert after[4] is None
 
 
 @pytest.mark.parametrize("state", ["gone", "silent"])
@@ -293,7 +301,8 @@ def test_limits_that_change_keep_what_was_used():
     async def main():
         world = await World(count=2, requests_per_minute=60, concurrent=5).start()
         one, _ = world.processes
-        for _ in range(30):
+        (await world.seek(one)).release()
+        for _ in range(29):
             one.call().release()
             await world.turn(0.01)
         for process in world.processes:

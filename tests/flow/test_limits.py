@@ -157,11 +157,11 @@ def test_a_limit_of_zero_refuses_and_promises_nothing(limit):
 
 def test_a_worker_that_nobody_leases_to_has_an_even_part_and_names_the_whole():
     world = World(workers=4, keys={"alice": LimitConfig(requests_per_minute=40, concurrent=10)})
-    reservations = [world.call() for _ in range(3)]
+    reservations = [world.call() for _ in range(2)]
     assert world.refusal().code == "concurrency_exceeded"
     for reservation in reservations:
         reservation.release()
-    for _ in range(7):
+    for _ in range(8):
         world.call().release()
     error = world.refusal()
     assert (error.code, error.requests[0]) == ("rate_limit_exceeded", 40)

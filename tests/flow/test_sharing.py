@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from penstock.flow import redis_board
 from penstock.flow._sharing_script import EXCHANGE
+from penstock.flow.places import Places
 from penstock.flow.sharing import FADING, FLOOR, LIFE, Pool, Report, Use
 from penstock.testing.redis import RedisServer
 
@@ -135,10 +136,17 @@ STEPS = st.lists(
                 st.one_of(st.none(), st.tuples(st.sampled_from([0.0, 60.0, 600.0]), NUMBERS)),
                 st.one_of(st.none(), st.tuples(st.sampled_from([1e3, 1e6]), NUMBERS)),
                 st.one_of(st.none(), NUMBERS),
+                st.one_of(
+                    st.none(),
+                    st.tuples(
+                        st.sampled_from([1, 6, 40]), st.integers(0, 9), st.integers(0, 6), st.integers(0, 9)
+                    ),
+                ),
             ),
             max_size=2,
             unique_by=lambda told: told[0],
         ),
+        st.booleans(),
     ),
     min_size=1,
     max_size=12,
@@ -155,7 +163,7 @@ def test_redis_comes_to_the_same():
         ask(b"FLUSHALL")
         pool, now = Pool(), 1_000_000.0
         pool._clean = lambda now: None  # Redis forgets by its own clock
-        for member, passed, told in steps:
+        for member, passed, told, rejoins in steps:
             now += passed
             reports = [
                 Report(
@@ -166,15 +174,16 @@ def test_redis_comes_to_the_same():
                     in_progress,
                     Use(*requests, wanted, level) if requests else None,
                     Use(*tokens, wanted, level) if tokens else None,
+                    Places(*places) if places else None,
                 )
-                for name, anew, calls, wanted, in_progress, requests, tokens, level in told
+                for name, anew, calls, wanted, in_progress, requests, tokens, level, places in told
             ]
-            here = pool.exchange(member, reports, now)
-            command = redis_board.command(member.encode(), b"{t}", reports)
+            here = pool.exchange(member, reports, now, rejoins=rejoins)
+            command = redis_board.command(member.encode(), b"{t}", reports, rejoins=rejoins)
             there = redis_board.read(ask(b"EVAL", timed, *command, repr(now).encode()))
             assert there.members == here.members
             for one, other in zip(there.leases, here.leases, strict=True):
-                assert one.others == other.others
+                assert (one.others, one.places) == (other.others, other.places)
                 for figure in ("requests", "tokens", "calls_share", "tokens_share"):
                     assert math.isclose(
                         getattr(one, figure), getattr(other, figure), rel_tol=1e-6, abs_tol=1e-3

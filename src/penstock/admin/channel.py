@@ -103,6 +103,7 @@ class Report(_Message, frozen=True):
 
     id: int
     reports: list[sharing.Report]
+    rejoins: bool  # this worker has been leased before
 
 
 class Ready(_Message, frozen=True):

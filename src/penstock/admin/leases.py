@@ -21,14 +21,14 @@ class ChannelBoard:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[sharing.Leases]] = {}
 
-    def exchange(self, reports: list[sharing.Report]) -> asyncio.Future[sharing.Leases]:
+    def exchange(self, reports: list[sharing.Report], *, rejoins: bool) -> asyncio.Future[sharing.Leases]:
         found: asyncio.Future[sharing.Leases] = asyncio.get_running_loop().create_future()
         if self._channel.lost.is_set():
             found.set_exception(ConnectionError("the supervisor is gone"))
             return found
         number = next(self._numbers)
         self._waiting[number] = found
-        self._channel.send(Report(number, reports))
+        self._channel.send(Report(number, reports, rejoins))
         return found
 
     def leased(self, message: Leased) -> None:
@@ -39,6 +39,9 @@ class ChannelBoard:
 
     def reset(self) -> None:
         self._waiting.clear()
+
+    async def open(self) -> None:
+        """The channel is there."""
 
     async def close(self) -> None:
         self._waiting.clear()

@@ -217,8 +217,8 @@ class WorkerProcess:
                 waiting = self._reloads.get(version)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(mistakes)
-            case Report(id=number, reports=reports):
-                leases = self._pool.exchange(str(self.pid), reports, time.monotonic())
+            case Report(id=number, reports=reports, rejoins=rejoins):
+                leases = self._pool.exchange(str(self.pid), reports, time.monotonic(), rejoins=rejoins)
                 self._channel.send(Leased(number, leases))
             case Draining():
                 self._become("draining")

@@ -104,9 +104,13 @@ class Account:
         """Whether one more call may be in progress."""
         if self.concurrent is None:
             return True
-        if self.lease is not None and self.lease.places is not None:
-            return self.lease.places.has_room(self.in_progress, now)
+        if self.lease is not None:
+            return self.lease.has_place(now)
         return self.in_progress < self.concurrent
+
+    def may_get_place(self, now: float) -> bool:
+        """Whether it is worth waiting for a place that other processes may have to spare."""
+        return self.lease is not None and self.lease.may_come(now)
 
     def __repr__(self) -> str:
         return (

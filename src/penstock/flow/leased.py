@@ -5,17 +5,20 @@ come in since.  Beyond that, one call may begin if, as far as is known, the limi
 process that has callers gets all of a small limit, and so many processes together exceed a limit by one call
 each, which the pool counts and all of them make good.
 
-Nobody waits for an exchange.  Without any, a process keeps to the share that it had last, and after
+Nobody waits for an exchange, but a call that needs a place (calls at once) where this process has none
+(:meth:`AccountLease.wait_place`).  Without any, a process keeps to the share that it had last, and after
 :data:`SHARE_HOLDS` seconds to an even part of the limit.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 from typing import TYPE_CHECKING
 
 from penstock.flow.gcra import Bucket
-from penstock.flow.sharing import Lease, Report, Use
+from penstock.flow.places import Places
+from penstock.flow.sharing import LIFE, Lease, Report, Use
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,57 +111,100 @@ class LeasedBucket(Bucket):
 
 
 class LeasedPlaces:
-    """Calls at once, of which this process may have a part.
+    """Calls at once, of which this process holds some places; see ``penstock.flow.places``.
+
+    Without word from the others a process keeps what it held, or an even part if it never held any: a place at
+    least, so that nobody is shut out, and only where there are fewer places than processes one too many.
 
     :param limit: of all processes
-    :param share: this process's part until the first lease
+    :param even: this process's part, if there is no word from the others
     """
 
-    __slots__ = ("_base", "_fresh_until", "_share", "limit", "others")
+    __slots__ = ("_even", "_fresh_until", "_number", "_target", "_valid_until", "held", "limit", "others")
 
-    def __init__(self, limit: int, share: float) -> None:
+    def __init__(self, limit: int, even: float) -> None:
         self.limit = limit
         self.others = 0  # calls under way elsewhere, when they were last told
-        self._share = share
-        self._base = 0
+        self.held = 0
+        self._target = 0  # what is held beyond this is given back when it is free
+        self._even = even
+        self._number = 0
         self._fresh_until = -math.inf
+        self._valid_until = -math.inf
 
-    def has_room(self, in_progress: int, now: float) -> bool:
+    def has_room(self, in_progress: int, now: float, *, alone: bool) -> bool:
         """Whether one more may begin."""
-        if now >= self._fresh_until:
-            return in_progress < math.ceil(self.limit * self._share)
-        if in_progress + self.others >= self.limit:
-            return False
-        free = self.limit - self.others - self._base
-        return in_progress < self._base + max(1, math.floor(free * self._share))
+        if now >= self._valid_until:  # by now our places may be others'
+            if not alone:
+                return False
+            if self._valid_until == -math.inf and not self.held:
+                self.take_part(self._even)
+        return in_progress < self.held
+
+    def may_come(self, in_progress: int, now: float) -> bool:
+        """Whether there is a place that nobody uses, as far as is known here."""
+        return self.limit > 0 and not (now < self._fresh_until and in_progress + self.others >= self.limit)
 
     def is_short(self, in_progress: int) -> bool:
         """Whether so few places are left that each counts."""
-        return in_progress + self.others >= self.limit - 2
+        return in_progress >= self.held or in_progress + self.others >= self.limit - 2
 
-    def lease(self, others: int, share: float, in_progress: int, now: float) -> None:
+    def told(self, in_progress: int, waiting: int) -> Places:
+        """What is reported of it."""
+        self._number += 1
+        return Places(self.limit, self._number, self.held, min(in_progress + waiting, self.limit))
+
+    def lease(self, places: int, others: int, in_progress: int, sent: float, now: float) -> bool:
+        """So many places are ours from now on.
+
+        :param sent: when that was asked for: the lease runs from then
+        :returns: whether we gave some back, which the others do not know yet
+        """
         self.others = others
-        self._share = share
-        self._base = in_progress
         self._fresh_until = now + FRESH
+        self._valid_until = sent + LIFE
+        self._target = places
+        if places >= self.held:
+            self.held = places
+            return False
+        return self.give_back(in_progress)
+
+    def give_back(self, in_progress: int) -> bool:
+        """Whether there was something to give back."""
+        held = max(self._target, in_progress)
+        if held >= self.held:
+            return False
+        self.held = held
+        return True
 
     def take_part(self, share: float) -> None:
-        self._share = share
+        """There is no word from the others: this part of the limit is ours."""
+        self.held = self._target = min(self.limit, max(1, math.floor(self.limit * share)))
+
+    def let_go(self, share: float) -> None:
+        """Nothing of it is ours any more."""
+        self._even = share
+        self.held = self._target = 0
+        self._valid_until = self._fresh_until = -math.inf
 
     def __repr__(self) -> str:
-        return f"<LeasedPlaces {self.limit}, {self.others} elsewhere, share {self._share:.3f}>"
+        return f"<LeasedPlaces {self.held} of {self.limit}, {self.others} in use elsewhere>"
 
 
 class AccountLease:
     """What one account has of its limits here; the :class:`penstock.flow.lessee.Lessee` reports it.
 
     :param touched: told that there is something to report, and whether that is urgent
+    :param alone: whether there is no word from the others
     """
 
     __slots__ = (
+        "_alone",
         "_calls",
         "_known",
         "_leased_at",
+        "_refused",
+        "_waiting",
         "_wanted",
         "in_progress",
         "name",
@@ -169,8 +215,13 @@ class AccountLease:
         "touched_at",
     )
 
-    def __init__(self, name: str, touched: Callable[[AccountLease, bool], None]) -> None:
+    def __init__(
+        self, name: str, touched: Callable[[AccountLease, bool], None], alone: Callable[[], bool]
+    ) -> None:
         self.name = name
+        self._alone = alone
+        self._waiting: dict[asyncio.Future[None], None] = {}  # for a place
+        self._refused = 0  # for want of a place, since the last report
         self.touched = touched
         self.touched_at = -math.inf
         self.requests: LeasedBucket | None = None
@@ -185,25 +236,68 @@ class AccountLease:
     @property
     def is_short(self) -> bool:
         """Whether so few places are left that each counts."""
-        return self.places is not None and self.places.is_short(self.in_progress)
+        return self.places is not None and (bool(self._waiting) or self.places.is_short(self.in_progress))
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether calls wait for a place."""
+        return bool(self._waiting)
+
+    def has_place(self, now: float) -> bool:
+        """Whether one more call may be under way here."""
+        return self.places is None or self.places.has_room(self.in_progress, now, alone=self._alone())
+
+    def may_come(self, now: float) -> bool:
+        """Whether it is worth waiting for a place that others may have to spare."""
+        return self.places is not None and not self._alone() and self.places.may_come(self.in_progress, now)
+
+    async def wait_place(self, seconds: float) -> None:
+        """Until there may be a place, but not longer than so; whether there is one is to be seen."""
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        self._waiting[waiter] = None
+        timer = loop.call_later(seconds, _wake, waiter)
+        self.touched(self, True)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self._waiting.pop(waiter, None)
 
     def asked(self, tokens: float, now: float, *, refused: bool) -> None:
         """A call asked for so many tokens, and was let in or not."""
         self._calls += 1
         self._wanted += tokens
         self.touched_at = now
+        if refused and not self.has_place(now):
+            self._refused += 1
         self.touched(self, not self._known or refused or self.is_short)
 
     def ended(self, now: float) -> None:
         """A call has ended, or is settled."""
         self.touched_at = now
-        self.touched(self, self.is_short)
+        returned = self.places is not None and self.places.give_back(self.in_progress)
+        self.wake(now)
+        self.touched(self, returned or self.is_short)
+
+    def wake(self, now: float) -> None:
+        """Let as many try again as there are places."""
+        if self._waiting and self.has_place(now):
+            free = (self.places.held if self.places is not None else 0) - self.in_progress
+            for waiter in list(self._waiting)[:free]:
+                _wake(waiter)
+
+    def wake_all(self) -> None:
+        """There will be no word from the others for now."""
+        for waiter in self._waiting:
+            _wake(waiter)
 
     def report(self, now: float) -> Report:
         """What has happened since the last report."""
         anew = self._known and now - self._leased_at > OUTAGE
         calls, self._calls = self._calls, 0.0
         wanted, self._wanted = self._wanted, 0.0
+        waiting, self._refused = len(self._waiting) + self._refused, 0
         return Report(
             self.name,
             anew,
@@ -212,12 +306,14 @@ class AccountLease:
             self.in_progress,
             self.requests.use(now, known=self._known, anew=anew) if self.requests is not None else None,
             self.tokens.use(now, known=self._known, anew=anew) if self.tokens is not None else None,
+            self.places.told(self.in_progress, waiting) if self.places is not None else None,
         )
 
-    def leased(self, lease: Lease, even: float, now: float) -> None:
-        """The answer to the last report.
+    def leased(self, lease: Lease, even: float, sent: float, now: float) -> bool:
+        """The answer to the last report, which was sent then.
 
         :param even: what would be everybody's share alike
+        :returns: whether there is something to report at once: places that were given back
         """
         self._known = True
         self._leased_at = now
@@ -225,8 +321,11 @@ class AccountLease:
             self.requests.lease(lease.requests, lease.calls_share, even, now)
         if self.tokens is not None:
             self.tokens.lease(lease.tokens, lease.tokens_share, even, now)
-        if self.places is not None:
-            self.places.lease(lease.others, lease.calls_share, self.in_progress, now)
+        if self.places is None:
+            return False
+        returned = self.places.lease(lease.places, lease.others, self.in_progress, sent, now)
+        self.wake(now)
+        return returned
 
     def take_part(self, share: float) -> None:
         """There is no word from the others: keep to this part of the limits."""
@@ -241,7 +340,16 @@ class AccountLease:
     def let_go(self, share: float) -> None:
         """It is not used any more: its share is free for others."""
         self._known = False
-        self.take_part(share)
+        for bucket in (self.requests, self.tokens):
+            if bucket is not None:
+                bucket.take_part(share)
+        if self.places is not None:
+            self.places.let_go(share)
 
     def __repr__(self) -> str:
         return f"<AccountLease {self.name}, {'leased' if self._known else 'not leased'}, {self.in_progress} in progress>"
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

@@ -1,7 +1,7 @@
-"""Who leases this process's part of shared limits, behind the calls: none of them waits for it.
+"""Who leases this process's part of shared limits, behind the calls: they wait for places at most.
 
 Ten times a second what has changed is reported, and at once where that matters: an account that is new here,
-and one that is nearly or wholly used up.  One exchange is under way at a time.  One that fails, or takes
+and one that is nearly or wholly used up.  While calls wait for a place, one is asked for every :data:`AGAIN`.  One exchange is under way at a time.  One that fails, or takes
 longer than :data:`PATIENCE`, changes nothing but that everybody keeps to the part that he has.
 """
 
@@ -19,6 +19,7 @@ from penstock.flow.sharing import Leases, Report
 HEARTBEAT = 1.0  # seconds after which a member is heard of even if it has nothing to say
 PATIENCE = 2.0  # seconds for one exchange
 PAUSE = 0.01  # seconds between two exchanges, however urgent
+AGAIN = 0.02  # seconds after which a place is asked for once more
 KEPT = 10.0  # seconds after its last call that an account is reported
 MAX_REPORTS = 200  # of one exchange
 
@@ -28,11 +29,17 @@ log = logging.getLogger("penstock.gateway")
 class Board(Protocol):
     """Where a pool is: in the supervisor, or in a Redis."""
 
-    def exchange(self, reports: list[Report]) -> asyncio.Future[Leases]:
-        """Report, and be leased anew; fails with :class:`OSError` if there is nobody to report to."""
+    def exchange(self, reports: list[Report], *, rejoins: bool) -> asyncio.Future[Leases]:
+        """Report, and be leased anew; fails with :class:`OSError` if there is nobody to report to.
+
+        :param rejoins: this member has been leased before
+        """
 
     def reset(self) -> None:
         """There was no answer in time, and there shall be none any more."""
+
+    async def open(self) -> None:
+        """Until it can be reported to."""
 
     async def close(self) -> None:
         """Nothing will be reported any more."""
@@ -60,6 +67,7 @@ class Lessee:
         self._began = self._answered_at = float("-inf")
         self._hurry: asyncio.TimerHandle | None = None
         self._is_urgent = False
+        self._joined: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Lessee, one of {self.members}, {len(self._warm)} accounts, {self.trouble or 'well'}>"
@@ -86,9 +94,29 @@ class Lessee:
         if old is not None:
             await old.close()
 
+    async def join(self, seconds: float) -> None:
+        """Hear of the others before there are calls; no longer than so."""
+        board = self._board
+        if board is None or self._answered_at > float("-inf"):
+            return
+        joined = self._joined = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(seconds):
+                await board.open()
+                if self._under_way is None:
+                    self._exchange(self._now())
+                await joined
+        except TimeoutError:
+            log.warning("there is no word from those who share the limits")
+        finally:
+            self._joined = None
+
     def account(self, name: str) -> AccountLease:
         """A lease for an account; its limits are the caller's to add."""
-        return AccountLease(name, self._touched)
+        return AccountLease(name, self._touched, self._has_trouble)
+
+    def _has_trouble(self) -> bool:
+        return bool(self.trouble) or self._board is None
 
     def drop(self, lease: AccountLease) -> None:
         """Limits on this account are no more."""
@@ -120,9 +148,9 @@ class Lessee:
             self._is_urgent = True
             self._hasten()
 
-    def _hasten(self) -> None:
+    def _hasten(self, after: float = PAUSE) -> None:
         if self._hurry is None and self._under_way is None:
-            pause = max(0.0, self._began + PAUSE - self._now())
+            pause = max(0.0, self._began + after - self._now())
             self._hurry = asyncio.get_running_loop().call_later(pause, self._hurried)
 
     def _hurried(self) -> None:
@@ -144,7 +172,8 @@ class Lessee:
         self._reported = list(islice(self._dirty, MAX_REPORTS))
         for lease in self._reported:
             del self._dirty[lease]
-        self._under_way = self._board.exchange([lease.report(now) for lease in self._reported])
+        reports = [lease.report(now) for lease in self._reported]
+        self._under_way = self._board.exchange(reports, rejoins=self._answered_at > float("-inf"))
         self._under_way.add_done_callback(self._answered)
 
     def _answered(self, future: asyncio.Future[Leases]) -> None:
@@ -163,10 +192,20 @@ class Lessee:
         answer = future.result()
         self.members = max(1, answer.members)
         self._answered_at = now = self._now()
+        if self._joined is not None and not self._joined.done():
+            self._joined.set_result(None)
+        waited_for = False
         for lease, leased in zip(reported, answer.leases, strict=True):
-            lease.leased(leased, self.even, now)
+            if lease.leased(leased, self.even, self._began, now):
+                self._dirty[lease] = None
+                self._is_urgent = True
+            elif lease.is_waited_for:
+                self._dirty[lease] = None
+                waited_for = True
         if self._is_urgent:  # since the report was made
             self._hasten()
+        elif waited_for:
+            self._hasten(AGAIN)
 
     def _give_up(self) -> None:
         future, self._under_way = self._under_way, None
@@ -183,3 +222,5 @@ class Lessee:
         if not self.trouble:
             log.warning("limits are not shared for now, each process keeps to its part: %s", why)
         self.trouble = why
+        for lease in self._warm:
+            lease.wake_all()

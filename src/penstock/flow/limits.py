@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from penstock.config.model import LimitConfig, LimitsConfig
 from penstock.config.patterns import resolve
-from penstock.errors import RateLimited, Window
+from penstock.errors import PlaceWanted, RateLimited, Window
 from penstock.flow.account import DOLLAR, Account
 from penstock.flow.budget import Budget, Calendar
 from penstock.flow.gcra import Bucket
@@ -194,16 +194,14 @@ class Limiter:
             for limit in table.values()
         )
 
-    def reserve(self, call: Call) -> CallReservation | None:
+    def reserve(self, call: Call, *, patient: bool = False) -> CallReservation | None:
         """Take what the call may need; None: no limit concerns it.
 
+        :param patient: whether the caller would wait a moment for a place; see :meth:`wait_place`
         :raises RateLimited: it must not begin; nothing was taken
+        :raises PlaceWanted: the same, but if it is tried again in a moment, it may
         """
-        tenant = call.tenant
-        names = (tenant.key_name, tenant.name, tenant.tier, call.model)
-        accounts = self._of_call.get(names)
-        if accounts is None:
-            accounts = self._find(names)
+        accounts = self._concerned(call)
         if not accounts:
             return None
         now = self.now()
@@ -213,17 +211,23 @@ class Limiter:
         if any(account.spends for account in accounts):
             self.look()
             cost = self._price(call, estimate)
-        self._check(accounts, now, tokens, cost)
+        self._check(accounts, now, tokens, cost, patient=patient)
         return CallReservation(self, accounts, now, tokens, cost)
+
+    async def wait_place(self, call: Call, seconds: float) -> None:
+        """Until there may be a place for the call, where there was none; so long at most."""
+        now = self.now()
+        for account in self._concerned(call):
+            if account.lease is not None and not account.has_place(now):
+                await account.lease.wait_place(seconds)
+                return
 
     def explain(self, call: Call) -> list[dict[str, Any]]:
         """The limits that concern a call, the most pressing first, and what it would meet there; nothing is taken.
 
         ``wait`` is in seconds; None: no time helps.
         """
-        tenant = call.tenant
-        names = (tenant.key_name, tenant.name, tenant.tier, call.model)
-        accounts = self._of_call.get(names) or self._find(names)
+        accounts = self._concerned(call)
         now, estimate = self.now(), _estimate(call)
         tokens = estimate.input_tokens + estimate.output_tokens
         cost = self._price(call, estimate) if any(account.spends for account in accounts) else 0
@@ -265,6 +269,12 @@ class Limiter:
         return found
 
     # ---- who is concerned ----
+
+    def _concerned(self, call: Call) -> tuple[Account, ...]:
+        tenant = call.tenant
+        names = (tenant.key_name, tenant.name, tenant.tier, call.model)
+        accounts = self._of_call.get(names)
+        return self._find(names) if accounts is None else accounts
 
     def _find(self, names: tuple[str, str, str, str]) -> tuple[Account, ...]:
         accounts = []
@@ -312,16 +322,21 @@ class Limiter:
 
     # ---- may it begin? ----
 
-    def _check(self, accounts: tuple[Account, ...], now: float, tokens: int, cost: int) -> None:
+    def _check(
+        self, accounts: tuple[Account, ...], now: float, tokens: int, cost: int, *, patient: bool
+    ) -> None:
         longest = -1.0
         worst: tuple[Account, str] | None = None
         for account in accounts:
             for kind, wait in self._waits(account, now, tokens, cost):
+                patient = patient and kind == _PLACES and account.may_get_place(now)
                 if wait > longest:
                     longest, worst = wait, (account, kind)
         if worst is None:
             return
         account, kind = worst
+        if patient:
+            raise PlaceWanted(_sentence(account, kind, longest), code=_NO_PLACE, retry_after=longest)
         self._refused(account.scope, kind)
         for wanted in accounts:
             if wanted.lease is not None:

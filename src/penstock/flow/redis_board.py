@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 import hiredis
+import msgspec
 
 from penstock.flow._sharing_script import EXCHANGE
 from penstock.flow.sharing import Lease, Leases, Report, Use
@@ -16,7 +17,7 @@ from penstock.net.redis import ERRORS, Address, Connection, Waiting, connect
 PREFIX = "{penstock:limits}"
 _SHA = hashlib.sha1(EXCHANGE, usedforsecurity=False).hexdigest().encode()
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between two attempts to connect
-_OF_A_LEASE = 5
+_OF_A_LEASE = 6
 _NO_USE = (b"", b"", b"", b"")
 
 
@@ -42,19 +43,24 @@ class RedisBoard:
         host, port = self.address.hosts[0]
         return f"<RedisBoard {host}:{port}, {self._trouble or 'well'}>"
 
-    def exchange(self, reports: list[Report]) -> asyncio.Future[Leases]:
+    def exchange(self, reports: list[Report], *, rejoins: bool) -> asyncio.Future[Leases]:
         found: asyncio.Future[Leases] = asyncio.get_running_loop().create_future()
         if self._connection is None:
             self._connect_soon()
             found.set_exception(ConnectionError(self._trouble))
             return found
-        words = command(self._member, self._prefix, reports)
+        words = command(self._member, self._prefix, reports, rejoins=rejoins)
         self._connection.send((b"EVALSHA", _SHA, *words), Waiting(found, read))
         return found
 
     def reset(self) -> None:
         if self._connection is not None:
             self._connection.abort()
+
+    async def open(self) -> None:
+        self._connect_soon()
+        if self._connecting is not None:
+            await asyncio.wait([self._connecting])
 
     async def close(self) -> None:
         self._closed = True
@@ -110,16 +116,20 @@ class RedisBoard:
         self._trouble = ""
 
 
-def command(member: bytes, prefix: bytes, reports: list[Report]) -> list[bytes]:
+def command(member: bytes, prefix: bytes, reports: list[Report], *, rejoins: bool) -> list[bytes]:
     """The keys and arguments of the script: the number of keys first."""
-    keys = [prefix + b":members"]
-    values = [member]
+    keys = [prefix + b":members", prefix + b":recovers"]
+    values = [member, b"1" if rejoins else b""]
     for report in reports:
         keys.append(prefix + b":of:" + report.account.encode())
         values += (b"1" if report.anew else b"", _text(report.calls), _text(report.wanted))
         values.append(b"%d" % report.in_progress)
         values += _use(report.requests)
         values += _use(report.tokens)
+        places = report.places
+        values += (
+            _NO_USE if places is None else [b"%d" % figure for figure in msgspec.structs.astuple(places)]
+        )
     return [b"%d" % len(keys), *keys, *values]
 
 
@@ -147,8 +157,8 @@ def read(answer: Any) -> Leases:
         members, *figures = map(float, answer)
         leases = []
         for at in range(0, len(figures), _OF_A_LEASE):
-            requests, tokens, calls_share, tokens_share, others = figures[at : at + _OF_A_LEASE]
-            leases.append(Lease(requests, tokens, calls_share, tokens_share, int(others)))
+            requests, tokens, calls_share, tokens_share, others, places = figures[at : at + _OF_A_LEASE]
+            leases.append(Lease(requests, tokens, calls_share, tokens_share, int(others), int(places)))
     except (TypeError, ValueError, IndexError) as error:
         raise ConnectionError("Redis answered with something else") from error
     return Leases(int(members), leases)

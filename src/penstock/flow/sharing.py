@@ -10,7 +10,8 @@ exchange, a few times a second, a member reports what it has taken since the las
 * A share follows what a member's callers ask for, admitted or not: a sum of which a half fades in seven
   seconds.  :data:`FLOOR` of a limit is shared evenly, so that nobody is left without.
 * Calls under way are told as a number, not as steps up and down: a process that dies leaves nothing behind, and
-  what it held is free :data:`LIFE` seconds after it was last heard of.
+  what it held is free :data:`LIFE` seconds after it was last heard of.  What may be under way is not counted
+  afterwards, though, because a call cannot be made good: each *place* is leased to one member (``places``).
 * No figure depends on a clock that all of them would have.  Levels, not moments, are kept; a clock that is
   set back adds nothing, and one that is set forward no more than one full bucket.
 """
@@ -21,7 +22,9 @@ import math
 
 import msgspec
 
+from penstock.flow import places
 from penstock.flow.gcra import PERIOD
+from penstock.flow.places import Holding, Places
 
 LIFE = 5.0  # seconds that a member is counted after it was last heard of
 FADING = 10.0  # seconds after which what was asked for counts 1/e
@@ -50,6 +53,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
     :param calls: that were asked for since the last exchange, admitted or not
     :param wanted: tokens of these calls
     :param in_progress: calls under way
+    :param places: what the member has of a limit of calls at once; None: there is no such limit
     """
 
     account: str
@@ -59,6 +63,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
     in_progress: int
     requests: Use | None
     tokens: Use | None
+    places: Places | None = None
 
 
 class Lease(msgspec.Struct, frozen=True, array_like=True):
@@ -69,6 +74,7 @@ class Lease(msgspec.Struct, frozen=True, array_like=True):
     :param calls_share: the member's share of requests and of calls under way
     :param tokens_share: the member's share of tokens
     :param others: calls under way at the other members
+    :param places: how many calls the member may have under way; what it holds beyond that it gives back
     """
 
     requests: float
@@ -76,6 +82,7 @@ class Lease(msgspec.Struct, frozen=True, array_like=True):
     calls_share: float
     tokens_share: float
     others: int
+    places: int = 0
 
 
 class Leases(msgspec.Struct, frozen=True, array_like=True):
@@ -94,6 +101,7 @@ class _Part(msgspec.Struct, frozen=True):
     seen: float = 0.0
     requests: float | None = None  # all that it has taken; None: it is not known
     tokens: float | None = None
+    places: Holding = places.NOTHING
 
 
 class _Level(msgspec.Struct, frozen=True):
@@ -120,9 +128,15 @@ class Pool:
         self._accounts: dict[str, _Account] = {}
         self._members: dict[str, float] = {}
         self._cleaned = -math.inf
+        self._recovers_until = -math.inf
 
-    def exchange(self, member: str, reports: list[Report], now: float) -> Leases:
-        """Enter what a member reports, and lease anew."""
+    def exchange(self, member: str, reports: list[Report], now: float, *, rejoins: bool = False) -> Leases:
+        """Enter what a member reports, and lease anew.
+
+        :param rejoins: the member has been leased before; if it is not known here, others may not be either
+        """
+        if rejoins and not _lives(self._members.get(member, -math.inf), now):
+            self._recovers_until = now + places.RECOVERY
         self._members[member] = now
         for other, seen in list(self._members.items()):
             if not _lives(seen, now):
@@ -138,6 +152,7 @@ class Pool:
         own = account.parts.pop(member, None)
         if own is None or not _lives(own.seen, now):
             own = _Part(seen=now)
+        known = held = own.places
         requests, tokens = report.requests, report.tokens
         if requests is not None:
             account.requests = _level(account.requests, requests, own.requests, now, anew=report.anew)
@@ -153,6 +168,7 @@ class Pool:
             tokens.total if tokens is not None else None,
         )
         calls, wanted, others = own.calls, own.wanted, 0
+        elsewhere: list[tuple[Holding, float]] = []
         for name, part in list(account.parts.items()):
             if not _lives(part.seen, now):
                 del account.parts[name]
@@ -161,14 +177,27 @@ class Pool:
             calls += part.calls * fading
             wanted += part.wanted * fading
             others += part.in_progress
-        account.parts[member] = own
-        even = 1.0 / len(account.parts)
+            elsewhere.append((part.places, part.calls * fading))
+        even = 1.0 / (len(account.parts) + 1)
+        granted = 0
+        if report.places is not None:
+            held = places.told(report.places, known, now)
+            granted = held.held
+            if held is not known:  # nor overtaken
+                shares = [(other, _share(theirs, calls, even)) for other, theirs in elsewhere]
+                recovers = 0.0 < self._recovers_until - now <= places.RECOVERY
+                granted = places.granted(
+                    report.places.limit, held, _share(own.calls, calls, even), shares, recovers=recovers
+                )
+                held = places.kept(held, granted)
+        account.parts[member] = msgspec.structs.replace(own, places=held)
         return Lease(
             account.requests.left if requests is not None and account.requests is not None else 0.0,
             account.tokens.left if tokens is not None and account.tokens is not None else 0.0,
             _share(own.calls, calls, even),
             _share(own.wanted, wanted, even),
             others,
+            granted,
         )
 
     def _clean(self, now: float) -> None:

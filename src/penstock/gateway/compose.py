@@ -62,6 +62,7 @@ from penstock.net.exchange import Exchange
 from penstock.upload.files import FileStore
 from penstock.upstream.http import HTTPUpstream, has_no_key
 
+JOINING = 1.0  # seconds at most to hear of those who share the limits
 HAND_OVER = 2.0  # seconds for storing what other processes are to go on with
 LAST_WORK = 2.0  # seconds that a request for what is kept here may take yet when the gateway closes
 
@@ -529,6 +530,7 @@ class Gateway:
         """Lease this process's part of the limits, if it has only a part."""
         if self._lessee is not None:
             await self._lessee.use(self._redis_board or self._board)
+            await self._lessee.join(JOINING)
 
     def _gates(self) -> list[Gate]:
         upstreams = self.pipeline.snapshot.upstreams.values()

@@ -29,6 +29,7 @@ from penstock.errors import (
     NotFound,
     Overloaded,
     PenstockError,
+    PlaceWanted,
     PressureError,
     UpstreamError,
 )
@@ -39,6 +40,7 @@ from penstock.gateway.stages import attach, join
 from penstock.gateway.stages.admit import Admission, settle
 from penstock.gateway.stages.authenticate import Keyring
 from penstock.gateway.stages.call import Abandoned, Production
+from penstock.gateway.stages.decode import decode
 from penstock.gateway.stages.degrade import Degradation
 from penstock.gateway.stages.lookup import SIMILAR, STALE, Found, Lookup, Question
 from penstock.gateway.stages.queue import by_health
@@ -105,17 +107,19 @@ class Pipeline:
         outlive a process, or for which the cache has tiers below memory, is a task (:meth:`_waiting_for`).
         """
         try:
-            call = self._decode(exchange, endpoint, tenant)
+            call = decode(exchange, endpoint, tenant, self.clock.now())
             policy = self.snapshot.router.tidying(call.model)
             if policy is not None:
                 self._tidy(call, policy)
             degradation = self.snapshot.degradation
             if degradation is not None:
                 degradation.look(call, self.snapshot.router)
-            self.admission.acquire(call)
+            self.admission.acquire(call, patient=True)
+        except PlaceWanted:
+            self.soon(self._admit_late(exchange, call))
+            return
         except PenstockError as error:
-            status = refuse(exchange, error, endpoint.dialect)
-            self.recorder.refused(endpoint.label, tenant, status=status, error=error.code, peer=exchange.peer)
+            self._refuse(exchange, error, endpoint, tenant)
             return
         except ConnectionError:  # the caller left before it had asked
             return
@@ -123,6 +127,26 @@ class Pipeline:
             self._find(exchange, call)
         except Exception as error:  # noqa: BLE001 - raised again, if it is a defect
             self._give_back(exchange, call, error)
+
+    async def _admit_late(self, exchange: Exchange, call: Call) -> None:
+        """The rest of :meth:`answer` for a call whose place another process may have; a quarter of a second at most."""
+        try:
+            await self.admission.acquire_late(call)
+        except PenstockError as error:
+            self._refuse(exchange, error, call.endpoint, call.tenant)
+        else:
+            await self._waiting_for(self._find_late(exchange, call), exchange, call)
+
+    async def _find_late(self, exchange: Exchange, call: Call) -> None:
+        if exchange.gone:
+            self._left(exchange, call)
+        else:
+            self._find(exchange, call)
+
+    def _refuse(self, exchange: Exchange, error: PenstockError, endpoint: Endpoint, tenant: Tenant) -> None:
+        """The call was not admitted."""
+        status = refuse(exchange, error, endpoint.dialect)
+        self.recorder.refused(endpoint.label, tenant, status=status, error=error.code, peer=exchange.peer)
 
     def _give_back(self, exchange: Exchange, call: Call, error: Exception) -> None:
         """The call was admitted, and there will be no generation for it."""
@@ -459,30 +483,6 @@ class Pipeline:
         """How long to wait for a caller who has left, in seconds."""
         grace = self.snapshot.router.grace(reading.call.model)
         return attach.grace(reading.call, started=reading.exchange.started) if grace is None else grace
-
-    def _decode(self, exchange: Exchange, endpoint: Endpoint, tenant: Tenant) -> Call:
-        body = exchange.whole_body()
-        opening = request.read(endpoint, body)
-        fields, stream = opening.fields, opening.stream
-        if opening.background:
-            fields, body = request.streamed(fields, opening.model)
-            stream = True
-        return Call(  # by position: by name it takes twice as long
-            new_id(),
-            endpoint,
-            opening.model,
-            stream,
-            fields,
-            body,
-            exchange.headers,
-            self.clock.now(),
-            tenant,
-            opening.max_output_tokens,
-            opening.include_usage,
-            opening.running_usage,
-            opening.background,
-            opening.background and not opening.stream,
-        )
 
     def _tidy(self, call: Call, policy: PromptConfig) -> None:
         """Leave out of the prompt what the configuration says; nobody behind this sees what it was."""

@@ -4,17 +4,22 @@ The contract that this stage holds: it refuses *before* anything is queued or pa
 honest Retry-After; it reserves an estimate and settles with the true figures, exactly once, whatever becomes
 of the call.
 
+One thing is waited for, :data:`PLACE_WAIT` at most: a place among the calls at once that this process does not have,
+and another one may have to spare (``flow.places``).
+
 Permitted models, the limits and budgets of ``penstock.flow.limits``, a bound on calls in progress that follows
 from ``listener.max_connections`` (one call a connection), and nothing new while the process is going away.
 """
 
 from __future__ import annotations
 
-from penstock.errors import Draining
+from penstock.errors import Draining, PlaceWanted
 from penstock.flow.limits import Limiter
 from penstock.gateway.stages.authenticate import permit
 from penstock.generation.log import Generation
 from penstock.messages import Call, Usage
+
+PLACE_WAIT = 0.25  # seconds; those who have places to spare are heard of ten times a second
 
 
 class Admission:
@@ -34,14 +39,33 @@ class Admission:
     def __repr__(self) -> str:
         return f"<Admission {self.in_progress} in progress{', draining' if self.draining else ''}>"
 
-    def acquire(self, call: Call) -> None:
-        """:raises penstock.errors.PenstockError: the call is refused; there is nothing to settle"""
+    def acquire(self, call: Call, *, patient: bool = False) -> None:
+        """Let the call in.
+
+        :param patient: whether :meth:`acquire_late` is tried, where that may help
+        :raises penstock.errors.PlaceWanted: it may help
+        :raises penstock.errors.PenstockError: the call is refused; there is nothing to settle
+        """
         if self.draining:
             raise Draining("this gateway is going away; try again", retry_after=1.0)
         permit(call)
         if self.limiter is not None:
-            call.reservation = self.limiter.reserve(call)
+            call.reservation = self.limiter.reserve(call, patient=patient)
         self.enter()
+
+    async def acquire_late(self, call: Call) -> None:
+        """Wait for a place; see :meth:`acquire`."""
+        limiter = self.limiter
+        assert limiter is not None, "a place is wanted only where places are limited"
+        until = limiter.now() + PLACE_WAIT
+        while (left := until - limiter.now()) > 0:
+            await limiter.wait_place(call, left)
+            try:
+                self.acquire(call, patient=True)
+            except PlaceWanted:
+                continue
+            return
+        self.acquire(call)
 
     def enter(self) -> None:
         """Count a request that needs no permission: it reads what is there."""
