@@ -200,10 +200,7 @@ def test_calls_in_progress_count_everywhere():
     async def main():
         world = await World(concurrent=8).start()
         one, other = world.processes[:2]
-        held = []
-        for process in (one, other):
-            for _ in range(6):
-                held.append(await world.seek(process))
+        held = [await world.seek(process) for process in (one, other) for _ in range(6)]
         refused = held.count(None)
         message = other.error.message
         held[0].release()

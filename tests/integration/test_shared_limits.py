@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:  # pytest may be started in other ways than `python -m pytest`
     sys.path.insert(0, str(ROOT))
 
+from benchmarks.flow import places  # noqa: E402
 from benchmarks.flow.leases import UNEVEN, measure  # noqa: E402
 
 SECONDS = 10.0  # of real time: what is measured is a rate
@@ -31,3 +32,12 @@ def test_four_workers_keep_to_one_limit_without_a_redis():
     assert figures.failed == []
     assert figures.refused
     assert -0.15 < figures.off < 0.1
+
+
+@pytest.mark.slow  # starts four processes, and counts for some seconds while one of them is killed
+def test_no_more_calls_are_under_way_than_the_limit_also_when_a_worker_is_killed():
+    figures = places.measure(5.0, redis=False, kill=True)
+    assert figures.other == []
+    assert figures.refused
+    assert figures.answered > places.LIMIT
+    assert 1 < figures.most <= places.LIMIT
