@@ -34,7 +34,7 @@ def test_systems_are_measured_over_a_relay(monkeypatch):
     tables = network.main([*options, "--workloads", "tiny", "--systems", "sdk", "penstock"])
     for row in tables["tiny"]:
         assert (row["calls"], row["failed"], row["upstream_calls"]) == (1, 0, 1.0)
-        assert row["mb"] > 0.2
+        assert row["mb"] > 0.14  # by the client, compressed
 
 
 def test_calls_that_survive_are_counted_with_what_was_computed_for_them(monkeypatch):

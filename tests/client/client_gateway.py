@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import random
 from urllib.parse import urlsplit
 
 from penstock.lab.faults import Conditions, FaultProxy
@@ -13,6 +15,11 @@ def config(simulator):
         "models": {"*": {"candidates": [{"upstream": "sim"}]}},
         "generations": {"kept_bytes": 134_217_728},
     }
+
+
+def noise(size):
+    """A question that still has about so many bytes when it is compressed."""
+    return [{"role": "user", "content": base64.b64encode(random.Random(1).randbytes(size)).decode()}]
 
 
 def through(gateway, *breaks, **conditions):

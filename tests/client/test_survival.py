@@ -11,7 +11,7 @@ import uuid
 import httpx2
 import openai
 import pytest
-from client_gateway import config, through, through_all
+from client_gateway import config, noise, through, through_all
 from sdks import QUESTION, WAYS, ask, expected
 
 import penstock
@@ -101,7 +101,7 @@ def test_no_sdk_notices_a_break(gateway, simulator, way, stream, kind):
 @pytest.mark.parametrize("way", WAYS)
 def test_a_request_that_broke_is_sent_again(gateway, simulator, way):
     before = billed(simulator)
-    question = [{"role": "user", "content": "word " * 20_000}]
+    question = noise(100_000)
     with through_all(gateway, Break(Kind.RESET, 50_000, "up"), Break(Kind.BLACK_HOLE, 99_000, "up")) as link:
         text, figures = ask(
             way, link.url, question=question, gateways=[link.url], timeout=0.5, first_delay=0.01

@@ -94,6 +94,7 @@ def test_the_history_of_an_agent_is_sent_once(tmp_path):
                 answer = await ask("POST", CHAT, encoded, content_encoding="dcz", **keep)
             assert answer.status == 200
             assert answer.headers["penstock-dictionary"] == hashlib.sha256(body).hexdigest()
+            assert answer.headers["accept-encoding"] == "zstd, br, gzip, dcz"
             assert json.loads(model.bodies[-1]) == json.loads(body)
             earlier = body
         assert sent < plain / 4
@@ -106,6 +107,26 @@ def test_the_history_of_an_agent_is_sent_once(tmp_path):
             "POST", CHAT, codings.with_dictionary(b"{}", earlier), content_encoding="dcz", key="sk-x"
         )
         assert code_of(theirs) == (409, "dictionary_lacking")
+
+
+def test_a_large_body_is_remembered_too(tmp_path):
+    @with_gateway(tmp_path)
+    async def test(ask, model, gateway):
+        body = body_of(1_000_000)
+        answer = await ask("POST", CHAT, body, penstock_dictionary="keep", content_type=JSON)
+        assert answer.headers["penstock-dictionary"] == hashlib.sha256(body).hexdigest()
+        encoded = codings.with_dictionary(body, body)
+        again = await ask("POST", CHAT, encoded, content_encoding="dcz", content_type=JSON)
+        assert again.status == 200
+        assert json.loads(model.bodies[-1]) == json.loads(body)
+
+
+def test_a_gateway_without_dictionaries_says_which_codings_there_are(tmp_path):
+    @with_gateway(tmp_path, codings=CodingsConfig(dictionary_bytes=0))
+    async def test(ask, model, gateway):
+        answer = await ask("POST", CHAT, body_of(1), penstock_dictionary="keep", content_type=JSON)
+        assert answer.headers["accept-encoding"] == "zstd, br, gzip"
+        assert "penstock-dictionary" not in answer.headers
 
 
 def test_dictionaries_are_bounded():

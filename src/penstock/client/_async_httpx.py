@@ -14,7 +14,7 @@ import anyio
 import httpx
 
 from penstock.client._breaks import kind_of
-from penstock.client._calls import Calls, ClientCall
+from penstock.client._calls import Calls, ClientCall, Sent
 from penstock.client._kept import Keeping, Kept
 from penstock.client._reading import Cut, HandedOver, NotReproduced
 from penstock.client._sockets import KEEP_ALIVE
@@ -25,7 +25,15 @@ from penstock.errors import UpstreamBroken
 
 GOODBYE_SECONDS = 1.0  # that telling the gateway to stop may take, when the application gives a stream up
 _NOT_FOR_RESUMPTION = frozenset(
-    {"content-length", "content-type", "content-encoding", "idempotency-key", "penstock-deadline", "accept"}
+    {
+        "accept",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "idempotency-key",
+        "penstock-deadline",
+        "penstock-dictionary",
+    }
 )
 _Connect = Callable[[str | None], httpx.AsyncBaseTransport]
 _Timeouts = dict[str, float | None]
@@ -135,17 +143,17 @@ class AsyncTransport(httpx.AsyncBaseTransport):
 
     async def exchanged(self, call: ClientCall, request: httpx.Request) -> httpx.Response:
         """The answer's head, for a body that goes as it is, or in a form that survives breaks."""
-        body, coding = call.encoded()
-        if coding != call.coding:
-            _set_body(request, body, coding)
-            call.coding = coding
-        upload = call.uploading(body, request.headers)
+        sent = call.encoded()
+        if sent is not call.sent:
+            _set_body(request, sent)
+            call.sent = sent
+        upload = call.uploading(sent.body, request.headers)
         if upload is not None:
             response = await self._uploaded(call, request, upload)
             if response is not None:
                 return response
             call.upload_refused()
-        call.sends(len(body))
+        call.sends(len(sent.body))
         return await self.send(request)
 
     async def _uploaded(
@@ -497,14 +505,16 @@ def _address(call: ClientCall, request: httpx.Request) -> None:
         request.headers["Host"] = peer.netloc
 
 
-def _set_body(request: httpx.Request, body: bytes, coding: str) -> None:
+def _set_body(request: httpx.Request, sent: Sent) -> None:
     """Give a request the body as its present peer wants it."""
-    request.stream = httpx.ByteStream(body)
-    request.headers["Content-Length"] = str(len(body))
-    if coding:
-        request.headers["Content-Encoding"] = coding
-    else:
-        del request.headers["Content-Encoding"]
+    request.stream = httpx.ByteStream(sent.body)
+    request.headers["Content-Length"] = str(len(sent.body))
+    request.headers.pop("Content-Encoding", None)
+    request.headers.pop("Penstock-Dictionary", None)
+    if sent.coding:
+        request.headers["Content-Encoding"] = sent.coding
+    if sent.asks_to_keep:
+        request.headers["Penstock-Dictionary"] = "keep"
 
 
 def _is_stream(response: httpx.Response) -> bool:

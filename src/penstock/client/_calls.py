@@ -25,6 +25,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Final
 
+import msgspec
 import zstandard
 from blake3 import blake3
 
@@ -42,9 +43,11 @@ from penstock.messages import Call, Endpoint, Tenant
 from penstock.wire import request as wire_request
 
 MOST_REMEMBERED = 1_000  # failed calls whose keys an SDK's retry gets again
-WORTH_COMPRESSING = 1_024  # bytes
+WORTH_COMPRESSING = 4_096  # bytes of a body, below which it goes in a few packets anyhow
 _LEVEL = 3  # of zstd: 113 MB/s for prompts, a quarter of their length
 _PAYS = 0.9
+_EVERY_GATEWAYS = frozenset({"zstd"})
+_CONVERSATIONS = frozenset({Endpoint.CHAT, Endpoint.MESSAGES, Endpoint.RESPONSES})
 _MOMENT = 1e8  # a deadline above this is seconds since 1970
 
 _PATHS: Final = sorted(
@@ -55,6 +58,15 @@ _NO_ROOM = frozenset({503, 529})
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _TENANT = Tenant()
 _RESUMING = RetryConfig(first_delay=0.1, max_delay=2.0)
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """A body as it goes to one peer."""
+
+    body: bytes
+    coding: str = ""  # empty: none
+    asks_to_keep: bool = False  # whether it may be the next one's dictionary, and which codings there are
+    dictionary: bytes | None = None
 
 
 class Calls:
@@ -74,7 +86,7 @@ class Calls:
     ) -> None:
         self.options = options
         self.counters = Counters(options.on_notice)
-        self.peers = Peers(options.gateways)
+        self.peers = Peers(options.gateways, options.dictionary_bytes)
         self.now = now
         self.wall = wall
         self.rand = rand
@@ -148,9 +160,11 @@ class ClientCall:
         self._deadline = self._deadline_in(headers)
         self._name = b""
         self._once = False
-        self.coding = ""  # that the request has been given
+        self.sent = self._encoded = Sent(body)  # what the request has been given
+        self._encoded_for: Peer | None = None
         self._is_encoded = "content-encoding" in headers  # by the application
         self._compressed: bytes | None = None
+        self._without_dictionary = False
         self._upload: Upload | None = None
         self._confirmed = 0
         self._sent_plainly = False
@@ -204,22 +218,62 @@ class ClientCall:
 
     # ---- the body ----
 
-    def encoded(self) -> tuple[bytes, str]:
-        """The body as it goes to the present peer, and its coding; empty: none."""
-        if (
-            "zstd" not in self.peer.codings
-            or len(self.body) < WORTH_COMPRESSING
-            or self.endpoint is None
-            or self._is_encoded
-        ):
-            return self.body, ""
-        if self._compressed is None:
-            self._compressed = zstandard.ZstdCompressor(level=_LEVEL).compress(self.body)
-            if len(self._compressed) < len(self.body) * _PAYS:
-                self.calls.counters.add(bytes_saved=len(self.body) - len(self._compressed))
-        if len(self._compressed) >= len(self.body) * _PAYS:
-            return self.body, ""
-        return self._compressed, "zstd"
+    def encoded(self) -> Sent:
+        """The body as it goes to the present peer."""
+        if len(self.body) < WORTH_COMPRESSING or self.endpoint is None or self._is_encoded:
+            return self.sent
+        if self._encoded_for is not self.peer:
+            self._encoded = self._encode()
+            self._encoded_for = self.peer
+        return self._encoded
+
+    def _encode(self) -> Sent:
+        peer, body = self.peer, self.body
+        known, now = peer.codings, self.calls.now()
+        asks = peer.is_gateway and peer.dictionaries.takes(body, now)
+        if known is None:
+            if not peer.is_gateway:
+                return Sent(body)
+            known = _EVERY_GATEWAYS
+        else:
+            asks = asks and "dcz" in known and self.endpoint in _CONVERSATIONS
+        if asks and not self._without_dictionary:
+            found = peer.dictionaries.encoded(self._owner, body, now)
+            if found is not None and len(found[0]) < min(len(body) * _PAYS, self.calls.options.upload_above):
+                self.calls.counters.add(bytes_saved=len(body) - len(found[0]))
+                return Sent(found[0], "dcz", asks, found[1])
+        if "zstd" in known:
+            if self._compressed is None:
+                self._compressed = zstandard.ZstdCompressor(level=_LEVEL).compress(body)
+                self.calls.counters.add(bytes_saved=max(len(body) - len(self._compressed), 0))
+            if len(self._compressed) < len(body) * _PAYS:
+                return Sent(self._compressed, "zstd", asks)
+        return Sent(body, asks_to_keep=asks)
+
+    @property
+    def _owner(self) -> str:
+        """Whose bodies are: none is the dictionary of another key's."""
+        return f"{self._headers.get('authorization')} {self._headers.get('x-api-key')}"
+
+    def _heard(self, status: int, headers: Mapping[str, str]) -> bool:
+        """What an answer tells of codings; whether the request is to be sent once more, without some."""
+        peer, sent = self.peer, self.sent
+        told = headers.get("accept-encoding")
+        if told is not None:  # RFC 7694: of bodies
+            peer.codings = frozenset(each.partition(";")[0].strip() for each in told.split(","))
+        elif sent.asks_to_keep and peer.codings is None and peer.is_gateway:
+            peer.codings = frozenset()
+        if sent.asks_to_keep and "penstock-dictionary" in headers:
+            peer.dictionaries.kept(self._owner, self.body, sent.dictionary)
+        if status == 415 and sent.coding:
+            peer.codings = frozenset()
+        elif status == 409 and sent.dictionary is not None:
+            peer.dictionaries.lacking(self._owner, sent.dictionary, self.calls.now())
+            self._without_dictionary = True
+        else:
+            return False
+        self._encoded_for = None
+        return True
 
     def uploading(self, body: bytes, headers: Mapping[str, str]) -> Upload | None:
         """The body on its way in a form that survives breaks; None: it goes as it is."""
@@ -285,11 +339,8 @@ class ClientCall:
         """An answer came: how long to wait for another attempt; None: this is the answer."""
         if "penstock-generation" in headers:
             self.peer.is_gateway = True
-        if (codings := headers.get("accept-encoding")) is not None:  # RFC 7694: of bodies
-            self.peer.codings = frozenset(each.partition(";")[0].strip() for each in codings.split(","))
-        if status == 415 and self.coding and self._compressed is not None:
-            self.peer.codings = frozenset()
-            self._compressed = None  # so that this happens once
+        if self._heard(status, headers):
+            self.attempts -= 1  # nothing has been asked of any model
             return 0.0
         should = headers.get("x-should-retry")
         now = self.calls.now()
@@ -413,6 +464,8 @@ class ClientCall:
 
     def asks_again(self, *, begun: bool) -> None:
         self.attempts += 1
+        self._without_dictionary = True  # whoever has lost the log has lost that as well
+        self._encoded_for = None
         if begun:
             self._goes_plainly()
         sums = {"reruns": 1} if begun else {"retries": 1}

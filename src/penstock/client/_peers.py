@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+from penstock.client._dictionaries import Dictionaries
 from penstock.client._uploading import Link
 
 FIRST_REST = 1.0  # seconds
@@ -24,16 +25,26 @@ class Peer:
     ``is_gateway``: it keeps answers and heeds ``Idempotency-Key``, because it was named as one or has shown it.
     """
 
-    __slots__ = ("codings", "failures", "is_gateway", "link", "netloc", "rests_until", "scheme")
+    __slots__ = (
+        "codings",
+        "dictionaries",
+        "failures",
+        "is_gateway",
+        "link",
+        "netloc",
+        "rests_until",
+        "scheme",
+    )
 
-    def __init__(self, scheme: str, netloc: str, *, is_gateway: bool) -> None:
+    def __init__(self, scheme: str, netloc: str, dictionary_bytes: int, *, is_gateway: bool) -> None:
         self.scheme = scheme
         self.netloc = netloc
         self.is_gateway = is_gateway
         self.failures = 0
         self.rests_until = 0.0
         self.link = Link()
-        self.codings: frozenset[str] = frozenset()  # of bodies, that it has said to understand
+        self.codings: frozenset[str] | None = None  # of bodies, that it understands; None: it has not said
+        self.dictionaries = Dictionaries(dictionary_bytes)
 
     def __repr__(self) -> str:
         kind = "gateway" if self.is_gateway else "server"
@@ -58,17 +69,20 @@ class Peers:
     """All servers that a client knows.
 
     :param gateways: URLs of gateways that serve the same
+    :param dictionary_bytes: that bodies which one of them remembers may have here
     :raises ValueError: one is no http or https URL of a server
     """
 
-    def __init__(self, gateways: Iterable[str] = ()) -> None:
+    def __init__(self, gateways: Iterable[str] = (), dictionary_bytes: int = 0) -> None:
+        self._dictionary_bytes = dictionary_bytes
         self._gateways: list[Peer] = []
         self._known: dict[tuple[str, str], Peer] = {}
         for url in gateways:
             parts = urlsplit(url)
             if parts.scheme not in _PORTS or not parts.hostname or parts.path.rstrip("/") not in ("", "/v1"):
                 raise ValueError(f"{url!r} is no gateway's URL, such as http://host:8080")
-            peer = Peer(parts.scheme, _netloc(parts.scheme, parts.netloc), is_gateway=True)
+            netloc = _netloc(parts.scheme, parts.netloc)
+            peer = Peer(parts.scheme, netloc, dictionary_bytes, is_gateway=True)
             self._gateways.append(peer)
             self._known[peer.scheme, peer.netloc] = peer
         self._named = frozenset(self._known)
@@ -85,7 +99,7 @@ class Peers:
         if peer is None:
             if len(self._known) >= MOST_PEERS:
                 self._known = {(each.scheme, each.netloc): each for each in self._gateways}
-            peer = self._known[name] = Peer(*name, is_gateway=False)
+            peer = self._known[name] = Peer(*name, self._dictionary_bytes, is_gateway=False)
         return [peer]
 
 

@@ -40,6 +40,7 @@ def http_client(
     stall_timeout: float = ...,
     rerun: bool = ...,
     upload_above: int = ...,
+    dictionary_bytes: int = ...,
     cache: CacheOptions | None = ...,
     on_notice: Callable[[Notice], None] | None = ...,
     http2: bool = ...,
@@ -67,6 +68,8 @@ def http_client(*, library: Literal["httpx2", "httpx"] = "httpx2", **settings: A
         rather than any; it goes on only if it comes out the same
     :param upload_above: bytes of a body from which on a gateway is sent it so that a break does not cost all of
         it (1,000,000)
+    :param dictionary_bytes: bodies remembered for each gateway that remembers them too, so that the next one is
+        sent as what is new in it (16 MiB); 0: none
     :param cache: answers to keep on this side; none, if not given
     :param on_notice: is told what happens to calls
     :param http2: speak HTTP/2 where the server does; wants the package ``h2``
@@ -92,6 +95,7 @@ def async_http_client(
     stall_timeout: float = ...,
     rerun: bool = ...,
     upload_above: int = ...,
+    dictionary_bytes: int = ...,
     cache: CacheOptions | None = ...,
     on_notice: Callable[[Notice], None] | None = ...,
     http2: bool = ...,

@@ -44,6 +44,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     :param rerun: a stream whose log is lost is asked for once more, if the call asks for one answer rather
         than any, and gone on with if it comes out the same
     :param upload_above: bytes of a body from which on a gateway is sent it so that a break does not cost all of it
+    :param dictionary_bytes: bodies remembered for each gateway that remembers them too, so that the next one is
+        sent as what is new in it; 0: none
     :param cache: None: nothing is kept
     :param on_notice: is told what happens to calls, in the thread or task of the call; what it raises is logged
     """
@@ -55,5 +57,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     stall_timeout: float = 40.0
     rerun: bool = True
     upload_above: int = 1_000_000
+    dictionary_bytes: int = 16 << 20
     cache: CacheOptions | None = None
     on_notice: Callable[[Notice], None] | None = None

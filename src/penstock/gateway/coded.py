@@ -39,6 +39,7 @@ class Coding(msgspec.Struct, frozen=True):
     answer: str  # the answer's coding; empty: none
     pack_answer: bool  # a plain answer is to be MessagePack
     keep: bool  # the body is to be remembered as a dictionary
+    ask: bool  # which codings there are is to be told
 
 
 class Dictionaries:
@@ -98,6 +99,8 @@ class Codings:
         self._dictionaries = Dictionaries(config.dictionary_bytes)
         self._keeps = bool(config.dictionary_bytes)
         self._max_body = max_body
+        understood = (*codings.CODINGS, codings.DCZ) if self._keeps else codings.CODINGS
+        self._understood = ", ".join(understood).encode()
 
     def __repr__(self) -> str:
         return f"<Codings {', '.join(self._offered) or 'of bodies only'}, {self._dictionaries}>"
@@ -121,13 +124,13 @@ class Codings:
         answer = ""
         if self._offered and b"accept-encoding" in headers:
             answer = codings.preferred(headers[b"accept-encoding"], self._offered)
-        keep = self._keeps and headers.get(b"penstock-dictionary", b"").strip().lower() == KEEP
+        ask = headers.get(b"penstock-dictionary", b"").strip().lower() == KEEP
         packed = kind not in _PLAIN and kind is not None and forms.is_msgpack(kind)
         pack_answer = accept not in _PLAIN and accept is not None and forms.accepts_msgpack(accept)
-        if coding is None and not (answer or keep or packed or pack_answer):
+        if coding is None and not (answer or ask or packed or pack_answer):
             return None
         body = [] if coding is None else codings.codings_in(coding)
-        return Coding(body, packed, answer, pack_answer, keep)
+        return Coding(body, packed, answer, pack_answer, ask and self._keeps, ask)
 
     async def exchange(self, beneath: Exchange, coding: Coding, owner: str) -> CodedExchange:
         """The exchange that the pipeline is to see.
@@ -135,24 +138,27 @@ class Codings:
         :raises PenstockError: the body cannot be decoded
         """
         body = beneath.whole_body()
-        if coding.body or coding.packed:
+        digest = None
+        if coding.body or coding.packed or coding.keep:
             if len(body) > _LARGE:
                 loop = asyncio.get_running_loop()
-                body = await loop.run_in_executor(None, self._decoded, body, coding, owner)
+                body, digest = await loop.run_in_executor(None, self._decoded, body, coding, owner)
             else:
-                body = self._decoded(body, coding, owner)
+                body, digest = self._decoded(body, coding, owner)
         told: list[tuple[bytes, bytes]] = []
-        if coding.keep:
-            digest = self._dictionaries.keep(owner, body)
-            if digest is not None:
-                told.append((b"penstock-dictionary", digest.hex().encode()))
+        if coding.ask:
+            told.append((b"accept-encoding", self._understood))
+        if digest is not None:
+            told.append((b"penstock-dictionary", digest.hex().encode()))
         return CodedExchange(beneath, coding, body, told, self._least, self._flush_after)
 
-    def _decoded(self, body: bytes, coding: Coding, owner: str) -> bytes:
+    def _decoded(self, body: bytes, coding: Coding, owner: str) -> tuple[bytes, bytes | None]:
+        """The body, and its SHA-256 if it is remembered."""
         plain = codings.decoded(
             body, coding.body, self._max_body, lambda digest: self._dictionaries.get(owner, digest)
         )
-        return forms.json_of(plain) if coding.packed else plain
+        plain = forms.json_of(plain) if coding.packed else plain
+        return plain, self._dictionaries.keep(owner, plain) if coding.keep else None
 
 
 class CodedExchange(OverExchange):
