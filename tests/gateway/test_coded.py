@@ -1,9 +1,11 @@
 """Coded bodies and answers through a whole gateway, with clients that decode by themselves."""
 
 import asyncio
+import base64
 import gzip
 import hashlib
 import json
+import struct
 
 import brotli
 import httpx2
@@ -11,7 +13,7 @@ import msgspec
 import pytest
 import zstandard
 from in_pieces import CHAT, body_of, in_pieces
-from serving import COMPLETION, DONE, STREAM_END, STREAM_HEAD, delta, on_uvloop
+from serving import COMPLETION, DONE, STREAM_END, STREAM_HEAD, delta, on_uvloop, plain
 
 from penstock.config.model import CodingsConfig
 from penstock.errors import ConfigError
@@ -255,6 +257,43 @@ def test_a_coded_request_in_pieces(tmp_path):
         block = hashlib.sha256(body).hexdigest()
         assert (await ask("PUT", f"/v1/blocks/{block}", encoded, content_encoding="zstd")).status == 201
         assert (await ask("PUT", f"/v1/blocks/{block}", body)).status == 204
+
+
+PROTOBUF = "application/x-protobuf"
+EMBEDDINGS = "/v1/embeddings"
+
+
+@pytest.mark.parametrize("coded", ["", "zstd"])
+def test_embeddings_in_protocol_buffers(tmp_path, coded):
+    @with_gateway(tmp_path, codings=ALL)
+    async def test(ask, model, gateway):
+        vector = [0.5, -0.25]
+        packed = struct.pack("<2f", *vector)
+        asked = b"\x0a\x01m\x12\x05Hello\x12\x05world"  # model, input, input
+        more = {"content_encoding": coded, "accept_encoding": coded} if coded else {}
+        body = zstandard.compress(asked) if coded else asked
+        for told in (vector, base64.b64encode(packed).decode()):
+            data = [{"object": "embedding", "index": 1, "embedding": told}]
+            model.answer = plain(
+                {"object": "list", "model": "m", "data": data, "usage": {"prompt_tokens": 2}}
+            )
+            answer = await ask("POST", EMBEDDINGS, body, content_type=PROTOBUF, accept=PROTOBUF, **more)
+            assert (answer.status, answer.headers["content-type"]) == (200, PROTOBUF)
+            read = DECODE[coded](answer.body) if coded else answer.body
+            assert read == b"\x0a\x0c\x08\x01\x12\x08" + packed + b"\x12\x01m" + b"\x1a\x04\x08\x02\x10\x00"
+            assert json.loads(model.bodies[-1]) == {"model": "m", "input": ["Hello", "world"]}
+
+
+def test_what_is_not_said_in_protocol_buffers_is_json(tmp_path):
+    @with_gateway(tmp_path)
+    async def test(ask, model, gateway):
+        refused = await ask("POST", EMBEDDINGS, b"\x32\x00", content_type=PROTOBUF, accept=PROTOBUF)
+        assert code_of(refused) == (400, "undecodable")
+        chat = await ask("POST", CHAT, b"\x0a\x01m", content_type=PROTOBUF)
+        assert code_of(chat) == (415, "unsupported_media_type")
+        assert model.bodies == []
+        plainly = await ask("POST", CHAT, body_of(1), content_type=JSON, accept=PROTOBUF)
+        assert plainly.json() == COMPLETION
 
 
 def test_a_client_that_leaves_a_coded_stream_is_let_go(tmp_path):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from penstock.errors import BadRequest, BodyTooLarge, DictionaryLacking, UnsupportedMedia
 from penstock.wire import codings, forms
+from penstock.wire.forms import Form
 
 TEXT = json.dumps(
     [{"role": "user", "content": f"line {number} of a history"} for number in range(3_000)]
@@ -175,17 +176,33 @@ def test_messagepack_there_and_back():
         "x": None,
         "y": True,
     }
-    assert json.loads(forms.json_of(msgspec.msgpack.encode(value))) == value
-    assert msgspec.msgpack.decode(forms.msgpack_of(json.dumps(value).encode())) == value
-    assert forms.msgpack_of(b"no JSON") is None
+    assert json.loads(forms.json_of(msgspec.msgpack.encode(value), Form.MSGPACK)) == value
+    assert msgspec.msgpack.decode(forms.answer_in(json.dumps(value).encode(), Form.MSGPACK)) == value
+    assert forms.answer_in(b"no JSON", Form.MSGPACK) is None
     for wrong in (b"", b"\xc1", b"\x81\xa1", msgspec.msgpack.encode({"a": 1}) + b"x", b"\x91" * 100_000):
         with pytest.raises(BadRequest):
-            forms.json_of(wrong)
+            forms.json_of(wrong, Form.MSGPACK)
 
 
-def test_who_wants_messagepack():
-    assert forms.is_msgpack(b"application/x-msgpack; charset=binary")
-    assert not forms.is_msgpack(b"application/json")
-    assert forms.accepts_msgpack(b"application/msgpack, application/json;q=0.5")
-    assert not forms.accepts_msgpack(b"application/json, application/msgpack")
-    assert not forms.accepts_msgpack(b"text/event-stream")
+def test_the_form_of_a_body_is_that_of_its_media_type():
+    assert forms.form_of(b"application/x-msgpack; charset=binary") is Form.MSGPACK
+    assert forms.form_of(b"Application/Protobuf") is Form.PROTOBUF
+    assert forms.form_of(b"application/json") is None
+
+
+@pytest.mark.parametrize(
+    ("accept", "form"),
+    [
+        (b"application/msgpack, application/json;q=0.5", Form.MSGPACK),
+        (b"application/json, application/msgpack", None),
+        (b"text/event-stream", None),
+        (b"application/x-protobuf, application/msgpack", Form.PROTOBUF),
+    ],
+)
+def test_the_form_that_is_wanted_first_is_taken(accept, form):
+    assert forms.preferred(accept, embeddings=True) is form
+
+
+def test_only_embeddings_are_in_protocol_buffers():
+    assert forms.preferred(b"application/x-protobuf", embeddings=False) is None
+    assert forms.preferred(b"application/x-protobuf, application/msgpack", embeddings=False) is Form.MSGPACK

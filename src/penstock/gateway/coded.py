@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from penstock.config.model import CodingsConfig
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, UnsupportedMedia
 from penstock.gateway.over import OverExchange
-from penstock.messages import Headers
+from penstock.messages import Endpoint, Headers
 from penstock.net.exchange import Exchange, HeaderList
 from penstock.wire import codings, forms
+from penstock.wire.forms import Form
 
 if TYPE_CHECKING:
     from penstock.wire.codings import Encoder
@@ -35,9 +36,9 @@ class Coding(msgspec.Struct, frozen=True):
     """What the head of one request says."""
 
     body: list[str]  # codings of the body, in the order in which they were applied
-    packed: bool  # the body is MessagePack
+    packed: Form | None  # the body's form; None: JSON
     answer: str  # the answer's coding; empty: none
-    pack_answer: bool  # a plain answer is to be MessagePack
+    pack_answer: Form | None  # of a plain answer
     keep: bool  # the body is to be remembered as a dictionary
     ask: bool  # which codings there are is to be told
 
@@ -105,10 +106,10 @@ class Codings:
     def __repr__(self) -> str:
         return f"<Codings {', '.join(self._offered) or 'of bodies only'}, {self._dictionaries}>"
 
-    def of(self, headers: Headers) -> Coding | None:
+    def of(self, headers: Headers, endpoint: Endpoint) -> Coding | None:
         """What is coded of a request and its answer; None: nothing, as usual.
 
-        :raises UnsupportedMedia: the body has a coding that is not understood here
+        :raises UnsupportedMedia: the body has a coding or a form that is not understood here
         """
         coding = headers.get(b"content-encoding")
         kind = headers.get(b"content-type")
@@ -125,8 +126,11 @@ class Codings:
         if self._offered and b"accept-encoding" in headers:
             answer = codings.preferred(headers[b"accept-encoding"], self._offered)
         ask = headers.get(b"penstock-dictionary", b"").strip().lower() == KEEP
-        packed = kind not in _PLAIN and kind is not None and forms.is_msgpack(kind)
-        pack_answer = accept not in _PLAIN and accept is not None and forms.accepts_msgpack(accept)
+        embeddings = endpoint is Endpoint.EMBEDDINGS
+        packed = None if kind is None else forms.form_of(kind)
+        if packed is Form.PROTOBUF and not embeddings:
+            raise UnsupportedMedia("in Protocol Buffers there are embeddings only")
+        pack_answer = None if accept is None else forms.preferred(accept, embeddings=embeddings)
         if coding is None and not (answer or ask or packed or pack_answer):
             return None
         body = [] if coding is None else codings.codings_in(coding)
@@ -157,7 +161,7 @@ class Codings:
         plain = codings.decoded(
             body, coding.body, self._max_body, lambda digest: self._dictionaries.get(owner, digest)
         )
-        plain = forms.json_of(plain) if coding.packed else plain
+        plain = forms.json_of(plain, coding.packed) if coding.packed is not None else plain
         return plain, self._dictionaries.keep(owner, plain) if coding.keep else None
 
 
@@ -196,13 +200,14 @@ class CodedExchange(OverExchange):
 
     def respond(self, status: int, headers: HeaderList, body: bytes) -> None:
         fields = [*headers, *self._told]
-        if self._coding.pack_answer and body and _kind_of(fields).startswith(_JSON):
-            packed = forms.msgpack_of(body)
+        form = self._coding.pack_answer
+        if form is not None and body and _kind_of(fields).startswith(_JSON):
+            packed = forms.answer_in(body, form)
             if packed is not None:
                 body = packed
                 fields = [field for field in fields if field[0] != b"content-type"]
-                fields.append((b"content-type", forms.MSGPACK))
-        depends = [b"accept"] * self._coding.pack_answer + [b"accept-encoding"] * bool(self._coding.answer)
+                fields.append((b"content-type", form.value))
+        depends = [b"accept"] * (form is not None) + [b"accept-encoding"] * bool(self._coding.answer)
         if depends:
             fields.append((b"vary", b", ".join(depends)))
         if self._coding.answer and len(body) >= self._least and status != 204:

@@ -184,7 +184,7 @@ class Gateway:
                 return work.body
             endpoint = routes.endpoint_of(exchange)
             if endpoint is not None:
-                exchange.state = _Accepted(endpoint, tenant, self._codings.of(exchange.headers))
+                exchange.state = _Accepted(endpoint, tenant, self._codings.of(exchange.headers, endpoint))
                 return snapshot.config.listener.max_body_bytes
             asked = stored.asked_by(exchange)
             if asked is not None:
@@ -219,7 +219,7 @@ class Gateway:
     async def _answer_resumed(self, exchange: ResumedExchange, endpoint: Endpoint, tenant: Tenant) -> None:
         """Answer a call that came in pieces."""
         try:
-            coding = self._codings.of(exchange.headers)
+            coding = self._codings.of(exchange.headers, endpoint)
         except PenstockError as error:
             status = refuse(exchange, error, endpoint.dialect)
             self.recorder.refused(endpoint.label, tenant, status=status, error=error.code, peer=exchange.peer)

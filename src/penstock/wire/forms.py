@@ -1,13 +1,13 @@
-"""Other forms than JSON: MessagePack for bodies and answers.  No I/O."""
+"""Other forms than JSON: MessagePack for all bodies and answers, Protocol Buffers for embeddings.  No I/O."""
 
 from __future__ import annotations
+
+import enum
 
 import msgspec
 
 from penstock.errors import BadRequest
-
-MSGPACK = b"application/msgpack"
-_NAMES = (MSGPACK, b"application/x-msgpack", b"application/vnd.msgpack")
+from penstock.wire import protobuf
 
 _unpack = msgspec.msgpack.Decoder().decode
 _pack = msgspec.msgpack.Encoder().encode
@@ -15,36 +15,61 @@ _read = msgspec.json.Decoder().decode
 _write = msgspec.json.Encoder().encode
 
 
-def is_msgpack(content_type: bytes) -> bool:
-    return content_type.partition(b";")[0].strip().lower() in _NAMES
+class Form(enum.Enum):
+    """A form that is not JSON, by the media type that answers in it have."""
+
+    MSGPACK = b"application/msgpack"
+    PROTOBUF = b"application/x-protobuf"
 
 
-def accepts_msgpack(accept: bytes) -> bool:
-    """Whether an ``Accept`` prefers MessagePack: it is there, and JSON is not before it."""
+_NAMES = {
+    b"application/msgpack": Form.MSGPACK,
+    b"application/x-msgpack": Form.MSGPACK,
+    b"application/vnd.msgpack": Form.MSGPACK,
+    b"application/x-protobuf": Form.PROTOBUF,
+    b"application/protobuf": Form.PROTOBUF,
+}
+
+
+def form_of(content_type: bytes) -> Form | None:
+    """The form of a body; None: JSON, as far as one can tell."""
+    return _NAMES.get(content_type.partition(b";")[0].strip().lower())
+
+
+def preferred(accept: bytes, *, embeddings: bool) -> Form | None:
+    """The form that an ``Accept`` wants: the first that can be had; None: JSON.
+
+    :param embeddings: it is an answer that Protocol Buffers can say
+    """
     for each in accept.split(b","):
         name = each.partition(b";")[0].strip().lower()
-        if name in _NAMES:
-            return True
+        form = _NAMES.get(name)
+        if form is not None and (embeddings or form is not Form.PROTOBUF):
+            return form
         if name == b"application/json":
-            return False
-    return False
+            return None
+    return None
 
 
-def json_of(packed: bytes) -> bytes:
-    """A MessagePack body as JSON.
+def json_of(body: bytes, form: Form) -> bytes:
+    """A body as JSON.
 
-    :raises BadRequest: it is none, or holds what JSON has no word for
+    :raises BadRequest: it is not in this form, or holds what JSON has no word for
     """
+    if form is Form.PROTOBUF:
+        return protobuf.request_of(body)
     try:
-        return _write(_unpack(packed))
+        return _write(_unpack(body))
     except (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError) as error:
         raise BadRequest(
             f"the body is not MessagePack that could be JSON: {error}", code="undecodable"
         ) from None
 
 
-def msgpack_of(body: bytes) -> bytes | None:
-    """A JSON answer as MessagePack; None: it is no JSON."""
+def answer_in(body: bytes, form: Form) -> bytes | None:
+    """A JSON answer in this form; None: it cannot be said in it."""
+    if form is Form.PROTOBUF:
+        return protobuf.embeddings_of(body)
     try:
         return _pack(_read(body))
     except (msgspec.MsgspecError, OverflowError, RecursionError):
