@@ -224,6 +224,61 @@ def test_a_name_that_its_store_did_not_hear_of_is_told_when_it_is_back(durable, 
     assert claims[0].won
 
 
+@pytest.mark.parametrize("kind", ["disk", "shared"])
+def test_an_answer_that_nobody_has_an_event_of_is_known_again_after_its_store_lost_everything(
+    tmp_path, monkeypatch, kind
+):
+    monkeypatch.setattr("penstock.generation.keeper.CLAIM_BUDGET", 60.0)
+
+    async def main():
+        with contextlib.ExitStack() as stack:
+            if kind == "shared":
+                redis = stack.enter_context(RedisServer())
+
+                def lose():
+                    redis.kill()
+                    redis.start()
+
+                where = {"redis": Secret(redis.url)}
+            else:
+
+                def lose():
+                    for file in tmp_path.glob("store*"):
+                        file.unlink()
+
+                where = {"path": str(tmp_path / "store")}
+
+            def settings(lease):
+                return GenerationsConfig(durability=kind, lease=lease, **where)
+
+            go_on = asyncio.Event()
+            script = [Step.REQUEST, go_on, plain(COMPLETION)]
+            async with two([script], settings, troubled=True) as ((gateway, here), (other, there), upstream):
+                calling = asyncio.create_task(call(here, PROMPT, headers=KEY))
+                await upstream.wait_connections(1)
+                (generation,) = gateway.pipeline.registry
+                keeper, elsewhere = _keeper(gateway), _keeper(other)
+                while await elsewhere.load(generation.id) is None:
+                    await asyncio.sleep(0.01)
+                await asyncio.to_thread(lose)
+                await until(lambda: keeper.store.losses and elsewhere.store.losses)
+                record = None
+                while record is None:
+                    with contextlib.suppress(StoreUnavailable):
+                        record = await elsewhere.load(generation.id)
+                    await asyncio.sleep(0.01)
+                await until(lambda: keeper.unnamed == 0)
+                again = asyncio.create_task(call(there, PROMPT, headers=KEY))
+                await until(lambda: any(one.readers for one in other.pipeline.registry))
+                go_on.set()
+                return await calling, await again, upstream.connections
+
+    whole, again, connections = on_uvloop(main)
+    assert whole.status == 200
+    assert again.body == whole.body
+    assert connections == 1
+
+
 def test_who_has_seen_more_in_one_process_than_another_has_heard_of_is_not_ahead_there(durable, monkeypatch):
     monkeypatch.setattr("penstock.generation.keeper.POLL", 3_600.0)  # nobody looks by himself
 

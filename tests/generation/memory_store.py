@@ -40,6 +40,8 @@ class MemoryStore:
     :param max_bytes: all generations together; the oldest finished ones go first
     """
 
+    losses = 0
+
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._kept: dict[str, _Kept] = {}

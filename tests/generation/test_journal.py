@@ -107,6 +107,25 @@ def test_readers_are_given_what_is_stored_and_not_before():
     run(test)
 
 
+def test_what_a_store_lost_is_written_again_though_nothing_is_added_to_it():
+    async def test(journal, store, clock):
+        waits, streams = Log(journal), Log(journal)
+        streams.append(b"a", b"b")
+        await idle()
+        for log in (waits, streams):
+            await store.delete(log.record.id)
+        journal.verify()
+        await idle()
+        assert (await store.load(waits.record.id)).state is State.RUNNING
+        assert await store.events(streams.record.id, 0, LARGE) == [b"a", b"b"]
+        assert (waits.fenced, streams.fenced, journal.statistics().behind) == (0, 0, 0)
+        journal.verify()  # nothing is lost, and nothing happens
+        await idle()
+        assert (await store.load(streams.record.id)).events == 2
+
+    run(test)
+
+
 def test_what_comes_while_a_batch_is_under_way_goes_together_into_the_next():
     async def test(journal, store, clock):
         logs = [Log(journal) for _ in range(3)]

@@ -187,6 +187,7 @@ def test_generations_go_on_while_the_server_hangs_or_is_gone_and_are_whole_when_
         assert log.given == 4
         own_server.start()
         await until(lambda: log.entry.durable)
+        assert store.losses
         assert await store.events(log.record.id, 0, LARGE) == [b"0", b"1", b"2", b"3"]
         log.append(b"4")
         await until(lambda: log.given == 5)

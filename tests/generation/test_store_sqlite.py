@@ -176,11 +176,13 @@ def test_a_file_that_was_removed_is_begun_anew_and_the_journal_writes_all_of_it_
         log = JournaledLog(journal)
         log.append(b"0")
         await until(lambda: log.given == 1)
+        assert store.losses == 0
         for file in tmp_path.iterdir():
             file.unlink()
         log.append(b"1")
         await until(lambda: log.given == 2)
         await until(lambda: log.entry.durable and log.entry.stored == 2)
+        assert store.losses == 1
         assert await store.events(log.record.id, 0, LARGE) == [b"0", b"1"]
         await journal.close()
         await store.close()

@@ -245,6 +245,16 @@ class Journal:
         while self._held_bytes > self._max_held_bytes and (self._trouble or self._late):
             self._give_up(next(iter(self._held)))
 
+    def verify(self) -> None:
+        """The store may have lost what it had: have it say how much it has of everything that is not over.
+
+        What nothing is added to for a long time, a plain answer say, would be missed at its end only.
+        """
+        self._troubles += 1
+        for entry in list(self._entries):
+            if entry.begun and not entry.dirty:
+                self.queue(entry)
+
     # ---- the task ----
 
     def start(self) -> None:

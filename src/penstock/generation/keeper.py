@@ -44,6 +44,7 @@ SETTLING = 1.0  # seconds in which a store that is well is given what it was not
 SETTLING_AFTER_TROUBLE = 7.0  # the same after trouble: others pause for up to 5 s before they try again
 RECOVERY = 10.0  # seconds for which trouble is remembered
 ATTENDED = 5.0  # seconds for which one look counts as attention
+BEAT = 0.5  # seconds between two signs of life, at most
 PIECE = 1 << 20  # bytes of events read at once
 _MAX_UNNAMED = (
     10_000  # generations whose names are to be claimed again; what is more is found by its id alone
@@ -153,6 +154,7 @@ class Keeper:
         self.taken_over = 0  # generations, since the start
         self.leaving = False  # this process is going away: others are to take over
         self._followed: dict[Generation, int] = {}  # how many of its events we have
+        self._losses = 0  # of the store, as far as we have looked after them
         self._troubled = -math.inf  # when the store was in trouble last
         self._vanished: dict[Generation, float] = {}  # of these, since when the store has not known them
         self._unnamed: dict[str, list[Name]] = {}  # to be claimed again, by generation
@@ -244,6 +246,11 @@ class Keeper:
         now = time.time()
         claiming = self.store.claim(*name, generation_id, now=now, until=now + self._kept_for, instead_of=old)
         return await _within(CLAIM_BUDGET, claiming)
+
+    @property
+    def unnamed(self) -> int:
+        """How many generations the store does not know by their names, as far as this process has heard."""
+        return len(self._unnamed)
 
     def _name_again(self, generation_id: str, names: list[Name]) -> None:
         self._unnamed[generation_id] = names
@@ -460,12 +467,15 @@ class Keeper:
 
     async def _tend(self, runs: Owner) -> None:
         """Stay alive in the store's eyes, and look after what the dead have left."""
-        beat = self._lease / 4
+        beat = min(self._lease / 4, BEAT)
         swept = 0.0
         while True:
             try:
                 now = time.time()
                 await self.store.renew(self.owner, now + self._lease)
+                if self._losses != self.store.losses:
+                    self._losses = self.store.losses
+                    self.journal.verify()
                 # After trouble with the store those who live could not say so: they are given the time to.
                 patient = self._clock.now() - self._troubled < max(self._lease, SETTLING_AFTER_TROUBLE)
                 if not self.leaving and not patient:

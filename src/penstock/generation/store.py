@@ -176,6 +176,10 @@ class Store(Protocol):
     Methods may be called side by side; :meth:`write` is called by one caller at a time.
     """
 
+    @property
+    def losses(self) -> int:
+        """How often since the start what was stored may have been lost, with a server or a file."""
+
     async def start(self) -> None:
         """Open, and make sure that it can be used."""
 

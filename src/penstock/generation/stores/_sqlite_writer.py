@@ -124,6 +124,7 @@ class SQLiteWriter:
                 or known.fence != fence
                 or write.begin is not None
                 or write.end is not None
+                or not write.events
                 or write.epoch != known.epoch
                 or write.first != known.events
             ):

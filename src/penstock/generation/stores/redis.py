@@ -86,13 +86,19 @@ class RedisStore:
         self._announced: set[str] = set()  # owners that the server knows of
         self._leases: dict[str, float] = {}  # of owners in this process, as last renewed
         self._dropped = 0
+        self.losses = 0
         # Two connections: a long answer to a reader must not hold up a write.
-        self._writing = _Link(self.address, budget, self._announced.clear)
+        self._writing = _Link(self.address, budget, self._lost)
         self._reading = _Link(self.address, budget, lambda: None)
 
     def __repr__(self) -> str:
         host, port = self.address.hosts[0]
         return f"<RedisStore {host}:{port}, {self._writing.trouble or 'well'}>"
+
+    def _lost(self) -> None:
+        """The connection broke: the server may have, and may come back without its last second, or empty."""
+        self._announced.clear()
+        self.losses += 1
 
     async def start(self) -> None:
         await self._writing.ask(b"PING")

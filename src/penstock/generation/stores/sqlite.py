@@ -73,6 +73,10 @@ class SQLiteStore:
     def __repr__(self) -> str:
         return f"<SQLiteStore {self.path}>"
 
+    @property
+    def losses(self) -> int:
+        return self._writer.anew
+
     def _open_file(self) -> SQLiteFile:
         return SQLiteFile(
             self.path, max_bytes=self.max_bytes, busy_timeout=self._busy_timeout, fsync=self._fsync
@@ -228,8 +232,10 @@ class _Side(Generic[Side]):
         self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self.anew = 0  # how often there was another file in the place of the one that was open
         # The thread's own.
         self._side: Side | None = None
+        self._moved = False  # the file that was open is not there any more
         self._look_at = 0.0
         self._ended = False
 
@@ -303,10 +309,15 @@ class _Side(Generic[Side]):
             self._look_at = now + _LOOK_EVERY
             if side.file.is_current():
                 return side
+            self._moved = True
+            self._on_moved()
             self._shut()
         self._side = fresh = self._make(self._open_file())
         if fresh.file.replaced:
             self._on_moved()
+        if self._moved or fresh.file.replaced:
+            self._moved = False
+            self.anew += 1
         if side is not None and self._tell_of_new:
             raise StoreUnavailable(f"{fresh.file.path} was moved or removed; a new one is begun")
         return fresh
@@ -318,6 +329,7 @@ class _Side(Generic[Side]):
         if is_full(error):
             return _Full(f"{path} has no room: {error}")
         if is_corrupt(error):
+            self._moved = True
             self._shut()
             try:
                 set_aside(path, side.file.identity)
