@@ -159,6 +159,7 @@ class Call(msgspec.Struct, eq=False):
     changed: bytes = b""  # what was left out of the prompt, as the caller is told
     reduction: Reduction | None = None  # where the load permits less than it asks for
     degraded: bytes = b""  # what it got less, as the caller is told
+    version: str = ""  # of the model, where the caller wants a certain one
 
 
 class Attempt(msgspec.Struct, eq=False, gc=False, array_like=True):

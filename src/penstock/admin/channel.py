@@ -18,7 +18,7 @@ import msgspec
 
 from penstock.config.model import Config
 from penstock.config.secret import Secret
-from penstock.flow import sharing
+from penstock.flow import canary, sharing
 
 MAX_LINE = 256 * 1024 * 1024  # a snapshot of many thousands of generations fits; more is a defect
 
@@ -95,6 +95,16 @@ class Explain(_Message, frozen=True):
     body: str
 
 
+class Decide(_Message, frozen=True):
+    """What is to become of a model's new version, by hand; answered by :class:`Decided` with the same id."""
+
+    id: int
+    model: str
+    action: canary.Action
+    wholly: bool
+    reason: str
+
+
 # ---- worker to supervisor ------------------------------------------------------------------------
 
 
@@ -142,6 +152,13 @@ class Explained(_Message, frozen=True):
     found: msgspec.Raw
 
 
+class Decided(_Message, frozen=True):
+    """How the trial stands now; or ``status`` and ``detail``, why it could not be decided."""
+
+    id: int
+    found: msgspec.Raw
+
+
 class Pong(_Message, frozen=True):
     """The worker's event loop runs."""
 
@@ -156,8 +173,12 @@ class Drained(_Message, frozen=True):
     cut: int
 
 
-ToWorker: TypeAlias = Configure | Reload | Ask | Ping | Drain | Adopt | Release | Purge | Leased | Explain
-ToSupervisor: TypeAlias = Ready | Failed | Reloaded | Told | Pong | Draining | Drained | Report | Explained
+ToWorker: TypeAlias = (
+    Configure | Reload | Ask | Ping | Drain | Adopt | Release | Purge | Leased | Explain | Decide
+)
+ToSupervisor: TypeAlias = (
+    Ready | Failed | Reloaded | Told | Pong | Draining | Drained | Report | Explained | Decided
+)
 
 _to_worker: msgspec.json.Decoder[ToWorker] = msgspec.json.Decoder(cast("type[ToWorker]", ToWorker))
 _to_supervisor: msgspec.json.Decoder[ToSupervisor] = msgspec.json.Decoder(

@@ -28,12 +28,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from penstock.admin.supervisor import Slot, Supervisor
+    from penstock.flow.canary import Action
 
 
 log = logging.getLogger("penstock.control")
 
 PURGE_PATIENCE = 1.0  # seconds that the tiers below memory are given to take note of a purge
 _LOOK_EVERY = 0.05
+ANSWER_PATIENCE = 1.0  # seconds that a worker has to say what a request would come to
+DECISION_PATIENCE = 10.0  # and for a decision, which another worker's write may hold up
 
 
 class Health(BaseModel):
@@ -117,6 +120,28 @@ class Explanation(BaseModel):
     explanation: dict[str, Any]
 
 
+class Versions(BaseModel):
+    """The new versions on trial; of each model what the worker says that knows the latest decision."""
+
+    models: list[dict[str, Any]]
+    silent: list[int]
+
+
+class Decision(BaseModel):
+    """``model``: its entry in the configuration; ``reason`` goes into the log."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    reason: str = "by hand"
+
+
+class Promotion(Decision):
+    """``wholly``: to all calls, not only to the next share."""
+
+    wholly: bool = False
+
+
 class CacheState(BaseModel):
     """The cache's tiers, worker by worker."""
 
@@ -191,7 +216,7 @@ def make_app(supervisor: Supervisor) -> FastAPI:
                 **{
                     key: value
                     for key, value in (state or {}).items()
-                    if key not in ("metrics", "generations", "ledger")
+                    if key not in ("metrics", "generations", "ledger", "versions")
                 },
             }
             for slot, state in await supervisor.states()
@@ -229,10 +254,58 @@ def make_app(supervisor: Supervisor) -> FastAPI:
 
         503 where no worker answers.
         """
-        found = await supervisor.explain(asked.path, asked.headers, asked.body)
+        found = await supervisor.first(
+            lambda worker: worker.explain(asked.path, asked.headers, asked.body, ANSWER_PATIENCE)
+        )
         if found is None:
             raise HTTPException(503, "no worker answers")
         return Explanation(worker=found[0], explanation=found[1])
+
+    @app.get("/v1/versions", tags=["versions"], dependencies=locked)
+    async def versions() -> Versions:
+        """How far the trials of new versions have come, what was measured, and what each worker gives them."""
+        states = await supervisor.states()
+        found: dict[str, dict[str, Any]] = {}
+        shares: dict[str, list[dict[str, Any]]] = {}
+        for slot, state in states:
+            for told in (state or {}).get("versions", []):
+                shares.setdefault(told["model"], []).append({"worker": slot.index, "share": told["share"]})
+                known = found.get(told["model"])
+                if known is None or told["epoch"] > known["epoch"]:
+                    found[told["model"]] = told
+        return Versions(
+            models=[{**told, "workers": shares[name]} for name, told in found.items()],
+            silent=[slot.index for slot, state in states if state is None],
+        )
+
+    @app.post("/v1/versions/promote", tags=["versions"], dependencies=locked)
+    async def promote(what: Promotion) -> dict[str, Any]:
+        """Give the new version of a model the next of its shares, or all calls.
+
+        404 where the model has no canary, 503 where that cannot be written down.
+        """
+        return await decide(what, "promote", wholly=what.wholly)
+
+    @app.post("/v1/versions/rollback", tags=["versions"], dependencies=locked)
+    async def rollback(what: Decision) -> dict[str, Any]:
+        """Give the new version no calls any more.  Errors as above."""
+        return await decide(what, "rollback")
+
+    @app.post("/v1/versions/restart", tags=["versions"], dependencies=locked)
+    async def restart(what: Decision) -> dict[str, Any]:
+        """Begin the trial again with its first share, and count anew.  Errors as above."""
+        return await decide(what, "restart")
+
+    async def decide(what: Decision, action: Action, *, wholly: bool = False) -> dict[str, Any]:
+        found = await supervisor.first(
+            lambda worker: worker.decide(what.model, action, what.reason, DECISION_PATIENCE, wholly=wholly)
+        )
+        if found is None:
+            raise HTTPException(503, "no worker answers")
+        told: dict[str, Any] = found[1]
+        if "detail" in told:
+            raise HTTPException(told["status"], told["detail"])
+        return told
 
     @app.get("/v1/cache", tags=["cache"], dependencies=locked)
     async def cache() -> CacheState:

@@ -18,6 +18,8 @@ from penstock.admin.channel import (
     Ask,
     Channel,
     Configure,
+    Decide,
+    Decided,
     Drain,
     Drained,
     Draining,
@@ -36,6 +38,7 @@ from penstock.admin.channel import (
     ToSupervisor,
     channel_to_worker,
 )
+from penstock.flow.canary import Action
 from penstock.flow.sharing import Pool
 
 RELOAD_TIMEOUT = 20.0  # seconds; one that is just starting answers when it has
@@ -139,7 +142,18 @@ class WorkerProcess:
         number = next(self._numbers)
         return await self._answer(number, Explain(number, path, headers, body), seconds)
 
-    async def _answer(self, number: int, question: Ask | Explain, seconds: float) -> dict[str, Any] | None:
+    async def decide(
+        self, model: str, action: Action, reason: str, seconds: float, *, wholly: bool
+    ) -> dict[str, Any] | None:
+        """What becomes of a model's new version; None if it does not answer in time."""
+        if self._channel.lost.is_set() or self.state != "ready":
+            return None
+        number = next(self._numbers)
+        return await self._answer(number, Decide(number, model, action, wholly, reason), seconds)
+
+    async def _answer(
+        self, number: int, question: Ask | Explain | Decide, seconds: float
+    ) -> dict[str, Any] | None:
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
         self._channel.send(question)
         try:
@@ -209,7 +223,11 @@ class WorkerProcess:
             case Ready():
                 if self.state == "starting":
                     self._become("ready")
-            case Told(id=number, state=state) | Explained(id=number, found=state):
+            case (
+                Told(id=number, state=state)
+                | Explained(id=number, found=state)
+                | Decided(id=number, found=state)
+            ):
                 future = self._asked.get(number)
                 if future is not None and not future.done():
                     future.set_result(msgspec.json.decode(state))

@@ -25,7 +25,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,7 @@ NEEDS_RESTART = (
     "batches",
     "webhooks",
     "cache",
+    "versions",
     "generations",
     "generations_bytes",
     "max_answer_bytes",
@@ -478,15 +479,11 @@ class Supervisor:
         self._silent.add(sum(answer is None for answer in answers))
         return list(zip(self.slots, answers, strict=True))
 
-    async def explain(
-        self, path: str, headers: dict[str, str], body: str
-    ) -> tuple[int, dict[str, Any]] | None:
-        """What a request would come to at the first worker that says so, and which that is."""
+    async def first(self, ask: Callable[[WorkerProcess], Awaitable[Any]]) -> tuple[int, Any] | None:
+        """What the first worker answers that does, and which that is."""
         for slot in self.slots:
-            if slot.process is not None:
-                found = await slot.process.explain(path, headers, body, ASK_TIMEOUT)
-                if found is not None:
-                    return slot.index, found
+            if slot.process is not None and (found := await ask(slot.process)) is not None:
+                return slot.index, found
         return None
 
     def purge(self, tags: tuple[str, ...], keys: tuple[str, ...]) -> None:

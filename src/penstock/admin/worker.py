@@ -28,6 +28,8 @@ from penstock.admin.channel import (
     Adopt,
     Ask,
     Configure,
+    Decide,
+    Decided,
     Drain,
     Drained,
     Draining,
@@ -49,13 +51,14 @@ from penstock.admin.channel import (
 )
 from penstock.admin.doors import SERVERS, Door, ServerName, make_door
 from penstock.admin.leases import ChannelBoard
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, PenstockError
 from penstock.metrics import Family, Registry, process_figures, process_metrics
 from penstock.net.clock import Clock
 from penstock.net.exchange import Application
 
 if TYPE_CHECKING:
     from penstock.config.model import Config
+    from penstock.flow.canary import Action
     from penstock.flow.lessee import Board
 
 log = logging.getLogger("penstock.worker")
@@ -76,6 +79,7 @@ class Gateway(Application, Protocol):
     def snapshot(self) -> dict[str, Any]: ...
     def purge(self, tags: Sequence[str], keys: Sequence[bytes]) -> None: ...
     def explain(self, path: str, headers: dict[str, str], body: bytes) -> dict[str, Any]: ...
+    async def decide(self, model: str, action: Action, reason: str, *, wholly: bool) -> dict[str, Any]: ...
     async def drain(self, seconds: float) -> int: ...
     async def close(self) -> None: ...
 
@@ -114,6 +118,7 @@ class Worker:
         self._config: Config | None = None
         self._version = 0
         self._postponed: Reload | None = None
+        self._deciding: set[asyncio.Task[None]] = set()
         self._registry = Registry()
         self._declare_metrics()
 
@@ -218,11 +223,26 @@ class Worker:
                     self._gateway.explain(path, headers, body.encode()) if self._gateway is not None else {}
                 )
                 self._channel.send(Explained(number, msgspec.Raw(msgspec.json.encode(found))))
+            case Decide():
+                task = asyncio.ensure_future(self._decide(message))
+                self._deciding.add(task)
+                task.add_done_callback(self._deciding.discard)
             case Leased():
                 self._board.leased(message)
             case Configure():
                 self._first = message
                 self._told.set()
+
+    async def _decide(self, message: Decide) -> None:
+        found: dict[str, Any] = {"status": 503, "detail": "this worker is not ready"}
+        if self._gateway is not None:
+            try:
+                found = await self._gateway.decide(
+                    message.model, message.action, message.reason, wholly=message.wholly
+                )
+            except PenstockError as error:
+                found = {"status": error.status, "detail": error.message}
+        self._channel.send(Decided(message.id, msgspec.Raw(msgspec.json.encode(found))))
 
     def _on_lost(self) -> None:
         if not self._stop.is_set():

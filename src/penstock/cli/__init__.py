@@ -29,6 +29,7 @@ COMMANDS = {
     "ask": "Ask a question, and show the answer as it comes.",
     "put": "Send a file to a gateway.",
     "explain": "Show what a request would come to at a running gateway, and why.",
+    "versions": "Show, promote and roll back new versions on trial at a running gateway.",
     "cache": "Fill the cache of a running gateway.",
     "ledger": "Show what calls have cost.",
     "sim": "Start simulated providers, which bill what they send.",

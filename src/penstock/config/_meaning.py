@@ -51,6 +51,7 @@ def check(plain: Plain, reader: Reader) -> None:
         if File(ledger).is_dir():
             reader.mistake(("ledger", "path"), f"{ledger} is a directory; name a file in it")
     _check_durability(plain, reader)
+    _check_versions(plain, reader)
     if directory := plain.get("files", {}).get("directory"):
         _check_parent(directory, ("files", "directory"), reader)
     if directory := plain.get("transcripts", {}).get("directory"):
@@ -69,6 +70,16 @@ def _check_durability(plain: Plain, reader: Reader) -> None:
     if "disk" in wanted.values():
         _check_parent(generations.get("path", "penstock-generations.sqlite"), ("generations", "path"), reader)
     _check_redis(generations, "generations", reader)
+
+
+def _check_versions(plain: Plain, reader: Reader) -> None:
+    if not any(model.get("canary") for model in plain.get("models", {}).values()):
+        return
+    path = plain.get("versions", {}).get("path", "penstock-versions.sqlite")
+    if path:
+        _check_parent(path, ("versions", "path"), reader)
+    elif plain.get("workers", 1) > 1:
+        reader.mistake(("versions", "path"), "several workers need a file to decide together")
 
 
 def _check_redis(section: Plain, name: str, reader: Reader) -> None:
@@ -249,6 +260,29 @@ def _check_model(name: str, model: Plain, upstreams: Plain, reader: Reader) -> N
             reader.mistake((*here, "model"), "holds one * at most")
     if candidates and all(c and c.get("weight") == 0 for c in candidates):
         reader.mistake((*at, "candidates"), "every weight is 0: nobody would answer")
+    _check_canary(model, at, reader)
+
+
+def _check_canary(model: Plain, at: Path, reader: Reader) -> None:
+    """There must be a version that is tried, and another one that gets calls."""
+    canary = model.get("canary") or {}
+    here = (*at, "canary")
+    version = canary.get("version")
+    candidates = [candidate for candidate in model.get("candidates", []) if candidate]
+    versions = {candidate.get("version", "") for candidate in candidates}
+    if version is not None and version not in versions:
+        reader.mistake(
+            (*here, "version"), f"no candidate has the version {version}{did_you_mean(version, versions)}"
+        )
+    elif version is not None and not any(
+        candidate.get("version", "") != version and candidate.get("weight") != 0 for candidate in candidates
+    ):
+        reader.mistake((*here, "version"), "there is no other version with a weight to compare it with")
+    if any(later <= earlier for earlier, later in pairwise(canary.get("steps", []))):
+        reader.mistake((*here, "steps"), "must be shares that grow")
+    if canary.get("least_calls", 100) > canary.get("most_calls", 2_000):
+        at_key = "least_calls" if "least_calls" in canary else "most_calls"
+        reader.mistake((*here, at_key), "least_calls is more than most_calls")
 
 
 def _check_fallbacks(models: Plain, reader: Reader) -> None:

@@ -22,6 +22,8 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 HalfToOne = Annotated[float, msgspec.Meta(ge=0.5, le=1)]
 Above = Annotated[float, msgspec.Meta(gt=0)]
 Dollars = Annotated[float, msgspec.Meta(ge=0)]
+Within = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+Times = Annotated[float, msgspec.Meta(ge=1)]
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -220,7 +222,28 @@ class CandidateConfig(_Section, frozen=True):
     model: str = ""
     # its share of the calls, relative to the other candidates; 0: only when they fail
     weight: Annotated[float, msgspec.Meta(ge=0)] = 1.0
-    version: str = ""  # a label for canaries and the ledger
+    version: str = ""  # which version of the model it is: callers may ask for it, and a `canary` tries it
+
+
+class CanaryConfig(_Section, frozen=True):
+    """A new version of a model: it gets a share of the calls, and more as long as it is no worse than the others."""
+
+    # the `version` of the candidates that are new; the model's other candidates are what it is compared with
+    version: str
+    # its shares of the calls, one after the other; after the last it gets all of them; empty: 0.01, 0.05, 0.25, 0.5
+    steps: list[Within] = []
+    # calls that each of the two must have answered before a step is taken
+    least_calls: Positive = 100
+    # after so many answered calls a step is taken if it was not shown to be worse; before, only if shown to be no worse
+    most_calls: Positive = 2_000
+    confidence: Annotated[float, msgspec.Meta(ge=0.5, lt=1)] = 0.95  # with which either must be shown
+    more_errors: Share | None = 0.02  # worse: more calls fail, by this share of all; none: not compared
+    # worse: first tokens, or answers in one piece, take so many times as long, or tokens come so much more slowly
+    slower: Times | None = 1.25
+    # worse: a call costs so many times as much; not compared where a price is not known
+    dearer: Times | None = 1.25
+    # who keeps to one version: each call by itself, a conversation (`Penstock-Session`), or a tenant
+    sticky: Literal["call", "session", "tenant"] = "call"
 
 
 class SemanticConfig(_Section, frozen=True):
@@ -280,6 +303,7 @@ class ModelConfig(_Section, frozen=True):
     candidates: list[CandidateConfig]  # who can answer; one is chosen, the others follow if it fails
     # who is chosen; weighted: one is drawn by weight; prefix: who has had prompts with the same beginning
     strategy: Literal["weighted", "cheapest", "fastest", "least_busy", "prefix"] = "weighted"
+    canary: CanaryConfig | None = None  # the trial of a new version; none: every version gets its `weight`
     fallbacks: list[str] = []  # other model names, tried in order when no candidate answers
     smaller: str = ""  # another model name, asked instead where a tier's `degradation` says so
     timeouts: TimeoutConfig | None = None  # instead of the upstream's
@@ -485,6 +509,13 @@ class TranscriptsConfig(_Section, frozen=True):
     file_bytes: Bytes = 16_777_216  # of one file; then the next is begun
 
 
+class VersionsConfig(_Section, frozen=True):
+    """How far the trials of new versions have come."""
+
+    # a SQLite file, which the workers of this machine share; it is made when there is a canary; empty: in memory only
+    path: str = "penstock-versions.sqlite"
+
+
 class LogConfig(_Section, frozen=True):
     """What is logged, to standard error."""
 
@@ -525,6 +556,7 @@ class Config(_Section, frozen=True):
     batches: BatchesConfig = BatchesConfig()  # how batches are run
     webhooks: WebhooksConfig = WebhooksConfig()  # who is told when something has ended
     cache: CacheConfig = CacheConfig()  # where answers are kept
+    versions: VersionsConfig = VersionsConfig()  # where it is kept what became of new versions
     ledger: LedgerConfig = LedgerConfig()  # where attempts are recorded
     transcripts: TranscriptsConfig = TranscriptsConfig()  # what is written down to learn from
     prices: str = ""  # a price table of your own, laid over the package's

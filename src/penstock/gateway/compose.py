@@ -9,13 +9,13 @@ from typing import Any
 
 import msgspec
 
-from penstock.batches.batch import Batch
 from penstock.batches.runner import Runner
 from penstock.batches.store import BatchStore
 from penstock.cache import measures as cache_measures
 from penstock.cache.cache import Cache
 from penstock.config.model import Config, UpstreamConfig
 from penstock.errors import Draining, PenstockError, UnknownModel
+from penstock.flow.canary import Action
 from penstock.flow.choose import Standings
 from penstock.flow.degrade import Ladders
 from penstock.flow.gate import Gate
@@ -25,7 +25,7 @@ from penstock.flow.measures import measure as measure_gates
 from penstock.flow.measures import measure_leases
 from penstock.flow.retry import RetryBudget
 from penstock.gateway import parts, routes, stored
-from penstock.gateway.announce import event_of
+from penstock.gateway.announce import Announcer
 from penstock.gateway.batches import BatchRoom
 from penstock.gateway.blocks import BlockRoom
 from penstock.gateway.coded import Coding, Codings
@@ -47,8 +47,8 @@ from penstock.gateway.stages.route import Router
 from penstock.gateway.transcribe import Transcriber
 from penstock.gateway.upload_parts import PartsRoom
 from penstock.gateway.uploads import UploadRoom, owner_of
+from penstock.gateway.versions import Versions
 from penstock.generation.keeper import Keeper
-from penstock.generation.log import Generation
 from penstock.generation.measures import measure as measure_journals
 from penstock.generation.registry import Registry
 from penstock.ledger.ledger import Ledger
@@ -115,6 +115,7 @@ class Gateway:
             kept_bytes=config.generations.kept_bytes,
         )
         self._degrading: Degradation | None = None
+        self._versions = Versions(config, clock, self.metrics)
         self.pipeline = Pipeline(self._snapshot(config, {}), registry, self.recorder, clock)
         self._durable = Durable(self.pipeline)
         registry.give_up = self._durable.give_up
@@ -133,10 +134,10 @@ class Gateway:
         self.pipeline.admission.limiter = self._limiter(config)
         self._spending = Spending(self._store, clock)
         clock.add(self._spending)
-        self._sender = parts.sender(config, clock, self.metrics)
-        self._announcing: set[asyncio.Task[None]] = set()
-        if self._sender is not None:
-            self.pipeline.on_background_end = self._response_ended
+        sender = parts.sender(config, clock, self.metrics)
+        self._announcer = Announcer(sender)
+        if sender is not None:
+            self.pipeline.on_background_end = self._announcer.response_ended
         self._transcriber = Transcriber(self.metrics, clock)
         self.pipeline.on_finish = self._transcriber.use(config.transcripts)
         self._files = parts.file_store(config)
@@ -279,6 +280,8 @@ class Gateway:
         if self._store is not None:
             self._store.start()
         self._board = board
+        await self._versions.start()
+        self.clock.add(self._versions)
         await self._share()
         await self._spending.follow(self.pipeline.admission.limiter)
         for keeper in self._durable.keepers.values():
@@ -287,8 +290,7 @@ class Gateway:
             await self._files.start()
         if self._upload_store is not None:
             await self._upload_store.start()
-        if self._sender is not None:
-            await self._sender.start()
+        await self._announcer.start()
         if self._batches is not None:
             await self._batches.start()
         if self.cache is not None:
@@ -354,10 +356,7 @@ class Gateway:
         if self._upload_store is not None:
             self.clock.remove(self._upload_store)
             await self._upload_store.close()
-        if self._announcing:
-            await asyncio.wait(self._announcing)
-        if self._sender is not None:
-            await self._sender.close()
+        await self._announcer.close()
         for keeper in self._durable.keepers.values():
             await keeper.close()
         if self._retired:  # their calls have ended, so they only close
@@ -370,6 +369,7 @@ class Gateway:
             await self.cache.close()
         await self._transcriber.close()
         self.clock.stop()
+        await self._versions.close()
         if self._lessee is not None:
             await self._lessee.use(None)
         await self._spending.wait_idle()
@@ -420,6 +420,7 @@ class Gateway:
                 for outcome, total in self.recorder.ledger.totals().items()
                 if total.attempts
             },
+            "versions": self._versions.described(),
             "config_version": self.config_version,
             "held": self._held(),
             "cache": [msgspec.to_builtins(figures) for figures in self.cache.figures()]
@@ -428,6 +429,10 @@ class Gateway:
             "lag": self.clock.lag,
             "draining": self.pipeline.admission.draining,
         }
+
+    async def decide(self, model: str, action: Action, reason: str, *, wholly: bool) -> dict[str, Any]:
+        """What becomes of a model's new version; see :meth:`penstock.gateway.versions.Versions.decide`."""
+        return await self._versions.decide(model, action, reason, wholly=wholly)
 
     def explain(self, path: str, headers: dict[str, str], body: bytes) -> Explained:
         """What a request would come to now; see :func:`penstock.gateway.explain.explain`."""
@@ -555,30 +560,10 @@ class Gateway:
             config.batches,
             self.clock,
             self.metrics,
-            announce=self._batch_ended,
+            announce=self._announcer.batch_ended,
             forget=self.pipeline.registry.drop,
             longest_line=config.listener.max_body_bytes,
         )
-
-    async def _batch_ended(self, batch: Batch) -> None:
-        """Tell the tenant's own servers that a batch has ended."""
-        if self._sender is not None:
-            await self._sender.announce(batch.tenant, f"batch.{batch.status.value}", batch.id)
-
-    def _response_ended(self, call: Call, generation: Generation) -> None:
-        """Tell them that a background response has."""
-        event = event_of(call, generation)
-        if event is not None:
-            task = asyncio.get_running_loop().create_task(self._announce(call.tenant.name, *event))
-            self._announcing.add(task)
-            task.add_done_callback(self._announcing.discard)
-
-    async def _announce(self, tenant: str, kind: str, subject: str) -> None:
-        assert self._sender is not None, "nobody is told where nobody wants to know"
-        try:
-            await self._sender.announce(tenant, kind, subject)
-        except PenstockError as error:  # the response itself is there, for who asks for it
-            log.warning("nobody will be told of %s %s: %s", subject, kind, error.message)
 
     def _snapshot(self, config: Config, present: dict[str, HTTPUpstream]) -> Snapshot:
         keyring = Keyring(config.keys)
@@ -591,7 +576,7 @@ class Gateway:
                 if upstream is not present.get(name):
                     upstream.discard()
             raise
-        router = Router(config, upstreams, price=self._price)
+        router = Router(config, upstreams, price=self._price, canaries=self._versions.use(config))
         for name in router.watched:
             if upstreams[name].standings is None:
                 upstreams[name].standings = Standings()

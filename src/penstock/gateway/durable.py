@@ -169,6 +169,11 @@ class Durable:
         """Produce the rest of what a process that is no more has left unfinished."""
         registry = self._producing.registry
         call = _call_of(record, self._producing.clock.now())
+        router = self._producing.router
+        if events:
+            call.version = router.version_of(record.model, record.upstream, record.upstream_model)
+        elif router.has_versions:
+            _, call.version = router.wanted(request.read(call.endpoint, call.body).model, call.headers)
         generation = registry.get(record.id)
         if generation is not None and generation.ending is not None:  # it was taken from here, and comes back
             registry.delete(generation)

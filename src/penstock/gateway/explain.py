@@ -15,12 +15,10 @@ from penstock.flow.gate import Asked, Gate
 from penstock.gateway.routes import RELAYED
 from penstock.gateway.stages import attach, join
 from penstock.gateway.stages.authenticate import permit
+from penstock.gateway.stages.decode import decode, named, tidy
 from penstock.gateway.stages.degrade import lessened, refusal
 from penstock.gateway.stages.queue import asked_of, by_health
-from penstock.generation.log import new_id
 from penstock.messages import Call, Endpoint, Headers, Usage
-from penstock.wire import request
-from penstock.wire.tidy import tidied
 from penstock.wire.usage import estimate_tokens
 
 if TYPE_CHECKING:
@@ -55,10 +53,13 @@ def _walk(pipeline: Pipeline, found: Explained, path: str, headers: Headers, bod
     endpoint = _endpoint(path)
     tenant = snapshot.keyring.tenant(headers)
     found["caller"] = {"key": tenant.key_name, "tenant": tenant.name, "tier": tenant.tier}
-    call = _decoded(pipeline, endpoint, headers, body)
+    call = decode(endpoint, headers, body, tenant, pipeline.clock.now(), snapshot.router)
+    policy = snapshot.router.tidying(call.model)
+    if policy is not None:
+        tidy(call, policy)
     found["call"] = {
         "endpoint": endpoint.label,
-        "model": call.model,
+        "model": named(call.model, call.version),
         "stream": call.stream,
         "prompt_tokens": estimate_tokens(len(call.body)),
         "max_output_tokens": call.max_output_tokens,
@@ -101,33 +102,6 @@ def _endpoint(path: str) -> Endpoint:
         known = ", ".join(sorted(RELAYED))
         raise NotFound(f"{path} is not answered by a model; {known} are")
     return endpoint
-
-
-def _decoded(pipeline: Pipeline, endpoint: Endpoint, headers: Headers, body: bytes) -> Call:
-    snapshot = pipeline.snapshot
-    opening = request.read(endpoint, body)
-    fields = opening.fields
-    call = Call(
-        id=new_id(),
-        endpoint=endpoint,
-        model=opening.model,
-        stream=opening.stream,
-        fields=fields,
-        body=body,
-        headers=headers,
-        received=pipeline.clock.now(),
-        tenant=snapshot.keyring.tenant(headers),
-        max_output_tokens=opening.max_output_tokens,
-        include_usage=opening.include_usage,
-        running_usage=opening.running_usage,
-        background=opening.background,
-    )
-    policy = snapshot.router.tidying(call.model)
-    changed = tidied(endpoint, fields, policy) if policy is not None else None
-    if changed is not None:
-        call.fields = changed[0]
-        call.body = request.rewritten(call.fields, call.model)
-    return call
 
 
 def _ladder(snapshot: Snapshot, found: Explained, call: Call) -> Any:

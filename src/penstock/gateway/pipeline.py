@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.config.model import Config, PromptConfig
+from penstock.config.model import Config
 from penstock.errors import (
     Cancelled,
     InternalError,
@@ -40,7 +40,7 @@ from penstock.gateway.stages import attach, join
 from penstock.gateway.stages.admit import Admission, settle
 from penstock.gateway.stages.authenticate import Keyring
 from penstock.gateway.stages.call import Abandoned, Production
-from penstock.gateway.stages.decode import decode
+from penstock.gateway.stages.decode import decode, tidy
 from penstock.gateway.stages.degrade import Degradation
 from penstock.gateway.stages.lookup import SIMILAR, STALE, Found, Lookup, Question
 from penstock.gateway.stages.queue import by_health
@@ -55,8 +55,7 @@ from penstock.net import tasks
 from penstock.net.clock import Clock
 from penstock.net.exchange import Exchange
 from penstock.upstream.http import HTTPUpstream
-from penstock.wire import request, responses
-from penstock.wire.tidy import tidied
+from penstock.wire import responses
 
 log = logging.getLogger("penstock.gateway")
 
@@ -107,13 +106,14 @@ class Pipeline:
         outlive a process, or for which the cache has tiers below memory, is a task (:meth:`_waiting_for`).
         """
         try:
-            call = decode(exchange, endpoint, tenant, self.clock.now())
-            policy = self.snapshot.router.tidying(call.model)
-            if policy is not None:
-                self._tidy(call, policy)
+            router = self.snapshot.router
+            call = decode(endpoint, exchange.headers, exchange.whole_body(), tenant, self.clock.now(), router)
+            policy = router.tidying(call.model)
+            if policy is not None and (left := tidy(call, policy)) is not None:
+                self.recorder.left_out(left)
             degradation = self.snapshot.degradation
             if degradation is not None:
-                degradation.look(call, self.snapshot.router)
+                degradation.look(call, router)
             self.admission.acquire(call, patient=True)
         except PlaceWanted:
             self.soon(self._admit_late(exchange, call))
@@ -483,15 +483,6 @@ class Pipeline:
         """How long to wait for a caller who has left, in seconds."""
         grace = self.snapshot.router.grace(reading.call.model)
         return attach.grace(reading.call, started=reading.exchange.started) if grace is None else grace
-
-    def _tidy(self, call: Call, policy: PromptConfig) -> None:
-        """Leave out of the prompt what the configuration says; nobody behind this sees what it was."""
-        found = tidied(call.endpoint, call.fields, policy)
-        if found is not None:
-            fields, left = found
-            call.changed = left.stated(len(call.body))
-            call.fields, call.body = fields, request.rewritten(fields, call.model)
-            self.recorder.left_out(left)
 
     # ---- the back half: one per generation ----
 

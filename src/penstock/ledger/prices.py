@@ -184,6 +184,13 @@ class PriceTable:
             rate = self._look_up(upstream, model)
         return 0 if rate is None else rate.cost(usage)
 
+    def knows(self, upstream: str, model: str) -> bool:
+        """Whether there is a price for this model at this upstream."""
+        try:
+            return self._rates[upstream, model] is not None
+        except KeyError:
+            return self._look_up(upstream, model) is not None
+
     def price(self, upstream: str, model: str) -> Price | None:
         """The entry that holds for this model at this upstream."""
         best: Price | None = None

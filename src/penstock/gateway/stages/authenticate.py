@@ -78,10 +78,14 @@ class Keyring:
 def permit(call: Call) -> None:
     """May this tenant use this model?
 
+    A version is asked for as ``model@version``: who may use the model may not choose among its versions for that.
+
     :raises Forbidden: its key names models, and this is none of them
     """
     models = call.tenant.models
-    if models and not any(match(pattern, call.model) is not None for pattern in models):
-        raise Forbidden(
-            f"this key may not use the model {call.model!r}", code="model_not_permitted", param="model"
-        )
+    if models:
+        name = f"{call.model}@{call.version}" if call.version else call.model
+        if not any(match(pattern, name) is not None for pattern in models):
+            raise Forbidden(
+                f"this key may not use the model {name!r}", code="model_not_permitted", param="model"
+            )

@@ -42,7 +42,7 @@ from penstock.gateway.stages.batch import ask_together
 from penstock.gateway.stages.hedge import Hedge
 from penstock.gateway.stages.queue import settle_turn, take_turn, wait_turn
 from penstock.gateway.stages.record import Recorder
-from penstock.gateway.stages.route import Candidate, count_in, count_out
+from penstock.gateway.stages.route import Candidate, count_in, count_out, count_sample
 from penstock.generation.log import TOO_LARGE, Generation
 from penstock.messages import Attempt, Call, Endpoint, Event, Outcome, Usage
 from penstock.net import tasks
@@ -177,6 +177,11 @@ class Production:
                 except Untranslatable as untranslatable:  # the next candidate may speak the caller's dialect
                     error = error or untranslatable
                     break
+                except CallerError as refused:
+                    if candidate.sample is None or not candidate.sample.is_new:
+                        raise
+                    error = refused  # a version on trial may be what is wrong
+                    break
                 except Overloaded as overloaded:  # no room at this candidate: the next may have some
                     error = overloaded
                     break
@@ -239,6 +244,10 @@ class Production:
         begun_by = generation.served_by[1] or candidates[0].model
         failed_at = next((one for one in candidates if self._served_last(one)), None)
         failure = broken
+        if failed_at is not None:  # no answer is begun by one version of a model and ended by another
+            candidates = [
+                one for one in candidates if one.route != failed_at.route or one.version == failed_at.version
+            ]
         steps: list[_Step] | None = None  # None: the log is not as it was when they were thought of
         while most:
             if steps is None:
@@ -451,6 +460,8 @@ class Production:
                 settle_turn(turn, transfer, attempt, failure)
             if standing is not None:
                 count_out(standing, transfer, attempt, failure)
+            if candidate.sample is not None:
+                count_sample(candidate.sample, transfer, attempt, failure, recorder.ledger.prices)
             if upstream.hedging is not None and call.stream and more is None:
                 _learn(upstream.hedging, candidate.model, transfer)
         if transfer.cancelled and not transfer.lost:

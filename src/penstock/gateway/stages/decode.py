@@ -1,33 +1,47 @@
-"""What does the caller ask?  The few members of the body that the gateway needs, and the body as it came."""
+"""What does this request ask?
+
+The contract: of a body only that is read which the gateway needs; what nobody must change stays as it came.  Where a
+model has versions, the name that the caller gives is taken apart into model and version; where its prompts are to be
+tidied, nobody behind this stage sees what they were.
+"""
 
 from __future__ import annotations
 
+from penstock.config.model import PromptConfig
+from penstock.gateway.stages.route import Router
 from penstock.generation.log import new_id
-from penstock.messages import Call, Endpoint, Tenant
-from penstock.net.exchange import Exchange
+from penstock.messages import Call, Endpoint, Headers, Tenant
 from penstock.wire import request
+from penstock.wire.tidy import Left, tidied
 
 
-def decode(exchange: Exchange, endpoint: Endpoint, tenant: Tenant, now: float) -> Call:
-    """The call that a request makes, its whole body being there.
+def decode(
+    endpoint: Endpoint, headers: Headers, body: bytes, tenant: Tenant, now: float, router: Router
+) -> Call:
+    """The call that a request makes.
 
-    :raises penstock.errors.BadRequest: the body is not one that the endpoint takes
-    :raises ConnectionError: the caller left before it had asked
+    :raises penstock.errors.BadRequest: it makes none
     """
-    body = exchange.whole_body()
     opening = request.read(endpoint, body)
-    fields, stream = opening.fields, opening.stream
+    fields, stream, model = opening.fields, opening.stream, opening.model
     if opening.background:
-        fields, body = request.streamed(fields, opening.model)
+        fields, body = request.streamed(fields, model)
         stream = True
-    return Call(  # by position: by name it takes twice as long
+    version = ""
+    if router.has_versions:
+        model, version = router.wanted(model, headers)
+        if (
+            b"penstock-version" in headers
+        ):  # as if the name said it, so that calls for two versions are no repetitions
+            body = request.rewritten(fields, named(model, version))
+    call = Call(  # by position: by name it takes twice as long
         new_id(),
         endpoint,
-        opening.model,
+        model,
         stream,
         fields,
         body,
-        exchange.headers,
+        headers,
         now,
         tenant,
         opening.max_output_tokens,
@@ -36,3 +50,22 @@ def decode(exchange: Exchange, endpoint: Endpoint, tenant: Tenant, now: float) -
         opening.background,
         opening.background and not opening.stream,
     )
+    if version:
+        call.version = version
+    return call
+
+
+def named(model: str, version: str) -> str:
+    """The name by which a caller asks for this version of a model."""
+    return f"{model}@{version}" if version else model
+
+
+def tidy(call: Call, policy: PromptConfig) -> Left | None:
+    """Leave out of the prompt what the configuration says; what that was."""
+    found = tidied(call.endpoint, call.fields, policy)
+    if found is None:
+        return None
+    fields, left = found
+    call.changed = left.stated(len(call.body))
+    call.fields, call.body = fields, request.rewritten(fields, named(call.model, call.version))
+    return left

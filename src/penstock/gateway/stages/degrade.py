@@ -78,7 +78,7 @@ class Degradation:
         smaller = ""
         max_tokens: int | None = None
         if call.endpoint.streams:
-            if steps.smaller:
+            if steps.smaller and not call.version:
                 smaller = router.smaller(call.model, below=config.smaller or 0.0, now=call.received)
             if steps.shorter and (
                 call.max_output_tokens is None or call.max_output_tokens > config.max_tokens

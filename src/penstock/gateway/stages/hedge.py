@@ -154,7 +154,10 @@ class Hedge:
         others = [
             candidate
             for candidate in self._candidates
-            if candidate is not first and candidate.route == first.route and candidate.weight > 0
+            if candidate is not first
+            and candidate.route == first.route
+            and candidate.version == first.version
+            and candidate.weight > 0
         ]
         for candidate in others or [first]:
             gate = candidate.upstream.gate

@@ -36,7 +36,8 @@ def name_of(call: Call, policy: Literal["auto", "always", "never"], *, open_to_a
     if policy == "never" or (policy == "auto" and not keys.is_deterministic(call)) or keys.has_effects(call):
         return None
     scope = keys.scope_of(call, open_to_all=open_to_all)
-    return "question", keys.key(call, model_version=call.model, scope=scope)
+    version = f"{call.model}@{call.version}" if call.version else call.model
+    return "question", keys.key(call, model_version=version, scope=scope)
 
 
 def find(name: Name, registry: Registry) -> Generation | None:

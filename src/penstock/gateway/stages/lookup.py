@@ -185,7 +185,10 @@ class Lookup:
             return None
         scope = keys.scope_of(call, shared=policy.scope == "shared", open_to_all=open_to_all)
         key = keys.key(
-            call, model_version=router.version(call.model), scope=scope, secret=self.cache.key_secret
+            call,
+            model_version=router.version(call.model, call.version),
+            scope=scope,
+            secret=self.cache.key_secret,
         )
         question = Question(key, policy, control, self.cache.now(), _tags(call), scope)
         wish = call.headers.get(b"penstock-join")
@@ -206,7 +209,7 @@ class Lookup:
                     return found
             policy = question.policy.semantic
             if self.resemblance is not None and policy is not None:
-                version = router.version(call.model)
+                version = router.version(call.model, call.version)
                 question.similar = self.resemblance.similar(
                     call, policy, model_version=version, scope=question.scope
                 )

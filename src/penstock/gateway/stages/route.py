@@ -3,6 +3,10 @@
 A model's name, or the most specific pattern that fits it, leads to candidates.  One is drawn by weight, so
 that a canary gets its share, or chosen as the model's ``strategy`` has it (``flow.choose``); the others follow, then
 those of weight 0, then the candidates of the model's fallbacks.
+
+A call keeps to one version of its model, where there are several: the one that its caller names (``alias@version``, or
+``Penstock-Version``), which then is the only one that is asked; or, while a new one is on trial (``gateway.versions``),
+the one that is drawn for it.  Where the new one fails, the others are asked; it never stands in for them.
 """
 
 from __future__ import annotations
@@ -22,10 +26,13 @@ from penstock.config.model import (
     TimeoutConfig,
 )
 from penstock.config.patterns import match
-from penstock.errors import UnknownModel, UpstreamError
+from penstock.errors import UnknownModel, UpstreamError, UpstreamRefused
 from penstock.flow import choose
 from penstock.flow.choose import Option, Standing
-from penstock.messages import Attempt, Call, Usage
+from penstock.gateway.versions import Canary, Sample
+from penstock.generation.log import TOO_LARGE
+from penstock.ledger.prices import UNITS_PER_DOLLAR, PriceTable
+from penstock.messages import Attempt, Call, Headers, Usage
 from penstock.upstream.http import HTTPUpstream
 from penstock.upstream.prompt_cache import PromptCare
 from penstock.upstream.transfer import Transfer
@@ -34,6 +41,7 @@ from penstock.wire.usage import estimate_tokens
 PREFIX_BYTES = 4_096  # of a prompt's beginning, by which the strategy prefix goes: about 1,000 tokens
 LIKELY_OUTPUT = 1_000  # tokens of an answer, for comparing prices, where the call sets no limit
 _WATCHING = frozenset({"fastest", "least_busy", "prefix"})
+_CONVERSATIONS = ("prompt_cache_key", "user")  # what APIs have to tell conversations apart
 _PROMPTS = ("messages", "input", "prompt")
 MAX_REMEMBERED = 1_024  # names that fit a pattern and have one candidate; callers invent names
 
@@ -50,6 +58,7 @@ class Candidate(msgspec.Struct, frozen=True, eq=False):
     sole: bool = False  # there is no other for this name
     continuation: ContinuationConfig = ContinuationConfig()
     care: PromptCare | None = None  # for the upstream's prompt cache
+    sample: Sample | None = None  # where it counts for a version on trial how this goes
 
 
 class Router:
@@ -61,11 +70,17 @@ class Router:
         upstreams: Mapping[str, HTTPUpstream],
         rand: Callable[[], float] = random.random,
         price: Callable[[str, str, Usage], int | None] = lambda *_: None,
+        canaries: Mapping[str, Canary] | None = None,
     ) -> None:
         self._config = config
         self._upstreams = upstreams
         self._rand = rand
         self._price = price  # of a call at an upstream's model; None: it is not known
+        self._canaries = canaries or {}  # by entry
+        # Whether callers can ask for a version.
+        self.has_versions = any(
+            candidate.version for model in config.models.values() for candidate in model.candidates
+        )
         self._exact = {name: model for name, model in config.models.items() if "*" not in name}
         # The longest pattern is the most specific one: "gpt-4*" before "gpt-*" before "*".
         self._patterns = sorted((name for name in config.models if "*" in name), key=len, reverse=True)
@@ -94,6 +109,8 @@ class Router:
 
         :raises UnknownModel: nothing here answers this name
         """
+        if call.version:
+            return self._pinned(call)
         found = self._single.get(call.model)
         if found is not None:
             return found
@@ -103,7 +120,7 @@ class Router:
         if len(candidates) > 1:
             return candidates
         found = _sole(candidates[0])
-        if len(self._single) < MAX_REMEMBERED:
+        if len(self._single) < MAX_REMEMBERED and self._canary(call.model) is None:
             self._single[call.model] = found
         return found
 
@@ -112,9 +129,55 @@ class Router:
         entry = self._entry(model)
         return None if entry is None else entry[0]
 
+    def wanted(self, name: str, headers: Headers) -> tuple[str, str]:
+        """The model that a caller names, and the version that it wants of it; empty: any.
+
+        ``Penstock-Version`` says it, or what follows the last ``@`` of the name, if the model has such a version; names
+        that stand in the configuration as they are, are no such names.
+        """
+        told = headers.get(b"penstock-version")
+        if told is not None:
+            return name, told.decode("latin-1")
+        model, at, version = name.rpartition("@")
+        if at and model and name not in self._exact:
+            entry = self._entry(model)
+            if entry is not None and any(one.version == version for one in entry[1].candidates if version):
+                return model, version
+        return name, ""
+
+    def _pinned(self, call: Call) -> list[Candidate]:
+        """The candidates of the version that the caller wants."""
+        entry = self._entry(call.model)
+        wanted = [candidate for candidate in self._own(call.model) if candidate.version == call.version]
+        if entry is None or not wanted:
+            raise UnknownModel(
+                f"the model {call.model!r} is not known here, or has no version {call.version!r}",
+                param="model",
+            )
+        return self._in_order(wanted, entry[1].strategy, call)
+
+    def version_of(self, model: str, upstream: str, upstream_model: str) -> str:
+        """The version whose answer this is; empty: none that still is one."""
+        candidate = self.own_candidate(model, upstream, upstream_model)
+        return candidate.version if candidate is not None else ""
+
     def regular(self, model: str) -> list[Candidate]:
         """The candidates of the model itself that get calls even if nothing fails."""
+        canary = self._canary(model)
+        if canary is not None:
+            return [
+                candidate
+                for candidate in self._own(model)
+                if (candidate.version == canary.config.version) == canary.is_promoted
+                and (candidate.weight or canary.is_promoted)
+            ]
         return [candidate for candidate in self._own(model) if candidate.weight]
+
+    def _canary(self, model: str) -> Canary | None:
+        if not self._canaries:
+            return None
+        entry = self._entry(model)
+        return None if entry is None else self._canaries.get(entry[0])
 
     def load(self, model: str, now: float) -> float:
         """That of the model's least loaded upstream; see :meth:`penstock.flow.gate.Gate.load`."""
@@ -182,23 +245,25 @@ class Router:
             for model in self._config.models.values()
         )
 
-    def version(self, model: str) -> str:
-        """What stands behind a model's name now: it changes when another model may give the answers."""
+    def version(self, model: str, wanted: str = "") -> str:
+        """What stands behind a model's name now: it changes when another model may give the answers.
+
+        :param wanted: the version that the caller wants; empty: any
+        """
+        canary = self._canary(model)
+        if wanted or canary is not None:
+            return _standing_behind(
+                [
+                    candidate
+                    for candidate in self._own(model)
+                    if (candidate.version == wanted if wanted else _may_answer(candidate, canary))
+                ]
+            )
         known = self._versions.get(model)
         if known is None:
             if len(self._versions) >= MAX_REMEMBERED:
                 self._versions.clear()
-            known = self._versions[model] = msgspec.json.encode(
-                [
-                    [
-                        candidate.upstream.config.kind,
-                        candidate.upstream.config.base_url,
-                        candidate.model,
-                        candidate.version,
-                    ]
-                    for candidate in self._own(model)
-                ]
-            ).decode()
+            known = self._versions[model] = _standing_behind(self._own(model))
         return known
 
     def own_candidate(self, model: str, upstream: str, upstream_model: str) -> Candidate | None:
@@ -235,11 +300,29 @@ class Router:
         if entry is None or model in passed:
             return []
         passed.add(model)
-        _, config = entry
-        ordered = self._in_order(self._own(model), config.strategy, call)
+        route, config = entry
+        canary = self._canaries.get(route) if call is not None else None
+        if call is not None and canary is not None:
+            ordered = self._on_trial(self._own(model), config.strategy, call, canary)
+        else:
+            ordered = self._in_order(self._own(model), config.strategy, call)
         for fallback in config.fallbacks:
             ordered += self._candidates(fallback, passed, call)
         return ordered
+
+    def _on_trial(
+        self, candidates: list[Candidate], strategy: str, call: Call, canary: Canary
+    ) -> list[Candidate]:
+        """Those of the version that is drawn for the call, then those that stand in for it."""
+        new = [candidate for candidate in candidates if candidate.version == canary.config.version]
+        others = [candidate for candidate in candidates if candidate.version != canary.config.version]
+        key = _sticks_to(call, canary.config.sticky)
+        is_new = canary.gets(self._rand() if key is None else canary.point(key))
+        sample = canary.sample(is_new=is_new)
+        drawn = self._in_order(new if is_new else others, strategy, call)
+        if sample is not None:
+            drawn = [msgspec.structs.replace(candidate, sample=sample) for candidate in drawn]
+        return drawn + self._in_order(others, strategy, call) if is_new else drawn
 
     def _candidate(self, index: int, pattern: str, config: ModelConfig, model: str) -> Candidate:
         chosen = config.candidates[index]
@@ -292,6 +375,40 @@ class Router:
         return choose.by_prefix(options, _prefix(call))
 
 
+def _may_answer(candidate: Candidate, canary: Canary | None) -> bool:
+    """Whether a version gets any calls now, beyond those whose callers want it."""
+    if canary is None or canary.share == 0.0:
+        return canary is None or candidate.version != canary.config.version
+    return not canary.is_promoted or candidate.version == canary.config.version
+
+
+def _standing_behind(candidates: list[Candidate]) -> str:
+    return msgspec.json.encode(
+        [
+            [
+                candidate.upstream.config.kind,
+                candidate.upstream.config.base_url,
+                candidate.model,
+                candidate.version,
+            ]
+            for candidate in candidates
+        ]
+    ).decode()
+
+
+def _sticks_to(call: Call, sticky: str) -> bytes | None:
+    """By what all calls are known that keep to one version; None: each is drawn by itself."""
+    if sticky == "call":
+        return None
+    tenant = call.tenant.name.encode()
+    if sticky == "tenant":
+        return tenant
+    session = call.headers.get(b"penstock-session") or next(
+        (bytes(call.fields[name]) for name in _CONVERSATIONS if name in call.fields), None
+    )
+    return None if session is None else tenant + b"\0" + session
+
+
 def _option(candidate: Candidate) -> Option:
     upstream, model = candidate.upstream, candidate.model
     assert upstream.standings is not None, "it is one of those that Router.watched names"
@@ -336,6 +453,30 @@ def count_out(
             standing.answered(transfer.seen - transfer.sent, tokens, pace, now)
         else:
             standing.answered_whole(now - transfer.sent, tokens, now)
+
+
+def count_sample(
+    sample: Sample, transfer: Transfer, attempt: Attempt, failure: BaseException | None, prices: PriceTable
+) -> None:
+    """An attempt at a version on trial, or at the one that it is compared with, has ended.
+
+    What the upstream says to be wrong with a request counts, too: the one may refuse what the other takes.
+    """
+    if transfer.lost or transfer.cancelled:
+        return
+    if failure is not None:
+        if isinstance(failure, UpstreamError | UpstreamRefused) and failure.code != TOO_LARGE:
+            sample.fail()
+        return
+    now, tokens = transfer.now(), attempt.usage.output_tokens
+    known = prices.knows(attempt.upstream, attempt.upstream_model)
+    cost = attempt.cost / UNITS_PER_DOLLAR if known else None
+    if transfer.job.call.stream and transfer.seen:
+        took = now - transfer.seen
+        pace = (tokens - 1) / took if tokens > 1 and took > 0 else None
+        sample.answer(transfer.seen - transfer.sent, None, pace, cost)
+    else:
+        sample.answer(None, now - transfer.sent, None, cost)
 
 
 def _sole(candidate: Candidate) -> tuple[Candidate, ...]:
