@@ -15,5 +15,10 @@ def gateway(tmp_path_factory):
     folder = tmp_path_factory.mktemp("docs-gateway")
     config = yaml.safe_load((ROOT / "examples" / "sim.yaml").read_text())
     config["files"] = {"directory": str(folder / "kept")}
+    config["models"]["tried"] = {
+        "candidates": [{"upstream": "sim", "version": "1"}, {"upstream": "sim", "version": "2"}],
+        "canary": {"version": "2"},
+    }
+    config["versions"] = {"path": str(folder / "versions.sqlite")}
     with GatewayProcess(config, folder) as running:
         yield running

@@ -127,6 +127,7 @@ def test_every_endpoint_of_the_control_port_is_there():
 
 def test_the_endpoints_of_the_control_port_answer(gateway):
     bodies = {"/v1/cache/purge": b'{"everything": true}', "/v1/explain": b'{"body": "{}"}'}
+    bodies |= {f"/v1/versions/{what}": b'{"model": "tried"}' for what in ("promote", "rollback", "restart")}
     for row in rows("Control port"):
         for method, path in ENDPOINT.findall(row[0]):
             kind = {"content-type": "application/json"}

@@ -44,8 +44,16 @@ def exposition(tmp_path_factory):
                     "candidates": [{"upstream": "sim"}],
                     "cache": {"semantic": {}, "prefetch": {}},
                     "prompt_cache": {},
-                }
+                },
+                "tried": {
+                    "candidates": [
+                        {"upstream": "sim", "model": "sim"},
+                        {"upstream": "sim", "model": "sim", "version": "2"},
+                    ],
+                    "canary": {"version": "2"},
+                },
             },
+            "versions": {"path": str(folder / "versions.sqlite")},
             "cache": {"disk": str(folder / "answers.sqlite")},
             "ledger": {"path": str(folder / "ledger.sqlite")},
             "retry": {"attempts": 2, "first_delay": 0},
@@ -56,12 +64,15 @@ def exposition(tmp_path_factory):
             "webhooks": {"endpoints": [{"url": "http://127.0.0.1:9", "secret": "whsec_" + "A" * 32}]},
         }
         with GatewayProcess(config, folder) as gateway, httpx2.Client(trust_env=False) as client:
-            for model in ("sim", "sim:500", "sim:cut-after=2", "forbidden"):
+            for model in ("sim", "sim:500", "sim:cut-after=2", "forbidden", "tried"):
                 client.post(gateway.base_url + "/chat/completions", json=BODY | {"model": model})
             a_late_call(client, gateway)
             client.post(gateway.base_url + "/embeddings", json={"model": "sim", "input": "text"})
             client.get(gateway.url + "/", headers={"expect": "nothing"})  # refused by the listener
             a_batch(client, gateway)
+            client.post(
+                gateway.control_url + "/v1/versions/promote", json={"model": "tried"}
+            ).raise_for_status()
             yield gateway.metrics()
 
 

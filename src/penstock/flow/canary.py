@@ -106,12 +106,9 @@ class Trial(msgspec.Struct):
         if worse:
             self.decide("rollback", config, told(worse), now)
             return "rollback"
-        if enough and (exhausted or all(each.verdict != "open" for each in findings)):
-            why = (
-                "it is no worse"
-                if not exhausted
-                else f"{self.new.answered} calls did not show it to be worse"
-            )
+        fine = all(finding.verdict != "open" for finding in findings)
+        if enough and (fine or exhausted):
+            why = "it is no worse" if fine else f"{self.new.answered} calls did not show it to be worse"
             self.decide("promote", config, why, now)
             return "promote"
         return None
@@ -156,13 +153,15 @@ def told(findings: list[Finding]) -> str:
         "price": "US dollars a call",
     }
     return ", ".join(
-        f"{names[found.criterion]}: {_figure(found.new)} instead of {_figure(found.old)}"
+        f"{names[found.criterion]}: {_figure(found, found.new)} instead of {_figure(found, found.old)}"
         for found in findings
     )
 
 
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+def _figure(found: Finding, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{100 * value:.3g} %" if found.criterion == "errors" else f"{value:.4g}"
 
 
 class Trials:
