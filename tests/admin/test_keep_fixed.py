@@ -14,6 +14,7 @@ from penstock.config.model import (
     TLSConfig,
     UploadsConfig,
     UpstreamConfig,
+    VersionsConfig,
     WebhooksConfig,
 )
 
@@ -26,6 +27,7 @@ CHANGED = {
     "log": LogConfig(level="error"),
     "ledger": LedgerConfig(path="elsewhere"),
     "cache": CacheConfig(disk="elsewhere"),
+    "versions": VersionsConfig(path="elsewhere"),
     "files": FilesConfig(directory="elsewhere"),
     "uploads": UploadsConfig(max_open=7),
     "codings": CodingsConfig(least_bytes=7),

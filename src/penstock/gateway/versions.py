@@ -212,8 +212,8 @@ class Versions:
     """All trials of a worker."""
 
     def __init__(self, config: Config, clock: Clock, metrics: Registry) -> None:
-        path = config.versions.path
-        self._trials = Trials(Path(path) if path else None)
+        self._path = config.versions.path
+        self._trials: Trials | None = None  # None: no version is on trial, or all is over
         self._clock = clock
         self._canaries: dict[str, Canary] = {}
         self._syncing: set[asyncio.Task[None]] = set()
@@ -259,6 +259,8 @@ class Versions:
                 else:
                     canary.use(model.canary)
                 self._canaries[route] = canary
+                if self._trials is None:
+                    self._trials = Trials(Path(self._path) if self._path else None)
         return self._canaries
 
     async def start(self) -> None:
@@ -270,9 +272,11 @@ class Versions:
         """Write down what was counted."""
         if self._syncing:
             await asyncio.wait(self._syncing)
-        for canary in self:
-            await self._sync(canary)
-        await self._trials.close()
+        if self._trials is not None:
+            for canary in self:
+                await self._sync(canary)
+            trials, self._trials = self._trials, None
+            await trials.close()
 
     def sweep(self, now: float) -> None:
         for canary in self:
@@ -292,7 +296,7 @@ class Versions:
         :raises penstock.errors.StorageUnavailable: it cannot be written down
         """
         canary = self._canaries.get(route)
-        if canary is None:
+        if canary is None or self._trials is None:
             raise NotFound(f"the model {route!r} has no canary")
         trial = await self._trials.decide(
             route, canary.identity, canary.config, action, reason, wholly=wholly
@@ -309,17 +313,20 @@ class Versions:
         self._calls.labels(canary.route, version, outcome).add()
 
     async def _sync(self, canary: Canary) -> None:
+        trials = self._trials
+        if trials is None:
+            return
         canary.is_syncing = True
         epoch, new, old = canary.take()
         was_halted = canary.halted
         action: Action | None = None
         try:
             if new.calls or old.calls:
-                trial, action = await self._trials.count(
+                trial, action = await trials.count(
                     canary.route, canary.identity, canary.config, epoch, new, old
                 )
             else:
-                trial = await self._trials.read(canary.route, canary.identity)
+                trial = await trials.read(canary.route, canary.identity)
         except PenstockError as error:
             canary.give_back(epoch, new, old)
             if not canary.trouble:
