@@ -81,7 +81,7 @@ $(OPTIMIZE_VENV)/.with-tests: pyproject.toml
 	@scripts/venv $(OPTIMIZE_VENV) 3.11 3.12 3.13
 	$(OPTIMIZE_VENV)/bin/python -m pip install --quiet $(TORCH) || \
 	  $(OPTIMIZE_VENV)/bin/python -m pip install --quiet --index-url https://download.pytorch.org/whl/cpu $(TORCH)
-	$(OPTIMIZE_VENV)/bin/python -m pip install --quiet --editable .[optimize] 'hypothesis>=6.120' 'pytest>=8.3' 'pytest-timeout>=2.3'
+	$(OPTIMIZE_VENV)/bin/python -m pip install --quiet --editable .[engine,optimize] 'hypothesis>=6.120' 'pytest>=8.3' 'pytest-timeout>=2.3'
 	@touch $@
 
 # A real tritonserver comes in the wheel of pytriton, with the Python backend alone; the stub that runs models has

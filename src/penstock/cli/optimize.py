@@ -11,6 +11,8 @@ import msgspec
 import typer
 
 from penstock.errors import ConfigError
+from penstock.optimize.dataset import Wanted
+from penstock.optimize.dataset import make as make_dataset
 from penstock.optimize.faults import OptimizeError
 from penstock.optimize.making import Stamp, made_whole
 from penstock.optimize.measure import measure
@@ -109,8 +111,13 @@ def prune(
 def distill(
     source: Annotated[Path, typer.Argument(help="The student's directory.")],
     target: Target,
-    teacher: Annotated[Path, typer.Option(help="The directory of the model to learn from.")],
     calibration: Annotated[Path, typer.Option(help="Texts to learn on: plain text, or .jsonl.")],
+    teacher: Annotated[
+        Path | None,
+        typer.Option(
+            help="The directory of the model to learn from; without it, what the texts say is learnt."
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(help="Steps of training.", min=1)] = 200,
     batch: Annotated[int, typer.Option(help="Pieces of a step.", min=1)] = 8,
     length: Length = 256,
@@ -122,7 +129,7 @@ def distill(
     seed: Annotated[int, typer.Option(help="Decides the order of the texts.")] = 1,
     text: Text = None,
 ) -> None:
-    """Let a small model learn what a large one would say."""
+    """Let a small model learn what a large one would say, or has said."""
     step = Distill(
         teacher=teacher,
         calibration=calibration,
@@ -172,6 +179,12 @@ def evaluate(
     report: Annotated[Path | None, typer.Option(help="A folder for report.md, .json and .svg.")] = None,
     windows: Annotated[int, typer.Option(help="Pieces of 256 tokens for the perplexity.", min=1)] = 40,
     repeats: Annotated[int, typer.Option(help="Timings of each speed.", min=1)] = 3,
+    max_loss: Annotated[
+        float | None,
+        typer.Option(
+            help="End with status 1 where a perplexity is above the first's by a larger share.", min=0
+        ),
+    ] = None,
 ) -> None:
     """Measure size, perplexity, speed and memory."""
     for model in models:
@@ -186,6 +199,43 @@ def evaluate(
     if report is not None:
         write_report(found, report)
     print(markdown(found), end="")
+    if max_loss is not None:
+        _require_loss(stages, max_loss)
+
+
+@optimize.command()
+def dataset(
+    transcripts: Annotated[Path, typer.Argument(help="The directory that gateways write transcripts to.")],
+    target: Target,
+    tenant: Annotated[
+        list[str], typer.Option(help="Whose; a model can repeat to one tenant what it learned from another.")
+    ],
+    model: Annotated[
+        list[str] | None, typer.Option(help="Only answers to calls of this model; may be repeated.")
+    ] = None,
+    answered_by: Annotated[
+        list[str] | None, typer.Option(help="Only answers of this upstream's model; may be repeated.")
+    ] = None,
+    held_back: Annotated[
+        float, typer.Option(help="Share of the conversations to evaluate with.", min=0.001, max=0.9)
+    ] = 0.1,
+    similar: Annotated[
+        float, typer.Option(help="Of two that share so much, one goes.", min=0.3, max=1.0)
+    ] = 0.8,
+    seed: Annotated[int, typer.Option(help="Decides what is held back.")] = 1,
+) -> None:
+    """Make texts to learn from of recorded conversations: without repetitions, secrets and personal data."""
+    wanted = Wanted(
+        tenants=tuple(tenant),
+        models=tuple(model or ()),
+        answered_by=tuple(answered_by or ()),
+        held_back=held_back,
+        similar=similar,
+        seed=seed,
+    )
+    with bars() as tell:
+        counts = make_dataset(transcripts, target, wanted, tell)
+    print(counts.markdown(), end="")
 
 
 @optimize.command()
@@ -220,6 +270,18 @@ def recipe(
     with bars() as tell:
         found = follow(read, tell, measure=measure)
     print(markdown(found), end="")
+
+
+def _require_loss(stages: list[Stage], most: float) -> None:
+    """:raises OptimizeError: one of the models has lost more of the first one's perplexity"""
+    first = stages[0].figures.perplexity
+    for stage in stages[1:]:
+        loss = stage.figures.perplexity / first - 1
+        if not loss <= most:
+            raise OptimizeError(
+                f"{stage.name} loses {loss:.1%} of {stages[0].name}'s perplexity, more than {most:.1%}: it is not good "
+                "enough"
+            )
 
 
 def _take(step: Step, source: Path, target: Path, text: Path | None) -> None:

@@ -21,6 +21,7 @@ from penstock.optimize.resources import available_memory, shown_bytes
 _CONFIG = "config.json"
 _INDEX = "model.safetensors.index.json"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+OPENVINO_GRAPH = "openvino_model.xml"
 _NO_WEIGHTS = "training_args.bin"  # what trainers leave behind; nobody loads it
 
 
@@ -29,6 +30,7 @@ class Runtime(enum.StrEnum):
 
     TRANSFORMERS = "transformers"
     ONNX = "onnx"
+    OPENVINO = "openvino"
 
 
 class ModelDirectory(msgspec.Struct, frozen=True):
@@ -77,6 +79,8 @@ def open_model(path: Path) -> ModelDirectory:
         raise UnusableModel(f"{path} is no directory" if path.exists() else f"{path} does not exist")
     if (path / "genai_config.json").exists():
         return _onnx(path)
+    if (path / OPENVINO_GRAPH).exists():
+        return _openvino(path)
     config = _json(path / _CONFIG, f"{path} is no model directory: it has no {_CONFIG}")
     if "auto_map" in config:
         raise UnusableModel(
@@ -102,6 +106,15 @@ def _onnx(path: Path) -> ModelDirectory:
     if not graph.is_file():
         raise UnusableModel(f"{graph} is missing; export the model again")
     return ModelDirectory(path, Runtime.ONNX, config, (graph, *sorted(path.glob("*.onnx.data"))), {})
+
+
+def _openvino(path: Path) -> ModelDirectory:
+    graph = path / OPENVINO_GRAPH
+    constants = graph.with_suffix(".bin")
+    if not constants.is_file():
+        raise UnusableModel(f"{constants} is missing; export the model again")
+    config = _json(path / _CONFIG, f"{path / _CONFIG} is missing; export the model again")
+    return ModelDirectory(path, Runtime.OPENVINO, config, (graph, constants), {})
 
 
 def _require_architecture(path: Path, config: dict[str, Any]) -> None:

@@ -95,12 +95,12 @@ class Quantize(_Options, frozen=True, kw_only=True):
             found.append("group_size: one of 16, 32, 64, 128 and 256")
         found += _positive(self, "samples", "length")
         whole = self.to in {Form.INT8, Form.INT4, Form.W8A8}
-        if self.runtime is Runtime.ONNX:
+        if self.runtime is not Runtime.TRANSFORMERS:
             if self.to in {Form.W8A8, Form.BF16}:
-                found.append(f"to: {self.to} is not to be had for runtime onnx")
+                found.append(f"to: {self.to} is not to be had for runtime {self.runtime}")
             if self.method is Rounding.GPTQ:
                 found.append("method: gptq is for runtime transformers")
-        elif self.method is Rounding.KQUANT:
+        if self.method is Rounding.KQUANT and self.runtime is not Runtime.ONNX:
             found.append("method: kquant is for runtime onnx")
         if self.method is Rounding.GPTQ:
             if not whole:
@@ -149,7 +149,8 @@ class Prune(_Options, frozen=True, kw_only=True):
 class Distill(_Options, frozen=True, kw_only=True):
     """The student learns to say what its teacher says."""
 
-    teacher: Path | None = None  # in a recipe: the model that it began with
+    # In a recipe that says nothing, the model that it began with; none: only what the texts say is learnt.
+    teacher: Path | None = None
     steps: int = 200
     batch: int = 8
     length: int = 256

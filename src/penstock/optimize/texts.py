@@ -7,7 +7,7 @@ plain text.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -16,8 +16,25 @@ from penstock.optimize.faults import UnusableText
 _FORM = 'each line must be an object with "text", or with "messages" (a list of objects with "role" and "content")'
 
 
+Conversation: TypeAlias = list[dict[str, str]]
+"""Messages, each with ``role`` and ``content``."""
+
+
 def read_texts(path: Path) -> list[str]:
-    """The texts of a file, none of them empty.
+    """The texts of a file, none of them empty; a conversation is who said what.
+
+    :raises UnusableText: there are none, or a line is not of the form
+    """
+    return [each if isinstance(each, str) else as_text(each) for each in read_documents(path)]
+
+
+def as_text(messages: Conversation) -> str:
+    """For a model that has no template of its own."""
+    return "\n\n".join(f"{each['role']}: {each['content']}" for each in messages)
+
+
+def read_documents(path: Path) -> list[str | Conversation]:
+    """The same, conversations as they are.
 
     :raises UnusableText: there are none, or a line is not of the form
     """
@@ -28,17 +45,17 @@ def read_texts(path: Path) -> list[str]:
     except UnicodeDecodeError:
         raise UnusableText(f"{path} is not UTF-8 text") from None
     if path.suffix == ".jsonl":
-        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-        texts = [_text_of(path, number, line) for number, line in lines]
+        lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        documents = [_document_of(path, number, line) for number, line in lines]
     else:
-        texts = [text]
-    texts = [each for each in texts if each.strip()]
-    if not texts:
+        documents = [text]
+    documents = [each for each in documents if (each.strip() if isinstance(each, str) else each)]
+    if not documents:
         raise UnusableText(f"{path} is empty: give a file with text like that which the model will see")
-    return texts
+    return documents
 
 
-def _text_of(path: Path, number: int, line: str) -> str:
+def _document_of(path: Path, number: int, line: str) -> str | Conversation:
     where = f"{path}, line {number}"
     try:
         told = msgspec.json.decode(line, type=dict[str, Any])
@@ -50,7 +67,7 @@ def _text_of(path: Path, number: int, line: str) -> str:
     if isinstance(messages, list) and all(
         isinstance(each, dict) and isinstance(each.get("content"), str) for each in messages
     ):
-        return "\n\n".join(f"{each.get('role', 'user')}: {each['content']}" for each in messages)
+        return [{"role": str(each.get("role", "user")), "content": each["content"]} for each in messages]
     raise UnusableText(f"{where}: {_FORM}")
 
 

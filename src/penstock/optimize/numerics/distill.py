@@ -2,7 +2,8 @@
 
 The loss is the Kullback-Leibler divergence of the student from the teacher at each position of the texts, both
 softened by the temperature, times its square (Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural
-Network, 2015).
+Network, 2015).  Of a teacher whose weights nobody has there are only its answers: then the student learns these
+texts themselves (Kim, Rush: Sequence-Level Knowledge Distillation, 2016).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from penstock.errors import ConfigError
 from penstock.optimize.faults import StepFailed
 from penstock.optimize.model_directory import ModelDirectory, open_model
 from penstock.optimize.numerics.loading import load_model, load_tokenizer, pieces, save
@@ -28,12 +28,10 @@ _LAST = 0.1  # the rate at the end, of the largest
 
 def make(step: Distill, source: ModelDirectory, into: Path, tell: Tell) -> Notes:
     assert step.calibration is not None
-    if step.teacher is None:
-        raise ConfigError("distill: teacher: name the directory of the model to learn from")
     tell("loading", 0, 0)
     student, tokenizer = load_model(source), load_tokenizer(source.path)
-    teacher = load_model(open_model(step.teacher))
-    if teacher.config.vocab_size != student.config.vocab_size:
+    teacher = None if step.teacher is None else load_model(open_model(step.teacher))
+    if teacher is not None and teacher.config.vocab_size != student.config.vocab_size:
         raise StepFailed(
             f"{step.teacher} has {teacher.config.vocab_size} tokens, {source.path} {student.config.vocab_size}: "
             "teacher and student must share a vocabulary"
@@ -54,8 +52,9 @@ def _train(step: Distill, student: Any, teacher: Any, ids: torch.Tensor, tell: T
 
     :raises StepFailed: it diverged
     """
-    for each in teacher.parameters():
-        each.requires_grad_(requires_grad=False)
+    if teacher is not None:
+        for each in teacher.parameters():
+            each.requires_grad_(requires_grad=False)
     # Weights that were pruned stay zero: what training put there would undo the pruning.
     masks = [(each, each != 0) for each in student.parameters() if each.dim() > 1 and (each == 0).any()]
     optimizer = torch.optim.AdamW(
@@ -90,6 +89,9 @@ def _train(step: Distill, student: Any, teacher: Any, ids: torch.Tensor, tell: T
 
 def _loss(step: Distill, student: Any, teacher: Any, batch: torch.Tensor) -> torch.Tensor:
     out = student(input_ids=batch, use_cache=False).logits
+    said = functional.cross_entropy(out[:, :-1].flatten(0, 1), batch[:, 1:].flatten())
+    if teacher is None:
+        return said
     with torch.inference_mode():
         wanted = teacher(input_ids=batch, use_cache=False).logits
     heat = step.temperature
@@ -100,9 +102,7 @@ def _loss(step: Distill, student: Any, teacher: Any, batch: torch.Tensor) -> tor
         log_target=True,
     )
     loss = (1 - step.hard) * heat**2 * soft
-    if step.hard:
-        loss = loss + step.hard * functional.cross_entropy(out[:, :-1].flatten(0, 1), batch[:, 1:].flatten())
-    return loss
+    return loss + step.hard * said if step.hard else loss
 
 
 def _rate(at: int, steps: int) -> float:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from penstock.optimize.faults import UnusableModel
 from penstock.optimize.model_directory import ModelDirectory
-from penstock.optimize.texts import read_texts, windows
+from penstock.optimize.texts import Conversation, as_text, read_documents, windows
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -73,13 +73,22 @@ def pieces(tokenizer: Any, text: Path, length: int, most: int) -> list[list[int]
     """
     end = tokenizer.eos_token_id
     tokens: list[int] = []
-    for each in read_texts(text):
-        tokens += tokenizer(each, add_special_tokens=False)["input_ids"]
-        if end is not None:
+    for each in read_documents(text):
+        tokens += tokenizer(_written(tokenizer, each), add_special_tokens=False)["input_ids"]
+        if end is not None and tokens[-1:] != [end]:
             tokens.append(end)
         if len(tokens) >= length * most:
             break
     return windows(tokens, length, most, text)
+
+
+def _written(tokenizer: Any, document: str | Conversation) -> str:
+    """As the model sees it when it is asked: a conversation in its own template."""
+    if isinstance(document, str):
+        return document
+    if not tokenizer.chat_template:
+        return as_text(document)
+    return str(tokenizer.apply_chat_template(document, tokenize=False))
 
 
 def save(model: Any, tokenizer: Any, into: Path, **options: Any) -> None:

@@ -60,6 +60,8 @@ def measured(work: Work, tell: Tell) -> Figures:
 def _warm_libraries(runtime: str) -> None:
     if runtime == "onnx":
         import onnxruntime_genai  # noqa: F401, PLC0415
+    elif runtime == "openvino":
+        import openvino  # noqa: F401, PLC0415
 
 
 def _perplexity(runner: Runner, tokens: Any, tell: Tell) -> tuple[float, int]:

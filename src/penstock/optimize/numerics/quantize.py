@@ -1,4 +1,4 @@
-"""Fewer bits for each weight: llmcompressor for transformers, ONNX Runtime GenAI's builder for ONNX."""
+"""Fewer bits for each weight: llmcompressor for transformers, each runtime's own for the others."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ def make(step: Quantize, source: ModelDirectory, into: Path, tell: Tell) -> Note
         from penstock.optimize.numerics import onnx  # noqa: PLC0415 - each library only where it is used
 
         return onnx.build(source, into, step.to, tell, group_size=step.group_size, method=step.method)
+    if step.runtime is Runtime.OPENVINO:
+        from penstock.optimize.numerics import openvino  # noqa: PLC0415
+
+        return openvino.build(source, into, step.to, tell, group_size=step.group_size)
     tokenizer = load_tokenizer(source.path)
     tell("loading", 0, 0)
     if step.to in _HALVES:

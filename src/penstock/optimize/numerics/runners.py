@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from penstock.optimize.model_directory import ModelDirectory, Runtime
+from penstock.optimize.model_directory import OPENVINO_GRAPH, ModelDirectory, Runtime
 
 Tokens = npt.NDArray[np.int64]
 
@@ -32,6 +32,8 @@ def runner_of(source: ModelDirectory) -> Runner:
     """Load it with its own runtime."""
     if source.runtime is Runtime.ONNX:
         return OnnxRunner(source.path)
+    if source.runtime is Runtime.OPENVINO:
+        return OpenVINORunner(source.path)
     return TransformersRunner(source)
 
 
@@ -106,3 +108,37 @@ class OnnxRunner:
 
     def step(self) -> None:
         self._generator.generate_next_token()
+
+
+class OpenVINORunner:
+    """OpenVINO with keys and values in the graph's own state; as the engine's, but without its pages."""
+
+    def __init__(self, path: Path) -> None:
+        import openvino  # noqa: PLC0415
+
+        from penstock.optimize.numerics.openvino import step_inputs  # noqa: PLC0415
+
+        self._inputs = step_inputs
+        compiled = openvino.compile_model(path / OPENVINO_GRAPH, "CPU", {"INFERENCE_NUM_THREADS": 1})
+        self._request = compiled.create_infer_request()
+        self._seen = 0
+        self._last: Any = None
+
+    def logits(self, tokens: Tokens) -> npt.NDArray[np.float32]:
+        self._request.reset_state()
+        self._seen = 0
+        return self._forward(tokens)
+
+    def begin(self, tokens: Tokens, room: int) -> None:  # noqa: ARG002 - this cache grows
+        self.logits(tokens)
+
+    def step(self) -> None:
+        self._forward(self._last)
+
+    def _forward(self, tokens: Tokens) -> npt.NDArray[np.float32]:
+        told: npt.NDArray[np.float32] = np.array(
+            self._request.infer(self._inputs(tokens, self._seen))["logits"]
+        )
+        self._seen += tokens.shape[1]
+        self._last = told[:, -1].argmax(-1)[:, None]
+        return told
