@@ -59,7 +59,8 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     ``input_tokens`` counts the whole prompt and includes ``cached_input_tokens`` (read from the
     provider's prompt cache), ``cache_write_tokens`` and ``audio_input_tokens``; ``output_tokens``
-    includes ``reasoning_tokens`` and ``audio_output_tokens``.  (Anthropic reports the cached parts beside
+    includes ``reasoning_tokens`` and ``audio_output_tokens``; ``cache_write_tokens`` includes
+    ``cache_write_1h_tokens``, which are kept for an hour.  (Anthropic reports the cached parts beside
     ``input_tokens``; ``wire`` adds them up.)  ``estimated`` says that at least one figure was counted by
     us, because the provider's own never came.
     """
@@ -72,6 +73,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     audio_input_tokens: int = 0
     audio_output_tokens: int = 0
     estimated: bool = False
+    cache_write_1h_tokens: int = 0
 
 
 class Outcome(enum.Enum):

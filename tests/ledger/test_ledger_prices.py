@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.errors import ConfigError
-from penstock.ledger.prices import Price, PriceTable
+from penstock.ledger.prices import CacheTerms, Price, PriceTable
 from penstock.messages import Usage
 
 
@@ -55,6 +55,19 @@ class TestGolden:
         usage = Usage(input_tokens=188_107, output_tokens=393, cache_write_tokens=188_086)
         cost = packaged.cost("anthropic", "claude-3-5-sonnet-20241022", usage)
         assert cost == microdollars((21, 3), (188_086, "3.75"), (393, 15)) == 711_280_500_000
+
+    def test_anthropic_writing_the_cache_for_an_hour(self, packaged):
+        usage = Usage(input_tokens=1_100, cache_write_tokens=1_000, cache_write_1h_tokens=400)
+        cost = packaged.cost("anthropic", "claude-haiku-4-5-20251001", usage)
+        assert cost == microdollars((100, 1), (600, "1.25"), (400, 2))
+        terms = packaged.cache_terms("anthropic", "claude-haiku-4-5-20251001")
+        assert (terms.read, terms.write, terms.write_1h, terms.minimum) == (0.1, 1.25, 2.0, 4_096)
+
+    def test_the_cache_of_a_model_without_a_price_has_the_usual_terms_and_keeps_nothing_for_an_hour(
+        self, packaged
+    ):
+        assert packaged.cache_terms("some", "unheard-of") == CacheTerms()
+        assert packaged.cache_terms("some", "unheard-of").write_1h is None
 
     def test_anthropic_reading_the_cache(self, packaged):
         usage = Usage(input_tokens=188_107, output_tokens=393, cached_input_tokens=188_086)
@@ -219,6 +232,9 @@ class TestPackagedTable:
                 assert price.cached_input < price.input, price
             if price.cache_write is not None:
                 assert price.input < price.cache_write <= 2 * price.input, price
+            if price.cache_write_1h is not None:
+                assert price.cache_write_1h == 2 * price.input, price
+                assert 512 <= price.cache_minimum <= 4_096, price
             for tier in price.tiers:
                 assert tier.input > price.input, price
                 assert tier.output >= price.output, price

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from penstock.messages import Endpoint
-from penstock.wire.breakpoints import marked, parts_of
+from penstock.wire.breakpoints import Lifetime, marked, parts_of
 
 BODY = {
     "tools": [{"name": "a"}, {"name": "b"}],
@@ -23,7 +23,7 @@ def fields(body):
 
 
 def changed(body, **where):
-    wanted = {"tools": False, "system": False, "last": False} | where
+    wanted = {name: Lifetime.MINUTES if where.get(name) else None for name in ("tools", "system", "last")}
     changes = marked(parts_of(Endpoint.MESSAGES, fields(body)), **wanted)
     return {name: json.loads(value) for name, value in changes.items()}
 
@@ -49,7 +49,7 @@ def test_marks_stand_on_the_last_block_of_each_part():
 def test_turns_before_the_last_keep_their_bytes():
     body = b'[ {"role":"user",  "content":"\\u00e9"}, {"role":"user","content":"y"}]'
     parts = parts_of(Endpoint.MESSAGES, {"messages": msgspec.Raw(body)})
-    changes = marked(parts, tools=False, system=False, last=True)
+    changes = marked(parts, tools=None, system=None, last=Lifetime.MINUTES)
     assert b'{"role":"user",  "content":"\\u00e9"}' in changes["messages"]
 
 

@@ -155,6 +155,7 @@ BODIES = {
             output_tokens=393,
             cached_input_tokens=1000,
             cache_write_tokens=188086,
+            cache_write_1h_tokens=86,
             reasoning_tokens=100,
         ),
     ),
@@ -167,7 +168,7 @@ BODIES = {
             "cache_read_input_tokens": None,
             "cache_creation": {"ephemeral_5m_input_tokens": 3, "ephemeral_1h_input_tokens": 4},
         },
-        Usage(input_tokens=8, output_tokens=2, cache_write_tokens=7),
+        Usage(input_tokens=8, output_tokens=2, cache_write_tokens=7, cache_write_1h_tokens=4),
     ),
 }
 

@@ -283,7 +283,8 @@ class ModelCacheConfig(_Section, frozen=True):
 class PromptCacheConfig(_Section, frozen=True):
     """Marks and keys for the providers' own prompt caches, added to calls that have none of their own."""
 
-    min_tokens: Positive = 1_024  # of a beginning; providers keep none that is shorter
+    # of a beginning; providers keep none that is shorter; none: what the price table says of the model, or 1,024
+    min_tokens: Positive | None = None
 
 
 class PromptConfig(_Section, frozen=True):

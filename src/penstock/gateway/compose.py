@@ -53,6 +53,7 @@ from penstock.generation.measures import measure as measure_journals
 from penstock.generation.registry import Registry
 from penstock.ledger.ledger import Ledger
 from penstock.ledger.measures import measure
+from penstock.ledger.prices import CacheTerms
 from penstock.ledger.sqlite import SQLiteStore
 from penstock.logs import RequestLog
 from penstock.messages import Call, Endpoint, Tenant, Usage
@@ -576,7 +577,9 @@ class Gateway:
                 if upstream is not present.get(name):
                     upstream.discard()
             raise
-        router = Router(config, upstreams, price=self._price, canaries=self._versions.use(config))
+        router = Router(
+            config, upstreams, price=self._price, terms=self._terms, canaries=self._versions.use(config)
+        )
         for name in router.watched:
             if upstreams[name].standings is None:
                 upstreams[name].standings = Standings()
@@ -597,6 +600,9 @@ class Gateway:
     def _price(self, upstream: str, model: str, usage: Usage) -> int | None:
         prices = self.recorder.ledger.prices
         return None if prices.price(upstream, model) is None else prices.estimate(upstream, model, usage)
+
+    def _terms(self, upstream: str, model: str) -> CacheTerms:
+        return self.recorder.ledger.prices.cache_terms(upstream, model)
 
     def _upstream(
         self,

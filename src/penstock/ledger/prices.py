@@ -47,6 +47,7 @@ class Tier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     output: Decimal
     cached_input: Decimal | None = None
     cache_write: Decimal | None = None
+    cache_write_1h: Decimal | None = None
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -58,6 +59,7 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     :param models: names, or patterns with ``*``
     :param upstream: holds only for the upstream of this name
     :param kind: holds only for upstreams of this kind
+    :param cache_minimum: tokens of the shortest beginning that the provider's prompt cache keeps; 0: not known
     """
 
     models: tuple[str, ...]
@@ -65,6 +67,8 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     output: Decimal = Decimal(0)
     cached_input: Decimal | None = None
     cache_write: Decimal | None = None
+    cache_write_1h: Decimal | None = None
+    cache_minimum: int = 0
     reasoning: Decimal | None = None
     audio_input: Decimal | None = None
     audio_output: Decimal | None = None
@@ -74,6 +78,18 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     kind: str = ""
     as_of: dt.date | None = None
     source: str = ""
+
+
+class CacheTerms(msgspec.Struct, frozen=True):
+    """What a provider's prompt cache takes, each as a multiple of the price of fresh input.
+
+    ``write_1h`` None: it keeps nothing for an hour, as far as is known; ``minimum``: tokens, 0: not known.
+    """
+
+    read: float = 0.1
+    write: float = 1.25
+    write_1h: float | None = None
+    minimum: int = 0
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -94,6 +110,7 @@ class _Rate:
         "reasoning",
         "tiers",
         "written",
+        "written_1h",
     )
 
     def __init__(self, price: Price | Tier, tiers: Iterable[Tier] = ()) -> None:
@@ -101,6 +118,8 @@ class _Rate:
         self.output = _units(price.output)
         self.cached = _extra(price.cached_input, self.input)
         self.written = _extra(price.cache_write, self.input)
+        written = price.cache_write if price.cache_write_1h is None else price.cache_write_1h
+        self.written_1h = _extra(written, self.input) - self.written
         self.reasoning = self.audio_in = self.audio_out = 0
         if isinstance(price, Price):
             self.reasoning = _extra(price.reasoning, self.output)
@@ -121,6 +140,7 @@ class _Rate:
             cost += usage.cached_input_tokens * self.cached
         if usage.cache_write_tokens:
             cost += usage.cache_write_tokens * self.written
+            cost += usage.cache_write_1h_tokens * self.written_1h
         if usage.reasoning_tokens:
             cost += usage.reasoning_tokens * self.reasoning
         if usage.audio_input_tokens:
@@ -190,6 +210,21 @@ class PriceTable:
             return self._rates[upstream, model] is not None
         except KeyError:
             return self._look_up(upstream, model) is not None
+
+    def cache_terms(self, upstream: str, model: str) -> CacheTerms:
+        """What this model's prompt cache takes; Anthropic's usual terms where the table says nothing."""
+        price = self.price(upstream, model)
+        if price is None:
+            return CacheTerms()
+        if not price.input or price.cached_input is None or price.cache_write is None:
+            return CacheTerms(minimum=price.cache_minimum)
+        hour = price.cache_write_1h
+        return CacheTerms(
+            float(price.cached_input / price.input),
+            float(price.cache_write / price.input),
+            None if hour is None else float(hour / price.input),
+            price.cache_minimum,
+        )
 
     def price(self, upstream: str, model: str) -> Price | None:
         """The entry that holds for this model at this upstream."""
@@ -268,6 +303,8 @@ def _mistakes(price: Price) -> Iterable[str]:
     entry = ", ".join(price.models) or "an entry without models"
     if not price.models:
         yield f"{entry}: name at least one"
+    if price.cache_minimum < 0:
+        yield f"{entry}: cache_minimum = {price.cache_minimum} is no count of tokens"
     for part in (price, *price.tiers):
         for field in part.__struct_fields__:
             value = getattr(part, field)

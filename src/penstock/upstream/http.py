@@ -203,7 +203,7 @@ class HTTPUpstream:
         if care is not None:
             fields = request.members(body)
             keyed = self.config.kind != "anthropic"
-            changes = care.changes(call, job.endpoint, fields, keyed=keyed)
+            changes = care.changes(call, job.endpoint, fields, self.name, model, keyed=keyed)
             if changes:
                 body = request.rewritten(fields, model, changes)
         return self._head(call, job.endpoint, self._paths[job.endpoint], len(body)), body

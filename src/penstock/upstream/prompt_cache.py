@@ -1,10 +1,12 @@
 """Care for the providers' own prompt caches: what of a prompt will be asked for again, and is that worth marking?
 
 Anthropic takes 1.25 times the price of input for what it writes to its cache, and 0.1 times for what it reads from it
-within five minutes.  So a mark pays where more than a share of (1.25 - 1) / (1.25 - 0.1) = 22 % of the prompts that
-carry it are followed in time by one with the same beginning.  That share is measured, for each caller and each of
-three places: after the tools, after the system prompt, after the last turn (for a conversation that goes on).
-A beginning that has been seen just now is marked at once; another one where experience says so.
+within five minutes; to keep it for an hour takes twice the price.  So a mark pays where more than a share of
+(1.25 - 1) / (1.25 - 0.1) = 22 % of the prompts that carry it come in time after one with the same beginning, and the
+longer one where so many come after more than five minutes, and within the hour, that it is the cheapest of the three.
+These shares are measured, for each caller and each of three places: after the tools, after the system prompt, after
+the last turn (for a conversation that goes on).  A beginning that has been seen just now is marked at once; another one
+where experience says so.  What a cache takes, and the shortest beginning that it keeps, is in the price table.
 
 What of a prompt had been sent before within five minutes is counted beside what the provider then says that it read
 from its cache: the difference is money left on the table.
@@ -14,22 +16,22 @@ Only for models whose configuration says so; a prompt with marks of its own, or 
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from decimal import Decimal
 
 import msgspec
 from blake3 import blake3
 
 from penstock.config.model import PromptCacheConfig
+from penstock.ledger.prices import CacheTerms
 from penstock.messages import Call, Endpoint
-from penstock.wire.breakpoints import Parts, marked, parts_of
+from penstock.wire.breakpoints import Lifetime, Parts, marked, parts_of
 from penstock.wire.usage import estimate_tokens
 
-LIFETIME = 300.0  # seconds that a provider keeps a beginning after its last use
-WRITE, READ = Decimal("1.25"), Decimal("0.1")
-PAYS = float((WRITE - 1) / (WRITE - READ))
+LIFETIME, LONG_LIFETIME = 300.0, 3_600.0  # seconds that a provider keeps a beginning after its last use
+MIN_TOKENS = 1_024  # of a beginning, where the price table knows no model's own
 MAX_BEGINNINGS = 20_000  # that are remembered, 150 bytes each
 MAX_CALLERS = 1_000
 MAX_CALLS = 1_000  # whose advice is remembered for a second attempt
@@ -42,39 +44,57 @@ _KEY_CHARACTERS = 32
 class Advice(msgspec.Struct, frozen=True):
     """What to do with one prompt; ``repeated`` are the bytes of its beginning that were sent before, just now."""
 
-    tools: bool = False
-    system: bool = False
-    last: bool = False
+    tools: Lifetime | None = None
+    system: Lifetime | None = None
+    last: Lifetime | None = None
     repeated: int = 0
     key: str = ""
 
 
 class _Place:
-    """How often what was sent up to here was sent again in time."""
+    """How often what was sent up to here had been sent before, within minutes and within the hour."""
 
-    __slots__ = ("again", "seen")
+    __slots__ = ("hour", "minutes", "seen")
 
     def __init__(self) -> None:
-        self.seen = self.again = 0.0
+        self.seen = self.minutes = self.hour = 0.0
 
-    def count(self, *, again: bool) -> None:
+    def count(self, age: float) -> None:
+        """:param age: seconds since it was sent before"""
         decay = 0.5 ** (1 / _HALF_AFTER)
         self.seen = self.seen * decay + 1
-        self.again = self.again * decay + again
+        self.minutes = self.minutes * decay + (age <= LIFETIME)
+        self.hour = self.hour * decay + (age <= LONG_LIFETIME)
 
-    @property
-    def pays(self) -> bool:
-        return self.seen >= _LEAST and self.again / self.seen > PAYS
+    def cheapest(self, terms: CacheTerms) -> Lifetime | None:
+        """The mark that costs least for all that comes here; None: none does."""
+        if self.seen < _LEAST:
+            return None
+        minutes, hour = self.minutes / self.seen, self.hour / self.seen
+        cost, best = 1.0, None
+        marked = minutes * terms.read + (1 - minutes) * terms.write
+        if marked < cost:
+            cost, best = marked, Lifetime.MINUTES
+        if terms.write_1h is not None and hour * terms.read + (1 - hour) * terms.write_1h < cost:
+            best = Lifetime.HOUR
+        return best
 
 
 class PromptCare:
     """What is known of the prompts of one model's callers.
 
+    :param terms: of the cache of an upstream's model
     :param now: monotonic seconds
     """
 
-    def __init__(self, config: PromptCacheConfig, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        config: PromptCacheConfig,
+        terms: Callable[[str, str], CacheTerms],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.config = config
+        self._terms = terms
         self._now = now
         self._seen: OrderedDict[bytes, float] = OrderedDict()
         self._places: OrderedDict[tuple[str, str], _Place] = OrderedDict()
@@ -84,11 +104,19 @@ class PromptCare:
         return f"<PromptCare, {len(self._seen)} beginnings>"
 
     def changes(
-        self, call: Call, endpoint: Endpoint, fields: dict[str, msgspec.Raw], *, keyed: bool
+        self,
+        call: Call,
+        endpoint: Endpoint,
+        fields: dict[str, msgspec.Raw],
+        upstream: str,
+        model: str,
+        *,
+        keyed: bool,
     ) -> dict[str, bytes]:
         """The members of a body to set, as JSON text.
 
         :param endpoint: at which the upstream is asked, and in whose form ``fields`` are
+        :param model: the upstream's own name for it
         :param keyed: whether it takes a ``prompt_cache_key``
         """
         if endpoint not in {Endpoint.MESSAGES, Endpoint.CHAT, Endpoint.RESPONSES}:
@@ -96,7 +124,7 @@ class PromptCare:
         parts = parts_of(endpoint, fields)
         if parts is None:
             return {}
-        advice = self.advice(call, parts)
+        advice = self.advice(call, parts, self._terms(upstream, model))
         if endpoint is Endpoint.MESSAGES:
             if b'"cache_control"' in b"".join((parts.tools, parts.system, *parts.messages)):
                 return {}
@@ -112,12 +140,13 @@ class PromptCare:
         advice = self._given.get(call_id)
         return 0 if advice is None else estimate_tokens(advice.repeated)
 
-    def advice(self, call: Call, parts: Parts) -> Advice:
+    def advice(self, call: Call, parts: Parts, terms: CacheTerms) -> Advice:
         """What to do with a prompt; a second attempt at the same call gets the same."""
         known = self._given.get(call.id)
         if known is not None:
             return known
         now = self._now()
+        least = self.config.min_tokens or terms.minimum or MIN_TOKENS
         caller = f"{call.tenant.name} {call.model}"
         hasher = blake3(caller.encode())
         length = 0
@@ -133,43 +162,51 @@ class PromptCare:
             length += len(turn)
             turns.append((hasher.digest(16), length))
         repeated = 0
-        marks: dict[str, bool] = {}
+        marks: dict[str, Lifetime | None] = {}
         for name, digest, end in ends:
-            again = self._was_seen(digest, now)
-            place = self._place(caller, name)
-            place.count(again=again)
-            if again:
+            age = self._age(digest, now)
+            if age <= LIFETIME:
                 repeated = end
-            long = estimate_tokens(end) >= self.config.min_tokens
-            marks[name] = long and (again or place.pays)
+            mark = self._mark(caller, name, age, terms)
+            marks[name] = mark if estimate_tokens(end) >= least else None
             self._saw(digest, now)
-        goes_on = False
+        age = math.inf
         for digest, end in turns[-_LOOK_BACK - 1 :]:
-            if self._was_seen(digest, now):
+            before = self._age(digest, now)
+            age = min(age, before)
+            if before <= LIFETIME:
                 repeated = end
-                goes_on = True
-        place = self._place(caller, "last")
-        place.count(again=goes_on)
+        last = self._mark(caller, "last", age, terms)
         if turns:
             self._saw(turns[-1][0], now)
-        last = estimate_tokens(length) >= self.config.min_tokens and (goes_on or place.pays)
+        if estimate_tokens(length) < least:
+            last = None
         # The tools are a part of what the system prompt's mark keeps; their own pays where the system prompt differs.
-        tools = marks.get("tools", False) and not marks.get("system", False)
+        system = marks.get("system")
+        tools = marks.get("tools") if system is None else None
+        if last is Lifetime.HOUR:  # what comes before it may not be kept for less
+            tools, system = tools and last, system and last
         key = ""
         if ends or len(turns) > 1:
             start = ends[-1][1] if ends else turns[0][0]
             key = blake3(start).hexdigest()[:_KEY_CHARACTERS]
-            if estimate_tokens(length) < self.config.min_tokens:
+            if estimate_tokens(length) < least:
                 key = ""
-        advice = Advice(tools, marks.get("system", False), last, repeated, key)
+        advice = Advice(tools, system, last, repeated, key)
         self._given[call.id] = advice
         if len(self._given) > MAX_CALLS:
             self._given.popitem(last=False)
         return advice
 
-    def _was_seen(self, digest: bytes, now: float) -> bool:
-        at = self._seen.get(digest)
-        return at is not None and now - at <= LIFETIME
+    def _mark(self, caller: str, name: str, age: float, terms: CacheTerms) -> Lifetime | None:
+        place = self._place(caller, name)
+        place.count(age)
+        best = place.cheapest(terms)
+        return Lifetime.MINUTES if best is None and age <= LIFETIME else best
+
+    def _age(self, digest: bytes, now: float) -> float:
+        """Seconds since a beginning was sent."""
+        return now - self._seen.get(digest, -math.inf)
 
     def _saw(self, digest: bytes, now: float) -> None:
         self._seen[digest] = now

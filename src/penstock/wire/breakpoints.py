@@ -7,6 +7,7 @@ one beginning to one machine.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -17,9 +18,21 @@ from penstock.wire.not_json import NOT_JSON
 _raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _value = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
-_MARK = {"type": "ephemeral"}
 _MARKABLE = frozenset({"text", "image", "document", "tool_use", "tool_result"})
 _NULL = b"null"
+
+
+class Lifetime(enum.Enum):
+    """For how long a provider is asked to keep what a mark ends."""
+
+    MINUTES = "5m"
+    HOUR = "1h"
+
+
+_MARKS: dict[Lifetime, JSON] = {
+    Lifetime.MINUTES: {"type": "ephemeral"},
+    Lifetime.HOUR: {"type": "ephemeral", "ttl": "1h"},
+}
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -49,25 +62,27 @@ def _given(value: msgspec.Raw | None) -> bytes:
     return b"" if text == _NULL else text
 
 
-def marked(parts: Parts, *, tools: bool, system: bool, last: bool) -> dict[str, bytes]:
+def marked(
+    parts: Parts, *, tools: Lifetime | None, system: Lifetime | None, last: Lifetime | None
+) -> dict[str, bytes]:
     """The members of an Anthropic body that change when marks are put after some of the parts.
 
-    A part that cannot be marked is left as it is.
+    A part that cannot be marked is left as it is.  Of two marks the first may not be the shorter-lived one.
     """
     changes: dict[str, bytes] = {}
     try:
         if tools and parts.tools:
             some = _value(parts.tools)
             if isinstance(some, list) and some and isinstance(some[-1], dict):
-                some[-1]["cache_control"] = _MARK
+                some[-1]["cache_control"] = _MARKS[tools]
                 changes["tools"] = _encode(some)
         if system and parts.system:
-            blocks = _with_mark(_value(parts.system))
+            blocks = _with_mark(_value(parts.system), _MARKS[system])
             if blocks is not None:
                 changes["system"] = _encode(blocks)
         if last and parts.messages:
             turn = _value(parts.messages[-1])
-            content = _with_mark(turn.get("content")) if isinstance(turn, dict) else None
+            content = _with_mark(turn.get("content"), _MARKS[last]) if isinstance(turn, dict) else None
             if content is not None:
                 turn["content"] = content
                 turns: Sequence[msgspec.Raw] = [msgspec.Raw(one) for one in parts.messages[:-1]]
@@ -77,13 +92,13 @@ def marked(parts: Parts, *, tools: bool, system: bool, last: bool) -> dict[str, 
     return changes
 
 
-def _with_mark(content: JSON) -> JSON:
+def _with_mark(content: JSON, mark: JSON) -> JSON:
     """Blocks of which the last one is marked; None: it cannot be."""
     if isinstance(content, str):
-        return [{"type": "text", "text": content, "cache_control": _MARK}] if content else None
+        return [{"type": "text", "text": content, "cache_control": mark}] if content else None
     if not isinstance(content, list) or not content or not isinstance(content[-1], dict):
         return None
     last = content[-1]
     if last.get("type") not in _MARKABLE or last.get("text") == "":
         return None
-    return [*content[:-1], {**last, "cache_control": _MARK}]
+    return [*content[:-1], {**last, "cache_control": mark}]

@@ -131,14 +131,17 @@ class _MessageUsage(msgspec.Struct):
     def neutral(self) -> Usage:
         read = self.cache_read_input_tokens or 0
         written = self.cache_creation_input_tokens or 0
-        if not written and (made := self.cache_creation) is not None:
-            written = (made.ephemeral_5m_input_tokens or 0) + (made.ephemeral_1h_input_tokens or 0)
+        for_an_hour = 0
+        if (made := self.cache_creation) is not None:
+            for_an_hour = made.ephemeral_1h_input_tokens or 0
+            written = written or (made.ephemeral_5m_input_tokens or 0) + for_an_hour
         thinking = self.output_tokens_details
         return _usage(
             (self.input_tokens or 0) + read + written,  # Anthropic counts these three beside each other
             self.output_tokens or 0,
             cached=read,
             written=written,
+            for_an_hour=min(for_an_hour, written),
             reasoning=(thinking.thinking_tokens or 0) if thinking is not None else 0,
         )
 
@@ -160,6 +163,7 @@ def _usage(
     *,
     cached: int = 0,
     written: int = 0,
+    for_an_hour: int = 0,
     reasoning: int = 0,
     audio_in: int = 0,
     audio_out: int = 0,
@@ -185,6 +189,7 @@ def _usage(
         max(reasoning, 0),
         max(audio_in, 0),
         max(audio_out, 0),
+        cache_write_1h_tokens=max(for_an_hour, 0),
     )
 
 
@@ -261,6 +266,7 @@ def merge(earlier: Usage, later: Usage) -> Usage:
         later.audio_input_tokens or earlier.audio_input_tokens,
         later.audio_output_tokens or earlier.audio_output_tokens,
         later.estimated or earlier.estimated,
+        min(later.cache_write_1h_tokens or earlier.cache_write_1h_tokens, written),
     )
 
 

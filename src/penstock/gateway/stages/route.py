@@ -31,7 +31,7 @@ from penstock.flow import choose
 from penstock.flow.choose import Option, Standing
 from penstock.gateway.versions import Canary, Sample
 from penstock.generation.log import TOO_LARGE
-from penstock.ledger.prices import UNITS_PER_DOLLAR, PriceTable
+from penstock.ledger.prices import UNITS_PER_DOLLAR, CacheTerms, PriceTable
 from penstock.messages import Attempt, Call, Headers, Usage
 from penstock.upstream.http import HTTPUpstream
 from penstock.upstream.prompt_cache import PromptCare
@@ -70,6 +70,7 @@ class Router:
         upstreams: Mapping[str, HTTPUpstream],
         rand: Callable[[], float] = random.random,
         price: Callable[[str, str, Usage], int | None] = lambda *_: None,
+        terms: Callable[[str, str], CacheTerms] = lambda *_: CacheTerms(),
         canaries: Mapping[str, Canary] | None = None,
     ) -> None:
         self._config = config
@@ -86,7 +87,7 @@ class Router:
         self._patterns = sorted((name for name in config.models if "*" in name), key=len, reverse=True)
         self._tidies = any(model.prompt is not None for model in config.models.values())
         self._care = {
-            name: PromptCare(model.prompt_cache)
+            name: PromptCare(model.prompt_cache, terms)
             for name, model in config.models.items()
             if model.prompt_cache is not None
         }

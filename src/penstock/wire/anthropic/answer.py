@@ -159,6 +159,11 @@ def write_usage(used: Usage) -> dict[str, JSON]:
         "cache_read_input_tokens": used.cached_input_tokens,
         "output_tokens": used.output_tokens,
     }
+    if hour := used.cache_write_1h_tokens:
+        written["cache_creation"] = {
+            "ephemeral_5m_input_tokens": used.cache_write_tokens - hour,
+            "ephemeral_1h_input_tokens": hour,
+        }
     if used.reasoning_tokens:
         written["output_tokens_details"] = {"thinking_tokens": used.reasoning_tokens}
     return written
