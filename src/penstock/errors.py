@@ -42,6 +42,7 @@
     │   ├── UpstreamTimeout       504      one of the four clocks ran out
     │   ├── UpstreamFailed        5xx      an error status from the provider (also its 429)
     │   └── UpstreamBroken        502      the answer broke off, stalled or made no sense
+    │       └── UpstreamLeaving   502      it was broken off because the upstream is going away
     ├── ModelUnusable             503    us: a local model cannot be loaded; what to do about it
     └── InternalError             500    us: a defect
 
@@ -362,6 +363,12 @@ class UpstreamBroken(UpstreamError):
     """The answer began, and then broke off, stalled or stopped making sense."""
 
     code = "upstream_broken"
+
+
+class UpstreamLeaving(UpstreamBroken):
+    """The answer was broken off on purpose, because the upstream is going away: it goes on elsewhere."""
+
+    code = "upstream_leaving"
 
 
 class ModelUnusable(PenstockError):

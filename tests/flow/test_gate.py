@@ -359,3 +359,16 @@ def test_every_call_gets_exactly_one_answer_and_every_place_comes_back(seed):
     assert not waiting
     assert world.gate.in_progress == len(world.gate.queue) == 0
     assert all(len(answers) == 1 for answers in world.told.values())
+
+
+def test_those_who_wait_can_be_sent_away():
+    world = World(limit=1)
+    turn = world.ask()
+    for name in ("first", "second"):
+        world.ask(name, tenant=name)
+    why = Overloaded("up goes")
+    world.gate.send_away(why)
+    assert world.told == {"first": [why], "second": [why]}
+    assert len(world.gate.queue) == 0
+    world.settle(turn)
+    assert world.gate.in_progress == 0

@@ -79,6 +79,19 @@ class Purge(_Message, frozen=True):
     keys: tuple[str, ...]  # hexadecimal
 
 
+class Depart(_Message, frozen=True):
+    """An upstream goes away in so many seconds; None: some time."""
+
+    upstream: str
+    seconds: float | None
+
+
+class Stay(_Message, frozen=True):
+    """An upstream stays."""
+
+    upstream: str
+
+
 class Leased(_Message, frozen=True):
     """The worker's part of the limits that it has reported of."""
 
@@ -174,7 +187,19 @@ class Drained(_Message, frozen=True):
 
 
 ToWorker: TypeAlias = (
-    Configure | Reload | Ask | Ping | Drain | Adopt | Release | Purge | Leased | Explain | Decide
+    Configure
+    | Reload
+    | Ask
+    | Ping
+    | Drain
+    | Adopt
+    | Release
+    | Purge
+    | Depart
+    | Stay
+    | Leased
+    | Explain
+    | Decide
 )
 ToSupervisor: TypeAlias = (
     Ready | Failed | Reloaded | Told | Pong | Draining | Drained | Report | Explained | Decided

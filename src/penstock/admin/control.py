@@ -103,6 +103,23 @@ class Purged(BaseModel):
     unheard: list[str] = []
 
 
+class Notice(BaseModel):
+    """``in``: seconds until the upstream is gone; without it nobody knows."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    seconds: float | None = Field(None, alias="in", ge=0, le=86_400)
+
+
+class UpstreamState(BaseModel):
+    """``leaving``: it gets no new calls; ``gone_in``: seconds until it is gone, null where nobody knows."""
+
+    name: str
+    kind: str
+    leaving: bool
+    gone_in: float | None
+
+
 class CallersRequest(BaseModel):
     """A request as a caller would make it; ``headers`` hold the caller's key, if there are keys."""
 
@@ -306,6 +323,36 @@ def make_app(supervisor: Supervisor) -> FastAPI:
         if "detail" in told:
             raise HTTPException(told["status"], told["detail"])
         return told
+
+    def upstream_state(name: str) -> UpstreamState:
+        config = supervisor.config.upstreams.get(name)
+        if config is None:
+            raise HTTPException(404, f"there is no upstream {name!r}")
+        departures = supervisor.departures
+        return UpstreamState(
+            name=name, kind=config.kind, leaving=name in departures, gone_in=departures.left(name)
+        )
+
+    @app.get("/v1/upstreams", tags=["upstreams"], dependencies=locked)
+    async def upstreams() -> list[UpstreamState]:
+        """Who is asked, and who is going away."""
+        return [upstream_state(name) for name in supervisor.config.upstreams]
+
+    @app.post("/v1/upstreams/{name}/drain", tags=["upstreams"], dependencies=locked)
+    async def drain(name: str, notice: Notice) -> UpstreamState:
+        """The upstream is going away: it gets no new calls, and shortly before it goes its answers go on elsewhere.
+
+        All workers are told, also those that start later.  404 where there is no such upstream.
+        """
+        upstream_state(name)
+        supervisor.departures.announce(name, notice.seconds)
+        return upstream_state(name)
+
+    @app.delete("/v1/upstreams/{name}/drain", tags=["upstreams"], dependencies=locked)
+    async def stay(name: str) -> UpstreamState:
+        """It stays after all, or is back."""
+        supervisor.departures.take_back(name)
+        return upstream_state(name)
 
     @app.get("/v1/cache", tags=["cache"], dependencies=locked)
     async def cache() -> CacheState:

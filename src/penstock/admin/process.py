@@ -20,6 +20,7 @@ from penstock.admin.channel import (
     Configure,
     Decide,
     Decided,
+    Depart,
     Drain,
     Drained,
     Draining,
@@ -34,6 +35,7 @@ from penstock.admin.channel import (
     Reload,
     Reloaded,
     Report,
+    Stay,
     Told,
     ToSupervisor,
     channel_to_worker,
@@ -212,6 +214,13 @@ class WorkerProcess:
     def purge(self, tags: tuple[str, ...], keys: tuple[str, ...]) -> None:
         """Kept answers with these tags, or of these keys, count no more."""
         self._channel.send(Purge(tags, keys))
+
+    def depart(self, upstream: str, seconds: float | None) -> None:
+        """An upstream goes away in so many seconds; None: some time."""
+        self._channel.send(Depart(upstream, seconds))
+
+    def stay(self, upstream: str) -> None:
+        self._channel.send(Stay(upstream))
 
     def kill(self) -> None:
         if self._process is not None and self._process.returncode is None:

@@ -34,6 +34,7 @@ import msgspec
 from penstock.admin.address import Address, bind_exclusively, bind_shared, parse_address
 from penstock.admin.backoff import Backoff
 from penstock.admin.channel import pack_config
+from penstock.admin.departures import Departures
 from penstock.admin.doors import ServerName, check_protocols, check_server, listens_itself, server_for
 from penstock.admin.process import WorkerProcess
 from penstock.admin.watch import FileWatch
@@ -147,6 +148,7 @@ class Supervisor:
         self._worker_command = tuple(worker_command)
         self._watch_interval = watch_interval
         self._pool = Pool()
+        self.departures = Departures(lambda: [slot.process for slot in self.slots if slot.process])
         self._simulator = EmbeddedSimulator()
         self._engines = LocalEngines()
         self._control_socket: socket.socket | None = None
@@ -269,6 +271,7 @@ class Supervisor:
             if process is None:
                 continue
             slot.process = process
+            self.departures.tell(process)
             if self.stopping:  # the order to drain went out while this one was being started
                 process.drain(self.config.drain_timeout)
             status = await process.wait()

@@ -30,6 +30,7 @@ from penstock.admin.channel import (
     Configure,
     Decide,
     Decided,
+    Depart,
     Drain,
     Drained,
     Draining,
@@ -44,6 +45,7 @@ from penstock.admin.channel import (
     Release,
     Reload,
     Reloaded,
+    Stay,
     Told,
     ToWorker,
     channel_to_supervisor,
@@ -80,8 +82,17 @@ class Gateway(Application, Protocol):
     def purge(self, tags: Sequence[str], keys: Sequence[bytes]) -> None: ...
     def explain(self, path: str, headers: dict[str, str], body: bytes) -> dict[str, Any]: ...
     async def decide(self, model: str, action: Action, reason: str, *, wholly: bool) -> dict[str, Any]: ...
+    @property
+    def leaving(self) -> Leaving: ...
     async def drain(self, seconds: float) -> int: ...
     async def close(self) -> None: ...
+
+
+class Leaving(Protocol):
+    """What a worker tells of upstreams that go away; see :class:`penstock.gateway.leaving.Leaving`."""
+
+    def announce(self, name: str, seconds: float | None, /) -> None: ...
+    def take_back(self, name: str, /) -> None: ...
 
 
 class Build(Protocol):
@@ -119,6 +130,7 @@ class Worker:
         self._version = 0
         self._postponed: Reload | None = None
         self._deciding: set[asyncio.Task[None]] = set()
+        self._early: list[Depart | Stay] = []  # told before there was a gateway
         self._registry = Registry()
         self._declare_metrics()
 
@@ -218,6 +230,8 @@ class Worker:
             case Purge(tags=tags, keys=keys):
                 if self._gateway is not None:
                     self._gateway.purge(tags, [bytes.fromhex(key) for key in keys])
+            case Depart() | Stay():
+                self._tell_of_departure(message)
             case Explain(id=number, path=path, headers=headers, body=body):
                 found = (
                     self._gateway.explain(path, headers, body.encode()) if self._gateway is not None else {}
@@ -244,6 +258,14 @@ class Worker:
                 found = {"status": error.status, "detail": error.message}
         self._channel.send(Decided(message.id, msgspec.Raw(msgspec.json.encode(found))))
 
+    def _tell_of_departure(self, message: Depart | Stay) -> None:
+        if self._gateway is None:
+            self._early.append(message)
+        elif isinstance(message, Depart):
+            self._gateway.leaving.announce(message.upstream, message.seconds)
+        else:
+            self._gateway.leaving.take_back(message.upstream)
+
     def _on_lost(self) -> None:
         if not self._stop.is_set():
             log.warning("the supervisor is gone; finishing what is in flight")
@@ -257,6 +279,8 @@ class Worker:
         self._config, self._version = config, first.version
         self._clock.start(asyncio.get_running_loop())
         self._gateway = self._build(config, clock=self._clock)
+        for message in self._early:
+            self._tell_of_departure(message)
         await self._gateway.start(self._board)
         door = make_door(
             self._server, self._gateway, config, self._clock, self._sockets, self._index, http3=self._http3

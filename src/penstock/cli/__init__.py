@@ -30,6 +30,7 @@ COMMANDS = {
     "put": "Send a file to a gateway.",
     "explain": "Show what a request would come to at a running gateway, and why.",
     "versions": "Show, promote and roll back new versions on trial at a running gateway.",
+    "drain": "Tell a running gateway that an upstream is going away.",
     "cache": "Fill the cache of a running gateway.",
     "ledger": "Show what calls have cost.",
     "sim": "Start simulated providers, which bill what they send.",

@@ -212,6 +212,8 @@ class UpstreamConfig(_Section, frozen=True):
     cancel_grace: Seconds = 1.0  # how long what was under way is still read (and billed) after a cancel
     capabilities: CapabilitiesConfig = CapabilitiesConfig()  # what it can do for an answer that broke off
     triton: TritonConfig | None = None  # for the kind triton
+    capacity: Literal["reserved", "spot"] = "reserved"  # spot: cheaper, and taken back at short notice
+    region: str = ""  # where it stands: a name, compared with the gateway's own
 
 
 class CandidateConfig(_Section, frozen=True):
@@ -302,8 +304,10 @@ class ModelConfig(_Section, frozen=True):
     """What a model name means; the name may be a pattern with ``*``."""
 
     candidates: list[CandidateConfig]  # who can answer; one is chosen, the others follow if it fails
-    # who is chosen; weighted: one is drawn by weight; prefix: who has had prompts with the same beginning
-    strategy: Literal["weighted", "cheapest", "fastest", "least_busy", "prefix"] = "weighted"
+    # who is chosen: drawn by weight, or by price, speed, load, prompts with the same beginning, kind of capacity, region
+    strategy: Literal["weighted", "cheapest", "fastest", "least_busy", "nearest", "prefix", "spot_first"] = (
+        "weighted"
+    )
     canary: CanaryConfig | None = None  # the trial of a new version; none: every version gets its `weight`
     fallbacks: list[str] = []  # other model names, tried in order when no candidate answers
     smaller: str = ""  # another model name, asked instead where a tier's `degradation` says so
@@ -538,6 +542,7 @@ class Config(_Section, frozen=True):
     listener: ListenerConfig = ListenerConfig()  # limits of the listener
     # how long requests in flight may take to finish when the process is told to end
     drain_timeout: Seconds = 30.0
+    region: str = ""  # where this gateway stands: a name, compared with the upstreams' own
     upstreams: dict[str, UpstreamConfig] = {}  # who answers
     models: dict[str, ModelConfig] = {}  # what model names mean; a name may be a pattern with one *
     keys: list[KeyConfig] = []  # who may call; empty: everybody

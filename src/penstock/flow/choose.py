@@ -95,6 +95,10 @@ class Standing:
         writing = tokens / self._tokens_per_second if self._tokens_per_second else 0.0
         return (self._seconds + writing) * self._left(now)
 
+    def first_token(self, now: float) -> float:
+        """Seconds to the first token; 0 if nothing is known."""
+        return self._seconds * self._left(now) if self._seconds else self._unknown()
+
     def load(self, now: float) -> float:
         """Calls under way, with this one, × how slow it is."""
         seconds = self._peak * self._left(now) if self._peak else self._unknown()

@@ -155,7 +155,7 @@ class Gate:
     """See the module.
 
     :param counted: told the tier and what became of each call that asked: ``passed``, ``waited``, ``full``,
-        ``late``, ``evicted``, ``expired``, ``left``, ``open``
+        ``late``, ``evicted``, ``expired``, ``left``, ``open``, ``sent_away``
     :param unix_time: seconds since 1970
     :param share: of the upstream's concurrency that this process may use
     """
@@ -231,6 +231,13 @@ class Gate:
                 )
             )
         return ticket
+
+    def send_away(self, why: PenstockError) -> None:
+        """Nobody's turn will come: all who wait are told."""
+        for entry in self.queue.clear():
+            assert isinstance(entry, Ticket)
+            self._counted(entry.tier, "sent_away")
+            entry.called(why)
 
     def leave(self, ticket: Ticket) -> None:
         """Its holder does not want to wait any more."""

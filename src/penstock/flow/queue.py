@@ -260,6 +260,17 @@ class Queue:
                     found.append(entry)
         return found
 
+    def clear(self) -> list[Entry]:
+        """All who wait, in no order; they do not wait any more."""
+        found = []
+        for tier in self._tiers.values():
+            for line in list(tier.lines.values()):
+                while line.length:
+                    entry = line.first()
+                    self.remove(entry)
+                    found.append(entry)
+        return found
+
     def ahead(self, tier: str, tenant: str) -> tuple[int, int]:
         """How many of those that wait would go before a new call of this tenant: of higher tiers, of its own."""
         config = config_of(self._configs, tier)

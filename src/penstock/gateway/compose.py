@@ -18,13 +18,14 @@ from penstock.errors import Draining, PenstockError, UnknownModel
 from penstock.flow.canary import Action
 from penstock.flow.choose import Standings
 from penstock.flow.degrade import Ladders
+from penstock.flow.departure import Departures
 from penstock.flow.gate import Gate
 from penstock.flow.lessee import Board, Lessee
 from penstock.flow.limits import Limiter
 from penstock.flow.measures import measure as measure_gates
 from penstock.flow.measures import measure_leases
 from penstock.flow.retry import RetryBudget
-from penstock.gateway import parts, routes, stored
+from penstock.gateway import parts, routes, state, stored
 from penstock.gateway.announce import Announcer
 from penstock.gateway.batches import BatchRoom
 from penstock.gateway.blocks import BlockRoom
@@ -34,6 +35,7 @@ from penstock.gateway.explain import Explained, explain
 from penstock.gateway.files import FileRoom
 from penstock.gateway.in_pieces import InPieces
 from penstock.gateway.kept import Kept, Work
+from penstock.gateway.leaving import Leaving, mark
 from penstock.gateway.pipeline import Pipeline, Snapshot
 from penstock.gateway.resumed import ResumedExchange
 from penstock.gateway.spending import Spending
@@ -117,12 +119,14 @@ class Gateway:
         )
         self._degrading: Degradation | None = None
         self._versions = Versions(config, clock, self.metrics)
+        self._departures = Departures()
         self.pipeline = Pipeline(self._snapshot(config, {}), registry, self.recorder, clock)
         self._durable = Durable(self.pipeline)
         registry.give_up = self._durable.give_up
         self._add_keepers(config)
         measure_journals(self.metrics, self._durable.keepers.items)
         clock.add(self.pipeline)
+        self.leaving = Leaving(self._departures, self.pipeline, clock, self.metrics)
         self._limit_refusals = self.metrics.counter(
             "penstock_limit_refusals_total",
             "Calls refused because of a limit or budget.",
@@ -392,26 +396,9 @@ class Gateway:
 
     def snapshot(self) -> dict[str, Any]:
         """What the control port shows of this worker; what msgspec can pack."""
-        now = self.clock.now()
         return {
             "metrics": self.metrics.snapshot(),
-            "generations": [
-                {
-                    "id": generation.id,
-                    "tenant": generation.tenant,
-                    "endpoint": generation.endpoint.label,
-                    "model": generation.model,
-                    "stream": generation.stream,
-                    "upstream": generation.served_by[0],
-                    "age": now - generation.started,
-                    "events": len(generation.events),
-                    "bytes": generation.size,
-                    "readers": len(generation.readers),
-                    "attempts": generation.attempts,
-                    "cost": generation.cost,  # of attempts that have ended, in 1e-12 US dollars
-                }
-                for generation in self.pipeline.in_flight()
-            ],
+            "generations": state.generations(self.pipeline, self.clock.now()),
             "pools": {
                 name: msgspec.to_builtins(upstream.pool.statistics())
                 for name, upstream in self.pipeline.snapshot.upstreams.items()
@@ -423,7 +410,7 @@ class Gateway:
             },
             "versions": self._versions.described(),
             "config_version": self.config_version,
-            "held": self._held(),
+            "held": state.held(self.pipeline),
             "cache": [msgspec.to_builtins(figures) for figures in self.cache.figures()]
             if self.cache is not None
             else [],
@@ -439,19 +426,6 @@ class Gateway:
         """What a request would come to now; see :func:`penstock.gateway.explain.explain`."""
         named = {name.lower().encode("latin-1", "replace"): value.encode() for name, value in headers.items()}
         return explain(self.pipeline, path, named, body)
-
-    def _held(self) -> dict[str, int]:
-        """What calls in flight hold; without any, all of it must come back to nothing but the idle tasks."""
-        pipeline = self.pipeline
-        return {
-            "calls": pipeline.admission.in_progress,
-            "readings": len(pipeline.readings),
-            "productions": len(pipeline.productions),
-            "generations": len(pipeline.registry),
-            "log_bytes": pipeline.registry.account.held,
-            "open_attempts": self.recorder.ledger.statistics().open,
-            "tasks": len(asyncio.all_tasks()),
-        }
 
     def redacted_config(self) -> dict[str, Any]:
         """The configuration in use, secrets blotted out."""
@@ -577,6 +551,7 @@ class Gateway:
                 if upstream is not present.get(name):
                     upstream.discard()
             raise
+        mark(upstreams, self._departures)
         router = Router(
             config, upstreams, price=self._price, terms=self._terms, canaries=self._versions.use(config)
         )

@@ -191,7 +191,14 @@ def _candidate(candidate: Candidate, call: Call) -> Explained:
         "weight": candidate.weight,
         "skipped": "",
     }
+    if upstream.config.capacity == "spot":
+        told["capacity"] = "spot"
+    if upstream.config.region:
+        told["region"] = upstream.config.region
     gate = upstream.gate
+    if upstream.departure is not None:
+        told["skipped"] = upstream.departure.told(call.received)
+        return told
     if gate is None:
         told["in_progress"] = upstream.pool.statistics().busy
         return told

@@ -15,6 +15,7 @@ from penstock.errors import BadRequest, Overloaded, PenstockError, Untranslatabl
 from penstock.flow.batch import Batching
 from penstock.flow.choose import Standings
 from penstock.flow.deadline import deadline_of
+from penstock.flow.departure import Departure
 from penstock.flow.gate import Gate
 from penstock.flow.hedge import Hedging
 from penstock.generation.log import Generation
@@ -82,6 +83,7 @@ class HTTPUpstream:
     ) -> None:
         self.name = name
         self.gate = gate
+        self.departure: Departure | None = None  # None: it stays
         self.standings: Standings | None = None  # where models choose by what their upstreams have been like
         self.batching: Batching[Any] | None = (
             Batching(config.batching) if config.batching is not None else None

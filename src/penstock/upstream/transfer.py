@@ -211,6 +211,13 @@ class Transfer:
         self.hang_up(grace)
         self.cancelled = True  # also if there is no connection at the moment
 
+    def move(self, error: PenstockError) -> bool:
+        """Break the answer off, to be gone on with elsewhere; whether there was something to break off."""
+        if self.cancelled or self.failure is not None or self._live() is None:
+            return False
+        self._give_up(error)
+        return True
+
     def cut_short(self) -> None:
         """Do not wait any longer for what is under way."""
         connection = self._live()

@@ -18,7 +18,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import msgspec
 
@@ -32,6 +32,7 @@ from penstock.errors import (
     UpstreamBroken,
     UpstreamError,
     UpstreamFailed,
+    UpstreamLeaving,
     UpstreamTimeout,
     UpstreamUntrusted,
 )
@@ -81,7 +82,9 @@ class Production:
 
     __slots__ = (
         "_abandoned",
+        "_begun_by",
         "_cancel_grace",
+        "_candidates",
         "_prompt",
         "_transfer",
         "_tries",
@@ -97,6 +100,8 @@ class Production:
         self._transfer: Transfer | None = None
         self._abandoned = False
         self._cancel_grace = 0.0
+        self._candidates: Sequence[Candidate] = ()
+        self._begun_by = ""  # the model that began it, once somebody has gone on with it
         self._tries = 0  # how often it was gone on with, successful or not
         self._prompt: Usage | None = None  # what the prompt cost, as the first upstream told before it broke
         generation.producer = self
@@ -122,6 +127,24 @@ class Production:
         if self._transfer is not None:
             self._transfer.resume()
 
+    def move(self, leaving: Container[str], gone: Container[str]) -> bool:
+        """Break off an answer, if it can be gone on with elsewhere; whether that was done.
+
+        :param leaving: upstreams that will be gone soon: what has begun moves
+        :param gone: upstreams that are: what has not begun yet moves, too, and is asked for anew
+        """
+        transfer, events = self._transfer, self.generation.events
+        if transfer is None or self._abandoned:
+            return False
+        name = transfer.job.upstream
+        leaves = UpstreamLeaving(f"{name} is going away", upstream=name)
+        if events:
+            begun_by = self._begun_by or self.generation.served_by[1]
+            may = name in leaving and bool(self._steps(leaves, self._candidates, begun_by))
+        else:
+            may = name in gone and any(one.upstream.departure is None for one in self._candidates)
+        return may and transfer.move(leaves)
+
     # ---- from nothing, or from what is there ----
 
     async def run(
@@ -137,10 +160,12 @@ class Production:
         """
         if self._abandoned:
             raise Abandoned("the last reader has left")
+        self._candidates = candidates
         broken: UpstreamError | None
         free = False
         if not self.generation.events:
             broken = await self._begin(candidates, config, budget, recorder)
+            free = isinstance(broken, UpstreamLeaving)
         elif self.call.stream:
             broken = UpstreamBroken("the process that was receiving this answer has ended")
             free = True  # no upstream is at fault, so this is no retry
@@ -191,6 +216,8 @@ class Production:
                         raise  # the latter is paid for, and the next one would be as long
                     if self.generation.events:
                         return failed
+                    if isinstance(failed, UpstreamLeaving):
+                        break
                     wait = _wait(failed, number, config)
                     if wait is None or number == config.attempts:
                         break
@@ -241,7 +268,7 @@ class Production:
         """
         generation = self.generation
         most = candidates[0].continuation.attempts
-        begun_by = generation.served_by[1] or candidates[0].model
+        begun_by = self._begun_by = generation.served_by[1] or candidates[0].model
         failed_at = next((one for one in candidates if self._served_last(one)), None)
         failure = broken
         if failed_at is not None:  # no answer is begun by one version of a model and ended by another
@@ -286,6 +313,7 @@ class Production:
                 recorder.continued(step.how, "refused")
             except UpstreamError as error:
                 failed_at, failure = step.candidate, error
+                free = free or isinstance(error, UpstreamLeaving)
                 if self._abandoned or error.code == TOO_LARGE:
                     raise
                 if len(generation.events) > length:
@@ -311,6 +339,8 @@ class Production:
         late: list[_Step] = []  # who was silent or slow had its time: the others go before it
         for candidate in candidates:
             upstream = candidate.upstream
+            if upstream.departure is not None:
+                continue
             ways = rungs(
                 point,
                 upstream.endpoint_for_more(self.call),
@@ -401,6 +431,8 @@ class Production:
         :param hedge: another call may be made beside this one; None: not
         """
         call, generation, upstream = self.call, self.generation, candidate.upstream
+        if upstream.departure is not None:
+            raise upstream.departure.refusal(upstream.name, recorder.clock.now())
         transfer: Transfer
         if more is None:
             hold_back = candidate.continuation.hold_back
@@ -482,6 +514,8 @@ class Production:
         :raises UpstreamError: the break: there is no such run, or it cannot be reached
         """
         upstream, generation = candidate.upstream, self.generation
+        if upstream.departure is not None:
+            raise broken
         most = candidate.continuation.attempts
         while not self._abandoned and self._tries < most and broken.code != TOO_LARGE:
             rest = upstream.rest(transfer, candidate.model)

@@ -158,6 +158,7 @@ class Hedge:
             and candidate.route == first.route
             and candidate.version == first.version
             and candidate.weight > 0
+            and candidate.upstream.departure is None
         ]
         for candidate in others or [first]:
             gate = candidate.upstream.gate

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from math import inf
 
-from penstock.errors import PenstockError, UpstreamError, UpstreamFailed
+from penstock.errors import PenstockError, UpstreamError, UpstreamFailed, UpstreamLeaving
 from penstock.flow.deadline import deadline_of
 from penstock.flow.gate import Asked, Gate, Outcome, Ticket, Turn
 from penstock.gateway.stages.route import Candidate
@@ -50,12 +51,16 @@ async def take_turn(upstream: HTTPUpstream, transfer: Transfer) -> Connection:
 
 def by_health(candidates: Sequence[Candidate], now: float) -> Sequence[Candidate]:
     """The candidates in their order, but first those that are not left in peace; then the soonest to be asked."""
-    if len(candidates) < 2 or all(candidate.upstream.gate is None for candidate in candidates):
+    if len(candidates) < 2 or all(
+        candidate.upstream.gate is None and candidate.upstream.departure is None for candidate in candidates
+    ):
         return candidates
     return sorted(candidates, key=lambda candidate: _open_for(candidate, now))
 
 
 def _open_for(candidate: Candidate, now: float) -> float:
+    if candidate.upstream.departure is not None:
+        return inf
     gate = candidate.upstream.gate
     return 0.0 if gate is None else gate.open_for(candidate.model, now)
 
@@ -144,7 +149,9 @@ def _blames(turn: Turn, transfer: Transfer, attempt: Attempt, failure: BaseExcep
         return "nobody"
     if failure is None:
         return ""
-    if not isinstance(failure, UpstreamError) or failure.code == TOO_LARGE or isinstance(failure, Mismatch):
+    if not isinstance(failure, UpstreamError) or isinstance(failure, Mismatch | UpstreamLeaving):
+        return "nobody"
+    if failure.code == TOO_LARGE:
         return "nobody"
     if isinstance(failure, UpstreamFailed) and failure.code in _OUR_ACCOUNT:
         return "key"

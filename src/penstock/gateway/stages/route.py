@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Literal
 
 import msgspec
@@ -26,9 +27,10 @@ from penstock.config.model import (
     TimeoutConfig,
 )
 from penstock.config.patterns import match
-from penstock.errors import UnknownModel, UpstreamError, UpstreamRefused
+from penstock.errors import UnknownModel, UpstreamError, UpstreamLeaving, UpstreamRefused
 from penstock.flow import choose
 from penstock.flow.choose import Option, Standing
+from penstock.flow.preferred import Choice, by_preference
 from penstock.gateway.versions import Canary, Sample
 from penstock.generation.log import TOO_LARGE
 from penstock.ledger.prices import UNITS_PER_DOLLAR, CacheTerms, PriceTable
@@ -40,8 +42,9 @@ from penstock.wire.usage import estimate_tokens
 
 PREFIX_BYTES = 4_096  # of a prompt's beginning, by which the strategy prefix goes: about 1,000 tokens
 LIKELY_OUTPUT = 1_000  # tokens of an answer, for comparing prices, where the call sets no limit
-_WATCHING = frozenset({"fastest", "least_busy", "prefix"})
 _CONVERSATIONS = ("prompt_cache_key", "user")  # what APIs have to tell conversations apart
+_WATCHING = frozenset({"fastest", "least_busy", "nearest", "prefix"})
+_PREFERRING = frozenset({"nearest", "spot_first"})
 _PROMPTS = ("messages", "input", "prompt")
 MAX_REMEMBERED = 1_024  # names that fit a pattern and have one candidate; callers invent names
 
@@ -182,11 +185,7 @@ class Router:
 
     def load(self, model: str, now: float) -> float:
         """That of the model's least loaded upstream; see :meth:`penstock.flow.gate.Gate.load`."""
-        loads = [
-            candidate.upstream.gate.load(candidate.model, now) if candidate.upstream.gate is not None else 0.0
-            for candidate in self.regular(model)
-        ]
-        return min(loads, default=0.0)
+        return min((_load(candidate, now) for candidate in self.regular(model)), default=0.0)
 
     def smaller(self, model: str, *, below: float, now: float) -> str:
         """The next smaller model that has less to do than this; empty: there is none."""
@@ -359,6 +358,8 @@ class Router:
             order = choose.drawn(weights, self._rand)
         elif strategy == "cheapest":
             order = choose.cheapest(weights, self._prices(regular, call), self._rand)
+        elif strategy in _PREFERRING:
+            order = self._by_preference(regular, strategy, call)
         else:
             order = self._by_standing(regular, strategy, call)
         return [regular[i] for i in order] + reserve
@@ -366,6 +367,22 @@ class Router:
     def _prices(self, candidates: list[Candidate], call: Call) -> list[int | None]:
         usage = Usage(estimate_tokens(len(call.body)), call.max_output_tokens or LIKELY_OUTPUT)
         return [self._price(candidate.upstream.name, candidate.model, usage) for candidate in candidates]
+
+    def _by_preference(self, candidates: list[Candidate], strategy: str, call: Call) -> list[int]:
+        now, tokens = call.received, estimate_tokens(len(call.body))
+        spot = strategy == "spot_first"
+        costs: list[int | None] | list[float] = (
+            self._prices(candidates, call)
+            if spot
+            else [_option(candidate).standing.first_token(now) for candidate in candidates]
+        )
+        choices = []
+        for candidate, cost in zip(candidates, costs, strict=True):
+            config, gate = candidate.upstream.config, candidate.upstream.gate
+            preferred = config.capacity == "spot" if spot else config.region == self._config.region
+            has_room = gate is None or gate.free(candidate.model, tokens, now)
+            choices.append(Choice(candidate.weight, preferred, has_room, cost))
+        return by_preference(choices, self._rand)
 
     def _by_standing(self, candidates: list[Candidate], strategy: str, call: Call) -> list[int]:
         options = [_option(candidate) for candidate in candidates]
@@ -410,6 +427,13 @@ def _sticks_to(call: Call, sticky: str) -> bytes | None:
     return None if session is None else tenant + b"\0" + session
 
 
+def _load(candidate: Candidate, now: float) -> float:
+    upstream = candidate.upstream
+    if upstream.departure is not None:
+        return inf
+    return 0.0 if upstream.gate is None else upstream.gate.load(candidate.model, now)
+
+
 def _option(candidate: Candidate) -> Option:
     upstream, model = candidate.upstream, candidate.model
     assert upstream.standings is not None, "it is one of those that Router.watched names"
@@ -444,6 +468,8 @@ def count_out(
     now = transfer.now()
     if transfer.lost:
         standing.outlived(now - transfer.sent, now)
+    elif isinstance(failure, UpstreamLeaving):
+        pass  # it did nothing wrong
     elif isinstance(failure, UpstreamError) and not transfer.cancelled:
         standing.failed(now - transfer.sent, now)
     elif failure is None and not transfer.cancelled:
@@ -463,7 +489,7 @@ def count_sample(
 
     What the upstream says to be wrong with a request counts, too: the one may refuse what the other takes.
     """
-    if transfer.lost or transfer.cancelled:
+    if transfer.lost or transfer.cancelled or isinstance(failure, UpstreamLeaving):
         return
     if failure is not None:
         if isinstance(failure, UpstreamError | UpstreamRefused) and failure.code != TOO_LARGE:

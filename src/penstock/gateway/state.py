@@ -1,0 +1,43 @@
+"""What a gateway shows of the calls that it has."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from penstock.gateway.pipeline import Pipeline
+
+
+def generations(pipeline: Pipeline, now: float) -> list[dict[str, Any]]:
+    """Those that are being produced."""
+    return [
+        {
+            "id": generation.id,
+            "tenant": generation.tenant,
+            "endpoint": generation.endpoint.label,
+            "model": generation.model,
+            "stream": generation.stream,
+            "upstream": generation.served_by[0],
+            "age": now - generation.started,
+            "events": len(generation.events),
+            "bytes": generation.size,
+            "readers": len(generation.readers),
+            "attempts": generation.attempts,
+            "cost": generation.cost,  # of attempts that have ended, in 1e-12 US dollars
+        }
+        for generation in pipeline.in_flight()
+    ]
+
+
+def held(pipeline: Pipeline) -> dict[str, int]:
+    """What calls in flight hold; without any, all of it must come back to nothing but the idle tasks."""
+    return {
+        "calls": pipeline.admission.in_progress,
+        "readings": len(pipeline.readings),
+        "productions": len(pipeline.productions),
+        "generations": len(pipeline.registry),
+        "log_bytes": pipeline.registry.account.held,
+        "open_attempts": pipeline.recorder.ledger.statistics().open,
+        "tasks": len(asyncio.all_tasks()),
+    }
