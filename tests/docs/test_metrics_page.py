@@ -51,6 +51,7 @@ def exposition(tmp_path_factory):
                         {"upstream": "sim", "model": "sim", "version": "2"},
                     ],
                     "canary": {"version": "2"},
+                    "shadow": {"version": "2", "share": 1},
                 },
             },
             "versions": {"path": str(folder / "versions.sqlite")},
@@ -73,6 +74,8 @@ def exposition(tmp_path_factory):
             client.post(
                 gateway.control_url + "/v1/versions/promote", json={"model": "tried"}
             ).raise_for_status()
+            while "penstock_shadow_equal_total{" not in gateway.metrics():
+                time.sleep(0.05)
             yield gateway.metrics()
 
 

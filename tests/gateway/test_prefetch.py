@@ -36,6 +36,7 @@ class Wall:
         self.time = 1_700_000_000.0
         lookup = gateway.pipeline.lookup
         lookup.cache.now = lookup.cache.memory._now = lookup.prefetch._now = lambda: self.time
+        lookup.prefetch._allowance._now = lookup.prefetch._now
 
 
 def counted(gateway):
@@ -86,7 +87,7 @@ def test_nothing_is_fetched_beyond_the_budget(policy):
             model = router._config.models["m"]
             limited = ModelCacheConfig(ttl=60.0, prefetch=policy)
             router._exact["m"] = ModelConfig(candidates=model.candidates, cache=limited)
-            gateway.pipeline.lookup.prefetch._allowed = 0.0
+            gateway.pipeline.lookup.prefetch._allowance._calls = 0.0
             await call(port, a_message("a"))
             await settled(gateway)
             assert asked(upstream) == before + 1

@@ -261,6 +261,10 @@ def _check_model(name: str, model: Plain, upstreams: Plain, reader: Reader) -> N
     if candidates and all(c and c.get("weight") == 0 for c in candidates):
         reader.mistake((*at, "candidates"), "every weight is 0: nobody would answer")
     _check_canary(model, at, reader)
+    wanted = (model.get("shadow") or {}).get("version")
+    versions = {candidate.get("version", "") for candidate in candidates if candidate}
+    if wanted is not None and (wanted not in versions or len(versions) < 2):
+        reader.mistake((*at, "shadow", "version"), "must be the version of some candidates, but not of all")
 
 
 def _check_canary(model: Plain, at: Path, reader: Reader) -> None:

@@ -248,6 +248,18 @@ class CanaryConfig(_Section, frozen=True):
     sticky: Literal["call", "session", "tenant"] = "call"
 
 
+class ShadowConfig(_Section, frozen=True):
+    """Some calls are asked a second time of another version, for comparison; nobody gets that answer."""
+
+    version: str  # the `version` of the candidates that are asked
+    share: Share = 0.01  # of the calls that other versions have answered
+    calls_per_minute: Above = 60.0  # of each worker, at most
+    usd_per_day: Dollars = 1.0  # of each worker, at most; a day begins at midnight UTC
+    concurrent: Positive = 2  # of each worker, at once
+    # nothing is asked while the upstreams of either version are loaded more (calls ÷ `concurrency`)
+    max_load: Amount = 0.5
+
+
 class SemanticConfig(_Section, frozen=True):
     """Answers to questions that mean the same, where that has been shown to be right; calls without tools or schema."""
 
@@ -309,6 +321,7 @@ class ModelConfig(_Section, frozen=True):
         "weighted"
     )
     canary: CanaryConfig | None = None  # the trial of a new version; none: every version gets its `weight`
+    shadow: ShadowConfig | None = None  # calls that are compared with another version; none: none are
     fallbacks: list[str] = []  # other model names, tried in order when no candidate answers
     smaller: str = ""  # another model name, asked instead where a tier's `degradation` says so
     timeouts: TimeoutConfig | None = None  # instead of the upstream's

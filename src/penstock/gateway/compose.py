@@ -38,6 +38,7 @@ from penstock.gateway.kept import Kept, Work
 from penstock.gateway.leaving import Leaving, mark
 from penstock.gateway.pipeline import Pipeline, Snapshot
 from penstock.gateway.resumed import ResumedExchange
+from penstock.gateway.shadow import Shadows, in_turn
 from penstock.gateway.spending import Spending
 from penstock.gateway.stages.authenticate import Keyring
 from penstock.gateway.stages.degrade import Degradation
@@ -144,7 +145,8 @@ class Gateway:
         if sender is not None:
             self.pipeline.on_background_end = self._announcer.response_ended
         self._transcriber = Transcriber(self.metrics, clock)
-        self.pipeline.on_finish = self._transcriber.use(config.transcripts)
+        self._shadows = Shadows(self.pipeline, clock, self.metrics)
+        self._follow_answers(config)
         self._files = parts.file_store(config)
         self._batches = self._runner(config, self._files) if self._files is not None else None
         self._working: set[asyncio.Task[Any]] = set()  # on what is kept here
@@ -311,7 +313,7 @@ class Gateway:
         self.pipeline.snapshot = self._snapshot(config, old.upstreams)
         self.config_version += 1
         self.recorder.ledger.use_prices(prices)
-        self.pipeline.on_finish = self._transcriber.use(config.transcripts)
+        self._follow_answers(config)
         for keeper in self._add_keepers(config):
             self.pipeline.soon(keeper.start(self._durable))
         self.pipeline.admission.limiter = limiter = self._limiter(config)
@@ -336,6 +338,7 @@ class Gateway:
         """
         if self._batches is not None:
             self._batches.stop()
+        self._shadows.stop()
         self._durable.leave()
         self.pipeline.registry.hurry()
         try:
@@ -353,6 +356,7 @@ class Gateway:
         if self._batches is not None:
             self._batches.stop()
         self.pipeline.cut_all(Draining("this gateway is going away; try again", retry_after=1.0))
+        await self._shadows.close()
         await self._end_work()
         await self.pipeline.wait_idle()
         if self._files is not None and self._batches is not None:
@@ -511,6 +515,12 @@ class Gateway:
         if self._lessee is not None:
             await self._lessee.use(self._redis_board or self._board)
             await self._lessee.join(JOINING)
+
+    def _follow_answers(self, config: Config) -> None:
+        """Have those told of every answer who want to know."""
+        self.pipeline.on_finish = in_turn(
+            self._transcriber.use(config.transcripts), self._shadows.use(config)
+        )
 
     def _gates(self) -> list[Gate]:
         upstreams = self.pipeline.snapshot.upstreams.values()

@@ -18,6 +18,7 @@ from penstock.batches.batch import TIER
 from penstock.cache.cache import Cache
 from penstock.cache.successors import Successors
 from penstock.config.model import PrefetchConfig
+from penstock.flow.allowance import Allowance
 from penstock.generation.log import new_id
 from penstock.messages import Call
 from penstock.metrics import Registry
@@ -27,7 +28,6 @@ MAX_TEMPLATES_BYTES = 16 << 20  # bodies that are remembered, so that they can b
 LEAST_SEEN = 2  # how often a follower must have followed
 LEAST_JUDGED = 20  # fetched answers before it is judged whether they pay
 PAUSE = 600.0  # seconds without fetching where it does not pay
-_PICO = 1e-12
 
 
 class _Fetched(msgspec.Struct, frozen=True):
@@ -55,10 +55,7 @@ class Prefetch:
         self._templates: OrderedDict[bytes, Call] = OrderedDict()
         self._template_bytes = 0
         self._outstanding: OrderedDict[bytes, _Fetched] = OrderedDict()
-        self._allowed = 1.0
-        self._allowed_at = now()
-        self._day = 0
-        self._spent = 0
+        self._allowance = Allowance(now)
         self._judged = self._useful = 0.0
         self._min_used = 0.0
         self.paused_until = 0.0
@@ -107,7 +104,7 @@ class Prefetch:
                 or self._is_kept(follower)
             ):
                 continue
-            if not self._may(policy):
+            if not self._allowance.take(policy.calls_per_minute, policy.usd_per_day):
                 self._outcomes["budget"].add()
                 break
             tenant = msgspec.structs.replace(call.tenant, tier=TIER)
@@ -125,7 +122,7 @@ class Prefetch:
         :param took: seconds
         :param until: seconds since 1970, when it is stale; 0: there is none after all
         """
-        self._spent += cost
+        self._allowance.spend(cost)
         if not until:
             self._outcomes["failed"].add()
             return
@@ -135,20 +132,6 @@ class Prefetch:
     def _is_kept(self, key: bytes) -> bool:
         entry = self._cache.memory.peek(key)
         return entry is not None and entry.fresh_until > self._now()
-
-    def _may(self, policy: PrefetchConfig) -> bool:
-        """Whether the budget allows one more; it is then taken from it."""
-        now = self._now()
-        rate = policy.calls_per_minute / 60
-        self._allowed = min(self._allowed + max(now - self._allowed_at, 0.0) * rate, max(rate * 60, 1.0))
-        self._allowed_at = now
-        day = int(now // 86_400)
-        if day != self._day:
-            self._day, self._spent = day, 0
-        if self._allowed < 1 or self._spent * _PICO >= policy.usd_per_day:
-            return False
-        self._allowed -= 1
-        return True
 
     def _judge(self, useful: float) -> None:
         self._judged = self._judged * 0.98 + 1

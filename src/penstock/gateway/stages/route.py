@@ -152,7 +152,7 @@ class Router:
     def _pinned(self, call: Call) -> list[Candidate]:
         """The candidates of the version that the caller wants."""
         entry = self._entry(call.model)
-        wanted = [candidate for candidate in self._own(call.model) if candidate.version == call.version]
+        wanted = self._of_version(call.model, call.version)
         if entry is None or not wanted:
             raise UnknownModel(
                 f"the model {call.model!r} is not known here, or has no version {call.version!r}",
@@ -183,9 +183,16 @@ class Router:
         entry = self._entry(model)
         return None if entry is None else self._canaries.get(entry[0])
 
-    def load(self, model: str, now: float) -> float:
-        """That of the model's least loaded upstream; see :meth:`penstock.flow.gate.Gate.load`."""
-        return min((_load(candidate, now) for candidate in self.regular(model)), default=0.0)
+    def load(self, model: str, now: float, version: str | None = None) -> float:
+        """That of the model's least loaded upstream; see :meth:`penstock.flow.gate.Gate.load`.
+
+        :param version: of those that have this version; None: of those that regularly get calls
+        """
+        candidates = self.regular(model) if version is None else self._of_version(model, version)
+        return min((_load(candidate, now) for candidate in candidates), default=0.0)
+
+    def _of_version(self, model: str, version: str) -> list[Candidate]:
+        return [candidate for candidate in self._own(model) if candidate.version == version]
 
     def smaller(self, model: str, *, below: float, now: float) -> str:
         """The next smaller model that has less to do than this; empty: there is none."""
