@@ -10,8 +10,8 @@ import certifi
 from penstock.errors import ConfigError
 
 
-def client_context(ca_file: str | None, verify: bool) -> ssl.SSLContext:
-    """A context for connections to upstreams: TLS 1.2 or later, ALPN ``http/1.1``.
+def client_context(ca_file: str | None, verify: bool, protocol: str = "http/1.1") -> ssl.SSLContext:
+    """A context for connections to upstreams: TLS 1.2 or later, and one protocol for ALPN.
 
     Trust comes from ``ca_file`` alone if one is named; else from the system's store, or from certifi's
     where the system has none (slim container images).  A context with a full trust store takes one or
@@ -25,7 +25,7 @@ def client_context(ca_file: str | None, verify: bool) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols([protocol])
     return context
 
 

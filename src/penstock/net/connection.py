@@ -286,7 +286,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         sock = transport.get_extra_info("socket")
         if sock is not None:
-            _keep_alive(sock)
+            keep_alive(sock)
 
     def data_received(self, data: bytes) -> None:
         receiver = self._receiver
@@ -548,7 +548,8 @@ class Connection(asyncio.Protocol):
         return f"<Connection to {self._address}, {'reused' if self.reused else 'fresh'}, {state}>"
 
 
-def _keep_alive(sock: socket.socket) -> None:
+def keep_alive(sock: socket.socket) -> None:
+    """Have the kernel ask a silent peer for a sign of life."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_KEEPIDLE"):

@@ -239,7 +239,7 @@ class Pool:
             self._free_slot()
             if isinstance(error, OSError):
                 self._connect_errors_total += 1
-                raise self._connect_error(error) from error
+                raise connect_error(error, self.origin.address, self._connect_timeout) from error
             raise
         connection.opened = self.now()
         self._connections.add(connection)
@@ -265,24 +265,6 @@ class Pool:
             sock.close()
             raise
 
-    def _connect_error(self, error: OSError) -> UpstreamUnreachable | UpstreamTimeout:
-        """The loop's error in the words of the person who has to mend it."""
-        address = self.origin.address
-        if isinstance(error, TimeoutError) and error.errno is None:
-            return UpstreamTimeout(
-                f"no connection to {address} within {self._connect_timeout:g} s", clock="connect"
-            )
-        if isinstance(error, tls.SSLCertVerificationError):
-            return UpstreamUntrusted(
-                f"the TLS certificate of {address} is not trusted: {error.verify_message}"
-            )
-        if isinstance(error, tls.SSLError):
-            return UpstreamUnreachable(f"no TLS with {address}: {error.reason or error}")
-        if isinstance(error, socket.gaierror):
-            return UpstreamUnreachable(f"no address for {address}: {error.strerror}")
-        reason = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
-        return UpstreamUnreachable(f"cannot connect to {address}: {reason}")
-
     def _leave_clock(self) -> None:
         if self._closed and not self._slots:
             self._clock.remove(self)
@@ -293,3 +275,20 @@ class Pool:
             f"<Pool {self.origin}: {self._slots} open of {self._config.max_open}, {len(self._idle)} idle, "
             f"{len(self._waiters)} waiting{state}>"
         )
+
+
+def connect_error(error: OSError, address: str, limit: float) -> UpstreamUnreachable | UpstreamTimeout:
+    """The loop's error in the words of the person who has to mend it.
+
+    :param limit: seconds that connecting may take
+    """
+    if isinstance(error, TimeoutError) and error.errno is None:
+        return UpstreamTimeout(f"no connection to {address} within {limit:g} s", clock="connect")
+    if isinstance(error, tls.SSLCertVerificationError):
+        return UpstreamUntrusted(f"the TLS certificate of {address} is not trusted: {error.verify_message}")
+    if isinstance(error, tls.SSLError):
+        return UpstreamUnreachable(f"no TLS with {address}: {error.reason or error}")
+    if isinstance(error, socket.gaierror):
+        return UpstreamUnreachable(f"no address for {address}: {error.strerror}")
+    reason = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
+    return UpstreamUnreachable(f"cannot connect to {address}: {reason}")

@@ -7,11 +7,11 @@ import logging
 import time
 from collections.abc import Mapping
 from math import inf
-from typing import Any
+from typing import Any, cast
 
 from penstock import __version__
 from penstock.config.model import TierConfig, TimeoutConfig, UpstreamConfig
-from penstock.errors import BadRequest, Overloaded, PenstockError, Untranslatable, UpstreamError
+from penstock.errors import BadRequest, ConfigError, Overloaded, PenstockError, Untranslatable, UpstreamError
 from penstock.flow.batch import Batching
 from penstock.flow.choose import Standings
 from penstock.flow.deadline import deadline_of
@@ -91,8 +91,7 @@ class HTTPUpstream:
         self.hedging = Hedging(config.hedge) if config.hedge is not None else None
         self.config = config
         self.origin, base = Origin.parse(config.base_url)
-        tls = client_context(config.ca_file, config.verify) if self.origin.scheme == "https" else None
-        self.pool = Pool(self.origin, config.pool, clock, connect_timeout=connect_timeout, ssl=tls)
+        self.pool = _pool(self.origin, config, clock, connect_timeout)
         self._clock = clock
         self.connect_timeout = connect_timeout
         self.forwards = forward_credentials and has_no_key(config)
@@ -480,6 +479,22 @@ class HTTPUpstream:
         if self._idle is not None:
             self._idle.set_result(None)
             self._idle = None
+
+
+def _pool(origin: Origin, config: UpstreamConfig, clock: Clock, connect_timeout: float) -> Pool:
+    """What stands for the connections to it: of HTTP/1.1, or streams of HTTP/2."""
+    protocol = "h2" if config.http2 else "http/1.1"
+    tls = client_context(config.ca_file, config.verify, protocol) if origin.secure else None
+    if not config.http2:
+        return Pool(origin, config.pool, clock, connect_timeout=connect_timeout, ssl=tls)
+    try:
+        from penstock.net.http2 import Streams  # noqa: PLC0415 - what it needs is an extra
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{origin}: http2 needs the extra 'http2': pip install 'penstock[http2]'"
+        ) from error
+    streams = Streams(origin, config.pool, clock, connect_timeout=connect_timeout, ssl=tls)
+    return cast(Pool, streams)
 
 
 def has_no_key(config: UpstreamConfig) -> bool:

@@ -1,0 +1,560 @@
+"""One connection of HTTP/2 to an upstream, and its streams; the protocol itself is h2's.
+
+Theory of operation.  A :class:`Stream` stands where HTTP/1.1 has a connection: it takes one request, feeds the answer
+to a receiver, and ends in one future.  All bytes go through :class:`Http2Connection`: ``data_received`` asks h2 what
+has come, hands the pieces to their streams, at most one ``on_data`` for each, and writes what h2 has to say.
+
+*Windows.*  The connection's is kept open whatever its streams do, so that one slow reader stops nobody else.  A
+stream's is opened further only as its receiver takes what came: who pauses is sent ``STREAM_WINDOW`` bytes more at
+most, which are held here until it resumes.
+
+*Leaving.*  Whoever hangs up resets the stream (RFC 9113, 5.4.2, CANCEL) at once, and the others go on.  HTTP/2 has no
+way to tell an upstream that nobody reads any more, and to read on.
+
+*Going away.*  A server that says GOAWAY finishes the streams that it names, and has done nothing for the later ones,
+which are :class:`StaleConnection`: safe to send again.  h2 takes the connection for closed then, and what still comes
+for a mistake; :class:`_H2` tells it that it is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from h2.config import H2Configuration
+from h2.connection import ConnectionState, H2Connection
+from h2.errors import ErrorCodes
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    Event,
+    RemoteSettingsChanged,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+    WindowUpdated,
+)
+from h2.exceptions import H2Error, NoSuchStreamError, StreamClosedError
+from h2.settings import SettingCodes, Settings
+from hyperframe.frame import Frame, GoAwayFrame
+
+from penstock.errors import PenstockError, UpstreamBroken, UpstreamUnreachable
+from penstock.net import tasks
+from penstock.net.connection import MAX_HEAD_BYTES, STALE_WINDOW, StaleConnection, keep_alive
+from penstock.net.origin import Origin
+from penstock.net.response import Receiver
+
+STREAM_WINDOW = 1 << 20  # bytes of one answer that may be on their way, or wait here for who pauses
+_CONNECTION_WINDOW = 1 << 26
+_FIRST_WINDOW = 65_535  # RFC 9113, 6.9.2
+_ACKNOWLEDGE = 2  # a window is opened again when this part of it is used
+_NOT_SENT = frozenset({"host", "content-length", "connection", "transfer-encoding"})  # HTTP/1.1's own
+
+
+class _H2(H2Connection):
+    """One that goes on with the streams that a GOAWAY leaves (RFC 9113, 6.8)."""
+
+    def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[Event]]:
+        found = super()._receive_goaway_frame(frame)
+        self.state_machine.state = ConnectionState.CLIENT_OPEN
+        return found
+
+
+class Home(Protocol):
+    """What a connection needs of its pool."""
+
+    now: Callable[[], float]
+
+    def let_go(self) -> None:
+        """A stream has ended; called exactly once for each."""
+
+    def idle(self, connection: Http2Connection) -> None:
+        """The last one has."""
+
+    def forget(self, connection: Http2Connection) -> None:
+        """The connection is of no further use."""
+
+    def stale(self) -> None:
+        """A stream was turned away."""
+
+
+class Stream:
+    """One call on a connection.  All methods are for the event loop's thread.
+
+    ``cut`` tells that it was broken off by this side, while more may have been on its way.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_ended",
+        "_future",
+        "_held",
+        "_let_go",
+        "_owed",
+        "_paused",
+        "_receiver",
+        "answered",
+        "cut",
+        "number",
+        "reused",
+        "sent",
+        "unsent",
+    )
+
+    def __init__(self, connection: Http2Connection, *, reused: bool) -> None:
+        self._connection = connection
+        self._future: tasks.Answer | None = None
+        self._receiver: Receiver | None = None
+        self._paused = False
+        self._held: list[bytes] = []  # came while paused
+        self._ended = False  # all has come
+        self._owed = 0  # bytes of the window that were taken
+        self._let_go = False
+        self.number = 0  # 0: nothing was sent
+        self.answered = False
+        self.reused = reused  # the connection lay idle before
+        self.sent = 0.0
+        self.unsent = memoryview(b"")
+        self.cut = False
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.number or 'not begun'} of {self._connection!r}>"
+
+    @property
+    def abandoned(self) -> bool:
+        """The caller cancelled the future and told nobody."""
+        return self._future is not None and self._future.cancelled() and not self._let_go
+
+    def send(self, head: bytes, body: bytes, receiver: Receiver) -> tasks.Answer:
+        """As :meth:`penstock.net.connection.Connection.send`, which says what the future may fail with.
+
+        :param head: as HTTP/1.1 has it
+        """
+        if self._future is not None:
+            raise RuntimeError(f"{self!r} is busy")
+        self._future = future = tasks.answer(asyncio.get_running_loop())
+        self._receiver = receiver
+        self._connection.begin(self, head, body)
+        return future
+
+    def pause(self) -> None:
+        """The receiver's own reader is slow: nothing more comes until :meth:`resume`."""
+        self._paused = True
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            if self._held:
+                data = b"".join(self._held)
+                self._held.clear()
+                self._deliver(data)
+            if self._ended and not self._paused:
+                self.finish()
+
+    def hang_up(self, grace: float) -> None:  # noqa: ARG002 - see the top of the file
+        """The caller has gone: the stream is reset, and the future has no error."""
+        self._cut_off(None)
+
+    def abort(self) -> None:
+        """Reset it; nobody shall take the answer for a complete one."""
+        self._cut_off(UpstreamBroken(f"the call to {self._connection.address} was cut off by this side"))
+
+    def _cut_off(self, error: PenstockError | None) -> None:
+        if self._let_go:
+            return
+        self._connection.reset(self)
+        future = self._future
+        self.cut = future is not None
+        self._end()
+        if future is not None and not future.done():
+            future.fail(error)
+            if error is not None:
+                future.exception()  # whoever aborts knows
+
+    # ---- for the connection ------------------------------------------------------------------------
+
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        self.answered = True
+        if self._receiver is not None:
+            self._receiver.on_head(status, headers)
+
+    def on_data(self, data: bytes, credit: int) -> None:
+        """A piece of the answer, which took ``credit`` bytes of the window."""
+        self._owed += credit
+        if self._paused:
+            self._held.append(data)
+        else:
+            self._deliver(data)
+
+    def _deliver(self, data: bytes) -> None:
+        if self._receiver is not None and data:
+            self._receiver.on_data(data)
+        if not self._let_go and not self._ended and self._owed >= STREAM_WINDOW // _ACKNOWLEDGE:
+            owed, self._owed = self._owed, 0
+            self._connection.widen(self, owed)
+
+    def on_end(self) -> None:
+        self._ended = True
+        if not self._paused:
+            self.finish()
+
+    def finish(self) -> None:
+        """The answer is complete."""
+        if self._let_go:
+            return
+        future = self._future
+        self._end()
+        if future is not None and not future.done():
+            future.succeed()
+
+    def fail(self, error: PenstockError) -> None:
+        if self._let_go:
+            return
+        if self._held and self._receiver is not None:  # what came before the break came
+            self._receiver.on_data(b"".join(self._held))
+        future = self._future
+        self._end()
+        if future is not None and not future.done():
+            future.fail(error)
+
+    def _end(self) -> None:
+        self._let_go = True
+        self._receiver = None
+        self._held.clear()
+        self._connection.ended(self)
+
+
+class Http2Connection(asyncio.Protocol):
+    """One connection; made by :class:`penstock.net.http2.Streams`."""
+
+    def __init__(self, home: Home, loop: asyncio.AbstractEventLoop, origin: Origin) -> None:
+        self._home = home
+        self._loop = loop
+        self._origin = origin
+        self._transport: asyncio.Transport | None = None
+        self._lost: asyncio.Future[None] | None = None
+        self._streams: dict[int, Stream] = {}
+        self._given = 0  # streams that were given out and have sent nothing yet
+        self._owed = 0
+        self._writing = True  # the transport takes more
+        self._used = False
+        self._idle_since = 0.0
+        self.opened = 0.0
+        self.is_http2 = False
+        self.retired = False  # takes no new streams
+        self._h2 = _H2(H2Configuration(client_side=True, header_encoding=None))
+        self._h2.local_settings = Settings(
+            client=True,
+            initial_values={
+                SettingCodes.ENABLE_PUSH: 0,
+                SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
+                SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEAD_BYTES,
+            },
+        )
+
+    def __repr__(self) -> str:
+        state = "retired" if self.retired else "open"
+        return f"<Http2Connection to {self.address}, {len(self._streams)} streams, {state}>"
+
+    @property
+    def address(self) -> str:
+        return self._origin.address
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._streams) or self._given > 0
+
+    @property
+    def takes_streams(self) -> bool:
+        most = self._h2.remote_settings.max_concurrent_streams
+        return not self.retired and len(self._streams) + self._given < most
+
+    def must_be_open(self) -> None:
+        """:raises ConnectionResetError: it was accepted and closed before anything was sent."""
+        if self.retired:
+            raise ConnectionResetError("it was closed as soon as it was accepted")
+
+    def must_take_streams(self) -> None:
+        """:raises UpstreamUnreachable: it was closed, or went away, before it could be used."""
+        if self.retired:
+            raise UpstreamUnreachable(f"{self.address} ends each connection before it can be used")
+
+    async def wait_lost(self) -> None:
+        """Until the transport has let go of the socket."""
+        if self._transport is not None:
+            self._lost = self._lost or self._loop.create_future()
+            await asyncio.wait([self._lost])
+
+    def stream(self) -> Stream:
+        """A new one."""
+        made = Stream(self, reused=self._used and not self.busy)
+        self._given += 1
+        self._used = True
+        return made
+
+    def sweep(self, unused_since: float, opened_before: float) -> None:
+        if not self.busy:
+            if self._idle_since <= unused_since or self.opened <= opened_before or self.retired:
+                self.close()
+            return
+        for stream in [each for each in self._streams.values() if each.abandoned]:
+            stream.abort()
+
+    def close(self) -> None:
+        """Close it, streams or not."""
+        self._retire()
+        if self._transport is not None:
+            self._transport.close()
+
+    # ---- for its streams ---------------------------------------------------------------------------
+
+    def begin(self, stream: Stream, head: bytes, body: bytes) -> None:
+        """Send a request, as much of its body as the windows allow."""
+        stream.sent = self._home.now()
+        if self._transport is None or self._transport.is_closing():
+            self._home.stale()
+            self._loop.call_soon(stream.fail, self._turned_away())
+            return
+        try:
+            stream.number = self._h2.get_next_available_stream_id()
+            self._h2.send_headers(stream.number, _fields(head, self._origin), end_stream=not body)
+        except H2Error as error:
+            self.retired = True
+            self._loop.call_soon(
+                stream.fail, UpstreamUnreachable(f"{self.address} cannot be asked: {_words(error)}")
+            )
+            return
+        self._given -= 1
+        self._streams[stream.number] = stream
+        stream.unsent = memoryview(body)
+        self._send_body(stream)
+        self._flush()
+
+    def reset(self, stream: Stream) -> None:
+        if stream.number and self._transport is not None:
+            try:
+                self._h2.reset_stream(stream.number, ErrorCodes.CANCEL)
+            except H2Error:  # it has ended
+                return
+            self._flush()
+
+    def widen(self, stream: Stream, size: int) -> None:
+        """A stream's receiver has taken so many bytes."""
+        if self._transport is not None:
+            try:
+                self._h2.increment_flow_control_window(size, stream.number)
+            except H2Error:  # it has ended
+                return
+            self._flush()
+
+    def ended(self, stream: Stream) -> None:
+        if self._streams.pop(stream.number, None) is None:
+            self._given -= 1
+        self._home.let_go()
+        if not self.busy:
+            self._idle_since = self._home.now()
+            if self.retired:
+                self.close()
+            else:
+                self._home.idle(self)
+
+    # ---- writing -----------------------------------------------------------------------------------
+
+    def _send_body(self, stream: Stream) -> None:
+        number = stream.number
+        while stream.unsent and self._writing:
+            size = min(
+                self._h2.local_flow_control_window(number),
+                self._h2.max_outbound_frame_size,
+                len(stream.unsent),
+            )
+            if size <= 0:
+                return
+            piece = stream.unsent[:size]
+            stream.unsent = stream.unsent[size:]
+            self._h2.send_data(number, piece.tobytes(), end_stream=not stream.unsent)
+            self._flush()
+
+    def _send_bodies(self) -> None:
+        for stream in [each for each in self._streams.values() if each.unsent]:
+            try:
+                self._send_body(stream)
+            except (NoSuchStreamError, StreamClosedError):  # the answer came first, or a reset
+                stream.unsent = memoryview(b"")
+
+    def _flush(self) -> None:
+        data = self._h2.data_to_send()
+        if data and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def pause_writing(self) -> None:
+        self._writing = False
+
+    def resume_writing(self) -> None:
+        self._writing = True
+        self._send_bodies()
+        self._flush()
+
+    # ---- from the transport ------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        secure = transport.get_extra_info("ssl_object")
+        if secure is not None and secure.selected_alpn_protocol() != "h2":
+            return
+        self.is_http2 = True
+        if (sock := transport.get_extra_info("socket")) is not None:
+            keep_alive(sock)
+        self._idle_since = self._home.now()
+        self._h2.initiate_connection()
+        self._h2.increment_flow_control_window(_CONNECTION_WINDOW - _FIRST_WINDOW)
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            events = self._h2.receive_data(data)
+        except H2Error as error:
+            self._flush()  # GOAWAY, with the reason
+            self._fail_all(f"sent what is not HTTP/2: {_words(error)}")
+            self.close()
+            return
+        pieces: dict[Stream, list[DataReceived]] = {}
+        for event in events:
+            if isinstance(event, DataReceived):
+                self._owed += event.flow_controlled_length or 0
+                if (stream := self._streams.get(event.stream_id or 0)) is not None:
+                    pieces.setdefault(stream, []).append(event)
+            else:
+                if pieces and isinstance(event, StreamEnded | StreamReset | ConnectionTerminated):
+                    self._deliver(pieces)
+                self._on_event(event)
+        self._deliver(pieces)
+        if self._owed >= _CONNECTION_WINDOW // _ACKNOWLEDGE:
+            owed, self._owed = self._owed, 0
+            self._h2.increment_flow_control_window(owed)
+        self._flush()
+
+    def _deliver(self, pieces: dict[Stream, list[DataReceived]]) -> None:
+        for stream, events in pieces.items():
+            credit = sum(each.flow_controlled_length or 0 for each in events)
+            stream.on_data(b"".join(each.data or b"" for each in events), credit)
+        pieces.clear()
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, ResponseReceived):
+            if (stream := self._streams.get(event.stream_id or 0)) is not None:
+                status, headers = _head_of(event.headers or [])
+                if status:
+                    stream.on_head(status, headers)
+                else:
+                    self.reset(stream)
+                    stream.fail(UpstreamBroken(f"{self.address} sent an answer without a status"))
+        elif isinstance(event, StreamEnded):
+            if (stream := self._streams.get(event.stream_id or 0)) is not None:
+                if stream.unsent:  # it has its answer, and wants no more of the question
+                    self.reset(stream)
+                stream.on_end()
+        elif isinstance(event, StreamReset):
+            if (stream := self._streams.get(event.stream_id or 0)) is not None:
+                self._reset_by_peer(stream, event.error_code or 0)
+        elif isinstance(event, WindowUpdated | RemoteSettingsChanged):
+            self._send_bodies()
+        elif isinstance(event, ConnectionTerminated):
+            self._going_away(event)
+
+    def _reset_by_peer(self, stream: Stream, code: int) -> None:
+        if code == ErrorCodes.REFUSED_STREAM and not stream.answered:  # RFC 9113, 8.7: it was not looked at
+            self._home.stale()
+            stream.fail(self._turned_away())
+        else:
+            stream.fail(self._end_of(stream, f"reset the stream ({_name_of(code)})"))
+
+    def _going_away(self, event: ConnectionTerminated) -> None:
+        self.retired = True
+        last = event.last_stream_id or 0
+        if event.error_code:
+            self._fail_all(f"ended the connection ({_name_of(event.error_code)})", after=last)
+            self.close()
+            return
+        for stream in [each for each in self._streams.values() if each.number > last]:
+            self._home.stale()
+            stream.fail(self._turned_away())
+        if not self.busy:
+            self.close()
+
+    def eof_received(self) -> None:
+        self._fail_all("closed the connection")
+        self._retire()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._fail_all(f"broke the connection ({exc or 'without saying so'})")
+        self._retire()
+        if self._lost is not None:
+            self._lost.set_result(None)
+
+    def _fail_all(self, how: str, after: int | None = None) -> None:
+        """End all streams.
+
+        :param after: those with a higher number were never looked at; None: nobody has said so
+        """
+        self.retired = True
+        for stream in list(self._streams.values()):
+            crossed = stream.reused and self._home.now() - stream.sent < STALE_WINDOW
+            untouched = crossed if after is None else stream.number > after
+            if untouched and not stream.answered:
+                self._home.stale()
+                stream.fail(self._turned_away())
+            else:
+                stream.fail(self._end_of(stream, how))
+
+    def _retire(self) -> None:
+        self.retired = True
+        self._home.forget(self)
+
+    def _turned_away(self) -> StaleConnection:
+        return StaleConnection(f"{self.address} went away before it had looked at the request")
+
+    def _end_of(self, stream: Stream, how: str) -> PenstockError:
+        if stream.answered:
+            return UpstreamBroken(f"{self.address} {how} before the end of its answer")
+        return UpstreamUnreachable(f"{self.address} {how} without an answer")
+
+
+def _fields(head: bytes, origin: Origin) -> list[tuple[bytes, bytes]]:
+    """A head of HTTP/1.1 as HTTP/2 has it (RFC 9113, 8.3.1)."""
+    first, *lines = head.decode("latin-1").split("\r\n")
+    method, path, _ = first.split(" ", 2)
+    fields = {":method": method, ":scheme": origin.scheme, ":authority": origin.authority, ":path": path}
+    more = []
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if name := colon and name.lower():
+            if name == "host":
+                fields[":authority"] = value.strip()
+            elif name not in _NOT_SENT:
+                more.append((name, value.strip()))
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in [*fields.items(), *more]]
+
+
+def _head_of(headers: list[tuple[bytes, bytes]] | list[object]) -> tuple[int, dict[bytes, bytes]]:
+    """Status (0: that is none), and fields as a receiver takes them: what comes twice is joined."""
+    status, found = 0, dict[bytes, bytes]()
+    for name, value in cast(list[tuple[bytes, bytes]], headers):
+        if name == b":status":
+            status = int(value) if len(value) == 3 and value.isdigit() else 0
+        else:
+            found[name] = found[name] + b", " + value if name in found else value
+    return status, found
+
+
+def _name_of(code: int) -> str:
+    try:
+        return ErrorCodes(code).name
+    except ValueError:
+        return str(code)
+
+
+def _words(error: H2Error) -> str:
+    return str(error) or type(error).__name__
