@@ -31,10 +31,11 @@ def may_tunnel():
 def test_systems_are_measured_over_a_relay(monkeypatch):
     monkeypatch.chdir(ROOT)
     options = ["--relay", "--runs", "1", "--calls", "1", "--rtt", "0.01", "--rate", "1e8", "--hazard", "0"]
-    tables = network.main([*options, "--workloads", "tiny", "--systems", "sdk", "penstock"])
+    tables = network.main([*options, "--workloads", "tiny", "--systems", "sdk-zstd", "penstock"])
     for row in tables["tiny"]:
         assert (row["calls"], row["failed"], row["upstream_calls"]) == (1, 0, 1.0)
-        assert row["mb"] > 0.14  # by the client, compressed
+        assert row["mb"] > 0.14
+        assert row["dollars"] > 0
 
 
 def test_calls_that_survive_are_counted_with_what_was_computed_for_them(monkeypatch):
@@ -75,3 +76,14 @@ def test_the_cost_of_the_client_is_measured():
     (plain, alone), (stream, streamed) = client_cost.measure(2, 1)
     assert (plain, stream) == (False, True)
     assert all(value > 0 for value in (*alone.values(), *streamed.values()))
+
+
+def test_what_was_set_out_for_is_judged(capsys):
+    def row(system, mean, dollars):
+        return {"system": system, "mean": mean, "dollars": dollars}
+
+    rows = [row("requests", 10.0, 0.3), row("sdk-zstd", 2.0, 0.1), row("penstock", 2.4, 0.1)]
+    network.judge({"a": rows}, clean=True)
+    assert "| a | -76%, met | -67%, met | +20%, **not met** |" in capsys.readouterr().out
+    network.judge({"a": rows}, clean=False)
+    assert "| a | -76%, met | -67%, met | +20% |" in capsys.readouterr().out

@@ -5,6 +5,7 @@
     python -m benchmarks.network                      real packets, in namespaces (root, Linux)
     python -m benchmarks.network --relay              the same over a relay in user space, by anybody
     python -m benchmarks.network --hazard 0           a link that never breaks
+    python -m benchmarks.network --hazard 0.1         one on which 86 % of transfers of 20 MB break
 
 Breaks have a constant hazard per MB, P(break) = 1 − exp(−h·MB); the usual 0.0198 breaks 18 % of transfers of 10 MB.
 They are made, not found: how often a real link breaks, only that link can tell.
@@ -28,6 +29,22 @@ from benchmarks.network.tunnel import ADDRESSES, namespaces
 
 CALLER = (sys.executable, "-m", "benchmarks.network.caller")
 KINDS = ("reset", "close", "black-hole")
+USUAL = (
+    "5 MB of text up",
+    "20 MB of text up",
+    "5 MB up",
+    "20 MB up",
+    "5 MB down",
+    "100 at once",
+    "100 of text at once",
+)
+INPUT_PRICE, OUTPUT_PRICE = 2.5, 10.0  # dollars for a million tokens
+LESS_TIME, LESS_COST, SLOWER = (
+    0.75,
+    0.60,
+    0.03,
+)  # what we set out for: than requests, and than the fair one at most
+FAIR = "sdk-zstd"
 
 
 class Server:
@@ -75,7 +92,7 @@ def measure(server, prefix, system, workload, options, seed):
     if options.relay:
         conditions |= {"delay": options.rtt / 2, "rate": options.rate}
     port = server.tell(**conditions)["port"]
-    calls = 1 if workload == "100 at once" else options.calls
+    calls = 1 if workload.startswith("100") else options.calls
     done = subprocess.run(
         [*prefix, *CALLER, system, workload, f"http://{server.host}:{port}", str(calls), str(seed)],
         stdout=subprocess.PIPE,
@@ -90,6 +107,11 @@ def interval(values, seed=1):
     rand = random.Random(seed)
     means = sorted(statistics.fmean(rand.choices(values, k=len(values))) for _ in range(2_000))
     return statistics.fmean(values), means[50], means[1_949]
+
+
+def dollars(run):
+    """What a provider would charge for one run, at prices of a usual model."""
+    return (run["input_tokens"] * INPUT_PRICE + run["output_tokens"] * OUTPUT_PRICE) / 1e6
 
 
 def row(system, runs):
@@ -107,6 +129,7 @@ def row(system, runs):
         "p90": sorted(seconds)[math.ceil(0.9 * calls) - 1],
         "mb": sum(run["bytes"] for run in runs) / calls / 1e6,
         "upstream_calls": sum(run["upstream_calls"] for run in runs) / calls,
+        "dollars": sum(map(dollars, runs)) / max(calls - failed, 1),
         "broken": sum(run["broken"] for run in runs),
     }
 
@@ -122,7 +145,7 @@ def main(arguments=None):
     parser.add_argument("--hazard", type=float, default=0.0198, help="breaks per MB")
     parser.add_argument("--calls", type=int, default=4, help="in one run, on the same connections")
     parser.add_argument("--runs", type=int, default=3, help="each with breaks of its own, the same for all")
-    parser.add_argument("--workloads", nargs="+", default=list(WORKLOADS)[:4], choices=WORKLOADS)
+    parser.add_argument("--workloads", nargs="+", default=USUAL, choices=WORKLOADS)
     parser.add_argument("--systems", nargs="+", default=SYSTEMS, choices=SYSTEMS)
     parser.add_argument("--json", help="write the figures to this file")
     options = parser.parse_args(arguments)
@@ -135,6 +158,7 @@ def main(arguments=None):
                     runs[system].append(measure(server, prefix, system, workload, options, seed))
             tables[workload] = [row(system, runs[system]) for system in options.systems]
             show(workload, tables[workload])
+    judge(tables, clean=options.hazard == 0)
     if options.json:
         told = {"options": vars(options), "load": os.getloadavg(), "cores": os.cpu_count(), "tables": tables}
         with open(options.json, "w") as file:
@@ -144,16 +168,44 @@ def main(arguments=None):
 
 def show(workload, rows):
     print(
-        f"\n{workload}\n| system | calls | failed | s, mean (95 %) | s, p90 | MB each | upstream calls each |"
+        f"\n{workload}\n"
+        "| system | calls | failed | s, mean (95 %) | s, p90 | MB each | upstream calls each | $ for each that came |\n"
+        "|---|--:|--:|--:|--:|--:|--:|--:|"
     )
-    print("|---|---|---|---|---|---|---|", flush=True)
     for each in rows:
         print(
             f"| {each['system']} | {each['calls']} | {each['failed']} "
             f"| {each['mean']:.1f} ({each['low']:.1f}–{each['high']:.1f}) | {each['p90']:.1f} "
-            f"| {each['mb']:.1f} | {each['upstream_calls']:.2f} |",
+            f"| {each['mb']:.1f} | {each['upstream_calls']:.2f} | {each['dollars']:.4f} |",
             flush=True,
         )
+
+
+def judge(tables, *, clean):
+    """What was set out for, and what came of it."""
+    print(
+        f"\n| workload | time, than requests | cost, than requests | time, than {FAIR} |\n|---|--:|--:|--:|"
+    )
+    for workload, rows in tables.items():
+        found = {each["system"]: each for each in rows}
+        ours = found.get("penstock")
+        if ours is None:
+            continue
+        cells = []
+        for rival, figure, most in (
+            ("requests", "mean", 1 - LESS_TIME),
+            ("requests", "dollars", 1 - LESS_COST),
+            (FAIR, "mean", 1 + SLOWER if clean else None),
+        ):
+            if rival not in found or not found[rival][figure]:
+                cells.append("")
+                continue
+            ratio = ours[figure] / found[rival][figure]
+            verdict = "" if most is None else ", met" if ratio <= most else ", **not met**"
+            cells.append(f"{ratio - 1:+.0%}{verdict}")
+        print(f"| {workload} | {' | '.join(cells)} |")
+    words = "at least {:.0%} less time and {:.0%} less cost than requests, {:.0%} slower than {} at most on a clean link"
+    print("\nSet out for: " + words.format(LESS_TIME, LESS_COST, SLOWER, FAIR))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The near side: one system and one workload, so many calls; prints seconds of each, and which failed, as JSON.
 
-* ``requests``: what the articles call traditional: the whole body again after each failure, up to 5 times
+* ``requests``: what is called traditional: the whole body again after each failure, up to 5 times
 * ``sdk``: OpenAI's SDK as it is, with its own 2 retries
-* ``sdk-5``: the same with 5 retries: the fair one
+* ``sdk-5``: the same with 5 retries
+* ``sdk-zstd``: the same, and its bodies in zstd: the fair one
 * ``penstock``: the SDK with our client
 """
 
@@ -13,15 +14,20 @@ import base64
 import json
 import random
 import sys
+import sysconfig
 import time
+from functools import cache
+from pathlib import Path
 
+import httpx2
 import openai
+from benchmarks.wire.coded import Coded
 
 import penstock
 
 TIMEOUT = 12.0  # seconds of silence, for all; the articles lose so much at each failure
 ATTEMPTS = 6
-SYSTEMS = ("requests", "sdk", "sdk-5", "penstock")
+SYSTEMS = ("requests", "sdk", "sdk-5", "sdk-zstd", "penstock")
 MB = 1_000_000
 
 
@@ -31,16 +37,34 @@ def upload(size, seed):
     return {"model": "sim:tokens=8", "messages": [{"role": "user", "content": text}]}
 
 
+@cache
+def library():
+    """What a programmer sends: the source of Python's own library, file after file."""
+    files = sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py"))
+    return "".join(each.read_text(errors="ignore") for each in files if "site-packages" not in each.parts)
+
+
+def text(size, seed):
+    """A prompt of pieces of source code, none of which comes twice."""
+    whole, piece = library(), 4_000
+    places = random.Random(seed).sample(range(len(whole) // piece), size // piece)
+    content = "".join(whole[place * piece : (place + 1) * piece] for place in places)
+    return {"model": "sim:tokens=8", "messages": [{"role": "user", "content": content}]}
+
+
 def stream(tokens, seed):
     messages = [{"role": "user", "content": f"{seed}"}]
     return {"model": f"sim:tokens={tokens}", "messages": messages, "stream": True}
 
 
 WORKLOADS = {  # seed → body; calls at once
+    "5 MB of text up": (lambda seed: text(5 * MB, seed), 1),
+    "20 MB of text up": (lambda seed: text(20 * MB, seed), 1),
     "5 MB up": (lambda seed: upload(5 * MB, seed), 1),
     "20 MB up": (lambda seed: upload(20 * MB, seed), 1),
     "5 MB down": (lambda seed: stream(15_000, seed), 1),
     "100 at once": (lambda seed: {**upload(100_000, seed), "stream": True}, 100),
+    "100 of text at once": (lambda seed: {**text(100_000, seed), "stream": True}, 100),
     "tiny": (lambda seed: upload(200_000, seed), 1),
 }
 
@@ -59,8 +83,11 @@ def with_requests(url):
                 )
                 answer.raise_for_status()
                 if body.get("stream"):
-                    if b"[DONE]" not in answer.content[-100:]:
+                    lines = [line[6:] for line in answer.iter_lines() if line.startswith(b"data: ")]
+                    if not lines or lines[-1] != b"[DONE]":
                         raise requests.ConnectionError("half an answer")
+                    for line in lines[:-1]:
+                        json.loads(line)
                 else:
                     answer.json()
                 return
@@ -108,6 +135,9 @@ def caller(system, url):
             trust_env=False, gateways=[url], timeout=TIMEOUT, stall_timeout=TIMEOUT, retry_budget=1.0
         )
         return with_sdk(url, 0, http)
+    if system == "sdk-zstd":
+        timeout = httpx2.Timeout(TIMEOUT)
+        return with_sdk(url, 5, httpx2.Client(transport=Coded("zstd"), timeout=timeout, trust_env=False))
     return with_sdk(url, 5 if system == "sdk-5" else 2)
 
 

@@ -47,6 +47,7 @@ def main(host):
                         "broken": figures.broken,
                         "bytes": figures.bytes_up + figures.bytes_down,
                         "upstream_calls": bill["requests"],
+                        "input_tokens": bill["input_tokens"],
                         "output_tokens": bill["output_tokens"],
                     }
                 print(json.dumps(answer), flush=True)

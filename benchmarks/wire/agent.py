@@ -8,7 +8,6 @@ with our client.  What is counted are the bodies, and all that the link carried 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import tempfile
 from contextlib import ExitStack
@@ -16,39 +15,12 @@ from pathlib import Path
 
 import httpx2
 import openai
-import zstandard
+from benchmarks.wire.coded import CODINGS, Coded
 from benchmarks.wire.conversation import TOOLS, Conversation
 
 import penstock
 from penstock.lab.faults import Conditions, FaultProxy
 from penstock.testing import GatewayProcess, SimulatorProcess
-
-CODINGS = {
-    "gzip": lambda body: gzip.compress(body, 6),
-    "zstd": zstandard.ZstdCompressor(level=3).compress,
-}
-
-
-class Coded(httpx2.BaseTransport):
-    """Sends every body in one coding."""
-
-    def __init__(self, coding):
-        self._coding = coding
-        self._inner = httpx2.HTTPTransport()
-        self.sent = 0
-
-    def handle_request(self, request):
-        body = request.content
-        if self._coding and body:
-            body = CODINGS[self._coding](body)
-            request.headers["Content-Encoding"] = self._coding
-            request.headers["Content-Length"] = str(len(body))
-            request.stream = httpx2.ByteStream(body)
-        self.sent += len(body)
-        return self._inner.handle_request(request)
-
-    def close(self):
-        self._inner.close()
 
 
 def run(client, turns, grows):
