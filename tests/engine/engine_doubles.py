@@ -28,10 +28,13 @@ class LetterTokenizer:
     def decode(self, ids):
         return b"".join(WORDS[token] for token in ids).decode("utf-8", "replace")
 
-    def render(self, messages, *, answer):
+    def render(self, messages, *, answer, tools=()):
         if any(message["role"] == "nobody" for message in messages):
             raise CannotTake("the chat template knows no role 'nobody'")
-        text = "".join(f"<{message['role']}>{message['content']}" for message in messages)
+        text = "".join(f"[{tool['function']['name']}]" for tool in tools)
+        for message in messages:
+            text += f"<{message['role']}>{message['content']}"
+            text += "".join(f"{{{call['function']}}}" for call in message.get("tool_calls", ()))
         return text + ("<assistant>" if answer else "")
 
     def pieces(self):
@@ -123,6 +126,35 @@ class LetterBackend:
 
     def close(self):
         self.closed = True
+
+
+class SayingBackend(LetterBackend):
+    """Says a text, to whatever it is asked, and ends."""
+
+    def __init__(self, text, **more):
+        super().__init__(context=1_000, step_tokens=1_000, **more)
+        self.said = LetterTokenizer().encode(text, special=False)
+        self.prompts = []
+
+    def add(self, number, prompt, sampling):
+        super().add(number, prompt, sampling)
+        self.prompts.append(self.tokenizer.decode(prompt))
+
+    def step(self):
+        progress = []
+        for number, (_, sampling, said) in list(self.running.items()):
+            said.append(self.said[len(said)])
+            finish = (
+                "stop"
+                if len(said) == len(self.said)
+                else "length"
+                if len(said) == sampling.max_tokens
+                else ""
+            )
+            if finish:
+                del self.running[number]
+            progress.append(Progress(number, said[-1:], [-0.5] if sampling.logprobs else [], finish))
+        return progress
 
 
 async def until_added(backend, count):

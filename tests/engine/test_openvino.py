@@ -202,3 +202,35 @@ def test_an_engine_of_it(backend, prompts):
 
     alone = [compute(backend, (prompt, greedy()))[0][0] for prompt in prompts]
     assert asyncio.run(test()) == alone
+
+
+QWEN = (
+    "{% if tools %}<tools>{% for tool in tools %}{{ tool | tojson }}{% endfor %}</tools>{% endif %}"
+    "{% for message in messages %}<{{ message.role }}>"
+    "{% if message.tool_calls %}{% for call in message.tool_calls %}<tool_call>"
+    '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}'
+    "</tool_call>{% endfor %}{% else %}{{ message.content }}{% endif %}{% endfor %}"
+)
+
+
+def test_a_template_is_told_of_tools_and_of_their_calls():
+    """In the form of Qwen's own, which the library's own engine of templates has to understand."""
+    tokenizer = openvino.openvino_genai.Tokenizer(str(demo.path()))
+    tokenizer.set_chat_template(QWEN)
+    offered = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    messages = [
+        {"role": "user", "content": "and?"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"function": {"name": "weather", "arguments": {"city": "Bern"}}}],
+        },
+        {"role": "tool", "tool_call_id": "c", "content": "rain"},
+    ]
+    text = openvino.OpenVINOTokenizer(tokenizer).render(messages, answer=True, tools=[offered])
+    before, _, after = text.partition("</tools>")
+    assert json.loads(before.removeprefix("<tools>")) == offered
+    call = after.partition("<tool_call>")[2].partition("</tool_call>")[0]
+    assert json.loads(call) == {"name": "weather", "arguments": {"city": "Bern"}}
+    assert after.endswith("<tool>rain")
+    assert "<tools>" not in openvino.OpenVINOTokenizer(tokenizer).render(messages, answer=True)

@@ -243,7 +243,6 @@ class TestRefusals:
             ({"seed": 2**64}, "seed"),
             ({"messages": []}, "messages"),
             ({"logit_bias": {"5": 1}}, "logit_bias"),
-            ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
             ({"top_logprobs": 2, "logprobs": True}, "top_logprobs"),
             ({"response_format": {"type": "json_schema"}}, "response_format"),
             ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),

@@ -6,13 +6,14 @@ of the loop.  A client that leaves gives its generations up.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from penstock.engine.backend import Progress
 from penstock.engine.engine import Engine
 from penstock.engine.form import Form
 from penstock.engine.request import Asked
 from penstock.engine.text import Piece, TextStream
+from penstock.engine.tools import Called, Said, ToolText
 from penstock.errors import Overloaded, PenstockError
 from penstock.messages import Dialect
 from penstock.net.exchange import Exchange, HeaderList
@@ -29,17 +30,30 @@ _SSE: HeaderList = (
 class Choice:
     """One generation of an answer; an engine's ``Follower``."""
 
-    __slots__ = ("_answer", "begun", "finish", "index", "letters", "number", "pieces", "text")
+    __slots__ = (
+        "_answer",
+        "begun",
+        "called",
+        "finish",
+        "index",
+        "letters",
+        "number",
+        "pieces",
+        "text",
+        "tools",
+    )
 
-    def __init__(self, answer: Answer, index: int, text: TextStream) -> None:
+    def __init__(self, answer: Answer, index: int, text: TextStream, tools: ToolText | None = None) -> None:
         self._answer = answer
         self.index = index
         self.text = text
+        self.tools = tools  # None: there are none to call
         self.number = 0  # in the engine
         self.finish = ""
-        self.pieces: list[Piece] = []  # of a plain answer
+        self.pieces: list[Said] = []  # of a plain answer
         self.begun = False  # its first chunk was sent
         self.letters = 0  # of text that was sent
+        self.called = 0  # calls that were sent
 
     def on_progress(self, progress: Progress) -> None:
         self._answer.progressed(self, progress)
@@ -112,12 +126,24 @@ class Answer:
         elif progress.finish:
             pieces.append(choice.text.end())
             choice.finish = "stop" if choice.text.stopped else progress.finish
+        said: Sequence[Said] = (
+            pieces if choice.tools is None else self._with_calls(choice, choice.tools, pieces)
+        )
         if self._asked.stream:
-            self._send(choice, pieces)
+            self._send(choice, said)
         else:
-            choice.pieces += pieces
+            choice.pieces += said
         if choice.finish and all(each.finish for each in self.choices):
             self._complete()
+
+    def _with_calls(self, choice: Choice, tools: ToolText, pieces: list[Piece]) -> list[Said]:
+        said = tools.feed(pieces)
+        if choice.finish:
+            said += tools.end(whole=choice.finish == "stop")
+            said = said or [Piece("", [], [])]  # something has to bear the end
+            if tools.calls and choice.finish == "stop":
+                choice.finish = "tool_calls"
+        return said
 
     def failed(self, error: PenstockError) -> None:
         if not self._open:
@@ -144,8 +170,8 @@ class Answer:
 
     # ---- sending ----
 
-    def _send(self, choice: Choice, pieces: list[Piece]) -> None:
-        if not pieces:
+    def _send(self, choice: Choice, said: Sequence[Said]) -> None:
+        if not said:
             return
         exchange, form = self._exchange, self._form
         prompt = self._asked.prompts[choice.index // self._asked.choices]
@@ -155,11 +181,17 @@ class Answer:
             for each in self.choices:
                 data += form.opening(each.index, prompt)
         output_tokens = self.output_tokens if self._asked.running_usage else 0
-        piece = pieces[0] if len(pieces) == 1 else merged(pieces)
-        first = None if choice.begun else prompt
-        choice.begun = True
-        data += form.chunk(choice.index, piece, choice.finish, output_tokens, first, choice.letters)
-        choice.letters += len(piece.text)
+        parts = said if choice.tools is not None or len(said) == 1 else (merged(said),)
+        for place, part in enumerate(parts, 1):
+            finish = choice.finish if place == len(parts) else ""
+            if isinstance(part, Called):
+                data += form.call_chunk(choice.index, part, choice.called, finish, output_tokens)
+                choice.called += 1
+                continue
+            first = None if choice.begun else prompt
+            choice.begun = True
+            data += form.chunk(choice.index, part, finish, output_tokens, first, choice.letters)
+            choice.letters += len(part.text)
         exchange.write(data)
 
     def _complete(self) -> None:
@@ -172,7 +204,12 @@ class Answer:
             exchange.end()
         else:
             whole = [(merged(choice.pieces), choice.finish) for choice in self.choices]
-            exchange.respond(200, JSON_HEADERS, self._form.whole(whole, output_tokens))
+            calls = (
+                [[each for each in choice.pieces if isinstance(each, Called)] for choice in self.choices]
+                if self._asked.tools
+                else ()
+            )
+            exchange.respond(200, JSON_HEADERS, self._form.whole(whole, output_tokens, calls))
         self._on_end(200, output_tokens)
 
     def _give_up(self) -> None:
@@ -182,8 +219,9 @@ class Answer:
                 self._engine.cancel(choice.number)
 
 
-def merged(pieces: list[Piece]) -> Piece:
-    """Several pieces as one."""
+def merged(said: Sequence[Said]) -> Piece:
+    """Several pieces as one, also those that calls were written in."""
+    pieces = [each.piece if isinstance(each, Called) else each for each in said]
     return Piece(
         "".join(piece.text for piece in pieces),
         [token for piece in pieces for token in piece.ids],

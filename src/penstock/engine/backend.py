@@ -81,10 +81,11 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, those left out that stand for no text."""
 
-    def render(self, messages: Sequence[JSON], *, answer: bool) -> str:
+    def render(self, messages: Sequence[JSON], *, answer: bool, tools: Sequence[JSON] = ()) -> str:
         """A conversation as the model was trained to read one, by its chat template.
 
         :param answer: the model's turn begins at its end
+        :param tools: that the model may call, in OpenAI's form
         :raises CannotTake: there is no template, or it does not take these messages
         """
 

@@ -11,6 +11,7 @@ import msgspec
 
 from penstock.engine.request import Asked
 from penstock.engine.text import Piece
+from penstock.engine.tools import Called
 from penstock.messages import JSON, Endpoint
 
 _encode = msgspec.json.Encoder().encode
@@ -31,10 +32,11 @@ def usage(input_tokens: int, output_tokens: int) -> bytes:
 class Form:
     """How one request is answered."""
 
-    __slots__ = ("_asked", "_chat", "_head", "_spell")
+    __slots__ = ("_asked", "_chat", "_head", "_number", "_spell")
 
     def __init__(self, asked: Asked, number: int, created: int, spell: Spell) -> None:
         self._asked = asked
+        self._number = number
         self._spell = spell
         self._chat = asked.endpoint is Endpoint.CHAT
         prefix = b"chatcmpl" if self._chat else b"cmpl"
@@ -79,6 +81,32 @@ class Form:
         """
         said = _encode(piece.text)
         text = b'"delta":{"content":%b}' % said if self._chat else b'"text":%b' % said
+        return self._chunk(choice, text, piece, finish, output_tokens, prompt, offset)
+
+    def call_chunk(self, choice: int, called: Called, place: int, finish: str, output_tokens: int) -> bytes:
+        """The chunk of a whole call.
+
+        :param place: of the call among those of its choice
+        """
+        text = b'"delta":{"tool_calls":[%b]}' % self._call(choice, called, place, b'"index":%d,' % place)
+        return self._chunk(choice, text, called.piece, finish, output_tokens, None, 0)
+
+    def _call(self, choice: int, called: Called, place: int, index: bytes = b"") -> bytes:
+        return b'{%b"id":"call_%032x_%d_%d","type":"function","function":{"name":%b,"arguments":%b}}' % (
+            *(index, self._number, choice, place),
+            *(_encode(called.name), _encode(called.arguments)),
+        )
+
+    def _chunk(
+        self,
+        choice: int,
+        text: bytes,
+        piece: Piece,
+        finish: str,
+        output_tokens: int,
+        prompt: Sequence[int] | None,
+        offset: int,
+    ) -> bytes:
         ids = b""
         if self._asked.wants_ids:
             ids = b',"token_ids":' + _encode(piece.ids)
@@ -105,19 +133,29 @@ class Form:
 
     # ---- plain ----
 
-    def whole(self, choices: Sequence[tuple[Piece, str]], output_tokens: int) -> bytes:
-        """The body of a plain answer: each choice's text and finish reason."""
-        rendered = b",".join(self._choice(index, *choice) for index, choice in enumerate(choices))
+    def whole(
+        self, choices: Sequence[tuple[Piece, str]], output_tokens: int, calls: Sequence[Sequence[Called]] = ()
+    ) -> bytes:
+        """The body of a plain answer: each choice's text and finish reason.
+
+        :param calls: of tools, of each choice; their pieces are part of its own
+        """
+        rendered = b",".join(
+            self._choice(index, *choice, calls[index] if calls else ())
+            for index, choice in enumerate(choices)
+        )
         ids = b""
         if self._asked.wants_ids and self._chat:
             ids = b',"prompt_token_ids":' + _encode(self._asked.prompts[0])
         told = usage(self._asked.input_tokens, output_tokens)
         return b'%b"choices":[%b],"usage":%b%b}' % (self._head, rendered, told, ids)
 
-    def _choice(self, index: int, piece: Piece, finish: str) -> bytes:
-        said = _encode(piece.text)
+    def _choice(self, index: int, piece: Piece, finish: str, calls: Sequence[Called]) -> bytes:
+        said = _encode(piece.text) if piece.text or not calls else b"null"
+        made = b",".join(self._call(index, called, place) for place, called in enumerate(calls))
         text = (
-            b'"message":{"role":"assistant","content":%b,"refusal":null}' % said
+            b'"message":{"role":"assistant","content":%b,"refusal":null%b}'
+            % (said, b',"tool_calls":[%b]' % made if calls else b"")
             if self._chat
             else b'"text":%b' % said
         )

@@ -205,12 +205,14 @@ class OpenVINOTokenizer:
         with self._alone:
             return str(self._tokenizer.decode(list(ids))) if ids else ""
 
-    def render(self, messages: Sequence[JSON], *, answer: bool) -> str:
+    def render(self, messages: Sequence[JSON], *, answer: bool, tools: Sequence[JSON] = ()) -> str:
         if not self._tokenizer.chat_template:
             raise CannotTake("the model has no chat template: ask it for completions")
         try:
             with self._alone:
-                return str(self._tokenizer.apply_chat_template(list(messages), answer))
+                # An empty list is not None to templates.
+                offered = {"tools": list(tools)} if tools else {}
+                return str(self._tokenizer.apply_chat_template(list(messages), answer, **offered))
         except (RuntimeError, ValueError, TypeError) as error:
             raise CannotTake(
                 f"the model's chat template does not take these messages: {_reason(error)}"

@@ -9,7 +9,7 @@ Members that are not known at all are passed over, as OpenAI's own servers do wi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -23,6 +23,7 @@ MAX_CHOICES = 16
 MAX_STOPS = 16
 MAX_STOP_LETTERS = 1_000
 MAX_PROMPTS = 64
+MAX_TOOLS = 128
 _ANY_JSON = '{"type":"object"}'
 
 _Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
@@ -77,11 +78,34 @@ class _Part(msgspec.Struct):
     text: str = ""
 
 
+class _CalledFunction(msgspec.Struct):
+    name: str
+    arguments: str = "{}"  # JSON text
+
+
+class _ToolCall(msgspec.Struct):
+    function: _CalledFunction
+    id: str = ""
+    type: str = "function"
+
+
 class _Message(msgspec.Struct):
     role: str
     content: str | list[_Part] | None = None
     name: str | None = None
-    tool_calls: list[JSON] | None = None
+    tool_calls: list[_ToolCall] | None = None
+    tool_call_id: str | None = None
+
+
+class _Function(msgspec.Struct, omit_defaults=True):
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    description: str = ""
+    parameters: dict[str, JSON] = {}
+
+
+class _Tool(msgspec.Struct):
+    type: Literal["function"]
+    function: _Function
 
 
 class _Chat(_Body, kw_only=True):
@@ -89,8 +113,9 @@ class _Chat(_Body, kw_only=True):
     max_completion_tokens: _Count | None = None
     logprobs: bool | None = False
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = 0
-    tools: list[JSON] | None = None
+    tools: Annotated[list[_Tool], msgspec.Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: JSON = None
+    parallel_tool_calls: bool | None = None
     functions: list[JSON] | None = None
     audio: JSON = None
     add_generation_prompt: bool | None = None
@@ -118,6 +143,7 @@ class Asked(msgspec.Struct, eq=False):
     include_usage: bool
     running_usage: bool
     wants_ids: bool
+    tools: tuple[str, ...] = ()  # names of those that the model may call
 
     @property
     def input_tokens(self) -> int:
@@ -175,6 +201,7 @@ def _asked(
         include_usage=options.include_usage,
         running_usage=options.continuous_usage_stats,
         wants_ids=bool(body.return_token_ids),
+        tools=tuple(tool.function.name for tool in _offered(body)) if isinstance(body, _Chat) else (),
     )
 
 
@@ -257,10 +284,19 @@ def _unsupported(param: str, why: str = "") -> BadRequest:
 
 
 def _of_chat(chat: _Chat) -> bool:
-    if (chat.tools or chat.functions) and chat.tool_choice != "none":
-        raise _unsupported(
-            "tools" if chat.tools else "functions", '; say "tool_choice": "none" to go without'
-        )
+    if chat.functions and chat.tool_choice != "none":
+        raise _unsupported("functions", "; say it with tools")
+    if chat.tools and chat.tool_choice not in (None, "auto", "none"):
+        raise _unsupported("tool_choice", " but as auto or none: what the model calls is its own choice")
+    if _offered(chat):
+        if chat.parallel_tool_calls is False:
+            raise _unsupported(
+                "parallel_tool_calls", " as false: how many it calls is the model's own choice"
+            )
+        if chat.response_format is not None and chat.response_format.type != "text":
+            raise _unsupported("response_format", " together with tools")
+        if chat.continue_final_message:
+            raise _unsupported("continue_final_message", " together with tools")
     if chat.audio is not None:
         raise _unsupported("audio")
     if chat.top_logprobs:
@@ -269,7 +305,7 @@ def _of_chat(chat: _Chat) -> bool:
 
 
 def _chat_prompt(chat: _Chat, tokenizer: Tokenizer) -> list[int]:
-    messages = [_plain(message, place) for place, message in enumerate(chat.messages)]
+    messages: list[JSON] = [_plain(message, place) for place, message in enumerate(chat.messages)]
     continued = bool(chat.continue_final_message)
     answer = not continued if chat.add_generation_prompt is None else chat.add_generation_prompt
     if continued and answer:
@@ -277,10 +313,19 @@ def _chat_prompt(chat: _Chat, tokenizer: Tokenizer) -> list[int]:
             "continue_final_message and add_generation_prompt contradict each other",
             param="continue_final_message",
         )
-    text = tokenizer.render(messages, answer=answer)
+    tools: list[JSON] = [
+        {"type": "function", "function": msgspec.to_builtins(tool.function)} for tool in _offered(chat)
+    ]
+    text = tokenizer.render(messages, answer=answer, tools=tools)
+    if tools and text == tokenizer.render(messages, answer=answer):
+        raise _unsupported("tools", " of this kind: the model's chat template does not tell it of any")
     if continued:
         text = _open_end(text, messages[-1]["content"])
     return tokenizer.encode(text, special=False)
+
+
+def _offered(chat: _Chat) -> list[_Tool]:
+    return (chat.tools or []) if chat.tool_choice != "none" else []
 
 
 def _open_end(text: str, content: str) -> str:
@@ -292,16 +337,34 @@ def _open_end(text: str, content: str) -> str:
     raise BadRequest("the last message cannot be continued: its text is not in the prompt", param="messages")
 
 
-def _plain(message: _Message, place: int) -> dict[str, str]:
+def _plain(message: _Message, place: int) -> dict[str, JSON]:
     content = message.content
-    if message.tool_calls:
-        raise _unsupported(f"messages[{place}].tool_calls")
     if isinstance(content, list):
         for part in content:
             if part.type != "text":
                 raise _unsupported(f"messages[{place}].content", f", of the type {part.type}")
         content = "\n".join(part.text for part in content)
-    return {"role": message.role, "content": content or ""}
+    plain: dict[str, JSON] = {"role": message.role, "content": content or ""}
+    if message.tool_calls:
+        plain["tool_calls"] = [_call(call, f"messages[{place}].tool_calls") for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        plain["tool_call_id"] = message.tool_call_id
+    if message.name is not None and message.role == "tool":
+        plain["name"] = message.name
+    return plain
+
+
+def _call(call: _ToolCall, where: str) -> JSON:
+    """As templates want it: the arguments are no text."""
+    try:
+        arguments = msgspec.json.decode(call.function.arguments or "{}", type=dict[str, JSON])
+    except NOT_JSON as error:
+        raise BadRequest(f"{where}: the arguments are no JSON object: {error}", param=where) from None
+    return {
+        "id": call.id,
+        "type": call.type,
+        "function": {"name": call.function.name, "arguments": arguments},
+    }
 
 
 # ---- completions -----------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from penstock.engine.form import Form
 from penstock.engine.measures import Measures
 from penstock.engine.request import Asked, read
 from penstock.engine.text import TextStream, text_of
+from penstock.engine.tools import ToolText
 from penstock.errors import BadRequest, MethodNotAllowed, NotFound, PenstockError, UnknownModel
 from penstock.messages import Dialect, Endpoint
 from penstock.metrics import CONTENT_TYPE, Registry, render
@@ -135,7 +136,8 @@ class EngineServer:
             for prompt in asked.prompts:
                 for place in range(asked.choices):
                     texts = text_of(self._pieces, backend.tokenizer.decode, prompt)
-                    choice = Choice(answer, len(answer.choices), TextStream(texts, asked.stops))
+                    tools = ToolText(asked.tools) if asked.tools else None
+                    choice = Choice(answer, len(answer.choices), TextStream(texts, asked.stops), tools)
                     job = Job(prompt, _of_choice(asked, place, len(prompt), backend), priority, deadline)
                     choice.number = self.engine.submit(job, choice)
                     answer.choices.append(choice)
