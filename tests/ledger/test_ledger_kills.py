@@ -488,6 +488,17 @@ class TestTakenOver:
         (rest,) = query(path, "SELECT cost FROM attempts WHERE input_tokens = 100")
         assert rest == (400 * 8 // 18,)
 
+    @pytest.mark.parametrize("first", ["found", "taken over"])
+    def test_what_it_had_not_settled_is_one_attempt(self, path, open_ledger, flush, first):
+        store = open_ledger()
+        with program(_HAS_SETTLED, path, "open", *flush) as process:
+            process.stdout.readline()
+        if first == "found":
+            open_ledger()
+        takes_over(store, "gen_shared", 18)
+        open_ledger()
+        assert sorted(outcomes(path)) == [("completed", "", 90), ("partial", PROCESS_DIED, 100)]
+
     def test_what_others_did_for_the_answer_later_is_no_reason(self, path, open_ledger, flush):
         store = open_ledger()
         takes_over(store, "gen_shared", 18, later=1.0)

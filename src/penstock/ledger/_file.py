@@ -246,6 +246,8 @@ class LedgerFile:
             self._db.execute("DELETE FROM attempts WHERE row = ?", (row,))
         else:
             self._db.execute(_upsert(1, settled=True), _settled_row(boot, row, rest))
+            until = math.inf if attempt.duration is None else attempt.started + attempt.duration
+            self._db.execute(_DROP_ORPHAN, (attempt.generation, until))
 
     def _not_booked(self, boot: int, row: int, attempt: Attempt) -> Attempt | None:
         """Of what a process that is taken for dead had received for an answer, what no row says yet.
@@ -450,6 +452,7 @@ class LedgerFile:
         for boot, token in others.fetchall():
             if self._lives(token):
                 continue
+            orphans += self._db.execute(_DROP_TAKEN_OVER, (boot,)).rowcount
             orphans += self._db.execute(
                 "UPDATE attempts SET outcome = ?, error = ?, estimated = 1 WHERE boot = ? AND outcome = 'reserved'",
                 (Outcome.PARTIAL.value, PROCESS_DIED, boot),
@@ -509,6 +512,19 @@ _TAKEN_OVER = f"""
 SELECT row, input_tokens, output_tokens, cost FROM attempts
 WHERE generation = ? AND error = '{PROCESS_DIED}' AND outcome = 'partial' AND boot != ?
   AND output_tokens > 0 AND started + coalesce(duration, 0) >= ?"""  # noqa: S608 - only constants
+# Two rows would stand for one attempt: the one that a process left open as it died, which nobody can tell the tokens
+# of, and that of who took its answer over.  The second stays, whichever comes first.
+_DROP_ORPHAN = f"""
+DELETE FROM attempts WHERE row =
+  (SELECT row FROM attempts WHERE generation = ? AND error = '{PROCESS_DIED}' AND duration IS NULL
+     AND output_tokens = 0 AND started <= ?
+   ORDER BY started DESC LIMIT 1)"""  # noqa: S608 - only constants
+_DROP_TAKEN_OVER = f"""
+DELETE FROM attempts WHERE row IN
+  (SELECT max(row) FROM attempts AS open WHERE boot = ? AND outcome = '{RESERVED}' AND EXISTS
+    (SELECT 1 FROM attempts AS taken WHERE taken.generation = open.generation AND taken.error = '{PROCESS_DIED}'
+     AND taken.duration IS NOT NULL AND taken.started + taken.duration >= open.started)
+   GROUP BY generation)"""  # noqa: S608 - only constants
 _KEEP_THE_REST = """
 UPDATE attempts SET input_tokens = ?, output_tokens = ?, cost = ?, cached_input_tokens = 0, cache_write_tokens = 0,
   reasoning_tokens = 0, audio_input_tokens = 0, audio_output_tokens = 0, estimated = 1 WHERE row = ?"""

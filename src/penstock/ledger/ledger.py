@@ -62,11 +62,12 @@ class _Sum:
         "output",
         "reasoning",
         "written",
+        "written_1h",
     )
 
     def __init__(self) -> None:
         self.attempts = self.estimated = self.cost = 0
-        self.input = self.output = self.cached = self.written = 0
+        self.input = self.output = self.cached = self.written = self.written_1h = 0
         self.reasoning = self.audio_in = self.audio_out = 0
 
     def add(self, usage: Usage, cost: int) -> None:
@@ -79,6 +80,7 @@ class _Sum:
             self.cached += usage.cached_input_tokens
         if usage.cache_write_tokens:
             self.written += usage.cache_write_tokens
+            self.written_1h += usage.cache_write_1h_tokens
         if usage.reasoning_tokens:
             self.reasoning += usage.reasoning_tokens
         if usage.audio_input_tokens:
@@ -98,6 +100,7 @@ class _Sum:
             self.audio_in,
             self.audio_out,
             estimated=self.estimated > 0,
+            cache_write_1h_tokens=self.written_1h,
         )
         return Totals(self.attempts, self.estimated, usage, self.cost)
 
