@@ -203,6 +203,12 @@ tls: {certificate: /nowhere/c.pem}
     ]
 
 
+def test_http2_is_not_for_triton():
+    assert only_mistake("upstreams: {t: {kind: triton, base_url: 'http://t:8001', http2: true}}").endswith(
+        "upstreams.t.http2: is not for the kind triton, whose gRPC is HTTP/2 by itself"
+    )
+
+
 def test_the_error_says_how_many_and_where():
     with pytest.raises(ConfigError, match=r"^p\.yaml has 2 mistakes$"):
         parse("a: 1\nb: 2", "p.yaml")

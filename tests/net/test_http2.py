@@ -438,6 +438,26 @@ def test_who_finds_a_connection_full_opens_another():
     run_against(scripted(on_request, serves=1), test)
 
 
+def test_what_came_before_a_break_came_also_to_who_had_paused():
+    def on_request(protocol, number):
+        protocol.send_headers(number, OK)
+        protocol.send_data(number, b"half")
+        protocol.reset_stream(number, h2.errors.ErrorCodes.INTERNAL_ERROR)
+
+    async def test(raw, pool):
+        for cuts in (False, True):
+            stream = await pool.acquire()
+            receiver = Collector(then=stream.pause)
+            if cuts:
+                receiver.on_data = lambda _data, stream=stream: stream.abort()
+            with pytest.raises(UpstreamBroken, match="this side" if cuts else "INTERNAL_ERROR"):
+                await stream.send(head(b"x"), b"", receiver)
+            assert pool.statistics().busy == 0
+            assert receiver.body == (b"" if cuts else b"half")
+
+    run_against(scripted(on_request), test)
+
+
 def test_what_is_idle_or_old_is_closed():
     clock = FakeClock()
 

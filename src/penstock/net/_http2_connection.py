@@ -212,7 +212,11 @@ class Stream:
         if self._let_go:
             return
         if self._held and self._receiver is not None:  # what came before the break came
-            self._receiver.on_data(b"".join(self._held))
+            held = b"".join(self._held)
+            self._held.clear()
+            self._receiver.on_data(held)
+            if self._let_go:  # the receiver has cut it off
+                return
         future = self._future
         self._end()
         if future is not None and not future.done():
@@ -276,8 +280,8 @@ class Http2Connection(asyncio.Protocol):
             raise ConnectionResetError("it was closed as soon as it was accepted")
 
     def must_take_streams(self) -> None:
-        """:raises UpstreamUnreachable: it was closed, or went away, before it could be used."""
-        if self.retired:
+        """:raises UpstreamUnreachable: it was closed, or went away, before it could be used, or allows no stream."""
+        if self.retired or not self._h2.remote_settings.max_concurrent_streams:
             raise UpstreamUnreachable(f"{self.address} ends each connection before it can be used")
 
     async def wait_lost(self) -> None:
