@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-import urllib.error
 import urllib.parse
-import urllib.request
-from typing import Any
 
 import typer
 
+from penstock.cli._control import CONTROL, CONTROL_KEY, ask
 from penstock.errors import ConfigError
 
-_PATIENCE = 10.0  # seconds
 _SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0}
 
 
@@ -21,10 +17,8 @@ def drain(
     upstream: str = typer.Argument(..., help="Its name in the configuration."),
     notice: str = typer.Option("", "--in", help="When it goes, as 30s, 2m or 1h; if not said, some time."),
     undo: bool = typer.Option(False, "--undo", help="It stays after all, or is back."),
-    control: str = typer.Option("http://127.0.0.1:8081", "--control", help="The gateway's control URL."),
-    control_key: str = typer.Option(
-        "", "--control-key", envvar="PENSTOCK_CONTROL_KEY", help="The key for it."
-    ),
+    control: str = CONTROL,
+    control_key: str = CONTROL_KEY,
 ) -> None:
     """Give an upstream no new calls, and have its answers go on elsewhere before it goes.
 
@@ -33,7 +27,11 @@ def drain(
     if undo and notice:
         raise ConfigError("--undo takes no --in")
     told = {"in": seconds(notice)} if notice else {}
-    found = _ask(control, control_key, upstream, None if undo else told)
+    path = f"/v1/upstreams/{urllib.parse.quote(upstream, safe='')}/drain"
+    if undo:
+        found = ask(control, control_key, path, method="DELETE")
+    else:
+        found = ask(control, control_key, path, told)
     gone_in = found["gone_in"]
     if not found["leaving"]:
         print(f"{upstream} gets calls")
@@ -52,27 +50,3 @@ def seconds(text: str) -> float:
     if found is None:
         raise ConfigError(f"--in takes a time like 30s, 2m or 1h, not {text!r}")
     return float(found[1]) * _SECONDS[found[2]]
-
-
-def _ask(control: str, control_key: str, upstream: str, notice: dict[str, float] | None) -> dict[str, Any]:
-    """:raises ConfigError: the control API does not answer, or refuses"""
-    where = f"{control.rstrip('/')}/v1/upstreams/{urllib.parse.quote(upstream, safe='')}/drain"
-    request = urllib.request.Request(  # noqa: S310 - whatever the user names
-        where,
-        None if notice is None else json.dumps(notice).encode(),
-        {"content-type": "application/json"},
-        method="DELETE" if notice is None else "POST",
-    )
-    if control_key:
-        request.add_header("authorization", f"Bearer {control_key}")
-    try:
-        with urllib.request.urlopen(request, timeout=_PATIENCE) as answer:  # noqa: S310
-            found: dict[str, Any] = json.load(answer)
-    except urllib.error.HTTPError as error:
-        with error:
-            raise ConfigError(
-                f"{control} says {error.code}: {error.read(300).decode(errors='replace')}"
-            ) from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{control} does not answer: {error}") from error
-    return found

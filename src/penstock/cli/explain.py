@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from penstock.cli._control import CONTROL, CONTROL_KEY, ask
 from penstock.errors import ConfigError
-
-_PATIENCE = 10.0  # seconds
 
 
 def explain(
     file: Path = typer.Argument(
         ..., help="The request's body, or {path, headers, body}; - reads standard input."
     ),
-    control: str = typer.Option("http://127.0.0.1:8081", "--control", help="The gateway's control URL."),
-    control_key: str = typer.Option(
-        "", "--control-key", envvar="PENSTOCK_CONTROL_KEY", help="The key for it."
-    ),
+    control: str = CONTROL,
+    control_key: str = CONTROL_KEY,
     key: str = typer.Option("", "--key", envvar="PENSTOCK_KEY", help="The caller's key."),
     path: str = typer.Option("/v1/chat/completions", "--path", help="Where the request would go."),
     header: list[str] = typer.Option(
@@ -38,7 +33,7 @@ def explain(
     asked = _request(file, path, [_field(text) for text in header])
     if key:
         asked["headers"].setdefault("authorization", f"Bearer {key}")
-    found = _ask(control, control_key, asked)
+    found = ask(control, control_key, "/v1/explain", asked)
     if as_json:
         print(json.dumps(found, indent=2))
     else:
@@ -97,23 +92,3 @@ def _request(file: Path, path: str, fields: list[tuple[str, str]]) -> dict[str, 
         headers = {str(name).lower(): str(each) for name, each in (value.get("headers") or {}).items()}
         text = json.dumps(value["body"])
     return {"path": path, "headers": headers | dict(fields), "body": text}
-
-
-def _ask(control: str, control_key: str, asked: dict[str, Any]) -> dict[str, Any]:
-    """:raises ConfigError: the control API does not answer, or refuses"""
-    request = urllib.request.Request(  # noqa: S310 - whatever the user names
-        control.rstrip("/") + "/v1/explain", json.dumps(asked).encode(), {"content-type": "application/json"}
-    )
-    if control_key:
-        request.add_header("authorization", f"Bearer {control_key}")
-    try:
-        with urllib.request.urlopen(request, timeout=_PATIENCE) as answer:  # noqa: S310
-            found: dict[str, Any] = json.load(answer)
-    except urllib.error.HTTPError as error:
-        with error:
-            raise ConfigError(
-                f"{control} says {error.code}: {error.read(300).decode(errors='replace')}"
-            ) from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{control} does not answer: {error}") from error
-    return found

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
 from typing import Any
 
 import typer
 
-from penstock.errors import ConfigError
+from penstock.cli._control import CONTROL, CONTROL_KEY, ask
 
 versions = typer.Typer(no_args_is_help=True)
 
-_PATIENCE = 15.0  # seconds
 
-_CONTROL = typer.Option("http://127.0.0.1:8081", "--control", help="The gateway's control URL.")
-_CONTROL_KEY = typer.Option("", "--control-key", envvar="PENSTOCK_CONTROL_KEY", help="The key for it.")
 _AS_JSON = typer.Option(False, "--json", help="Print what the control API answers.")
 _MODEL = typer.Argument(..., help="The model, as the configuration names it.")
 _REASON = typer.Option("by hand", "--reason", help="What the log says to it.")
@@ -28,9 +23,9 @@ def _root() -> None:
 
 
 @versions.command("list")
-def list_(control: str = _CONTROL, control_key: str = _CONTROL_KEY, as_json: bool = _AS_JSON) -> None:
+def list_(control: str = CONTROL, control_key: str = CONTROL_KEY, as_json: bool = _AS_JSON) -> None:
     """Show which versions are on trial, how many calls they get, and how they do."""
-    found = _ask(control, control_key, "")
+    found = ask(control, control_key, "/v1/versions")
     _print(found, found["models"], as_json=as_json)
 
 
@@ -39,12 +34,14 @@ def promote(
     model: str = _MODEL,
     wholly: bool = typer.Option(False, "--wholly", help="Give it all calls, not only its next share."),
     reason: str = _REASON,
-    control: str = _CONTROL,
-    control_key: str = _CONTROL_KEY,
+    control: str = CONTROL,
+    control_key: str = CONTROL_KEY,
     as_json: bool = _AS_JSON,
 ) -> None:
     """Give the new version of a model its next share of the calls."""
-    found = _ask(control, control_key, "/promote", {"model": model, "reason": reason, "wholly": wholly})
+    found = ask(
+        control, control_key, "/v1/versions/promote", {"model": model, "reason": reason, "wholly": wholly}
+    )
     _print(found, [found], as_json=as_json)
 
 
@@ -52,12 +49,12 @@ def promote(
 def rollback(
     model: str = _MODEL,
     reason: str = _REASON,
-    control: str = _CONTROL,
-    control_key: str = _CONTROL_KEY,
+    control: str = CONTROL,
+    control_key: str = CONTROL_KEY,
     as_json: bool = _AS_JSON,
 ) -> None:
     """Give the new version of a model no calls any more."""
-    found = _ask(control, control_key, "/rollback", {"model": model, "reason": reason})
+    found = ask(control, control_key, "/v1/versions/rollback", {"model": model, "reason": reason})
     _print(found, [found], as_json=as_json)
 
 
@@ -65,12 +62,12 @@ def rollback(
 def restart(
     model: str = _MODEL,
     reason: str = _REASON,
-    control: str = _CONTROL,
-    control_key: str = _CONTROL_KEY,
+    control: str = CONTROL,
+    control_key: str = CONTROL_KEY,
     as_json: bool = _AS_JSON,
 ) -> None:
     """Begin the trial of a new version again, with its first share."""
-    found = _ask(control, control_key, "/restart", {"model": model, "reason": reason})
+    found = ask(control, control_key, "/v1/versions/restart", {"model": model, "reason": reason})
     _print(found, [found], as_json=as_json)
 
 
@@ -106,25 +103,3 @@ def _shown(value: float | None) -> str:
 
 def _print(found: dict[str, Any], models: list[dict[str, Any]], *, as_json: bool) -> None:
     print(json.dumps(found, indent=2) if as_json else "\n".join(lines(models)))
-
-
-def _ask(control: str, control_key: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    """:raises ConfigError: the control API does not answer, or refuses"""
-    request = urllib.request.Request(  # noqa: S310 - whatever the user names
-        f"{control.rstrip('/')}/v1/versions{path}",
-        None if body is None else json.dumps(body).encode(),
-        {"content-type": "application/json"},
-    )
-    if control_key:
-        request.add_header("authorization", f"Bearer {control_key}")
-    try:
-        with urllib.request.urlopen(request, timeout=_PATIENCE) as answer:  # noqa: S310
-            found: dict[str, Any] = json.load(answer)
-    except urllib.error.HTTPError as error:
-        with error:
-            raise ConfigError(
-                f"{control} says {error.code}: {error.read(300).decode(errors='replace')}"
-            ) from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{control} does not answer: {error}") from error
-    return found
