@@ -1,6 +1,6 @@
 import msgspec
 
-from penstock.admin.supervisor import NEEDS_RESTART, keep_fixed
+from penstock.admin.fixed import NEEDS_RESTART, keep_fixed
 from penstock.config.model import (
     BatchesConfig,
     CacheConfig,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.admin.supervisor import NEEDS_RESTART
+from penstock.admin.fixed import NEEDS_RESTART
 from penstock.cli import COMMANDS
 from penstock.config.discover import LOCAL_SERVERS
 from penstock.config.load import load, parse

@@ -9,7 +9,7 @@ from doc_pages import Page
 
 from penstock import logs
 from penstock.admin import backoff
-from penstock.admin.supervisor import NEEDS_RESTART
+from penstock.admin.fixed import NEEDS_RESTART
 from penstock.config import model
 from penstock.config.load import parse
 from penstock.config.schema import keys

@@ -62,7 +62,7 @@ def test_a_version_that_fails_every_call_is_rolled_back_after_ten():
 
 
 def test_a_slow_one_is_rolled_back():
-    trial = run(None, (figures(20, first_token=1.0), figures(180)))
+    trial = run(None, (figures(40, first_token=1.0), figures(180)))
     assert trial.phase == "rolled_back"
     assert "first token" in trial.reason
 

@@ -36,10 +36,12 @@ from penstock.admin.backoff import Backoff
 from penstock.admin.channel import pack_config
 from penstock.admin.departures import Departures
 from penstock.admin.doors import ServerName, check_protocols, check_server, listens_itself, server_for
+from penstock.admin.fixed import keep_fixed
 from penstock.admin.process import WorkerProcess
 from penstock.admin.watch import FileWatch
 from penstock.admin.watchdog import Watchdog
 from penstock.config.model import Config
+from penstock.config.sunset import Reminder
 from penstock.errors import ConfigError
 from penstock.flow.sharing import Pool
 from penstock.lab.embedded import EmbeddedSimulator, wants_simulator
@@ -58,27 +60,6 @@ WATCH_INTERVAL = 1.0  # seconds between two looks at the files
 KILL_AFTER = 5.0  # seconds past its deadline that a draining worker is given before it is killed
 HURRY = 2.0  # the same after a second SIGINT
 ALONE = 2.0  # seconds between two starts of a worker while there is no other one
-
-NEEDS_RESTART = (
-    "listen",
-    "control",
-    "workers",
-    "listener",
-    "log",
-    "ledger",
-    "files",
-    "uploads",
-    "codings",
-    "batches",
-    "webhooks",
-    "cache",
-    "versions",
-    "generations",
-    "generations_bytes",
-    "max_answer_bytes",
-)
-"""Sections that a running process keeps as they were; ``tls`` may change its files, but not come or go.  Of ``limits``
-it keeps ``redis``."""
 
 
 class ReloadOutcome(msgspec.Struct, frozen=True):
@@ -160,6 +141,7 @@ class Supervisor:
         self._reloading = asyncio.Lock()
         self._hangups: set[asyncio.Future[ReloadOutcome]] = set()
         self._watch = FileWatch(())
+        self._reminder = Reminder()
         self._last: dict[int, Snapshot] = {}  # what each slot's process said last
         self._retired: Snapshot = []  # what dead processes had counted
         self._declare_metrics()
@@ -408,6 +390,8 @@ class Supervisor:
 
     async def _watch_files(self) -> None:
         while not self.stopping:
+            for sentence in self._reminder.due(self.config, time.time(), time.monotonic()):
+                log.warning("%s", sentence)
             await self._pause(self._watch_interval)
             if not self.stopping and self._watch.changed():
                 await self.reload()
@@ -445,6 +429,7 @@ class Supervisor:
             await self._hand_out(pack_config(self.config), self.version)
             return ReloadOutcome(self.version, mistakes)
         self.config, self.version = fresh, version
+        self._reminder.again()
         await self._hand_out(packed, version)  # to those that were started meanwhile
         self._watch.follow(self._watched(fresh))
         self._engines.retire(fresh, fresh.drain_timeout)
@@ -569,22 +554,6 @@ class Supervisor:
         return f"<Supervisor {state} on {self.listen}, config {self.version}, {self.slots}>"
 
 
-def keep_fixed(old: Config, new: Config) -> tuple[Config, tuple[str, ...]]:
-    """``new``, with what cannot change while the process runs as in ``old``; and the names of what that was.
-
-    An address with port 0, or one given on the command line, is the old one written otherwise; only what
-    the two configurations *say* is compared.
-    """
-    kept = {key: getattr(old, key) for key in NEEDS_RESTART if getattr(old, key) != getattr(new, key)}
-    if (old.tls is None) != (new.tls is None):
-        kept["tls"] = old.tls
-    named = tuple(kept)
-    if old.limits.redis != new.limits.redis:
-        kept["limits"] = msgspec.structs.replace(new.limits, redis=old.limits.redis)
-        named += ("limits.redis",)
-    return msgspec.structs.replace(new, **kept), named
-
-
 def _import_control() -> Any:
     from penstock.admin import control  # noqa: PLC0415 - FastAPI is slow to import
 
@@ -604,4 +573,4 @@ def _status(status: int) -> str:
     return f"signal {-status}"
 
 
-__all__ = ["NEEDS_RESTART", "ReloadOutcome", "Slot", "Supervisor", "keep_fixed"]
+__all__ = ["ReloadOutcome", "Slot", "Supervisor"]

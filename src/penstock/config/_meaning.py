@@ -6,6 +6,7 @@ there and is silent about what is not, so that one mistake is reported once.
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 import ssl
 from itertools import pairwise
@@ -260,6 +261,7 @@ def _check_model(name: str, model: Plain, upstreams: Plain, reader: Reader) -> N
             reader.mistake((*here, "model"), "the * has nothing to stand for: the model's name has none")
         elif stars > 1:
             reader.mistake((*here, "model"), "holds one * at most")
+        _check_sunset(candidate, here, reader)
     if candidates and all(c and c.get("weight") == 0 for c in candidates):
         reader.mistake((*at, "candidates"), "every weight is 0: nobody would answer")
     _check_canary(model, at, reader)
@@ -267,6 +269,20 @@ def _check_model(name: str, model: Plain, upstreams: Plain, reader: Reader) -> N
     versions = {candidate.get("version", "") for candidate in candidates if candidate}
     if wanted is not None and (wanted not in versions or len(versions) < 2):
         reader.mistake((*at, "shadow", "version"), "must be the version of some candidates, but not of all")
+
+
+def _check_sunset(candidate: Plain, at: Path, reader: Reader) -> None:
+    days: dict[str, dt.date] = {}
+    for key in ("deprecated", "sunset"):
+        if text := candidate.get(key, ""):
+            try:
+                days[key] = dt.date.fromisoformat(text)
+            except ValueError:
+                reader.mistake((*at, key), f"expected a day, such as 2026-12-31, not {text}")
+    if len(days) == 2 and days["sunset"] < days["deprecated"]:
+        reader.mistake(
+            (*at, "sunset"), "comes before deprecated (RFC 8594 and RFC 9745 have it the other way)"
+        )
 
 
 def _check_canary(model: Plain, at: Path, reader: Reader) -> None:

@@ -225,6 +225,11 @@ class CandidateConfig(_Section, frozen=True):
     model: str = ""
     # its share of the calls, relative to the other candidates; 0: only when they fail
     weight: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    # a day (2026-12-31, UTC) from which on its callers are told not to rely on it (Deprecation, RFC 9745)
+    deprecated: str = ""
+    sunset: str = (
+        ""  # a day from which on it is not asked any more; until then its callers are told (Sunset, RFC 8594)
+    )
     version: str = ""  # which version of the model it is: callers may ask for it, and a `canary` tries it
 
 
@@ -322,6 +327,8 @@ class ModelConfig(_Section, frozen=True):
         "weighted"
     )
     canary: CanaryConfig | None = None  # the trial of a new version; none: every version gets its `weight`
+    # what becomes of calls for a version whose `sunset` has come; replace: the others answer, refuse: 410
+    after_sunset: Literal["replace", "refuse"] = "replace"
     shadow: ShadowConfig | None = None  # calls that are compared with another version; none: none are
     fallbacks: list[str] = []  # other model names, tried in order when no candidate answers
     smaller: str = ""  # another model name, asked instead where a tier's `degradation` says so

@@ -34,7 +34,9 @@ from penstock.config.model import CanaryConfig
 
 FIRST_LOOK = 10  # calls of the new version
 STEP = log(1.05)  # of a histogram's buckets
-LEAST_COMPARED = 10  # times of each version, below which nothing is concluded from them
+LEAST_COMPARED = (
+    30  # times, and costs, of each version: calls of one moment are alike, so some more than a test needs
+)
 _SHORTEST = 1e-6
 _NORMAL = NormalDist()
 
@@ -131,9 +133,12 @@ def compare(
             found.append(_price(new, old, margin, z_worse, z_fine))
         else:
             ours, theirs = _counts(new, name), _counts(old, name)
+            if min(sum(ours.values()), sum(theirs.values())) < LEAST_COMPARED:
+                found.append(Finding(name, median(ours), median(theirs), margin, "not compared"))
+                continue
             # Of a pace less is worse: the places change.
             z = _z_longer(theirs, ours, margin) if name == "pace" else _z_longer(ours, theirs, margin)
-            verdict = "not compared" if z is None else _verdict(z, z_worse, z_fine)
+            verdict = _verdict(z, z_worse, z_fine)
             found.append(Finding(name, median(ours), median(theirs), margin, verdict))
     return found
 
@@ -180,11 +185,9 @@ def difference(failed: int, calls: int, other_failed: int, other_calls: int, z: 
     )
 
 
-def _z_longer(one: Counts, other: Counts, margin: float) -> float | None:
+def _z_longer(one: Counts, other: Counts, margin: float) -> float:
     """By how many standard deviations values of ``one`` tend to be more than ``margin`` times those of ``other``."""
     n, m = sum(one.values()), sum(other.values())
-    if n < LEAST_COMPARED or m < LEAST_COMPARED:
-        return None
     steps = round(log(margin) / STEP)
     ours = {bucket - steps: count for bucket, count in one.items()}
     below_other, below_ours = _placements(ours, other), _placements(other, ours)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -101,6 +101,7 @@ class Transfer:
         "job",
         "last",
         "lost",
+        "notices",
         "now",
         "race",
         "seen",
@@ -127,6 +128,7 @@ class Transfer:
         self.answer: asyncio.Future[None] | None = None  # done: the connection is not ours any more
         self.turn: Turn | None = None  # where the upstream has a gate
         self.race: Race | None = None  # where another may be asked as well
+        self.notices: Sequence[tuple[bytes, bytes]] = ()  # header fields that the caller gets with the answer
         self.lost = False  # another was quicker
         self._error_body: bytearray | None = None  # an answer that is not the one that was asked for
         self._paused = False
@@ -319,9 +321,12 @@ class Transfer:
         raise NotImplementedError
 
     def shown_headers(self) -> list[tuple[bytes, bytes]]:
-        """The upstream's header fields that the caller may see."""
+        """The upstream's header fields that the caller may see, and our own about it."""
         headers = self.headers
-        return [(name, headers[name]) for name in _SHOWN if name in headers]
+        shown = [(name, headers[name]) for name in _SHOWN if name in headers]
+        if self.notices:
+            shown += self.notices
+        return shown
 
 
 class StreamTransfer(Transfer):

@@ -442,6 +442,8 @@ class Production:
             transfer, head, body = upstream.continued(
                 call, generation, candidate.timeouts, candidate.model, *more
             )
+        if candidate.notices:
+            transfer.notices = candidate.notices
         generation.attempts += 1
         generation.served_by = (upstream.name, candidate.model)
         attempt = _opened(call, generation, candidate, transfer)

@@ -12,6 +12,7 @@ the one that is drawn for it.  Where the new one fails, the others are asked; it
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import Literal
@@ -27,7 +28,8 @@ from penstock.config.model import (
     TimeoutConfig,
 )
 from penstock.config.patterns import match
-from penstock.errors import UnknownModel, UpstreamError, UpstreamLeaving, UpstreamRefused
+from penstock.config.sunset import sunset_of
+from penstock.errors import Gone, UnknownModel, UpstreamError, UpstreamLeaving, UpstreamRefused
 from penstock.flow import choose
 from penstock.flow.choose import Option, Standing
 from penstock.flow.preferred import Choice, by_preference
@@ -61,6 +63,7 @@ class Candidate(msgspec.Struct, frozen=True, eq=False):
     sole: bool = False  # there is no other for this name
     continuation: ContinuationConfig = ContinuationConfig()
     care: PromptCare | None = None  # for the upstream's prompt cache
+    notices: tuple[tuple[bytes, bytes], ...] = ()  # header fields about its end, for callers
     sample: Sample | None = None  # where it counts for a version on trial how this goes
 
 
@@ -75,12 +78,14 @@ class Router:
         price: Callable[[str, str, Usage], int | None] = lambda *_: None,
         terms: Callable[[str, str], CacheTerms] = lambda *_: CacheTerms(),
         canaries: Mapping[str, Canary] | None = None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._config = config
         self._upstreams = upstreams
         self._rand = rand
         self._price = price  # of a call at an upstream's model; None: it is not known
         self._canaries = canaries or {}  # by entry
+        self._now = now  # Unix time
         # Whether callers can ask for a version.
         self.has_versions = any(
             candidate.version for model in config.models.values() for candidate in model.candidates
@@ -94,11 +99,17 @@ class Router:
             for name, model in config.models.items()
             if model.prompt_cache is not None
         }
+        self._sunsets = {
+            (name, index): sunset
+            for name, model in config.models.items()
+            for index, candidate in enumerate(model.candidates)
+            if (sunset := sunset_of(candidate)) is not None
+        }
         self._single: dict[str, tuple[Candidate, ...]] = {}
         self._versions: dict[str, str] = {}
         for name in self._exact:
             routes = self._candidates(name, set(), None)
-            if len(routes) == 1:
+            if len(routes) == 1 and not self._changes(name):
                 self._single[name] = _sole(routes[0])
 
     def __repr__(self) -> str:
@@ -112,6 +123,7 @@ class Router:
         """The candidates for a call, in the order in which they are to be tried.
 
         :raises UnknownModel: nothing here answers this name
+        :raises Gone: what has answered it has come to its end
         """
         if call.version:
             return self._pinned(call)
@@ -120,11 +132,11 @@ class Router:
             return found
         candidates = self._candidates(call.model, set(), call)
         if not candidates:
-            raise UnknownModel(f"the model {call.model!r} is not known here", param="model")
+            raise self._nobody(call.model, "")
         if len(candidates) > 1:
             return candidates
         found = _sole(candidates[0])
-        if len(self._single) < MAX_REMEMBERED and self._canary(call.model) is None:
+        if len(self._single) < MAX_REMEMBERED and not self._changes(call.model):
             self._single[call.model] = found
         return found
 
@@ -154,11 +166,38 @@ class Router:
         entry = self._entry(call.model)
         wanted = self._of_version(call.model, call.version)
         if entry is None or not wanted:
-            raise UnknownModel(
-                f"the model {call.model!r} is not known here, or has no version {call.version!r}",
-                param="model",
-            )
+            error = self._nobody(call.model, call.version)
+            if isinstance(error, UnknownModel) or (entry is not None and entry[1].after_sunset == "refuse"):
+                raise error
+            instead = self._candidates(call.model, set(), call)
+            if not instead:
+                raise error
+            return instead
         return self._in_order(wanted, entry[1].strategy, call)
+
+    def _nobody(self, model: str, version: str) -> UnknownModel | Gone:
+        """Why there are no candidates: of this version, if one is wanted."""
+        entry = self._entry(model)
+        ended = [
+            candidate.sunset
+            for candidate in (entry[1].candidates if entry is not None else [])
+            if candidate.sunset and (not version or candidate.version == version)
+        ]
+        named = f"the version {version!r} of the model {model!r}" if version else f"the model {model!r}"
+        if ended:
+            return Gone(f"{named} has ended on {max(ended)}", param="model")
+        if version and entry is not None:
+            return UnknownModel(f"the model {model!r} has no version {version!r}", param="model")
+        return UnknownModel(f"the model {model!r} is not known here", param="model")
+
+    def _changes(self, model: str) -> bool:
+        """Whether its candidates are others at another time, by a trial or by their end."""
+        if not self._canaries and not self._sunsets:
+            return False
+        entry = self._entry(model)
+        return entry is not None and (
+            entry[0] in self._canaries or any(name == entry[0] for name, _ in self._sunsets)
+        )
 
     def version_of(self, model: str, upstream: str, upstream_model: str) -> str:
         """The version whose answer this is; empty: none that still is one."""
@@ -257,8 +296,8 @@ class Router:
 
         :param wanted: the version that the caller wants; empty: any
         """
-        canary = self._canary(model)
-        if wanted or canary is not None:
+        if wanted or self._changes(model):
+            canary = self._canary(model)
             return _standing_behind(
                 [
                     candidate
@@ -285,7 +324,15 @@ class Router:
         if entry is None:
             return []
         pattern, config = entry
-        return [self._candidate(index, pattern, config, model) for index in range(len(config.candidates))]
+        indices: Sequence[int] = range(len(config.candidates))
+        if self._sunsets:
+            now = self._now()
+            indices = [
+                index
+                for index in indices
+                if (sunset := self._sunsets.get((pattern, index))) is None or sunset.ends > now
+            ]
+        return [self._candidate(index, pattern, config, model) for index in indices]
 
     def durability(self, model: str) -> str:
         """What the answers of this model outlive."""
@@ -313,6 +360,8 @@ class Router:
             ordered = self._on_trial(self._own(model), config.strategy, call, canary)
         else:
             ordered = self._in_order(self._own(model), config.strategy, call)
+        if not ordered and config.after_sunset == "refuse":
+            return ordered
         for fallback in config.fallbacks:
             ordered += self._candidates(fallback, passed, call)
         return ordered
@@ -324,7 +373,7 @@ class Router:
         new = [candidate for candidate in candidates if candidate.version == canary.config.version]
         others = [candidate for candidate in candidates if candidate.version != canary.config.version]
         key = _sticks_to(call, canary.config.sticky)
-        is_new = canary.gets(self._rand() if key is None else canary.point(key))
+        is_new = canary.gets(self._rand() if key is None else canary.point(key)) or not others
         sample = canary.sample(is_new=is_new)
         drawn = self._in_order(new if is_new else others, strategy, call)
         if sample is not None:
@@ -334,6 +383,7 @@ class Router:
     def _candidate(self, index: int, pattern: str, config: ModelConfig, model: str) -> Candidate:
         chosen = config.candidates[index]
         upstream = self._upstreams[chosen.upstream]
+        sunset = self._sunsets.get((pattern, index)) if self._sunsets else None
         return Candidate(
             upstream=upstream,
             model=_named(chosen.model, pattern, model),
@@ -343,6 +393,7 @@ class Router:
             timeouts=config.timeouts or upstream.config.timeouts or self._config.timeouts,
             continuation=config.continuation or self._config.continuation,
             care=self._care.get(pattern),
+            notices=sunset.headers() if sunset is not None else (),
         )
 
     @property
