@@ -227,7 +227,7 @@ class Versions:
             "What was decided of new versions: promote, rollback, halt, and what was decided by hand.",
             labels=("model", "version", "decision"),
         )
-        shares = metrics.gauge(
+        self._shares = metrics.gauge(
             "penstock_canary_share",
             "Of a model's calls, that its new version gets.",
             labels=("model", "version"),
@@ -236,7 +236,7 @@ class Versions:
 
         def collect() -> None:
             for canary in self:
-                shares.labels(canary.route, canary.config.version).set(canary.share)
+                self._shares.labels(canary.route, canary.config.version).set(canary.share)
 
         metrics.before_snapshot(collect)
 
@@ -261,6 +261,9 @@ class Versions:
                 self._canaries[route] = canary
                 if self._trials is None:
                     self._trials = Trials(Path(self._path) if self._path else None)
+        for route, canary in present.items():
+            if route not in self._canaries or self._canaries[route].config.version != canary.config.version:
+                self._shares.labels(route, canary.config.version).set(0.0)
         return self._canaries
 
     async def start(self) -> None:
