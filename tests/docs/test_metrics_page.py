@@ -53,6 +53,14 @@ def exposition(tmp_path_factory):
                     "canary": {"version": "2"},
                     "shadow": {"version": "2", "share": 1},
                 },
+                "cascaded": {
+                    "candidates": [{"upstream": "sim", "model": "sim"}],
+                    "cascade": {"model": "sim"},
+                },
+                "doubted": {
+                    "candidates": [{"upstream": "sim", "model": "sim"}],
+                    "cascade": {"model": "sim", "judge": "sim"},
+                },
             },
             "versions": {"path": str(folder / "versions.sqlite")},
             "cache": {"disk": str(folder / "answers.sqlite")},
@@ -65,7 +73,7 @@ def exposition(tmp_path_factory):
             "webhooks": {"endpoints": [{"url": "http://127.0.0.1:9", "secret": "whsec_" + "A" * 32}]},
         }
         with GatewayProcess(config, folder) as gateway, httpx2.Client(trust_env=False) as client:
-            for model in ("sim", "sim:500", "sim:cut-after=2", "forbidden", "tried"):
+            for model in ("sim", "sim:500", "sim:cut-after=2", "forbidden", "tried", "cascaded", "doubted"):
                 client.post(gateway.base_url + "/chat/completions", json=BODY | {"model": model})
             a_late_call(client, gateway)
             client.post(gateway.base_url + "/embeddings", json={"model": "sim", "input": "text"})

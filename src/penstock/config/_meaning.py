@@ -39,6 +39,7 @@ def check(plain: Plain, reader: Reader) -> None:
     for name, model in models.items():
         _check_model(name, model, upstreams, reader)
     _check_fallbacks(models, reader)
+    _check_cascades(models, reader)
     _check_degradation(models, plain.get("tiers", {}), reader)
     _check_keys(plain.get("keys", []), reader)
     _check_tiers(plain.get("tiers", {}), plain.get("keys", []), reader)
@@ -323,6 +324,21 @@ def _check_fallbacks(models: Plain, reader: Reader) -> None:
                 reader.mistake(here, f"there is no model {fallback}{hint}")
             elif target == name:
                 reader.mistake(here, f"{name} falls back on itself")
+
+
+def _check_cascades(models: Plain, reader: Reader) -> None:
+    for name, model in models.items():
+        cascade = model.get("cascade") or {}
+        for key in ("model", "judge"):
+            other = cascade.get(key, "")
+            here: Path = ("models", name, "cascade", key)
+            if not other:
+                continue
+            target = None if "*" in other else resolve(models, other)
+            if target is None:
+                reader.mistake(here, f"there is no model {other}{did_you_mean(other, models)}")
+            elif key == "model" and target == name:
+                reader.mistake(here, f"{name} is no smaller than itself")
 
 
 def _check_degradation(models: Plain, tiers: Plain, reader: Reader) -> None:

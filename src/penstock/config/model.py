@@ -225,11 +225,11 @@ class CandidateConfig(_Section, frozen=True):
     model: str = ""
     # its share of the calls, relative to the other candidates; 0: only when they fail
     weight: Annotated[float, msgspec.Meta(ge=0)] = 1.0
-    # a day (2026-12-31, UTC) from which on its callers are told not to rely on it (Deprecation, RFC 9745)
-    deprecated: str = ""
-    sunset: str = (
-        ""  # a day from which on it is not asked any more; until then its callers are told (Sunset, RFC 8594)
+    deprecated: str = (
+        ""  # a day (2026-12-31, UTC) from which on callers are told not to rely on it (RFC 9745)
     )
+    # a day from which on it is not asked any more; until then callers are told (RFC 8594)
+    sunset: str = ""
     version: str = ""  # which version of the model it is: callers may ask for it, and a `canary` tries it
 
 
@@ -264,6 +264,21 @@ class ShadowConfig(_Section, frozen=True):
     concurrent: Positive = 2  # of each worker, at once
     # nothing is asked while the upstreams of either version are loaded more (calls ÷ `concurrency`)
     max_load: Amount = 0.5
+
+
+class CascadeConfig(_Section, frozen=True):
+    """A smaller model is asked first, and this one only if that answer does not pass the checks."""
+
+    model: str  # the smaller model's name, as callers would say it
+    # an answer that shall be JSON, by the call's own schema or without one, is; off: that is not looked at
+    form: bool = True
+    refusals: list[
+        str
+    ] = []  # an answer that begins with one of these does not pass; nor does one that says nothing
+    # the mean log-probability of the answer's tokens is no less; chat completions only; none: it is not asked for
+    min_logprob: Annotated[float, msgspec.Meta(le=0)] | None = None
+    judge: str = ""  # a model that is asked whether the answer is good; empty: none is
+    timeout: Seconds = 30.0  # that the smaller model and the checks may take together; 0: any time
 
 
 class SemanticConfig(_Section, frozen=True):
@@ -329,6 +344,7 @@ class ModelConfig(_Section, frozen=True):
     canary: CanaryConfig | None = None  # the trial of a new version; none: every version gets its `weight`
     # what becomes of calls for a version whose `sunset` has come; replace: the others answer, refuse: 410
     after_sunset: Literal["replace", "refuse"] = "replace"
+    cascade: CascadeConfig | None = None  # a smaller model that is asked first; none: there is none
     shadow: ShadowConfig | None = None  # calls that are compared with another version; none: none are
     fallbacks: list[str] = []  # other model names, tried in order when no candidate answers
     smaller: str = ""  # another model name, asked instead where a tier's `degradation` says so

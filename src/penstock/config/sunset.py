@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from email.utils import formatdate
 from math import inf
 
 import msgspec
@@ -19,15 +18,6 @@ class Sunset(msgspec.Struct, frozen=True):
 
     deprecated: float | None
     ends: float
-
-    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
-        """``Deprecation`` (RFC 9745) and ``Sunset`` (RFC 8594)."""
-        found = []
-        if self.deprecated is not None:
-            found.append((b"deprecation", b"@%d" % self.deprecated))
-        if self.ends < inf:
-            found.append((b"sunset", formatdate(self.ends, usegmt=True).encode()))
-        return tuple(found)
 
 
 def sunset_of(candidate: CandidateConfig) -> Sunset | None:

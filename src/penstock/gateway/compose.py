@@ -29,6 +29,7 @@ from penstock.gateway import parts, routes, state, stored
 from penstock.gateway.announce import Announcer
 from penstock.gateway.batches import BatchRoom
 from penstock.gateway.blocks import BlockRoom
+from penstock.gateway.cascade import CascadeMeasures, Cascades
 from penstock.gateway.coded import Coding, Codings
 from penstock.gateway.durable import Durable
 from penstock.gateway.explain import Explained, explain
@@ -120,6 +121,8 @@ class Gateway:
         )
         self._degrading: Degradation | None = None
         self._versions = Versions(config, clock, self.metrics)
+        self._cascade_measures = CascadeMeasures(self.metrics)
+        self._registry = registry
         self._departures = Departures()
         self.pipeline = Pipeline(self._snapshot(config, {}), registry, self.recorder, clock)
         self._durable = Durable(self.pipeline)
@@ -568,8 +571,15 @@ class Gateway:
         for name in router.watched:
             if upstreams[name].standings is None:
                 upstreams[name].standings = Standings()
+        cascades = Cascades(config, self._registry, self.recorder, self._cascade_measures)
         return Snapshot(
-            config, keyring, router, upstreams, RetryBudget(config.retry), self._degradation(config)
+            config,
+            keyring,
+            router,
+            upstreams,
+            RetryBudget(config.retry),
+            self._degradation(config),
+            cascades if len(cascades) else None,
         )
 
     def _degradation(self, config: Config) -> Degradation | None:

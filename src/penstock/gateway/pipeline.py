@@ -35,6 +35,7 @@ from penstock.errors import (
 )
 from penstock.flow.retry import RetryBudget
 from penstock.gateway import stored
+from penstock.gateway.cascade import Cascades
 from penstock.gateway.durable import Durable, missing
 from penstock.gateway.stages import attach, join
 from penstock.gateway.stages.admit import Admission, settle
@@ -71,6 +72,7 @@ class Snapshot(msgspec.Struct, frozen=True, eq=False):
     upstreams: dict[str, HTTPUpstream]
     budget: RetryBudget
     degradation: Degradation | None = None  # None: no tier has a ladder
+    cascades: Cascades | None = None  # None: no model has a smaller one that is asked first
 
 
 class Pipeline:
@@ -538,7 +540,9 @@ class Pipeline:
         try:
             candidates = by_health(snapshot.router.route(call), self.clock.now())
             snapshot.budget.deposit(call.received)
-            await production.run(candidates, snapshot.config.retry, snapshot.budget, self.recorder)
+            cascades = snapshot.cascades
+            if cascades is None or not await cascades.answered(call, generation, snapshot.router):
+                await production.run(candidates, snapshot.config.retry, snapshot.budget, self.recorder)
             settle(call, generation)  # before its caller is told how much is left
             generation.finish()
             if self.on_finish is not None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from email.utils import formatdate
 from math import inf
 from typing import Literal
 
@@ -28,7 +29,7 @@ from penstock.config.model import (
     TimeoutConfig,
 )
 from penstock.config.patterns import match
-from penstock.config.sunset import sunset_of
+from penstock.config.sunset import Sunset, sunset_of
 from penstock.errors import Gone, UnknownModel, UpstreamError, UpstreamLeaving, UpstreamRefused
 from penstock.flow import choose
 from penstock.flow.choose import Option, Standing
@@ -393,7 +394,7 @@ class Router:
             timeouts=config.timeouts or upstream.config.timeouts or self._config.timeouts,
             continuation=config.continuation or self._config.continuation,
             care=self._care.get(pattern),
-            notices=sunset.headers() if sunset is not None else (),
+            notices=notices_of(sunset) if sunset is not None else (),
         )
 
     @property
@@ -449,6 +450,16 @@ class Router:
         if strategy == "least_busy":
             return choose.least_busy(options, self._rand, call.received)
         return choose.by_prefix(options, _prefix(call))
+
+
+def notices_of(sunset: Sunset) -> tuple[tuple[bytes, bytes], ...]:
+    """``Deprecation`` (RFC 9745) and ``Sunset`` (RFC 8594)."""
+    found = []
+    if sunset.deprecated is not None:
+        found.append((b"deprecation", b"@%d" % sunset.deprecated))
+    if sunset.ends < inf:
+        found.append((b"sunset", formatdate(sunset.ends, usegmt=True).encode()))
+    return tuple(found)
 
 
 def _may_answer(candidate: Candidate, canary: Canary | None) -> bool:
