@@ -1,6 +1,6 @@
 """A smaller model first; the larger one where the answer of the smaller one does not pass the checks.
 
-A part of the back half, before *route*, for models with ``cascade`` in their configuration.  The caller gets one
+A part of the back half, between *route* and *call*, for models with ``cascade`` in their configuration.  The caller gets one
 answer.  What the smaller model says is held back until it is whole and checked, since nothing can be taken back from a
 caller: a stream begins when the small answer has passed, or when the larger model begins.  Meanwhile it is kept alive
 like every silent stream.
