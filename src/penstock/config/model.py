@@ -225,9 +225,8 @@ class CandidateConfig(_Section, frozen=True):
     model: str = ""
     # its share of the calls, relative to the other candidates; 0: only when they fail
     weight: Annotated[float, msgspec.Meta(ge=0)] = 1.0
-    deprecated: str = (
-        ""  # a day (2026-12-31, UTC) from which on callers are told not to rely on it (RFC 9745)
-    )
+    # a day (2026-12-31, UTC) from which on callers are told not to rely on it (RFC 9745)
+    deprecated: str = ""
     # a day from which on it is not asked any more; until then callers are told (RFC 8594)
     sunset: str = ""
     version: str = ""  # which version of the model it is: callers may ask for it, and a `canary` tries it
