@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 
 import pytest
+
+from penstock.cli.optimize import _require_loss
+from penstock.optimize.faults import OptimizeError
+from penstock.optimize.figures import Figures
+from penstock.optimize.report import Stage
+from penstock.transcripts.files import Files
+from penstock.transcripts.transcript import Message, Transcript, line_of
 
 
 @pytest.fixture
@@ -125,3 +133,50 @@ def test_a_repository_for_triton_is_written_with_names(penstock, model, tmp_path
     status, _, err = penstock("triton-repo", model, model, "--into", tmp_path / "twice")
     assert status == 1
     assert "two models are called model" in err
+
+
+def figures(name, perplexity):
+    return Figures(
+        name=name,
+        runtime="transformers",
+        weight_bytes=1,
+        perplexity=perplexity,
+        tokens=1,
+        speeds=(),
+        model_bytes=1,
+        peak_bytes=1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("perplexity", "refused"), [(10.9, False), (11.1, True), (float("nan"), True), (9.0, False)]
+)
+def test_a_model_that_loses_more_than_is_allowed_is_refused(perplexity, refused):
+    stages = [
+        Stage(name, {}, {}, figures(name, each)) for name, each in (("large", 10.0), ("small", perplexity))
+    ]
+    with pytest.raises(OptimizeError, match="small loses") if refused else contextlib.nullcontext():
+        _require_loss(stages, 0.1)
+
+
+def test_a_data_set_is_made_of_transcripts(penstock, tmp_path):
+    pytest.importorskip("numpy")
+    kept = Files(tmp_path / "kept", kept_for=1e9, max_bytes=1 << 30, file_bytes=1 << 20)
+    for number in range(40):
+        said = (
+            Message("user", f"what is {number**5}?"),
+            Message("assistant", f"{number} to the {number + 5}th"),
+        )
+        kept.append("acme", line_of(Transcript("gen_1", 1.0, "acme", "m", "up", "large", said)), 1.8e9)
+    kept.close()
+    status, out, _ = penstock(
+        "optimize", "dataset", tmp_path / "kept", tmp_path / "set", "--tenant", "acme", "--held-back", 0.2
+    )
+    assert status == 0
+    assert "| read | 40 |" in out
+    assert "**Not found**" in out
+    status, _, err = penstock(
+        "optimize", "dataset", tmp_path / "kept", tmp_path / "other", "--tenant", "acme", "--model", "x"
+    )
+    assert status == 1
+    assert "of 40 that were read (40 of others than asked for)" in err
