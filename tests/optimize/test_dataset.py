@@ -39,10 +39,10 @@ def question(number):
     return " ".join(f"{WORDS[(number * 7 + at * 5) % 12]}{number * at}" for at in range(9))
 
 
-def transcript(*said, tenant="acme", model="chat", by="large"):
+def transcript(*said, tenant="acme", model="chat", upstream="up", by="large"):
     roles = ["user", "assistant"] * len(said)
     messages = tuple(Message(role, text) for role, text in zip(roles, said, strict=False))
-    return Transcript("gen_1", NOW, tenant, model, "up", by, messages)
+    return Transcript("gen_1", NOW, tenant, model, upstream, by, messages)
 
 
 MANY = [transcript(question(number), f"so it is, {question(number + 100)}") for number in range(60)]
@@ -105,6 +105,7 @@ def test_the_same_transcripts_and_seed_give_the_same_set(made, record, tmp_path)
         ({"tenant": "zeta"}, {}),
         ({"model": "code"}, {"models": ("chat",)}),
         ({"by": "small"}, {"answered_by": ("large",)}),
+        ({"by": "large-2", "upstream": "own"}, {"answered_by": ("up",)}),
     ],
 )
 def test_only_whose_and_which_were_asked_for_are_taken(other, wanted, made):

@@ -214,7 +214,8 @@ def dataset(
         list[str] | None, typer.Option(help="Only answers to calls of this model; may be repeated.")
     ] = None,
     answered_by: Annotated[
-        list[str] | None, typer.Option(help="Only answers of this upstream's model; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Only answers of this upstream, or of its model of this name; may be repeated."),
     ] = None,
     held_back: Annotated[
         float, typer.Option(help="Share of the conversations to evaluate with.", min=0.001, max=0.9)

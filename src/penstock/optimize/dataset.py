@@ -30,7 +30,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
     tenants: tuple[str, ...]
     models: tuple[str, ...] = ()  # as callers named them; none: all
-    answered_by: tuple[str, ...] = ()  # upstreams' names of their models; none: all
+    answered_by: tuple[str, ...] = ()  # upstreams, or their names of their models; none: all
     held_back: float = 0.1  # of the conversations
     similar: float = 0.8  # shingles in common from which one of two goes
     seed: int = 1
@@ -115,7 +115,10 @@ def _chosen(lines: Iterable[Transcript | Damaged], wanted: Wanted, counts: Count
         if (
             line.tenant in wanted.tenants
             and (not wanted.models or line.model in wanted.models)
-            and (not wanted.answered_by or line.upstream_model in wanted.answered_by)
+            and (
+                not wanted.answered_by
+                or not {line.upstream, line.upstream_model}.isdisjoint(wanted.answered_by)
+            )
             and line.messages
         ):
             yield line
