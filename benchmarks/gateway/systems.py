@@ -124,6 +124,10 @@ class Penstock(System):
         """What its configuration has beside the usual."""
         return {}
 
+    def of_upstream(self) -> Mapping[str, object]:
+        """What the upstream's has."""
+        return {}
+
     def command(self) -> Sequence[str | Path]:
         from penstock.config.keys import hash_key
 
@@ -136,6 +140,7 @@ class Penstock(System):
                     "base_url": self.upstream + "/v1",
                     "api_key": "sk-upstream",
                     "pool": {"max_open": 4000, "max_idle": 256},
+                    **self.of_upstream(),
                 }
             },
             "models": {MODEL: {"candidates": [{"upstream": "mock", "model": MODEL}]}},
@@ -160,6 +165,32 @@ class PenstockDisk(Penstock):
 
     def more(self) -> Mapping[str, object]:
         return {"generations": {"durability": "disk", "path": str(self.folder / "generations.sqlite")}}
+
+
+class PenstockFlow(Penstock):
+    """Everything that decides about calls is on, and none of it is ever used up."""
+
+    name = "penstock-flow"
+    does = "the same, and limits and budgets of key and tenant, tiers with a ladder, queue, adaptive concurrency, breaker"
+
+    def more(self) -> Mapping[str, object]:
+        much = {
+            "requests_per_minute": 10**9,
+            "tokens_per_minute": 10**12,
+            "concurrent": 10**5,
+            "usd_per_day": 10**6,
+        }
+        ladder = {"stale": 0.9, "smaller": 1.0, "shorter": 1.2, "refuse": 3}
+        return {
+            "limits": {"keys": {"*": much}, "tenants": {"*": much}},
+            "tiers": {
+                "realtime": {"priority": 10},
+                "standard": {"priority": 5, "floor": 0.1, "deadline": 600, "degradation": ladder},
+            },
+        }
+
+    def of_upstream(self) -> Mapping[str, object]:
+        return {"concurrency": {"limit": 4000, "start": 2000, "max_waiting": 4000}, "breaker": {}}
 
 
 class PenstockUvicorn(Penstock):
@@ -291,6 +322,7 @@ ALL: tuple[type[System], ...] = (
     Nginx,
     Penstock,
     PenstockDisk,
+    PenstockFlow,
     PenstockUvicorn,
     VllmRouter,
     SglangRouter,
