@@ -37,17 +37,18 @@ class Steps(msgspec.Struct, frozen=True):
 class _Step:
     """One step of one tier at one model: taken, or not."""
 
-    __slots__ = ("_from", "_high_at", "_hold", "taken")
+    __slots__ = ("_from", "_high_at", "_hold", "released", "taken")
 
     def __init__(self, load: float, hold: float) -> None:
         self._from = load
+        self.released = load * RELEASE  # below it the step ends, sooner or later
         self._hold = hold
         self._high_at = 0.0  # when the load was last seen not to be well below
         self.taken = False
 
     def look(self, load: float, now: float) -> bool:
         self.taken = self.seen(load, now)
-        if load >= self._from * RELEASE:
+        if load >= self.released:
             self._high_at = now
         return self.taken
 
@@ -55,7 +56,7 @@ class _Step:
         """Whether it is taken at this load.  Nobody looks where no calls come, so time passes without a look, too."""
         if load >= self._from:
             return True
-        return self.taken and (load >= self._from * RELEASE or now - self._high_at < self._hold)
+        return self.taken and (load >= self.released or now - self._high_at < self._hold)
 
     def __repr__(self) -> str:
         return f"<_Step from {self._from:g} on, {'taken' if self.taken else 'not taken'}>"
@@ -94,7 +95,13 @@ class Ladders:
 
         :param model: the entry in the configuration; names that callers invent are not for this
         """
-        taken = {name: step.look(load, now) for name, step in self._of(tier, model).items()}
+        steps = self._of(tier, model)
+        for step in steps.values():
+            if step.taken or load >= step.released:
+                break
+        else:  # as a rule
+            return Steps(load, False, False, False, False)
+        taken = {name: step.look(load, now) for name, step in steps.items()}
         return Steps(load, *(taken.get(name, False) for name in STEPS))
 
     def seen(self, tier: str, model: str, load: float, now: float) -> Steps:

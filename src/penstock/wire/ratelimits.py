@@ -77,6 +77,8 @@ def read(headers: Headers, kind: bytes, unix_time: float) -> Told | None:
     else:
         prefix = b"anthropic-ratelimit-" + kind
         limit = _number(headers.get(prefix + b"-limit"))
+        if limit is None:  # most say nothing
+            return None
         left = _number(headers.get(prefix + b"-remaining"))
         reset = _read_moment(headers.get(prefix + b"-reset", b""), unix_time)
     if limit is None or left is None or limit < 1 or left > limit:
