@@ -71,9 +71,27 @@ class Upstream:
     def __init__(self) -> None:
         self.present = 0
         self.most = 0
+        self._serving: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Nobody asks any more."""
+        for task in self._serving:
+            task.cancel()
+        if self._serving:
+            await asyncio.wait(self._serving)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, EOFError):
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+        try:
+            await self._serve(reader, writer)
+        finally:
+            await _closed(writer)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 await reader.readexactly(_length(head))
@@ -85,7 +103,12 @@ class Upstream:
                     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
                     % (len(_ANSWER), _ANSWER)
                 )
-        writer.close()
+
+
+async def _closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 def _length(head: bytes) -> int:
@@ -103,7 +126,7 @@ async def _ask(port: int) -> int:
         await reader.readexactly(_length(head))
         return int(head.split()[1])
     finally:
-        writer.close()
+        await _closed(writer)
 
 
 async def _client(ports: list[int], number: int, until: float, figures: Figures) -> None:
@@ -148,6 +171,8 @@ async def _load(config: dict[str, Any], seconds: float, *, redis: bool, kill: bo
                 os.kill(victim, signal.SIGKILL)
         figures.seconds = loop.time() - began
     server.close()
+    await upstream.close()
+    await server.wait_closed()
     figures.most = upstream.most
     return figures
 
