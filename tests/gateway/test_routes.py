@@ -14,12 +14,13 @@ SECRET = "s"
 
 def asked(*requests, keys=(), models=("m", "org/large", "gpt-*")):
     """The answers of a gateway with these models, whose upstream nobody calls."""
-    candidate = [CandidateConfig(upstream="up0")]
+    if not isinstance(models, dict):
+        models = {name: ModelConfig(candidates=[CandidateConfig(upstream="up0")]) for name in models}
 
     async def main():
         settings = config(
             "http://127.0.0.1:9",
-            models={name: ModelConfig(candidates=candidate) for name in models},
+            models=models,
             keys=[
                 KeyConfig(
                     name="k", hash="sha256:" + hashlib.sha256(SECRET.encode()).hexdigest(), models=list(keys)
@@ -63,6 +64,20 @@ def test_a_model_can_be_looked_up_by_name(path, headers):
     answer = asked((path, "GET", *headers))
     assert answer.status == 200
     assert answer.json()["id"] == path.removeprefix("/v1/models/").replace("%2F", "/")
+
+
+def test_a_version_can_be_looked_up_by_name():
+    versions = ModelConfig(candidates=[CandidateConfig(upstream="up0", version="2025")])
+    names = ["m@2025", "m@2024", "m@", "gpt-9@2025", "m"]
+    key = f"authorization: Bearer {SECRET}"
+    requests = [(f"/v1/models/{name}", "GET") for name in names]
+    answers = asked(*requests, models={"m": versions, "gpt-*": versions})
+    assert [answer.status for answer in answers] == [200, 404, 404, 200, 200]
+    assert answers[0].json()["id"] == "m@2025"
+    answers = asked(
+        *((*one, key) for one in requests), models={"m": versions, "gpt-*": versions}, keys=["m@*"]
+    )
+    assert [answer.status for answer in answers] == [200, 404, 404, 404, 404]
 
 
 @pytest.mark.parametrize("name", ["x", "", "M", "org", "m%00", "%ff"])

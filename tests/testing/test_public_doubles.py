@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 import penstock.testing
 
 
@@ -15,3 +17,8 @@ def test_the_public_names_are_these():
     ]
     for name in penstock.testing.__all__:
         assert getattr(penstock.testing, name).__doc__
+
+
+def test_a_path_that_is_none_is_said_to_be_none():
+    with pytest.raises(ValueError, match="'chat' is no path of a call, such as /v1/chat/completions"):
+        penstock.testing.expected_text({}, "chat", 1)

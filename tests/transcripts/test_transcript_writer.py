@@ -66,6 +66,19 @@ def test_a_disk_that_does_not_take_it_is_told_of_once_and_tried_again(make, coun
     assert f"transcripts cannot be written to {tmp_path / 'kept'}: " in complaints[0]
 
 
+def test_another_place_that_does_not_take_it_is_told_of_at_once(make, counted, tmp_path, caplog):
+    for name in ("kept", "other"):
+        (tmp_path / name).write_text("in the way")
+    writer = make()
+    writer.put(lambda: transcript(1), 10)
+    writer.use(Files(tmp_path / "other", kept_for=600, max_bytes=1 << 20, file_bytes=1 << 16))
+    writer.put(lambda: transcript(2), 10)
+    writer.close()
+    assert counted == ["failed"] * 2
+    told = [record.message.partition(": ")[0] for record in caplog.records]
+    assert told == [f"transcripts cannot be written to {tmp_path / name}" for name in ("kept", "other")]
+
+
 def test_a_defect_in_one_conversation_costs_only_that(make, counted):
     writer = make()
     writer.put(lambda: 1 // 0, 10)

@@ -299,7 +299,7 @@ def make_app(supervisor: Supervisor) -> FastAPI:
     async def promote(what: Promotion) -> dict[str, Any]:
         """Give the new version of a model the next of its shares, or all calls.
 
-        404 where the model has no canary, 503 where that cannot be written down.
+        404 where the model has no canary, 503 where that cannot be written down, 507 where the disk is full.
         """
         return await decide(what, "promote", wholly=what.wholly)
 

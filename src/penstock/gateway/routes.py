@@ -51,7 +51,8 @@ def serve_own(exchange: Exchange, router: Router, tenant: Tenant) -> None:
     elif path.startswith("/v1/models/"):
         _read_only(exchange)
         name = unquote(path.removeprefix("/v1/models/"))  # models are called "org/name", too
-        if not router.knows(name) or not _permitted(tenant, name):
+        model, _ = router.wanted(name, exchange.headers)
+        if not router.knows(model) or not _permitted(tenant, name):
             raise UnknownModel(f"the model {name!r} is not known here", param="model")
         _respond(exchange, _model(exchange, name))
     elif path == "/":

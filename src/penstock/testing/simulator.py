@@ -26,10 +26,14 @@ def expected_text(body: Mapping[str, Any], endpoint: Endpoint | str, tokens: int
     asked in, gives the same text.
 
     :param endpoint: or its path, such as ``/v1/chat/completions``
+    :raises ValueError: there is no such path
     :raises penstock.errors.BadRequest: the body is not one that the API takes
     """
     if isinstance(endpoint, str):
-        endpoint = next(one for one in Endpoint if one.path == endpoint)
+        found = next((one for one in Endpoint if one.path == endpoint), None)
+        if found is None:
+            raise ValueError(f"{endpoint!r} is no path of a call, such as {Endpoint.CHAT.path}")
+        endpoint = found
     request = read(endpoint, dict(body))
     return b"".join(_tokens(request.digest, 0, tokens)).decode()
 

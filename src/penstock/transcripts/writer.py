@@ -84,6 +84,7 @@ class Writer:
                 elif isinstance(given, Files):
                     self._files.close()
                     self._files = given
+                    self._complained = -COMPLAIN_EVERY  # what was said was said of another place
                 else:
                     self._count(self._write(given))
             except Exception as error:  # noqa: BLE001 - the next one may fare better
