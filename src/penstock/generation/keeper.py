@@ -189,7 +189,7 @@ class Keeper:
     def write(self, generation: Generation, call: Call, names: list[Name]) -> None:
         """Write a new generation down from now on.
 
-        :param names: that are claimed for it
+        :param names: that are claimed for it; whoever claims one later adds it
         """
         generation.journal = written = Written(generation, self._kept_for, names, self._name_again)
         written.enter(self.journal.begin(self._record(generation, call), generation.events, written))

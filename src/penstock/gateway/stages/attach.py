@@ -93,6 +93,12 @@ def can_come_back(call: Call) -> bool:
     )
 
 
+def has_name(call: Call) -> bool:
+    """Whether other processes may find this call's answer by more than its id."""
+    headers = call.headers
+    return bool(headers.get(b"idempotency-key")) or b"x-stainless-retry-count" in headers
+
+
 def is_first(call: Call) -> bool:
     """Whether the call is one that its SDK will repeat."""
     return b"idempotency-key" not in call.headers and call.headers.get(b"x-stainless-retry-count") == b"0"
@@ -124,9 +130,15 @@ async def find_elsewhere(call: Call, keeper: Keeper) -> Record | None:
     return None
 
 
-async def remember_elsewhere(call: Call, keeper: Keeper) -> None:
-    """Let the SDK's repetition of this call find it, whichever process it comes to."""
+async def remember_elsewhere(call: Call, keeper: Keeper, names: list[Name]) -> None:
+    """Let the SDK's repetition of this call find it, whichever process it comes to.
+
+    :param names: of the call's generation, to which its own is added
+    """
     name = _stored_name(call)
+    names.append(name)
+    if not is_first(call):  # its name was taken when it was looked for
+        return
     try:
         claim = await keeper.claim(name, call.id)
         if not claim.won:
@@ -135,14 +147,6 @@ async def remember_elsewhere(call: Call, keeper: Keeper) -> None:
                 await keeper.claim(name, call.id, claim.generation)
     except StoreUnavailable:
         pass
-
-
-def stored_names(call: Call) -> list[Name]:
-    """What other processes may find this call's answer by, beside its id."""
-    headers = call.headers
-    if headers.get(b"idempotency-key") or b"x-stainless-retry-count" in headers:
-        return [_stored_name(call)]
-    return []
 
 
 def _stored_name(call: Call) -> Name:
