@@ -167,6 +167,7 @@ class PriceTable:
         self.unpriced_models: set[str] = set()
         self._kinds = dict(kinds or {})
         self._rates: dict[tuple[str, str], _Rate | None] = {}
+        self._entries: dict[tuple[str, str], Price | None] = {}
 
     @classmethod
     def load(cls, path: str = "", *, kinds: Mapping[str, str] | None = None) -> PriceTable:
@@ -228,6 +229,15 @@ class PriceTable:
 
     def price(self, upstream: str, model: str) -> Price | None:
         """The entry that holds for this model at this upstream."""
+        try:
+            return self._entries[upstream, model]
+        except KeyError:
+            if len(self._entries) >= _REMEMBERED:
+                self._entries.clear()
+            best = self._entries[upstream, model] = self._best_fit(upstream, model)
+            return best
+
+    def _best_fit(self, upstream: str, model: str) -> Price | None:
         best: Price | None = None
         best_rank: tuple[bool, int] = (False, 0)
         for price in self.prices:
