@@ -426,6 +426,7 @@ class TestControl:
                 lambda: "process" in (told := running.ask_control("/v1/workers")[1])[0] and told
             )
             assert worker["state"] == "ready"
+            assert worker["pid"] in running.workers
             assert worker["process"]["resident_bytes"] > 1_000_000
             assert worker["listener"]["open"] == 0
 
@@ -441,6 +442,14 @@ def test_children_and_ask_see_what_they_should(config):
     with Running.standin(config) as running:
         assert children(running.process.pid) == running.workers
         assert ask(running.port, "GET", "/nothing")[0] == 404
+
+
+def test_who_takes_the_control_port_for_the_gateway_is_told_where_that_is(config):
+    with Running.standin(config) as running:
+        status, told = running.ask_control("/v1/chat/completions")
+        assert status == 404
+        assert told["error"]["message"] == told["detail"]
+        assert f"calls go to 127.0.0.1:{running.port}" in told["detail"]
 
 
 def test_a_start_is_put_off_only_as_long_as_another_worker_answers(monkeypatch):

@@ -156,6 +156,23 @@ def test_a_caller_gets_the_version_that_it_names_and_no_other(old, new):
         assert went == {("up0", "completed"): 10, ("up1", "failed"): 5}
 
 
+def test_a_key_for_one_version_sees_that_and_not_the_model(old, new):
+    async def talk(port, gateway):
+        bearer = ("authorization: Bearer secret",)
+        listed = await call(port, b"", "/v1/models", "GET", headers=bearer)
+        shown = await call(port, b"", "/v1/models/m@1", "GET", headers=bearer)
+        answers = [await call(port, asked(0, name), headers=bearer) for name in ("m", "m@1")]
+        return (
+            [model["id"] for model in listed.json()["data"]],
+            shown.status,
+            [each.status for each in answers],
+        )
+
+    key = KeyConfig(name="k", hash=hash_key("secret"), models=["m@1", "m@3", "m@?"])
+    found, _ = run(settings(old, new, canary=False, keys=[key]), talk)
+    assert found == (["m@1"], 200, [403, 200])
+
+
 def test_calls_that_name_a_version_do_not_count_for_the_trial(old, new):
     async def talk(port, gateway):
         for number in range(30):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
 import uvicorn
@@ -229,6 +230,7 @@ def make_app(supervisor: Supervisor) -> FastAPI:
         return [
             {
                 "index": slot.index,
+                "pid": slot.process.pid if slot.process is not None else None,
                 "state": slot.state,
                 **{
                     key: value
@@ -407,6 +409,20 @@ def make_app(supervisor: Supervisor) -> FastAPI:
             version=outcome.version,
             mistakes=list(outcome.mistakes),
             needs_restart=list(outcome.needs_restart),
+        )
+
+    @app.exception_handler(404)
+    async def unknown(request: Request, error: HTTPException) -> JSONResponse:
+        """A base URL may have the wrong one of the two ports: SDKs show what stands under ``error``."""
+        if error.detail != HTTPStatus.NOT_FOUND.phrase:
+            return JSONResponse({"detail": error.detail}, 404)
+        message = f"there is no {request.url.path:.100} on the control port; calls go to {supervisor.listen}"
+        return JSONResponse(
+            {
+                "detail": message,
+                "error": {"message": message, "type": "not_found_error", "code": "not_found"},
+            },
+            404,
         )
 
     @app.exception_handler(Exception)

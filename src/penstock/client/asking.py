@@ -57,7 +57,7 @@ def ask(client: httpx2.Client, url: str, body: dict[str, Any], key: str = "") ->
                     if text := _text(frame):
                         yield text
     except httpx2.HTTPError as error:
-        raise AskError(str(error) or type(error).__name__) from error
+        raise AskError(f"{url}: {str(error) or type(error).__name__}") from error
 
 
 def _text(frame: bytes) -> str:

@@ -126,6 +126,8 @@ def _permitted(tenant: Tenant, name: str) -> bool:
 
 def _models(exchange: Exchange, router: Router, tenant: Tenant) -> dict[str, object]:
     names = [name for name in router.names() if _permitted(tenant, name)]
+    # Who may use one version alone sees that: the name without it would be refused.
+    names += [name for name in tenant.models if "@" in name and "*" not in name and router.split(name)[1]]
     models = [_model(exchange, name) for name in names]
     if _is_anthropic(exchange):
         return {

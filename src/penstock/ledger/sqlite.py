@@ -38,7 +38,11 @@ from penstock.messages import Attempt, Outcome
 
 log = logging.getLogger(__name__)
 
-INTERVAL = 0.2  # seconds between two batches
+INTERVAL = 0.2  # seconds between two batches, when there is little to write
+SHORT_INTERVAL = 0.05  # the same, at the least
+SMOOTH = (
+    100  # rows of one transaction, where the intervals allow it: with more, calls notice the writer's work
+)
 BATCH = 1_000  # rows of one transaction
 FORGET_ROWS = 500  # deleted in one transaction
 FORGET_INTERVAL = 600.0  # seconds between two looks for rows that are too old
@@ -259,16 +263,21 @@ class SQLiteStore:
 
     def _run(self) -> None:
         last = False
+        wait = self._interval
+        since = time.monotonic()
         while not last:
-            self._wake.wait(self._interval)
+            self._wake.wait(wait)
             self._wake.clear()
             last = self._stopping
             with self._changed:
                 asked = self._asked
             try:
-                self._take()
+                taken = self._take()
+                now = time.monotonic()
+                wait = min(max(SMOOTH * (now - since) / max(taken, 1), SHORT_INTERVAL), self._interval)
+                since = now
                 # Who asks for a flush, or closes, does not want to wait for a pause to end.
-                if last or asked > self._done or time.monotonic() >= self._retry_at:
+                if last or asked > self._done or now >= self._retry_at:
                     self._write()
                     if self._keep_seconds and not last and time.monotonic() >= self._forget_at:
                         self._forget()
@@ -286,8 +295,11 @@ class SQLiteStore:
         if queue is not None:
             queue.close(remove=ended)
 
-    def _take(self) -> None:
-        """Take over what waits in the queues."""
+    def _take(self) -> int:
+        """Take over what waits in the queues.
+
+        :returns: how many rows have been settled
+        """
         with self._changed:
             # In this order: what comes before the head is in the two deques, was taken, or is in a sum; and whatever
             # is settled now was opened before, and is in the other deque or was taken.
@@ -317,6 +329,7 @@ class SQLiteStore:
                 self._to_withdraw.append(attempt.row)
         # Bounded like the rest.  A row that stays reserved by mistake has no tokens, so no sum suffers.
         del self._to_withdraw[: -10 * self._max_rows]
+        return len(settled)
 
     def _release(self, attempt_id: str) -> tuple[int, bool]:
         """An open attempt's row, 0 if it was not known as open, and whether the file may have it as reserved."""

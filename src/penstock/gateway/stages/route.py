@@ -155,6 +155,10 @@ class Router:
         told = headers.get(b"penstock-version")
         if told is not None:
             return name, told.decode("latin-1")
+        return self.split(name)
+
+    def split(self, name: str) -> tuple[str, str]:
+        """The model and the version of ``model@version``; the version is empty if the model has none of that name."""
         model, at, version = name.rpartition("@")
         if at and model and name not in self._exact:
             entry = self._entry(model)
