@@ -81,7 +81,8 @@ $(OPTIMIZE_VENV)/.with-tests: pyproject.toml
 	@scripts/venv $(OPTIMIZE_VENV) 3.11 3.12 3.13
 	$(OPTIMIZE_VENV)/bin/python -m pip install --quiet $(TORCH) || \
 	  $(OPTIMIZE_VENV)/bin/python -m pip install --quiet --index-url https://download.pytorch.org/whl/cpu $(TORCH)
-	$(OPTIMIZE_VENV)/bin/python -m pip install --quiet --editable .[engine,optimize] 'hypothesis>=6.120' 'pytest>=8.3' 'pytest-timeout>=2.3'
+	$(OPTIMIZE_VENV)/bin/python -m pip install --quiet --editable .[engine,optimize,transformers] 'httpx2>=2.0' 'hypothesis>=6.120' \
+	  'openai>=3.0' 'pytest>=8.3' 'pytest-timeout>=2.3'
 	@touch $@
 
 # A real tritonserver comes in the wheel of pytriton, with the Python backend alone; the stub that runs models has
@@ -134,8 +135,9 @@ floor: $(VENV)/.with-tests  ## run all but the integration tests on Python 3.11 
 	fi
 
 .PHONY: optimize-tests
-optimize-tests: $(OPTIMIZE_VENV)/.with-tests  ## run the tests that need the extra `optimize`, in .venv-optimize
-	$(OPTIMIZE_VENV)/bin/python -m pytest tests/optimize/numerics $(ARGS)
+optimize-tests: $(OPTIMIZE_VENV)/.with-tests  ## run the tests that need PyTorch, in .venv-optimize
+	$(OPTIMIZE_VENV)/bin/python -m pytest tests/optimize/numerics tests/engine/test_transformers.py \
+	  tests/engine/test_drawing.py $(ARGS)
 
 .PHONY: triton
 triton: $(TRITON_VENV)/.with-tests  ## run the tests that need a real tritonserver, in .venv-triton

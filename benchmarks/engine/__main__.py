@@ -5,6 +5,7 @@
     python -m benchmarks.engine [MODEL_DIR] [--rounds 5] [--threads 1] [--longest 128] [--prompts 200]
         [--parts batch cuts order http]
     python -m benchmarks.engine MODEL_DIR --rival http://127.0.0.1:PORT/v1 --rival-pid PID
+    python -m benchmarks.engine MODEL_DIR --backend transformers [--attention 'paged|sdpa']
 
 Tokens per CPU-second of the process that computes: on a machine that is shared, the wall tells of the others.  Each
 figure is the median of the rounds, which go in turns; beside it stand the least and the greatest.  Outputs of
@@ -30,8 +31,7 @@ from penstock.config.model import LocalConfig
 from penstock.engine import demo
 from penstock.engine.backend import Sampling
 from penstock.engine.engine import Engine, Job
-from penstock.engine.model_dir import inspect
-from penstock.engine.openvino import OpenVINOBackend
+from penstock.engine.serve import load
 from penstock.engine.text import TextStream, text_of
 
 SLOTS = 32
@@ -41,7 +41,16 @@ NUMBERS = itertools.count(1)
 
 def backend_for(options, **more):
     settings = {"threads": options.threads, "exact": True, "slots": SLOTS, "cache_bytes": CACHE, **more}
-    return OpenVINOBackend(inspect(options.model), LocalConfig(prefix_cache=False, **settings))
+    named = {"model": str(options.model), "backend": options.backend}
+    return load(LocalConfig(prefix_cache=False, **named, **settings))
+
+
+def use_attention(name):
+    """One of transformers' own in the place of ours."""
+    from penstock.engine import _attention  # where there is PyTorch
+
+    _attention.NAME = name
+    _attention.register = lambda: None
 
 
 # ---- without our layer -------------------------------------------------------------------------------
@@ -49,6 +58,8 @@ def backend_for(options, **more):
 
 def bare(backend, calls):
     """The library alone, all at once: what its own example does."""
+    if not hasattr(backend, "_pipeline"):
+        return stepped(backend, calls)
     said = {}
     pipeline = backend._pipeline  # noqa: SLF001 - what is measured is what it is without us
     handles = {}
@@ -65,6 +76,22 @@ def bare(backend, calls):
                     said[number] += output.generated_ids
     texts = [backend.tokenizer.decode(ids) for ids in said.values()]
     assert all(texts)
+    return list(said.values())
+
+
+def stepped(backend, calls):
+    """The same for a library that has no loop of its own: steps, and the text at the end."""
+    said = {next(NUMBERS): call for call in calls}
+    for number, call in said.items():
+        backend.add(number, *call)
+    said = dict.fromkeys(said, ())
+    open_ = set(said)
+    while open_:
+        for progress in backend.step():
+            said[progress.number] = [*said[progress.number], *progress.ids]
+            if progress.finish:
+                open_.remove(progress.number)
+    assert all(backend.tokenizer.decode(ids) for ids in said.values())
     return list(said.values())
 
 
@@ -225,6 +252,8 @@ def served(options):
     """Over HTTP, streamed: CPU of the server's process alone."""
     command = [sys.executable, "-m", "penstock", "engine", "serve", str(options.model), "--port", "0"]
     command += [
+        "--backend",
+        options.backend,
         "--name",
         "m",
         "--exact",
@@ -272,7 +301,11 @@ def main():
     parser.add_argument("--rival", default="", help="base URL of another server with the same model")
     parser.add_argument("--rival-pid", type=int, default=0)
     parser.add_argument("--rival-model", default="m")
+    parser.add_argument("--backend", default="auto", choices=["auto", "openvino", "transformers"])
+    parser.add_argument("--attention", default="", help="of transformers; not ours")
     options = parser.parse_args()
+    if options.attention:
+        use_attention(options.attention)
     load = " ".join(f"{figure:.1f}" for figure in os.getloadavg())
     print(f"{options.model}, {os.cpu_count()} cores, load {load}, {options.threads} thread(s)")
     for part in options.parts:

@@ -10,12 +10,13 @@ import pytest
 SERVING = (
     "penstock.admin.supervisor, penstock.admin.worker, penstock.gateway.compose, penstock.asgi, penstock.cli"
 )
+LIBRARIES = ("openvino", "openvino_genai", "torch", "transformers")
 OURS = "penstock.engine.server, penstock.engine.embedded, penstock.cli.engine"
 
 
 @pytest.mark.parametrize(
     ("modules", "absent"),
-    [(SERVING, ("penstock.engine", "openvino", "openvino_genai")), (OURS, ("openvino", "openvino_genai"))],
+    [(SERVING, ("penstock.engine", "openvino", "openvino_genai", "torch")), (OURS, LIBRARIES)],
     ids=["a gateway", "an engine whose library is not installed"],
 )
 def test_what_is_not_needed_is_not_imported(modules, absent):

@@ -23,9 +23,17 @@ class CachePrecision(enum.StrEnum):
     FP32 = "fp32"
 
 
+class BackendName(enum.StrEnum):
+    """What computes."""
+
+    AUTO = "auto"
+    OPENVINO = "openvino"
+    TRANSFORMERS = "transformers"
+
+
 @engine.callback()
 def _root() -> None:
-    """Serve a model that this machine computes itself; it needs the extra `engine`."""
+    """Serve a model that this machine computes itself; it needs the extra `engine`, or `transformers`."""
 
 
 @engine.command()
@@ -42,6 +50,9 @@ def serve(
     name: Annotated[
         list[str] | None, typer.Option(help="What callers call it; the directory's name, if not given.")
     ] = None,
+    backend: Annotated[
+        BackendName, typer.Option(help="What computes; by itself what the directory's form is for.")
+    ] = BackendName.AUTO,
     threads: Annotated[int, typer.Option(help="Threads that compute; 0: one per core.", min=0)] = 0,
     slots: Annotated[int, typer.Option(help="Answers under way at once.", min=1)] = 64,
     cache_bytes: Annotated[int, typer.Option(help="Memory for keys and values; 0: by itself.", min=0)] = 0,
@@ -64,6 +75,7 @@ def serve(
     path = model_dir or demo.path()
     config = LocalConfig(
         model=str(path),
+        backend=backend.value,
         threads=threads,
         slots=slots,
         cache_bytes=cache_bytes,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from penstock.config.model import LocalConfig
+
+_SHARE = 4  # a quarter of what is free is for keys and values, at most
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -15,6 +18,19 @@ def available_bytes(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int | N
     """
     figures = [figure for figure in (_of_machine(meminfo), _of_container(cgroup)) if figure is not None]
     return min(figures) if figures else None
+
+
+def cache_pages(config: LocalConfig, context: int, token_bytes: int, page: int) -> int:
+    """Pages for keys and values: what was asked for; else what the slots can use and the memory has room for.
+
+    :param token_bytes: of one token; 0: it cannot be told
+    :param page: tokens of one
+    """
+    wanted = config.slots * context
+    room = config.cache_bytes or (available_bytes() or 0) // _SHARE
+    if room and token_bytes:
+        wanted = room // token_bytes if config.cache_bytes else min(wanted, room // token_bytes)
+    return max(1, wanted // page)
 
 
 def _of_machine(meminfo: Path) -> int | None:

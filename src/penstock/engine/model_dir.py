@@ -34,7 +34,6 @@ _READ = 1 << 20  # bytes of an IR at a time
 _LONGEST_TAG = 65_536
 _LONGEST_HEADER = 100_000_000  # of a safetensors file; as the format's own reader has it
 RUNTIME_BYTES = 250_000_000  # what library and tokenizer take beside a model, measured with a small one
-_CONVERT = "convert it with `optimum-cli export openvino --model {} OUT_DIR --task text-generation-with-past`"
 
 
 class ModelDir(msgspec.Struct, frozen=True):
@@ -57,9 +56,10 @@ class ModelDir(msgspec.Struct, frozen=True):
         return str(names[0]) if isinstance(names, list) and names else "unknown"
 
 
-def inspect(path: Path) -> ModelDir:
+def inspect(path: Path, wanted: Format | None = None) -> ModelDir:
     """What is in a model's directory.
 
+    :param wanted: the form that is looked for; by itself OpenVINO's, and else what is there
     :raises penstock.errors.ModelUnusable: it cannot be loaded; the message names file and remedy
     """
     try:
@@ -74,14 +74,18 @@ def inspect(path: Path) -> ModelDir:
         raise ModelUnusable(f"{path} cannot be read: {error.strerror}") from None
     config = _config(path)
     context = _whole(config.get("max_position_embeddings"))
-    if _IR in names:
+    if _IR in names and wanted in {None, "openvino"}:
         _check_ir(path, names)
         weights = (path / _IR).with_suffix(".bin").stat().st_size
         return ModelDir(path, "openvino", weights, config, context, _cache_bytes(config))
     tensors = sorted(name for name in names if name.endswith(".safetensors"))
-    if tensors:
+    if tensors and wanted in {None, "safetensors"}:
         weights = _check_safetensors(path, names, tensors)
         return ModelDir(path, "safetensors", weights, config, context, _cache_bytes(config))
+    if _IR in names or tensors:
+        raise ModelUnusable(
+            f"{path} holds no weights for the backend that was asked for: leave the backend out, or convert the model"
+        )
     pickled = sorted(name for name in names if name.endswith(_PICKLED) and not name.startswith("openvino_"))
     if pickled:
         raise ModelUnusable(

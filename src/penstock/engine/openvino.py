@@ -9,7 +9,6 @@ A handle that is dropped cancels its generation, so each is kept until its end.
 from __future__ import annotations
 
 import logging
-import random
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -20,8 +19,9 @@ import openvino_genai
 
 from penstock.config.model import LocalConfig
 from penstock.engine.backend import CannotTake, Finish, ModelCard, Progress, Sampling
-from penstock.engine.memory import available_bytes
+from penstock.engine.memory import cache_pages
 from penstock.engine.model_dir import ModelDir, check_memory
+from penstock.engine.vocabulary import are_all_of_it
 from penstock.errors import ModelUnusable
 from penstock.messages import JSON
 
@@ -29,10 +29,7 @@ log = logging.getLogger("penstock.engine")
 
 STEP_TOKENS = 256  # the library's own default
 BLOCK = 32  # tokens of one page on a CPU
-_SHARE = 4  # a quarter of the free memory is for keys and values, at most
 _UNSAID_CONTEXT = 2_048  # of a model that does not say
-_PROBES = 64  # sequences by which it is found out how token ids become text
-_PROBE_LENGTH = 16
 _FINISH: dict[Any, Finish] = {
     openvino_genai.GenerationFinishReason.STOP: "stop",
     openvino_genai.GenerationFinishReason.LENGTH: "length",
@@ -51,7 +48,7 @@ class OpenVINOBackend:
     def __init__(self, model: ModelDir, config: LocalConfig) -> None:
         context = model.context or _UNSAID_CONTEXT
         token_bytes = model.cache_bytes * (2 if config.exact or config.cache_precision == "fp32" else 1)
-        blocks = _blocks(config, context, token_bytes)
+        blocks = cache_pages(config, context, token_bytes, BLOCK)
         check_memory(model, blocks * BLOCK * token_bytes)
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.max_num_batched_tokens = STEP_TOKENS
@@ -226,23 +223,7 @@ class OpenVINOTokenizer:
         for word, token in self._words.items():
             if alone[token]:  # what stands for no text has none
                 pieces[token] = word
-        letters = [token for token, text in enumerate(alone) if text and "\ufffd" not in text]
-        chance = random.Random(1)
-        for _ in range(_PROBES if letters else 0):
-            before, *ids = chance.choices(letters, k=_PROBE_LENGTH)
-            text = self.decode([before, *ids])[len(self.decode([before])) :]
-            if b"".join(pieces[token] for token in ids) != text.encode():
-                return None
-        return pieces
-
-
-def _blocks(config: LocalConfig, context: int, token_bytes: int) -> int:
-    """Pages for keys and values: what was asked for; else what the slots can use and the memory has room for."""
-    wanted = config.slots * context
-    room = config.cache_bytes or (available_bytes() or 0) // _SHARE
-    if room and token_bytes:
-        wanted = room // token_bytes if config.cache_bytes else min(wanted, room // token_bytes)
-    return max(1, wanted // BLOCK)
+        return pieces if are_all_of_it(pieces, alone, self.decode) else None
 
 
 def _properties(config: LocalConfig) -> dict[str, Any]:

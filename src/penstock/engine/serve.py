@@ -18,6 +18,11 @@ from penstock.errors import ModelUnusable
 from penstock.net.clock import Clock
 from penstock.net.listener import Listener
 
+_FORMATS: dict[str, model_dir.Format | None] = {
+    "auto": None,
+    "openvino": "openvino",
+    "transformers": "safetensors",
+}
 _LISTENER = ListenerConfig(max_body_bytes=MOST_BODY, idle_timeout=600.0)
 
 
@@ -26,13 +31,10 @@ def load(config: LocalConfig) -> Backend:
 
     :raises penstock.errors.ModelUnusable: it cannot be
     """
-    model = model_dir.inspect(Path(config.model) if config.model else demo.path())
-    if model.format != "openvino":
-        raise ModelUnusable(
-            f"{model.path} holds safetensors, which the engine does not compute from: "
-            f"convert it with `optimum-cli export openvino --model {model.path} --weight-format int8 OUT_DIR` "
-            "(package optimum-intel), and name OUT_DIR"
-        )
+    path = Path(config.model) if config.model else demo.path()
+    model = model_dir.inspect(path, _FORMATS[config.backend])
+    if model.format == "safetensors":
+        return _by_transformers(model, config)
     try:
         from penstock.engine.openvino import OpenVINOBackend  # noqa: PLC0415 - an extra
     except ImportError as error:
@@ -40,6 +42,18 @@ def load(config: LocalConfig) -> Backend:
             f"a local model needs the extra: pip install 'penstock[engine]' ({error})"
         ) from None
     return OpenVINOBackend(model, config)
+
+
+def _by_transformers(model: model_dir.ModelDir, config: LocalConfig) -> Backend:
+    try:
+        from penstock.engine.transformers import TransformersBackend  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ModelUnusable(
+            f"{model.path} holds safetensors, which are computed by the extra `transformers`, and that is not "
+            f"installed ({error}); without it, convert the model for OpenVINO with `optimum-cli export openvino "
+            f"--model {model.path} --weight-format int8 OUT_DIR` (package optimum-intel), and name OUT_DIR"
+        ) from None
+    return TransformersBackend(model, config)
 
 
 class EngineService:

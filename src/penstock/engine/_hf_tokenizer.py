@@ -1,0 +1,117 @@
+"""The tokenizer of a model in Hugging Face's form, by transformers."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+from transformers import AutoTokenizer
+
+from penstock.engine.backend import CannotTake
+from penstock.engine.vocabulary import are_all_of_it
+from penstock.errors import ModelUnusable
+from penstock.messages import JSON
+
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+class HFTokenizer:
+    """The tokenizer of a directory; its own code is never run.
+
+    The library's own may not be asked by two threads at once, so only one is let in.
+
+    :param vocabulary: token ids that the model knows, which may be more than have a text
+    :raises penstock.errors.ModelUnusable: there is none, or it cannot be read
+    """
+
+    def __init__(self, path: Path, vocabulary: int) -> None:
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                path, trust_remote_code=False, local_files_only=True
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelUnusable(
+                f"{path} has no tokenizer that can be read ({' '.join(str(error).split())[:200]}): "
+                "put its tokenizer.json and tokenizer_config.json there"
+            ) from error
+        self._alone = threading.RLock()
+        self.vocabulary = vocabulary
+
+    def __repr__(self) -> str:
+        return f"<HFTokenizer {self.vocabulary} tokens>"
+
+    @property
+    def end(self) -> int | None:
+        """The token that ends a text, if there is one."""
+        end = self._tokenizer.eos_token_id
+        return end if isinstance(end, int) else None
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        with self._alone:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        with self._alone:
+            return str(
+                self._tokenizer.decode(
+                    list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+                )
+            )
+
+    def render(self, messages: Sequence[JSON], *, answer: bool, tools: Sequence[JSON] = ()) -> str:
+        if not self._tokenizer.chat_template:
+            raise CannotTake("the model has no chat template: ask it for completions")
+        try:
+            with self._alone:
+                return str(
+                    self._tokenizer.apply_chat_template(
+                        list(messages),
+                        tools=list(tools) or None,
+                        add_generation_prompt=answer,
+                        tokenize=False,
+                    )
+                )
+        except (TemplateError, ValueError, TypeError, KeyError) as error:
+            raise CannotTake(f"the model's chat template does not take these messages: {error}") from error
+
+    def pieces(self) -> list[bytes] | None:
+        """The vocabulary's bytes, if putting them together is what this tokenizer does."""
+        with self._alone:
+            words = self._tokenizer.convert_ids_to_tokens(list(range(len(self._tokenizer))))
+            alone = [self.decode([token]) for token in range(len(words))]
+        for read in (_of_byte_level(), _of_sentence_pieces):
+            pieces = [
+                read(word) if text and word is not None else b""  # what stands for no text has none
+                for word, text in zip(words, alone, strict=True)
+            ]
+            if are_all_of_it(pieces, alone, self.decode):
+                return pieces + [b""] * (self.vocabulary - len(pieces))
+        return None
+
+
+def _of_byte_level() -> Callable[[str], bytes]:
+    """Words in which each letter is a byte, those that cannot be seen under a number from 256 on (GPT-2)."""
+    seen = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in seen]
+    bytes_of = {chr(byte): byte for byte in seen} | {chr(256 + at): byte for at, byte in enumerate(hidden)}
+
+    def read(word: str) -> bytes:
+        if all(letter in bytes_of for letter in word):
+            return bytes(bytes_of[letter] for letter in word)
+        return word.encode()  # added to the vocabulary as it is
+
+    return read
+
+
+def _of_sentence_pieces(word: str) -> bytes:
+    """Words with a sign for the space, and bytes by their numbers."""
+    byte = _BYTE.fullmatch(word)
+    return bytes([int(byte[1], 16)]) if byte else word.replace("▁", " ").encode()
+
+
+__all__ = ["HFTokenizer"]

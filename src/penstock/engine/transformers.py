@@ -1,0 +1,309 @@
+"""Transformers as the backend: any causal language model of Hugging Face's, as it is.
+
+Its continuous batching keeps keys and values in pages, computes common beginnings once and reads long prompts in
+parts.  It is written to run a thread of its own; here it is driven step by step, with an attention and a drawing of
+our own (``_attention``, ``_drawing``), which is why its minor version is pinned: these are not its public names.
+
+What it computes with pages is compared with what the model says without, before anybody is answered: an
+architecture whose attention is of another kind would go wrong without a word.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
+from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
+
+from penstock.config.model import LocalConfig
+from penstock.engine import _attention
+from penstock.engine._drawing import Drawing, draw_all
+from penstock.engine._hf_tokenizer import HFTokenizer
+from penstock.engine.backend import CannotTake, ModelCard, Progress, Sampling
+from penstock.engine.memory import cache_pages
+from penstock.engine.model_dir import ModelDir, check_memory
+from penstock.errors import ModelUnusable
+
+PAGE = 32  # tokens of one page
+STEP_TOKENS = 256
+_UNSAID_CONTEXT = 2_048  # of a model that does not say
+_PROBES = (40, 7)  # tokens of the prompts by which pages are tried out
+_PROBE_TOKENS = 3
+_NEAR = 1e-2  # log probabilities that are the same but for rounding
+_FAULTS = (
+    *(OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, AttributeError),
+    *(ImportError, MemoryError, NotImplementedError),
+)
+
+
+class TransformersBackend:
+    """One model as Hugging Face has it, in fp32 on the CPU.  Weights are read from safetensors only.
+
+    :raises penstock.errors.ModelUnusable: it does not fit into memory, or the library cannot batch it
+    """
+
+    def __init__(self, model: ModelDir, config: LocalConfig) -> None:
+        if config.cache_precision == "int8":
+            raise ModelUnusable(
+                f"{model.path}: transformers keeps keys and values as they are computed: "
+                "leave cache_precision out, or convert the model for OpenVINO"
+            )
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
+        context, token_bytes = _sizes(model)
+        pages = max(2, cache_pages(config, context, token_bytes, PAGE))
+        check_memory(_in_fp32(model), pages * PAGE * token_bytes)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        seats = config.slots + max(1, config.slots // 4)
+        self._drawings: dict[int, Drawing] = {}
+        self._drawn: list[Progress] = []
+        try:
+            self._model = _load(model)
+            vocabulary = int(self._model.get_input_embeddings().num_embeddings)
+            probes = _probe_prompts(vocabulary)
+            expected = [_plainly(self._model, prompt) for prompt in probes]
+            self._manager = _manager(self._model, config, pages, seats)
+            self._processor: Any = self._manager.batch_processor
+            self._processor.model_runner._sample = self._sample  # noqa: SLF001 - see above
+            self._tokenizer = HFTokenizer(model.path, vocabulary)
+            self._ends = _ends(self._model.generation_config.eos_token_id, self._tokenizer.end)
+            self._card = ModelCard(
+                directory=str(model.path),
+                # One page is more than the library asks for, whatever it needs.
+                context=min(context, (pages - 1) * PAGE),
+                vocabulary=vocabulary,
+                backend=f"transformers {transformers.__version__}",
+                step_tokens=max(STEP_TOKENS, seats),
+                defaults=_defaults(self._model.generation_config),
+            )
+            self._try_out(probes, expected)
+        except _FAULTS as error:
+            raise _unusable(model.path, model.architecture, error) from error
+
+    def __repr__(self) -> str:
+        return f"<TransformersBackend {self._card.directory}, {len(self._drawings)} under way>"
+
+    @property
+    def card(self) -> ModelCard:
+        return self._card
+
+    @property
+    def tokenizer(self) -> HFTokenizer:
+        return self._tokenizer
+
+    def add(self, number: int, prompt: Sequence[int], sampling: Sampling) -> None:
+        if sampling.schema:
+            raise CannotTake("response_format is not supported by this model's backend: say it in words")
+        if sampling.min_tokens > sampling.max_tokens:
+            raise CannotTake("min_tokens is more than max_tokens")
+        if sampling.repetition_penalty <= 0:
+            raise CannotTake("repetition_penalty must be more than 0")
+        drawing = Drawing(prompt, sampling, self._ends)
+        self._drawings[number] = drawing
+        self._manager.input_queue.put(
+            RequestState(
+                request_id=str(number),
+                initial_tokens=list(prompt),
+                max_new_tokens=sampling.max_tokens,
+                eos_token_id=sorted(drawing.ends),
+            )
+        )
+
+    def cancel(self, number: int) -> None:
+        if self._drawings.pop(number, None) is not None:
+            self._manager.cancel_request(str(number))
+            # Set while the cache is full, and taken back only where an answer ends by itself.
+            self._processor.scheduler.block_new_requests = False
+
+    def step(self) -> list[Progress]:
+        processor = self._processor
+        self._drawn = []
+        if processor.prepare_next_batch():
+            processor._generation_step(self._model)  # noqa: SLF001
+            processor.update_batch()
+        elif self._drawings:
+            raise RuntimeError("transformers has nothing to compute, and answers are under way")
+        self._drop_outputs()
+        for progress in self._drawn:
+            if progress.finish:
+                del self._drawings[progress.number]
+        return self._drawn
+
+    def statistics(self) -> dict[str, float]:
+        cache = self._processor.cache
+        used = 1 - cache.get_num_free_blocks() / cache.num_blocks
+        return {
+            "cache_usage_percent": 100 * used,
+            "cache_bytes": float(sum(2 * layer.numel() * layer.itemsize for layer in cache.key_cache)),
+            "scheduled": float(len(self._processor.scheduler.active_requests)),
+        }
+
+    def close(self) -> None:
+        self._drawings.clear()
+        self._manager.destroy()
+        del self._manager, self._processor, self._model
+
+    def _sample(self, scores: torch.Tensor, output_ids: torch.Tensor) -> None:
+        """In the place of the library's own: a token for each request that has read its prompt.
+
+        :param scores: (1, at least as many, vocabulary)
+        :param output_ids: (1, places), which are filled in the same order
+        """
+        numbers = [
+            int(future.state.request_id)
+            for future in self._processor.inputs_and_outputs.requests_in_batch
+            if future.has_new_token
+        ]
+        if not numbers:
+            return
+        drawings = [self._drawings[number] for number in numbers]
+        tokens, logprobs = draw_all(scores[0, : len(numbers)], drawings)
+        output_ids[0, : len(numbers)] = torch.tensor(tokens, dtype=output_ids.dtype)
+        self._drawn = [
+            Progress(number, [token], [] if logprob is None else [logprob], drawing.finish)
+            for number, token, logprob, drawing in zip(numbers, tokens, logprobs, drawings, strict=True)
+        ]
+
+    def _drop_outputs(self) -> None:
+        """The library tells of ended answers in a queue of its own; they are known already."""
+        outputs = self._manager.output_router.output_queue
+        while True:
+            try:
+                output = outputs.get_nowait()
+            except queue.Empty:
+                return
+            if output.status == RequestStatus.FAILED:
+                raise RuntimeError(f"transformers gave an answer up: {output.error}")
+
+    def _try_out(self, prompts: list[list[int]], expected: list[list[tuple[int, float]]]) -> None:
+        """Compare a few tokens with what the model said without pages.
+
+        :raises ValueError: they are others
+        """
+        told: dict[int, list[tuple[int, float]]] = {}
+        sampling = Sampling(max_tokens=_PROBE_TOKENS, temperature=0.0, ignore_eos=True, logprobs=True)
+        for number, prompt in enumerate(prompts, start=-len(prompts)):
+            told[number] = []
+            self.add(number, prompt, sampling)
+        while self._drawings:
+            for progress in self.step():
+                told[progress.number].append((progress.ids[0], progress.logprobs[0]))
+        for said, wanted in zip(told.values(), expected, strict=True):
+            for (token, logprob), (right, sure) in zip(said, wanted, strict=True):
+                if abs(logprob - sure) > _NEAR:
+                    raise ValueError("with its keys and values in pages it says something else than without")
+                if token != right:
+                    break  # two that are equally likely
+
+
+def _sizes(model: ModelDir) -> tuple[int, int]:
+    """The model's context, and the bytes of one token's keys and values, whatever its configuration calls them.
+
+    :raises penstock.errors.ModelUnusable: the library does not know such a model
+    """
+    try:
+        config = AutoConfig.from_pretrained(
+            model.path, trust_remote_code=False, local_files_only=True
+        ).get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        context = getattr(config, "max_position_embeddings", None) or _UNSAID_CONTEXT
+        return int(context), 2 * config.num_hidden_layers * heads * size * torch.float32.itemsize
+    except _FAULTS as error:
+        raise _unusable(model.path, model.architecture, error) from error
+
+
+def _in_fp32(model: ModelDir) -> ModelDir:
+    """As large as it is once it is loaded."""
+    stored = model.config.get("dtype") or model.config.get("torch_dtype")
+    times = 2 if stored in {"bfloat16", "float16"} else 1
+    return msgspec.structs.replace(model, weight_bytes=times * model.weight_bytes)
+
+
+def _load(model: ModelDir) -> Any:
+    """The weights as the model that its configuration names."""
+    loaded, told = AutoModelForCausalLM.from_pretrained(
+        model.path,
+        dtype=torch.float32,
+        trust_remote_code=False,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    missing = sorted(told["missing_keys"])
+    if missing:
+        raise ValueError(f"{len(missing)} tensors are missing, {missing[0]} for one")
+    return loaded.eval()
+
+
+def _manager(model: Any, config: LocalConfig, pages: int, seats: int) -> Any:
+    """The library's batching, without the thread that would drive it."""
+    _attention.register()
+    model.set_attn_implementation(_attention.NAME)
+    if model.config.get_text_config()._attn_implementation != _attention.NAME:  # noqa: SLF001
+        raise ValueError("its attention cannot be exchanged")
+    batching = ContinuousBatchingConfig(
+        block_size=PAGE,
+        num_blocks=pages,
+        max_batch_tokens=max(STEP_TOKENS, seats),
+        max_requests_per_batch=seats,
+        max_memory_percent=1.0,
+        allow_block_sharing=config.prefix_cache,
+        use_async_batching=False,
+        use_cuda_graph=False,
+    )
+    # Nothing of what a call may say: that is ours to do.
+    plain = GenerationConfig(do_sample=False, eos_token_id=-1)
+    manager = model.init_continuous_batching(generation_config=plain, continuous_batching_config=batching)
+    manager.warmup()
+    return manager
+
+
+def _ends(said: int | list[int] | None, of_tokenizer: int | None) -> frozenset[int]:
+    if said is None:
+        said = of_tokenizer
+    return frozenset([said] if isinstance(said, int) else said or ())
+
+
+def _defaults(said: Any) -> Sampling:
+    """What the model's own ``generation_config.json`` says."""
+    return Sampling(
+        temperature=float(said.temperature or 1.0) if said.do_sample else 0.0,
+        top_p=float(said.top_p or 1.0),
+        top_k=int(said.top_k or 0),
+        min_p=float(said.min_p or 0.0),
+        repetition_penalty=float(said.repetition_penalty or 1.0),
+    )
+
+
+def _probe_prompts(vocabulary: int) -> list[list[int]]:
+    return [[(7 + 31 * place * place) % vocabulary for place in range(length)] for length in _PROBES]
+
+
+def _plainly(model: Any, prompt: list[int]) -> list[tuple[int, float]]:
+    """What the model says to a prompt without a cache: the likeliest tokens, and how sure it is of them."""
+    said: list[tuple[int, float]] = []
+    for _ in range(_PROBE_TOKENS):
+        ids = torch.tensor([[*prompt, *(token for token, _ in said)]])
+        with torch.no_grad():
+            shares = model(input_ids=ids, use_cache=False).logits[0, -1].float().log_softmax(0)
+        token = int(shares.argmax())
+        said.append((token, float(shares[token])))
+    return said
+
+
+def _unusable(path: Path, architecture: str, error: Exception) -> ModelUnusable:
+    reason = " ".join(str(error).split())[:400] or type(error).__name__
+    return ModelUnusable(
+        f"{path} ({architecture}) cannot be used by transformers {transformers.__version__}: {reason}; "
+        "is it a causal language model that the library knows itself, and is all of it there?"
+    )
