@@ -11,7 +11,9 @@ import msgspec
 
 from penstock.generation.log import State
 from penstock.generation.store import (
+    YOUNG,
     Claim,
+    Naming,
     Reason,
     Record,
     Refusal,
@@ -98,12 +100,28 @@ class MemoryStore:
             record.size += added
         else:
             record.size = added
+        if begin is not None and write.naming is not None:
+            self._name(write.naming, write.id)
         if write.end is not None:
             record.state = write.end.state
             record.ending = write.end.ending
             record.expires_at = write.end.expires_at
             self._ended[write.id] = None
         return None
+
+    def _name(self, name: Naming, generation_id: str) -> None:
+        held, until = self._claims.get((name.tenant, name.name), (None, 0.0))
+        if held is not None and until > name.now:
+            kept = self._kept.get(held.generation)
+            if kept is None:
+                counts = until > name.until - YOUNG
+            else:
+                running = kept.record.state is State.RUNNING
+                counts = running or kept.record.expires_at > name.until - name.recent
+            if counts:
+                return
+        claim = Claim(generation_id, name.fingerprint, won=False)
+        self._claims[name.tenant, name.name] = (claim, name.until)
 
     def _has_room(self, added: int) -> bool:
         while self._size + added > self.max_bytes:

@@ -9,6 +9,7 @@ from penstock.generation.store import (
     End,
     Ending,
     Failure,
+    Naming,
     Reason,
     Record,
     Refusal,
@@ -44,8 +45,8 @@ def record(owner="me", body=b"{}", **more):
     return Record(**{**given, **more})
 
 
-def begin(of, events=(), end=None):
-    return Write(of.id, of.epoch, 0, list(events), begin=of, end=end)
+def begin(of, events=(), end=None, naming=None):
+    return Write(of.id, of.epoch, 0, list(events), begin=of, end=end, naming=naming)
 
 
 def append(of, first, *events, epoch=None, end=None):
@@ -402,6 +403,59 @@ class StoreSuite:
         assert (
             await store.claim("t", "key", b"3", "gen_3", now=NOW + 10, until=LATER, instead_of="gen_2")
         ).won
+
+    @with_store
+    async def test_a_generation_takes_its_name_as_it_begins(self, store):
+        one, other, third = record(), record(), record()
+        names = [Naming("t", f"request {i}", b"%d" % i, NOW, LATER, 20.0) for i in range(3)]
+        await store.write(
+            [
+                begin(one, naming=names[0]),
+                begin(other, [b"a"], naming=names[1]),
+                begin(third, [b"a"], end(), names[2]),
+            ]
+        )
+        for of, name in zip((one, other, third), names, strict=True):
+            claim = await store.claim("t", name.name, b"", "gen_x", now=NOW, until=LATER)
+            assert (claim.generation, claim.fingerprint, claim.won) == (of.id, name.fingerprint, False)
+
+    @with_store
+    async def test_a_name_that_is_taken_at_the_beginning_stays_with_whom_it_still_stands_for(self, store):
+        async def taken_from(holder, *, now=NOW):
+            """Whether one that begins gets the name of this one."""
+            name = f"request {holder.id}"
+            new = record()
+            naming = Naming("t", name, b"2", now, now + 3_600, 20.0)
+            assert await store.write([begin(new, naming=naming)]) == {}
+            claim = await store.claim("t", name, b"", "gen_x", now=now, until=now + 1)
+            assert claim.generation in {holder.id, new.id}
+            return claim.generation == new.id
+
+        def held(of, *, until=LATER):
+            return Naming("t", f"request {of.id}", b"1", NOW, until, 20.0)
+
+        running, lately, long_ago = record(), record(), record()
+        await store.write([begin(one, naming=held(one)) for one in (running, lately, long_ago)])
+        await store.write([append(lately, 0, end=end(LATER - 19))])
+        await store.write([append(long_ago, 0, end=end(LATER - 21))])
+        assert not await taken_from(running)
+        assert not await taken_from(lately)
+        assert await taken_from(long_ago)
+        assert await taken_from(running, now=LATER), "its claim has run out"
+        unwritten, never_written = record(), record()
+        await store.claim("t", f"request {unwritten.id}", b"1", unwritten.id, now=NOW, until=LATER - 0.25)
+        await store.claim(
+            "t", f"request {never_written.id}", b"1", never_written.id, now=NOW, until=LATER - 1
+        )
+        assert not await taken_from(unwritten), "it may be written down just now"
+        assert await taken_from(never_written)
+
+    @with_store
+    async def test_of_two_that_begin_together_the_first_has_the_name(self, store):
+        one, other = record(), record()
+        naming = Naming("t", "request", b"f", NOW, LATER, 20.0)
+        await store.write([begin(one, naming=naming), begin(other, naming=naming)])
+        assert (await store.claim("t", "request", b"", "gen_x", now=NOW, until=LATER)).generation == one.id
 
     # ---- letting go ----
 

@@ -74,7 +74,7 @@ class TroubledStore(MemoryStore):
 def run(test, **how):
     async def main():
         clock, store = FakeClock(), TroubledStore(how.pop("max_bytes", 1 << 26))
-        journal = Journal(store, clock, interval=0, budget=BUDGET, **how)
+        journal = Journal(store, clock, interval=0, budget=BUDGET, **{"begin_within": 0, **how})
         journal.start()
         try:
             await test(journal, store, clock)
@@ -89,6 +89,36 @@ def run(test, **how):
 async def idle(rounds=20):
     for _ in range(rounds):
         await asyncio.sleep(0)
+
+
+def test_a_beginning_waits_for_what_follows_it_and_not_for_long():
+    async def test(journal, store, clock):
+        loop = asyncio.get_running_loop()
+        quick = Log(journal)
+        quick.append(b"a")
+        quick.end()
+        await idle()
+        assert quick.ended
+        assert store.batches == [1], "beginning and end in one"
+        slow = Log(journal)
+        await idle()
+        assert await store.load(slow.record.id) is None
+        until = loop.time() + 5
+        while await store.load(slow.record.id) is None:
+            assert loop.time() < until
+            await asyncio.sleep(0.001)
+        assert store.batches == [1, 1]
+
+    run(test, begin_within=0.01)
+
+
+def test_a_flush_stores_beginnings_too():
+    async def test(journal, store, clock):
+        log = Log(journal)
+        assert await journal.flush(5)
+        assert await store.load(log.record.id) is not None
+
+    run(test, begin_within=100.0)
 
 
 def test_readers_are_given_what_is_stored_and_not_before():

@@ -16,7 +16,7 @@ from penstock.errors import Draining, Gone, NotFound, Overloaded
 from penstock.gateway.stages import attach
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
-from penstock.generation.keeper import Keeper, Name, is_followed
+from penstock.generation.keeper import Keeper, is_followed
 from penstock.generation.log import Generation
 from penstock.generation.registry import Registry
 from penstock.generation.store import Record, StoreUnavailable
@@ -82,10 +82,12 @@ class Durable:
         keeper = self.keeper_of(call.model)
         if keeper is None or not attach.can_come_back(call):
             return
-        names: list[Name] = []
-        keeper.write(generation, call, names)
         if attach.has_name(call):
-            self._producing.soon(attach.remember_elsewhere(call, keeper, names))
+            # Of one that is repeated the name was taken when it was looked for.
+            taken = not attach.is_first(call)
+            keeper.write(generation, call, attach.stored_name(call), taken=taken, recent=attach.RECENT)
+        else:
+            keeper.write(generation, call)
 
     def name_response(self, generation: Generation, response_id: str) -> None:
         """Let a response be found by the id that its upstream has given it."""

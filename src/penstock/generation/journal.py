@@ -30,7 +30,17 @@ from typing import Protocol
 
 import msgspec
 
-from penstock.generation.store import End, Ending, Reason, Record, Refusal, Store, StoreUnavailable, Write
+from penstock.generation.store import (
+    End,
+    Ending,
+    Naming,
+    Reason,
+    Record,
+    Refusal,
+    Store,
+    StoreUnavailable,
+    Write,
+)
 from penstock.messages import Event
 from penstock.metrics import Histogram
 from penstock.net.clock import Clock
@@ -39,6 +49,9 @@ log = logging.getLogger(__name__)
 
 INTERVAL = (
     0.004  # seconds from the beginning of a batch to that of the next, at least; the first goes at once
+)
+BEGIN_WITHIN = (
+    0.02  # seconds in which a beginning is stored that nothing follows: with luck it has company then
 )
 BUDGET = 0.05  # seconds that a batch may take before readers go on without it
 BATCH_BYTES = 1 << 20  # of one batch; what is far behind takes several
@@ -94,6 +107,7 @@ class Entry:
         "events",
         "journal",
         "log",
+        "naming",
         "out",
         "proved",
         "record",
@@ -110,11 +124,13 @@ class Entry:
         *,
         begun: bool,
         proved: int,
+        naming: Naming | None = None,
     ) -> None:
         self.journal = journal
         self.record = record
         self.events = events
         self.log = log
+        self.naming = naming
         self.begun = begun  # the store has its record
         self.stored = record.events if begun else 0  # as far as we know
         self.sending = self.stored  # upto which index, in the batch under way
@@ -156,6 +172,7 @@ class Journal:
 
     :param interval: seconds from one batch to the next, at least: what comes in between goes together
     :param budget: seconds after which a batch is late, and readers do not wait for it
+    :param begin_within: seconds in which a beginning is stored to which nothing is added
     :param max_held_bytes: of generations that have ended and are not stored yet; the oldest are given up
     """
 
@@ -166,6 +183,7 @@ class Journal:
         *,
         interval: float = INTERVAL,
         budget: float = BUDGET,
+        begin_within: float = BEGIN_WITHIN,
         max_held_bytes: int = 64 << 20,
     ) -> None:
         self.store = store
@@ -173,11 +191,14 @@ class Journal:
         self._clock = clock
         self._interval = interval
         self._budget = budget
+        self._begin_within = begin_within
         self._max_held_bytes = max_held_bytes
 
         self._entries: dict[Entry, None] = {}
         self._behind = 0
         self._dirty: list[Entry] = []
+        self._young: list[Entry] = []  # have begun, and nothing has come yet
+        self._ripening: asyncio.TimerHandle | None = None
         self._held: dict[Entry, int] = {}  # ended and not stored, oldest first, with their size
         self._held_bytes = 0
         self._discards: deque[str] = deque(maxlen=_MAX_DISCARDS)  # given up: the store should forget them too
@@ -207,9 +228,22 @@ class Journal:
 
     # ---- generations come and end ----
 
-    def begin(self, record: Record, events: list[Event], log: Journaled) -> Entry:
-        """A generation begins; ``events`` is its log's own list, which only grows."""
-        return self._enter(Entry(self, record, events, log, begun=False, proved=self._troubles))
+    def begin(
+        self, record: Record, events: list[Event], log: Journaled, naming: Naming | None = None
+    ) -> Entry:
+        """A generation begins; ``events`` is its log's own list, which only grows.
+
+        Nobody waits for a beginning: it is stored with the first event, or after some time if that takes longer.
+        """
+        entry = Entry(self, record, events, log, begun=False, proved=self._troubles, naming=naming)
+        self._enter(entry)
+        if not self._begin_within:
+            self.queue(entry)
+            return entry
+        self._young.append(entry)
+        if self._ripening is None:
+            self._ripening = asyncio.get_running_loop().call_later(self._begin_within, self._ripen)
+        return entry
 
     def resume(self, record: Record, events: list[Event], log: Journaled) -> Entry:
         """A generation that was taken over goes on; ``events`` begins with what is stored."""
@@ -219,9 +253,17 @@ class Journal:
         self._entries[entry] = None
         if self._late or self._trouble:
             self._expose(entry)
-        if not entry.begun:
-            self.queue(entry)
         return entry
+
+    def _ripen(self) -> None:
+        """Store the beginnings to which nothing has been added yet."""
+        if self._ripening is not None:
+            self._ripening.cancel()
+            self._ripening = None
+        young, self._young = self._young, []
+        for entry in young:
+            if not (entry.begun or entry.dirty or entry.sending):
+                self.queue(entry)
 
     def queue(self, entry: Entry) -> None:
         """There is something to store of it."""
@@ -348,7 +390,9 @@ class Journal:
             except Exception:  # the others must be stored
                 log.exception("defect while beginning %s", begin.id)
         end = entry.ending if upto == len(entry.events) else None
-        return Write(entry.record.id, entry.record.epoch, entry.stored, events, begin, end)
+        record = entry.record
+        naming = None if begin is None else entry.naming
+        return Write(record.id, record.epoch, entry.stored, events, begin, end, naming)
 
     def _succeeded(self, sent: list[Entry], refused: dict[str, Refusal]) -> None:
         self._batches += 1
@@ -507,6 +551,7 @@ class Journal:
 
         :returns: whether it is; False: the time ran out
         """
+        self._ripen()
         if not self._dirty and self._writing_since is None:
             return True
         idle = asyncio.get_running_loop().create_future()
@@ -529,6 +574,7 @@ class Journal:
         if task is None:
             return
         self._closing = True
+        self._ripen()
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
         await asyncio.wait([task], timeout=timeout)

@@ -28,6 +28,7 @@ from penstock.generation.store import (
     Claim,
     Ending,
     Failure,
+    Naming,
     Record,
     Store,
     StoreUnavailable,
@@ -186,13 +187,28 @@ class Keeper:
 
     # ---- writing ----
 
-    def write(self, generation: Generation, call: Call, names: list[Name]) -> None:
+    def write(
+        self,
+        generation: Generation,
+        call: Call,
+        name: Name | None = None,
+        *,
+        taken: bool = True,
+        recent: float = 0.0,
+    ) -> None:
         """Write a new generation down from now on.
 
-        :param names: that are claimed for it; whoever claims one later adds it
+        :param name: what it is to be found by, beside its id
+        :param taken: the name was claimed for it; else it takes it as it begins
+        :param recent: seconds after its end for which another one keeps the name
         """
+        names = [name] if name is not None and taken else []
         generation.journal = written = Written(generation, self._kept_for, names, self._name_again)
-        written.enter(self.journal.begin(self._record(generation, call), generation.events, written))
+        record = self._record(generation, call)
+        naming = None
+        if name is not None and not taken:
+            naming = Naming(*name, record.created, record.expires_at, recent)
+        written.enter(self.journal.begin(record, generation.events, written, naming))
 
     def write_on(self, generation: Generation, record: Record) -> None:
         """The same of one that was taken over: its first events are stored, and so are its names."""

@@ -33,6 +33,8 @@ import msgspec
 from penstock.generation.log import EVENT_OVERHEAD, State
 from penstock.messages import Event, Usage
 
+YOUNG = 0.5  # seconds in which a generation that has claimed a name is written down, at the latest
+
 RECORD_OVERHEAD = 1_024
 """Bytes that a generation counts for beside its request and its events."""
 
@@ -117,6 +119,22 @@ class End(msgspec.Struct, frozen=True):
         return State.FINISHED if self.ending.failure is None else State.FAILED
 
 
+class Naming(msgspec.Struct, frozen=True, gc=False):
+    """A name that a generation takes as it begins, for what may come again without being kept apart.
+
+    Somebody else has it already, and keeps it, if his claim has not run out ``now`` and his generation runs, or is
+    kept for longer than ``until - recent`` (it has ended within so many seconds), or is not known but may be written
+    down just now (:data:`YOUNG`).
+    """
+
+    tenant: str
+    name: str
+    fingerprint: bytes
+    now: float
+    until: float
+    recent: float
+
+
 class Write(msgspec.Struct, gc=False):
     """What is new of one generation: its beginning, events, its end, or several of these."""
 
@@ -126,6 +144,7 @@ class Write(msgspec.Struct, gc=False):
     events: list[Event]
     begin: Record | None = None
     end: End | None = None
+    naming: Naming | None = None  # with ``begin``
 
 
 class Reason(enum.Enum):

@@ -32,6 +32,7 @@ from penstock.wire.credentials import key_in
 MAX_KEY_BYTES = 255
 LAST_BYTES = 10.0  # seconds
 GRACE = 10.0  # seconds; SDKs wait at most 8 before a retry
+RECENT = LAST_BYTES + GRACE  # seconds after its end for which a call may be the repetition of another
 COMES_BACK = 60.0  # seconds for the readers of a process that has died: first they have to find out
 
 _TAIL = 128  # bytes of a body's end that tell most bodies of one length apart
@@ -111,7 +112,7 @@ async def find_elsewhere(call: Call, keeper: Keeper) -> Record | None:
 
     :raises KeyReused: the key came with another body before
     """
-    name = _stored_name(call)
+    name = stored_name(call)
     old = ""
     try:
         for _ in range(3):
@@ -122,7 +123,7 @@ async def find_elsewhere(call: Call, keeper: Keeper) -> Record | None:
             if record is not None and record.state is not State.FAILED:
                 if claim.fingerprint != name.fingerprint:
                     raise KeyReused("this Idempotency-Key belongs to a call with another body")
-                if b"idempotency-key" in call.headers or keeper.is_recent(record, LAST_BYTES + GRACE):
+                if b"idempotency-key" in call.headers or keeper.is_recent(record, RECENT):
                     return record
             old = claim.generation
     except StoreUnavailable:
@@ -130,26 +131,8 @@ async def find_elsewhere(call: Call, keeper: Keeper) -> Record | None:
     return None
 
 
-async def remember_elsewhere(call: Call, keeper: Keeper, names: list[Name]) -> None:
-    """Let the SDK's repetition of this call find it, whichever process it comes to.
-
-    :param names: of the call's generation, to which its own is added
-    """
-    name = _stored_name(call)
-    names.append(name)
-    if not is_first(call):  # its name was taken when it was looked for
-        return
-    try:
-        claim = await keeper.claim(name, call.id)
-        if not claim.won:
-            record = await keeper.claimed(claim)
-            if record is None or not keeper.is_recent(record, LAST_BYTES + GRACE):
-                await keeper.claim(name, call.id, claim.generation)
-    except StoreUnavailable:
-        pass
-
-
-def _stored_name(call: Call) -> Name:
+def stored_name(call: Call) -> Name:
+    """What other processes may find this call's answer by."""
     print_ = blake3(call.endpoint.path.encode() + b"\n" + call.body).digest(16)
     key = call.headers.get(b"idempotency-key")
     return Name(

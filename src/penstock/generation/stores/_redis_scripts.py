@@ -115,10 +115,10 @@ return 1
 
 CLAIM = b"""
 -- KEYS: claim.  ARGV: now, instead_of, generation, fingerprint, until, native expiry.
--- Returns whose it was, or false if it is the given one's now.
+-- Returns whose it is, its fingerprint and until when, or false if it is the given one's now.
 local held = redis.call('HMGET', KEYS[1], 'generation', 'fingerprint', 'until')
 if held[1] and tonumber(held[3]) > tonumber(ARGV[1]) and held[1] ~= ARGV[2] then
-  return {held[1], held[2]}
+  return held
 end
 redis.call('HSET', KEYS[1], 'generation', ARGV[3], 'fingerprint', ARGV[4], 'until', ARGV[5])
 redis.call('PEXPIREAT', KEYS[1], ARGV[6])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 
 import msgspec
 
 from penstock.generation.log import State
 from penstock.generation.store import (
+    YOUNG,
     Claim,
     End,
     Reason,
@@ -22,6 +24,7 @@ from penstock.generation.stores._sqlite_file import (
     SQLiteFile,
 )
 from penstock.generation.stores._sqlite_reader import Row, find, load_record, waiting_events
+from penstock.generation.stores._sqlite_rows import Values, in_lots, write_rows
 from penstock.messages import Event
 
 _PIECE_EVENTS = 128  # a piece is written when so many events wait for one,
@@ -31,7 +34,21 @@ _DUE = 32  # pieces written together
 _LOOK_EVERY = 128  # batches between two looks whether anything is due, or can go
 _KEPT_BATCHES = 1_024  # for those who follow by reading them, a few seconds; then they read pieces
 
-_PUT_PIECE = "INSERT INTO pieces VALUES (?, ?)"
+# The name stays whose it is, if that one counts; see :class:`~penstock.generation.store.Naming`.
+_UNLESS_HELD = """
+ON CONFLICT (tenant, name) DO UPDATE
+SET generation = excluded.generation, fingerprint = excluded.fingerprint, expires_at = excluded.expires_at
+WHERE claims.expires_at <= ? OR NOT ifnull(
+  (SELECT state = 'running' OR generations.expires_at > excluded.expires_at - ? FROM generations
+   WHERE id = claims.generation),
+  claims.expires_at > excluded.expires_at - ?)"""
+_END = (
+    "UPDATE generations SET state = ended.column2, events = ended.column3, size = ended.column4,"
+    " expires_at = ended.column5, ending = ended.column6 FROM (VALUES "
+)
+_BY_NUMBER = ") AS ended WHERE number = ended.column1"
+_PUT_GENERATIONS = "INSERT INTO generations VALUES "
+_PUT_PIECES = "INSERT INTO pieces VALUES "
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -152,20 +169,20 @@ class SQLiteWriter:
     def _write_anything(self, writes: Sequence[Write]) -> dict[str, Refusal]:
         seq = self._look() + 1
         refused: dict[str, Refusal] = {}
+        begun = [write for write in writes if write.begin is not None]
+        if begun:
+            self._begin(begun, seq, refused)
         numbers: list[int] = []
         firsts: list[int] = []
         events: list[list[Event]] = []
-        ended: list[int] = []
+        ended: list[tuple[Write, _Open, End]] = []
         for write in writes:
-            known: _Open | Refusal | None
-            if write.begin is None:
-                known = self._known(write.id, write.epoch)
-            elif write.end is None:
-                known = self._begin(write.begin, write, seq)
+            if write.begin is not None:
+                if write.end is not None or write.id in refused:
+                    continue
+                known: _Open | Refusal = self._open[write.id]
             else:
-                known = self._write_whole(write.begin, write, write.end, seq)
-            if known is None:
-                continue
+                known = self._known(write.id, write.epoch)
             refusal = known if isinstance(known, Refusal) else self._check(write, known)
             if refusal is not None:
                 refused[write.id] = refusal
@@ -173,8 +190,8 @@ class SQLiteWriter:
             assert isinstance(known, _Open)
             self._open[write.id] = known
             if write.end is not None:
-                self._end(known, write, write.end)
-                ended.append(known.number)
+                known.add(write.events)
+                ended.append((write, known, write.end))
             elif write.events:
                 known.add(write.events)
                 if known.is_due():
@@ -182,8 +199,10 @@ class SQLiteWriter:
                 numbers.append(known.number)
                 firsts.append(write.first)
                 events.append(write.events)
+        if ended:
+            self._end(ended)
         if numbers or ended:
-            content = _encode((numbers, firsts, events, ended))
+            content = _encode((numbers, firsts, events, [known.number for _, known, _ in ended]))
             self._db.execute("INSERT INTO batches VALUES (?, ?)", (seq, content))
             self._batches += 1
         return refused
@@ -195,49 +214,72 @@ class SQLiteWriter:
         ).fetchone()
         return last or 0
 
-    def _begin(self, begin: Record, write: Write, seq: int) -> _Open | Refusal:
-        if write.first != 0 or write.epoch != begin.epoch:
-            return Refusal(Reason.MISPLACED)
-        size = request_size(begin)
-        number = self._insert(begin, State.RUNNING, 0, size, seq, begin.expires_at, None)
-        if number is None:
-            return self._exists(begin.id)
-        known = self._open[begin.id] = _Open(number, begin.epoch, 0, size, seq, self._fence)
-        return known
+    def _begin(self, begun: list[Write], seq: int, refused: dict[str, Refusal]) -> None:
+        """Generations that begin; what begins and ends between two batches, as plain answers do, is written whole."""
+        row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'generations'").fetchone()
+        number = row[0] if row is not None else 0
+        rows: list[Values] = []
+        placed: list[Write] = []
+        for write in begun:
+            begin, end = write.begin, write.end
+            assert begin is not None
+            if write.first != 0 or write.epoch != begin.epoch:
+                refused[write.id] = Refusal(Reason.MISPLACED)
+                continue
+            number += 1
+            size = request_size(begin)
+            state, events, expires_at, ending = State.RUNNING, 0, begin.expires_at, None
+            if end is not None:
+                size += size_of(write.events)
+                state, events, expires_at, ending = (
+                    end.state, len(write.events), end.expires_at, _encode(end.ending)
+                )  # fmt: skip
+            rows.append(
+                (
+                    number,
+                    begin.id,
+                    state.value,
+                    begin.owner,
+                    begin.epoch,
+                    events,
+                    size,
+                    seq,
+                    expires_at,
+                    ending,
+                )
+            )
+            placed.append(write)
+        self._put_generations(rows, refused)
+        requests: list[Values] = []
+        pieces: list[Values] = []
+        named: list[Values] = []
+        for write, values in zip(placed, rows, strict=True):
+            if write.id in refused:
+                continue
+            number = values[0]
+            requests.append((number, _encode(write.begin)))
+            if write.end is None:
+                self._open[write.id] = _Open(number, write.epoch, 0, values[6], seq, self._fence)
+            elif write.events:
+                pieces.append((number << PIECE_SHIFT, _encode(write.events)))
+            if (naming := write.naming) is not None:
+                named.append((naming.tenant, naming.name, write.id, naming.fingerprint, naming.until))
+                now, recent = naming.now, naming.recent
+        write_rows(self._db, "INSERT INTO requests VALUES ", requests)
+        write_rows(self._db, _PUT_PIECES, pieces)
+        if named:  # of all of a process the two are the same, but for milliseconds
+            write_rows(self._db, "INSERT INTO claims VALUES ", named, _UNLESS_HELD, (now, recent, YOUNG))
 
-    def _write_whole(self, begin: Record, write: Write, end: End, seq: int) -> Refusal | None:
-        """A generation that began and ended between two batches, as plain answers do."""
-        if write.first != 0 or write.epoch != begin.epoch:
-            return Refusal(Reason.MISPLACED)
-        number = self._insert(
-            begin, end.state, len(write.events), request_size(begin) + size_of(write.events), seq,
-            end.expires_at, _encode(end.ending),
-        )  # fmt: skip
-        if number is None:
-            return self._exists(begin.id)
-        if write.events:
-            self._db.execute(_PUT_PIECE, (number << PIECE_SHIFT, _encode(write.events)))
-        return None
-
-    def _insert(
-        self,
-        begin: Record,
-        state: State,
-        events: int,
-        size: int,
-        seq: int,
-        expires_at: float,
-        ending: bytes | None,
-    ) -> int | None:
-        cursor = self._db.execute(
-            "INSERT OR IGNORE INTO generations"
-            " (id, state, owner, epoch, events, size, tail, expires_at, ending) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (begin.id, state.value, begin.owner, begin.epoch, events, size, seq, expires_at, ending),
-        )
-        if cursor.rowcount == 0:
-            return None
-        self._db.execute("INSERT INTO requests VALUES (?, ?)", (cursor.lastrowid, _encode(begin)))
-        return cursor.lastrowid
+    def _put_generations(self, rows: list[Values], refused: dict[str, Refusal]) -> None:
+        for some in in_lots(rows):
+            try:
+                write_rows(self._db, _PUT_GENERATIONS, some)
+            except sqlite3.IntegrityError:  # one of them is there
+                for row in some:
+                    try:
+                        write_rows(self._db, _PUT_GENERATIONS, [row])
+                    except sqlite3.IntegrityError:
+                        refused[row[1]] = self._exists(row[1])
 
     def _exists(self, generation_id: str) -> Refusal:
         known = self._known(generation_id)
@@ -272,23 +314,16 @@ class SQLiteWriter:
             return Refusal(Reason.MISPLACED, known.events)
         return None
 
-    def _end(self, known: _Open, write: Write, end: End) -> None:
-        known.add(write.events)
-        if known.waiting:
-            self._db.execute(_PUT_PIECE, known.piece())
-        self._db.execute(
-            "UPDATE generations SET state = ?, events = ?, size = ?, expires_at = ?, ending = ? WHERE number = ?",
-            (
-                end.state.value,
-                known.events,
-                known.size,
-                end.expires_at,
-                _encode(end.ending),
-                known.number,
-            ),
-        )
-        del self._open[write.id]
-        self._due.pop(write.id, None)
+    def _end(self, ended: list[tuple[Write, _Open, End]]) -> None:
+        write_rows(self._db, _PUT_PIECES, [known.piece() for _, known, _ in ended if known.waiting])
+        rows = [
+            (known.number, end.state.value, known.events, known.size, end.expires_at, _encode(end.ending))
+            for _, known, end in ended
+        ]
+        write_rows(self._db, _END, rows, _BY_NUMBER)
+        for write, _, _ in ended:
+            del self._open[write.id]
+            self._due.pop(write.id, None)
 
     # ---- from batches to pieces ----
 
@@ -316,7 +351,7 @@ class SQLiteWriter:
         self._put_pieces(cut, seq)
 
     def _put_pieces(self, cut: Sequence[_Open], seq: int) -> None:
-        self._db.executemany(_PUT_PIECE, [known.piece() for known in cut if known.waiting])
+        write_rows(self._db, _PUT_PIECES, [known.piece() for known in cut if known.waiting])
         for known in cut:
             known.waiting = []
             known.waiting_size = 0

@@ -28,8 +28,10 @@ import msgspec
 
 from penstock.generation.log import State
 from penstock.generation.store import (
+    YOUNG,
     Claim,
     Ending,
+    Naming,
     Reason,
     Record,
     Refusal,
@@ -113,7 +115,9 @@ class RedisStore:
         if not writes:
             return {}
         await self._writing.ready()
-        self._announce([write.begin for write in writes if write.begin is not None])
+        begun = [write for write in writes if write.begin is not None]
+        if begun:
+            await self._begin(begun)
         keys: list[bytes] = []
         values: list[bytes] = []
         plain = not any(
@@ -146,8 +150,36 @@ class RedisStore:
             self._writing.tell(b"EVALSHA", _SHA[scripts.COUNT_IN], b"4", *self._index, *counted)
         return refused
 
+    async def _begin(self, begun: list[Write]) -> None:
+        """What is about to begin can be found, before it does."""
+        self._announce([write.begin for write in begun if write.begin is not None])
+        named = [(write.id, write.naming) for write in begun if write.naming is not None]
+        if not named:
+            return
+        claims = [self._claim(name, generation_id) for generation_id, name in named]
+        for (generation_id, name), held in zip(named, await self._writing.ask_all(claims), strict=True):
+            if held is not None and not await self._counts(name, held):
+                await self._writing.ask_all([self._claim(name, generation_id, held[0])])
+
+    async def _counts(self, name: Naming, held: list[bytes]) -> bool:
+        """Whether a name stays whose it is."""
+        key = self._keys(held[0].decode())[0]
+        state, expires_at = await self._reading.ask(b"HMGET", key, b"state", b"expires_at")
+        if state is None:
+            return float(held[2]) > name.until - YOUNG
+        return state == State.RUNNING.value.encode() or float(expires_at) > name.until - name.recent
+
+    def _claim(self, name: Naming, generation_id: str, instead_of: bytes = b"") -> tuple[bytes, ...]:
+        until = (b"%.6f" % name.until, _milliseconds(name.until))
+        values = (b"%.6f" % name.now, instead_of, generation_id.encode(), name.fingerprint, *until)
+        return (b"EVALSHA", _SHA[scripts.CLAIM], b"1", self._claim_key(name.tenant, name.name), *values)
+
+    def _claim_key(self, tenant: str, name: str) -> bytes:
+        digest = hashlib.blake2b(_encode((tenant, name)), digest_size=20).hexdigest()
+        return self._prefix + b":claim:" + digest.encode()
+
     def _announce(self, begun: list[Record]) -> None:
-        """What is about to begin can be found, before it does: commands of a connection are done in order."""
+        # Before it is written: commands of a connection are done in order.
         for record in begun:
             if record.owner not in self._announced:
                 # A server that has lost everything has lost the lease, too.
@@ -210,12 +242,9 @@ class RedisStore:
         until: float,
         instead_of: str = "",
     ) -> Claim:
-        digest = hashlib.blake2b(_encode((tenant, name)), digest_size=20).hexdigest().encode()
-        values = (
-            *(b"%.6f" % now, instead_of.encode(), generation_id.encode(), fingerprint),
-            *(b"%.6f" % until, _milliseconds(until)),
-        )
-        held = await self._run(self._writing, scripts.CLAIM, [self._prefix + b":claim:" + digest], values)
+        await self._writing.ready()
+        mine = Naming(tenant, name, fingerprint, now, until, 0.0)
+        held = await self._writing.ask(*self._claim(mine, generation_id, instead_of.encode()))
         if held is None:
             return Claim(generation_id, fingerprint, won=True)
         return Claim(held[0].decode(), held[1], won=False)

@@ -1,0 +1,44 @@
+"""Many rows in few statements.
+
+Each statement lets go of the interpreter's lock and has to get it back from the event loop, which costs more than
+the statement; ``executemany`` does so for each row.
+"""
+
+from __future__ import annotations
+
+import functools
+import sqlite3
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any, TypeAlias
+
+MOST = 32  # rows of one statement: within the 999 parameters that every SQLite allows
+
+Values: TypeAlias = "tuple[Any, ...]"
+
+
+def write_rows(
+    db: sqlite3.Connection, before: str, rows: Sequence[Values], after: str = "", values: Values = ()
+) -> None:
+    """Execute a statement in whose middle, after ``VALUES``, the rows stand; ``values`` are those of its end.
+
+    :raises sqlite3.IntegrityError: one of them cannot be written, and of its lot none is
+    """
+    for some in in_lots(rows):
+        db.execute(_statement(before, len(some), len(some[0]), after), (*chain.from_iterable(some), *values))
+
+
+def in_lots(rows: Sequence[Values]) -> Iterator[Sequence[Values]]:
+    """The rows in lots of 32, 16, 8, 4, 2 and 1, so that there are few different statements to be remembered."""
+    at, size = 0, MOST
+    while at < len(rows):
+        while size > len(rows) - at:
+            size //= 2
+        yield rows[at : at + size]
+        at += size
+
+
+@functools.cache
+def _statement(before: str, rows: int, columns: int, after: str) -> str:
+    marks = "(" + ",".join("?" * columns) + ")"
+    return before + ",".join([marks] * rows) + after
