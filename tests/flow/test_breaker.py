@@ -12,7 +12,7 @@ SLOW = Ended(failed=False, first_token=1.5)
 
 def feed(breaker, *calls, now=0.0):
     for ended in calls:
-        breaker.end(ended, now, probe=breaker.begin(now))
+        breaker.end(ended, now, probe=breaker.begin())
 
 
 def opened(now=0.0, **config):
@@ -72,7 +72,7 @@ def test_after_its_time_probes_find_out_and_as_many_successes_close_it():
     breaker = opened(probes=2)
     assert not breaker.permits(4.99)
     assert breaker.permits(5.0)
-    first, second = breaker.begin(5.0), breaker.begin(5.0)
+    first, second = breaker.begin(), breaker.begin()
     assert (first, second) == (True, True)
     assert not breaker.permits(5.0)  # enough are under way
     breaker.end(FINE, 5.1, probe=True)
@@ -95,7 +95,7 @@ def test_a_probe_that_fails_or_is_slow_opens_it_for_twice_as_long_but_not_for_ev
 
 def test_a_probe_whose_caller_leaves_gives_back_its_place():
     breaker = opened(probes=1)
-    breaker.begin(5.0)
+    breaker.begin()
     assert not breaker.permits(5.0)
     breaker.end(None, 5.5, probe=True)
     assert breaker.permits(5.5)
@@ -114,7 +114,7 @@ def test_the_last_one_standing_is_probed_and_never_shut_out():
     assert breaker.permits(1.0, last=True)
     feed(breaker, FAILED, FAILED, FAILED, now=1.0)
     assert breaker.wait(1.0) == 4.0  # its failures do not add up
-    breaker.begin(1.0), breaker.begin(1.0)
+    breaker.begin(), breaker.begin()
     assert not breaker.permits(1.0, last=True)  # but only so many at once
     breaker.end(FINE, 2.0, probe=True), breaker.end(FINE, 2.0, probe=True)
     assert breaker.state(2.0) is State.CLOSED
@@ -134,7 +134,7 @@ def test_it_always_comes_back(steps):
     for ended, pause in steps:
         now += pause
         if breaker.permits(now):
-            breaker.end(ended, now, probe=breaker.begin(now))
+            breaker.end(ended, now, probe=breaker.begin())
     now += 60.0
     assert breaker.permits(now)
     feed(breaker, *[FINE] * 3, now=now)

@@ -287,7 +287,7 @@ def test_headers_are_left_alone_where_that_is_asked_for():
 def test_a_call_with_many_tokens_waits_for_them_and_nobody_overtakes_it():
     world = World(limit=50)
     turn = world.ask(tokens=10)
-    world.gate.told(1, None, Told(6_000, 1_000, None), world.now)
+    world.gate.provider.answered(1, None, Told(6_000, 1_000, None), world.now)
     world.settle(turn)
     assert isinstance(world.ask("big", tokens=3_000), Ticket)
     world.ask("small", tokens=10)

@@ -237,6 +237,16 @@ def test_a_new_configuration_forgets_nothing_that_was_used():
     assert world.call() is None
 
 
+def test_a_budget_that_comes_while_a_call_is_under_way_counts_from_the_next_one_on():
+    world = World(price=DOLLAR, keys={"alice": LimitConfig(requests_per_minute=10)})
+    before = world.call()
+    world.limiter.configure(LimitsConfig(keys={"alice": LimitConfig(usd_per_day=2)}))
+    world.call()
+    before.settle(Usage(), DOLLAR)
+    before.release()
+    assert world.limiter._accounts["key", "alice"].day.left == DOLLAR
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from([ALICE, BOB]), st.integers(1, 500), st.integers(0, 600), st.booleans()),

@@ -155,7 +155,7 @@ def test_the_same_idempotency_key_finds_the_lesser_answer_also_when_the_load_has
         async with busy():
             less = await call(port, PROMPT, headers=key)
             again = await call(port, PROMPT, headers=key)
-        gateway.pipeline.snapshot.degradation.ladders._steps.clear()
+        gateway.pipeline.snapshot.degradation.ladders._ladders.clear()
         later = await call(port, PROMPT, headers=key)
         return less, again, later
 

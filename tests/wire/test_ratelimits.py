@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.messages import Dialect
-from penstock.wire.ratelimits import Told, read, render
+from penstock.wire.ratelimits import Told, read, render, tells
 
 NOW = dt.datetime(2026, 11, 21, 12, 0, 0, tzinfo=dt.UTC).timestamp()
 
@@ -35,6 +35,13 @@ def test_anthropics_form():
 )
 def test_durations_are_written_as_go_writes_them(seconds, text):
     assert render(Dialect.OPENAI, (1, 0, seconds), None, NOW)[2][1] == text
+
+
+def test_it_is_seen_at_once_whether_anything_is_told():
+    for dialect in Dialect:
+        for windows in (((1, 1, 0.0), None), (None, (1, 0, 1.0))):
+            assert tells(dict(render(dialect, *windows, NOW)))
+    assert not tells({b"content-type": b"application/json", b"x-ratelimit-reset-requests": b"1s"})
 
 
 @given(st.sampled_from(Dialect), st.integers(1, 10**9), st.data(), st.floats(0, 80_000))

@@ -87,18 +87,17 @@ class Account:
     def spends(self) -> bool:
         return self.day is not None or self.month is not None
 
-    def enter(self) -> None:
-        """One more call is in progress."""
-        self.in_progress += 1
-        if self.lease is not None:
-            self.lease.in_progress += 1
+    @property
+    def budgets(self) -> list[Budget]:
+        """Those that it has."""
+        return [budget for budget in (self.day, self.month) if budget is not None]
 
-    def leave(self, now: float) -> None:
-        """One has ended."""
-        self.in_progress -= 1
-        if self.lease is not None:
-            self.lease.in_progress -= 1
-            self.lease.ended(now)
+    def turn(self, day: int, month: int) -> None:
+        """It is now this day of this month."""
+        if self.day is not None:
+            self.day.turn(day)
+        if self.month is not None:
+            self.month.turn(month)
 
     def has_place(self, now: float) -> bool:
         """Whether one more call may be in progress."""

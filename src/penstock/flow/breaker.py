@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from math import inf
 
 import msgspec
 
@@ -40,8 +41,11 @@ class State(enum.Enum):
     HALF_OPEN = "half_open"
 
 
+_CLOSED, _OPEN, _HALF_OPEN = State.CLOSED, State.OPEN, State.HALF_OPEN
+
+
 class _Slice:
-    """What happened in a tenth of the window."""
+    """What happened in a tenth of the window, or in several."""
 
     __slots__ = ("began", "calls", "failed", "paced", "slow", "slow_paced", "timed")
 
@@ -49,16 +53,43 @@ class _Slice:
         self.began = began
         self.calls = self.failed = self.timed = self.slow = self.paced = self.slow_paced = 0
 
+    def add(self, other: _Slice) -> None:
+        self.calls += other.calls
+        self.failed += other.failed
+        self.timed += other.timed
+        self.slow += other.slow
+        self.paced += other.paced
+        self.slow_paced += other.slow_paced
+
 
 class Breaker:
-    """Of one model at one upstream, with one key."""
+    """Of one model at one upstream, with one key.
 
-    __slots__ = ("_config", "_opened", "_probes", "_reopens", "_slices", "_state", "_succeeded", "reason")
+    :ivar is_open: whether it is not closed: open, or being tried
+    """
+
+    __slots__ = (
+        "_before",
+        "_config",
+        "_latest",
+        "_opened",
+        "_probes",
+        "_reopens",
+        "_slices",
+        "_slides_at",
+        "_state",
+        "_succeeded",
+        "is_open",
+        "reason",
+    )
 
     def __init__(self, config: BreakerConfig) -> None:
         self._config = config
-        self._slices: deque[_Slice] = deque()
-        self._state = State.CLOSED
+        self._slices: deque[_Slice] = deque()  # of the window, the oldest first
+        self._latest = self._before = _Slice(-inf)  # the last of them, and the sum of the others
+        self._slides_at = -inf  # when one of them begins or leaves the window
+        self._state = _CLOSED
+        self.is_open = False
         self._reopens = 0.0  # when OPEN becomes HALF_OPEN
         self._opened = 0  # times in a row
         self._probes = 0  # under way
@@ -66,38 +97,33 @@ class Breaker:
         self.reason = ""
 
     def state(self, now: float) -> State:
-        if self._state is State.OPEN and now >= self._reopens:
-            self._state = State.HALF_OPEN
+        if self._state is _OPEN and now >= self._reopens:
+            self._state = _HALF_OPEN
             self._succeeded = 0
         return self._state
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it is not closed: open, or being tried."""
-        return self._state is not State.CLOSED
 
     def permits(self, now: float, *, last: bool = False) -> bool:
         """Whether a call may go there now.
 
         :param last: there is nobody else to ask
         """
-        state = self.state(now)
-        if state is State.CLOSED:
+        if not self.is_open:
             return True
-        return (last or state is State.HALF_OPEN) and self._probes < self._config.probes
+        return (last or self.state(now) is _HALF_OPEN) and self._probes < self._config.probes
 
     def wait(self, now: float) -> float:
         """Seconds until a call may be permitted again; 0: it may be now."""
-        return max(0.0, self._reopens - now) if self.state(now) is State.OPEN else 0.0
+        return max(0.0, self._reopens - now) if self.state(now) is _OPEN else 0.0
 
-    def begin(self, now: float) -> bool:
+    def begin(self) -> bool:
         """A call goes there.
 
         :returns: whether it is a probe, which :meth:`end` wants to know
         """
-        probe = self.state(now) is not State.CLOSED
-        self._probes += probe
-        return probe
+        if not self.is_open:
+            return False
+        self._probes += 1
+        return True
 
     def end(self, ended: Ended | None, now: float, *, probe: bool) -> None:
         """It has ended.
@@ -108,9 +134,10 @@ class Breaker:
             self._probes -= 1
         if ended is None:
             return
-        if self.state(now) is State.CLOSED:
+        if not self.is_open:
             self._count(ended, now)
         elif probe:
+            self.state(now)
             self._judge(ended, now)
         # What began before it opened and ends now tells nothing new.
 
@@ -120,20 +147,17 @@ class Breaker:
         self._opened += 1
         longest = self._config.max_open_for
         self._reopens = now + min(longest, self._config.open_for * 2.0 ** min(self._opened - 1, 32))
-        self._state = State.OPEN
+        self._state = _OPEN
+        self.is_open = True
         self._slices.clear()
+        self._slides_at = -inf
 
     # ---- counting ----
 
     def _count(self, ended: Ended, now: float) -> None:
-        config = self._config
-        slices = self._slices
-        width = config.window / SLICES
-        if not slices or now >= slices[-1].began + width:
-            slices.append(_Slice(now))
-        while slices[0].began <= now - config.window:
-            slices.popleft()
-        latest = slices[-1]
+        if now >= self._slides_at:
+            self._slide(now)
+        config, latest = self._config, self._latest
         latest.calls += 1
         latest.failed += ended.failed
         if ended.first_token is not None:
@@ -142,32 +166,38 @@ class Breaker:
         if ended.tokens_per_second is not None:
             latest.paced += 1
             latest.slow_paced += ended.tokens_per_second < config.slow_tokens_per_second
-        reason = self._too_much()
-        if reason:
-            self.trip(reason, now)
+        before = self._before
+        failed = latest.failed + before.failed
+        if failed:
+            calls = latest.calls + before.calls
+            if calls >= config.least_calls and failed > config.error_ratio * calls:
+                self.trip("errors", now)
+                return
+        if config.slow_first_token and ended.first_token is not None:
+            timed = latest.timed + before.timed
+            if timed >= config.least_calls and latest.slow + before.slow >= config.slow_ratio * timed:
+                self.trip("slow", now)
+                return
+        if config.slow_tokens_per_second and ended.tokens_per_second is not None:
+            paced = latest.paced + before.paced
+            slow_paced = latest.slow_paced + before.slow_paced
+            if paced >= config.least_calls and slow_paced >= config.slow_ratio * paced:
+                self.trip("slow_tokens", now)
 
-    def _too_much(self) -> str:
-        """Which rule says that it is enough."""
-        config = self._config
-        calls = failed = timed = slow = paced = slow_paced = 0
-        for each in self._slices:
-            calls += each.calls
-            failed += each.failed
-            timed += each.timed
-            slow += each.slow
-            paced += each.paced
-            slow_paced += each.slow_paced
-        if calls >= config.least_calls and failed > config.error_ratio * calls:
-            return "errors"
-        if config.slow_first_token and timed >= config.least_calls and slow >= config.slow_ratio * timed:
-            return "slow"
-        if (
-            config.slow_tokens_per_second
-            and paced >= config.least_calls
-            and slow_paced >= config.slow_ratio * paced
-        ):
-            return "slow_tokens"
-        return ""
+    def _slide(self, now: float) -> None:
+        """A slice begins, or one has left the window."""
+        slices, window = self._slices, self._config.window
+        width = window / SLICES
+        if not slices or now >= slices[-1].began + width:
+            slices.append(_Slice(now))
+        while slices[0].began <= now - window:
+            slices.popleft()
+        self._latest = slices[-1]
+        self._before = before = _Slice(-inf)
+        for each in slices:
+            if each is not self._latest:
+                before.add(each)
+        self._slides_at = min(self._latest.began + width, slices[0].began + window)
 
     def _judge(self, ended: Ended, now: float) -> None:
         """A probe has ended."""
@@ -177,12 +207,13 @@ class Breaker:
             slow = slow or ended.tokens_per_second < config.slow_tokens_per_second
         if ended.failed or slow:
             self._succeeded = 0
-            if self._state is State.HALF_OPEN:  # of the last one standing, failures do not add up
+            if self._state is _HALF_OPEN:  # of the last one standing, failures do not add up
                 self.trip("errors" if ended.failed else "slow", now)
             return
         self._succeeded += 1
         if self._succeeded >= config.probes:
-            self._state = State.CLOSED
+            self._state = _CLOSED
+            self.is_open = False
             self._opened = 0
             self._reopens = 0.0
             self.reason = ""

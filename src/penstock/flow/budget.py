@@ -75,7 +75,8 @@ class Budget:
         """Whether a call that may cost so much can begin.  Of an untouched budget even the last cent can be
         spent: a call whose estimate is more than all of it gets what there is.
         """
-        return self.left > 0 and self.left >= min(cost, self.limit)
+        left = self.limit - self.own - self.others - self.reserved
+        return left > 0 and (left >= cost or left >= self.limit)
 
     def would_fit(self, cost: int) -> bool:
         """Whether it could begin if the calls under way cost nothing: then it is worth to come back soon."""

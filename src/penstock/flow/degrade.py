@@ -10,6 +10,7 @@ left as soon as the load is.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,7 +25,6 @@ STEPS = ("stale", "smaller", "shorter", "refuse")
 class Steps(msgspec.Struct, frozen=True):
     """What is done at a load."""
 
-    load: float
     stale: bool
     smaller: bool
     shorter: bool
@@ -62,6 +62,38 @@ class _Step:
         return f"<_Step from {self._from:g} on, {'taken' if self.taken else 'not taken'}>"
 
 
+_QUIET = Steps(False, False, False, False)
+
+
+class _Ladder:
+    """That of one tier at one model."""
+
+    __slots__ = ("_quiet_below", "steps", "taken")
+
+    def __init__(self, config: DegradationConfig) -> None:
+        begins = {name: getattr(config, name) for name in STEPS}
+        self.steps = {
+            # nobody is refused where there is room
+            name: _Step(load, 0.0 if name == "refuse" else config.hold)
+            for name, load in begins.items()
+            if load is not None
+        }
+        self._quiet_below = min((step.released for step in self.steps.values()), default=inf)
+        self.taken = False  # any of them
+
+    def is_quiet(self, load: float) -> bool:
+        """Whether nothing is done at this load, nor noted."""
+        return load < self._quiet_below and not self.taken
+
+    def look(self, load: float, now: float) -> Steps:
+        taken = {name: step.look(load, now) for name, step in self.steps.items()}
+        self.taken = any(taken.values())
+        return Steps(*(taken.get(name, False) for name in STEPS))
+
+    def __repr__(self) -> str:
+        return f"<_Ladder of {', '.join(self.steps)}, {'in use' if self.taken else 'quiet'}>"
+
+
 class Ladders:
     """The ladders of all tiers that have one, at all models.
 
@@ -72,7 +104,7 @@ class Ladders:
         self._configs: dict[str, DegradationConfig] = {
             name: tier.degradation for name, tier in tiers.items() if tier.degradation is not None
         }
-        self._steps: dict[tuple[str, str], dict[str, _Step]] = {}
+        self._ladders: dict[tuple[str, str], _Ladder] = {}
 
     def __bool__(self) -> bool:
         return bool(self._configs)
@@ -95,33 +127,19 @@ class Ladders:
 
         :param model: the entry in the configuration; names that callers invent are not for this
         """
-        steps = self._of(tier, model)
-        for step in steps.values():
-            if step.taken or load >= step.released:
-                break
-        else:  # as a rule
-            return Steps(load, False, False, False, False)
-        taken = {name: step.look(load, now) for name, step in steps.items()}
-        return Steps(load, *(taken.get(name, False) for name in STEPS))
+        ladder = self._ladders.get((tier, model)) or self._of(tier, model)
+        return _QUIET if ladder.is_quiet(load) else ladder.look(load, now)
 
     def seen(self, tier: str, model: str, load: float, now: float) -> Steps:
         """What it would get, without any change by the question."""
-        taken = {name: step.seen(load, now) for name, step in self._of(tier, model).items()}
-        return Steps(load, *(taken.get(name, False) for name in STEPS))
+        taken = {name: step.seen(load, now) for name, step in self._of(tier, model).steps.items()}
+        return Steps(*(taken.get(name, False) for name in STEPS))
 
-    def _of(self, tier: str, model: str) -> dict[str, _Step]:
-        steps = self._steps.get((tier, model))
-        if steps is None:
-            config = self._configs[tier]
-            begins = {name: getattr(config, name) for name in STEPS}
-            steps = self._steps[tier, model] = {
-                name: _Step(
-                    load, 0.0 if name == "refuse" else config.hold
-                )  # nobody is refused where there is room
-                for name, load in begins.items()
-                if load is not None
-            }
-        return steps
+    def _of(self, tier: str, model: str) -> _Ladder:
+        ladder = self._ladders.get((tier, model))
+        if ladder is None:
+            ladder = self._ladders[tier, model] = _Ladder(self._configs[tier])
+        return ladder
 
     def __repr__(self) -> str:
         return f"<Ladders of {', '.join(self._configs) or 'nobody'}>"

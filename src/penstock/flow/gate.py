@@ -1,6 +1,6 @@
 """The way to one upstream: may a call go there, now or later, and what is learnt when it has been there.
 
-A gate puts together what ``breaker``, ``queue``, ``concurrency`` and ``remote`` decide, each by itself.  A call
+A gate puts together what ``breaker``, ``queue``, ``concurrency`` and ``provider`` decide, each by itself.  A call
 *asks*; it gets a :class:`Turn` at once, or a :class:`Ticket` whose holder is told later, or is refused.  A turn
 is *settled* exactly once, and with it the next one in the queue may go.
 
@@ -21,16 +21,18 @@ from penstock.errors import Evicted, Overloaded, PenstockError
 from penstock.flow.breaker import Breaker, Ended, State
 from penstock.flow.concurrency import AdaptiveLimit
 from penstock.flow.pace import Pace
+from penstock.flow.provider import Provider
 from penstock.flow.queue import Entry, Full, Queue, config_of
-from penstock.flow.remote import RemoteBucket
 from penstock.messages import Headers
 from penstock.wire import ratelimits
-from penstock.wire.ratelimits import Told
 
 MAX_BREAKERS = 256  # models of one upstream; callers may invent names
 HOPE = 0.9  # quantile of the first tokens that a deadline is compared with
 RATE_WINDOW = 10.0  # seconds over which arrivals are counted
 SOON = 1.0  # seconds to come back in, where nothing better is known
+AT_ONCE = 0.1  # seconds in which arrivals are counted as one
+# What says something of a model: a bucket that is empty, and a key that is wrong, are no fault of it.
+_OF_THE_MODEL = frozenset({"", "upstream", "overload"})
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -69,6 +71,7 @@ class Turn:
     """The right to send one call."""
 
     __slots__ = (
+        "_answered",
         "_breaker",
         "_gate",
         "_key_probe",
@@ -86,8 +89,9 @@ class Turn:
         self._gate = gate
         self._number = number
         self._breaker = breaker
-        self._probe = breaker is not None and breaker.begin(now)
-        self._key_probe = gate.key_breaker is not None and gate.key_breaker.begin(now)
+        self._probe = breaker is not None and breaker.begin()
+        self._key_probe = breaker is not None and gate.key_breaker is not None and gate.key_breaker.begin()
+        self._answered = False  # its answer has begun
         self._settled = False
         self.asked = asked
         self.began = now
@@ -95,37 +99,38 @@ class Turn:
 
     def on_head(self, headers: Headers, now: float) -> None:
         """The head of the answer is there, and may tell of rate limits."""
-        if self._gate.requests is not None:
-            unix_time = self._gate.unix_time()
+        gate = self._gate
+        if gate.provider is None or self._answered:
+            return
+        self._answered = True
+        requests = tokens = None
+        if ratelimits.tells(headers):
+            unix_time = gate.unix_time()
             requests = ratelimits.read(headers, b"requests", unix_time)
             tokens = ratelimits.read(headers, b"tokens", unix_time)
-            self._gate.told(self._number, requests, tokens, now)
+        gate.provider.answered(self._number, requests, tokens, now)
 
     def has_room(self, now: float) -> bool:
         """Whether both of the provider's buckets, by what it has told, have room for a call like this."""
-        gate = self._gate
-        if gate.requests is None or gate.tokens is None:
-            return False
-        return gate.requests.has(1.0, now) and gate.tokens.has(self.asked.tokens, now)
+        provider = self._gate.provider
+        return provider is not None and provider.has(self.asked.tokens, now)
 
     def settle(self, outcome: Outcome, now: float) -> None:
         """The call has ended; only the first time counts."""
         if self._settled:
             return
         self._settled = True
-        blames = outcome.blames
+        gate, blames = self._gate, outcome.blames
         if self._breaker is not None:
-            # A bucket that is empty and a key that is wrong are no fault of the model's.
-            says = blames in {"", "upstream", "overload"}
-            ended = Ended(blames != "", outcome.first_token, outcome.tokens_per_second) if says else None
+            ended = None
+            if blames in _OF_THE_MODEL:
+                ended = Ended(blames != "", outcome.first_token, outcome.tokens_per_second)
             self._breaker.end(ended, now, probe=self._probe)
-        key_breaker = self._gate.key_breaker
-        if key_breaker is not None:
-            says = blames in {"", "key"}
-            key_breaker.end(Ended(failed=blames == "key") if says else None, now, probe=self._key_probe)
-            if blames == "key" and key_breaker.state(now) is State.CLOSED:
-                key_breaker.trip("key", now)
-        self._gate.ended(self, self._number, outcome, now)
+        if self._key_probe or blames == "key":
+            gate.key_tried(blames, now, probe=self._key_probe)
+        if gate.provider is not None and not self._answered:
+            gate.provider.answered(self._number, None, None, now)
+        gate.ended(self, outcome, now)
 
     def __repr__(self) -> str:
         return f"<Turn {self._number} of {self.asked.tenant}, {'settled' if self._settled else 'under way'}>"
@@ -149,6 +154,37 @@ class Ticket(Entry):
         self.asked = asked
         self.called = called
         self.last = last
+
+
+class _Arrivals:
+    """How many calls of a tier come."""
+
+    __slots__ = ("_at", "_lately", "new")
+
+    def __init__(self, now: float) -> None:
+        self.new = 0  # since then:
+        self._at = now
+        self._lately = 0.0  # per second
+
+    def come(self, now: float) -> None:
+        """One more."""
+        self.new += 1
+        if now > self._at + AT_ONCE:
+            self.rate(now)
+
+    def rate(self, now: float) -> float:
+        """Calls per second, lately."""
+        past = self._lately * exp(min(0.0, self._at - now) / RATE_WINDOW)
+        self._lately = past + self.new / RATE_WINDOW
+        self._at, self.new = now, 0
+        return self._lately
+
+    def __repr__(self) -> str:
+        return f"<_Arrivals {self._lately:.2f} per second>"
+
+
+def _nobody(_answer: Turn | PenstockError) -> None:
+    raise AssertionError("who has a ticket says at once who is to be called")
 
 
 class Gate:
@@ -185,38 +221,53 @@ class Gate:
         self.limit = AdaptiveLimit(concurrency, most) if concurrency is not None else None
         self.queue = Queue(tiers, concurrency.max_waiting if concurrency is not None else 0)
         follows = concurrency is not None and concurrency.follow_headers
-        self.requests = RemoteBucket() if follows else None
-        self.tokens = RemoteBucket() if follows else None
+        self.provider = Provider() if follows else None
         self.pace = Pace()
         self.in_progress = 0
         self._numbers = 0
-        self._arrivals: dict[str, tuple[float, float]] = {}  # by tier: calls per second, and when that was so
+        self._arrivals: dict[str, _Arrivals] = {}  # by tier
 
     # ---- asking ----
 
     def ask(
-        self, asked: Asked, now: float, called: Callable[[Turn | PenstockError], None], *, last: bool = False
+        self,
+        asked: Asked,
+        now: float,
+        called: Callable[[Turn | PenstockError], None] | None = None,
+        *,
+        last: bool = False,
     ) -> Turn | Ticket:
         """A turn, or a place in the queue: ``called`` is told when its time has come, or that it never will.
 
+        :param called: None: who gets a ticket says it at once (:attr:`Ticket.called`)
         :param last: there is no other upstream that could be asked
         :raises Overloaded: neither; the code says why
         """
-        breaker = self._may_pass(asked, now, last=last)
-        if self.limit is None:
+        breaker = None if self._breaker_config is None else self._may_pass(asked, now, last=last)
+        limit = self.limit
+        if limit is None:
             self._counted(asked.tier, "passed")
             return self._begin(asked, breaker, now, now)
-        self._arrived(asked.tier, now)
-        latest = asked.deadline - self.needs(asked)
-        if now > latest:
-            self._refuse_late(asked, now, 0.0)
-        if not len(self.queue) and self._room(asked, now):
+        arrivals = self._arrivals.get(asked.tier)
+        if arrivals is None:
+            arrivals = self._arrivals[asked.tier] = _Arrivals(now)
+        arrivals.come(now)
+        latest = asked.deadline
+        if latest != inf:
+            latest -= self.needs(asked)
+            if now > latest:
+                self._refuse_late(asked, now, 0.0)
+        if (
+            not self.queue.length
+            and self.in_progress + 1 <= limit.value
+            and (self.provider is None or not self.provider.wait(asked.tokens, now))
+        ):
             self._counted(asked.tier, "passed")
             return self._begin(asked, breaker, now, now)
         wait = self.predicted_wait(asked, now)
         if now + wait > latest:
             self._refuse_late(asked, now, wait)
-        ticket = Ticket(asked, now, latest, called, last=last)
+        ticket = Ticket(asked, now, latest, called or _nobody, last=last)
         try:
             evicted = self.queue.push(ticket)
         except Full:
@@ -251,7 +302,7 @@ class Gate:
             return False
         if self.limit is None:
             return True
-        full = len(self.queue) or self.in_progress >= int(self.limit.value)
+        full = self.queue.length or self.in_progress + 1 > self.limit.value
         return not full and not self._remote_wait(tokens, now)
 
     def open_for(self, model: str, now: float) -> float:
@@ -259,8 +310,8 @@ class Gate:
         if self.key_breaker is None:
             return 0.0
         breaker = self._breakers.get(model)
-        waits = [each.wait(now) for each in (breaker, self.key_breaker) if each is not None]
-        return max(waits)
+        wait = self.key_breaker.wait(now) if self.key_breaker.is_open else 0.0
+        return max(wait, breaker.wait(now)) if breaker is not None and breaker.is_open else wait
 
     def load(self, model: str, now: float) -> float:
         """What there is to do, for what can be done at once: 1 is full.  ``inf``: nothing can, for now."""
@@ -268,7 +319,7 @@ class Gate:
             return inf
         if self.limit is None:
             return 0.0
-        return (self.in_progress + len(self.queue)) / max(int(self.limit.value), 1)
+        return (self.in_progress + self.queue.length) / (int(self.limit.value) or 1)
 
     @property
     def breakers_open(self) -> int:
@@ -284,8 +335,8 @@ class Gate:
         config = config_of(self.tiers, asked.tier)
         higher, alike = self.queue.ahead(asked.tier, asked.tenant)
         coming = sum(
-            self._arrival_rate(name, now)
-            for name in self._arrivals
+            arrivals.rate(now)
+            for name, arrivals in self._arrivals.items()
             if config_of(self.tiers, name).priority > config.priority
         )
         floor = config.floor * turns
@@ -320,35 +371,38 @@ class Gate:
 
     # ---- for turns ----
 
-    def told(self, number: int, requests: Told | None, tokens: Told | None, now: float) -> None:
-        """A call's answer has begun."""
-        if self.requests is not None:
-            self.requests.answered(number, requests, now)
-        if self.tokens is not None:
-            self.tokens.answered(number, tokens, now)
+    def key_tried(self, blames: str, now: float, *, probe: bool) -> None:
+        """A call has shown whether our key is accepted.  As long as it is, nobody counts."""
+        if self.key_breaker is None:
+            return
+        ended = Ended(failed=blames == "key") if blames in {"", "key"} else None
+        self.key_breaker.end(ended, now, probe=probe)
+        if blames == "key" and self.key_breaker.state(now) is State.CLOSED:
+            self.key_breaker.trip("key", now)
 
-    def ended(self, turn: Turn, number: int, outcome: Outcome, now: float) -> None:
+    def ended(self, turn: Turn, outcome: Outcome, now: float) -> None:
         """A call has ended."""
-        held = now - turn.began
-        blames = outcome.blames
+        asked, blames, provider = turn.asked, outcome.blames, self.provider
         in_progress = self.in_progress
-        self.in_progress -= 1
-        self.told(number, None, None, now)
-        if blames == "rate" and self.requests is not None:
-            self._out_of_rate(outcome.retry_after, now)
-        if self.limit is not None:
-            if blames == "overload":
-                self.limit.overloaded(now)
-            elif outcome.first_token is not None:
-                alike = self.pace.observe_first_token(outcome.first_token, turn.asked.prompt_tokens)
-                self.limit.observe(alike, in_progress, now)
-            self.queue.charge(turn.asked.tier, turn.asked.tenant, held - self.pace.holding)
-        if not blames and self.requests is not None and self.tokens is not None:
-            self.requests.accepted(1.0, now)
-            self.tokens.accepted(turn.asked.tokens, now)
+        self.in_progress = in_progress - 1
+        if provider is not None:
+            if not blames:
+                provider.accepted(asked.tokens, now)
+            elif blames == "rate":
+                provider.refused(outcome.retry_after, now)
+        if self.limit is None:
+            return
+        held = now - turn.began
+        if blames == "overload":
+            self.limit.overloaded(now)
+        elif outcome.first_token is not None:
+            alike = self.pace.observe_first_token(outcome.first_token, asked.prompt_tokens)
+            self.limit.observe(alike, in_progress, now)
+        self.queue.charge(asked.tier, asked.tenant, held - self.pace.holding)
         if not blames:
             self.pace.observe(held, outcome.tokens_per_second, outcome.output_tokens)
-        self._next(now)
+        if self.queue.length:
+            self._next(now)
 
     # ---- deciding ----
 
@@ -365,6 +419,8 @@ class Gate:
             if len(self._breakers) >= MAX_BREAKERS:
                 self._breakers.popitem(last=False)
             breaker = self._breakers[asked.model] = Breaker(config)
+        if not breaker.is_open and not self.key_breaker.is_open:  # as a rule
+            return breaker
         for each in (self.key_breaker, breaker):
             if not each.permits(now, last=last):
                 self._counted(asked.tier, "open")
@@ -375,14 +431,8 @@ class Gate:
                 )
         return breaker
 
-    def _room(self, asked: Asked, now: float) -> bool:
-        assert self.limit is not None
-        return self.in_progress < int(self.limit.value) and not self._remote_wait(asked.tokens, now)
-
     def _remote_wait(self, tokens: float, now: float) -> float:
-        if self.requests is None or self.tokens is None:
-            return 0.0
-        return max(self.requests.wait(1.0, now), self.tokens.wait(tokens, now))
+        return 0.0 if self.provider is None else self.provider.wait(tokens, now)
 
     def needs(self, asked: Asked) -> float:
         """Seconds from a call's turn to what its deadline is about."""
@@ -392,9 +442,8 @@ class Gate:
     def _begin(self, asked: Asked, breaker: Breaker | None, now: float, since: float) -> Turn:
         self._numbers += 1
         self.in_progress += 1
-        if self.requests is not None and self.tokens is not None:
-            self.requests.sent(self._numbers, 1.0, now)
-            self.tokens.sent(self._numbers, asked.tokens, now)
+        if self.provider is not None:
+            self.provider.sent(self._numbers, asked.tokens, now)
         return Turn(self, asked, self._numbers, breaker, now, now - since)
 
     def _next(self, now: float) -> None:
@@ -402,7 +451,7 @@ class Gate:
         if self.limit is None:
             return
         queue = self.queue
-        while len(queue) and self.in_progress < int(self.limit.value):
+        while queue.length and self.in_progress + 1 <= self.limit.value:
             entry = queue.pop(self.pace.holding, lambda entry: self._fits(entry, now))
             if entry is None:
                 return
@@ -418,13 +467,6 @@ class Gate:
     def _fits(self, entry: Entry, now: float) -> bool:
         assert isinstance(entry, Ticket)
         return not self._remote_wait(entry.asked.tokens, now)
-
-    def _out_of_rate(self, retry_after: float | None, now: float) -> None:
-        """Which of the two buckets is empty is not always said: the one that is nearer to it."""
-        assert self.requests is not None
-        assert self.tokens is not None
-        emptier = min(self.requests, self.tokens, key=lambda bucket: bucket.fullness(now))
-        emptier.refused(retry_after, now)
 
     # ---- refusing ----
 
@@ -443,16 +485,6 @@ class Gate:
     def _honest(self, wait: float) -> float:
         """When it may be worth to come back: when those that wait now have gone."""
         return min(max(wait, SOON), 60.0)
-
-    # ---- who comes ----
-
-    def _arrived(self, tier: str, now: float) -> None:
-        rate = self._arrival_rate(tier, now)
-        self._arrivals[tier] = rate + 1.0 / RATE_WINDOW, now
-
-    def _arrival_rate(self, tier: str, now: float) -> float:
-        rate, at = self._arrivals.get(tier, (0.0, now))
-        return rate * exp(min(0.0, at - now) / RATE_WINDOW)
 
     def __repr__(self) -> str:
         return f"<Gate to {self.name}, {self.in_progress} in progress, {self.queue}, {self.limit}>"

@@ -4,10 +4,10 @@ The bucket holds ``limit`` units when it is full, and fills at ``limit`` units p
 the time at which it will be full again, if nobody takes anything more.  A bucket may be in debt: what a
 call really used is taken even where it is more than was estimated.
 
-What an estimate took too much is given back later.  By then the bucket may have been nearly full in spite of
-it; what did not find room then must not be given back now.  So it is remembered how far from full the
-bucket was whenever something was taken: a short list of (time, gap), of which only those matter that are
-smaller than every later one.
+What an estimate took too much is given back later.  By then the bucket may have been full in spite of it, or
+nearly so; what did not find room then must not be given back now.  So it is remembered when the bucket was last
+found full, which in most is a moment ago, and since then, how far from full it was whenever something was taken: a
+short list of (time, gap), of which only those matter that are smaller than every later one.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ class Bucket:
     :param limit: units; 0: nothing ever fits
     """
 
-    __slots__ = ("_full_at", "_gaps", "limit", "period")
+    __slots__ = ("_found_full", "_full_at", "_gaps", "limit", "period")
 
     def __init__(self, limit: float, period: float = PERIOD) -> None:
         self.limit = limit
         self.period = period
         self._full_at = -inf
+        self._found_full = -inf  # when something was last taken of the whole
         self._gaps: list[tuple[float, float]] = []  # when something was taken: seconds until full before it
 
     def wait(self, units: float, now: float) -> float:
@@ -38,43 +39,67 @@ class Bucket:
         Whoever wants more than the bucket ever holds gets all of it: 0 or more, but never "never", unless
         the limit is 0.
         """
-        if not self.limit:
+        limit = self.limit
+        if not limit:
             return inf
-        units = min(units, self.limit)
-        late = max(self._full_at, now) + units * self.period / self.limit - (now + self.period)
+        left = self._full_at - now
+        if left <= 0.0:  # full
+            return 0.0
+        late = left + (min(limit, units)) * self.period / limit - self.period
         # Rounding must not make somebody wait who was told to come back exactly now.
         return late if late > self.period * 1e-9 else 0.0
 
     def take(self, units: float, now: float) -> None:
         """Take them, whether they are there or not."""
-        if not self.limit:
+        limit = self.limit
+        if not limit:
             return
         gap = self._full_at - now
-        if gap < 0:
-            gap = 0.0
-            self._full_at = now
-        gaps = self._gaps
-        while gaps and gaps[-1][1] >= gap:
-            gaps.pop()
-        gaps.append((now, gap))
-        if len(gaps) > MAX_GAPS:
-            gaps[:2] = [(gaps[1][0], gaps[0][1])]
-        self._full_at += units * self.period / self.limit
+        if gap > 0.0:
+            self._remember(gap, now)
+            self._full_at += units * self.period / limit
+        else:
+            self._found_full = now
+            if self._gaps:
+                self._gaps.clear()
+            self._full_at = now + units * self.period / limit
 
     def correct(self, units: float, taken_at: float) -> float:
         """So many units more were used than were taken at ``taken_at``, or, negative, fewer.
 
         :returns: units that this changed the bucket by: what finds no room is not given back
         """
-        if not self.limit:
+        limit = self.limit
+        if not limit:
             return 0.0
-        seconds = units * self.period / self.limit
-        if seconds < 0:
-            later = [gap for at, gap in self._gaps if at > taken_at]
-            seconds = max(seconds, -later[0]) if later else seconds
-            self._gaps = [(at, gap + seconds if at > taken_at else gap) for at, gap in self._gaps]
+        seconds = units * self.period / limit
+        if seconds < 0.0:
+            if taken_at < self._found_full:
+                return 0.0
+            if self._gaps:
+                seconds = self._with_room(seconds, taken_at)
         self._full_at += seconds
-        return seconds * self.limit / self.period
+        return seconds * limit / self.period
+
+    def _remember(self, gap: float, now: float) -> None:
+        gaps = self._gaps
+        while gaps and gaps[-1][1] >= gap:
+            gaps.pop()
+        gaps.append((now, gap))
+        if len(gaps) > MAX_GAPS:
+            gaps[:2] = [(gaps[1][0], gaps[0][1])]
+
+    def _with_room(self, seconds: float, taken_at: float) -> float:
+        """How much of these seconds, which are negative, found room whenever something was taken after that."""
+        gaps = self._gaps
+        first = len(gaps)
+        while first and gaps[first - 1][0] > taken_at:
+            first -= 1
+        later = gaps[first:]
+        if later:
+            seconds = max(seconds, -later[0][1])
+            gaps[first:] = [(at, gap + seconds) for at, gap in later]
+        return seconds
 
     def fill(self, left: float, now: float) -> None:
         """So many units are left, as somebody knows who counts for more than one process; negative: owed."""
@@ -87,7 +112,10 @@ class Bucket:
 
     def left(self, now: float) -> float:
         """Units that can be taken now; 0 also in debt."""
-        return max(0.0, self.level(now))
+        if self._full_at <= now:
+            return self.limit
+        level = self.level(now)
+        return max(0.0, level)
 
     def full_in(self, now: float) -> float:
         """Seconds until the bucket is full."""

@@ -18,11 +18,11 @@ from typing import Any, Protocol
 
 from penstock.config.model import LimitConfig, LimitsConfig
 from penstock.config.patterns import resolve
-from penstock.errors import PlaceWanted, RateLimited, Window
+from penstock.errors import PlaceWanted, RateLimited
 from penstock.flow.account import DOLLAR, Account
-from penstock.flow.budget import Budget, Calendar
-from penstock.flow.gcra import Bucket
+from penstock.flow.budget import Calendar
 from penstock.flow.lessee import Lessee
+from penstock.flow.reservation import CallReservation, Concerned, tightest
 from penstock.messages import Call, Spent, Usage
 from penstock.wire.usage import estimate_tokens
 
@@ -31,7 +31,6 @@ SOON = 1.0  # seconds to come back in, where it depends on calls under way, whos
 MAX_OUTPUT_TOKENS = 131_072  # no model answers with more, whatever a call asks for
 MAX_CHOICES = 128  # what OpenAI allows for "n"
 MAX_REMEMBERED = 4_096
-_NOTHING = Usage()
 _PLACES = "concurrent"
 _BUDGETS = frozenset({"day", "month"})
 _NO_RATE = "rate_limit_exceeded"
@@ -45,94 +44,6 @@ class Price(Protocol):
     """The most that a call can cost, in 1e-12 US dollars."""
 
     def __call__(self, call: Call, usage: Usage, /) -> int: ...
-
-
-class CallReservation:
-    """A :class:`penstock.messages.Reservation` of a :class:`Limiter`."""
-
-    __slots__ = ("_accounts", "_cost", "_holders", "_limiter", "_settled", "_taken_at", "_tokens")
-
-    def __init__(
-        self, limiter: Limiter, accounts: tuple[Account, ...], now: float, tokens: int, cost: int
-    ) -> None:
-        self._limiter = limiter
-        self._accounts = accounts
-        self._taken_at = now
-        self._tokens = tokens
-        self._cost = cost
-        self._holders = 1
-        self._settled = False
-        for account in accounts:
-            account.enter()
-            if account.requests is not None:
-                account.requests.take(1, now)
-            if account.tokens is not None:
-                account.tokens.take(_at_most(tokens, account.tokens), now)
-            if account.day is not None:
-                account.day.reserved += cost
-            if account.month is not None:
-                account.month.reserved += cost
-            if account.lease is not None:
-                account.lease.asked(tokens, now, refused=False)
-
-    def hold(self) -> None:
-        self._holders += 1
-
-    def settle(self, usage: Usage, cost: int) -> None:
-        if self._settled:
-            return
-        self._settled = True
-        tokens = usage.input_tokens + usage.output_tokens
-        self._limiter.look()
-        for account in self._accounts:
-            bucket = account.tokens
-            if bucket is not None:
-                bucket.correct(tokens - _at_most(self._tokens, bucket), self._taken_at)
-            for budget, period in self._limiter.budgets(account):
-                budget.turn(period)
-                budget.reserved -= self._cost
-                budget.own += cost
-            if account.lease is not None:
-                account.lease.ended(self._limiter.now())
-
-    def release(self) -> None:
-        self._holders -= 1
-        if self._holders:
-            return
-        self.settle(_NOTHING, 0)  # nobody asked an upstream
-        now = self._limiter.now()
-        for account in self._accounts:
-            account.leave(now)
-
-    def windows(self) -> tuple[Window | None, Window | None]:
-        return _windows(self._accounts, self._limiter.now())
-
-    def __repr__(self) -> str:
-        state = "settled" if self._settled else f"{self._tokens} tokens, {self._cost} reserved"
-        return f"<CallReservation {state}, {self._holders} holders>"
-
-
-def _at_most(tokens: int, bucket: Bucket) -> float:
-    """An estimate that is more than a bucket holds takes the whole of it: a call must be able to begin."""
-    return min(tokens, bucket.limit)
-
-
-def _windows(accounts: Iterable[Account], now: float) -> tuple[Window | None, Window | None]:
-    requests: Window | None = None
-    tokens: Window | None = None
-    for account in accounts:
-        if account.requests is not None:
-            requests = _tighter(requests, account.requests, now)
-        if account.tokens is not None:
-            tokens = _tighter(tokens, account.tokens, now)
-    return requests, tokens
-
-
-def _tighter(window: Window | None, bucket: Bucket, now: float) -> Window:
-    left = math.floor(bucket.left(now) + 1e-6)
-    if window is not None and window[1] <= left:
-        return window
-    return (math.floor(bucket.limit), left, bucket.full_in(now))
 
 
 class Limiter:
@@ -162,7 +73,7 @@ class Limiter:
         self._refused = refused
         self._lessee = lessee
         self._accounts: dict[tuple[str, str], Account] = {}
-        self._of_call: dict[tuple[str, str, str, str], tuple[Account, ...]] = {}
+        self._of_call: dict[tuple[str, str, str, str], Concerned] = {}
         self._others: dict[tuple[str, str], tuple[int, int]] = {}
         self._told: list[Spent] = []
         self.configure(config)
@@ -201,23 +112,24 @@ class Limiter:
         :raises RateLimited: it must not begin; nothing was taken
         :raises PlaceWanted: the same, but if it is tried again in a moment, it may
         """
-        accounts = self._concerned(call)
-        if not accounts:
+        tenant = call.tenant
+        names = (tenant.key_name, tenant.name, tenant.tier, call.model)
+        concerned = self._of_call.get(names) or self._find(names)
+        if not concerned.accounts:
             return None
-        now = self.now()
-        estimate = _estimate(call)
-        tokens = estimate.input_tokens + estimate.output_tokens
-        cost = 0
-        if any(account.spends for account in accounts):
+        now, tokens, output, cost = self.now(), estimate_tokens(len(call.body)), _output(call), 0
+        if concerned.spends:
             self.look()
-            cost = self._price(call, estimate)
-        self._check(accounts, now, tokens, cost, patient=patient)
-        return CallReservation(self, accounts, now, tokens, cost)
+            cost = self._price(call, Usage(tokens, output, estimated=True))
+        tokens += output
+        if not concerned.has_room(tokens, cost, now):
+            raise self._refusal(concerned, now, tokens, cost, patient=patient)
+        return CallReservation(self, concerned, now, tokens, cost)
 
     async def wait_place(self, call: Call, seconds: float) -> None:
         """Until there may be a place for the call, where there was none; so long at most."""
         now = self.now()
-        for account in self._concerned(call):
+        for account in self._concerned(call).accounts:
             if account.lease is not None and not account.has_place(now):
                 await account.lease.wait_place(seconds)
                 return
@@ -227,13 +139,13 @@ class Limiter:
 
         ``wait`` is in seconds; None: no time helps.
         """
-        accounts = self._concerned(call)
-        now, estimate = self.now(), _estimate(call)
+        concerned, now = self._concerned(call), self.now()
+        estimate = Usage(estimate_tokens(len(call.body)), _output(call), estimated=True)
         tokens = estimate.input_tokens + estimate.output_tokens
-        cost = self._price(call, estimate) if any(account.spends for account in accounts) else 0
+        cost = self._price(call, estimate) if concerned.spends else 0
         self.look()
         found: list[dict[str, Any]] = []
-        for account in accounts:
+        for account in concerned.accounts:
             waits = dict(self._waits(account, now, tokens, cost))
             for kind, limit, left in _figures(account, now):
                 wait = waits.get(kind, 0.0)
@@ -257,26 +169,19 @@ class Limiter:
 
     def look(self) -> None:
         """See which day it is."""
-        self.calendar.look(self.unix_time())
-
-    def budgets(self, account: Account) -> list[tuple[Budget, int]]:
-        """The account's budgets, each with the number of its present period."""
-        found = []
-        if account.day is not None:
-            found.append((account.day, self.calendar.day))
-        if account.month is not None:
-            found.append((account.month, self.calendar.month))
-        return found
+        if self.unix_time() >= self.calendar.day_ends:
+            self.calendar.look(self.unix_time())
+            for account in self._accounts.values():
+                account.turn(self.calendar.day, self.calendar.month)
 
     # ---- who is concerned ----
 
-    def _concerned(self, call: Call) -> tuple[Account, ...]:
+    def _concerned(self, call: Call) -> Concerned:
         tenant = call.tenant
         names = (tenant.key_name, tenant.name, tenant.tier, call.model)
-        accounts = self._of_call.get(names)
-        return self._find(names) if accounts is None else accounts
+        return self._of_call.get(names) or self._find(names)
 
-    def _find(self, names: tuple[str, str, str, str]) -> tuple[Account, ...]:
+    def _find(self, names: tuple[str, str, str, str]) -> Concerned:
         accounts = []
         for scope, name in zip(SCOPES, names, strict=True):
             limits = self._limits(scope, name)
@@ -291,7 +196,7 @@ class Limiter:
             accounts.append(account)
         if len(self._of_call) >= MAX_REMEMBERED:
             self._of_call.clear()
-        found = self._of_call[names] = tuple(accounts)
+        found = self._of_call[names] = Concerned(accounts)
         return found
 
     def _limits(self, scope: str, name: str) -> LimitConfig | None:
@@ -316,39 +221,40 @@ class Limiter:
 
     def _tell(self, account: Account) -> None:
         day, month = self._others.get((account.scope, account.name), (0, 0))
-        for budget, period in self.budgets(account):
-            budget.turn(period)
-            budget.others = day if budget is account.day else month
+        account.turn(self.calendar.day, self.calendar.month)
+        if account.day is not None:
+            account.day.others = day
+        if account.month is not None:
+            account.month.others = month
 
     # ---- may it begin? ----
 
-    def _check(
-        self, accounts: tuple[Account, ...], now: float, tokens: int, cost: int, *, patient: bool
-    ) -> None:
+    def _refusal(
+        self, concerned: Concerned, now: float, tokens: int, cost: int, *, patient: bool
+    ) -> RateLimited:
+        """Why there is no room, by the limit that lasts longest."""
         longest = -1.0
         worst: tuple[Account, str] | None = None
-        for account in accounts:
+        for account in concerned.accounts:
             for kind, wait in self._waits(account, now, tokens, cost):
                 patient = patient and kind == _PLACES and account.may_get_place(now)
                 if wait > longest:
                     longest, worst = wait, (account, kind)
-        if worst is None:
-            return
+        assert worst is not None, "one of them has no room"
         account, kind = worst
         if patient:
-            raise PlaceWanted(_sentence(account, kind, longest), code=_NO_PLACE, retry_after=longest)
+            return PlaceWanted(_sentence(account, kind, longest), code=_NO_PLACE, retry_after=longest)
         self._refused(account.scope, kind)
-        for wanted in accounts:
+        for wanted in concerned.accounts:
             if wanted.lease is not None:
                 wanted.lease.asked(tokens, now, refused=True)
-        requests, of_tokens = _windows(accounts, now)
         short_of_place = kind == _PLACES
-        raise RateLimited(
+        return RateLimited(
             _sentence(account, kind, longest),
             code=_NO_MONEY if kind in _BUDGETS else _NO_PLACE if short_of_place else _NO_RATE,
             retry_after=longest if math.isfinite(longest) else None,
-            requests=requests,
-            tokens=of_tokens,
+            requests=tightest(concerned.requests, now),
+            tokens=tightest(concerned.tokens, now),
         )
 
     def _waits(self, account: Account, now: float, tokens: int, cost: int) -> Iterable[tuple[str, float]]:
@@ -361,8 +267,7 @@ class Limiter:
             yield "tokens", wait
         if account.spends:
             calendar, unix_time = self.calendar, self.unix_time()
-            for budget, period in self.budgets(account):
-                budget.turn(period)
+            for budget in account.budgets:
                 if not budget.fits(cost):
                     daily = budget is account.day
                     ends = calendar.day_ends if daily else calendar.month_ends
@@ -399,16 +304,15 @@ def _sentence(account: Account, kind: str, wait: float) -> str:
     return f"{whose} may use {limit:g} {kind} a minute; try again in {wait:.3g} s"
 
 
-def _estimate(call: Call) -> Usage:
-    """The most that a call will use, as far as its request tells."""
+def _output(call: Call) -> int:
+    """The most tokens that a call will be answered with, as far as its request tells."""
     if not call.endpoint.streams:
-        output = 0
-    else:
-        asked = call.max_output_tokens
-        output = OUTPUT_TOKENS if asked is None else min(max(asked, 0), MAX_OUTPUT_TOKENS)
-        if (raw := call.fields.get("n")) is not None:
-            output *= _choices(bytes(raw))
-    return Usage(estimate_tokens(len(call.body)), output, estimated=True)
+        return 0
+    asked = call.max_output_tokens
+    output = OUTPUT_TOKENS if asked is None else min(max(asked, 0), MAX_OUTPUT_TOKENS)
+    if (raw := call.fields.get("n")) is not None:
+        output *= _choices(bytes(raw))
+    return output
 
 
 def _choices(raw: bytes) -> int:

@@ -48,7 +48,11 @@ def measure(registry: Registry, gates: Callable[[], Iterable[Gate]]) -> Callable
                     waiting.labels(gate.name, tier).set(lengths.get(tier, 0))
 
     registry.before_snapshot(collect)
-    return lambda upstream, tier, outcome: turns.labels(upstream, tier, outcome).add()
+
+    def counted(upstream: str, tier: str, outcome: str) -> None:
+        turns.labels(upstream, tier, outcome).value += 1
+
+    return counted
 
 
 def measure_leases(registry: Registry, lessee: Callable[[], Lessee | None]) -> Callable[[str], None]:

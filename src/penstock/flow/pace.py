@@ -7,6 +7,7 @@ cannot hide that all answers have become slower.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import deque
 from math import log2
 
@@ -29,8 +30,8 @@ class Pace:
     )
 
     def __init__(self) -> None:
-        self._first_tokens: deque[float] = deque(maxlen=RECENT)  # for a prompt of shape 1
-        self._sorted: list[float] = []
+        self._first_tokens: deque[float] = deque()  # for a prompt of shape 1, RECENT at most
+        self._sorted: list[float] = []  # the same
         self._level = 0.0  # their moving mean
         self._shape: dict[int, float] = {}  # by length of the prompt, two classes to a doubling
         self.tokens_per_second = 0.0  # each 0 until it is known
@@ -39,9 +40,11 @@ class Pace:
 
     def observe(self, holding: float, tokens_per_second: float | None, output_tokens: int) -> None:
         """A call has been answered."""
-        self.holding = _mean(self.holding, holding)
+        mean = self.holding
+        self.holding = mean + WEIGHT * (holding - mean) if mean else holding
         if output_tokens:
-            self.output_tokens = _mean(self.output_tokens, float(output_tokens))
+            mean = self.output_tokens
+            self.output_tokens = mean + WEIGHT * (output_tokens - mean) if mean else float(output_tokens)
         if tokens_per_second is not None:
             self.tokens_per_second = _mean(self.tokens_per_second, tokens_per_second)
 
@@ -59,17 +62,19 @@ class Pace:
         alike = seconds / shape
         self._shape[length] = shape + WEIGHT * (seconds / self._level - shape)
         self._level += WEIGHT * (alike - self._level)
+        if len(self._first_tokens) == RECENT:
+            oldest = self._first_tokens.popleft()
+            del self._sorted[bisect_left(self._sorted, oldest)]
         self._first_tokens.append(alike)
-        self._sorted = []
+        insort(self._sorted, alike)
         return alike
 
     def first_token(self, quantile: float, prompt_tokens: int) -> float:
         """Seconds until the first token of such a prompt; 0 if nothing is known yet."""
-        if not self._first_tokens:
+        ordered = self._sorted
+        if not ordered:
             return 0.0
-        if not self._sorted:
-            self._sorted = sorted(self._first_tokens)
-        alike = self._sorted[min(len(self._sorted) - 1, int(quantile * len(self._sorted)))]
+        alike = ordered[min(len(ordered) - 1, int(quantile * len(ordered)))]
         return alike * self._shape.get(_length(prompt_tokens), 1.0)
 
     def answer(self, max_output_tokens: int | None) -> float:

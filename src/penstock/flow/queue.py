@@ -146,16 +146,17 @@ class Queue:
 
     :param tiers: by name; a call of a tier that is not there is treated as :func:`config_of` says
     :param max_waiting: calls, of all tiers together
+    :ivar length: calls that wait
     """
 
     def __init__(self, tiers: Mapping[str, TierConfig], max_waiting: int) -> None:
         self.max_waiting = max_waiting
         self._configs = tiers
         self._tiers: dict[str, _Tier] = {}
-        self._length = 0
+        self.length = 0
 
     def __len__(self) -> int:
-        return self._length
+        return self.length
 
     def use_tiers(self, tiers: Mapping[str, TierConfig]) -> None:
         """Go on by these rules."""
@@ -168,7 +169,7 @@ class Queue:
         own = self._tier(tier)
         if own.length >= self.max_waiting * own.config.queue_share:
             return own.greediest(tenant) is not None
-        if self._length < self.max_waiting:
+        if self.length < self.max_waiting:
             return True
         return (self._lowest(own.config.priority) or own.greediest(tenant)) is not None
 
@@ -182,7 +183,7 @@ class Queue:
         evicted = None
         if tier.length >= self.max_waiting * tier.config.queue_share:
             evicted = tier.greediest(entry.tenant)
-        elif self._length >= self.max_waiting:
+        elif self.length >= self.max_waiting:
             evicted = self._lowest(tier.config.priority) or tier.greediest(entry.tenant)
         else:
             self._place(entry, tier)
@@ -204,7 +205,7 @@ class Queue:
             tier.passed = max(tier.passed, min(alike, default=tier.passed))
         entry.waiting = True
         tier.join(entry)
-        self._length += 1
+        self.length += 1
 
     def pop(self, estimate: float = 1.0, fits: Callable[[Entry], bool] | None = None) -> Entry | None:
         """Whose turn it is; None: nobody waits.
@@ -248,7 +249,7 @@ class Queue:
         if entry.waiting:
             entry.waiting = False
             self._tiers[entry.tier].leave(entry)
-            self._length -= 1
+            self.length -= 1
 
     def expired(self, now: float) -> list[Entry]:
         """Those whose deadline is before ``now``; they do not wait any more."""
@@ -311,4 +312,4 @@ class Queue:
 
     def __repr__(self) -> str:
         lengths = ", ".join(f"{name} {length}" for name, length in self.lengths().items())
-        return f"<Queue {self._length} of {self.max_waiting} waiting: {lengths}>"
+        return f"<Queue {self.length} of {self.max_waiting} waiting: {lengths}>"

@@ -49,6 +49,7 @@ class RemoteBucket:
         "_paused_until",
         "_rate",
         "_sent",
+        "_unanswered",
     )
 
     def __init__(self) -> None:
@@ -56,9 +57,9 @@ class RemoteBucket:
         self._rate = 0.0  # units per second
         self._level = 0.0
         self._at = 0.0  # when the level was so
-        self._sent: dict[
-            int, float
-        ] = {}  # units of calls that are not answered, in the order of their numbers
+        # Units of calls that are not answered, in the order of their numbers, and their sum.
+        self._sent: dict[int, float] = {}
+        self._unanswered = 0.0
         self._answered = 0.0  # units per second, lately
         self._answered_at = 0.0
         self._guessed = False
@@ -70,9 +71,9 @@ class RemoteBucket:
 
     def wait(self, units: float, now: float) -> float:
         """Seconds until a call of so many units may be sent; 0: now."""
-        pause = max(0.0, self._paused_until - now)
+        pause = self._paused_until - now if now < self._paused_until else 0.0
         if not self._limit:
-            return min(pause, MAX_PAUSE)
+            return min(MAX_PAUSE, pause)
         self._fill(now)
         if self._guessed:
             wanted = min(units, self._limit)
@@ -87,15 +88,25 @@ class RemoteBucket:
             self._fill(now)
             self._level -= units
         self._sent[number] = units
+        self._unanswered += units
 
     def answered(self, number: int, told: Told | None, now: float) -> None:
         """Its answer begins, or there was none."""
-        if number not in self._sent:
+        units = self._sent.get(number)
+        if units is None:
             return
         later = 0.0
         if told is not None:
-            later = sum(units for other, units in self._sent.items() if other > number)
+            later = self._unanswered - units
+            for (
+                other,
+                earlier,
+            ) in self._sent.items():  # most are answered in about the order in which they were sent
+                if other >= number:
+                    break
+                later -= earlier
         del self._sent[number]
+        self._unanswered = self._unanswered - units if self._sent else 0.0
         if told is None or now < self._distrusted_until:
             return
         self._learn_rate(told)
@@ -106,9 +117,8 @@ class RemoteBucket:
         self._pause = FIRST_PAUSE
 
     def accepted(self, units: float, now: float) -> None:
-        """A call of so many units was answered, and not refused."""
-        past = self._answered * exp(min(0.0, self._answered_at - now) / LATELY)
-        self._answered = past + units / LATELY
+        """Calls of so many units were answered, and not refused."""
+        self._answered = self._lately(now) + units / LATELY
         self._answered_at = now
         self._pause = FIRST_PAUSE
 
@@ -144,8 +154,12 @@ class RemoteBucket:
         self._fill(now)
         return self._level >= units
 
+    def _lately(self, now: float) -> float:
+        """Units per second that were answered lately."""
+        return self._answered * exp(min(0.0, self._answered_at - now) / LATELY)
+
     def _guess(self, now: float) -> None:
-        lately = self._answered * exp(min(0.0, self._answered_at - now) / LATELY)
+        lately = self._lately(now)
         if self._guessed:
             self._ceiling = self._rate
             self._rate *= LESS

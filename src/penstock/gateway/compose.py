@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -535,10 +536,10 @@ class Gateway:
             candidates = self.pipeline.snapshot.router.route(call)
         except UnknownModel:
             return 0
-        prices = self.recorder.ledger.prices
-        return max(
-            prices.estimate(candidate.upstream.name, candidate.model, usage) for candidate in candidates
-        )
+        estimate = self.recorder.ledger.prices.estimate
+        if len(candidates) == 1:
+            return estimate(candidates[0].upstream.name, candidates[0].model, usage)
+        return max(estimate(candidate.upstream.name, candidate.model, usage) for candidate in candidates)
 
     def _runner(self, config: Config, files: FileStore) -> Runner:
         return Runner(
@@ -626,7 +627,7 @@ class Gateway:
                 wanted.concurrency,
                 wanted.breaker,
                 config.tiers,
-                lambda tier, outcome: self._turn(name, tier, outcome),
+                partial(self._turn, name),
                 share=1.0 / config.workers,
             )
         kind = HTTPUpstream

@@ -370,7 +370,7 @@ class HTTPUpstream:
         lines = b"" if tier is None or not tier.priority else b"penstock-priority: %d\r\n" % tier.priority
         unix_time = time.time()
         try:
-            deadline = deadline_of(call, tiers, unix_time)
+            deadline = deadline_of(call, tiers, lambda: unix_time)
         except BadRequest:  # nobody has asked for it until now, so it is no mistake
             return lines
         if deadline < inf:

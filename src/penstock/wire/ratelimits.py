@@ -10,12 +10,15 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
+from collections.abc import Sequence
+from functools import lru_cache
 
 import msgspec
 
 from penstock.errors import Window
 from penstock.messages import Dialect, Headers
 
+_ANTHROPIC = Dialect.ANTHROPIC
 _FOREVER = 1e9  # seconds; a header that says more is nonsense
 
 
@@ -24,24 +27,47 @@ def render(
 ) -> list[tuple[bytes, bytes]]:
     """The header fields of an answer that say how much is left; ``(limit, left, seconds until full)`` each."""
     fields: list[tuple[bytes, bytes]] = []
-    for name, window in ((b"requests", requests), (b"tokens", tokens)):
-        if window is None:
-            continue
-        limit, left, reset = window
-        if dialect is Dialect.ANTHROPIC:
-            prefix = b"anthropic-ratelimit-" + name
-            fields += [
-                (prefix + b"-limit", b"%d" % limit),
-                (prefix + b"-remaining", b"%d" % left),
-                (prefix + b"-reset", _moment(unix_time + reset)),
-            ]
-        else:
-            fields += [
-                (b"x-ratelimit-limit-" + name, b"%d" % limit),
-                (b"x-ratelimit-remaining-" + name, b"%d" % left),
-                (b"x-ratelimit-reset-" + name, _duration(reset)),
-            ]
+    if dialect is _ANTHROPIC:
+        if requests is not None:
+            fields += _as_anthropic(b"requests", *requests, unix_time)
+        if tokens is not None:
+            fields += _as_anthropic(b"tokens", *tokens, unix_time)
+    else:
+        if requests is not None:
+            fields += _as_openai(b"requests", *requests)
+        if tokens is not None:
+            fields += _as_openai(b"tokens", *tokens)
     return fields
+
+
+def _as_openai(kind: bytes, limit: float, left: float, reset: float) -> Sequence[tuple[bytes, bytes]]:
+    full = _full(kind, limit)
+    if left == limit and not reset:
+        return full
+    _, (remaining, _), (until, _) = full
+    return full[0], (remaining, b"%d" % left), (until, _duration(reset))
+
+
+@lru_cache(256)
+def _full(kind: bytes, limit: float) -> tuple[tuple[bytes, bytes], ...]:
+    """The fields of a bucket of which nothing has been taken."""
+    told = b"%d" % limit
+    return (
+        (b"x-ratelimit-limit-" + kind, told),
+        (b"x-ratelimit-remaining-" + kind, told),
+        (b"x-ratelimit-reset-" + kind, _duration(0.0)),
+    )
+
+
+def _as_anthropic(
+    kind: bytes, limit: float, left: float, reset: float, unix_time: float
+) -> Sequence[tuple[bytes, bytes]]:
+    prefix = b"anthropic-ratelimit-" + kind
+    return (
+        (prefix + b"-limit", b"%d" % limit),
+        (prefix + b"-remaining", b"%d" % left),
+        (prefix + b"-reset", _moment(unix_time + reset)),
+    )
 
 
 def _duration(seconds: float) -> bytes:
@@ -60,12 +86,27 @@ def _moment(unix_time: float) -> bytes:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ").encode()
 
 
+_LIMITS = frozenset(
+    {
+        b"x-ratelimit-limit-requests",
+        b"x-ratelimit-limit-tokens",
+        b"anthropic-ratelimit-requests-limit",
+        b"anthropic-ratelimit-tokens-limit",
+    }
+)
+
+
 class Told(msgspec.Struct, frozen=True):
     """What a provider says of one of its buckets.  ``reset``: seconds until it is full; None: it does not say."""
 
     limit: float
     left: float
     reset: float | None
+
+
+def tells(headers: Headers) -> bool:
+    """Whether a provider says anything of its buckets."""
+    return not _LIMITS.isdisjoint(headers)
 
 
 def read(headers: Headers, kind: bytes, unix_time: float) -> Told | None:

@@ -21,7 +21,7 @@ import msgspec
 from penstock.errors import CallerError, InternalError, PenstockError, UpstreamBroken
 from penstock.flow.batch import Batching, Group
 from penstock.flow.gate import Turn
-from penstock.gateway.stages.queue import settle_turn, take_turn, wait_turn
+from penstock.gateway.stages.queue import ask_turn, settle_turn, take_turn, wait_turn
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Candidate
 from penstock.generation.log import Generation, new_id
@@ -203,7 +203,8 @@ class Shared:
         failure: PenstockError | None = None
         try:
             if upstream.gate is not None:
-                turn = await wait_turn(upstream.gate, transfer, candidate)
+                place = ask_turn(upstream.gate, transfer, candidate)
+                turn = place if isinstance(place, Turn) else await wait_turn(upstream.gate, transfer, place)
             connection = await take_turn(upstream, transfer)
             self._transfer = transfer
             await upstream.send(transfer, connection, head, body)

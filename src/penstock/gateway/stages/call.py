@@ -41,7 +41,7 @@ from penstock.flow.gate import Turn
 from penstock.flow.hedge import Hedging
 from penstock.gateway.stages.batch import ask_together
 from penstock.gateway.stages.hedge import Hedge
-from penstock.gateway.stages.queue import settle_turn, take_turn, wait_turn
+from penstock.gateway.stages.queue import ask_turn, settle_turn, take_turn, wait_turn
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Candidate, count_in, count_out, count_sample
 from penstock.generation.log import TOO_LARGE, Generation
@@ -461,7 +461,8 @@ class Production:
             ):
                 return
             if upstream.gate is not None:
-                turn = await wait_turn(upstream.gate, transfer, candidate)
+                place = ask_turn(upstream.gate, transfer, candidate)
+                turn = place if isinstance(place, Turn) else await wait_turn(upstream.gate, transfer, place)
             connection = await take_turn(upstream, transfer)
             if hedge is None or self._transfer is None:
                 self._transfer = transfer

@@ -50,13 +50,13 @@ class Degradation:
 
         :raises Overloaded: not at all
         """
-        tier = call.tenant.tier
-        config = self.ladders.config(tier)
-        route = router.route_name(call.model)
-        if config is None or route is None or call.background:
+        tier, model, now = call.tenant.tier, call.model, call.received
+        if self.ladders.config(tier) is None or call.background:
             return
-        load = router.load(call.model, call.received)
-        steps = self.ladders.look(tier, route, load, call.received)
+        route = router.route_name(model)
+        if route is None:
+            return
+        steps = self.ladders.look(tier, route, router.load(model, now), now)
         if not steps:
             return
         if steps.refuse:

@@ -28,6 +28,7 @@ from penstock.upstream.transfer import Transfer
 from penstock.wire.boundary import Mismatch
 
 OUTPUT_TOKENS = 1_000  # that a provider is taken to count for a call that sets no limit to its answer
+_COMPLETED = Ending.COMPLETED
 _OUR_ACCOUNT = frozenset({"upstream_authentication", "upstream_billing"})
 
 
@@ -70,32 +71,45 @@ def asked_of(call: Call, model: str, gate: Gate, prompt_tokens: int) -> Asked:
 
     :raises penstock.errors.BadRequest: its deadline makes no sense
     """
+    tenant, most = call.tenant, call.max_output_tokens
     return Asked(
-        model=model,
-        tenant=call.tenant.name,
-        tier=call.tenant.tier,
-        stream=call.stream,
-        deadline=deadline_of(call, gate.tiers, gate.unix_time()),
-        prompt_tokens=prompt_tokens,
-        tokens=prompt_tokens + (call.max_output_tokens or OUTPUT_TOKENS),
-        max_output_tokens=call.max_output_tokens,
+        model,
+        tenant.name,
+        tenant.tier,
+        call.stream,
+        deadline_of(call, gate.tiers, gate.unix_time),
+        prompt_tokens,
+        prompt_tokens + (most or OUTPUT_TOKENS),
+        most,
     )
 
 
-async def wait_turn(gate: Gate, transfer: Transfer, candidate: Candidate) -> Turn:
-    """The right to send a call, to be given back with :func:`settle_turn`.
+def ask_turn(gate: Gate, transfer: Transfer, candidate: Candidate) -> Turn | Ticket:
+    """The right to send a call, to be given back with :func:`settle_turn`; or a ticket for :func:`wait_turn`.
+
+    :raises penstock.errors.Overloaded: refused; the code says why
+    :raises penstock.errors.BadRequest: its deadline makes no sense
+    """
+    job, now = transfer.job, transfer.now()
+    # By health the first candidate is one that may be asked; if it may not, none may, and it is the last standing.
+    last = candidate.sole or transfer.generation.attempts <= 1
+    asked = asked_of(job.call, candidate.model, gate, job.prompt_tokens)
+    place = gate.ask(asked, now, last=last)
+    if isinstance(place, Turn):
+        transfer.turn = place
+    return place
+
+
+async def wait_turn(gate: Gate, transfer: Transfer, ticket: Ticket) -> Turn:
+    """The turn for which the call has a ticket.
 
     The clocks of the call start with it: nobody but us is to blame for the time before.
 
-    :raises penstock.errors.Overloaded: refused, or evicted; the code says why
-    :raises penstock.errors.BadRequest: its deadline makes no sense
+    :raises penstock.errors.Overloaded: refused after all, or evicted; the code says why
     """
-    call, now = transfer.job.call, transfer.now()
-    asked = asked_of(call, candidate.model, gate, transfer.job.prompt_tokens)
-    turn: asyncio.Future[Turn] | None = None
+    turn: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
 
     def called(answer: Turn | PenstockError) -> None:
-        assert turn is not None, "nobody is called before ask() has returned"
         if isinstance(answer, Turn):
             if turn.done():  # the caller has left in this turn of the loop
                 answer.settle(Outcome("nobody"), transfer.now())
@@ -104,22 +118,17 @@ async def wait_turn(gate: Gate, transfer: Transfer, candidate: Candidate) -> Tur
         elif not turn.done():
             turn.set_exception(answer)
 
-    # By health the first candidate is one that may be asked; if it may not, none may, and it is the last standing.
-    last = candidate.sole or transfer.generation.attempts <= 1
-    place = gate.ask(asked, now, called, last=last)
-    if isinstance(place, Ticket):
-        turn = asyncio.get_running_loop().create_future()
-        try:
-            place = await turn
-        except asyncio.CancelledError:
-            assert isinstance(place, Ticket)
-            gate.leave(place)
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                turn.result().settle(Outcome("nobody"), transfer.now())
-            raise
-        transfer.started = transfer.sent = transfer.now()
-    transfer.turn = place
-    return place
+    ticket.called = called
+    try:
+        given = await turn
+    except asyncio.CancelledError:
+        gate.leave(ticket)
+        if turn.done() and not turn.cancelled() and turn.exception() is None:
+            turn.result().settle(Outcome("nobody"), transfer.now())
+        raise
+    transfer.started = transfer.sent = transfer.now()
+    transfer.turn = given
+    return given
 
 
 def settle_turn(turn: Turn, transfer: Transfer, attempt: Attempt, failure: BaseException | None) -> None:
@@ -131,16 +140,11 @@ def settle_turn(turn: Turn, transfer: Transfer, attempt: Attempt, failure: BaseE
         took = now - transfer.seen
         if attempt.usage.output_tokens > 1 and took > 0:
             pace = (attempt.usage.output_tokens - 1) / took
-    turn.settle(
-        Outcome(
-            _blames(turn, transfer, attempt, failure),
-            first_token=first_token,
-            tokens_per_second=pace,
-            output_tokens=attempt.usage.output_tokens,
-            retry_after=failure.retry_after if isinstance(failure, PenstockError) else None,
-        ),
-        now,
-    )
+    blames, retry_after = "", None
+    if failure is not None or attempt.outcome is not _COMPLETED:
+        blames = _blames(turn, transfer, attempt, failure)
+        retry_after = failure.retry_after if isinstance(failure, PenstockError) else None
+    turn.settle(Outcome(blames, first_token, pace, attempt.usage.output_tokens, retry_after), now)
 
 
 def _blames(turn: Turn, transfer: Transfer, attempt: Attempt, failure: BaseException | None) -> str:

@@ -107,6 +107,7 @@ class Router:
             if (sunset := sunset_of(candidate)) is not None
         }
         self._single: dict[str, tuple[Candidate, ...]] = {}
+        self._regular: dict[str, Sequence[Candidate]] = {}  # by name, where they stay the same
         self._versions: dict[str, str] = {}
         for name in self._exact:
             routes = self._candidates(name, set(), None)
@@ -232,7 +233,17 @@ class Router:
 
         :param version: of those that have this version; None: of those that regularly get calls
         """
-        candidates = self.regular(model) if version is None else self._of_version(model, version)
+        candidates: Sequence[Candidate] | None
+        if version is not None:
+            candidates = self._of_version(model, version)
+        else:
+            candidates = self._regular.get(model)
+            if candidates is None:
+                candidates = self.regular(model)
+                if len(self._regular) < MAX_REMEMBERED and not self._changes(model):
+                    self._regular[model] = candidates
+        if len(candidates) == 1:  # as most have
+            return _load(candidates[0], now)
         return min((_load(candidate, now) for candidate in candidates), default=0.0)
 
     def _of_version(self, model: str, version: str) -> list[Candidate]:

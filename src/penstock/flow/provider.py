@@ -1,0 +1,93 @@
+"""Both buckets of a provider, of requests and of tokens, as far as its answers tell of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from penstock.flow.remote import RemoteBucket
+
+if TYPE_CHECKING:
+    from penstock.wire.ratelimits import Told
+
+
+AT_ONCE = 0.1  # seconds in which what was accepted is counted as one
+
+
+class Provider:
+    """What calls of one key have left there.
+
+    Many providers never say a word of it.  Until one has, it is only noted what it has been sent, so that its first
+    word can be understood.
+    """
+
+    __slots__ = ("_counted_at", "_has_spoken", "_new_calls", "_new_tokens", "_requests", "_sent", "_tokens")
+
+    def __init__(self) -> None:
+        self._requests = RemoteBucket()
+        self._tokens = RemoteBucket()
+        self._has_spoken = False
+        self._sent: dict[int, float] = {}  # tokens of calls that are not answered, until it has
+        self._new_calls = 0  # accepted since then:
+        self._new_tokens = 0.0
+        self._counted_at = 0.0
+
+    def wait(self, tokens: float, now: float) -> float:
+        """Seconds until a call of so many tokens may be sent; 0: now."""
+        if not self._has_spoken:
+            return 0.0
+        return max(self._requests.wait(1.0, now), self._tokens.wait(tokens, now))
+
+    def sent(self, number: int, tokens: float, now: float) -> None:
+        """Call ``number`` goes out; numbers grow."""
+        if self._has_spoken:
+            self._requests.sent(number, 1.0, now)
+            self._tokens.sent(number, tokens, now)
+        else:
+            self._sent[number] = tokens
+
+    def answered(self, number: int, requests: Told | None, tokens: Told | None, now: float) -> None:
+        """Its answer begins, and tells so much of the two buckets; or there was none."""
+        if not self._has_spoken:
+            if requests is None and tokens is None:
+                self._sent.pop(number, None)
+                return
+            self._speaks(now)
+        self._requests.answered(number, requests, now)
+        self._tokens.answered(number, tokens, now)
+
+    def accepted(self, tokens: float, now: float) -> None:
+        """A call of so many tokens was answered, and not refused."""
+        self._new_calls += 1
+        self._new_tokens += tokens
+        if now > self._counted_at + AT_ONCE:
+            self._count(now)
+
+    def refused(self, retry_after: float | None, now: float) -> None:
+        """A bucket is empty.  Which of the two is not always said: the one that is nearer to it."""
+        if self._new_calls:
+            self._count(now)
+        if not self._has_spoken:
+            self._speaks(now)
+        emptier = min(self._requests, self._tokens, key=lambda bucket: bucket.fullness(now))
+        emptier.refused(retry_after, now)
+
+    def has(self, tokens: float, now: float) -> bool:
+        """Whether it has told that both buckets have room for a call of so many tokens."""
+        return self._requests.has(1.0, now) and self._tokens.has(tokens, now)
+
+    def _count(self, now: float) -> None:
+        self._requests.accepted(self._new_calls, now)
+        self._tokens.accepted(self._new_tokens, now)
+        self._new_calls, self._new_tokens, self._counted_at = 0, 0.0, now
+
+    def _speaks(self, now: float) -> None:
+        self._has_spoken = True
+        for number, tokens in self._sent.items():
+            self._requests.sent(number, 1.0, now)
+            self._tokens.sent(number, tokens, now)
+        self._sent.clear()
+
+    def __repr__(self) -> str:
+        if not self._has_spoken:
+            return f"<Provider that has told nothing, {len(self._sent)} unanswered>"
+        return f"<Provider, requests {self._requests}, tokens {self._tokens}>"
