@@ -308,7 +308,7 @@ class TestRefusals:
             ("GET", CHAT, 405),
             ("GET", "/v1/nothing", 404),
             ("POST", "/healthz", 404),
-            ("POST", "/v1/embeddings", 404),
+            ("POST", "/v1/moderations", 404),
         ],
     )
     def test_other_paths(self, method, path, status):

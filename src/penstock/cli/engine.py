@@ -68,7 +68,7 @@ def serve(
         ),
     ] = False,
 ) -> None:
-    """Serve a model with OpenAI's API: chat completions and completions, streamed or not."""
+    """Serve a model with OpenAI's API: chat completions and completions, streamed or not, or embeddings."""
     from penstock.engine import demo  # noqa: PLC0415 - not for --help
     from penstock.engine.serve import EngineService, run  # noqa: PLC0415
 

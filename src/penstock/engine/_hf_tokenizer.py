@@ -50,6 +50,12 @@ class HFTokenizer:
         end = self._tokenizer.eos_token_id
         return end if isinstance(end, int) else None
 
+    @property
+    def pad(self) -> int:
+        """What texts are padded with."""
+        pad = self._tokenizer.pad_token_id
+        return pad if isinstance(pad, int) else 0
+
     def encode(self, text: str, *, special: bool) -> list[int]:
         with self._alone:
             ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special)

@@ -22,7 +22,8 @@ class ModelCard(msgspec.Struct, frozen=True):
     """What is known of a model once it is loaded.
 
     ``context``: tokens of a prompt and its answer together, at most.  ``vocabulary``: token ids lie below it.
-    ``backend``: library and version.
+    ``backend``: library and version.  ``dimensions``: of its embeddings; 0: it writes text.  ``shorter``: their
+    beginnings are embeddings as well.
     """
 
     directory: str
@@ -31,6 +32,8 @@ class ModelCard(msgspec.Struct, frozen=True):
     backend: str
     step_tokens: int  # prompt and answer tokens that one step takes, at most
     defaults: Sampling
+    dimensions: int = 0
+    shorter: bool = False
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,12 +60,13 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, frozen=True, gc=False):
-    """What one step added to one generation."""
+    """What one step added to one generation; ``vector``: the embedding of its prompt, as bytes of float32."""
 
     number: int
     ids: list[int]
     logprobs: list[float]  # one for each id where they were asked for, else none
     finish: Finish
+    vector: bytes = b""
 
 
 class CannotTake(Exception):

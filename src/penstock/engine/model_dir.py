@@ -22,12 +22,8 @@ Format: TypeAlias = Literal["openvino", "safetensors"]
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 _IR = "openvino_model.xml"
-_IR_PARTS = (
-    "openvino_tokenizer.xml",
-    "openvino_tokenizer.bin",
-    "openvino_detokenizer.xml",
-    "openvino_detokenizer.bin",
-)
+_TOKENIZER = ("openvino_tokenizer.xml", "openvino_tokenizer.bin")
+_DETOKENIZER = ("openvino_detokenizer.xml", "openvino_detokenizer.bin")
 _DATA = re.compile(rb"<data\b[^>]*>")
 _PLACE = re.compile(rb'\b(offset|size)="(\d+)"')
 _READ = 1 << 20  # bytes of an IR at a time
@@ -40,7 +36,7 @@ class ModelDir(msgspec.Struct, frozen=True):
     """A directory whose files are whole.
 
     ``config`` is the model's own ``config.json``.  ``cache_bytes``: what keys and values of one token take at most,
-    each number at 2 bytes; 0: it cannot be told.
+    each number at 2 bytes; 0: it cannot be told.  ``embeds``: it is there to make embeddings, and not to write.
     """
 
     path: Path
@@ -49,6 +45,7 @@ class ModelDir(msgspec.Struct, frozen=True):
     config: dict[str, JSON]
     context: int
     cache_bytes: int
+    embeds: bool = False
 
     @property
     def architecture(self) -> str:
@@ -74,14 +71,15 @@ def inspect(path: Path, wanted: Format | None = None) -> ModelDir:
         raise ModelUnusable(f"{path} cannot be read: {error.strerror}") from None
     config = _config(path)
     context = _whole(config.get("max_position_embeddings"))
+    embeds = "modules.json" in names or _is_headless(config)
     if _IR in names and wanted in {None, "openvino"}:
-        _check_ir(path, names)
+        _check_ir(path, names, _TOKENIZER if embeds else _TOKENIZER + _DETOKENIZER)
         weights = (path / _IR).with_suffix(".bin").stat().st_size
-        return ModelDir(path, "openvino", weights, config, context, _cache_bytes(config))
+        return ModelDir(path, "openvino", weights, config, context, _cache_bytes(config), embeds)
     tensors = sorted(name for name in names if name.endswith(".safetensors"))
     if tensors and wanted in {None, "safetensors"}:
         weights = _check_safetensors(path, names, tensors)
-        return ModelDir(path, "safetensors", weights, config, context, _cache_bytes(config))
+        return ModelDir(path, "safetensors", weights, config, context, _cache_bytes(config), embeds)
     if _IR in names or tensors:
         raise ModelUnusable(
             f"{path} holds no weights for the backend that was asked for: leave the backend out, or convert the model"
@@ -138,6 +136,15 @@ def _config(path: Path) -> dict[str, JSON]:
     return config
 
 
+def _is_headless(config: dict[str, JSON]) -> bool:
+    """Whether its architecture ends with hidden states: ``BertModel``, and not ``GPT2LMHeadModel``."""
+    names = config.get("architectures")
+    return isinstance(names, list) and any(
+        isinstance(name, str) and name.endswith("Model") and not name.endswith("LMHeadModel")
+        for name in names
+    )
+
+
 def _whole(value: JSON) -> int:
     return value if isinstance(value, int) and value > 0 else 0
 
@@ -152,20 +159,20 @@ def _cache_bytes(config: dict[str, JSON]) -> int:
 # ---- OpenVINO's IR: a graph in XML, and its constants in one file ----------------------------------
 
 
-def _check_ir(path: Path, names: set[str]) -> None:
+def _check_ir(path: Path, names: set[str], parts: tuple[str, ...]) -> None:
     graph = path / _IR
     if graph.with_suffix(".bin").name not in names:
         raise ModelUnusable(
             f"{graph.with_suffix('.bin')} is missing: it holds the weights of {_IR}; copy it, too"
         )
-    for name in _IR_PARTS:
+    for name in parts:
         # An own check: a tokenizer without constants has no .bin of any length, but it has one.
         if name not in names:
             raise ModelUnusable(
                 f"{path / name} is missing: without it there is no text; `convert_tokenizer {path} "
                 f"--with-detokenizer -o {path}` makes it (package openvino-tokenizers)"
             )
-    for name in (_IR, *(part for part in _IR_PARTS if part.endswith(".xml"))):
+    for name in (_IR, *(part for part in parts if part.endswith(".xml"))):
         file = path / name
         end = _end_of_constants(file)
         has = file.with_suffix(".bin").stat().st_size

@@ -35,7 +35,7 @@ _FINISH: dict[Any, Finish] = {
     openvino_genai.GenerationFinishReason.LENGTH: "length",
 }
 # A text is short: to share it out among threads costs more than it saves.
-_FOR_TOKENIZERS = {"INFERENCE_NUM_THREADS": 1, "ENABLE_CPU_PINNING": False}
+FOR_TOKENIZERS = {"INFERENCE_NUM_THREADS": 1, "ENABLE_CPU_PINNING": False}
 _STATUS = openvino_genai.GenerationStatus
 
 
@@ -57,13 +57,13 @@ class OpenVINOBackend:
         scheduler.enable_prefix_caching = config.prefix_cache
         try:
             self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-                str(model.path), scheduler, "CPU", _properties(config), _FOR_TOKENIZERS
+                str(model.path), scheduler, "CPU", properties(config), FOR_TOKENIZERS
             )
             self._tokenizer = OpenVINOTokenizer(self._pipeline.get_tokenizer())
             defaults = self._pipeline.get_config()
         except RuntimeError as error:
             raise ModelUnusable(
-                f"{model.path} ({model.architecture}) cannot be used by OpenVINO GenAI: {_reason(error)}; "
+                f"{model.path} ({model.architecture}) cannot be used by OpenVINO GenAI: {reason(error)}; "
                 "is it a text model that was exported with --task text-generation-with-past?"
             ) from error
         self._end = defaults.eos_token_id
@@ -95,7 +95,7 @@ class OpenVINOBackend:
         try:
             self._handles[number] = self._pipeline.add_request(number, ids, self._config(sampling))
         except (RuntimeError, ValueError, TypeError) as error:
-            raise CannotTake(_reason(error)) from error
+            raise CannotTake(reason(error)) from error
         if sampling.logprobs:
             self._logged.add(number)
 
@@ -212,7 +212,7 @@ class OpenVINOTokenizer:
                 return str(self._tokenizer.apply_chat_template(list(messages), answer, **offered))
         except (RuntimeError, ValueError, TypeError) as error:
             raise CannotTake(
-                f"the model's chat template does not take these messages: {_reason(error)}"
+                f"the model's chat template does not take these messages: {reason(error)}"
             ) from error
 
     def pieces(self) -> list[bytes] | None:
@@ -226,19 +226,25 @@ class OpenVINOTokenizer:
         return pieces if are_all_of_it(pieces, alone, self.decode) else None
 
 
-def _properties(config: LocalConfig) -> dict[str, Any]:
+def properties(config: LocalConfig, *, cache: bool = True) -> dict[str, Any]:
+    """What the library is told.
+
+    :param cache: the model keeps keys and values
+    """
     # Threads that stay on one core each wait there for whoever else is on it.
-    properties: dict[str, Any] = {"ENABLE_CPU_PINNING": False}
+    told: dict[str, Any] = {"ENABLE_CPU_PINNING": False}
     if config.threads:
-        properties["INFERENCE_NUM_THREADS"] = config.threads
+        told["INFERENCE_NUM_THREADS"] = config.threads
     if config.exact:
-        properties["INFERENCE_PRECISION_HINT"] = "f32"
-        properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
+        told["INFERENCE_PRECISION_HINT"] = "f32"
+        told["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
+    if not cache:
+        return told
     if config.exact or config.cache_precision == "fp32":
-        properties["KV_CACHE_PRECISION"] = "f32"
+        told["KV_CACHE_PRECISION"] = "f32"
     elif config.cache_precision == "int8":
-        properties["KV_CACHE_PRECISION"] = "u8"
-    return properties
+        told["KV_CACHE_PRECISION"] = "u8"
+    return told
 
 
 def _defaults(config: Any) -> Sampling:
@@ -252,7 +258,7 @@ def _defaults(config: Any) -> Sampling:
     )
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """The sentence of an error of OpenVINO's, without the places in its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]

@@ -160,6 +160,8 @@ def read(endpoint: Endpoint, body: bytes, tokenizer: Tokenizer, card: ModelCard)
 
     :raises BadRequest: it cannot be computed as asked; ``context_length_exceeded`` if it is too long
     """
+    if card.dimensions:
+        raise BadRequest("this model makes embeddings and writes no text", param="model")
     try:
         if endpoint is Endpoint.CHAT:
             chat = _chat(body)

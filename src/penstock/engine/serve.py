@@ -37,22 +37,28 @@ def load(config: LocalConfig) -> Backend:
         return _by_transformers(model, config)
     try:
         from penstock.engine.openvino import OpenVINOBackend  # noqa: PLC0415 - an extra
+        from penstock.engine.openvino_encoder import load as embedder  # noqa: PLC0415
     except ImportError as error:
         raise ModelUnusable(
             f"a local model needs the extra: pip install 'penstock[engine]' ({error})"
         ) from None
+    if model.embeds:
+        return embedder(model, config)
     return OpenVINOBackend(model, config)
 
 
 def _by_transformers(model: model_dir.ModelDir, config: LocalConfig) -> Backend:
     try:
         from penstock.engine.transformers import TransformersBackend  # noqa: PLC0415 - an extra
+        from penstock.engine.transformers_encoder import load as embedder  # noqa: PLC0415
     except ImportError as error:
         raise ModelUnusable(
             f"{model.path} holds safetensors, which are computed by the extra `transformers`, and that is not "
             f"installed ({error}); without it, convert the model for OpenVINO with `optimum-cli export openvino "
             f"--model {model.path} --weight-format int8 OUT_DIR` (package optimum-intel), and name OUT_DIR"
         ) from None
+    if model.embeds:
+        return embedder(model, config)
     return TransformersBackend(model, config)
 
 

@@ -2,7 +2,8 @@
 
 ::
 
-    POST /v1/chat/completions, /v1/completions
+    POST /v1/chat/completions, /v1/completions    of a model that writes text
+    POST /v1/embeddings                           of one that makes these
     GET  /v1/models      the one model that is here
     GET  /healthz        200 while the model can be used; 503 before, and when it cannot
     GET  /metrics        for Prometheus
@@ -20,8 +21,10 @@ from math import inf
 
 import msgspec
 
+from penstock.engine import embeddings
 from penstock.engine.answer import JSON_HEADERS, Answer, Choice, refuse
 from penstock.engine.backend import Backend, Sampling
+from penstock.engine.embeddings import AskedVectors, VectorAnswer
 from penstock.engine.engine import Engine, Job
 from penstock.engine.form import Form
 from penstock.engine.measures import Measures
@@ -37,7 +40,9 @@ from penstock.wire.deadline import seconds_until
 
 MOST_BODY = 33_554_432
 LONG_BODY = 20_000  # bytes; what takes longer than a millisecond to cut into tokens goes to a thread
-_ENDPOINTS = {endpoint.path: endpoint for endpoint in (Endpoint.CHAT, Endpoint.COMPLETIONS)}
+_ENDPOINTS = {
+    endpoint.path: endpoint for endpoint in (Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.EMBEDDINGS)
+}
 
 
 class EngineServer:
@@ -83,8 +88,7 @@ class EngineServer:
             return
         endpoint = _ENDPOINTS[exchange.path]
         try:
-            asked = read(endpoint, exchange.whole_body(), backend.tokenizer, backend.card)
-            self._begin(exchange, asked, backend, received)
+            self._begin(exchange, _read(endpoint, exchange.whole_body(), backend), backend, received)
         except PenstockError as error:
             self._measures.answered(endpoint.label, refuse(exchange, error))
 
@@ -94,7 +98,7 @@ class EngineServer:
         try:
             backend = self._backend or await self._loaded()
             body = exchange.whole_body()
-            asked = await asyncio.to_thread(read, endpoint, body, backend.tokenizer, backend.card)
+            asked = await asyncio.to_thread(_read, endpoint, body, backend)
             self._begin(exchange, asked, backend, received)
         except PenstockError as error:
             self._measures.answered(endpoint.label, refuse(exchange, error))
@@ -104,19 +108,57 @@ class EngineServer:
 
     async def _loaded(self) -> Backend:
         backend = await self.engine.loaded()
-        self._pieces = await asyncio.to_thread(backend.tokenizer.pieces)
+        if not backend.card.dimensions:
+            self._pieces = await asyncio.to_thread(backend.tokenizer.pieces)
         self._spelt = [None] * backend.card.vocabulary
         self._backend = backend
         return backend
 
-    def _begin(self, exchange: Exchange, asked: Asked, backend: Backend, received: float) -> None:
-        """Submit a job for each choice.
+    def _begin(
+        self, exchange: Exchange, asked: Asked | AskedVectors, backend: Backend, received: float
+    ) -> None:
+        """Submit a job for each choice, or each text.
 
         :raises PenstockError: there is no room for one, or the model is another
         """
         if self._names and asked.model not in self._names:
             raise UnknownModel(f"the model {asked.model!r} is not here", param="model")
         self._requests += 1
+        priority = _priority(exchange.headers.get(b"penstock-priority"))
+        due = exchange.headers.get(b"penstock-deadline")
+        deadline = inf if due is None else received + seconds_until(due, time.time())
+        if isinstance(asked, AskedVectors):
+            self._begin_vectors(exchange, asked, received, priority, deadline)
+        else:
+            self._begin_text(exchange, asked, backend, received, priority, deadline)
+
+    def _begin_vectors(
+        self, exchange: Exchange, asked: AskedVectors, received: float, priority: int, deadline: float
+    ) -> None:
+        def end(status: int) -> None:
+            self._measures.answered(Endpoint.EMBEDDINGS.label, status)
+            self._measures.duration.observe(self._now() - received)
+
+        def job(prompt: list[int]) -> Job:
+            return Job(prompt, Sampling(), priority, deadline)
+
+        answer = VectorAnswer(exchange, self.engine, asked, job, end)
+        try:
+            answer.begin()
+        except PenstockError:
+            answer.give_up()
+            raise
+        exchange.watch(answer)
+
+    def _begin_text(
+        self,
+        exchange: Exchange,
+        asked: Asked,
+        backend: Backend,
+        received: float,
+        priority: int,
+        deadline: float,
+    ) -> None:
         label = asked.endpoint.label
 
         def first() -> None:
@@ -127,9 +169,6 @@ class EngineServer:
             self._measures.answered(label, status)
             self._measures.duration.observe(self._now() - received)
 
-        priority = _priority(exchange.headers.get(b"penstock-priority"))
-        due = exchange.headers.get(b"penstock-deadline")
-        deadline = inf if due is None else received + seconds_until(due, time.time())
         form = Form(asked, self._ours + self._requests, int(time.time()), self._spell)
         answer = Answer(exchange, self.engine, asked, form, first, end)
         try:
@@ -195,6 +234,12 @@ class EngineServer:
             exchange.respond(503, headers, body)
         else:
             exchange.respond(503, JSON_HEADERS, b'{"status":"loading"}')
+
+
+def _read(endpoint: Endpoint, body: bytes, backend: Backend) -> Asked | AskedVectors:
+    if endpoint is Endpoint.EMBEDDINGS:
+        return embeddings.read(body, backend.tokenizer, backend.card)
+    return read(endpoint, body, backend.tokenizer, backend.card)
 
 
 def _of_choice(asked: Asked, place: int, length: int, backend: Backend) -> Sampling:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 import queue
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -37,7 +36,8 @@ _UNSAID_CONTEXT = 2_048  # of a model that does not say
 _PROBES = (40, 7)  # tokens of the prompts by which pages are tried out
 _PROBE_TOKENS = 3
 _NEAR = 1e-2  # log probabilities that are the same but for rounding
-_FAULTS = (
+_QUESTION = "is it a causal language model that the library knows itself, and is all of it there?"
+FAULTS = (
     *(OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, AttributeError),
     *(ImportError, MemoryError, NotImplementedError),
 )
@@ -55,19 +55,15 @@ class TransformersBackend:
                 f"{model.path}: transformers keeps keys and values as they are computed: "
                 "leave cache_precision out, or convert the model for OpenVINO"
             )
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
-        logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
+        quiet(config)
         context, token_bytes = _sizes(model)
         pages = max(2, cache_pages(config, context, token_bytes, PAGE))
-        check_memory(_in_fp32(model), pages * PAGE * token_bytes)
-        if config.threads:
-            torch.set_num_threads(config.threads)
+        check_memory(in_fp32(model), pages * PAGE * token_bytes)
         seats = config.slots + max(1, config.slots // 4)
         self._drawings: dict[int, Drawing] = {}
         self._drawn: list[Progress] = []
         try:
-            self._model = _load(model)
+            self._model = loaded(AutoModelForCausalLM, model)
             vocabulary = int(self._model.get_input_embeddings().num_embeddings)
             probes = _probe_prompts(vocabulary)
             expected = [_plainly(self._model, prompt) for prompt in probes]
@@ -86,8 +82,8 @@ class TransformersBackend:
                 defaults=_defaults(self._model.generation_config),
             )
             self._try_out(probes, expected)
-        except _FAULTS as error:
-            raise _unusable(model.path, model.architecture, error) from error
+        except FAULTS as error:
+            raise unusable(model, error, _QUESTION) from error
 
     def __repr__(self) -> str:
         return f"<TransformersBackend {self._card.directory}, {len(self._drawings)} under way>"
@@ -218,20 +214,33 @@ def _sizes(model: ModelDir) -> tuple[int, int]:
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         context = getattr(config, "max_position_embeddings", None) or _UNSAID_CONTEXT
         return int(context), 2 * config.num_hidden_layers * heads * size * torch.float32.itemsize
-    except _FAULTS as error:
-        raise _unusable(model.path, model.architecture, error) from error
+    except FAULTS as error:
+        raise unusable(model, error, _QUESTION) from error
 
 
-def _in_fp32(model: ModelDir) -> ModelDir:
+def in_fp32(model: ModelDir) -> ModelDir:
     """As large as it is once it is loaded."""
     stored = model.config.get("dtype") or model.config.get("torch_dtype")
     times = 2 if stored in {"bfloat16", "float16"} else 1
     return msgspec.structs.replace(model, weight_bytes=times * model.weight_bytes)
 
 
-def _load(model: ModelDir) -> Any:
-    """The weights as the model that its configuration names."""
-    loaded, told = AutoModelForCausalLM.from_pretrained(
+def quiet(config: LocalConfig) -> None:
+    """Have the libraries compute with as many threads as they are to, and say nothing meanwhile."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+
+
+def loaded(kind: Any, model: ModelDir) -> Any:
+    """The weights in fp32, as the model that its configuration names; no code of its own, no pickle.
+
+    :param kind: one of the library's ``AutoModel`` classes
+    :raises ValueError: there are tensors missing
+    """
+    found, told = kind.from_pretrained(
         model.path,
         dtype=torch.float32,
         trust_remote_code=False,
@@ -239,10 +248,11 @@ def _load(model: ModelDir) -> Any:
         local_files_only=True,
         output_loading_info=True,
     )
-    missing = sorted(told["missing_keys"])
+    # An encoder is often stored without the layer that was put on top of it for training.
+    missing = sorted(name for name in told["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise ValueError(f"{len(missing)} tensors are missing, {missing[0]} for one")
-    return loaded.eval()
+    return found.eval()
 
 
 def _manager(model: Any, config: LocalConfig, pages: int, seats: int) -> Any:
@@ -301,9 +311,9 @@ def _plainly(model: Any, prompt: list[int]) -> list[tuple[int, float]]:
     return said
 
 
-def _unusable(path: Path, architecture: str, error: Exception) -> ModelUnusable:
-    reason = " ".join(str(error).split())[:400] or type(error).__name__
+def unusable(model: ModelDir, error: Exception, question: str) -> ModelUnusable:
+    """The error for a model that the library cannot use, for a reason of its own."""
+    why = " ".join(str(error).split())[:400] or type(error).__name__
     return ModelUnusable(
-        f"{path} ({architecture}) cannot be used by transformers {transformers.__version__}: {reason}; "
-        "is it a causal language model that the library knows itself, and is all of it there?"
+        f"{model.path} ({model.architecture}) cannot be used by transformers {transformers.__version__}: {why}; {question}"
     )

@@ -507,7 +507,7 @@ def _spoken_by(config: UpstreamConfig) -> list[Endpoint]:
     if config.kind == "sim":
         return list(Endpoint)
     if config.kind == "local":
-        return [Endpoint.CHAT, Endpoint.COMPLETIONS]
+        return [Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.EMBEDDINGS]
     return [
         endpoint
         for endpoint in Endpoint
