@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import sys
+import types
 
 import pytest
 from cached_messages import a_message, answers, asked
@@ -135,5 +137,65 @@ def test_a_fetch_that_fails_harms_nobody():
             await call(port, a_message("a"))
             await until(lambda: counted(gateway) == {"failed": 1})
             assert (await call(port, a_message("b"))).headers["penstock-status"] == "created"
+
+    on_uvloop(main)
+
+
+BESIDE = PrefetchConfig(calls_per_minute=600, neighbours=["numbers"])
+
+
+def test_the_next_page_is_there_although_nobody_has_ever_asked_it():
+    async def main():
+        async with foreseeing(BESIDE) as (gateway, port, upstream, wall):
+            for page in (1, 2, 3):
+                await call(port, a_message(f"page {page}"))
+            await until(lambda: counted(gateway).get("fetched") == 1)
+            for page in (4, 5):
+                wall.time += 1  # the budget is one of time
+                before = asked(upstream)
+                assert (await call(port, a_message(f"page {page}"))).headers["penstock-status"] == "cached"
+                await until(lambda expected=page - 2: counted(gateway)["fetched"] == expected)
+                assert asked(upstream) == before + 1  # for the page after it
+            assert counted(gateway) == {"fetched": 3, "used": 2}
+
+    on_uvloop(main)
+
+
+def test_what_lies_beside_is_fetched_within_the_budget_and_once():
+    async def main():
+        limited = PrefetchConfig(calls_per_minute=1, neighbours=["numbers"])
+        async with foreseeing(limited) as (gateway, port, _upstream, _):
+            for page in (1, 2, 3, 4, 5):
+                await call(port, a_message(f"page {page}"))
+            await until(lambda: counted(gateway) == {"fetched": 1, "used": 1, "budget": 2})
+
+    on_uvloop(main)
+
+
+def test_an_own_function_names_no_other_model_and_nonsense_harms_nobody(monkeypatch):
+    made = types.ModuleType("own_neighbours")
+    monkeypatch.setitem(sys.modules, "own_neighbours", made)
+    named = [
+        {**a_message("z"), "model": "other"},
+        {"model": "m"},
+        {},
+        a_message("near"),
+        a_message("near"),
+        {**a_message("warm"), "temperature": 1},  # is not kept, and so not asked
+    ]
+    near = []
+    made.near = lambda body: near
+
+    async def main():
+        policy = PrefetchConfig(calls_per_minute=600, neighbours=["own_neighbours:near"])
+        async with foreseeing(policy) as (gateway, port, upstream, wall):
+            wall.time += 100
+            near.extend(named)
+            before = asked(upstream)
+            await call(port, a_message("alone"))
+            await until(lambda: counted(gateway).get("fetched") == 1)
+            await settled(gateway)
+            assert asked(upstream) == before + 2
+            assert (await call(port, a_message("near"))).headers["penstock-status"] == "cached"
 
     on_uvloop(main)

@@ -19,6 +19,7 @@ CachedSeconds = Annotated[float, msgspec.Meta(ge=0, le=2_592_000)]  # 30 days
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
 Amount = Annotated[float, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Neighbour = Annotated[str, msgspec.Meta(pattern=r"^(numbers|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$")]
 HalfToOne = Annotated[float, msgspec.Meta(ge=0.5, le=1)]
 Above = Annotated[float, msgspec.Meta(gt=0)]
 Dollars = Annotated[float, msgspec.Meta(ge=0)]
@@ -300,6 +301,8 @@ class PrefetchConfig(_Section, frozen=True):
     calls_per_minute: Above = 10.0  # of each worker, at most
     usd_per_day: Dollars = 1.0  # of each worker, at most; a day begins at midnight UTC
     min_used: Share = 0.3  # where less than this share of what was fetched is used, it rests for ten minutes
+    # what lies beside a question is asked too: numbers (the next page), or your own function, package.module:function
+    neighbours: list[Neighbour] = []
 
 
 class ModelCacheConfig(_Section, frozen=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from penstock.batches.runner import Runner
 from penstock.batches.store import BatchStore
 from penstock.cache import measures as cache_measures
 from penstock.cache.cache import Cache
+from penstock.cache.neighbours import Function
 from penstock.config.model import Config, UpstreamConfig
 from penstock.errors import Draining, PenstockError, UnknownModel
 from penstock.flow.canary import Action
@@ -314,6 +315,7 @@ class Gateway:
         """
         old = self.pipeline.snapshot
         prices = parts.prices(config)
+        near = parts.neighbours(config)
         self.pipeline.snapshot = self._snapshot(config, old.upstreams)
         self.config_version += 1
         self.recorder.ledger.use_prices(prices)
@@ -326,7 +328,7 @@ class Gateway:
         if self.cache is None and (cache := self._look_up(config)) is not None:
             cache.start()
         self._compare(config)
-        self._foresee()
+        self._foresee(near)
         kept = set(map(id, self.pipeline.snapshot.upstreams.values()))
         loop = asyncio.get_running_loop()
         for upstream in old.upstreams.values():
@@ -455,14 +457,19 @@ class Gateway:
         cache_measures.measure(self.metrics, cache, claims)
         self.pipeline.lookup = Lookup(cache, self.recorder, claims)
         self._compare(config)
-        self._foresee()
+        self._foresee(parts.neighbours(config))
         return cache
 
-    def _foresee(self) -> None:
-        """Let answers be fetched before they are asked for, if any model says so."""
+    def _foresee(self, near: Mapping[str, Function]) -> None:
+        """Let answers be fetched before they are asked for, if any model says so.
+
+        :param near: who can name the questions beside a question
+        """
         lookup = self.pipeline.lookup
         if lookup is not None and lookup.prefetch is None and self.pipeline.snapshot.router.prefetches:
             lookup.prefetch = Prefetch(lookup.cache, self.metrics)
+        if lookup is not None and lookup.prefetch is not None:
+            lookup.prefetch.neighbours.use(near)
 
     def _compare(self, config: Config) -> None:
         """Let similar questions be compared, if any model says so.

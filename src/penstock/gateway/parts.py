@@ -11,6 +11,7 @@ from penstock.cache.claims import Claims
 from penstock.cache.entry import Sealer
 from penstock.cache.guard import Guard
 from penstock.cache.keys import derived
+from penstock.cache.neighbours import Function, functions
 from penstock.cache.tiers.disk import DiskTier
 from penstock.cache.tiers.memory import MemoryTier
 from penstock.config.model import Config, GenerationsConfig
@@ -124,6 +125,17 @@ def prices(config: Config) -> PriceTable:
     """The package's table, with the configuration's own prices over it."""
     kinds = {name: upstream.kind for name, upstream in config.upstreams.items()}
     return PriceTable.load(config.prices, kinds=kinds)
+
+
+def neighbours(config: Config) -> dict[str, Function]:
+    """Your own functions that name the questions beside a question, of all models together.
+
+    :raises ConfigError: there is no such function
+    """
+    caches = [model.cache for model in config.models.values() if model.cache is not None]
+    return functions(
+        name for cache in caches if cache.prefetch is not None for name in cache.prefetch.neighbours
+    )
 
 
 def keeper(durability: str, config: GenerationsConfig, clock: Clock) -> Keeper:

@@ -278,21 +278,18 @@ class Pipeline:
 
     def _foresee(self, call: Call, lookup: Lookup, question: Question) -> None:
         """Fetch what will probably be asked after this; its caller has been seen to."""
-        policy, snapshot = question.policy.prefetch, self.snapshot
-        if lookup.prefetch is None or policy is None or self.admission.draining:
+        snapshot = self.snapshot
+        if self.admission.draining:
             return
-        for wanted in lookup.prefetch.asked(call, question.key, question.scope, policy):
-            try:
-                next_one = lookup.question(wanted, snapshot.router, open_to_all=snapshot.keyring.open)
-            except PenstockError:
-                continue
-            if next_one is not None and next_one.key not in lookup.renewing:
-                next_one.prefetched = True
-                lookup.renewing.add(next_one.key)
-                task = tasks.start(self._fetch(wanted, lookup, next_one), asyncio.get_running_loop())
-                if not task.done():
-                    self.waiting.add(task)
-                    task.add_done_callback(self._waited)
+        for wanted, next_one in lookup.foresee(
+            call, question, snapshot.router, open_to_all=snapshot.keyring.open
+        ):
+            next_one.prefetched = True
+            lookup.renewing.add(next_one.key)
+            task = tasks.start(self._fetch(wanted, lookup, next_one), asyncio.get_running_loop())
+            if not task.done():
+                self.waiting.add(task)
+                task.add_done_callback(self._waited)
 
     async def _fetch(self, call: Call, lookup: Lookup, question: Question) -> None:
         """Ask for what no tier has."""

@@ -15,6 +15,7 @@ and keep an entry from answering or being made, but not switch on what is off.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -22,13 +23,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from penstock.batches.batch import TIER
 from penstock.cache import claims as claiming
 from penstock.cache import keys
 from penstock.cache.cache import Cache
 from penstock.cache.claims import Claims
 from penstock.cache.entry import Entry
 from penstock.config.model import ModelCacheConfig
-from penstock.errors import BadRequest, NotCached
+from penstock.errors import BadRequest, NotCached, PenstockError
+from penstock.gateway.stages.decode import decode
 from penstock.gateway.stages.prefetch import Prefetch
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
@@ -216,6 +219,31 @@ class Lookup:
         if not self.waits(question):
             self._missed(question)
         return None
+
+    def foresee(
+        self, call: Call, question: Question, router: Router, *, open_to_all: bool
+    ) -> list[tuple[Call, Question]]:
+        """What is to be fetched before anybody asks it, as this has been asked."""
+        policy = question.policy.prefetch
+        if self.prefetch is None or policy is None:
+            return []
+        found = []
+        for follower in self.prefetch.asked(call, question.key, question.scope, policy):
+            with contextlib.suppress(PenstockError):
+                found.append((follower, self.question(follower, router, open_to_all=open_to_all)))
+        tenant = msgspec.structs.replace(call.tenant, tier=TIER)
+        for body in self.prefetch.beside(call, question.scope, policy):
+            with contextlib.suppress(PenstockError):
+                near = decode(call.endpoint, call.headers, body, tenant, call.received, router)
+                asked = self.question(near, router, open_to_all=open_to_all)
+                # Its caller may use this model; who knows what others a function names.
+                if asked is None or (near.model, near.version) != (call.model, call.version):
+                    continue
+                if asked.key not in self.renewing and self.prefetch.is_wanted(asked.key, policy):
+                    found.append((near, asked))
+        return [
+            (each, asked) for each, asked in found if asked is not None and asked.key not in self.renewing
+        ]
 
     def waits(self, question: Question) -> bool:
         """Whether there is more to ask than memory: the tiers below, or what similar questions were answered."""

@@ -2,7 +2,8 @@
 
 The contract: per caller's scope it is learned which question follows which (``cache.successors``).  When one is asked whose
 follower is likely to come and is not kept, the follower is asked for, in the tier ``batch``, which goes behind all
-others, within a budget of calls and of money.  An answer so fetched is *used* when a caller gets it, and *wasted* when
+others, within a budget of calls and of money.  So is what lies beside a question (``cache.neighbours``), where the
+configuration says how that is found.  An answer so fetched is *used* when a caller gets it, and *wasted* when
 it goes stale first.  Where too few are used, fetching stops for a while: it does not pay.
 """
 
@@ -16,6 +17,7 @@ import msgspec
 
 from penstock.batches.batch import TIER
 from penstock.cache.cache import Cache
+from penstock.cache.neighbours import Neighbours
 from penstock.cache.successors import Successors
 from penstock.config.model import PrefetchConfig
 from penstock.flow.allowance import Allowance
@@ -52,6 +54,7 @@ class Prefetch:
         self._cache = cache
         self._now = now
         self._successors = Successors(MAX_QUESTIONS)
+        self.neighbours = Neighbours()
         self._templates: OrderedDict[bytes, Call] = OrderedDict()
         self._template_bytes = 0
         self._outstanding: OrderedDict[bytes, _Fetched] = OrderedDict()
@@ -97,15 +100,9 @@ class Prefetch:
         wanted = []
         for follower, _ in self._successors.likely(key, policy.min_probability, LEAST_SEEN):
             template = self._templates.get(follower)
-            if (
-                template is None
-                or template.model != call.model
-                or follower in self._outstanding
-                or self._is_kept(follower)
-            ):
+            if template is None or template.model != call.model or self._is_there(follower):
                 continue
-            if not self._allowance.take(policy.calls_per_minute, policy.usd_per_day):
-                self._outcomes["budget"].add()
+            if not self.permits(policy):
                 break
             tenant = msgspec.structs.replace(call.tenant, tier=TIER)
             wanted.append(
@@ -114,6 +111,24 @@ class Prefetch:
                 )
             )
         return wanted
+
+    def beside(self, call: Call, scope: str, policy: PrefetchConfig) -> list[bytes]:
+        """The bodies of the calls that lie beside this one; each is fetched only if it :meth:`is_wanted`."""
+        if not policy.neighbours:
+            return []
+        found = self.neighbours.of(f"{scope} {call.tenant.key_name}", call.body, policy.neighbours)
+        return [] if self.paused_until > self._now() else found
+
+    def is_wanted(self, key: bytes, policy: PrefetchConfig) -> bool:
+        """Whether an answer is to be fetched: it is not there, and the budget permits it."""
+        return not self._is_there(key) and self.permits(policy)
+
+    def permits(self, policy: PrefetchConfig) -> bool:
+        """Take one call out of the budget, if it has one."""
+        if self._allowance.take(policy.calls_per_minute, policy.usd_per_day):
+            return True
+        self._outcomes["budget"].add()
+        return False
 
     def fetched(self, key: bytes, cost: int, took: float, until: float) -> None:
         """An answer is there.
@@ -129,7 +144,9 @@ class Prefetch:
         self._outcomes["fetched"].add()
         self._outstanding[key] = _Fetched(until, took)
 
-    def _is_kept(self, key: bytes) -> bool:
+    def _is_there(self, key: bytes) -> bool:
+        if key in self._outstanding:
+            return True
         entry = self._cache.memory.peek(key)
         return entry is not None and entry.fresh_until > self._now()
 

@@ -294,10 +294,7 @@ class Router:
     @property
     def prefetches(self) -> bool:
         """Whether any answer may be fetched before it is asked for."""
-        return any(
-            model.cache is not None and model.cache.prefetch is not None
-            for model in self._config.models.values()
-        )
+        return any(model.cache and model.cache.prefetch for model in self._config.models.values())
 
     @property
     def compares(self) -> bool:
