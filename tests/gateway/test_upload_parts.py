@@ -160,6 +160,6 @@ def test_a_part_that_breaks_leaves_nothing(tmp_path):
         store = gateway._upload_store
         while any(writer.upload.startswith("part_") for writer in store._writers.values()):
             await asyncio.sleep(0)
-        assert await store._database.read(
+        assert await store._index._database.read(
             lambda db: db.execute("SELECT count(*) FROM segments").fetchone()
         ) == (1,)

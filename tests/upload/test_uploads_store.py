@@ -1,91 +1,85 @@
-"""The store of uploads: crashes, disks that refuse, other processes, time."""
+"""The store of uploads, wherever its index and its blocks are: crashes, others who append, time, quotas."""
 
 import asyncio
 import contextlib
-import errno
 import hashlib
 import os
 import time
 import tracemalloc
 
+import msgspec
 import pytest
-from held import cancelled, held
+from appending import content_of, new_upload, send
+from places import OnRedis, OnRedisAndS3, OnS3, Place, S3Server, Wall
 
-from penstock.errors import BlocksLacking, Conflict, Forbidden, Gone, NotFound, StorageFull
-from penstock.upload import writer as module
-from penstock.upload.asked import Concat, UploadDialect
+from penstock.errors import (
+    BadRequest,
+    BlocksLacking,
+    BodyTooLarge,
+    Conflict,
+    Forbidden,
+    Gone,
+    KeyReused,
+    NotFound,
+    RateLimited,
+    StorageUnavailable,
+)
+from penstock.testing import RedisServer
+from penstock.upload.asked import Concat
 from penstock.upload.digests import Digest
+from penstock.upload.index import new_upload_id
 from penstock.upload.offsets import Phase
-from penstock.upload.uploads import MAX_BLOCK, Upload, UploadStore, new_upload_id
+from penstock.upload.uploads import MAX_BLOCK
+from penstock.upload.writer import BlockWriter
+
+needs_redis = pytest.mark.skipif(
+    not RedisServer.available(), reason="there is no redis-server on this machine"
+)
 
 
-class Wall:
-    def __init__(self):
-        self.time = time.time()
-
-    def __call__(self):
-        return self.time
+@pytest.fixture(scope="module")
+def redis_server():
+    with RedisServer() as server:
+        yield server
 
 
-@contextlib.asynccontextmanager
-async def a_store(folder, **more):
-    settings = {
-        "tenant_bytes": 64 << 20,
-        "max_open": 10,
-        "kept_for": 100.0,
-        "completed_kept_for": 10.0,
-        "blocks_kept_for": 50.0,
-        "now": Wall(),
-        **more,
-    }
-    store = UploadStore(folder / "kept", **settings)
-    await store.start()
-    try:
-        yield store
-    finally:
-        await store.close()
+@pytest.fixture(scope="module")
+def s3_server():
+    with S3Server() as server:
+        yield server
 
 
-async def new_upload(store, owner="t", name=None, length=None, max_size=1 << 30):
-    upload = Upload(
-        new_upload_id(), owner, UploadDialect.RUFH, b"", store.now(), store.now() + store.kept_for, max_size,
-        length, 0, Phase.OPEN, 0, name, "", Concat.NONE, "", "",
-    )  # fmt: skip
-    return (await store.create(upload))[0]
-
-
-async def send(store, upload, offset, content, *, closes=False, digest=None, step=100_000):
-    _, writer = await store.append(upload.owner, upload.id, lambda: None)
-    try:
-        writer.offsets.begin(offset, closes=closes)
-        writer.expect(digest, MAX_BLOCK)
-        for start in range(0, len(content), step):
-            await writer.write(content[start : start + step])
-        return await writer.finish(at_once=True)
-    finally:
-        await writer.close()
-
-
-async def content_of(store, upload):
-    return b"".join([piece async for piece in store.pieces(upload.id)])
-
-
-def files(folder):
-    return sorted(path.name for path in (folder / "kept" / "blocks").iterdir())
+@pytest.fixture(
+    params=[
+        "disk",
+        pytest.param("redis", marks=needs_redis),
+        "s3",
+        pytest.param("redis+s3", marks=needs_redis),
+    ]
+)
+def place(request, tmp_path):
+    match request.param:
+        case "redis":
+            return OnRedis(tmp_path, request.getfixturevalue("redis_server"))
+        case "s3":
+            return OnS3(tmp_path, request.getfixturevalue("s3_server"))
+        case "redis+s3":
+            return OnRedisAndS3(tmp_path, *map(request.getfixturevalue, ("redis_server", "s3_server")))
+    return Place(tmp_path)
 
 
 def run(main):
     return asyncio.run(main)
 
 
-def test_what_was_confirmed_is_there_after_a_restart(tmp_path):
+def test_what_was_confirmed_is_there_after_a_restart(place):
     content = os.urandom(5_000_000)
 
     async def main():
-        async with a_store(tmp_path) as store:
+        async with place.store() as store:
             upload = await new_upload(store)
             assert not await send(store, upload, 0, content[:3_000_000])
-        async with a_store(tmp_path) as store:
+        async with place.store() as store:
             assert await send(store, upload, 3_000_000, content[3_000_000:], closes=True)
             assert await content_of(store, upload) == content
             assert await store.whole(upload.id) == content
@@ -95,11 +89,11 @@ def test_what_was_confirmed_is_there_after_a_restart(tmp_path):
     run(main())
 
 
-def test_memory_stays_small_whatever_the_size(tmp_path):
+def test_memory_stays_small_whatever_the_size(place):
     piece = bytes(65_536)
 
     async def main():
-        async with a_store(tmp_path, tenant_bytes=1 << 30) as store:
+        async with place.store(tenant_bytes=1 << 30) as store:
             upload = await new_upload(store)
             _, writer = await store.append("t", upload.id, lambda: None)
             writer.offsets.begin(0, closes=True)
@@ -116,9 +110,9 @@ def test_memory_stays_small_whatever_the_size(tmp_path):
     run(main())
 
 
-def test_a_break_keeps_what_came_without_a_digest_and_nothing_with_one(tmp_path):
+def test_a_break_keeps_what_came_without_a_digest_and_nothing_with_one(place):
     async def main():
-        async with a_store(tmp_path) as store:
+        async with place.store() as store:
             for digest, kept in ((None, 700_000), (Digest("sha256", bytes(32)), 0)):
                 upload = await new_upload(store)
                 _, writer = await store.append("t", upload.id, lambda: None)
@@ -127,14 +121,14 @@ def test_a_break_keeps_what_came_without_a_digest_and_nothing_with_one(tmp_path)
                 await writer.write(bytes(700_000))
                 await writer.close()  # the request broke
                 assert (await store.get("t", upload.id)).offset == kept
-            assert len(files(tmp_path)) == 1
+            assert len(place.files()) == 1
 
     run(main())
 
 
-def test_long_appends_are_confirmed_on_the_way(tmp_path):
+def test_long_appends_are_confirmed_on_the_way(place):
     async def main():
-        async with a_store(tmp_path) as store, a_store(tmp_path) as other:
+        async with place.store() as store, place.store(on="other") as other:
             upload = await new_upload(store)
             _, writer = await store.append("t", upload.id, lambda: None)
             writer.offsets.begin(0, closes=True)
@@ -147,9 +141,9 @@ def test_long_appends_are_confirmed_on_the_way(tmp_path):
     run(main())
 
 
-def test_what_a_silent_append_has_sent_is_confirmed(tmp_path):
+def test_what_a_silent_append_has_sent_is_confirmed(place):
     async def main():
-        async with a_store(tmp_path) as store:
+        async with place.store() as store:
             upload = await new_upload(store)
             _, writer = await store.append("t", upload.id, lambda: None)
             writer.offsets.begin(0)
@@ -169,9 +163,9 @@ def test_what_a_silent_append_has_sent_is_confirmed(tmp_path):
     run(main())
 
 
-def test_another_process_that_appends_is_shut_out(tmp_path):
+def test_another_process_that_appends_is_shut_out(place):
     async def main():
-        async with a_store(tmp_path) as store, a_store(tmp_path) as other:
+        async with place.store() as store, place.store(on="other") as other:
             upload = await new_upload(store)
             _, hanging = await store.append("t", upload.id, lambda: None)
             hanging.offsets.begin(0)
@@ -183,14 +177,14 @@ def test_another_process_that_appends_is_shut_out(tmp_path):
             await hanging.close()
             await send(other, upload, 0, b"new")
             assert await content_of(store, upload) == b"new"
-            assert len(files(tmp_path)) == 1
+            assert len(place.files()) == 1
 
     run(main())
 
 
-def test_of_two_processes_that_append_at_once_one_counts(tmp_path):
+def test_of_two_processes_that_append_at_once_one_counts(place):
     async def main():
-        async with a_store(tmp_path) as store, a_store(tmp_path) as other:
+        async with place.store() as store, place.store(on="other") as other:
             upload = await new_upload(store)
             results = await asyncio.gather(
                 send(store, upload, 0, b"a" * 1_000_000),
@@ -203,56 +197,11 @@ def test_of_two_processes_that_append_at_once_one_counts(tmp_path):
     run(main())
 
 
-def test_a_full_disk_loses_nothing_that_was_confirmed(tmp_path, monkeypatch):
-    async def main():
-        async with a_store(tmp_path) as store:
-            upload = await new_upload(store)
-            await send(store, upload, 0, b"safe" * 1_000)
-            written = 0
-
-            def full(file, data):
-                nonlocal written
-                written += len(data)
-                if written > 2_000_000:
-                    file.write(data[:10])
-                    raise OSError(errno.ENOSPC, "full")
-                file.write(data)
-
-            monkeypatch.setattr(module, "write_all", full)
-            with pytest.raises(StorageFull):
-                await send(store, upload, 4_000, os.urandom(3_000_000))
-            monkeypatch.undo()
-            assert (await store.get("t", upload.id)).offset == 4_000
-            assert len(files(tmp_path)) == 1
-            await send(store, upload, 4_000, b"rest", closes=True)
-            assert await content_of(store, upload) == b"safe" * 1_000 + b"rest"
-
-    run(main())
-
-
-def test_a_disk_that_does_not_sync_confirms_nothing(tmp_path, monkeypatch):
-    async def main():
-        async with a_store(tmp_path) as store:
-            upload = await new_upload(store)
-
-            def broken(descriptor):
-                raise OSError(errno.EIO, "broken")
-
-            monkeypatch.setattr(module.os, "fsync", broken)
-            with pytest.raises(Exception, match="cannot be reached"):
-                await send(store, upload, 0, b"abc")
-            monkeypatch.undo()
-            assert (await store.get("t", upload.id)).offset == 0
-            assert files(tmp_path) == []
-
-    run(main())
-
-
-def test_everything_goes_when_its_time_is_over(tmp_path):
+def test_everything_goes_when_its_time_is_over(place):
     wall = Wall()
 
     async def main():
-        async with a_store(tmp_path, now=wall) as store:
+        async with place.store(now=wall) as store:
             upload = await new_upload(store, name="k")
             await send(store, upload, 0, b"abc")
             wall.time += 101
@@ -267,7 +216,7 @@ def test_everything_goes_when_its_time_is_over(tmp_path):
             assert await store.expire() == 1
             with pytest.raises(BlocksLacking):
                 await store.blocks("t", [(hashlib.sha256(b"abc").digest(), 3)])
-            assert files(tmp_path) == []
+            assert place.files() == []
             wall.time += 101
             await store.expire()
             with pytest.raises(NotFound):
@@ -276,11 +225,11 @@ def test_everything_goes_when_its_time_is_over(tmp_path):
     run(main())
 
 
-def test_a_complete_upload_is_kept_for_its_answer_only(tmp_path):
+def test_a_complete_upload_is_kept_for_its_answer_only(place):
     wall = Wall()
 
     async def main():
-        async with a_store(tmp_path, now=wall) as store:
+        async with place.store(now=wall) as store:
             upload = await new_upload(store)
             await send(store, upload, 0, b"abc", closes=True)
             wall.time += 9
@@ -292,78 +241,26 @@ def test_a_complete_upload_is_kept_for_its_answer_only(tmp_path):
     run(main())
 
 
-def test_files_that_nobody_knows_go_after_a_while(tmp_path):
+def test_the_same_content_is_kept_once_and_counts_once(place):
     async def main():
-        async with a_store(tmp_path) as store:
-            upload = await new_upload(store)
-            await send(store, upload, 0, b"abc")
-            for name, age in (("left-behind", 4_000), ("under-way", 10)):
-                path = tmp_path / "kept" / "blocks" / name
-                path.write_bytes(b"x")
-                os.utime(path, (time.time() - age,) * 2)
-            known = next(name for name in files(tmp_path) if name not in {"left-behind", "under-way"})
-            os.utime(tmp_path / "kept" / "blocks" / known, (time.time() - 4_000,) * 2)
-            assert await store.expire() == 1
-            assert files(tmp_path) == sorted([known, "under-way"])
-
-    run(main())
-
-
-def test_the_same_content_is_kept_once_and_counts_once(tmp_path):
-    async def main():
-        async with a_store(tmp_path, tenant_bytes=1_500_000) as store:
+        async with place.store(tenant_bytes=1_500_000) as store:
             content = os.urandom(1_000_000)
             for _ in range(3):
                 upload = await new_upload(store)
                 await send(store, upload, 0, content)
                 assert await content_of(store, upload) == content
-            assert len(files(tmp_path)) == 1
+            assert len(place.files()) == 1
             other = await new_upload(store)
             with pytest.raises(Forbidden):
                 await send(store, other, 0, os.urandom(1_000_000))
-            assert len(files(tmp_path)) == 1
+            assert len(place.files()) == 1
 
     run(main())
 
 
-@pytest.mark.parametrize("step", ["_write", "_seal", "_enter"])
-def test_a_cancelled_append_ends_with_what_its_thread_is_doing(tmp_path, monkeypatch, step):
-    gates = held(monkeypatch, UploadStore if step == "_enter" else module.Writer, step)
-    content = os.urandom(20_000_000)
-
+def test_a_cancelled_append_leaves_no_half_of_a_block(place):
     async def main():
-        async with a_store(tmp_path) as store:
-            upload = await new_upload(store)
-            await cancelled(asyncio.create_task(send(store, upload, 0, content)), *gates)
-            offset = (await store.settle("t", upload.id)).offset
-            assert offset > 0
-            assert await content_of(store, upload) == content[:offset]
-            assert len(files(tmp_path)) == -(-offset // module.STRIDE)
-
-    run(main())
-
-
-def test_a_cancelled_block_is_entered_with_its_file_and_a_refused_one_leaves_none(tmp_path, monkeypatch):
-    def sealed(store, content):
-        block = module.BlockWriter(store)
-        return block.finish(content)
-
-    async def main():
-        async with a_store(tmp_path, tenant_bytes=10_000) as store:
-            with monkeypatch.context() as patch:
-                gates = held(patch, UploadStore, "_add")
-                await cancelled(asyncio.create_task(store.put_block("t", sealed(store, b"block"))), *gates)
-            assert await store.blocks("t", [(hashlib.sha256(b"block").digest(), 5)]) == b"block"
-            with pytest.raises(Forbidden):
-                await store.put_block("t", sealed(store, bytes(20_000)))
-            assert len(files(tmp_path)) == 1
-
-    run(main())
-
-
-def test_a_cancelled_append_leaves_no_half_of_a_block(tmp_path):
-    async def main():
-        async with a_store(tmp_path) as store:
+        async with place.store() as store:
             upload = await new_upload(store)
             task = asyncio.create_task(send(store, upload, 0, os.urandom(20_000_000)))
             while (await store.get("t", upload.id)).offset == 0:
@@ -374,5 +271,259 @@ def test_a_cancelled_append_leaves_no_half_of_a_block(tmp_path):
             offset = (await store.settle("t", upload.id)).offset
             assert len(await content_of(store, upload)) == offset
             assert store._writers == {}
+
+    run(main())
+
+
+def test_a_creation_finds_the_upload_of_its_name(place):
+    async def main():
+        async with place.store() as store, place.store(on="other") as other:
+            upload = await new_upload(store, name="k", fingerprint="f")
+            found, new = await other.create(await new_upload_like(upload, fingerprint="f"))
+            assert (found, new) == (upload, False)
+            with pytest.raises(KeyReused):
+                await other.create(await new_upload_like(upload, fingerprint="g"))
+            await store.give_up("t", upload.id)
+            assert (await new_upload(other, name="k", fingerprint="g")).id != upload.id
+
+    run(main())
+
+
+async def new_upload_like(upload, *, fingerprint):
+    return msgspec.structs.replace(upload, id=new_upload_id(), fingerprint=fingerprint)
+
+
+def test_what_an_upload_is_comes_back_as_it_was(place):
+    async def main():
+        async with place.store() as store:
+            upload = await new_upload(store, name="null", length=7)
+            strange = msgspec.structs.replace(
+                upload,
+                id=new_upload_id(),
+                name="\u00fc 1",
+                target=bytes(range(256)),
+                owner="t/\u00fc",
+                answer=b"\0",
+            )
+            await store.create(strange)
+            assert await store.get("t", upload.id) == upload
+            assert await store.get("t/\u00fc", strange.id) == strange
+            await store.remember(upload.id, b"{}")
+            assert (await store.get("t", upload.id)).answer == b"{}"
+
+    run(main())
+
+
+def test_only_so_many_uploads_of_an_owner_are_open(place):
+    async def main():
+        async with place.store(max_open=2) as store:
+            uploads = [await new_upload(store) for _ in range(2)]
+            with pytest.raises(RateLimited):
+                await new_upload(store)
+            await new_upload(store, owner="other")
+            await send(store, uploads[0], 0, b"abc", closes=True)
+            await new_upload(store)
+            await store.give_up("t", uploads[1].id)
+            await new_upload(store)
+            with pytest.raises(RateLimited):
+                await new_upload(store)
+
+    run(main())
+
+
+def test_nobody_has_what_is_anothers(place):
+    async def main():
+        async with place.store() as store:
+            upload = await new_upload(store)
+            await send(store, upload, 0, b"abc")
+            wanted = [(hashlib.sha256(b"abc").digest(), 3)]
+            for step in (store.get, store.settle, store.give_up):
+                with pytest.raises(NotFound):
+                    await step("other", upload.id)
+                with pytest.raises(NotFound):
+                    await step("t", "upload_none")
+            with pytest.raises(BlocksLacking):
+                await store.blocks("other", wanted)
+            assert await store.blocks("t", wanted) == b"abc"
+
+    run(main())
+
+
+def test_a_block_that_was_sent_need_not_be_sent_again(place):
+    async def main():
+        async with place.store() as store, place.store(on="other") as other:
+            content = os.urandom(2_500_000)
+            name = hashlib.sha256(content).digest()
+            with pytest.raises(BlocksLacking) as told:
+                await store.blocks("t", [(name, len(content))])
+            assert told.value.lacking == [name.hex()]
+            for at, new in ((store, True), (other, False)):
+                block = BlockWriter(at)
+                sealed = await at.run(lambda block=block: block.finish(content))
+                assert await at.put_block("t", sealed) is new
+            assert len(place.files()) == 1
+            assert await other.blocks("t", [(name, len(content))] * 2) == content * 2
+            with pytest.raises(BadRequest):
+                await other.blocks("t", [(name, 1)])
+
+    run(main())
+
+
+def test_old_blocks_make_room_but_not_those_that_uploads_have(place):
+    wall = Wall()
+
+    async def put(store, content):
+        block = BlockWriter(store)
+        return await store.put_block("t", await store.run(lambda: block.finish(content)))
+
+    async def main():
+        contents = [bytes([number]) * 400_000 for number in range(4)]
+        named = [[(hashlib.sha256(content).digest(), len(content))] for content in contents]
+        async with place.store(tenant_bytes=1_000_000, now=wall) as store:
+            for content in contents[:2]:
+                await put(store, content)
+                wall.time += 1
+            await store.blocks("t", named[0])  # used last
+            await put(store, contents[2])
+            with pytest.raises(BlocksLacking):
+                await store.blocks("t", named[1])
+            upload = await new_upload(store)
+            await send(store, upload, 0, contents[0])
+            await send(store, upload, 400_000, contents[3])  # instead of the third one
+            with pytest.raises(Forbidden):
+                await put(store, contents[2])
+            with pytest.raises(Forbidden):
+                await store.check_room("t", 300_000)
+            await store.check_room("t", 200_000)
+            assert await content_of(store, upload) == contents[0] + contents[3]
+            assert len(place.files()) == 2
+            await store.give_up("t", upload.id)
+            await store.check_room("t", 1_000_000)
+            await put(store, contents[2])
+            assert len(place.files()) == 2
+
+    run(main())
+
+
+def test_parts_are_put_together_and_not_copied(place):
+    async def main():
+        async with place.store(on="other") as other, place.store() as store:
+            parts = [await new_upload(store, concat=Concat.PARTIAL) for _ in range(2)]
+            await send(store, parts[0], 0, b"abc", closes=True)
+            await send(store, parts[1], 0, b"def")
+            final = await new_upload_to_be(store)
+            with pytest.raises(Conflict, match="complete"):
+                await store.concatenate(final, [part.id for part in parts])
+            await send(store, parts[1], 3, b"ghi", closes=True)
+            names = [parts[1].id, parts[0].id, parts[1].id]
+            for wrong in ({"length": 14}, {"max_size": 14}):
+                with pytest.raises((Conflict, BodyTooLarge)):
+                    await store.concatenate(msgspec.structs.replace(final, **wrong), names)
+            with pytest.raises(NotFound):
+                await store.concatenate(final, ["upload_none"])
+            before = place.files()
+            made = await store.concatenate(final, names)
+            assert (made.phase, made.offset, made.length) == (Phase.COMPLETE, 15, 15)
+            assert made == await other.get("t", final.id)
+            assert await content_of(other, made) == b"defghiabcdefghi"
+            assert await store.concatenate(await new_upload_like(final, fingerprint=""), names) == made
+            with pytest.raises(KeyReused):
+                await store.concatenate(await new_upload_like(final, fingerprint="g"), names)
+            for part in parts:
+                await store.give_up("t", part.id)
+            assert await content_of(store, made) == b"defghiabcdefghi"
+            assert place.files() == before
+
+    run(main())
+
+
+async def new_upload_to_be(store):
+    upload = await new_upload(store, concat=Concat.FINAL)
+    await store.give_up("t", upload.id)
+    return msgspec.structs.replace(upload, id=new_upload_id(), name="final")
+
+
+def test_parts_of_an_upload_end_with_it(place):
+    async def main():
+        async with place.store() as store:
+            whole = await new_upload(store, length=6)
+            parts = [await new_upload(store, concat=Concat.PARTIAL, parent=whole.id) for _ in range(2)]
+            for part in parts:
+                await send(store, part, 0, b"abc", closes=True)
+            stray = await new_upload(store, concat=Concat.PARTIAL)
+            await send(store, stray, 0, b"abc", closes=True)
+            with pytest.raises(Conflict):
+                await store.concatenate(whole, [parts[0].id, stray.id], parent=whole.id)
+            made = await store.concatenate(whole, [part.id for part in parts], parent=whole.id)
+            assert await content_of(store, made) == b"abcabc"
+            with pytest.raises(Conflict) as told:
+                await store.concatenate(whole, [part.id for part in parts], parent=whole.id)
+            assert told.value.code == "upload_ended"
+            await store.give_up("t", whole.id)
+            for part in parts:
+                with pytest.raises(Gone):
+                    await store.get("t", part.id)
+            await store.get("t", stray.id)
+
+    run(main())
+
+
+def test_an_upload_that_was_verified_is_complete_unless_somebody_came(place):
+    async def main():
+        async with place.store() as store, place.store(on="other") as other:
+            upload = await new_upload(store)
+            await send(store, upload, 0, b"abc")
+            seen = await store.get("t", upload.id)
+            await other.settle("t", upload.id)
+            with pytest.raises(Conflict):
+                await store.complete(seen)
+            await store.complete(await store.get("t", upload.id))
+            found = await other.get("t", upload.id)
+            assert (found.phase, found.length) == (Phase.COMPLETE, 3)
+
+    run(main())
+
+
+def test_nothing_stays_on_a_disk_but_where_it_is_kept(place):
+    async def main():
+        async with place.store() as store:
+            upload = await new_upload(store)
+            await send(store, upload, 0, os.urandom(9_000_000))
+            _, writer = await store.append("t", upload.id, lambda: None)
+            writer.offsets.begin(9_000_000)
+            writer.expect(Digest("sha256", bytes(32)), MAX_BLOCK)
+            await writer.write(bytes(700_000))
+            await writer.close()
+            kept = place.files()
+            assert len(place.written()) == (len(kept) if type(place) is Place else 0)
+
+    run(main())
+
+
+def test_what_was_entered_is_kept_also_if_the_answer_was_lost(place, monkeypatch):
+    async def main():
+        async with place.store() as store:
+            upload = await new_upload(store)
+            await send(store, upload, 0, b"abc")
+            index = type(store._index)
+            for step in ("enter", "add"):
+                do = getattr(index, step)
+
+                async def lost(*args, do=do):
+                    await do(*args)
+                    raise StorageUnavailable("no answer")
+
+                monkeypatch.setattr(index, step, lost)
+            with pytest.raises(StorageUnavailable):
+                await send(store, upload, 3, b"def")
+            block = BlockWriter(store)
+            with pytest.raises(StorageUnavailable):
+                await store.put_block("t", await store.run(lambda: block.finish(b"block")))
+            monkeypatch.undo()
+            assert (await store.settle("t", upload.id)).offset == 6
+            assert await content_of(store, upload) == b"abcdef"
+            assert await store.blocks("t", [(hashlib.sha256(b"block").digest(), 5)]) == b"block"
+            assert await send(store, upload, 6, b"ghi", closes=True)
+            assert await store.whole(upload.id) == b"abcdefghi"
 
     run(main())

@@ -59,6 +59,7 @@ def check(plain: Plain, reader: Reader) -> None:
     if directory := plain.get("transcripts", {}).get("directory"):
         _check_parent(directory, ("transcripts", "directory"), reader)
     _check_webhooks(plain.get("webhooks", {}), plain.get("files", {}), reader)
+    _check_uploads(plain.get("uploads", {}), plain.get("files", {}), reader)
 
 
 def _check_durability(plain: Plain, reader: Reader) -> None:
@@ -92,6 +93,19 @@ def _check_redis(section: Plain, name: str, reader: Reader) -> None:
             (name, "redis"),
             "must begin with redis://, rediss:// or redis+sentinel://, and name a server",
         )
+
+
+def _check_uploads(uploads: Plain, files: Plain, reader: Reader) -> None:
+    _check_redis(uploads, "uploads", reader)
+    for name in ("redis", "s3"):
+        if uploads.get(name) is not None and not files.get("directory"):
+            reader.mistake(("uploads", name), "needs files.directory, where chunks are written first")
+    s3 = uploads.get("s3") or {}
+    endpoint = s3.get("endpoint", "")
+    if endpoint and not endpoint.startswith(("http://", "https://")):
+        reader.mistake(("uploads", "s3", "endpoint"), "must begin with http:// or https://")
+    if bool(s3.get("access_key")) != (s3.get("secret_key") is not None):
+        reader.mistake(("uploads", "s3", "access_key"), "access_key and secret_key belong together")
 
 
 def fill_in(plain: Plain) -> None:

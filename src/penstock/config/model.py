@@ -393,9 +393,25 @@ class FilesConfig(_Section, frozen=True):
     kept_for: Seconds = 2_592_000.0  # a file goes after so long, unless its sender says otherwise; 0: never
 
 
+class UploadsS3Config(_Section, frozen=True):
+    """A bucket for what is sent in pieces; see [Where it is kept](topics/resumable-uploads.md#where-it-is-kept)."""
+
+    bucket: str  # its name; it is not made
+    prefix: str = ""  # a folder in it; empty: all of it
+    endpoint: str = ""  # such as https://minio.example:9000; empty: Amazon's
+    region: str = ""  # empty: what the environment says, AWS_REGION, else us-east-1
+    # empty: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of the environment, or the machine's own role
+    access_key: str = ""
+    secret_key: Secret | None = None  # with access_key
+
+
 class UploadsConfig(_Section, frozen=True):
     """What is sent in pieces that survive a broken connection; it needs `files.directory`."""
 
+    # a server in which machines share uploads: redis://, rediss:// (TLS) or redis+sentinel://HOST,HOST/SERVICE
+    redis: Secret | None = None
+    # where the chunks themselves lie; none: in redis if there is one, else in `files.directory`
+    s3: UploadsS3Config | None = None
     tenant_bytes: Bytes = 10_737_418_240  # all that one tenant has sent in pieces; past it a new one gets 403
     max_open: Positive = 1_000  # uploads of one tenant that are not complete; past it a new one gets 429
     kept_for: Seconds = 86_400.0  # an upload that is not complete goes so long after its creation

@@ -21,8 +21,9 @@ from penstock.gateway.resumed import ResumedExchange, Target, kept
 from penstock.gateway.uploads import Answer, owner_of
 from penstock.messages import Endpoint, Tenant
 from penstock.net.exchange import Exchange
+from penstock.upload.index import Sealed
 from penstock.upload.uploads import MAX_BLOCK, UploadStore
-from penstock.upload.writer import BUFFER, BlockWriter, Sealed
+from penstock.upload.writer import BUFFER, BlockWriter
 from penstock.wire import codings, problems
 from penstock.wire.request import dialect_of
 

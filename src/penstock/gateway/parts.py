@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,11 @@ from penstock.messages import Endpoint, Tenant
 from penstock.metrics import Registry
 from penstock.net.clock import Clock
 from penstock.net.exchange import Exchange
+from penstock.upload.contents import Contents
 from penstock.upload.files import FileStore
+from penstock.upload.index import Index, Limits
+from penstock.upload.stores.disk import Disk
+from penstock.upload.stores.sqlite import SQLiteIndex
 from penstock.upload.uploads import UploadStore
 from penstock.webhooks.outbox import Outbox
 from penstock.webhooks.sender import Sender
@@ -57,18 +62,48 @@ def file_store(config: Config) -> FileStore | None:
 
 
 def upload_store(config: Config) -> UploadStore | None:
-    """None: nothing is kept on disk."""
+    """None: nothing is kept on disk.
+
+    :raises ConfigError: an extra is missing, or a store cannot be used as it is configured
+    """
     wanted = config.uploads
     if not config.files.directory:
         return None
-    return UploadStore(
-        Path(config.files.directory, "uploads"),
+    directory = Path(config.files.directory, "uploads")
+    limits = Limits(
         tenant_bytes=wanted.tenant_bytes,
         max_open=wanted.max_open,
         kept_for=wanted.kept_for,
         completed_kept_for=wanted.completed_kept_for,
         blocks_kept_for=wanted.blocks_kept_for,
+        now=time.time,
     )
+    disk = Disk(directory / "blocks")
+    index: Index = SQLiteIndex(directory / "uploads.sqlite", limits)
+    contents: Contents | None = None
+    if (s3 := wanted.s3) is not None:
+        try:
+            from penstock.upload.stores.s3 import S3Contents  # noqa: PLC0415 - an extra
+        except ImportError as error:
+            raise ConfigError("uploads.s3 needs the extra: pip install 'penstock[s3]'") from error
+        contents = S3Contents(
+            disk,
+            s3.bucket,
+            prefix=s3.prefix,
+            endpoint=s3.endpoint,
+            region=s3.region,
+            access_key=s3.access_key,
+            secret_key=s3.secret_key.reveal() if s3.secret_key is not None else "",
+        )
+    if wanted.redis is not None:
+        try:
+            from penstock.upload.stores.redis import RedisContents, RedisIndex  # noqa: PLC0415 - an extra
+        except ImportError as error:
+            raise ConfigError("uploads.redis needs the extra: pip install 'penstock[redis]'") from error
+        url = wanted.redis.reveal()
+        index = RedisIndex(url, limits, kept=contents is None)
+        contents = contents or RedisContents(url, disk)
+    return UploadStore(disk, index, limits, contents)
 
 
 def cache(config: Config, clock: Clock) -> tuple[Cache, Claims | None]:

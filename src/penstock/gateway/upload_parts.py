@@ -24,8 +24,9 @@ from penstock.net.exchange import Exchange
 from penstock.upload.asked import Concat, UploadDialect
 from penstock.upload.files import FileStore
 from penstock.upload.form import FileBegin, FileData, FormReader
+from penstock.upload.index import Upload, new_upload_id, unknown
 from penstock.upload.offsets import Phase
-from penstock.upload.uploads import Upload, UploadStore, new_upload_id, unknown
+from penstock.upload.uploads import UploadStore
 
 LIFE = 3_600.0  # seconds that a client has, as at OpenAI
 MAX_BYTES = 8_589_934_592  # of the whole, as at OpenAI

@@ -46,8 +46,9 @@ from penstock.upload.asked import Append, Concat, Creation, UploadDialect, conte
 from penstock.upload.digests import Digest
 from penstock.upload.files import FileStore, StoredFile
 from penstock.upload.form import filename_in
+from penstock.upload.index import Upload, new_upload_id, unknown
 from penstock.upload.offsets import Offsets, Phase
-from penstock.upload.uploads import MAX_BLOCK, Upload, UploadStore, new_upload_id, unknown
+from penstock.upload.uploads import MAX_BLOCK, UploadStore
 from penstock.upload.writer import Writer
 from penstock.wire import problems
 from penstock.wire.credentials import key_in

@@ -9,6 +9,7 @@ on the disk need not be sent again.  With one, all of it is confirmed at once, i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import time
@@ -16,11 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-import msgspec
-
-from penstock.errors import BodyTooLarge, Conflict, DigestMismatch, PenstockError
+from penstock.errors import BodyTooLarge, Conflict, DigestMismatch, PenstockError, StorageUnavailable
 from penstock.uninterrupted import uninterrupted
 from penstock.upload.files import write_all
+from penstock.upload.index import Append, Sealed
 from penstock.upload.offsets import Offsets
 
 if TYPE_CHECKING:
@@ -34,14 +34,6 @@ STRIDE = 4_194_304  # bytes after which an append without a digest is confirmed;
 MAX_DIGESTED = (
     134_217_728  # bytes of an append with a digest, which are on the disk before anything is confirmed
 )
-
-
-class Sealed(msgspec.Struct, frozen=True):
-    """A block that is whole and synced, in a file that no database knows yet."""
-
-    file: str
-    digest: bytes  # SHA-256
-    size: int
 
 
 class BlockWriter:
@@ -65,20 +57,19 @@ class BlockWriter:
         self.size += len(data)
 
     def seal(self) -> Sealed:
-        """Its bytes are on the disk; its name is when the directory is synced as well."""
+        """It is whole; it outlives this process when the store has kept it."""
         assert self._file is not None, "an empty block is none"
-        os.fsync(self._file.fileno())
+        if self._store.synced:
+            os.fsync(self._file.fileno())
         self._file.close()
         self._file = None
         return Sealed(self._path.name, self._hash.digest(), self.size)
 
     def finish(self, rest: bytes) -> Sealed:
-        """Write the rest; the block and its name are on the disk."""
+        """Write the rest, and seal it."""
         if rest:
             self.write(rest)
-        sealed = self.seal()
-        self._store.sync_names()
-        return sealed
+        return self.seal()
 
     def drop(self) -> None:
         if self._file is not None:
@@ -226,16 +217,11 @@ class Writer:
             await self._drop(block, sealed)
 
     async def _drop(self, block: BlockWriter | None, sealed: list[Sealed]) -> None:
-        def drop() -> None:
-            if block is not None:
-                block.drop()
-            for each in sealed:
-                self._store.path_of(each).unlink(missing_ok=True)
-
-        try:
-            await self._store.run(drop)
-        except PenstockError:  # nobody knows these files, and so they go some time
-            pass
+        if block is not None:
+            with contextlib.suppress(PenstockError):  # nobody knows this file, and so it goes some time
+                await self._store.run(block.drop)
+        if sealed:
+            await self._store.discard(sealed)
 
     async def _advance(self) -> None:
         await self._flush()
@@ -275,14 +261,12 @@ class Writer:
         if self._superseded and complete:
             raise Conflict("a later request for this upload came", code="superseded")
 
-        def sync() -> None:
-            self._seal()
-            if self._sealed:
-                self._store.sync_names()
-
+        offsets = self.offsets
+        append = Append(self.upload, self.owner, self.epoch, offsets.offset, offsets.length, complete)
         try:
-            await self._store.run(sync)
-            await self._store.enter(self, self._sealed, complete=complete)
+            await self._store.run(self._seal)
+            self._sealed = await self._store.keep(self._sealed)
+            await self._enter(append)
         except BaseException:
             self._broken = True
             raise
@@ -290,3 +274,12 @@ class Writer:
         self.epoch += 1
         self._known_length = self.offsets.length
         self.offsets.confirm()
+
+    async def _enter(self, append: Append) -> None:
+        try:
+            await self._store.enter(append, self._sealed)
+        except StorageUnavailable:
+            # It may have been entered, and only the answer is lost: who asks for the offset will be told.  The blocks
+            # are not this append's any more; if no index knows them, they go some time.
+            self._sealed = []
+            raise

@@ -16,14 +16,12 @@ names of the keys allow it.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import hiredis
 import msgspec
 
 from penstock.generation.log import State
@@ -44,12 +42,12 @@ from penstock.generation.store import (
 )
 from penstock.generation.stores import _redis_scripts as scripts
 from penstock.messages import Event
-from penstock.net.redis import ERRORS, Address, Connection, connect
+from penstock.net.redis import Address
+from penstock.net.redis_link import Link, sha_of
 
 log = logging.getLogger(__name__)
 
 BUDGET = 1.0  # seconds for one answer; the journal's readers do not wait that long
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0  # seconds without a try, after one that failed
 _NATIVE_GRACE = 60.0  # seconds after which the server itself removes what expire() should have removed
 _RUNNING_GRACE = 7 * 86_400.0  # the same for what never ended
 _PAGE = 64  # stream entries of one answer
@@ -61,7 +59,7 @@ _decode_record = msgspec.msgpack.Decoder(Record).decode
 _decode_ending = msgspec.msgpack.Decoder(Ending).decode
 _REASONS = {reason.value.encode(): reason for reason in Reason}
 _FIELDS = (b"request", b"state", b"owner", b"epoch", b"events", b"size", b"expires_at", b"ending")
-_SHA = {script: hashlib.sha1(script, usedforsecurity=False).hexdigest().encode() for script in scripts.ALL}
+_SHA = {script: sha_of(script) for script in scripts.ALL}
 _OF_SEVERAL = frozenset({scripts.WRITE, scripts.APPEND, scripts.READ})
 _NOTHING = (b"",) * 5
 
@@ -90,8 +88,8 @@ class RedisStore:
         self._dropped = 0
         self.losses = 0
         # Two connections: a long answer to a reader must not hold up a write.
-        self._writing = _Link(self.address, budget, self._lost)
-        self._reading = _Link(self.address, budget, lambda: None)
+        self._writing = Link(self.address, budget, scripts.ALL, StoreUnavailable, _Full, self._lost)
+        self._reading = Link(self.address, budget, scripts.ALL, StoreUnavailable, _Full)
 
     def __repr__(self) -> str:
         host, port = self.address.hosts[0]
@@ -372,7 +370,7 @@ class RedisStore:
 
     @staticmethod
     async def _run(
-        link: _Link, script: bytes, keys: Sequence[bytes], values: Sequence[bytes], *, shared: int = 0
+        link: Link, script: bytes, keys: Sequence[bytes], values: Sequence[bytes], *, shared: int = 0
     ) -> Any:
         """Run a script; on a cluster one that is for several generations is run for each.
 
@@ -455,135 +453,3 @@ def _record(fields: list[bytes | None]) -> Record | None:
 
 class _Full(StoreUnavailable):
     """The server has no memory left."""
-
-
-class _Link:
-    """A connection that is made when it is needed, with a budget for each answer and a breaker.
-
-    After a failure nobody tries for a while that doubles: what is asked meanwhile fails at once.
-    """
-
-    def __init__(self, address: Address, budget: float, on_lost: Callable[[], None]) -> None:
-        self.answered = 0  # for the connection
-        self.cluster = False
-        self.trouble = ""
-        self._address = address
-        self._budget = budget
-        self._on_lost = on_lost
-        self._connection: Connection | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._pause = 0.0
-        self._retry_at = 0.0
-        self._closed = False
-
-    def __repr__(self) -> str:
-        return f"<_Link {self.trouble or 'well'}>"
-
-    async def ask(self, *command: bytes) -> Any:
-        """:raises StoreUnavailable: no answer in time, or an error"""
-        return (await self.ask_all([command]))[0]
-
-    async def ask_all(self, commands: Sequence[tuple[bytes, ...]]) -> list[Any]:
-        """Send all, then wait for all.
-
-        :raises StoreUnavailable: not all were answered in time, or one with an error
-        """
-        connection = await self.ready()
-        loop = asyncio.get_running_loop()
-        waiting = [loop.create_task(connection.ask(*command)) for command in commands[1:]]
-        timer = loop.call_later(self._budget, self._late, connection)
-        try:
-            answers = [await connection.ask(*commands[0])] if commands else []
-            answers += [await task for task in waiting]
-        except ConnectionError as error:
-            if waiting:
-                await asyncio.gather(*waiting, return_exceptions=True)
-            if str(error).startswith("OOM"):
-                raise _Full(str(error)) from error
-            raise StoreUnavailable(self._why(str(error))) from error
-        finally:
-            timer.cancel()
-        return answers
-
-    def tell(self, *command: bytes) -> None:
-        """Send without waiting; it is lost if there is no connection."""
-        if self._connection is not None:
-            self._connection.send(command, None)
-
-    async def ready(self) -> Connection:
-        """The connection, made if need be.
-
-        :raises StoreUnavailable: there is none
-        """
-        if self._connection is not None:
-            return self._connection
-        loop = asyncio.get_running_loop()
-        if self._closed:
-            raise StoreUnavailable("the store is closed")
-        if self._connecting is None:
-            if loop.time() < self._retry_at:
-                raise StoreUnavailable(self._why(self.trouble))
-            self._connecting = loop.create_task(self._connect())
-        await asyncio.shield(self._connecting)
-        if self._connection is None:
-            raise StoreUnavailable(self._why(self.trouble))
-        return self._connection
-
-    async def _connect(self) -> None:
-        try:
-            connection = await connect(self._address, self)
-            try:
-                async with asyncio.timeout(self._budget):
-                    for script in scripts.ALL:
-                        await connection.ask(b"SCRIPT", b"LOAD", script)
-                    about = await connection.ask(b"INFO", b"cluster")
-            except BaseException:
-                connection.abort()
-                raise
-        except ERRORS as error:
-            self._broken(str(error) or "it does not answer")
-        else:
-            self.cluster = b"cluster_enabled:1" in about
-            self._connection = connection
-            self.trouble = ""
-            self._pause = 0.0
-        finally:
-            self._connecting = None
-
-    def _late(self, connection: Connection) -> None:
-        self._broken(f"no answer within {self._budget:g} s")
-        connection.abort()
-
-    def _broken(self, why: str) -> None:
-        self.trouble = why
-        self._pause = min(_LONGEST_PAUSE, self._pause * 2 or _FIRST_PAUSE)
-        self._retry_at = asyncio.get_running_loop().time() + self._pause
-
-    def _why(self, error: str) -> str:
-        host, port = self._address.hosts[0]
-        return f"Redis at {host}:{port}: {self.trouble or error}"
-
-    def close(self) -> None:
-        self._closed = True
-        if self._connecting is not None:
-            self._connecting.cancel()
-        if self._connection is not None:
-            self._connection.end()
-            self._connection = None
-
-    # ---- for the connection ----
-
-    def lost(self, connection: Connection, why: str) -> None:
-        if connection is self._connection:
-            self._connection = None
-            self._on_lost()
-            if not self.trouble:
-                self._broken(why)
-
-    def refused(self, connection: Connection, error: hiredis.ReplyError) -> None:
-        if str(error).startswith(("READONLY", "NOAUTH", "MOVED", "MASTERDOWN", "NOSCRIPT")):
-            self._broken(str(error))
-            connection.abort()  # it is not, or no longer, the one to talk to, or has forgotten everything
-
-    def served(self) -> None:
-        pass
