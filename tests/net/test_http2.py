@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 
 import h2.config
 import h2.connection
@@ -227,6 +228,26 @@ def test_who_hangs_up_resets_the_stream_and_the_others_go_on(path):
             await until(lambda: not app.next.is_set() or stays.done())
         await stays
         assert other.body == b"01234"
+
+
+@pytest.mark.parametrize("path", [b"hang", b"silent"])
+def test_a_cancel_reaches_the_server_within_a_tenth_of_a_second(path):
+    @with_streams()
+    async def test(app, pool):
+        least = PATIENCE
+        for number in range(1, 21):  # on a busy machine one may be late
+            app.gone.clear()
+            receiver = Collector()
+            stream = await pool.acquire()
+            answer = stream.send(head(path), b"", receiver)
+            await until(lambda: len(app.bodies) == number and (path == b"silent" or receiver.body))  # noqa: B023
+            began = time.monotonic()
+            stream.hang_up(60.0)
+            async with asyncio.timeout(PATIENCE):
+                await app.gone.wait()
+            least = min(least, time.monotonic() - began)
+            await answer
+        assert least < 0.1
 
 
 def test_what_is_cut_off_is_never_a_whole_answer():

@@ -1,8 +1,8 @@
-"""One connection of HTTP/2 to an upstream, and its streams; the protocol itself is h2's.
+"""One connection of HTTP/2 to an upstream, and its streams; the protocol itself is in ``_http2_frames``.
 
 Theory of operation.  A :class:`Stream` stands where HTTP/1.1 has a connection: it takes one request, feeds the answer
-to a receiver, and ends in one future.  All bytes go through :class:`Http2Connection`: ``data_received`` asks h2 what
-has come, hands the pieces to their streams, at most one ``on_data`` for each, and writes what h2 has to say.
+to a receiver, and ends in one future.  All bytes go through :class:`Http2Connection`: ``data_received`` has
+:class:`~penstock.net._http2_frames.Frames` tell what has come, hands it to the streams, and writes what there is to say.
 
 *Windows.*  The connection's is kept open whatever its streams do, so that one slow reader stops nobody else.  A
 stream's is opened further only as its receiver takes what came: who pauses is sent ``STREAM_WINDOW`` bytes more at
@@ -12,8 +12,7 @@ most, which are held here until it resumes.
 way to tell an upstream that nobody reads any more, and to read on.
 
 *Going away.*  A server that says GOAWAY finishes the streams that it names, and has done nothing for the later ones,
-which are :class:`StaleConnection`: safe to send again.  h2 takes the connection for closed then, and what still comes
-for a mistake; :class:`_H2` tells it that it is not.
+which are :class:`StaleConnection`: safe to send again.
 """
 
 from __future__ import annotations
@@ -22,43 +21,17 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from h2.config import H2Configuration
-from h2.connection import ConnectionState, H2Connection
-from h2.errors import ErrorCodes
-from h2.events import (
-    ConnectionTerminated,
-    DataReceived,
-    Event,
-    RemoteSettingsChanged,
-    ResponseReceived,
-    StreamEnded,
-    StreamReset,
-    WindowUpdated,
-)
-from h2.exceptions import H2Error, NoSuchStreamError, StreamClosedError
-from h2.settings import SettingCodes, Settings
-from hyperframe.frame import Frame, GoAwayFrame
-
 from penstock.errors import PenstockError, UpstreamBroken, UpstreamUnreachable
 from penstock.net import tasks
+from penstock.net._http2_frames import Code, Frames, Http2Error
 from penstock.net.connection import MAX_HEAD_BYTES, STALE_WINDOW, StaleConnection, keep_alive
 from penstock.net.origin import Origin
 from penstock.net.response import Receiver
 
 STREAM_WINDOW = 1 << 20  # bytes of one answer that may be on their way, or wait here for who pauses
 _CONNECTION_WINDOW = 1 << 26
-_FIRST_WINDOW = 65_535  # RFC 9113, 6.9.2
 _ACKNOWLEDGE = 2  # a window is opened again when this part of it is used
-_NOT_SENT = frozenset({"host", "content-length", "connection", "transfer-encoding"})  # HTTP/1.1's own
-
-
-class _H2(H2Connection):
-    """One that goes on with the streams that a GOAWAY leaves (RFC 9113, 6.8)."""
-
-    def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[Event]]:
-        found = super()._receive_goaway_frame(frame)
-        self.state_machine.state = ConnectionState.CLIENT_OPEN
-        return found
+_NOT_SENT = frozenset({b"content-length", b"connection", b"transfer-encoding"})  # HTTP/1.1's own
 
 
 class Home(Protocol):
@@ -236,6 +209,7 @@ class Http2Connection(asyncio.Protocol):
         self._home = home
         self._loop = loop
         self._origin = origin
+        self._scheme, self._authority = origin.scheme.encode(), origin.authority.encode("latin-1")
         self._transport: asyncio.Transport | None = None
         self._lost: asyncio.Future[None] | None = None
         self._streams: dict[int, Stream] = {}
@@ -247,14 +221,11 @@ class Http2Connection(asyncio.Protocol):
         self.opened = 0.0
         self.is_http2 = False
         self.retired = False  # takes no new streams
-        self._h2 = _H2(H2Configuration(client_side=True, header_encoding=None))
-        self._h2.local_settings = Settings(
-            client=True,
-            initial_values={
-                SettingCodes.ENABLE_PUSH: 0,
-                SettingCodes.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
-                SettingCodes.MAX_HEADER_LIST_SIZE: MAX_HEAD_BYTES,
-            },
+        self._frames = Frames(
+            self,
+            stream_window=STREAM_WINDOW,
+            connection_window=_CONNECTION_WINDOW,
+            most_head=MAX_HEAD_BYTES,
         )
 
     def __repr__(self) -> str:
@@ -271,8 +242,7 @@ class Http2Connection(asyncio.Protocol):
 
     @property
     def takes_streams(self) -> bool:
-        most = self._h2.remote_settings.max_concurrent_streams
-        return not self.retired and len(self._streams) + self._given < most
+        return not self.retired and len(self._streams) + self._given < self._frames.max_streams
 
     def must_be_open(self) -> None:
         """:raises ConnectionResetError: it was accepted and closed before anything was sent."""
@@ -281,7 +251,7 @@ class Http2Connection(asyncio.Protocol):
 
     def must_take_streams(self) -> None:
         """:raises UpstreamUnreachable: it was closed, or went away, before it could be used, or allows no stream."""
-        if self.retired or not self._h2.remote_settings.max_concurrent_streams:
+        if self.retired or not self._frames.max_streams:
             raise UpstreamUnreachable(f"{self.address} ends each connection before it can be used")
 
     async def wait_lost(self) -> None:
@@ -320,36 +290,44 @@ class Http2Connection(asyncio.Protocol):
             self._home.stale()
             self._loop.call_soon(stream.fail, self._turned_away())
             return
-        try:
-            stream.number = self._h2.get_next_available_stream_id()
-            self._h2.send_headers(stream.number, _fields(head, self._origin), end_stream=not body)
-        except H2Error as error:
-            self.retired = True
-            self._loop.call_soon(
-                stream.fail, UpstreamUnreachable(f"{self.address} cannot be asked: {_words(error)}")
-            )
-            return
+        stream.number = self._frames.ask(self._fields(head), end=not body)
+        self.retired = self.retired or self._frames.exhausted
         self._given -= 1
         self._streams[stream.number] = stream
         stream.unsent = memoryview(body)
         self._send_body(stream)
         self._flush()
 
+    def _fields(self, head: bytes) -> list[tuple[bytes, bytes]]:
+        """A head of HTTP/1.1 as HTTP/2 has it (RFC 9113, 8.3.1)."""
+        first, *lines = head.split(b"\r\n")
+        method, path, _ = first.split(b" ", 2)
+        authority = self._authority
+        fields = []
+        for line in lines:
+            name, colon, value = line.partition(b":")
+            name = name.lower()
+            if name == b"host":
+                authority = value.strip()
+            elif colon and name not in _NOT_SENT:
+                fields.append((name, value.strip()))
+        pseudo = [
+            (b":method", method),
+            (b":scheme", self._scheme),
+            (b":authority", authority),
+            (b":path", path),
+        ]
+        return pseudo + fields
+
     def reset(self, stream: Stream) -> None:
         if stream.number and self._transport is not None:
-            try:
-                self._h2.reset_stream(stream.number, ErrorCodes.CANCEL)
-            except H2Error:  # it has ended
-                return
+            self._frames.reset(stream.number, Code.CANCEL)
             self._flush()
 
     def widen(self, stream: Stream, size: int) -> None:
-        """A stream's receiver has taken so many bytes."""
+        """The stream may have so many bytes more."""
         if self._transport is not None:
-            try:
-                self._h2.increment_flow_control_window(size, stream.number)
-            except H2Error:  # it has ended
-                return
+            self._frames.widen(stream.number, size)
             self._flush()
 
     def ended(self, stream: Stream) -> None:
@@ -366,39 +344,25 @@ class Http2Connection(asyncio.Protocol):
     # ---- writing -----------------------------------------------------------------------------------
 
     def _send_body(self, stream: Stream) -> None:
-        number = stream.number
-        while stream.unsent and self._writing:
-            size = min(
-                self._h2.local_flow_control_window(number),
-                self._h2.max_outbound_frame_size,
-                len(stream.unsent),
-            )
-            if size <= 0:
-                return
+        frames, number = self._frames, stream.number
+        while stream.unsent and self._writing and (size := frames.room(number)):
             piece = stream.unsent[:size]
             stream.unsent = stream.unsent[size:]
-            self._h2.send_data(number, piece.tobytes(), end_stream=not stream.unsent)
+            frames.send(number, piece, end=not stream.unsent)
             self._flush()
 
-    def _send_bodies(self) -> None:
-        for stream in [each for each in self._streams.values() if each.unsent]:
-            try:
-                self._send_body(stream)
-            except (NoSuchStreamError, StreamClosedError):  # the answer came first, or a reset
-                stream.unsent = memoryview(b"")
-
     def _flush(self) -> None:
-        data = self._h2.data_to_send()
-        if data and self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
+        if frames := self._frames.out:
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.write(bytes(frames))
+            frames.clear()
 
     def pause_writing(self) -> None:
         self._writing = False
 
     def resume_writing(self) -> None:
         self._writing = True
-        self._send_bodies()
-        self._flush()
+        self.on_room()
 
     # ---- from the transport ------------------------------------------------------------------------
 
@@ -411,74 +375,60 @@ class Http2Connection(asyncio.Protocol):
         if (sock := transport.get_extra_info("socket")) is not None:
             keep_alive(sock)
         self._idle_since = self._home.now()
-        self._h2.initiate_connection()
-        self._h2.increment_flow_control_window(_CONNECTION_WINDOW - _FIRST_WINDOW)
         self._flush()
 
     def data_received(self, data: bytes) -> None:
         try:
-            events = self._h2.receive_data(data)
-        except H2Error as error:
-            self._flush()  # GOAWAY, with the reason
-            self._fail_all(f"sent what is not HTTP/2: {_words(error)}")
+            self._frames.receive(data)
+        except Http2Error as error:
+            self._frames.leave(error.code)
+            self._flush()
+            self._fail_all(f"sent what is not HTTP/2: {error}")
             self.close()
             return
-        pieces: dict[Stream, list[DataReceived]] = {}
-        for event in events:
-            if isinstance(event, DataReceived):
-                self._owed += event.flow_controlled_length or 0
-                if (stream := self._streams.get(event.stream_id or 0)) is not None:
-                    pieces.setdefault(stream, []).append(event)
-            else:
-                if pieces and isinstance(event, StreamEnded | StreamReset | ConnectionTerminated):
-                    self._deliver(pieces)
-                self._on_event(event)
-        self._deliver(pieces)
         if self._owed >= _CONNECTION_WINDOW // _ACKNOWLEDGE:
             owed, self._owed = self._owed, 0
-            self._h2.increment_flow_control_window(owed)
+            self._frames.widen(0, owed)
         self._flush()
 
-    def _deliver(self, pieces: dict[Stream, list[DataReceived]]) -> None:
-        for stream, events in pieces.items():
-            credit = sum(each.flow_controlled_length or 0 for each in events)
-            stream.on_data(b"".join(each.data or b"" for each in events), credit)
-        pieces.clear()
+    # ---- from the frames ---------------------------------------------------------------------------
 
-    def _on_event(self, event: Event) -> None:
-        if isinstance(event, ResponseReceived):
-            if (stream := self._streams.get(event.stream_id or 0)) is not None:
-                status, headers = _head_of(event.headers or [])
-                if status:
-                    stream.on_head(status, headers)
-                else:
-                    self.reset(stream)
-                    stream.fail(UpstreamBroken(f"{self.address} sent an answer without a status"))
-        elif isinstance(event, StreamEnded):
-            if (stream := self._streams.get(event.stream_id or 0)) is not None:
-                if stream.unsent:  # it has its answer, and wants no more of the question
-                    self.reset(stream)
-                stream.on_end()
-        elif isinstance(event, StreamReset):
-            if (stream := self._streams.get(event.stream_id or 0)) is not None:
-                self._reset_by_peer(stream, event.error_code or 0)
-        elif isinstance(event, WindowUpdated | RemoteSettingsChanged):
-            self._send_bodies()
-        elif isinstance(event, ConnectionTerminated):
-            self._going_away(event)
+    def on_head(self, number: int, fields: list[tuple[bytes, bytes]]) -> None:
+        if (stream := self._streams.get(number)) is not None:
+            stream.on_head(*_head_of(fields))
 
-    def _reset_by_peer(self, stream: Stream, code: int) -> None:
-        if code == ErrorCodes.REFUSED_STREAM and not stream.answered:  # RFC 9113, 8.7: it was not looked at
+    def on_data(self, number: int, data: bytes, credit: int) -> None:
+        self._owed += credit
+        if (stream := self._streams.get(number)) is not None:
+            stream.on_data(data, credit)
+
+    def on_end(self, number: int) -> None:
+        if (stream := self._streams.get(number)) is not None:
+            if stream.unsent:  # it has its answer, and wants no more of the question
+                self.reset(stream)
+            stream.on_end()
+
+    def on_mistake(self, number: int, why: str) -> None:
+        if (stream := self._streams.get(number)) is not None:
+            stream.fail(UpstreamBroken(f"{self.address} sent what is not HTTP/2: {why}"))
+
+    def on_room(self) -> None:
+        for stream in [each for each in self._streams.values() if each.unsent]:
+            self._send_body(stream)
+
+    def on_reset(self, number: int, code: int) -> None:
+        if (stream := self._streams.get(number)) is None:
+            return
+        if code == Code.REFUSED_STREAM and not stream.answered:  # RFC 9113, 8.7: it was not looked at
             self._home.stale()
             stream.fail(self._turned_away())
         else:
             stream.fail(self._end_of(stream, f"reset the stream ({_name_of(code)})"))
 
-    def _going_away(self, event: ConnectionTerminated) -> None:
+    def on_going_away(self, last: int, code: int) -> None:
         self.retired = True
-        last = event.last_stream_id or 0
-        if event.error_code:
-            self._fail_all(f"ended the connection ({_name_of(event.error_code)})", after=last)
+        if code:
+            self._fail_all(f"ended the connection ({_name_of(code)})", after=last)
             self.close()
             return
         for stream in [each for each in self._streams.values() if each.number > last]:
@@ -526,39 +476,16 @@ class Http2Connection(asyncio.Protocol):
         return UpstreamUnreachable(f"{self.address} {how} without an answer")
 
 
-def _fields(head: bytes, origin: Origin) -> list[tuple[bytes, bytes]]:
-    """A head of HTTP/1.1 as HTTP/2 has it (RFC 9113, 8.3.1)."""
-    first, *lines = head.decode("latin-1").split("\r\n")
-    method, path, _ = first.split(" ", 2)
-    fields = {":method": method, ":scheme": origin.scheme, ":authority": origin.authority, ":path": path}
-    more = []
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if name := colon and name.lower():
-            if name == "host":
-                fields[":authority"] = value.strip()
-            elif name not in _NOT_SENT:
-                more.append((name, value.strip()))
-    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in [*fields.items(), *more]]
-
-
-def _head_of(headers: list[tuple[bytes, bytes]] | list[object]) -> tuple[int, dict[bytes, bytes]]:
-    """Status (0: that is none), and fields as a receiver takes them: what comes twice is joined."""
-    status, found = 0, dict[bytes, bytes]()
-    for name, value in cast(list[tuple[bytes, bytes]], headers):
-        if name == b":status":
-            status = int(value) if len(value) == 3 and value.isdigit() else 0
-        else:
-            found[name] = found[name] + b", " + value if name in found else value
-    return status, found
+def _head_of(fields: list[tuple[bytes, bytes]]) -> tuple[int, dict[bytes, bytes]]:
+    """Status, and fields as a receiver takes them: what comes twice is joined."""
+    found = dict[bytes, bytes]()
+    for name, value in fields:
+        found[name] = found[name] + b", " + value if name in found else value
+    return int(found.pop(b":status")), found
 
 
 def _name_of(code: int) -> str:
     try:
-        return ErrorCodes(code).name
+        return Code(code).name
     except ValueError:
         return str(code)
-
-
-def _words(error: H2Error) -> str:
-    return str(error) or type(error).__name__
