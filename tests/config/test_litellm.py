@@ -76,7 +76,8 @@ def test_a_deployment_becomes_a_candidate_at_an_upstream(params, kind, url, mode
 @pytest.mark.parametrize(
     ("params", "reason"),
     [
-        ("{model: azure/gpt-4o, api_base: 'https://x.openai.azure.com'}", "Azure"),
+        ("{model: azure/gpt-4o, api_base: 'https://apim.example/x'}", "Azure"),
+        ("{model: azure/gpt-4o, api_base: 'https://x.openai.azure.com', tenant_id: t}", "Entra ID"),
         ("{model: bedrock/anthropic.claude-v2}", "neither OpenAI's nor Anthropic's"),
         ("{model: vertex_ai/gemini-pro}", "neither OpenAI's nor Anthropic's"),
         ("{model: whatever}", "its provider is unknown"),
@@ -93,6 +94,58 @@ def test_what_cannot_be_converted_is_listed_with_its_reason(params, reason):
     assert item.models == ("m",)
     assert reason in item.reason
     assert f"#   {item}" in conversion.text
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        "https://eu.openai.azure.com",
+        "https://eu.openai.azure.com/",
+        "https://eu.openai.azure.com/openai/v1/",
+        "https://eu.openai.azure.com/openai/deployments/gpt4",
+    ],
+)
+def test_a_deployment_of_azure_is_asked_at_its_resources_v1_endpoint(base):
+    conversion, config = converted(
+        deployment(f"{{model: azure/o_series/mine, api_base: '{base}', api_key: k, api_version: 2024-10-21}}")
+    )
+    (candidate,) = config.models["m"].candidates
+    assert (candidate.upstream, candidate.model) == ("eu", "mine")
+    assert config.upstreams["eu"].base_url == "https://eu.openai.azure.com/openai/v1"
+    assert left(conversion) == {
+        "api_version": "the resource is asked at its v1 endpoint (/openai/v1), which has no versions"
+    }
+
+
+def test_an_address_of_azure_that_is_a_variable_gets_the_v1_endpoints_path():
+    conversion, config = converted(
+        deployment("{model: azure/mine, api_base: os.environ/URL}"), ENVIRON | {"AZURE_API_KEY": "k3"}
+    )
+    assert config.upstreams["azure"].base_url == "http://box:1/openai/v1"
+    assert config.upstreams["azure"].api_key.reveal() == "k3"
+    assert "must not end with a slash" in left(conversion)["api_base"]
+
+
+def test_variables_of_azure_are_those_that_litellm_looks_up():
+    assert converted(
+        deployment("{model: azure/mine}"), ENVIRON | {"AZURE_API_KEY": "k3", "AZURE_API_BASE": "https://a"}
+    )[0].variables == ("AZURE_API_BASE", "AZURE_API_KEY")
+
+
+@pytest.mark.parametrize(
+    ("setting", "where"),
+    [
+        ("litellm_settings: {cache: true}", "docs/caching.md"),
+        ("router_settings: {cooldown_time: 30}", "`breaker`"),
+        ("router_settings: {redis_host: h}", "`limits.redis`"),
+        ("general_settings: {max_budget: 5}", "`limits`"),
+        ("general_settings: {max_parallel_requests: 5}", "`concurrency`"),
+    ],
+)
+def test_what_has_to_be_said_anew_is_listed_with_the_place_for_it(setting, where):
+    conversion, _ = converted(setting)
+    (item,) = conversion.left
+    assert where in item.reason
 
 
 def test_what_is_no_chat_model_is_listed():
@@ -305,7 +358,8 @@ def test_an_alias_is_its_group_under_another_name_with_its_fallbacks():
         THREE
         + "router_settings: {model_group_alias: {x: a, y: {model: b, hidden: true}}, fallbacks: [{a: [c]}]}"
     )
-    _, config = converted(text)
+    conversion, config = converted(text)
+    assert left(conversion) == {"hidden": "GET /v1/models names whatever its caller may use"}
     assert config.models["x"].candidates == [CandidateConfig(upstream="openai", model="a")]
     assert config.models["x"].fallbacks == ["c"]
     assert config.models["y"].candidates == [CandidateConfig(upstream="openai", model="b")]

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 import yaml
 
+from penstock.config import _azure
 from penstock.config._meaning import header_fault
 from penstock.config.address import check_base_url
 from penstock.config.keys import hash_key
@@ -52,15 +53,20 @@ _SERVED_MODES = frozenset({"chat", "completion", "embedding", "responses"})
 _NO_COUNTERPART = "has no counterpart in Penstock"
 _NOT_SPOKEN = "this provider speaks neither OpenAI's nor Anthropic's API"
 _AZURE = (
-    "Azure's deployments have their own URLs and headers; if yours has the v1 endpoint, add it as an upstream of "
-    "kind openai with base_url https://RESOURCE.openai.azure.com/openai/v1"
+    "Azure has its v1 endpoint at https://RESOURCE.openai.azure.com/openai/v1; if this leads to one, add it as an "
+    "upstream of kind openai"
 )
+_ENTRA = "tokens of Entra ID are not fetched; give the resource's key as api_key"
+_VERSION = "the resource is asked at its v1 endpoint (/openai/v1), which has no versions"
+_NO_SLASH = "/openai/v1 stands behind it now: the variable must not end with a slash, or with a path"
 _FIXED_PARAMETER = "Penstock sends what the caller sends and sets no parameters of its own"
-_STATE = "Penstock's processes share no Redis state"
+_STATE = "what machines share is configured by itself: `limits.redis`, `cache.redis`, `generations.redis`"
 _DATABASE = "keys, teams and budgets in LiteLLM's database are not read; make keys with `penstock key new`"
 _CALLBACK = "Penstock has no callbacks; it has a ledger, metrics and a log"
-_CACHE = "caching is not configured here"
-_COOLDOWN = "Penstock tries the next candidate of each call and does not take upstreams out for a time"
+_CACHE = "which answers are kept is said for each model (`cache`), and where, at the top; see docs/caching.md"
+_COOLDOWN = "an upstream that fails is left in peace where it has a `breaker`; see docs/flow.md"
+_BUDGET = "say whose it is, under `limits`: keys, tenants or tiers, by day or month; see docs/flow.md"
+_AT_ONCE = "how many calls an upstream gets at once is its `concurrency`; see docs/flow.md"
 _PRICE = "prices stand in a table of their own; see `prices` in docs/configuration.md"
 
 _REASONS = {
@@ -81,7 +87,14 @@ _REASONS = {
     "callbacks": _CALLBACK,
     "success_callback": _CALLBACK,
     "failure_callback": _CALLBACK,
+    "service_callback": _CALLBACK,
     "service_callbacks": _CALLBACK,
+    "alerting": "alerts are made of metrics; see docs/metrics.md",
+    "max_budget": _BUDGET,
+    "budget_duration": _BUDGET,
+    "max_parallel_requests": _AT_ONCE,
+    "global_max_parallel_requests": _AT_ONCE,
+    "api_version": _VERSION,
     "database_url": _DATABASE,
     "store_model_in_db": _DATABASE,
     "allowed_fails": _COOLDOWN,
@@ -90,7 +103,7 @@ _REASONS = {
     "disable_cooldowns": _COOLDOWN,
     "retry_policy": "retries are the same for every kind of failure that another attempt may mend",
     "retry_after": "the delay before a retry is retry.first_delay, or what the upstream asks for",
-    "routing_strategy": "it has no counterpart: candidates are drawn by weight, as simple-shuffle does it",
+    "routing_strategy": "it has no counterpart: candidates are drawn by weight, unless `strategy` says otherwise",
     "context_window_fallbacks": "a request that is too long is refused with the provider's own words",
     "content_policy_fallbacks": "a request that a provider's filter refuses is not sent to another",
     "include": "convert each included file by itself",
@@ -381,9 +394,7 @@ class _Converter:
             elif value is not None and key == "weight":
                 self._leave("model_list[].litellm_params.weight", "is no number that is at least 0", name)
             if value is not None and key != "weight":
-                reason = (
-                    "limits of upstreams have no counterpart; kept as the share among the model's candidates"
-                )
+                reason = "kept as the share among the model's candidates; what callers may ask of a model is `limits.models`"
                 self._leave(f"model_list[].litellm_params.{key}", reason, name)
         clocks = {}
         for key, clock in (("timeout", "first_token"), ("stream_timeout", "between_tokens")):
@@ -405,15 +416,13 @@ class _Converter:
         """The upstream, its name for the model, and what it should be called."""
         prefix, slash, rest = model.partition("/")
         given = parameters.pop("custom_llm_provider", None)
-        known = prefix in _HOSTED or prefix in _COMPATIBLE or prefix in _OLLAMA
+        known = prefix in _HOSTED or prefix in _COMPATIBLE or prefix in _OLLAMA or prefix == "azure"
         if given is not None:
             prefix, rest = str(given), rest if slash and prefix == given else model
         elif not (slash and known):
             hosted = _provider_of(model)
             if hosted is None:
-                raise _CannotConvert(
-                    _AZURE if prefix == "azure" else _NOT_SPOKEN if slash else "its provider is unknown"
-                )
+                raise _CannotConvert(_NOT_SPOKEN if slash else "its provider is unknown")
             prefix, rest = hosted.name, model
         base = _text(parameters.pop("api_base", None) or parameters.pop("base_url", None))
         key = _text(parameters.pop("api_key", None))
@@ -442,8 +451,12 @@ class _Converter:
             kind, url, label = "openai", base, _label(base, prefix)
         elif prefix in _COMPATIBLE:
             raise _CannotConvert("it has no api_base")
+        elif prefix == "azure":
+            kind, rest = "openai", _azure.deployment(rest)
+            url, key = self._azure(base, key, parameters, name)
+            label = _label(url, "azure").partition(".")[0]
         else:
-            raise _CannotConvert(_AZURE if prefix == "azure" else _NOT_SPOKEN)
+            raise _CannotConvert(_NOT_SPOKEN)
         for parameter in ("max_retries", "num_retries"):
             if parameter in parameters and _number(parameters[parameter]) in (self.retries, 0):
                 # LiteLLM's own advice is 0 here, because its router retries: ours does, too.
@@ -469,6 +482,18 @@ class _Converter:
             verify=verify,
         )
         return upstream, rest, label
+
+    def _azure(self, base: str | None, key: str | None, parameters: Plain, name: str) -> tuple[str, str]:
+        """Base URL and key of a resource of Azure; LiteLLM has variables for both."""
+        if any(parameters.get(parameter) for parameter in _azure.ENTRA):
+            raise _CannotConvert(_ENTRA)
+        try:
+            url = _azure.base_url(base or "${AZURE_API_BASE}")
+        except ValueError:
+            raise _CannotConvert(_AZURE) from None
+        if variables(url):
+            self._leave("model_list[].litellm_params.api_base", _NO_SLASH, name)
+        return url, key or "${AZURE_API_KEY}"
 
     def _headers(self, parameters: Plain, name: str) -> tuple[tuple[str, str], ...]:
         headers: dict[str, str] = {}
@@ -535,6 +560,8 @@ class _Converter:
                     for deployment in self.models[str(group)]
                 ]
                 taken[str(alias)] = str(group)
+                if isinstance(target, dict) and target.get("hidden"):
+                    self._leave(f"{key}.hidden", "GET /v1/models names whatever its caller may use")
         return taken
 
     def _take_fallbacks(self, library: Plain, router: Plain, aliases: Mapping[str, str]) -> None:
