@@ -414,6 +414,62 @@ def test_what_is_cancelled_in_another_process_is_paid_for_no_longer(durable):
     assert connections == 1
 
 
+async def dismissed(port, generation):
+    """What a gateway says to a caller who will not come back for what another one produces."""
+    return (await call(port, b"", f"/v1/generations/{generation}/cancel?unread=true", "POST")).json()[
+        "status"
+    ]
+
+
+def test_who_tells_another_process_that_he_will_not_come_back_is_not_waited_for(durable):
+    async def main():
+        script = [*SCRIPT[:3], Step.GONE, Step.CLOSE]
+        async with two([script], durable, grace=3600.0) as ((gateway, here), (other, there), _):
+            reading = asyncio.create_task(call(here, STREAM))
+            await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
+            (generation,) = gateway.pipeline.registry
+            reading.cancel()
+            await until(lambda: not generation.readers)
+            told = await dismissed(there, generation.id)
+            await until(lambda: not gateway.pipeline.productions)
+            await until(lambda: not other.pipeline.registry)  # it is followed no more
+            return told
+
+    assert on_uvloop(main) == "running"
+
+
+def test_what_somebody_reads_goes_on_when_another_process_is_told_that_nobody_will(durable):
+    async def main():
+        async with running(durable) as (generation, calling, go_on, (other, there)):
+            told = await dismissed(there, generation.id)
+            await until(lambda: not other.pipeline.waiting)  # the store knows
+            go_on.set()
+            return told, await calling
+
+    told, whole = on_uvloop(main)
+    assert told == "running"
+    assert b"[DONE]" in whole.body
+
+
+def test_what_runs_in_the_background_goes_on_when_its_reader_leaves_another_process(durable):
+    async def main():
+        go_on = asyncio.Event()
+        script = [*SCRIPT[:3], go_on, SCRIPT[3]]
+        async with two([script], durable) as ((gateway, here), (other, there), _):
+            body = {"model": "m", "input": "x", "background": True}
+            made = (await call(here, body, "/v1/responses")).json()
+            await until(lambda: any(one.readable for one in gateway.pipeline.registry))
+            (generation,) = gateway.pipeline.registry
+            await dismissed(there, generation.id)
+            await until(lambda: not other.pipeline.waiting)
+            await _keeper(gateway)._end_dismissed(gateway.pipeline.durable.deserted())
+            go_on.set()
+            await stored(gateway)
+            return (await call(here, b"", f"/v1/responses/{made['id']}", "GET")).json()["status"]
+
+    assert on_uvloop(main) == "completed"
+
+
 def test_what_runs_when_a_process_must_go_is_finished_by_another(durable):
     async def main():
         never = asyncio.Event()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
-from penstock.errors import Draining, Gone, NotFound, Overloaded
+from penstock.errors import Cancelled, Draining, Gone, NotFound, Overloaded
 from penstock.gateway.stages import attach
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
@@ -133,11 +133,29 @@ class Durable:
         """Whether another process produces it: its readers there may have more of it than is known here."""
         return generation.ending is None and is_followed(generation)
 
-    def cancel(self, generation: Generation) -> None:
-        """End what another process produces: it finds out when it stores the next event, which is refused."""
+    def cancel(self, generation: Generation, *, unread: bool) -> None:
+        """End what another process produces: it finds out when it stores the next event, which is refused.
+
+        :param unread: only if nobody reads it: what its readers there are, only that process knows, and is told
+        """
+        if unread:
+            self._producing.soon(self._dismiss(generation))
+            return
         for keeper in self.keepers.values():
             keeper.leave(generation)
         self.delete(generation.id)
+        generation.fail(Cancelled("the call was cancelled"))
+
+    async def _dismiss(self, generation: Generation) -> None:
+        await asyncio.sleep(0)  # who has asked for this is answered first
+        keeper = self.keeper_of(generation.model)
+        if keeper is not None:
+            await keeper.dismiss(generation.id)
+        if not generation.readers:
+            generation.abandon()  # here; who follows it says in the store that it is read
+
+    def deserted(self) -> list[Generation]:
+        return self._producing.registry.waiting()
 
     def delete(self, generation_id: str) -> None:
         for keeper in self.keepers.values():

@@ -434,10 +434,10 @@ class Pipeline:
         if asked.what == "cancel":
             if generation.ending is None and not (asked.unread and generation.is_wanted):
                 if self.durable is not None and self.durable.is_elsewhere(generation):
-                    self.durable.cancel(generation)
+                    self.durable.cancel(generation, unread=asked.unread)
                 else:
                     generation.abandon()
-                generation.fail(Cancelled("the call was cancelled"))
+                    generation.fail(Cancelled("the call was cancelled"))
         elif asked.what == "delete":
             generation.abandon()
             generation.forget()

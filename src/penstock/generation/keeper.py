@@ -6,7 +6,8 @@ has died left unfinished.
 
 Whose readers?  A generation that runs here may be read there: by a caller whose new connection came to another
 process.  Whoever reads says so in the store now and then (:meth:`Keeper._attend`), and the process that
-produces asks before it gives a deserted generation up (:meth:`Keeper.is_attended`).
+produces asks before it gives a deserted generation up (:meth:`Keeper.is_attended`).  A caller who tells another
+process that it will not come back is not waited for (:meth:`Keeper.dismiss`).
 
 When the store does not answer, calls go on without it: nothing here is awaited on the way of a new call but
 the claim of an idempotency key, and that has a budget.
@@ -75,6 +76,9 @@ class Owner(Protocol):
 
     def go_on(self, record: Record, events: list[Event], keeper: Keeper) -> None:
         """A generation was taken over: produce the rest of it."""
+
+    def deserted(self) -> list[Generation]:
+        """Those that run without a reader, and wait for one to come back."""
 
 
 class Name(NamedTuple):
@@ -469,15 +473,36 @@ class Keeper:
 
     async def is_attended(self, generation_id: str) -> bool:
         """Whether another process has a reader of this generation."""
+        return await self._is_said(_readers_of(generation_id))
+
+    async def dismiss(self, generation_id: str) -> None:
+        """A caller will not come back for what another process produces, and nobody reads it here."""
+        now = time.time()
+        for name, seconds in ((_readers_of(generation_id), 0.0), (_left(generation_id), ATTENDED)):
+            await self._quietly(
+                self.store.claim(
+                    "", name, b"", self.owner, now=now, until=now + seconds, instead_of=self.owner
+                )
+            )
+
+    async def _is_said(self, name: str) -> bool:
         now = time.time()
         try:
             claim = await _within(
-                CLAIM_BUDGET,
-                self.store.claim("", _readers_of(generation_id), b"", self.owner, now=now, until=now),
+                CLAIM_BUDGET, self.store.claim("", name, b"", self.owner, now=now, until=now)
             )
         except StoreUnavailable:
             return False
         return not claim.won
+
+    async def _end_dismissed(self, deserted: list[Generation]) -> None:
+        for generation in deserted:
+            written = generation.journal
+            if not isinstance(written, Written) or written.entry.journal is not self.journal:
+                continue
+            left = await self._is_said(_left(generation.id))
+            if left and not await self.is_attended(generation.id) and not generation.is_wanted:
+                generation.abandon()
 
     # ---- leases ----
 
@@ -497,6 +522,7 @@ class Keeper:
                 if not self.leaving and not patient:
                     for generation_id in await self.store.expired(now, TAKE_AT_ONCE):
                         await self._take_over(generation_id, runs)
+                await self._end_dismissed(runs.deserted())
                 if now - swept > 60.0:
                     swept = now
                     await self.store.expire(now)
@@ -604,6 +630,10 @@ def end(generation: Generation, ending: Ending) -> None:
 
 def _readers_of(generation_id: str) -> str:
     return "readers of " + generation_id
+
+
+def _left(generation_id: str) -> str:
+    return "left " + generation_id
 
 
 async def _within(seconds: float, doing: Coroutine[Any, Any, _T]) -> _T:

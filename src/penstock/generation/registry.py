@@ -135,6 +135,10 @@ class Registry:
         else:
             generation.abandon()
 
+    def waiting(self) -> list[Generation]:
+        """Those that run without a reader, and are given up unless one comes back in time."""
+        return [generation for generation, until in self._deserted.items() if until < math.inf]
+
     def rejoined(self, generation: Generation) -> None:
         self._deserted.pop(generation, None)
 
