@@ -18,7 +18,7 @@ from serving import COMPLETION, DONE, STREAM_END, STREAM_HEAD, delta, on_uvloop,
 from penstock.config.model import CodingsConfig
 from penstock.errors import ConfigError
 from penstock.gateway import coded
-from penstock.gateway.coded import Codings, Dictionaries
+from penstock.gateway.coded import Codings
 from penstock.wire import codings
 
 ALL = CodingsConfig(answers=["zstd", "br", "gzip"], least_bytes=1)
@@ -129,20 +129,6 @@ def test_a_gateway_without_dictionaries_says_which_codings_there_are(tmp_path):
         answer = await ask("POST", CHAT, body_of(1), penstock_dictionary="keep", content_type=JSON)
         assert answer.headers["accept-encoding"] == "zstd, br, gzip"
         assert "penstock-dictionary" not in answer.headers
-
-
-def test_dictionaries_are_bounded():
-    kept = Dictionaries(100)
-    names = [kept.keep("a", bytes([65 + number]) * 25) for number in range(5)]
-    assert kept.get("a", names[0]) is None
-    assert kept.get("a", names[1]) == b"B" * 25
-    assert kept.get("b", names[1]) is None
-    kept.keep("a", b"F" * 25)
-    assert kept.get("a", names[1]) is not None
-    assert kept.get("a", names[2]) is None
-    assert kept.keep("a", b"x" * 26) is None
-    assert kept.keep("a", b"") is None
-    assert repr(kept) == "<Dictionaries 4, 100 of 100 bytes>"
 
 
 @pytest.mark.parametrize("name", ["gzip", "br", "zstd"])

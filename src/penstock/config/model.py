@@ -427,7 +427,7 @@ class CodingsConfig(_Section, frozen=True):
     least_bytes: NotNegative = 1_024  # a plain answer that is shorter is not coded
     # events of a coded stream wait so long for each other; 0: only for those of the same moment
     flush_after: Seconds = 0.0
-    # bodies that each worker remembers as dictionaries (dcz), for callers that ask for it; 0: none
+    # bodies remembered as dictionaries (dcz) for callers that ask, by each worker, and in `files.directory`; 0: none
     dictionary_bytes: NotNegative = 33_554_432
 
 

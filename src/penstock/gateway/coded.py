@@ -7,15 +7,14 @@ affair.  Whether a request is one of these its head says (:meth:`Codings.of`); t
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import threading
-from collections import OrderedDict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from penstock.config.model import CodingsConfig
 from penstock.errors import ConfigError, UnsupportedMedia
+from penstock.gateway.dictionaries import Dictionaries
 from penstock.gateway.over import OverExchange
 from penstock.messages import Endpoint, Headers
 from penstock.net.exchange import Exchange, HeaderList
@@ -43,61 +42,21 @@ class Coding(msgspec.Struct, frozen=True):
     ask: bool  # which codings there are is to be told
 
 
-class Dictionaries:
-    """Bodies that callers may refer to, by owner and SHA-256; the oldest make room.  For any thread.
-
-    :param most: bytes that they may have together
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._held = 0
-        self._contents: OrderedDict[tuple[str, bytes], bytes] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __repr__(self) -> str:
-        return f"<Dictionaries {len(self._contents)}, {self._held} of {self._most} bytes>"
-
-    def get(self, owner: str, digest: bytes) -> bytes | None:
-        with self._lock:
-            content = self._contents.get((owner, digest))
-            if content is not None:
-                self._contents.move_to_end((owner, digest))
-            return content
-
-    def keep(self, owner: str, content: bytes) -> bytes | None:
-        """The content's SHA-256, if it is remembered from now on; None: it is too large."""
-        if (
-            not content or len(content) > self._most // 4
-        ):  # one caller's largest shall not drive out all others
-            return None
-        digest = hashlib.sha256(content).digest()
-        key = (owner, digest)
-        with self._lock:
-            if key not in self._contents:
-                self._held += len(content)
-            self._contents[key] = content
-            self._contents.move_to_end(key)
-            while self._held > self._most:
-                _, old = self._contents.popitem(last=False)
-                self._held -= len(old)
-        return digest
-
-
 class Codings:
     """What is understood and offered here.
 
+    :param shared: a directory where the workers of a machine have dictionaries together
     :raises ConfigError: the configuration wants a coding whose package is missing
     """
 
-    def __init__(self, config: CodingsConfig, max_body: int) -> None:
+    def __init__(self, config: CodingsConfig, max_body: int, shared: Path | None = None) -> None:
         missing = [name for name in config.answers if name not in codings.CODINGS]
         if missing:
             raise ConfigError("codings.answers: br needs the extra: pip install 'penstock[brotli]'")
         self._offered = tuple(config.answers)
         self._least = config.least_bytes
         self._flush_after = config.flush_after
-        self._dictionaries = Dictionaries(config.dictionary_bytes)
+        self._dictionaries = Dictionaries(config.dictionary_bytes, shared)
         self._keeps = bool(config.dictionary_bytes)
         self._max_body = max_body
         understood = (*codings.CODINGS, codings.DCZ) if self._keeps else codings.CODINGS
@@ -144,7 +103,8 @@ class Codings:
         body = beneath.whole_body()
         digest = None
         if coding.body or coding.packed or coding.keep:
-            if len(body) > _LARGE:
+            waits = self._dictionaries.may_wait and (coding.keep or codings.DCZ in coding.body)
+            if waits or len(body) > _LARGE:
                 loop = asyncio.get_running_loop()
                 body, digest = await loop.run_in_executor(None, self._decoded, body, coding, owner)
             else:

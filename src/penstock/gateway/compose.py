@@ -32,7 +32,7 @@ from penstock.gateway.announce import Announcer
 from penstock.gateway.batches import BatchRoom
 from penstock.gateway.blocks import BlockRoom
 from penstock.gateway.cascade import CascadeMeasures, Cascades
-from penstock.gateway.coded import Coding, Codings
+from penstock.gateway.coded import Coding
 from penstock.gateway.durable import Durable
 from penstock.gateway.explain import Explained, explain
 from penstock.gateway.files import FileRoom
@@ -155,7 +155,7 @@ class Gateway:
         self._files = parts.file_store(config)
         self._batches = self._runner(config, self._files) if self._files is not None else None
         self._working: set[asyncio.Task[Any]] = set()  # on what is kept here
-        self._codings = Codings(config.codings, config.listener.max_body_bytes)
+        self._codings = parts.codings(config)
         self._kept = Kept({})
         self._upload_store = parts.upload_store(config)
         self._pieces: InPieces | None = None  # None: nothing can be sent in pieces

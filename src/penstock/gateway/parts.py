@@ -18,6 +18,7 @@ from penstock.cache.tiers.memory import MemoryTier
 from penstock.config.model import Config, GenerationsConfig
 from penstock.errors import ConfigError
 from penstock.flow.lessee import Board
+from penstock.gateway.coded import Codings
 from penstock.generation.keeper import Keeper
 from penstock.generation.store import Store
 from penstock.generation.stores.sqlite import SQLiteStore
@@ -59,6 +60,12 @@ def file_store(config: Config) -> FileStore | None:
         tenant_bytes=files.tenant_bytes,
         kept_for=files.kept_for,
     )
+
+
+def codings(config: Config) -> Codings:
+    """:raises ConfigError: a package is missing"""
+    shared = Path(config.files.directory, "dictionaries") if config.files.directory else None
+    return Codings(config.codings, config.listener.max_body_bytes, shared)
 
 
 def upload_store(config: Config) -> UploadStore | None:
