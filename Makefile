@@ -135,6 +135,9 @@ floor: $(VENV)/.with-tests  ## run all but the integration tests on Python 3.11 
 	  echo "there is no Python $(FLOOR) here: its tests are left out"; \
 	fi
 
+# Threads of PyTorch's that share a busy core wait for each other, for minutes.
+optimize-tests: export OMP_NUM_THREADS := 1
+
 .PHONY: optimize-tests
 optimize-tests: $(OPTIMIZE_VENV)/.with-tests  ## run the tests that need PyTorch, in .venv-optimize
 	$(OPTIMIZE_VENV)/bin/python -m pytest tests/optimize/numerics tests/engine/test_transformers.py \

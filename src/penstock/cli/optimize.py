@@ -17,6 +17,7 @@ from penstock.optimize.faults import OptimizeError
 from penstock.optimize.making import Stamp, made_whole
 from penstock.optimize.measure import measure
 from penstock.optimize.model_directory import Runtime, open_model
+from penstock.optimize.parallel import Division, divide
 from penstock.optimize.progress import Tell, bars
 from penstock.optimize.recipe import follow, read_recipe
 from penstock.optimize.report import Report, Stage, markdown, write_report
@@ -260,6 +261,20 @@ def profile(
         (into / "profile.md").write_text(found.markdown(), encoding="utf-8")
         (into / "profile.json").write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2))
     print(found.markdown(), end="")
+
+
+@optimize.command()
+def parallel(
+    source: Source,
+    by: Annotated[Division, typer.Option(help="What each process has a part of.")] = Division.TENSOR,
+    ranks: Annotated[int, typer.Option(help="Processes.", min=2, max=64)] = 2,
+) -> None:
+    """See whether a model can be divided among processes, and says the same then."""
+    loaded("ranks", "main")
+    told = divide(open_model(source), by, ranks)
+    print(f"{source} in {told.ranks} processes, by {told.division}:")
+    print(f"  {told.held:,} of {told.parameters:,} parameters in the process that has most")
+    print(f"  logits differ by {told.logits_differ_by:.1e} of the largest")
 
 
 @optimize.command()
