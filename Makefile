@@ -27,6 +27,7 @@ FLOOR_VENV := .venv-$(FLOOR)
 BENCH_VENV := .venv-bench
 OPTIMIZE_VENV := .venv-optimize
 TRITON_VENV := .venv-triton
+RAY_VENV := .venv-ray
 PYTHON := $(VENV)/bin/python
 
 .PHONY: help
@@ -97,6 +98,12 @@ $(TRITON_VENV)/.with-tests: pyproject.toml
 	  cp "$$home/tritonserver/python_backend_stubs/$$version/triton_python_backend_stub" "$$home/tritonserver/backends/python/"
 	@touch $@
 
+$(RAY_VENV)/.with-tests: pyproject.toml
+	@scripts/venv $(RAY_VENV) 3.11 3.12 3.13
+	$(RAY_VENV)/bin/python -m pip install --quiet --editable .[engine] 'ray[serve]==2.60.0' 'httpx2>=2.0' \
+	  'hypothesis>=6.120' 'pytest>=8.3' 'pytest-timeout>=2.3'
+	@touch $@
+
 # ---- daily acts -----------------------------------------------------------------------------------------
 
 .PHONY: serve
@@ -146,6 +153,10 @@ optimize-tests: $(OPTIMIZE_VENV)/.with-tests  ## run the tests that need PyTorch
 .PHONY: triton
 triton: $(TRITON_VENV)/.with-tests  ## run the tests that need a real tritonserver, in .venv-triton
 	$(TRITON_VENV)/bin/python -m pytest tests/upstream/triton $(ARGS)
+
+.PHONY: ray
+ray: $(RAY_VENV)/.with-tests  ## run the tests of deploy/ray on a small cluster here, in .venv-ray
+	$(RAY_VENV)/bin/python -m pytest tests/deploy/ray $(ARGS)
 
 .PHONY: docs
 docs: $(VENV)/.bare  ## write the generated parts of the manual anew

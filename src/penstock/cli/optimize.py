@@ -127,6 +127,12 @@ def distill(
         float, typer.Option(help="Above 1: more of what the teacher finds unlikely.")
     ] = 1.0,
     hard: Annotated[float, typer.Option(help="Share of the loss that is about the text itself.")] = 0.0,
+    on_policy: Annotated[
+        bool,
+        typer.Option(
+            "--on-policy", help="Only begin with the texts; learn from what the student writes then."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Decides the order of the texts.")] = 1,
     text: Text = None,
 ) -> None:
@@ -140,6 +146,7 @@ def distill(
         learning_rate=learning_rate,
         temperature=temperature,
         hard=hard,
+        on_policy=on_policy,
         seed=seed,
     )
     _take(step, source, target, text)

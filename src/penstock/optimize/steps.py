@@ -157,6 +157,9 @@ class Distill(_Options, frozen=True, kw_only=True):
     learning_rate: float = 1e-3
     temperature: float = 1.0
     hard: float = 0.0  # share of the loss that is about the text itself, not about the teacher
+    on_policy: bool = (
+        False  # the texts are only begun with; what the student writes itself is what is learnt from
+    )
     seed: int = 1
 
     def mistakes(self) -> list[str]:
@@ -165,6 +168,8 @@ class Distill(_Options, frozen=True, kw_only=True):
             found.append("hard: from 0 to less than 1")
         if self.calibration is None:
             found.append("calibration: distilling needs texts")
+        if self.on_policy and self.hard:
+            found.append("hard: what the student writes itself is no text to be learnt by heart")
         return found
 
     @property
@@ -278,6 +283,8 @@ def stamp_for(step: Step, source: ModelDirectory) -> Stamp:
     # Where files lie is no part of what they are.
     options.pop("calibration", None)
     options.pop("teacher", None)
+    if not options.get("on_policy"):  # directories that were made before there was a choice
+        options.pop("on_policy", None)
     return Stamp(step.name, options, digest(source, *files))
 
 

@@ -3,7 +3,8 @@
 The loss is the Kullback-Leibler divergence of the student from the teacher at each position of the texts, both
 softened by the temperature, times its square (Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural
 Network, 2015).  Of a teacher whose weights nobody has there are only its answers: then the student learns these
-texts themselves (Kim, Rush: Sequence-Level Knowledge Distillation, 2016).
+texts themselves (Kim, Rush: Sequence-Level Knowledge Distillation, 2016).  ``on_policy`` has it learn from texts of
+its own.
 """
 
 from __future__ import annotations
@@ -36,12 +37,21 @@ def make(step: Distill, source: ModelDirectory, into: Path, tell: Tell) -> Notes
             f"{step.teacher} has {teacher.config.vocab_size} tokens, {source.path} {student.config.vocab_size}: "
             "teacher and student must share a vocabulary"
         )
-    ids = torch.tensor(pieces(tokenizer, step.calibration, step.length, _MOST))
-    losses = _train(step, student, teacher, ids, tell)
+    read = pieces(tokenizer, step.calibration, step.length, _MOST)
+    if step.on_policy and teacher is None:
+        raise StepFailed("on_policy: what the student writes itself only a teacher can judge; name one")
+    if step.on_policy:
+        from penstock.optimize.numerics.on_policy import train  # noqa: PLC0415 - TRL is seconds to load
+
+        losses = train(step, student, teacher, tokenizer, read, tell)
+        if not losses or not all(map(math.isfinite, losses)):
+            raise StepFailed("the training diverged: name a smaller learning_rate")
+    else:
+        losses = _train(step, student, teacher, torch.tensor(read), tell)
     save(student, tokenizer, into)
     tenth = max(1, len(losses) // 10)
     return {
-        "pieces": len(ids),
+        "pieces": len(read),
         "loss_at_first": sum(losses[:tenth]) / tenth,
         "loss_at_last": sum(losses[-tenth:]) / tenth,
     }

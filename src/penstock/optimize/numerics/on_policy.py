@@ -1,0 +1,75 @@
+"""The student writes, and learns from its teacher at each of its own words (on-policy distillation).
+
+What it learns from is what it will be asked for: texts that it writes itself, with their mistakes, and not those that a
+corpus has (Agarwal et al., On-Policy Distillation of Language Models, ICLR 2024).  Sampling, loss and schedule are TRL's.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback
+from trl import DistillationConfig, DistillationTrainer
+
+from penstock.optimize.progress import Tell
+from penstock.optimize.steps import Distill
+
+
+class _AfterStep(TrainerCallback):  # type: ignore[misc]  # the checks go without the library
+    """Tells how far it is, and keeps weights at zero that were: training would undo what pruning did."""
+
+    def __init__(self, student: Any, tell: Tell, steps: int) -> None:
+        self._tell = tell
+        self._steps = steps
+        self._masks = [
+            (each, each != 0) for each in student.parameters() if each.dim() > 1 and (each == 0).any()
+        ]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        del args, control, rest
+        with torch.no_grad():
+            for weight, mask in self._masks:
+                weight.mul_(mask)
+        self._tell("distilling what it says itself", state.global_step, self._steps)
+
+
+def train(
+    step: Distill, student: Any, teacher: Any, tokenizer: Any, pieces: list[list[int]], tell: Tell
+) -> list[float]:
+    """The loss of each step; the student is trained in place.
+
+    :param pieces: of texts; the first half of each is what the student goes on with
+    """
+    half = step.length // 2
+    prompts = Dataset.from_list([{"prompt": tokenizer.decode(piece[:half])} for piece in pieces])
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = DistillationTrainer(
+            model=student,
+            teacher_model=teacher,
+            processing_class=tokenizer,
+            train_dataset=prompts,
+            callbacks=[_AfterStep(student, tell, step.steps)],
+            args=DistillationConfig(
+                output_dir=folder,
+                max_steps=step.steps,
+                per_device_train_batch_size=step.batch,
+                gradient_accumulation_steps=1,
+                learning_rate=step.learning_rate,
+                temperature=step.temperature,
+                max_completion_length=step.length - half,
+                seed=step.seed,
+                logging_steps=1,
+                save_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+                use_cpu=True,
+                bf16=False,
+                gradient_checkpointing=False,
+            ),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        return [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
