@@ -249,7 +249,12 @@ def require_sense(step: Step, where: str = "") -> None:
 def told(step: Step) -> dict[str, Any]:
     """The options as a report shows them: files by their names."""
     options: dict[str, Any] = msgspec.to_builtins(step, enc_hook=lambda path: path.name)
-    return options
+    return _chosen(options)
+
+
+def _chosen(options: dict[str, Any]) -> dict[str, Any]:
+    """Without what directories and reports from before there was a choice say nothing of."""
+    return {key: value for key, value in options.items() if key != "on_policy" or value}
 
 
 def numerics_of(step: Step) -> Numerics:
@@ -283,9 +288,7 @@ def stamp_for(step: Step, source: ModelDirectory) -> Stamp:
     # Where files lie is no part of what they are.
     options.pop("calibration", None)
     options.pop("teacher", None)
-    if not options.get("on_policy"):  # directories that were made before there was a choice
-        options.pop("on_policy", None)
-    return Stamp(step.name, options, digest(source, *files))
+    return Stamp(step.name, _chosen(options), digest(source, *files))
 
 
 def take(
