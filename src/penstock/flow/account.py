@@ -122,7 +122,7 @@ def _bucket(old: Bucket | None, limit: int | None) -> Bucket | None:
         return None
     if old is None:
         return Bucket(limit)
-    old.limit = limit
+    old.resize(limit)
     return old
 
 

@@ -22,16 +22,22 @@ class Bucket:
     """``limit`` units per ``period`` seconds, of which as many may come at once.
 
     :param limit: units; 0: nothing ever fits
+    :ivar full_at: from then on it is full, if nothing more is taken: unless the limit is 0, everything fits
     """
 
-    __slots__ = ("_found_full", "_full_at", "_gaps", "limit", "period")
+    __slots__ = ("_each", "_found_full", "_gaps", "full_at", "limit", "period")
 
     def __init__(self, limit: float, period: float = PERIOD) -> None:
-        self.limit = limit
-        self.period = period
-        self._full_at = -inf
+        self.period = float(period)
+        Bucket.resize(self, limit)
+        self.full_at = -inf
         self._found_full = -inf  # when something was last taken of the whole
         self._gaps: list[tuple[float, float]] = []  # when something was taken: seconds until full before it
+
+    def resize(self, limit: float) -> None:
+        """It holds so many units from now on."""
+        self.limit = float(limit)
+        self._each = self.period / limit if limit else 0.0  # seconds in which a unit comes in
 
     def wait(self, units: float, now: float) -> float:
         """Seconds until so many units can be taken; 0: now.
@@ -42,7 +48,7 @@ class Bucket:
         limit = self.limit
         if not limit:
             return inf
-        left = self._full_at - now
+        left = self.full_at - now
         if left <= 0.0:  # full
             return 0.0
         late = left + (min(limit, units)) * self.period / limit - self.period
@@ -51,35 +57,29 @@ class Bucket:
 
     def take(self, units: float, now: float) -> None:
         """Take them, whether they are there or not."""
-        limit = self.limit
-        if not limit:
-            return
-        gap = self._full_at - now
+        gap = self.full_at - now
         if gap > 0.0:
             self._remember(gap, now)
-            self._full_at += units * self.period / limit
+            self.full_at += units * self._each
         else:
             self._found_full = now
             if self._gaps:
                 self._gaps.clear()
-            self._full_at = now + units * self.period / limit
+            self.full_at = now + units * self._each
 
     def correct(self, units: float, taken_at: float) -> float:
         """So many units more were used than were taken at ``taken_at``, or, negative, fewer.
 
         :returns: units that this changed the bucket by: what finds no room is not given back
         """
-        limit = self.limit
-        if not limit:
-            return 0.0
-        seconds = units * self.period / limit
+        seconds = units * self._each
         if seconds < 0.0:
             if taken_at < self._found_full:
                 return 0.0
             if self._gaps:
                 seconds = self._with_room(seconds, taken_at)
-        self._full_at += seconds
-        return seconds * limit / self.period
+        self.full_at += seconds
+        return seconds * self.limit / self.period
 
     def _remember(self, gap: float, now: float) -> None:
         gaps = self._gaps
@@ -104,7 +104,7 @@ class Bucket:
     def fill(self, left: float, now: float) -> None:
         """So many units are left, as somebody knows who counts for more than one process; negative: owed."""
         if self.limit:
-            self._full_at = now + (self.limit - left) * self.period / self.limit
+            self.full_at = now + (self.limit - left) * self.period / self.limit
 
     def level(self, now: float) -> float:
         """What is left, and negative what is owed."""
@@ -112,14 +112,14 @@ class Bucket:
 
     def left(self, now: float) -> float:
         """Units that can be taken now; 0 also in debt."""
-        if self._full_at <= now:
+        if self.full_at <= now:
             return self.limit
         level = self.level(now)
         return max(0.0, level)
 
     def full_in(self, now: float) -> float:
         """Seconds until the bucket is full."""
-        return max(0.0, self._full_at - now)
+        return max(0.0, self.full_at - now)
 
     def __repr__(self) -> str:
-        return f"<Bucket of {self.limit:g} per {self.period:g} s, full at {self._full_at:.3f}>"
+        return f"<Bucket of {self.limit:g} per {self.period:g} s, full at {self.full_at:.3f}>"

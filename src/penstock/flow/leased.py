@@ -29,20 +29,24 @@ OUTAGE = 4.0  # seconds without an exchange after which what was taken in the me
 
 
 class LeasedBucket(Bucket):
-    """A bucket of which this process has a part: the whole as it is known here, and ``own``.
+    """A bucket of which this process has a part: the ``whole`` as it is known here, and its ``own``.
+
+    Whether something fits has to be asked each time, even if the whole is full (:attr:`full_at` never comes).
 
     :param limit: the whole, of all processes
     :param share: this process's part of it until the first lease
     """
 
-    __slots__ = ("_acknowledged", "_even", "_fresh_until", "_overdrawn", "_reported", "own", "total")
+    __slots__ = ("_acknowledged", "_even", "_fresh_until", "_overdrawn", "_reported", "own", "total", "whole")
 
     def __init__(self, limit: float, share: float) -> None:
         super().__init__(limit)
+        self.full_at = math.inf
+        self.whole = Bucket(limit)
         self.own = Bucket(limit * share)
+        self._even = share
         self.total = 0.0  # taken, ever
         self._reported = self._acknowledged = 0.0  # of that
-        self._even = share
         self._overdrawn = False
         self._fresh_until = -math.inf
 
@@ -50,7 +54,7 @@ class LeasedBucket(Bucket):
         own = self.own.wait(units, now)
         if not own or math.isinf(own):
             return own
-        whole = super().wait(units, now)
+        whole = self.whole.wait(units, now)
         if not whole and not self._overdrawn and now < self._fresh_until:
             return 0.0
         # A share grows once there is more asked for here than elsewhere: nobody waits for longer than by an even one.
@@ -59,25 +63,28 @@ class LeasedBucket(Bucket):
     def take(self, units: float, now: float) -> None:
         if self.own.wait(units, now):
             self._overdrawn = True
-        super().take(units, now)
+        self.whole.take(units, now)
         self.own.take(units, now)
         self.total += units
 
     def correct(self, units: float, taken_at: float) -> float:
-        changed = super().correct(units, taken_at)
+        changed = self.whole.correct(units, taken_at)
         self.own.correct(units, taken_at)
         self.total += changed
         return changed
 
     def left(self, now: float) -> float:
-        return super().left(now) if now < self._fresh_until else self.own.left(now)
+        return self.whole.left(now) if now < self._fresh_until else self.own.left(now)
+
+    def full_in(self, now: float) -> float:
+        return self.whole.full_in(now)
 
     def resize(self, limit: float) -> None:
         """The configuration says something else now; what was used stays used."""
-        self.own.limit *= limit / self.limit if self.limit else 0.0
-        self.limit = limit
-        if limit and not self.own.limit:
-            self.own.limit = limit * self._even
+        own = self.own.limit * limit / self.limit if self.limit else 0.0
+        super().resize(limit)
+        self.whole.resize(limit)
+        self.own.resize(own or limit * self._even)
 
     def use(self, now: float, *, known: bool, anew: bool) -> Use:
         """What is reported of it."""
@@ -87,7 +94,7 @@ class LeasedBucket(Bucket):
         elif anew:  # the others' part of the whole is not known any more: suppose that it is as full as ours
             level = self.limit * (self.own.level(now) / self.own.limit if self.own.limit else 0.0)
         else:
-            level = self.level(now)
+            level = self.whole.level(now)
         return Use(self.limit, self.total, self.total - self._acknowledged, level)
 
     def lease(self, left: float, share: float, even: float, now: float) -> None:
@@ -97,13 +104,13 @@ class LeasedBucket(Bucket):
         self._fresh_until = now + FRESH
         self._acknowledged = self._reported
         since = self.total - self._reported
-        self.fill(left - since, now)
+        self.whole.fill(left - since, now)
         self.take_part(share)
         self.own.fill(left * share - since, now)
 
     def take_part(self, share: float) -> None:
         """Ours is this part of the limit from now on; our bucket stays as full as it is."""
-        self.own.limit = self.limit * share
+        self.own.resize(self.limit * share)
 
     def __repr__(self) -> str:
         share = self.own.limit / self.limit if self.limit else 0.0

@@ -71,7 +71,7 @@ class Limiter:
         self.calendar = Calendar(unix_time())
         self._price = price
         self._refused = refused
-        self._lessee = lessee
+        self.lessee = lessee
         self._accounts: dict[tuple[str, str], Account] = {}
         self._of_call: dict[tuple[str, str, str, str], Concerned] = {}
         self._others: dict[tuple[str, str], tuple[int, int]] = {}
@@ -191,7 +191,7 @@ class Limiter:
                 name = resolve(self._tables[scope], name) or name  # noqa: PLW2901
             account = self._accounts.get((scope, name))
             if account is None:
-                account = self._accounts[scope, name] = Account(scope, name, limits, self._lessee)
+                account = self._accounts[scope, name] = Account(scope, name, limits, self.lessee)
                 self._tell(account)
             accounts.append(account)
         if len(self._of_call) >= MAX_REMEMBERED:
@@ -285,7 +285,7 @@ def _figures(account: Account, now: float) -> Iterable[tuple[str, float, float]]
         yield _PLACES, account.concurrent, max(0, account.concurrent - account.in_progress - others)
     for kind, bucket in (("requests", account.requests), ("tokens", account.tokens)):
         if bucket is not None:
-            yield kind, bucket.limit, math.floor(bucket.left(now))
+            yield kind, int(bucket.limit), math.floor(bucket.left(now))
     for kind, budget in (("day", account.day), ("month", account.month)):
         if budget is not None:
             yield kind, budget.limit / DOLLAR, max(0, budget.left) / DOLLAR

@@ -27,9 +27,10 @@ class Concerned:
     """The accounts that concern the calls of some names, and what they are limited in.
 
     :ivar spends: whether there is a budget among it
+    :ivar is_shut: whether there is a limit of 0
     """
 
-    __slots__ = ("accounts", "budgets", "places", "requests", "spends", "tokens")
+    __slots__ = ("accounts", "budgets", "is_shut", "places", "requests", "spends", "tokens")
 
     def __init__(self, accounts: Sequence[Account]) -> None:
         self.accounts = tuple(accounts)
@@ -38,21 +39,24 @@ class Concerned:
         self.tokens = tuple(each.tokens for each in accounts if each.tokens is not None)
         self.budgets: tuple[Budget, ...] = tuple(budget for each in accounts for budget in each.budgets)
         self.spends = bool(self.budgets)
+        self.is_shut = any(not bucket.limit for bucket in (*self.requests, *self.tokens))
 
     def __repr__(self) -> str:
         return f"<Concerned {self.accounts}>"
 
     def has_room(self, tokens: int, cost: int, now: float) -> bool:
         """Whether all of them let the call in."""
+        if self.is_shut:
+            return False
         for account, most in self.places:
             if account.in_progress >= most if account.lease is None else not account.lease.has_place(now):
                 return False
         for bucket in self.requests:
-            if bucket.wait(1, now):
+            if bucket.full_at > now and bucket.wait(1, now):
                 return False
         if tokens:
             for bucket in self.tokens:
-                if bucket.wait(tokens, now):
+                if bucket.full_at > now and bucket.wait(tokens, now):
                     return False
         for budget in self.budgets:  # noqa: SIM110 - a generator would cost more than all it asks
             if not budget.fits(cost):
@@ -66,10 +70,12 @@ def tightest(buckets: tuple[Bucket, ...], now: float) -> Window | None:
         return None
     tight, least = buckets[0], inf
     for bucket in buckets:
-        left = bucket.left(now)
+        left = bucket.limit if bucket.full_at <= now else bucket.left(now)
         if left < least:
             tight, least = bucket, left
-    return int(tight.limit), int(least + 1e-6), tight.full_in(now) if least < tight.limit else 0.0
+    if least >= tight.limit:
+        return tight.limit, tight.limit, 0.0
+    return int(tight.limit), int(least + 1e-6), tight.full_in(now)
 
 
 class CallReservation:
@@ -86,12 +92,12 @@ class CallReservation:
         self._limiter = limiter
         self._concerned = concerned
         self._taken_at = now
-        self._tokens = tokens
+        self._tokens = wanted = float(tokens)
         self._cost = cost
         self._holders = 1
         self._settled = False
         for bucket in concerned.requests:
-            bucket.take(1, now)
+            bucket.take(1.0, now)
         for bucket in concerned.tokens:
             limit = bucket.limit
             bucket.take(min(limit, tokens), now)
@@ -111,7 +117,7 @@ class CallReservation:
             return
         self._settled = True
         concerned, taken_at, taken = self._concerned, self._taken_at, self._tokens
-        used = usage.input_tokens + usage.output_tokens
+        used = float(usage.input_tokens + usage.output_tokens)
         for bucket in concerned.tokens:
             limit = bucket.limit
             bucket.correct(used - (min(limit, taken)), taken_at)
@@ -121,9 +127,11 @@ class CallReservation:
             for budget in concerned.budgets:
                 budget.reserved -= reserved
                 budget.own += cost
-        for account in concerned.accounts:
-            if account.lease is not None:
-                account.lease.ended(self._limiter.now())
+        if self._limiter.lessee is not None:
+            now = self._limiter.now()
+            for account in concerned.accounts:
+                if account.lease is not None:
+                    account.lease.ended(now)
 
     def release(self) -> None:
         self._holders -= 1
@@ -142,5 +150,5 @@ class CallReservation:
         return tightest(concerned.requests, now), tightest(concerned.tokens, now)
 
     def __repr__(self) -> str:
-        state = "settled" if self._settled else f"{self._tokens} tokens, {self._cost} reserved"
+        state = "settled" if self._settled else f"{self._tokens:g} tokens, {self._cost} reserved"
         return f"<CallReservation {state}, {self._holders} holders>"

@@ -34,13 +34,14 @@ def render(
             fields += _as_anthropic(b"tokens", *tokens, unix_time)
     else:
         if requests is not None:
-            fields += _as_openai(b"requests", *requests)
+            fields += _as_openai(b"requests", requests)
         if tokens is not None:
-            fields += _as_openai(b"tokens", *tokens)
+            fields += _as_openai(b"tokens", tokens)
     return fields
 
 
-def _as_openai(kind: bytes, limit: float, left: float, reset: float) -> Sequence[tuple[bytes, bytes]]:
+def _as_openai(kind: bytes, window: Window) -> Sequence[tuple[bytes, bytes]]:
+    limit, left, reset = window
     full = _full(kind, limit)
     if left == limit and not reset:
         return full
