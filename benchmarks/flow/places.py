@@ -4,7 +4,7 @@ Four gateways that share a Redis, or the four workers of one gateway, may have s
 together.  Clients come over connections of their own, each as soon as it has been answered; who is refused waits a
 little.  The upstream counts: how many it had at once, and how much of its places' time was used.  One of the processes
 is killed in the middle where the line says so; its calls end with it, and its places are others' when its lease has
-run out.
+run out.  The same again with six places of the upstream instead (``concurrency``): who has none waits for its turn.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ async def _load(config: dict[str, Any], seconds: float, *, redis: bool, kill: bo
     figures, upstream, loop = Figures(), Upstream(), asyncio.get_running_loop()
     server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
     address = server.sockets[0].getsockname()
-    config["upstreams"] = {"up": {"kind": "openai", "base_url": f"http://127.0.0.1:{address[1]}/v1"}}
+    config["upstreams"]["up"] |= {"kind": "openai", "base_url": f"http://127.0.0.1:{address[1]}/v1"}
     with contextlib.ExitStack() as stack:
         gateways = []
         for _ in range(PROCESSES if redis else 1):
@@ -177,17 +177,20 @@ async def _load(config: dict[str, Any], seconds: float, *, redis: bool, kill: bo
     return figures
 
 
-def measure(seconds: float, *, redis: bool, kill: bool) -> Figures:
+def measure(seconds: float, *, redis: bool, kill: bool, upstream: bool = False) -> Figures:
     """One run over fresh processes.
 
     :param redis: four gateways and a Redis; else the four workers of one
+    :param upstream: it is the upstream's ``concurrency``, and who has no place waits; else a limit of the key
     :param kill: kill a worker a third into the time
     """
     with contextlib.ExitStack() as stack:
-        limits: dict[str, Any] = {"keys": {"anonymous": {"concurrent": LIMIT}}}
+        limits: dict[str, Any] = {} if upstream else {"keys": {"anonymous": {"concurrent": LIMIT}}}
+        concurrency = {"limit": LIMIT, "adaptive": False, "shared": "machines" if redis else "workers"}
         if redis:
             limits["redis"] = stack.enter_context(RedisServer()).url
         config = {
+            "upstreams": {"up": {"concurrency": concurrency} if upstream else {}},
             "models": {"m": {"candidates": [{"upstream": "up"}]}},
             "limits": limits,
             "workers": 1 if redis else PROCESSES,
@@ -206,11 +209,13 @@ def main() -> None:
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
         sep="\n",
     )
-    for redis in (False, True):
-        for kill in (False, True):
-            who = "4 gateways, Redis" if redis else "4 workers, no Redis"
-            figures = measure(given.seconds, redis=redis, kill=kill)
-            print(f"| {who}{', one killed' if kill else ''} | {LIMIT} | {figures} |", flush=True)
+    for upstream in (False, True):
+        for redis in (False, True):
+            for kill in (False, True):
+                who = "4 gateways, Redis" if redis else "4 workers, no Redis"
+                figures = measure(given.seconds, redis=redis, kill=kill, upstream=upstream)
+                what = f"{LIMIT}{' of the upstream' if upstream else ''}"
+                print(f"| {who}{', one killed' if kill else ''} | {what} | {figures} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ def check(plain: Plain, reader: Reader) -> None:
     upstreams = plain.get("upstreams", {})
     for name, upstream in upstreams.items():
         _check_upstream(upstream, ("upstreams", name), reader)
+        _check_shared(upstream, ("upstreams", name), plain.get("limits", {}), reader)
     models = plain.get("models", {})
     for name, model in models.items():
         _check_model(name, model, upstreams, reader)
@@ -420,6 +421,13 @@ def _check_limits(limits: Plain, keys: list[Plain | None], reader: Reader) -> No
     for name in limits.get("models", {}):
         if name.count("*") > 1:
             reader.mistake(("limits", "models", name), "a pattern holds one * at most")
+
+
+def _check_shared(upstream: Plain | None, path: Path, limits: Plain, reader: Reader) -> None:
+    concurrency = (upstream or {}).get("concurrency") or {}
+    if concurrency.get("shared") == "machines" and not limits.get("redis"):
+        where = (*path, "concurrency", "shared")
+        reader.mistake(where, "machines have a server in which they share: set limits.redis")
 
 
 def _check_retry(retry: Plain, reader: Reader) -> None:

@@ -103,7 +103,9 @@ class RetryConfig(_Section, frozen=True):
 class ConcurrencyConfig(_Section, frozen=True):
     """How many calls an upstream gets at once; the others wait in a queue, whose order ``tiers`` decides."""
 
-    limit: Positive = 100  # calls at once, at most; of several workers each has its share
+    limit: Positive = 100  # calls at once, at most, of all that share it
+    # who has them together: the workers of this machine, or through `limits.redis` the gateways on all machines
+    shared: Literal["workers", "machines"] = "workers"
     adaptive: bool = True  # find out between least and limit how many it can take
     least: Positive = 1  # calls at once that it always gets
     start: Positive = 8  # an adaptive limit begins so: with fewer than the upstream can take

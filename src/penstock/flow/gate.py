@@ -20,6 +20,7 @@ from penstock.config.model import BreakerConfig, ConcurrencyConfig, TierConfig
 from penstock.errors import Evicted, Overloaded, PenstockError
 from penstock.flow.breaker import Breaker, Ended, State
 from penstock.flow.concurrency import AdaptiveLimit
+from penstock.flow.leased import AccountLease
 from penstock.flow.pace import Pace
 from penstock.flow.provider import Provider
 from penstock.flow.queue import Entry, Full, Queue, config_of
@@ -193,7 +194,8 @@ class Gate:
     :param counted: told the tier and what became of each call that asked: ``passed``, ``waited``, ``full``,
         ``late``, ``evicted``, ``expired``, ``left``, ``open``, ``sent_away``
     :param unix_time: seconds since 1970
-    :param share: of the upstream's concurrency that this process may use
+    :param lease: of the upstream's concurrency, where other processes send calls there, too
+    :param share: of it that this process may use, where it has no lease
     """
 
     def __init__(
@@ -204,6 +206,7 @@ class Gate:
         tiers: Mapping[str, TierConfig],
         counted: Callable[[str, str], None],
         *,
+        lease: AccountLease | None = None,
         share: float = 1.0,
         unix_time: Callable[[], float] = time.time,
     ) -> None:
@@ -217,8 +220,11 @@ class Gate:
         self.key_breaker = (
             Breaker(msgspec.structs.replace(breaker, probes=1)) if breaker is not None else None
         )
-        most = ceil(concurrency.limit * share) if concurrency is not None else 0
+        most = 0
+        if concurrency is not None:
+            most = concurrency.limit if lease is not None else ceil(concurrency.limit * share)
         self.limit = AdaptiveLimit(concurrency, most) if concurrency is not None else None
+        self.lease = lease
         self.queue = Queue(tiers, concurrency.max_waiting if concurrency is not None else 0)
         follows = concurrency is not None and concurrency.follow_headers
         self.provider = Provider() if follows else None
@@ -252,6 +258,8 @@ class Gate:
         if arrivals is None:
             arrivals = self._arrivals[asked.tier] = _Arrivals(now)
         arrivals.come(now)
+        if self.lease is not None:
+            self.lease.asked_in_line()
         latest = asked.deadline
         if latest != inf:
             latest -= self.needs(asked)
@@ -260,6 +268,7 @@ class Gate:
         if (
             not self.queue.length
             and self.in_progress + 1 <= limit.value
+            and (self.lease is None or self.lease.has_place(now))
             and (self.provider is None or not self.provider.wait(asked.tokens, now))
         ):
             self._counted(asked.tier, "passed")
@@ -270,6 +279,8 @@ class Gate:
         ticket = Ticket(asked, now, latest, called or _nobody, last=last)
         try:
             evicted = self.queue.push(ticket)
+            if self.lease is not None and not self.lease.has_place(now):
+                self.lease.lengthens(self, now)
         except Full:
             self._counted(asked.tier, "full")
             raise Overloaded(f"too many calls wait for {self.name}", retry_after=self._honest(wait)) from None
@@ -302,7 +313,7 @@ class Gate:
             return False
         if self.limit is None:
             return True
-        full = self.queue.length or self.in_progress + 1 > self.limit.value
+        full = self.queue.length or self.in_progress >= self.capacity(now)
         return not full and not self._remote_wait(tokens, now)
 
     def open_for(self, model: str, now: float) -> float:
@@ -319,7 +330,22 @@ class Gate:
             return inf
         if self.limit is None:
             return 0.0
-        return (self.in_progress + self.queue.length) / (int(self.limit.value) or 1)
+        return (self.in_progress + self.queue.length) / (self.capacity(now) or 1)
+
+    def capacity(self, now: float) -> int:
+        """How many calls may be under way from here, as far as is known."""
+        assert self.limit is not None
+        most = int(self.limit.value)
+        return most if self.lease is None else min(most, self.lease.reachable(now))
+
+    @property
+    def waiting(self) -> int:
+        """Calls in the queue."""
+        return self.queue.length
+
+    def go_on(self, now: float) -> None:
+        """There may be more places than before."""
+        self._next(now)
 
     @property
     def breakers_open(self) -> int:
@@ -331,7 +357,12 @@ class Gate:
         """Seconds in the queue, as far as can be told from who waits, who comes, and how long calls take."""
         if self.limit is None or not self.pace.holding:
             return self._remote_wait(asked.tokens, now)
-        turns = int(self.limit.value) / self.pace.holding  # per second
+        capacity = self.capacity(now)
+        if (
+            self.lease is not None and self.in_progress + self.queue.length < capacity
+        ):  # a place is on its way
+            return self._remote_wait(asked.tokens, now)
+        turns = (capacity or 1) / self.pace.holding  # per second
         config = config_of(self.tiers, asked.tier)
         higher, alike = self.queue.ahead(asked.tier, asked.tenant)
         coming = sum(
@@ -385,6 +416,9 @@ class Gate:
         asked, blames, provider = turn.asked, outcome.blames, self.provider
         in_progress = self.in_progress
         self.in_progress = in_progress - 1
+        if self.lease is not None:
+            self.lease.in_progress -= 1
+            self.lease.ended(now)
         if provider is not None:
             if not blames:
                 provider.accepted(asked.tokens, now)
@@ -442,6 +476,8 @@ class Gate:
     def _begin(self, asked: Asked, breaker: Breaker | None, now: float, since: float) -> Turn:
         self._numbers += 1
         self.in_progress += 1
+        if self.lease is not None:
+            self.lease.begun(now)
         if self.provider is not None:
             self.provider.sent(self._numbers, asked.tokens, now)
         return Turn(self, asked, self._numbers, breaker, now, now - since)
@@ -451,7 +487,12 @@ class Gate:
         if self.limit is None:
             return
         queue = self.queue
-        while queue.length and self.in_progress + 1 <= self.limit.value:
+        lease = self.lease
+        while (
+            queue.length
+            and self.in_progress + 1 <= self.limit.value
+            and (lease is None or lease.has_place(now))
+        ):
             entry = queue.pop(self.pace.holding, lambda entry: self._fits(entry, now))
             if entry is None:
                 return

@@ -51,7 +51,8 @@ class Bucket:
         left = self.full_at - now
         if left <= 0.0:  # full
             return 0.0
-        late = left + (min(limit, units)) * self.period / limit - self.period
+        wanted = units if units < limit else limit  # noqa: FURB136 - min() costs three times as much
+        late = left + wanted * self._each - self.period
         # Rounding must not make somebody wait who was told to come back exactly now.
         return late if late > self.period * 1e-9 else 0.0
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from penstock.flow.gcra import Bucket
 from penstock.flow.places import Places
@@ -152,6 +152,12 @@ class LeasedPlaces:
         """Whether there is a place that nobody uses, as far as is known here."""
         return self.limit > 0 and not (now < self._fresh_until and in_progress + self.others >= self.limit)
 
+    def reachable(self, now: float) -> int:
+        """How many calls may be under way here, as far as is known: those places that nobody else uses, too."""
+        if now < self._fresh_until:
+            return max(self.held, self.limit - self.others)
+        return max(self.held, 1, math.floor(self.limit * self._even))
+
     def is_short(self, in_progress: int) -> bool:
         """Whether so few places are left that each counts."""
         return in_progress >= self.held or in_progress + self.others >= self.limit - 2
@@ -198,11 +204,23 @@ class LeasedPlaces:
         return f"<LeasedPlaces {self.held} of {self.limit}, {self.others} in use elsewhere>"
 
 
+class Line(Protocol):
+    """Calls that wait for places in an order of their own."""
+
+    @property
+    def waiting(self) -> int:
+        """How many they are."""
+
+    def go_on(self, now: float) -> None:
+        """There may be places."""
+
+
 class AccountLease:
     """What one account has of its limits here; the :class:`penstock.flow.lessee.Lessee` reports it.
 
     :param touched: told that there is something to report, and whether that is urgent
     :param alone: whether there is no word from the others
+    :ivar in_line: calls wait for its places in a :class:`Line`, not in :meth:`wait_place`
     """
 
     __slots__ = (
@@ -210,9 +228,11 @@ class AccountLease:
         "_calls",
         "_known",
         "_leased_at",
+        "_line",
         "_refused",
         "_waiting",
         "_wanted",
+        "in_line",
         "in_progress",
         "name",
         "places",
@@ -226,6 +246,8 @@ class AccountLease:
         self, name: str, touched: Callable[[AccountLease, bool], None], alone: Callable[[], bool]
     ) -> None:
         self.name = name
+        self.in_line = False
+        self._line: Line | None = None  # in which a call waited last
         self._alone = alone
         self._waiting: dict[asyncio.Future[None], None] = {}  # for a place
         self._refused = 0  # for want of a place, since the last report
@@ -243,12 +265,31 @@ class AccountLease:
     @property
     def is_short(self) -> bool:
         """Whether so few places are left that each counts."""
+        if self.in_line:
+            return self._line is not None and self._line.waiting > 0
         return self.places is not None and (bool(self._waiting) or self.places.is_short(self.in_progress))
 
+    def is_waited_for(self, now: float) -> bool:
+        """Whether calls wait for a place, and there may be one."""
+        return bool(self._waiting) or self._is_pressing(now)
+
+    def _is_pressing(self, now: float) -> bool:
+        """Whether a line would be shorter with what others may have to spare.
+
+        A line may be long for long: where all places are in use, those who have some are not asked all the time.
+        """
+        if self._line is None or not self._line.waiting:
+            return False
+        return not self.in_progress or self.may_come(now)
+
     @property
-    def is_waited_for(self) -> bool:
-        """Whether calls wait for a place."""
-        return bool(self._waiting)
+    def held(self) -> int:
+        """Places that this process has."""
+        return 0 if self.places is None else self.places.held
+
+    def reachable(self, now: float) -> int:
+        """How many calls may be under way here, as far as is known."""
+        return 0 if self.places is None else self.places.reachable(now)
 
     def has_place(self, now: float) -> bool:
         """Whether one more call may be under way here."""
@@ -285,7 +326,23 @@ class AccountLease:
         self.touched_at = now
         returned = self.places is not None and self.places.give_back(self.in_progress)
         self.wake(now)
-        self.touched(self, returned or self.is_short)
+        self.touched(self, returned or (self._is_pressing(now) if self.in_line else self.is_short))
+
+    def asked_in_line(self) -> None:
+        """A call asked for its turn, and gets it now or later (:meth:`begun`)."""
+        self._calls += 1
+
+    def begun(self, now: float) -> None:
+        """A call of the line is under way."""
+        self.in_progress += 1
+        self.touched_at = now
+        self.touched(self, not self._known or self._is_pressing(now))
+
+    def lengthens(self, line: Line, now: float) -> None:
+        """One more waits in this line, for want of a place."""
+        self._line = line
+        self.touched_at = now
+        self.touched(self, not self._known or self._is_pressing(now))
 
     def wake(self, now: float) -> None:
         """Let as many try again as there are places."""
@@ -305,6 +362,8 @@ class AccountLease:
         calls, self._calls = self._calls, 0.0
         wanted, self._wanted = self._wanted, 0.0
         waiting, self._refused = len(self._waiting) + self._refused, 0
+        if self._line is not None:
+            waiting += self._line.waiting
         return Report(
             self.name,
             anew,
@@ -332,6 +391,8 @@ class AccountLease:
             return False
         returned = self.places.lease(lease.places, lease.others, self.in_progress, sent, now)
         self.wake(now)
+        if self._line is not None and self._line.waiting:
+            self._line.go_on(now)
         return returned
 
     def take_part(self, share: float) -> None:

@@ -199,7 +199,7 @@ class Lessee:
             if lease.leased(leased, self.even, self._began, now):
                 self._dirty[lease] = None
                 self._is_urgent = True
-            elif lease.is_waited_for:
+            elif lease.is_waited_for(now):
                 self._dirty[lease] = None
                 waited_for = True
         if self._is_urgent:  # since the report was made

@@ -39,10 +39,12 @@ def measure(registry: Registry, gates: Callable[[], Iterable[Gate]]) -> Callable
 
     def collect() -> None:
         for gate in gates():
+            most, lease = gate.limit, gate.lease
             in_progress.labels(gate.name).set(gate.in_progress)
             opened.labels(gate.name).set(gate.breakers_open)
-            if gate.limit is not None:
-                limit.labels(gate.name).set(int(gate.limit.value))
+            if most is not None:
+                places = int(most.value) if lease is None else min(int(most.value), lease.held)
+                limit.labels(gate.name).set(places)
                 lengths = gate.queue.lengths()
                 for tier in {*gate.tiers, *lengths}:
                     waiting.labels(gate.name, tier).set(lengths.get(tier, 0))

@@ -22,10 +22,9 @@ from penstock.flow.choose import Standings
 from penstock.flow.degrade import Ladders
 from penstock.flow.departure import Departures
 from penstock.flow.gate import Gate
-from penstock.flow.lessee import Board, Lessee
+from penstock.flow.lessee import Board
 from penstock.flow.limits import Limiter
 from penstock.flow.measures import measure as measure_gates
-from penstock.flow.measures import measure_leases
 from penstock.flow.retry import RetryBudget
 from penstock.gateway import parts, routes, state, stored
 from penstock.gateway.announce import Announcer
@@ -42,6 +41,7 @@ from penstock.gateway.leaving import Leaving, mark
 from penstock.gateway.pipeline import Pipeline, Snapshot
 from penstock.gateway.resumed import ResumedExchange
 from penstock.gateway.shadow import Shadows, in_turn
+from penstock.gateway.sharing import Sharing
 from penstock.gateway.spending import Spending
 from penstock.gateway.stages.authenticate import Keyring
 from penstock.gateway.stages.degrade import Degradation
@@ -69,7 +69,6 @@ from penstock.net.exchange import Exchange
 from penstock.upload.files import FileStore
 from penstock.upstream.http import HTTPUpstream, has_no_key
 
-JOINING = 1.0  # seconds at most to hear of those who share the limits
 HAND_OVER = 2.0  # seconds for storing what other processes are to go on with
 LAST_WORK = 2.0  # seconds that a request for what is kept here may take yet when the gateway closes
 
@@ -113,6 +112,7 @@ class Gateway:
         self.recorder = Recorder(ledger, self.metrics, self._request_log, clock)
         self.config_version = 1
         self._retired: set[asyncio.Task[None]] = set()
+        self._sharing = Sharing(config, clock, self.metrics)
         self._turn = measure_gates(self.metrics, self._gates)
         registry = Registry(
             config.generations_bytes,
@@ -138,10 +138,6 @@ class Gateway:
             "Calls refused because of a limit or budget.",
             labels=("scope", "limit"),
         )
-        self._count_exchange = measure_leases(self.metrics, lambda: self._lessee)
-        self._lessee: Lessee | None = None  # None: this process has all limits to itself
-        self._board: Board | None = None
-        self._redis_board = parts.redis_board(config)
         self.pipeline.admission.limiter = self._limiter(config)
         self._spending = Spending(self._store, clock)
         clock.add(self._spending)
@@ -291,10 +287,10 @@ class Gateway:
         self.clock.start(asyncio.get_running_loop())
         if self._store is not None:
             self._store.start()
-        self._board = board
+        self._sharing.use(board)
         await self._versions.start()
         self.clock.add(self._versions)
-        await self._share()
+        await self._sharing.join()
         await self._spending.follow(self.pipeline.admission.limiter)
         for keeper in self._durable.keepers.values():
             await keeper.start(self._durable)
@@ -324,7 +320,7 @@ class Gateway:
             self.pipeline.soon(keeper.start(self._durable))
         self.pipeline.admission.limiter = limiter = self._limiter(config)
         self._spending.use(limiter)
-        self.pipeline.soon(self._share())
+        self.pipeline.soon(self._sharing.join())
         if self.cache is None and (cache := self._look_up(config)) is not None:
             cache.start()
         self._compare(config)
@@ -385,8 +381,7 @@ class Gateway:
         await self._transcriber.close()
         self.clock.stop()
         await self._versions.close()
-        if self._lessee is not None:
-            await self._lessee.use(None)
+        await self._sharing.close()
         await self._spending.wait_idle()
         if self._request_log is not None:
             self._request_log.flush()
@@ -510,22 +505,13 @@ class Gateway:
         if limiter is not None:  # what was used stays used
             limiter.configure(config.limits)
             return limiter
-        if config.workers > 1 or self._redis_board is not None:
-            self._lessee = Lessee(config.workers, self.clock.now, self._count_exchange)
-            self.clock.add(self._lessee)
         return Limiter(
             config.limits,
             self.clock.now,
             self._most,
             lambda scope, limit: self._limit_refusals.labels(scope, limit).add(),
-            lessee=self._lessee,
+            lessee=self._sharing.of_limits(config),
         )
-
-    async def _share(self) -> None:
-        """Lease this process's part of the limits, if it has only a part."""
-        if self._lessee is not None:
-            await self._lessee.use(self._redis_board or self._board)
-            await self._lessee.join(JOINING)
 
     def _follow_answers(self, config: Config) -> None:
         """Have those told of every answer who want to know."""
@@ -628,13 +614,16 @@ class Gateway:
                 present.tiers = config.tiers
             return present  # its connections stay warm over a reload
         gate = None
-        if wanted.concurrency is not None or wanted.breaker is not None:
+        concurrency = wanted.concurrency
+        if concurrency is not None or wanted.breaker is not None:
+            lease = None if concurrency is None else self._sharing.of_upstream(name, concurrency, config)
             gate = Gate(
                 name,
-                wanted.concurrency,
+                concurrency,
                 wanted.breaker,
                 config.tiers,
                 partial(self._turn, name),
+                lease=lease,
                 share=1.0 / config.workers,
             )
         kind = HTTPUpstream

@@ -214,7 +214,7 @@ def _gate(told: Explained, gate: Gate, asked: Asked, now: float) -> None:
         return
     if gate.limit is None:
         return
-    told["concurrency"] = int(gate.limit.value)
+    told["concurrency"] = gate.capacity(now)
     told["waiting"] = len(gate.queue)
     if gate.free(asked.model, asked.tokens, now):
         return
