@@ -2,6 +2,7 @@ import asyncio
 import inspect
 
 import pytest
+from redis_cluster import RedisCluster
 
 try:
     from uvloop import new_event_loop
@@ -28,3 +29,11 @@ def redis_for_all():
         pytest.skip("there is no redis-server on this machine")
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def cluster_for_all():
+    if not RedisServer.available():
+        pytest.skip("there is no redis-server on this machine")
+    with RedisCluster() as cluster:
+        yield cluster

@@ -15,6 +15,7 @@ from penstock.cache.guard import Guard
 from penstock.cache.tiers.disk import DiskTier
 from penstock.cache.tiers.memory import MemoryTier
 from penstock.cache.tiers.redis import RedisTier
+from penstock.cache.tiers.redis_cluster import ClusterTier
 from penstock.testing import RedisServer
 
 SECRET = b"s" * 32
@@ -65,11 +66,14 @@ async def test_memory_answers_at_once():
         assert cache.get_nowait(a_key(1)) is entry
 
 
-@pytest.fixture(params=["disk", "redis"])
+@pytest.fixture(params=["disk", "redis", "cluster"])
 def below(request, tmp_path):
     if request.param == "redis":
         server = request.getfixturevalue("redis_for_all")
         return lambda: RedisTier(server.url)
+    if request.param == "cluster":
+        cluster = request.getfixturevalue("cluster_for_all")
+        return lambda: ClusterTier(cluster.url)
     return lambda: DiskTier(tmp_path / "cache.sqlite", 1 << 24)
 
 

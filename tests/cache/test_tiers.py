@@ -21,6 +21,7 @@ from penstock.cache.tiers import disk
 from penstock.cache.tiers.disk import DiskTier
 from penstock.cache.tiers.memory import MemoryTier
 from penstock.cache.tiers.redis import RedisTier
+from penstock.cache.tiers.redis_cluster import ClusterTier
 from penstock.client import _disk as client_disk
 
 SEALER = Sealer(b"s" * 32, 1 << 24)
@@ -57,7 +58,7 @@ class Memory:
         return self.tier.statistics()
 
 
-@pytest.fixture(params=["memory", "disk", "redis"])
+@pytest.fixture(params=["memory", "disk", "redis", "cluster"])
 def kind(request):
     return request.param
 
@@ -72,6 +73,11 @@ def made(kind, tmp_path, request):
             sock.sendall(b"FLUSHALL\r\n")
             assert sock.recv(100) == b"+OK\r\n"
         return lambda max_bytes=1 << 20: RedisTier(server.url)
+    if kind == "cluster":
+        cluster = request.getfixturevalue("cluster_for_all")
+        for server in cluster.servers:
+            cluster.tell(server, "FLUSHALL")
+        return lambda max_bytes=1 << 20: ClusterTier(cluster.url)
     if kind == "disk":
         return lambda max_bytes=1 << 20: DiskTier(tmp_path / "cache.sqlite", max_bytes)
     return lambda max_bytes=1 << 20: Memory(max_bytes, wall)
@@ -182,7 +188,7 @@ async def test_entries_outlive_the_one_who_put_them_where_others_share_them(made
 
 
 async def test_a_bound_in_bytes_is_kept_and_what_is_new_finds_room(made, kind, tmp_path):
-    if kind == "redis":
+    if kind in {"redis", "cluster"}:
         pytest.skip("the server's own maxmemory bounds it")
     room = 2 << 20
     tier = made(room)

@@ -525,3 +525,14 @@ def test_what_generations_cannot_outlive_is_said(tmp_path, text, mistake):
     with pytest.raises(ConfigError) as caught:
         load(path)
     assert any(mistake in line for line in caught.value.mistakes)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+sentinel", "redis+cluster", "rediss+cluster"])
+def test_the_cache_can_lie_in_a_cluster_and_limits_cannot(scheme):
+    cached = f"cache: {{redis: '{scheme}://host/', seal_key: secret}}"
+    assert parse(cached, "p.yaml", {}).cache.redis.reveal() == f"{scheme}://host/"
+    limited = f"generations: {{redis: '{scheme}://host/', durability: shared}}"
+    if "cluster" in scheme:
+        assert "must begin with redis://, rediss:// or redis+sentinel://" in only_mistake(limited)
+    else:
+        parse(limited, "p.yaml", {})

@@ -86,14 +86,13 @@ def _check_versions(plain: Plain, reader: Reader) -> None:
         reader.mistake(("versions", "path"), "several workers need a file to decide together")
 
 
-def _check_redis(section: Plain, name: str, reader: Reader) -> None:
+def _check_redis(section: Plain, name: str, reader: Reader, *further: str) -> None:
+    """:param further: kinds of addresses that only this section takes"""
     redis = section.get("redis")
     scheme, _, rest = redis.reveal().partition("://") if isinstance(redis, Secret) else ("redis", "", "x")
-    if scheme not in {"redis", "rediss", "redis+sentinel"} or not rest:
-        reader.mistake(
-            (name, "redis"),
-            "must begin with redis://, rediss:// or redis+sentinel://, and name a server",
-        )
+    if scheme not in {"redis", "rediss", "redis+sentinel", *further} or not rest:
+        *others, last = (f"{each}://" for each in ("redis", "rediss", "redis+sentinel", *further))
+        reader.mistake((name, "redis"), f"must begin with {', '.join(others)} or {last}, and name a server")
 
 
 def _check_uploads(uploads: Plain, files: Plain, reader: Reader) -> None:
@@ -162,11 +161,7 @@ def _check_cache(cache: Plain, reader: Reader) -> None:
         return
     if cache.get("seal_key") is None:
         reader.mistake(("cache", "redis"), "others can write there, so cache.seal_key must be set, too")
-    scheme, _, rest = redis.reveal().partition("://") if isinstance(redis, Secret) else ("", "", "")
-    if scheme not in {"redis", "rediss", "redis+sentinel"} or not rest:
-        reader.mistake(
-            ("cache", "redis"), "must begin with redis://, rediss:// or redis+sentinel://, and name a server"
-        )
+    _check_redis(cache, "cache", reader, "redis+cluster", "rediss+cluster")
 
 
 def _check_readable(path: str, key: Path, reader: Reader) -> bool:

@@ -126,10 +126,12 @@ def cache(config: Config, clock: Clock) -> tuple[Cache, Claims | None]:
     if wanted.redis is not None:
         try:
             from penstock.cache.tiers.redis import RedisTier  # noqa: PLC0415 - an extra
+            from penstock.cache.tiers.redis_cluster import ClusterTier  # noqa: PLC0415
         except ImportError as error:
             raise ConfigError("cache.redis needs the extra: pip install 'penstock[redis]'") from error
         try:
-            tier = RedisTier(wanted.redis.reveal())
+            url = wanted.redis.reveal()
+            tier = ClusterTier(url) if "+cluster://" in url else RedisTier(url)
         except ValueError as error:
             raise ConfigError(f"cache.redis is no address: {error}") from None
         guard = Guard(tier, wanted.redis_budget, clock.now)

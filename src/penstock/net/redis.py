@@ -5,7 +5,7 @@ each.  Needs hiredis, which the extra ``redis`` installs; whoever imports this m
 the configuration names a Redis server.
 
 ``redis://`` and ``rediss://`` name one server, ``redis+sentinel://HOST:PORT,HOST:PORT/SERVICE`` the sentinels that
-know the present master.
+know the present master, ``redis+cluster://`` and ``rediss+cluster://HOST:PORT,HOST:PORT`` some nodes of a cluster.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Owner(Protocol):
 
 
 class Address(msgspec.Struct, frozen=True):
-    """Where the server is.  ``hosts`` are the sentinels' if ``service`` is set, else there is one."""
+    """Where the server is.  ``hosts`` are the sentinels' if ``service`` is set, a cluster's nodes, or one."""
 
     hosts: tuple[tuple[str, int], ...]
     service: str = ""
@@ -52,28 +52,34 @@ class Address(msgspec.Struct, frozen=True):
     user: str = ""
     password: str = ""
     database: int = 0
+    cluster: bool = False
 
     @classmethod
-    def parse(cls, url: str) -> Address:
-        """:raises ValueError: this is no address of a Redis server"""
+    def parse(cls, url: str, *, clusters: bool = False) -> Address:
+        """:param clusters: whether it may be a cluster's
+        :raises ValueError: this is no address of a Redis server
+        """
         parts = urlsplit(url)
-        sentinel = parts.scheme == "redis+sentinel"
-        if not sentinel and parts.scheme not in ("redis", "rediss"):
-            raise ValueError("it must begin with redis://, rediss:// or redis+sentinel://")
+        scheme, _, form = parts.scheme.partition("+")
+        sentinel, cluster = parts.scheme == "redis+sentinel", form == "cluster" and clusters
+        if scheme not in ("redis", "rediss") or (form and not sentinel and not cluster):
+            further = ", redis+sentinel:// or redis+cluster://" if clusters else " or redis+sentinel://"
+            raise ValueError(f"it must begin with redis://, rediss://{further}")
         credentials, _, hosts = parts.netloc.rpartition("@")
         user, _, password = credentials.partition(":")
         steps = [step for step in parts.path.split("/") if step]
         service = steps.pop(0) if sentinel and steps else ""
         found = tuple(_host(host, _SENTINEL_PORT if sentinel else _DEFAULT_PORT) for host in hosts.split(","))
-        if (sentinel and not service) or len(steps) > 1 or (len(found) > 1 and not sentinel):
+        if (sentinel and not service) or len(steps) > (not cluster) or (len(found) > 1 and not form):
             raise ValueError("it names too much or too little")
         return cls(
             found,
             service,
-            parts.scheme == "rediss",
+            scheme == "rediss",
             unquote(user),
             unquote(password),
             int(steps[0]) if steps else 0,
+            cluster,
         )
 
 
