@@ -24,6 +24,7 @@ from serving import (
 from penstock.config.model import CandidateConfig, GenerationsConfig, ModelConfig, RetryConfig
 from penstock.config.secret import Secret
 from penstock.generation.journal import Journal
+from penstock.generation.keeper import ATTENDED
 from penstock.generation.store import StoreUnavailable, Tail
 from penstock.testing import RedisServer, ScriptedUpstream, Step
 
@@ -412,6 +413,27 @@ def test_what_is_cancelled_in_another_process_is_paid_for_no_longer(durable):
     assert told["status"] == "cancelled"
     assert b"cancelled it" in broken.body
     assert connections == 1
+
+
+def test_who_only_asks_how_far_an_answer_is_does_not_keep_it_going_in_another_process(durable, monkeypatch):
+    monkeypatch.setattr("penstock.generation.keeper.ATTENDED", 0.5)
+
+    async def main():
+        script = [*SCRIPT[:3], Step.GONE, Step.CLOSE]
+        async with two([script], durable, grace=0.1) as ((gateway, here), (other, there), _):
+            reading = asyncio.create_task(call(here, STREAM))
+            await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
+            (generation,) = gateway.pipeline.registry
+            path = f"/v1/generations/{generation.id}"
+            states = [(await call(there, b"", path, "GET")).json()["status"] for _ in range(2)]
+            reading.cancel()
+            await until(lambda: not generation.readers)
+            other.pipeline.registry.sweep(other.clock.now() + 2 * ATTENDED)  # nobody has asked again
+            followed = len(other.pipeline.registry)
+            await until(lambda: not gateway.pipeline.productions)
+            return states, followed
+
+    assert on_uvloop(main) == (["running", "running"], 0)
 
 
 async def dismissed(port, generation):

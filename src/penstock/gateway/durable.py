@@ -16,7 +16,7 @@ from penstock.errors import Cancelled, Draining, Gone, NotFound, Overloaded
 from penstock.gateway.stages import attach
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
-from penstock.generation.keeper import Keeper, is_followed
+from penstock.generation.keeper import ATTENDED, Keeper, is_followed
 from penstock.generation.log import Generation
 from penstock.generation.registry import Registry
 from penstock.generation.store import Record, StoreUnavailable
@@ -127,6 +127,15 @@ class Durable:
             if record is not None:
                 return await self._restored(record, keeper)
         return None
+
+    def shown(self, generation: Generation) -> None:
+        """Somebody has looked how far it is: follow it for as long as he may look again, but no longer.
+
+        Else it would be said to be read here, and never be given up where it is produced.
+        """
+        if not generation.readers and self.is_elsewhere(generation):
+            generation.grace = max(generation.grace, ATTENDED)
+            self._producing.registry.deserted(generation)
 
     @staticmethod
     def is_elsewhere(generation: Generation) -> bool:

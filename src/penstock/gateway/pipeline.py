@@ -406,6 +406,7 @@ class Pipeline:
             self.recorder.counted("generations", refuse(exchange, error, Dialect.OPENAI, asked.id))
         else:
             self._resume(exchange, asked, tenant, generation)
+            durable.shown(generation)
 
     def _resume(
         self, exchange: Exchange, asked: stored.Asked, tenant: Tenant, generation: Generation | None
