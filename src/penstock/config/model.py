@@ -183,6 +183,8 @@ class LocalConfig(_Section, frozen=True):
 class TritonConfig(_Section, frozen=True):
     """How calls are brought into the form of Triton's models; for upstreams of the kind triton."""
 
+    # base_url is the port of this; over http, models that answer in pieces (decoupled) cannot be asked
+    protocol: Literal["grpc", "http"] = "grpc"
     # for models that take token ids: a tokenizer.json; empty: prompts go as text, or as the caller's own token ids
     tokenizer: str = ""
     # token ids are padded to the next of these lengths, because Triton batches only what is of one shape; empty:
@@ -198,7 +200,7 @@ class UpstreamConfig(_Section, frozen=True):
     """Somebody who answers.  ``base_url`` is what the provider's SDK takes, ``/v1`` included where it has one."""
 
     # whose API it speaks; sim: the simulator, a process of its own or at base_url; local: a model of our own, likewise;
-    # triton: Triton's own, over gRPC
+    # triton: Triton's own, over gRPC or HTTP
     kind: Literal["openai", "anthropic", "sim", "local", "triton"]
     base_url: str = ""  # empty: the provider's own
     api_key: Secret | None = None  # sent as the provider wants it

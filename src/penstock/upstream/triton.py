@@ -1,4 +1,4 @@
-"""An upstream that speaks Triton's own protocol, by tritonclient over gRPC.
+"""An upstream that speaks Triton's own protocol, by tritonclient over gRPC, or over HTTP (``_triton_http``).
 
 What the gateway asks of an upstream is a pool of connections, each of which takes a request and feeds an answer
 to a receiver.  A :class:`Channel` is such a connection for one call: it makes tensors of the request
@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib.util
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, cast
@@ -169,6 +170,11 @@ class Channels:
     @property
     def client(self) -> Any:
         """tritonclient's, made where it is first used: it belongs to the loop that runs then."""
+        if self._client is None and self.config.protocol == "http":
+            from penstock.upstream._triton_http import HTTPClient  # noqa: PLC0415 - an extra
+
+            secure = ssl.create_default_context(cafile=self._ca_file) if self._secure else False
+            self._client = HTTPClient(self.address, secure)
         if self._client is None:
             from tritonclient.grpc import KeepAliveOptions  # noqa: PLC0415 - an extra
             from tritonclient.grpc.aio import InferenceServerClient  # noqa: PLC0415
@@ -180,6 +186,23 @@ class Channels:
                 keepalive_options=KeepAliveOptions(keepalive_time_ms=_KEEP_ALIVE_MS),
             )
         return self._client
+
+    def inputs(self, tensors: list[Tensor]) -> list[Any]:
+        """Tensors in the client's form."""
+        import numpy as np  # noqa: PLC0415 - an extra
+        from tritonclient.utils import triton_to_np_dtype  # noqa: PLC0415
+
+        if self.config.protocol == "http":
+            from tritonclient.http import InferInput  # noqa: PLC0415
+        else:
+            from tritonclient.grpc import InferInput  # noqa: PLC0415
+        found = []
+        for each in tensors:
+            made = InferInput(each.name, list(each.shape), each.datatype)
+            kind = np.object_ if each.datatype == "BYTES" else triton_to_np_dtype(each.datatype)
+            made.set_data_from_numpy(np.array(each.values, dtype=kind).reshape(each.shape))
+            found.append(made)
+        return found
 
     async def model(self, name: str) -> Model:
         """What Triton says of a model."""
@@ -211,7 +234,7 @@ class Channels:
         if not isinstance(error, InferenceServerException):
             return error
         message = error.message() or "no reason was given"
-        code = str(error.status() or "").rpartition(".")[2]
+        code = str(error.status() or "").rpartition(".")[2]  # over HTTP: its own
         if code == "UNAVAILABLE" and ("failed to connect" in message or "connection" in message.lower()):
             self._failed_total += 1
             return UpstreamUnreachable(f"{self.address} cannot be reached")
@@ -221,7 +244,7 @@ class Channels:
             return _Refused(504, message)
         if "exceeds maximum queue size" in message.lower():
             return _Refused(503, message)
-        return _Refused(_STATUS.get(code, 500), message)
+        return _Refused(int(code) if code.isdigit() else _STATUS.get(code, 500), message)
 
 
 class Channel:
@@ -317,7 +340,8 @@ class Channel:
     ) -> None:
         home = self._home
         calls = [
-            home.called(home.client.infer(model.name, _inputs(each.tensors), **settings)) for each in requests
+            home.called(home.client.infer(model.name, home.inputs(each.tensors), **settings))
+            for each in requests
         ]
         results = await asyncio.gather(*calls)
         vectors: dict[int, list[float]] = {}
@@ -371,11 +395,11 @@ class Channel:
         """What Triton answers: once, or piece by piece where the model is decoupled."""
         home = self._home
         if not model.decoupled:
-            yield await home.called(home.client.infer(model.name, _inputs(request.tensors), **settings))
+            yield await home.called(home.client.infer(model.name, home.inputs(request.tensors), **settings))
             return
         # The stream is ours alone, so gRPC's own status says whether the answer is whole: it is OK only when
         # Triton has nothing more to send.  (tritonclient's asynchronous form cannot ask for a final response.)
-        inputs = _inputs(request.tensors)
+        inputs = home.inputs(request.tensors)
         timeout = settings.pop("client_timeout", None)
         headers = settings.pop("headers")
 
@@ -431,20 +455,6 @@ def _left(timeouts: TimeoutConfig, transfer: Transfer) -> float | None:
     if not timeouts.total:
         return None
     return max(0.001, timeouts.total - (transfer.now() - transfer.started))
-
-
-def _inputs(tensors: list[Tensor]) -> list[Any]:
-    import numpy as np  # noqa: PLC0415 - an extra
-    from tritonclient.grpc import InferInput  # noqa: PLC0415
-    from tritonclient.utils import triton_to_np_dtype  # noqa: PLC0415
-
-    found = []
-    for each in tensors:
-        made = InferInput(each.name, list(each.shape), each.datatype)
-        kind = np.object_ if each.datatype == "BYTES" else triton_to_np_dtype(each.datatype)
-        made.set_data_from_numpy(np.array(each.values, dtype=kind).reshape(each.shape))
-        found.append(made)
-    return found
 
 
 def _tensors(model: Model, result: Any) -> Mapping[str, Tensor]:
