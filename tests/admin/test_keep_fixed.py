@@ -23,6 +23,7 @@ CHANGED = {
     "listen": "127.0.0.1:1",
     "control": "127.0.0.1:2",
     "workers": 3,
+    "departures": "elsewhere",
     "listener": ListenerConfig(max_headers=7),
     "log": LogConfig(level="error"),
     "ledger": LedgerConfig(path="elsewhere"),

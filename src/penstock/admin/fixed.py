@@ -10,6 +10,7 @@ NEEDS_RESTART = (
     "listen",
     "control",
     "workers",
+    "departures",
     "listener",
     "log",
     "ledger",

@@ -129,7 +129,8 @@ class Supervisor:
         self._worker_command = tuple(worker_command)
         self._watch_interval = watch_interval
         self._pool = Pool()
-        self.departures = Departures(lambda: [slot.process for slot in self.slots if slot.process])
+        present = lambda: [slot.process for slot in self.slots if slot.process]  # noqa: E731
+        self.departures = Departures(present, config.departures)
         self._simulator = EmbeddedSimulator()
         self._engines = LocalEngines()
         self._control_socket: socket.socket | None = None

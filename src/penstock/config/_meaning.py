@@ -53,6 +53,8 @@ def check(plain: Plain, reader: Reader) -> None:
         _check_parent(ledger, ("ledger", "path"), reader)
         if File(ledger).is_dir():
             reader.mistake(("ledger", "path"), f"{ledger} is a directory; name a file in it")
+    if departures := plain.get("departures"):
+        _check_parent(departures, ("departures",), reader)
     _check_durability(plain, reader)
     _check_versions(plain, reader)
     if directory := plain.get("files", {}).get("directory"):

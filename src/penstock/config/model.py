@@ -604,6 +604,8 @@ class Config(_Section, frozen=True):
     # how long requests in flight may take to finish when the process is told to end
     drain_timeout: Seconds = 30.0
     region: str = ""  # where this gateway stands: a name, compared with the upstreams' own
+    # a file that keeps over a restart who is announced as going away; none: it is forgotten then
+    departures: str = ""
     upstreams: dict[str, UpstreamConfig] = {}  # who answers
     models: dict[str, ModelConfig] = {}  # what model names mean; a name may be a pattern with one *
     keys: list[KeyConfig] = []  # who may call; empty: everybody
