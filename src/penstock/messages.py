@@ -188,6 +188,7 @@ class Attempt(msgspec.Struct, eq=False, gc=False, array_like=True):
     duration: float | None = None  # seconds
     saved: int = 0  # what it would have cost, if its outcome is one that saves; in 1e-12 US dollars
     row: int = 0  # its place in this process's part of the ledger; 0: it has none yet
+    answer: str = ""  # its answer's id at an upstream that tells afterwards what it has cost
 
     def __repr__(self) -> str:
         state = self.outcome.value if self.outcome else "open"

@@ -37,6 +37,7 @@ def exposition(tmp_path_factory):
                     "breaker": {},
                     "hedge": {},
                     "batching": {},
+                    "capabilities": {"usage_lookup": "generation"},
                 }
             },
             "models": {
@@ -75,6 +76,8 @@ def exposition(tmp_path_factory):
         with GatewayProcess(config, folder) as gateway, httpx2.Client(trust_env=False) as client:
             for model in ("sim", "sim:500", "sim:cut-after=2", "forbidden", "tried", "cascaded", "doubted"):
                 client.post(gateway.base_url + "/chat/completions", json=BODY | {"model": model})
+            broken = BODY | {"model": "sim:cut-after=2", "stream": False}  # of which too much is estimated
+            client.post(gateway.base_url + "/chat/completions", json=broken)
             a_late_call(client, gateway)
             client.post(gateway.base_url + "/embeddings", json={"model": "sim", "input": "text"})
             client.get(gateway.url + "/", headers={"expect": "nothing"})  # refused by the listener
@@ -82,8 +85,9 @@ def exposition(tmp_path_factory):
             client.post(
                 gateway.control_url + "/v1/versions/promote", json={"model": "tried"}
             ).raise_for_status()
-            while "penstock_shadow_equal_total{" not in gateway.metrics():
-                time.sleep(0.05)
+            for late in ("penstock_shadow_equal_total{", "penstock_overestimated_tokens_total{"):
+                while late not in gateway.metrics():
+                    time.sleep(0.05)
             yield gateway.metrics()
 
 

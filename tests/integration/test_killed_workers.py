@@ -28,6 +28,8 @@ def test_no_answer_is_lost_and_the_ledger_equals_the_bill_but_for_what_a_kill_ta
     assert result["came_back"] > 0
     account = result["books"]
     assert account["died"] > 0
+    # Whose answer's head had come, its provider was asked what it has really cost.
+    assert account["estimated"] == account["taken over"] == []
     assert account["wrong"] == []
     assert account["exact"] > 0.75 * CALLS
     assert account["requests"] > CALLS  # upstreams failed, and were asked again

@@ -78,6 +78,7 @@ class TestWriting:
             "cost": 12,
             "saved": 0,
         }
+        one.answer = "gen-1"
         store.settled(ended(one, Outcome.PARTIAL, usage, **details))
         assert store.flush()
         (row,) = rows(path)
@@ -87,7 +88,8 @@ class TestWriting:
         read = {"input_tokens": 9, "cached_input_tokens": 7, "cache_write_tokens": 6, "audio_input_tokens": 4}
         written = {"output_tokens": 8, "reasoning_tokens": 5, "audio_output_tokens": 3}
         rest = {"tier": "standard", "started": one.started, "outcome": "partial", "estimated": 1, "boot": 1}
-        expected = asked | route | reserved | details | read | written | rest
+        question = {"answer": "gen-1", "told": 0, "asked": 0, "ask_at": 0.0}
+        expected = asked | route | reserved | details | read | written | rest | question
         assert row == expected | {"row": row["row"]}
 
     def test_an_open_attempt_is_in_the_file_as_reserved(self, make_store, path):
@@ -458,6 +460,9 @@ class TestTrouble:
         for table in ("attempts", "folded"):
             execute(path, f"ALTER TABLE {table} DROP COLUMN saved")
         execute(path, "ALTER TABLE folded DROP COLUMN queued", "DROP INDEX attempts_died")
+        execute(path, "DROP INDEX attempts_questions")
+        for column in ("answer", "told", "asked", "ask_at"):
+            execute(path, f"ALTER TABLE attempts DROP COLUMN {column}")
         execute(path, "PRAGMA user_version = 1")
         store = make_store()
         store.opened(another := attempt())
@@ -707,7 +712,7 @@ def test_log_records_name_the_store(make_store, tmp_path, caplog):
 
 def test_statement_parameters_fit_every_sqlite():
     assert _file._ROWS_PER_STATEMENT * _file._COLUMNS <= 999
-    assert _file._ATTEMPTS.count("\n  ") == _file._COLUMNS
+    assert _file._ATTEMPTS.count("\n  ") == _file._COLUMNS + len(_file._OF_QUESTIONS)
 
 
 # ---- what is too old ----

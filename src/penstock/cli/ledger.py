@@ -124,6 +124,7 @@ def _table(lines: list[Line], by: str) -> Table:
         "output": "output_tokens",
         "reasoning": "reasoning_tokens",
         "estimated": "estimated",
+        "told after": "told",
         "saved calls": "saved_calls",
         "saved input": "saved_input_tokens",
         "saved output": "saved_output_tokens",

@@ -151,7 +151,7 @@ class HedgeConfig(_Section, frozen=True):
 
 
 class CapabilitiesConfig(_Section, frozen=True):
-    """What an upstream's models can do for an answer that broke off; unsaid: as the package's table has it."""
+    """What an upstream and its models can do for an answer that broke off; unsaid: as the package's table has it."""
 
     # how it is told that the last message is its own and incomplete; none: it does not go on with one
     prefill: Literal["none", "trailing", "prefix", "partial", "continue_final_message"] | None = None
@@ -160,6 +160,8 @@ class CapabilitiesConfig(_Section, frozen=True):
     deterministic: bool | None = None  # with temperature 0 or a seed it answers the same twice
     background: bool | None = None  # a response with background: true can be read on after a break
     generations: bool | None = None  # it is a Penstock: its generations can be read on after a break
+    # how it tells afterwards what an answer has cost: `generation` (OpenRouter's form), `stored` (OpenAI's)
+    usage_lookup: Literal["none", "generation", "stored"] | None = None
 
 
 class LocalConfig(_Section, frozen=True):

@@ -167,6 +167,12 @@ class Limiter:
         self._told = spent
         self._spread()
 
+    def correct(self, names: tuple[str, str, str, str], cost: int) -> None:
+        """What a call of this key, tenant, tier and model has cost was by so much more, in 1e-12 US dollars."""
+        self.look()
+        for budget in (self._of_call.get(names) or self._find(names)).budgets:
+            budget.own += cost
+
     def look(self) -> None:
         """See which day it is."""
         if self.unix_time() >= self.calendar.day_ends:

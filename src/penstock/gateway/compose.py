@@ -36,7 +36,8 @@ from penstock.gateway.durable import Durable
 from penstock.gateway.explain import Explained, explain
 from penstock.gateway.files import FileRoom
 from penstock.gateway.in_pieces import InPieces
-from penstock.gateway.kept import Kept, Work
+from penstock.gateway.inquiries import Inquiries
+from penstock.gateway.kept import Kept, Work, end_work
 from penstock.gateway.leaving import Leaving, mark
 from penstock.gateway.pipeline import Pipeline, Snapshot
 from penstock.gateway.resumed import ResumedExchange
@@ -141,6 +142,10 @@ class Gateway:
         self.pipeline.admission.limiter = self._limiter(config)
         self._spending = Spending(self._store, clock)
         clock.add(self._spending)
+        admission = self.pipeline.admission
+        self._inquiries = Inquiries(
+            self._store, self.pipeline, lambda: admission.limiter, clock, self.metrics
+        )
         sender = parts.sender(config, clock, self.metrics)
         self._announcer = Announcer(sender)
         if sender is not None:
@@ -359,7 +364,8 @@ class Gateway:
             self._batches.stop()
         self.pipeline.cut_all(Draining("this gateway is going away; try again", retry_after=1.0))
         await self._shadows.close()
-        await self._end_work()
+        await end_work(self._working, LAST_WORK)
+        await self._inquiries.close()
         await self.pipeline.wait_idle()
         if self._files is not None and self._batches is not None:
             await self._batches.close()
@@ -387,15 +393,6 @@ class Gateway:
             self._request_log.flush()
         if self._store is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._store.close)
-
-    async def _end_work(self) -> None:
-        """What the disk is doing for requests whose callers are gone ends before the stores are closed."""
-        if self._working:
-            _, late = await asyncio.wait(self._working, timeout=LAST_WORK)
-            for task in late:  # of a caller who is still there
-                task.cancel()
-            if late:
-                await asyncio.wait(late)
 
     # ---- introspection ----
 

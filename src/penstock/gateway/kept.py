@@ -6,6 +6,7 @@ that it is answered in a task of its own (:class:`Work`).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 from urllib.parse import parse_qs
@@ -135,3 +136,13 @@ def page_of(exchange: Exchange, *, most: int, usual: int) -> Page:
     if order not in {"asc", "desc"}:
         raise BadRequest("order must be asc or desc", param="order")
     return Page(query.get("after", ""), int(limit), order == "desc", query.get("purpose", ""))
+
+
+async def end_work(working: set[asyncio.Task[Any]], seconds: float) -> None:
+    """What the disk is doing for requests whose callers are gone ends before the stores are closed."""
+    if working:
+        _, late = await asyncio.wait(working, timeout=seconds)
+        for task in late:  # of a caller who is still there
+            task.cancel()
+        if late:
+            await asyncio.wait(late)

@@ -22,6 +22,10 @@ the command line.  ``x-sim-ttft-ms``, ``x-sim-tokens-per-second`` and ``x-sim-ou
       preamble              it says a few words first
       overlap=N             it repeats the last N tokens of what was said
       deaf                  asked in words to begin with the last ones, it does not
+    what it has cost, told afterwards (``penstock.lab.told``)
+      told=never            nothing is told
+      told=nonsense         something is that makes no sense
+      told-after=MS         it is told so long after the request
     failures
       401 403 404 429 ...   that status (or 400 408 409 413 422 500 502 503 504 529)
       retry-after=S         with that header
@@ -86,6 +90,8 @@ class Script(msgspec.Struct, frozen=True):
     key: str = ""
     delay: float = 0.0  # slow-first-token: seconds on top of ttft
     byte_seconds: float = 0.0  # slow-trickle
+    told: str = ""  # never, nonsense: what is told of the answer afterwards
+    told_after: float = 0.0  # seconds after its end
 
 
 class ScriptError(ValueError):
@@ -149,6 +155,10 @@ def _changes(text: str) -> dict[str, Any]:
             changes["share"] = _number(name, value)
         elif name in {"retry-after", "key"} and value.isascii() and value.isprintable() and value:
             changes[name.replace("-", "_")] = value
+        elif name == "told" and value in {"never", "nonsense"}:
+            changes["told"] = value
+        elif name == "told-after":
+            changes["told_after"] = _number(name, value) / 1000
         elif name == "overlap":
             changes["overlap"] = _number(name, value, int)
         elif name in _SWITCHES and not equals:

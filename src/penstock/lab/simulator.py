@@ -6,6 +6,7 @@ APIs there are::
 
     GET  /bill         what was charged, as JSON
     POST /bill/reset   begin a new bill; answers with the old one
+    GET  /v1/generation?id=...  what one answer has cost, told afterwards (``penstock.lab.told``)
     GET  /requests     the last requests as they came in: path, headers, body
     GET  /healthz      {"status": "ok"}
 """
@@ -19,6 +20,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import parse_qs
 
 import msgspec
 
@@ -31,6 +33,7 @@ from penstock.lab.prompt import Request, read
 from penstock.lab.refusal import refusal
 from penstock.lab.scenario import MODELS, Script, ScriptError, of_headers, of_model
 from penstock.lab.stream import Stream
+from penstock.lab.told import Told, generation_id
 from penstock.lab.wheel import Wheel
 from penstock.messages import Dialect, Endpoint, Headers
 from penstock.net.exchange import Exchange, HeaderList
@@ -85,6 +88,7 @@ class Simulator:
         keep: int = 1_000,
     ) -> None:
         self.bill = Bill(keep)
+        self.told = Told()
         self.wheel = Wheel(now)
         self._defaults = defaults or Script()
         self._key = key.encode()
@@ -171,7 +175,9 @@ class Simulator:
         headers = [
             *(_SSE if request.stream else _JSON),
             (_REQUEST_ID[endpoint.dialect], _REQUEST % item.number),
+            (b"x-generation-id", generation_id(item.number)),
         ]
+        self.told.remember(item, script, self.wheel.now())
         job = Job(exchange, self.wheel, self.bill, item, script, headers, request.input_tokens)
         if failure == "no-answer":
             self._begin(Silence(job))
@@ -290,6 +296,8 @@ class Simulator:
             exchange.respond(200, _JSON, msgspec.json.encode(report))
         elif (method, path) == ("GET", "/requests"):
             exchange.respond(200, _JSON, msgspec.json.encode([_shown(*seen) for seen in self._seen]))
+        elif (method, path) == ("GET", "/v1/generation"):
+            self._tell(exchange, dialect)
         elif (method, path) == ("GET", "/healthz"):
             exchange.respond(200, _JSON, b'{"status":"ok"}')
         elif method == "GET" and (path == "/v1/models" or path.startswith("/v1/models/")):
@@ -299,6 +307,17 @@ class Simulator:
                 "404", dialect, 0, message=f"Invalid URL ({method} {path})", code="not_found"
             )
             exchange.respond(status, _JSON, body)
+
+    def _tell(self, exchange: Exchange, dialect: Dialect) -> None:
+        names = parse_qs(exchange.query).get("id", [""])
+        told = self.told.tell(names[0], self.wheel.now())
+        if told is not None:
+            exchange.respond(200, _JSON, told)
+            return
+        status, body = refusal(
+            "404", dialect, 0, message=f"Generation {names[0]} not found", code="not_found"
+        )
+        exchange.respond(status, _JSON, body)
 
     def _models(self, exchange: Exchange, dialect: Dialect, name: str) -> None:
         form = anthropic.model if dialect is Dialect.ANTHROPIC else openai.model

@@ -31,15 +31,18 @@ from penstock.ledger._queue import DeadQueue, NotAQueue, inherit, queue_path, qu
 from penstock.messages import PROCESS_DIED, SAVING, Attempt, Outcome, Usage
 
 APPLICATION_ID = 0x50454E53  # "PENS": tells our files from others
-SCHEMA_VERSION = 3  # 1 had no column "saved", 2 no column "queued"
+SCHEMA_VERSION = 4  # 1 had no column "saved", 2 no column "queued", 3 none from "answer" on
 RESERVED = "reserved"  # the outcome of a row that is still open
+TOLD = 1  # the value of "told" where the figures are the provider's own, told afterwards
 
 _SAVING = frozenset(outcome.value for outcome in SAVING)
-_ROWS_PER_STATEMENT = 32  # 29 columns each: within the 999 parameters that every SQLite allows
+_ROWS_PER_STATEMENT = 32  # 30 columns each: within the 999 parameters that every SQLite allows
 _BOOT_SHIFT = 40  # rows of one boot: a million millions
 
 # ``*_tokens`` are counts; ``cost`` and ``saved`` are in 1e-12 US dollars; times are seconds, ``started`` since 1970.
 # Where the outcome is one that saves (messages.SAVING), the tokens are those that no upstream was asked for.
+# ``answer`` is the answer's id at an upstream that tells afterwards what it has cost; what becomes of the question is
+# told in :mod:`penstock.ledger.questions`.
 _ATTEMPTS = """
 CREATE TABLE attempts (
   row INTEGER PRIMARY KEY,
@@ -70,19 +73,49 @@ CREATE TABLE attempts (
   audio_output_tokens INTEGER NOT NULL,
   estimated INTEGER NOT NULL,
   cost INTEGER NOT NULL,
-  saved INTEGER NOT NULL DEFAULT 0
+  saved INTEGER NOT NULL DEFAULT 0,
+  answer TEXT NOT NULL DEFAULT '',
+  told INTEGER NOT NULL DEFAULT 0,
+  asked INTEGER NOT NULL DEFAULT 0,
+  ask_at REAL NOT NULL DEFAULT 0
 )"""
 _DIED_INDEX = f"CREATE INDEX attempts_died ON attempts (generation) WHERE error = '{PROCESS_DIED}'"
-_COLUMNS = 29
+_OF_QUESTIONS = (
+    "told INTEGER NOT NULL DEFAULT 0",
+    "asked INTEGER NOT NULL DEFAULT 0",
+    "ask_at REAL NOT NULL DEFAULT 0",
+)
+_QUESTIONS_INDEX = (
+    "CREATE INDEX attempts_questions ON attempts (ask_at) WHERE told = 0 AND estimated = 1 AND answer != ''"
+)
+_COLUMNS = 30  # that an attempt fills; the last three are its question's
 _SETTLED_COLUMNS = (
     *("outcome", "status", "error", "first_token", "duration", "input_tokens", "output_tokens"),
     *("cached_input_tokens", "cache_write_tokens", "reasoning_tokens", "audio_input_tokens"),
-    *("audio_output_tokens", "estimated", "cost", "saved"),
+    *("audio_output_tokens", "estimated", "cost", "saved", "answer"),
+)
+_FILLED = ", ".join(
+    (
+        *(
+            "row",
+            "boot",
+            "generation",
+            "number",
+            "tenant",
+            "key_name",
+            "tier",
+            "endpoint",
+            "model",
+            "upstream",
+        ),
+        *("upstream_model", "started", "reserved_input_tokens", "reserved_output_tokens", *_SETTLED_COLUMNS),
+    )
 )
 _SCHEMA = (
     _ATTEMPTS,
     "CREATE INDEX attempts_started ON attempts (started)",
     _DIED_INDEX,
+    _QUESTIONS_INDEX,
     f"CREATE INDEX attempts_open ON attempts (boot) WHERE outcome = '{RESERVED}'",
     """
 CREATE TABLE boots (
@@ -206,6 +239,7 @@ class LedgerFile:
         settled: Iterable[tuple[int, Attempt]],
         withdrawn: Sequence[int] = (),
         folds: Iterable[tuple[int, Fold]] = (),
+        noted: Iterable[tuple[int, Attempt]] = (),
     ) -> None:
         """All of it or none.
 
@@ -213,10 +247,15 @@ class LedgerFile:
         :param settled: rows that are over
         :param withdrawn: rows that were written as reserved and have since gone into a fold
         :param folds: sums, numbered like rows, on their own
+        :param noted: rows that are open and have come by their answer's id
         """
         base = self.boot << _BOOT_SHIFT
         with self._transaction():
             self._write_rows([_reserved_row(self.boot, base + row, a) for row, a in reserved], settled=False)
+            self._db.executemany(
+                _NOTE,
+                [(attempt.answer[:MAX_NAME], base + row) for row, attempt in noted],
+            )
             chunk: list[object] = []
             for row, attempt in settled:
                 if attempt.error == PROCESS_DIED:
@@ -247,7 +286,10 @@ class LedgerFile:
         else:
             self._db.execute(_upsert(1, settled=True), _settled_row(boot, row, rest))
             until = math.inf if attempt.duration is None else attempt.started + attempt.duration
-            self._db.execute(_DROP_ORPHAN, (attempt.generation, until))
+            orphan = self._db.execute(_ORPHAN, (attempt.generation, until)).fetchone()
+            if orphan is not None:
+                self._db.execute("DELETE FROM attempts WHERE row = ?", orphan[:1])
+                self._db.execute(_INHERIT_ANSWER, (orphan[1], row))
 
     def _not_booked(self, boot: int, row: int, attempt: Attempt) -> Attempt | None:
         """Of what a process that is taken for dead had received for an answer, what no row says yet.
@@ -332,12 +374,16 @@ class LedgerFile:
                 self._db.execute(statement)
         elif application != APPLICATION_ID:
             raise NotALedger(f"{self.path} is somebody else's database")
-        elif version in (1, 2):
+        elif version in (1, 2, 3):
             if version == 1:
                 for table in ("attempts", "folded"):
                     self._db.execute(f"ALTER TABLE {table} ADD COLUMN saved INTEGER NOT NULL DEFAULT 0")
-            self._db.execute("ALTER TABLE folded ADD COLUMN queued INTEGER NOT NULL DEFAULT 0")
-            self._db.execute(_DIED_INDEX)
+            if version < 3:
+                self._db.execute("ALTER TABLE folded ADD COLUMN queued INTEGER NOT NULL DEFAULT 0")
+                self._db.execute(_DIED_INDEX)
+            for column in ("answer TEXT NOT NULL DEFAULT ''", *_OF_QUESTIONS):
+                self._db.execute(f"ALTER TABLE attempts ADD COLUMN {column}")
+            self._db.execute(_QUESTIONS_INDEX)
             self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         elif version != SCHEMA_VERSION:
             raise NotALedger(
@@ -400,6 +446,8 @@ class LedgerFile:
         base = boot << _BOOT_SHIFT
         for row, attempt in opened.items():
             self._enter_row(_upsert(1, settled=False), _reserved_row, boot, base + row, attempt)
+            if attempt.answer:
+                self._db.execute(_NOTE, (attempt.answer[:MAX_NAME], base + row))
         for row, attempt in settled.items():
             if attempt.error == PROCESS_DIED:
                 self._write_taken_over(boot, base + row, attempt)
@@ -452,7 +500,13 @@ class LedgerFile:
         for boot, token in others.fetchall():
             if self._lives(token):
                 continue
-            orphans += self._db.execute(_DROP_TAKEN_OVER, (boot,)).rowcount
+            for orphan, taken in self._db.execute(_TAKEN_OVER_ORPHANS, (boot,)).fetchall():
+                (answer,) = self._db.execute(
+                    "SELECT answer FROM attempts WHERE row = ?", (orphan,)
+                ).fetchone()
+                self._db.execute("DELETE FROM attempts WHERE row = ?", (orphan,))
+                self._db.execute(_INHERIT_ANSWER, (answer, taken))
+                orphans += 1
             orphans += self._db.execute(
                 "UPDATE attempts SET outcome = ?, error = ?, estimated = 1 WHERE boot = ? AND outcome = 'reserved'",
                 (Outcome.PARTIAL.value, PROCESS_DIED, boot),
@@ -496,14 +550,15 @@ class LedgerFile:
 def _upsert(rows: int, *, settled: bool) -> str:
     marks = ",".join(["(" + ",".join("?" * _COLUMNS) + ")"] * rows)
     settle = ", ".join(f"{column} = excluded.{column}" for column in _SETTLED_COLUMNS)
-    conflict = f"UPDATE SET {settle}" if settled else "NOTHING"
-    return f"INSERT INTO attempts VALUES {marks} ON CONFLICT (row) DO {conflict}"  # noqa: S608 - only marks
+    # What the provider has told stays, whatever is written once more.
+    conflict = f"UPDATE SET {settle} WHERE attempts.told != {TOLD}" if settled else "NOTHING"
+    return f"INSERT INTO attempts ({_FILLED}) VALUES {marks} ON CONFLICT (row) DO {conflict}"  # noqa: S608 - only marks
 
 
 # A settled row of a dead process: new, or in the place of one that was open.  One that is there is left alone.
 _RECOVER = (
     _upsert(1, settled=True)
-    + f" WHERE attempts.outcome = '{RESERVED}' OR attempts.outcome = 'partial' AND attempts.error = '{PROCESS_DIED}'"
+    + f" AND (attempts.outcome = '{RESERVED}' OR attempts.outcome = 'partial' AND attempts.error = '{PROCESS_DIED}')"
 )
 
 
@@ -511,20 +566,21 @@ _RECOVER = (
 _TAKEN_OVER = f"""
 SELECT row, input_tokens, output_tokens, cost FROM attempts
 WHERE generation = ? AND error = '{PROCESS_DIED}' AND outcome = 'partial' AND boot != ?
-  AND output_tokens > 0 AND started + coalesce(duration, 0) >= ?"""  # noqa: S608 - only constants
+  AND output_tokens > 0 AND started + coalesce(duration, 0) >= ? AND told != {TOLD}"""  # noqa: S608 - only constants
 # Two rows would stand for one attempt: the one that a process left open as it died, which nobody can tell the tokens
 # of, and that of who took its answer over.  The second stays, whichever comes first.
-_DROP_ORPHAN = f"""
-DELETE FROM attempts WHERE row =
-  (SELECT row FROM attempts WHERE generation = ? AND error = '{PROCESS_DIED}' AND duration IS NULL
-     AND output_tokens = 0 AND started <= ?
-   ORDER BY started DESC LIMIT 1)"""  # noqa: S608 - only constants
-_DROP_TAKEN_OVER = f"""
-DELETE FROM attempts WHERE row IN
-  (SELECT max(row) FROM attempts AS open WHERE boot = ? AND outcome = '{RESERVED}' AND EXISTS
-    (SELECT 1 FROM attempts AS taken WHERE taken.generation = open.generation AND taken.error = '{PROCESS_DIED}'
-     AND taken.duration IS NOT NULL AND taken.started + taken.duration >= open.started)
-   GROUP BY generation)"""  # noqa: S608 - only constants
+_ORPHAN = f"""
+SELECT row, answer FROM attempts WHERE generation = ? AND error = '{PROCESS_DIED}' AND duration IS NULL
+  AND output_tokens = 0 AND started <= ? AND told != {TOLD}
+ORDER BY started DESC LIMIT 1"""  # noqa: S608 - only constants
+_TAKEN_OVER_ORPHANS = f"""
+SELECT max(open.row), max(taken.row) FROM attempts AS open
+JOIN attempts AS taken ON taken.generation = open.generation AND taken.error = '{PROCESS_DIED}'
+  AND taken.duration IS NOT NULL AND taken.started + taken.duration >= open.started
+WHERE open.boot = ? AND open.outcome = '{RESERVED}'
+GROUP BY open.generation"""  # noqa: S608 - only constants
+_NOTE = f"UPDATE attempts SET answer = ? WHERE row = ? AND outcome = '{RESERVED}'"  # noqa: S608 - only constants
+_INHERIT_ANSWER = "UPDATE attempts SET answer = ?, asked = 0, ask_at = 0 WHERE row = ? AND answer = ''"
 _KEEP_THE_REST = """
 UPDATE attempts SET input_tokens = ?, output_tokens = ?, cost = ?, cached_input_tokens = 0, cache_write_tokens = 0,
   reasoning_tokens = 0, audio_input_tokens = 0, audio_output_tokens = 0, estimated = 1 WHERE row = ?"""
@@ -538,7 +594,7 @@ def _reserved_row(boot: int, row: int, attempt: Attempt) -> tuple[object, ...]:
         attempt.endpoint, attempt.model[:MAX_NAME], attempt.upstream, attempt.upstream_model[:MAX_NAME],
         attempt.started,
         reserved.input_tokens, reserved.output_tokens,
-        RESERVED, 0, "", None, None, 0, 0, 0, 0, 0, 0, 0, False, 0, 0,
+        RESERVED, 0, "", None, None, 0, 0, 0, 0, 0, 0, 0, False, 0, 0, attempt.answer[:MAX_NAME],
     )  # fmt: skip
 
 
@@ -555,7 +611,7 @@ def _settled_row(boot: int, row: int, attempt: Attempt) -> tuple[object, ...]:
         outcome._value_, attempt.status, attempt.error, attempt.first_token, attempt.duration,
         usage.input_tokens, usage.output_tokens, usage.cached_input_tokens, usage.cache_write_tokens,
         usage.reasoning_tokens, usage.audio_input_tokens, usage.audio_output_tokens, usage.estimated,
-        attempt.cost, attempt.saved,
+        attempt.cost, attempt.saved, attempt.answer[:MAX_NAME],
     )  # fmt: skip
 
 

@@ -22,11 +22,14 @@ _COMPLETED = Outcome.COMPLETED
 class LedgerStore(Protocol):
     """Keeps rows for longer than the process lives.
 
-    Both methods are called on the hot path: they must neither block nor raise.
+    All methods are called on the hot path: they must neither block nor raise.
     """
 
     def opened(self, attempt: Attempt) -> None:
         """The attempt begins; only its fields up to ``reserved`` may be read until it is settled."""
+
+    def noted(self, attempt: Attempt) -> None:
+        """The attempt, still under way, has come by its answer's id."""
 
     def settled(self, attempt: Attempt) -> None:
         """The attempt is over, and nobody changes it any more."""
@@ -90,6 +93,19 @@ class _Sum:
         if usage.estimated:
             self.estimated += 1
 
+    def correct(self, before: Usage, told: Usage, cost: int) -> None:
+        """:param cost: by so much more"""
+        self.cost += cost
+        self.input += told.input_tokens - before.input_tokens
+        self.output += told.output_tokens - before.output_tokens
+        self.cached += told.cached_input_tokens - before.cached_input_tokens
+        self.written += told.cache_write_tokens - before.cache_write_tokens
+        self.written_1h += told.cache_write_1h_tokens - before.cache_write_1h_tokens
+        self.reasoning += told.reasoning_tokens - before.reasoning_tokens
+        self.audio_in += told.audio_input_tokens - before.audio_input_tokens
+        self.audio_out += told.audio_output_tokens - before.audio_output_tokens
+        self.estimated += told.estimated - before.estimated
+
     def totals(self) -> Totals:
         usage = Usage(
             self.input,
@@ -137,6 +153,12 @@ class Ledger:
         if store is not None:
             store.opened(attempt)
 
+    def note(self, attempt: Attempt, answer: str) -> None:
+        """The attempt's answer has this id at its upstream, which tells afterwards what it has cost."""
+        attempt.answer = answer
+        if self.store is not None and self._open.get(attempt.id) is attempt:
+            self.store.noted(attempt)
+
     def settle(self, attempt: Attempt) -> None:
         """The attempt is over: the caller has set outcome, usage, status and times, ``cost`` is set here.
 
@@ -159,6 +181,13 @@ class Ledger:
         store = self.store
         if store is not None:
             store.settled(attempt)
+
+    def correct(self, outcome: Outcome, before: Usage, told: Usage, cost: int) -> None:
+        """A row of this process that is over has had its figures from its provider.
+
+        :param cost: by so much it was more than the row had said, in 1e-12 US dollars
+        """
+        self._sums[outcome].correct(before, told, cost)
 
     def use_prices(self, prices: PriceTable) -> None:
         """Cost what is settled from now on by another table; what could not be priced stays counted."""

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from penstock.errors import ConfigError
-from penstock.ledger._file import APPLICATION_ID, RESERVED, SCHEMA_VERSION
+from penstock.ledger._file import APPLICATION_ID, RESERVED, SCHEMA_VERSION, TOLD
 from penstock.messages import SAVING
 
 _SAVING = ", ".join(sorted(f"'{outcome.value}'" for outcome in SAVING))
@@ -34,7 +34,7 @@ FOLDED = "(sums only)"
 
 # Costs are added in two parts, since SQLite's sum() fails past 2**63, which is nine million dollars.
 _SUMS = """
-  sum(n * asked), sum(open), sum(completed), sum(estimated * asked), sum(input_tokens * asked),
+  sum(n * asked), sum(open), sum(completed), sum(estimated * asked), sum(told), sum(input_tokens * asked),
   sum(output_tokens * asked), sum(cached_input_tokens * asked), sum(cache_write_tokens * asked),
   sum(reasoning_tokens * asked), sum(audio_input_tokens * asked), sum(audio_output_tokens * asked),
   sum(n * (1 - asked)), sum(input_tokens * (1 - asked)), sum(output_tokens * (1 - asked)),
@@ -46,7 +46,7 @@ _TOKENS = """input_tokens, output_tokens, cached_input_tokens, cache_write_token
 class Line(msgspec.Struct, frozen=True):
     """One group of rows.
 
-    ``attempts`` are calls of an upstream, ``open`` those still under way; ``saved_calls`` are those for which none
+    ``attempts`` are calls of an upstream, ``open`` those still under way, ``told`` those whose provider has told afterwards what they cost; ``saved_calls`` are those for which none
     was asked, because the answer was there or on its way.  ``cost`` and ``saved_cost`` in 1e-12 US dollars.
     """
 
@@ -55,6 +55,7 @@ class Line(msgspec.Struct, frozen=True):
     open: int = 0
     completed: int = 0
     estimated: int = 0
+    told: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cached_input_tokens: int = 0
@@ -79,10 +80,10 @@ def summarize(path: str | Path, *, by: str = "model", since: float = 0.0) -> lis
     query = f"""
 SELECT label, {_SUMS} FROM (
   SELECT {group} AS label, 1 AS n, outcome NOT IN ({_SAVING}) AS asked, outcome = '{RESERVED}' AS open,
-    outcome = 'completed' AS completed, estimated, {_TOKENS}
+    outcome = 'completed' AS completed, estimated, told = {TOLD} AS told, {_TOKENS}
   FROM attempts WHERE started >= ?1
   UNION ALL
-  SELECT {folded}, attempts, outcome NOT IN ({_SAVING}), 0, attempts * (outcome = 'completed'), estimated, {_TOKENS}
+  SELECT {folded}, attempts, outcome NOT IN ({_SAVING}), 0, attempts * (outcome = 'completed'), estimated, 0, {_TOKENS}
   FROM folded WHERE last_started >= ?1
 ) GROUP BY label"""  # noqa: S608 - made of the constants above
     try:

@@ -97,6 +97,7 @@ class SQLiteStore:
         self._opened: deque[Attempt] = deque()
         self._settled: deque[tuple[Attempt, int]] = deque()  # each with its position in the queue
         self._queue: RowQueue | None = None
+        self._noted: deque[Attempt] = deque()  # open ones that have come by their answer's id
         self._gone: deque[str] = deque()  # ids of attempts that were folded by the event loop's thread
         self._wake = threading.Event()
         self._changed = threading.Condition()
@@ -117,6 +118,9 @@ class SQLiteStore:
         self._file: LedgerFile | None = None
         self._folds_numbered = 0
         self._reserved: dict[str, Attempt] = {}  # open attempts by id
+        self._to_note: dict[
+            int, Attempt
+        ] = {}  # of these, by row, the ones whose answer's id is not in the file yet
         self._to_reserve: dict[int, Attempt] = {}  # of these, by row, the ones that are not in the file yet
         # With the position in the queue, and whether the file may have the row as reserved.
         self._to_settle: deque[tuple[Attempt, int, bool]] = deque()
@@ -179,6 +183,17 @@ class SQLiteStore:
         if len(opened) > self._max_rows:
             opened.popleft()
             self._unreserved += 1
+
+    def noted(self, attempt: Attempt) -> None:
+        queue = self._queue
+        if queue is not None:
+            head = queue.append(attempt)
+            self._noted.append(attempt)
+            queue.head = head
+        else:
+            self._noted.append(attempt)
+        if len(self._noted) > self._max_rows:
+            self._noted.popleft()
 
     def settled(self, attempt: Attempt) -> None:
         settled = self._settled
@@ -307,12 +322,16 @@ class SQLiteStore:
                 self._taken_to = self._queue.head
             settled = [self._settled.popleft() for _ in range(len(self._settled))]
             opened = [self._opened.popleft() for _ in range(len(self._opened))]
+            noted = [self._noted.popleft() for _ in range(len(self._noted))]
         done = {attempt.id for attempt, _ in settled}
         for attempt in opened:
             # One that has an outcome is about to be settled, or was and has been folded.
             if attempt.id not in done and attempt.outcome is None:
                 self._reserved[attempt.id] = attempt
                 self._to_reserve[attempt.row] = attempt
+        for attempt in noted:
+            if attempt.id in self._reserved and attempt.row not in self._to_reserve:
+                self._to_note[attempt.row] = attempt
         for attempt, position in settled:
             _, in_file = self._release(attempt.id)
             self._to_settle.append((attempt, position, in_file))
@@ -337,6 +356,7 @@ class SQLiteStore:
         if attempt is None:
             return 0, False
         row = attempt.row
+        self._to_note.pop(row, None)
         not_written = self._to_reserve.pop(row, None) is not None
         if row in self._maybe_reserved:
             self._maybe_reserved.discard(row)
@@ -358,7 +378,14 @@ class SQLiteStore:
         file = self._file
         if file is None or not file.is_current():
             file = self._open_file()
-        while self._to_reserve or self._to_settle or self._to_withdraw or self._folds or self._to_fold:
+        while (
+            self._to_reserve
+            or self._to_settle
+            or self._to_withdraw
+            or self._folds
+            or self._to_fold
+            or self._to_note
+        ):
             try:
                 self._write_batch(file)
             except UNWRITABLE:  # nonsense that an upstream reported, such as 2**70 tokens
@@ -423,9 +450,15 @@ class SQLiteStore:
                 fold.queued = folded_to
                 self._folds_numbered += 1
                 self._to_fold.append((self._folds_numbered, fold))
+        noted = list(self._to_note.items())
         file.write(
-            reserved, [(attempt.row, attempt) for attempt, _, _ in settled], self._to_withdraw, self._to_fold
+            reserved,
+            [(attempt.row, attempt) for attempt, _, _ in settled],
+            self._to_withdraw,
+            self._to_fold,
+            noted,
         )
+        self._to_note.clear()
         for number, _ in reserved:
             del self._to_reserve[number]
         for _ in settled:
@@ -453,6 +486,7 @@ class SQLiteStore:
             self._to_reserve = {attempt.row: attempt for attempt in self._reserved.values()}
             self._to_settle = deque((attempt, position, False) for attempt, position, _ in self._to_settle)
             self._to_withdraw.clear()
+            self._to_note.clear()
             self._maybe_reserved.clear()
             self._tried = 0
         if file.orphans:

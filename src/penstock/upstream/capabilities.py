@@ -26,6 +26,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     deterministic: bool = True
     background: bool = False
     generations: bool = False
+    usage_lookup: Literal["none", "generation", "stored"] = "none"
 
     def prefill_at(self, endpoint: Endpoint) -> Prefill | None:
         """How a prefill is written in a request to ``endpoint``; None: not at all."""
@@ -45,6 +46,7 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     deterministic: bool | None = None
     background: bool | None = None
     generations: bool | None = None
+    usage_lookup: Literal["none", "generation", "stored"] | None = None
 
     def fits(self, kind: str, host: str, model: str) -> bool:
         if self.kind and self.kind != kind:
@@ -59,7 +61,15 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     capability: tuple[_Entry, ...]
 
 
-_SAID = ("prefill", "prefill_base", "token_ids", "deterministic", "background", "generations")
+_SAID = (
+    "prefill",
+    "prefill_base",
+    "token_ids",
+    "deterministic",
+    "background",
+    "generations",
+    "usage_lookup",
+)
 
 
 @functools.cache

@@ -26,9 +26,11 @@ from penstock.net.clock import Clock
 from penstock.net.connection import Connection, StaleConnection
 from penstock.net.origin import Origin
 from penstock.net.pool import Pool
+from penstock.upstream import inquiry
 from penstock.upstream.capabilities import Capabilities, capabilities
 from penstock.upstream.ladder import How, Point, spliced
 from penstock.upstream.prompt_cache import PromptCare
+from penstock.upstream.reply import Reply
 from penstock.upstream.run import Run, of_response
 from penstock.upstream.transfer import Job, PlainTransfer, StreamTransfer, Transfer
 from penstock.wire import boundary, further, request, usage
@@ -95,6 +97,9 @@ class HTTPUpstream:
         self._clock = clock
         self.connect_timeout = connect_timeout
         self.forwards = forward_credentials and has_no_key(config)
+        form = capabilities(config, self.origin.host, "").usage_lookup
+        # How it is asked afterwards what an answer has cost; None: it cannot be.
+        self.usage_lookup: inquiry.Form | None = None if form == "none" else form
         self._forwarded = _FORWARDED[config.kind]
         self._running_usage = config.running_usage or config.kind in {"sim", "local"}
         self._token_ids = config.capabilities.token_ids or (
@@ -321,6 +326,31 @@ class HTTPUpstream:
         if not transfer.generation.events or not self.capabilities(model).background:
             return None
         return of_response(transfer.generation.events)
+
+    async def look_up(self, target: str, seconds: float) -> tuple[int, bytes]:
+        """Status and body of what stands there, below the API's base; what is larger than 64 KiB is cut off.
+
+        :raises penstock.errors.PenstockError: it cannot be had
+        :raises TimeoutError: not within that time
+        """
+        base = self._base + "/v1" if self.config.base_url.rstrip("/").endswith("/v1") else self._base
+        head = b"GET %b HTTP/1.1\r\n%b\r\n" % ((base + target).encode(), self._fixed)
+        async with asyncio.timeout(seconds):
+            for fresh in (False, True):
+                connection = await self.pool.acquire(fresh=fresh)
+                reply = Reply(connection)
+                try:
+                    await connection.send(head, b"", reply)
+                except StaleConnection:
+                    continue
+                except asyncio.CancelledError:
+                    connection.abort()
+                    raise
+                except PenstockError:
+                    if not reply.is_full:
+                        raise
+                break
+        return reply.status, bytes(reply.body)
 
     def _path(self, base: str, endpoint: Endpoint) -> bytes:
         # OpenAI's SDK takes a base URL that ends in /v1 (or what stands for it), Anthropic's one without.

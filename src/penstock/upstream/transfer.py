@@ -21,6 +21,7 @@ from penstock.flow.gate import Turn
 from penstock.generation.log import EVENT_OVERHEAD, Generation, too_large
 from penstock.messages import Call, Endpoint, Event, Headers, Usage
 from penstock.net.connection import Connection
+from penstock.upstream.inquiry import Form, id_in, id_in_head
 from penstock.upstream.run import Run, of_generation
 from penstock.wire import counting, problems, usage
 from penstock.wire.not_json import NOT_JSON
@@ -84,6 +85,13 @@ class Race(Protocol):
         """Its first event is there: unless another was quicker, it is the one, and the others have lost."""
 
 
+class Lookup(msgspec.Struct, frozen=True):
+    """How it can be asked afterwards what an answer has cost, and who is to be told the answer's id."""
+
+    form: Form
+    found: Callable[[str], None]
+
+
 class Transfer:
     """Base of the two kinds of answers: :class:`StreamTransfer` and :class:`PlainTransfer`."""
 
@@ -100,6 +108,7 @@ class Transfer:
         "held",
         "job",
         "last",
+        "lookup",
         "lost",
         "notices",
         "now",
@@ -130,6 +139,7 @@ class Transfer:
         self.race: Race | None = None  # where another may be asked as well
         self.notices: Sequence[tuple[bytes, bytes]] = ()  # header fields that the caller gets with the answer
         self.lost = False  # another was quicker
+        self.lookup: Lookup | None = None  # where the upstream tells afterwards what the answer has cost
         self._error_body: bytearray | None = None  # an answer that is not the one that was asked for
         self._paused = False
 
@@ -141,6 +151,8 @@ class Transfer:
         self.last = now = self.now()
         if self.turn is not None:
             self.turn.on_head(headers, now)
+        if self.lookup is not None and (name := id_in_head(self.lookup.form, headers)):
+            self.lookup.found(name)
         if status != 200:
             self._error_body = bytearray()
         elif headers.get(b"content-encoding", b"identity").lower() not in _AS_IT_IS:
@@ -314,6 +326,19 @@ class Transfer:
     def told_usage(self) -> Usage | None:
         """What the upstream itself has said of its usage so far."""
         return None
+
+    def look_for_id(self) -> None:
+        """Say by which id the answer can be asked for, if what came of it tells."""
+        lookup, job = self.lookup, self.job
+        if lookup is None or job.translation is not None:
+            return
+        name = id_in(lookup.form, job.call, self._beginning())
+        if name:
+            lookup.found(name)
+
+    def _beginning(self) -> bytes:
+        """The first of what has come of the answer."""
+        return b""
 
     @property
     def _whole(self) -> bool:
@@ -535,6 +560,13 @@ class StreamTransfer(Transfer):
     def told_usage(self) -> Usage | None:
         return self._progress.usage
 
+    def _beginning(self) -> bytes:
+        if self.job.splice is not None:
+            return b""
+        mine = [] if self.lost else self.generation.events[self._first : self._first + 1]
+        received = mine or self._held_back or self._undelivered
+        return received[0] if received else b""
+
     @property
     def _whole(self) -> bool:
         return self._progress.complete
@@ -614,6 +646,9 @@ class PlainTransfer(Transfer):
             body = job.translation.answer(body, job.call.model, created=int(time.time()))
         self.generation.headers = self.shown_headers()
         self.generation.append([body], self.seen or self.now())
+
+    def _beginning(self) -> bytes:
+        return self._pieces[0] if self._pieces else b""
 
     def charge(self, status: int, used: Usage) -> None:
         """It was part of a request that failed: what that had used of the upstream."""

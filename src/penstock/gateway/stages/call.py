@@ -48,7 +48,7 @@ from penstock.generation.log import TOO_LARGE, Generation
 from penstock.messages import Attempt, Call, Endpoint, Event, Outcome, Usage
 from penstock.net import tasks
 from penstock.upstream.ladder import How, Point, rungs
-from penstock.upstream.transfer import Transfer
+from penstock.upstream.transfer import Lookup, Transfer
 from penstock.wire import delivered
 from penstock.wire.boundary import Mismatch
 from penstock.wire.conversation import Finished, PartEnded
@@ -448,6 +448,9 @@ class Production:
         generation.served_by = (upstream.name, candidate.model)
         attempt = _opened(call, generation, candidate, transfer)
         recorder.opened(attempt)
+        # What was asked with a caller's own key, it alone can ask for.
+        if upstream.usage_lookup is not None and not transfer.job.callers_key:
+            transfer.lookup = Lookup(upstream.usage_lookup, functools.partial(recorder.noted, attempt))
         if hedge is not None:
             hedge.entered(transfer)
         standing = count_in(candidate)
@@ -589,6 +592,8 @@ def _describe(
         attempt.first_token = transfer.seen - transfer.started
     try:
         attempt.usage = transfer.used()
+        if transfer.lookup is not None and attempt.usage.estimated and not attempt.answer:
+            transfer.look_for_id()
     except Exception:  # whatever is wrong with an answer, its row must be settled
         log.exception("defect while counting %s", attempt.id)
     if transfer.lost:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import datetime as dt
 import time
 
+import msgspec
+
 from penstock.cache.entry import Entry
 from penstock.errors import PenstockError
 from penstock.gateway.stages.route import Candidate
@@ -175,6 +177,10 @@ class Recorder:
         """Before a byte leaves."""
         self.ledger.open(attempt)
 
+    def noted(self, attempt: Attempt, answer: str) -> None:
+        """The attempt's answer has this id at its upstream, which tells afterwards what it has cost."""
+        self.ledger.note(attempt, answer)
+
     def settled(self, attempt: Attempt, candidate: Candidate, *, stream: bool) -> None:
         """The attempt has ended; its row is complete but for the cost."""
         self.ledger.settle(attempt)
@@ -264,7 +270,8 @@ class Recorder:
         attempt.started = record.created
         attempt.reserved = Usage(0, call.max_output_tokens or 0, estimated=True)
         attempt.outcome = Outcome.PARTIAL
-        attempt.usage = usage_in(call.endpoint, generation.events, lambda: counting.prompt_tokens(call.body))
+        known = usage_in(call.endpoint, generation.events, lambda: counting.prompt_tokens(call.body))
+        attempt.usage = msgspec.structs.replace(known, estimated=True)
         attempt.error = PROCESS_DIED
         attempt.duration = max(0.0, time.time() - record.created)  # until now it may have worked
         self._enter(attempt)

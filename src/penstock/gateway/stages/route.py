@@ -352,6 +352,11 @@ class Router:
         entry = self._entry(model)
         return (entry[1].durability if entry is not None else None) or self._config.generations.durability
 
+    def entry_of(self, model: str) -> str:
+        """The entry of the configuration that answers this name; empty: none does any more."""
+        entry = self._entry(model)
+        return entry[0] if entry is not None else ""
+
     def _entry(self, model: str) -> tuple[str, ModelConfig] | None:
         entry = self._exact.get(model)
         if entry is not None:
