@@ -7,9 +7,11 @@ import threading
 from pathlib import Path
 
 import httpx2
+import openai
 import pycurl
 import pytest
 
+import penstock
 from penstock.testing import GatewayProcess, SimulatorProcess
 
 sys.path.append(str(Path(__file__).parent.parent / "admin"))
@@ -116,6 +118,18 @@ def test_many_calls_on_one_connection_of_http2(gateway):
             for _ in range(5)
         ]
     assert {(answer.status_code, answer.http_version) for answer in answers} == {(200, "HTTP/2")}
+
+
+def test_our_client_speaks_http2_where_it_is_told_to(gateway):
+    with penstock.http_client(http2=True, verify=False, trust_env=False) as http:
+        client = openai.OpenAI(base_url=gateway.base_url, api_key="any", http_client=http, max_retries=0)
+        asked = {"model": "sim", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 20}
+        raw = client.chat.completions.with_raw_response.create(**asked)
+        assert raw.http_response.http_version == "HTTP/2"
+        plain = raw.parse().choices[0].message.content
+        stream = client.chat.completions.create(**asked, stream=True)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices) == plain
+        assert http.statistics().broken == 0
 
 
 def test_a_stream_in_flight_over_http3_ends_by_itself(tmp_path):

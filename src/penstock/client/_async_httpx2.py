@@ -21,7 +21,7 @@ from penstock.client._reading import Cut, HandedOver, NotReproduced
 from penstock.client._sockets import KEEP_ALIVE
 from penstock.client._uploading import Outcome, Upload
 from penstock.client.options import Options
-from penstock.client.statistics import Statistics
+from penstock.client.statistics import Counters, Statistics
 from penstock.errors import UpstreamBroken
 
 GOODBYE_SECONDS = 1.0  # that telling the gateway to stop may take, when the application gives a stream up
@@ -47,6 +47,10 @@ class AsyncClient(httpx2.AsyncClient):
         super().__init__(transport=transport, **settings)
         self._calls = transport.calls
 
+    @property
+    def counters(self) -> Counters:
+        return self._calls.counters
+
     def statistics(self) -> Statistics:
         """What became of the calls so far."""
         return self._calls.counters.snapshot()
@@ -56,12 +60,13 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
     """Sends calls so that they survive broken connections, refusals and servers that die.
 
     :param connect: makes the transport that goes through this proxy, or through none
+    :param kept: answers that are kept here; closed with this
     :param proxied: whether to look for proxies in the environment
     """
 
-    def __init__(self, options: Options, connect: _Connect, *, proxied: bool) -> None:
+    def __init__(self, options: Options, connect: _Connect, kept: Kept | None, *, proxied: bool) -> None:
         self.calls = Calls(options)
-        self._kept = Kept(options.cache) if options.cache is not None else None
+        self._kept = kept
         self._connect = connect
         self._proxies = urllib.request.getproxies() if proxied else {}
         self._inner: dict[str | None, httpx2.AsyncBaseTransport] = {None: connect(None)}
@@ -82,6 +87,8 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
         if self._kept is not None and call.endpoint is not None:
             keeping = self._kept.keeping(call)
             if keeping is not None:
+                if (ahead := self._kept.ahead) is not None:
+                    ahead.saw(str(url), request.headers, body)
                 found = keeping.remembered()
                 if found is None and keeping.may_be_in_file:
                     found = await _aside(keeping, keeping.in_file)
@@ -467,6 +474,7 @@ class _ResumedStream(httpx2.AsyncByteStream):
 
 def make(
     options: Options,
+    kept: Kept | None,
     *,
     verify: Any,
     cert: Any,
@@ -493,7 +501,7 @@ def make(
             **given,
         )
 
-    transport = AsyncTransport(options, connect, proxied=trust_env and proxy is None and inner is None)
+    transport = AsyncTransport(options, connect, kept, proxied=trust_env and proxy is None and inner is None)
     return AsyncClient(transport, trust_env=trust_env, **settings)
 
 

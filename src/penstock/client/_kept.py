@@ -6,6 +6,8 @@ the same code as in the gateway (``cache.keys``, ``wire.sound``); streams and pl
 
 from __future__ import annotations
 
+import copy
+import threading
 import time
 from collections.abc import Callable, Mapping
 
@@ -14,6 +16,7 @@ import msgspec
 from penstock.cache import keys
 from penstock.cache.entry import Entry, Sealer, Unusable
 from penstock.cache.tiers.memory import MemoryTier
+from penstock.client._ahead import Ahead
 from penstock.client._calls import ClientCall
 from penstock.client._disk import Disk
 from penstock.client.options import CacheOptions
@@ -54,6 +57,9 @@ class Kept:
         self._disk = Disk(options.path, options.disk_bytes, now) if options.path is not None else None
         self._key_secret, seal_secret = keys.derived(None)
         self._sealer = Sealer(seal_secret, MAX_ENTRY_BYTES)
+        self._lock = threading.Lock()  # of memory
+        self._borrowed = False
+        self.ahead: Ahead | None = None  # None: nothing is asked ahead
 
     def __repr__(self) -> str:
         return f"<Kept {self._memory!r}, {self._disk or 'no file'}>"
@@ -76,8 +82,16 @@ class Kept:
         name = keys.key(asked, model_version=asked.model, scope=scope, secret=self._key_secret)
         return Keeping(self, name, asked)
 
+    def borrowed(self) -> Kept:
+        """The same answers, for another client, which asks nothing ahead and does not close them."""
+        other = copy.copy(self)
+        other._borrowed = True  # noqa: SLF001 - its own class
+        other.ahead = None
+        return other
+
     def remembered(self, name: bytes) -> Entry | None:
-        return self._memory.get(name)
+        with self._lock:
+            return self._memory.get(name)
 
     def get(self, name: bytes) -> Entry | None:
         """From the file."""
@@ -89,17 +103,23 @@ class Kept:
             return None
         if entry.kept_until <= self.now():
             return None
-        self._memory.put(name, entry)
+        with self._lock:
+            self._memory.put(name, entry)
         return entry
 
     def put(self, name: bytes, entry: Entry) -> None:
         if entry.size > MAX_ENTRY_BYTES:
             return
-        self._memory.put(name, entry)
+        with self._lock:
+            self._memory.put(name, entry)
         if self._disk is not None:
             self._disk.put(name, self._sealer.seal_apart(name, entry), entry.kept_until)
 
     def close(self) -> None:
+        if self._borrowed:
+            return
+        if self.ahead is not None:
+            self.ahead.close()
         if self._disk is not None:
             self._disk.close()
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
+
+from msgspec import structs
 
 from penstock.client.options import ATTEMPTS, CacheOptions, Options
 from penstock.client.statistics import Notice
@@ -12,6 +15,7 @@ from penstock.config.model import RetryConfig
 
 if TYPE_CHECKING:
     from penstock.client import _async_httpx, _async_httpx2, _sync_httpx, _sync_httpx2
+    from penstock.client._ahead import Question
 
 SDK_TIMEOUT = 600.0  # seconds; the SDKs' own default, which a client that is passed to them replaces
 SDK_CONNECT_TIMEOUT = 5.0
@@ -128,14 +132,37 @@ def _made(module: str, library: str, settings: dict[str, Any]) -> Any:
     limits = settings.pop("limits", None) or hx.Limits(
         max_connections=MOST_CONNECTIONS, max_keepalive_connections=MOST_IDLE, keepalive_expiry=IDLE_SECONDS
     )
-    return made.make(
-        options,
-        verify=settings.pop("verify", True),
-        cert=settings.pop("cert", None),
-        http2=settings.pop("http2", False),
-        limits=limits,
-        proxy=settings.pop("proxy", None),
-        trust_env=settings.pop("trust_env", True),
-        inner=settings.pop("transport", None),
-        **settings,
-    )
+    from penstock.client._ahead import Ahead  # noqa: PLC0415 - as above, what is not used is not loaded
+    from penstock.client._kept import Kept  # noqa: PLC0415
+
+    kept = Kept(options.cache) if options.cache is not None else None
+    inner = settings.pop("transport", None)
+    how = {
+        "verify": settings.pop("verify", True),
+        "cert": settings.pop("cert", None),
+        "http2": settings.pop("http2", False),
+        "limits": limits,
+        "proxy": settings.pop("proxy", None),
+        "trust_env": settings.pop("trust_env", True),
+        "inner": inner,
+    }
+    client = made.make(options, kept, **how, **settings)
+    if kept is not None and kept.options.neighbours:
+        if inner is not None:
+            raise ValueError("neighbours cannot be asked through a transport of your own")
+        beside = importlib.import_module(f"penstock.client._sync_{library}")
+        ahead = beside.make(structs.replace(options, on_notice=None), kept.borrowed(), **how)
+        counters = client.counters
+        kept.ahead = Ahead(
+            kept.options, partial(_ask, ahead), lambda: counters.add(asked_ahead=1), ahead.close
+        )
+    return client
+
+
+def _ask(client: Any, question: Question) -> None:
+    """Ask, and read the answer to its end, as only then it is kept."""
+    with client.stream(
+        "POST", question.url, headers=question.headers, content=question.body, timeout=SDK_TIMEOUT
+    ) as response:
+        for _ in response.iter_raw():
+            pass

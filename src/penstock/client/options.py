@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
+from penstock.cache.neighbours import Function
 from penstock.client.statistics import Notice
 from penstock.config.model import RetryConfig
 
@@ -21,6 +23,9 @@ class CacheOptions(msgspec.Struct, frozen=True, kw_only=True):
     :param disk_bytes: of that file
     :param ttl: seconds for which an answer is good
     :param every_call: also of calls that ask for any answer, which then get the same one each time
+    :param neighbours: which questions are probably asked soon, and so asked ahead: ``"numbers"``, of an application that
+        goes in steps (page 4, page 5, page 6), or functions that are given a body, decoded, and give others
+    :param neighbours_per_minute: so many of them at most
     """
 
     memory_bytes: int = 64 << 20
@@ -28,6 +33,8 @@ class CacheOptions(msgspec.Struct, frozen=True, kw_only=True):
     disk_bytes: int = 1 << 30
     ttl: float = 3_600.0
     every_call: bool = False
+    neighbours: tuple[Literal["numbers"] | Function, ...] = ()
+    neighbours_per_minute: int = 60
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

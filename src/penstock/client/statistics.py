@@ -26,6 +26,7 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     reruns: int = 0  # streams made once more because their log was lost
     failovers: int = 0  # calls that went on at another gateway
     cached: int = 0  # calls answered from what was kept here
+    asked_ahead: int = 0  # neighbours of questions, asked before the application did; they are no calls
     bytes_sent: int = 0  # of bodies
     bytes_received: int = 0  # of answers, decoded
     bytes_saved: int = 0  # that a client which begins anew would have moved once more
