@@ -76,3 +76,9 @@ def test_the_manual_s_tables_name_every_section():
         "### `models.NAME.candidates[]`",
     ):
         assert section in text
+
+
+def test_a_comment_of_several_lines_is_told_whole():
+    text = comments("LimitsConfig")["redis"]
+    assert text.startswith("a server through which gateways")
+    assert text.endswith("keep to them together")

@@ -114,6 +114,22 @@ def used_by(*pieces, conclude=True, **more):
     return transfer.used()
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "to", "theirs", "shown"),
+    [
+        (Endpoint.CHAT, None, b"x-request-id", b"x-request-id"),
+        (Endpoint.CHAT, Dialect.ANTHROPIC, b"request-id", b"x-request-id"),
+        (Endpoint.RESPONSES, Dialect.ANTHROPIC, b"request-id", b"x-request-id"),
+        (Endpoint.MESSAGES, Dialect.OPENAI, b"x-request-id", b"request-id"),
+    ],
+)
+def test_the_requests_id_has_the_name_by_which_the_callers_sdk_knows_it(endpoint, to, theirs, shown):
+    body = b'{"model":"m","max_tokens":9,"input":"x"}' if endpoint is Endpoint.RESPONSES else None
+    transfer = make(endpoint, to=to, body=body)
+    transfer.headers = {theirs: b"r1", b"openai-processing-ms": b"7"}
+    assert transfer.shown_headers() == [(shown, b"r1"), (b"openai-processing-ms", b"7")]
+
+
 # ---- plain answers --------------------------------------------------------------------------------
 
 

@@ -57,7 +57,7 @@ def keys() -> list[str]:
 
 @cache
 def comments(struct: str) -> dict[str, str]:
-    """Key → the comment that stands behind it in ``model.py``, or in the line above."""
+    """Key → the comment that stands behind it in ``model.py``, or in the lines above."""
     source = inspect.getsource(model)
     found = {
         token.start[0]: (token.string.lstrip("# ").strip(), token.line.lstrip().startswith("#"))
@@ -68,8 +68,10 @@ def comments(struct: str) -> dict[str, str]:
     texts = {}
     for line in definition.body:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-            above, alone = found.get(line.lineno - 1, ("", False))
-            text, _ = found.get(line.end_lineno or line.lineno, (above if alone else "", False))
+            above: list[str] = []
+            while (comment := found.get(line.lineno - 1 - len(above), ("", False)))[1]:
+                above.insert(0, comment[0])
+            text, _ = found.get(line.end_lineno or line.lineno, (" ".join(above), False))
             texts[line.target.id] = text
     return texts
 

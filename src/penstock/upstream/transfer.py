@@ -19,7 +19,7 @@ from penstock.config.model import TimeoutConfig
 from penstock.errors import InternalError, PenstockError, UpstreamBroken, UpstreamTimeout
 from penstock.flow.gate import Turn
 from penstock.generation.log import EVENT_OVERHEAD, Generation, too_large
-from penstock.messages import Call, Endpoint, Event, Headers, Usage
+from penstock.messages import Call, Dialect, Endpoint, Event, Headers, Usage
 from penstock.net.connection import Connection
 from penstock.upstream.inquiry import Form, id_in, id_in_head
 from penstock.upstream.run import Run, of_generation
@@ -49,6 +49,10 @@ _SHOWN = (
     b"openai-version",
     b"anthropic-organization-id",
 )
+
+
+_REQUEST_ID = {Dialect.OPENAI: b"x-request-id", Dialect.ANTHROPIC: b"request-id"}
+_REQUEST_IDS = frozenset(_REQUEST_ID.values())
 
 
 class Job(msgspec.Struct, gc=False):
@@ -349,6 +353,9 @@ class Transfer:
         """The upstream's header fields that the caller may see, and our own about it."""
         headers = self.headers
         shown = [(name, headers[name]) for name in _SHOWN if name in headers]
+        if self.job.translation is not None:
+            own = _REQUEST_ID[self.job.call.endpoint.dialect]  # where the caller's SDK looks for it
+            shown = [(own if name in _REQUEST_IDS else name, value) for name, value in shown]
         if self.notices:
             shown += self.notices
         return shown
