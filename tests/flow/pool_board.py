@@ -1,6 +1,8 @@
-"""A board over a pool in this process."""
+"""A board over a pool in this process, and the processes that share it."""
 
 import asyncio
+
+from penstock.flow.sharing import Pool
 
 
 class PoolBoard:
@@ -29,3 +31,31 @@ class PoolBoard:
 
     async def close(self):
         pass
+
+
+class SharedPool:
+    """``processes``, each with its ``lessee`` and ``board``, over one pool."""
+
+    def __init__(self, clock, count):
+        self.clock = clock
+        self.count = count
+        self.pool = Pool()
+        self.processes = []
+
+    async def start(self):
+        for process in self.processes:
+            await process.lessee.use(process.board)
+        await self.turn(0.2)
+        return self
+
+    async def turn(self, seconds=0.1):
+        """So much later all processes have said what they had to."""
+        await self.settle()
+        self.clock.advance(seconds)
+        for process in self.processes:
+            process.sweep(self.clock.now())
+        await self.settle()
+
+    async def settle(self):
+        for _ in range(3):
+            await asyncio.sleep(0)

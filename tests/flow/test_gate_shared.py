@@ -5,14 +5,13 @@ import random
 from math import inf
 
 import pytest
-from pool_board import PoolBoard
+from pool_board import PoolBoard, SharedPool
 
 from penstock.config.model import ConcurrencyConfig
 from penstock.errors import Overloaded
 from penstock.flow.gate import Asked, Gate, Outcome, Ticket, Turn
 from penstock.flow.leased import LeasedPlaces
 from penstock.flow.lessee import Lessee
-from penstock.flow.sharing import Pool
 from penstock.testing import FakeClock
 
 
@@ -43,34 +42,17 @@ class Process:
     def end_one(self):
         self.running.pop(0).settle(Outcome("", 0.1, None, 10), self.world.clock.now())
 
+    def sweep(self, now):
+        self.lessee.sweep(now)
+        self.gate.sweep(now)
 
-class World:
+
+class World(SharedPool):
     """Four processes that send calls to one upstream."""
 
     def __init__(self, limit, count=4):
-        self.clock = FakeClock(1_000.0)
-        self.count = count
-        self.pool = Pool()
+        super().__init__(FakeClock(1_000.0), count)
         self.processes = [Process(self, f"p{number}", limit) for number in range(count)]
-
-    async def start(self):
-        for process in self.processes:
-            await process.lessee.use(process.board)
-        await self.turn(0.2)
-        return self
-
-    async def turn(self, seconds=0.1):
-        """So much later all processes have said what they had to, and their gates have looked."""
-        await self.settle()
-        self.clock.advance(seconds)
-        for process in self.processes:
-            process.lessee.sweep(self.clock.now())
-            process.gate.sweep(self.clock.now())
-        await self.settle()
-
-    async def settle(self):
-        for _ in range(3):
-            await asyncio.sleep(0)
 
     @property
     def running(self):

@@ -5,7 +5,7 @@ import random
 
 import pytest
 from flow_calls import a_call
-from pool_board import PoolBoard
+from pool_board import PoolBoard, SharedPool
 
 from penstock.config.model import LimitConfig, LimitsConfig
 from penstock.errors import RateLimited
@@ -40,30 +40,17 @@ class Process:
         self.admitted += 1
         return reservation
 
+    def sweep(self, now):
+        self.lessee.sweep(now)
 
-class World:
+
+class World(SharedPool):
     """Four processes that share one key's limits."""
 
     def __init__(self, count=4, **limit):
-        self.clock = FakeClock()
-        self.count = count
-        self.pool = Pool()
+        super().__init__(FakeClock(), count)
         self.limits = LimitsConfig(keys={"alice": LimitConfig(**limit)})
         self.processes = [Process(self, f"p{number}") for number in range(count)]
-
-    async def start(self):
-        for process in self.processes:
-            await process.lessee.use(process.board)
-        await self.turn(0.2)
-        return self
-
-    async def turn(self, seconds=0.1):
-        """So much later all processes have said what they had to."""
-        await self.settle()
-        self.clock.advance(seconds)
-        for process in self.processes:
-            process.lessee.sweep(self.clock.now())
-        await self.settle()
 
     async def seek(self, process):
         """What a patient call gets that comes to this process."""
@@ -75,10 +62,6 @@ class World:
             if reservation is not None:
                 return reservation
         return None
-
-    async def settle(self):
-        for _ in range(3):
-            await asyncio.sleep(0)
 
     @property
     def admitted(self):

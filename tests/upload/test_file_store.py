@@ -12,7 +12,8 @@ from held import cancelled, held
 
 from penstock.errors import BodyTooLarge, ConfigError, Forbidden, NotFound, StorageFull, StorageUnavailable
 from penstock.upload import files as module
-from penstock.upload.files import LEAST_CHARGE, FileStore, storage_error
+from penstock.upload.disk_threads import storage_error
+from penstock.upload.files import LEAST_CHARGE, FileStore
 
 
 class Wall:

@@ -94,8 +94,8 @@ class Neighbours:
             return None
         found = list(_NUMBER.finditer(body))
         numbers = [number[0] for number in found]
-        pieces = _NUMBER.split(body)
-        name = hashlib.blake2b(b"\0".join((caller.encode(), *pieces)), digest_size=16).digest()
+        blank = _NUMBER.sub(b"\0", body)  # JSON has no such byte
+        name = hashlib.blake2b(caller.encode() + b"\0" + blank, digest_size=16).digest()
         earlier = self._forms.pop(name, None)
         form = self._forms[name] = _Form(numbers)
         if len(self._forms) > MAX_FORMS:

@@ -176,8 +176,8 @@ class OpenVINOBackend:
         return config
 
 
-class OpenVINOTokenizer:
-    """The tokenizer of a pipeline.
+class OneWayTokenizer:
+    """Text to ids; the way back needs a graph that encoders come without.
 
     Two threads within the library's at once wait for each other for ever, and with them whoever needs the
     interpreter's lock: one of them holds that, the other one what is computed with.  So only one is let in.
@@ -186,17 +186,38 @@ class OpenVINOTokenizer:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._alone = threading.RLock()
-        self._words: dict[bytes, int] = tokenizer.get_vocab()
-        self.vocabulary = max(self._words.values(), default=0) + 1
 
     def __repr__(self) -> str:
-        return f"<OpenVINOTokenizer {self.vocabulary} tokens>"
+        return "<OneWayTokenizer>"
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         with self._alone:
             encoded = self._tokenizer.encode(text, add_special_tokens=special)
             ids: list[int] = encoded.input_ids.data[0].tolist()
         return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        del ids
+        return ""
+
+    def render(self, messages: Sequence[JSON], *, answer: bool, tools: Sequence[JSON] = ()) -> str:
+        del messages, answer, tools
+        raise CannotTake("the model makes embeddings and has no chat template")
+
+    def pieces(self) -> list[bytes] | None:
+        return None
+
+
+class OpenVINOTokenizer(OneWayTokenizer):
+    """The tokenizer of a pipeline: both ways."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__(tokenizer)
+        self._words: dict[bytes, int] = tokenizer.get_vocab()
+        self.vocabulary = max(self._words.values(), default=0) + 1
+
+    def __repr__(self) -> str:
+        return f"<OpenVINOTokenizer {self.vocabulary} tokens>"
 
     def decode(self, ids: Sequence[int]) -> str:
         with self._alone:

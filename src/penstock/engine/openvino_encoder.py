@@ -2,52 +2,20 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
 from typing import Any
 
 import openvino
 import openvino_genai
 
 from penstock.config.model import LocalConfig
-from penstock.engine.backend import CannotTake
 from penstock.engine.embedder import Embedder
 from penstock.engine.model_dir import ModelDir, check_memory
-from penstock.engine.openvino import FOR_TOKENIZERS, properties, reason
+from penstock.engine.openvino import FOR_TOKENIZERS, OneWayTokenizer, properties, reason
 from penstock.engine.pooling import shape_of
 from penstock.errors import ModelUnusable
-from penstock.messages import JSON
 
 _HIDDEN = "last_hidden_state"
 _KNOWN = {"input_ids", "attention_mask", "token_type_ids", "position_ids"}
-
-
-class OneWayTokenizer:
-    """Text to ids; the way back needs a graph that encoders come without."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._alone = threading.RLock()  # two threads within it wait for each other
-
-    def __repr__(self) -> str:
-        return "<OneWayTokenizer>"
-
-    def encode(self, text: str, *, special: bool) -> list[int]:
-        with self._alone:
-            encoded = self._tokenizer.encode(text, add_special_tokens=special)
-            ids: list[int] = encoded.input_ids.data[0].tolist()
-        return ids
-
-    def decode(self, ids: Sequence[int]) -> str:
-        del ids
-        return ""
-
-    def render(self, messages: Sequence[JSON], *, answer: bool, tools: Sequence[JSON] = ()) -> str:
-        del messages, answer, tools
-        raise CannotTake("the model makes embeddings and has no chat template")
-
-    def pieces(self) -> list[bytes] | None:
-        return None
 
 
 class OpenVINOEncoder:

@@ -13,24 +13,22 @@ store's own, and a sender is held up while its last half megabyte is being writt
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import errno
 import logging
 import os
 import secrets
 import sqlite3
 import time
 from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import msgspec
 
 from penstock.database import Database
-from penstock.errors import BodyTooLarge, Forbidden, NotFound, PenstockError, StorageFull, StorageUnavailable
+from penstock.errors import BodyTooLarge, Forbidden, NotFound, PenstockError
 from penstock.uninterrupted import uninterrupted
+from penstock.upload.disk_threads import DiskThreads
 
 BUFFER = 524_288  # bytes of an upload that wait for the disk; as many again are being written
 BLOCK = 262_144  # bytes of a file that are read at a time
@@ -56,7 +54,6 @@ CREATE TABLE files (
 )
 _COLUMNS = "id, bytes, created, expires, filename, purpose"
 
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 _T = TypeVar("_T")
 
@@ -110,7 +107,7 @@ class FileStore:
         self._database = Database(
             directory / "files.sqlite", application_id=_APPLICATION_ID, version=_VERSION, schema=_SCHEMA
         )
-        self._threads = ThreadPoolExecutor(4, "penstock-files")
+        self._threads = DiskThreads(directory, "penstock-files", log)
         self._coming: dict[str, int] = {}  # bytes under way, by tenant
 
     def __repr__(self) -> str:
@@ -125,7 +122,7 @@ class FileStore:
 
     async def close(self) -> None:
         await self._database.close()
-        self._threads.shutdown(wait=False)
+        self._threads.close()
 
     # ---- coming in ----
 
@@ -301,19 +298,9 @@ class FileStore:
             (self._incoming / name).unlink(missing_ok=True)
             (self._content / name).unlink(missing_ok=True)
 
-    # ---- the disk ----
-
     async def run(self, work: Callable[[], _T]) -> _T:
-        """Work on the disk, in a thread of the store's; waited for to its end, also by who is cancelled meanwhile.
-
-        :raises StorageFull: there is no room
-        :raises StorageUnavailable: anything else that a disk may say
-        """
-        try:
-            return await uninterrupted(asyncio.get_running_loop().run_in_executor(self._threads, work))
-        except OSError as error:
-            log.warning("%s: %s", self.directory, error)
-            raise storage_error(error) from error
+        """Work on the disk; see :meth:`~penstock.upload.disk_threads.DiskThreads.run`."""
+        return await self._threads.run(work)
 
     def too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"the file is larger than {self.max_file_bytes} bytes", param="file")
@@ -444,13 +431,6 @@ class BlockReader:
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-def storage_error(error: OSError) -> StorageFull | StorageUnavailable:
-    """What an error of the disk is to a caller, who learns no path."""
-    if error.errno in _NO_ROOM:
-        return StorageFull("there is no room left on the gateway's disk")
-    return StorageUnavailable("what the gateway keeps cannot be reached now", retry_after=1.0)
 
 
 def write_all(file: BinaryIO, data: bytes | bytearray | memoryview) -> None:

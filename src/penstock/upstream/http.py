@@ -26,11 +26,11 @@ from penstock.net.clock import Clock
 from penstock.net.connection import Connection, StaleConnection
 from penstock.net.origin import Origin
 from penstock.net.pool import Pool
+from penstock.net.reply import reply_to
 from penstock.upstream import inquiry
 from penstock.upstream.capabilities import Capabilities, capabilities
 from penstock.upstream.ladder import How, Point, spliced
 from penstock.upstream.prompt_cache import PromptCare
-from penstock.upstream.reply import Reply
 from penstock.upstream.run import Run, of_response
 from penstock.upstream.transfer import Job, PlainTransfer, StreamTransfer, Transfer
 from penstock.wire import boundary, further, request, usage
@@ -336,20 +336,7 @@ class HTTPUpstream:
         base = self._base + "/v1" if self.config.base_url.rstrip("/").endswith("/v1") else self._base
         head = b"GET %b HTTP/1.1\r\n%b\r\n" % ((base + target).encode(), self._fixed)
         async with asyncio.timeout(seconds):
-            for fresh in (False, True):
-                connection = await self.pool.acquire(fresh=fresh)
-                reply = Reply(connection)
-                try:
-                    await connection.send(head, b"", reply)
-                except StaleConnection:
-                    continue
-                except asyncio.CancelledError:
-                    connection.abort()
-                    raise
-                except PenstockError:
-                    if not reply.is_full:
-                        raise
-                break
+            reply = await reply_to(self.pool, head)
         return reply.status, bytes(reply.body)
 
     def _path(self, base: str, endpoint: Endpoint) -> bytes:

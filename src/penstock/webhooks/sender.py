@@ -13,13 +13,12 @@ from penstock import __version__
 from penstock.config.model import PoolConfig, WebhookConfig, WebhooksConfig
 from penstock.config.webhook_secret import key_of
 from penstock.errors import PenstockError
-from penstock.messages import Headers
 from penstock.metrics import Registry
 from penstock.net.client_tls import client_context
 from penstock.net.clock import Clock
-from penstock.net.connection import Connection, StaleConnection
 from penstock.net.origin import Origin
 from penstock.net.pool import Pool
+from penstock.net.reply import reply_to
 from penstock.webhooks.outbox import Delivery, Outbox
 from penstock.webhooks.signature import signed
 from penstock.wire.event import event_body, event_id
@@ -29,7 +28,6 @@ SCHEDULE = (5.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 50_400.0)
 
 LOOK_INTERVAL = 1.0  # seconds between two looks for what is due
 AT_ONCE = 8  # deliveries of one worker
-MAX_ANSWER = 65_536  # bytes that are read of an answer, so that its connection can be used again
 _POOL = PoolConfig(max_open=4, max_idle=1, max_waiting=64)
 
 log = logging.getLogger("penstock.webhooks")
@@ -68,42 +66,7 @@ class Endpoint:
         """
         fields = b"".join(b"%b: %b\r\n" % field for field in signed(self._key, message, now, body))
         head = self._fixed + fields + b"content-length: %d\r\n\r\n" % len(body)
-        try:
-            return await self._send(await self.pool.acquire(), head, body)
-        except StaleConnection:
-            return await self._send(await self.pool.acquire_fresh(), head, body)
-
-    async def _send(self, connection: Connection, head: bytes, body: bytes) -> int:
-        answer = _Answer(connection)
-        try:
-            await connection.send(head, body, answer)
-        except asyncio.CancelledError:
-            connection.abort()
-            raise
-        except PenstockError:
-            if not answer.too_long:
-                raise
-        return answer.status
-
-
-class _Answer:
-    """Of which only the status matters."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.status = 0
-        self.too_long = False
-        self._connection = connection
-        self._left = MAX_ANSWER
-
-    def on_head(self, status: int, headers: Headers) -> None:
-        del headers
-        self.status = status
-
-    def on_data(self, data: bytes) -> None:
-        self._left -= len(data)
-        if self._left < 0:
-            self.too_long = True
-            self._connection.abort()
+        return (await reply_to(self.pool, head, body)).status
 
 
 class Sender:

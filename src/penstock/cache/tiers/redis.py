@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -24,10 +25,10 @@ _PURGES = PREFIX + b"purges"
 _PURGES_KEPT = 90 * 86_400  # seconds: longer than any entry is kept
 
 
-class RedisTier:
-    """Entries in a Redis server; see the module's text.
+class RedisEntries(ABC):
+    """Entries in Redis, whatever way its servers are reached.
 
-    :param url: of one server, or of the sentinels that know it; see :meth:`Address.parse`
+    :param url: see :meth:`Address.parse`
     :param now: seconds since 1970
     :raises ValueError: the URL is none of Redis
     """
@@ -39,14 +40,7 @@ class RedisTier:
         self.address = Address.parse(url, clusters=self.clusters)
         self.answered = self.errors = 0
         self._now = now
-        self._link = Link(self.address, self)
         self._written = self._dropped = 0
-
-    def __repr__(self) -> str:
-        return f"<RedisTier by {self._link!r}>"
-
-    def start(self) -> None:
-        self._link.connect_soon()
 
     def get(self, key: bytes) -> asyncio.Future[bytes | None]:
         return self._ask(b"GET", PREFIX + key, read=_read_entry)
@@ -77,6 +71,39 @@ class RedisTier:
         self._tell(b"HSET", _PURGES, tag.encode(), repr(at).encode())
         self._tell(b"EXPIRE", _PURGES, b"%d" % _PURGES_KEPT)
 
+    def statistics(self) -> TierStatistics:
+        return TierStatistics(
+            written=self._written, dropped=self._dropped, errors=self.errors, trouble=self._trouble()
+        )
+
+    @abstractmethod
+    def _trouble(self) -> str:
+        """Why it cannot be used now; empty: it can."""
+
+    # ---- commands, each for one key ----
+
+    @abstractmethod
+    def _ask(self, *command: bytes, read: Callable[[Any], Any] | None = None) -> asyncio.Future[Any]:
+        """See :meth:`Link.ask`."""
+
+    @abstractmethod
+    def _tell(self, *command: bytes) -> bool:
+        """See :meth:`Link.tell`."""
+
+
+class RedisTier(RedisEntries):
+    """Entries in one server, or in whatever master its sentinels name."""
+
+    def __init__(self, url: str, now: Callable[[], float] = time.time) -> None:
+        super().__init__(url, now)
+        self._link = Link(self.address, self)
+
+    def __repr__(self) -> str:
+        return f"<RedisTier by {self._link!r}>"
+
+    def start(self) -> None:
+        self._link.connect_soon()
+
     def reset(self) -> None:
         self._link.reset()
 
@@ -86,15 +113,8 @@ class RedisTier:
     async def close(self) -> None:
         await self._link.close()
 
-    def statistics(self) -> TierStatistics:
-        return TierStatistics(
-            written=self._written, dropped=self._dropped, errors=self.errors, trouble=self._trouble()
-        )
-
     def _trouble(self) -> str:
         return self._link.trouble
-
-    # ---- commands, each for one key ----
 
     def _ask(self, *command: bytes, read: Callable[[Any], Any] | None = None) -> asyncio.Future[Any]:
         return self._link.ask(*command, read=read)

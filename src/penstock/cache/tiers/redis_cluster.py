@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from penstock.cache.tiers._redis_link import LONGEST_PAUSE, Link
-from penstock.cache.tiers.redis import RedisTier, flushed
+from penstock.cache.tiers.redis import RedisEntries, flushed
 from penstock.net.redis import ERRORS, connect
 
 SLOTS = 16_384
@@ -56,7 +56,7 @@ def slots_of(answer: Any, asked: str) -> dict[int, Node]:
     return found
 
 
-class ClusterTier(RedisTier):
+class ClusterTier(RedisEntries):
     """Entries in a Redis Cluster; see the module's text.
 
     :param url: of some of its nodes; the others are found
@@ -106,8 +106,8 @@ class ClusterTier(RedisTier):
         if link is None:
             found.set_exception(ConnectionError(self._trouble() or "nobody has this slot"))
         else:
-            first = link.ask(*command, read=read)
-            first.add_done_callback(partial(self._first_answer, found, command, read))
+            again = partial(self._ask_again, command, read)
+            link.ask(*command, read=read).add_done_callback(partial(_pass_on, found, again))
         return found
 
     def _tell(self, *command: bytes) -> bool:
@@ -119,26 +119,17 @@ class ClusterTier(RedisTier):
         node = self._slots.get(slot_of(key))
         return None if node is None else self._links.get(node)
 
-    def _first_answer(
-        self,
-        found: asyncio.Future[Any],
-        command: tuple[bytes, ...],
-        read: Callable[[Any], Any] | None,
-        first: asyncio.Future[Any],
-    ) -> None:
-        error = None if first.cancelled() else first.exception()
-        if found.done():
-            return
-        if first.cancelled():
-            found.cancel()
-        elif error is None:
-            found.set_result(first.result())
-        elif (moved := _moved(str(error))) is None or (link := self._links.get(moved[1])) is None:
-            found.set_exception(error)
-        else:
-            if moved[0]:
-                link.tell(b"ASKING")
-            link.ask(*command, read=read).add_done_callback(partial(_pass_on, found))
+    def _ask_again(
+        self, command: tuple[bytes, ...], read: Callable[[Any], Any] | None, error: str
+    ) -> asyncio.Future[Any] | None:
+        """Where the slot has gone, by what was answered; None: that says no such thing."""
+        moved = _moved(error)
+        link = self._links.get(moved[1]) if moved is not None else None
+        if moved is None or link is None:
+            return None
+        if moved[0]:
+            link.tell(b"ASKING")
+        return link.ask(*command, read=read)
 
     # ---- the map ----
 
@@ -226,13 +217,20 @@ def _moved(why: str) -> tuple[bool, Node] | None:
     return (words[0] == "ASK", (host, int(port))) if host and port.isdigit() else None
 
 
-def _pass_on(found: asyncio.Future[Any], second: asyncio.Future[Any]) -> None:
-    error = None if second.cancelled() else second.exception()
+def _pass_on(
+    found: asyncio.Future[Any],
+    again: Callable[[str], asyncio.Future[Any] | None] | None,
+    answered: asyncio.Future[Any],
+) -> None:
+    """Give an answer to who waits for it, or ask ``again`` by the error, once."""
+    error = None if answered.cancelled() else answered.exception()
     if found.done():
         return
-    if second.cancelled():
+    if answered.cancelled():
         found.cancel()
-    elif error is not None:
-        found.set_exception(error)
+    elif error is None:
+        found.set_result(answered.result())
+    elif again is not None and (second := again(str(error))) is not None:
+        second.add_done_callback(partial(_pass_on, found, None))
     else:
-        found.set_result(second.result())
+        found.set_exception(error)

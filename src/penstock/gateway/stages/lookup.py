@@ -227,23 +227,25 @@ class Lookup:
         policy = question.policy.prefetch
         if self.prefetch is None or policy is None:
             return []
-        found = []
+        found: list[tuple[Call, Question]] = []
+
+        def wanted(next_one: Call) -> Question | None:
+            asked = self.question(next_one, router, open_to_all=open_to_all)
+            return None if asked is None or asked.key in self.renewing else asked
+
         for follower in self.prefetch.asked(call, question.key, question.scope, policy):
             with contextlib.suppress(PenstockError):
-                found.append((follower, self.question(follower, router, open_to_all=open_to_all)))
+                if (asked := wanted(follower)) is not None:
+                    found.append((follower, asked))
         tenant = msgspec.structs.replace(call.tenant, tier=TIER)
         for body in self.prefetch.beside(call, question.scope, policy):
             with contextlib.suppress(PenstockError):
                 near = decode(call.endpoint, call.headers, body, tenant, call.received, router)
-                asked = self.question(near, router, open_to_all=open_to_all)
-                # Its caller may use this model; who knows what others a function names.
-                if asked is None or (near.model, near.version) != (call.model, call.version):
-                    continue
-                if asked.key not in self.renewing and self.prefetch.is_wanted(asked.key, policy):
+                if (near.model, near.version) != (call.model, call.version):
+                    continue  # its caller may use this model; who knows what others a function names
+                if (asked := wanted(near)) is not None and self.prefetch.is_wanted(asked.key, policy):
                     found.append((near, asked))
-        return [
-            (each, asked) for each, asked in found if asked is not None and asked.key not in self.renewing
-        ]
+        return found
 
     def waits(self, question: Question) -> bool:
         """Whether there is more to ask than memory: the tiers below, or what similar questions were answered."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from penstock.uninterrupted import uninterrupted
 from penstock.upload.contents import READ
-from penstock.upload.files import ORPHANED, BlockReader, storage_error, sync_directory
+from penstock.upload.disk_threads import DiskThreads
+from penstock.upload.files import ORPHANED, BlockReader, sync_directory
 from penstock.upload.index import Sealed
 
 _T = TypeVar("_T")
@@ -33,7 +31,7 @@ class Disk:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._threads = ThreadPoolExecutor(4, "penstock-uploads")
+        self._threads = DiskThreads(directory, "penstock-uploads", log)
 
     def __repr__(self) -> str:
         return f"<Disk {self.directory}>"
@@ -44,7 +42,7 @@ class Disk:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     async def close(self) -> None:
-        self._threads.shutdown(wait=False)
+        self._threads.close()
 
     async def keep(self, sealed: Sequence[Sealed]) -> list[Sealed]:
         if sealed:
@@ -84,13 +82,5 @@ class Disk:
         return old
 
     async def run(self, work: Callable[[], _T]) -> _T:
-        """Work on the disk, in a thread of its own; waited for to its end, also by who is cancelled meanwhile.
-
-        :raises StorageFull: there is no room
-        :raises StorageUnavailable: anything else that a disk may say
-        """
-        try:
-            return await uninterrupted(asyncio.get_running_loop().run_in_executor(self._threads, work))
-        except OSError as error:
-            log.warning("%s: %s", self.directory, error)
-            raise storage_error(error) from error
+        """Work on the disk; see :meth:`~penstock.upload.disk_threads.DiskThreads.run`."""
+        return await self._threads.run(work)

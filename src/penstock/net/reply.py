@@ -1,0 +1,64 @@
+"""A small answer as a whole, to a request that is no call: a webhook, a question about an answer."""
+
+from __future__ import annotations
+
+import asyncio
+
+from penstock.errors import PenstockError
+from penstock.messages import Headers
+from penstock.net.connection import Connection, StaleConnection
+from penstock.net.pool import Pool
+
+MAX_BYTES = 65_536
+
+
+class Reply:
+    """Receives one answer (:class:`~penstock.net.response.Receiver`); what is larger is broken off."""
+
+    __slots__ = ("_connection", "body", "status")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.status = 0
+        self.body = bytearray()
+
+    def __repr__(self) -> str:
+        return f"<Reply {self.status}, {len(self.body)} bytes>"
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there was more than is kept."""
+        return len(self.body) > MAX_BYTES
+
+    def on_head(self, status: int, headers: Headers) -> None:
+        del headers
+        self.status = status
+
+    def on_data(self, data: bytes) -> None:
+        self.body += data
+        if self.is_full:
+            self._connection.abort()
+
+
+async def reply_to(pool: Pool, head: bytes, body: bytes = b"") -> Reply:
+    """Send a request, again if its connection had been closed while it lay idle; an answer that is too large is one.
+
+    :raises PenstockError: there was none
+    """
+    try:
+        return await _reply(await pool.acquire(), head, body)
+    except StaleConnection:
+        return await _reply(await pool.acquire(fresh=True), head, body)
+
+
+async def _reply(connection: Connection, head: bytes, body: bytes) -> Reply:
+    reply = Reply(connection)
+    try:
+        await connection.send(head, body, reply)
+    except asyncio.CancelledError:
+        connection.abort()
+        raise
+    except PenstockError:
+        if not reply.is_full:
+            raise
+    return reply
