@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 from typing import Any
 
-import hiredis
 import msgspec
 
 from penstock.flow._sharing_script import EXCHANGE
 from penstock.flow.sharing import Lease, Leases, Report, Use
-from penstock.net.redis import ERRORS, Address, Connection, Waiting, connect
+from penstock.net.redis import Address
+from penstock.net.redis_client import load, sha_of
+from penstock.net.redis_link import Link
 
 PREFIX = "{penstock:limits}"
-_SHA = hashlib.sha1(EXCHANGE, usedforsecurity=False).hexdigest().encode()
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between two attempts to connect
+_SHA = sha_of(EXCHANGE)
 _OF_A_LEASE = 6
 _NO_USE = (b"", b"", b"", b"")
 
@@ -30,90 +29,25 @@ class RedisBoard:
     """
 
     def __init__(self, url: str, *, prefix: str = PREFIX) -> None:
-        self.address = Address.parse(url)
-        self.answered = 0  # for the connection
         self._member = os.urandom(8).hex().encode()
         self._prefix = prefix.encode()
-        self._connection: Connection | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._trouble = "not connected yet"
-        self._closed = False
+        self._link = Link(Address.parse(url), prepare=lambda connection: load(connection, [EXCHANGE]))
 
     def __repr__(self) -> str:
-        host, port = self.address.hosts[0]
-        return f"<RedisBoard {host}:{port}, {self._trouble or 'well'}>"
+        return f"<RedisBoard by {self._link!r}>"
 
     def exchange(self, reports: list[Report], *, rejoins: bool) -> asyncio.Future[Leases]:
-        found: asyncio.Future[Leases] = asyncio.get_running_loop().create_future()
-        if self._connection is None:
-            self._connect_soon()
-            found.set_exception(ConnectionError(self._trouble))
-            return found
         words = command(self._member, self._prefix, reports, rejoins=rejoins)
-        self._connection.send((b"EVALSHA", _SHA, *words), Waiting(found, read))
-        return found
+        return self._link.ask(b"EVALSHA", _SHA, *words, read=read)
 
     def reset(self) -> None:
-        if self._connection is not None:
-            self._connection.abort()
+        self._link.reset("it does not answer in time")
 
     async def open(self) -> None:
-        self._connect_soon()
-        if self._connecting is not None:
-            await asyncio.wait([self._connecting])
+        await self._link.wait_connected()
 
     async def close(self) -> None:
-        self._closed = True
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.wait([self._connecting])
-        if self._connection is not None:
-            self._connection.end()
-
-    # ---- the connection ----
-
-    def _connect_soon(self) -> None:
-        if not self._closed and self._connecting is None:
-            self._connecting = asyncio.get_running_loop().create_task(self._connect())
-
-    async def _connect(self) -> None:
-        """Try until it works."""
-        pause = _FIRST_PAUSE
-        try:
-            while True:
-                try:
-                    connection = await connect(self.address, self)
-                    try:
-                        async with asyncio.timeout(1.0):
-                            await connection.ask(b"SCRIPT", b"LOAD", EXCHANGE)
-                    except BaseException:
-                        connection.abort()
-                        raise
-                except ERRORS as error:
-                    self._trouble = str(error) or "it does not answer"
-                    await asyncio.sleep(pause)
-                    pause = min(pause * 2, _LONGEST_PAUSE)
-                else:
-                    self._connection = connection
-                    self._trouble = ""
-                    return
-        finally:
-            self._connecting = None
-
-    def lost(self, connection: Connection, why: str) -> None:
-        if connection is self._connection:
-            self._connection = None
-            self._trouble = why
-            self._connect_soon()
-
-    def refused(self, connection: Connection, error: hiredis.ReplyError) -> None:
-        """The server answered with an error: it is not the right one any more, or has forgotten the script."""
-        self._trouble = str(error)
-        if connection is self._connection:
-            connection.abort()
-
-    def served(self) -> None:
-        self._trouble = ""
+        await self._link.close()
 
 
 def command(member: bytes, prefix: bytes, reports: list[Report], *, rejoins: bool) -> list[bytes]:

@@ -159,6 +159,7 @@ class Connection(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._transport: asyncio.Transport | None = None
         self._unread = 0
+        self._cut = ""  # why it was cut off
         self.pending: deque[Waiting | None] = deque()
 
     def __repr__(self) -> str:
@@ -184,8 +185,9 @@ class Connection(asyncio.Protocol):
         self.send(command, waiting)
         return await waiting.found
 
-    def abort(self) -> None:
-        """Cut it off; who waits gets a :class:`ConnectionError`."""
+    def abort(self, why: str = "") -> None:
+        """Cut it off; who waits gets a :class:`ConnectionError` that says why."""
+        self._cut = self._cut or why
         if self._transport is not None:
             self._transport.abort()
 
@@ -200,7 +202,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's does not derive from it
 
     def connection_lost(self, error: Exception | None) -> None:
-        why = str(error) if error is not None else "the connection to Redis was closed"
+        why = self._cut or str(error or "the connection to Redis was closed")
         self._owner.lost(self, why)
         pending, self.pending = self.pending, deque()
         for waiting in pending:

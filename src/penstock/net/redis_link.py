@@ -1,167 +1,183 @@
-"""A connection to a Redis server for those who wait for what they ask: made when it is needed, and not forever."""
+"""A connection to a Redis server that is kept: a task makes it, and makes it anew when it is lost, until that works.
+
+Who asks while there is none is told so at once, because nobody's answer shall wait for Redis.  Whoever would rather
+wait has a :class:`penstock.net.redis_client.Client`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import hiredis
 
-from penstock.net.redis import ERRORS, Address, Connection, connect
+from penstock.net.redis import ERRORS, Address, Connection, Waiting, connect
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0  # seconds without a try, after one that failed
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries to connect, doubling
+FATAL = ("READONLY", "NOAUTH", "MASTERDOWN", "NOSCRIPT")
+"""Errors of a server that is not, or no longer, the one to talk to, or has forgotten what it was told."""
 
-
-def sha_of(script: bytes) -> bytes:
-    """By which a script that was loaded is called."""
-    return hashlib.sha1(script, usedforsecurity=False).hexdigest().encode()
+_MAX_UNSENT = 4 << 20  # bytes that wait for a slow server; what is told beyond that is dropped
+_MAX_PENDING = 10_000
 
 
 class Link:
-    """A connection that is made when it is needed, with a budget for each answer and a breaker.
+    """See the module's text.
 
-    After a failure nobody tries for a while that doubles: what is asked meanwhile fails at once.
+    A connection that did not last for :data:`LONGEST_PAUSE` is a try that failed: the next one comes after a pause.
 
-    :param budget: seconds
-    :param scripts: that every connection begins with loading
-    :param unavailable: what is raised if there is no answer, or an error; ``full`` if the server has no memory left
-    :param on_lost: is told that a connection has ended
+    :param prepare: is done with each connection before it is used; fails with one of :data:`~penstock.net.redis.ERRORS`
+    :param fatal: the beginnings of errors that end the connection
+    :param on_lost: told when a connection has ended
+    :param on_trouble: told what went wrong: that, no connection could be made, or the server refused something
     """
 
     def __init__(
         self,
         address: Address,
-        budget: float,
-        scripts: Sequence[bytes],
-        unavailable: Callable[[str], Exception],
-        full: Callable[[str], Exception],
-        on_lost: Callable[[], None] = lambda: None,
+        *,
+        prepare: Callable[[Connection], Awaitable[None]] | None = None,
+        fatal: tuple[str, ...] = FATAL,
+        on_lost: Callable[[], None] | None = None,
+        on_trouble: Callable[[str], None] | None = None,
     ) -> None:
+        self.address = address
         self.answered = 0  # for the connection
-        self.cluster = False
-        self.trouble = ""
-        self._address = address
-        self._budget = budget
-        self._scripts = scripts
-        self._unavailable = unavailable
-        self._full = full
+        self.connection: Connection | None = None
+        self.trouble = "not connected yet"
+        self._prepare = prepare
+        self._fatal = fatal
         self._on_lost = on_lost
-        self._connection: Connection | None = None
+        self._on_trouble = on_trouble
         self._connecting: asyncio.Task[None] | None = None
-        self._pause = 0.0
-        self._retry_at = 0.0
+        self._tried = asyncio.Event()  # to connect, since the last connection was lost
+        self._pause = 0.0  # until the next try
+        self._connected_at = 0.0
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<Link {self.trouble or 'well'}>"
+        host, port = self.address.hosts[0]
+        return f"<Link to {host}:{port}, {self.trouble or 'connected'}>"
 
-    async def ask(self, *command: bytes) -> Any:
-        """:raises Exception: as was said: no answer in time, or an error"""
-        return (await self.ask_all([command]))[0]
+    # ---- commands, of those who do not wait for a connection ----
 
-    async def ask_all(self, commands: Sequence[tuple[bytes, ...]]) -> list[Any]:
-        """Send all, then wait for all.
+    def ask(self, *command: bytes, read: Callable[[Any], Any] | None = None) -> asyncio.Future[Any]:
+        """Send a command.
 
-        :raises Exception: as was said: not all were answered in time, or one with an error
+        :returns: what ``read`` makes of the answer; a :class:`ConnectionError` where there is none
         """
-        connection = await self.ready()
-        loop = asyncio.get_running_loop()
-        waiting = [loop.create_task(connection.ask(*command)) for command in commands[1:]]
-        timer = loop.call_later(self._budget, self._late, connection)
-        try:
-            answers = [await connection.ask(*commands[0])] if commands else []
-            answers += [await task for task in waiting]
-        except ConnectionError as error:
-            if waiting:
-                await asyncio.gather(*waiting, return_exceptions=True)
-            if str(error).startswith("OOM"):
-                raise self._full(str(error)) from error
-            raise self._unavailable(self._why(str(error))) from error
-        finally:
-            timer.cancel()
-        return answers
-
-    def tell(self, *command: bytes) -> None:
-        """Send without waiting; it is lost if there is no connection."""
-        if self._connection is not None:
-            self._connection.send(command, None)
-
-    async def ready(self) -> Connection:
-        """The connection, made if need be.
-
-        :raises Exception: as was said: there is none
-        """
-        if self._connection is not None:
-            return self._connection
-        loop = asyncio.get_running_loop()
-        if self._closed:
-            raise self._unavailable("the store is closed")
-        if self._connecting is None:
-            if loop.time() < self._retry_at:
-                raise self._unavailable(self._why(self.trouble))
-            self._connecting = loop.create_task(self._connect())
-        await asyncio.shield(self._connecting)
-        if self._connection is None:
-            raise self._unavailable(self._why(self.trouble))
-        return self._connection
-
-    async def _connect(self) -> None:
-        try:
-            connection = await connect(self._address, self)
-            try:
-                async with asyncio.timeout(self._budget):
-                    for script in self._scripts:
-                        await connection.ask(b"SCRIPT", b"LOAD", script)
-                    about = await connection.ask(b"INFO", b"cluster")
-            except BaseException:
-                connection.abort()
-                raise
-        except ERRORS as error:
-            self._broken(str(error) or "it does not answer")
+        found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        connection = self.connection
+        if connection is None or len(connection.pending) >= _MAX_PENDING:
+            self.connect_soon()
+            found.set_exception(ConnectionError(self.trouble or "too much waits for Redis"))
         else:
-            self.cluster = b"cluster_enabled:1" in about
-            self._connection = connection
-            self.trouble = ""
-            self._pause = 0.0
-        finally:
-            self._connecting = None
+            connection.send(command, Waiting(found, read))
+        return found
 
-    def _late(self, connection: Connection) -> None:
-        self._broken(f"no answer within {self._budget:g} s")
-        connection.abort()
+    def tell(self, *command: bytes) -> bool:
+        """Send a command whose answer nobody waits for.
 
-    def _broken(self, why: str) -> None:
-        self.trouble = why
-        self._pause = min(_LONGEST_PAUSE, self._pause * 2 or _FIRST_PAUSE)
-        self._retry_at = asyncio.get_running_loop().time() + self._pause
+        :returns: whether it was sent
+        """
+        connection = self.connection
+        if connection is None or connection.unsent > _MAX_UNSENT or len(connection.pending) >= _MAX_PENDING:
+            self.connect_soon()
+            return False
+        connection.send(command, None)
+        return True
 
-    def _why(self, error: str) -> str:
-        host, port = self._address.hosts[0]
-        return f"Redis at {host}:{port}: {self.trouble or error}"
+    # ---- the connection ----
 
-    def close(self) -> None:
+    def connect_soon(self) -> None:
+        if not self._closed and self.connection is None and self._connecting is None:
+            self._tried.clear()
+            self._connecting = asyncio.get_running_loop().create_task(self._connect())
+
+    async def wait_tried(self) -> None:
+        """Until there is a connection, or the first try to make one has failed since the last was lost."""
+        self.connect_soon()
+        if self._connecting is not None:
+            await self._tried.wait()
+
+    async def wait_connected(self) -> None:
+        """Until there is a connection, or the link is closed."""
+        self.connect_soon()
+        if self._connecting is not None:
+            await asyncio.wait([self._connecting])
+
+    def reset(self, why: str) -> None:
+        """Cut off a connection that is of no use; another one is made."""
+        if self.connection is not None:
+            self.connection.abort(why)
+
+    async def close(self) -> None:
         self._closed = True
         if self._connecting is not None:
             self._connecting.cancel()
-        if self._connection is not None:
-            self._connection.end()
-            self._connection = None
+            await asyncio.wait([self._connecting])
+        if self.connection is not None:
+            self.connection.end()
+            self.connection = None
+        self.trouble = "it was closed"
 
-    # ---- for the connection ----
+    async def _connect(self) -> None:
+        """Try until it works."""
+        try:
+            while True:
+                if self._pause:
+                    self._tried.set()  # a pause is not waited for
+                    await asyncio.sleep(self._pause)
+                self._pause = min(self._pause * 2 or FIRST_PAUSE, LONGEST_PAUSE)
+                try:
+                    self.connection = await self._ready()
+                except ERRORS as error:
+                    self._failed(str(error) or "it does not answer")
+                else:
+                    self._connected_at = asyncio.get_running_loop().time()
+                    self.trouble = ""
+                    break
+        finally:
+            self._connecting = None
+            self._tried.set()
+
+    async def _ready(self) -> Connection:
+        connection = await connect(self.address, self)
+        if self._prepare is not None:
+            try:
+                await self._prepare(connection)
+            except BaseException:
+                connection.abort()
+                raise
+        return connection
+
+    def _failed(self, why: str) -> None:
+        self.trouble = why
+        if self._on_trouble is not None:
+            self._on_trouble(why)
+
+    # ---- penstock.net.redis.Owner ----
 
     def lost(self, connection: Connection, why: str) -> None:
-        if connection is self._connection:
-            self._connection = None
+        if connection is not self.connection:
+            return  # it never was ready, or was closed
+        self.connection = None
+        if asyncio.get_running_loop().time() - self._connected_at > LONGEST_PAUSE:
+            self._pause = 0.0
+        if self._on_lost is not None:
             self._on_lost()
-            if not self.trouble:
-                self._broken(why)
+        self._failed(why)
+        self.connect_soon()
 
     def refused(self, connection: Connection, error: hiredis.ReplyError) -> None:
-        if str(error).startswith(("READONLY", "NOAUTH", "MOVED", "MASTERDOWN", "NOSCRIPT")):
-            self._broken(str(error))
-            connection.abort()  # it is not, or no longer, the one to talk to, or has forgotten everything
+        if connection is not self.connection:
+            return  # it is not ready yet: that makes connecting fail
+        why = str(error)
+        if why.startswith(self._fatal):
+            self.reset(why)
+        else:
+            self._failed(why)
 
     def served(self) -> None:
-        pass
+        self.trouble = ""

@@ -14,14 +14,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-from penstock.cache.tiers._redis_link import Link
 from penstock.cache.tiers.tier import TierStatistics
 from penstock.net.redis import Address
+from penstock.net.redis_link import Link
 
 PREFIX = b"penstock:cache:"
 _CLAIMS = b"penstock:asking:"
 _RELEASE = b"if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 _PURGES = PREFIX + b"purges"
+SILENT = "it does not answer in time"
 _PURGES_KEPT = 90 * 86_400  # seconds: longer than any entry is kept
 
 
@@ -38,8 +39,8 @@ class RedisEntries(ABC):
 
     def __init__(self, url: str, now: Callable[[], float] = time.time) -> None:
         self.address = Address.parse(url, clusters=self.clusters)
-        self.answered = self.errors = 0
         self._now = now
+        self._errors = 0
         self._written = self._dropped = 0
 
     def get(self, key: bytes) -> asyncio.Future[bytes | None]:
@@ -73,7 +74,7 @@ class RedisEntries(ABC):
 
     def statistics(self) -> TierStatistics:
         return TierStatistics(
-            written=self._written, dropped=self._dropped, errors=self.errors, trouble=self._trouble()
+            written=self._written, dropped=self._dropped, errors=self._errors, trouble=self._trouble()
         )
 
     @abstractmethod
@@ -96,7 +97,7 @@ class RedisTier(RedisEntries):
 
     def __init__(self, url: str, now: Callable[[], float] = time.time) -> None:
         super().__init__(url, now)
-        self._link = Link(self.address, self)
+        self._link = Link(self.address, on_trouble=self._count)
 
     def __repr__(self) -> str:
         return f"<RedisTier by {self._link!r}>"
@@ -104,8 +105,12 @@ class RedisTier(RedisEntries):
     def start(self) -> None:
         self._link.connect_soon()
 
+    @property
+    def answered(self) -> int:
+        return self._link.answered
+
     def reset(self) -> None:
-        self._link.reset()
+        self._link.reset(SILENT)
 
     async def flush(self) -> None:
         await flushed(self._link)
@@ -116,6 +121,9 @@ class RedisTier(RedisEntries):
     def _trouble(self) -> str:
         return self._link.trouble
 
+    def _count(self, _why: str) -> None:
+        self._errors += 1
+
     def _ask(self, *command: bytes, read: Callable[[Any], Any] | None = None) -> asyncio.Future[Any]:
         return self._link.ask(*command, read=read)
 
@@ -125,8 +133,7 @@ class RedisTier(RedisEntries):
 
 async def flushed(link: Link) -> None:
     """Wait until the server has done what it was told, or is known not to be there."""
-    if link.connecting is not None:
-        await link.tried.wait()
+    await link.wait_tried()
     try:
         await link.ask(b"PING")
     except OSError:

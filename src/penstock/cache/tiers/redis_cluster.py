@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 
-from penstock.cache.tiers._redis_link import LONGEST_PAUSE, Link
-from penstock.cache.tiers.redis import RedisEntries, flushed
+from penstock.cache.tiers.redis import SILENT, RedisEntries, flushed
 from penstock.net.redis import ERRORS, connect
+from penstock.net.redis_link import LONGEST_PAUSE, Link
 
 SLOTS = 16_384
 PAUSE = 0.5  # seconds between two looks at the map, at least
@@ -81,9 +81,13 @@ class ClusterTier(RedisEntries):
         self._stale.set()
         self._looking = asyncio.get_running_loop().create_task(self._look())
 
+    @property
+    def answered(self) -> int:
+        return sum(link.answered for link in self._links.values())
+
     def reset(self) -> None:
         for link in self._links.values():
-            link.reset()
+            link.reset(SILENT)
 
     async def flush(self) -> None:
         await self._looked.wait()
@@ -134,6 +138,7 @@ class ClusterTier(RedisEntries):
     # ---- the map ----
 
     def _on_trouble(self, why: str) -> None:
+        self._errors += 1
         if why.startswith("MOVED") and (moved := _moved(why)) is not None:
             self._slots[int(why.split()[1])] = moved[1]
             self._link_to(moved[1])
@@ -142,7 +147,7 @@ class ClusterTier(RedisEntries):
     def _link_to(self, node: Node) -> None:
         if node not in self._links:
             address = msgspec.structs.replace(self.address, hosts=(node,), cluster=False)
-            link = self._links[node] = Link(address, self, self._on_trouble)
+            link = self._links[node] = Link(address, on_trouble=self._on_trouble)
             link.connect_soon()
 
     async def _look(self) -> None:
@@ -154,7 +159,7 @@ class ClusterTier(RedisEntries):
             try:
                 slots = await self._read_map()
             except ERRORS as error:
-                self.errors += 1
+                self._errors += 1
                 self._no_map = str(error) or "no node answers"
                 self._stale.set()
                 pause = min(pause * 2, LONGEST_PAUSE)

@@ -28,7 +28,10 @@ class Tier(Protocol):
     """Sealed entries by key, kept outside this process and shared with others."""
 
     name: str
-    answered: int  # look-ups that were answered, in time or not: whether it lives
+
+    @property
+    def answered(self) -> int:
+        """Look-ups that were answered, in time or not: whether it lives."""
 
     def start(self) -> None:
         """Begin to work, in the running event loop."""

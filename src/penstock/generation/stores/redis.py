@@ -43,7 +43,7 @@ from penstock.generation.store import (
 from penstock.generation.stores import _redis_scripts as scripts
 from penstock.messages import Event
 from penstock.net.redis import Address
-from penstock.net.redis_link import Link, sha_of
+from penstock.net.redis_client import Client, sha_of
 
 log = logging.getLogger(__name__)
 
@@ -88,8 +88,8 @@ class RedisStore:
         self._dropped = 0
         self.losses = 0
         # Two connections: a long answer to a reader must not hold up a write.
-        self._writing = Link(self.address, budget, scripts.ALL, StoreUnavailable, _Full, self._lost)
-        self._reading = Link(self.address, budget, scripts.ALL, StoreUnavailable, _Full)
+        self._writing = Client(self.address, budget, scripts.ALL, StoreUnavailable, _Full, self._lost)
+        self._reading = Client(self.address, budget, scripts.ALL, StoreUnavailable, _Full)
 
     def __repr__(self) -> str:
         host, port = self.address.hosts[0]
@@ -104,8 +104,8 @@ class RedisStore:
         await self._writing.ask(b"PING")
 
     async def close(self) -> None:
-        self._writing.close()
-        self._reading.close()
+        await self._writing.close()
+        await self._reading.close()
 
     # ---- writing ----
 
@@ -370,22 +370,22 @@ class RedisStore:
 
     @staticmethod
     async def _run(
-        link: Link, script: bytes, keys: Sequence[bytes], values: Sequence[bytes], *, shared: int = 0
+        client: Client, script: bytes, keys: Sequence[bytes], values: Sequence[bytes], *, shared: int = 0
     ) -> Any:
         """Run a script; on a cluster one that is for several generations is run for each.
 
         :param shared: how many of the values are for all of them
         """
-        await link.ready()
+        await client.ready()
         sha = _SHA[script]
-        if not link.cluster or len(keys) == 2 or script not in _OF_SEVERAL:
-            return await link.ask(b"EVALSHA", sha, b"%d" % len(keys), *keys, *values)
+        if not client.cluster or len(keys) == 2 or script not in _OF_SEVERAL:
+            return await client.ask(b"EVALSHA", sha, b"%d" % len(keys), *keys, *values)
         each = (len(values) - shared) // (len(keys) // 2)
         commands = []
         for i in range(len(keys) // 2):
             own = values[shared + i * each : shared + (i + 1) * each]
             commands.append((b"EVALSHA", sha, b"2", *keys[2 * i : 2 * i + 2], *values[:shared], *own))
-        return [None if answers is None else answers[0] for answers in await link.ask_all(commands)]
+        return [None if answers is None else answers[0] for answers in await client.ask_all(commands)]
 
 
 def _appended(write: Write) -> tuple[bytes, ...]:

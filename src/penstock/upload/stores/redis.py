@@ -22,7 +22,7 @@ from penstock.errors import (
     StorageUnavailable,
 )
 from penstock.net.redis import Address
-from penstock.net.redis_link import Link, sha_of
+from penstock.net.redis_client import Client, sha_of
 from penstock.upload.asked import Concat, UploadDialect
 from penstock.upload.contents import READ
 from penstock.upload.files import ORPHANED, BlockReader
@@ -66,8 +66,8 @@ def _full(why: str) -> StorageFull:
     return StorageFull("there is no room left where the gateway keeps uploads")
 
 
-def _link(url: str, budget: float) -> Link:
-    return Link(Address.parse(url), budget, scripts.ALL, _unavailable, _full)
+def _client(url: str, budget: float) -> Client:
+    return Client(Address.parse(url), budget, scripts.ALL, _unavailable, _full)
 
 
 class RedisIndex:
@@ -81,24 +81,24 @@ class RedisIndex:
     def __init__(
         self, url: str, limits: Limits, *, kept: bool, prefix: str = PREFIX, budget: float = BUDGET
     ) -> None:
-        self._link = _link(url, budget)
+        self._client = _client(url, budget)
         self._limits = limits
         self._kept = b"1" if kept else b""
         self._prefix = prefix.encode()
 
     def __repr__(self) -> str:
-        return f"<RedisIndex {self._link}>"
+        return f"<RedisIndex {self._client}>"
 
     async def open(self) -> None:
-        await _try(self._link)
+        await _try(self._client)
 
     async def close(self) -> None:
-        self._link.close()
+        await self._client.close()
 
     async def _run(self, script: bytes, *values: bytes) -> Any:
-        await self._link.ready()  # which loads the scripts
+        await self._client.ready()  # which loads the scripts
         now = _text(self._limits.now())
-        return await self._link.ask(b"EVALSHA", _SHA[script], b"1", self._prefix, now, self._kept, *values)
+        return await self._client.ask(b"EVALSHA", _SHA[script], b"1", self._prefix, now, self._kept, *values)
 
     # ---- one upload ----
 
@@ -126,7 +126,7 @@ class RedisIndex:
 
     async def get(self, owner: str, upload_id: str) -> Upload:
         upload = _upload(
-            await self._link.ask(b"HGETALL", self._prefix + b"upload:" + _word(upload_id)), upload_id
+            await self._client.ask(b"HGETALL", self._prefix + b"upload:" + _word(upload_id)), upload_id
         )
         if upload.owner != owner:
             raise unknown(upload_id)
@@ -186,7 +186,7 @@ class RedisIndex:
         return found
 
     async def held(self, owner: str) -> int:
-        return int(await self._link.ask(b"HGET", self._prefix + b"sums:" + owner.encode(), b"held") or 0)
+        return int(await self._client.ask(b"HGET", self._prefix + b"sums:" + owner.encode(), b"held") or 0)
 
     async def complete(self, upload: Upload) -> bool:
         until = self._limits.now() + self._limits.completed_kept_for
@@ -260,7 +260,7 @@ class RedisIndex:
         found = []
         for at in range(0, len(files), 1_000):
             some = files[at : at + 1_000]
-            known = await self._link.ask(
+            known = await self._client.ask(
                 b"SMISMEMBER", self._prefix + b"files", *(file.encode() for file in some)
             )
             found += [file for file, here in zip(some, known, strict=True) if not here]
@@ -277,18 +277,18 @@ class RedisContents:
     local = False
 
     def __init__(self, url: str, disk: Disk, *, prefix: str = PREFIX, budget: float = BUDGET) -> None:
-        self._link = _link(url, budget)
+        self._client = _client(url, budget)
         self._disk = disk
         self._prefix = prefix.encode() + b"content:"
 
     def __repr__(self) -> str:
-        return f"<RedisContents {self._link}>"
+        return f"<RedisContents {self._client}>"
 
     async def open(self) -> None:
-        await _try(self._link)
+        await _try(self._client)
 
     async def close(self) -> None:
-        self._link.close()
+        await self._client.close()
 
     def _key(self, file: str) -> bytes:
         return self._prefix + file.encode()
@@ -313,8 +313,8 @@ class RedisContents:
             while piece := await self._disk.run(source.read):
                 held += len(piece)
                 if held == len(piece):
-                    await self._link.ask(b"SET", key, piece, b"EX", b"%d" % ORPHANED)
-                elif await self._link.ask(b"APPEND", key, piece) != held:
+                    await self._client.ask(b"SET", key, piece, b"EX", b"%d" % ORPHANED)
+                elif await self._client.ask(b"APPEND", key, piece) != held:
                     raise _unavailable("Redis has lost a block while it was written")
         finally:
             source.close()
@@ -325,7 +325,7 @@ class RedisContents:
 
     async def pieces(self, file: str) -> AsyncGenerator[bytes, None]:
         key, at = self._key(file), 0
-        while piece := await self._link.ask(b"GETRANGE", key, b"%d" % at, b"%d" % (at + READ - 1)):
+        while piece := await self._client.ask(b"GETRANGE", key, b"%d" % at, b"%d" % (at + READ - 1)):
             yield piece
             at += len(piece)
         if not at:  # no block is empty
@@ -336,15 +336,15 @@ class RedisContents:
 
     async def remove(self, files: Sequence[str]) -> None:
         if files:
-            await self._link.ask(b"UNLINK", *map(self._key, files))
+            await self._client.ask(b"UNLINK", *map(self._key, files))
 
     async def old(self) -> list[str]:
         return []
 
 
-async def _try(link: Link) -> None:
+async def _try(client: Client) -> None:
     with contextlib.suppress(PenstockError):  # it is in the log, and all but uploads goes on
-        await link.ask(b"PING")
+        await client.ask(b"PING")
 
 
 def _text(number: float) -> bytes:
