@@ -99,9 +99,9 @@ def with_requests(url):
     return call
 
 
-def with_sdk(url, retries, http=None):
+def with_sdk(url, retries, http=None, timeout=TIMEOUT):
     client = openai.OpenAI(
-        base_url=url + "/v1", api_key="any", max_retries=retries, timeout=TIMEOUT, http_client=http
+        base_url=url + "/v1", api_key="any", max_retries=retries, timeout=timeout, http_client=http
     )
 
     def call(body):
@@ -132,9 +132,9 @@ def caller(system, url):
         return with_requests(url)
     if system == "penstock":
         http = penstock.http_client(
-            trust_env=False, gateways=[url], timeout=TIMEOUT, stall_timeout=TIMEOUT, retry_budget=1.0
+            trust_env=False, gateways=[url], attempt_timeout=TIMEOUT, stall_timeout=TIMEOUT, retry_budget=1.0
         )
-        return with_sdk(url, 0, http)
+        return with_sdk(url, 0, http, ATTEMPTS * TIMEOUT)  # the SDK's is that of all attempts
     if system == "sdk-zstd":
         timeout = httpx2.Timeout(TIMEOUT)
         return with_sdk(url, 5, httpx2.Client(transport=Coded("zstd"), timeout=timeout, trust_env=False))

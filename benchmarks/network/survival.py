@@ -65,9 +65,10 @@ def run(gateway, simulator, system, calls, seed, hazard, at_once=4):
         http = None
         if system == "penstock":
             http = penstock.http_client(
-                trust_env=False, gateways=[link.url], timeout=TIMEOUT, stall_timeout=TIMEOUT
+                trust_env=False, gateways=[link.url], attempt_timeout=TIMEOUT, stall_timeout=TIMEOUT
             )
-        told = {"api_key": "any", "timeout": TIMEOUT, "http_client": http}
+        # With the client it is that of all attempts.
+        told = {"api_key": "any", "timeout": 3 * TIMEOUT if http else TIMEOUT, "http_client": http}
         with (
             openai.OpenAI(base_url=link.url + "/v1", **told) as first,
             anthropic.Anthropic(base_url=link.url, **told) as second,

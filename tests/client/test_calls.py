@@ -178,6 +178,82 @@ def test_a_deadline_is_for_calls(time):
     assert begin(calls(time, deadline=9.0), path="/v1/models", method="GET").left is None
 
 
+# ---- the caller's own clock --------------------------------------------------------------------------
+
+CLOCKS = {"connect": 5.0, "read": 30.0, "write": 30.0, "pool": 30.0}
+
+
+def clocked(of, **more):
+    return of.begin("POST", "http", "a:1", "/v1/chat/completions", more, BODY, CLOCKS)
+
+
+def test_the_first_attempt_has_the_callers_clocks_and_another_what_is_left_of_them(time):
+    call = clocked(calls(time, gateways=("http://a:1",)))
+    assert call.limits() == CLOCKS
+    call.attempt()
+    time.seconds += 20
+    assert call.broke(Break.BROKEN, "reset") == 0.0
+    assert call.limits() == {"connect": 5.0, "read": 10.0, "write": 10.0, "pool": 10.0}
+
+
+def test_nothing_begins_when_the_callers_clock_has_run_out(time):
+    shared = calls(time, gateways=("http://a:1",))
+    call = clocked(shared)
+    call.attempt()
+    time.seconds += 30
+    assert call.broke(Break.SILENT, "timeout") is None
+    call.failed("timeout")
+    again = clocked(shared, **{"x-stainless-retry-count": "1"})
+    again.attempt()
+    assert again.key == call.key
+    assert again.broke(Break.BROKEN, "reset") is not None  # it has the attempts that were left
+
+
+def test_what_comes_winds_the_callers_clock_up_again(time):
+    call = clocked(calls(time, gateways=("http://a:1",)))
+    call.attempt()
+    time.seconds += 29
+    call.came(1)
+    time.seconds += 29
+    assert call.broke(Break.BROKEN, "reset") is not None
+
+
+def test_a_body_that_goes_out_slowly_is_not_silence(time):
+    call = clocked(calls(time, gateways=("http://a:1",)))
+    call.attempt()
+    for _ in range(4):
+        time.seconds += 20
+        call.went_out()
+    assert call.broke(Break.BROKEN, "reset") is not None
+
+
+def test_a_call_says_how_many_attempts_it_wants(time):
+    call = begin(calls(time), headers={"Penstock-Attempts": "1"})
+    call.attempt()
+    assert call.refused(503, {}) is None
+    assert not call.out_of_time
+    call = begin(calls(time, retry=RetryConfig(attempts=1)), headers={"Penstock-Attempts": "2"})
+    call.attempt()
+    assert call.refused(503, {}) is not None
+
+
+@pytest.mark.parametrize(("silence", "stall"), [(600.0, 40.0), (60.0, 30.0), (30.0, 20.0), (5.0, 5.0)])
+def test_a_stream_counts_as_broken_while_there_is_time_to_take_it_up_again(time, silence, stall):
+    call = calls(time).begin(
+        "POST", "http", "a:1", "/v1/chat/completions", {}, BODY, {**CLOCKS, "read": silence}
+    )
+    assert call.limits_of_stream(is_gateway=True)["read"] == stall
+    assert call.limits_of_stream(is_gateway=False)["read"] == silence
+
+
+def test_a_stream_that_has_begun_is_in_time(time):
+    call = clocked(calls(time, deadline=5.0))
+    call.reading(is_gateway=True)
+    time.seconds += 20
+    call.came(1)
+    assert call.stream_broke(Break.BROKEN, "reset", 0) == 0.0
+
+
 # ---- several gateways --------------------------------------------------------------------------------
 
 

@@ -52,7 +52,7 @@ def test_what_has_arrived_is_not_sent_again(taking, simulator, way, stream):
 def test_every_kind_of_break_is_survived(taking, simulator, kind):
     before = billed(simulator)
     with through_all(taking, Break(kind, 1_500_000, "up"), stall=0.2) as link:
-        text, _ = send("chat", link, timeout=1.0)
+        text, _ = send("chat", link, attempt_timeout=1.0)
         assert link.figures.broken >= 1
     assert text == expected("chat", 12, question=QUESTION)
     assert billed(simulator) == before + 1
@@ -89,7 +89,7 @@ def test_a_body_on_a_link_that_breaks_all_the_time_arrives(taking, simulator):
     before = billed(simulator)
     kinds = (Kind.RESET, Kind.CLOSE, Kind.LOST_ANSWER)
     with through(taking, hazard=2.0, kinds=kinds, seed=9, rate=10 * MB) as link:
-        text, figures = send("chat", link, timeout=0.7)
+        text, figures = send("chat", link, attempt_timeout=0.7)
         assert link.figures.broken >= 2
     assert text == expected("chat", 12, question=QUESTION)
     assert billed(simulator) == before + 1

@@ -85,7 +85,8 @@ def test_no_sdk_notices_a_break(gateway, simulator, way, stream, kind):
             stream=stream,
             gateways=[link.url],
             stall_timeout=0.5 if silent else PATIENCE,
-            timeout=0.5 if silent else PATIENCE,
+            attempt_timeout=0.5 if silent else None,
+            timeout=PATIENCE,
             first_delay=0.01,
             sdk={"max_retries": 0},
         )
@@ -104,7 +105,12 @@ def test_a_request_that_broke_is_sent_again(gateway, simulator, way):
     question = noise(100_000)
     with through_all(gateway, Break(Kind.RESET, 50_000, "up"), Break(Kind.BLACK_HOLE, 99_000, "up")) as link:
         text, figures = ask(
-            way, link.url, question=question, gateways=[link.url], timeout=0.5, first_delay=0.01
+            way,
+            link.url,
+            question=question,
+            gateways=[link.url],
+            attempt_timeout=0.5,
+            first_delay=0.01,
         )
     assert text == expected(way, 12, question=question)
     assert billed(simulator) == before + 1

@@ -14,7 +14,7 @@ import anyio
 import httpx
 
 from penstock.client._breaks import kind_of
-from penstock.client._calls import Calls, ClientCall, Sent
+from penstock.client._calls import ATTEMPTS_HEADER, Calls, ClientCall, Sent
 from penstock.client._kept import Keeping, Kept
 from penstock.client._reading import Cut, HandedOver, NotReproduced
 from penstock.client._sockets import KEEP_ALIVE
@@ -24,6 +24,7 @@ from penstock.client.statistics import Counters, Statistics
 from penstock.errors import UpstreamBroken
 
 GOODBYE_SECONDS = 1.0  # that telling the gateway to stop may take, when the application gives a stream up
+PIECE = 262_144  # bytes of an append that are written at once
 _NOT_FOR_RESUMPTION = frozenset(
     {
         "accept",
@@ -80,7 +81,13 @@ class AsyncTransport(httpx.AsyncBaseTransport):
             return await self.send(request)
         url = request.url
         call = self.calls.begin(
-            request.method, url.scheme, url.netloc.decode("ascii"), url.path, request.headers, body
+            request.method,
+            url.scheme,
+            url.netloc.decode("ascii"),
+            url.path,
+            request.headers,
+            body,
+            request.extensions.get("timeout", {}),
         )
         keeping = None
         if self._kept is not None and call.endpoint is not None:
@@ -106,13 +113,13 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         self, call: ClientCall, request: httpx.Request, keeping: Keeping | None
     ) -> httpx.Response:
         """The answer's head, and its body: whole, if it is plain, or as a stream that resumes by itself."""
-        timeouts: _Timeouts = dict(request.extensions.get("timeout", {}))
-        given = timeouts.copy()
+        timeouts: _Timeouts = {}
         request.extensions = {**request.extensions, "timeout": timeouts}
         if call.key:
             request.headers["Idempotency-Key"] = call.key
+        request.headers.pop(ATTEMPTS_HEADER, None)
         while True:
-            self._prepare(call, request, timeouts, given)
+            self._prepare(call, request, timeouts)
             call.attempt()
             try:
                 response = await self.exchanged(call, request)
@@ -122,7 +129,6 @@ class AsyncTransport(httpx.AsyncBaseTransport):
                         call.succeeded()
                         return response
                     if _is_stream(response):
-                        timeouts.update(given)
                         return self._streamed(call, request, response, timeouts, keeping)
                     return await self._whole(call, response, keeping)
                 await response.aclose()
@@ -134,19 +140,16 @@ class AsyncTransport(httpx.AsyncBaseTransport):
             if wait:
                 await anyio.sleep(wait)
 
-    def _prepare(
-        self, call: ClientCall, request: httpx.Request, timeouts: _Timeouts, given: _Timeouts
-    ) -> None:
+    def _prepare(self, call: ClientCall, request: httpx.Request, timeouts: _Timeouts) -> None:
         """Address the next attempt, and tell it how much time there is."""
         _address(call, request)
+        timeouts.update(call.limits())
         left = call.left
         if left is None:
             return
         if left <= 0:
             raise httpx.ReadTimeout("the call's deadline has passed", request=request)
         request.headers["Penstock-Deadline"] = f"{left:.3f}"
-        for name, limit in given.items():
-            timeouts[name] = left if limit is None else min(limit, left)
 
     async def exchanged(self, call: ClientCall, request: httpx.Request) -> httpx.Response:
         """The answer's head, for a body that goes as it is, or in a form that survives breaks."""
@@ -180,6 +183,8 @@ class AsyncTransport(httpx.AsyncBaseTransport):
                 content=step.content,
                 extensions=request.extensions,
             )
+            if step.content:
+                sent.stream = _Pieces(call, step.content)
             call.sends(len(step.content))
             try:
                 response = await self.send(sent)
@@ -204,6 +209,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
                     raise
                 if wait:
                     await anyio.sleep(wait)
+                request.extensions["timeout"].update(call.limits())
 
     async def _whole(
         self, call: ClientCall, response: httpx.Response, keeping: Keeping | None
@@ -224,7 +230,8 @@ class AsyncTransport(httpx.AsyncBaseTransport):
             extensions=response.extensions,
         )
         if response.status_code >= 400:
-            told.headers["x-should-retry"] = "false"  # all attempts that make sense have been made
+            if not call.out_of_time:
+                told.headers["x-should-retry"] = "false"  # all attempts that make sense have been made
             call.failed(f"status {response.status_code}")
             return told
         if keeping is not None and response.status_code == 200:
@@ -281,6 +288,22 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         await self.aclose()
 
 
+class _Pieces(httpx.AsyncByteStream):
+    """The content of an append: each piece has the clock of writing for itself."""
+
+    def __init__(self, call: ClientCall, content: bytes) -> None:
+        self._call = call
+        self._content = content
+
+    def __repr__(self) -> str:
+        return f"<_Pieces of {len(self._content)} bytes>"
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for place in range(0, len(self._content), PIECE):
+            yield self._content[place : place + PIECE]
+            self._call.went_out()
+
+
 class _ResumedStream(httpx.AsyncByteStream):
     """The body of a streamed answer: goes on over another connection when one breaks."""
 
@@ -310,12 +333,9 @@ class _ResumedStream(httpx.AsyncByteStream):
     def _take(self, response: httpx.Response) -> None:
         self._response = response
         self._generation = response.headers.get("penstock-generation", "")
-        if self._generation:
-            # A gateway shows signs of life, so that silence is a break.  The dictionary is the one that the
-            # connection reads its limits from.
-            limit = self._timeouts.get("read")
-            stall = self._transport.calls.options.stall_timeout
-            self._timeouts["read"] = stall if limit is None else min(limit, stall)
+        # A gateway shows signs of life, so that silence is a break.  The dictionary is the one that the
+        # connection reads its limits from, when its body is begun.
+        self._timeouts.update(self._call.limits_of_stream(is_gateway=bool(self._generation)))
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         call, reading = self._call, self._reading
@@ -371,6 +391,7 @@ class _ResumedStream(httpx.AsyncByteStream):
                 return False
             if wait:
                 await anyio.sleep(wait)
+            self._timeouts.update(call.limits())
             try:
                 if self._generation and reading.last >= 0:
                     request = self._resumption()

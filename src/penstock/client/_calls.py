@@ -10,9 +10,12 @@ a gateway computes it once, however often it has to be sent.  There are two kind
 * A *repetition of a broken transfer* to a gateway costs it nothing: the answer is there, or being made, under
   the key.  It is bounded by the number of attempts alone, and the first one does not wait.
 
+Both end with the caller's own clock (``_clocks``): what the SDK's ``timeout`` says holds for all attempts together.
+
 The SDKs retry by themselves, above this.  They are told not to (``x-should-retry: false``) once the attempts of a
 call are spent; where they do it all the same, because an exception cannot tell them, the call is recognised by
-its body, keeps its key, and gets one attempt only.  So the attempts of two layers add up, and never multiply.
+its body, keeps its key, and gets one attempt only, or those that were left when the caller's clock ran out.  So the
+attempts of two layers add up, and never multiply.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ import zstandard
 from blake3 import blake3
 
 from penstock.cache import keys
+from penstock.client import _clocks
 from penstock.client._breaks import Break
+from penstock.client._clocks import Clocks
 from penstock.client._peers import Peer, Peers, best
 from penstock.client._reading import StreamReading
 from penstock.client._uploading import Upload
@@ -48,13 +53,14 @@ _LEVEL = 3  # of zstd: 113 MB/s for prompts, a quarter of their length
 _PAYS = 0.9
 _EVERY_GATEWAYS = frozenset({"zstd"})
 _CONVERSATIONS = frozenset({Endpoint.CHAT, Endpoint.MESSAGES, Endpoint.RESPONSES})
-_MOMENT = 1e8  # a deadline above this is seconds since 1970
 
 _PATHS: Final = sorted(
     ((endpoint.path.removeprefix("/v1"), endpoint) for endpoint in Endpoint), key=lambda each: -len(each[0])
 )
 _REFUSED_FOR_NOW = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 _NO_ROOM = frozenset({503, 529})
+ATTEMPTS_HEADER = "Penstock-Attempts"  # of a call's own; no server is told
+_NO_CLOCKS: Final[Mapping[str, float | None]] = {}
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _TENANT = Tenant()
 _RESUMING = RetryConfig(first_delay=0.1, max_delay=2.0)
@@ -92,33 +98,44 @@ class Calls:
         self.rand = rand
         self.budget = RetryBudget(options.retry)
         self.lock = threading.Lock()
-        self._failed: OrderedDict[bytes, str] = OrderedDict()
+        self._failed: OrderedDict[bytes, tuple[str, int]] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"<Calls to {self.peers!r}, {self.counters!r}>"
 
     def begin(
-        self, method: str, scheme: str, netloc: str, path: str, headers: Mapping[str, str], body: bytes
+        self,
+        method: str,
+        scheme: str,
+        netloc: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        timeouts: Mapping[str, float | None] = _NO_CLOCKS,
     ) -> ClientCall:
-        """A request of the application.  ``headers`` is case-insensitive."""
+        """A request of the application.
+
+        :param headers: case-insensitive
+        :param timeouts: as httpx has them
+        :raises ValueError: its ``Penstock-Attempts`` is no number of attempts
+        """
         endpoint, prefix = _endpoint(path) if method == "POST" else (None, "")
-        call = ClientCall(
-            self, method, self.peers.candidates(scheme, netloc), endpoint, prefix, headers, body
-        )
+        candidates = self.peers.candidates(scheme, netloc)
+        call = ClientCall(self, method, candidates, endpoint, prefix, headers, body, timeouts)
         if endpoint is not None:
             self.counters.add(calls=1)
             with self.lock:
                 self.budget.deposit(self.now())
         return call
 
-    def key_of_repetition(self, name: bytes) -> str | None:
-        """The key of a call that failed before, if this is the same."""
+    def repetition(self, name: bytes) -> tuple[str, int]:
+        """The key of a call that failed before, if this is the same, and how many attempts it has had."""
         with self.lock:
-            return self._failed.pop(name, None)
+            return self._failed.pop(name, ("", 0))
 
-    def remember(self, name: bytes, key: str) -> None:
+    def remember(self, name: bytes, key: str, attempts: int) -> None:
         with self.lock:
-            self._failed[name] = key
+            self._failed[name] = key, attempts
             if len(self._failed) > MOST_REMEMBERED:
                 self._failed.popitem(last=False)
 
@@ -138,6 +155,7 @@ class ClientCall:
         prefix: str,
         headers: Mapping[str, str],
         body: bytes,
+        timeouts: Mapping[str, float | None],
     ) -> None:
         self.calls = calls
         self.endpoint = endpoint
@@ -151,15 +169,16 @@ class ClientCall:
         self._repeatable = endpoint is not None or method in _REPEATABLE
         self._candidates = candidates
         self._headers = headers
-        self._progress = self.began  # when something came last
         self._resumptions = 0  # since then
         self._handed_over_at: int | None = None  # the last event before a server went away
         self._handed_over_since = 0.0
         self._handovers = 0  # since that event
         self._asked: Call | None = None
-        self._deadline = self._deadline_in(headers)
+        self._clocks = Clocks(timeouts, self.began, self._deadline())
+        self._had = 0  # attempts, of those that the SDK made of the same call before
+        self._most = self._attempts_in(headers)
         self._name = b""
-        self._once = False
+        self.out_of_time = False  # the caller's clock ended it, and not its attempts
         self.sent = self._encoded = Sent(body)  # what the request has been given
         self._encoded_for: Peer | None = None
         self._is_encoded = "content-encoding" in headers  # by the application
@@ -172,8 +191,7 @@ class ClientCall:
         if endpoint is not None and not self.key:
             if headers.get("x-stainless-retry-count", "0") != "0":
                 self._name = self._named()
-                self.key = calls.key_of_repetition(self._name) or ""
-                self._once = bool(self.key)
+                self.key, self._had = calls.repetition(self._name)
             self.key = self.key or "pen_" + os.urandom(16).hex()
 
     def __repr__(self) -> str:
@@ -182,26 +200,41 @@ class ClientCall:
 
     # ---- time ----
 
-    def _deadline_in(self, headers: Mapping[str, str]) -> float | None:
+    def _deadline(self) -> float | None:
         """As monotonic seconds."""
-        told = headers.get("penstock-deadline")
+        calls = self.calls
+        usual = None if self.endpoint is None else calls.options.deadline
+        return _clocks.deadline(self._headers.get("penstock-deadline"), usual, self.began, calls.wall())
+
+    def _attempts_in(self, headers: Mapping[str, str]) -> int:
+        told = headers.get(ATTEMPTS_HEADER)
         if told is None:
-            wanted = self.calls.options.deadline
-            return None if wanted is None or self.endpoint is None else self.began + wanted
-        try:
-            value = float(told)
-        except ValueError:
-            return None  # the gateway will say so
-        return self.began + (value - self.calls.wall() if value > _MOMENT else value)
+            return self.calls.options.retry.attempts
+        if not (told.isascii() and told.isdigit() and 0 < int(told) < 1_000):
+            raise ValueError(f"{ATTEMPTS_HEADER} is a number of attempts, from 1 on, and not {told!r}")
+        return int(told)
 
     @property
     def left(self) -> float | None:
         """Seconds until the deadline; None: there is none."""
-        return None if self._deadline is None else self._deadline - self.calls.now()
+        return self._clocks.left(self.calls.now())
 
-    def _in_time(self, wait: float) -> float | None:
-        left = self.left
-        return None if left is not None and wait >= left else wait
+    def limits(self) -> dict[str, float | None]:
+        """The clocks of what is sent next, as httpx has them."""
+        attempt = self.calls.options.attempt_timeout if self.peer.is_gateway else None
+        return self._clocks.limits(self.calls.now(), again=self.attempts > 0, attempt=attempt)
+
+    def limits_of_stream(self, *, is_gateway: bool) -> dict[str, float | None]:
+        """The clocks of an answer whose events have begun to come."""
+        return self._clocks.limits_of_stream(self.calls.options.stall_timeout if is_gateway else None)
+
+    def _in_time(self, wait: float, now: float) -> bool:
+        """Whether something can begin after so many seconds."""
+        if self._clocks.allow(wait, now):
+            return True
+        left = self._clocks.left(now)
+        self.out_of_time = left is None or wait < left
+        return False
 
     # ---- before the answer ----
 
@@ -275,6 +308,10 @@ class ClientCall:
         self._encoded_for = None
         return True
 
+    def went_out(self) -> None:
+        """A piece of a large body did: slowness is no silence."""
+        self._clocks.progress = self.calls.now()
+
     def uploading(self, body: bytes, headers: Mapping[str, str]) -> Upload | None:
         """The body on its way in a form that survives breaks; None: it goes as it is."""
         link = self.peer.link
@@ -298,10 +335,9 @@ class ClientCall:
             self._confirmed = upload.offset
             self.came(0)
         wait = self._patience(kind, now)
-        if wait is not None and self._in_time(wait) is not None:
+        if wait is not None:
             self.tell("retry", delay=wait, reason=reason)
-            return wait
-        return None
+        return wait
 
     def upload_went_on(self, offset: int) -> None:
         """After a break, with so many bytes that need not be sent again."""
@@ -366,7 +402,7 @@ class ClientCall:
 
     @property
     def _spent(self) -> bool:
-        return self._once or self.attempts >= self.calls.options.retry.attempts
+        return self.attempts >= max(self._most - self._had, 1)
 
     def _withdraw(self, now: float) -> bool:
         with self.calls.lock:
@@ -389,7 +425,7 @@ class ClientCall:
         return True
 
     def _again(self, wait: float, reason: str) -> float | None:
-        if self._in_time(wait) is None:
+        if not self._in_time(wait, self.calls.now()):
             return None
         self.tell("retry", delay=wait, reason=reason)
         return wait
@@ -398,6 +434,7 @@ class ClientCall:
 
     def reading(self, *, is_gateway: bool) -> StreamReading:
         assert self.endpoint is not None
+        self._clocks.began_to_stream()
         return StreamReading(
             self.endpoint,
             numbered=is_gateway,
@@ -407,7 +444,7 @@ class ClientCall:
     def came(self, size: int) -> None:
         """Something of the answer has come."""
         self.received += size
-        self._progress = self.calls.now()
+        self._clocks.progress = self.calls.now()
         self._resumptions = 0
 
     def stream_broke(self, kind: Break, reason: str, last: int) -> float | None:
@@ -439,11 +476,12 @@ class ClientCall:
         self.calls.counters.add(broken=1)
         if kind in (Break.UNREACHED, Break.SILENT, Break.HANDED_OVER):
             self.peer.failed(now)
-        if kind is Break.FATAL or now - self._progress > self.calls.options.resume_for:
+        if kind is Break.FATAL or now - self._clocks.progress > self.calls.options.resume_for:
             return None
         self._resumptions += 1
         self._move(now)
-        return 0.0 if self._resumptions == 1 else delay(_RESUMING, self._resumptions - 1, self.calls.rand)
+        wait = 0.0 if self._resumptions == 1 else delay(_RESUMING, self._resumptions - 1, self.calls.rand)
+        return wait if self._in_time(wait, now) else None
 
     def resumed(self, saved: int) -> None:
         """The stream goes on where it was; so many bytes did not have to come again."""
@@ -515,7 +553,8 @@ class ClientCall:
     def failed(self, reason: str) -> None:
         """For good.  An SDK that repeats it all the same gets its key again."""
         if self.endpoint is not None:
-            self.calls.remember(self._name or self._named(), self.key)
+            had = self._had + self.attempts if self.out_of_time else self._most
+            self.calls.remember(self._name or self._named(), self.key, had)
         self._ended("failed", reason, failed=1)
 
     def abandoned(self) -> None:

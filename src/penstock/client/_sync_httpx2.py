@@ -14,7 +14,7 @@ from typing import Any, Self
 import httpx2
 
 from penstock.client._breaks import kind_of
-from penstock.client._calls import Calls, ClientCall, Sent
+from penstock.client._calls import ATTEMPTS_HEADER, Calls, ClientCall, Sent
 from penstock.client._kept import Keeping, Kept
 from penstock.client._reading import Cut, HandedOver, NotReproduced
 from penstock.client._sockets import KEEP_ALIVE
@@ -24,6 +24,7 @@ from penstock.client.statistics import Counters, Statistics
 from penstock.errors import UpstreamBroken
 
 GOODBYE_SECONDS = 1.0  # that telling the gateway to stop may take, when the application gives a stream up
+PIECE = 262_144  # bytes of an append that are written at once
 _NOT_FOR_RESUMPTION = frozenset(
     {
         "accept",
@@ -80,7 +81,13 @@ class Transport(httpx2.BaseTransport):
             return self.send(request)
         url = request.url
         call = self.calls.begin(
-            request.method, url.scheme, url.netloc.decode("ascii"), url.path, request.headers, body
+            request.method,
+            url.scheme,
+            url.netloc.decode("ascii"),
+            url.path,
+            request.headers,
+            body,
+            request.extensions.get("timeout", {}),
         )
         keeping = None
         if self._kept is not None and call.endpoint is not None:
@@ -106,13 +113,13 @@ class Transport(httpx2.BaseTransport):
         self, call: ClientCall, request: httpx2.Request, keeping: Keeping | None
     ) -> httpx2.Response:
         """The answer's head, and its body: whole, if it is plain, or as a stream that resumes by itself."""
-        timeouts: _Timeouts = dict(request.extensions.get("timeout", {}))
-        given = timeouts.copy()
+        timeouts: _Timeouts = {}
         request.extensions = {**request.extensions, "timeout": timeouts}
         if call.key:
             request.headers["Idempotency-Key"] = call.key
+        request.headers.pop(ATTEMPTS_HEADER, None)
         while True:
-            self._prepare(call, request, timeouts, given)
+            self._prepare(call, request, timeouts)
             call.attempt()
             try:
                 response = self.exchanged(call, request)
@@ -122,7 +129,6 @@ class Transport(httpx2.BaseTransport):
                         call.succeeded()
                         return response
                     if _is_stream(response):
-                        timeouts.update(given)
                         return self._streamed(call, request, response, timeouts, keeping)
                     return self._whole(call, response, keeping)
                 response.close()
@@ -134,19 +140,16 @@ class Transport(httpx2.BaseTransport):
             if wait:
                 time.sleep(wait)
 
-    def _prepare(
-        self, call: ClientCall, request: httpx2.Request, timeouts: _Timeouts, given: _Timeouts
-    ) -> None:
+    def _prepare(self, call: ClientCall, request: httpx2.Request, timeouts: _Timeouts) -> None:
         """Address the next attempt, and tell it how much time there is."""
         _address(call, request)
+        timeouts.update(call.limits())
         left = call.left
         if left is None:
             return
         if left <= 0:
             raise httpx2.ReadTimeout("the call's deadline has passed", request=request)
         request.headers["Penstock-Deadline"] = f"{left:.3f}"
-        for name, limit in given.items():
-            timeouts[name] = left if limit is None else min(limit, left)
 
     def exchanged(self, call: ClientCall, request: httpx2.Request) -> httpx2.Response:
         """The answer's head, for a body that goes as it is, or in a form that survives breaks."""
@@ -178,6 +181,8 @@ class Transport(httpx2.BaseTransport):
                 content=step.content,
                 extensions=request.extensions,
             )
+            if step.content:
+                sent.stream = _Pieces(call, step.content)
             call.sends(len(step.content))
             try:
                 response = self.send(sent)
@@ -202,6 +207,7 @@ class Transport(httpx2.BaseTransport):
                     raise
                 if wait:
                     time.sleep(wait)
+                request.extensions["timeout"].update(call.limits())
 
     def _whole(self, call: ClientCall, response: httpx2.Response, keeping: Keeping | None) -> httpx2.Response:
         """A plain answer, read to its end: if that breaks, there can be another attempt."""
@@ -220,7 +226,8 @@ class Transport(httpx2.BaseTransport):
             extensions=response.extensions,
         )
         if response.status_code >= 400:
-            told.headers["x-should-retry"] = "false"  # all attempts that make sense have been made
+            if not call.out_of_time:
+                told.headers["x-should-retry"] = "false"  # all attempts that make sense have been made
             call.failed(f"status {response.status_code}")
             return told
         if keeping is not None and response.status_code == 200:
@@ -277,6 +284,22 @@ class Transport(httpx2.BaseTransport):
         self.close()
 
 
+class _Pieces(httpx2.SyncByteStream):
+    """The content of an append: each piece has the clock of writing for itself."""
+
+    def __init__(self, call: ClientCall, content: bytes) -> None:
+        self._call = call
+        self._content = content
+
+    def __repr__(self) -> str:
+        return f"<_Pieces of {len(self._content)} bytes>"
+
+    def __iter__(self) -> Iterator[bytes]:
+        for place in range(0, len(self._content), PIECE):
+            yield self._content[place : place + PIECE]
+            self._call.went_out()
+
+
 class _ResumedStream(httpx2.SyncByteStream):
     """The body of a streamed answer: goes on over another connection when one breaks."""
 
@@ -306,12 +329,9 @@ class _ResumedStream(httpx2.SyncByteStream):
     def _take(self, response: httpx2.Response) -> None:
         self._response = response
         self._generation = response.headers.get("penstock-generation", "")
-        if self._generation:
-            # A gateway shows signs of life, so that silence is a break.  The dictionary is the one that the
-            # connection reads its limits from.
-            limit = self._timeouts.get("read")
-            stall = self._transport.calls.options.stall_timeout
-            self._timeouts["read"] = stall if limit is None else min(limit, stall)
+        # A gateway shows signs of life, so that silence is a break.  The dictionary is the one that the
+        # connection reads its limits from, when its body is begun.
+        self._timeouts.update(self._call.limits_of_stream(is_gateway=bool(self._generation)))
 
     def __iter__(self) -> Iterator[bytes]:
         call, reading = self._call, self._reading
@@ -367,6 +387,7 @@ class _ResumedStream(httpx2.SyncByteStream):
                 return False
             if wait:
                 time.sleep(wait)
+            self._timeouts.update(call.limits())
             try:
                 if self._generation and reading.last >= 0:
                     request = self._resumption()

@@ -42,6 +42,7 @@ def http_client(
     deadline: float | None = ...,
     resume_for: float = ...,
     stall_timeout: float = ...,
+    attempt_timeout: float | None = ...,
     rerun: bool = ...,
     upload_above: int = ...,
     dictionary_bytes: int = ...,
@@ -58,7 +59,8 @@ def http_client(*, library: Literal["httpx2", "httpx"] = "httpx2", **settings: A
     :param library: the one that the SDK is built on: ``httpx`` for openai below 3 and anthropic below 1
     :param gateways: URLs of gateways that serve the same, the preferred one first: a call to any of them is
         sent to the first that is well.  Not needed where there is one: it is recognised by its answers
-    :param attempts: of one call, at most (6)
+    :param attempts: of one call, at most (6).  A call's own header ``Penstock-Attempts`` goes before.  In any case
+        none begins when the request's own timeout is over: that of all attempts together
     :param first_delay: seconds before the first retry at most (0.5); the limit doubles with each, and each delay
         is random below it
     :param max_delay: the limit grows no further (10)
@@ -68,6 +70,8 @@ def http_client(*, library: Literal["httpx2", "httpx"] = "httpx2", **settings: A
         is a stream, else all of it.  A call's own header ``Penstock-Deadline`` goes before
     :param resume_for: seconds without progress after which a broken stream is given up (30)
     :param stall_timeout: seconds of silence after which a gateway's stream counts as broken (40)
+    :param attempt_timeout: seconds of silence after which a gateway is asked again, under the same key, while the
+        request's own timeout still runs; it is asked once in that time, if not given
     :param rerun: whether a stream whose log is lost may be made once more, if the call asks for one answer
         rather than any; it goes on only if it comes out the same
     :param upload_above: bytes of a body from which on a gateway is sent it so that a break does not cost all of
@@ -97,6 +101,7 @@ def async_http_client(
     deadline: float | None = ...,
     resume_for: float = ...,
     stall_timeout: float = ...,
+    attempt_timeout: float | None = ...,
     rerun: bool = ...,
     upload_above: int = ...,
     dictionary_bytes: int = ...,

@@ -48,6 +48,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     :param resume_for: seconds without any progress after which a broken stream is given up
     :param stall_timeout: seconds of silence after which a stream of a gateway, which shows a sign of life every
         15 seconds, counts as broken
+    :param attempt_timeout: seconds of silence after which a gateway is asked again, under the same key, while
+        the caller's own timeout still runs; None: it is asked once in that time
     :param rerun: a stream whose log is lost is asked for once more, if the call asks for one answer rather
         than any, and gone on with if it comes out the same
     :param upload_above: bytes of a body from which on a gateway is sent it so that a break does not cost all of it
@@ -62,6 +64,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     deadline: float | None = None
     resume_for: float = 30.0
     stall_timeout: float = 40.0
+    attempt_timeout: float | None = None
     rerun: bool = True
     upload_above: int = 1_000_000
     dictionary_bytes: int = 16 << 20

@@ -1,0 +1,102 @@
+"""How long a call may take, and say nothing: the caller's clocks, over all of its attempts.
+
+An SDK's ``timeout`` is, for its caller, the longest silence to put up with before the exception comes.  The libraries
+below know it as a clock of one exchange; a call that is sent again by itself would multiply it.  So here it runs on
+over attempts, from the last byte that came, or was confirmed: an attempt begins only while there is some of it left,
+and gets no more than that.  Then the exception goes to the SDK, and its own ``max_retries`` decides, as it would
+without us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+LEAST_STALL = 20.0  # seconds; a gateway shows a sign of life every 15
+_MOMENT = 1e8  # a deadline above this is seconds since 1970
+
+
+class Clocks:
+    """Those of one call; all times are monotonic seconds.
+
+    :param given: seconds by what is waited for, as httpx has them: ``connect``, ``read``, ``write``, ``pool``;
+        one that is None never runs out
+    :param deadline: after which an answer is of no use; None: it always is
+    """
+
+    __slots__ = ("_deadline", "_given", "_silence", "began", "progress")
+
+    def __init__(self, given: Mapping[str, float | None], began: float, deadline: float | None) -> None:
+        self.began = began
+        self.progress = began  # when something came last
+        self._given = given
+        self._deadline = deadline
+        self._silence = given.get("read")
+
+    def __repr__(self) -> str:
+        return f"<Clocks of {self._silence} s, deadline {self._deadline}>"
+
+    def left(self, now: float) -> float | None:
+        """Seconds until the deadline; None: there is none."""
+        return None if self._deadline is None else self._deadline - now
+
+    def patience(self, now: float) -> float | None:
+        """Seconds of silence that are left; None: there is no limit."""
+        return None if self._silence is None else self.progress + self._silence - now
+
+    def allow(self, wait: float, now: float) -> bool:
+        """Whether something can be begun after so many seconds."""
+        left, patience = self.left(now), self.patience(now)
+        return (left is None or wait < left) and (patience is None or wait < patience)
+
+    def limits(self, now: float, *, again: bool, attempt: float | None = None) -> dict[str, float | None]:
+        """The clocks of the next exchange.
+
+        :param again: it is not the call's first: it has what is left of the caller's silence
+        :param attempt: seconds of silence after which it is better begun anew
+        """
+        limits = dict(self._given)
+        if attempt is not None:
+            limits["read"] = _least(limits.get("read"), attempt)
+            limits["write"] = _least(limits.get("write"), attempt)
+        most = _least(self.left(now), self.patience(now)) if again else self.left(now)
+        if most is not None:
+            for name in ("connect", "read", "write", "pool"):
+                limits[name] = _least(limits.get(name), max(most, 0.001))
+        return limits
+
+    def began_to_stream(self) -> None:
+        """A stream is in time when it begins."""
+        self._deadline = None
+
+    def limits_of_stream(self, stall: float | None) -> dict[str, float | None]:
+        """The clocks of a stream that has begun.
+
+        :param stall: seconds of silence after which it counts as broken; None: only by the caller's own clock.
+            Where that is short, some of it is left to take the stream up again
+        """
+        silence = self._silence
+        if stall is not None and silence is not None:
+            stall = min(stall, silence, max(silence / 2, LEAST_STALL))
+        return {**self._given, "read": silence if stall is None else stall}
+
+
+def deadline(told: str | None, usual: float | None, began: float, wall: float) -> float | None:
+    """When an answer is of no use any more, in monotonic seconds.
+
+    :param told: the call's own header: seconds, or a moment since 1970
+    :param usual: seconds that it has otherwise
+    :param wall: seconds since 1970
+    """
+    if told is None:
+        return None if usual is None else began + usual
+    try:
+        value = float(told)
+    except ValueError:
+        return None  # the gateway will say so
+    return began + (value - wall if value > _MOMENT else value)
+
+
+def _least(one: float | None, other: float | None) -> float | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
