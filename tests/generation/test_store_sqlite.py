@@ -1,4 +1,5 @@
 import asyncio
+import os
 import re
 import sqlite3
 import subprocess
@@ -232,6 +233,59 @@ def test_a_closed_store_says_so(tmp_path):
     run(test)
 
 
+# ---- what is large is compressed ----
+
+
+def chunk(number):
+    said = f'{{"content":" word {number}"}},"logprobs":null,"finish_reason":null'
+    return f'data: {{"id":"chatcmpl-1","object":"chat.completion.chunk","choices":[{{"delta":{said}}}]}}\n\n'.encode()
+
+
+def test_a_long_answer_takes_a_fraction_of_its_size_and_is_read_from_any_event_on(tmp_path):
+    async def test():
+        store = SQLiteStore(tmp_path / "g.db", 1 << 28)
+        await store.start()
+        events = [chunk(number) for number in range(2_000)]
+        body = os.urandom(500) * 40
+        one = record(body=body)
+        await store.write([begin(one, events[:1_000])])
+        await store.write([append(one, 1_000, *events[1_000:], end=end())])
+        assert await store.events(one.id, 0, LARGE) == events
+        assert await store.events(one.id, 1_234, LARGE) == events[1_234:]
+        kept = await store.load(one.id)
+        assert kept.body == body
+        await store.close()
+        with sqlite3.connect(tmp_path / "g.db") as db:
+            (pieces,) = db.execute("SELECT sum(length(events)) FROM pieces").fetchone()
+            (requests,) = db.execute("SELECT sum(length(record)) FROM requests").fetchone()
+        db.close()
+        assert pieces * 8 < sum(map(len, events))
+        assert requests * 8 < len(body)
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "damage", ["substr(events, 1, length(events) / 2)", "x'28b52ffd00'", "x'c1'", "x'91c0'"]
+)
+def test_a_piece_that_is_damaged_is_told_and_the_others_are_read(tmp_path, damage):
+    async def test():
+        store = SQLiteStore(tmp_path / "g.db", 1 << 26)
+        await store.start()
+        one, other = record(), record()
+        events = [chunk(number) for number in range(300)]
+        await store.write([begin(one, events, end()), begin(other, events, end())])
+        with sqlite3.connect(tmp_path / "g.db") as db:
+            db.execute(f"UPDATE pieces SET events = {damage} WHERE row = (SELECT min(row) FROM pieces)")
+        db.close()
+        with pytest.raises(StoreUnavailable, match="damaged"):
+            await store.events(one.id, 0, LARGE)
+        assert await store.events(other.id, 0, LARGE) == events
+        await store.close()
+
+    run(test)
+
+
 # ---- no room ---------------------------------------------------------------------------------------------
 
 
@@ -243,14 +297,14 @@ def test_a_full_file_makes_room_by_what_ended_and_otherwise_refuses(tmp_path):
         running = record()
         await store.write([begin(running, [b"x"])])
         for _ in range(60):
-            assert await store.write([begin(record(), [bytes(1 << 20)], end())]) == {}
+            assert await store.write([begin(record(), [os.urandom(1 << 20)], end())]) == {}
         assert (tmp_path / "g.db").stat().st_size <= 26 << 20
         assert (await store.statistics()).dropped > 0
         assert await store.events(running.id, 0, LARGE) == [b"x"]
 
         async def fill():
             for _ in range(60):
-                await store.write([begin(record(), [bytes(1 << 20)])])
+                await store.write([begin(record(), [os.urandom(1 << 20)])])
 
         with pytest.raises(StoreUnavailable, match="no room"):
             await fill()

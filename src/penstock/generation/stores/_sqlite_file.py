@@ -8,7 +8,8 @@ where 200 streams are paced.  So events are written twice, in an order that is c
 
 * ``batches``: one row per transaction, with what all generations of this writer have got since the last one;
   written at the table's end, deleted at its beginning after a few seconds.
-* ``pieces``: one row per generation for every few dozen events, and for the rest at its end.
+* ``pieces``: one row per generation for every few dozen events, and for the rest at its end; compressed, if large
+  (:mod:`penstock.generation.stores._sqlite_packing`).
 
 ``generations.tail`` is the first batch that may hold events of the generation that are in no piece yet.
 
@@ -33,6 +34,7 @@ import msgspec
 
 from penstock.database import create_private, log_ahead
 from penstock.generation.store import StoreUnavailable
+from penstock.generation.stores._sqlite_packing import Packing
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +113,7 @@ class SQLiteFile:
         self.path = path
         self._busy_timeout = busy_timeout
         self.replaced = False
+        self.packing = Packing()
         try:
             self._open(max_bytes, fsync=fsync)
         except sqlite3.DatabaseError as error:

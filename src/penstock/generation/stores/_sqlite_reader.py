@@ -18,7 +18,6 @@ from penstock.generation.stores._sqlite_file import (
 )
 from penstock.messages import Event
 
-_decode_record = msgspec.msgpack.Decoder(Record).decode
 _decode_ending = msgspec.msgpack.Decoder(Ending).decode
 
 _NO_LEASE = "NOT EXISTS (SELECT 1 FROM leases WHERE leases.owner = generations.owner AND until > ?)"
@@ -63,10 +62,10 @@ def waiting_events(db: sqlite3.Connection, row: Row) -> list[Event]:
     return events
 
 
-def load_record(db: sqlite3.Connection, row: Row) -> Record:
-    (stored,) = db.execute("SELECT record FROM requests WHERE number = ?", (row.number,)).fetchone()
-    record = _decode_record(stored)
-    waiting = waiting_events(db, row)
+def load_record(file: SQLiteFile, row: Row) -> Record:
+    (stored,) = file.db.execute("SELECT record FROM requests WHERE number = ?", (row.number,)).fetchone()
+    record = file.packing.record(stored)
+    waiting = waiting_events(file.db, row)
     record.owner = row.owner
     record.epoch = row.epoch
     record.state = State(row.state)
@@ -77,8 +76,9 @@ def load_record(db: sqlite3.Connection, row: Row) -> Record:
     return record
 
 
-def read_events(db: sqlite3.Connection, row: Row, start: int, limit: int | None = None) -> list[Event]:
+def read_events(file: SQLiteFile, row: Row, start: int, limit: int | None = None) -> list[Event]:
     """Stored events from an index on: up to ``limit`` bytes, but at least one if there is one."""
+    db = file.db
     base = row.number << PIECE_SHIFT
     taken: list[Event] = []
     (first,) = db.execute(
@@ -89,7 +89,7 @@ def read_events(db: sqlite3.Connection, row: Row, start: int, limit: int | None 
         (base if first is None else first, base | (1 << PIECE_SHIFT) - 1),
     )
     for key, content in pieces:
-        for event in decode_events(content)[max(0, start - (key - base)) :]:
+        for event in file.packing.events(content)[max(0, start - (key - base)) :]:
             if limit is not None:
                 limit -= len(event)
                 if limit < 0 and taken:
@@ -131,12 +131,12 @@ class SQLiteReader:
     def load(self, generation_id: str) -> Record | None:
         with self.file.reading():
             row = find(self._db, generation_id)
-            return None if row is None else load_record(self._db, row)
+            return None if row is None else load_record(self.file, row)
 
     def events(self, generation_id: str, start: int, limit: int) -> list[Event]:
         with self.file.reading():
             row = find(self._db, generation_id)
-            return [] if row is None else read_events(self._db, row, start, limit)
+            return [] if row is None else read_events(self.file, row, start, limit)
 
     # ---- following ----
 
@@ -197,7 +197,7 @@ class SQLiteReader:
         row = find(self._db, generation_id)
         if row is None:
             return Tail([], None)
-        events = read_events(self._db, row, start)
+        events = read_events(self.file, row, start)
         state = State(row.state)
         followed[generation_id] = _Followed(row.number, start + len(events), state)
         return Tail(events, state)

@@ -23,6 +23,7 @@ from penstock.generation.stores._sqlite_file import (
     PIECE_SHIFT,
     SQLiteFile,
 )
+from penstock.generation.stores._sqlite_packing import Packing
 from penstock.generation.stores._sqlite_reader import Row, find, load_record, waiting_events
 from penstock.generation.stores._sqlite_rows import Values, in_lots, write_rows
 from penstock.messages import Event
@@ -72,9 +73,9 @@ class _Open:
         """Whether enough waits for a piece."""
         return len(self.waiting) >= _PIECE_EVENTS or self.waiting_size >= _PIECE_BYTES
 
-    def piece(self) -> tuple[int, bytes]:
+    def piece(self, packing: Packing) -> tuple[int, bytes]:
         """The row with all that waits."""
-        return self.number << PIECE_SHIFT | self.events - len(self.waiting), _encode(self.waiting)
+        return self.number << PIECE_SHIFT | self.events - len(self.waiting), packing.pack(self.waiting)
 
     def add(self, events: Sequence[Event]) -> None:
         added = size_of(events)
@@ -250,18 +251,20 @@ class SQLiteWriter:
             )
             placed.append(write)
         self._put_generations(rows, refused)
+        packing = self.file.packing
         requests: list[Values] = []
         pieces: list[Values] = []
         named: list[Values] = []
         for write, values in zip(placed, rows, strict=True):
-            if write.id in refused:
+            begin = write.begin
+            if begin is None or write.id in refused:
                 continue
             number = values[0]
-            requests.append((number, _encode(write.begin)))
+            requests.append((number, packing.pack(begin)))
             if write.end is None:
                 self._open[write.id] = _Open(number, write.epoch, 0, values[6], seq, self._fence)
             elif write.events:
-                pieces.append((number << PIECE_SHIFT, _encode(write.events)))
+                pieces.append((number << PIECE_SHIFT, packing.pack(write.events)))
             if (naming := write.naming) is not None:
                 named.append((naming.tenant, naming.name, write.id, naming.fingerprint, naming.until))
                 now, recent = naming.now, naming.recent
@@ -315,7 +318,8 @@ class SQLiteWriter:
         return None
 
     def _end(self, ended: list[tuple[Write, _Open, End]]) -> None:
-        write_rows(self._db, _PUT_PIECES, [known.piece() for _, known, _ in ended if known.waiting])
+        packing = self.file.packing
+        write_rows(self._db, _PUT_PIECES, [known.piece(packing) for _, known, _ in ended if known.waiting])
         rows = [
             (known.number, end.state.value, known.events, known.size, end.expires_at, _encode(end.ending))
             for _, known, end in ended
@@ -351,7 +355,8 @@ class SQLiteWriter:
         self._put_pieces(cut, seq)
 
     def _put_pieces(self, cut: Sequence[_Open], seq: int) -> None:
-        write_rows(self._db, _PUT_PIECES, [known.piece() for known in cut if known.waiting])
+        packing = self.file.packing
+        write_rows(self._db, _PUT_PIECES, [known.piece(packing) for known in cut if known.waiting])
         for known in cut:
             known.waiting = []
             known.waiting_size = 0
@@ -399,7 +404,7 @@ class SQLiteWriter:
             self._raise_fence()
             row = find(self._db, generation_id)
             assert row is not None
-            return load_record(self._db, row)
+            return load_record(self.file, row)
 
     def release(self, owner: str, generation_ids: Sequence[str]) -> None:
         with self.file.transaction():
