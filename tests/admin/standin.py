@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from types import SimpleNamespace
 
 from penstock.admin.worker import main
 from penstock.errors import ConfigError
@@ -37,6 +38,7 @@ class Standin:
             os.abort()
         self.config = config
         self.streams = set()
+        self.leaving = SimpleNamespace()
 
     def opening(self, exchange):
         return 1_000_000

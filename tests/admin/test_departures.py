@@ -10,8 +10,8 @@ class Worker:
     def __init__(self):
         self.told = []
 
-    def depart(self, upstream, seconds):
-        self.told.append((upstream, seconds))
+    def depart(self, upstream, seconds, holds=None):
+        self.told.append((upstream, seconds) if holds is None else (upstream, seconds, holds))
 
     def stay(self, upstream):
         self.told.append((upstream, "stays"))
@@ -77,3 +77,38 @@ def test_a_disk_that_takes_nothing_is_told_of_and_the_announcement_holds(tmp_pat
     departures.announce("spot", 5.0)
     assert "spot" in departures
     assert "will be forgotten at a restart" in caplog.text
+
+
+def test_what_an_upstream_says_is_told_to_all_workers_and_lapses_and_is_not_kept_in_the_file(tmp_path):
+    world = World(tmp_path / "departures.json")
+    worker = Worker()
+    departures = Departures(lambda: [worker], str(world.path), lambda: world.monotonic, lambda: world.unix)
+    news = []
+    departures.on_news = news.append
+    departures.heard("spot", 20.0, 60.0)
+    departures.heard("spot", 20.0, 60.0)
+    departures.heard("other", None, 60.0)
+    departures.announce("old", None)
+    assert worker.told == [("spot", 20.0, 60.0), ("other", None, 60.0), ("old", None)]
+    assert news == ["spot", "other", "old"]
+    assert json.loads(world.path.read_bytes()) == {"old": None}
+    world.monotonic += 60.0
+    late = Worker()
+    departures.tell(late)
+    assert late.told == [("spot", 0.0, pytest.approx(20.0)), ("old", None)]
+    world.monotonic += 20.0
+    assert "spot" not in departures
+    assert list(departures) == ["old"]
+
+
+def test_who_is_back_is_so_only_if_it_was_itself_that_said_otherwise():
+    worker = Worker()
+    departures = Departures(lambda: [worker])
+    departures.announce("a", None)
+    departures.heard("b", None, 60.0)
+    departures.heard("a", 1.0, 60.0)
+    departures.back("a")
+    departures.back("b")
+    departures.back("c")
+    assert worker.told == [("a", None), ("b", None, pytest.approx(60.0)), ("b", "stays")]
+    assert "a" in departures

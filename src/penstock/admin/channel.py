@@ -80,10 +80,14 @@ class Purge(_Message, frozen=True):
 
 
 class Depart(_Message, frozen=True):
-    """An upstream goes away in so many seconds; None: some time."""
+    """An upstream goes away in so many seconds; None: some time.
+
+    ``holds``: how long after that, or from now on, this is remembered; None: until it is taken back.
+    """
 
     upstream: str
     seconds: float | None
+    holds: float | None = None
 
 
 class Stay(_Message, frozen=True):
@@ -127,6 +131,20 @@ class Report(_Message, frozen=True):
     id: int
     reports: list[sharing.Report]
     rejoins: bool  # this worker has been leased before
+
+
+class Leaves(_Message, frozen=True):
+    """An upstream has said that it goes away in so many seconds (None: some time); ``holds``: see :class:`Depart`."""
+
+    upstream: str
+    seconds: float | None
+    holds: float
+
+
+class IsBack(_Message, frozen=True):
+    """An upstream that had said so has said that it is there."""
+
+    upstream: str
 
 
 class Ready(_Message, frozen=True):
@@ -202,7 +220,18 @@ ToWorker: TypeAlias = (
     | Decide
 )
 ToSupervisor: TypeAlias = (
-    Ready | Failed | Reloaded | Told | Pong | Draining | Drained | Report | Explained | Decided
+    Ready
+    | Failed
+    | Reloaded
+    | Told
+    | Pong
+    | Draining
+    | Drained
+    | Report
+    | Explained
+    | Decided
+    | Leaves
+    | IsBack
 )
 
 _to_worker: msgspec.json.Decoder[ToWorker] = msgspec.json.Decoder(cast("type[ToWorker]", ToWorker))

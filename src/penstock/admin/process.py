@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -27,7 +28,9 @@ from penstock.admin.channel import (
     Explain,
     Explained,
     Failed,
+    IsBack,
     Leased,
+    Leaves,
     Ping,
     Purge,
     Ready,
@@ -43,6 +46,9 @@ from penstock.admin.channel import (
 from penstock.flow.canary import Action
 from penstock.flow.sharing import Pool
 
+if TYPE_CHECKING:
+    from penstock.admin.departures import Departures
+
 RELOAD_TIMEOUT = 20.0  # seconds; one that is just starting answers when it has
 
 State: TypeAlias = Literal["starting", "ready", "draining", "gone"]
@@ -53,10 +59,18 @@ class WorkerProcess:
 
     :param on_change: called when :attr:`state` has changed
     :param pool: the limits that the workers share; None: this one shares them with nobody
+    :param departures: where it is told what upstreams have said of their own end
     """
 
-    def __init__(self, index: int, on_change: Callable[[], None], pool: Pool | None = None) -> None:
+    def __init__(
+        self,
+        index: int,
+        on_change: Callable[[], None],
+        pool: Pool | None = None,
+        departures: Departures | None = None,
+    ) -> None:
         self.index = index
+        self._departures = departures
         self._pool = pool if pool is not None else Pool()
         self.state: State = "starting"
         self.failure: Failed | None = None  # why it could not start
@@ -82,13 +96,14 @@ class WorkerProcess:
         version: int,
         on_change: Callable[[], None],
         pool: Pool,
+        departures: Departures,
     ) -> WorkerProcess:
         """Start one.
 
         :param sockets: its own listening socket first, then those of the others, which it may have to adopt
         :raises OSError: the process cannot be started
         """
-        self = cls(index, on_change, pool)
+        self = cls(index, on_change, pool, departures)
         descriptors = [sock.fileno() for sock in sockets]
         ours, theirs = socket.socketpair()
         try:
@@ -215,9 +230,9 @@ class WorkerProcess:
         """Kept answers with these tags, or of these keys, count no more."""
         self._channel.send(Purge(tags, keys))
 
-    def depart(self, upstream: str, seconds: float | None) -> None:
-        """An upstream goes away in so many seconds; None: some time."""
-        self._channel.send(Depart(upstream, seconds))
+    def depart(self, upstream: str, seconds: float | None, holds: float | None = None) -> None:
+        """An upstream goes away in so many seconds; None: some time.  ``holds``: None: until it is taken back."""
+        self._channel.send(Depart(upstream, seconds, holds))
 
     def stay(self, upstream: str) -> None:
         self._channel.send(Stay(upstream))
@@ -247,6 +262,10 @@ class WorkerProcess:
             case Report(id=number, reports=reports, rejoins=rejoins):
                 leases = self._pool.exchange(str(self.pid), reports, time.monotonic(), rejoins=rejoins)
                 self._channel.send(Leased(number, leases))
+            case Leaves(upstream=upstream, seconds=seconds, holds=holds) if self._departures is not None:
+                self._departures.heard(upstream, seconds, holds)
+            case IsBack(upstream=upstream) if self._departures is not None:
+                self._departures.back(upstream)
             case Draining():
                 self._become("draining")
             case Failed():
@@ -268,3 +287,12 @@ class WorkerProcess:
     def __repr__(self) -> str:
         pid = self._process.pid if self._process is not None else None
         return f"<WorkerProcess {self.index} pid {pid} {self.state} for {self.age:.1f} s>"
+
+
+def ended_by(status: int) -> str:
+    """What a process's exit status says, in words."""
+    if status >= 0:
+        return f"status {status}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-status).name
+    return f"signal {-status}"

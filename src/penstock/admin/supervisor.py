@@ -36,8 +36,9 @@ from penstock.admin.backoff import Backoff
 from penstock.admin.channel import pack_config
 from penstock.admin.departures import Departures
 from penstock.admin.doors import ServerName, check_protocols, check_server, listens_itself, server_for
+from penstock.admin.elsewhere import Elsewhere
 from penstock.admin.fixed import keep_fixed
-from penstock.admin.process import WorkerProcess
+from penstock.admin.process import WorkerProcess, ended_by
 from penstock.admin.watch import FileWatch
 from penstock.admin.watchdog import Watchdog
 from penstock.config.model import Config
@@ -131,6 +132,7 @@ class Supervisor:
         self._pool = Pool()
         present = lambda: [slot.process for slot in self.slots if slot.process]  # noqa: E731
         self.departures = Departures(present, config.departures)
+        self._elsewhere = Elsewhere(self.departures, lambda: self.config)
         self._simulator = EmbeddedSimulator()
         self._engines = LocalEngines()
         self._control_socket: socket.socket | None = None
@@ -162,6 +164,7 @@ class Supervisor:
         keepers: list[asyncio.Task[None]] = []
         control: asyncio.Task[None] | None = None
         watching: asyncio.Task[None] | None = None
+        hearing: asyncio.Task[None] | None = None
         try:
             self._bind()
             loop.add_signal_handler(signal.SIGTERM, self.stop)
@@ -173,6 +176,7 @@ class Supervisor:
             self.config = await self._resolve(self.config)
             keepers = [asyncio.create_task(self._keep(slot)) for slot in self.slots]
             watching = asyncio.create_task(self._watch_workers())
+            hearing = asyncio.create_task(self._elsewhere.run())
             await control
             await self._wait_started()
             if not self._stop.is_set():
@@ -186,6 +190,9 @@ class Supervisor:
         finally:
             self.stop()
             await self._end(keepers)
+            if hearing is not None:
+                hearing.cancel()
+                await asyncio.wait([hearing])
             if watching is not None:
                 await watching
             await self._simulator.close()
@@ -266,7 +273,7 @@ class Supervisor:
                 self._give_up(process, status)
                 return
             delay = slot.backoff.delay(process.age)
-            why = process.failure.text if process.failure is not None else _status(status)
+            why = process.failure.text if process.failure is not None else ended_by(status)
             log.error(
                 "worker %d (pid %d) died: %s; another starts in %.0f s", slot.index, process.pid, why, delay
             )
@@ -285,6 +292,7 @@ class Supervisor:
                 self.version,
                 self._worker_changed,
                 self._pool,
+                self.departures,
             )
         except OSError as error:
             delay = slot.backoff.delay(0.0)
@@ -350,7 +358,7 @@ class Supervisor:
             self._failure = ConfigError(process.failure.message, process.failure.mistakes)
         else:
             self._failure = ConfigError(
-                f"a worker ended while it was starting ({_status(status)}); the log says why"
+                f"a worker ended while it was starting ({ended_by(status)}); the log says why"
             )
         self.stop()
 
@@ -564,14 +572,6 @@ def _import_control() -> Any:
 def _counted(snapshot: Snapshot) -> Snapshot:
     """Without the gauges: they tell of a moment that has passed."""
     return [family for family in snapshot if family.kind != "gauge"]
-
-
-def _status(status: int) -> str:
-    if status >= 0:
-        return f"status {status}"
-    with contextlib.suppress(ValueError):
-        return signal.Signals(-status).name
-    return f"signal {-status}"
 
 
 __all__ = ["ReloadOutcome", "Slot", "Supervisor"]

@@ -37,7 +37,9 @@ from penstock.admin.channel import (
     Explain,
     Explained,
     Failed,
+    IsBack,
     Leased,
+    Leaves,
     Ping,
     Pong,
     Purge,
@@ -89,9 +91,12 @@ class Gateway(Application, Protocol):
 
 
 class Leaving(Protocol):
-    """What a worker tells of upstreams that go away; see :class:`penstock.gateway.leaving.Leaving`."""
+    """What a worker tells of upstreams that go away, and is told; see :class:`penstock.gateway.leaving.Leaving`."""
 
-    def announce(self, name: str, seconds: float | None, /) -> None: ...
+    on_heard: Callable[[str, float | None, float], None] | None
+    on_back: Callable[[str], None] | None
+
+    def announce(self, name: str, seconds: float | None, holds: float | None, /) -> None: ...
     def take_back(self, name: str, /) -> None: ...
 
 
@@ -262,7 +267,7 @@ class Worker:
         if self._gateway is None:
             self._early.append(message)
         elif isinstance(message, Depart):
-            self._gateway.leaving.announce(message.upstream, message.seconds)
+            self._gateway.leaving.announce(message.upstream, message.seconds, message.holds)
         else:
             self._gateway.leaving.take_back(message.upstream)
 
@@ -281,6 +286,9 @@ class Worker:
         self._gateway = self._build(config, clock=self._clock)
         for message in self._early:
             self._tell_of_departure(message)
+        leaving, send = self._gateway.leaving, self._channel.send
+        leaving.on_heard = lambda name, seconds, holds: send(Leaves(name, seconds, holds))
+        leaving.on_back = lambda name: send(IsBack(name))
         await self._gateway.start(self._board)
         door = make_door(
             self._server, self._gateway, config, self._clock, self._sockets, self._index, http3=self._http3

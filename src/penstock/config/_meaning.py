@@ -25,6 +25,7 @@ Plain = dict[str, Any]
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110, 5.6.2
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")  # RFC 9110, 5.5; nothing that could end the line
+_PATH = re.compile(r"/[!-~]*\Z")  # and a query perhaps
 _OUR_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade"})
 
 
@@ -235,10 +236,23 @@ def _check_upstream(upstream: Plain, at: Path, reader: Reader) -> None:
         reader.mistake((*at, "triton"), "is for upstreams of the kind triton")
     if upstream.get("http2") and upstream.get("kind") == "triton":
         reader.mistake((*at, "http2"), "is not for the kind triton, whose gRPC is HTTP/2 by itself")
+    _check_departure(upstream, at, reader)
     if tokenizer := (upstream.get("triton") or {}).get("tokenizer"):
         _check_readable(tokenizer, (*at, "triton", "tokenizer"), reader)
     if ca_file and upstream.get("verify") is False:
         reader.mistake((*at, "verify"), "with verify: false nothing is checked against ca_file; drop one")
+
+
+def _check_departure(upstream: Plain, at: Path, reader: Reader) -> None:
+    departure = upstream.get("departure") or {}
+    header = departure.get("header")
+    if header is not None and not _HEADER_NAME.match(header):
+        reader.mistake((*at, "departure", "header"), "is no name of a header")
+    probe = departure.get("probe")
+    if probe and not _PATH.match(probe):
+        reader.mistake((*at, "departure", "probe"), "must be a path of its server, such as /health")
+    if probe and upstream.get("kind") == "triton":
+        reader.mistake((*at, "departure", "probe"), "is not for the kind triton")
 
 
 def header_fault(name: str, value: str) -> str:
@@ -422,9 +436,11 @@ def _check_limits(limits: Plain, keys: list[Plain | None], reader: Reader) -> No
 
 def _check_shared(upstream: Plain | None, path: Path, limits: Plain, reader: Reader) -> None:
     concurrency = (upstream or {}).get("concurrency") or {}
-    if concurrency.get("shared") == "machines" and not limits.get("redis"):
-        where = (*path, "concurrency", "shared")
-        reader.mistake(where, "machines have a server in which they share: set limits.redis")
+    departure = (upstream or {}).get("departure") or {}
+    for name, section in (("concurrency", concurrency), ("departure", departure)):
+        if section.get("shared") == "machines" and not limits.get("redis"):
+            where = (*path, name, "shared")
+            reader.mistake(where, "machines have a server in which they share: set limits.redis")
 
 
 def _check_retry(retry: Plain, reader: Reader) -> None:

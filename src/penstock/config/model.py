@@ -198,6 +198,20 @@ class TritonConfig(_Section, frozen=True):
     queue_timeout: Seconds = 0.0  # how long a call may wait in Triton's queue; 0: as its own policy has it
 
 
+class DepartureConfig(_Section, frozen=True):
+    """How an upstream itself says that it goes away, and who else is told of it."""
+
+    # a field of its answers' headers that says so; its value: in how many seconds; anything else but false: some time
+    header: str = "penstock-departing"
+    # a path of its server that is asked: 503 says that it goes away, 2xx that it is there; empty: none is asked
+    probe: str = ""
+    every: Above = 5.0  # seconds between two such questions
+    # seconds after the moment that it told, or after it last said so, that it is tried again
+    holds: Above = 300.0
+    # who is told, also of what you announce: the workers of this machine, or through `limits.redis` all gateways
+    shared: Literal["workers", "machines"] = "workers"
+
+
 class UpstreamConfig(_Section, frozen=True):
     """Somebody who answers.  ``base_url`` is what the provider's SDK takes, ``/v1`` included where it has one."""
 
@@ -224,6 +238,7 @@ class UpstreamConfig(_Section, frozen=True):
     triton: TritonConfig | None = None  # for the kind triton
     capacity: Literal["reserved", "spot"] = "reserved"  # spot: cheaper, and taken back at short notice
     region: str = ""  # where it stands: a name, compared with the gateway's own
+    departure: DepartureConfig | None = None  # how it says that it goes away; none: only you can say so
 
 
 class CandidateConfig(_Section, frozen=True):

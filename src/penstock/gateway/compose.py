@@ -20,7 +20,6 @@ from penstock.errors import Draining, PenstockError, UnknownModel
 from penstock.flow.canary import Action
 from penstock.flow.choose import Standings
 from penstock.flow.degrade import Ladders
-from penstock.flow.departure import Departures
 from penstock.flow.gate import Gate
 from penstock.flow.lessee import Board
 from penstock.flow.limits import Limiter
@@ -38,7 +37,7 @@ from penstock.gateway.files import FileRoom
 from penstock.gateway.in_pieces import InPieces
 from penstock.gateway.inquiries import Inquiries
 from penstock.gateway.kept import Kept, Work, end_work
-from penstock.gateway.leaving import Leaving, mark
+from penstock.gateway.leaving import Leaving
 from penstock.gateway.pipeline import Pipeline, Snapshot
 from penstock.gateway.resumed import ResumedExchange
 from penstock.gateway.shadow import Shadows, in_turn
@@ -126,14 +125,14 @@ class Gateway:
         self._versions = Versions(config, clock, self.metrics)
         self._cascade_measures = CascadeMeasures(self.metrics)
         self._registry = registry
-        self._departures = Departures()
+        self.leaving = Leaving(clock, self.metrics)
         self.pipeline = Pipeline(self._snapshot(config, {}), registry, self.recorder, clock)
         self._durable = Durable(self.pipeline)
         registry.give_up = self._durable.give_up
         self._add_keepers(config)
         measure_journals(self.metrics, self._durable.keepers.items)
         clock.add(self.pipeline)
-        self.leaving = Leaving(self._departures, self.pipeline, clock, self.metrics)
+        self.leaving.follow(self.pipeline)
         self._limit_refusals = self.metrics.counter(
             "penstock_limit_refusals_total",
             "Calls refused because of a limit or budget.",
@@ -366,6 +365,7 @@ class Gateway:
         await self._shadows.close()
         await end_work(self._working, LAST_WORK)
         await self._inquiries.close()
+        await self.leaving.close()
         await self.pipeline.wait_idle()
         if self._files is not None and self._batches is not None:
             await self._batches.close()
@@ -555,7 +555,7 @@ class Gateway:
                 if upstream is not present.get(name):
                     upstream.discard()
             raise
-        mark(upstreams, self._departures)
+        self.leaving.use(upstreams)
         router = Router(
             config, upstreams, price=self._price, terms=self._terms, canaries=self._versions.use(config)
         )

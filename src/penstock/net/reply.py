@@ -15,11 +15,12 @@ MAX_BYTES = 65_536
 class Reply:
     """Receives one answer (:class:`~penstock.net.response.Receiver`); what is larger is broken off."""
 
-    __slots__ = ("_connection", "body", "status")
+    __slots__ = ("_connection", "body", "headers", "status")
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.status = 0
+        self.headers: Headers = {}
         self.body = bytearray()
 
     def __repr__(self) -> str:
@@ -31,8 +32,8 @@ class Reply:
         return len(self.body) > MAX_BYTES
 
     def on_head(self, status: int, headers: Headers) -> None:
-        del headers
         self.status = status
+        self.headers = headers
 
     def on_data(self, data: bytes) -> None:
         self.body += data

@@ -26,13 +26,13 @@ from penstock.net.clock import Clock
 from penstock.net.connection import Connection, StaleConnection
 from penstock.net.origin import Origin
 from penstock.net.pool import Pool
-from penstock.net.reply import reply_to
+from penstock.net.reply import Reply, reply_to
 from penstock.upstream import inquiry
 from penstock.upstream.capabilities import Capabilities, capabilities
 from penstock.upstream.ladder import How, Point, spliced
 from penstock.upstream.prompt_cache import PromptCare
 from penstock.upstream.run import Run, of_response
-from penstock.upstream.transfer import Job, PlainTransfer, StreamTransfer, Transfer
+from penstock.upstream.transfer import Herald, Job, PlainTransfer, StreamTransfer, Transfer
 from penstock.wire import boundary, further, request, usage
 from penstock.wire.credentials import bearer, bearer_field, field_for, key_in
 from penstock.wire.translate import Translation, translation
@@ -86,6 +86,7 @@ class HTTPUpstream:
         self.name = name
         self.gate = gate
         self.departure: Departure | None = None  # None: it stays
+        self.herald: Herald | None = None  # who hears of its answers that it goes; None: they do not say
         self.standings: Standings | None = None  # where models choose by what their upstreams have been like
         self.batching: Batching[Any] | None = (
             Batching(config.batching) if config.batching is not None else None
@@ -185,6 +186,8 @@ class HTTPUpstream:
         )
         if self.config.capabilities.generations:
             job.keeps_runs = True
+        if self.herald is not None:
+            job.herald = self.herald
         kind = StreamTransfer if call.stream else PlainTransfer
         return kind(generation, job, self._clock.now)
 
@@ -281,6 +284,7 @@ class HTTPUpstream:
             splice=spliced(how, point, endpoint, prompt_tokens),
             sent=body,
             cancel_grace=self.config.cancel_grace,
+            herald=self.herald,
         )
         transfer = StreamTransfer(generation, job, self._clock.now)
         return transfer, self._head(call, endpoint, path, len(body)), body
@@ -334,10 +338,18 @@ class HTTPUpstream:
         :raises TimeoutError: not within that time
         """
         base = self._base + "/v1" if self.config.base_url.rstrip("/").endswith("/v1") else self._base
-        head = b"GET %b HTTP/1.1\r\n%b\r\n" % ((base + target).encode(), self._fixed)
-        async with asyncio.timeout(seconds):
-            reply = await reply_to(self.pool, head)
+        reply = await self.ask(base + target, seconds)
         return reply.status, bytes(reply.body)
+
+    async def ask(self, path: str, seconds: float) -> Reply:
+        """What stands there, from the server's root.
+
+        :raises penstock.errors.PenstockError: it cannot be had
+        :raises TimeoutError: not within that time
+        """
+        head = b"GET %b HTTP/1.1\r\n%b\r\n" % (path.encode(), self._fixed)
+        async with asyncio.timeout(seconds):
+            return await reply_to(self.pool, head)
 
     def _path(self, base: str, endpoint: Endpoint) -> bytes:
         # OpenAI's SDK takes a base URL that ends in /v1 (or what stands for it), Anthropic's one without.
@@ -465,6 +477,9 @@ class HTTPUpstream:
         try:
             transfer.conclude()
         except UpstreamError as error:
+            if error.status == 503 and self.departure is not None:
+                # It goes: others are asked at once, and nothing is retried here.
+                raise self.departure.refusal(self.name, self._clock.now()) from error
             self._sign(error)
             raise
 

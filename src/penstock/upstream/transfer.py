@@ -63,7 +63,7 @@ class Job(msgspec.Struct, gc=False):
     ``callers_key``: the caller's own key was sent, so if it is wrong the caller is told;
     ``hold_back``: seconds that the first events wait; ``splice``: the answer goes on with one that broke,
     and ``sent`` is what was asked for it; ``keeps_runs``: the upstream is another Penstock; ``shared``: its request is that of others, too, and so its
-    usage a share.
+    usage a share; ``herald``: hears of the answer's head whether the upstream goes away.
     """
 
     upstream: str
@@ -80,6 +80,19 @@ class Job(msgspec.Struct, gc=False):
     keeps_runs: bool = False
     shared: bool = False  # several calls' request: the usage is a share of what the upstream tells
     cancel_grace: float = 0.0
+    herald: Herald | None = None
+
+
+class Herald(Protocol):
+    """Hears of an upstream's answers whether it goes away."""
+
+    is_asked_soon: bool
+
+    def on_head(self, status: int, headers: Headers) -> bool:
+        """The head of an answer is there; whether it says so."""
+
+    def on_probe(self, status: int, headers: Headers, asked_at: float) -> None:
+        """The head of an answer to the question whether it is there."""
 
 
 class Race(Protocol):
@@ -157,6 +170,8 @@ class Transfer:
             self.turn.on_head(headers, now)
         if self.lookup is not None and (name := id_in_head(self.lookup.form, headers)):
             self.lookup.found(name)
+        if self.job.herald is not None:
+            self.job.herald.on_head(status, headers)
         if status != 200:
             self._error_body = bytearray()
         elif headers.get(b"content-encoding", b"identity").lower() not in _AS_IT_IS:
