@@ -192,3 +192,42 @@ def test_without_the_pool_each_keeps_its_part_and_nobody_waits_for_ever(how):
         assert [process.gate.waiting for process in world.processes] == [0, 0, 0, 0]
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("how", ["gone", "silent"])
+def test_one_that_has_no_place_when_the_pool_is_lost_takes_one_within_seconds(how):
+    async def main():
+        world = await World(limit=2).start()
+        for process in world.processes[:2]:
+            process.ask()
+            await world.turn()
+        late = world.processes[2]
+        for _ in range(3):
+            late.ask()
+        await world.turn()
+        assert world.running == [1, 1, 0, 0]
+        for process in world.processes:
+            process.board.state = how
+        for _ in range(30):  # three seconds
+            await world.turn()
+        assert world.running == [1, 1, 0, 0]  # its lease has not ended: there may yet be word
+        for _ in range(40):
+            await world.turn()
+        assert world.running == [1, 1, 1, 0]
+        for process in world.processes:
+            process.board.state = "well"
+        for _ in range(5):
+            await world.turn()
+            assert sum(world.running) <= 3
+        for process in world.processes[:2]:
+            process.end_one()
+        for _ in range(5):  # who had none waits for the others no longer, and the one too many is made good
+            await world.turn()
+            assert sum(world.running) <= 2
+        while late.running:
+            late.end_one()
+            await world.turn()
+            assert sum(world.running) <= 2
+        assert late.gate.waiting == 0
+
+    asyncio.run(main())

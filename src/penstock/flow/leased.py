@@ -120,8 +120,10 @@ class LeasedBucket(Bucket):
 class LeasedPlaces:
     """Calls at once, of which this process holds some places; see ``penstock.flow.places``.
 
-    Without word from the others a process keeps what it held, or an even part if it never held any: a place at
-    least, so that nobody is shut out, and only where there are fewer places than processes one too many.
+    Without word from the others a process keeps what it held, or an even part if it was never leased any: a place at
+    least, so that nobody is shut out, and only where there are fewer places than processes one too many.  One that had
+    none just then takes one when its lease has ended, :data:`~penstock.flow.sharing.LIFE` seconds after it: that may be
+    one too many, but its callers would wait for :data:`SHARE_HOLDS`.
 
     :param limit: of all processes
     :param even: this process's part, if there is no word from the others
@@ -144,8 +146,8 @@ class LeasedPlaces:
         if now >= self._valid_until:  # by now our places may be others'
             if not alone:
                 return False
-            if self._valid_until == -math.inf and not self.held:
-                self.take_part(self._even)
+            if not self.held:
+                self.take_part(self._even if self._valid_until == -math.inf else 0.0)
         return in_progress < self.held
 
     def may_come(self, in_progress: int, now: float) -> bool:

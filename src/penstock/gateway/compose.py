@@ -610,19 +610,7 @@ class Gateway:
             if present.tiers is not None:
                 present.tiers = config.tiers
             return present  # its connections stay warm over a reload
-        gate = None
-        concurrency = wanted.concurrency
-        if concurrency is not None or wanted.breaker is not None:
-            lease = None if concurrency is None else self._sharing.of_upstream(name, concurrency, config)
-            gate = Gate(
-                name,
-                concurrency,
-                wanted.breaker,
-                config.tiers,
-                partial(self._turn, name),
-                lease=lease,
-                share=1.0 / config.workers,
-            )
+        gate = self._sharing.gate(name, wanted, config, present, partial(self._turn, name))
         kind = HTTPUpstream
         if wanted.kind == "triton":
             from penstock.upstream.triton import TritonUpstream  # noqa: PLC0415 - what it needs is an extra

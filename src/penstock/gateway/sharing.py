@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from penstock.flow.gate import Gate
 from penstock.flow.leased import AccountLease, LeasedPlaces
 from penstock.flow.lessee import Board, Lessee
 from penstock.flow.measures import measure_leases
 from penstock.gateway import parts
 
 if TYPE_CHECKING:
-    from penstock.config.model import ConcurrencyConfig, Config
+    from collections.abc import Callable
+
+    from penstock.config.model import ConcurrencyConfig, Config, UpstreamConfig
     from penstock.metrics import Registry
     from penstock.net.clock import Clock
+    from penstock.upstream.http import HTTPUpstream
 
 JOINING = 1.0  # seconds at most to hear of those who share
 
@@ -69,6 +73,36 @@ class Sharing:
             lease.places.limit = wanted.limit
         return lease
 
+    def gate(
+        self,
+        name: str,
+        wanted: UpstreamConfig,
+        config: Config,
+        present: HTTPUpstream | None,
+        counted: Callable[[str, str], None],
+    ) -> Gate | None:
+        """The way to an upstream; None: whoever comes may go.
+
+        :param present: what it was until now: where only something else has changed, its gate stays, with the calls that
+            are under way there and all that it has learnt
+        :param counted: see :class:`penstock.flow.gate.Gate`
+        """
+        concurrency = wanted.concurrency
+        if concurrency is None and wanted.breaker is None:
+            return None
+        if present is not None and present.gate is not None and _is_the_same_way(present.config, wanted):
+            present.gate.use_tiers(config.tiers)
+            return present.gate
+        return Gate(
+            name,
+            concurrency,
+            wanted.breaker,
+            config.tiers,
+            counted,
+            lease=None if concurrency is None else self.of_upstream(name, concurrency, config),
+            share=1.0 / config.workers,
+        )
+
     async def join(self) -> None:
         """Hear of the others, and go on with them."""
         if self._everywhere is not None:
@@ -91,3 +125,11 @@ class Sharing:
         lessee = Lessee(workers, self._clock.now, self._counted)
         self._clock.add(lessee)
         return lessee
+
+
+def _is_the_same_way(one: UpstreamConfig, other: UpstreamConfig) -> bool:
+    """Whether calls come to the same server, in the name of the same key, by the same rules."""
+    return all(
+        getattr(one, part) == getattr(other, part)
+        for part in ("kind", "base_url", "api_key", "headers", "concurrency", "breaker")
+    )
