@@ -51,11 +51,11 @@ def with_machines(server, test, *began):
         machines = [Machine(server, at) for at in began or (100.0, 9_000.0)]
         try:
             async with asyncio.timeout(60):
-                await machines[0].board._link.ask(b"FLUSHALL")
+                await machines[0].board._redis.ask(b"FLUSHALL")
                 return await test(*machines)
         finally:
             for machine in machines:
-                machine.board.close()
+                await machine.board.close()
 
     return asyncio.run(main())
 
@@ -118,7 +118,7 @@ def test_a_server_that_forgets_everything_is_told_again(server):
             await machine.exchange()
         two.departures.take_back("other")
         await two.exchange()
-        await one.board._link.ask(b"FLUSHALL")
+        await one.board._redis.ask(b"FLUSHALL")
         await two.exchange()
         await three.exchange()
         assert three.left()[0]
@@ -137,14 +137,14 @@ def test_who_starts_anew_with_an_old_file_believes_what_was_said_since(server, t
         before.departures.announce("spot", None)
         before.departures.announce("other", None)
         await before.exchange()
-        before.board.close()
+        await before.board.close()
         await two.exchange()
         two.departures.take_back("spot")
         await two.exchange()
         after = Machine(server, path=path)
         assert after.left("spot") == (True, None)
         await after.exchange()
-        after.board.close()
+        await after.board.close()
         assert after.left("spot") == (False, None)
         assert after.left("other") == (True, None)
 
@@ -178,8 +178,8 @@ def test_without_redis_everybody_keeps_to_what_he_knows_and_tells_it_later(caplo
                     await one.exchange()
                     await two.exchange()
                     await asyncio.sleep(0.02)
-            one.board.close()
-            two.board.close()
+            await one.board.close()
+            await two.board.close()
 
     asyncio.run(main())
     assert sum("other machines are not told" in line for line in caplog.messages) <= 2

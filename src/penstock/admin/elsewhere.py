@@ -70,7 +70,7 @@ class Elsewhere:
                 except TimeoutError:
                     continue
         finally:
-            board.close()
+            await board.close()
 
     async def exchange(self, board: DepartureBoard) -> None:
         """Tell what was heard here, and take what is newer there."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from penstock.net.redis import Address
-from penstock.net.redis_link import Link, sha_of
+from penstock.net.redis_client import Client, sha_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,7 +82,7 @@ class DepartureBoard:
     """
 
     def __init__(self, url: str) -> None:
-        self._link = Link(Address.parse(url), _BUDGET, (_EXCHANGE,), ConnectionError, ConnectionError)
+        self._redis = Client(Address.parse(url), _BUDGET, (_EXCHANGE,), ConnectionError, ConnectionError)
         self._sha = sha_of(_EXCHANGE)
 
     async def exchange(self, notes: Mapping[str, Note]) -> dict[str, Note]:
@@ -100,13 +100,13 @@ class DepartureBoard:
                 _text(note.seconds),
                 _text(note.until),
             )
-        return _read(await self._link.ask(b"EVALSHA", self._sha, b"1", KEY, *words))
+        return _read(await self._redis.ask(b"EVALSHA", self._sha, b"1", KEY, *words))
 
-    def close(self) -> None:
-        self._link.close()
+    async def close(self) -> None:
+        await self._redis.close()
 
     def __repr__(self) -> str:
-        return f"<DepartureBoard, {self._link!r}>"
+        return f"<DepartureBoard, {self._redis!r}>"
 
 
 def _text(seconds: float | None) -> bytes:
