@@ -1,16 +1,14 @@
 """A SQLite file of ours: what is written is written, and what is not ours stays as it is."""
 
 import asyncio
-import fcntl
 import sqlite3
-import subprocess
-import sys
 import threading
+import time
 
 import pytest
 
 from penstock import database as module
-from penstock.database import Database, create_private
+from penstock.database import Database
 from penstock.errors import ConfigError, StorageUnavailable
 
 SCHEMA = ("CREATE TABLE t (n INTEGER)",)
@@ -61,7 +59,7 @@ def test_two_may_begin_with_a_file_at_once(tmp_path, monkeypatch):
         if len(waits) == 3:
             other.execute("COMMIT")
 
-    monkeypatch.setattr(module.time, "sleep", sleep)
+    monkeypatch.setattr(time, "sleep", sleep)
 
     async def main():
         database = a_database(tmp_path / "d")
@@ -148,27 +146,6 @@ def test_another_version_is_refused(tmp_path):
         await new.close()
 
     asyncio.run(main())
-
-
-def test_a_file_that_is_made_is_private_and_one_that_is_there_stays_as_it_is(tmp_path):
-    create_private(tmp_path / "new")
-    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600
-    old = tmp_path / "old"
-    old.write_bytes(b"content")
-    old.chmod(0o640)
-    create_private(old)
-    assert (old.stat().st_mode & 0o777, old.read_bytes()) == (0o640, b"content")
-
-
-def test_a_lock_on_a_file_that_is_there_is_kept(tmp_path):
-    path = tmp_path / "d"
-    create_private(path)
-    other = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+b'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
-    with path.open("r+b") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
-        create_private(path)
-        refused = subprocess.run([sys.executable, "-c", other, path], capture_output=True, check=False)
-    assert b"BlockingIOError" in refused.stderr
 
 
 def test_a_write_that_is_cancelled_is_waited_for_and_what_comes_next_finds_it_done(tmp_path):

@@ -17,12 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.cache.entry import Sealer
-from penstock.cache.tiers import disk
 from penstock.cache.tiers.disk import DiskTier
 from penstock.cache.tiers.memory import MemoryTier
 from penstock.cache.tiers.redis import RedisTier
 from penstock.cache.tiers.redis_cluster import ClusterTier
-from penstock.client import _disk as client_disk
 
 SEALER = Sealer(b"s" * 32, 1 << 24)
 
@@ -386,27 +384,6 @@ async def test_a_directory_that_is_not_there_is_a_trouble_and_no_error_of_ours(t
         tier.put(a_key(1), b"one", soon())
         await tier.flush()
         assert await tier.get(a_key(1)) == b"one"
-
-
-@pytest.mark.parametrize("module", [disk, client_disk], ids=["gateway", "client"])
-@pytest.mark.parametrize("statement", range(4))
-def test_a_cache_that_another_process_makes_just_now_is_one(tmp_path, module, statement):
-    path = tmp_path / "cache.sqlite"
-    with (
-        contextlib.closing(sqlite3.connect(path, isolation_level=None)) as ours,
-        contextlib.closing(sqlite3.connect(path, isolation_level=None)) as theirs,
-    ):
-        begun = iter(range(10))
-
-        def between(_):
-            if next(begun) == statement:
-                theirs.executescript(
-                    f"BEGIN; CREATE TABLE entries (key); PRAGMA application_id = {module.APPLICATION_ID};"
-                    f"PRAGMA user_version = {module.SCHEMA_VERSION}; COMMIT;"
-                )
-
-        ours.set_trace_callback(between)
-        assert module._checked(ours) == (statement == 0)
 
 
 @pytest.fixture

@@ -12,10 +12,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from penstock.database import create_private, log_ahead
+from penstock.sqlite_files import Foreign, Mark, create_private, log_ahead, transaction
 
-APPLICATION_ID = 0x50454E4C  # "PENL": tells our files from others
-SCHEMA_VERSION = 1
+MARK = Mark(0x50454E4C, 1)  # "PENL"
 
 _PAGE_BYTES = 4_096
 _LEAST_PAGES = 64
@@ -23,11 +22,18 @@ _BUSY_SECONDS = 0.2  # that a look-up may wait for another process
 _EVICTED_AT_ONCE = 0.05  # of the entries
 _MOST_EVICTIONS = 40  # before an entry that finds no room is left out
 
+_SCHEMA = (
+    """
+CREATE TABLE entries (
+  row INTEGER PRIMARY KEY AUTOINCREMENT,
+  key BLOB NOT NULL UNIQUE,
+  kept_until REAL NOT NULL,
+  sealed BLOB NOT NULL
+)""",
+    "CREATE INDEX entries_kept_until ON entries (kept_until)",
+)
+
 _log = logging.getLogger("penstock.client")
-
-
-class _NotOursError(OSError):
-    pass
 
 
 class Disk:
@@ -111,20 +117,13 @@ class Disk:
             self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         try:
-            tables = _checked(database)
+            is_made = MARK.check(database)
             database.execute(f"PRAGMA max_page_count = {self._pages}")
             log_ahead(database, patience=_BUSY_SECONDS)
             database.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the newest, nothing else
-            if not tables:
-                database.execute("BEGIN IMMEDIATE")
-                database.execute(
-                    "CREATE TABLE IF NOT EXISTS entries (row INTEGER PRIMARY KEY AUTOINCREMENT,"
-                    " key BLOB NOT NULL UNIQUE, kept_until REAL NOT NULL, sealed BLOB NOT NULL)"
-                )
-                database.execute("CREATE INDEX IF NOT EXISTS entries_kept_until ON entries (kept_until)")
-                database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-                database.execute("COMMIT")
+            if not is_made:
+                with transaction(database):
+                    MARK.adopt(database, _SCHEMA)
         except BaseException:
             database.close()
             raise
@@ -134,7 +133,7 @@ class Disk:
         if str(error) != self._trouble:
             _log.warning("%s: %s", self.path, error)
         self._trouble = str(error)
-        if isinstance(error, _NotOursError):
+        if isinstance(error, Foreign):
             # Whoever has it keeps it.
             self._given_up = True
         elif isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
@@ -146,13 +145,7 @@ class Disk:
     def _begin_anew(self) -> None:
         """A damaged file, if it is recognisably ours, is no loss."""
         try:
-            with self.path.open("rb") as file:
-                head = file.read(72)
-            if head[68:72] != APPLICATION_ID.to_bytes(4, "big"):  # where SQLite's header has it
-                self._given_up = True
-                return
-            for suffix in ("", "-wal", "-shm"):
-                Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+            self._given_up = not MARK.remove(self.path)
         except OSError:
             self._given_up = True
 
@@ -163,20 +156,3 @@ class Disk:
             except sqlite3.Error:
                 pass
             self._database = None
-
-
-def _checked(database: sqlite3.Connection) -> bool:
-    """Whether there is a cache in this file already, or nothing yet.
-
-    :raises _NotOursError: something else is in it
-    :raises sqlite3.DatabaseError: it is damaged, or of another version
-    """
-    # The tables first: another process that is making them just now enters the marks with them.
-    (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    (application,) = database.execute("PRAGMA application_id").fetchone()
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if tables and application != APPLICATION_ID:
-        raise _NotOursError("the file is not a cache of this program")
-    if tables and version != SCHEMA_VERSION:
-        raise sqlite3.DatabaseError("a cache of another version")
-    return bool(tables)

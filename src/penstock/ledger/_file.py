@@ -20,18 +20,19 @@ import os
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
-from penstock.database import log_ahead
 from penstock.ledger._mended import MAX_INTEGER, MAX_NAME, UNWRITABLE, mended
 from penstock.ledger._queue import DeadQueue, NotAQueue, inherit, queue_path, queues_beside
 from penstock.messages import PROCESS_DIED, SAVING, Attempt, Outcome, Usage
+from penstock.sqlite_files import Foreign, Mark, OtherVersion, identity, log_ahead, transaction
 
-APPLICATION_ID = 0x50454E53  # "PENS": tells our files from others
-SCHEMA_VERSION = 4  # 1 had no column "saved", 2 no column "queued", 3 none from "answer" on
+MARK = Mark(
+    0x50454E53, 4
+)  # "PENS"; version 1 had no column "saved", 2 no column "queued", 3 none from "answer" on
 RESERVED = "reserved"  # the outcome of a row that is still open
 TOLD = 1  # the value of "told" where the figures are the provider's own, told afterwards
 
@@ -148,8 +149,6 @@ CREATE TABLE folded (
   saved INTEGER NOT NULL DEFAULT 0,
   queued INTEGER NOT NULL DEFAULT 0
 )""",
-    f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 
 
@@ -217,12 +216,12 @@ class LedgerFile:
             log_ahead(self._db, patience=busy_timeout)
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute("PRAGMA journal_size_limit = 67108864")
-            with self._transaction():
+            with transaction(self._db):
                 self._check_schema()
                 self.boot = self._register()
                 self._enter_queues()
                 self.orphans = self._settle_orphans()
-            self._identity = _identity(path)
+            self._identity = identity(path)
         except BaseException:
             self._let_go(remove=False)
             self.close(ended=False)
@@ -231,7 +230,7 @@ class LedgerFile:
 
     def is_current(self) -> bool:
         """Whether the path still names the file that is open: nobody moved or removed it."""
-        return _identity(self.path) == self._identity
+        return identity(self.path) == self._identity
 
     def write(
         self,
@@ -250,7 +249,7 @@ class LedgerFile:
         :param noted: rows that are open and have come by their answer's id
         """
         base = self.boot << _BOOT_SHIFT
-        with self._transaction():
+        with transaction(self._db):
             self._write_rows([_reserved_row(self.boot, base + row, a) for row, a in reserved], settled=False)
             self._db.executemany(
                 _NOTE,
@@ -334,7 +333,7 @@ class LedgerFile:
 
         :returns: how many were deleted; fewer than ``limit``: no others are that old
         """
-        with self._transaction():
+        with transaction(self._db):
             self._db.execute("DELETE FROM folded WHERE last_started < ?", (before,))
             return self._db.execute(
                 "DELETE FROM attempts WHERE row IN"
@@ -366,29 +365,26 @@ class LedgerFile:
     # ---- within one transaction, on opening ----
 
     def _check_schema(self) -> None:
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        (application,) = self._db.execute("PRAGMA application_id").fetchone()
-        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if version == 0 and application == 0 and tables == 0:
-            for statement in _SCHEMA:
-                self._db.execute(statement)
-        elif application != APPLICATION_ID:
-            raise NotALedger(f"{self.path} is somebody else's database")
-        elif version in (1, 2, 3):
-            if version == 1:
-                for table in ("attempts", "folded"):
-                    self._db.execute(f"ALTER TABLE {table} ADD COLUMN saved INTEGER NOT NULL DEFAULT 0")
-            if version < 3:
-                self._db.execute("ALTER TABLE folded ADD COLUMN queued INTEGER NOT NULL DEFAULT 0")
-                self._db.execute(_DIED_INDEX)
-            for column in ("answer TEXT NOT NULL DEFAULT ''", *_OF_QUESTIONS):
-                self._db.execute(f"ALTER TABLE attempts ADD COLUMN {column}")
-            self._db.execute(_QUESTIONS_INDEX)
-            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        elif version != SCHEMA_VERSION:
-            raise NotALedger(
-                f"{self.path} has ledger version {version}, this program writes {SCHEMA_VERSION}"
-            )
+        try:
+            MARK.adopt(self._db, _SCHEMA)
+        except Foreign as error:
+            raise NotALedger(f"{self.path} cannot be used: {error}") from error
+        except OtherVersion as other:
+            if not 1 <= other.found < MARK.version:
+                raise NotALedger(f"{self.path} cannot be used: {other}") from other
+            self._bring_up_to_date(other.found)
+
+    def _bring_up_to_date(self, version: int) -> None:
+        if version == 1:
+            for table in ("attempts", "folded"):
+                self._db.execute(f"ALTER TABLE {table} ADD COLUMN saved INTEGER NOT NULL DEFAULT 0")
+        if version < 3:
+            self._db.execute("ALTER TABLE folded ADD COLUMN queued INTEGER NOT NULL DEFAULT 0")
+            self._db.execute(_DIED_INDEX)
+        for column in ("answer TEXT NOT NULL DEFAULT ''", *_OF_QUESTIONS):
+            self._db.execute(f"ALTER TABLE attempts ADD COLUMN {column}")
+        self._db.execute(_QUESTIONS_INDEX)
+        MARK.enter(self._db)
 
     def _register(self) -> int:
         # The lock is taken before the row can be seen: whoever sees us in the table finds us alive.
@@ -528,17 +524,6 @@ class LedgerFile:
             chunk = rows[start : start + _ROWS_PER_STATEMENT]
             self._db.execute(_upsert(len(chunk), settled=settled), [value for row in chunk for value in row])
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself
-                self._db.execute("ROLLBACK")
-            raise
-
     def _lock_path(self, token: str) -> Path:
         return self.path.with_name(f"{self.path.name}-{token}.lock")
 
@@ -620,14 +605,6 @@ def _fold_row(boot: int, row: int, fold: Fold) -> tuple[object, ...]:
         row, boot, fold.outcome.value, fold.first_started, fold.last_started, fold.attempts, fold.estimated,
         *(min(count, MAX_INTEGER) for count in msgspec.structs.astuple(fold)[5:]),
     )  # fmt: skip
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _is_held(lock: Path) -> bool:

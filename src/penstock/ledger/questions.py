@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.ledger._file import APPLICATION_ID, SCHEMA_VERSION, TOLD
+from penstock.ledger._file import MARK, TOLD
 from penstock.messages import Outcome, Usage
 
 PATIENCE = 86_400.0  # seconds after its beginning for which an attempt is asked for
@@ -137,9 +137,7 @@ class Questions:
             yield None
             return
         with contextlib.closing(sqlite3.connect(self._path, timeout=_BUSY, isolation_level=None)) as db:
-            (application,) = db.execute("PRAGMA application_id").fetchone()
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            yield db if (application, version) == (APPLICATION_ID, SCHEMA_VERSION) else None
+            yield db if MARK.is_on(db) else None
 
 
 def _question(row: tuple[Any, ...]) -> Question:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 
 from penstock.errors import ConfigError
-from penstock.ledger._file import APPLICATION_ID, RESERVED, SCHEMA_VERSION, TOLD
+from penstock.ledger._file import MARK, RESERVED, TOLD
 from penstock.messages import SAVING
 
 _SAVING = ", ".join(sorted(f"'{outcome.value}'" for outcome in SAVING))
@@ -125,12 +125,11 @@ def open_ledger(path: Path) -> sqlite3.Connection:
 
 def _checked(database: sqlite3.Connection, path: Path) -> sqlite3.Connection:
     try:
-        (application,) = database.execute("PRAGMA application_id").fetchone()
-        (version,) = database.execute("PRAGMA user_version").fetchone()
+        is_ours = MARK.is_on(database)
     except sqlite3.Error:
         database.close()
         raise
-    if (application, version) != (APPLICATION_ID, SCHEMA_VERSION):
+    if not is_ours:
         database.close()
-        raise ConfigError(f"{path} is not a ledger, or not one of version {SCHEMA_VERSION}")
+        raise ConfigError(f"{path} is not a ledger, or not one of version {MARK.version}")
     return database

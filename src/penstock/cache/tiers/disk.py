@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from penstock.cache.tiers.tier import TierStatistics
-from penstock.database import create_private, log_ahead
+from penstock.sqlite_files import Foreign, Mark, create_private, log_ahead, transaction
 
-APPLICATION_ID = 0x50454E43  # "PENC": tells our files from others
-SCHEMA_VERSION = 1
+MARK = Mark(0x50454E43, 1)  # "PENC"
 
 _PAGE_BYTES = 4_096
 _LEAST_PAGES = 64
@@ -42,16 +41,14 @@ _LONGEST_CLOSE = 2.0  # seconds
 
 _SCHEMA = (
     """
-CREATE TABLE IF NOT EXISTS entries (
+CREATE TABLE entries (
   row INTEGER PRIMARY KEY AUTOINCREMENT,
   key BLOB NOT NULL UNIQUE,
   kept_until REAL NOT NULL,
   sealed BLOB NOT NULL
 )""",
-    "CREATE INDEX IF NOT EXISTS entries_kept_until ON entries (kept_until)",
-    "CREATE TABLE IF NOT EXISTS purges (tag TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID",
-    f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
+    "CREATE INDEX entries_kept_until ON entries (kept_until)",
+    "CREATE TABLE purges (tag TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID",
 )
 _PUT = "INSERT OR REPLACE INTO entries (key, kept_until, sealed) VALUES (?, ?, ?)"
 _PURGE = "INSERT INTO purges VALUES (?, ?) ON CONFLICT (tag) DO UPDATE SET at = max(at, excluded.at)"
@@ -319,23 +316,6 @@ def _pages_used(database: sqlite3.Connection) -> int:
     return int(pages - free)
 
 
-def _checked(database: sqlite3.Connection) -> bool:
-    """Whether there is a cache in this file already, or nothing yet.
-
-    :raises OSError: something else is in it
-    :raises sqlite3.DatabaseError: it is damaged, or of another version
-    """
-    # The tables first: another process that is making them just now enters the marks with them.
-    (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    (application,) = database.execute("PRAGMA application_id").fetchone()
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if tables and application != APPLICATION_ID:
-        raise OSError("the file is not a cache of this program")
-    if tables and version != SCHEMA_VERSION:
-        raise sqlite3.DatabaseError("a cache of another version")
-    return bool(tables)
-
-
 class _File:
     """One thread's connection to the file, opened when it is needed and again after it failed."""
 
@@ -362,18 +342,19 @@ class _File:
         self._inode = self._path.stat().st_ino
         database = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT, isolation_level=None)
         try:
-            tables = _checked(database)
+            is_made = MARK.check(database)
             database.execute(f"PRAGMA max_page_count = {self._pages}")
             log_ahead(database, patience=_BUSY_TIMEOUT)
             database.execute(
                 "PRAGMA synchronous = NORMAL"
             )  # a power cut may lose what is newest, nothing else
             database.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
-            if not tables:
-                database.execute("BEGIN IMMEDIATE")  # so that another worker sees all of it or nothing
-                for statement in _SCHEMA:
-                    database.execute(statement)
-                database.execute("COMMIT")
+            if not is_made:
+                with transaction(database):
+                    MARK.adopt(database, _SCHEMA)
+        except Foreign as error:  # no damage, which would be mended
+            database.close()
+            raise OSError(str(error)) from error
         except BaseException:
             database.close()
             raise
@@ -395,14 +376,7 @@ class _File:
         try:
             if self._path.stat().st_ino != self._inode:
                 return  # another worker has begun anew already
-            with self._path.open("rb") as file:
-                head = file.read(72)
-            if b"SQLite format 3\0".startswith(head[:16]) and head[68:] in (
-                b"",
-                APPLICATION_ID.to_bytes(4, "big"),
-            ):
-                for suffix in ("", "-wal", "-shm"):
-                    self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            MARK.remove(self._path)
         except OSError:
             pass
 

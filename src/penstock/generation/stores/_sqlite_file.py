@@ -32,14 +32,21 @@ from pathlib import Path
 
 import msgspec
 
-from penstock.database import create_private, log_ahead
 from penstock.generation.store import StoreUnavailable
 from penstock.generation.stores._sqlite_packing import Packing
+from penstock.sqlite_files import (
+    Foreign,
+    Mark,
+    OtherVersion,
+    create_private,
+    identity,
+    log_ahead,
+    transaction,
+)
 
 log = logging.getLogger(__name__)
 
-APPLICATION_ID = 0x50454E47  # "PENG": tells our files from others
-SCHEMA_VERSION = 1
+MARK = Mark(0x50454E47, 1)  # "PENG"
 PIECE_SHIFT = 24  # a piece's row: the generation's number, and in so many bits the index of its first event
 
 _SCHEMA = (
@@ -74,8 +81,6 @@ CREATE TABLE claims (
     "CREATE TABLE leases (owner TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID",
     "CREATE TABLE fence (version INTEGER NOT NULL)",
     "INSERT INTO fence VALUES (1)",
-    f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 
 _CORRUPT = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB"})
@@ -141,47 +146,23 @@ class SQLiteFile:
                 db.execute(f"PRAGMA journal_size_limit = {64 << 20}")
                 db.execute(f"PRAGMA max_page_count = {_FIXED_PAGES + max_bytes * 5 // 4 // _PAGE}")
                 db.execute("PRAGMA busy_timeout = 0")
-                if not self._is_ours():
+                if not MARK.check(db):
                     with self.transaction():
-                        if not self._is_ours():  # nobody was quicker
-                            for statement in _SCHEMA:
-                                db.execute(statement)
+                        MARK.adopt(db, _SCHEMA)
+            except (Foreign, OtherVersion) as error:
+                db.close()
+                raise StoreUnavailable(f"{self.path} cannot be used: {error}") from error
             except BaseException:
                 db.close()
                 raise
-
-    def _is_ours(self) -> bool:
-        """Whether it has our tables; False: it has none at all.
-
-        :raises StoreUnavailable: it has somebody else's, or another version's
-        """
-        db = self.db
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        (application,) = db.execute("PRAGMA application_id").fetchone()
-        (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if version == 0 and application == 0 and tables == 0:
-            return False
-        if application != APPLICATION_ID:
-            raise StoreUnavailable(f"{self.path} is somebody else's database")
-        if version != SCHEMA_VERSION:
-            raise StoreUnavailable(f"{self.path} has version {version}, this program writes {SCHEMA_VERSION}")
-        return True
 
     def is_current(self) -> bool:
         """Whether the path still names the file that is open: nobody moved or removed it."""
         return identity(self.path) == self.identity
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> contextlib.AbstractContextManager[object]:
         """All or nothing; of all connections one at a time is in here."""
-        self.patiently("BEGIN IMMEDIATE")
-        try:
-            yield
-            self.db.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself
-                self.db.execute("ROLLBACK")
-            raise
+        return transaction(self.db, self.patiently)
 
     def patiently(self, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
         """Execute something that may have to wait for another process's transaction."""
@@ -227,14 +208,6 @@ def is_full(error: sqlite3.Error) -> bool:
 def is_corrupt(error: sqlite3.Error) -> bool:
     name = getattr(error, "sqlite_errorname", "")
     return name in _CORRUPT or name.startswith("SQLITE_CORRUPT_")
-
-
-def identity(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def set_aside(path: Path, broken: tuple[int, int] | None) -> None:
