@@ -53,11 +53,22 @@ def test_the_dictionary_is_the_body_with_the_longest_beginning_in_common():
         assert len(encoded) < len(zstandard.compress(body_now)) / 2
 
 
-def test_what_has_nothing_in_common_goes_with_the_latest():
+def test_what_has_nothing_in_common_with_any_goes_without():
     dictionaries = Dictionaries(ROOM)
-    for each in (b"first" * WORTH, b"second" * WORTH):
-        dictionaries.kept("k", each, None)
-    assert dictionaries.encoded("k", b"x" * WORTH, 0.0)[1] == b"second" * WORTH
+    for number in range(2):
+        dictionaries.kept("k", body(prose(number)), None)
+    assert dictionaries.encoded("k", body(prose(7)), 0.0) is None
+
+
+def test_a_history_whose_oldest_turns_were_left_out_goes_with_the_one_that_has_the_rest():
+    dictionaries = Dictionaries(ROOM)
+    before = body(*(prose(number) for number in range(5)))
+    dictionaries.kept("k", before, None)
+    now = body(*(prose(number) for number in range(3, 6)))
+    encoded, dictionary = dictionaries.encoded("k", now, 0.0)
+    assert dictionary == before
+    assert decoded(encoded, before) == now
+    assert len(encoded) < len(zstandard.compress(now)) * 0.6
 
 
 def test_none_is_the_dictionary_of_another_keys_body():
@@ -85,7 +96,7 @@ def test_they_are_bounded_and_the_oldest_make_room():
         dictionaries.kept("k", each, None)
     assert repr(dictionaries) == f"<Dictionaries 4, {4 * WORTH} of 20000 bytes>"
     assert dictionaries.encoded("k", bodies[2] + b"x", 0.0)[1] == bodies[2]
-    assert dictionaries.encoded("k", bodies[1] + b"x", 0.0)[1] == bodies[5]
+    assert dictionaries.encoded("k", bodies[1] + b"x", 0.0) is None  # it had to make room
     assert not dictionaries.takes(bytes(5_001), 0.0)
     assert not dictionaries.takes(bytes(WORTH - 1), 0.0)
     assert not Dictionaries(0).takes(bytes(WORTH), 0.0)

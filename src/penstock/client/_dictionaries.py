@@ -16,6 +16,9 @@ WORTH = 4_096  # bytes of a body, below which it goes in a few packets anyhow
 LACKS = 3  # dictionaries in a row that were not there any more
 REST = 60.0  # seconds without any after that
 _LEVEL = 7  # of zstd: what is new is little, so that trying harder costs little
+_GOES_ON = 0.5  # of a body that its dictionary begins with: the rest need not be looked at
+_SAMPLES, _SAMPLE = 6, 24  # places of the rest that are looked for in a dictionary, and bytes of each
+_FOUND = 2  # of these, with fewer of which a dictionary costs ten times what it saves
 _CONTAINED = 0.9  # of a dictionary that a body begins with: it is of no more use beside that body
 _MOST_OF_ONE = 4  # a body may have this part of the whole room
 
@@ -42,7 +45,7 @@ class Dictionaries:
         return WORTH <= len(body) <= self._most // _MOST_OF_ONE and now >= self._rests_until
 
     def encoded(self, owner: str, body: bytes, now: float) -> tuple[bytes, bytes] | None:
-        """A body in dcz, and its dictionary; None: there is none."""
+        """A body in dcz, and its dictionary; None: there is none with which it has much in common."""
         if now < self._rests_until:
             return None
         with self._lock:
@@ -55,6 +58,8 @@ class Dictionaries:
                 shared = _shared(content, body)
                 if shared > longest:
                     dictionary, longest = content, shared
+        if longest < len(body) * _GOES_ON and not _resemble(dictionary, body, longest):
+            return None
         return codings.with_dictionary(body, dictionary, _LEVEL), dictionary
 
     def kept(self, owner: str, body: bytes, after: bytes | None) -> None:
@@ -98,3 +103,9 @@ def _shared(one: bytes, other: bytes) -> int:
         else:
             high = middle - 1
     return low
+
+
+def _resemble(dictionary: bytes, body: bytes, start: int) -> bool:
+    """Whether more of a body than its beginning stands in a dictionary, as in a history whose oldest turns were left out."""
+    places = range(start, len(body) - _SAMPLE, max((len(body) - start) // _SAMPLES, _SAMPLE))
+    return sum(body[place : place + _SAMPLE] in dictionary for place in places) >= _FOUND
