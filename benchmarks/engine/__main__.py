@@ -301,7 +301,7 @@ def main():
     parser.add_argument("--rival", default="", help="base URL of another server with the same model")
     parser.add_argument("--rival-pid", type=int, default=0)
     parser.add_argument("--rival-model", default="m")
-    parser.add_argument("--backend", default="auto", choices=["auto", "openvino", "transformers"])
+    parser.add_argument("--backend", default="auto", choices=["auto", "openvino", "onnx", "transformers"])
     parser.add_argument("--attention", default="", help="of transformers; not ours")
     options = parser.parse_args()
     if options.attention:

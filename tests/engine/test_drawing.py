@@ -1,19 +1,17 @@
-"""Which token comes next; `make optimize-tests` runs these."""
+"""Which token comes next."""
 
 from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
+from penstock.engine import _drawing as drawing
 from penstock.engine.backend import Sampling
 
-drawing = pytest.importorskip("penstock.engine._drawing", reason="PyTorch is not installed")
-
-import torch  # noqa: E402 - it is there now
-
 SHARES = [0.5, 0.25, 0.125, 0.0625, 0.0625]
-LOGITS = torch.tensor(SHARES).log()[[3, 1, 0, 2, 4]]  # the likeliest is token 2
+LOGITS = np.log(np.array(SHARES, np.float32))[[3, 1, 0, 2, 4]]  # the likeliest is token 2
 OF_TOKEN = [SHARES[place] for place in (3, 1, 0, 2, 4)]
 
 
@@ -94,6 +92,37 @@ def test_the_end_may_be_ignored():
 def test_log_probabilities_are_of_the_model_and_not_of_the_drawing():
     asked = Sampling(max_tokens=2, temperature=0.1, top_k=1, logprobs=True)
     one, other = (drawing.Drawing([0], each, frozenset()) for each in (asked, Sampling(max_tokens=2)))
-    _, logprobs = drawing.draw_all(torch.stack([LOGITS, LOGITS]), [one, other])
-    assert logprobs[0] == pytest.approx(torch.tensor(0.5).log().item())
+    _, logprobs = drawing.draw_all(np.stack([LOGITS, LOGITS]), [one, other])
+    assert logprobs[0] == pytest.approx(np.log(0.5))
     assert logprobs[1] is None
+
+
+class Of:
+    """A rule that leaves some tokens, and is complete with as many."""
+
+    def __init__(self, allowed, length):
+        self.allowed_ids, self.left = allowed, length
+
+    def allowed(self, vocabulary):
+        return np.isin(np.arange(vocabulary), self.allowed_ids)
+
+    def take(self, token):
+        self.left -= 1
+        return not self.left
+
+
+@pytest.mark.parametrize("asked", [{"temperature": 0.0}, {"temperature": 2.0, "seed": 3}], ids=str)
+def test_a_rule_leaves_out_what_it_does_not_allow(asked):
+    one = drawing.Drawing([0], Sampling(max_tokens=50, **asked), frozenset(), Of([0, 4], 30))
+    ids = [drawing.draw_all(LOGITS[None], [one])[0][0] for _ in range(30)]
+    assert set(ids) == ({0} if asked["temperature"] == 0.0 else {0, 4})
+    assert one.finish == "stop"
+
+
+def test_logits_stay_as_they_are():
+    before = LOGITS.copy()
+    asked = {"min_tokens": 3, "repetition_penalty": 2.0, "presence_penalty": 1.0, "temperature": 1.0}
+    one = drawing.Drawing([0], Sampling(max_tokens=9, **asked), frozenset({2}), Of([0, 1, 4], 9))
+    for _ in range(4):
+        drawing.draw_all(LOGITS[None], [one])
+    assert (before == LOGITS).all()

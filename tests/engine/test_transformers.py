@@ -7,6 +7,7 @@ import signal
 
 import pytest
 from backend_suite import NUMBERS, TOKENS, BackendSuite, compute, greedy, small
+from schema_suite import SchemaSuite
 from torch_models import write_model
 
 from penstock.config.model import LocalConfig
@@ -45,7 +46,7 @@ def backend(llama):
     backend.close()
 
 
-class TestTransformers(BackendSuite):
+class TestTransformers(BackendSuite, SchemaSuite):
     @pytest.fixture
     def make(self, llama):
         return lambda config: transformers.TransformersBackend(inspect(llama), config)
@@ -104,10 +105,6 @@ class TestTransformers(BackendSuite):
         ((alone, _, _),) = compute(backend, (prompt, greedy(8)))
         other = ([5, 6, 7], greedy(20, ignore_eos=True))
         assert compute(backend, other, (prompt, greedy(8)))[1][0] == alone
-
-    def test_a_schema_is_refused(self, backend, prompts):
-        with pytest.raises(CannotTake, match="response_format"):
-            backend.add(next(NUMBERS), prompts[0], greedy(schema='{"type":"object"}'))
 
     def test_a_template_that_does_not_take_a_message(self, backend):
         with pytest.raises(CannotTake, match="no such role"):

@@ -28,12 +28,13 @@ class BackendName(enum.StrEnum):
 
     AUTO = "auto"
     OPENVINO = "openvino"
+    ONNX = "onnx"
     TRANSFORMERS = "transformers"
 
 
 @engine.callback()
 def _root() -> None:
-    """Serve a model that this machine computes itself; it needs the extra `engine`, or `transformers`."""
+    """Serve a model that this machine computes itself; it needs the extra `engine`, `onnx` or `transformers`."""
 
 
 @engine.command()

@@ -168,8 +168,9 @@ class LocalConfig(_Section, frozen=True):
     """A model that this machine computes itself, in a process beside the gateway (extra `engine`)."""
 
     model: str = ""  # its directory; empty: the small one of the package, which is for trying things out
-    # what computes it; auto: OpenVINO what is in its form, transformers what Hugging Face has as safetensors
-    backend: Literal["auto", "openvino", "transformers"] = "auto"
+    # what computes it; auto: OpenVINO what is in its form, ONNX Runtime what its builder made (genai_config.json),
+    # transformers what Hugging Face has as safetensors
+    backend: Literal["auto", "openvino", "onnx", "transformers"] = "auto"
     threads: NotNegative = 0  # that compute; 0: as many as there are cores
     slots: Positive = 64  # answers under way at once; a few more for calls of a higher priority
     max_waiting: NotNegative = 1_000  # calls that wait for a slot; more: 503

@@ -1,8 +1,8 @@
-"""The next token of each request, from the model's logits.
+"""The next token of each request, from the model's logits; for libraries that leave the choice to us.
 
-The library knows one way of drawing for all requests, and one source of chance.  Here each has its own, and chance
-depends on nothing but the seed and the place in the text: the same call says the same whoever is computed beside
-it, and an answer that was cut is gone on with as if it had not been.
+Each request has its own way of drawing, and chance depends on nothing but the seed and the place in the text: the
+same call says the same whoever is computed beside it, and an answer that was cut is gone on with as if it had not
+been.  A rule (``grammar``) leaves out what the answer's schema does not allow next.
 """
 
 from __future__ import annotations
@@ -11,12 +11,26 @@ import random
 import secrets
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from penstock.engine.backend import Finish, Sampling
 
+Logits: TypeAlias = npt.NDArray[Any]
+
 _NO = float("-inf")
+
+
+class Rule(Protocol):
+    """What one answer must keep to."""
+
+    def allowed(self, vocabulary: int) -> npt.NDArray[np.bool_]:
+        """For each token: may it come next?"""
+
+    def take(self, token: int) -> bool:
+        """It is part of the answer: is that complete?"""
 
 
 class Drawing:
@@ -25,12 +39,16 @@ class Drawing:
     ``ends`` are the ids that end it; ``finish`` is set with the last of them.
 
     :param ends: ids that end an answer, unless the call ignores them
+    :param rule: what the answer must keep to
     """
 
-    __slots__ = ("_known", "_said", "_sampling", "_seed", "_start", "count", "ends", "finish")
+    __slots__ = ("_known", "_rule", "_said", "_sampling", "_seed", "_start", "count", "ends", "finish")
 
-    def __init__(self, prompt: Sequence[int], sampling: Sampling, ends: frozenset[int]) -> None:
+    def __init__(
+        self, prompt: Sequence[int], sampling: Sampling, ends: frozenset[int], rule: Rule | None = None
+    ) -> None:
         self._sampling = sampling
+        self._rule = rule
         self.ends = (frozenset() if sampling.ignore_eos else ends) | set(sampling.stop_token_ids)
         self._start = len(prompt)
         self._seed = secrets.randbits(63) if sampling.seed is None else sampling.seed % 2**64
@@ -50,6 +68,7 @@ class Drawing:
             asked.temperature == 0.0
             and self.count >= asked.min_tokens
             and self._known is None
+            and self._rule is None
             and not asked.presence_penalty
             and not asked.frequency_penalty
         )
@@ -58,12 +77,14 @@ class Drawing:
     def wants_logprob(self) -> bool:
         return self._sampling.logprobs
 
-    def draw(self, logits: torch.Tensor) -> int:
+    def draw(self, logits: Logits) -> int:
         """A token; ``logits`` of the vocabulary stay as they are."""
         logits = self._penalised(logits)
+        if self._rule is not None:
+            logits = np.where(self._rule.allowed(len(logits)), logits, _NO)
         asked = self._sampling
         if asked.temperature == 0.0:
-            return int(logits.argmax())
+            return int(np.argmax(logits))
         return _chosen(logits / asked.temperature, asked, self._chance())
 
     def take(self, token: int) -> None:
@@ -74,7 +95,7 @@ class Drawing:
             self._said[token] += 1
         if self._known is not None:
             self._known.add(token)
-        if token in self.ends:
+        if token in self.ends or (self._rule is not None and self._rule.take(token)):
             self.finish = "stop"
         elif self.count >= asked.max_tokens:
             self.finish = "length"
@@ -83,53 +104,60 @@ class Drawing:
         """Of the token that comes next: 0 to 1."""
         return random.Random((self._seed << 32) | (self._start + self.count)).random()
 
-    def _penalised(self, logits: torch.Tensor) -> torch.Tensor:
+    def _penalised(self, logits: Logits) -> Logits:
         asked = self._sampling
-        if self.count < asked.min_tokens and self.ends:
-            logits = logits.index_fill(0, torch.tensor(sorted(self.ends)), _NO)
+        shortened = self.count < asked.min_tokens and self.ends
+        if shortened or self._known is not None or self._said:
+            logits = logits.copy()
+        if shortened:
+            logits[sorted(self.ends)] = _NO
         if self._known is not None:  # of the prompt as well: Keskar et al., CTRL, 2019, section 4.1
-            ids = torch.tensor(sorted(self._known))
+            ids = np.fromiter(self._known, np.int64, len(self._known))
             seen = logits[ids]
             factor = asked.repetition_penalty
-            logits = logits.index_copy(0, ids, torch.where(seen > 0, seen / factor, seen * factor))
+            logits[ids] = np.where(seen > 0, seen / factor, seen * factor)
         if self._said:
-            ids = torch.tensor(list(self._said))
-            times = torch.tensor(list(self._said.values()), dtype=logits.dtype)
-            logits = logits.index_add(0, ids, -asked.frequency_penalty * times - asked.presence_penalty)
+            ids = np.fromiter(self._said, np.int64, len(self._said))
+            times = np.fromiter(self._said.values(), logits.dtype, len(self._said))
+            logits[ids] -= asked.frequency_penalty * times + asked.presence_penalty
         return logits
 
 
-def _chosen(logits: torch.Tensor, asked: Sampling, chance: float) -> int:
+def _chosen(logits: Logits, asked: Sampling, chance: float) -> int:
     """The token at ``chance`` of what top_k, top_p and min_p leave, the likeliest first where they are asked for."""
-    ids: torch.Tensor | None = None
-    if asked.top_k and asked.top_k < logits.numel():
-        logits, ids = torch.topk(logits, asked.top_k)
+    ids: npt.NDArray[np.int64] | None = None
+    if asked.top_k and asked.top_k < logits.size:
+        likeliest = np.argpartition(logits, -asked.top_k)[-asked.top_k :]
+        ids = likeliest[np.argsort(-logits[likeliest], kind="stable")]
+        logits = logits[ids]
     elif asked.top_p < 1.0:
-        logits, ids = torch.sort(logits, descending=True, stable=True)
-    shares = torch.softmax(logits.double(), dim=0)
+        ids = np.argsort(-logits, kind="stable")
+        logits = logits[ids]
+    shares = np.exp(logits.astype(np.float64) - np.max(logits))
+    shares /= shares.sum()
     if asked.top_p < 1.0:
-        before = shares.cumsum(0) - shares  # the likeliest is always left
-        shares = shares.masked_fill(before >= asked.top_p, 0.0)
+        before = shares.cumsum() - shares  # the likeliest is always left
+        shares[before >= asked.top_p] = 0.0
     if asked.min_p:
-        shares = shares.masked_fill(shares < asked.min_p * shares.max(), 0.0)
-    sums = shares.cumsum(0)
-    place = int(torch.searchsorted(sums, chance * sums[-1], right=True))
-    place = min(place, int(shares.nonzero()[-1]))  # rounding at the very end
+        shares[shares < asked.min_p * np.max(shares)] = 0.0
+    sums = shares.cumsum()
+    place = int(np.searchsorted(sums, chance * sums[-1], side="right"))
+    place = min(place, int(shares.nonzero()[0][-1]))  # rounding at the very end
     return place if ids is None else int(ids[place])
 
 
-def draw_all(logits: torch.Tensor, drawings: Sequence[Drawing]) -> tuple[list[int], list[float | None]]:
+def draw_all(logits: Logits, drawings: Sequence[Drawing]) -> tuple[list[int], list[float | None]]:
     """The next token of each, and its log probability as the model alone has it, where that is asked for.
 
     :param logits: (requests, vocabulary)
     """
-    likeliest = logits.argmax(dim=-1).tolist()
+    likeliest = np.argmax(logits, axis=-1).tolist()
     tokens = [
         top if drawing.is_plain else drawing.draw(row)
         for top, drawing, row in zip(likeliest, drawings, logits, strict=True)
     ]
     logprobs = [
-        float(row[token] - row.logsumexp(0)) if drawing.wants_logprob else None
+        logprob_of(row, token) if drawing.wants_logprob else None
         for token, drawing, row in zip(tokens, drawings, logits, strict=True)
     ]
     for token, drawing in zip(tokens, drawings, strict=True):
@@ -137,4 +165,19 @@ def draw_all(logits: torch.Tensor, drawings: Sequence[Drawing]) -> tuple[list[in
     return tokens, logprobs
 
 
-__all__ = ["Drawing", "draw_all"]
+def logprob_of(logits: Logits, token: int) -> float:
+    """How likely a token is, as the model alone has it."""
+    above = logits.astype(np.float64) - np.max(logits)
+    return float(above[token] - np.log(np.exp(above).sum()))
+
+
+def contradiction(sampling: Sampling) -> str:
+    """Why nothing can be drawn as it is asked for; empty: it can."""
+    if sampling.min_tokens > sampling.max_tokens:
+        return "min_tokens is more than max_tokens"
+    if sampling.repetition_penalty <= 0:
+        return "repetition_penalty must be more than 0"
+    return ""
+
+
+__all__ = ["Drawing", "Logits", "Rule", "contradiction", "draw_all", "logprob_of"]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,9 @@ from jinja2.exceptions import TemplateError
 from transformers import AutoTokenizer
 
 from penstock.engine.backend import CannotTake
-from penstock.engine.vocabulary import are_all_of_it
+from penstock.engine.vocabulary import pieces_of
 from penstock.errors import ModelUnusable
 from penstock.messages import JSON
-
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class HFTokenizer:
@@ -43,6 +40,12 @@ class HFTokenizer:
 
     def __repr__(self) -> str:
         return f"<HFTokenizer {self.vocabulary} tokens>"
+
+    @property
+    def source(self) -> str:
+        """Its ``tokenizer.json``; empty: it is of the kind that has none."""
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        return "" if backend is None else str(backend.to_str())
 
     @property
     def end(self) -> int | None:
@@ -90,34 +93,7 @@ class HFTokenizer:
         with self._alone:
             words = self._tokenizer.convert_ids_to_tokens(list(range(len(self._tokenizer))))
             alone = [self.decode([token]) for token in range(len(words))]
-        for read in (_of_byte_level(), _of_sentence_pieces):
-            pieces = [
-                read(word) if text and word is not None else b""  # what stands for no text has none
-                for word, text in zip(words, alone, strict=True)
-            ]
-            if are_all_of_it(pieces, alone, self.decode):
-                return pieces + [b""] * (self.vocabulary - len(pieces))
-        return None
-
-
-def _of_byte_level() -> Callable[[str], bytes]:
-    """Words in which each letter is a byte, those that cannot be seen under a number from 256 on (GPT-2)."""
-    seen = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    hidden = [byte for byte in range(256) if byte not in seen]
-    bytes_of = {chr(byte): byte for byte in seen} | {chr(256 + at): byte for at, byte in enumerate(hidden)}
-
-    def read(word: str) -> bytes:
-        if all(letter in bytes_of for letter in word):
-            return bytes(bytes_of[letter] for letter in word)
-        return word.encode()  # added to the vocabulary as it is
-
-    return read
-
-
-def _of_sentence_pieces(word: str) -> bytes:
-    """Words with a sign for the space, and bytes by their numbers."""
-    byte = _BYTE.fullmatch(word)
-    return bytes([int(byte[1], 16)]) if byte else word.replace("▁", " ").encode()
+        return pieces_of(words, alone, self.decode, self.vocabulary)
 
 
 __all__ = ["HFTokenizer"]

@@ -18,10 +18,11 @@ from penstock.engine.memory import available_bytes
 from penstock.errors import ModelUnusable
 from penstock.messages import JSON
 
-Format: TypeAlias = Literal["openvino", "safetensors"]
+Format: TypeAlias = Literal["openvino", "safetensors", "onnx"]
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 _IR = "openvino_model.xml"
+_GENAI = "genai_config.json"
 _TOKENIZER = ("openvino_tokenizer.xml", "openvino_tokenizer.bin")
 _DETOKENIZER = ("openvino_detokenizer.xml", "openvino_detokenizer.bin")
 _DATA = re.compile(rb"<data\b[^>]*>")
@@ -35,7 +36,7 @@ RUNTIME_BYTES = 250_000_000  # what library and tokenizer take beside a model, m
 class ModelDir(msgspec.Struct, frozen=True):
     """A directory whose files are whole.
 
-    ``config`` is the model's own ``config.json``.  ``cache_bytes``: what keys and values of one token take at most,
+    ``config`` is the model's own ``config.json``, of an ONNX graph ``genai_config.json``.  ``cache_bytes``: what keys and values of one token take at most,
     each number at 2 bytes; 0: it cannot be told.  ``embeds``: it is there to make embeddings, and not to write.
     """
 
@@ -50,13 +51,16 @@ class ModelDir(msgspec.Struct, frozen=True):
     @property
     def architecture(self) -> str:
         names = self.config.get("architectures")
+        model = self.config.get("model")
+        if self.format == "onnx" and isinstance(model, dict):
+            return str(model.get("type", "unknown"))
         return str(names[0]) if isinstance(names, list) and names else "unknown"
 
 
 def inspect(path: Path, wanted: Format | None = None) -> ModelDir:
     """What is in a model's directory.
 
-    :param wanted: the form that is looked for; by itself OpenVINO's, and else what is there
+    :param wanted: the form that is looked for; by itself an ONNX graph, or OpenVINO's, and else what is there
     :raises penstock.errors.ModelUnusable: it cannot be loaded; the message names file and remedy
     """
     try:
@@ -69,7 +73,11 @@ def inspect(path: Path, wanted: Format | None = None) -> ModelDir:
         ) from None
     except OSError as error:
         raise ModelUnusable(f"{path} cannot be read: {error.strerror}") from None
-    config = _config(path)
+    if _GENAI in names and wanted in {None, "onnx"}:
+        return _onnx(path, names)
+    if _GENAI in names and wanted is not None and "config.json" not in names:
+        raise _of_another_backend(path)
+    config = _config(path / "config.json")
     context = _whole(config.get("max_position_embeddings"))
     embeds = "modules.json" in names or _is_headless(config)
     if _IR in names and wanted in {None, "openvino"}:
@@ -80,10 +88,8 @@ def inspect(path: Path, wanted: Format | None = None) -> ModelDir:
     if tensors and wanted in {None, "safetensors"}:
         weights = _check_safetensors(path, names, tensors)
         return ModelDir(path, "safetensors", weights, config, context, _cache_bytes(config), embeds)
-    if _IR in names or tensors:
-        raise ModelUnusable(
-            f"{path} holds no weights for the backend that was asked for: leave the backend out, or convert the model"
-        )
+    if _IR in names or tensors or _GENAI in names:
+        raise _of_another_backend(path)
     pickled = sorted(name for name in names if name.endswith(_PICKLED) and not name.startswith("openvino_"))
     if pickled:
         raise ModelUnusable(
@@ -95,6 +101,12 @@ def inspect(path: Path, wanted: Format | None = None) -> ModelDir:
     raise ModelUnusable(
         f"{path} has no weights: neither {_IR} nor a .safetensors file is there; "
         "copy the whole directory, large files of a Git repository (`git lfs pull`) included"
+    )
+
+
+def _of_another_backend(path: Path) -> ModelUnusable:
+    return ModelUnusable(
+        f"{path} holds no weights for the backend that was asked for: leave the backend out, or convert the model"
     )
 
 
@@ -119,8 +131,7 @@ def check_memory(model: ModelDir, cache: int, available: int | None = None) -> N
 # ---- config.json -----------------------------------------------------------------------------------
 
 
-def _config(path: Path) -> dict[str, JSON]:
-    file = path / "config.json"
+def _config(file: Path) -> dict[str, JSON]:
     try:
         config = msgspec.json.decode(file.read_bytes())
     except FileNotFoundError:
@@ -154,6 +165,30 @@ def _cache_bytes(config: dict[str, JSON]) -> int:
     shared = _whole(config.get("num_key_value_heads")) or heads
     size = _whole(config.get("head_dim")) or (_whole(config.get("hidden_size")) // heads if heads else 0)
     return 2 * layers * shared * size * 2
+
+
+# ---- ONNX Runtime GenAI's: a graph, its weights beside it, and what is known of both -----------------
+
+
+def _onnx(path: Path, names: set[str]) -> ModelDir:
+    file = path / _GENAI
+    config = _config(file)
+    try:
+        model = config["model"]
+        decoder = model["decoder"]
+        graph = str(decoder["filename"])
+        layers, heads = int(decoder["num_hidden_layers"]), int(decoder["num_key_value_heads"])
+        cache, context = 2 * layers * heads * int(decoder["head_size"]) * 2, int(model["context_length"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelUnusable(
+            f"{file} says nothing of a model that writes text ({error}): make it anew with `penstock optimize export`"
+        ) from None
+    if Path(graph).name != graph or graph not in names:
+        raise ModelUnusable(f"{path / graph} is missing, which {_GENAI} names: copy it, too")
+    # A graph of a few megabytes is one whose weights lie in a file beside it.
+    data = [path / name for name in names if name.startswith(graph) and name != graph]
+    weights = sum(each.stat().st_size for each in (path / graph, *data))
+    return ModelDir(path, "onnx", weights, config, context, cache)
 
 
 # ---- OpenVINO's IR: a graph in XML, and its constants in one file ----------------------------------

@@ -22,6 +22,7 @@ _FORMATS: dict[str, model_dir.Format | None] = {
     "auto": None,
     "openvino": "openvino",
     "transformers": "safetensors",
+    "onnx": "onnx",
 }
 _LISTENER = ListenerConfig(max_body_bytes=MOST_BODY, idle_timeout=600.0)
 
@@ -35,6 +36,8 @@ def load(config: LocalConfig) -> Backend:
     model = model_dir.inspect(path, _FORMATS[config.backend])
     if model.format == "safetensors":
         return _by_transformers(model, config)
+    if model.format == "onnx":
+        return _by_onnx(model, config)
     try:
         from penstock.engine.openvino import OpenVINOBackend  # noqa: PLC0415 - an extra
         from penstock.engine.openvino_encoder import load as embedder  # noqa: PLC0415
@@ -60,6 +63,16 @@ def _by_transformers(model: model_dir.ModelDir, config: LocalConfig) -> Backend:
     if model.embeds:
         return embedder(model, config)
     return TransformersBackend(model, config)
+
+
+def _by_onnx(model: model_dir.ModelDir, config: LocalConfig) -> Backend:
+    try:
+        from penstock.engine.onnx import OnnxBackend  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ModelUnusable(
+            f"{model.path} holds an ONNX graph, which needs the extra: pip install 'penstock[onnx]' ({error})"
+        ) from None
+    return OnnxBackend(model, config)
 
 
 class EngineService:

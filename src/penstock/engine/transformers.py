@@ -23,9 +23,10 @@ from transformers.generation.continuous_batching.requests import RequestState, R
 
 from penstock.config.model import LocalConfig
 from penstock.engine import _attention
-from penstock.engine._drawing import Drawing, draw_all
+from penstock.engine._drawing import Drawing, Rule, contradiction, draw_all
 from penstock.engine._hf_tokenizer import HFTokenizer
 from penstock.engine.backend import CannotTake, ModelCard, Progress, Sampling
+from penstock.engine.grammar import Grammars
 from penstock.engine.memory import cache_pages
 from penstock.engine.model_dir import ModelDir, check_memory
 from penstock.errors import ModelUnusable
@@ -72,6 +73,8 @@ class TransformersBackend:
             self._processor.model_runner._sample = self._sample  # noqa: SLF001 - see above
             self._tokenizer = HFTokenizer(model.path, vocabulary)
             self._ends = _ends(self._model.generation_config.eos_token_id, self._tokenizer.end)
+            source = self._tokenizer.source
+            self._grammars = Grammars(source, vocabulary, min(self._ends)) if source and self._ends else None
             self._card = ModelCard(
                 directory=str(model.path),
                 # One page is more than the library asks for, whatever it needs.
@@ -97,13 +100,9 @@ class TransformersBackend:
         return self._tokenizer
 
     def add(self, number: int, prompt: Sequence[int], sampling: Sampling) -> None:
-        if sampling.schema:
-            raise CannotTake("response_format is not supported by this model's backend: say it in words")
-        if sampling.min_tokens > sampling.max_tokens:
-            raise CannotTake("min_tokens is more than max_tokens")
-        if sampling.repetition_penalty <= 0:
-            raise CannotTake("repetition_penalty must be more than 0")
-        drawing = Drawing(prompt, sampling, self._ends)
+        if why := contradiction(sampling):
+            raise CannotTake(why)
+        drawing = Drawing(prompt, sampling, self._ends, self._rule(sampling))
         self._drawings[number] = drawing
         self._manager.input_queue.put(
             RequestState(
@@ -130,7 +129,9 @@ class TransformersBackend:
             raise RuntimeError("transformers has nothing to compute, and answers are under way")
         self._drop_outputs()
         for progress in self._drawn:
-            if progress.finish:
+            if progress.finish == "stop" and progress.ids[-1] not in self._drawings[progress.number].ends:
+                self.cancel(progress.number)  # its schema is complete, of which the library knows nothing
+            elif progress.finish:
                 del self._drawings[progress.number]
         return self._drawn
 
@@ -148,6 +149,15 @@ class TransformersBackend:
         self._manager.destroy()
         del self._manager, self._processor, self._model
 
+    def _rule(self, sampling: Sampling) -> Rule | None:
+        if not sampling.schema:
+            return None
+        if self._grammars is None:
+            raise CannotTake(
+                "response_format is not supported by this model: its tokenizer is not a quick one"
+            )
+        return self._grammars.rule(sampling)
+
     def _sample(self, scores: torch.Tensor, output_ids: torch.Tensor) -> None:
         """In the place of the library's own: a token for each request that has read its prompt.
 
@@ -162,7 +172,7 @@ class TransformersBackend:
         if not numbers:
             return
         drawings = [self._drawings[number] for number in numbers]
-        tokens, logprobs = draw_all(scores[0, : len(numbers)], drawings)
+        tokens, logprobs = draw_all(scores[0, : len(numbers)].float().numpy(), drawings)
         output_ids[0, : len(numbers)] = torch.tensor(tokens, dtype=output_ids.dtype)
         self._drawn = [
             Progress(number, [token], [] if logprob is None else [logprob], drawing.finish)

@@ -1,0 +1,133 @@
+"""The tokenizer of a directory with a ``tokenizer.json``, without transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+from jinja2.exceptions import TemplateError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer as Read
+
+from penstock.engine.backend import CannotTake
+from penstock.engine.vocabulary import pieces_of
+from penstock.errors import ModelUnusable
+from penstock.messages import JSON
+
+
+class JSONTokenizer:
+    """Text to ids and back, and the chat template of ``tokenizer_config.json`` or ``chat_template.jinja``.
+
+    Templates may say what Hugging Face's may, in a sandbox: they are code of the model's author.
+
+    :param vocabulary: token ids that the model knows, which may be more than have a text
+    :raises penstock.errors.ModelUnusable: there is none, or it cannot be read
+    """
+
+    def __init__(self, path: Path, vocabulary: int) -> None:
+        file = path / "tokenizer.json"
+        try:
+            self.source = file.read_text("utf-8")
+            self._tokenizer = Read.from_str(self.source)
+        except Exception as error:  # the library raises nothing narrower
+            raise ModelUnusable(
+                f"{file} cannot be read ({' '.join(str(error).split())[:200]}): copy the model's tokenizer there"
+            ) from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.vocabulary = vocabulary
+        told = _told(path / "tokenizer_config.json")
+        self._tokens = {name: text for name in _NAMED if (text := _text(told.get(name))) is not None}
+        source = _template(path, told)
+        try:
+            self._template = _environment().from_string(source) if source else None
+        except TemplateError as error:
+            raise ModelUnusable(f"{path} has a chat template that makes no sense: {error}") from error
+
+    def __repr__(self) -> str:
+        return f"<JSONTokenizer {self.vocabulary} tokens>"
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def render(self, messages: Sequence[JSON], *, answer: bool, tools: Sequence[JSON] = ()) -> str:
+        if self._template is None:
+            raise CannotTake("the model has no chat template: ask it for completions")
+        try:
+            return self._template.render(
+                messages=list(messages),
+                tools=list(tools) or None,
+                add_generation_prompt=answer,
+                **self._tokens,
+            )
+        except (TemplateError, ValueError, TypeError, KeyError) as error:
+            raise CannotTake(f"the model's chat template does not take these messages: {error}") from error
+
+    def pieces(self) -> list[bytes] | None:
+        """The vocabulary's bytes, if putting them together is what this tokenizer does."""
+        words = [self._tokenizer.id_to_token(token) for token in range(self._tokenizer.get_vocab_size())]
+        alone = [self.decode([token]) for token in range(len(words))]
+        return pieces_of(words, alone, self.decode, self.vocabulary)
+
+
+_NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+def _told(file: Path) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+    except FileNotFoundError:
+        return {}
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ModelUnusable(f"{file} cannot be read ({error}): copy it again") from error
+
+
+def _text(token: Any) -> str | None:
+    """A special token, which may stand there with its properties."""
+    found = token.get("content") if isinstance(token, dict) else token
+    return found if isinstance(found, str) else None
+
+
+def _template(path: Path, told: dict[str, Any]) -> str:
+    own = path / "chat_template.jinja"
+    if own.is_file():
+        return own.read_text("utf-8")
+    found = told.get("chat_template")
+    if isinstance(found, list):  # several, by name
+        found = {str(each.get("name")): each.get("template") for each in found}.get("default")
+    return found if isinstance(found, str) else ""
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """What templates find: https://huggingface.co/docs/transformers/chat_templating_writing."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+    environment.filters["tojson"] = _as_json
+    environment.globals["raise_exception"] = _refused
+    environment.globals["strftime_now"] = _now
+    return environment
+
+
+def _as_json(value: Any, indent: int | None = None) -> str:
+    """As it is: Jinja's own would write letters as HTML has them."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _refused(why: str) -> NoReturn:
+    raise TemplateError(why)
+
+
+def _now(form: str) -> str:
+    return datetime.now().astimezone().strftime(form)
+
+
+__all__ = ["JSONTokenizer"]

@@ -1,0 +1,82 @@
+"""Answers that keep to a schema: which tokens may come next, by llguidance.
+
+For backends that leave the choice of a token to us; OpenVINO GenAI has a grammar of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import llguidance
+import numpy as np
+import numpy.typing as npt
+
+from penstock.engine.backend import CannotTake, Sampling
+
+_QUIET = 0  # the library writes to stderr otherwise
+_BLANKS = r"[ \n]{0,20}"  # between the parts of JSON: the model's own choice, but for their number
+
+
+class SchemaRule:
+    """What one answer keeps to, and how far it has come; a ``Rule`` of ``_drawing``."""
+
+    __slots__ = ("_matcher", "_row")
+
+    def __init__(self, matcher: Any, vocabulary: int) -> None:
+        self._matcher = matcher
+        self._row = np.empty((vocabulary + 31) // 32, dtype=np.int32)  # a bit for each token
+
+    def __repr__(self) -> str:
+        return f"<SchemaRule {'complete' if self._matcher.is_accepting() else 'under way'}>"
+
+    def allowed(self, vocabulary: int) -> npt.NDArray[np.bool_]:
+        """For each token of the vocabulary: may it come next?
+
+        :raises RuntimeError: the library lost its way; no token is right then
+        """
+        self._matcher.unsafe_compute_mask_ptr(self._row.ctypes.data, self._row.nbytes)
+        if self._matcher.is_error():
+            raise RuntimeError(f"a rule for an answer failed: {self._matcher.get_error()}")
+        return np.unpackbits(self._row.view(np.uint8), bitorder="little")[:vocabulary].view(np.bool_)
+
+    def take(self, token: int) -> bool:
+        """It is part of the answer.
+
+        :returns: whether nothing may follow: the answer is complete
+        """
+        self._matcher.consume_token(token)
+        return bool(self._matcher.is_stopped())
+
+
+class Grammars:
+    """Makes rules for the answers of one model.
+
+    :param tokenizer: its ``tokenizer.json``, the text of it
+    :param vocabulary: ids that the model knows
+    :param end: the id that ends an answer
+    """
+
+    def __init__(self, tokenizer: str, vocabulary: int, end: int) -> None:
+        self._tokenizer = llguidance.LLTokenizer(tokenizer, n_vocab=vocabulary, eos_token=end)
+        self._vocabulary = vocabulary
+
+    def __repr__(self) -> str:
+        return f"<Grammars {self._vocabulary} tokens>"
+
+    def rule(self, sampling: Sampling) -> SchemaRule | None:
+        """What this call's answer must keep to; None: to nothing.
+
+        :raises CannotTake: that is no rule which the library knows
+        """
+        if not sampling.schema:
+            return None
+        grammar = llguidance.LLMatcher.grammar_from_json_schema(
+            sampling.schema, defaults={"whitespace_pattern": _BLANKS}
+        )
+        matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=_QUIET)
+        if matcher.is_error():
+            raise CannotTake(f"the schema cannot be used: {matcher.get_error().splitlines()[0]}")
+        return SchemaRule(matcher, self._vocabulary)
+
+
+__all__ = ["Grammars", "SchemaRule"]

@@ -1,0 +1,81 @@
+"""What backends must do whose tokens we draw, when an answer has a schema: to be inherited by a class of tests."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from backend_suite import NUMBERS, compute
+from test_engine_schema import GOOD, TREE
+
+from penstock.engine.backend import CannotTake, Sampling
+from penstock.engine.schema import compiled
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 1, "maxLength": 12},
+        "kind": {"enum": ["penstock", "turbine", None]},
+        "flows": {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 3},
+        "place": {"anyOf": [{"const": {"lake": True}}, {"type": "null"}]},
+    },
+    "required": ["name", "kind", "flows", "place"],
+    "additionalProperties": False,
+}
+LONG = 400
+
+
+def ruled(schema, seed=None, limit=LONG, **more):
+    sampling = {"temperature": 0.0} if seed is None else {"temperature": 1.0, "seed": seed}
+    return Sampling(max_tokens=limit, schema=compiled(schema), **sampling, **more)
+
+
+def said(backend, *asked):
+    """The answers to a prompt: text, log probabilities, finish."""
+    prompt = backend.tokenizer.encode("<|user|>the penstock<|assistant|>", special=False)
+    told = compute(backend, *((prompt, sampling) for sampling in asked))
+    return [(backend.tokenizer.decode(ids), logprobs, finish) for ids, logprobs, finish in told]
+
+
+class SchemaSuite:
+    """Who inherits has the fixture ``backend``."""
+
+    def test_every_answer_keeps_to_its_schema(self, backend):
+        jsonschema = pytest.importorskip("jsonschema")
+        for text, _, finish in said(backend, ruled(PERSON), *(ruled(PERSON, seed) for seed in range(20))):
+            assert finish == "stop"
+            jsonschema.validate(json.loads(text), PERSON)
+
+    @pytest.mark.parametrize("schema", [*GOOD, TREE], ids=lambda schema: json.dumps(schema)[:40])
+    def test_every_kind_of_schema_that_is_let_through(self, backend, schema):
+        """What it does not bound may go on until the limit; what ends by itself is right."""
+        jsonschema = pytest.importorskip("jsonschema")
+        for text, _, finish in said(backend, *(ruled(schema, seed, 60) for seed in range(4))):
+            if finish == "stop":
+                jsonschema.validate(json.loads(text), schema)
+
+    def test_who_has_a_schema_and_who_has_none_are_computed_together(self, backend):
+        free = Sampling(max_tokens=30, temperature=0.0, ignore_eos=True)
+        asked = [ruled(PERSON, 1), free, ruled({"enum": ["yes", "no"]}), free]
+        assert said(backend, *asked) == [said(backend, one)[0] for one in asked]
+
+    def test_log_probabilities_are_the_models_own(self, backend):
+        """Not those of what the schema has left: a choice of one would be certain."""
+        ((text, logprobs, _),) = said(backend, ruled({"const": "penstock"}, logprobs=True))
+        assert json.loads(text) == "penstock"
+        assert min(logprobs) < -0.5
+
+    def test_an_answer_ends_with_its_schema_whatever_else_is_said(self, backend):
+        ((text, _, finish),) = said(backend, ruled({"const": "penstock"}, ignore_eos=True, min_tokens=30))
+        assert (json.loads(text), finish) == ("penstock", "stop")
+
+    def test_a_limit_cuts_it(self, backend):
+        ((text, _, finish),) = said(backend, ruled(PERSON, limit=3))
+        assert finish == "length"
+        assert text
+
+    def test_a_schema_that_nothing_can_keep_to_is_refused(self, backend):
+        impossible = '{"type": "object", "properties": {"a": false}, "required": ["a"]}'
+        with pytest.raises(CannotTake, match="schema"):
+            backend.add(next(NUMBERS), [5], Sampling(max_tokens=4, schema=impossible))
+        assert said(backend, ruled({"const": 1}))[0][0] == "1"
