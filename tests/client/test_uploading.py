@@ -15,7 +15,13 @@ HEADERS = {
     "authorization": "Bearer k",
     "content-length": "9",
     "host": "h",
+    "idempotency-key": "key",
 }
+
+
+def created_first():
+    """An upload that could not be found again without its location."""
+    return Upload(BODY, HEADERS, Link(), most=len(BODY))
 
 
 class Server:
@@ -31,18 +37,27 @@ class Server:
     def answer(self, step, came=None):
         """Status and headers; ``came``: the append breaks after so many bytes."""
         if step.method == "POST":
-            assert step.headers["Upload-Complete"] == "?0"
             assert step.headers["Upload-Length"] == str(len(BODY))
-            self.whole = step.headers["Repr-Digest"]
-            self.created += 1
-            self.body.clear()
-            return 201, {"location": "http://elsewhere/v1/uploads/upload_1", "upload-offset": "0"}
+            assert step.headers["idempotency-key"] == "key"
+            if self.whole is None:
+                self.whole = step.headers["Repr-Digest"]
+                self.created += 1
+                self.body.clear()
+            if step.content:
+                assert step.headers["Upload-Complete"] == "?1"
+                return self.append(step, came)
+            assert step.headers["Upload-Complete"] == "?0"
+            told = {"location": "http://elsewhere/v1/uploads/upload_1", "upload-offset": str(len(self.body))}
+            return 201, told
         assert step.path == "/v1/uploads/upload_1"
         if step.method == "HEAD":
             return 204, {"upload-offset": str(len(self.body)), "upload-complete": "?0"}
-        content = bytearray(step.content)
         if int(step.headers["Upload-Offset"]) != len(self.body):
             return 409, {"upload-offset": str(len(self.body)), "upload-complete": "?0"}
+        return self.append(step, came)
+
+    def append(self, step, came):
+        content = bytearray(step.content)
         self.appends.append(len(content))
         if self.damage and content:
             self.damage -= 1
@@ -58,6 +73,7 @@ class Server:
         if step.headers["Upload-Complete"] == "?0":
             return 204, {"upload-offset": str(len(self.body)), "upload-complete": "?0"}
         if digest(self.body) != self.whole:
+            self.whole = None
             return 400, {}
         return 200, {"upload-complete": "?1"}
 
@@ -72,7 +88,7 @@ def run(server, link=None, breaks=(), seconds=1.0):
     for _ in range(100):
         step = upload.step(now)
         now += seconds
-        came = breaks.pop(0) if step.method == "PATCH" and breaks else None
+        came = breaks.pop(0) if step.content and breaks else None
         answer = server.answer(step, came)
         if answer is None:
             upload.broke()
@@ -83,13 +99,40 @@ def run(server, link=None, breaks=(), seconds=1.0):
     raise AssertionError("it never ends")
 
 
-def test_without_breaks_all_goes_in_one_append():
-    server = Server()
-    outcome, upload = run(server)
-    assert outcome is Outcome.ANSWER
+def test_without_breaks_all_goes_in_one_request():
+    server, link = Server(), Link()
+    upload = Upload(BODY, HEADERS, link)
+    step = upload.step(0.0)
+    assert (step.method, step.path, step.content) == ("POST", None, BODY)
+    assert upload.took(*server.answer(step), 1.0) is Outcome.ANSWER
     assert server.body == BODY
-    assert server.appends == [len(BODY)]
     assert upload.sent == len(BODY)
+    assert link.offers_uploads is True
+
+
+@pytest.mark.parametrize("more", [{"most": len(BODY)}, {"headers": {"content-type": "application/json"}}])
+def test_where_the_upload_could_not_be_found_again_it_is_created_first(more):
+    told = {"headers": HEADERS, **more}
+    upload = Upload(BODY, told.pop("headers"), Link(), **told)
+    step = upload.step(0.0)
+    assert (step.method, step.headers["Upload-Complete"], step.content) == ("POST", "?0", b"")
+
+
+@pytest.mark.parametrize("status", [200, 401])
+def test_a_server_that_takes_no_uploads_answers_all_the_same(status):
+    link = Link()
+    upload = Upload(BODY, HEADERS, link)
+    upload.step(0.0)
+    assert upload.took(status, {}, 1.0) is Outcome.ANSWER
+    assert link.offers_uploads is False
+
+
+def test_an_upload_that_was_complete_when_its_answer_was_lost_is_answered_at_once():
+    upload = Upload(BODY, HEADERS, Link())
+    upload.step(0.0)
+    upload.broke()
+    assert upload.step(1.0).headers["Upload-Complete"] == "?0"
+    assert upload.took(200, {"upload-complete": "?1", "location": "/v1/uploads/u"}, 2.0) is Outcome.ANSWER
 
 
 def test_after_a_break_only_the_rest_goes():
@@ -102,7 +145,7 @@ def test_after_a_break_only_the_rest_goes():
 
 
 def test_credentials_go_with_all_and_the_rest_with_the_creation_alone():
-    upload = Upload(BODY, HEADERS, Link())
+    upload = created_first()
     creation = upload.step(0.0)
     assert creation.headers["authorization"] == "Bearer k"
     assert creation.headers["Content-Type"] == "application/json"
@@ -143,7 +186,7 @@ def test_chunks_follow_bandwidth_and_breaks():
 
 def test_a_lost_answer_is_asked_for_with_an_empty_append():
     server = Server()
-    upload = Upload(BODY, HEADERS, Link())
+    upload = created_first()
     upload.took(*server.answer(upload.step(0.0)), 1.0)
     server.answer(upload.step(1.0))
     upload.broke()
@@ -158,13 +201,15 @@ def test_a_lost_answer_is_asked_for_with_an_empty_append():
 @pytest.mark.parametrize("status", [400, 404, 405, 415, 429, 503])
 def test_a_server_that_creates_none_gets_the_body_as_it_is(status):
     upload = Upload(BODY, HEADERS, Link())
-    upload.step(0.0)
+    assert upload.step(0.0).content
+    assert upload.took(status, {}, 1.0) is Outcome.ONWARD
+    assert not upload.step(1.0).content
     assert upload.took(status, {}, 1.0) is Outcome.REFUSED
 
 
 def test_an_upload_that_is_gone_is_created_anew():
     server = Server()
-    upload = Upload(BODY, HEADERS, Link())
+    upload = created_first()
     upload.took(*server.answer(upload.step(0.0)), 1.0)
     upload.step(1.0)
     assert upload.took(410, {}, 2.0) is Outcome.ONWARD
@@ -172,7 +217,7 @@ def test_an_upload_that_is_gone_is_created_anew():
 
 
 def test_a_server_that_cannot_now_is_asked_later_and_not_forever():
-    upload = Upload(BODY, HEADERS, Link())
+    upload = created_first()
     upload.took(*Server().answer(upload.step(0.0)), 1.0)
     outcomes = []
     for _ in range(12):
@@ -184,14 +229,14 @@ def test_a_server_that_cannot_now_is_asked_later_and_not_forever():
 
 @pytest.mark.parametrize("told", ["", "x", "-1", str(len(BODY) + 1)])
 def test_an_offset_that_cannot_be_is_no_basis(told):
-    upload = Upload(BODY, HEADERS, Link())
+    upload = created_first()
     upload.took(*Server().answer(upload.step(0.0)), 1.0)
     upload.step(1.0)
     assert upload.took(204, {"upload-offset": told}, 2.0) is Outcome.REFUSED
 
 
 def test_the_largest_append_is_the_servers_to_say():
-    upload = Upload(BODY, HEADERS, Link())
+    upload = created_first()
     upload.step(0.0)
     told = {"location": "/u", "upload-limit": "max-size=99999999, max-append-size=3000000"}
     upload.took(201, told, 1.0)

@@ -190,7 +190,6 @@ class AsyncTransport(httpx.AsyncBaseTransport):
                 response = await self.send(sent)
                 outcome = upload.took(response.status_code, response.headers, now())
                 if outcome is Outcome.ANSWER:
-                    peer.link.offers_uploads = True
                     return response
                 await response.aread()
                 await response.aclose()

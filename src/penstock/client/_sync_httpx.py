@@ -186,7 +186,6 @@ class Transport(httpx.BaseTransport):
                 response = self.send(sent)
                 outcome = upload.took(response.status_code, response.headers, now())
                 if outcome is Outcome.ANSWER:
-                    peer.link.offers_uploads = True
                     return response
                 response.read()
                 response.close()

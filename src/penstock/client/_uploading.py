@@ -2,10 +2,12 @@
 
 Theory of operation
 -------------------
-The protocol is the IETF's resumable uploads (docs/topics/resumable-uploads.md): the request is created with an empty
-``POST``, its body follows in appends, and the last append's answer is the answer of the request.  After a break
-``HEAD`` tells how much has arrived.  If the last answer was lost, an empty append at the end brings it again, and
-nothing is computed twice.
+The protocol is the IETF's resumable uploads (docs/topics/resumable-uploads.md).  The request goes out as it would
+without, whole, and only says that it can be resumed: where nothing breaks that costs no round trip, and a server
+that knows nothing of uploads answers it as well.  If it breaks, an empty ``POST`` with the same ``Idempotency-Key``
+tells where the upload lies, ``HEAD`` how much has arrived, the rest follows in appends, and the last append's
+answer is the answer of the request.  If the last answer was lost, an empty append at the end brings it again, and
+nothing is computed twice.  Without a key, or in appends of a limited size, the empty ``POST`` comes first.
 
 All that is left goes in one append, because an append that breaks keeps what has come of it: to cut it into chunks
 would add a round trip for each, and lose half of one at each break.  The whole is checked by ``Repr-Digest``.  If it
@@ -71,7 +73,7 @@ class Outcome(enum.Enum):
     """What an answer means for an upload."""
 
     ONWARD = "there is a next step"
-    ANSWER = "this is the answer to the request itself"
+    ANSWER = "this is the answer to the request itself"  # of an upload, or of a server that takes none
     LATER = "the server cannot now"
     REFUSED = "the server does not take it in this way"
 
@@ -113,6 +115,9 @@ class Upload:
         self._last = -1
         self._idle = 0
         self._most = most or len(body)
+        self._at_once = most is None and any(name.lower() == "idempotency-key" for name in headers)
+        self._was_damaged = False  # perhaps, when it went at once
+        self._whole = ""  # its digest
 
     def __repr__(self) -> str:
         return f"<Upload {self.offset} of {len(self.body)} bytes, {self._path or 'not created'}>"
@@ -124,6 +129,10 @@ class Upload:
         self._began = now
         self._size = 0
         if self._path is None:
+            if self._at_once and now >= self.link.checked_until:
+                self._size = len(self.body)
+                self.sent += self._size
+                return self._creation(bytes(self.body))
             return self._creation()
         if not self._is_known:
             return Step("HEAD", self._path, self._own({}))
@@ -142,13 +151,13 @@ class Upload:
         self.sent += size
         return Step("PATCH", self._path, self._own(headers), content)
 
-    def _creation(self) -> Step:
+    def _creation(self, content: bytes = b"") -> Step:
         headers = {name: value for name, value in self._headers.items() if name.lower() not in _OF_BODY}
         headers["Content-Type"] = self._headers.get("content-type", "application/json")
-        headers["Upload-Complete"] = "?0"
+        headers["Upload-Complete"] = "?1" if content else "?0"
         headers["Upload-Length"] = str(len(self.body))
-        headers["Repr-Digest"] = _digest(self.body)
-        return Step("POST", None, headers)
+        self._whole = headers["Repr-Digest"] = self._whole or _digest(self.body)
+        return Step("POST", None, headers, content)
 
     def _own(self, more: dict[str, str]) -> dict[str, str]:
         kept = {name: value for name, value in self._headers.items() if name.lower() in _OF_APPENDS}
@@ -158,14 +167,16 @@ class Upload:
 
     def took(self, status: int, headers: Mapping[str, str], now: float) -> Outcome:
         """An answer to the step."""
-        # The last append, of which an empty one asks for the answer again.
-        closes = self._path is not None and self._is_known and self._size == len(self.body) - self.offset
+        # The last append, of which an empty one asks for the answer again; or the creation of what is complete.
+        closes = self._path is None or (self._is_known and self._size == len(self.body) - self.offset)
         if closes and headers.get("upload-complete") == "?1":
             self.offset = len(self.body)
             self.link.carried(self._size, now - self._began)
+            self.link.offers_uploads = True
+            self._at_once = False  # if it is lost on its way, it is asked for again
             return Outcome.ANSWER
         if self._path is None:
-            return self._created(status, headers)
+            return self._created(status, headers, now) if not self._size else self._all_told(status)
         if status == 429 or status >= 500:
             self._is_known = False
             return Outcome.LATER if self._progress() is Outcome.ONWARD else Outcome.REFUSED
@@ -186,14 +197,27 @@ class Upload:
         self._is_known = True
         return self._progress()
 
-    def _created(self, status: int, headers: Mapping[str, str]) -> Outcome:
+    def _all_told(self, status: int) -> Outcome:
+        """All of it went with the creation, and no upload has come of it."""
+        if status < 400 or status == 401:
+            self.link.offers_uploads = False
+            return Outcome.ANSWER
+        # Whether that was the upload's refusal or the request's, an empty creation will tell.
+        self._at_once = False
+        self._was_damaged = status == 400
+        return Outcome.ONWARD
+
+    def _created(self, status: int, headers: Mapping[str, str], now: float) -> Outcome:
         location = headers.get("location", "")
         if status != 201 or not location:
             return Outcome.REFUSED
+        self.link.offers_uploads = True
+        if self._was_damaged:
+            self._was_damaged = False
+            self.link.damaged(now)
         self._path = urlsplit(location).path
         told = headers.get("upload-offset", "0")
         self.offset = int(told) if told.isdigit() and int(told) <= len(self.body) else 0
-        self._is_known = True
         for limit in headers.get("upload-limit", "").split(","):
             name, _, value = limit.strip().partition("=")
             if name == "max-append-size" and value.isdigit() and int(value) > 0:
@@ -203,6 +227,8 @@ class Upload:
     def _begin_anew(self) -> Outcome:
         """The server does not have it any more."""
         self._path = None
+        self._at_once = False
+        self._is_known = True
         self.offset = 0
         return self._progress()
 
@@ -214,6 +240,7 @@ class Upload:
     def broke(self) -> None:
         """The connection broke: only the server knows what has arrived."""
         self.link.broke()
+        self._at_once = False
         self._is_known = False
 
 
