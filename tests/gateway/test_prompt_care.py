@@ -43,7 +43,8 @@ def test_anthropic_gets_marks_for_what_comes_again(path, body):
     assert b"cache_control" not in first
     assert b'"cache_control":{"type":"ephemeral"}' in second
     tokens = {
-        kind: recorder.prompt_tokens.labels("up0", kind).value for kind in ("input", "repeated", "cached")
+        kind: recorder.measures.prompt_tokens.labels("up0", kind).value
+        for kind in ("input", "repeated", "cached")
     }
     assert tokens["input"] == 2 * 1_010
     assert tokens["cached"] == 2_000
@@ -60,4 +61,4 @@ def test_without_configuration_a_prompt_goes_on_as_it_came():
     (first, second), recorder = asked_twice("anthropic", MESSAGE, "/v1/messages", TO_MESSAGES, None)
     assert first == second
     assert b"cache_control" not in first
-    assert recorder.prompt_tokens.labels("up0", "input").value == 0
+    assert recorder.measures.prompt_tokens.labels("up0", "input").value == 0

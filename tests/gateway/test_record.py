@@ -106,11 +106,11 @@ def test_a_settled_attempt_is_in_the_ledger_and_in_the_metrics(recorder):
     one = settle(recorder, first_token=0.2, duration=1.2, stream=True)
     assert recorder.ledger.open_attempts() == []
     assert one.cost == (100 * 2 + 11 * 10) * 1_000_000
-    assert counted(recorder.attempts) == {("up", "completed", ""): 1}
-    assert counted(recorder.tokens) == {("up", "m*", "input"): 100, ("up", "m*", "output"): 11}
-    assert counted(recorder.cost) == {("up", "m*"): pytest.approx(310e-6)}
-    assert counted(recorder.first_token) == {("up",): 1}
-    assert recorder.between.labels("up").sum == pytest.approx(0.1)  # ten gaps in a second
+    assert counted(recorder.measures.attempts) == {("up", "completed", ""): 1}
+    assert counted(recorder.measures.tokens) == {("up", "m*", "input"): 100, ("up", "m*", "output"): 11}
+    assert counted(recorder.measures.cost) == {("up", "m*"): pytest.approx(310e-6)}
+    assert counted(recorder.measures.first_token) == {("up",): 1}
+    assert recorder.measures.between.labels("up").sum == pytest.approx(0.1)  # ten gaps in a second
 
 
 @pytest.mark.parametrize(
@@ -127,42 +127,42 @@ def test_a_settled_attempt_is_in_the_ledger_and_in_the_metrics(recorder):
 )
 def test_a_failure_is_counted_under_its_own_code(recorder, outcome, error):
     settle(recorder, outcome=outcome, error=error)
-    assert counted(recorder.attempts)["up", outcome.value, error] == 1
+    assert counted(recorder.measures.attempts)["up", outcome.value, error] == 1
 
 
 def test_an_upstreams_own_codes_make_no_labels(recorder):
     for number in range(500):
         error = UpstreamFailed("no", code=f"their_code_{number}").code
         settle(recorder, outcome=Outcome.FAILED, error=error)
-    assert counted(recorder.attempts) == {("up", "completed", ""): 0, ("up", "failed", "other"): 500}
+    assert counted(recorder.measures.attempts) == {("up", "completed", ""): 0, ("up", "failed", "other"): 500}
 
 
 def test_a_plain_answer_and_a_single_token_have_no_time_between_tokens(recorder):
     settle(recorder, first_token=0.2, duration=1.2, stream=False)
     settle(recorder, first_token=0.2, duration=1.2, stream=True, usage=Usage(output_tokens=1))
     settle(recorder, duration=1.2, stream=True)
-    assert counted(recorder.between) == {("up",): 0}
-    assert counted(recorder.first_token) == {("up",): 2}
+    assert counted(recorder.measures.between) == {("up",): 0}
+    assert counted(recorder.measures.first_token) == {("up",): 2}
 
 
 def test_names_that_callers_invent_make_no_labels_and_are_not_kept_for_ever(recorder):
     for number in range(record.MAX_BOUND + 10):
         settle(recorder, candidate(model=f"invented {number}"))
-    assert set(counted(recorder.tokens)) == {("up", "m*", "input"), ("up", "m*", "output")}
+    assert set(counted(recorder.measures.tokens)) == {("up", "m*", "input"), ("up", "m*", "output")}
     assert len(recorder._cells) <= record.MAX_BOUND
 
 
 def test_a_configuration_of_many_models_finds_room(recorder):
     for number in range(600):
         settle(recorder, candidate(route=f"model-{number}"))
-    assert len(counted(recorder.tokens)) == 1_200
-    assert ("other", "other", "other") not in counted(recorder.tokens)
+    assert len(counted(recorder.measures.tokens)) == 1_200
+    assert ("other", "other", "other") not in counted(recorder.measures.tokens)
 
 
 def test_retries_are_counted_by_upstream(recorder):
     recorder.retried(candidate())
     recorder.retried(candidate())
-    assert counted(recorder.retries) == {("up",): 2}
+    assert counted(recorder.measures.retries) == {("up",): 2}
 
 
 # ---- requests -------------------------------------------------------------------------------------
@@ -203,8 +203,8 @@ def test_an_answer_is_one_line_with_all_that_is_asked_about_later(recorder, line
         "attempts": 2,
         "peer": "192.0.2.7",
     }
-    assert counted(recorder.requests) == {("chat", "200"): 1}
-    assert counted(recorder.durations) == {("chat",): 1}
+    assert counted(recorder.measures.requests) == {("chat", "200"): 1}
+    assert counted(recorder.measures.durations) == {("chat",): 1}
 
 
 def test_a_reader_that_attached_is_logged_under_the_generation_that_it_read(recorder, lines):
@@ -228,21 +228,21 @@ def test_so_is_a_request_that_never_became_a_call(recorder, lines, tenant):
     (line,) = lines.seen
     assert (line["status"], line["error"], line["outcome"]) == (401, "invalid_api_key", "refused")
     assert line.get("key") == (tenant.key_name if tenant else None)
-    assert counted(recorder.requests) == {("chat", "401"): 1}
+    assert counted(recorder.measures.requests) == {("chat", "401"): 1}
 
 
 def test_without_a_log_everything_is_counted_all_the_same(recorder):
     recorder.log = None
     answered(recorder)
     recorder.refused("chat", None, status=400, error="invalid_json", peer="")
-    assert counted(recorder.requests) == {("chat", "200"): 1, ("chat", "400"): 1}
+    assert counted(recorder.measures.requests) == {("chat", "200"): 1, ("chat", "400"): 1}
 
 
 def test_every_status_finds_room(recorder):
     for endpoint in [*(endpoint.label for endpoint in Endpoint), "other"]:
         for status in range(200, 600):
             recorder.counted(endpoint, status)
-    assert len(counted(recorder.requests)) == 7 * 400
+    assert len(counted(recorder.measures.requests)) == 7 * 400
 
 
 def test_names_that_callers_invent_and_configurations_that_are_replaced_leave_nothing_behind(recorder):

@@ -160,8 +160,8 @@ class Inquiries:
             ("output", told.output_tokens - before.output_tokens),
         ):
             # A counter cannot go down: what was too much is counted apart.
-            counter = recorder.tokens if tokens > 0 else self._too_much
+            counter = recorder.measures.tokens if tokens > 0 else self._too_much
             if tokens:
                 counter.labels(question.upstream, route, direction).add(abs(tokens))
         if more > 0:
-            recorder.cost.labels(question.upstream, route).add(more * PICO)
+            recorder.measures.cost.labels(question.upstream, route).add(more * PICO)

@@ -1,7 +1,7 @@
 """What happened: a ledger row per attempt, metrics, one log line per request.
 
-Wraps both halves, so that refusals, disconnects and failed attempts are seen too.  Every label set is bounded:
-models are labelled by their entry in the configuration, never by what a caller wrote.
+Wraps both halves, so that refusals, disconnects and failed attempts are seen too.  Which metrics there are says
+:mod:`penstock.gateway.measures`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import msgspec
 
 from penstock.cache.entry import Entry
 from penstock.errors import PenstockError
+from penstock.gateway.measures import Measures
 from penstock.gateway.stages.route import Candidate
 from penstock.generation.log import TOO_LARGE, Generation
 from penstock.generation.store import Record
 from penstock.ledger.ledger import Ledger
 from penstock.logs import RequestLine, RequestLog
 from penstock.messages import PROCESS_DIED, Attempt, Call, Outcome, Tenant, Usage
-from penstock.metrics import DURATION_BUCKETS, INTER_TOKEN_BUCKETS, TTFT_BUCKETS, Counter, Histogram, Registry
+from penstock.metrics import Counter, Histogram, Registry
 from penstock.net.clock import Clock
 from penstock.upstream.ladder import How
 from penstock.wire import boundary, counting, problems
@@ -33,7 +34,6 @@ MAX_BOUND = 4_096
 # How a call came by an answer that was made for another, and what its row says.  An answer that was asked for by its
 # id is only read on, and one that was kept has its row from the cache.
 _SHARED = {"joined": Outcome.JOINED, "attached": Outcome.ATTACHED, "replayed": Outcome.ATTACHED}
-MAX_CHILDREN = 5_000  # label sets of one metric: configurations with hundreds of models find room
 
 
 def _codes(kind: type[PenstockError]) -> set[str]:
@@ -52,13 +52,13 @@ class _Cells:
 
     __slots__ = ("between", "completed", "cost", "first_token", "input", "output")
 
-    def __init__(self, recorder: Recorder, upstream: str, route: str) -> None:
-        self.completed: Counter = recorder.attempts.labels(upstream, Outcome.COMPLETED.value, "")
-        self.input: Counter = recorder.tokens.labels(upstream, route, "input")
-        self.output: Counter = recorder.tokens.labels(upstream, route, "output")
-        self.cost: Counter = recorder.cost.labels(upstream, route)
-        self.first_token: Histogram = recorder.first_token.labels(upstream)
-        self.between: Histogram = recorder.between.labels(upstream)
+    def __init__(self, measures: Measures, upstream: str, route: str) -> None:
+        self.completed: Counter = measures.attempts.labels(upstream, Outcome.COMPLETED.value, "")
+        self.input: Counter = measures.tokens.labels(upstream, route, "input")
+        self.output: Counter = measures.tokens.labels(upstream, route, "output")
+        self.cost: Counter = measures.cost.labels(upstream, route)
+        self.first_token: Histogram = measures.first_token.labels(upstream)
+        self.between: Histogram = measures.between.labels(upstream)
 
 
 class Recorder:
@@ -68,105 +68,13 @@ class Recorder:
         self.ledger = ledger
         self.clock = clock
         self.log = log
-        self.requests = metrics.counter(
-            "penstock_requests_total",
-            "Requests answered.",
-            labels=("endpoint", "status"),
-            max_children=MAX_CHILDREN,
-        )
-        self.durations = metrics.histogram(
-            "penstock_request_duration_seconds",
-            "From a request's arrival to its answer's end.",
-            labels=("endpoint",),
-            buckets=DURATION_BUCKETS,
-        )
-        self.attempts = metrics.counter(
-            "penstock_attempts_total",
-            "Upstream calls.",
-            labels=("upstream", "outcome", "error"),
-            max_children=MAX_CHILDREN,
-        )
-        self.retries = metrics.counter(
-            "penstock_retries_total",
-            "Attempts repeated.",
-            labels=("upstream",),
-            max_children=MAX_CHILDREN,
-        )
-        self.continuations = metrics.counter(
-            "penstock_continuations_total",
-            "Broken streams gone on with.",
-            labels=("how", "outcome"),
-        )
-        self.hedges = metrics.counter(
-            "penstock_hedges_total",
-            "Second calls for answers that were late, by what became of them.",
-            labels=("upstream", "outcome"),
-            max_children=MAX_CHILDREN,
-        )
-        self.shared_calls = metrics.counter(
-            "penstock_batched_calls_total",
-            "Calls that could share a request with others.",
-            labels=("upstream",),
-            max_children=MAX_CHILDREN,
-        )
-        self.shared_requests = metrics.counter(
-            "penstock_batched_requests_total",
-            "Requests in which they were asked.",
-            labels=("upstream",),
-            max_children=MAX_CHILDREN,
-        )
-        self.tokens = metrics.counter(
-            "penstock_tokens_total",
-            "Tokens settled in the ledger.",
-            labels=("upstream", "model", "direction"),
-            max_children=MAX_CHILDREN,
-        )
-        self.cost = metrics.counter(
-            "penstock_cost_usd_total",
-            "Money settled in the ledger.",
-            labels=("upstream", "model"),
-            max_children=MAX_CHILDREN,
-        )
-        self.first_token = metrics.histogram(
-            "penstock_first_token_seconds",
-            "From sending a call to its answer's first event.",
-            labels=("upstream",),
-            buckets=TTFT_BUCKETS,
-        )
-        self.between = metrics.histogram(
-            "penstock_between_tokens_seconds",
-            "Mean time between the output tokens of a streamed answer.",
-            labels=("upstream",),
-            buckets=INTER_TOKEN_BUCKETS,
-        )
-        saved_tokens = metrics.counter(
-            "penstock_cache_saved_tokens_total",
-            "Tokens that kept answers saved.",
-            labels=("direction",),
-        )
-        self.saved_input = saved_tokens.labels("input")
-        self.saved_output = saved_tokens.labels("output")
-        self.saved_cost = metrics.counter(
-            "penstock_cache_saved_usd_total", "What the answers that were given again had cost."
-        ).labels()
-        left_out = metrics.counter(
-            "penstock_prompt_left_out_tokens_total",
-            "Tokens that were left out of prompts, about.",
-            labels=("what",),
-        )
-        self._left_out = {what: left_out.labels(what) for what in ("whitespace", "duplicates", "history")}
-        self.prompt_tokens = metrics.counter(
-            "penstock_prompt_cache_tokens_total",
-            "Tokens of prompts whose provider's cache is cared for.",
-            labels=("upstream", "kind"),
-            max_children=MAX_CHILDREN,
-        )
-        self.prompt_missed = metrics.counter(
-            "penstock_prompt_cache_missed_usd_total",
-            "What the provider's cache would have saved, had it kept what was sent again.",
-            labels=("upstream",),
-            max_children=MAX_CHILDREN,
-        )
+        self.measures = measures = Measures(metrics)
+        self.saved_input = measures.saved_tokens.labels("input")
+        self.saved_output = measures.saved_tokens.labels("output")
+        self.saved_cost = measures.saved_cost.labels()
+        self._left_out = {
+            what: measures.left_out.labels(what) for what in ("whitespace", "duplicates", "history")
+        }
         self._cells: dict[tuple[str, str], _Cells] = {}  # by upstream and route, of which there are few
         self._request_cells: dict[tuple[str, int], Counter] = {}
         self._duration_cells: dict[str, Histogram] = {}
@@ -190,7 +98,7 @@ class Recorder:
         assert attempt.outcome is not None
         if attempt.outcome is not _COMPLETED:
             error = attempt.error if attempt.error in _KNOWN_ERRORS else _OTHER_ERROR
-            self.attempts.labels(attempt.upstream, attempt.outcome.value, error).add()
+            self.measures.attempts.labels(attempt.upstream, attempt.outcome.value, error).add()
         else:
             cells.completed.value += 1
         usage = attempt.usage
@@ -213,7 +121,7 @@ class Recorder:
     def _cared(self, attempt: Attempt, repeated: int) -> None:
         """How much of a prompt that had been sent before the provider's cache has kept."""
         usage = attempt.usage
-        tokens, upstream = self.prompt_tokens, attempt.upstream
+        tokens, upstream = self.measures.prompt_tokens, attempt.upstream
         tokens.labels(upstream, "input").add(usage.input_tokens)
         tokens.labels(upstream, "repeated").add(min(repeated, usage.input_tokens))
         tokens.labels(upstream, "cached").add(usage.cached_input_tokens)
@@ -222,12 +130,12 @@ class Recorder:
         prices, model = self.ledger.prices, attempt.upstream_model
         fresh = prices.estimate(upstream, model, Usage(missed))
         kept = prices.estimate(upstream, model, Usage(missed, cached_input_tokens=missed))
-        self.prompt_missed.labels(upstream).add(max(fresh - kept, 0) * PICO)
+        self.measures.prompt_missed.labels(upstream).add(max(fresh - kept, 0) * PICO)
 
     def _bind(self, upstream: str, route: str) -> _Cells:
         if len(self._cells) >= MAX_BOUND:  # of configurations that have been replaced
             self._cells.clear()
-        cells = self._cells[upstream, route] = _Cells(self, upstream, route)
+        cells = self._cells[upstream, route] = _Cells(self.measures, upstream, route)
         return cells
 
     def saved(self, call: Call, entry: Entry, *, number: int) -> None:
@@ -276,7 +184,7 @@ class Recorder:
         attempt.duration = max(0.0, time.time() - record.created)  # until now it may have worked
         self._enter(attempt)
         generation.cost += attempt.cost
-        self.attempts.labels(record.upstream, Outcome.PARTIAL.value, PROCESS_DIED).add()
+        self.measures.attempts.labels(record.upstream, Outcome.PARTIAL.value, PROCESS_DIED).add()
 
     def _enter(self, attempt: Attempt) -> None:
         """Put a row into the ledger that no upstream call of this process stands for: it is over already."""
@@ -284,20 +192,20 @@ class Recorder:
         self.ledger.settle(attempt)
 
     def retried(self, candidate: Candidate) -> None:
-        self.retries.labels(candidate.upstream.name).add()
+        self.measures.retries.labels(candidate.upstream.name).add()
 
     def hedged(self, candidate: Candidate, outcome: str) -> None:
         """A call of this candidate was late, and a second one ``won``, ``lost`` or ``failed``."""
-        self.hedges.labels(candidate.upstream.name, outcome).add()
+        self.measures.hedges.labels(candidate.upstream.name, outcome).add()
 
     def batched(self, candidate: Candidate, calls: int) -> None:
         """So many calls go to this candidate in one request."""
-        self.shared_calls.labels(candidate.upstream.name).add(calls)
-        self.shared_requests.labels(candidate.upstream.name).add()
+        self.measures.shared_calls.labels(candidate.upstream.name).add(calls)
+        self.measures.shared_requests.labels(candidate.upstream.name).add()
 
     def continued(self, how: How, outcome: str) -> None:
         """A broken stream was gone on with: ``rescued``, ``broken`` again, or why it was not."""
-        self.continuations.labels(how.value, outcome).add()
+        self.measures.continuations.labels(how.value, outcome).add()
 
     # ---- the front half: requests ----
 
@@ -321,7 +229,7 @@ class Recorder:
         self.counted(label, status)
         cell = self._duration_cells.get(label)
         if cell is None:
-            cell = self._duration_cells[label] = self.durations.labels(label)
+            cell = self._duration_cells[label] = self.measures.durations.labels(label)
         cell.observe(duration)
         if read in _SHARED and generation is not None:
             self._shared(call, generation, _SHARED[read], error=error)
@@ -397,7 +305,7 @@ class Recorder:
         """A request was answered."""
         counter = self._request_cells.get((endpoint, status))
         if counter is None:
-            counter = self.requests.labels(endpoint, str(status))
+            counter = self.measures.requests.labels(endpoint, str(status))
             self._request_cells[endpoint, status] = counter
         counter.value += 1
 
