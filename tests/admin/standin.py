@@ -95,9 +95,6 @@ class Standin:
             "lag": 0.0,
         }
 
-    def redacted_config(self):
-        return {}
-
     async def drain(self, seconds):
         return 0
 

@@ -1,6 +1,5 @@
 import asyncio
 import hashlib
-import json
 import sqlite3
 
 import msgspec
@@ -22,7 +21,6 @@ from serving import (
 )
 
 from penstock.config.model import Config, KeyConfig, LedgerConfig, UpstreamConfig
-from penstock.config.secret import Secret
 from penstock.errors import ConfigError
 from penstock.gateway.compose import build
 from penstock.metrics import render
@@ -62,16 +60,6 @@ def test_what_is_in_flight_can_be_seen_and_is_gone_afterwards():
     text = render(after["metrics"]).decode()
     assert 'penstock_requests_total{endpoint="chat",status="200"} 1' in text
     msgspec.json.encode({**during, "metrics": None})  # it crosses a process boundary
-
-
-def test_secrets_are_blotted_out():
-    settings = config("http://127.0.0.1:9", keys=[KEY], control_key=Secret("control-secret"))
-    up0 = settings.upstreams["up0"]
-    settings.upstreams["up0"] = msgspec.structs.replace(up0, api_key=Secret("upstream-secret"))
-    gateway = build(settings, clock=FakeClock())
-    shown = json.dumps(gateway.redacted_config())
-    assert "secret" not in shown
-    assert "up0" in shown
 
 
 def test_what_was_asked_outlives_the_process_in_a_file(tmp_path):

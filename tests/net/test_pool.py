@@ -95,7 +95,7 @@ def test_a_fresh_connection_is_never_one_that_was_used(run):
         async with RawServer(keep_answering) as server:
             pool = pool_to(server.port)
             await ask(pool)
-            connection = await pool.acquire_fresh()
+            connection = await pool.acquire(fresh=True)
             assert not connection.reused
             receiver = Collector()
             await connection.send(GET, b"", receiver)

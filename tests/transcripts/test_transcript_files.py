@@ -2,6 +2,7 @@
 
 import os
 import stat
+from urllib.parse import unquote
 
 import pytest
 
@@ -14,7 +15,6 @@ from penstock.transcripts.transcript import (
     folder_of,
     line_of,
     read,
-    tenant_of,
 )
 
 NOW = 1_800_000_000.0
@@ -55,7 +55,7 @@ def test_each_tenant_has_a_folder_of_its_own_below_the_directory(tenant, make, t
     make().append(tenant, line_of(transcript(1, tenant)), NOW)
     (path,) = files(tmp_path / "kept")
     assert path.parent.parent == tmp_path / "kept"
-    assert tenant_of(path.parent.name) == tenant
+    assert unquote(path.parent.name) == tenant
     assert folder_of(tenant) == path.parent.name
 
 

@@ -429,12 +429,6 @@ class Gateway:
         named = {name.lower().encode("latin-1", "replace"): value.encode() for name, value in headers.items()}
         return explain(self.pipeline, path, named, body)
 
-    def redacted_config(self) -> dict[str, Any]:
-        """The configuration in use, secrets blotted out."""
-        config = self.pipeline.snapshot.config
-        value: dict[str, Any] = msgspec.to_builtins(config, enc_hook=lambda _: "…")
-        return value
-
     # ---- building ----
 
     def _look_up(self, config: Config) -> Cache | None:

@@ -175,7 +175,7 @@ class Replay:
                 await self._send(connection, head, body, shot)
             except StaleConnection:
                 # It had closed while it was idle: nothing was lost, as any HTTP client would see it.
-                await self._send(await pool.acquire_fresh(), head, body, shot)
+                await self._send(await pool.acquire(fresh=True), head, body, shot)
         except PenstockError as error:
             if not sent:
                 self.waiting -= 1

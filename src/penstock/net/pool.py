@@ -109,10 +109,6 @@ class Pool:
                 return waited
         return await self._open()
 
-    async def acquire_fresh(self) -> Connection:
-        """:meth:`acquire` of one that was never used."""
-        return await self.acquire(fresh=True)
-
     def statistics(self) -> PoolStatistics:
         return PoolStatistics(
             open=self._slots,

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import msgspec
 
@@ -55,10 +55,6 @@ def line_of(transcript: Transcript) -> bytes:
 def folder_of(tenant: str) -> str:
     """The name of a tenant's folder; no two tenants have the same, and none is a way out of the directory."""
     return quote(tenant, safe="").replace(".", "%2E")
-
-
-def tenant_of(folder: str) -> str:
-    return unquote(folder)
 
 
 def files(directory: Path) -> list[Path]:

@@ -63,7 +63,6 @@ class Embedding:
         self.budget = budget
         self.late = 0  # texts that nobody waits for any more
         self.failed = 0
-        self.embedded = 0
         self._encode = encode
         self._waiting: list[tuple[str, asyncio.Future[Vector | None]]] = []
         self._working: asyncio.Task[None] | None = None
@@ -113,8 +112,6 @@ class Embedding:
                     for row, (_, made) in enumerate(batch):
                         if not made.done():
                             made.set_result(None if vectors is None else vectors[row])
-                if vectors is not None:
-                    self.embedded += len(batch)
         finally:
             self._working = None
 

@@ -28,12 +28,11 @@ class Admission:
     ``limiter`` is None where the configuration has no limits.
     """
 
-    __slots__ = ("admitted_total", "draining", "in_progress", "limiter")
+    __slots__ = ("draining", "in_progress", "limiter")
 
     def __init__(self, limiter: Limiter | None = None) -> None:
         self.limiter = limiter
         self.in_progress = 0
-        self.admitted_total = 0
         self.draining = False
 
     def __repr__(self) -> str:
@@ -70,7 +69,6 @@ class Admission:
     def enter(self) -> None:
         """Count a request that needs no permission: it reads what is there."""
         self.in_progress += 1
-        self.admitted_total += 1
 
     def settle(self, call: Call) -> None:
         """The call has been answered, one way or another.
