@@ -31,7 +31,12 @@ class Dialect(enum.Enum):
 
 
 class Endpoint(enum.Enum):
-    """The operations of the two APIs that are relayed: dialect, path, and whether an answer may stream."""
+    """The operations that are relayed: dialect, path, whether a call may ask for a stream, and whether it is opaque.
+
+    What is **opaque** goes through as bytes: no other API has a form for it, and the gateway reads of a request the
+    model's name and of an answer what it used.  A request may be a form, an answer may be sound, or a stream if its
+    upstream chooses: what was asked for does not count.
+    """
 
     CHAT = (Dialect.OPENAI, "/v1/chat/completions", True)
     COMPLETIONS = (Dialect.OPENAI, "/v1/completions", True)
@@ -39,28 +44,40 @@ class Endpoint(enum.Enum):
     RESPONSES = (Dialect.OPENAI, "/v1/responses", True)
     MESSAGES = (Dialect.ANTHROPIC, "/v1/messages", True)
     COUNT_TOKENS = (Dialect.ANTHROPIC, "/v1/messages/count_tokens", False)
+    MODERATIONS = (Dialect.OPENAI, "/v1/moderations", False, True)
+    IMAGES_GENERATIONS = (Dialect.OPENAI, "/v1/images/generations", False, True)
+    IMAGES_EDITS = (Dialect.OPENAI, "/v1/images/edits", False, True)
+    IMAGES_VARIATIONS = (Dialect.OPENAI, "/v1/images/variations", False, True)
+    SPEECH = (Dialect.OPENAI, "/v1/audio/speech", False, True)
+    TRANSCRIPTIONS = (Dialect.OPENAI, "/v1/audio/transcriptions", False, True)
+    TRANSLATIONS = (Dialect.OPENAI, "/v1/audio/translations", False, True)
+    RERANK = (Dialect.OPENAI, "/v1/rerank", False, True)
 
     dialect: Dialect
     path: str
     streams: bool
+    opaque: bool
     label: str
 
     __hash__ = object.__hash__  # Enum's own is a Python function, and endpoints are keys on the hot path
 
-    def __init__(self, dialect: Dialect, path: str, streams: bool) -> None:
+    def __init__(self, dialect: Dialect, path: str, streams: bool, opaque: bool = False) -> None:
         self.dialect = dialect
         self.path = path
         self.streams = streams
+        self.opaque = opaque
         self.label = self.name.lower()
 
 
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """Tokens of one answer.
+    """What one answer used: tokens, and what else its provider charges for.
 
     ``input_tokens`` counts the whole prompt and includes ``cached_input_tokens`` (read from the
     provider's prompt cache), ``cache_write_tokens`` and ``audio_input_tokens``; ``output_tokens``
     includes ``reasoning_tokens`` and ``audio_output_tokens``; ``cache_write_tokens`` includes
-    ``cache_write_1h_tokens``, which are kept for an hour.  (Anthropic reports the cached parts beside
+    ``cache_write_1h_tokens``, which are kept for an hour, and ``input_tokens`` includes ``image_input_tokens``.
+    ``units`` are what is not counted in tokens: images of the endpoints of images, milliseconds of sound of
+    transcriptions and translations, characters of speech, searches of rerank.  (Anthropic reports the cached parts beside
     ``input_tokens``; ``wire`` adds them up.)  ``estimated`` says that at least one figure was counted by
     us, because the provider's own never came.
     """
@@ -74,6 +91,8 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     audio_output_tokens: int = 0
     estimated: bool = False
     cache_write_1h_tokens: int = 0
+    image_input_tokens: int = 0
+    units: int = 0
 
 
 class Outcome(enum.Enum):
@@ -140,7 +159,9 @@ class Call(msgspec.Struct, eq=False):
     """One request of one caller, decoded as far as the gateway needs it.
 
     ``fields`` are the top-level members of the JSON body in their order, each value undecoded: bytes
-    that nobody must change are never parsed, nor written anew.
+    that nobody must change are never parsed, nor written anew.  Of a form (``wire.form``) they are its parts, each
+    text as a JSON string, each file as its digest.  An opaque endpoint's ``stream`` is False: whether its answer
+    streams, the answer tells.
     """
 
     id: str  # the generation's id: "gen_" and 32 hexadecimal digits

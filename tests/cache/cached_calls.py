@@ -2,12 +2,17 @@
 
 from penstock.generation.log import new_id
 from penstock.messages import Call, Endpoint, Tenant
-from penstock.wire import request
+from penstock.wire import opaque, request
 
 BODY = b'{"model":"m","messages":[{"role":"user","content":"hi"}],"max_tokens":9}'
 
 
 def a_call(endpoint=Endpoint.CHAT, body=BODY, *, headers=(), tenant=None, received=1_000.0):
+    if endpoint.opaque:
+        found = opaque.read(endpoint, dict(headers), body)
+        owner = tenant or Tenant()
+        members = (found.model, False, found.fields, found.body, dict(headers), received, owner)
+        return Call(new_id(), endpoint, *members)
     opening = request.read(endpoint, body)
     return Call(
         id=new_id(),

@@ -22,6 +22,7 @@ REQUIRED = {
     Endpoint.RESPONSES: {"input": "hi"},
     Endpoint.MESSAGES: {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9},
     Endpoint.COUNT_TOKENS: {"messages": [{"role": "user", "content": "hi"}]},
+    **{endpoint: {"input": "hi"} for endpoint in Endpoint if endpoint.opaque},
 }
 SCHEMAS = {
     Endpoint.CHAT: [chat_create_params.CompletionCreateParamsNonStreaming],
@@ -313,10 +314,18 @@ def test_temperature_0_or_a_seed_asks_for_one_answer(member, deterministic):
     assert keys.is_deterministic(a_call(body=b'{"model":"m","messages":[],%b}' % member)) is deterministic
 
 
-@pytest.mark.parametrize("endpoint", [Endpoint.EMBEDDINGS, Endpoint.COUNT_TOKENS])
-def test_embeddings_and_counts_have_only_one_answer(endpoint):
+@pytest.mark.parametrize(
+    "endpoint", [Endpoint.EMBEDDINGS, Endpoint.COUNT_TOKENS, Endpoint.MODERATIONS, Endpoint.RERANK]
+)
+def test_what_has_only_one_answer(endpoint):
     body = json.dumps({"model": "m", **REQUIRED[endpoint]}).encode()
     assert keys.is_deterministic(a_call(endpoint, body))
+
+
+@pytest.mark.parametrize("endpoint", [Endpoint.IMAGES_GENERATIONS, Endpoint.SPEECH, Endpoint.TRANSCRIPTIONS])
+def test_what_is_drawn_or_spoken_has_another_answer_each_time(endpoint):
+    body = json.dumps({"model": "m", "input": "hi", "temperature": 0}).encode()
+    assert not keys.is_deterministic(a_call(endpoint, body))
 
 
 @pytest.mark.parametrize(

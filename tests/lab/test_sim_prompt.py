@@ -368,7 +368,10 @@ MEMBERS = [
 ]
 
 
-@given(st.sampled_from(list(Endpoint)), st.dictionaries(st.sampled_from(MEMBERS), json_values, max_size=6))
+@given(
+    st.sampled_from([each for each in Endpoint if not each.opaque]),
+    st.dictionaries(st.sampled_from(MEMBERS), json_values, max_size=6),
+)
 def test_no_body_is_a_defect(endpoint, members):
     try:
         read(endpoint, {"model": "sim", "max_tokens": 5, **members})

@@ -67,7 +67,7 @@ def run(store, *attempts):
 class TestWriting:
     def test_a_settled_attempt_is_in_the_file_with_all_its_fields(self, make_store, path):
         store = make_store()
-        usage = Usage(9, 8, 7, 6, 5, 4, 3, estimated=True)
+        usage = Usage(9, 8, 7, 6, 5, 4, 3, estimated=True, image_input_tokens=2, units=11)
         one = attempt(endpoint="messages", model="smart", upstream_model="sim-2")
         store.opened(one)
         details = {
@@ -88,8 +88,9 @@ class TestWriting:
         read = {"input_tokens": 9, "cached_input_tokens": 7, "cache_write_tokens": 6, "audio_input_tokens": 4}
         written = {"output_tokens": 8, "reasoning_tokens": 5, "audio_output_tokens": 3}
         rest = {"tier": "standard", "started": one.started, "outcome": "partial", "estimated": 1, "boot": 1}
+        few = {"image_input_tokens": 2, "units": 11}
         question = {"answer": "gen-1", "told": 0, "asked": 0, "ask_at": 0.0}
-        expected = asked | route | reserved | details | read | written | rest | question
+        expected = asked | route | reserved | details | read | written | rest | few | question
         assert row == expected | {"row": row["row"]}
 
     def test_an_open_attempt_is_in_the_file_as_reserved(self, make_store, path):
@@ -461,7 +462,7 @@ class TestTrouble:
             execute(path, f"ALTER TABLE {table} DROP COLUMN saved")
         execute(path, "ALTER TABLE folded DROP COLUMN queued", "DROP INDEX attempts_died")
         execute(path, "DROP INDEX attempts_questions")
-        for column in ("answer", "told", "asked", "ask_at"):
+        for column in ("answer", "told", "asked", "ask_at", "image_input_tokens", "units"):
             execute(path, f"ALTER TABLE attempts DROP COLUMN {column}")
         execute(path, "PRAGMA user_version = 1")
         store = make_store()
@@ -472,6 +473,19 @@ class TestTrouble:
             ("completed", 0),
             ("joined", 7),
         ]
+
+    def test_a_ledger_of_the_version_before_is_gone_on_with(self, make_store, path):
+        store = make_store()
+        run(store, attempt())
+        store.close()
+        for column in ("image_input_tokens", "units"):
+            execute(path, f"ALTER TABLE attempts DROP COLUMN {column}")
+        execute(path, "PRAGMA user_version = 4")
+        store = make_store()
+        store.opened(another := attempt())
+        store.settled(ended(another, Outcome.COMPLETED, Usage(units=3)))
+        assert store.flush()
+        assert execute(path, "SELECT units FROM attempts ORDER BY row") == [(0,), (3,)]
 
     def test_a_ledger_of_a_newer_version(self, make_store, path):
         make_store().close()
@@ -712,7 +726,7 @@ def test_log_records_name_the_store(make_store, tmp_path, caplog):
 
 def test_statement_parameters_fit_every_sqlite():
     assert _file._ROWS_PER_STATEMENT * _file._COLUMNS <= 999
-    assert _file._ATTEMPTS.count("\n  ") == _file._COLUMNS + len(_file._OF_QUESTIONS)
+    assert _file._ATTEMPTS.count("\n  ") == _file._COLUMNS + len(_file._OF_QUESTIONS) + len(_file._OF_FEW)
 
 
 # ---- what is too old ----

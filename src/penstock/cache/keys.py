@@ -54,6 +54,8 @@ UNTELLING: dict[Endpoint, frozenset[str]] = {
     Endpoint.RESPONSES: frozenset({"stream", "stream_options"}),  # the answer repeats all the others
     Endpoint.MESSAGES: frozenset({"stream", "metadata"}),
     Endpoint.COUNT_TOKENS: frozenset(),
+    # Of those that are relayed as bytes the form of the answer is the upstream's, so what asks for one counts.
+    **{endpoint: frozenset({"user"}) for endpoint in Endpoint if endpoint.opaque},
 }
 """Members that cannot change the answer."""
 
@@ -68,6 +70,11 @@ TELLING_HEADERS = (
     b"x-sim-key",
 )
 """The caller's header fields that reach an upstream and change its answer."""
+
+# Of what does not stream, or only if its upstream chooses, the answers that have another form each time.
+_VARIED = frozenset(
+    {endpoint for endpoint in Endpoint if endpoint.opaque} - {Endpoint.MODERATIONS, Endpoint.RERANK}
+)
 
 _TELLING = frozenset(TELLING_HEADERS)
 
@@ -150,10 +157,10 @@ def _scope_of_key(key: bytes) -> str:
 def is_deterministic(call: Call) -> bool:
     """Whether the caller asked for one answer rather than any: temperature 0, or a seed.
 
-    Embeddings and counts of tokens have only one.
+    Embeddings, counts of tokens, moderations and ranks have only one.
     """
     if not call.endpoint.streams:
-        return True
+        return call.endpoint not in _VARIED
     fields = call.fields
     if (temperature := fields.get("temperature")) is not None:
         try:

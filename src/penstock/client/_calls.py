@@ -55,7 +55,8 @@ _EVERY_GATEWAYS = frozenset({"zstd"})
 _CONVERSATIONS = frozenset({Endpoint.CHAT, Endpoint.MESSAGES, Endpoint.RESPONSES})
 
 _PATHS: Final = sorted(
-    ((endpoint.path.removeprefix("/v1"), endpoint) for endpoint in Endpoint), key=lambda each: -len(each[0])
+    ((each.path.removeprefix("/v1"), each) for each in Endpoint if not each.opaque),
+    key=lambda each: -len(each[0]),
 )
 _REFUSED_FOR_NOW = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 _NO_ROOM = frozenset({503, 529})

@@ -24,6 +24,7 @@ from penstock.flow.budget import Calendar
 from penstock.flow.lessee import Lessee
 from penstock.flow.reservation import CallReservation, Concerned, tightest
 from penstock.messages import Call, Spent, Usage
+from penstock.wire import opaque
 from penstock.wire.usage import estimate_tokens
 
 OUTPUT_TOKENS = 1_000  # reserved for the answer of a call that sets no limit to it
@@ -117,7 +118,7 @@ class Limiter:
         concerned = self._of_call.get(names) or self._find(names)
         if not concerned.accounts:
             return None
-        now, tokens, output, cost = self.now(), estimate_tokens(len(call.body)), _output(call), 0
+        now, tokens, output, cost = self.now(), _prompt(call), _output(call), 0
         if concerned.spends:
             self.look()
             cost = self._price(call, Usage(tokens, output, estimated=True))
@@ -140,7 +141,7 @@ class Limiter:
         ``wait`` is in seconds; None: no time helps.
         """
         concerned, now = self._concerned(call), self.now()
-        estimate = Usage(estimate_tokens(len(call.body)), _output(call), estimated=True)
+        estimate = Usage(_prompt(call), _output(call), estimated=True)
         tokens = estimate.input_tokens + estimate.output_tokens
         cost = self._price(call, estimate) if concerned.spends else 0
         self.look()
@@ -308,6 +309,11 @@ def _sentence(account: Account, kind: str, wait: float) -> str:
     bucket = account.requests if kind == "requests" else account.tokens
     limit = bucket.limit if bucket is not None else 0
     return f"{whose} may use {limit:g} {kind} a minute; try again in {wait:.3g} s"
+
+
+def _prompt(call: Call) -> int:
+    """The tokens of its prompt, by its size."""
+    return opaque.prompt_tokens(call) if call.endpoint.opaque else estimate_tokens(len(call.body))
 
 
 def _output(call: Call) -> int:

@@ -63,7 +63,11 @@ class Durable:
 
     def may_know(self, call: Call) -> bool:
         """Whether this call may be the repetition of one that is stored."""
-        return attach.may_be_elsewhere(call) and self.keeper_of(call.model) is not None
+        return (
+            attach.may_be_elsewhere(call)
+            and not call.endpoint.opaque
+            and self.keeper_of(call.model) is not None
+        )
 
     async def find(self, call: Call) -> Generation | None:
         """The generation that a call asks for once more; None: it is a new call, and takes the name.
@@ -80,7 +84,7 @@ class Durable:
     def write(self, generation: Generation, call: Call) -> None:
         """Write a new generation down from now on, if its model's answers are, and anybody can ask for it again."""
         keeper = self.keeper_of(call.model)
-        if keeper is None or not attach.can_come_back(call):
+        if keeper is None or call.endpoint.opaque or not attach.can_come_back(call):
             return
         if attach.has_name(call):
             # Of one that is repeated the name was taken when it was looked for.

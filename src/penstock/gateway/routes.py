@@ -16,7 +16,11 @@ from penstock.messages import Dialect, Endpoint, Tenant
 from penstock.net.exchange import Exchange
 from penstock.wire.request import dialect_of
 
-RELAYED: dict[str, Endpoint] = {endpoint.path: endpoint for endpoint in Endpoint}
+RELAYED: dict[str, Endpoint] = {
+    **{endpoint.path: endpoint for endpoint in Endpoint},
+    "/rerank": Endpoint.RERANK,  # where vLLM and Cohere's SDK have it
+    "/v2/rerank": Endpoint.RERANK,
+}
 
 _SLASHES = re.compile("/{2,}")
 _VERSIONS = re.compile("^(/v1)+(?=/)")

@@ -24,6 +24,7 @@ class Item(msgspec.Struct, eq=False):
     input_tokens: int = 0
     cached_input_tokens: int = 0
     output_tokens: int = 0
+    units: int = 0  # what is not charged by the token
     state: str = (
         "running"  # then completed, cancelled (the client left) or failed (by a scenario, or refused)
     )
@@ -34,6 +35,7 @@ class Total(msgspec.Struct, eq=False):
     input_tokens: int = 0
     cached_input_tokens: int = 0
     output_tokens: int = 0
+    units: int = 0
 
 
 class Bill:
@@ -68,6 +70,12 @@ class Bill:
         item.output_tokens += tokens
         self._total.output_tokens += tokens
         self._row(item).output_tokens += tokens
+
+    def units(self, item: Item, units: int) -> None:
+        """Images, milliseconds, characters or searches, as the endpoint has it."""
+        item.units += units
+        self._total.units += units
+        self._row(item).units += units
 
     def close(self, item: Item, state: str) -> None:
         """Once for every item that was opened; again does nothing."""

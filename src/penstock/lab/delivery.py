@@ -48,6 +48,8 @@ class Job(msgspec.Struct, eq=False):
     headers: HeaderList
     input_tokens: int = 0
     cached: int = 0
+    units: int = 0  # charged with the prompt
+    output: int | None = None  # tokens charged with the prompt; None: each that is sent
 
 
 class Delivery:
@@ -95,6 +97,10 @@ class Delivery:
             self.prompt_billed = True
             job = self.job
             job.bill.prompt(job.item, job.input_tokens, job.cached)
+            if job.units:
+                job.bill.units(job.item, job.units)
+            if job.output is not None:
+                job.bill.output(job.item, job.output)
 
     def strike(self, failure: str) -> None:
         """Break off as the scenario says; what was written before goes out first."""
@@ -241,7 +247,8 @@ class Streaming(Delivery):
         if self.exchange.gone:
             return True
         writable = self.exchange.write(data) if data else True
-        self.job.bill.output(self.job.item, upto - self._sent)
+        if self.job.output is None:
+            self.job.bill.output(self.job.item, upto - self._sent)
         self._sent = upto
         return writable
 

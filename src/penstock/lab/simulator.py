@@ -25,7 +25,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from penstock.errors import BadRequest
-from penstock.lab import anthropic, openai, responses
+from penstock.lab import anthropic, media, openai, responses
 from penstock.lab.answer import Answer, answer
 from penstock.lab.bill import Bill, Item
 from penstock.lab.delivery import Delivery, Job, PlainLater, Silence, Streaming, Trickle, reset, transport_of
@@ -118,14 +118,21 @@ class Simulator:
             self._refuse(exchange, item, endpoint, "401")
             return
         try:
-            body = self._decode(data)
-            request = read(endpoint, body)
-            item.model = request.model
+            made: media.Made | None = None
+            if endpoint.opaque:
+                asked = media.read(endpoint, exchange.headers.get(b"content-type", b""), data)
+                item.model = asked.model
+                made = media.made(asked)
+                request = Request(endpoint, asked.model, int.from_bytes(asked.digest[:8], "big"))
+            else:
+                request = read(endpoint, self._decode(data))
+                item.model = request.model
             script = of_headers(exchange.headers, of_model(request.model, self._defaults))
             answers = [
                 answer(prompt, script, choice)
                 for prompt in request.prompts or (request,)
                 for choice in range(request.choices)
+                if made is None
             ]
         except _NO_JSON as error:
             message = f"We could not parse the JSON body of your request. ({error})"
@@ -149,7 +156,7 @@ class Simulator:
         if script.spread:
             factor = math.exp(self._rand.gauss(0.0, script.spread))
             script = msgspec.structs.replace(script, ttft=script.ttft * factor)
-        self._answer(exchange, item, endpoint, request, answers, script)
+        self._answer(exchange, item, endpoint, request, answers, script, made)
 
     # ---- answers -----------------------------------------------------------------------------------
 
@@ -161,6 +168,7 @@ class Simulator:
         request: Request,
         answers: list[Answer],
         script: Script,
+        made: media.Made | None,
     ) -> None:
         """Answer at once, or begin a delivery that goes on in callbacks."""
         failure = script.failure
@@ -181,6 +189,9 @@ class Simulator:
         job = Job(exchange, self.wheel, self.bill, item, script, headers, request.input_tokens)
         if failure == "no-answer":
             self._begin(Silence(job))
+            return
+        if made is not None:
+            self._give(job, made, endpoint)
             return
         if not endpoint.streams:
             if endpoint is Endpoint.EMBEDDINGS:
@@ -212,6 +223,25 @@ class Simulator:
         self.bill.output(item, output)
         self.bill.close(item, "completed")
         exchange.respond(200, headers, body)
+
+    def _give(self, job: Job, made: media.Made, endpoint: Endpoint) -> None:
+        """An answer that is no prose."""
+        job.input_tokens, job.units = made.input_tokens, made.units
+        job.headers = [
+            (b"content-type", made.kind),
+            *(each for each in job.headers if each[0] != b"content-type"),
+        ]
+        if made.stream is not None:
+            job.output = made.output_tokens
+            slow = job.script.byte_seconds
+            self._begin(_trickled(job, made.stream) if slow else Streaming(job, made.stream))
+        elif job.script.failure == "error-event":
+            status, text = refusal("500", endpoint.dialect, job.item.number)
+            job.item.status = status
+            self.bill.close(job.item, "failed")
+            job.exchange.respond(status, job.headers, text)
+        else:
+            self._begin(_plain(job, made.body, made.output_tokens))
 
     def _begin(self, delivery: Delivery) -> None:
         # Watching comes before the first write: what is full at once must know when there is room.
@@ -356,7 +386,8 @@ def _trickled(job: Job, stream: Stream) -> Trickle:
     marks = []
     for i in range(stream.total):
         data += stream.render(i, i + 1)
-        marks.append(len(data))
+        if job.output is None:
+            marks.append(len(data))
     data += stream.finish + stream.terminator
     return Trickle(job, bytes(data), marks)
 

@@ -31,8 +31,8 @@ from penstock.messages import PROCESS_DIED, SAVING, Attempt, Outcome, Usage
 from penstock.sqlite_files import Foreign, Mark, OtherVersion, identity, log_ahead, transaction
 
 MARK = Mark(
-    0x50454E53, 4
-)  # "PENS"; version 1 had no column "saved", 2 no column "queued", 3 none from "answer" on
+    0x50454E53, 5
+)  # "PENS"; version 1 had no column "saved", 2 no column "queued", 3 none from "answer" on, 4 none of what few have
 RESERVED = "reserved"  # the outcome of a row that is still open
 TOLD = 1  # the value of "told" where the figures are the provider's own, told afterwards
 
@@ -43,7 +43,8 @@ _BOOT_SHIFT = 40  # rows of one boot: a million millions
 # ``*_tokens`` are counts; ``cost`` and ``saved`` are in 1e-12 US dollars; times are seconds, ``started`` since 1970.
 # Where the outcome is one that saves (messages.SAVING), the tokens are those that no upstream was asked for.
 # ``answer`` is the answer's id at an upstream that tells afterwards what it has cost; what becomes of the question is
-# told in :mod:`penstock.ledger.questions`.
+# told in :mod:`penstock.ledger.questions`.  ``units`` are images, milliseconds, characters or searches, as the endpoint
+# has it; few rows have any, so they are written by themselves.
 _ATTEMPTS = """
 CREATE TABLE attempts (
   row INTEGER PRIMARY KEY,
@@ -78,7 +79,9 @@ CREATE TABLE attempts (
   answer TEXT NOT NULL DEFAULT '',
   told INTEGER NOT NULL DEFAULT 0,
   asked INTEGER NOT NULL DEFAULT 0,
-  ask_at REAL NOT NULL DEFAULT 0
+  ask_at REAL NOT NULL DEFAULT 0,
+  image_input_tokens INTEGER NOT NULL DEFAULT 0,
+  units INTEGER NOT NULL DEFAULT 0
 )"""
 _DIED_INDEX = f"CREATE INDEX attempts_died ON attempts (generation) WHERE error = '{PROCESS_DIED}'"
 _OF_QUESTIONS = (
@@ -86,10 +89,11 @@ _OF_QUESTIONS = (
     "asked INTEGER NOT NULL DEFAULT 0",
     "ask_at REAL NOT NULL DEFAULT 0",
 )
+_OF_FEW = ("image_input_tokens INTEGER NOT NULL DEFAULT 0", "units INTEGER NOT NULL DEFAULT 0")
 _QUESTIONS_INDEX = (
     "CREATE INDEX attempts_questions ON attempts (ask_at) WHERE told = 0 AND estimated = 1 AND answer != ''"
 )
-_COLUMNS = 30  # that an attempt fills; the last three are its question's
+_COLUMNS = 30  # that every attempt fills; then come its question's, and those of few
 _SETTLED_COLUMNS = (
     *("outcome", "status", "error", "first_token", "duration", "input_tokens", "output_tokens"),
     *("cached_input_tokens", "cache_write_tokens", "reasoning_tokens", "audio_input_tokens"),
@@ -256,7 +260,10 @@ class LedgerFile:
                 [(attempt.answer[:MAX_NAME], base + row) for row, attempt in noted],
             )
             chunk: list[object] = []
+            few: list[tuple[int, int, int]] = []
             for row, attempt in settled:
+                if attempt.usage.units or attempt.usage.image_input_tokens:
+                    few.append(_of_few(base + row, attempt))
                 if attempt.error == PROCESS_DIED:
                     if chunk:  # it may be of the same answer
                         self._db.execute(_upsert(len(chunk) // _COLUMNS, settled=True), chunk)
@@ -271,6 +278,8 @@ class LedgerFile:
                     chunk.clear()
             if chunk:
                 self._db.execute(_upsert(len(chunk) // _COLUMNS, settled=True), chunk)
+            if few:
+                self._db.executemany(_WRITE_FEW, few)
             self._db.executemany("DELETE FROM attempts WHERE row = ?", [(base + row,) for row in withdrawn])
             self._db.executemany(
                 f"INSERT OR REPLACE INTO folded VALUES ({','.join('?' * 17)})",  # noqa: S608 - only marks
@@ -381,9 +390,12 @@ class LedgerFile:
         if version < 3:
             self._db.execute("ALTER TABLE folded ADD COLUMN queued INTEGER NOT NULL DEFAULT 0")
             self._db.execute(_DIED_INDEX)
-        for column in ("answer TEXT NOT NULL DEFAULT ''", *_OF_QUESTIONS):
+        if version < 4:
+            for column in ("answer TEXT NOT NULL DEFAULT ''", *_OF_QUESTIONS):
+                self._db.execute(f"ALTER TABLE attempts ADD COLUMN {column}")
+            self._db.execute(_QUESTIONS_INDEX)
+        for column in _OF_FEW:
             self._db.execute(f"ALTER TABLE attempts ADD COLUMN {column}")
-        self._db.execute(_QUESTIONS_INDEX)
         MARK.enter(self._db)
 
     def _register(self) -> int:
@@ -448,6 +460,7 @@ class LedgerFile:
             if attempt.error == PROCESS_DIED:
                 self._write_taken_over(boot, base + row, attempt)
             elif self._enter_row(_RECOVER, _settled_row, boot, base + row, attempt):
+                self._db.execute(_WRITE_FEW, _of_few(base + row, attempt))
                 self.recovered += 1
                 self._count_once(boot, attempt)
 
@@ -564,6 +577,7 @@ JOIN attempts AS taken ON taken.generation = open.generation AND taken.error = '
   AND taken.duration IS NOT NULL AND taken.started + taken.duration >= open.started
 WHERE open.boot = ? AND open.outcome = '{RESERVED}'
 GROUP BY open.generation"""  # noqa: S608 - only constants
+_WRITE_FEW = "UPDATE attempts SET image_input_tokens = ?, units = ? WHERE row = ?"
 _NOTE = f"UPDATE attempts SET answer = ? WHERE row = ? AND outcome = '{RESERVED}'"  # noqa: S608 - only constants
 _INHERIT_ANSWER = "UPDATE attempts SET answer = ?, asked = 0, ask_at = 0 WHERE row = ? AND answer = ''"
 _KEEP_THE_REST = """
@@ -598,6 +612,12 @@ def _settled_row(boot: int, row: int, attempt: Attempt) -> tuple[object, ...]:
         usage.reasoning_tokens, usage.audio_input_tokens, usage.audio_output_tokens, usage.estimated,
         attempt.cost, attempt.saved, attempt.answer[:MAX_NAME],
     )  # fmt: skip
+
+
+def _of_few(row: int, attempt: Attempt) -> tuple[int, int, int]:
+    """For the columns that are nought in nearly every row."""
+    usage = attempt.usage
+    return min(max(usage.image_input_tokens, 0), MAX_INTEGER), min(max(usage.units, 0), MAX_INTEGER), row
 
 
 def _fold_row(boot: int, row: int, fold: Fold) -> tuple[object, ...]:

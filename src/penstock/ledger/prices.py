@@ -34,6 +34,9 @@ _UNITS = UNITS_PER_DOLLAR // 10**6  # of a price of 1 dollar per million tokens,
 _REMEMBERED = 4_096  # names whose price is remembered; callers may invent more
 _NAMED = 10  # names without a price that the log tells; callers may invent more
 
+# What is not counted in tokens, and of how many units (``Usage.units``) its price is.
+_UNIT_PRICES = {"image": 1, "minute": 60_000, "characters": 1_000_000, "search": 1}
+
 # What providers append to a model's name to say which build of it: a date, a number of three or four
 # digits, or the word for the newest one.
 _VERSION = re.compile(r"[-@:](?:\d{4}-\d{2}-\d{2}|\d{8}|\d{3,4}|latest)\Z")
@@ -51,14 +54,16 @@ class Tier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One entry: US dollars per million tokens.
+    """One entry: US dollars per million tokens, or per what is not counted in tokens.
 
     What is not said costs what the thing costs that it is a part of: cached, cache-writing and audio
-    input as input, reasoning and audio output as output.
+    and image input as input, reasoning and audio output as output.
 
     :param models: names, or patterns with ``*``
     :param upstream: holds only for the upstream of this name
     :param kind: holds only for upstreams of this kind
+    :param image: per image; ``minute``: of sound that is transcribed or translated; ``characters``: per million of
+        them, spoken; ``search``: of rerank.  An entry has one of these at most: a model does one of these things
     :param cache_minimum: tokens of the shortest beginning that the provider's prompt cache keeps; 0: not known
     """
 
@@ -72,6 +77,11 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     reasoning: Decimal | None = None
     audio_input: Decimal | None = None
     audio_output: Decimal | None = None
+    image_input: Decimal | None = None
+    image: Decimal | None = None
+    minute: Decimal | None = None
+    characters: Decimal | None = None
+    search: Decimal | None = None
     tiers: tuple[Tier, ...] = ()
     provider: str = ""
     upstream: str = ""
@@ -104,11 +114,14 @@ class _Rate:
         "audio_in",
         "audio_out",
         "cached",
+        "image_in",
         "input",
         "output",
         "plain",
         "reasoning",
         "tiers",
+        "unit",
+        "unit_of",
         "written",
         "written_1h",
     )
@@ -120,8 +133,15 @@ class _Rate:
         self.written = _extra(price.cache_write, self.input)
         written = price.cache_write if price.cache_write_1h is None else price.cache_write_1h
         self.written_1h = _extra(written, self.input) - self.written
-        self.reasoning = self.audio_in = self.audio_out = 0
+        self.reasoning = self.audio_in = self.audio_out = self.image_in = 0
+        self.unit: int | None = None  # of so many units, in 1e-12 dollars
+        self.unit_of = 1
         if isinstance(price, Price):
+            self.image_in = _extra(price.image_input, self.input)
+            for name, of in _UNIT_PRICES.items():
+                dollars = getattr(price, name)
+                if dollars is not None:
+                    self.unit, self.unit_of = int(dollars * UNITS_PER_DOLLAR), of
             self.reasoning = _extra(price.reasoning, self.output)
             self.audio_in = _extra(price.audio_input, self.input)
             self.audio_out = _extra(price.audio_output, self.output)
@@ -147,6 +167,10 @@ class _Rate:
             cost += usage.audio_input_tokens * self.audio_in
         if usage.audio_output_tokens:
             cost += usage.audio_output_tokens * self.audio_out
+        if usage.image_input_tokens:
+            cost += usage.image_input_tokens * self.image_in
+        if usage.units and self.unit:
+            cost += usage.units * self.unit // self.unit_of
         # An upstream that reports more cached tokens than tokens does not pay us.
         return cost if cost > 0 else 0  # noqa: FURB136 - max() costs three times as much
 
@@ -195,7 +219,13 @@ class PriceTable:
         if rate is None:
             self.unpriced += 1
             return 0
-        return rate.cost(usage)
+        cost = rate.cost(usage)
+        if (
+            not cost and usage.units and rate.unit is None
+        ):  # what it was is known, and what of it costs is not
+            self.unpriced += 1
+            self._name_unpriced(upstream, model)
+        return cost
 
     def estimate(self, upstream: str, model: str, usage: Usage) -> int:
         """What ``usage`` would cost; 0 if no price is known, which is not counted."""
@@ -253,18 +283,22 @@ class PriceTable:
 
     def _look_up(self, upstream: str, model: str) -> _Rate | None:
         price = self.price(upstream, model)
-        if price is None and len(self.unpriced_models) < _NAMED and model not in self.unpriced_models:
+        if price is None:
+            self._name_unpriced(upstream, model)
+        rate = None if price is None else _Rate(price, price.tiers)
+        if len(self._rates) >= _REMEMBERED:
+            self._rates.clear()
+        self._rates[upstream, model] = rate
+        return rate
+
+    def _name_unpriced(self, upstream: str, model: str) -> None:
+        if len(self.unpriced_models) < _NAMED and model not in self.unpriced_models:
             self.unpriced_models.add(model)
             rest = "; further models are only counted" if len(self.unpriced_models) == _NAMED else ""
             log.warning(
                 "no price is known for model %.200r at upstream %s: it is recorded at 0%s",
                 *(model, upstream, rest),
             )
-        rate = None if price is None else _Rate(price, price.tiers)
-        if len(self._rates) >= _REMEMBERED:
-            self._rates.clear()
-        self._rates[upstream, model] = rate
-        return rate
 
     def __repr__(self) -> str:
         return f"<PriceTable {self.version}, {len(self.prices)} entries, {self.unpriced} unpriced>"
@@ -315,6 +349,8 @@ def _mistakes(price: Price) -> Iterable[str]:
         yield f"{entry}: name at least one"
     if price.cache_minimum < 0:
         yield f"{entry}: cache_minimum = {price.cache_minimum} is no count of tokens"
+    if sum(getattr(price, name) is not None for name in _UNIT_PRICES) > 1:
+        yield f"{entry}: only one of {', '.join(_UNIT_PRICES)}"
     for part in (price, *price.tiers):
         for field in part.__struct_fields__:
             value = getattr(part, field)

@@ -30,10 +30,11 @@ from penstock.net.reply import Reply, reply_to
 from penstock.upstream import inquiry
 from penstock.upstream.capabilities import Capabilities, capabilities
 from penstock.upstream.ladder import How, Point, spliced
+from penstock.upstream.opaque import OpaqueTransfer
 from penstock.upstream.prompt_cache import PromptCare
 from penstock.upstream.run import Run, of_response
 from penstock.upstream.transfer import Herald, Job, PlainTransfer, StreamTransfer, Transfer
-from penstock.wire import boundary, further, request, usage
+from penstock.wire import boundary, further, opaque, request, usage
 from penstock.wire.credentials import bearer, bearer_field, field_for, key_in
 from penstock.wire.translate import Translation, translation
 
@@ -58,6 +59,7 @@ _FORWARDED = {
     "triton": (),
 }
 
+_JSON = b"content-type: application/json\r\n"
 _CREDENTIALS = frozenset({"authorization", "x-api-key", "api-key"})
 
 log = logging.getLogger("penstock.upstream")
@@ -188,6 +190,8 @@ class HTTPUpstream:
             job.keeps_runs = True
         if self.herald is not None:
             job.herald = self.herald
+        if endpoint.opaque:
+            return OpaqueTransfer(generation, job, self._clock.now)
         kind = StreamTransfer if call.stream else PlainTransfer
         return kind(generation, job, self._clock.now)
 
@@ -208,6 +212,10 @@ class HTTPUpstream:
         :raises penstock.errors.Untranslatable: this upstream's dialect cannot express the call
         """
         job = transfer.job
+        if job.endpoint.opaque:
+            body = opaque.renamed(call, model)
+            head = self._head(call, job.endpoint, self._paths[job.endpoint], len(body))
+            return head.replace(_JSON, b"content-type: %b\r\n" % opaque.content_type(call), 1), body
         body = self._body(call, job.endpoint, job.translation, model)
         if care is not None:
             fields = request.members(body)

@@ -73,6 +73,10 @@ class _Embeddings(msgspec.Struct):
     data: list[msgspec.Raw] = []
 
 
+class _Results(msgspec.Struct):
+    results: list[msgspec.Raw] = []
+
+
 class _Count(msgspec.Struct):
     input_tokens: int | None = None
 
@@ -82,6 +86,7 @@ _message = msgspec.json.Decoder(_Message).decode
 _response = msgspec.json.Decoder(_Response).decode
 _response_event = msgspec.json.Decoder(_ResponseEvent).decode
 _embeddings = msgspec.json.Decoder(_Embeddings).decode
+_results = msgspec.json.Decoder(_Results).decode
 _count = msgspec.json.Decoder(_Count).decode
 
 
@@ -105,6 +110,8 @@ def is_sound(endpoint: Endpoint, events: Sequence[Event], *, stream: bool) -> bo
             return bool(_embeddings(payloads[0]).data)
         if endpoint is Endpoint.COUNT_TOKENS:
             return _count(payloads[0]).input_tokens is not None
+        if endpoint.opaque:
+            return bool(_results(payloads[0]).results)
         return _is_sound_chat(payloads)
     except NOT_JSON:
         return False

@@ -38,9 +38,8 @@ from penstock.errors import (
 )
 from penstock.flow import retry
 from penstock.flow.gate import Turn
-from penstock.flow.hedge import Hedging
 from penstock.gateway.stages.batch import ask_together
-from penstock.gateway.stages.hedge import Hedge
+from penstock.gateway.stages.hedge import Hedge, learn
 from penstock.gateway.stages.queue import ask_turn, settle_turn, take_turn, wait_turn
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Candidate, count_in, count_out, count_sample
@@ -215,6 +214,8 @@ class Production:
                     if self._abandoned or failed.code == TOO_LARGE:
                         raise  # the latter is paid for, and the next one would be as long
                     if self.generation.events:
+                        if self.call.endpoint.opaque:
+                            raise  # nobody here could go on with it
                         return failed
                     if isinstance(failed, UpstreamLeaving):
                         break
@@ -358,6 +359,8 @@ class Production:
     def _point(self) -> Point | None:
         """Where the answer broke; None: nothing can be added to what is there."""
         call, events = self.call, self.generation.events
+        if call.endpoint.opaque:
+            return None
         try:
             has = delivered.read(call.endpoint, events, include_usage=call.include_usage)
         except UpstreamBroken as unreadable:
@@ -501,7 +504,7 @@ class Production:
             if candidate.sample is not None:
                 count_sample(candidate.sample, transfer, attempt, failure, recorder.ledger.prices)
             if upstream.hedging is not None and call.stream and more is None:
-                _learn(upstream.hedging, candidate.model, transfer)
+                learn(upstream.hedging, candidate.model, transfer)
         if transfer.cancelled and not transfer.lost:
             raise Abandoned("the last reader has left")
 
@@ -550,17 +553,6 @@ class Production:
             recorder.continued(How.RESUME, "cancelled" if further.cancelled else "rescued")
             return further
         raise broken
-
-
-def _learn(hedging: Hedging, model: str, transfer: Transfer) -> None:
-    """When did the first token come, or how long was it waited for in vain?"""
-    prompt_tokens = transfer.job.prompt_tokens
-    if transfer.lost:
-        return  # what it says was noted when it lost
-    if transfer.seen:
-        hedging.observe(model, transfer.seen - transfer.sent, prompt_tokens)
-    elif transfer.answer is not None:
-        hedging.outlived(model, transfer.now() - transfer.sent, prompt_tokens)
 
 
 def _opened(call: Call, generation: Generation, candidate: Candidate, transfer: Transfer) -> Attempt:

@@ -11,7 +11,7 @@ from penstock.config.model import PromptConfig
 from penstock.gateway.stages.route import Router
 from penstock.generation.log import new_id
 from penstock.messages import Call, Endpoint, Headers, Tenant
-from penstock.wire import request
+from penstock.wire import opaque, request
 from penstock.wire.tidy import Left, tidied
 
 
@@ -22,6 +22,8 @@ def decode(
 
     :raises penstock.errors.BadRequest: it makes none
     """
+    if endpoint.opaque:
+        return _decode_opaque(endpoint, headers, body, tenant, now, router)
     opening = request.read(endpoint, body)
     fields, stream, model = opening.fields, opening.stream, opening.model
     if opening.background:
@@ -52,6 +54,21 @@ def decode(
     )
     if version:
         call.version = version
+    return call
+
+
+def _decode_opaque(
+    endpoint: Endpoint, headers: Headers, body: bytes, tenant: Tenant, now: float, router: Router
+) -> Call:
+    """The same, where requests may be forms, and only the answer tells whether it streams."""
+    opening = opaque.read(endpoint, headers, body)
+    model, version = opening.model, ""
+    if router.has_versions:
+        model, version = router.wanted(model, headers)
+    call = Call(new_id(), endpoint, model, False, opening.fields, opening.body, headers, now, tenant)
+    if version:
+        call.version = version
+        call.body = opaque.renamed(call, named(model, version))
     return call
 
 

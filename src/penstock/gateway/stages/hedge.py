@@ -188,3 +188,14 @@ class Hedge:
     def _grace(self, transfer: Transfer) -> float:
         names = {candidate.upstream.name: candidate.upstream for candidate in self._candidates}
         return names[transfer.job.upstream].config.cancel_grace
+
+
+def learn(hedging: Hedging, model: str, transfer: Transfer) -> None:
+    """When did the first token come, or how long was it waited for in vain?"""
+    prompt_tokens = transfer.job.prompt_tokens
+    if transfer.lost:
+        return  # what it says was noted when it lost
+    if transfer.seen:
+        hedging.observe(model, transfer.seen - transfer.sent, prompt_tokens)
+    elif transfer.answer is not None:
+        hedging.outlived(model, transfer.now() - transfer.sent, prompt_tokens)

@@ -62,6 +62,7 @@ class Control(msgspec.Struct, frozen=True):
 
 _USUAL = Control()
 _NO_USAGE = Usage()
+_KEPT = frozenset({Endpoint.MODERATIONS, Endpoint.RERANK})  # of those that are relayed as bytes
 _TELLS_USAGE = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
 
 
@@ -179,6 +180,7 @@ class Lookup:
         if (
             policy is None
             or call.background
+            or (call.endpoint.opaque and call.endpoint not in _KEPT)
             or not (control.reads or control.stores)
             or (policy.calls == "deterministic" and not keys.is_deterministic(call))
             or keys.has_effects(call)

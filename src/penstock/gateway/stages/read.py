@@ -221,8 +221,10 @@ class Reading:
 
     def keep_alive(self, now: float) -> None:
         """Called now and then: a stream that is silent for too long gets a sign of life."""
-        if not self.call.stream or self._paused or self.done:
-            return
+        if self.call.stream and not (self._paused or self.done):
+            self._sign_of_life(now)
+
+    def _sign_of_life(self, now: float) -> None:
         if self._position != self._alive_position:
             self._alive_position = self._position
             self._alive_since = now

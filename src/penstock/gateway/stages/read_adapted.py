@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from penstock.errors import PenstockError
 from penstock.gateway.stages.read import STREAM_HEADERS, Reading
+from penstock.gateway.stages.read_opaque import OpaqueReading
 from penstock.generation.log import EVENT_OVERHEAD, Generation, State
 from penstock.messages import Call, Endpoint, Event
 from penstock.net.exchange import Exchange
@@ -32,7 +33,10 @@ def open_reading(
 ) -> Reading:
     """A reading in the form that the call wants."""
     kind = Reading
-    if call.stream:
+    if call.endpoint.opaque:
+        kind = OpaqueReading
+        position = position if generation.stream else 0  # bytes have no numbers: whoever comes back gets all
+    elif call.stream:
         if not generation.stream:
             kind = UnfoldedReading
         elif (
