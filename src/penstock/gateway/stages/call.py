@@ -43,16 +43,14 @@ from penstock.gateway.stages.hedge import Hedge, learn
 from penstock.gateway.stages.queue import ask_turn, settle_turn, take_turn, wait_turn
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Candidate, count_in, count_out, count_sample
+from penstock.gateway.stages.unfinished import close, point_of, stop_at_limit
 from penstock.generation.log import TOO_LARGE, Generation
-from penstock.messages import Attempt, Call, Endpoint, Event, Outcome, Usage
+from penstock.messages import Attempt, Call, Endpoint, Outcome, Usage
 from penstock.net import tasks
 from penstock.upstream.ladder import How, Point, rungs
 from penstock.upstream.transfer import Lookup, Transfer
-from penstock.wire import delivered
 from penstock.wire.boundary import Mismatch
-from penstock.wire.conversation import Finished, PartEnded
 from penstock.wire.counting import estimated_input_tokens
-from penstock.wire.demand import demand
 
 log = logging.getLogger("penstock.gateway")
 
@@ -139,7 +137,7 @@ class Production:
         leaves = UpstreamLeaving(f"{name} is going away", upstream=name)
         if events:
             begun_by = self._begun_by or self.generation.served_by[1]
-            may = name in leaving and bool(self._steps(leaves, self._candidates, begun_by))
+            may = name in leaving and bool(self._steps(leaves, self._candidates, begun_by, self._point()))
         else:
             may = name in gone and any(one.upstream.departure is None for one in self._candidates)
         return may and transfer.move(leaves)
@@ -267,7 +265,7 @@ class Production:
         :param free: whether the first try takes nothing from the budget
         :raises PenstockError: it cannot be; the break is told, never what was tried to mend it
         """
-        generation = self.generation
+        call, generation = self.call, self.generation
         most = candidates[0].continuation.attempts
         begun_by = self._begun_by = generation.served_by[1] or candidates[0].model
         failed_at = next((one for one in candidates if self._served_last(one)), None)
@@ -278,18 +276,24 @@ class Production:
             ]
         steps: list[_Step] | None = None  # None: the log is not as it was when they were thought of
         while most:
+            point = self._point()
+            now = recorder.clock.now()
             if steps is None:
-                if self._close(recorder) or self._stop_at_limit(recorder):
+                if close(call, generation, now) or (
+                    point is not None and stop_at_limit(call, generation, point, now)
+                ):
+                    self._ended(recorder)
                     return
-                steps = self._steps(broken, candidates, begun_by)
-            if steps and steps[0].how in _WRITES_ON and self._stop_at_limit(recorder, ours=True):
+                steps = self._steps(broken, candidates, begun_by, point)
+            if not steps or point is None:
+                break
+            if steps[0].how in _WRITES_ON and stop_at_limit(call, generation, point, now, ours=True):
+                self._ended(recorder)
                 return
-            if not steps or self._tries >= most or not (free or budget.withdraw(recorder.clock.now())):
+            if self._tries >= most or not (free or budget.withdraw(now)):
                 break
             free = False
             step = steps.pop(0)
-            point = self._point()
-            assert point is not None, "it was read a moment ago"
             self._tries += 1
             if step.candidate is failed_at:
                 pause = _pause(failure, self._tries, config)
@@ -331,9 +335,10 @@ class Production:
         recorder.continued(step.how, outcome)
         log.info("%s went on by %s at %s: %s", generation.id, step.how.value, generation.served_by, outcome)
 
-    def _steps(self, broken: UpstreamError, candidates: Sequence[Candidate], begun_by: str) -> list[_Step]:
+    def _steps(
+        self, broken: UpstreamError, candidates: Sequence[Candidate], begun_by: str, point: Point | None
+    ) -> list[_Step]:
         """Every way in which the log can be gone on with as it stands, in the order in which they are tried."""
-        point = self._point()
         if point is None:
             return []
         steps: list[_Step] = []
@@ -357,65 +362,12 @@ class Production:
         return self.generation.served_by == (candidate.upstream.name, candidate.model)
 
     def _point(self) -> Point | None:
-        """Where the answer broke; None: nothing can be added to what is there."""
-        call, events = self.call, self.generation.events
-        if call.endpoint.opaque:
-            return None
-        try:
-            has = delivered.read(call.endpoint, events, include_usage=call.include_usage)
-        except UpstreamBroken as unreadable:
-            log.info("%s: %s", self.generation.id, unreadable.message)
-            return None
-        wanted = demand(call.endpoint, call.fields)
-        return Point(has, wanted, delivered.token_ids(call.endpoint, events), self._prompt)
+        return point_of(self.call, self.generation, self._prompt)
 
-    def _close(self, recorder: Recorder) -> bool:
-        """End a log that lacks nothing but its end: every finish reason came, so no word is missing."""
-        call, generation = self.call, self.generation
-        missing = delivered.closing(
-            call.endpoint,
-            generation.events,
-            demand(call.endpoint, call.fields).choices,
-            generation.usage or Usage(),
-            include_usage=call.include_usage,
-        )
-        if missing is None:
-            return False
-        generation.append(missing, recorder.clock.now())
-        generation.seams += 1
+    def _ended(self, recorder: Recorder) -> None:
+        """The log lacked nothing but its end, and has it now."""
+        self.generation.seams += 1
         recorder.continued(How.CLOSE, "rescued")
-        return True
-
-    def _stop_at_limit(self, recorder: Recorder, *, ours: bool = False) -> bool:
-        """End a log that has as many tokens as its caller allows: there is nothing left to ask for.
-
-        :param ours: whether a figure of ours will do, which may be too high, for want of the upstream's own:
-            where nothing is left but to ask for one token, which is likely to be one too many
-        """
-        call, generation = self.call, self.generation
-        used, limit = generation.usage, call.max_output_tokens
-        if limit is None:
-            return False
-        told = used is not None and not used.estimated
-        if used is not None and not (used.output_tokens >= limit if told else ours):
-            return False
-        point = self._point()
-        if point is None or point.demand.choices != 1:
-            return False
-        has = point.delivered
-        if used is None or not told:  # only what the log itself says is known
-            if has.output_tokens < limit or not (has.exact or ours):
-                return False
-            known = used or has.prompt or self._prompt or Usage()
-            used = msgspec.structs.replace(known, output_tokens=has.output_tokens, estimated=not has.exact)
-        frames: list[Event] = []
-        if has.said and not has.said[-1].ended:
-            frames += has.encoder.feed(PartEnded())
-        frames += has.encoder.feed(Finished("length", used))
-        generation.append(frames, recorder.clock.now())
-        generation.seams += 1
-        recorder.continued(How.CLOSE, "rescued")
-        return True
 
     # ---- one attempt ----
 

@@ -1,0 +1,80 @@
+"""An answer that broke: where it stands, and whether it lacks more than its end."""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+
+from penstock.errors import UpstreamBroken
+from penstock.generation.log import Generation
+from penstock.messages import Call, Event, Usage
+from penstock.upstream.ladder import Point
+from penstock.wire import delivered
+from penstock.wire.conversation import Finished, PartEnded
+from penstock.wire.demand import demand
+
+log = logging.getLogger("penstock.gateway")
+
+
+def point_of(call: Call, generation: Generation, prompt: Usage | None) -> Point | None:
+    """Where it broke; None: nothing can be added to what is there.
+
+    It has an encoder that goes on with the log, so it is good for one try.
+
+    :param prompt: what the prompt cost, if the upstream that began the answer has told
+    """
+    try:
+        has = delivered.read(call.endpoint, generation.events, include_usage=call.include_usage)
+    except UpstreamBroken as unreadable:
+        log.info("%s: %s", generation.id, unreadable.message)
+        return None
+    wanted = demand(call.endpoint, call.fields)
+    return Point(has, wanted, delivered.token_ids(call.endpoint, generation.events), prompt)
+
+
+def close(call: Call, generation: Generation, now: float) -> bool:
+    """End a log that lacks nothing but its end: every finish reason came, so no word is missing.
+
+    :returns: whether it was
+    """
+    missing = delivered.closing(
+        call.endpoint,
+        generation.events,
+        demand(call.endpoint, call.fields).choices,
+        generation.usage or Usage(),
+        include_usage=call.include_usage,
+    )
+    if missing is None:
+        return False
+    generation.append(missing, now)
+    return True
+
+
+def stop_at_limit(
+    call: Call, generation: Generation, point: Point, now: float, *, ours: bool = False
+) -> bool:
+    """End a log that has as many tokens as its caller allows: there is nothing left to ask for.
+
+    :param ours: whether a figure of ours will do, which may be too high, for want of the upstream's own:
+        where nothing is left but to ask for one token, which is likely to be one too many
+    :returns: whether it was
+    """
+    used, limit = generation.usage, call.max_output_tokens
+    if limit is None or point.demand.choices != 1:
+        return False
+    told = used is not None and not used.estimated
+    if used is not None and not (used.output_tokens >= limit if told else ours):
+        return False
+    has = point.delivered
+    if used is None or not told:  # only what the log itself says is known
+        if has.output_tokens < limit or not (has.exact or ours):
+            return False
+        known = used or has.prompt or point.prompt or Usage()
+        used = msgspec.structs.replace(known, output_tokens=has.output_tokens, estimated=not has.exact)
+    frames: list[Event] = []
+    if has.said and not has.said[-1].ended:
+        frames += has.encoder.feed(PartEnded())
+    frames += has.encoder.feed(Finished("length", used))
+    generation.append(frames, now)
+    return True
