@@ -148,12 +148,73 @@ def test_what_has_to_be_said_anew_is_listed_with_the_place_for_it(setting, where
     assert where in item.reason
 
 
-def test_what_is_no_chat_model_is_listed():
+@pytest.mark.parametrize(
+    ("params", "mode", "url", "model", "key"),
+    [
+        ("model: dall-e-3", "image_generation", "https://api.openai.com/v1", "dall-e-3", "OPENAI_API_KEY"),
+        (
+            "model: openai/gpt-image-1",
+            "image_edit",
+            "https://api.openai.com/v1",
+            "gpt-image-1",
+            "OPENAI_API_KEY",
+        ),
+        ("model: tts-1", "audio_speech", "https://api.openai.com/v1", "tts-1", "OPENAI_API_KEY"),
+        (
+            "model: whisper-1",
+            "audio_transcription",
+            "https://api.openai.com/v1",
+            "whisper-1",
+            "OPENAI_API_KEY",
+        ),
+        (
+            "model: groq/whisper-x",
+            "audio_transcription",
+            "https://api.groq.com/openai/v1",
+            "whisper-x",
+            "GROQ_API_KEY",
+        ),
+        (
+            "model: omni-moderation-latest",
+            "moderation",
+            "https://api.openai.com/v1",
+            "omni-moderation-latest",
+            "OPENAI_API_KEY",
+        ),
+        ("model: cohere/rerank-v3.5", "rerank", "https://api.cohere.com/v2", "rerank-v3.5", "COHERE_API_KEY"),
+        (
+            "model: jina_ai/jina-reranker-v2",
+            "",
+            "https://api.jina.ai/v1",
+            "jina-reranker-v2",
+            "JINA_AI_API_KEY",
+        ),
+        ("model: voyage/rerank-2.5", "rerank", "https://api.voyageai.com/v1", "rerank-2.5", "VOYAGE_API_KEY"),
+    ],
+)
+def test_what_is_no_chat_model_is_converted(params, mode, url, model, key):
+    rest = f"model_info: {{mode: {mode}}}" if mode else ""
+    environ = {name: f"the value of {name}" for name in (key, "OPENAI_API_KEY")}
+    conversion, config = converted(deployment("{" + params + "}", rest=rest), ENVIRON | environ)
+    (candidate,) = config.models["m"].candidates
+    upstream = config.upstreams[candidate.upstream]
+    assert (upstream.kind, upstream.base_url, candidate.model) == ("openai", url, model)
+    assert upstream.api_key.reveal() == (ENVIRON | environ)[key]
+    assert conversion.left == ()
+
+
+def test_what_is_not_served_is_listed():
     conversion, config = converted(
-        deployment("{model: dall-e-3}", rest="model_info: {mode: image_generation}")
+        deployment("{model: openai/sora-2}", rest="model_info: {mode: video_generation}")
     )
     assert config.models == {}
-    assert left(conversion) == {"mode": "image_generation is not served"}
+    assert left(conversion) == {"mode": "video_generation is not served"}
+
+
+def test_chats_of_who_ranks_are_not_asked_for():
+    conversion, config = converted(deployment("{model: cohere/command-r}"))
+    assert config.models == {}
+    assert "speaks neither" in next(iter(left(conversion).values()))
 
 
 def test_a_key_from_the_environment_stays_there_and_a_literal_one_is_marked():

@@ -64,6 +64,9 @@ CASES = [
     ("litellm", "bedrock/x", "/v1", "bedrock/x", "LITELLM_KEY"),
     ("vllm", "llama", "/v1", "meta-llama/Llama-3.1-8B-Instruct", None),
     ("ollama", "ollama/qwen2.5:7b", "/v1", "qwen2.5:7b", None),
+    ("studio", "gpt-image-1", "/v1", "gpt-image-1", "OPENAI_API_KEY"),
+    ("cohere", "rerank-v3.5", "/v2", "rerank-v3.5", "COHERE_API_KEY"),
+    ("speaches", "whisper-1", "/v1", "Systran/faster-whisper-large-v3", None),
 ]
 
 

@@ -33,6 +33,25 @@ class TestGolden:
         cost = packaged.cost("openai", "gpt-4o-2024-08-06", usage)
         assert cost == microdollars((86, "2.5"), (1920, "1.25"), (300, 10)) == 5_615_000_000
 
+    def test_an_image_that_was_edited(self, packaged):
+        # {"input_tokens": 389, "output_tokens": 1056, "input_tokens_details": {"text_tokens": 66, "image_tokens": 323}}
+        usage = Usage(389, 1056, image_input_tokens=323, units=1)
+        cost = packaged.cost("openai", "gpt-image-1", usage)
+        assert cost == microdollars((66, 5), (323, 10), (1056, 40)) == 45_800_000_000
+
+    def test_sound_that_was_transcribed(self, packaged):
+        # {"type": "tokens", "input_tokens": 14, "output_tokens": 45, "input_token_details": {"audio_tokens": 14}}
+        usage = Usage(14, 45, audio_input_tokens=14)
+        assert packaged.cost("openai", "gpt-4o-transcribe", usage) == microdollars((14, 6), (45, 10))
+        # {"type": "duration", "seconds": 90}
+        assert packaged.cost("openai", "whisper-1", Usage(units=90_000)) == 9_000_000_000
+
+    def test_what_is_counted_in_no_tokens(self, packaged):
+        assert packaged.cost("openai", "tts-1", Usage(units=4_096, estimated=True)) == 61_440_000_000
+        assert packaged.cost("cohere", "rerank-v3.5", Usage(units=3)) == 6_000_000_000
+        assert packaged.cost("openai", "omni-moderation-latest", Usage()) == 0
+        assert packaged.unpriced == 0
+
     def test_openai_reasoning_is_part_of_the_output(self, packaged):
         # {"prompt_tokens": 21, "completion_tokens": 810, "completion_tokens_details": {"reasoning_tokens": 768}}
         usage = Usage(input_tokens=21, output_tokens=810, reasoning_tokens=768)
@@ -259,3 +278,31 @@ def test_cost_is_exact(plain, cached, output, data):
     answer = data.draw(st.integers(0, 100_000))
     expected = (total - part) * Fraction(plain) + part * Fraction(cached) + answer * Fraction(output)
     assert table.cost("u", "m", Usage(total, answer, part)) == expected * 10**6
+
+
+class TestUnits:
+    def test_units_without_a_price_are_counted_and_named(self, caplog):
+        table = PriceTable([Price(models=("tts",), input=Decimal("0.6"), output=Decimal(12))])
+        with caplog.at_level(logging.WARNING):
+            assert table.cost("up", "tts", Usage(units=50, estimated=True)) == 0
+            assert table.cost("up", "tts", Usage(units=50, estimated=True)) == 0
+        assert table.unpriced == 2
+        assert caplog.text.count("no price is known for model 'tts'") == 1
+        assert table.cost("up", "tts", Usage(10, 5, units=50)) == microdollars((10, "0.6"), (5, 12))
+        assert table.unpriced == 2
+
+    def test_a_price_of_nothing_is_a_price(self):
+        table = PriceTable([Price(models=("free",), input=Decimal(0), image=Decimal(0))])
+        assert table.cost("up", "free", Usage(units=3)) == 0
+        assert table.unpriced == 0
+
+    def test_a_part_of_a_minute_costs_a_part(self):
+        table = PriceTable([Price(models=("w",), input=Decimal(0), minute=Decimal("0.000667"))])
+        assert table.cost("up", "w", Usage(units=1)) == 667_000_000 // 60_000
+
+    def test_an_entry_has_one_of_them(self, tmp_path):
+        path = tmp_path / "prices.toml"
+        path.write_text('[[price]]\nmodels = ["m"]\ninput = 0\nimage = 0.04\nminute = 0.006\n')
+        with pytest.raises(ConfigError) as refused:
+            PriceTable.load(str(path))
+        assert "only one of image, minute, characters, search" in str(refused.value.mistakes)

@@ -48,7 +48,18 @@ _COMPATIBLE = frozenset(
     {"hosted_vllm", "lm_studio", "openai_like", "custom_openai", "litellm_proxy", "llamafile", "xinference"}
 )
 _OLLAMA = frozenset({"ollama", "ollama_chat"})
-_SERVED_MODES = frozenset({"chat", "completion", "embedding", "responses"})
+_SERVED_MODES = frozenset(
+    {
+        *("chat", "completion", "embedding", "responses", "rerank", "moderation"),
+        *("image_generation", "image_edit", "audio_transcription", "audio_speech"),
+    }
+)
+# Whose ranks are asked for in the form that goes through, though their chats are not OpenAI's.
+_RERANKERS = {
+    "cohere": Provider("cohere", "https://api.cohere.com/v2", ("COHERE_API_KEY", "CO_API_KEY")),
+    "jina_ai": Provider("jina", "https://api.jina.ai/v1", ("JINA_AI_API_KEY", "JINA_API_KEY")),
+    "voyage": Provider("voyage", "https://api.voyageai.com/v1", ("VOYAGE_API_KEY",)),
+}
 
 _NO_COUNTERPART = "has no counterpart in Penstock"
 _NOT_SPOKEN = "this provider speaks neither OpenAI's nor Anthropic's API"
@@ -376,7 +387,7 @@ class _Converter:
                     "model_list[].litellm_params.litellm_credential_name", "names no credential", name
                 )
         try:
-            upstream, model, label = self._upstream(model, parameters, name)
+            upstream, model, label = self._upstream(model, parameters, name, mode)
         except _CannotConvert as refusal:
             self._leave(f"model_list[].litellm_params.model {model}", str(refusal), name)
             return
@@ -412,11 +423,18 @@ class _Converter:
         found = self._named(upstream, label)
         self.models.setdefault(name, []).append(_Deployment(found, model, shares, clocks))
 
-    def _upstream(self, model: str, parameters: Plain, name: str) -> tuple[_Upstream, str, str]:
+    def _upstream(self, model: str, parameters: Plain, name: str, mode: str) -> tuple[_Upstream, str, str]:
         """The upstream, its name for the model, and what it should be called."""
         prefix, slash, rest = model.partition("/")
         given = parameters.pop("custom_llm_provider", None)
-        known = prefix in _HOSTED or prefix in _COMPATIBLE or prefix in _OLLAMA or prefix == "azure"
+        ranks = _RERANKERS.get(prefix) if mode == "rerank" or "rerank" in rest else None
+        known = (
+            ranks is not None
+            or prefix in _HOSTED
+            or prefix in _COMPATIBLE
+            or prefix in _OLLAMA
+            or prefix == "azure"
+        )
         if given is not None:
             prefix, rest = str(given), rest if slash and prefix == given else model
         elif not (slash and known):
@@ -428,7 +446,7 @@ class _Converter:
         key = _text(parameters.pop("api_key", None))
         headers = self._headers(parameters, name)
         running_usage = prefix == "hosted_vllm"
-        hosted = _HOSTED.get(prefix)
+        hosted = ranks or _HOSTED.get(prefix)
         if hosted is not None:
             kind: str = hosted.kind
             url = base or hosted.base_url

@@ -25,7 +25,10 @@ PROVIDERS = (
         "openai",
         "https://api.openai.com/v1",
         ("OPENAI_API_KEY",),
-        ("gpt-*", "chatgpt-*", "o1*", "o3*", "o4*", "codex-*", "ft:gpt-*", "text-embedding-*"),
+        (
+            *("gpt-*", "chatgpt-*", "o1*", "o3*", "o4*", "codex-*", "ft:gpt-*", "text-embedding-*"),
+            *("whisper-*", "tts-*", "dall-e-*", "omni-moderation-*", "text-moderation-*"),
+        ),
         url_variables=("OPENAI_BASE_URL", "OPENAI_API_BASE"),
         header_variables=(("OPENAI_ORG_ID", "OpenAI-Organization"), ("OPENAI_PROJECT_ID", "OpenAI-Project")),
         responses=True,

@@ -104,6 +104,7 @@ class HTTPUpstream:
         # How it is asked afterwards what an answer has cost; None: it cannot be.
         self.usage_lookup: inquiry.Form | None = None if form == "none" else form
         self._forwarded = _FORWARDED[config.kind]
+        self._keeps_runs = config.capabilities.generations
         self._running_usage = config.running_usage or config.kind in {"sim", "local"}
         self._token_ids = config.capabilities.token_ids or (
             config.kind == "local" and config.capabilities.token_ids is None
@@ -172,7 +173,10 @@ class HTTPUpstream:
         :param hold_back: seconds that the first events of a stream wait
         :raises penstock.errors.Untranslatable: this upstream cannot serve the call's endpoint
         """
-        endpoint, translated = self._spoken(call)
+        endpoint: Endpoint = call.endpoint
+        translated: Translation | None = None
+        if endpoint not in self._native:
+            endpoint, translated = self._spoken(call)
         prompt_tokens = usage.estimate_tokens(len(call.body))
         callers_key = self.forwards and bool(key_in(call.headers))
         job = Job(
@@ -186,13 +190,11 @@ class HTTPUpstream:
             self._running_usage,
             hold_back,
         )
-        if self.config.capabilities.generations:
+        if self._keeps_runs:
             job.keeps_runs = True
         if self.herald is not None:
             job.herald = self.herald
-        if endpoint.opaque:
-            return OpaqueTransfer(generation, job, self._clock.now)
-        kind = StreamTransfer if call.stream else PlainTransfer
+        kind = StreamTransfer if call.stream else PlainTransfer if not endpoint.opaque else OpaqueTransfer
         return kind(generation, job, self._clock.now)
 
     def _spoken(self, call: Call) -> tuple[Endpoint, Translation | None]:

@@ -98,8 +98,10 @@ def content_type(call: Call) -> bytes:
 
 
 def prompt_tokens(call: Call) -> int:
-    """What is reserved for a request, by its size; of a file nobody knows before."""
-    return 0 if form.is_form(call.body) else estimate_tokens(len(call.body))
+    """What is reserved for a request, by its size; what a file will cost, nobody knows before."""
+    if form.is_form(call.body):  # its fields have the digests of its files
+        return estimate_tokens(sum(len(bytes(value)) for value in call.fields.values()))
+    return estimate_tokens(len(call.body))
 
 
 def wanted(call: Call) -> int:

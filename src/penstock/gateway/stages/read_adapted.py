@@ -33,16 +33,15 @@ def open_reading(
 ) -> Reading:
     """A reading in the form that the call wants."""
     kind = Reading
-    if call.endpoint.opaque:
-        kind = OpaqueReading
-        position = position if generation.stream else 0  # bytes have no numbers: whoever comes back gets all
-    elif call.stream:
+    if call.stream:
         if not generation.stream:
-            kind = UnfoldedReading
+            kind = UnfoldedReading if not call.endpoint.opaque else OpaqueReading
         elif (
             call.include_usage != generation.include_usage or call.running_usage != generation.running_usage
         ) and call.endpoint in _TELLS_USAGE:
             kind = UsageReading
+    elif call.endpoint.opaque:
+        kind = OpaqueReading
     return kind(call, generation, exchange, status_name, on_done, position)
 
 

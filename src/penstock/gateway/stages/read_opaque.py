@@ -30,7 +30,7 @@ class OpaqueReading(Reading):
         elif self.exchange.started:
             self._go_on(generation)
         elif generation.state is _FINISHED:
-            self._whole(generation)
+            self._whole(generation)  # from its beginning, wherever who comes back was: bytes have no numbers
         elif generation.state is _FAILED:
             self._refuse(generation.error, final=bool(generation.events))
         elif generation.endpoint is Endpoint.SPEECH and generation.readable:
