@@ -1,1 +1,1 @@
-"""The pipeline: one order, one file a stage."""
+"""Where requests become calls and calls become answers: the order (``pipeline``), its ``stages``, and what stands beside it."""

@@ -1,4 +1,4 @@
-"""What the gateway keeps for its callers, by path: files and batches.
+"""What the gateway keeps for its callers, by path: files, batches, and uploads that are not whole yet.
 
 Whether a path is one of these is known from its head (:meth:`Kept.opening`); what it asks for takes the disk, so
 that it is answered in a task of its own (:class:`Work`).

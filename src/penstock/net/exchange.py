@@ -1,7 +1,8 @@
 """One request and its answer, as the gateway sees them: the seam between HTTP and everything else.
 
-Two things implement :class:`Exchange`: the listener (``net.listener``) and the ASGI door
-(``penstock.asgi``).  Two things implement :class:`Application`: the gateway and the simulator.
+Two have a caller behind them: the listener's (``net.listener``) and that of other servers (``net.asgi``).  The others
+stand in for one of these where a request comes in another form (``gateway.over``), or by no connection at all
+(``batches.exchange``).  Whoever serves is an :class:`Application`: the gateway, the simulator, a local model.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Who answers: HTTP providers and the simulator."""
+"""Who answers: whatever speaks OpenAI's or Anthropic's API over HTTP, local models among them, and Triton."""

@@ -1,4 +1,6 @@
-"""The stages of a request, in order: authenticate, admit, attach, lookup, join; queue, route, call; read, record.
+"""The stages of a request, in order: authenticate, decode, degrade, admit, attach, lookup, join, read; route, queue, call.
 
-Each file holds one stage whole: what it takes it gives back there.
+Each file holds one stage whole: what it takes it gives back there.  *record* sees both halves.  The other files are parts
+of a stage that a configuration may leave out (of *lookup*: prefetch, resemble; of *call*: batch, hedge) or that has more
+than one form (of *read*: read_adapted, read_opaque), and what *call* knows of an answer that broke (unfinished).
 """

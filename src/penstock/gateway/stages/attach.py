@@ -1,6 +1,6 @@
 """Is this call the repetition of one that is there already?
 
-The contract (DESIGN 5.1): the same ``Idempotency-Key`` of the same tenant, or an SDK's own retry, leads to the
+The contract: the same ``Idempotency-Key`` of the same tenant, or an SDK's own retry, leads to the
 generation that is there already, running or finished, so that nothing is computed or paid for twice.  A
 generation that failed, or was given up, answers nobody: the repetition is a new call.
 

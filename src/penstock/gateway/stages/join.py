@@ -1,6 +1,6 @@
 """Is the same question being answered right now?
 
-The contract (DESIGN section 2): an identical call in flight shares its generation with this one; else a new one is
+The contract: an identical call in flight shares its generation with this one; else a new one is
 made, whose producer is a task of the gateway, *not* of the connection.
 
 Identical means: the same cache key (``cache.keys``), so streaming and plain callers share one answer.  By default

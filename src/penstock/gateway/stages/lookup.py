@@ -1,6 +1,6 @@
 """Has this question been answered before?
 
-The contract (DESIGN 5.4): a finished generation whose key equals this call's, nearest tier first, is read as if it
+The contract: a finished generation whose key equals this call's, nearest tier first, is read as if it
 were new; only complete generations are ever stored, and never across tenants by default.
 
 Memory is asked at once (:meth:`Lookup.find`); for the tiers below somebody has to wait

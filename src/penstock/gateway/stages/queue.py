@@ -1,6 +1,6 @@
 """Who goes next to an upstream?
 
-The contract (DESIGN section 2): tier, deadline and fairness decide; what cannot make its deadline is refused at
+The contract: tier, deadline and fairness decide; what cannot make its deadline is refused at
 once with an honest Retry-After; a caller that waits is kept alive.
 
 An upstream with ``concurrency`` or ``breaker`` in its configuration has a gate (``flow.gate``).  A call asks it
