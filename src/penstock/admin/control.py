@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
 import uvicorn
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
@@ -182,14 +182,46 @@ def make_app(supervisor: Supervisor) -> FastAPI:
     app = FastAPI(
         title="Penstock control API", version=__version__, description=__doc__, docs_url=None, redoc_url=None
     )
-    locked = [Depends(authorized)]
+    app.include_router(_health(supervisor))
+    for routes in (_state, _versions, _upstreams, _cache):
+        app.include_router(routes(supervisor), dependencies=[Depends(authorized)])
 
-    @app.get("/healthz", tags=["health"])
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        """What there is, for people."""
+        return HTMLResponse(docs_page.render(app.openapi()))
+
+    @app.exception_handler(404)
+    async def unknown(request: Request, error: HTTPException) -> JSONResponse:
+        """A base URL may have the wrong one of the two ports: SDKs show what stands under ``error``."""
+        if error.detail != HTTPStatus.NOT_FOUND.phrase:
+            return JSONResponse({"detail": error.detail}, 404)
+        message = f"there is no {request.url.path:.100} on the control port; calls go to {supervisor.listen}"
+        return JSONResponse(
+            {
+                "detail": message,
+                "error": {"message": message, "type": "not_found_error", "code": "not_found"},
+            },
+            404,
+        )
+
+    @app.exception_handler(Exception)
+    async def defect(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
+        return JSONResponse({"detail": f"{type(error).__name__} in the control API; the log has it"}, 500)
+
+    return app
+
+
+def _health(supervisor: Supervisor) -> APIRouter:
+    """Open to whoever reaches the port."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/healthz")
     async def healthz() -> Health:
         """The process lives."""
         return Health()
 
-    @app.get("/readyz", tags=["health"], responses={503: {"model": Readiness}})
+    @router.get("/readyz", responses={503: {"model": Readiness}})
     async def readyz(response: Response) -> Readiness:
         """200 where every worker takes calls and nothing is going away, else 503 and why."""
         ready, reasons = supervisor.readiness()
@@ -209,22 +241,24 @@ def make_app(supervisor: Supervisor) -> FastAPI:
             ],
         )
 
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        """What there is, for people."""
-        return HTMLResponse(docs_page.render(app.openapi()))
-
-    @app.get("/metrics", tags=["health"], response_class=Response)
+    @router.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """All workers' figures added up, in Prometheus' text format."""
         return Response(render(await supervisor.metrics()), media_type=CONTENT_TYPE)
 
-    @app.get("/v1/config", tags=["state"], dependencies=locked)
+    return router
+
+
+def _state(supervisor: Supervisor) -> APIRouter:
+    """What there is, what is under way, and how a request would fare."""
+    router = APIRouter(tags=["state"])
+
+    @router.get("/v1/config")
     async def config() -> dict[str, Any]:
         """The configuration in use, secrets redacted."""
         return {"version": supervisor.version, "config": dump(supervisor.config)}
 
-    @app.get("/v1/workers", tags=["state"], dependencies=locked)
+    @router.get("/v1/workers")
     async def workers() -> list[dict[str, Any]]:
         """What every worker says of itself: memory, connections, pools, loop lag."""
         return [
@@ -241,7 +275,7 @@ def make_app(supervisor: Supervisor) -> FastAPI:
             for slot, state in await supervisor.states()
         ]
 
-    @app.get("/v1/generations", tags=["state"], dependencies=locked)
+    @router.get("/v1/generations")
     async def generations() -> Generations:
         """What is in flight, over all workers."""
         states = await supervisor.states()
@@ -255,7 +289,7 @@ def make_app(supervisor: Supervisor) -> FastAPI:
             silent=[slot.index for slot, state in states if state is None],
         )
 
-    @app.get("/v1/ledger/summary", tags=["state"], dependencies=locked)
+    @router.get("/v1/ledger/summary")
     async def ledger_summary() -> LedgerSummary:
         """What was settled since the present workers started; ``penstock ledger`` reads what is on disk."""
         states = await supervisor.states()
@@ -267,7 +301,7 @@ def make_app(supervisor: Supervisor) -> FastAPI:
             outcomes=outcomes, silent=[slot.index for slot, state in states if state is None]
         )
 
-    @app.post("/v1/explain", tags=["state"], dependencies=locked)
+    @router.post("/v1/explain")
     async def explain(asked: CallersRequest) -> Explanation:
         """What a request would come to at the present load, and why; nothing is asked, taken or counted.
 
@@ -280,7 +314,26 @@ def make_app(supervisor: Supervisor) -> FastAPI:
             raise HTTPException(503, "no worker answers")
         return Explanation(worker=found[0], explanation=found[1])
 
-    @app.get("/v1/versions", tags=["versions"], dependencies=locked)
+    @router.post("/v1/reload", responses={422: {"model": Reloaded}})
+    async def reload(response: Response) -> Reloaded:
+        """Read the configuration again; 422 where it is wrong, and the old one stays."""
+        outcome = await supervisor.reload()
+        if outcome.mistakes:
+            response.status_code = 422
+        return Reloaded(
+            version=outcome.version,
+            mistakes=list(outcome.mistakes),
+            needs_restart=list(outcome.needs_restart),
+        )
+
+    return router
+
+
+def _versions(supervisor: Supervisor) -> APIRouter:
+    """New versions on trial."""
+    router = APIRouter(tags=["versions"])
+
+    @router.get("/v1/versions")
     async def versions() -> Versions:
         """How far the trials of new versions have come, what was measured, and what each worker gives them."""
         states = await supervisor.states()
@@ -297,7 +350,7 @@ def make_app(supervisor: Supervisor) -> FastAPI:
             silent=[slot.index for slot, state in states if state is None],
         )
 
-    @app.post("/v1/versions/promote", tags=["versions"], dependencies=locked)
+    @router.post("/v1/versions/promote")
     async def promote(what: Promotion) -> dict[str, Any]:
         """Give the new version of a model the next of its shares, or all calls.
 
@@ -305,12 +358,12 @@ def make_app(supervisor: Supervisor) -> FastAPI:
         """
         return await decide(what, "promote", wholly=what.wholly)
 
-    @app.post("/v1/versions/rollback", tags=["versions"], dependencies=locked)
+    @router.post("/v1/versions/rollback")
     async def rollback(what: Decision) -> dict[str, Any]:
         """Give the new version no calls any more.  Errors as above."""
         return await decide(what, "rollback")
 
-    @app.post("/v1/versions/restart", tags=["versions"], dependencies=locked)
+    @router.post("/v1/versions/restart")
     async def restart(what: Decision) -> dict[str, Any]:
         """Begin the trial again with its first share, and count anew.  Errors as above."""
         return await decide(what, "restart")
@@ -326,6 +379,13 @@ def make_app(supervisor: Supervisor) -> FastAPI:
             raise HTTPException(told["status"], told["detail"])
         return told
 
+    return router
+
+
+def _upstreams(supervisor: Supervisor) -> APIRouter:
+    """Who is asked, and who goes away."""
+    router = APIRouter(tags=["upstreams"])
+
     def upstream_state(name: str) -> UpstreamState:
         config = supervisor.config.upstreams.get(name)
         if config is None:
@@ -335,12 +395,12 @@ def make_app(supervisor: Supervisor) -> FastAPI:
             name=name, kind=config.kind, leaving=name in departures, gone_in=departures.left(name)
         )
 
-    @app.get("/v1/upstreams", tags=["upstreams"], dependencies=locked)
+    @router.get("/v1/upstreams")
     async def upstreams() -> list[UpstreamState]:
         """Who is asked, and who is going away."""
         return [upstream_state(name) for name in supervisor.config.upstreams]
 
-    @app.post("/v1/upstreams/{name}/drain", tags=["upstreams"], dependencies=locked)
+    @router.post("/v1/upstreams/{name}/drain")
     async def drain(name: str, notice: Notice) -> UpstreamState:
         """The upstream is going away: it gets no new calls, and shortly before it goes its answers go on elsewhere.
 
@@ -350,13 +410,20 @@ def make_app(supervisor: Supervisor) -> FastAPI:
         supervisor.departures.announce(name, notice.seconds)
         return upstream_state(name)
 
-    @app.delete("/v1/upstreams/{name}/drain", tags=["upstreams"], dependencies=locked)
+    @router.delete("/v1/upstreams/{name}/drain")
     async def stay(name: str) -> UpstreamState:
         """It stays after all, or is back."""
         supervisor.departures.take_back(name)
         return upstream_state(name)
 
-    @app.get("/v1/cache", tags=["cache"], dependencies=locked)
+    return router
+
+
+def _cache(supervisor: Supervisor) -> APIRouter:
+    """Kept answers."""
+    router = APIRouter(tags=["cache"])
+
+    @router.get("/v1/cache")
     async def cache() -> CacheState:
         """Hits, sizes and troubles of the cache's tiers, by worker."""
         states = await supervisor.states()
@@ -369,7 +436,7 @@ def make_app(supervisor: Supervisor) -> FastAPI:
             silent=[slot.index for slot, state in states if state is None],
         )
 
-    @app.post("/v1/cache/purge", tags=["cache"], dependencies=locked)
+    @router.post("/v1/cache/purge")
     async def purge(what: Purging) -> Purged:
         """Kept answers of a tenant, a model, a version, a tag, of one key, or all, answer no more.
 
@@ -399,37 +466,7 @@ def make_app(supervisor: Supervisor) -> FastAPI:
             )
         return Purged(tags=tags, keys=keys, unheard=unheard)
 
-    @app.post("/v1/reload", tags=["state"], dependencies=locked, responses={422: {"model": Reloaded}})
-    async def reload(response: Response) -> Reloaded:
-        """Read the configuration again; 422 where it is wrong, and the old one stays."""
-        outcome = await supervisor.reload()
-        if outcome.mistakes:
-            response.status_code = 422
-        return Reloaded(
-            version=outcome.version,
-            mistakes=list(outcome.mistakes),
-            needs_restart=list(outcome.needs_restart),
-        )
-
-    @app.exception_handler(404)
-    async def unknown(request: Request, error: HTTPException) -> JSONResponse:
-        """A base URL may have the wrong one of the two ports: SDKs show what stands under ``error``."""
-        if error.detail != HTTPStatus.NOT_FOUND.phrase:
-            return JSONResponse({"detail": error.detail}, 404)
-        message = f"there is no {request.url.path:.100} on the control port; calls go to {supervisor.listen}"
-        return JSONResponse(
-            {
-                "detail": message,
-                "error": {"message": message, "type": "not_found_error", "code": "not_found"},
-            },
-            404,
-        )
-
-    @app.exception_handler(Exception)
-    async def defect(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
-        return JSONResponse({"detail": f"{type(error).__name__} in the control API; the log has it"}, 500)
-
-    return app
+    return router
 
 
 def _unheard(states: Iterable[tuple[Slot, dict[str, Any] | None]]) -> list[str]:
