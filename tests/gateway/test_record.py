@@ -239,10 +239,18 @@ def test_without_a_log_everything_is_counted_all_the_same(recorder):
 
 
 def test_every_status_finds_room(recorder):
-    for endpoint in [*(endpoint.label for endpoint in Endpoint), "other"]:
+    labels = {
+        *(endpoint.label for endpoint in Endpoint),
+        "files",
+        "batches",
+        "uploads",
+        "generations",
+        "other",
+    }
+    for label in labels:
         for status in range(200, 600):
-            recorder.counted(endpoint, status)
-    assert len(counted(recorder.measures.requests)) == 7 * 400
+            recorder.counted(label, status)
+    assert len(counted(recorder.measures.requests)) == len(labels) * 400
 
 
 def test_names_that_callers_invent_and_configurations_that_are_replaced_leave_nothing_behind(recorder):

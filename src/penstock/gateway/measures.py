@@ -16,6 +16,7 @@ from penstock.metrics import (
 )
 
 MAX_CHILDREN = 5_000  # label sets of one metric: configurations with hundreds of models find room
+_EVERY_STATUS = 10_000  # of each of two dozen kinds of requests
 
 
 class Measures:
@@ -28,7 +29,12 @@ class Measures:
         def histogram(name: str, help_text: str, label: str, buckets: tuple[float, ...]) -> Metric[Histogram]:
             return metrics.histogram(name, help_text, labels=(label,), buckets=buckets)
 
-        self.requests = counter("penstock_requests_total", "Requests answered.", "endpoint", "status")
+        self.requests = metrics.counter(
+            "penstock_requests_total",
+            "Requests answered.",
+            labels=("endpoint", "status"),
+            max_children=_EVERY_STATUS,
+        )
         self.durations = histogram(
             "penstock_request_duration_seconds",
             "From a request's arrival to its answer's end.",
