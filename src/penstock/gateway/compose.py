@@ -40,6 +40,7 @@ from penstock.gateway.kept import Kept, Work, end_work
 from penstock.gateway.leaving import Leaving
 from penstock.gateway.pipeline import Pipeline, Snapshot
 from penstock.gateway.resumed import ResumedExchange
+from penstock.gateway.returning import Returning
 from penstock.gateway.shadow import Shadows, in_turn
 from penstock.gateway.sharing import Sharing
 from penstock.gateway.spending import Spending
@@ -127,6 +128,7 @@ class Gateway:
         self._registry = registry
         self.leaving = Leaving(clock, self.metrics)
         self.pipeline = Pipeline(self._snapshot(config, {}), registry, self.recorder, clock)
+        self._returning = Returning(self.pipeline)
         self._durable = Durable(self.pipeline)
         registry.give_up = self._durable.give_up
         self._add_keepers(config)
@@ -224,7 +226,7 @@ class Gateway:
             self.pipeline.answer(exchange, accepted.endpoint, accepted.tenant)
             return None
         if isinstance(accepted, _Asked):
-            self.pipeline.resume(exchange, accepted.asked, accepted.tenant)
+            self._returning.resume(exchange, accepted.asked, accepted.tenant)
             return None
         assert isinstance(accepted, Work), "opening() answered every other request"
         return self._do(accepted, exchange)

@@ -26,7 +26,6 @@ from penstock.config.model import Config
 from penstock.errors import (
     Cancelled,
     InternalError,
-    NotFound,
     Overloaded,
     PenstockError,
     PlaceWanted,
@@ -36,7 +35,7 @@ from penstock.errors import (
 from penstock.flow.retry import RetryBudget
 from penstock.gateway import stored
 from penstock.gateway.cascade import Cascades
-from penstock.gateway.durable import Durable, missing
+from penstock.gateway.durable import Durable
 from penstock.gateway.stages import attach, join
 from penstock.gateway.stages.admit import Admission, settle
 from penstock.gateway.stages.authenticate import Keyring
@@ -51,7 +50,7 @@ from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
 from penstock.generation.log import Generation, State, new_id
 from penstock.generation.registry import Registry
-from penstock.messages import Call, Dialect, Endpoint, Event, Reduction, Tenant
+from penstock.messages import Call, Endpoint, Event, Reduction, Tenant
 from penstock.net import tasks
 from penstock.net.clock import Clock
 from penstock.net.exchange import Exchange
@@ -385,97 +384,11 @@ class Pipeline:
             read=_elsewhere(reading.status_name),
         )
 
-    # ---- what stands for a generation ----
+    def reread(self, exchange: Exchange, call: Call, generation: Generation, start: int) -> None:
+        """Show a log that is there already, from an offset on.
 
-    def resume(self, exchange: Exchange, asked: stored.Asked, tenant: Tenant) -> None:
-        """Answer a request for a generation that is there already."""
-        generation = self._known(asked, tenant)
-        durable = self.durable
-        if durable is not None and (generation is None or durable.is_elsewhere(generation)):
-            self.soon(self._resume_stored(exchange, asked, tenant, durable))
-        else:
-            self._resume(exchange, asked, tenant, generation)
-
-    async def _resume_stored(
-        self, exchange: Exchange, asked: stored.Asked, tenant: Tenant, durable: Durable
-    ) -> None:
-        try:
-            shown = 0 if asked.response_id else asked.after + 1
-            generation = await durable.known(asked.id, asked.response_id, tenant, shown)
-        except PenstockError as error:
-            self.recorder.counted("generations", refuse(exchange, error, Dialect.OPENAI, asked.id))
-        else:
-            self._resume(exchange, asked, tenant, generation)
-            durable.shown(generation)
-
-    def _resume(
-        self, exchange: Exchange, asked: stored.Asked, tenant: Tenant, generation: Generation | None
-    ) -> None:
-        status, code = 200, ""
-        try:
-            if generation is None:
-                raise missing(self.registry, asked.id, asked.response_id, tenant)
-            self._told(exchange, asked, generation, tenant)
-        except PenstockError as error:
-            status, code = refuse(exchange, error, Dialect.OPENAI, asked.id), error.code
-        if code or (asked.what != "events" and not asked.stream):
-            self.recorder.counted("generations", status)
-
-    def _known(self, asked: stored.Asked, tenant: Tenant) -> Generation | None:
-        """The generation that is meant, if this process has it and it is this tenant's."""
-        generation = self.registry.get(asked.id) if asked.id else None
-        if generation is None and asked.response_id:
-            generation = next(iter(self.registry.named(("response", tenant.name, asked.response_id))), None)
-        return generation if generation is not None and generation.tenant == tenant.name else None
-
-    def _told(self, exchange: Exchange, asked: stored.Asked, generation: Generation, tenant: Tenant) -> None:
-        if asked.response_id and generation.endpoint is not Endpoint.RESPONSES:
-            raise NotFound("there is no response of this id here")
-        now = self.clock.now()
-        if asked.what == "cancel":
-            if generation.ending is None and not (asked.unread and generation.is_wanted):
-                if self.durable is not None and self.durable.is_elsewhere(generation):
-                    self.durable.cancel(generation, unread=asked.unread)
-                else:
-                    generation.abandon()
-                    generation.fail(Cancelled("the call was cancelled"))
-        elif asked.what == "delete":
-            generation.abandon()
-            generation.forget()
-            self.registry.delete(generation)
-            if self.durable is not None:
-                self.durable.delete(generation.id)
-            stored.respond_deleted(exchange, asked.response_id)
-            return
-        if asked.what == "events" or asked.stream:
-            self._reread(exchange, asked, generation, tenant)
-        elif asked.response_id:
-            stored.respond_response(exchange, generation, asked.response_id, now)
-        else:
-            stored.respond_state(exchange, generation, now)
-
-    def _reread(
-        self, exchange: Exchange, asked: stored.Asked, generation: Generation, tenant: Tenant
-    ) -> None:
-        """Read a generation's events, from an offset on."""
-        start = stored.position(asked, generation)
-        if generation.state is State.FINISHED and generation.stream and start == generation.readable:
-            exchange.respond(204, [], b"")  # "stop reconnecting", in the words of the event stream's standard
-            self.recorder.counted("generations", 204)
-            return
-        call = Call(
-            id=generation.id,
-            endpoint=generation.endpoint,
-            model=generation.model,
-            stream=True,
-            fields={},
-            body=b"",
-            headers=exchange.headers,
-            received=self.clock.now(),
-            tenant=tenant,
-            include_usage=generation.include_usage,
-            running_usage=generation.running_usage,
-        )
+        :param call: what the reader is like; it asks nothing
+        """
         self.admission.enter()
         self._read(open_reading(call, generation, exchange, b"resumed", self._answered, start))
 

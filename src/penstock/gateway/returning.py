@@ -1,0 +1,117 @@
+"""Who comes back: requests for a generation that is there already, in this process or in a store.
+
+What they ask for, and what they are told, is in :mod:`penstock.gateway.stored`.
+"""
+
+from __future__ import annotations
+
+from penstock.errors import Cancelled, NotFound, PenstockError
+from penstock.gateway import stored
+from penstock.gateway.durable import Durable, missing
+from penstock.gateway.pipeline import Pipeline
+from penstock.gateway.stages.read import refuse
+from penstock.gateway.stored import Asked
+from penstock.generation.log import Generation, State
+from penstock.messages import Call, Dialect, Endpoint, Tenant
+from penstock.net.exchange import Exchange
+
+
+class Returning:
+    """Answers them, by the parts of one pipeline."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    def __repr__(self) -> str:
+        return f"<Returning to {self._pipeline!r}>"
+
+    def resume(self, exchange: Exchange, asked: Asked, tenant: Tenant) -> None:
+        """Answer a request for a generation that is there already."""
+        generation = self._known(asked, tenant)
+        durable = self._pipeline.durable
+        if durable is not None and (generation is None or durable.is_elsewhere(generation)):
+            self._pipeline.soon(self._resume_stored(exchange, asked, tenant, durable))
+        else:
+            self._resume(exchange, asked, tenant, generation)
+
+    async def _resume_stored(
+        self, exchange: Exchange, asked: Asked, tenant: Tenant, durable: Durable
+    ) -> None:
+        try:
+            shown = 0 if asked.response_id else asked.after + 1
+            generation = await durable.known(asked.id, asked.response_id, tenant, shown)
+        except PenstockError as error:
+            self._pipeline.recorder.counted("generations", refuse(exchange, error, Dialect.OPENAI, asked.id))
+        else:
+            self._resume(exchange, asked, tenant, generation)
+            durable.shown(generation)
+
+    def _resume(
+        self, exchange: Exchange, asked: Asked, tenant: Tenant, generation: Generation | None
+    ) -> None:
+        status, code = 200, ""
+        try:
+            if generation is None:
+                raise missing(self._pipeline.registry, asked.id, asked.response_id, tenant)
+            self._told(exchange, asked, generation, tenant)
+        except PenstockError as error:
+            status, code = refuse(exchange, error, Dialect.OPENAI, asked.id), error.code
+        if code or (asked.what != "events" and not asked.stream):
+            self._pipeline.recorder.counted("generations", status)
+
+    def _known(self, asked: Asked, tenant: Tenant) -> Generation | None:
+        """The generation that is meant, if this process has it and it is this tenant's."""
+        registry = self._pipeline.registry
+        generation = registry.get(asked.id) if asked.id else None
+        if generation is None and asked.response_id:
+            generation = next(iter(registry.named(("response", tenant.name, asked.response_id))), None)
+        return generation if generation is not None and generation.tenant == tenant.name else None
+
+    def _told(self, exchange: Exchange, asked: Asked, generation: Generation, tenant: Tenant) -> None:
+        pipeline, durable = self._pipeline, self._pipeline.durable
+        if asked.response_id and generation.endpoint is not Endpoint.RESPONSES:
+            raise NotFound("there is no response of this id here")
+        now = pipeline.clock.now()
+        if asked.what == "cancel":
+            if generation.ending is None and not (asked.unread and generation.is_wanted):
+                if durable is not None and durable.is_elsewhere(generation):
+                    durable.cancel(generation, unread=asked.unread)
+                else:
+                    generation.abandon()
+                    generation.fail(Cancelled("the call was cancelled"))
+        elif asked.what == "delete":
+            generation.abandon()
+            generation.forget()
+            pipeline.registry.delete(generation)
+            if durable is not None:
+                durable.delete(generation.id)
+            stored.respond_deleted(exchange, asked.response_id)
+            return
+        if asked.what == "events" or asked.stream:
+            self._reread(exchange, asked, generation, tenant)
+        elif asked.response_id:
+            stored.respond_response(exchange, generation, asked.response_id, now)
+        else:
+            stored.respond_state(exchange, generation, now)
+
+    def _reread(self, exchange: Exchange, asked: Asked, generation: Generation, tenant: Tenant) -> None:
+        """Read a generation's events, from an offset on."""
+        start = stored.position(asked, generation)
+        if generation.state is State.FINISHED and generation.stream and start == generation.readable:
+            exchange.respond(204, [], b"")  # "stop reconnecting", in the words of the event stream's standard
+            self._pipeline.recorder.counted("generations", 204)
+            return
+        call = Call(
+            id=generation.id,
+            endpoint=generation.endpoint,
+            model=generation.model,
+            stream=True,
+            fields={},
+            body=b"",
+            headers=exchange.headers,
+            received=self._pipeline.clock.now(),
+            tenant=tenant,
+            include_usage=generation.include_usage,
+            running_usage=generation.running_usage,
+        )
+        self._pipeline.reread(exchange, call, generation, start)
