@@ -89,3 +89,13 @@ def test_that_all_have_become_slower_is_seen_whatever_the_prompts():
         seconds = (0.02 + prompt / 8_000) * slower
         limit.observe(pace.observe_first_token(seconds, prompt), 64, number / 20)
     assert limit.value < 10
+
+
+def test_a_machine_that_has_run_for_months_begins_like_any_other():
+    limit = AdaptiveLimit(ConcurrencyConfig(limit=40, start=4), 40)
+    now = 90 * 86_400.0  # the clock's zero is when the machine was started
+    for number in range(100):
+        limit.observe(0.1, 4, now + number)
+    for number in range(100):  # and goes on after as long without a call
+        limit.observe(0.1, int(limit.value), 2 * now + number)
+    assert limit.value > 4

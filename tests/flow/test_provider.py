@@ -67,3 +67,15 @@ def test_room_is_only_known_where_it_was_told():
     provider.answered(1, Told(60, 60, None), Told(600, 300, None), 0.0)
     assert provider.has(300.0, 0.0)
     assert not provider.has(301.0, 0.0)
+
+
+def test_who_shares_a_provider_with_others_spends_its_part_of_what_is_left():
+    provider = Provider()
+    provider.sent(1, 0.0, 0.0)
+    provider.answered(1, Told(600.0, 40.0, None), None, 0.0, share=0.25)
+    sent = 0
+    while not provider.wait(0.0, 0.0):
+        sent += 1
+        provider.sent(1 + sent, 0.0, 0.0)
+    assert sent == 8  # of ten, less what is kept for differences of clocks
+    assert provider.wait(0.0, 0.0) < 0.5

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from penstock.flow import redis_board
 from penstock.flow._sharing_script import EXCHANGE
+from penstock.flow.learning import Seen
 from penstock.flow.places import Places
 from penstock.flow.sharing import FADING, FLOOR, LIFE, Pool, Report, Use
 from penstock.testing.redis import RedisServer
@@ -142,6 +143,19 @@ STEPS = st.lists(
                         st.sampled_from([1, 6, 40]), st.integers(0, 9), st.integers(0, 6), st.integers(0, 9)
                     ),
                 ),
+                st.one_of(
+                    st.none(),
+                    st.tuples(
+                        st.sampled_from([1.0, 8.0, 40.5]),
+                        st.sampled_from([1, 3]),
+                        st.sampled_from([6, 40]),
+                        st.sampled_from([0.0, 0.1, 0.33]),
+                        st.integers(0, 200),
+                        st.integers(0, 200),
+                        st.integers(0, 200),
+                        st.integers(0, 2),
+                    ),
+                ),
             ),
             max_size=2,
             unique_by=lambda told: told[0],
@@ -175,8 +189,9 @@ def test_redis_comes_to_the_same():
                     Use(*requests, wanted, level) if requests else None,
                     Use(*tokens, wanted, level) if tokens else None,
                     Places(*places) if places else None,
+                    Seen(*seen) if seen else None,
                 )
-                for name, anew, calls, wanted, in_progress, requests, tokens, level, places in told
+                for name, anew, calls, wanted, in_progress, requests, tokens, level, places, seen in told
             ]
             here = pool.exchange(member, reports, now, rejoins=rejoins)
             command = redis_board.command(member.encode(), b"{t}", reports, rejoins=rejoins)
@@ -184,7 +199,7 @@ def test_redis_comes_to_the_same():
             assert there.members == here.members
             for one, other in zip(there.leases, here.leases, strict=True):
                 assert (one.others, one.places) == (other.others, other.places)
-                for figure in ("requests", "tokens", "calls_share", "tokens_share"):
+                for figure in ("requests", "tokens", "calls_share", "tokens_share", "learnt", "usual"):
                     assert math.isclose(
                         getattr(one, figure), getattr(other, figure), rel_tol=1e-6, abs_tol=1e-3
                     ), (figure, one, other)

@@ -6,6 +6,16 @@ Numbers are returned as text: what Lua returns as a number Redis cuts to an inte
 
 from __future__ import annotations
 
+from penstock.flow.concurrency import (
+    COLLAPSE,
+    CREEP,
+    DECREASE,
+    GROWTH,
+    INCREASE,
+    LEAST_WINDOW,
+    MOST_CREPT,
+    PAUSE,
+)
 from penstock.flow.gcra import PERIOD
 from penstock.flow.places import AHEAD, RECOVERY
 from penstock.flow.sharing import FADING, FLOOR, LIFE
@@ -13,9 +23,11 @@ from penstock.flow.sharing import FADING, FLOOR, LIFE
 _SCRIPT = """
 -- KEYS: the members (a sorted set), until when the pool recovers, then a hash for each account.
 -- ARGV: the member, whether it rejoins; then of each account: anew, calls, wanted, in_progress, and limit, total, taken
--- and level of requests and of tokens, and limit, number, held and needs of places; an empty limit: there is none, an
--- empty level: it is not known.
--- Returns: how many members there are, then of each account: requests, tokens, calls_share, tokens_share, others, places.
+-- and level of requests and of tokens, and limit, number, held and needs of places, and value, least, most, usual,
+-- first_tokens, late, used and overloads of what was seen; an empty limit or value: there is none, an empty level: it is
+-- not known.
+-- Returns: how many members there are, then of each account: requests, tokens, calls_share, tokens_share, others, places,
+-- learnt, usual.
 local LIFE, FADING, FLOOR, PERIOD, AHEAD, RECOVERY = {life}, {fading}, {floor}, {period}, {ahead}, {recovery}
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -48,6 +60,48 @@ local function level(known, limit, total, was_total, taken, stated, anew)
   return math.min(left, limit)
 end
 
+local function lessen(learnt, factor, least, most)
+  local left = learnt.quiet_until - now
+  if left > 0 and left <= {pause} then return end
+  learnt.quiet_until, learnt.congested = now + {pause}, 1
+  learnt.value = math.max(math.min(least, most), learnt.value * factor)
+end
+
+local function learn(known, seen, before)
+  local learnt, fields = {{}}, {{'value', 'usual', 'since', 'congested', 'quiet_until', 'first_tokens', 'late', 'used'}}
+  if known then
+    local k = 0
+    for figure in string.gmatch(known, '%S+') do k = k + 1; learnt[fields[k]] = tonumber(figure) end
+  else
+    for _, field in ipairs(fields) do learnt[field] = 0 end
+    learnt.value = seen[1]
+  end
+  local least, most, usual = seen[2], seen[3], seen[4]
+  learnt.value = math.min(learnt.value, most)
+  local since = {{}}
+  for k = 1, 4 do since[k] = math.max(0, seen[k + 4] - (before[k] or seen[k + 4])) end
+  learnt.first_tokens, learnt.late = learnt.first_tokens + since[1], learnt.late + since[2]
+  learnt.used = learnt.used + since[3]
+  if usual > 0 then
+    local crept = learnt.usual * 2 ^ math.min(math.max(0, now - learnt.since) / {creep}, {crept})
+    learnt.usual = learnt.usual > 0 and math.min(crept, usual) or usual
+    learnt.since = now
+  end
+  if since[4] > 0 then lessen(learnt, {collapse}, least, most) end
+  if learnt.usual > 0 and learnt.first_tokens >= math.max({window}, learnt.value) then
+    if learnt.late * 2 > learnt.first_tokens then lessen(learnt, {decrease}, least, most)
+    elseif learnt.used * 2 > learnt.first_tokens then
+      local more = learnt.value * ({growth} - 1)
+      if learnt.congested == 1 then more = math.max(1, learnt.value * {increase}) end
+      learnt.value = math.min(most, learnt.value + more)
+    end
+    learnt.first_tokens, learnt.late, learnt.used = 0, 0, 0
+  end
+  local words = {{}}
+  for k, field in ipairs(fields) do words[k] = text(learnt[field]) end
+  return learnt, table.concat(words, ' ')
+end
+
 local function floor(number) return math.floor(number + 1e-6) end
 
 local function granted(limit, own, share, others)
@@ -73,17 +127,17 @@ local function granted(limit, own, share, others)
 end
 
 for i = 3, #KEYS do
-  local key, from = KEYS[i], 16 * (i - 3) + 3
+  local key, from = KEYS[i], 24 * (i - 3) + 3
   local anew, calls, wanted, in_progress = ARGV[from] == '1', ARGV[from + 1], ARGV[from + 2], ARGV[from + 3]
   local stored, parts, gone = redis.call('HGETALL', key), {{}}, {{}}
   local levels = {{}}
   for j = 1, #stored, 2 do
-    if stored[j] == 'requests' or stored[j] == 'tokens' then levels[stored[j]] = stored[j + 1]
+    if string.sub(stored[j], 1, 2) ~= 'm:' then levels[stored[j]] = stored[j + 1]
     else parts[string.sub(stored[j], 3)] = stored[j + 1] end
   end
   local own, own_seen = parts[member], 0
   local totals, told = {{}}, {{'-', '-'}}
-  local held = {{held = 0, needs = 0, number = -1}}
+  local held, before = {{held = 0, needs = 0, number = -1}}, {{}}
   local function holding(text)
     local has, needs, number, hungry = string.match(text, '%S+ %S+ %S+ %S+ %S+ %S+ (%S+) (%S+) (%S+) (%S+)')
     return {{held = tonumber(has or '0'), needs = tonumber(needs or '0'),
@@ -91,7 +145,12 @@ for i = 3, #KEYS do
   end
   if own then
     own_seen, totals[1], totals[2] = string.match(own, '%S+ %S+ %S+ (%S+) (%S+) (%S+)')
-    if math.abs(now - own_seen) > LIFE then totals = {{}} else held = holding(own) end
+    if math.abs(now - own_seen) > LIFE then totals = {{}}
+    else
+      held = holding(own)
+      local counts = string.match(own, string.rep('%S+ ', 10) .. '(.*)')
+      for count in string.gmatch(counts or '', '%d+') do before[#before + 1] = tonumber(count) end
+    end
   end
   local lefts, longest = {{}}, PERIOD
   for k, kind in ipairs({{'requests', 'tokens'}}) do
@@ -134,6 +193,15 @@ for i = 3, #KEYS do
     return 1 / count
   end
   local limit, number = tonumber(ARGV[from + 12]), tonumber(ARGV[from + 13])
+  local learnt, counts = {{value = 0, usual = 0}}, '-'
+  if ARGV[from + 16] ~= '' then
+    local seen, words = {{}}, ''
+    for k = 1, 8 do seen[k] = tonumber(ARGV[from + 15 + k]) end
+    learnt, words = learn(levels.learnt, seen, before)
+    redis.call('HSET', key, 'learnt', words)
+    if limit then limit = math.floor(learnt.value) end
+    counts = table.concat({{ARGV[from + 20], ARGV[from + 21], ARGV[from + 22], ARGV[from + 23]}}, ' ')
+  end
   local grant = 0
   if limit then
     grant = held.held
@@ -149,7 +217,7 @@ for i = 3, #KEYS do
   end
   redis.call('HSET', key, 'm:' .. member, table.concat({{
     text(own_calls), text(own_wanted), in_progress, text(now), told[1], told[2],
-    text(held.held), text(held.needs), text(held.number), held.hungry and text(held.hungry) or '-'}}, ' '))
+    text(held.held), text(held.needs), text(held.number), held.hungry and text(held.hungry) or '-', counts}}, ' '))
   redis.call('EXPIRE', key, math.ceil(longest + PERIOD))
   answers[#answers + 1] = text(lefts[1])
   answers[#answers + 1] = text(lefts[2])
@@ -157,10 +225,25 @@ for i = 3, #KEYS do
   answers[#answers + 1] = text(share(own_wanted, all_wanted))
   answers[#answers + 1] = text(others)
   answers[#answers + 1] = text(grant)
+  answers[#answers + 1] = text(learnt.value)
+  answers[#answers + 1] = text(learnt.usual)
 end
 return answers
 """
 
 EXCHANGE = _SCRIPT.format(
-    life=LIFE, fading=FADING, floor=FLOOR, period=PERIOD, ahead=AHEAD, recovery=RECOVERY
+    life=LIFE,
+    fading=FADING,
+    floor=FLOOR,
+    period=PERIOD,
+    ahead=AHEAD,
+    recovery=RECOVERY,
+    window=LEAST_WINDOW,
+    growth=GROWTH,
+    increase=INCREASE,
+    decrease=DECREASE,
+    collapse=COLLAPSE,
+    pause=PAUSE,
+    creep=CREEP,
+    crept=MOST_CREPT,
 ).encode()

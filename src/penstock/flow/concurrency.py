@@ -17,6 +17,8 @@ that is quick sets it right.
 
 from __future__ import annotations
 
+import math
+
 from penstock.config.model import ConcurrencyConfig
 
 LEAST_WINDOW = 32  # first tokens of one window; a median of fewer says little
@@ -26,7 +28,15 @@ DECREASE = 0.95  # for late first tokens
 COLLAPSE = 0.7  # for an upstream that says that it is overloaded
 PAUSE = 1.0  # seconds between two decreases: what began before the first one says nothing new
 CREEP = 3_600.0  # seconds in which the usual doubles
+MOST_CREPT = (
+    64.0  # times: beyond it nothing of the usual is left, and a power of two would be too large for a float
+)
 USED = 0.8  # of the limit; with less under way nothing can be learnt about it
+
+
+def crept(usual: float, passed: float) -> float:
+    """What is usual, so many seconds later."""
+    return usual * math.exp2(min(max(0.0, passed) / CREEP, MOST_CREPT))
 
 
 class AdaptiveLimit:
@@ -76,9 +86,8 @@ class AdaptiveLimit:
         used = self._used * 2 > len(times)
         self._times.clear()
         self._used = 0
-        crept = self._usual * 2.0 ** (max(0.0, now - self._since) / CREEP)
+        self._usual = min(crept(self._usual, now - self._since), median) if self._usual else median
         self._since = now
-        self._usual = min(crept, median) if self._usual else median
         if median > self._config.tolerance * self._usual:
             self._decrease(DECREASE, now)
         elif used:

@@ -20,6 +20,7 @@ from penstock.config.model import BreakerConfig, ConcurrencyConfig, TierConfig
 from penstock.errors import Evicted, Overloaded, PenstockError
 from penstock.flow.breaker import Breaker, Ended, State
 from penstock.flow.concurrency import AdaptiveLimit
+from penstock.flow.learning import SharedLimit
 from penstock.flow.leased import AccountLease
 from penstock.flow.pace import Pace
 from penstock.flow.provider import Provider
@@ -109,7 +110,8 @@ class Turn:
             unix_time = gate.unix_time()
             requests = ratelimits.read(headers, b"requests", unix_time)
             tokens = ratelimits.read(headers, b"tokens", unix_time)
-        gate.provider.answered(self._number, requests, tokens, now)
+        share = gate.share if gate.lease is None else gate.lease.share
+        gate.provider.answered(self._number, requests, tokens, now, share)
 
     def has_room(self, now: float) -> bool:
         """Whether both of the provider's buckets, by what it has told, have room for a call like this."""
@@ -188,6 +190,19 @@ def _nobody(_answer: Turn | PenstockError) -> None:
     raise AssertionError("who has a ticket says at once who is to be called")
 
 
+def _limit(
+    config: ConcurrencyConfig | None, lease: AccountLease | None, share: float
+) -> AdaptiveLimit | SharedLimit | None:
+    if config is None:
+        return None
+    if lease is not None:
+        return lease.learning or AdaptiveLimit(config, config.limit)
+    return AdaptiveLimit(
+        msgspec.structs.replace(config, start=ceil(config.start * share), least=ceil(config.least * share)),
+        ceil(config.limit * share),
+    )
+
+
 class Gate:
     """See the module.
 
@@ -220,11 +235,9 @@ class Gate:
         self.key_breaker = (
             Breaker(msgspec.structs.replace(breaker, probes=1)) if breaker is not None else None
         )
-        most = 0
-        if concurrency is not None:
-            most = concurrency.limit if lease is not None else ceil(concurrency.limit * share)
-        self.limit = AdaptiveLimit(concurrency, most) if concurrency is not None else None
+        self.limit = _limit(concurrency, lease, share)
         self.lease = lease
+        self.share = share
         self.queue = Queue(tiers, concurrency.max_waiting if concurrency is not None else 0)
         follows = concurrency is not None and concurrency.follow_headers
         self.provider = Provider() if follows else None

@@ -17,6 +17,7 @@ import math
 from typing import TYPE_CHECKING, Protocol
 
 from penstock.flow.gcra import Bucket
+from penstock.flow.learning import SharedLimit
 from penstock.flow.places import Places
 from penstock.flow.sharing import LIFE, Lease, Report, Use
 
@@ -223,6 +224,8 @@ class AccountLease:
     :param touched: told that there is something to report, and whether that is urgent
     :param alone: whether there is no word from the others
     :ivar in_line: calls wait for its places in a :class:`Line`, not in :meth:`wait_place`
+    :ivar share: of what is asked for, that part comes here
+    :ivar learning: where the limit of its places is found out
     """
 
     __slots__ = (
@@ -236,9 +239,11 @@ class AccountLease:
         "_wanted",
         "in_line",
         "in_progress",
+        "learning",
         "name",
         "places",
         "requests",
+        "share",
         "tokens",
         "touched",
         "touched_at",
@@ -258,6 +263,8 @@ class AccountLease:
         self.requests: LeasedBucket | None = None
         self.tokens: LeasedBucket | None = None
         self.places: LeasedPlaces | None = None
+        self.learning: SharedLimit | None = None
+        self.share = 1.0
         self.in_progress = 0
         self._calls = 0.0
         self._wanted = 0.0
@@ -375,6 +382,7 @@ class AccountLease:
             self.requests.use(now, known=self._known, anew=anew) if self.requests is not None else None,
             self.tokens.use(now, known=self._known, anew=anew) if self.tokens is not None else None,
             self.places.told(self.in_progress, waiting) if self.places is not None else None,
+            self.learning.told() if self.learning is not None else None,
         )
 
     def leased(self, lease: Lease, even: float, sent: float, now: float) -> bool:
@@ -389,8 +397,12 @@ class AccountLease:
             self.requests.lease(lease.requests, lease.calls_share, even, now)
         if self.tokens is not None:
             self.tokens.lease(lease.tokens, lease.tokens_share, even, now)
+        self.share = lease.calls_share
         if self.places is None:
             return False
+        if self.learning is not None and lease.learnt:
+            self.learning.learnt(lease.learnt, lease.usual, lease.others)
+            self.places.limit = max(1, int(lease.learnt))
         returned = self.places.lease(lease.places, lease.others, self.in_progress, sent, now)
         self.wake(now)
         if self._line is not None and self._line.waiting:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from penstock.flow.remote import RemoteBucket
-
-if TYPE_CHECKING:
-    from penstock.wire.ratelimits import Told
-
+from penstock.wire.ratelimits import Told
 
 AT_ONCE = 0.1  # seconds in which what was accepted is counted as one
 
@@ -45,15 +40,20 @@ class Provider:
         else:
             self._sent[number] = tokens
 
-    def answered(self, number: int, requests: Told | None, tokens: Told | None, now: float) -> None:
-        """Its answer begins, and tells so much of the two buckets; or there was none."""
+    def answered(
+        self, number: int, requests: Told | None, tokens: Told | None, now: float, share: float = 1.0
+    ) -> None:
+        """Its answer begins, and tells so much of the two buckets; or there was none.
+
+        :param share: of what is told, that part is for this process: others spend of the same buckets
+        """
         if not self._has_spoken:
             if requests is None and tokens is None:
                 self._sent.pop(number, None)
                 return
             self._speaks(now)
-        self._requests.answered(number, requests, now)
-        self._tokens.answered(number, tokens, now)
+        self._requests.answered(number, _part(requests, share), now)
+        self._tokens.answered(number, _part(tokens, share), now)
 
     def accepted(self, tokens: float, now: float) -> None:
         """A call of so many tokens was answered, and not refused."""
@@ -91,3 +91,9 @@ class Provider:
         if not self._has_spoken:
             return f"<Provider that has told nothing, {len(self._sent)} unanswered>"
         return f"<Provider, requests {self._requests}, tokens {self._tokens}>"
+
+
+def _part(told: Told | None, share: float) -> Told | None:
+    if told is None or share >= 1.0:
+        return told
+    return Told(told.limit * share, told.left * share, told.reset)

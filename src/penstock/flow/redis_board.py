@@ -16,8 +16,9 @@ from penstock.net.redis_link import Link
 
 PREFIX = "{penstock:limits}"
 _SHA = sha_of(EXCHANGE)
-_OF_A_LEASE = 6
+_OF_A_LEASE = 8
 _NO_USE = (b"", b"", b"", b"")
+_NOTHING_SEEN = (b"",) * 8
 
 
 class RedisBoard:
@@ -64,7 +65,15 @@ def command(member: bytes, prefix: bytes, reports: list[Report], *, rejoins: boo
         values += (
             _NO_USE if places is None else [b"%d" % figure for figure in msgspec.structs.astuple(places)]
         )
+        seen = report.seen
+        values += (
+            _NOTHING_SEEN if seen is None else [_number(figure) for figure in msgspec.structs.astuple(seen)]
+        )
     return [b"%d" % len(keys), *keys, *values]
+
+
+def _number(number: float) -> bytes:
+    return repr(number).encode()
 
 
 def _text(number: float) -> bytes:
@@ -91,8 +100,12 @@ def read(answer: Any) -> Leases:
         members, *figures = map(float, answer)
         leases = []
         for at in range(0, len(figures), _OF_A_LEASE):
-            requests, tokens, calls_share, tokens_share, others, places = figures[at : at + _OF_A_LEASE]
-            leases.append(Lease(requests, tokens, calls_share, tokens_share, int(others), int(places)))
+            requests, tokens, calls_share, tokens_share, others, places, *learnt = figures[
+                at : at + _OF_A_LEASE
+            ]
+            leases.append(
+                Lease(requests, tokens, calls_share, tokens_share, int(others), int(places), *learnt)
+            )
     except (TypeError, ValueError, IndexError) as error:
         raise ConnectionError("Redis answered with something else") from error
     return Leases(int(members), leases)

@@ -24,6 +24,7 @@ import msgspec
 
 from penstock.flow import places
 from penstock.flow.gcra import PERIOD
+from penstock.flow.learning import Learnt, Seen, learn
 from penstock.flow.places import Holding, Places
 
 LIFE = 5.0  # seconds that a member is counted after it was last heard of
@@ -54,6 +55,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
     :param wanted: tokens of these calls
     :param in_progress: calls under way
     :param places: what the member has of a limit of calls at once; None: there is no such limit
+    :param seen: where that limit is found out: what the member has seen of it
     """
 
     account: str
@@ -64,6 +66,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
     requests: Use | None
     tokens: Use | None
     places: Places | None = None
+    seen: Seen | None = None
 
 
 class Lease(msgspec.Struct, frozen=True, array_like=True):
@@ -75,6 +78,8 @@ class Lease(msgspec.Struct, frozen=True, array_like=True):
     :param tokens_share: the member's share of tokens
     :param others: calls under way at the other members
     :param places: how many calls the member may have under way; what it holds beyond that it gives back
+    :param learnt: the limit that was found out, of all members together; 0: there is no such limit
+    :param usual: seconds that first tokens usually take there; 0: it is not known
     """
 
     requests: float
@@ -83,6 +88,8 @@ class Lease(msgspec.Struct, frozen=True, array_like=True):
     tokens_share: float
     others: int
     places: int = 0
+    learnt: float = 0.0
+    usual: float = 0.0
 
 
 class Leases(msgspec.Struct, frozen=True, array_like=True):
@@ -102,6 +109,7 @@ class _Part(msgspec.Struct, frozen=True):
     requests: float | None = None  # all that it has taken; None: it is not known
     tokens: float | None = None
     places: Holding = places.NOTHING
+    counts: tuple[int, int, int, int] | None = None  # of first tokens, where a limit is found out
 
 
 class _Level(msgspec.Struct, frozen=True):
@@ -110,9 +118,10 @@ class _Level(msgspec.Struct, frozen=True):
 
 
 class _Account:
-    __slots__ = ("parts", "requests", "tokens")
+    __slots__ = ("learnt", "parts", "requests", "tokens")
 
     def __init__(self) -> None:
+        self.learnt: Learnt | None = None
         self.parts: dict[str, _Part] = {}
         self.requests: _Level | None = None
         self.tokens: _Level | None = None
@@ -153,6 +162,9 @@ class Pool:
         if own is None or not _lives(own.seen, now):
             own = _Part(seen=now)
         known = held = own.places
+        seen = report.seen
+        if seen is not None:
+            account.learnt = learn(account.learnt, seen, own.counts, now)
         requests, tokens = report.requests, report.tokens
         if requests is not None:
             account.requests = _level(account.requests, requests, own.requests, now, anew=report.anew)
@@ -166,6 +178,7 @@ class Pool:
             now,
             requests.total if requests is not None else None,
             tokens.total if tokens is not None else None,
+            counts=seen.counts if seen is not None else None,
         )
         calls, wanted, others = own.calls, own.wanted, 0
         elsewhere: list[tuple[Holding, float]] = []
@@ -186,8 +199,11 @@ class Pool:
             if held is not known:  # nor overtaken
                 shares = [(other, _share(theirs, calls, even)) for other, theirs in elsewhere]
                 recovers = 0.0 < self._recovers_until - now <= places.RECOVERY
+                limit = report.places.limit
+                if seen is not None and account.learnt is not None:
+                    limit = int(account.learnt.value)
                 granted = places.granted(
-                    report.places.limit, held, _share(own.calls, calls, even), shares, recovers=recovers
+                    limit, held, _share(own.calls, calls, even), shares, recovers=recovers
                 )
                 held = places.kept(held, granted)
         account.parts[member] = msgspec.structs.replace(own, places=held)
@@ -198,6 +214,8 @@ class Pool:
             _share(own.wanted, wanted, even),
             others,
             granted,
+            account.learnt.value if seen is not None and account.learnt is not None else 0.0,
+            account.learnt.usual if seen is not None and account.learnt is not None else 0.0,
         )
 
     def _clean(self, now: float) -> None:

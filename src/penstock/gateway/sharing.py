@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from penstock.flow.gate import Gate
+from penstock.flow.learning import SharedLimit
 from penstock.flow.leased import AccountLease, LeasedPlaces
 from penstock.flow.lessee import Board, Lessee
 from penstock.flow.measures import measure_leases
@@ -68,9 +69,15 @@ class Sharing:
         if lease is None:
             lease = self._upstreams[lessee, name] = lessee.account(f"upstream:{name}")
             lease.in_line = True
+            lease.share = lessee.even
             lease.places = LeasedPlaces(wanted.limit, lessee.even)
-        elif lease.places is not None:
+        learning, lease.learning = lease.learning, SharedLimit(wanted) if wanted.adaptive else None
+        if lease.places is not None:
             lease.places.limit = wanted.limit
+            if lease.learning is not None:
+                if learning is not None:
+                    lease.learning.value = min(learning.value, float(wanted.limit))
+                lease.places.limit = int(lease.learning.value)
         return lease
 
     def gate(
