@@ -20,15 +20,13 @@ import logging
 import math
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from penstock.errors import Gone, Overloaded, PenstockError, UpstreamBroken
-from penstock.generation.journal import Entry, Journal
+from penstock.errors import Gone, Overloaded, UpstreamBroken
+from penstock.generation.journal import Journal
 from penstock.generation.log import Generation, State
 from penstock.generation.store import (
     Claim,
-    Ending,
-    Failure,
     Naming,
     Record,
     Store,
@@ -36,6 +34,7 @@ from penstock.generation.store import (
     Tail,
     new_owner,
 )
+from penstock.generation.written import Name, Written, end
 from penstock.messages import Call, Event
 from penstock.net.clock import Clock
 
@@ -79,67 +78,6 @@ class Owner(Protocol):
 
     def deserted(self) -> list[Generation]:
         """Those that run without a reader, and wait for one to come back."""
-
-
-class Name(NamedTuple):
-    """What a generation is asked for by, beside its id: whose name it is, and the fingerprint of the request."""
-
-    whose: str
-    name: str
-    fingerprint: bytes
-
-
-class Written:
-    """One generation of this process and its entry in the journal: each tells the other what is new.
-
-    :param names: that were claimed for it
-    :param lost: told when its store may have lost these with everything else
-    """
-
-    __slots__ = ("_begun", "_kept_for", "_lost", "appended", "entry", "generation", "names")
-
-    def __init__(
-        self,
-        generation: Generation,
-        kept_for: float,
-        names: list[Name],
-        lost: Callable[[str, list[Name]], None],
-    ) -> None:
-        self.generation = generation
-        self.names = names
-        self._kept_for = kept_for
-        self._lost = lost
-        self._begun = False
-
-    def enter(self, entry: Entry) -> None:
-        self.entry = entry
-        self.appended: Callable[[], None] = entry.appended
-
-    # ---- of the log ----
-
-    @property
-    def durable(self) -> bool:
-        return self.entry.durable
-
-    def end(self) -> None:
-        self.entry.end(ending_of(self.generation), time.time() + self._kept_for)
-
-    def forget(self) -> None:
-        self.entry.journal.forget(self.entry)
-
-    # ---- of the journal ----
-
-    def on_begin(self, record: Record) -> None:
-        record.upstream, record.upstream_model = self.generation.served_by
-        if self._begun and self.names:
-            self._lost(self.generation.id, self.names)
-        self._begun = True
-
-    def on_stored(self, upto: int, *, ended: bool) -> None:
-        self.generation.on_stored(upto, ended=ended)
-
-    def on_fenced(self) -> None:
-        self.generation.lost()
 
 
 class Keeper:
@@ -580,52 +518,6 @@ class _Elsewhere:
 def is_followed(generation: Generation) -> bool:
     """Whether a running generation is produced by another process, and only read here."""
     return generation.producer is None or isinstance(generation.producer, _Elsewhere)
-
-
-def ending_of(generation: Generation) -> Ending:
-    """How a generation has ended, for the store."""
-    error = generation.error if generation.ending is State.FAILED else None
-    failure = None
-    if error is not None:
-        failure = Failure(
-            code=error.code,
-            message=error.message,
-            status=error.status,
-            kind=error.kind,
-            param=error.param,
-            retry_after=error.retry_after,
-        )
-    return Ending(
-        status=generation.status,
-        headers=tuple(generation.headers),
-        usage=generation.usage,
-        cost=generation.cost,
-        attempts=generation.attempts,
-        seams=generation.seams,
-        served_by=generation.served_by,
-        failure=failure,
-    )
-
-
-def end(generation: Generation, ending: Ending) -> None:
-    """End a generation as it is stored that it ended."""
-    generation.status = ending.status
-    generation.headers = list(ending.headers)
-    generation.usage = ending.usage
-    generation.cost = ending.cost
-    generation.attempts = ending.attempts
-    generation.seams = ending.seams
-    generation.served_by = ending.served_by
-    failure = ending.failure
-    if failure is None:
-        generation.finish()
-        return
-    error = PenstockError(
-        failure.message, param=failure.param, code=failure.code, retry_after=failure.retry_after
-    )
-    error.status = failure.status
-    error.kind = failure.kind
-    generation.fail(error)
 
 
 def _readers_of(generation_id: str) -> str:

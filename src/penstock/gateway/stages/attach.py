@@ -22,10 +22,11 @@ from blake3 import blake3
 
 from penstock.errors import BadRequest, KeyReused
 from penstock.gateway.stages.authenticate import ANONYMOUS
-from penstock.generation.keeper import Keeper, Name
+from penstock.generation.keeper import Keeper
 from penstock.generation.log import Generation, State
 from penstock.generation.registry import Registry
 from penstock.generation.store import Record, StoreUnavailable
+from penstock.generation.written import Name
 from penstock.messages import Call, Endpoint
 from penstock.wire.credentials import key_in
 

@@ -1,0 +1,119 @@
+"""A generation that is written down as it grows, and how its end is written and read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from penstock.errors import PenstockError
+from penstock.generation.journal import Entry
+from penstock.generation.log import Generation, State
+from penstock.generation.store import Ending, Failure, Record
+
+
+class Name(NamedTuple):
+    """What a generation is asked for by, beside its id: whose name it is, and the fingerprint of the request."""
+
+    whose: str
+    name: str
+    fingerprint: bytes
+
+
+class Written:
+    """One generation of this process and its entry in the journal: each tells the other what is new.
+
+    :param names: that were claimed for it
+    :param lost: told when its store may have lost these with everything else
+    """
+
+    __slots__ = ("_begun", "_kept_for", "_lost", "appended", "entry", "generation", "names")
+
+    def __init__(
+        self,
+        generation: Generation,
+        kept_for: float,
+        names: list[Name],
+        lost: Callable[[str, list[Name]], None],
+    ) -> None:
+        self.generation = generation
+        self.names = names
+        self._kept_for = kept_for
+        self._lost = lost
+        self._begun = False
+
+    def enter(self, entry: Entry) -> None:
+        self.entry = entry
+        self.appended: Callable[[], None] = entry.appended
+
+    # ---- of the log ----
+
+    @property
+    def durable(self) -> bool:
+        return self.entry.durable
+
+    def end(self) -> None:
+        self.entry.end(ending_of(self.generation), time.time() + self._kept_for)
+
+    def forget(self) -> None:
+        self.entry.journal.forget(self.entry)
+
+    # ---- of the journal ----
+
+    def on_begin(self, record: Record) -> None:
+        record.upstream, record.upstream_model = self.generation.served_by
+        if self._begun and self.names:
+            self._lost(self.generation.id, self.names)
+        self._begun = True
+
+    def on_stored(self, upto: int, *, ended: bool) -> None:
+        self.generation.on_stored(upto, ended=ended)
+
+    def on_fenced(self) -> None:
+        self.generation.lost()
+
+
+def ending_of(generation: Generation) -> Ending:
+    """How a generation has ended, for the store."""
+    error = generation.error if generation.ending is State.FAILED else None
+    failure = None
+    if error is not None:
+        failure = Failure(
+            code=error.code,
+            message=error.message,
+            status=error.status,
+            kind=error.kind,
+            param=error.param,
+            retry_after=error.retry_after,
+        )
+    return Ending(
+        status=generation.status,
+        headers=tuple(generation.headers),
+        usage=generation.usage,
+        cost=generation.cost,
+        attempts=generation.attempts,
+        seams=generation.seams,
+        served_by=generation.served_by,
+        failure=failure,
+    )
+
+
+def end(generation: Generation, ending: Ending) -> None:
+    """End a generation as it is stored that it ended."""
+    generation.status = ending.status
+    generation.headers = list(ending.headers)
+    generation.usage = ending.usage
+    generation.cost = ending.cost
+    generation.attempts = ending.attempts
+    generation.seams = ending.seams
+    generation.served_by = ending.served_by
+    failure = ending.failure
+    if failure is None:
+        generation.finish()
+        return
+    error = PenstockError(
+        failure.message, param=failure.param, code=failure.code, retry_after=failure.retry_after
+    )
+    error.status = failure.status
+    error.kind = failure.kind
+    generation.fail(error)
