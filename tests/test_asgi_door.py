@@ -98,6 +98,20 @@ class TestOnUvicorn:
 
         asyncio.run(main())
 
+    def test_sound_and_forms_go_through_and_broken_sound_is_cut(self, contents):
+        async def main():
+            async with Served(create_app(contents)) as served:
+                speech = {"model": "sim", "voice": "v", "input": "four words of speech"}
+                spoken = await served.client.post("/v1/audio/speech", json=speech)
+                assert spoken.headers["content-type"] == "audio/wav"
+                form = {"files": {"file": ("said.wav", spoken.content)}, "data": {"model": "sim"}}
+                heard = await served.client.post("/v1/audio/transcriptions", **form)
+                assert heard.json()["usage"]["output_tokens"] == 12
+                with pytest.raises(httpx2.RemoteProtocolError):
+                    await served.client.post("/v1/audio/speech", json={**speech, "model": "sim:cut-after=1"})
+
+        asyncio.run(main())
+
     def test_a_large_file_goes_through_in_pieces(self, contents, tmp_path):
         contents["files"] = {"directory": str(tmp_path / "kept")}
         contents["listener"] = {"max_body_bytes": 100_000}

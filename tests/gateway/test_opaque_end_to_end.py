@@ -7,11 +7,13 @@ import re
 
 import pytest
 from continuing import simulated
+from in_pieces import in_pieces
 from serving import call, config, error, frame, on_uvloop, plain, request, serving, until
 
 from penstock.config.keys import hash_key
 from penstock.config.model import (
     CandidateConfig,
+    CodingsConfig,
     KeyConfig,
     LimitConfig,
     LimitsConfig,
@@ -198,19 +200,22 @@ def test_sound_goes_out_before_its_upstream_has_made_all_of_it():
     assert [row.usage for row in attempts] == [Usage(units=11, estimated=True)]
 
 
-def test_sound_that_breaks_is_cut_so_that_nobody_takes_it_for_whole():
+@pytest.mark.parametrize("headers", [[], ["accept-encoding: gzip"]], ids=["plain", "coded"])
+def test_sound_that_breaks_is_cut_so_that_nobody_takes_it_for_whole(headers):
     async def main():
         script = [Step.REQUEST, SOUND_HEAD, chunk(b"first"), Step.RESET]
+        coded = CodingsConfig(answers=["gzip"])
         async with ScriptedUpstream([script, script]) as upstream:
-            async with serving(config(upstream.url, retry=QUICK)) as (gateway, port):
+            async with serving(config(upstream.url, retry=QUICK, codings=coded)) as (gateway, port):
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.write(request(SPEECH, "/v1/audio/speech"))
+                writer.write(request(SPEECH, "/v1/audio/speech", headers=headers))
                 received = await reader.read()
                 writer.close()
                 return received, rows(gateway), len(upstream.received)
 
     received, attempts, requests = on_uvloop(main)
-    assert b"first" in received
+    assert (b"first" in received) == (not headers)
+    assert b"audio/mpeg" in received
     assert not received.endswith(END)
     assert requests == 1  # whoever has the beginning of one voice cannot be given the end of another
     assert [(row.outcome, row.usage.units) for row in attempts] == [(Outcome.PARTIAL, 11)]
@@ -288,6 +293,22 @@ def test_a_stream_can_be_read_again_from_any_event():
     assert rest.body == whole.body[whole.body.index(b"id: 1\n") :]
     assert rest.headers["penstock-status"] == "resumed"
     assert attempts[0].usage == Usage(5, 2)
+
+
+def test_a_stream_of_fewer_images_than_were_asked_for_is_one_of_large_ones():
+    async def main():
+        one = frame(
+            {"type": "image_generation.completed", "b64_json": "A" * 9_000_000, "usage": {"input_tokens": 1}}
+        )
+        async with ScriptedUpstream([[Step.REQUEST, EVENTS_HEAD, one, END]]) as upstream:
+            async with serving(config(upstream.url, retry=QUICK)) as (gateway, port):
+                body = {"model": "m", "prompt": "x", "n": 2, "stream": True}
+                return await call(port, body, "/v1/images/generations"), rows(gateway)
+
+    answer, attempts = on_uvloop(main)
+    assert len(answer.body) > 9_000_000
+    assert b'"error"' not in answer.body
+    assert [(row.outcome, row.usage) for row in attempts] == [(Outcome.COMPLETED, Usage(1, units=1))]
 
 
 def test_a_stream_that_breaks_ends_in_an_error_event():
@@ -435,6 +456,23 @@ def test_a_form_may_be_compressed():
 
     one, other = on_uvloop(main)
     assert one.json()["text"] == other.json()["text"]
+
+
+def test_a_form_may_come_in_pieces(tmp_path):
+    async def main():
+        async with in_pieces(tmp_path) as (ask, model, _):
+            model.answer = plain({"text": "hi"})
+            body, (kind,) = a_form()
+            kind = kind.removeprefix("content-type: ")
+            where = (await ask.create("/v1/audio/transcriptions", body[:5_000], content_type=kind)).headers[
+                "location"
+            ]
+            return await ask.append(where, 5_000, body[5_000:], complete=True), model
+
+    answer, model = on_uvloop(main)
+    assert answer.json() == {"text": "hi"}
+    assert WAV in model.bodies[0]
+    assert model.heads[0]["content-type"].startswith("multipart/form-data; boundary=penstock-")
 
 
 def test_a_key_may_use_its_models_only():

@@ -15,7 +15,9 @@ from penstock.generation.log import EVENT_OVERHEAD, Generation, too_large
 from penstock.messages import Endpoint, Event, Headers, Usage
 from penstock.upstream.transfer import Job, Transfer
 from penstock.wire import opaque
-from penstock.wire.sse import MAX_FRAME_BYTES, Splitter
+from penstock.wire.sse import Splitter
+
+MAX_EVENT_BYTES = 32 * 1024 * 1024  # an image of 4K in base64 is some 20 MB
 
 _SPEECH = Endpoint.SPEECH
 _TYPE = b"content-type"
@@ -42,7 +44,7 @@ class OpaqueTransfer(Transfer):
         generation.stream = kind.lower().startswith(b"text/event-stream")
         shown = self.shown_headers()
         if generation.stream:
-            self._splitter = Splitter(min(MAX_FRAME_BYTES, generation.max_bytes))
+            self._splitter = Splitter(min(MAX_EVENT_BYTES, generation.max_bytes))
         else:
             try:
                 self._whole_answer = opaque.is_whole(self.job.endpoint, kind)
@@ -102,7 +104,7 @@ class OpaqueTransfer(Transfer):
 
     def _complete(self) -> None:
         if self._splitter is not None:
-            if not self._watch.complete:
+            if not (self._watch.complete or self._watch.closed):
                 raise UpstreamBroken("the upstream's answer ended before it was complete")
             self._usage = self._watch.usage
         elif self._whole_answer:

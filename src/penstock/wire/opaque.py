@@ -255,26 +255,28 @@ class Watch:
     Those are called ``image_generation.completed``, ``transcript.text.done``, ``speech.audio.done`` and so on;
     servers that stream transcriptions like chats end with ``[DONE]``.
 
-    :param answers: how many closing events there will be
+    ``closed`` tells how many have come.
+
+    :param answers: how many there will be, as far as the request tells: some upstreams draw one image only
     """
 
-    __slots__ = ("_closed", "_endpoint", "_upstream", "_used", "answers", "complete")
+    __slots__ = ("_endpoint", "_upstream", "_used", "answers", "closed", "complete")
 
     def __init__(self, endpoint: Endpoint, upstream: str, answers: int = 1) -> None:
         self._endpoint = endpoint
         self._upstream = upstream
         self._used: list[bytes] = []
-        self._closed = 0
+        self.closed = 0
         self.answers = answers
         self.complete = False
 
     def __repr__(self) -> str:
-        return f"<Watch {self._closed} of {self.answers} closed>"
+        return f"<Watch {self.closed} of {self.answers} closed>"
 
     @property
     def usage(self) -> Usage | None:
         """What the upstream has told so far; each image tells its own."""
-        images = self._closed if self._endpoint in _IMAGES else 0
+        images = self.closed if self._endpoint in _IMAGES else 0
         total: Usage | None = None
         for data in self._used:
             found = usage_of(self._endpoint, data)
@@ -311,8 +313,8 @@ class Watch:
                     self._used.clear()  # a later one tells all
                 self._used.append(data)
             if event.type.endswith((".completed", ".done")):
-                self._closed += 1
-                self.complete = self.complete or self._closed >= self.answers
+                self.closed += 1
+                self.complete = self.complete or self.closed >= self.answers
             kept.append(sse.without_id(frame))
 
 
