@@ -23,7 +23,7 @@ from penstock.config.model import (
     RetryConfig,
 )
 from penstock.messages import Outcome, Usage
-from penstock.testing import ScriptedUpstream, Step
+from penstock.testing import FakeClock, ScriptedUpstream, Step
 
 SPEECH = {"model": "m", "voice": "alloy", "input": "eleven char"}
 SOUND_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: audio/mpeg\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -239,6 +239,38 @@ def test_what_fails_before_the_first_byte_is_asked_again(fault):
     outcomes = [row.outcome for row in attempts]
     assert outcomes[:2] == [Outcome.FAILED, Outcome.COMPLETED]
     assert outcomes[-1] is Outcome.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("head", "piece", "rest", "path"),
+    [
+        (SOUND_HEAD, chunk(b"data: {first"), chunk(b"second"), "/v1/audio/speech"),
+        (
+            EVENTS_HEAD,
+            frame({"type": "speech.audio.delta", "audio": "eA=="}),
+            frame({"type": "speech.audio.done"}),
+            "/v1/audio/speech",
+        ),
+    ],
+    ids=["sound", "events"],
+)
+def test_what_has_begun_stays_at_an_upstream_that_goes_away(head, piece, rest, path):
+    async def main():
+        clock, go_on = FakeClock(), asyncio.Event()
+        script = [Step.REQUEST, head, piece, go_on, rest + END]
+        async with ScriptedUpstream([script]) as upstream, ScriptedUpstream([[Step.REQUEST]]) as other:
+            async with serving(config(upstream.url, other.url), clock) as (gateway, port):
+                asked = asyncio.ensure_future(call(port, SPEECH, path))
+                await until(lambda: any(each.events for each in gateway.pipeline.in_flight()))
+                gateway.leaving.announce("up0", 1.0)
+                clock.advance(2.0)
+                go_on.set()
+                return await asked, len(other.received)
+
+    answer, others = on_uvloop(main)
+    assert answer.status == 200
+    assert b"error" not in answer.body
+    assert others == 0
 
 
 def test_an_image_that_breaks_off_is_asked_for_again():

@@ -24,6 +24,8 @@ def point_of(call: Call, generation: Generation, prompt: Usage | None) -> Point 
 
     :param prompt: what the prompt cost, if the upstream that began the answer has told
     """
+    if call.endpoint.opaque:
+        return None
     try:
         has = delivered.read(call.endpoint, generation.events, include_usage=call.include_usage)
     except UpstreamBroken as unreadable:
