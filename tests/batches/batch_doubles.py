@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-import os
+import logging
 
 from penstock.batches.batch import Batch, new_batch_id
 from penstock.batches.runner import Runner
@@ -11,7 +11,10 @@ from penstock.batches.store import BatchStore
 from penstock.config.model import BatchesConfig
 from penstock.metrics import Registry
 from penstock.testing import FakeClock
-from penstock.upload.files import FileStore, new_file_id
+from penstock.upload.disk_threads import DiskThreads
+from penstock.upload.file_index import new_file_id
+from penstock.upload.files import FileStore
+from penstock.upload.stores.sqlite_files import LocalShelf, SQLiteFileIndex
 
 URL = "/v1/chat/completions"
 
@@ -91,8 +94,16 @@ class Worker:
         self.pipeline = Pipeline()
         self.metrics = Registry()
         self.forgotten = []  # generations, by their ids
+        threads = DiskThreads(world.directory, "files", logging.getLogger("penstock.files"))
         self.files = FileStore(
-            world.directory, max_file_bytes=1 << 24, tenant_bytes=1 << 26, kept_for=0.0, now=world.wall
+            world.directory,
+            threads,
+            SQLiteFileIndex(world.directory / "files.sqlite"),
+            LocalShelf(world.directory / "content", threads),
+            max_file_bytes=1 << 24,
+            tenant_bytes=1 << 26,
+            kept_for=0.0,
+            now=world.wall,
         )
         self.runner = Runner(
             BatchStore(world.directory),
@@ -136,7 +147,7 @@ class Worker:
             error_file=new_file_id(),
             **more,
         )
-        os.link(self.files.path_of(file.id), self.runner.store.input_of(batch))
+        await self.files.fetch(file.id, self.runner.store.input_of(batch))
         await self.runner.store.add(batch)
         self.runner.look_soon()
         return batch

@@ -311,6 +311,7 @@ def test_the_error_says_how_many_and_where():
         ("ledger: {path: /nowhere/l.sqlite}", "1:16: ledger.path", "there is no directory /nowhere"),
         ("ledger: {path: /}", "1:16: ledger.path", "/ is a directory; name a file in it"),
         ("files: {directory: /nowhere/files}", "1:20: files.directory", "there is no directory /nowhere"),
+        ("files: {directory: /tmp, shared: true}", "1:34: files.shared", "uploads.redis"),
         ("webhooks: {path: /nowhere/w.sqlite}", "1:18: webhooks.path", "there is no directory /nowhere"),
         (
             f"webhooks: {{endpoints: [{{url: 'http://a/', secret: {WHSEC}}}]}}",

@@ -1,38 +1,58 @@
 """The store of files: owners, quotas, pages, expiry, and disks that refuse."""
 
 import asyncio
-import contextlib
 import errno
 import os
 import resource
 import time
 
 import pytest
+from file_places import Files, FilesOnRedis, FilesOnRedisAndS3
 from held import cancelled, held
+from places import S3Server, redis
 
 from penstock.errors import BodyTooLarge, ConfigError, Forbidden, NotFound, StorageFull, StorageUnavailable
+from penstock.testing import RedisServer
 from penstock.upload import files as module
 from penstock.upload.disk_threads import storage_error
-from penstock.upload.files import LEAST_CHARGE, FileStore
+from penstock.upload.files import LEAST_CHARGE
+from penstock.upload.stores import redis_files
+from penstock.upload.stores import s3 as s3_module
+from penstock.upload.stores.block_shelf import BlockShelf
+
+needs_redis = pytest.mark.skipif(
+    not RedisServer.available(), reason="there is no redis-server on this machine"
+)
 
 
-class Wall:
-    def __init__(self):
-        self.time = 1_000_000.0
-
-    def __call__(self):
-        return self.time
+@pytest.fixture(scope="module")
+def redis_server():
+    with RedisServer() as server:
+        yield server
 
 
-@contextlib.asynccontextmanager
-async def a_store(directory, **more):
-    settings = {"max_file_bytes": 1 << 20, "tenant_bytes": 4 << 20, "kept_for": 100.0, "now": Wall(), **more}
-    store = FileStore(directory / "kept", **settings)
-    await store.start()
-    try:
-        yield store
-    finally:
-        await store.close()
+@pytest.fixture(scope="module")
+def s3_server():
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture(
+    params=["disk", pytest.param("redis", marks=needs_redis), pytest.param("redis+s3", marks=needs_redis)]
+)
+def place(request, tmp_path):
+    match request.param:
+        case "disk":
+            return Files(tmp_path)
+        case "redis":
+            return FilesOnRedis(tmp_path, request.getfixturevalue("redis_server"))
+    servers = [request.getfixturevalue(f"{name}_server") for name in ("redis", "s3")]
+    return FilesOnRedisAndS3(tmp_path, *servers)
+
+
+def a_store(directory, **more):
+    """On a disk."""
+    return Files(directory).store(**more)
 
 
 async def put(store, content=b"hello", tenant="t", filename="f.txt", purpose="batch", kept_for=None):
@@ -56,25 +76,25 @@ def everything(directory):
     return sorted(path.name for path in directory.rglob("*") if path.is_file() and "sqlite" not in path.name)
 
 
-def test_what_was_kept_is_there_after_a_restart(tmp_path):
+def test_what_was_kept_is_there_after_a_restart(place):
     async def main():
-        async with a_store(tmp_path) as store:
+        async with place.store() as store:
             file = await put(store, b"x" * 700_000)
-        async with a_store(tmp_path) as store:
+        async with place.store() as store:
             assert await store.get("t", file.id) == file
             assert await content_of(store, file) == b"x" * 700_000
-            assert everything(tmp_path) == [file.id]
+            assert place.kept() == 1
             await store.delete("t", file.id)
-            assert everything(tmp_path) == []
+            assert place.kept() == 0
             with pytest.raises(NotFound):
                 await store.get("t", file.id)
 
     run(main())
 
 
-def test_what_belongs_to_another_is_not_there(tmp_path):
+def test_what_belongs_to_another_is_not_there(place):
     async def main():
-        async with a_store(tmp_path) as store:
+        async with place.store() as store:
             file = await put(store, tenant="alice")
             for attempt in (store.get("bob", file.id), store.delete("bob", file.id)):
                 with pytest.raises(NotFound) as refused:
@@ -86,9 +106,9 @@ def test_what_belongs_to_another_is_not_there(tmp_path):
     run(main())
 
 
-def test_ids_that_are_paths_lead_nowhere(tmp_path):
+def test_ids_that_are_paths_lead_nowhere(place):
     async def main():
-        async with a_store(tmp_path) as store:
+        async with place.store() as store:
             for name in (
                 "../files.sqlite",
                 "/etc/passwd",
@@ -103,9 +123,9 @@ def test_ids_that_are_paths_lead_nowhere(tmp_path):
     run(main())
 
 
-def test_pages_follow_one_another_in_either_order(tmp_path):
+def test_pages_follow_one_another_in_either_order(place):
     async def main():
-        async with a_store(tmp_path) as store:
+        async with place.store() as store:
             ids = []
             for i in range(7):
                 store._now.time += i % 2  # some in the same second
@@ -127,23 +147,23 @@ def test_pages_follow_one_another_in_either_order(tmp_path):
     run(main())
 
 
-def test_too_large_a_file_is_refused_while_it_comes(tmp_path):
+def test_too_large_a_file_is_refused_while_it_comes(place):
     async def main():
-        async with a_store(tmp_path) as store:
+        async with place.store() as store:
             with pytest.raises(BodyTooLarge):
                 await put(store, bytes((1 << 20) + 1))
             with pytest.raises(BodyTooLarge):
                 await store.receive("t", 100 << 20)
-            assert everything(tmp_path) == []
+            assert place.kept() == 0
             assert store._coming == {}
             await put(store, bytes(1 << 20))
 
     run(main())
 
 
-def test_a_tenant_keeps_no_more_than_it_may_also_with_several_files_on_their_way(tmp_path):
+def test_a_tenant_keeps_no_more_than_it_may_also_with_several_files_on_their_way(place):
     async def main():
-        async with a_store(tmp_path, tenant_bytes=3 * LEAST_CHARGE) as store:
+        async with place.store(tenant_bytes=3 * LEAST_CHARGE) as store:
             coming = [await store.receive("t", 0) for _ in range(3)]
             with pytest.raises(Forbidden) as refused:
                 await store.receive("t", 0)
@@ -158,11 +178,11 @@ def test_a_tenant_keeps_no_more_than_it_may_also_with_several_files_on_their_way
     run(main())
 
 
-def test_two_workers_together_keep_the_quota(tmp_path):
+def test_two_workers_together_keep_the_quota(place):
     async def main():
         async with (
-            a_store(tmp_path, tenant_bytes=100_000) as one,
-            a_store(tmp_path, tenant_bytes=100_000) as two,
+            place.store(on="one", tenant_bytes=100_000) as one,
+            place.store(on="two", tenant_bytes=100_000) as two,
         ):
             first, second = await one.receive("t", 0), await two.receive("t", 0)
             await first.write(bytes(60_000))
@@ -171,14 +191,14 @@ def test_two_workers_together_keep_the_quota(tmp_path):
             with pytest.raises(Forbidden):
                 await second.finish("f", "batch", None)
             await second.discard()
-            assert len(everything(tmp_path)) == 1
+            assert place.kept() == 1
 
     run(main())
 
 
-def test_a_file_goes_when_its_time_has_come(tmp_path):
+def test_a_file_goes_when_its_time_has_come(place):
     async def main():
-        async with a_store(tmp_path) as store:
+        async with place.store() as store:
             usual, longer = await put(store), await put(store, kept_for=200.0)
             store._now.time += 99.0
             assert len((await store.page("t"))[0]) == 2
@@ -187,14 +207,14 @@ def test_a_file_goes_when_its_time_has_come(tmp_path):
             with pytest.raises(NotFound):
                 await store.get("t", usual.id)
             assert await store.expire() == 1
-            assert everything(tmp_path) == [longer.id]
+            assert place.kept() == 1
 
     run(main())
 
 
-def test_a_file_without_an_end_stays(tmp_path):
+def test_a_file_without_an_end_stays(place):
     async def main():
-        async with a_store(tmp_path, kept_for=0.0) as store:
+        async with place.store(kept_for=0.0) as store:
             file = await put(store)
             assert file.expires is None
             store._now.time += 1e9
@@ -221,11 +241,11 @@ def test_what_a_killed_process_left_is_removed_after_a_while_and_nothing_else(tm
     run(main())
 
 
-def test_a_file_may_be_entered_twice(tmp_path):
+def test_a_file_may_be_entered_twice(place, tmp_path):
     """A batch's results, after a crash between two steps of entering them."""
 
     async def main():
-        async with a_store(tmp_path, tenant_bytes=LEAST_CHARGE) as store:
+        async with place.store(tenant_bytes=LEAST_CHARGE) as store:
             path = tmp_path / "results"
             path.write_bytes(b"results")
             file = store.described("file-fixed", 7, "r.jsonl", "batch_output", None)
@@ -283,7 +303,7 @@ def test_content_that_somebody_removed_is_told_as_such(tmp_path):
     async def main():
         async with a_store(tmp_path) as store:
             file = await put(store)
-            store.path_of(file.id).unlink()
+            (tmp_path / "kept" / "content" / file.id).unlink()
             with pytest.raises(StorageUnavailable):
                 await content_of(store, file)
             await store.delete("t", file.id)
@@ -296,7 +316,7 @@ def test_times_are_of_the_clock_that_was_given(tmp_path):
         async with a_store(tmp_path) as store:
             file = await put(store)
             assert (file.created, file.expires) == (1_000_000.0, 1_000_100.0)
-            assert abs(store.path_of(file.id).stat().st_mtime - time.time()) < 60
+            assert abs((tmp_path / "kept" / "content" / file.id).stat().st_mtime - time.time()) < 60
 
     run(main())
 
@@ -328,5 +348,148 @@ def test_a_cancelled_reader_closes_the_file_when_the_thread_has_read(tmp_path, m
             file = await put(store, bytes(600_000))
             await cancelled(asyncio.create_task(content_of(store, file)), *gates)
             assert read == [False]
+
+    run(main())
+
+
+# ---- kept where several machines have them ----------------------------------------------------------
+
+needs_sharing = pytest.mark.parametrize("place", ["redis", "redis+s3"], indirect=True)
+
+
+@needs_redis
+@needs_sharing
+def test_what_one_machine_kept_another_has(place, tmp_path):
+    content = os.urandom(10_000_001)  # in three blocks
+    big = {"max_file_bytes": 16 << 20, "tenant_bytes": 64 << 20}
+
+    async def main():
+        async with place.store(on="one", **big) as one, place.store(on="two", **big) as two:
+            file = await put(one, content, filename="ä .txt")
+            assert await two.get("t", file.id) == file
+            assert await content_of(two, file) == content
+            await two.fetch(file.id, tmp_path / "fetched")
+            assert (tmp_path / "fetched").read_bytes() == content
+            (tmp_path / "fetched").unlink()
+            assert place.written() == []  # it is on no machine's disk
+            with pytest.raises(NotFound):
+                await two.get("another", file.id)
+            await two.delete("t", file.id)
+            with pytest.raises(NotFound):
+                await one.get("t", file.id)
+            assert place.kept() == 0
+
+    run(main())
+
+
+@needs_redis
+@needs_sharing
+def test_nothing_is_left_of_files_that_went(place):
+    async def main():
+        async with place.store(on="one") as one, place.store(on="two") as two:
+            for number in range(5):
+                await put(one, tenant=f"t{number % 2}", kept_for=10.0)
+            kept = await put(one, kept_for=0.0)
+            one._now.time += 11.0
+            two._now.time += 11.0
+            assert sum(await asyncio.gather(one.expire(), two.expire())) == 5
+            assert place.kept() == 1
+            await two.delete("t", kept.id)
+            assert place.keys() == []
+
+    run(main())
+
+
+@needs_redis
+@needs_sharing
+def test_pages_are_whole_however_little_is_looked_at_in_one_step(place, monkeypatch):
+    monkeypatch.setattr(redis_files, "_SCANNED", 2)
+    test_pages_follow_one_another_in_either_order(place)
+
+
+@needs_redis
+@pytest.mark.parametrize("place", ["redis"], indirect=True)
+def test_what_was_never_entered_goes_by_itself(place):
+    """As after a crash between the two."""
+
+    async def main():
+        async with place.store(tenant_bytes=16 << 20) as store:
+            path = place.folder / "results"
+            path.write_bytes(b"x" * 5_000_000)
+            await store._shelf.keep("file-1", path)
+            keys = place.keys("content:*")
+            assert len(keys) == 2
+            for key in keys:
+                assert 0 < int(redis(place.server, "ttl", key)) <= module.ORPHANED
+            await store.enter("t", path, store.described("file-1", 5_000_000, "f", "batch", None))
+            lives = [key for key in place.keys("content:*") if int(redis(place.server, "ttl", key)) == -1]
+            assert len(lives) == 2
+
+    run(main())
+
+
+@needs_redis
+@pytest.mark.parametrize("place", ["redis+s3"], indirect=True)
+def test_what_was_never_entered_is_found_in_the_bucket(place, monkeypatch):
+    async def main():
+        async with place.store(kept_for=0.0) as store:
+            file = await put(store)
+            path = place.folder / "results"
+            path.write_bytes(b"x" * 5_000_000)
+            await store._shelf.keep("file-1", path)
+            path.unlink()
+            assert place.kept() == 3
+            assert await store.expire() == 0
+            monkeypatch.setattr(s3_module, "ORPHANED", -60.0)
+            assert await store.expire() == 2
+            assert place.kept() == 1
+            assert await content_of(store, file) == b"hello"
+
+    run(main())
+
+
+@needs_redis
+@pytest.mark.parametrize("place", ["redis"], indirect=True)
+def test_a_server_that_lost_a_block_is_not_told_as_a_file(place, monkeypatch):
+    keep = BlockShelf.keep
+
+    async def lossy(self, file_id, path):
+        parts = await keep(self, file_id, path)
+        redis(place.server, "del", *place.keys("content:*"))
+        return parts
+
+    monkeypatch.setattr(BlockShelf, "keep", lossy)
+
+    async def main():
+        async with place.store() as store:
+            with pytest.raises(StorageUnavailable):
+                await put(store)
+            assert await store.page("t") == ([], False)
+            assert place.keys() == []
+
+    run(main())
+
+
+@needs_redis
+def test_while_the_server_is_gone_files_are_refused_and_then_are_there_again(tmp_path):
+    async def main():
+        with RedisServer() as server:
+            place = FilesOnRedis(tmp_path, server)
+            async with place.store() as store:
+                file = await put(store)
+                server.kill()
+                for attempt in (put(store), store.get("t", file.id), store.page("t"), store.expire()):
+                    with pytest.raises(StorageUnavailable):
+                        await attempt
+                server.start()  # empty, as it kept nothing on a disk
+                while True:
+                    try:
+                        again = await put(store)
+                    except StorageUnavailable:
+                        await asyncio.sleep(0.01)
+                    else:
+                        break
+                assert await content_of(store, again) == b"hello"
+                assert (await store.page("t"))[0] == [again]
 
     run(main())

@@ -299,7 +299,7 @@ class Run:
     async def _enter(self, path: Path, file_id: str, filename: str) -> bool:
         """Whether there is anything in it."""
         files, batch = self._around.files, self.batch
-        size = await files.run(lambda: _size(path) or _size(files.path_of(file_id)))
+        size = await files.run(lambda: _size(path)) or await files.size_of(batch.tenant, file_id)
         if not size:
             return False
         file = files.described(file_id, size, filename, "batch_output", batch.output_kept_for)

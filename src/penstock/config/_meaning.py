@@ -103,6 +103,10 @@ def _check_uploads(uploads: Plain, files: Plain, reader: Reader) -> None:
     for name in ("redis", "s3"):
         if uploads.get(name) is not None and not files.get("directory"):
             reader.mistake(("uploads", name), "needs files.directory, where chunks are written first")
+    if files.get("shared") and not (files.get("directory") and uploads.get("redis") is not None):
+        reader.mistake(
+            ("files", "shared"), "needs files.directory, where files are written first, and uploads.redis"
+        )
     s3 = uploads.get("s3") or {}
     endpoint = s3.get("endpoint", "")
     if endpoint and not endpoint.startswith(("http://", "https://")):

@@ -410,6 +410,9 @@ class FilesConfig(_Section, frozen=True):
 
     # where files and batches are kept, shared by all workers, on a local disk; empty: there are none
     directory: str = ""
+    # files are kept where uploads are (`uploads.redis`, and the bucket of `uploads.s3` if there is one), so that every
+    # machine has them; those kept in the directory before are not seen then
+    shared: bool = False
     max_file_bytes: Bytes = 536_870_912  # a larger one gets 413
     tenant_bytes: Bytes = 10_737_418_240  # all files of one tenant; past it a new one gets 403
     kept_for: Seconds = 2_592_000.0  # a file goes after so long, unless its sender says otherwise; 0: never

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -19,7 +18,7 @@ from penstock.gateway.files import checked_lifetime
 from penstock.gateway.kept import method_of, page_of, respond, respond_list
 from penstock.messages import JSON, Tenant
 from penstock.net.exchange import Exchange
-from penstock.upload.files import new_file_id
+from penstock.upload.file_index import new_file_id
 from penstock.wire.batch import ENDPOINTS
 from penstock.wire.members import Members, body_of
 
@@ -83,8 +82,8 @@ class BatchRoom:
                 code="too_many_batches",
                 retry_after=60.0,
             )
-        source, target = files.path_of(file.id), store.input_of(batch)
-        await files.run(lambda: os.link(source, target))
+        target = store.input_of(batch)
+        await files.fetch(file.id, target)
         try:
             await store.add(batch)
         except PenstockError:

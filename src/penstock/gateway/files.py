@@ -15,7 +15,8 @@ from penstock.errors import BadRequest
 from penstock.gateway.kept import method_of, page_of, respond, respond_list
 from penstock.messages import JSON, Tenant
 from penstock.net.exchange import Exchange
-from penstock.upload.files import FileStore, Incoming, StoredFile
+from penstock.upload.file_index import StoredFile
+from penstock.upload.files import FileStore, Incoming
 from penstock.upload.form import Field, FileBegin, FileData, FormReader
 
 PURPOSES = frozenset({"assistants", "batch", "fine-tune", "vision", "user_data", "evals"})

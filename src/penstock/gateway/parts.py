@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from penstock.cache.cache import Cache
@@ -28,10 +30,14 @@ from penstock.metrics import Registry
 from penstock.net.clock import Clock
 from penstock.net.exchange import Exchange
 from penstock.upload.contents import Contents
+from penstock.upload.disk_threads import DiskThreads
+from penstock.upload.file_index import FileIndex, Shelf
 from penstock.upload.files import FileStore
 from penstock.upload.index import Index, Limits
+from penstock.upload.stores.block_shelf import BlockShelf
 from penstock.upload.stores.disk import Disk
 from penstock.upload.stores.sqlite import SQLiteIndex
+from penstock.upload.stores.sqlite_files import LocalShelf, SQLiteFileIndex
 from penstock.upload.uploads import UploadStore
 from penstock.webhooks.outbox import Outbox
 from penstock.webhooks.sender import Sender
@@ -50,12 +56,31 @@ def sender(config: Config, clock: Clock, metrics: Registry) -> Sender | None:
 
 
 def file_store(config: Config) -> FileStore | None:
-    """None: nothing is kept on disk."""
+    """None: nothing is kept on disk.
+
+    :raises ConfigError: an extra is missing, or a store cannot be used as it is configured
+    """
     files = config.files
     if not files.directory:
         return None
+    directory = Path(files.directory)
+    threads = DiskThreads(directory, "penstock-files", logging.getLogger("penstock.files"))
+    index: FileIndex = SQLiteFileIndex(directory / "files.sqlite")
+    shelf: Shelf = LocalShelf(directory / "content", threads)
+    if files.shared:
+        redis = _redis_of_uploads(config)
+        assert redis is not None, "the configuration was checked"
+        url, stores, redis_files = redis
+        disk = Disk(directory / "leaving")
+        bucket = _bucket(config, disk, "files")
+        index = redis_files.RedisFileIndex(url, kept=bucket is None)
+        contents = bucket or stores.RedisContents(url, disk, prefix=redis_files.PREFIX)
+        shelf = BlockShelf(disk, contents)
     return FileStore(
-        Path(files.directory),
+        directory,
+        threads,
+        index,
+        shelf,
         max_file_bytes=files.max_file_bytes,
         tenant_bytes=files.tenant_bytes,
         kept_for=files.kept_for,
@@ -87,30 +112,50 @@ def upload_store(config: Config) -> UploadStore | None:
     )
     disk = Disk(directory / "blocks")
     index: Index = SQLiteIndex(directory / "uploads.sqlite", limits)
-    contents: Contents | None = None
-    if (s3 := wanted.s3) is not None:
-        try:
-            from penstock.upload.stores.s3 import S3Contents  # noqa: PLC0415 - an extra
-        except ImportError as error:
-            raise ConfigError("uploads.s3 needs the extra: pip install 'penstock[s3]'") from error
-        contents = S3Contents(
-            disk,
-            s3.bucket,
-            prefix=s3.prefix,
-            endpoint=s3.endpoint,
-            region=s3.region,
-            access_key=s3.access_key,
-            secret_key=s3.secret_key.reveal() if s3.secret_key is not None else "",
-        )
-    if wanted.redis is not None:
-        try:
-            from penstock.upload.stores.redis import RedisContents, RedisIndex  # noqa: PLC0415 - an extra
-        except ImportError as error:
-            raise ConfigError("uploads.redis needs the extra: pip install 'penstock[redis]'") from error
-        url = wanted.redis.reveal()
-        index = RedisIndex(url, limits, kept=contents is None)
-        contents = contents or RedisContents(url, disk)
+    contents = _bucket(config, disk)
+    redis = _redis_of_uploads(config)
+    if redis is not None:
+        url, stores, _ = redis
+        index = stores.RedisIndex(url, limits, kept=contents is None)
+        contents = contents or stores.RedisContents(url, disk)
     return UploadStore(disk, index, limits, contents)
+
+
+def _bucket(config: Config, disk: Disk, folder: str = "") -> Contents | None:
+    """The bucket that is configured, or a folder in its own; None: there is none.
+
+    :raises ConfigError: an extra is missing, or it cannot be used as it is configured
+    """
+    s3 = config.uploads.s3
+    if s3 is None:
+        return None
+    try:
+        from penstock.upload.stores.s3 import S3Contents  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ConfigError("uploads.s3 needs the extra: pip install 'penstock[s3]'") from error
+    return S3Contents(
+        disk,
+        s3.bucket,
+        prefix=f"{s3.prefix.strip('/')}/{folder}",
+        endpoint=s3.endpoint,
+        region=s3.region,
+        access_key=s3.access_key,
+        secret_key=s3.secret_key.reveal() if s3.secret_key is not None else "",
+    )
+
+
+def _redis_of_uploads(config: Config) -> tuple[str, ModuleType, ModuleType] | None:
+    """Its URL, and what keeps uploads and files there; None: there is none.
+
+    :raises ConfigError: an extra is missing
+    """
+    if config.uploads.redis is None:
+        return None
+    try:
+        from penstock.upload.stores import redis, redis_files  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ConfigError("uploads.redis needs the extra: pip install 'penstock[redis]'") from error
+    return config.uploads.redis.reveal(), redis, redis_files
 
 
 def cache(config: Config, clock: Clock) -> tuple[Cache, Claims | None]:

@@ -44,7 +44,8 @@ from penstock.net.exchange import Exchange
 from penstock.upload import rufh, tus
 from penstock.upload.asked import Append, Concat, Creation, UploadDialect, content_length_of
 from penstock.upload.digests import Digest
-from penstock.upload.files import FileStore, StoredFile
+from penstock.upload.file_index import StoredFile
+from penstock.upload.files import FileStore
 from penstock.upload.form import filename_in
 from penstock.upload.index import Upload, new_upload_id, unknown
 from penstock.upload.offsets import Offsets, Phase

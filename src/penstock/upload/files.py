@@ -1,11 +1,11 @@
-"""The files that callers keep here: names and owners in a database, contents in plain files beside it.
+"""The files that callers keep here: names and owners in an index, contents on a shelf.
 
 Theory of operation
 -------------------
-A file's content lies under its id, which is ours and unguessable; what its sender calls it is only a text in
-the database, and never a path.  It is written to ``incoming/``, synced, linked into ``content/``, and only then
-entered: whatever the database knows is whole.  What a killed process left behind is in no database, and is
-removed when it has not been written to for :data:`ORPHANED` seconds.
+Index and shelf are this machine's, or shared by several (:mod:`penstock.upload.file_index`).  A file's id is ours and
+unguessable; what its sender calls it is only a text in the index, and never a path.  It is written to ``incoming/``
+on this machine, synced, taken by the shelf, and only then entered: whatever the index knows is whole.  What a killed
+process left behind is in no index, and is removed when it has not been written to for :data:`ORPHANED` seconds.
 
 Everything is asked for by tenant, and what belongs to another is not there.  Disk work runs in threads of the
 store's own, and a sender is held up while its last half megabyte is being written.
@@ -16,43 +16,29 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
-import sqlite3
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-import msgspec
-
-from penstock.database import Database
-from penstock.errors import BodyTooLarge, Forbidden, NotFound, PenstockError
+from penstock.errors import BodyTooLarge, Forbidden, PenstockError
 from penstock.uninterrupted import uninterrupted
 from penstock.upload.disk_threads import DiskThreads
+from penstock.upload.file_index import (
+    FileIndex,
+    Query,
+    Shelf,
+    StoredFile,
+    files_quota,
+    new_file_id,
+    unknown_file,
+)
 
 BUFFER = 524_288  # bytes of an upload that wait for the disk; as many again are being written
 BLOCK = 262_144  # bytes of a file that are read at a time
 LEAST_CHARGE = 4_096  # bytes that a file counts for at least: what it takes on a disk
 ORPHANED = 3_600.0  # seconds after which what nobody has finished is nobody's
-
-_APPLICATION_ID = 0x50454E46  # "PENF"
-_VERSION = 1
-_SCHEMA = (
-    """
-CREATE TABLE files (
-  id TEXT PRIMARY KEY,
-  tenant TEXT NOT NULL,
-  bytes INTEGER NOT NULL,
-  charged INTEGER NOT NULL,
-  created REAL NOT NULL,
-  expires REAL,
-  filename TEXT NOT NULL,
-  purpose TEXT NOT NULL
-)""",
-    "CREATE INDEX files_of_tenant ON files (tenant, created, id)",
-    "CREATE INDEX files_expire ON files (expires) WHERE expires IS NOT NULL",
-)
-_COLUMNS = "id, bytes, created, expires, filename, purpose"
 
 
 _T = TypeVar("_T")
@@ -60,29 +46,14 @@ _T = TypeVar("_T")
 log = logging.getLogger("penstock.files")
 
 
-class StoredFile(msgspec.Struct, frozen=True):
-    """What is known of a file; times in Unix seconds, ``expires`` None: it is kept until it is deleted."""
-
-    id: str
-    bytes: int
-    created: float
-    expires: float | None
-    filename: str
-    purpose: str
-
-
-def new_file_id() -> str:
-    """``file-`` and 128 random bits."""
-    return "file-" + secrets.token_hex(16)
-
-
 class FileStore:
-    """The files of all tenants, in one directory.
+    """The files of all tenants.
 
-    Every method but :meth:`path_of` raises :class:`~penstock.errors.StorageUnavailable` where the disk does not
-    answer, and :class:`~penstock.errors.StorageFull` where it has no room.
+    Every method raises :class:`~penstock.errors.StorageUnavailable` where disk, index or shelf do not answer, and
+    :class:`~penstock.errors.StorageFull` where one has no room.
 
-    :param directory: shared by all workers; made if it is missing
+    :param directory: where files are written as they come, shared by this machine's workers; made if it is missing
+    :param threads: that work on it
     :param tenant_bytes: what one tenant may keep
     :param kept_for: seconds after which a file goes, unless its sender says otherwise; 0: never
     :param now: Unix time
@@ -91,6 +62,9 @@ class FileStore:
     def __init__(
         self,
         directory: Path,
+        threads: DiskThreads,
+        index: FileIndex,
+        shelf: Shelf,
         *,
         max_file_bytes: int,
         tenant_bytes: int,
@@ -103,25 +77,25 @@ class FileStore:
         self._tenant_bytes = tenant_bytes
         self._now = now
         self._incoming = directory / "incoming"
-        self._content = directory / "content"
-        self._database = Database(
-            directory / "files.sqlite", application_id=_APPLICATION_ID, version=_VERSION, schema=_SCHEMA
-        )
-        self._threads = DiskThreads(directory, "penstock-files", log)
+        self._threads = threads
+        self._index = index
+        self._shelf = shelf
         self._coming: dict[str, int] = {}  # bytes under way, by tenant
 
     def __repr__(self) -> str:
-        return f"<FileStore {self.directory}, {len(self._coming)} tenants sending>"
+        return f"<FileStore {self._index}, {self._shelf}, {len(self._coming)} tenants sending>"
 
     async def start(self) -> None:
         """:raises penstock.errors.ConfigError: the directory cannot be used"""
-        with contextlib.suppress(OSError):  # the database will say what is wrong
-            for directory in (self.directory, self._incoming, self._content):
+        with contextlib.suppress(OSError):  # the first write will say what is wrong
+            for directory in (self.directory, self._incoming):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        await self._database.open()
+        await self._shelf.open()
+        await self._index.open()
 
     async def close(self) -> None:
-        await self._database.close()
+        await self._index.close()
+        await self._shelf.close()
         self._threads.close()
 
     # ---- coming in ----
@@ -132,7 +106,7 @@ class FileStore:
         :param announced: how long the request says to be, in bytes; 0: it does not
         :raises Forbidden: the tenant keeps as much as it may
         """
-        used = await self._database.read(lambda db: _used(db, tenant))
+        used = await self._index.used(tenant)
         room = self._tenant_bytes - used - self._coming.get(tenant, 0)
         if room < LEAST_CHARGE:
             raise self.quota()
@@ -158,27 +132,26 @@ class FileStore:
         :param within_quota: False: even if the tenant then keeps more than it may (what is paid for is kept)
         :raises Forbidden: the tenant would keep more than it may
         """
-        target = self._content / file.id
-        # A second name, not another one: until the file is entered its owner can still begin again.
-        await self.run(lambda: _link(path, target))
+        if not within_quota and await self.size_of(tenant, file.id):  # and then the crash came
+            await self.run(lambda: path.unlink(missing_ok=True))
+            return
+        parts = await self._shelf.keep(file.id, path)
         try:
-            await self._database.write(
-                lambda db: self._insert(db, tenant, file, self._tenant_bytes if within_quota else None)
-            )
+            charged = max(file.bytes, LEAST_CHARGE)
+            limit = self._tenant_bytes if within_quota else None
+            entered = await self._index.insert(tenant, file, charged, parts, limit)
         except PenstockError:
             if within_quota:  # else its owner still has the id, and tries again
-                await self.run(lambda: target.unlink(missing_ok=True))
+                await self._shelf.remove(file.id, parts)
             raise
+        if not entered and parts:  # somebody else has entered the same, of parts of its own
+            await self._shelf.remove(file.id, parts)
         await self.run(lambda: path.unlink(missing_ok=True))
 
-    def _insert(self, db: sqlite3.Connection, tenant: str, file: StoredFile, limit: int | None) -> None:
-        charged = max(file.bytes, LEAST_CHARGE)
-        if limit is not None and _used(db, tenant) + charged > limit:
-            raise self.quota()
-        db.execute(
-            "INSERT OR IGNORE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (file.id, tenant, file.bytes, charged, file.created, file.expires, file.filename, file.purpose),
-        )
+    async def size_of(self, tenant: str, file_id: str) -> int:
+        """Bytes of a file; 0: this tenant has none of this id."""
+        found = await self._index.find(tenant, file_id, self._now())
+        return 0 if found is None else found.bytes
 
     def described(
         self, file_id: str, size: int, filename: str, purpose: str, kept_for: float | None
@@ -192,17 +165,10 @@ class FileStore:
 
     async def get(self, tenant: str, file_id: str) -> StoredFile:
         """:raises NotFound: this tenant has no such file"""
-        found = await self._database.read(lambda db: self._find(db, tenant, file_id))
+        found = await self._index.find(tenant, file_id, self._now())
         if found is None:
-            raise _unknown(file_id)
+            raise unknown_file(file_id)
         return found
-
-    def _find(self, db: sqlite3.Connection, tenant: str, file_id: str) -> StoredFile | None:
-        row = db.execute(
-            f"SELECT {_COLUMNS} FROM files WHERE id = ? AND tenant = ? AND (expires IS NULL OR expires > ?)",  # noqa: S608 - only names
-            (file_id, tenant, self._now()),
-        ).fetchone()
-        return StoredFile(*row) if row else None
 
     async def page(
         self,
@@ -217,86 +183,42 @@ class FileStore:
 
         :param after: the id of the last one of the page before
         """
-        order, beyond = ("DESC", "<") if newest_first else ("ASC", ">")
-        where = "tenant = ? AND (expires IS NULL OR expires > ?)"
-        values: list[object] = [tenant, self._now()]
-        if purpose:
-            where += " AND purpose = ?"
-            values.append(purpose)
-        if after:
-            cursor = "(SELECT created, id FROM files WHERE id = ? AND tenant = ?)"
-            where += f" AND (created, id) {beyond} {cursor}"
-            values += [after, tenant]
-        statement = f"SELECT {_COLUMNS} FROM files WHERE {where} ORDER BY created {order}, id {order} LIMIT ?"  # noqa: S608 - only names
-        rows = await self._database.read(lambda db: db.execute(statement, (*values, limit + 1)).fetchall())
-        return [StoredFile(*row) for row in rows[:limit]], len(rows) > limit
+        return await self._index.page(tenant, Query(self._now(), purpose, after, limit, newest_first))
 
     async def delete(self, tenant: str, file_id: str) -> None:
         """:raises NotFound: this tenant has no such file"""
+        parts = await self._index.delete(tenant, file_id)
+        if parts is None:
+            raise unknown_file(file_id)
+        await self._shelf.remove(file_id, parts)
 
-        def forget(db: sqlite3.Connection) -> bool:
-            statement = "DELETE FROM files WHERE id = ? AND tenant = ?"
-            return db.execute(statement, (file_id, tenant)).rowcount > 0
-
-        if not await self._database.write(forget):
-            raise _unknown(file_id)
-        await self.run(lambda: self.path_of(file_id).unlink(missing_ok=True))
-
-    def path_of(self, file_id: str) -> Path:
-        """Where the content of a file that :meth:`get` or :meth:`page` has returned lies."""
-        return self._content / file_id
+    async def fetch(self, file_id: str, target: Path) -> None:
+        """Have the content of a file that :meth:`get` or :meth:`page` has returned in a file of this machine."""
+        await self._shelf.fetch(file_id, await self._index.parts(file_id), target)
 
     async def pieces(self, file_id: str) -> AsyncGenerator[bytes, None]:
-        """The content of a file that :meth:`get` has returned, by :data:`BLOCK` bytes."""
-        source = BlockReader(self.path_of(file_id), BLOCK)
-        try:
-            while piece := await self.run(source.read):
+        """The content of a file that :meth:`get` has returned, by :data:`BLOCK` bytes at most."""
+        async with aclosing(self._shelf.pieces(file_id, await self._index.parts(file_id))) as pieces:
+            async for piece in pieces:
                 yield piece
-        finally:
-            source.close()
 
     # ---- what is to go ----
 
     async def expire(self) -> int:
-        """Remove what is past its time, and what no database knows; returns how many there were."""
-        now = self._now()
-        rows = await self._database.read(
-            lambda db: db.execute("SELECT id FROM files WHERE expires <= ? LIMIT 10000", (now,)).fetchall()
-        )
-        expired = [file_id for (file_id,) in rows]
-        if expired:
-            await self._database.write(
-                lambda db: db.executemany("DELETE FROM files WHERE id = ?", [(name,) for name in expired])
-            )
-        candidates = await self.run(self._old)
-        known = await self._database.read(
-            lambda db: {
-                name
-                for name in candidates
-                if db.execute("SELECT 1 FROM files WHERE id = ?", (name,)).fetchone() is not None
-            }
-        )
-        orphans = [name for name in candidates if name not in known]
-        await self.run(lambda: self._remove(expired + orphans))
-        return len(expired) + len(orphans)
+        """Remove what is past its time, and what no index knows; returns how many there were."""
+        expired = await self._index.expire(self._now())
+        for file_id, parts in expired:
+            await self._shelf.remove(file_id, parts)
+        orphans = await self._index.unknown(await self._shelf.old())
+        await self._shelf.remove_names(orphans)
+        left = await self.run(self._left)
+        return len(expired) + len(orphans) + len(left)
 
-    def _old(self) -> list[str]:
-        """The names of all files that nobody has written to for a while."""
-        before = time.time() - ORPHANED  # by the file system's clock, whatever ours says
-        old = []
-        for directory in (self._incoming, self._content):
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    with contextlib.suppress(FileNotFoundError):  # removed since it was listed
-                        status = entry.stat()
-                        if max(status.st_mtime, status.st_ctime) < before:  # ctime: a link is new
-                            old.append(entry.name)
-        return old
-
-    def _remove(self, names: list[str]) -> None:
-        for name in names:
-            (self._incoming / name).unlink(missing_ok=True)
-            (self._content / name).unlink(missing_ok=True)
+    def _left(self) -> list[str]:
+        """Remove what nobody writes to any more, in a thread; the names of it."""
+        names = old_names(self._incoming, ORPHANED)
+        unlink_all(self._incoming, names)
+        return names
 
     async def run(self, work: Callable[[], _T]) -> _T:
         """Work on the disk; see :meth:`~penstock.upload.disk_threads.DiskThreads.run`."""
@@ -306,10 +228,7 @@ class FileStore:
         return BodyTooLarge(f"the file is larger than {self.max_file_bytes} bytes", param="file")
 
     def quota(self) -> Forbidden:
-        return Forbidden(
-            f"your files may take {self._tenant_bytes} bytes together; delete some",
-            code="storage_quota_exceeded",
-        )
+        return files_quota(self._tenant_bytes)
 
 
 class Incoming:
@@ -449,21 +368,20 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _link(path: Path, target: Path) -> None:
-    try:
-        os.link(path, target)
-    except FileExistsError:
-        return  # done before a crash, by whoever begins again
-    except FileNotFoundError:
-        if not target.exists():  # entered whole, and then the crash came
-            raise
-    sync_directory(target.parent)
+def old_names(directory: Path, age: float) -> list[str]:
+    """Of all files that nobody has written to for so many seconds, by the file system's clock."""
+    before = time.time() - age
+    old = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                status = entry.stat()
+                if max(status.st_mtime, status.st_ctime) < before:  # ctime: a link is new
+                    old.append(entry.name)
+    return old
 
 
-def _used(db: sqlite3.Connection, tenant: str) -> int:
-    (used,) = db.execute("SELECT total(charged) FROM files WHERE tenant = ?", (tenant,)).fetchone()
-    return int(used)
-
-
-def _unknown(file_id: str) -> NotFound:
-    return NotFound(f"you have no file {file_id[:100]!r}", param="file_id", code="file_not_found")
+def unlink_all(directory: Path, names: Sequence[str]) -> None:
+    """Those that are there."""
+    for name in names:
+        (directory / name).unlink(missing_ok=True)

@@ -56,7 +56,8 @@ _SHA = {script: sha_of(script) for script in scripts.ALL}
 log = logging.getLogger("penstock.uploads")
 
 
-def _unavailable(why: str) -> StorageUnavailable:
+def unavailable(why: str) -> StorageUnavailable:
+    """What a caller is told, and the log why."""
     log.warning("%s", why)
     return StorageUnavailable("what the gateway keeps cannot be reached now", retry_after=1.0)
 
@@ -66,8 +67,13 @@ def _full(why: str) -> StorageFull:
     return StorageFull("there is no room left where the gateway keeps uploads")
 
 
-def _client(url: str, budget: float) -> Client:
-    return Client(Address.parse(url), budget, scripts.ALL, _unavailable, _full)
+def redis_client(url: str, budget: float, known: Sequence[bytes] = scripts.ALL) -> Client:
+    """Asks a server that keeps what callers send.
+
+    :param known: scripts
+    :raises ValueError: the URL is none of Redis
+    """
+    return Client(Address.parse(url), budget, known, unavailable, _full)
 
 
 class RedisIndex:
@@ -81,7 +87,7 @@ class RedisIndex:
     def __init__(
         self, url: str, limits: Limits, *, kept: bool, prefix: str = PREFIX, budget: float = BUDGET
     ) -> None:
-        self._client = _client(url, budget)
+        self._client = redis_client(url, budget)
         self._limits = limits
         self._kept = b"1" if kept else b""
         self._prefix = prefix.encode()
@@ -173,7 +179,7 @@ class RedisIndex:
             case b"quota":
                 raise quota(self._limits)
             case b"lost":
-                raise _unavailable("Redis has lost a block before it was entered")
+                raise unavailable("Redis has lost a block before it was entered")
         return _names(answer)
 
     async def find(self, owner: str, digests: Sequence[bytes]) -> dict[bytes, tuple[str, int]]:
@@ -238,7 +244,7 @@ class RedisIndex:
             case b"incomplete":
                 raise no_part(named)
         _must_live(why, named)
-        raise _unavailable(f"Redis answered {why!r}")
+        raise unavailable(f"Redis answered {why!r}")
 
     async def files(self, upload_id: str) -> list[str]:
         return _names(await self._run(scripts.FILES, upload_id.encode()))
@@ -277,7 +283,7 @@ class RedisContents:
     local = False
 
     def __init__(self, url: str, disk: Disk, *, prefix: str = PREFIX, budget: float = BUDGET) -> None:
-        self._client = _client(url, budget)
+        self._client = redis_client(url, budget)
         self._disk = disk
         self._prefix = prefix.encode() + b"content:"
 
@@ -315,7 +321,7 @@ class RedisContents:
                 if held == len(piece):
                     await self._client.ask(b"SET", key, piece, b"EX", b"%d" % ORPHANED)
                 elif await self._client.ask(b"APPEND", key, piece) != held:
-                    raise _unavailable("Redis has lost a block while it was written")
+                    raise unavailable("Redis has lost a block while it was written")
         finally:
             source.close()
 
@@ -329,7 +335,7 @@ class RedisContents:
             yield piece
             at += len(piece)
         if not at:  # no block is empty
-            raise _unavailable("Redis has lost a block")
+            raise unavailable("Redis has lost a block")
 
     async def whole(self, files: Sequence[str]) -> bytes:
         return b"".join([piece for file in files async for piece in self.pieces(file)])
