@@ -103,7 +103,9 @@ def main(arguments=None):
             for what, body in bodies():
                 for version in VERSIONS:
                     least = min(measured(gateway, version, body) for _ in range(rounds))
-                    print(f"| {what} | {version} | {' | '.join(f'{each:.2f}' for each in least)} |", flush=True)
+                    print(
+                        f"| {what} | {version} | {' | '.join(f'{each:.2f}' for each in least)} |", flush=True
+                    )
     print("load average", os.getloadavg())
 
 
