@@ -276,6 +276,27 @@ def test_a_retry_after_of_a_day_keeps_nobody_waiting_for_a_day():
     assert isinstance(world.told["patient"][0], Turn)
 
 
+def test_nobody_without_a_deadline_waits_for_a_provider_that_takes_nothing():
+    world = World(limit=1)
+    world.settle(world.ask(), Outcome("rate", retry_after=60.0))
+    for name in ("first", "second", "endless"):
+        world.ask(name)
+    world.sweep(60.1)
+    world.settle(world.told["first"][0], Outcome("rate", retry_after=60.0))
+    world.sweep(60.1)
+    world.ask("patient", within=1_000.0)
+    world.settle(world.told["second"][0], Outcome("rate", retry_after=60.0))
+    assert isinstance(world.told["endless"][0], Overloaded)
+    assert world.told["endless"][0].retry_after == 60.0
+    assert "patient" not in world.told
+    world.sweep(60.1)
+    world.settle(world.told["patient"][0])
+    world.settle(world.ask(), Outcome("rate", retry_after=60.0))  # it took one: that counts anew
+    world.ask("later")
+    assert "later" not in world.told
+    assert [what for _, what in world.counts].count("in_vain") == 1
+
+
 def test_headers_are_left_alone_where_that_is_asked_for():
     world = World(limit=50, follow_headers=False)
     turn = world.ask()

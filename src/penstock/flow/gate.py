@@ -33,6 +33,7 @@ HOPE = 0.9  # quantile of the first tokens that a deadline is compared with
 RATE_WINDOW = 10.0  # seconds over which arrivals are counted
 SOON = 1.0  # seconds to come back in, where nothing better is known
 AT_ONCE = 0.1  # seconds in which arrivals are counted as one
+IN_VAIN = 3  # pauses that a provider wanted, one after the other, without a call that it took: then nobody waits for it
 # What says something of a model: a bucket that is empty, and a key that is wrong, are no fault of it.
 _OF_THE_MODEL = frozenset({"", "upstream", "overload"})
 
@@ -207,7 +208,7 @@ class Gate:
     """See the module.
 
     :param counted: told the tier and what became of each call that asked: ``passed``, ``waited``, ``full``,
-        ``late``, ``evicted``, ``expired``, ``left``, ``open``, ``sent_away``
+        ``late``, ``evicted``, ``expired``, ``in_vain``, ``left``, ``open``, ``sent_away``
     :param unix_time: seconds since 1970
     :param lease: of the upstream's concurrency, where other processes send calls there, too
     :param share: of it that this process may use, where it has no lease
@@ -244,6 +245,7 @@ class Gate:
         self.pace = Pace()
         self.in_progress = 0
         self._numbers = 0
+        self._in_vain = 0
         self._arrivals: dict[str, _Arrivals] = {}  # by tier
 
     # ---- asking ----
@@ -435,8 +437,11 @@ class Gate:
         if provider is not None:
             if not blames:
                 provider.accepted(asked.tokens, now)
-            elif blames == "rate":
-                provider.refused(outcome.retry_after, now)
+                self._in_vain = 0
+            elif blames == "rate" and provider.refused(outcome.retry_after, now):
+                self._in_vain += 1
+                if self._in_vain >= IN_VAIN:
+                    self._give_up_waiting(asked, now)
         if self.limit is None:
             return
         held = now - turn.began
@@ -523,6 +528,19 @@ class Gate:
         return not self._remote_wait(entry.asked.tokens, now)
 
     # ---- refusing ----
+
+    def _give_up_waiting(self, asked: Asked, now: float) -> None:
+        """The provider takes nothing: who has no deadline would wait as long as it pleases."""
+        wait = self._remote_wait(asked.tokens, now)
+        for entry in self.queue.without_deadline():
+            assert isinstance(entry, Ticket)
+            self._counted(entry.tier, "in_vain")
+            entry.called(
+                Overloaded(
+                    f"{self.name} takes no calls: it says that its rate limit is used up",
+                    retry_after=self._honest(wait),
+                )
+            )
 
     def _refuse_late(self, asked: Asked, now: float, wait: float) -> None:
         self._counted(asked.tier, "late")

@@ -62,14 +62,14 @@ class Provider:
         if now > self._counted_at + AT_ONCE:
             self._count(now)
 
-    def refused(self, retry_after: float | None, now: float) -> None:
-        """A bucket is empty.  Which of the two is not always said: the one that is nearer to it."""
+    def refused(self, retry_after: float | None, now: float) -> bool:
+        """A bucket is empty; whether that is news.  Which of the two is not always said: the one that is nearer to it."""
         if self._new_calls:
             self._count(now)
         if not self._has_spoken:
             self._speaks(now)
         emptier = min(self._requests, self._tokens, key=lambda bucket: bucket.fullness(now))
-        emptier.refused(retry_after, now)
+        return emptier.refused(retry_after, now)
 
     def has(self, tokens: float, now: float) -> bool:
         """Whether it has told that both buckets have room for a call of so many tokens."""

@@ -86,6 +86,10 @@ class _Line:
         """The one that can wait longest, and of these the last come."""
         return max((item for item in self._heap if item[2].waiting), key=lambda item: item[:2])[2]
 
+    def waiting(self) -> list[Entry]:
+        """Those who do, in no order."""
+        return [entry for _, _, entry in self._heap if entry.waiting]
+
     def left(self) -> None:
         """One of them does not wait any more."""
         self.length -= 1
@@ -259,6 +263,19 @@ class Queue:
                 while line.length and (entry := line.first()).deadline < now:
                     self.remove(entry)
                     found.append(entry)
+        return found
+
+    def without_deadline(self) -> list[Entry]:
+        """Those who would wait for any time, in no order; they do not wait any more."""
+        found = [
+            entry
+            for tier in self._tiers.values()
+            for line in tier.lines.values()
+            for entry in line.waiting()
+            if entry.deadline == inf
+        ]
+        for entry in found:
+            self.remove(entry)
         return found
 
     def clear(self) -> list[Entry]:

@@ -122,10 +122,10 @@ class RemoteBucket:
         self._answered_at = now
         self._pause = FIRST_PAUSE
 
-    def refused(self, retry_after: float | None, now: float) -> None:
-        """The provider says that the bucket is empty."""
-        if now < self._paused_until:  # the same news again, from a call that was under way
-            return
+    def refused(self, retry_after: float | None, now: float) -> bool:
+        """The provider says that the bucket is empty; whether that is news."""
+        if now < self._paused_until:  # the same again, from a call that was under way
+            return False
         if self._limit:
             self._fill(now)
         if not self._limit or self._guessed:
@@ -139,6 +139,7 @@ class RemoteBucket:
             retry_after = self._pause
             self._pause = min(MAX_PAUSE, self._pause * 2.0)
         self._paused_until = now + min(retry_after, MAX_PAUSE)
+        return True
 
     def fullness(self, now: float) -> float:
         """Which part of it is left, 0 to 1; 1 if nothing is known."""

@@ -148,6 +148,8 @@ _TOO_LONG = re.compile(
 )
 _NO_CREDIT = re.compile(r"credit balance|insufficient balance", re.IGNORECASE)
 
+_LONGEST_WAIT = 86_400.0  # seconds that a caller is told to wait because an upstream says so
+
 _STATUS_OF_FAILURE = {408: 504, 425: 503, 503: 503, 504: 504, 522: 504, 524: 504, 529: 503}
 
 
@@ -344,12 +346,13 @@ def _retry_after(headers: Headers, now: float) -> float | None:
                 return _until(value, now)
             continue
         if math.isfinite(seconds):
-            return max(seconds, 0.0)
+            return min(max(seconds, 0.0), _LONGEST_WAIT)
     return None
 
 
 def _until(date: bytes, now: float) -> float | None:
     try:
-        return max(email.utils.parsedate_to_datetime(date.decode("latin-1")).timestamp() - now, 0.0)
+        seconds = email.utils.parsedate_to_datetime(date.decode("latin-1")).timestamp() - now
+        return min(max(seconds, 0.0), _LONGEST_WAIT)
     except (TypeError, ValueError, OverflowError):
         return None
