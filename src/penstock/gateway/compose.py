@@ -25,7 +25,7 @@ from penstock.flow.lessee import Board
 from penstock.flow.limits import Limiter
 from penstock.flow.measures import measure as measure_gates
 from penstock.flow.retry import RetryBudget
-from penstock.gateway import parts, routes, state, stored
+from penstock.gateway import parts, routes, state, stored, upstreams
 from penstock.gateway.announce import Announcer
 from penstock.gateway.batches import BatchRoom
 from penstock.gateway.blocks import BlockRoom
@@ -68,7 +68,7 @@ from penstock.metrics import Registry as Metrics
 from penstock.net.clock import Clock
 from penstock.net.exchange import Exchange
 from penstock.upload.files import FileStore
-from penstock.upstream.http import HTTPUpstream, has_no_key
+from penstock.upstream.http import HTTPUpstream
 
 HAND_OVER = 2.0  # seconds for storing what other processes are to go on with
 LAST_WORK = 2.0  # seconds that a request for what is kept here may take yet when the gateway closes
@@ -542,28 +542,24 @@ class Gateway:
 
     def _snapshot(self, config: Config, present: dict[str, HTTPUpstream]) -> Snapshot:
         keyring = Keyring(config.keys)
-        upstreams: dict[str, HTTPUpstream] = {}
-        try:
-            for name, wanted in config.upstreams.items():
-                upstreams[name] = self._upstream(name, wanted, config, keyring, present.get(name))
-        except BaseException:
-            for name, upstream in upstreams.items():
-                if upstream is not present.get(name):
-                    upstream.discard()
-            raise
-        self.leaving.use(upstreams)
+
+        def gate_of(name: str, wanted: UpstreamConfig, before: HTTPUpstream | None) -> Gate | None:
+            return self._sharing.gate(name, wanted, config, before, partial(self._turn, name))
+
+        made = upstreams.make(config, keyring, self.clock, present, gate_of)
+        self.leaving.use(made)
         router = Router(
-            config, upstreams, price=self._price, terms=self._terms, canaries=self._versions.use(config)
+            config, made, price=self._price, terms=self._terms, canaries=self._versions.use(config)
         )
         for name in router.watched:
-            if upstreams[name].standings is None:
-                upstreams[name].standings = Standings()
+            if made[name].standings is None:
+                made[name].standings = Standings()
         cascades = Cascades(config, self._registry, self.recorder, self._cascade_measures)
         return Snapshot(
             config,
             keyring,
             router,
-            upstreams,
+            made,
             RetryBudget(config.retry),
             self._degradation(config),
             cascades if len(cascades) else None,
@@ -585,42 +581,6 @@ class Gateway:
 
     def _terms(self, upstream: str, model: str) -> CacheTerms:
         return self.recorder.ledger.prices.cache_terms(upstream, model)
-
-    def _upstream(
-        self,
-        name: str,
-        wanted: UpstreamConfig,
-        config: Config,
-        keyring: Keyring,
-        present: HTTPUpstream | None,
-    ) -> HTTPUpstream:
-        timeouts = wanted.timeouts or config.timeouts
-        if (
-            present is not None
-            and present.config == wanted
-            and present.connect_timeout == timeouts.connect
-            and present.forwards == (keyring.open and has_no_key(wanted))
-        ):
-            if present.gate is not None:
-                present.gate.use_tiers(config.tiers)
-            if present.tiers is not None:
-                present.tiers = config.tiers
-            return present  # its connections stay warm over a reload
-        gate = self._sharing.gate(name, wanted, config, present, partial(self._turn, name))
-        kind = HTTPUpstream
-        if wanted.kind == "triton":
-            from penstock.upstream.triton import TritonUpstream  # noqa: PLC0415 - what it needs is an extra
-
-            kind = TritonUpstream
-        return kind(
-            name,
-            wanted,
-            self.clock,
-            connect_timeout=timeouts.connect,
-            forward_credentials=keyring.open,
-            gate=gate,
-            tiers=config.tiers if wanted.kind == "local" else None,
-        )
 
     async def _retire(self, upstream: HTTPUpstream) -> None:
         """Close an upstream that the new configuration does not know, once its calls have ended."""
