@@ -4,7 +4,8 @@
 
     python -m benchmarks.engine [MODEL_DIR] [--rounds 5] [--threads 1] [--longest 128] [--prompts 200]
         [--parts batch cuts order http]
-    python -m benchmarks.engine MODEL_DIR --rival http://127.0.0.1:PORT/v1 --rival-pid PID
+    python -m benchmarks.engine MODEL_DIR --parts http --at-once 1 16 --rival http://127.0.0.1:PORT/v1
+        --rival-pid PID --rival-model MODEL_DIR
     python -m benchmarks.engine MODEL_DIR --backend transformers [--attention 'paged|sdpa']
 
 Tokens per CPU-second of the process that computes: on a machine that is shared, the wall tells of the others.  Each
@@ -274,16 +275,16 @@ def served(options):
         rivals = {"penstock engine serve": Served(url, process.pid, "m")}
         if options.rival:
             rivals["transformers serve"] = Served(options.rival, options.rival_pid, options.rival_model)
-        print("\nover HTTP, streamed, 32 at once; tokens per CPU-second of the server")
+        print("\nover HTTP, streamed; tokens per CPU-second of the server")
         limits = [sampling.max_tokens for sampling in workload.samplings(longest=options.longest)]
-        found = {name: [] for name in rivals}
+        found = {(at_once, name): [] for at_once in options.at_once for name in rivals}
         for rival in rivals.values():
-            ask_all(rival, texts[:2], limits[:2])
+            ask_all(rival, texts[:2], limits[:2], 2)
         for _ in range(options.rounds):
-            for name, rival in rivals.items():
-                found[name].append(ask_all(rival, texts, limits))
-        for name, rates in found.items():
-            print(f"  {name:28} {shown(rates)}")
+            for (at_once, name), rates in found.items():
+                rates.append(ask_all(rivals[name], texts, limits, at_once))
+        for (at_once, name), rates in found.items():
+            print(f"  {at_once:3} at once, {name:28} {shown(rates)}")
     finally:
         process.terminate()
         process.wait()
@@ -301,6 +302,7 @@ def main():
     parser.add_argument("--rival", default="", help="base URL of another server with the same model")
     parser.add_argument("--rival-pid", type=int, default=0)
     parser.add_argument("--rival-model", default="m")
+    parser.add_argument("--at-once", nargs="+", type=int, default=[SLOTS], help="calls under way, over HTTP")
     parser.add_argument("--backend", default="auto", choices=["auto", "openvino", "onnx", "transformers"])
     parser.add_argument("--attention", default="", help="of transformers; not ours")
     options = parser.parse_args()

@@ -33,20 +33,23 @@ def _own(pid):
     return (int(fields[11]) + int(fields[12])) / _TICK
 
 
-def ask_all(served, prompts, limits):
-    """All at once, streamed: tokens per CPU-second."""
+def ask_all(served, prompts, limits, at_once):
+    """Streamed, so many at once: tokens per CPU-second."""
     before = cpu_seconds(served.pid)
-    tokens = asyncio.run(_ask_all(served, prompts, limits))
+    tokens = asyncio.run(_ask_all(served, prompts, limits, at_once))
     return tokens / (cpu_seconds(served.pid) - before)
 
 
-async def _ask_all(served, prompts, limits):
+async def _ask_all(served, prompts, limits, at_once):
+    places = asyncio.Semaphore(at_once)
+
+    async def ask(client, prompt, limit):
+        async with places:
+            return await _ask(client, served, prompt, limit)
+
     async with httpx2.AsyncClient(timeout=600, trust_env=False) as client:
-        return sum(
-            await asyncio.gather(
-                *(_ask(client, served, prompt, limit) for prompt, limit in zip(prompts, limits, strict=True))
-            )
-        )
+        calls = (ask(client, prompt, limit) for prompt, limit in zip(prompts, limits, strict=True))
+        return sum(await asyncio.gather(*calls))
 
 
 async def _ask(client, served, prompt, limit):

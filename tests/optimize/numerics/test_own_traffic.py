@@ -125,11 +125,15 @@ def post(url, body):
         return json.load(told)
 
 
-def ask(gateway, one, two):
-    """The answer of the alias."""
+def answered(gateway, one, two):
+    """What the alias answers, as a choice."""
     said = [{"role": "user", "content": question(one, two)}]
     asked = {"model": "sums", "messages": said, "temperature": 0, "max_tokens": 40}
-    return post(gateway.base_url + "/chat/completions", asked)["choices"][0]["message"]["content"]
+    return post(gateway.base_url + "/chat/completions", asked)["choices"][0]
+
+
+def ask(gateway, one, two):
+    return answered(gateway, one, two)["message"]["content"]
 
 
 def eventually(reached):
@@ -178,7 +182,8 @@ def trial(gateway, version):
         if found["phase"] not in {"unknown", "trial"}:  # unknown: the file was not read yet
             return found, asked
         for _ in range(4):
-            assert ask(gateway, *SUMS[asked * 7 % len(SUMS)])
+            # To some sums such a student says nothing at all; how many are asked, the machine's other load decides.
+            assert answered(gateway, *SUMS[asked * 7 % len(SUMS)])["finish_reason"] in {"stop", "length"}
             asked += 1
         assert asked < 400, found
 
