@@ -79,3 +79,10 @@ class SchemaSuite:
         with pytest.raises(CannotTake, match="schema"):
             backend.add(next(NUMBERS), [5], Sampling(max_tokens=4, schema=impossible))
         assert said(backend, ruled({"const": 1}))[0][0] == "1"
+
+    def test_a_rule_that_has_failed_leaves_nothing(self, backend):
+        rule = backend._grammars.rule(ruled({"const": 1}))
+        (wrong,) = backend.tokenizer.encode("x", special=False)
+        assert not rule.allowed(backend.card.vocabulary)[wrong]
+        assert not rule.take(wrong)
+        assert not rule.allowed(backend.card.vocabulary).any()

@@ -119,6 +119,20 @@ def test_a_rule_leaves_out_what_it_does_not_allow(asked):
     assert one.finish == "stop"
 
 
+@pytest.mark.parametrize("limit", [3, 9])
+def test_a_rule_that_fails_cuts_the_answer(limit):
+    """It is not told as if it were complete."""
+    rule = Of([0, 4], 30)
+    one = drawing.Drawing([0], Sampling(max_tokens=limit, temperature=0.0), frozenset({2}), rule)
+    drawing.draw_all(LOGITS[None], [one])
+    drawing.draw_all(LOGITS[None], [one])
+    rule.allowed_ids = []
+    one.ends = frozenset()
+    drawing.draw_all(LOGITS[None], [one])
+    assert (one.count, one.finish) == (3, "length")
+    assert one.ended_by_rule == (limit > 3)
+
+
 def test_logits_stay_as_they_are():
     before = LOGITS.copy()
     asked = {"min_tokens": 3, "repetition_penalty": 2.0, "presence_penalty": 1.0, "temperature": 1.0}

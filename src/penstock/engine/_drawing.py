@@ -27,7 +27,7 @@ class Rule(Protocol):
     """What one answer must keep to."""
 
     def allowed(self, vocabulary: int) -> npt.NDArray[np.bool_]:
-        """For each token: may it come next?"""
+        """For each token: may it come next?  None may, where the rule has failed: the answer is cut there."""
 
     def take(self, token: int) -> bool:
         """It is part of the answer: is that complete?"""
@@ -36,19 +36,33 @@ class Rule(Protocol):
 class Drawing:
     """One request's tokens.
 
-    ``ends`` are the ids that end it; ``finish`` is set with the last of them.
+    ``ends`` are the ids that end it; ``finish`` is set with the last of them.  ``ended_by_rule``: with none of them,
+    and before its limit.
 
     :param ends: ids that end an answer, unless the call ignores them
     :param rule: what the answer must keep to
     """
 
-    __slots__ = ("_known", "_rule", "_said", "_sampling", "_seed", "_start", "count", "ends", "finish")
+    __slots__ = (
+        "_cut",
+        "_known",
+        "_rule",
+        "_said",
+        "_sampling",
+        "_seed",
+        "_start",
+        "count",
+        "ended_by_rule",
+        "ends",
+        "finish",
+    )
 
     def __init__(
         self, prompt: Sequence[int], sampling: Sampling, ends: frozenset[int], rule: Rule | None = None
     ) -> None:
         self._sampling = sampling
         self._rule = rule
+        self._cut = False
         self.ends = (frozenset() if sampling.ignore_eos else ends) | set(sampling.stop_token_ids)
         self._start = len(prompt)
         self._seed = secrets.randbits(63) if sampling.seed is None else sampling.seed % 2**64
@@ -56,6 +70,7 @@ class Drawing:
         self._known = set(prompt) if sampling.repetition_penalty != 1.0 else None
         self.count = 0
         self.finish: Finish = ""
+        self.ended_by_rule = False
 
     def __repr__(self) -> str:
         return f"<Drawing {self.count} tokens{', ' + self.finish if self.finish else ''}>"
@@ -81,7 +96,10 @@ class Drawing:
         """A token; ``logits`` of the vocabulary stay as they are."""
         logits = self._penalised(logits)
         if self._rule is not None:
-            logits = np.where(self._rule.allowed(len(logits)), logits, _NO)
+            allowed = self._rule.allowed(len(logits))
+            self._cut = not allowed.any()
+            if not self._cut:
+                logits = np.where(allowed, logits, _NO)
         asked = self._sampling
         if asked.temperature == 0.0:
             return int(np.argmax(logits))
@@ -95,8 +113,11 @@ class Drawing:
             self._said[token] += 1
         if self._known is not None:
             self._known.add(token)
-        if token in self.ends or (self._rule is not None and self._rule.take(token)):
+        if token in self.ends:
             self.finish = "stop"
+        elif self._cut or (self._rule is not None and self._rule.take(token)):
+            self.finish = "length" if self._cut else "stop"
+            self.ended_by_rule = self.count < asked.max_tokens
         elif self.count >= asked.max_tokens:
             self.finish = "length"
 

@@ -5,6 +5,7 @@ For backends that leave the choice of a token to us; OpenVINO GenAI has a gramma
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import llguidance
@@ -12,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.engine.backend import CannotTake, Sampling
+
+log = logging.getLogger("penstock.engine")
 
 _QUIET = 0  # the library writes to stderr otherwise
 _BLANKS = r"[ \n]{0,20}"  # between the parts of JSON: the model's own choice, but for their number
@@ -30,13 +33,12 @@ class SchemaRule:
         return f"<SchemaRule {'complete' if self._matcher.is_accepting() else 'under way'}>"
 
     def allowed(self, vocabulary: int) -> npt.NDArray[np.bool_]:
-        """For each token of the vocabulary: may it come next?
-
-        :raises RuntimeError: the library lost its way; no token is right then
-        """
-        self._matcher.unsafe_compute_mask_ptr(self._row.ctypes.data, self._row.nbytes)
+        """For each token of the vocabulary: may it come next?  None may, where a text is too much for the library."""
+        if not self._matcher.is_error():
+            self._matcher.unsafe_compute_mask_ptr(self._row.ctypes.data, self._row.nbytes)
         if self._matcher.is_error():
-            raise RuntimeError(f"a rule for an answer failed: {self._matcher.get_error()}")
+            log.warning("a rule for an answer failed: %s", self._matcher.get_error())
+            return np.zeros(vocabulary, np.bool_)
         return np.unpackbits(self._row.view(np.uint8), bitorder="little")[:vocabulary].view(np.bool_)
 
     def take(self, token: int) -> bool:
@@ -44,8 +46,7 @@ class SchemaRule:
 
         :returns: whether nothing may follow: the answer is complete
         """
-        self._matcher.consume_token(token)
-        return bool(self._matcher.is_stopped())
+        return bool(self._matcher.consume_token(token) and self._matcher.is_stopped())
 
 
 class Grammars:

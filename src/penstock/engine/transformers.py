@@ -129,8 +129,8 @@ class TransformersBackend:
             raise RuntimeError("transformers has nothing to compute, and answers are under way")
         self._drop_outputs()
         for progress in self._drawn:
-            if progress.finish == "stop" and progress.ids[-1] not in self._drawings[progress.number].ends:
-                self.cancel(progress.number)  # its schema is complete, of which the library knows nothing
+            if self._drawings[progress.number].ended_by_rule:
+                self.cancel(progress.number)  # of rules the library knows nothing
             elif progress.finish:
                 del self._drawings[progress.number]
         return self._drawn
