@@ -49,6 +49,20 @@ def test_mistakes_go_to_standard_error_with_status_1(penstock, tmp_path):
     ]
 
 
+def test_the_price_table_is_checked_too(penstock, tmp_path):
+    prices = tmp_path / "prices.toml"
+    file = tmp_path / "p.yaml"
+    file.write_text(f"prices: {prices}")
+    prices.write_text('[[price]]\nmodels = ["flux-*"]\ninput = 0\nimage = -1\n')
+    status, out, err = penstock("check", file)
+    assert (status, out) == (1, "")
+    assert err.splitlines()[0] == f"{prices}: flux-*: image = -1 is not a price"
+    prices.write_text('[[price]]\nmodels = ["flux-*"]\ninput = 0\nimages = 1\n')
+    assert penstock("check", file)[0] == 1
+    prices.write_text('[[price]]\nmodels = ["flux-*"]\ninput = 0\nimage = 1\n')
+    assert penstock("check", file)[0] == 0
+
+
 def test_what_is_probably_not_meant_is_noted(penstock, tmp_path):
     file = tmp_path / "p.yaml"
     file.write_text("workers: 1")

@@ -270,6 +270,24 @@ def test_a_gateway_that_cannot_be_reached_is_left_for_the_next_at_once(time):
     assert [each.kind for each in notices] == ["failover", "retry"]
 
 
+def test_many_calls_at_once_leave_a_dead_gateway_without_a_budget(time):
+    """They began before any of them knew; nothing was asked, so nothing is multiplied."""
+    shared = calls(
+        time,
+        gateways=("http://a:1", "http://b:1"),
+        retry=RetryConfig(attempts=6, budget_floor=1.0, budget_ratio=0.0),
+    )
+    at_once = [begin(shared) for _ in range(50)]
+    for call in at_once:
+        call.attempt()
+    assert [call.broke(Break.UNREACHED, "refused") for call in at_once] == [0.0] * 50
+    assert {call.peer.origin for call in at_once} == {"http://b:1"}
+    for call in at_once:
+        call.attempt()
+    # There is no third: from here on it is a retry like any other.
+    assert sum(call.broke(Break.UNREACHED, "refused") is not None for call in at_once) == 1
+
+
 def test_the_rest_grows_as_long_as_it_goes_on(time):
     shared = calls(time, gateways=("http://a:1", "http://b:1"))
     for _ in range(3):

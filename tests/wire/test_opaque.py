@@ -99,6 +99,13 @@ TOLD = [
 ]
 
 
+@pytest.mark.parametrize("model", [5, None, ["a"], {}])
+def test_a_model_of_another_type_is_named_as_what_is_wrong(model):
+    with pytest.raises(BadRequest, match="model must be a string") as refused:
+        read(Endpoint.SPEECH, {"model": model, "input": "x"})
+    assert (refused.value.param, refused.value.code) == ("model", "invalid_type")
+
+
 @pytest.mark.parametrize(("endpoint", "body", "usage"), TOLD)
 def test_what_an_answer_says_that_it_used(endpoint, body, usage):
     assert opaque.usage_of(endpoint, json.dumps(body).encode()) == usage

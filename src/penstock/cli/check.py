@@ -23,6 +23,10 @@ def check(
     Ends with status 1 if there is one.  References such as ${NAME} are looked up as `penstock serve` would.
     """
     config = load(file)
+    if config.prices:
+        from penstock.ledger.prices import PriceTable  # noqa: PLC0415
+
+        PriceTable.load(config.prices)  # raises what `penstock serve` would
     if show:
         from penstock.config.dump import dump_yaml  # noqa: PLC0415
 

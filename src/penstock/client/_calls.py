@@ -366,6 +366,8 @@ class ClientCall:
         free = self.peer.is_gateway and kind is Break.BROKEN and self.endpoint is not None
         if kind is Break.SILENT and self.endpoint is not None and not self.peer.is_gateway:
             return None  # it may be computing, and would once more
+        # Nothing has been asked where nobody was reached, and a peer that is well has not been asked yet.
+        free = free or (kind is Break.UNREACHED and self._best(now).rests_until <= now)
         if not free and not self._withdraw(now):
             return None
         moved = self._move(now)
@@ -412,11 +414,14 @@ class ClientCall:
     def _delay(self) -> float:
         return delay(self.calls.options.retry, self.attempts, self.calls.rand)
 
+    def _best(self, now: float) -> Peer:
+        return best(self._candidates, now)
+
     def _move(self, now: float) -> bool:
         """Go to another peer, if this one rests and there is a better one."""
         if self.peer.rests_until <= now:
             return False
-        peer = best(self._candidates, now)
+        peer = self._best(now)
         if peer is self.peer:
             return False
         self.peer = peer

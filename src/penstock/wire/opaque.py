@@ -67,13 +67,13 @@ def read(endpoint: Endpoint, headers: Headers, body: bytes) -> Opening:
     else:
         try:
             fields = _members(body)
-            model = _string(fields["model"]) if "model" in fields else None
         except NOT_JSON as error:
             if endpoint in _FORMS and not body.startswith(b"{"):
                 raise BadRequest(
                     f"{endpoint.path} takes multipart/form-data, or JSON", code="invalid_form"
                 ) from None
             raise BadRequest(why_not_json(body, error), code="invalid_json") from None
+        model = _model(fields)
         if model is None and endpoint is _MODERATIONS:
             model = DEFAULT_MODERATION
             body = request.rewritten(fields, model)
@@ -83,6 +83,13 @@ def read(endpoint: Endpoint, headers: Headers, body: bytes) -> Opening:
     if not model or len(model) > 256:
         raise BadRequest("model must be a string of 1 to 256 characters", param="model")
     return Opening(fields, body, model)
+
+
+def _model(fields: dict[str, msgspec.Raw]) -> str | None:
+    try:
+        return _string(fields["model"]) if "model" in fields else None
+    except NOT_JSON:
+        raise BadRequest("model must be a string", param="model", code="invalid_type") from None
 
 
 def renamed(call: Call, model: str) -> bytes:
