@@ -346,8 +346,9 @@ class Keeper:
                 self._wake.clear()
                 await self._wake.wait()
             await asyncio.sleep(POLL)
+            asked = dict(self._followed)  # whoever comes back meanwhile brings it further by :meth:`catch_up`
             try:
-                tails = await self.store.tail({one.id: at for one, at in self._followed.items()})
+                tails = await self.store.tail({one.id: at for one, at in asked.items()})
                 if self._clock.now() - attended > ATTENDED / 3:
                     attended = self._clock.now()
                     await self._attend([one.id for one in self._followed])
@@ -359,7 +360,7 @@ class Keeper:
                 log.exception("defect while following in %r", self.store)
                 await asyncio.sleep(10 * POLL)
                 continue
-            for generation, at in list(self._followed.items()):
+            for generation, at in asked.items():
                 tail = tails.get(generation.id)
                 if tail is not None and self._followed.get(generation) == at:
                     await self._grown(generation, at, tail)

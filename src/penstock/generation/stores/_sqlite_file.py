@@ -83,6 +83,10 @@ CREATE TABLE claims (
     "INSERT INTO fence VALUES (1)",
 )
 
+# Of the write-ahead log, when it is brought to its place; beginning anew, it is cut to that, so that it has to grow
+# past it again before it is worth while once more.
+CHECKPOINT_BYTES = 16 << 20
+
 _CORRUPT = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB"})
 _PAGE = 4_096
 _FIXED_PAGES = 4_096  # 16 MiB for batches, indices and what a file has anyway
@@ -143,7 +147,7 @@ class SQLiteFile:
                 log_ahead(db, patience=self._busy_timeout)
                 db.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'NORMAL'}")
                 db.execute("PRAGMA wal_autocheckpoint = 0")  # the store does it, at a time of its choice
-                db.execute(f"PRAGMA journal_size_limit = {64 << 20}")
+                db.execute(f"PRAGMA journal_size_limit = {CHECKPOINT_BYTES}")
                 db.execute(f"PRAGMA max_page_count = {_FIXED_PAGES + max_bytes * 5 // 4 // _PAGE}")
                 db.execute("PRAGMA busy_timeout = 0")
                 if not MARK.check(db):

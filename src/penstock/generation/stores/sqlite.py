@@ -30,7 +30,13 @@ from penstock.generation.store import (
     Tail,
     Write,
 )
-from penstock.generation.stores._sqlite_file import SQLiteFile, is_corrupt, is_full, set_aside
+from penstock.generation.stores._sqlite_file import (
+    CHECKPOINT_BYTES,
+    SQLiteFile,
+    is_corrupt,
+    is_full,
+    set_aside,
+)
 from penstock.generation.stores._sqlite_reader import SQLiteReader
 from penstock.generation.stores._sqlite_writer import SQLiteWriter
 from penstock.messages import Event
@@ -39,7 +45,6 @@ BUSY_TIMEOUT = 1.0  # seconds that other processes' transactions may take
 CLOSE_TIMEOUT = 5.0  # seconds until a thread that hangs in the disk is left behind
 
 _CHECKPOINT_EVERY = 256  # batches between two looks at the size of the write-ahead log
-_CHECKPOINT_BYTES = 16 << 20
 _LOOK_EVERY = 0.05  # seconds between two looks whether the file was moved or removed
 _REMOVED_AT_ONCE = 50  # generations in one transaction: others wait for it
 
@@ -113,7 +118,7 @@ class SQLiteStore:
         # The bulk is copied beside the writer, which then only has a little left to do itself: without that
         # somebody who writes without a pause would never let the write-ahead log begin anew.
         try:
-            if await self._reader.do(lambda reader: reader.checkpoint(_CHECKPOINT_BYTES)):
+            if await self._reader.do(lambda reader: reader.checkpoint(CHECKPOINT_BYTES)):
                 await self._writer.do(lambda writer: writer.checkpoint())
         except StoreUnavailable:
             pass  # the next write tells
