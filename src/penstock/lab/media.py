@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from penstock.errors import BadRequest
-from penstock.lab.stream import Segment, Stream
+from penstock.lab.stream import Frames, Segment, Stream
 from penstock.lab.text import tokens
 from penstock.messages import Endpoint
 
@@ -200,7 +200,7 @@ def _speech(asked: Asked) -> Made:
     sound = wav(asked.digest, len(text.split()))
     pieces = [sound[at : at + PIECE] for at in range(0, len(sound), PIECE)]
     if not asked.streams:
-        stream = Stream(b"", [Segment(_Frames(pieces), len(pieces))], b"", b"", b"", lambda _: b"")
+        stream = Stream(b"", [Segment(Frames(pieces), len(pieces))], b"", b"", b"", lambda _: b"")
         return Made(kind=b"audio/wav", stream=stream, units=len(text))
     deltas = [{"type": "speech.audio.delta", "audio": base64.b64encode(one).decode()} for one in pieces]
     inputs, output = -(-len(text.encode()) // 4), len(deltas)
@@ -288,22 +288,12 @@ def _stream(events: list[dict[str, Any]], ends: list[dict[str, Any]]) -> Stream:
     error = _event(
         {"type": "error", "error": {"message": "The server had an error.", "type": "server_error"}}
     )
-    segment = Segment(_Frames(frames), len(frames))
+    segment = Segment(Frames(frames), len(frames))
     return Stream(b"", [segment], finish, terminator, b'data: {"type": "transcr\n\n', lambda _: error)
 
 
 def _event(value: dict[str, Any]) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (value["type"].encode(), _encode(value))
-
-
-class _Frames:
-    __slots__ = ("_frames",)
-
-    def __init__(self, frames: list[bytes]) -> None:
-        self._frames = frames
-
-    def slice(self, start: int, stop: int) -> list[bytes]:
-        return self._frames[start:stop]
 
 
 def png(digest: bytes) -> bytes:

@@ -99,10 +99,12 @@ def interleaved(segments: list[Segment]) -> list[Segment]:
     frames = []
     for i in range(max(map(len, queues), default=0)):
         frames += [queue[i] for queue in queues if i < len(queue)]
-    return [Segment(_Frames(frames), len(frames))]
+    return [Segment(Frames(frames), len(frames))]
 
 
-class _Frames:
+class Frames:
+    """Frames that are there already, as a segment takes them."""
+
     __slots__ = ("_frames",)
 
     def __init__(self, frames: list[bytes]) -> None:

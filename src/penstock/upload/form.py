@@ -14,7 +14,8 @@ import msgspec
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from penstock.errors import BadRequest, UnsupportedMedia
+from penstock.errors import BadRequest
+from penstock.wire.form import boundary
 
 MAX_FIELD_BYTES = 16_384  # all fields of a form together; they are short words
 MAX_PARTS = 32
@@ -59,14 +60,8 @@ class FormReader:
     """
 
     def __init__(self, content_type: bytes) -> None:
-        kind, options = parse_options_header(content_type)
-        if kind != b"multipart/form-data":
-            raise UnsupportedMedia("a file is uploaded as multipart/form-data")
-        boundary = options.get(b"boundary", b"")
-        if not 1 <= len(boundary) <= 70:  # RFC 2046, 5.1.1
-            raise BadRequest("the Content-Type has no usable boundary", code="invalid_form")
         self._parser = MultipartParser(
-            boundary,
+            boundary(content_type, "a file is uploaded"),
             {
                 "on_part_begin": self._on_part,
                 "on_header_field": self._on_header_field,

@@ -111,7 +111,7 @@ def read(content_type: bytes, body: bytes) -> Form:
     :raises UnsupportedMedia: it is no form
     :raises BadRequest: it cannot be read, or in more than one way
     """
-    found = _parts(_boundary(content_type), body)
+    found = _parts(boundary(content_type), body)
     texts: dict[str, list[str]] = {}
     model: str | None = None
     heads: list[tuple[bytes, _Part]] = []
@@ -176,21 +176,27 @@ def renamed(body: bytes, model: str) -> bytes:
     return b"".join((body[:start], name, memoryview(body)[end:]))
 
 
-def _boundary(content_type: bytes) -> bytes:
+def boundary(content_type: bytes, what: str = "this is sent") -> bytes:
+    """What stands between the parts.
+
+    :param what: says what is wrong where it is no form: it "… as multipart/form-data"
+    :raises UnsupportedMedia: it is no form
+    :raises BadRequest: the boundary is missing or wrong
+    """
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data":
-        raise UnsupportedMedia("this is sent as multipart/form-data")
-    boundary = options.get(b"boundary", b"")
-    if not 1 <= len(boundary) <= 70:  # RFC 2046, 5.1.1
+        raise UnsupportedMedia(f"{what} as multipart/form-data")
+    found = options.get(b"boundary", b"")
+    if not 1 <= len(found) <= 70:  # RFC 2046, 5.1.1
         raise BadRequest("the Content-Type has no usable boundary", code="invalid_form")
-    return boundary
+    return found
 
 
-def _parts(boundary: bytes, body: bytes) -> list[_Part]:
+def _parts(line: bytes, body: bytes) -> list[_Part]:
     told = _Parts(body)
     names = ("part_begin", "header_field", "header_value", "header_end", "part_data", "end")
     try:
-        MultipartParser(boundary, {f"on_{name}": getattr(told, f"on_{name}") for name in names}).write(body)  # type: ignore[arg-type]
+        MultipartParser(line, {f"on_{name}": getattr(told, f"on_{name}") for name in names}).write(body)  # type: ignore[arg-type]
     except MultipartParseError as error:
         raise _invalid("it breaks off or breaks the rules of multipart/form-data") from error
     if not told.ended:

@@ -103,7 +103,7 @@ class RedisIndex:
 
     async def _run(self, script: bytes, *values: bytes) -> Any:
         await self._client.ready()  # which loads the scripts
-        now = _text(self._limits.now())
+        now = text(self._limits.now())
         return await self._client.ask(b"EVALSHA", _SHA[script], b"1", self._prefix, now, self._kept, *values)
 
     # ---- one upload ----
@@ -115,7 +115,7 @@ class RedisIndex:
             upload.owner.encode(),
             (upload.name or "").encode(),
             upload.parent.encode(),
-            _text(upload.expires),
+            text(upload.expires),
             b"%d" % upload.phase,
             upload.fingerprint.encode(),
             b"%d" % self._limits.max_open,
@@ -157,7 +157,7 @@ class RedisIndex:
             b"%d" % after,
             b"" if length is None else b"%d" % length,
             b"1" if append.complete else b"",
-            _text(self._limits.now() + self._limits.completed_kept_for),
+            text(self._limits.now() + self._limits.completed_kept_for),
             b"%d" % self._limits.tenant_bytes,
             b"%d" % MAX_SEGMENTS,
             *_blocks(sealed),
@@ -202,7 +202,7 @@ class RedisIndex:
                 upload.id.encode(),
                 upload.owner.encode(),
                 b"%d" % upload.epoch,
-                _text(until),
+                text(until),
             )
         )
 
@@ -210,7 +210,7 @@ class RedisIndex:
         await self._run(scripts.REMEMBER, upload_id.encode(), answer)
 
     async def give_up(self, owner: str, upload_id: str) -> None:
-        until = _text(self._limits.now() + self._limits.kept_for)
+        until = text(self._limits.now() + self._limits.kept_for)
         _must_live(await self._run(scripts.GIVE_UP, _word(upload_id), owner.encode(), until), upload_id)
 
     async def concatenate(self, upload: Upload, part_ids: Sequence[str], parent: str) -> Upload:
@@ -221,7 +221,7 @@ class RedisIndex:
             upload.owner.encode(),
             (upload.name or "").encode(),
             parent.encode(),
-            _text(whole.expires),
+            text(whole.expires),
             b"" if upload.length is None else b"%d" % upload.length,
             upload.fingerprint.encode(),
             b"%d" % upload.max_size,
@@ -253,7 +253,7 @@ class RedisIndex:
 
     async def expire(self) -> list[str]:
         now = self._limits.now()
-        until, since = _text(now + self._limits.kept_for), _text(now - self._limits.blocks_kept_for)
+        until, since = text(now + self._limits.kept_for), text(now - self._limits.blocks_kept_for)
         going: list[str] = []
         for _ in range(_STEPS):
             count, files = await self._run(scripts.EXPIRE, until, since, b"%d" % _AT_ONCE)
@@ -263,14 +263,7 @@ class RedisIndex:
         return going
 
     async def unknown(self, files: Sequence[str]) -> list[str]:
-        found = []
-        for at in range(0, len(files), 1_000):
-            some = files[at : at + 1_000]
-            known = await self._client.ask(
-                b"SMISMEMBER", self._prefix + b"files", *(file.encode() for file in some)
-            )
-            found += [file for file, here in zip(some, known, strict=True) if not here]
-        return found
+        return await not_in(self._client, self._prefix + b"files", files)
 
 
 class RedisContents:
@@ -353,8 +346,18 @@ async def _try(client: Client) -> None:
         await client.ask(b"PING")
 
 
-def _text(number: float) -> bytes:
+def text(number: float) -> bytes:
     return repr(float(number)).encode()
+
+
+async def not_in(client: Client, key: bytes, names: Sequence[str]) -> list[str]:
+    """Those names that are not in this set."""
+    found: list[str] = []
+    for at in range(0, len(names), 1_000):
+        some = names[at : at + 1_000]
+        known = await client.ask(b"SMISMEMBER", key, *(name.encode() for name in some))
+        found += [name for name, here in zip(some, known, strict=True) if not here]
+    return found
 
 
 def _word(upload_id: str) -> bytes:
@@ -372,7 +375,7 @@ def _fields(upload: Upload) -> list[bytes]:
 
 
 def _encoded(value: object) -> bytes:
-    return _text(value) if isinstance(value, float) else f"{value}".encode()
+    return text(value) if isinstance(value, float) else f"{value}".encode()
 
 
 def _upload(fields: list[bytes], upload_id: str) -> Upload:

@@ -23,7 +23,7 @@ from typing import Any
 from penstock.errors import PenstockError
 from penstock.net.redis_client import sha_of
 from penstock.upload.file_index import Parts, Query, StoredFile, files_quota
-from penstock.upload.stores.redis import BUDGET, redis_client, unavailable
+from penstock.upload.stores.redis import BUDGET, not_in, redis_client, text, unavailable
 
 PREFIX = "penstock:{files}:"
 _SCANNED = 500  # files that are looked at in one step, for which everybody else waits
@@ -166,20 +166,20 @@ class RedisFileIndex:
     ) -> bool:
         fields = {
             b"bytes": b"%d" % file.bytes,
-            b"created": _text(file.created),
+            b"created": text(file.created),
             b"filename": file.filename.encode(errors="surrogatepass"),
             b"purpose": file.purpose.encode(),
         }
         if file.expires is not None:
-            fields[b"expires"] = _text(file.expires)
+            fields[b"expires"] = text(file.expires)
         answer = await self._run(
             _INSERT,
             tenant.encode(),
             file.id.encode(),
             b"%d" % charged,
             b"" if limit is None else b"%d" % limit,
-            _text(file.created),
-            b"" if file.expires is None else _text(file.expires),
+            text(file.created),
+            b"" if file.expires is None else text(file.expires),
             " ".join(parts).encode(),
             *(word for field in fields.items() for word in field),
         )
@@ -237,7 +237,7 @@ class RedisFileIndex:
     async def expire(self, now: float) -> list[tuple[str, Parts]]:
         gone: list[tuple[str, Parts]] = []
         for _ in range(_STEPS):
-            answer = await self._run(_EXPIRE, _text(now), b"%d" % _SCANNED)
+            answer = await self._run(_EXPIRE, text(now), b"%d" % _SCANNED)
             gone += [
                 (file_id.decode(), _parts(parts))
                 for file_id, parts in zip(answer[::2], answer[1::2], strict=True)
@@ -247,18 +247,7 @@ class RedisFileIndex:
         return gone
 
     async def unknown(self, names: Sequence[str]) -> list[str]:
-        found = []
-        for at in range(0, len(names), 1_000):
-            some = names[at : at + 1_000]
-            known = await self._client.ask(
-                b"SMISMEMBER", self._prefix + b"parts", *(name.encode() for name in some)
-            )
-            found += [name for name, here in zip(some, known, strict=True) if not here]
-        return found
-
-
-def _text(number: float) -> bytes:
-    return repr(float(number)).encode()
+        return await not_in(self._client, self._prefix + b"parts", names)
 
 
 def _parts(told: bytes) -> Parts:
