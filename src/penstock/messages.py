@@ -31,11 +31,13 @@ class Dialect(enum.Enum):
 
 
 class Endpoint(enum.Enum):
-    """The operations that are relayed: dialect, path, whether a call may ask for a stream, and whether it is opaque.
+    """The operations that are relayed: dialect, path, whether a call may ask for a stream, whether it is opaque, its unit.
 
     What is **opaque** goes through as bytes: no other API has a form for it, and the gateway reads of a request the
     model's name and of an answer what it used.  A request may be a form, an answer may be sound, or a stream if its
     upstream chooses: what was asked for does not count.
+
+    The **unit** is what ``Usage.units`` of such a call are, where its provider charges for something but tokens.
     """
 
     CHAT = (Dialect.OPENAI, "/v1/chat/completions", True)
@@ -45,27 +47,31 @@ class Endpoint(enum.Enum):
     MESSAGES = (Dialect.ANTHROPIC, "/v1/messages", True)
     COUNT_TOKENS = (Dialect.ANTHROPIC, "/v1/messages/count_tokens", False)
     MODERATIONS = (Dialect.OPENAI, "/v1/moderations", False, True)
-    IMAGES_GENERATIONS = (Dialect.OPENAI, "/v1/images/generations", False, True)
-    IMAGES_EDITS = (Dialect.OPENAI, "/v1/images/edits", False, True)
-    IMAGES_VARIATIONS = (Dialect.OPENAI, "/v1/images/variations", False, True)
-    SPEECH = (Dialect.OPENAI, "/v1/audio/speech", False, True)
-    TRANSCRIPTIONS = (Dialect.OPENAI, "/v1/audio/transcriptions", False, True)
-    TRANSLATIONS = (Dialect.OPENAI, "/v1/audio/translations", False, True)
-    RERANK = (Dialect.OPENAI, "/v1/rerank", False, True)
+    IMAGES_GENERATIONS = (Dialect.OPENAI, "/v1/images/generations", False, True, "images")
+    IMAGES_EDITS = (Dialect.OPENAI, "/v1/images/edits", False, True, "images")
+    IMAGES_VARIATIONS = (Dialect.OPENAI, "/v1/images/variations", False, True, "images")
+    SPEECH = (Dialect.OPENAI, "/v1/audio/speech", False, True, "characters")
+    TRANSCRIPTIONS = (Dialect.OPENAI, "/v1/audio/transcriptions", False, True, "milliseconds")
+    TRANSLATIONS = (Dialect.OPENAI, "/v1/audio/translations", False, True, "milliseconds")
+    RERANK = (Dialect.OPENAI, "/v1/rerank", False, True, "searches")
 
     dialect: Dialect
     path: str
     streams: bool
     opaque: bool
+    unit: str
     label: str
 
     __hash__ = object.__hash__  # Enum's own is a Python function, and endpoints are keys on the hot path
 
-    def __init__(self, dialect: Dialect, path: str, streams: bool, opaque: bool = False) -> None:
+    def __init__(
+        self, dialect: Dialect, path: str, streams: bool, opaque: bool = False, unit: str = ""
+    ) -> None:
         self.dialect = dialect
         self.path = path
         self.streams = streams
         self.opaque = opaque
+        self.unit = unit
         self.label = self.name.lower()
 
 
@@ -77,7 +83,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     includes ``reasoning_tokens`` and ``audio_output_tokens``; ``cache_write_tokens`` includes
     ``cache_write_1h_tokens``, which are kept for an hour, and ``input_tokens`` includes ``image_input_tokens``.
     ``units`` are what is not counted in tokens: images of the endpoints of images, milliseconds of sound of
-    transcriptions and translations, characters of speech, searches of rerank.  (Anthropic reports the cached parts beside
+    transcriptions and translations, characters of speech, searches of rerank (``Endpoint.unit``).  (Anthropic reports the cached parts beside
     ``input_tokens``; ``wire`` adds them up.)  ``estimated`` says that at least one figure was counted by
     us, because the provider's own never came.
     """

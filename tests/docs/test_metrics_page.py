@@ -80,6 +80,9 @@ def exposition(tmp_path_factory):
             client.post(gateway.base_url + "/chat/completions", json=broken)
             a_late_call(client, gateway)
             client.post(gateway.base_url + "/embeddings", json={"model": "sim", "input": "text"})
+            client.post(
+                gateway.base_url + "/audio/speech", json={"model": "sim", "input": "text", "voice": "alloy"}
+            )
             client.get(gateway.url + "/", headers={"expect": "nothing"})  # refused by the listener
             a_batch(client, gateway)
             client.post(

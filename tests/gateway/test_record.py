@@ -113,6 +113,19 @@ def test_a_settled_attempt_is_in_the_ledger_and_in_the_metrics(recorder):
     assert recorder.measures.between.labels("up").sum == pytest.approx(0.1)  # ten gaps in a second
 
 
+def test_what_is_not_counted_in_tokens_is_counted_by_its_unit(recorder):
+    for endpoint in Endpoint:
+        if endpoint.opaque:
+            settle(recorder, endpoint=endpoint.label, usage=Usage(units=1_500 if endpoint.unit else 0))
+    settle(recorder)
+    assert counted(recorder.measures.units) == {
+        ("up", "m*", "images"): 4_500,  # made, edited and varied
+        ("up", "m*", "seconds"): 3,
+        ("up", "m*", "characters"): 1_500,
+        ("up", "m*", "searches"): 1_500,
+    }
+
+
 @pytest.mark.parametrize(
     ("outcome", "error"),
     [

@@ -78,6 +78,24 @@ def test_what_was_saved_has_columns_where_something_was(ledger):
     assert (joined["cost_picousd"], joined["saved_picousd"]) == (0, 1_500_000_000_000)
 
 
+def test_units_have_columns_where_there_are_some(ledger):
+    titles = ("images", "sound, s", "characters", "searches")
+    assert not any(title in penstock("--path", str(ledger), cwd=ledger.parent).stdout for title in titles)
+    with contextlib.closing(SQLiteStore(ledger)) as store:
+        store.start()
+        for endpoint, units in (("images_edits", 1_200), ("transcriptions", 61_250), ("speech", 11)):
+            one = attempt(endpoint=endpoint, tenant="media")
+            store.opened(one)
+            store.settled(ended(one, usage=Usage(units=units)))
+    done = penstock("--path", str(ledger), "--by", "tenant", cwd=ledger.parent)
+    lines = [[cell.strip() for cell in line[1:-1].split(line[0])] for line in done.stdout.splitlines()]
+    told = dict(zip(lines[1], next(line for line in lines if line[0] == "media"), strict=True))
+    assert [told.get(title) for title in titles] == ["1,200", "61.2", "11", None]
+    as_json = penstock("--path", str(ledger), "--by", "tenant", "--json", cwd=ledger.parent).stdout
+    media = next(line for line in map(json.loads, as_json.splitlines()) if line["tenant"] == "media")
+    assert (media["images"], media["sound_milliseconds"], media["searches"]) == (1_200, 61_250, 0)
+
+
 def test_prints_json_lines_with_exact_money(ledger):
     done = penstock("--path", str(ledger), "--by", "model", "--json", cwd=ledger.parent)
     lines = [json.loads(line) for line in done.stdout.splitlines()]

@@ -10,7 +10,9 @@ from ledger_attempts import attempt, ended
 from penstock.errors import ConfigError
 from penstock.ledger.report import FOLDED, GROUPS, Line, summarize, total
 from penstock.ledger.sqlite import SQLiteStore
-from penstock.messages import SAVING, Outcome, Usage
+from penstock.messages import SAVING, Endpoint, Outcome, Usage
+from penstock.wire.opaque import MAX_UNITS
+from penstock.wire.usage import MAX_TOKENS
 
 DAY = 86_400.0
 JUNE_15 = 1_749_945_600.0  # 2025-06-15, midnight UTC
@@ -58,6 +60,25 @@ def test_every_field_is_added_up(store, path):
             cost=16,
         )
     ]
+
+
+def test_units_are_told_apart_by_what_they_count(store, path):
+    for endpoint in Endpoint:
+        units = 7 if endpoint.unit else 0
+        for outcome in (Outcome.COMPLETED, Outcome.ATTACHED):  # the second was saved
+            settle(store, outcome, usage=Usage(units=units, image_input_tokens=1), endpoint=endpoint.label)
+        assert store.flush()
+    (line,) = summarize(path)
+    assert (line.images, line.sound_milliseconds, line.characters, line.searches) == (21, 14, 7, 7)
+    assert line.image_input_tokens == len(Endpoint)
+
+
+def test_the_units_of_a_hostile_upstream_can_be_added_up(store, path):
+    for _ in range(9):
+        settle(store, usage=Usage(MAX_TOKENS, units=MAX_UNITS), endpoint="rerank")
+    assert store.flush()
+    (line,) = summarize(path)
+    assert (line.input_tokens, line.searches) == (9 * MAX_TOKENS, 9 * MAX_UNITS)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from penstock.errors import BadRequest, PenstockError, UpstreamBroken
 from penstock.messages import Call, Endpoint, Tenant, Usage
 from penstock.wire import opaque
+from penstock.wire.usage import MAX_TOKENS
 
 FORM = {b"content-type": b"multipart/form-data; boundary=b"}
 
@@ -96,6 +97,9 @@ TOLD = [
     (Endpoint.RERANK, {"usage": {"total_tokens": "many"}}, None),
     (Endpoint.RERANK, {"meta": {"billed_units": {"search_units": 1e300}}}, Usage(units=opaque.MAX_UNITS)),
     (Endpoint.RERANK, {"meta": {"billed_units": {"search_units": -4}}}, None),
+    (Endpoint.RERANK, {"usage": {"total_tokens": MAX_TOKENS + 1}}, None),
+    (Endpoint.TRANSCRIPTIONS, {"usage": {"input_tokens": 1, "output_tokens": 10**18}}, None),
+    (Endpoint.IMAGES_GENERATIONS, {"data": [{}], "usage": {"input_tokens": 10**18}}, Usage(units=1)),
 ]
 
 

@@ -123,6 +123,10 @@ def _table(lines: list[Line], by: str) -> Table:
         "cached": "cached_input_tokens",
         "output": "output_tokens",
         "reasoning": "reasoning_tokens",
+        "images": "images",
+        "sound, s": "sound_milliseconds",
+        "characters": "characters",
+        "searches": "searches",
         "estimated": "estimated",
         "told after": "told",
         "saved calls": "saved_calls",
@@ -136,17 +140,22 @@ def _table(lines: list[Line], by: str) -> Table:
         if field in {"attempts", "completed", "input_tokens", "output_tokens"} or getattr(everything, field)
     }
     for title, field in shown.items():
-        table.add_column(title, f"{getattr(everything, field):,}", justify="right", no_wrap=True)
+        table.add_column(title, _figure(everything, field), justify="right", no_wrap=True)
     amounts = (
         {"cost, USD": "cost", "saved, USD": "saved_cost"} if everything.saved_cost else {"cost, USD": "cost"}
     )
     for title, field in amounts.items():
         table.add_column(title, dollars(getattr(everything, field)), justify="right", no_wrap=True)
     for line in lines:
-        figures = [f"{getattr(line, field):,}" for field in shown.values()]
+        figures = [_figure(line, field) for field in shown.values()]
         figures += [dollars(getattr(line, field)) for field in amounts.values()]
         table.add_row(Text(line.group), *figures)
     return table
+
+
+def _figure(line: Line, field: str) -> str:
+    count = getattr(line, field)
+    return f"{count / 1_000:,.1f}" if field == "sound_milliseconds" else f"{count:,}"
 
 
 def dollars(cost: int) -> str:

@@ -61,6 +61,11 @@ class Measures:
         self.tokens = counter(
             "penstock_tokens_total", "Tokens settled in the ledger.", "upstream", "model", "direction"
         )
+        self.units = counter(
+            "penstock_units_total",
+            "What was settled in the ledger and is not counted in tokens.",
+            *("upstream", "model", "unit"),
+        )
         self.cost = counter("penstock_cost_usd_total", "Money settled in the ledger.", "upstream", "model")
         self.first_token = histogram(
             "penstock_first_token_seconds",

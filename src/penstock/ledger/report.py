@@ -14,9 +14,10 @@ import msgspec
 
 from penstock.errors import ConfigError
 from penstock.ledger._file import MARK, RESERVED, TOLD
-from penstock.messages import SAVING
+from penstock.messages import SAVING, Endpoint
 
 _SAVING = ", ".join(sorted(f"'{outcome.value}'" for outcome in SAVING))
+_UNITS = ("images", "milliseconds", "characters", "searches")  # in the order of Line's fields
 
 GROUPS = {
     "tenant": "tenant",
@@ -37,17 +38,30 @@ _SUMS = """
   sum(n * asked), sum(open), sum(completed), sum(estimated * asked), sum(told), sum(input_tokens * asked),
   sum(output_tokens * asked), sum(cached_input_tokens * asked), sum(cache_write_tokens * asked),
   sum(reasoning_tokens * asked), sum(audio_input_tokens * asked), sum(audio_output_tokens * asked),
+  sum(image_input_tokens * asked), sum(images * asked), sum(milliseconds * asked), sum(characters * asked),
+  sum(searches * asked),
   sum(n * (1 - asked)), sum(input_tokens * (1 - asked)), sum(output_tokens * (1 - asked)),
   sum(cost / 1000000), sum(cost % 1000000), sum(saved / 1000000), sum(saved % 1000000)"""
 _TOKENS = """input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens,
     audio_input_tokens, audio_output_tokens, cost, saved"""
 
 
+def _units_as_columns() -> str:
+    """A column of SQL for each unit: what ``units`` counts, the row's endpoint tells."""
+    columns = []
+    for unit in _UNITS:
+        endpoints = ", ".join(f"'{endpoint.label}'" for endpoint in Endpoint if endpoint.unit == unit)
+        columns.append(f"units * (endpoint IN ({endpoints})) AS {unit}")
+    return ", ".join(columns)
+
+
 class Line(msgspec.Struct, frozen=True):
     """One group of rows.
 
-    ``attempts`` are calls of an upstream, ``open`` those still under way, ``told`` those whose provider has told afterwards what they cost; ``saved_calls`` are those for which none
-    was asked, because the answer was there or on its way.  ``cost`` and ``saved_cost`` in 1e-12 US dollars.
+    ``attempts`` are calls of an upstream, ``open`` those still under way, ``told`` those whose provider has told
+    afterwards what they cost; ``saved_calls`` are those for which none was asked, because the answer was there or on
+    its way.  ``sound_milliseconds`` were transcribed or translated, ``characters`` spoken; ``searches`` are those of
+    rerank.  ``cost`` and ``saved_cost`` in 1e-12 US dollars.
     """
 
     group: str
@@ -63,6 +77,11 @@ class Line(msgspec.Struct, frozen=True):
     reasoning_tokens: int = 0
     audio_input_tokens: int = 0
     audio_output_tokens: int = 0
+    image_input_tokens: int = 0
+    images: int = 0
+    sound_milliseconds: int = 0
+    characters: int = 0
+    searches: int = 0
     saved_calls: int = 0
     saved_input_tokens: int = 0
     saved_output_tokens: int = 0
@@ -80,10 +99,12 @@ def summarize(path: str | Path, *, by: str = "model", since: float = 0.0) -> lis
     query = f"""
 SELECT label, {_SUMS} FROM (
   SELECT {group} AS label, 1 AS n, outcome NOT IN ({_SAVING}) AS asked, outcome = '{RESERVED}' AS open,
-    outcome = 'completed' AS completed, estimated, told = {TOLD} AS told, {_TOKENS}
+    outcome = 'completed' AS completed, estimated, told = {TOLD} AS told, {_TOKENS},
+    image_input_tokens, {_units_as_columns()}
   FROM attempts WHERE started >= ?1
   UNION ALL
-  SELECT {folded}, attempts, outcome NOT IN ({_SAVING}), 0, attempts * (outcome = 'completed'), estimated, 0, {_TOKENS}
+  SELECT {folded}, attempts, outcome NOT IN ({_SAVING}), 0, attempts * (outcome = 'completed'), estimated, 0, {_TOKENS},
+    0, 0, 0, 0, 0
   FROM folded WHERE last_started >= ?1
 ) GROUP BY label"""  # noqa: S608 - made of the constants above
     try:

@@ -23,12 +23,12 @@ import msgspec
 from penstock.ledger.prices import UNITS_PER_DOLLAR
 from penstock.messages import Call, Endpoint, Event, Headers, Usage
 from penstock.wire.not_json import NOT_JSON
-from penstock.wire.usage import usage_of_body
+from penstock.wire.usage import MAX_TOKENS, usage_of_body
 
 Form = Literal["generation", "stored"]
 
 MAX_ID = 200  # characters
-_MOST = 2**53  # what is more is no count of tokens
+_MOST_DOLLARS = 10_000_000  # what is more is no price of an answer
 _HEADER = b"x-generation-id"
 _WITHIN = 1_024  # bytes of an answer's beginning in which its id stands
 _ID = re.compile(rb'"id"\s*:\s*"([\x21\x23-\x5b\x5d-\x7e]{1,200})"')
@@ -103,10 +103,10 @@ def _read_generation(body: bytes) -> Told | None:
     data = _generation(body).data
     cached, reasoning = data.native_tokens_cached or 0, data.native_tokens_reasoning or 0
     counts = (data.native_tokens_prompt, data.native_tokens_completion, cached, reasoning)
-    if not all(0 <= count < _MOST for count in counts):
+    if not all(0 <= count <= MAX_TOKENS for count in counts):
         return None
     cost = data.total_cost
-    if cost is not None and not 0 <= cost < _MOST / UNITS_PER_DOLLAR * 1_000:
+    if cost is not None and not 0 <= cost < _MOST_DOLLARS:
         return None
     usage = Usage(counts[0], counts[1], cached_input_tokens=cached, reasoning_tokens=reasoning)
     return Told(usage, None if cost is None else round(cost * UNITS_PER_DOLLAR))

@@ -21,12 +21,12 @@ from penstock.errors import BadRequest, UpstreamBroken
 from penstock.messages import Call, Endpoint, Event, Headers, Usage
 from penstock.wire import form, problems, request, sse
 from penstock.wire.not_json import NOT_JSON, why_not_json
-from penstock.wire.usage import estimate_tokens
+from penstock.wire.usage import MAX_TOKENS, estimate_tokens
 
 DEFAULT_MODERATION = "omni-moderation-latest"
 """What OpenAI takes for the model of a moderation that names none."""
 
-MAX_UNITS = 2**53 - 1  # what every ledger can hold, and more than anybody is charged for
+MAX_UNITS = MAX_TOKENS  # more than anybody is charged for; a larger figure would spoil every sum
 
 _DONE = b"[DONE]"
 _NULL = msgspec.Raw(b"null")
@@ -215,6 +215,9 @@ def _neutral(told: _Used, units: int) -> Usage | None:
         if told.total_tokens is None and not units:
             return None
         inputs = (told.total_tokens or 0) - (output or 0)
+    figures = (inputs, output, given.cached_tokens, given.audio_tokens, given.image_tokens)
+    if any(figure is not None and figure > MAX_TOKENS for figure in figures):
+        return None
     return Usage(
         max(inputs, 0),
         max(output or 0, 0),

@@ -19,7 +19,7 @@ from penstock.generation.log import TOO_LARGE, Generation
 from penstock.generation.store import Record
 from penstock.ledger.ledger import Ledger
 from penstock.logs import RequestLine, RequestLog
-from penstock.messages import PROCESS_DIED, Attempt, Call, Outcome, Tenant, Usage
+from penstock.messages import PROCESS_DIED, Attempt, Call, Endpoint, Outcome, Tenant, Usage
 from penstock.metrics import Counter, Histogram, Registry
 from penstock.net.clock import Clock
 from penstock.upstream.ladder import How
@@ -45,6 +45,7 @@ _KNOWN_ERRORS = frozenset(
     {"", "cancelled", TOO_LARGE, boundary.Mismatch.code, *problems.CODES, *_codes(PenstockError)}
 )
 _OTHER_ERROR = "other"
+_UNITS = {endpoint.label: endpoint.unit for endpoint in Endpoint}
 
 
 class _Cells:
@@ -104,6 +105,8 @@ class Recorder:
         usage = attempt.usage
         cells.input.value += usage.input_tokens
         cells.output.value += usage.output_tokens
+        if usage.units:
+            self._used_units(attempt, candidate.route)
         if attempt.cost:
             cells.cost.add(attempt.cost * PICO)
         if candidate.care is not None:
@@ -112,6 +115,12 @@ class Recorder:
             cells.first_token.observe(attempt.first_token)
             if stream and usage.output_tokens > 1 and attempt.duration is not None:
                 cells.between.observe((attempt.duration - attempt.first_token) / (usage.output_tokens - 1))
+
+    def _used_units(self, attempt: Attempt, route: str) -> None:
+        unit, amount = _UNITS[attempt.endpoint], float(attempt.usage.units)
+        if unit == "milliseconds":
+            unit, amount = "seconds", amount / 1_000  # metrics are in base units
+        self.measures.units.labels(attempt.upstream, route, unit).add(amount)
 
     def left_out(self, left: Left) -> None:
         """Something was left out of a prompt."""
