@@ -45,7 +45,7 @@ class FakeExchange:
         self.path, self.method, self.query, self.peer = path, method, "", "192.0.2.7"
         self.headers = dict(headers)
         self.room = room
-        self.gone = self.started = self.ended = False
+        self.gone = self.started = self.ended = self.unsent = False
         self.status = 0
         self.sent = {}
         self.writes = []

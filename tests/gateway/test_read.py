@@ -158,6 +158,42 @@ def test_a_failure_after_it_is_an_event_and_never_looks_like_an_end(endpoint):
     assert (reader.status, reader.error) == (200, "upstream_broken")
 
 
+class Source:
+    """A producer whose log is complete, though it has not said so."""
+
+    complete = True
+
+    def abandon(self):
+        pass
+
+    def drained(self):
+        pass
+
+
+def test_who_has_all_and_leaves_is_done_with_the_log_and_has_its_answer():
+    reader, generation, exchange, ended = make()
+    generation.producer = Source()
+    generation.append([event(0)], 1.0)
+    exchange.gone = True
+    reader.on_gone()
+    assert not ended
+    generation.finish()
+    assert (reader.status, reader.error, len(ended)) == (200, "", 1)
+
+
+@pytest.mark.parametrize("missed", ["an event", "what is not sent", "the end", "room", "a stream"])
+def test_who_may_have_missed_something_and_leaves_has_not(missed):
+    reader, generation, exchange, _ = make(room=1 if missed == "room" else 99, stream=missed != "a stream")
+    generation.producer = Source()
+    generation.producer.complete = missed != "the end"
+    generation.append([event(0)], 1.0)
+    if missed == "an event":
+        generation.events.append(event(1))  # not stored yet, where the log has a journal
+    exchange.unsent = missed == "what is not sent"
+    reader.on_gone()
+    assert (reader.status, reader.error) == (CLIENT_GONE, "client_gone")
+
+
 def test_a_client_that_leaves_is_done_at_once_and_once():
     reader, generation, exchange, ended = make()
     generation.append([event(0)], 1.0)

@@ -32,6 +32,8 @@ class Follower:
 class Tap:
     """A producer that only remembers what it was told."""
 
+    complete = False
+
     def __init__(self):
         self.abandoned = 0
         self.woken = 0
@@ -194,6 +196,28 @@ def test_ids_do_not_repeat_and_cannot_be_guessed():
     ids = {new_id() for _ in range(1000)}
     assert len(ids) == 1000
     assert all(len(name) == 36 for name in ids)
+
+
+def test_an_answer_that_is_all_there_is_not_given_up_when_its_last_reader_leaves_before_its_end():
+    log = generation()
+    tap = log.producer = Tap()
+    tap.complete = True
+    reader = Follower(log)
+    log.join(reader)
+    log.append([b"a"], 1.0)
+    assert log.complete
+    log.leave(reader)
+    assert (tap.abandoned, log.abandoned) == (0, False)
+    log.finish()
+    assert log.complete
+
+
+def test_an_answer_that_fails_is_not_complete_whatever_its_producer_says():
+    log = generation()
+    log.producer = Tap()
+    log.producer.complete = True
+    log.fail(UpstreamBroken("gone"))
+    assert not log.complete
 
 
 def test_an_answer_whose_last_reader_left_while_it_ran_is_marked_as_abandoned():

@@ -61,6 +61,7 @@ class Reader:
 
 class Tap:
     abandoned = 0
+    complete = False
 
     def abandon(self):
         self.abandoned += 1

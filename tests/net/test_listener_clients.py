@@ -58,10 +58,12 @@ def test_a_client_that_leaves_during_the_answer_is_noticed_at_once(loop, way, pa
                 await until(lambda: application.called)
                 if path == b"/slow-stream":
                     await client.receive_until(b"first")
+                (exchange,) = application.called
+                assert not exchange.unsent
                 leave(client, way)
                 await application.watching.gone.wait()
-                (exchange,) = application.called
                 assert exchange.gone
+                assert exchange.unsent == (way == "reset")  # then nobody knows what was under way
                 application.go.set()  # what it writes now, goes nowhere
                 await until(lambda: served.listener.statistics().open == 0)
                 await until(lambda: not served.listener._serving._tasks)

@@ -74,6 +74,10 @@ class LineExchange:
     def root(self) -> str:
         return ""
 
+    @property
+    def unsent(self) -> bool:
+        return False
+
     async def body(self) -> bytes:
         return self._body
 

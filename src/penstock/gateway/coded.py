@@ -158,6 +158,10 @@ class CodedExchange(OverExchange):
     def whole_body(self) -> bytes:
         return self._body
 
+    @property
+    def unsent(self) -> bool:
+        return bool(self._waiting) or super().unsent
+
     def respond(self, status: int, headers: HeaderList, body: bytes) -> None:
         fields = [*headers, *self._told]
         form = self._coding.pack_answer

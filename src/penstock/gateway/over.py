@@ -52,6 +52,10 @@ class OverExchange:
     def started(self) -> bool:
         return self._beneath.started
 
+    @property
+    def unsent(self) -> bool:
+        return self._beneath.unsent
+
     async def body(self) -> bytes:
         return self.whole_body()
 

@@ -507,6 +507,10 @@ class _Elsewhere:
         self._keeper = keeper
         self._generation = generation
 
+    @property
+    def complete(self) -> bool:
+        return False  # its own process knows
+
     def abandon(self) -> None:
         """Nobody reads it here any more; whether it goes on is its own process's affair."""
         self._keeper.leave(self._generation)

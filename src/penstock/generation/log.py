@@ -77,6 +77,10 @@ class Reader(Protocol):
 class Producer(Protocol):
     """Fills a generation."""
 
+    @property
+    def complete(self) -> bool:
+        """Whether all of the answer is in the log, though what brought it has not ended yet."""
+
     def abandon(self) -> None:
         """Nobody will read this any more: stop paying for it."""
 
@@ -350,6 +354,13 @@ class Generation:
         """How it will end, or has; None: its producer is still at work."""
         return self._closing
 
+    @property
+    def complete(self) -> bool:
+        """Whether all of the answer has been received, though its end may not be told yet."""
+        if self._closing is None:
+            return self.producer is not None and self.producer.complete
+        return self._closing is _FINISHED
+
     def _close(self, state: State) -> None:
         self.state = state
         if not self.readers:
@@ -365,8 +376,8 @@ class Generation:
             self._owner.released(self)
 
     def abandon(self) -> None:
-        """Nobody will come back: stop paying for it."""
-        if self._closing is None and not self.abandoned:
+        """Nobody will come back: stop paying for it, unless it is all there."""
+        if self._closing is None and not self.abandoned and not self.complete:
             self.abandoned = True
             if self.producer is not None:
                 self.producer.abandon()

@@ -71,6 +71,7 @@ class Inbound(asyncio.Protocol):
         "_taken",
         "_taken_at",
         "_written",
+        "broken",
         "deadline",
         "exchange",
         "last",
@@ -102,6 +103,7 @@ class Inbound(asyncio.Protocol):
         self._left = 0  # bytes of the body to come, or CHUNKED
         self._chunks: ChunkedDecoder | None = None
         self.last = False  # no request after this one
+        self.broken = False  # lost, and with it what had been written and not yet sent
         self._looping = False  # _serve is on the stack
         self._reading_paused = False
         self.writing_paused = False
@@ -154,7 +156,8 @@ class Inbound(asyncio.Protocol):
         self.close()
         return False
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.broken = exc is not None
         if self._over_limit:
             self.serving.over_limit -= 1
         self._client_gone()

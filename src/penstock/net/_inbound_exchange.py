@@ -111,6 +111,11 @@ class InboundExchange:
     def root(self) -> str:
         return ""
 
+    @property
+    def unsent(self) -> bool:
+        connection = self._connection
+        return bool(self._pieces) or connection.broken or connection.transport.get_write_buffer_size() > 0
+
     # ---- the body
 
     async def body(self) -> bytes:
@@ -330,7 +335,6 @@ class InboundExchange:
         if self.gone:
             return
         self.gone = True
-        self._pieces.clear()
         self._queue.clear()
         if not self.whole:
             self.failure = ConnectionError("the client left before the end of its request")
@@ -342,6 +346,7 @@ class InboundExchange:
                 watcher.on_gone()
             except Exception:  # noqa: BLE001 - the connection must be cleared away even so
                 _log.exception("a watcher failed at %r", self)
+        self._pieces.clear()
 
     def defect(self, error: Exception | None) -> None:
         """The application failed: say so to the client in the way that is left."""

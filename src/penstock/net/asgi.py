@@ -85,6 +85,7 @@ class ASGIExchange:
         self._head: MutableMapping[str, Any] | None = None  # not sent yet
         self._output: list[bytes] = []  # not sent yet
         self._output_bytes = 0
+        self._sending = False  # the server is taking something, or has failed to
         self._full = False  # write() has said so
         self._output_waiter: asyncio.Future[None] | None = None
 
@@ -252,6 +253,10 @@ class ASGIExchange:
     def started(self) -> bool:
         return self._started
 
+    @property
+    def unsent(self) -> bool:
+        return self._sending or self._head is not None or bool(self._output)
+
     def respond(self, status: int, headers: HeaderList, body: bytes) -> None:
         if self.gone:
             return
@@ -324,7 +329,9 @@ class ASGIExchange:
             while not self.gone or (self._aborted and self._output):
                 if self._head is not None:
                     head, self._head = self._head, None
+                    self._sending = True
                     await send(head)
+                    self._sending = False
                     continue
                 output = self._output
                 if output or self._ended:
@@ -332,7 +339,9 @@ class ASGIExchange:
                     output.clear()
                     self._output_bytes = 0
                     ended = self._ended
+                    self._sending = True
                     await send({"type": "http.response.body", "body": data, "more_body": not ended})
+                    self._sending = False
                     if ended:
                         self._watcher = None
                         return
@@ -355,7 +364,6 @@ class ASGIExchange:
         if self.gone:
             return
         self.gone = True
-        self._output.clear()
         if not self._whole:
             self._failure = ConnectionError("the client left before the end of its request")
         for waiter in (self._output_waiter, self._piece_waiter, self._room_waiter):
@@ -364,6 +372,7 @@ class ASGIExchange:
         self._watcher = None
         if watcher is not None and not self._ended:
             watcher.on_gone()
+        self._output.clear()
 
     def _defect(self, error: Exception | None) -> None:
         """The application failed: say so to the client in the way that is left."""

@@ -58,6 +58,12 @@ class Exchange(Protocol):
     def started(self) -> bool:
         """Whether a status line has been sent."""
 
+    @property
+    def unsent(self) -> bool:
+        """Whether something that was written has not left this process; of a client that is gone, whether it
+        may have missed something.
+        """
+
     async def body(self) -> bytes:
         """The whole body.
 

@@ -307,6 +307,11 @@ class Transfer:
         """Whether we know all that matters, even if the connection breaks or stalls from here on."""
         return self._error_body is not None
 
+    @property
+    def complete(self) -> bool:
+        """Whether the log has all of the answer; what is left of the upstream's message is no part of it."""
+        return False
+
     def conclude(self) -> None:
         """The connection is done: was that an answer?
 
@@ -436,6 +441,12 @@ class StreamTransfer(Transfer):
     @property
     def told(self) -> bool:
         return self._progress.complete or self._error_body is not None
+
+    @property
+    def complete(self) -> bool:
+        splice = self.job.splice
+        fits = splice is None or splice.mismatch is None
+        return self._progress.complete and fits and self.failure is None and not (self.cancelled or self.lost)
 
     def _refusal(self, body: bytes | bytearray) -> PenstockError:
         if self.status != 200:

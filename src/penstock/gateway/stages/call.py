@@ -109,6 +109,10 @@ class Production:
 
     # ---- Producer ----
 
+    @property
+    def complete(self) -> bool:
+        return self._transfer is not None and self._transfer.complete
+
     def abandon(self) -> None:
         """Hang up on the upstream at once; what is under way already is still received and counted."""
         if self._abandoned:
@@ -441,7 +445,8 @@ class Production:
         finally:
             _describe(attempt, transfer, failure, continues=more is not None)
             if not transfer.lost:
-                self._transfer = None
+                if not transfer.complete:
+                    self._transfer = None
                 splice = transfer.job.splice
                 generation.usage = (
                     attempt.usage if splice is None else splice.told or splice.total(attempt.usage)

@@ -207,10 +207,25 @@ class Reading:
     # ---- Watcher ----
 
     def on_gone(self) -> None:
-        """The client left: so do we."""
-        if not self.done:
+        """The client left: so do we, unless it has all and closed on the terminator, as SDKs do.
+
+        Then only the end of the upstream's message is missing, and with the log's end comes ours.
+        """
+        if not (self.done or self._has_all):
             self.error = "client_gone"
             self._finish(CLIENT_GONE)
+
+    @property
+    def _has_all(self) -> bool:
+        """Whether a stream's reader has been sent all that the answer will ever have."""
+        generation = self.generation
+        return (
+            self.call.stream
+            and generation.complete
+            and not self._paused
+            and self._position == len(generation.events)
+            and not self.exchange.unsent
+        )
 
     def on_writable(self) -> None:
         self._paused = False
