@@ -3,8 +3,9 @@
 import asyncio
 import json
 
+import pytest
 from in_pieces import CHAT, DRAFT, body_of, digest, in_pieces, two_tenants
-from serving import COMPLETION, on_uvloop, until
+from serving import COMPLETION, on_uvloop, plain, until
 
 
 def with_gateway(folder, **more):
@@ -52,6 +53,20 @@ def test_a_call_in_three_pieces_is_answered_with_the_last(tmp_path):
         assert (last.status, last.json(), last.headers["upload-complete"]) == (200, COMPLETION, "?1")
         assert last.headers["penstock-status"] == "created"
         assert [json.loads(seen) for seen in model.bodies] == [json.loads(body)]
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/rerank"])
+def test_a_path_has_its_other_names_in_pieces_too(tmp_path, path):
+    @with_gateway(tmp_path)
+    async def test(ask, model, gateway):
+        body = json.dumps({"model": "m", "messages": [], "query": "q", "documents": ["d"]}).encode()
+        model.answer = plain({**COMPLETION, "results": []})
+        made = await ask.create(path=path, Upload_Length=len(body))
+        whole = await ask("POST", path, body, content_type="application/json")
+        pieces = await ask.append(made.headers["location"], 0, body, complete=True)
+        for answer in (whole, pieces):
+            assert (answer.status, answer.json()["id"]) == (200, COMPLETION["id"])
+        assert len(model.bodies) == 2
 
 
 def test_a_lost_answer_is_asked_for_with_an_empty_append_and_nothing_is_computed_twice(tmp_path):

@@ -209,6 +209,8 @@ class Gateway:
             if work is not None:
                 exchange.state = work
                 return work.body
+            if routes.set_version(exchange):
+                return self.opening(exchange)
             routes.serve_own(exchange, snapshot.router, tenant)
             self.recorder.counted("other", 200)
         except PenstockError as error:

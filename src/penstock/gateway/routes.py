@@ -25,6 +25,10 @@ RELAYED: dict[str, Endpoint] = {
 _SLASHES = re.compile("/{2,}")
 _VERSIONS = re.compile("^(/v1)+(?=/)")
 _ON_DISK = re.compile("/v1/(files|uploads|blocks|batches)(/|$)")  # paths that are there if files are kept
+# OpenAI's, as its SDK asks for them where a base URL lacks the /v1; other proxies have them there, too.
+_UNVERSIONED = re.compile(
+    "/(chat|completions|embeddings|responses|moderations|images|audio|models|files|uploads|batches)(/|$)"
+)
 
 _JSON = [(b"content-type", b"application/json")]
 _CREATED = 1_700_000_000  # the API wants a time of creation; a name in a configuration has none
@@ -41,6 +45,14 @@ def endpoint_of(exchange: Exchange) -> Endpoint | None:
     if exchange.method != "POST":
         raise MethodNotAllowed(f"{exchange.path} takes POST, not {_shown(exchange.method)}", allow="POST")
     return endpoint
+
+
+def set_version(exchange: Exchange) -> bool:
+    """Give a path of OpenAI's that lacks its ``/v1`` one; False: the path is not of that kind."""
+    if not _UNVERSIONED.match(exchange.path):
+        return False
+    exchange.path = "/v1" + exchange.path
+    return True
 
 
 def serve_own(exchange: Exchange, router: Router, tenant: Tenant) -> None:

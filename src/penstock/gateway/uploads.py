@@ -38,6 +38,7 @@ from penstock.errors import (
 from penstock.gateway.files import PURPOSES, FileRoom, shown
 from penstock.gateway.kept import Work
 from penstock.gateway.resumed import ResumedExchange, Target, decoded, encoded, kept
+from penstock.gateway.routes import RELAYED
 from penstock.gateway.stages.authenticate import ANONYMOUS
 from penstock.messages import Endpoint, Headers, Tenant
 from penstock.net.exchange import Exchange
@@ -297,7 +298,7 @@ class UploadRoom:
             exchange.respond(201 if created else 204, [*fields, self._expires(upload)], b"")
             return
         target = decoded(upload.target)
-        endpoint = _RELAYED.get(target.path)
+        endpoint = RELAYED.get(target.path)
         if endpoint is not None:
             body = await self._store.whole(upload.id)
             resumed = ResumedExchange(exchange, target, body, len(body), fields, key=upload.id)
@@ -379,9 +380,6 @@ class UploadRoom:
 
     def _expires(self, upload: Upload) -> tuple[bytes, bytes]:
         return tus.expires(upload.expires)
-
-
-_RELAYED = {endpoint.path: endpoint for endpoint in Endpoint}
 
 
 def base_of(exchange: Exchange) -> str:
