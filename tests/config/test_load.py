@@ -245,6 +245,7 @@ def test_the_error_says_how_many_and_where():
         ("upstreams: {'': {kind: sim}}", "1:13: upstreams", "a name is empty"),
         # Keys.
         ("worker: 1", "1:1: worker", "unknown key (did you mean workers?)"),
+        ("model_list: []", "1:1: model_list", "and `penstock import-litellm` converts it"),
         ("workers: 1\nworkers: 2", "2:1: workers", "this key stands twice (first in line 1)"),
         (SIM + "models: {a: {fallbacks: []}}", "2:13: models.a.candidates", "required key is missing"),
         # Syntax.

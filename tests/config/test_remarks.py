@@ -49,6 +49,18 @@ def test_nothing_is_said_about_what_is_fine():
             GOOD + "ledger: {path: l.sqlite, keep_days: 7}\nlimits: {tenants: {'*': {usd_per_month: 5}}}",
             "ledger.keep_days is 7: what was spent earlier in a month is forgotten",
         ),
+        (
+            GOOD.replace("kind: sim", "kind: openai, base_url: 'http://127.0.0.1:8000'"),
+            "has no path: calls go to http://127.0.0.1:8000/chat/completions, and most servers want a /v1",
+        ),
+        (
+            GOOD.replace("kind: sim", "kind: openai, base_url: 'http://127.0.0.1:8000/v1/chat/completions'"),
+            "upstreams.sim.base_url ends in completions",
+        ),
+        (
+            GOOD.replace("kind: sim", "kind: anthropic, base_url: 'http://127.0.0.1:8000/v1/messages/'"),
+            "upstreams.sim.base_url ends in messages",
+        ),
         (GOOD + "listen: :80", "can spend your money"),
         (GOOD + "control: 0.0.0.0:80", "control_key is missing"),
         (
@@ -71,6 +83,11 @@ def test_a_key_over_http_to_this_machine_is_fine():
             )
             == []
         )
+
+
+def test_addresses_that_need_no_version_are_fine():
+    for kind, url in (("openai", "https://api.perplexity.ai/"), ("anthropic", "http://127.0.0.1:1")):
+        assert remarks(parse(GOOD.replace("kind: sim", f"kind: {kind}, api_key: k, base_url: '{url}'"))) == []
 
 
 @pytest.mark.parametrize("unwritable", ["folder", "file"])

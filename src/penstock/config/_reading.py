@@ -29,6 +29,7 @@ MAX_MERGES = 16  # how deep `<<` may stand within `<<`
 
 Path: TypeAlias = tuple[str | int, ...]
 
+_LITELLM = "; this is the configuration of a LiteLLM proxy, and `penstock import-litellm` converts it"
 _TAG = "tag:yaml.org,2002:"
 _WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)\Z")
 _NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?\Z")
@@ -132,7 +133,7 @@ class Reader:
         values: dict[str, Any] = {}
         for key, (key_node, value) in entries.items():
             if key not in fields:
-                hint = did_you_mean(key, fields)
+                hint = _LITELLM if (*path, key) == ("model_list",) else did_you_mean(key, fields)
                 self._note(key_node.start_mark, (*path, key), f"unknown key{hint}")
             else:
                 values[key] = self._value(value, fields[key].type, (*path, key))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from penstock.config.address import split_address
-from penstock.config.model import Config, LocalConfig
+from penstock.config.extras import missing_extras
+from penstock.config.model import Config, LocalConfig, UpstreamConfig
 from penstock.config.patterns import match
-from penstock.config.providers import DEFAULT_BASE_URLS
+from penstock.config.providers import DEFAULT_BASE_URLS, PROVIDERS
 
 _LONGEST_MONTH = 31  # days
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+_OPERATIONS = ("/completions", "/embeddings", "/messages", "/models", "/rerank", "/responses")
+_WITHOUT_VERSION = frozenset(provider.base_url for provider in PROVIDERS)
 
 
 def remarks(config: Config) -> list[str]:
@@ -41,6 +45,12 @@ def remarks(config: Config) -> list[str]:
             )
         if upstream.api_key and upstream.base_url.startswith("http://") and not _is_local(upstream.base_url):
             found.append(f"upstreams.{name} sends its key over http, unencrypted")
+        if said := _of_base_url(upstream):
+            found.append(f"upstreams.{name}.base_url {said}")
+    found += [
+        f"{key} needs the extra {extra}, which is not installed here: pip install 'penstock[{extra}]'"
+        for key, extra in missing_extras(config)
+    ]
     if not config.keys and split_address(config.listen)[0] not in _LOOPBACK:
         found.append(
             f"keys is empty and listen is {config.listen}: whoever reaches the port can spend your money"
@@ -60,6 +70,18 @@ def remarks(config: Config) -> list[str]:
             if not any(_meet(permitted, name) for name in config.models)
         ]
     return found
+
+
+def _of_base_url(upstream: UpstreamConfig) -> str:
+    """What is odd about an address, if anything is."""
+    path = urlsplit(upstream.base_url).path.rstrip("/")
+    if path.endswith(_OPERATIONS):
+        return f"ends in {path.rpartition('/')[2]}: what a call asks for comes behind it, and is added"
+    if upstream.kind == "openai" and upstream.base_url and not path:
+        url = upstream.base_url.rstrip("/")
+        if url not in _WITHOUT_VERSION:
+            return f"has no path: calls go to {url}/chat/completions, and most servers want a /v1 before that"
+    return ""
 
 
 def _of_transcripts(config: Config) -> list[str]:
