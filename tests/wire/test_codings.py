@@ -94,6 +94,23 @@ def test_a_bomb_is_refused_before_it_is_in_memory(name):
         decoded(ENCODE[name](bytes(1_000_001)), name, limit=1_000_000)
 
 
+@pytest.mark.parametrize(
+    ("name", "empty"),
+    [
+        ("gzip", gzip.compress(b"")),
+        ("zstd", zstandard.ZstdCompressor().compress(b"")),
+        ("zstd", b"\x50\x2a\x4d\x18" + bytes(4)),  # to be skipped (RFC 8878, 3.1.2)
+    ],
+)
+def test_a_body_of_very_many_frames_is_refused(name, empty):
+    """Each costs a decoder, and holds nothing: 32 MB of them would keep a core busy for hours."""
+    assert decoded(empty * 1_023 + ENCODE[name](TEXT), name) == TEXT
+    with pytest.raises(BadRequest, match="more than 1024 parts"):
+        decoded(empty * 1_024 + ENCODE[name](TEXT), name)
+    with pytest.raises(BadRequest, match="more than 1024 parts"):
+        decoded(empty * 400_000, name)
+
+
 def test_a_window_that_nobody_need_hold_is_refused():
     parameters = zstandard.ZstdCompressionParameters(window_log=27, enable_ldm=True)
     body = zstandard.ZstdCompressor(compression_params=parameters).compressobj()

@@ -28,6 +28,7 @@ _DCZ_MAGIC = b"\x5e\x2a\x4d\x18\x20\x00\x00\x00"  # RFC 9842, 5: a skippable fra
 _DCZ_HEADER = len(_DCZ_MAGIC) + 32
 _STEP = 65_536  # bytes fed, or given out, at a time
 _MOST_CODINGS = 2
+_MOST_FRAMES = 1_024  # of one body: the smallest has eight bytes and decodes to none, and each costs a decoder
 _GZIP_LEVEL, _BROTLI_QUALITY, _ZSTD_LEVEL = 5, 4, 3
 _WINDOW = 1 << 23  # bytes of a zstd window: what RFC 9659 lets every peer expect, and no more
 
@@ -80,22 +81,26 @@ def decoded(body: bytes, codings: list[str], limit: int, dictionaries: Dictionar
 
 def _inflated(body: bytes, limit: int, wbits: int) -> bytes:
     parts = bytearray()
-    rest = body
+    at = members = 0
     while True:  # gzip: members may follow each other (RFC 1952, 2.2)
         inflater = zlib.decompressobj(wbits)
         while not inflater.eof:
-            piece = inflater.decompress(rest, limit - len(parts) + 1)
+            # In steps: what follows a member is copied, and there may be many members.
+            fed = body[at : at + _STEP]
+            piece = inflater.decompress(fed, limit - len(parts) + 1)
             parts += piece
             if len(parts) > limit:
                 raise _too_large(limit)
-            rest = inflater.unconsumed_tail
-            if not rest and not piece and not inflater.eof:
+            if not fed and not piece and not inflater.eof:
                 raise ValueError("it breaks off")
-        rest = inflater.unused_data
-        if not rest:
+            at += len(fed) - len(inflater.unconsumed_tail or inflater.unused_data)
+        if at == len(body):
             return bytes(parts)
         if not wbits & 16:
             raise ValueError("something follows")
+        members += 1
+        if members == _MOST_FRAMES:
+            raise _in_too_many("gzip")
 
 
 def _from_brotli(body: bytes, limit: int) -> bytes:
@@ -114,22 +119,24 @@ def _from_brotli(body: bytes, limit: int) -> bytes:
 
 
 def _from_zstd(body: bytes, limit: int, dictionary: zstandard.ZstdCompressionDict | None) -> bytes:
+    decompressor = zstandard.ZstdDecompressor(dict_data=dictionary, max_window_size=_window(dictionary))
     parts = bytearray()
-    rest = body
-    while rest:  # frames may follow each other (RFC 8878, 3)
-        decoder = zstandard.ZstdDecompressor(
-            dict_data=dictionary, max_window_size=_window(dictionary)
-        ).decompressobj()
-        start = 0
+    at = frames = 0
+    while at < len(body):  # frames may follow each other (RFC 8878, 3)
+        decoder = decompressor.decompressobj()
         while not decoder.eof:
-            if start >= len(rest):
+            fed = body[at : at + _SLICE]
+            if not fed:
                 raise ValueError("it breaks off")
             # A block gives out 128 KiB at most and takes at least four bytes: so a step is bounded, too.
-            parts += decoder.decompress(rest[start : start + _SLICE])
-            start += _SLICE
+            parts += decoder.decompress(fed)
+            at += len(fed)
             if len(parts) > limit:
                 raise _too_large(limit)
-        rest = decoder.unused_data + rest[start:] if decoder.unused_data else rest[start:]
+        at -= len(decoder.unused_data)
+        frames += 1
+        if frames == _MOST_FRAMES and at < len(body):
+            raise _in_too_many("zstd")
     return bytes(parts)
 
 
@@ -252,6 +259,10 @@ class _Zstd:
 
 def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"The request's body, decoded, is larger than {limit} bytes.")
+
+
+def _in_too_many(name: str) -> BadRequest:
+    return BadRequest(f"the body consists of more than {_MOST_FRAMES} parts in {name}", code="undecodable")
 
 
 def _undecodable(name: str) -> BadRequest:
