@@ -26,6 +26,7 @@ def test_what_was_written_is_there_for_others_and_after_a_restart(tmp_path):
     async def main():
         one, two = a_database(tmp_path / "d"), a_database(tmp_path / "d")
         await one.open()
+        assert (tmp_path / "d").stat().st_mode & 0o077 == 0
         await one.write(lambda db: db.execute("INSERT INTO t VALUES (1)"))
         assert await numbers(two) == [1]
         await asyncio.gather(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from penstock.errors import ConfigError, StorageFull, StorageUnavailable
-from penstock.sqlite_files import Mark, log_ahead, transaction
+from penstock.sqlite_files import Mark, create_private, log_ahead, transaction
 from penstock.uninterrupted import uninterrupted
 
 BUSY_TIMEOUT = 5.0  # seconds that a write waits for another worker's
@@ -91,6 +91,7 @@ class Database:
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
+            create_private(self.path)
             connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
             try:
                 log_ahead(connection, patience=BUSY_TIMEOUT)

@@ -131,8 +131,10 @@ def log_ahead(connection: sqlite3.Connection, *, patience: float) -> None:
             return
 
 
-def create_private(path: Path) -> None:
+def create_private(path: Path, mode: int = 0o600) -> None:
     """Make an empty file that nobody else may read, if there is none; SQLite gives its other files the same mode.
+
+    :param mode: of the file, where the group may read it
 
     One that is there is not touched.  Closing a file takes away all locks that the process has on it, also those of
     SQLite's connections to it: others would then take it for unused, and remove its log under those who write it
@@ -141,7 +143,7 @@ def create_private(path: Path) -> None:
     :raises OSError: it cannot be made
     """
     with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
 
 
 def identity(path: Path) -> tuple[int, int] | None:

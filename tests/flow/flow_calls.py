@@ -3,13 +3,18 @@
 import json
 
 from penstock.messages import Call, Endpoint, Tenant
-from penstock.wire import request
+from penstock.wire import opaque, request
+
+_REQUIRED = {Endpoint.EMBEDDINGS: {"input": "x"}, Endpoint.COMPLETIONS: {"prompt": "x"}}
 
 
 def a_call(tenant=None, *, endpoint=Endpoint.CHAT, headers=(), **body):
     asked = {"model": "m", **body}
-    asked |= {"input": "x"} if endpoint is Endpoint.EMBEDDINGS else {"messages": []}
+    asked = {**_REQUIRED.get(endpoint, {"messages": []}), **asked}
     data = json.dumps(asked).encode()
+    if endpoint.opaque:
+        read = opaque.read(endpoint, {}, data)
+        return Call("gen_0", endpoint, read.model, False, read.fields, read.body, {}, 0.0, tenant or Tenant())
     opening = request.read(endpoint, data)
     return Call(
         id="gen_0",

@@ -222,6 +222,27 @@ def test_an_absurd_limit_of_tokens_reserves_no_absurd_sum():
     assert [usage.output_tokens for usage in asked] == [131_072 * 128, 0, 0]
 
 
+@pytest.mark.parametrize(("n", "times"), [(3, 3), (3.0, 3), ("3", 3), (0.5, 1), ([3], 1), (None, 1)])
+def test_every_way_of_asking_for_several_answers_reserves_them(n, times):
+    asked = []
+    world = World(keys={"alice": LimitConfig(usd_per_day=1)})
+    world.limiter._price = lambda call, usage: asked.append(usage.output_tokens) or 0
+    world.call(max_tokens=10, n=n)
+    world.call(endpoint=Endpoint.COMPLETIONS, max_tokens=10, n=2, best_of=n)
+    assert asked == [10 * times, max(10 * times, 20)]
+
+
+def test_what_is_not_counted_in_tokens_is_reserved_as_well():
+    asked = []
+    world = World(keys={"alice": LimitConfig(usd_per_day=1)})
+    world.limiter._price = lambda call, usage: asked.append((usage.units, usage.output_tokens)) or 0
+    world.call(endpoint=Endpoint.IMAGES_GENERATIONS, n=4)
+    world.call(endpoint=Endpoint.IMAGES_GENERATIONS, n=10**9)
+    world.call(endpoint=Endpoint.SPEECH, input="twelve signs")
+    world.call(endpoint=Endpoint.RERANK)
+    assert asked == [(4, 4_000), (128, 128_000), (12, 0), (1, 0)]
+
+
 # ---- a new configuration ----
 
 

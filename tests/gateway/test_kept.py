@@ -102,6 +102,7 @@ def test_a_life_may_be_asked_for(tmp_path):
         for wrong in (
             {"expires_after[seconds]": "60"},
             {"expires_after[seconds]": "x"},
+            {"expires_after[seconds]": "9" * 5_000},
             {"expires_after[anchor]": "now"},
         ):
             answer = await upload(port, purpose="batch", **{**life, **wrong})

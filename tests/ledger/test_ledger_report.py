@@ -197,6 +197,7 @@ def test_a_ledger_that_nobody_writes_can_be_read_from_a_directory_that_is_read_o
         store = SQLiteStore(path).start()
         settle(store)
         store.close()
+        path.chmod(0o644)
         path.parent.chmod(0o555)
         try:
             with without_privilege():

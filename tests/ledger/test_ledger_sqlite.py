@@ -92,6 +92,7 @@ class TestWriting:
         question = {"answer": "gen-1", "told": 0, "asked": 0, "ask_at": 0.0}
         expected = asked | route | reserved | details | read | written | rest | few | question
         assert row == expected | {"row": row["row"]}
+        assert path.stat().st_mode & 0o137 == 0, "who asked what of whom is not for everybody"
 
     def test_an_open_attempt_is_in_the_file_as_reserved(self, make_store, path):
         store = make_store()

@@ -80,6 +80,25 @@ def test_a_repeated_member_has_one_meaning_for_us_and_for_the_upstream():
     assert request.rewritten(opening.fields, "x").count(b"model") == 1
 
 
+@pytest.mark.parametrize("name", ["Model", "MODEL", "max_Tokens", "\u017ftream", "N", "Stop"])
+def test_a_member_that_lenient_servers_would_read_as_another_is_refused(name):
+    """Go's decoder matches names in any case, and the last one of them counts."""
+    for endpoint in (Endpoint.CHAT, Endpoint.COMPLETIONS):
+        with pytest.raises(BadRequest) as told:
+            read({**VALID, "prompt": "p", "stop": "x", name: "dear"}, endpoint)
+        assert told.value.param == name
+
+
+def test_a_member_in_other_letters_that_nobody_could_mistake_goes_on():
+    assert read({**VALID, "topK": 1, "größe": 2, "guided_JSON": {}}).fields.keys() >= {"topK", "größe"}
+
+
+def test_of_two_limits_of_the_answer_the_larger_one_counts():
+    """Servers that know only one of them would not be held by the other."""
+    assert read({**VALID, "max_completion_tokens": 1, "max_tokens": 9_000}).max_output_tokens == 9_000
+    assert read({**VALID, "max_completion_tokens": 5, "max_tokens": None}).max_output_tokens == 5
+
+
 def test_a_nested_model_is_left_alone():
     opening = read({**VALID, "metadata": {"model": "other"}})
     assert json.loads(request.rewritten(opening.fields, "new"))["metadata"] == {"model": "other"}

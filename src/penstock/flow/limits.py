@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+import msgspec
+
 from penstock.config.model import LimitConfig, LimitsConfig
 from penstock.config.patterns import resolve
 from penstock.errors import PlaceWanted, RateLimited
@@ -23,8 +25,9 @@ from penstock.flow.account import DOLLAR, Account
 from penstock.flow.budget import Calendar
 from penstock.flow.lessee import Lessee
 from penstock.flow.reservation import CallReservation, Concerned, tightest
-from penstock.messages import Call, Spent, Usage
+from penstock.messages import Call, Endpoint, Spent, Usage
 from penstock.wire import opaque
+from penstock.wire.not_json import NOT_JSON
 from penstock.wire.usage import estimate_tokens
 
 OUTPUT_TOKENS = 1_000  # reserved for the answer of a call that sets no limit to it
@@ -37,6 +40,8 @@ _BUDGETS = frozenset({"day", "month"})
 _NO_RATE = "rate_limit_exceeded"
 _NO_PLACE = "concurrency_exceeded"
 _NO_MONEY = "budget_exceeded"
+
+_integer = msgspec.json.Decoder(int, strict=False).decode
 
 SCOPES = ("key", "tenant", "tier", "model")
 
@@ -121,7 +126,7 @@ class Limiter:
         now, tokens, output, cost = self.now(), _prompt(call), _output(call), 0
         if concerned.spends:
             self.look()
-            cost = self._price(call, Usage(tokens, output, estimated=True))
+            cost = self._price(call, _likely(call, tokens, output))
         tokens += output
         if not concerned.has_room(tokens, cost, now):
             raise self._refusal(concerned, now, tokens, cost, patient=patient)
@@ -141,9 +146,9 @@ class Limiter:
         ``wait`` is in seconds; None: no time helps.
         """
         concerned, now = self._concerned(call), self.now()
-        estimate = Usage(_prompt(call), _output(call), estimated=True)
-        tokens = estimate.input_tokens + estimate.output_tokens
-        cost = self._price(call, estimate) if concerned.spends else 0
+        prompt, output = _prompt(call), _output(call)
+        tokens = prompt + output
+        cost = self._price(call, _likely(call, prompt, output)) if concerned.spends else 0
         self.look()
         found: list[dict[str, Any]] = []
         for account in concerned.accounts:
@@ -322,11 +327,29 @@ def _output(call: Call) -> int:
         return 0
     asked = call.max_output_tokens
     output = OUTPUT_TOKENS if asked is None else min(max(asked, 0), MAX_OUTPUT_TOKENS)
-    if (raw := call.fields.get("n")) is not None:
-        output *= _choices(bytes(raw))
+    fields = call.fields
+    if (raw := fields.get("n")) is not None:
+        output *= _choices(raw)
+    if call.endpoint is Endpoint.COMPLETIONS and (raw := fields.get("best_of")) is not None:
+        output = max(output, output // _choices(fields.get("n")) * _choices(raw))  # all are made and billed
     return output
 
 
-def _choices(raw: bytes) -> int:
-    """What "n" asks for; whether it may is the upstream's affair."""
-    return min(max(int(raw), 1), MAX_CHOICES) if raw.isdigit() and len(raw) < 10 else 1
+def _choices(raw: msgspec.Raw | None) -> int:
+    """What "n" asks for; whether it may is the upstream's affair.  Some take 2.0 and "2" as well."""
+    if raw is None:
+        return 1
+    try:
+        return min(max(_integer(raw), 1), MAX_CHOICES)
+    except NOT_JSON:
+        return 1
+
+
+def _likely(call: Call, prompt: int, output: int) -> Usage:
+    """What a call may use at the most, as far as its request tells; images may be billed by number or by token."""
+    if not call.endpoint.opaque:
+        return Usage(prompt, output, estimated=True)
+    units = opaque.units(call)
+    if opaque.is_drawn(call):
+        output = OUTPUT_TOKENS * units
+    return Usage(prompt, output, units=units, estimated=True)

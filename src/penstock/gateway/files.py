@@ -6,6 +6,7 @@ A file is never whole in memory: an upload goes to the disk as it comes, a downl
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -23,6 +24,7 @@ PURPOSES = frozenset({"assistants", "batch", "fine-tune", "vision", "user_data",
 SHORTEST_LIFE, LONGEST_LIFE = 3_600, 2_592_000  # seconds that a sender may give a file, as OpenAI has it
 _LIST_MOST = 10_000
 _FORM_BYTES = 65_536  # of a form beside its file
+_NUMBER = re.compile(r"[0-9]{1,10}")
 _SLICE = 65_536  # bytes fed to the form's parser at a time, so that what it makes of them is bounded, too
 
 _Work = Callable[[Exchange], Coroutine[Any, Any, None]]
@@ -168,7 +170,7 @@ def lifetime(fields: dict[str, str]) -> float | None:
     seconds = fields.get("expires_after[seconds]")
     if anchor is None and seconds is None:
         return None
-    return checked_lifetime(anchor, int(seconds) if seconds and seconds.isdecimal() else None)
+    return checked_lifetime(anchor, int(seconds) if seconds and _NUMBER.fullmatch(seconds) else None)
 
 
 def checked_lifetime(anchor: JSON, seconds: JSON) -> float:

@@ -28,8 +28,18 @@ import msgspec
 from penstock.ledger._mended import MAX_INTEGER, MAX_NAME, UNWRITABLE, mended
 from penstock.ledger._queue import DeadQueue, NotAQueue, inherit, queue_path, queues_beside
 from penstock.messages import PROCESS_DIED, SAVING, Attempt, Outcome, Usage
-from penstock.sqlite_files import Foreign, Mark, OtherVersion, identity, log_ahead, transaction
+from penstock.sqlite_files import (
+    Foreign,
+    Mark,
+    OtherVersion,
+    create_private,
+    identity,
+    log_ahead,
+    transaction,
+)
 
+# Who asked what of whom when is not for everybody; those who draw up reports may share the group.
+_MODE = 0o640
 MARK = Mark(
     0x50454E53, 5
 )  # "PENS"; version 1 had no column "saved", 2 no column "queued", 3 none from "answer" on, 4 none of what few have
@@ -215,6 +225,7 @@ class LedgerFile:
         self._dead: dict[str, DeadQueue] = {}  # by token, while their rows are entered
         if not path.parent.is_dir():
             raise FileNotFoundError(f"the directory {path.parent} does not exist")
+        create_private(path, _MODE)
         self._db = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
         try:
             log_ahead(self._db, patience=busy_timeout)

@@ -28,6 +28,9 @@ DEFAULT_MODERATION = "omni-moderation-latest"
 
 MAX_UNITS = MAX_TOKENS  # more than anybody is charged for; a larger figure would spoil every sum
 
+MAX_IMAGES = 128
+"""Of one request: more than any provider draws, whatever is asked for."""
+
 _DONE = b"[DONE]"
 _NULL = msgspec.Raw(b"null")
 _SPEECH, _MODERATIONS, _RERANK = Endpoint.SPEECH, Endpoint.MODERATIONS, Endpoint.RERANK
@@ -73,6 +76,7 @@ def read(endpoint: Endpoint, headers: Headers, body: bytes) -> Opening:
                     f"{endpoint.path} takes multipart/form-data, or JSON", code="invalid_form"
                 ) from None
             raise BadRequest(why_not_json(body, error), code="invalid_json") from None
+        request.check_names(fields)
         model = _model(fields)
         if model is None and endpoint is _MODERATIONS:
             model = DEFAULT_MODERATION
@@ -120,6 +124,20 @@ def wanted(call: Call) -> int:
         return max(1, _integer(asked))
     except NOT_JSON:
         return 1
+
+
+def units(call: Call) -> int:
+    """How much that is not counted in tokens a request asks for, as far as it tells; reserved before it is made."""
+    if call.endpoint in _IMAGES:
+        return min(wanted(call), MAX_IMAGES)
+    if call.endpoint is _SPEECH:
+        return characters(call)
+    return 1 if call.endpoint is _RERANK else 0
+
+
+def is_drawn(call: Call) -> bool:
+    """Whether images are asked for."""
+    return call.endpoint in _IMAGES
 
 
 def characters(call: Call) -> int:

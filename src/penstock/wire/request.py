@@ -4,7 +4,8 @@ The body's top-level members are split into undecoded values (:class:`msgspec.Ra
 full decode takes 7.7 µs.  What goes to an upstream of the same dialect is put together from those same
 bytes, so a prompt is never parsed, nor written anew, and a provider's prompt cache sees the prefix it
 knows.  As only one reading of the members exists (the last one of a repeated name counts), nobody can
-be authorised for one model and served by another.
+be authorised for one model and served by another.  Servers in Go read a member in whatever case its name is written,
+so ``Model`` beside ``model`` would be a second reading, and is refused.
 """
 
 from __future__ import annotations
@@ -50,6 +51,21 @@ _OUTPUT_LIMITS: dict[Endpoint, tuple[str, ...]] = {
 }
 
 
+# What the gateway goes by; in other letters they would go on unread, to servers that may not care for the case.
+_READ = frozenset(
+    {
+        "background",
+        "best_of",
+        "model",
+        "n",
+        "service_tier",
+        "stream",
+        "stream_options",
+        *(name for names in _OUTPUT_LIMITS.values() for name in names),
+    }
+)
+
+
 class StreamOptions(msgspec.Struct):
     include_usage: bool = False
     continuous_usage_stats: bool = False
@@ -80,6 +96,7 @@ def read(endpoint: Endpoint, body: bytes) -> Opening:
         fields = _members(body)
     except NOT_JSON as error:
         raise BadRequest(why_not_json(body, error), code="invalid_json") from None
+    check_names(fields)
     model = fields.get("model")
     if model is None:
         raise BadRequest("the body must name a model", param="model", code="missing_parameter")
@@ -107,6 +124,20 @@ def read(endpoint: Endpoint, body: bytes) -> Opening:
         background = bytes(wanted) != b"null" and _typed(_boolean, wanted, "background", "a boolean")
     limit = _output_limit(endpoint, fields)
     return Opening(fields, name, stream, limit, include_usage, running_usage, background)
+
+
+def check_names(fields: dict[str, msgspec.Raw]) -> None:
+    """Refuse what servers that are lenient with names would read as another member.
+
+    :raises BadRequest: a name differs from that of a member, or of one that the gateway reads, in the case alone
+    """
+    names = "".join(fields)
+    if names.islower() and names.isascii():
+        return
+    for name in fields:
+        plain = name.casefold()  # of the ASCII letters, Go takes ſ for s and the sign of Kelvin for k, too
+        if plain != name and (plain in _READ or plain in fields):
+            raise BadRequest(f"{name} could be read as {plain}; write that, and once", param=name)
 
 
 def streamed(fields: dict[str, msgspec.Raw], model: str) -> tuple[dict[str, msgspec.Raw], bytes]:
@@ -161,13 +192,18 @@ def usage_wanted(opening: dict[str, msgspec.Raw], *, running: bool) -> bytes:
 
 
 def _output_limit(endpoint: Endpoint, fields: dict[str, msgspec.Raw]) -> int | None:
+    """The larger one, where there are two: which of them an upstream heeds, it alone knows."""
+    most: int | None = None
     for name in _OUTPUT_LIMITS.get(endpoint, ()):
         if (value := fields.get(name)) is not None:
             limit = _typed(_integer, value, name, "an integer")
             if limit is not None:
                 if not 0 <= limit <= MAX_TOKENS:
                     raise BadRequest(f"{name} must lie between 0 and {MAX_TOKENS}", param=name)
-                return limit
+                if most is None or limit > most:
+                    most = limit
+    if most is not None:
+        return most
     if endpoint is _MESSAGES:
         raise BadRequest("the body must have max_tokens", param="max_tokens", code="missing_parameter")
     return None
