@@ -9,7 +9,9 @@ from penstock.errors import PenstockError, UpstreamBroken, UpstreamFailed, Upstr
 from penstock.generation.log import AHEAD_BYTES, Account, Generation
 from penstock.messages import Call, Dialect, Endpoint, Tenant, Usage
 from penstock.upstream import transfer as transfers
-from penstock.upstream.transfer import Job, PlainTransfer, StreamTransfer
+from penstock.upstream.job import Job
+from penstock.upstream.streamed import StreamTransfer
+from penstock.upstream.whole import PlainTransfer
 from penstock.wire import request
 from penstock.wire.translate import translation
 

@@ -137,7 +137,7 @@ class Leaving:
 
 
 class Herald:
-    """Hears of one upstream's answers whether it goes away (:class:`penstock.upstream.transfer.Herald`)."""
+    """Hears of one upstream's answers whether it goes away (:class:`penstock.upstream.job.Herald`)."""
 
     __slots__ = ("_field", "_holds", "_leaving", "_name", "is_asked_soon")
 

@@ -29,11 +29,14 @@ from penstock.net.pool import Pool
 from penstock.net.reply import Reply, reply_to
 from penstock.upstream import inquiry
 from penstock.upstream.capabilities import Capabilities, capabilities
+from penstock.upstream.job import Herald, Job
 from penstock.upstream.ladder import How, Point, spliced
 from penstock.upstream.opaque import OpaqueTransfer
 from penstock.upstream.prompt_cache import PromptCare
 from penstock.upstream.run import Run, of_response
-from penstock.upstream.transfer import Herald, Job, PlainTransfer, StreamTransfer, Transfer
+from penstock.upstream.streamed import StreamTransfer
+from penstock.upstream.transfer import Transfer
+from penstock.upstream.whole import PlainTransfer
 from penstock.wire import boundary, further, opaque, request, usage
 from penstock.wire.credentials import bearer, bearer_field, field_for, key_in
 from penstock.wire.translate import Translation, translation
@@ -176,7 +179,7 @@ class HTTPUpstream:
         endpoint: Endpoint = call.endpoint
         translated: Translation | None = None
         if endpoint not in self._native:
-            endpoint, translated = self._spoken(call)
+            endpoint, translated = self._translated(call)
         prompt_tokens = usage.estimate_tokens(len(call.body))
         callers_key = self.forwards and bool(key_in(call.headers))
         job = Job(
@@ -197,12 +200,9 @@ class HTTPUpstream:
         kind = StreamTransfer if call.stream else PlainTransfer if not endpoint.opaque else OpaqueTransfer
         return kind(generation, job, self._clock.now)
 
-    def _spoken(self, call: Call) -> tuple[Endpoint, Translation | None]:
-        endpoint = call.endpoint
-        if endpoint in self._native:
-            return endpoint, None
+    def _translated(self, call: Call) -> tuple[Endpoint, Translation]:
         dialect = Dialect.ANTHROPIC if self.config.kind == "anthropic" else Dialect.OPENAI
-        translated = translation(endpoint, dialect, call.body, call.id)
+        translated = translation(call.endpoint, dialect, call.body, call.id)
         return translated.endpoint, translated
 
     def encode(
@@ -308,11 +308,10 @@ class HTTPUpstream:
 
     def _asked_for_more(self, call: Call, how: How) -> tuple[Endpoint, Translation | None]:
         # The Responses API has no form for an answer's beginning; whoever has that API has chats, too.
-        if call.endpoint is Endpoint.RESPONSES and how in {How.PREFILL, How.PROMPT, How.TOKENS}:
-            dialect = Dialect.ANTHROPIC if self.config.kind == "anthropic" else Dialect.OPENAI
-            translated = translation(call.endpoint, dialect, call.body, call.id)
-            return translated.endpoint, translated
-        return self._spoken(call)
+        formless = call.endpoint is Endpoint.RESPONSES and how in {How.PREFILL, How.PROMPT, How.TOKENS}
+        if formless or call.endpoint not in self._native:
+            return self._translated(call)
+        return call.endpoint, None
 
     def rest(self, transfer: Transfer, model: str) -> tuple[StreamTransfer, bytes] | None:
         """The receiver, and the head of the request, for reading on in the upstream's own run of an answer

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from penstock.errors import PenstockError, UpstreamBroken
-from penstock.generation.log import EVENT_OVERHEAD, Generation, too_large
+from penstock.generation.log import Generation
 from penstock.messages import Endpoint, Event, Headers, Usage
-from penstock.upstream.transfer import Job, Transfer
+from penstock.upstream.job import Job
+from penstock.upstream.whole import WholeTransfer
 from penstock.wire import opaque
 from penstock.wire.sse import Splitter
 
@@ -23,20 +24,17 @@ _SPEECH = Endpoint.SPEECH
 _TYPE = b"content-type"
 
 
-class OpaqueTransfer(Transfer):
+class OpaqueTransfer(WholeTransfer):
     """The receiver of such an answer."""
 
-    __slots__ = ("_pieces", "_size", "_splitter", "_usage", "_watch", "_whole_answer")
+    __slots__ = ("_splitter", "_watch", "_whole_answer")
 
     def __init__(self, generation: Generation, job: Job, now: Callable[[], float]) -> None:
         super().__init__(generation, job, now)
         job.prompt_tokens = opaque.prompt_tokens(job.call)
         self._whole_answer = True  # it waits until it is whole
-        self._pieces: list[bytes] = []
-        self._size = 0
         self._splitter: Splitter | None = None  # of an answer in events
         self._watch = opaque.Watch(job.endpoint, job.upstream, opaque.wanted(job.call))
-        self._usage: Usage | None = None
 
     def _begin(self, headers: Headers) -> None:
         kind = headers.get(_TYPE, b"")
@@ -58,7 +56,7 @@ class OpaqueTransfer(Transfer):
         if self._splitter is not None:
             self._take_events(self._splitter.feed(data), now)
         elif self._whole_answer:
-            self._take_piece(data, now)
+            super()._take(data, now)
         else:
             self._deliver([data], now)
 
@@ -72,35 +70,21 @@ class OpaqueTransfer(Transfer):
             raise
         self._deliver(events, now)
 
-    def _take_piece(self, data: bytes, now: float) -> None:
-        self.seen = self.seen or now
-        self._size += len(data)
-        if self._pieces:
-            self.held += len(data)
-            self.generation.hold(len(data))
-        self._pieces.append(data)
-        if self._size + EVENT_OVERHEAD * len(self._pieces) > self.generation.max_bytes:
-            raise too_large()
-
     def _deliver(self, events: list[Event], now: float) -> None:
         if not events:
             return
         self.seen = self.seen or now
         generation = self.generation
         generation.append(events, now)
-        if generation.ahead and not self._paused and (connection := self._live()) is not None:
-            self._paused = True
-            connection.pause()
+        if generation.ahead:
+            self._pause()
 
     @property
     def told(self) -> bool:
         return self._watch.complete or self._error_body is not None
 
-    def conclude(self) -> None:
-        """As for every transfer; a whole answer that came after a cancel is counted, too."""
-        if self.cancelled and self.failure is None and self._pieces:
-            self._usage = opaque.usage_of(self.job.endpoint, b"".join(self._pieces))
-        super().conclude()
+    def _usage_told(self, body: bytes) -> Usage | None:
+        return opaque.usage_of(self.job.endpoint, body)
 
     def _complete(self) -> None:
         if self._splitter is not None:
@@ -114,28 +98,19 @@ class OpaqueTransfer(Transfer):
 
     def _complete_whole(self) -> None:
         endpoint = self.job.endpoint
-        pieces = self._pieces
-        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        body = b"".join(self._pieces)
         if b"json" in self.headers.get(_TYPE, b"json").lower():
-            self._usage = opaque.usage_of(endpoint, body)
+            self._usage = self._usage_told(body)
             if self._usage is None or endpoint is Endpoint.MODERATIONS:
                 try:
                     opaque.check_substance(endpoint, body, self.job.upstream)
                 except PenstockError:
-                    self._pieces, self._usage, self.seen = (
-                        [],
-                        None,
-                        0.0,
-                    )  # nothing was made, or will be billed
+                    self._no_answer()
                     raise
         self.generation.append([body], self.seen or self.now())
 
     def told_usage(self) -> Usage | None:
         return self._usage or self._watch.usage
-
-    @property
-    def _whole(self) -> bool:
-        return self._usage is not None
 
     def _received(self) -> Usage:
         told = self.told_usage()

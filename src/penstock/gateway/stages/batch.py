@@ -27,7 +27,8 @@ from penstock.gateway.stages.route import Candidate
 from penstock.generation.log import Generation, new_id
 from penstock.messages import Attempt, Outcome, Usage
 from penstock.net import tasks
-from penstock.upstream.transfer import PlainTransfer, Transfer
+from penstock.upstream.transfer import Transfer
+from penstock.upstream.whole import PlainTransfer
 from penstock.wire import merge, request
 from penstock.wire.merge import Part
 

@@ -47,8 +47,9 @@ from penstock.gateway.stages.unfinished import close, point_of, stop_at_limit
 from penstock.generation.log import TOO_LARGE, Generation
 from penstock.messages import Attempt, Call, Endpoint, Outcome, Usage
 from penstock.net import tasks
+from penstock.upstream.job import Lookup
 from penstock.upstream.ladder import How, Point, rungs
-from penstock.upstream.transfer import Lookup, Transfer
+from penstock.upstream.transfer import Transfer
 from penstock.wire.boundary import Mismatch
 from penstock.wire.counting import estimated_input_tokens
 
