@@ -163,7 +163,7 @@ optimize-tests: export OMP_NUM_THREADS := 1
 .PHONY: optimize-tests
 optimize-tests: $(OPTIMIZE_VENV)/.with-tests  ## run the tests that need PyTorch, in .venv-optimize
 	$(OPTIMIZE_VENV)/bin/python -m pytest tests/optimize/numerics tests/engine/test_transformers.py \
-	  tests/engine/test_onnx.py tests/engine/test_drawing.py tests/engine/test_encoders.py $(ARGS)
+	  tests/engine/test_packed.py tests/engine/test_paged_attention.py tests/engine/test_onnx.py tests/engine/test_drawing.py tests/engine/test_encoders.py $(ARGS)
 
 .PHONY: triton
 triton: $(TRITON_VENV)/.with-tests  ## run the tests that need a real tritonserver, in .venv-triton

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, ContinuousBatchingCon
 from transformers.generation.continuous_batching.requests import RequestState, RequestStatus
 
 from penstock.config.model import LocalConfig
-from penstock.engine import _attention
+from penstock.engine import _attention, _packed
 from penstock.engine._drawing import Drawing, Rule, contradiction, draw_all
 from penstock.engine._hf_tokenizer import HFTokenizer
 from penstock.engine.backend import CannotTake, ModelCard, Progress, Sampling
@@ -57,9 +57,9 @@ class TransformersBackend:
                 "leave cache_precision out, or convert the model for OpenVINO"
             )
         quiet(config)
-        context, token_bytes = _sizes(model)
+        context, token_bytes, head_bytes = _sizes(model)
         pages = max(2, cache_pages(config, context, token_bytes, PAGE))
-        check_memory(in_fp32(model), pages * PAGE * token_bytes)
+        check_memory(in_fp32(model), pages * PAGE * token_bytes + head_bytes)
         seats = config.slots + max(1, config.slots // 4)
         self._drawings: dict[int, Drawing] = {}
         self._drawn: list[Progress] = []
@@ -68,9 +68,12 @@ class TransformersBackend:
             vocabulary = int(self._model.get_input_embeddings().num_embeddings)
             probes = _probe_prompts(vocabulary)
             expected = [_plainly(self._model, prompt) for prompt in probes]
+            _packed.pack(self._model, lambda: _is_near(_plainly(self._model, probes[-1]), expected[-1]))
             self._manager = _manager(self._model, config, pages, seats)
             self._processor: Any = self._manager.batch_processor
             self._processor.model_runner._sample = self._sample  # noqa: SLF001 - see above
+            self._given = self._processor.inputs_and_outputs.get_model_kwargs
+            self._processor.inputs_and_outputs.get_model_kwargs = self._give
             self._tokenizer = HFTokenizer(model.path, vocabulary)
             self._ends = _ends(self._model.generation_config.eos_token_id, self._tokenizer.end)
             source = self._tokenizer.source
@@ -122,10 +125,13 @@ class TransformersBackend:
     def step(self) -> list[Progress]:
         processor = self._processor
         self._drawn = []
-        if processor.prepare_next_batch():
-            processor._generation_step(self._model)  # noqa: SLF001
-            processor.update_batch()
-        elif self._drawings:
+        # A step is some thousand small operations; this way none of them keeps account for gradients.
+        with torch.inference_mode():
+            has_work = processor.prepare_next_batch()
+            if has_work:
+                processor._generation_step(self._model)  # noqa: SLF001
+                processor.update_batch()
+        if not has_work and self._drawings:
             raise RuntimeError("transformers has nothing to compute, and answers are under way")
         self._drop_outputs()
         for progress in self._drawn:
@@ -157,6 +163,11 @@ class TransformersBackend:
                 "response_format is not supported by this model: its tokenizer is not a quick one"
             )
         return self._grammars.rule(sampling)
+
+    def _give(self, *, use_padding: bool = False) -> dict[str, Any]:
+        """What the model gets for a step: as the library has it, and how attention goes about it."""
+        given: dict[str, Any] = self._given(use_padding=use_padding)
+        return given | {"plans": _attention.plans(given)}
 
     def _sample(self, scores: torch.Tensor, output_ids: torch.Tensor) -> None:
         """In the place of the library's own: a token for each request that has read its prompt.
@@ -203,16 +214,25 @@ class TransformersBackend:
         while self._drawings:
             for progress in self.step():
                 told[progress.number].append((progress.ids[0], progress.logprobs[0]))
-        for said, wanted in zip(told.values(), expected, strict=True):
-            for (token, logprob), (right, sure) in zip(said, wanted, strict=True):
-                if abs(logprob - sure) > _NEAR:
-                    raise ValueError("with its keys and values in pages it says something else than without")
-                if token != right:
-                    break  # two that are equally likely
+        if not all(map(_is_near, told.values(), expected)):
+            raise ValueError("with its keys and values in pages it says something else than without")
 
 
-def _sizes(model: ModelDir) -> tuple[int, int]:
-    """The model's context, and the bytes of one token's keys and values, whatever its configuration calls them.
+def _is_near(said: Sequence[tuple[int, float]], wanted: Sequence[tuple[int, float]]) -> bool:
+    """Whether tokens and their log probabilities are the same but for rounding."""
+    for (token, logprob), (right, sure) in zip(said, wanted, strict=True):
+        if not abs(logprob - sure) <= _NEAR:
+            return False
+        if token != right:
+            break  # two that are equally likely
+    return True
+
+
+def _sizes(model: ModelDir) -> tuple[int, int, int]:
+    """What the model takes besides its weights, whatever its configuration calls it.
+
+    :returns: its context; the bytes of one token's keys and values; those of the last layer in the order that it is
+        computed in, where its weights are the embedding's and both have to be there
 
     :raises penstock.errors.ModelUnusable: the library does not know such a model
     """
@@ -223,7 +243,9 @@ def _sizes(model: ModelDir) -> tuple[int, int]:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         context = getattr(config, "max_position_embeddings", None) or _UNSAID_CONTEXT
-        return int(context), 2 * config.num_hidden_layers * heads * size * torch.float32.itemsize
+        head = config.vocab_size * config.hidden_size if getattr(config, "tie_word_embeddings", False) else 0
+        of_token = 2 * config.num_hidden_layers * heads * size
+        return int(context), of_token * torch.float32.itemsize, head * torch.float32.itemsize
     except FAULTS as error:
         raise unusable(model, error, _QUESTION) from error
 
