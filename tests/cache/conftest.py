@@ -23,7 +23,7 @@ def pytest_pyfunc_call(pyfuncitem):
     return True
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def redis_for_all():
     if not RedisServer.available():
         pytest.skip("there is no redis-server on this machine")
@@ -31,7 +31,7 @@ def redis_for_all():
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster_for_all():
     if not RedisServer.available():
         pytest.skip("there is no redis-server on this machine")

@@ -113,19 +113,19 @@ class Gateway:
         return f"<Gateway at {self.url or 'nowhere'}, {self._config}>"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def simulators():
     """The upstreams, by the dialect in which they are asked."""
     with SimulatorProcess() as openai_side, SimulatorProcess() as anthropic_side:
         yield {"openai": openai_side, "anthropic": anthropic_side}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def key():
     return new_key()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def gateway(simulators, key, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gateway")
     config = folder / "penstock.yaml"
@@ -211,7 +211,7 @@ def upstream(request):
     return request.param
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def litellm_python():
     """An interpreter that has litellm: it wants an openai SDK older than ours, so it lives by itself.
 

@@ -6,7 +6,7 @@ from lab_doubles import settled
 from penstock.testing import SimulatorProcess
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def simulator():
     with SimulatorProcess() as process:
         yield process
