@@ -104,7 +104,9 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-BODIES = st.dictionaries(st.sampled_from(["a", "b", "tools", "user\0", ""]) | st.text(max_size=3).map(str.casefold), VALUES)
+BODIES = st.dictionaries(
+    st.sampled_from(["a", "b", "tools", "user\0", ""]) | st.text(max_size=3).map(str.casefold), VALUES
+)
 
 
 @given(BODIES, BODIES)
