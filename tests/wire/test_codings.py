@@ -101,7 +101,8 @@ def test_a_bomb_is_refused_before_it_is_in_memory(name):
         ("zstd", zstandard.ZstdCompressor().compress(b"")),
         ("zstd", b"\x50\x2a\x4d\x18" + bytes(4)),  # to be skipped (RFC 8878, 3.1.2)
     ],
-    ids=["gzip", "zstd", "zstd to be skipped"],  # of their own: gzip's frame has the second in which it was made
+    # Of their own: gzip's frame has the second in which it was made.
+    ids=["gzip", "zstd", "zstd to be skipped"],
 )
 def test_a_body_of_very_many_frames_is_refused(name, empty):
     """Each costs a decoder, and holds nothing: 32 MB of them would keep a core busy for hours."""
