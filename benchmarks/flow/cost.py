@@ -10,6 +10,7 @@ from penstock.flow.gate import Asked, Gate, Outcome, Turn
 from penstock.flow.lessee import Lessee
 from penstock.flow.limits import Limiter
 from penstock.messages import Call, Endpoint, Tenant, Usage
+from penstock.metrics import Counter
 from penstock.wire import request
 
 CALLS = 20_000
@@ -54,7 +55,7 @@ def limits(*, shared: bool = False) -> float:
 
 
 def gate(concurrency: ConcurrencyConfig | None, breaker: BreakerConfig | None) -> float:
-    door = Gate("up", concurrency, breaker, {"standard": TierConfig()}, lambda *_: None)
+    door = Gate("up", concurrency, breaker, {"standard": TierConfig()}, lambda *_: Counter())
     asked = Asked("m", "t", "standard", stream=True, tokens=300)
     fine = Outcome("", 0.1, 50.0, 50)
     now = time.monotonic

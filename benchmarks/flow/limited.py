@@ -19,6 +19,7 @@ from penstock.errors import PenstockError
 from penstock.flow.gate import Asked, Gate, Outcome, Ticket, Turn
 from penstock.flow.gcra import Bucket
 from penstock.messages import Dialect, Headers
+from penstock.metrics import Counter
 from penstock.wire import ratelimits
 
 PER_MINUTE = 600
@@ -78,7 +79,7 @@ def gated(simulation: Simulation, provider: Provider) -> Callable[[], None]:
         config,
         None,
         {"standard": TierConfig()},
-        lambda tier, outcome: None,
+        lambda tier, outcome: Counter(),
         unix_time=lambda: simulation.now,
     )
 

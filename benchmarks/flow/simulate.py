@@ -12,6 +12,7 @@ from benchmarks.flow.workload import PLACES, TIERS, Arrival
 from penstock.config.model import ConcurrencyConfig
 from penstock.errors import PenstockError
 from penstock.flow.gate import Asked, Gate, Outcome, Ticket, Turn
+from penstock.metrics import Counter
 
 SWEEP = 0.1  # seconds, as the gateway's clock
 
@@ -103,7 +104,7 @@ def gate(*, adaptive: bool) -> Callable[[Simulation, Upstream], Callable[[Arriva
         config = ConcurrencyConfig(
             limit=4 * PLACES if adaptive else PLACES, adaptive=adaptive, max_waiting=500, follow_headers=False
         )
-        door = Gate("upstream", config, None, TIERS, lambda tier, outcome: None)
+        door = Gate("upstream", config, None, TIERS, lambda tier, outcome: Counter())
 
         def go(call: Arrival, turn: Turn) -> None:
             sent = simulation.now

@@ -26,8 +26,11 @@ def test_a_clock_that_is_set_back_brings_back_no_day():
 def test_what_is_reserved_and_what_others_spent_is_not_left():
     budget = Budget(100)
     budget.turn(1)
-    budget.own, budget.others, budget.reserved = 20, 30, 40
+    budget.spend(20)
+    budget.credit(30)
+    budget.left -= 40  # reserved
     assert budget.left == 10
+    assert budget.reserved == 40
     assert budget.fits(10)
     assert not budget.fits(11)
     assert budget.would_fit(50)
@@ -37,18 +40,35 @@ def test_what_is_reserved_and_what_others_spent_is_not_left():
 def test_a_later_period_begins_with_nothing_spent_an_earlier_one_never_comes_again():
     budget = Budget(100)
     budget.turn(7)
-    budget.own = 60
+    budget.spend(60)
     budget.turn(7)
     budget.turn(6)
     assert budget.own == 60
     budget.turn(8)
     assert budget.own == 0
+    assert budget.left == 100
+
+
+def test_what_the_others_spent_takes_the_place_of_what_was_told_before_and_a_new_limit_keeps_it():
+    budget = Budget(100)
+    budget.turn(1)
+    budget.left -= 10  # reserved
+    budget.credit(30)
+    budget.credit(50)
+    assert budget.left == 40
+    budget.resize(60)
+    assert budget.left == 0
+    assert not budget.fits(1)
+    assert budget.would_fit(1)
+    budget.turn(2)
+    assert budget.left == 50
+    assert budget.reserved == 10
 
 
 def test_an_untouched_budget_takes_a_call_that_may_cost_more_than_all_of_it():
     budget = Budget(100)
     assert budget.fits(1_000)
-    budget.own = 1
+    budget.spend(1)
     assert not budget.fits(1_000)
 
 

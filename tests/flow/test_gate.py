@@ -8,10 +8,29 @@ from hypothesis import strategies as st
 from penstock.config.model import BreakerConfig, ConcurrencyConfig, TierConfig
 from penstock.errors import Evicted, Overloaded, PenstockError
 from penstock.flow.gate import Asked, Gate, Outcome, Ticket, Turn
+from penstock.metrics import Counter
 from penstock.wire.ratelimits import Told
 
 TIERS = {"realtime": TierConfig(priority=10), "standard": TierConfig(), "batch": TierConfig(priority=-10)}
 FINE = Outcome("", first_token=0.1, tokens_per_second=50.0, output_tokens=100)
+
+
+class Noting(Counter):
+    """Of each call that it counts it tells what became of it."""
+
+    def __init__(self, what, counts):
+        self._value = 0
+        self._what = what
+        self._counts = counts
+
+    @property
+    def value(self):
+        return self._value
+
+    @value.setter
+    def value(self, value):
+        self._value = value
+        self._counts.append(self._what)
 
 
 class World:
@@ -27,7 +46,7 @@ class World:
             concurrency,
             breaker,
             TIERS,
-            lambda *what: self.counts.append(what),
+            lambda *what: Noting(what, self.counts),
             unix_time=lambda: 1.7e9 + self.now,
         )
         self.told = {}

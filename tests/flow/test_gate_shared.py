@@ -12,6 +12,7 @@ from penstock.errors import Overloaded
 from penstock.flow.gate import Asked, Gate, Outcome, Ticket, Turn
 from penstock.flow.leased import LeasedPlaces
 from penstock.flow.lessee import Lessee
+from penstock.metrics import Counter
 from penstock.testing import FakeClock
 
 
@@ -24,7 +25,7 @@ class Process:
         lease.in_line = True
         lease.places = LeasedPlaces(limit, self.lessee.even)
         config = ConcurrencyConfig(limit=limit, adaptive=False)
-        self.gate = Gate("up", config, None, {}, lambda *_: None, lease=lease)
+        self.gate = Gate("up", config, None, {}, lambda *_: Counter(), lease=lease)
         self.running = []
 
     def ask(self, within=inf):

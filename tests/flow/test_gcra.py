@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.flow.gcra import Bucket
+from penstock.flow.gcra import Bucket, correct, correct_by, take, take_of_full
 
 
 def test_a_full_bucket_gives_all_of_it_at_once_and_then_at_its_rate():
@@ -90,3 +90,26 @@ def test_in_no_stretch_of_time_is_more_used_than_the_bucket_and_its_rate_allow(c
         for last in range(first, len(used)):
             allowed = 100 + (used[last][0] - used[first][0]) * 100 / 60
             assert sum(true for _, true in used[first : last + 1]) <= allowed + 1e-6
+
+
+_TIMES = st.lists(st.tuples(st.floats(0, 90), st.integers(1, 150), st.integers(0, 300)), max_size=25)
+
+
+@given(_TIMES)
+def test_several_buckets_are_taken_from_and_corrected_as_each_would_be_by_itself(calls):
+    now, together, alone = 0.0, (Bucket(100), Bucket(40)), (Bucket(100), Bucket(40))
+    for passed, units, used in calls:
+        now += passed
+        if units <= 40 and all(bucket.full_at <= now for bucket in together):
+            take_of_full(together, units, now)
+        else:
+            take(together, units, now)
+        for bucket in alone:
+            bucket.take(min(units, bucket.limit), now)
+        if units <= 40:
+            correct_by(together, used - units, now - 1.0)
+        else:
+            correct(together, units, used, now - 1.0)
+        for bucket in alone:
+            bucket.correct(used - min(units, bucket.limit), now - 1.0)
+        assert [bucket.full_at for bucket in together] == pytest.approx([bucket.full_at for bucket in alone])

@@ -141,5 +141,5 @@ def _budget(old: Budget | None, dollars: float | None) -> Budget | None:
     limit = round(dollars * DOLLAR)
     if old is None:
         return Budget(limit)
-    old.limit = limit
+    old.resize(limit)
     return old

@@ -159,7 +159,8 @@ class Breaker:
             self._slide(now)
         config, latest = self._config, self._latest
         latest.calls += 1
-        latest.failed += ended.failed
+        if ended.failed:
+            latest.failed += 1
         if ended.first_token is not None:
             latest.timed += 1
             latest.slow += ended.first_token > config.slow_first_token

@@ -50,32 +50,51 @@ class Budget:
 
     ``others`` is what was spent in this period by anybody but this process: other workers, and processes
     that have ended.
+
+    :ivar left: what is neither spent nor reserved.  It is kept, not added up for each call: whoever reserves takes it
+        from here, and gives it back with what was really spent
     """
 
-    __slots__ = ("_period", "limit", "others", "own", "reserved")
+    __slots__ = ("_period", "left", "limit", "others", "own")
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
+        self.limit = self.left = limit
         self.own = 0
         self.others = 0
-        self.reserved = 0
         self._period = 0
 
     def turn(self, period: int) -> None:
         """It is now this day (or month); a later one than before begins with nothing spent."""
         if period > self._period:
             self._period = period
+            self.left += self.own + self.others
             self.own = self.others = 0
 
+    def resize(self, limit: int) -> None:
+        """So much may be spent from now on; what was spent stays spent."""
+        self.left += limit - self.limit
+        self.limit = limit
+
+    def spend(self, cost: int) -> None:
+        """So much more was spent by this process; negative: less than was thought."""
+        self.own += cost
+        self.left -= cost
+
+    def credit(self, others: int) -> None:
+        """The others have spent so much in all."""
+        self.left -= others - self.others
+        self.others = others
+
     @property
-    def left(self) -> int:
-        return self.limit - self.own - self.others - self.reserved
+    def reserved(self) -> int:
+        """For calls under way."""
+        return self.limit - self.own - self.others - self.left
 
     def fits(self, cost: int) -> bool:
         """Whether a call that may cost so much can begin.  Of an untouched budget even the last cent can be
         spent: a call whose estimate is more than all of it gets what there is.
         """
-        left = self.limit - self.own - self.others - self.reserved
+        left = self.left
         return left > 0 and (left >= cost or left >= self.limit)
 
     def would_fit(self, cost: int) -> bool:

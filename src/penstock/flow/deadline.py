@@ -21,8 +21,9 @@ def deadline_of(call: Call, tiers: Mapping[str, TierConfig], unix_time: Callable
     headers = call.headers
     said = headers.get(b"penstock-deadline")
     if said is None:
-        tier = tiers.get(call.tenant.tier)
-        seconds = inf if tier is None else tier.deadline or inf
+        seconds = inf
+        if (tier := tiers.get(call.tenant.tier)) is not None and tier.deadline:
+            seconds = tier.deadline
     else:
         seconds = seconds_until(said, unix_time())
     patience = headers.get(b"x-stainless-read-timeout")

@@ -26,6 +26,7 @@ from penstock.flow.pace import Pace
 from penstock.flow.provider import Provider
 from penstock.flow.queue import Entry, Full, Queue, config_of
 from penstock.messages import Headers
+from penstock.metrics import Counter
 from penstock.wire import ratelimits
 
 MAX_BREAKERS = 256  # models of one upstream; callers may invent names
@@ -92,8 +93,12 @@ class Turn:
         self._gate = gate
         self._number = number
         self._breaker = breaker
-        self._probe = breaker is not None and breaker.begin()
-        self._key_probe = breaker is not None and gate.key_breaker is not None and gate.key_breaker.begin()
+        self._probe = self._key_probe = False
+        if breaker is not None:
+            if breaker.is_open:
+                self._probe = breaker.begin()
+            if gate.key_breaker is not None and gate.key_breaker.is_open:
+                self._key_probe = gate.key_breaker.begin()
         self._answered = False  # its answer has begun
         self._settled = False
         self.asked = asked
@@ -102,17 +107,22 @@ class Turn:
 
     def on_head(self, headers: Headers, now: float) -> None:
         """The head of the answer is there, and may tell of rate limits."""
-        gate = self._gate
-        if gate.provider is None or self._answered:
+        provider = self._gate.provider
+        if provider is None or self._answered:
             return
         self._answered = True
-        requests = tokens = None
         if ratelimits.tells(headers):
-            unix_time = gate.unix_time()
-            requests = ratelimits.read(headers, b"requests", unix_time)
-            tokens = ratelimits.read(headers, b"tokens", unix_time)
+            self._told(provider, headers, now)
+        else:
+            provider.answered(self._number, None, None, now)
+
+    def _told(self, provider: Provider, headers: Headers, now: float) -> None:
+        gate = self._gate
+        unix_time = gate.unix_time()
+        requests = ratelimits.read(headers, b"requests", unix_time)
+        tokens = ratelimits.read(headers, b"tokens", unix_time)
         share = gate.share if gate.lease is None else gate.lease.share
-        gate.provider.answered(self._number, requests, tokens, now, share)
+        provider.answered(self._number, requests, tokens, now, share)
 
     def has_room(self, now: float) -> bool:
         """Whether both of the provider's buckets, by what it has told, have room for a call like this."""
@@ -125,11 +135,11 @@ class Turn:
             return
         self._settled = True
         gate, blames = self._gate, outcome.blames
-        if self._breaker is not None:
+        if (breaker := self._breaker) is not None:
             ended = None
             if blames in _OF_THE_MODEL:
                 ended = Ended(blames != "", outcome.first_token, outcome.tokens_per_second)
-            self._breaker.end(ended, now, probe=self._probe)
+            breaker.end(ended, now, probe=self._probe)
         if self._key_probe or blames == "key":
             gate.key_tried(blames, now, probe=self._key_probe)
         if gate.provider is not None and not self._answered:
@@ -161,26 +171,25 @@ class Ticket(Entry):
 
 
 class _Arrivals:
-    """How many calls of a tier come."""
+    """How many calls of a tier come.
 
-    __slots__ = ("_at", "_lately", "new")
+    :ivar new: since ``at``
+    :ivar passed: counts those that get their turn at once
+    """
 
-    def __init__(self, now: float) -> None:
-        self.new = 0  # since then:
-        self._at = now
+    __slots__ = ("_lately", "at", "new", "passed")
+
+    def __init__(self, now: float, passed: Counter) -> None:
+        self.new = 0
+        self.at = now
+        self.passed = passed
         self._lately = 0.0  # per second
-
-    def come(self, now: float) -> None:
-        """One more."""
-        self.new += 1
-        if now > self._at + AT_ONCE:
-            self.rate(now)
 
     def rate(self, now: float) -> float:
         """Calls per second, lately."""
-        past = self._lately * exp(min(0.0, self._at - now) / RATE_WINDOW)
+        past = self._lately * exp(min(0.0, self.at - now) / RATE_WINDOW)
         self._lately = past + self.new / RATE_WINDOW
-        self._at, self.new = now, 0
+        self.at, self.new = now, 0
         return self._lately
 
     def __repr__(self) -> str:
@@ -207,8 +216,8 @@ def _limit(
 class Gate:
     """See the module.
 
-    :param counted: told the tier and what became of each call that asked: ``passed``, ``waited``, ``full``,
-        ``late``, ``evicted``, ``expired``, ``in_vain``, ``left``, ``open``, ``sent_away``
+    :param cell: what counts the calls of a tier, by what became of them: ``passed``, ``waited``, ``full``, ``late``,
+        ``evicted``, ``expired``, ``in_vain``, ``left``, ``open``, ``sent_away``
     :param unix_time: seconds since 1970
     :param lease: of the upstream's concurrency, where other processes send calls there, too
     :param share: of it that this process may use, where it has no lease
@@ -220,14 +229,14 @@ class Gate:
         concurrency: ConcurrencyConfig | None,
         breaker: BreakerConfig | None,
         tiers: Mapping[str, TierConfig],
-        counted: Callable[[str, str], None],
+        cell: Callable[[str, str], Counter],
         *,
         lease: AccountLease | None = None,
         share: float = 1.0,
         unix_time: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
-        self._counted = counted
+        self._cell = cell
         self.tiers = tiers
         self.unix_time = unix_time
         self._breaker_config = breaker
@@ -265,29 +274,30 @@ class Gate:
         :raises Overloaded: neither; the code says why
         """
         breaker = None if self._breaker_config is None else self._may_pass(asked, now, last=last)
-        limit = self.limit
+        arrivals = self._arrivals.get(asked.tier) or self._first_of(asked.tier, now)
+        limit, provider = self.limit, self.provider
         if limit is None:
-            self._counted(asked.tier, "passed")
-            return self._begin(asked, breaker, now, now)
-        arrivals = self._arrivals.get(asked.tier)
-        if arrivals is None:
-            arrivals = self._arrivals[asked.tier] = _Arrivals(now)
-        arrivals.come(now)
+            arrivals.passed.value += 1
+            return self._begin(asked, breaker, now, 0.0)
+        arrivals.new += 1
+        if now > arrivals.at + AT_ONCE:
+            arrivals.rate(now)
         if self.lease is not None:
             self.lease.asked_in_line()
         latest = asked.deadline
         if latest != inf:
-            latest -= self.needs(asked)
+            if self.pace.is_known:
+                latest -= self.needs(asked)
             if now > latest:
                 self._refuse_late(asked, now, 0.0)
         if (
             not self.queue.length
             and self.in_progress + 1 <= limit.value
             and (self.lease is None or self.lease.has_place(now))
-            and (self.provider is None or not self.provider.wait(asked.tokens, now))
+            and (provider is None or not provider.has_spoken or not provider.wait(asked.tokens, now))
         ):
-            self._counted(asked.tier, "passed")
-            return self._begin(asked, breaker, now, now)
+            arrivals.passed.value += 1
+            return self._begin(asked, breaker, now, 0.0)
         wait = self.predicted_wait(asked, now)
         if now + wait > latest:
             self._refuse_late(asked, now, wait)
@@ -297,10 +307,10 @@ class Gate:
             if self.lease is not None and not self.lease.has_place(now):
                 self.lease.lengthens(self, now)
         except Full:
-            self._counted(asked.tier, "full")
+            self._cell(asked.tier, "full").add()
             raise Overloaded(f"too many calls wait for {self.name}", retry_after=self._honest(wait)) from None
         if isinstance(evicted, Ticket):
-            self._counted(evicted.tier, "evicted")
+            self._cell(evicted.tier, "evicted").add()
             evicted.called(
                 Evicted(
                     f"another tier or tenant had more right to this call's place in the queue for {self.name}",
@@ -313,14 +323,14 @@ class Gate:
         """Nobody's turn will come: all who wait are told."""
         for entry in self.queue.clear():
             assert isinstance(entry, Ticket)
-            self._counted(entry.tier, "sent_away")
+            self._cell(entry.tier, "sent_away").add()
             entry.called(why)
 
     def leave(self, ticket: Ticket) -> None:
         """Its holder does not want to wait any more."""
         if ticket.waiting:
             self.queue.remove(ticket)
-            self._counted(ticket.tier, "left")
+            self._cell(ticket.tier, "left").add()
 
     def free(self, model: str, tokens: float, now: float) -> bool:
         """Whether a call that has no deadline would get its turn at once."""
@@ -399,7 +409,7 @@ class Gate:
         """Those who waited in vain are told; those whose turn has come, too."""
         for entry in self.queue.expired(now):
             assert isinstance(entry, Ticket)
-            self._counted(entry.tier, "expired")
+            self._cell(entry.tier, "expired").add()
             entry.called(
                 Overloaded(
                     f"the call's deadline cannot be met any more: it waited {now - entry.arrived:.1f} s"
@@ -450,7 +460,8 @@ class Gate:
         elif outcome.first_token is not None:
             alike = self.pace.observe_first_token(outcome.first_token, asked.prompt_tokens)
             self.limit.observe(alike, in_progress, now)
-        self.queue.charge(asked.tier, asked.tenant, held - self.pace.holding)
+        if self.queue.has_waited:
+            self.queue.charge(asked.tier, asked.tenant, held - self.pace.holding)
         if not blames:
             self.pace.observe(held, outcome.tokens_per_second, outcome.output_tokens)
         if self.queue.length:
@@ -475,7 +486,7 @@ class Gate:
             return breaker
         for each in (self.key_breaker, breaker):
             if not each.permits(now, last=last):
-                self._counted(asked.tier, "open")
+                self._cell(asked.tier, "open").add()
                 raise Overloaded(
                     f"{self.name} has failed too often or been too slow, and is left in peace",
                     code="breaker_open",
@@ -491,14 +502,18 @@ class Gate:
         first = self.pace.first_token(HOPE, asked.prompt_tokens)
         return first if asked.stream else first + self.pace.answer(asked.max_output_tokens)
 
-    def _begin(self, asked: Asked, breaker: Breaker | None, now: float, since: float) -> Turn:
-        self._numbers += 1
+    def _first_of(self, tier: str, now: float) -> _Arrivals:
+        arrivals = self._arrivals[tier] = _Arrivals(now, self._cell(tier, "passed"))
+        return arrivals
+
+    def _begin(self, asked: Asked, breaker: Breaker | None, now: float, waited: float) -> Turn:
+        self._numbers = number = self._numbers + 1
         self.in_progress += 1
         if self.lease is not None:
             self.lease.begun(now)
         if self.provider is not None:
-            self.provider.sent(self._numbers, asked.tokens, now)
-        return Turn(self, asked, self._numbers, breaker, now, now - since)
+            self.provider.sent(number, asked.tokens, now)
+        return Turn(self, asked, number, breaker, now, waited)
 
     def _next(self, now: float) -> None:
         """Let go who may go."""
@@ -520,8 +535,8 @@ class Gate:
             except Overloaded as opened:  # while it waited
                 entry.called(opened)
                 continue
-            self._counted(entry.tier, "waited")
-            entry.called(self._begin(entry.asked, breaker, now, entry.arrived))
+            self._cell(entry.tier, "waited").add()
+            entry.called(self._begin(entry.asked, breaker, now, now - entry.arrived))
 
     def _fits(self, entry: Entry, now: float) -> bool:
         assert isinstance(entry, Ticket)
@@ -534,7 +549,7 @@ class Gate:
         wait = self._remote_wait(asked.tokens, now)
         for entry in self.queue.without_deadline():
             assert isinstance(entry, Ticket)
-            self._counted(entry.tier, "in_vain")
+            self._cell(entry.tier, "in_vain").add()
             entry.called(
                 Overloaded(
                     f"{self.name} takes no calls: it says that its rate limit is used up",
@@ -543,7 +558,7 @@ class Gate:
             )
 
     def _refuse_late(self, asked: Asked, now: float, wait: float) -> None:
-        self._counted(asked.tier, "late")
+        self._cell(asked.tier, "late").add()
         left = asked.deadline - now
         raise Overloaded(
             f"the call's deadline is {left:.1f} s away and cannot be met: {self.name} would begin to answer"

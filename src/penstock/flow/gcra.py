@@ -12,6 +12,7 @@ short list of (time, gap), of which only those matter that are smaller than ever
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import inf
 
 PERIOD = 60.0  # seconds: limits are per minute
@@ -64,8 +65,6 @@ class Bucket:
             self.full_at += units * self._each
         else:
             self._found_full = now
-            if self._gaps:
-                self._gaps.clear()
             self.full_at = now + units * self._each
 
     def correct(self, units: float, taken_at: float) -> float:
@@ -84,6 +83,8 @@ class Bucket:
 
     def _remember(self, gap: float, now: float) -> None:
         gaps = self._gaps
+        if gaps and gaps[-1][0] <= self._found_full:  # what was before that does not matter any more
+            gaps.clear()
         while gaps and gaps[-1][1] >= gap:
             gaps.pop()
         gaps.append((now, gap))
@@ -113,10 +114,10 @@ class Bucket:
 
     def left(self, now: float) -> float:
         """Units that can be taken now; 0 also in debt."""
-        if self.full_at <= now:
+        gap = self.full_at - now
+        if gap <= 0.0:
             return self.limit
-        level = self.level(now)
-        return max(0.0, level)
+        return self.limit * (1.0 - gap / self.period) if gap < self.period else 0.0
 
     def full_in(self, now: float) -> float:
         """Seconds until the bucket is full."""
@@ -124,3 +125,34 @@ class Bucket:
 
     def __repr__(self) -> str:
         return f"<Bucket of {self.limit:g} per {self.period:g} s, full at {self.full_at:.3f}>"
+
+
+# ---- several at once: what follows is one call where each call of a bucket's methods would cost as much ----
+
+
+def take(buckets: Iterable[Bucket], units: float, now: float) -> None:
+    """Take them from each bucket; of one that is smaller, the whole."""
+    for bucket in buckets:
+        limit = bucket.limit
+        bucket.take(units if units < limit else limit, now)  # noqa: FURB136 - min() costs three times as much
+
+
+def take_of_full(buckets: Iterable[Bucket], units: float, now: float) -> None:
+    """Take them from each bucket, all of which are full and hold so many: :meth:`Bucket.take` comes to this then."""
+    for bucket in buckets:
+        bucket._found_full = now  # noqa: SLF001
+        bucket.full_at = now + units * bucket._each  # noqa: SLF001
+
+
+def correct(buckets: Iterable[Bucket], taken: float, used: float, taken_at: float) -> None:
+    """So much was used, of which so much was taken by :func:`take`."""
+    for bucket in buckets:
+        limit = bucket.limit
+        bucket.correct(used - (taken if taken < limit else limit), taken_at)  # noqa: FURB136 - the same
+
+
+def correct_by(buckets: Iterable[Bucket], units: float, taken_at: float) -> None:
+    """The same for so many units more, or, negative, fewer, of buckets that hold what was taken."""
+    for bucket in buckets:
+        if units >= 0.0 or taken_at >= bucket._found_full:  # noqa: SLF001 - as a rule it was full in spite of it
+            bucket.correct(units, taken_at)

@@ -24,7 +24,7 @@ from penstock.errors import PlaceWanted, RateLimited
 from penstock.flow.account import DOLLAR, Account
 from penstock.flow.budget import Calendar
 from penstock.flow.lessee import Lessee
-from penstock.flow.reservation import CallReservation, Concerned, tightest
+from penstock.flow.reservation import CallReservation, Concerned
 from penstock.messages import Call, Endpoint, Spent, Usage
 from penstock.wire import opaque
 from penstock.wire.not_json import NOT_JSON
@@ -35,6 +35,7 @@ SOON = 1.0  # seconds to come back in, where it depends on calls under way, whos
 MAX_OUTPUT_TOKENS = 131_072  # no model answers with more, whatever a call asks for
 MAX_CHOICES = 128  # what OpenAI allows for "n"
 MAX_REMEMBERED = 4_096
+_COMPLETIONS = Endpoint.COMPLETIONS
 _PLACES = "concurrent"
 _BUDGETS = frozenset({"day", "month"})
 _NO_RATE = "rate_limit_exceeded"
@@ -123,12 +124,15 @@ class Limiter:
         concerned = self._of_call.get(names) or self._find(names)
         if not concerned.accounts:
             return None
-        now, tokens, output, cost = self.now(), _prompt(call), _output(call), 0
+        clock = self.now
+        now, cost = clock(), 0
+        prompt, output = _estimate(call)
         if concerned.spends:
             self.look()
-            cost = self._price(call, _likely(call, tokens, output))
-        tokens += output
-        if not concerned.has_room(tokens, cost, now):
+            price = self._price
+            cost = price(call, _likely(call, prompt, output))
+        tokens = prompt + output
+        if not concerned.take(tokens, cost, now):
             raise self._refusal(concerned, now, tokens, cost, patient=patient)
         return CallReservation(self, concerned, now, tokens, cost)
 
@@ -146,7 +150,7 @@ class Limiter:
         ``wait`` is in seconds; None: no time helps.
         """
         concerned, now = self._concerned(call), self.now()
-        prompt, output = _prompt(call), _output(call)
+        prompt, output = _estimate(call)
         tokens = prompt + output
         cost = self._price(call, _likely(call, prompt, output)) if concerned.spends else 0
         self.look()
@@ -177,12 +181,14 @@ class Limiter:
         """What a call of this key, tenant, tier and model has cost was by so much more, in 1e-12 US dollars."""
         self.look()
         for budget in (self._of_call.get(names) or self._find(names)).budgets:
-            budget.own += cost
+            budget.spend(cost)
 
     def look(self) -> None:
         """See which day it is."""
-        if self.unix_time() >= self.calendar.day_ends:
-            self.calendar.look(self.unix_time())
+        clock = self.unix_time
+        now = clock()
+        if now >= self.calendar.day_ends:
+            self.calendar.look(now)
             for account in self._accounts.values():
                 account.turn(self.calendar.day, self.calendar.month)
 
@@ -208,7 +214,7 @@ class Limiter:
             accounts.append(account)
         if len(self._of_call) >= MAX_REMEMBERED:
             self._of_call.clear()
-        found = self._of_call[names] = Concerned(accounts)
+        found = self._of_call[names] = Concerned(accounts, shared=self.lessee is not None)
         return found
 
     def _limits(self, scope: str, name: str) -> LimitConfig | None:
@@ -235,9 +241,9 @@ class Limiter:
         day, month = self._others.get((account.scope, account.name), (0, 0))
         account.turn(self.calendar.day, self.calendar.month)
         if account.day is not None:
-            account.day.others = day
+            account.day.credit(day)
         if account.month is not None:
-            account.month.others = month
+            account.month.credit(month)
 
     # ---- may it begin? ----
 
@@ -261,12 +267,13 @@ class Limiter:
             if wanted.lease is not None:
                 wanted.lease.asked(tokens, now, refused=True)
         short_of_place = kind == _PLACES
+        requests, tokens_left = concerned.windows(now)
         return RateLimited(
             _sentence(account, kind, longest),
             code=_NO_MONEY if kind in _BUDGETS else _NO_PLACE if short_of_place else _NO_RATE,
             retry_after=longest if math.isfinite(longest) else None,
-            requests=tightest(concerned.requests, now),
-            tokens=tightest(concerned.tokens, now),
+            requests=requests,
+            tokens=tokens_left,
         )
 
     def _waits(self, account: Account, now: float, tokens: int, cost: int) -> Iterable[tuple[str, float]]:
@@ -316,23 +323,20 @@ def _sentence(account: Account, kind: str, wait: float) -> str:
     return f"{whose} may use {limit:g} {kind} a minute; try again in {wait:.3g} s"
 
 
-def _prompt(call: Call) -> int:
-    """The tokens of its prompt, by its size."""
-    return opaque.prompt_tokens(call) if call.endpoint.opaque else estimate_tokens(len(call.body))
-
-
-def _output(call: Call) -> int:
-    """The most tokens that a call will be answered with, as far as its request tells."""
-    if not call.endpoint.streams:
-        return 0
+def _estimate(call: Call) -> tuple[int, int]:
+    """The tokens of its prompt, by its size, and the most that it will be answered with, as far as it tells."""
+    endpoint = call.endpoint
+    prompt = opaque.prompt_tokens(call) if endpoint.opaque else estimate_tokens(len(call.body))
+    if not endpoint.streams:
+        return prompt, 0
     asked = call.max_output_tokens
     output = OUTPUT_TOKENS if asked is None else min(max(asked, 0), MAX_OUTPUT_TOKENS)
     fields = call.fields
     if (raw := fields.get("n")) is not None:
         output *= _choices(raw)
-    if call.endpoint is Endpoint.COMPLETIONS and (raw := fields.get("best_of")) is not None:
+    if endpoint is _COMPLETIONS and (raw := fields.get("best_of")) is not None:
         output = max(output, output // _choices(fields.get("n")) * _choices(raw))  # all are made and billed
-    return output
+    return prompt, output
 
 
 def _choices(raw: msgspec.Raw | None) -> int:
@@ -348,8 +352,8 @@ def _choices(raw: msgspec.Raw | None) -> int:
 def _likely(call: Call, prompt: int, output: int) -> Usage:
     """What a call may use at the most, as far as its request tells; images may be billed by number or by token."""
     if not call.endpoint.opaque:
-        return Usage(prompt, output, estimated=True)
+        return Usage(prompt, output)
     units = opaque.units(call)
     if opaque.is_drawn(call):
         output = OUTPUT_TOKENS * units
-    return Usage(prompt, output, units=units, estimated=True)
+    return Usage(prompt, output, units=units)

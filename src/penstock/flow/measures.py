@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable
 
 from penstock.flow.gate import Gate
 from penstock.flow.lessee import Lessee
-from penstock.metrics import Registry
+from penstock.metrics import Counter, Registry
 
 MAX_CHILDREN = 5_000
 
 
-def measure(registry: Registry, gates: Callable[[], Iterable[Gate]]) -> Callable[[str, str, str], None]:
+def measure(registry: Registry, gates: Callable[[], Iterable[Gate]]) -> Callable[[str, str, str], Counter]:
     """Declare the metrics of all gates; gauges are read when a snapshot is taken.
 
-    :returns: what counts a call: its upstream, its tier, what became of it
+    :returns: what counts calls, by their upstream, their tier, what became of them
     """
     turns = registry.counter(
         "penstock_turns_total",
@@ -50,11 +50,7 @@ def measure(registry: Registry, gates: Callable[[], Iterable[Gate]]) -> Callable
                     waiting.labels(gate.name, tier).set(lengths.get(tier, 0))
 
     registry.before_snapshot(collect)
-
-    def counted(upstream: str, tier: str, outcome: str) -> None:
-        turns.labels(upstream, tier, outcome).value += 1
-
-    return counted
+    return turns.labels
 
 
 def measure_leases(registry: Registry, lessee: Callable[[], Lessee | None]) -> Callable[[str], None]:

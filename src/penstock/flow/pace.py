@@ -25,6 +25,7 @@ class Pace:
         "_shape",
         "_sorted",
         "holding",
+        "is_known",
         "output_tokens",
         "tokens_per_second",
     )
@@ -34,6 +35,7 @@ class Pace:
         self._sorted: list[float] = []  # the same
         self._level = 0.0  # their moving mean
         self._shape: dict[int, float] = {}  # by length of the prompt, two classes to a doubling
+        self.is_known = False  # whether anything is of first tokens, or of what comes after
         self.tokens_per_second = 0.0  # each 0 until it is known
         self.output_tokens = 0.0
         self.holding = 0.0
@@ -46,6 +48,7 @@ class Pace:
             mean = self.output_tokens
             self.output_tokens = mean + WEIGHT * (output_tokens - mean) if mean else float(output_tokens)
         if tokens_per_second is not None:
+            self.is_known = True
             self.tokens_per_second = _mean(self.tokens_per_second, tokens_per_second)
 
     def observe_first_token(self, seconds: float, prompt_tokens: int) -> float:
@@ -65,6 +68,7 @@ class Pace:
         if len(self._first_tokens) == RECENT:
             oldest = self._first_tokens.popleft()
             del self._sorted[bisect_left(self._sorted, oldest)]
+        self.is_known = True
         self._first_tokens.append(alike)
         insort(self._sorted, alike)
         return alike

@@ -13,14 +13,16 @@ class Provider:
 
     Many providers never say a word of it.  Until one has, it is only noted what it has been sent, so that its first
     word can be understood.
+
+    :ivar has_spoken: whether it has
     """
 
-    __slots__ = ("_counted_at", "_has_spoken", "_new_calls", "_new_tokens", "_requests", "_sent", "_tokens")
+    __slots__ = ("_counted_at", "_new_calls", "_new_tokens", "_requests", "_sent", "_tokens", "has_spoken")
 
     def __init__(self) -> None:
         self._requests = RemoteBucket()
         self._tokens = RemoteBucket()
-        self._has_spoken = False
+        self.has_spoken = False
         self._sent: dict[int, float] = {}  # tokens of calls that are not answered, until it has
         self._new_calls = 0  # accepted since then:
         self._new_tokens = 0.0
@@ -28,13 +30,13 @@ class Provider:
 
     def wait(self, tokens: float, now: float) -> float:
         """Seconds until a call of so many tokens may be sent; 0: now."""
-        if not self._has_spoken:
+        if not self.has_spoken:
             return 0.0
         return max(self._requests.wait(1.0, now), self._tokens.wait(tokens, now))
 
     def sent(self, number: int, tokens: float, now: float) -> None:
         """Call ``number`` goes out; numbers grow."""
-        if self._has_spoken:
+        if self.has_spoken:
             self._requests.sent(number, 1.0, now)
             self._tokens.sent(number, tokens, now)
         else:
@@ -47,7 +49,7 @@ class Provider:
 
         :param share: of what is told, that part is for this process: others spend of the same buckets
         """
-        if not self._has_spoken:
+        if not self.has_spoken:
             if requests is None and tokens is None:
                 self._sent.pop(number, None)
                 return
@@ -66,7 +68,7 @@ class Provider:
         """A bucket is empty; whether that is news.  Which of the two is not always said: the one that is nearer to it."""
         if self._new_calls:
             self._count(now)
-        if not self._has_spoken:
+        if not self.has_spoken:
             self._speaks(now)
         emptier = min(self._requests, self._tokens, key=lambda bucket: bucket.fullness(now))
         return emptier.refused(retry_after, now)
@@ -81,14 +83,14 @@ class Provider:
         self._new_calls, self._new_tokens, self._counted_at = 0, 0.0, now
 
     def _speaks(self, now: float) -> None:
-        self._has_spoken = True
+        self.has_spoken = True
         for number, tokens in self._sent.items():
             self._requests.sent(number, 1.0, now)
             self._tokens.sent(number, tokens, now)
         self._sent.clear()
 
     def __repr__(self) -> str:
-        if not self._has_spoken:
+        if not self.has_spoken:
             return f"<Provider that has told nothing, {len(self._sent)} unanswered>"
         return f"<Provider, requests {self._requests}, tokens {self._tokens}>"
 

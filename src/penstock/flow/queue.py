@@ -151,6 +151,7 @@ class Queue:
     :param tiers: by name; a call of a tier that is not there is treated as :func:`config_of` says
     :param max_waiting: calls, of all tiers together
     :ivar length: calls that wait
+    :ivar has_waited: whether anybody ever had to: until then nobody is charged for anything
     """
 
     def __init__(self, tiers: Mapping[str, TierConfig], max_waiting: int) -> None:
@@ -158,6 +159,7 @@ class Queue:
         self._configs = tiers
         self._tiers: dict[str, _Tier] = {}
         self.length = 0
+        self.has_waited = False
 
     def __len__(self) -> int:
         return self.length
@@ -207,7 +209,7 @@ class Queue:
                 if other.length and other.config.priority == tier.config.priority
             ]
             tier.passed = max(tier.passed, min(alike, default=tier.passed))
-        entry.waiting = True
+        entry.waiting = self.has_waited = True
         tier.join(entry)
         self.length += 1
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
+from penstock.flow import gcra
 from penstock.messages import Usage
 
 if TYPE_CHECKING:
@@ -26,31 +27,77 @@ _NOTHING = Usage()
 class Concerned:
     """The accounts that concern the calls of some names, and what they are limited in.
 
+    :param shared: whether other processes may have a part of it
+    :ivar least_tokens: that one of the buckets holds; 0: there is none
     :ivar spends: whether there is a budget among it
-    :ivar is_shut: whether there is a limit of 0
     """
 
-    __slots__ = ("accounts", "budgets", "is_shut", "places", "requests", "spends", "tokens")
+    __slots__ = (
+        "_buckets",
+        "_full",
+        "_is_shut",
+        "_places",
+        "_shared",
+        "accounts",
+        "budgets",
+        "least_tokens",
+        "requests",
+        "spends",
+        "tokens",
+    )
 
-    def __init__(self, accounts: Sequence[Account]) -> None:
+    def __init__(self, accounts: Sequence[Account], *, shared: bool) -> None:
         self.accounts = tuple(accounts)
-        self.places = tuple((each, each.concurrent) for each in accounts if each.concurrent is not None)
         self.requests = tuple(each.requests for each in accounts if each.requests is not None)
         self.tokens = tuple(each.tokens for each in accounts if each.tokens is not None)
         self.budgets: tuple[Budget, ...] = tuple(budget for each in accounts for budget in each.budgets)
         self.spends = bool(self.budgets)
-        self.is_shut = any(not bucket.limit for bucket in (*self.requests, *self.tokens))
+        self._buckets = (*self.requests, *self.tokens)
+        self._places = tuple((each, each.concurrent) for each in accounts if each.concurrent is not None)
+        self._is_shut = any(not bucket.limit for bucket in self._buckets)
+        self.least_tokens = min((int(bucket.limit) for bucket in self.tokens), default=0)
+        self._full = _when_full(self.requests), _when_full(self.tokens)
+        self._shared = shared
 
     def __repr__(self) -> str:
         return f"<Concerned {self.accounts}>"
 
-    def has_room(self, tokens: int, cost: int, now: float) -> bool:
-        """Whether all of them let the call in."""
-        if self.is_shut:
+    def take(self, tokens: int, cost: int, now: float) -> bool:
+        """Take a request, tokens and money of all of them, if all have room; whether they had."""
+        if self._is_shut:
             return False
-        for account, most in self.places:
+        for account, most in self._places:
             if account.in_progress >= most if account.lease is None else not account.lease.has_place(now):
                 return False
+        for budget in self.budgets:
+            if budget.left <= cost and not budget.fits(cost):
+                return False
+        for bucket in self._buckets:
+            if bucket.full_at > now:
+                if not self._fits(tokens, now):
+                    return False
+                gcra.take(self.requests, 1.0, now)
+                gcra.take(self.tokens, tokens, now)
+                break
+        else:
+            gcra.take_of_full(self.requests, 1.0, now)
+            if tokens <= self.least_tokens:
+                gcra.take_of_full(self.tokens, float(tokens), now)
+            else:
+                gcra.take(self.tokens, tokens, now)
+        for budget in self.budgets:
+            budget.left -= cost
+        for account in self.accounts:
+            account.in_progress += 1
+        if self._shared:
+            for account in self.accounts:
+                if account.lease is not None:
+                    account.lease.in_progress += 1
+                    account.lease.asked(tokens, now, refused=False)
+        return True
+
+    def _fits(self, tokens: int, now: float) -> bool:
+        """Whether the buckets have room."""
         for bucket in self.requests:
             if bucket.full_at > now and bucket.wait(1, now):
                 return False
@@ -58,14 +105,22 @@ class Concerned:
             for bucket in self.tokens:
                 if bucket.full_at > now and bucket.wait(tokens, now):
                     return False
-        for budget in self.budgets:  # noqa: SIM110 - a generator would cost more than all it asks
-            if not budget.fits(cost):
-                return False
         return True
 
+    def windows(self, now: float) -> tuple[Window | None, Window | None]:
+        """The limits of requests and of tokens of which least is left, as they stand now; None: there is none."""
+        for bucket in self._buckets:
+            if bucket.full_at > now:
+                return _tightest(self.requests, now), _tightest(self.tokens, now)
+        return self._full
 
-def tightest(buckets: tuple[Bucket, ...], now: float) -> Window | None:
-    """The limit of which least is left, as it stands now; None: there is none."""
+
+def _when_full(buckets: tuple[Bucket, ...]) -> Window | None:
+    limit = min((bucket.limit for bucket in buckets), default=None)
+    return None if limit is None else (limit, limit, 0.0)
+
+
+def _tightest(buckets: tuple[Bucket, ...], now: float) -> Window | None:
     if not buckets:
         return None
     tight, least = buckets[0], inf
@@ -81,9 +136,9 @@ def tightest(buckets: tuple[Bucket, ...], now: float) -> Window | None:
 class CallReservation:
     """A :class:`penstock.messages.Reservation` of a :class:`penstock.flow.limits.Limiter`.
 
-    :param tokens: that the call may use, 1 request beside; an estimate greater than a whole bucket takes all of that:
-        a call must be able to begin
-    :param cost: that it may come to, in 1e-12 US dollars
+    :param tokens: that were taken, 1 request beside; an estimate greater than a whole bucket takes all of that: a call
+        must be able to begin
+    :param cost: that was taken, in 1e-12 US dollars
     """
 
     __slots__ = ("_concerned", "_cost", "_holders", "_limiter", "_settled", "_taken_at", "_tokens")
@@ -92,22 +147,10 @@ class CallReservation:
         self._limiter = limiter
         self._concerned = concerned
         self._taken_at = now
-        self._tokens = wanted = float(tokens)
+        self._tokens = tokens
         self._cost = cost
         self._holders = 1
         self._settled = False
-        for bucket in concerned.requests:
-            bucket.take(1.0, now)
-        for bucket in concerned.tokens:
-            limit = bucket.limit
-            bucket.take(wanted if wanted < limit else limit, now)  # noqa: FURB136 - min() costs three times as much
-        for budget in concerned.budgets:
-            budget.reserved += cost
-        for account in concerned.accounts:
-            account.in_progress += 1
-            if account.lease is not None:
-                account.lease.in_progress += 1
-                account.lease.asked(tokens, now, refused=False)
 
     def hold(self) -> None:
         self._holders += 1
@@ -116,17 +159,18 @@ class CallReservation:
         if self._settled:
             return
         self._settled = True
-        concerned, taken_at, taken = self._concerned, self._taken_at, self._tokens
-        used = float(usage.input_tokens + usage.output_tokens)
-        for bucket in concerned.tokens:
-            limit = bucket.limit
-            bucket.correct(used - (taken if taken < limit else limit), taken_at)  # noqa: FURB136 - the same
+        concerned = self._concerned
+        taken, used = self._tokens, usage.input_tokens + usage.output_tokens
+        if taken <= concerned.least_tokens:
+            gcra.correct_by(concerned.tokens, float(used - taken), self._taken_at)
+        else:
+            gcra.correct(concerned.tokens, taken, used, self._taken_at)
         if concerned.spends:
             self._limiter.look()
-            reserved = self._cost
+            saved = self._cost - cost
             for budget in concerned.budgets:
-                budget.reserved -= reserved
                 budget.own += cost
+                budget.left += saved
         if self._limiter.lessee is not None:
             now = self._limiter.now()
             for account in concerned.accounts:
@@ -139,16 +183,20 @@ class CallReservation:
             return
         if not self._settled:
             self.settle(_NOTHING, 0)  # nobody asked an upstream
-        for account in self._concerned.accounts:
+        accounts = self._concerned.accounts
+        for account in accounts:
             account.in_progress -= 1
-            if account.lease is not None:
-                account.lease.in_progress -= 1
-                account.lease.ended(self._limiter.now())
+        if self._limiter.lessee is not None:
+            now = self._limiter.now()
+            for account in accounts:
+                if account.lease is not None:
+                    account.lease.in_progress -= 1
+                    account.lease.ended(now)
 
     def windows(self) -> tuple[Window | None, Window | None]:
-        now, concerned = self._limiter.now(), self._concerned
-        return tightest(concerned.requests, now), tightest(concerned.tokens, now)
+        clock = self._limiter.now
+        return self._concerned.windows(clock())
 
     def __repr__(self) -> str:
-        state = "settled" if self._settled else f"{self._tokens:g} tokens, {self._cost} reserved"
+        state = "settled" if self._settled else f"{self._tokens} tokens, {self._cost} reserved"
         return f"<CallReservation {state}, {self._holders} holders>"

@@ -524,10 +524,13 @@ class Gateway:
             candidates = self.pipeline.snapshot.router.route(call)
         except UnknownModel:
             return 0
-        estimate = self.recorder.ledger.prices.estimate
+        prices = self.recorder.ledger.prices
         if len(candidates) == 1:
-            return estimate(candidates[0].upstream.name, candidates[0].model, usage)
-        return max(estimate(candidate.upstream.name, candidate.model, usage) for candidate in candidates)
+            sole = candidates[0]
+            return prices.estimate(sole.upstream.name, sole.model, usage)
+        return max(
+            prices.estimate(candidate.upstream.name, candidate.model, usage) for candidate in candidates
+        )
 
     def _runner(self, config: Config, files: FileStore) -> Runner:
         return Runner(

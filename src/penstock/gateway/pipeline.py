@@ -469,8 +469,8 @@ class Pipeline:
             log.exception("defect while producing %s", generation.id)
             generation.fail(InternalError("internal error"))
         finally:
-            settle(call, generation)
             if call.reservation is not None:
+                settle(call, generation)
                 call.reservation.release()
             if name is not None:
                 self.registry.unbind(generation, name)

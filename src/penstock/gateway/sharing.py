@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from penstock.config.model import ConcurrencyConfig, Config, UpstreamConfig
-    from penstock.metrics import Registry
+    from penstock.metrics import Counter, Registry
     from penstock.net.clock import Clock
     from penstock.upstream.http import HTTPUpstream
 
@@ -86,13 +86,13 @@ class Sharing:
         wanted: UpstreamConfig,
         config: Config,
         present: HTTPUpstream | None,
-        counted: Callable[[str, str], None],
+        cell: Callable[[str, str], Counter],
     ) -> Gate | None:
         """The way to an upstream; None: whoever comes may go.
 
         :param present: what it was until now: where only something else has changed, its gate stays, with the calls that
             are under way there and all that it has learnt
-        :param counted: see :class:`penstock.flow.gate.Gate`
+        :param cell: see :class:`penstock.flow.gate.Gate`
         """
         concurrency = wanted.concurrency
         if concurrency is None and wanted.breaker is None:
@@ -105,7 +105,7 @@ class Sharing:
             concurrency,
             wanted.breaker,
             config.tiers,
-            counted,
+            cell,
             lease=None if concurrency is None else self.of_upstream(name, concurrency, config),
             share=1.0 / config.workers,
         )

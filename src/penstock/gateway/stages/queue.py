@@ -90,7 +90,8 @@ def ask_turn(gate: Gate, transfer: Transfer, candidate: Candidate) -> Turn | Tic
     :raises penstock.errors.Overloaded: refused; the code says why
     :raises penstock.errors.BadRequest: its deadline makes no sense
     """
-    job, now = transfer.job, transfer.now()
+    job, clock = transfer.job, transfer.now
+    now = clock()
     # By health the first candidate is one that may be asked; if it may not, none may, and it is the last standing.
     last = candidate.sole or transfer.generation.attempts <= 1
     asked = asked_of(job.call, candidate.model, gate, job.prompt_tokens)
@@ -133,7 +134,8 @@ async def wait_turn(gate: Gate, transfer: Transfer, ticket: Ticket) -> Turn:
 
 def settle_turn(turn: Turn, transfer: Transfer, attempt: Attempt, failure: BaseException | None) -> None:
     """Its call has ended: give the turn back, with what was learnt of the upstream."""
-    now = transfer.now()
+    clock = transfer.now
+    now = clock()
     first_token = pace = None
     if transfer.job.call.stream and transfer.seen:
         first_token = transfer.seen - transfer.sent

@@ -196,7 +196,8 @@ class Reading:
         reservation = self.call.reservation
         if reservation is None:
             return []
-        return ratelimits.render(self.call.endpoint.dialect, *reservation.windows(), time.time())
+        requests, tokens = reservation.windows()
+        return ratelimits.render(self.call.endpoint.dialect, requests, tokens, time.time())
 
     def _finish(self, status: int) -> None:
         if not self.done:
