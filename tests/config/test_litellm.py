@@ -10,6 +10,7 @@ from penstock.config.litellm import convert
 from penstock.config.load import parse
 from penstock.config.model import CandidateConfig, Config, TimeoutConfig
 from penstock.errors import ConfigError
+from penstock.ledger.prices import Price
 
 ENVIRON = {"OPENAI_API_KEY": "k1", "ANTHROPIC_API_KEY": "k2", "URL": "http://box:1"}
 
@@ -475,6 +476,21 @@ def test_everything_that_nobody_took_is_listed():
         "environment_variables",
     }
     assert left(conversion)["strange"] == "has no counterpart in Penstock"
+
+
+@pytest.mark.parametrize(
+    ("key", "ours"),
+    [
+        ("output_cost_per_image", "image"),
+        ("input_cost_per_second", "minute"),
+        ("output_cost_per_token", "output"),
+    ],
+)
+def test_a_price_is_left_to_the_price_table_and_named_as_it_is_there(key, ours):
+    text = "model_list:\n- {model_name: a, litellm_params: {model: openai/a, api_key: k, KEY: 0.04}}\n"
+    conversion, _ = converted(text.replace("KEY", key))
+    assert f"`{ours}`" in left(conversion)[key]
+    assert ours in Price.__struct_fields__
 
 
 # ---- bad input -------------------------------------------------------------------------------------------

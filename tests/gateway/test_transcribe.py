@@ -85,6 +85,7 @@ def test_only_those_who_have_agreed_are_written_down(tmp_path):
 def test_a_call_may_say_that_it_is_not_to_be_stored(tmp_path):
     refused = (PROMPT, {"headers": ["cache-control: no-store"]})
     assert written(tmp_path, PLAIN, refused) == ([], {})
+    assert written(tmp_path, PLAIN, ({**PROMPT, "store": False}, {})) == ([], {})
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import os
 import re
 import sqlite3
@@ -373,6 +374,46 @@ def test_another_process_that_holds_the_file_for_long_makes_a_write_fail_and_not
         other.execute("ROLLBACK")
         other.close()
         assert await store.write([append(one, 3, b"3")]) == {}
+        await store.close()
+
+    run(test)
+
+
+# The locks of one who makes the log's index anew, as the first does who comes after all were killed, and the index
+# without its two heads: https://www.sqlite.org/walformat.html, sections 2.1 and 2.3.
+RECOVERING = """
+import fcntl, sys
+with open(sys.argv[1], "r+b", buffering=0) as index:
+    fcntl.lockf(index, fcntl.LOCK_EX, 3, 120)
+    index.write(bytes(96))
+    print("begun", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def recovering(index):
+    """Another process that does so until its standard input ends."""
+    words = [sys.executable, "-c", RECOVERING, index]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"begun\n"
+        yield other
+
+
+@pytest.mark.parametrize(
+    "look",
+    [lambda store: store.expired(NOW, 9), lambda store: store.expire(NOW), lambda store: store.statistics()],
+    ids=["expired", "expire", "statistics"],
+)
+def test_whoever_comes_while_another_process_recovers_the_log_waits_for_it(look, tmp_path):
+    async def test():
+        store, one = await filled(tmp_path / "g.db", busy_timeout=30)
+        assert len(await store.events(one.id, 0, LARGE)) == 3  # both of its connections are open
+        with recovering(tmp_path / "g.db-shm") as other:
+            looking = asyncio.create_task(look(store))
+            asyncio.get_running_loop().call_later(0.05, other.stdin.close)
+            await looking
+        assert len(await store.events(one.id, 0, LARGE)) == 3
         await store.close()
 
     run(test)

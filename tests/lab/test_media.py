@@ -42,6 +42,13 @@ def test_an_image_is_a_png_that_the_digest_decides():
     assert picture == media.png(b"a") != media.png(b"b")
 
 
+def test_images_are_edited_by_their_addresses_too():
+    two = [{"image_url": "data:image/png;base64,eA=="}, {"file_id": "file-1"}]
+    assert made(Endpoint.IMAGES_EDITS, prompt="four", images=two).input_tokens == 1 + 2 * 256
+    with pytest.raises(BadRequest, match="image"):
+        made(Endpoint.IMAGES_EDITS, prompt="four", images=[])
+
+
 def test_speech_is_as_long_as_its_words():
     answer = made(Endpoint.SPEECH, voice="v", input="one two three")
     with wave.open(BytesIO(sent(answer))) as sound:

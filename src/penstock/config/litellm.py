@@ -78,7 +78,6 @@ _CACHE = "which answers are kept is said for each model (`cache`), and where, at
 _COOLDOWN = "an upstream that fails is left in peace where it has a `breaker`; see docs/flow.md"
 _BUDGET = "say whose it is, under `limits`: keys, tenants or tiers, by day or month; see docs/flow.md"
 _AT_ONCE = "how many calls an upstream gets at once is its `concurrency`; see docs/flow.md"
-_PRICE = "prices stand in a table of their own; see `prices` in docs/configuration.md"
 
 _REASONS = {
     "temperature": _FIXED_PARAMETER,
@@ -119,11 +118,29 @@ _REASONS = {
     "content_policy_fallbacks": "a request that a provider's filter refuses is not sent to another",
     "include": "convert each included file by itself",
     "environment_variables": "set them where Penstock is started",
-    "input_cost_per_token": _PRICE,
-    "output_cost_per_token": _PRICE,
-    "input_cost_per_second": _PRICE,
-    "output_cost_per_second": _PRICE,
     "order": "candidates are drawn by weight; put later ones into a model of their own and name it in fallbacks",
+}
+# What LiteLLM's prices are called in the price table, where they are per million tokens or characters, and per minute.
+_PRICES = {
+    "input_cost_per_token": "input",
+    "output_cost_per_token": "output",
+    "cache_read_input_token_cost": "cached_input",
+    "cache_creation_input_token_cost": "cache_write",
+    "cache_creation_input_token_cost_above_1hr": "cache_write_1h",
+    "output_cost_per_reasoning_token": "reasoning",
+    "input_cost_per_audio_token": "audio_input",
+    "output_cost_per_audio_token": "audio_output",
+    "input_cost_per_image_token": "image_input",
+    "input_cost_per_image": "image",
+    "output_cost_per_image": "image",
+    "input_cost_per_second": "minute",
+    "output_cost_per_second": "minute",
+    "input_cost_per_character": "characters",
+    "input_cost_per_query": "search",
+}
+_REASONS |= {
+    key: f"prices stand in a table of their own, where this is `{ours}`; see `prices` in docs/configuration.md"
+    for key, ours in _PRICES.items()
 }
 # What LiteLLM's ways of choosing among deployments are called here; "": drawn by weight, as without any.
 _STRATEGIES = {

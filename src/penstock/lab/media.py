@@ -143,7 +143,9 @@ def _moderation(asked: Asked) -> Made:
 
 
 def _image(asked: Asked) -> Made:
-    images = [file for name in ("image", "mask") for file in asked.files.get(name, ())]
+    listed = asked.fields.get("images")  # as JSON has them: by their address or a file's id
+    images = sum(len(asked.files.get(name, ())) for name in ("image", "mask"))
+    images += len(listed) if isinstance(listed, list) else 0
     prompt = ""
     if asked.endpoint is not Endpoint.IMAGES_VARIATIONS:
         prompt = asked.text("prompt")
@@ -151,7 +153,7 @@ def _image(asked: Asked) -> Made:
         raise BadRequest("you must provide an image parameter", param="image", code="invalid_type")
     count = min(max(int(asked.fields.get("n") or 1), 1), _MOST_IMAGES)
     drawn = [base64.b64encode(png(asked.digest + bytes([i]))).decode() for i in range(count)]
-    text_tokens, image_tokens = -(-len(prompt.encode()) // 4), 256 * len(images)
+    text_tokens, image_tokens = -(-len(prompt.encode()) // 4), 256 * images
     usage = {
         "input_tokens": text_tokens + image_tokens,
         "output_tokens": IMAGE_OUTPUT_TOKENS * count,

@@ -149,10 +149,10 @@ class SQLiteFile:
                 db.execute("PRAGMA wal_autocheckpoint = 0")  # the store does it, at a time of its choice
                 db.execute(f"PRAGMA journal_size_limit = {CHECKPOINT_BYTES}")
                 db.execute(f"PRAGMA max_page_count = {_FIXED_PAGES + max_bytes * 5 // 4 // _PAGE}")
-                db.execute("PRAGMA busy_timeout = 0")
                 if not MARK.check(db):
-                    with self.transaction():
+                    with transaction(db):
                         MARK.adopt(db, _SCHEMA)
+                db.execute("PRAGMA busy_timeout = 0")  # from here on we wait ourselves, see patiently()
             except (Foreign, OtherVersion) as error:
                 db.close()
                 raise StoreUnavailable(f"{self.path} cannot be used: {error}") from error

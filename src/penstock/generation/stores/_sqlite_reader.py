@@ -205,7 +205,7 @@ class SQLiteReader:
     # ---- what needs to be done ----
 
     def expired(self, now: float, limit: int) -> list[str]:
-        rows = self._db.execute(
+        rows = self.file.patiently(
             f"SELECT id FROM generations WHERE state = 'running' AND {_NO_LEASE} LIMIT ?",  # noqa: S608
             (now, limit),
         )
@@ -213,7 +213,7 @@ class SQLiteReader:
 
     def past(self, now: float) -> list[str]:
         """Generations that are past their time, and that nobody owns if they run."""
-        rows = self._db.execute(
+        rows = self.file.patiently(
             f"SELECT id FROM generations WHERE expires_at <= ? AND (state != 'running' OR {_NO_LEASE})",  # noqa: S608
             (now, now),
         )
@@ -224,7 +224,7 @@ class SQLiteReader:
         excess = self.statistics().size - max_bytes
         found: list[str] = []
         if excess > 0:
-            rows = self._db.execute(
+            rows = self.file.patiently(
                 "SELECT id, size FROM generations WHERE state != 'running' ORDER BY number"
             )
             for generation_id, freed in rows:
@@ -235,7 +235,7 @@ class SQLiteReader:
         return found
 
     def statistics(self) -> StoreStatistics:
-        number, running, size = self._db.execute(
+        number, running, size = self.file.patiently(
             "SELECT count(*), count(*) FILTER (WHERE state = 'running'), sum(size) FROM generations"
         ).fetchone()
         return StoreStatistics(number, running, size or 0)
