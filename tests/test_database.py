@@ -8,7 +8,7 @@ import time
 import pytest
 
 from penstock import database as module
-from penstock.database import Database
+from penstock.database import MEMORY, Database
 from penstock.errors import ConfigError, StorageUnavailable
 
 SCHEMA = ("CREATE TABLE t (n INTEGER)",)
@@ -43,6 +43,19 @@ def test_what_was_written_is_there_for_others_and_after_a_restart(tmp_path):
         await again.close()
 
     asyncio.run(main())
+
+
+def test_what_is_kept_in_memory_makes_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    async def main():
+        database = a_database(MEMORY)
+        await database.write(lambda db: db.execute("INSERT INTO t VALUES (1)"))
+        assert await numbers(database) == [1]
+        await database.close()
+
+    asyncio.run(main())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_may_begin_with_a_file_at_once(tmp_path, monkeypatch):

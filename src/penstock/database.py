@@ -20,6 +20,9 @@ from penstock.errors import ConfigError, StorageFull, StorageUnavailable
 from penstock.sqlite_files import Mark, create_private, log_ahead, transaction
 from penstock.uninterrupted import uninterrupted
 
+MEMORY = Path(":memory:")
+"""In the place of a path: nothing is kept but in memory, for this process alone."""
+
 BUSY_TIMEOUT = 5.0  # seconds that a write waits for another worker's
 
 _T = TypeVar("_T")
@@ -91,7 +94,8 @@ class Database:
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
-            create_private(self.path)
+            if self.path != MEMORY:
+                create_private(self.path)
             connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
             try:
                 log_ahead(connection, patience=BUSY_TIMEOUT)

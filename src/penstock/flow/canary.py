@@ -25,7 +25,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from penstock.config.model import CanaryConfig
-from penstock.database import Database
+from penstock.database import MEMORY, Database
 from penstock.flow.verdict import FIRST_LOOK, Figures, Finding, compare
 
 _APPLICATION_ID = 0x50454E56  # "PENV"
@@ -172,7 +172,7 @@ class Trials:
 
     def __init__(self, path: Path | None, now: Callable[[], float] = time.time) -> None:
         self._database = Database(
-            path or Path(":memory:"), application_id=_APPLICATION_ID, version=_VERSION, schema=_SCHEMA
+            path or MEMORY, application_id=_APPLICATION_ID, version=_VERSION, schema=_SCHEMA
         )
         self._now = now
 
