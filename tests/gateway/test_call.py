@@ -195,14 +195,19 @@ def test_an_unknown_model_never_reaches_an_upstream():
     ("status", "message"),
     [("402 Pay", "no"), ("400 Bad", "Your credit balance is too low"), ("403 No", "no")],
 )
-def test_trouble_with_our_own_account_goes_to_the_next_candidate_at_once(status, message):
+def test_trouble_with_our_own_account_goes_to_the_next_candidate_at_once_and_into_the_log(
+    status, message, caplog
+):
     answer, booked, _ = run([answering(error(status, message)), answering(plain(COMPLETION))])
     assert answer.status == 200
     assert [row.upstream for row in booked] == ["up0", "up1"]
+    (logged,) = [record for record in caplog.records if record.name == "penstock.upstream"]
+    assert (logged.levelname, logged.getMessage().split()[0]) == ("WARNING", "up0")
+    assert "credit balance" not in logged.getMessage()
 
 
 @pytest.mark.parametrize(("status", "kind"), [(401, "authentication_error"), (403, "permission_error")])
-def test_a_callers_own_key_that_the_provider_refuses_is_the_callers_to_mend(status, kind):
+def test_a_callers_own_key_that_the_provider_refuses_is_the_callers_to_mend(status, kind, caplog):
     async def main():
         async with ScriptedUpstream(answering(error(f"{status} No", "Incorrect API key"))) as upstream:
             async with serving(config(upstream.url, retry=AT_ONCE)) as (_, port):
@@ -211,6 +216,7 @@ def test_a_callers_own_key_that_the_provider_refuses_is_the_callers_to_mend(stat
     answer = asyncio.run(main())
     told = answer.json()["error"]
     assert (answer.status, told["type"], told["message"]) == (status, kind, "up0: Incorrect API key")
+    assert [record for record in caplog.records if record.name == "penstock.upstream"] == []
 
 
 def test_a_candidate_that_cannot_say_the_call_makes_way_for_one_that_can():

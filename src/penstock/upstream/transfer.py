@@ -17,7 +17,7 @@ from typing import Protocol
 
 import msgspec
 
-from penstock.errors import InternalError, PenstockError, UpstreamBroken, UpstreamTimeout
+from penstock.errors import InternalError, PenstockError, UpstreamBroken, UpstreamFailed, UpstreamTimeout
 from penstock.flow.gate import Turn
 from penstock.generation.log import Generation
 from penstock.messages import Dialect, Headers, Usage
@@ -163,7 +163,7 @@ class Transfer:
     def _refusal(self, body: bytes | bytearray) -> PenstockError:
         """What an answer means that is not the one that was asked for."""
         job = self.job
-        return problems.from_upstream(
+        error = problems.from_upstream(
             job.upstream,
             job.endpoint.dialect,
             self.status,
@@ -171,6 +171,9 @@ class Transfer:
             bytes(body),
             callers_key=job.callers_key,
         )
+        if isinstance(error, UpstreamFailed) and error.code in problems.OF_THE_ACCOUNT:
+            log.warning(error.message)  # a fallback would hide it from everybody
+        return error
 
     # ---- the producer's side ----
 

@@ -139,6 +139,8 @@ _CONTEXT_LENGTH = "context_length_exceeded"
 
 CODES = frozenset({_REFUSED, _AUTHENTICATION, _BILLING, _CONTEXT_LENGTH})
 """The codes that are given here; besides, a provider's own code is passed on."""
+OF_THE_ACCOUNT = frozenset({_AUTHENTICATION, _BILLING})
+"""Those of a failure that lasts until a person mends it: of the gateway's key, or of its credit."""
 
 # Providers that give no code say it in words; a caller's program needs the code.
 _TOO_LONG = re.compile(
