@@ -135,6 +135,13 @@ def test_words_are_never_changed_by_closing_up(turns):
         assert before["content"].split() == after["content"].split()
 
 
+def test_a_turn_that_would_be_empty_stays_and_is_not_counted():
+    said = "x" * LEAST_REPEATED
+    kept, left = tidy(user(said), user(f" {said}"), user(" \n "), whitespace=True, duplicates=True)
+    assert kept == [user(said), user(f" {said}"), user(" \n ")]
+    assert left is None
+
+
 @given(st.text(max_size=200))
 def test_doing_it_twice_changes_nothing_more(text):
     once, _ = tidy(user(text), whitespace=True)

@@ -110,7 +110,7 @@ def _lessened(turn: dict[str, JSON], seen: set[str], policy: PromptConfig, left:
 
 
 def _less(text: str, seen: set[str], policy: PromptConfig, left: Left) -> str:
-    less = text
+    less, before = text, (left.whitespace, left.duplicates, left.paragraphs)
     if policy.whitespace:
         pieces = _FENCED.split(less)
         pieces[::2] = [_closed_up(piece) for piece in pieces[::2]]
@@ -121,7 +121,10 @@ def _less(text: str, seen: set[str], policy: PromptConfig, left: Left) -> str:
         once = _once(less, seen, left)
         left.duplicates += len(less.encode()) - len(once.encode())
         less = once
-    return less if less.strip() else text  # a turn without a word would be refused
+    if less.strip():
+        return less
+    left.whitespace, left.duplicates, left.paragraphs = before
+    return text  # a turn without a word would be refused
 
 
 def _closed_up(text: str) -> str:
