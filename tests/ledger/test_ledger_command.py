@@ -48,6 +48,49 @@ def test_prints_a_table_with_totals(ledger):
     assert "reasoning" not in done.stdout  # nought throughout
 
 
+def test_the_attempts_of_one_answer_are_shown_in_the_order_of_their_beginnings(tmp_path):
+    path = tmp_path / "ledger.db"
+    used = Usage(input_tokens=1_000, output_tokens=20)
+    with contextlib.closing(SQLiteStore(path)) as store:
+        store.start()
+        one = attempt(upstream="[b]second", number=2, started=1_750_000_001.25)
+        store.opened(one)
+        store.settled(ended(one, usage=used, cost=10**6, first_token=0.25, duration=1.5, status=200))
+        before = attempt(generation=one.generation, upstream="first", upstream_model="", model="m")
+        store.opened(before)
+        store.settled(ended(before, Outcome.FAILED, Usage(), error="upstream_timeout", duration=1.0))
+        store.opened(attempt())  # another answer's
+    done = penstock("--path", str(path), "--generation", one.generation, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [
+        [cell.strip() for cell in line[1:-1].split("│")]
+        for line in done.stdout.splitlines()
+        if line.startswith("│")
+    ]
+    assert lines == [
+        [
+            "2025-06-15 15:06:40.000",
+            "first",
+            "m",
+            "failed upstream_timeout",
+            "",
+            "1.000",
+            "0",
+            "0",
+            "0.000000",
+        ],
+        [
+            *("2025-06-15 15:06:41.250", "[b]second", "sim-1", "completed 200", "0.250", "1.500"),
+            *("1,000", "20", "0.000001"),
+        ],
+    ]
+    done = penstock("--path", str(path), "--generation", one.generation, "--json", cwd=tmp_path)
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [each["number"] for each in told] == [1, 2]
+    assert (told[1]["cost_picousd"], told[1]["key"], told[1]["saved_picousd"]) == (10**6, "prod", 0)
+    assert penstock("--path", str(path), "--generation", "gen_x", cwd=tmp_path).stdout == "No attempts.\n"
+
+
 @pytest.mark.parametrize("by", ["tenant", "key", "model", "upstream", "outcome", "status", "day"])
 def test_every_grouping_has_its_table(ledger, by):
     done = penstock("--path", str(ledger), "--by", by, "--since", "2025-06-01", cwd=ledger.parent)

@@ -16,9 +16,11 @@ import typer
 from penstock.config.load import load
 from penstock.errors import ConfigError
 from penstock.ledger.prices import UNITS_PER_DOLLAR
-from penstock.ledger.report import Line, summarize, total
+from penstock.ledger.report import Line, RecordedAttempt, attempts_of, summarize, total
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.table import Table
 
 _CONFIG = Path("penstock.yaml")
@@ -51,6 +53,13 @@ def ledger(
             "(2026-11-01, 2026-11-01T12:00)."
         ),
     ] = None,
+    generation: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of sums, each attempt of one answer, by its id (Penstock-Generation, or generation_id "
+            "of an error)."
+        ),
+    ] = None,
     as_json: Annotated[
         bool,
         typer.Option(
@@ -60,18 +69,24 @@ def ledger(
 ) -> None:
     """Show attempts, tokens and cost, also while a gateway is writing them."""
     start = 0.0 if since is None else parse_since(since, time.time())
-    lines = summarize(path or _configured_path(), by=by.value, since=start)
+    file = path or _configured_path()
+    if generation is not None:
+        attempts = attempts_of(file, generation)
+        _show([_attempt_to_json(each) for each in attempts], lambda: _attempts(attempts), as_json=as_json)
+    else:
+        lines = summarize(file, by=by.value, since=start)
+        _show([_to_json(line, by.value) for line in lines], lambda: _table(lines, by.value), as_json=as_json)
+
+
+def _show(lines: list[dict[str, object]], table: Callable[[], Table], *, as_json: bool) -> None:
     if as_json:
         for line in lines:
-            print(msgspec.json.encode(_to_json(line, by.value)).decode())
+            print(msgspec.json.encode(line).decode())
         return
     from rich.console import Console  # noqa: PLC0415 - slow to import, and not needed for JSON
 
     console = Console(width=None if sys.stdout.isatty() else 160)  # nothing is cut in a pipe
-    if not lines:
-        console.print("No attempts.")
-        return
-    console.print(_table(lines, by.value))
+    console.print(table() if lines else "No attempts.")
 
 
 def parse_since(text: str, now: float) -> float:
@@ -106,6 +121,37 @@ def _to_json(line: Line, by: str) -> dict[str, object]:
     fields["cost_picousd"] = fields.pop("cost")
     fields["saved_picousd"] = fields.pop("saved_cost")
     return {by: fields.pop(by), **fields}
+
+
+def _attempt_to_json(attempt: RecordedAttempt) -> dict[str, object]:
+    fields: dict[str, object] = msgspec.structs.asdict(attempt)
+    fields["cost_picousd"] = fields.pop("cost")
+    fields["saved_picousd"] = fields.pop("saved")
+    return fields
+
+
+def _attempts(attempts: list[RecordedAttempt]) -> Table:
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(header_style="bold")
+    for title in ("started, UTC", "upstream", "model", "outcome"):
+        table.add_column(title, overflow="fold")
+    for title in ("first token, s", "took, s", "input", "output", "cost, USD"):
+        table.add_column(title, justify="right")
+    for each in attempts:
+        started = dt.datetime.fromtimestamp(each.started, dt.UTC)
+        why = " ".join(str(word) for word in (each.outcome, each.status, each.error) if word)
+        words = [
+            started.isoformat(" ", "milliseconds")[:23],
+            each.upstream or "none",
+            each.upstream_model or each.model,
+            why,
+        ]
+        times = ["" if one is None else f"{one:.3f}" for one in (each.first_token, each.duration)]
+        tokens = [f"{each.input_tokens:,}", f"{each.output_tokens:,}"]
+        table.add_row(*map(Text, words), *times, *tokens, dollars(each.cost))
+    return table
 
 
 def _table(lines: list[Line], by: str) -> Table:

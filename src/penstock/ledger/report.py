@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -107,24 +108,68 @@ SELECT label, {_SUMS} FROM (
     0, 0, 0, 0, 0
   FROM folded WHERE last_started >= ?1
 ) GROUP BY label"""  # noqa: S608 - made of the constants above
-    try:
-        with contextlib.closing(open_ledger(Path(path))) as database:
-            rows = database.execute(query, (since,)).fetchall()
-    except sqlite3.Error as error:
-        raise ConfigError(f"the ledger {path} cannot be read: {error}") from error
     lines = [
         Line(*(*counts, high * 1_000_000 + low, saved_high * 1_000_000 + saved_low))
-        for *counts, high, low, saved_high, saved_low in rows
+        for *counts, high, low, saved_high, saved_low in _rows(path, query, since)
     ]
     if by == "day":
         return sorted(lines, key=lambda line: line.group)
     return sorted(lines, key=lambda line: (-line.cost, -line.attempts, -line.saved_calls, line.group))
 
 
+class RecordedAttempt(msgspec.Struct, frozen=True):
+    """One row: a call of an upstream, or an answer for which none was asked.
+
+    ``started`` is Unix time, ``first_token`` and ``duration`` are seconds after it; ``cost`` and ``saved`` in
+    1e-12 US dollars.
+    """
+
+    generation: str
+    number: int
+    tenant: str
+    key: str
+    tier: str
+    endpoint: str
+    model: str
+    upstream: str
+    upstream_model: str
+    started: float
+    outcome: str
+    status: int
+    error: str
+    first_token: float | None
+    duration: float | None
+    input_tokens: int
+    output_tokens: int
+    cached_input_tokens: int
+    reasoning_tokens: int
+    estimated: int
+    cost: int
+    saved: int
+
+
+def attempts_of(path: str | Path, generation: str) -> list[RecordedAttempt]:
+    """What was asked for one answer, in the order in which it began.
+
+    :raises ConfigError: there is no ledger at ``path``, or it cannot be read
+    """
+    columns = ", ".join("key_name" if name == "key" else name for name in RecordedAttempt.__struct_fields__)
+    query = f"SELECT {columns} FROM attempts WHERE generation = ? ORDER BY started, number"  # noqa: S608 - as above
+    return [RecordedAttempt(*row) for row in _rows(path, query, generation)]
+
+
 def total(lines: list[Line]) -> Line:
     """The sum of all groups."""
     columns = zip(*(msgspec.structs.astuple(line)[1:] for line in lines), strict=True)
     return Line("total", *(sum(column) for column in columns))
+
+
+def _rows(path: str | Path, query: str, parameter: object) -> list[tuple[Any, ...]]:
+    try:
+        with contextlib.closing(open_ledger(Path(path))) as database:
+            return database.execute(query, (parameter,)).fetchall()
+    except sqlite3.Error as error:
+        raise ConfigError(f"the ledger {path} cannot be read: {error}") from error
 
 
 def open_ledger(path: Path) -> sqlite3.Connection:
