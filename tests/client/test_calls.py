@@ -310,6 +310,42 @@ def test_a_gateway_without_room_is_left_too(time):
     assert call.peer.origin == "http://b:1"
 
 
+DRAINING = {"penstock-status": "draining", "retry-after": "1"}
+NOTHING_FREE = RetryConfig(attempts=6, budget_floor=0.0, budget_ratio=0.0)
+
+
+def test_a_burst_that_a_gateway_refuses_because_it_goes_away_goes_to_the_next_at_once_and_is_in_no_budget(
+    time,
+):
+    shared = calls(time, gateways=("http://a:1", "http://b:1"), retry=NOTHING_FREE)
+    burst = [begin(shared) for _ in range(200)]
+    for call in burst:
+        call.attempt()
+    assert [call.refused(503, DRAINING) for call in burst] == [0.0] * 200
+    assert {call.peer.origin for call in burst} == {"http://b:1"}
+    assert shared.peers.candidates("http", "a:1")[0].failures == 1
+    assert begin(shared).refused(503, {"retry-after": "1"}) is None  # no room is another matter
+
+
+@pytest.mark.parametrize("gateways", [("http://a:1",), ("http://a:1", "http://b:1")])
+def test_where_all_gateways_go_away_it_is_waited_as_long_as_they_say_but_not_for_ever(time, gateways):
+    call = begin(calls(time, gateways=gateways, retry=NOTHING_FREE))
+    waits = []
+    for _ in range(6):
+        call.attempt()
+        waits.append(call.refused(503, DRAINING))
+    assert waits == [0.0] * (len(gateways) - 1) + [1.0] * (6 - len(gateways)) + [None]
+
+
+def test_calls_that_fail_together_are_one_failure_of_their_gateway(time):
+    shared = calls(time, gateways=("http://a:1", "http://b:1"))
+    for call in [begin(shared) for _ in range(9)]:
+        call.attempt()
+        call.broke(Break.UNREACHED, "refused")
+    time.seconds += 1.1
+    assert begin(shared).peer.origin == "http://a:1"
+
+
 def test_if_none_is_well_the_first_to_be_is_asked(time):
     call = begin(calls(time, gateways=("http://a:1", "http://b:1")))
     for _ in range(2):

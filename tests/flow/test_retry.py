@@ -1,3 +1,5 @@
+import pytest
+
 from penstock.config.model import RetryConfig
 from penstock.flow.retry import RetryBudget, delay
 
@@ -6,6 +8,14 @@ def test_delays_double_from_half_a_second_and_stop_at_ten():
     config = RetryConfig()
     longest = [delay(config, attempt, rand=lambda: 1.0) for attempt in range(1, 8)]
     assert longest == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0, 1e300])
+@pytest.mark.parametrize("attempt", [1_024, 1_025, 1_000_000])
+def test_no_number_of_attempts_is_too_many(factor, attempt):
+    most = delay(RetryConfig(factor=factor), attempt, rand=lambda: 1.0)
+    assert most == (0.5 if factor == 1.0 else 10.0)
+    assert delay(RetryConfig(first_delay=0.0, factor=factor), attempt, rand=lambda: 1.0) == 0.0
 
 
 def test_jitter_is_full():

@@ -391,3 +391,11 @@ def test_errors_inside_streams_are_seen(endpoint, event, kind, status):
 )
 def test_other_events_are_no_errors(data):
     assert problems.error_in_event(Endpoint.CHAT, data) is None
+
+
+@pytest.mark.parametrize("dialect", list(Dialect))
+def test_who_goes_away_says_so_in_the_head(dialect):
+    going = errors.Draining("Going.", retry_after=1.0)
+    assert (b"penstock-status", b"draining") in problems.render(going, dialect)[1]
+    full = errors.Overloaded("Full.", retry_after=1.0)
+    assert b"penstock-status" not in dict(problems.render(full, dialect)[1])

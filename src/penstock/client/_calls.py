@@ -42,7 +42,7 @@ from penstock.client._uploading import Upload
 from penstock.client.options import Options
 from penstock.client.statistics import Counters, Notice
 from penstock.config.model import RetryConfig
-from penstock.errors import BadRequest
+from penstock.errors import BadRequest, Draining
 from penstock.flow.retry import RetryBudget, delay
 from penstock.messages import Call, Endpoint, Tenant
 from penstock.wire import request as wire_request
@@ -396,11 +396,13 @@ class ClientCall:
             moved = self._move(now)
         if not moved and asked is not None and asked > self.calls.options.retry.max_retry_after:
             return None
-        if not self._withdraw(now):
+        # Who goes away computes nothing more: a burst that it refuses is asked elsewhere, and multiplies nothing.
+        if headers.get("penstock-status") != Draining.code and not self._withdraw(now):
             return None
         if self._upload is not None:
             self._goes_plainly()
-        wait = 0.0 if moved else self._delay() if asked is None else asked
+        at_once = moved and self.peer.rests_until <= now
+        wait = 0.0 if at_once else self._delay() if asked is None else asked
         return self._again(wait, f"status {status}")
 
     @property

@@ -55,8 +55,9 @@ class Peer:
         return f"{self.scheme}://{self.netloc}"
 
     def failed(self, now: float) -> None:
-        rest: float = min(FIRST_REST * 2.0 ** min(self.failures, 16), LONGEST_REST)
-        self.failures += 1
+        if now >= self.rests_until:  # calls that began together fail together: that is one failure
+            self.failures += 1
+        rest: float = min(FIRST_REST * 2.0 ** min(self.failures - 1, 16), LONGEST_REST)
         self.rests_until = now + rest
 
     def well(self) -> None:

@@ -9,6 +9,7 @@ quiet gateway able to retry at all.  Without it every layer's retries multiply i
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 
 from penstock.config.model import RetryConfig
@@ -18,8 +19,11 @@ WINDOW = 10.0  # seconds over which deposits count
 
 def delay(config: RetryConfig, attempt: int, rand: Callable[[], float] = random.random) -> float:
     """Seconds to wait after failed attempt number ``attempt`` (from 1)."""
-    ceiling = min(config.max_delay, config.first_delay * config.factor ** (attempt - 1))
-    return ceiling * rand()
+    try:
+        grown = config.factor ** (attempt - 1)
+    except OverflowError:  # from 1,025 attempts on, if it doubles
+        grown = sys.float_info.max
+    return min(config.max_delay, config.first_delay * grown) * rand()
 
 
 class RetryBudget:

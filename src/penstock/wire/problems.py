@@ -18,7 +18,7 @@ import time
 
 import msgspec
 
-from penstock.errors import MethodNotAllowed, PenstockError, UpstreamFailed, UpstreamRefused
+from penstock.errors import Draining, MethodNotAllowed, PenstockError, UpstreamFailed, UpstreamRefused
 from penstock.messages import JSON, Dialect, Endpoint, Headers
 from penstock.wire import sse
 from penstock.wire.not_json import NOT_JSON
@@ -71,6 +71,8 @@ def render(
         headers.append((b"www-authenticate", b"Bearer"))  # RFC 9110, 15.5.2: a 401 must carry one
     if isinstance(error, MethodNotAllowed) and error.allow:
         headers.append((b"allow", error.allow.encode()))  # 15.5.6: so must a 405
+    if isinstance(error, Draining):  # for clients that know another gateway, before they have read the body
+        headers.append((b"penstock-status", Draining.code.encode()))
     form = _anthropic_form if dialect is Dialect.ANTHROPIC else _openai_form
     return error.status, headers, _encode(form(error, generation_id))
 
