@@ -76,6 +76,22 @@ async def test_who_asks_without_a_connection_is_told_so_at_once_and_one_is_made(
 
 
 @in_a_loop
+async def test_a_try_takes_as_long_as_it_may_and_no_longer(server):
+    server.freeze()
+    troubles = []
+    hasty, patient = link_to(server, budget=0.01, on_trouble=troubles.append), link_to(server, budget=60.0)
+    connected = asyncio.ensure_future(patient.wait_tried())
+    await hasty.wait_tried()
+    await until(lambda: len(troubles) > 2)
+    assert not connected.done()
+    server.thaw()
+    await connected
+    assert await patient.ask(b"ECHO", b"word") == b"word"
+    await hasty.close()
+    await patient.close()
+
+
+@in_a_loop
 async def test_a_lost_connection_is_told_of_and_made_anew(server):
     lost, troubles = [], []
     link = link_to(server, on_lost=lambda: lost.append(1), on_trouble=troubles.append)

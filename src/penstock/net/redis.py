@@ -90,16 +90,17 @@ def _host(text: str, default: int) -> tuple[str, int]:
     return parts.hostname, parts.port or default
 
 
-async def connect(address: Address, owner: Owner) -> Connection:
+async def connect(address: Address, owner: Owner, budget: float = CONNECT_TIMEOUT) -> Connection:
     """A connection that is ready for commands.
 
+    :param budget: seconds
     :raises OSError: nobody is there, or not who should be
-    :raises TimeoutError: not within :data:`CONNECT_TIMEOUT`
+    :raises TimeoutError: not within the budget
     :raises hiredis.HiredisError: it does not speak Redis' protocol
     """
-    async with asyncio.timeout(CONNECT_TIMEOUT):
+    async with asyncio.timeout(budget):
         if address.service:
-            host, port = await _master(address, owner)
+            host, port = await _master(address, owner, budget / 2)
         else:
             ((host, port),) = address.hosts
         tls = ssl.create_default_context() if address.tls else None
@@ -117,10 +118,10 @@ async def connect(address: Address, owner: Owner) -> Connection:
         return connection
 
 
-async def _master(address: Address, owner: Owner) -> tuple[str, int]:
+async def _master(address: Address, owner: Owner, budget: float) -> tuple[str, int]:
     """Whom the first sentinel that answers takes for the master."""
     trouble = "no sentinel answers"
-    share = CONNECT_TIMEOUT / 2 / len(address.hosts)
+    share = budget / len(address.hosts)
     for host, port in address.hosts:
         try:
             async with asyncio.timeout(share):

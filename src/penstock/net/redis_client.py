@@ -31,7 +31,8 @@ class Client:
     """Asks over a :class:`~penstock.net.redis_link.Link`, with a budget for the answers.
 
     An answer that does not come in time ends the connection.  The first who asks without one waits for the try to make
-    it; until a later try succeeds, all others are told at once that there is none.
+    it, which may take as long: who has time for a late answer is not refused for a late connection.  Until a later try
+    succeeds, all others are told at once that there is none.
 
     :param budget: seconds
     :param scripts: that every connection begins with loading
@@ -53,7 +54,13 @@ class Client:
         self._scripts = scripts
         self._unavailable = unavailable
         self._full = full
-        self._link = Link(address, prepare=self._prepare, fatal=(*FATAL, "MOVED"), on_lost=on_lost)
+        self._link = Link(
+            address,
+            budget=max(budget, CONNECT_TIMEOUT),
+            prepare=self._prepare,
+            fatal=(*FATAL, "MOVED"),
+            on_lost=on_lost,
+        )
 
     def __repr__(self) -> str:
         return f"<Client of {self._link!r}>"

@@ -12,7 +12,7 @@ from typing import Any
 
 import hiredis
 
-from penstock.net.redis import ERRORS, Address, Connection, Waiting, connect
+from penstock.net.redis import CONNECT_TIMEOUT, ERRORS, Address, Connection, Waiting, connect
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries to connect, doubling
 FATAL = ("READONLY", "NOAUTH", "MASTERDOWN", "NOSCRIPT")
@@ -27,6 +27,7 @@ class Link:
 
     A connection that did not last for :data:`LONGEST_PAUSE` is a try that failed: the next one comes after a pause.
 
+    :param budget: seconds that a try to connect may take, without ``prepare``
     :param prepare: is done with each connection before it is used; fails with one of :data:`~penstock.net.redis.ERRORS`
     :param fatal: the beginnings of errors that end the connection
     :param on_lost: told when a connection has ended
@@ -37,6 +38,7 @@ class Link:
         self,
         address: Address,
         *,
+        budget: float = CONNECT_TIMEOUT,
         prepare: Callable[[Connection], Awaitable[None]] | None = None,
         fatal: tuple[str, ...] = FATAL,
         on_lost: Callable[[], None] | None = None,
@@ -46,6 +48,7 @@ class Link:
         self.answered = 0  # for the connection
         self.connection: Connection | None = None
         self.trouble = "not connected yet"
+        self._budget = budget
         self._prepare = prepare
         self._fatal = fatal
         self._on_lost = on_lost
@@ -143,7 +146,7 @@ class Link:
             self._tried.set()
 
     async def _ready(self) -> Connection:
-        connection = await connect(self.address, self)
+        connection = await connect(self.address, self, self._budget)
         if self._prepare is not None:
             try:
                 await self._prepare(connection)
