@@ -1,5 +1,7 @@
 """The configuration of a LiteLLM proxy, converted."""
 
+import hashlib
+
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -476,6 +478,18 @@ def test_everything_that_nobody_took_is_listed():
         "environment_variables",
     }
     assert left(conversion)["strange"] == "has no counterpart in Penstock"
+
+
+@pytest.mark.parametrize(("name", "listed"), [("mine", {"base_model"}), ("gpt-4o", set())])
+def test_a_model_whose_name_does_not_tell_its_price_is_listed(name, listed):
+    text = "model_list:\n- {model_name: m, litellm_params: {model: azure/NAME, api_key: k}, model_info: {base_model: azure/gpt-4o}}\n"
+    conversion, _ = converted(text.replace("NAME", name), ENVIRON | {"AZURE_API_BASE": "https://a"})
+    assert set(left(conversion)) - {"api_base"} == listed
+
+
+def test_the_key_of_a_litellm_database_is_a_hash_of_ours():
+    hashed = hashlib.sha256(b"sk-virtual").hexdigest()  # as its hash_token() makes the column "token"
+    assert hash_key("sk-virtual") == f"sha256:{hashed}"
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ _VERSION = "the resource is asked at its v1 endpoint (/openai/v1), which has no 
 _NO_SLASH = "/openai/v1 stands behind it now: the variable must not end with a slash, or with a path"
 _FIXED_PARAMETER = "Penstock sends what the caller sends and sets no parameters of its own"
 _STATE = "what machines share is configured by itself: `limits.redis`, `cache.redis`, `generations.redis`"
-_DATABASE = "keys, teams and budgets in LiteLLM's database are not read; make keys with `penstock key new`"
+_DATABASE = "keys, teams and budgets in LiteLLM's database are not read; its keys can stay as they are, see docs/providers.md"
 _CALLBACK = "Penstock has no callbacks; it has a ledger, metrics and a log"
 _CACHE = "which answers are kept is said for each model (`cache`), and where, at the top; see docs/caching.md"
 _COOLDOWN = "an upstream that fails is left in peace where it has a `breaker`; see docs/flow.md"
@@ -117,8 +117,9 @@ _REASONS = {
     "context_window_fallbacks": "a request that is too long is refused with the provider's own words",
     "content_policy_fallbacks": "a request that a provider's filter refuses is not sent to another",
     "include": "convert each included file by itself",
+    "base_model": "a price goes by the name that the upstream is asked for; say what this one costs in `prices`",
     "environment_variables": "set them where Penstock is started",
-    "order": "candidates are drawn by weight; put later ones into a model of their own and name it in fallbacks",
+    "order": "a candidate that shall be asked only when others have failed has `weight: 0`",
 }
 # What LiteLLM's prices are called in the price table, where they are per million tokens or characters, and per minute.
 _PRICES = {
@@ -152,9 +153,7 @@ _STRATEGIES = {
 # What a configuration without models of its own may consist of: they stand in a database, or other files.
 _SECTIONS = frozenset({"model_list", "litellm_settings", "router_settings", "general_settings", "include"})
 # Said about a model, with no effect on how it is called.
-_INFORMATION = frozenset(
-    {"id", "base_model", "description", "mode", "max_tokens", "max_input_tokens", "max_output_tokens"}
-)
+_INFORMATION = frozenset({"id", "description", "mode", "max_tokens", "max_input_tokens", "max_output_tokens"})
 
 
 class Left(msgspec.Struct, frozen=True):
@@ -422,7 +421,10 @@ class _Converter:
             elif value is not None and key == "weight":
                 self._leave("model_list[].litellm_params.weight", "is no number that is at least 0", name)
             if value is not None and key != "weight":
-                reason = "kept as the share among the model's candidates; what callers may ask of a model is `limits.models`"
+                reason = (
+                    "at most the share among the model's candidates, where none has a weight; what callers may ask of "
+                    "a model is `limits.models`"
+                )
                 self._leave(f"model_list[].litellm_params.{key}", reason, name)
         clocks = {}
         for key, clock in (("timeout", "first_token"), ("stream_timeout", "between_tokens")):
@@ -435,6 +437,8 @@ class _Converter:
         for key in entry:
             self._leave(f"model_list[].{key}", "", name)
         for key in info if isinstance(info, dict) else ():
+            if key == "base_model" and str(info[key]).rpartition("/")[2] == (model or name):
+                continue
             if key not in _INFORMATION and not str(key).startswith("supports_"):
                 self._leave(f"model_list[].model_info.{key}", "", name)
         found = self._named(upstream, label)
