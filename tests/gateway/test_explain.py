@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 
+import pytest
 from serving import COMPLETION, PROMPT, call, config, plain, serving, until
 from test_degrade_end_to_end import run
 
@@ -67,6 +68,22 @@ def test_limits_tell_what_is_left_and_are_not_used_by_the_question():
     ]
     assert after["limits"][0]["limit"] == "requests"
     assert after["outcome"].startswith("refused with 429: the key 'anonymous' has no requests left for ")
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ({"concurrent": 0}, "no place left, and gets none"),
+        ({"usd_per_day": 0}, "no budget of this day left, and gets none"),
+        ({"usd_per_month": 0}, "no budget of this month left, and gets none"),
+    ],
+)
+def test_what_there_is_no_more_of_is_said_in_words(limit, said):
+    async def test(gateway, port, upstream):
+        return explained(gateway)
+
+    limits = LimitsConfig(keys={"anonymous": LimitConfig(**limit)})
+    assert at(test, limits=limits)["outcome"] == f"refused with 429: the key 'anonymous' has {said}"
 
 
 def test_wrong_requests_are_refused_as_they_would_be():

@@ -32,6 +32,10 @@ Explained = dict[str, Any]
 """What can be written as JSON; ``outcome`` is one sentence, the other members are the stages in their order."""
 
 
+# What there is no more of, where the limit's name does not say it.
+_LIMITED = {"concurrent": "place", "day": "budget of this day", "month": "budget of this month"}
+
+
 def explain(pipeline: Pipeline, path: str, headers: Headers, body: bytes) -> Explained:
     """What a request would come to.
 
@@ -73,7 +77,8 @@ def _walk(pipeline: Pipeline, found: Explained, path: str, headers: Headers, bod
         if short:
             worst = short[0]
             return (
-                f"refused with 429: the {worst['scope']} {worst['name']!r} has no {worst['limit']} left"
+                f"refused with 429: the {worst['scope']} {worst['name']!r} has no "
+                f"{_LIMITED.get(worst['limit'], worst['limit'])} left"
                 + (f" for {worst['wait']:.1f} s" if worst["wait"] is not None else ", and gets none")
             )
     again = attach.find(call, pipeline.registry, call.received)
