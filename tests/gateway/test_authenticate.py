@@ -23,6 +23,18 @@ def test_a_gateway_without_keys_is_open():
     assert ring.tenant({b"authorization": b"Bearer anything"}) is ANONYMOUS
 
 
+def test_a_page_of_another_origin_cannot_use_a_gateway_without_keys():
+    """What it sends would be done, and paid for, though it may not read the answer."""
+    page = {b"host": b"localhost:8080", b"origin": b"https://evil.example", b"content-type": b"text/plain"}
+    with pytest.raises(Forbidden) as told:
+        Keyring([]).tenant(page)
+    assert told.value.code == "foreign_origin"
+    assert Keyring([]).tenant({**page, b"origin": b"http://localhost:8080"}) is ANONYMOUS
+    assert (
+        RING.tenant({**page, b"authorization": b"Bearer two"}).key_name == "k2"
+    )  # a page has no key of others
+
+
 @pytest.mark.parametrize(
     "headers",
     [

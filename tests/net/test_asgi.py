@@ -119,6 +119,19 @@ def test_repeated_fields_are_joined():
     run(main())
 
 
+@pytest.mark.parametrize("end", [b"\r", b"\n", b"\0"])
+def test_a_field_that_would_end_its_line_at_an_upstream_is_refused(end):
+    application = Showcase()
+
+    async def main():
+        server = await served(application, EMPTY, headers=[(b"anthropic-beta", b"a" + end + b"x-api-key: b")])
+        assert server.sent[0]["status"] == 400
+        assert b"bad_header" in server.sent[1]["body"]
+        assert application.seen == []
+
+    run(main())
+
+
 def test_a_stream():
     async def main():
         server = await served(Showcase(), EMPTY, path="/stream")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import http.client
 import shutil
@@ -24,7 +25,7 @@ from listener_doubles import (
     until,
 )
 
-from penstock.errors import BodyTooLarge
+from penstock.errors import BodyTooLarge, Overloaded
 from penstock.net import _inbound
 from penstock.net._inbound import Inbound
 from penstock.net._inbound_exchange import InboundExchange
@@ -344,6 +345,37 @@ def test_a_long_body_that_is_refused_does_not_cost_the_client_the_answer(loop):
                 assert isinstance(application.failures[0], BodyTooLarge)
                 assert application.seen[0]._parts == []
                 assert served.refusals == ["body_too_large"]
+
+    run(main(), loop)
+
+
+def test_bodies_that_are_coming_in_have_a_bound_together_and_small_ones_always_pass(loop):
+    application = Showcase()
+
+    async def main():
+        async with Served(application, bodies_bytes=300_000) as served:
+            coming = served.listener._serving
+            async with contextlib.AsyncExitStack() as stack:
+                slow = [stack.enter_context(await served.client()) for _ in range(3)]
+                for number, client in enumerate(slow, 1):
+                    await client.send(get(b"/read", b"Content-Length: 150000", method=b"POST"))
+                    await client.send(b"x" * 120_000)
+                    await until(lambda n=number: coming.coming == min(n, 2) * 120_000)
+                (answer,) = read_answers(await slow[-1].receive_all())
+                assert answer.status == 503
+                assert isinstance(application.failures[0], Overloaded)
+                assert served.refusals == ["bodies"]
+                await until(lambda: coming.coming == 240_000)
+                with await served.client() as small:
+                    await small.send(get(b"/read", b"Content-Length: 60000", method=b"POST") + b"x" * 30_000)
+                    await until(lambda: coming.coming == 270_000)
+                    await small.send(b"x" * 30_000)
+                    await small.receive_until(b"200 OK")
+                slow[0].close()  # leaves in the middle
+                await until(lambda: coming.coming == 120_000)
+                await slow[1].send(b"x" * 30_000)
+                await slow[1].receive_until(b"200 OK")
+                assert coming.coming == 0
 
     run(main(), loop)
 

@@ -1,7 +1,7 @@
 """The control API: health, metrics, configuration and what is in flight, on a port of its own.
 
 It runs in the supervisor.  ``/healthz``, ``/readyz`` and ``/metrics`` are open to whoever reaches the port;
-``/v1/*`` asks for ``control_key`` where one is set.
+``/v1/*`` asks for ``control_key`` where one is set.  What pages in a browser may not do says ``admin.pages``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from penstock import __version__
 from penstock.admin import docs_page
 from penstock.admin.guest import GuestServer
+from penstock.admin.pages import PagesKeptOut
 from penstock.cache.cache import EVERYTHING
 from penstock.config.dump import dump
 from penstock.metrics import CONTENT_TYPE, render
@@ -491,7 +492,7 @@ def _sum(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 def make_server(supervisor: Supervisor) -> GuestServer:
     return GuestServer(
         uvicorn.Config(
-            make_app(supervisor),
+            PagesKeptOut(make_app(supervisor), lambda: supervisor.config.control_key is not None),
             lifespan="off",
             ws="none",
             log_config=None,

@@ -47,6 +47,8 @@ class ListenerConfig(_Section, frozen=True):
     max_headers: Positive = 100  # header fields of one request
     max_target_bytes: Bytes = 8_192  # path and query
     max_body_bytes: Bytes = 33_554_432  # a larger one gets 413
+    # all bodies that are still coming in to one worker; past it those of more than 64 KiB get 503
+    bodies_bytes: Bytes = 1_073_741_824
     header_timeout: Seconds = 10.0  # from the connection's (or request's) first byte to the end of the head
     body_timeout: Seconds = 60.0  # longest silence within a request's body
     min_body_rate: Positive = 256  # bytes per second, averaged since the head, after a grace of body_timeout

@@ -32,7 +32,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from penstock.errors import BadRequest, BodyTooLarge, PenstockError, RequestTimeout
+from penstock.errors import BadRequest, BodyTooLarge, Overloaded, PenstockError, RequestTimeout
 from penstock.net._chunked import ChunkedDecoder
 from penstock.net._inbound_exchange import InboundExchange, too_large
 from penstock.net._request_head import CHUNKED, Refusal, RequestHead
@@ -48,6 +48,7 @@ _IDLE, _HEAD, _BODY, _ANSWERING, _LINGERING, _CLOSED = range(6)
 _PHASES = ("idle", "head", "body", "answering", "lingering", "closed")
 
 LINGERING_REFUSED = 256  # connections over the limit that still get a 503; the others are cut
+SMALL_BODY = 65_536  # bytes that each body may have, however much is coming in
 DROPPED_BODY_BYTES = 65_536  # an answered request's body up to this long is read, not cut
 
 
@@ -57,6 +58,7 @@ class Inbound(asyncio.Protocol):
         "_began",
         "_checked",
         "_chunks",
+        "_coming",
         "_head",
         "_heard",
         "_last_head",
@@ -102,6 +104,7 @@ class Inbound(asyncio.Protocol):
         self._stripped = False  # an empty line in front of the request has been ignored
         self._left = 0  # bytes of the body to come, or CHUNKED
         self._chunks: ChunkedDecoder | None = None
+        self._coming = 0  # bytes of a body that is kept until it is whole
         self.last = False  # no request after this one
         self.broken = False  # lost, and with it what had been written and not yet sent
         self._looping = False  # _serve is on the stack
@@ -359,6 +362,7 @@ class Inbound(asyncio.Protocol):
             if self._left:
                 return b""
         self._left = 0
+        self._let_go()
         self._body_done()
         return rest
 
@@ -375,7 +379,19 @@ class Inbound(asyncio.Protocol):
                 self._fail_body(too_large(exchange.limit))
                 return False
             exchange.gather(piece)
+            serving = self.serving
+            serving.coming += len(piece)
+            self._coming += len(piece)
+            if self._coming > SMALL_BODY and serving.coming > serving.config.bodies_bytes:
+                serving.count_refusal("bodies")
+                self._fail_body(Overloaded("too much is being sent here at once", retry_after=1.0))
+                return False
         return True
+
+    def _let_go(self) -> None:
+        """The body is whole, or will never be."""
+        self.serving.coming -= self._coming
+        self._coming = 0
 
     def _body_done(self) -> None:
         exchange = self.exchange
@@ -393,6 +409,7 @@ class Inbound(asyncio.Protocol):
         """The body will not become whole.  The application is told, and answers; then we close."""
         exchange = self.exchange
         assert exchange is not None
+        self._let_go()
         if isinstance(error, BodyTooLarge | RequestTimeout):
             self.serving.count_refusal(error.code)
         self.last = True
@@ -598,6 +615,7 @@ class Inbound(asyncio.Protocol):
         self.phase = _CLOSED
         self.exchange = None
         self.deadline = NEVER
+        self._let_go()
         self._forget_input()
         self._written = untaken(self.transport)
         self._taken = 0
@@ -632,6 +650,7 @@ class Inbound(asyncio.Protocol):
         return self.exchange is not None or self.phase == _HEAD
 
     def _client_gone(self) -> None:
+        self._let_go()
         exchange = self.exchange
         if exchange is not None:
             self.exchange = None

@@ -45,6 +45,7 @@ class Serving:
         self.context = contextvars.copy_context()  # of no request
         self.connections: set[Inbound] = set()
         self.stalled: set[Inbound] = set()  # get no events: each sweep looks after them
+        self.coming = 0  # bytes of bodies that are not whole yet
         self.over_limit = 0  # connections that only linger for their 503
         self.accepted = 0
         self.requests = 0

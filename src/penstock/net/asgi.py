@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
@@ -20,7 +21,7 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from penstock.config.model import ListenerConfig
-from penstock.errors import BodyTooLarge, PenstockError, RequestTimeout
+from penstock.errors import BadRequest, BodyTooLarge, PenstockError, RequestTimeout
 from penstock.messages import Headers
 from penstock.net.exchange import Application, HeaderList, Watcher
 from penstock.net.responses import internal_error, raised_error, render_fields
@@ -29,6 +30,8 @@ from penstock.net.tasks import start
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_LINE_END = re.compile(rb"[\0\r\n]")
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +95,9 @@ class ASGIExchange:
     async def serve(self, application: Application, send: Send) -> None:
         """Read what the application wants, call it, send what it answers."""
         try:
+            if _LINE_END.search(b"".join(self.headers.values())):
+                # RFC 9113, 8.2.1; some servers pass it on, and the next server reads a field of its own.
+                raise BadRequest("A header field holds a control character.", code="bad_header")  # noqa: TRY301
             limit = application.opening(self)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
             self._defect(error)

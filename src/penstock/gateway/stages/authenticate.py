@@ -16,6 +16,7 @@ from penstock.config.patterns import match
 from penstock.errors import Forbidden, Unauthenticated
 from penstock.messages import Call, Headers, Tenant
 from penstock.wire.credentials import bearer
+from penstock.wire.pages import is_foreign
 
 ANONYMOUS = Tenant()
 MAX_BEARERS = 16_384
@@ -49,8 +50,14 @@ class Keyring:
         """Whose key this request presents.
 
         :raises Unauthenticated: none, or one that nobody knows
+        :raises Forbidden: there are no keys, and a page of another origin calls in the name of who looks at it
         """
         if not self._known:
+            if b"origin" in headers and is_foreign(headers):
+                raise Forbidden(
+                    "a page of another origin may not call a gateway without keys: give it some",
+                    code="foreign_origin",
+                )
             return ANONYMOUS
         value = headers.get(b"authorization", b"")
         known_bearer = self._bearers.get(value)
