@@ -28,6 +28,16 @@ def server(request):
     return request.param
 
 
+@pytest.fixture(scope="module", params=SERVERS)
+def lasting(request, tmp_path_factory):
+    """One with two workers, for what leaves it as it was, and its configuration."""
+    if request.param != "own":
+        pytest.importorskip(request.param)
+    config = write_config(tmp_path_factory.mktemp(request.param) / "c.yaml", workers=2)
+    with Running.standin(config, request.param) as running:
+        yield running, config
+
+
 def test_a_stream_in_flight_ends_by_itself_after_the_port_has_closed(tmp_path, server):
     with Running.standin(write_config(tmp_path / "c.yaml"), server) as running:
         stream = Stream(running.port, tmp_path)
@@ -48,31 +58,34 @@ def test_a_stream_that_does_not_end_is_cut_at_the_deadline(tmp_path, server):
         assert "killed" not in running.log
 
 
-def test_a_stream_goes_on_while_the_configuration_is_swapped(tmp_path, server):
-    config = write_config(tmp_path / "c.yaml")
-    with Running.standin(config, server) as running:
-        stream = Stream(running.port, tmp_path)
-        write_config(config, model="second")
+def test_two_workers_share_the_port(lasting):
+    running, _ = lasting
+    pids = set()
+    wait_until(lambda: pids.add(int(running.get("/hello")[1].split()[1])) or len(pids) == 2)
+    assert pids == set(running.workers)
+
+
+def test_a_client_that_leaves_is_noticed(tmp_path, lasting):
+    running, _ = lasting
+    stream = Stream(running.port, tmp_path)
+    assert len(running.wait_told("/v1/generations")["generations"]) == 1
+    stream.leave()
+    wait_until(lambda: not running.wait_told("/v1/generations")["generations"])
+    os.close(stream.writing)
+
+
+def test_a_stream_goes_on_while_the_configuration_is_swapped(tmp_path, lasting):
+    running, config = lasting
+    stream = Stream(running.port, tmp_path)
+    write_config(config, workers=2, model="second")
+    try:
         assert running.ask_control("/v1/reload", "POST")[0] == 200
         assert running.get("/hello")[1].startswith(b"second ")
         assert stream.through(b"still here")
         assert stream.end() == b""
-
-
-def test_a_client_that_leaves_is_noticed(tmp_path, server):
-    with Running.standin(write_config(tmp_path / "c.yaml"), server) as running:
-        stream = Stream(running.port, tmp_path)
-        assert len(running.wait_told("/v1/generations")["generations"]) == 1
-        stream.leave()
-        wait_until(lambda: not running.wait_told("/v1/generations")["generations"])
-        os.close(stream.writing)
-
-
-def test_two_workers_share_the_port(tmp_path, server):
-    with Running.standin(write_config(tmp_path / "c.yaml", workers=2), server) as running:
-        pids = set()
-        wait_until(lambda: pids.add(int(running.get("/hello")[1].split()[1])) or len(pids) == 2)
-        assert pids == set(running.workers)
+    finally:
+        write_config(config, workers=2)
+        assert running.ask_control("/v1/reload", "POST")[0] == 200
 
 
 def test_tls_is_served(tmp_path, server):
