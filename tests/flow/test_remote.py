@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.flow.gcra import Bucket
 from penstock.flow.remote import RemoteBucket
 from penstock.wire.ratelimits import Told
 
@@ -82,9 +83,82 @@ def test_a_guessed_rate_grows_slowly_and_falls_with_each_429():
     first = bucket._rate
     bucket.refused(1.0, 32.0)
     assert bucket._rate < first
-    for second in range(33, 73):
-        bucket.wait(1, float(second))
+    number = 0
+    for tenth in range(330, 730):
+        while not bucket.wait(1, tenth / 10):
+            number += 1
+            bucket.sent(number, 1, tenth / 10)
     assert first < bucket._rate < first * 1.1
+
+
+class Silent:
+    """A provider that tells nothing: its bucket, empty at first, and what it does with those who want more than it has."""
+
+    def __init__(self, per_second, processes):
+        self.bucket = Bucket(60 * per_second)
+        self.bucket.take(60 * per_second, 0.0)
+        self.guesses = [RemoteBucket() for _ in range(processes)]
+        self.numbers = 0
+        self.answers = []
+        self.answered = self.refused = 0
+
+    def run(self, seconds, began=0.0):
+        """Everybody sends whenever he may, and looks fifty times a second; answers take a second and a half."""
+        self.answered = self.refused = 0
+        for step in range(round(50 * seconds)):
+            now = began + step / 50
+            while self.answers and self.answers[0][0] <= now:
+                _, guess, number = self.answers.pop(0)
+                guess.answered(number, None, now)
+                guess.accepted(1, now)
+            for guess in self.guesses:
+                for _ in range(3):
+                    if guess.wait(1, now):
+                        break
+                    self.send(guess, now)
+        return self.answered, self.refused
+
+    def send(self, guess, now):
+        self.numbers += 1
+        guess.sent(self.numbers, 1, now)
+        if wait := self.bucket.wait(1, now):
+            self.refused += 1
+            guess.answered(self.numbers, None, now)
+            guess.refused(max(1.0, wait), now, 1 / len(self.guesses))
+        else:
+            self.answered += 1
+            self.bucket.take(1, now)
+            self.answers.append((now + 1.5, guess, self.numbers))
+
+
+@pytest.mark.parametrize(("processes", "at_most"), [(1, 0.005), (4, 0.03)])
+def test_a_rate_that_was_first_guessed_from_a_few_answers_is_used_whole_soon(processes, at_most):
+    provider = Silent(20, processes)
+    provider.run(45.0)
+    answered, refused = provider.run(60.0, 45.0)
+    assert answered >= 0.95 * 20 * 60
+    assert refused <= at_most * answered
+
+
+def test_a_guess_does_not_grow_while_it_is_not_used():
+    bucket = RemoteBucket()
+    for tenth in range(300):
+        bucket.accepted(1, tenth / 10)
+    bucket.refused(1.0, 30.0)
+    for minute in range(1, 100_000):
+        bucket.wait(1, 30.0 + 60.0 * minute)
+    assert bucket._rate < 12
+
+
+def test_a_guess_that_is_far_from_what_was_answered_falls_fast():
+    bucket = RemoteBucket()
+    for tenth in range(300):
+        bucket.accepted(1, tenth / 10)
+    bucket.refused(1.0, 30.0)
+    for second in range(32, 62, 2):
+        bucket.accepted(1, float(second))  # one in two seconds
+        bucket.refused(1.0, float(second))
+    assert bucket._rate < 2
 
 
 @pytest.mark.parametrize("refusals", [1, 100])

@@ -121,8 +121,7 @@ class Turn:
         unix_time = gate.unix_time()
         requests = ratelimits.read(headers, b"requests", unix_time)
         tokens = ratelimits.read(headers, b"tokens", unix_time)
-        share = gate.share if gate.lease is None else gate.lease.share
-        provider.answered(self._number, requests, tokens, now, share)
+        provider.answered(self._number, requests, tokens, now, gate.part)
 
     def has_room(self, now: float) -> bool:
         """Whether both of the provider's buckets, by what it has told, have room for a call like this."""
@@ -247,7 +246,7 @@ class Gate:
         )
         self.limit = _limit(concurrency, lease, share)
         self.lease = lease
-        self.share = share
+        self._share = share
         self.queue = Queue(tiers, concurrency.max_waiting if concurrency is not None else 0)
         follows = concurrency is not None and concurrency.follow_headers
         self.provider = Provider() if follows else None
@@ -364,6 +363,11 @@ class Gate:
         return most if self.lease is None else min(most, self.lease.reachable(now))
 
     @property
+    def part(self) -> float:
+        """Of what the provider allows, that part is for this process."""
+        return self._share if self.lease is None else self.lease.share
+
+    @property
     def waiting(self) -> int:
         """Calls in the queue."""
         return self.queue.length
@@ -448,7 +452,7 @@ class Gate:
             if not blames:
                 provider.accepted(asked.tokens, now)
                 self._in_vain = 0
-            elif blames == "rate" and provider.refused(outcome.retry_after, now):
+            elif blames == "rate" and provider.refused(outcome.retry_after, now, self.part):
                 self._in_vain += 1
                 if self._in_vain >= IN_VAIN:
                     self._give_up_waiting(asked, now)

@@ -64,14 +64,17 @@ class Provider:
         if now > self._counted_at + AT_ONCE:
             self._count(now)
 
-    def refused(self, retry_after: float | None, now: float) -> bool:
-        """A bucket is empty; whether that is news.  Which of the two is not always said: the one that is nearer to it."""
+    def refused(self, retry_after: float | None, now: float, share: float = 1.0) -> bool:
+        """A bucket is empty; whether that is news.  Which of the two is not always said: the one that is nearer to it.
+
+        :param share: see :meth:`penstock.flow.remote.RemoteBucket.refused`
+        """
         if self._new_calls:
             self._count(now)
         if not self.has_spoken:
             self._speaks(now)
         emptier = min(self._requests, self._tokens, key=lambda bucket: bucket.fullness(now))
-        return emptier.refused(retry_after, now)
+        return emptier.refused(retry_after, now, share)
 
     def has(self, tokens: float, now: float) -> bool:
         """Whether it has told that both buckets have room for a call of so many tokens."""

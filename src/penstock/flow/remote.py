@@ -6,8 +6,9 @@ Between two answers the bucket is reckoned on.  Nothing is limited before the pr
 has said 429.
 
 Some never tell, and some lie.  After a 429 from one that had not told, or had told of room, the rate is
-*guessed*: a little less than it had answered lately, growing slowly up to the next 429 (additive increase,
-multiplicative decrease), and spent evenly.  What a liar tells is not listened to for a while, and for twice as
+*guessed*: a little less than it had answered lately, growing up to the next 429, and spent evenly.  It grows slowly
+near the rate that was too much, and then faster the longer nobody says 429, as CUBIC does in TCP (RFC 9438): the first
+guess, from a few answers, may be far too low.  While not all of it is used, it does not grow.  What a liar tells is not listened to for a while, and for twice as
 long each time.  And nobody waits longer than :data:`MAX_PAUSE` for a provider's word alone: then one call goes,
 and brings news.
 """
@@ -27,7 +28,9 @@ FASTEST, SLOWEST = 1.0, 86_400.0  # seconds in which a whole bucket fills: what 
 MARGIN = 0.01  # of the limit: not used, because clocks and estimates differ
 
 LESS = 0.97  # of the rate that was too much, after a 429
+MUCH_LESS = 0.7  # of one that is that far from what was answered lately
 GROWTH, NEAR_GROWTH = 0.03, 0.001  # of the rate, per second: far from the last 429, and near it
+PLATEAU = 30.0  # seconds of growth near it, after which growth doubles
 BURST = 1.0  # seconds' worth of a guessed rate that may come at once
 LATELY = 10.0  # seconds over which answers are counted
 
@@ -38,10 +41,12 @@ class RemoteBucket:
     __slots__ = (
         "_answered",
         "_answered_at",
+        "_answered_since",
         "_at",
         "_ceiling",
         "_distrust",
         "_distrusted_until",
+        "_grown",
         "_guessed",
         "_level",
         "_limit",
@@ -49,6 +54,7 @@ class RemoteBucket:
         "_paused_until",
         "_rate",
         "_sent",
+        "_share",
         "_unanswered",
     )
 
@@ -62,12 +68,15 @@ class RemoteBucket:
         self._unanswered = 0.0
         self._answered = 0.0  # units per second, lately
         self._answered_at = 0.0
+        self._answered_since: float | None = None
         self._guessed = False
         self._ceiling = 0.0  # the guessed rate that brought the last 429
+        self._grown = 0.0  # seconds of growth since then
         self._paused_until = 0.0
         self._pause = FIRST_PAUSE
         self._distrusted_until = 0.0
         self._distrust = DISTRUST
+        self._share = 1.0
 
     def wait(self, units: float, now: float) -> float:
         """Seconds until a call of so many units may be sent; 0: now."""
@@ -118,12 +127,19 @@ class RemoteBucket:
 
     def accepted(self, units: float, now: float) -> None:
         """Calls of so many units were answered, and not refused."""
+        if self._answered_since is None:
+            self._answered_since = now
         self._answered = self._lately(now) + units / LATELY
         self._answered_at = now
         self._pause = FIRST_PAUSE
 
-    def refused(self, retry_after: float | None, now: float) -> bool:
-        """The provider says that the bucket is empty; whether that is news."""
+    def refused(self, retry_after: float | None, now: float, share: float = 1.0) -> bool:
+        """The provider says that the bucket is empty; whether that is news.
+
+        :param share: of what is sent there, that part goes from here: others find out, too, when it is too much, and
+            growth is as much slower
+        """
+        self._share = share
         if now < self._paused_until:  # the same again, from a call that was under way
             return False
         if self._limit:
@@ -156,18 +172,21 @@ class RemoteBucket:
         return self._level >= units
 
     def _lately(self, now: float) -> float:
-        """Units per second that were answered lately."""
+        """Units that were answered lately, per second of :data:`LATELY`: fewer for as long as that has not passed."""
         return self._answered * exp(min(0.0, self._answered_at - now) / LATELY)
 
     def _guess(self, now: float) -> None:
         lately = self._lately(now)
+        if self._answered_since is not None:
+            lately /= 1.0 - exp(-max(1.0, now - self._answered_since) / LATELY)
         if self._guessed:
             self._ceiling = self._rate
-            self._rate *= LESS
+            self._rate *= LESS if lately > MUCH_LESS * self._rate else MUCH_LESS
         elif lately:
             self._ceiling = self._rate = lately
         else:
             return  # nothing was answered lately: the pause must do
+        self._grown = 0.0
         self._rate = max(self._rate, 1.0 / MAX_PAUSE)  # however little was answered: then one call finds out
         self._guessed = True
         self._set_burst()
@@ -192,11 +211,18 @@ class RemoteBucket:
         self._at = now
         if passed <= 0:
             return
-        self._level = min(self._limit, self._level + passed * self._rate)
-        if self._guessed and now > self._paused_until:
-            growth = GROWTH if self._rate < LESS * self._ceiling else NEAR_GROWTH
-            self._rate *= 1.0 + growth * min(passed, 1.0)
-            self._set_burst()
+        level = self._level + passed * self._rate
+        self._level = min(self._limit, level)
+        if self._guessed and now > self._paused_until and level < self._limit:
+            self._grow(min(passed, 1.0))
+
+    def _grow(self, seconds: float) -> None:
+        growth = GROWTH
+        if self._rate >= LESS * self._ceiling:
+            self._grown += seconds
+            growth = min(GROWTH, NEAR_GROWTH * (1.0 + (self._grown * self._share / PLATEAU) ** 3))
+        self._rate *= 1.0 + growth * seconds
+        self._set_burst()
 
     def __repr__(self) -> str:
         source = "guessed" if self._guessed else "told"
