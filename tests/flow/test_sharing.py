@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from penstock.flow import redis_board
 from penstock.flow._sharing_script import EXCHANGE
+from penstock.flow.guessing import Guess
 from penstock.flow.learning import Seen
 from penstock.flow.places import Places
-from penstock.flow.sharing import FADING, FLOOR, LIFE, Pool, Report, Use
+from penstock.flow.sharing import FADING, FLOOR, LIFE, Lease, Pool, Report, Use
 from penstock.testing.redis import RedisServer
 
 
@@ -156,6 +157,7 @@ STEPS = st.lists(
                         st.integers(0, 2),
                     ),
                 ),
+                st.one_of(st.none(), st.tuples(*4 * [st.sampled_from([0.0, 0.5, 8.0, 8.25, 20.0])])),
             ),
             max_size=2,
             unique_by=lambda told: told[0],
@@ -165,6 +167,9 @@ STEPS = st.lists(
     min_size=1,
     max_size=12,
 )
+
+
+FIGURES = [field for field in Lease.__struct_fields__ if field not in {"others", "places"}]
 
 
 @pytest.mark.skipif(not RedisServer.available(), reason="needs redis-server")
@@ -190,8 +195,9 @@ def test_redis_comes_to_the_same():
                     Use(*tokens, wanted, level) if tokens else None,
                     Places(*places) if places else None,
                     Seen(*seen) if seen else None,
+                    Guess(*guess) if guess else None,
                 )
-                for name, anew, calls, wanted, in_progress, requests, tokens, level, places, seen in told
+                for name, anew, calls, wanted, in_progress, requests, tokens, level, places, seen, guess in told
             ]
             here = pool.exchange(member, reports, now, rejoins=rejoins)
             command = redis_board.command(member.encode(), b"{t}", reports, rejoins=rejoins)
@@ -199,7 +205,7 @@ def test_redis_comes_to_the_same():
             assert there.members == here.members
             for one, other in zip(there.leases, here.leases, strict=True):
                 assert (one.others, one.places) == (other.others, other.places)
-                for figure in ("requests", "tokens", "calls_share", "tokens_share", "learnt", "usual"):
+                for figure in FIGURES:
                     assert math.isclose(
                         getattr(one, figure), getattr(other, figure), rel_tol=1e-6, abs_tol=1e-3
                     ), (figure, one, other)

@@ -17,6 +17,7 @@ from penstock.flow.concurrency import (
     PAUSE,
 )
 from penstock.flow.gcra import PERIOD
+from penstock.flow.guessing import QUIET
 from penstock.flow.places import AHEAD, RECOVERY
 from penstock.flow.sharing import FADING, FLOOR, LIFE
 
@@ -24,10 +25,10 @@ _SCRIPT = """
 -- KEYS: the members (a sorted set), until when the pool recovers, then a hash for each account.
 -- ARGV: the member, whether it rejoins; then of each account: anew, calls, wanted, in_progress, and limit, total, taken
 -- and level of requests and of tokens, and limit, number, held and needs of places, and value, least, most, usual,
--- first_tokens, late, used and overloads of what was seen; an empty limit or value: there is none, an empty level: it is
--- not known.
+-- first_tokens, late, used and overloads of what was seen, and two rates that are guessed, each with what was told of it; an
+-- empty limit or value: there is none, an empty level: it is not known.
 -- Returns: how many members there are, then of each account: requests, tokens, calls_share, tokens_share, others, places,
--- learnt, usual.
+-- learnt, usual, guessed_requests, guessed_tokens.
 local LIFE, FADING, FLOOR, PERIOD, AHEAD, RECOVERY = {life}, {fading}, {floor}, {period}, {ahead}, {recovery}
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -102,6 +103,16 @@ local function learn(known, seen, before)
   return learnt, table.concat(words, ' ')
 end
 
+local function heard(rate, quiet_until, opinion, told)
+  if opinion == 0 then return rate, quiet_until end
+  if rate == 0 then return opinion, quiet_until end
+  if told == 0 then return rate, quiet_until end
+  if opinion >= told then return rate + opinion - told, quiet_until end
+  local left = quiet_until - now
+  if left > 0 and left <= {quiet} then return rate, quiet_until end
+  return rate * opinion / told, now + {quiet}
+end
+
 local function floor(number) return math.floor(number + 1e-6) end
 
 local function granted(limit, own, share, others)
@@ -127,7 +138,7 @@ local function granted(limit, own, share, others)
 end
 
 for i = 3, #KEYS do
-  local key, from = KEYS[i], 24 * (i - 3) + 3
+  local key, from = KEYS[i], 28 * (i - 3) + 3
   local anew, calls, wanted, in_progress = ARGV[from] == '1', ARGV[from + 1], ARGV[from + 2], ARGV[from + 3]
   local stored, parts, gone = redis.call('HGETALL', key), {{}}, {{}}
   local levels = {{}}
@@ -150,6 +161,19 @@ for i = 3, #KEYS do
       held = holding(own)
       local counts = string.match(own, string.rep('%S+ ', 10) .. '(.*)')
       for count in string.gmatch(counts or '', '%d+') do before[#before + 1] = tonumber(count) end
+    end
+  end
+  local guessed = {{0, 0, 0, 0}}
+  if levels.guessed then
+    local k = 0
+    for figure in string.gmatch(levels.guessed, '%S+') do k = k + 1; guessed[k] = tonumber(figure) end
+  end
+  if ARGV[from + 24] ~= '' then
+    for k = 1, 3, 2 do
+      guessed[k], guessed[k + 1] = heard(guessed[k], guessed[k + 1], tonumber(ARGV[from + 23 + k]), tonumber(ARGV[from + 24 + k]))
+    end
+    if guessed[1] + guessed[3] > 0 then
+      redis.call('HSET', key, 'guessed', table.concat({{text(guessed[1]), text(guessed[2]), text(guessed[3]), text(guessed[4])}}, ' '))
     end
   end
   local lefts, longest = {{}}, PERIOD
@@ -227,6 +251,8 @@ for i = 3, #KEYS do
   answers[#answers + 1] = text(grant)
   answers[#answers + 1] = text(learnt.value)
   answers[#answers + 1] = text(learnt.usual)
+  answers[#answers + 1] = text(guessed[1])
+  answers[#answers + 1] = text(guessed[3])
 end
 return answers
 """
@@ -244,6 +270,7 @@ EXCHANGE = _SCRIPT.format(
     decrease=DECREASE,
     collapse=COLLAPSE,
     pause=PAUSE,
+    quiet=QUIET,
     creep=CREEP,
     crept=MOST_CREPT,
 ).encode()

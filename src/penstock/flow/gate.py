@@ -250,6 +250,8 @@ class Gate:
         self.queue = Queue(tiers, concurrency.max_waiting if concurrency is not None else 0)
         follows = concurrency is not None and concurrency.follow_headers
         self.provider = Provider() if follows else None
+        if lease is not None:
+            lease.guessing = self.provider
         self.pace = Pace()
         self.in_progress = 0
         self._numbers = 0

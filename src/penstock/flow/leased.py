@@ -17,6 +17,7 @@ import math
 from typing import TYPE_CHECKING, Protocol
 
 from penstock.flow.gcra import Bucket
+from penstock.flow.guessing import Guess
 from penstock.flow.learning import SharedLimit
 from penstock.flow.places import Places
 from penstock.flow.sharing import LIFE, Lease, Report, Use
@@ -218,6 +219,16 @@ class Line(Protocol):
         """There may be places."""
 
 
+class Guessing(Protocol):
+    """Who guesses rates that nobody tells."""
+
+    def guess(self) -> Guess | None:
+        """What is made of them here, if anything."""
+
+    def use_guess(self, requests: float, tokens: float, share: float, now: float) -> None:
+        """What all make of them together, per second, and which part of them is for this process."""
+
+
 class AccountLease:
     """What one account has of its limits here; the :class:`penstock.flow.lessee.Lessee` reports it.
 
@@ -226,6 +237,7 @@ class AccountLease:
     :ivar in_line: calls wait for its places in a :class:`Line`, not in :meth:`wait_place`
     :ivar share: of what is asked for, that part comes here
     :ivar learning: where the limit of its places is found out
+    :ivar guessing: where rates are guessed
     """
 
     __slots__ = (
@@ -237,6 +249,7 @@ class AccountLease:
         "_refused",
         "_waiting",
         "_wanted",
+        "guessing",
         "in_line",
         "in_progress",
         "learning",
@@ -264,6 +277,7 @@ class AccountLease:
         self.tokens: LeasedBucket | None = None
         self.places: LeasedPlaces | None = None
         self.learning: SharedLimit | None = None
+        self.guessing: Guessing | None = None
         self.share = 1.0
         self.in_progress = 0
         self._calls = 0.0
@@ -383,6 +397,7 @@ class AccountLease:
             self.tokens.use(now, known=self._known, anew=anew) if self.tokens is not None else None,
             self.places.told(self.in_progress, waiting) if self.places is not None else None,
             self.learning.told() if self.learning is not None else None,
+            self.guessing.guess() if self.guessing is not None else None,
         )
 
     def leased(self, lease: Lease, even: float, sent: float, now: float) -> bool:
@@ -398,6 +413,8 @@ class AccountLease:
         if self.tokens is not None:
             self.tokens.lease(lease.tokens, lease.tokens_share, even, now)
         self.share = lease.calls_share
+        if self.guessing is not None and (lease.guessed_requests or lease.guessed_tokens):
+            self.guessing.use_guess(lease.guessed_requests, lease.guessed_tokens, lease.calls_share, now)
         if self.places is None:
             return False
         if self.learning is not None and lease.learnt:

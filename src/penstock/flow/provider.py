@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from penstock.flow.guessing import Guess
 from penstock.flow.remote import RemoteBucket
 from penstock.wire.ratelimits import Told
 
@@ -75,6 +76,23 @@ class Provider:
             self._speaks(now)
         emptier = min(self._requests, self._tokens, key=lambda bucket: bucket.fullness(now))
         return emptier.refused(retry_after, now, share)
+
+    def guess(self) -> Guess | None:
+        """What is made of rates that it does not tell, if anything."""
+        guess = Guess(*self._requests.guess(), *self._tokens.guess())
+        return guess if guess.requests or guess.tokens else None
+
+    def use_guess(self, requests: float, tokens: float, share: float, now: float) -> None:
+        """What all processes make of them together, per second; 0: nothing.
+
+        :param share: that part is for this process
+        """
+        if not self.has_spoken:
+            self._speaks(now)
+        if requests:
+            self._requests.use_guess(requests, share, now)
+        if tokens:
+            self._tokens.use_guess(tokens, share, now)
 
     def has(self, tokens: float, now: float) -> bool:
         """Whether it has told that both buckets have room for a call of so many tokens."""

@@ -16,9 +16,10 @@ from penstock.net.redis_link import Link
 
 PREFIX = "{penstock:limits}"
 _SHA = sha_of(EXCHANGE)
-_OF_A_LEASE = 8
+_OF_A_LEASE = 10
 _NO_USE = (b"", b"", b"", b"")
 _NOTHING_SEEN = (b"",) * 8
+_NO_GUESS = (b"",) * 4
 
 
 class RedisBoard:
@@ -68,6 +69,10 @@ def command(member: bytes, prefix: bytes, reports: list[Report], *, rejoins: boo
         seen = report.seen
         values += (
             _NOTHING_SEEN if seen is None else [_number(figure) for figure in msgspec.structs.astuple(seen)]
+        )
+        guess = report.guess
+        values += (
+            _NO_GUESS if guess is None else [_number(figure) for figure in msgspec.structs.astuple(guess)]
         )
     return [b"%d" % len(keys), *keys, *values]
 

@@ -6,21 +6,23 @@ Between two answers the bucket is reckoned on.  Nothing is limited before the pr
 has said 429.
 
 Some never tell, and some lie.  After a 429 from one that had not told, or had told of room, the rate is
-*guessed*: a little less than it had answered lately, growing up to the next 429, and spent evenly.  It grows slowly
-near the rate that was too much, and then faster the longer nobody says 429, as CUBIC does in TCP (RFC 9438): the first
-guess, from a few answers, may be far too low.  While not all of it is used, it does not grow.  What a liar tells is not listened to for a while, and for twice as
-long each time.  And nobody waits longer than :data:`MAX_PAUSE` for a provider's word alone: then one call goes,
-and brings news.
+*guessed*: what it had answered lately, spent evenly.  From a few answers that may be far too low, so it grows fast
+until the next 429.  Each takes a little from it; from then on it grows slowly near what was too much, and faster the
+longer nobody says 429, as CUBIC does in TCP (RFC 9438).  While not all of it is used, it does not grow.  Several
+processes guess together (``penstock.flow.guessing``).  What a liar tells is not listened to for a while, and for twice
+as long each time.  And nobody waits longer than :data:`MAX_PAUSE` for a provider's word alone: then one call goes, and
+brings news.
 """
 
 from __future__ import annotations
 
-from math import exp
+from math import exp, inf
 
 from penstock.wire.ratelimits import Told
 
 PERIOD = 60.0  # seconds: limits are per minute, where the provider does not say how soon they are whole
 MAX_PAUSE = 60.0  # seconds
+LEAST = 1.0 / MAX_PAUSE  # of a guessed rate, per second: however little was answered, then one call finds out
 FIRST_PAUSE = 1.0  # seconds, after a 429 without a Retry-After; doubled with each that follows
 DISTRUST = 600.0  # seconds, the first time: a guessed rate serves well meanwhile
 MAX_DISTRUST = 86_400.0  # seconds
@@ -28,8 +30,11 @@ FASTEST, SLOWEST = 1.0, 86_400.0  # seconds in which a whole bucket fills: what 
 MARGIN = 0.01  # of the limit: not used, because clocks and estimates differ
 
 LESS = 0.97  # of the rate that was too much, after a 429
-MUCH_LESS = 0.7  # of one that is that far from what was answered lately
-GROWTH, NEAR_GROWTH = 0.03, 0.001  # of the rate, per second: far from the last 429, and near it
+SOON = 10.0  # seconds in which one 429 after the other takes the square of that
+LEAST_LESS = 0.5  # but not less
+START = 0.1  # growth of the first guess, per second of itself, until the next 429
+GROWTH, NEAR_GROWTH = 0.03, 0.001  # afterwards: far from the last 429, and near it
+NEWS = 0.99  # of what the rate of all seemed to be: less is no difference of growth
 PLATEAU = 30.0  # seconds of growth near it, after which growth doubles
 BURST = 1.0  # seconds' worth of a guessed rate that may come at once
 LATELY = 10.0  # seconds over which answers are counted
@@ -48,6 +53,8 @@ class RemoteBucket:
         "_distrusted_until",
         "_grown",
         "_guessed",
+        "_less",
+        "_lessened_at",
         "_level",
         "_limit",
         "_pause",
@@ -56,6 +63,7 @@ class RemoteBucket:
         "_sent",
         "_share",
         "_unanswered",
+        "_whole",
     )
 
     def __init__(self) -> None:
@@ -72,11 +80,14 @@ class RemoteBucket:
         self._guessed = False
         self._ceiling = 0.0  # the guessed rate that brought the last 429
         self._grown = 0.0  # seconds of growth since then
+        self._less = LESS  # what it was multiplied by
+        self._lessened_at = 0.0
         self._paused_until = 0.0
         self._pause = FIRST_PAUSE
         self._distrusted_until = 0.0
         self._distrust = DISTRUST
         self._share = 1.0
+        self._whole = 0.0  # the guessed rate of all processes together, as it was last told; 0: it was not
 
     def wait(self, units: float, now: float) -> float:
         """Seconds until a call of so many units may be sent; 0: now."""
@@ -84,11 +95,13 @@ class RemoteBucket:
         if not self._limit:
             return min(MAX_PAUSE, pause)
         self._fill(now)
+        rate = self._rate
         if self._guessed:
             wanted = min(units, self._limit)
+            rate = max(rate, LEAST)
         else:
             wanted = min(units, self._limit * (1.0 - 2.0 * MARGIN)) + self._limit * MARGIN
-        missing = (wanted - self._level) / self._rate
+        missing = (wanted - self._level) / rate
         return min(max(pause, missing if missing > 1e-9 else 0.0), MAX_PAUSE)
 
     def sent(self, number: int, units: float, now: float) -> None:
@@ -120,6 +133,7 @@ class RemoteBucket:
             return
         self._learn_rate(told)
         self._guessed = False
+        self._whole = 0.0
         self._limit = told.limit
         self._level = told.left - later
         self._at = now
@@ -139,7 +153,8 @@ class RemoteBucket:
         :param share: of what is sent there, that part goes from here: others find out, too, when it is too much, and
             growth is as much slower
         """
-        self._share = share
+        if not self._whole:
+            self._share = share
         if now < self._paused_until:  # the same again, from a call that was under way
             return False
         if self._limit:
@@ -164,6 +179,30 @@ class RemoteBucket:
         self._fill(now)
         return max(0.0, self._level / self._limit)
 
+    def guess(self) -> tuple[float, float]:
+        """The rate of all processes together as it seems from here, and as it was last told; 0: it is not guessed."""
+        return (self._rate / self._share, self._whole) if self._guessed else (0.0, 0.0)
+
+    def use_guess(self, whole: float, share: float, now: float) -> None:
+        """What all of them make of it; that part is for this process.  What the provider tells here counts more."""
+        if self._limit and not self._guessed:
+            return
+        if self._guessed:
+            self._fill(now)
+            seemed = self._rate / self._share
+            self._ceiling *= share / self._share
+            if whole < seemed * NEWS:  # somebody else has been refused
+                self._ceiling = seemed * share
+                self._grown = 0.0
+        else:
+            self._guessed = True
+            self._ceiling = inf
+            self._grown = self._level = 0.0
+            self._at = now
+        self._rate = whole * share
+        self._share, self._whole = share, whole
+        self._set_burst()
+
     def has(self, units: float, now: float) -> bool:
         """Whether the provider has told that there is room for so many."""
         if not self._limit or self._guessed:
@@ -181,13 +220,15 @@ class RemoteBucket:
             lately /= 1.0 - exp(-max(1.0, now - self._answered_since) / LATELY)
         if self._guessed:
             self._ceiling = self._rate
-            self._rate *= LESS if lately > MUCH_LESS * self._rate else MUCH_LESS
+            self._less = self._less**2 if now - self._lessened_at < SOON else LESS
+            self._rate *= max(self._less, LEAST_LESS)
         elif lately:
-            self._ceiling = self._rate = lately
+            self._rate, self._less, self._ceiling = lately, LESS, inf
         else:
             return  # nothing was answered lately: the pause must do
         self._grown = 0.0
-        self._rate = max(self._rate, 1.0 / MAX_PAUSE)  # however little was answered: then one call finds out
+        self._lessened_at = now
+        self._rate = max(self._rate, LEAST * self._share)
         self._guessed = True
         self._set_burst()
         self._level = 0.0
@@ -211,16 +252,19 @@ class RemoteBucket:
         self._at = now
         if passed <= 0:
             return
-        level = self._level + passed * self._rate
+        level = self._level + passed * (max(self._rate, LEAST) if self._guessed else self._rate)
         self._level = min(self._limit, level)
         if self._guessed and now > self._paused_until and level < self._limit:
             self._grow(min(passed, 1.0))
 
     def _grow(self, seconds: float) -> None:
-        growth = GROWTH
+        growth = START if self._ceiling == inf else GROWTH
         if self._rate >= LESS * self._ceiling:
             self._grown += seconds
-            growth = min(GROWTH, NEAR_GROWTH * (1.0 + (self._grown * self._share / PLATEAU) ** 3))
+            grown = self._grown if self._whole else self._grown * self._share
+            growth = min(GROWTH, NEAR_GROWTH * (1.0 + (grown / PLATEAU) ** 3))
+        if self._whole:  # what the others add is added to it
+            growth *= self._share
         self._rate *= 1.0 + growth * seconds
         self._set_burst()
 

@@ -22,8 +22,9 @@ import math
 
 import msgspec
 
-from penstock.flow import places
+from penstock.flow import guessing, places
 from penstock.flow.gcra import PERIOD
+from penstock.flow.guessing import Guess, Heard, heard
 from penstock.flow.learning import Learnt, Seen, learn
 from penstock.flow.places import Holding, Places
 
@@ -56,6 +57,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
     :param in_progress: calls under way
     :param places: what the member has of a limit of calls at once; None: there is no such limit
     :param seen: where that limit is found out: what the member has seen of it
+    :param guess: what the member makes of rates that nobody tells
     """
 
     account: str
@@ -67,6 +69,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
     tokens: Use | None
     places: Places | None = None
     seen: Seen | None = None
+    guess: Guess | None = None
 
 
 class Lease(msgspec.Struct, frozen=True, array_like=True):
@@ -80,6 +83,8 @@ class Lease(msgspec.Struct, frozen=True, array_like=True):
     :param places: how many calls the member may have under way; what it holds beyond that it gives back
     :param learnt: the limit that was found out, of all members together; 0: there is no such limit
     :param usual: seconds that first tokens usually take there; 0: it is not known
+    :param guessed_requests: a rate that nobody tells, per second, of all members together; 0: it is not guessed
+    :param guessed_tokens: the same
     """
 
     requests: float
@@ -90,6 +95,8 @@ class Lease(msgspec.Struct, frozen=True, array_like=True):
     places: int = 0
     learnt: float = 0.0
     usual: float = 0.0
+    guessed_requests: float = 0.0
+    guessed_tokens: float = 0.0
 
 
 class Leases(msgspec.Struct, frozen=True, array_like=True):
@@ -118,9 +125,11 @@ class _Level(msgspec.Struct, frozen=True):
 
 
 class _Account:
-    __slots__ = ("learnt", "parts", "requests", "tokens")
+    __slots__ = ("guessed_requests", "guessed_tokens", "learnt", "parts", "requests", "tokens")
 
     def __init__(self) -> None:
+        self.guessed_requests: Heard = guessing.NOTHING
+        self.guessed_tokens: Heard = guessing.NOTHING
         self.learnt: Learnt | None = None
         self.parts: dict[str, _Part] = {}
         self.requests: _Level | None = None
@@ -165,6 +174,12 @@ class Pool:
         seen = report.seen
         if seen is not None:
             account.learnt = learn(account.learnt, seen, own.counts, now)
+        guess = report.guess
+        if guess is not None:
+            account.guessed_requests = heard(
+                account.guessed_requests, guess.requests, guess.requests_told, now
+            )
+            account.guessed_tokens = heard(account.guessed_tokens, guess.tokens, guess.tokens_told, now)
         requests, tokens = report.requests, report.tokens
         if requests is not None:
             account.requests = _level(account.requests, requests, own.requests, now, anew=report.anew)
@@ -216,6 +231,8 @@ class Pool:
             granted,
             account.learnt.value if seen is not None and account.learnt is not None else 0.0,
             account.learnt.usual if seen is not None and account.learnt is not None else 0.0,
+            account.guessed_requests.rate,
+            account.guessed_tokens.rate,
         )
 
     def _clean(self, now: float) -> None:
