@@ -157,7 +157,7 @@ def test_a_part_that_breaks_leaves_nothing(tmp_path):
         )
         writer.close()
         await sdk.uploads.parts.create(upload.id, data=b"abc")
-        store = gateway._upload_store
+        store = gateway._rooms.uploads
         while any(writer.upload.startswith("part_") for writer in store._writers.values()):
             await asyncio.sleep(0)
         assert await store._index._database.read(

@@ -103,7 +103,7 @@ def test_a_call_in_one_piece_may_say_that_it_is_resumable(tmp_path):
         assert "upload-draft-interop-version: 6" in interim
         where = interim.partition("location: ")[2].partition("\r\n")[0]
         writer.write(body[:20_000])
-        store = gateway._upload_store
+        store = gateway._rooms.uploads
         await until(lambda: any(each.offsets.unconfirmed == 20_000 for each in store._writers.values()))
         writer.close()  # and there the connection breaks
         offset = await ask.offset(where)
@@ -239,7 +239,7 @@ def test_a_later_request_ends_the_one_that_hangs(tmp_path):
             "PATCH", where, 1_000, Upload_Offset=0, Upload_Complete="?0", content_type=DRAFT
         )
         writer.write(b"x" * 400)
-        store = gateway._upload_store
+        store = gateway._rooms.uploads
         await until(lambda: any(each.offsets.unconfirmed == 400 for each in store._writers.values()))
         assert await ask.offset(where) == 400  # not lost, not locked
         assert await reader.read() == b""  # cut
@@ -262,8 +262,8 @@ def test_of_two_appends_at_once_one_counts(tmp_path):
         statuses = await asyncio.gather(*map(append, contents))
         assert set(statuses) <= {204, 409, 0}
         offset = await ask.offset(where)
-        upload = await gateway._upload_store.get("default", where.rpartition("/")[2])
-        content = b"".join([piece async for piece in gateway._upload_store.pieces(upload.id)])
+        upload = await gateway._rooms.uploads.get("default", where.rpartition("/")[2])
+        content = b"".join([piece async for piece in gateway._rooms.uploads.pieces(upload.id)])
         assert len(content) == offset
         assert len(set(content)) <= 1
 

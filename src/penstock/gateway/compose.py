@@ -27,20 +27,17 @@ from penstock.flow.measures import measure as measure_gates
 from penstock.flow.retry import RetryBudget
 from penstock.gateway import parts, routes, state, stored, upstreams
 from penstock.gateway.announce import Announcer
-from penstock.gateway.batches import BatchRoom
-from penstock.gateway.blocks import BlockRoom
 from penstock.gateway.cascade import CascadeMeasures, Cascades
 from penstock.gateway.coded import Coding
 from penstock.gateway.durable import Durable
 from penstock.gateway.explain import Explained, explain
-from penstock.gateway.files import FileRoom
-from penstock.gateway.in_pieces import InPieces
 from penstock.gateway.inquiries import Inquiries
-from penstock.gateway.kept import Kept, Work, end_work
+from penstock.gateway.kept import Work, end_work
 from penstock.gateway.leaving import Leaving
 from penstock.gateway.pipeline import Pipeline, Snapshot
 from penstock.gateway.resumed import ResumedExchange
 from penstock.gateway.returning import Returning
+from penstock.gateway.rooms import Rooms
 from penstock.gateway.shadow import Shadows, in_turn
 from penstock.gateway.sharing import Sharing
 from penstock.gateway.spending import Spending
@@ -52,8 +49,7 @@ from penstock.gateway.stages.read import CLIENT_GONE, refuse
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
 from penstock.gateway.transcribe import Transcriber
-from penstock.gateway.upload_parts import PartsRoom
-from penstock.gateway.uploads import UploadRoom, owner_of
+from penstock.gateway.uploads import owner_of
 from penstock.gateway.versions import Versions
 from penstock.generation.keeper import Keeper
 from penstock.generation.measures import measure as measure_journals
@@ -154,27 +150,11 @@ class Gateway:
         self._transcriber = Transcriber(self.metrics, clock)
         self._shadows = Shadows(self.pipeline, clock, self.metrics)
         self._follow_answers(config)
-        self._files = parts.file_store(config)
-        self._batches = self._runner(config, self._files) if self._files is not None else None
+        self._rooms = Rooms(config, clock, partial(self._runner, config), self._answer_resumed)
+        self._pieces = self._rooms.pieces
+        self._kept = self._rooms.kept
         self._working: set[asyncio.Task[Any]] = set()  # on what is kept here
         self._codings = parts.codings(config)
-        self._kept = Kept({})
-        self._upload_store = parts.upload_store(config)
-        self._pieces: InPieces | None = None  # None: nothing can be sent in pieces
-        if self._files is not None and self._batches is not None and self._upload_store is not None:
-            clock.add(self._upload_store)
-            answer, files = self._answer_resumed, FileRoom(self._files)
-            uploads = UploadRoom(self._upload_store, self._files, files, answer, config)
-            blocks = BlockRoom(self._upload_store, answer, config.listener.max_body_bytes)
-            self._pieces = InPieces(uploads, blocks)
-            self._kept = Kept(
-                {
-                    "/v1/files": files,
-                    "/v1/batches": BatchRoom(self._batches, config.batches),
-                    "/v1/uploads": PartsRoom(self._upload_store, self._files, uploads),
-                    "/v1/blocks": blocks,
-                }
-            )
         if self._request_log is not None:
             clock.add(self._request_log)
         self.cache: Cache | None = None
@@ -302,13 +282,9 @@ class Gateway:
         await self._spending.follow(self.pipeline.admission.limiter)
         for keeper in self._durable.keepers.values():
             await keeper.start(self._durable)
-        if self._files is not None:
-            await self._files.start()
-        if self._upload_store is not None:
-            await self._upload_store.start()
+        await self._rooms.open()
         await self._announcer.start()
-        if self._batches is not None:
-            await self._batches.start()
+        await self._rooms.start()
         if self.cache is not None:
             self.cache.start()
 
@@ -346,8 +322,7 @@ class Gateway:
 
         :returns: how many answers were cut short
         """
-        if self._batches is not None:
-            self._batches.stop()
+        self._rooms.stop()
         self._shadows.stop()
         self._durable.leave()
         self.pipeline.registry.hurry()
@@ -363,20 +338,14 @@ class Gateway:
 
     async def close(self) -> None:
         """Close connections, and write down what is not written yet."""
-        if self._batches is not None:
-            self._batches.stop()
+        self._rooms.stop()
         self.pipeline.cut_all(Draining("this gateway is going away; try again", retry_after=1.0))
         await self._shadows.close()
         await end_work(self._working, LAST_WORK)
         await self._inquiries.close()
         await self.leaving.close()
         await self.pipeline.wait_idle()
-        if self._files is not None and self._batches is not None:
-            await self._batches.close()
-            await self._files.close()
-        if self._upload_store is not None:
-            self.clock.remove(self._upload_store)
-            await self._upload_store.close()
+        await self._rooms.close()
         await self._announcer.close()
         for keeper in self._durable.keepers.values():
             await keeper.close()
