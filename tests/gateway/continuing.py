@@ -6,6 +6,7 @@ import json
 from serving import config, serving
 
 from penstock.config.model import CapabilitiesConfig, RetryConfig, TimeoutConfig, UpstreamConfig
+from penstock.config.secret import Secret
 from penstock.lab.scenario import parse
 from penstock.lab.serve import Service, bind
 from penstock.lab.simulator import Simulator
@@ -17,6 +18,7 @@ MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
 TOKENS = 20  # of an answer
 LIMIT = 100  # of the caller
 QUICK = RetryConfig(first_delay=0.0, budget_floor=1_000)
+BASES = {"anthropic": "", "bedrock": "", "vertex": "/v1/projects/p/locations/us-east5"}
 CLOCKS = TimeoutConfig(connect=5, first_token=50, between_tokens=50, total=500)
 
 
@@ -51,7 +53,8 @@ async def simulated(*scripts, kinds=(), capabilities=(), clock=None, **more):
             kind = kinds[number] if kinds else "sim"
             settings.upstreams[f"up{number}"] = UpstreamConfig(
                 kind=kind,
-                base_url=url + ("/v1" if kind != "anthropic" else ""),
+                base_url=url + BASES.get(kind, "/v1"),
+                api_key=Secret("key") if kind in {"bedrock", "vertex"} else None,
                 running_usage=kind == "openai",
                 capabilities=capabilities[number] if capabilities else CapabilitiesConfig(),
             )

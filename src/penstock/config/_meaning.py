@@ -26,6 +26,15 @@ Plain = dict[str, Any]
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110, 5.6.2
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")  # RFC 9110, 5.5; nothing that could end the line
 _PATH = re.compile(r"/[!-~]*\Z")  # and a query perhaps
+_CLOUDS = {"bedrock": "aws", "vertex": "google"}  # kinds of upstreams, and where their credentials come from
+_OF_SOURCES = {
+    "command": ("command",),
+    "file": ("file", "google"),
+    "scope": ("google", "entra"),
+    "region": ("aws",),
+    "service": ("aws",),
+    "profile": ("aws",),
+}
 _OUR_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade"})
 
 
@@ -120,6 +129,12 @@ def fill_in(plain: Plain) -> None:
     for upstream in plain.get("upstreams", {}).values():
         url = upstream.get("base_url") or DEFAULT_BASE_URLS[upstream["kind"]]
         upstream["base_url"] = url.rstrip("/")
+        source = _CLOUDS.get(upstream["kind"])
+        names = {name.lower() for name in upstream.get("headers", {})}
+        if source and not (
+            upstream.get("api_key") or upstream.get("credentials") or "authorization" in names
+        ):
+            upstream["credentials"] = {"source": source}
 
 
 def _check_addresses(plain: Plain, reader: Reader) -> None:
@@ -240,11 +255,38 @@ def _check_upstream(upstream: Plain, at: Path, reader: Reader) -> None:
         reader.mistake((*at, "triton"), "is for upstreams of the kind triton")
     if upstream.get("http2") and upstream.get("kind") == "triton":
         reader.mistake((*at, "http2"), "is not for the kind triton, whose gRPC is HTTP/2 by itself")
+    if upstream.get("kind") in _CLOUDS and not upstream.get("base_url"):
+        reader.mistake(
+            (*at, "base_url"), "is missing: it says in which region, and of vertex for which project"
+        )
+    _check_credentials(upstream, at, reader)
     _check_departure(upstream, at, reader)
     if tokenizer := (upstream.get("triton") or {}).get("tokenizer"):
         _check_readable(tokenizer, (*at, "triton", "tokenizer"), reader)
     if ca_file and upstream.get("verify") is False:
         reader.mistake((*at, "verify"), "with verify: false nothing is checked against ca_file; drop one")
+
+
+def _check_credentials(upstream: Plain, at: Path, reader: Reader) -> None:
+    wanted = upstream.get("credentials")
+    if not wanted:
+        return
+    if upstream.get("api_key"):
+        reader.mistake((*at, "credentials"), "stand instead of api_key; leave one of them out")
+    if upstream.get("kind") == "triton":
+        reader.mistake(
+            (*at, "credentials"), "Triton is asked without; what stands before it may want headers"
+        )
+    source = wanted.get("source")
+    if source == "command" and not wanted.get("command"):
+        reader.mistake((*at, "credentials", "command"), "is missing: it is the source")
+    if source == "file" and not wanted.get("file"):
+        reader.mistake((*at, "credentials", "file"), "is missing: it is the source")
+    if wanted.get("file") and source in {"file", "google"}:
+        _check_readable(wanted["file"], (*at, "credentials", "file"), reader)
+    for key, of in _OF_SOURCES.items():
+        if wanted.get(key) and source is not None and source not in of:
+            reader.mistake((*at, "credentials", key), f"is not for the source {source}")
 
 
 def _check_departure(upstream: Plain, at: Path, reader: Reader) -> None:

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from penstock.config.model import Config
 
 _MODULE = {  # that an extra brings, and that nothing works without
+    "aws": "botocore",
     "brotli": "brotli",
+    "entra": "azure.identity",
+    "google": "google.auth",
     "http2": "hpack",
     "redis": "hiredis",
     "s3": "obstore",
@@ -41,10 +44,15 @@ def _wanted(config: Config) -> Iterator[tuple[str, str]]:
             yield f"upstreams.{name}.http2", "http2"
         if upstream.kind == "triton":
             yield f"upstreams.{name}", "triton"
+        if upstream.credentials is not None and upstream.credentials.source in _MODULE:
+            yield f"upstreams.{name}.credentials", upstream.credentials.source
     for name, model in config.models.items():
         if model.cache is not None and model.cache.semantic is not None:
             yield f"models.{name}.cache.semantic", "semantic"
 
 
 def _installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even what it is a part of
+        return False

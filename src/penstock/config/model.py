@@ -215,14 +215,34 @@ class DepartureConfig(_Section, frozen=True):
     shared: Literal["workers", "machines"] = "workers"
 
 
+class CredentialsConfig(_Section, frozen=True):
+    """Credentials that do not last: where they come from.  They are fetched anew before they end."""
+
+    # command: it prints a token; file: it holds one; google, entra: a token that Google's or Microsoft's library finds;
+    # aws: requests are signed with the keys that Amazon's library finds (extras google, entra, aws)
+    source: Literal["command", "file", "google", "entra", "aws"]
+    command: list[str] = []  # of the source command: a program and its arguments; no shell reads it
+    # of the source file: what holds the token; of google: a service account's key, or a workload's identity; empty:
+    # where that library looks by itself
+    file: str = ""
+    every: Above = 1_800.0  # seconds after which a token is fetched anew that does not say how long it lasts
+    # what the token is for; empty: of google its cloud platform, of entra its cognitive services
+    scope: str = ""
+    region: str = ""  # of aws; empty: as the base_url has it
+    service: str = ""  # of aws: the service's name in signatures; empty: bedrock
+    profile: str = ""  # of aws: a section of its shared configuration
+
+
 class UpstreamConfig(_Section, frozen=True):
     """Somebody who answers.  ``base_url`` is what the provider's SDK takes, ``/v1`` included where it has one."""
 
     # whose API it speaks; sim: the simulator, a process of its own or at base_url; local: a model of our own, likewise;
-    # triton: Triton's own, over gRPC or HTTP
-    kind: Literal["openai", "anthropic", "sim", "local", "triton"]
+    # triton: Triton's own, over gRPC or HTTP; bedrock, vertex: Anthropic's models at Amazon and at Google
+    kind: Literal["openai", "anthropic", "sim", "local", "triton", "bedrock", "vertex"]
     base_url: str = ""  # empty: the provider's own
     api_key: Secret | None = None  # sent as the provider wants it
+    # instead of a key, what has to be fetched; of the kinds bedrock and vertex without a key: from aws and google
+    credentials: CredentialsConfig | None = None
     headers: dict[str, str] = {}  # added to every request
     local: LocalConfig = LocalConfig()  # of kind local: the model
     responses: bool = False  # it has /v1/responses itself; otherwise they are translated

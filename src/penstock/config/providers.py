@@ -138,5 +138,7 @@ DEFAULT_BASE_URLS = {
     "sim": "",
     "local": "",
     "triton": "http://127.0.0.1:8001",  # its gRPC port
+    "bedrock": "",  # the region stands in it
+    "vertex": "",  # the project, too
 }
 """Where an upstream of each kind is, when the configuration does not say."""

@@ -43,7 +43,8 @@ def remarks(config: Config) -> list[str]:
             found.append(
                 f"upstreams.{name}.verify is false: anybody on the way can read and change its traffic"
             )
-        if upstream.api_key and upstream.base_url.startswith("http://") and not _is_local(upstream.base_url):
+        has_key = upstream.api_key is not None or upstream.credentials is not None
+        if has_key and upstream.base_url.startswith("http://") and not _is_local(upstream.base_url):
             found.append(f"upstreams.{name} sends its key over http, unencrypted")
         if said := _of_base_url(upstream):
             found.append(f"upstreams.{name}.base_url {said}")

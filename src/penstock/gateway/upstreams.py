@@ -8,7 +8,10 @@ from penstock.config.model import Config, UpstreamConfig
 from penstock.flow.gate import Gate
 from penstock.gateway.stages.authenticate import Keyring
 from penstock.net.clock import Clock
+from penstock.upstream.cloud import BedrockUpstream, VertexUpstream
 from penstock.upstream.http import HTTPUpstream, has_no_key
+
+_KINDS = {"bedrock": BedrockUpstream, "vertex": VertexUpstream}
 
 
 def make(
@@ -56,7 +59,7 @@ def _serves(before: HTTPUpstream, wanted: UpstreamConfig, config: Config, keyrin
 def _made(
     name: str, wanted: UpstreamConfig, config: Config, keyring: Keyring, clock: Clock, gate: Gate | None
 ) -> HTTPUpstream:
-    kind = HTTPUpstream
+    kind: type[HTTPUpstream] = _KINDS.get(wanted.kind, HTTPUpstream)
     if wanted.kind == "triton":
         from penstock.upstream.triton import TritonUpstream  # noqa: PLC0415 - what it needs is an extra
 

@@ -1,8 +1,8 @@
 """A simulated upstream: cheap, deterministic, and able to fail in every way that real ones do.
 
-It speaks the APIs of OpenAI and Anthropic; ``penstock.lab.text`` says what it answers,
-``penstock.lab.scenario`` how it is told to behave, ``penstock.lab.bill`` what it charges for.  Beside the
-APIs there are::
+It speaks the APIs of OpenAI and Anthropic, the latter also at the paths of clouds (``penstock.lab.clouds``);
+``penstock.lab.text`` says what it answers, ``penstock.lab.scenario`` how it is told to behave, ``penstock.lab.bill``
+what it charges for.  Beside the APIs there are::
 
     GET  /bill         what was charged, as JSON
     POST /bill/reset   begin a new bill; answers with the old one
@@ -28,6 +28,7 @@ from penstock.errors import BadRequest
 from penstock.lab import anthropic, media, openai, responses
 from penstock.lab.answer import Answer, answer
 from penstock.lab.bill import Bill, Item
+from penstock.lab.clouds import at_a_cloud
 from penstock.lab.delivery import Delivery, Job, PlainLater, Silence, Streaming, Trickle, reset, transport_of
 from penstock.lab.prompt import Request, read
 from penstock.lab.refusal import refusal
@@ -105,13 +106,17 @@ class Simulator:
 
     def __call__(self, exchange: Exchange) -> None:
         endpoint = _ENDPOINTS.get(exchange.path)
+        came = exchange
+        if endpoint is None and (clouded := at_a_cloud(exchange)) is not None:
+            exchange, endpoint = clouded, _ENDPOINTS[clouded.path]
         if endpoint is None or exchange.method != "POST":
             self._other(exchange, endpoint)
             return
         data = exchange.whole_body()
         self._numbers = number = self._numbers + 1
+        sent = data if came is exchange else came.whole_body()
         self._seen.append(
-            (exchange.path, exchange.query, exchange.headers, data if len(data) <= 65_536 else data[:65_536])
+            (came.path, came.query, came.headers, sent if len(sent) <= 65_536 else sent[:65_536])
         )
         item = Item(number, endpoint.label, "")
         if self._key and not self._admits(exchange):

@@ -41,6 +41,8 @@ _UNIT_PRICES = {"image": 1, "minute": 60_000, "characters": 1_000_000, "search":
 # digits, or the word for the newest one.
 _VERSION = re.compile(r"[-@:](?:\d{4}-\d{2}-\d{2}|\d{8}|\d{3,4}|latest)\Z")
 
+_BUILD = re.compile(r"-v\d+(?::\d+)?\Z")  # what Bedrock puts behind a name, and behind its date
+
 
 class Tier(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Prices of a call whose prompt is longer than ``above`` tokens; they hold for all of its tokens."""
@@ -310,6 +312,10 @@ def _fit(name: str, model: str, provider: str) -> int:
         return 1 + len(name.replace("*", "")) * 4 if fnmatchcase(model, name) else 0
     if provider and model.startswith((provider + "/", "models/")):
         model = model.partition("/")[2]  # as resellers and Google's own API write it
+    if provider == "anthropic" and "anthropic." in model:
+        model = _BUILD.sub(
+            "", model.rpartition("anthropic.")[2]
+        )  # as Bedrock does: a region may stand before
     if model == name:
         return 4 + len(name) * 4
     if model.startswith(name) and _VERSION.match(model, len(name)):

@@ -14,6 +14,9 @@ from penstock.config.model import UpstreamConfig
 from penstock.messages import Endpoint
 from penstock.wire.further import Prefill
 
+ANTHROPICS = frozenset(
+    {"anthropic", "bedrock", "vertex"}
+)  # the kinds of upstreams that speak Anthropic's API
 _REMEMBERED = 1_024  # upstreams' models whose capabilities are remembered; callers may invent names
 
 
@@ -84,7 +87,13 @@ def capabilities(config: UpstreamConfig, host: str, model: str) -> Capabilities:
     :param host: of the upstream's address
     :param model: its own name for the model
     """
-    found = _listed(config.kind, host, model.rpartition("/")[2])
+    name = model.rpartition("/")[2]
+    if config.kind in ANTHROPICS:
+        found = _listed(
+            "anthropic", host, name[name.find("claude") :]
+        )  # Bedrock's have a region and a vendor before it
+    else:
+        found = _listed(config.kind, host, name)
     own = {name: value for name in _SAID if (value := getattr(config.capabilities, name, None)) is not None}
     return msgspec.structs.replace(found, **own) if own else found
 

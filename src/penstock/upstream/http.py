@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Mapping
 from math import inf
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from penstock import __version__
 from penstock.config.model import TierConfig, TimeoutConfig, UpstreamConfig
@@ -28,7 +28,8 @@ from penstock.net.origin import Origin
 from penstock.net.pool import Pool
 from penstock.net.reply import Reply, reply_to
 from penstock.upstream import inquiry
-from penstock.upstream.capabilities import Capabilities, capabilities
+from penstock.upstream.capabilities import ANTHROPICS, Capabilities, capabilities
+from penstock.upstream.credentials import Credentials, credentials
 from penstock.upstream.job import Herald, Job
 from penstock.upstream.ladder import How, Point, spliced
 from penstock.upstream.opaque import OpaqueTransfer
@@ -60,8 +61,11 @@ _FORWARDED = {
         b"openai-beta",
     ),
     "triton": (),
+    "bedrock": (),  # what its callers wish stands in the body
+    "vertex": (b"anthropic-beta",),
 }
 
+_HEAD = b"POST %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n"  # path, fixed fields, the call's fields, length
 _JSON = b"content-type: application/json\r\n"
 _CREDENTIALS = frozenset({"authorization", "x-api-key", "api-key"})
 
@@ -76,6 +80,8 @@ class HTTPUpstream:
     :param gate: who may call when; None: whoever comes
     :param tiers: told to an upstream that has an order of its own (kind ``local``); None: it gets none
     """
+
+    receiver: ClassVar[type[StreamTransfer]] = StreamTransfer  # of its streams
 
     def __init__(
         self,
@@ -106,6 +112,8 @@ class HTTPUpstream:
         form = capabilities(config, self.origin.host, "").usage_lookup
         # How it is asked afterwards what an answer has cost; None: it cannot be.
         self.usage_lookup: inquiry.Form | None = None if form == "none" else form
+        self._credentials = credentials(name, config, self.origin, clock.now)
+        self._speaks = _ANTHROPIC if config.kind in ANTHROPICS else Dialect.OPENAI
         self._forwarded = _FORWARDED[config.kind]
         self._keeps_runs = config.capabilities.generations
         self._running_usage = config.running_usage or config.kind in {"sim", "local"}
@@ -197,12 +205,11 @@ class HTTPUpstream:
             job.keeps_runs = True
         if self.herald is not None:
             job.herald = self.herald
-        kind = StreamTransfer if call.stream else PlainTransfer if not endpoint.opaque else OpaqueTransfer
+        kind = self.receiver if call.stream else PlainTransfer if not endpoint.opaque else OpaqueTransfer
         return kind(generation, job, self._clock.now)
 
     def _translated(self, call: Call) -> tuple[Endpoint, Translation]:
-        dialect = Dialect.ANTHROPIC if self.config.kind == "anthropic" else Dialect.OPENAI
-        translated = translation(call.endpoint, dialect, call.body, call.id)
+        translated = translation(call.endpoint, self._speaks, call.body, call.id)
         return translated.endpoint, translated
 
     def encode(
@@ -221,11 +228,23 @@ class HTTPUpstream:
         body = self._body(call, job.endpoint, job.translation, model)
         if care is not None:
             fields = request.members(body)
-            keyed = self.config.kind != "anthropic"
+            keyed = self._speaks is not _ANTHROPIC
             changes = care.changes(call, job.endpoint, fields, self.name, model, keyed=keyed)
             if changes:
                 body = request.rewritten(fields, model, changes)
-        return self._head(call, job.endpoint, self._paths[job.endpoint], len(body)), body
+        return self._request(call, job.endpoint, self._paths[job.endpoint], model, body)
+
+    def _request(
+        self,
+        call: Call,
+        endpoint: Endpoint,
+        path: bytes,
+        model: str,  # noqa: ARG002 - it stands in the body; some want it elsewhere
+        body: bytes,
+    ) -> tuple[bytes, bytes]:
+        """Head and body as they go out."""
+        fields = self._from_caller(call, endpoint.dialect)
+        return _HEAD % (path, self._fixed, fields, len(body)), body
 
     def _body(self, call: Call, endpoint: Endpoint, translated: Translation | None, model: str) -> bytes:
         if translated is not None:
@@ -238,12 +257,7 @@ class HTTPUpstream:
         return request.rewritten(call.fields, model, changes)
 
     def _head(self, call: Call, endpoint: Endpoint, path: bytes, length: int) -> bytes:
-        return b"POST %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n" % (
-            path,
-            self._fixed,
-            self._from_caller(call, endpoint.dialect),
-            length,
-        )
+        return _HEAD % (path, self._fixed, self._from_caller(call, endpoint.dialect), length)
 
     # ---- going on with an answer that broke ----
 
@@ -296,8 +310,8 @@ class HTTPUpstream:
             cancel_grace=self.config.cancel_grace,
             herald=self.herald,
         )
-        transfer = StreamTransfer(generation, job, self._clock.now)
-        return transfer, self._head(call, endpoint, path, len(body)), body
+        transfer = self.receiver(generation, job, self._clock.now)
+        return transfer, *self._request(call, endpoint, path, model, body)
 
     def endpoint_for_more(self, call: Call) -> Endpoint | None:
         """Where it would be asked to go on with a text of the call's answer; None: nowhere."""
@@ -358,6 +372,8 @@ class HTTPUpstream:
         """
         head = b"GET %b HTTP/1.1\r\n%b\r\n" % (path.encode(), self._fixed)
         async with asyncio.timeout(seconds):
+            if self._credentials is not None:
+                head = await _with_credentials(self._credentials, head, b"")
             return await reply_to(self.pool, head)
 
     def _path(self, base: str, endpoint: Endpoint) -> bytes:
@@ -454,6 +470,8 @@ class HTTPUpstream:
 
         :raises penstock.errors.PenstockError: the attempt failed; see ``Transfer.conclude``
         """
+        if self._credentials is not None:
+            head = await self._permitted(self._credentials, connection, head, body)
         if self._closed:
             self._clock.add(self)
         self._transfers[transfer] = None
@@ -489,7 +507,22 @@ class HTTPUpstream:
             if error.status == 503 and self.departure is not None:
                 # It goes: others are asked at once, and nothing is retried here.
                 raise self.departure.refusal(self.name, self._clock.now()) from error
+            if transfer.status == 401 and self._credentials is not None:
+                self._credentials.refused()
             self._sign(error)
+            raise
+
+    async def _permitted(
+        self, permits: Credentials, connection: Connection, head: bytes, body: bytes
+    ) -> bytes:
+        """The head with what makes the request good; without it the connection is not used.
+
+        :raises penstock.errors.UpstreamFailed: there are no credentials to be had
+        """
+        try:
+            return await _with_credentials(permits, head, body)
+        except BaseException:
+            connection.abort()
             raise
 
     async def _send_again(self, transfer: Transfer, head: bytes, body: bytes) -> None:
@@ -538,9 +571,23 @@ def _pool(origin: Origin, config: UpstreamConfig, clock: Clock, connect_timeout:
     return cast(Pool, streams)
 
 
+async def _with_credentials(permits: Credentials, head: bytes, body: bytes) -> bytes:
+    """The head, and what makes a request good at its end."""
+    method, target, _ = head.split(b" ", 2)
+    lines = permits.lines(method.decode(), target, body)
+    if lines is None:
+        await permits.renew()
+        lines = permits.lines(method.decode(), target, body) or b""
+    return head[:-2] + lines + b"\r\n"
+
+
 def has_no_key(config: UpstreamConfig) -> bool:
     """Whether the configuration leaves it to the callers to be known to this upstream."""
-    return config.api_key is None and _CREDENTIALS.isdisjoint(name.lower() for name in config.headers)
+    return (
+        config.api_key is None
+        and config.credentials is None
+        and _CREDENTIALS.isdisjoint(name.lower() for name in config.headers)
+    )
 
 
 def _spoken_by(config: UpstreamConfig) -> list[Endpoint]:
@@ -549,6 +596,10 @@ def _spoken_by(config: UpstreamConfig) -> list[Endpoint]:
         return list(Endpoint)
     if config.kind == "local":
         return [Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.EMBEDDINGS]
+    if config.kind == "bedrock":
+        return [Endpoint.MESSAGES]
+    if config.kind == "vertex":
+        return [Endpoint.MESSAGES, Endpoint.COUNT_TOKENS]
     return [
         endpoint
         for endpoint in Endpoint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import ClassVar, Protocol
 
 from penstock.errors import PenstockError, UpstreamBroken
 from penstock.generation.log import Generation
@@ -21,6 +22,18 @@ PACE_WINDOW = 10.0  # seconds over which a stream's pace is measured
 MAX_HELD_BACK = 65_536  # bytes of first events that wait; a burst is delivered at once
 
 
+class Frames(Protocol):
+    """Makes frames of server-sent events from an answer's bytes as they come."""
+
+    def __init__(self, max_frame_bytes: int) -> None: ...
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The frames that this chunk completes.
+
+        :raises UpstreamBroken: nobody can make frames of that
+        """
+
+
 class StreamTransfer(Transfer):
     """The receiver of such an answer."""
 
@@ -35,11 +48,14 @@ class StreamTransfer(Transfer):
         "run",
     )
 
+    media_type: ClassVar[bytes] = b"text/event-stream"
+    splitter: ClassVar[type[Frames]] = Splitter
+
     def __init__(self, generation: Generation, job: Job, now: Callable[[], float]) -> None:
         super().__init__(generation, job, now)
         translation, splice = job.translation, job.splice
         relayed = translation is None and splice is None
-        self._splitter = Splitter(min(MAX_FRAME_BYTES, generation.max_bytes))
+        self._splitter = self.splitter(min(MAX_FRAME_BYTES, generation.max_bytes))
         self._progress: Progress = progress(
             job.endpoint,
             keep_usage=job.call.include_usage or not relayed,
@@ -68,7 +84,7 @@ class StreamTransfer(Transfer):
 
     def _begin(self, headers: Headers) -> None:
         kind = headers.get(b"content-type", b"").lower()
-        if kind.startswith(b"text/event-stream"):
+        if kind.startswith(self.media_type):
             if self.job.splice is None and self.race is None:
                 self.generation.headers = self.shown_headers()
             if self.job.keeps_runs and self.run is None and (name := headers.get(b"penstock-generation")):
