@@ -34,6 +34,7 @@ _OF_SOURCES = {
     "region": ("aws",),
     "service": ("aws",),
     "profile": ("aws",),
+    "access_key": ("aws",),
 }
 _OUR_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade"})
 
@@ -282,6 +283,8 @@ def _check_credentials(upstream: Plain, at: Path, reader: Reader) -> None:
         reader.mistake((*at, "credentials", "command"), "is missing: it is the source")
     if source == "file" and not wanted.get("file"):
         reader.mistake((*at, "credentials", "file"), "is missing: it is the source")
+    if bool(wanted.get("access_key")) != (wanted.get("secret_key") is not None):
+        reader.mistake((*at, "credentials", "access_key"), "access_key and secret_key belong together")
     if wanted.get("file") and source in {"file", "google"}:
         _check_readable(wanted["file"], (*at, "credentials", "file"), reader)
     for key, of in _OF_SOURCES.items():

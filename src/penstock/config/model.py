@@ -231,6 +231,8 @@ class CredentialsConfig(_Section, frozen=True):
     region: str = ""  # of aws; empty: as the base_url has it
     service: str = ""  # of aws: the service's name in signatures; empty: bedrock
     profile: str = ""  # of aws: a section of its shared configuration
+    access_key: str = ""  # of aws; empty: as found where Amazon's own tools look
+    secret_key: Secret | None = None  # with access_key
 
 
 class UpstreamConfig(_Section, frozen=True):

@@ -180,6 +180,8 @@ class AWSSignature:
         except ModuleNotFoundError:
             raise _lacking(upstream, "aws") from None
         self._session = Session(profile=config.profile or None)
+        if config.access_key and config.secret_key is not None:
+            self._session.set_credentials(config.access_key, config.secret_key.reveal())
         self._service = config.service or "bedrock"
         self._region = config.region or _region_in(origin.host)
         if not self._region:

@@ -1,0 +1,30 @@
+"""What the package's table says of models, wherever they are hosted."""
+
+import pytest
+
+from penstock.config.model import CapabilitiesConfig, UpstreamConfig
+from penstock.upstream.capabilities import capabilities
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new"),
+    [
+        ("anthropic", "claude-sonnet-4-5-20250929", "claude-sonnet-4-6"),
+        ("bedrock", "us.anthropic.claude-sonnet-4-5-20250929-v1:0", "global.anthropic.claude-opus-4-6-v1"),
+        (
+            "bedrock",
+            "arn:aws:bedrock:us-east-1:1:inference-profile/us.anthropic.claude-3-haiku-20240307-v1:0",
+            "anthropic.claude-sonnet-4-6",
+        ),
+        ("vertex", "claude-sonnet-4-5@20250929", "claude-opus-4-6"),
+    ],
+)
+def test_anthropics_models_are_known_at_clouds_too(kind, old, new):
+    config = UpstreamConfig(kind=kind)
+    assert capabilities(config, "example.com", old).prefill == "trailing"
+    assert capabilities(config, "example.com", new).prefill == "none"
+
+
+def test_the_configuration_goes_before_the_table():
+    config = UpstreamConfig(kind="bedrock", capabilities=CapabilitiesConfig(prefill="none"))
+    assert capabilities(config, "example.com", "anthropic.claude-3-haiku-20240307-v1:0").prefill == "none"
