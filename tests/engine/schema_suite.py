@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from backend_suite import NUMBERS, compute
+from test_engine_regex import RULED
 from test_engine_schema import GOOD, TREE
 
 from penstock.engine.backend import CannotTake, Sampling
+from penstock.engine.regex import any_of
+from penstock.engine.regex import compiled as compiled_regex
 from penstock.engine.schema import compiled
 
 PERSON = {
@@ -53,6 +57,20 @@ class SchemaSuite:
         for text, _, finish in said(backend, *(ruled(schema, seed, 60) for seed in range(4))):
             if finish == "stop":
                 jsonschema.validate(json.loads(text), schema)
+
+    @pytest.mark.parametrize("expression", RULED)
+    def test_every_kind_of_expression_that_is_let_through(self, backend, expression):
+        rule = compiled_regex(expression)
+        asked = [Sampling(max_tokens=60, temperature=1.0, seed=seed, regex=rule) for seed in range(4)]
+        for text, _, finish in said(backend, *asked):
+            assert finish == "length" or re.fullmatch(expression, text, re.ASCII)
+
+    def test_a_choice(self, backend):
+        texts = ["yes", "no (really)", "漢 a.b|c"]
+        asked = [
+            Sampling(max_tokens=60, temperature=1.0, seed=seed, regex=any_of(texts)) for seed in range(9)
+        ]
+        assert {text for text, _, _ in said(backend, *asked)} <= set(texts)
 
     def test_who_has_a_schema_and_who_has_none_are_computed_together(self, backend):
         free = Sampling(max_tokens=30, temperature=0.0, ignore_eos=True)

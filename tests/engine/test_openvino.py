@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from backend_suite import BackendSuite, compute, greedy, small
+from test_engine_regex import RULED
 from test_engine_schema import GOOD
 
 from penstock.config.model import LocalConfig
 from penstock.engine import demo
+from penstock.engine.backend import Sampling
 from penstock.engine.model_dir import inspect
+from penstock.engine.regex import compiled as compiled_regex
+from penstock.engine.request import read
 from penstock.engine.schema import compiled
 from penstock.errors import ModelUnusable
+from penstock.messages import Endpoint
 
 openvino = pytest.importorskip("penstock.engine.openvino", reason="OpenVINO GenAI is not installed")
 
@@ -62,6 +68,26 @@ def test_every_kind_of_schema_that_is_let_through_compiles(backend, prompt, sche
     """One that did not would cost the library its state."""
     ((ids, _, _),) = compute(backend, (prompt, greedy(4, schema=compiled(schema))))
     assert ids
+
+
+@pytest.mark.parametrize("expression", RULED)
+def test_an_expression_rules_the_answer(backend, prompt, expression):
+    """One that did not compile would cost the library its state, so all kinds are asked of the same one."""
+    rule = {"regex": compiled_regex(expression)}
+    drawn = [Sampling(max_tokens=40, temperature=1.0, seed=seed, **rule) for seed in range(3)]
+    for ids, _, finish in compute(backend, (prompt, greedy(40, **rule)), *((prompt, one) for one in drawn)):
+        text = backend.tokenizer.decode(ids)
+        assert finish == "length" or re.fullmatch(expression, text, re.ASCII)
+
+
+@pytest.mark.parametrize("name", ["guided_choice", "structured_outputs"])
+def test_a_request_with_a_choice_gets_one_of_it(backend, name):
+    texts = ["json.dumps", "os.path (or not)"]
+    rule = {name: texts if name == "guided_choice" else {"choice": texts}}
+    asked = {"model": "m", "messages": [{"role": "user", "content": "What is it?"}], "max_tokens": 30}
+    request = read(Endpoint.CHAT, json.dumps(asked | rule).encode(), backend.tokenizer, backend.card)
+    ((ids, _, finish),) = compute(backend, (request.prompts[0], request.sampling))
+    assert (backend.tokenizer.decode(ids) in texts, finish) == (True, "stop")
 
 
 def test_an_unknown_architecture_is_refused_with_its_name(tmp_path):

@@ -245,6 +245,9 @@ class TestRefusals:
             ({"logit_bias": {"5": 1}}, "logit_bias"),
             ({"top_logprobs": 2, "logprobs": True}, "top_logprobs"),
             ({"response_format": {"type": "json_schema"}}, "response_format"),
+            ({"guided_regex": "("}, "guided_regex"),
+            ({"guided_grammar": "root ::= x"}, "guided_grammar"),
+            ({"guided_choice": ["a"], "response_format": {"type": "json_object"}}, "guided_choice"),
             ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
         ],
     )

@@ -40,7 +40,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """How tokens are chosen; the names are those of the OpenAI API and of vLLM.
 
     ``temperature`` 0 takes the likeliest token each time.  ``schema`` is the JSON Schema that the answer must keep
-    to, as JSON text; empty: none.
+    to, as JSON text; ``regex`` the expression that the whole of it must match.  Empty: none; they are not both there.
     """
 
     max_tokens: int = 0  # 0: what the context has room for
@@ -57,6 +57,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     ignore_eos: bool = False
     logprobs: bool = False  # of the tokens that were chosen
     schema: str = ""
+    regex: str = ""
 
 
 class Progress(msgspec.Struct, frozen=True, gc=False):

@@ -1,4 +1,4 @@
-"""Answers that keep to a schema: which tokens may come next, by llguidance.
+"""Answers that keep to a schema, or match an expression: which tokens may come next, by llguidance.
 
 For backends that leave the choice of a token to us; OpenVINO GenAI has a grammar of its own.
 """
@@ -69,14 +69,17 @@ class Grammars:
 
         :raises CannotTake: that is no rule which the library knows
         """
-        if not sampling.schema:
+        if sampling.regex:
+            grammar = llguidance.LLMatcher.grammar_from_regex(sampling.regex)
+        elif sampling.schema:
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(
+                sampling.schema, defaults={"whitespace_pattern": _BLANKS}
+            )
+        else:
             return None
-        grammar = llguidance.LLMatcher.grammar_from_json_schema(
-            sampling.schema, defaults={"whitespace_pattern": _BLANKS}
-        )
         matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=_QUIET)
         if matcher.is_error():
-            raise CannotTake(f"the schema cannot be used: {matcher.get_error().splitlines()[0]}")
+            raise CannotTake(f"the rule cannot be used: {matcher.get_error().splitlines()[0]}")
         return SchemaRule(matcher, self._vocabulary)
 
 

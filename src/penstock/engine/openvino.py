@@ -172,6 +172,8 @@ class OpenVINOBackend:
             config.structured_output_config = openvino_genai.StructuredOutputConfig(
                 json_schema=sampling.schema
             )
+        elif sampling.regex:
+            config.structured_output_config = openvino_genai.StructuredOutputConfig(regex=sampling.regex)
         config.validate()
         return config
 

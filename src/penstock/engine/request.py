@@ -1,8 +1,8 @@
 """A request to a local model, from its JSON: what is asked, in token ids, and how the answer is wanted.
 
 The API is OpenAI's, with the members that vLLM adds to it: ``top_k``, ``min_p``, ``repetition_penalty``, ``min_tokens``,
-``ignore_eos``, ``stop_token_ids``, ``return_token_ids``, ``continue_final_message``, and token ids as a prompt.  What a
-model here cannot do is refused, and not left out in silence: the caller would take the answer for what it is not.
+``ignore_eos``, ``stop_token_ids``, ``return_token_ids``, ``continue_final_message``, what rules an answer's form
+(``ruled``), and token ids as a prompt.  What a model here cannot do is refused, and not left out in silence: the caller would take the answer for what it is not.
 Members that are not known at all are passed over, as OpenAI's own servers do with many.
 """
 
@@ -14,7 +14,7 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 
 from penstock.engine.backend import CannotTake, ModelCard, Sampling, Tokenizer
-from penstock.engine.schema import compiled
+from penstock.engine.ruled import RuledBody, ruling
 from penstock.errors import BadRequest
 from penstock.messages import JSON, Endpoint
 from penstock.wire.not_json import NOT_JSON
@@ -24,7 +24,6 @@ MAX_STOPS = 16
 MAX_STOP_LETTERS = 1_000
 MAX_PROMPTS = 64
 MAX_TOOLS = 128
-_ANY_JSON = '{"type":"object"}'
 
 _Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
@@ -36,18 +35,7 @@ class _StreamOptions(msgspec.Struct):
     continuous_usage_stats: bool = False
 
 
-class _JSONSchema(msgspec.Struct):
-    schema: dict[str, JSON] = {}
-    name: str = ""
-    strict: bool | None = None
-
-
-class _ResponseFormat(msgspec.Struct):
-    type: str
-    json_schema: _JSONSchema | None = None
-
-
-class _Body(msgspec.Struct, kw_only=True):
+class _Body(RuledBody, kw_only=True):
     """What chats and completions have in common.  ``None`` is what nobody said: the model's own default counts."""
 
     model: str
@@ -61,7 +49,6 @@ class _Body(msgspec.Struct, kw_only=True):
     seed: _Seed | None = None
     presence_penalty: _Penalty | None = None
     frequency_penalty: _Penalty | None = None
-    response_format: _ResponseFormat | None = None
     logit_bias: dict[str, float] | None = None
     # vLLM's
     top_k: Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] | None = None
@@ -214,6 +201,7 @@ def _sampling(body: _Body, limit: int | None, logprobs: bool, card: ModelCard) -
     for token in body.stop_token_ids or ():
         if not 0 <= token < card.vocabulary:
             raise BadRequest(f"stop_token_ids: {token} is no token of this model", param="stop_token_ids")
+    rule = ruling(body)
     return Sampling(
         max_tokens=limit or 0,
         min_tokens=body.min_tokens or 0,
@@ -228,24 +216,13 @@ def _sampling(body: _Body, limit: int | None, logprobs: bool, card: ModelCard) -
         stop_token_ids=tuple(body.stop_token_ids or ()),
         ignore_eos=bool(body.ignore_eos),
         logprobs=logprobs,
-        schema=_schema(body.response_format),
+        schema=rule.schema,
+        regex=rule.regex,
     )
 
 
 def _or(said: _T | None, usual: _T) -> _T:
     return usual if said is None else said
-
-
-def _schema(wanted: _ResponseFormat | None) -> str:
-    if wanted is None or wanted.type == "text":
-        return ""
-    if wanted.type == "json_object":
-        return _ANY_JSON
-    if wanted.type != "json_schema" or wanted.json_schema is None:
-        raise BadRequest(
-            "response_format must be text, json_object, or json_schema with a schema", param="response_format"
-        )
-    return compiled(wanted.json_schema.schema)
 
 
 def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
@@ -295,8 +272,8 @@ def _of_chat(chat: _Chat) -> bool:
             raise _unsupported(
                 "parallel_tool_calls", " as false: how many it calls is the model's own choice"
             )
-        if chat.response_format is not None and chat.response_format.type != "text":
-            raise _unsupported("response_format", " together with tools")
+        if rule := ruling(chat).param:
+            raise _unsupported(rule, " together with tools")
         if chat.continue_final_message:
             raise _unsupported("continue_final_message", " together with tools")
     if chat.audio is not None:

@@ -26,17 +26,20 @@ _DEFINITIONS = ("$defs", "definitions")
 _PAIRS = (("minLength", "maxLength"), ("minItems", "maxItems"))
 
 
-def compiled(schema: JSON) -> str:
+def compiled(schema: JSON, param: str = "response_format") -> str:
     """The schema as JSON text, as the library gets it.
 
+    :param param: the member that says it
     :raises BadRequest: it says something that cannot be ruled
     """
-    reader = _Reader(schema)
-    return msgspec.json.encode(reader.read(schema, 0)).decode()
+    try:
+        return msgspec.json.encode(_Reader(schema).read(schema, 0)).decode()
+    except _CannotBeRuledError as error:
+        raise BadRequest(f"the schema cannot be used: {error}", param=param) from None
 
 
-def _wrong(text: str) -> BadRequest:
-    return BadRequest(f"the schema cannot be used: {text}", param="response_format")
+class _CannotBeRuledError(Exception):
+    """Why not."""
 
 
 class _Reader:
@@ -56,11 +59,11 @@ class _Reader:
     def read(self, schema: JSON, depth: int) -> JSON:
         self._left -= 1
         if depth > MAX_DEPTH or self._left < 0:
-            raise _wrong(f"it is deeper than {MAX_DEPTH}, or has more than {MAX_PARTS} parts")
+            raise _CannotBeRuledError(f"it is deeper than {MAX_DEPTH}, or has more than {MAX_PARTS} parts")
         if schema is True or schema == {}:
             return {}
         if not isinstance(schema, dict):
-            raise _wrong("a part of it is no object")
+            raise _CannotBeRuledError("a part of it is no object")
         read: dict[str, JSON] = {}
         for key, value in schema.items():
             if key not in _DESCRIBES:
@@ -68,7 +71,7 @@ class _Reader:
         _check_pairs(read)
         missing = set(read.get("required", ())) - set(read.get("properties", ()))
         if missing:
-            raise _wrong(f"required names {min(missing)!r}, which is not in properties")
+            raise _CannotBeRuledError(f"required names {min(missing)!r}, which is not in properties")
         return read
 
     def _member(self, key: str, value: JSON, depth: int) -> JSON:
@@ -76,11 +79,11 @@ class _Reader:
             return _type(value)
         if key in {"properties", *_DEFINITIONS}:
             if not isinstance(value, dict):
-                raise _wrong(f"{key} is no object")
+                raise _CannotBeRuledError(f"{key} is no object")
             return {name: self.read(part, depth + 1) for name, part in value.items()}
         if key == "required":
             if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-                raise _wrong("required is no list of names")
+                raise _CannotBeRuledError("required is no list of names")
             return value
         if key == "additionalProperties":
             return value if isinstance(value, bool) else self.read(value, depth + 1)
@@ -88,33 +91,33 @@ class _Reader:
             return self.read(value, depth + 1)
         if key == "anyOf":
             if not isinstance(value, list) or not value:
-                raise _wrong("anyOf is no list of schemas")
+                raise _CannotBeRuledError("anyOf is no list of schemas")
             return [self.read(part, depth + 1) for part in value]
         if key == "enum":
             if not isinstance(value, list) or not value:
-                raise _wrong("enum is no list of values")
+                raise _CannotBeRuledError("enum is no list of values")
             return value
         if key == "const":
             return value
         if key in {"minLength", "maxLength", "minItems", "maxItems"}:
             if type(value) is not int or not 0 <= value <= 10_000:
-                raise _wrong(f"{key} is no number from 0 to 10000")
+                raise _CannotBeRuledError(f"{key} is no number from 0 to 10000")
             return value
         if key == "$ref":
             if value not in self._names:
-                raise _wrong(f"$ref must name one of its own definitions, and {value!r} is none")
+                raise _CannotBeRuledError(f"$ref must name one of its own definitions, and {value!r} is none")
             return value
-        raise _wrong(f"{key} is not supported")
+        raise _CannotBeRuledError(f"{key} is not supported")
 
 
 def _type(value: JSON) -> JSON:
     names = value if isinstance(value, list) else [value]
     if not names or not all(isinstance(name, str) and name in _TYPES for name in names):
-        raise _wrong(f"{value!r} is no type")
+        raise _CannotBeRuledError(f"{value!r} is no type")
     return value
 
 
 def _check_pairs(schema: dict[str, JSON]) -> None:
     for least, most in _PAIRS:
         if least in schema and most in schema and schema[least] > schema[most]:
-            raise _wrong(f"{least} is more than {most}")
+            raise _CannotBeRuledError(f"{least} is more than {most}")

@@ -156,13 +156,11 @@ class TransformersBackend:
         del self._manager, self._processor, self._model
 
     def _rule(self, sampling: Sampling) -> Rule | None:
-        if not sampling.schema:
-            return None
-        if self._grammars is None:
-            raise CannotTake(
-                "response_format is not supported by this model: its tokenizer is not a quick one"
-            )
-        return self._grammars.rule(sampling)
+        if self._grammars is not None:
+            return self._grammars.rule(sampling)
+        if sampling.schema or sampling.regex:
+            raise CannotTake("this model's answers cannot be ruled: its tokenizer is not a quick one")
+        return None
 
     def _give(self, *, use_padding: bool = False) -> dict[str, Any]:
         """What the model gets for a step: as the library has it, and how attention goes about it."""

@@ -1,0 +1,139 @@
+"""What an answer must keep to, in the words of those who are asked for it: one rule, whatever it is called.
+
+OpenAI says ``response_format``, vLLM ``structured_outputs`` and, before that, ``guided_json`` and its like, SGLang and
+llama.cpp ``json_schema`` and ``regex``.  Grammars (Lark, GBNF) are refused: the library that computes reads one in the
+middle of a step, and one that it does not understand costs everybody their answers; nothing here reads them before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from penstock.engine import regex
+from penstock.engine.schema import compiled
+from penstock.errors import BadRequest
+from penstock.messages import JSON
+from penstock.wire.not_json import NOT_JSON
+
+_ANY_JSON = '{"type":"object"}'
+_GRAMMARS = ("guided_grammar", "grammar", "ebnf", "structural_tag")
+
+
+class _JSONSchema(msgspec.Struct):
+    schema: dict[str, JSON] = {}
+    name: str = ""
+    strict: bool | None = None
+
+
+class _ResponseFormat(msgspec.Struct):
+    type: str
+    json_schema: _JSONSchema | None = None
+
+
+class _StructuredOutputs(msgspec.Struct):
+    """Members that are not known say how, and not what."""
+
+    json: dict[str, JSON] | str | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    json_object: bool | None = None
+    grammar: JSON = None
+    structural_tag: JSON = None
+
+
+class RuledBody(msgspec.Struct, kw_only=True):
+    """The members of a request that rule its answer's form."""
+
+    response_format: _ResponseFormat | None = None
+    structured_outputs: _StructuredOutputs | None = None
+    guided_json: dict[str, JSON] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    json_schema: dict[str, JSON] | str | None = None
+    regex: str | None = None
+    guided_grammar: JSON = None
+    grammar: JSON = None
+    ebnf: JSON = None
+    structural_tag: JSON = None
+
+
+class Ruling(msgspec.Struct, frozen=True):
+    """The one rule of a request, as a backend gets it; at most one of the two is there.
+
+    ``param``: the member that says it; empty: there is none.
+    """
+
+    param: str = ""
+    schema: str = ""
+    regex: str = ""
+
+
+def ruling(body: RuledBody) -> Ruling:
+    """What the answer must keep to.
+
+    :raises BadRequest: that cannot be ruled, or there are several
+    """
+    wanted = body.structured_outputs or _StructuredOutputs()
+    for param in _GRAMMARS:
+        if getattr(body, param) is not None or getattr(wanted, param, None) is not None:
+            why = "say it with a regular expression, a choice or a schema"
+            raise BadRequest(
+                f"{param} is not supported by local models: {why}", param=param, code="unsupported_parameter"
+            )
+    said: tuple[tuple[str, Any, Callable[[Any, str], Ruling]], ...] = (
+        ("response_format", body.response_format, _of_format),
+        ("structured_outputs", wanted.json_object or None, _of_json),
+        ("structured_outputs", wanted.json, _of_schema),
+        ("structured_outputs", wanted.regex, _of_regex),
+        ("structured_outputs", wanted.choice, _of_choice),
+        ("guided_json", body.guided_json, _of_schema),
+        ("guided_regex", body.guided_regex, _of_regex),
+        ("guided_choice", body.guided_choice, _of_choice),
+        ("json_schema", body.json_schema, _of_schema),
+        ("regex", body.regex, _of_regex),
+    )
+    rules = [make(value, param) for param, value, make in said if value is not None]
+    rules = [rule for rule in rules if rule.param]
+    if len(rules) > 1:
+        names = " and ".join(rule.param for rule in rules)
+        raise BadRequest(
+            f"an answer keeps to one rule, and there are several: {names}", param=rules[-1].param
+        )
+    return rules[0] if rules else Ruling()
+
+
+def _of_format(wanted: _ResponseFormat, param: str) -> Ruling:
+    if wanted.type == "text":
+        return Ruling()
+    if wanted.type == "json_object":
+        return Ruling(param, schema=_ANY_JSON)
+    if wanted.type != "json_schema" or wanted.json_schema is None:
+        raise BadRequest(f"{param} must be text, json_object, or json_schema with a schema", param=param)
+    return Ruling(param, schema=compiled(wanted.json_schema.schema, param))
+
+
+def _of_json(_: bool, param: str) -> Ruling:
+    return Ruling(param, schema=_ANY_JSON)
+
+
+def _of_schema(schema: JSON, param: str) -> Ruling:
+    if isinstance(schema, str):
+        try:
+            schema = msgspec.json.decode(schema)
+        except NOT_JSON as error:
+            raise BadRequest(f"{param}: the schema is no JSON: {error}", param=param) from None
+    return Ruling(param, schema=compiled(schema, param))
+
+
+def _of_regex(expression: str, param: str) -> Ruling:
+    return Ruling(param, regex=regex.compiled(expression, param))
+
+
+def _of_choice(texts: list[str], param: str) -> Ruling:
+    return Ruling(param, regex=regex.any_of(texts, param))
+
+
+__all__ = ["RuledBody", "Ruling", "ruling"]
