@@ -66,6 +66,22 @@ _READ = frozenset(
 )
 
 
+_USUAL = _READ | {  # of nearly every call, and in small letters: seen at a glance
+    "input",
+    "messages",
+    "prompt",
+    "response_format",
+    "seed",
+    "stop",
+    "system",
+    "temperature",
+    "tool_choice",
+    "tools",
+    "top_p",
+    "user",
+}
+
+
 class StreamOptions(msgspec.Struct):
     include_usage: bool = False
     continuous_usage_stats: bool = False
@@ -96,7 +112,8 @@ def read(endpoint: Endpoint, body: bytes) -> Opening:
         fields = _members(body)
     except NOT_JSON as error:
         raise BadRequest(why_not_json(body, error), code="invalid_json") from None
-    check_names(fields)
+    if not _USUAL.issuperset(fields):
+        check_names(fields)
     model = fields.get("model")
     if model is None:
         raise BadRequest("the body must name a model", param="model", code="missing_parameter")
