@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.flow.slow_upstream import SlowUpstream, plain
+
 from penstock.flow.gcra import Bucket
 from penstock.testing import GatewayProcess
 from penstock.testing.redis import RedisServer
@@ -39,16 +41,6 @@ PER_MINUTE = 1_200
 _CALL = {"model": "m", "messages": [{"role": "user", "content": "How many?"}], "max_tokens": 8}
 _STREAMED = json.dumps({**_CALL, "stream": True}).encode()
 _PLAIN = json.dumps(_CALL).encode()
-_ANSWER = json.dumps(
-    {
-        "id": "chatcmpl-1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "m",
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": "."}, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-    }
-).encode()
 _STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 _FIRST = b'data: {"choices":[{"index":0,"delta":{"content":"."},"finish_reason":null}]}\n\n'
 _LAST = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
@@ -64,41 +56,19 @@ class Seen:
     refused: int = 0
 
 
-class Upstream:
+class Upstream(SlowUpstream):
     """Counts, and is slow or says no."""
 
     def __init__(self, bucket: Bucket | None, *, tells: bool) -> None:
+        super().__init__()
         self.seen = Seen()
         self._places = asyncio.Semaphore(CAPACITY)
-        self._present = 0
         self._bucket = bucket
         self._tells = tells
-        self._serving: set[asyncio.Task[None]] = set()
 
-    async def close(self) -> None:
-        for task in self._serving:
-            task.cancel()
-        if self._serving:
-            await asyncio.wait(self._serving)
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
-        with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                await reader.readexactly(_length(head))
-                self._present += 1
-                self.seen.present.append(self._present)
-                try:
-                    await (
-                        self._stream(writer) if self._bucket is None else self._plain(writer, self._bucket)
-                    )
-                finally:
-                    self._present -= 1
-        writer.close()
+    async def _answer(self, writer: asyncio.StreamWriter) -> None:
+        self.seen.present.append(self.present)
+        await (self._stream(writer) if self._bucket is None else self._plain(writer, self._bucket))
 
     async def _stream(self, writer: asyncio.StreamWriter) -> None:
         came = time.monotonic()
@@ -129,18 +99,11 @@ class Upstream:
                 b"x-ratelimit-reset-requests: %.3fs\r\n" % (PER_MINUTE, left, full)
             )
         await asyncio.sleep(REPLY)
-        writer.write(
-            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n%b"
-            % (told, len(_ANSWER), _ANSWER)
-        )
+        writer.write(plain(told))
 
 
 def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-def _length(head: bytes) -> int:
-    return int(head.lower().partition(b"content-length:")[2].partition(b"\r")[0])
 
 
 async def _ask(port: int, body: bytes) -> None:

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.flow.slow_upstream import SlowUpstream, closed, length_of, plain
+
 from penstock.testing import GatewayProcess
 from penstock.testing.redis import RedisServer
 
@@ -28,16 +30,6 @@ LIMIT = 6
 CLIENTS = 16
 HELD = 0.1  # seconds that the upstream works on a call
 PAUSE = 0.05  # seconds after which one who was refused comes again
-_ANSWER = json.dumps(
-    {
-        "id": "chatcmpl-1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "m",
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": "."}, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-    }
-).encode()
 _CALL = json.dumps({"model": "m", "messages": [{"role": "user", "content": "How many?"}]}).encode()
 
 
@@ -65,54 +57,17 @@ class Figures:
         )
 
 
-class Upstream:
+class Upstream(SlowUpstream):
     """Answers each call after :data:`HELD` seconds, and counts how many it has at once."""
 
     def __init__(self) -> None:
-        self.present = 0
+        super().__init__()
         self.most = 0
-        self._serving: set[asyncio.Task[None]] = set()
 
-    async def close(self) -> None:
-        """Nobody asks any more."""
-        for task in self._serving:
-            task.cancel()
-        if self._serving:
-            await asyncio.wait(self._serving)
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
-        try:
-            await self._serve(reader, writer)
-        finally:
-            await _closed(writer)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                await reader.readexactly(_length(head))
-                self.present += 1
-                self.most = max(self.most, self.present)
-                await asyncio.sleep(HELD)
-                self.present -= 1
-                writer.write(
-                    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-                    % (len(_ANSWER), _ANSWER)
-                )
-
-
-async def _closed(writer: asyncio.StreamWriter) -> None:
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
-
-
-def _length(head: bytes) -> int:
-    return int(head.lower().partition(b"content-length:")[2].partition(b"\r")[0])
+    async def _answer(self, writer: asyncio.StreamWriter) -> None:
+        self.most = max(self.most, self.present)
+        await asyncio.sleep(HELD)
+        writer.write(plain())
 
 
 async def _ask(port: int) -> int:
@@ -123,10 +78,10 @@ async def _ask(port: int) -> int:
             % (len(_CALL), _CALL)
         )
         head = await reader.readuntil(b"\r\n\r\n")
-        await reader.readexactly(_length(head))
+        await reader.readexactly(length_of(head))
         return int(head.split()[1])
     finally:
-        await _closed(writer)
+        await closed(writer)
 
 
 async def _client(ports: list[int], number: int, until: float, figures: Figures) -> None:
