@@ -245,6 +245,7 @@ class TestRefusals:
             ({"logit_bias": {"5": 1}}, "logit_bias"),
             ({"top_logprobs": 2, "logprobs": True}, "top_logprobs"),
             ({"response_format": {"type": "json_schema"}}, "response_format"),
+            ({"prompt_logprobs": 0}, "prompt_logprobs"),
             ({"guided_regex": "("}, "guided_regex"),
             ({"guided_grammar": "root ::= x"}, "guided_grammar"),
             ({"guided_choice": ["a"], "response_format": {"type": "json_object"}}, "guided_choice"),

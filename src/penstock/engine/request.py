@@ -58,6 +58,7 @@ class _Body(RuledBody, kw_only=True):
     ignore_eos: bool | None = False
     stop_token_ids: list[int] | None = None
     return_token_ids: bool | None = False
+    prompt_logprobs: int | None = None
 
 
 class _Part(msgspec.Struct):
@@ -172,6 +173,8 @@ def _asked(
 ) -> Asked:
     if body.logit_bias:
         raise _unsupported("logit_bias")
+    if body.prompt_logprobs is not None:
+        raise _unsupported("prompt_logprobs", ": only those of the answer's tokens are known")
     limit = body.max_tokens
     if isinstance(body, _Chat) and body.max_completion_tokens is not None:
         limit = body.max_completion_tokens
