@@ -13,7 +13,7 @@ if str(ROOT) not in sys.path:  # pytest may be started in other ways than `pytho
 
 from benchmarks import client_cost  # noqa: E402
 from benchmarks.network import __main__ as network  # noqa: E402
-from benchmarks.network import survival, tunnel  # noqa: E402
+from benchmarks.network import broken_answers, survival, tunnel  # noqa: E402
 
 
 def may_tunnel():
@@ -43,6 +43,16 @@ def test_calls_that_survive_are_counted_with_what_was_computed_for_them(monkeypa
     found = survival.main(["--calls", "6", "--hazard", "0"])
     assert found["penstock"]["outcomes"] == {"right": 6}
     assert found["penstock"]["upstream_calls"] == found["the SDKs alone"]["upstream_calls"] == 6
+
+
+def test_answers_that_break_are_paid_for_once_with_the_client():
+    found = broken_answers.main(["--calls", "6", "--shares", "0.3", "--seed", "4"])
+    provider, gateway, ours = (found[0.3, system] for system in broken_answers.SYSTEMS)
+    for figures in (provider, gateway, ours):
+        assert figures["right"] == 6
+        assert figures["broken"] > 0
+    assert provider["upstream_calls"] > gateway["upstream_calls"] > ours["upstream_calls"] == 6
+    assert ours["paid"] == 1.0
 
 
 @pytest.mark.skipif(not may_tunnel(), reason="needs root, TUN devices and network namespaces")

@@ -12,26 +12,14 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from penstock.cache import entry_table
 from penstock.sqlite_files import Foreign, Mark, create_private, log_ahead, transaction
 
 MARK = Mark(0x50454E4C, 1)  # "PENL"
 
-_PAGE_BYTES = 4_096
-_LEAST_PAGES = 64
 _BUSY_SECONDS = 0.2  # that a look-up may wait for another process
 _EVICTED_AT_ONCE = 0.05  # of the entries
 _MOST_EVICTIONS = 40  # before an entry that finds no room is left out
-
-_SCHEMA = (
-    """
-CREATE TABLE entries (
-  row INTEGER PRIMARY KEY AUTOINCREMENT,
-  key BLOB NOT NULL UNIQUE,
-  kept_until REAL NOT NULL,
-  sealed BLOB NOT NULL
-)""",
-    "CREATE INDEX entries_kept_until ON entries (kept_until)",
-)
 
 _log = logging.getLogger("penstock.client")
 
@@ -46,7 +34,7 @@ class Disk:
 
     def __init__(self, path: Path, max_bytes: int, now: Callable[[], float]) -> None:
         self.path = path.absolute()
-        self._pages = max(max_bytes // _PAGE_BYTES, _LEAST_PAGES)
+        self._pages = entry_table.pages(max_bytes)
         self._now = now
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
@@ -74,10 +62,7 @@ class Disk:
     def _put(self, database: sqlite3.Connection, key: bytes, sealed: bytes, kept_until: float) -> None:
         for _ in range(_MOST_EVICTIONS):
             try:
-                database.execute(
-                    "INSERT OR REPLACE INTO entries (key, kept_until, sealed) VALUES (?, ?, ?)",
-                    (key, kept_until, sealed),
-                )
+                database.execute(entry_table.PUT, (key, kept_until, sealed))
                 return
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
@@ -89,11 +74,7 @@ class Disk:
         """Let what has expired go, then the oldest; whether anything went."""
         if database.execute("DELETE FROM entries WHERE kept_until <= ?", (self._now(),)).rowcount:
             return True
-        (first, last) = database.execute("SELECT min(row), max(row) FROM entries").fetchone()
-        if first is None:
-            return False
-        until = first + int((last - first) * _EVICTED_AT_ONCE)
-        return database.execute("DELETE FROM entries WHERE row <= ?", (until,)).rowcount > 0
+        return entry_table.evict_oldest(database, _EVICTED_AT_ONCE) > 0
 
     def _do(self, work: Callable[[sqlite3.Connection], object]) -> tuple[object, ...] | None:
         with self._lock:
@@ -123,7 +104,7 @@ class Disk:
             database.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the newest, nothing else
             if not is_made:
                 with transaction(database):
-                    MARK.adopt(database, _SCHEMA)
+                    MARK.adopt(database, entry_table.SCHEMA)
         except BaseException:
             database.close()
             raise

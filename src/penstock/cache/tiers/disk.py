@@ -22,13 +22,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
+from penstock.cache import entry_table
+from penstock.cache.entry_table import PAGE_BYTES
 from penstock.cache.tiers.tier import TierStatistics
 from penstock.sqlite_files import Foreign, Mark, create_private, log_ahead, transaction
 
 MARK = Mark(0x50454E43, 1)  # "PENC"
 
-_PAGE_BYTES = 4_096
-_LEAST_PAGES = 64
 _BATCH = 64  # operations of one transaction, and look-ups that are delivered together
 _MAX_WAITING_BYTES = 16 << 20
 _BUSY_TIMEOUT = 1.0  # seconds that the writer waits for another worker's transaction
@@ -40,17 +40,9 @@ _CLEANED_EVERY = 10.0  # seconds between two looks for what has expired
 _LONGEST_CLOSE = 2.0  # seconds
 
 _SCHEMA = (
-    """
-CREATE TABLE entries (
-  row INTEGER PRIMARY KEY AUTOINCREMENT,
-  key BLOB NOT NULL UNIQUE,
-  kept_until REAL NOT NULL,
-  sealed BLOB NOT NULL
-)""",
-    "CREATE INDEX entries_kept_until ON entries (kept_until)",
+    *entry_table.SCHEMA,
     "CREATE TABLE purges (tag TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID",
 )
-_PUT = "INSERT OR REPLACE INTO entries (key, kept_until, sealed) VALUES (?, ?, ?)"
 _PURGE = "INSERT INTO purges VALUES (?, ?) ON CONFLICT (tag) DO UPDATE SET at = max(at, excluded.at)"
 
 _Answer: TypeAlias = "bytes | dict[str, float] | OSError | None"
@@ -70,8 +62,8 @@ class DiskTier:
 
     def __init__(self, path: str | Path, max_bytes: int, now: Callable[[], float] = time.time) -> None:
         self.path = Path(path).absolute()
-        self._pages = max(max_bytes // _PAGE_BYTES, _LEAST_PAGES)
-        self._batch_bytes = self._pages * _PAGE_BYTES // 8
+        self._pages = entry_table.pages(max_bytes)
+        self._batch_bytes = self._pages * PAGE_BYTES // 8
         self._now = now
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wanted: queue.SimpleQueue[_Wanted | None] = queue.SimpleQueue()
@@ -110,7 +102,7 @@ class DiskTier:
         return found
 
     def put(self, key: bytes, sealed: bytes, kept_until: float) -> None:
-        self._tell(_PUT, (key, kept_until, sealed), len(sealed) + 100)
+        self._tell(entry_table.PUT, (key, kept_until, sealed), len(sealed) + 100)
 
     def remove(self, key: bytes) -> None:
         self._tell("DELETE FROM entries WHERE key = ?", (key,), 100)
@@ -236,12 +228,12 @@ class DiskTier:
     def _commit(self, file: _File, batch: list[_Operation]) -> None:
         if not batch:
             return
-        wanted = sum(size for _, _, size in batch) // _PAGE_BYTES * 5 // 4 + len(batch)
+        wanted = sum(size for _, _, size in batch) // PAGE_BYTES * 5 // 4 + len(batch)
         try:
             database = file.database()
             evicted = self._make_room(database, wanted)
             _execute(database, batch)
-            held = _pages_used(database) * _PAGE_BYTES
+            held = _pages_used(database) * PAGE_BYTES
         except (sqlite3.Error, OSError) as error:
             self._failed(error)
             file.failed(error)
@@ -266,11 +258,10 @@ class DiskTier:
         if _pages_used(database) + wanted < self._pages * _FULL:
             return evicted
         while _pages_used(database) + wanted >= self._pages * _ROOMY:
-            (first, last) = database.execute("SELECT min(row), max(row) FROM entries").fetchone()
-            if first is None:
+            gone = entry_table.evict_oldest(database, _EVICTED_AT_ONCE)
+            if not gone:
                 break
-            until = first + int((last - first) * _EVICTED_AT_ONCE)
-            evicted += database.execute("DELETE FROM entries WHERE row <= ?", (until,)).rowcount
+            evicted += gone
         return evicted
 
     def _clean(self, file: _File) -> None:
@@ -283,7 +274,7 @@ class DiskTier:
             ).rowcount:
                 pass
             (entries,) = database.execute("SELECT count(*) FROM entries").fetchone()
-            held = _pages_used(database) * _PAGE_BYTES
+            held = _pages_used(database) * PAGE_BYTES
         except (sqlite3.Error, OSError) as error:
             self._failed(error)
             file.failed(error)
