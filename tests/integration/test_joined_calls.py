@@ -59,10 +59,14 @@ async def asked_by_all(gateway, simulator, forms, chance):
             await asyncio.sleep(delay)  # the load's own pace, no wait for anything
             return await http.post("/chat/completions", json=ASK | FORMS[form])
 
-        first = asyncio.ensure_future(ask(forms[0], 0))
-        async with asyncio.timeout(60):
-            while not (await asyncio.to_thread(simulator.bill))["in_flight"]:
-                await asyncio.sleep(0.01)
+        os.kill(simulator.pid, signal.SIGSTOP)  # else the first call may be over before anybody has looked
+        try:
+            first = asyncio.ensure_future(ask(forms[0], 0))
+            async with asyncio.timeout(60):
+                while not await asyncio.to_thread(gateway.generations):
+                    await asyncio.sleep(0.01)
+        finally:
+            os.kill(simulator.pid, signal.SIGCONT)
         others = [ask(form, chance.uniform(0, ARRIVALS)) for form in forms[1:]]
         answers = asyncio.gather(first, *others)
         await asyncio.sleep(PAUSE)
