@@ -80,9 +80,9 @@ def test_a_deployment_becomes_a_candidate_at_an_upstream(params, kind, url, mode
     ("params", "reason"),
     [
         ("{model: azure/gpt-4o, api_base: 'https://apim.example/x'}", "Azure"),
-        ("{model: azure/gpt-4o, api_base: 'https://x.openai.azure.com', tenant_id: t}", "Entra ID"),
-        ("{model: bedrock/anthropic.claude-v2}", "neither OpenAI's nor Anthropic's"),
-        ("{model: vertex_ai/gemini-pro}", "neither OpenAI's nor Anthropic's"),
+        ("{model: bedrock/meta.llama3-70b-instruct-v1:0}", "of Bedrock's models only Anthropic's"),
+        ("{model: vertex_ai/mistral-large}", "only Anthropic's and Gemini"),
+        ("{model: vertex_ai/claude-x, vertex_credentials: '{\"type\": 1}'}", "put them into a file"),
         ("{model: whatever}", "its provider is unknown"),
         ("{model: hosted_vllm/m}", "it has no api_base"),
         ("{model: openai/m, api_base: 'nonsense'}", "its api_base is wrong"),
@@ -118,6 +118,83 @@ def test_a_deployment_of_azure_is_asked_at_its_resources_v1_endpoint(base):
     assert left(conversion) == {
         "api_version": "the resource is asked at its v1 endpoint (/openai/v1), which has no versions"
     }
+
+
+AT_VERTEX = "https://{}aiplatform.googleapis.com/v1/projects/{}/locations/{}"
+
+
+@pytest.mark.parametrize(
+    ("params", "kind", "url", "model", "credentials"),
+    [
+        (
+            "{model: bedrock/us.anthropic.claude-sonnet-4-6, aws_region_name: eu-west-1, aws_profile_name: p}",
+            "bedrock",
+            "https://bedrock-runtime.eu-west-1.amazonaws.com",
+            "us.anthropic.claude-sonnet-4-6",
+            {"source": "aws", "profile": "p"},
+        ),
+        (
+            "{model: bedrock/converse/us-west-2/anthropic.claude-v2, aws_access_key_id: AKIA, aws_secret_access_key: s}",
+            "bedrock",
+            "https://bedrock-runtime.us-west-2.amazonaws.com",
+            "anthropic.claude-v2",
+            {"source": "aws", "access_key": "AKIA"},
+        ),
+        (
+            "{model: bedrock/anthropic.claude-v2}",
+            "bedrock",
+            "https://bedrock-runtime.ap-south-1.amazonaws.com",
+            "anthropic.claude-v2",
+            {"source": "aws"},
+        ),
+        (
+            "{model: bedrock/anthropic.claude-v2, api_base: 'https://vpce.internal', aws_region_name: eu-west-1}",
+            "bedrock",
+            "https://vpce.internal",
+            "anthropic.claude-v2",
+            {"source": "aws", "region": "eu-west-1"},
+        ),
+        (
+            "{model: vertex_ai/claude-sonnet-4-5@20250929, vertex_project: p, vertex_location: us-east5}",
+            "vertex",
+            AT_VERTEX.format("us-east5-", "p", "us-east5"),
+            "claude-sonnet-4-5@20250929",
+            {"source": "google"},
+        ),
+        (
+            "{model: vertex_ai/gemini-2.5-pro, vertex_location: global}",
+            "openai",
+            AT_VERTEX.format("", "mine", "global") + "/endpoints/openapi",
+            "google/gemini-2.5-pro",
+            {"source": "google"},
+        ),
+        (
+            "{model: azure/gpt-4o, api_base: 'https://x.openai.azure.com', azure_scope: s}",
+            "openai",
+            "https://x.openai.azure.com/openai/v1",
+            "gpt-4o",
+            None,
+        ),
+    ],
+)
+def test_a_deployment_at_a_cloud(params, kind, url, model, credentials):
+    environ = {"AWS_REGION": "ap-south-1", "VERTEXAI_PROJECT": "mine", "AZURE_API_KEY": "k"}
+    _, config = converted(deployment(params), ENVIRON | environ)
+    (candidate,) = config.models["m"].candidates
+    upstream = config.upstreams[candidate.upstream]
+    assert (upstream.kind, upstream.base_url, candidate.model) == (kind, url, model)
+    if credentials is None:
+        assert upstream.credentials is None
+    else:
+        assert {key: getattr(upstream.credentials, key) for key in credentials} == credentials
+
+
+def test_tokens_of_entra_are_fetched_and_whose_is_told():
+    params = "{model: azure/gpt-4o, api_base: 'https://x.openai.azure.com', tenant_id: t, client_id: c}"
+    conversion, config = converted(deployment(params))
+    assert config.upstreams["x"].credentials.source == "entra"
+    assert config.upstreams["x"].api_key is None
+    assert "AZURE_CLIENT_ID" in left(conversion)["client_id"]
 
 
 def test_an_address_of_azure_that_is_a_variable_gets_the_v1_endpoints_path():

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 import yaml
 
-from penstock.config import _azure
+from penstock.config import _azure, _clouds
 from penstock.config._meaning import header_fault
 from penstock.config.address import check_base_url
 from penstock.config.keys import hash_key
@@ -61,13 +61,17 @@ _RERANKERS = {
     "voyage": Provider("voyage", "https://api.voyageai.com/v1", ("VOYAGE_API_KEY",)),
 }
 
+_CLOUDS = frozenset({"azure"}) | _clouds.BEDROCK | _clouds.VERTEX
 _NO_COUNTERPART = "has no counterpart in Penstock"
 _NOT_SPOKEN = "this provider speaks neither OpenAI's nor Anthropic's API"
 _AZURE = (
     "Azure has its v1 endpoint at https://RESOURCE.openai.azure.com/openai/v1; if this leads to one, add it as an "
     "upstream of kind openai"
 )
-_ENTRA = "tokens of Entra ID are not fetched; give the resource's key as api_key"
+_ENTRA = (
+    "the identity is the one that Microsoft's library finds where Penstock runs: set AZURE_TENANT_ID, AZURE_CLIENT_ID "
+    "and AZURE_CLIENT_SECRET there, or let it be the machine's"
+)
 _VERSION = "the resource is asked at its v1 endpoint (/openai/v1), which has no versions"
 _NO_SLASH = "/openai/v1 stands behind it now: the variable must not end with a slash, or with a path"
 _FIXED_PARAMETER = "Penstock sends what the caller sends and sets no parameters of its own"
@@ -189,6 +193,7 @@ class _Upstream(msgspec.Struct, frozen=True):
     responses: bool = False
     running_usage: bool = False
     verify: bool = True
+    credentials: tuple[tuple[str, str], ...] = ()
 
 
 class _Deployment(msgspec.Struct, frozen=True):
@@ -454,7 +459,7 @@ class _Converter:
             or prefix in _HOSTED
             or prefix in _COMPATIBLE
             or prefix in _OLLAMA
-            or prefix == "azure"
+            or prefix in _CLOUDS
         )
         if given is not None:
             prefix, rest = str(given), rest if slash and prefix == given else model
@@ -467,6 +472,7 @@ class _Converter:
         key = _text(parameters.pop("api_key", None))
         headers = self._headers(parameters, name)
         running_usage = prefix == "hosted_vllm"
+        credentials: tuple[tuple[str, str], ...] = ()
         hosted = ranks or _HOSTED.get(prefix)
         if hosted is not None:
             kind: str = hosted.kind
@@ -492,8 +498,13 @@ class _Converter:
             raise _CannotConvert("it has no api_base")
         elif prefix == "azure":
             kind, rest = "openai", _azure.deployment(rest)
-            url, key = self._azure(base, key, parameters, name)
+            url, key, credentials = self._azure(base, key, parameters, name)
             label = _label(url, "azure").partition(".")[0]
+        elif prefix in _CLOUDS:
+            kind, url, rest, credentials = self._at_a_cloud(prefix, rest, base, parameters)
+            if key is not None:
+                credentials = ()
+            label = "gemini-vertex" if kind == "openai" else kind
         else:
             raise _CannotConvert(_NOT_SPOKEN)
         for parameter in ("max_retries", "num_retries"):
@@ -519,20 +530,43 @@ class _Converter:
             responses=hosted is not None and hosted.responses and url == hosted.base_url,
             running_usage=running_usage,
             verify=verify,
+            credentials=credentials,
         )
         return upstream, rest, label
 
-    def _azure(self, base: str | None, key: str | None, parameters: Plain, name: str) -> tuple[str, str]:
-        """Base URL and key of a resource of Azure; LiteLLM has variables for both."""
-        if any(parameters.get(parameter) for parameter in _azure.ENTRA):
-            raise _CannotConvert(_ENTRA)
+    def _at_a_cloud(
+        self, prefix: str, model: str, base: str | None, parameters: Plain
+    ) -> tuple[str, str, str, tuple[tuple[str, str], ...]]:
+        """Kind and base URL of such an upstream, its name for the model, and its credentials."""
+
+        def take(parameter: str) -> str | None:
+            return _text(parameters.pop(parameter, None))
+
+        find = _clouds.bedrock if prefix in _clouds.BEDROCK else _clouds.vertex
+        try:
+            found = find(model, base, take, self._environ)
+        except ValueError as error:
+            raise _CannotConvert(str(error)) from None
+        return found.kind, found.base_url, found.model, found.credentials
+
+    def _azure(
+        self, base: str | None, key: str | None, parameters: Plain, name: str
+    ) -> tuple[str, str | None, tuple[tuple[str, str], ...]]:
+        """Base URL of a resource of Azure, and key or credentials; LiteLLM has variables for the first two."""
         try:
             url = _azure.base_url(base or "${AZURE_API_BASE}")
         except ValueError:
             raise _CannotConvert(_AZURE) from None
         if variables(url):
             self._leave("model_list[].litellm_params.api_base", _NO_SLASH, name)
-        return url, key or "${AZURE_API_KEY}"
+        if key is None and any(parameters.get(parameter) for parameter in _azure.ENTRA):
+            credentials = _clouds.entra(parameters)
+            parameters.pop("azure_scope", None)
+            for parameter in _azure.ENTRA:
+                if parameters.pop(parameter, None):
+                    self._leave(f"model_list[].litellm_params.{parameter}", _ENTRA, name)
+            return url, None, credentials
+        return url, key or "${AZURE_API_KEY}", ()
 
     def _headers(self, parameters: Plain, name: str) -> tuple[tuple[str, str], ...]:
         headers: dict[str, str] = {}
@@ -742,6 +776,9 @@ def _upstream_lines(upstream: _Upstream, label: str) -> Iterable[str]:
     if upstream.api_key is not None:
         plain = "" if variables(upstream.api_key) else "  # better in the environment: ${NAME}"
         yield f"    api_key: {scalar(upstream.api_key)}{plain}"
+    if upstream.credentials:
+        yield "    credentials:"
+        yield from (f"      {key}: {scalar(value)}" for key, value in upstream.credentials)
     if upstream.headers:
         yield "    headers:"
         yield from (f"      {scalar(header)}: {scalar(value)}" for header, value in upstream.headers)

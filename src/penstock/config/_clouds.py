@@ -1,0 +1,94 @@
+"""Deployments at Bedrock and Vertex AI as LiteLLM's configuration names them.
+
+``bedrock/[converse/|invoke/][REGION/]MODEL`` with ``aws_…`` beside it, and ``vertex_ai/MODEL`` with ``vertex_…``:
+https://docs.litellm.ai/docs/providers/bedrock, https://docs.litellm.ai/docs/providers/vertex.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+BEDROCK = frozenset({"bedrock", "bedrock_converse"})
+VERTEX = frozenset({"vertex_ai", "vertex_ai_beta"})
+
+_REGION = re.compile(r"[a-z]{2,}(?:-[a-z]+)+-\d+")
+_Take = Callable[[str], str | None]  # a parameter's text, which is done with then
+
+
+class Deployment(msgspec.Struct, frozen=True):
+    """``credentials``: the keys of that section."""
+
+    kind: str
+    base_url: str
+    model: str
+    credentials: tuple[tuple[str, str], ...]
+
+
+def bedrock(model: str, base: str | None, take: _Take, environ: Mapping[str, str]) -> Deployment:
+    """One of Anthropic's models at Bedrock.
+
+    :raises ValueError: it is another one's
+    """
+    model = model.removeprefix("converse/").removeprefix("invoke/")
+    first, _, rest = model.partition("/")
+    region = take("aws_region_name")
+    if rest and _REGION.fullmatch(first):
+        region, model = region or first, rest
+    if "anthropic." not in model and not model.startswith("arn:"):
+        raise ValueError("of Bedrock's models only Anthropic's are spoken; see docs/providers.md")
+    if region is None:
+        names = ("AWS_REGION", "AWS_REGION_NAME", "AWS_DEFAULT_REGION")
+        region = "${" + next((name for name in names if name in environ), names[0]) + "}"
+    named = {
+        "profile": take("aws_profile_name"),
+        "access_key": take("aws_access_key_id"),
+        "secret_key": take("aws_secret_access_key"),
+    }
+    url = base or take("aws_bedrock_runtime_endpoint") or f"https://bedrock-runtime.{region}.amazonaws.com"
+    if "amazonaws.com" not in url:
+        named["region"] = region
+    return Deployment("bedrock", url, model, _section("aws", named))
+
+
+def vertex(model: str, base: str | None, take: _Take, environ: Mapping[str, str]) -> Deployment:
+    """A model at Vertex AI: Anthropic's in their own form, Google's in OpenAI's.
+
+    :raises ValueError: it is another one's
+    """
+    project = take("vertex_project") or _first(environ, "VERTEXAI_PROJECT", "GOOGLE_CLOUD_PROJECT")
+    location = take("vertex_location") or _first(environ, "VERTEXAI_LOCATION", "GOOGLE_CLOUD_LOCATION")
+    server = "aiplatform" if location == "global" else f"{location}-aiplatform"
+    place = base or f"https://{server}.googleapis.com/v1/projects/{project}/locations/{location}"
+    credentials = _section("google", {"file": _path(take("vertex_credentials"))})
+    if model.startswith("claude"):
+        return Deployment("vertex", place, model, credentials)
+    if not model.startswith("gemini"):
+        raise ValueError(
+            "of Vertex AI's models only Anthropic's and Gemini are spoken; see docs/providers.md"
+        )
+    return Deployment("openai", place.rstrip("/") + "/endpoints/openapi", "google/" + model, credentials)
+
+
+def _section(source: str, named: Mapping[str, str | None]) -> tuple[tuple[str, str], ...]:
+    return (("source", source), *((key, value) for key, value in named.items() if value))
+
+
+def _path(given: str | None) -> str | None:
+    """LiteLLM takes a path here, or the file's own text, which is a secret and stays where it is."""
+    if given is not None and given.lstrip().startswith("{"):
+        raise ValueError("its vertex_credentials are a key in full: put them into a file, and name that")
+    return given
+
+
+def _first(environ: Mapping[str, str], *names: str) -> str:
+    return "${" + next((name for name in names if name in environ), names[0]) + "}"
+
+
+def entra(parameters: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The tokens of Entra ID that a deployment of Azure wants."""
+    scope = parameters.get("azure_scope")
+    return _section("entra", {"scope": str(scope) if scope else None})
