@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from msgspec.structs import replace
 from serving import COMPLETION, call, on_uvloop, plain, serving
 
 from penstock.config.load import parse
+from penstock.config.model import CredentialsConfig
 from penstock.config.remarks import remarks
+from penstock.config.secret import Secret
 from penstock.testing import ScriptedUpstream, Step
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "providers.md").read_text(encoding="utf-8")
@@ -47,7 +50,7 @@ def test_the_examples_are_right_and_leave_nothing_to_remark(example):
 
 def test_every_upstream_of_the_examples_is_asked_below():
     upstreams = {name for example in EXAMPLES for name in parse(example, environ=Named()).upstreams}
-    assert upstreams == {case[0] for case in CASES}
+    assert upstreams == {case[0] for case in CASES} | {case[0] for case in FETCHED}
 
 
 CASES = [
@@ -60,7 +63,7 @@ CASES = [
     ("openrouter", "openrouter/a/b", "/api/v1", "a/b", "OPENROUTER_API_KEY"),
     ("azure-eu", "gpt-4o", "/openai/v1", "gpt-4o-eu", "AZURE_EU_KEY"),
     ("azure-us", "gpt-4o", "/openai/v1", "gpt-4o-us", "AZURE_US_KEY"),
-    ("bedrock", "openai.gpt-oss-20b", "/openai/v1", "openai.gpt-oss-20b", "AWS_BEARER_TOKEN_BEDROCK"),
+    ("gpt-oss", "openai.gpt-oss-20b", "/openai/v1", "openai.gpt-oss-20b", "AWS_BEARER_TOKEN_BEDROCK"),
     ("litellm", "bedrock/x", "/v1", "bedrock/x", "LITELLM_KEY"),
     ("vllm", "llama", "/v1", "meta-llama/Llama-3.1-8B-Instruct", None),
     ("ollama", "ollama/qwen2.5:7b", "/v1", "qwen2.5:7b", None),
@@ -100,6 +103,53 @@ def test_what_an_upstream_gets(name, model, path, there, key):
         beside = {"api-key": key} if name == "azure-us" else {}
         assert keys == {"authorization": f"Bearer {key}"} | beside
     assert headers.get("x-title") == ("Our application" if name == "openrouter" else None)
+
+
+AT_GOOGLE = "/v1/projects/my-project/locations/"
+CLAUDE = "/model/us.anthropic.claude-sonnet-4-5-20250929-v1:0/invoke"
+SONNET = "us-east5/publishers/anthropic/models/claude-sonnet-4-5@20250929:rawPredict"
+FETCHED = [
+    ("bedrock", "claude-sonnet-4-5", CLAUDE, None, "AWS4-HMAC-SHA256 Credential=AKIA/"),
+    ("vertex", "claude-sonnet-4-5", AT_GOOGLE + SONNET, None, "Bearer token"),
+    (
+        "gemini-vertex",
+        "gemini-2.5-pro",
+        AT_GOOGLE + "us-central1/endpoints/openapi/chat/completions",
+        "google/gemini-2.5-pro",
+        "Bearer token",
+    ),
+    ("internal", "team/mine", "/v1/chat/completions", "mine", "Bearer token"),
+]
+KEYS = {"region": "us-west-2", "access_key": "AKIA", "secret_key": Secret("secret")}
+PRINTS = CredentialsConfig(source="command", command=[sys.executable, "-c", "print('token')"])
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "path", "there", "key"), FETCHED, ids=[case[0] for case in FETCHED]
+)
+def test_what_an_upstream_gets_whose_credentials_are_fetched(name, model, path, there, key):
+    (example,) = (text for text in EXAMPLES if name in parse(text, environ=Named()).upstreams)
+    config = parse(example, environ=Named())
+    upstream = config.upstreams[name]
+    signs = upstream.credentials.source == "aws"
+    stand_ins = replace(upstream.credentials, **KEYS) if signs else PRINTS
+    config = replace(config, upstreams={name: replace(upstream, credentials=stand_ins)})
+    anthropic = upstream.kind in {"bedrock", "vertex"}
+
+    async def main():
+        answer = MESSAGE if anthropic else COMPLETION
+        async with ScriptedUpstream([[Step.REQUEST, plain(answer)]]) as stand_in:
+            async with serving(_only(config, name, stand_in.url)) as (_, port):
+                body = {"model": model, "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
+                answered = await call(port, body)
+            return answered.status, stand_in.received[0]
+
+    status, received = on_uvloop(main)
+    assert status == 200
+    head, _, body = received.decode().partition("\r\n\r\n")
+    assert head.startswith(f"POST {path} HTTP/1.1\r\n")
+    assert json.loads(body).get("model") == there
+    assert f"authorization: {key}" in head.replace("Authorization", "authorization")
 
 
 def _only(config, name, stand_in):
