@@ -73,21 +73,27 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "model", "path", "there", "key"), CASES, ids=[case[0] for case in CASES])
-def test_what_an_upstream_gets(name, model, path, there, key):
-    (example,) = (text for text in EXAMPLES if name in parse(text, environ=Named()).upstreams)
-    config = parse(example, environ=Named())
-    anthropic = config.upstreams[name].kind == "anthropic"
+def asked(config, name, model):
+    """The status of a call's answer, and what the upstream of this name was sent for it."""
+    answer = COMPLETION if config.upstreams[name].kind == "openai" else MESSAGE
 
     async def main():
-        answer = MESSAGE if anthropic else COMPLETION
         async with ScriptedUpstream([[Step.REQUEST, plain(answer)]]) as stand_in:
             async with serving(_only(config, name, stand_in.url)) as (_, port):
                 body = {"model": model, "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
                 answered = await call(port, body)
             return answered.status, stand_in.received[0]
 
-    status, received = on_uvloop(main)
+    return on_uvloop(main)
+
+
+@pytest.mark.parametrize(("name", "model", "path", "there", "key"), CASES, ids=[case[0] for case in CASES])
+def test_what_an_upstream_gets(name, model, path, there, key):
+    (example,) = (text for text in EXAMPLES if name in parse(text, environ=Named()).upstreams)
+    config = parse(example, environ=Named())
+    anthropic = config.upstreams[name].kind == "anthropic"
+
+    status, received = asked(config, name, model)
     assert status == 200
     head, _, body = received.partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
@@ -134,17 +140,7 @@ def test_what_an_upstream_gets_whose_credentials_are_fetched(name, model, path, 
     signs = upstream.credentials.source == "aws"
     stand_ins = replace(upstream.credentials, **KEYS) if signs else PRINTS
     config = replace(config, upstreams={name: replace(upstream, credentials=stand_ins)})
-    anthropic = upstream.kind in {"bedrock", "vertex"}
-
-    async def main():
-        answer = MESSAGE if anthropic else COMPLETION
-        async with ScriptedUpstream([[Step.REQUEST, plain(answer)]]) as stand_in:
-            async with serving(_only(config, name, stand_in.url)) as (_, port):
-                body = {"model": model, "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
-                answered = await call(port, body)
-            return answered.status, stand_in.received[0]
-
-    status, received = on_uvloop(main)
+    status, received = asked(config, name, model)
     assert status == 200
     head, _, body = received.decode().partition("\r\n\r\n")
     assert head.startswith(f"POST {path} HTTP/1.1\r\n")
