@@ -270,3 +270,28 @@ def test_limits_that_change_keep_what_was_used():
     assert left[1] in range(58, 95)
     assert unlimited is None
     assert "0 accounts" in repr(lessee)
+
+
+def test_nobody_is_asked_while_the_way_there_is_being_made(caplog):
+    async def main():
+        world = World(count=1, requests_per_minute=60)
+        (process,) = world.processes
+        opened = asyncio.get_running_loop().create_future()
+        process.board.state = "gone"
+
+        async def open_it():
+            await opened
+            process.board.state = "well"
+
+        process.board.open = open_it
+        await process.lessee.use(process.board)
+        joining = asyncio.create_task(process.lessee.join(5.0))
+        await world.turn()
+        process.call()
+        await world.turn(1.0)
+        opened.set_result(None)
+        await joining
+        await world.turn()
+
+    asyncio.run(main())
+    assert not caplog.text

@@ -1,6 +1,7 @@
 """Limits as a caller meets them, and budgets that outlive a process."""
 
 import asyncio
+import json
 
 from serving import (
     COMPLETION,
@@ -16,7 +17,7 @@ from serving import (
     until,
 )
 
-from penstock.config.model import LedgerConfig, LimitConfig, LimitsConfig
+from penstock.config.model import LedgerConfig, LimitConfig, LimitsConfig, LogConfig
 from penstock.testing import FakeClock, ScriptedUpstream, Step
 
 MESSAGES = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hello"}]}
@@ -78,6 +79,19 @@ def test_a_limit_of_zero_tells_the_sdk_not_to_come_back():
     answer = asyncio.run(main())
     assert (answer.status, answer.headers["x-should-retry"]) == (429, "false")
     assert "retry-after" not in answer.headers
+
+
+def test_the_log_says_which_model_was_refused(capfd):
+    async def main():
+        async with scripted(plain(COMPLETION)) as upstream:
+            settings = config(upstream.url, limits=limits(concurrent=0), log=LogConfig(requests=True))
+            async with serving(settings) as (_, port):
+                await call(port, PROMPT)
+                await call(port, b"{")
+
+    asyncio.run(main())
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if '"refused"' in line]
+    assert [(line["status"], line.get("model")) for line in lines] == [(429, "m"), (400, None)]
 
 
 def test_a_call_in_progress_takes_a_place_until_it_has_ended_however_it_ends():

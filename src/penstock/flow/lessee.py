@@ -68,6 +68,7 @@ class Lessee:
         self._hurry: asyncio.TimerHandle | None = None
         self._is_urgent = False
         self._joined: asyncio.Future[None] | None = None
+        self._opening = False  # the way to the board is being made: nobody there can be asked yet
 
     def __repr__(self) -> str:
         return f"<Lessee, one of {self.members}, {len(self._warm)} accounts, {self.trouble or 'well'}>"
@@ -102,7 +103,11 @@ class Lessee:
         joined = self._joined = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(seconds):
-                await board.open()
+                self._opening = True
+                try:
+                    await board.open()
+                finally:
+                    self._opening = False
                 if self._under_way is None:
                     self._exchange(self._now())
                 await joined
@@ -164,7 +169,7 @@ class Lessee:
             self._hurry = None
 
     def _exchange(self, now: float) -> None:
-        if self._board is None:
+        if self._board is None or self._opening:
             return
         self._end_hurry()
         self._is_urgent = False

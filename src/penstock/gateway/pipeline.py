@@ -106,6 +106,7 @@ class Pipeline:
         needs no task.  Only a call that may be another one's repetition where answers
         outlive a process, or for which the cache has tiers below memory, is a task (:meth:`_waiting_for`).
         """
+        call: Call | None = None
         try:
             router = self.snapshot.router
             call = decode(endpoint, exchange.headers, exchange.whole_body(), tenant, self.clock.now(), router)
@@ -117,10 +118,11 @@ class Pipeline:
                 degradation.look(call, router)
             self.admission.acquire(call, patient=True)
         except PlaceWanted:
+            assert call is not None
             self.soon(self._admit_late(exchange, call))
             return
         except PenstockError as error:
-            self._refuse(exchange, error, endpoint, tenant)
+            self._refuse(exchange, error, endpoint, tenant, call)
             return
         except ConnectionError:  # the caller left before it had asked
             return
@@ -134,7 +136,7 @@ class Pipeline:
         try:
             await self.admission.acquire_late(call)
         except PenstockError as error:
-            self._refuse(exchange, error, call.endpoint, call.tenant)
+            self._refuse(exchange, error, call.endpoint, call.tenant, call)
         else:
             await self._waiting_for(self._find_late(exchange, call), exchange, call)
 
@@ -144,10 +146,15 @@ class Pipeline:
         else:
             self._find(exchange, call)
 
-    def _refuse(self, exchange: Exchange, error: PenstockError, endpoint: Endpoint, tenant: Tenant) -> None:
-        """The call was not admitted."""
+    def _refuse(
+        self, exchange: Exchange, error: PenstockError, endpoint: Endpoint, tenant: Tenant, call: Call | None
+    ) -> None:
+        """The call was not admitted; None: it was none."""
         status = refuse(exchange, error, endpoint.dialect)
-        self.recorder.refused(endpoint.label, tenant, status=status, error=error.code, peer=exchange.peer)
+        model = call.model if call is not None else ""
+        self.recorder.refused(
+            endpoint.label, tenant, model=model, status=status, error=error.code, peer=exchange.peer
+        )
 
     def _give_back(self, exchange: Exchange, call: Call, error: Exception) -> None:
         """The call was admitted, and there will be no generation for it."""

@@ -293,7 +293,9 @@ class Recorder:
             )
         )
 
-    def refused(self, endpoint: str, tenant: Tenant | None, *, status: int, error: str, peer: str) -> None:
+    def refused(
+        self, endpoint: str, tenant: Tenant | None, *, status: int, error: str, peer: str, model: str = ""
+    ) -> None:
         """A request got an error before it became a call."""
         self.counted(endpoint, status)
         if self.log is not None:
@@ -303,6 +305,7 @@ class Recorder:
                     tenant=tenant.name if tenant is not None else "",
                     key=tenant.key_name if tenant is not None else "",
                     endpoint=endpoint,
+                    model=model,
                     status=status,
                     outcome="refused",
                     error=error,
