@@ -123,9 +123,7 @@ def test_tokens_are_counted_at_vertex_and_before_bedrock():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "failure", ["429", "529", "error-event=0", "malformed-event=0", "reset-before-headers"]
-)
+@pytest.mark.parametrize("failure", ["429", "529", "error-event=0", "reset-before-headers"])
 def test_another_answers_where_one_fails(kind, failure):
     async def use(claude, gpt):
         async with claude.messages.stream(model="m", max_tokens=64, messages=SAID) as stream:
@@ -143,7 +141,8 @@ def test_half_an_answer_is_never_a_whole_one(kind, failure):
             async with claude.messages.stream(model="m", max_tokens=64, messages=SAID) as stream:
                 await stream.get_final_message()
 
-    asked(use, kind, f"{failure},tps=200")
+    # Slowly, so that nothing more is sent, and billed, until the gateway has hung up.
+    asked(use, kind, f"{failure},tps=10")
 
 
 @pytest.mark.parametrize("kind", KINDS)
