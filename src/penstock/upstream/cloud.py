@@ -26,42 +26,46 @@ class BedrockStream(StreamTransfer):
     splitter: ClassVar[type[Frames]] = EventStream
 
 
-class BedrockUpstream(HTTPUpstream):
+class _CloudUpstream(HTTPUpstream):
+    """The model stands in the path."""
+
+    def _request(
+        self,
+        call: Call,
+        endpoint: Endpoint,
+        path: bytes,  # noqa: ARG002 - it is the model's
+        model: str,
+        body: bytes,
+    ) -> tuple[bytes, bytes]:
+        target, body = self._invocation(call, endpoint, model, body)
+        return self._head(call, endpoint, (self._base + target).encode(), len(body)), body
+
+    def _invocation(self, call: Call, endpoint: Endpoint, model: str, body: bytes) -> tuple[str, bytes]:
+        """The path below the base URL's, and the body that goes there."""
+        raise NotImplementedError
+
+
+class BedrockUpstream(_CloudUpstream):
     """Bedrock's runtime: ``base_url`` is ``https://bedrock-runtime.REGION.amazonaws.com``."""
 
     receiver: ClassVar[type[StreamTransfer]] = BedrockStream
+    native = frozenset({Endpoint.MESSAGES})
 
-    def _request(
-        self,
-        call: Call,
-        endpoint: Endpoint,
-        path: bytes,  # noqa: ARG002 - it is the model's
-        model: str,
-        body: bytes,
-    ) -> tuple[bytes, bytes]:
+    def _invocation(self, call: Call, endpoint: Endpoint, model: str, body: bytes) -> tuple[str, bytes]:  # noqa: ARG002
         betas = call.headers.get(b"anthropic-beta", b"")
-        body = invoked(body, _BEDROCK_VERSION, betas=betas, path_streams=True)
         how = "invoke-with-response-stream" if call.stream else "invoke"
-        target = f"{self._base}/model/{segment(model)}/{how}"
-        return self._head(call, endpoint, target.encode(), len(body)), body
+        body = invoked(body, _BEDROCK_VERSION, betas=betas, path_streams=True)
+        return f"/model/{segment(model)}/{how}", body
 
 
-class VertexUpstream(HTTPUpstream):
+class VertexUpstream(_CloudUpstream):
     """Vertex AI: ``base_url`` is ``https://REGION-aiplatform.googleapis.com/v1/projects/PROJECT/locations/REGION``."""
 
-    def _request(
-        self,
-        call: Call,
-        endpoint: Endpoint,
-        path: bytes,  # noqa: ARG002 - it is the model's
-        model: str,
-        body: bytes,
-    ) -> tuple[bytes, bytes]:
+    native = frozenset({Endpoint.MESSAGES, Endpoint.COUNT_TOKENS})
+
+    def _invocation(self, call: Call, endpoint: Endpoint, model: str, body: bytes) -> tuple[str, bytes]:
+        models = "/publishers/anthropic/models"
         if endpoint is Endpoint.COUNT_TOKENS:  # for all models at one place, so its body keeps the name
-            name, how = "count-tokens", "rawPredict"
-            body = invoked(body, _VERTEX_VERSION, keeps_model=True)
-        else:
-            name, how = segment(model), "streamRawPredict" if call.stream else "rawPredict"
-            body = invoked(body, _VERTEX_VERSION)
-        target = f"{self._base}/publishers/anthropic/models/{name}:{how}"
-        return self._head(call, endpoint, target.encode(), len(body)), body
+            return f"{models}/count-tokens:rawPredict", invoked(body, _VERTEX_VERSION, keeps_model=True)
+        how = "streamRawPredict" if call.stream else "rawPredict"
+        return f"{models}/{segment(model)}:{how}", invoked(body, _VERTEX_VERSION)

@@ -82,6 +82,9 @@ class HTTPUpstream:
     """
 
     receiver: ClassVar[type[StreamTransfer]] = StreamTransfer  # of its streams
+    native: ClassVar[frozenset[Endpoint]] = (
+        frozenset()
+    )  # what this kind serves itself; none: see the configuration
 
     def __init__(
         self,
@@ -123,7 +126,7 @@ class HTTPUpstream:
         self.tiers = tiers
         self._base = base.removesuffix("/v1")
         self._fixed = self._fixed_headers()
-        self._native = frozenset(_spoken_by(config))
+        self._native = self.native or frozenset(_spoken_by(config))
         self._paths = {endpoint: self._path(base, endpoint) for endpoint in Endpoint}
         self._transfers: dict[Transfer, None] = {}
         self._idle: asyncio.Future[None] | None = None
@@ -596,10 +599,6 @@ def _spoken_by(config: UpstreamConfig) -> list[Endpoint]:
         return list(Endpoint)
     if config.kind == "local":
         return [Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.EMBEDDINGS]
-    if config.kind == "bedrock":
-        return [Endpoint.MESSAGES]
-    if config.kind == "vertex":
-        return [Endpoint.MESSAGES, Endpoint.COUNT_TOKENS]
     return [
         endpoint
         for endpoint in Endpoint

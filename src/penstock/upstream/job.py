@@ -21,8 +21,9 @@ class Job(msgspec.Struct, gc=False):
     ``translation``), ``prompt_tokens`` what is reserved for the prompt, by its size;
     ``callers_key``: the caller's own key was sent, so if it is wrong the caller is told;
     ``hold_back``: seconds that the first events wait; ``splice``: the answer goes on with one that broke,
-    and ``sent`` is what was asked for it; ``keeps_runs``: the upstream is another Penstock; ``shared``: its request is that of others, too, and so its
-    usage a share; ``herald``: hears of the answer's head whether the upstream goes away.
+    and ``sent`` is what was asked for it; ``keeps_runs``: the upstream is another Penstock; ``shared``: its
+    request is that of others, too, and so its usage a share; ``herald``: hears of the answer's head whether
+    the upstream goes away.
     """
 
     upstream: str

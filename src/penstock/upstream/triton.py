@@ -36,7 +36,6 @@ from penstock.wire.triton.answered import Writer, embeddings_body, piece_of, vec
 from penstock.wire.triton.asked import Asked, Form, Tokenize, asked
 from penstock.wire.triton.model import Model, Tensor, model_of
 
-_NATIVE = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.EMBEDDINGS})
 _MICROSECONDS = 1_000_000
 _KEEP_ALIVE_MS = 30_000
 _BUCKETS = tuple(2**power for power in range(4, 18))
@@ -73,6 +72,8 @@ class TritonUpstream(HTTPUpstream):
     :raises penstock.errors.ConfigError: the extra is not installed, or the tokenizer cannot be read
     """
 
+    native = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.EMBEDDINGS})
+
     def __init__(
         self,
         name: str,
@@ -97,7 +98,6 @@ class TritonUpstream(HTTPUpstream):
             gate=gate,
             tiers=tiers,
         )
-        self._native = _NATIVE
         clock.remove(self.pool)
         self.pool = cast(Any, Channels(self.origin.host, self.origin.port, config, clock))
         clock.add(self.pool)
