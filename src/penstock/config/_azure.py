@@ -8,6 +8,8 @@ https://learn.microsoft.com/azure/ai-foundry/openai/api-version-lifecycle
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from penstock.config.references import variables
@@ -31,6 +33,12 @@ def base_url(api_base: str) -> str:
     if parts.scheme != "https" or not (parts.hostname or "").endswith(_HOSTS):
         raise ValueError("no resource of Azure has this address")
     return f"https://{parts.netloc}/openai/v1"
+
+
+def credentials(parameters: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The keys of the section that has the tokens of Entra ID fetched for a deployment."""
+    scope = parameters.get("azure_scope")
+    return (("source", "entra"), *((("scope", str(scope)),) if scope else ()))
 
 
 def deployment(model: str) -> str:

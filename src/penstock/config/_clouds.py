@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import msgspec
 
@@ -86,9 +85,3 @@ def _path(given: str | None) -> str | None:
 
 def _first(environ: Mapping[str, str], *names: str) -> str:
     return "${" + next((name for name in names if name in environ), names[0]) + "}"
-
-
-def entra(parameters: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """The tokens of Entra ID that a deployment of Azure wants."""
-    scope = parameters.get("azure_scope")
-    return _section("entra", {"scope": str(scope) if scope else None})

@@ -1,0 +1,81 @@
+"""Why a key of LiteLLM's does not come along, or where it is said here: a sentence for each.
+
+A key that is not here is said to have no counterpart (``litellm``).
+"""
+
+from __future__ import annotations
+
+_VERSION = "the resource is asked at its v1 endpoint (/openai/v1), which has no versions"
+_FIXED_PARAMETER = "Penstock sends what the caller sends and sets no parameters of its own"
+_STATE = "what machines share is configured by itself: `limits.redis`, `cache.redis`, `generations.redis`"
+_DATABASE = "keys, teams and budgets in LiteLLM's database are not read; its keys can stay as they are, see docs/providers.md"
+_CALLBACK = "Penstock has no callbacks; it has a ledger, metrics and a log"
+_CACHE = "which answers are kept is said for each model (`cache`), and where, at the top; see docs/caching.md"
+_COOLDOWN = "an upstream that fails is left in peace where it has a `breaker`; see docs/flow.md"
+_BUDGET = "say whose it is, under `limits`: keys, tenants or tiers, by day or month; see docs/flow.md"
+_AT_ONCE = "how many calls an upstream gets at once is its `concurrency`; see docs/flow.md"
+
+REASONS = {
+    "temperature": _FIXED_PARAMETER,
+    "top_p": _FIXED_PARAMETER,
+    "max_tokens": _FIXED_PARAMETER,
+    "max_completion_tokens": _FIXED_PARAMETER,
+    "seed": _FIXED_PARAMETER,
+    "stop": _FIXED_PARAMETER,
+    "drop_params": "Penstock refuses what an upstream cannot express and drops nothing",
+    "redis_host": _STATE,
+    "redis_port": _STATE,
+    "redis_password": _STATE,
+    "redis_url": _STATE,
+    "cache": _CACHE,
+    "cache_params": _CACHE,
+    "cache_responses": _CACHE,
+    "callbacks": _CALLBACK,
+    "success_callback": _CALLBACK,
+    "failure_callback": _CALLBACK,
+    "service_callback": _CALLBACK,
+    "service_callbacks": _CALLBACK,
+    "alerting": "alerts are made of metrics; see docs/metrics.md",
+    "max_budget": _BUDGET,
+    "budget_duration": _BUDGET,
+    "max_parallel_requests": _AT_ONCE,
+    "global_max_parallel_requests": _AT_ONCE,
+    "api_version": _VERSION,
+    "database_url": _DATABASE,
+    "store_model_in_db": _DATABASE,
+    "allowed_fails": _COOLDOWN,
+    "allowed_fails_policy": _COOLDOWN,
+    "cooldown_time": _COOLDOWN,
+    "disable_cooldowns": _COOLDOWN,
+    "retry_policy": "retries are the same for every kind of failure that another attempt may mend",
+    "retry_after": "the delay before a retry is retry.first_delay, or what the upstream asks for",
+    "routing_strategy": "it has no counterpart: candidates are drawn by weight, unless `strategy` says otherwise",
+    "context_window_fallbacks": "a request that is too long is refused with the provider's own words",
+    "content_policy_fallbacks": "a request that a provider's filter refuses is not sent to another",
+    "include": "convert each included file by itself",
+    "base_model": "a price goes by the name that the upstream is asked for; say what this one costs in `prices`",
+    "environment_variables": "set them where Penstock is started",
+    "order": "a candidate that shall be asked only when others have failed has `weight: 0`",
+}
+# What LiteLLM's prices are called in the price table, where they are per million tokens or characters, and per minute.
+_PRICES = {
+    "input_cost_per_token": "input",
+    "output_cost_per_token": "output",
+    "cache_read_input_token_cost": "cached_input",
+    "cache_creation_input_token_cost": "cache_write",
+    "cache_creation_input_token_cost_above_1hr": "cache_write_1h",
+    "output_cost_per_reasoning_token": "reasoning",
+    "input_cost_per_audio_token": "audio_input",
+    "output_cost_per_audio_token": "audio_output",
+    "input_cost_per_image_token": "image_input",
+    "input_cost_per_image": "image",
+    "output_cost_per_image": "image",
+    "input_cost_per_second": "minute",
+    "output_cost_per_second": "minute",
+    "input_cost_per_character": "characters",
+    "input_cost_per_query": "search",
+}
+REASONS |= {
+    key: f"prices stand in a table of their own, where this is `{ours}`; see `prices` in docs/configuration.md"
+    for key, ours in _PRICES.items()
+}
