@@ -83,9 +83,9 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     includes ``reasoning_tokens`` and ``audio_output_tokens``; ``cache_write_tokens`` includes
     ``cache_write_1h_tokens``, which are kept for an hour, and ``input_tokens`` includes ``image_input_tokens``.
     ``units`` are what is not counted in tokens: images of the endpoints of images, milliseconds of sound of
-    transcriptions and translations, characters of speech, searches of rerank (``Endpoint.unit``).  (Anthropic reports the cached parts beside
-    ``input_tokens``; ``wire`` adds them up.)  ``estimated`` says that at least one figure was counted by
-    us, because the provider's own never came.
+    transcriptions and translations, characters of speech, searches of rerank (``Endpoint.unit``).  (Anthropic
+    reports the cached parts beside ``input_tokens``; ``wire`` adds them up.)  ``estimated`` says that at least
+    one figure was counted by us, because the provider's own never came.
     """
 
     input_tokens: int = 0

@@ -1,4 +1,6 @@
-"""A call and an exchange without a socket."""
+"""A call and an exchange without a socket, and a log that can be read."""
+
+import json
 
 from penstock.generation.log import Generation, new_id
 from penstock.messages import Call, Endpoint, Tenant
@@ -80,3 +82,20 @@ class FakeExchange:
         self.watcher = watcher
         if self.gone and watcher is not None:
             watcher.on_gone()
+
+
+class Lines:
+    """In place of the standard error: the requests that were logged."""
+
+    def __init__(self):
+        self.pending = bytearray()
+
+    def room(self):
+        return True
+
+    def flush(self):
+        pass
+
+    @property
+    def seen(self):
+        return [json.loads(line) for line in self.pending.splitlines()]

@@ -5,11 +5,11 @@ The upstream's message has not ended then: its last chunk comes later, or never.
 
 import asyncio
 import contextlib
-import json
 import socket
 import struct
 
 import pytest
+from gateway_doubles import Lines
 from serving import (
     DONE,
     PROMPT,
@@ -44,23 +44,6 @@ async def read_and_leave(port, last, *, headers=(), reset=False):
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
-
-
-class Lines:
-    """In place of the standard error: the requests that were logged."""
-
-    def __init__(self):
-        self.pending = bytearray()
-
-    def room(self):
-        return True
-
-    def flush(self):
-        pass
-
-    @property
-    def seen(self):
-        return [json.loads(line) for line in self.pending.splitlines()]
 
 
 def told(gateway, lines):

@@ -1,8 +1,7 @@
 import itertools
-import json
 
 import pytest
-from gateway_doubles import a_call, a_generation
+from gateway_doubles import Lines, a_call, a_generation
 
 from penstock.config.model import LogConfig, TimeoutConfig
 from penstock.errors import UpstreamFailed
@@ -20,23 +19,6 @@ from penstock.testing import FakeClock
 class Upstream:
     def __init__(self, name):
         self.name = name
-
-
-class Lines:
-    """In place of the standard error: what was logged."""
-
-    def __init__(self):
-        self.pending = bytearray()
-
-    def room(self):
-        return True
-
-    def flush(self):
-        pass
-
-    @property
-    def seen(self):
-        return [json.loads(line) for line in self.pending.splitlines()]
 
 
 @pytest.fixture

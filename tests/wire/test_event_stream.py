@@ -4,6 +4,7 @@ The encoder is the simulator's, which Anthropic's SDK for Bedrock takes for the 
 own library makes of the same bytes is asked here, too.
 """
 
+import base64
 import json
 import struct
 from zlib import crc32
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.errors import UpstreamBroken
-from penstock.lab.clouds import encoded
+from penstock.lab.clouds import encoded, framed
 from penstock.wire.event_stream import EventStream
 from penstock.wire.sse import fields
 
@@ -28,7 +29,6 @@ def chunk(event):
 
 
 def base64_of(event):
-    import base64
 
     data = event if isinstance(event, bytes) else json.dumps(event).encode()
     return base64.b64encode(data).decode()
@@ -119,13 +119,7 @@ def test_headers_of_all_types_are_passed_over():
             struct.pack(">B", len(name)) + name.encode() + struct.pack(">BH", 7, len(value)) + value.encode()
         )
     payload = json.dumps({"bytes": base64_of(START)}).encode()
-    assert events(EventStream().feed(message(named, payload))) == [("message_start", START)]
-
-
-def message(headers, payload):
-    prelude = struct.pack(">II", 16 + len(headers) + len(payload), len(headers))
-    data = prelude + struct.pack(">I", crc32(prelude)) + headers + payload
-    return data + struct.pack(">I", crc32(data))
+    assert events(EventStream().feed(framed(named, payload))) == [("message_start", START)]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +127,7 @@ def message(headers, payload):
 )
 def test_headers_that_make_no_sense(headers):
     with pytest.raises(UpstreamBroken):
-        EventStream().feed(message(headers, b"{}"))
+        EventStream().feed(framed(headers, b"{}"))
 
 
 @given(st.integers(0, 10_000), st.integers(1, 255))

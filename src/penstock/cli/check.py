@@ -46,12 +46,9 @@ def summary(config: Config) -> str:
         where = upstream.base_url or "a process of its own"
         if upstream.kind == "local" and not upstream.base_url:
             where = f"{upstream.local.model or 'the demo model'}, in a process of its own"
-        fetched = (
-            f"with credentials from {upstream.credentials.source}"
-            if upstream.credentials
-            else "without a key"
-        )
-        secret = "with a key" if upstream.api_key else fetched
+        secret = "with a key" if upstream.api_key else "without a key"
+        if upstream.credentials is not None:
+            secret = f"with credentials from {upstream.credentials.source}"
         lines.append(f"    {name}: {upstream.kind}, {where}, {secret}")
     lines.append(_counted(len(config.models), "model"))
     for name, model in config.models.items():

@@ -19,9 +19,8 @@ from penstock.errors import BadRequest
 MAX_LETTERS = 4_000
 MAX_DEPTH = 32
 MAX_REPEATS = 1_000
-MAX_SIZE = (
-    4_000  # letters, those that are repeated as often: each is a state, which is compared with all tokens
-)
+# Letters, those that are repeated as often: each is a state, which is compared with all tokens.
+MAX_SIZE = 4_000
 _OF_CLASS = 20  # letters that a class counts as: of these more tokens begin with one
 
 _CLASSES = {"d": "0-9", "w": "A-Za-z0-9_", "s": " \\t\\n\\r"}

@@ -2,8 +2,8 @@
 
 The API is OpenAI's, with the members that vLLM adds to it: ``top_k``, ``min_p``, ``repetition_penalty``, ``min_tokens``,
 ``ignore_eos``, ``stop_token_ids``, ``return_token_ids``, ``continue_final_message``, what rules an answer's form
-(``ruled``), and token ids as a prompt.  What a model here cannot do is refused, and not left out in silence: the caller would take the answer for what it is not.
-Members that are not known at all are passed over, as OpenAI's own servers do with many.
+(``ruled``), and token ids as a prompt.  What a model here cannot do is refused, and not left out in silence: the
+caller would take the answer for what it is not.  Members that are not known at all are passed over, as OpenAI's own servers do with many.
 """
 
 from __future__ import annotations

@@ -354,6 +354,6 @@ def _likely(call: Call, prompt: int, output: int) -> Usage:
     if not call.endpoint.opaque:
         return Usage(prompt, output)
     units = opaque.units(call)
-    if opaque.is_drawn(call):
+    if call.endpoint.unit == "images":
         output = OUTPUT_TOKENS * units
     return Usage(prompt, output, units=units)

@@ -93,9 +93,7 @@ class Transcriber:
         field = call.headers.get(b"cache-control")
         if field is not None and not control_of(field).stores:  # the caller's own word
             return
-        if (
-            bytes(call.fields.get("store", b"")) == b"false"
-        ):  # OpenAI's word for it: not to be learnt from, or kept
+        if bytes(call.fields.get("store", b"")) == b"false":  # OpenAI's word: not to be learnt from, or kept
             return
         if self._share < 1.0 and random.random() >= self._share:
             return

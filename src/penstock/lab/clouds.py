@@ -133,6 +133,11 @@ def encoded(fields: dict[str, str], payload: bytes) -> bytes:
         struct.pack(">B", len(name)) + name.encode() + struct.pack(">BH", 7, len(value)) + value.encode()
         for name, value in named.items()
     )
+    return framed(headers, payload)
+
+
+def framed(headers: bytes, payload: bytes) -> bytes:
+    """A message with these headers, as they stand in it."""
     prelude = struct.pack(">II", 16 + len(headers) + len(payload), len(headers))
     message = prelude + struct.pack(">I", crc32(prelude)) + headers + payload
     return message + struct.pack(">I", crc32(message))

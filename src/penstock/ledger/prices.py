@@ -312,10 +312,8 @@ def _fit(name: str, model: str, provider: str) -> int:
         return 1 + len(name.replace("*", "")) * 4 if fnmatchcase(model, name) else 0
     if provider and model.startswith((provider + "/", "models/")):
         model = model.partition("/")[2]  # as resellers and Google's own API write it
-    if provider == "anthropic" and "anthropic." in model:
-        model = _BUILD.sub(
-            "", model.rpartition("anthropic.")[2]
-        )  # as Bedrock does: a region may stand before
+    if provider == "anthropic" and "anthropic." in model:  # as Bedrock does; a region may stand before that
+        model = _BUILD.sub("", model.rpartition("anthropic.")[2])
     if model == name:
         return 4 + len(name) * 4
     if model.startswith(name) and _VERSION.match(model, len(name)):

@@ -28,9 +28,8 @@ _DCZ_MAGIC = b"\x5e\x2a\x4d\x18\x20\x00\x00\x00"  # RFC 9842, 5: a skippable fra
 _DCZ_HEADER = len(_DCZ_MAGIC) + 32
 _STEP = 65_536  # bytes fed, or given out, at a time
 _MOST_CODINGS = 2
-_MOST_FRAMES = (
-    1_024  # of one body: the smallest has eight bytes and decodes to none, and each costs a decoder
-)
+# Of one body: the smallest has eight bytes and decodes to none, and each costs a decoder.
+_MOST_FRAMES = 1_024
 _GZIP_LEVEL, _BROTLI_QUALITY, _ZSTD_LEVEL = 5, 4, 3
 _WINDOW = 1 << 23  # bytes of a zstd window: what RFC 9659 lets every peer expect, and no more
 

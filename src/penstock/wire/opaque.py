@@ -34,7 +34,7 @@ MAX_IMAGES = 128
 _DONE = b"[DONE]"
 _NULL = msgspec.Raw(b"null")
 _SPEECH, _MODERATIONS, _RERANK = Endpoint.SPEECH, Endpoint.MODERATIONS, Endpoint.RERANK
-_IMAGES = frozenset({Endpoint.IMAGES_GENERATIONS, Endpoint.IMAGES_EDITS, Endpoint.IMAGES_VARIATIONS})
+_IMAGES = frozenset(endpoint for endpoint in Endpoint if endpoint.unit == "images")
 _HEARD = frozenset({Endpoint.TRANSCRIPTIONS, Endpoint.TRANSLATIONS})
 _FORMS = _HEARD | {Endpoint.IMAGES_EDITS, Endpoint.IMAGES_VARIATIONS}
 
@@ -133,11 +133,6 @@ def units(call: Call) -> int:
     if call.endpoint is _SPEECH:
         return characters(call)
     return 1 if call.endpoint is _RERANK else 0
-
-
-def is_drawn(call: Call) -> bool:
-    """Whether images are asked for."""
-    return call.endpoint in _IMAGES
 
 
 def characters(call: Call) -> int:

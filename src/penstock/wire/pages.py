@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from penstock.messages import Headers
 
-_OF_PAGES = (
-    b"http://",
-    b"https://",
-)  # what else has an origin was installed by somebody: an extension, an app
+# What else has an origin was installed by somebody: an extension, an app.
+_OF_PAGES = (b"http://", b"https://")
 _OWN = frozenset({b"same-origin", b"none"})
 
 
