@@ -134,3 +134,23 @@ def test_without_redis_server_and_apt_the_tests_say_loudly_that_they_are_skipped
     )
     assert "SKIPPED" in done.stderr
     assert "apt-get install redis-server" in done.stderr
+
+
+def test_tests_do_not_begin_on_a_disk_that_will_fill_under_them(tmp_path):
+    machine = tmp_path / "bin"
+    machine.mkdir()
+    report = "Filesystem 1024-blocks Used Available Capacity Mounted on\n/dev/full 9999999 9000000 {} 98% /\n"
+    for free, begins in ((400 << 10, False), (4 << 20, True)):
+        (machine / "df").write_text(f"#!/bin/sh\necho '{report.format(free)}'\n")
+        (machine / "df").chmod(0o755)
+        done = subprocess.run(
+            [ROOT / "scripts" / "run-tests", "/bin/echo", "test-argument"],
+            env={"PATH": f"{machine}:/usr/bin:/bin", "TMPDIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode == 0) is begins
+        assert ("test-argument" in done.stdout) is begins
+        assert ("400" in done.stderr and str(tmp_path) in done.stderr) is not begins
