@@ -2,10 +2,14 @@
 
 import asyncio
 import json
+import os
 
 import pytest
 from in_pieces import CHAT, DRAFT, body_of, digest, in_pieces, two_tenants
 from serving import COMPLETION, on_uvloop, plain, until
+
+from penstock.upload.uploads import UploadStore
+from penstock.upload.writer import STRIDE
 
 
 def with_gateway(folder, **more):
@@ -195,10 +199,33 @@ def test_the_whole_is_verified(tmp_path):
         await ask.append(right, 0, body[:500])
         assert (await ask.append(right, 500, body[500:], complete=True)).status == 200
         wrong = (await ask.create(Repr_Digest=digest(b"other"))).headers["location"]
-        answer = await ask.append(wrong, 0, body, complete=True)
+        await ask.append(wrong, 0, body[:500])
+        answer = await ask.append(wrong, 500, body[500:], complete=True)
         assert (answer.status, code_of(answer)) == (400, "digest_mismatch")
         assert await ask.offset(wrong) == 410
         assert len(model.bodies) == 1
+
+
+@pytest.mark.parametrize("size", [0, 1_000, 5_000_000], ids=["in none", "in one block", "in two blocks"])
+def test_the_whole_is_verified_by_the_way_when_one_request_brings_it(tmp_path, monkeypatch, size):
+    """And what is not what it was said to be is not answered."""
+    read = []
+    pieces = UploadStore.pieces
+    monkeypatch.setattr(UploadStore, "pieces", lambda *args: read.append(args) or pieces(*args))
+
+    @with_gateway(tmp_path)
+    async def test(ask, model, gateway):
+        body = body_of(size) if size else b""
+        said = {"Idempotency_Key": "k", "Upload_Length": len(body)}
+        wrong = await ask.create(body=body, complete=True, **said, Repr_Digest=digest(b"other"))
+        assert (wrong.status, code_of(wrong)) == (400, "digest_mismatch")
+        assert not model.bodies
+        left = await asyncio.to_thread(os.listdir, tmp_path / "kept/uploads/blocks")
+        assert len(left) == size // STRIDE  # what was confirmed on the way is kept for who sends it again
+        right = await ask.create(body=body, complete=True, **said, Repr_Digest=digest(body))
+        assert (right.status, right.headers["upload-complete"]) == (200 if size else 400, "?1")
+        assert [json.loads(each) for each in model.bodies] == ([json.loads(body)] if size else [])
+        assert not read
 
 
 def test_a_lost_creation_is_found_by_its_key(tmp_path):

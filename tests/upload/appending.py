@@ -31,7 +31,7 @@ async def send(store, upload, offset, content, *, closes=False, digest=None, ste
         writer.expect(digest, MAX_BLOCK)
         for start in range(0, len(content), step):
             await writer.write(content[start : start + step])
-        return await writer.finish(at_once=True)
+        return await writer.finish()
     finally:
         await writer.close()
 

@@ -101,7 +101,7 @@ class Uploading(RuleBasedStateMachine):
     @precondition(lambda self: self.append is not None)
     @rule()
     def confirm(self):
-        self.offsets.confirm()
+        self.offsets.confirm(self.offsets.unconfirmed)
         self.confirmed += self.taken
         self.taken = 0
 

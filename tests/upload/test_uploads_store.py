@@ -100,7 +100,7 @@ def test_memory_stays_small_whatever_the_size(place):
             tracemalloc.start()
             for number in range(1_000):
                 await writer.write(piece[:-4] + number.to_bytes(4, "big"))
-            await writer.finish(at_once=True)
+            await writer.finish()
             await writer.close()
             _, peak = tracemalloc.get_traced_memory()
             tracemalloc.stop()
@@ -156,7 +156,7 @@ def test_what_a_silent_append_has_sent_is_confirmed(place):
                 await asyncio.wait(store._settling)
             assert (await store.get("t", upload.id)).offset == 3
             await writer.write(b"def")
-            assert not await writer.finish(at_once=True)
+            assert not await writer.finish()
             await writer.close()
             assert await content_of(store, upload) == b"abcdef"
 
@@ -172,7 +172,7 @@ def test_another_process_that_appends_is_shut_out(place):
             await hanging.write(b"old")
             assert (await other.settle("t", upload.id)).offset == 0
             with pytest.raises(Conflict) as told:
-                await hanging.finish(at_once=True)
+                await hanging.finish()
             assert told.value.code == "superseded"
             await hanging.close()
             await send(other, upload, 0, b"new")

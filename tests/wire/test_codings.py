@@ -20,6 +20,8 @@ TEXT = json.dumps(
     [{"role": "user", "content": f"line {number} of a history"} for number in range(3_000)]
 ).encode()
 
+MUCH = json.dumps([f"line {number} of {number**7}" for number in range(200_000)]).encode()  # 5 MB
+
 ENCODE = {
     "gzip": gzip.compress,
     "deflate": zlib.compress,
@@ -225,3 +227,15 @@ def test_the_form_that_is_wanted_first_is_taken(accept, form):
 def test_only_embeddings_are_in_protocol_buffers():
     assert forms.preferred(b"application/x-protobuf", embeddings=False) is None
     assert forms.preferred(b"application/x-protobuf, application/msgpack", embeddings=False) is Form.MSGPACK
+
+
+@pytest.mark.parametrize("body", [b"", TEXT, MUCH], ids=["none", "little", "much"])
+def test_a_body_in_zstd_is_the_same_however_many_threads_there_are(body, monkeypatch):
+    """Who sends it again after a break goes on in the middle of what came before."""
+    made = set()
+    for cores in (None, 1, 2, 64):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        made.add(codings.in_zstd(body, 3))
+    (coded,) = made
+    assert decoded(coded, "zstd", limit=len(MUCH)) == body
+    assert len(coded) <= 1.02 * len(ENCODE["zstd"](body))

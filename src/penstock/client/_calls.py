@@ -29,7 +29,6 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
-import zstandard
 from blake3 import blake3
 
 from penstock.cache import keys
@@ -45,6 +44,7 @@ from penstock.config.model import RetryConfig
 from penstock.errors import BadRequest, Draining
 from penstock.flow.retry import RetryBudget, delay
 from penstock.messages import Call, Endpoint, Tenant
+from penstock.wire import codings
 from penstock.wire import request as wire_request
 
 MOST_REMEMBERED = 1_000  # failed calls whose keys an SDK's retry gets again
@@ -278,7 +278,7 @@ class ClientCall:
                 return Sent(found[0], "dcz", asks, found[1])
         if "zstd" in known:
             if self._compressed is None:
-                self._compressed = zstandard.ZstdCompressor(level=_LEVEL).compress(body)
+                self._compressed = codings.in_zstd(body, _LEVEL)
                 self.calls.counters.add(bytes_saved=max(len(body) - len(self._compressed), 0))
             if len(self._compressed) < len(body) * _PAYS:
                 return Sent(self._compressed, "zstd", asks)

@@ -167,7 +167,7 @@ class PartsRoom:
             form.close()
             if not found:
                 raise BadRequest("the form holds no part", param="data", code="missing_parameter")
-            whole = await writer.finish(at_once=True)
+            whole = await writer.finish()
         finally:
             try:
                 await writer.close()

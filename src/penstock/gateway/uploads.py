@@ -51,7 +51,7 @@ from penstock.upload.form import filename_in
 from penstock.upload.index import Upload, new_upload_id, unknown
 from penstock.upload.offsets import Offsets, Phase
 from penstock.upload.uploads import MAX_BLOCK, UploadStore
-from penstock.upload.writer import Writer
+from penstock.upload.writer import Writer, not_whole
 from penstock.wire import problems
 from penstock.wire.credentials import key_in
 from penstock.wire.request import dialect_of
@@ -243,12 +243,12 @@ class UploadRoom:
             if writer.offsets.begin(
                 asked.offset, closes=asked.closes, length=asked.length, content_length=content_length
             ):
-                if content_length is None or content_length > _LARGE:
+                if not created and (content_length is None or content_length > _LARGE):
                     await self._store.check_room(owner, content_length or 0)
-                writer.expect(asked.digest, MAX_BLOCK)
+                writer.expect(asked.digest, MAX_BLOCK, whole)
                 async for piece in exchange.pieces():
                     await writer.write(piece)
-                complete = await writer.finish(at_once=whole is None)
+                complete = await writer.finish()
         finally:
             await self._closed(writer)
         upload = await self._store.get(owner, upload_id)
@@ -270,7 +270,7 @@ class UploadRoom:
                 pass
 
     async def _prove(self, upload: Upload, whole: Digest) -> None:
-        """Let an upload be complete whose content is what was announced.
+        """Let an upload be complete that came in several appends, if its content is what was announced.
 
         :raises DigestMismatch: it is not; the upload is given up
         """
@@ -280,7 +280,7 @@ class UploadRoom:
                 computed.update(piece)
         if not whole.fits(computed.digest()):
             await self._store.give_up(upload.owner, upload.id)
-            raise DigestMismatch("the upload does not have the digest that was said", param="repr-digest")
+            raise not_whole()
         await self._store.complete(upload)
 
     # ---- what it becomes ----

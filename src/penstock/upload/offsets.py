@@ -118,10 +118,14 @@ class Offsets:
             raise self._too_large()
         self.unconfirmed += size
 
-    def confirm(self) -> None:
-        """What was taken is safe."""
-        self.offset += self.unconfirmed
-        self.unconfirmed = 0
+    def confirm(self, size: int) -> None:
+        """So many of the bytes that were taken are safe."""
+        self.offset += size
+        self.unconfirmed -= size
+
+    def give_up(self) -> None:
+        """The content is not what was announced."""
+        self.phase = Phase.GONE
 
     def lose(self) -> None:
         """What was taken and is not confirmed is not kept."""

@@ -4,6 +4,8 @@ What comes is written and hashed in threads by :data:`BUFFER` bytes, so that the
 such buffers are in memory.  Without a digest of the append's own, what has come is confirmed whenever there
 are :data:`STRIDE` bytes of it, when nothing more comes for a while, and when the request breaks: what is
 on the disk need not be sent again.  With one, all of it is confirmed at once, if it is what the digest says.
+
+A digest of the whole upload is computed by the way, where one append brings all of it: then its last byte completes it.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ from penstock.errors import BodyTooLarge, Conflict, DigestMismatch, PenstockErro
 from penstock.uninterrupted import uninterrupted
 from penstock.upload.files import write_all
 from penstock.upload.index import Append, Sealed
-from penstock.upload.offsets import Offsets
+from penstock.upload.offsets import Offsets, Phase
 
 if TYPE_CHECKING:
+    from hashlib import _Hash
+
     from penstock.upload.digests import Digest
     from penstock.upload.uploads import UploadStore
 
@@ -104,6 +108,8 @@ class Writer:
         self._known_length = offsets.length
         self._digest: Digest | None = None
         self._hash = hashlib.sha256()
+        self._whole: Digest | None = None
+        self._proof: _Hash | None = None  # of the whole, if all of it comes with this append
         self._block_size = STRIDE
         self._buffer = bytearray()
         self._block: BlockWriter | None = None
@@ -119,8 +125,14 @@ class Writer:
         state = "ended" if self._ended.is_set() else "superseded" if self._superseded else "open"
         return f"<Writer of {self.upload}, {self.offsets}, {state}>"
 
-    def expect(self, digest: Digest | None, block_size: int) -> None:
-        """What the append's content must come to, and how large a block it may become as a whole."""
+    def expect(self, digest: Digest | None, block_size: int, whole: Digest | None = None) -> None:
+        """What the append's content must come to, and how large a block it may become as a whole.
+
+        :param whole: what the upload must come to
+        """
+        self._whole = whole
+        if whole is not None and not self.offsets.offset:
+            self._proof = whole.new()
         self._digest = digest
         if digest is not None:
             self._hash = digest.new()
@@ -167,32 +179,40 @@ class Writer:
         async with self._busy:
             if self.offsets.unconfirmed and not self._broken and not self._ended.is_set():
                 try:
-                    await self._flush()
+                    await self._flush(seal=True)
                     await self._confirm(complete=False)
                 except PenstockError:
                     self.supersede()
 
-    async def finish(self, *, at_once: bool) -> bool:
+    async def finish(self) -> bool:
         """The append's content has ended.
 
-        :param at_once: whether the upload counts as complete when its last byte is there; else it is to be verified
-        :returns: whether the upload's last byte is there
-        :raises DigestMismatch: the content is not what its digest says; nothing of it is kept
+        :returns: whether the upload's last byte is there; the upload is complete then, unless it has a digest of which
+            this append cannot tell
+        :raises DigestMismatch: the content is not what its digest says, and nothing of it is kept; or the upload is not
+            what its own says, and is to be given up
         :raises InconsistentLength: the last append has ended before the length that was announced; it is kept
         :raises Conflict: a later request for the upload came
         """
-        return await uninterrupted(self._finish(at_once=at_once))
+        return await uninterrupted(self._finish())
 
-    async def _finish(self, *, at_once: bool) -> bool:
+    async def _finish(self) -> bool:
         async with self._busy:
-            await self._flush()
+            await self._flush(seal=True)
             if self._digest is not None and not self._digest.fits(self._hash.digest()):
                 raise DigestMismatch("the content does not have the digest that was said", param="digest")
             offsets = self.offsets
-            complete = offsets.last and at_once
+            if self._whole is not None and self._proof is not None and offsets.last:
+                self._check(self._whole, self._proof)
+            complete = offsets.last and (self._whole is None or self._proof is not None)
             if offsets.unconfirmed or complete or offsets.length != self._known_length:
                 await self._confirm(complete=complete)
             return offsets.end()
+
+    def _check(self, whole: Digest, proof: _Hash) -> None:
+        if not whole.fits(proof.digest()):
+            self.offsets.give_up()
+            raise not_whole()
 
     async def close(self) -> None:
         """However the append ended: what can be kept of it is."""
@@ -201,8 +221,9 @@ class Writer:
     async def _close(self) -> None:
         async with self._busy:
             try:
-                if self._digest is None and self.offsets.unconfirmed and not self._broken:
-                    await self._flush()
+                wanted = self._digest is None and self.offsets.phase is not Phase.GONE
+                if wanted and self.offsets.unconfirmed and not self._broken:
+                    await self._flush(seal=True)
                     await self._confirm(complete=False)
             except PenstockError:  # the disk has told so; the client will see how far it came
                 pass
@@ -226,21 +247,23 @@ class Writer:
     async def _advance(self) -> None:
         await self._flush()
         if self._digest is None and self.offsets.unconfirmed >= STRIDE:
-            await self._confirm(complete=False)
+            await self._confirm(complete=False)  # the blocks that are full; the last one goes on
 
-    async def _flush(self) -> None:
+    async def _flush(self, *, seal: bool = False) -> None:
         data, self._buffer = self._buffer, bytearray()
-        if data:
+        if data or (seal and self._block is not None):
             try:
-                await self._store.run(lambda: self._write(data))
+                await self._store.run(lambda: self._write(data, seal=seal))
             except BaseException:
                 self._broken = True
                 raise
 
-    def _write(self, data: bytearray) -> None:
-        """In a thread: into blocks, the last of which stays open."""
+    def _write(self, data: bytearray, *, seal: bool) -> None:
+        """In a thread: into blocks, the last of which stays open unless it is to be sealed."""
         if self._digest is not None:
             self._hash.update(data)
+        if self._proof is not None:
+            self._proof.update(data)
         view = memoryview(data)
         while view:
             if self._block is None:
@@ -250,6 +273,8 @@ class Writer:
             view = view[room:]
             if self._block.size >= self._block_size:
                 self._seal()
+        if seal:
+            self._seal()
 
     def _seal(self) -> None:
         if self._block is not None:
@@ -257,14 +282,14 @@ class Writer:
             self._block = None
 
     async def _confirm(self, *, complete: bool) -> None:
-        """What is written becomes a part of the upload, and its offset rises: from here on it is the client's."""
+        """The sealed blocks become a part of the upload, and its offset rises: from here on they are the client's."""
         if self._superseded and complete:
             raise Conflict("a later request for this upload came", code="superseded")
 
         offsets = self.offsets
         append = Append(self.upload, self.owner, self.epoch, offsets.offset, offsets.length, complete)
+        size = sum(block.size for block in self._sealed)
         try:
-            await self._store.run(self._seal)
             self._sealed = await self._store.keep(self._sealed)
             await self._enter(append)
         except BaseException:
@@ -273,7 +298,7 @@ class Writer:
         self._sealed = []
         self.epoch += 1
         self._known_length = self.offsets.length
-        self.offsets.confirm()
+        self.offsets.confirm(size)
 
     async def _enter(self, append: Append) -> None:
         try:
@@ -283,3 +308,7 @@ class Writer:
             # are not this append's any more; if no index knows them, they go some time.
             self._sealed = []
             raise
+
+
+def not_whole() -> DigestMismatch:
+    return DigestMismatch("the upload does not have the digest that was said", param="repr-digest")

@@ -8,6 +8,7 @@ largest size that is allowed costs.
 from __future__ import annotations
 
 import hashlib
+import os
 import zlib
 from collections.abc import Callable
 from typing import Protocol
@@ -171,6 +172,22 @@ def with_dictionary(body: bytes, dictionary: bytes, level: int = _ZSTD_LEVEL) ->
     )
     compressor = zstandard.ZstdCompressor(dict_data=content, compression_params=parameters)
     return _DCZ_MAGIC + hashlib.sha256(dictionary).digest() + compressor.compress(body)
+
+
+def in_zstd(body: bytes, level: int) -> bytes:
+    """A body in ``zstd``, as a client sends it: a large one by several threads, as nothing can be sent until it is done.
+
+    The parts know a little of what is before them, and so all of them together are at most a hundredth longer.
+    """
+    if len(body) < 2 * _PART:
+        return zstandard.ZstdCompressor(level=level).compress(body)
+    threads = min(os.cpu_count() or 1, -(-len(body) // _PART), _MOST_THREADS)
+    parameters = zstandard.ZstdCompressionParameters.from_level(level, threads=threads, job_size=_PART)
+    return zstandard.ZstdCompressor(compression_params=parameters).compress(body)
+
+
+_PART = 2_097_152  # bytes that one thread compresses at a time: what its level looks back on
+_MOST_THREADS = 4
 
 
 def _window_log(size: int) -> int:
