@@ -17,6 +17,7 @@ from ledger_attempts import attempt, ended
 from penstock.ledger import sqlite
 from penstock.ledger._file import LedgerFile
 from penstock.ledger._queue import RowQueue, queue_path
+from penstock.ledger._recovery import Recovery
 from penstock.ledger.sqlite import SQLiteStore
 from penstock.messages import PROCESS_DIED, Outcome, Usage
 
@@ -172,7 +173,7 @@ def test_what_was_entered_once_is_not_entered_again(path, open_ledger, tmp_path)
 
 def test_an_opening_that_fails_leaves_the_queue_for_the_next(path, open_ledger, monkeypatch):
     killed(_ONE_OF_EACH, path)
-    monkeypatch.setattr(LedgerFile, "_settle_orphans", lambda _: 1 / 0)
+    monkeypatch.setattr(Recovery, "settle_orphans", lambda *_: 1 / 0)
     store = SQLiteStore(path, interval=NEVER).start()
     assert not store.flush()
     assert query(path, "SELECT count(*) FROM sqlite_master") == [(0,)]  # the transaction was undone

@@ -245,5 +245,5 @@ def test_what_was_told_stays_when_the_dead_processs_own_rows_come_to_light(path,
     (question,) = Questions(path, survivor.token).take(9, BEGAN)
     assert Questions(path, survivor.token).answer(question, BILLED, 24)
     with opened(path, "of a test") as file:
-        file._count_once(99, ended(attempt(generation="gen_x"), Outcome.PARTIAL, Usage(9, 3)))
+        file.recovery._count_once(99, ended(attempt(generation="gen_x"), Outcome.PARTIAL, Usage(9, 3)))
     assert query(path, "SELECT output_tokens, told FROM attempts") == [(7, 1)]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from ledger_attempts import RESERVED, attempt, ended, one_and_two
 
-from penstock.ledger import _file, sqlite
+from penstock.ledger import _rows, _schema, sqlite
 from penstock.ledger._file import LedgerFile
 from penstock.ledger.ledger import Ledger
 from penstock.ledger.sqlite import SQLiteStore
@@ -726,8 +726,8 @@ def test_log_records_name_the_store(make_store, tmp_path, caplog):
 
 
 def test_statement_parameters_fit_every_sqlite():
-    assert _file._ROWS_PER_STATEMENT * _file._COLUMNS <= 999
-    assert _file._ATTEMPTS.count("\n  ") == _file._COLUMNS + len(_file._OF_QUESTIONS) + len(_file._OF_FEW)
+    assert _rows.ROWS_PER_STATEMENT * _rows.COLUMNS <= 999
+    assert _schema.ATTEMPTS.count("\n  ") == _rows.COLUMNS + len(_schema.OF_QUESTIONS) + len(_schema.OF_FEW)
 
 
 # ---- what is too old ----

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.ledger._file import MARK, TOLD
+from penstock.ledger._schema import MARK, TOLD
 from penstock.messages import Outcome, Usage
 
 PATIENCE = 86_400.0  # seconds after its beginning for which an attempt is asked for

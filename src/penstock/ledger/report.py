@@ -14,7 +14,7 @@ from urllib.parse import quote
 import msgspec
 
 from penstock.errors import ConfigError
-from penstock.ledger._file import MARK, RESERVED, TOLD
+from penstock.ledger._schema import MARK, RESERVED, TOLD
 from penstock.messages import SAVING, Endpoint
 
 _SAVING = ", ".join(sorted(f"'{outcome.value}'" for outcome in SAVING))

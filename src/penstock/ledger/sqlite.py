@@ -31,9 +31,10 @@ from pathlib import Path
 
 import msgspec
 
-from penstock.ledger._file import Fold, LedgerFile
+from penstock.ledger._file import LedgerFile
 from penstock.ledger._mended import UNWRITABLE, mended
 from penstock.ledger._queue import RowQueue, queue_path
+from penstock.ledger._rows import Fold
 from penstock.messages import Attempt, Outcome
 
 log = logging.getLogger(__name__)
@@ -489,15 +490,16 @@ class SQLiteStore:
             self._to_note.clear()
             self._maybe_reserved.clear()
             self._tried = 0
-        if file.orphans:
-            self._orphans += file.orphans
+        found = file.recovery
+        if found.orphans:
+            self._orphans += found.orphans
             log.warning(
-                "%d attempts of processes that died were open in the ledger: now partial", file.orphans
+                "%d attempts of processes that died were open in the ledger: now partial", found.orphans
             )
-        if file.recovered:
-            self._recovered += file.recovered
-            log.warning("%d rows of processes that died were found in their queues", file.recovered)
-        for reason in file.strange:
+        if found.recovered:
+            self._recovered += found.recovered
+            log.warning("%d rows of processes that died were found in their queues", found.recovered)
+        for reason in found.strange:
             log.warning("a queue of the ledger was left alone: %s", reason)
         return file
 
