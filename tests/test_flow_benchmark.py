@@ -1,4 +1,4 @@
-"""The simulation of docs/flow.md still comes to what it says there: it is deterministic, and has its own clock."""
+"""The simulation of docs/flow-figures.md still comes to what it says there: it is deterministic, and has its own clock."""
 
 import sys
 from pathlib import Path

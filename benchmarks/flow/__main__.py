@@ -1,4 +1,4 @@
-"""``python -m benchmarks.flow``: the tables of docs/flow.md."""
+"""``python -m benchmarks.flow``: the tables of docs/flow-figures.md."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from penstock.admin.fixed import NEEDS_RESTART
 from penstock.cli import COMMANDS
 from penstock.config.discover import LOCAL_SERVERS
 from penstock.config.load import load, parse
@@ -17,15 +16,35 @@ from penstock.config.schema import keys
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+SECTIONS = re.split(
+    r"^## ", (ROOT / "docs" / "configuration-reference.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+)[1:]
 
 
 def test_every_key_is_mentioned():
+    tables = {}
+    for text in SECTIONS:
+        head, _, table = text.partition("\n|")
+        title, *others = head.split("\n")
+        also = re.findall(r"^The same keys have (.*)\.$", "\n".join(others), re.MULTILINE)
+        for section in re.findall(r"`([^`]+)`", " ".join([title, *also])) or [""]:
+            assert section not in tables, section
+            tables[section] = table
     for key in keys():
         section, _, name = key.rpartition(".")
-        table = PAGE.partition(f"### `{section}`\n" if section else "### The top level\n")[2].partition(
-            "\n### "
-        )[0]
-        assert f"| `{name}` |" in table, key
+        assert f"| `{name}` |" in tables[section], key
+
+
+def test_every_key_of_the_top_level_is_for_something():
+    table = PAGE.partition("## Which key for what\n")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`([a-z_]+)[`.]", table))
+    assert {key for key in keys() if "." not in key} - named == set()
+
+
+def test_what_is_for_something_is_a_key():
+    table = PAGE.partition("## Which key for what\n")[2].partition("\n## ")[0]
+    for name in re.findall(r"`([a-zA-Z_.]+)`", table):
+        assert name in keys() or name == "redis", name
 
 
 def test_its_examples_are_right():
@@ -34,11 +53,6 @@ def test_its_examples_are_right():
     for example in examples:
         text = example if "upstreams:" in example else "upstreams: {openai: {kind: openai}}\n" + example
         parse(text, environ={"OPENAI_API_KEY": "k"})
-
-
-def test_what_needs_a_restart_is_said():
-    (sentence,) = re.findall(r"Taken at the start only: (.*?)\n", PAGE)
-    assert {*NEEDS_RESTART, "tls"} == set(re.findall("`([a-z_]+)`", sentence))
 
 
 def test_what_is_looked_for_without_a_file_is_said():

@@ -76,6 +76,6 @@ _PRICES = {
     "input_cost_per_query": "search",
 }
 REASONS |= {
-    key: f"prices stand in a table of their own, where this is `{ours}`; see `prices` in docs/configuration.md"
+    key: f"prices stand in a table of their own, where this is `{ours}`; see `prices` in docs/configuration-reference.md"
     for key, ours in _PRICES.items()
 }

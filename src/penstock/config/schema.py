@@ -1,7 +1,7 @@
 """What editors and readers know of the configuration, made from the model and its comments.
 
 The comment at a key in ``model.py`` is its description, here, in the JSON Schema, and in the tables of
-docs/configuration.md: one sentence in one place.
+docs/configuration-reference.md: one sentence in one place.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import io
+import re
 import tokenize
 from collections.abc import Iterator
 from functools import cache
@@ -44,8 +45,21 @@ def json_schema() -> dict[str, Any]:
 
 
 def reference() -> str:
-    """The tables of docs/configuration.md: every section, every key, with type, default and description."""
-    return "\n\n".join(_sections())
+    """The tables of docs/configuration-reference.md: every key, with type, default and description.
+
+    What several sections have in common stands once, at the shortest path to it, which names the others.
+    """
+    paths: dict[type, list[str]] = {}
+    sections: dict[type, types.StructType] = {}
+    for struct, path, section in _walk():
+        paths.setdefault(struct, []).append(path.rstrip("."))
+        sections[struct] = section
+    homes = {struct: min(each, key=lambda path: path.count(".")) for struct, each in paths.items()}
+    parts = [_index(list(homes.values()))]
+    for struct, home in homes.items():
+        others = [path for path in paths[struct] if path != home]
+        parts.append(_section(struct, sections[struct], home, others, homes))
+    return "\n\n".join(parts)
 
 
 def keys() -> list[str]:
@@ -124,19 +138,40 @@ def _into(kind: types.Type) -> tuple[str, types.Type]:
     return "", kind
 
 
-def _sections() -> Iterator[str]:
-    for struct, path, section in _walk():
-        title = f"### `{path.rstrip('.')}`" if path else "### The top level"
-        lines = [title, ""]
-        if summary := _summary(struct):
-            lines += [summary, ""]
-        lines += ["| key | value | default | |", "|---|---|---|---|"]
-        for field in section.fields:
-            comment = comments(struct.__name__).get(field.encode_name, "").replace("|", "\\|")
-            lines.append(
-                f"| `{field.encode_name}` | {_shown_type(field.type)} | {_shown_default(field)} | {comment} |"
-            )
-        yield "\n".join(lines)
+def _index(homes: list[str]) -> str:
+    """Links to all sections, one line for each key of the top level that has some."""
+    lines: dict[str, list[str]] = {}
+    for home in filter(None, homes):
+        lines.setdefault(home.partition(".")[0].removesuffix("[]"), []).append(
+            f"[`{home}`](#{_anchor(home)})"
+        )
+    return "\n".join(
+        ["- [the top level](#the-top-level)", *(f"- {', '.join(each)}" for each in lines.values())]
+    )
+
+
+def _section(
+    struct: type, section: types.StructType, home: str, others: list[str], homes: dict[type, str]
+) -> str:
+    lines = [f"## `{home}`" if home else "## The top level", ""]
+    if summary := _summary(struct):
+        lines += [summary, ""]
+    if others:
+        lines += [f"The same keys have {', '.join(f'`{path}`' for path in others)}.", ""]
+    lines += ["| key | value | default | |", "|---|---|---|---|"]
+    for field in section.fields:
+        comment = comments(struct.__name__).get(field.encode_name, "").replace("|", "\\|")
+        value = _shown_type(field.type)
+        _, inner = _into(field.type)
+        if isinstance(inner, types.StructType):
+            value = f"[{value}](#{_anchor(homes[inner.cls])})"
+        lines.append(f"| `{field.encode_name}` | {value} | {_shown_default(field)} | {comment} |")
+    return "\n".join(lines)
+
+
+def _anchor(path: str) -> str:
+    """Of a section's heading, as GitHub makes it."""
+    return re.sub(r"[^\w-]", "", path.lower())
 
 
 def _shown_type(kind: types.Type) -> str:
