@@ -70,12 +70,24 @@ def test_the_reader_knows_every_type_of_the_model():
 def test_the_manual_s_tables_name_every_section():
     text = reference()
     for section in (
-        "### The top level",
-        "### `listener`",
-        "### `upstreams.NAME.pool`",
-        "### `models.NAME.candidates[]`",
+        "## The top level",
+        "## `listener`",
+        "## `upstreams.NAME.pool`",
+        "## `models.NAME.candidates[]`",
     ):
-        assert section in text
+        assert f"\n{section}\n" in text
+
+
+def test_what_sections_have_in_common_stands_once_at_the_shortest_path():
+    text = reference()
+    assert text.count("| `first_token` |") == 1
+    section = text.partition("\n## `timeouts`\n")[2].partition("\n## ")[0]
+    assert "The same keys have `upstreams.NAME.timeouts`, `models.NAME.timeouts`." in section
+
+
+def test_a_section_is_one_step_from_the_key_that_has_it():
+    assert "| `timeouts` | [section](#timeouts) |" in reference()
+    assert "| `candidates` | [list of sections](#modelsnamecandidates) |" in reference()
 
 
 def test_a_comment_of_several_lines_is_told_whole():
