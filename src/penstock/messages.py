@@ -144,6 +144,11 @@ class Reservation(Protocol):
     def release(self) -> None:
         """One less holds it."""
 
+    def hand_on(self) -> Reservation:
+        """Tokens and money go over to a call that is made behind this one's answer, which has cost nothing; what is
+        returned is held by nobody yet.
+        """
+
     def windows(self) -> tuple[Window | None, Window | None]:
         """The tightest limits of requests and of tokens, as they stand now."""
 

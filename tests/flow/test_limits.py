@@ -232,6 +232,32 @@ def test_every_way_of_asking_for_several_answers_reserves_them(n, times):
     assert asked == [10 * times, max(10 * times, 20)]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "times"), [("a", 1), (["a", "b"], 2), ([1, 2, 3], 1), ([[1, 2], [3]], 2), ([], 1)]
+)
+def test_each_prompt_of_several_reserves_an_answer(prompt, times):
+    asked = []
+    world = World(keys={"alice": LimitConfig(usd_per_day=1)})
+    world.limiter._price = lambda call, usage: asked.append(usage.output_tokens) or 0
+    world.call(endpoint=Endpoint.COMPLETIONS, max_tokens=10, n=3, prompt=prompt)
+    assert asked == [30 * times]
+
+
+def test_what_is_made_behind_an_answer_has_what_was_reserved_for_it_but_no_place():
+    world = World(
+        keys={"alice": LimitConfig(tokens_per_minute=5_000, concurrent=1, usd_per_day=1)}, price=DOLLAR
+    )
+    first = world.call(max_tokens=900)
+    behind = first.hand_on()
+    behind.hold()
+    first.release()
+    assert world.refusal().code == "budget_exceeded"  # there is a place, but no money
+    behind.settle(Usage(20, 30), DOLLAR // 4)
+    behind.release()
+    assert world.limiter._accounts["key", "alice"].day.left == DOLLAR * 3 // 4
+    assert first.windows()[1][1] == 4_950
+
+
 def test_what_is_not_counted_in_tokens_is_reserved_as_well():
     asked = []
     world = World(keys={"alice": LimitConfig(usd_per_day=1)})

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import time
 
+from gateway_doubles import a_call
 from serving import (
     COMPLETION,
     DONE,
@@ -17,7 +19,16 @@ from serving import (
     until,
 )
 
-from penstock.config.model import LedgerConfig, LimitConfig, LimitsConfig, LogConfig
+from penstock.config.model import (
+    LedgerConfig,
+    LimitConfig,
+    LimitsConfig,
+    LogConfig,
+    ModelCacheConfig,
+    ModelConfig,
+    PrefetchConfig,
+)
+from penstock.gateway.stages.authenticate import ANONYMOUS
 from penstock.testing import FakeClock, ScriptedUpstream, Step
 
 MESSAGES = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hello"}]}
@@ -130,6 +141,55 @@ def test_a_second_caller_of_the_same_answer_uses_no_tokens():
                 return round(account.tokens.left(gateway.clock.now())), account.in_progress
 
     assert asyncio.run(main()) == (10_000 - 5, 0)
+
+
+def test_what_is_renewed_behind_an_answer_is_paid_by_who_got_it_and_takes_no_place():
+    async def main():
+        script = [Step.REQUEST, plain(COMPLETION), Step.REQUEST, go_on := asyncio.Event(), plain(COMPLETION)]
+        async with ScriptedUpstream([script]) as upstream:
+            candidates = config(upstream.url).models["m"].candidates
+            kept = ModelConfig(
+                candidates=candidates, cache=ModelCacheConfig(ttl=30, stale_while_revalidate=60)
+            )
+            settings = config(
+                upstream.url, limits=limits(tokens_per_minute=10_000, concurrent=1), models={"m": kept}
+            )
+            async with serving(settings, FakeClock()) as (gateway, port):
+                asked = {**PROMPT, "temperature": 0}
+                account = gateway.pipeline.admission.limiter._accounts
+                await call(port, asked)
+                gateway.cache.memory._now = gateway.cache.now = lambda: time.time() + 40
+                stale = await call(port, asked)
+                again = await call(port, asked)  # is renewed already
+                reserved = account["key", "anonymous"].tokens.left(gateway.clock.now())
+                go_on.set()
+                await gateway.pipeline.wait_idle()
+                return stale, again, reserved, account["key", "anonymous"].tokens.left(gateway.clock.now())
+
+    stale, again, reserved, left = asyncio.run(main())
+    assert [answer.headers["penstock-status"] for answer in (stale, again)] == ["stale", "stale"]
+    assert reserved < 9_000
+    assert round(left) == 10_000 - 5 - 5
+
+
+def test_what_is_fetched_in_advance_counts_for_the_budget_as_it_does_in_the_ledger(tmp_path):
+    usage = {"prompt_tokens": 1_000_000, "completion_tokens": 0, "total_tokens": 1_000_000}
+    dear = plain({**COMPLETION, "usage": usage})  # 2.5 dollars
+
+    async def main():
+        async with scripted(dear) as upstream:
+            candidates = config(upstream.url).models["m"].candidates
+            kept = ModelConfig(candidates=candidates, cache=ModelCacheConfig(prefetch=PrefetchConfig()))
+            settings = config(upstream.url, limits=limits(usd_per_day=2.0), models={"gpt-4o": kept})
+            async with serving(settings) as (gateway, port):
+                pipeline = gateway.pipeline
+                asked = a_call(body=json.dumps({**PRICED, "temperature": 0}).encode(), tenant=ANONYMOUS)
+                question = pipeline.lookup.question(asked, pipeline.router, open_to_all=True)
+                await pipeline._fetch(asked, pipeline.lookup, question)
+                await pipeline.wait_idle()
+                return await call(port, PRICED)
+
+    assert asyncio.run(main()).json()["error"]["code"] == "budget_exceeded"
 
 
 def test_a_budget_is_kept_and_outlives_the_process(tmp_path):

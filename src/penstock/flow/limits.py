@@ -26,7 +26,7 @@ from penstock.flow.budget import Calendar
 from penstock.flow.lessee import Lessee
 from penstock.flow.reservation import CallReservation, Concerned
 from penstock.messages import Call, Endpoint, Spent, Usage
-from penstock.wire import opaque
+from penstock.wire import merge, opaque
 from penstock.wire.not_json import NOT_JSON
 from penstock.wire.usage import estimate_tokens
 
@@ -334,8 +334,12 @@ def _estimate(call: Call) -> tuple[int, int]:
     fields = call.fields
     if (raw := fields.get("n")) is not None:
         output *= _choices(raw)
-    if endpoint is _COMPLETIONS and (raw := fields.get("best_of")) is not None:
-        output = max(output, output // _choices(fields.get("n")) * _choices(raw))  # all are made and billed
+    if endpoint is _COMPLETIONS:
+        if (raw := fields.get("best_of")) is not None:
+            output = max(
+                output, output // _choices(fields.get("n")) * _choices(raw)
+            )  # all are made and billed
+        output *= merge.count_inputs(call)
     return prompt, output
 
 

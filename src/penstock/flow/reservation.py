@@ -193,6 +193,10 @@ class CallReservation:
                     account.lease.in_progress -= 1
                     account.lease.ended(now)
 
+    def hand_on(self) -> CallReservation:
+        self._settled = True
+        return _HandedOn(self._limiter, self._concerned, self._taken_at, self._tokens, self._cost)
+
     def windows(self) -> tuple[Window | None, Window | None]:
         clock = self._limiter.now
         return self._concerned.windows(clock())
@@ -200,3 +204,18 @@ class CallReservation:
     def __repr__(self) -> str:
         state = "settled" if self._settled else f"{self._tokens} tokens, {self._cost} reserved"
         return f"<CallReservation {state}, {self._holders} holders>"
+
+
+class _HandedOn(CallReservation):
+    """Tokens and money of another reservation, which keeps its place among the calls at once."""
+
+    __slots__ = ()
+
+    def __init__(self, limiter: Limiter, concerned: Concerned, now: float, tokens: int, cost: int) -> None:
+        super().__init__(limiter, concerned, now, tokens, cost)
+        self._holders = 0
+
+    def release(self) -> None:
+        self._holders -= 1
+        if not self._holders and not self._settled:
+            self.settle(_NOTHING, 0)

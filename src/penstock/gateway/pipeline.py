@@ -279,6 +279,8 @@ class Pipeline:
             lookup.renewing.discard(question.key)
             return
         generation.grace = math.inf
+        if call.reservation is not None:  # what is answered behind it, it pays for
+            renewal.reservation = call.reservation.hand_on()
         lookup.renewing.add(question.key)
         self._start(renewal, generation, self.snapshot, None, question)
 
@@ -476,9 +478,7 @@ class Pipeline:
             log.exception("defect while producing %s", generation.id)
             generation.fail(InternalError("internal error"))
         finally:
-            if call.reservation is not None:
-                settle(call, generation)
-                call.reservation.release()
+            self.admission.produced(call, generation)
             if name is not None:
                 self.registry.unbind(generation, name)
             if question is not None and self.lookup is not None:

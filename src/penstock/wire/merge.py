@@ -60,6 +60,19 @@ def part_of(call: Call) -> Part | None:
     return Part((call.endpoint, kind, *rest), inputs, len(inputs) * each, sum(sizes), max(sizes))
 
 
+def count_inputs(call: Call) -> int:
+    """How many texts, or lists of token ids, a call asks about, each of which is answered by itself; without decoding
+    them, for there may be millions.
+    """
+    value = bytes(call.fields[_INPUT[call.endpoint]])
+    if value[:1] != b"[":
+        return 1
+    first = value[1:].lstrip()[:1]
+    if first == b'"':
+        return value.replace(b"\\\\", b"").replace(b'\\"', b"").count(b'"') // 2
+    return value.count(b"[") - 1 if first == b"[" else 1
+
+
 def _inputs(value: msgspec.Raw) -> tuple[str, list[msgspec.Raw]]:
     """What kind of inputs they are, texts or token ids, and each of them; none if they are of neither kind."""
     first = memoryview(value)[0]

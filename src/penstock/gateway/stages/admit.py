@@ -79,6 +79,19 @@ class Admission:
         if call.reservation is not None:
             call.reservation.release()
 
+    def produced(self, call: Call, generation: Generation) -> None:
+        """The producer of the call's answer has ended, however that was.
+
+        Of what nobody was admitted for (an answer that is fetched in advance, or taken over from another process)
+        budgets count what it has cost all the same.
+        """
+        if call.reservation is not None:
+            settle(call, generation)
+            call.reservation.release()
+        elif generation.cost and self.limiter is not None:
+            tenant = call.tenant
+            self.limiter.correct((tenant.key_name, tenant.name, tenant.tier, call.model), generation.cost)
+
 
 def settle(call: Call, generation: Generation) -> None:
     """The call's answer has been produced, as far as it could be: what it used takes the estimate's place."""
