@@ -96,7 +96,7 @@ class BackendSuite:
         assert len(ids) == len(logprobs)
         ((_, unasked, _),) = compute(backend, (prompts[0], greedy()))
         assert unasked == []
-        assert all(value <= 0 for value in logprobs)
+        assert all(logprob.value <= 0 for logprob in logprobs)
 
     def test_the_same_seed_says_the_same(self, backend, prompts):
         def sampled(seed):

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 
-from penstock.engine.backend import CannotTake, ModelCard, Progress, Sampling
+from penstock.engine.backend import CannotTake, Logprob, ModelCard, Progress, Sampling
 from penstock.engine.engine import Engine, Job
 
 WORDS = [
@@ -28,10 +28,11 @@ class LetterTokenizer:
     def decode(self, ids):
         return b"".join(WORDS[token] for token in ids).decode("utf-8", "replace")
 
-    def render(self, messages, *, answer, tools=()):
+    def render(self, messages, *, answer, tools=(), more=None):
+        text = "".join(f"({name} {value})" for name, value in (more or {}).items())
         if any(message["role"] == "nobody" for message in messages):
             raise CannotTake("the chat template knows no role 'nobody'")
-        text = "".join(f"[{tool['function']['name']}]" for tool in tools)
+        text += "".join(f"[{tool['function']['name']}]" for tool in tools)
         for message in messages:
             text += f"<{message['role']}>{message['content']}"
             text += "".join(f"{{{call['function']}}}" for call in message.get("tool_calls", ()))
@@ -117,7 +118,7 @@ class LetterBackend:
                 finish = "length"
             if finish:
                 del self.running[number]
-            progress.append(Progress(number, [token], [-0.5] if sampling.logprobs else [], finish))
+            progress.append(Progress(number, [token], [Logprob(-0.5)] if sampling.logprobs else [], finish))
         self.stepped.release()
         return progress
 
@@ -153,7 +154,7 @@ class SayingBackend(LetterBackend):
             )
             if finish:
                 del self.running[number]
-            progress.append(Progress(number, said[-1:], [-0.5] if sampling.logprobs else [], finish))
+            progress.append(Progress(number, said[-1:], [Logprob(-0.5)] if sampling.logprobs else [], finish))
         return progress
 
 

@@ -81,7 +81,7 @@ class SchemaSuite:
         """Not those of what the schema has left: a choice of one would be certain."""
         ((text, logprobs, _),) = said(backend, ruled({"const": "penstock"}, logprobs=True))
         assert json.loads(text) == "penstock"
-        assert min(logprobs) < -0.5
+        assert min(logprob.value for logprob in logprobs) < -0.5
 
     def test_an_answer_ends_with_its_schema_whatever_else_is_said(self, backend):
         ((text, _, finish),) = said(backend, ruled({"const": "penstock"}, ignore_eos=True, min_tokens=30))

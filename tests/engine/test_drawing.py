@@ -93,8 +93,33 @@ def test_log_probabilities_are_of_the_model_and_not_of_the_drawing():
     asked = Sampling(max_tokens=2, temperature=0.1, top_k=1, logprobs=True)
     one, other = (drawing.Drawing([0], each, frozenset()) for each in (asked, Sampling(max_tokens=2)))
     _, logprobs = drawing.draw_all(np.stack([LOGITS, LOGITS]), [one, other])
-    assert logprobs[0] == pytest.approx(np.log(0.5))
+    assert logprobs[0].value == pytest.approx(np.log(0.5))
     assert logprobs[1] is None
+
+
+def test_the_likeliest_are_told_beside_what_was_chosen():
+    asked = Sampling(max_tokens=2, temperature=0.0, logprobs=True, top_logprobs=2, logit_bias=((0, 50.0),))
+    one = drawing.Drawing([0], asked, frozenset())
+    (token,), (told,) = drawing.draw_all(LOGITS[None], [one])
+    shares = np.exp(LOGITS) / np.exp(LOGITS).sum()
+    order = np.argsort(-shares)[:2]
+    assert token == 0
+    assert told.value == pytest.approx(np.log(shares[0]))
+    assert [id_ for id_, _ in told.top] == order.tolist()
+    assert [value for _, value in told.top] == pytest.approx(np.log(shares[order]))
+
+
+def test_more_of_the_likeliest_than_there_are_tokens():
+    told = drawing.logprob_of(LOGITS, 0, 100)
+    assert sorted(id_ for id_, _ in told.top) == list(range(len(LOGITS)))
+
+
+def test_a_bias_moves_the_choice_and_leaves_the_logits():
+    before = LOGITS.copy()
+    assert said(3, Sampling(max_tokens=3, temperature=0.0, logit_bias=((0, 50.0),)))[0] == [0, 0, 0]
+    banned = Sampling(max_tokens=3, temperature=1.0, seed=1, logit_bias=((2, -100.0), (1, -100.0)))
+    assert not {1, 2} & set(said(3, banned)[0])
+    assert (before == LOGITS).all()
 
 
 class Of:

@@ -179,7 +179,7 @@ def test_tools_are_not_told_of_where_none_may_be_called():
 
 
 class DeafTokenizer(LetterTokenizer):
-    def render(self, messages, *, answer, tools=()):
+    def render(self, messages, *, answer, tools=(), more=None):
         return super().render(messages, answer=answer)
 
 

@@ -68,7 +68,7 @@ class TestTransformers(BackendSuite, SchemaSuite):
         with torch.no_grad():
             shares = model(torch.tensor([[*prompts[0], *ids]])).logits[0].log_softmax(-1)
         wanted = [float(shares[len(prompts[0]) - 1 + place, token]) for place, token in enumerate(ids)]
-        assert logprobs == pytest.approx(wanted, abs=1e-3)
+        assert [logprob.value for logprob in logprobs] == pytest.approx(wanted, abs=1e-3)
 
     def test_it_says_what_the_librarys_own_generate_says(self, backend, prompts, llama):
         model = transformers.AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from penstock.engine.backend import Finish, Sampling
+from penstock.engine.backend import Finish, Logprob, Sampling
 
 Logits: TypeAlias = npt.NDArray[Any]
 
@@ -84,13 +84,14 @@ class Drawing:
             and self.count >= asked.min_tokens
             and self._known is None
             and self._rule is None
+            and not asked.logit_bias
             and not asked.presence_penalty
             and not asked.frequency_penalty
         )
 
-    @property
-    def wants_logprob(self) -> bool:
-        return self._sampling.logprobs
+    def logprob(self, logits: Logits, token: int) -> Logprob | None:
+        """How likely a token is, as the model alone has it, and which are likeliest, if that is asked for."""
+        return logprob_of(logits, token, self._sampling.top_logprobs) if self._sampling.logprobs else None
 
     def draw(self, logits: Logits) -> int:
         """A token; ``logits`` of the vocabulary stay as they are."""
@@ -128,8 +129,10 @@ class Drawing:
     def _penalised(self, logits: Logits) -> Logits:
         asked = self._sampling
         shortened = self.count < asked.min_tokens and self.ends
-        if shortened or self._known is not None or self._said:
+        if shortened or self._known is not None or self._said or asked.logit_bias:
             logits = logits.copy()
+        for token, bias in asked.logit_bias:
+            logits[token] += bias
         if shortened:
             logits[sorted(self.ends)] = _NO
         if self._known is not None:  # of the prompt as well: Keskar et al., CTRL, 2019, section 4.1
@@ -167,7 +170,7 @@ def _chosen(logits: Logits, asked: Sampling, chance: float) -> int:
     return place if ids is None else int(ids[place])
 
 
-def draw_all(logits: Logits, drawings: Sequence[Drawing]) -> tuple[list[int], list[float | None]]:
+def draw_all(logits: Logits, drawings: Sequence[Drawing]) -> tuple[list[int], list[Logprob | None]]:
     """The next token of each, and its log probability as the model alone has it, where that is asked for.
 
     :param logits: (requests, vocabulary)
@@ -178,18 +181,25 @@ def draw_all(logits: Logits, drawings: Sequence[Drawing]) -> tuple[list[int], li
         for top, drawing, row in zip(likeliest, drawings, logits, strict=True)
     ]
     logprobs = [
-        logprob_of(row, token) if drawing.wants_logprob else None
-        for token, drawing, row in zip(tokens, drawings, logits, strict=True)
+        drawing.logprob(row, token) for token, drawing, row in zip(tokens, drawings, logits, strict=True)
     ]
     for token, drawing in zip(tokens, drawings, strict=True):
         drawing.take(token)
     return tokens, logprobs
 
 
-def logprob_of(logits: Logits, token: int) -> float:
-    """How likely a token is, as the model alone has it."""
-    above = logits.astype(np.float64) - np.max(logits)
-    return float(above[token] - np.log(np.exp(above).sum()))
+def logprob_of(logits: Logits, token: int, top: int = 0) -> Logprob:
+    """How likely a token is, as the model alone has it.
+
+    :param top: how many of the likeliest are told as well
+    """
+    told = logits.astype(np.float64) - np.max(logits)
+    told -= np.log(np.exp(told).sum())
+    if not top:
+        return Logprob(float(told[token]))
+    likeliest = np.argpartition(told, -top)[-top:] if top < told.size else np.arange(told.size)
+    likeliest = likeliest[np.argsort(-told[likeliest], kind="stable")]
+    return Logprob(float(told[token]), tuple(zip(likeliest.tolist(), told[likeliest].tolist(), strict=True)))
 
 
 def contradiction(sampling: Sampling) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2.exceptions import TemplateError
 from transformers import AutoTokenizer
 
-from penstock.engine.backend import CannotTake
+from penstock.engine.backend import NOTHING, CannotTake
 from penstock.engine.vocabulary import pieces_of
 from penstock.errors import ModelUnusable
 from penstock.messages import JSON
@@ -72,7 +72,14 @@ class HFTokenizer:
                 )
             )
 
-    def render(self, messages: Sequence[JSON], *, answer: bool, tools: Sequence[JSON] = ()) -> str:
+    def render(
+        self,
+        messages: Sequence[JSON],
+        *,
+        answer: bool,
+        tools: Sequence[JSON] = (),
+        more: Mapping[str, JSON] = NOTHING,
+    ) -> str:
         if not self._tokenizer.chat_template:
             raise CannotTake("the model has no chat template: ask it for completions")
         try:
@@ -83,6 +90,7 @@ class HFTokenizer:
                         tools=list(tools) or None,
                         add_generation_prompt=answer,
                         tokenize=False,
+                        **more,
                     )
                 )
         except (TemplateError, ValueError, TypeError, KeyError) as error:

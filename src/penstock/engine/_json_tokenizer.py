@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,7 +14,7 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as Read
 
-from penstock.engine.backend import CannotTake
+from penstock.engine.backend import NOTHING, CannotTake
 from penstock.engine.vocabulary import pieces_of
 from penstock.errors import ModelUnusable
 from penstock.messages import JSON
@@ -58,15 +58,25 @@ class JSONTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def render(self, messages: Sequence[JSON], *, answer: bool, tools: Sequence[JSON] = ()) -> str:
+    def render(
+        self,
+        messages: Sequence[JSON],
+        *,
+        answer: bool,
+        tools: Sequence[JSON] = (),
+        more: Mapping[str, JSON] = NOTHING,
+    ) -> str:
         if self._template is None:
             raise CannotTake("the model has no chat template: ask it for completions")
         try:
             return self._template.render(
-                messages=list(messages),
-                tools=list(tools) or None,
-                add_generation_prompt=answer,
-                **self._tokens,
+                {
+                    **self._tokens,
+                    **more,
+                    "messages": list(messages),
+                    "tools": list(tools) or None,
+                    "add_generation_prompt": answer,
+                }
             )
         except (TemplateError, ValueError, TypeError, KeyError) as error:
             raise CannotTake(f"the model's chat template does not take these messages: {error}") from error

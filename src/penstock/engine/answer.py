@@ -34,6 +34,7 @@ class Choice:
         "_answer",
         "begun",
         "called",
+        "echo",
         "finish",
         "index",
         "letters",
@@ -43,8 +44,11 @@ class Choice:
         "tools",
     )
 
-    def __init__(self, answer: Answer, index: int, text: TextStream, tools: ToolText | None = None) -> None:
+    def __init__(
+        self, answer: Answer, index: int, text: TextStream, tools: ToolText | None = None, echo: str = ""
+    ) -> None:
         self._answer = answer
+        self.echo = echo  # what its text begins with, until that is told
         self.index = index
         self.text = text
         self.tools = tools  # None: there are none to call
@@ -129,6 +133,9 @@ class Answer:
         said: Sequence[Said] = (
             pieces if choice.tools is None else self._with_calls(choice, choice.tools, pieces)
         )
+        if choice.echo and said:
+            said = [Piece(choice.echo, [], []), *said]
+            choice.echo = ""
         if self._asked.stream:
             self._send(choice, said)
         else:

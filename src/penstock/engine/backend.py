@@ -6,7 +6,8 @@ by another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
@@ -18,12 +19,16 @@ Finish: TypeAlias = Literal["", "stop", "length", "memory"]
 values has no room for it."""
 
 
+NOTHING: Mapping[str, JSON] = MappingProxyType({})
+
+
 class ModelCard(msgspec.Struct, frozen=True):
     """What is known of a model once it is loaded.
 
     ``context``: tokens of a prompt and its answer together, at most.  ``vocabulary``: token ids lie below it.
     ``backend``: library and version.  ``dimensions``: of its embeddings; 0: it writes text.  ``shorter``: their
-    beginnings are embeddings as well.
+    beginnings are embeddings as well.  ``draws``: which token is next is chosen here and not by the library, so that
+    a ``logit_bias`` and ``top_logprobs`` can be asked for.
     """
 
     directory: str
@@ -34,6 +39,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     defaults: Sampling
     dimensions: int = 0
     shorter: bool = False
+    draws: bool = False
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,8 +62,17 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: bool = False  # of the tokens that were chosen
+    top_logprobs: int = 0  # and of so many that were likeliest
+    logit_bias: tuple[tuple[int, float], ...] = ()  # what is added to the logits of tokens
     schema: str = ""
     regex: str = ""
+
+
+class Logprob(msgspec.Struct, frozen=True, gc=False):
+    """How likely a chosen token was, as the model alone has it; ``top``: the likeliest, by their ids."""
+
+    value: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 class Progress(msgspec.Struct, frozen=True, gc=False):
@@ -65,7 +80,7 @@ class Progress(msgspec.Struct, frozen=True, gc=False):
 
     number: int
     ids: list[int]
-    logprobs: list[float]  # one for each id where they were asked for, else none
+    logprobs: list[Logprob]  # one for each id where they were asked for, else none
     finish: Finish
     vector: bytes = b""
 
@@ -86,11 +101,19 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, those left out that stand for no text."""
 
-    def render(self, messages: Sequence[JSON], *, answer: bool, tools: Sequence[JSON] = ()) -> str:
+    def render(
+        self,
+        messages: Sequence[JSON],
+        *,
+        answer: bool,
+        tools: Sequence[JSON] = (),
+        more: Mapping[str, JSON] = NOTHING,
+    ) -> str:
         """A conversation as the model was trained to read one, by its chat template.
 
         :param answer: the model's turn begins at its end
         :param tools: that the model may call, in OpenAI's form
+        :param more: variables of the template
         :raises CannotTake: there is no template, or it does not take these messages
         """
 

@@ -176,8 +176,11 @@ class Form:
         tokens = [self._spell(token) for token in piece.ids]
         if self._chat:
             content: list[JSON] = [
-                {"token": text, "logprob": value, "bytes": list(text.encode()), "top_logprobs": []}
-                for text, value in zip(tokens, piece.logprobs, strict=True)
+                {
+                    **_likely(text, logprob.value),
+                    "top_logprobs": [_likely(self._spell(token), value) for token, value in logprob.top],
+                }
+                for text, logprob in zip(tokens, piece.logprobs, strict=True)
             ]
             return _encode({"content": content, "refusal": None})
         offsets = []
@@ -187,8 +190,19 @@ class Form:
         return _encode(
             {
                 "tokens": tokens,
-                "token_logprobs": piece.logprobs,
-                "top_logprobs": None,
+                "token_logprobs": [logprob.value for logprob in piece.logprobs],
+                "top_logprobs": self._top(tokens, piece) if self._asked.sampling.top_logprobs else None,
                 "text_offset": offsets,
             }
         )
+
+    def _top(self, tokens: Sequence[str], piece: Piece) -> list[JSON]:
+        """The likeliest by their texts; the one that was chosen is always among them, as OpenAI's API has it."""
+        return [
+            {self._spell(token): value for token, value in logprob.top} | {text: logprob.value}
+            for text, logprob in zip(tokens, piece.logprobs, strict=True)
+        ]
+
+
+def _likely(text: str, value: float) -> dict[str, JSON]:
+    return {"token": text, "logprob": value, "bytes": list(text.encode())}

@@ -106,6 +106,7 @@ class OnnxBackend:
                 vocabulary=told.model.vocab_size,
                 backend=f"ONNX Runtime {onnxruntime.__version__}",
                 step_tokens=STEP_TOKENS,
+                draws=True,
                 defaults=_defaults(told.search),
             )
             self._try_out()
@@ -253,10 +254,10 @@ class OnnxBackend:
             self.add(number, texts[number], asked)
         while self._under_way():
             for progress in self.step():
-                said[progress.number].append((progress.ids[0], progress.logprobs[0]))
+                said[progress.number].append((progress.ids[0], progress.logprobs[0].value))
         for number, text in texts.items():
             for token, logprob in said[number]:
-                if abs(logprob - logprob_of(self._graph.alone(text), token)) > _NEAR:
+                if abs(logprob - logprob_of(self._graph.alone(text), token).value) > _NEAR:
                     raise ValueError("among others it says something else than alone")
                 text.append(token)
 

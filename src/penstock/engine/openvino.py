@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import openvino
 import openvino_genai
 
 from penstock.config.model import LocalConfig
-from penstock.engine.backend import CannotTake, Finish, ModelCard, Progress, Sampling
+from penstock.engine.backend import NOTHING, CannotTake, Finish, Logprob, ModelCard, Progress, Sampling
 from penstock.engine.memory import cache_pages
 from penstock.engine.model_dir import ModelDir, check_memory
 from penstock.engine.vocabulary import are_all_of_it
@@ -110,13 +110,13 @@ class OpenVINOBackend:
         progress = []
         for number, handle in list(self._handles.items()):
             ids: list[int] = []
-            logprobs: list[float] = []
+            logprobs: list[Logprob] = []
             finish: Finish = ""
             while handle.can_read():
                 for output in handle.read().values():
                     ids += output.generated_ids
                     if number in self._logged:
-                        logprobs += output.generated_log_probs
+                        logprobs += map(Logprob, output.generated_log_probs)
                     finish = _FINISH.get(output.finish_reason, "")
             if not finish and handle.get_status() != _STATUS.RUNNING:
                 finish = "memory" if handle.get_status() == _STATUS.IGNORED else "stop"
@@ -202,8 +202,15 @@ class OneWayTokenizer:
         del ids
         return ""
 
-    def render(self, messages: Sequence[JSON], *, answer: bool, tools: Sequence[JSON] = ()) -> str:
-        del messages, answer, tools
+    def render(
+        self,
+        messages: Sequence[JSON],
+        *,
+        answer: bool,
+        tools: Sequence[JSON] = (),
+        more: Mapping[str, JSON] = NOTHING,
+    ) -> str:
+        del messages, answer, tools, more
         raise CannotTake("the model makes embeddings and has no chat template")
 
     def pieces(self) -> list[bytes] | None:
@@ -225,13 +232,22 @@ class OpenVINOTokenizer(OneWayTokenizer):
         with self._alone:
             return str(self._tokenizer.decode(list(ids))) if ids else ""
 
-    def render(self, messages: Sequence[JSON], *, answer: bool, tools: Sequence[JSON] = ()) -> str:
+    def render(
+        self,
+        messages: Sequence[JSON],
+        *,
+        answer: bool,
+        tools: Sequence[JSON] = (),
+        more: Mapping[str, JSON] = NOTHING,
+    ) -> str:
         if not self._tokenizer.chat_template:
             raise CannotTake("the model has no chat template: ask it for completions")
         try:
             with self._alone:
                 # An empty list is not None to templates.
-                offered = {"tools": list(tools)} if tools else {}
+                offered: dict[str, Any] = {"tools": list(tools)} if tools else {}
+                if more:
+                    offered["extra_context"] = dict(more)
                 return str(self._tokenizer.apply_chat_template(list(messages), answer, **offered))
         except (RuntimeError, ValueError, TypeError) as error:
             raise CannotTake(

@@ -9,12 +9,14 @@ caller would take the answer for what it is not.  Members that are not known at 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
 from penstock.engine.backend import CannotTake, ModelCard, Sampling, Tokenizer
-from penstock.engine.ruled import RuledBody, ruling
+from penstock.engine.conversation import MAX_TOOLS, Message, Tool, conversation_ids, offered
+from penstock.engine.ruled import ruling
+from penstock.engine.unsupported import UnsupportedBody, refuse_unsupported, unsupported
 from penstock.errors import BadRequest
 from penstock.messages import JSON, Endpoint
 from penstock.wire.not_json import NOT_JSON
@@ -23,7 +25,8 @@ MAX_CHOICES = 16
 MAX_STOPS = 16
 MAX_STOP_LETTERS = 1_000
 MAX_PROMPTS = 64
-MAX_TOOLS = 128
+MAX_BIASES = 1_024
+MAX_BIAS = 100.0
 
 _Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
@@ -35,7 +38,7 @@ class _StreamOptions(msgspec.Struct):
     continuous_usage_stats: bool = False
 
 
-class _Body(RuledBody, kw_only=True):
+class _Body(UnsupportedBody, kw_only=True):
     """What chats and completions have in common.  ``None`` is what nobody said: the model's own default counts."""
 
     model: str
@@ -58,56 +61,25 @@ class _Body(RuledBody, kw_only=True):
     ignore_eos: bool | None = False
     stop_token_ids: list[int] | None = None
     return_token_ids: bool | None = False
-    prompt_logprobs: int | None = None
+    add_special_tokens: bool | None = None
+    include_stop_str_in_output: bool | None = False
 
 
-class _Part(msgspec.Struct):
-    type: str
-    text: str = ""
+class Chat(_Body, kw_only=True):
+    """The body of a chat."""
 
-
-class _CalledFunction(msgspec.Struct):
-    name: str
-    arguments: str = "{}"  # JSON text
-
-
-class _ToolCall(msgspec.Struct):
-    function: _CalledFunction
-    id: str = ""
-    type: str = "function"
-
-
-class _Message(msgspec.Struct):
-    role: str
-    content: str | list[_Part] | None = None
-    name: str | None = None
-    tool_calls: list[_ToolCall] | None = None
-    tool_call_id: str | None = None
-
-
-class _Function(msgspec.Struct, omit_defaults=True):
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-    description: str = ""
-    parameters: dict[str, JSON] = {}
-
-
-class _Tool(msgspec.Struct):
-    type: Literal["function"]
-    function: _Function
-
-
-class _Chat(_Body, kw_only=True):
-    messages: Annotated[list[_Message], msgspec.Meta(min_length=1)]
+    messages: Annotated[list[Message], msgspec.Meta(min_length=1)]
     max_completion_tokens: _Count | None = None
     logprobs: bool | None = False
     top_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = 0
-    tools: Annotated[list[_Tool], msgspec.Meta(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[list[Tool], msgspec.Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: JSON = None
     parallel_tool_calls: bool | None = None
     functions: list[JSON] | None = None
-    audio: JSON = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = False
+    chat_template_kwargs: dict[str, JSON] | None = None
+    reasoning_effort: JSON = None
 
 
 class _Completion(_Body, kw_only=True):
@@ -131,6 +103,8 @@ class Asked(msgspec.Struct, eq=False):
     include_usage: bool
     running_usage: bool
     wants_ids: bool
+    keeps_stop: bool  # the stop sequence that ended it is part of the answer
+    echoes: tuple[str, ...] = ()  # what an answer to each prompt begins with
     tools: tuple[str, ...] = ()  # names of those that the model may call
 
     @property
@@ -138,7 +112,7 @@ class Asked(msgspec.Struct, eq=False):
         return sum(len(prompt) for prompt in self.prompts)
 
 
-_chat = msgspec.json.Decoder(_Chat).decode
+_chat = msgspec.json.Decoder(Chat).decode
 _completion = msgspec.json.Decoder(_Completion).decode
 _T = TypeVar("_T")
 
@@ -153,11 +127,11 @@ def read(endpoint: Endpoint, body: bytes, tokenizer: Tokenizer, card: ModelCard)
     try:
         if endpoint is Endpoint.CHAT:
             chat = _chat(body)
-            return _asked(endpoint, chat, [_chat_prompt(chat, tokenizer)], card, _of_chat(chat))
+            return _asked(endpoint, chat, [conversation_ids(chat, tokenizer)], card, _of_chat(chat))
         completion = _completion(body)
-        return _asked(
-            endpoint, completion, _prompts(completion.prompt, tokenizer), card, _of_completion(completion)
-        )
+        prompts = _prompts(completion, tokenizer)
+        echoes = _echoes(completion, prompts, tokenizer) if completion.echo else ()
+        return _asked(endpoint, completion, prompts, card, _of_completion(completion), echoes)
     except msgspec.ValidationError as error:
         text = str(error)
         param = text.rpartition("at `$.")[2].rstrip("`") if "at `$." in text else None
@@ -169,14 +143,16 @@ def read(endpoint: Endpoint, body: bytes, tokenizer: Tokenizer, card: ModelCard)
 
 
 def _asked(
-    endpoint: Endpoint, body: _Body, prompts: list[list[int]], card: ModelCard, logprobs: bool
+    endpoint: Endpoint,
+    body: _Body,
+    prompts: list[list[int]],
+    card: ModelCard,
+    logprobs: tuple[bool, int],
+    echoes: tuple[str, ...] = (),
 ) -> Asked:
-    if body.logit_bias:
-        raise _unsupported("logit_bias")
-    if body.prompt_logprobs is not None:
-        raise _unsupported("prompt_logprobs", ": only those of the answer's tokens are known")
+    refuse_unsupported(body)
     limit = body.max_tokens
-    if isinstance(body, _Chat) and body.max_completion_tokens is not None:
+    if isinstance(body, Chat) and body.max_completion_tokens is not None:
         limit = body.max_completion_tokens
     if endpoint is Endpoint.COMPLETIONS and limit is None:
         limit = 16  # as the API has it
@@ -186,19 +162,26 @@ def _asked(
         endpoint=endpoint,
         model=body.model,
         prompts=prompts,
-        sampling=_sampling(body, limit, logprobs, card),
+        sampling=_sampling(body, limit, card, *logprobs),
         choices=body.n or 1,
         stops=_stops(body.stop),
         stream=bool(body.stream),
         include_usage=options.include_usage,
         running_usage=options.continuous_usage_stats,
         wants_ids=bool(body.return_token_ids),
-        tools=tuple(tool.function.name for tool in _offered(body)) if isinstance(body, _Chat) else (),
+        keeps_stop=bool(body.include_stop_str_in_output),
+        echoes=echoes,
+        tools=tuple(tool.function.name for tool in offered(body)) if isinstance(body, Chat) else (),
     )
 
 
-def _sampling(body: _Body, limit: int | None, logprobs: bool, card: ModelCard) -> Sampling:
+def _sampling(body: _Body, limit: int | None, card: ModelCard, logprobs: bool, top_logprobs: int) -> Sampling:
     usual = card.defaults
+    if top_logprobs and not card.draws:
+        name = "top_logprobs" if isinstance(body, Chat) else "logprobs"
+        raise unsupported(
+            name, " above 0 with this backend: only the log probability of the token that was chosen is known"
+        )
     if limit is not None and (body.min_tokens or 0) > limit:
         raise BadRequest(f"min_tokens is more than the limit of {limit}", param="min_tokens")
     for token in body.stop_token_ids or ():
@@ -219,9 +202,26 @@ def _sampling(body: _Body, limit: int | None, logprobs: bool, card: ModelCard) -
         stop_token_ids=tuple(body.stop_token_ids or ()),
         ignore_eos=bool(body.ignore_eos),
         logprobs=logprobs,
+        top_logprobs=top_logprobs,
+        logit_bias=_biases(body.logit_bias or {}, card),
         schema=rule.schema,
         regex=rule.regex,
     )
+
+
+def _biases(said: dict[str, float], card: ModelCard) -> tuple[tuple[int, float], ...]:
+    if said and not card.draws:
+        raise unsupported("logit_bias", " with this backend, whose library chooses the tokens")
+    if len(said) > MAX_BIASES:
+        raise BadRequest(f"logit_bias is of up to {MAX_BIASES} tokens", param="logit_bias")
+    biases = []
+    for token, bias in said.items():
+        if not (token.isascii() and token.isdigit() and int(token) < card.vocabulary):
+            raise BadRequest(f"logit_bias: {token[:20]} is no token of this model", param="logit_bias")
+        if not abs(bias) <= MAX_BIAS:
+            raise BadRequest(f"logit_bias: a bias is -{MAX_BIAS:.0f} to {MAX_BIAS:.0f}", param="logit_bias")
+        biases.append((int(token), bias))
+    return tuple(biases)
 
 
 def _or(said: _T | None, usual: _T) -> _T:
@@ -256,119 +256,46 @@ def _check_prompts(endpoint: Endpoint, prompts: list[list[int]], limit: int | No
             )
 
 
-def _unsupported(param: str, why: str = "") -> BadRequest:
-    return BadRequest(
-        f"{param} is not supported by local models{why}", param=param, code="unsupported_parameter"
-    )
-
-
 # ---- chats -----------------------------------------------------------------------------------------
 
 
-def _of_chat(chat: _Chat) -> bool:
+def _of_chat(chat: Chat) -> tuple[bool, int]:
+    """Check it; whether log probabilities are wanted, and of how many tokens beside those that were chosen."""
     if chat.functions and chat.tool_choice != "none":
-        raise _unsupported("functions", "; say it with tools")
+        raise unsupported("functions", "; say it with tools")
     if chat.tools and chat.tool_choice not in (None, "auto", "none"):
-        raise _unsupported("tool_choice", " but as auto or none: what the model calls is its own choice")
-    if _offered(chat):
+        raise unsupported("tool_choice", " but as auto or none: what the model calls is its own choice")
+    if offered(chat):
         if chat.parallel_tool_calls is False:
-            raise _unsupported(
-                "parallel_tool_calls", " as false: how many it calls is the model's own choice"
-            )
+            raise unsupported("parallel_tool_calls", " as false: how many it calls is the model's own choice")
         if rule := ruling(chat).param:
-            raise _unsupported(rule, " together with tools")
+            raise unsupported(rule, " together with tools")
         if chat.continue_final_message:
-            raise _unsupported("continue_final_message", " together with tools")
-    if chat.audio is not None:
-        raise _unsupported("audio")
-    if chat.top_logprobs:
-        raise _unsupported("top_logprobs", ", only the log probability of the token that was chosen is known")
-    return bool(chat.logprobs)
-
-
-def _chat_prompt(chat: _Chat, tokenizer: Tokenizer) -> list[int]:
-    messages: list[JSON] = [_plain(message, place) for place, message in enumerate(chat.messages)]
-    continued = bool(chat.continue_final_message)
-    answer = not continued if chat.add_generation_prompt is None else chat.add_generation_prompt
-    if continued and answer:
-        raise BadRequest(
-            "continue_final_message and add_generation_prompt contradict each other",
-            param="continue_final_message",
-        )
-    tools: list[JSON] = [
-        {"type": "function", "function": msgspec.to_builtins(tool.function)} for tool in _offered(chat)
-    ]
-    text = tokenizer.render(messages, answer=answer, tools=tools)
-    if tools and text == tokenizer.render(messages, answer=answer):
-        raise _unsupported("tools", " of this kind: the model's chat template does not tell it of any")
-    if continued:
-        text = _open_end(text, messages[-1]["content"])
-    return tokenizer.encode(text, special=False)
-
-
-def _offered(chat: _Chat) -> list[_Tool]:
-    return (chat.tools or []) if chat.tool_choice != "none" else []
-
-
-def _open_end(text: str, content: str) -> str:
-    """A rendered conversation up to the end of its last message's text; a template may have stripped that."""
-    for wanted in (content, content.strip()):
-        at = text.rfind(wanted) if wanted else -1
-        if at >= 0:
-            return text[: at + len(wanted)]
-    raise BadRequest("the last message cannot be continued: its text is not in the prompt", param="messages")
-
-
-def _plain(message: _Message, place: int) -> dict[str, JSON]:
-    content = message.content
-    if isinstance(content, list):
-        for part in content:
-            if part.type != "text":
-                raise _unsupported(f"messages[{place}].content", f", of the type {part.type}")
-        content = "\n".join(part.text for part in content)
-    plain: dict[str, JSON] = {"role": message.role, "content": content or ""}
-    if message.tool_calls:
-        plain["tool_calls"] = [_call(call, f"messages[{place}].tool_calls") for call in message.tool_calls]
-    if message.tool_call_id is not None:
-        plain["tool_call_id"] = message.tool_call_id
-    if message.name is not None and message.role == "tool":
-        plain["name"] = message.name
-    return plain
-
-
-def _call(call: _ToolCall, where: str) -> JSON:
-    """As templates want it: the arguments are no text."""
-    try:
-        arguments = msgspec.json.decode(call.function.arguments or "{}", type=dict[str, JSON])
-    except NOT_JSON as error:
-        raise BadRequest(f"{where}: the arguments are no JSON object: {error}", param=where) from None
-    return {
-        "id": call.id,
-        "type": call.type,
-        "function": {"name": call.function.name, "arguments": arguments},
-    }
+            raise unsupported("continue_final_message", " together with tools")
+    if chat.top_logprobs and not chat.logprobs:
+        raise BadRequest("top_logprobs needs logprobs: true", param="top_logprobs")
+    return bool(chat.logprobs), chat.top_logprobs or 0
 
 
 # ---- completions -----------------------------------------------------------------------------------
 
 
-def _of_completion(completion: _Completion) -> bool:
-    if completion.echo:
-        raise _unsupported("echo")
+def _of_completion(completion: _Completion) -> tuple[bool, int]:
+    """The same for a completion."""
+    if completion.echo and completion.logprobs is not None:
+        raise unsupported("echo", " beside logprobs: those of a prompt are not known")
     if completion.suffix:
-        raise _unsupported("suffix")
+        raise unsupported("suffix")
     if (completion.best_of or 1) > (completion.n or 1):
-        raise _unsupported("best_of")
-    if completion.logprobs:
-        raise _unsupported(
-            "logprobs", " above 0: only the log probability of the token that was chosen is known"
-        )
-    return completion.logprobs is not None
+        raise unsupported("best_of")
+    return completion.logprobs is not None, completion.logprobs or 0
 
 
-def _prompts(prompt: str | list[str | int | list[int]], tokenizer: Tokenizer) -> list[list[int]]:
+def _prompts(completion: _Completion, tokenizer: Tokenizer) -> list[list[int]]:
+    prompt = completion.prompt
+    special = completion.add_special_tokens is not False
     if isinstance(prompt, str):
-        return [tokenizer.encode(prompt, special=True)]
+        return [tokenizer.encode(prompt, special=special)]
     ids = [item for item in prompt if isinstance(item, int)]
     if ids:
         if len(ids) != len(prompt):
@@ -377,9 +304,23 @@ def _prompts(prompt: str | list[str | int | list[int]], tokenizer: Tokenizer) ->
     if not 0 < len(prompt) <= MAX_PROMPTS:
         raise BadRequest(f"prompt must be 1 to {MAX_PROMPTS} texts", param="prompt")
     return [
-        tokenizer.encode(item, special=True) if isinstance(item, str) else list(_ids(item)) for item in prompt
+        tokenizer.encode(item, special=special) if isinstance(item, str) else list(_ids(item))
+        for item in prompt
     ]
 
 
 def _ids(item: int | list[int]) -> Sequence[int]:
     return item if isinstance(item, list) else (item,)
+
+
+def _echoes(
+    completion: _Completion, prompts: Sequence[Sequence[int]], tokenizer: Tokenizer
+) -> tuple[str, ...]:
+    """The text of each prompt: as it was sent, or of its ids."""
+    sent = [completion.prompt] if isinstance(completion.prompt, str) else completion.prompt
+    if len(sent) != len(prompts):  # one prompt, of ids
+        return tuple(tokenizer.decode(ids) for ids in prompts)
+    return tuple(
+        item if isinstance(item, str) else tokenizer.decode(ids)
+        for item, ids in zip(sent, prompts, strict=True)
+    )

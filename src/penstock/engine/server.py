@@ -4,8 +4,10 @@
 
     POST /v1/chat/completions, /v1/completions    of a model that writes text
     POST /v1/embeddings                           of one that makes these
-    GET  /v1/models      the one model that is here
-    GET  /healthz        200 while the model can be used; 503 before, and when it cannot
+    POST /tokenize, /detokenize                   a text's token ids, and back, as vLLM has it
+    GET  /v1/models, /v1/models/{id}              the one model that is here
+    GET  /healthz, /health, /ping                 200 while the model can be used; 503 before, and when it cannot
+    GET  /version        ours
     GET  /metrics        for Prometheus
 
 While the model is being loaded calls wait for it.  If it cannot be loaded, each is told why.
@@ -17,11 +19,13 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from math import inf
+from urllib.parse import unquote
 
 import msgspec
 
-from penstock.engine import embeddings
+from penstock.engine import embeddings, tokens
 from penstock.engine.answer import JSON_HEADERS, Answer, Choice, refuse
 from penstock.engine.backend import Backend, Sampling
 from penstock.engine.embeddings import AskedVectors, VectorAnswer
@@ -30,6 +34,7 @@ from penstock.engine.form import Form
 from penstock.engine.measures import Measures
 from penstock.engine.request import Asked, read
 from penstock.engine.text import TextStream, text_of
+from penstock.engine.tokens import Told
 from penstock.engine.tools import ToolText
 from penstock.errors import BadRequest, MethodNotAllowed, NotFound, PenstockError, UnknownModel
 from penstock.messages import Dialect, Endpoint
@@ -43,6 +48,11 @@ LONG_BODY = 20_000  # bytes; what takes longer than a millisecond to cut into to
 _ENDPOINTS = {
     endpoint.path: endpoint for endpoint in (Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.EMBEDDINGS)
 }
+_LABELS = {path: endpoint.label for path, endpoint in _ENDPOINTS.items()} | {
+    "/tokenize": "tokenize",
+    "/detokenize": "detokenize",
+}
+_HEALTH = frozenset({"/healthz", "/health", "/ping"})
 
 
 class EngineServer:
@@ -72,7 +82,7 @@ class EngineServer:
         return f"<EngineServer {', '.join(self._names) or 'of any name'}, {self._requests} requests, {self.engine!r}>"
 
     def opening(self, exchange: Exchange) -> int | None:
-        if exchange.path in _ENDPOINTS and exchange.method == "POST":
+        if exchange.path in _LABELS and exchange.method == "POST":
             return MOST_BODY
         self._other(exchange)
         return 0
@@ -86,22 +96,20 @@ class EngineServer:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             return
-        endpoint = _ENDPOINTS[exchange.path]
         try:
-            self._begin(exchange, _read(endpoint, exchange.whole_body(), backend), backend, received)
+            self._begin(exchange, _read(exchange.path, exchange.whole_body(), backend), backend, received)
         except PenstockError as error:
-            self._measures.answered(endpoint.label, refuse(exchange, error))
+            self._measures.answered(_LABELS[exchange.path], refuse(exchange, error))
 
     async def _take_slowly(self, exchange: Exchange, received: float) -> None:
         """The same for a request that waits for the model, or whose text is long."""
-        endpoint = _ENDPOINTS[exchange.path]
         try:
             backend = self._backend or await self._loaded()
             body = exchange.whole_body()
-            asked = await asyncio.to_thread(_read, endpoint, body, backend)
+            asked = await asyncio.to_thread(_read, exchange.path, body, backend)
             self._begin(exchange, asked, backend, received)
         except PenstockError as error:
-            self._measures.answered(endpoint.label, refuse(exchange, error))
+            self._measures.answered(_LABELS[exchange.path], refuse(exchange, error))
         except BaseException:
             exchange.abort()
             raise
@@ -115,14 +123,18 @@ class EngineServer:
         return backend
 
     def _begin(
-        self, exchange: Exchange, asked: Asked | AskedVectors, backend: Backend, received: float
+        self, exchange: Exchange, asked: Asked | AskedVectors | Told, backend: Backend, received: float
     ) -> None:
         """Submit a job for each choice, or each text.
 
         :raises PenstockError: there is no room for one, or the model is another
         """
-        if self._names and asked.model not in self._names:
+        if self._names and asked.model not in self._names and (asked.model or not isinstance(asked, Told)):
             raise UnknownModel(f"the model {asked.model!r} is not here", param="model")
+        if isinstance(asked, Told):
+            exchange.respond(200, JSON_HEADERS, asked.body)
+            self._measures.answered(_LABELS[exchange.path], 200)
+            return
         self._requests += 1
         priority = _priority(exchange.headers.get(b"penstock-priority"))
         due = exchange.headers.get(b"penstock-deadline")
@@ -172,11 +184,13 @@ class EngineServer:
         form = Form(asked, self._ours + self._requests, int(time.time()), self._spell)
         answer = Answer(exchange, self.engine, asked, form, first, end)
         try:
-            for prompt in asked.prompts:
+            for at, prompt in enumerate(asked.prompts):
                 for place in range(asked.choices):
                     texts = text_of(self._pieces, backend.tokenizer.decode, prompt)
+                    text = TextStream(texts, asked.stops, keep_stop=asked.keeps_stop)
                     tools = ToolText(asked.tools) if asked.tools else None
-                    choice = Choice(answer, len(answer.choices), TextStream(texts, asked.stops), tools)
+                    echo = asked.echoes[at] if asked.echoes else ""
+                    choice = Choice(answer, len(answer.choices), text, tools, echo)
                     job = Job(prompt, _of_choice(asked, place, len(prompt), backend), priority, deadline)
                     choice.number = self.engine.submit(job, choice)
                     answer.choices.append(choice)
@@ -197,11 +211,11 @@ class EngineServer:
 
     def _other(self, exchange: Exchange) -> None:
         path, method = exchange.path, exchange.method
-        if path in _ENDPOINTS:
+        if path in _LABELS:
             refuse(exchange, MethodNotAllowed(f"{path} takes POST", allow="POST"))
         elif method not in {"GET", "HEAD"}:
             refuse(exchange, NotFound(f"there is nothing at {path}"))
-        elif path == "/healthz":
+        elif path in _HEALTH:
             self._health(exchange)
         elif path == "/metrics":
             exchange.respond(
@@ -211,8 +225,18 @@ class EngineServer:
             models = [self._model(name) for name in self._names or ("local",)]
             body = msgspec.json.encode({"object": "list", "data": models})
             exchange.respond(200, JSON_HEADERS, body)
+        elif path.startswith("/v1/models/"):
+            self._one_model(exchange, unquote(path.removeprefix("/v1/models/")))
+        elif path == "/version":
+            exchange.respond(200, JSON_HEADERS, b'{"version":"%b"}' % version("penstock").encode())
         else:
             refuse(exchange, NotFound(f"there is nothing at {path}"))
+
+    def _one_model(self, exchange: Exchange, name: str) -> None:
+        if self._names and name not in self._names:
+            refuse(exchange, UnknownModel(f"the model {name!r} is not here", param="model"))
+        else:
+            exchange.respond(200, JSON_HEADERS, msgspec.json.encode(self._model(name)))
 
     def _model(self, name: str) -> dict[str, object]:
         model: dict[str, object] = {
@@ -236,7 +260,11 @@ class EngineServer:
             exchange.respond(503, JSON_HEADERS, b'{"status":"loading"}')
 
 
-def _read(endpoint: Endpoint, body: bytes, backend: Backend) -> Asked | AskedVectors:
+def _read(path: str, body: bytes, backend: Backend) -> Asked | AskedVectors | Told:
+    if path not in _ENDPOINTS:
+        made = tokens.tokenized if path == "/tokenize" else tokens.detokenized
+        return made(body, backend.tokenizer, backend.card)
+    endpoint = _ENDPOINTS[path]
     if endpoint is Endpoint.EMBEDDINGS:
         return embeddings.read(body, backend.tokenizer, backend.card)
     return read(endpoint, body, backend.tokenizer, backend.card)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from penstock.engine.backend import Logprob
+
 _REPLACEMENT = "\ufffd"  # what stands in a decoded text for bytes that are no letter (yet)
 _LONGEST_LETTER = 4  # bytes of UTF-8
 _WINDOW = 6  # token ids before a text that decide how it begins, a space before a word above all
@@ -23,7 +25,7 @@ class Piece(msgspec.Struct, gc=False):
 
     text: str
     ids: list[int]
-    logprobs: list[float]
+    logprobs: list[Logprob]
 
 
 class TextOf:
@@ -119,15 +121,17 @@ class TextStream:
     answer, told or not.
 
     :param stops: texts before which the answer ends
+    :param keep_stop: it ends behind them
     """
 
-    __slots__ = ("_held", "_ids", "_logprobs", "_stops", "_texts", "stopped", "tokens")
+    __slots__ = ("_held", "_ids", "_keep_stop", "_logprobs", "_stops", "_texts", "stopped", "tokens")
 
-    def __init__(self, texts: TextOf, stops: Sequence[str] = ()) -> None:
+    def __init__(self, texts: TextOf, stops: Sequence[str] = (), *, keep_stop: bool = False) -> None:
         self._texts = texts
         self._stops = tuple(stops)
+        self._keep_stop = keep_stop
         self._ids: list[int] = []  # since the last certain text
-        self._logprobs: list[float] = []
+        self._logprobs: list[Logprob] = []
         self._held: list[Piece] = []  # a stop sequence may have begun in these
         self.stopped = False
         self.tokens = 0
@@ -135,7 +139,7 @@ class TextStream:
     def __repr__(self) -> str:
         return f"<TextStream {self.tokens} tokens, {len(self._held)} pieces held>"
 
-    def feed(self, ids: Sequence[int], logprobs: Sequence[float]) -> list[Piece]:
+    def feed(self, ids: Sequence[int], logprobs: Sequence[Logprob]) -> list[Piece]:
         """What is certain now."""
         certain: list[Piece] = []
         for place, token in enumerate(ids):
@@ -189,9 +193,12 @@ class TextStream:
         return told
 
     def _found(self, text: str) -> int:
-        """Where the first stop sequence begins; -1: there is none."""
-        places = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-        return min(places) if places else -1
+        """Where the text ends for the first stop sequence; -1: there is none."""
+        places = [(at, len(stop)) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if not places:
+            return -1
+        at, length = min(places)
+        return at + length if self._keep_stop else at
 
     def _begun(self, text: str) -> int:
         """How many letters at the end may be the beginning of a stop sequence."""

@@ -85,6 +85,7 @@ class TransformersBackend:
                 vocabulary=vocabulary,
                 backend=f"transformers {transformers.__version__}",
                 step_tokens=max(STEP_TOKENS, seats),
+                draws=True,
                 defaults=_defaults(self._model.generation_config),
             )
             self._try_out(probes, expected)
@@ -211,7 +212,7 @@ class TransformersBackend:
             self.add(number, prompt, sampling)
         while self._drawings:
             for progress in self.step():
-                told[progress.number].append((progress.ids[0], progress.logprobs[0]))
+                told[progress.number].append((progress.ids[0], progress.logprobs[0].value))
         if not all(map(_is_near, told.values(), expected)):
             raise ValueError("with its keys and values in pages it says something else than without")
 
