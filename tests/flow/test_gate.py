@@ -200,6 +200,24 @@ def test_failures_open_it_for_this_model_only():
     assert world.gate.breakers_open == 0
 
 
+def test_the_log_says_when_and_why_it_opened_and_that_it_closed(caplog):
+    caplog.set_level("INFO", "penstock.upstream")
+    world = World(breaker=BREAKER)
+    for _ in range(4):
+        world.settle(world.ask(), BROKEN)
+    world.now += 5.0
+    world.settle(world.ask(), BROKEN)  # a probe that fails: it has been told already
+    world.now += 10.0
+    world.settle(world.ask())
+    world.settle(world.ask(), Outcome("key"))
+    name = world.gate.name
+    assert caplog.messages == [
+        f"{name} is left in peace as 'm': too many calls failed",
+        f"{name} is asked again as 'm'",
+        f"{name} is left in peace by any name: it does not accept our key",
+    ]
+
+
 @pytest.mark.parametrize("blames", ["rate", "nobody"])
 def test_what_is_not_the_upstreams_fault_does_not_open_it(blames):
     world = World(breaker=BREAKER)

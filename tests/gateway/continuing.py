@@ -38,7 +38,7 @@ def whole_text(path, tokens=TOKENS, **more):
 
 
 @contextlib.asynccontextmanager
-async def simulated(*scripts, kinds=(), capabilities=(), clock=None, **more):
+async def simulated(*scripts, kinds=(), capabilities=(), clock=None, concurrency=None, **more):
     """``(gateway, port, simulators)``: one model whose candidates play these scripts."""
     services = []
     try:
@@ -57,6 +57,7 @@ async def simulated(*scripts, kinds=(), capabilities=(), clock=None, **more):
                 api_key=Secret("key") if kind in {"bedrock", "vertex"} else None,
                 running_usage=kind == "openai",
                 capabilities=capabilities[number] if capabilities else CapabilitiesConfig(),
+                concurrency=concurrency,
             )
         async with serving(settings, clock) as (gateway, port):
             yield gateway, port, [simulator for _, simulator, _ in services]

@@ -24,7 +24,9 @@ from continuing import (
 )
 from serving import call, on_uvloop, request, until
 
-from penstock.config.model import CapabilitiesConfig, ContinuationConfig, RetryConfig
+from penstock.config.model import CapabilitiesConfig, ConcurrencyConfig, ContinuationConfig, RetryConfig
+from penstock.flow.gate import Asked
+from penstock.flow.gate import Outcome as Settled
 from penstock.messages import Outcome
 from penstock.testing import FakeClock
 from penstock.wire import usage
@@ -86,6 +88,35 @@ def _received(gateway, path):
 
 def capable(*kinds):
     return {"kinds": kinds, "capabilities": [PREFILL[kind] for kind in kinds]}
+
+
+def test_it_goes_on_where_there_is_room_before_it_waits():
+    """Of three upstreams one breaks, and the next is full."""
+
+    async def main():
+        clock = FakeClock()
+        one = ConcurrencyConfig(limit=1, adaptive=False)
+        able = CapabilitiesConfig(prefill="continue_final_message")
+        async with simulated(
+            "cut-after=9",
+            "",
+            "",
+            kinds=["openai"] * 3,
+            capabilities=[CapabilitiesConfig(prefill="none"), able, able],
+            clock=clock,
+            concurrency=one,
+        ) as (gateway, port, simulators):
+            full = gateway.pipeline.snapshot.upstreams["up1"].gate
+            occupied = full.ask(Asked("m", "someone", "standard", stream=True), clock.now())
+            async with asyncio.timeout(60):
+                answer = await call(port, body_for(CHAT), CHAT)
+                await gateway.pipeline.wait_idle()
+            occupied.settle(Settled("nobody"), clock.now())
+            return Outcomes(CHAT, answer, gateway, simulators)
+
+    done = on_uvloop(main)
+    assert done.text == whole_text(CHAT)
+    assert done.requests == [1, 0, 1]
 
 
 # ---- every fault, at every stage, for every dialect ----------------------------------------------------

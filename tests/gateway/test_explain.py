@@ -48,6 +48,7 @@ def test_a_call_that_would_be_sent_says_where_and_nothing_is_sent():
     assert found["caller"] == {"key": "anonymous", "tenant": "default", "tier": "standard"}
     assert (found["load"], found["ladder"]) == (0.0, "the tier has none")
     assert found["cache"] == {"kept": False, "why": "no answer of this model is kept"}
+    assert found["strategy"] == "weighted"
     assert (b"".join(received), open_attempts) == (b"", 0)
     json.dumps(found)
 

@@ -118,6 +118,8 @@ def test_what_is_not_counted_in_tokens_is_counted_by_its_unit(recorder):
         (Outcome.PARTIAL, "upstream_timeout"),
         (Outcome.CANCELLED, "cancelled"),
         (Outcome.FAILED, "internal_error"),
+        (Outcome.FAILED, "breaker_open"),
+        (Outcome.FAILED, "deadline_unreachable"),
     ],
 )
 def test_a_failure_is_counted_under_its_own_code(recorder, outcome, error):

@@ -9,6 +9,7 @@ No tasks and no timer: time passes when somebody calls, and in :meth:`Gate.sweep
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -29,12 +30,22 @@ from penstock.messages import Headers
 from penstock.metrics import Counter
 from penstock.wire import ratelimits
 
+log = logging.getLogger("penstock.upstream")
+
 MAX_BREAKERS = 256  # models of one upstream; callers may invent names
 HOPE = 0.9  # quantile of the first tokens that a deadline is compared with
 RATE_WINDOW = 10.0  # seconds over which arrivals are counted
 SOON = 1.0  # seconds to come back in, where nothing better is known
 AT_ONCE = 0.1  # seconds in which arrivals are counted as one
 IN_VAIN = 3  # pauses that a provider wanted, one after the other, without a call that it took: then nobody waits for it
+REFUSALS = frozenset({"breaker_open", "deadline_unreachable"})
+"""The codes of refusals that only a gate gives."""
+_OPENED = {
+    "errors": "too many calls failed",
+    "slow": "first tokens came too late",
+    "slow_tokens": "tokens came too slowly",
+    "key": "it does not accept our key",
+}
 # What says something of a model: a bucket that is empty, and a key that is wrong, are no fault of it.
 _OF_THE_MODEL = frozenset({"", "upstream", "overload"})
 
@@ -138,7 +149,10 @@ class Turn:
             ended = None
             if blames in _OF_THE_MODEL:
                 ended = Ended(blames != "", outcome.first_token, outcome.tokens_per_second)
+            was_open = breaker.is_open
             breaker.end(ended, now, probe=self._probe)
+            if breaker.is_open is not was_open:
+                gate.breaker_turned(breaker, f"as {self.asked.model!r}")
         if self._key_probe or blames == "key":
             gate.key_tried(blames, now, probe=self._key_probe)
         if gate.provider is not None and not self._answered:
@@ -438,9 +452,19 @@ class Gate:
         if self.key_breaker is None:
             return
         ended = Ended(failed=blames == "key") if blames in {"", "key"} else None
+        was_open = self.key_breaker.is_open
         self.key_breaker.end(ended, now, probe=probe)
         if blames == "key" and self.key_breaker.state(now) is State.CLOSED:
             self.key_breaker.trip("key", now)
+        if self.key_breaker.is_open is not was_open:
+            self.breaker_turned(self.key_breaker, "by any name")
+
+    def breaker_turned(self, breaker: Breaker, what: str) -> None:
+        """Tell whoever reads the log that one has opened, and why, or has closed."""
+        if breaker.is_open:
+            log.warning("%s is left in peace %s: %s", self.name, what, _OPENED[breaker.reason])
+        else:
+            log.info("%s is asked again %s", self.name, what)
 
     def ended(self, turn: Turn, outcome: Outcome, now: float) -> None:
         """A call has ended."""

@@ -166,6 +166,7 @@ def _candidates(pipeline: Pipeline, found: Explained, call: Call) -> str:
     own = {id(each.upstream): each for each in snapshot.router.regular(call.model)}
     prices = pipeline.recorder.ledger.prices
     usage = Usage(estimate_tokens(len(call.body)), call.max_output_tokens or LIKELY_OUTPUT)
+    found["strategy"] = snapshot.router.strategy(call.model)
     told = found["candidates"] = []
     outcome = ""
     last: PenstockError | str = "nobody answers this model"

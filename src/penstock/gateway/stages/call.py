@@ -40,7 +40,7 @@ from penstock.flow import retry
 from penstock.flow.gate import Turn
 from penstock.gateway.stages.batch import ask_together
 from penstock.gateway.stages.hedge import Hedge, learn
-from penstock.gateway.stages.queue import ask_turn, settle_turn, take_turn, wait_turn
+from penstock.gateway.stages.queue import ask_turn, has_room, settle_turn, take_turn, wait_turn
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Candidate, count_in, count_out, count_sample
 from penstock.gateway.stages.unfinished import close, point_of, stop_at_limit
@@ -142,7 +142,9 @@ class Production:
         leaves = UpstreamLeaving(f"{name} is going away", upstream=name)
         if events:
             begun_by = self._begun_by or self.generation.served_by[1]
-            may = name in leaving and bool(self._steps(leaves, self._candidates, begun_by, self._point()))
+            may = name in leaving and bool(
+                self._steps(leaves, self._candidates, begun_by, self._point(), transfer.now())
+            )
         else:
             may = name in gone and any(one.upstream.departure is None for one in self._candidates)
         return may and transfer.move(leaves)
@@ -289,7 +291,7 @@ class Production:
                 ):
                     self._ended(recorder)
                     return
-                steps = self._steps(broken, candidates, begun_by, point)
+                steps = self._steps(broken, candidates, begun_by, point, now)
             if not steps or point is None:
                 break
             if steps[0].how in _WRITES_ON and stop_at_limit(call, generation, point, now, ours=True):
@@ -341,13 +343,18 @@ class Production:
         log.info("%s went on by %s at %s: %s", generation.id, step.how.value, generation.served_by, outcome)
 
     def _steps(
-        self, broken: UpstreamError, candidates: Sequence[Candidate], begun_by: str, point: Point | None
+        self,
+        broken: UpstreamError,
+        candidates: Sequence[Candidate],
+        begun_by: str,
+        point: Point | None,
+        now: float,
     ) -> list[_Step]:
         """Every way in which the log can be gone on with as it stands, in the order in which they are tried."""
         if point is None:
             return []
         steps: list[_Step] = []
-        late: list[_Step] = []  # who was silent or slow had its time: the others go before it
+        late: list[_Step] = []  # who was silent or slow had its time; who is full would make the caller wait
         for candidate in candidates:
             upstream = candidate.upstream
             if upstream.departure is not None:
@@ -360,7 +367,9 @@ class Production:
                 prompt=candidate.continuation.prompt,
             )
             slow = isinstance(broken, UpstreamTimeout) and self._served_last(candidate)
-            (late if slow else steps).extend(_Step(candidate, how) for how in ways)
+            (late if slow or not has_room(candidate, now) else steps).extend(
+                _Step(candidate, how) for how in ways
+            )
         return steps + late
 
     def _served_last(self, candidate: Candidate) -> bool:

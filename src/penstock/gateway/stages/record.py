@@ -13,6 +13,7 @@ import msgspec
 
 from penstock.cache.entry import Entry
 from penstock.errors import PenstockError
+from penstock.flow.gate import REFUSALS
 from penstock.gateway.measures import Measures
 from penstock.gateway.stages.route import Candidate
 from penstock.generation.log import TOO_LARGE, Generation
@@ -42,7 +43,7 @@ def _codes(kind: type[PenstockError]) -> set[str]:
 
 # What an attempt's error is called in metrics: upstreams' own codes are no bounded set.
 _KNOWN_ERRORS = frozenset(
-    {"", "cancelled", TOO_LARGE, boundary.Mismatch.code, *problems.CODES, *_codes(PenstockError)}
+    {"", "cancelled", TOO_LARGE, boundary.Mismatch.code, *problems.CODES, *REFUSALS, *_codes(PenstockError)}
 )
 _OTHER_ERROR = "other"
 _UNITS = {endpoint.label: endpoint.unit for endpoint in Endpoint}

@@ -269,6 +269,11 @@ class Router:
         entry = self._entry(model)
         return None if entry is None else entry[1].grace
 
+    def strategy(self, model: str) -> str:
+        """How one of this model's candidates is chosen."""
+        entry = self._entry(model)
+        return "" if entry is None else entry[1].strategy
+
     def joining(self, model: str) -> Literal["auto", "always", "never"]:
         """Which of this model's calls share an answer with identical ones in flight."""
         entry = self._entry(model)
