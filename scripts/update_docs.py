@@ -46,6 +46,7 @@ _LEFT_OUT = {
     "MESSAGES_TOOL": "its tools",
     "NEUTRAL_TO_ANTHROPIC": "anything, towards Anthropic",
     "NEUTRAL_TO_CHAT": "anything, towards chat completions",
+    "NEUTRAL_TO_CONVERSE": "anything, towards Converse",
 }
 
 

@@ -80,7 +80,8 @@ def test_a_deployment_becomes_a_candidate_at_an_upstream(params, kind, url, mode
     ("params", "reason"),
     [
         ("{model: azure/gpt-4o, api_base: 'https://apim.example/x'}", "Azure"),
-        ("{model: bedrock/meta.llama3-70b-instruct-v1:0}", "of Bedrock's models only Anthropic's"),
+        ("{model: bedrock/amazon.titan-embed-text-v2:0}", "of Bedrock's models only those that chat"),
+        ("{model: bedrock/agent/L1RT58GYRW/MFPSBCXYTW}", "its route agent/ is LiteLLM's own"),
         ("{model: vertex_ai/mistral-large}", "only Anthropic's and Gemini"),
         ("{model: vertex_ai/claude-x, vertex_credentials: '{\"type\": 1}'}", "put them into a file"),
         ("{model: whatever}", "its provider is unknown"),
@@ -155,6 +156,20 @@ AT_VERTEX = "https://{}aiplatform.googleapis.com/v1/projects/{}/locations/{}"
             {"source": "aws", "region": "eu-west-1"},
         ),
         (
+            "{model: bedrock/converse/us.meta.llama3-3-70b-instruct-v1:0, aws_region_name: eu-west-1}",
+            "bedrock",
+            "https://bedrock-runtime.eu-west-1.amazonaws.com",
+            "us.meta.llama3-3-70b-instruct-v1:0",
+            {"source": "aws"},
+        ),
+        (
+            "{model: bedrock/us-east-1/amazon.nova-pro-v1:0}",
+            "bedrock",
+            "https://bedrock-runtime.us-east-1.amazonaws.com",
+            "amazon.nova-pro-v1:0",
+            {"source": "aws"},
+        ),
+        (
             "{model: vertex_ai/claude-sonnet-4-5@20250929, vertex_project: p, vertex_location: us-east5}",
             "vertex",
             AT_VERTEX.format("us-east5-", "p", "us-east5"),
@@ -187,6 +202,23 @@ def test_a_deployment_at_a_cloud(params, kind, url, model, credentials):
         assert upstream.credentials is None
     else:
         assert {key: getattr(upstream.credentials, key) for key in credentials} == credentials
+
+
+@pytest.mark.parametrize(
+    ("model", "api"),
+    [
+        ("bedrock/converse/arn:aws:bedrock:us-east-1:1:application-inference-profile/x", "converse"),
+        ("bedrock_converse/arn:aws:bedrock:us-east-1:1:application-inference-profile/x", "converse"),
+        ("bedrock/arn:aws:bedrock:us-east-1:1:application-inference-profile/x", None),
+        ("bedrock/converse/amazon.nova-pro-v1:0", None),
+        ("bedrock/converse/us.anthropic.claude-sonnet-4-6", None),
+    ],
+)
+def test_the_api_of_bedrock_is_said_where_the_model_does_not_tell_it(model, api):
+    _, config = converted(deployment(f"{{model: '{model}'}}"), ENVIRON | {"AWS_REGION": "us-east-1"})
+    (candidate,) = config.models["m"].candidates
+    assert config.upstreams[candidate.upstream].api == api
+    assert candidate.model == model.partition("/")[2].removeprefix("converse/")
 
 
 def test_tokens_of_entra_are_fetched_and_whose_is_told():

@@ -29,6 +29,13 @@ MESSAGE = {
     "usage": {"input_tokens": 1, "output_tokens": 1},
 }
 
+CONVERSED = {
+    "output": {"message": {"role": "assistant", "content": [{"text": "hi"}]}},
+    "stopReason": "end_turn",
+    "usage": {"inputTokens": 1, "outputTokens": 1, "totalTokens": 2},
+    "metrics": {"latencyMs": 1},
+}
+
 
 class Named(Mapping):
     """Each variable holds its own name."""
@@ -76,6 +83,8 @@ CASES = [
 def asked(config, name, model):
     """The status of a call's answer, and what the upstream of this name was sent for it."""
     answer = COMPLETION if config.upstreams[name].kind == "openai" else MESSAGE
+    if model.startswith("nova"):
+        answer = CONVERSED
 
     async def main():
         async with ScriptedUpstream([[Step.REQUEST, plain(answer)]]) as stand_in:
@@ -113,9 +122,11 @@ def test_what_an_upstream_gets(name, model, path, there, key):
 
 AT_GOOGLE = "/v1/projects/my-project/locations/"
 CLAUDE = "/model/us.anthropic.claude-sonnet-4-5-20250929-v1:0/invoke"
+NOVA = "/model/us.amazon.nova-lite-v1:0/converse"
 SONNET = "us-east5/publishers/anthropic/models/claude-sonnet-4-5@20250929:rawPredict"
 FETCHED = [
     ("bedrock", "claude-sonnet-4-5", CLAUDE, None, "AWS4-HMAC-SHA256 Credential=AKIA/"),
+    ("bedrock", "nova-lite", NOVA, None, "AWS4-HMAC-SHA256 Credential=AKIA/"),
     ("vertex", "claude-sonnet-4-5", AT_GOOGLE + SONNET, None, "Bearer token"),
     (
         "gemini-vertex",

@@ -25,6 +25,19 @@ def test_anthropics_models_are_known_at_clouds_too(kind, old, new):
     assert capabilities(config, "example.com", new).prefill == "none"
 
 
+@pytest.mark.parametrize(
+    ("model", "prefill"),
+    [
+        ("us.amazon.nova-lite-v1:0", "trailing"),
+        ("amazon.nova-2-lite-v1:0", "trailing"),
+        ("us.meta.llama3-3-70b-instruct-v1:0", "none"),
+        ("arn:aws:bedrock:us-east-1:1:inference-profile/us.amazon.nova-pro-v1:0", "trailing"),
+    ],
+)
+def test_other_vendors_models_at_bedrock(model, prefill):
+    assert capabilities(UpstreamConfig(kind="bedrock"), "example.com", model).prefill == prefill
+
+
 def test_the_configuration_goes_before_the_table():
     config = UpstreamConfig(kind="bedrock", capabilities=CapabilitiesConfig(prefill="none"))
     assert capabilities(config, "example.com", "anthropic.claude-3-haiku-20240307-v1:0").prefill == "none"

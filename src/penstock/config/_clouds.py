@@ -15,30 +15,40 @@ BEDROCK = frozenset({"bedrock", "bedrock_converse"})
 VERTEX = frozenset({"vertex_ai", "vertex_ai_beta"})
 
 _REGION = re.compile(r"[a-z]{2,}(?:-[a-z]+)+-\d+")
+_NO_CHAT = re.compile(r"embed|rerank|image|nova-(?:canvas|reel|sonic)|stability\.|twelvelabs\.|luma\.")
 _Take = Callable[[str], str | None]  # a parameter's text, which is done with then
 
 
 class Deployment(msgspec.Struct, frozen=True):
-    """``credentials``: the keys of that section."""
+    """``credentials``: the keys of that section; ``api``: of the upstream; None: as its model's id says."""
 
     kind: str
     base_url: str
     model: str
     credentials: tuple[tuple[str, str], ...]
+    api: str | None = None
 
 
 def bedrock(model: str, base: str | None, take: _Take, environ: Mapping[str, str]) -> Deployment:
-    """One of Anthropic's models at Bedrock.
+    """A model at Bedrock that answers chats.
 
-    :raises ValueError: it is another one's
+    :raises ValueError: it does something else, or LiteLLM reaches it in a way of its own
     """
-    model = model.removeprefix("converse/").removeprefix("invoke/")
+    route, _, behind = model.partition("/")
+    if route in {"converse", "invoke"}:
+        model = behind
     first, _, rest = model.partition("/")
     region = take("aws_region_name")
     if rest and _REGION.fullmatch(first):
         region, model = region or first, rest
-    if "anthropic." not in model and not model.startswith("arn:"):
-        raise ValueError("of Bedrock's models only Anthropic's are spoken; see docs/providers.md")
+    is_arn = model.startswith("arn:")
+    if "/" in model and not is_arn:
+        raise ValueError(f"its route {first}/ is LiteLLM's own; see docs/providers.md")
+    if _NO_CHAT.search(model):
+        raise ValueError("of Bedrock's models only those that chat are spoken; see docs/providers.md")
+    # What an ARN or a name of one's own does not tell, LiteLLM's user has told by the route.
+    tells = "anthropic." in model or (not is_arn and "." in model)
+    api = "converse" if route == "converse" and not tells else None
     if region is None:
         names = ("AWS_REGION", "AWS_REGION_NAME", "AWS_DEFAULT_REGION")
         region = "${" + next((name for name in names if name in environ), names[0]) + "}"
@@ -50,7 +60,7 @@ def bedrock(model: str, base: str | None, take: _Take, environ: Mapping[str, str
     url = base or take("aws_bedrock_runtime_endpoint") or f"https://bedrock-runtime.{region}.amazonaws.com"
     if "amazonaws.com" not in url:
         named["region"] = region
-    return Deployment("bedrock", url, model, _section("aws", named))
+    return Deployment("bedrock", url, model, _section("aws", named), api)
 
 
 def vertex(model: str, base: str | None, take: _Take, environ: Mapping[str, str]) -> Deployment:

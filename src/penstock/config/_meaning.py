@@ -254,6 +254,8 @@ def _check_upstream(upstream: Plain, at: Path, reader: Reader) -> None:
             reader.mistake((*at, "ca_file"), f"{ca_file} holds no certificates in PEM form")
     if "triton" in upstream and upstream.get("kind") != "triton":
         reader.mistake((*at, "triton"), "is for upstreams of the kind triton")
+    if upstream.get("api") and upstream.get("kind") != "bedrock":
+        reader.mistake((*at, "api"), "is for upstreams of the kind bedrock")
     if upstream.get("http2") and upstream.get("kind") == "triton":
         reader.mistake((*at, "http2"), "is not for the kind triton, whose gRPC is HTTP/2 by itself")
     if upstream.get("kind") in _CLOUDS and not upstream.get("base_url"):

@@ -122,6 +122,7 @@ class _Upstream(msgspec.Struct, frozen=True):
     running_usage: bool = False
     verify: bool = True
     credentials: tuple[tuple[str, str], ...] = ()
+    api: str | None = None
 
 
 class _Deployment(msgspec.Struct, frozen=True):
@@ -402,6 +403,7 @@ class _Converter:
         headers = self._headers(parameters, name)
         running_usage = prefix == "hosted_vllm"
         credentials: tuple[tuple[str, str], ...] = ()
+        api: str | None = None
         hosted = ranks or _HOSTED.get(prefix)
         if hosted is not None:
             kind: str = hosted.kind
@@ -430,9 +432,9 @@ class _Converter:
             url, key, credentials = self._azure(base, key, parameters, name)
             label = _label(url, "azure").partition(".")[0]
         elif prefix in _CLOUDS:
-            kind, url, rest, credentials = self._at_a_cloud(prefix, rest, base, parameters)
-            if key is not None:
-                credentials = ()
+            found = self._at_a_cloud(prefix, rest, base, parameters)
+            kind, url, rest, api = found.kind, found.base_url, found.model, found.api
+            credentials = () if key is not None else found.credentials
             label = "gemini-vertex" if kind == "openai" else kind
         else:
             raise _CannotConvert(_NOT_SPOKEN)
@@ -460,23 +462,23 @@ class _Converter:
             running_usage=running_usage,
             verify=verify,
             credentials=credentials,
+            api=api,
         )
         return upstream, rest, label
 
-    def _at_a_cloud(
-        self, prefix: str, model: str, base: str | None, parameters: Plain
-    ) -> tuple[str, str, str, tuple[tuple[str, str], ...]]:
-        """Kind and base URL of such an upstream, its name for the model, and its credentials."""
+    def _at_a_cloud(self, prefix: str, model: str, base: str | None, parameters: Plain) -> _clouds.Deployment:
+        """Such an upstream, its name for the model, and its credentials."""
 
         def take(parameter: str) -> str | None:
             return _text(parameters.pop(parameter, None))
 
+        if prefix == "bedrock_converse":
+            model = "converse/" + model.removeprefix("converse/")
         find = _clouds.bedrock if prefix in _clouds.BEDROCK else _clouds.vertex
         try:
-            found = find(model, base, take, self._environ)
+            return find(model, base, take, self._environ)
         except ValueError as error:
             raise _CannotConvert(str(error)) from None
-        return found.kind, found.base_url, found.model, found.credentials
 
     def _azure(
         self, base: str | None, key: str | None, parameters: Plain, name: str
@@ -711,6 +713,8 @@ def _upstream_lines(upstream: _Upstream, label: str) -> Iterable[str]:
     if upstream.headers:
         yield "    headers:"
         yield from (f"      {scalar(header)}: {scalar(value)}" for header, value in upstream.headers)
+    if upstream.api is not None:
+        yield f"    api: {upstream.api}"
     for switch in ("responses", "running_usage"):
         if getattr(upstream, switch):
             yield f"    {switch}: true"

@@ -239,7 +239,7 @@ class UpstreamConfig(_Section, frozen=True):
     """Somebody who answers.  ``base_url`` is what the provider's SDK takes, ``/v1`` included where it has one."""
 
     # whose API it speaks; sim: the simulator, a process of its own or at base_url; local: a model of our own, likewise;
-    # triton: Triton's own, over gRPC or HTTP; bedrock, vertex: Anthropic's models at Amazon and at Google
+    # triton: Triton's own, over gRPC or HTTP; bedrock: models at Amazon; vertex: Anthropic's at Google
     kind: Literal["openai", "anthropic", "sim", "local", "triton", "bedrock", "vertex"]
     base_url: str = ""  # empty: the provider's own
     api_key: Secret | None = None  # sent as the provider wants it
@@ -248,6 +248,9 @@ class UpstreamConfig(_Section, frozen=True):
     headers: dict[str, str] = {}  # added to every request
     local: LocalConfig = LocalConfig()  # of kind local: the model
     responses: bool = False  # it has /v1/responses itself; otherwise they are translated
+    # of the kind bedrock: by which of its APIs models are asked; none: Anthropic's by invoke, and those whose id
+    # names another vendor by converse
+    api: Literal["invoke", "converse"] | None = None
     running_usage: bool = False  # takes stream_options.continuous_usage_stats (vLLM, SGLang, sim)
     ca_file: str | None = None  # PEM file with the authorities to trust instead of the usual ones
     verify: bool = True  # false: any certificate will do; for tests only

@@ -8,7 +8,8 @@ from penstock.config.model import Config, UpstreamConfig
 from penstock.flow.gate import Gate
 from penstock.gateway.stages.authenticate import Keyring
 from penstock.net.clock import Clock
-from penstock.upstream.cloud import BedrockUpstream, VertexUpstream
+from penstock.upstream.bedrock import BedrockUpstream
+from penstock.upstream.cloud import VertexUpstream
 from penstock.upstream.http import HTTPUpstream, has_no_key
 
 _KINDS = {"bedrock": BedrockUpstream, "vertex": VertexUpstream}

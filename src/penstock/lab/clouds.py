@@ -1,8 +1,9 @@
 """The simulator as Bedrock and as Vertex AI: the same answers, at the clouds' paths and in their forms.
 
 A request at a cloud's path is read as one at ``/v1/messages``, and what is written to it is put into the cloud's form:
-for Bedrock, events into messages of Amazon's event stream, and errors into Amazon's.  The formats are named in
-:mod:`penstock.wire.event_stream` and :mod:`penstock.upstream.cloud`.
+for Bedrock, events into messages of Amazon's event stream, and errors into Amazon's; for Converse, the answer itself
+too.  The formats are named in :mod:`penstock.wire.event_stream`, :mod:`penstock.upstream.cloud` and
+:mod:`penstock.wire.converse`.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from zlib import crc32
 
 import msgspec
 
+from penstock.lab import converse
 from penstock.messages import Endpoint
 from penstock.net.exchange import Exchange, HeaderList
 from penstock.wire.sse import Splitter, data_of
 
 _BEDROCK = re.compile(r"/model/([^/]+)/(invoke|invoke-with-response-stream)")
+_CONVERSE = re.compile(r"/model/([^/]+)/(converse|converse-stream)")
 _VERTEX = re.compile(
     r"/v1/projects/[^/]+/locations/[^/]+/publishers/anthropic/models/([^/:]+(?::[^/:]+)*):(rawPredict|streamRawPredict)"
 )
@@ -43,6 +46,8 @@ def at_a_cloud(exchange: Exchange) -> Exchange | None:
         return None
     if found := _BEDROCK.fullmatch(exchange.path):
         return _Bedrock(exchange, unquote(found[1]), streams=found[2] != "invoke")
+    if found := _CONVERSE.fullmatch(exchange.path):
+        return _Converse(exchange, unquote(found[1]), streams=found[2] != "converse")
     if found := _VERTEX.fullmatch(exchange.path):
         if found[1] == "count-tokens":
             return _Cloud(exchange, "", Endpoint.COUNT_TOKENS)
@@ -99,7 +104,7 @@ class _Bedrock(_Cloud):
     def write(self, data: bytes) -> Any:
         if not self._streams:
             return self._exchange.write(data)
-        messages = b"".join(map(_message, self._splitter.feed(data)))
+        messages = b"".join(map(self._message, self._splitter.feed(data)))
         return self._exchange.write(messages) if messages else True
 
     def respond(self, status: int, headers: HeaderList, body: bytes) -> Any:
@@ -110,17 +115,70 @@ class _Bedrock(_Cloud):
             headers = [*headers, (b"x-amzn-errortype", name.encode())]
         return self._exchange.respond(status, headers, body)
 
+    def _message(self, frame: bytes) -> bytes:
+        """One frame of server-sent events as messages of the event stream."""
+        event = data_of(frame)
+        if frame.startswith(b"event: error"):
+            error = json.loads(event)["error"]
+            name = _IN_STREAM.get(error["type"], "internalServerException")
+            fields = {":message-type": "exception", ":exception-type": name}
+            return encoded(fields, msgspec.json.encode({"message": error["message"]}))
+        return self._told(event)
 
-def _message(frame: bytes) -> bytes:
-    """One frame of server-sent events as a message of the event stream."""
-    event = data_of(frame)
-    if frame.startswith(b"event: error"):
-        error = json.loads(event)["error"]
-        name = _IN_STREAM.get(error["type"], "internalServerException")
-        fields = {":message-type": "exception", ":exception-type": name}
-        return encoded(fields, msgspec.json.encode({"message": error["message"]}))
-    payload = msgspec.json.encode({"bytes": base64.b64encode(event).decode(), "p": "abcdefghij"})
-    return encoded({":event-type": "chunk", ":message-type": "event"}, payload)
+    def _told(self, event: bytes) -> bytes:
+        payload = msgspec.json.encode({"bytes": base64.b64encode(event).decode(), "p": "abcdefghij"})
+        return encoded({":event-type": "chunk", ":message-type": "event"}, payload)
+
+
+class _Converse(_Bedrock):
+    """Neither the request nor the answer is in Anthropic's form."""
+
+    def __init__(self, exchange: Any, model: str, *, streams: bool) -> None:
+        super().__init__(exchange, model, streams=streams)
+        self._events = converse.Events()
+        self._fault = ""
+        self._plain = bytearray()
+
+    def whole_body(self) -> bytes:
+        try:
+            body = converse.messages_of(json.loads(self._exchange.whole_body()))
+        except (converse.Invalid, ValueError, LookupError, TypeError, AttributeError) as error:
+            self._fault = str(error)
+            return b"{}"  # refused, in these words
+        return json.dumps({**body, "model": self._model, "stream": self._streams}).encode()
+
+    def write(self, data: bytes) -> Any:
+        if self._streams:
+            return super().write(data)
+        if not self._plain and (half := converse.half_of(data)):
+            return self._exchange.write(half)
+        self._plain += data
+        return True
+
+    def end(self) -> Any:
+        if self._plain:
+            self._exchange.write(_conversed(bytes(self._plain)))
+        return self._exchange.end()
+
+    def respond(self, status: int, headers: HeaderList, body: bytes) -> Any:
+        if status == 200:
+            return self._exchange.respond(status, headers, _conversed(body))
+        if self._fault:
+            body = json.dumps({"error": {"message": self._fault}}).encode()
+        return super().respond(status, headers, body)
+
+    def _told(self, event: bytes) -> bytes:
+        return b"".join(
+            encoded({":event-type": name, ":message-type": "event"}, payload)
+            for name, payload in self._events.of(event)
+        )
+
+
+def _conversed(body: bytes) -> bytes:
+    try:
+        return json.dumps(converse.answer_of(json.loads(body))).encode()
+    except ValueError:
+        return body  # broken on purpose
 
 
 def encoded(fields: dict[str, str], payload: bytes) -> bytes:

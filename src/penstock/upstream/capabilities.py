@@ -12,6 +12,7 @@ import msgspec
 
 from penstock.config.model import UpstreamConfig
 from penstock.messages import Endpoint
+from penstock.wire.converse import is_anthropics
 from penstock.wire.further import Prefill
 
 ANTHROPICS = frozenset(
@@ -88,7 +89,9 @@ def capabilities(config: UpstreamConfig, host: str, model: str) -> Capabilities:
     :param model: its own name for the model
     """
     name = model.rpartition("/")[2]
-    if config.kind in ANTHROPICS:
+    if config.kind == "bedrock" and not is_anthropics(model):
+        found = _listed("bedrock", host, name)
+    elif config.kind in ANTHROPICS:
         found = _listed(
             "anthropic", host, name[name.find("claude") :]
         )  # Bedrock's have a region and a vendor before it

@@ -1,32 +1,18 @@
-"""Anthropic's models at clouds: its Messages API with the model in the path, and a cloud's own credentials.
+"""Models at clouds: the model in the path, and a cloud's own credentials.  Here: Anthropic's at Vertex AI.
 
-Bedrock: https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters-anthropic-claude-messages.html.
-Vertex AI: https://platform.claude.com/docs/en/build-with-claude/claude-on-vertex-ai.
+Bedrock: :mod:`penstock.upstream.bedrock`.  Vertex AI: https://platform.claude.com/docs/en/build-with-claude/claude-on-vertex-ai.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from penstock.messages import Call, Endpoint
 from penstock.upstream.http import HTTPUpstream
-from penstock.upstream.streamed import Frames, StreamTransfer
 from penstock.wire.cloud import invoked, segment
-from penstock.wire.event_stream import MEDIA_TYPE, EventStream
 
-_BEDROCK_VERSION = "bedrock-2023-05-31"
 _VERTEX_VERSION = "vertex-2023-10-16"
 
 
-class BedrockStream(StreamTransfer):
-    """An answer in Amazon's event stream."""
-
-    __slots__ = ()
-    media_type: ClassVar[bytes] = MEDIA_TYPE
-    splitter: ClassVar[type[Frames]] = EventStream
-
-
-class _CloudUpstream(HTTPUpstream):
+class CloudUpstream(HTTPUpstream):
     """The model stands in the path."""
 
     def _request(
@@ -45,20 +31,7 @@ class _CloudUpstream(HTTPUpstream):
         raise NotImplementedError
 
 
-class BedrockUpstream(_CloudUpstream):
-    """Bedrock's runtime: ``base_url`` is ``https://bedrock-runtime.REGION.amazonaws.com``."""
-
-    receiver: ClassVar[type[StreamTransfer]] = BedrockStream
-    native = frozenset({Endpoint.MESSAGES})
-
-    def _invocation(self, call: Call, endpoint: Endpoint, model: str, body: bytes) -> tuple[str, bytes]:  # noqa: ARG002
-        betas = call.headers.get(b"anthropic-beta", b"")
-        how = "invoke-with-response-stream" if call.stream else "invoke"
-        body = invoked(body, _BEDROCK_VERSION, betas=betas, path_streams=True)
-        return f"/model/{segment(model)}/{how}", body
-
-
-class VertexUpstream(_CloudUpstream):
+class VertexUpstream(CloudUpstream):
     """Vertex AI: ``base_url`` is ``https://REGION-aiplatform.googleapis.com/v1/projects/PROJECT/locations/REGION``."""
 
     native = frozenset({Endpoint.MESSAGES, Endpoint.COUNT_TOKENS})

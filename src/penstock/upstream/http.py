@@ -82,6 +82,7 @@ class HTTPUpstream:
     """
 
     receiver: ClassVar[type[StreamTransfer]] = StreamTransfer  # of its streams
+    whole: ClassVar[type[PlainTransfer]] = PlainTransfer  # of its plain answers
     native: ClassVar[frozenset[Endpoint]] = (
         frozenset()
     )  # what this kind serves itself; none: see the configuration
@@ -208,7 +209,7 @@ class HTTPUpstream:
             job.keeps_runs = True
         if self.herald is not None:
             job.herald = self.herald
-        kind = self.receiver if call.stream else PlainTransfer if not endpoint.opaque else OpaqueTransfer
+        kind = self.receiver if call.stream else self.whole if not endpoint.opaque else OpaqueTransfer
         return kind(generation, job, self._clock.now)
 
     def _translated(self, call: Call) -> tuple[Endpoint, Translation]:
@@ -277,6 +278,27 @@ class HTTPUpstream:
 
         :raises penstock.errors.Untranslatable: this upstream cannot be asked in this way
         """
+        endpoint, path, body = self._asked_more(call, model, how, point)
+        prompt_tokens = usage.estimate_tokens(len(call.body))
+        job = Job(
+            self.name,
+            call,
+            endpoint,
+            None,
+            usage.estimate_tokens(len(body)),
+            timeouts,
+            self.forwards and bool(key_in(call.headers)),
+            self._running_usage,
+            splice=spliced(how, point, endpoint, prompt_tokens),
+            sent=body,
+            cancel_grace=self.config.cancel_grace,
+            herald=self.herald,
+        )
+        transfer = self.receiver(generation, job, self._clock.now)
+        return transfer, *self._request(call, endpoint, path, model, body)
+
+    def _asked_more(self, call: Call, model: str, how: How, point: Point) -> tuple[Endpoint, bytes, bytes]:
+        """Endpoint, path and body of the request for the rest of an answer."""
         endpoint, translated = self._asked_for_more(call, how)
         body = self._body(call, endpoint, translated, model)
         path = self._paths[endpoint]
@@ -298,23 +320,7 @@ class HTTPUpstream:
             body = further.prompted(endpoint, body, text, boundary.anchor_of(text), received)
         if self._running_usage and translated is not None and endpoint is Endpoint.CHAT:
             body = further.with_running_usage(body)
-        prompt_tokens = usage.estimate_tokens(len(call.body))
-        job = Job(
-            self.name,
-            call,
-            endpoint,
-            None,
-            usage.estimate_tokens(len(body)),
-            timeouts,
-            self.forwards and bool(key_in(call.headers)),
-            self._running_usage,
-            splice=spliced(how, point, endpoint, prompt_tokens),
-            sent=body,
-            cancel_grace=self.config.cancel_grace,
-            herald=self.herald,
-        )
-        transfer = self.receiver(generation, job, self._clock.now)
-        return transfer, *self._request(call, endpoint, path, model, body)
+        return endpoint, path, body
 
     def endpoint_for_more(self, call: Call) -> Endpoint | None:
         """Where it would be asked to go on with a text of the call's answer; None: nowhere."""

@@ -150,6 +150,7 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     prompt_cache_key: str = ""
     metadata: JSON | None = None  # OpenAI's metadata object (Anthropic's only member is `user`)
     include_usage: bool = False
+    converse: JSON | None = None  # members of Bedrock's Converse that callers may give, see `wire.own`
 
 
 # ---- answer ----------------------------------------------------------------------------------------

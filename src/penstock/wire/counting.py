@@ -22,7 +22,7 @@ PDF_BYTES_PER_TOKEN = 25  # a page of some 50 KB counts about 2,000
 _IMAGES = frozenset({"image", "image_url", "input_image"})  # Anthropic, chat completions, Responses
 
 # What a model reads of a request, in any of the endpoints.
-_READ = ("system", "instructions", "messages", "prompt", "input", "tools", "functions")
+_READ = ("system", "instructions", "messages", "prompt", "input", "tools", "functions", "toolConfig")
 
 # Members that say how something is meant, and are no part of the text that the model sees.
 _SILENT = frozenset({"type", "role", "id", "tool_use_id", "cache_control", "media_type", "signature"})
@@ -82,6 +82,8 @@ def _tokens(value: JSON) -> int:
     if kind == "base64":  # the source of a document
         data = value.get("data")
         return len(data) * 3 // 4 // PDF_BYTES_PER_TOKEN if isinstance(data, str) else 0
+    if kind is None and "source" in value and "format" in value:  # an image or a document, as Converse has it
+        return IMAGE_TOKENS
     if kind == "tool_use":
         return estimate_tokens(len(encode((value.get("name"), value.get("input")))))
     return sum(_tokens(inner) for name, inner in value.items() if name not in _SILENT)

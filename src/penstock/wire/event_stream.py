@@ -1,7 +1,7 @@
 """Amazon's event stream, in which Bedrock streams answers: messages with a length and checksums, not lines.
 
 A message is cut out and made the frame of server-sent events that it stands for, as Anthropic's own API would have
-sent it, so that all that reads streams reads these, too.
+sent it, so that all that reads streams reads these, too.  (Of Converse's events: ``wire.converse.message``.)
 
 ::
 
@@ -84,10 +84,8 @@ class EventStream:
         begin = 0
         try:
             while length := self._next(begin):
-                frame = _frame(bytes(tail[begin : begin + length]))
+                frames += self._frames(bytes(tail[begin : begin + length]))
                 begin += length
-                if frame:
-                    frames.append(frame)
         except UpstreamBroken as error:
             if not frames:
                 raise
@@ -106,6 +104,36 @@ class EventStream:
         if length > self._max_frame_bytes:
             raise UpstreamBroken(f"the upstream sent an event of more than {self._max_frame_bytes} bytes")
         return int(length) if len(tail) - begin >= length else 0
+
+    def _frames(self, message: bytes) -> list[bytes]:
+        """The frames that a message stands for; none: it says nothing that belongs to the answer."""
+        if crc32(message[:-4]) != _CHECKSUM.unpack_from(message, len(message) - 4)[0]:
+            raise UpstreamBroken("an event of the upstream's is damaged")
+        begin = _PRELUDE.size + _PRELUDE.unpack_from(message)[1]
+        headers, payload = _headers(message[_PRELUDE.size : begin]), message[begin:-4]
+        kind = headers.get(":message-type", "event")
+        try:
+            if kind == "event":
+                return self._event(headers.get(":event-type", ""), payload)
+            if kind == "exception":
+                name, words = headers.get(":exception-type", ""), _told(payload).message
+            else:
+                name, words = headers.get(":error-code", ""), headers.get(":error-message", "")
+        except NOT_JSON:
+            raise UpstreamBroken("an event of the upstream's is not what it should be") from None
+        error = {"type": _ERRORS.get(name, "api_error"), "message": words or name}
+        return [sse.encode(msgspec.json.encode({"type": "error", "error": error}), "error")]
+
+    def _event(self, name: str, payload: bytes) -> list[bytes]:
+        """The frames of an event of this type; of those that came later than this was written: none."""
+        if name != "chunk":
+            return []
+        data = _chunk(payload).event
+        try:
+            kind = _typed(data).type
+        except NOT_JSON:
+            kind = ""  # whoever reads it finds that out, and keeps what came before
+        return [sse.encode(data, kind if _NAME.fullmatch(kind) else "")]
 
 
 def _headers(block: bytes) -> dict[str, str]:
@@ -130,32 +158,3 @@ def _headers(block: bytes) -> dict[str, str]:
     except (IndexError, KeyError, UnicodeDecodeError):
         raise UpstreamBroken("an event of the upstream's has headers that nobody understands") from None
     return found
-
-
-def _frame(message: bytes) -> bytes:
-    """The frame that a message stands for; empty: nothing that belongs to the answer."""
-    if crc32(message[:-4]) != _CHECKSUM.unpack_from(message, len(message) - 4)[0]:
-        raise UpstreamBroken("an event of the upstream's is damaged")
-    begin = _PRELUDE.size + _PRELUDE.unpack_from(message)[1]
-    headers, payload = _headers(message[_PRELUDE.size : begin]), message[begin:-4]
-    kind = headers.get(":message-type", "event")
-    try:
-        if kind == "event":
-            # Of another type is what came later than this was written.
-            return _event(_chunk(payload).event) if headers.get(":event-type") == "chunk" else b""
-        if kind == "exception":
-            name, words = headers.get(":exception-type", ""), _told(payload).message
-        else:
-            name, words = headers.get(":error-code", ""), headers.get(":error-message", "")
-    except NOT_JSON:
-        raise UpstreamBroken("an event of the upstream's is not what it should be") from None
-    error = {"type": _ERRORS.get(name, "api_error"), "message": words or name}
-    return sse.encode(msgspec.json.encode({"type": "error", "error": error}), "error")
-
-
-def _event(data: bytes) -> bytes:
-    try:
-        name = _typed(data).type
-    except NOT_JSON:
-        name = ""  # whoever reads it finds that out, and keeps what came before
-    return sse.encode(data, name if _NAME.fullmatch(name) else "")

@@ -70,3 +70,18 @@ NEUTRAL_TO_CHAT = {
     "citations": "of past answers: where a sentence came from, not what it says",
 }
 """Parts of the neutral form that a chat completion's request does not carry."""
+
+NEUTRAL_TO_CONVERSE = {
+    "cache": "towards models that keep no prompts: they would refuse the mark, and a cache never changes the answer",
+    "prompt_cache_key": "a cache changes cost and delay, never the answer",
+    "metadata": "labels for the provider's own dashboard",
+    "user": "serves to find abusers, and Converse has no place for it",
+    "output.strict": "Converse always holds to the schema, which is what strict asks for at most",
+    "image.detail": "auto, high, original: Converse has nothing like it; low is refused",
+    "verbosity": "medium is the default of models that know the setting; others are refused",
+    "service_tier": "auto is the default",
+    "citations": "of past answers: where a sentence came from, not what it says",
+    "thinking": "past reasoning without a signature is refused by some models and dropped by the others; and that a "
+    "model shall not think, for those that have to be told to think (Anthropic's are told)",
+}
+"""Parts of the neutral form that a request to Converse does not carry."""

@@ -154,7 +154,7 @@ _NO_CREDIT = re.compile(r"credit balance|insufficient balance", re.IGNORECASE)
 
 _LONGEST_WAIT = 86_400.0  # seconds that a caller is told to wait because an upstream says so
 
-_STATUS_OF_FAILURE = {408: 504, 425: 503, 503: 503, 504: 504, 522: 504, 524: 504, 529: 503}
+_STATUS_OF_FAILURE = {408: 504, 424: 502, 425: 503, 503: 503, 504: 504, 522: 504, 524: 504, 529: 503}
 
 
 class _Told(msgspec.Struct):

@@ -118,8 +118,15 @@ class Translation:
         :raises penstock.errors.BadRequest: the body is not a request of the caller's dialect
         :raises penstock.errors.Untranslatable: the upstream's dialect cannot say it
         """
-        prompt = self._asks.decode_prompt(body)
-        return self._answers.encode_prompt(msgspec.structs.replace(prompt, model=model))
+        return self._answers.encode_prompt(self.prompt(body, model))
+
+    def prompt(self, body: bytes, model: str) -> Prompt:
+        """What the caller asks for, of the upstream's ``model``.
+
+        :raises penstock.errors.BadRequest: the body is not a request of the caller's dialect
+        :raises penstock.errors.Untranslatable: the neutral form has no place for something in it
+        """
+        return msgspec.structs.replace(self._asks.decode_prompt(body), model=model)
 
     def answer(self, body: bytes, model: str, *, created: int = 0) -> bytes:
         """The caller's answer; ``model`` is the caller's name. ``created``: Unix time, for dialects that tell it.

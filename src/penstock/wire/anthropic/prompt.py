@@ -11,7 +11,7 @@ import msgspec
 
 from penstock.errors import BadRequest, Untranslatable
 from penstock.messages import JSON
-from penstock.wire import left_out, members, thinking
+from penstock.wire import left_out, members, own, thinking
 from penstock.wire.conversation import (
     Audio,
     Document,
@@ -77,6 +77,7 @@ def decode_prompt(body: bytes) -> Prompt:
         thinking_adaptive=adaptive,
         user=user,
         service_tier="default" if (tier := asked.string("service_tier")) == "standard_only" else tier,
+        converse=own.read(asked),
     )
     asked.done()
     return prompt
@@ -345,6 +346,7 @@ def encode_prompt(prompt: Prompt) -> bytes:
 
     :raises Untranslatable: the prompt has something that Anthropic has no word for
     """
+    own.refuse(prompt)
     _refuse(prompt)
     front = 0
     while front < len(prompt.turns) and prompt.turns[front].role in ("system", "developer"):

@@ -8,7 +8,7 @@ from typing import Literal
 
 from penstock.errors import BadRequest, Untranslatable
 from penstock.messages import JSON
-from penstock.wire import left_out, members, thinking
+from penstock.wire import left_out, members, own, thinking
 from penstock.wire.chat.reasoning import details_of, thoughts_of
 from penstock.wire.conversation import (
     Audio,
@@ -81,6 +81,7 @@ def decode_prompt(body: bytes) -> Prompt:
         prompt_cache_key=asked.string("prompt_cache_key"),
         metadata=asked.raw("metadata"),
         include_usage=include_usage,
+        converse=own.read(asked),
     )
     asked.done()
     return prompt
@@ -346,6 +347,7 @@ def encode_prompt(prompt: Prompt) -> bytes:
 
     :raises Untranslatable: the prompt has something that a chat completion cannot say
     """
+    own.refuse(prompt)
     if prompt.top_k is not None:
         raise Untranslatable("top_k cannot be translated: a chat completion does not have it", param="top_k")
     if prompt.turns and prompt.turns[-1].role == "assistant":

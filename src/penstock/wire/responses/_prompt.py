@@ -13,6 +13,7 @@ import msgspec
 
 from penstock.errors import BadRequest, Untranslatable
 from penstock.messages import JSON
+from penstock.wire import own
 from penstock.wire.conversation import (
     Audio,
     Document,
@@ -113,6 +114,10 @@ class _Body(_Strict):
     prompt_cache_options: JSON = None
     image: JSON = None
     access_programs: JSON = None
+    additional_fields: Object | None = msgspec.field(name="additionalModelRequestFields", default=None)
+    guardrail: Object | None = msgspec.field(name="guardrailConfig", default=None)
+    performance: Object | None = msgspec.field(name="performanceConfig", default=None)
+    request_metadata: Object | None = msgspec.field(name="requestMetadata", default=None)
 
 
 _decode_body = msgspec.json.Decoder(_Body).decode
@@ -182,7 +187,13 @@ def decode_prompt(body: bytes) -> Prompt:
         verbosity=text.verbosity or "",
         prompt_cache_key=wanted.prompt_cache_key or "",
         include_usage=True,
+        converse=_converse(wanted),
     )
+
+
+def _converse(wanted: _Body) -> JSON | None:
+    given = (wanted.additional_fields, wanted.guardrail, wanted.performance, wanted.request_metadata)
+    return {name: value for name, value in zip(own.CONVERSE, given, strict=True) if value is not None} or None
 
 
 def _refuse_what_needs_state(wanted: _Body) -> None:
