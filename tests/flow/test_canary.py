@@ -41,7 +41,7 @@ def run(path, *counted, config=CONFIG):
         async with opened(path) as trials:
             trial = await trials.read("m", "i")
             for new, old in counted:
-                trial, _ = await trials.count("m", "i", config, trial.epoch, new, old)
+                trial, _ = await trials.count("m", "i", config, trial.stamp, new, old)
             return trial
 
     return asyncio.run(main())
@@ -103,7 +103,7 @@ def test_what_was_counted_in_another_epoch_does_not_count():
     async def main():
         async with opened(None) as trials:
             await trials.decide("m", "i", CONFIG, "restart", "again", wholly=False)
-            return await trials.count("m", "i", CONFIG, 0, figures(failed=10), figures(90))
+            return await trials.count("m", "i", CONFIG, Trial().stamp, figures(failed=10), figures(90))
 
     trial, action = asyncio.run(main())
     assert (trial.phase, trial.epoch, trial.new.calls, action) == ("trial", 1, 0, None)
@@ -124,7 +124,7 @@ def test_two_workers_make_one_decision(tmp_path):
         async with opened(path) as one, opened(path) as other:
             half = (figures(failed=6), figures(50))
             return await asyncio.gather(
-                *(trials.count("m", "i", CONFIG, 0, *half) for trials in (one, other))
+                *(trials.count("m", "i", CONFIG, Trial().stamp, *half) for trials in (one, other))
             ), await one.read("m", "i")
 
     answers, trial = asyncio.run(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -9,7 +10,9 @@ import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
-from penstock.testing import GatewayProcess, SimulatorProcess
+import pytest
+
+from penstock.testing import GatewayProcess, RedisServer, SimulatorProcess
 
 PATIENCE = 60.0  # seconds after which the test has failed
 
@@ -29,6 +32,16 @@ def ask(gateway, number):
 def versions(gateway, *words):
     command = [sys.executable, "-m", "penstock", "versions", *words, "--control", gateway.control_url]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
+
+
+def decide(gateway, action, **more):
+    request = urllib.request.Request(
+        f"{gateway.control_url}/v1/versions/{action}",
+        json.dumps({"model": "chat", **more}).encode(),
+        {"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+        return json.load(answer)
 
 
 def shown(gateway):
@@ -81,3 +94,57 @@ def test_workers_decide_together_and_a_restart_forgets_nothing(tmp_path):
             assert (found["phase"], found["reason"]) == ("promoted", "mended")
             wait_until(lambda: [each["share"] for each in shown(gateway)["workers"]] == [1.0, 1.0])
             assert "version 2 trial, 30 % of the calls" in versions(gateway, "restart", "chat")
+
+
+@pytest.mark.skipif(not RedisServer.available(), reason="needs redis-server")
+def test_gateways_with_files_of_their_own_decide_together_through_redis(tmp_path):
+    """Each sees six failures, which decide nothing; then one is without Redis, and goes on."""
+    with (
+        SimulatorProcess() as old,
+        SimulatorProcess("--scenario", "500") as new,
+        RedisServer() as redis,
+        contextlib.ExitStack() as stack,
+    ):
+        gateways = []
+        for name in ("one", "other"):
+            folder = tmp_path / name
+            folder.mkdir()
+            config = {
+                "upstreams": {
+                    "old": {"kind": "sim", "base_url": old.url},
+                    "new": {"kind": "sim", "base_url": new.url},
+                },
+                "retry": {"attempts": 1},
+                "log": {"requests": False},
+                "limits": {"redis": redis.url},
+                "versions": {"path": str(folder / "versions.sqlite"), "shared": "machines"},
+                "models": {
+                    "chat": {
+                        "candidates": [{"upstream": "old"}, {"upstream": "new", "version": "2"}],
+                        # What a busy machine does to the times of few calls is none of the version's fault.
+                        "canary": {"version": "2", "steps": [0.3], "slower": None},
+                    }
+                },
+            }
+            gateways.append(stack.enter_context(GatewayProcess(config, folder)))
+        one, other = gateways
+        for gateway, failures in ((one, 6), (other, 12)):
+            number = 0
+            while new.bill()["failed"] < failures:
+                assert ask(gateway, number) == 200
+                number += 1
+        wait_until(lambda: {shown(each)["phase"] for each in gateways} == {"rolled_back"})
+        assert {shown(each)["share"] for each in gateways} == {0.0}
+        decided = [each.metrics().count('decision="rollback"} 1') for each in gateways]
+        assert sorted(decided) == [0, 1]
+        decide(other, "promote", wholly=True)
+        wait_until(lambda: shown(one)["phase"] == "promoted")
+        assert 'penstock_canary_alone{model="chat",version="2"} 0' in one.metrics()
+        redis.kill()
+        decide(one, "rollback")
+        assert shown(one)["phase"] == "rolled_back"
+        wait_until(lambda: 'penstock_canary_alone{model="chat",version="2"} 1' in one.metrics())
+        assert ask(one, 0) == 200
+        redis.start()  # with nothing in it
+        wait_until(lambda: shown(other)["phase"] == "rolled_back")
+        assert 'penstock_canary_alone{model="chat",version="2"} 0' in one.metrics()

@@ -344,7 +344,7 @@ def _versions(supervisor: Supervisor) -> APIRouter:
             for told in (state or {}).get("versions", []):
                 shares.setdefault(told["model"], []).append({"worker": slot.index, "share": told["share"]})
                 known = found.get(told["model"])
-                if known is None or told["epoch"] > known["epoch"]:
+                if known is None or told["stamp"] > known["stamp"]:
                     found[told["model"]] = told
         return Versions(
             models=[{**told, "workers": shares[name]} for name, told in found.items()],

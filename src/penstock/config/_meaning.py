@@ -90,6 +90,9 @@ def _check_durability(plain: Plain, reader: Reader) -> None:
 
 
 def _check_versions(plain: Plain, reader: Reader) -> None:
+    if plain.get("versions", {}).get("shared") == "machines" and not plain.get("limits", {}).get("redis"):
+        where = ("versions", "shared")
+        reader.mistake(where, "machines have a server in which they share: set limits.redis")
     if not any(model.get("canary") for model in plain.get("models", {}).values()):
         return
     path = plain.get("versions", {}).get("path", "penstock-versions.sqlite")

@@ -628,6 +628,8 @@ class VersionsConfig(_Section, frozen=True):
 
     # a SQLite file, which the workers of this machine share; it is made when there is a canary; empty: in memory only
     path: str = "penstock-versions.sqlite"
+    # who judges together: the workers of this machine, or through `limits.redis` the gateways on all machines
+    shared: Literal["workers", "machines"] = "workers"
 
 
 class LogConfig(_Section, frozen=True):

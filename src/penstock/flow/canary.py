@@ -3,7 +3,9 @@
 A trial goes through the shares that its configuration names, one *step* after the other.  At each it begins to count
 anew: calls of one step are of the same hours, and at every share the two versions have the same kinds of calls, which
 is not so of sums over steps (E. H. Simpson, "The Interpretation of Interaction in Contingency Tables", 1951).  Each
-step, and each decision by hand, has its *epoch*; what was counted in another one does not count.
+decision begins an *epoch*, which has a *stamp*; what was counted under another one does not count.  Of two stamps the
+later is what holds, which matters where machines have decided without each other (``flow.shared_trials``): a word of a
+person holds over what was concluded, a roll-back over any number of steps, and else who has come further.
 
 The new version is *rolled back* as soon as it is shown to be worse, and then gets no calls.  It takes a step when it
 is shown to be no worse, or has answered ``most_calls`` calls and was not shown to be worse; after the last it is
@@ -20,7 +22,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -45,6 +47,32 @@ MAX_TRIALS = 1_000  # in a file; past it those that were touched least lately ma
 
 Phase: TypeAlias = Literal["trial", "promoted", "rolled_back"]
 Action: TypeAlias = Literal["promote", "rollback", "restart"]
+Stamp: TypeAlias = tuple[int, bool, int, bool, int]
+"""Decisions by hand, whether it is rolled back, the epoch, whether it is promoted, and the step: phase and share follow."""
+NEVER: Stamp = (-1, False, 0, False, 0)
+
+_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Decision(msgspec.Struct, frozen=True, array_like=True):
+    """What machines that judge together have in common beside figures: the last decision, and the looks since."""
+
+    hand: _Count
+    phase: Phase
+    step: _Count
+    epoch: _Count
+    looks: _Count
+    fine_looks: _Count
+    next_look: _Count
+    reason: str
+    decided: float
+
+    @property
+    def stamp(self) -> Stamp:
+        return (self.hand, self.phase == "rolled_back", self.epoch, self.phase == "promoted", self.step)
+
+
+_T = TypeVar("_T")
 
 
 class Trial(msgspec.Struct):
@@ -60,6 +88,63 @@ class Trial(msgspec.Struct):
     next_look: int = FIRST_LOOK  # after so many calls of the new version
     reason: str = ""  # why the last decision was made
     decided: float = 0.0  # Unix time of it; 0: there was none
+    hand: int = 0  # decisions by hand
+    # Where machines judge together: who this one is, and which part of the figures it has counted itself.
+    member: str = ""
+    own_new: Figures = msgspec.field(default_factory=Figures)
+    own_old: Figures = msgspec.field(default_factory=Figures)
+    asked: float = 0.0  # Unix time when the others were asked last
+    alone: bool = False  # they could not be heard then
+
+    @property
+    def decision(self) -> Decision:
+        """The last one, and the looks since."""
+        return Decision(
+            self.hand,
+            self.phase,
+            self.step,
+            self.epoch,
+            self.looks,
+            self.fine_looks,
+            self.next_look,
+            self.reason,
+            self.decided,
+        )
+
+    @property
+    def stamp(self) -> Stamp:
+        return self.decision.stamp
+
+    def copy(self) -> Trial:
+        return msgspec.msgpack.decode(msgspec.msgpack.encode(self), type=Trial)
+
+    def count(self, new: Figures, old: Figures) -> None:
+        """What this machine has counted of this epoch."""
+        self.new.add(new)
+        self.old.add(old)
+        if self.member:
+            self.own_new.add(new)
+            self.own_old.add(old)
+
+    def follow(self, made: Decision) -> None:
+        """Go by a decision that was made elsewhere, unless a later one is known here."""
+        if made.stamp < self.stamp:
+            return
+        if made.stamp > self.stamp:
+            if made.phase == "trial" or made.step != self.step:
+                self._count_anew()
+            self.hand, self.phase, self.step, self.epoch = made.hand, made.phase, made.step, made.epoch
+        self.looks = max(self.looks, made.looks)
+        self.fine_looks = max(self.fine_looks, made.fine_looks)
+        self.next_look = max(self.next_look, made.next_look)
+        self.reason, self.decided = made.reason, made.decided
+
+    def hear(self, new: Figures, old: Figures) -> None:
+        """What all others have counted of this epoch."""
+        self.new, self.old = Figures(), Figures()
+        for figures, parts in ((self.new, (self.own_new, new)), (self.old, (self.own_old, old))):
+            for part in parts:
+                figures.add(part)
 
     def share(self, config: CanaryConfig) -> float:
         """Of all calls, that the new version gets."""
@@ -114,12 +199,20 @@ class Trial(msgspec.Struct):
         return None
 
     def decide(
-        self, action: Action, config: CanaryConfig, reason: str, now: float, *, wholly: bool = False
+        self,
+        action: Action,
+        config: CanaryConfig,
+        reason: str,
+        now: float,
+        *,
+        wholly: bool = False,
+        by_hand: bool = False,
     ) -> None:
         """Carry out a decision.
 
         :param wholly: promote to all calls, not by a step
         """
+        self.hand += by_hand
         if action == "rollback":
             self.phase = "rolled_back"
         elif action == "restart":
@@ -133,9 +226,13 @@ class Trial(msgspec.Struct):
         self.epoch += 1
         self.reason, self.decided = reason, now
         if self.phase == "trial":
-            self.new, self.old = Figures(), Figures()
-            self.looks = self.fine_looks = 0
-            self.next_look = FIRST_LOOK
+            self._count_anew()
+
+    def _count_anew(self) -> None:
+        self.new, self.old = Figures(), Figures()
+        self.own_new, self.own_old = Figures(), Figures()
+        self.looks = self.fine_looks = 0
+        self.next_look = FIRST_LOOK
 
 
 def steps_of(config: CanaryConfig) -> Sequence[float]:
@@ -190,25 +287,29 @@ class Trials:
         return await self._database.read(lambda db: _read(db, model, identity))
 
     async def count(
-        self, model: str, identity: str, config: CanaryConfig, epoch: int, new: Figures, old: Figures
+        self,
+        model: str,
+        identity: str,
+        config: CanaryConfig,
+        stamp: Stamp,
+        new: Figures,
+        old: Figures,
     ) -> tuple[Trial, Action | None]:
-        """Add what was counted in an epoch; how far it has come, and what was decided because of that.
+        """Add what was counted under a stamp; how far it has come, and what was decided because of that.
 
         :raises penstock.errors.StorageUnavailable: the file cannot be written
         :raises penstock.errors.StorageFull: the disk is full
         """
 
-        def add(db: sqlite3.Connection) -> tuple[Trial, Action | None]:
-            trial = _read(db, model, identity)
-            if trial.epoch != epoch:
-                return trial, None
-            trial.new.add(new)
-            trial.old.add(old)
-            action = trial.look(config, self._now())
-            self._write(db, model, identity, trial)
-            return trial, action
+        def add(trial: Trial) -> Action | None:
+            if trial.stamp != stamp:
+                return None
+            trial.count(new, old)
+            return trial.look(config, self._now())
 
-        return await self._database.write(add)
+        if not (new.calls or old.calls):
+            return await self.read(model, identity), None
+        return await self.change(model, identity, add)
 
     async def decide(
         self, model: str, identity: str, config: CanaryConfig, action: Action, reason: str, *, wholly: bool
@@ -218,14 +319,27 @@ class Trials:
         :raises penstock.errors.StorageUnavailable: the file cannot be written
         :raises penstock.errors.StorageFull: the disk is full
         """
+        trial, _ = await self.change(
+            model,
+            identity,
+            lambda trial: trial.decide(action, config, reason, self._now(), wholly=wholly, by_hand=True),
+        )
+        return trial
 
-        def change(db: sqlite3.Connection) -> Trial:
+    async def change(self, model: str, identity: str, work: Callable[[Trial], _T]) -> tuple[Trial, _T]:
+        """Have ``work`` change it, in one transaction; it, and what ``work`` returned.
+
+        :raises penstock.errors.StorageUnavailable: the file cannot be written
+        :raises penstock.errors.StorageFull: the disk is full
+        """
+
+        def changed(db: sqlite3.Connection) -> tuple[Trial, _T]:
             trial = _read(db, model, identity)
-            trial.decide(action, config, reason, self._now(), wholly=wholly)
+            found = work(trial)
             self._write(db, model, identity, trial)
-            return trial
+            return trial, found
 
-        return await self._database.write(change)
+        return await self._database.write(changed)
 
     def _write(self, db: sqlite3.Connection, model: str, identity: str, trial: Trial) -> None:
         db.execute(

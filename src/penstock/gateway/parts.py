@@ -19,6 +19,7 @@ from penstock.cache.tiers.disk import DiskTier
 from penstock.cache.tiers.memory import MemoryTier
 from penstock.config.model import Config, GenerationsConfig
 from penstock.errors import ConfigError
+from penstock.flow.canary import Trials
 from penstock.flow.lessee import Board
 from penstock.gateway.coded import Codings
 from penstock.generation.keeper import Keeper
@@ -43,6 +44,7 @@ from penstock.webhooks.outbox import Outbox
 from penstock.webhooks.sender import Sender
 
 if TYPE_CHECKING:
+    from penstock.flow.shared_trials import SharedTrials
     from penstock.gateway.stages.resemble import Resemblance
 
 
@@ -208,6 +210,24 @@ def redis_board(config: Config) -> Board | None:
     except ImportError as error:
         raise ConfigError("limits.redis needs the extra redis: pip install 'penstock[redis]'") from error
     return RedisBoard(wanted.reveal())
+
+
+def trials(config: Config) -> Trials | SharedTrials:
+    """Where new versions are judged.
+
+    :raises ConfigError: an extra is missing
+    """
+    wanted = config.versions
+    kept = Trials(Path(wanted.path) if wanted.path else None)
+    if wanted.shared == "workers":
+        return kept
+    assert config.limits.redis is not None, "the configuration was checked"
+    try:
+        from penstock.flow.redis_trials import TrialBoard  # noqa: PLC0415 - of an extra
+        from penstock.flow.shared_trials import SharedTrials  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError("versions.shared needs the extra redis: pip install 'penstock[redis]'") from error
+    return SharedTrials(kept, TrialBoard(config.limits.redis.reveal()))
 
 
 def prices(config: Config) -> PriceTable:

@@ -2,7 +2,8 @@
 
 ``stages.route`` asks a :class:`Canary` which version a call goes to, and attempts tell its :class:`Sample` how that
 went.  :class:`Versions` carries what was counted to the file that the workers share (``flow.canary``), once a second,
-and at once when it may decide something; there it is decided.  No call waits for that.
+and at once when it may decide something; there it is decided, or by all machines together (``flow.shared_trials``).  No
+call waits for that.
 
 - Until the file has been read once, nobody knows whether the new version was rolled back: the others get all calls.
 - A worker that sees for itself that the new version is worse gives it no more calls until it has been to the file.
@@ -16,17 +17,20 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from penstock.config.model import CanaryConfig, Config, ModelConfig
 from penstock.errors import NotFound, PenstockError
-from penstock.flow.canary import Action, Trial, Trials, steps_of, told
+from penstock.flow.canary import NEVER, Action, Stamp, Trial, Trials, steps_of, told
 from penstock.flow.verdict import Figures
+from penstock.gateway import parts
 from penstock.metrics import Registry
 from penstock.net.clock import Clock
+
+if TYPE_CHECKING:
+    from penstock.flow.shared_trials import SharedTrials
 
 INTERVAL = 1.0  # seconds between two looks into the file
 TROUBLED_INTERVAL = 5.0  # the same after it could not be used
@@ -37,11 +41,11 @@ log = logging.getLogger("penstock.versions")
 class Sample:
     """One call that counts for its version; whatever happens first to it is what counts."""
 
-    __slots__ = ("_canary", "_counted", "_epoch", "is_new")
+    __slots__ = ("_canary", "_counted", "_stamp", "is_new")
 
-    def __init__(self, canary: Canary, epoch: int, *, is_new: bool) -> None:
+    def __init__(self, canary: Canary, stamp: Stamp, *, is_new: bool) -> None:
         self._canary = canary
-        self._epoch = epoch
+        self._stamp = stamp
         self._counted = False
         self.is_new = is_new
 
@@ -68,7 +72,7 @@ class Sample:
         if self._counted:
             return None
         self._counted = True
-        return self._canary.figures(self._epoch, is_new=self.is_new)
+        return self._canary.figures(self._stamp, is_new=self.is_new)
 
 
 class Canary:
@@ -95,6 +99,7 @@ class Canary:
         self._new = Figures()  # since the file was gone to
         self._old = Figures()
         self._look_at = 0  # calls of the new version
+        self._stamp: Stamp = NEVER  # under which they are counted
         self.share = 0.0
 
     def __repr__(self) -> str:
@@ -119,13 +124,13 @@ class Canary:
         trial = self.trial
         if trial is None or trial.phase != "trial" or self.halted:
             return None
-        return Sample(self, trial.epoch, is_new=is_new)
+        return Sample(self, self._stamp, is_new=is_new)
 
     # ---- told by samples ----
 
-    def figures(self, epoch: int, *, is_new: bool) -> Figures | None:
+    def figures(self, stamp: Stamp, *, is_new: bool) -> Figures | None:
         """Where a call is to be counted; None: it was drawn at another share."""
-        if self.trial is None or self.trial.epoch != epoch:
+        if self._stamp != stamp:
             return None
         return self._new if is_new else self._old
 
@@ -139,7 +144,7 @@ class Canary:
 
     def _look(self, trial: Trial) -> None:
         """Enough for a look: the file decides, but what is plain is not waited for."""
-        seen = msgspec.msgpack.decode(msgspec.msgpack.encode(trial), type=Trial)  # a copy
+        seen = trial.copy()
         seen.new.add(self._new)
         seen.old.add(self._old)
         self._look_at = max(2 * seen.new.calls, trial.next_look)
@@ -156,24 +161,24 @@ class Canary:
 
     # ---- to and from the file ----
 
-    def take(self) -> tuple[int, Figures, Figures]:
-        """What was counted since the last time, and in which epoch."""
-        taken = (self.trial.epoch if self.trial is not None else -1, self._new, self._old)
+    def take(self) -> tuple[Stamp, Figures, Figures]:
+        """What was counted since the last time, and under which stamp."""
+        taken = (self._stamp, self._new, self._old)
         self._new, self._old = Figures(), Figures()
         self.is_urgent = False
         return taken
 
-    def give_back(self, epoch: int, new: Figures, old: Figures) -> None:
+    def give_back(self, stamp: Stamp, new: Figures, old: Figures) -> None:
         """It could not be written down."""
-        if self.trial is not None and self.trial.epoch == epoch:
+        if self._stamp == stamp:
             self._new.add(new)
             self._old.add(old)
 
     def learn(self, trial: Trial) -> None:
         """What the file says now."""
-        if self.trial is None or self.trial.epoch != trial.epoch:
+        if self._stamp != trial.stamp:
             self._new, self._old = Figures(), Figures()
-        self.trial = trial
+        self.trial, self._stamp = trial, trial.stamp
         self.halted = False
         self.share = trial.share(self.config)
         self._look_at = trial.next_look
@@ -198,6 +203,8 @@ class Canary:
             "step": trial.step,
             "steps": list(steps_of(self.config)),
             "epoch": trial.epoch,
+            "stamp": trial.stamp,
+            "alone": trial.alone,
             "halted": self.halted,
             "trouble": self.trouble,
             "calls": {"new": trial.new.calls, "others": trial.old.calls},
@@ -212,8 +219,8 @@ class Versions:
     """All trials of a worker."""
 
     def __init__(self, config: Config, clock: Clock, metrics: Registry) -> None:
-        self._path = config.versions.path
-        self._trials: Trials | None = None  # None: no version is on trial, or all is over
+        self._wanted = config  # where they are kept stays as it was at the start
+        self._trials: Trials | SharedTrials | None = None  # None: no version is on trial, or all is over
         self._clock = clock
         self._canaries: dict[str, Canary] = {}
         self._syncing: set[asyncio.Task[None]] = set()
@@ -233,10 +240,19 @@ class Versions:
             labels=("model", "version"),
             merge="max",
         )
+        self._alone = metrics.gauge(
+            "penstock_canary_alone",
+            "1: the new version is judged without the other machines, which cannot be heard.",
+            labels=("model", "version"),
+            merge="max",
+        )
 
         def collect() -> None:
             for canary in self:
-                self._shares.labels(canary.route, canary.config.version).set(canary.share)
+                names = (canary.route, canary.config.version)
+                self._shares.labels(*names).set(canary.share)
+                if self._wanted.versions.shared == "machines":
+                    self._alone.labels(*names).set(float(canary.trial is not None and canary.trial.alone))
 
         metrics.before_snapshot(collect)
 
@@ -260,10 +276,12 @@ class Versions:
                     canary.use(model.canary)
                 self._canaries[route] = canary
                 if self._trials is None:
-                    self._trials = Trials(Path(self._path) if self._path else None)
+                    self._trials = parts.trials(self._wanted)
         for route, canary in present.items():
             if route not in self._canaries or self._canaries[route].config.version != canary.config.version:
                 self._shares.labels(route, canary.config.version).set(0.0)
+                if self._wanted.versions.shared == "machines":
+                    self._alone.labels(route, canary.config.version).set(0.0)
         return self._canaries
 
     async def start(self) -> None:
@@ -320,18 +338,12 @@ class Versions:
         if trials is None:
             return
         canary.is_syncing = True
-        epoch, new, old = canary.take()
+        stamp, new, old = canary.take()
         was_halted = canary.halted
-        action: Action | None = None
         try:
-            if new.calls or old.calls:
-                trial, action = await trials.count(
-                    canary.route, canary.identity, canary.config, epoch, new, old
-                )
-            else:
-                trial = await trials.read(canary.route, canary.identity)
+            trial, action = await trials.count(canary.route, canary.identity, canary.config, stamp, new, old)
         except PenstockError as error:
-            canary.give_back(epoch, new, old)
+            canary.give_back(stamp, new, old)
             if not canary.trouble:
                 log.error(  # noqa: TRY400 - the log has its cause already
                     "%s: it cannot be written down what becomes of version %s: %s; its share is not raised",
