@@ -58,6 +58,15 @@ def wait_until(reached):
         time.sleep(0.05)
 
 
+def ask_until(gateway, reached):
+    """One call after the other, of which some get the new version."""
+    number = 0
+    while not reached():
+        assert ask(gateway, number) == 200
+        number += 1
+        assert number < 200
+
+
 def test_workers_decide_together_and_a_restart_forgets_nothing(tmp_path):
     with SimulatorProcess() as old, SimulatorProcess("--scenario", "500") as new:
         config = {
@@ -128,14 +137,9 @@ def test_gateways_with_files_of_their_own_decide_together_through_redis(tmp_path
             }
             gateways.append(stack.enter_context(GatewayProcess(config, folder)))
         one, other = gateways
-        number = 0
-        while new.bill()["failed"] < 6:
-            assert ask(one, number) == 200
-            number += 1
+        ask_until(one, lambda: new.bill()["failed"] == 6)
         wait_until(lambda: shown(other)["calls"]["new"] == 6)
-        while shown(other)["share"]:
-            assert ask(other, number) == 200
-            number += 1
+        ask_until(other, lambda: not shown(other)["share"])
         assert new.bill()["failed"] == 10
         wait_until(lambda: {shown(each)["phase"] for each in gateways} == {"rolled_back"})
         decided = [each.metrics().count('decision="rollback"} 1') for each in gateways]

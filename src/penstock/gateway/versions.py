@@ -251,8 +251,7 @@ class Versions:
             for canary in self:
                 names = (canary.route, canary.config.version)
                 self._shares.labels(*names).set(canary.share)
-                if self._wanted.versions.shared == "machines":
-                    self._alone.labels(*names).set(float(canary.trial is not None and canary.trial.alone))
+                self._alone.labels(*names).set(float(canary.trial is not None and canary.trial.alone))
 
         metrics.before_snapshot(collect)
 
@@ -280,8 +279,7 @@ class Versions:
         for route, canary in present.items():
             if route not in self._canaries or self._canaries[route].config.version != canary.config.version:
                 self._shares.labels(route, canary.config.version).set(0.0)
-                if self._wanted.versions.shared == "machines":
-                    self._alone.labels(route, canary.config.version).set(0.0)
+                self._alone.labels(route, canary.config.version).set(0.0)
         return self._canaries
 
     async def start(self) -> None:
