@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # pytest may be started in other ways than `python -m pytest`
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.flow import limited  # noqa: E402
+from benchmarks.flow import limited, windows  # noqa: E402
 from benchmarks.flow.figures import figures, max_min  # noqa: E402
 from benchmarks.flow.simulate import run  # noqa: E402
 from benchmarks.flow.workload import workload  # noqa: E402
@@ -65,3 +65,21 @@ def test_a_providers_rate_is_used_and_it_has_nothing_to_refuse():
 )
 def test_fair_is_that_nobody_gets_more_by_asking_more(asked, there_is, fair):
     assert max_min(asked, there_is) == fair
+
+
+def test_requests_that_go_when_a_place_is_free_are_as_large_as_the_upstream_is_slow_and_ten_calls_cost_ten_ms():
+    """What docs/flow-figures.md says of batches of calls that come at random."""
+    calls = windows.arrivals()
+    for time, places, in_one in ((0.01, 1, 5.0), (0.02, 1, 10.0), (0.02, 2, 5.0), (0.04, 2, 10.0)):
+        requests = windows.as_free(calls, time, places)
+        assert len(calls) / len(requests) == pytest.approx(in_one, rel=0.02)
+        assert windows.added(requests, time, places) == pytest.approx(in_one / windows.RATE / 2, rel=0.05)
+    assert windows.added(windows.evenly(calls, 0.0, 1_000), 0.0, 1_000) == pytest.approx(0.01, rel=0.05)
+
+
+def test_the_adaptive_window_alone_does_not_keep_up_with_an_upstream_of_few_places():
+    calls = windows.arrivals()
+    requests = windows.adaptively(calls, 0.02, 2)
+    assert sum(len(taken) for _, taken in requests) >= len(calls) - 5  # those of the last window are not sent
+    assert windows.added(requests, 0.02, 2) is None
+    assert windows.added(requests, 0.02, 4) < 0.005
