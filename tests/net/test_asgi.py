@@ -316,6 +316,43 @@ def test_writing_pauses_when_the_server_does_not_send():
     run(main())
 
 
+def test_a_client_that_takes_nothing_for_too_long_is_gone():
+    application = Showcase()
+
+    class Telling(Showcase):
+        async def echo(self, exchange):
+            exchange.watch(application.watching)
+            exchange.start(200, [])
+            exchange.write(b"x")
+            await application.watching.gone.wait()
+
+    async def main():
+        server = Server(EMPTY)
+        server.blocked = asyncio.Event()
+        config = ListenerConfig(write_timeout=0.01)
+        with pytest.raises(AnswerCut):
+            await serve_asgi(Telling(), scope(), server.receive, server.send, config)
+        assert asyncio.current_task().cancelling() == 0
+        assert application.watching.gone.is_set()
+
+    run(main())
+
+
+def test_a_client_that_has_nothing_to_take_is_waited_for():
+    class Quiet(Showcase):
+        async def echo(self, exchange):
+            exchange.start(200, [])
+            await asyncio.sleep(0.05)
+            exchange.end()
+
+    async def main():
+        server = Server(EMPTY)
+        await serve_asgi(Quiet(), scope(), server.receive, server.send, ListenerConfig(write_timeout=0.01))
+        assert server.complete
+
+    run(main())
+
+
 def test_pieces_are_received_as_they_are_read():
     application = Showcase()
 

@@ -339,6 +339,10 @@ class HypercornDoor(_Alone):
     def __init__(self, app: Any, config: Config, sock: socket.socket, *, http3: bool = False) -> None:
         from hypercorn.config import Config as Defaults  # noqa: PLC0415
 
+        from penstock.admin.shut_windows import wait_at_shut_windows  # noqa: PLC0415
+
+        wait_at_shut_windows()
+
         class Settings(Defaults):
             """hypercorn's, that keep its TLS context within reach."""
 

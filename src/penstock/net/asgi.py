@@ -91,6 +91,10 @@ class ASGIExchange:
         self._sending = False  # the server is taking something, or has failed to
         self._full = False  # write() has said so
         self._output_waiter: asyncio.Future[None] | None = None
+        self._sent = self._sent_before = 0  # messages the server has taken: now, and at the last look
+        self._pumping: asyncio.Task[Any] | None = None
+        self._looking: asyncio.TimerHandle | None = None
+        self._stalled = False
 
     async def serve(self, application: Application, send: Send) -> None:
         """Read what the application wants, call it, send what it answers."""
@@ -331,6 +335,8 @@ class ASGIExchange:
 
     async def _pump(self, send: Send) -> None:
         """Send what is written, until the answer has ended or there is nobody to send it to."""
+        self._pumping = asyncio.current_task()
+        self._look_later()
         try:
             while not self.gone or (self._aborted and self._output):
                 if self._head is not None:
@@ -338,6 +344,7 @@ class ASGIExchange:
                     self._sending = True
                     await send(head)
                     self._sending = False
+                    self._sent += 1
                     continue
                 output = self._output
                 if output or self._ended:
@@ -348,6 +355,7 @@ class ASGIExchange:
                     self._sending = True
                     await send({"type": "http.response.body", "body": data, "more_body": not ended})
                     self._sending = False
+                    self._sent += 1
                     if ended:
                         self._watcher = None
                         return
@@ -358,6 +366,29 @@ class ASGIExchange:
                 self._output_waiter = None
         except OSError:  # ASGI 2.4: the client has gone
             self._leave()
+        except asyncio.CancelledError:
+            if not self._stalled or self._pumping is None:
+                raise
+            self._pumping.uncancel()
+            self._leave()
+            self._aborted = True
+        finally:
+            if self._looking is not None:
+                self._looking.cancel()
+
+    def _look_later(self) -> None:
+        if self._config.write_timeout:
+            loop = asyncio.get_running_loop()
+            self._looking = loop.call_later(self._config.write_timeout, self._look)
+
+    def _look(self) -> None:
+        """A client that takes nothing for so long is gone: an HTTP/2 window may be shut for ever, at no cost to it."""
+        if self._sending and self._sent == self._sent_before and self._pumping is not None:
+            self._stalled = True
+            self._pumping.cancel()
+        else:
+            self._sent_before = self._sent
+            self._look_later()
 
     def _writable(self) -> None:
         if self._full and self._output_bytes <= self._config.write_high_water // 2:
