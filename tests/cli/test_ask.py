@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pty
 import signal
+import socket
 import subprocess
 import sys
 
@@ -122,3 +125,29 @@ def test_the_gateway_is_killed_and_comes_back_and_the_answer_goes_on(simulator, 
     assert begun + rest == said(60) + "\n"
     assert status == 0
     assert "going on with the answer" in err
+
+
+def test_at_a_terminal_an_answer_is_shown_and_not_obeyed():
+    chunk = {"choices": [{"delta": {"content": "\x1b]52;c;eA==\x07done"}}]}
+    body = f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode()
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: %d\r\n\r\n" % len(body)
+    master, slave = pty.openpty()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        asking = subprocess.Popen(
+            command(QUESTION, "--url", url),
+            stdout=slave,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "no_proxy": "*"},
+        )
+        os.close(slave)
+        connection, _ = server.accept()
+        with connection:
+            while b"messages" not in connection.recv(65_536):
+                pass
+            connection.sendall(head + body)
+            asking.wait(PATIENCE)
+    shown = os.read(master, 1_000)
+    os.close(master)
+    assert b"done" in shown
+    assert b"\x1b" not in shown

@@ -627,6 +627,12 @@ def test_what_is_no_litellm_configuration_is_refused(text):
         convert(text, "config.yaml", {})
 
 
+def test_merges_of_merges_are_refused_before_they_fill_the_memory():
+    levels = "".join(f"a{n + 1}: &a{n + 1} {{<<: [{', '.join([f'*a{n}'] * 9)}]}}\n" for n in range(12))
+    with pytest.raises(ConfigError, match="merges more than"):
+        convert("a0: &a0 {k: 1}\n" + levels, "config.yaml", ENVIRON)
+
+
 def test_a_configuration_without_models_gives_one_that_can_be_loaded():
     conversion, config = converted("model_list: []")
     assert config == Config()

@@ -18,6 +18,7 @@ from typing import Any
 import typer
 
 from penstock import __version__
+from penstock.cli._terminal import harmless
 from penstock.errors import ConfigError, PenstockError
 
 COMMANDS = {
@@ -50,11 +51,11 @@ def main(args: Sequence[str] | None = None) -> None:
         application(words)(words, prog_name="penstock")
     except ConfigError as error:
         for mistake in error.mistakes:
-            print(mistake, file=sys.stderr)
-        print(f"penstock: {error}", file=sys.stderr)
+            print(harmless(str(mistake)), file=sys.stderr)
+        print(harmless(f"penstock: {error}"), file=sys.stderr)
         sys.exit(1)
     except PenstockError as error:
-        print(f"penstock: {error}", file=sys.stderr)
+        print(harmless(f"penstock: {error}"), file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:
         # `penstock schema | head`: what the reader does not want, nobody needs to hear of.

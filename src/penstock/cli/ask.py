@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from penstock.cli._terminal import harmless
 from penstock.client import http_client
 from penstock.client.asking import AskError
 from penstock.client.asking import ask as pieces
@@ -56,14 +57,15 @@ def ask(
     except ValueError as error:
         told.print(f"penstock ask: {error}", style="red", markup=False)
         raise typer.Exit(2) from None
+    terminal = sys.stdout.isatty()
     with client:
         try:
             for piece in pieces(client, urls[0], body, key):
-                sys.stdout.write(piece)
+                sys.stdout.write(harmless(piece) if terminal else piece)
                 sys.stdout.flush()
         except AskError as error:
             print()
-            told.print(f"penstock ask: {error}", style="red", markup=False)
+            told.print(harmless(f"penstock ask: {error}"), style="red", markup=False)
             raise typer.Exit(1) from None
         print()
 
@@ -77,7 +79,7 @@ def _tell(told: Console, notice: Notice) -> None:
         "failover": f"[going on at {notice.origin}]",
     }
     if notice.kind in texts:
-        told.print(texts[notice.kind], style="dim", markup=False)
+        told.print(harmless(texts[notice.kind]), style="dim", markup=False)
 
 
 if __name__ == "__main__":

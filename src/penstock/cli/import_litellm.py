@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from penstock.cli._terminal import harmless
 from penstock.config.litellm import convert
 from penstock.errors import ConfigError
 
@@ -55,7 +56,7 @@ def import_litellm(
     if conversion.left:
         print("\nNot converted:", file=sys.stderr)
         for left in conversion.left:
-            print(f"  {left}", file=sys.stderr)
+            print(harmless(f"  {left}"), file=sys.stderr)
     unset = [name for name in conversion.variables if name not in os.environ]
     if unset:
         print(f"\nSet these before you start it: {', '.join(unset)}", file=sys.stderr)

@@ -17,6 +17,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from penstock.cli._terminal import harmless
 from penstock.client.putting import PutError
 from penstock.client.putting import put as send
 
@@ -47,7 +48,7 @@ def put(
         task = bar.add_task(file.name, total=None)
 
         def lost(reason: str) -> None:
-            told.print(f"[{reason}; going on where it was]", style="dim", markup=False)
+            told.print(harmless(f"[{reason}; going on where it was]"), style="dim", markup=False)
 
         try:
             found = send(
@@ -62,9 +63,9 @@ def put(
             )
         except (PutError, OSError, httpx2.InvalidURL) as error:
             bar.stop()
-            told.print(f"penstock put: {error}", style="red", markup=False)
+            told.print(harmless(f"penstock put: {error}"), style="red", markup=False)
             raise typer.Exit(1) from None
-    print(found.get("id", ""))
+    print(harmless(str(found.get("id", ""))))
 
 
 if __name__ == "__main__":

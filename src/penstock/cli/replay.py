@@ -23,6 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from penstock.cli._terminal import harmless
 from penstock.errors import ConfigError
 from penstock.lab.gateway_ledger import LedgerSum, LedgerUnreadableError, ledger_sum, settled_sum
 from penstock.lab.replay import MODEL, Plan, Replay
@@ -206,7 +207,7 @@ def _show(report: dict[str, Any], out: Console) -> None:
         times.add_row(label, *(_milliseconds(summary[each]) for each in ("p50", "p90", "p99", "max")))
     out.print(times)
     for example in report["error_examples"]:
-        out.print(f"[red]{example}[/]", highlight=False, soft_wrap=True)
+        out.print(harmless(example), style="red", markup=False, highlight=False, soft_wrap=True)
     if (report["late"]["p99"] or 0) > _LATE:
         out.print(
             "[yellow]This client was late itself: its latencies say more about it than about the server. "

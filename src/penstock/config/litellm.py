@@ -18,6 +18,7 @@ import yaml
 from penstock.config import _azure, _clouds
 from penstock.config._litellm_reasons import REASONS
 from penstock.config._meaning import header_fault
+from penstock.config._reading import MAX_NODES
 from penstock.config.address import check_base_url
 from penstock.config.keys import hash_key
 from penstock.config.load import parse
@@ -132,6 +133,20 @@ class _Deployment(msgspec.Struct, frozen=True):
     clocks: Mapping[str, float]
 
 
+class _Loader(yaml.SafeLoader):
+    """As PyYAML has it, but what ``<<`` merges in is counted: merges of merges multiply at each step."""
+
+    merged = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        self.merged += len(node.value)
+        if self.merged > MAX_NODES:
+            raise yaml.constructor.ConstructorError(
+                problem=f"`<<` merges more than {MAX_NODES} values", problem_mark=node.start_mark
+            )
+
+
 def convert(text: str, name: str, environ: Mapping[str, str]) -> Conversion:
     """Convert the text of a LiteLLM proxy's configuration.
 
@@ -139,7 +154,7 @@ def convert(text: str, name: str, environ: Mapping[str, str]) -> Conversion:
     :raises penstock.errors.ConfigError: it is no YAML, or no section of keys
     """
     try:
-        source = yaml.safe_load(text)
+        source = yaml.load(text, _Loader)  # noqa: S506 - it is a SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
