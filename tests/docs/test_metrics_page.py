@@ -152,6 +152,11 @@ def test_the_queries_are_about_metrics_that_are_there(shown):
             assert name.removesuffix("_bucket") in shown
 
 
-def test_the_scrape_configuration_is_yaml():
-    (block,) = [block.text for block in PAGE.blocks if block.language == "yaml"]
-    assert yaml.safe_load(block)["scrape_configs"]
+def test_the_scrape_configuration_and_the_rules_are_yaml_of_metrics_that_there_are():
+    scraped, ruled = [yaml.safe_load(block.text) for block in PAGE.blocks if block.language == "yaml"]
+    assert scraped["scrape_configs"]
+    (group,) = ruled["groups"]
+    for rule in group["rules"]:
+        named = set(re.findall(r"penstock_[a-z_]+", rule["expr"]))
+        assert named
+        assert named <= set(TABLE)
