@@ -152,3 +152,32 @@ class BackendSuite:
 
         alone = [compute(backend, (prompt, greedy()))[0][0] for prompt in prompts]
         assert asyncio.run(test()) == alone
+
+
+class DrawnSuite:
+    """The same for those that choose tokens here and not in a library."""
+
+    def test_the_likeliest_tokens_are_told_and_change_nothing(self, backend, prompts):
+        ((ids, told, _),) = compute(
+            backend, (prompts[0], greedy(ignore_eos=True, logprobs=True, top_logprobs=3))
+        )
+        ((plain, _, _),) = compute(backend, (prompts[0], greedy(ignore_eos=True)))
+        assert ids == plain
+        for token, logprob in zip(ids, told, strict=True):
+            values = [value for _, value in logprob.top]
+            assert len(values) == 3
+            assert values == sorted(values, reverse=True)
+            assert values[0] >= logprob.value  # a penalty may have passed over the likeliest
+            if token in dict(logprob.top):
+                assert dict(logprob.top)[token] == logprob.value
+
+    def test_a_bias_decides_for_its_own_call_alone(self, backend, prompts):
+        ((plain, _, _),) = compute(backend, (prompts[0], greedy(4, ignore_eos=True)))
+        token = (plain[0] + 1) % backend.card.vocabulary
+        towards = Sampling(max_tokens=4, temperature=0.0, ignore_eos=True, logit_bias=((token, 100.0),))
+        against = greedy(4, ignore_eos=True, logit_bias=tuple((one, -100.0) for one in set(plain)))
+        calls = [(prompts[0], one) for one in (towards, greedy(4, ignore_eos=True), against)]
+        (biased, _, _), (beside, _, _), (without, _, _) = compute(backend, *calls)
+        assert biased == [token] * 4
+        assert beside == plain
+        assert not set(without) & set(plain)

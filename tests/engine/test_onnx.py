@@ -7,7 +7,7 @@ import os
 import shutil
 
 import pytest
-from backend_suite import NUMBERS, TOKENS, BackendSuite, compute, greedy, small
+from backend_suite import NUMBERS, TOKENS, BackendSuite, DrawnSuite, compute, greedy, small
 from schema_suite import SchemaSuite
 from torch_models import write_model
 
@@ -59,7 +59,7 @@ def tight(slots=8, tokens=256):
     return small(slots, tokens * 2 * 4 * 2 * 16 * 4)
 
 
-class TestOnnx(BackendSuite, SchemaSuite):
+class TestOnnx(BackendSuite, DrawnSuite, SchemaSuite):
     @pytest.fixture
     def make(self, graph):
         return lambda config: onnx.OnnxBackend(inspect(graph), config)
@@ -185,6 +185,20 @@ class TestOnnx(BackendSuite, SchemaSuite):
             assert backend.tokenizer.encode(text, special=True) == theirs.encode(text)
             ids = theirs.encode(text)
             assert backend.tokenizer.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("kind", ["JSONTokenizer", "HFTokenizer"])
+def test_a_template_is_told_what_the_caller_says(llama, tmp_path, kind):
+    from penstock.engine._hf_tokenizer import HFTokenizer
+    from penstock.engine._json_tokenizer import JSONTokenizer
+
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(llama / name, tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{{ mood | default('calm') }}: {{ messages[0].content }}")
+    tokenizer = {"JSONTokenizer": JSONTokenizer, "HFTokenizer": HFTokenizer}[kind](tmp_path, 384)
+    messages = [{"role": "user", "content": "a"}]
+    assert tokenizer.render(messages, answer=True) == "calm: a"
+    assert tokenizer.render(messages, answer=True, more={"mood": "angry"}) == "angry: a"
 
 
 class TestRefused:

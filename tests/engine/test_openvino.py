@@ -90,6 +90,12 @@ def test_a_request_with_a_choice_gets_one_of_it(backend, name):
     assert (backend.tokenizer.decode(ids) in texts, finish) == (True, "stop")
 
 
+def test_no_more_threads_draw_than_may_compute():
+    assert openvino.properties(LocalConfig(threads=3))["sampler_num_threads"] == 3
+    assert "sampler_num_threads" not in openvino.properties(LocalConfig())
+    assert "sampler_num_threads" not in openvino.properties(LocalConfig(threads=3), cache=False)
+
+
 def test_an_unknown_architecture_is_refused_with_its_name(tmp_path):
     """A graph without keys and values: no text model."""
     for path in demo.path().iterdir():
@@ -134,3 +140,13 @@ def test_a_template_is_told_of_tools_and_of_their_calls():
     assert json.loads(call) == {"name": "weather", "arguments": {"city": "Bern"}}
     assert after.endswith("<tool>rain")
     assert "<tools>" not in openvino.OpenVINOTokenizer(tokenizer).render(messages, answer=True)
+
+
+def test_a_template_is_told_what_the_caller_says():
+    tokenizer = openvino.openvino_genai.Tokenizer(str(demo.path()))
+    tokenizer.set_chat_template("{% if enable_thinking %}<think>{% endif %}{{ messages[0].content }}")
+    told = openvino.OpenVINOTokenizer(tokenizer)
+    messages = [{"role": "user", "content": "a"}]
+    assert told.render(messages, answer=True) == "a"
+    assert told.render(messages, answer=True, more={"enable_thinking": True}) == "<think>a"
+    assert told.render(messages, answer=True, more={"enable_thinking": False}) == "a"

@@ -6,7 +6,7 @@ import os
 import signal
 
 import pytest
-from backend_suite import NUMBERS, TOKENS, BackendSuite, compute, greedy, small
+from backend_suite import NUMBERS, TOKENS, BackendSuite, DrawnSuite, compute, greedy, small
 from schema_suite import SchemaSuite
 from torch_models import write_model
 
@@ -46,7 +46,7 @@ def backend(llama):
     backend.close()
 
 
-class TestTransformers(BackendSuite, SchemaSuite):
+class TestTransformers(BackendSuite, DrawnSuite, SchemaSuite):
     @pytest.fixture
     def make(self, llama):
         return lambda config: transformers.TransformersBackend(inspect(llama), config)

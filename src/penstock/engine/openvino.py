@@ -279,6 +279,8 @@ def properties(config: LocalConfig, *, cache: bool = True) -> dict[str, Any]:
         told["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
     if not cache:
         return told
+    if config.threads:
+        told["sampler_num_threads"] = config.threads  # it draws with as many as there are cores otherwise
     if config.exact or config.cache_precision == "fp32":
         told["KV_CACHE_PRECISION"] = "f32"
     elif config.cache_precision == "int8":
