@@ -9,6 +9,8 @@ a draw of its own, from one seed, so the figures depend on neither the machine n
 * ``gateway``: the same, with a gateway between link and provider
 * ``penstock``: the SDK with our client, and the gateway
 
+``--repeats 0.4``: four of ten calls ask what was asked before (temperature 0), and our client keeps answers in memory.
+
 The provider is the simulator, which has made and bills the whole answer before the break is noticed.  A provider that
 makes an answer slowly and stops when its caller is gone bills a part: then what the others pay twice is less.
 """
@@ -24,6 +26,7 @@ import httpx2
 import openai
 
 import penstock
+from penstock.client import CacheOptions
 from penstock.lab.faults import Break, FaultProxy, Kind
 from penstock.testing import GatewayProcess, SimulatorProcess, expected_text
 
@@ -62,7 +65,15 @@ def answered(client, asked):
     return text
 
 
-def run(system, url, simulator, calls, share, seed):
+def asked_in_turn(calls, repeats, seed):
+    """Numbers of questions; so many of them, as a share, were asked before, each as likely as any other."""
+    chance, numbers = random.Random(f"questions {seed}"), []
+    for number in range(calls):
+        numbers.append(chance.choice(numbers) if numbers and chance.random() < repeats else number)
+    return numbers
+
+
+def run(system, url, simulator, calls, share, seed, repeats=0.0):
     """What one system's answers have cost."""
     simulator.reset_bill()
     draws = Draws(share, seed)
@@ -70,14 +81,21 @@ def run(system, url, simulator, calls, share, seed):
     right = 0
     with FaultProxy(host, int(port), breaks=iter(draws)) as link:
         if system == "penstock":
-            http = penstock.http_client(gateways=[link.url], limits=NO_CONNECTION_TWICE, trust_env=False)
+            http = penstock.http_client(
+                gateways=[link.url],
+                limits=NO_CONNECTION_TWICE,
+                trust_env=False,
+                cache=CacheOptions() if repeats else None,
+            )
         else:
             http = httpx2.Client(limits=NO_CONNECTION_TWICE, trust_env=False)
         with openai.OpenAI(base_url=link.url + "/v1", api_key="any", http_client=http) as client:
-            for number in range(calls):
-                draws.stream = number % 2 == 0
+            for place, number in enumerate(asked_in_turn(calls, repeats, seed)):
+                draws.stream = place % 2 == 0
                 question = [{"role": "user", "content": f"{seed} {number}"}]
                 asked = {"model": "sim", "messages": question, "max_tokens": TOKENS, "stream": draws.stream}
+                if repeats:
+                    asked["temperature"] = 0
                 for _ in range(ASKED):
                     try:
                         text = answered(client, asked)
@@ -98,6 +116,9 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=1_000)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.02, 0.05, 0.1])
+    parser.add_argument(
+        "--repeats", type=float, default=0.0, help="share of calls that ask what was asked before"
+    )
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     found = {}
@@ -110,7 +131,7 @@ def main(arguments=None):
             for share in options.shares:
                 for system in SYSTEMS:
                     url = simulator.base_url.removesuffix("/v1") if system == "provider" else gateway.url
-                    figures = run(system, url, simulator, options.calls, share, options.seed)
+                    figures = run(system, url, simulator, options.calls, share, options.seed, options.repeats)
                     found[share, system] = figures
                     print(f"{share:.0%} {system}: {figures}", flush=True)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import subprocess
 import sys
 
@@ -253,6 +254,27 @@ def test_an_sdk_adds_to_the_attempts_and_does_not_multiply_them():
     keys = asyncio.run(main())
     assert len(keys) == 3 + 2
     assert len(set(keys)) == 1
+
+
+@pytest.mark.parametrize("size", [10, 2_000_000], ids=["a call", "an upload"])
+def test_a_call_that_is_cancelled_is_abandoned_and_the_next_one_has_a_connection_of_its_own(size):
+    async def main():
+        script = [REQUEST, asyncio.Event()]
+        body = {**BODY, "messages": [{"role": "user", "content": random.Random(1).randbytes(size).hex()}]}
+        async with ScriptedUpstream([script, [REQUEST, ANSWER]]) as upstream:
+            url = upstream.url + "/v1/chat/completions"
+            async with penstock.async_http_client(trust_env=False, gateways=[upstream.url]) as http:
+                task = asyncio.create_task(http.post(url, json=body))
+                while not upstream.received:
+                    await asyncio.sleep(0)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                assert (await http.post(url, json=BODY)).status_code == 200
+                return http.statistics()
+
+    figures = asyncio.run(main())
+    assert (figures.calls, figures.abandoned, figures.succeeded, figures.failed) == (2, 1, 1, 0)
 
 
 def test_compressed_answers_pass():

@@ -108,6 +108,12 @@ class Ahead:
             else:
                 self._asked()
 
+    def forked(self) -> None:
+        """In a child process: the thread, and what it was to do, stay its parent's."""
+        self._lock = threading.Lock()
+        self._waiting = queue.Queue(WAITING)
+        self._thread = None
+
     def close(self) -> None:
         with self._lock:
             self._closed = True

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
@@ -70,11 +71,22 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         self._connect = connect
         self._proxies = urllib.request.getproxies() if proxied else {}
         self._inner: dict[str | None, httpx.AsyncBaseTransport] = {None: connect(None)}
+        self._process = os.getpid()
 
     def __repr__(self) -> str:
         return f"<AsyncTransport of {self.calls!r}>"
 
+    def _forked(self) -> None:
+        """In a child of the process that made the connections: if both used one, they would mix up answers."""
+        self._process = os.getpid()
+        self._inner = {None: self._connect(None)}
+        self.calls.forked()
+        if self._kept is not None:
+            self._kept.forked()
+
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if os.getpid() != self._process:
+            self._forked()
         try:
             body = request.content
         except httpx.RequestNotRead:  # a stream of the application's own: it cannot be sent twice
@@ -107,6 +119,9 @@ class AsyncTransport(httpx.AsyncBaseTransport):
             return await self._answered(call, request, keeping)
         except httpx.RequestError as error:
             call.failed(_reason(error))
+            raise
+        except BaseException:  # cancelled: nobody waits for it
+            call.abandoned()
             raise
 
     async def _answered(

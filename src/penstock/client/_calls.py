@@ -104,6 +104,12 @@ class Calls:
     def __repr__(self) -> str:
         return f"<Calls to {self.peers!r}, {self.counters!r}>"
 
+    def forked(self) -> None:
+        """In a child process: what another thread held when it was made is held by nobody here."""
+        self.lock = threading.Lock()
+        self.counters.forked()
+        self.peers.forked()
+
     def begin(
         self,
         method: str,

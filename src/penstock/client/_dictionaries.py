@@ -40,6 +40,10 @@ class Dictionaries:
     def __repr__(self) -> str:
         return f"<Dictionaries {len(self._bodies)}, {self._held} of {self._most} bytes>"
 
+    def forked(self) -> None:
+        """As :meth:`penstock.client._calls.Calls.forked`."""
+        self._lock = threading.Lock()
+
     def takes(self, body: bytes, now: float) -> bool:
         """Whether the gateway is to be asked to remember this one."""
         return WORTH <= len(body) <= self._most // _MOST_OF_ONE and now >= self._rests_until

@@ -40,6 +40,7 @@ class Disk:
         self._database: sqlite3.Connection | None = None
         self._trouble = ""
         self._given_up = False
+        self._inherited: list[sqlite3.Connection] = []
 
     def __repr__(self) -> str:
         return f"<Disk {self.path}, {self._trouble or 'well'}>"
@@ -54,6 +55,13 @@ class Disk:
 
     def put(self, key: bytes, sealed: bytes, kept_until: float) -> None:
         self._do(lambda database: self._put(database, key, sealed, kept_until))
+
+    def forked(self) -> None:
+        """In a child process: its parent's connection may neither be used nor closed here, SQLite says."""
+        self._lock = threading.Lock()
+        if self._database is not None:
+            self._inherited.append(self._database)
+            self._database = None
 
     def close(self) -> None:
         with self._lock:

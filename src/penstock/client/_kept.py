@@ -10,6 +10,7 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import msgspec
 
@@ -54,11 +55,12 @@ class Kept:
         self.options = options
         self.now = now
         self._memory = MemoryTier(options.memory_bytes, now)
-        self._disk = Disk(options.path, options.disk_bytes, now) if options.path is not None else None
+        self._disk = Disk(Path(options.path), options.disk_bytes, now) if options.path is not None else None
         self._key_secret, seal_secret = keys.derived(None)
         self._sealer = Sealer(seal_secret, MAX_ENTRY_BYTES)
         self._lock = threading.Lock()  # of memory
         self._borrowed = False
+        self._lent: list[Kept] = []
         self.ahead: Ahead | None = None  # None: nothing is asked ahead
 
     def __repr__(self) -> str:
@@ -87,6 +89,7 @@ class Kept:
         other = copy.copy(self)
         other._borrowed = True  # noqa: SLF001 - its own class
         other.ahead = None
+        self._lent.append(other)
         return other
 
     def remembered(self, name: bytes) -> Entry | None:
@@ -114,6 +117,18 @@ class Kept:
             self._memory.put(name, entry)
         if self._disk is not None:
             self._disk.put(name, self._sealer.seal_apart(name, entry), entry.kept_until)
+
+    def forked(self) -> None:
+        """As :meth:`penstock.client._calls.Calls.forked`; who has borrowed this is told by it."""
+        if self._borrowed:
+            return
+        self._lock = threading.Lock()
+        for each in self._lent:
+            each._lock = self._lock  # noqa: SLF001 - its own class
+        if self._disk is not None:
+            self._disk.forked()
+        if self.ahead is not None:
+            self.ahead.forked()
 
     def close(self) -> None:
         if self._borrowed:

@@ -91,6 +91,11 @@ class Peers:
     def __repr__(self) -> str:
         return f"<Peers {self._gateways or 'as they come'}, {len(self._known)} known>"
 
+    def forked(self) -> None:
+        """As :meth:`penstock.client._calls.Calls.forked`."""
+        for peer in (*self._gateways, *self._known.values()):
+            peer.dictionaries.forked()
+
     def candidates(self, scheme: str, netloc: str) -> list[Peer]:
         """Who can be asked in the place of this server: itself, or all gateways if it is one of them."""
         name = scheme, _netloc(scheme, netloc)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -70,11 +71,22 @@ class Transport(httpx2.BaseTransport):
         self._connect = connect
         self._proxies = urllib.request.getproxies() if proxied else {}
         self._inner: dict[str | None, httpx2.BaseTransport] = {None: connect(None)}
+        self._process = os.getpid()
 
     def __repr__(self) -> str:
         return f"<Transport of {self.calls!r}>"
 
+    def _forked(self) -> None:
+        """In a child of the process that made the connections: if both used one, they would mix up answers."""
+        self._process = os.getpid()
+        self._inner = {None: self._connect(None)}
+        self.calls.forked()
+        if self._kept is not None:
+            self._kept.forked()
+
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        if os.getpid() != self._process:
+            self._forked()
         try:
             body = request.content
         except httpx2.RequestNotRead:  # a stream of the application's own: it cannot be sent twice
@@ -107,6 +119,9 @@ class Transport(httpx2.BaseTransport):
             return self._answered(call, request, keeping)
         except httpx2.RequestError as error:
             call.failed(_reason(error))
+            raise
+        except BaseException:  # cancelled: nobody waits for it
+            call.abandoned()
             raise
 
     def _answered(

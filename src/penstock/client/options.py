@@ -29,7 +29,7 @@ class CacheOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     memory_bytes: int = 64 << 20
-    path: Path | None = None
+    path: Path | str | None = None
     disk_bytes: int = 1 << 30
     ttl: float = 3_600.0
     every_call: bool = False

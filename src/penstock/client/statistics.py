@@ -69,6 +69,10 @@ class Counters:
         told = ", ".join(f"{value} {name}" for name, value in self._sums.items() if value)
         return f"<Counters {told or 'of nothing yet'}>"
 
+    def forked(self) -> None:
+        """As :meth:`penstock.client._calls.Calls.forked`."""
+        self._lock = threading.Lock()
+
     def add(self, **amounts: int) -> None:
         sums = self._sums
         with self._lock:
