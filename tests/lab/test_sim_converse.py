@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import boto3
 import pytest
 from botocore.config import Config
@@ -36,7 +38,9 @@ def client(simulator):
 
 
 def streamed(client, **more):
-    return list(client.converse_stream(inferenceConfig=LIMIT, **{"messages": SAID, **more})["stream"])
+    answer = client.converse_stream(inferenceConfig=LIMIT, **{"messages": SAID, **more})
+    with contextlib.closing(answer["stream"]) as stream:  # one that breaks leaves its socket open
+        return list(stream)
 
 
 def only(events, name):
