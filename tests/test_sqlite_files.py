@@ -3,12 +3,21 @@
 import contextlib
 import fcntl
 import sqlite3
+import stat
 import subprocess
 import sys
 
 import pytest
 
-from penstock.sqlite_files import Foreign, Mark, OtherVersion, create_private, identity, transaction
+from penstock.sqlite_files import (
+    Foreign,
+    Mark,
+    OtherVersion,
+    create_private,
+    identity,
+    private_opener,
+    transaction,
+)
 
 MARK = Mark(0x50454E54, 2)
 SCHEMA = ("CREATE TABLE t (n INTEGER)",)
@@ -132,3 +141,9 @@ def test_a_lock_on_a_file_that_is_there_is_kept(tmp_path):
         create_private(path)
         refused = subprocess.run([sys.executable, "-c", other, path], capture_output=True, check=False)
     assert b"BlockingIOError" in refused.stderr
+
+
+def test_what_a_private_opener_makes_nobody_else_may_read(tmp_path):
+    with open(tmp_path / "new", "xb", opener=private_opener) as file:
+        file.write(b"x")
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600

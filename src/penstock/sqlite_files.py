@@ -146,6 +146,11 @@ def create_private(path: Path, mode: int = 0o600) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
 
 
+def private_opener(path: str, flags: int) -> int:
+    """As ``opener`` of :func:`open`: a file that it makes nobody else may read, wherever it is moved or copied to."""
+    return os.open(path, flags, 0o600)
+
+
 def identity(path: Path) -> tuple[int, int] | None:
     """Which file a path names now; None: none."""
     try:

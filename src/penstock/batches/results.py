@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 from penstock.batches.batch import Counts
 from penstock.errors import PenstockError
+from penstock.sqlite_files import private_opener
 from penstock.upload.files import write_all
 from penstock.wire.batch import done_id
 
@@ -48,7 +49,7 @@ class ResultFile:
 
     def open(self) -> list[str]:
         """:returns: the ``custom_id`` of each line that is there"""
-        self._file = file = self.path.open("a+b", buffering=0)
+        self._file = file = open(self.path, "a+b", buffering=0, opener=private_opener)  # noqa: SIM115
         file.seek(0)
         found = []
         rest = b""

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from penstock.errors import BodyTooLarge, Forbidden, PenstockError
+from penstock.sqlite_files import private_opener
 from penstock.uninterrupted import uninterrupted
 from penstock.upload.disk_threads import DiskThreads
 from penstock.upload.file_index import (
@@ -313,7 +314,7 @@ class Incoming:
 
     def _append(self, data: bytearray) -> None:
         if self._file is None:
-            self._file = self._path.open("xb", buffering=0)
+            self._file = open(self._path, "xb", buffering=0, opener=private_opener)  # noqa: SIM115
         write_all(self._file, data)
 
     def _sync(self) -> None:

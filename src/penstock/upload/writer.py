@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from penstock.errors import BodyTooLarge, Conflict, DigestMismatch, PenstockError, StorageUnavailable
+from penstock.sqlite_files import private_opener
 from penstock.uninterrupted import uninterrupted
 from penstock.upload.files import write_all
 from penstock.upload.index import Append, Sealed
@@ -55,7 +56,7 @@ class BlockWriter:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._file is None:
-            self._file = self._path.open("xb", buffering=0)
+            self._file = open(self._path, "xb", buffering=0, opener=private_opener)  # noqa: SIM115
         write_all(self._file, data)
         self._hash.update(data)
         self.size += len(data)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from penstock.errors import PenstockError
+from penstock.sqlite_files import private_opener
 from penstock.upload.contents import Contents
 from penstock.upload.file_index import Parts
 from penstock.upload.files import write_all
@@ -68,7 +69,8 @@ class BlockShelf:
             piece = source.read(_PIECE)
             if not piece:
                 return 0
-            with (self._disk.directory / name).open("xb", buffering=0) as target:
+            path = self._disk.directory / name
+            with open(path, "xb", buffering=0, opener=private_opener) as target:
                 while piece:
                     write_all(target, piece)
                     left -= len(piece)
