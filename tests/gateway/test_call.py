@@ -20,7 +20,7 @@ from serving import (
     serving,
 )
 
-from penstock.config.model import RetryConfig, TimeoutConfig, UpstreamConfig
+from penstock.config.model import ModelConfig, RetryConfig, TimeoutConfig, UpstreamConfig
 from penstock.messages import Outcome, Usage
 from penstock.testing import FakeClock, ScriptedUpstream, Step
 
@@ -160,6 +160,22 @@ def test_nobody_listening_is_a_bad_gateway():
     assert answer.json()["error"]["code"] == "upstream_unreachable"
     assert "127.0.0.1" not in answer.json()["error"]["message"]
     assert len(booked) == 3
+
+
+def test_where_nobody_listens_the_next_replica_is_asked_at_once_and_a_fallback_only_after_retries():
+    async def main():
+        async with ScriptedUpstream(answering(plain(COMPLETION))) as upstream:
+            nobody = "http://127.0.0.1:9"
+            settings = config(nobody, nobody, upstream.url, retry=AT_ONCE)
+            replicas, fallback = settings.models["m"].candidates[:2], settings.models["m"].candidates[2:]
+            settings.models["m"] = ModelConfig(candidates=replicas, fallbacks=("other",))
+            settings.models["other"] = ModelConfig(candidates=fallback)
+            async with serving(settings) as (gateway, port):
+                return await call(port, PROMPT), rows(gateway)
+
+    answer, booked = asyncio.run(main())
+    assert answer.status == 200
+    assert [row.upstream for row in booked] == ["up0", "up1", "up1", "up1", "up2"]
 
 
 def test_a_certificate_that_is_not_trusted_is_asked_once_and_told(tmp_path):

@@ -1,7 +1,8 @@
 """Call upstreams until one has answered: attempts, retries, fallbacks, and a ledger row for each.
 
 What nobody has been told can be asked for again: before the first event a failed attempt is repeated, at the
-same candidate with full-jitter back-off as long as the retry budget lasts, then at the next one.  After it
+same candidate with full-jitter back-off as long as the retry budget lasts, then at the next one; where nobody
+is there to be asked, at the next replica at once.  After it
 the answer has begun, and a break leaves a log that is to be gone on with (``upstream.ladder`` has the ways):
 at each candidate in its order, the best way first, until the log is complete or the tries are spent.
 
@@ -34,6 +35,7 @@ from penstock.errors import (
     UpstreamFailed,
     UpstreamLeaving,
     UpstreamTimeout,
+    UpstreamUnreachable,
     UpstreamUntrusted,
 )
 from penstock.flow import retry
@@ -222,7 +224,7 @@ class Production:
                         if self.call.endpoint.opaque:
                             raise  # nobody here could go on with it
                         return failed
-                    if isinstance(failed, UpstreamLeaving):
+                    if isinstance(failed, UpstreamLeaving) or _has_another(candidates, candidate, failed):
                         break
                     wait = _wait(failed, number, config)
                     if wait is None or number == config.attempts:
@@ -566,6 +568,14 @@ def _describe(
         came = transfer.seen or attempt.usage.output_tokens
         attempt.outcome = Outcome.PARTIAL if came else Outcome.FAILED
         attempt.error = failure.code if isinstance(failure, PenstockError) else InternalError.code
+
+
+def _has_another(candidates: Sequence[Candidate], candidate: Candidate, error: UpstreamError) -> bool:
+    """Whether nobody is there, and a replica is yet to be asked: that is no reason to wait for this one."""
+    return (
+        isinstance(error, UpstreamUnreachable)
+        or (isinstance(error, UpstreamTimeout) and error.clock == "connect")
+    ) and any(one.route == candidate.route for one in candidates[candidates.index(candidate) + 1 :])
 
 
 def _wait(error: UpstreamError, attempt: int, config: RetryConfig) -> float | None:
