@@ -83,3 +83,12 @@ def test_the_adaptive_window_alone_does_not_keep_up_with_an_upstream_of_few_plac
     assert sum(len(taken) for _, taken in requests) >= len(calls) - 5  # those of the last window are not sent
     assert windows.added(requests, 0.02, 2) is None
     assert windows.added(requests, 0.02, 4) < 0.005
+
+
+def test_with_places_said_it_keeps_up_and_requests_are_as_large_as_they_must_be():
+    calls = windows.arrivals()
+    for time, places, in_one in ((0.02, 1, 10.0), (0.02, 2, 5.0), (0.04, 2, 10.0), (0.02, 4, 3.4)):
+        requests = windows.gated(calls, time, places)
+        assert sorted(call for _, taken in requests for call in taken) == calls
+        assert len(calls) / len(requests) == pytest.approx(in_one, rel=0.02)
+        assert windows.added(requests, time, places) <= max(in_one / windows.RATE / 2 * 1.05, 0.0035)

@@ -6,6 +6,8 @@ simulated time, seed 1.  *Added* is the median of what a call takes longer than 
 
 - ``alone``: every call is a request.
 - ``adaptive``: the product's own windows (``penstock.flow.batch``), 32 inputs, 5 ms.
+- ``adaptive, concurrency``: the same where ``concurrency`` says on how many the upstream works: the others wait in the
+  gateway, and may be joined.
 - ``as places come free``: a request goes as soon as the upstream has a place, with all that wait then, 32 at most.
 - ``every 20 ms``: ten calls a request, as regularly as can be.
 
@@ -16,7 +18,9 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import TypeAlias
 
 from penstock.config.model import BatchingConfig
@@ -68,6 +72,44 @@ def adaptively(calls: Sequence[float], _: float, __: int) -> list[Request]:
     return made
 
 
+def gated(calls: Sequence[float], time: float, places: int) -> list[Request]:
+    batching: Batching[float] = Batching(BatchingConfig(max_batch_size=MOST))
+    free = [0.0] * places
+    waiting: deque[Group[float]] = deque()
+    made: list[Request] = []
+    group: Group[float] | None = None
+
+    def room(now: float) -> bool:
+        return not waiting and free[0] <= now
+
+    def send(group: Group[float], now: float) -> None:
+        batching.close(group)
+        heapq.heapreplace(free, now + time)
+        made.append((now, group.members))
+
+    def advance(until: float) -> None:
+        while True:
+            due = inf if group is None or group.closed else group.closes_at
+            freed = max(free[0], 0.0) if waiting else inf
+            now = min(due, freed)
+            if now > until or now == inf:
+                return
+            if freed <= due:
+                send(waiting.popleft(), now)
+            elif group is not None:
+                batching.due(group, room=room(now))
+                send(group, now) if group.closed else waiting.append(group)
+
+    for at in calls:
+        advance(at)
+        free_now = room(at)
+        group, _passed = batching.put("all", at, 1, 1, at, room=free_now)
+        if (group.closed or group.held) and group not in waiting:
+            send(group, at) if free_now else waiting.append(group)
+    advance(inf)
+    return made
+
+
 def as_free(calls: Sequence[float], time: float, places: int) -> list[Request]:
     free = [0.0] * places
     made: list[Request] = []
@@ -84,6 +126,7 @@ def as_free(calls: Sequence[float], time: float, places: int) -> list[Request]:
 POLICIES: dict[str, Callable[[Sequence[float], float, int], list[Request]]] = {
     "alone": alone,
     "adaptive": adaptively,
+    "adaptive, concurrency": gated,
     "as places come free": as_free,
     "every 20 ms": evenly,
 }

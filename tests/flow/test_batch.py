@@ -1,4 +1,5 @@
 import random
+from math import inf
 
 import pytest
 from hypothesis import given
@@ -113,6 +114,23 @@ def test_who_leaves_is_not_sent_and_an_empty_group_is_closed():
     batching.leave(group, "b", 1, 1)
     assert group.closed
     assert batching.put("k", "c", 1, 1, 100.0)[0] is not group
+
+
+@pytest.mark.parametrize("window", ["fixed", "adaptive"])
+def test_whose_time_has_come_while_there_is_no_place_is_joined_until_it_goes_or_is_full(window):
+    batching = Batching(BatchingConfig(window=window, max_queue_delay=0.01, max_batch_size=3))
+    group, _ = batching.put("k", "a", 1, 1, 100.0, room=False)
+    if not group.held:
+        batching.due(group, room=False)
+    assert (group.closed, group.closes_at) == (False, inf)
+    assert batching.put("k", "b", 1, 1, 200.0, room=False)[0] is group
+    assert not group.closed
+    assert batching.put("k", "c", 1, 1, 300.0, room=False)[0] is group
+    assert group.closed
+    following, _ = batching.put("k", "d", 1, 1, 300.0, room=False)
+    assert following is not group
+    batching.due(following, room=True)
+    assert following.closed
 
 
 def test_keys_do_not_mix_and_do_not_add_up():

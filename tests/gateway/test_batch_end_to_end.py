@@ -276,6 +276,82 @@ def test_a_shared_request_takes_one_turn():
     assert run(test, batching=full_at(4), concurrency=gate) == (1, 0, {200})
 
 
+def gateway_has(gateway, calls):
+    return len(gateway.recorder.ledger.open_attempts()) == calls
+
+
+def test_while_a_request_waits_for_its_turn_more_calls_join_it():
+    async def test(gateway, port, embedder):
+        queue = gateway.pipeline.snapshot.upstreams["up0"].gate.queue
+        embedder.go_on.clear()
+        first = asyncio.ensure_future(ask_all(port, asked_for("first")))
+        await until(lambda: embedder.asked)
+        calling = []
+        for number in range(5):
+            calling.append(asyncio.ensure_future(ask_all(port, asked_for(f"text {number}"))))
+            await until(lambda number=number: gateway_has(gateway, number + 2))
+        places = queue.length
+        embedder.go_on.set()
+        answers = [answer for one in (first, *calling) for answer in await one]
+        told = [answer.json()["data"][0]["embedding"] for answer in answers]
+        return places, embedder.asked, told, [row.usage for row in rows(gateway)]
+
+    alone = BatchingConfig(max_queue_delay=0.001, max_batch_size=4)
+    gate = ConcurrencyConfig(limit=1, adaptive=False)
+    places, asked, told, used = run(test, batching=alone, concurrency=gate)
+    assert places == 2  # one of four calls, which is full, and one of the last
+    texts = [f"text {number}" for number in range(5)]
+    assert asked == [["first"], texts[:4], texts[4:]]
+    assert told == [["first"], *([text] for text in texts)]
+    assert [usage.estimated for usage in used].count(True) == 4  # whose usage is a share
+
+
+def test_who_leaves_a_request_that_waits_for_its_turn_is_not_in_it_and_the_last_one_gives_it_up():
+    async def test(gateway, port, embedder):
+        queue = gateway.pipeline.snapshot.upstreams["up0"].gate.queue
+        embedder.go_on.clear()
+        first = asyncio.ensure_future(ask_all(port, asked_for("first")))
+        await until(lambda: embedder.asked)
+        stays = asyncio.ensure_future(ask_all(port, asked_for("stays")))
+        await until(lambda: gateway_has(gateway, 2))
+        await left_after(port, asked_for("leaves"), lambda: gateway_has(gateway, 3))
+        await until(lambda: gateway_has(gateway, 2))
+        other = asyncio.ensure_future(
+            left_after(
+                port, asked_for("x" * 500), lambda: queue.length == 2
+            )  # of another length, so of another group
+        )
+        await other
+        await until(lambda: queue.length == 1)
+        embedder.go_on.set()
+        await asyncio.gather(first, stays)
+        return embedder.asked
+
+    alone = BatchingConfig(max_queue_delay=0.001, max_batch_size=4, length_ratio=2.0)
+    gate = ConcurrencyConfig(limit=1, adaptive=False)
+    assert run(test, batching=alone, concurrency=gate) == [["first"], ["stays"]]
+
+
+def test_a_deadline_that_passes_in_the_line_is_its_own_callers_and_the_others_are_asked_for_alone():
+    async def test(gateway, port, embedder):
+        embedder.go_on.clear()
+        first = asyncio.ensure_future(ask_all(port, asked_for("first")))
+        await until(lambda: embedder.asked)
+        hurried = asyncio.ensure_future(
+            call(port, asked_for("hurried"), PATH, headers=["penstock-deadline: 0.5"])
+        )
+        await until(lambda: gateway_has(gateway, 2))
+        patient = asyncio.ensure_future(ask_all(port, asked_for("patient")))
+        refused = await hurried
+        embedder.go_on.set()
+        await asyncio.gather(first, patient)
+        return refused.status, [answer.status for answer in await patient], embedder.asked
+
+    alone = BatchingConfig(max_queue_delay=0.001, max_batch_size=4)
+    gate = ConcurrencyConfig(limit=1, adaptive=False)
+    assert run(test, batching=alone, concurrency=gate) == (503, [200], [["first"], ["patient"]])
+
+
 def test_silence_ends_the_request_and_each_call_goes_on_alone():
     class Silent(Embedder):
         async def serve(self, reader, writer):

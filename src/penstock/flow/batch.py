@@ -8,6 +8,9 @@ short, and the one before it is long, but it counts as one.
 - Where fewer than :data:`WORTH` more calls are to be expected in the longest wait, nobody waits at all.
 - Where nobody has come for :data:`PATIENCE` times the usual gap, the burst is over.
 
+A group whose time has come while the upstream has no place for its request is *held*: it is closed when its turn has
+come, or when it is full, and whoever comes until then joins it.
+
 No tasks and no timers; whoever holds a group asks :attr:`Group.closes_at` and comes back then.
 """
 
@@ -38,6 +41,7 @@ class Group(Generic[T]):
         "_patience",
         "bytes",
         "closed",
+        "held",
         "inputs",
         "key",
         "last",
@@ -52,13 +56,14 @@ class Group(Generic[T]):
         self.bytes = 0
         self.opened = self.last = now
         self.closed = False
+        self.held = False
         self._longest_wait = longest_wait
         self._patience = inf
 
     @property
     def closes_at(self) -> float:
-        """When it is to be sent, if nobody else comes."""
-        return min(self.opened + self._longest_wait, self.last + self._patience)
+        """When it is to be sent, if nobody else comes; ``inf``: when its turn has come."""
+        return inf if self.held else min(self.opened + self._longest_wait, self.last + self._patience)
 
     def join(self, member: T, inputs: int, size: int, now: float, patience: float) -> None:
         self.members.append(member)
@@ -68,7 +73,8 @@ class Group(Generic[T]):
         self._patience = patience
 
     def __repr__(self) -> str:
-        return f"<Group of {len(self.members)} calls, {self.inputs} inputs, {'closed' if self.closed else 'open'}>"
+        state = "closed" if self.closed else "held" if self.held else "open"
+        return f"<Group of {len(self.members)} calls, {self.inputs} inputs, {state}>"
 
 
 class _Gaps:
@@ -106,11 +112,12 @@ class Batching(Generic[T]):
         return inputs < self.config.max_batch_size and size < self.config.max_batch_bytes
 
     def put(
-        self, key: Hashable, member: T, inputs: int, size: int, now: float
+        self, key: Hashable, member: T, inputs: int, size: int, now: float, *, room: bool = True
     ) -> tuple[Group[T], Group[T] | None]:
         """Add a call.
 
-        :returns: its group, which may be closed by it; and one that it did not fit into, which is closed now
+        :param room: whether the upstream has a place for a request now
+        :returns: its group, which may be closed, or held, from now on; and one that it did not fit into, which is closed now
         """
         config = self.config
         group = self._open.get(key)
@@ -123,9 +130,18 @@ class Batching(Generic[T]):
         if group is None:
             group = self._open[key] = Group(key, now, config.max_queue_delay)
         group.join(member, inputs, size, now, self._patience(key, now))
-        if group.inputs >= config.max_batch_size or group.closes_at <= now:
+        if group.inputs >= config.max_batch_size:
             self.close(group)
+        elif group.closes_at <= now:
+            self.due(group, room=room)
         return group, passed
+
+    def due(self, group: Group[T], *, room: bool) -> None:
+        """Its time has come: it goes, or waits for a place."""
+        if room:
+            self.close(group)
+        else:
+            group.held = True
 
     def close(self, group: Group[T]) -> None:
         """Nobody can join it any more."""

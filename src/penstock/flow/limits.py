@@ -335,10 +335,8 @@ def _estimate(call: Call) -> tuple[int, int]:
     if (raw := fields.get("n")) is not None:
         output *= _choices(raw)
     if endpoint is _COMPLETIONS:
-        if (raw := fields.get("best_of")) is not None:
-            output = max(
-                output, output // _choices(fields.get("n")) * _choices(raw)
-            )  # all are made and billed
+        if (raw := fields.get("best_of")) is not None:  # all are made and billed
+            output = max(output, output // _choices(fields.get("n")) * _choices(raw))
         output *= merge.count_inputs(call)
     return prompt, output
 

@@ -6,6 +6,8 @@ whom and when, ``wire.merge`` makes one request of theirs and many answers of it
 A call shares a request in its first attempt only, and what fails is asked for again alone, so that one input which no
 upstream can take, or which brings one down, is nobody else's misfortune.  What a request is refused for (4xx) is told
 to nobody: each call is asked alone at once, in the same attempt, for nothing was made or charged.
+
+A request takes one turn at the upstream's gate.  While it waits for it, more calls may join.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ from typing import TypeAlias
 
 import msgspec
 
-from penstock.errors import CallerError, InternalError, PenstockError, UpstreamBroken
+from penstock.errors import CallerError, InternalError, Overloaded, PenstockError, UpstreamBroken
 from penstock.flow.batch import Batching, Group
 from penstock.flow.gate import Turn
-from penstock.gateway.stages.queue import ask_turn, settle_turn, take_turn, wait_turn
+from penstock.gateway.stages.queue import ask_turn, has_room, settle_turn, take_turn, wait_turn
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Candidate
 from penstock.generation.log import Generation, new_id
@@ -53,9 +55,12 @@ class Member:
         self.gone = False
 
     def __repr__(self) -> str:
-        return f"<Member {'gone' if self.gone else 'sent' if self.shared is not None else 'waiting'}>"
+        sent = self.shared is not None and self.shared.sent
+        return f"<Member {'gone' if self.gone else 'sent' if sent else 'waiting'}>"
 
     def tell(self, *, answered: bool) -> None:
+        if not answered:
+            self.transfer.job.shared = False
         if not self.told.done():
             self.told.set_result(answered)
 
@@ -86,11 +91,14 @@ async def ask_together(
     member = Member(transfer, part, loop.create_future())
     bucket = _bucket(part.longest, batching.config.length_ratio)
     key = (candidate.model, bucket, candidate.upstream.caller_headers(call), *part.alike)
-    group, passed = batching.put(key, member, len(part.inputs), len(call.body), loop.time())
+    now = loop.time()
+    group, passed = batching.put(
+        *(key, member, len(part.inputs), len(call.body), now), room=has_room(candidate, transfer.now())
+    )
     if passed is not None:
-        _start(passed, candidate, recorder)
-    if group.closed:
-        _start(group, candidate, recorder)
+        _start(batching, passed, candidate, recorder)
+    if group.closed or group.held:
+        _start(batching, group, candidate, recorder)
     elif len(group.members) == 1:
         loop.call_at(group.closes_at, _due, batching, group, candidate, recorder)
     try:
@@ -110,32 +118,38 @@ def _bucket(longest: int, ratio: float) -> int:
 
 def _due(batching: Batches, group: Group[Member], candidate: Candidate, recorder: Recorder) -> None:
     """The group's time may have come."""
-    if group.closed:
+    if group.closed or group.held:
         return
     loop = asyncio.get_running_loop()
     if group.closes_at - loop.time() > SOON:
         loop.call_at(group.closes_at, _due, batching, group, candidate, recorder)
         return
-    batching.close(group)
-    _start(group, candidate, recorder)
+    batching.due(group, room=has_room(candidate, group.members[0].transfer.now()))
+    _start(batching, group, candidate, recorder)
 
 
-def _start(group: Group[Member], candidate: Candidate, recorder: Recorder) -> None:
+def _start(batching: Batches, group: Group[Member], candidate: Candidate, recorder: Recorder) -> None:
+    """Have the group sent; one that waits for its turn already has who does so."""
     members = group.members
-    recorder.batched(candidate, len(members))
-    if len(members) == 1:
+    shared = members[0].shared
+    if shared is not None:
+        members[-1].shared = shared
+    elif len(members) == 1 and group.closed:
+        recorder.batched(candidate, 1)
         members[0].tell(answered=False)
     else:
-        Shared(members, candidate)
+        Shared(batching, group, candidate, recorder)
 
 
 async def _leave(batching: Batches, group: Group[Member], member: Member) -> None:
     """Its caller has left; if it is in a request already, the bill comes with that request's end."""
     shared = member.shared
-    if shared is None:
+    if shared is None or not shared.sent:
         if member in group.members:
             part = member.part
             batching.leave(group, member, len(part.inputs), len(member.transfer.job.call.body))
+            if shared is not None and not group.members:
+                shared.task.cancel()
         return
     member.gone = member.transfer.cancelled = True
     shared.left()
@@ -145,17 +159,36 @@ async def _leave(batching: Batches, group: Group[Member], member: Member) -> Non
 
 
 class Shared:
-    """One request of several calls, from sending to telling each of them; ends with :attr:`task`."""
+    """One request of several calls, from its turn to telling each of them; ends with :attr:`task`.
 
-    __slots__ = ("_candidate", "_members", "_transfer", "task")
+    Until it is ``sent``, whoever leaves the group is not in it, and if the group is held, more may join.
+    """
 
-    def __init__(self, members: list[Member], candidate: Candidate) -> None:
-        self._members = members
+    __slots__ = (
+        "_asking",
+        "_batching",
+        "_candidate",
+        "_group",
+        "_members",
+        "_recorder",
+        "_transfer",
+        "sent",
+        "task",
+    )
+
+    def __init__(
+        self, batching: Batches, group: Group[Member], candidate: Candidate, recorder: Recorder
+    ) -> None:
+        self._batching = batching
+        self._group = group
+        self._members = group.members
+        self._asking = group.members[0]  # for whom the turn is asked
         self._candidate = candidate
+        self._recorder = recorder
         self._transfer: Transfer | None = None
-        for member in members:
+        self.sent = False
+        for member in self._members:
             member.shared = self
-            member.transfer.job.shared = True
         self.task = tasks.start(self._run(), asyncio.get_running_loop())
 
     def __repr__(self) -> str:
@@ -180,8 +213,49 @@ class Shared:
                 member.fail(InternalError("internal error"), 0, Usage())
 
     async def _ask(self) -> None:
-        members, candidate = self._members, self._candidate
+        candidate = self._candidate
         upstream = candidate.upstream
+        transfer, head, body = self._request()
+        turn: Turn | None = None
+        failure: PenstockError | None = None
+        try:
+            if upstream.gate is not None:
+                place = ask_turn(upstream.gate, transfer, candidate)
+                if isinstance(place, Turn):
+                    turn = place
+                else:
+                    turn = await wait_turn(upstream.gate, transfer, place)
+                    transfer, head, body = self._request()
+                    transfer.turn = turn
+            self._close()
+            connection = await take_turn(upstream, transfer)
+            self._transfer = transfer
+            await upstream.send(transfer, connection, head, body)
+        except PenstockError as error:
+            failure = error
+        except asyncio.CancelledError:
+            transfer.cancelled = True
+            raise
+        finally:
+            self._close()
+            if turn is not None:
+                settle_turn(turn, transfer, _ended(transfer, candidate, failure), failure)
+        self._tell(transfer, transfer.generation.events[0] if transfer.generation.events else None, failure)
+
+    def _close(self) -> None:
+        """Nobody joins it from here on, and who leaves does not take its part away."""
+        if not self.sent:
+            self.sent = True
+            self._batching.close(self._group)
+            members = self._members
+            if members:
+                self._recorder.batched(self._candidate, len(members))
+            for member in members:
+                member.transfer.job.shared = len(members) > 1
+
+    def _request(self) -> tuple[Transfer, bytes, bytes]:
+        """What is to be sent for those who are in it now."""
+        members, candidate = self._members, self._candidate
         first = members[0].transfer
         fields = merge.merged(first.job.call, [member.part for member in members])
         body = request.rewritten(fields, candidate.model)
@@ -198,35 +272,24 @@ class Shared:
             max_bytes=first.generation.max_bytes,
         )
         answer.attempts = 1
-        transfer = upstream.transfer(call, answer, candidate.timeouts)
-        head, body = upstream.encode(call, transfer, candidate.model)
-        turn: Turn | None = None
-        failure: PenstockError | None = None
-        try:
-            if upstream.gate is not None:
-                place = ask_turn(upstream.gate, transfer, candidate)
-                turn = place if isinstance(place, Turn) else await wait_turn(upstream.gate, transfer, place)
-            connection = await take_turn(upstream, transfer)
-            self._transfer = transfer
-            await upstream.send(transfer, connection, head, body)
-        except PenstockError as error:
-            failure = error
-        except asyncio.CancelledError:
-            transfer.cancelled = True
-            raise
-        finally:
-            if turn is not None:
-                settle_turn(turn, transfer, _ended(transfer, candidate, failure), failure)
-        self._tell(transfer, answer.events[0] if answer.events else None, failure)
+        transfer = candidate.upstream.transfer(call, answer, candidate.timeouts)
+        return transfer, *candidate.upstream.encode(call, transfer, candidate.model)
 
     def _tell(self, transfer: Transfer, answer: bytes | None, failure: PenstockError | None) -> None:
         """Give each call its answer, or what became of it."""
         members = self._members
-        parts = [member.part for member in members]
         if isinstance(failure, CallerError):
             for member in members:
                 member.tell(answered=False)
             return
+        if isinstance(failure, Overloaded):
+            for member in members:
+                if member is self._asking:
+                    member.fail(failure, 0, Usage())
+                else:  # it has a deadline and a tier of its own
+                    member.tell(answered=False)
+            return
+        parts = [member.part for member in members]
         endpoint = transfer.job.call.endpoint
         bodies = merge.split(endpoint, answer, parts) if answer is not None and failure is None else None
         if bodies is None:
