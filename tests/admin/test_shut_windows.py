@@ -16,8 +16,8 @@ def test_who_writes_waits_until_something_could_be_sent():
             await asyncio.sleep(0)
         assert not writing.done()
         assert len(await buffer.pop(h2.BUFFER_HIGH_WATER)) == h2.BUFFER_HIGH_WATER
-        await writing
         assert await buffer.pop(100) == b"x" * 10
+        await writing
         assert await buffer.pop(0) == b""
         await buffer.drain()
 

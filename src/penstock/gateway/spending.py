@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 
 from penstock.errors import ConfigError
 from penstock.flow.limits import Limiter
-from penstock.ledger.spending import read_spending
+from penstock.ledger.spending import OthersSpending
 from penstock.ledger.sqlite import SQLiteStore
 from penstock.messages import Spent
 from penstock.net.clock import Clock
 
-INTERVAL = 5.0  # seconds between two looks: by so much workers may overspend together
+INTERVAL = 1.0  # seconds between two looks: by so much workers may overspend together
 
 log = logging.getLogger("penstock.gateway")
 
@@ -25,6 +26,8 @@ class Spending:
 
     def __init__(self, store: SQLiteStore | None, clock: Clock) -> None:
         self._store = store
+        self._others = OthersSpending(Path() if store is None else store.path)
+        self._told: list[Spent] | None = None  # what the limiter knows
         self._clock = clock
         self._limiter: Limiter | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -44,6 +47,7 @@ class Spending:
     def use(self, limiter: Limiter | None) -> None:
         """Tell this limiter from now on."""
         self._limiter = limiter
+        self._told = None
         self._next = self._clock.now()
 
     def sweep(self, now: float) -> None:
@@ -65,24 +69,25 @@ class Spending:
         month = calendar.month, calendar.day
         try:
             spent = await asyncio.get_running_loop().run_in_executor(
-                None, _spent, store, calendar.day_began, calendar.month_began
+                None, self._spent, store.token, calendar.day_began, calendar.month_began
             )
         except ConfigError as error:
             self._say(error.message)
         else:
             limiter.look()
-            if (calendar.month, calendar.day) == month:  # else it is yesterday's news
+            # Else it is yesterday's news, or no news.
+            if (calendar.month, calendar.day) == month and spent != self._told and limiter is self._limiter:
                 limiter.credit(spent)
+                self._told = spent
             self._say("")
         finally:
             self._reading = None
+
+    def _spent(self, token: str, day_began: float, month_began: float) -> list[Spent]:
+        return self._others.read(token, day_began=day_began, month_began=month_began)
 
     def _say(self, trouble: str) -> None:
         """Once, not at every look."""
         if trouble and trouble != self._trouble:
             log.error("budgets do not know what other processes have spent: %s", trouble)
         self._trouble = trouble
-
-
-def _spent(store: SQLiteStore, day_began: float, month_began: float) -> list[Spent]:
-    return read_spending(store.path, store.token, day_began=day_began, month_began=month_began)
