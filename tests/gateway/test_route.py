@@ -13,6 +13,17 @@ from penstock.gateway.stages.route import Router
 class Upstream:
     def __init__(self, name, config):
         self.name, self.config = name, config
+        self.gate = None
+
+
+class Gate:
+    """One that has room, or has not."""
+
+    def __init__(self, *, room):
+        self.room = room
+
+    def free(self, model, tokens, now):
+        return self.room
 
 
 def to(*names, fallbacks=(), timeouts=None):
@@ -87,6 +98,16 @@ def test_a_star_in_a_candidates_name_is_what_the_pattern_matched(pattern, templa
 def test_one_is_drawn_by_weight_and_the_others_follow_by_theirs(rand, order):
     models = {"m": to(("a", 1.0), ("b", 3.0), ("c", 0.0))}
     assert routed(router(models, lambda: rand), "m") == [f"{name}/m" for name in order]
+
+
+def test_who_is_full_comes_after_those_that_have_room_but_before_the_reserve():
+    models = {"m": to(("a", 3.0), ("b", 2.0), ("c", 1.0), ("d", 0.0), fallbacks=["n"]), "n": to("e")}
+    a_router = router(models)
+    for name, room in (("a", False), ("b", True), ("e", True)):
+        a_router._upstreams[name].gate = Gate(room=room)
+    assert [one[0] for one in routed(a_router, "m")] == ["b", "c", "a", "d", "e"]
+    a_router._upstreams["b"].gate.room = False
+    assert [one[0] for one in routed(a_router, "m")] == ["c", "a", "b", "d", "e"]
 
 
 def test_each_gets_its_share():

@@ -66,12 +66,6 @@ def _open_for(candidate: Candidate, now: float) -> float:
     return 0.0 if gate is None else gate.open_for(candidate.model, now)
 
 
-def has_room(candidate: Candidate, now: float) -> bool:
-    """Whether a call would have its turn there at once."""
-    gate = candidate.upstream.gate
-    return gate is None or gate.free(candidate.model, 0.0, now)
-
-
 def asked_of(call: Call, model: str, gate: Gate, prompt_tokens: int) -> Asked:
     """What a gate is told of a call.
 

@@ -68,6 +68,12 @@ class Candidate(msgspec.Struct, frozen=True, eq=False):
     sample: Sample | None = None  # where it counts for a version on trial how this goes
 
 
+def has_room(candidate: Candidate, now: float, tokens: float = 0.0) -> bool:
+    """Whether a call would have its turn there at once."""
+    gate = candidate.upstream.gate
+    return gate is None or gate.free(candidate.model, tokens, now)
+
+
 class Router:
     """The routes of one configuration."""
 
@@ -437,6 +443,9 @@ class Router:
         weights = [candidate.weight for candidate in regular]
         if call is None or len(regular) < 2 or strategy == "weighted":
             order = choose.drawn(weights, self._rand)
+            if call is not None:
+                now = call.received
+                order.sort(key=lambda i: not has_room(regular[i], now))
         elif strategy == "cheapest":
             order = choose.cheapest(weights, self._prices(regular, call), self._rand)
         elif strategy in _PREFERRING:
@@ -459,10 +468,9 @@ class Router:
         )
         choices = []
         for candidate, cost in zip(candidates, costs, strict=True):
-            config, gate = candidate.upstream.config, candidate.upstream.gate
+            config = candidate.upstream.config
             preferred = config.capacity == "spot" if spot else config.region == self._config.region
-            has_room = gate is None or gate.free(candidate.model, tokens, now)
-            choices.append(Choice(candidate.weight, preferred, has_room, cost))
+            choices.append(Choice(candidate.weight, preferred, has_room(candidate, now, tokens), cost))
         return by_preference(choices, self._rand)
 
     def _by_standing(self, candidates: list[Candidate], strategy: str, call: Call) -> list[int]:
