@@ -56,7 +56,7 @@ def test_a_cut_is_a_reset_behind_its_tokens(fresh_bill):
     data, reset = ask(fresh_bill, "sim:tokens=10,cut-after=4", stream=True)
     assert reset
     assert data.count(b'"content":"') - 1 == 4  # the opening has an empty one
-    assert b"0\r\n\r\n" not in data
+    assert b"\r\n0\r\n\r\n" not in data  # a number in the head may end in 0
     assert settled(fresh_bill)["output_tokens"] == 4
 
 
