@@ -96,7 +96,7 @@ class LedgerFile:
         """
         base = self.boot << BOOT_SHIFT
         with transaction(self._db):
-            self._write_rows([reserved_row(self.boot, base + row, a) for row, a in reserved], settled=False)
+            self._reserve([reserved_row(self.boot, base + row, a) for row, a in reserved])
             self._db.executemany(
                 NOTE,
                 [(attempt.answer[:MAX_NAME], base + row) for row, attempt in noted],
@@ -183,10 +183,10 @@ class LedgerFile:
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
-    def _write_rows(self, rows: list[tuple[object, ...]], *, settled: bool) -> None:
+    def _reserve(self, rows: list[tuple[object, ...]]) -> None:
         for start in range(0, len(rows), ROWS_PER_STATEMENT):
             chunk = rows[start : start + ROWS_PER_STATEMENT]
-            self._db.execute(upsert(len(chunk), settled=settled), [value for row in chunk for value in row])
+            self._db.execute(upsert(len(chunk), settled=False), [value for row in chunk for value in row])
 
     def __repr__(self) -> str:
         return f"<LedgerFile {self.path}, boot {self.boot}>"

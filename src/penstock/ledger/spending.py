@@ -29,6 +29,7 @@ from penstock.sqlite_files import identity
 LAG = 10.0  # seconds after which every row is in the file that is before one which was there
 AFRESH = 1_800.0  # seconds between two looks at everything
 _ROWS_PER_STATEMENT = 500
+_NONE = (0, 0, 0, 0)
 
 Names: TypeAlias = tuple[str, str, str, str]
 
@@ -114,7 +115,7 @@ class OthersSpending:
                     _add(self._sums, database.execute(_BETWEEN, {**values, "first": base, "last": end}))
                     self._open |= {row for row in is_open if base < row <= end}
             self._base, self._ends, self._moves_at = self._base | self._ends, ends, now + LAG
-        sums = {names: list(parts) for names, parts in self._sums.items()}
+        sums = dict(self._sums)
         for boot, end in ends.items():
             base = self._base.get(boot, boot << BOOT_SHIFT)
             if end > base:
@@ -142,8 +143,6 @@ class OthersSpending:
 
 
 def _add(sums: dict[Names, list[int]], rows: Iterable[tuple[str, str, str, str, int, int, int, int]]) -> None:
-    for *names, high, low, all_high, all_low in rows:
-        key = (names[0], names[1], names[2], names[3])
-        parts = sums.setdefault(key, [0, 0, 0, 0])
-        for place, part in enumerate((high, low, all_high, all_low)):
-            parts[place] += part
+    for key_name, tenant, tier, model, *parts in rows:
+        names = key_name, tenant, tier, model
+        sums[names] = [before + part for before, part in zip(sums.get(names, _NONE), parts, strict=True)]
