@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from pathlib import Path
+from collections.abc import Callable
 
 from penstock.errors import ConfigError
 from penstock.flow.limits import Limiter
@@ -26,7 +27,7 @@ class Spending:
 
     def __init__(self, store: SQLiteStore | None, clock: Clock) -> None:
         self._store = store
-        self._others = OthersSpending(Path() if store is None else store.path)
+        self._look = None if store is None else functools.partial(_spent, store, OthersSpending(store.path))
         self._told: list[Spent] | None = None  # what the limiter knows
         self._clock = clock
         self._limiter: Limiter | None = None
@@ -51,26 +52,24 @@ class Spending:
         self._next = self._clock.now()
 
     def sweep(self, now: float) -> None:
-        limiter, store = self._limiter, self._store
-        if limiter is None or store is None or now < self._next or self._reading is not None:
+        limiter, look = self._limiter, self._look
+        if limiter is None or look is None or now < self._next or self._reading is not None:
             return
         self._next = now + INTERVAL
         if limiter.spends:
-            self._reading = asyncio.get_running_loop().create_task(self._read(limiter, store))
+            self._reading = asyncio.get_running_loop().create_task(self._read(limiter, look))
 
     async def wait_idle(self) -> None:
         """Until nothing is being read."""
         if self._reading is not None:
             await self._reading
 
-    async def _read(self, limiter: Limiter, store: SQLiteStore) -> None:
+    async def _read(self, limiter: Limiter, look: Callable[[float, float], list[Spent]]) -> None:
         limiter.look()
         calendar = limiter.calendar
         month = calendar.month, calendar.day
         try:
-            spent = await asyncio.get_running_loop().run_in_executor(
-                None, self._spent, store.token, calendar.day_began, calendar.month_began
-            )
+            spent = await asyncio.to_thread(look, calendar.day_began, calendar.month_began)
         except ConfigError as error:
             self._say(error.message)
         else:
@@ -83,11 +82,12 @@ class Spending:
         finally:
             self._reading = None
 
-    def _spent(self, token: str, day_began: float, month_began: float) -> list[Spent]:
-        return self._others.read(token, day_began=day_began, month_began=month_began)
-
     def _say(self, trouble: str) -> None:
         """Once, not at every look."""
         if trouble and trouble != self._trouble:
             log.error("budgets do not know what other processes have spent: %s", trouble)
         self._trouble = trouble
+
+
+def _spent(store: SQLiteStore, others: OthersSpending, day_began: float, month_began: float) -> list[Spent]:
+    return others.read(store.token, day_began=day_began, month_began=month_began)
