@@ -15,17 +15,18 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from penstock.ledger._mended import MAX_NAME
 from penstock.ledger._recovery import BOOT_SHIFT, Recovery, lock_path
 from penstock.ledger._rows import (
-    COLUMNS,
     NOTE,
     ROWS_PER_STATEMENT,
     WRITE_FEW,
     WRITE_FOLD,
     Fold,
+    Values,
     fold_row,
     of_few,
     reserved_row,
@@ -96,30 +97,23 @@ class LedgerFile:
         """
         base = self.boot << BOOT_SHIFT
         with transaction(self._db):
-            self._reserve([reserved_row(self.boot, base + row, a) for row, a in reserved])
+            self._write_rows((reserved_row(self.boot, base + row, a) for row, a in reserved), settled=False)
             self._db.executemany(
                 NOTE,
                 [(attempt.answer[:MAX_NAME], base + row) for row, attempt in noted],
             )
-            chunk: list[object] = []
+            rows: list[tuple[Values, Values]] = []
             few: list[tuple[int, int, int]] = []
             for row, attempt in settled:
                 if attempt.usage.units or attempt.usage.image_input_tokens:
                     few.append(of_few(base + row, attempt))
                 if attempt.error == PROCESS_DIED:
-                    if chunk:  # it may be of the same answer
-                        self._db.execute(upsert(len(chunk) // COLUMNS, settled=True), chunk)
-                        chunk.clear()
+                    self._write_rows(rows, settled=True)  # one may be of the same answer
+                    rows.clear()
                     self.recovery.write_taken_over(self.boot, base + row, attempt)
-                    continue
-                # Flattened and written by the chunk: each statement is one stretch without the
-                # interpreter's lock, and between two of them the event loop waits for us but shortly.
-                chunk += settled_row(self.boot, base + row, attempt)
-                if len(chunk) == ROWS_PER_STATEMENT * COLUMNS:
-                    self._db.execute(upsert(ROWS_PER_STATEMENT, settled=True), chunk)
-                    chunk.clear()
-            if chunk:
-                self._db.execute(upsert(len(chunk) // COLUMNS, settled=True), chunk)
+                else:
+                    rows.append(settled_row(self.boot, base + row, attempt))
+            self._write_rows(rows, settled=True)
             if few:
                 self._db.executemany(WRITE_FEW, few)
             self._db.executemany("DELETE FROM attempts WHERE row = ?", [(base + row,) for row in withdrawn])
@@ -183,10 +177,17 @@ class LedgerFile:
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
-    def _reserve(self, rows: list[tuple[object, ...]]) -> None:
-        for start in range(0, len(rows), ROWS_PER_STATEMENT):
-            chunk = rows[start : start + ROWS_PER_STATEMENT]
-            self._db.execute(upsert(len(chunk), settled=False), [value for row in chunk for value in row])
+    def _write_rows(self, rows: Iterable[tuple[Values, Values]], *, settled: bool) -> None:
+        """Those that are alike by the statement: each is one stretch without the interpreter's lock, and between two of
+        them the event loop waits for us but shortly.
+        """
+        alike: dict[Values, list[Values]] = {}
+        for common, own in rows:
+            alike.setdefault(common, []).append(own)
+        for common, owns in alike.items():
+            for start in range(0, len(owns), ROWS_PER_STATEMENT):
+                some = owns[start : start + ROWS_PER_STATEMENT]
+                self._db.execute(upsert(len(some), settled=settled), (*common, *chain.from_iterable(some)))
 
     def __repr__(self) -> str:
         return f"<LedgerFile {self.path}, boot {self.boot}>"

@@ -21,7 +21,7 @@ import msgspec
 
 from penstock.ledger._mended import MAX_NAME, UNWRITABLE, mended
 from penstock.ledger._queue import DeadQueue, NotAQueue, inherit, queue_path, queues_beside
-from penstock.ledger._rows import NOTE, WRITE_FEW, of_few, reserved_row, settled_row, upsert
+from penstock.ledger._rows import NOTE, WRITE_FEW, Values, of_few, reserved_row, settled_row, upsert
 from penstock.ledger._schema import RESERVED, TOLD
 from penstock.messages import PROCESS_DIED, SAVING, Attempt, Outcome, Usage
 
@@ -135,7 +135,8 @@ class Recovery:
         if rest is None:
             self._db.execute("DELETE FROM attempts WHERE row = ?", (row,))
         else:
-            self._db.execute(upsert(1, settled=True), settled_row(boot, row, rest))
+            common, own = settled_row(boot, row, rest)
+            self._db.execute(upsert(1, settled=True), common + own)
             until = math.inf if attempt.duration is None else attempt.started + attempt.duration
             orphan = self._db.execute(_ORPHAN, (attempt.generation, until)).fetchone()
             if orphan is not None:
@@ -226,15 +227,17 @@ class Recovery:
     def _enter_row(
         self,
         statement: str,
-        row_of: Callable[[int, int, Attempt], tuple[object, ...]],
+        row_of: Callable[[int, int, Attempt], tuple[Values, Values]],
         boot: int,
         row: int,
         attempt: Attempt,
     ) -> int:
+        common, own = row_of(boot, row, attempt)
         try:
-            return self._db.execute(statement, row_of(boot, row, attempt)).rowcount
+            return self._db.execute(statement, common + own).rowcount
         except UNWRITABLE:
-            return self._db.execute(statement, row_of(boot, row, mended(attempt))).rowcount
+            common, own = row_of(boot, row, mended(attempt))
+            return self._db.execute(statement, common + own).rowcount
 
     def __repr__(self) -> str:
         return f"<Recovery of {self._path}, {self.orphans} orphans, {self.recovered} recovered>"

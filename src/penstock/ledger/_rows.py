@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import TypeAlias
 
 import msgspec
 
@@ -10,20 +11,28 @@ from penstock.ledger._mended import MAX_INTEGER, MAX_NAME
 from penstock.ledger._schema import RESERVED, TOLD
 from penstock.messages import Attempt, Outcome
 
-ROWS_PER_STATEMENT = 32  # 30 columns each: within the 999 parameters that every SQLite allows
-COLUMNS = 30  # that every attempt fills; then come its question's, and those of few
-_SETTLED_COLUMNS = (
-    *("outcome", "status", "error", "first_token", "duration", "input_tokens", "output_tokens"),
-    *("cached_input_tokens", "cache_write_tokens", "reasoning_tokens", "audio_input_tokens"),
-    *("audio_output_tokens", "estimated", "cost", "saved", "answer"),
-)
-_OPENED_COLUMNS = (
-    *("row", "boot", "generation", "number", "tenant", "key_name", "tier", "endpoint", "model", "upstream"),
-    *("upstream_model", "started", "reserved_input_tokens", "reserved_output_tokens"),
-)
+ROWS_PER_STATEMENT = 32
+# A row in two parts: what mostly differs from the row before, and what rows of one moment mostly have in common.  The
+# second is bound once for all rows of a statement, for to bind a value is the dearest thing that there is in a row.
+OWN = (
+    "row", "generation", "started", "first_token", "duration", "input_tokens", "output_tokens", "cost", "saved",
+)  # fmt: skip
+COMMON = (
+    "boot", "number", "tenant", "key_name", "tier", "endpoint", "model", "upstream", "upstream_model",
+    "reserved_input_tokens", "reserved_output_tokens", "outcome", "status", "error", "cached_input_tokens",
+    "cache_write_tokens", "reasoning_tokens", "audio_input_tokens", "audio_output_tokens", "estimated", "answer",
+)  # fmt: skip
+_WHEN_SETTLED = (
+    "first_token", "duration", "input_tokens", "output_tokens", "cost", "saved", "outcome", "status", "error",
+    "cached_input_tokens", "cache_write_tokens", "reasoning_tokens", "audio_input_tokens", "audio_output_tokens",
+    "estimated", "answer",
+)  # fmt: skip
 NOTE = f"UPDATE attempts SET answer = ? WHERE row = ? AND outcome = '{RESERVED}'"  # noqa: S608 - only constants
 WRITE_FEW = "UPDATE attempts SET image_input_tokens = ?, units = ? WHERE row = ?"
 WRITE_FOLD = f"INSERT OR REPLACE INTO folded VALUES ({','.join('?' * 17)})"  # noqa: S608 - only marks
+
+
+Values: TypeAlias = tuple[object, ...]
 
 
 class Fold(msgspec.Struct):
@@ -64,40 +73,52 @@ class Fold(msgspec.Struct):
 
 @functools.cache
 def upsert(rows: int, *, settled: bool) -> str:
-    marks = ",".join(["(" + ",".join("?" * COLUMNS) + ")"] * rows)
-    filled = ", ".join(_OPENED_COLUMNS + _SETTLED_COLUMNS)
-    settle = ", ".join(f"{column} = excluded.{column}" for column in _SETTLED_COLUMNS)
+    """Its parameters are what the rows have in :data:`COMMON`, then the :data:`OWN` of each."""
+    own = iter(range(len(COMMON) + 1, len(COMMON) + rows * len(OWN) + 1))
+    values = ", ".join("(" + ", ".join(f"?{next(own)}" for _ in OWN) + ")" for _ in range(rows))
+    columns = ", ".join(COMMON + OWN)
+    taken = [f"?{place + 1}" for place in range(len(COMMON))] + [
+        f"column{place + 1}" for place in range(len(OWN))
+    ]
+    settle = ", ".join(f"{column} = excluded.{column}" for column in _WHEN_SETTLED)
     # What the provider has told stays, whatever is written once more.
     conflict = f"UPDATE SET {settle} WHERE attempts.told != {TOLD}" if settled else "NOTHING"
-    return f"INSERT INTO attempts ({filled}) VALUES {marks} ON CONFLICT (row) DO {conflict}"  # noqa: S608 - only marks
+    return (
+        f"INSERT INTO attempts ({columns}) SELECT {', '.join(taken)} FROM (VALUES {values}) WHERE true"  # noqa: S608 - only names and marks
+        f" ON CONFLICT (row) DO {conflict}"
+    )
 
 
-def reserved_row(boot: int, row: int, attempt: Attempt) -> tuple[object, ...]:
-    """Only of what does not change while the attempt is under way: another thread works on the rest."""
+def reserved_row(boot: int, row: int, attempt: Attempt) -> tuple[Values, Values]:
+    """Only of what does not change while the attempt is under way: another thread works on the rest.
+
+    :returns: the values of :data:`COMMON`, and of :data:`OWN`
+    """
     reserved = attempt.reserved
     return (
-        row, boot, attempt.generation, attempt.number, attempt.tenant, attempt.key_name, attempt.tier,
-        attempt.endpoint, attempt.model[:MAX_NAME], attempt.upstream, attempt.upstream_model[:MAX_NAME],
-        attempt.started,
+        boot, attempt.number, attempt.tenant, attempt.key_name, attempt.tier, attempt.endpoint,
+        attempt.model[:MAX_NAME], attempt.upstream, attempt.upstream_model[:MAX_NAME],
         reserved.input_tokens, reserved.output_tokens,
-        RESERVED, 0, "", None, None, 0, 0, 0, 0, 0, 0, 0, False, 0, 0, attempt.answer[:MAX_NAME],
-    )  # fmt: skip
+        RESERVED, 0, "", 0, 0, 0, 0, 0, False, attempt.answer[:MAX_NAME],
+    ), (row, attempt.generation, attempt.started, None, None, 0, 0, 0, 0)  # fmt: skip
 
 
-def settled_row(boot: int, row: int, attempt: Attempt) -> tuple[object, ...]:
+def settled_row(boot: int, row: int, attempt: Attempt) -> tuple[Values, Values]:
+    """:returns: the values of :data:`COMMON`, and of :data:`OWN`"""
     reserved = attempt.reserved
     usage = attempt.usage
     outcome = attempt.outcome
     assert outcome is not None
     return (
-        row, boot, attempt.generation, attempt.number, attempt.tenant, attempt.key_name, attempt.tier,
-        attempt.endpoint, attempt.model[:MAX_NAME], attempt.upstream, attempt.upstream_model[:MAX_NAME],
-        attempt.started,
+        boot, attempt.number, attempt.tenant, attempt.key_name, attempt.tier, attempt.endpoint,
+        attempt.model[:MAX_NAME], attempt.upstream, attempt.upstream_model[:MAX_NAME],
         reserved.input_tokens, reserved.output_tokens,
-        outcome._value_, attempt.status, attempt.error, attempt.first_token, attempt.duration,
-        usage.input_tokens, usage.output_tokens, usage.cached_input_tokens, usage.cache_write_tokens,
+        outcome._value_, attempt.status, attempt.error, usage.cached_input_tokens, usage.cache_write_tokens,
         usage.reasoning_tokens, usage.audio_input_tokens, usage.audio_output_tokens, usage.estimated,
-        attempt.cost, attempt.saved, attempt.answer[:MAX_NAME],
+        attempt.answer[:MAX_NAME],
+    ), (
+        row, attempt.generation, attempt.started, attempt.first_token, attempt.duration, usage.input_tokens,
+        usage.output_tokens, attempt.cost, attempt.saved,
     )  # fmt: skip
 
 
