@@ -39,6 +39,7 @@ class Standin:
         self.config = config
         self.streams = set()
         self.leaving = SimpleNamespace()
+        self.repeats = None
 
     def opening(self, exchange):
         return 1_000_000

@@ -43,7 +43,7 @@ async def serving(settings, clock=None, *, troubled=False):
     """
     clock = clock or Clock()
     gateway = build(settings, clock=clock)
-    listener = Listener(gateway, settings.listener, clock)
+    listener = Listener(gateway, settings.listener, clock, repeats=gateway.repeats)
     sock = socket.create_server(("127.0.0.1", 0))
     sock.setblocking(False)
     await listener.serve(sock)

@@ -24,7 +24,7 @@ from penstock.net.tls import server_context
 
 if TYPE_CHECKING:
     from penstock.net.clock import Clock
-    from penstock.net.exchange import Application
+    from penstock.net.exchange import Application, Repeats
     from penstock.net.listener import Listener
 
 log = logging.getLogger("penstock.worker")
@@ -102,11 +102,15 @@ def make_door(
     sockets: Sequence[socket.socket],
     index: int,
     *,
+    repeats: Repeats | None = None,
     http3: bool = False,
 ) -> Door:
-    """The door of the worker in place ``index``; ``sockets`` are those of all places, or only its own."""
+    """The door of the worker in place ``index``; ``sockets`` are those of all places, or only its own.
+
+    :param repeats: knows answers by their requests' bytes, which only the own server has
+    """
     if name == "own":
-        return OwnDoor(application, config, clock, sockets, index)
+        return OwnDoor(application, config, clock, sockets, index, repeats)
     from penstock.asgi import ASGIApplication  # noqa: PLC0415 - only with a foreign server
 
     app, sock = ASGIApplication(application, config.listener), sockets[0]
@@ -143,10 +147,11 @@ class OwnDoor:
         clock: Clock,
         sockets: Sequence[socket.socket],
         index: int,
+        repeats: Repeats | None = None,
     ) -> None:
         from penstock.net.listener import Listener  # noqa: PLC0415 - not with a foreign server
 
-        self._listener: Listener = Listener(application, config.listener, clock)
+        self._listener: Listener = Listener(application, config.listener, clock, repeats=repeats)
         self._own = sockets[index]
         # The ways to the accept queues: of our socket too, once the event loop has let go of it.
         self._queues = [sock.dup() if sock is self._own else sock for sock in sockets]

@@ -58,7 +58,7 @@ from penstock.admin.leases import ChannelBoard
 from penstock.errors import ConfigError, PenstockError
 from penstock.metrics import Family, Registry, process_figures, process_metrics
 from penstock.net.clock import Clock
-from penstock.net.exchange import Application
+from penstock.net.exchange import Application, Repeats
 
 if TYPE_CHECKING:
     from penstock.config.model import Config
@@ -86,6 +86,8 @@ class Gateway(Application, Protocol):
     async def decide(self, model: str, action: Action, reason: str, *, wholly: bool) -> dict[str, Any]: ...
     @property
     def leaving(self) -> Leaving: ...
+    @property
+    def repeats(self) -> Repeats | None: ...
     async def drain(self, seconds: float) -> int: ...
     async def close(self) -> None: ...
 
@@ -291,7 +293,14 @@ class Worker:
         leaving.on_back = lambda name: send(IsBack(name))
         await self._gateway.start(self._board)
         door = make_door(
-            self._server, self._gateway, config, self._clock, self._sockets, self._index, http3=self._http3
+            self._server,
+            self._gateway,
+            config,
+            self._clock,
+            self._sockets,
+            self._index,
+            repeats=self._gateway.repeats,
+            http3=self._http3,
         )
         await door.open()
         self._door = door

@@ -75,6 +75,10 @@ class LineExchange:
         return ""
 
     @property
+    def segment(self) -> bytes:
+        return b""
+
+    @property
     def unsent(self) -> bool:
         return False
 

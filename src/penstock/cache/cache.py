@@ -125,6 +125,13 @@ class Cache:
         self.hits[self.memory.name] += 1
         return entry
 
+    def holds(self, key: bytes, entry: Entry) -> bool:
+        """Whether memory would answer with this very entry; then it counts as a hit."""
+        if self.memory.get(key) is not entry or (self._purges and self._was_purged(key, entry)):
+            return False
+        self.hits[self.memory.name] += 1
+        return True
+
     async def get(self, key: bytes) -> Entry | None:
         """What the tiers below have; memory has been asked.  Takes no longer than their budgets."""
         for position, guard in enumerate(self.guards):

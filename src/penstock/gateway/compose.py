@@ -35,6 +35,7 @@ from penstock.gateway.inquiries import Inquiries
 from penstock.gateway.kept import Work, end_work
 from penstock.gateway.leaving import Leaving
 from penstock.gateway.pipeline import Pipeline, Snapshot
+from penstock.gateway.repeats import Repeats
 from penstock.gateway.resumed import ResumedExchange
 from penstock.gateway.returning import Returning
 from penstock.gateway.rooms import Rooms
@@ -264,6 +265,11 @@ class Gateway:
         finally:
             self._working.discard(task)
 
+    @property
+    def repeats(self) -> Repeats:
+        """What a listener may answer without reading it."""
+        return self.pipeline.repeats
+
     # ---- life ----
 
     async def start(self, board: Board | None = None) -> None:
@@ -297,6 +303,7 @@ class Gateway:
         prices = parts.prices(config)
         near = parts.neighbours(config)
         self.pipeline.snapshot = self._snapshot(config, old.upstreams)
+        self.pipeline.repeats.clear()
         self.config_version += 1
         self.recorder.ledger.use_prices(prices)
         self._follow_answers(config)

@@ -53,6 +53,10 @@ class OverExchange:
         return self._beneath.started
 
     @property
+    def segment(self) -> bytes:
+        return b""
+
+    @property
     def unsent(self) -> bool:
         return self._beneath.unsent
 

@@ -36,13 +36,14 @@ from penstock.flow.retry import RetryBudget
 from penstock.gateway import stored
 from penstock.gateway.cascade import Cascades
 from penstock.gateway.durable import Durable
+from penstock.gateway.repeats import Repeats
 from penstock.gateway.stages import attach, join
 from penstock.gateway.stages.admit import Admission, settle
 from penstock.gateway.stages.authenticate import Keyring
 from penstock.gateway.stages.call import Abandoned, Production
 from penstock.gateway.stages.decode import decode, tidy
 from penstock.gateway.stages.degrade import Degradation
-from penstock.gateway.stages.lookup import SIMILAR, STALE, Found, Lookup, Question
+from penstock.gateway.stages.lookup import FRESH, SIMILAR, STALE, Found, Lookup, Question
 from penstock.gateway.stages.queue import by_health
 from penstock.gateway.stages.read import CLIENT_GONE, Reading, refuse
 from penstock.gateway.stages.read_adapted import open_reading
@@ -85,6 +86,7 @@ class Pipeline:
         self.admission = Admission()
         self.lookup: Lookup | None = None  # None: no answer of any model is kept
         self.durable: Durable | None = None  # None: no answer outlives this process
+        self.repeats = Repeats(self)
         self.waiting: set[asyncio.Task[None]] = (
             set()
         )  # for the cache's lower tiers, or for stored generations
@@ -270,6 +272,8 @@ class Pipeline:
         ):
             self._renew(call, lookup, question)
         self._show(exchange, call, generation, found.status_name)
+        if found.status_name == FRESH:
+            self.repeats.remember(exchange, call, question, found.entry)
 
     def _renew(self, call: Call, lookup: Lookup, question: Question) -> None:
         renewal = msgspec.structs.replace(call, id=new_id(), reservation=None)

@@ -34,6 +34,9 @@ class LedgerStore(Protocol):
     def settled(self, attempt: Attempt) -> None:
         """The attempt is over, and nobody changes it any more."""
 
+    def entered(self, attempt: Attempt) -> None:
+        """The same, of one that was never open."""
+
 
 class Totals(msgspec.Struct, frozen=True):
     """The sum of some attempts; ``cost`` in 1e-12 US dollars."""
@@ -181,6 +184,21 @@ class Ledger:
         store = self.store
         if store is not None:
             store.settled(attempt)
+
+    def enter(self, attempt: Attempt) -> None:
+        """What is over already when it is heard of: opened and settled in one.
+
+        :raises InternalError: it has no outcome, or its id is open
+        """
+        outcome = attempt.outcome
+        if outcome is None or attempt.id in self._open:
+            raise self._defect(f"attempt {attempt.id} is entered, but not over")
+        if outcome not in SAVING:
+            attempt.cost = self.prices.cost(attempt.upstream, attempt.upstream_model, attempt.usage)
+        self._sums[outcome].add(attempt.usage, attempt.cost)
+        self._recent.append(attempt)
+        if self.store is not None:
+            self.store.entered(attempt)
 
     def correct(self, outcome: Outcome, before: Usage, told: Usage, cost: int) -> None:
         """A row of this process that is over has had its figures from its provider.

@@ -196,6 +196,12 @@ class SQLiteStore:
         if len(self._noted) > self._max_rows:
             self._noted.popleft()
 
+    def entered(self, attempt: Attempt) -> None:
+        if self._thread is None and not self._stopping:
+            self.start()
+        self._rows = attempt.row = self._rows + 1
+        self.settled(attempt)
+
     def settled(self, attempt: Attempt) -> None:
         settled = self._settled
         queue = self._queue

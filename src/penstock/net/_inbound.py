@@ -29,6 +29,7 @@ those that have passed.  Connections whose writing or reading is paused get no e
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
@@ -38,11 +39,13 @@ from penstock.net._inbound_exchange import InboundExchange, too_large
 from penstock.net._request_head import CHUNKED, Refusal, RequestHead
 from penstock.net._serving import LINGER_SILENCE, LINGER_TOTAL, NEVER
 from penstock.net._sockets import hung_up, readable, reset_on_close, untaken
-from penstock.net.exchange import HeaderList
+from penstock.net.exchange import HeaderList, Repeats
 from penstock.net.responses import CLOSE, CONTINUE, error_answer, render_fields
 
 if TYPE_CHECKING:
     from penstock.net._serving import Serving
+
+_log = logging.getLogger(__name__)
 
 _IDLE, _HEAD, _BODY, _ANSWERING, _LINGERING, _CLOSED = range(6)
 _PHASES = ("idle", "head", "body", "answering", "lingering", "closed")
@@ -80,6 +83,7 @@ class Inbound(asyncio.Protocol):
         "loop",
         "peer",
         "phase",
+        "segment",
         "serving",
         "transport",
         "write",
@@ -97,6 +101,7 @@ class Inbound(asyncio.Protocol):
         self._head = bytearray()
         self._checked = 0  # bytes of _head that have been looked at
         self._last_head: RequestHead | None = None
+        self.segment = b""  # what has come at once, while it is looked at; of use to who knows repeats
         # Read ahead, in this order, and only while an answer is under way or the client takes nothing:
         self._rest = b""  # from _rest_at on, what followed the request within one segment
         self._rest_at = 0
@@ -192,8 +197,12 @@ class Inbound(asyncio.Protocol):
 
     def _serve(self, data: bytes, at: int = 0) -> None:
         """Begin the requests that ``data`` holds from ``at`` on; a request begins there."""
-        self._looping = True
         serving = self.serving
+        if serving.repeats is not None and at == 0:
+            if self._answer_repeat(data, serving.repeats):
+                return
+            self.segment = data
+        self._looping = True
         size = len(data)
         try:
             while at < size:
@@ -219,8 +228,27 @@ class Inbound(asyncio.Protocol):
             self._refuse(refusal)
         finally:
             self._looping = False
+            self.segment = b""
         if self.phase == _IDLE:
             self.deadline = serving.clock.now() + serving.idle_timeout
+
+    def _answer_repeat(self, data: bytes, repeats: Repeats) -> bool:
+        """Answer a request that came before in the same bytes, without reading it."""
+        serving = self.serving
+        if self.writing_paused or serving.draining:
+            return False
+        try:
+            answer = repeats.answer(data, self.peer)
+        except Exception:  # noqa: BLE001 - then it is read like any other
+            _log.exception("an answer that is at hand could not be given to %r", self)
+            return False
+        if answer is None:
+            return False
+        serving.requests += 1
+        self._stripped = False
+        self.deadline = serving.clock.now() + serving.idle_timeout
+        self.write(serving.openings[200] + answer)
+        return True
 
     def _serve_ahead(self) -> None:
         """Go on with what was read ahead."""

@@ -112,6 +112,14 @@ class InboundExchange:
         return ""
 
     @property
+    def segment(self) -> bytes:
+        segment, head = self._connection.segment, self._head
+        if head.http10 or not head.keep_alive or head.expects_continue or head.length <= 0:
+            return b""
+        length = segment.find(b"\r\n\r\n") + 4 + head.length  # of this request, if the segment begins with it
+        return segment if len(segment) == length and self._connection.exchange is self else b""
+
+    @property
     def unsent(self) -> bool:
         connection = self._connection
         return bool(self._pieces) or connection.broken or connection.transport.get_write_buffer_size() > 0

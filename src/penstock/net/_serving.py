@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from penstock.config.model import ListenerConfig
 from penstock.net._request_head import HeadParser
 from penstock.net.clock import Clock
-from penstock.net.exchange import Application
+from penstock.net.exchange import Application, Repeats
 from penstock.net.responses import Openings
 from penstock.net.tasks import start
 
@@ -36,8 +36,10 @@ class Serving:
         config: ListenerConfig,
         clock: Clock,
         on_refused: Callable[[str], None] | None,
+        repeats: Repeats | None = None,
     ) -> None:
         self.application = application
+        self.repeats = repeats
         self.config = config
         self.clock = clock
         self.heads = HeadParser(config)

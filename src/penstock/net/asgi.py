@@ -264,6 +264,10 @@ class ASGIExchange:
         return self._started
 
     @property
+    def segment(self) -> bytes:
+        return b""
+
+    @property
     def unsent(self) -> bool:
         return self._sending or self._head is not None or bool(self._output)
 

@@ -59,6 +59,13 @@ class Exchange(Protocol):
         """Whether a status line has been sent."""
 
     @property
+    def segment(self) -> bytes:
+        """The whole request as it came, if it came at once and nothing with it; else nothing.
+
+        Only until the application has returned, and only where a :class:`Repeats` is told of requests.
+        """
+
+    @property
     def unsent(self) -> bool:
         """Whether something that was written has not left this process; of a client that is gone, whether it
         may have missed something.
@@ -99,6 +106,17 @@ class Exchange(Protocol):
 
     def watch(self, watcher: Watcher | None) -> None:
         """Who is told; if the client is gone already, ``on_gone`` is called at once."""
+
+
+class Repeats(Protocol):
+    """Requests that came before, byte for byte, and whose answers are at hand."""
+
+    def answer(self, segment: bytes, peer: str) -> bytes | None:
+        """The answer to a request with status 200, from behind its date on; None: it is to be read.
+
+        :param segment: what has come at once, where a request begins; it may be more or less than one
+        :param peer: as of an :class:`Exchange`
+        """
 
 
 class Application(Protocol):

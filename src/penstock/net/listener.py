@@ -17,7 +17,7 @@ from penstock.config.model import ListenerConfig
 from penstock.net._inbound import Inbound
 from penstock.net._serving import NEVER, Serving
 from penstock.net.clock import Clock
-from penstock.net.exchange import Application
+from penstock.net.exchange import Application, Repeats
 
 if TYPE_CHECKING:
     import ssl as ssl_module
@@ -37,6 +37,7 @@ class Listener:
     """Serves one application on any number of sockets of one event loop.
 
     :param on_refused: told the reason of each refusal and each cut, for counting
+    :param repeats: knows answers by their requests' bytes; None: every request is read
     """
 
     def __init__(
@@ -46,8 +47,9 @@ class Listener:
         clock: Clock,
         *,
         on_refused: Callable[[str], None] | None = None,
+        repeats: Repeats | None = None,
     ) -> None:
-        self._serving = Serving(application, config, clock, on_refused)
+        self._serving = Serving(application, config, clock, on_refused, repeats)
         self._clock = clock
         self._servers: list[tuple[asyncio.Server, socket.socket, ssl_module.SSLContext | None]] = []
         self._drain_until = NEVER

@@ -345,6 +345,12 @@ class Lookup:
 
     def served(self, call: Call, question: Question, found: Found) -> Generation:
         """A finished generation that tells the entry to this caller; its saving is a row of the ledger."""
+        generation = self.told(call, question, found)
+        self._recorder.saved(call, found.entry, number=1)
+        return generation
+
+    def told(self, call: Call, question: Question, found: Found) -> Generation:
+        """The same, without a row."""
         entry = found.entry
         generation = Generation(
             call.id,
@@ -364,7 +370,6 @@ class Lookup:
             generation.headers.append((b"penstock-similarity", b"%.4f" % found.similarity))
         generation.append(list(entry.events), call.received)
         generation.finish()
-        self._recorder.saved(call, entry, number=1)
         return generation
 
     def fill(self, call: Call, generation: Generation, question: Question, now: float) -> None:

@@ -16,7 +16,7 @@ from penstock.errors import PenstockError
 from penstock.flow.gate import REFUSALS
 from penstock.gateway.measures import Measures
 from penstock.gateway.stages.route import Candidate
-from penstock.generation.log import TOO_LARGE, Generation
+from penstock.generation.log import TOO_LARGE, Generation, State
 from penstock.generation.store import Record
 from penstock.ledger.ledger import Ledger
 from penstock.logs import RequestLine, RequestLog
@@ -148,6 +148,41 @@ class Recorder:
         cells = self._cells[upstream, route] = _Cells(self.measures, upstream, route)
         return cells
 
+    def repeated(self, call: Call, entry: Entry, peer: str) -> None:
+        """A request was answered from memory as one before it, without being read: all that there is to say of it."""
+        self.saved(call, entry, number=1)
+        label = call.endpoint.label
+        self.counted(label, 200)
+        cell = self._duration_cells.get(label) or self._bind_duration(label)
+        cell.observe(0.0)
+        log = self.log
+        if log is not None:
+            tenant = call.tenant
+            log.write(
+                RequestLine(
+                    dt.datetime.now(dt.UTC),
+                    call.id,
+                    tenant.name,
+                    tenant.key_name,
+                    label,
+                    call.model,
+                    entry.upstream,
+                    entry.upstream_model,
+                    200,
+                    State.FINISHED.value,
+                    call.stream,
+                    0,
+                    0,
+                    0,
+                    0.0,
+                    0.0,
+                    0,
+                    "",
+                    peer,
+                    "cached",
+                )
+            )
+
     def saved(self, call: Call, entry: Entry, *, number: int) -> None:
         """A call was answered by a kept answer: a row that costs nothing, and says what was not used."""
         attempt = _row_of(
@@ -157,9 +192,9 @@ class Recorder:
         attempt.usage = entry.usage
         attempt.saved = entry.cost
         attempt.duration = 0.0
-        self._enter(attempt)
-        self.saved_input.add(entry.usage.input_tokens)
-        self.saved_output.add(entry.usage.output_tokens)
+        self.ledger.enter(attempt)
+        self.saved_input.value += entry.usage.input_tokens
+        self.saved_output.value += entry.usage.output_tokens
         if entry.cost:
             self.saved_cost.add(entry.cost * PICO)
 
@@ -176,7 +211,7 @@ class Recorder:
             attempt.usage = generation.usage or _NOTHING
             attempt.saved = generation.cost
         attempt.duration = self.clock.now() - call.received
-        self._enter(attempt)
+        self.ledger.enter(attempt)
 
     def died(self, call: Call, generation: Generation, record: Record) -> None:
         """The attempt that a process was making which is no more; what it had stored of the answer is the log.
@@ -192,14 +227,9 @@ class Recorder:
         attempt.usage = msgspec.structs.replace(known, estimated=True)
         attempt.error = PROCESS_DIED
         attempt.duration = max(0.0, time.time() - record.created)  # until now it may have worked
-        self._enter(attempt)
+        self.ledger.enter(attempt)
         generation.cost += attempt.cost
         self.measures.attempts.labels(record.upstream, Outcome.PARTIAL.value, PROCESS_DIED).add()
-
-    def _enter(self, attempt: Attempt) -> None:
-        """Put a row into the ledger that no upstream call of this process stands for: it is over already."""
-        self.ledger.open(attempt)
-        self.ledger.settle(attempt)
 
     def retried(self, candidate: Candidate) -> None:
         self.measures.retries.labels(candidate.upstream.name).add()
@@ -237,9 +267,7 @@ class Recorder:
         received = call.received
         duration = self.clock.now() - received
         self.counted(label, status)
-        cell = self._duration_cells.get(label)
-        if cell is None:
-            cell = self._duration_cells[label] = self.measures.durations.labels(label)
+        cell = self._duration_cells.get(label) or self._bind_duration(label)
         cell.observe(duration)
         if read in _SHARED and generation is not None:
             self._shared(call, generation, _SHARED[read], error=error)
@@ -293,6 +321,10 @@ class Recorder:
                 read,
             )
         )
+
+    def _bind_duration(self, label: str) -> Histogram:
+        cell = self._duration_cells[label] = self.measures.durations.labels(label)
+        return cell
 
     def refused(
         self, endpoint: str, tenant: Tenant | None, *, status: int, error: str, peer: str, model: str = ""

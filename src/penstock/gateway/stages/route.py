@@ -117,7 +117,7 @@ class Router:
         self._versions: dict[str, str] = {}
         for name in self._exact:
             routes = self._candidates(name, set(), None)
-            if len(routes) == 1 and not self._changes(name):
+            if len(routes) == 1 and not self.changes(name):
                 self._single[name] = _sole(routes[0])
 
     def __repr__(self) -> str:
@@ -144,7 +144,7 @@ class Router:
         if len(candidates) > 1:
             return candidates
         found = _sole(candidates[0])
-        if len(self._single) < MAX_REMEMBERED and not self._changes(call.model):
+        if len(self._single) < MAX_REMEMBERED and not self.changes(call.model):
             self._single[call.model] = found
         return found
 
@@ -202,7 +202,7 @@ class Router:
             return UnknownModel(f"the model {model!r} has no version {version!r}", param="model")
         return UnknownModel(f"the model {model!r} is not known here", param="model")
 
-    def _changes(self, model: str) -> bool:
+    def changes(self, model: str) -> bool:
         """Whether its candidates are others at another time, by a trial or by their end."""
         if not self._canaries and not self._sunsets:
             return False
@@ -246,7 +246,7 @@ class Router:
             candidates = self._regular.get(model)
             if candidates is None:
                 candidates = self.regular(model)
-                if len(self._regular) < MAX_REMEMBERED and not self._changes(model):
+                if len(self._regular) < MAX_REMEMBERED and not self.changes(model):
                     self._regular[model] = candidates
         if len(candidates) == 1:  # as most have
             return _load(candidates[0], now)
@@ -320,7 +320,7 @@ class Router:
 
         :param wanted: the version that the caller wants; empty: any
         """
-        if wanted or self._changes(model):
+        if wanted or self.changes(model):
             canary = self._canary(model)
             return _standing_behind(
                 [

@@ -1,0 +1,180 @@
+"""Requests that come again, byte for byte, and whose answers memory has.
+
+What makes a call of a request, and finds its answer by that, comes to the same whenever the same bytes come again: the
+same key, tenant, model, question.  So who has been answered from memory is remembered by the digest of all its bytes,
+head and body, with what it was answered, and the next one that looks the same is answered without being read.
+
+Only where nothing but the answer's freshness can make a difference from one such request to the next: no limit
+concerns the call, no load is looked at, nothing is left out of its prompt, nothing is fetched behind it, and
+it is nobody's repetition.  Whether the entry still counts, memory is asked each time.  Ledger, metrics and log
+know each of these answers as they know any other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from blake3 import blake3
+
+from penstock.batches.exchange import LineExchange
+from penstock.cache.entry import Entry
+from penstock.gateway.stages import attach
+from penstock.gateway.stages.lookup import FRESH, Found, Question
+from penstock.gateway.stages.read_adapted import open_reading
+from penstock.generation.log import new_id
+from penstock.messages import Call
+from penstock.net.exchange import HeaderList
+from penstock.net.responses import LAST_CHUNK, render_fields
+
+if TYPE_CHECKING:
+    from penstock.gateway.pipeline import Pipeline
+    from penstock.net.exchange import Exchange
+
+MOST_BYTES = 65_536  # of a request, and of an answer; what is longer is read and written like any other
+SHARE = 8  # what is remembered may take one part in so many of the room that entries have in memory
+_OVERHEAD = 1_200  # bytes that one that is remembered takes besides its answer
+_VARYING = frozenset({b"penstock-generation", b"age"})  # fields that each answer has its own of
+
+
+class _Known:
+    """A request that was answered: what it asks, and what is answered, but for id and age."""
+
+    __slots__ = ("call", "entry", "key", "length", "rest", "until")
+
+    def __init__(self, call: Call, key: bytes, entry: Entry, until: float, rest: bytes, length: int) -> None:
+        self.call = call  # without its body and its head
+        self.key = key
+        self.entry = entry
+        self.until = until  # seconds since 1970
+        self.rest = rest
+        self.length = length
+
+
+class Repeats:
+    """A :class:`penstock.net.exchange.Repeats` over the cache of one worker."""
+
+    __slots__ = ("_known", "_lengths", "_pipeline", "answered", "held_bytes")
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.answered = 0
+        self._pipeline = pipeline
+        self._known: dict[bytes, _Known] = {}
+        self._lengths: dict[int, int] = {}  # of requests that are known, how many: others need no digest
+        self.held_bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<Repeats of {len(self._known)} requests, {self.answered} answered>"
+
+    def clear(self) -> None:
+        """Another configuration may mean something else by the same request."""
+        self._known.clear()
+        self._lengths.clear()
+        self.held_bytes = 0
+
+    def answer(self, segment: bytes, peer: str) -> bytes | None:
+        if len(segment) not in self._lengths:
+            return None
+        digest = blake3(segment).digest()
+        known = self._known.get(digest)
+        pipeline = self._pipeline
+        if known is None or pipeline.admission.draining:
+            return None
+        lookup = pipeline.lookup
+        assert lookup is not None, "what is known was answered by it"
+        cache = lookup.cache
+        entry = known.entry
+        now = cache.now()
+        if now >= known.until or not cache.holds(known.key, entry):
+            self._forget(digest, known)
+            return None
+        call = known.call
+        call.id = generation = new_id()
+        pipeline.recorder.repeated(call, entry, peer)
+        self.answered += 1
+        return b"penstock-generation: %b\r\nage: %d\r\n%b" % (
+            generation.encode(),
+            max(now - entry.stored, 0),
+            known.rest,
+        )
+
+    def remember(self, exchange: Exchange, call: Call, question: Question, entry: Entry) -> None:
+        """A call has been answered from memory: let the next one in the same bytes be."""
+        segment = exchange.segment
+        if not 0 < len(segment) <= MOST_BYTES or not self._is_plain(call, question):
+            return
+        lookup = self._pipeline.lookup
+        assert lookup is not None, "it has answered"
+        sheet = _Sheet(call)
+        generation = lookup.told(call, question, Found(entry, FRESH))
+        generation.join(open_reading(call, generation, sheet, FRESH, lambda _: None))
+        rest = sheet.rest()
+        if sheet.status != 200 or len(rest) > MOST_BYTES:
+            return
+        until = min(entry.fresh_until, entry.stored + question.control.max_age)
+        digest = blake3(segment).digest()
+        if (before := self._known.get(digest)) is not None:
+            self._forget(digest, before)
+        asked = msgspec.structs.replace(call, fields={}, body=b"", headers={})
+        self._known[digest] = _Known(asked, question.key, entry, until, rest, len(segment))
+        self._lengths[len(segment)] = self._lengths.get(len(segment), 0) + 1
+        self.held_bytes += len(rest) + _OVERHEAD
+        while self.held_bytes * SHARE > lookup.cache.memory.max_bytes:
+            oldest = next(iter(self._known))
+            self._forget(oldest, self._known[oldest])
+
+    def _is_plain(self, call: Call, question: Question) -> bool:
+        """Whether the same bytes will mean the same as long as the configuration is the same."""
+        pipeline = self._pipeline
+        snapshot = pipeline.snapshot
+        return (
+            call.reservation is None
+            and not call.deferred
+            and question.policy.prefetch is None
+            and snapshot.degradation is None
+            and snapshot.router.tidying(call.model) is None
+            and not snapshot.router.changes(call.model)
+            and not attach.may_be_elsewhere(call)
+        )
+
+    def _forget(self, digest: bytes, known: _Known) -> None:
+        del self._known[digest]
+        left = self._lengths[known.length] - 1
+        if left:
+            self._lengths[known.length] = left
+        else:
+            del self._lengths[known.length]
+        self.held_bytes -= len(known.rest) + _OVERHEAD
+
+
+class _Sheet(LineExchange):
+    """Where an answer is written as it would go out, and nobody is there to take it."""
+
+    __slots__ = ("_pieces", "_streams")
+
+    def __init__(self, call: Call) -> None:
+        super().__init__(call.endpoint.path, b"", call.headers)
+        self._pieces: list[bytes] = []
+        self._streams = False
+
+    def start(self, status: int, headers: HeaderList) -> None:
+        self._streams = True
+        self.respond(status, headers, b"")
+
+    def write(self, data: bytes) -> bool:
+        self._pieces.append(data)
+        return True
+
+    def end(self) -> None:
+        self.answer = b"".join(self._pieces)
+
+    def rest(self) -> bytes:
+        """The answer behind its date, but for what each one has its own of."""
+        fields = [field for field in self.answer_headers.items() if field[0] not in _VARYING]
+        body = self.answer
+        if self._streams:
+            fields.append((b"transfer-encoding", b"chunked"))
+            body = b"%x\r\n%b\r\n%b" % (len(body), body, LAST_CHUNK)
+        else:
+            fields.append((b"content-length", b"%d" % len(body)))
+        return b"%b\r\n%b" % (render_fields(fields), body)
