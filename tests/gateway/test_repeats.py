@@ -250,12 +250,12 @@ def test_what_is_remembered_is_bounded_and_the_oldest_goes():
             assert known.answered == 12
             assert 0 < known.held_bytes <= tiers.memory_bytes / repeating.SHARE
             assert 0 < len(known._known) < 12
-            assert sum(known._lengths.values()) == len(known._known)
+            assert sum(known.lengths.values()) == len(known._known)
             await ask({**ASKED, "seed": 11})
             await ask({**ASKED, "seed": 0})
             assert known.answered == 13, "the last one is known yet, the first one is not"
             known.clear()
-            assert (known.held_bytes, known._known, known._lengths) == (0, {}, {})
+            assert (known.held_bytes, known._known, known.lengths) == (0, {}, {})
 
     on_uvloop(main)
 

@@ -35,6 +35,10 @@ class Remembering(Showcase):
 
         await super().__call__(_Noted(exchange, note))
 
+    @property
+    def lengths(self):
+        return {len(segment) for segment in self.known}
+
     def answer(self, segment, peer):
         assert peer == "192.0.2.1"
         answer = self.known.get(segment)
@@ -140,6 +144,8 @@ def test_while_the_listener_drains_every_answer_ends_its_connection():
 
 def test_a_defect_in_what_is_at_hand_disturbs_nobody(caplog):
     class Broken:
+        lengths = range(1_000)
+
         def answer(self, segment, peer):
             raise KeyError(segment)
 

@@ -54,13 +54,13 @@ class _Known:
 class Repeats:
     """A :class:`penstock.net.exchange.Repeats` over the cache of one worker."""
 
-    __slots__ = ("_known", "_lengths", "_pipeline", "answered", "held_bytes")
+    __slots__ = ("_known", "_pipeline", "answered", "held_bytes", "lengths")
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.answered = 0
         self._pipeline = pipeline
         self._known: dict[bytes, _Known] = {}
-        self._lengths: dict[int, int] = {}  # of requests that are known, how many: others need no digest
+        self.lengths: dict[int, int] = {}  # of requests that are known, how many: others need no look
         self.held_bytes = 0
 
     def __repr__(self) -> str:
@@ -69,12 +69,10 @@ class Repeats:
     def clear(self) -> None:
         """Another configuration may mean something else by the same request."""
         self._known.clear()
-        self._lengths.clear()
+        self.lengths.clear()
         self.held_bytes = 0
 
     def answer(self, segment: bytes, peer: str) -> bytes | None:
-        if len(segment) not in self._lengths:
-            return None
         digest = blake3(segment).digest()
         known = self._known.get(digest)
         pipeline = self._pipeline
@@ -117,7 +115,7 @@ class Repeats:
             self._forget(digest, before)
         asked = msgspec.structs.replace(call, fields={}, body=b"", headers={})
         self._known[digest] = _Known(asked, question.key, entry, until, rest, len(segment))
-        self._lengths[len(segment)] = self._lengths.get(len(segment), 0) + 1
+        self.lengths[len(segment)] = self.lengths.get(len(segment), 0) + 1
         self.held_bytes += len(rest) + _OVERHEAD
         while self.held_bytes * SHARE > lookup.cache.memory.max_bytes:
             oldest = next(iter(self._known))
@@ -139,11 +137,11 @@ class Repeats:
 
     def _forget(self, digest: bytes, known: _Known) -> None:
         del self._known[digest]
-        left = self._lengths[known.length] - 1
+        left = self.lengths[known.length] - 1
         if left:
-            self._lengths[known.length] = left
+            self.lengths[known.length] = left
         else:
-            del self._lengths[known.length]
+            del self.lengths[known.length]
         self.held_bytes -= len(known.rest) + _OVERHEAD
 
 

@@ -198,12 +198,13 @@ class Inbound(asyncio.Protocol):
     def _serve(self, data: bytes, at: int = 0) -> None:
         """Begin the requests that ``data`` holds from ``at`` on; a request begins there."""
         serving = self.serving
-        if serving.repeats is not None and at == 0:
-            if self._answer_repeat(data, serving.repeats):
+        size = len(data)
+        repeats = serving.repeats
+        if repeats is not None and at == 0:
+            if size in repeats.lengths and self._answer_repeat(data, repeats):
                 return
             self.segment = data
         self._looping = True
-        size = len(data)
         try:
             while at < size:
                 if self.writing_paused:  # no more answers than the client takes

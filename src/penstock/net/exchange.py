@@ -7,7 +7,7 @@ stand in for one of these where a request comes in another form (``gateway.over`
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Container, Coroutine, Sequence
 from typing import Any, Protocol
 
 from penstock.messages import Headers
@@ -110,6 +110,10 @@ class Exchange(Protocol):
 
 class Repeats(Protocol):
     """Requests that came before, byte for byte, and whose answers are at hand."""
+
+    @property
+    def lengths(self) -> Container[int]:
+        """Of the requests that are known, in bytes: one of another length need not be asked about."""
 
     def answer(self, segment: bytes, peer: str) -> bytes | None:
         """The answer to a request with status 200, from behind its date on; None: it is to be read.
