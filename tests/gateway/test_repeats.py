@@ -242,7 +242,7 @@ def test_a_reload_ends_what_the_old_configuration_would_have_answered():
 def test_what_is_remembered_is_bounded_and_the_oldest_goes():
     async def main():
         tiers = settings("http://127.0.0.1:1").cache
-        tiers = msgspec.structs.replace(tiers, memory_bytes=80_000)
+        tiers = msgspec.structs.replace(tiers, memory_bytes=120_000)
         async with gateway_of([answering()], tiers=tiers) as (gateway, port, _, _), line_to(port) as ask:
             for number in range(12):
                 await thrice(ask, {**ASKED, "seed": number})

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 65_536  # of a request, and of an answer; what is longer is read and written like any other
 SHARE = 8  # what is remembered may take one part in so many of the room that entries have in memory
-_OVERHEAD = 1_200  # bytes that one that is remembered takes besides its answer
 _VARYING = frozenset({b"penstock-generation", b"age"})  # fields that each answer has its own of
 
 
@@ -49,6 +48,11 @@ class _Known:
         self.until = until  # seconds since 1970
         self.rest = rest
         self.length = length
+
+    @property
+    def size(self) -> int:
+        """What it takes in memory, about, in bytes: with its entry, which memory may have let go of."""
+        return len(self.rest) + self.entry.size
 
 
 class Repeats:
@@ -114,9 +118,9 @@ class Repeats:
         if (before := self._known.get(digest)) is not None:
             self._forget(digest, before)
         asked = msgspec.structs.replace(call, fields={}, body=b"", headers={})
-        self._known[digest] = _Known(asked, question.key, entry, until, rest, len(segment))
+        known = self._known[digest] = _Known(asked, question.key, entry, until, rest, len(segment))
         self.lengths[len(segment)] = self.lengths.get(len(segment), 0) + 1
-        self.held_bytes += len(rest) + _OVERHEAD
+        self.held_bytes += known.size
         while self.held_bytes * SHARE > lookup.cache.memory.max_bytes:
             oldest = next(iter(self._known))
             self._forget(oldest, self._known[oldest])
@@ -142,7 +146,7 @@ class Repeats:
             self.lengths[known.length] = left
         else:
             del self.lengths[known.length]
-        self.held_bytes -= len(known.rest) + _OVERHEAD
+        self.held_bytes -= known.size
 
 
 class _Sheet(LineExchange):
