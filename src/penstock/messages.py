@@ -194,6 +194,7 @@ class Call(msgspec.Struct, eq=False):
     reduction: Reduction | None = None  # where the load permits less than it asks for
     degraded: bytes = b""  # what it got less, as the caller is told
     version: str = ""  # of the model, where the caller wants a certain one
+    named: str = ""  # the model that the caller names, where another one is asked in its stead
 
 
 class Attempt(msgspec.Struct, eq=False, gc=False, array_like=True):
@@ -238,6 +239,8 @@ class Spent(msgspec.Struct, frozen=True):
     tenant: str
     tier: str
     model: str
+    upstream: str
+    upstream_model: str
     day: int
     month: int
 

@@ -538,3 +538,10 @@ def test_the_cache_can_lie_in_a_cluster_and_limits_cannot(scheme):
         assert "must begin with redis://, rediss:// or redis+sentinel://" in only_mistake(limited)
     else:
         parse(limited, "p.yaml", {})
+
+
+def test_who_is_limited_is_an_upstream_that_there_is():
+    limited = (
+        "upstreams: {open: {kind: sim}}\nlimits: {upstreams: {opem: {concurrent: 1}, '*': {concurrent: 1}}}"
+    )
+    assert "there is no upstream opem; did you mean open?" in only_mistake(limited)

@@ -61,6 +61,14 @@ def test_nothing_is_said_about_what_is_fine():
             GOOD.replace("kind: sim", "kind: anthropic, base_url: 'http://127.0.0.1:8000/v1/messages/'"),
             "upstreams.sim.base_url ends in messages",
         ),
+        (
+            GOOD + "limits: {upstreams: {sim: {usd_per_day: 5}}}",
+            "limits has budgets, but there is no ledger.path",
+        ),
+        (
+            GOOD + "limits: {models: {b: {concurrent: 5}}}",
+            'limits.models."b": nothing in models is called so',
+        ),
         (GOOD + "listen: :80", "can spend your money"),
         (GOOD + "control: 0.0.0.0:80", "control_key is missing"),
         (

@@ -8,9 +8,10 @@ from flow_calls import a_call
 from pool_board import PoolBoard, SharedPool
 
 from penstock.config.model import LimitConfig, LimitsConfig
-from penstock.errors import RateLimited
+from penstock.errors import PlaceWanted, RateLimited
 from penstock.flow.lessee import PATIENCE, Lessee
 from penstock.flow.limits import Limiter
+from penstock.flow.reservation import Reached
 from penstock.flow.sharing import LIFE, Pool
 from penstock.messages import Tenant, Usage
 from penstock.testing import FakeClock
@@ -295,3 +296,35 @@ def test_nobody_is_asked_while_the_way_there_is_being_made(caplog):
 
     asyncio.run(main())
     assert not caplog.text
+
+
+def test_processes_share_the_places_at_an_upstream_and_wait_for_one_there():
+    """A candidate's limit is leased as a caller's is."""
+
+    async def main():
+        world = World(count=2)
+        world.limits = LimitsConfig(upstreams={"up": LimitConfig(concurrent=1)})
+        world.processes = [Process(world, f"p{number}") for number in range(2)]
+        await world.start()
+        one, other = world.processes
+        at = Reached("up", "m", "m", lambda usage: 0)
+        call = a_call(ALICE)
+        for process in (one, other):
+            assert process.limiter.reserve(call) is None  # nobody is limited by what it names
+        with pytest.raises(PlaceWanted):
+            one.limiter.reserve_at(call, at, patient=True)
+        waiting = asyncio.ensure_future(one.limiter.wait_place(call, 60.0, at))
+        await world.turn()
+        waiting.cancel()
+        held = one.limiter.reserve_at(call, at, patient=True)
+        await world.turn()
+        with pytest.raises(RateLimited):
+            other.limiter.reserve_at(call, at)
+        held.settle(Usage(), 0), held.release()
+        waiting = asyncio.ensure_future(other.limiter.wait_place(call, 60.0, at))
+        for _ in range(3):
+            await world.turn()
+        waiting.cancel()
+        return other.limiter.reserve_at(call, at)
+
+    assert asyncio.run(main()) is not None

@@ -199,9 +199,9 @@ def test_what_other_processes_spent_counts_and_is_not_added_twice():
         price=1, keys={"*": LimitConfig(usd_per_day=3)}, models={"m*": LimitConfig(usd_per_month=9)}
     )
     told = [
-        Spent("alice", "research", "standard", "m1", DOLLAR, 2 * DOLLAR),
-        Spent("alice", "research", "standard", "other", DOLLAR, 5 * DOLLAR),
-        Spent("bob", "research", "batch", "m2", 3 * DOLLAR, 4 * DOLLAR),
+        Spent("alice", "research", "standard", "m1", "up", "m1", DOLLAR, 2 * DOLLAR),
+        Spent("alice", "research", "standard", "other", "up", "other", DOLLAR, 5 * DOLLAR),
+        Spent("bob", "research", "batch", "m2", "up", "m2", 3 * DOLLAR, 4 * DOLLAR),
     ]
     world.limiter.credit(told)
     world.call().settle(Usage(), DOLLAR // 2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import ssl
+from collections.abc import Collection
 from itertools import pairwise
 from pathlib import Path as File
 from typing import Any
@@ -55,7 +56,7 @@ def check(plain: Plain, reader: Reader) -> None:
     _check_degradation(models, plain.get("tiers", {}), reader)
     _check_keys(plain.get("keys", []), reader)
     _check_tiers(plain.get("tiers", {}), plain.get("keys", []), reader)
-    _check_limits(plain.get("limits", {}), plain.get("keys", []), reader)
+    _check_limits(plain.get("limits", {}), plain.get("keys", []), upstreams, reader)
     _check_retry(plain.get("retry", {}), reader)
     _check_cache(plain.get("cache", {}), reader)
     if prices := plain.get("prices"):
@@ -472,7 +473,9 @@ def _check_tiers(tiers: Plain, keys: list[Plain | None], reader: Reader) -> None
             reader.mistake(("keys", i, "tier"), f"there is no tier {tier}{did_you_mean(tier, tiers)}")
 
 
-def _check_limits(limits: Plain, keys: list[Plain | None], reader: Reader) -> None:
+def _check_limits(
+    limits: Plain, keys: list[Plain | None], upstreams: Collection[str], reader: Reader
+) -> None:
     """Whoever is limited must be somebody; without keys, every caller is anonymous."""
     members = {"keys": ("name", "anonymous"), "tenants": ("tenant", "default"), "tiers": ("tier", "standard")}
     for section, (member, default) in members.items():
@@ -482,6 +485,10 @@ def _check_limits(limits: Plain, keys: list[Plain | None], reader: Reader) -> No
                 noun = {"keys": "key", "tenants": "key of the tenant", "tiers": "key of the tier"}[section]
                 hint = did_you_mean(name, known)
                 reader.mistake(("limits", section, name), f"there is no {noun} {name}{hint}")
+    for name in limits.get("upstreams", {}):
+        if name != "*" and name not in upstreams:
+            hint = did_you_mean(name, upstreams)
+            reader.mistake(("limits", "upstreams", name), f"there is no upstream {name}{hint}")
     _check_redis(limits, "limits", reader)
     for name in limits.get("models", {}):
         if name.count("*") > 1:

@@ -565,7 +565,11 @@ class LimitsConfig(_Section, frozen=True):
     keys: dict[str, LimitConfig] = {}  # by the key's name; "*": each key without an entry, by itself
     tenants: dict[str, LimitConfig] = {}  # by name; "*": each tenant without an entry, by itself
     tiers: dict[str, LimitConfig] = {}  # by name; "*": each tier without an entry, by itself
-    models: dict[str, LimitConfig] = {}  # names and patterns; what fits one pattern shares its limits
+    # names and patterns; what fits one pattern shares its limits.  They hold where the model is named, and for the
+    # candidates that are asked in its stead
+    models: dict[str, LimitConfig] = {}
+    # by name; "*": each upstream without an entry, by itself.  What is over its limit is passed over
+    upstreams: dict[str, LimitConfig] = {}
     # a server through which gateways on several machines keep to the same limits: redis://, rediss:// (TLS) or
     # redis+sentinel://HOST,HOST/SERVICE; none: the workers of this machine keep to them together
     redis: Secret | None = None

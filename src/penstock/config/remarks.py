@@ -97,17 +97,21 @@ def _of_transcripts(config: Config) -> list[str]:
 
 def _of_limits(config: Config) -> list[str]:
     found = []
-    tables = [config.limits.keys, config.limits.tenants, config.limits.tiers, config.limits.models]
+    wanted = config.limits
+    tables = [wanted.keys, wanted.tenants, wanted.tiers, wanted.models, wanted.upstreams]
     limits = [limit for table in tables for limit in table.values()]
     if not config.ledger.path and any(limit.usd_per_day or limit.usd_per_month for limit in limits):
         found.append("limits has budgets, but there is no ledger.path: they begin anew with each restart")
     keep_days = config.ledger.keep_days
     if 0 < keep_days < _LONGEST_MONTH and any(limit.usd_per_month for limit in limits):
         found.append(f"ledger.keep_days is {keep_days:g}: what was spent earlier in a month is forgotten")
+    names = {*config.models} | {
+        candidate.model for model in config.models.values() for candidate in model.candidates
+    }
     found += [
         f'limits.models."{name}": nothing in models is called so'
         for name in config.limits.models
-        if not any(_meet(name, model) for model in config.models)
+        if not any(_meet(name, model) for model in names)
     ]
     return found
 

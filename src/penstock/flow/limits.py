@@ -1,9 +1,13 @@
-"""Limits and budgets: what a key, a tenant, a tier and a model may use.
+"""Limits and budgets: what a key, a tenant, a tier, a model and an upstream may use.
 
 Before a call an estimate is reserved: one request, the prompt's tokens and the longest answer that it asks
 for, and what that would cost at the dearest of its candidates.  Afterwards the true figures take the
 estimate's place, once.  All limits that concern a call are looked at before anything is taken from any of
 them, so a call that is refused has used nothing.
+
+What a call *names* is looked at once, when it comes (:meth:`Limiter.reserve`).  What it *reaches*, an upstream, and a
+model by a fallback or under another name, is looked at for each attempt (:meth:`Limiter.reserve_at`), which an estimate
+is reserved for in the same way: what is over its limit is no candidate just then.
 
 Where several processes share the limits, each has its part leased (``penstock.flow.lessee``), and what the others
 spend of a budget it learns from the ledger (:meth:`Limiter.credit`).
@@ -11,6 +15,7 @@ spend of a budget it learns from the ledger (:meth:`Limiter.credit`).
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -24,7 +29,7 @@ from penstock.errors import PlaceWanted, RateLimited
 from penstock.flow.account import DOLLAR, Account
 from penstock.flow.budget import Calendar
 from penstock.flow.lessee import Lessee
-from penstock.flow.reservation import CallReservation, Concerned
+from penstock.flow.reservation import CallReservation, Concerned, Reached
 from penstock.messages import Call, Endpoint, Spent, Usage
 from penstock.wire import merge, opaque
 from penstock.wire.not_json import NOT_JSON
@@ -53,12 +58,24 @@ class Price(Protocol):
     def __call__(self, call: Call, usage: Usage, /) -> int: ...
 
 
+class Routes(Protocol):
+    """Where calls go."""
+
+    def reaches(self, model: str, upstream: str, upstream_model: str) -> Reached | None:
+        """The candidate of a model, by its upstream and its name there; None: no limit holds there."""
+
+    def falls_back(self, model: str) -> bool:
+        """Whether another model stands in for this one: then its limits are those of its own candidates."""
+
+
 class Limiter:
     """The limits of one worker.
 
     :param now: monotonic seconds
     :param price: see :class:`Price`; asked only where a budget holds
     :param refused: told the scope and the kind of limit of each refusal
+    :param passed_over: the same of each candidate that is over its limit, after its upstream
+    :param routes: who knows where calls go; None: nowhere but to the model that they name
     :param lessee: leases this process's part of limits that several share; None: nobody shares them
     :param unix_time: seconds since 1970
     """
@@ -71,6 +88,8 @@ class Limiter:
         refused: Callable[[str, str], None],
         *,
         lessee: Lessee | None = None,
+        passed_over: Callable[[str, str, str], None] = lambda *_: None,
+        routes: Callable[[], Routes] | None = None,
         unix_time: Callable[[], float] = time.time,
     ) -> None:
         self.now = now
@@ -78,6 +97,8 @@ class Limiter:
         self.calendar = Calendar(unix_time())
         self._price = price
         self._refused = refused
+        self._passed_over = passed_over
+        self._routes = routes
         self.lessee = lessee
         self._accounts: dict[tuple[str, str], Account] = {}
         self._of_call: dict[tuple[str, str, str, str], Concerned] = {}
@@ -92,6 +113,7 @@ class Limiter:
             "tenant": config.tenants,
             "tier": config.tiers,
             "model": config.models,
+            "upstream": config.upstreams,
         }
         self._of_call.clear()
         for (scope, name), account in list(self._accounts.items()):
@@ -133,26 +155,50 @@ class Limiter:
             cost = price(call, _likely(call, prompt, output))
         tokens = prompt + output
         if not concerned.take(tokens, cost, now):
-            raise self._refusal(concerned, now, tokens, cost, patient=patient)
+            raise self._refusal(concerned, now, tokens, cost, self._refused, patient=patient)
         return CallReservation(self, concerned, now, tokens, cost)
 
-    async def wait_place(self, call: Call, seconds: float) -> None:
-        """Until there may be a place for the call, where there was none; so long at most."""
+    def reserve_at(self, call: Call, reached: Reached, *, patient: bool = False) -> CallReservation | None:
+        """Take what an attempt at a candidate may need, beyond what is reserved for the call; see :meth:`reserve`.
+
+        The attempt settles and releases it.
+        """
+        concerned = self._at(call, reached)
+        if not concerned.accounts:
+            return None
+        now, cost = self.now(), 0
+        prompt, output = _estimate(call)
+        if concerned.spends:
+            self.look()
+            cost = reached.price(_likely(call, prompt, output))
+        tokens = prompt + output
+        if not concerned.take(tokens, cost, now):
+            refused = functools.partial(self._passed_over, reached.upstream)
+            raise self._refusal(concerned, now, tokens, cost, refused, patient=patient)
+        return CallReservation(self, concerned, now, tokens, cost)
+
+    async def wait_place(self, call: Call, seconds: float, reached: Reached | None = None) -> None:
+        """Until there may be a place for the call, where there was none, or at a candidate; so long at most."""
         now = self.now()
-        for account in self._concerned(call).accounts:
+        concerned = self._concerned(call) if reached is None else self._at(call, reached)
+        for account in concerned.accounts:
             if account.lease is not None and not account.has_place(now):
                 await account.lease.wait_place(seconds)
                 return
 
-    def explain(self, call: Call) -> list[dict[str, Any]]:
+    def explain(self, call: Call, reached: Reached | None = None) -> list[dict[str, Any]]:
         """The limits that concern a call, the most pressing first, and what it would meet there; nothing is taken.
 
         ``wait`` is in seconds; None: no time helps.
+
+        :param reached: at this candidate; None: when it comes
         """
-        concerned, now = self._concerned(call), self.now()
+        concerned, now = self._concerned(call) if reached is None else self._at(call, reached), self.now()
         prompt, output = _estimate(call)
-        tokens = prompt + output
-        cost = self._price(call, _likely(call, prompt, output)) if concerned.spends else 0
+        tokens, cost = prompt + output, 0
+        if concerned.spends:
+            usage = _likely(call, prompt, output)
+            cost = self._price(call, usage) if reached is None else reached.price(usage)
         self.look()
         found: list[dict[str, Any]] = []
         for account in concerned.accounts:
@@ -177,10 +223,19 @@ class Limiter:
         self._told = spent
         self._spread()
 
-    def correct(self, names: tuple[str, str, str, str], cost: int) -> None:
-        """What a call of this key, tenant, tier and model has cost was by so much more, in 1e-12 US dollars."""
+    def correct(
+        self, names: tuple[str, str, str, str], cost: int, served_by: tuple[str, str] | None = None
+    ) -> None:
+        """What a call of this key, tenant, tier and model has cost was by so much more, in 1e-12 US dollars.
+
+        :param served_by: the upstream, and the model there; None: their accounts know it
+        """
         self.look()
-        for budget in (self._of_call.get(names) or self._find(names)).budgets:
+        concerned = self._of_call.get(names) or self._find(names)
+        budgets = concerned.budgets
+        if served_by is not None and (reached := self._reaches(names[3], *served_by)) is not None:
+            budgets += self._beyond(concerned, reached).budgets
+        for budget in budgets:
             budget.spend(cost)
 
     def look(self) -> None:
@@ -195,27 +250,62 @@ class Limiter:
     # ---- who is concerned ----
 
     def _concerned(self, call: Call) -> Concerned:
+        """Who is asked when the call comes."""
         tenant = call.tenant
-        names = (tenant.key_name, tenant.name, tenant.tier, call.model)
+        names = (tenant.key_name, tenant.name, tenant.tier, call.named or call.model)
         return self._of_call.get(names) or self._find(names)
+
+    def _at(self, call: Call, reached: Reached) -> Concerned:
+        """Who is concerned by an attempt there, and has not been asked when the call came."""
+        return self._beyond(self._concerned(call), reached)
+
+    def _beyond(self, concerned: Concerned, reached: Reached) -> Concerned:
+        found = concerned.at.get(reached)
+        if found is None:
+            accounts: dict[Account, None] = {}
+            for scope, name in _places_of(reached):
+                account = self._account(scope, name)
+                if account is not None and account not in concerned.accounts:
+                    accounts[account] = None
+            if len(concerned.at) >= MAX_REMEMBERED:
+                concerned.at.clear()
+            found = concerned.at[reached] = Concerned(list(accounts), shared=self.lessee is not None)
+        return found
 
     def _find(self, names: tuple[str, str, str, str]) -> Concerned:
         accounts = []
         for scope, name in zip(SCOPES, names, strict=True):
-            limits = self._limits(scope, name)
-            if limits is None:
+            if scope == "model" and self._falls_back(name):
                 continue
-            if scope == "model":  # callers invent names: what fits one pattern is one account
-                name = resolve(self._tables[scope], name) or name  # noqa: PLW2901
-            account = self._accounts.get((scope, name))
-            if account is None:
-                account = self._accounts[scope, name] = Account(scope, name, limits, self.lessee)
-                self._tell(account)
-            accounts.append(account)
+            account = self._account(scope, name)
+            if account is not None:
+                accounts.append(account)
         if len(self._of_call) >= MAX_REMEMBERED:
             self._of_call.clear()
         found = self._of_call[names] = Concerned(accounts, shared=self.lessee is not None)
         return found
+
+    def _account(self, scope: str, name: str) -> Account | None:
+        """None: it is not limited."""
+        limits = self._limits(scope, name)
+        if limits is None:
+            return None
+        name = self._entry(scope, name)
+        account = self._accounts.get((scope, name))
+        if account is None:
+            account = self._accounts[scope, name] = Account(scope, name, limits, self.lessee)
+            self._tell(account)
+        return account
+
+    def _entry(self, scope: str, name: str) -> str:
+        """Callers invent models' names: what fits one pattern is one account."""
+        return resolve(self._tables[scope], name) or name if scope == "model" else name
+
+    def _reaches(self, model: str, upstream: str, upstream_model: str) -> Reached | None:
+        return None if self._routes is None else self._routes().reaches(model, upstream, upstream_model)
+
+    def _falls_back(self, model: str) -> bool:
+        return self._routes is not None and self._routes().falls_back(model)
 
     def _limits(self, scope: str, name: str) -> LimitConfig | None:
         table = self._tables[scope]
@@ -227,11 +317,19 @@ class Limiter:
     # ---- what others have spent ----
 
     def _spread(self) -> None:
-        """Add up what was told by key, tenant, tier and model."""
+        """Add up what was told by key, tenant, tier, model and upstream."""
         self._others = {}
         for spent in self._told:
-            names = (spent.key, spent.tenant, spent.tier, resolve(self._tables["model"], spent.model) or "")
-            for place in zip(SCOPES, names, strict=True):
+            names = (spent.key, spent.tenant, spent.tier, spent.model)
+            places = [
+                (scope, self._entry(scope, name))
+                for scope, name in zip(SCOPES, names, strict=True)
+                if scope != "model" or not self._falls_back(name)
+            ]
+            reached = self._reaches(spent.model, spent.upstream, spent.upstream_model)
+            if reached is not None:
+                places += [(scope, self._entry(scope, name)) for scope, name in _places_of(reached)]
+            for place in dict.fromkeys(places):
                 day, month = self._others.get(place, (0, 0))
                 self._others[place] = day + spent.day, month + spent.month
         for account in self._accounts.values():
@@ -248,7 +346,14 @@ class Limiter:
     # ---- may it begin? ----
 
     def _refusal(
-        self, concerned: Concerned, now: float, tokens: int, cost: int, *, patient: bool
+        self,
+        concerned: Concerned,
+        now: float,
+        tokens: int,
+        cost: int,
+        refused: Callable[[str, str], None],
+        *,
+        patient: bool,
     ) -> RateLimited:
         """Why there is no room, by the limit that lasts longest."""
         longest = -1.0
@@ -262,7 +367,7 @@ class Limiter:
         account, kind = worst
         if patient:
             return PlaceWanted(_sentence(account, kind, longest), code=_NO_PLACE, retry_after=longest)
-        self._refused(account.scope, kind)
+        refused(account.scope, kind)
         for wanted in concerned.accounts:
             if wanted.lease is not None:
                 wanted.lease.asked(tokens, now, refused=True)
@@ -295,6 +400,11 @@ class Limiter:
 
     def __repr__(self) -> str:
         return f"<Limiter of {len(self._accounts)} accounts>"
+
+
+def _places_of(reached: Reached) -> Iterable[tuple[str, str]]:
+    """By which accounts a candidate may be limited."""
+    return ("upstream", reached.upstream), ("model", reached.name), ("model", reached.model)
 
 
 def _figures(account: Account, now: float) -> Iterable[tuple[str, float, float]]:

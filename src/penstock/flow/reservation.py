@@ -6,8 +6,11 @@ all calls of the same names (:class:`Concerned`), and a call goes through it thr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from penstock.flow import gcra
 from penstock.messages import Usage
@@ -24,12 +27,27 @@ if TYPE_CHECKING:
 _NOTHING = Usage()
 
 
+class Reached(msgspec.Struct, frozen=True, eq=False):
+    """A candidate, as far as limits are concerned: an upstream, and a model by both of its names.
+
+    :param name: under which it is asked for here: that of a fallback, say
+    :param model: the upstream's
+    :param price: the most that so much usage costs there, in 1e-12 US dollars
+    """
+
+    upstream: str
+    name: str
+    model: str
+    price: Callable[[Usage], int]
+
+
 class Concerned:
     """The accounts that concern the calls of some names, and what they are limited in.
 
     :param shared: whether other processes may have a part of it
     :ivar least_tokens: that one of the buckets holds; 0: there is none
     :ivar spends: whether there is a budget among it
+    :ivar at: what else concerns such a call at one candidate
     """
 
     __slots__ = (
@@ -39,6 +57,7 @@ class Concerned:
         "_places",
         "_shared",
         "accounts",
+        "at",
         "budgets",
         "least_tokens",
         "requests",
@@ -58,6 +77,7 @@ class Concerned:
         self.least_tokens = min((int(bucket.limit) for bucket in self.tokens), default=0)
         self._full = _when_full(self.requests), _when_full(self.tokens)
         self._shared = shared
+        self.at: dict[Reached, Concerned] = {}
 
     def __repr__(self) -> str:
         return f"<Concerned {self.accounts}>"

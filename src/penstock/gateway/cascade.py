@@ -185,6 +185,7 @@ class Cascades:
             include_usage=False,
             running_usage=False,
             reservation=None,
+            named=call.named or call.model,
             version="",
         )
         held = self._held(asked, generation)
@@ -263,6 +264,7 @@ def _smaller(call: Call, cascade: CascadeConfig) -> Call:
         fields=fields,
         body=request.rewritten(fields, cascade.model),
         reservation=None,
+        named=call.named or call.model,
     )
 
 

@@ -34,6 +34,7 @@ from penstock.gateway.explain import Explained, explain
 from penstock.gateway.inquiries import Inquiries
 from penstock.gateway.kept import Work, end_work
 from penstock.gateway.leaving import Leaving
+from penstock.gateway.measures import MAX_CHILDREN
 from penstock.gateway.pipeline import Pipeline, Snapshot
 from penstock.gateway.repeats import Repeats
 from penstock.gateway.resumed import ResumedExchange
@@ -136,6 +137,12 @@ class Gateway:
             "penstock_limit_refusals_total",
             "Calls refused because of a limit or budget.",
             labels=("scope", "limit"),
+        )
+        self._passed_over = self.metrics.counter(
+            "penstock_limit_passed_over_total",
+            "Candidates that were not asked because of a limit or budget.",
+            labels=("upstream", "scope", "limit"),
+            max_children=MAX_CHILDREN,
         )
         self.pipeline.admission.limiter = self._limiter(config)
         self._spending = Spending(self._store, clock)
@@ -470,18 +477,21 @@ class Gateway:
 
     def _limiter(self, config: Config) -> Limiter | None:
         """None: nothing is limited, and nothing is looked at."""
-        if not any((config.limits.keys, config.limits.tenants, config.limits.tiers, config.limits.models)):
+        wanted = config.limits
+        if not any((wanted.keys, wanted.tenants, wanted.tiers, wanted.models, wanted.upstreams)):
             return None
         limiter = self.pipeline.admission.limiter
         if limiter is not None:  # what was used stays used
-            limiter.configure(config.limits)
+            limiter.configure(wanted)
             return limiter
         return Limiter(
-            config.limits,
+            wanted,
             self.clock.now,
             self._most,
             lambda scope, limit: self._limit_refusals.labels(scope, limit).add(),
             lessee=self._sharing.of_limits(config),
+            passed_over=lambda *what: self._passed_over.labels(*what).add(),
+            routes=lambda: self.pipeline.snapshot.router,
         )
 
     def _follow_answers(self, config: Config) -> None:
@@ -530,7 +540,12 @@ class Gateway:
         made = upstreams.make(config, keyring, self.clock, present, gate_of)
         self.leaving.use(made)
         router = Router(
-            config, made, price=self._price, terms=self._terms, canaries=self._versions.use(config)
+            config,
+            made,
+            price=self._price,
+            terms=self._terms,
+            canaries=self._versions.use(config),
+            limiter=lambda: self.pipeline.admission.limiter,
         )
         for name in router.watched:
             if made[name].standings is None:

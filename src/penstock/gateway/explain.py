@@ -73,14 +73,8 @@ def _walk(pipeline: Pipeline, found: Explained, path: str, headers: Headers, bod
     limiter = pipeline.admission.limiter
     if limiter is not None:
         limits = found["limits"] = limiter.explain(call)
-        short = [limit for limit in limits if limit["wait"] is None or limit["wait"] > 0]
-        if short:
-            worst = short[0]
-            return (
-                f"refused with 429: the {worst['scope']} {worst['name']!r} has no "
-                f"{_LIMITED.get(worst['limit'], worst['limit'])} left"
-                + (f" for {worst['wait']:.1f} s" if worst["wait"] is not None else ", and gets none")
-            )
+        if short := _short_of(limits):
+            return f"refused with 429: {short}"
     again = attach.find(call, pipeline.registry, call.received)
     if again is not None:
         return f"answered from {again.id}, which this call repeats"
@@ -99,6 +93,17 @@ def _walk(pipeline: Pipeline, found: Explained, path: str, headers: Headers, bod
         found["join"] = same.id
         return f"answered from {same.id}, which answers the same question just now"
     return _candidates(pipeline, found, call)
+
+
+def _short_of(limits: list[dict[str, Any]]) -> str:
+    """Which of these limits, the most pressing of which is the first, lets no call in; empty: none."""
+    if not limits or limits[0]["wait"] == 0.0:
+        return ""
+    worst = limits[0]
+    return (
+        f"the {worst['scope']} {worst['name']!r} has no {_LIMITED.get(worst['limit'], worst['limit'])} left"
+        + (f" for {worst['wait']:.1f} s" if worst["wait"] is not None else ", and gets none")
+    )
 
 
 def _endpoint(path: str) -> Endpoint:
@@ -169,13 +174,18 @@ def _candidates(pipeline: Pipeline, found: Explained, call: Call) -> str:
     found["strategy"] = snapshot.router.strategy(call.model)
     told = found["candidates"] = []
     outcome = ""
-    last: PenstockError | str = "nobody answers this model"
+    last = limited = ""
     for candidate in order:
         price = None
         if prices.price(candidate.upstream.name, candidate.model) is not None:
             price = prices.estimate(candidate.upstream.name, candidate.model, usage) / 1e12
         told.append({**_candidate(candidate, call), "usd_at_most": price})
         why = told[-1]["skipped"]
+        over = _limits(told[-1], candidate, call)
+        if over and not why:
+            told[-1]["skipped"] = over
+            limited = limited or over
+            continue
         if not why and not outcome:
             waits = told[-1].get("predicted_wait") or 0.0
             outcome = f"sent to {candidate.upstream.name} as {candidate.model!r}"
@@ -185,7 +195,19 @@ def _candidates(pipeline: Pipeline, found: Explained, call: Call) -> str:
             regular = id(candidate.upstream) in own
             told[-1]["why"] = "if the ones before fail" + ("" if regular else "; a fallback or reserve")
         last = why or last
-    return outcome or f"refused with 503: {last}"
+    if not outcome and limited and not last:
+        return f"refused with 429: {limited}"
+    return outcome or f"refused with 503: {last or 'nobody answers this model'}"
+
+
+def _limits(told: Explained, candidate: Candidate, call: Call) -> str:
+    """The limits of a candidate, and which of them lets no call in; empty: none."""
+    allotment = candidate.allotment
+    limiter = allotment.limiter() if allotment is not None else None
+    if allotment is None or limiter is None:
+        return ""
+    limits = told["limits"] = limiter.explain(call, allotment.reached)
+    return _short_of(limits)
 
 
 def _candidate(candidate: Candidate, call: Call) -> Explained:

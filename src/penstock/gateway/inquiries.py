@@ -152,7 +152,8 @@ class Inquiries:
             recorder.ledger.correct(question.outcome, question.usage, told, more)
             limiter = self._limiter()
             if limiter is not None and more:
-                limiter.correct((question.key_name, question.tenant, question.tier, question.model), more)
+                names = question.key_name, question.tenant, question.tier, question.model
+                limiter.correct(names, more, (question.upstream, question.upstream_model))
         route = self._asking.snapshot.router.entry_of(question.model)
         before = question.usage
         for direction, tokens in (

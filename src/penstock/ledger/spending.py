@@ -31,17 +31,17 @@ AFRESH = 1_800.0  # seconds between two looks at everything
 _ROWS_PER_STATEMENT = 500
 _NONE = (0, 0, 0, 0)
 
-Names: TypeAlias = tuple[str, str, str, str]
+Names: TypeAlias = tuple[str, str, str, str, str, str]
 
 # Costs are added in two parts, as in penstock.ledger.report.  Sums of folded rows name nobody: they are left out.
 # The index on "started" is of use only where everything is read.
 _SUMS = f"""
-SELECT key_name, tenant, tier, model,
+SELECT key_name, tenant, tier, model, upstream, upstream_model,
   sum((cost / 1000000) * (started >= :day)), sum((cost % 1000000) * (started >= :day)),
   sum(cost / 1000000), sum(cost % 1000000)
 FROM attempts
 WHERE {{which}} AND outcome NOT IN ({", ".join(f"'{outcome.value}'" for outcome in SAVING)})
-GROUP BY key_name, tenant, tier, model"""  # noqa: S608 - only constants
+GROUP BY key_name, tenant, tier, model, upstream, upstream_model"""  # noqa: S608 - only constants
 _ALL = _SUMS.format(which="started >= :month AND boot != :own")
 _BETWEEN = _SUMS.format(which="row > :first AND row <= :last AND +started >= :month")
 _OPEN = f"SELECT row FROM attempts WHERE outcome = '{RESERVED}' AND boot != ?"  # noqa: S608 - only constants
@@ -142,7 +142,9 @@ class OthersSpending:
         return ends
 
 
-def _add(sums: dict[Names, list[int]], rows: Iterable[tuple[str, str, str, str, int, int, int, int]]) -> None:
-    for key_name, tenant, tier, model, *parts in rows:
-        names = key_name, tenant, tier, model
+def _add(
+    sums: dict[Names, list[int]], rows: Iterable[tuple[str, str, str, str, str, str, int, int, int, int]]
+) -> None:
+    for key_name, tenant, tier, model, upstream, upstream_model, *parts in rows:
+        names = key_name, tenant, tier, model, upstream, upstream_model
         sums[names] = [before + part for before, part in zip(sums.get(names, _NONE), parts, strict=True)]

@@ -1,4 +1,4 @@
-"""The stages of a request, in order: authenticate, decode, degrade, admit, attach, lookup, join, read; route, queue, call.
+"""The stages of a request, in order: authenticate, decode, degrade, admit, attach, lookup, join, read; route, allot, queue, call.
 
 Each file holds one stage whole: what it takes it gives back there.  *record* sees both halves.  The other files are parts
 of a stage that a configuration may leave out (of *lookup*: prefetch, resemble; of *call*: batch, hedge) or that has more

@@ -29,6 +29,7 @@ from penstock.errors import (
     InternalError,
     Overloaded,
     PenstockError,
+    RateLimited,
     Untranslatable,
     UpstreamBroken,
     UpstreamError,
@@ -192,6 +193,7 @@ class Production:
         :raises PenstockError: the last failure, with nothing delivered
         """
         error: PenstockError | None = None
+        limited: RateLimited | None = None
         for candidate in candidates:
             if self.call.endpoint is _COUNT_TOKENS and not candidate.upstream.has(self.call.endpoint):
                 self._estimate(candidate, recorder.clock.now())
@@ -213,6 +215,9 @@ class Production:
                         raise
                     error = refused  # a version on trial may be what is wrong
                     break
+                except RateLimited as over:  # and nothing was asked there
+                    limited = _sooner(limited, over)
+                    break
                 except Overloaded as overloaded:  # no room at this candidate: the next may have some
                     error = overloaded
                     break
@@ -233,8 +238,9 @@ class Production:
                         break
                     recorder.retried(candidate)
                     await asyncio.sleep(wait)
-        assert error is not None, "a route has at least one candidate"
-        raise error
+        failure = error or limited
+        assert failure is not None, "a route has at least one candidate"
+        raise failure
 
     async def _ask(
         self,
@@ -322,7 +328,7 @@ class Production:
                 failed_at = None
                 recorder.continued(step.how, "mismatch")
                 log.info("%s cannot go on by %s: %s", generation.id, step.how.value, mismatch.message)
-            except (CallerError, Overloaded):  # and is not asked so again
+            except (CallerError, Overloaded, RateLimited):  # and is not asked so again
                 failed_at = None
                 recorder.continued(step.how, "refused")
             except UpstreamError as error:
@@ -402,6 +408,7 @@ class Production:
         :param hedge: another call may be made beside this one; None: not
         """
         call, generation, upstream = self.call, self.generation, candidate.upstream
+        allotment = candidate.allotment
         if upstream.departure is not None:
             raise upstream.departure.refusal(upstream.name, recorder.clock.now())
         transfer: Transfer
@@ -415,6 +422,7 @@ class Production:
             )
         if candidate.notices:
             transfer.notices = candidate.notices
+        allotted = await allotment.take(call) if allotment is not None else None
         generation.attempts += 1
         generation.served_by = (upstream.name, candidate.model)
         attempt = _opened(call, generation, candidate, transfer)
@@ -466,6 +474,9 @@ class Production:
                 generation.served_by = (upstream.name, candidate.model)
             recorder.settled(attempt, candidate, stream=call.stream)
             generation.cost += attempt.cost
+            if allotted is not None:
+                allotted.settle(attempt.usage, attempt.cost)
+                allotted.release()
             if turn is not None:
                 settle_turn(turn, transfer, attempt, failure)
             if standing is not None:
@@ -576,6 +587,13 @@ def _has_another(candidates: Sequence[Candidate], candidate: Candidate, error: U
         isinstance(error, UpstreamUnreachable)
         or (isinstance(error, UpstreamTimeout) and error.clock == "connect")
     ) and any(one.route == candidate.route for one in candidates[candidates.index(candidate) + 1 :])
+
+
+def _sooner(one: RateLimited | None, other: RateLimited) -> RateLimited:
+    """Which of the two limits lets a call in before the other does."""
+    if one is None or other.retry_after is None:
+        return one or other
+    return other if one.retry_after is None or other.retry_after < one.retry_after else one
 
 
 def _wait(error: UpstreamError, attempt: int, config: RetryConfig) -> float | None:

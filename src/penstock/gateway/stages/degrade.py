@@ -119,6 +119,7 @@ def lessened(call: Call, reduction: Reduction) -> Call:
         max_output_tokens=limit,
         reduction=None,
         degraded=b", ".join(told),
+        named=call.named or call.model,
     )
 
 

@@ -28,12 +28,15 @@ from penstock.config.model import (
     PromptConfig,
     TimeoutConfig,
 )
-from penstock.config.patterns import match
+from penstock.config.patterns import match, resolve
 from penstock.config.sunset import Sunset, sunset_of
 from penstock.errors import Gone, UnknownModel, UpstreamError, UpstreamLeaving, UpstreamRefused
 from penstock.flow import choose
 from penstock.flow.choose import Option, Standing
+from penstock.flow.limits import Limiter
 from penstock.flow.preferred import Choice, by_preference
+from penstock.flow.reservation import Reached
+from penstock.gateway.stages.allot import Allotment
 from penstock.gateway.versions import Canary, Sample
 from penstock.generation.log import TOO_LARGE
 from penstock.ledger.prices import UNITS_PER_DOLLAR, CacheTerms, PriceTable
@@ -66,6 +69,7 @@ class Candidate(msgspec.Struct, frozen=True, eq=False):
     care: PromptCare | None = None  # for the upstream's prompt cache
     notices: tuple[tuple[bytes, bytes], ...] = ()  # header fields about its end, for callers
     sample: Sample | None = None  # where it counts for a version on trial how this goes
+    allotment: Allotment | None = None  # what it is limited in
 
 
 def has_room(candidate: Candidate, now: float, tokens: float = 0.0) -> bool:
@@ -86,6 +90,7 @@ class Router:
         terms: Callable[[str, str], CacheTerms] = lambda *_: CacheTerms(),
         canaries: Mapping[str, Canary] | None = None,
         now: Callable[[], float] = time.time,
+        limiter: Callable[[], Limiter | None] = lambda: None,
     ) -> None:
         self._config = config
         self._upstreams = upstreams
@@ -112,6 +117,10 @@ class Router:
             for index, candidate in enumerate(model.candidates)
             if (sunset := sunset_of(candidate)) is not None
         }
+        self._limits = config.limits if config.limits.upstreams or config.limits.models else None
+        self._limiter = limiter
+        self._allotments: dict[tuple[str, str, str], Allotment | None] = {}
+        self._reached: dict[tuple[str, str, str], Reached | None] = {}
         self._single: dict[str, tuple[Candidate, ...]] = {}
         self._regular: dict[str, Sequence[Candidate]] = {}  # by name, where they stay the same
         self._versions: dict[str, str] = {}
@@ -412,10 +421,11 @@ class Router:
     def _candidate(self, index: int, pattern: str, config: ModelConfig, model: str) -> Candidate:
         chosen = config.candidates[index]
         upstream = self._upstreams[chosen.upstream]
+        named = _named(chosen.model, pattern, model)
         sunset = self._sunsets.get((pattern, index)) if self._sunsets else None
         return Candidate(
             upstream=upstream,
-            model=_named(chosen.model, pattern, model),
+            model=named,
             route=pattern,
             version=chosen.version,
             weight=chosen.weight,
@@ -423,7 +433,52 @@ class Router:
             continuation=config.continuation or self._config.continuation,
             care=self._care.get(pattern),
             notices=notices_of(sunset) if sunset is not None else (),
+            allotment=self._allotment(chosen.upstream, model, named) if self._limits is not None else None,
         )
+
+    def _allotment(self, upstream: str, name: str, model: str) -> Allotment | None:
+        """What a model is limited in that is asked for by this name, and has that one at its upstream."""
+        limits = self._limits
+        if limits is None:
+            return None
+        place = upstream, name, model
+        if place in self._allotments:
+            return self._allotments[place]
+        found = None
+        if (
+            upstream in limits.upstreams
+            or "*" in limits.upstreams
+            or any(resolve(limits.models, either) is not None for either in (name, model))
+        ):
+
+            def price(usage: Usage) -> int:
+                return self._price(upstream, model, usage) or 0
+
+            found = Allotment(Reached(upstream, name, model, price), self._limiter)
+        if len(self._allotments) >= MAX_REMEMBERED:
+            self._allotments.clear()
+        self._allotments[place] = found
+        return found
+
+    def reaches(self, model: str, upstream: str, upstream_model: str) -> Reached | None:
+        """The candidate of a model or of its fallbacks, as far as limits are concerned; None: none hold there."""
+        place = model, upstream, upstream_model
+        if self._limits is None or place in self._reached:
+            return self._reached.get(place)
+        allotment = self._allotment(upstream, upstream_model, upstream_model)  # if it only was one
+        for candidate in self._candidates(model, set(), None):
+            if candidate.upstream.name == upstream and candidate.model == upstream_model:
+                allotment = candidate.allotment
+                break
+        if len(self._reached) >= MAX_REMEMBERED:
+            self._reached.clear()
+        found = self._reached[place] = allotment.reached if allotment is not None else None
+        return found
+
+    def falls_back(self, model: str) -> bool:
+        """Whether other models stand in for this one."""
+        entry = self._entry(model)
+        return entry is not None and bool(entry[1].fallbacks)
 
     @property
     def watched(self) -> set[str]:

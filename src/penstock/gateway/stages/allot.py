@@ -1,0 +1,48 @@
+"""May this candidate be asked now?  What an attempt takes of the limits of its upstream and model is given back with it.
+
+The contract: a candidate that is over its limit is passed over before anything is sent, and the next one is asked; only
+where none is left does the caller get 429, with the time after which the first of them will have room.
+
+Limits of what a call *names* are those of ``admit``.  These are of what it *reaches*: an upstream, and a model that is
+asked as a fallback, by a cascade, or under another name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from penstock.errors import PlaceWanted
+from penstock.flow.limits import Limiter
+from penstock.flow.reservation import CallReservation, Reached
+from penstock.gateway.stages.admit import PLACE_WAIT
+from penstock.messages import Call
+
+
+class Allotment(msgspec.Struct, frozen=True, eq=False):
+    """What may be limited at one candidate.
+
+    :param limiter: whose the limits are; None: a configuration that came later has none
+    """
+
+    reached: Reached
+    limiter: Callable[[], Limiter | None]
+
+    async def take(self, call: Call) -> CallReservation | None:
+        """What an attempt holds until it has ended; None: nothing limits it.
+
+        A place among calls at once may be another process's to give; it is waited for like one of ``admit``.
+
+        :raises penstock.errors.RateLimited: it is over its limit; nothing was taken
+        """
+        limiter = self.limiter()
+        if limiter is None:
+            return None
+        until = limiter.now() + PLACE_WAIT
+        while (left := until - limiter.now()) > 0:
+            try:
+                return limiter.reserve_at(call, self.reached, patient=True)
+            except PlaceWanted:
+                await limiter.wait_place(call, left, self.reached)
+        return limiter.reserve_at(call, self.reached)
