@@ -54,6 +54,7 @@ def exposition(tmp_path_factory):
                     "canary": {"version": "2"},
                     "shadow": {"version": "2", "share": 1},
                 },
+                "other": {"candidates": [{"upstream": "sim", "model": "spent"}]},
                 "cascaded": {
                     "candidates": [{"upstream": "sim", "model": "sim"}],
                     "cascade": {"model": "sim"},
@@ -68,13 +69,22 @@ def exposition(tmp_path_factory):
             "ledger": {"path": str(folder / "ledger.sqlite")},
             "retry": {"attempts": 2, "first_delay": 0},
             "tiers": {"standard": {"degradation": {"refuse": 99}}},
-            "limits": {"models": {"forbidden": {"concurrent": 0}}},
+            "limits": {"models": {"forbidden": {"concurrent": 0}, "spent": {"concurrent": 0}}},
             "files": {"directory": str(folder / "kept")},
             "generations": {"durability": "disk", "path": str(folder / "generations.sqlite")},
             "webhooks": {"endpoints": [{"url": "http://127.0.0.1:9", "secret": "whsec_" + "A" * 32}]},
         }
         with GatewayProcess(config, folder) as gateway, httpx2.Client(trust_env=False) as client:
-            for model in ("sim", "sim:500", "sim:cut-after=2", "forbidden", "tried", "cascaded", "doubted"):
+            for model in (
+                "sim",
+                "sim:500",
+                "sim:cut-after=2",
+                "forbidden",
+                "other",
+                "tried",
+                "cascaded",
+                "doubted",
+            ):
                 client.post(gateway.base_url + "/chat/completions", json=BODY | {"model": model})
             broken = BODY | {"model": "sim:cut-after=2", "stream": False}  # of which too much is estimated
             client.post(gateway.base_url + "/chat/completions", json=broken)
