@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from penstock.flow import redis_board
 from penstock.flow._sharing_script import EXCHANGE
+from penstock.flow.funds import Funds
 from penstock.flow.guessing import Guess
 from penstock.flow.learning import Seen
 from penstock.flow.places import Places
@@ -158,6 +159,16 @@ STEPS = st.lists(
                     ),
                 ),
                 st.one_of(st.none(), st.tuples(*4 * [st.sampled_from([0.0, 0.5, 8.0, 8.25, 20.0])])),
+                st.one_of(
+                    st.none(),
+                    st.tuples(
+                        st.sampled_from([5, 100, 10**6]),
+                        st.integers(3, 5),
+                        st.integers(0, 9),
+                        *4 * [st.sampled_from([0, 1, 7, 60, 10**5])],
+                        st.sampled_from(["", "one", "two"]),
+                    ),
+                ),
             ),
             max_size=2,
             unique_by=lambda told: told[0],
@@ -169,7 +180,8 @@ STEPS = st.lists(
 )
 
 
-FIGURES = [field for field in Lease.__struct_fields__ if field not in {"others", "places"}]
+EXACT = {"others", "places", "day", "day_free", "month", "month_free"}
+FIGURES = [field for field in Lease.__struct_fields__ if field not in EXACT]
 
 
 @pytest.mark.skipif(not RedisServer.available(), reason="needs redis-server")
@@ -196,15 +208,31 @@ def test_redis_comes_to_the_same():
                     Places(*places) if places else None,
                     Seen(*seen) if seen else None,
                     Guess(*guess) if guess else None,
+                    Funds(*funds) if funds and name == "key:x" else None,
+                    Funds(*funds) if funds else None,
                 )
-                for name, anew, calls, wanted, in_progress, requests, tokens, level, places, seen, guess in told
+                for (
+                    name,
+                    anew,
+                    calls,
+                    wanted,
+                    in_progress,
+                    requests,
+                    tokens,
+                    level,
+                    places,
+                    seen,
+                    guess,
+                    funds,
+                ) in told
             ]
             here = pool.exchange(member, reports, now, rejoins=rejoins)
             command = redis_board.command(member.encode(), b"{t}", reports, rejoins=rejoins)
             there = redis_board.read(ask(b"EVAL", timed, *command, repr(now).encode()))
             assert there.members == here.members
             for one, other in zip(there.leases, here.leases, strict=True):
-                assert (one.others, one.places) == (other.others, other.places)
+                for figure in EXACT:
+                    assert getattr(one, figure) == getattr(other, figure), (figure, one, other)
                 for figure in FIGURES:
                     assert math.isclose(
                         getattr(one, figure), getattr(other, figure), rel_tol=1e-6, abs_tol=1e-3

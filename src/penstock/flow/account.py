@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
+from penstock.config.model import LimitConfig
 from penstock.flow.budget import Budget
 from penstock.flow.gcra import Bucket
 from penstock.flow.leased import AccountLease, LeasedBucket, LeasedPlaces
+from penstock.flow.leased_budget import LeasedBudget
 
 if TYPE_CHECKING:
-    from penstock.config.model import LimitConfig
     from penstock.flow.lessee import Lessee
 
+B = TypeVar("B", bound=Budget)
+
+_NO_LIMIT = LimitConfig()
 DOLLAR = 10**12  # the ledger's units
 
 
@@ -50,17 +55,17 @@ class Account:
     def configure(self, config: LimitConfig) -> None:
         """Use these limits from now on; what was used stays used."""
         self.concurrent = config.concurrent
-        self.day = _budget(self.day, config.usd_per_day)
-        self.month = _budget(self.month, config.usd_per_month)
         if self.lessee is None:
+            self.day = _budget(self.day, config.usd_per_day, Budget)
+            self.month = _budget(self.month, config.usd_per_month, Budget)
             self.requests = _bucket(self.requests, config.requests_per_minute)
             self.tokens = _bucket(self.tokens, config.tokens_per_minute)
         else:
             self._configure_shared(config, self.lessee)
 
     def _configure_shared(self, config: LimitConfig, lessee: Lessee) -> None:
-        if config.requests_per_minute is config.tokens_per_minute is config.concurrent is None:
-            self.requests = self.tokens = None
+        if config == _NO_LIMIT:
+            self.requests = self.tokens = self.day = self.month = None
             self.drop()
             return
         lease = self.lease
@@ -70,6 +75,12 @@ class Account:
         lease.requests = _leased(lease.requests, config.requests_per_minute, lessee.even)
         lease.tokens = _leased(lease.tokens, config.tokens_per_minute, lessee.even)
         self.requests, self.tokens = lease.requests, lease.tokens
+
+        def part(limit: int) -> LeasedBudget:
+            return lease.budget(limit, lambda: lessee.even, lessee.book)
+
+        self.day = lease.day = _budget(lease.day, config.usd_per_day, part)
+        self.month = lease.month = _budget(lease.month, config.usd_per_month, part)
         if config.concurrent is None:
             lease.places = None
         elif lease.places is None:
@@ -111,6 +122,10 @@ class Account:
         """Whether it is worth waiting for a place that other processes may have to spare."""
         return self.lease is not None and self.lease.may_come(now)
 
+    def may_get_money(self, cost: int) -> bool:
+        """Whether it is worth waiting for money that other processes may have to spare."""
+        return self.lease is not None and all(budget.may_come(cost) for budget in self.lease.budgets)
+
     def __repr__(self) -> str:
         return (
             f"<Account {self.scope} {self.name}, {self.in_progress} in progress, {self.requests}, {self.day}>"
@@ -135,11 +150,11 @@ def _leased(old: LeasedBucket | None, limit: int | None, share: float) -> Leased
     return old
 
 
-def _budget(old: Budget | None, dollars: float | None) -> Budget | None:
+def _budget(old: B | None, dollars: float | None, made: Callable[[int], B]) -> B | None:
     if dollars is None:
         return None
     limit = round(dollars * DOLLAR)
     if old is None:
-        return Budget(limit)
+        return made(limit)
     old.resize(limit)
     return old

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from penstock.flow.gcra import Bucket
 from penstock.flow.guessing import Guess
 from penstock.flow.learning import SharedLimit
+from penstock.flow.leased_budget import LeasedBudget
 from penstock.flow.places import Places
 from penstock.flow.sharing import LIFE, Lease, Report, Use
 
@@ -234,6 +236,9 @@ class AccountLease:
 
     :param touched: told that there is something to report, and whether that is urgent
     :param alone: whether there is no word from the others
+    :param now: monotonic seconds
+    :ivar day: money for today
+    :ivar month: the same for this month
     :ivar in_line: calls wait for its places in a :class:`Line`, not in :meth:`wait_place`
     :ivar share: of what is asked for, that part comes here
     :ivar learning: where the limit of its places is found out
@@ -246,13 +251,17 @@ class AccountLease:
         "_known",
         "_leased_at",
         "_line",
+        "_now",
+        "_periods",
         "_refused",
         "_waiting",
         "_wanted",
+        "day",
         "guessing",
         "in_line",
         "in_progress",
         "learning",
+        "month",
         "name",
         "places",
         "requests",
@@ -263,9 +272,14 @@ class AccountLease:
     )
 
     def __init__(
-        self, name: str, touched: Callable[[AccountLease, bool], None], alone: Callable[[], bool]
+        self,
+        name: str,
+        touched: Callable[[AccountLease, bool], None],
+        alone: Callable[[], bool],
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
+        self._now = now
         self.in_line = False
         self._line: Line | None = None  # in which a call waited last
         self._alone = alone
@@ -276,6 +290,9 @@ class AccountLease:
         self.requests: LeasedBucket | None = None
         self.tokens: LeasedBucket | None = None
         self.places: LeasedPlaces | None = None
+        self.day: LeasedBudget | None = None
+        self.month: LeasedBudget | None = None
+        self._periods = 0, 0  # that the last report was about
         self.learning: SharedLimit | None = None
         self.guessing: Guessing | None = None
         self.share = 1.0
@@ -290,7 +307,27 @@ class AccountLease:
         """Whether so few places are left that each counts."""
         if self.in_line:
             return self._line is not None and self._line.waiting > 0
+        if any(budget.is_short for budget in self.budgets):
+            return True
         return self.places is not None and (bool(self._waiting) or self.places.is_short(self.in_progress))
+
+    @property
+    def budgets(self) -> list[LeasedBudget]:
+        """Those that it has."""
+        return [budget for budget in (self.day, self.month) if budget is not None]
+
+    @property
+    def wants_money(self) -> bool:
+        """Whether there was not enough for a call, since the last report."""
+        return any(budget.is_wanted for budget in self.budgets)
+
+    def budget(self, limit: int, even: Callable[[], float], book: str) -> LeasedBudget:
+        """One of which this process is leased its part, for :attr:`day` or :attr:`month`."""
+        return LeasedBudget(limit, self.is_valid, self._alone, even, book)
+
+    def is_valid(self) -> bool:
+        """Whether what was leased is ours still."""
+        return self._now() - self._leased_at < LIFE
 
     def is_waited_for(self, now: float) -> bool:
         """Whether calls wait for a place, and there may be one."""
@@ -387,6 +424,10 @@ class AccountLease:
         waiting, self._refused = len(self._waiting) + self._refused, 0
         if self._line is not None:
             waiting += self._line.waiting
+        waited_for = bool(self._waiting)
+        day = self.day.told(waited_for=waited_for) if self.day is not None else None
+        month = self.month.told(waited_for=waited_for) if self.month is not None else None
+        self._periods = day.period if day is not None else 0, month.period if month is not None else 0
         return Report(
             self.name,
             anew,
@@ -398,6 +439,8 @@ class AccountLease:
             self.places.told(self.in_progress, waiting) if self.places is not None else None,
             self.learning.told() if self.learning is not None else None,
             self.guessing.guess() if self.guessing is not None else None,
+            day,
+            month,
         )
 
     def leased(self, lease: Lease, even: float, sent: float, now: float) -> bool:
@@ -415,13 +458,22 @@ class AccountLease:
         self.share = lease.calls_share
         if self.guessing is not None and (lease.guessed_requests or lease.guessed_tokens):
             self.guessing.use_guess(lease.guessed_requests, lease.guessed_tokens, lease.calls_share, now)
+        returned = False
+        if self.day is not None:
+            returned |= self.day.lease(self._periods[0], lease.day, lease.day_free)
+        if self.month is not None:
+            returned |= self.month.lease(self._periods[1], lease.month, lease.month_free)
         if self.places is None:
-            return False
+            self.wake_all()  # those who wait for money
+            return returned
         if self.learning is not None and lease.learnt:
             self.learning.learnt(lease.learnt, lease.usual, lease.others)
             self.places.limit = max(1, int(lease.learnt))
-        returned = self.places.lease(lease.places, lease.others, self.in_progress, sent, now)
-        self.wake(now)
+        returned |= self.places.lease(lease.places, lease.others, self.in_progress, sent, now)
+        if self.day is not None or self.month is not None:
+            self.wake_all()
+        else:
+            self.wake(now)
         if self._line is not None and self._line.waiting:
             self._line.go_on(now)
         return returned
@@ -444,6 +496,8 @@ class AccountLease:
                 bucket.take_part(share)
         if self.places is not None:
             self.places.let_go(share)
+        for budget in self.budgets:
+            budget.let_go()
 
     def __repr__(self) -> str:
         return f"<AccountLease {self.name}, {'leased' if self._known else 'not leased'}, {self.in_progress} in progress>"

@@ -51,10 +51,14 @@ class Lessee:
     :param workers: processes of this machine: how many share a limit, as long as nobody says more
     :param now: monotonic seconds
     :param counted: told how each exchange went: ``done``, ``failed`` or ``late``
+    :param book: names the ledger that this process writes, for budgets
     """
 
-    def __init__(self, workers: int, now: Callable[[], float], counted: Callable[[str], None]) -> None:
+    def __init__(
+        self, workers: int, now: Callable[[], float], counted: Callable[[str], None], book: str = ""
+    ) -> None:
         self.members = workers
+        self.book = book
         self.trouble = ""
         self._workers = workers
         self._now = now
@@ -118,7 +122,7 @@ class Lessee:
 
     def account(self, name: str) -> AccountLease:
         """A lease for an account; its limits are the caller's to add."""
-        return AccountLease(name, self._touched, self._has_trouble)
+        return AccountLease(name, self._touched, self._has_trouble, self._now)
 
     def _has_trouble(self) -> bool:
         return bool(self.trouble) or self._board is None

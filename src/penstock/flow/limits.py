@@ -182,7 +182,7 @@ class Limiter:
         now = self.now()
         concerned = self._concerned(call) if reached is None else self._at(call, reached)
         for account in concerned.accounts:
-            if account.lease is not None and not account.has_place(now):
+            if account.lease is not None and (not account.has_place(now) or account.lease.wants_money):
                 await account.lease.wait_place(seconds)
                 return
 
@@ -203,6 +203,8 @@ class Limiter:
         found: list[dict[str, Any]] = []
         for account in concerned.accounts:
             waits = dict(self._waits(account, now, tokens, cost))
+            if account.may_get_money(cost):
+                waits = {kind: wait for kind, wait in waits.items() if kind not in _BUDGETS}
             for kind, limit, left in _figures(account, now):
                 wait = waits.get(kind, 0.0)
                 found.append(
@@ -360,13 +362,17 @@ class Limiter:
         worst: tuple[Account, str] | None = None
         for account in concerned.accounts:
             for kind, wait in self._waits(account, now, tokens, cost):
-                patient = patient and kind == _PLACES and account.may_get_place(now)
+                patient = patient and (
+                    (kind == _PLACES and account.may_get_place(now))
+                    or (kind in _BUDGETS and account.may_get_money(cost))
+                )
                 if wait > longest:
                     longest, worst = wait, (account, kind)
         assert worst is not None, "one of them has no room"
         account, kind = worst
         if patient:
-            return PlaceWanted(_sentence(account, kind, longest), code=_NO_PLACE, retry_after=longest)
+            code = _NO_PLACE if kind == _PLACES else _NO_MONEY
+            return PlaceWanted(_sentence(account, kind, longest), code=code, retry_after=longest)
         refused(account.scope, kind)
         for wanted in concerned.accounts:
             if wanted.lease is not None:

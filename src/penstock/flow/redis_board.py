@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from penstock.flow._sharing_script import EXCHANGE
+from penstock.flow.funds import Funds
 from penstock.flow.sharing import Lease, Leases, Report, Use
 from penstock.net.redis import Address
 from penstock.net.redis_client import load, sha_of
@@ -16,10 +17,12 @@ from penstock.net.redis_link import Link
 
 PREFIX = "{penstock:limits}"
 _SHA = sha_of(EXCHANGE)
-_OF_A_LEASE = 10
+_KINDS = (*4 * (float,), int, int, *4 * (float,), *4 * (int,))  # of a lease's figures
+_OF_A_LEASE = len(_KINDS)
 _NO_USE = (b"", b"", b"", b"")
 _NOTHING_SEEN = (b"",) * 8
 _NO_GUESS = (b"",) * 4
+_NO_FUNDS = (b"",) * 8
 
 
 class RedisBoard:
@@ -57,7 +60,8 @@ def command(member: bytes, prefix: bytes, reports: list[Report], *, rejoins: boo
     keys = [prefix + b":members", prefix + b":recovers"]
     values = [member, b"1" if rejoins else b""]
     for report in reports:
-        keys.append(prefix + b":of:" + report.account.encode())
+        name = report.account.encode()
+        keys += (prefix + b":of:" + name, prefix + b":day:" + name, prefix + b":month:" + name)
         values += (b"1" if report.anew else b"", _text(report.calls), _text(report.wanted))
         values.append(b"%d" % report.in_progress)
         values += _use(report.requests)
@@ -74,6 +78,8 @@ def command(member: bytes, prefix: bytes, reports: list[Report], *, rejoins: boo
         values += (
             _NO_GUESS if guess is None else [_number(figure) for figure in msgspec.structs.astuple(guess)]
         )
+        for funds in (report.day, report.month):
+            values += _NO_FUNDS if funds is None else _funds(funds)
     return [b"%d" % len(keys), *keys, *values]
 
 
@@ -83,6 +89,11 @@ def _number(number: float) -> bytes:
 
 def _text(number: float) -> bytes:
     return repr(float(number)).encode()
+
+
+def _funds(funds: Funds) -> list[bytes]:
+    *sums, book = msgspec.structs.astuple(funds)
+    return [*(b"%d" % figure for figure in sums), b"b:" + book.encode()]
 
 
 def _use(use: Use | None) -> tuple[bytes, bytes, bytes, bytes]:
@@ -105,12 +116,8 @@ def read(answer: Any) -> Leases:
         members, *figures = map(float, answer)
         leases = []
         for at in range(0, len(figures), _OF_A_LEASE):
-            requests, tokens, calls_share, tokens_share, others, places, *learnt = figures[
-                at : at + _OF_A_LEASE
-            ]
-            leases.append(
-                Lease(requests, tokens, calls_share, tokens_share, int(others), int(places), *learnt)
-            )
+            figures_of_one = figures[at : at + _OF_A_LEASE]
+            leases.append(Lease(*(kind(figure) for kind, figure in zip(_KINDS, figures_of_one, strict=True))))
     except (TypeError, ValueError, IndexError) as error:
         raise ConnectionError("Redis answered with something else") from error
     return Leases(int(members), leases)

@@ -54,6 +54,7 @@ class Concerned:
         "_buckets",
         "_full",
         "_is_shut",
+        "_leased",
         "_places",
         "_shared",
         "accounts",
@@ -77,6 +78,9 @@ class Concerned:
         self.least_tokens = min((int(bucket.limit) for bucket in self.tokens), default=0)
         self._full = _when_full(self.requests), _when_full(self.tokens)
         self._shared = shared
+        self._leased = tuple(
+            budget for each in accounts if each.lease is not None for budget in each.lease.budgets
+        )
         self.at: dict[Reached, Concerned] = {}
 
     def __repr__(self) -> str:
@@ -89,9 +93,13 @@ class Concerned:
         for account, most in self._places:
             if account.in_progress >= most if account.lease is None else not account.lease.has_place(now):
                 return False
-        for budget in self.budgets:
-            if budget.left <= cost and not budget.fits(cost):
+        if self._leased:
+            if not self._may_spend(cost):
                 return False
+        else:
+            for budget in self.budgets:
+                if budget.left <= cost and not budget.fits(cost):
+                    return False
         for bucket in self._buckets:
             if bucket.full_at > now:
                 if not self._fits(tokens, now):
@@ -114,7 +122,16 @@ class Concerned:
                 if account.lease is not None:
                     account.lease.in_progress += 1
                     account.lease.asked(tokens, now, refused=False)
+            for leased in self._leased:
+                leased.took(cost)
         return True
+
+    def _may_spend(self, cost: int) -> bool:
+        """Whether this process has been leased enough money."""
+        short = [budget for budget in self._leased if not budget.fits(cost)]
+        for budget in short:
+            budget.want(cost)
+        return not short
 
     def _fits(self, tokens: int, now: float) -> bool:
         """Whether the buckets have room."""

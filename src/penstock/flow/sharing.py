@@ -22,7 +22,8 @@ import math
 
 import msgspec
 
-from penstock.flow import guessing, places
+from penstock.flow import funds, guessing, places
+from penstock.flow.funds import Fund, Funds
 from penstock.flow.gcra import PERIOD
 from penstock.flow.guessing import Guess, Heard, heard
 from penstock.flow.learning import Learnt, Seen, learn
@@ -58,6 +59,8 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
     :param places: what the member has of a limit of calls at once; None: there is no such limit
     :param seen: where that limit is found out: what the member has seen of it
     :param guess: what the member makes of rates that nobody tells
+    :param day: money that it has spent and may spend today; None: there is no such budget
+    :param month: the same, of this month
     """
 
     account: str
@@ -70,6 +73,8 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
     places: Places | None = None
     seen: Seen | None = None
     guess: Guess | None = None
+    day: Funds | None = None
+    month: Funds | None = None
 
 
 class Lease(msgspec.Struct, frozen=True, array_like=True):
@@ -85,6 +90,10 @@ class Lease(msgspec.Struct, frozen=True, array_like=True):
     :param usual: seconds that first tokens usually take there; 0: it is not known
     :param guessed_requests: a rate that nobody tells, per second, of all members together; 0: it is not guessed
     :param guessed_tokens: the same
+    :param day: money that the member may hold of today's budget, in 1e-12 US dollars
+    :param day_free: of that budget, what nobody holds; negative: owed
+    :param month: the same, of this month's
+    :param month_free: the same
     """
 
     requests: float
@@ -97,6 +106,10 @@ class Lease(msgspec.Struct, frozen=True, array_like=True):
     usual: float = 0.0
     guessed_requests: float = 0.0
     guessed_tokens: float = 0.0
+    day: int = 0
+    day_free: int = 0
+    month: int = 0
+    month_free: int = 0
 
 
 class Leases(msgspec.Struct, frozen=True, array_like=True):
@@ -125,9 +138,18 @@ class _Level(msgspec.Struct, frozen=True):
 
 
 class _Account:
-    __slots__ = ("guessed_requests", "guessed_tokens", "learnt", "parts", "requests", "tokens")
+    __slots__ = (
+        "funds",
+        "guessed_requests",
+        "guessed_tokens",
+        "learnt",
+        "parts",
+        "requests",
+        "tokens",
+    )
 
     def __init__(self) -> None:
+        self.funds: list[Fund | None] = [None, None]  # of the day, and of the month
         self.guessed_requests: Heard = guessing.NOTHING
         self.guessed_tokens: Heard = guessing.NOTHING
         self.learnt: Learnt | None = None
@@ -196,7 +218,7 @@ class Pool:
             counts=seen.counts if seen is not None else None,
         )
         calls, wanted, others = own.calls, own.wanted, 0
-        elsewhere: list[tuple[Holding, float]] = []
+        elsewhere: dict[str, tuple[Holding, float]] = {}
         for name, part in list(account.parts.items()):
             if not _lives(part.seen, now):
                 del account.parts[name]
@@ -205,15 +227,15 @@ class Pool:
             calls += part.calls * fading
             wanted += part.wanted * fading
             others += part.in_progress
-            elsewhere.append((part.places, part.calls * fading))
+            elsewhere[name] = part.places, part.calls * fading
         even = 1.0 / (len(account.parts) + 1)
         granted = 0
+        recovers = 0.0 < self._recovers_until - now <= places.RECOVERY
         if report.places is not None:
             held = places.told(report.places, known, now)
             granted = held.held
             if held is not known:  # nor overtaken
-                shares = [(other, _share(theirs, calls, even)) for other, theirs in elsewhere]
-                recovers = 0.0 < self._recovers_until - now <= places.RECOVERY
+                shares = [(other, _share(theirs, calls, even)) for other, theirs in elsewhere.values()]
                 limit = report.places.limit
                 if seen is not None and account.learnt is not None:
                     limit = int(account.learnt.value)
@@ -222,6 +244,14 @@ class Pool:
                 )
                 held = places.kept(held, granted)
         account.parts[member] = msgspec.structs.replace(own, places=held)
+        money = [0, 0, 0, 0]
+        for i, told in enumerate((report.day, report.month)):
+            fund = None if told is None else funds.current(account.funds[i], told)
+            if told is not None and fund is not None:
+                account.funds[i] = fund
+                share = _share(own.calls, calls, even)
+                parts = {name: _share(theirs, calls, even) for name, (_, theirs) in sorted(elsewhere.items())}
+                money[2 * i : 2 * i + 2] = fund.lease(member, told, share, parts, now, recovers=recovers)
         return Lease(
             account.requests.left if requests is not None and account.requests is not None else 0.0,
             account.tokens.left if tokens is not None and account.tokens is not None else 0.0,
@@ -233,6 +263,7 @@ class Pool:
             account.learnt.usual if seen is not None and account.learnt is not None else 0.0,
             account.guessed_requests.rate,
             account.guessed_tokens.rate,
+            *money,
         )
 
     def _clean(self, now: float) -> None:
@@ -241,7 +272,11 @@ class Pool:
         for name, account in list(self._accounts.items()):
             used = any(_lives(part.seen, now) for part in account.parts.values())
             levels = [level for level in (account.requests, account.tokens) if level is not None]
-            if not used and all(level.left >= 0 and now - level.at > PERIOD for level in levels):
+            if (
+                not used
+                and account.funds == [None, None]
+                and all(level.left >= 0 and now - level.at > PERIOD for level in levels)
+            ):
                 del self._accounts[name]
 
     def __repr__(self) -> str:

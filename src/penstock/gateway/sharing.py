@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from penstock.flow.gate import Gate
@@ -33,6 +35,8 @@ class Sharing:
 
     def __init__(self, config: Config, clock: Clock, metrics: Registry) -> None:
         self._clock = clock
+        ledger = config.ledger.path
+        self._book = f"{socket.gethostname()}:{Path(ledger).absolute()}" if ledger else ""
         self._redis = parts.redis_board(config)
         self._board: Board | None = None
         self._everywhere: Lessee | None = None  # None: this process has all limits to itself
@@ -129,7 +133,7 @@ class Sharing:
                 await lessee.use(None)
 
     def _lessee(self, workers: int) -> Lessee:
-        lessee = Lessee(workers, self._clock.now, self._counted)
+        lessee = Lessee(workers, self._clock.now, self._counted, self._book)
         self._clock.add(lessee)
         return lessee
 

@@ -1,0 +1,289 @@
+"""Budgets of several processes: what they spend together, with a clock and a ledger of the test's own."""
+
+import asyncio
+import datetime as dt
+import random
+
+import pytest
+from flow_calls import a_call
+from pool_board import PoolBoard, SharedPool
+
+from penstock.config.model import LimitConfig, LimitsConfig
+from penstock.errors import PlaceWanted, RateLimited
+from penstock.flow.lessee import Lessee
+from penstock.flow.limits import Limiter
+from penstock.flow.sharing import LIFE, Pool
+from penstock.messages import Spent, Tenant, Usage
+from penstock.testing import FakeClock
+
+NOON = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC).timestamp()
+ALICE = Tenant(name="research", key_name="alice")
+CENT = 10**10
+
+
+class Process:
+    def __init__(self, world, name):
+        self.world = world
+        self.lessee = Lessee(world.count, world.clock.now, lambda result: None)
+        self.board = PoolBoard(world.pool, name, world.clock)
+        self.limiter = Limiter(
+            world.limits,
+            world.clock.now,
+            lambda *_: world.price,
+            lambda *_: None,
+            lessee=self.lessee,
+            unix_time=lambda: NOON + world.passed,
+        )
+        self.running = []
+        self.spent = 0
+        self.error = None
+
+    def call(self, *, patient=True):
+        """Whether a call may begin; one that would have to wait gets what there is now."""
+        try:
+            reservation = self.limiter.reserve(a_call(ALICE), patient=patient)
+        except RateLimited as error:
+            self.error = error
+            return False
+        self.running.append(reservation)
+        return True
+
+    async def patient_call(self):
+        """The same for one that waits, a quarter of a second at most."""
+        for _ in range(3):
+            if self.call():
+                return True
+            if not isinstance(self.error, PlaceWanted):
+                return False
+            waiting = asyncio.ensure_future(self.limiter.wait_place(a_call(ALICE), 60.0))
+            for _ in range(10):
+                await asyncio.sleep(0)
+                if not waiting.done():
+                    self.world.sweep(0.02)
+            waiting.cancel()
+        return False
+
+    def end(self, cost):
+        reservation = self.running.pop(0)
+        self.spent += cost
+        reservation.settle(Usage(), cost)
+        reservation.release()
+
+    @property
+    def reserved(self):
+        return len(self.running) * self.world.price
+
+    def sweep(self, now):
+        self.lessee.sweep(now)
+
+
+class World(SharedPool):
+    """Processes that share one key's budget, of which the ledger tells each what all others spent a second ago."""
+
+    def __init__(self, count=4, price=CENT, before=0, **limit):
+        super().__init__(FakeClock(), count)
+        self.price = price
+        self.before = before
+        self.limits = LimitsConfig(keys={"alice": LimitConfig(**limit)})
+        self.began = self.clock.now()
+        self.processes = [Process(self, f"p{number}") for number in range(count)]
+        self.look()
+
+    @property
+    def passed(self):
+        return self.clock.now() - self.began
+
+    def sweep(self, seconds):
+        self.clock.advance(seconds)
+        for process in self.processes:
+            process.sweep(self.clock.now())
+
+    def look(self):
+        total = self.before + sum(process.spent for process in self.processes)
+        for process in self.processes:
+            others = total - process.spent
+            process.limiter.credit([Spent("alice", "research", "standard", "m", "up", "m", others, others)])
+
+    @property
+    def total(self):
+        return self.before + sum(process.spent + process.reserved for process in self.processes)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("count", [2, 8])
+def test_together_they_spend_the_budget_and_at_most_one_call_each_beyond(seed, count):
+    """Calls come in floods, at one process or at all; what they cost is their estimate, or less."""
+
+    async def main():
+        rng = random.Random(seed)
+        world = await World(count, rng.choice([CENT, 7 * CENT]), usd_per_day=rng.choice([1, 20])).start()
+        limit, beyond = round(world.limits.keys["alice"].usd_per_day * 10**12), 0
+        rates = [rng.choice([0, 1, 30]) for _ in world.processes]
+        rates[0] = 30
+        for step in range(900):
+            if rng.random() < 0.03:
+                rng.shuffle(rates)
+            for process, rate in zip(world.processes, rates, strict=True):
+                for _ in range(rng.randrange(rate + 1)):
+                    process.call()
+                beyond = max(beyond, world.total - limit)
+                while process.running and rng.random() < 0.7:
+                    process.end(rng.choice([world.price, world.price // 3]))
+            await world.turn()
+            if step % 10 == 0:
+                world.look()
+        for process in world.processes:
+            while await process.patient_call():
+                process.end(world.price)
+        return beyond / world.price, (limit - world.total) / world.price
+
+    beyond, unused = asyncio.run(main())
+    assert beyond <= 0
+    assert unused < 2  # of calls: little lies idle that one could have had
+
+
+def test_a_flood_at_processes_that_have_not_heard_of_each_other_spends_no_more_than_there_is():
+    async def main():
+        world = await World(8, usd_per_day=0.1).start()  # ten calls
+        for _ in range(50):
+            for process in world.processes:
+                for _ in range(20):
+                    process.call()
+            await world.turn()
+        return world.total
+
+    assert asyncio.run(main()) == 10 * CENT
+
+
+def test_the_last_of_it_is_had_by_whoever_asks():
+    """The others have some leased ahead, and give it back."""
+
+    async def main():
+        world = await World(4, usd_per_day=1).start()
+        for process in world.processes:
+            assert await process.patient_call()
+            process.end(CENT)
+        lonely = world.processes[2]
+        got = 0
+        for _ in range(10):
+            while await lonely.patient_call():
+                lonely.end(CENT)
+                got += 1
+            await world.turn(1.0)  # as it is told to come back
+        return got
+
+    assert asyncio.run(main()) == 96
+
+
+def test_what_was_spent_before_the_pool_began_counts_once():
+    async def main():
+        world = await World(3, before=90 * CENT, usd_per_day=1).start()
+        got = 0
+        for _ in range(30):
+            for process in world.processes:
+                if await process.patient_call():
+                    process.end(CENT)
+                    got += 1
+            world.look()
+        return got
+
+    assert asyncio.run(main()) == 10
+
+
+def test_a_pool_that_has_lost_its_memory_leases_no_money_twice():
+    async def main():
+        world = await World(3, usd_per_day=1).start()
+        for _ in range(10):
+            for process in world.processes:
+                if await process.patient_call():
+                    process.end(CENT)
+        world.look()
+        fresh = Pool()
+        for process in world.processes:
+            process.board.pool = fresh
+        got = 30
+        for _ in range(60):
+            for process in world.processes:
+                if await process.patient_call():
+                    process.end(CENT)
+                    got += 1
+            world.look()
+        return got, world.total
+
+    got, total = asyncio.run(main())
+    assert total <= 10**12
+    assert got >= 97
+
+
+def test_what_a_dead_process_held_is_the_others_and_what_it_spent_is_spent():
+    async def main():
+        world = await World(2, usd_per_day=1).start()
+        dead, lives = world.processes
+        for _ in range(20):
+            if dead.call():
+                dead.end(CENT)
+            await world.turn()
+        world.processes.remove(dead)
+        for _ in range(int(LIFE * 10) + 2):
+            await world.turn()
+        got = 0
+        while await lives.patient_call():
+            lives.end(CENT)
+            got += 1
+        return got, dead.spent
+
+    got, spent = asyncio.run(main())
+    assert got * CENT + spent == 10**12
+
+
+def test_without_word_from_the_others_each_spends_its_part_and_together_no_more_than_there_is():
+    async def main():
+        world = await World(4, usd_per_day=1).start()
+        for process in world.processes:
+            assert await process.patient_call()
+            process.end(CENT)
+        await world.turn(1.1)
+        await world.turn(1.1)
+        for process in world.processes:
+            process.board.state = "gone"
+        await world.turn(1.1)
+        for _ in range(2):
+            for process in world.processes:
+                while process.call(patient=False):
+                    process.end(CENT)
+            await world.turn(61.0)
+        return world.total
+
+    assert 80 * CENT < asyncio.run(main()) <= 10**12
+
+
+def test_a_new_day_begins_with_nothing_leased():
+    async def main():
+        world = await World(2, usd_per_day=0.05).start()
+        one, other = world.processes
+        while await one.patient_call():
+            one.end(CENT)
+        refused = one.error.retry_after
+        world.clock.advance(86_400)
+        for process in world.processes:
+            process.spent = 0
+        for _ in range(40):  # until the pool knows again who is there
+            await world.turn()
+        world.look()
+        got = 0
+        while await other.patient_call():
+            other.end(CENT)
+            got += 1
+        return refused, got
+
+    refused, got = asyncio.run(main())
+    assert refused > 40_000
+    assert got == 5
+
+
+def test_a_call_that_is_dearer_than_the_whole_budget_gets_all_of_it_once():
+    async def main():
+        world = await World(4, 500 * CENT, usd_per_day=1).start()
+        return [await process.patient_call() for process in world.processes]
+
+    assert asyncio.run(main()) == [True, False, False, False]
