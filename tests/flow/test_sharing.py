@@ -165,7 +165,7 @@ STEPS = st.lists(
                         st.sampled_from([5, 100, 10**6]),
                         st.integers(3, 5),
                         st.integers(0, 9),
-                        *4 * [st.sampled_from([0, 1, 7, 60, 10**5])],
+                        *5 * [st.sampled_from([0, 1, 7, 60, 10**5])],
                         st.sampled_from(["", "one", "two"]),
                     ),
                 ),

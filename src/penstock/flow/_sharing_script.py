@@ -30,7 +30,7 @@ _SCRIPT = """
 -- ARGV: the member, whether it rejoins; then of each account: anew, calls, wanted, in_progress, and limit, total, taken
 -- and level of requests and of tokens, and limit, number, held and needs of places, and value, least, most, usual,
 -- first_tokens, late, used and overloads of what was seen, and two rates that are guessed, each with what was told of it, and
--- limit, period, number, spent, held, needs, known and book of the day's money and of the month's; an empty limit or
+-- limit, period, number, spent, held, needs, wants, known and book of the day's money and of the month's; an empty limit or
 -- value: there is none, an empty level: it is not known.
 -- Returns: how many members there are, then of each account: requests, tokens, calls_share, tokens_share, others, places,
 -- learnt, usual, guessed_requests, guessed_tokens, day, day_free, month, month_free.
@@ -120,7 +120,7 @@ end
 
 local function floor(number) return math.floor(number + 1e-6) end
 
-local function granted(limit, own, share, others, ahead)
+local function granted(limit, own, share, others)
   local rest, held, before = limit - own.needs, own.held, 0
   for _, other in ipairs(others) do
     rest, held = rest - other.needs, held + other.held
@@ -128,7 +128,7 @@ local function granted(limit, own, share, others, ahead)
   end
   local wanted
   if rest >= 0 then
-    wanted = own.needs + floor(rest * share * ahead)
+    wanted = own.needs + floor(rest * share * AHEAD)
   else
     local theirs = 0
     for _, other in ipairs(others) do
@@ -144,8 +144,8 @@ end
 
 local function money(key, at, own_share, elsewhere)
   if ARGV[at] == '' then return 0, 0 end
-  local told, book = {{}}, ARGV[at + 7]
-  for k = 0, 6 do told[k] = tonumber(ARGV[at + k]) end
+  local told, book = {{}}, ARGV[at + 8]
+  for k = 0, 7 do told[k] = tonumber(ARGV[at + k]) end
   local left, period, number, spent, has, needs = told[0], told[1], told[2], told[3], told[4], told[5]
   local present = tonumber(redis.call('HGET', key, 'period') or '-1')
   if period < present then return 0, 0 end
@@ -153,48 +153,42 @@ local function money(key, at, own_share, elsewhere)
     redis.call('DEL', key)
     redis.call('HSET', key, 'period', ARGV[at + 1])
   end
-  local stored, base, before, holdings = redis.call('HGETALL', key), nil, nil, {{}}
+  local stored, base, before, purses = redis.call('HGETALL', key), nil, nil, {{}}
   for j = 1, #stored, 2 do
     local field, value = stored[j], stored[j + 1]
     if field == book then base = tonumber(value)
     elseif string.sub(field, 1, 2) == 'b:' then left = left - value
     elseif string.sub(field, 1, 2) == 'm:' then
-      local sum, has, needs, number, hungry = string.match(value, '(%S+) (%S+) (%S+) (%S+) (%S+)')
+      local sum, holds, asked, last = string.match(value, '(%S+) (%S+) (%S+) (%S+)')
       local name = string.sub(field, 3)
-      holdings[name] = {{held = tonumber(has), needs = tonumber(needs), number = tonumber(number), hungry = tonumber(hungry)}}
+      purses[name] = {{held = tonumber(holds), asked = tonumber(asked), number = tonumber(last)}}
       if name == member then before = sum else left = left - sum end
     end
   end
-  if not base then base = math.max(0, told[6] - spent)
+  if not base then base = math.max(0, told[7] - spent)
   elseif not before then base = math.max(0, base - spent) end
   redis.call('HSET', key, book, text(base))
   left = left - base - spent
-  local held, others, free = holdings[member] or {{held = 0, needs = 0, number = -1}}, {{}}, 0
+  local own, held, theirs = purses[member] or {{held = 0, asked = 0, number = -1}}, 0, 0
   for _, other in ipairs(elsewhere) do
-    local holding = holdings[other.name]
-    if holding then
-      holding.share = other.share
-      others[#others + 1] = holding
-      free = free - holding.held
-    end
+    local purse = purses[other.name]
+    if purse then held, theirs = held + purse.held, theirs + purse.asked end
   end
-  local grant = held.held
-  if number > held.number then
-    local hungry = nil
-    if needs > 0 and has == 0 then hungry = held.hungry or now end
-    held = {{held = has, needs = needs, number = number, hungry = hungry}}
-    grant = granted(left, held, own_share, others, {funds_ahead})
-    held.held = math.max(has, grant)
-    if grant > 0 then held.hungry = nil end
+  local grant = own.held
+  if number > own.number then
+    local most, asked = has, needs + told[6]
+    if not recovers then most = has + math.max(0, left - has - held) end
+    if asked > most then grant = math.min(needs, most)
+    else grant = math.min(most, asked + math.max(0, math.floor((left - asked - theirs) * own_share * {funds_ahead}))) end
+    own = {{held = math.max(has, grant), asked = asked, number = number}}
   end
-  redis.call('HSET', key, 'm:' .. member, table.concat({{
-    text(spent), text(held.held), text(held.needs), text(held.number), held.hungry and text(held.hungry) or '-'}}, ' '))
+  redis.call('HSET', key, 'm:' .. member, table.concat({{text(spent), text(own.held), text(own.asked), text(own.number)}}, ' '))
   redis.call('EXPIRE', key, {kept})
-  return grant, free + left - held.held
+  return grant, left - held - own.held
 end
 
 for i = 3, #KEYS, 3 do
-  local key, from = KEYS[i], 44 * (i - 3) / 3 + 3
+  local key, from = KEYS[i], 46 * (i - 3) / 3 + 3
   local anew, calls, wanted, in_progress = ARGV[from] == '1', ARGV[from + 1], ARGV[from + 2], ARGV[from + 3]
   local stored, parts, gone = redis.call('HGETALL', key), {{}}, {{}}
   local levels = {{}}
@@ -272,7 +266,6 @@ for i = 3, #KEYS, 3 do
     if whole > 0 then return FLOOR / count + (1 - FLOOR) * own / whole end
     return 1 / count
   end
-  for _, other in ipairs(elsewhere) do other.share = share(other.calls, all_calls) end
   local limit, number = tonumber(ARGV[from + 12]), tonumber(ARGV[from + 13])
   local learnt, counts = {{value = 0, usual = 0}}, '-'
   if ARGV[from + 16] ~= '' then
@@ -290,7 +283,8 @@ for i = 3, #KEYS, 3 do
       local has, needs, hungry = tonumber(ARGV[from + 14]), tonumber(ARGV[from + 15]), nil
       if needs > 0 and has == 0 then hungry = held.hungry or now end
       held = {{held = has, needs = needs, number = number, hungry = hungry}}
-      grant = granted(limit, held, share(own_calls, all_calls), elsewhere, AHEAD)
+      for _, other in ipairs(elsewhere) do other.share = share(other.calls, all_calls) end
+      grant = granted(limit, held, share(own_calls, all_calls), elsewhere)
       held.held = math.max(has, grant)
       if grant > 0 then held.hungry = nil end
     end
@@ -310,7 +304,7 @@ for i = 3, #KEYS, 3 do
   answers[#answers + 1] = text(guessed[1])
   answers[#answers + 1] = text(guessed[3])
   for k = 1, 2 do
-    local may_hold, free = money(KEYS[i + k], from + 20 + 8 * k, share(own_calls, all_calls), elsewhere)
+    local may_hold, free = money(KEYS[i + k], from + 19 + 9 * k, share(own_calls, all_calls), elsewhere)
     answers[#answers + 1] = text(may_hold)
     answers[#answers + 1] = text(free)
   end

@@ -124,7 +124,7 @@ class LeasedBudget(Budget):
         self._number += 1
         self._spent_then = self.own
         held = max(0, self.ceiling - self.own)
-        needs = min(self.limit, max(0, self.reserved) + self._wanted)
+        wants = self._wanted
         if not waited_for:
             self._wanted = 0
         return Funds(
@@ -133,7 +133,8 @@ class LeasedBudget(Budget):
             self._number,
             self.own,
             held,
-            needs,
+            max(0, self.reserved),
+            wants,
             self.own + self.others,
             self._book,
         )

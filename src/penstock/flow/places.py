@@ -67,22 +67,15 @@ def told(places: Places, known: Holding, now: float) -> Holding:
 
 
 def granted(
-    limit: int,
-    own: Holding,
-    share: float,
-    others: Sequence[tuple[Holding, float]],
-    *,
-    recovers: bool,
-    ahead: float = AHEAD,
+    limit: int, own: Holding, share: float, others: Sequence[tuple[Holding, float]], *, recovers: bool
 ) -> int:
     """How many places a member shall have.
 
     :param share: of what is asked for; that of each of the others is beside what it holds
-    :param ahead: of what nobody needs, that part is leased
     """
     rest = limit - own.needs - sum(other.needs for other, _ in others)
     if rest >= 0:
-        wanted = own.needs + _floor(rest * share * ahead)
+        wanted = own.needs + _floor(rest * share * AHEAD)
     else:
         theirs = sum(min(other.needs, max(1, _floor(limit * part))) for other, part in others)
         wanted = min(own.needs, max(0, limit - theirs))

@@ -22,7 +22,7 @@ _OF_A_LEASE = len(_KINDS)
 _NO_USE = (b"", b"", b"", b"")
 _NOTHING_SEEN = (b"",) * 8
 _NO_GUESS = (b"",) * 4
-_NO_FUNDS = (b"",) * 8
+_NO_FUNDS = (b"",) * 9
 
 
 class RedisBoard:

@@ -250,8 +250,7 @@ class Pool:
             if told is not None and fund is not None:
                 account.funds[i] = fund
                 share = _share(own.calls, calls, even)
-                parts = {name: _share(theirs, calls, even) for name, (_, theirs) in sorted(elsewhere.items())}
-                money[2 * i : 2 * i + 2] = fund.lease(member, told, share, parts, now, recovers=recovers)
+                money[2 * i : 2 * i + 2] = fund.lease(member, told, share, elsewhere, recovers=recovers)
         return Lease(
             account.requests.left if requests is not None and account.requests is not None else 0.0,
             account.tokens.left if tokens is not None and account.tokens is not None else 0.0,
