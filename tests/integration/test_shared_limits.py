@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:  # pytest may be started in other ways than `python -m pytest`
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.flow import places  # noqa: E402
+from benchmarks.flow import budgets, places  # noqa: E402
 from benchmarks.flow.leases import UNEVEN, measure  # noqa: E402
 
 SECONDS = 10.0  # of real time: what is measured is a rate
@@ -41,3 +41,14 @@ def test_no_more_calls_are_under_way_than_the_limit_also_when_a_worker_is_killed
     assert figures.refused
     assert figures.answered > places.LIMIT
     assert 1 < figures.most <= places.LIMIT
+
+
+@pytest.mark.slow  # four processes, and three seconds of a flood
+@pytest.mark.parametrize("redis", [False, True])
+def test_four_processes_in_a_flood_spend_no_more_than_their_budget(redis):
+    if redis and not RedisServer.available():
+        pytest.skip("needs redis-server")
+    figures = budgets.measure(20, 3.0, redis=redis)
+    assert figures.other == []
+    assert figures.refused
+    assert -2 <= figures.beyond <= 0

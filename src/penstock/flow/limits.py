@@ -9,8 +9,8 @@ What a call *names* is looked at once, when it comes (:meth:`Limiter.reserve`). 
 model by a fallback or under another name, is looked at for each attempt (:meth:`Limiter.reserve_at`), which an estimate
 is reserved for in the same way: what is over its limit is no candidate just then.
 
-Where several processes share the limits, each has its part leased (``penstock.flow.lessee``), and what the others
-spend of a budget it learns from the ledger (:meth:`Limiter.credit`).
+Where several processes share the limits, each has its part leased (``penstock.flow.lessee``), and what others have
+spent of a budget before it learns from the ledger (:meth:`Limiter.credit`).
 """
 
 from __future__ import annotations

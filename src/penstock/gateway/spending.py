@@ -1,4 +1,7 @@
-"""Budgets hold for all processes together: now and then, look into the ledger for what the others have spent."""
+"""Budgets outlive processes: now and then, look into the ledger for what others have spent.
+
+Those who run at the same time are leased their parts (``flow.funds``); this tells of those who ran before.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from penstock.ledger.sqlite import SQLiteStore
 from penstock.messages import Spent
 from penstock.net.clock import Clock
 
-INTERVAL = 1.0  # seconds between two looks: by so much workers may overspend together
+INTERVAL = 1.0  # seconds between two looks
 
 log = logging.getLogger("penstock.gateway")
 
