@@ -16,7 +16,7 @@ def feed(breaker, *calls, now=0.0):
 
 
 def opened(now=0.0, **config):
-    breaker = Breaker(BreakerConfig(**config))
+    breaker = Breaker(BreakerConfig(slow_first_token=1.0, **config))
     feed(breaker, *[FAILED] * 20, now=now)
     assert breaker.state(now) is State.OPEN
     return breaker
@@ -31,8 +31,14 @@ def test_more_than_half_of_the_calls_failing_opens_it():
     assert (breaker.reason, breaker.wait(0.0)) == ("errors", 5.0)
 
 
-def test_nine_of_ten_calls_slower_than_a_second_open_it():
+def test_what_is_slow_is_not_known_before_it_is_said():
     breaker = Breaker(BreakerConfig())
+    feed(breaker, *[Ended(failed=False, first_token=60.0, tokens_per_second=0.5)] * 100)
+    assert breaker.permits(0.0)
+
+
+def test_nine_of_ten_calls_slower_than_a_second_open_it():
+    breaker = Breaker(BreakerConfig(slow_first_token=1.0))
     feed(breaker, *[FINE] * 2, *[SLOW] * 17)
     assert breaker.permits(0.0)
     feed(breaker, SLOW)

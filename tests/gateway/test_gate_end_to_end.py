@@ -224,7 +224,7 @@ def test_a_higher_tier_goes_first_and_a_full_queue_evicts_the_lowest():
 
 # ---- breakers ----
 
-BREAKER = BreakerConfig(least_calls=4, probes=1)
+BREAKER = BreakerConfig(least_calls=4, probes=1, slow_first_token=1.0)
 
 
 def test_an_upstream_that_fails_is_left_in_peace_and_asked_again_later():

@@ -121,7 +121,7 @@ class BreakerConfig(_Section, frozen=True):
     """When an upstream is left in peace, for each of its models."""
 
     error_ratio: Share = 0.5  # open when more than this share of the calls fail
-    slow_first_token: Seconds = 1.0  # a streamed call whose first token takes longer is slow; 0: none is
+    slow_first_token: Seconds = 0.0  # a streamed call whose first token takes longer is slow; 0: none is
     slow_tokens_per_second: Amount = 0.0  # one whose tokens come more slowly, too; 0: none is
     slow_ratio: Share = 0.9  # open when this share of the calls is slow
     least_calls: Positive = 20  # in the window, before anything is concluded from them
