@@ -140,16 +140,17 @@ def _spent(ledger: Path) -> int:
         return int(database.execute("SELECT total(cost) FROM attempts").fetchone()[0])
 
 
-def measure(calls: int, seconds: float, *, redis: bool, held: float = 0.05) -> Figures:
+def measure(calls: int, seconds: float, *, redis: bool, scope: str = "keys", held: float = 0.05) -> Figures:
     """One run over fresh processes.
 
     :param calls: that the budget is enough for
     :param redis: four gateways and a Redis; else the four workers of one
+    :param scope: whose budget it is: the key's, or the upstream's (``upstreams``)
     :param held: seconds that the upstream works on a call
     """
     figures = Figures(calls)
     with contextlib.ExitStack() as stack:
-        limits: dict[str, Any] = {"keys": {"anonymous": {"usd_per_day": calls * COST / 1e12}}}
+        limits: dict[str, Any] = {scope: {"*": {"usd_per_day": calls * COST / 1e12}}}
         if redis:
             limits["redis"] = stack.enter_context(RedisServer()).url
         config = {

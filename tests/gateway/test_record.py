@@ -6,8 +6,8 @@ from gateway_doubles import Lines, a_call, a_generation
 from penstock.config.model import LogConfig, TimeoutConfig
 from penstock.errors import UpstreamFailed
 from penstock.gateway.stages import record
+from penstock.gateway.stages.candidate import Candidate
 from penstock.gateway.stages.record import Recorder
-from penstock.gateway.stages.route import Candidate
 from penstock.ledger.ledger import Ledger
 from penstock.ledger.prices import PriceTable
 from penstock.logs import RequestLog

@@ -44,11 +44,11 @@ def test_no_more_calls_are_under_way_than_the_limit_also_when_a_worker_is_killed
 
 
 @pytest.mark.slow  # four processes, and three seconds of a flood
-@pytest.mark.parametrize("redis", [False, True])
-def test_four_processes_in_a_flood_spend_no_more_than_their_budget(redis):
+@pytest.mark.parametrize(("redis", "scope"), [(False, "keys"), (True, "keys"), (True, "upstreams")])
+def test_four_processes_in_a_flood_spend_no_more_than_their_budget(redis, scope):
     if redis and not RedisServer.available():
         pytest.skip("needs redis-server")
-    figures = budgets.measure(20, 3.0, redis=redis)
+    figures = budgets.measure(20, 3.0, redis=redis, scope=scope)
     assert figures.other == []
     assert figures.refused
     assert -2 <= figures.beyond <= 0

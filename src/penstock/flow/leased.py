@@ -307,7 +307,8 @@ class AccountLease:
         """Whether so few places are left that each counts."""
         if self.in_line:
             return self._line is not None and self._line.waiting > 0
-        if any(budget.is_short for budget in self.budgets):
+        day, month = self.day, self.month
+        if (day is not None and day.is_short) or (month is not None and month.is_short):
             return True
         return self.places is not None and (bool(self._waiting) or self.places.is_short(self.in_progress))
 

@@ -13,11 +13,15 @@ from collections.abc import Callable
 
 import msgspec
 
+from penstock.config.model import LimitsConfig
+from penstock.config.patterns import resolve
 from penstock.errors import PlaceWanted
 from penstock.flow.limits import Limiter
 from penstock.flow.reservation import CallReservation, Reached
 from penstock.gateway.stages.admit import PLACE_WAIT
-from penstock.messages import Call
+from penstock.messages import Call, Usage
+
+MAX_REMEMBERED = 1_024  # candidates; callers invent names
 
 
 class Allotment(msgspec.Struct, frozen=True, eq=False):
@@ -46,3 +50,46 @@ class Allotment(msgspec.Struct, frozen=True, eq=False):
             except PlaceWanted:
                 await limiter.wait_place(call, left, self.reached)
         return limiter.reserve_at(call, self.reached)
+
+
+class Allotments:
+    """Those of one configuration.
+
+    :param price: of a call at an upstream's model; None: it is not known
+    :param limiter: see :class:`Allotment`
+    """
+
+    def __init__(
+        self,
+        limits: LimitsConfig,
+        price: Callable[[str, str, Usage], int | None],
+        limiter: Callable[[], Limiter | None],
+    ) -> None:
+        self._limits = limits
+        self._price = price
+        self._limiter = limiter
+        self._made: dict[tuple[str, str, str], Allotment | None] = {}
+
+    def __repr__(self) -> str:
+        return f"<Allotments of {len(self._made)} candidates>"
+
+    def of(self, upstream: str, name: str, model: str) -> Allotment | None:
+        """What a model is limited in that is asked for by this name, and has that one at its upstream."""
+        place = upstream, name, model
+        if place in self._made:
+            return self._made[place]
+        limits, found = self._limits, None
+        if (
+            upstream in limits.upstreams
+            or "*" in limits.upstreams
+            or any(resolve(limits.models, either) is not None for either in (name, model))
+        ):
+
+            def price(usage: Usage) -> int:
+                return self._price(upstream, model, usage) or 0
+
+            found = Allotment(Reached(upstream, name, model, price), self._limiter)
+        if len(self._made) >= MAX_REMEMBERED:
+            self._made.clear()
+        self._made[place] = found
+        return found

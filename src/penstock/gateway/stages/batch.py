@@ -23,9 +23,9 @@ import msgspec
 from penstock.errors import CallerError, InternalError, Overloaded, PenstockError, UpstreamBroken
 from penstock.flow.batch import Batching, Group
 from penstock.flow.gate import Turn
+from penstock.gateway.stages.candidate import Candidate, has_room
 from penstock.gateway.stages.queue import ask_turn, settle_turn, take_turn, wait_turn
 from penstock.gateway.stages.record import Recorder
-from penstock.gateway.stages.route import Candidate, has_room
 from penstock.generation.log import Generation, new_id
 from penstock.messages import Attempt, Outcome, Usage
 from penstock.net import tasks

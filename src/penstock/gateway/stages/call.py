@@ -42,10 +42,11 @@ from penstock.errors import (
 from penstock.flow import retry
 from penstock.flow.gate import Turn
 from penstock.gateway.stages.batch import ask_together
+from penstock.gateway.stages.candidate import Candidate, has_room
 from penstock.gateway.stages.hedge import Hedge, learn
+from penstock.gateway.stages.learnt import count_in, count_out, count_sample
 from penstock.gateway.stages.queue import ask_turn, settle_turn, take_turn, wait_turn
 from penstock.gateway.stages.record import Recorder
-from penstock.gateway.stages.route import Candidate, count_in, count_out, count_sample, has_room
 from penstock.gateway.stages.unfinished import close, point_of, stop_at_limit
 from penstock.generation.log import TOO_LARGE, Generation
 from penstock.messages import Attempt, Call, Endpoint, Outcome, Usage

@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 
 from penstock.errors import UpstreamError
 from penstock.flow.hedge import Hedging
+from penstock.gateway.stages.candidate import Candidate
 from penstock.gateway.stages.record import Recorder
-from penstock.gateway.stages.route import Candidate
 from penstock.net import tasks
 from penstock.upstream.transfer import Transfer
 

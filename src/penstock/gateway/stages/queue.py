@@ -18,7 +18,7 @@ from math import inf
 from penstock.errors import PenstockError, UpstreamError, UpstreamFailed, UpstreamLeaving
 from penstock.flow.deadline import deadline_of
 from penstock.flow.gate import Asked, Gate, Outcome, Ticket, Turn
-from penstock.gateway.stages.route import Candidate
+from penstock.gateway.stages.candidate import Candidate
 from penstock.generation.log import TOO_LARGE
 from penstock.messages import Attempt, Call
 from penstock.messages import Outcome as Ending

@@ -15,7 +15,7 @@ from penstock.cache.entry import Entry
 from penstock.errors import PenstockError
 from penstock.flow.gate import REFUSALS
 from penstock.gateway.measures import Measures
-from penstock.gateway.stages.route import Candidate
+from penstock.gateway.stages.candidate import Candidate
 from penstock.generation.log import TOO_LARGE, Generation, State
 from penstock.generation.store import Record
 from penstock.ledger.ledger import Ledger

@@ -14,68 +14,34 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from email.utils import formatdate
-from math import inf
 from typing import Literal
 
 import msgspec
 
-from penstock.config.model import (
-    Config,
-    ContinuationConfig,
-    ModelCacheConfig,
-    ModelConfig,
-    PromptConfig,
-    TimeoutConfig,
-)
-from penstock.config.patterns import match, resolve
-from penstock.config.sunset import Sunset, sunset_of
-from penstock.errors import Gone, UnknownModel, UpstreamError, UpstreamLeaving, UpstreamRefused
-from penstock.flow import choose
-from penstock.flow.choose import Option, Standing
+from penstock.config.model import Config, ModelCacheConfig, ModelConfig, PromptConfig
+from penstock.config.patterns import match
+from penstock.config.sunset import sunset_of
+from penstock.errors import Gone, UnknownModel
 from penstock.flow.limits import Limiter
-from penstock.flow.preferred import Choice, by_preference
 from penstock.flow.reservation import Reached
-from penstock.gateway.stages.allot import Allotment
-from penstock.gateway.versions import Canary, Sample
-from penstock.generation.log import TOO_LARGE
-from penstock.ledger.prices import UNITS_PER_DOLLAR, CacheTerms, PriceTable
-from penstock.messages import Attempt, Call, Headers, Usage
+from penstock.gateway.stages.allot import Allotments
+from penstock.gateway.stages.candidate import (
+    Candidate,
+    alone,
+    load_of,
+    named_there,
+    notices_of,
+    standing_behind,
+)
+from penstock.gateway.stages.choice import WATCHING, Choosing
+from penstock.gateway.versions import Canary
+from penstock.ledger.prices import CacheTerms
+from penstock.messages import Call, Headers, Usage
 from penstock.upstream.http import HTTPUpstream
 from penstock.upstream.prompt_cache import PromptCare
-from penstock.upstream.transfer import Transfer
-from penstock.wire.usage import estimate_tokens
 
-PREFIX_BYTES = 4_096  # of a prompt's beginning, by which the strategy prefix goes: about 1,000 tokens
-LIKELY_OUTPUT = 1_000  # tokens of an answer, for comparing prices, where the call sets no limit
 _CONVERSATIONS = ("prompt_cache_key", "user")  # what APIs have to tell conversations apart
-_WATCHING = frozenset({"fastest", "least_busy", "nearest", "prefix"})
-_PREFERRING = frozenset({"nearest", "spot_first"})
-_PROMPTS = ("messages", "input", "prompt")
 MAX_REMEMBERED = 1_024  # names that fit a pattern and have one candidate; callers invent names
-
-
-class Candidate(msgspec.Struct, frozen=True, eq=False):
-    """One way to answer; ``model`` is the upstream's name for it, ``route`` the entry in the configuration."""
-
-    upstream: HTTPUpstream
-    model: str
-    route: str
-    version: str
-    weight: float
-    timeouts: TimeoutConfig
-    sole: bool = False  # there is no other for this name
-    continuation: ContinuationConfig = ContinuationConfig()
-    care: PromptCare | None = None  # for the upstream's prompt cache
-    notices: tuple[tuple[bytes, bytes], ...] = ()  # header fields about its end, for callers
-    sample: Sample | None = None  # where it counts for a version on trial how this goes
-    allotment: Allotment | None = None  # what it is limited in
-
-
-def has_room(candidate: Candidate, now: float, tokens: float = 0.0) -> bool:
-    """Whether a call would have its turn there at once."""
-    gate = candidate.upstream.gate
-    return gate is None or gate.free(candidate.model, tokens, now)
 
 
 class Router:
@@ -95,7 +61,6 @@ class Router:
         self._config = config
         self._upstreams = upstreams
         self._rand = rand
-        self._price = price  # of a call at an upstream's model; None: it is not known
         self._canaries = canaries or {}  # by entry
         self._now = now  # Unix time
         # Whether callers can ask for a version.
@@ -117,9 +82,10 @@ class Router:
             for index, candidate in enumerate(model.candidates)
             if (sunset := sunset_of(candidate)) is not None
         }
-        self._limits = config.limits if config.limits.upstreams or config.limits.models else None
-        self._limiter = limiter
-        self._allotments: dict[tuple[str, str, str], Allotment | None] = {}
+        self._choosing = Choosing(config.region, rand, price)
+        self._allotments: Allotments | None = None  # None: neither upstreams nor models are limited
+        if config.limits.upstreams or config.limits.models:
+            self._allotments = Allotments(config.limits, price, limiter)
         self._reached: dict[tuple[str, str, str], Reached | None] = {}
         self._single: dict[str, tuple[Candidate, ...]] = {}
         self._regular: dict[str, Sequence[Candidate]] = {}  # by name, where they stay the same
@@ -127,7 +93,7 @@ class Router:
         for name in self._exact:
             routes = self._candidates(name, set(), None)
             if len(routes) == 1 and not self.changes(name):
-                self._single[name] = _sole(routes[0])
+                self._single[name] = alone(routes[0])
 
     def __repr__(self) -> str:
         return f"<Router of {len(self._config.models)} models, {len(self._upstreams)} upstreams>"
@@ -152,7 +118,7 @@ class Router:
             raise self._nobody(call.model, "")
         if len(candidates) > 1:
             return candidates
-        found = _sole(candidates[0])
+        found = alone(candidates[0])
         if len(self._single) < MAX_REMEMBERED and not self.changes(call.model):
             self._single[call.model] = found
         return found
@@ -194,7 +160,7 @@ class Router:
             if not instead:
                 raise error
             return instead
-        return self._in_order(wanted, entry[1].strategy, call)
+        return self._choosing.in_order(wanted, entry[1].strategy, call)
 
     def _nobody(self, model: str, version: str) -> UnknownModel | Gone:
         """Why there are no candidates: of this version, if one is wanted."""
@@ -258,8 +224,8 @@ class Router:
                 if len(self._regular) < MAX_REMEMBERED and not self.changes(model):
                     self._regular[model] = candidates
         if len(candidates) == 1:  # as most have
-            return _load(candidates[0], now)
-        return min((_load(candidate, now) for candidate in candidates), default=0.0)
+            return load_of(candidates[0], now)
+        return min((load_of(candidate, now) for candidate in candidates), default=0.0)
 
     def _of_version(self, model: str, version: str) -> list[Candidate]:
         return [candidate for candidate in self._own(model) if candidate.version == version]
@@ -331,7 +297,7 @@ class Router:
         """
         if wanted or self.changes(model):
             canary = self._canary(model)
-            return _standing_behind(
+            return standing_behind(
                 [
                     candidate
                     for candidate in self._own(model)
@@ -342,7 +308,7 @@ class Router:
         if known is None:
             if len(self._versions) >= MAX_REMEMBERED:
                 self._versions.clear()
-            known = self._versions[model] = _standing_behind(self._own(model))
+            known = self._versions[model] = standing_behind(self._own(model))
         return known
 
     def own_candidate(self, model: str, upstream: str, upstream_model: str) -> Candidate | None:
@@ -397,7 +363,7 @@ class Router:
         if call is not None and canary is not None:
             ordered = self._on_trial(self._own(model), config.strategy, call, canary)
         else:
-            ordered = self._in_order(self._own(model), config.strategy, call)
+            ordered = self._choosing.in_order(self._own(model), config.strategy, call)
         if not ordered and config.after_sunset == "refuse":
             return ordered
         for fallback in config.fallbacks:
@@ -413,15 +379,16 @@ class Router:
         key = _sticks_to(call, canary.config.sticky)
         is_new = canary.gets(self._rand() if key is None else canary.point(key)) or not others
         sample = canary.sample(is_new=is_new)
-        drawn = self._in_order(new if is_new else others, strategy, call)
+        drawn = self._choosing.in_order(new if is_new else others, strategy, call)
         if sample is not None:
             drawn = [msgspec.structs.replace(candidate, sample=sample) for candidate in drawn]
-        return drawn + self._in_order(others, strategy, call) if is_new else drawn
+        return drawn + self._choosing.in_order(others, strategy, call) if is_new else drawn
 
     def _candidate(self, index: int, pattern: str, config: ModelConfig, model: str) -> Candidate:
         chosen = config.candidates[index]
         upstream = self._upstreams[chosen.upstream]
-        named = _named(chosen.model, pattern, model)
+        allotments = self._allotments
+        named = named_there(chosen.model, pattern, model)
         sunset = self._sunsets.get((pattern, index)) if self._sunsets else None
         return Candidate(
             upstream=upstream,
@@ -433,39 +400,16 @@ class Router:
             continuation=config.continuation or self._config.continuation,
             care=self._care.get(pattern),
             notices=notices_of(sunset) if sunset is not None else (),
-            allotment=self._allotment(chosen.upstream, model, named) if self._limits is not None else None,
+            allotment=allotments.of(chosen.upstream, model, named) if allotments is not None else None,
         )
-
-    def _allotment(self, upstream: str, name: str, model: str) -> Allotment | None:
-        """What a model is limited in that is asked for by this name, and has that one at its upstream."""
-        limits = self._limits
-        if limits is None:
-            return None
-        place = upstream, name, model
-        if place in self._allotments:
-            return self._allotments[place]
-        found = None
-        if (
-            upstream in limits.upstreams
-            or "*" in limits.upstreams
-            or any(resolve(limits.models, either) is not None for either in (name, model))
-        ):
-
-            def price(usage: Usage) -> int:
-                return self._price(upstream, model, usage) or 0
-
-            found = Allotment(Reached(upstream, name, model, price), self._limiter)
-        if len(self._allotments) >= MAX_REMEMBERED:
-            self._allotments.clear()
-        self._allotments[place] = found
-        return found
 
     def reaches(self, model: str, upstream: str, upstream_model: str) -> Reached | None:
         """The candidate of a model or of its fallbacks, as far as limits are concerned; None: none hold there."""
         place = model, upstream, upstream_model
-        if self._limits is None or place in self._reached:
+        allotments = self._allotments
+        if allotments is None or place in self._reached:
             return self._reached.get(place)
-        allotment = self._allotment(upstream, upstream_model, upstream_model)  # if it only was one
+        allotment = allotments.of(upstream, upstream_model, upstream_model)  # if it only was one
         for candidate in self._candidates(model, set(), None):
             if candidate.upstream.name == upstream and candidate.model == upstream_model:
                 allotment = candidate.allotment
@@ -486,65 +430,9 @@ class Router:
         return {
             candidate.upstream
             for model in self._config.models.values()
-            if model.strategy in _WATCHING and len(model.candidates) > 1
+            if model.strategy in WATCHING and len(model.candidates) > 1
             for candidate in model.candidates
         }
-
-    def _in_order(self, candidates: list[Candidate], strategy: str, call: Call | None) -> list[Candidate]:
-        if len(candidates) < 2:
-            return candidates
-        regular = [candidate for candidate in candidates if candidate.weight]
-        reserve = [candidate for candidate in candidates if not candidate.weight]
-        weights = [candidate.weight for candidate in regular]
-        if call is None or len(regular) < 2 or strategy == "weighted":
-            order = choose.drawn(weights, self._rand)
-            if call is not None:
-                now = call.received
-                order.sort(key=lambda i: not has_room(regular[i], now))
-        elif strategy == "cheapest":
-            order = choose.cheapest(weights, self._prices(regular, call), self._rand)
-        elif strategy in _PREFERRING:
-            order = self._by_preference(regular, strategy, call)
-        else:
-            order = self._by_standing(regular, strategy, call)
-        return [regular[i] for i in order] + reserve
-
-    def _prices(self, candidates: list[Candidate], call: Call) -> list[int | None]:
-        usage = Usage(estimate_tokens(len(call.body)), call.max_output_tokens or LIKELY_OUTPUT)
-        return [self._price(candidate.upstream.name, candidate.model, usage) for candidate in candidates]
-
-    def _by_preference(self, candidates: list[Candidate], strategy: str, call: Call) -> list[int]:
-        now, tokens = call.received, estimate_tokens(len(call.body))
-        spot = strategy == "spot_first"
-        costs: list[int | None] | list[float] = (
-            self._prices(candidates, call)
-            if spot
-            else [_option(candidate).standing.first_token(now) for candidate in candidates]
-        )
-        choices = []
-        for candidate, cost in zip(candidates, costs, strict=True):
-            config = candidate.upstream.config
-            preferred = config.capacity == "spot" if spot else config.region == self._config.region
-            choices.append(Choice(candidate.weight, preferred, has_room(candidate, now, tokens), cost))
-        return by_preference(choices, self._rand)
-
-    def _by_standing(self, candidates: list[Candidate], strategy: str, call: Call) -> list[int]:
-        options = [_option(candidate) for candidate in candidates]
-        if strategy == "fastest":
-            return choose.fastest(options, self._rand, call.received, call.max_output_tokens)
-        if strategy == "least_busy":
-            return choose.least_busy(options, self._rand, call.received)
-        return choose.by_prefix(options, _prefix(call))
-
-
-def notices_of(sunset: Sunset) -> tuple[tuple[bytes, bytes], ...]:
-    """``Deprecation`` (RFC 9745) and ``Sunset`` (RFC 8594)."""
-    found = []
-    if sunset.deprecated is not None:
-        found.append((b"deprecation", b"@%d" % sunset.deprecated))
-    if sunset.ends < inf:
-        found.append((b"sunset", formatdate(sunset.ends, usegmt=True).encode()))
-    return tuple(found)
 
 
 def _may_answer(candidate: Candidate, canary: Canary | None) -> bool:
@@ -552,20 +440,6 @@ def _may_answer(candidate: Candidate, canary: Canary | None) -> bool:
     if canary is None or canary.share == 0.0:
         return canary is None or candidate.version != canary.config.version
     return not canary.is_promoted or candidate.version == canary.config.version
-
-
-def _standing_behind(candidates: list[Candidate]) -> str:
-    return msgspec.json.encode(
-        [
-            [
-                candidate.upstream.config.kind,
-                candidate.upstream.config.base_url,
-                candidate.model,
-                candidate.version,
-            ]
-            for candidate in candidates
-        ]
-    ).decode()
 
 
 def _sticks_to(call: Call, sticky: str) -> bytes | None:
@@ -579,94 +453,3 @@ def _sticks_to(call: Call, sticky: str) -> bytes | None:
         (bytes(call.fields[name]) for name in _CONVERSATIONS if name in call.fields), None
     )
     return None if session is None else tenant + b"\0" + session
-
-
-def _load(candidate: Candidate, now: float) -> float:
-    upstream = candidate.upstream
-    if upstream.departure is not None:
-        return inf
-    return 0.0 if upstream.gate is None else upstream.gate.load(candidate.model, now)
-
-
-def _option(candidate: Candidate) -> Option:
-    upstream, model = candidate.upstream, candidate.model
-    assert upstream.standings is not None, "it is one of those that Router.watched names"
-    return Option(f"{upstream.name}/{model}", candidate.weight, upstream.standings.of(model))
-
-
-def _prefix(call: Call) -> bytes:
-    """The beginning of the prompt, as long as it must be for a provider's cache to be worth anything."""
-    fields = call.fields
-    pieces = [fields[name] for name in ("system", "instructions", "tools", *_PROMPTS) if name in fields]
-    return b"".join(bytes(piece)[:PREFIX_BYTES] for piece in pieces)[:PREFIX_BYTES]
-
-
-# ---- what is learnt of an upstream ----
-
-
-def count_in(candidate: Candidate) -> Standing | None:
-    """A call goes to this candidate; None: nobody wants to know."""
-    standings = candidate.upstream.standings
-    if standings is None:
-        return None
-    standing = standings.of(candidate.model)
-    standing.begin()
-    return standing
-
-
-def count_out(
-    standing: Standing, transfer: Transfer, attempt: Attempt, failure: BaseException | None
-) -> None:
-    """It has ended, one way or another."""
-    standing.end()
-    now = transfer.now()
-    if transfer.lost:
-        standing.outlived(now - transfer.sent, now)
-    elif isinstance(failure, UpstreamLeaving):
-        pass  # it did nothing wrong
-    elif isinstance(failure, UpstreamError) and not transfer.cancelled:
-        standing.failed(now - transfer.sent, now)
-    elif failure is None and not transfer.cancelled:
-        tokens = attempt.usage.output_tokens
-        if transfer.job.call.stream and transfer.seen:
-            took = now - transfer.seen
-            pace = (tokens - 1) / took if tokens > 1 and took > 0 else None
-            standing.answered(transfer.seen - transfer.sent, tokens, pace, now)
-        else:
-            standing.answered_whole(now - transfer.sent, tokens, now)
-
-
-def count_sample(
-    sample: Sample, transfer: Transfer, attempt: Attempt, failure: BaseException | None, prices: PriceTable
-) -> None:
-    """An attempt at a version on trial, or at the one that it is compared with, has ended.
-
-    What the upstream says to be wrong with a request counts, too: the one may refuse what the other takes.
-    """
-    if transfer.lost or transfer.cancelled or isinstance(failure, UpstreamLeaving):
-        return
-    if failure is not None:
-        if isinstance(failure, UpstreamError | UpstreamRefused) and failure.code != TOO_LARGE:
-            sample.fail()
-        return
-    now, tokens = transfer.now(), attempt.usage.output_tokens
-    known = prices.knows(attempt.upstream, attempt.upstream_model)
-    cost = attempt.cost / UNITS_PER_DOLLAR if known else None
-    if transfer.job.call.stream and transfer.seen:
-        took = now - transfer.seen
-        pace = (tokens - 1) / took if tokens > 1 and took > 0 else None
-        sample.answer(transfer.seen - transfer.sent, None, pace, cost)
-    else:
-        sample.answer(None, now - transfer.sent, None, cost)
-
-
-def _sole(candidate: Candidate) -> tuple[Candidate, ...]:
-    return (msgspec.structs.replace(candidate, sole=True),)
-
-
-def _named(template: str, pattern: str, model: str) -> str:
-    """The upstream's name: "" keeps the caller's, ``*`` stands for what the pattern's ``*`` matched."""
-    if not template:
-        return model
-    star = match(pattern, model) if "*" in pattern else None
-    return template if star is None else template.replace("*", star, 1)

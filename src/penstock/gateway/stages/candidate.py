@@ -1,0 +1,86 @@
+"""Who can answer a call: an upstream, and its name for the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from email.utils import formatdate
+from math import inf
+
+import msgspec
+
+from penstock.config.model import ContinuationConfig, TimeoutConfig
+from penstock.config.patterns import match
+from penstock.config.sunset import Sunset
+from penstock.gateway.stages.allot import Allotment
+from penstock.gateway.versions import Sample
+from penstock.upstream.http import HTTPUpstream
+from penstock.upstream.prompt_cache import PromptCare
+
+
+class Candidate(msgspec.Struct, frozen=True, eq=False):
+    """One way to answer; ``model`` is the upstream's name for it, ``route`` the entry in the configuration."""
+
+    upstream: HTTPUpstream
+    model: str
+    route: str
+    version: str
+    weight: float
+    timeouts: TimeoutConfig
+    sole: bool = False  # there is no other for this name
+    continuation: ContinuationConfig = ContinuationConfig()
+    care: PromptCare | None = None  # for the upstream's prompt cache
+    notices: tuple[tuple[bytes, bytes], ...] = ()  # header fields about its end, for callers
+    sample: Sample | None = None  # where it counts for a version on trial how this goes
+    allotment: Allotment | None = None  # what it is limited in
+
+
+def has_room(candidate: Candidate, now: float, tokens: float = 0.0) -> bool:
+    """Whether a call would have its turn there at once."""
+    gate = candidate.upstream.gate
+    return gate is None or gate.free(candidate.model, tokens, now)
+
+
+def load_of(candidate: Candidate, now: float) -> float:
+    """See :meth:`penstock.flow.gate.Gate.load`; of one that goes away, without end."""
+    upstream = candidate.upstream
+    if upstream.departure is not None:
+        return inf
+    return 0.0 if upstream.gate is None else upstream.gate.load(candidate.model, now)
+
+
+def alone(candidate: Candidate) -> tuple[Candidate, ...]:
+    """The only one for a name."""
+    return (msgspec.structs.replace(candidate, sole=True),)
+
+
+def standing_behind(candidates: Sequence[Candidate]) -> str:
+    """What changes when others may give the answers."""
+    return msgspec.json.encode(
+        [
+            [
+                candidate.upstream.config.kind,
+                candidate.upstream.config.base_url,
+                candidate.model,
+                candidate.version,
+            ]
+            for candidate in candidates
+        ]
+    ).decode()
+
+
+def notices_of(sunset: Sunset) -> tuple[tuple[bytes, bytes], ...]:
+    """``Deprecation`` (RFC 9745) and ``Sunset`` (RFC 8594)."""
+    found = []
+    if sunset.deprecated is not None:
+        found.append((b"deprecation", b"@%d" % sunset.deprecated))
+    if sunset.ends < inf:
+        found.append((b"sunset", formatdate(sunset.ends, usegmt=True).encode()))
+    return tuple(found)
+
+
+def named_there(template: str, pattern: str, model: str) -> str:
+    """The upstream's name: "" keeps the caller's, ``*`` stands for what the pattern's ``*`` matched."""
+    if not template:
+        return model
+    star = match(pattern, model) if "*" in pattern else None
+    return template if star is None else template.replace("*", star, 1)
