@@ -89,7 +89,7 @@ def run(scripts, test=None, *, body=STREAM, weights=(1.0, 1.0), upstream=None, c
             models = {"m": ModelConfig(candidates=candidates)}
             whole = msgspec.structs.replace(whole, upstreams=settings, models=models)
             async with serving(whole, clock or FakeClock()) as (gateway, port):
-                gateway.pipeline.snapshot.router._rand = lambda: 0.0  # the first candidate first
+                gateway.pipeline.snapshot.router._choosing._rand = lambda: 0.0  # the first candidate first
                 ready(gateway)
                 calling = asyncio.ensure_future(call(port, body)) if body else None
                 if test is not None:
