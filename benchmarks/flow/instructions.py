@@ -1,0 +1,210 @@
+"""Processor instructions that a call takes, with each feature that decides about calls switched on by itself.
+
+    python -m benchmarks.flow.instructions [--python PATH] [FEATURE ...]
+
+The gateway of ``benchmarks.gateway`` in one process, over transports without sockets and with a clock that counts; a
+thousand calls of 1 KB, eight at a time, after a thousand that are not counted (the difference of two counts of
+``valgrind --tool=cachegrind``).  So the figures are the same whatever else the machine does.  The kernel and the
+ledger's file are not among them.
+The features are those of :data:`FEATURES`; none named: all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gateway.load import KEY, Requests, Target
+from benchmarks.gateway.systems import PenstockFlow
+from benchmarks.gateway.upstream import _PLAIN, ANSWER, MODEL
+
+from penstock.config.keys import hash_key
+from penstock.config.load import parse
+from penstock.gateway.compose import build
+from penstock.net.clock import Clock
+from penstock.net.listener import Listener
+from penstock.net.pool import Pool
+
+CALLS = 1_000
+AT_ONCE = 8
+TICK = 1e-5  # seconds that go by from one look at the clock to the next
+COMMAND = ("valgrind", "--tool=cachegrind", "--cache-sim=no")
+OURSELVES = ("-m", "benchmarks.flow.instructions", "--serve")
+ROOT = Path(__file__).resolve().parents[2]
+
+_everything = PenstockFlow(Path(), 0, 0)
+_limits = _everything.more()["limits"]["keys"]["*"]
+_tiers = _everything.more()["tiers"]
+_standard = {name: value for name, value in _tiers["standard"].items() if name != "degradation"}
+_upstream = dict(_everything.of_upstream())
+_fixed = {**_upstream["concurrency"], "adaptive": False, "follow_headers": False}
+
+
+def _key(*kinds: str) -> dict[str, Any]:
+    return {"limits": {"keys": {"*": {kind: _limits[kind] for kind in kinds}}}}
+
+
+def _way(**settings: object) -> dict[str, Any]:
+    return {"of_upstream": settings}
+
+
+FEATURES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "requests a minute, of the key": _key("requests_per_minute"),
+    "tokens a minute": _key("tokens_per_minute"),
+    "calls at once": _key("concurrent"),
+    "a budget": _key("usd_per_day"),
+    "these four": _key(*_limits),
+    "these four, of key and tenant": {"limits": _everything.more()["limits"]},
+    "breaker": _way(breaker={}),
+    "concurrency, not adaptive": _way(concurrency=_fixed),
+    "concurrency, adaptive, the provider's limits followed": _way(concurrency=_upstream["concurrency"]),
+    "the same with breaker": _way(**_upstream),
+    "tiers without a ladder, with both": {
+        **_way(**_upstream),
+        "tiers": {"realtime": _tiers["realtime"], "standard": _standard},
+    },
+    "a ladder, with both": {**_way(**_upstream), "tiers": _tiers},
+    "two candidates by weight": {"candidates": 2},
+    "all of `penstock-flow`": {**_everything.more(), **_way(**_upstream)},
+}
+
+
+def configuration(feature: str) -> dict[str, Any]:
+    """The gateway's, as YAML has it."""
+    more = dict(FEATURES[feature])
+    way, candidates = more.pop("of_upstream", {}), more.pop("candidates", 1)
+    names = [f"mock{number}" for number in range(candidates)]
+    upstream = {"kind": "openai", "base_url": "http://127.0.0.1:1/v1", "api_key": "sk-upstream", **way}
+    return {
+        "upstreams": dict.fromkeys(names, upstream),
+        "models": {MODEL: {"candidates": [{"upstream": name, "model": MODEL} for name in names]}},
+        "keys": [{"name": "bench", "hash": hash_key(KEY)}],
+        "log": {"requests": False},
+        **more,
+    }
+
+
+class Wire(asyncio.Transport):
+    """A connection whose other end is told what is written."""
+
+    def __init__(self, told: Callable[[bytes], None]) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1)})
+        self.write = told
+
+    def writelines(self, list_of_data: Any) -> None:
+        self.write(b"".join(list_of_data))
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Bench:
+    """The gateway, its callers and its upstream, in turn."""
+
+    def __init__(self, feature: str) -> None:
+        config = parse(json.dumps(configuration(feature)))  # JSON is YAML
+        self.clock = Clock(itertools.count(1e6, TICK).__next__)
+        self.gateway = build(config, clock=self.clock)
+        listener = Listener(self.gateway, config.listener, self.clock)
+        self.callers = [listener.protocol_factory() for _ in range(AT_ONCE)]
+        self.answered = 0
+        for caller in self.callers:
+            caller.connection_made(Wire(self._hear))
+        self.asked: list[asyncio.Protocol] = []  # connections to the upstream that wait for an answer
+
+    def _hear(self, data: bytes) -> None:
+        assert data.startswith(b"HTTP/1.1 200") or data == ANSWER, data
+        self.answered += data.endswith(ANSWER)
+
+    async def connect(self, loop: asyncio.AbstractEventLoop, connection: asyncio.Protocol) -> None:
+        """In the place of a pool's own way to its upstream."""
+        del loop
+        connection.connection_made(Wire(lambda _: self.asked.append(connection)))
+
+    async def run(self, calls: int) -> None:
+        """Make so many calls."""
+        requests = Requests(Target(1), "plain", 1_000)
+        for _ in range(calls // AT_ONCE):
+            for caller in self.callers:
+                caller.data_received(requests.make())
+            while len(self.asked) < AT_ONCE:  # noqa: ASYNC110 - the first of them connect
+                await asyncio.sleep(0)
+            asked, self.asked = self.asked, []
+            for connection in asked:
+                connection.data_received(_PLAIN)
+            await asyncio.sleep(0)
+        assert self.answered == calls, (self.answered, calls)
+
+
+async def serve(feature: str, calls: int) -> None:
+    """Make so many calls with a feature switched on, in this process."""
+    bench = Bench(feature)
+    Pool._connect = lambda _, *what: bench.connect(*what)  # noqa: SLF001
+    await bench.run(calls)
+
+
+def count(python: str, feature: str, calls: int) -> int:
+    """Instructions of a process that makes so many calls."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [*COMMAND, f"--cachegrind-out-file={folder}/out", python, *OURSELVES, str(calls), feature],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": "0"},
+        )
+    found = re.search(r"I\s+refs:\s+([\d,]+)", done.stderr)
+    assert found is not None, done.stderr
+    return int(found[1].replace(",", ""))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("features", nargs="*", metavar="FEATURE")
+    parser.add_argument("--python", default=sys.executable, help="the interpreter that is measured")
+    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve is not None:
+        asyncio.run(serve(arguments.features[0], arguments.serve))
+        return
+    if shutil.which("valgrind") is None:
+        parser.error("needs valgrind (Debian: apt-get install valgrind)")
+    base = 0
+    print("| | instructions | more than none |")
+    print("|---|--:|--:|")
+    for feature in dict.fromkeys(["none", *(arguments.features or FEATURES)]):
+        each = (count(arguments.python, feature, 2 * CALLS) - count(arguments.python, feature, CALLS)) / CALLS
+        base = base or each
+        print(f"| {feature} | {each:,.0f} | {each - base:+,.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
