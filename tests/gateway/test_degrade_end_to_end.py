@@ -95,6 +95,19 @@ def test_a_busy_model_is_answered_by_a_smaller_one_and_a_free_one_by_itself():
     assert counts == {("standard", "smaller"): 1}
 
 
+def test_a_step_that_was_taken_is_kept_while_the_model_may_be_busy_again():
+    async def test(port, busy, gateway, upstream, small):
+        clock = gateway.clock
+        async with busy():
+            await call(port, PROMPT)
+        free = await call(port, PROMPT)
+        clock.advance(11.0)
+        later = await call(port, PROMPT)
+        return [answer.json()["id"] for answer in (free, later)]
+
+    assert run(test, smaller=1.0, hold=10.0, clock=FakeClock()) == ["small", COMPLETION["id"]]
+
+
 def test_an_answer_is_shortened_and_never_lengthened():
     async def test(port, busy, gateway, upstream, small):
         async with busy():

@@ -65,25 +65,24 @@ class _Step:
 _QUIET = Steps(False, False, False, False)
 
 
+def _begins(config: DegradationConfig) -> dict[str, float]:
+    """From which load on each step is taken."""
+    begins = {name: getattr(config, name) for name in STEPS}
+    return {name: load for name, load in begins.items() if load is not None}
+
+
 class _Ladder:
     """That of one tier at one model."""
 
-    __slots__ = ("_quiet_below", "steps", "taken")
+    __slots__ = ("steps", "taken")
 
     def __init__(self, config: DegradationConfig) -> None:
-        begins = {name: getattr(config, name) for name in STEPS}
         self.steps = {
             # nobody is refused where there is room
             name: _Step(load, 0.0 if name == "refuse" else config.hold)
-            for name, load in begins.items()
-            if load is not None
+            for name, load in _begins(config).items()
         }
-        self._quiet_below = min((step.released for step in self.steps.values()), default=inf)
         self.taken = False  # any of them
-
-    def is_quiet(self, load: float) -> bool:
-        """Whether nothing is done at this load, nor noted."""
-        return load < self._quiet_below and not self.taken
 
     def look(self, load: float, now: float) -> Steps:
         taken = {name: step.look(load, now) for name, step in self.steps.items()}
@@ -98,12 +97,19 @@ class Ladders:
     """The ladders of all tiers that have one, at all models.
 
     :param tiers: by name
+    :ivar quiet_below: by tier: the load under which none of its ladders does anything, nor notes it, unless it is in use
+    :ivar in_use: how many ladders are
     """
 
     def __init__(self, tiers: Mapping[str, TierConfig]) -> None:
         self._configs: dict[str, DegradationConfig] = {
             name: tier.degradation for name, tier in tiers.items() if tier.degradation is not None
         }
+        self.quiet_below = {
+            name: min(_begins(config).values(), default=inf) * RELEASE
+            for name, config in self._configs.items()
+        }
+        self.in_use = 0
         self._ladders: dict[tuple[str, str], _Ladder] = {}
 
     def __bool__(self) -> bool:
@@ -127,8 +133,13 @@ class Ladders:
 
         :param model: the entry in the configuration; names that callers invent are not for this
         """
-        ladder = self._ladders.get((tier, model)) or self._of(tier, model)
-        return _QUIET if ladder.is_quiet(load) else ladder.look(load, now)
+        ladder = self._of(tier, model)
+        before = ladder.taken
+        if load < self.quiet_below[tier] and not before:
+            return _QUIET
+        steps = ladder.look(load, now)
+        self.in_use += ladder.taken - before
+        return steps
 
     def seen(self, tier: str, model: str, load: float, now: float) -> Steps:
         """What it would get, without any change by the question."""

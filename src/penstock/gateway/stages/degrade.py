@@ -50,13 +50,18 @@ class Degradation:
 
         :raises Overloaded: not at all
         """
-        tier, model, now = call.tenant.tier, call.model, call.received
-        if self.ladders.config(tier) is None or call.background:
+        ladders, tier = self.ladders, call.tenant.tier
+        quiet_below = ladders.quiet_below.get(tier)
+        if quiet_below is None or call.background:
             return
-        route = router.route_name(model)
+        now = call.received
+        load = router.load(call.model, now)
+        if load < quiet_below and not ladders.in_use:  # as a rule
+            return
+        route = router.route_name(call.model)
         if route is None:
             return
-        steps = self.ladders.look(tier, route, router.load(model, now), now)
+        steps = ladders.look(tier, route, load, now)
         if not steps:
             return
         if steps.refuse:

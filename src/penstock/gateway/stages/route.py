@@ -221,7 +221,7 @@ class Router:
             candidates = self._regular.get(model)
             if candidates is None:
                 candidates = self.regular(model)
-                if len(self._regular) < MAX_REMEMBERED and not self.changes(model):
+                if candidates and len(self._regular) < MAX_REMEMBERED and not self.changes(model):
                     self._regular[model] = candidates
         if len(candidates) == 1:  # as most have
             return load_of(candidates[0], now)
