@@ -35,6 +35,9 @@ class Ended(msgspec.Struct, frozen=True):
     tokens_per_second: float | None = None
 
 
+WELL = Ended(failed=False)  # without anything that was measured, as most plain answers
+
+
 class State(enum.Enum):
     CLOSED = "closed"
     OPEN = "open"
@@ -125,21 +128,31 @@ class Breaker:
         self._probes += 1
         return True
 
-    def end(self, ended: Ended | None, now: float, *, probe: bool) -> None:
+    def end(self, ended: Ended | None, now: float, *, probe: bool) -> bool:
         """It has ended.
 
         :param ended: None: it says nothing of the upstream, such as a call whose caller left
+        :returns: whether that has opened or closed the breaker
         """
         if probe:
             self._probes -= 1
         if ended is None:
-            return
-        if not self.is_open:
-            self._count(ended, now)
-        elif probe:
-            self.state(now)
-            self._judge(ended, now)
-        # What began before it opened and ends now tells nothing new.
+            return False
+        if self.is_open:
+            return probe and self._judge(ended, now)  # what began before it opened tells nothing new
+        if now >= self._slides_at:
+            self._slide(now)
+        latest, before = self._latest, self._before
+        latest.calls += 1
+        if ended.failed:
+            latest.failed += 1
+        failed = latest.failed + before.failed
+        if failed:
+            calls = latest.calls + before.calls
+            if calls >= self._config.least_calls and failed > self._config.error_ratio * calls:
+                self.trip("errors", now)
+                return True
+        return ended is not WELL and self._is_slow(ended, now)
 
     def trip(self, reason: str, now: float) -> None:
         """Open at once: nothing more needs to be counted."""
@@ -154,36 +167,25 @@ class Breaker:
 
     # ---- counting ----
 
-    def _count(self, ended: Ended, now: float) -> None:
-        if now >= self._slides_at:
-            self._slide(now)
-        config, latest = self._config, self._latest
-        latest.calls += 1
-        if ended.failed:
-            latest.failed += 1
+    def _is_slow(self, ended: Ended, now: float) -> bool:
+        """Count how soon it came, and how fast; whether that has opened the breaker."""
+        config, latest, before = self._config, self._latest, self._before
+        slow = slow_paced = False
         if ended.first_token is not None:
             latest.timed += 1
             latest.slow += ended.first_token > config.slow_first_token
+            timed = latest.timed + before.timed
+            slow = timed >= config.least_calls and latest.slow + before.slow >= config.slow_ratio * timed
         if ended.tokens_per_second is not None:
             latest.paced += 1
             latest.slow_paced += ended.tokens_per_second < config.slow_tokens_per_second
-        before = self._before
-        failed = latest.failed + before.failed
-        if failed:
-            calls = latest.calls + before.calls
-            if calls >= config.least_calls and failed > config.error_ratio * calls:
-                self.trip("errors", now)
-                return
-        if config.slow_first_token and ended.first_token is not None:
-            timed = latest.timed + before.timed
-            if timed >= config.least_calls and latest.slow + before.slow >= config.slow_ratio * timed:
-                self.trip("slow", now)
-                return
-        if config.slow_tokens_per_second and ended.tokens_per_second is not None:
-            paced = latest.paced + before.paced
-            slow_paced = latest.slow_paced + before.slow_paced
-            if paced >= config.least_calls and slow_paced >= config.slow_ratio * paced:
-                self.trip("slow_tokens", now)
+            paced, late = latest.paced + before.paced, latest.slow_paced + before.slow_paced
+            slow_paced = paced >= config.least_calls and late >= config.slow_ratio * paced
+        if config.slow_first_token and slow:
+            self.trip("slow", now)
+        elif config.slow_tokens_per_second and slow_paced:
+            self.trip("slow_tokens", now)
+        return self.is_open
 
     def _slide(self, now: float) -> None:
         """A slice begins, or one has left the window."""
@@ -200,8 +202,9 @@ class Breaker:
                 before.add(each)
         self._slides_at = min(self._latest.began + width, slices[0].began + window)
 
-    def _judge(self, ended: Ended, now: float) -> None:
-        """A probe has ended."""
+    def _judge(self, ended: Ended, now: float) -> bool:
+        """A probe has ended; whether that has closed the breaker."""
+        self.state(now)
         config = self._config
         slow = bool(config.slow_first_token) and (ended.first_token or 0.0) > config.slow_first_token
         if config.slow_tokens_per_second and ended.tokens_per_second is not None:
@@ -210,14 +213,16 @@ class Breaker:
             self._succeeded = 0
             if self._state is _HALF_OPEN:  # of the last one standing, failures do not add up
                 self.trip("errors" if ended.failed else "slow", now)
-            return
+            return False
         self._succeeded += 1
-        if self._succeeded >= config.probes:
-            self._state = _CLOSED
-            self.is_open = False
-            self._opened = 0
-            self._reopens = 0.0
-            self.reason = ""
+        if self._succeeded < config.probes:
+            return False
+        self._state = _CLOSED
+        self.is_open = False
+        self._opened = 0
+        self._reopens = 0.0
+        self.reason = ""
+        return True
 
     def __repr__(self) -> str:
         return f"<Breaker {self._state.value} {self.reason}, {self._probes} probes under way>"

@@ -19,7 +19,7 @@ import msgspec
 
 from penstock.config.model import BreakerConfig, ConcurrencyConfig, TierConfig
 from penstock.errors import Evicted, Overloaded, PenstockError
-from penstock.flow.breaker import Breaker, Ended, State
+from penstock.flow.breaker import WELL, Breaker, Ended, State
 from penstock.flow.concurrency import AdaptiveLimit
 from penstock.flow.learning import SharedLimit
 from penstock.flow.leased import AccountLease
@@ -83,38 +83,43 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Turn:
-    """The right to send one call."""
+    """The right to send one call: a place among those in progress, from when it is made until it is settled.
+
+    :param breaker: of the model; None: there is none
+    :param waited: seconds
+    """
 
     __slots__ = (
         "_answered",
         "_breaker",
         "_gate",
-        "_key_probe",
         "_number",
-        "_probe",
+        "_probes",
         "_settled",
         "asked",
         "began",
         "waited",
     )
 
-    def __init__(
-        self, gate: Gate, asked: Asked, number: int, breaker: Breaker | None, now: float, waited: float
-    ) -> None:
+    def __init__(self, gate: Gate, asked: Asked, breaker: Breaker | None, now: float, waited: float) -> None:
         self._gate = gate
-        self._number = number
         self._breaker = breaker
-        self._probe = self._key_probe = False
-        if breaker is not None:
-            if breaker.is_open:
-                self._probe = breaker.begin()
-            if gate.key_breaker is not None and gate.key_breaker.is_open:
-                self._key_probe = gate.key_breaker.begin()
+        # Those that find out by this call whether the upstream is well again.
+        self._probes = gate.probed(breaker) if gate.is_doubted else ()
         self._answered = False  # its answer has begun
         self._settled = False
         self.asked = asked
         self.began = now
-        self.waited = waited  # seconds
+        self.waited = waited
+        gate.in_progress += 1
+        gate.turns = self._number = number = gate.turns + 1
+        if gate.lease is not None:
+            gate.lease.begun(now)
+        if (provider := gate.provider) is not None:
+            if provider.has_spoken:
+                provider.sent(number, asked.tokens, now)
+            else:
+                provider.unanswered[number] = asked.tokens
 
     def on_head(self, headers: Headers, now: float) -> None:
         """The head of the answer is there, and may tell of rate limits."""
@@ -124,8 +129,10 @@ class Turn:
         self._answered = True
         if ratelimits.tells(headers):
             self._told(provider, headers, now)
-        else:
+        elif provider.has_spoken:
             provider.answered(self._number, None, None, now)
+        else:
+            del provider.unanswered[self._number]
 
     def _told(self, provider: Provider, headers: Headers, now: float) -> None:
         gate = self._gate
@@ -144,18 +151,19 @@ class Turn:
         if self._settled:
             return
         self._settled = True
-        gate, blames = self._gate, outcome.blames
+        gate, blames, probes = self._gate, outcome.blames, self._probes
         if (breaker := self._breaker) is not None:
-            ended = None
-            if blames in _OF_THE_MODEL:
+            if not blames and outcome.first_token is None:
+                ended = WELL
+            elif blames in _OF_THE_MODEL:
                 ended = Ended(blames != "", outcome.first_token, outcome.tokens_per_second)
-            was_open = breaker.is_open
-            breaker.end(ended, now, probe=self._probe)
-            if breaker.is_open is not was_open:
+            else:
+                ended = None
+            if breaker.end(ended, now, probe=breaker in probes):
                 gate.breaker_turned(breaker, f"as {self.asked.model!r}")
-        if self._key_probe or blames == "key":
-            gate.key_tried(blames, now, probe=self._key_probe)
-        if gate.provider is not None and not self._answered:
+        if probes or blames == "key":
+            gate.key_tried(blames, now, probes)
+        if not self._answered and gate.provider is not None:
             gate.provider.answered(self._number, None, None, now)
         gate.ended(self, outcome, now)
 
@@ -234,6 +242,8 @@ class Gate:
     :param unix_time: seconds since 1970
     :param lease: of the upstream's concurrency, where other processes send calls there, too
     :param share: of it that this process may use, where it has no lease
+    :ivar turns: how many there have been
+    :ivar is_doubted: whether any of the breakers is not closed
     """
 
     def __init__(
@@ -258,6 +268,7 @@ class Gate:
         self.key_breaker = (
             Breaker(msgspec.structs.replace(breaker, probes=1)) if breaker is not None else None
         )
+        self.is_doubted = False
         self.limit = _limit(concurrency, lease, share)
         self.lease = lease
         self._share = share
@@ -268,7 +279,7 @@ class Gate:
             lease.guessing = self.provider
         self.pace = Pace()
         self.in_progress = 0
-        self._numbers = 0
+        self.turns = 0
         self._in_vain = 0
         self._arrivals: dict[str, _Arrivals] = {}  # by tier
 
@@ -288,12 +299,14 @@ class Gate:
         :param last: there is no other upstream that could be asked
         :raises Overloaded: neither; the code says why
         """
-        breaker = None if self._breaker_config is None else self._may_pass(asked, now, last=last)
+        breaker = self._breakers.get(asked.model)
+        if (breaker is None and self._breaker_config is not None) or self.is_doubted:
+            breaker = self._may_pass(asked, now, last=last)
         arrivals = self._arrivals.get(asked.tier) or self._first_of(asked.tier, now)
         limit, provider = self.limit, self.provider
         if limit is None:
             arrivals.passed.value += 1
-            return self._begin(asked, breaker, now, 0.0)
+            return Turn(self, asked, breaker, now, 0.0)
         arrivals.new += 1
         if now > arrivals.at + AT_ONCE:
             arrivals.rate(now)
@@ -312,7 +325,7 @@ class Gate:
             and (provider is None or not provider.has_spoken or not provider.wait(asked.tokens, now))
         ):
             arrivals.passed.value += 1
-            return self._begin(asked, breaker, now, 0.0)
+            return Turn(self, asked, breaker, now, 0.0)
         wait = self.predicted_wait(asked, now)
         if now + wait > latest:
             self._refuse_late(asked, now, wait)
@@ -358,7 +371,7 @@ class Gate:
 
     def open_for(self, model: str, now: float) -> float:
         """Seconds until a call of this model is permitted again by the breakers; 0: it is."""
-        if self.key_breaker is None:
+        if self.key_breaker is None or not self.is_doubted:
             return 0.0
         breaker = self._breakers.get(model)
         wait = self.key_breaker.wait(now) if self.key_breaker.is_open else 0.0
@@ -366,7 +379,7 @@ class Gate:
 
     def load(self, model: str, now: float) -> float:
         """What there is to do, for what can be done at once: 1 is full.  ``inf``: nothing can, for now."""
-        if self.open_for(model, now):
+        if self.is_doubted and self.open_for(model, now):
             return inf
         if self.limit is None:
             return 0.0
@@ -447,20 +460,22 @@ class Gate:
 
     # ---- for turns ----
 
-    def key_tried(self, blames: str, now: float, *, probe: bool) -> None:
+    def key_tried(self, blames: str, now: float, probes: tuple[Breaker, ...]) -> None:
         """A call has shown whether our key is accepted.  As long as it is, nobody counts."""
-        if self.key_breaker is None:
+        key_breaker = self.key_breaker
+        if key_breaker is None or not (blames == "key" or key_breaker in probes):
             return
         ended = Ended(failed=blames == "key") if blames in {"", "key"} else None
-        was_open = self.key_breaker.is_open
-        self.key_breaker.end(ended, now, probe=probe)
-        if blames == "key" and self.key_breaker.state(now) is State.CLOSED:
-            self.key_breaker.trip("key", now)
-        if self.key_breaker.is_open is not was_open:
-            self.breaker_turned(self.key_breaker, "by any name")
+        was_open = key_breaker.is_open
+        key_breaker.end(ended, now, probe=key_breaker in probes)
+        if blames == "key" and key_breaker.state(now) is State.CLOSED:
+            key_breaker.trip("key", now)
+        if key_breaker.is_open is not was_open:
+            self.breaker_turned(key_breaker, "by any name")
 
     def breaker_turned(self, breaker: Breaker, what: str) -> None:
         """Tell whoever reads the log that one has opened, and why, or has closed."""
+        self.is_doubted = self.breakers_open > 0
         if breaker.is_open:
             log.warning("%s is left in peace %s: %s", self.name, what, _OPENED[breaker.reason])
         else:
@@ -468,32 +483,31 @@ class Gate:
 
     def ended(self, turn: Turn, outcome: Outcome, now: float) -> None:
         """A call has ended."""
-        asked, blames, provider = turn.asked, outcome.blames, self.provider
-        in_progress = self.in_progress
+        in_progress, blames = self.in_progress, outcome.blames
         self.in_progress = in_progress - 1
         if self.lease is not None:
             self.lease.in_progress -= 1
             self.lease.ended(now)
-        if provider is not None:
+        if self.provider is not None:
             if not blames:
-                provider.accepted(asked.tokens, now)
+                self.provider.accepted(turn.asked.tokens, now)
                 self._in_vain = 0
-            elif blames == "rate" and provider.refused(outcome.retry_after, now, self.part):
+            elif blames == "rate" and self.provider.refused(outcome.retry_after, now, self.part):
                 self._in_vain += 1
                 if self._in_vain >= IN_VAIN:
-                    self._give_up_waiting(asked, now)
+                    self._give_up_waiting(turn.asked, now)
         if self.limit is None:
             return
         held = now - turn.began
-        if blames == "overload":
-            self.limit.overloaded(now)
-        elif outcome.first_token is not None:
-            alike = self.pace.observe_first_token(outcome.first_token, asked.prompt_tokens)
+        if outcome.first_token is not None and blames != "overload":
+            alike = self.pace.observe_first_token(outcome.first_token, turn.asked.prompt_tokens)
             self.limit.observe(alike, in_progress, now)
         if self.queue.has_waited:
-            self.queue.charge(asked.tier, asked.tenant, held - self.pace.holding)
+            self.queue.charge(turn.asked.tier, turn.asked.tenant, held - self.pace.holding)
         if not blames:
             self.pace.observe(held, outcome.tokens_per_second, outcome.output_tokens)
+        elif blames == "overload":
+            self.limit.overloaded(now)
         if self.queue.length:
             self._next(now)
 
@@ -512,8 +526,6 @@ class Gate:
             if len(self._breakers) >= MAX_BREAKERS:
                 self._breakers.popitem(last=False)
             breaker = self._breakers[asked.model] = Breaker(config)
-        if not breaker.is_open and not self.key_breaker.is_open:  # as a rule
-            return breaker
         for each in (self.key_breaker, breaker):
             if not each.permits(now, last=last):
                 self._cell(asked.tier, "open").add()
@@ -536,14 +548,9 @@ class Gate:
         arrivals = self._arrivals[tier] = _Arrivals(now, self._cell(tier, "passed"))
         return arrivals
 
-    def _begin(self, asked: Asked, breaker: Breaker | None, now: float, waited: float) -> Turn:
-        self._numbers = number = self._numbers + 1
-        self.in_progress += 1
-        if self.lease is not None:
-            self.lease.begun(now)
-        if self.provider is not None:
-            self.provider.sent(number, asked.tokens, now)
-        return Turn(self, asked, number, breaker, now, waited)
+    def probed(self, breaker: Breaker | None) -> tuple[Breaker, ...]:
+        """The breakers that find something out by a call that begins; ``breaker`` is its model's."""
+        return tuple(each for each in (breaker, self.key_breaker) if each is not None and each.begin())
 
     def _next(self, now: float) -> None:
         """Let go who may go."""
@@ -566,7 +573,7 @@ class Gate:
                 entry.called(opened)
                 continue
             self._cell(entry.tier, "waited").add()
-            entry.called(self._begin(entry.asked, breaker, now, now - entry.arrived))
+            entry.called(Turn(self, entry.asked, breaker, now, now - entry.arrived))
 
     def _fits(self, entry: Entry, now: float) -> bool:
         assert isinstance(entry, Ticket)

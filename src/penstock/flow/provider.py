@@ -16,15 +16,24 @@ class Provider:
     word can be understood.
 
     :ivar has_spoken: whether it has
+    :ivar unanswered: until then, the tokens of the calls that went out and have no answer yet, by number
     """
 
-    __slots__ = ("_counted_at", "_new_calls", "_new_tokens", "_requests", "_sent", "_tokens", "has_spoken")
+    __slots__ = (
+        "_counted_at",
+        "_new_calls",
+        "_new_tokens",
+        "_requests",
+        "_tokens",
+        "has_spoken",
+        "unanswered",
+    )
 
     def __init__(self) -> None:
         self._requests = RemoteBucket()
         self._tokens = RemoteBucket()
         self.has_spoken = False
-        self._sent: dict[int, float] = {}  # tokens of calls that are not answered, until it has
+        self.unanswered: dict[int, float] = {}
         self._new_calls = 0  # accepted since then:
         self._new_tokens = 0.0
         self._counted_at = 0.0
@@ -41,7 +50,7 @@ class Provider:
             self._requests.sent(number, 1.0, now)
             self._tokens.sent(number, tokens, now)
         else:
-            self._sent[number] = tokens
+            self.unanswered[number] = tokens
 
     def answered(
         self, number: int, requests: Told | None, tokens: Told | None, now: float, share: float = 1.0
@@ -52,7 +61,7 @@ class Provider:
         """
         if not self.has_spoken:
             if requests is None and tokens is None:
-                self._sent.pop(number, None)
+                self.unanswered.pop(number, None)
                 return
             self._speaks(now)
         self._requests.answered(number, _part(requests, share), now)
@@ -105,14 +114,14 @@ class Provider:
 
     def _speaks(self, now: float) -> None:
         self.has_spoken = True
-        for number, tokens in self._sent.items():
+        for number, tokens in self.unanswered.items():
             self._requests.sent(number, 1.0, now)
             self._tokens.sent(number, tokens, now)
-        self._sent.clear()
+        self.unanswered.clear()
 
     def __repr__(self) -> str:
         if not self.has_spoken:
-            return f"<Provider that has told nothing, {len(self._sent)} unanswered>"
+            return f"<Provider that has told nothing, {len(self.unanswered)} unanswered>"
         return f"<Provider, requests {self._requests}, tokens {self._tokens}>"
 
 

@@ -87,16 +87,6 @@ def _moment(unix_time: float) -> bytes:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ").encode()
 
 
-_LIMITS = frozenset(
-    {
-        b"x-ratelimit-limit-requests",
-        b"x-ratelimit-limit-tokens",
-        b"anthropic-ratelimit-requests-limit",
-        b"anthropic-ratelimit-tokens-limit",
-    }
-)
-
-
 class Told(msgspec.Struct, frozen=True):
     """What a provider says of one of its buckets.  ``reset``: seconds until it is full; None: it does not say."""
 
@@ -107,7 +97,12 @@ class Told(msgspec.Struct, frozen=True):
 
 def tells(headers: Headers) -> bool:
     """Whether a provider says anything of its buckets."""
-    return not _LIMITS.isdisjoint(headers)
+    return (
+        b"x-ratelimit-limit-requests" in headers
+        or b"x-ratelimit-limit-tokens" in headers
+        or b"anthropic-ratelimit-requests-limit" in headers
+        or b"anthropic-ratelimit-tokens-limit" in headers
+    )
 
 
 def read(headers: Headers, kind: bytes, unix_time: float) -> Told | None:

@@ -226,7 +226,7 @@ class Shared:
                 else:
                     turn = await wait_turn(upstream.gate, transfer, place)
                     transfer, head, body = self._request()
-                    transfer.turn = turn
+                transfer.turn = turn
             self._close()
             connection = await take_turn(upstream, transfer)
             self._transfer = transfer

@@ -446,6 +446,7 @@ class Production:
             if upstream.gate is not None:
                 place = ask_turn(upstream.gate, transfer, candidate)
                 turn = place if isinstance(place, Turn) else await wait_turn(upstream.gate, transfer, place)
+                transfer.turn = turn
             connection = await take_turn(upstream, transfer)
             if hedge is None or self._transfer is None:
                 self._transfer = transfer

@@ -94,11 +94,7 @@ def ask_turn(gate: Gate, transfer: Transfer, candidate: Candidate) -> Turn | Tic
     now = clock()
     # By health the first candidate is one that may be asked; if it may not, none may, and it is the last standing.
     last = candidate.sole or transfer.generation.attempts <= 1
-    asked = asked_of(job.call, candidate.model, gate, job.prompt_tokens)
-    place = gate.ask(asked, now, last=last)
-    if isinstance(place, Turn):
-        transfer.turn = place
-    return place
+    return gate.ask(asked_of(job.call, candidate.model, gate, job.prompt_tokens), now, last=last)
 
 
 async def wait_turn(gate: Gate, transfer: Transfer, ticket: Ticket) -> Turn:
@@ -128,7 +124,6 @@ async def wait_turn(gate: Gate, transfer: Transfer, ticket: Ticket) -> Turn:
             turn.result().settle(Outcome("nobody"), transfer.now())
         raise
     transfer.started = transfer.sent = transfer.now()
-    transfer.turn = given
     return given
 
 
