@@ -133,7 +133,11 @@ class Reservation(Protocol):
 
     It is held once by the caller's request, and once more by the producer of its answer, if that is asked
     for; when both have let go, what it still holds is free again.
+
+    :ivar settled: whether it is known what it did use
     """
+
+    settled: bool
 
     def hold(self) -> None:
         """One more holds it."""

@@ -97,19 +97,25 @@ _TIMES = st.lists(st.tuples(st.floats(0, 90), st.integers(1, 150), st.integers(0
 
 @given(_TIMES)
 def test_several_buckets_are_taken_from_and_corrected_as_each_would_be_by_itself(calls):
-    now, together, alone = 0.0, (Bucket(100), Bucket(40)), (Bucket(100), Bucket(40))
+    now = 0.0
+    together, alone = [[(Bucket(100), Bucket(40)), (Bucket(100), Bucket(40))] for _ in range(2)]
     for passed, units, used in calls:
         now += passed
-        if units <= 40 and all(bucket.full_at <= now for bucket in together):
-            take_of_full(together, units, now)
-        else:
-            take(together, units, now)
-        for bucket in alone:
+        full = all(bucket.full_at <= now for kind in together for bucket in kind)
+        quick = units <= 40 and take_of_full(*together, units, now)
+        assert quick is (units <= 40 and full)
+        if not quick:
+            take(together[0], 1, now)
+            take(together[1], units, now)
+        for bucket in alone[0]:
+            bucket.take(1, now)
+        for bucket in alone[1]:
             bucket.take(min(units, bucket.limit), now)
         if units <= 40:
-            correct_by(together, used - units, now - 1.0)
+            correct_by(together[1], used - units, now - 1.0)
         else:
-            correct(together, units, used, now - 1.0)
-        for bucket in alone:
+            correct(together[1], units, used, now - 1.0)
+        for bucket in alone[1]:
             bucket.correct(used - min(units, bucket.limit), now - 1.0)
-        assert [bucket.full_at for bucket in together] == pytest.approx([bucket.full_at for bucket in alone])
+        for kind, same in zip(together, alone, strict=True):
+            assert [bucket.full_at for bucket in kind] == pytest.approx([bucket.full_at for bucket in same])

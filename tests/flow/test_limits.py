@@ -182,6 +182,7 @@ def test_a_budget_counts_what_is_reserved_and_then_what_it_was():
     error = world.refusal()
     assert error.retry_after == 12 * 3600  # until midnight
     world.wall += 12 * 3600
+    world.limiter.look()
     world.call()
 
 
@@ -190,6 +191,7 @@ def test_a_month_is_longer_than_a_day():
     world.call().settle(Usage(), 5 * DOLLAR)
     assert world.refusal().retry_after == 12 * 3600
     world.wall += 86_400
+    world.limiter.look()
     world.call().settle(Usage(), 2 * DOLLAR)
     assert world.refusal().retry_after == 8.5 * 86_400
 

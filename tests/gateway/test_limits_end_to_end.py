@@ -219,6 +219,27 @@ def test_a_budget_is_kept_and_outlives_the_process(tmp_path):
     assert (restarted.status, again.status, rows) == (429, 429, [])
 
 
+def test_a_budget_is_whole_again_as_soon_as_the_next_day_has_begun():
+    usage = {"prompt_tokens": 1_000_000, "completion_tokens": 0, "total_tokens": 1_000_000}
+    dear = plain({**COMPLETION, "usage": usage})
+
+    async def main():
+        async with scripted(dear, dear) as upstream:
+            models = {"gpt-4o": config(upstream.url).models["m"]}
+            clock = FakeClock()
+            async with serving(
+                config(upstream.url, models=models, limits=limits(usd_per_day=2.0)), clock
+            ) as served:
+                gateway, port = served
+                limiter = gateway.pipeline.admission.limiter
+                first, refused = await call(port, PRICED), await call(port, PRICED)
+                limiter.unix_time = lambda: limiter.calendar.day_ends + 1.0
+                clock.advance(0.1)
+                return [first.status, refused.status, (await call(port, PRICED)).status]
+
+    assert asyncio.run(main()) == [200, 429, 200]
+
+
 def test_what_another_worker_spends_is_learnt_from_the_ledger(tmp_path):
     usage = {"prompt_tokens": 1_000_000, "completion_tokens": 0, "total_tokens": 1_000_000}
     dear = plain({**COMPLETION, "usage": usage})

@@ -137,11 +137,25 @@ def take(buckets: Iterable[Bucket], units: float, now: float) -> None:
         bucket.take(units if units < limit else limit, now)  # noqa: FURB136 - min() costs three times as much
 
 
-def take_of_full(buckets: Iterable[Bucket], units: float, now: float) -> None:
-    """Take them from each bucket, all of which are full and hold so many: :meth:`Bucket.take` comes to this then."""
-    for bucket in buckets:
+def take_of_full(ones: Iterable[Bucket], others: Iterable[Bucket], units: float, now: float) -> bool:
+    """Take 1 of each of the ones and ``units``, which they hold, of each of the others, if all are full; whether they
+    were.
+
+    :meth:`Bucket.take` comes to this then.
+    """
+    for bucket in ones:
+        if bucket.full_at > now:
+            return False
+    for bucket in others:
+        if bucket.full_at > now:
+            return False
+    for bucket in ones:
+        bucket._found_full = now  # noqa: SLF001
+        bucket.full_at = now + bucket._each  # noqa: SLF001
+    for bucket in others:
         bucket._found_full = now  # noqa: SLF001
         bucket.full_at = now + units * bucket._each  # noqa: SLF001
+    return True
 
 
 def correct(buckets: Iterable[Bucket], taken: float, used: float, taken_at: float) -> None:

@@ -150,13 +150,12 @@ class Limiter:
         now, cost = clock(), 0
         prompt, output = _estimate(call)
         if concerned.spends:
-            self.look()
             price = self._price
             cost = price(call, _likely(call, prompt, output))
         tokens = prompt + output
         if not concerned.take(tokens, cost, now):
             raise self._refusal(concerned, now, tokens, cost, self._refused, patient=patient)
-        return CallReservation(self, concerned, now, tokens, cost)
+        return CallReservation(concerned, now, tokens, cost)
 
     def reserve_at(self, call: Call, reached: Reached, *, patient: bool = False) -> CallReservation | None:
         """Take what an attempt at a candidate may need, beyond what is reserved for the call; see :meth:`reserve`.
@@ -175,7 +174,7 @@ class Limiter:
         if not concerned.take(tokens, cost, now):
             refused = functools.partial(self._passed_over, reached.upstream)
             raise self._refusal(concerned, now, tokens, cost, refused, patient=patient)
-        return CallReservation(self, concerned, now, tokens, cost)
+        return CallReservation(concerned, now, tokens, cost)
 
     async def wait_place(self, call: Call, seconds: float, reached: Reached | None = None) -> None:
         """Until there may be a place for the call, where there was none, or at a candidate; so long at most."""
@@ -241,7 +240,7 @@ class Limiter:
             budget.spend(cost)
 
     def look(self) -> None:
-        """See which day it is."""
+        """See which day it is: whoever has a clock asks for it several times a second, not each call."""
         clock = self.unix_time
         now = clock()
         if now >= self.calendar.day_ends:
@@ -271,7 +270,7 @@ class Limiter:
                     accounts[account] = None
             if len(concerned.at) >= MAX_REMEMBERED:
                 concerned.at.clear()
-            found = concerned.at[reached] = Concerned(list(accounts), shared=self.lessee is not None)
+            found = concerned.at[reached] = Concerned(list(accounts), self.now, shared=self.lessee is not None)
         return found
 
     def _find(self, names: tuple[str, str, str, str]) -> Concerned:
@@ -284,7 +283,7 @@ class Limiter:
                 accounts.append(account)
         if len(self._of_call) >= MAX_REMEMBERED:
             self._of_call.clear()
-        found = self._of_call[names] = Concerned(accounts, shared=self.lessee is not None)
+        found = self._of_call[names] = Concerned(accounts, self.now, shared=self.lessee is not None)
         return found
 
     def _account(self, scope: str, name: str) -> Account | None:

@@ -16,15 +16,15 @@ from penstock.flow import gcra
 from penstock.messages import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from penstock.errors import Window
     from penstock.flow.account import Account
     from penstock.flow.budget import Budget
     from penstock.flow.gcra import Bucket
-    from penstock.flow.limits import Limiter
 
 _NOTHING = Usage()
+_NO_BOUND = 1 << 62  # tokens: more than any call could ask for
 
 
 class Reached(msgspec.Struct, frozen=True, eq=False):
@@ -44,8 +44,9 @@ class Reached(msgspec.Struct, frozen=True, eq=False):
 class Concerned:
     """The accounts that concern the calls of some names, and what they are limited in.
 
+    :param now: monotonic seconds
     :param shared: whether other processes may have a part of it
-    :ivar least_tokens: that one of the buckets holds; 0: there is none
+    :ivar least_tokens: that one of the buckets holds
     :ivar spends: whether there is a budget among it
     :ivar at: what else concerns such a call at one candidate
     """
@@ -56,18 +57,21 @@ class Concerned:
         "_is_shut",
         "_leased",
         "_places",
-        "_shared",
         "accounts",
         "at",
         "budgets",
         "least_tokens",
+        "now",
         "requests",
+        "shared",
         "spends",
         "tokens",
     )
 
-    def __init__(self, accounts: Sequence[Account], *, shared: bool) -> None:
+    def __init__(self, accounts: Sequence[Account], now: Callable[[], float], *, shared: bool) -> None:
         self.accounts = tuple(accounts)
+        self.now = now
+        self.shared = shared
         self.requests = tuple(each.requests for each in accounts if each.requests is not None)
         self.tokens = tuple(each.tokens for each in accounts if each.tokens is not None)
         self.budgets: tuple[Budget, ...] = tuple(budget for each in accounts for budget in each.budgets)
@@ -75,9 +79,8 @@ class Concerned:
         self._buckets = (*self.requests, *self.tokens)
         self._places = tuple((each, each.concurrent) for each in accounts if each.concurrent is not None)
         self._is_shut = any(not bucket.limit for bucket in self._buckets)
-        self.least_tokens = min((int(bucket.limit) for bucket in self.tokens), default=0)
+        self.least_tokens = min((int(bucket.limit) for bucket in self.tokens), default=_NO_BOUND)
         self._full = _when_full(self.requests), _when_full(self.tokens)
-        self._shared = shared
         self._leased = tuple(
             budget for each in accounts if each.lease is not None for budget in each.lease.budgets
         )
@@ -100,24 +103,18 @@ class Concerned:
             for budget in self.budgets:
                 if budget.left <= cost and not budget.fits(cost):
                     return False
-        for bucket in self._buckets:
-            if bucket.full_at > now:
-                if not self._fits(tokens, now):
-                    return False
-                gcra.take(self.requests, 1.0, now)
-                gcra.take(self.tokens, tokens, now)
-                break
-        else:
-            gcra.take_of_full(self.requests, 1.0, now)
-            if tokens <= self.least_tokens:
-                gcra.take_of_full(self.tokens, float(tokens), now)
-            else:
-                gcra.take(self.tokens, tokens, now)
-        for budget in self.budgets:
-            budget.left -= cost
+        requests, of_tokens = self.requests, self.tokens
+        if tokens > self.least_tokens or not gcra.take_of_full(requests, of_tokens, tokens, now):
+            if not self._fits(tokens, now):
+                return False
+            gcra.take(requests, 1.0, now)
+            gcra.take(of_tokens, tokens, now)
+        if cost:
+            for budget in self.budgets:
+                budget.left -= cost
         for account in self.accounts:
             account.in_progress += 1
-        if self._shared:
+        if self.shared:
             for account in self.accounts:
                 if account.lease is not None:
                     account.lease.in_progress += 1
@@ -178,38 +175,36 @@ class CallReservation:
     :param cost: that was taken, in 1e-12 US dollars
     """
 
-    __slots__ = ("_concerned", "_cost", "_holders", "_limiter", "_settled", "_taken_at", "_tokens")
+    __slots__ = ("_concerned", "_cost", "_holders", "_taken_at", "_tokens", "settled")
 
-    def __init__(self, limiter: Limiter, concerned: Concerned, now: float, tokens: int, cost: int) -> None:
-        self._limiter = limiter
+    def __init__(self, concerned: Concerned, now: float, tokens: int, cost: int) -> None:
         self._concerned = concerned
         self._taken_at = now
         self._tokens = tokens
         self._cost = cost
         self._holders = 1
-        self._settled = False
+        self.settled = False
 
     def hold(self) -> None:
         self._holders += 1
 
     def settle(self, usage: Usage, cost: int) -> None:
-        if self._settled:
+        if self.settled:
             return
-        self._settled = True
+        self.settled = True
         concerned = self._concerned
         taken, used = self._tokens, usage.input_tokens + usage.output_tokens
         if taken <= concerned.least_tokens:
             gcra.correct_by(concerned.tokens, float(used - taken), self._taken_at)
         else:
             gcra.correct(concerned.tokens, taken, used, self._taken_at)
-        if concerned.spends:
-            self._limiter.look()
-            saved = self._cost - cost
+        saved = self._cost - cost
+        if cost or saved:
             for budget in concerned.budgets:
                 budget.own += cost
                 budget.left += saved
-        if self._limiter.lessee is not None:
-            now = self._limiter.now()
+        if concerned.shared:
+            now = concerned.now()
             for account in concerned.accounts:
                 if account.lease is not None:
                     account.lease.ended(now)
@@ -218,28 +213,28 @@ class CallReservation:
         self._holders -= 1
         if self._holders:
             return
-        if not self._settled:
+        if not self.settled:
             self.settle(_NOTHING, 0)  # nobody asked an upstream
-        accounts = self._concerned.accounts
-        for account in accounts:
+        concerned = self._concerned
+        for account in concerned.accounts:
             account.in_progress -= 1
-        if self._limiter.lessee is not None:
-            now = self._limiter.now()
-            for account in accounts:
+        if concerned.shared:
+            now = concerned.now()
+            for account in concerned.accounts:
                 if account.lease is not None:
                     account.lease.in_progress -= 1
                     account.lease.ended(now)
 
     def hand_on(self) -> CallReservation:
-        self._settled = True
-        return _HandedOn(self._limiter, self._concerned, self._taken_at, self._tokens, self._cost)
+        self.settled = True
+        return _HandedOn(self._concerned, self._taken_at, self._tokens, self._cost)
 
     def windows(self) -> tuple[Window | None, Window | None]:
-        clock = self._limiter.now
-        return self._concerned.windows(clock())
+        concerned = self._concerned
+        return concerned.windows(concerned.now())
 
     def __repr__(self) -> str:
-        state = "settled" if self._settled else f"{self._tokens} tokens, {self._cost} reserved"
+        state = "settled" if self.settled else f"{self._tokens} tokens, {self._cost} reserved"
         return f"<CallReservation {state}, {self._holders} holders>"
 
 
@@ -248,11 +243,11 @@ class _HandedOn(CallReservation):
 
     __slots__ = ()
 
-    def __init__(self, limiter: Limiter, concerned: Concerned, now: float, tokens: int, cost: int) -> None:
-        super().__init__(limiter, concerned, now, tokens, cost)
+    def __init__(self, concerned: Concerned, now: float, tokens: int, cost: int) -> None:
+        super().__init__(concerned, now, tokens, cost)
         self._holders = 0
 
     def release(self) -> None:
         self._holders -= 1
-        if not self._holders and not self._settled:
+        if not self._holders and not self.settled:
             self.settle(_NOTHING, 0)

@@ -23,7 +23,7 @@ log = logging.getLogger("penstock.gateway")
 
 
 class Spending:
-    """Keeps a limiter told.  Does nothing where there is no ledger file, or no budget.
+    """Keeps a limiter told, also of the time.  Reads nothing where there is no ledger file, or no budget.
 
     Reads in a thread.  A ledger that cannot be read changes nothing: what was told last holds on.
     """
@@ -56,6 +56,8 @@ class Spending:
 
     def sweep(self, now: float) -> None:
         limiter, look = self._limiter, self._look
+        if limiter is not None:
+            limiter.look()
         if limiter is None or look is None or now < self._next or self._reading is not None:
             return
         self._next = now + INTERVAL

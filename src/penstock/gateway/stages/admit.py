@@ -85,9 +85,10 @@ class Admission:
         Of what nobody was admitted for (an answer that is fetched in advance, or taken over from another process)
         budgets count what it has cost all the same.
         """
-        if call.reservation is not None:
-            settle(call, generation)
-            call.reservation.release()
+        if (reservation := call.reservation) is not None:
+            if not reservation.settled:
+                settle(call, generation)
+            reservation.release()
         elif generation.cost and self.limiter is not None:
             tenant = call.tenant
             self.limiter.correct((tenant.key_name, tenant.name, tenant.tier, call.model), generation.cost)
