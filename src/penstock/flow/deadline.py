@@ -18,20 +18,18 @@ def deadline_of(call: Call, tiers: Mapping[str, TierConfig], unix_time: Callable
     :param unix_time: asked where the call names a moment, in seconds since 1970
     :raises penstock.errors.BadRequest: what the call says makes no sense
     """
-    headers = call.headers
+    headers, seconds = call.headers, inf
     said = headers.get(b"penstock-deadline")
-    if said is None:
-        seconds = inf
-        if (tier := tiers.get(call.tenant.tier)) is not None and tier.deadline:
-            seconds = tier.deadline
-    else:
+    if said is not None:
         seconds = seconds_until(said, unix_time())
+    elif (tier := tiers.get(call.tenant.tier)) is not None:
+        seconds = tier.deadline or inf
     patience = headers.get(b"x-stainless-read-timeout")
     if patience is not None:
         try:
             longest = float(patience)
         except ValueError:  # the SDK writes it: what makes no sense is no caller's mistake, and means nothing
             longest = 0.0
-        if 0.0 < longest < seconds:
+        if longest < seconds and longest > 0.0:
             seconds = longest
     return call.received + seconds

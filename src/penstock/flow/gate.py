@@ -383,7 +383,8 @@ class Gate:
             return inf
         if self.limit is None:
             return 0.0
-        return (self.in_progress + self.queue.length) / (self.capacity(now) or 1)
+        capacity = int(self.limit.value) if self.lease is None else self.capacity(now)
+        return (self.in_progress + self.queue.length) / (capacity or 1)
 
     def capacity(self, now: float) -> int:
         """How many calls may be under way from here, as far as is known."""

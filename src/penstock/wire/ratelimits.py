@@ -24,39 +24,41 @@ _FOREVER = 1e9  # seconds; a header that says more is nonsense
 
 def render(
     dialect: Dialect, requests: Window | None, tokens: Window | None, unix_time: float
-) -> list[tuple[bytes, bytes]]:
+) -> Sequence[tuple[bytes, bytes]]:
     """The header fields of an answer that say how much is left; ``(limit, left, seconds until full)`` each."""
+    if dialect is not _ANTHROPIC:
+        if (requests is not None and requests[2]) or (tokens is not None and tokens[2]):
+            return [*_as_openai(b"requests", requests), *_as_openai(b"tokens", tokens)]
+        return _of_full(requests, tokens)  # as a rule
     fields: list[tuple[bytes, bytes]] = []
-    if dialect is _ANTHROPIC:
-        if requests is not None:
-            fields += _as_anthropic(b"requests", *requests, unix_time)
-        if tokens is not None:
-            fields += _as_anthropic(b"tokens", *tokens, unix_time)
-    else:
-        if requests is not None:
-            fields += _as_openai(b"requests", requests)
-        if tokens is not None:
-            fields += _as_openai(b"tokens", tokens)
+    if requests is not None:
+        fields += _as_anthropic(b"requests", *requests, unix_time)
+    if tokens is not None:
+        fields += _as_anthropic(b"tokens", *tokens, unix_time)
     return fields
 
 
-def _as_openai(kind: bytes, window: Window) -> Sequence[tuple[bytes, bytes]]:
+@lru_cache(256)
+def _of_full(requests: Window | None, tokens: Window | None) -> tuple[tuple[bytes, bytes], ...]:
+    """OpenAI's fields of buckets of which nothing has been taken."""
+    return (*_as_openai(b"requests", requests), *_as_openai(b"tokens", tokens))
+
+
+def _as_openai(kind: bytes, window: Window | None) -> Sequence[tuple[bytes, bytes]]:
+    if window is None:
+        return ()
     limit, left, reset = window
-    full = _full(kind, limit)
-    if left == limit and not reset:
-        return full
-    _, (remaining, _), (until, _) = full
-    return full[0], (remaining, b"%d" % left), (until, _duration(reset))
+    told, remaining, until = _names(kind, limit)
+    return told, (remaining, b"%d" % left), (until, _duration(reset))
 
 
 @lru_cache(256)
-def _full(kind: bytes, limit: float) -> tuple[tuple[bytes, bytes], ...]:
-    """The fields of a bucket of which nothing has been taken."""
-    told = b"%d" % limit
+def _names(kind: bytes, limit: float) -> tuple[tuple[bytes, bytes], bytes, bytes]:
+    """The field of the limit, and the names of the other two."""
     return (
-        (b"x-ratelimit-limit-" + kind, told),
-        (b"x-ratelimit-remaining-" + kind, told),
-        (b"x-ratelimit-reset-" + kind, _duration(0.0)),
+        (b"x-ratelimit-limit-" + kind, b"%d" % limit),
+        b"x-ratelimit-remaining-" + kind,
+        b"x-ratelimit-reset-" + kind,
     )
 
 

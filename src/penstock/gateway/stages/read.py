@@ -7,7 +7,7 @@ an event goes from the log to the client's buffer without a task switch, and a c
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 
 from penstock.errors import InternalError, PenstockError, PressureError, RateLimited, UpstreamError
@@ -191,11 +191,11 @@ class Reading:
             headers.append((b"penstock-continued", b"%d" % generation.seams))
         return headers
 
-    def _limits(self) -> list[tuple[bytes, bytes]]:
+    def _limits(self) -> Sequence[tuple[bytes, bytes]]:
         """How much of the caller's limits is left."""
         reservation = self.call.reservation
         if reservation is None:
-            return []
+            return ()
         requests, tokens = reservation.windows()
         return ratelimits.render(self.call.endpoint.dialect, requests, tokens, time.time())
 
