@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.flow.gcra import Bucket, correct, correct_by, take, take_of_full
+from penstock.flow.gcra import Bucket, correct, correct_by, fit, take, take_for_good, take_of_full
 
 
 def test_a_full_bucket_gives_all_of_it_at_once_and_then_at_its_rate():
@@ -102,10 +102,11 @@ def test_several_buckets_are_taken_from_and_corrected_as_each_would_be_by_itself
     for passed, units, used in calls:
         now += passed
         full = all(bucket.full_at <= now for kind in together for bucket in kind)
+        assert fit(together[1], units, now) is not any(bucket.wait(units, now) for bucket in alone[1])
         quick = units <= 40 and take_of_full(*together, units, now)
         assert quick is (units <= 40 and full)
         if not quick:
-            take(together[0], 1, now)
+            take_for_good(together[0], now)
             take(together[1], units, now)
         for bucket in alone[0]:
             bucket.take(1, now)

@@ -89,7 +89,8 @@ class Bucket:
             gaps.pop()
         gaps.append((now, gap))
         if len(gaps) > MAX_GAPS:
-            gaps[:2] = [(gaps[1][0], gaps[0][1])]
+            _, smallest = gaps.pop(0)
+            gaps[0] = gaps[0][0], smallest
 
     def _with_room(self, seconds: float, taken_at: float) -> float:
         """How much of these seconds, which are negative, found room whenever something was taken after that."""
@@ -130,6 +131,16 @@ class Bucket:
 # ---- several at once: what follows is one call where each call of a bucket's methods would cost as much ----
 
 
+def fit(buckets: Iterable[Bucket], units: float, now: float) -> bool:
+    """Whether each bucket has room for so many; one that is smaller, for the whole."""
+    for bucket in buckets:
+        gap = bucket.full_at - now
+        # What is more than the bucket holds, and what is a matter of rounding, only its own method knows.
+        if gap > 0.0 and gap + units * bucket._each > bucket.period and bucket.wait(units, now):  # noqa: SLF001
+            return False
+    return True
+
+
 def take(buckets: Iterable[Bucket], units: float, now: float) -> None:
     """Take them from each bucket; of one that is smaller, the whole."""
     for bucket in buckets:
@@ -137,11 +148,18 @@ def take(buckets: Iterable[Bucket], units: float, now: float) -> None:
         bucket.take(units if units < limit else limit, now)  # noqa: FURB136 - min() costs three times as much
 
 
-def take_of_full(ones: Iterable[Bucket], others: Iterable[Bucket], units: float, now: float) -> bool:
-    """Take 1 of each of the ones and ``units``, which they hold, of each of the others, if all are full; whether they
-    were.
+def take_for_good(buckets: Iterable[Bucket], now: float) -> None:
+    """Take 1 from each bucket, to which nothing is ever given back: so nothing has to be remembered."""
+    for bucket in buckets:
+        full_at = bucket.full_at
+        bucket.full_at = (full_at if full_at > now else now) + bucket._each  # noqa: SLF001, FURB136 - the same
 
-    :meth:`Bucket.take` comes to this then.
+
+def take_of_full(ones: Iterable[Bucket], others: Iterable[Bucket], units: float, now: float) -> bool:
+    """Take 1 of each of the ones, for good, and ``units``, which they hold, of each of the others, if all are full;
+    whether they were.
+
+    :func:`take_for_good` and :meth:`Bucket.take` come to this then.
     """
     for bucket in ones:
         if bucket.full_at > now:
@@ -150,7 +168,6 @@ def take_of_full(ones: Iterable[Bucket], others: Iterable[Bucket], units: float,
         if bucket.full_at > now:
             return False
     for bucket in ones:
-        bucket._found_full = now  # noqa: SLF001
         bucket.full_at = now + bucket._each  # noqa: SLF001
     for bucket in others:
         bucket._found_full = now  # noqa: SLF001

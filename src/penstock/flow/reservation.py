@@ -105,9 +105,12 @@ class Concerned:
                     return False
         requests, of_tokens = self.requests, self.tokens
         if tokens > self.least_tokens or not gcra.take_of_full(requests, of_tokens, tokens, now):
-            if not self._fits(tokens, now):
+            if not (gcra.fit(requests, 1.0, now) and (not tokens or gcra.fit(of_tokens, tokens, now))):
                 return False
-            gcra.take(requests, 1.0, now)
+            if self.shared:
+                gcra.take(requests, 1.0, now)
+            else:
+                gcra.take_for_good(requests, now)
             gcra.take(of_tokens, tokens, now)
         if cost:
             for budget in self.budgets:
@@ -129,17 +132,6 @@ class Concerned:
         for budget in short:
             budget.want(cost)
         return not short
-
-    def _fits(self, tokens: int, now: float) -> bool:
-        """Whether the buckets have room."""
-        for bucket in self.requests:
-            if bucket.full_at > now and bucket.wait(1, now):
-                return False
-        if tokens:
-            for bucket in self.tokens:
-                if bucket.full_at > now and bucket.wait(tokens, now):
-                    return False
-        return True
 
     def windows(self, now: float) -> tuple[Window | None, Window | None]:
         """The limits of requests and of tokens of which least is left, as they stand now; None: there is none."""
