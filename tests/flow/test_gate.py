@@ -218,6 +218,26 @@ def test_the_log_says_when_and_why_it_opened_and_that_it_closed(caplog):
     ]
 
 
+def test_calls_of_a_higher_tier_that_come_and_pass_make_the_wait_of_a_lower_one_longer():
+    world = World(limit=10)
+    low = Asked("m", "t", "batch", stream=False)
+    waits = []
+    for calls in (0, 50, 0):
+        for _ in range(calls):
+            turn = world.ask(tier="realtime")
+            world.sweep(0.1)
+            world.settle(turn, after=0.1)
+        if not calls:
+            world.settle(world.ask(tier="batch"), after=1.0)
+            for _ in range(600):
+                world.sweep(0.1)
+        world.gate.pace.holding = 1.0
+        waits.append(world.gate.predicted_wait(low, world.now))
+    before, meanwhile, after = waits
+    assert 1.3 < meanwhile / before < 1.7  # five a second, in a window that is as long as they have come
+    assert after == pytest.approx(before, rel=0.01)
+
+
 @pytest.mark.parametrize("blames", ["rate", "nobody"])
 def test_what_is_not_the_upstreams_fault_does_not_open_it(blames):
     world = World(breaker=BREAKER)

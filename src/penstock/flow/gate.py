@@ -36,7 +36,6 @@ MAX_BREAKERS = 256  # models of one upstream; callers may invent names
 HOPE = 0.9  # quantile of the first tokens that a deadline is compared with
 RATE_WINDOW = 10.0  # seconds over which arrivals are counted
 SOON = 1.0  # seconds to come back in, where nothing better is known
-AT_ONCE = 0.1  # seconds in which arrivals are counted as one
 IN_VAIN = 3  # pauses that a provider wanted, one after the other, without a call that it took: then nobody waits for it
 REFUSALS = frozenset({"breaker_open", "deadline_unreachable"})
 """The codes of refusals that only a gate gives."""
@@ -194,23 +193,25 @@ class Ticket(Entry):
 class _Arrivals:
     """How many calls of a tier come.
 
-    :ivar new: since ``at``
     :ivar passed: counts those that get their turn at once
+    :ivar others: how many do not, since it was last looked
     """
 
-    __slots__ = ("_lately", "at", "new", "passed")
+    __slots__ = ("_at", "_lately", "_passed", "others", "passed")
 
     def __init__(self, now: float, passed: Counter) -> None:
-        self.new = 0
-        self.at = now
         self.passed = passed
+        self.others = 0
+        self._passed = passed.value  # when it was last looked
+        self._at = now
         self._lately = 0.0  # per second
 
     def rate(self, now: float) -> float:
-        """Calls per second, lately."""
-        past = self._lately * exp(min(0.0, self.at - now) / RATE_WINDOW)
-        self._lately = past + self.new / RATE_WINDOW
-        self.at, self.new = now, 0
+        """Calls per second, lately: exact if it is looked several times in :data:`RATE_WINDOW`."""
+        past = self._lately * exp(min(0.0, self._at - now) / RATE_WINDOW)
+        new = self.passed.value - self._passed + self.others
+        self._lately = past + new / RATE_WINDOW
+        self._at, self._passed, self.others = now, self.passed.value, 0
         return self._lately
 
     def __repr__(self) -> str:
@@ -307,9 +308,6 @@ class Gate:
         if limit is None:
             arrivals.passed.value += 1
             return Turn(self, asked, breaker, now, 0.0)
-        arrivals.new += 1
-        if now > arrivals.at + AT_ONCE:
-            arrivals.rate(now)
         if self.lease is not None:
             self.lease.asked_in_line()
         latest = asked.deadline
@@ -317,6 +315,7 @@ class Gate:
             if self.pace.is_known:
                 latest -= self.needs(asked)
             if now > latest:
+                arrivals.others += 1
                 self._refuse_late(asked, now, 0.0)
         if (
             not self.queue.length
@@ -326,6 +325,7 @@ class Gate:
         ):
             arrivals.passed.value += 1
             return Turn(self, asked, breaker, now, 0.0)
+        arrivals.others += 1
         wait = self.predicted_wait(asked, now)
         if now + wait > latest:
             self._refuse_late(asked, now, wait)
@@ -441,6 +441,8 @@ class Gate:
 
     def sweep(self, now: float) -> None:
         """Those who waited in vain are told; those whose turn has come, too."""
+        for arrivals in self._arrivals.values():
+            arrivals.rate(now)
         for entry in self.queue.expired(now):
             assert isinstance(entry, Ticket)
             self._cell(entry.tier, "expired").add()
