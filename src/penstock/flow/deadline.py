@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from math import inf
 
 from penstock.config.model import TierConfig
@@ -26,10 +27,16 @@ def deadline_of(call: Call, tiers: Mapping[str, TierConfig], unix_time: Callable
         seconds = tier.deadline or inf
     patience = headers.get(b"x-stainless-read-timeout")
     if patience is not None:
-        try:
-            longest = float(patience)
-        except ValueError:  # the SDK writes it: what makes no sense is no caller's mistake, and means nothing
-            longest = 0.0
-        if longest < seconds and longest > 0.0:
-            seconds = longest
+        longest = _patience(patience)
+        seconds = min(seconds, longest)
     return call.received + seconds
+
+
+@lru_cache(16)  # SDKs know few values; what callers invent is not kept for long
+def _patience(said: bytes) -> float:
+    """Seconds; the SDK writes it: what makes no sense is no caller's mistake, and means nothing."""
+    try:
+        seconds = float(said)
+    except ValueError:
+        return inf
+    return seconds if seconds > 0.0 else inf

@@ -270,7 +270,9 @@ class Limiter:
                     accounts[account] = None
             if len(concerned.at) >= MAX_REMEMBERED:
                 concerned.at.clear()
-            found = concerned.at[reached] = Concerned(list(accounts), self.now, shared=self.lessee is not None)
+            found = concerned.at[reached] = Concerned(
+                list(accounts), self.now, shared=self.lessee is not None
+            )
         return found
 
     def _find(self, names: tuple[str, str, str, str]) -> Concerned:

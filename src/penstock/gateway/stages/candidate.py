@@ -40,14 +40,6 @@ def has_room(candidate: Candidate, now: float, tokens: float = 0.0) -> bool:
     return gate is None or gate.free(candidate.model, tokens, now)
 
 
-def load_of(candidate: Candidate, now: float) -> float:
-    """See :meth:`penstock.flow.gate.Gate.load`; of one that goes away, without end."""
-    upstream = candidate.upstream
-    if upstream.departure is not None:
-        return inf
-    return 0.0 if upstream.gate is None else upstream.gate.load(candidate.model, now)
-
-
 def alone(candidate: Candidate) -> tuple[Candidate, ...]:
     """The only one for a name."""
     return (msgspec.structs.replace(candidate, sole=True),)
