@@ -28,7 +28,7 @@ def deadline_of(call: Call, tiers: Mapping[str, TierConfig], unix_time: Callable
     patience = headers.get(b"x-stainless-read-timeout")
     if patience is not None:
         longest = _patience(patience)
-        seconds = min(seconds, longest)
+        seconds = longest if longest < seconds else seconds  # noqa: FURB136 - min() costs three times as much
     return call.received + seconds
 
 
