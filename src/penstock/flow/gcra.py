@@ -12,6 +12,7 @@ short list of (time, gap), of which only those matter that are smaller than ever
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from math import inf
 
@@ -95,9 +96,7 @@ class Bucket:
     def _with_room(self, seconds: float, taken_at: float) -> float:
         """How much of these seconds, which are negative, found room whenever something was taken after that."""
         gaps = self._gaps
-        first = len(gaps)
-        while first and gaps[first - 1][0] > taken_at:
-            first -= 1
+        first = bisect_right(gaps, (taken_at, inf))
         later = gaps[first:]
         if later:
             seconds = max(seconds, -later[0][1])
