@@ -295,6 +295,24 @@ def headers(left, limit=60):
     }
 
 
+def test_what_went_out_before_the_providers_first_word_is_taken_off_what_it_tells():
+    world = World(limit=50)
+    silent, speaks, _ = world.ask(), world.ask(), world.ask()
+    silent.on_head({b"server": b"x"}, world.now)
+    speaks.on_head(headers(5), world.now)  # of which one is the third call's, and one stays in reserve
+    passed = [isinstance(world.ask(), Turn) for _ in range(5)]
+    assert passed == [True, True, True, False, False]
+
+
+def test_nothing_is_remembered_of_the_calls_of_a_provider_that_tells_nothing():
+    world = World(limit=50)
+    headed, headless = world.ask(), world.ask()
+    assert len(world.gate.provider.unanswered) == 2
+    headed.on_head({b"server": b"x"}, world.now)
+    world.settle(headed), world.settle(headless)
+    assert not world.gate.provider.unanswered
+
+
 def test_calls_wait_here_while_the_providers_bucket_is_empty():
     world = World(limit=50)
     first = world.ask()

@@ -186,6 +186,13 @@ def test_a_budget_counts_what_is_reserved_and_then_what_it_was():
     world.call()
 
 
+def test_what_cost_exactly_as_much_as_was_reserved_is_spent():
+    world = World(price=DOLLAR // 2, keys={"alice": LimitConfig(usd_per_day=1)})
+    world.call().settle(Usage(), DOLLAR // 2)
+    day = world.limiter._accounts["key", "alice"].day
+    assert (day.own, day.left, day.reserved) == (DOLLAR // 2, DOLLAR // 2, 0)
+
+
 def test_a_month_is_longer_than_a_day():
     world = World(price=1, keys={"alice": LimitConfig(usd_per_day=5, usd_per_month=7)})
     world.call().settle(Usage(), 5 * DOLLAR)

@@ -1,5 +1,6 @@
 import collections
 import itertools
+from math import inf
 
 import pytest
 from gateway_doubles import a_call
@@ -13,14 +14,18 @@ from penstock.gateway.stages.route import Router
 class Upstream:
     def __init__(self, name, config):
         self.name, self.config = name, config
-        self.gate = None
+        self.gate = self.departure = None
 
 
 class Gate:
     """One that has room, or has not."""
 
-    def __init__(self, *, room):
+    def __init__(self, *, room, load=0.0):
         self.room = room
+        self._load = load
+
+    def load(self, model, now):
+        return self._load
 
     def free(self, model, tokens, now):
         return self.room
@@ -49,6 +54,26 @@ def routed(a_router, model):
 
 def test_a_name_leads_to_its_candidate_under_the_callers_name_for_it():
     assert routed(router({"m": to("a")}), "m") == ["a/m"]
+
+
+@pytest.mark.parametrize(
+    ("loads", "leaving", "load"),
+    [
+        ([0.5, 0.3], [], 0.3),
+        ([0.5, None], [], 0.0),
+        ([0.5, 0.3], ["b"], 0.5),
+        ([0.5], ["a"], inf),
+        ([], [], 0.0),
+    ],
+)
+def test_a_models_load_is_that_of_its_least_loaded_upstream_that_is_not_going_away(loads, leaving, load):
+    names = ["a", "b"][: len(loads)]
+    routes = router({"m": to(*names), "other": to("c")})
+    for candidate, each in zip(routes.regular("m"), loads, strict=True):
+        upstream = candidate.upstream
+        upstream.gate = None if each is None else Gate(room=True, load=each)
+        upstream.departure = "soon" if upstream.name in leaving else None
+    assert routes.load("m" if loads else "unknown", 0.0) == load
 
 
 def test_a_candidate_may_have_a_name_of_its_own():
