@@ -52,7 +52,7 @@ of the OpenAI and Anthropic error objects).  ``wire.problems`` renders one in th
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 
 class PenstockError(Exception):
@@ -380,3 +380,21 @@ class ModelUnusable(PenstockError):
 
 class InternalError(PenstockError):
     pass
+
+
+_Error = TypeVar("_Error", bound=BaseException)
+
+
+def untraced(error: _Error) -> _Error:
+    """The same error, without the way that it and what led to it have come.
+
+    A traceback holds its frames, and these what had been received, megabytes maybe, for as long as anybody has the error;
+    where a frame has it in turn, until the garbage collector comes.  For who keeps an error, once it has been dealt with.
+    """
+    left: list[BaseException | None] = [error]
+    while left:
+        one = left.pop()
+        if one is not None and one.__traceback__ is not None:
+            one.__traceback__ = None
+            left += (one.__cause__, one.__context__)
+    return error

@@ -1,6 +1,7 @@
 """What callers get when an upstream sends what nobody should: a clear error, bounded memory, no neighbour disturbed."""
 
 import asyncio
+import gc
 import json
 
 import pytest
@@ -34,6 +35,7 @@ from penstock.config.model import (
 )
 from penstock.messages import Outcome, Usage
 from penstock.testing import FakeClock, ScriptedUpstream, Step
+from penstock.upstream.transfer import Transfer
 
 ONCE = RetryConfig(attempts=1)
 NEVER = ContinuationConfig(attempts=0)
@@ -525,3 +527,23 @@ def test_whatever_an_upstream_sends_the_caller_is_answered_and_the_ledger_closed
     elif booked[0].outcome is not Outcome.COMPLETED:
         assert stream, "a plain answer that is not whole must not look like one"
         assert b'"error"' in answer.body
+
+
+def test_what_a_failed_call_had_received_is_let_go_of_at_once():
+    received = SSE_HEAD + b"content-length: 100000\r\n\r\ndata: " + b"x" * 10_000
+    script = [Step.REQUEST, received, Step.CLOSE]
+
+    async def main():
+        async with ScriptedUpstream([script] * 6) as bad:
+            settings = config(bad.url, retry=RetryConfig(attempts=2, first_delay=0.001))
+            async with serving(settings) as (_, port):
+                for _ in range(3):
+                    assert (await call(port, STREAM)).status == 502
+                return [each for each in gc.get_objects() if isinstance(each, Transfer)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert len(on_uvloop(main)) <= 1  # of the last connection's, maybe
+    finally:
+        gc.enable()

@@ -31,6 +31,7 @@ from penstock.errors import (
     PlaceWanted,
     PressureError,
     UpstreamError,
+    untraced,
 )
 from penstock.flow.retry import RetryBudget
 from penstock.gateway import stored
@@ -477,7 +478,7 @@ class Pipeline:
             generation.fail(Cancelled("the call was cancelled, or nobody waited for its answer any more"))
         except PenstockError as error:
             if question is None or not self._fall_back(call, question, generation, error):
-                generation.fail(error)
+                generation.fail(untraced(error))
         except Exception:
             log.exception("defect while producing %s", generation.id)
             generation.fail(InternalError("internal error"))

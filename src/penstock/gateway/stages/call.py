@@ -38,6 +38,7 @@ from penstock.errors import (
     UpstreamTimeout,
     UpstreamUnreachable,
     UpstreamUntrusted,
+    untraced,
 )
 from penstock.flow import retry
 from penstock.flow.gate import Turn
@@ -223,7 +224,7 @@ class Production:
                     error = overloaded
                     break
                 except UpstreamError as failed:
-                    error = failed
+                    error = untraced(failed)
                     if self._abandoned or failed.code == TOO_LARGE:
                         raise  # the latter is paid for, and the next one would be as long
                     if self.generation.events:
@@ -333,7 +334,7 @@ class Production:
                 failed_at = None
                 recorder.continued(step.how, "refused")
             except UpstreamError as error:
-                failed_at, failure = step.candidate, error
+                failed_at, failure = step.candidate, untraced(error)
                 free = free or isinstance(error, UpstreamLeaving)
                 if self._abandoned or error.code == TOO_LARGE:
                     raise
