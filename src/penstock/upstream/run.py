@@ -8,6 +8,7 @@ same answer, and is paid for once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -16,6 +17,8 @@ from penstock.errors import UpstreamBroken
 from penstock.messages import Event
 from penstock.wire import sse
 from penstock.wire.not_json import NOT_JSON
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,200}")  # of a run: it goes into the target of a request as it stands
 
 
 class _Numbered(msgspec.Struct):
@@ -103,11 +106,12 @@ def of_response(events: Sequence[Event]) -> Run | None:
         number = _numbered(sse.data_of(events[-1])).sequence_number
     except (*NOT_JSON, IndexError):
         return None
-    if made is None or not made.background or not made.id or "/" in made.id or "?" in made.id:
+    if made is None or not made.background or not _NAME.fullmatch(made.id):
         return None
     return Run(f"/v1/responses/{made.id}?stream=true&", by_id=False, after=number)
 
 
-def of_generation(name: bytes) -> Run:
-    """The run of another Penstock's generation of this name."""
-    return Run(f"/v1/generations/{name.decode('latin-1')}/events?", by_id=True)
+def of_generation(name: bytes) -> Run | None:
+    """The run of another Penstock's generation of this name; None: that is no name."""
+    named = name.decode("latin-1")
+    return Run(f"/v1/generations/{named}/events?", by_id=True) if _NAME.fullmatch(named) else None
