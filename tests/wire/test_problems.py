@@ -399,3 +399,16 @@ def test_who_goes_away_says_so_in_the_head(dialect):
     assert (b"penstock-status", b"draining") in problems.render(going, dialect)[1]
     full = errors.Overloaded("Full.", retry_after=1.0)
     assert b"penstock-status" not in dict(problems.render(full, dialect)[1])
+
+
+@pytest.mark.parametrize("depth", [3, 300, 3_000])
+@pytest.mark.parametrize("around", [b'{"message":', b'[{"loc":["a"],"msg":'], ids=["objects", "lists"])
+def test_words_that_lie_too_deep_are_not_looked_for(depth, around):
+    closing = b"}]" if around.startswith(b"[") else b"}"
+    body = b'{"error":{"message":' + around * depth + b'"bad"' + closing * depth + b"}}"
+    for error in (
+        problems.from_upstream("up", Dialect.OPENAI, 400, {}, body),
+        problems.error_in_event(Endpoint.CHAT, body, "up"),
+    ):
+        assert error is not None
+        assert ("bad" in error.message) is (depth == 3)

@@ -1,6 +1,7 @@
 """Event streams, with httpx2's and the openai SDK's decoders as independent readers."""
 
 import itertools
+import tracemalloc
 
 import httpx2
 import pytest
@@ -223,3 +224,18 @@ def test_the_state_shows_in_the_repr():
     splitter = sse.Splitter()
     splitter.feed(b"data: 1\r")
     assert repr(splitter) == "<Splitter 8 bytes waiting, CR seen>"
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_long_frame_is_not_copied_with_each_of_its_pieces(end):
+    splitter = sse.Splitter()
+    splitter.feed(b":" + 2 * end + b"data: " + b"x" * 4_000_000)
+    splitter.feed(b"x")
+    tracemalloc.start()
+    try:
+        for _ in range(10):
+            splitter.feed(b"x" * 10)
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+    assert len(splitter.feed(2 * end)[0]) > 4_000_000

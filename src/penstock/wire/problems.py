@@ -126,6 +126,7 @@ def _anthropic_form(error: PenstockError, generation_id: str) -> dict[str, JSON]
 # Of a longer body only this much is looked at: enough for any honest error.
 _READ_BYTES = 65_536
 _MESSAGE_LENGTH = 1_000
+_DEEPEST = 8  # objects and lists in each other around an error's words
 
 # Keys as providers write them; the loose prefixes only where a digit or an asterisk shows that it is no name.
 _SECRET = re.compile(
@@ -183,8 +184,13 @@ def from_upstream(
     :param now: Unix time, against which a date in ``Retry-After`` is read
     :param callers_key: the key that the upstream saw was the caller's own, not the gateway's
     """
-    told = _told(body)
     retry_after = _retry_after(headers, time.time() if now is None else now)
+    return _meant(upstream, status, _told(body), retry_after, callers_key=callers_key)
+
+
+def _meant(
+    upstream: str, status: int, told: _Told, retry_after: float | None, *, callers_key: bool = False
+) -> PenstockError:
     if status in (401, 403) and callers_key:
         message = f"{upstream}: {told.message}" if told.message else f"{upstream} did not accept your key"
         kind = _kind_of_refusal(status)
@@ -229,7 +235,11 @@ def from_upstream(
     )
 
 
-def error_in_event(endpoint: Endpoint, data: bytes, upstream: str = "") -> PenstockError | None:
+def error_in_event(
+    endpoint: Endpoint,  # noqa: ARG001 - as above
+    data: bytes,
+    upstream: str = "",
+) -> PenstockError | None:
     """The error that an event inside an upstream's stream reports; None: it reports none."""
     if b"error" not in data:
         return None
@@ -244,8 +254,8 @@ def error_in_event(endpoint: Endpoint, data: bytes, upstream: str = "") -> Penst
     told = _told_by(event)
     status = told.status or _STATUS_OF_TYPE.get(told.kind) or _STATUS_OF_TYPE.get(told.code) or 500
     if not told.message:
-        event = {"error": {"message": "an error in mid-stream, without a message"}}
-    return from_upstream(upstream or "the upstream", endpoint.dialect, status, {}, _encode(event))
+        told = _Told(message="an error in mid-stream, without a message")
+    return _meant(upstream or "the upstream", status, told, None)
 
 
 _STATUS_OF_TYPE = {
@@ -320,16 +330,20 @@ def _told_by(value: JSON) -> _Told:
 
 def _sentence(message: JSON) -> str:
     """A message may be a string, or what a validator wrote: a list of objects with ``loc`` and ``msg``."""
-    if isinstance(message, str):
-        return message
-    if isinstance(message, dict):
-        return _sentence(message.get("message") or message.get("detail") or message.get("msg"))
-    if isinstance(message, list) and message and isinstance(first := message[0], dict):
-        place = first.get("loc")
-        words = _sentence(first.get("msg") or first.get("message"))
-        steps = [str(step) for step in place if step != "body"] if isinstance(place, list) else []
-        return f"{'.'.join(steps)}: {words}" if steps and words else words
-    return ""
+    places: list[str] = []
+    for _ in range(_DEEPEST):
+        if isinstance(message, dict):
+            message = message.get("message") or message.get("detail") or message.get("msg")
+        elif isinstance(message, list) and message and isinstance(first := message[0], dict):
+            place = first.get("loc")
+            steps = [str(step) for step in place if step != "body"] if isinstance(place, list) else []
+            places.append(".".join(steps))
+            message = first.get("msg") or first.get("message")
+        else:
+            break
+    if not isinstance(message, str) or not message:
+        return ""
+    return ": ".join([*filter(None, places), message])
 
 
 def _clean(text: str) -> str:

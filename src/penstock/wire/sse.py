@@ -100,6 +100,12 @@ class Splitter:
         tail = self._tail
         begin = max(self._scanned - _LONGEST_BLANK_LINE + 1, 0)
         tail += data
+        if (
+            _BLANK_LINE.search(tail, begin) is None
+        ):  # before a copy is made: a long frame may come in many pieces
+            self._scanned = len(tail)
+            self._check_tail()
+            return []
         frames = []
         start = 0
         buffer = bytes(tail)

@@ -10,6 +10,9 @@ second held back, for nothing in the neutral form, nor in Anthropic's, could tel
 
 from __future__ import annotations
 
+import re
+from collections import deque
+
 import msgspec
 
 from penstock.errors import UpstreamBroken
@@ -33,6 +36,11 @@ from penstock.wire.conversation import (
 from penstock.wire.not_json import NOT_JSON
 
 _DONE = b"[DONE]"
+_MOST_WAITING = 8 << 20  # characters that wait behind the part that is open
+_DELTA_OVERHEAD = 64  # characters that a delta counts for beside its own
+_MOST_PARTS = 4_096  # that wait, and tool calls: no answer has as many
+_MARK = re.compile(r'["\\{}\[\]]')  # what opens or closes something in JSON, or may hide that it does
+_SPACE = " \t\r\n"
 
 # ---- upstream's frames -> events -------------------------------------------------------------------
 
@@ -78,38 +86,86 @@ _chunk = msgspec.json.Decoder(_Chunk).decode
 _json_value = msgspec.json.Decoder().decode
 
 
+class _Arguments:
+    """A tool call's arguments as they come, each piece read once: whether they are a whole JSON value by now."""
+
+    __slots__ = ("_closed", "_depth", "_escaped", "_pieces", "_quoted", "complete")
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._depth = 0
+        self._quoted = False  # within a string
+        self._escaped = False  # what comes next is no mark, whatever it looks like
+        self._closed = False  # what was opened first has been closed: nothing can follow it
+        self.complete = False
+
+    def __repr__(self) -> str:
+        return f"<arguments in {len(self._pieces)} pieces{', complete' if self.complete else ''}>"
+
+    def add(self, text: str) -> None:
+        if not text.strip(_SPACE):
+            return
+        self.complete = False
+        if self._closed:
+            return
+        self._pieces.append(text)
+        self._read(text)
+        if self._closed or (len(self._pieces) == 1 and text.lstrip(_SPACE)[0] not in "{["):
+            try:
+                _json_value("".join(self._pieces))
+                self.complete = True
+            except NOT_JSON:
+                pass
+        if self._closed:
+            self._pieces.clear()
+
+    def _read(self, text: str) -> None:
+        at = 0
+        if self._escaped:
+            self._escaped, at = False, 1
+        while (found := _MARK.search(text, at)) is not None:
+            at = found.end()
+            mark = found[0]
+            if mark == "\\":
+                self._escaped = at == len(text)
+                at += 1
+            elif mark == '"':
+                self._quoted = not self._quoted
+            elif not self._quoted:
+                self._depth += 1 if mark in "{[" else -1
+                self._closed = self._closed or self._depth <= 0
+
+
 class _Open:
     """A part that has begun and has not ended."""
 
-    __slots__ = ("arguments", "begun", "part", "sealed", "waiting")
+    __slots__ = ("arguments", "begun", "ended", "part", "sealed", "size", "waiting")
 
     def __init__(self, part: Text | Thinking | Refusal | ToolCall) -> None:
         self.part = part
         self.sealed = False  # a thought that is signed or hidden: what follows is another one
         self.begun = False  # PartStarted is out
+        self.ended = False
         self.waiting: list[PartDelta] = []
-        self.arguments: list[str] = []  # of a tool call: all of them so far
+        self.size = 0  # of what waits
+        self.arguments = _Arguments() if isinstance(part, ToolCall) else None
 
     def __repr__(self) -> str:
         return f"<{type(self.part).__name__} {'open' if self.begun else 'waiting'}>"
 
     def complete(self) -> bool:
-        if not isinstance(self.part, ToolCall):
-            return True
-        try:
-            _json_value("".join(self.arguments))
-        except NOT_JSON:
-            return False
-        return True
+        return self.arguments is None or self.arguments.complete
 
 
 class StreamDecoder:
     """Frames of chat completion chunks to events."""
 
     __slots__ = (
+        "_by_id",
         "_by_index",
         "_finished",
         "_id",
+        "_next",
         "_parts",
         "_reasoning_named",
         "_refused",
@@ -117,13 +173,17 @@ class StreamDecoder:
         "_stop",
         "_stop_sequence",
         "_usage",
+        "_waiting",
     )
 
     def __init__(self) -> None:
         self._id = ""
         self._started = False
-        self._parts: list[_Open] = []  # the first is open, the others wait
+        self._parts: deque[_Open] = deque()  # the first is open, the others wait
+        self._waiting = 0  # characters of what waits
         self._by_index: dict[int, _Open] = {}
+        self._by_id: dict[str, int] = {}  # the index of the call that had this id first
+        self._next = 0  # an index behind all that are taken
         self._reasoning_named = False
         self._refused = False
         self._stop: StopReason | None = None
@@ -234,8 +294,7 @@ class StreamDecoder:
             if isinstance(data, str) and data:
                 hidden = _Open(Thinking(redacted=data))
                 hidden.sealed = True
-                self._parts.append(hidden)
-                self._advance(events)
+                self._append(hidden, events, len(data))
                 continue
             # The same words under both names count once; those of the plain name came first.
             if isinstance(words, str) and words and not self._reasoning_named:
@@ -247,8 +306,7 @@ class StreamDecoder:
         last = self._parts[-1] if self._parts else None
         if last is None or not isinstance(last.part, Thinking) or last.sealed:
             last = _Open(Thinking())
-            self._parts.append(last)
-            self._advance(events)
+            self._append(last, events)
         last.sealed = True
         self._emit(last, PartDelta(signature=signature), events)
 
@@ -258,8 +316,7 @@ class StreamDecoder:
         last = self._parts[-1] if self._parts else None
         if last is None or type(last.part) is not kind or last.sealed:
             last = _Open(kind(text=""))
-            self._parts.append(last)
-            self._advance(events)
+            self._append(last, events)
         self._emit(last, PartDelta(text=text), events)
 
     def _call(self, delta: _CallDelta, events: list[AnswerEvent]) -> None:
@@ -267,48 +324,69 @@ class StreamDecoder:
         call = self._by_index.get(index)
         if call is not None and delta.id and isinstance(call.part, ToolCall) and call.part.id != delta.id:
             # Some servers number all calls 0: another id is another call.
-            index = max(self._by_index) + 1
+            index = self._next
             call = None
         function = delta.function or _Function()
         if call is None:
-            if not function.name:
-                raise UpstreamBroken("the upstream's answer calls a tool without a name")
-            call = _Open(ToolCall(delta.id or made_up_id(self._id, len(self._by_index)), function.name, ""))
-            self._by_index[index] = call
-            if delta.index is not None and delta.index != index:
-                self._by_index[delta.index] = call  # deltas without an id go to the newest of that number
-            self._parts.append(call)
-            self._advance(events)
+            call = self._begun_call(delta, index, function, events)
         if text := argument_text(function.arguments):
-            if call not in self._parts:
+            if call.ended:
                 if text.isspace():
                     return
                 raise UpstreamBroken("the upstream's answer adds to a tool call that was complete")
-            call.arguments.append(text)
+            assert call.arguments is not None
+            call.arguments.add(text)
             self._emit(call, PartDelta(text=text), events)
             if len(self._parts) > 1:
                 self._advance(events)
 
+    def _begun_call(
+        self, delta: _CallDelta, index: int, function: _Function, events: list[AnswerEvent]
+    ) -> _Open:
+        if not function.name:
+            raise UpstreamBroken("the upstream's answer calls a tool without a name")
+        if len(self._by_index) >= _MOST_PARTS:
+            raise UpstreamBroken("the upstream's answer calls more tools than any answer does")
+        call_id = delta.id or made_up_id(self._id, len(self._by_index))
+        call = _Open(ToolCall(call_id, function.name, ""))
+        self._by_index[index] = call
+        self._by_id.setdefault(call_id, index)
+        self._next = max(self._next, index + 1)
+        if delta.index is not None and delta.index != index:
+            self._by_index[delta.index] = call  # deltas without an id go to the newest of that number
+        self._append(call, events)
+        return call
+
     def _index_of(self, call_id: str | None) -> int:
-        for index, call in self._by_index.items():
-            if isinstance(call.part, ToolCall) and call.part.id == call_id:
-                return index
-        if call_id:
-            return max(self._by_index, default=-1) + 1
-        return max(self._by_index, default=0)
+        if not call_id:
+            return max(self._next - 1, 0)  # the newest
+        return self._by_id.get(call_id, self._next)
 
     def _emit(self, part: _Open, delta: PartDelta, events: list[AnswerEvent]) -> None:
         if part is self._parts[0]:
             events.append(delta)
         else:
             part.waiting.append(delta)
+            self._count(part, len(delta.text) + len(delta.signature) + _DELTA_OVERHEAD)
+
+    def _append(self, part: _Open, events: list[AnswerEvent], size: int = 0) -> None:
+        """Another part, behind those that there are."""
+        self._parts.append(part)
+        self._count(part, size)
+        self._advance(events)
+
+    def _count(self, part: _Open, size: int) -> None:
+        part.size += size
+        self._waiting += size
+        if self._waiting > _MOST_WAITING or len(self._parts) > _MOST_PARTS:
+            raise UpstreamBroken("the upstream's answer has more parts open at once than can be told of")
 
     def _advance(self, events: list[AnswerEvent]) -> None:
         """Close what is complete and has something behind it, and open what then stands first."""
         parts = self._parts
         while len(parts) > 1 and parts[0].complete():
             events.append(PartEnded())
-            del parts[0]
+            parts.popleft().ended = True
             self._begin(parts[0], events)
         if parts and not parts[0].begun:
             self._begin(parts[0], events)
@@ -318,13 +396,15 @@ class StreamDecoder:
             part.begun = True
             events.append(PartStarted(part.part))
             events.extend(part.waiting)
-            part.waiting = []
+            self._waiting -= part.size
+            part.waiting, part.size = [], 0
 
     def _end_all(self, events: list[AnswerEvent]) -> None:
         for part in self._parts:
             self._begin(part, events)
             events.append(PartEnded())
-        self._parts = []
+            part.ended = True
+        self._parts.clear()
 
 
 # ---- events -> caller's frames ---------------------------------------------------------------------
