@@ -748,3 +748,17 @@ def test_a_request_head_that_names_head_is_the_only_one_without_a_body():
             bench.feed(answer(b"abc"))
             assert receiver.body == b"abc"
         assert HEAD.startswith(b"HEAD")
+
+
+def test_a_body_that_is_being_written_when_the_upstream_closes_is_written_no_further():
+    async def test():
+        bench = Bench()
+        body = bytes(1_000_000)
+        _, answer = bench.ask(post(len(body)), body)
+        bench.transport.unsent = len(body)
+        bench.eof()
+        with pytest.raises(UpstreamUnreachable):
+            await answer
+        assert "abort" in bench.transport.calls
+
+    asyncio.run(test())

@@ -114,6 +114,9 @@ class FakeTransport(asyncio.Transport):
     def abort(self):
         self.calls.append("abort")
 
+    def is_closing(self):
+        return self.ended
+
     @property
     def ended(self) -> bool:
         return "close" in self.calls or "abort" in self.calls

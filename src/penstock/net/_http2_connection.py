@@ -11,6 +11,10 @@ most, which are held here until it resumes.
 *Leaving.*  Whoever hangs up resets the stream (RFC 9113, 5.4.2, CANCEL) at once, and the others go on.  HTTP/2 has no
 way to tell an upstream that nobody reads any more, and to read on.
 
+*Silence.*  A server that hangs, or that nobody can reach any more, keeps its connection for a quarter of an hour, and
+would get every new call.  So who has calls and says nothing for :data:`SILENCE` seconds is asked by a PING, and where
+nothing has come after :data:`ANSWER` more, the connection takes no new streams; those that it has go by their own clocks.
+
 *Going away.*  A server that says GOAWAY finishes the streams that it names, and has done nothing for the later ones,
 which are :class:`StaleConnection`: safe to send again.
 """
@@ -30,6 +34,12 @@ from penstock.net.response import Receiver
 
 STREAM_WINDOW = 1 << 20  # bytes of one answer that may be on their way, or wait here for who pauses
 _CONNECTION_WINDOW = 1 << 26
+SILENCE = (
+    10.0  # seconds without a byte, while a call waits, after which a server is asked whether it is there
+)
+ANSWER = 5.0  # seconds that it has to say so
+CLOSING = 2.0  # seconds that a server may take to read what was sent before a connection was closed
+MOST_UNREAD = 1 << 22  # bytes of frames that are sent, beside data, while the server reads nothing
 _ACKNOWLEDGE = 2  # a window is opened again when this part of it is used
 _NOT_SENT = frozenset({b"content-length", b"connection", b"transfer-encoding"})  # HTTP/1.1's own
 
@@ -80,7 +90,7 @@ class Stream:
         self._future: tasks.Answer | None = None
         self._receiver: Receiver | None = None
         self._paused = False
-        self._held: list[bytes] = []  # came while paused
+        self._held = bytearray()  # came while paused
         self._ended = False  # all has come
         self._owed = 0  # bytes of the window that were taken
         self._let_go = False
@@ -119,8 +129,7 @@ class Stream:
         if self._paused:
             self._paused = False
             if self._held:
-                data = b"".join(self._held)
-                self._held.clear()
+                data, self._held = bytes(self._held), bytearray()
                 self._deliver(data)
             if self._ended and not self._paused:
                 self.finish()
@@ -156,7 +165,7 @@ class Stream:
         """A piece of the answer, which took ``credit`` bytes of the window."""
         self._owed += credit
         if self._paused:
-            self._held.append(data)
+            self._held += data
         else:
             self._deliver(data)
 
@@ -185,8 +194,7 @@ class Stream:
         if self._let_go:
             return
         if self._held and self._receiver is not None:  # what came before the break came
-            held = b"".join(self._held)
-            self._held.clear()
+            held, self._held = bytes(self._held), bytearray()
             self._receiver.on_data(held)
             if self._let_go:  # the receiver has cut it off
                 return
@@ -216,6 +224,10 @@ class Http2Connection(asyncio.Protocol):
         self._given = 0  # streams that were given out and have sent nothing yet
         self._owed = 0
         self._writing = True  # the transport takes more
+        self._unread = 0  # bytes written since it does not
+        self._heard = False  # since the last sweep
+        self._silent_since = 0.0
+        self._asked = 0.0  # when a sign of life was asked for; 0: not since it was heard
         self._used = False
         self._idle_since = 0.0
         self.opened = 0.0
@@ -269,17 +281,31 @@ class Http2Connection(asyncio.Protocol):
 
     def sweep(self, unused_since: float, opened_before: float) -> None:
         if not self.busy:
-            if self._idle_since <= unused_since or self.opened <= opened_before or self.retired:
+            if self._idle_since <= unused_since or self.opened <= opened_before or not self.takes_streams:
                 self.close()
             return
+        self._listen(self._home.now())
         for stream in [each for each in self._streams.values() if each.abandoned]:
             stream.abort()
+
+    def _listen(self, now: float) -> None:
+        """Ask a server that is silent though a call waits, and give it no new ones where it does not answer."""
+        if self._heard or not self._silent_since:
+            self._heard, self._silent_since, self._asked = False, now, 0.0
+        elif self._asked:
+            self.retired = self.retired or now - self._asked >= ANSWER
+        elif now - self._silent_since >= SILENCE:
+            self._asked = now
+            self._frames.ping()
+            self._flush()
 
     def close(self) -> None:
         """Close it, streams or not."""
         self._retire()
         if self._transport is not None:
             self._transport.close()
+            if self._transport.get_write_buffer_size():  # else it would wait until that has been read
+                self._loop.call_later(CLOSING, self._transport.abort)
 
     # ---- for its streams ---------------------------------------------------------------------------
 
@@ -336,7 +362,8 @@ class Http2Connection(asyncio.Protocol):
         self._home.let_go()
         if not self.busy:
             self._idle_since = self._home.now()
-            if self.retired:
+            self._silent_since = 0.0
+            if not self.takes_streams:
                 self.close()
             else:
                 self._home.idle(self)
@@ -355,6 +382,8 @@ class Http2Connection(asyncio.Protocol):
         if frames := self._frames.out:
             if self._transport is not None and not self._transport.is_closing():
                 self._transport.write(bytes(frames))
+                if not self._writing:
+                    self._unread += len(frames)
             frames.clear()
 
     def pause_writing(self) -> None:
@@ -362,6 +391,7 @@ class Http2Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writing = True
+        self._unread = 0
         self.on_room()
 
     # ---- from the transport ------------------------------------------------------------------------
@@ -378,18 +408,25 @@ class Http2Connection(asyncio.Protocol):
         self._flush()
 
     def data_received(self, data: bytes) -> None:
+        self._heard = True
+        if self._unread > MOST_UNREAD:
+            self._leave(Code.ENHANCE_YOUR_CALM, "reads nothing of what it is sent")
+            return
         try:
             self._frames.receive(data)
         except Http2Error as error:
-            self._frames.leave(error.code)
-            self._flush()
-            self._fail_all(f"sent what is not HTTP/2: {error}")
-            self.close()
+            self._leave(error.code, f"sent what is not HTTP/2: {error}")
             return
         if self._owed >= _CONNECTION_WINDOW // _ACKNOWLEDGE:
             owed, self._owed = self._owed, 0
             self._frames.widen(0, owed)
         self._flush()
+
+    def _leave(self, code: Code, why: str) -> None:
+        self._frames.leave(code)
+        self._flush()
+        self._fail_all(why)
+        self.close()
 
     # ---- from the frames ---------------------------------------------------------------------------
 
@@ -439,7 +476,7 @@ class Http2Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         self._fail_all("closed the connection")
-        self._retire()
+        self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

@@ -208,6 +208,10 @@ class Frames:
         if taken + more:
             self._frame(_WINDOW_UPDATE, 0, number, (taken + more).to_bytes(4, "big"))
 
+    def ping(self) -> None:
+        """Ask for a sign of life."""
+        self._frame(_PING, 0, 0, bytes(8))
+
     def leave(self, code: Code) -> None:
         """Say that the connection ends, and why; nothing was done for any stream of theirs, as they have none."""
         self._frame(_GOAWAY, 0, 0, bytes(4) + code.to_bytes(4, "big"))
@@ -457,9 +461,15 @@ class Frames:
         if flags & _ACK:
             return
         self._greeted = True
+        before = self._first_window
         for at in range(0, len(payload), 6):
             key = int.from_bytes(payload[at : at + 2], "big")
             self._set(key, int.from_bytes(payload[at + 2 : at + 6], "big"))
+        if change := self._first_window - before:  # once, however often one frame sets it
+            for stream in self._streams.values():  # 6.9.2: some may be negative then
+                stream.to_send += change
+                if stream.to_send > _MOST:
+                    raise Http2Error(Code.FLOW_CONTROL_ERROR, "no window has that size")
         self._frame(_SETTINGS, _ACK, 0, b"")
         self._hearer.on_room()
 
@@ -468,12 +478,7 @@ class Frames:
         if key == _INITIAL_WINDOW:
             if value > _MOST:
                 raise Http2Error(Code.FLOW_CONTROL_ERROR, "no window has that size")
-            change = value - self._first_window
             self._first_window = value
-            for stream in self._streams.values():  # 6.9.2: some may be negative then
-                stream.to_send += change
-                if stream.to_send > _MOST:
-                    raise Http2Error(Code.FLOW_CONTROL_ERROR, "no window has that size")
         elif key == _MAX_FRAME_SIZE:
             if not FRAME_SIZE <= value < 1 << 24:
                 raise Http2Error(Code.PROTOCOL_ERROR, "no frame has that size")

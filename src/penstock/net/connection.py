@@ -343,7 +343,7 @@ class Connection(asyncio.Protocol):
                 self._finish(None)
             else:
                 self._settle(self._end("closed the connection"))
-        self._retire(abort=False)
+        self._retire(abort=self._large)  # what is still to be written nobody may ever read
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._future is not None:
