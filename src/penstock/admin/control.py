@@ -20,11 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from penstock import __version__
 from penstock.admin import docs_page
+from penstock.admin.bodies import BodiesBounded
 from penstock.admin.guest import GuestServer
 from penstock.admin.pages import PagesKeptOut
 from penstock.cache.cache import EVERYTHING
 from penstock.config.dump import dump
 from penstock.metrics import CONTENT_TYPE, render
+from penstock.wire.credentials import bearer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -171,13 +173,15 @@ class CacheState(BaseModel):
 _bearer = HTTPBearer(auto_error=False, description="The control_key, where one is configured.")
 
 
+def _is_key(supervisor: Supervisor, offered: str) -> bool:
+    """Whether this is the control_key, or none is wanted."""
+    key = supervisor.config.control_key
+    return key is None or hmac.compare_digest(offered.encode(), key.reveal().encode())
+
+
 def make_app(supervisor: Supervisor) -> FastAPI:
     def authorized(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
-        key = supervisor.config.control_key
-        if key is None:
-            return
-        offered = given.credentials if given is not None else ""
-        if not hmac.compare_digest(offered.encode(), key.reveal().encode()):
+        if not _is_key(supervisor, given.credentials if given is not None else ""):
             raise HTTPException(401, "the control key is missing or wrong", {"www-authenticate": "Bearer"})
 
     app = FastAPI(
@@ -490,9 +494,15 @@ def _sum(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_server(supervisor: Supervisor) -> GuestServer:
+    def is_let_in(authorization: bytes) -> bool:
+        return _is_key(supervisor, bearer(authorization).decode("latin-1"))
+
+    bounded = BodiesBounded(
+        make_app(supervisor), is_let_in, lambda: supervisor.config.listener.max_body_bytes
+    )
     return GuestServer(
         uvicorn.Config(
-            PagesKeptOut(make_app(supervisor), lambda: supervisor.config.control_key is not None),
+            PagesKeptOut(bounded, lambda: supervisor.config.control_key is not None),
             lifespan="off",
             ws="none",
             log_config=None,
