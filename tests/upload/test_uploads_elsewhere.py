@@ -10,6 +10,7 @@ from places import OnRedis, OnS3, S3Server, redis
 from penstock.errors import StorageFull, StorageUnavailable
 from penstock.testing import RedisServer
 from penstock.upload.stores import s3 as s3_module
+from penstock.upload.stores.s3 import PIECE
 from penstock.upload.uploads import MAX_BLOCK
 from penstock.upload.writer import BlockWriter
 
@@ -115,6 +116,51 @@ def test_storage_that_fails_loses_nothing_that_was_confirmed(tmp_path, s3_server
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("size", [0, 10, PIECE - 1, PIECE + 1, 1 << 40])
+def test_an_object_of_another_size_than_was_sent_is_not_read(tmp_path, s3_server, size):
+    lie = (
+        b"HTTP/1.1 200 OK\r\netag: x\r\nlast-modified: Sun, 22 Nov 2026 15:00:00 GMT\r\n"
+        b"content-length: %d\r\n\r\n" % size
+    ) + bytes(min(size, PIECE + 1))
+
+    async def main():
+        async with Gate(s3_server.port) as gate:
+            async with Through(tmp_path, s3_server, gate).store() as store:
+                upload = await new_upload(store)
+                content = os.urandom(PIECE + 10)
+                await send(store, upload, 0, content, closes=True)
+                gate.state = lie
+                with pytest.raises(StorageUnavailable):
+                    await store.whole(upload.id)
+                with pytest.raises(StorageUnavailable):
+                    await content_of(store, upload)
+                gate.state = "open"
+                assert await store.whole(upload.id) == content
+
+    asyncio.run(main())
+
+
+def test_a_block_that_has_become_shorter_is_not_here(tmp_path, s3_server):
+    lie = (
+        b"HTTP/1.1 200 OK\r\netag: x\r\nlast-modified: Sun, 22 Nov 2026 15:00:00 GMT\r\n"
+        b"content-length: 2\r\n\r\nab"
+    )
+
+    async def main():
+        async with Gate(s3_server.port) as gate:
+            async with Through(tmp_path, s3_server, gate).store() as store:
+                block = BlockWriter(store)
+                sealed = await store.run(lambda: block.finish(b"abc"))
+                await store.put_block("t", sealed)
+                wanted = [(sealed.digest, 3)]
+                assert await store.blocks("t", wanted) == b"abc"
+                gate.state = lie
+                with pytest.raises(StorageUnavailable):
+                    await store.blocks("t", wanted)
+
+    asyncio.run(main())
+
+
 def test_a_gateway_starts_without_its_storage_and_finds_it_when_it_is_there(tmp_path, s3_server):
     async def main():
         async with Gate(s3_server.port) as gate:
@@ -133,7 +179,9 @@ def test_a_gateway_starts_without_its_storage_and_finds_it_when_it_is_there(tmp_
 
 def test_objects_that_nobody_has_entered_go_after_a_while(tmp_path, s3_server, monkeypatch):
     place = OnS3(tmp_path, s3_server)
-    s3_server.client().put_object(Bucket=place.bucket, Key="some/folder/a guest", Body=b"x")
+    guests = ["a guest", "0" * 32 + "-99999999999.0", "0" * 32 + "-0.0"]  # who has got a name like ours, too
+    for guest in guests:
+        s3_server.client().put_object(Bucket=place.bucket, Key=f"some/folder/{guest}", Body=b"x")
 
     async def main():
         async with place.store() as store:
@@ -142,13 +190,13 @@ def test_objects_that_nobody_has_entered_go_after_a_while(tmp_path, s3_server, m
             block = BlockWriter(store)
             sealed = await store.run(lambda: block.finish(bytes(1_500_000)))
             await store.keep([sealed])
-            assert len(place.objects()) == 1 + 1 + 3
+            assert len(place.objects()) == len(guests) + 1 + 3
             assert await store.expire() == 0
             monkeypatch.setattr(s3_module, "ORPHANED", -60.0)
             assert await store.expire() == 0  # it was looked through just now
             store._old_next = 0.0
             assert await store.expire() == 1
-            assert len(place.objects()) == 2
+            assert len(place.objects()) == len(guests) + 1
             assert await content_of(store, upload) == b"abc"
 
     asyncio.run(main())

@@ -33,6 +33,7 @@ from penstock.errors import (
     MethodNotAllowed,
     OffsetMismatch,
     PenstockError,
+    StorageUnavailable,
     UnsupportedVersion,
 )
 from penstock.gateway.files import PURPOSES, FileRoom, shown
@@ -301,6 +302,8 @@ class UploadRoom:
         endpoint = RELAYED.get(target.path)
         if endpoint is not None:
             body = await self._store.whole(upload.id)
+            if len(body) != upload.offset:
+                raise StorageUnavailable("what the gateway keeps of this upload is not whole")
             resumed = ResumedExchange(exchange, target, body, len(body), fields, key=upload.id)
             await self._answer(resumed, endpoint, tenant)
             return

@@ -18,7 +18,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from penstock.errors import BadRequest, BlocksLacking, Forbidden, PenstockError
+from penstock.errors import BadRequest, BlocksLacking, Forbidden, PenstockError, StorageUnavailable
 from penstock.uninterrupted import uninterrupted
 from penstock.upload.contents import Contents
 from penstock.upload.index import Append, Index, Limits, Sealed, Upload, quota, superseded
@@ -221,6 +221,7 @@ class UploadStore:
 
         :raises BlocksLacking: some are not here
         :raises BadRequest: one has another size
+        :raises StorageUnavailable: what is kept is not what was sent
         """
         found = await self._index.find(owner, list(dict.fromkeys(digest for digest, _ in wanted)))
         lacking = dict.fromkeys(digest.hex() for digest, _ in wanted if digest not in found)
@@ -230,7 +231,10 @@ class UploadStore:
             if found[digest][1] != size:
                 message = f"block {digest.hex()} has {found[digest][1]} bytes, not {size}"
                 raise BadRequest(message, param="blocks")
-        return await self._contents.whole([found[digest][0] for digest, _ in wanted])
+        body = await self._contents.whole([found[digest][0] for digest, _ in wanted])
+        if len(body) != sum(size for _, size in wanted):
+            raise StorageUnavailable("what the gateway keeps of these blocks is not whole")
+        return body
 
     # ---- what is written, and not entered yet ----
 

@@ -36,7 +36,8 @@ PIECE = 524_288  # bytes of an object
 BUDGET = 10.0  # seconds for one object, with what is tried again
 _AT_ONCE = 4  # objects that are read at a time
 
-_FILE = re.compile(r"(?P<file>[0-9a-f]{32}-(?P<count>\d+))\.\d+")
+# Of a block of ours, which are few objects each: whatever else somebody has put there is not ours to remove.
+_FILE = re.compile(r"(?P<file>[0-9a-f]{32}-[1-9]\d{0,2})\.\d{1,3}")
 _NO_ROOM = re.compile(r"status code: 507|StorageFull|InsufficientStorage|QuotaExceeded")
 _ERRORS = (BaseError, OSError, ValueError)
 
@@ -99,7 +100,7 @@ class S3Contents:
 
     async def open(self) -> None:
         with contextlib.suppress(PenstockError):  # it is in the log, and all but uploads goes on
-            await self._listed(1)
+            await self._listed(0)
 
     async def close(self) -> None:
         pass
@@ -133,7 +134,7 @@ class S3Contents:
 
     async def pieces(self, file: str) -> AsyncGenerator[bytes, None]:
         for key in self._objects(file):
-            content = memoryview(await self._get(key))
+            content = memoryview(await self._get(key, last=_is_last(key)))
             for start in range(0, len(content), READ):
                 yield bytes(content[start : start + READ])
 
@@ -141,12 +142,18 @@ class S3Contents:
         keys = [key for file in files for key in self._objects(file)]
         found: list[bytes] = []
         for at in range(0, len(keys), _AT_ONCE):
-            found += await asyncio.gather(*map(self._get, keys[at : at + _AT_ONCE]))
+            found += await asyncio.gather(
+                *(self._get(key, last=_is_last(key)) for key in keys[at : at + _AT_ONCE])
+            )
         return b"".join(found)
 
-    async def _get(self, key: str) -> bytes:
+    async def _get(self, key: str, *, last: bool) -> bytes:
+        """An object, which has a piece's size unless it is the last of its block, and may be shorter then."""
         try:
             answer = await obstore.get_async(self._store, key)
+            size = answer.meta["size"]
+            if size > PIECE or (size < PIECE and not last):
+                raise self._translated(ValueError(f"{key} has {size} bytes, which nobody here has written"))
             return (await answer.bytes_async()).to_bytes()
         except _ERRORS as error:
             raise self._translated(error) from error
@@ -166,17 +173,17 @@ class S3Contents:
         before = datetime.now(UTC) - timedelta(seconds=ORPHANED)
         newest: dict[str, datetime] = {}
         for name, modified in await self._listed():
-            found = _FILE.fullmatch(name)
-            if found is not None:  # others may be a guest's in our prefix
-                newest[found["file"]] = max(newest.get(found["file"], modified), modified)
+            file = name.partition(".")[0]
+            newest[file] = max(newest.get(file, modified), modified)
         return [file for file, modified in newest.items() if modified < before]
 
     async def _listed(self, most: int = 1 << 31) -> list[tuple[str, datetime]]:
-        """Names of objects, without the prefix, and when they were made."""
+        """Names of our objects, without the prefix, and when they were made; a page more than ``most`` at most."""
         found: list[tuple[str, datetime]] = []
         try:
             async for page in obstore.list(self._store, self._prefix or None, chunk_size=1_000):
-                found += [(each["path"].removeprefix(self._prefix), each["last_modified"]) for each in page]
+                names = [(each["path"].removeprefix(self._prefix), each["last_modified"]) for each in page]
+                found += [each for each in names if _FILE.fullmatch(each[0]) is not None]
                 if len(found) >= most:
                     break
         except _ERRORS as error:
@@ -193,3 +200,9 @@ class S3Contents:
         if _NO_ROOM.search(str(error)):
             return StorageFull("there is no room left where the gateway keeps uploads")
         return StorageUnavailable("what the gateway keeps cannot be reached now", retry_after=1.0)
+
+
+def _is_last(key: str) -> bool:
+    """Whether an object is the last of its block."""
+    file, _, number = key.rpartition(".")
+    return int(number) + 1 == int(file.rpartition("-")[2])
