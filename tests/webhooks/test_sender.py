@@ -93,6 +93,12 @@ class World:
                     self.clock.advance(0.1)
                 await asyncio.sleep(0.001)
 
+    async def let_pass(self, seconds):
+        """Time goes by, whatever is under way."""
+        for _ in range(round(seconds * 10)):
+            self.clock.advance(0.1)
+            await asyncio.sleep(0.001)
+
 
 def an_endpoint(url, **more):
     return WebhookConfig(url=url, secret=Secret(SECRET), **more)
@@ -229,6 +235,27 @@ def test_a_receiver_that_says_nothing_is_not_waited_for_longer_than_allowed(tmp_
     run(main())
 
 
+def test_a_receiver_that_says_nothing_holds_nobody_else_up(tmp_path):
+    async def main():
+        world = World(tmp_path / "w")
+        silent = [[Step.REQUEST, asyncio.Event()]] * 50
+        takes = [script(*[TAKEN] * 10)] * 10
+        async with ScriptedUpstream(silent) as bad, ScriptedUpstream(takes) as good:
+            endpoints = (an_endpoint(bad.url), an_endpoint(good.url, events=("response.*",)))
+            async with world.sender(*endpoints, patience=600.0) as sender:
+                for number in range(50):
+                    await sender.announce("default", "batch.completed", f"batch_{number}")
+                await world.let_pass(5.0)
+                for number in range(10):
+                    await sender.announce("default", "response.completed", f"resp_{number}")
+                async with asyncio.timeout(60):
+                    while world.outcomes() != {"delivered": 10}:
+                        await world.let_pass(0.1)
+                assert len(bad.received) == 4
+
+    run(main())
+
+
 def test_what_waits_survives_a_restart(tmp_path):
     async def main():
         world = World(tmp_path / "w")
@@ -298,8 +325,10 @@ def test_the_outbox_is_bounded_and_the_oldest_make_room(tmp_path, monkeypatch):
         await box.start()
         for n in range(9):
             await box.put(f"evt_{n}", "t", ["http://a"], json.dumps(n).encode(), float(n))
-        assert [each.message for each in await box.take(100.0, 10)] == [f"evt_{n}" for n in range(4, 9)]
-        assert await box.take(100.0, 10) == []
+        assert [each.message for each in await box.take(100.0, 10, {}, 10)] == [
+            f"evt_{n}" for n in range(4, 9)
+        ]
+        assert await box.take(100.0, 10, {}, 10) == []
         await box.close()
 
     run(main())

@@ -8,6 +8,8 @@ Whoever receives a message twice knows it by its ``webhook-id``.
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -33,6 +35,12 @@ CREATE TABLE deliveries (
 )""",
     "CREATE INDEX deliveries_due ON deliveries (due) WHERE due IS NOT NULL",
 )
+# Of each endpoint so many that are due, those first that have been for the longest.
+_FIRST_OF_EACH = """
+SELECT id, url FROM (
+  SELECT rowid AS id, url, due, row_number() OVER (PARTITION BY url ORDER BY due) AS place
+  FROM deliveries WHERE due <= ?
+) WHERE place <= ? ORDER BY due"""
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -78,20 +86,29 @@ class Outbox:
 
         await self._database.write(insert)
 
-    async def take(self, now: float, limit: int) -> list[Delivery]:
-        """Deliveries that are due; nobody else gets them for :data:`TAKEN_FOR` seconds."""
+    async def take(self, now: float, limit: int, busy: Mapping[str, int], most: int) -> list[Delivery]:
+        """Deliveries that are due; nobody else gets them for :data:`TAKEN_FOR` seconds.
 
-        def due(db: sqlite3.Connection) -> list[tuple[int]]:
-            return db.execute(
-                "SELECT rowid FROM deliveries WHERE due <= ? ORDER BY due LIMIT ?", (now, limit)
+        :param busy: how many are under way to an endpoint
+        :param most: so many there may be, so that one that says nothing does not hold up the others
+        """
+
+        def due(db: sqlite3.Connection) -> list[int]:
+            rows = db.execute(
+                "SELECT rowid, url FROM deliveries WHERE due <= ? ORDER BY due LIMIT ?", (now, limit)
             ).fetchall()
+            found = _with_room(rows, busy, most)
+            if len(found) < len(rows):  # behind those of a busy endpoint there may be others
+                rows = db.execute(_FIRST_OF_EACH, (now, most)).fetchall()
+                found = _with_room(rows, busy, most)[:limit]
+            return found
 
         if not await self._database.read(due):
             return []  # the usual case costs no write
 
         def take(db: sqlite3.Connection) -> list[Delivery]:
             taken = []
-            for (row,) in due(db):
+            for row in due(db):
                 db.execute("UPDATE deliveries SET due = ? WHERE rowid = ?", (now + TAKEN_FOR, row))
                 found = db.execute(
                     "SELECT message, url, tenant, body, created, attempts FROM deliveries WHERE rowid = ?",
@@ -117,3 +134,14 @@ class Outbox:
         statement = "SELECT count(*) FROM deliveries WHERE due IS NOT NULL"
         (count,) = await self._database.read(lambda db: db.execute(statement).fetchone())
         return int(count)
+
+
+def _with_room(rows: Iterable[tuple[int, str]], busy: Mapping[str, int], most: int) -> list[int]:
+    """Those that go to an endpoint which has room for them."""
+    going = Counter(busy)
+    found = []
+    for row, url in rows:
+        if going[url] < most:
+            going[url] += 1
+            found.append(row)
+    return found

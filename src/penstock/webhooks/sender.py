@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -27,8 +28,9 @@ SCHEDULE = (5.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 50_400.0)
 """Seconds from one attempt to the next, as the specification suggests; a tenth more or less at random."""
 
 LOOK_INTERVAL = 1.0  # seconds between two looks for what is due
-AT_ONCE = 8  # deliveries of one worker
-_POOL = PoolConfig(max_open=4, max_idle=1, max_waiting=64)
+AT_ONCE = 32  # deliveries of one worker
+OF_ONE = 4  # of these, to one endpoint: it may say nothing, and hold each until its time is over
+_POOL = PoolConfig(max_open=OF_ONE, max_idle=1, max_waiting=64)
 
 log = logging.getLogger("penstock.webhooks")
 
@@ -92,7 +94,7 @@ class Sender:
         self._timeout = config.timeout
         self._endpoints = [Endpoint(each, clock, config.timeout) for each in config.endpoints]
         self._looking: asyncio.Task[None] | None = None
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way: dict[asyncio.Task[None], str] = {}  # and to which URL
         self._next_look = 0.0
         self._stopping = False
         self._attempts = metrics.counter(
@@ -144,9 +146,10 @@ class Sender:
     async def _look(self) -> None:
         try:
             free = AT_ONCE - len(self._under_way)
-            for delivery in await self._outbox.take(self._now(), free) if free > 0 else ():
+            busy = Counter(self._under_way.values())
+            for delivery in await self._outbox.take(self._now(), free, busy, OF_ONE) if free > 0 else ():
                 task = asyncio.ensure_future(self._deliver(delivery))
-                self._under_way.add(task)
+                self._under_way[task] = delivery.url
                 task.add_done_callback(self._delivered)
         except PenstockError as error:
             log.warning("webhooks cannot be looked for: %s", error.message)
@@ -154,7 +157,7 @@ class Sender:
             self._looking = None
 
     def _delivered(self, task: asyncio.Task[None]) -> None:
-        self._under_way.discard(task)
+        self._under_way.pop(task, None)
         self._next_look = 0.0  # there is room for another
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("defect while delivering a webhook", exc_info=error)
