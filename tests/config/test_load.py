@@ -544,4 +544,13 @@ def test_who_is_limited_is_an_upstream_that_there_is():
     limited = (
         "upstreams: {open: {kind: sim}}\nlimits: {upstreams: {opem: {concurrent: 1}, '*': {concurrent: 1}}}"
     )
-    assert "there is no upstream opem; did you mean open?" in only_mistake(limited)
+    assert "there is no upstream opem (did you mean open?)" in only_mistake(limited)
+
+
+@pytest.mark.parametrize("section", ["upstreams", "models", "tiers"])
+@pytest.mark.parametrize("character", ["\\r\\n", "\\0", "\\e", "\\x7f", "\\x9b", "\\u2028"])
+def test_a_name_that_would_end_a_line_or_steer_a_terminal_is_a_mistake(section, character):
+    entry = {"upstreams": "{kind: sim}", "models": "{candidates: [{upstream: sim}]}", "tiers": "{}"}[section]
+    text = SIM if section != "upstreams" else ""
+    (found,) = mistakes(text + f'{section}: {{"a{character}X-Evil: 1": {entry}}}')
+    assert "control characters" in found

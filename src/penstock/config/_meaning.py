@@ -26,6 +26,7 @@ Plain = dict[str, Any]
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110, 5.6.2
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")  # RFC 9110, 5.5; nothing that could end the line
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _PATH = re.compile(r"/[!-~]*\Z")  # and a query perhaps
 _CLOUDS = {"bedrock": "aws", "vertex": "google"}  # kinds of upstreams, and where their credentials come from
 _OF_SOURCES = {
@@ -42,6 +43,8 @@ _OUR_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connec
 
 def check(plain: Plain, reader: Reader) -> None:
     """Notes every mistake of meaning in the reader."""
+    for section in ("upstreams", "models", "tiers"):
+        _check_names(plain.get(section, {}), section, reader)
     _check_addresses(plain, reader)
     _check_tls(plain.get("tls"), reader)
     upstreams = plain.get("upstreams", {})
@@ -75,6 +78,13 @@ def check(plain: Plain, reader: Reader) -> None:
         _check_parent(directory, ("transcripts", "directory"), reader)
     _check_webhooks(plain.get("webhooks", {}), plain.get("files", {}), reader)
     _check_uploads(plain.get("uploads", {}), plain.get("files", {}), reader)
+
+
+def _check_names(names: Plain, section: str, reader: Reader) -> None:
+    """They come into header fields, metrics and terminals."""
+    for name in names:
+        if _CONTROL.search(name):
+            reader.mistake((section, name), "a name has no line ends or other control characters in it")
 
 
 def _check_durability(plain: Plain, reader: Reader) -> None:
