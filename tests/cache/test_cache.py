@@ -77,6 +77,103 @@ def below(request, tmp_path):
     return lambda: DiskTier(tmp_path / "cache.sqlite", 1 << 24)
 
 
+class Noting:
+    """Keeps what it is told; says which uses it was told of."""
+
+    name = "noting"
+
+    def __init__(self, *, by_use):
+        self.by_use = by_use
+        self.kept = {}
+        self.told = []
+
+    def start(self):
+        pass
+
+    def get(self, key):
+        found = asyncio.get_running_loop().create_future()
+        found.set_result(self.kept.get(key))
+        return found
+
+    def put(self, key, sealed, _kept_until):
+        self.kept[key] = sealed
+
+    def used(self, keys):
+        self.told.append(sorted(keys))
+
+    def purges(self):
+        found = asyncio.get_running_loop().create_future()
+        found.set_result({})
+        return found
+
+    def reset(self):
+        pass
+
+    async def flush(self):
+        pass
+
+    close = flush
+
+
+async def test_what_is_found_above_is_told_to_those_below_who_keep_what_is_used():
+    above, below = Noting(by_use=False), Noting(by_use=True)
+    cache = a_cache(above, below)
+    for number in range(4):
+        cache.put(a_key(number), fresh())
+    cache.get_nowait(a_key(0))
+    cache.get_nowait(a_key(0))
+    cache.memory.clear()
+    await cache.get(a_key(1))  # the disk has it
+    del above.kept[a_key(2)]
+    await cache.get(a_key(2))  # it was asked itself
+    cache.get_nowait(a_key("nowhere"))
+    await cache.tell_uses()
+    assert (above.told, below.told) == ([], [sorted([a_key(0), a_key(1)])])
+
+    await cache.tell_uses()
+    assert len(below.told) == 1  # once
+
+
+async def test_many_uses_are_told_by_and_by():
+    below = Noting(by_use=True)
+    cache = a_cache(below)
+    for number in range(450):
+        cache.put(a_key(number), fresh())
+        cache.get_nowait(a_key(number))
+    await cache.tell_uses()
+    assert [len(keys) for keys in below.told] == [200, 200, 50]
+
+
+async def test_uses_are_told_again_and_again_while_it_runs(monkeypatch):
+    monkeypatch.setattr("penstock.cache.cache.USES_TOLD_EVERY", 0.001)
+    below = Noting(by_use=True)
+    cache = a_cache(below)
+    async with running(cache):
+        for count in (1, 2):
+            cache.put(a_key(1), fresh())
+            cache.get_nowait(a_key(1))
+            async with asyncio.timeout(PATIENT):
+                while len(below.told) < count:
+                    await asyncio.sleep(0)
+
+
+async def test_a_tier_in_trouble_is_not_told_what_was_used():
+    below = Noting(by_use=True)
+    cache = a_cache(below)
+    cache.put(a_key(1), fresh())
+    cache.get_nowait(a_key(1))
+    cache.guards[0]._open()
+    await cache.tell_uses()
+    assert not below.told
+
+
+async def test_where_nobody_keeps_what_is_used_uses_are_not_noted(tmp_path):
+    cache = a_cache(DiskTier(tmp_path / "cache.sqlite", 1 << 20))
+    cache.memory.put(a_key(1), fresh())
+    assert cache.get_nowait(a_key(1)) is not None
+    assert cache._used is None
+
+
 @pytest.mark.parametrize("size", [10, 10_000, 1_000_000])
 async def test_what_one_process_keeps_another_finds_below_and_brings_up(below, size):
     one, two = a_cache(below()), a_cache(below())

@@ -452,6 +452,40 @@ async def test_entries_in_redis_expire_by_themselves(redis_for_all):
         assert 50_000 < left <= 60_000
 
 
+@pytest.mark.parametrize("kind", ["redis", "cluster"])
+async def test_redis_learns_what_was_used_without_asking_it(kind, made, request):
+    servers = [request.getfixturevalue("redis_for_all")]
+    if kind == "cluster":
+        servers = request.getfixturevalue("cluster_for_all").servers
+    tier = made()
+
+    async def how_often(number):
+        asked = b"return redis.call('object', 'freq', KEYS[1])"
+        return await tier._ask(b"EVAL", asked, b"1", b"penstock:cache:" + a_key(number))
+
+    async with running(tier):
+        for server in servers:
+            configure(server, "maxmemory-policy", "allkeys-lfu")
+        try:
+            for number in range(6):
+                tier.put(a_key(number), b"x", soon())
+            await tier.flush()
+            before = [await how_often(number) for number in range(6)]
+            tier.used([*map(a_key, range(5)), a_key("gone")])
+            await tier.flush()
+            after = [await how_often(number) for number in range(6)]
+        finally:
+            for server in servers:
+                configure(server, "maxmemory-policy", "noeviction")
+    assert [later - sooner for sooner, later in zip(before, after, strict=True)] == [1, 1, 1, 1, 1, 0]
+
+
+def configure(server, name, value):
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall(f"CONFIG SET {name} {value}\r\n".encode())
+        assert sock.recv(100) == b"+OK\r\n"
+
+
 def visit(path):
     """Another process reads the database, and thinks that it was the last one if nobody else has a lock on it."""
     code = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1]); d.execute('PRAGMA user_version').fetchall(); d.close()"

@@ -18,7 +18,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -59,6 +59,7 @@ class DiskTier:
     """
 
     name = "disk"
+    by_use = False
 
     def __init__(self, path: str | Path, max_bytes: int, now: Callable[[], float] = time.time) -> None:
         self.path = Path(path).absolute()
@@ -106,6 +107,9 @@ class DiskTier:
 
     def remove(self, key: bytes) -> None:
         self._tell("DELETE FROM entries WHERE key = ?", (key,), 100)
+
+    def used(self, keys: Sequence[bytes]) -> None:
+        """Does not matter here: the oldest go, used or not."""
 
     def purged(self, tag: str, at: float) -> None:
         self._tell(_PURGE, (tag, at), 100)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from penstock.cache.tiers.tier import TierStatistics
@@ -35,6 +35,7 @@ class RedisEntries(ABC):
     """
 
     name = "redis"
+    by_use = True
     clusters = False
 
     def __init__(self, url: str, now: Callable[[], float] = time.time) -> None:
@@ -60,6 +61,9 @@ class RedisEntries(ABC):
 
     def remove(self, key: bytes) -> None:
         self._tell(b"DEL", PREFIX + key)
+
+    def used(self, keys: Sequence[bytes]) -> None:
+        self._tell(b"TOUCH", *(PREFIX + key for key in keys))
 
     def claim(self, key: bytes, token: bytes, lifetime: float) -> asyncio.Future[bool]:
         expiry = b"%d" % max(lifetime * 1_000, 1)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import binascii
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from penstock.cache.tiers.redis import SILENT, RedisEntries, flushed
+from penstock.cache.tiers.redis import PREFIX, SILENT, RedisEntries, flushed
 from penstock.net.redis import ERRORS, connect
 from penstock.net.redis_link import LONGEST_PAUSE, Link
 
@@ -103,6 +103,10 @@ class ClusterTier(RedisEntries):
         return self._no_map or next((link.trouble for link in self._links.values() if link.trouble), "")
 
     # ---- commands ----
+
+    def used(self, keys: Sequence[bytes]) -> None:
+        for key in keys:  # each has its own slot, and a command may have one only
+            self._tell(b"TOUCH", PREFIX + key)
 
     def _ask(self, *command: bytes, read: Callable[[Any], Any] | None = None) -> asyncio.Future[Any]:
         found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

@@ -7,6 +7,7 @@ it decides for how long (``cache.guard``), and all else is told and not waited f
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -28,6 +29,8 @@ class Tier(Protocol):
     """Sealed entries by key, kept outside this process and shared with others."""
 
     name: str
+    by_use: bool
+    """Whether it keeps what is used, and so wants to know of uses that it does not see."""
 
     @property
     def answered(self) -> int:
@@ -44,6 +47,9 @@ class Tier(Protocol):
 
     def remove(self, key: bytes) -> None:
         """Forget an entry, soon."""
+
+    def used(self, keys: Sequence[bytes]) -> None:
+        """These were asked for and found nearer, so that this tier was not asked: they are no older than what was."""
 
     def purged(self, tag: str, at: float) -> None:
         """What carries the tag and was asked before then counts no more, for all who share this tier."""
