@@ -176,7 +176,7 @@ async def run(count: int, near: float, seed: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--calls", type=int, default=40_000)
+    parser.add_argument("--calls", type=int, default=20_000)
     parser.add_argument("--near", type=float, default=0.2, help="share of near misses")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()

@@ -1,8 +1,16 @@
+import sys
+import time
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.cache.semantic import _words
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.cache.near_misses import NEAR_MISSES, SAME, passes
+
+from penstock.cache.semantic import _phrasing, _words
 from penstock.cache.semantic.differences import MAX_WORDS, differ, read
 
 
@@ -43,6 +51,24 @@ def difference(one, other):
         ("What is in the file /etc/passwd?", "What is in the file /etc/shadow?", "quoted"),
         ("What does getItem do here?", "What does setItem do here?", "quoted"),
         ("Is 5 < 6 in this?", "Is 5 > 6 in this?", "quoted"),
+        ("What does getItem do here?", "What does GetItem do here?", "quoted"),
+        ("How much is ¥10 in rupees?", "How much is ₩10 in rupees?", "symbols"),
+        ("What is the square of -5?", "What is the square of 5?", "numbers"),
+        ("What is 1,5 kg in pounds?", "What is 15 kg in pounds?", "numbers"),
+        (
+            "Is a harmless green frog in the pond?",
+            "Can there be harmful brown snakes in my garden?",
+            "opposite",
+        ),
+        ("Is an overcooked green pea tasty?", "Can one eat undercooked brown beans on toast?", "opposite"),
+        ("Who did Brutus kill?", "Who killed Brutus?", "wording"),
+        ("Can I take aspirin?", "Should I take aspirin?", "wording"),
+        ("Was it written to John?", "Was it written by John?", "wording"),
+        (
+            "How many calories does a medium raw apple have?",
+            "How many calories does a large baked potato have?",
+            "wording",
+        ),
     ],
 )
 def test_what_decides_is_seen(one, other, what):
@@ -57,6 +83,10 @@ def test_what_decides_is_seen(one, other, what):
         ("Tell me the capital of France", "What's the capital of France?"),
         ("What are 10 dollars in yen?", "What are ten dollars in yen?"),
         ("What is new in version 1,000?", "What is new in version 1000?"),
+        ("How much is $1,000 in yen?", "How much is $1000 in yen?"),
+        ("Is it safe to eat raw eggs?", "I was wondering whether it is safe to eat raw eggs."),
+        ("How do I sort a list in Python?", "How does one sort lists in Python?"),
+        ("Where can I buy a big car?", "Where can I buy a large automobile?"),
         (
             "Which setting switches the screen to dark colours?",
             "How can I turn on the theme for the night?",
@@ -65,6 +95,52 @@ def test_what_decides_is_seen(one, other, what):
 )
 def test_what_may_be_a_paraphrase_is_not_refused(one, other):
     assert difference(one, other) is None
+
+
+@pytest.mark.parametrize("kind", NEAR_MISSES)
+def test_no_near_miss_passes(kind):
+    assert [pair for pair in NEAR_MISSES[kind] if passes(pair) or passes(pair[::-1])] == []
+
+
+def test_most_pairs_that_mean_the_same_pass():
+    assert sum(map(passes, SAME)) >= 42
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("Hi there, could you please tell me how to open it? Thanks a lot!", "how_to open it?"),
+        ("Thanks! How do I open it?", "how_to open it?"),
+        ("How do I say thanks", "how_to say thanks"),
+        ("I would like to know how I can open it", "how_to open it"),
+        ("I want to open it. How do I do that?", "how_to open it?"),
+        ("Is there a way to open my box?", "how_to open the box?"),
+        ("Do you know what the age of Ann is?", "what is the age of Ann"),
+        ("can you tell me if it is open", "is it open"),
+        ("Tell me the age of Ann", "what is the age of Ann"),
+        ("How can you open it?", "How can you open it?"),
+        ("How do you feel?", "How do you feel?"),
+        ("Show me my box", "Show me my box"),
+    ],
+)
+def test_ways_to_begin_and_end_a_question_are_taken_off_it(text, plain):
+    assert _phrasing.core(text).replace(" ?", "?").strip() == plain
+
+
+@pytest.mark.parametrize(
+    "part", ["a", ",", "'", "'a ", "“a", "```", "1", "1,", "aA", "-", "_", " x", ", please"]
+)
+def test_reading_takes_linear_time_whatever_the_text_is(part):
+    def taken(length):
+        begun = time.process_time()
+        read((part * length)[:length], 100_000)
+        return time.process_time() - begun
+
+    assert taken(20_000) < 0.5  # where each letter looks at all others, it takes ten seconds and more
+
+
+def test_a_text_that_is_too_long_for_its_words_is_not_compared():
+    assert read("what is the " + "x" * 41 * MAX_WORDS) is None
 
 
 @pytest.mark.parametrize(

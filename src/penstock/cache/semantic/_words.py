@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def _set(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -26,7 +28,7 @@ FILLERS = _set("""
     may might must to of in on at by for with as into about and or if so then there here
     what which how whats hows way ways please kindly hi hello hey thanks thank just quickly quick tell explain
     describe show give know want need like help let lets get got getting make go possible able anyone somebody
-    someone question wondering wonder curious again really actually exactly also some any
+    someone whether question wondering wonder curious again really actually exactly also some any
     """)
 
 # One of these on one side only, and it is another question.
@@ -34,29 +36,31 @@ DECIDING = _set("""
     not no never none nothing nobody neither nor without cannot hardly barely except unless only but instead
     who whom whose when where why
     before after until since during between within above below over under against versus from off out up down
-    more less most least fewer many much often long far old big
+    more less most least fewer few many much often long far old
     first last next previous every each all both either other another same different
     """)
 
 NEGATIONS = _set("not no never none nothing nobody neither nor without cannot hardly barely except unless")
 
+# Only what is the same whatever it is done to: to "stop" a machine at a provider is not to "terminate" it, and who
+# "resets" a router does not "update" it.
 SYNONYMS = _groups("""
-reset change update modify alter
-remove delete erase drop
-begin start launch
-stop end terminate finish
-buy purchase order
-fix repair mend resolve solve
+change modify alter
+delete erase
+begin start
+end finish
+buy purchase
+fix repair mend
+resolve solve
 choose select pick
 picture image photo
-error failure fault problem issue
-quick fast rapid
+error failure
+problem issue
+fast rapid
 large big
-small little
 price cost
-find locate search
-create make build generate produce
-function method
+find locate
+create generate
 happen occur
 difference distinction
 reason cause
@@ -64,14 +68,22 @@ car automobile
 film movie
 doctor physician
 phone telephone
-email mail
-own have
-show display
-use utilize employ
-method approach technique
-convert transform turn
-answer reply respond
+use utilize
+approach technique
+convert transform
+reply respond
+enable activate
+disable deactivate
 """)
+
+# Words that mean the same beside others only.
+PHRASES = (
+    (
+        re.compile(r"\b(do(?:es)?|can|could|should|would|must|may) one\b(?! (?:of|or|and)\b)", re.IGNORECASE),
+        r"\1 somebody",
+    ),
+    (re.compile(r"\b[Cc]hange(?= (?:(?:my|your|our|the|a) )?(?:[a-z]+ )?password\b)"), "reset"),
+)
 
 ANTONYMS = _pairs("""
 enable activate | disable deactivate
@@ -152,6 +164,26 @@ encoder | decoder
 # What a negating prefix makes of a word is its opposite.
 PREFIXES = ("un", "in", "im", "ir", "il", "dis", "non", "de", "anti", "mis")
 
+# What only number and person make of a word.
+AGREEING = {"does": "do", "has": "have", "are": "is", "am": "is", "were": "was"}
+
+# Words of one stem that are opposites.
+OPPOSITE_BEGINNINGS = (
+    ("hyper", "hypo"),
+    ("over", "under"),
+    ("pre", "post"),
+    ("inter", "intra"),
+    ("in", "out"),
+)
+OPPOSITE_ENDINGS = (("less", "ful"),)
+
+# Words that are something else without their ending.
+WHOLE = _set("""
+    news goods glasses customs means arms works arts woods waters spirits terms scales savings earnings premises
+    manners remains looks forces spectacles physics economics mathematics politics ethics statistics series species
+    airs blues troops pains papers minutes contents damages grounds quarters colours colors times always
+    """)
+
 NUMBERS = {
     word: str(number)
     for number, word in enumerate(
@@ -175,9 +207,6 @@ NUMBERS = {
     "billion": "1000000000",
     "dozen": "12",
     "half": "0.5",
-    "twice": "2",
-    "double": "2",
-    "triple": "3",
     "second": "2nd",
     "third": "3rd",
     "fourth": "4th",
