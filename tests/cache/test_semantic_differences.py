@@ -111,6 +111,7 @@ def test_most_pairs_that_mean_the_same_pass():
     [
         ("Hi there, could you please tell me how to open it? Thanks a lot!", "how_to open it?"),
         ("Thanks! How do I open it?", "how_to open it?"),
+        ("How do I open it Thanks!", "how_to open it"),
         ("How do I say thanks", "how_to say thanks"),
         ("I would like to know how I can open it", "how_to open it"),
         ("I want to open it. How do I do that?", "how_to open it?"),

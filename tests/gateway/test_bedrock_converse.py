@@ -9,7 +9,7 @@ import pytest
 from continuing import MESSAGES, TOKENS, body_for, events_of, simulated, text_of, whole_text
 from serving import call, on_uvloop, until
 
-from penstock.config.model import CandidateConfig, CapabilitiesConfig, ModelConfig
+from penstock.config.model import CandidateConfig, CapabilitiesConfig, ModelConfig, PromptCacheConfig
 from penstock.testing import expected_text
 
 LLAMA, NOVA = "meta.llama3-3-70b-instruct-v1:0", "us.amazon.nova-lite-v1:0"
@@ -22,21 +22,21 @@ FUNCTION = {"type": "function", "function": {"name": "weather", "parameters": SC
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(40)).decode()
 
 
-def models(count, name):
+def models(count, name, **more):
     candidates = [
         CandidateConfig(upstream=f"up{number}", model=name, weight=1.0 if number == 0 else 0.0)
         for number in range(count)
     ]
-    return {"m": ModelConfig(candidates=candidates)}
+    return {"m": ModelConfig(candidates=candidates, **more)}
 
 
-def asked(use, *scripts, model=LLAMA, **more):
+def asked(use, *scripts, model=LLAMA, prompt_cache=None, **more):
     """What ``use`` makes of both clients before such an upstream; the ledger has what was billed."""
 
     async def main():
         chosen = scripts or ("",)
         kinds = ["bedrock"] * len(chosen)
-        named = models(len(chosen), model)
+        named = models(len(chosen), model, prompt_cache=prompt_cache)
         async with simulated(*chosen, kinds=kinds, models=named, **more) as (gateway, port, simulators):
             url = f"http://127.0.0.1:{port}"
             async with (
@@ -179,6 +179,27 @@ def test_what_was_read_from_the_cache_is_billed_as_that():
     answers, _ = asked(use, "cached=3", model=NOVA)
     for answer in answers:
         assert (answer.usage.input_tokens, answer.usage.cache_read_input_tokens) == (2, 3)
+
+
+@pytest.mark.parametrize(("model", "marked"), [(NOVA, {"system"}), (LLAMA, set())])
+def test_a_beginning_that_comes_again_is_marked_where_the_model_keeps_it(model, marked):
+    async def use(claude, gpt):
+        for text in ("one", "two"):
+            await claude.messages.create(
+                model="m",
+                max_tokens=64,
+                system="Be careful. " * 500,
+                messages=[{"role": "user", "content": text}],
+                tools=[TOOL],
+            )
+
+    _, [simulator] = asked(use, model=model, prompt_cache=PromptCacheConfig())
+    bodies = [json.loads(body) for _, _, _, body in simulator._seen]
+    assert "cachePoint" not in str(bodies[0])
+    point = {"cachePoint": {"type": "default"}}
+    assert {part for part in bodies[1] if "cachePoint" in str(bodies[1][part])} == marked
+    if marked:
+        assert bodies[1]["system"] == [*bodies[0]["system"], point]
 
 
 def test_what_converse_cannot_say_is_refused_by_name():

@@ -9,7 +9,7 @@ from penstock.config.model import PromptCacheConfig
 from penstock.ledger.prices import CacheTerms
 from penstock.messages import Call, Endpoint, Tenant
 from penstock.testing import FakeClock
-from penstock.upstream.prompt_cache import LIFETIME, LONG_LIFETIME, MAX_BEGINNINGS, PromptCare
+from penstock.upstream.prompt_cache import LIFETIME, LONG_LIFETIME, MAX_BEGINNINGS, PromptCare, takes_key
 
 LONG = "You are a careful assistant. " * 200  # 1,450 tokens
 numbers = itertools.count()
@@ -25,6 +25,7 @@ class Care:
         self.care = PromptCare(PromptCacheConfig(**config), lambda *_: terms, self.clock.now)
 
     def ask(self, *texts, system=LONG, endpoint=Endpoint.MESSAGES, tenant="t", keyed=True, **more):
+        """``more`` are members of the body; ``messages`` instead of those that are made of the texts."""
         roles = itertools.cycle(("user", "assistant"))
         body = {"messages": [{"role": next(roles), "content": text} for text in texts], **more}
         if system:
@@ -207,3 +208,156 @@ def test_the_shortest_beginning_is_the_models_own():
     care = Care(CacheTerms(minimum=4_096), min_tokens=1_000)
     care.ask("one")
     assert set(care.ask("two")) == {"system"}
+
+
+def test_what_stays_of_a_system_prompt_is_marked_before_what_changes():
+    care = Care()
+    for minute in range(3):
+        changes = care.ask(
+            f"question {minute}",
+            system=[{"type": "text", "text": LONG}, {"type": "text", "text": f"It is 12:0{minute}."}],
+        )
+    assert ["cache_control" in block for block in changes["system"]] == [True, False]
+    assert set(changes) == {"system"}
+
+
+def test_tools_that_come_in_another_order_are_other_tools():
+    care = Care()
+    tools = [{"name": name, "description": LONG} for name in "abc"]
+    for turn in range(30):
+        changes = care.ask(
+            "one", tools=[*tools[turn % 3 :], *tools[: turn % 3]][: 2 + turn % 2], system=f"{turn}"
+        )
+        care.clock.advance(LIFETIME)
+    assert changes == {}
+
+
+def an_agents_turn(number, calls):
+    """What an agent did, and what came of it: one call of each tool."""
+    return [
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "tool_use", "id": f"{number} {one}", "name": "a", "input": {}}
+                for one in range(calls)
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": f"{number} {one}", "content": "x"}
+                for one in range(calls)
+            ],
+        },
+    ]
+
+
+@pytest.mark.parametrize(("calls", "marked"), [(1, [2]), (9, [2]), (10, [0, 2]), (30, [0, 2])])
+def test_where_a_turn_has_many_blocks_the_end_of_the_prompt_before_is_marked_too(calls, marked):
+    care = Care()
+    talk = [{"role": "user", "content": LONG}]
+    care.ask(messages=talk)
+    changes = care.ask(messages=[*talk, *an_agents_turn(1, calls)])
+    assert [at for at, turn in enumerate(changes["messages"]) if "cache_control" in str(turn)] == marked
+
+
+def test_there_are_never_more_than_four_marks():
+    care = Care(CacheTerms(write_1h=2.0))
+    rand = random.Random(5)
+    talk = [{"role": "user", "content": [{"type": "text", "text": LONG}]}]
+    for number in range(200):
+        care.clock.advance(rand.choice([1.0, 400.0]))
+        system = [
+            {"type": "text", "text": LONG},
+            {"type": "text", "text": f"{number // 3}"},
+            {"type": "text", "text": "end"},
+        ]
+        tools = [{"name": f"{name}", "description": LONG} for name in range(3)]
+        changes = care.ask(messages=talk, system=system, tools=tools)
+        marks = json.dumps(changes).count('"cache_control"')
+        assert marks <= 3
+        ordered = json.dumps([changes.get(part) for part in ("tools", "system", "messages")])
+        hours = ['"1h"' in mark[:50] for mark in ordered.split('"cache_control"')[1:]]
+        assert hours == sorted(hours, reverse=True)  # one for minutes may not stand before one for the hour
+        talk = [*talk, *an_agents_turn(number, rand.randrange(1, 30))] if len(talk) < 30 else talk[:1]
+
+
+def test_a_chats_key_is_its_system_prompts_too_where_there_are_tools():
+    care = Care()
+    tools = [{"type": "function", "function": {"name": "a", "description": LONG}}]
+    keys = {
+        care.ask(text, endpoint=Endpoint.CHAT, system=system, tools=tools)["prompt_cache_key"]
+        for system in ("You cook.", "You sew.")
+        for text in ("one", "two")
+    }
+    assert len(keys) == 2
+
+
+def test_who_refuses_what_he_does_not_know_gets_no_key():
+    hosts = ("api.openai.com", "localhost", "api.mistral.ai", "mistral.ai", "notmistral.ai", "api.groq.com")
+    assert [takes_key(host) for host in hosts] == [True, True, False, False, True, False]
+
+
+def converse(care, messages, model="anthropic.claude-sonnet-4-v1:0", **more):
+    body = {"messages": messages, **more}
+    fields = {name: msgspec.Raw(json.dumps(value).encode()) for name, value in body.items()}
+    call = a_call(Endpoint.MESSAGES)
+    changes = care.care.points(call, fields, "up", model)
+    return {name: json.loads(value) for name, value in changes.items()}
+
+
+POINT = {"cachePoint": {"type": "default"}}
+TOOLS = {"tools": [{"toolSpec": {"name": "a", "description": LONG}}], "toolChoice": {"auto": {}}}
+
+
+def test_converse_gets_its_own_marks():
+    care = Care()
+    talk = [{"role": "user", "content": [{"text": LONG}]}]
+    system = [{"text": LONG}, {"text": "S"}]
+    assert converse(care, talk, system=system, toolConfig=TOOLS) == {}
+    talk += [
+        {"role": "assistant", "content": [{"text": "yes"}]},
+        {"role": "user", "content": [{"text": "and?"}]},
+    ]
+    assert converse(care, talk, system=system, toolConfig=TOOLS) == {
+        "system": [*system, POINT],
+        "messages": [*talk[:-1], {"role": "user", "content": [{"text": "and?"}, POINT]}],
+    }
+    assert converse(care, talk[:1], system=[{"text": "other"}], toolConfig=TOOLS)["toolConfig"] == {
+        "tools": [*TOOLS["tools"], POINT],
+        "toolChoice": {"auto": {}},
+    }
+
+
+def test_nova_takes_no_mark_after_its_tools():
+    care = Care()
+    for number in range(3):
+        talk = [{"role": "user", "content": [{"text": f"{number}"}]}]
+        changes = converse(
+            care, talk, "us.amazon.nova-pro-v1:0", system=[{"text": f"{number}"}], toolConfig=TOOLS
+        )
+    assert changes == {}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"system": [{"text": LONG}, POINT]},
+        {"toolConfig": {"tools": [*TOOLS["tools"], POINT]}},
+        {"messages": [{"role": "user", "content": [{"text": LONG}, POINT]}]},
+    ],
+)
+def test_a_request_to_converse_with_marks_of_its_own_is_left_as_it_is(more):
+    care = Care()
+    body = {"messages": [{"role": "user", "content": [{"text": LONG}]}], "system": [{"text": LONG}], **more}
+    assert [converse(care, **body) for _ in range(2)] == [{}, {}]
+
+
+def test_what_converse_does_not_keep_takes_no_mark():
+    care = Care()
+    talk = [
+        {"role": "user", "content": [{"text": LONG}]},
+        {"role": "assistant", "content": [{"reasoningContent": {"reasoningText": {"text": "x"}}}]},
+    ]
+    assert [converse(care, talk) for _ in range(2)] == [{}, {}]
+    assert converse(care, 3) == {}

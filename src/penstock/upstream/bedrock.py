@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
+import msgspec
+
 from penstock.config.model import TimeoutConfig
 from penstock.errors import UpstreamBroken
 from penstock.generation.log import Generation
@@ -22,7 +24,7 @@ from penstock.upstream.prompt_cache import PromptCare
 from penstock.upstream.streamed import Frames, StreamTransfer
 from penstock.upstream.transfer import Transfer
 from penstock.upstream.whole import PlainTransfer
-from penstock.wire import boundary, converse, usage
+from penstock.wire import boundary, converse, request, usage
 from penstock.wire.cloud import invoked, segment
 from penstock.wire.conversation import Prompt
 from penstock.wire.event_stream import MEDIA_TYPE, EventStream
@@ -108,11 +110,17 @@ class BedrockUpstream(CloudUpstream):
     def encode(
         self, call: Call, transfer: Transfer, model: str, care: PromptCare | None = None
     ) -> tuple[bytes, bytes]:
-        """As for every upstream; what is asked by Converse is marked for its prompt cache by the caller alone."""
+        """As for every upstream."""
         if not self._converses(model):
             return super().encode(call, transfer, model, care)
         _expect_converse(transfer)
         body = converse.encode_prompt(_prompt(call, model))
+        if care is not None and converse.keeps_prompts(model):
+            fields = request.members(body)
+            if changes := care.points(call, fields, self.name, model):
+                body = msgspec.json.encode(
+                    {**fields, **{name: msgspec.Raw(text) for name, text in changes.items()}}
+                )
         return self._request(call, Endpoint.MESSAGES, b"", model, body)
 
     def continued(

@@ -33,7 +33,7 @@ from penstock.upstream.credentials import Credentials, credentials
 from penstock.upstream.job import Herald, Job
 from penstock.upstream.ladder import How, Point, spliced
 from penstock.upstream.opaque import OpaqueTransfer
-from penstock.upstream.prompt_cache import PromptCare
+from penstock.upstream.prompt_cache import PromptCare, takes_key
 from penstock.upstream.run import Run, of_response
 from penstock.upstream.streamed import StreamTransfer
 from penstock.upstream.transfer import Transfer
@@ -232,7 +232,7 @@ class HTTPUpstream:
         body = self._body(call, job.endpoint, job.translation, model)
         if care is not None:
             fields = request.members(body)
-            keyed = self._speaks is not _ANTHROPIC
+            keyed = self._speaks is not _ANTHROPIC and takes_key(self.origin.host)
             changes = care.changes(call, job.endpoint, fields, self.name, model, keyed=keyed)
             if changes:
                 body = request.rewritten(fields, model, changes)

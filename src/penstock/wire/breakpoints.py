@@ -8,7 +8,7 @@ one beginning to one machine.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 
@@ -16,9 +16,10 @@ from penstock.messages import JSON, Endpoint
 from penstock.wire.not_json import NOT_JSON
 
 _raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_value = msgspec.json.Decoder().decode
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 _MARKABLE = frozenset({"text", "image", "document", "tool_use", "tool_result"})
+_INSTRUCTING = frozenset({"system", "developer"})
 _NULL = b"null"
 
 
@@ -29,18 +30,45 @@ class Lifetime(enum.Enum):
     HOUR = "1h"
 
 
-_MARKS: dict[Lifetime, JSON] = {
-    Lifetime.MINUTES: {"type": "ephemeral"},
-    Lifetime.HOUR: {"type": "ephemeral", "ttl": "1h"},
+_MARKS = {
+    Lifetime.MINUTES: b'{"type":"ephemeral"}',
+    Lifetime.HOUR: b'{"type":"ephemeral","ttl":"1h"}',
 }
 
 
 class Parts(msgspec.Struct, frozen=True):
-    """A prompt, undecoded: ``tools`` and ``system`` are empty where there are none."""
+    """A prompt, undecoded: ``tools`` and ``system`` are empty where there are none.
+
+    ``system`` has one text, or its blocks.
+    """
 
     tools: bytes
-    system: bytes
+    system: tuple[bytes, ...]
     messages: tuple[bytes, ...]
+
+
+class Marks(msgspec.Struct, frozen=True):
+    """Where marks are put; a provider takes four at most.
+
+    ``system``: after which block of the system prompt; ``turns``: after which turns, from the end (-1 is the last one),
+    in order.
+    """
+
+    tools: Lifetime | None = None
+    system: tuple[int, Lifetime] | None = None
+    turns: tuple[tuple[int, Lifetime], ...] = ()
+
+
+class _Head(msgspec.Struct):
+    """What tells whether a block, a tool or a turn can be marked."""
+
+    type: str | None = None
+    text: str | None = None
+    role: str | None = None
+    defer_loading: JSON = None
+
+
+_head = msgspec.json.Decoder(_Head).decode
 
 
 def parts_of(endpoint: Endpoint, fields: Mapping[str, msgspec.Raw]) -> Parts | None:
@@ -50,11 +78,33 @@ def parts_of(endpoint: Endpoint, fields: Mapping[str, msgspec.Raw]) -> Parts | N
         system, messages = fields.get("instructions"), fields.get("input")
     if messages is None:
         return None
+    turns = _items(messages)
+    blocks = _items(system) if system is not None and _given(system) else ()
+    if endpoint is Endpoint.CHAT and turns and _instructs(turns[0]):
+        blocks, turns = turns[:1], turns[1:]
+    return Parts(_given(fields.get("tools")), blocks, turns)
+
+
+def _items(value: msgspec.Raw) -> tuple[bytes, ...]:
     try:
-        turns = tuple(bytes(turn) for turn in _raws(messages))
+        return tuple(bytes(item) for item in _raws(value))
     except NOT_JSON:
-        turns = (bytes(messages),)
-    return Parts(_given(fields.get("tools")), _given(system), turns)
+        return (bytes(value),)
+
+
+def blocks_of(turn: bytes) -> int:
+    """How many blocks of content a turn has; 1 where that cannot be told."""
+    try:
+        return max(len(_raws(_members(turn)["content"])), 1)
+    except (*NOT_JSON, KeyError):
+        return 1
+
+
+def _instructs(turn: bytes) -> bool:
+    try:
+        return _head(turn).role in _INSTRUCTING
+    except NOT_JSON:
+        return False
 
 
 def _given(value: msgspec.Raw | None) -> bytes:
@@ -62,43 +112,74 @@ def _given(value: msgspec.Raw | None) -> bytes:
     return b"" if text == _NULL else text
 
 
-def marked(
-    parts: Parts, *, tools: Lifetime | None, system: Lifetime | None, last: Lifetime | None
-) -> dict[str, bytes]:
-    """The members of an Anthropic body that change when marks are put after some of the parts.
+def marked(parts: Parts, marks: Marks) -> dict[str, bytes]:
+    """The members of an Anthropic body that change when marks are put; all else in them keeps its bytes.
 
-    A part that cannot be marked is left as it is.  Of two marks the first may not be the shorter-lived one.
+    A part that cannot be marked is left as it is.
     """
     changes: dict[str, bytes] = {}
-    try:
-        if tools and parts.tools:
-            some = _value(parts.tools)
-            if isinstance(some, list) and some and isinstance(some[-1], dict):
-                some[-1]["cache_control"] = _MARKS[tools]
-                changes["tools"] = _encode(some)
-        if system and parts.system:
-            blocks = _with_mark(_value(parts.system), _MARKS[system])
-            if blocks is not None:
-                changes["system"] = _encode(blocks)
-        if last and parts.messages:
-            turn = _value(parts.messages[-1])
-            content = _with_mark(turn.get("content"), _MARKS[last]) if isinstance(turn, dict) else None
-            if content is not None:
-                turn["content"] = content
-                turns: Sequence[msgspec.Raw] = [msgspec.Raw(one) for one in parts.messages[:-1]]
-                changes["messages"] = _encode([*turns, turn])
-    except NOT_JSON:
-        return {}
+    if marks.tools and parts.tools and (tools := _with_tool_marked(parts.tools, _MARKS[marks.tools])):
+        changes["tools"] = tools
+    if marks.system and parts.system:
+        at, lifetime = marks.system
+        blocks = _with_block_marked(parts.system, at, _MARKS[lifetime])
+        if blocks is not None:
+            changes["system"] = blocks
+    turns = list(parts.messages)
+    for at, lifetime in marks.turns:
+        if -at <= len(turns) and (turn := _with_turn_marked(turns[at], _MARKS[lifetime])):
+            turns[at] = turn
+            changes["messages"] = b""
+    if "messages" in changes:
+        changes["messages"] = b"[%b]" % b",".join(turns)
     return changes
 
 
-def _with_mark(content: JSON, mark: JSON) -> JSON:
-    """Blocks of which the last one is marked; None: it cannot be."""
-    if isinstance(content, str):
-        return [{"type": "text", "text": content, "cache_control": mark}] if content else None
-    if not isinstance(content, list) or not content or not isinstance(content[-1], dict):
+def _with_tool_marked(tools: bytes, mark: bytes) -> bytes | None:
+    """The last one that is loaded at once is marked: the others are no part of the prompt, and take no mark."""
+    try:
+        some = [bytes(tool) for tool in _raws(tools)]
+        for at in reversed(range(len(some))):
+            if not _head(some[at]).defer_loading:
+                some[at] = _with_mark(some[at], mark)
+                return b"[%b]" % b",".join(some)
+    except NOT_JSON:
+        pass
+    return None
+
+
+def _with_turn_marked(turn: bytes, mark: bytes) -> bytes | None:
+    try:
+        members = _members(turn)
+        content = members.get("content")
+        if content is None:
+            return None
+        blocks = _with_block_marked(_items(content), -1, mark)
+        return None if blocks is None else _encode({**members, "content": msgspec.Raw(blocks)})
+    except NOT_JSON:
         return None
-    last = content[-1]
-    if last.get("type") not in _MARKABLE or last.get("text") == "":
+
+
+def _with_block_marked(blocks: tuple[bytes, ...], at: int, mark: bytes) -> bytes | None:
+    """Blocks of which one is marked, or one text as a block with a mark; None: it cannot be."""
+    some = list(blocks)
+    if not some or not -len(some) <= at < len(some):
         return None
-    return [*content[:-1], {**last, "cache_control": mark}]
+    block = some[at].strip()
+    if block.startswith(b'"'):
+        if len(some) > 1 or block == b'""':
+            return None
+        return b'[{"type":"text","text":%b,"cache_control":%b}]' % (block, mark)
+    try:
+        head = _head(block)
+    except NOT_JSON:
+        return None
+    if head.type not in _MARKABLE or head.text == "":
+        return None
+    some[at] = _with_mark(block, mark)
+    return b"[%b]" % b",".join(some)
+
+
+def _with_mark(item: bytes, mark: bytes) -> bytes:
+    """An object with one member more, which stands last."""
+    return b'%b,"cache_control":%b}' % (item.strip()[:-1], mark)

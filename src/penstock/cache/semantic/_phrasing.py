@@ -23,6 +23,7 @@ _ONE = r"(?:you|anyone|anybody|someone|somebody)"
 _POLITE = _all(
     (r"[\s,]{0,9}\b(?:please|kindly)\b[\s,:]{0,9}", " "),
     (r"(?<=[.!?,;])\s*(?:thanks|thank you|thx)(?: so much| very much| a lot| in advance)?[\s.!]*$", ""),
+    (r"\s(?-i:Thanks|Thank you)(?: so much| very much| a lot| in advance)?!\s*$", ""),
     (r"\bwhat's\b", "what is"),
     (r"\b(who|where|when|how|it|that|there|here)'s\b", r"\1 is"),
     (r"\b(\w+)'re\b", r"\1 are"),
