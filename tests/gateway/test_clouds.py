@@ -8,7 +8,7 @@ import pytest
 from continuing import MESSAGES, TOKENS, body_for, events_of, simulated, text_of, whole_text
 from serving import call, on_uvloop, until
 
-from penstock.config.model import CapabilitiesConfig
+from penstock.config.model import CandidateConfig, CapabilitiesConfig, ModelConfig, PromptCacheConfig
 from penstock.testing import expected_text
 
 KINDS = ["bedrock", "vertex"]
@@ -91,6 +91,29 @@ def test_what_bedrock_is_sent():
     assert "stream" not in body
     assert b"anthropic-beta" not in headers
     assert headers[b"authorization"] == b"Bearer key"
+
+
+@pytest.mark.parametrize(
+    ("name", "marked"),
+    [
+        ("anthropic.claude-sonnet-4-20250514-v1:0", True),
+        ("arn:aws:bedrock:eu-west-1:1:application-inference-profile/x", True),  # whose it is, nobody can tell
+        ("anthropic.claude-3-5-sonnet-20240620-v1:0", False),
+    ],
+)
+def test_bedrock_is_sent_marks_for_models_that_keep_prompts(name, marked):
+    async def use(claude, gpt):
+        for text in ("one", "two"):
+            said = [{"role": "user", "content": text}]
+            await claude.messages.create(model="m", max_tokens=64, system="Be kind. " * 800, messages=said)
+
+    candidate = CandidateConfig(upstream="up0", model=name)
+    models = {"m": ModelConfig(candidates=[candidate], prompt_cache=PromptCacheConfig())}
+    _, [simulator] = asked(use, "bedrock", models=models)
+    assert ["cache_control" in str(json.loads(body)["system"]) for *_, body in simulator._seen] == [
+        False,
+        marked,
+    ]
 
 
 def test_what_vertex_is_sent():

@@ -240,6 +240,25 @@ def test_models_that_keep_no_prompts_get_no_marks():
     assert body["messages"] == [{"role": "user", "content": [{"text": "a"}]}]
 
 
+@pytest.mark.parametrize(
+    ("model", "keeps"),
+    [
+        ("us.anthropic.claude-sonnet-4-5-20250929-v1:0", True),
+        ("anthropic.claude-3-7-sonnet-20250219-v1:0", True),
+        ("anthropic.claude-3-5-haiku-20241022-v1:0", True),
+        ("anthropic.claude-3-5-sonnet-20240620-v1:0", False),
+        ("anthropic.claude-3-haiku-20240307-v1:0", False),
+        ("anthropic.claude-v2:1", False),
+        ("anthropic.claude-instant-v1", False),
+        ("amazon.nova-pro-v1:0", True),
+        ("meta.llama3-3-70b-instruct-v1:0", False),
+        ("arn:aws:bedrock:eu-west-1:1:application-inference-profile/x", False),
+    ],
+)
+def test_which_models_keep_prompts(model, keeps):
+    assert converse.keeps_prompts(model) == keeps
+
+
 def test_no_limit_is_made_up():
     assert "inferenceConfig" not in of_chat()
 

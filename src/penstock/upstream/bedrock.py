@@ -112,7 +112,7 @@ class BedrockUpstream(CloudUpstream):
     ) -> tuple[bytes, bytes]:
         """As for every upstream."""
         if not self._converses(model):
-            return super().encode(call, transfer, model, care)
+            return super().encode(call, transfer, model, None if converse.keeps_none(model) else care)
         _expect_converse(transfer)
         body = converse.encode_prompt(_prompt(call, model))
         if care is not None and converse.keeps_prompts(model):

@@ -11,7 +11,7 @@ which https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Conver
 from penstock.wire.converse.answer import decode_answer
 from penstock.wire.converse.further import prefilled, prompted
 from penstock.wire.converse.message import ConverseStream, message_of
-from penstock.wire.converse.model import is_anthropics, keeps_prompts, speaks_converse
+from penstock.wire.converse.model import is_anthropics, keeps_none, keeps_prompts, speaks_converse
 from penstock.wire.converse.prompt import encode_prompt
 from penstock.wire.converse.stream import StreamDecoder
 
@@ -21,6 +21,7 @@ __all__ = [
     "decode_answer",
     "encode_prompt",
     "is_anthropics",
+    "keeps_none",
     "keeps_prompts",
     "message_of",
     "prefilled",

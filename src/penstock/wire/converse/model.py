@@ -11,6 +11,8 @@ import re
 # [place.]vendor.model: what stands behind the last slash of an ARN, or the id itself.
 _NAMED = re.compile(r"(?:[a-z-]+\.)?[a-z0-9]+\.[a-z][\w.:-]*", re.IGNORECASE | re.ASCII)
 _ANTHROPICS = re.compile(r"(?:^|[./])anthropic\.|claude", re.IGNORECASE)
+# Anthropic's from before Bedrock kept prompts, or for which it keeps them in a preview only.
+_KEEPS_NONE = re.compile(r"claude-(?:v\d|instant|3-(?:opus|sonnet|haiku|5-sonnet))", re.IGNORECASE)
 _NOVA = re.compile(r"\bnova-", re.IGNORECASE)
 _NOVA_2 = re.compile(r"\bnova-2-", re.IGNORECASE)
 _TAKES_EFFORT = re.compile(r"gpt-oss|kimi", re.IGNORECASE)
@@ -29,11 +31,18 @@ def speaks_converse(model: str) -> bool:
 
 
 def keeps_prompts(model: str) -> bool:
-    """Whether it takes a ``cachePoint``; the others refuse requests with one.
+    """Whether it takes marks for its prompt cache at Bedrock; the others refuse requests with one.
 
     https://docs.aws.amazon.com/bedrock/latest/userguide/prompt-caching.html, "Supported models"
     """
-    return is_anthropics(model) or _NOVA.search(model) is not None
+    if is_anthropics(model):
+        return not keeps_none(model)
+    return _NOVA.search(model) is not None
+
+
+def keeps_none(model: str) -> bool:
+    """Whether it is one of Anthropic's that refuses marks at Bedrock, as far as its id tells."""
+    return _KEEPS_NONE.search(model) is not None
 
 
 def top_k_of(model: str, top_k: int) -> dict[str, object] | None:
