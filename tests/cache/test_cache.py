@@ -127,8 +127,11 @@ async def test_what_is_found_above_is_told_to_those_below_who_keep_what_is_used(
     del above.kept[a_key(2)]
     await cache.get(a_key(2))  # it was asked itself
     cache.get_nowait(a_key("nowhere"))
+    entry = fresh()
+    cache.put(a_key(4), entry)
+    assert cache.holds(a_key(4), entry)
     await cache.tell_uses()
-    assert (above.told, below.told) == ([], [sorted([a_key(0), a_key(1)])])
+    assert (above.told, below.told) == ([], [sorted([a_key(0), a_key(1), a_key(4)])])
 
     await cache.tell_uses()
     assert len(below.told) == 1  # once

@@ -144,6 +144,8 @@ class Cache:
         if self.memory.get(key) is not entry or (self._purges and self._was_purged(key, entry)):
             return False
         self.hits[self.memory.name] += 1
+        if self._used is not None:
+            self._used.add(key)
         return True
 
     async def get(self, key: bytes) -> Entry | None:
