@@ -29,7 +29,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.cache.hit_cost import free_port, process, run, wait_for
+from benchmarks.cache.hit_cost import free_port, process, quantile, run, wait_for
 from benchmarks.cache.prefetch import arrivals
 from benchmarks.gateway import install
 from benchmarks.gateway.upstream import ANSWER
@@ -191,10 +191,8 @@ def row(name: str, calls: Sequence[Call], asked: int, all_of_them: int) -> str:
     hits = [call.latency * 1e3 for call in warm if call.hit]
     misses = [call.latency * 1e3 for call in warm if not call.hit]
     mean = statistics.fmean(call.latency * 1e3 for call in warm)
-    return (
-        f"| {name} | {100 * len(hits) / len(warm):.1f} | {mean:.1f} | {statistics.median(hits):.2f} "
-        f"| {statistics.median(misses):.0f} | {asked:,} of {all_of_them:,} |"
-    )
+    cells = " | ".join(f"{quantile(some, share):.2f}" for some in (hits, misses) for share in (0.5, 0.99))
+    return f"| {name} | {100 * len(hits) / len(warm):.1f} | {mean:.1f} | {cells} | {asked:,} of {all_of_them:,} |"
 
 
 def main() -> None:
@@ -208,8 +206,8 @@ def main() -> None:
     print(
         f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {given.calls:,} calls, upstream {given.miss:.0f} ms\n"
     )
-    print("| | hits, % | mean, ms | median of a hit, ms | of a miss, ms | calls of the upstream |")
-    print("|---|--:|--:|--:|--:|--:|")
+    print("| | hits, % | mean, ms | a hit, ms: median | p99 | a miss: median | p99 | calls of the upstream |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|")
     for name in given.systems:
         port = free_port()
         command = "import sys, asyncio; from benchmarks.cache.articles import upstream; "
