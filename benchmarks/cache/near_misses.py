@@ -182,6 +182,7 @@ NEAR_MISSES: Mapping[str, Sequence[Pair]] = {
         ("How do I write a poem?", "Write a poem"),
         ("What can I eat with diabetes?", "Can I eat with diabetes?"),
         ("Why would I use it?", "How would I use it?"),
+        ("Which is it?", "What is it?"),
         ("How should I vote?", "How do I vote?"),
         ("Explain the joke", "What is the joke?"),
         ("Can you show me the door?", "What is the door?"),

@@ -85,7 +85,6 @@ _ASKING = _all(
     (r"^(explain|describe)\b(.+?) to (?:me|us)\b[.?!]*$", r"\1\2"),
     (r"^give me the\b", "what is the"),
     (r"^what are\b", "what is"),
-    (r"^which (?:is|are)\b", "what is"),
     (r"^what is (.+?) like\b", r"how is \1"),
 )
 
