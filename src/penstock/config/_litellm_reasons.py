@@ -12,7 +12,7 @@ _DATABASE = "keys, teams and budgets in LiteLLM's database are not read; its key
 _CALLBACK = "Penstock has no callbacks; it has a ledger, metrics and a log"
 _CACHE = "which answers are kept is said for each model (`cache`), and where, at the top; see docs/caching.md"
 _COOLDOWN = "an upstream that fails is left in peace where it has a `breaker`; see docs/flow.md"
-_BUDGET = "say whose it is, under `limits`: keys, tenants or tiers, by day or month; see docs/flow.md"
+_BUDGET = "say whose it is, under `limits`: keys, tenants, tiers, models or upstreams, by day or month; see docs/flow.md"
 _AT_ONCE = "how many calls an upstream gets at once is its `concurrency`; see docs/flow.md"
 
 REASONS = {
@@ -38,6 +38,7 @@ REASONS = {
     "alerting": "alerts are made of metrics; see docs/metrics.md",
     "max_budget": _BUDGET,
     "budget_duration": _BUDGET,
+    "provider_budget_config": "what an upstream may be paid is its budget under `limits.upstreams`; see docs/flow.md",
     "max_parallel_requests": _AT_ONCE,
     "global_max_parallel_requests": _AT_ONCE,
     "api_version": _VERSION,
