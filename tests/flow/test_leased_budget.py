@@ -138,7 +138,7 @@ def test_together_they_spend_the_budget_and_at_most_one_call_each_beyond(seed, c
         return beyond / world.price, (limit - world.total) / world.price
 
     beyond, unused = asyncio.run(main())
-    assert beyond <= 0
+    assert beyond <= count  # most often 0: only a process that is new to the account may be too trusting
     assert unused < 2  # of calls: little lies idle that one could have had
 
 
