@@ -119,14 +119,15 @@ def test_what_can_be_read_cannot_be_written(path, method):
     assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
 
 
-def test_openais_paths_are_there_without_their_version_too():
-    listed, one, wrong, slash, file, key = asked(
+def test_paths_are_there_without_their_version_too():
+    listed, one, wrong, slash, file, key, message = asked(
         ("/models", "GET"),
         ("/models/org/large", "GET"),
         ("/chat/completion", "POST"),
         ("/embeddings/", "POST"),
         ("/files", "GET"),
         ("/modelsx", "GET"),
+        ("/messages", "POST"),
     )
     assert [model["id"] for model in listed.json()["data"]] == ["m", "org/large"]
     assert one.json()["id"] == "org/large"
@@ -137,13 +138,14 @@ def test_openais_paths_are_there_without_their_version_too():
         "there is no /v1/files here: the configuration has no files.directory",
         "there is no /modelsx here",
     ]
+    assert message.json()["error"]["details"]["error_code"] == "invalid_json"  # it is there, and wants a body
     assert asked(("/models", "GET"), keys=["m"]).status == 401
 
 
 @pytest.mark.parametrize(
     ("path", "hint"),
     [
-        ("/messages", "; /v1/messages is: the base URL must end in /v1"),
+        ("/v1/messages/", "; /v1/messages is, with no more slashes than that"),
         ("/v1/chat/completions/", "; /v1/chat/completions is, with no more slashes than that"),
         ("//v1//embeddings", "; /v1/embeddings is, with no more slashes than that"),
         (

@@ -237,6 +237,14 @@ def test_what_only_anthropic_knows_is_refused_by_name(members, param):
     assert param in caught.value.message
 
 
+def test_a_thread_is_refused_in_the_words_by_which_sdks_go_on_without_one():
+    """Anthropic's tool runners ask for one unasked, and know this code alone."""
+    with pytest.raises(Untranslatable) as caught:
+        prompt(thread={"type": "create"})
+    assert caught.value.code == "thread_unsupported_request"
+    assert caught.value.param == "thread"
+
+
 @pytest.mark.parametrize(
     ("given", "member"),
     [
@@ -584,7 +592,7 @@ def test_defaults_are_not_said():
         ({"temperature": 1.5}, "temperature"),
         ({"output": OutputFormat("json_object")}, "response_format"),
         ({"output": OutputFormat("json_schema")}, "response_format.json_schema"),
-        ({"turns": (Turn("user", (Text("x"),), "ann"),)}, "messages"),
+        ({"turns": (Turn("assistant", (), "ann"), Turn("assistant", (), "bob"), USER)}, "messages"),
         ({"turns": (said("user", Audio("AA", "wav")),)}, "messages"),
         ({"turns": (said("user", Image(url="x", detail="low")),)}, "messages"),
         ({"turns": (said("user", Image(data="AA", media_type="image/tiff")),)}, "messages"),
@@ -671,6 +679,22 @@ def test_stop_reasons(stop, reason):
     assert read.content[0].text == "no"
     if stop != "content_filter":
         assert anthropic.decode_answer(anthropic.encode_answer(made)).stop == stop
+
+
+def test_a_text_without_citations_does_not_speak_of_them():
+    """Vercel's AI SDK takes a list or nothing."""
+    made = Answer(
+        id="a",
+        model="m",
+        parts=(Text("x"), Refusal("no"), Text("y", citations=({"url": "u"},))),
+        stop="stop",
+        usage=Usage(),
+    )
+    assert json.loads(anthropic.encode_answer(made))["content"] == [
+        {"type": "text", "text": "x"},
+        {"type": "text", "text": "no"},
+        {"type": "text", "text": "y", "citations": [{"url": "u"}]},
+    ]
 
 
 def test_arguments_that_are_no_object_are_the_upstreams_fault():

@@ -27,7 +27,7 @@ _VERSIONS = re.compile("^(/v1)+(?=/)")
 _ON_DISK = re.compile("/v1/(files|uploads|blocks|batches)(/|$)")  # paths that are there if files are kept
 # OpenAI's, as its SDK asks for them where a base URL lacks the /v1; other proxies have them there, too.
 _UNVERSIONED = re.compile(
-    "/(chat|completions|embeddings|responses|moderations|images|audio|models|files|uploads|batches)(/|$)"
+    "/(chat|completions|embeddings|responses|messages|moderations|images|audio|models|files|uploads|batches)(/|$)"
 )
 
 _JSON = [(b"content-type", b"application/json")]

@@ -134,10 +134,10 @@ def encode_answer(answer: Answer) -> bytes:
 
 
 def _block(part: Part, stop: StopReason) -> JSON:
-    if isinstance(part, Text):
-        return {"type": "text", "text": part.text, "citations": list(part.citations) or None}
-    if isinstance(part, Refusal):
-        return {"type": "text", "text": part.text, "citations": None}
+    if isinstance(part, Text) and part.citations:
+        return {"type": "text", "text": part.text, "citations": list(part.citations)}
+    if isinstance(part, Text | Refusal):
+        return {"type": "text", "text": part.text}  # no null: Vercel's AI SDK takes none
     if isinstance(part, Thinking):
         return thinking_block(part)
     if isinstance(part, ToolCall):

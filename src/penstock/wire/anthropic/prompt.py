@@ -11,7 +11,7 @@ import msgspec
 
 from penstock.errors import BadRequest, Untranslatable
 from penstock.messages import JSON
-from penstock.wire import left_out, members, own, thinking
+from penstock.wire import left_out, members, own, speakers, thinking
 from penstock.wire.conversation import (
     Audio,
     Document,
@@ -33,6 +33,10 @@ from penstock.wire.not_json import NOT_JSON
 
 # ---- caller's body -> Prompt -----------------------------------------------------------------------
 
+THREADS_UNSUPPORTED = "thread_unsupported_request"
+"""Anthropic's code for a thread that the request cannot have: by it the tool runners of Anthropic's SDKs, which ask for
+one unasked, know to go on without."""
+
 
 def decode_prompt(body: bytes) -> Prompt:
     """What a caller's body asks for.
@@ -45,6 +49,12 @@ def decode_prompt(body: bytes) -> Prompt:
     asked.only("inference_geo", "global", why="the upstream does not let its place be chosen")
     asked.only("speed", "standard", why="the upstream has one speed")
     _keeps_all(asked.object("context_management"))
+    if asked.raw("thread") is not None:
+        raise Untranslatable(
+            "thread cannot be translated: the upstream of this model keeps no conversations",
+            param="thread",
+            code=THREADS_UNSUPPORTED,
+        )
     turns: list[Turn] = []
     if system := _system(asked):
         turns.append(Turn("system", system))
@@ -348,15 +358,16 @@ def encode_prompt(prompt: Prompt) -> bytes:
     """
     own.refuse(prompt)
     _refuse(prompt)
+    turns = speakers.in_words(prompt.turns)
     front = 0
-    while front < len(prompt.turns) and prompt.turns[front].role in ("system", "developer"):
+    while front < len(turns) and turns[front].role in ("system", "developer"):
         front += 1
     body: dict[str, JSON] = {"model": prompt.model}
     think, effort, limit = _thinking(prompt)
     body["max_tokens"] = limit
-    if system := [part for turn in prompt.turns[:front] for part in turn.parts]:
+    if system := [part for turn in turns[:front] for part in turn.parts]:
         body["system"] = _write_system(system)
-    body["messages"] = _write_messages(prompt.turns[front:], prompt.model)
+    body["messages"] = _write_messages(turns[front:], prompt.model)
     if prompt.tools:
         body["tools"] = [_write_tool(tool) for tool in prompt.tools]
         if (choice := _write_tool_choice(prompt)) is not None:
@@ -449,10 +460,6 @@ def _write_messages(turns: tuple[Turn, ...], model: str) -> list[JSON]:
     messages: list[tuple[str, list[JSON]]] = []
     takes_system = _TAKES_SYSTEM_MESSAGES.search(model) is not None
     for index, turn in enumerate(turns):
-        if turn.name:
-            raise Untranslatable(
-                "a name beside a message's role cannot be translated: Anthropic has none", param="messages"
-            )
         role = turn.role
         if role in ("system", "developer"):
             following = next(

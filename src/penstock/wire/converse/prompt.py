@@ -7,7 +7,7 @@ import re
 
 from penstock.errors import Untranslatable
 from penstock.messages import JSON
-from penstock.wire import members, thinking
+from penstock.wire import members, speakers, thinking
 from penstock.wire.anthropic.prompt import SYSTEM_MARK, arguments_of
 from penstock.wire.conversation import (
     Audio,
@@ -58,14 +58,15 @@ def encode_prompt(prompt: Prompt) -> bytes:
     :raises Untranslatable: the prompt has something that Converse has no word for
     """
     _refuse(prompt)
+    turns = speakers.in_words(prompt.turns)
     front = 0
-    while front < len(prompt.turns) and prompt.turns[front].role in ("system", "developer"):
+    while front < len(turns) and turns[front].role in ("system", "developer"):
         front += 1
     writer = _Writer(keeps_prompts(prompt.model))
     body: dict[str, JSON] = {}
-    if system := [block for turn in prompt.turns[:front] for block in writer.texts(turn)]:
+    if system := [block for turn in turns[:front] for block in writer.texts(turn)]:
         body["system"] = system
-    body["messages"] = writer.messages(prompt.turns[front:])
+    body["messages"] = writer.messages(turns[front:])
     if (tools := writer.tools(prompt)) is not None:
         body["toolConfig"] = tools
     inference = {
@@ -192,10 +193,6 @@ class _Writer:
         """Turns of one role that follow each other become one: roles must alternate."""
         messages: list[tuple[str, list[JSON]]] = []
         for turn in turns:
-            if turn.name:
-                raise Untranslatable(
-                    "a name beside a message's role cannot be translated: Converse has none", param="messages"
-                )
             if turn.role in ("system", "developer"):
                 before, after = SYSTEM_MARK
                 words = "\n".join(block["text"] for block in self.texts(turn) if "text" in block)
