@@ -329,6 +329,49 @@ def test_logprobs_are_asked_for_by_include_or_by_number():
     assert prompt(include=["reasoning.encrypted_content"]).logprobs is None
 
 
+AGENTS = {
+    "type": "namespace",
+    "name": "agents",
+    "description": "For agents.",
+    "tools": [{**WEATHER, "name": "spawn"}, {**TIME, "name": "close"}],
+}
+
+
+def test_a_function_in_a_namespace_has_one_name_for_an_upstream():
+    """Codex has such tools, and Codex's labels go with every request of its."""
+    found = prompt(tools=[WEATHER, AGENTS], client_metadata={"thread_id": "t"})
+    assert [tool.name for tool in found.tools] == ["weather", "agents__spawn", "agents__close"]
+    assert found.tools[1].description == "For agents.\n\nTell the weather"
+    assert found.tools[2].description == ""
+
+
+def test_a_call_in_a_namespace_is_said_as_the_upstream_said_it():
+    call = {
+        "type": "function_call",
+        "call_id": "c",
+        "name": "close",
+        "arguments": "{}",
+        "namespace": "agents",
+    }
+    result = {"type": "function_call_output", "call_id": "c", "output": "done", "namespace": "agents"}
+    assert turns(call, result, tools=[AGENTS]) == (
+        Turn("assistant", (ToolCall("c", "agents__close", "{}"),)),
+        Turn("user", (ToolResult("c", (Text("done"),)),)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("members", "param"),
+    [
+        ({"name": ""}, "tools[0].name"),
+        ({"tools": 7}, "tools[0].tools"),
+        ({"tools": [7]}, "tools[0].tools"),
+    ],
+)
+def test_a_malformed_namespace_names_the_member(members, param):
+    assert refused(BadRequest, tools=[{**AGENTS, **members}]).param == param
+
+
 # ---- what is refused ----
 
 
@@ -379,7 +422,6 @@ def test_what_cannot_be_translated_is_refused_by_name(members, param, says):
         "shell",
         "apply_patch",
         "custom",
-        "namespace",
         "tool_search",
     ],
 )
@@ -389,6 +431,8 @@ def test_hosted_and_custom_tools_are_refused_by_name(kind):
     assert kind in error.message
     allowed = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": kind}]}
     assert kind in refused(tools=[WEATHER], tool_choice=allowed).message
+    inside = {"type": "namespace", "name": "n", "tools": [{"type": kind, "name": "x"}]}
+    assert refused(tools=[inside]).param == "tools[0].tools[0].type"
 
 
 @pytest.mark.parametrize(
@@ -416,10 +460,6 @@ def test_hosted_and_custom_tools_are_refused_by_name(kind):
         ),
         ({"role": "user", "content": "x", "name": "n"}, "input[0].name"),
         ({"role": "assistant", "content": "x", "phase": "commentary"}, "input[0].phase"),
-        (
-            {"type": "function_call", "call_id": "c", "name": "n", "arguments": "", "namespace": "ns"},
-            "input[0].namespace",
-        ),
         (
             {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_audio"}]},
             "input[0].output[0].type",

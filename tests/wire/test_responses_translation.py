@@ -7,6 +7,7 @@ import pytest
 from penstock.errors import BadRequest, Untranslatable
 from penstock.messages import Dialect, Endpoint
 from penstock.wire.translate import translation
+from penstock.wire.unfold import unfold
 
 BODY = {
     "model": "alias",
@@ -159,3 +160,36 @@ def test_what_the_upstreams_dialect_cannot_say_is_refused():
     body, way = translated(Dialect.ANTHROPIC, include=["message.output_text.logprobs"])
     with pytest.raises(Untranslatable):
         way.request(body, "real")
+
+
+@pytest.mark.parametrize("dialect", [Dialect.OPENAI, Dialect.ANTHROPIC])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_call_of_a_function_in_a_namespace_says_so(dialect, streamed):
+    group = {"type": "namespace", "name": "agents", "tools": [{"type": "function", "name": "close"}]}
+    body = json.dumps({**BODY, "tools": [group, {"type": "function", "name": "agents__f"}]}).encode()
+    made = translation(Endpoint.RESPONSES, dialect, body, "gen_1")
+    calls = []
+    for name in ("agents__close", "agents__f"):
+        if dialect is Dialect.ANTHROPIC:
+            content = [{"type": "tool_use", "id": "c", "name": name, "input": {}}]
+            answer = {**MESSAGE, "content": content, "stop_reason": "tool_use"}
+        else:
+            call = {"id": "c", "type": "function", "function": {"name": name, "arguments": "{}"}}
+            message = {"role": "assistant", "content": None, "tool_calls": [call]}
+            answer = {**CHAT, "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}
+        if streamed:
+            stream = made.stream("alias")
+            endpoint = Endpoint.MESSAGES if dialect is Dialect.ANTHROPIC else Endpoint.CHAT
+            given = unfold(endpoint, json.dumps(answer).encode(), include_usage=True)
+            frames = [written for each in given for written in stream.feed(each)]
+            items = [
+                json.loads(each.split(b"data: ")[1])["item"] for each in frames if b"output_item." in each
+            ]
+            assert {item["name"] for item in items} == {items[0]["name"]}
+            calls.append(items[-1])
+        else:
+            calls += json.loads(made.answer(json.dumps(answer).encode(), "alias"))["output"]
+    assert [(call.get("namespace"), call["name"]) for call in calls] == [
+        ("agents", "close"),
+        (None, "agents__f"),
+    ]

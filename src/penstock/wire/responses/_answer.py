@@ -67,7 +67,8 @@ def _item(
 ) -> Item:
     part = group[0]
     if isinstance(part, ToolCall):
-        return call_of(part, part.arguments or NO_ARGUMENTS, item_id(FunctionCall, answer, index), status)
+        id_ = item_id(FunctionCall, answer, index)
+        return call_of(part, part.arguments or NO_ARGUMENTS, id_, status, settings)
     if isinstance(part, Thinking):
         id_ = item_id(Reasoning, answer, index)
         return reasoning_of(part, id_, status, as_summary=settings.reasoning_as_summary)

@@ -57,6 +57,7 @@ class FunctionCall(msgspec.Struct, frozen=True, tag="function_call"):
     call_id: str
     name: str
     arguments: str = ""
+    namespace: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Reasoning(msgspec.Struct, frozen=True, tag="reasoning"):
@@ -95,7 +96,10 @@ NO_ARGUMENTS: Final = "{}"
 """A model that calls a tool without arguments may write nothing, but clients parse what it wrote."""
 
 
-def call_of(call: ToolCall, arguments: str, id_: str, status: ItemStatus) -> FunctionCall:
+def call_of(call: ToolCall, arguments: str, id_: str, status: ItemStatus, settings: Settings) -> FunctionCall:
+    """``settings``: of the request, which says whether the function stands in a namespace."""
+    if (found := settings.namespaces.get(call.name)) is not None:
+        return FunctionCall(id_, status, call.id, found[1], arguments, found[0])
     return FunctionCall(id_, status, call.id, call.name, arguments)
 
 

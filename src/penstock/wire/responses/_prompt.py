@@ -31,6 +31,7 @@ from penstock.wire.conversation import (
     Turn,
 )
 from penstock.wire.not_json import NOT_JSON
+from penstock.wire.responses._namespaces import flat, flat_name
 from penstock.wire.responses._reasoning import unseal
 
 LEFT_OUT: Final = {
@@ -39,6 +40,7 @@ LEFT_OUT: Final = {
     "include, of what hosted tools found": "hosted tools are refused, so there is nothing to include",
     "max_tool_calls": "counts calls of hosted tools, of which there are none",
     "metadata": "labels; the response object repeats them",
+    "client_metadata": "labels of the client's (Codex's), for the provider's own logs",
     "store": "nothing is stored; the response object says so",
     "stream_options.include_obfuscation": "only pads frames",
     "prompt_cache_options, prompt_cache_retention": "a cache changes cost and delay, never the answer",
@@ -105,6 +107,7 @@ class _Body(_Strict):
     service_tier: str | None = None
     store: bool | None = None
     metadata: dict[str, str] | None = None
+    client_metadata: JSON = None
     background: bool | None = None
     previous_response_id: str | None = None
     conversation: JSON = None
@@ -303,7 +306,7 @@ class _AllowedTools(_Strict):
 
 
 def _tools(wanted: _Body) -> tuple[tuple[Tool, ...], ToolChoice | None]:
-    tools = tuple(_tool(tool, f"tools[{index}]") for index, tool in enumerate(wanted.tools or ()))
+    tools = tuple(_tool(tool, where, name) for tool, where, name in flat(wanted.tools or (), "tools"))
     choice = wanted.tool_choice
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
         tools, choice = _allowed(tools, choice)
@@ -315,7 +318,7 @@ def _tools(wanted: _Body) -> tuple[tuple[Tool, ...], ToolChoice | None]:
     return tools, chosen
 
 
-def _tool(tool: Object, where: str) -> Tool:
+def _tool(tool: Object, where: str, upstreams: str) -> Tool:
     kind = tool.get("type")
     if kind != "function":
         raise Untranslatable(
@@ -329,7 +332,7 @@ def _tool(tool: Object, where: str) -> Tool:
         if getattr(function, name):
             raise _no_equivalent(f"{where}.{name.rstrip('_')}")
     return Tool(
-        name=function.name,
+        name=upstreams or function.name,
         parameters=function.parameters or {"type": "object", "properties": {}},
         description=function.description or "",
         strict=function.strict,
@@ -403,7 +406,7 @@ class _FunctionCallOutput(_Strict):
     id: str | None = None
     status: Status | None = None
     name: str | None = None  # said by call_id as well
-    namespace: str | None = None
+    namespace: str | None = None  # so is this
     caller: Object | None = None
 
 
@@ -443,13 +446,13 @@ def _add_item(turns: _Turns, item: Object, where: str) -> None:
         turns.message(message.role, _content(message, where))
     elif kind == "function_call":
         call = _converted(_FunctionCall, item, where)
-        _refuse_namespaces(call, where)
+        _refuse_callers(call, where)
         if call.async_:
             raise _no_equivalent(f"{where}.async")
-        turns.said(ToolCall(call.call_id, call.name, call.arguments))
+        turns.said(ToolCall(call.call_id, flat_name(call.namespace, call.name), call.arguments))
     elif kind == "function_call_output":
         output = _converted(_FunctionCallOutput, item, where)
-        _refuse_namespaces(output, where)
+        _refuse_callers(output, where)
         turns.result(ToolResult(output.call_id, _result_parts(output.output, f"{where}.output")))
     elif kind == "reasoning":
         _add_reasoning(turns, _converted(_ReasoningItem, item, where), where)
@@ -466,9 +469,7 @@ def _add_item(turns: _Turns, item: Object, where: str) -> None:
         )
 
 
-def _refuse_namespaces(item: _FunctionCall | _FunctionCallOutput, where: str) -> None:
-    if item.namespace is not None:
-        raise _no_equivalent(f"{where}.namespace")
+def _refuse_callers(item: _FunctionCall | _FunctionCallOutput, where: str) -> None:
     if item.caller not in (None, {"type": "direct"}):
         raise _no_equivalent(f"{where}.caller")
 

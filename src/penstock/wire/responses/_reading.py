@@ -36,6 +36,7 @@ class ItemHead(msgspec.Struct):
     id: str = ""
     call_id: str = ""
     name: str = ""
+    namespace: str | None = None
     arguments: str = ""
 
 

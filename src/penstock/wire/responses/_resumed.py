@@ -99,6 +99,8 @@ class ResumedEncoder(StreamEncoder):
         if item.type == "message":
             self._pending = Message
         elif item.type == "function_call":
+            if item.namespace:
+                raise UpstreamBroken("a call in a namespace cannot be continued")
             self._pending = FunctionCall
             self._part = ToolCall(item.call_id, item.name, "")
             if item.arguments:

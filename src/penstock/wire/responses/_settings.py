@@ -8,6 +8,7 @@ import msgspec
 
 from penstock.errors import BadRequest
 from penstock.wire.not_json import NOT_JSON
+from penstock.wire.responses._namespaces import namespaces_of
 
 NULL: Final = msgspec.Raw(b"null")
 _AUTO: Final = msgspec.Raw(b'"auto"')
@@ -43,6 +44,11 @@ class Settings(msgspec.Struct, frozen=True):
         for name, default in _DEFAULTS.items():
             if bytes(getattr(self, name)) == b"null":
                 msgspec.structs.force_setattr(self, name, default)
+
+    @property
+    def namespaces(self) -> dict[str, tuple[str, str]]:
+        """Namespace and name of each function that has one, by the name that the upstream knows."""
+        return namespaces_of(self.tools)
 
     @property
     def reasoning_as_summary(self) -> bool:

@@ -286,7 +286,7 @@ class StreamEncoder:
         item: Item
         if isinstance(part, ToolCall):
             self._id = item_id(FunctionCall, self._answer, index)
-            item = call_of(part, "", self._id, "in_progress")
+            item = call_of(part, "", self._id, "in_progress", self._settings)
         elif isinstance(part, Thinking):
             self._id = item_id(Reasoning, self._answer, index)
             item = Reasoning(self._id, "in_progress")
@@ -311,7 +311,7 @@ class StreamEncoder:
         text = "".join(self._pieces)
         part = self._part
         if isinstance(part, ToolCall):
-            return call_of(part, text, self._id, status)
+            return call_of(part, text, self._id, status, self._settings)
         if isinstance(part, Thinking):
             whole = Thinking(text, self._signature, part.redacted)
             return reasoning_of(whole, self._id, status, as_summary=self._summary)
