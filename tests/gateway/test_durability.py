@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import time
 
 import pytest
@@ -374,6 +375,25 @@ def test_a_background_response_is_found_and_cancelled_only_by_its_tenant(durable
     assert (found["id"], found["status"]) == (promised["id"], "completed")
     assert found["output"][0]["content"][0]["text"] == "abc"
     assert unknown == 404
+
+
+def test_a_conversation_goes_on_in_another_process(durable):
+    """Which asks its upstream for all of it, though it has seen the end alone."""
+
+    async def main():
+        script = [Step.REQUEST, plain(COMPLETION)]
+        async with two([script, script], durable) as ((gateway, here), (_, there), upstream):
+            body = {"model": "m", "input": "first"}
+            made = (await call(here, body, "/v1/responses")).json()
+            await stored(gateway)
+            more = {"model": "m", "input": "second", "previous_response_id": made["id"]}
+            unknown = {**more, "previous_response_id": "resp_" + "0" * 32}
+            statuses = [(await call(there, each, "/v1/responses")).status for each in (more, unknown)]
+            return statuses, json.loads(upstream.received[1].partition(b"\r\n\r\n")[2])["messages"]
+
+    statuses, asked = on_uvloop(main)
+    assert statuses == [200, 400]
+    assert [one["content"] for one in asked] == ["first", "hi", "second"]
 
 
 def test_what_is_deleted_while_it_runs_is_deleted_in_the_store_too(durable, caplog):

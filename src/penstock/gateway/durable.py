@@ -185,6 +185,10 @@ class Durable:
             if self._producing.registry.get(record.id) is present:
                 return present  # else its last reader here left just now, and it was let go
         generation = self._create(record, _call_of(record, self._producing.clock.now()))
+        if (
+            generation.endpoint is Endpoint.RESPONSES
+        ):  # a conversation may go on from it: its request is kept, too
+            self._producing.registry.bind(generation, ("restored", generation.id))
         try:
             await keeper.restore(record, generation)
         except StoreUnavailable as error:

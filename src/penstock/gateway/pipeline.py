@@ -38,7 +38,7 @@ from penstock.gateway import stored
 from penstock.gateway.cascade import Cascades
 from penstock.gateway.durable import Durable
 from penstock.gateway.repeats import Repeats
-from penstock.gateway.stages import attach, join
+from penstock.gateway.stages import attach, join, recall
 from penstock.gateway.stages.admit import Admission, settle
 from penstock.gateway.stages.authenticate import Keyring
 from penstock.gateway.stages.call import Abandoned, Production
@@ -113,6 +113,8 @@ class Pipeline:
         try:
             router = self.snapshot.router
             call = decode(endpoint, exchange.headers, exchange.whole_body(), tenant, self.clock.now(), router)
+            if endpoint is _RESPONSES:
+                recall.recall(call, self.registry, self.snapshot.config.listener.max_body_bytes)
             policy = router.tidying(call.model)
             if policy is not None and (left := tidy(call, policy)) is not None:
                 self.recorder.left_out(left)
@@ -169,6 +171,18 @@ class Pipeline:
 
     def _find(self, exchange: Exchange, call: Call) -> None:
         """The log to read, if it is there already: attach and lookup."""
+        if call.endpoint is _RESPONSES and self.durable is not None and recall.lacking(call):
+            self.soon(self._waiting_for(self._recall_stored(exchange, call, self.durable), exchange, call))
+        else:
+            self._find_whole(exchange, call)
+
+    async def _recall_stored(self, exchange: Exchange, call: Call, durable: Durable) -> None:
+        most = self.snapshot.config.listener.max_body_bytes
+        await recall.recall_stored(call, self.registry, durable, most)
+        self._find_whole(exchange, call)
+
+    def _find_whole(self, exchange: Exchange, call: Call) -> None:
+        """The same, of a call that names no other any more."""
         generation = attach.find(call, self.registry, call.received)
         if generation is not None:
             self._attach(exchange, call, generation)

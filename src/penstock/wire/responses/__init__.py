@@ -4,7 +4,8 @@ An upstream that has the API itself is passed through, and of this package only 
 matter.  Any other upstream is asked in its own dialect, and the answer is written as a response object
 or a stream of response events.  Such an upstream keeps no state, and neither does a translation:
 
-- ``previous_response_id``, ``conversation``, ``prompt`` and references to stored items are refused;
+- ``previous_response_id`` and references to items are refused unless the gateway itself still has what they
+  name (:mod:`._history`), ``conversation`` and ``prompt`` always;
 - ``background`` is the gateway's own affair: it runs the call without readers, and no upstream is told;
 - ``store`` is accepted, because OpenAI's default is true and every client would break; the response
   object says ``"store": false``;
@@ -19,6 +20,7 @@ from penstock.wire.responses._answer import encode_answer
 from penstock.wire.responses._asked import Asked
 from penstock.wire.responses._events import SUCCESSFUL_EVENTS, TERMINAL_EVENTS
 from penstock.wire.responses._fold import fold_stream
+from penstock.wire.responses._history import Earlier, goes_on, named, whole
 from penstock.wire.responses._prompt import decode_prompt
 from penstock.wire.responses._reading import StreamDecoder
 from penstock.wire.responses._resumed import ResumedEncoder
@@ -37,6 +39,7 @@ __all__ = [
     "SUCCESSFUL_EVENTS",
     "TERMINAL_EVENTS",
     "Asked",
+    "Earlier",
     "ResumedEncoder",
     "Settings",
     "StreamDecoder",
@@ -44,11 +47,14 @@ __all__ = [
     "decode_prompt",
     "encode_answer",
     "fold_stream",
+    "goes_on",
     "id_in",
     "id_of",
+    "named",
     "read_settings",
     "sequence_number",
     "told_as",
     "unfold_body",
+    "whole",
     "without_answer",
 ]

@@ -126,7 +126,8 @@ class _Body(_Strict):
 _decode_body = msgspec.json.Decoder(_Body).decode
 
 _NEED_STATE: Final = {
-    "previous_response_id": "the upstream of this model keeps no responses; send the whole conversation as input",
+    "previous_response_id": "no such response is kept here, and the upstream of this model keeps none; send the whole "
+    "conversation as input",
     "conversation": "the upstream of this model keeps no conversations; send the whole conversation as input",
     "prompt": "the upstream of this model keeps no prompt templates; send the prompt's text as input",
 }
@@ -458,7 +459,8 @@ def _add_item(turns: _Turns, item: Object, where: str) -> None:
         _add_reasoning(turns, _converted(_ReasoningItem, item, where), where)
     elif kind == "item_reference" or (kind is None and set(item) == {"id"}):
         raise Untranslatable(
-            f"{where} refers to a stored item, and the upstream of this model keeps none; send the item itself",
+            f"{where} refers to an item that is not kept here, and the upstream of this model keeps none; send "
+            "the item itself",
             param=where,
         )
     elif kind is None:
