@@ -189,6 +189,10 @@ soak: $(VENV)/.with-tests  ## ten minutes of mixed load: memory must stay flat, 
 chaos: $(VENV)/.with-tests  ## ten thousand calls, a worker killed each minute: no answer is lost, and the books are right
 	$(PYTHON) -m benchmarks.chaos $(ARGS)
 
+.PHONY: frameworks
+frameworks: $(VENV)/.with-tests  ## a round of each agent framework and coding agent, installed anew; ARGS="ai codex"
+	$(PYTHON) -m benchmarks.frameworks $(ARGS)
+
 .PHONY: clean
 clean:  ## remove environments, caches and builds
 	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
