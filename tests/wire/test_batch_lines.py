@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from penstock.messages import Endpoint
@@ -74,6 +74,7 @@ def test_the_last_stream_of_two_counts_as_it_does_in_the_pipeline():
 
 
 @given(st.text(max_size=50).filter(lambda text: text.isprintable()), st.binary(max_size=200))
+@example("", b'"\x80"')
 def test_a_result_is_one_line_whatever_the_answer_is(custom_id, body):
     text = answered_line("batch_1", custom_id, 200, "gen_1", body)
     assert text.count(b"\n") == 1

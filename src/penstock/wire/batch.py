@@ -136,7 +136,7 @@ def _one_line(body: bytes) -> bytes:
     if b"\n" in body or b"\r" in body:
         body = body.replace(b"\r", b" ").replace(b"\n", b" ")
     try:
-        _any(body)
+        _any(body.decode())  # as text: of bytes within strings it would not be seen that they are none
     except NOT_JSON:  # an upstream's answer that is no JSON, kept as text
         return _encode(body.decode("utf-8", "replace"))
     return body
