@@ -82,7 +82,7 @@ def test_nobody_goes_on_from_anothers_response():
         return [await respond(port, "second", made, key=key) for key in ("b", "a")]
 
     keys = [KeyConfig(name=name, hash=hash_key(name), tenant=name) for name in "ab"]
-    (foreign, own), asked = served(ANSWER * 2, test, keys=keys)
+    (foreign, own), asked = served(ANSWER * 3, test, keys=keys)
     assert (foreign.status, foreign.json()["error"]["param"]) == (400, "previous_response_id")
     assert own.status == 200
     assert len(asked) == 2
@@ -93,7 +93,7 @@ def test_what_is_not_kept_is_refused():
         made = (await respond(port, "first")).json()["id"]
         return [await respond(port, "second", each) for each in (made, "resp_" + "0" * 32)]
 
-    answers, asked = served(ANSWER, test, generations=GenerationsConfig(kept_for=0))
+    answers, asked = served(ANSWER * 3, test, generations=GenerationsConfig(kept_for=0))
     assert [(one.status, one.json()["error"]["code"]) for one in answers] == [(400, "untranslatable")] * 2
     assert len(asked) == 1
 
@@ -103,6 +103,6 @@ def test_a_conversation_that_is_too_long_is_refused():
         made = (await respond(port, "first" * 100)).json()["id"]
         return await respond(port, "second" * 50, made)
 
-    answer, asked = served(ANSWER, test, listener=ListenerConfig(max_body_bytes=700))
+    answer, asked = served(ANSWER * 2, test, listener=ListenerConfig(max_body_bytes=700))
     assert (answer.status, answer.json()["error"]["code"]) == (413, "body_too_large")
     assert len(asked) == 1

@@ -185,9 +185,8 @@ class Durable:
             if self._producing.registry.get(record.id) is present:
                 return present  # else its last reader here left just now, and it was let go
         generation = self._create(record, _call_of(record, self._producing.clock.now()))
-        if (
-            generation.endpoint is Endpoint.RESPONSES
-        ):  # a conversation may go on from it: its request is kept, too
+        if generation.endpoint is Endpoint.RESPONSES:
+            # A conversation may go on from it: what has a name keeps its request.
             self._producing.registry.bind(generation, ("restored", generation.id))
         try:
             await keeper.restore(record, generation)

@@ -88,6 +88,7 @@ class Pipeline:
         self.lookup: Lookup | None = None  # None: no answer of any model is kept
         self.durable: Durable | None = None  # None: no answer outlives this process
         self.repeats = Repeats(self)
+        self.recalls = False  # whether a response was made here that its upstream could not go on from
         self.waiting: set[asyncio.Task[None]] = (
             set()
         )  # for the cache's lower tiers, or for stored generations
@@ -113,7 +114,7 @@ class Pipeline:
         try:
             router = self.snapshot.router
             call = decode(endpoint, exchange.headers, exchange.whole_body(), tenant, self.clock.now(), router)
-            if endpoint is _RESPONSES:
+            if endpoint is _RESPONSES and (self.recalls or self.durable is not None):
                 recall.recall(call, self.registry, self.snapshot.config.listener.max_body_bytes)
             policy = router.tidying(call.model)
             if policy is not None and (left := tidy(call, policy)) is not None:
@@ -454,6 +455,7 @@ class Pipeline:
         """Where the upstream made the response's id, it is known when the first event is there."""
         response_id = responses.id_in(first, stream=generation.stream)
         if response_id:
+            self.recalls = self.recalls or response_id.endswith(generation.id.removeprefix("gen_"))
             self.registry.bind(generation, ("response", generation.tenant, response_id))
             if self.durable is not None:
                 self.durable.name_response(generation, response_id)
