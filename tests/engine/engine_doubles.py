@@ -69,6 +69,8 @@ class LetterBackend:
             defaults=Sampling(),
         )
         self.tokenizer = LetterTokenizer()
+        self.prepared = []
+        self.unfit = ""  # why rules are refused
         self.added = []  # numbers, in their order
         self.cancelled = []
         self.running = {}
@@ -89,6 +91,11 @@ class LetterBackend:
     def release(self):
         self._held = False
         self._allowed.release()
+
+    def prepare(self, sampling):
+        if self.unfit:
+            raise CannotTake(self.unfit)
+        self.prepared.append(sampling)
 
     def add(self, number, prompt, sampling):
         if self.refuse:

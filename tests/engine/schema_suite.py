@@ -9,7 +9,9 @@ import pytest
 from backend_suite import NUMBERS, compute
 from test_engine_regex import RULED
 from test_engine_schema import GOOD, TREE
+from test_gbnf import JSON
 
+from penstock.engine import gbnf, lark
 from penstock.engine.backend import CannotTake, Sampling
 from penstock.engine.regex import any_of
 from penstock.engine.regex import compiled as compiled_regex
@@ -27,6 +29,20 @@ PERSON = {
     "additionalProperties": False,
 }
 LONG = 400
+NESTED = gbnf.read('root ::= "(" x ")"\nx ::= root | [a-z]{1,3} | x "+" x')
+PLAIN = {
+    "gbnf": gbnf.read('root ::= "\\"yes\\" \\\\ " x{2} | "漢" [^a-z\\n]{1,3}\nx ::= [&-~] | "\\u00e9" | ""'),
+    "lark": lark.read('start: NAME ("," NAME)~1..3\nNAME: /[a-z]{1,3}/\n%ignore /[ \\/]/'),
+    "any": gbnf.read('root ::= .{4} "\\x07"'),
+}
+"""Grammars without a rule that needs itself: what Python makes of them is the oracle."""
+
+
+def is_nested(text):
+    begins = text.startswith("(")
+    while (shorter := re.sub(r"\([a-z]{1,3}(\+[a-z]{1,3})*\)", "a", text)) != text:
+        text = shorter
+    return begins and text == "a"
 
 
 def ruled(schema, seed=None, limit=LONG, **more):
@@ -64,6 +80,36 @@ class SchemaSuite:
         asked = [Sampling(max_tokens=60, temperature=1.0, seed=seed, regex=rule) for seed in range(4)]
         for text, _, finish in said(backend, *asked):
             assert finish == "length" or re.fullmatch(expression, text, re.ASCII)
+
+    @pytest.mark.parametrize("kind", PLAIN)
+    def test_every_kind_of_grammar(self, backend, kind):
+        rule = PLAIN[kind]
+        asked = [Sampling(max_tokens=80, temperature=1.0, seed=seed, grammar=rule) for seed in range(6)]
+        for text, _, finish in said(backend, *asked):
+            assert finish == "length" or re.fullmatch(rule.regex(), text)
+
+    def test_a_grammar_that_needs_itself(self, backend):
+        asked = [Sampling(max_tokens=60, temperature=1.0, seed=seed, grammar=NESTED) for seed in range(8)]
+        told = said(backend, *asked)
+        assert all(finish == "length" or is_nested(text) for text, _, finish in told)
+        assert any(finish == "stop" for _, _, finish in told)
+
+    def test_a_grammar_for_json(self, backend):
+        rule = gbnf.read(JSON)
+        asked = [Sampling(max_tokens=80, temperature=1.0, seed=seed, grammar=rule) for seed in range(6)]
+        for text, _, finish in said(backend, *asked):
+            assert text.startswith("{")
+            assert finish == "length" or isinstance(json.loads(text), dict)
+
+    def test_a_rule_is_prepared_once_and_used_by_several_from_their_beginning(self, backend):
+        rule = Sampling(max_tokens=20, temperature=0.0, grammar=gbnf.read('root ::= "penstock"'))
+        backend.prepare(rule)
+        assert [text for text, _, _ in said(backend, rule, rule)] == ["penstock"] * 2
+
+    def test_what_cannot_be_prepared_costs_nobody_anything(self, backend):
+        with pytest.raises(CannotTake, match="cannot be used"):
+            backend.prepare(Sampling(max_tokens=4, regex="(a"))
+        assert said(backend, ruled({"const": 1}))[0][0] == "1"
 
     def test_a_choice(self, backend):
         texts = ["yes", "no (really)", "漢 a.b|c"]

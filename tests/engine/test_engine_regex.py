@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.engine.regex import MAX_DEPTH, MAX_LETTERS, any_of, compiled
+from penstock.engine.pattern import MAX_DEPTH
+from penstock.engine.regex import MAX_LETTERS, any_of, compiled
 from penstock.errors import BadRequest
 
 RULED = [

@@ -7,12 +7,14 @@ import re
 
 import pytest
 from backend_suite import BackendSuite, compute, greedy, small
+from schema_suite import NESTED, PLAIN, is_nested
 from test_engine_regex import RULED
 from test_engine_schema import GOOD
+from test_gbnf import JSON
 
 from penstock.config.model import LocalConfig
-from penstock.engine import demo
-from penstock.engine.backend import Sampling
+from penstock.engine import demo, gbnf
+from penstock.engine.backend import CannotTake, Sampling
 from penstock.engine.model_dir import inspect
 from penstock.engine.regex import compiled as compiled_regex
 from penstock.engine.request import read
@@ -78,6 +80,57 @@ def test_an_expression_rules_the_answer(backend, prompt, expression):
     for ids, _, finish in compute(backend, (prompt, greedy(40, **rule)), *((prompt, one) for one in drawn)):
         text = backend.tokenizer.decode(ids)
         assert finish == "length" or re.fullmatch(expression, text, re.ASCII)
+
+
+def said_by_grammar(backend, prompt, grammar, limit=40):
+    """Texts that ended, greedy and drawn."""
+    backend.prepare(greedy(limit, grammar=grammar))
+    drawn = [
+        Sampling(max_tokens=limit, temperature=1.0, seed=seed, grammar=grammar)
+        for seed in range(6)  # as many as it takes for one to end
+    ]
+    told = compute(backend, (prompt, greedy(limit, grammar=grammar)), *((prompt, one) for one in drawn))
+    return [backend.tokenizer.decode(ids) for ids, _, finish in told if finish == "stop"]
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_a_grammar_rules_the_answer(backend, prompt, kind):
+    """Python's own reading of the same as an expression is the oracle."""
+    texts = said_by_grammar(backend, prompt, PLAIN[kind])
+    assert texts
+    assert [text for text in texts if not re.fullmatch(PLAIN[kind].regex(), text)] == []
+
+
+def test_a_grammar_that_needs_itself_rules_the_answer(backend, prompt):
+    texts = said_by_grammar(backend, prompt, NESTED)
+    assert texts
+    assert all(map(is_nested, texts))
+
+
+def test_llama_cpps_grammar_for_json_rules_the_answer(backend, prompt):
+    for text in said_by_grammar(backend, prompt, gbnf.read(JSON), 120):
+        assert isinstance(json.loads(text), dict)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"regex": "(a"}, {"schema": '{"type": "nothing"}'}, {"schema": '{"$ref": "#/$defs/x"}'}], ids=str
+)
+def test_a_rule_that_the_library_refuses_costs_nobody_an_answer(backend, prompt, bad):
+    """Within a step it would: no later one succeeds then."""
+    with pytest.raises(CannotTake, match=r"the rule cannot be used: .+"):
+        backend.prepare(greedy(4, **bad))
+    ((ids, _, finish),) = compute(backend, (prompt, greedy(4, ignore_eos=True)))
+    assert (len(ids), finish) == (4, "length")
+
+
+def test_a_rule_is_compiled_once_and_beside_the_steps(backend, prompt, monkeypatch):
+    rule = greedy(4, regex="penstock|turbine")
+    backend.prepare(rule)
+    monkeypatch.setattr(backend._rules, "_pipeline", None)
+    backend.prepare(rule)
+    assert backend._rules._pipeline is None  # nobody asked for another
+    backend.prepare(greedy(4, regex="gate|lake"))
+    assert backend._rules._pipeline is not None
 
 
 @pytest.mark.parametrize("name", ["guided_choice", "structured_outputs"])

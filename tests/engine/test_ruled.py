@@ -58,17 +58,44 @@ def test_any_object(members):
 
 
 @pytest.mark.parametrize(
-    "members", [{}, {"response_format": {"type": "text"}}, {"structured_outputs": {}}, {"guided_regex": None}]
+    "members",
+    [
+        {},
+        {"grammar": ""},
+        {"response_format": {"type": "text"}},
+        {"structured_outputs": {}},
+        {"guided_regex": None},
+    ],
 )
 def test_nothing_that_rules(members):
     assert ruled(**members).param == ""
+
+
+@pytest.mark.parametrize("grammar", ['root ::= "a" | "b"', '// as Lark\nstart: "a" | "b"'])
+@pytest.mark.parametrize(
+    "name", ["guided_grammar", "grammar", "ebnf", "structured_outputs", "response_format"]
+)
+def test_a_grammar_by_any_name_in_either_form(name, grammar):
+    said = {
+        "structured_outputs": {"grammar": grammar},
+        "response_format": {"type": "grammar", "grammar": grammar},
+    }
+    found = ruled(**{name: said.get(name, grammar)})
+    assert (found.param, found.grammar.ebnf()) == (name, 'root ::= "a" | "b"')
+
+
+def test_a_grammar_that_cannot_be_is_refused_with_its_line():
+    with pytest.raises(BadRequest, match="line 2: there is no rule of the name y"):
+        ruled(guided_grammar='root ::= x\nx ::= "a" y')
 
 
 @pytest.mark.parametrize(
     ("members", "param"),
     [
         ({"guided_grammar": "root ::= x"}, "guided_grammar"),
-        ({"structured_outputs": {"grammar": "root ::= x"}}, "grammar"),
+        ({"structured_outputs": {"grammar": "root ::= x"}}, "structured_outputs"),
+        ({"response_format": {"type": "grammar", "grammar": "root ::= x"}}, "response_format"),
+        ({"guided_grammar": 'root ::= "x"', "guided_choice": ["a"]}, "guided_grammar"),
         ({"structured_outputs": {"structural_tag": "{}"}}, "structural_tag"),
         ({"grammar": "root ::= x"}, "grammar"),
         ({"ebnf": "root ::= x"}, "ebnf"),

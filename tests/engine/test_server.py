@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import threading
 import time
 
 import httpx2
@@ -246,7 +247,7 @@ class TestRefusals:
             ({"top_logprobs": 2, "logprobs": True}, "top_logprobs"),
             ({"response_format": {"type": "json_schema"}}, "response_format"),
             ({"guided_regex": "("}, "guided_regex"),
-            ({"guided_grammar": "root ::= x"}, "guided_grammar"),
+            ({"structural_tag": "{}"}, "structural_tag"),
             ({"guided_choice": ["a"], "response_format": {"type": "json_object"}}, "guided_choice"),
             ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
         ],
@@ -292,6 +293,18 @@ class TestRefusals:
 
     def test_a_role_that_the_template_does_not_know(self):
         assert error(ask(chat(messages=[{"role": "nobody", "content": "x"}])))[0] == 400
+
+    def test_a_grammar_is_refused_with_its_line(self):
+        status, told = error(ask(chat(guided_grammar='root ::= "a"\n  x')))
+        assert (status, told["param"]) == (400, "guided_grammar")
+        assert "line 2" in told["message"]
+
+    def test_a_rule_that_the_library_refuses(self):
+        backend = LetterBackend()
+        backend.unfit = "the rule cannot be used: line 1"
+        status, told = error(ask(chat(guided_choice=["a"]), backend=backend))
+        assert (status, told["message"]) == (400, backend.unfit)
+        assert not backend.added
 
     def test_another_model(self):
         status, told = error(ask(chat(model="other")))
@@ -339,6 +352,20 @@ class TestPressure:
                 assert (await other).json()["choices"][0]["message"]["content"] == said(2)
                 assert backend.cancelled == backend.added[:1]
                 assert service.engine.statistics().running == 0
+
+        play(test())
+
+    def test_a_rule_that_takes_long_keeps_nobody_else_waiting(self):
+        async def test():
+            backend = LetterBackend()
+            ready = threading.Event()
+            backend.prepare = lambda sampling: ready.wait(30)
+            async with serving(backend) as (client, _):
+                ruled = asyncio.ensure_future(client.post(CHAT, json=chat(guided_regex="a+")))
+                assert (await client.post(CHAT, json=chat())).status_code == 200
+                assert len(backend.added) == 1
+                ready.set()
+                assert (await ruled).status_code == 200
 
         play(test())
 

@@ -10,7 +10,9 @@ No numerics here: a well-kept library computes the tokens, and this room makes i
 
 * ``backend`` is what a library must be able to do: one model, driven by one thread.  ``openvino`` does it with
   OpenVINO GenAI, ``onnx`` with ONNX Runtime, ``transformers`` with PyTorch; the last two leave the choice of a token
-  to ``_drawing``, and what a schema leaves of them to ``grammar``.
+  to ``_drawing``, and what a rule leaves of them to ``grammar``.
+* ``ruled`` is what an answer must keep to: a ``schema``, a ``regex``, or a grammar (``gbnf``, ``lark``); the last two
+  become a ``pattern`` and ``productions``, from which each library's own form is written.
 * ``engine`` owns that thread and decides who gets on next.
 * ``text`` makes text of token ids so that a cut between any two pieces can be gone on with exactly.
 * ``server`` is the HTTP application: OpenAI's API, with token ids in the form that vLLM uses.

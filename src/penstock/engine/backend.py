@@ -12,6 +12,7 @@ from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
+from penstock.engine.productions import Grammar
 from penstock.messages import JSON
 
 Finish: TypeAlias = Literal["", "stop", "length", "memory"]
@@ -46,7 +47,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """How tokens are chosen; the names are those of the OpenAI API and of vLLM.
 
     ``temperature`` 0 takes the likeliest token each time.  ``schema`` is the JSON Schema that the answer must keep
-    to, as JSON text; ``regex`` the expression that the whole of it must match.  Empty: none; they are not both there.
+    to, as JSON text; ``regex`` the expression that the whole of it must match; ``grammar`` the rules of which it must be a
+    text.  Empty: none; one of them at most is there.
     """
 
     max_tokens: int = 0  # 0: what the context has room for
@@ -66,6 +68,12 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     logit_bias: tuple[tuple[int, float], ...] = ()  # what is added to the logits of tokens
     schema: str = ""
     regex: str = ""
+    grammar: Grammar | None = None
+
+    @property
+    def is_ruled(self) -> bool:
+        """Whether there is something that the answer must keep to."""
+        return bool(self.schema or self.regex or self.grammar)
 
 
 class Logprob(msgspec.Struct, frozen=True, gc=False):
@@ -129,6 +137,14 @@ class Backend(Protocol):
 
     @property
     def tokenizer(self) -> Tokenizer: ...
+
+    def prepare(self, sampling: Sampling) -> None:
+        """Do what takes long before a generation that keeps to something, and keep it for all that follow.
+
+        Called by one thread, which is not the engine's: steps are computed meanwhile.
+
+        :raises CannotTake: the library refuses the rule
+        """
 
     def add(self, number: int, prompt: Sequence[int], sampling: Sampling) -> None:
         """Begin a generation with the next step.

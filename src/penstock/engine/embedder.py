@@ -75,6 +75,9 @@ class Embedder:
     def tokenizer(self) -> Tokenizer:
         return self._encoder.tokenizer
 
+    def prepare(self, sampling: Sampling) -> None:
+        """A vector keeps to nothing."""
+
     def add(self, number: int, prompt: Sequence[int], sampling: Sampling) -> None:
         del sampling
         if not 0 < len(prompt) <= self._card.context:

@@ -1,4 +1,4 @@
-"""Answers that keep to a schema, or match an expression: which tokens may come next, by llguidance.
+"""Answers that keep to a schema, an expression or a grammar: which tokens may come next, by llguidance.
 
 For backends that leave the choice of a token to us; OpenVINO GenAI has a grammar of its own.
 """
@@ -6,6 +6,8 @@ For backends that leave the choice of a token to us; OpenVINO GenAI has a gramma
 from __future__ import annotations
 
 import logging
+import threading
+from collections import OrderedDict
 from typing import Any
 
 import llguidance
@@ -18,6 +20,9 @@ log = logging.getLogger("penstock.engine")
 
 _QUIET = 0  # the library writes to stderr otherwise
 _BLANKS = r"[ \n]{0,20}"  # between the parts of JSON: the model's own choice, but for their number
+
+
+KEPT = 64  # rules that are kept compiled
 
 
 class SchemaRule:
@@ -60,27 +65,44 @@ class Grammars:
     def __init__(self, tokenizer: str, vocabulary: int, end: int) -> None:
         self._tokenizer = llguidance.LLTokenizer(tokenizer, n_vocab=vocabulary, eos_token=end)
         self._vocabulary = vocabulary
+        self._compiled: OrderedDict[str, Any] = OrderedDict()  # by the grammar, in the library's own form
+        self._alone = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<Grammars {self._vocabulary} tokens>"
 
     def rule(self, sampling: Sampling) -> SchemaRule | None:
-        """What this call's answer must keep to; None: to nothing.
+        """What this call's answer must keep to; None: to nothing.  May be called from any thread.
 
         :raises CannotTake: that is no rule which the library knows
         """
-        if sampling.regex:
-            grammar = llguidance.LLMatcher.grammar_from_regex(sampling.regex)
-        elif sampling.schema:
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(
-                sampling.schema, defaults={"whitespace_pattern": _BLANKS}
-            )
-        else:
+        said = _said(sampling)
+        if not said:
             return None
-        matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=_QUIET)
-        if matcher.is_error():
-            raise CannotTake(f"the rule cannot be used: {matcher.get_error().splitlines()[0]}")
-        return SchemaRule(matcher, self._vocabulary)
+        with self._alone:
+            matcher = self._compiled.get(said)
+        if matcher is None:
+            matcher = llguidance.LLMatcher(self._tokenizer, said, log_level=_QUIET)
+            if matcher.is_error():
+                raise CannotTake(f"the rule cannot be used: {matcher.get_error().splitlines()[0]}")
+        with self._alone:
+            self._compiled[said] = matcher
+            self._compiled.move_to_end(said)
+            if len(self._compiled) > KEPT:
+                self._compiled.popitem(last=False)
+        return SchemaRule(matcher.deep_copy(), self._vocabulary)
+
+
+def _said(sampling: Sampling) -> str:
+    """The library's form of a rule; empty: there is none."""
+    make = llguidance.LLMatcher
+    if sampling.schema:
+        return str(make.grammar_from_json_schema(sampling.schema, defaults={"whitespace_pattern": _BLANKS}))
+    # Letter by letter a grammar has too many rows for the library, so as much as can be is an expression.
+    regex = sampling.regex or (sampling.grammar.regex() if sampling.grammar else "")
+    if regex:
+        return str(make.grammar_from_regex(regex))
+    return str(make.grammar_from_lark(sampling.grammar.lark())) if sampling.grammar else ""
 
 
 __all__ = ["Grammars", "SchemaRule"]

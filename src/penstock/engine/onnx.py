@@ -130,6 +130,9 @@ class OnnxBackend:
     def tokenizer(self) -> JSONTokenizer:
         return self._tokenizer
 
+    def prepare(self, sampling: Sampling) -> None:
+        self._grammars.rule(sampling)
+
     def add(self, number: int, prompt: Sequence[int], sampling: Sampling) -> None:
         if why := contradiction(sampling):
             raise CannotTake(why)

@@ -18,6 +18,7 @@ import openvino
 import openvino_genai
 
 from penstock.config.model import LocalConfig
+from penstock.engine._openvino_rules import RuleCompiler, structured
 from penstock.engine.backend import NOTHING, CannotTake, Finish, Logprob, ModelCard, Progress, Sampling
 from penstock.engine.memory import cache_pages
 from penstock.engine.model_dir import ModelDir, check_memory
@@ -59,7 +60,8 @@ class OpenVINOBackend:
             self._pipeline = openvino_genai.ContinuousBatchingPipeline(
                 str(model.path), scheduler, "CPU", properties(config), FOR_TOKENIZERS
             )
-            self._tokenizer = OpenVINOTokenizer(self._pipeline.get_tokenizer())
+            tokenizer = self._pipeline.get_tokenizer()
+            self._tokenizer = OpenVINOTokenizer(tokenizer)
             defaults = self._pipeline.get_config()
         except RuntimeError as error:
             raise ModelUnusable(
@@ -76,6 +78,9 @@ class OpenVINOBackend:
             step_tokens=STEP_TOKENS,
             defaults=_defaults(defaults),
         )
+        said = model.config.get("vocab_size")
+        width = max(self._tokenizer.vocabulary, said if isinstance(said, int) else 0)
+        self._rules = RuleCompiler(tokenizer, width)
         self._handles: dict[int, Any] = {}
         self._logged: set[int] = set()  # whose log probabilities are wanted; the library gives them to all
 
@@ -89,6 +94,9 @@ class OpenVINOBackend:
     @property
     def tokenizer(self) -> OpenVINOTokenizer:
         return self._tokenizer
+
+    def prepare(self, sampling: Sampling) -> None:
+        self._rules.compile(sampling)
 
     def add(self, number: int, prompt: Sequence[int], sampling: Sampling) -> None:
         ids = openvino.Tensor(np.array([prompt], dtype=np.int64))
@@ -168,12 +176,8 @@ class OpenVINOBackend:
                 config.top_k = sampling.top_k
             if sampling.seed is not None:
                 config.rng_seed = sampling.seed % 2**64
-        if sampling.schema:
-            config.structured_output_config = openvino_genai.StructuredOutputConfig(
-                json_schema=sampling.schema
-            )
-        elif sampling.regex:
-            config.structured_output_config = openvino_genai.StructuredOutputConfig(regex=sampling.regex)
+        if (rule := structured(sampling)) is not None:
+            config.structured_output_config = rule
         config.validate()
         return config
 

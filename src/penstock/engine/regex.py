@@ -1,8 +1,8 @@
 """Which regular expressions a local model's answer can be ruled by.
 
-The library compiles one in the middle of a step, and one that it does not understand costs it its state, and
-everybody else their answers.  So an expression is read here, and written anew in the few forms that every backend
-reads alike: a class for each abbreviation, plain groups, no anchors, since the whole answer has to match.
+Each library understands others, and in its own way.  So an expression is read here, and written anew in the few forms
+that every backend reads alike (``pattern``): a class for each abbreviation, plain groups, no anchors, since the whole
+answer has to match.
 
 What tells a match from another (names of groups, lazy repetition) means nothing to a grammar and is left out.  What
 looks at the text around (anchors in the middle, look-around, references back) cannot be ruled, and is refused.
@@ -12,41 +12,54 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
+from penstock.engine.pattern import (
+    MAX_DEPTH,
+    MAX_REPEATS,
+    MAX_SIZE,
+    NOTHING,
+    OF_CLASS,
+    Letter,
+    Pattern,
+    Text,
+    expression,
+    in_turn,
+    may_be_nothing,
+    one_of,
+    repeated,
+    size,
+)
 from penstock.errors import BadRequest
 
 MAX_LETTERS = 4_000
-MAX_DEPTH = 32
-MAX_REPEATS = 1_000
-# Letters, those that are repeated as often: each is a state, which is compared with all tokens.
-MAX_SIZE = 4_000
-_OF_CLASS = 20  # letters that a class counts as: of these more tokens begin with one
 
-_CLASSES = {"d": "0-9", "w": "A-Za-z0-9_", "s": " \\t\\n\\r"}
+_CLASSES = {
+    "d": (("0", "9"),),
+    "w": (("A", "Z"), ("a", "z"), ("0", "9"), ("_", "_")),
+    "s": ((" ", " "), ("\t", "\t"), ("\n", "\n"), ("\r", "\r")),
+}
 _LETTERS = {"n": "\n", "t": "\t", "r": "\r"}
-_NAMES = {letter: f"\\{name}" for name, letter in _LETTERS.items()}
 _SPECIAL = frozenset("\\^$.|?*+()[]{}")
-_SPECIAL_IN_CLASS = frozenset("\\^-[]")
 _COUNTS = re.compile(r"\{(\d{0,4})(,?)(\d{0,4})\}")
 _GROUP = re.compile(r"\?(?::|P?<[A-Za-z_]\w*>)")
 
 
-class _Part(NamedTuple):
-    """``text`` as it is written anew; ``size`` of what it becomes; ``empty``: it may match nothing."""
-
-    text: str
-    size: int
-    empty: bool
-
-
-def compiled(expression: str, param: str = "regex") -> str:
+def compiled(said: str, param: str = "regex") -> str:
     """The expression as a backend gets it.
 
     :param param: the member that says it
     :raises BadRequest: it says something that cannot be ruled
     """
-    return _Reader(expression, param).whole()
+    return expression(read(said, param))
+
+
+def read(said: str, param: str = "regex") -> Pattern:
+    """What it matches.
+
+    :raises BadRequest: it says something that cannot be ruled
+    """
+    return _Reader(said, param).whole()
 
 
 def any_of(texts: Sequence[str], param: str = "choice") -> str:
@@ -56,11 +69,11 @@ def any_of(texts: Sequence[str], param: str = "choice") -> str:
     """
     if not texts or not all(texts):
         raise BadRequest("a choice is of one text at least, and none of them is empty", param=param)
-    return compiled("|".join(map(_escaped, texts)), param)
+    return compiled("|".join("".join(_plain(letter) for letter in text) for text in texts), param)
 
 
-def _escaped(text: str) -> str:
-    return "".join(f"\\{letter}" if letter in _SPECIAL else letter for letter in text)
+def _plain(letter: str) -> str:
+    return f"\\{letter}" if letter in _SPECIAL else letter
 
 
 class _Reader:
@@ -74,15 +87,15 @@ class _Reader:
     def __repr__(self) -> str:
         return f"<_Reader at {self._at} of {len(self._text)}>"
 
-    def whole(self) -> str:
+    def whole(self) -> Pattern:
         if len(self._text) > MAX_LETTERS:
             self._fail(f"it has more than {MAX_LETTERS} letters")
         read = self._alternatives(0)
         if self._at < len(self._text):
             self._fail("a parenthesis is closed that was not opened")
-        if not read.text:
+        if read == NOTHING:
             self._fail("only an empty answer matches it")
-        return read.text
+        return read
 
     def _fail(self, why: str) -> NoReturn:
         text = f"the regular expression cannot be used: {why} (at letter {self._at})"
@@ -99,40 +112,32 @@ class _Reader:
         self._at += 1
         return letter
 
-    def _alternatives(self, depth: int) -> _Part:
+    def _alternatives(self, depth: int) -> Pattern:
         if depth > MAX_DEPTH:
             self._fail(f"it is deeper than {MAX_DEPTH}")
         parts = [self._sequence(depth)]
         while self._next() == "|":
             self._at += 1
             parts.append(self._sequence(depth))
-        said = [part.text for part in parts if part.text]
-        size, empty = self._bounded(sum(part.size for part in parts)), any(part.empty for part in parts)
-        if len(said) == len(parts) == 1:
-            return parts[0]
-        text = "|".join(said)
-        # One of the alternatives is nothing: then all may be left out.
-        return _Part(f"({text})?" if said and len(said) < len(parts) else text, size, empty)
+        return self._bounded(one_of(parts))
 
-    def _sequence(self, depth: int) -> _Part:
-        parts: list[_Part] = []
+    def _sequence(self, depth: int) -> Pattern:
+        parts: list[Pattern] = []
         if self._next() == "^" and depth == 0:
             self._at += 1
         while (letter := self._next()) and letter not in "|)":
             if letter == "$" and depth == 0 and self._text[self._at + 1 : self._at + 2] in {"", "|"}:
                 self._at += 1
                 break
-            parts.append(self._repeated(self._atom(depth)))
-            self._bounded(sum(part.size for part in parts))
-        text = "".join(part.text for part in parts)
-        return _Part(text, sum(part.size for part in parts), all(part.empty for part in parts))
+            parts.append(self._bounded(self._repeated(self._atom(depth))))
+        return in_turn(parts)
 
-    def _bounded(self, size: int) -> int:
-        if size > MAX_SIZE:
-            self._fail(f"it becomes more than {MAX_SIZE} letters, of which a class counts {_OF_CLASS}")
-        return size
+    def _bounded(self, pattern: Pattern) -> Pattern:
+        if size(pattern) > MAX_SIZE:
+            self._fail(f"it becomes more than {MAX_SIZE} letters, of which a class counts {OF_CLASS}")
+        return pattern
 
-    def _repeated(self, part: _Part) -> _Part:
+    def _repeated(self, part: Pattern) -> Pattern:
         least, most = self._counts()
         if (least, most) == (1, 1):
             return part
@@ -140,14 +145,9 @@ class _Reader:
             self._at += 1
         if self._next() in {"*", "+", "?"} or _COUNTS.match(self._text, self._at):
             self._fail("what is repeated is repeated again")
-        if part.empty:
+        if may_be_nothing(part):
             self._fail("what may be nothing is repeated")
-        if most == 0:
-            return _Part("", 0, empty=True)
-        shown = {(0, None): "*", (1, None): "+", (0, 1): "?"}.get((least, most))
-        if shown is None:
-            shown = f"{{{least}}}" if least == most else f"{{{least},{'' if most is None else most}}}"
-        return _Part(part.text + shown, part.size * max(least, most or 1), least == 0)
+        return repeated(part, least, most)
 
     def _counts(self) -> tuple[int, int | None]:
         """How often the last part may come; None: as often as it pleases."""
@@ -165,23 +165,23 @@ class _Reader:
             self._fail(f"repetitions are 0 to {MAX_REPEATS}, the smaller number first")
         return least, most
 
-    def _atom(self, depth: int) -> _Part:
+    def _atom(self, depth: int) -> Pattern:
         letter = self._take()
         if letter == "(":
             return self._group(depth)
         if letter == "[":
-            return _Part(self._class(), _OF_CLASS, empty=False)
+            return self._class()
         if letter == ".":
-            return _Part("[^\\n]", _OF_CLASS, empty=False)
+            return Letter((("\n", "\n"),), negated=True)
         if letter == "\\":
             return self._escape()
         if letter in {"*", "+", "?"}:
             self._fail("there is nothing to repeat")
         if letter in {"^", "$"}:
             self._fail("an anchor in the middle cannot be ruled")
-        return _Part(self._literal(letter, _SPECIAL), 1, empty=False)
+        return Text(self._literal(letter))
 
-    def _group(self, depth: int) -> _Part:
+    def _group(self, depth: int) -> Pattern:
         if self._next() == "?":
             said = _GROUP.match(self._text, self._at)
             if said is None:
@@ -191,15 +191,13 @@ class _Reader:
         if self._next() != ")":
             self._fail("a parenthesis is not closed")
         self._at += 1
-        return read._replace(text=f"({read.text})") if read.text else read
+        return read
 
-    def _escape(self) -> _Part:
+    def _escape(self) -> Pattern:
         letter = self._take()
-        if letter in _CLASSES:
-            return _Part(f"[{_CLASSES[letter]}]", _OF_CLASS, empty=False)
         if letter.lower() in _CLASSES:
-            return _Part(f"[^{_CLASSES[letter.lower()]}]", _OF_CLASS, empty=False)
-        return _Part(self._literal(self._escaped(letter), _SPECIAL), 1, empty=False)
+            return Letter(_CLASSES[letter.lower()], negated=letter.isupper())
+        return Text(self._literal(self._escaped(letter)))
 
     def _escaped(self, letter: str) -> str:
         """The letter that stands behind a backslash."""
@@ -215,40 +213,36 @@ class _Reader:
             self._fail(f"\\{letter} cannot be ruled")
         return letter
 
-    def _class(self) -> str:
+    def _class(self) -> Pattern:
         negated = self._next() == "^"
         self._at += negated
-        members: list[str] = []
-        while not members or self._next() != "]":
-            members.append(self._member())
+        spans: list[tuple[str, str]] = []
+        while not spans or self._next() != "]":
+            spans += self._member()
         self._at += 1
-        return f"[{'^' if negated else ''}{''.join(members)}]"
+        return Letter(tuple(spans), negated)
 
-    def _member(self) -> str:
+    def _member(self) -> Sequence[tuple[str, str]]:
         """A letter of a class, a span of them, or a class in it."""
-        letter = self._take()
-        if letter == "\\":
-            letter = self._take()
-            if letter in _CLASSES:
-                return _CLASSES[letter]
-            letter = self._escaped(letter)
-        first = self._literal(letter, _SPECIAL_IN_CLASS)
-        if self._next() != "-" or self._text[self._at + 1 : self._at + 2] in {"]", ""}:
-            return first
-        self._at += 1
-        last = self._take()
-        if last == "\\":
-            last = self._escaped(self._take())
-        if last < letter:
+        first = self._take()
+        if first == "\\":
+            first = self._take()
+            if first in _CLASSES:
+                return _CLASSES[first]
+            first = self._escaped(first)
+        last = self._literal(first)
+        if self._next() == "-" and self._text[self._at + 1 : self._at + 2] not in {"]", ""}:
+            self._at += 1
+            last = self._take()
+            last = self._literal(self._escaped(self._take()) if last == "\\" else last)
+        if last < first:
             self._fail("a span's first letter comes after its last")
-        return f"{first}-{self._literal(last, _SPECIAL_IN_CLASS)}"
+        return ((first, last),)
 
-    def _literal(self, letter: str, special: frozenset[str]) -> str:
-        if letter in _NAMES:
-            return _NAMES[letter]
-        if not letter.isprintable():
+    def _literal(self, letter: str) -> str:
+        if letter not in _LETTERS.values() and not letter.isprintable():
             self._fail("a letter in it cannot be written")
-        return f"\\{letter}" if letter in special else letter
+        return letter
 
 
-__all__ = ["MAX_DEPTH", "MAX_LETTERS", "MAX_REPEATS", "MAX_SIZE", "any_of", "compiled"]
+__all__ = ["MAX_LETTERS", "any_of", "compiled", "read"]

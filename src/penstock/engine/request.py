@@ -206,6 +206,7 @@ def _sampling(body: _Body, limit: int | None, card: ModelCard, logprobs: bool, t
         logit_bias=_biases(body.logit_bias or {}, card),
         schema=rule.schema,
         regex=rule.regex,
+        grammar=rule.grammar,
     )
 
 

@@ -1,8 +1,8 @@
 """What an answer must keep to, in the words of those who are asked for it: one rule, whatever it is called.
 
 OpenAI says ``response_format``, vLLM ``structured_outputs`` and, before that, ``guided_json`` and its like, SGLang and
-llama.cpp ``json_schema`` and ``regex``.  Grammars (Lark, GBNF) are refused: the library that computes reads one in the
-middle of a step, and one that it does not understand costs everybody their answers; nothing here reads them before.
+llama.cpp ``json_schema`` and ``regex``; a grammar is ``grammar`` to all but SGLang, which says ``ebnf``.  Which of the two
+ways to write one it has (``gbnf``, ``lark``) is seen from how it begins.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 
 import msgspec
 
-from penstock.engine import regex
+from penstock.engine import gbnf, lark, regex
+from penstock.engine.productions import Grammar, GrammarError
 from penstock.engine.schema import compiled
 from penstock.errors import BadRequest
 from penstock.messages import JSON
 from penstock.wire.not_json import NOT_JSON
 
 _ANY_JSON = '{"type":"object"}'
-_GRAMMARS = ("guided_grammar", "grammar", "ebnf", "structural_tag")
 
 
 class _JSONSchema(msgspec.Struct):
@@ -31,6 +31,7 @@ class _JSONSchema(msgspec.Struct):
 class _ResponseFormat(msgspec.Struct):
     type: str
     json_schema: _JSONSchema | None = None
+    grammar: str | None = None
 
 
 class _StructuredOutputs(msgspec.Struct):
@@ -40,7 +41,7 @@ class _StructuredOutputs(msgspec.Struct):
     regex: str | None = None
     choice: list[str] | None = None
     json_object: bool | None = None
-    grammar: JSON = None
+    grammar: str | None = None
     structural_tag: JSON = None
 
 
@@ -54,14 +55,14 @@ class RuledBody(msgspec.Struct, kw_only=True):
     guided_choice: list[str] | None = None
     json_schema: dict[str, JSON] | str | None = None
     regex: str | None = None
-    guided_grammar: JSON = None
-    grammar: JSON = None
-    ebnf: JSON = None
+    guided_grammar: str | None = None
+    grammar: str | None = None
+    ebnf: str | None = None
     structural_tag: JSON = None
 
 
 class Ruling(msgspec.Struct, frozen=True):
-    """The one rule of a request, as a backend gets it; at most one of the two is there.
+    """The one rule of a request, as a backend gets it; at most one of the three is there.
 
     ``param``: the member that says it; empty: there is none.
     """
@@ -69,6 +70,7 @@ class Ruling(msgspec.Struct, frozen=True):
     param: str = ""
     schema: str = ""
     regex: str = ""
+    grammar: Grammar | None = None
 
 
 def ruling(body: RuledBody) -> Ruling:
@@ -77,23 +79,27 @@ def ruling(body: RuledBody) -> Ruling:
     :raises BadRequest: that cannot be ruled, or there are several
     """
     wanted = body.structured_outputs or _StructuredOutputs()
-    for param in _GRAMMARS:
-        if getattr(body, param) is not None or getattr(wanted, param, None) is not None:
-            why = "say it with a regular expression, a choice or a schema"
-            raise BadRequest(
-                f"{param} is not supported by local models: {why}", param=param, code="unsupported_parameter"
-            )
+    if body.structural_tag is not None or wanted.structural_tag is not None:
+        raise BadRequest(
+            "structural_tag is not supported by local models: say it with a grammar",
+            param="structural_tag",
+            code="unsupported_parameter",
+        )
     said: tuple[tuple[str, Any, Callable[[Any, str], Ruling]], ...] = (
         ("response_format", body.response_format, _of_format),
         ("structured_outputs", wanted.json_object or None, _of_json),
         ("structured_outputs", wanted.json, _of_schema),
         ("structured_outputs", wanted.regex, _of_regex),
         ("structured_outputs", wanted.choice, _of_choice),
+        ("structured_outputs", wanted.grammar, _of_grammar),
         ("guided_json", body.guided_json, _of_schema),
         ("guided_regex", body.guided_regex, _of_regex),
         ("guided_choice", body.guided_choice, _of_choice),
         ("json_schema", body.json_schema, _of_schema),
         ("regex", body.regex, _of_regex),
+        ("guided_grammar", body.guided_grammar, _of_grammar),
+        ("grammar", body.grammar or None, _of_grammar),  # llama.cpp's own clients say "" for none
+        ("ebnf", body.ebnf, _of_grammar),
     )
     rules = [make(value, param) for param, value, make in said if value is not None]
     rules = [rule for rule in rules if rule.param]
@@ -110,8 +116,12 @@ def _of_format(wanted: _ResponseFormat, param: str) -> Ruling:
         return Ruling()
     if wanted.type == "json_object":
         return Ruling(param, schema=_ANY_JSON)
+    if wanted.type == "grammar" and wanted.grammar is not None:
+        return _of_grammar(wanted.grammar, param)
     if wanted.type != "json_schema" or wanted.json_schema is None:
-        raise BadRequest(f"{param} must be text, json_object, or json_schema with a schema", param=param)
+        raise BadRequest(
+            f"{param} must be text, json_object, json_schema with a schema, or grammar with one", param=param
+        )
     return Ruling(param, schema=compiled(wanted.json_schema.schema, param))
 
 
@@ -134,6 +144,13 @@ def _of_regex(expression: str, param: str) -> Ruling:
 
 def _of_choice(texts: list[str], param: str) -> Ruling:
     return Ruling(param, regex=regex.any_of(texts, param))
+
+
+def _of_grammar(text: str, param: str) -> Ruling:
+    try:
+        return Ruling(param, grammar=(lark if lark.comes_in(text) else gbnf).read(text))
+    except GrammarError as error:
+        raise BadRequest(f"{param}: the grammar cannot be used: {error}", param=param) from None
 
 
 __all__ = ["RuledBody", "Ruling", "ruling"]

@@ -1,8 +1,7 @@
 """Which JSON Schemas a local model's answer can be ruled by.
 
-The library compiles a schema into a grammar in the middle of a step, and one that it does not understand costs it
-its state, and everybody else their answers.  So only what is known to compile gets there, and all else is the
-caller's to change.  What only describes (titles, defaults, formats) is left out.
+A library makes a grammar of a schema, and passes over what it does not know: the answer would keep to less than was
+asked for.  So only what every library rules by gets there, and all else is the caller's to change.  What only describes (titles, defaults, formats) is left out.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from math import inf
 from urllib.parse import unquote
@@ -27,7 +28,7 @@ import msgspec
 
 from penstock.engine import embeddings, tokens
 from penstock.engine.answer import JSON_HEADERS, Answer, Choice, refuse
-from penstock.engine.backend import Backend, Sampling
+from penstock.engine.backend import Backend, CannotTake, Sampling
 from penstock.engine.embeddings import AskedVectors, VectorAnswer
 from penstock.engine.engine import Engine, Job
 from penstock.engine.form import Form
@@ -77,6 +78,7 @@ class EngineServer:
         self._pieces: list[bytes] | None = None
         self._backend: Backend | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._preparing = ThreadPoolExecutor(1, "penstock-rules")
 
     def __repr__(self) -> str:
         return f"<EngineServer {', '.join(self._names) or 'of any name'}, {self._requests} requests, {self.engine!r}>"
@@ -92,27 +94,46 @@ class EngineServer:
         received = self._now()
         backend = self._backend
         if backend is None or len(exchange.whole_body()) > LONG_BODY:
-            task = asyncio.ensure_future(self._take_slowly(exchange, received))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._later(self._take_slowly(exchange, received))
             return
         try:
-            self._begin(exchange, _read(exchange.path, exchange.whole_body(), backend), backend, received)
+            asked = _read(exchange.path, exchange.whole_body(), backend)
+            if isinstance(asked, Asked) and asked.sampling.is_ruled:
+                self._later(self._take_slowly(exchange, received, asked))
+            else:
+                self._begin(exchange, asked, backend, received)
         except PenstockError as error:
             self._measures.answered(_LABELS[exchange.path], refuse(exchange, error))
 
-    async def _take_slowly(self, exchange: Exchange, received: float) -> None:
-        """The same for a request that waits for the model, or whose text is long."""
+    def _later(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _take_slowly(
+        self, exchange: Exchange, received: float, asked: Asked | AskedVectors | Told | None = None
+    ) -> None:
+        """The same for a request that waits for the model, whose text is long, or whose answer keeps to a rule."""
         try:
             backend = self._backend or await self._loaded()
-            body = exchange.whole_body()
-            asked = await asyncio.to_thread(_read, exchange.path, body, backend)
+            if asked is None:
+                asked = await asyncio.to_thread(_read, exchange.path, exchange.whole_body(), backend)
+            if isinstance(asked, Asked) and asked.sampling.is_ruled:
+                await self._prepare(asked.sampling, backend)
             self._begin(exchange, asked, backend, received)
         except PenstockError as error:
             self._measures.answered(_LABELS[exchange.path], refuse(exchange, error))
         except BaseException:
             exchange.abort()
             raise
+
+    async def _prepare(self, sampling: Sampling, backend: Backend) -> None:
+        """One rule after the other, in a thread of their own: who asks for none waits for none."""
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._preparing, backend.prepare, sampling)
+        except CannotTake as refusal:
+            raise BadRequest(str(refusal)) from None
 
     async def _loaded(self) -> Backend:
         backend = await self.engine.loaded()

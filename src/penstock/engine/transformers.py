@@ -103,6 +103,9 @@ class TransformersBackend:
     def tokenizer(self) -> HFTokenizer:
         return self._tokenizer
 
+    def prepare(self, sampling: Sampling) -> None:
+        self._rule(sampling)
+
     def add(self, number: int, prompt: Sequence[int], sampling: Sampling) -> None:
         if why := contradiction(sampling):
             raise CannotTake(why)
@@ -159,7 +162,7 @@ class TransformersBackend:
     def _rule(self, sampling: Sampling) -> Rule | None:
         if self._grammars is not None:
             return self._grammars.rule(sampling)
-        if sampling.schema or sampling.regex:
+        if sampling.is_ruled:
             raise CannotTake("this model's answers cannot be ruled: its tokenizer is not a quick one")
         return None
 

@@ -1,0 +1,107 @@
+"""Rules for answers, compiled beside OpenVINO GenAI's steps.
+
+The library compiles a rule within the first step of an answer that keeps to it, which takes everybody's time, and one that it
+refuses there leaves it in a state in which no step succeeds any more.  What it has compiled it keeps with the
+tokenizer, for every pipeline that has the same one.  So each rule is given first to another pipeline, whose model says
+nothing and costs nothing: what that survives, the steps find compiled.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import openvino_genai
+from openvino import opset13
+
+from penstock.engine.backend import CannotTake, Sampling
+
+KEPT = 1_000  # rules of which it is remembered that they were compiled
+
+
+class RuleCompiler:
+    """Compiles rules for the answers of one pipeline; used by one thread.
+
+    :param tokenizer: that pipeline's own
+    :param width: of its model's logits; no smaller than the tokenizer's vocabulary
+    """
+
+    def __init__(self, tokenizer: Any, width: int) -> None:
+        self._tokenizer = tokenizer
+        self._width = width
+        self._pipeline: Any = None
+        self._known: dict[str, None] = {}
+
+    def __repr__(self) -> str:
+        return f"<RuleCompiler {len(self._known)} rules>"
+
+    def compile(self, sampling: Sampling) -> None:
+        """Have the rule ready for the next step.
+
+        :raises CannotTake: the library does not take it
+        """
+        rule = structured(sampling)
+        if rule is None:
+            return
+        key = f"{rule.json_schema}\0{rule.regex}\0{rule.grammar}"
+        if key in self._known:
+            return
+        if self._pipeline is None:
+            self._pipeline = _silent_pipeline(self._tokenizer, self._width)
+        config = openvino_genai.GenerationConfig()
+        config.max_new_tokens = 1
+        config.ignore_eos = True
+        config.structured_output_config = rule
+        try:
+            self._pipeline.generate(openvino.Tensor(np.zeros((1, 1), dtype=np.int64)), config)
+        except RuntimeError as error:
+            why = str(error).strip().rpartition("error at ")[2].splitlines()[0][:300]
+            raise CannotTake(f"the rule cannot be used: {why}") from error
+        if len(self._known) >= KEPT:
+            del self._known[next(iter(self._known))]
+        self._known[key] = None
+
+
+def structured(sampling: Sampling) -> Any:
+    """The library's own form of what an answer keeps to; None: it keeps to nothing."""
+    if sampling.schema:
+        return openvino_genai.StructuredOutputConfig(json_schema=sampling.schema)
+    if sampling.regex:
+        return openvino_genai.StructuredOutputConfig(regex=sampling.regex)
+    if sampling.grammar is not None:
+        return openvino_genai.StructuredOutputConfig(grammar=sampling.grammar.ebnf())
+    return None
+
+
+def _silent_pipeline(tokenizer: Any, width: int) -> Any:
+    """One whose model has all tokens equally likely."""
+    inputs = []
+    for name, kind, shape in (
+        ("input_ids", np.int64, [-1, -1]),
+        ("attention_mask", np.int64, [-1, -1]),
+        ("position_ids", np.int64, [-1, -1]),
+        ("beam_idx", np.int32, [-1]),
+    ):
+        given = opset13.parameter(shape, kind, name=name)
+        given.output(0).set_names({name})
+        inputs.append(given)
+    each = opset13.unsqueeze(opset13.convert(inputs[0], "f32"), opset13.constant(np.array([2])))
+    logits = opset13.tile(each, opset13.constant(np.array([1, 1, width])))
+    logits.output(0).set_names({"logits"})
+    model = openvino.Model([opset13.result(logits)], inputs, "silent")
+    with tempfile.TemporaryDirectory() as directory:
+        openvino.save_model(model, Path(directory) / "openvino_model.xml")
+        return openvino_genai.LLMPipeline(
+            directory,
+            tokenizer,
+            "CPU",
+            ATTENTION_BACKEND="SDPA",
+            INFERENCE_NUM_THREADS=1,
+            ENABLE_CPU_PINNING=False,
+        )
+
+
+__all__ = ["RuleCompiler", "structured"]
