@@ -273,9 +273,22 @@ class TestRefusals:
     def test_so_with_completions(self, more):
         assert error(ask(completion(**more), COMPLETIONS))[0] == 400
 
-    @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b"[" * 5_000])
-    def test_what_is_no_request(self, body):
-        assert error(ask(body))[0] == 400
+    @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, "/tokenize", "/detokenize"])
+    @pytest.mark.parametrize(
+        ("body", "why"),
+        [
+            (b"", "the body is empty"),
+            (b"{", "the body is not valid JSON"),
+            (b"[]", "Expected `object`"),
+            (b"\xff", "the body is not valid JSON"),
+            (b'{"model":"\xff"}', "the body is not UTF-8"),
+            (b"[" * 5_000, "Expected `object`"),
+        ],
+    )
+    def test_what_is_no_request(self, path, body, why):
+        status, told = error(ask(body, path))
+        assert status == 400
+        assert why in told["message"]
 
     @pytest.mark.parametrize("limit", [None, 1, 190])
     def test_a_context_that_is_too_long_is_refused_before_anything_runs(self, limit):

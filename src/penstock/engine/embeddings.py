@@ -13,10 +13,10 @@ import msgspec
 
 from penstock.engine.answer import JSON_HEADERS, refuse
 from penstock.engine.backend import ModelCard, Progress, Tokenizer
+from penstock.engine.body import decoded
 from penstock.engine.engine import Engine, Job
 from penstock.errors import BadRequest, PenstockError
 from penstock.net.exchange import Exchange
-from penstock.wire.not_json import NOT_JSON
 
 MAX_TEXTS = 2_048  # as the API has it
 AT_ONCE = 64  # texts of one request that wait for the model
@@ -52,13 +52,7 @@ def read(body: bytes, tokenizer: Tokenizer, card: ModelCard) -> AskedVectors:
     """
     if not card.dimensions:
         raise BadRequest("this model writes text and makes no embeddings", param="model")
-    try:
-        asked = _decode(body)
-    except msgspec.ValidationError as error:
-        text = str(error)
-        raise BadRequest(text, param=text.rpartition("at `$.")[2].rstrip("`") or None) from None
-    except NOT_JSON as error:
-        raise BadRequest(f"the body is no JSON: {error}", code="invalid_json") from None
+    asked = decoded(body, _decode)
     prompts = _prompts(asked.input, tokenizer)
     for prompt in prompts:
         _check(prompt, card)

@@ -12,6 +12,7 @@ from typing import assert_never
 import msgspec
 
 from penstock.engine.pattern import (
+    MAX_SIZE,
     NOTHING,
     OF_CLASS,
     InTurn,
@@ -35,7 +36,7 @@ from penstock.engine.pattern import (
 
 MAX_LETTERS = 20_000
 MAX_RULES = 200
-MAX_SIZE = 40_000
+MAX_WHOLE = 40_000  # letters, once rules stand where they are named
 _SPECIAL = frozenset('"\\')
 
 
@@ -128,13 +129,18 @@ class Grammar:
                 if all(named.name in sizes for named in names_in(pattern)):
                     sizes[name] = size(pattern, sizes)
             waiting = [name for name in waiting if name not in sizes]
+        whole = sum(size(rule.pattern) for rule in self._rules.values())
+        if whole > MAX_SIZE:
+            raise GrammarError(
+                f"its rules have more than {MAX_SIZE} letters, of which a class counts {OF_CLASS}"
+            )
         whole = 0
         for name, rule in self._rules.items():
             whole = max(whole, sizes[name])
             if name in self._recursive:
                 whole += size(rule.pattern, sizes)
-            if whole > MAX_SIZE:
-                why = f"the grammar becomes more than {MAX_SIZE} letters, of which a class counts {OF_CLASS}"
+            if whole > MAX_WHOLE:
+                why = f"the grammar becomes more than {MAX_WHOLE} letters, of which a class counts {OF_CLASS}"
                 raise GrammarError(why, rule.line)
 
 

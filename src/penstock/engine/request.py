@@ -14,12 +14,12 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from penstock.engine.backend import CannotTake, ModelCard, Sampling, Tokenizer
+from penstock.engine.body import decoded
 from penstock.engine.conversation import MAX_TOOLS, Message, Tool, conversation_ids, offered
 from penstock.engine.ruled import ruling
 from penstock.engine.unsupported import UnsupportedBody, refuse_unsupported, unsupported
 from penstock.errors import BadRequest
 from penstock.messages import JSON, Endpoint
-from penstock.wire.not_json import NOT_JSON
 
 MAX_CHOICES = 16
 MAX_STOPS = 16
@@ -126,18 +126,12 @@ def read(endpoint: Endpoint, body: bytes, tokenizer: Tokenizer, card: ModelCard)
         raise BadRequest("this model makes embeddings and writes no text", param="model")
     try:
         if endpoint is Endpoint.CHAT:
-            chat = _chat(body)
+            chat = decoded(body, _chat)
             return _asked(endpoint, chat, [conversation_ids(chat, tokenizer)], card, _of_chat(chat))
-        completion = _completion(body)
+        completion = decoded(body, _completion)
         prompts = _prompts(completion, tokenizer)
         echoes = _echoes(completion, prompts, tokenizer) if completion.echo else ()
         return _asked(endpoint, completion, prompts, card, _of_completion(completion), echoes)
-    except msgspec.ValidationError as error:
-        text = str(error)
-        param = text.rpartition("at `$.")[2].rstrip("`") if "at `$." in text else None
-        raise BadRequest(text, param=param) from None
-    except NOT_JSON as error:
-        raise BadRequest(f"the body is no JSON: {error}", code="invalid_json") from None
     except CannotTake as refusal:
         raise BadRequest(str(refusal)) from None
 

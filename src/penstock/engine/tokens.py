@@ -5,17 +5,13 @@ What is tokenized is what a chat or a completion of the same members would be as
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import msgspec
 
 from penstock.engine.backend import CannotTake, ModelCard, Tokenizer
+from penstock.engine.body import decoded
 from penstock.engine.conversation import conversation_ids
 from penstock.engine.request import Chat
 from penstock.errors import BadRequest
-from penstock.wire.not_json import NOT_JSON
-
-_T = TypeVar("_T")
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -46,19 +42,25 @@ class _Which(msgspec.Struct):
     messages: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
+_which = msgspec.json.Decoder(_Which).decode
+_messages = msgspec.json.Decoder(_Messages).decode
+_text = msgspec.json.Decoder(_Text).decode
+_ids = msgspec.json.Decoder(_Ids).decode
+
+
 def tokenized(body: bytes, tokenizer: Tokenizer, card: ModelCard) -> Told:
     """``count``, ``max_model_len``, ``tokens`` and, where they are asked for, ``token_strs``.
 
     :raises BadRequest: there is no text, or none that the model can read
     """
-    if _read(_Which, body).messages is not msgspec.UNSET:
-        asked = _read(_Messages, body)
+    if decoded(body, _which).messages is not msgspec.UNSET:
+        asked = decoded(body, _messages)
         try:
             ids = conversation_ids(asked, tokenizer)
         except CannotTake as refusal:
             raise BadRequest(str(refusal)) from None
         return _told(asked.model, ids, bool(asked.return_token_strs), tokenizer, card)
-    text = _read(_Text, body)
+    text = decoded(body, _text)
     ids = tokenizer.encode(text.prompt, special=text.add_special_tokens is not False)
     return _told(text.model, ids, bool(text.return_token_strs), tokenizer, card)
 
@@ -68,7 +70,7 @@ def detokenized(body: bytes, tokenizer: Tokenizer, card: ModelCard) -> Told:
 
     :raises BadRequest: there are ids that are no tokens, or the model keeps no way back
     """
-    asked = _read(_Ids, body)
+    asked = decoded(body, _ids)
     if asked.tokens and not 0 <= min(asked.tokens) <= max(asked.tokens) < card.vocabulary:
         raise BadRequest("tokens: there are ids that are no tokens of this model", param="tokens")
     if card.dimensions:
@@ -88,15 +90,6 @@ def _told(model: str, ids: list[int], spelt: bool, tokenizer: Tokenizer, card: M
         "token_strs": [tokenizer.decode([token]) for token in ids] if spelt else None,
     }
     return Told(model, msgspec.json.encode(told))
-
-
-def _read(kind: type[_T], body: bytes) -> _T:
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        raise BadRequest(str(error)) from None
-    except NOT_JSON as error:
-        raise BadRequest(f"the body is no JSON: {error}", code="invalid_json") from None
 
 
 __all__ = ["Told", "detokenized", "tokenized"]
