@@ -56,7 +56,8 @@ $(VENV)/.bare: pyproject.toml
 	$(PYTHON) -m pip install --quiet --editable .
 	@touch $@
 
-# What computes the small model that answers where nothing is configured.  Without it a simulator does.
+# What computes the small model that answers where nothing is configured, and others in its form.  Without it a
+# simulator does.
 $(VENV)/.engine: $(VENV)/.bare
 	@$(PYTHON) -c 'import openvino_genai' 2>/dev/null || \
 	  { echo "installing OpenVINO GenAI, for a model that answers without keys (a minute at most)"; \
@@ -110,7 +111,8 @@ $(RAY_VENV)/.with-tests: pyproject.toml
 # ---- daily acts -----------------------------------------------------------------------------------------
 
 .PHONY: serve
-serve: $(VENV)/.bare $(VENV)/.engine  ## start the gateway on 127.0.0.1:8080; ARGS="penstock.yaml --workers 2" goes to it
+serve: $(VENV)/.bare  ## start the gateway on 127.0.0.1:8080; ARGS="penstock.yaml --workers 2" goes to it
+	@if $(PYTHON) scripts/needs_engine.py $(ARGS); then $(MAKE) --no-print-directory $(VENV)/.engine; fi
 	@exec $(PYTHON) -m penstock serve $(ARGS)
 
 # The one thing that may be done side by side: the floor's environment is not the one in which the checks run.

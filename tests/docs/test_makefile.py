@@ -1,5 +1,6 @@
 """The Makefile and CI."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -29,6 +30,34 @@ def test_make_alone_lists_every_command():
     } <= set(targets)
     for target in targets:
         assert f"make {target} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "configuration", "environ", "needed"),
+    [
+        ([], None, {}, True),
+        (["--workers", "2"], None, {}, True),
+        ([], None, {"OPENAI_API_KEY": "k"}, False),
+        ([], "upstreams: {a: {kind: sim}}", {}, False),
+        ([], "upstreams: {a: {kind: local}}", {}, True),
+        (["--workers", "2", "other.yaml"], "upstreams: {a: {kind: local}}", {}, False),
+        (["penstock.yaml"], "upstreams: {a: {kind: local, base_url: 'http://127.0.0.1:9/v1'}}", {}, False),
+        ([], "upstreams: {a: {kind: local, local: {model: '/nowhere'}}}", {}, False),
+        ([], "upstreams: {a: {kind: nothing}}", {}, False),
+    ],
+)
+def test_make_serve_installs_what_computes_models_only_where_one_is_computed(
+    arguments, configuration, environ, needed, tmp_path, monkeypatch
+):
+    spec = importlib.util.spec_from_file_location("needs_engine", ROOT / "scripts" / "needs_engine.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setattr(script.discover, "__kwdefaults__", script.discover.__kwdefaults__ | {"servers": ()})
+    if configuration is not None:
+        (tmp_path / "penstock.yaml").write_text(
+            configuration + "\nmodels: {m: {candidates: [{upstream: a}]}}\n"
+        )
+    assert script.needs_engine(arguments, environ, tmp_path) is needed
 
 
 def test_ci_runs_what_a_person_runs():
