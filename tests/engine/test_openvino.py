@@ -149,6 +149,69 @@ def test_no_more_threads_draw_than_may_compute():
     assert "sampler_num_threads" not in openvino.properties(LocalConfig(threads=3), cache=False)
 
 
+@pytest.fixture
+def copy(tmp_path):
+    """The model with some of its files written anew; ``template``: what its tokenizer's graph has."""
+
+    def make(template=None, **files):
+        for path in demo.path().iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        for name, text in files.items():
+            (tmp_path / f"{name}.json").write_text(text)
+        if template is not None:
+            graph = tmp_path / "openvino_tokenizer.xml"
+            text, times = re.subn('(<chat_template value=")[^"]*', rf"\g<1>{template}", graph.read_text())
+            assert times == 1
+            graph.write_text(text)
+        return openvino.OpenVINOBackend(inspect(tmp_path), small(1, 1_000_000))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[]",
+        '{"do_sample": true, "temperature": -1, "top_p": 0, "top_k": -1, "min_p": 7, "repetition_penalty": 0}',
+        '{"do_sample": true, "temperature": null, "top_p": null, "eos_token_id": null}',
+    ],
+)
+def test_a_models_own_way_of_choosing_that_is_none_is_passed_over(copy, prompt, said):
+    backend = copy(generation_config=said)
+    asked = {"model": "m", "prompt": prompt, "max_tokens": 2, "ignore_eos": True}
+    request = read(Endpoint.COMPLETIONS, json.dumps(asked).encode(), backend.tokenizer, backend.card)
+    ((ids, _, finish),) = compute(backend, (prompt, request.sampling))
+    assert (len(ids), finish) == (2, "length")
+    backend.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("{", "cannot be used"),
+        ('{"temperature": "hot"}', "must be number"),
+        ('{"eos_token_id": 99999}', "99999 ends an answer, .* mend eos_token_id"),
+        ('{"eos_token_id": [0, 4096]}', "4096 ends an answer"),
+    ],
+)
+def test_a_generation_config_that_cannot_be_is_told(copy, said, why):
+    with pytest.raises(ModelUnusable, match=why):
+        copy(generation_config=said)
+
+
+def test_a_template_that_makes_no_sense_is_told_with_the_model(copy):
+    with pytest.raises(ModelUnusable, match="chat template makes no sense"):
+        copy(template="{% for")
+
+
+def test_a_template_that_divides_by_zero_costs_its_caller_the_answer_and_nobody_else(copy, prompt):
+    backend = copy(template="{{ 1 / messages[0].content | length }}")
+    assert backend.tokenizer.render([{"role": "user", "content": "a"}], answer=True) == "1.0"
+    with pytest.raises(CannotTake, match="division by zero"):
+        backend.tokenizer.render([{"role": "user", "content": ""}], answer=True)
+    backend.close()
+
+
 def test_an_unknown_architecture_is_refused_with_its_name(tmp_path):
     """A graph without keys and values: no text model."""
     for path in demo.path().iterdir():

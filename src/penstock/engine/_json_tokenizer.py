@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
-from jinja2.exceptions import TemplateError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as Read
 
+from penstock.engine._chat_template import ChatTemplate
 from penstock.engine.backend import NOTHING, CannotTake
 from penstock.engine.vocabulary import pieces_of
 from penstock.errors import ModelUnusable
@@ -22,8 +18,6 @@ from penstock.messages import JSON
 
 class JSONTokenizer:
     """Text to ids and back, and the chat template of ``tokenizer_config.json`` or ``chat_template.jinja``.
-
-    Templates may say what Hugging Face's may, in a sandbox: they are code of the model's author.
 
     :param vocabulary: token ids that the model knows, which may be more than have a text
     :raises penstock.errors.ModelUnusable: there is none, or it cannot be read
@@ -42,12 +36,12 @@ class JSONTokenizer:
         self._tokenizer.no_padding()
         self.vocabulary = vocabulary
         told = _told(path / "tokenizer_config.json")
-        self._tokens = {name: text for name in _NAMED if (text := _text(told.get(name))) is not None}
         source = _template(path, told)
+        tokens = {name: text for name in _NAMED if (text := _text(told.get(name))) is not None}
         try:
-            self._template = _environment().from_string(source) if source else None
-        except TemplateError as error:
-            raise ModelUnusable(f"{path} has a chat template that makes no sense: {error}") from error
+            self._template = ChatTemplate(source, tokens) if source else None
+        except ValueError as error:
+            raise ModelUnusable(f"{path} cannot be used: {error}") from error
 
     def __repr__(self) -> str:
         return f"<JSONTokenizer {self.vocabulary} tokens>"
@@ -68,18 +62,7 @@ class JSONTokenizer:
     ) -> str:
         if self._template is None:
             raise CannotTake("the model has no chat template: ask it for completions")
-        try:
-            return self._template.render(
-                {
-                    **self._tokens,
-                    **more,
-                    "messages": list(messages),
-                    "tools": list(tools) or None,
-                    "add_generation_prompt": answer,
-                }
-            )
-        except (TemplateError, ValueError, TypeError, KeyError) as error:
-            raise CannotTake(f"the model's chat template does not take these messages: {error}") from error
+        return self._template.render(messages, answer=answer, tools=tools, more=more)
 
     def pieces(self) -> list[bytes] | None:
         """The vocabulary's bytes, if putting them together is what this tokenizer does."""
@@ -112,32 +95,9 @@ def _template(path: Path, told: dict[str, Any]) -> str:
         return own.read_text("utf-8")
     found = told.get("chat_template")
     if isinstance(found, list):  # several, by name
-        found = {str(each.get("name")): each.get("template") for each in found}.get("default")
+        named = [each for each in found if isinstance(each, dict)]
+        found = {str(each.get("name")): each.get("template") for each in named}.get("default")
     return found if isinstance(found, str) else ""
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """What templates find: https://huggingface.co/docs/transformers/chat_templating_writing."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
-    environment.filters["tojson"] = _as_json
-    environment.globals["raise_exception"] = _refused
-    environment.globals["strftime_now"] = _now
-    return environment
-
-
-def _as_json(value: Any, indent: int | None = None) -> str:
-    """As it is: Jinja's own would write letters as HTML has them."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _refused(why: str) -> NoReturn:
-    raise TemplateError(why)
-
-
-def _now(form: str) -> str:
-    return datetime.now().astimezone().strftime(form)
 
 
 __all__ = ["JSONTokenizer"]

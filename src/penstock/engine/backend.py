@@ -6,13 +6,15 @@ by another.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
 from penstock.engine.productions import Grammar
+from penstock.errors import ModelUnusable
 from penstock.messages import JSON
 
 Finish: TypeAlias = Literal["", "stop", "length", "memory"]
@@ -21,6 +23,10 @@ values has no room for it."""
 
 
 NOTHING: Mapping[str, JSON] = MappingProxyType({})
+
+
+_MAX_TEMPERATURE = 2.0  # as calls may say them
+_MAX_PENALTY = 10.0
 
 
 class ModelCard(msgspec.Struct, frozen=True):
@@ -74,6 +80,31 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     def is_ruled(self) -> bool:
         """Whether there is something that the answer must keep to."""
         return bool(self.schema or self.regex or self.grammar)
+
+
+def usable(said: Sampling) -> Sampling:
+    """A model's own way of choosing tokens, without what is no way: files of models say ``top_p`` 0, or -1."""
+    neutral = Sampling()
+    return msgspec.structs.replace(
+        neutral,
+        temperature=said.temperature if 0 <= said.temperature <= _MAX_TEMPERATURE else neutral.temperature,
+        top_p=said.top_p if 0 < said.top_p <= 1 else neutral.top_p,
+        top_k=max(0, said.top_k),
+        min_p=said.min_p if 0 <= said.min_p <= 1 else neutral.min_p,
+        repetition_penalty=said.repetition_penalty
+        if 0 < said.repetition_penalty <= _MAX_PENALTY
+        else neutral.repetition_penalty,
+    )
+
+
+def check_ends(ends: Collection[int], vocabulary: int, path: Path) -> None:
+    """:raises penstock.errors.ModelUnusable: one of the tokens that end an answer is none of this model's"""
+    wrong = [token for token in ends if not 0 <= token < vocabulary]
+    if wrong:
+        raise ModelUnusable(
+            f"{path} says that the token {wrong[0]} ends an answer, and its tokens are 0 to {vocabulary - 1}: "
+            "mend eos_token_id in generation_config.json, config.json or genai_config.json"
+        )
 
 
 class Logprob(msgspec.Struct, frozen=True, gc=False):

@@ -19,7 +19,7 @@ from penstock.config.model import LocalConfig
 from penstock.engine._drawing import Drawing, Logits, contradiction, draw_all, logprob_of
 from penstock.engine._json_tokenizer import JSONTokenizer
 from penstock.engine._onnx_graph import Decoder, Graph
-from penstock.engine.backend import CannotTake, ModelCard, Progress, Sampling
+from penstock.engine.backend import CannotTake, ModelCard, Progress, Sampling, check_ends, usable
 from penstock.engine.grammar import Grammars
 from penstock.engine.memory import cache_pages
 from penstock.engine.model_dir import ModelDir, check_memory
@@ -95,6 +95,7 @@ class OnnxBackend:
             self._graph = Graph(model.path, told.model.decoder, seats, context, config.threads)
             ends = told.model.eos_token_id
             self._ends = frozenset([ends] if isinstance(ends, int) else ends)
+            check_ends(self._ends, told.model.vocab_size, model.path)
             self._grammars = Grammars(self._tokenizer.source, told.model.vocab_size, min(self._ends))
             self._seats = seats
             self._waiting: deque[_Generation] = deque()
@@ -107,7 +108,7 @@ class OnnxBackend:
                 backend=f"ONNX Runtime {onnxruntime.__version__}",
                 step_tokens=STEP_TOKENS,
                 draws=True,
-                defaults=_defaults(told.search),
+                defaults=usable(_defaults(told.search)),
             )
             self._try_out()
         except ModelUnusable:

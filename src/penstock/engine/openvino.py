@@ -18,8 +18,19 @@ import openvino
 import openvino_genai
 
 from penstock.config.model import LocalConfig
+from penstock.engine._chat_template import ChatTemplate
 from penstock.engine._openvino_rules import RuleCompiler, structured
-from penstock.engine.backend import NOTHING, CannotTake, Finish, Logprob, ModelCard, Progress, Sampling
+from penstock.engine.backend import (
+    NOTHING,
+    CannotTake,
+    Finish,
+    Logprob,
+    ModelCard,
+    Progress,
+    Sampling,
+    check_ends,
+    usable,
+)
 from penstock.engine.memory import cache_pages
 from penstock.engine.model_dir import ModelDir, check_memory
 from penstock.engine.vocabulary import are_all_of_it
@@ -63,6 +74,8 @@ class OpenVINOBackend:
             tokenizer = self._pipeline.get_tokenizer()
             self._tokenizer = OpenVINOTokenizer(tokenizer)
             defaults = self._pipeline.get_config()
+        except ValueError as error:
+            raise ModelUnusable(f"{model.path} cannot be used: {error}") from error
         except RuntimeError as error:
             raise ModelUnusable(
                 f"{model.path} ({model.architecture}) cannot be used by OpenVINO GenAI: {reason(error)}; "
@@ -70,13 +83,14 @@ class OpenVINOBackend:
             ) from error
         self._end = defaults.eos_token_id
         self._ends = set(defaults.stop_token_ids)
+        check_ends({self._end, *self._ends} - {-1}, self._tokenizer.vocabulary, model.path)
         self._card = ModelCard(
             directory=str(model.path),
             context=min(context, blocks * BLOCK),
             vocabulary=self._tokenizer.vocabulary,
             backend=f"OpenVINO GenAI {openvino_genai.__version__.partition('-')[0]}",
             step_tokens=STEP_TOKENS,
-            defaults=_defaults(defaults),
+            defaults=usable(_defaults(defaults)),
         )
         said = model.config.get("vocab_size")
         width = max(self._tokenizer.vocabulary, said if isinstance(said, int) else 0)
@@ -222,12 +236,23 @@ class OneWayTokenizer:
 
 
 class OpenVINOTokenizer(OneWayTokenizer):
-    """The tokenizer of a pipeline: both ways."""
+    """The tokenizer of a pipeline: both ways.
+
+    :raises ValueError: its chat template makes no sense
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__(tokenizer)
         self._words: dict[bytes, int] = tokenizer.get_vocab()
         self.vocabulary = max(self._words.values(), default=0) + 1
+        source = tokenizer.get_original_chat_template()
+        tokens = {
+            "bos_token": tokenizer.get_bos_token(),
+            "eos_token": tokenizer.get_eos_token(),
+            "pad_token": tokenizer.get_pad_token(),
+        }
+        # The library's own reading of it has less of the language, and ends the process where one divides by zero.
+        self._template = ChatTemplate(source, {k: v for k, v in tokens.items() if v}) if source else None
 
     def __repr__(self) -> str:
         return f"<OpenVINOTokenizer {self.vocabulary} tokens>"
@@ -244,19 +269,9 @@ class OpenVINOTokenizer(OneWayTokenizer):
         tools: Sequence[JSON] = (),
         more: Mapping[str, JSON] = NOTHING,
     ) -> str:
-        if not self._tokenizer.chat_template:
+        if self._template is None:
             raise CannotTake("the model has no chat template: ask it for completions")
-        try:
-            with self._alone:
-                # An empty list is not None to templates.
-                offered: dict[str, Any] = {"tools": list(tools)} if tools else {}
-                if more:
-                    offered["extra_context"] = dict(more)
-                return str(self._tokenizer.apply_chat_template(list(messages), answer, **offered))
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise CannotTake(
-                f"the model's chat template does not take these messages: {reason(error)}"
-            ) from error
+        return self._template.render(messages, answer=answer, tools=tools, more=more)
 
     def pieces(self) -> list[bytes] | None:
         """The vocabulary's bytes, if putting them together is what this tokenizer does: that is tried out."""

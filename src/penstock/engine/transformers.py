@@ -25,7 +25,7 @@ from penstock.config.model import LocalConfig
 from penstock.engine import _attention, _packed
 from penstock.engine._drawing import Drawing, Rule, contradiction, draw_all
 from penstock.engine._hf_tokenizer import HFTokenizer
-from penstock.engine.backend import CannotTake, ModelCard, Progress, Sampling
+from penstock.engine.backend import CannotTake, ModelCard, Progress, Sampling, check_ends, usable
 from penstock.engine.grammar import Grammars
 from penstock.engine.memory import cache_pages
 from penstock.engine.model_dir import ModelDir, check_memory
@@ -76,6 +76,7 @@ class TransformersBackend:
             self._processor.inputs_and_outputs.get_model_kwargs = self._give
             self._tokenizer = HFTokenizer(model.path, vocabulary)
             self._ends = _ends(self._model.generation_config.eos_token_id, self._tokenizer.end)
+            check_ends(self._ends, vocabulary, model.path)
             source = self._tokenizer.source
             self._grammars = Grammars(source, vocabulary, min(self._ends)) if source and self._ends else None
             self._card = ModelCard(
@@ -86,7 +87,7 @@ class TransformersBackend:
                 backend=f"transformers {transformers.__version__}",
                 step_tokens=max(STEP_TOKENS, seats),
                 draws=True,
-                defaults=_defaults(self._model.generation_config),
+                defaults=usable(_defaults(self._model.generation_config)),
             )
             self._try_out(probes, expected)
         except FAULTS as error:
