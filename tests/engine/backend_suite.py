@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 
+import msgspec
 import pytest
 from engine_doubles import Reader
 
@@ -32,6 +33,21 @@ def compute(backend, *asked):
             logprobs += progress.logprobs
             finish += [progress.finish] if progress.finish else []
     return [(ids, logprobs, finish[0]) for ids, logprobs, finish in told.values()]
+
+
+def scores(backend, *asked):
+    """Of the prompt's tokens, of each."""
+    told = {}
+    for prompt, sampling in asked:
+        number = next(NUMBERS)
+        backend.add(number, prompt, sampling)
+        told[number] = []
+    left = set(told)
+    while left:
+        for progress in backend.step():
+            told[progress.number] += progress.prompt
+            left -= {progress.number} if progress.finish else set()
+    return list(told.values())
 
 
 def greedy(count=TOKENS, **more):
@@ -97,6 +113,21 @@ class BackendSuite:
         ((_, unasked, _),) = compute(backend, (prompts[0], greedy()))
         assert unasked == []
         assert all(logprob.value <= 0 for logprob in logprobs)
+
+    def test_what_was_said_is_as_likely_in_a_prompt(self, make, prompts):
+        backend = make(msgspec.structs.replace(small(), prefix_cache=False))
+        if not backend.card.scores:
+            pytest.skip("how likely the tokens of a prompt are is not told")
+        plain = Sampling(max_tokens=TOKENS, temperature=0.0, logprobs=True, ignore_eos=True)
+        ((ids, logprobs, _),) = compute(backend, (prompts[0], plain))
+        prompt = [*prompts[0], *ids]
+        scored = Sampling(max_tokens=3, temperature=0.0, prompt_logprobs=0)
+        for _ in range(2):
+            (of_prompt,) = scores(backend, (prompt * 8, scored))
+            assert len(of_prompt) == 8 * len(prompt) - 1
+            told = [score.value for score in of_prompt[len(prompts[0]) - 1 : len(prompt) - 1]]
+            assert told == pytest.approx([logprob.value for logprob in logprobs], abs=1e-3)
+        backend.close()
 
     def test_the_same_seed_says_the_same(self, backend, prompts):
         def sampled(seed):

@@ -21,7 +21,7 @@ class DrawingBackend(LetterBackend):
     def __init__(self):
         super().__init__()
         card = {name: getattr(self.card, name) for name in ModelCard.__struct_fields__}
-        self.card = ModelCard(**card | {"draws": True})
+        self.card = ModelCard(**card | {"draws": True, "scores": True})
 
     def step(self):
         progress = []
@@ -30,11 +30,17 @@ class DrawingBackend(LetterBackend):
             ids = [sampling.logit_bias[0][0]] if sampling.logit_bias else one.ids
             top = tuple((token, -1.0 - token) for token in range(4, 4 + sampling.top_logprobs))
             told = [Logprob(-0.5, top)] if sampling.logprobs else []
-            progress.append(Progress(one.number, ids, told, one.finish))
+            prompt = []
+            if sampling.prompt_logprobs is not None:
+                prompt = [
+                    Logprob(-float(place), top[:1], 7) for place in range(1, self.lengths.pop(one.number, 1))
+                ]
+            progress.append(Progress(one.number, ids, told, one.finish, prompt=prompt))
         return progress
 
     def add(self, number, prompt, sampling):
         self.asked = getattr(self, "asked", {}) | {number: sampling}
+        self.lengths = getattr(self, "lengths", {}) | {number: len(prompt)}
         super().add(number, prompt, sampling)
 
 
@@ -87,6 +93,37 @@ class TestDone:
         (choice,) = ask(body, COMPLETIONS, DrawingBackend()).json()["choices"]
         chosen = choice["text"]
         assert choice["logprobs"]["top_logprobs"] == [{"!": -5.0, '"': -6.0, chosen: -0.5}]
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_an_echo_with_log_probabilities_has_those_of_the_prompt(self, stream):
+        """Of its first token nothing can be said."""
+        body = completion(prompt="abc", echo=True, logprobs=1, max_tokens=2, stream=stream)
+        answer = ask(body, COMPLETIONS, DrawingBackend())
+        told = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        for each in events(answer) if stream else [answer.json()]:
+            for name in told:
+                told[name] += each["choices"][0]["logprobs"][name]
+        assert "".join(told["tokens"]) == "abc" + said(2, LETTERS.encode("abc", special=False))
+        assert told["token_logprobs"] == [None, -1.0, -2.0, -0.5, -0.5]
+        assert told["top_logprobs"][:3] == [None, {"!": -5.0, "b": -1.0}, {"!": -5.0, "c": -2.0}]
+        assert told["text_offset"] == [0, 1, 2, 3, 4]
+
+    @pytest.mark.parametrize("kind", ["chat", "completion"])
+    def test_log_probabilities_of_a_prompt_as_vllm_has_them(self, kind):
+        body = chat() if kind == "chat" else completion(prompt="abc", n=2)
+        answer = ask(
+            body | {"prompt_logprobs": 0},
+            *([] if kind == "chat" else [COMPLETIONS]),
+            backend=DrawingBackend(),
+        ).json()
+        if kind == "chat":
+            assert len(answer["prompt_logprobs"]) == len(PROMPT)
+            return
+        (b,) = LETTERS.encode("b", special=False)
+        for choice in answer["choices"]:
+            first, second, _ = choice["prompt_logprobs"]
+            assert first is None
+            assert second == {str(b): {"logprob": -1.0, "rank": 7, "decoded_token": "b"}}
 
     def test_a_bias_reaches_who_draws(self):
         (choice,) = ask(chat(logit_bias={"40": 100}), backend=DrawingBackend()).json()["choices"]
@@ -142,6 +179,20 @@ class TestRefused:
         )
         own = set(UnsupportedBody.__struct_fields__) - set(UnsupportedBody.__mro__[1].__struct_fields__)
         assert own <= {name for name, _ in tried}
+
+    @pytest.mark.parametrize(
+        ("more", "param"),
+        [
+            ({"stream": True, "prompt_logprobs": 1}, "prompt_logprobs"),
+            ({"echo": True, "logprobs": 1, "return_token_ids": True}, "echo"),
+            ({"echo": True, "logprobs": 1, "prompt_logprobs": 1}, "echo"),
+            ({"prompt_logprobs": 21}, "prompt_logprobs"),
+            ({"prompt_logprobs": -1}, "prompt_logprobs"),
+        ],
+    )
+    def test_log_probabilities_of_a_prompt_that_cannot_be_told(self, more, param):
+        status, told = error(ask(completion(**more), COMPLETIONS, DrawingBackend()))
+        assert (status, told["param"]) == (400, param)
 
     @pytest.mark.parametrize("more", [{"logprobs": 0}, {"logprobs": 2}])
     def test_an_echo_with_log_probabilities(self, more):

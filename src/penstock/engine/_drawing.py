@@ -36,7 +36,7 @@ class Rule(Protocol):
 class Drawing:
     """One request's tokens.
 
-    ``ends`` are the ids that end it; ``finish`` is set with the last of them.  ``ended_by_rule``: with none of them,
+    ``start`` is how many come before them.  ``ends`` are the ids that end it; ``finish`` is set with the last of them.  ``ended_by_rule``: with none of them,
     and before its limit.
 
     :param ends: ids that end an answer, unless the call ignores them
@@ -50,11 +50,11 @@ class Drawing:
         "_said",
         "_sampling",
         "_seed",
-        "_start",
         "count",
         "ended_by_rule",
         "ends",
         "finish",
+        "start",
     )
 
     def __init__(
@@ -64,7 +64,7 @@ class Drawing:
         self._rule = rule
         self._cut = False
         self.ends = (frozenset() if sampling.ignore_eos else ends) | set(sampling.stop_token_ids)
-        self._start = len(prompt)
+        self.start = len(prompt)
         self._seed = secrets.randbits(63) if sampling.seed is None else sampling.seed % 2**64
         self._said: Counter[int] = Counter()
         self._known = set(prompt) if sampling.repetition_penalty != 1.0 else None
@@ -124,7 +124,7 @@ class Drawing:
 
     def _chance(self) -> float:
         """Of the token that comes next: 0 to 1."""
-        return random.Random((self._seed << 32) | (self._start + self.count)).random()
+        return random.Random((self._seed << 32) | (self.start + self.count)).random()
 
     def _penalised(self, logits: Logits) -> Logits:
         asked = self._sampling
@@ -202,6 +202,12 @@ def logprob_of(logits: Logits, token: int, top: int = 0) -> Logprob:
     return Logprob(float(told[token]), tuple(zip(likeliest.tolist(), told[likeliest].tolist(), strict=True)))
 
 
+def ranked(logits: Logits, token: int, top: int) -> Logprob:
+    """The same with its rank."""
+    told = logprob_of(logits, token, top)
+    return Logprob(told.value, told.top, rank=1 + int(np.count_nonzero(logits > logits[token])))
+
+
 def contradiction(sampling: Sampling) -> str:
     """Why nothing can be drawn as it is asked for; empty: it can."""
     if sampling.min_tokens > sampling.max_tokens:
@@ -211,4 +217,4 @@ def contradiction(sampling: Sampling) -> str:
     return ""
 
 
-__all__ = ["Drawing", "Logits", "Rule", "contradiction", "draw_all", "logprob_of"]
+__all__ = ["Drawing", "Logits", "Rule", "contradiction", "draw_all", "logprob_of", "ranked"]

@@ -82,7 +82,9 @@ class Graph:
         self._logits = decoder.outputs["logits"]
         told = next(each for each in self._session.get_outputs() if each.name == self._logits)
         self._told_type = _TYPES[told.type]
-        self._tells_all = told.shape[1] != 1  # logits of each token that is read, and not of the last alone
+        self._tells_all: bool = (
+            told.shape[1] != 1
+        )  # logits of each token that is read, and not of the last alone
         self._vocabulary = int(told.shape[2])
         self._shape = (rows, decoder.num_key_value_heads, context, decoder.head_size)
         one = int(np.prod(self._shape)) * np.dtype(self._type).itemsize
@@ -102,6 +104,11 @@ class Graph:
         return f"<Graph {self._shape[0]} rows, {self.written} tokens written>"
 
     @property
+    def tells_all(self) -> bool:
+        """Whether there are logits after each token that is read, and not after the last alone."""
+        return self._tells_all
+
+    @property
     def written(self) -> int:
         """Tokens for whose keys and values memory is taken."""
         return sum(self._written)
@@ -115,13 +122,13 @@ class Graph:
         """Compute the next part of a row's text.
 
         :param known: tokens of it before these
-        :returns: the logits after the last of them, (vocabulary,)
+        :returns: the logits after each of them, or after the last alone, (tokens, vocabulary)
         """
         binding, told = self._binding(row, 1, len(ids) if self._tells_all else 1)
         self._run(binding, np.array([ids], np.int64), [known])
         self._write(row, known + len(ids))
-        last: Logits = told[0, -1]
-        return last
+        each: Logits = told[0]
+        return each
 
     def step(self, tokens: Sequence[int], known: Sequence[int]) -> Logits:
         """Compute one more token of each of the first rows.

@@ -7,8 +7,9 @@ of the loop.  A client that leaves gives its generations up.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import nan
 
-from penstock.engine.backend import Progress
+from penstock.engine.backend import Logprob, Progress
 from penstock.engine.engine import Engine
 from penstock.engine.form import Form
 from penstock.engine.request import Asked
@@ -39,6 +40,7 @@ class Choice:
         "index",
         "letters",
         "number",
+        "of_prompt",
         "pieces",
         "text",
         "tools",
@@ -55,6 +57,7 @@ class Choice:
         self.number = 0  # in the engine
         self.finish = ""
         self.pieces: list[Said] = []  # of a plain answer
+        self.of_prompt: Sequence[Logprob] = ()  # of its tokens from the second on
         self.begun = False  # its first chunk was sent
         self.letters = 0  # of text that was sent
         self.called = 0  # calls that were sent
@@ -133,8 +136,9 @@ class Answer:
         said: Sequence[Said] = (
             pieces if choice.tools is None else self._with_calls(choice, choice.tools, pieces)
         )
+        choice.of_prompt = choice.of_prompt or progress.prompt
         if choice.echo and said:
-            said = [Piece(choice.echo, [], []), *said]
+            said = [self._echo(choice), *said]
             choice.echo = ""
         if self._asked.stream:
             self._send(choice, said)
@@ -142,6 +146,13 @@ class Answer:
             choice.pieces += said
         if choice.finish and all(each.finish for each in self.choices):
             self._complete()
+
+    def _echo(self, choice: Choice) -> Piece:
+        """The prompt's text, with its tokens where their log probabilities are wanted; nothing is before the first."""
+        if self._asked.sampling.prompt_logprobs is None:
+            return Piece(choice.echo, [], [])
+        prompt = self._asked.prompts[choice.index // self._asked.choices]
+        return Piece(choice.echo, prompt, [Logprob(nan), *choice.of_prompt])
 
     def _with_calls(self, choice: Choice, tools: ToolText, pieces: list[Piece]) -> list[Said]:
         said = tools.feed(pieces)
@@ -216,7 +227,8 @@ class Answer:
                 if self._asked.tools
                 else ()
             )
-            exchange.respond(200, JSON_HEADERS, self._form.whole(whole, output_tokens, calls))
+            scores = [choice.of_prompt for choice in self.choices]
+            exchange.respond(200, JSON_HEADERS, self._form.whole(whole, output_tokens, calls, scores))
         self._on_end(200, output_tokens)
 
     def _give_up(self) -> None:

@@ -35,7 +35,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     ``context``: tokens of a prompt and its answer together, at most.  ``vocabulary``: token ids lie below it.
     ``backend``: library and version.  ``dimensions``: of its embeddings; 0: it writes text.  ``shorter``: their
     beginnings are embeddings as well.  ``draws``: which token is next is chosen here and not by the library, so that
-    a ``logit_bias`` and ``top_logprobs`` can be asked for.
+    a ``logit_bias`` and ``top_logprobs`` can be asked for.  ``scores``: how likely a prompt's tokens are can be asked.
     """
 
     directory: str
@@ -47,6 +47,7 @@ class ModelCard(msgspec.Struct, frozen=True):
     dimensions: int = 0
     shorter: bool = False
     draws: bool = False
+    scores: bool = False
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +72,9 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     ignore_eos: bool = False
     logprobs: bool = False  # of the tokens that were chosen
     top_logprobs: int = 0  # and of so many that were likeliest
+    prompt_logprobs: int | None = (
+        None  # those of the prompt's tokens, with so many that were likeliest; None: not
+    )
     logit_bias: tuple[tuple[int, float], ...] = ()  # what is added to the logits of tokens
     schema: str = ""
     regex: str = ""
@@ -108,20 +112,28 @@ def check_ends(ends: Collection[int], vocabulary: int, path: Path) -> None:
 
 
 class Logprob(msgspec.Struct, frozen=True, gc=False):
-    """How likely a chosen token was, as the model alone has it; ``top``: the likeliest, by their ids."""
+    """How likely a token was, as the model alone has it; ``top``: the likeliest, by their ids.
+
+    ``rank``: among all of them, where 1 is the likeliest; 0: it is not known.
+    """
 
     value: float
     top: tuple[tuple[int, float], ...] = ()
+    rank: int = 0
 
 
 class Progress(msgspec.Struct, frozen=True, gc=False):
-    """What one step added to one generation; ``vector``: the embedding of its prompt, as bytes of float32."""
+    """What one step added to one generation; ``vector``: the embedding of its prompt, as bytes of float32.
+
+    ``prompt``: with the first ids, of the prompt's tokens from the second on, where that is asked for.
+    """
 
     number: int
     ids: list[int]
     logprobs: list[Logprob]  # one for each id where they were asked for, else none
     finish: Finish
     vector: bytes = b""
+    prompt: Sequence[Logprob] = ()
 
 
 class CannotTake(Exception):

@@ -6,9 +6,11 @@ Chunks are put together of bytes: what is the same in all of them is rendered on
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isnan
 
 import msgspec
 
+from penstock.engine.backend import Logprob
 from penstock.engine.request import Asked
 from penstock.engine.text import Piece
 from penstock.engine.tools import Called
@@ -134,23 +136,33 @@ class Form:
     # ---- plain ----
 
     def whole(
-        self, choices: Sequence[tuple[Piece, str]], output_tokens: int, calls: Sequence[Sequence[Called]] = ()
+        self,
+        choices: Sequence[tuple[Piece, str]],
+        output_tokens: int,
+        calls: Sequence[Sequence[Called]] = (),
+        scores: Sequence[Sequence[Logprob]] = (),
     ) -> bytes:
         """The body of a plain answer: each choice's text and finish reason.
 
         :param calls: of tools, of each choice; their pieces are part of its own
+        :param scores: of each choice's prompt, from its second token on
         """
+        told_of = [self._of_prompt(index, each) for index, each in enumerate(scores)] or [b""] * len(choices)
         rendered = b",".join(
-            self._choice(index, *choice, calls[index] if calls else ())
+            self._choice(index, *choice, calls[index] if calls else (), b"" if self._chat else told_of[index])
             for index, choice in enumerate(choices)
         )
         ids = b""
         if self._asked.wants_ids and self._chat:
             ids = b',"prompt_token_ids":' + _encode(self._asked.prompts[0])
+        if self._chat:
+            ids += told_of[0]
         told = usage(self._asked.input_tokens, output_tokens)
         return b'%b"choices":[%b],"usage":%b%b}' % (self._head, rendered, told, ids)
 
-    def _choice(self, index: int, piece: Piece, finish: str, calls: Sequence[Called]) -> bytes:
+    def _choice(
+        self, index: int, piece: Piece, finish: str, calls: Sequence[Called], of_prompt: bytes
+    ) -> bytes:
         said = _encode(piece.text) if piece.text or not calls else b"null"
         made = b",".join(self._call(index, called, place) for place, called in enumerate(calls))
         text = (
@@ -167,10 +179,31 @@ class Form:
                 ids += b',"prompt_token_ids":' + _encode(prompt)
         logprobs = self._logprobs(piece, 0) if piece.logprobs else b"null"
         return b'{"index":%d,%b,"logprobs":%b,"finish_reason":"%b"%b}' % (
-            *(index, text, logprobs, finish.encode(), ids),
+            *(index, text, logprobs, finish.encode(), ids + of_prompt),
         )
 
     # ---- log probabilities ----
+
+    def _of_prompt(self, choice: int, scores: Sequence[Logprob]) -> bytes:
+        """As vLLM tells them; empty: nobody asked for that."""
+        if self._asked.sampling.prompt_logprobs is None or self._asked.echoes:
+            return b""
+        ids = self._asked.prompts[choice // self._asked.choices]
+        told: list[JSON] = [None]
+        for token, score in zip(ids[1:], scores, strict=True):
+            likeliest = {each: (value, rank) for rank, (each, value) in enumerate(score.top, 1)}
+            likeliest[token] = (score.value, score.rank)
+            told.append(
+                {
+                    str(each): {
+                        "logprob": value,
+                        "rank": rank or None,
+                        "decoded_token": self._spell(each),
+                    }
+                    for each, (value, rank) in likeliest.items()
+                }
+            )
+        return b',"prompt_logprobs":' + _encode(told)
 
     def _logprobs(self, piece: Piece, offset: int) -> bytes:
         tokens = [self._spell(token) for token in piece.ids]
@@ -197,9 +230,14 @@ class Form:
         )
 
     def _top(self, tokens: Sequence[str], piece: Piece) -> list[JSON]:
-        """The likeliest by their texts; the one that was chosen is always among them, as OpenAI's API has it."""
+        """The likeliest by their texts; the one that was chosen is always among them, as OpenAI's API has it.
+
+        Of the first one of a prompt nothing is known.
+        """
         return [
-            {self._spell(token): value for token, value in logprob.top} | {text: logprob.value}
+            None
+            if isnan(logprob.value)
+            else {self._spell(token): value for token, value in logprob.top} | {text: logprob.value}
             for text, logprob in zip(tokens, piece.logprobs, strict=True)
         ]
 

@@ -16,10 +16,10 @@ import msgspec
 import onnxruntime
 
 from penstock.config.model import LocalConfig
-from penstock.engine._drawing import Drawing, Logits, contradiction, draw_all, logprob_of
+from penstock.engine._drawing import Drawing, Logits, contradiction, draw_all, logprob_of, ranked
 from penstock.engine._json_tokenizer import JSONTokenizer
 from penstock.engine._onnx_graph import Decoder, Graph
-from penstock.engine.backend import CannotTake, ModelCard, Progress, Sampling, check_ends, usable
+from penstock.engine.backend import CannotTake, Logprob, ModelCard, Progress, Sampling, check_ends, usable
 from penstock.engine.grammar import Grammars
 from penstock.engine.memory import cache_pages
 from penstock.engine.model_dir import ModelDir, check_memory
@@ -61,13 +61,24 @@ class _Generation:
     ``known``: how many of its ``ids`` have keys and values in its row.
     """
 
-    __slots__ = ("drawing", "ids", "known", "number")
+    __slots__ = ("drawing", "ids", "known", "number", "scores", "top")
 
-    def __init__(self, number: int, ids: list[int], drawing: Drawing) -> None:
+    def __init__(self, number: int, ids: list[int], drawing: Drawing, top: int | None) -> None:
         self.number = number
         self.ids = ids
         self.drawing = drawing
         self.known = 0
+        self.top = top  # of the likeliest, with each token of the prompt; None: nothing is wanted of these
+        self.scores: list[
+            Logprob
+        ] = []  # of the prompt's tokens from the second on, as far as it has been read
+
+    def score(self, logits: Logits) -> None:
+        """Of the tokens of the prompt that follow those which were read last, unless they were read before."""
+        first = self.known - len(logits)
+        for place, row in enumerate(logits, first + 1):
+            if len(self.scores) + 1 == place < self.drawing.start:
+                self.scores.append(ranked(row, self.ids[place], self.top or 0))
 
     def __repr__(self) -> str:
         return f"<_Generation {self.number}, {self.known} of {len(self.ids)} tokens known, {self.drawing!r}>"
@@ -108,6 +119,7 @@ class OnnxBackend:
                 backend=f"ONNX Runtime {onnxruntime.__version__}",
                 step_tokens=STEP_TOKENS,
                 draws=True,
+                scores=self._graph.tells_all,
                 defaults=usable(_defaults(told.search)),
             )
             self._try_out()
@@ -138,7 +150,7 @@ class OnnxBackend:
         if why := contradiction(sampling):
             raise CannotTake(why)
         drawing = Drawing(prompt, sampling, self._ends, self._grammars.rule(sampling))
-        self._waiting.append(_Generation(number, list(prompt), drawing))
+        self._waiting.append(_Generation(number, list(prompt), drawing, sampling.prompt_logprobs))
 
     def cancel(self, number: int) -> None:
         for place, ready in enumerate(self._ready):
@@ -192,9 +204,13 @@ class OnnxBackend:
             logits = self._graph.read(len(self._ready), part, one.known)
             one.known += len(part)
             left -= len(part)
+            if one.top is not None:
+                one.score(logits)
             if one.known == len(one.ids):
                 self._reading = None
-                (said,) = _draw(logits[None], [one])
+                (said,) = _draw(logits[-1:], [one])
+                if one.scores and one.drawing.count == 1:
+                    said = msgspec.structs.replace(said, prompt=one.scores)
                 progress.append(said)
                 if not said.finish:
                     self._ready.append(one)  # it is in that row already

@@ -91,11 +91,13 @@ class OpenVINOBackend:
             backend=f"OpenVINO GenAI {openvino_genai.__version__.partition('-')[0]}",
             step_tokens=STEP_TOKENS,
             defaults=usable(_defaults(defaults)),
+            scores=not config.prefix_cache,  # of what is not computed anew nothing is told
         )
         said = model.config.get("vocab_size")
         width = max(self._tokenizer.vocabulary, said if isinstance(said, int) else 0)
         self._rules = RuleCompiler(tokenizer, width)
         self._handles: dict[int, Any] = {}
+        self._echoed: dict[int, int] = {}  # tokens of the prompt, which come before the answer's
         self._logged: set[int] = set()  # whose log probabilities are wanted; the library gives them to all
 
     def __repr__(self) -> str:
@@ -120,9 +122,11 @@ class OpenVINOBackend:
             raise CannotTake(reason(error)) from error
         if sampling.logprobs:
             self._logged.add(number)
+        if sampling.prompt_logprobs is not None:
+            self._echoed[number] = len(prompt)
 
     def cancel(self, number: int) -> None:
-        self._logged.discard(number)
+        self._forget(number)
         handle = self._handles.pop(number, None)
         if handle is not None:
             handle.cancel()
@@ -133,20 +137,24 @@ class OpenVINOBackend:
         for number, handle in list(self._handles.items()):
             ids: list[int] = []
             logprobs: list[Logprob] = []
+            of_prompt: list[Logprob] = []
             finish: Finish = ""
             while handle.can_read():
                 for output in handle.read().values():
-                    ids += output.generated_ids
+                    echoed = self._echoed.pop(number, 0)
+                    ids += output.generated_ids[echoed:]
                     if number in self._logged:
-                        logprobs += map(Logprob, output.generated_log_probs)
+                        logprobs += map(Logprob, output.generated_log_probs[echoed:])
+                    if echoed:  # the first has none
+                        of_prompt += map(Logprob, output.generated_log_probs[1:echoed])
                     finish = _FINISH.get(output.finish_reason, "")
             if not finish and handle.get_status() != _STATUS.RUNNING:
                 finish = "memory" if handle.get_status() == _STATUS.IGNORED else "stop"
             if finish:
                 del self._handles[number]
-                self._logged.discard(number)
+                self._forget(number)
             if ids or finish:
-                progress.append(Progress(number, ids, logprobs, finish))
+                progress.append(Progress(number, ids, logprobs, finish, prompt=of_prompt))
         return progress
 
     def statistics(self) -> dict[str, float]:
@@ -156,6 +164,10 @@ class OpenVINOBackend:
             "cache_bytes": float(figures.cache_size_in_bytes),
             "scheduled": float(figures.scheduled_requests),
         }
+
+    def _forget(self, number: int) -> None:
+        self._logged.discard(number)
+        self._echoed.pop(number, None)
 
     def close(self) -> None:
         self._handles.clear()
@@ -177,7 +189,8 @@ class OpenVINOBackend:
         else:
             config.ignore_eos = True
         config.apply_chat_template = False
-        config.logprobs = int(sampling.logprobs)
+        config.echo = sampling.prompt_logprobs is not None
+        config.logprobs = int(sampling.logprobs or config.echo)
         config.presence_penalty = sampling.presence_penalty
         config.frequency_penalty = sampling.frequency_penalty
         config.repetition_penalty = sampling.repetition_penalty

@@ -63,6 +63,7 @@ class _Body(UnsupportedBody, kw_only=True):
     return_token_ids: bool | None = False
     add_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = False
+    prompt_logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] | None = None
 
 
 class Chat(_Body, kw_only=True):
@@ -183,6 +184,7 @@ def _sampling(body: _Body, limit: int | None, card: ModelCard, logprobs: bool, t
             raise BadRequest(f"stop_token_ids: {token} is no token of this model", param="stop_token_ids")
     rule = ruling(body)
     return Sampling(
+        prompt_logprobs=_of_prompt(body, card),
         max_tokens=limit or 0,
         min_tokens=body.min_tokens or 0,
         temperature=_or(body.temperature, usual.temperature),
@@ -202,6 +204,27 @@ def _sampling(body: _Body, limit: int | None, card: ModelCard, logprobs: bool, t
         regex=rule.regex,
         grammar=rule.grammar,
     )
+
+
+def _of_prompt(body: _Body, card: ModelCard) -> int | None:
+    """How many of the likeliest are told with each token of the prompt; None: nothing is told of these."""
+    name, wanted = "prompt_logprobs", body.prompt_logprobs
+    if isinstance(body, _Completion) and body.echo and body.logprobs is not None:
+        if wanted is not None or body.return_token_ids:
+            raise unsupported("echo", " with logprobs, beside prompt_logprobs or return_token_ids")
+        name, wanted = "echo", body.logprobs
+    elif wanted is not None and body.stream:
+        raise unsupported("prompt_logprobs", " in a stream")
+    if wanted is None:
+        return None
+    if not card.scores:
+        why = (
+            " with log probabilities by this model as it is run: with OpenVINO it takes `prefix_cache: false`"
+        )
+        raise unsupported(name, why)
+    if wanted and not card.draws:
+        raise unsupported(name, " above 0 with this backend: only the token that is there is known")
+    return wanted
 
 
 def _biases(said: dict[str, float], card: ModelCard) -> tuple[tuple[int, float], ...]:
@@ -277,8 +300,6 @@ def _of_chat(chat: Chat) -> tuple[bool, int]:
 
 def _of_completion(completion: _Completion) -> tuple[bool, int]:
     """The same for a completion."""
-    if completion.echo and completion.logprobs is not None:
-        raise unsupported("echo", " beside logprobs: those of a prompt are not known")
     if completion.suffix:
         raise unsupported("suffix")
     if (completion.best_of or 1) > (completion.n or 1):

@@ -25,7 +25,6 @@ _ANYWAY: dict[str, tuple[JSON, ...]] = {
 """Of the members below those that may be there, with the values that change nothing."""
 
 _WHY = {
-    "prompt_logprobs": ": only those of the answer's tokens are known",
     "priority": ": a whole number in the header field Penstock-Priority says it, and higher goes first",
     "chat_template": " from a caller: it would be code; the model's own counts",
     "truncate_prompt_tokens": ": nothing of a prompt is cut off",
@@ -39,7 +38,6 @@ _WHY = {
 class UnsupportedBody(RuledBody, kw_only=True):
     """The members that are refused."""
 
-    prompt_logprobs: JSON = None
     use_beam_search: JSON = None
     length_penalty: JSON = None
     early_stopping: JSON = None
