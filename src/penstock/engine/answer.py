@@ -11,6 +11,7 @@ from math import nan
 
 from penstock.engine.backend import Logprob, Progress
 from penstock.engine.engine import Engine
+from penstock.engine.forced import ForcedText
 from penstock.engine.form import Form
 from penstock.engine.request import Asked
 from penstock.engine.text import Piece, TextStream
@@ -47,7 +48,12 @@ class Choice:
     )
 
     def __init__(
-        self, answer: Answer, index: int, text: TextStream, tools: ToolText | None = None, echo: str = ""
+        self,
+        answer: Answer,
+        index: int,
+        text: TextStream,
+        tools: ToolText | ForcedText | None = None,
+        echo: str = "",
     ) -> None:
         self._answer = answer
         self.echo = echo  # what its text begins with, until that is told
@@ -154,7 +160,7 @@ class Answer:
         prompt = self._asked.prompts[choice.index // self._asked.choices]
         return Piece(choice.echo, prompt, [Logprob(nan), *choice.of_prompt])
 
-    def _with_calls(self, choice: Choice, tools: ToolText, pieces: list[Piece]) -> list[Said]:
+    def _with_calls(self, choice: Choice, tools: ToolText | ForcedText, pieces: list[Piece]) -> list[Said]:
         said = tools.feed(pieces)
         if choice.finish:
             said += tools.end(whole=choice.finish == "stop")

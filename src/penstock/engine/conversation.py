@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -26,8 +26,14 @@ class _CalledFunction(msgspec.Struct):
     arguments: str = "{}"  # JSON text
 
 
+class _CalledCustom(msgspec.Struct):
+    name: str
+    input: str = ""
+
+
 class _ToolCall(msgspec.Struct):
-    function: _CalledFunction
+    function: _CalledFunction | None = None
+    custom: _CalledCustom | None = None
     id: str = ""
     type: str = "function"
 
@@ -48,11 +54,53 @@ class _Function(msgspec.Struct, omit_defaults=True):
     parameters: dict[str, JSON] = {}
 
 
-class Tool(msgspec.Struct):
-    """What the model may call."""
+class FunctionTool(msgspec.Struct, tag_field="type", tag="function"):
+    """What the model may call with arguments."""
 
-    type: Literal["function"]
     function: _Function
+
+    @property
+    def name(self) -> str:
+        return self.function.name
+
+    def told(self) -> JSON:
+        """As templates want it."""
+        return {"type": "function", "function": msgspec.to_builtins(self.function)}
+
+
+class _Grammar(msgspec.Struct):
+    definition: str
+    syntax: Literal["lark", "regex", "gbnf"]
+
+
+class _Format(msgspec.Struct):
+    type: Literal["text", "grammar"]
+    grammar: _Grammar | None = None
+
+
+class _Custom(msgspec.Struct):
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    description: str = ""
+    format: _Format | None = None
+
+
+class CustomTool(msgspec.Struct, tag_field="type", tag="custom"):
+    """What the model may call with a text."""
+
+    custom: _Custom
+
+    @property
+    def name(self) -> str:
+        return self.custom.name
+
+    def told(self) -> JSON:
+        """As templates want it, which know of functions only."""
+        parameters = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
+        function = {"name": self.name, "description": self.custom.description, "parameters": parameters}
+        return {"type": "function", "function": function}
+
+
+Tool: TypeAlias = FunctionTool | CustomTool
 
 
 class Conversation(Protocol):
@@ -87,9 +135,7 @@ def conversation_ids(chat: Conversation, tokenizer: Tokenizer) -> list[int]:
             "continue_final_message and add_generation_prompt contradict each other",
             param="continue_final_message",
         )
-    tools: list[JSON] = [
-        {"type": "function", "function": msgspec.to_builtins(tool.function)} for tool in offered(chat)
-    ]
+    tools: list[JSON] = [tool.told() for tool in offered(chat)]
     more = _told(chat)
     text = tokenizer.render(messages, answer=answer, tools=tools, more=more)
     if tools and text == tokenizer.render(messages, answer=answer, more=more):
@@ -140,6 +186,11 @@ def _plain(message: Message, place: int) -> dict[str, JSON]:
 
 def _call(call: _ToolCall, where: str) -> JSON:
     """As templates want it: the arguments are no text."""
+    if call.custom is not None:
+        written = {"name": call.custom.name, "arguments": {"input": call.custom.input}}
+        return {"id": call.id, "type": "function", "function": written}
+    if call.function is None:
+        raise BadRequest(f"{where}: a call is of a function, or custom", param=where)
     try:
         arguments = msgspec.json.decode(call.function.arguments or "{}", type=dict[str, JSON])
     except NOT_JSON as error:
@@ -151,4 +202,13 @@ def _call(call: _ToolCall, where: str) -> JSON:
     }
 
 
-__all__ = ["MAX_TOOLS", "Conversation", "Message", "Tool", "conversation_ids", "offered"]
+__all__ = [
+    "MAX_TOOLS",
+    "Conversation",
+    "CustomTool",
+    "FunctionTool",
+    "Message",
+    "Tool",
+    "conversation_ids",
+    "offered",
+]

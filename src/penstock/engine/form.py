@@ -94,9 +94,10 @@ class Form:
         return self._chunk(choice, text, called.piece, finish, output_tokens, None, 0)
 
     def _call(self, choice: int, called: Called, place: int, index: bytes = b"") -> bytes:
-        return b'{%b"id":"call_%032x_%d_%d","type":"function","function":{"name":%b,"arguments":%b}}' % (
-            *(index, self._number, choice, place),
-            *(_encode(called.name), _encode(called.arguments)),
+        kind, said = (b"custom", b"input") if called.is_custom else (b"function", b"arguments")
+        return b'{%b"id":"call_%032x_%d_%d","type":"%b","%b":{"name":%b,"%b":%b}}' % (
+            *(index, self._number, choice, place, kind, kind),
+            *(_encode(called.name), said, _encode(called.arguments)),
         )
 
     def _chunk(

@@ -16,6 +16,7 @@ import msgspec
 from penstock.engine.backend import CannotTake, ModelCard, Sampling, Tokenizer
 from penstock.engine.body import decoded
 from penstock.engine.conversation import MAX_TOOLS, Message, Tool, conversation_ids, offered
+from penstock.engine.forced import Forced, forced, keeping_to
 from penstock.engine.ruled import ruling
 from penstock.engine.unsupported import UnsupportedBody, refuse_unsupported, unsupported
 from penstock.errors import BadRequest
@@ -107,6 +108,7 @@ class Asked(msgspec.Struct, eq=False):
     keeps_stop: bool  # the stop sequence that ended it is part of the answer
     echoes: tuple[str, ...] = ()  # what an answer to each prompt begins with
     tools: tuple[str, ...] = ()  # names of those that the model may call
+    forced: Forced | None = None  # the one that the answer is a call of
 
     @property
     def input_tokens(self) -> int:
@@ -128,7 +130,11 @@ def read(endpoint: Endpoint, body: bytes, tokenizer: Tokenizer, card: ModelCard)
     try:
         if endpoint is Endpoint.CHAT:
             chat = decoded(body, _chat)
-            return _asked(endpoint, chat, [conversation_ids(chat, tokenizer)], card, _of_chat(chat))
+            chosen = forced(chat)
+            asked = _asked(endpoint, chat, [conversation_ids(chat, tokenizer)], card, _of_chat(chat))
+            if chosen is not None:
+                asked.forced, asked.sampling = chosen, keeping_to(asked.sampling, chosen.rule)
+            return asked
         completion = decoded(body, _completion)
         prompts = _prompts(completion, tokenizer)
         echoes = _echoes(completion, prompts, tokenizer) if completion.echo else ()
@@ -166,7 +172,7 @@ def _asked(
         wants_ids=bool(body.return_token_ids),
         keeps_stop=bool(body.include_stop_str_in_output),
         echoes=echoes,
-        tools=tuple(tool.function.name for tool in offered(body)) if isinstance(body, Chat) else (),
+        tools=tuple(tool.name for tool in offered(body)) if isinstance(body, Chat) else (),
     )
 
 
@@ -281,10 +287,8 @@ def _of_chat(chat: Chat) -> tuple[bool, int]:
     """Check it; whether log probabilities are wanted, and of how many tokens beside those that were chosen."""
     if chat.functions and chat.tool_choice != "none":
         raise unsupported("functions", "; say it with tools")
-    if chat.tools and chat.tool_choice not in (None, "auto", "none"):
-        raise unsupported("tool_choice", " but as auto or none: what the model calls is its own choice")
     if offered(chat):
-        if chat.parallel_tool_calls is False:
+        if chat.parallel_tool_calls is False and chat.tool_choice in (None, "auto"):
             raise unsupported("parallel_tool_calls", " as false: how many it calls is the model's own choice")
         if rule := ruling(chat).param:
             raise unsupported(rule, " together with tools")

@@ -31,6 +31,7 @@ from penstock.engine.answer import JSON_HEADERS, Answer, Choice, refuse
 from penstock.engine.backend import Backend, CannotTake, Sampling
 from penstock.engine.embeddings import AskedVectors, VectorAnswer
 from penstock.engine.engine import Engine, Job
+from penstock.engine.forced import ForcedText
 from penstock.engine.form import Form
 from penstock.engine.measures import Measures
 from penstock.engine.request import Asked, read
@@ -209,7 +210,7 @@ class EngineServer:
                 for place in range(asked.choices):
                     texts = text_of(self._pieces, backend.tokenizer.decode, prompt)
                     text = TextStream(texts, asked.stops, keep_stop=asked.keeps_stop)
-                    tools = ToolText(asked.tools) if asked.tools else None
+                    tools = _tools_of(asked)
                     echo = asked.echoes[at] if asked.echoes else ""
                     choice = Choice(answer, len(answer.choices), text, tools, echo)
                     job = Job(prompt, _of_choice(asked, place, len(prompt), backend), priority, deadline)
@@ -289,6 +290,13 @@ def _read(path: str, body: bytes, backend: Backend) -> Asked | AskedVectors | To
     if endpoint is Endpoint.EMBEDDINGS:
         return embeddings.read(body, backend.tokenizer, backend.card)
     return read(endpoint, body, backend.tokenizer, backend.card)
+
+
+def _tools_of(asked: Asked) -> ToolText | ForcedText | None:
+    """What finds the calls of one answer; None: there are none to call."""
+    if asked.forced is not None:
+        return ForcedText(asked.forced)
+    return ToolText(asked.tools) if asked.tools else None
 
 
 def _of_choice(asked: Asked, place: int, length: int, backend: Backend) -> Sampling:

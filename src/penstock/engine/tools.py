@@ -25,11 +25,15 @@ _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 
 class Called(msgspec.Struct, frozen=True):
-    """One call; ``arguments`` is JSON text, ``piece`` what it was written in, without its text."""
+    """One call; ``arguments`` is JSON text, ``piece`` what it was written in, without its text.
+
+    ``is_custom``: of a custom tool; ``arguments`` is its input then, which may be any text.
+    """
 
     name: str
     arguments: str
     piece: Piece
+    is_custom: bool = False
 
 
 Said: TypeAlias = Piece | Called
