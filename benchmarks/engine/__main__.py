@@ -3,7 +3,7 @@
 ::
 
     python -m benchmarks.engine [MODEL_DIR] [--rounds 5] [--threads 1] [--longest 128] [--prompts 200]
-        [--parts batch cuts order http]
+        [--calls 32] [--quick] [--parts batch cuts order http]
     python -m benchmarks.engine MODEL_DIR --parts http --at-once 1 16 --rival http://127.0.0.1:PORT/v1
         --rival-pid PID --rival-model MODEL_DIR
     python -m benchmarks.engine MODEL_DIR --backend transformers [--attention 'paged|sdpa']
@@ -23,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import deque
 from pathlib import Path
 
 from benchmarks.engine import workload
@@ -41,7 +42,13 @@ NUMBERS = itertools.count(1)
 
 
 def backend_for(options, **more):
-    settings = {"threads": options.threads, "exact": True, "slots": SLOTS, "cache_bytes": CACHE, **more}
+    settings = {
+        "threads": options.threads,
+        "exact": not options.quick,
+        "slots": SLOTS,
+        "cache_bytes": CACHE,
+        **more,
+    }
     named = {"model": str(options.model), "backend": options.backend}
     return load(LocalConfig(prefix_cache=False, **named, **settings))
 
@@ -58,23 +65,26 @@ def use_attention(name):
 
 
 def bare(backend, calls):
-    """The library alone, all at once: what its own example does."""
+    """The library alone, as many at once as our engine has places: what its own example does."""
     if not hasattr(backend, "_pipeline"):
         return stepped(backend, calls)
     said = {}
     pipeline = backend._pipeline  # noqa: SLF001 - what is measured is what it is without us
     handles = {}
-    for prompt, sampling in calls:
-        number = next(NUMBERS)
-        backend.add(number, prompt, sampling)
-        handles[number] = backend._handles.pop(number)  # noqa: SLF001
-        said[number] = []
-    while pipeline.has_non_finished_requests():
+    waiting = deque(calls)
+    while waiting or handles:
+        while waiting and len(handles) < SLOTS:
+            number = next(NUMBERS)
+            backend.add(number, *waiting.popleft())
+            handles[number] = backend._handles.pop(number)  # noqa: SLF001
+            said[number] = []
         pipeline.step()
-        for number, handle in handles.items():
+        for number, handle in list(handles.items()):
             while handle.can_read():
                 for output in handle.read().values():
                     said[number] += output.generated_ids
+            if handle.get_status() != handle.get_status().RUNNING:
+                del handles[number]
     texts = [backend.tokenizer.decode(ids) for ids in said.values()]
     assert all(texts)
     return list(said.values())
@@ -154,8 +164,9 @@ def shown(rates):
 
 def throughput(options):
     backend = backend_for(options)
-    samplings = workload.samplings(longest=options.longest)
-    calls = list(zip(workload.prompts(backend.tokenizer, longest=options.prompts), samplings, strict=True))
+    samplings = workload.samplings(options.calls, longest=options.longest)
+    prompts = workload.prompts(backend.tokenizer, options.calls, longest=options.prompts)
+    calls = list(zip(prompts, samplings, strict=True))
     pieces = backend.tokenizer.pieces()
     bare(backend, calls[:4])  # what is compiled at the first use is compiled
     loop = asyncio.new_event_loop()
@@ -180,7 +191,11 @@ def throughput(options):
         rates["32 at once, our engine"].append(ours)
         equal_ours = sum(a == b for a, b in zip(said, reference, strict=True))
     tokens = sum(map(len, reference))
-    print(f"\nfp32, {len(calls)} calls, {tokens} tokens, {options.rounds} rounds; tokens per CPU-second")
+    read = sum(map(len, prompts))
+    kind = "as it comes" if options.quick else "fp32"
+    print(
+        f"\n{kind}, {len(calls)} calls, {read} tokens in prompts, {tokens} tokens, {options.rounds} rounds; tokens per CPU-second"
+    )
     for name, found in rates.items():
         print(f"  {name:28} {shown(found)}")
     alone, library, ours = (statistics.median(found) for found in rates.values())
@@ -298,6 +313,13 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--longest", type=int, default=128, help="tokens of the longest answer")
     parser.add_argument("--prompts", type=int, default=200, help="tokens of the longest prompt")
+    parser.add_argument(
+        "--calls",
+        type=int,
+        default=workload.CALLS,
+        help="of batch; more than 32: so many are always under way",
+    )
+    parser.add_argument("--quick", action="store_true", help="as it comes, and not in fp32 throughout")
     parser.add_argument("--parts", nargs="+", default=["batch", "cuts", "order", "http"])
     parser.add_argument("--rival", default="", help="base URL of another server with the same model")
     parser.add_argument("--rival-pid", type=int, default=0)
