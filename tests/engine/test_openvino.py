@@ -143,6 +143,10 @@ def test_a_request_with_a_choice_gets_one_of_it(backend, name):
     assert (backend.tokenizer.decode(ids) in texts, finish) == (True, "stop")
 
 
+def test_how_likely_a_prompt_is_can_be_asked_where_all_of_it_is_computed(backend):
+    assert not backend.card.scores  # beginnings are computed once, and nothing is told of them then
+
+
 def test_no_more_threads_draw_than_may_compute():
     assert openvino.properties(LocalConfig(threads=3))["sampler_num_threads"] == 3
     assert "sampler_num_threads" not in openvino.properties(LocalConfig())
