@@ -1,0 +1,143 @@
+"""The order in which a LiteLLM proxy's configuration is converted.
+
+Every key of the source is either converted or listed with the reason: nothing is dropped silently.  A key
+that is taken is removed from (a copy of) the source, and what remains at the end is what nobody took.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import yaml
+
+from penstock.config._reading import MAX_NODES
+from penstock.config.litellm import _settings
+from penstock.config.litellm._deployments import Deployments
+from penstock.config.litellm._draft import Draft, Left
+from penstock.config.litellm._groups import check_clocks, check_shares
+from penstock.config.litellm._values import Plain
+from penstock.config.litellm._written import lines
+from penstock.config.load import parse
+from penstock.errors import ConfigError
+
+# What a configuration without models of its own may consist of: they stand in a database, or other files.
+_SECTIONS = frozenset({"model_list", "litellm_settings", "router_settings", "general_settings", "include"})
+
+
+class Conversion(msgspec.Struct, frozen=True):
+    """A configuration of ours as text, what it lacks, and the environment variables that it refers to."""
+
+    text: str
+    left: tuple[Left, ...]
+    variables: tuple[str, ...]
+    upstreams: int
+    models: int
+    keys: int
+
+
+class _Loader(yaml.SafeLoader):
+    """As PyYAML has it, but what ``<<`` merges in is counted: merges of merges multiply at each step."""
+
+    merged = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        self.merged += len(node.value)
+        if self.merged > MAX_NODES:
+            raise yaml.constructor.ConstructorError(
+                problem=f"`<<` merges more than {MAX_NODES} values", problem_mark=node.start_mark
+            )
+
+
+def convert(text: str, name: str, environ: Mapping[str, str]) -> Conversion:
+    """Convert the text of a LiteLLM proxy's configuration.
+
+    :param environ: where the master key is looked up if it is a reference; only its hash is kept
+    :raises penstock.errors.ConfigError: it is no YAML, or no section of keys
+    """
+    try:
+        source = yaml.load(text, _Loader)  # noqa: S506 - it is a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ConfigError(f"{name}{where}: is no YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ConfigError(f"{name}: is no YAML") from None
+    if (
+        not isinstance(source, dict)
+        or not isinstance(source.get("model_list", []), list)
+        or _SECTIONS.isdisjoint(source)
+    ):
+        raise ConfigError(f"{name}: is no configuration of a LiteLLM proxy: it has no model_list")
+    draft = Draft()
+    _run(draft, copy.deepcopy(source), environ)
+    result = "\n".join(lines(draft, name)) + "\n"
+    # Whatever stood in the source, what comes out can be loaded: prove it, with stand-ins for what the
+    # variables hold.
+    parse(result, f"{name}, converted", _StandIns())
+    return Conversion(
+        text=result,
+        left=draft.left(),
+        variables=draft.variables(),
+        upstreams=len(draft.upstreams),
+        models=len(draft.models),
+        keys=len(draft.keys),
+    )
+
+
+class _StandIns(Mapping[str, str]):
+    """Every variable is set, to something that is right wherever it may stand."""
+
+    def __getitem__(self, name: str) -> str:
+        return "http://127.0.0.1:9"
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def _run(draft: Draft, source: Plain, environ: Mapping[str, str]) -> None:
+    library, router = _section(draft, source, "litellm_settings"), _section(draft, source, "router_settings")
+    general = _section(draft, source, "general_settings")
+    credentials = _settings.take_credentials(draft, source.pop("credential_list", None))
+    _settings.take_clocks(draft, library, router)
+    _settings.take_retries(draft, library, router)
+    _settings.take_log(draft, library)
+    verify = library.get("ssl_verify") is not False
+    if not verify:
+        del library["ssl_verify"]
+    deployments = Deployments(draft, environ, credentials, verify=verify)
+    for entry in source.pop("model_list", None) or []:
+        deployments.take(entry)
+    check_clocks(draft)
+    check_shares(draft)
+    aliases = _settings.take_aliases(draft, router.pop("model_group_alias", None))
+    _settings.take_fallbacks(draft, library, router, aliases)
+    _settings.take_master_key(draft, general.pop("master_key", None), environ)
+    _settings.take_strategy(draft, router)
+    for name, section in (
+        ("litellm_settings", library),
+        ("router_settings", router),
+        ("general_settings", general),
+        ("", source),
+    ):
+        for key in section:
+            draft.leave(f"{name}.{key}" if name else str(key))
+
+
+def _section(draft: Draft, source: Plain, name: str) -> Plain:
+    section = source.pop(name, None)
+    if section is None:
+        return {}
+    if not isinstance(section, dict):
+        draft.leave(name, "is no section of keys")
+        return {}
+    return {str(key): value for key, value in section.items()}

@@ -1,0 +1,94 @@
+"""What has been converted so far, and what has been left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from penstock.config.litellm._reasons import REASONS
+from penstock.config.references import variables
+
+_NO_COUNTERPART = "has no counterpart in Penstock"
+
+
+class Left(msgspec.Struct, frozen=True):
+    """Something that was not converted; ``models`` are those that it was said of, if any."""
+
+    key: str
+    reason: str
+    models: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        of = f" ({', '.join(self.models)})" if self.models else ""
+        return f"{self.key}{of}: {self.reason}"
+
+
+class Upstream(msgspec.Struct, frozen=True):
+    """Deployments that agree in all of this share an upstream.  Texts are as they stand in the file."""
+
+    kind: str
+    base_url: str
+    api_key: str | None
+    headers: tuple[tuple[str, str], ...] = ()
+    responses: bool = False
+    running_usage: bool = False
+    verify: bool = True
+    credentials: tuple[tuple[str, str], ...] = ()
+    api: str | None = None
+
+
+class Deployment(msgspec.Struct, frozen=True):
+    upstream: str
+    model: str
+    shares: Mapping[str, float]
+    clocks: Mapping[str, float]
+
+
+class Draft:
+    """What the parts of a conversion add to, each its own."""
+
+    def __init__(self) -> None:
+        self.upstreams: dict[Upstream, str] = {}
+        self.models: dict[str, list[Deployment]] = {}
+        self.fallbacks: dict[str, list[str]] = {}
+        self.keys: list[tuple[str, str]] = []
+        self.retries: int | None = None
+        self.timeouts: dict[str, float] = {}
+        self.log: dict[str, str] = {}
+        self.strategy = ""  # of every model
+        self._left: dict[tuple[str, str], list[str]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Draft {len(self.models)} models, {len(self._left)} left>"
+
+    def left(self) -> tuple[Left, ...]:
+        """What is not converted, in the order in which that was found."""
+        return tuple(
+            Left(key, reason, tuple(dict.fromkeys(models))) for (key, reason), models in self._left.items()
+        )
+
+    def variables(self) -> tuple[str, ...]:
+        """The environment variables that upstreams refer to, sorted."""
+        texts = [
+            text for u in self.upstreams for text in (u.base_url, u.api_key or "", *dict(u.headers).values())
+        ]
+        return tuple(sorted(set().union(*map(variables, texts))))
+
+    def leave(self, key: str, reason: str = "", model: str | None = None) -> None:
+        """List what is not converted; without a reason, with the one that its name has."""
+        reason = reason or REASONS.get(key.rpartition(".")[2], _NO_COUNTERPART)
+        models = self._left.setdefault((key, reason), [])
+        if model is not None:
+            models.append(model)
+
+    def named(self, upstream: Upstream, label: str) -> str:
+        """The name of an upstream, which deployments that agree share."""
+        if upstream in self.upstreams:
+            return self.upstreams[upstream]
+        taken, name, count = set(self.upstreams.values()), label, 1
+        while name in taken:
+            count += 1
+            name = f"{label}-{count}"
+        self.upstreams[upstream] = name
+        return name

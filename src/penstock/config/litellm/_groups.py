@@ -1,0 +1,59 @@
+"""What the deployments of one model have together: the shares that they are drawn by, and their clocks."""
+
+from __future__ import annotations
+
+from penstock.config.litellm._draft import Deployment, Draft
+from penstock.config.model import TimeoutConfig
+
+
+def clocks(found: dict[str, float]) -> dict[str, float]:
+    """LiteLLM's timeout is how long it waits for bytes; ours of that kind are the first two clocks.
+
+    Without a stream_timeout of its own a stream waits as long for each further token as for the first.
+    """
+    if "first_token" in found:
+        found = {"between_tokens": found["first_token"], **found}
+        if found["first_token"] > TimeoutConfig().total:
+            found["total"] = found["first_token"]
+    return found
+
+
+def check_clocks(draft: Draft) -> None:
+    for name, deployments in draft.models.items():
+        if any(deployment.clocks != deployments[0].clocks for deployment in deployments):
+            reason = "a model's candidates have the same clocks; the longest were taken"
+            draft.leave("model_list[].litellm_params.timeout", reason, name)
+
+
+def check_shares(draft: Draft) -> None:
+    for name, deployments in draft.models.items():
+        measure = _measure(deployments)
+        if measure != "weight" and any("weight" in deployment.shares for deployment in deployments):
+            reason = f"LiteLLM looks at the {measure or 'shares'} of the first of them, which has no weight"
+            draft.leave("model_list[].litellm_params.weight", reason, name)
+
+
+def model_clocks(draft: Draft, deployments: list[Deployment]) -> dict[str, float]:
+    """One set for all of a model's candidates: of different ones the longest."""
+    own = {clock for deployment in deployments for clock in deployment.clocks}
+    if not own:
+        return {}
+    defaults = {
+        "first_token": TimeoutConfig().first_token,
+        "between_tokens": TimeoutConfig().between_tokens,
+    }
+    defaults |= draft.timeouts
+    longest = {clock: max(d.clocks.get(clock, defaults[clock]) for d in deployments) for clock in sorted(own)}
+    return clocks({**{c: s for c, s in draft.timeouts.items() if c != "total"}, **longest})
+
+
+def weights(deployments: list[Deployment]) -> list[float | None]:
+    """As simple-shuffle does it; none where all have the same."""
+    measure = _measure(deployments)
+    shares: list[float | None] = [d.shares.get(measure, 0.0) for d in deployments]
+    return shares if len(set(shares)) > 1 else [None] * len(deployments)
+
+
+def _measure(deployments: list[Deployment]) -> str:
+    """What simple-shuffle draws by: the first of weight, rpm, tpm that the first deployment has."""
+    return next((key for key in ("weight", "rpm", "tpm") if key in deployments[0].shares), "")

@@ -1,0 +1,83 @@
+"""The converted configuration as text, with comments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from penstock.config.litellm._draft import Draft, Upstream
+from penstock.config.litellm._groups import model_clocks, weights
+from penstock.config.providers import DEFAULT_BASE_URLS
+from penstock.config.references import variables
+from penstock.config.writing import escaped, flow_list, scalar
+
+
+def lines(draft: Draft, name: str) -> Iterable[str]:
+    yield f"# Converted from {_one_line(name)} by `penstock import-litellm`."
+    if draft.left():
+        yield "#"
+        yield "# Not converted:"
+        yield from (f"#   {_one_line(str(left))}" for left in draft.left())
+    yield ""
+    if not (draft.upstreams or draft.log or draft.retries is not None or draft.timeouts or draft.keys):
+        yield "log: {}"  # a configuration is never empty
+    if draft.log:
+        yield f"log: {{{', '.join(f'{key}: {value}' for key, value in draft.log.items())}}}"
+    if draft.retries is not None:
+        yield f"retry:\n  attempts: {draft.retries + 1}  # the first and {draft.retries} more, at one candidate"
+    if draft.timeouts:
+        yield "timeouts:"
+        yield from (f"  {clock}: {seconds:g}" for clock, seconds in draft.timeouts.items())
+    if draft.upstreams:
+        yield "upstreams:"
+    for upstream, label in draft.upstreams.items():
+        yield from _upstream_lines(upstream, label)
+    if draft.models:
+        yield "models:"
+    for model, deployments in draft.models.items():
+        yield f"  {scalar(model)}:"
+        if draft.strategy and len(deployments) > 1:
+            yield f"    strategy: {draft.strategy}"
+        yield "    candidates:"
+        for deployment, weight in zip(deployments, weights(deployments), strict=True):
+            yield f"      - upstream: {scalar(deployment.upstream)}"
+            if deployment.model:
+                yield f"        model: {scalar(escaped(deployment.model))}"
+            if weight is not None:
+                yield f"        weight: {weight:g}"
+        if clocks := model_clocks(draft, deployments):
+            yield "    timeouts:"
+            yield from (f"      {clock}: {seconds:g}" for clock, seconds in clocks.items())
+        if fallbacks := draft.fallbacks.get(model):
+            yield f"    fallbacks: {flow_list(map(escaped, fallbacks))}"
+    if draft.keys:
+        yield "keys:"
+    for label, hashed in draft.keys:
+        yield f"  - name: {scalar(label)}"
+        yield f"    hash: {hashed}"
+
+
+def _upstream_lines(upstream: Upstream, label: str) -> Iterable[str]:
+    yield f"  {scalar(label)}:"
+    yield f"    kind: {upstream.kind}"
+    if upstream.base_url != DEFAULT_BASE_URLS[upstream.kind]:
+        yield f"    base_url: {scalar(upstream.base_url)}"
+    if upstream.api_key is not None:
+        plain = "" if variables(upstream.api_key) else "  # better in the environment: ${NAME}"
+        yield f"    api_key: {scalar(upstream.api_key)}{plain}"
+    if upstream.credentials:
+        yield "    credentials:"
+        yield from (f"      {key}: {scalar(value)}" for key, value in upstream.credentials)
+    if upstream.headers:
+        yield "    headers:"
+        yield from (f"      {scalar(header)}: {scalar(value)}" for header, value in upstream.headers)
+    if upstream.api is not None:
+        yield f"    api: {upstream.api}"
+    for switch in ("responses", "running_usage"):
+        if getattr(upstream, switch):
+            yield f"    {switch}: true"
+    if not upstream.verify:
+        yield "    verify: false"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()) if text.isprintable() else repr(text)
