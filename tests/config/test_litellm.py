@@ -251,7 +251,8 @@ def test_variables_of_azure_are_those_that_litellm_looks_up():
         ("router_settings: {cooldown_time: 30}", "`breaker`"),
         ("router_settings: {redis_host: h}", "`limits.redis`"),
         ("general_settings: {max_budget: 5}", "`limits`"),
-        ("general_settings: {max_parallel_requests: 5}", "`concurrency`"),
+        ("general_settings: {max_parallel_requests: 5}", "`limits.keys`"),
+        ("router_settings: {default_max_parallel_requests: 5}", "`concurrency`"),
     ],
 )
 def test_what_has_to_be_said_anew_is_listed_with_the_place_for_it(setting, where):
@@ -646,7 +647,19 @@ _VALUE = st.recursive(
     | st.floats()
     | st.text(max_size=6)
     | st.sampled_from(
-        ["openai/gpt-x", "gpt-x", "openai/*", "*", "os.environ/URL", "a", "b", "http://h/v1", "${X}", "no"]
+        [
+            "openai/gpt-x",
+            "openai/*",
+            "*",
+            "os.environ/URL",
+            "a",
+            "b",
+            "http://h/v1",
+            "${X}",
+            "no",
+            "1d",
+            "30d",
+        ]
     ),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=5,
@@ -659,6 +672,9 @@ _PARAMS = st.dictionaries(
             "timeout",
             "stream_timeout",
             "rpm",
+            "max_parallel_requests",
+            "max_budget",
+            "budget_duration",
             "weight",
             "extra_headers",
             "organization",
@@ -697,6 +713,11 @@ _SETTINGS = st.dictionaries(
             "default_fallbacks",
             "master_key",
             "json_logs",
+            "optional_pre_call_checks",
+            "provider_budget_config",
+            "max_budget",
+            "budget_duration",
+            "global_max_parallel_requests",
         ]
     ),
     _VALUE

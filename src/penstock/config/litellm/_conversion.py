@@ -18,6 +18,7 @@ from penstock.config.litellm import _settings
 from penstock.config.litellm._deployments import Deployments
 from penstock.config.litellm._draft import Draft, Left
 from penstock.config.litellm._groups import check_clocks, check_shares
+from penstock.config.litellm._limits import take_limits
 from penstock.config.litellm._values import Plain
 from penstock.config.litellm._written import lines
 from penstock.config.load import parse
@@ -122,6 +123,7 @@ def _run(draft: Draft, source: Plain, environ: Mapping[str, str]) -> None:
     aliases = _settings.take_aliases(draft, router.pop("model_group_alias", None))
     _settings.take_fallbacks(draft, library, router, aliases)
     _settings.take_master_key(draft, general.pop("master_key", None), environ)
+    take_limits(draft, library, router, general, aliases)
     _settings.take_strategy(draft, router)
     for name, section in (
         ("litellm_settings", library),

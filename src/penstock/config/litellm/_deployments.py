@@ -12,6 +12,8 @@ from penstock.config._meaning import header_fault
 from penstock.config.address import check_base_url
 from penstock.config.litellm import _azure, _clouds
 from penstock.config.litellm._draft import Deployment, Draft, Upstream
+from penstock.config.litellm._groups import SHARES
+from penstock.config.litellm._limits import ASKED
 from penstock.config.litellm._values import Plain, number, text
 from penstock.config.patterns import match
 from penstock.config.providers import PROVIDERS, Provider
@@ -107,7 +109,7 @@ class Deployments:
                     "model_list[].litellm_params.litellm_credential_name", "names no credential", name
                 )
         try:
-            upstream, model, label = self._upstream(model, parameters, name, mode)
+            upstream, model, label, provider = self._upstream(model, parameters, name, mode)
         except _CannotConvert as refusal:
             self._draft.leave(f"model_list[].litellm_params.model {model}", str(refusal), name)
             return
@@ -118,22 +120,18 @@ class Deployments:
             return
         if model == name:
             model = ""  # the caller's own
-        shares = {}
-        for key in ("weight", "rpm", "tpm"):
+        shares, asked = {}, {}
+        for key in ("weight", *ASKED):
             value = parameters.pop(key, entry.pop(key, None))
             share = number(value)
-            if share is not None:
+            if key in ASKED and value is not None:
+                asked[key] = value
+            if key in SHARES and share is not None:
                 shares[key] = share
             elif value is not None and key == "weight":
                 self._draft.leave(
                     "model_list[].litellm_params.weight", "is no number that is at least 0", name
                 )
-            if value is not None and key != "weight":
-                reason = (
-                    "at most the share among the model's candidates, where none has a weight; what callers may ask of "
-                    "a model is `limits.models`"
-                )
-                self._draft.leave(f"model_list[].litellm_params.{key}", reason, name)
         clocks = {}
         for key, clock in (("timeout", "first_token"), ("stream_timeout", "between_tokens")):
             seconds = number(parameters.get(key))
@@ -150,10 +148,14 @@ class Deployments:
             if key not in _INFORMATION and not str(key).startswith("supports_"):
                 self._draft.leave(f"model_list[].model_info.{key}", "", name)
         found = self._draft.named(upstream, label)
-        self._draft.models.setdefault(name, []).append(Deployment(found, model, shares, clocks))
+        self._draft.models.setdefault(name, []).append(
+            Deployment(name, found, model, provider, shares, clocks, asked)
+        )
 
-    def _upstream(self, model: str, parameters: Plain, name: str, mode: str) -> tuple[Upstream, str, str]:
-        """The upstream, its name for the model, and what it should be called."""
+    def _upstream(
+        self, model: str, parameters: Plain, name: str, mode: str
+    ) -> tuple[Upstream, str, str, str]:
+        """The upstream, its name for the model, what it should be called, and LiteLLM's name of the provider."""
         prefix, slash, rest = model.partition("/")
         given = parameters.pop("custom_llm_provider", None)
         ranks = _RERANKERS.get(prefix) if mode == "rerank" or "rerank" in rest else None
@@ -238,7 +240,7 @@ class Deployments:
             credentials=credentials,
             api=api,
         )
-        return upstream, rest, label
+        return upstream, rest, label, "bedrock" if prefix in _clouds.BEDROCK else prefix
 
     def _at_a_cloud(self, prefix: str, model: str, base: str | None, parameters: Plain) -> _clouds.Deployment:
         """Such an upstream, its name for the model, and its credentials."""

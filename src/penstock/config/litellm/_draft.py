@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -39,10 +40,15 @@ class Upstream(msgspec.Struct, frozen=True):
 
 
 class Deployment(msgspec.Struct, frozen=True):
+    """``name``: of its model; ``provider``: as LiteLLM calls it; ``asked``: its limits, as they stand in the file."""
+
+    name: str
     upstream: str
     model: str
+    provider: str
     shares: Mapping[str, float]
     clocks: Mapping[str, float]
+    asked: Mapping[str, Any]
 
 
 class Draft:
@@ -53,6 +59,8 @@ class Draft:
         self.models: dict[str, list[Deployment]] = {}
         self.fallbacks: dict[str, list[str]] = {}
         self.keys: list[tuple[str, str]] = []
+        self.concurrency: dict[str, int] = {}  # of upstreams, by name
+        self.limits: dict[str, dict[str, dict[str, float]]] = {"models": {}, "upstreams": {}}
         self.retries: int | None = None
         self.timeouts: dict[str, float] = {}
         self.log: dict[str, str] = {}

@@ -5,6 +5,9 @@ from __future__ import annotations
 from penstock.config.litellm._draft import Deployment, Draft
 from penstock.config.model import TimeoutConfig
 
+# What simple-shuffle draws by, the first of them that a model's first deployment has.
+SHARES = ("weight", "rpm", "tpm")
+
 
 def clocks(found: dict[str, float]) -> dict[str, float]:
     """LiteLLM's timeout is how long it waits for bytes; ours of that kind are the first two clocks.
@@ -55,5 +58,4 @@ def weights(deployments: list[Deployment]) -> list[float | None]:
 
 
 def _measure(deployments: list[Deployment]) -> str:
-    """What simple-shuffle draws by: the first of weight, rpm, tpm that the first deployment has."""
-    return next((key for key in ("weight", "rpm", "tpm") if key in deployments[0].shares), "")
+    return next((key for key in SHARES if key in deployments[0].shares), "")

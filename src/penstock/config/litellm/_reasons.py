@@ -13,7 +13,13 @@ _CALLBACK = "Penstock has no callbacks; it has a ledger, metrics and a log"
 _CACHE = "which answers are kept is said for each model (`cache`), and where, at the top; see docs/caching.md"
 _COOLDOWN = "an upstream that fails is left in peace where it has a `breaker`; see docs/flow.md"
 _BUDGET = "say whose it is, under `limits`: keys, tenants, tiers, models or upstreams, by day or month; see docs/flow.md"
-_AT_ONCE = "how many calls an upstream gets at once is its `concurrency`; see docs/flow.md"
+_UNCLEAR = (
+    "LiteLLM's documentation calls it a deployment's, and its schema a key's: say `concurrent` in `limits.upstreams` or "
+    "`limits.keys`; see docs/flow.md"
+)
+_EACH_AT_ONCE = "how many calls an upstream gets at once is its `concurrency`; see docs/flow.md"
+_NEW_ONES = 'what each key, or each tenant, may use that has no entry of its own is `"*"` in `limits.keys` and `limits.tenants`'
+_IN_OR_OUT = "tokens of prompts and answers are counted together: `tokens_per_minute` in `limits`"
 
 REASONS = {
     "temperature": _FIXED_PARAMETER,
@@ -38,9 +44,17 @@ REASONS = {
     "alerting": "alerts are made of metrics; see docs/metrics.md",
     "max_budget": _BUDGET,
     "budget_duration": _BUDGET,
-    "provider_budget_config": "what an upstream may be paid is its budget under `limits.upstreams`; see docs/flow.md",
-    "max_parallel_requests": _AT_ONCE,
-    "global_max_parallel_requests": _AT_ONCE,
+    "max_parallel_requests": _UNCLEAR,
+    "default_max_parallel_requests": _EACH_AT_ONCE,
+    "default_internal_user_params": _NEW_ONES,
+    "default_key_generate_params": _NEW_ONES,
+    "upperbound_key_generate_params": _NEW_ONES,
+    "default_team_params": _NEW_ONES,
+    "default_team_settings": _NEW_ONES,
+    "tag_budget_config": "calls have no tags: " + _BUDGET,
+    "itpm": _IN_OR_OUT,
+    "otpm": _IN_OR_OUT,
+    "enable_pre_call_checks": "each deployment's `rpm` stands in `limits`; prompts that are too long their provider refuses",
     "api_version": _VERSION,
     "database_url": _DATABASE,
     "store_model_in_db": _DATABASE,

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from penstock.config.litellm._draft import Draft, Upstream
 from penstock.config.litellm._groups import model_clocks, weights
+from penstock.config.litellm._limits import limit_lines
 from penstock.config.providers import DEFAULT_BASE_URLS
 from penstock.config.references import variables
 from penstock.config.writing import escaped, flow_list, scalar
@@ -18,7 +19,10 @@ def lines(draft: Draft, name: str) -> Iterable[str]:
         yield "# Not converted:"
         yield from (f"#   {_one_line(str(left))}" for left in draft.left())
     yield ""
-    if not (draft.upstreams or draft.log or draft.retries is not None or draft.timeouts or draft.keys):
+    limits = list(limit_lines(draft))
+    if not (
+        draft.upstreams or draft.log or draft.retries is not None or draft.timeouts or draft.keys or limits
+    ):
         yield "log: {}"  # a configuration is never empty
     if draft.log:
         yield f"log: {{{', '.join(f'{key}: {value}' for key, value in draft.log.items())}}}"
@@ -31,6 +35,8 @@ def lines(draft: Draft, name: str) -> Iterable[str]:
         yield "upstreams:"
     for upstream, label in draft.upstreams.items():
         yield from _upstream_lines(upstream, label)
+        if label in draft.concurrency:
+            yield f"    concurrency: {{ limit: {draft.concurrency[label]}, adaptive: false }}"
     if draft.models:
         yield "models:"
     for model, deployments in draft.models.items():
@@ -54,6 +60,11 @@ def lines(draft: Draft, name: str) -> Iterable[str]:
     for label, hashed in draft.keys:
         yield f"  - name: {scalar(label)}"
         yield f"    hash: {hashed}"
+    if limits:
+        yield "limits:"
+    for table, entries in limits:
+        yield f"  {table}:"
+        yield from (f"    {scalar(name)}: {{ {limited} }}" for name, limited in entries)
 
 
 def _upstream_lines(upstream: Upstream, label: str) -> Iterable[str]:
