@@ -69,6 +69,14 @@ def test_a_limit_that_would_be_others_too_is_left(others):
     assert "give it an upstream of its own" in left["rpm"]
 
 
+def test_a_pattern_that_shares_its_upstream_has_no_name_of_its_own():
+    left, config = converted(
+        deployment("n-*", "openai/x-*", rpm=5), deployment("m", "openai/y"), router=CHECK
+    )
+    assert config.limits.models == {}
+    assert "no name" in left["rpm"]
+
+
 def test_an_alias_has_the_limits_of_what_it_stands_for():
     _, config = converted(
         deployment("m", "openai/x", rpm=5), router=CHECK | {"model_group_alias": {"short": "m"}}
@@ -145,6 +153,18 @@ def test_calls_at_once_of_the_proxy_are_those_of_all_models_together():
     assert left == {}
 
 
+@pytest.mark.parametrize(("value", "reason"), [(0, "limits nothing"), ("some", "is no number")])
+def test_so_many_calls_at_once_are_none_that_could_be_kept_to(value, reason):
+    left, config = converted(
+        deployment("m", "openai/x", max_parallel_requests=value),
+        general_settings={"global_max_parallel_requests": value},
+    )
+    assert config.upstreams["openai"].concurrency is None
+    assert config.limits.models == {}
+    assert reason in left["max_parallel_requests"]
+    assert reason in left["global_max_parallel_requests"]
+
+
 # ---- budgets ---------------------------------------------------------------------------------------------
 
 
@@ -183,6 +203,12 @@ def test_a_budget_of_the_proxy_without_a_duration_is_left():
     left, config = converted(litellm_settings={"max_budget": 5})
     assert config.limits.models == {}
     assert "never begins anew" in left["max_budget"]
+
+
+def test_an_amount_keeps_its_digits():
+    for amount in (1e-12, 1234567.89, 999999999999.0):
+        _, config = converted(deployment("m", "openai/x", max_budget=amount, budget_duration="1d"))
+        assert config.limits.upstreams["openai"].usd_per_day == amount
 
 
 def test_the_proxys_budget_is_that_of_all_models_together():

@@ -7,7 +7,6 @@ else is asked at that upstream, or by that name; else it is left, rather than ma
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
 from typing import Any
 
 from penstock.config.litellm._draft import Deployment, Draft
@@ -75,7 +74,7 @@ def limit_lines(draft: Draft) -> Iterable[tuple[str, list[tuple[str, str]]]]:
     for table, entries in draft.limits.items():
         if entries:
             lines = [
-                (name, ", ".join(f"{limit}: {_plain(value)}" for limit, value in limits.items()))
+                (name, ", ".join(f"{limit}: {value:.15g}" for limit, value in limits.items()))
                 for name, limits in entries.items()
             ]
             yield table, lines
@@ -217,8 +216,3 @@ def _take_providers(draft: Draft, router: Plain, deployments: list[Deployment]) 
             _hold(draft, "upstreams", places[0], {_PERIODS[str(duration)]: number(amount) or 0.0})
         for other in said:
             draft.leave(f"{key}.{provider}.{other}")
-
-
-def _plain(value: float) -> str:
-    """The number in full: YAML takes 1e-12 for text."""
-    return str(value) if isinstance(value, int) else format(Decimal(repr(value)).normalize(), "f")
