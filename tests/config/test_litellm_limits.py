@@ -64,8 +64,9 @@ def test_a_deployment_that_shares_its_upstream_has_the_limit_of_its_models_name_
     ids=["a twin", "another name", "the name is another's", "elsewhere", "a pattern", "every other name"],
 )
 def test_a_limit_that_would_be_others_too_is_left(others):
-    left, config = converted(deployment("m", "openai/x", rpm=5), *others, router=CHECK)
+    left, config = converted(deployment("m", "openai/x", rpm=5, **DAILY), *others, router=CHECK)
     assert (config.limits.models, config.limits.upstreams) == ({}, {})
+    assert set(left) == {"rpm", "max_budget"}
     assert "give it an upstream of its own" in left["rpm"]
 
 

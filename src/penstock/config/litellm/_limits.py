@@ -61,6 +61,8 @@ def take_limits(
                 draft.leave(f"{_PARAMETERS}.{key}", _NOT_ALONE, deployment.name)
             continue
         table, name = place
+        if "max_budget" in wanted:
+            draft.leave(f"{_PARAMETERS}.budget_duration", _WINDOW, deployment.name)
         if "max_parallel_requests" in wanted and table == "upstreams":
             draft.concurrency[name] = int(wanted.pop("max_parallel_requests")[1])
         elif "max_parallel_requests" in wanted:
@@ -120,7 +122,6 @@ def _wanted(draft: Draft, deployment: Deployment, rates: frozenset[str]) -> dict
         if fault := _budget_fault(budget, duration):
             leave("max_budget", fault)
         else:
-            leave("budget_duration", _WINDOW)
             found["max_budget"] = _PERIODS[str(duration)], number(budget) or 0.0
     return found
 
