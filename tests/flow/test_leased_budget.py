@@ -102,6 +102,7 @@ class World(SharedPool):
         total = self.before + sum(process.spent for process in self.processes)
         for process in self.processes:
             others = total - process.spent
+            process.limiter.look()
             process.limiter.credit([Spent("alice", "research", "standard", "m", "up", "m", others, others)])
 
     @property
@@ -267,6 +268,7 @@ def test_a_new_day_begins_with_nothing_leased():
         world.clock.advance(86_400)
         for process in world.processes:
             process.spent = 0
+            process.limiter.look()
         for _ in range(40):  # until the pool knows again who is there
             await world.turn()
         world.look()
