@@ -22,7 +22,7 @@ class Remembering(Showcase):
         self.known = {}
         self.from_memory = 0
 
-    async def __call__(self, exchange):
+    def __call__(self, exchange):
         segment = exchange.segment
         respond = exchange.respond
 
@@ -33,7 +33,7 @@ class Remembering(Showcase):
                 )  # fmt: skip
             respond(status, headers, body)
 
-        await super().__call__(_Noted(exchange, note))
+        return super().__call__(_Noted(exchange, note))
 
     @property
     def lengths(self):

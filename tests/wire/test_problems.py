@@ -406,9 +406,10 @@ def test_who_goes_away_says_so_in_the_head(dialect):
 def test_words_that_lie_too_deep_are_not_looked_for(depth, around):
     closing = b"}]" if around.startswith(b"[") else b"}"
     body = b'{"error":{"message":' + around * depth + b'"bad"' + closing * depth + b"}}"
-    for error in (
-        problems.from_upstream("up", Dialect.OPENAI, 400, {}, body),
-        problems.error_in_event(Endpoint.CHAT, body, "up"),
-    ):
-        assert error is not None
-        assert ("bad" in error.message) is (depth == 3)
+    answered = problems.from_upstream("up", Dialect.OPENAI, 400, {}, body)
+    told = problems.error_in_event(Endpoint.CHAT, body, "up")
+    assert ("bad" in answered.message) is (depth == 3)
+    if told is None:
+        assert depth == 3_000, "where Python 3.11 reads no further, it is no JSON"
+    else:
+        assert ("bad" in told.message) is (depth == 3)
