@@ -131,17 +131,18 @@ class Cache:
         entry = self.memory.get(key)
         if entry is None:
             return None
-        if self._purges and self._was_purged(key, entry):
+        if not self._answers(key, entry):
             self.memory.remove(key)
             return None
-        self.hits[self.memory.name] += 1
-        if self._used is not None:
-            self._used.add(key)
         return entry
 
     def holds(self, key: bytes, entry: Entry) -> bool:
         """Whether memory would answer with this very entry; then it counts as a hit."""
-        if self.memory.get(key) is not entry or (self._purges and self._was_purged(key, entry)):
+        return self.memory.get(key) is entry and self._answers(key, entry)
+
+    def _answers(self, key: bytes, entry: Entry) -> bool:
+        """Whether memory's entry has not been purged; then it counts as a hit."""
+        if self._purges and self._was_purged(key, entry):
             return False
         self.hits[self.memory.name] += 1
         if self._used is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import NoReturn
 
+from penstock.engine._letters import Letters
 from penstock.engine.pattern import MAX_DEPTH, MAX_REPEATS, Pattern, repeated
 from penstock.engine.productions import MAX_LETTERS, GrammarError
 
@@ -13,7 +14,7 @@ _DIGITS = {"x": 2, "u": 4, "U": 8}
 _HEXADECIMAL = re.compile("[0-9a-fA-F]+")
 
 
-class GrammarText:
+class GrammarText(Letters):
     """Reads one text, from left to right.
 
     :raises GrammarError: it is too long
@@ -22,8 +23,7 @@ class GrammarText:
     def __init__(self, text: str) -> None:
         if len(text) > MAX_LETTERS:
             raise GrammarError(f"it has more than {MAX_LETTERS} letters")
-        self._text = text
-        self._at = 0
+        super().__init__(text)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} in line {self._line()}>"
@@ -36,17 +36,6 @@ class GrammarText:
 
     def _at_end(self) -> bool:
         return self._at >= len(self._text)
-
-    def _next(self) -> str:
-        """The letter that comes; empty: that was all."""
-        return self._text[self._at : self._at + 1]
-
-    def _take(self) -> str:
-        letter = self._next()
-        if not letter:
-            self._fail("it ends too early")
-        self._at += 1
-        return letter
 
     def _comes(self, what: re.Pattern[str]) -> bool:
         return what.match(self._text, self._at) is not None

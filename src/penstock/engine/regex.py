@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from typing import NoReturn
 
+from penstock.engine._letters import Letters
 from penstock.engine.pattern import (
     MAX_DEPTH,
     MAX_REPEATS,
@@ -76,13 +77,12 @@ def _plain(letter: str) -> str:
     return f"\\{letter}" if letter in _SPECIAL else letter
 
 
-class _Reader:
+class _Reader(Letters):
     """Reads one expression, from left to right."""
 
     def __init__(self, expression: str, param: str) -> None:
-        self._text = expression
+        super().__init__(expression)
         self._param = param
-        self._at = 0
 
     def __repr__(self) -> str:
         return f"<_Reader at {self._at} of {len(self._text)}>"
@@ -100,17 +100,6 @@ class _Reader:
     def _fail(self, why: str) -> NoReturn:
         text = f"the regular expression cannot be used: {why} (at letter {self._at})"
         raise BadRequest(text, param=self._param)
-
-    def _next(self) -> str:
-        """The letter that comes; empty: that was all."""
-        return self._text[self._at : self._at + 1]
-
-    def _take(self) -> str:
-        letter = self._next()
-        if not letter:
-            self._fail("it ends too early")
-        self._at += 1
-        return letter
 
     def _alternatives(self, depth: int) -> Pattern:
         if depth > MAX_DEPTH:

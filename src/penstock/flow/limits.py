@@ -146,16 +146,7 @@ class Limiter:
         concerned = self._of_call.get(names) or self._find(names)
         if not concerned.accounts:
             return None
-        clock = self.now
-        now, cost = clock(), 0
-        prompt, output = _estimate(call)
-        if concerned.spends:
-            price = self._price
-            cost = price(call, _likely(call, prompt, output))
-        tokens = prompt + output
-        if not concerned.take(tokens, cost, now):
-            raise self._refusal(concerned, now, tokens, cost, self._refused, patient=patient)
-        return CallReservation(concerned, now, tokens, cost)
+        return self._reserve(call, concerned, self._price, self._refused, patient=patient)
 
     def reserve_at(self, call: Call, reached: Reached, *, patient: bool = False) -> CallReservation | None:
         """Take what an attempt at a candidate may need, beyond what is reserved for the call; see :meth:`reserve`.
@@ -165,14 +156,28 @@ class Limiter:
         concerned = self._at(call, reached)
         if not concerned.accounts:
             return None
+
+        def price(_: Call, usage: Usage) -> int:
+            return reached.price(usage)
+
+        passed_over = functools.partial(self._passed_over, reached.upstream)
+        return self._reserve(call, concerned, price, passed_over, patient=patient)
+
+    def _reserve(
+        self,
+        call: Call,
+        concerned: Concerned,
+        price: Price,
+        refused: Callable[[str, str], None],
+        *,
+        patient: bool,
+    ) -> CallReservation:
         now, cost = self.now(), 0
         prompt, output = _estimate(call)
         if concerned.spends:
-            self.look()
-            cost = reached.price(_likely(call, prompt, output))
+            cost = price(call, _likely(call, prompt, output))
         tokens = prompt + output
         if not concerned.take(tokens, cost, now):
-            refused = functools.partial(self._passed_over, reached.upstream)
             raise self._refusal(concerned, now, tokens, cost, refused, patient=patient)
         return CallReservation(concerned, now, tokens, cost)
 
