@@ -8,7 +8,7 @@ one beginning to one machine.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -125,14 +125,25 @@ def marked(parts: Parts, marks: Marks) -> dict[str, bytes]:
         blocks = _with_block_marked(parts.system, at, _MARKS[lifetime])
         if blocks is not None:
             changes["system"] = blocks
-    turns = list(parts.messages)
-    for at, lifetime in marks.turns:
-        if -at <= len(turns) and (turn := _with_turn_marked(turns[at], _MARKS[lifetime])):
-            turns[at] = turn
-            changes["messages"] = b""
-    if "messages" in changes:
-        changes["messages"] = b"[%b]" % b",".join(turns)
+    turns = turns_marked(parts, marks, lambda turn, lifetime: _with_turn_marked(turn, _MARKS[lifetime]))
+    if turns is not None:
+        changes["messages"] = turns
     return changes
+
+
+def turns_marked(
+    parts: Parts, marks: Marks, with_mark: Callable[[bytes, Lifetime], bytes | None]
+) -> bytes | None:
+    """The turns, with marks where they are wanted; None: none of those can be marked.
+
+    :param with_mark: one turn with a mark; None: it takes none
+    """
+    turns, changed = list(parts.messages), False
+    for at, lifetime in marks.turns:
+        if -at <= len(turns) and (turn := with_mark(turns[at], lifetime)):
+            turns[at] = turn
+            changed = True
+    return b"[%b]" % b",".join(turns) if changed else None
 
 
 def _with_tool_marked(tools: bytes, mark: bytes) -> bytes | None:

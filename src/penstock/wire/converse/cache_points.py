@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from penstock.wire.breakpoints import Lifetime, Marks, Parts
+from penstock.wire.breakpoints import Lifetime, Marks, Parts, turns_marked
 from penstock.wire.converse.model import is_anthropics
 from penstock.wire.not_json import NOT_JSON
 
@@ -53,13 +53,9 @@ def marked(
     if marks.system:
         at, lifetime = marks.system
         changes["system"] = _list([*parts.system[: at + 1], _POINTS[lifetime], *parts.system[at + 1 :]])
-    turns = list(parts.messages)
-    for at, lifetime in marks.turns:
-        if -at <= len(turns) and (turn := _with_point(turns[at], _POINTS[lifetime])):
-            turns[at] = turn
-            changes["messages"] = b""
-    if "messages" in changes:
-        changes["messages"] = _list(turns)
+    turns = turns_marked(parts, marks, lambda turn, lifetime: _with_point(turn, _POINTS[lifetime]))
+    if turns is not None:
+        changes["messages"] = turns
     return changes
 
 
