@@ -541,7 +541,9 @@ def books(ledger: Path, bill: dict[str, Any]) -> dict[str, Any]:
             f" sum(outcome = 'reserved') FROM attempts WHERE outcome NOT IN ({marks}) GROUP BY 1",
             saving,
         ).fetchall()
-        outcomes = dict(database.execute("SELECT outcome, count(*) FROM attempts GROUP BY 1").fetchall())
+        outcomes = dict(
+            database.execute("SELECT outcome, count(*) FROM attempts_and_savings GROUP BY 1").fetchall()
+        )
         folded = database.execute("SELECT count(*) FROM folded").fetchone()[0]
     exact = estimated = 0
     wrong: list[str] = []

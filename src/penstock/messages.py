@@ -114,6 +114,8 @@ class Outcome(enum.Enum):
     ATTACHED = "attached"  # ... by the answer to the call that this one repeated
     CONTINUED = "continued"
 
+    __hash__ = object.__hash__  # as of endpoints
+
 
 SAVING = frozenset({Outcome.CACHED, Outcome.JOINED, Outcome.ATTACHED})
 """Outcomes of calls for which no upstream was asked: the row's usage is what was saved, and it costs nothing."""
@@ -224,7 +226,7 @@ class Attempt(msgspec.Struct, eq=False, gc=False, array_like=True):
     first_token: float | None = None  # seconds from the attempt's start
     duration: float | None = None  # seconds
     saved: int = 0  # what it would have cost, if its outcome is one that saves; in 1e-12 US dollars
-    row: int = 0  # its place in this process's part of the ledger; 0: it has none yet
+    row: int = 0  # its place in this process's part of the ledger, below nought for savings; 0: none yet
     answer: str = ""  # its answer's id at an upstream that tells afterwards what it has cost
 
     def __repr__(self) -> str:

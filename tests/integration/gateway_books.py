@@ -33,7 +33,7 @@ def ledger_rows(path):
         assert database.execute("SELECT count(*) FROM folded").fetchone() == (0,)
         rows = database.execute(
             "SELECT generation, upstream_model, endpoint, outcome, status, error, input_tokens, output_tokens,"
-            " estimated FROM attempts ORDER BY row"
+            " estimated FROM attempts_and_savings ORDER BY started, row"
         ).fetchall()
     return [Row(*row[:-1], bool(row[-1])) for row in rows]
 

@@ -121,6 +121,39 @@ def test_every_row_that_was_settled_is_there_after_a_kill_at_any_moment(path, op
     assert query(path, "SELECT count(*) FROM attempts WHERE outcome = 'reserved'") == [(0,)]
 
 
+# The same of calls that no upstream was asked for, a few kinds of them.
+_SAVES_FOR_EVER = """
+    from penstock.messages import Outcome
+    store = SQLiteStore(path, interval=float(sys.argv[2])).start()
+    number = int(sys.argv[3])
+    while True:
+        number += 1
+        one = attempt(model="abc"[number % 3], number=1)
+        store.saved(ended(one, Outcome.CACHED, Usage(input_tokens=number)))
+        os.write(1, b"%d\\n" % number)
+"""
+
+
+@pytest.mark.parametrize("interval", [0.005, NEVER])
+def test_every_answer_that_was_kept_is_there_once_after_a_kill_at_any_moment(path, open_ledger, interval):
+    told = 0
+    for round_ in range(10):
+        with program(_SAVES_FOR_EVER, path, interval, told) as process:
+            for _ in range(1 + 397 * round_ % 1_600):
+                process.stdout.readline()
+            process.kill()
+            lines = process.stdout.read().split(b"\n")  # what it said before it died is still in the pipe
+        told += 1 + 397 * round_ % 1_600
+        if lines[:-1]:
+            told = int(lines[-2])
+        open_ledger().close()
+        saved = [row for (row,) in query(path, "SELECT input_tokens FROM attempts_and_savings ORDER BY 1")]
+        # One more may have been entered, and not told.
+        assert saved in (list(range(1, told + 1)), list(range(1, told + 2)))
+        told = saved[-1]
+    assert list(path.parent.iterdir()) == [path]
+
+
 _ONE_OF_EACH = """
     from penstock.ledger import sqlite
     sqlite.SHORT_INTERVAL = 3600  # after a flush, too, only the next one writes

@@ -95,7 +95,7 @@ def test_what_the_provider_tells_takes_the_place_of_the_estimate_once(path, open
     # A transaction of which nobody knew whether it held is written once more.
     store.close()
     with opened(path, store.token) as file:
-        file.write([], [(one.row, one)])
+        file.write([], [one])
     assert query(path, told + " FROM attempts") == [(10, 7, 4, 3, 24, 0, 1)]
     line = total(summarize(path))
     assert (line.attempts, line.told, line.estimated, line.output_tokens, line.cost) == (1, 1, 0, 7, 24)

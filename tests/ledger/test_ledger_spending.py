@@ -46,9 +46,9 @@ def paid(cost, started=DAY, outcome=Outcome.COMPLETED, **names):
 
 def test_ones_own_rows_and_answers_that_cost_nobody_anything_are_left_out(path, process):
     mine, other = process(OWN), process("1" * 16)
-    mine.write([], [(1, paid(5))])
-    other.write([], [(1, paid(7)), (2, paid(11, started=MONTH)), (3, paid(13, started=0.0))])
-    other.write([], [(4, paid(17, outcome=Outcome.CACHED)), (5, paid(10**13 + 1, key_name="k"))])
+    mine.write([], [paid(5, row=1)])
+    other.write([], [paid(7, row=1), paid(11, started=MONTH, row=2), paid(13, started=0.0, row=3)])
+    other.write([], [paid(17, outcome=Outcome.CACHED, row=4), paid(10**13 + 1, key_name="k", row=5)])
     assert look(OthersSpending(path)) == {
         ("prod", "fast"): (7, 18),
         ("k", "fast"): (10**13 + 1, 10**13 + 1),
@@ -82,7 +82,7 @@ def test_look_by_look_it_comes_to_what_one_look_at_everything_does(path, process
                 started=dice.choice((0.0, MONTH, DAY)), model=dice.choice("abc")
             )
         over = [row for row in under_way[token] if dice.random() < 0.4]
-        settled = [(row, ended(under_way[token].pop(row), cost=dice.randrange(1, 10**9))) for row in over]
+        settled = [ended(under_way[token].pop(row), row=row, cost=dice.randrange(1, 10**9)) for row in over]
         files[token].write(list(under_way[token].items()), settled)
         if dice.random() < 0.1:
             files.pop(token).close(ended=not under_way.pop(token))
@@ -99,10 +99,10 @@ def test_a_row_that_comes_later_than_younger_ones_is_counted(path, process):
     other, clock = process("1" * 16), FakeClock()
     others = OthersSpending(path, clock.now)
     look(others)
-    other.write([], [(2, paid(1)), (3, paid(1))])
+    other.write([], [paid(1, row=2), paid(1, row=3)])
     assert look(others) == {("prod", "fast"): (2, 2)}
     clock.advance(LAG - 1)
-    other.write([], [(1, paid(100))])
+    other.write([], [paid(100, row=1)])
     assert look(others) == {("prod", "fast"): (102, 102)}
     for _ in range(3):
         clock.advance(LAG)
@@ -112,7 +112,7 @@ def test_a_row_that_comes_later_than_younger_ones_is_counted(path, process):
 def test_only_what_is_new_is_read_until_a_day_begins_or_half_an_hour_is_over(path, process):
     other, clock = process("1" * 16), FakeClock()
     others = OthersSpending(path, clock.now)
-    other.write([], [(1, paid(1))])
+    other.write([], [paid(1, row=1)])
     look(others)
     with contextlib.closing(sqlite3.connect(path)) as database:  # as a correction does
         database.execute("UPDATE attempts SET cost = 1000")
@@ -131,12 +131,12 @@ def test_only_what_is_new_is_read_until_a_day_begins_or_half_an_hour_is_over(pat
 def test_what_is_found_in_a_dead_processs_queue_is_counted(path, process):
     other, clock = process("1" * 16), FakeClock()
     others = OthersSpending(path, clock.now)
-    other.write([], [(1, paid(1))])
+    other.write([], [paid(1, row=1)])
     for _ in range(3):
         assert look(others) == {("prod", "fast"): (1, 1)}
         clock.advance(LAG)
     with contextlib.closing(sqlite3.connect(path)) as database:  # in one transaction, as recovery does
-        other.write([], [(2, paid(10))])
+        other.write([], [paid(10, row=2)])
         database.execute("UPDATE boots SET ended = 1 WHERE boot = ?", (other.boot,))
         database.commit()
     for _ in range(3):
@@ -145,11 +145,11 @@ def test_what_is_found_in_a_dead_processs_queue_is_counted(path, process):
 
 
 def test_a_ledger_that_is_begun_anew_is_read_anew(path, process):
-    process("1" * 16).write([], [(1, paid(1))])
+    process("1" * 16).write([], [paid(1, row=1)])
     others = OthersSpending(path)
     assert look(others) == {("prod", "fast"): (1, 1)}
     path.rename(path.with_name("old"))
     for rest in ("-wal", "-shm"):
         path.with_name(path.name + rest).unlink(missing_ok=True)
-    process("2" * 16).write([], [(1, paid(7))])
+    process("2" * 16).write([], [paid(7, row=1)])
     assert look(others) == {("prod", "fast"): (7, 7)}

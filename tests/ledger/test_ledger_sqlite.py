@@ -18,7 +18,7 @@ from penstock.ledger import _rows, _schema, sqlite
 from penstock.ledger._file import LedgerFile
 from penstock.ledger.ledger import Ledger
 from penstock.ledger.sqlite import SQLiteStore
-from penstock.messages import Outcome, Usage
+from penstock.messages import SAVING, Outcome, Usage
 
 NEVER = 3600.0  # an interval that does not end: only a flush writes, so that a test decides what a batch is
 LOGGER = "penstock.ledger.sqlite"
@@ -405,6 +405,9 @@ def test_several_processes_write_one_file(path):
     ]
 
 
+WITHOUT_SAVINGS = ("DROP VIEW attempts_and_savings", "DROP TABLE savings")
+
+
 class TestTrouble:
     def test_a_missing_directory(self, make_store, tmp_path, caplog):
         path = tmp_path / "later" / "ledger.db"
@@ -459,6 +462,7 @@ class TestTrouble:
         store.opened(one := attempt())
         store.settled(ended(one))
         store.close()
+        execute(path, *WITHOUT_SAVINGS)
         for table in ("attempts", "folded"):
             execute(path, f"ALTER TABLE {table} DROP COLUMN saved")
         execute(path, "ALTER TABLE folded DROP COLUMN queued", "DROP INDEX attempts_died")
@@ -478,7 +482,24 @@ class TestTrouble:
     def test_a_ledger_of_the_version_before_is_gone_on_with(self, make_store, path):
         store = make_store()
         run(store, attempt())
+        store.opened(one := attempt())
+        store.settled(ended(one, Outcome.CACHED))  # as rows of answers that were kept were written
         store.close()
+        execute(path, *WITHOUT_SAVINGS, "PRAGMA user_version = 5")
+        store = make_store()
+        store.saved(ended(attempt(), Outcome.CACHED))
+        assert store.flush()
+        assert execute(path, "SELECT outcome FROM attempts_and_savings ORDER BY row") == [
+            ("cached",),
+            ("completed",),
+            ("cached",),
+        ]
+
+    def test_a_ledger_of_the_fourth_version_is_gone_on_with(self, make_store, path):
+        store = make_store()
+        run(store, attempt())
+        store.close()
+        execute(path, *WITHOUT_SAVINGS)
         for column in ("image_input_tokens", "units"):
             execute(path, f"ALTER TABLE attempts DROP COLUMN {column}")
         execute(path, "PRAGMA user_version = 4")
@@ -595,6 +616,7 @@ def file_totals(path):
         """
         SELECT outcome, sum(n), sum(i), sum(o), sum(c) FROM (
           SELECT outcome, 1 AS n, input_tokens AS i, output_tokens AS o, cost AS c FROM attempts
+          UNION ALL SELECT outcome, calls, input_tokens, output_tokens, 0 FROM savings
           UNION ALL SELECT outcome, attempts, input_tokens, output_tokens, cost FROM folded
         ) GROUP BY outcome""",
     )
@@ -707,6 +729,10 @@ def test_whatever_the_disk_does_the_file_adds_up_to_the_book(make_store, path, m
             one = under_way.pop(dice.randrange(len(under_way)))
             usage = Usage(input_tokens=dice.randrange(1000), output_tokens=dice.randrange(1000))
             ledger.settle(ended(one, dice.choice(list(Outcome)), usage))
+        elif deed > 0.95:
+            usage = Usage(input_tokens=dice.randrange(1000), output_tokens=dice.randrange(1000))
+            for _ in range(dice.randrange(15)):
+                ledger.enter(ended(attempt(), dice.choice(list(SAVING)), usage))
         elif deed > 0.9:
             store.flush()
     monkeypatch.setattr(LedgerFile, "write", write)
@@ -715,6 +741,8 @@ def test_whatever_the_disk_does_the_file_adds_up_to_the_book(make_store, path, m
     assert len(under_way) - store.statistics().unreserved <= len(reserved) <= len(under_way)
     assert all(row["input_tokens"] == row["cost"] == 0 for row in reserved)
     assert [row for row in file_totals(path) if row[0] != "reserved"] == book_totals(ledger)
+    numbers = execute(path, "SELECT count(row), count(DISTINCT row) FROM attempts_and_savings")
+    assert numbers[0][0] == numbers[0][1]
 
 
 def test_log_records_name_the_store(make_store, tmp_path, caplog):

@@ -19,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 
 from penstock.ledger._mended import MAX_NAME
-from penstock.ledger._recovery import BOOT_SHIFT, Recovery, lock_path
+from penstock.ledger._recovery import Recovery, lock_path
 from penstock.ledger._rows import (
     NOTE,
     ROWS_PER_STATEMENT,
@@ -33,7 +33,8 @@ from penstock.ledger._rows import (
     settled_row,
     upsert,
 )
-from penstock.ledger._schema import RESERVED, adopt
+from penstock.ledger._savings import forget_savings, write_savings
+from penstock.ledger._schema import BOOT_SHIFT, RESERVED, adopt
 from penstock.messages import PROCESS_DIED, Attempt
 from penstock.sqlite_files import create_private, identity, log_ahead, transaction
 
@@ -82,7 +83,7 @@ class LedgerFile:
     def write(
         self,
         reserved: Iterable[tuple[int, Attempt]],
-        settled: Iterable[tuple[int, Attempt]],
+        settled: Iterable[Attempt],
         withdrawn: Sequence[int] = (),
         folds: Iterable[tuple[int, Fold]] = (),
         noted: Iterable[tuple[int, Attempt]] = (),
@@ -90,7 +91,7 @@ class LedgerFile:
         """All of it or none.
 
         :param reserved: rows that are open, by their number within this boot
-        :param settled: rows that are over
+        :param settled: rows that are over, also savings
         :param withdrawn: rows that were written as reserved and have since gone into a fold
         :param folds: sums, numbered like rows, on their own
         :param noted: rows that are open and have come by their answer's id
@@ -104,7 +105,12 @@ class LedgerFile:
             )
             rows: list[tuple[Values, Values]] = []
             few: list[tuple[int, int, int]] = []
-            for row, attempt in settled:
+            saved: list[Attempt] = []
+            for attempt in settled:
+                row = attempt.row
+                if row < 0:
+                    saved.append(attempt)
+                    continue
                 if attempt.usage.units or attempt.usage.image_input_tokens:
                     few.append(of_few(base + row, attempt))
                 if attempt.error == PROCESS_DIED:
@@ -116,6 +122,8 @@ class LedgerFile:
             self._write_rows(rows, settled=True)
             if few:
                 self._db.executemany(WRITE_FEW, few)
+            if saved:
+                write_savings(self._db, self.boot, saved)
             self._db.executemany("DELETE FROM attempts WHERE row = ?", [(base + row,) for row in withdrawn])
             self._db.executemany(
                 WRITE_FOLD,
@@ -123,17 +131,18 @@ class LedgerFile:
             )
 
     def forget(self, before: float, limit: int) -> int:
-        """Delete rows that are over and began before this moment (Unix time), at most so many.
+        """Delete rows that are over and began before this moment (Unix time), about so many at most.
 
         :returns: how many were deleted; fewer than ``limit``: no others are that old
         """
         with transaction(self._db):
             self._db.execute("DELETE FROM folded WHERE last_started < ?", (before,))
-            return self._db.execute(
+            deleted = self._db.execute(
                 "DELETE FROM attempts WHERE row IN"
                 " (SELECT row FROM attempts WHERE started < ? AND outcome != ? LIMIT ?)",
                 (before, RESERVED, limit),
             ).rowcount
+            return deleted + forget_savings(self._db, before, limit)
 
     def close(self, *, ended: bool) -> None:
         """:param ended: no row of ours is open, nobody need look for us."""

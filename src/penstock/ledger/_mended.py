@@ -29,6 +29,8 @@ def mended(attempt: Attempt) -> Attempt:
     """A copy whose every value fits its column."""
     changes: dict[str, Any] = {}
     for name in attempt.__struct_fields__:
+        if name == "row":  # which is ours
+            continue
         value = getattr(attempt, name)
         if isinstance(value, Usage):
             counts: dict[str, Any] = {

@@ -22,10 +22,10 @@ import msgspec
 from penstock.ledger._mended import MAX_NAME, UNWRITABLE, mended
 from penstock.ledger._queue import DeadQueue, NotAQueue, inherit, queue_path, queues_beside
 from penstock.ledger._rows import NOTE, WRITE_FEW, Values, of_few, reserved_row, settled_row, upsert
-from penstock.ledger._schema import RESERVED, TOLD
+from penstock.ledger._savings import write_savings
+from penstock.ledger._schema import BOOT_SHIFT, RESERVED, TOLD
 from penstock.messages import PROCESS_DIED, SAVING, Attempt, Outcome, Usage
 
-BOOT_SHIFT = 40  # rows of one boot: a million millions
 _SAVING = frozenset(outcome.value for outcome in SAVING)
 
 # A settled row of a dead process: new, or in the place of one that was open.  One that is there is left alone.
@@ -187,8 +187,12 @@ class Recovery:
         ).fetchone()
         opened: dict[int, Attempt] = {}
         settled: dict[int, Attempt] = {}
+        saved: list[Attempt] = []
         for position, attempt in records:
-            if attempt.outcome is None:
+            if attempt.row < 0:
+                if position > summed:
+                    saved.append(attempt)
+            elif attempt.outcome is None:
                 opened[attempt.row] = attempt
             else:
                 opened.pop(attempt.row, None)
@@ -206,6 +210,11 @@ class Recovery:
                 self._db.execute(WRITE_FEW, of_few(base + row, attempt))
                 self.recovered += 1
                 self._count_once(boot, attempt)
+        if saved:
+            try:
+                self.recovered += write_savings(self._db, boot, saved)
+            except UNWRITABLE:
+                self.recovered += write_savings(self._db, boot, [mended(attempt) for attempt in saved])
 
     def _count_once(self, boot: int, found: Attempt) -> None:
         """Take what this process had settled itself from the row of who took its answer over in the meantime.

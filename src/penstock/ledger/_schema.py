@@ -9,8 +9,9 @@ from penstock.messages import PROCESS_DIED
 from penstock.sqlite_files import Foreign, Mark, OtherVersion
 
 MARK = Mark(
-    0x50454E53, 5
-)  # "PENS"; version 1 had no column "saved", 2 no column "queued", 3 none from "answer" on, 4 none of what few have
+    0x50454E53, 6
+)  # "PENS"; version 1 had no "saved", 2 no "queued", 3 nothing from "answer" on, 4 not what few have, 5 no savings
+BOOT_SHIFT = 40  # rows of one boot: a million millions
 RESERVED = "reserved"  # the outcome of a row that is still open
 TOLD = 1  # the value of "told" where the figures are the provider's own, told afterwards
 
@@ -67,7 +68,7 @@ OF_FEW = ("image_input_tokens INTEGER NOT NULL DEFAULT 0", "units INTEGER NOT NU
 _QUESTIONS_INDEX = (
     "CREATE INDEX attempts_questions ON attempts (ask_at) WHERE told = 0 AND estimated = 1 AND answer != ''"
 )
-_SCHEMA = (
+_OF_ONE_BY_ONE = (
     ATTEMPTS,
     "CREATE INDEX attempts_started ON attempts (started)",
     _DIED_INDEX,
@@ -107,6 +108,61 @@ CREATE TABLE folded (
 )
 
 
+# Each member of each group, in the form of a row of attempts.  Their numbers are others: so they are below nought.
+ONE_BY_ONE = f"""
+SELECT -((boot << {BOOT_SHIFT}) + json_extract(member.value, '$[0]')) AS row, boot,
+  json_extract(member.value, '$[1]') AS generation, number, tenant, key_name, tier, endpoint, model, upstream,
+  upstream_model, json_extract(member.value, '$[2]') AS started, 0 AS reserved_input_tokens,
+  0 AS reserved_output_tokens, outcome, 0 AS status, error, NULL AS first_token,
+  json_extract(member.value, '$[3]') AS duration,
+  coalesce(json_extract(member.value, '$[5].input_tokens'), 0) AS input_tokens,
+  coalesce(json_extract(member.value, '$[5].output_tokens'), 0) AS output_tokens,
+  coalesce(json_extract(member.value, '$[5].cached_input_tokens'), 0) AS cached_input_tokens,
+  coalesce(json_extract(member.value, '$[5].cache_write_tokens'), 0) AS cache_write_tokens,
+  coalesce(json_extract(member.value, '$[5].reasoning_tokens'), 0) AS reasoning_tokens,
+  coalesce(json_extract(member.value, '$[5].audio_input_tokens'), 0) AS audio_input_tokens,
+  coalesce(json_extract(member.value, '$[5].audio_output_tokens'), 0) AS audio_output_tokens,
+  coalesce(json_extract(member.value, '$[5].estimated'), 0) AS estimated, 0 AS cost,
+  json_extract(member.value, '$[4]') AS saved, '' AS answer, 0 AS told, 0 AS asked, 0.0 AS ask_at,
+  coalesce(json_extract(member.value, '$[5].image_input_tokens'), 0) AS image_input_tokens,
+  coalesce(json_extract(member.value, '$[5].units'), 0) AS units
+FROM savings, json_each(savings.members) AS member"""  # noqa: S608 - only constants
+_SAVINGS = (
+    """
+CREATE TABLE savings (
+  row INTEGER PRIMARY KEY,
+  boot INTEGER NOT NULL,
+  number INTEGER NOT NULL,
+  tenant TEXT NOT NULL,
+  key_name TEXT NOT NULL,
+  tier TEXT NOT NULL,
+  endpoint TEXT NOT NULL,
+  model TEXT NOT NULL,
+  upstream TEXT NOT NULL,
+  upstream_model TEXT NOT NULL,
+  outcome TEXT NOT NULL,
+  error TEXT NOT NULL,
+  first_started REAL NOT NULL,
+  last_started REAL NOT NULL,
+  calls INTEGER NOT NULL,
+  input_tokens INTEGER NOT NULL,
+  output_tokens INTEGER NOT NULL,
+  saved INTEGER NOT NULL,
+  members TEXT NOT NULL
+)""",
+    "CREATE INDEX savings_started ON savings (last_started)",
+    f"""
+CREATE VIEW attempts_and_savings AS
+SELECT row, boot, generation, number, tenant, key_name, tier, endpoint, model, upstream, upstream_model, started,
+  reserved_input_tokens, reserved_output_tokens, outcome, status, error, first_token, duration, input_tokens,
+  output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens, audio_input_tokens, audio_output_tokens,
+  estimated, cost, saved, answer, told, asked, ask_at, image_input_tokens, units
+FROM attempts
+UNION ALL {ONE_BY_ONE}""",  # noqa: S608 - as above
+)
+_SCHEMA = (*_OF_ONE_BY_ONE, *_SAVINGS)
+
+
 class NotALedger(sqlite3.DatabaseError):
     """The file is a database, but not one that this version may write."""
 
@@ -137,6 +193,9 @@ def _bring_up_to_date(db: sqlite3.Connection, version: int) -> None:
         for column in ("answer TEXT NOT NULL DEFAULT ''", *OF_QUESTIONS):
             db.execute(f"ALTER TABLE attempts ADD COLUMN {column}")
         db.execute(_QUESTIONS_INDEX)
-    for column in OF_FEW:
-        db.execute(f"ALTER TABLE attempts ADD COLUMN {column}")
+    if version < 5:
+        for column in OF_FEW:
+            db.execute(f"ALTER TABLE attempts ADD COLUMN {column}")
+    for statement in _SAVINGS:
+        db.execute(statement)
     MARK.enter(db)

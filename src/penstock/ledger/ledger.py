@@ -37,6 +37,9 @@ class LedgerStore(Protocol):
     def entered(self, attempt: Attempt) -> None:
         """The same, of one that was never open."""
 
+    def saved(self, attempt: Attempt) -> None:
+        """The same, of a call that no upstream was asked for: it has reserved nothing, and costs nothing."""
+
 
 class Totals(msgspec.Struct, frozen=True):
     """The sum of some attempts; ``cost`` in 1e-12 US dollars."""
@@ -193,12 +196,18 @@ class Ledger:
         outcome = attempt.outcome
         if outcome is None or attempt.id in self._open:
             raise self._defect(f"attempt {attempt.id} is entered, but not over")
-        if outcome not in SAVING:
-            attempt.cost = self.prices.cost(attempt.upstream, attempt.upstream_model, attempt.usage)
-        self._sums[outcome].add(attempt.usage, attempt.cost)
-        self._recent.append(attempt)
-        if self.store is not None:
-            self.store.entered(attempt)
+        store = self.store
+        if outcome in SAVING:
+            self._sums[outcome].add(attempt.usage, 0)
+            self._recent.append(attempt)
+            if store is not None:
+                store.saved(attempt)
+        else:
+            attempt.cost = cost = self.prices.cost(attempt.upstream, attempt.upstream_model, attempt.usage)
+            self._sums[outcome].add(attempt.usage, cost)
+            self._recent.append(attempt)
+            if store is not None:
+                store.entered(attempt)
 
     def correct(self, outcome: Outcome, before: Usage, told: Usage, cost: int) -> None:
         """A row of this process that is over has had its figures from its provider.

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import msgspec
 
 from penstock.errors import ConfigError
-from penstock.ledger._schema import MARK, RESERVED, TOLD
+from penstock.ledger._schema import MARK, ONE_BY_ONE, RESERVED, TOLD
 from penstock.messages import SAVING, Endpoint
 
 _SAVING = ", ".join(sorted(f"'{outcome.value}'" for outcome in SAVING))
@@ -98,6 +98,17 @@ def summarize(path: str | Path, *, by: str = "model", since: float = 0.0) -> lis
     group = GROUPS[by]
     folded = {"outcome": "outcome", "day": "date(first_started, 'unixepoch')"}.get(by, f"'{FOLDED}'")
     query = f"""
+WITH grouped AS (
+  SELECT tenant, key_name, model, upstream, outcome, 0 AS status, first_started AS started, calls, input_tokens,
+    output_tokens, saved
+  FROM savings WHERE first_started >= ?1 AND last_started >= ?1
+  UNION ALL
+  SELECT tenant, key_name, model, upstream, outcome, 0, json_extract(member.value, '$[2]'), 1,
+    coalesce(json_extract(member.value, '$[5].input_tokens'), 0),
+    coalesce(json_extract(member.value, '$[5].output_tokens'), 0), json_extract(member.value, '$[4]')
+  FROM savings, json_each(members) AS member
+  WHERE first_started < ?1 AND last_started >= ?1 AND json_extract(member.value, '$[2]') >= ?1
+)
 SELECT label, {_SUMS} FROM (
   SELECT {group} AS label, 1 AS n, outcome NOT IN ({_SAVING}) AS asked, outcome = '{RESERVED}' AS open,
     outcome = 'completed' AS completed, estimated, told = {TOLD} AS told, {_TOKENS},
@@ -107,6 +118,9 @@ SELECT label, {_SUMS} FROM (
   SELECT {folded}, attempts, outcome NOT IN ({_SAVING}), 0, attempts * (outcome = 'completed'), estimated, 0, {_TOKENS},
     0, 0, 0, 0, 0
   FROM folded WHERE last_started >= ?1
+  UNION ALL
+  SELECT {group}, calls, 0, 0, 0, 0, 0, input_tokens, output_tokens, 0, 0, 0, 0, 0, 0, saved, 0, 0, 0, 0, 0
+  FROM grouped
 ) GROUP BY label"""  # noqa: S608 - made of the constants above
     lines = [
         Line(*(*counts, high * 1_000_000 + low, saved_high * 1_000_000 + saved_low))
@@ -154,7 +168,12 @@ def attempts_of(path: str | Path, generation: str) -> list[RecordedAttempt]:
     :raises ConfigError: there is no ledger at ``path``, or it cannot be read
     """
     columns = ", ".join("key_name" if name == "key" else name for name in RecordedAttempt.__struct_fields__)
-    query = f"SELECT {columns} FROM attempts WHERE generation = ? ORDER BY started, number"  # noqa: S608 - as above
+    # Most groups have nothing of it, and to look for its letters is cheaper than to take a group apart.
+    query = f"""
+SELECT {columns} FROM attempts WHERE generation = ?1
+UNION ALL
+SELECT {columns} FROM ({ONE_BY_ONE} WHERE instr(members, ?1)) WHERE generation = ?1
+ORDER BY started, number"""  # noqa: S608 - as above
     return [RecordedAttempt(*row) for row in _rows(path, query, generation)]
 
 

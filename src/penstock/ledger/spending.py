@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from penstock.errors import ConfigError
-from penstock.ledger._recovery import BOOT_SHIFT
-from penstock.ledger._schema import RESERVED
+from penstock.ledger._schema import BOOT_SHIFT, RESERVED
 from penstock.ledger.report import open_ledger
 from penstock.messages import SAVING, Spent
 from penstock.sqlite_files import identity

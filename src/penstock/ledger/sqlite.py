@@ -112,6 +112,7 @@ class SQLiteStore:
         self._unreserved = 0
         self._unqueued = 0
         self._rows = 0  # the number of the row that was opened last
+        self._savings = 0  # the same, of those that are written in groups
 
         # The writer's own.
         self._thread: threading.Thread | None = None
@@ -200,6 +201,13 @@ class SQLiteStore:
         if self._thread is None and not self._stopping:
             self.start()
         self._rows = attempt.row = self._rows + 1
+        self.settled(attempt)
+
+    def saved(self, attempt: Attempt) -> None:
+        if self._thread is None and not self._stopping:
+            self.start()
+        self._savings = number = self._savings + 1
+        attempt.row = -number
         self.settled(attempt)
 
     def settled(self, attempt: Attempt) -> None:
@@ -330,18 +338,22 @@ class SQLiteStore:
             settled = [self._settled.popleft() for _ in range(len(self._settled))]
             opened = [self._opened.popleft() for _ in range(len(self._opened))]
             noted = [self._noted.popleft() for _ in range(len(self._noted))]
-        done = {attempt.id for attempt, _ in settled}
-        for attempt in opened:
-            # One that has an outcome is about to be settled, or was and has been folded.
-            if attempt.id not in done and attempt.outcome is None:
-                self._reserved[attempt.id] = attempt
-                self._to_reserve[attempt.row] = attempt
+        if opened:
+            done = {attempt.id for attempt, _ in settled}
+            for attempt in opened:
+                # One that has an outcome is about to be settled, or was and has been folded.
+                if attempt.id not in done and attempt.outcome is None:
+                    self._reserved[attempt.id] = attempt
+                    self._to_reserve[attempt.row] = attempt
         for attempt in noted:
             if attempt.id in self._reserved and attempt.row not in self._to_reserve:
                 self._to_note[attempt.row] = attempt
-        for attempt, position in settled:
-            _, in_file = self._release(attempt.id)
-            self._to_settle.append((attempt, position, in_file))
+        self._to_settle.extend(
+            [
+                (attempt, position, attempt.row > 0 and self._release(attempt.id)[1])
+                for attempt, position in settled
+            ]
+        )
         while self._gone:
             row, in_file = self._release(self._gone.popleft())
             if in_file:
@@ -460,7 +472,7 @@ class SQLiteStore:
         noted = list(self._to_note.items())
         file.write(
             reserved,
-            [(attempt.row, attempt) for attempt, _, _ in settled],
+            [attempt for attempt, _, _ in settled],
             self._to_withdraw,
             self._to_fold,
             noted,
