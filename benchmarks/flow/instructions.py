@@ -127,13 +127,16 @@ class Wire(asyncio.Transport):
 
 
 class Bench:
-    """The gateway, its callers and its upstream, in turn."""
+    """The gateway, its callers and its upstream, in turn.
 
-    def __init__(self, feature: str) -> None:
-        config = parse(json.dumps(configuration(feature)))  # JSON is YAML
+    :param described: the gateway's configuration, as YAML has it
+    """
+
+    def __init__(self, described: dict[str, Any]) -> None:
+        config = parse(json.dumps(described))  # JSON is YAML
         self.clock = Clock(itertools.count(1e6, TICK).__next__)
         self.gateway = build(config, clock=self.clock)
-        listener = Listener(self.gateway, config.listener, self.clock)
+        listener = Listener(self.gateway, config.listener, self.clock, repeats=self.gateway.repeats)
         self.callers = [listener.protocol_factory() for _ in range(AT_ONCE)]
         self.answered = 0
         for caller in self.callers:
@@ -166,7 +169,7 @@ class Bench:
 
 async def serve(feature: str, calls: int) -> None:
     """Make so many calls with a feature switched on, in this process."""
-    bench = Bench(feature)
+    bench = Bench(configuration(feature))
     Pool._connect = lambda _, *what: bench.connect(*what)  # noqa: SLF001
     await bench.run(calls)
 
