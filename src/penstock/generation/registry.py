@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator
 
 from penstock.errors import Overloaded
 from penstock.generation.log import Account, Generation, State
@@ -55,7 +55,8 @@ class Registry:
         self._deserted: dict[Generation, float] = {}  # until when somebody may come back
         self._patient = True
         self.give_up: Callable[[Generation], None] = Generation.abandon  # what the time is up for
-        self._names: dict[Hashable, list[Generation]] = {}
+        # Dictionaries, for thousands may have one name: requests that end alike do.
+        self._names: dict[Hashable, dict[Generation, None]] = {}
         self._gone: dict[str, str] = {}  # id to tenant, of those that went last
         self._gone_before: dict[str, str] = {}
 
@@ -110,8 +111,10 @@ class Registry:
 
     def bind(self, generation: Generation, name: Hashable) -> None:
         """Let a generation be found by a name for as long as it is known here."""
-        generation.names.append(name)
-        self._names.setdefault(name, []).append(generation)
+        bound = self._names.setdefault(name, {})
+        if generation not in bound:
+            bound[generation] = None
+            generation.names.append(name)
 
     def unbind(self, generation: Generation, name: Hashable) -> None:
         """Undo :meth:`bind`; nothing happens if it was not bound."""
@@ -119,11 +122,11 @@ class Registry:
         if bound is None or generation not in bound:
             return
         generation.names.remove(name)
-        bound.remove(generation)
+        del bound[generation]
         if not bound:
             del self._names[name]
 
-    def named(self, name: Hashable) -> Sequence[Generation]:
+    def named(self, name: Hashable) -> Collection[Generation]:
         """All of this name, the oldest first."""
         return self._names.get(name, ())
 
@@ -207,10 +210,11 @@ class Registry:
     def _forget(self, generation: Generation) -> None:
         names, generation.names = generation.names, []
         for name in names:
-            bound = self._names.pop(name)
+            bound = self._names[name]
             if len(bound) > 1:
-                bound.remove(generation)
-                self._names[name] = bound
+                del bound[generation]
+            else:
+                del self._names[name]
 
 
 def _worth_keeping(generation: Generation) -> bool:

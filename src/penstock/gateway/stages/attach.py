@@ -16,7 +16,7 @@ bring for the provider tells them apart.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable
 
 from blake3 import blake3
 
@@ -173,7 +173,7 @@ def _of_key(call: Call, key: bytes, registry: Registry) -> Generation | None:
     return None
 
 
-def _retried(call: Call, earlier: Sequence[Generation], now: float) -> Generation | None:
+def _retried(call: Call, earlier: Collection[Generation], now: float) -> Generation | None:
     found = None
     for generation in earlier:
         if not _answers(generation) or generation.body != call.body:
