@@ -17,6 +17,7 @@ from penstock.logs import (
     MAX_LINE,
     Handler,
     LineBuffer,
+    RepeatedLine,
     RequestLine,
     RequestLog,
     configure,
@@ -146,6 +147,44 @@ class TestRequestLog:
         log.write(line())
         log.flush()
         assert sunk.taken == b""
+
+    @pytest.mark.parametrize("form", ["json", "text"])
+    @pytest.mark.parametrize("name", ["fast", 'a "b"\n', "ü", "half \ud800", "m" * 100_000])
+    def test_a_line_that_is_repeated_is_the_one_that_is_written_anew(self, monkeypatch, form, name):
+        said = {"tenant": "acme", "model": name, "status": 200, "ttft_ms": 0.0, "read": "cached"}
+        varying = {"generation": "gen_1", "peer": 'fe80::1%é"0'}
+        anew, again = Sunk(), Sunk()
+        log, other = make_log(again, form=form), make_log(anew, form=form)
+        repeated = RepeatedLine(**said)
+        for second in (0, 0, 1):
+            moment = NOON + dt.timedelta(seconds=second)
+            monkeypatch.setattr(logs.time, "time", moment.timestamp)
+            other.write(RequestLine(moment, **varying, **said))
+            log.write_again(repeated, **varying)
+        log.flush()
+        other.flush()
+        assert again.taken.count(b"\n") == 3
+        if form == "json":
+            times = [
+                [dt.datetime.fromisoformat(entry.pop("time")) for entry in each.lines]
+                for each in (again, anew)
+            ]
+            assert all(abs(one - two).total_seconds() < 1e-5 for one, two in zip(*times, strict=True))
+            assert [entry | {"time": ""} for entry in again.lines] == [
+                entry | {"time": ""} for entry in anew.lines
+            ]
+        else:
+            assert again.taken == anew.taken
+
+    def test_what_is_switched_off_or_full_takes_no_repeated_line(self, sunk):
+        log = make_log(sunk, requests=False)
+        log.write_again(RepeatedLine(model="m"), "gen_1", "unix")
+        log.flush()
+        assert sunk.taken == b""
+        log = make_log(sunk, max_buffer=1)
+        log.write_again(RepeatedLine(model="m"), "gen_1", "unix")
+        log.write_again(RepeatedLine(model="m"), "gen_2", "unix")
+        assert log.dropped == 1
 
     @given(st.text(max_size=50))
     def test_one_request_is_one_line_whatever_the_model_is_called(self, name):

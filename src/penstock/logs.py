@@ -20,9 +20,11 @@ import select
 import socket
 import stat
 import sys
+import time
 import traceback
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -32,6 +34,8 @@ FLUSH_INTERVAL = 0.2  # seconds
 FLUSH_BYTES = 65_536
 MAX_BUFFER = 1_048_576  # what may wait for a reader that does not read
 MAX_LINE = 4_096  # PIPE_BUF of Linux; where it is less, lines of several workers may mix
+_VARYING = 200  # bytes of what a line that is repeated has of its own each time
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MAX_FIELD = 200  # characters of a field in a line that was too long
 
 Sink = Callable[[bytes], int]
@@ -65,6 +69,28 @@ class RequestLine(msgspec.Struct, omit_defaults=True):
     error: str = ""  # a code of penstock.errors
     peer: str = ""
     read: str = ""
+
+
+class RepeatedLine:
+    """A line that is written again and again, each time with another time, generation and peer: encoded once.
+
+    :param fields: what stays, as of a :class:`RequestLine`
+    """
+
+    __slots__ = ("rest", "said")
+
+    def __init__(self, **fields: Any) -> None:
+        self.said = line = RequestLine(_EPOCH, **fields)
+        try:
+            encoded = msgspec.json.encode(line)
+        except UnicodeEncodeError:  # half a surrogate pair
+            encoded = b""
+        if not 0 < len(encoded) <= MAX_LINE - _VARYING:
+            encoded = msgspec.json.encode(_shortened(line))
+        self.rest = encoded[encoded.index(b",") :]  # what stands behind the time
+
+    def __repr__(self) -> str:
+        return f"<RepeatedLine {self.said}>"
 
 
 class LineBuffer:
@@ -139,7 +165,10 @@ class RequestLog:
         self.enabled = config.requests
         self._buffer = buffer or LineBuffer(fd)
         self._text = config.format == "text"
-        self._encode_into = msgspec.json.Encoder().encode_into
+        encoder = msgspec.json.Encoder()
+        self._encode, self._encode_into = encoder.encode, encoder.encode_into
+        self._second = 0.0  # since 1970, which `_shown` shows
+        self._shown = b""
 
     @property
     def dropped(self) -> int:
@@ -168,6 +197,35 @@ class RequestLog:
             size = len(pending)
         if size >= FLUSH_BYTES:
             buffer.flush()
+
+    def write_again(self, line: RepeatedLine, generation: str, peer: str) -> None:
+        """Never waits and never raises.
+
+        :param generation: an id that was made here
+        """
+        buffer, now = self._buffer, time.time()
+        if self._text:
+            moment = dt.datetime.fromtimestamp(now, dt.UTC)
+            self.write(msgspec.structs.replace(line.said, time=moment, generation=generation, peer=peer))
+        elif self.enabled and buffer.room():
+            if not self._second <= now < self._second + 1.0:
+                self._show(now)
+            pending = buffer.pending
+            pending += b'{"time":"%b.%06dZ","generation":"%b","peer":%b%b\n' % (
+                self._shown,
+                (now - self._second) * 1e6,
+                generation.encode(),
+                self._encode(peer),
+                line.rest,
+            )
+            if len(pending) >= FLUSH_BYTES:
+                buffer.flush()
+
+    def _show(self, now: float) -> None:
+        """Note the time of day, up to its second."""
+        second = int(now)
+        self._second = float(second)
+        self._shown = dt.datetime.fromtimestamp(second, dt.UTC).isoformat()[:19].encode()
 
     def sweep(self, now: float) -> None:
         self._buffer.sweep(now)

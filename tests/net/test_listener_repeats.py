@@ -39,11 +39,11 @@ class Remembering(Showcase):
     def lengths(self):
         return {len(segment) for segment in self.known}
 
-    def answer(self, segment, peer):
+    def answer(self, segment, opening, peer):
         assert peer == "192.0.2.1"
         answer = self.known.get(segment)
         self.from_memory += answer is not None
-        return answer
+        return answer and opening + answer
 
 
 class _Noted:
@@ -146,7 +146,7 @@ def test_a_defect_in_what_is_at_hand_disturbs_nobody(caplog):
     class Broken:
         lengths = range(1_000)
 
-        def answer(self, segment, peer):
+        def answer(self, segment, opening, peer):
             raise KeyError(segment)
 
     async def main():

@@ -1,8 +1,8 @@
 """Requests that come again, byte for byte, and whose answers memory has.
 
 What makes a call of a request, and finds its answer by that, comes to the same whenever the same bytes come again: the
-same key, tenant, model, question.  So who has been answered from memory is remembered by the digest of all its bytes,
-head and body, with what it was answered, and the next one that looks the same is answered without being read.
+same key, tenant, model, question.  So a request that was answered from memory is remembered, head and body, with what
+it was answered, and the next one that looks the same is answered without being read.
 
 Only where nothing but the answer's freshness can make a difference from one such request to the next: no limit
 concerns the call, no load is looked at, nothing is left out of its prompt, nothing is fetched behind it, and
@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
-from blake3 import blake3
 
 from penstock.batches.exchange import LineExchange
 from penstock.cache.entry import Entry
@@ -29,6 +28,7 @@ from penstock.net.responses import LAST_CHUNK, render_fields
 
 if TYPE_CHECKING:
     from penstock.gateway.pipeline import Pipeline
+    from penstock.gateway.stages.record import Repetitions
     from penstock.net.exchange import Exchange
 
 MOST_BYTES = 65_536  # of a request, and of an answer; what is longer is read and written like any other
@@ -39,20 +39,27 @@ _VARYING = frozenset({b"penstock-generation", b"age"})  # fields that each answe
 class _Known:
     """A request that was answered: what it asks, and what is answered, but for id and age."""
 
-    __slots__ = ("call", "entry", "key", "length", "rest", "until")
+    __slots__ = ("_age", "_rest", "entry", "key", "size", "tail", "told", "until")
 
-    def __init__(self, call: Call, key: bytes, entry: Entry, until: float, rest: bytes, length: int) -> None:
-        self.call = call  # without its body and its head
+    def __init__(
+        self, segment: bytes, key: bytes, entry: Entry, until: float, rest: bytes, told: Repetitions
+    ) -> None:
         self.key = key
         self.entry = entry
         self.until = until  # seconds since 1970
-        self.rest = rest
-        self.length = length
+        self.told = told
+        self.tail = b""  # of the answer: all that stands behind its id
+        self._age = -1  # of the entry, as the tail tells it
+        self._rest = rest  # of the answer: all that stands behind the entry's age
+        # What it takes in memory, about, in bytes: with its entry, which memory may have let go of.
+        self.size = len(segment) + 2 * len(rest) + entry.size
 
-    @property
-    def size(self) -> int:
-        """What it takes in memory, about, in bytes: with its entry, which memory may have let go of."""
-        return len(self.rest) + self.entry.size
+    def grow(self, now: float) -> None:
+        """Let the tail tell the entry's age."""
+        age = max(int(now - self.entry.stored), 0)
+        if age != self._age:
+            self._age = age
+            self.tail = b"\r\nage: %d\r\n%b" % (age, self._rest)
 
 
 class Repeats:
@@ -76,9 +83,8 @@ class Repeats:
         self.lengths.clear()
         self.held_bytes = 0
 
-    def answer(self, segment: bytes, peer: str) -> bytes | None:
-        digest = blake3(segment).digest()
-        known = self._known.get(digest)
+    def answer(self, segment: bytes, opening: bytes, peer: str) -> bytes | None:
+        known = self._known.get(segment)
         pipeline = self._pipeline
         if known is None or pipeline.admission.draining:
             return None
@@ -88,17 +94,13 @@ class Repeats:
         entry = known.entry
         now = cache.now()
         if now >= known.until or not cache.holds(known.key, entry):
-            self._forget(digest, known)
+            self._forget(segment, known)
             return None
-        call = known.call
-        call.id = generation = new_id()
-        pipeline.recorder.repeated(call, entry, peer)
+        generation = new_id()
+        known.told.add(generation, peer)
         self.answered += 1
-        return b"penstock-generation: %b\r\nage: %d\r\n%b" % (
-            generation.encode(),
-            max(now - entry.stored, 0),
-            known.rest,
-        )
+        known.grow(now)
+        return b"".join((opening, b"penstock-generation: ", generation.encode(), known.tail))
 
     def remember(self, exchange: Exchange, call: Call, question: Question, entry: Entry) -> None:
         """A call has been answered from memory: let the next one in the same bytes be."""
@@ -114,11 +116,11 @@ class Repeats:
         if sheet.status != 200 or len(rest) > MOST_BYTES:
             return
         until = min(entry.fresh_until, entry.stored + question.control.max_age)
-        digest = blake3(segment).digest()
-        if (before := self._known.get(digest)) is not None:
-            self._forget(digest, before)
+        if (before := self._known.get(segment)) is not None:
+            self._forget(segment, before)
         asked = msgspec.structs.replace(call, fields={}, body=b"", headers={})
-        known = self._known[digest] = _Known(asked, question.key, entry, until, rest, len(segment))
+        told = self._pipeline.recorder.repetitions(asked, entry)
+        known = self._known[segment] = _Known(segment, question.key, entry, until, rest, told)
         self.lengths[len(segment)] = self.lengths.get(len(segment), 0) + 1
         self.held_bytes += known.size
         while self.held_bytes * SHARE > lookup.cache.memory.max_bytes:
@@ -139,13 +141,14 @@ class Repeats:
             and not attach.may_be_elsewhere(call)
         )
 
-    def _forget(self, digest: bytes, known: _Known) -> None:
-        del self._known[digest]
-        left = self.lengths[known.length] - 1
+    def _forget(self, segment: bytes, known: _Known) -> None:
+        del self._known[segment]
+        length = len(segment)
+        left = self.lengths[length] - 1
         if left:
-            self.lengths[known.length] = left
+            self.lengths[length] = left
         else:
-            del self.lengths[known.length]
+            del self.lengths[length]
         self.held_bytes -= known.size
 
 

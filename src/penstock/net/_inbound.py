@@ -239,7 +239,7 @@ class Inbound(asyncio.Protocol):
         if self.writing_paused or serving.draining:
             return False
         try:
-            answer = repeats.answer(data, self.peer)
+            answer = repeats.answer(data, serving.openings[200], self.peer)
         except Exception:  # noqa: BLE001 - then it is read like any other
             _log.exception("an answer that is at hand could not be given to %r", self)
             return False
@@ -248,7 +248,7 @@ class Inbound(asyncio.Protocol):
         serving.requests += 1
         self._stripped = False
         self.deadline = serving.clock.now() + serving.idle_timeout
-        self.write(serving.openings[200] + answer)
+        self.write(answer)
         return True
 
     def _serve_ahead(self) -> None:

@@ -115,10 +115,11 @@ class Repeats(Protocol):
     def lengths(self) -> Container[int]:
         """Of the requests that are known, in bytes: one of another length need not be asked about."""
 
-    def answer(self, segment: bytes, peer: str) -> bytes | None:
-        """The answer to a request with status 200, from behind its date on; None: it is to be read.
+    def answer(self, segment: bytes, opening: bytes, peer: str) -> bytes | None:
+        """The answer to a request with status 200; None: it is to be read.
 
         :param segment: what has come at once, where a request begins; it may be more or less than one
+        :param opening: what the answer begins with: status line and date
         :param peer: as of an :class:`Exchange`
         """
 

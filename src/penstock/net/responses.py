@@ -45,13 +45,13 @@ def render_fields(headers: HeaderList) -> bytes:
     return fields
 
 
-class Openings:
+class Openings(dict[int, bytes]):
     """Status line and ``date`` field by status; the date is rendered once a second at most."""
 
-    __slots__ = ("_by_status", "_date", "_until")
+    __slots__ = ("_date", "_until")
 
     def __init__(self) -> None:
-        self._by_status: dict[int, bytes] = {}
+        super().__init__()
         self._date = b""
         self._until = 0.0
         self.refresh()
@@ -62,13 +62,11 @@ class Openings:
         if not self._until - 1.0 <= now < self._until:
             self._until = float(int(now) + 1)
             self._date = b"date: %b\r\n" % formatdate(now, usegmt=True).encode()
-            self._by_status.clear()
+            self.clear()
 
-    def __getitem__(self, status: int) -> bytes:
-        opening = self._by_status.get(status)
-        if opening is None:
-            line = STATUS_LINES.get(status) or _status_line(status)
-            opening = self._by_status[status] = line + self._date
+    def __missing__(self, status: int) -> bytes:
+        line = STATUS_LINES.get(status) or _status_line(status)
+        opening = self[status] = line + self._date
         return opening
 
 

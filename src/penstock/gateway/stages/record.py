@@ -19,7 +19,7 @@ from penstock.gateway.stages.candidate import Candidate
 from penstock.generation.log import TOO_LARGE, Generation, State
 from penstock.generation.store import Record
 from penstock.ledger.ledger import Ledger
-from penstock.logs import RequestLine, RequestLog
+from penstock.logs import RepeatedLine, RequestLine, RequestLog
 from penstock.messages import PROCESS_DIED, Attempt, Call, Endpoint, Outcome, Tenant, Usage
 from penstock.metrics import Counter, Histogram, Registry
 from penstock.net.clock import Clock
@@ -31,6 +31,7 @@ from penstock.wire.usage import estimate_tokens, usage_in
 PICO = 1e-12
 _NOTHING = Usage()
 _COMPLETED = Outcome.COMPLETED
+_FINISHED = State.FINISHED.value
 MAX_BOUND = 4_096
 # How a call came by an answer that was made for another, and what its row says.  An answer that was asked for by its
 # id is only read on, and one that was kept has its row from the cache.
@@ -61,6 +62,44 @@ class _Cells:
         self.cost: Counter = measures.cost.labels(upstream, route)
         self.first_token: Histogram = measures.first_token.labels(upstream)
         self.between: Histogram = measures.between.labels(upstream)
+
+
+class Repetitions:
+    """What is told of one request whenever memory answers it without its being read: bound once, then only added to."""
+
+    __slots__ = ("_call", "_durations", "_entry", "_line", "_recorder", "_requests")
+
+    def __init__(self, recorder: Recorder, call: Call, entry: Entry) -> None:
+        label, tenant = call.endpoint.label, call.tenant
+        self._recorder = recorder
+        self._call = call
+        self._entry = entry
+        self._requests = recorder.requests_cell(label, 200)
+        self._durations = recorder.durations_cell(label)
+        self._line = RepeatedLine(
+            tenant=tenant.name,
+            key=tenant.key_name,
+            endpoint=label,
+            model=call.model,
+            upstream=entry.upstream,
+            upstream_model=entry.upstream_model,
+            status=200,
+            outcome=_FINISHED,
+            stream=call.stream,
+            ttft_ms=0.0,
+            duration_ms=0.0,
+            read="cached",
+        )
+
+    def add(self, generation: str, peer: str) -> None:
+        """One more answer, which has this id."""
+        recorder, call = self._recorder, self._call
+        call.id = generation
+        recorder.saved(call, self._entry, number=1)
+        self._requests.value += 1
+        self._durations.counts[0] += 1  # of no seconds
+        if recorder.log is not None:
+            recorder.log.write_again(self._line, generation, peer)
 
 
 class Recorder:
@@ -148,40 +187,12 @@ class Recorder:
         cells = self._cells[upstream, route] = _Cells(self.measures, upstream, route)
         return cells
 
-    def repeated(self, call: Call, entry: Entry, peer: str) -> None:
-        """A request was answered from memory as one before it, without being read: all that there is to say of it."""
-        self.saved(call, entry, number=1)
-        label = call.endpoint.label
-        self.counted(label, 200)
-        cell = self._duration_cells.get(label) or self._bind_duration(label)
-        cell.observe(0.0)
-        log = self.log
-        if log is not None:
-            tenant = call.tenant
-            log.write(
-                RequestLine(
-                    dt.datetime.now(dt.UTC),
-                    call.id,
-                    tenant.name,
-                    tenant.key_name,
-                    label,
-                    call.model,
-                    entry.upstream,
-                    entry.upstream_model,
-                    200,
-                    State.FINISHED.value,
-                    call.stream,
-                    0,
-                    0,
-                    0,
-                    0.0,
-                    0.0,
-                    0,
-                    "",
-                    peer,
-                    "cached",
-                )
-            )
+    def repetitions(self, call: Call, entry: Entry) -> Repetitions:
+        """What to tell, again and again, of a request that memory answers without its being read.
+
+        :param call: what the request asks; each time it gets another id
+        """
+        return Repetitions(self, call, entry)
 
     def saved(self, call: Call, entry: Entry, *, number: int) -> None:
         """A call was answered by a kept answer: a row that costs nothing, and says what was not used."""
@@ -267,8 +278,7 @@ class Recorder:
         received = call.received
         duration = self.clock.now() - received
         self.counted(label, status)
-        cell = self._duration_cells.get(label) or self._bind_duration(label)
-        cell.observe(duration)
+        self.durations_cell(label).observe(duration)
         if read in _SHARED and generation is not None:
             self._shared(call, generation, _SHARED[read], error=error)
         log = self.log
@@ -322,8 +332,11 @@ class Recorder:
             )
         )
 
-    def _bind_duration(self, label: str) -> Histogram:
-        cell = self._duration_cells[label] = self.measures.durations.labels(label)
+    def durations_cell(self, endpoint: str) -> Histogram:
+        """How long requests took."""
+        cell = self._duration_cells.get(endpoint)
+        if cell is None:
+            cell = self._duration_cells[endpoint] = self.measures.durations.labels(endpoint)
         return cell
 
     def refused(
@@ -348,11 +361,16 @@ class Recorder:
 
     def counted(self, endpoint: str, status: int) -> None:
         """A request was answered."""
-        counter = self._request_cells.get((endpoint, status))
-        if counter is None:
-            counter = self.measures.requests.labels(endpoint, str(status))
-            self._request_cells[endpoint, status] = counter
-        counter.value += 1
+        self.requests_cell(endpoint, status).value += 1
+
+    def requests_cell(self, endpoint: str, status: int) -> Counter:
+        """How many requests were answered."""
+        cell = self._request_cells.get((endpoint, status))
+        if cell is None:
+            cell = self._request_cells[endpoint, status] = self.measures.requests.labels(
+                endpoint, str(status)
+            )
+        return cell
 
 
 def _milliseconds(seconds: float) -> float:
