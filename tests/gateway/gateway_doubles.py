@@ -52,7 +52,7 @@ class FakeExchange:
         self.sent = {}
         self.writes = []
         self.watcher = None
-        self.state = None
+        self.state = self.meaning = None
 
     @property
     def body(self):

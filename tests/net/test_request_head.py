@@ -1,4 +1,4 @@
-"""A head that differs from the connection's last one in its length alone is read as any other."""
+"""A head that differs from the connection's last one in its length alone means what it means to who reads it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.config.model import ListenerConfig
-from penstock.net._request_head import HeadParser, Refusal, RequestHead
+from penstock.net._precedent import Precedent
+from penstock.net._request_head import HeadParser, Refusal
 
+END = b"\r\n\r\n"
 BEFORE = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer x\r\nContent-Length: "
 
 
-def meaning(head: bytes, last: RequestHead | None = None, **limits: int) -> object:
+def meaning(head: bytes, last: Precedent | None = None, **limits: int) -> object:
     """What a head says, or why it is refused."""
+    found, data = None, head + END
+    end = data.find(END)
+    if last is not None and (again := last.again(data, 0)) is not None:
+        found, body_at = again
+        assert body_at == end + 4
     try:
-        found = HeadParser(ListenerConfig(**limits)).parse(head, last)
+        found = found or HeadParser(ListenerConfig(**limits)).parse(data[:end])
     except Refusal as refusal:
         return refusal.status, refusal.code
     return (
@@ -30,8 +37,9 @@ def meaning(head: bytes, last: RequestHead | None = None, **limits: int) -> obje
     )
 
 
-def after(head: bytes) -> RequestHead:
-    return HeadParser(ListenerConfig()).parse(head)
+def after(head: bytes, **limits: int) -> Precedent:
+    config = ListenerConfig(**limits)
+    return Precedent(head, HeadParser(config).parse(head), config.max_header_bytes)
 
 
 @pytest.mark.parametrize(
@@ -91,18 +99,45 @@ def test_after_any_head_the_next_one_means_what_it_means_alone(first):
 def test_a_known_head_that_has_grown_past_the_limit_is_refused():
     head = BEFORE + b"12"
     limit = len(head) + 4
-    assert meaning(head, after(head), max_header_bytes=limit) == meaning(head)
-    assert meaning(head + b"3", after(head), max_header_bytes=limit) == (431, "header_too_large")
+    last = after(head, max_header_bytes=limit)
+    assert last.again(head + b"\r\n\r\n", 0) is not None
+    assert last.again(head + b"3\r\n\r\n", 0) is None
+    assert meaning(head + b"3", last, max_header_bytes=limit) == (431, "header_too_large")
 
 
-def test_heads_share_no_fields():
-    parser = HeadParser(ListenerConfig())
-    first = parser.parse(BEFORE + b"12")
-    second = parser.parse(BEFORE + b"345", first)
+def test_heads_of_different_lengths_share_no_fields():
+    last = after(BEFORE + b"12")
+    first, _ = last.again(BEFORE + b"12\r\n\r\n", 0)
+    second, _ = last.again(BEFORE + b"345\r\n\r\n", 0)
     assert first.headers[b"content-length"] == b"12"
     assert second.headers[b"content-length"] == b"345"
     assert second.length == 345
 
 
+def test_what_was_made_of_a_head_is_known_with_the_next_one_that_says_the_same():
+    last = after(BEFORE + b"12")
+    first, _ = last.again(BEFORE + b"12\r\n\r\n", 0)
+    first.meaning = "accepted"
+    for digits in (b"12", b"345", b"12"):
+        again, _ = last.again(BEFORE + digits + b"\r\n\r\n", 0)
+        assert again.meaning == "accepted"
+
+
+@pytest.mark.parametrize("name", [b"Content-Length", b"content-length"])
+@pytest.mark.parametrize("behind", [b"", b"\r\nAccept: */*"])
+def test_a_known_head_is_recognised_wherever_it_begins(name, behind):
+    head = BEFORE.replace(b"Content-Length", name) + b"12" + behind
+    last = after(head)
+    for before in (b"", b"x", head + b"\r\n\r\n"):
+        data = before + head + b"\r\n\r\nhello"
+        found, body_at = last.again(data, len(before))
+        assert data[body_at:] == b"hello"
+        assert found.length == 12
+        for size in range(len(before), len(data) - 5):
+            assert last.again(data[:size], len(before)) is None
+
+
 def test_what_a_head_looks_like_shows_no_credentials():
-    assert "Bearer" not in repr(after(BEFORE + b"12"))
+    last = after(BEFORE + b"12")
+    head, _ = last.again(BEFORE + b"12\r\n\r\n", 0)
+    assert "Bearer" not in repr(head) + repr(last)

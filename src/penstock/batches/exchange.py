@@ -25,6 +25,7 @@ class LineExchange:
         "answer_headers",
         "gone",
         "headers",
+        "meaning",
         "method",
         "path",
         "peer",
@@ -42,6 +43,7 @@ class LineExchange:
         self.peer = "batch"
         self.gone = False
         self.state: object = None
+        self.meaning: object = None
         self.started = False
         self.status = 0
         self.answer_headers: dict[bytes, bytes] = {}

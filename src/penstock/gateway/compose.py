@@ -88,6 +88,8 @@ class _Accepted(msgspec.Struct, frozen=True):
     endpoint: Endpoint
     tenant: Tenant
     coding: Coding | None = None  # None: neither body nor answer is coded
+    path: str = ""
+    version: int = 0  # of the configuration by which that was found out
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -176,6 +178,10 @@ class Gateway:
     def opening(self, exchange: Exchange) -> int | None:
         """Refuse before a body is read what can be refused by its head alone."""
         snapshot = self.pipeline.snapshot
+        accepted = exchange.meaning
+        if type(accepted) is _Accepted and accepted.version == self.config_version:
+            exchange.state, exchange.path = accepted, accepted.path
+            return snapshot.config.listener.max_body_bytes
         tenant = None
         try:
             if routes.is_public(exchange.path):
@@ -187,7 +193,9 @@ class Gateway:
                 return work.body
             endpoint = routes.endpoint_of(exchange)
             if endpoint is not None:
-                exchange.state = _Accepted(endpoint, tenant, self._codings.of(exchange.headers, endpoint))
+                coding = self._codings.of(exchange.headers, endpoint)
+                accepted = _Accepted(endpoint, tenant, coding, exchange.path, self.config_version)
+                exchange.state = exchange.meaning = accepted
                 return snapshot.config.listener.max_body_bytes
             asked = stored.asked_by(exchange)
             if asked is not None:

@@ -22,6 +22,7 @@ class OverExchange:
         self.headers = headers
         self.peer = beneath.peer
         self.state: object = None
+        self.meaning: object = None
         self._beneath = beneath
         self._watcher: Watcher | None = None
         self._ended = asyncio.get_running_loop().create_future()

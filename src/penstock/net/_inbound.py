@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, cast
 from penstock.errors import BadRequest, BodyTooLarge, Overloaded, PenstockError, RequestTimeout
 from penstock.net._chunked import ChunkedDecoder
 from penstock.net._inbound_exchange import InboundExchange, too_large
+from penstock.net._precedent import Precedent
 from penstock.net._request_head import CHUNKED, Refusal, RequestHead
 from penstock.net._serving import LINGER_SILENCE, LINGER_TOTAL, NEVER
 from penstock.net._sockets import hung_up, readable, reset_on_close, untaken
@@ -64,11 +65,11 @@ class Inbound(asyncio.Protocol):
         "_coming",
         "_head",
         "_heard",
-        "_last_head",
         "_left",
         "_linger_until",
         "_looping",
         "_over_limit",
+        "_precedent",
         "_reading_paused",
         "_rest",
         "_rest_at",
@@ -100,7 +101,7 @@ class Inbound(asyncio.Protocol):
         self.exchange: InboundExchange | None = None
         self._head = bytearray()
         self._checked = 0  # bytes of _head that have been looked at
-        self._last_head: RequestHead | None = None
+        self._precedent: Precedent | None = None
         self.segment = b""  # what has come at once, while it is looked at; of use to who knows repeats
         # Read ahead, in this order, and only while an answer is under way or the client takes nothing:
         self._rest = b""  # from _rest_at on, what followed the request within one segment
@@ -214,12 +215,20 @@ class Inbound(asyncio.Protocol):
                     at += 2
                     continue
                 else:
-                    end = data.find(b"\r\n\r\n", at)
-                    if end < 0:
-                        self._begin_head(data[at:])
-                        break
-                    head = self._last_head = serving.heads.parse(data[at:end], self._last_head)
-                    at = self._begin(head, data, end + 4)
+                    precedent = self._precedent
+                    again = precedent.again(data, at) if precedent is not None else None
+                    if again is not None:
+                        head, body_at = again
+                    else:
+                        end = data.find(b"\r\n\r\n", at)
+                        if end < 0:
+                            self._begin_head(data[at:])
+                            break
+                        raw = data[at:end]
+                        head = serving.heads.parse(raw)
+                        self._precedent = Precedent(raw, head, serving.config.max_header_bytes)
+                        body_at = end + 4
+                    at = self._begin(head, data, body_at)
                 if self.phase != _IDLE:
                     if at < size and self.phase == _ANSWERING and not self.last:
                         self._rest, self._rest_at = data, at
@@ -316,6 +325,7 @@ class Inbound(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
             exchange.defect(error)
             limit = 0
+        head.meaning = exchange.meaning
         if exchange.gone:  # the application cut the connection
             return size
         streaming = exchange.streaming = limit is None
@@ -510,7 +520,7 @@ class Inbound(asyncio.Protocol):
 
     def _forget_input(self) -> None:
         self._head.clear()
-        self._last_head = None
+        self._precedent = None
         self._rest, self._rest_at = b"", 0
         self._ahead.clear()
 

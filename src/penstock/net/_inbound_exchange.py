@@ -58,6 +58,7 @@ class InboundExchange:
         "gone",
         "headers",
         "limit",
+        "meaning",
         "method",
         "path",
         "peer",
@@ -79,6 +80,7 @@ class InboundExchange:
         self.peer = connection.peer
         self.gone = False
         self.state: object = None
+        self.meaning: object = head.meaning
         self._connection = connection
         self._head = head
         self.task: asyncio.Task[None] | None = None

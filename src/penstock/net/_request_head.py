@@ -10,8 +10,7 @@ that asks for an upgrade; guarding one of them by a scan before it costs as much
 What makes that cheap: clients send the same lines again and again, so a line that was found valid is
 remembered with what it means, and costs one dictionary look-up.  Only fields whose names are in
 :data:`_COMMON` are remembered, never one that carries credentials, and the memory is emptied when full.
-And most clients say the same on one connection again and again, but for the length of the body: a head that is
-the connection's last one but for these digits means what that one meant.
+A head that comes again as a whole is not even read (``net._precedent``).
 
 A fault is judged by **where it lies**, not by how the bytes were cut into segments: of a bare LF, a target
 that is too long and a head that is too big, the one that comes first in the stream is the one that counts,
@@ -38,8 +37,7 @@ _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
 _ABSOLUTE = re.compile(rb"https?://[^/?]*", re.IGNORECASE)
 
 _ONCE = frozenset((b"host", b"content-length", b"transfer-encoding"))  # a second one changes the framing
-_LENGTHS = (b"\r\ncontent-length: ", b"\r\nContent-Length: ")
-_MAX_DIGITS = 18  # of Content-Length
+MAX_DIGITS = 18  # of Content-Length
 _LINE_SLACK = 64  # bytes of a request line beside its target: method, version, spaces
 _REMEMBERED_LINES = 2_048
 _REMEMBERED_BYTES = 200
@@ -105,10 +103,23 @@ class RequestHead(msgspec.Struct, gc=False):
     keep_alive: bool
     length: int  # of the body, or CHUNKED
     expects_continue: bool
-    # What stands before and behind the digits of Content-Length, where the next head may differ from this one
-    # in them alone; empty where it may not.
-    before: bytes = b""
-    behind: bytes = b""
+    meaning: object = None  # what the application has made of it, for the next one that says the same
+
+    def of_length(self, digits: bytes) -> RequestHead:
+        """One that says the same of a body of another length."""
+        headers = self.headers.copy()
+        headers[b"content-length"] = digits
+        return RequestHead(
+            self.method,
+            self.path,
+            self.query,
+            headers,
+            self.http10,
+            self.keep_alive,
+            int(digits),
+            self.expects_continue,
+            self.meaning,
+        )
 
     def __repr__(self) -> str:  # without what the fields hold: credentials
         return f"<RequestHead {self.method} {self.path}, {len(self.headers)} fields>"
@@ -179,24 +190,12 @@ class HeadParser:
         self._request_lines = _RequestLines(config.max_target_bytes)
         self._fields = _Fields()
 
-    def parse(self, head: bytes, last: RequestHead | None = None) -> RequestHead:
+    def parse(self, head: bytes) -> RequestHead:
         """Read a head.
 
         :param head: everything up to the blank line, without the line ends before and after that
-        :param last: the one before it on this connection
         :raises Refusal: it must not be served
         """
-        if last is not None and (before := last.before) and head.startswith(before):
-            behind = last.behind
-            if head.endswith(behind):
-                digits = head[len(before) : len(head) - len(behind)]
-                if digits.isdigit() and len(digits) <= _MAX_DIGITS and len(head) + 4 <= self._max_bytes:
-                    headers = last.headers.copy()
-                    headers[b"content-length"] = digits
-                    return RequestHead(
-                        last.method, last.path, last.query, headers, False, last.keep_alive, int(digits),
-                        False, before, behind,
-                    )  # fmt: skip
         lines = head.split(b"\r\n")
         request_line = lines.pop(0)
         if len(head) + 4 > self._max_bytes or len(request_line) > self._max_line:
@@ -207,25 +206,10 @@ class HeadParser:
             headers = dict(map(self._fields.__getitem__, lines))
             if len(headers) != len(lines):
                 headers = self._joined(lines)
-            found = self._assemble(request_line, headers)
+            return self._assemble(request_line, headers)
         except Refusal:
             self.check(head + _END, 0)  # a bare line end before it is the fault that counts
             raise
-        if found.length > 0 and not found.http10 and not found.expects_continue:
-            self._note_length(head, found)
-        return found
-
-    @staticmethod
-    def _note_length(head: bytes, found: RequestHead) -> None:
-        """Where the digits of Content-Length stand, if it is spelled as nearly everybody does."""
-        for name in _LENGTHS:
-            at = head.find(name)
-            if at >= 0:
-                start = at + len(name)
-                digits = found.headers[b"content-length"]
-                if head.startswith(digits, start):
-                    found.before, found.behind = head[:start], head[start + len(digits) :]
-                return
 
     def _joined(self, lines: list[bytes]) -> dict[bytes, bytes]:
         """The fields, where some are repeated."""
@@ -299,7 +283,7 @@ class HeadParser:
                 raise Refusal(400, "bad_framing", "The only transfer coding understood is chunked.")
             return CHUNKED
         assert length is not None
-        if not length.isdigit() or len(length) > _MAX_DIGITS:
+        if not length.isdigit() or len(length) > MAX_DIGITS:
             raise Refusal(400, "bad_framing", "Content-Length is not one decimal number.")
         return int(length)
 

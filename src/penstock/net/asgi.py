@@ -67,6 +67,7 @@ class ASGIExchange:
         self.peer = str(client[0]) if client else ""
         self.gone = False
         self.state: object = None
+        self.meaning: object = None
         self._receive = receive
         self._config = config
         self._watcher: Watcher | None = None

@@ -41,6 +41,9 @@ class Exchange(Protocol):
     headers: Headers
     peer: str  # address of the client, for logs
     state: object  # None at first; free for the application, from `opening` to the end
+    # None at first; what `opening` leaves here, it finds with the next request of the connection, if the head of that is
+    # the same but for the length of its body.
+    meaning: object
 
     @property
     def scheme(self) -> str:
