@@ -1,4 +1,5 @@
 import contextlib
+import csv
 import json
 import os
 import subprocess
@@ -100,6 +101,34 @@ def test_every_grouping_has_its_table(ledger, by):
     assert len(lines) == (3 if by == "model" else 2)  # and the total
     assert lines[-1].split("│")[1].strip() == "total"
     assert lines[-1].split("│")[2].strip() == "3"
+
+
+def test_several_groupings_make_a_line_for_each_of_their_pairs(ledger):
+    done = penstock("--path", str(ledger), "--by", "tenant", "--by", "day", "--json", cwd=ledger.parent)
+    (line,) = map(json.loads, done.stdout.splitlines())
+    assert list(line)[:3] == ["tenant", "day", "attempts"]
+    assert line["attempts"] == 3
+    done = penstock("--path", str(ledger), "--by", "tenant", "--by", "day", cwd=ledger.parent)
+    rows = [line[1:-1].split("│") for line in done.stdout.splitlines() if line[:1] == "│"]
+    assert [cell.strip() for cell in rows[-1][:3]] == ["total", "", "3"]
+    assert (
+        penstock("--path", str(ledger), "--until", "2025-01-01", cwd=ledger.parent).stdout == "No attempts.\n"
+    )
+
+
+def test_csv_is_for_spreadsheets(ledger):
+    with contextlib.closing(SQLiteStore(ledger)) as store:
+        one = attempt(model='=HYPERLINK("x")')
+        store.start().opened(one)
+        store.settled(ended(one))
+    done = penstock("--path", str(ledger), "--by", "model", "--by", "tenant", "--csv", cwd=ledger.parent)
+    assert done.returncode == 0, done.stderr
+    lines = list(csv.DictReader(done.stdout.splitlines()))
+    assert [line["model"] for line in lines] == ["fast", "[bold]smart", '\'=HYPERLINK("x")']
+    assert lines[0]["cost_usd"] == "1.234568890000"
+    assert (lines[0]["tenant"], lines[0]["attempts"], lines[0]["input_tokens"]) == ("acme", "2", "2000")
+    refused = penstock("--path", str(ledger), "--csv", "--json", cwd=ledger.parent)
+    assert (refused.returncode, refused.stdout) == (2, "")
 
 
 def test_what_was_saved_has_columns_where_something_was(ledger):

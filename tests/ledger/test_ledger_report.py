@@ -37,7 +37,7 @@ def settle(store, outcome=Outcome.COMPLETED, usage=None, cost=0, **changes):
 
 
 def groups(lines):
-    return {line.group: line.attempts for line in lines}
+    return {", ".join(line.group): line.attempts for line in lines}
 
 
 def test_every_field_is_added_up(store, path):
@@ -46,7 +46,7 @@ def test_every_field_is_added_up(store, path):
     assert store.flush()
     assert summarize(path) == [
         Line(
-            "fast",
+            ("fast",),
             attempts=2,
             completed=2,
             estimated=2,
@@ -98,7 +98,7 @@ def test_groups(store, path, by, expected):
     settle(store, started=JUNE_15 + DAY, tenant="umbrella", model="smart", status=200)
     settle(store, outcome=Outcome.PARTIAL, started=JUNE_15 + 1.5 * DAY, upstream="openai")
     assert store.flush()
-    assert groups(summarize(path, by=by)) == expected
+    assert groups(summarize(path, by=[by])) == expected
     assert by in GROUPS
 
 
@@ -109,11 +109,13 @@ def test_what_was_saved_is_told_apart_from_what_was_used(store, path):
             store, outcome, Usage(input_tokens=10, output_tokens=2, estimated=True), tenant="next", saved=5
         )
     assert store.flush()
-    used, saved = summarize(path, by="tenant")
-    assert used == Line("first", attempts=1, completed=1, input_tokens=10, output_tokens=2, cost=5)
-    assert saved == Line("next", saved_calls=3, saved_input_tokens=30, saved_output_tokens=6, saved_cost=15)
-    assert groups(summarize(path, by="status")) == {"200": 1, "not asked": 0}
-    assert {line.group: line.saved_calls for line in summarize(path, by="outcome")} == {
+    used, saved = summarize(path, by=["tenant"])
+    assert used == Line(("first",), attempts=1, completed=1, input_tokens=10, output_tokens=2, cost=5)
+    assert saved == Line(
+        ("next",), saved_calls=3, saved_input_tokens=30, saved_output_tokens=6, saved_cost=15
+    )
+    assert groups(summarize(path, by=["status"])) == {"200": 1, "not asked": 0}
+    assert {line.group[0]: line.saved_calls for line in summarize(path, by=["outcome"])} == {
         "completed": 0,
         "cached": 1,
         "joined": 1,
@@ -136,12 +138,33 @@ def test_since_leaves_out_what_is_older(store, path):
     assert summarize(path, since=JUNE_15 + 2) == []
 
 
+def test_until_leaves_out_what_is_as_late(store, path):
+    settle(store, started=JUNE_15)
+    settle(store, started=JUNE_15 + 1)
+    assert store.flush()
+    assert groups(summarize(path, until=JUNE_15 + 1)) == {"fast": 1}
+    assert summarize(path, since=JUNE_15 + 1, until=JUNE_15 + 1) == []
+
+
+def test_groups_may_be_of_several_things(store, path):
+    settle(store, started=JUNE_15, cost=1)
+    settle(store, started=JUNE_15 + DAY, cost=2, tenant='a\x1f"b')
+    settle(store, started=JUNE_15 + DAY, cost=3)
+    assert store.flush()
+    lines = summarize(path, by=["tenant", "day"])
+    assert [(line.group, line.cost) for line in lines] == [
+        (("acme", "2025-06-15"), 1),
+        (("acme", "2025-06-16"), 3),
+        (('a\x1f"b', "2025-06-16"), 2),
+    ]
+
+
 def test_the_dearest_group_stands_first_and_days_stand_in_order(store, path):
     settle(store, model="cheap", cost=1, started=JUNE_15)
     settle(store, model="dear", cost=5, started=JUNE_15 + DAY)
     assert store.flush()
-    assert [line.group for line in summarize(path)] == ["dear", "cheap"]
-    assert [line.group for line in summarize(path, by="day")] == ["2025-06-15", "2025-06-16"]
+    assert [line.group[0] for line in summarize(path)] == ["dear", "cheap"]
+    assert [line.group[0] for line in summarize(path, by=["day"])] == ["2025-06-15", "2025-06-16"]
 
 
 def test_sums_of_money_do_not_overflow(store, path):
@@ -160,8 +183,8 @@ def test_what_is_known_as_a_sum_only_is_counted(tmp_path):
     path.parent.mkdir()
     assert store.flush()
     store.close()
-    assert groups(summarize(path, by="tenant")) == {FOLDED: 2, "acme": 1}
-    assert groups(summarize(path, by="outcome")) == {"completed": 3}
+    assert groups(summarize(path, by=["tenant"])) == {FOLDED: 2, "acme": 1}
+    assert groups(summarize(path, by=["outcome"])) == {"completed": 3}
     everything = total(summarize(path))
     assert (everything.attempts, everything.completed, everything.input_tokens) == (3, 3, 30)
     assert everything.cost == 21

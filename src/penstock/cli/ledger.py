@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-import re
+import math
 import sys
 import time
 from pathlib import Path
@@ -17,6 +17,7 @@ from penstock.config.load import load
 from penstock.errors import ConfigError
 from penstock.ledger.prices import UNITS_PER_DOLLAR
 from penstock.ledger.report import Line, RecordedAttempt, attempts_of, summarize, total
+from penstock.ledger.tabular import as_csv, moment, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _CONFIG = Path("penstock.yaml")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 class Grouping(enum.StrEnum):
@@ -44,14 +44,21 @@ def ledger(
     ] = None,
     *,
     by: Annotated[
-        Grouping, typer.Option(help="What to add up by; status is the upstream's, days are UTC.")
-    ] = Grouping.model,
+        list[Grouping],
+        typer.Option(
+            help="What to add up by; repeat it for each tenant by day, say. status is the upstream's, days are UTC."
+        ),
+    ] = [Grouping.model],  # noqa: B006 - never changed
     since: Annotated[
         str | None,
         typer.Option(
             help="Only attempts that started since: 90s, 30m, 1h, 7d, 2w ago, or a date or time in UTC "
             "(2026-11-01, 2026-11-01T12:00)."
         ),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(help="Only attempts that started before: an age, a date or a time, as above."),
     ] = None,
     generation: Annotated[
         str | None,
@@ -66,16 +73,27 @@ def ledger(
             "--json", help="JSON lines instead of a table; amounts of picousd are 1e-12 US dollars."
         ),
     ] = False,
+    in_csv: Annotated[
+        bool, typer.Option("--csv", help="CSV instead of a table, with a heading; amounts are US dollars.")
+    ] = False,
 ) -> None:
     """Show attempts, tokens and cost, also while a gateway is writing them."""
-    start = 0.0 if since is None else parse_since(since, time.time())
+    now = time.time()
+    start = 0.0 if since is None else parse_since(since, now)
+    end = math.inf if until is None else parse_since(until, now)
+    if in_csv and (as_json or generation is not None):
+        raise typer.BadParameter("is for sums, and in place of --json", param_hint="--csv")
     file = path or _configured_path()
     if generation is not None:
         attempts = attempts_of(file, generation)
         _show([_attempt_to_json(each) for each in attempts], lambda: _attempts(attempts), as_json=as_json)
+        return
+    groups = list(dict.fromkeys(each.value for each in by))
+    lines = summarize(file, by=groups, since=start, until=end)
+    if in_csv:
+        sys.stdout.write(as_csv(lines, groups))
     else:
-        lines = summarize(file, by=by.value, since=start)
-        _show([_to_json(line, by.value) for line in lines], lambda: _table(lines, by.value), as_json=as_json)
+        _show([record(line, groups) for line in lines], lambda: _table(lines, groups), as_json=as_json)
 
 
 def _show(lines: list[dict[str, object]], table: Callable[[], Table], *, as_json: bool) -> None:
@@ -94,16 +112,10 @@ def parse_since(text: str, now: float) -> float:
 
     :raises typer.BadParameter: it is neither an age nor a date
     """
-    age = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
-    if age:
-        return now - float(age[1]) * _UNITS[age[2]]
     try:
-        moment = dt.datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} is neither an age such as 1h nor a date such as 2026-11-01"
-        ) from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp()
+        return moment(text, now)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _configured_path() -> Path:
@@ -113,14 +125,6 @@ def _configured_path() -> Path:
     if not configured:
         raise ConfigError(f"{_CONFIG} keeps the ledger in memory only; set ledger.path, or say --path FILE")
     return Path(configured)
-
-
-def _to_json(line: Line, by: str) -> dict[str, object]:
-    fields: dict[str, object] = msgspec.structs.asdict(line)
-    fields[by] = fields.pop("group")
-    fields["cost_picousd"] = fields.pop("cost")
-    fields["saved_picousd"] = fields.pop("saved_cost")
-    return {by: fields.pop(by), **fields}
 
 
 def _attempt_to_json(attempt: RecordedAttempt) -> dict[str, object]:
@@ -154,13 +158,14 @@ def _attempts(attempts: list[RecordedAttempt]) -> Table:
     return table
 
 
-def _table(lines: list[Line], by: str) -> Table:
+def _table(lines: list[Line], by: list[str]) -> Table:
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     table = Table(show_footer=True, header_style="bold", footer_style="bold")
     everything = total(lines)
-    table.add_column(by, "total", overflow="fold")
+    for name in by:
+        table.add_column(name, "total" if name == by[0] else "", overflow="fold")
     columns = {
         "attempts": "attempts",
         "open": "open",
@@ -195,7 +200,7 @@ def _table(lines: list[Line], by: str) -> Table:
     for line in lines:
         figures = [_figure(line, field) for field in shown.values()]
         figures += [dollars(getattr(line, field)) for field in amounts.values()]
-        table.add_row(Text(line.group), *figures)
+        table.add_row(*map(Text, line.group), *figures)
     return table
 
 

@@ -6,7 +6,9 @@ The file is opened read-only: a gateway may write it at the same time, and neith
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -34,6 +36,8 @@ GROUPS = {
 FOLDED = "(sums only)"
 """The group of what is known only as a sum: rows that found no room while the file could not be written."""
 
+_FOLDED_GROUPS = {"outcome": "outcome", "day": "date(first_started, 'unixepoch')"}
+
 # Costs are added in two parts, since SQLite's sum() fails past 2**63, which is nine million dollars.
 _SUMS = """
   sum(n * asked), sum(open), sum(completed), sum(estimated * asked), sum(told), sum(input_tokens * asked),
@@ -59,13 +63,13 @@ def _units_as_columns() -> str:
 class Line(msgspec.Struct, frozen=True):
     """One group of rows.
 
-    ``attempts`` are calls of an upstream, ``open`` those still under way, ``told`` those whose provider has told
+    ``group`` has a word for each of what the report is grouped by.  ``attempts`` are calls of an upstream, ``open`` those still under way, ``told`` those whose provider has told
     afterwards what they cost; ``saved_calls`` are those for which none was asked, because the answer was there or on
     its way.  ``sound_milliseconds`` were transcribed or translated, ``characters`` spoken; ``searches`` are those of
     rerank.  ``cost`` and ``saved_cost`` in 1e-12 US dollars.
     """
 
-    group: str
+    group: tuple[str, ...]
     attempts: int = 0
     open: int = 0
     completed: int = 0
@@ -90,45 +94,60 @@ class Line(msgspec.Struct, frozen=True):
     saved_cost: int = 0
 
 
-def summarize(path: str | Path, *, by: str = "model", since: float = 0.0) -> list[Line]:
-    """Sums over the attempts that started at ``since`` (Unix time) or later, the dearest group first.
+def summarize(
+    path: str | Path, *, by: Sequence[str] = ("model",), since: float = 0.0, until: float = math.inf
+) -> list[Line]:
+    """Sums over the attempts that started at ``since`` (Unix time) or later, and before ``until``.
+
+    The dearest group comes first; where days are among what ``by`` names, the earliest day.
 
     :raises ConfigError: there is no ledger at ``path``, or it cannot be read
     """
-    group = GROUPS[by]
-    folded = {"outcome": "outcome", "day": "date(first_started, 'unixepoch')"}.get(by, f"'{FOLDED}'")
+    group = _label(GROUPS[each] for each in by)
+    folded = _label(_FOLDED_GROUPS.get(each, f"'{FOLDED}'") for each in by)
     query = f"""
 WITH grouped AS (
   SELECT tenant, key_name, model, upstream, outcome, 0 AS status, first_started AS started, calls, input_tokens,
     output_tokens, saved
-  FROM savings WHERE first_started >= ?1 AND last_started >= ?1
+  FROM savings WHERE last_started >= ?1 AND first_started >= ?1 AND last_started < ?2
   UNION ALL
   SELECT tenant, key_name, model, upstream, outcome, 0, json_extract(member.value, '$[2]'), 1,
     coalesce(json_extract(member.value, '$[5].input_tokens'), 0),
     coalesce(json_extract(member.value, '$[5].output_tokens'), 0), json_extract(member.value, '$[4]')
   FROM savings, json_each(members) AS member
-  WHERE first_started < ?1 AND last_started >= ?1 AND json_extract(member.value, '$[2]') >= ?1
+  WHERE last_started >= ?1 AND first_started < ?2 AND NOT (first_started >= ?1 AND last_started < ?2)
+    AND json_extract(member.value, '$[2]') >= ?1 AND json_extract(member.value, '$[2]') < ?2
 )
 SELECT label, {_SUMS} FROM (
   SELECT {group} AS label, 1 AS n, outcome NOT IN ({_SAVING}) AS asked, outcome = '{RESERVED}' AS open,
     outcome = 'completed' AS completed, estimated, told = {TOLD} AS told, {_TOKENS},
     image_input_tokens, {_units_as_columns()}
-  FROM attempts WHERE started >= ?1
+  FROM attempts WHERE started >= ?1 AND started < ?2
   UNION ALL
   SELECT {folded}, attempts, outcome NOT IN ({_SAVING}), 0, attempts * (outcome = 'completed'), estimated, 0, {_TOKENS},
     0, 0, 0, 0, 0
-  FROM folded WHERE last_started >= ?1
+  FROM folded WHERE last_started >= ?1 AND first_started < ?2
   UNION ALL
   SELECT {group}, calls, 0, 0, 0, 0, 0, input_tokens, output_tokens, 0, 0, 0, 0, 0, 0, saved, 0, 0, 0, 0, 0
   FROM grouped
 ) GROUP BY label"""  # noqa: S608 - made of the constants above
     lines = [
-        Line(*(*counts, high * 1_000_000 + low, saved_high * 1_000_000 + saved_low))
-        for *counts, high, low, saved_high, saved_low in _rows(path, query, since)
+        Line(
+            tuple(msgspec.json.decode(label)),
+            *(*counts, high * 1_000_000 + low, saved_high * 1_000_000 + saved_low),
+        )
+        for label, *counts, high, low, saved_high, saved_low in _rows(path, query, since, until)
     ]
-    if by == "day":
-        return sorted(lines, key=lambda line: line.group)
-    return sorted(lines, key=lambda line: (-line.cost, -line.attempts, -line.saved_calls, line.group))
+    dearest = sorted(lines, key=lambda line: (-line.cost, -line.attempts, -line.saved_calls, line.group))
+    if "day" not in by:
+        return dearest
+    day = by.index("day")
+    return sorted(dearest, key=lambda line: line.group[day])
+
+
+def _label(groups: Iterable[str]) -> str:
+    """SQL for the words of a group as one value; JSON, because a model's name may hold any character."""
+    return f"json_array({', '.join(groups)})"
 
 
 class RecordedAttempt(msgspec.Struct, frozen=True):
@@ -180,13 +199,13 @@ ORDER BY started, number"""  # noqa: S608 - as above
 def total(lines: list[Line]) -> Line:
     """The sum of all groups."""
     columns = zip(*(msgspec.structs.astuple(line)[1:] for line in lines), strict=True)
-    return Line("total", *(sum(column) for column in columns))
+    return Line(("total",), *(sum(column) for column in columns))
 
 
-def _rows(path: str | Path, query: str, parameter: object) -> list[tuple[Any, ...]]:
+def _rows(path: str | Path, query: str, *parameters: object) -> list[tuple[Any, ...]]:
     try:
         with contextlib.closing(open_ledger(Path(path))) as database:
-            return database.execute(query, (parameter,)).fetchall()
+            return database.execute(query, parameters).fetchall()
     except sqlite3.Error as error:
         raise ConfigError(f"the ledger {path} cannot be read: {error}") from error
 
