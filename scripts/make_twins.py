@@ -41,6 +41,7 @@ TO_SYNC = (  # in this order
     (r"\bAsyncClient\b", "Client"),
     (r"\bAsyncTransport\b", "Transport"),
     (r"\basync_http_client\b", "http_client"),
+    (r"\bof_tasks\b", "of_threads"),
 )
 TO_HTTPX = ((r"\bhttpx2\b", "httpx"),)
 

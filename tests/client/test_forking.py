@@ -6,7 +6,9 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 
+import httpx2
 import pytest
 from client_gateway import through
 
@@ -85,7 +87,7 @@ def test_an_asynchronous_client_goes_on_in_another_process_too(gateway, monkeypa
 
     async def main():
         async with penstock.async_http_client(trust_env=False, gateways=[link.url]) as http:
-            (parents,) = http._transport._inner.values()
+            parents = http._transport._unused
             for who in ("one", "two"):
                 body = {"model": "sim", "messages": [{"role": "user", "content": who}], "max_tokens": 8}
                 answer = await http.post(link.url + "/v1/chat/completions", json=body)
@@ -96,6 +98,40 @@ def test_an_asynchronous_client_goes_on_in_another_process_too(gateway, monkeypa
     with through(gateway) as link:
         asyncio.run(main())
         assert link.figures.connections == 2
+
+
+def test_each_event_loop_has_connections_of_its_own(gateway):
+    """As ``asyncio.run`` makes them, tests and notebooks, or threads that each have one at the same time."""
+
+    async def ask(who, met=None):
+        body = {"model": "sim", "messages": [{"role": "user", "content": who}], "max_tokens": 8}
+        for _ in range(2):
+            answer = await http.post(link.url + "/v1/chat/completions", json=body)
+            assert answer.json()["choices"][0]["message"]["content"] == answer_to(who)
+            if met is not None:
+                await asyncio.to_thread(met.wait, 30)
+        await http._transport.aclose()
+
+    with through(gateway) as link:
+        http = penstock.async_http_client(trust_env=False, gateways=[link.url])
+        asyncio.run(ask("first"))
+        asyncio.run(ask("second"))
+        assert link.figures.connections == 2
+        met = threading.Barrier(2)
+        threads = [threading.Thread(target=asyncio.run, args=[ask(str(number), met)]) for number in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert link.figures.connections == 4
+
+
+def test_connections_of_a_loop_that_has_ended_are_let_go_of():
+    answers = httpx2.MockTransport(lambda _: httpx2.Response(200))
+    http = penstock.async_http_client(transport=answers)
+    for _ in range(3):
+        asyncio.run(http.get("http://anywhere/"))
+        assert len(http._transport._inner) == 1
 
 
 def test_who_borrows_what_is_kept_has_the_same_lock_in_a_child():

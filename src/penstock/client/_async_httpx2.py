@@ -17,6 +17,7 @@ import httpx2
 
 from penstock.client._breaks import kind_of
 from penstock.client._calls import ATTEMPTS_HEADER, Calls, ClientCall, Sent
+from penstock.client._home import is_over, of_tasks
 from penstock.client._kept import Keeping, Kept
 from penstock.client._reading import Cut, HandedOver, NotReproduced
 from penstock.client._sockets import KEEP_ALIVE
@@ -39,6 +40,7 @@ _NOT_FOR_RESUMPTION = frozenset(
     }
 )
 _Connect = Callable[[str | None], httpx2.AsyncBaseTransport]
+_Inner = dict[object, dict[str | None, httpx2.AsyncBaseTransport]]  # by where they belong, by proxy
 _Timeouts = dict[str, float | None]
 
 
@@ -71,7 +73,8 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
         self._kept = kept
         self._connect = connect
         self._proxies = urllib.request.getproxies() if proxied else {}
-        self._inner: dict[str | None, httpx2.AsyncBaseTransport] = {None: connect(None)}
+        self._unused: httpx2.AsyncBaseTransport | None = connect(None)  # a wrong setting is told at once
+        self._inner: _Inner = {}
         self._process = os.getpid()
 
     def __repr__(self) -> str:
@@ -80,7 +83,7 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
     def _forked(self) -> None:
         """In a child of the process that made the connections: if both used one, they would mix up answers."""
         self._process = os.getpid()
-        self._inner = {None: self._connect(None)}
+        self._unused, self._inner = None, {}
         self.calls.forked()
         if self._kept is not None:
             self._kept.forked()
@@ -280,14 +283,21 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
             proxy = self._proxies.get(url.scheme) or self._proxies.get("all")
             if proxy is not None and urllib.request.proxy_bypass(url.host):
                 proxy = None
-        inner = self._inner.get(proxy)
+        here = self._inner.get(home := of_tasks())
+        if here is None:
+            self._inner = {each: held for each, held in self._inner.items() if not is_over(each)}
+            here = self._inner[home] = {}
+        inner = here.get(proxy)
         if inner is None:
-            inner = self._inner[proxy] = self._connect(proxy)
+            unused, self._unused = self._unused, None
+            inner = here[proxy] = unused if unused is not None and proxy is None else self._connect(proxy)
         return await inner.handle_async_request(request)
 
     async def aclose(self) -> None:
-        for inner in self._inner.values():
-            await inner.aclose()
+        unused, self._unused = self._unused, None
+        for inner in self._inner.pop(of_tasks(), {None: unused}).values():
+            if inner is not None:
+                await inner.aclose()
         if self._kept is not None:
             self._kept.close()
 

@@ -16,6 +16,7 @@ import httpx
 
 from penstock.client._breaks import kind_of
 from penstock.client._calls import ATTEMPTS_HEADER, Calls, ClientCall, Sent
+from penstock.client._home import is_over, of_threads
 from penstock.client._kept import Keeping, Kept
 from penstock.client._reading import Cut, HandedOver, NotReproduced
 from penstock.client._sockets import KEEP_ALIVE
@@ -38,6 +39,7 @@ _NOT_FOR_RESUMPTION = frozenset(
     }
 )
 _Connect = Callable[[str | None], httpx.BaseTransport]
+_Inner = dict[object, dict[str | None, httpx.BaseTransport]]  # by where they belong, by proxy
 _Timeouts = dict[str, float | None]
 
 
@@ -70,7 +72,8 @@ class Transport(httpx.BaseTransport):
         self._kept = kept
         self._connect = connect
         self._proxies = urllib.request.getproxies() if proxied else {}
-        self._inner: dict[str | None, httpx.BaseTransport] = {None: connect(None)}
+        self._unused: httpx.BaseTransport | None = connect(None)  # a wrong setting is told at once
+        self._inner: _Inner = {}
         self._process = os.getpid()
 
     def __repr__(self) -> str:
@@ -79,7 +82,7 @@ class Transport(httpx.BaseTransport):
     def _forked(self) -> None:
         """In a child of the process that made the connections: if both used one, they would mix up answers."""
         self._process = os.getpid()
-        self._inner = {None: self._connect(None)}
+        self._unused, self._inner = None, {}
         self.calls.forked()
         if self._kept is not None:
             self._kept.forked()
@@ -273,14 +276,21 @@ class Transport(httpx.BaseTransport):
             proxy = self._proxies.get(url.scheme) or self._proxies.get("all")
             if proxy is not None and urllib.request.proxy_bypass(url.host):
                 proxy = None
-        inner = self._inner.get(proxy)
+        here = self._inner.get(home := of_threads())
+        if here is None:
+            self._inner = {each: held for each, held in self._inner.items() if not is_over(each)}
+            here = self._inner[home] = {}
+        inner = here.get(proxy)
         if inner is None:
-            inner = self._inner[proxy] = self._connect(proxy)
+            unused, self._unused = self._unused, None
+            inner = here[proxy] = unused if unused is not None and proxy is None else self._connect(proxy)
         return inner.handle_request(request)
 
     def close(self) -> None:
-        for inner in self._inner.values():
-            inner.close()
+        unused, self._unused = self._unused, None
+        for inner in self._inner.pop(of_threads(), {None: unused}).values():
+            if inner is not None:
+                inner.close()
         if self._kept is not None:
             self._kept.close()
 
