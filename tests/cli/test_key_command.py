@@ -4,6 +4,7 @@ import io
 
 import yaml
 
+from penstock.config.key_file import read_keys
 from penstock.config.keys import hash_key
 
 
@@ -63,3 +64,15 @@ def test_hash_warns_of_a_key_that_can_be_guessed_and_refuses_none(penstock, monk
     assert "can be guessed" in err
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert penstock("key", "hash").status == 1
+
+
+def test_a_key_goes_into_a_file_and_out_of_it(penstock, tmp_path):
+    path = str(tmp_path / "keys.jsonl")
+    status, out, err = penstock("key", "new", "--name", "alice", "--tenant", "acme", "--file", path)
+    assert (status, err) == (0, "")
+    (found,) = read_keys(path)
+    assert (found.name, found.tenant, found.hash) == ("alice", "acme", hash_key(out.strip()))
+    assert penstock("key", "new", "--name", "alice", "--file", path).status == 1
+    assert penstock("key", "remove", "alice", "--file", path).status == 0
+    assert read_keys(path) == []
+    assert penstock("key", "remove", "alice", "--file", path).status == 1

@@ -22,6 +22,8 @@ from penstock import __version__
 from penstock.admin import docs_page
 from penstock.admin.bodies import BodiesBounded
 from penstock.admin.guest import GuestServer
+from penstock.admin.key_routes import routes as _keys
+from penstock.admin.ledger_routes import routes as _ledger
 from penstock.admin.pages import PagesKeptOut
 from penstock.cache.cache import EVERYTHING
 from penstock.config.dump import dump
@@ -68,13 +70,6 @@ class Generations(BaseModel):
     """What is in flight, over all workers; ``silent`` are workers that did not answer in time."""
 
     generations: list[dict[str, Any]]
-    silent: list[int]
-
-
-class LedgerSummary(BaseModel):
-    """Attempts, tokens and cost (1e-12 US dollars) by outcome, since the present workers started."""
-
-    outcomes: dict[str, dict[str, Any]]
     silent: list[int]
 
 
@@ -188,7 +183,7 @@ def make_app(supervisor: Supervisor) -> FastAPI:
         title="Penstock control API", version=__version__, description=__doc__, docs_url=None, redoc_url=None
     )
     app.include_router(_health(supervisor))
-    for routes in (_state, _versions, _upstreams, _cache):
+    for routes in (_state, _keys, _ledger, _versions, _upstreams, _cache):
         app.include_router(routes(supervisor), dependencies=[Depends(authorized)])
 
     @app.get("/docs", include_in_schema=False)
@@ -292,18 +287,6 @@ def _state(supervisor: Supervisor) -> APIRouter:
                 for generation in state.get("generations", [])
             ],
             silent=[slot.index for slot, state in states if state is None],
-        )
-
-    @router.get("/v1/ledger/summary")
-    async def ledger_summary() -> LedgerSummary:
-        """What was settled since the present workers started; ``penstock ledger`` reads what is on disk."""
-        states = await supervisor.states()
-        outcomes: dict[str, dict[str, Any]] = {}
-        for _, state in states:
-            for outcome, totals in (state or {}).get("ledger", {}).items():
-                outcomes[outcome] = _sum(outcomes.get(outcome, {}), totals)
-        return LedgerSummary(
-            outcomes=outcomes, silent=[slot.index for slot, state in states if state is None]
         )
 
     @router.post("/v1/explain")
@@ -478,19 +461,6 @@ def _unheard(states: Iterable[tuple[Slot, dict[str, Any] | None]]) -> list[str]:
     """The cache's tiers that have not noted every purge that some worker knows of."""
     tiers = (tier for _, state in states if state is not None for tier in state.get("cache", []))
     return sorted({tier["name"] for tier in tiers if tier["unheard"]})
-
-
-def _sum(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Member by member; a flag is set where one of the two is."""
-    total = dict(one)
-    for key, value in other.items():
-        if isinstance(value, dict):
-            total[key] = _sum(total.get(key, {}), value)
-        elif isinstance(value, bool):
-            total[key] = value or total.get(key, False)
-        else:
-            total[key] = total.get(key, 0) + value
-    return total
 
 
 def make_server(supervisor: Supervisor) -> GuestServer:

@@ -407,7 +407,7 @@ class Supervisor:
 
     def _watched(self, config: Config) -> list[Path]:
         tls = (config.tls.certificate, config.tls.key) if config.tls is not None else ()
-        return [*self._files, *(Path(name) for name in (*tls, config.prices) if name)]
+        return [*self._files, *(Path(name) for name in (*tls, config.prices, config.keys_file) if name)]
 
     async def reload(self) -> ReloadOutcome:
         """Read the configuration again, and have every worker take it; or keep what there is."""

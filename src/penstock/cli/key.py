@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import typer
 
+from penstock.config.key_file import add_key, remove_key
 from penstock.config.keys import hash_key, new_key
+from penstock.config.model import KeyConfig
 from penstock.config.writing import escaped, flow_list, scalar
+from penstock.errors import ConfigError
 
 key = typer.Typer(no_args_is_help=True)
 
@@ -22,6 +26,11 @@ def new(
         "--model",
         help="A model, or a pattern with *, that it may use. Repeat for more; none: every model.",
     ),
+    file: Path | None = typer.Option(
+        None,
+        "--file",
+        help="Put it into this file, the configuration's keys_file, instead of printing lines.",
+    ),
 ) -> None:
     """Make a key; print it once, with the lines for the configuration.
 
@@ -29,10 +38,24 @@ def new(
     itself.  Penstock stores only the hash: a lost key is replaced, not recovered.
     """
     made = new_key()
+    if file is not None:
+        add_key(file, KeyConfig(name=name, hash=hash_key(made), tenant=tenant, tier=tier, models=models))
+        print(made)
+        return
     print("The key, shown this once:\n", file=sys.stderr)
     sys.stderr.flush()
     print(made, flush=True)
     print(f"\nFor the configuration:\n\n{entry(name, hash_key(made), tenant, tier, models)}", file=sys.stderr)
+
+
+@key.command()
+def remove(
+    name: str = typer.Argument(..., help="What the key is called."),
+    file: Path = typer.Option(..., "--file", help="The configuration's keys_file."),
+) -> None:
+    """Take a key out of the file; a running gateway refuses it from then on."""
+    if not remove_key(file, name):
+        raise ConfigError(f"there is no key {name!r} in {file}")
 
 
 @key.command("hash")

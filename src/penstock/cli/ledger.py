@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import enum
 import math
 import sys
 import time
@@ -17,7 +16,7 @@ from penstock.config.load import load
 from penstock.errors import ConfigError
 from penstock.ledger.prices import UNITS_PER_DOLLAR
 from penstock.ledger.report import Line, RecordedAttempt, attempts_of, summarize, total
-from penstock.ledger.tabular import as_csv, moment, record
+from penstock.ledger.tabular import Grouping, as_csv, moment, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,16 +24,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _CONFIG = Path("penstock.yaml")
-
-
-class Grouping(enum.StrEnum):
-    tenant = "tenant"
-    key = "key"
-    model = "model"
-    upstream = "upstream"
-    outcome = "outcome"
-    status = "status"
-    day = "day"
 
 
 def ledger(

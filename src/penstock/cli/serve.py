@@ -162,7 +162,7 @@ def _example(base: str, config: Config) -> str:
         others = config.models.get("*")
         simulated = others is not None and config.upstreams[others.candidates[0].upstream].kind == "sim"
         model = "sim" if simulated else "MODEL"
-    key = " -H 'Authorization: Bearer YOUR_KEY'" if config.keys else ""
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if config.keys or config.keys_file else ""
     insecure = " -k" if base.startswith("https") else ""
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}]})
     return f"curl{insecure} {base}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'"

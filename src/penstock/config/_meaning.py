@@ -59,7 +59,8 @@ def check(plain: Plain, reader: Reader) -> None:
     _check_degradation(models, plain.get("tiers", {}), reader)
     _check_keys(plain.get("keys", []), reader)
     _check_tiers(plain.get("tiers", {}), plain.get("keys", []), reader)
-    _check_limits(plain.get("limits", {}), plain.get("keys", []), upstreams, reader)
+    is_closed = not plain.get("keys_file")  # then all keys are known here
+    _check_limits(plain.get("limits", {}), plain.get("keys", []), upstreams, reader, is_closed=is_closed)
     _check_retry(plain.get("retry", {}), reader)
     _check_cache(plain.get("cache", {}), reader)
     if prices := plain.get("prices"):
@@ -484,14 +485,14 @@ def _check_tiers(tiers: Plain, keys: list[Plain | None], reader: Reader) -> None
 
 
 def _check_limits(
-    limits: Plain, keys: list[Plain | None], upstreams: Collection[str], reader: Reader
+    limits: Plain, keys: list[Plain | None], upstreams: Collection[str], reader: Reader, *, is_closed: bool
 ) -> None:
     """Whoever is limited must be somebody; without keys, every caller is anonymous."""
     members = {"keys": ("name", "anonymous"), "tenants": ("tenant", "default"), "tiers": ("tier", "standard")}
     for section, (member, default) in members.items():
         known = {key.get(member, default) for key in keys if key} if keys else {default}
         for name in limits.get(section, {}):
-            if name != "*" and name not in known:
+            if name != "*" and name not in known and is_closed:
                 noun = {"keys": "key", "tenants": "key of the tenant", "tiers": "key of the tier"}[section]
                 hint = did_you_mean(name, known)
                 reader.mistake(("limits", section, name), f"there is no {noun} {name}{hint}")
@@ -499,6 +500,9 @@ def _check_limits(
         if name != "*" and name not in upstreams:
             hint = did_you_mean(name, upstreams)
             reader.mistake(("limits", "upstreams", name), f"there is no upstream {name}{hint}")
+    for i, key in enumerate(keys):
+        if key and key.get("limits") is not None and key.get("name") in limits.get("keys", {}):
+            reader.mistake(("keys", i, "limits"), "stands in limits.keys as well")
     _check_redis(limits, "limits", reader)
     for name in limits.get("models", {}):
         if name.count("*") > 1:

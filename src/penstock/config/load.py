@@ -16,6 +16,7 @@ import yaml
 
 from penstock.config import _meaning
 from penstock.config._reading import MAX_NODES, Mistake, Reader, TooManyNodes
+from penstock.config.key_file import with_more
 from penstock.config.model import Config
 from penstock.errors import ConfigError
 
@@ -79,9 +80,10 @@ def parse(text: str, name: str = "<text>", environ: Mapping[str, str] | None = N
         raise _refused(name, reader.mistakes)
     _meaning.fill_in(plain)
     try:
-        return msgspec.convert(plain, Config, dec_hook=_as_it_is)
+        config = msgspec.convert(plain, Config, dec_hook=_as_it_is)
     except msgspec.ValidationError as error:  # a rule of the model that the reader does not know
         raise _refused(name, [Mistake(0, 0, "", str(error))]) from error
+    return with_more(config)
 
 
 def _as_it_is(_: type, value: Any) -> Any:

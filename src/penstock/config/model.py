@@ -512,6 +512,16 @@ class WebhooksConfig(_Section, frozen=True):
     endpoints: list[WebhookConfig] = []  # who is told
 
 
+class LimitConfig(_Section, frozen=True):
+    """What somebody may use.  What is not said here is not limited."""
+
+    requests_per_minute: NotNegative | None = None  # as many may also come at once, after a minute's rest
+    tokens_per_minute: NotNegative | None = None  # of prompts and answers together
+    concurrent: NotNegative | None = None  # calls in progress
+    usd_per_day: Dollars | None = None  # US dollars; a day begins at midnight UTC
+    usd_per_month: Dollars | None = None  # US dollars; a month begins on its first day, midnight UTC
+
+
 class KeyConfig(_Section, frozen=True):
     """A caller's key, as ``penstock key`` prints it: never the key itself."""
 
@@ -520,6 +530,7 @@ class KeyConfig(_Section, frozen=True):
     tenant: str = "default"  # whose calls these are
     tier: str = "standard"  # the service tier
     models: list[str] = []  # names and patterns that it may use; empty: every model
+    limits: LimitConfig | None = None  # what it may use, instead of an entry in limits.keys
 
 
 class DegradationConfig(_Section, frozen=True):
@@ -547,16 +558,6 @@ class TierConfig(_Section, frozen=True):
     deadline: Seconds = 0.0  # how long a call may take until its first token, if it does not say; 0: any time
     queue_share: Share = 1.0  # of the places in a queue that it may take
     degradation: DegradationConfig | None = None  # none: its calls get what they ask for, or wait
-
-
-class LimitConfig(_Section, frozen=True):
-    """What somebody may use.  What is not said here is not limited."""
-
-    requests_per_minute: NotNegative | None = None  # as many may also come at once, after a minute's rest
-    tokens_per_minute: NotNegative | None = None  # of prompts and answers together
-    concurrent: NotNegative | None = None  # calls in progress
-    usd_per_day: Dollars | None = None  # US dollars; a day begins at midnight UTC
-    usd_per_month: Dollars | None = None  # US dollars; a month begins on its first day, midnight UTC
 
 
 class LimitsConfig(_Section, frozen=True):
@@ -662,7 +663,9 @@ class Config(_Section, frozen=True):
     departures: str = ""
     upstreams: dict[str, UpstreamConfig] = {}  # who answers
     models: dict[str, ModelConfig] = {}  # what model names mean; a name may be a pattern with one *
-    keys: list[KeyConfig] = []  # who may call; empty: everybody
+    keys: list[KeyConfig] = []  # who may call; empty, and no keys_file: everybody
+    # more of them, for those that come and go: an entry of keys as JSON on each line; watched
+    keys_file: str = ""
     tiers: dict[str, TierConfig] = {}  # by the names that keys have
     limits: LimitsConfig = LimitsConfig()  # what keys, tenants, tiers and models may use
     timeouts: TimeoutConfig = (

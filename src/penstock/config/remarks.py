@@ -52,7 +52,7 @@ def remarks(config: Config) -> list[str]:
         f"{key} needs the extra {extra}, which is not installed here: pip install 'penstock[{extra}]'"
         for key, extra in missing_extras(config)
     ]
-    if not config.keys and split_address(config.listen)[0] not in _LOOPBACK:
+    if not config.keys and not config.keys_file and split_address(config.listen)[0] not in _LOOPBACK:
         found.append(
             f"keys is empty and listen is {config.listen}: whoever reaches the port can spend your money"
         )

@@ -540,7 +540,7 @@ class Gateway:
         )
 
     def _snapshot(self, config: Config, present: dict[str, HTTPUpstream]) -> Snapshot:
-        keyring = Keyring(config.keys)
+        keyring = Keyring(config.keys, awaited=bool(config.keys_file))
 
         def gate_of(name: str, wanted: UpstreamConfig, before: HTTPUpstream | None) -> Gate | None:
             return self._sharing.gate(name, wanted, config, before, partial(self._turn, name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+import enum
 import io
 import re
 from collections.abc import Sequence
@@ -15,6 +16,18 @@ from penstock.ledger.report import Line
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how spreadsheets know something to compute
+
+
+class Grouping(enum.StrEnum):
+    """What a report can be grouped by, as ``report.GROUPS`` has it."""
+
+    tenant = "tenant"
+    key = "key"
+    model = "model"
+    upstream = "upstream"
+    outcome = "outcome"
+    status = "status"
+    day = "day"
 
 
 def moment(text: str, now: float) -> float:

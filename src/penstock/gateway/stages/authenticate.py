@@ -24,11 +24,16 @@ _NOBODY = (bytes(32), ANONYMOUS)
 
 
 class Keyring:
-    """The known keys.  Without any, every caller is the default tenant."""
+    """The known keys.  Without any, every caller is the default tenant, unless some may come.
 
-    __slots__ = ("_bearers", "_known")
+    :param awaited: whether keys come and go, so that nobody may call while there are none
+    """
 
-    def __init__(self, keys: Sequence[KeyConfig]) -> None:
+    __slots__ = ("_bearers", "_known", "open")
+
+    def __init__(self, keys: Sequence[KeyConfig], *, awaited: bool = False) -> None:
+        self.open = not keys and not awaited
+        """Whether anybody may call."""
         self._known: dict[bytes, tuple[bytes, Tenant]] = {}
         self._bearers: dict[
             bytes, Tenant
@@ -41,18 +46,13 @@ class Keyring:
     def __repr__(self) -> str:
         return f"<Keyring of {len(self._known)} keys>"
 
-    @property
-    def open(self) -> bool:
-        """Whether anybody may call."""
-        return not self._known
-
     def tenant(self, headers: Headers) -> Tenant:
         """Whose key this request presents.
 
         :raises Unauthenticated: none, or one that nobody knows
         :raises Forbidden: there are no keys, and a page of another origin calls in the name of who looks at it
         """
-        if not self._known:
+        if self.open:
             if b"origin" in headers and is_foreign(headers):
                 raise Forbidden(
                     "a page of another origin may not call a gateway without keys: give it some",

@@ -1,0 +1,116 @@
+"""Keys and sums of the ledger over the control API, at a gateway that runs."""
+
+import csv
+import json
+import urllib.error
+import urllib.request
+
+import pytest
+
+from penstock.testing import GatewayProcess
+
+CONTROL = {"authorization": "Bearer sesame"}
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gateway")
+    (folder / "keys.jsonl").touch()
+    config = {
+        "control_key": "sesame",
+        "workers": 2,
+        "keys_file": str(folder / "keys.jsonl"),
+        "ledger": {"path": str(folder / "ledger.sqlite")},
+        "upstreams": {"sim": {"kind": "sim"}},
+        "models": {"sim": {"candidates": [{"upstream": "sim"}]}},
+    }
+    with GatewayProcess(config, folder) as running:
+        yield running
+
+
+def ask(url, method="GET", body=None, **headers):
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(
+        url, data, {"content-type": "application/json", **headers}, method=method
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            text, status = answer.read().decode(), answer.status
+    except urllib.error.HTTPError as error:
+        text, status = error.read().decode(), error.code
+    try:
+        return status, json.loads(text)
+    except ValueError:
+        return status, text
+
+
+def control(gateway, path, method="GET", body=None):
+    return ask(gateway.control_url + path, method, body, **CONTROL)
+
+
+def call(gateway, key):
+    body = {"model": "sim", "max_tokens": 2, "messages": [{"role": "user", "content": "x"}]}
+    return ask(gateway.url + "/v1/chat/completions", "POST", body, authorization=f"Bearer {key}")
+
+
+def test_a_key_counts_at_once_and_until_it_is_taken_out(gateway):
+    assert call(gateway, "pk-nobody")[0] == 401  # a file without keys lets nobody in
+    wanted = {"name": "acme/1", "tenant": "acme", "limits": {"requests_per_minute": 100}}
+    status, made = control(gateway, "/v1/keys", "POST", wanted)
+    assert (status, made["tenant"], made["limits"]) == (201, "acme", {"requests_per_minute": 100})
+    assert [call(gateway, made["key"])[0] for _ in range(8)] == [200] * 8
+    assert control(gateway, "/v1/keys", "POST", wanted) == (
+        409,
+        {"detail": "there is a key 'acme/1' already"},
+    )
+    status, known = control(gateway, "/v1/keys")
+    assert ("acme/1", True) in [(each["name"], each["removable"]) for each in known]
+    assert made["key"] not in str(known)
+    assert control(gateway, "/v1/keys/acme/1", "DELETE")[0] == 204
+    assert [call(gateway, made["key"])[0] for _ in range(4)] == [401] * 4
+    assert control(gateway, "/v1/keys/acme/1", "DELETE")[0] == 404
+
+
+def test_a_key_has_limits_of_its_own(gateway):
+    wanted = {"name": "none", "limits": {"requests_per_minute": 0}}
+    status, made = control(gateway, "/v1/keys", "POST", wanted)
+    assert status == 201
+    assert call(gateway, made["key"])[0] == 429
+
+
+@pytest.mark.parametrize("limits", [{"usd_per_dya": 1}, {"concurrent": 1.5}, {"usd_per_day": -1}])
+def test_a_limit_that_is_none_makes_no_key(gateway, limits):
+    before = control(gateway, "/v1/keys")
+    status, said = control(gateway, "/v1/keys", "POST", {"name": "x", "limits": limits})
+    assert (status, said["detail"].startswith("limits: ")) == (422, True)
+    assert control(gateway, "/v1/keys") == before
+
+
+def test_costs_of_each_day_and_tenant_are_told_also_as_csv(gateway):
+    _, made = control(gateway, "/v1/keys", "POST", {"name": "umbrella", "tenant": "umbrella"})
+    assert call(gateway, made["key"])[0] == 200
+    for _ in range(100):
+        _, told = control(gateway, "/v1/ledger?by=day&by=tenant&since=1d")
+        if any(line["tenant"] == "umbrella" and line["completed"] for line in told["lines"]):
+            break
+    (line,) = [each for each in told["lines"] if each["tenant"] == "umbrella"]
+    assert line["cost_picousd"] > 0
+    assert told["groups"] == len(told["lines"])
+    status, text = control(gateway, "/v1/ledger?by=tenant&format=csv")
+    assert status == 200
+    assert "umbrella" in {each["tenant"] for each in csv.DictReader(text.splitlines())}
+    status, told = control(gateway, "/v1/ledger?by=tenant&limit=1&until=2020-01-01")
+    assert (status, told) == (200, {"lines": [], "groups": 0})
+    assert control(gateway, "/v1/ledger?since=never")[0] == 422
+    assert ask(gateway.control_url + "/v1/ledger")[0] == 401
+
+
+def test_without_a_place_for_them_no_keys_are_made(tmp_path):
+    config = {
+        "upstreams": {"sim": {"kind": "sim"}},
+        "models": {"sim": {"candidates": [{"upstream": "sim"}]}},
+    }
+    with GatewayProcess(config, tmp_path) as running:
+        assert control(running, "/v1/keys") == (200, [])
+        assert control(running, "/v1/keys", "POST", {"name": "x"})[0] == 409
+        assert control(running, "/v1/ledger")[0] == 409
