@@ -123,7 +123,7 @@ def test_every_endpoint_of_the_control_port_is_there():
     served = {
         (method.upper(), path) for path, methods in app.openapi()["paths"].items() for method in methods
     }
-    assert told == served | {("GET", "/docs"), ("GET", "/openapi.json")}
+    assert told == served | {("GET", "/"), ("GET", "/docs"), ("GET", "/openapi.json")}
 
 
 def test_the_endpoints_of_the_control_port_answer(gateway):

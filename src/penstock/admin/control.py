@@ -19,7 +19,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
 from penstock import __version__
-from penstock.admin import docs_page
+from penstock.admin import dashboard, docs_page
 from penstock.admin.bodies import BodiesBounded
 from penstock.admin.guest import GuestServer
 from penstock.admin.key_routes import routes as _keys
@@ -185,6 +185,11 @@ def make_app(supervisor: Supervisor) -> FastAPI:
     app.include_router(_health(supervisor))
     for routes in (_state, _keys, _ledger, _versions, _upstreams, _cache):
         app.include_router(routes(supervisor), dependencies=[Depends(authorized)])
+
+    @app.get("/", include_in_schema=False)
+    async def first_page() -> HTMLResponse:
+        """What it comes to, for people."""
+        return HTMLResponse(dashboard.page(), headers={"content-security-policy": dashboard.policy()})
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

@@ -57,10 +57,12 @@ def routes(supervisor: Supervisor) -> APIRouter:
         until: str = "",
         form: Annotated[Literal["json", "csv"], Query(alias="format")] = "json",
         limit: Annotated[int, Query(ge=1, le=MOST_LINES)] = MOST_LINES,
+        containing: str = "",
     ) -> Any:
         """Sums of what is on disk, as ``penstock ledger`` shows them.
 
-        ``by`` may be repeated; ``since`` and ``until`` are an age (``7d``) or a date.  409 where the configuration
+        ``by`` may be repeated; ``since`` and ``until`` are an age (``7d``) or a date; ``containing`` leaves the groups of which
+        a word holds this text.  409 where the configuration
         has no ``ledger.path``.
         """
         path = supervisor.config.ledger.path
@@ -79,6 +81,8 @@ def routes(supervisor: Supervisor) -> APIRouter:
             lines = await asyncio.to_thread(summarize, path, by=groups, since=start, until=end)
         except ConfigError as error:
             raise HTTPException(503, error.message) from error
+        if containing:
+            lines = [line for line in lines if any(containing in word for word in line.group)]
         if form == "csv":
             return Response(as_csv(lines[:limit], groups), media_type="text/csv; charset=utf-8")
         return LedgerReport(lines=[record(line, groups) for line in lines[:limit]], groups=len(lines))

@@ -145,7 +145,7 @@ def _print_greeting(console: Console, reader: _Reader, supervisor: Supervisor) -
     scheme = "https" if supervisor.config.tls is not None else "http"
     base = f"{scheme}://{supervisor.listen.reachable}"
     console.print(f"[bold]Penstock[/bold] serves {base}/v1")
-    console.print(f"  control  http://{supervisor.control.reachable}/docs")
+    console.print(f"  control  http://{supervisor.control.reachable}/")
     if reader.path is not None:
         console.print(f"  config   {reader.path}")
     for finding in reader.findings:

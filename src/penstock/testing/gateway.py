@@ -18,7 +18,7 @@ from typing import Any, Self
 
 PATIENCE = 60.0  # seconds that an end may take before the process is killed
 _SERVES = re.compile(r"serves (https?://\S+)/v1")
-_CONTROL = re.compile(r"control +(http://\S+)/docs")
+_CONTROL = re.compile(r"control +(http://\S+)/$", re.MULTILINE)
 _PROCESSES = re.compile(r"^penstock_processes (\S+)$", re.MULTILINE)
 
 
