@@ -72,6 +72,9 @@ def test_a_body_that_is_no_json_is_explained_too(gateway, tmp_path):
 def test_without_the_control_key_or_a_gateway_it_says_so(gateway, tmp_path):
     file = tmp_path / "request.json"
     file.write_text(json.dumps(BODY))
-    assert "says 401" in explain(file, "--control", gateway.control_url).stderr
-    assert "does not answer" in explain(file, "--control", "http://127.0.0.1:1").stderr
+    assert (
+        "says 401: the control key is missing or wrong\n"
+        in explain(file, "--control", gateway.control_url).stderr
+    )
+    assert "does not answer (Connection refused)" in explain(file, "--control", "http://127.0.0.1:1").stderr
     assert "takes 'Name: value'" in explain(file, "--header", "nonsense").stderr

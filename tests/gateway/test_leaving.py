@@ -164,6 +164,15 @@ def test_where_nobody_else_answers_the_call_is_refused_and_told_why():
     assert "it goes away" in told["outcome"]
 
 
+def test_how_another_failed_is_told_rather_than_that_one_goes():
+    async def test(gateway, port, simulators, clock):
+        gateway.leaving.announce("up1", None)
+        return await call(port, PLAIN, CHAT)
+
+    answer = with_one("500", test, "")
+    assert (answer.status, answer.json()["error"]["code"]) == (502, "upstream_failed")
+
+
 @pytest.mark.parametrize("strategy", ["weighted", "cheapest", "fastest", "least_busy", "prefix"])
 def test_by_every_strategy_it_comes_last(strategy):
     async def test(gateway, port, simulators, clock):

@@ -21,6 +21,8 @@ class ChannelBoard:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[sharing.Leases]] = {}
 
+    name = "the supervisor"
+
     def exchange(self, reports: list[sharing.Report], *, rejoins: bool) -> asyncio.Future[sharing.Leases]:
         found: asyncio.Future[sharing.Leases] = asyncio.get_running_loop().create_future()
         if self._channel.lost.is_set():

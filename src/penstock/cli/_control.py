@@ -12,6 +12,7 @@ import typer
 from penstock.errors import ConfigError
 
 _PATIENCE = 15.0  # seconds
+_LONGEST = 4_096  # bytes of an error that are read
 
 CONTROL = typer.Option("http://127.0.0.1:8081", "--control", help="The gateway's control URL.")
 CONTROL_KEY = typer.Option("", "--control-key", envvar="PENSTOCK_CONTROL_KEY", help="The key for it.")
@@ -39,9 +40,21 @@ def ask(
             found: dict[str, Any] = json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
-            raise ConfigError(
-                f"{control} says {error.code}: {error.read(300).decode(errors='replace')}"
-            ) from error
+            raise ConfigError(f"{control} says {error.code}: {_said(error.read(_LONGEST))}") from error
+    except urllib.error.URLError as error:
+        why = error.reason.strerror if isinstance(error.reason, OSError) else error.reason
+        raise ConfigError(
+            f"{control} does not answer ({why}): is the gateway there, and is this its control port?"
+        ) from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{control} does not answer: {error}") from error
     return found
+
+
+def _said(body: bytes) -> str:
+    """The sentence of an error, which stands under ``detail``."""
+    try:
+        detail = json.loads(body)["detail"]
+    except (ValueError, LookupError, TypeError):
+        return body.decode(errors="replace")[:300]
+    return detail if isinstance(detail, str) else json.dumps(detail)

@@ -18,6 +18,7 @@ import msgspec
 
 from penstock.errors import Overloaded
 
+LEAVING = "upstream_leaving"  # the code of a refusal
 LEAD = 5.0  # seconds before it goes that answers are moved: enough to ask elsewhere, and for a second try
 LEAST_STAY = 0.5  # of a short notice, which is passed before they are
 LONGEST_NOTICE = 86_400.0  # seconds; what is told beyond is not believed
@@ -60,9 +61,7 @@ class Departure(msgspec.Struct, frozen=True):
 
     def refusal(self, upstream: str, now: float) -> Overloaded:
         """For a call that would go there."""
-        return Overloaded(
-            f"{upstream} gets no calls: {self.told(now)}", code="upstream_leaving", retry_after=1.0
-        )
+        return Overloaded(f"{upstream} gets no calls: {self.told(now)}", code=LEAVING, retry_after=1.0)
 
 
 def heard(present: Departure | None, seconds: float | None, now: float, holds: float) -> Departure | None:

@@ -27,7 +27,10 @@ log = logging.getLogger("penstock.gateway")
 
 
 class Board(Protocol):
-    """Where a pool is: in the supervisor, or in a Redis."""
+    """Where a pool is: in the supervisor, or in a Redis; ``name`` is what the log calls it."""
+
+    @property
+    def name(self) -> str: ...
 
     def exchange(self, reports: list[Report], *, rejoins: bool) -> asyncio.Future[Leases]:
         """Report, and be leased anew; fails with :class:`OSError` if there is nobody to report to.
@@ -116,7 +119,8 @@ class Lessee:
                     self._exchange(self._now())
                 await joined
         except TimeoutError:
-            log.warning("there is no word from those who share the limits")
+            if not self.trouble:
+                log.warning("limits are not shared yet: no word from %s within %g s", board.name, seconds)
         finally:
             self._joined = None
 
@@ -229,7 +233,8 @@ class Lessee:
         self._counted(how)
         self._dirty.update(dict.fromkeys(reported))
         if not self.trouble:
-            log.warning("limits are not shared for now, each process keeps to its part: %s", why)
+            place = "those who share them" if self._board is None else self._board.name
+            log.warning("limits are not shared for now, each process keeps to its part: %s: %s", place, why)
         self.trouble = why
         for lease in self._warm:
             lease.wake_all()

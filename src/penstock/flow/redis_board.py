@@ -41,6 +41,11 @@ class RedisBoard:
     def __repr__(self) -> str:
         return f"<RedisBoard by {self._link!r}>"
 
+    @property
+    def name(self) -> str:
+        host, port = self._link.address.hosts[0]
+        return f"Redis at {host}:{port} (limits.redis)"
+
     def exchange(self, reports: list[Report], *, rejoins: bool) -> asyncio.Future[Leases]:
         words = command(self._member, self._prefix, reports, rejoins=rejoins)
         return self._link.ask(b"EVALSHA", _SHA, *words, read=read)

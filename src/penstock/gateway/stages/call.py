@@ -41,6 +41,7 @@ from penstock.errors import (
     untraced,
 )
 from penstock.flow import retry
+from penstock.flow.departure import LEAVING
 from penstock.flow.gate import Turn
 from penstock.gateway.stages.batch import ask_together
 from penstock.gateway.stages.candidate import Candidate, has_room
@@ -221,7 +222,8 @@ class Production:
                     limited = _sooner(limited, over)
                     break
                 except Overloaded as overloaded:  # no room at this candidate: the next may have some
-                    error = overloaded
+                    # That it goes away says less than how another failed.
+                    error = error if error is not None and overloaded.code == LEAVING else overloaded
                     break
                 except UpstreamError as failed:
                     error = untraced(failed)
