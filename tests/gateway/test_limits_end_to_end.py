@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 
+import pytest
 from gateway_doubles import a_call
 from serving import (
     COMPLETION,
@@ -190,6 +191,32 @@ def test_what_is_fetched_in_advance_counts_for_the_budget_as_it_does_in_the_ledg
                 return await call(port, PRICED)
 
     assert asyncio.run(main()).json()["error"]["code"] == "budget_exceeded"
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_answer_that_tells_of_billions_of_tokens_does_not_use_up_a_budget(streamed):
+    usage = {"prompt_tokens": 2**40, "completion_tokens": 2**40, "total_tokens": 2**41}
+    pieces = (delta("Hi"), delta("", "stop", (2**40, 2**40)), DONE, STREAM_END)
+    mad = STREAM_HEAD + b"".join(pieces) if streamed else plain({**COMPLETION, "usage": usage})
+
+    async def main():
+        async with scripted(mad, plain(COMPLETION)) as upstream:
+            base = config(upstream.url)
+            settings = config(
+                upstream.url,
+                models={"gpt-4o": base.models["m"]},
+                limits=limits(tokens_per_minute=10_000_000, usd_per_month=100),
+            )
+            async with serving(settings) as (gateway, port):
+                answer = await call(port, {**PRICED, "max_tokens": 20, "stream": streamed})
+                again = await call(port, PRICED)
+                assert gateway.recorder.measures.overstated.labels("up0").value == 1
+                return answer, again, gateway.recorder.ledger.recent()
+
+    answer, again, (_, row) = asyncio.run(main())
+    assert (answer.status, again.status) == (200, 200)
+    assert row.usage.estimated
+    assert row.cost < 10 * 10**12  # dollars
 
 
 def test_a_budget_is_kept_and_outlives_the_process(tmp_path):

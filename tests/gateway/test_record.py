@@ -7,7 +7,7 @@ from penstock.config.model import LogConfig, TimeoutConfig
 from penstock.errors import UpstreamFailed
 from penstock.gateway.stages import record
 from penstock.gateway.stages.candidate import Candidate
-from penstock.gateway.stages.record import Recorder
+from penstock.gateway.stages.record import WORD_INTERVAL, Recorder
 from penstock.ledger.ledger import Ledger
 from penstock.ledger.prices import PriceTable
 from penstock.logs import RequestLog
@@ -93,6 +93,17 @@ def test_a_settled_attempt_is_in_the_ledger_and_in_the_metrics(recorder):
     assert counted(recorder.measures.cost) == {("up", "m*"): pytest.approx(310e-6)}
     assert counted(recorder.measures.first_token) == {("up",): 1}
     assert recorder.measures.between.labels("up").sum == pytest.approx(0.1)  # ten gaps in a second
+
+
+def test_figures_that_cannot_be_are_counted_and_told_of_once_a_minute(recorder, caplog):
+    clock = recorder.clock = FakeClock(1_000.0)
+    one = settle(recorder)
+    for _ in range(3):
+        recorder.overstated(one, Usage(2**40))
+    clock.advance(WORD_INTERVAL)
+    recorder.overstated(one, Usage(2**40))
+    assert counted(recorder.measures.overstated) == {("up",): 4}
+    assert [record.args[0] for record in caplog.records] == ["up", "up"]
 
 
 def test_what_is_not_counted_in_tokens_is_counted_by_its_unit(recorder):

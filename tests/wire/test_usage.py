@@ -373,3 +373,22 @@ def test_an_escape_that_was_cut_does_no_harm():
 def test_where_no_text_can_be_found_the_size_must_do():
     assert usage.output_tokens_in_part(b"x" * 40) == 10
     assert usage.output_tokens_in_part(b"") == 0
+
+
+@pytest.mark.parametrize(
+    ("details", "part"),
+    [
+        ("prompt_tokens_details", "cached_tokens"),
+        ("prompt_tokens_details", "cache_write_tokens"),
+        ("prompt_tokens_details", "audio_tokens"),
+        ("completion_tokens_details", "reasoning_tokens"),
+        ("completion_tokens_details", "audio_tokens"),
+    ],
+)
+def test_a_part_far_above_its_whole_is_no_figure_but_one_that_is_counted_beside_it_is(details, part):
+    def told(tokens):
+        figures = {"prompt_tokens": 5, "completion_tokens": 7, details: {part: tokens}}
+        return usage.usage_of_body(Endpoint.CHAT, json.dumps({"usage": figures}).encode())
+
+    assert told(90_000) is not None
+    assert told(2**30) is None

@@ -43,6 +43,9 @@ class Measures:
         )
         self.attempts = counter("penstock_attempts_total", "Upstream calls.", "upstream", "outcome", "error")
         self.retries = counter("penstock_retries_total", "Attempts repeated.", "upstream")
+        self.overstated = counter(
+            "penstock_overstated_usage_total", "Attempts whose upstream told of more than can be.", "upstream"
+        )
         self.continuations = counter(
             "penstock_continuations_total", "Broken streams gone on with.", "how", "outcome"
         )

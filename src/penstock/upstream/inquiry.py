@@ -23,12 +23,14 @@ import msgspec
 from penstock.ledger.prices import UNITS_PER_DOLLAR
 from penstock.messages import Call, Endpoint, Event, Headers, Usage
 from penstock.wire.not_json import NOT_JSON
-from penstock.wire.usage import MAX_TOKENS, usage_of_body
+from penstock.wire.overstated import ADDED, TURNS
+from penstock.wire.usage import usage_of_body
 
 Form = Literal["generation", "stored"]
 
 MAX_ID = 200  # characters
-_MOST_DOLLARS = 10_000_000  # what is more is no price of an answer
+_MOST_DOLLARS = 10_000  # what is more is no price of an answer
+_MOST_TOKENS = ADDED * TURNS  # what is more is no count of them; what was asked is not at hand any more
 _HEADER = b"x-generation-id"
 _WITHIN = 1_024  # bytes of an answer's beginning in which its id stands
 _ID = re.compile(rb'"id"\s*:\s*"([\x21\x23-\x5b\x5d-\x7e]{1,200})"')
@@ -103,7 +105,7 @@ def _read_generation(body: bytes) -> Told | None:
     data = _generation(body).data
     cached, reasoning = data.native_tokens_cached or 0, data.native_tokens_reasoning or 0
     counts = (data.native_tokens_prompt, data.native_tokens_completion, cached, reasoning)
-    if not all(0 <= count <= MAX_TOKENS for count in counts):
+    if not all(0 <= count <= _MOST_TOKENS for count in counts):
         return None
     cost = data.total_cost
     if cost is not None and not 0 <= cost < _MOST_DOLLARS:
@@ -115,4 +117,6 @@ def _read_generation(body: bytes) -> Told | None:
 def _read_stored(endpoint: str, body: bytes) -> Told | None:
     stored = _STORED.get(endpoint)
     usage = usage_of_body(stored, body) if stored is not None else None
-    return None if usage is None or usage.estimated else Told(usage)
+    if usage is None or usage.estimated or max(usage.input_tokens, usage.output_tokens) > _MOST_TOKENS:
+        return None
+    return Told(usage)

@@ -25,6 +25,7 @@ from penstock.net.connection import Connection
 from penstock.upstream.inquiry import id_in, id_in_head
 from penstock.upstream.job import Job, Lookup
 from penstock.wire import counting, problems
+from penstock.wire.overstated import ADDED, HIDDEN, believable
 
 MAX_ERROR_BYTES = 65_536
 _AS_IT_IS = frozenset({b"", b"identity"})  # content codings that are none
@@ -74,6 +75,7 @@ class Transfer:
         "lost",
         "notices",
         "now",
+        "overstated",
         "race",
         "seen",
         "sent",
@@ -101,6 +103,7 @@ class Transfer:
         self.race: Race | None = None  # where another may be asked as well
         self.notices: Sequence[tuple[bytes, bytes]] = ()  # header fields that the caller gets with the answer
         self.lost = False  # another was quicker
+        self.overstated: Usage | None = None  # what the upstream has told that it used, where that cannot be
         self.lookup: Lookup | None = None  # where the upstream tells afterwards what the answer has cost
         self._error_body: bytearray | None = None  # an answer that is not the one that was asked for
         self._paused = False
@@ -285,9 +288,12 @@ class Transfer:
     def used(self) -> Usage:
         """The upstream's own figures, else what was received, marked as estimated.
 
-        What an upstream told before it was cut short is marked, too: it is the least that it may charge for.
+        What an upstream told before it was cut short is marked, too: it is the least that it may charge for.  So is
+        what stands in the place of figures that cannot be.
         """
         used = self._received()
+        if used.output_tokens > HIDDEN or used.input_tokens > ADDED or used.units:  # hardly ever
+            used = self._believed(used)
         if self.cut and not self._whole and self._error_body is None and not used.estimated:
             return msgspec.structs.replace(used, estimated=True)
         if self.job.shared and not used.estimated:
@@ -296,6 +302,29 @@ class Transfer:
 
     def _received(self) -> Usage:
         raise NotImplementedError
+
+    def _believed(self, told: Usage) -> Usage:
+        call = self.job.call
+        sent = max(len(self.job.sent), len(call.body))
+        used = believable(call, told, sent, self._size_of_answer())
+        if used is not told:
+            self.overstated = told
+        return used
+
+    def of_the_whole(self, used: Usage) -> Usage:
+        """What the whole answer used, also where this transfer has only gone on with it.
+
+        :param used: what this transfer did
+        """
+        splice = self.job.splice
+        if splice is None:
+            return used
+        told = splice.told if self.overstated is None else None
+        return told or splice.total(used)
+
+    def _size_of_answer(self) -> int:
+        """How many bytes of the answer have come, or a few more."""
+        return self.generation.size + self.held
 
     def _prompt_tokens(self) -> int:
         """What the prompt may have cost, where nobody says: read closely, for this is rare and it is money."""

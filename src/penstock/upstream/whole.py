@@ -59,6 +59,9 @@ class WholeTransfer(Transfer):
         """
         raise NotImplementedError
 
+    def _size_of_answer(self) -> int:
+        return super()._size_of_answer() + self._size
+
     def _no_answer(self) -> None:
         """What came is none: nothing was made, or will be billed."""
         self._pieces, self._usage, self.seen = [], None, 0.0

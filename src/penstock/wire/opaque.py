@@ -21,7 +21,7 @@ from penstock.errors import BadRequest, UpstreamBroken
 from penstock.messages import Call, Endpoint, Event, Headers, Usage
 from penstock.wire import form, problems, request, sse
 from penstock.wire.not_json import NOT_JSON, why_not_json
-from penstock.wire.usage import MAX_TOKENS, estimate_tokens
+from penstock.wire.usage import BESIDE, MAX_TOKENS, estimate_tokens
 
 DEFAULT_MODERATION = "omni-moderation-latest"
 """What OpenAI takes for the model of a moderation that names none."""
@@ -228,8 +228,10 @@ def _neutral(told: _Used, units: int) -> Usage | None:
         if told.total_tokens is None and not units:
             return None
         inputs = (told.total_tokens or 0) - (output or 0)
-    figures = (inputs, output, given.cached_tokens, given.audio_tokens, given.image_tokens)
-    if any(figure is not None and figure > MAX_TOKENS for figure in figures):
+    if max(inputs, output or 0) > MAX_TOKENS:
+        return None
+    parts = (given.cached_tokens, given.audio_tokens, given.image_tokens)
+    if any(part is not None and part > inputs + BESIDE for part in parts):
         return None
     return Usage(
         max(inputs, 0),

@@ -472,12 +472,11 @@ class Production:
             if not transfer.lost:
                 if not transfer.complete:
                     self._transfer = None
-                splice = transfer.job.splice
-                generation.usage = (
-                    attempt.usage if splice is None else splice.told or splice.total(attempt.usage)
-                )
+                generation.usage = transfer.of_the_whole(attempt.usage)
                 generation.served_by = (upstream.name, candidate.model)
             recorder.settled(attempt, candidate, stream=call.stream)
+            if transfer.overstated is not None:
+                recorder.overstated(attempt, transfer.overstated)
             generation.cost += attempt.cost
             if allotted is not None:
                 allotted.settle(attempt.usage, attempt.cost)

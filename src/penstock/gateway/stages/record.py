@@ -7,6 +7,7 @@ Wraps both halves, so that refusals, disconnects and failed attempts are seen to
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import time
 
 import msgspec
@@ -33,6 +34,10 @@ _NOTHING = Usage()
 _COMPLETED = Outcome.COMPLETED
 _FINISHED = State.FINISHED.value
 MAX_BOUND = 4_096
+WORD_INTERVAL = 60.0  # seconds between two warnings of one upstream's figures
+
+log = logging.getLogger("penstock.ledger")
+
 # How a call came by an answer that was made for another, and what its row says.  An answer that was asked for by its
 # id is only read on, and one that was kept has its row from the cache.
 _SHARED = {"joined": Outcome.JOINED, "attached": Outcome.ATTACHED, "replayed": Outcome.ATTACHED}
@@ -119,6 +124,7 @@ class Recorder:
         self._cells: dict[tuple[str, str], _Cells] = {}  # by upstream and route, of which there are few
         self._request_cells: dict[tuple[str, int], Counter] = {}
         self._duration_cells: dict[str, Histogram] = {}
+        self._next_word: dict[str, float] = {}  # when an upstream's figures may be warned of again
 
     # ---- the back half: attempts ----
 
@@ -156,6 +162,18 @@ class Recorder:
             if stream and usage.output_tokens > 1 and attempt.duration is not None:
                 cells.between.observe((attempt.duration - attempt.first_token) / (usage.output_tokens - 1))
 
+    def overstated(self, attempt: Attempt, told: Usage) -> None:
+        """The upstream has told of more than the attempt can have used: its row has the most that it can be."""
+        upstream = attempt.upstream
+        self.measures.overstated.labels(upstream).add()
+        now = self.clock.now()
+        if now >= self._next_word.get(upstream, now):
+            self._next_word[upstream] = now + WORD_INTERVAL
+            log.warning(
+                "%s told a usage for %s that cannot be (%s): booked as %s; others like it in this minute are only counted",
+                *(upstream, attempt.id, told, attempt.usage),
+            )
+
     def _used_units(self, attempt: Attempt, route: str) -> None:
         unit, amount = _UNITS[attempt.endpoint], float(attempt.usage.units)
         if unit == "milliseconds":
@@ -185,6 +203,7 @@ class Recorder:
         if len(self._cells) >= MAX_BOUND:  # of configurations that have been replaced
             self._cells.clear()
         cells = self._cells[upstream, route] = _Cells(self.measures, upstream, route)
+        self.measures.overstated.labels(upstream)  # a nought from the start: so its first rise is seen
         return cells
 
     def repetitions(self, call: Call, entry: Entry) -> Repetitions:
