@@ -332,3 +332,43 @@ def test_the_outbox_is_bounded_and_the_oldest_make_room(tmp_path, monkeypatch):
         await box.close()
 
     run(main())
+
+
+def test_who_has_the_most_waiting_makes_room_and_nobody_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(outbox_module, "MAX_WAITING", 20)
+
+    async def main():
+        box = Outbox(tmp_path / "w")
+        await box.start()
+        lost = Counter()
+        for n in range(3):  # these are the oldest of all
+            lost += await box.put(f"evt_old_{n}", "quiet", ["http://b"], b"{}", float(n))
+        for n in range(90):
+            urls = ["http://silent", "http://a"] if n < 3 else ["http://silent"]
+            lost += await box.put(f"evt_{n}", "loud", urls, b"{}", 10.0 + n)
+        assert set(lost) == {"loud"}
+        left = await box.take(200.0, 100, {}, 100)
+        assert len(left) + lost.total() == 96
+        assert len(left) == 20
+        by_url = Counter(each.url for each in left)
+        assert (by_url["http://b"], by_url["http://a"]) == (3, 3)
+        assert {f"evt_{n}" for n in range(83, 90)} <= {each.message for each in left}  # its newest stay
+        await box.close()
+
+    run(main())
+
+
+def test_what_had_to_make_room_is_counted_and_said(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(outbox_module, "MAX_WAITING", 2)
+
+    async def main():
+        world = World(tmp_path / "w")
+        async with world.sender("http://127.0.0.1:9/") as sender:
+            world.senders.clear()
+            for n in range(3):
+                await sender.announce("default", "batch.completed", f"batch_{n}")
+            world.senders.append(sender)
+        assert world.outcomes()["pushed_out"] == 1
+
+    run(main())
+    assert "1 of the oldest events for default are lost" in caplog.text

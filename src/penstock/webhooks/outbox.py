@@ -17,7 +17,7 @@ import msgspec
 from penstock.database import Database
 
 TAKEN_FOR = 60.0  # seconds; longer than a delivery may take
-MAX_WAITING = 100_000  # deliveries of all tenants; past it the oldest make room
+MAX_WAITING = 100_000  # deliveries of all tenants; past it the oldest of whoever has the most make room
 
 _APPLICATION_ID = 0x50454E57  # "PENW"
 _VERSION = 1
@@ -41,6 +41,16 @@ SELECT id, url FROM (
   SELECT rowid AS id, url, due, row_number() OVER (PARTITION BY url ORDER BY due) AS place
   FROM deliveries WHERE due <= ?
 ) WHERE place <= ? ORDER BY due"""
+_WAITING = "SELECT count(*) FROM deliveries WHERE due IS NOT NULL"
+# Of the tenant with the most waiting deliveries, the endpoint with the most: its receiver is the one that is not there.
+_FULLEST = """
+SELECT tenant, url, sum(waiting) OVER (PARTITION BY tenant) AS of_tenant, waiting FROM (
+  SELECT tenant, url, count(*) AS waiting FROM deliveries WHERE due IS NOT NULL GROUP BY tenant, url
+) ORDER BY of_tenant DESC, tenant, waiting DESC LIMIT 1"""
+_PUSH_OUT = """
+DELETE FROM deliveries WHERE rowid IN (
+  SELECT rowid FROM deliveries WHERE due IS NOT NULL AND tenant = ? AND url = ? ORDER BY created LIMIT ?
+)"""
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -70,21 +80,30 @@ class Outbox:
     async def close(self) -> None:
         await self._database.close()
 
-    async def put(self, message: str, tenant: str, urls: list[str], body: bytes, now: float) -> None:
-        """Enter a message; one that was entered before is not entered again."""
+    async def put(self, message: str, tenant: str, urls: list[str], body: bytes, now: float) -> Counter[str]:
+        """Enter a message; one that was entered before is not entered again.
 
-        def insert(db: sqlite3.Connection) -> None:
+        :returns: how many deliveries had to make room, by whose they were: the silence of one tenant's receiver does
+            not push out what others wait for
+        """
+
+        def insert(db: sqlite3.Connection) -> Counter[str]:
             rows = [(message, url, tenant, body, now, 0, now) for url in urls]
             db.executemany("INSERT OR IGNORE INTO deliveries VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
             # What was delivered stays for a while without its body, so that it is not entered again.
             db.execute("DELETE FROM deliveries WHERE due IS NULL AND created < ?", (now - 86_400.0,))
-            db.execute(
-                "DELETE FROM deliveries WHERE rowid IN (SELECT rowid FROM deliveries WHERE due IS NOT NULL"
-                " ORDER BY created DESC LIMIT -1 OFFSET ?)",
-                (MAX_WAITING,),
-            )
+            (waiting,) = db.execute(_WAITING).fetchone()
+            pushed_out: Counter[str] = Counter()
+            while waiting > MAX_WAITING:
+                fullest, url, _, its = db.execute(_FULLEST).fetchone()
+                # Some more than is needed: to find who has the most takes a tenth of a second.
+                most = max(waiting - MAX_WAITING, min(MAX_WAITING // 1_000, its // 2))
+                gone = db.execute(_PUSH_OUT, (fullest, url, most)).rowcount
+                waiting -= gone
+                pushed_out[fullest] += gone
+            return pushed_out
 
-        await self._database.write(insert)
+        return await self._database.write(insert)
 
     async def take(self, now: float, limit: int, busy: Mapping[str, int], most: int) -> list[Delivery]:
         """Deliveries that are due; nobody else gets them for :data:`TAKEN_FOR` seconds.
@@ -131,8 +150,7 @@ class Outbox:
 
     async def waiting(self) -> int:
         """How many deliveries are still to be made."""
-        statement = "SELECT count(*) FROM deliveries WHERE due IS NOT NULL"
-        (count,) = await self._database.read(lambda db: db.execute(statement).fetchone())
+        (count,) = await self._database.read(lambda db: db.execute(_WAITING).fetchone())
         return int(count)
 
 

@@ -133,7 +133,12 @@ class Sender:
         if urls:
             now = self._now()
             body = event_body(kind, subject, now)
-            await self._outbox.put(event_id(kind, subject), tenant, urls, body, now)
+            pushed_out = await self._outbox.put(event_id(kind, subject), tenant, urls, body, now)
+            for whose, many in pushed_out.items():
+                self._attempts.labels("pushed_out").add(many)
+                log.warning(
+                    "%d of the oldest events for %s are lost: too many wait for its receivers", many, whose
+                )
             self._next_look = 0.0
 
     # ---- delivering ----
