@@ -70,6 +70,7 @@ def test_nothing_is_said_about_what_is_fine():
             'limits.models."b": nothing in models is called so',
         ),
         (GOOD + "listen: :80", "can spend your money"),
+        (GOOD + "workers: 2", "only the worker that made an answer can resume it"),
         (GOOD + "control: 0.0.0.0:80", "control_key is missing"),
         (
             GOOD + f"keys: [{{name: k, hash: '{KEY}', models: [c]}}]",
@@ -110,3 +111,16 @@ def test_a_ledger_that_cannot_be_written_is_told(tmp_path, monkeypatch, unwritab
     monkeypatch.setattr(os, "access", lambda path, mode: path != refused)
     (said,) = remarks(config)
     assert said == f"ledger.path: {ledger} cannot be written: what is recorded will be lost"
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        "",
+        "workers: 2\ngenerations: {durability: disk}",
+        "workers: 2\ngenerations: {kept_for: 0}",
+        "workers: 1\ngenerations: {durability: memory}",
+    ],
+)
+def test_where_every_worker_can_resume_or_none_shall_nothing_is_said(chosen):
+    assert remarks(parse(f"{GOOD}{chosen}")) == []

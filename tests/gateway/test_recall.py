@@ -106,3 +106,16 @@ def test_a_conversation_that_is_too_long_is_refused():
     answer, asked = served(ANSWER * 2, test, listener=ListenerConfig(max_body_bytes=700))
     assert (answer.status, answer.json()["error"]["code"]) == (413, "body_too_large")
     assert len(asked) == 1
+
+
+def test_who_may_have_reached_the_wrong_worker_is_told_what_would_help():
+    async def test(port):
+        refused = await respond(port, "second", "resp_" + "0" * 32)
+        missing = await call(port, b"", "/v1/responses/resp_" + "0" * 32, "GET")
+        return [answer.json()["error"]["message"] for answer in (refused, missing)]
+
+    refused, missing = served(ANSWER, test, workers=2)[0]
+    assert "generations.durability" in refused
+    assert "another worker may have it" in missing
+    assert "generations.durability" in missing
+    assert "another" not in served(ANSWER, test)[0][1]

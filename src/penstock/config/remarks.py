@@ -62,6 +62,11 @@ def remarks(config: Config) -> list[str]:
         )
     if config.ledger.path and not _is_writable(config.ledger.path):
         found.append(f"ledger.path: {config.ledger.path} cannot be written: what is recorded will be lost")
+    if config.workers > 1 and config.generations.kept_for and not _outlive_their_process(config):
+        found.append(
+            f"workers is {config.workers} and generations.durability is memory: only the worker that made an answer can "
+            "resume it, or go on from it by previous_response_id, and chance decides which one is asked"
+        )
     found += _of_limits(config)
     found += _of_transcripts(config)
     for i, key in enumerate(config.keys):
@@ -71,6 +76,12 @@ def remarks(config: Config) -> list[str]:
             if not any(_meet(permitted, name) for name in config.models)
         ]
     return found
+
+
+def _outlive_their_process(config: Config) -> bool:
+    """Whether any answers do; who has chosen for some models knows."""
+    chosen = [config.generations.durability, *(model.durability for model in config.models.values())]
+    return any(durability in {"disk", "shared"} for durability in chosen)
 
 
 def _of_base_url(upstream: UpstreamConfig) -> str:

@@ -264,11 +264,19 @@ def _let_go(generation: Generation) -> None:
         production.abandon()
 
 
-def missing(registry: Registry, generation_id: str, response_id: str, tenant: Tenant) -> NotFound | Gone:
-    """The error of what cannot be found."""
+def missing(
+    registry: Registry, generation_id: str, response_id: str, tenant: Tenant, *, alone: bool = True
+) -> NotFound | Gone:
+    """The error of what cannot be found.
+
+    :param alone: whether no other process may have it that cannot be asked
+    """
     if generation_id and registry.was_there(generation_id, tenant.name):
         return Gone("this answer is not kept any more")
-    return NotFound(f"there is no {'response' if response_id else 'generation'} of this id here")
+    message = f"there is no {'response' if response_id else 'generation'} of this id here"
+    if not alone:
+        message += "; another worker may have it, and tells of it only where generations.durability is disk or shared"
+    return NotFound(message)
 
 
 def _call_of(record: Record, now: float) -> Call:

@@ -52,7 +52,9 @@ class Returning:
         status, code = 200, ""
         try:
             if generation is None:
-                raise missing(self._pipeline.registry, asked.id, asked.response_id, tenant)
+                pipeline = self._pipeline
+                alone = pipeline.durable is not None or pipeline.snapshot.config.workers == 1
+                raise missing(pipeline.registry, asked.id, asked.response_id, tenant, alone=alone)
             self._told(exchange, asked, generation, tenant)
         except PenstockError as error:
             status, code = refuse(exchange, error, Dialect.OPENAI, asked.id), error.code
