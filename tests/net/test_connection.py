@@ -8,7 +8,7 @@ import pytest
 from upstream_doubles import GET, HEAD, Bench, Collector, answer, post
 
 from penstock.errors import UpstreamBroken, UpstreamUnreachable
-from penstock.net.connection import MAX_FIELDS, MAX_HEAD_BYTES, STALE_WINDOW, StaleConnection
+from penstock.net.connection import FULL, MAX_FIELDS, MAX_HEAD_BYTES, STALE_WINDOW, StaleConnection
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -577,6 +577,33 @@ def test_a_connection_that_was_paused_to_the_end_reads_again_when_idle():
         assert bench.home.taken_back == 1
         bench.connection.pause()  # a late word of a reader that has its answer
         assert bench.transport.calls[-1] == "resume_reading"
+
+
+def test_after_a_full_piece_others_have_their_turn():
+    async def main():
+        bench = Bench()
+        receiver, _ = bench.ask()
+        bench.feed(OK + b"Content-Length: 999999\r\n\r\n", bytes(FULL), bytes(FULL + 1))
+        assert bench.transport.calls == ["write", "pause_reading"]
+        await asyncio.sleep(0)
+        assert bench.transport.calls == ["write", "pause_reading", "resume_reading"]
+        assert len(receiver.body) == 2 * FULL + 1
+
+    asyncio.run(main())
+
+
+def test_who_has_paused_is_not_read_on_for_a_full_piece():
+    async def main():
+        bench = Bench()
+        bench.ask()
+        bench.feed(OK + b"Content-Length: 999999\r\n\r\n", bytes(FULL + 1))
+        bench.connection.pause()
+        await asyncio.sleep(0)
+        assert "resume_reading" not in bench.transport.calls
+        bench.connection.resume()
+        assert bench.transport.calls[-1] == "resume_reading"
+
+    asyncio.run(main())
 
 
 # ---- hanging up ------------------------------------------------------------------------------------

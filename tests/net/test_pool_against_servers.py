@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import hashlib
 import socket
+import time
 
 import h11
 import pytest
 import uvicorn
 from upstream_doubles import GET, HEAD, RUNNERS, Collector, RawServer, pool_to, post
+
+from penstock.net.connection import FULL
 
 BIG = bytes(range(256)) * 12_000
 
@@ -167,5 +170,48 @@ def test_h11_and_the_pool_understand_each_other(run):
                     assert pool.statistics().open == open_after
             assert server.accepted == 4
             await pool.close()
+
+    run(main)
+
+
+def test_a_flood_leaves_every_turn_of_the_event_loop_to_others(run):
+    async def main():
+        body = bytes(16 << 20)
+        door = socket.create_server(("127.0.0.1", 0))
+
+        def flood():
+            peer, _ = door.accept()
+            with peer:
+                peer.settimeout(60)
+                peer.recv(65_536)
+                peer.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+                peer.recv(1)  # nothing: it was closed
+
+        turns = 0
+        pieces = {}
+
+        class Slow(Collector):
+            def on_data(self, data):
+                super().on_data(data)
+                pieces.setdefault(turns, []).append(len(data))
+                time.sleep(0.001)  # the work that it makes: the kernel's buffer is full again after that
+
+        def turn():
+            nonlocal turns
+            turns += 1
+            loop.call_soon(turn)
+
+        loop = asyncio.get_running_loop()
+        flooding = loop.run_in_executor(None, flood)
+        pool = pool_to(door.getsockname()[1])
+        connection = await pool.acquire()
+        turn()
+        receiver = Slow()
+        await connection.send(GET, b"", receiver)
+        await pool.close()
+        await flooding
+        door.close()
+        assert receiver.body == body
+        assert max(sum(size > FULL for size in sizes) for sizes in pieces.values()) == 1
 
     run(main)

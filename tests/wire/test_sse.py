@@ -239,3 +239,24 @@ def test_a_long_frame_is_not_copied_with_each_of_its_pieces(end):
     finally:
         tracemalloc.stop()
     assert len(splitter.feed(2 * end)[0]) > 4_000_000
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_frame_of_very_many_lines_is_refused_before_anybody_reads_it(end):
+    line = b"data: x" + end
+    assert len(sse.Splitter().feed(line * (sse.MAX_LINES - 2) + end)) == 1
+    frame = line * (sse.MAX_LINES + 2) + end
+    with pytest.raises(UpstreamBroken, match="lines"):
+        split(frame, range(0, len(frame), 65_536))
+
+
+@pytest.mark.parametrize("nothing", [b":\n\n", b"data:\n\n", b"x\r\r", b"data: {}\r\n\r\n"])
+def test_a_flood_of_events_that_hold_nothing_is_refused(nothing):
+    assert len(sse.Splitter().feed(nothing * sse.MAX_FRAMES)) == sse.MAX_FRAMES
+    with pytest.raises(UpstreamBroken, match="next to nothing"):
+        sse.Splitter().feed(nothing * (sse.MAX_FRAMES + 1))
+
+
+def test_a_flood_of_small_events_that_hold_something_is_not():
+    event = b'data: {"choices":[{"text":"a"}]}\n\n'
+    assert sse.Splitter().feed(event * 20_000) == [event] * 20_000

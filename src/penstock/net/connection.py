@@ -34,6 +34,7 @@ from penstock.net.response import Receiver
 MAX_HEAD_BYTES = 65_536  # status line, fields and interim answers; also trailers and other non-body bytes
 MAX_FIELDS = 200
 SMALL = 65_536  # up to here, joining head and body is cheaper than two buffers
+FULL = 131_072  # bytes of one piece; who sends so much at once has more, and libuv would take 32 such pieces in a row
 STALE_WINDOW = 2.0  # seconds; see StaleConnection
 
 _SALVAGED_PIECES = 64  # of 256 KiB: more than a kernel holds of one connection
@@ -207,6 +208,17 @@ class Connection(asyncio.Protocol):
             if not self._retired:
                 cast(asyncio.Transport, self._transport).resume_reading()
 
+    def _rest(self) -> None:
+        """Read on in the event loop's next turn, when others have had theirs."""
+        transport = cast(asyncio.Transport, self._transport)
+        if not transport.is_closing():  # else this is what it has left
+            transport.pause_reading()
+            self._loop.call_soon(self._rested)
+
+    def _rested(self) -> None:
+        if not (self._paused or self._retired):
+            cast(asyncio.Transport, self._transport).resume_reading()
+
     def hang_up(self, grace: float) -> None:
         """The caller has gone: tell the upstream, and take what is under way for ``grace`` seconds.
 
@@ -333,6 +345,8 @@ class Connection(asyncio.Protocol):
             self.cut = True
             self._settle(UpstreamBroken(f"{self._address} sent an answer that is not HTTP: {_words(fault)}"))
             self._retire(abort=True)
+        elif len(data) > FULL:
+            self._rest()
 
     def eof_received(self) -> None:
         # Returning None lets the transport close itself: after the upstream's last byte there is

@@ -27,6 +27,13 @@ _BLANK_LINE = re.compile(rb"(?>\r\n|\r|\n)(?>\r\n|\r|\n)")
 _LONGEST_BLANK_LINE = 4
 
 MAX_FRAME_BYTES = 8 * 1024 * 1024
+MAX_LINES = (
+    16_384  # of one frame: each takes a step of its own, and whoever reads it does nothing else meanwhile
+)
+MAX_FRAMES = (
+    8_192  # in one piece, of fewer than this many bytes each on average: no event of any API is so short
+)
+_SHORTEST = 24
 
 
 class Splitter:
@@ -36,10 +43,11 @@ class Splitter:
     switches to the general rules for the rest of the stream.
     """
 
-    __slots__ = ("_after_cr", "_general", "_max_frame_bytes", "_scanned", "_started", "_tail")
+    __slots__ = ("_after_cr", "_general", "_max_frame_bytes", "_scanned", "_started", "_suspect", "_tail")
 
     def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self._max_frame_bytes = max_frame_bytes
+        self._suspect = min(max_frame_bytes, MAX_LINES)  # a frame of fewer bytes breaks no limit
         self._tail = bytearray()
         self._scanned = 0  # bytes of the tail that are known to hold no blank line
         self._started = False  # past the place where a byte order mark may stand
@@ -60,7 +68,8 @@ class Splitter:
         Blank lines in front of a frame are left out: they mean nothing, and a frame that began with
         one could not be given an ``id:`` line.
 
-        :raises UpstreamBroken: a frame longer than ``max_frame_bytes``
+        :raises UpstreamBroken: a frame longer than ``max_frame_bytes``, or of more than :data:`MAX_LINES` lines, or
+            more than :data:`MAX_FRAMES` that hold next to nothing
         """
         if not self._started and not (data := self._without_mark(data)):
             return []
@@ -71,7 +80,7 @@ class Splitter:
         parts = data.split(b"\n\n")
         if tail := parts.pop():
             self._keep(tail)
-        if len(data) > self._max_frame_bytes:
+        if len(data) > self._suspect:
             self._check(parts)
         return [part.lstrip(b"\n") + b"\n\n" for part in parts if part]
 
@@ -137,9 +146,14 @@ class Splitter:
         self._check_tail()
 
     def _check(self, frames: list[bytes]) -> None:
+        if len(frames) > MAX_FRAMES and sum(map(len, frames)) < _SHORTEST * len(frames):
+            raise UpstreamBroken(f"the upstream sent {len(frames)} events at once that hold next to nothing")
         for frame in frames:
-            if len(frame) > self._max_frame_bytes:
-                raise self._too_long()
+            if len(frame) > self._suspect:
+                if len(frame) > self._max_frame_bytes:
+                    raise self._too_long()
+                if max(frame.count(b"\n"), frame.count(b"\r")) > MAX_LINES:
+                    raise UpstreamBroken(f"the upstream sent an event of more than {MAX_LINES} lines")
 
     def _check_tail(self) -> None:
         if len(self._tail) > self._max_frame_bytes:
