@@ -140,6 +140,50 @@ def test_an_object_of_another_size_than_was_sent_is_not_read(tmp_path, s3_server
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("spoiled", ["a bit", "an older one", "the other of its block"])
+def test_an_object_of_the_right_size_with_other_bytes_is_not_read(tmp_path, s3_server, spoiled):
+    async def main():
+        place = OnS3(tmp_path, s3_server)
+        async with place.store() as store:
+            content = os.urandom(2 * PIECE)
+            upload = await new_upload(store)
+            await send(store, upload, 0, content, closes=True)
+            objects = [f"some/folder/{name}" for name in place.objects()]
+            (first, second), client = sorted(objects), s3_server.client()
+            found = {key: client.get_object(Bucket=place.bucket, Key=key)["Body"].read() for key in objects}
+            other = {
+                "a bit": bytes([found[first][0] ^ 1]) + found[first][1:],
+                "an older one": os.urandom(PIECE + 32),
+                "the other of its block": found[second],
+            }[spoiled]
+            client.put_object(Bucket=place.bucket, Key=first, Body=other)
+            with pytest.raises(StorageUnavailable):
+                await store.whole(upload.id)
+            with pytest.raises(StorageUnavailable):
+                await content_of(store, upload)
+            client.put_object(Bucket=place.bucket, Key=first, Body=found[first])
+            assert await store.whole(upload.id) == content
+
+    asyncio.run(main())
+
+
+def test_objects_of_a_version_that_knew_no_digests_are_read(tmp_path, s3_server, monkeypatch):
+    async def main():
+        place = OnS3(tmp_path, s3_server)
+        async with place.store() as store:
+            content = os.urandom(PIECE + 10)
+            with monkeypatch.context() as before:
+                before.setattr(s3_module, "_DIGESTED", "")
+                before.setattr(s3_module, "_DIGEST", 0)
+                before.setattr(s3_module.S3Contents, "_digest", lambda *_: b"")
+                upload = await new_upload(store)
+                await send(store, upload, 0, content, closes=True)
+            assert await store.whole(upload.id) == content
+            assert await content_of(store, upload) == content
+
+    asyncio.run(main())
+
+
 def test_a_block_that_has_become_shorter_is_not_here(tmp_path, s3_server):
     lie = (
         b"HTTP/1.1 200 OK\r\netag: x\r\nlast-modified: Sun, 22 Nov 2026 15:00:00 GMT\r\n"

@@ -2,6 +2,8 @@
 
 A block becomes objects of at most :data:`PIECE` bytes, of which one is in memory at a time: an object is sent whole.
 ``{prefix}{file}.{number}``; the file's name tells how many there are, so nothing has to be asked to read or remove it.
+Each ends in a digest of its key and its bytes, without which it is not read: what a disk has spoiled, or somebody has put
+in its place, is no upload.  (Who may write to the bucket and knows all this can still make one.)
 Objects that no index knows, because a process was killed or a server did not answer, are found by listing the bucket
 (:meth:`S3Contents.old`).
 
@@ -19,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import obstore
+from blake3 import blake3
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
@@ -32,12 +35,14 @@ from penstock.upload.stores.disk import Disk
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, S3Config
 
-PIECE = 524_288  # bytes of an object
+PIECE = 524_288  # bytes of an object, beside its digest
+_DIGEST = 32  # bytes
+_DIGESTED = "d"  # ends the names of files whose objects have one; those of earlier versions have none
 BUDGET = 10.0  # seconds for one object, with what is tried again
 _AT_ONCE = 4  # objects that are read at a time
 
 # Of a block of ours, which are few objects each: whatever else somebody has put there is not ours to remove.
-_FILE = re.compile(r"(?P<file>[0-9a-f]{32}-[1-9]\d{0,2})\.\d{1,3}")
+_FILE = re.compile(r"(?P<file>[0-9a-f]{32}-[1-9]\d{0,2}d?)\.\d{1,3}")
 _NO_ROOM = re.compile(r"status code: 507|StorageFull|InsufficientStorage|QuotaExceeded")
 _ERRORS = (BaseError, OSError, ValueError)
 
@@ -109,7 +114,8 @@ class S3Contents:
         kept: list[Sealed] = []
         try:
             for block in sealed:
-                kept.append(Sealed(f"{block.file}-{-(-block.size // PIECE)}", block.digest, block.size))
+                file = f"{block.file}-{-(-block.size // PIECE)}{_DIGESTED}"
+                kept.append(Sealed(file, block.digest, block.size))
                 await self._send(block.file, kept[-1].file)
         except PenstockError:
             with contextlib.suppress(PenstockError):  # they are found by listing
@@ -123,6 +129,7 @@ class S3Contents:
         try:
             for key in self._objects(file):
                 piece = await self._disk.run(source.read)
+                piece += self._digest(key, piece)
                 try:
                     await uninterrupted(
                         asyncio.ensure_future(obstore.put_async(self._store, key, piece, use_multipart=False))
@@ -134,7 +141,7 @@ class S3Contents:
 
     async def pieces(self, file: str) -> AsyncGenerator[bytes, None]:
         for key in self._objects(file):
-            content = memoryview(await self._get(key, last=_is_last(key)))
+            content = await self._get(key, last=_is_last(key))
             for start in range(0, len(content), READ):
                 yield bytes(content[start : start + READ])
 
@@ -147,16 +154,25 @@ class S3Contents:
             )
         return b"".join(found)
 
-    async def _get(self, key: str, *, last: bool) -> bytes:
-        """An object, which has a piece's size unless it is the last of its block, and may be shorter then."""
+    async def _get(self, key: str, *, last: bool) -> memoryview:
+        """What an object holds: as much as a piece unless it is the last of its block, and may be shorter then."""
+        beside = _DIGEST if _DIGESTED in key.rpartition("-")[2] else 0
         try:
             answer = await obstore.get_async(self._store, key)
-            size = answer.meta["size"]
+            size = answer.meta["size"] - beside
             if size > PIECE or (size < PIECE and not last):
                 raise self._translated(ValueError(f"{key} has {size} bytes, which nobody here has written"))
-            return (await answer.bytes_async()).to_bytes()
+            content = memoryview((await answer.bytes_async()).to_bytes())
+            if beside and self._digest(key, content[:size]) != content[size:]:
+                raise self._translated(ValueError(f"{key} holds other bytes than were written"))
+            return content[:size]
         except _ERRORS as error:
             raise self._translated(error) from error
+
+    def _digest(self, key: str, piece: bytes | memoryview) -> bytes:
+        hasher = blake3(key.removeprefix(self._prefix).encode())
+        hasher.update(piece)
+        return hasher.digest()
 
     async def remove(self, files: Sequence[str]) -> None:
         keys = [key for file in files for key in self._objects(file)]
@@ -192,7 +208,7 @@ class S3Contents:
 
     def _objects(self, file: str) -> list[str]:
         """The keys of a file's objects; none of one that was only written here."""
-        count = int(file.partition("-")[2] or 0)
+        count = int(file.removesuffix(_DIGESTED).partition("-")[2] or 0)
         return [f"{self._prefix}{file}.{number}" for number in range(count)]
 
     def _translated(self, error: Exception) -> StorageFull | StorageUnavailable:
@@ -205,4 +221,4 @@ class S3Contents:
 def _is_last(key: str) -> bool:
     """Whether an object is the last of its block."""
     file, _, number = key.rpartition(".")
-    return int(number) + 1 == int(file.rpartition("-")[2])
+    return int(number) + 1 == int(file.rpartition("-")[2].removesuffix(_DIGESTED))
