@@ -264,3 +264,27 @@ async def test_a_server_without_memory_left_is_full():
         with pytest.raises(Full, match="OOM"):
             await client.ask_all(too_much)
         await client.close()
+
+
+@in_a_loop
+async def test_a_command_that_the_user_may_not_run_is_said_once_and_no_more_sent(server, caplog):
+    troubles = []
+    link = link_to(server, on_trouble=troubles.append)
+    await link.wait_connected()
+    await link.ask(b"ACL", b"SETUSER", b"default", b"-touch")
+    assert link.tell(b"TOUCH", b"key")
+    await link.ask(b"PING")
+    assert len(troubles) == 1
+    for _ in range(3):
+        assert not link.tell(b"TOUCH", b"key")
+    assert link.tell(b"SET", b"key", b"1")  # all others go on
+    await link.ask(b"PING")
+    assert len(troubles) == 1
+    before = link.connection
+    link.reset("a test")
+    await until(lambda: link.connection not in {None, before})
+    assert link.tell(b"TOUCH", b"key")  # by now it may be permitted
+    await link.ask(b"PING")
+    assert not link.tell(b"TOUCH", b"key")
+    assert len([record for record in caplog.records if "TOUCH" in record.getMessage()]) == 1
+    await link.close()

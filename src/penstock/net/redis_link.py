@@ -7,6 +7,8 @@ wait has a :class:`penstock.net.redis_client.Client`.
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,12 +20,17 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries to connect, d
 FATAL = ("READONLY", "NOAUTH", "MASTERDOWN", "NOSCRIPT")
 """Errors of a server that is not, or no longer, the one to talk to, or has forgotten what it was told."""
 
+_NOT_PERMITTED = re.compile(r"NOPERM .*\brun the '(\w+)[|\w]*'")
 _MAX_UNSENT = 4 << 20  # bytes that wait for a slow server; what is told beyond that is dropped
 _MAX_PENDING = 10_000
+
+log = logging.getLogger("penstock.redis")
 
 
 class Link:
     """See the module's text.
+
+    A command that the server's user may not run is said once, and no more told to it until there is another connection.
 
     A connection that did not last for :data:`LONGEST_PAUSE` is a try that failed: the next one comes after a pause.
 
@@ -58,6 +65,8 @@ class Link:
         self._pause = 0.0  # until the next try
         self._connected_at = 0.0
         self._closed = False
+        self._forbidden: set[bytes] = set()  # commands, by this connection
+        self._said: set[bytes] = set()  # of these, that the log knows of
 
     def __repr__(self) -> str:
         host, port = self.address.hosts[0]
@@ -84,6 +93,8 @@ class Link:
 
         :returns: whether it was sent
         """
+        if self._forbidden and command[0] in self._forbidden:
+            return False
         connection = self.connection
         if connection is None or connection.unsent > _MAX_UNSENT or len(connection.pending) >= _MAX_PENDING:
             self.connect_soon()
@@ -138,6 +149,7 @@ class Link:
                 except ERRORS as error:
                     self._failed(str(error) or "it does not answer")
                 else:
+                    self._forbidden.clear()
                     self._connected_at = asyncio.get_running_loop().time()
                     self.trouble = ""
                     break
@@ -179,8 +191,14 @@ class Link:
         why = str(error)
         if why.startswith(self._fatal):
             self.reset(why)
-        else:
-            self._failed(why)
+            return
+        if (found := _NOT_PERMITTED.match(why)) is not None:
+            command = found[1].upper().encode()
+            self._forbidden.add(command)
+            if command not in self._said:
+                self._said.add(command)
+                log.warning("%r: what needs %s is done without: %s", self, found[1].upper(), why)
+        self._failed(why)
 
     def served(self) -> None:
         self.trouble = ""
