@@ -5,7 +5,7 @@ import contextlib
 import json
 import logging
 
-from penstock.batches.batch import Batch, new_batch_id
+from penstock.batches.batch import OPENAI, Batch, new_batch_id
 from penstock.batches.runner import Runner
 from penstock.batches.store import BatchStore
 from penstock.config.model import BatchesConfig
@@ -134,7 +134,7 @@ class Worker:
         file = await incoming.finish("in.jsonl", "batch", None)
         now = self.world.wall()
         batch = Batch(
-            id=new_batch_id(),
+            id=new_batch_id(OPENAI),
             tenant=tenant,
             key_name="k",
             models=("m*",),
@@ -153,7 +153,7 @@ class Worker:
         return batch
 
     async def now(self, batch):
-        return await self.runner.store.get(batch.tenant, batch.id)
+        return await self.runner.store.get(batch.tenant, OPENAI, batch.id)
 
     async def ended(self, batch):
         await self.world.until(lambda: batch.id in {told for told, _ in self.world.told})

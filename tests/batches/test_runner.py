@@ -9,7 +9,7 @@ import pytest
 from batch_doubles import a_world, answer
 
 from penstock.batches import results as results_module
-from penstock.batches.batch import Status
+from penstock.batches.batch import OPENAI, Status
 from penstock.batches.store import BatchStore
 from penstock.errors import NotFound
 
@@ -426,14 +426,14 @@ def test_records_go_after_half_a_year_and_open_ones_stay(tmp_path):
             store = worker.runner.store
 
             async def there():
-                return [batch.id for batch in (await store.page("t"))[0]]
+                return [batch.id for batch in (await store.page("t", OPENAI))[0]]
 
             async with asyncio.timeout(60):
                 while await there() != [waiting.id]:
                     world.clock.advance(0.5)
                     await asyncio.sleep(0.001)
             with pytest.raises(NotFound):
-                await store.get("t", done.id)
+                await store.get("t", OPENAI, done.id)
 
     asyncio.run(main())
 

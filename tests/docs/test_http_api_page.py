@@ -53,6 +53,14 @@ KEPT = {
     ("GET", "/v1/batches/{id}"),
     ("POST", "/v1/batches/{id}/cancel"),
 }
+MESSAGE_BATCHES = {
+    ("POST", "/v1/messages/batches"),
+    ("GET", "/v1/messages/batches"),
+    ("GET", "/v1/messages/batches/{id}"),
+    ("GET", "/v1/messages/batches/{id}/results"),
+    ("POST", "/v1/messages/batches/{id}/cancel"),
+    ("DELETE", "/v1/messages/batches/{id}"),
+}
 UPLOADS = {
     ("POST", "/v1/uploads"),
     ("POST", "/v1/uploads/{id}/parts"),
@@ -75,7 +83,7 @@ def test_every_endpoint_of_the_data_port_is_there():
         for (kind, rest), methods in _METHODS.items()
         for method in methods
     }
-    assert told == own | KEPT | UPLOADS | stored | {("POST", path) for path in RELAYED}
+    assert told == own | KEPT | MESSAGE_BATCHES | UPLOADS | stored | {("POST", path) for path in RELAYED}
 
 
 def test_each_endpoint_answers(gateway):

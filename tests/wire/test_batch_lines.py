@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from penstock.messages import Endpoint
 from penstock.wire.batch import (
     MAX_CUSTOM_ID,
+    Done,
     Fault,
     Line,
     answered_line,
-    done_id,
+    done,
     read_line,
     result_id,
     unanswered_line,
@@ -81,7 +82,7 @@ def test_a_result_is_one_line_whatever_the_answer_is(custom_id, body):
     assert text.endswith(b"\n")
     read = json.loads(text)
     assert (read["custom_id"], read["error"]) == (custom_id, None)
-    assert done_id(text) == custom_id
+    assert done(text) == Done(custom_id, run=True)
 
 
 def test_an_answer_keeps_its_value():
@@ -109,4 +110,4 @@ def test_a_result_has_the_same_id_whenever_it_is_made_and_another_in_another_bat
 
 @pytest.mark.parametrize("torn", [b"", b'{"custom_id":"a"', b"\x00\x00\x00", b'{"id":"x"}', b"null"])
 def test_a_line_that_was_not_written_to_its_end_is_not_done(torn):
-    assert done_id(torn) is None
+    assert done(torn) is None

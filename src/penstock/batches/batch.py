@@ -34,6 +34,9 @@ class Status(enum.Enum):
 
 ENDED = frozenset({Status.FAILED, Status.COMPLETED, Status.EXPIRED, Status.CANCELLED})
 
+OPENAI, ANTHROPIC = "batch_", "msgbatch_"
+"""With what the ids of batches begin: by which API one was made is by which it is seen."""
+
 TIER = "batch"  # of every call that a batch makes: the lowest
 
 
@@ -76,6 +79,8 @@ class Batch(msgspec.Struct, frozen=True):
     has_output: bool = False
     has_errors: bool = False
     announced: bool = False  # its end was told to those who want to know
+    unrun: int = 0  # of the lines that failed, once it is over: those that were never run
+    betas: str = ""  # Anthropic's, that its lines ask for
 
     def __repr__(self) -> str:
         done = self.counts.completed + self.counts.failed
@@ -87,9 +92,9 @@ class Batch(msgspec.Struct, frozen=True):
         return Tenant(self.tenant, self.key_name, TIER, self.models)
 
 
-def new_batch_id() -> str:
-    """``batch_`` and 128 random bits."""
-    return "batch_" + secrets.token_hex(16)
+def new_batch_id(prefix: str) -> str:
+    """``prefix`` (:data:`OPENAI` or :data:`ANTHROPIC`) and 128 random bits."""
+    return prefix + secrets.token_hex(16)
 
 
 def shown(batch: Batch) -> dict[str, JSON]:

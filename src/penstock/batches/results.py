@@ -24,7 +24,7 @@ from penstock.batches.batch import Counts
 from penstock.errors import PenstockError
 from penstock.sqlite_files import private_opener
 from penstock.upload.files import write_all
-from penstock.wire.batch import done_id
+from penstock.wire.batch import done
 
 FIRST_PAUSE = 1.0  # seconds before a refused write is tried again; doubles up to the last
 LAST_PAUSE = 30.0
@@ -42,6 +42,7 @@ class ResultFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.size = 0  # up to where it is known to be whole
+        self.unrun = 0  # lines, as it was opened, of requests that were never run
         self._file: BinaryIO | None = None
 
     def __repr__(self) -> str:
@@ -56,10 +57,11 @@ class ResultFile:
         while block := file.read(_BLOCK):
             *lines, rest = (rest + block).split(b"\n")
             for line in lines:
-                custom_id = done_id(line)
-                if custom_id is None:  # a write that a power cut left half done
+                told = done(line)
+                if told is None:  # a write that a power cut left half done
                     break
-                found.append(custom_id)
+                found.append(told.custom_id)
+                self.unrun += not told.run
                 self.size += len(line) + 1
             else:
                 continue
@@ -106,6 +108,7 @@ class Results:
         self.errors = errors
         self.completed = 0
         self.failed = 0
+        self.unrun = 0  # of those that failed: they were never run
         self._disk = disk
         self._pause = pause
         self._waiting: list[tuple[bool, bytes, asyncio.Future[None]]] = []
@@ -127,6 +130,7 @@ class Results:
             self.completed = len(done)
             done.update(self.errors.open())
             self.failed = len(done) - self.completed
+            self.unrun = self.errors.unrun
 
         await self._disk(read)
         return done

@@ -25,7 +25,9 @@ from penstock.config.model import BatchesConfig
 from penstock.errors import PenstockError
 from penstock.messages import Endpoint, Tenant
 from penstock.upload.files import FileStore
-from penstock.wire.batch import ENDPOINTS, Line, answered_line, result_id, unanswered_line
+from penstock.wire import batch as openai_form
+from penstock.wire import message_batch as anthropic_form
+from penstock.wire.batch import ENDPOINTS, Line, result_id
 
 TAKEN = 32  # lines that are read ahead
 TAKEN_BYTES = 1 << 20
@@ -34,6 +36,8 @@ FIRST_DELAY = 1.0  # seconds before the second round at most; doubles with each
 LAST_DELAY = 60.0
 LONGEST_WAIT = 600.0  # seconds; who asks for more with Retry-After is asked again all the same
 PROGRESS_INTERVAL = 1.0  # seconds between two updates of the counts that callers see
+
+_CALLED = {**ENDPOINTS, Endpoint.MESSAGES.path: Endpoint.MESSAGES}
 
 _PRESSURE = frozenset({429, 503})  # worth waiting for
 _FAILED = frozenset({502, 504})  # worth another round
@@ -50,6 +54,16 @@ class Answering(Protocol):
 
     def __call__(self, exchange: LineExchange, endpoint: Endpoint, tenant: Tenant) -> None:
         """Answer, now or later, with ``exchange.respond``."""
+
+
+class ResultForm(Protocol):
+    """How results are written: as OpenAI has it, or Anthropic."""
+
+    def answered_line(
+        self, batch_id: str, custom_id: str, status: int, request_id: str, body: bytes, /
+    ) -> bytes: ...
+
+    def unanswered_line(self, batch_id: str, custom_id: str, code: str, message: str, /) -> bytes: ...
 
 
 class Surroundings(Protocol):
@@ -83,7 +97,8 @@ class Run:
     def __init__(self, batch: Batch, around: Surroundings) -> None:
         self.batch = batch
         self._around = around
-        self._endpoint = ENDPOINTS[batch.endpoint]
+        self._endpoint = _CALLED[batch.endpoint]
+        self._form: ResultForm = anthropic_form if self._endpoint is Endpoint.MESSAGES else openai_form
         self._done: set[str] = set()
         self._waiting: deque[Line] = deque()
         self._reading = asyncio.Lock()
@@ -188,7 +203,11 @@ class Run:
             await self._around.files.run(self._source.close)
         counts = self._results.counts(total)
         await self._change(
-            status=Status.FINALIZING, outcome=outcome, finalizing=self._around.now(), counts=counts
+            status=Status.FINALIZING,
+            outcome=outcome,
+            finalizing=self._around.now(),
+            counts=counts,
+            unrun=self._results.unrun,
         )
 
     async def _call_some(self) -> None:
@@ -241,6 +260,8 @@ class Run:
             b"content-type": b"application/json",
             b"idempotency-key": result_id(self.batch.id, line.custom_id).encode(),
         }
+        if self.batch.betas:
+            headers[b"anthropic-beta"] = self.batch.betas.encode()
         exchange = LineExchange(self._endpoint.path, line.body, headers)
         self._around.answer(exchange, self._endpoint, self.batch.caller)
         await exchange.wait_answered()
@@ -248,7 +269,9 @@ class Run:
 
     async def _keep(self, line: Line, exchange: LineExchange, *, completed: bool) -> None:
         request_id = exchange.answer_headers.get(b"penstock-generation", b"").decode()
-        text = answered_line(self.batch.id, line.custom_id, exchange.status, request_id, exchange.answer)
+        text = self._form.answered_line(
+            self.batch.id, line.custom_id, exchange.status, request_id, exchange.answer
+        )
         try:
             await self._results.add(text, completed=completed)
         except PenstockError:
@@ -278,9 +301,12 @@ class Run:
         )
         try:
             while lines := await self._around.files.run(lambda: unrun.take(1_000, TAKEN_BYTES)):
-                texts = [unanswered_line(self.batch.id, line.custom_id, code, message) for line in lines]
+                texts = [
+                    self._form.unanswered_line(self.batch.id, line.custom_id, code, message) for line in lines
+                ]
                 await asyncio.gather(*(self._results.add(text, completed=False) for text in texts))
                 self._done.update(line.custom_id for line in lines)
+                self._results.unrun += len(lines)
         finally:
             await self._around.files.run(unrun.close)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from penstock.batches.batch import ENDED, Batch
+from penstock.batches.batch import ENDED, Batch, Status
 from penstock.database import Database
 from penstock.errors import NotFound
 from penstock.upload.files import ORPHANED
@@ -73,10 +73,10 @@ class BatchStore:
             )
         )
 
-    async def get(self, tenant: str, batch_id: str) -> Batch:
-        """:raises NotFound: this tenant has no such batch"""
+    async def get(self, tenant: str, kind: str, batch_id: str) -> Batch:
+        """:raises NotFound: this tenant has no such batch of this kind"""
         found = await self._database.read(lambda db: _find(db, batch_id))
-        if found is None or found.tenant != tenant:
+        if found is None or found.tenant != tenant or not batch_id.startswith(kind):
             raise NotFound(f"you have no batch {batch_id[:100]!r}", param="batch_id", code="batch_not_found")
         return found
 
@@ -97,15 +97,42 @@ class BatchStore:
 
         return await self._database.write(replace)
 
-    async def page(self, tenant: str, *, after: str = "", limit: int = 20) -> tuple[list[Batch], bool]:
-        """A page of a tenant's batches, newest first, and whether there are more."""
-        where, values = "tenant = ?", [tenant]
-        if after:
-            where += " AND (created, id) < (SELECT created, id FROM batches WHERE id = ? AND tenant = ?)"
-            values += [after, tenant]
-        statement = f"SELECT record FROM batches WHERE {where} ORDER BY created DESC, id DESC LIMIT ?"  # noqa: S608 - only names
+    async def cancel(self, batch_id: str, now: float) -> Batch:
+        """Let nothing more be begun of a batch that is there; one that is past its lines stays as it is."""
+
+        def cancel(batch: Batch) -> Batch:
+            if batch.status in {Status.VALIDATING, Status.IN_PROGRESS}:
+                return msgspec.structs.replace(batch, status=Status.CANCELLING, cancelling=now)
+            return batch
+
+        return await self.change(batch_id, cancel)
+
+    async def remove(self, tenant: str, batch_id: str) -> None:
+        """Forget a batch for which there is nothing more to do."""
+        statement = "DELETE FROM batches WHERE NOT open AND id = ? AND tenant = ?"
+        await self._database.write(lambda db: db.execute(statement, (batch_id, tenant)))
+
+    async def page(
+        self, tenant: str, kind: str, *, after: str = "", before: str = "", limit: int = 20
+    ) -> tuple[list[Batch], bool]:
+        """A page of a tenant's batches, newest first, and whether there are more.
+
+        :param kind: with what their ids begin
+        :param after: the id of one: those that are older
+        :param before: the same in its stead: those that are newer, and of them the oldest
+        """
+        where, values = "tenant = ? AND substr(id, 1, ?) = ?", [tenant, len(kind), kind]
+        if after or before:
+            sign = "<" if after else ">"
+            where += (
+                f" AND (created, id) {sign} (SELECT created, id FROM batches WHERE id = ? AND tenant = ?)"  # noqa: S608 - only signs
+            )
+            values += [after or before, tenant]
+        order = "ASC" if before else "DESC"
+        statement = f"SELECT record FROM batches WHERE {where} ORDER BY created {order}, id {order} LIMIT ?"  # noqa: S608 - only names
         rows = await self._database.read(lambda db: db.execute(statement, (*values, limit + 1)).fetchall())
-        return [_decode(record) for (record,) in rows[:limit]], len(rows) > limit
+        found = [_decode(record) for (record,) in rows[:limit]]
+        return found[::-1] if before else found, len(rows) > limit
 
     async def open_batches(self) -> list[Batch]:
         """Those for which there is something to do, oldest first."""

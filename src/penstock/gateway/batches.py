@@ -8,10 +8,9 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-import msgspec
-
-from penstock.batches.batch import ENDED, Batch, Status, new_batch_id, shown
+from penstock.batches.batch import ENDED, OPENAI, Batch, Status, new_batch_id, shown
 from penstock.batches.runner import Runner
+from penstock.batches.store import BatchStore
 from penstock.config.model import BatchesConfig
 from penstock.errors import BadRequest, Conflict, PenstockError, RateLimited
 from penstock.gateway.files import checked_lifetime
@@ -76,12 +75,7 @@ class BatchRoom:
             raise BadRequest(
                 f"the input file is larger than {self._config.max_input_bytes} bytes", param="input_file_id"
             )
-        if await store.open_of(tenant.name) >= self._config.max_open:
-            raise RateLimited(
-                f"{self._config.max_open} of your batches have not ended; let some end first",
-                code="too_many_batches",
-                retry_after=60.0,
-            )
+        await refuse_more(store, tenant.name, self._config.max_open)
         target = store.input_of(batch)
         await files.fetch(file.id, target)
         try:
@@ -102,7 +96,7 @@ class BatchRoom:
         output_life = body.object("output_expires_after")
         now = self._now()
         return Batch(
-            id=new_batch_id(),
+            id=new_batch_id(OPENAI),
             tenant=tenant.name,
             key_name=tenant.key_name,
             models=tenant.models,
@@ -122,31 +116,34 @@ class BatchRoom:
         )
 
     async def _retrieve(self, tenant: str, batch_id: str, exchange: Exchange) -> None:
-        respond(exchange, shown(await self._runner.store.get(tenant, batch_id)))
+        respond(exchange, shown(await self._runner.store.get(tenant, OPENAI, batch_id)))
 
     async def _list(self, tenant: str, exchange: Exchange) -> None:
         page = page_of(exchange, most=_LIST_MOST, usual=_LIST_USUAL)
-        batches, more = await self._runner.store.page(tenant, after=page.after, limit=page.limit)
+        batches, more = await self._runner.store.page(tenant, OPENAI, after=page.after, limit=page.limit)
         respond_list(exchange, [shown(batch) for batch in batches], more=more)
 
     async def _cancel(self, tenant: str, batch_id: str, exchange: Exchange) -> None:
         """What is under way is finished, because it is paid for; nothing more is begun."""
         store = self._runner.store
-        await store.get(tenant, batch_id)
-        now = self._now()
-
-        def cancel(batch: Batch) -> Batch:
-            if batch.status in {Status.VALIDATING, Status.IN_PROGRESS}:
-                return msgspec.structs.replace(batch, status=Status.CANCELLING, cancelling=now)
-            return batch
-
-        batch = await store.change(batch_id, cancel)
+        await store.get(tenant, OPENAI, batch_id)
+        batch = await store.cancel(batch_id, self._now())
         if batch.status is Status.FINALIZING or (
             batch.status in ENDED and batch.status is not Status.CANCELLED
         ):
             raise Conflict(f"the batch is {batch.status.value} already", code="batch_ended")
         self._runner.look_soon()
         respond(exchange, shown(batch))
+
+
+async def refuse_more(store: BatchStore, tenant: str, most: int) -> None:
+    """:raises RateLimited: so many of a tenant's batches have not ended"""
+    if await store.open_of(tenant) >= most:
+        raise RateLimited(
+            f"{most} of your batches have not ended; let some end first",
+            code="too_many_batches",
+            retry_after=60.0,
+        )
 
 
 def _seconds(window: str) -> float:

@@ -104,24 +104,33 @@ class FileRoom:
 
     async def _content(self, tenant: str, file_id: str, exchange: Exchange) -> None:
         file = await self._store.get(tenant, file_id)
-        taken = _Taken()
-        sent = 0
-        async with aclosing(self._store.pieces(file.id)) as pieces:
+        await send(exchange, self._store, [file], b"application/octet-stream")
+
+
+async def send(exchange: Exchange, store: FileStore, files: Sequence[StoredFile], media_type: bytes) -> None:
+    """Answer with the content of files that are there, one behind the other."""
+    head = [(b"content-type", media_type)]
+    taken = _Taken()
+    sent = 0
+    for file in files:
+        async with aclosing(store.pieces(file.id)) as pieces:
             async for piece in pieces:
                 if not exchange.started:
-                    exchange.start(200, [(b"content-type", b"application/octet-stream")])
+                    exchange.start(200, head)
                     exchange.watch(taken)
                 sent += len(piece)
                 if not exchange.write(piece):
                     await taken.wait()
                 if exchange.gone:
                     return
-        if sent != file.bytes:  # somebody has been at our files; an end would say that this is all
-            exchange.abort()
-        elif exchange.started:
-            exchange.end()
-        else:
-            exchange.respond(200, [(b"content-type", b"application/octet-stream")], b"")
+    if sent != sum(
+        file.bytes for file in files
+    ):  # somebody has been at our files; an end would say that this is all
+        exchange.abort()
+    elif exchange.started:
+        exchange.end()
+    else:
+        exchange.respond(200, head, b"")
 
 
 class _Upload:

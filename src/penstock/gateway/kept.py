@@ -47,7 +47,7 @@ class Room(Protocol):
 
 
 class Kept:
-    """The rooms, by prefix such as ``/v1/files``; empty: nothing is kept here."""
+    """The rooms, by prefix such as ``/v1/files`` or ``/v1/messages/batches``; empty: nothing is kept here."""
 
     def __init__(self, rooms: dict[str, Room]) -> None:
         self._rooms = rooms
@@ -60,8 +60,7 @@ class Kept:
 
         :raises penstock.errors.CallerError: there is nothing at its path, or nothing that takes its method
         """
-        prefix, steps = _steps(exchange.path)
-        room = self._rooms.get(prefix)
+        room, steps = self._room(exchange.path)
         if room is None:
             return None
         found = room.work(exchange, steps, tenant)
@@ -71,14 +70,17 @@ class Kept:
 
     def label_of(self, path: str) -> str:
         """What a path is called in metrics and logs; empty: it is somebody else's."""
-        room = self._rooms.get(_steps(path)[0])
+        room, _ = self._room(path)
         return "" if room is None else room.label
 
-
-def _steps(path: str) -> tuple[str, list[str]]:
-    """``/v1/files/a/b``: ``/v1/files``, and what is below it."""
-    steps = path.split("/")
-    return "/".join(steps[:3]), steps[3:]
+    def _room(self, path: str) -> tuple[Room | None, list[str]]:
+        """Of ``/v1/files/a/b`` the room of ``/v1/files``, and the steps below it; None: there is none."""
+        steps = path.split("/")
+        for depth in (3, 4):
+            room = self._rooms.get("/".join(steps[:depth]))
+            if room is not None:
+                return room, steps[depth:]
+        return None, []
 
 
 def respond(exchange: Exchange, value: object) -> None:

@@ -12,6 +12,7 @@ from penstock.gateway.blocks import BlockRoom
 from penstock.gateway.files import FileRoom
 from penstock.gateway.in_pieces import InPieces
 from penstock.gateway.kept import Kept
+from penstock.gateway.message_batches import MessageBatchRoom
 from penstock.gateway.upload_parts import PartsRoom
 from penstock.gateway.uploads import Answer, UploadRoom
 from penstock.net.clock import Clock
@@ -53,6 +54,7 @@ class Rooms:
             {
                 "/v1/files": file_room,
                 "/v1/batches": BatchRoom(batches, config.batches),
+                "/v1/messages/batches": MessageBatchRoom(batches, config.batches),
                 "/v1/uploads": PartsRoom(uploads, files, upload_room),
                 "/v1/blocks": block_room,
             }

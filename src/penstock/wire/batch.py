@@ -1,5 +1,7 @@
 """OpenAI's batch format, JSON Lines: a request a line in, a result a line out; no I/O.
 
+The input of every batch is in this form; the results of Anthropic's are in their own (:mod:`.message_batch`).
+
 Every line is read twice: when the batch is validated, and when its turn has come.  The body of a request is
 never parsed here, so what reaches the pipeline are the caller's own bytes.
 """
@@ -17,7 +19,7 @@ ENDPOINTS = {
     endpoint.path: endpoint
     for endpoint in (Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.EMBEDDINGS, Endpoint.RESPONSES)
 }
-"""What a batch may call."""
+"""What a batch of OpenAI's may call."""
 
 MAX_CUSTOM_ID = 512  # characters
 
@@ -122,7 +124,7 @@ class _Result(msgspec.Struct):
 
 def answered_line(batch_id: str, custom_id: str, status: int, request_id: str, body: bytes) -> bytes:
     """The result of a line that was answered, whatever its status; ``body`` is the answer's JSON."""
-    response = _Response(status, request_id, msgspec.Raw(_one_line(body)))
+    response = _Response(status, request_id, msgspec.Raw(one_line(body)))
     return _encode(_Result(result_id(batch_id, custom_id), custom_id, response)) + b"\n"
 
 
@@ -131,7 +133,7 @@ def unanswered_line(batch_id: str, custom_id: str, code: str, message: str) -> b
     return _encode(_Result(result_id(batch_id, custom_id), custom_id, None, _Error(code, message))) + b"\n"
 
 
-def _one_line(body: bytes) -> bytes:
+def one_line(body: bytes) -> bytes:
     """JSON text without line ends: between its tokens they are blanks, and within strings there are none."""
     if b"\n" in body or b"\r" in body:
         body = body.replace(b"\r", b" ").replace(b"\n", b" ")
@@ -145,16 +147,32 @@ def _one_line(body: bytes) -> bytes:
 _any = msgspec.json.Decoder(msgspec.Raw).decode
 
 
+class _Became(msgspec.Struct):
+    type: str = ""
+
+
 class _Done(msgspec.Struct):
     custom_id: str
+    response: msgspec.Raw = msgspec.Raw()
+    result: _Became | None = None
+
+
+class Done(msgspec.Struct, frozen=True):
+    """What a line of results says, in either form: of which request it is, and whether that was run."""
+
+    custom_id: str
+    run: bool
 
 
 _done = msgspec.json.Decoder(_Done).decode
 
 
-def done_id(line: bytes) -> str | None:
-    """The ``custom_id`` of a line of results; None: it was not written to its end."""
+def done(line: bytes) -> Done | None:
+    """What a line of results says; None: it was not written to its end."""
     try:
-        return _done(line).custom_id
+        read = _done(line)
     except NOT_JSON:
         return None
+    if read.result is not None:
+        return Done(read.custom_id, read.result.type in {"succeeded", "errored"})
+    return Done(read.custom_id, bytes(read.response) != b"null")
