@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
-from openai.types.responses import response_create_params
+from openai.types.responses import input_token_count_params, response_create_params
 
 from penstock.cache import keys
 from penstock.messages import Endpoint, Tenant
@@ -21,6 +21,7 @@ REQUIRED = {
     Endpoint.EMBEDDINGS: {"input": "hi"},
     Endpoint.RESPONSES: {"input": "hi"},
     Endpoint.MESSAGES: {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9},
+    Endpoint.INPUT_TOKENS: {"input": "hi"},
     Endpoint.COUNT_TOKENS: {"messages": [{"role": "user", "content": "hi"}]},
     **{endpoint: {"input": "hi"} for endpoint in Endpoint if endpoint.opaque},
 }
@@ -33,6 +34,7 @@ SCHEMAS = {
         message_create_params.MessageCreateParamsNonStreaming,
         beta_message_create_params.MessageCreateParamsNonStreaming,
     ],
+    Endpoint.INPUT_TOKENS: [input_token_count_params.InputTokenCountParams],
     Endpoint.COUNT_TOKENS: [message_count_tokens_params.MessageCountTokensParams],
 }
 FIELDS = [
@@ -317,7 +319,14 @@ def test_temperature_0_or_a_seed_asks_for_one_answer(member, deterministic):
 
 
 @pytest.mark.parametrize(
-    "endpoint", [Endpoint.EMBEDDINGS, Endpoint.COUNT_TOKENS, Endpoint.MODERATIONS, Endpoint.RERANK]
+    "endpoint",
+    [
+        Endpoint.EMBEDDINGS,
+        Endpoint.COUNT_TOKENS,
+        Endpoint.INPUT_TOKENS,
+        Endpoint.MODERATIONS,
+        Endpoint.RERANK,
+    ],
 )
 def test_what_has_only_one_answer(endpoint):
     body = json.dumps({"model": "m", **REQUIRED[endpoint]}).encode()

@@ -282,6 +282,41 @@ def test_and_there_where_it_can():
     assert [row.usage for row in booked] == [Usage()]
 
 
+INPUT_TOKENS = "/v1/responses/input_tokens"
+GONE_ON = {"model": "m", "instructions": "Be brief.", "input": [{"role": "user", "content": "x" * 400}]}
+
+
+def test_what_a_response_would_read_is_estimated_for_who_has_none():
+    answer, booked, upstreams = run([answering(plain({}))], GONE_ON, path=INPUT_TOKENS)
+    assert (answer.status, answer.json()) == (200, {"object": "response.input_tokens", "input_tokens": 103})
+    assert answer.headers["penstock-estimated"] == "true"
+    assert (booked, upstreams[0].connections) == ([], 0)
+
+
+def test_and_anthropic_counts_the_same_as_a_message():
+    answer, booked, upstreams = run(
+        [answering(plain({"input_tokens": 9}))],
+        {**GONE_ON, "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}]},
+        path=INPUT_TOKENS,
+        kind="anthropic",
+    )
+    assert (answer.status, answer.json()) == (200, {"object": "response.input_tokens", "input_tokens": 9})
+    assert "penstock-estimated" not in answer.headers
+    assert [row.usage for row in booked] == [Usage()]
+    head, body = upstreams[0].received[0].split(b"\r\n\r\n", 1)
+    assert head.startswith(b"POST /v1/messages/count_tokens ")
+    assert json.loads(body).keys() == {"model", "system", "messages", "tools"}
+
+
+@pytest.mark.parametrize(
+    ("status", "told"), [("404 Not Found", 200), ("405 Method Not Allowed", 200), ("400 Bad Request", 400)]
+)
+def test_a_server_that_has_responses_and_counts_none_is_estimated_for(status, told):
+    answer, _, _ = run([answering(error(status, "no"))], GONE_ON, path=INPUT_TOKENS, kind="sim")
+    assert answer.status == told
+    assert (answer.headers.get("penstock-estimated") == "true") is (told == 200)
+
+
 # ---- the four clocks ------------------------------------------------------------------------------
 
 CLOCKS = TimeoutConfig(connect=5, first_token=10, between_tokens=4, total=100)

@@ -352,6 +352,13 @@ class TestResponses:
         assert caught.value.param == param
         assert caught.value.code == "untranslatable"
 
+    def test_tokens_are_counted_by_the_upstream_or_estimated(self, openai_client, upstream):
+        asked = {"model": f"{upstream}/plain", "input": "How long is this?"}
+        answer = openai_client.responses.input_tokens.with_raw_response.count(**asked)
+        assert answer.parse().object == "response.input_tokens"
+        assert answer.parse().input_tokens > 0
+        assert ("penstock-estimated" in answer.headers) is (upstream == "openai")
+
 
 # ---- Anthropic: messages ---------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ BODIES = {
     Endpoint.EMBEDDINGS: {"model": "m", "input": "hi"},
     Endpoint.RESPONSES: {"model": "m", "input": "hi"},
     Endpoint.MESSAGES: MESSAGE,
+    Endpoint.INPUT_TOKENS: {"model": "m", "input": "hi"},
     Endpoint.COUNT_TOKENS: MESSAGE,
 }
 
@@ -90,6 +91,7 @@ def sent(an_upstream, call, model="theirs"):
         ("anthropic", "http://h/v1", Endpoint.MESSAGES, "/v1/messages"),
         ("anthropic", "http://h/anthropic", Endpoint.MESSAGES, "/anthropic/v1/messages"),
         ("anthropic", "http://h", Endpoint.COUNT_TOKENS, "/v1/messages/count_tokens"),
+        ("anthropic", "http://h", Endpoint.INPUT_TOKENS, "/v1/messages/count_tokens"),
         ("anthropic", "http://h", Endpoint.CHAT, "/v1/messages"),
         ("sim", "http://h", Endpoint.CHAT, "/v1/chat/completions"),
         ("sim", "http://h/v1", Endpoint.MESSAGES, "/v1/messages"),

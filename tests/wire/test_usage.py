@@ -192,7 +192,10 @@ def test_groq_streams_carry_it_elsewhere():
     assert usage.usage_of_event(Endpoint.CHAT, data) == Usage(input_tokens=1, output_tokens=2)
 
 
-@pytest.mark.parametrize("endpoint", [e for e in Endpoint if e is not Endpoint.COUNT_TOKENS])
+COUNTS = (Endpoint.COUNT_TOKENS, Endpoint.INPUT_TOKENS)
+
+
+@pytest.mark.parametrize("endpoint", [e for e in Endpoint if e not in COUNTS])
 @pytest.mark.parametrize(
     "body",
     [
@@ -216,8 +219,9 @@ def test_every_member_may_be_null():
             assert usage.usage_of_body(endpoint, body) == Usage()
 
 
-def test_counting_tokens_uses_none():
-    assert usage.usage_of_body(Endpoint.COUNT_TOKENS, b'{"input_tokens":14}') == Usage()
+@pytest.mark.parametrize("endpoint", COUNTS)
+def test_counting_tokens_uses_none(endpoint):
+    assert usage.usage_of_body(endpoint, b'{"input_tokens":14}') == Usage()
 
 
 def read(*events):

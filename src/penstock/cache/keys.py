@@ -53,6 +53,7 @@ UNTELLING: dict[Endpoint, frozenset[str]] = {
     Endpoint.EMBEDDINGS: frozenset({"user"}),
     Endpoint.RESPONSES: frozenset({"stream", "stream_options"}),  # the answer repeats all the others
     Endpoint.MESSAGES: frozenset({"stream", "metadata"}),
+    Endpoint.INPUT_TOKENS: frozenset(),
     Endpoint.COUNT_TOKENS: frozenset(),
     # Of those that are relayed as bytes the form of the answer is the upstream's, so what asks for one counts.
     **{endpoint: frozenset({"user"}) for endpoint in Endpoint if endpoint.opaque},

@@ -61,7 +61,7 @@ from penstock.wire import responses
 
 log = logging.getLogger("penstock.gateway")
 
-_RESPONSES = Endpoint.RESPONSES
+_RESPONSES, _INPUT_TOKENS = Endpoint.RESPONSES, Endpoint.INPUT_TOKENS
 
 
 class Snapshot(msgspec.Struct, frozen=True, eq=False):
@@ -114,7 +114,9 @@ class Pipeline:
         try:
             router = self.snapshot.router
             call = decode(endpoint, exchange.headers, exchange.whole_body(), tenant, self.clock.now(), router)
-            if endpoint is _RESPONSES and (self.recalls or self.durable is not None):
+            if (endpoint is _RESPONSES or endpoint is _INPUT_TOKENS) and (
+                self.recalls or self.durable is not None
+            ):
                 recall.recall(call, self.registry, self.snapshot.config.listener.max_body_bytes)
             policy = router.tidying(call.model)
             if policy is not None and (left := tidy(call, policy)) is not None:

@@ -458,7 +458,15 @@ def _read_embeddings(body: dict[str, Any]) -> Request:
 
 
 def _read_responses(body: dict[str, Any]) -> Request:
-    request = Request(Endpoint.RESPONSES, _model(body))
+    return _responses(body, Endpoint.RESPONSES)
+
+
+def _read_input_tokens(body: dict[str, Any]) -> Request:
+    return _responses(body, Endpoint.INPUT_TOKENS)
+
+
+def _responses(body: dict[str, Any], endpoint: Endpoint) -> Request:
+    request = Request(endpoint, _model(body))
     said = _Transcript()
     if body.get("instructions"):
         said.add("system", "text", _text(body["instructions"], "instructions"))
@@ -659,6 +667,7 @@ _READERS: dict[Endpoint, Callable[[dict[str, Any]], Request]] = {
     Endpoint.COMPLETIONS: _read_completion,
     Endpoint.EMBEDDINGS: _read_embeddings,
     Endpoint.RESPONSES: _read_responses,
+    Endpoint.INPUT_TOKENS: _read_input_tokens,
     Endpoint.MESSAGES: _read_messages,
     Endpoint.COUNT_TOKENS: _read_count,
 }

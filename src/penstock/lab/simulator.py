@@ -202,7 +202,8 @@ class Simulator:
             if endpoint is Endpoint.EMBEDDINGS:
                 body = openai.embeddings(request)
             else:
-                body = b'{"input_tokens":%d}' % request.input_tokens
+                told = b'"object":"response.input_tokens",' if endpoint is Endpoint.INPUT_TOKENS else b""
+                body = b'{%b"input_tokens":%d}' % (told, request.input_tokens)
                 job.input_tokens = 0  # counting is free
             self._begin(_plain(job, body, 0))
             return

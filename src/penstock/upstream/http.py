@@ -174,6 +174,12 @@ class HTTPUpstream:
         """Whether it serves this endpoint itself, untranslated."""
         return endpoint in self._native
 
+    def counts(self, endpoint: Endpoint) -> bool:
+        """Whether it can be asked for the tokens of a request, as this endpoint does; Anthropic's also of a response's."""
+        if self.has(endpoint):
+            return True
+        return endpoint is Endpoint.INPUT_TOKENS and self.has(Endpoint.COUNT_TOKENS)
+
     def capabilities(self, model: str) -> Capabilities:
         """What it can do for an answer that broke off; ``model`` is its own name."""
         return capabilities(self.config, self.origin.host, model)
@@ -599,6 +605,9 @@ def has_no_key(config: UpstreamConfig) -> bool:
     )
 
 
+_OF_RESPONSES = frozenset({Endpoint.RESPONSES, Endpoint.INPUT_TOKENS})
+
+
 def _spoken_by(config: UpstreamConfig) -> list[Endpoint]:
     """The endpoints that an upstream of this kind has itself."""
     if config.kind == "sim":
@@ -608,5 +617,5 @@ def _spoken_by(config: UpstreamConfig) -> list[Endpoint]:
     return [
         endpoint
         for endpoint in Endpoint
-        if endpoint.dialect.value == config.kind and (endpoint is not Endpoint.RESPONSES or config.responses)
+        if endpoint.dialect.value == config.kind and (endpoint not in _OF_RESPONSES or config.responses)
     ]

@@ -20,7 +20,7 @@ _object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 # What an answer has and the report of an error has not.
 _SUBSTANCE = frozenset({"choices", "content", "data", "output", "input_tokens"})
-_COUNT_TOKENS = Endpoint.COUNT_TOKENS
+_COUNTS = frozenset({Endpoint.COUNT_TOKENS, Endpoint.INPUT_TOKENS})
 
 
 class WholeTransfer(Transfer):
@@ -88,7 +88,7 @@ class PlainTransfer(WholeTransfer):
         body = b"".join(self._pieces)
         job = self.job
         self._usage = usage.usage_of_body(job.endpoint, body)
-        if self._usage is None or job.endpoint is _COUNT_TOKENS:
+        if self._usage is None or job.endpoint in _COUNTS:
             self._check_substance(body)
         if job.translation is not None:
             body = job.translation.answer(body, job.call.model, created=int(time.time()))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
-from penstock.errors import BadRequest
-from penstock.messages import JSON
+from penstock.errors import BadRequest, UpstreamBroken
+from penstock.messages import JSON, Endpoint
 from penstock.wire.members import Members, body_of, encode
 from penstock.wire.not_json import NOT_JSON
 from penstock.wire.usage import estimate_tokens
@@ -18,6 +18,10 @@ IMAGE_TOKENS = (
     1_500  # about what one of the largest useful size costs: (width * height) / 750 at 1,092 pixels
 )
 PDF_BYTES_PER_TOKEN = 25  # a page of some 50 KB counts about 2,000
+
+_COUNTED = frozenset(
+    {"messages", "model", "output_config", "system", "thinking", "tool_choice", "tools"}
+)  # what a count of Anthropic's takes of a message's request
 
 _IMAGES = frozenset({"image", "image_url", "input_image"})  # Anthropic, chat completions, Responses
 
@@ -49,6 +53,42 @@ def prompt_tokens(body: bytes) -> int:
         return sum(_tokens(asked.get(name)) for name in _READ)
     except (*NOT_JSON, AttributeError):
         return estimate_tokens(len(body))
+
+
+def estimated_answer(endpoint: Endpoint, body: bytes) -> bytes:
+    """The answer to a request that counts tokens, for an upstream that counts none.
+
+    :raises BadRequest: it is no such request
+    """
+    if endpoint is Endpoint.INPUT_TOKENS:
+        return counted_input(prompt_tokens(body))
+    return b'{"input_tokens":%d}' % estimated_input_tokens(body)
+
+
+def counted_input(tokens: int) -> bytes:
+    """The answer of ``/v1/responses/input_tokens``."""
+    return b'{"object":"response.input_tokens","input_tokens":%d}' % tokens
+
+
+def asked_count(message: bytes) -> bytes:
+    """What a request to Anthropic's Messages API asks for, as one that counts its tokens."""
+    members: dict[str, msgspec.Raw] = msgspec.json.decode(message, type=dict[str, msgspec.Raw])
+    return encode({name: value for name, value in members.items() if name in _COUNTED})
+
+
+class _Counted(msgspec.Struct):
+    input_tokens: int
+
+
+def told_count(answer: bytes) -> int:
+    """Tokens in the answer of Anthropic's count.
+
+    :raises UpstreamBroken: it is none
+    """
+    try:
+        return msgspec.json.decode(answer, type=_Counted).input_tokens
+    except NOT_JSON:
+        raise UpstreamBroken("the upstream's answer is no count of tokens") from None
 
 
 def _of_request(asked: Members) -> int:

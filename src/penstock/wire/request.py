@@ -33,12 +33,14 @@ MAX_TOKENS = (
 )  # more than any model makes, and a number that every ledger and every upstream can hold
 _BRACKET = ord("[")
 _RESPONSES, _MESSAGES = Endpoint.RESPONSES, Endpoint.MESSAGES
+_MAY_LACK_INPUT = frozenset({_RESPONSES, Endpoint.INPUT_TOKENS})
 
 _REQUIRED: dict[Endpoint, tuple[str, str]] = {
     Endpoint.CHAT: ("messages", "an array"),
     Endpoint.COMPLETIONS: ("prompt", ""),
     Endpoint.EMBEDDINGS: ("input", ""),
     Endpoint.RESPONSES: ("input", ""),
+    Endpoint.INPUT_TOKENS: ("input", ""),
     Endpoint.MESSAGES: ("messages", "an array"),
     Endpoint.COUNT_TOKENS: ("messages", "an array"),
 }
@@ -123,7 +125,7 @@ def read(endpoint: Endpoint, body: bytes) -> Opening:
     required, shape = _REQUIRED[endpoint]
     value = fields.get(required)
     if value is None:
-        if endpoint is not _RESPONSES:  # may stand on `prompt` or `previous_response_id` alone
+        if endpoint not in _MAY_LACK_INPUT:  # may stand on `prompt` or `previous_response_id` alone
             raise BadRequest(f"the body must have {required}", param=required, code="missing_parameter")
     elif shape and memoryview(value)[0] != _BRACKET:
         raise BadRequest(f"{required} must be {shape}", param=required, code="invalid_type")

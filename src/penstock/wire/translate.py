@@ -18,7 +18,7 @@ import msgspec
 
 from penstock.errors import Untranslatable
 from penstock.messages import Dialect, Endpoint
-from penstock.wire import anthropic, chat
+from penstock.wire import anthropic, chat, counting
 from penstock.wire.conversation import Answer, AnswerEvent, Finished, Prompt, Started
 
 
@@ -148,6 +148,21 @@ class Translation:
         )
 
 
+class CountTranslation(Translation):
+    """Of the tokens that a response would read: Anthropic is asked for those of the same as a message."""
+
+    __slots__ = ()
+
+    def __init__(self, asks: AsksForm) -> None:
+        super().__init__(asks, anthropic, Endpoint.COUNT_TOKENS)
+
+    def request(self, body: bytes, model: str) -> bytes:
+        return counting.asked_count(super().request(body, model))
+
+    def answer(self, body: bytes, model: str, *, created: int = 0) -> bytes:  # noqa: ARG002 - of Translation
+        return counting.counted_input(counting.told_count(body))
+
+
 def translation(endpoint: Endpoint, dialect: Dialect, body: bytes = b"{}", name: str = "") -> Translation:
     """How a call of ``endpoint`` is answered by an upstream that speaks ``dialect``.
 
@@ -157,7 +172,8 @@ def translation(endpoint: Endpoint, dialect: Dialect, body: bytes = b"{}", name:
     :param name: the generation's id; a response's ids are made of it
     :raises penstock.errors.Untranslatable: the upstream's dialect has nothing like this endpoint
     """
-    if endpoint is Endpoint.RESPONSES:
+    counts = endpoint is Endpoint.INPUT_TOKENS and dialect is Dialect.ANTHROPIC
+    if endpoint is Endpoint.RESPONSES or counts:
         from penstock.wire import responses  # noqa: PLC0415 - not every process needs it
 
         asks: AsksForm = responses.Asked(body, name)
@@ -167,6 +183,8 @@ def translation(endpoint: Endpoint, dialect: Dialect, body: bytes = b"{}", name:
         asks = anthropic
     else:
         raise Untranslatable(f"the upstream of this model has nothing like {endpoint.path}", param="model")
+    if counts:
+        return CountTranslation(asks)
     if dialect is Dialect.ANTHROPIC:
         return Translation(asks, anthropic, Endpoint.MESSAGES)
     return Translation(asks, chat, Endpoint.CHAT)

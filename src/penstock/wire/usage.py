@@ -200,7 +200,8 @@ _chat = msgspec.json.Decoder(_ChatBody, strict=False).decode
 _response = msgspec.json.Decoder(_ResponseBody, strict=False).decode
 _response_event = msgspec.json.Decoder(_ResponseEvent, strict=False).decode
 _message = msgspec.json.Decoder(_MessageBody, strict=False).decode
-_COUNT_TOKENS, _MESSAGES, _RESPONSES = Endpoint.COUNT_TOKENS, Endpoint.MESSAGES, Endpoint.RESPONSES
+_MESSAGES, _RESPONSES = Endpoint.MESSAGES, Endpoint.RESPONSES
+_COUNTS = frozenset({Endpoint.COUNT_TOKENS, Endpoint.INPUT_TOKENS})
 
 
 def usage_of_body(endpoint: Endpoint, body: bytes) -> Usage | None:
@@ -208,7 +209,7 @@ def usage_of_body(endpoint: Endpoint, body: bytes) -> Usage | None:
 
     Counting tokens uses none: providers do not charge for it, and nothing was generated.
     """
-    if endpoint is _COUNT_TOKENS:
+    if endpoint in _COUNTS:
         return Usage()
     try:
         if endpoint is _MESSAGES:

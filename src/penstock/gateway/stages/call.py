@@ -57,12 +57,13 @@ from penstock.upstream.job import Lookup
 from penstock.upstream.ladder import How, Point, rungs
 from penstock.upstream.transfer import Transfer
 from penstock.wire.boundary import Mismatch
-from penstock.wire.counting import estimated_input_tokens
+from penstock.wire.counting import estimated_answer
 
 log = logging.getLogger("penstock.gateway")
 
 _COMPLETED = Outcome.COMPLETED
-_COUNT_TOKENS = Endpoint.COUNT_TOKENS
+_INPUT_TOKENS = Endpoint.INPUT_TOKENS
+_COUNTS = frozenset({Endpoint.COUNT_TOKENS, _INPUT_TOKENS})
 _WRITES_ON = frozenset({How.PREFILL, How.PROMPT})  # what they ask for is new text, a token at least
 _OUR_ACCOUNT = frozenset({"upstream_authentication", "upstream_billing"})  # does not mend within seconds
 
@@ -198,7 +199,7 @@ class Production:
         error: PenstockError | None = None
         limited: RateLimited | None = None
         for candidate in candidates:
-            if self.call.endpoint is _COUNT_TOKENS and not candidate.upstream.has(self.call.endpoint):
+            if self.call.endpoint in _COUNTS and not candidate.upstream.counts(self.call.endpoint):
                 self._estimate(candidate, recorder.clock.now())
                 return None
             for number in range(1, config.attempts + 1):
@@ -214,6 +215,9 @@ class Production:
                     error = error or untranslatable
                     break
                 except CallerError as refused:
+                    if self.call.endpoint is _INPUT_TOKENS and refused.status in {404, 405}:
+                        self._estimate(candidate, recorder.clock.now())  # it has responses, and counts none
+                        return None
                     if candidate.sample is None or not candidate.sample.is_new:
                         raise
                     error = refused  # a version on trial may be what is wrong
@@ -262,10 +266,10 @@ class Production:
     def _estimate(self, candidate: Candidate, now: float) -> None:
         """Count the tokens ourselves, where the upstream has nothing to ask; it costs nothing."""
         generation = self.generation
-        tokens = estimated_input_tokens(self.call.body)
+        answer = estimated_answer(self.call.endpoint, self.call.body)
         generation.headers = [(b"penstock-estimated", b"true")]
         generation.served_by = (candidate.upstream.name, candidate.model)
-        generation.append([b'{"input_tokens":%d}' % tokens], now)
+        generation.append([answer], now)
 
     # ---- after a break ----
 
