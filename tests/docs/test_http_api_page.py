@@ -61,6 +61,12 @@ MESSAGE_BATCHES = {
     ("POST", "/v1/messages/batches/{id}/cancel"),
     ("DELETE", "/v1/messages/batches/{id}"),
 }
+CONVERSATIONS = {
+    ("POST", "/v1/conversations"),
+    *((method, "/v1/conversations/{id}") for method in ("GET", "POST", "DELETE")),
+    *((method, "/v1/conversations/{id}/items") for method in ("GET", "POST")),
+    *((method, "/v1/conversations/{id}/items/{item}") for method in ("GET", "DELETE")),
+}
 UPLOADS = {
     ("POST", "/v1/uploads"),
     ("POST", "/v1/uploads/{id}/parts"),
@@ -83,15 +89,19 @@ def test_every_endpoint_of_the_data_port_is_there():
         for (kind, rest), methods in _METHODS.items()
         for method in methods
     }
-    assert told == own | KEPT | MESSAGE_BATCHES | UPLOADS | stored | {("POST", path) for path in RELAYED}
+    assert told == own | KEPT | MESSAGE_BATCHES | CONVERSATIONS | UPLOADS | stored | {
+        ("POST", path) for path in RELAYED
+    }
 
 
 def test_each_endpoint_answers(gateway):
     told = {found for row in rows("Data port") for found in ENDPOINT.findall(row[0])}
     for method, path in told - KEPT - UPLOADS:
         found = path.replace("{name}", "sim").replace("{id}", "gen_" + "0" * 32)
-        status, _, _ = ask(gateway.url, method, found, body=b"{}")
-        assert status == (404 if "{id}" in path else 200 if method == "GET" else 400), path
+        body = b'{"items": [{"role": "user", "content": "hi"}]}' if path.endswith("/items") else b"{}"
+        status, _, _ = ask(gateway.url, method, found, body=body)
+        wants_nothing = method == "GET" or path == "/v1/conversations"
+        assert status == (404 if "{id}" in path else 200 if wants_nothing else 400), path
     assert ask(gateway.url, "GET", "/v1/nothing")[0] == 404
 
 

@@ -185,6 +185,8 @@ def has_effects(call: Call) -> bool:
     background, or lets the provider run tools, which look at the world as it is now and may change it.
     """
     fields = call.fields
+    if call.asked is not None:  # it is added to a conversation
+        return True
     if _EFFECTS.isdisjoint(fields):
         return False
     return (

@@ -432,6 +432,14 @@ class GenerationsConfig(_Section, frozen=True):
     lease: Annotated[float, msgspec.Meta(ge=0.5)] = 5.0
 
 
+class ConversationsConfig(_Section, frozen=True):
+    """Conversations that callers keep here (`/v1/conversations`); where, `generations.durability` decides."""
+
+    kept_for: Seconds = 2_592_000.0  # a conversation goes when it has not been added to for so long
+    # what all may hold, in each worker's memory or in the file; of whoever holds most, the oldest make room
+    stored_bytes: Bytes = 268_435_456
+
+
 class FilesConfig(_Section, frozen=True):
     """What callers may keep here (`/v1/files`)."""
 
@@ -676,6 +684,7 @@ class Config(_Section, frozen=True):
     max_answer_bytes: Bytes = 67_108_864  # an upstream's answer that grows larger is cut off and fails
     generations_bytes: Bytes = 536_870_912  # all calls in flight of one worker; past it new ones get 503
     generations: GenerationsConfig = GenerationsConfig()  # how long answers stay readable
+    conversations: ConversationsConfig = ConversationsConfig()  # those that callers keep here
     files: FilesConfig = FilesConfig()  # what callers may keep here
     uploads: UploadsConfig = UploadsConfig()  # what is sent in pieces
     codings: CodingsConfig = CodingsConfig()  # how bodies and answers may be coded

@@ -112,7 +112,7 @@ class BatchRoom:
                 if output_life is None
                 else checked_lifetime(output_life.string("anchor"), output_life.integer("seconds"))
             ),
-            metadata=_metadata(body.raw("metadata")),
+            metadata=checked_metadata(body.raw("metadata")),
         )
 
     async def _retrieve(self, tenant: str, batch_id: str, exchange: Exchange) -> None:
@@ -157,7 +157,8 @@ def _seconds(window: str) -> float:
     return seconds
 
 
-def _metadata(value: JSON) -> dict[str, str] | None:
+def checked_metadata(value: JSON) -> dict[str, str] | None:
+    """:raises BadRequest: this is no ``metadata``, as OpenAI has it"""
     if value is None:
         return None
     right = (

@@ -29,6 +29,7 @@ from penstock.gateway import parts, routes, state, stored, upstreams
 from penstock.gateway.announce import Announcer
 from penstock.gateway.cascade import CascadeMeasures, Cascades
 from penstock.gateway.coded import Coding
+from penstock.gateway.conversations import ConversationRoom
 from penstock.gateway.durable import Durable
 from penstock.gateway.explain import Explained, explain
 from penstock.gateway.inquiries import Inquiries
@@ -127,7 +128,9 @@ class Gateway:
         self._cascade_measures = CascadeMeasures(self.metrics)
         self._registry = registry
         self.leaving = Leaving(clock, self.metrics)
-        self.pipeline = Pipeline(self._snapshot(config, {}), registry, self.recorder, clock)
+        self.pipeline = Pipeline(
+            self._snapshot(config, {}), registry, self.recorder, clock, parts.conversations(config)
+        )
         self._returning = Returning(self.pipeline)
         self._durable = Durable(self.pipeline)
         registry.give_up = self._durable.give_up
@@ -163,6 +166,10 @@ class Gateway:
         self._rooms = Rooms(config, clock, partial(self._runner, config), self._answer_resumed)
         self._pieces = self._rooms.pieces
         self._kept = self._rooms.kept
+        self._kept.add(
+            "/v1/conversations",
+            ConversationRoom(self.pipeline.conversations, config.listener.max_body_bytes),
+        )
         self._working: set[asyncio.Task[Any]] = set()  # on what is kept here
         self._codings = parts.codings(config)
         if self._request_log is not None:
@@ -367,6 +374,7 @@ class Gateway:
         await self._inquiries.close()
         await self.leaving.close()
         await self.pipeline.wait_idle()
+        await self.pipeline.conversations.close()
         await self._rooms.close()
         await self._announcer.close()
         for keeper in self._durable.keepers.values():

@@ -81,15 +81,18 @@ class Durable:
         record = await attach.find_elsewhere(call, keeper)
         return None if record is None else await self._restored(record, keeper)
 
-    def write(self, generation: Generation, call: Call) -> None:
-        """Write a new generation down from now on, if its model's answers are, and anybody can ask for it again."""
+    def write(self, generation: Generation, call: Call, asked: Call) -> None:
+        """Write a new generation down from now on, if its model's answers are, and anybody can ask for it again.
+
+        :param asked: the call as its caller wrote it, by which its repetitions are known
+        """
         keeper = self.keeper_of(call.model)
         if keeper is None or call.endpoint.opaque or not attach.can_come_back(call):
             return
         if attach.has_name(call):
             # Of one that is repeated the name was taken when it was looked for.
             taken = not attach.is_first(call)
-            keeper.write(generation, call, attach.stored_name(call), taken=taken, recent=attach.RECENT)
+            keeper.write(generation, call, attach.stored_name(asked), taken=taken, recent=attach.RECENT)
         else:
             keeper.write(generation, call)
 

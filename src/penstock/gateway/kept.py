@@ -55,6 +55,9 @@ class Kept:
     def __repr__(self) -> str:
         return f"<Kept {', '.join(self._rooms) or 'nothing'}>"
 
+    def add(self, prefix: str, room: Room) -> None:
+        self._rooms[prefix] = room
+
     def opening(self, exchange: Exchange, tenant: Tenant) -> Work | None:
         """The work that a request asks for; None: its path is somebody else's.
 

@@ -18,10 +18,12 @@ from penstock.cache.neighbours import Function, functions
 from penstock.cache.tiers.disk import DiskTier
 from penstock.cache.tiers.memory import MemoryTier
 from penstock.config.model import Config, GenerationsConfig
+from penstock.database import MEMORY
 from penstock.errors import ConfigError
 from penstock.flow.canary import Trials
 from penstock.flow.lessee import Board
 from penstock.gateway.coded import Codings
+from penstock.generation.conversations import Conversations
 from penstock.generation.keeper import Keeper
 from penstock.generation.store import Store
 from penstock.generation.stores.sqlite import SQLiteStore
@@ -266,6 +268,22 @@ def keeper(durability: str, config: GenerationsConfig, clock: Clock) -> Keeper:
             ) from error
         store = RedisStore(config.redis.reveal(), config.stored_bytes)
     return Keeper(store, clock, kept_for=config.kept_for, lease=config.lease)
+
+
+def conversations(config: Config) -> Conversations:
+    """What keeps callers' conversations: beside generations that outlive their process, else in its memory."""
+    kept = config.conversations
+    wanted = {model.durability for model in config.models.values()} | {config.generations.durability}
+    path = MEMORY
+    if not wanted.isdisjoint({"disk", "shared"}):
+        file = Path(config.generations.path)
+        path = file.with_name(f"{file.stem}.conversations{file.suffix}")
+    return Conversations(
+        path,
+        kept_for=kept.kept_for,
+        stored_bytes=kept.stored_bytes,
+        longest=config.listener.max_body_bytes,
+    )
 
 
 def resemblance(

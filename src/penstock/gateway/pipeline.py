@@ -38,7 +38,7 @@ from penstock.gateway import stored
 from penstock.gateway.cascade import Cascades
 from penstock.gateway.durable import Durable
 from penstock.gateway.repeats import Repeats
-from penstock.gateway.stages import attach, join, recall
+from penstock.gateway.stages import attach, converse, join, recall
 from penstock.gateway.stages.admit import Admission, settle
 from penstock.gateway.stages.authenticate import Keyring
 from penstock.gateway.stages.call import Abandoned, Production
@@ -50,6 +50,7 @@ from penstock.gateway.stages.read import CLIENT_GONE, Reading, refuse
 from penstock.gateway.stages.read_adapted import open_reading
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
+from penstock.generation.conversations import Conversations
 from penstock.generation.log import Generation, State, new_id
 from penstock.generation.registry import Registry
 from penstock.messages import Call, Endpoint, Event, Reduction, Tenant
@@ -62,6 +63,7 @@ from penstock.wire import responses
 log = logging.getLogger("penstock.gateway")
 
 _RESPONSES, _INPUT_TOKENS = Endpoint.RESPONSES, Endpoint.INPUT_TOKENS
+_CONVERSES = frozenset({_RESPONSES, _INPUT_TOKENS})
 
 
 class Snapshot(msgspec.Struct, frozen=True, eq=False):
@@ -79,11 +81,19 @@ class Snapshot(msgspec.Struct, frozen=True, eq=False):
 class Pipeline:
     """The order of the stages, and what is under way in them."""
 
-    def __init__(self, snapshot: Snapshot, registry: Registry, recorder: Recorder, clock: Clock) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        registry: Registry,
+        recorder: Recorder,
+        clock: Clock,
+        conversations: Conversations,
+    ) -> None:
         self.snapshot = snapshot
         self.registry = registry
         self.recorder = recorder
         self.clock = clock
+        self.conversations = conversations
         self.admission = Admission()
         self.lookup: Lookup | None = None  # None: no answer of any model is kept
         self.durable: Durable | None = None  # None: no answer outlives this process
@@ -114,9 +124,7 @@ class Pipeline:
         try:
             router = self.snapshot.router
             call = decode(endpoint, exchange.headers, exchange.whole_body(), tenant, self.clock.now(), router)
-            if (endpoint is _RESPONSES or endpoint is _INPUT_TOKENS) and (
-                self.recalls or self.durable is not None
-            ):
+            if endpoint in _CONVERSES and (self.recalls or self.durable is not None):
                 recall.recall(call, self.registry, self.snapshot.config.listener.max_body_bytes)
             policy = router.tidying(call.model)
             if policy is not None and (left := tidy(call, policy)) is not None:
@@ -174,7 +182,7 @@ class Pipeline:
 
     def _find(self, exchange: Exchange, call: Call) -> None:
         """The log to read, if it is there already: attach and lookup."""
-        if call.endpoint is _RESPONSES and self.durable is not None and recall.lacking(call):
+        if call.endpoint in _CONVERSES and self.durable is not None and recall.lacking(call):
             self.soon(self._waiting_for(self._recall_stored(exchange, call, self.durable), exchange, call))
         else:
             self._find_whole(exchange, call)
@@ -207,6 +215,9 @@ class Pipeline:
             self._look_up(exchange, call)
 
     def _look_up(self, exchange: Exchange, call: Call) -> None:
+        if call.endpoint in _CONVERSES and converse.goes_on(call):
+            self.soon(self._waiting_for(self._converse(exchange, call), exchange, call))
+            return
         lookup = self.lookup
         question = None
         if lookup is not None:
@@ -226,6 +237,10 @@ class Pipeline:
                     self.soon(self._waiting_for(look, exchange, call))
                     return
         self._make(exchange, call, question)
+
+    async def _converse(self, exchange: Exchange, call: Call) -> None:
+        await converse.converse(call, self.conversations, self.snapshot.config.listener.max_body_bytes)
+        self._look_up(exchange, call)
 
     async def _look_below(self, exchange: Exchange, call: Call, lookup: Lookup, question: Question) -> None:
         """The rest of :meth:`_look_up` for a call that memory has no answer to; some milliseconds at most."""
@@ -331,7 +346,7 @@ class Pipeline:
 
     def _make(self, exchange: Exchange, call: Call, question: Question | None) -> None:
         """Join the log of an identical call, or begin one."""
-        asked = call
+        asked = call.asked or call
         if call.reduction is not None and (degradation := self.snapshot.degradation) is not None:
             call, question = self._reduced(call, call.reduction, question, degradation)
             if question is not None and self.lookup is not None:
@@ -351,7 +366,7 @@ class Pipeline:
         generation = self.registry.create(asked)
         self._start(call, generation, self.snapshot, name, question, asked)
         if self.durable is not None and generation.ending is None:
-            self.durable.write(generation, call)
+            self.durable.write(generation, call, asked)
         self._show(exchange, call, generation, b"created")
 
     def _reduced(
@@ -488,6 +503,8 @@ class Pipeline:
                 await production.run(candidates, snapshot.config.retry, snapshot.budget, self.recorder)
             settle(call, generation)  # before its caller is told how much is left
             generation.finish()
+            if call.asked is not None:
+                self.soon(converse.settle(call, generation, self.conversations))
             if self.on_finish is not None:
                 self.on_finish(call, generation)
             if question is not None:

@@ -29,7 +29,7 @@ _ON_DISK = re.compile(
 )  # paths that are there if files are kept
 # OpenAI's, as its SDK asks for them where a base URL lacks the /v1; other proxies have them there, too.
 _UNVERSIONED = re.compile(
-    "/(chat|completions|embeddings|responses|messages|moderations|images|audio|models|files|uploads|batches)(/|$)"
+    "/(chat|completions|embeddings|responses|messages|moderations|images|audio|models|files|uploads|batches|conversations)(/|$)"
 )
 
 _JSON = [(b"content-type", b"application/json")]

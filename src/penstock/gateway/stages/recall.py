@@ -60,6 +60,8 @@ def _kept(name: str, call: Call, registry: Registry) -> responses.Earlier | None
     generation = registry.get("gen_" + name)
     if generation is None or not _is_whole(generation) or generation.tenant != call.tenant.name:
         return None
+    if responses.in_conversation(generation.body):  # its request does not say all that it was asked with
+        return None
     events = generation.events
     answer = fold(Endpoint.RESPONSES, events) if generation.stream else b"".join(events)
     return responses.Earlier(generation.body, answer)

@@ -4,8 +4,8 @@ An upstream that has the API itself is passed through, and of this package only 
 matter.  Any other upstream is asked in its own dialect, and the answer is written as a response object
 or a stream of response events.  Such an upstream keeps no state, and neither does a translation:
 
-- ``previous_response_id`` and references to items are refused unless the gateway itself still has what they
-  name (:mod:`._history`), ``conversation`` and ``prompt`` always;
+- ``previous_response_id``, references to items and ``conversation`` are refused unless the gateway itself still has
+  what they name (:mod:`._history`, :mod:`._conversations`), ``prompt`` always;
 - ``background`` is the gateway's own affair: it runs the call without readers, and no upstream is told;
 - ``store`` is accepted, because OpenAI's default is true and every client would break; the response
   object says ``"store": false``;
@@ -18,6 +18,13 @@ from __future__ import annotations
 
 from penstock.wire.responses._answer import encode_answer
 from penstock.wire.responses._asked import Asked
+from penstock.wire.responses._conversations import (
+    added,
+    conversation_named,
+    gone_on,
+    in_conversation,
+    kept_item,
+)
 from penstock.wire.responses._events import SUCCESSFUL_EVENTS, TERMINAL_EVENTS
 from penstock.wire.responses._fold import fold_stream
 from penstock.wire.responses._history import Earlier, goes_on, named, whole
@@ -44,12 +51,17 @@ __all__ = [
     "Settings",
     "StreamDecoder",
     "StreamEncoder",
+    "added",
+    "conversation_named",
     "decode_prompt",
     "encode_answer",
     "fold_stream",
     "goes_on",
+    "gone_on",
     "id_in",
     "id_of",
+    "in_conversation",
+    "kept_item",
     "named",
     "read_settings",
     "sequence_number",

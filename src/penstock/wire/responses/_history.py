@@ -63,7 +63,7 @@ def named(fields: Fields) -> set[str]:
     try:
         if previous := _previous(fields):
             found.add(previous)
-        for item in _items(fields.get("input")):
+        for item in items_of(fields.get("input")):
             if (reference := _referred(item)) is not None:
                 found.add(reference[0])
     except NOT_JSON:  # no business of this: decode_prompt refuses it
@@ -81,9 +81,9 @@ def whole(fields: Fields, find: Callable[[str], Earlier | None]) -> Fields:
     items: list[msgspec.Raw] = []
     fields = fields.copy()
     if (previous := _previous(fields)) and (earlier := find(previous)) is not None:
-        items += [*_items(_asked(earlier.request).input), *_answered(earlier.answer).output]
+        items += [*items_of(_asked(earlier.request).input), *_answered(earlier.answer).output]
         del fields[_PREVIOUS]
-    items += [_recalled(item, find) for item in _items(fields.get("input"))]
+    items += [_recalled(item, find) for item in items_of(fields.get("input"))]
     fields["input"] = msgspec.Raw(b"[%b]" % b",".join(items))
     return fields
 
@@ -94,7 +94,7 @@ def _previous(fields: Fields) -> str:
     return found[1] if found else ""
 
 
-def _items(given: msgspec.Raw | None) -> Iterator[msgspec.Raw]:
+def items_of(given: msgspec.Raw | None) -> Iterator[msgspec.Raw]:
     """What an input holds, item by item: a string is a user's message."""
     text = bytes(given or b"").strip()
     if text in _NOTHING:

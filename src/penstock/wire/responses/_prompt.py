@@ -129,7 +129,8 @@ _NEED_STATE: Final = {
     "previous_response_id": "no such response is kept here, and the upstream of this model keeps none (of a gateway's "
     "processes only the one that gave it knows it, unless generations.durability is disk or shared); send the whole "
     "conversation as input",
-    "conversation": "the upstream of this model keeps no conversations; send the whole conversation as input",
+    "conversation": "no such conversation is kept here, and the upstream of this model keeps none; make it here, or send "
+    "the whole conversation as input",
     "prompt": "the upstream of this model keeps no prompt templates; send the prompt's text as input",
 }
 _NO_EQUIVALENT: Final = (

@@ -1,0 +1,64 @@
+"""Which conversation does this request go on with?
+
+The contract: a request that names a conversation which is kept here becomes the one that says all of it, and when it
+has been answered, what it asked and was told is put behind what the conversation holds.  Its repetitions are found by
+what its caller wrote (``Call.asked``), so that none is computed twice, nor added twice.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import msgspec
+
+from penstock.errors import BodyTooLarge, PenstockError
+from penstock.gateway.uploads import owner_of
+from penstock.generation.conversations import Conversations, Item
+from penstock.generation.log import Generation
+from penstock.messages import Call, Endpoint
+from penstock.wire import request, responses
+from penstock.wire.fold import fold
+
+log = logging.getLogger("penstock.gateway")
+
+
+def goes_on(call: Call) -> bool:
+    """Whether the call still names a conversation that may be kept here.
+
+    :raises BadRequest: what it names cannot be a conversation
+    """
+    return call.asked is None and bool(responses.conversation_named(call.fields))
+
+
+async def converse(call: Call, conversations: Conversations, most: int) -> None:
+    """Put what the conversation holds before what the call says.
+
+    :param most: bytes that a body may have
+    :raises NotFound: its caller has no such conversation
+    :raises BodyTooLarge: the whole conversation is longer
+    """
+    items = await conversations.items(
+        owner_of(call.tenant, call.headers), responses.conversation_named(call.fields)
+    )
+    call.asked = msgspec.structs.replace(call)
+    call.fields = responses.gone_on(call.fields, items)
+    call.body = request.rewritten(call.fields, request.read(call.endpoint, call.body).model)
+    if len(call.body) > most:
+        raise BodyTooLarge(f"with what came before it, the body is longer than {most} bytes")
+
+
+async def settle(call: Call, generation: Generation, conversations: Conversations) -> None:
+    """The call was answered: put question and answer into its conversation."""
+    asked = call.asked
+    if asked is None or generation.endpoint is not Endpoint.RESPONSES:
+        return
+    events = generation.events
+    answer = fold(Endpoint.RESPONSES, events) if generation.stream else b"".join(events)
+    try:
+        items = [Item(*item) for item in responses.added(asked.fields, answer)]
+        owner = owner_of(call.tenant, call.headers)
+        await conversations.add(owner, responses.conversation_named(asked.fields), items)
+    except PenstockError as error:  # the answer is its caller's, whatever becomes of the conversation
+        log.warning("%s is in no conversation: %s", generation.id, error.message)
+    except Exception:
+        log.exception("defect while putting %s into its conversation", generation.id)
