@@ -1,5 +1,6 @@
-"""Entries and keys for tests."""
+"""Entries and keys for tests, and what a tier has."""
 
+import asyncio
 import hashlib
 
 from penstock.cache.entry import Entry
@@ -10,6 +11,22 @@ NOW = 1_700_000_000.0
 
 def a_key(name):
     return hashlib.sha256(str(name).encode()).digest()
+
+
+def got(tier, key):
+    """What a tier, or its guard, has under a key."""
+    found = asyncio.get_running_loop().create_future()
+
+    def then(answer):
+        if found.done():
+            return
+        if isinstance(answer, OSError):
+            found.set_exception(answer)
+        else:
+            found.set_result(answer)
+
+    tier.get(key, then)
+    return found
 
 
 def an_entry(text="hello", *, now=NOW, ttl=300.0, **more):

@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from entries import Wall, a_key, an_entry
+from entries import Wall, a_key, an_entry, got
 
 from penstock.cache.cache import EVERYTHING, Cache
 from penstock.cache.entry import Sealer
@@ -90,10 +90,8 @@ class Noting:
     def start(self):
         pass
 
-    def get(self, key):
-        found = asyncio.get_running_loop().create_future()
-        found.set_result(self.kept.get(key))
-        return found
+    def get(self, key, then):
+        then(self.kept.get(key))
 
     def put(self, key, sealed, _kept_until):
         self.kept[key] = sealed
@@ -201,7 +199,7 @@ async def test_what_is_found_in_the_lowest_tier_is_brought_to_all_above(tmp_path
         assert await two.get(name) is not None
         assert two.hits == {"memory": 0, "disk": 0, "redis": 1}
         await settle(two)
-        assert await disk.get(name) is not None
+        assert await got(disk, name) is not None
 
 
 async def test_poison_below_is_a_miss_that_is_counted_and_removed(below):
@@ -214,7 +212,7 @@ async def test_poison_below_is_a_miss_that_is_counted_and_removed(below):
             await settle(cache)
             assert await cache.get(name) is None
             await settle(cache)
-            assert await tier.get(name) is None
+            assert await got(tier, name) is None
         assert cache.unusable == {"truncated": 1, "version": 0, "tampered": 2, "undecodable": 0}
 
 
@@ -225,7 +223,7 @@ async def test_an_entry_that_was_moved_to_another_key_is_no_answer(below):
     async with running(cache):
         cache.put(theirs, fresh("their secret"))
         await settle(cache)
-        tier.put(mine, await tier.get(theirs), time.time() + 300)
+        tier.put(mine, await got(tier, theirs), time.time() + 300)
         await settle(cache)
         assert await cache.get(mine) is None
         assert cache.unusable["tampered"] == 1
@@ -543,7 +541,7 @@ async def test_a_sentinel_tells_who_the_master_is(own_redis, tmp_path):
             await asyncio.sleep(0.05)
         tier.put(a_key(1), b"one", time.time() + 60)
         await tier.flush()
-        assert await tier.get(a_key(1)) == b"one"
+        assert await got(tier, a_key(1)) == b"one"
         await tier.close()
     finally:
         process.kill()

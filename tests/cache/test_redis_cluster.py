@@ -5,6 +5,7 @@ import contextlib
 import time
 
 import pytest
+from entries import got
 from redis_cluster import RedisCluster
 
 from penstock.cache.tiers import redis_cluster as module
@@ -67,7 +68,7 @@ async def test_every_key_is_written_to_its_own_server_and_found_there(own_cluste
     async with running(own_cluster) as tier:
         owners = await put_everywhere(own_cluster, tier)
         for key in owners:
-            assert await tier.get(key) == b"entry " + key
+            assert await got(tier, key) == b"entry " + key
         held = [own_cluster.tell(server, "DBSIZE") for server in own_cluster.servers]
         assert sum(held) == len(owners)
         assert min(held) > 0
@@ -80,8 +81,8 @@ async def test_a_slot_that_has_moved_is_followed(own_cluster):
         owners = await put_everywhere(own_cluster, tier)
         for key, owner in list(owners.items())[:6]:
             own_cluster.move(slot_of(PREFIX + key), (owner + 1) % 3)
-            assert await tier.get(key) == b"entry " + key
-            assert await tier.get(key) == b"entry " + key
+            assert await got(tier, key) == b"entry " + key
+            assert await got(tier, key) == b"entry " + key
 
 
 async def test_a_slot_that_is_just_moving_is_followed(own_cluster):
@@ -89,8 +90,8 @@ async def test_a_slot_that_is_just_moving_is_followed(own_cluster):
         owners = await put_everywhere(own_cluster, tier)
         key, owner = next(iter(owners.items()))
         own_cluster.move(slot_of(PREFIX + key), (owner + 1) % 3, hurry=True)
-        assert await tier.get(key) == b"entry " + key
-        assert await tier.get(key) == b"entry " + key
+        assert await got(tier, key) == b"entry " + key
+        assert await got(tier, key) == b"entry " + key
 
 
 async def test_a_server_that_is_killed_takes_only_its_own_along_and_comes_back(own_cluster):
@@ -105,16 +106,16 @@ async def test_a_server_that_is_killed_takes_only_its_own_along_and_comes_back(o
         for key, owner in owners.items():
             if owner == 0:
                 with pytest.raises(OSError):
-                    await tier.get(key)
+                    await got(tier, key)
             else:
-                assert await tier.get(key) == b"entry " + key
+                assert await got(tier, key) == b"entry " + key
         own_cluster.servers[0].start()
         lost = next(key for key, owner in owners.items() if owner == 0)
 
         async def is_back():
             with contextlib.suppress(OSError):
                 tier.put(lost, b"again", soon())
-                return await tier.get(lost) == b"again"
+                return await got(tier, lost) == b"again"
             return False
 
         await until(is_back)
@@ -135,7 +136,7 @@ async def test_a_replica_that_takes_over_is_found(own_cluster):
 
         async def is_found():
             with contextlib.suppress(OSError):
-                return await tier.get(moved) == b"entry " + moved
+                return await got(tier, moved) == b"entry " + moved
             return False
 
         await until(is_found)
@@ -146,7 +147,7 @@ async def test_where_there_is_no_cluster_nothing_is_found_and_nobody_waits(redis
     tier.start()
     await tier.flush()
     with pytest.raises(OSError, match="cluster support disabled"):
-        await tier.get(b"k")
+        await got(tier, b"k")
     tier.put(b"k", b"x", soon())
     assert tier.statistics().dropped == 1
     assert "cluster support disabled" in tier.statistics().trouble

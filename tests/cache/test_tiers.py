@@ -12,7 +12,7 @@ import sys
 import time
 
 import pytest
-from entries import Wall, a_key, an_entry
+from entries import Wall, a_key, an_entry, got
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,11 +35,9 @@ class Memory:
     def start(self):
         pass
 
-    def get(self, key):
-        found = asyncio.get_running_loop().create_future()
+    def get(self, key, then):
         entry = self.tier.get(key)
-        found.set_result(None if entry is None else entry.events[0])
-        return found
+        then(None if entry is None else entry.events[0])
 
     def put(self, key, sealed, kept_until):
         self.tier.put(key, an_entry(sealed, kept_until=kept_until))
@@ -100,13 +98,13 @@ def soon():
 async def test_what_was_put_is_found_and_nothing_else(made):
     tier = made()
     async with running(tier):
-        assert await tier.get(a_key(1)) is None
+        assert await got(tier, a_key(1)) is None
         tier.put(a_key(1), b"one", soon())
         tier.put(a_key(2), b"two", soon())
         await tier.flush()
-        assert await tier.get(a_key(1)) == b"one"
-        assert await tier.get(a_key(2)) == b"two"
-        assert await tier.get(a_key(3)) is None
+        assert await got(tier, a_key(1)) == b"one"
+        assert await got(tier, a_key(2)) == b"two"
+        assert await got(tier, a_key(3)) is None
 
 
 async def test_the_last_one_put_counts(made):
@@ -115,7 +113,7 @@ async def test_the_last_one_put_counts(made):
         tier.put(a_key(1), b"one", soon())
         tier.put(a_key(1), b"two", soon())
         await tier.flush()
-        assert await tier.get(a_key(1)) == b"two"
+        assert await got(tier, a_key(1)) == b"two"
 
 
 async def test_what_was_removed_is_gone(made):
@@ -125,7 +123,7 @@ async def test_what_was_removed_is_gone(made):
         tier.remove(a_key(1))
         tier.remove(a_key(2))
         await tier.flush()
-        assert await tier.get(a_key(1)) is None
+        assert await got(tier, a_key(1)) is None
 
 
 async def test_what_has_expired_is_not_found(made):
@@ -133,7 +131,7 @@ async def test_what_has_expired_is_not_found(made):
     async with running(tier):
         tier.put(a_key(1), b"one", time.time() - 1)
         await tier.flush()
-        assert await tier.get(a_key(1)) is None
+        assert await got(tier, a_key(1)) is None
 
 
 @pytest.mark.parametrize("value", [b"", bytes(range(256)), b"\r\n$5\r\n\0'--", b"x" * 200_000])
@@ -142,7 +140,7 @@ async def test_any_bytes_come_back_as_they_were(made, value):
     async with running(tier):
         tier.put(a_key(1), value, soon())
         await tier.flush()
-        assert await tier.get(a_key(1)) == value
+        assert await got(tier, a_key(1)) == value
 
 
 async def test_many_look_ups_at_once_get_each_its_own(made):
@@ -151,7 +149,7 @@ async def test_many_look_ups_at_once_get_each_its_own(made):
         for number in range(300):
             tier.put(a_key(number), b"%d" % number, soon())
         await tier.flush()
-        found = await asyncio.gather(*(tier.get(a_key(number)) for number in range(400)))
+        found = await asyncio.gather(*(got(tier, a_key(number)) for number in range(400)))
         assert found == [*(b"%d" % number for number in range(300)), *[None] * 100]
 
 
@@ -160,8 +158,8 @@ async def test_one_who_stops_waiting_does_not_disturb_the_others(made):
     async with running(tier):
         tier.put(a_key(1), b"one", soon())
         await tier.flush()
-        given_up = tier.get(a_key(1))
-        kept = tier.get(a_key(1))
+        given_up = got(tier, a_key(1))
+        kept = got(tier, a_key(1))
         given_up.cancel()
         assert await kept == b"one"
 
@@ -176,12 +174,12 @@ async def test_entries_outlive_the_one_who_put_them_where_others_share_them(made
         await one.flush()
     two, three = made(), made()
     async with running(two, three):
-        assert await two.get(a_key(1)) == b"one"
+        assert await got(two, a_key(1)) == b"one"
         three.remove(a_key(1))
         two.purged("tenant:b", 7.5)
         await three.flush()
         await two.flush()
-        assert await two.get(a_key(1)) is None
+        assert await got(two, a_key(1)) is None
         assert await three.purges() == {"tenant:a": 5.0, "tenant:b": 7.5}
 
 
@@ -204,7 +202,7 @@ async def test_a_bound_in_bytes_is_kept_and_what_is_new_finds_room(made, kind, t
             assert statistics.dropped == 0
         tier.put(a_key("new"), b"new", soon())
         await tier.flush()
-        assert await tier.get(a_key("new")) == b"new"
+        assert await got(tier, a_key("new")) == b"new"
 
 
 async def test_an_end_without_a_beginning_harms_nobody(made):
@@ -302,11 +300,11 @@ async def test_a_damaged_file_is_given_up_and_begun_anew(tmp_path):
     async with running(tier):
         for number in range(200):
             with contextlib.suppress(OSError):
-                assert await tier.get(a_key(number)) is None
+                assert await got(tier, a_key(number)) is None
         for _ in range(5):
             tier.put(a_key("new"), b"new", soon())
             await tier.flush()
-        assert await tier.get(a_key("new")) == b"new"
+        assert await got(tier, a_key("new")) == b"new"
         assert tier.statistics().trouble == ""
 
 
@@ -323,10 +321,10 @@ async def test_a_file_that_was_cut_short_is_no_end(tmp_path, length):
     async with running(tier):
         for number in range(60):
             with contextlib.suppress(OSError):
-                await tier.get(a_key(number))
+                await got(tier, a_key(number))
             tier.put(a_key("new"), b"new", soon())
             await tier.flush()
-        assert await tier.get(a_key("new")) == b"new"
+        assert await got(tier, a_key("new")) == b"new"
 
 
 async def test_a_file_that_is_cut_short_under_us_is_no_end(tmp_path):
@@ -339,7 +337,7 @@ async def test_a_file_that_is_cut_short_under_us_is_no_end(tmp_path):
         os.truncate(path, 5_000)
         for number in range(60):
             with contextlib.suppress(OSError):
-                await tier.get(a_key(number))
+                await got(tier, a_key(number))
             tier.put(a_key(("new", number)), b"new", soon())
             await tier.flush()
 
@@ -353,7 +351,7 @@ async def test_what_is_no_cache_is_left_alone(tmp_path, content):
         tier.put(a_key(1), b"one", soon())
         await tier.flush()
         with pytest.raises(OSError):
-            await tier.get(a_key(1))
+            await got(tier, a_key(1))
         assert tier.statistics().trouble
     assert path.read_bytes() == content
 
@@ -368,7 +366,7 @@ async def test_another_programs_database_is_left_alone(tmp_path):
         tier.put(a_key(1), b"one", soon())
         await tier.flush()
         with pytest.raises(OSError):
-            await tier.get(a_key(1))
+            await got(tier, a_key(1))
     assert path.read_bytes() == before
 
 
@@ -378,12 +376,12 @@ async def test_a_directory_that_is_not_there_is_a_trouble_and_no_error_of_ours(t
         tier.put(a_key(1), b"one", soon())
         await tier.flush()
         with pytest.raises(OSError):
-            await tier.get(a_key(1))
+            await got(tier, a_key(1))
         assert tier.statistics().dropped == 1
         (tmp_path / "nowhere").mkdir()
         tier.put(a_key(1), b"one", soon())
         await tier.flush()
-        assert await tier.get(a_key(1)) == b"one"
+        assert await got(tier, a_key(1)) == b"one"
 
 
 @pytest.fixture
@@ -409,11 +407,11 @@ async def test_a_full_disk_drops_what_is_new_and_keeps_what_is_there(tmp_path, f
             await tier.flush()
         assert tier.statistics().dropped > 0
         assert tier.statistics().trouble
-        assert await tier.get(a_key(1)) == b"one"
+        assert await got(tier, a_key(1)) == b"one"
         file_size_limit()
         tier.put(a_key(2), b"two", soon())
         await tier.flush()
-        assert await tier.get(a_key(2)) == b"two"
+        assert await got(tier, a_key(2)) == b"two"
         assert not tier.statistics().trouble
 
 
@@ -500,7 +498,7 @@ def test_a_process_that_goes_does_not_take_the_log_from_those_that_stay(tmp_path
         tier.start()
         tier.put(b"k" * 32, b"sealed", time.time() + 100)
         await tier.flush()
-        assert await tier.get(b"k" * 32) is not None  # both of its connections are open
+        assert await got(tier, b"k" * 32) is not None  # both of its connections are open
         log = path.with_name("answers-wal").stat().st_ino
         visit(path)
         assert path.with_name("answers-wal").stat().st_ino == log

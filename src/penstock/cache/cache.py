@@ -1,7 +1,7 @@
 """The tiers as one cache: nearest first, what is found below is brought up, and nothing below can hurt.
 
-:meth:`Cache.get_nowait` asks memory and answers at once; :meth:`Cache.get` asks the tiers below, each behind its
-guard.  An entry counts only if its seal is right and nothing that it is tagged with has been purged since its
+:meth:`Cache.get_nowait` asks memory and answers at once; :meth:`Cache.get` and :meth:`Cache.look` ask the tiers below,
+each behind its guard.  An entry counts only if its seal is right and nothing that it is tagged with has been purged since its
 question was asked: so a purge of any size is one note, whose cost does not depend on how much it covers.
 
 What is found in one tier is not asked of those below, which would take it for forgotten and let it go: so they are told
@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 
 import msgspec
@@ -151,22 +152,41 @@ class Cache:
 
     async def get(self, key: bytes) -> Entry | None:
         """What the tiers below have; memory has been asked.  Takes no longer than their budgets."""
-        for position, guard in enumerate(self.guards):
-            sealed = await guard.get(key)
-            if sealed is None:
-                continue
+        found: asyncio.Future[Entry | None] = asyncio.get_running_loop().create_future()
+        self.look(key, lambda entry: None if found.done() else found.set_result(entry))
+        return await found
+
+    def look(self, key: bytes, then: Callable[[Entry | None], None]) -> None:
+        """As :meth:`get`; what is found goes to ``then``: once, now or later.  It must not raise."""
+        self._look_in(0, key, then)
+
+    def _look_in(self, position: int, key: bytes, then: Callable[[Entry | None], None]) -> None:
+        if position < len(self.guards):
+            self.guards[position].get(key, partial(self._looked, position, key, then))
+        else:
+            then(None)
+
+    def _looked(
+        self, position: int, key: bytes, then: Callable[[Entry | None], None], sealed: bytes | None
+    ) -> None:
+        """A tier has answered, or has not in time."""
+        entry = None
+        if sealed is not None:
             entry = self._opened(key, sealed)
             if entry is None:
-                guard.tier.remove(key)
-                continue
-            self.hits[guard.tier.name] += 1
-            self.memory.put(key, entry)
-            if self._used is not None and not guard.tier.by_use:
-                self._used.add(key)
-            for nearer in self.guards[:position]:
-                nearer.tier.put(key, sealed, entry.kept_until)
-            return entry
-        return None
+                self.guards[position].tier.remove(key)
+        if entry is None:
+            self._look_in(position + 1, key, then)
+            return
+        assert sealed is not None
+        tier = self.guards[position].tier
+        self.hits[tier.name] += 1
+        self.memory.put(key, entry)
+        if self._used is not None and not tier.by_use:
+            self._used.add(key)
+        for nearer in self.guards[:position]:
+            nearer.tier.put(key, sealed, entry.kept_until)
+        then(entry)
 
     def put(self, key: bytes, entry: Entry) -> bool:
         """Keep an entry, everywhere.

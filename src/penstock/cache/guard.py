@@ -11,7 +11,10 @@ socket's buffer looks late.
 from __future__ import annotations
 
 import asyncio
+import math
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from penstock.cache.tiers.tier import Tier
@@ -20,13 +23,9 @@ SILENT = 5  # budgets
 LATE = 20
 FAILED = 3
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds
-
+_RESOLUTION = 0.001  # seconds, of the event loop's timers
 
 _T = TypeVar("_T")
-
-
-class Late(Exception):
-    """The budget is used up."""
 
 
 class Guard:
@@ -39,10 +38,13 @@ class Guard:
         "_failures",
         "_judging",
         "_late",
+        "_looks_at",
+        "_loop",
         "_now",
         "_open_until",
         "_pause",
         "_probing",
+        "_under_way",
         "budget",
         "failed",
         "late",
@@ -61,6 +63,9 @@ class Guard:
         self._probing = False
         self._pause = FIRST_PAUSE
         self._open_until = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._under_way: deque[_Asked] = deque()  # in the order in which their budgets run out
+        self._looks_at = math.inf  # when somebody looks whose budget is used up
 
     def __repr__(self) -> str:
         return f"<Guard of {self.tier!r}, {'open' if self.is_open else 'closed'}>"
@@ -70,55 +75,78 @@ class Guard:
         """Whether the tier is left alone, now or until a probe has been answered."""
         return self._open_until > 0
 
-    async def get(self, key: bytes) -> bytes | None:
-        """What the tier has, if it says so in time."""
-        return await self.ask(lambda: self.tier.get(key))
+    def get(self, key: bytes, then: Callable[[bytes | None], None]) -> None:
+        """What the tier has, if it says so in time, else None, goes to ``then``: once, now or later."""
+        asked = self._begin(then)
+        if asked is not None:
+            self.tier.get(key, asked)
 
     async def ask(self, begin: Callable[[], asyncio.Future[_T]]) -> _T | None:
         """What the tier answers, if it does so in time; else None.
 
         :param begin: asks; not called while the tier is left alone
         """
+        told: asyncio.Future[_T | None] = asyncio.get_running_loop().create_future()
+        asked = self._begin(partial(_tell, told))
+        if asked is not None:
+            begin().add_done_callback(partial(_pass_on, asked))
+        return await told
+
+    def _begin(self, then: Callable[[Any], None]) -> _Asked | None:
+        """Whoever answers calls what this gives; None: the tier is left alone, and ``then`` knows it."""
         if self._open_until:
             if self._probing or self._now() < self._open_until:
                 self.skipped += 1
+                then(None)
                 return None
             self._probing = True
-        found = begin()
-        timer = None
-        try:
-            if not found.done():
-                timer = found.get_loop().call_later(self.budget, self._run_out, found)
-            answer = await found
-        except Late:
-            self._was_late()
-            return None
-        except OSError:
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        asked = _Asked(self, then, loop.time() + self.budget)
+        self._under_way.append(asked)
+        if asked.deadline < self._looks_at:
+            self._looks_at = asked.deadline
+            loop.call_later(self.budget, self._run_out)
+        return asked
+
+    def _run_out(self) -> None:
+        """Those whose budget is used up get no answer.  One timer does for all."""
+        assert self._loop is not None
+        now = self._loop.time() + _RESOLUTION
+        self._looks_at = math.inf
+        under_way = self._under_way
+        while under_way and (under_way[0].then is None or under_way[0].deadline <= now):
+            under_way.popleft().run_out()
+        if under_way and under_way[0].deadline < self._looks_at:
+            self._looks_at = under_way[0].deadline
+            self._loop.call_later(self._looks_at - now + _RESOLUTION, self._run_out)
+
+    def answered(self, answer: Any) -> Any:
+        """What counts of an answer that came in time."""
+        under_way = self._under_way
+        while under_way and under_way[0].then is None:
+            under_way.popleft()
+        if isinstance(answer, OSError):
             self.failed += 1
             self._failures += 1
             if self._probing or self._failures >= FAILED:
                 self._open()
-            return None
-        finally:
-            self._probing = False
-            if timer is not None:
-                timer.cancel()
-        self._late = self._failures = 0
-        if self._open_until:
-            self._open_until = 0.0
-            self._pause = FIRST_PAUSE
+            answer = None
+        else:
+            self._late = self._failures = 0
+            if self._open_until:
+                self._open_until = 0.0
+                self._pause = FIRST_PAUSE
+        self._probing = False
         return answer
 
-    @staticmethod
-    def _run_out(found: asyncio.Future[Any]) -> None:
-        if not found.done():
-            found.set_exception(Late())
-
-    def _was_late(self) -> None:
+    def was_late(self) -> None:
         self.late += 1
         self._late += 1
         if self._probing or self._late >= LATE:
             self._open()
+            self._probing = False
         elif not self._judging:
             self._judging = True
             patience = self.budget * (SILENT - 1)
@@ -136,3 +164,36 @@ class Guard:
             self._pause = min(self._pause * 2, LONGEST_PAUSE)
         self._open_until = self._now() + self._pause
         self.tier.reset()
+
+
+class _Asked:
+    """Something that the tier was asked: is called with the answer, unless its budget is used up before."""
+
+    __slots__ = ("_guard", "deadline", "then")
+
+    def __init__(self, guard: Guard, then: Callable[[Any], None], deadline: float) -> None:
+        self._guard = guard
+        self.deadline = deadline  # of the event loop's clock
+        self.then: Callable[[Any], None] | None = then  # None: it has been told
+
+    def __call__(self, answer: Any) -> None:
+        then = self.then
+        if then is not None:
+            self.then = None
+            then(self._guard.answered(answer))
+
+    def run_out(self) -> None:
+        then = self.then
+        if then is not None:
+            self.then = None
+            self._guard.was_late()
+            then(None)
+
+
+def _tell(told: asyncio.Future[Any], answer: Any) -> None:
+    if not told.done():
+        told.set_result(answer)
+
+
+def _pass_on(asked: _Asked, found: asyncio.Future[Any]) -> None:
+    asked((None if found.cancelled() else found.exception()) or found.result())

@@ -14,7 +14,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeAlias, cast
 from urllib.parse import unquote, urlsplit
 
 import hiredis
@@ -145,11 +145,29 @@ async def _dial(host: str, port: int, tls: ssl.SSLContext | None, owner: Owner) 
     return connection
 
 
+Then: TypeAlias = Callable[[Any], None]
+"""What is done with an answer, once: it is called with it, or with an :class:`OSError` where there is none."""
+
+
 class Waiting(msgspec.Struct, eq=False):
     """Who waits for an answer, and what is made of it; ``read`` may raise :class:`OSError`."""
 
     found: asyncio.Future[Any]
     read: Callable[[Any], Any] | None
+
+    def __call__(self, answer: Any) -> None:
+        found = self.found
+        if found.done():
+            return
+        if self.read is not None and not isinstance(answer, Exception):
+            try:
+                answer = self.read(answer)
+            except OSError as error:
+                answer = error
+        if isinstance(answer, Exception):
+            found.set_exception(answer)
+        else:
+            found.set_result(answer)
 
 
 class Connection(asyncio.Protocol):
@@ -161,7 +179,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._unread = 0
         self._cut = ""  # why it was cut off
-        self.pending: deque[Waiting | None] = deque()
+        self.pending: deque[Then | None] = deque()
 
     def __repr__(self) -> str:
         return f"<Connection to Redis, {len(self.pending)} pending>"
@@ -171,10 +189,10 @@ class Connection(asyncio.Protocol):
         """Bytes that the server has not taken yet."""
         return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
-    def send(self, command: tuple[bytes, ...], waiting: Waiting | None) -> None:
-        """Send a command; its answer goes to whoever waits, or nowhere."""
+    def send(self, command: tuple[bytes, ...], then: Then | None) -> None:
+        """Send a command; its answer goes to ``then``, or nowhere."""
         assert self._transport is not None
-        self.pending.append(waiting)
+        self.pending.append(then)
         self._transport.write(hiredis.pack_command(command))  # type: ignore[arg-type] # its stub has one item
 
     async def ask(self, *command: bytes) -> Any:
@@ -206,9 +224,9 @@ class Connection(asyncio.Protocol):
         why = self._cut or str(error or "the connection to Redis was closed")
         self._owner.lost(self, why)
         pending, self.pending = self.pending, deque()
-        for waiting in pending:
-            if waiting is not None and not waiting.found.done():
-                waiting.found.set_exception(ConnectionError(why))
+        for then in pending:
+            if then is not None:
+                then(ConnectionError(why))
 
     def data_received(self, data: bytes) -> None:
         self._unread += len(data)
@@ -223,23 +241,12 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def _answered(self, answer: Any) -> None:
-        waiting = self.pending.popleft()
+        then = self.pending.popleft()
         if isinstance(answer, hiredis.ReplyError):
             self._owner.refused(self, answer)
             answer = ConnectionError(str(answer))
-        if waiting is None:
-            return
-        self._owner.answered += 1
-        found = waiting.found
-        if found.done():
-            return
-        if waiting.read is not None and not isinstance(answer, Exception):
-            try:
-                answer = waiting.read(answer)
-            except OSError as error:
-                answer = error
-        if isinstance(answer, Exception):
-            found.set_exception(answer)
-        else:
+        elif then is not None:
             self._owner.served()
-            found.set_result(answer)
+        if then is not None:
+            self._owner.answered += 1
+            then(answer)

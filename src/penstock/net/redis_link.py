@@ -14,7 +14,7 @@ from typing import Any
 
 import hiredis
 
-from penstock.net.redis import CONNECT_TIMEOUT, ERRORS, Address, Connection, Waiting, connect
+from penstock.net.redis import CONNECT_TIMEOUT, ERRORS, Address, Connection, Then, Waiting, connect
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries to connect, doubling
 FATAL = ("READONLY", "NOAUTH", "MASTERDOWN", "NOSCRIPT")
@@ -80,13 +80,17 @@ class Link:
         :returns: what ``read`` makes of the answer; a :class:`ConnectionError` where there is none
         """
         found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.call(command, Waiting(found, read))
+        return found
+
+    def call(self, command: tuple[bytes, ...], then: Then) -> None:
+        """Send a command whose answer goes to ``then``; a :class:`ConnectionError` where there is none, maybe at once."""
         connection = self.connection
         if connection is None or len(connection.pending) >= _MAX_PENDING:
             self.connect_soon()
-            found.set_exception(ConnectionError(self.trouble or "too much waits for Redis"))
+            then(ConnectionError(self.trouble or "too much waits for Redis"))
         else:
-            connection.send(command, Waiting(found, read))
-        return found
+            connection.send(command, then)
 
     def tell(self, *command: bytes) -> bool:
         """Send a command whose answer nobody waits for.

@@ -19,12 +19,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from penstock.cache import entry_table
 from penstock.cache.entry_table import PAGE_BYTES
-from penstock.cache.tiers.tier import TierStatistics
+from penstock.cache.tiers.tier import Then, TierStatistics
 from penstock.sqlite_files import Foreign, Mark, create_private, log_ahead, transaction
 
 MARK = Mark(0x50454E43, 1)  # "PENC"
@@ -46,7 +47,7 @@ _SCHEMA = (
 _PURGE = "INSERT INTO purges VALUES (?, ?) ON CONFLICT (tag) DO UPDATE SET at = max(at, excluded.at)"
 
 _Answer: TypeAlias = "bytes | dict[str, float] | OSError | None"
-_Wanted: TypeAlias = "tuple[bytes | None, asyncio.Future[bytes | None] | asyncio.Future[dict[str, float]]]"
+_Wanted: TypeAlias = "tuple[bytes | None, Callable[[Any], None]]"
 _Operation: TypeAlias = "tuple[str, tuple[object, ...], int]"  # SQL, its parameters, and the bytes that wait
 
 
@@ -90,16 +91,13 @@ class DiskTier:
         for thread in self._threads:
             thread.start()
 
-    def get(self, key: bytes) -> asyncio.Future[bytes | None]:
-        assert self._loop is not None, "start() comes first"
-        found: asyncio.Future[bytes | None] = self._loop.create_future()
-        self._wanted.put((key, found))
-        return found
+    def get(self, key: bytes, then: Then) -> None:
+        self._wanted.put((key, then))
 
     def purges(self) -> asyncio.Future[dict[str, float]]:
         assert self._loop is not None, "start() comes first"
         found: asyncio.Future[dict[str, float]] = self._loop.create_future()
-        self._wanted.put((None, found))
+        self._wanted.put((None, partial(_give, found)))
         return found
 
     def put(self, key: bytes, sealed: bytes, kept_until: float) -> None:
@@ -143,13 +141,8 @@ class DiskTier:
 
     def _deliver(self, answers: list[tuple[_Wanted, _Answer]]) -> None:
         self.answered += len(answers)
-        for (_, found), answer in answers:
-            if found.done():
-                continue
-            if isinstance(answer, OSError):
-                found.set_exception(answer)
-            else:
-                found.set_result(answer)  # type: ignore[arg-type] # each as it was asked
+        for (_, then), answer in answers:
+            then(answer)
 
     # ---- the reader's thread ----
 
@@ -291,6 +284,15 @@ class DiskTier:
         with self._lock:
             self._statistics["errors"] += 1
             self._trouble = str(error)
+
+
+def _give(found: asyncio.Future[dict[str, float]], answer: Any) -> None:
+    if found.done():
+        return
+    if isinstance(answer, OSError):
+        found.set_exception(answer)
+    else:
+        found.set_result(answer)
 
 
 def _execute(database: sqlite3.Connection, batch: list[_Operation]) -> None:

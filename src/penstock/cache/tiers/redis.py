@@ -12,10 +12,11 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from penstock.cache.tiers.tier import TierStatistics
-from penstock.net.redis import Address
+from penstock.cache.tiers.tier import Then, TierStatistics
+from penstock.net.redis import Address, Waiting
 from penstock.net.redis_link import Link
 
 PREFIX = b"penstock:cache:"
@@ -44,8 +45,8 @@ class RedisEntries(ABC):
         self._errors = 0
         self._written = self._dropped = 0
 
-    def get(self, key: bytes) -> asyncio.Future[bytes | None]:
-        return self._ask(b"GET", PREFIX + key, read=_read_entry)
+    def get(self, key: bytes, then: Then) -> None:
+        self._call((b"GET", PREFIX + key), partial(_tell_entry, then))
 
     def purges(self) -> asyncio.Future[dict[str, float]]:
         return self._ask(b"HGETALL", _PURGES, read=_read_purges)
@@ -87,9 +88,15 @@ class RedisEntries(ABC):
 
     # ---- commands, each for one key ----
 
-    @abstractmethod
     def _ask(self, *command: bytes, read: Callable[[Any], Any] | None = None) -> asyncio.Future[Any]:
-        """See :meth:`Link.ask`."""
+        """What ``read`` makes of the answer; a :class:`ConnectionError` where there is none."""
+        found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._call(command, Waiting(found, read))
+        return found
+
+    @abstractmethod
+    def _call(self, command: tuple[bytes, ...], then: Callable[[Any], None]) -> None:
+        """See :meth:`Link.call`."""
 
     @abstractmethod
     def _tell(self, *command: bytes) -> bool:
@@ -128,8 +135,8 @@ class RedisTier(RedisEntries):
     def _count(self, _why: str) -> None:
         self._errors += 1
 
-    def _ask(self, *command: bytes, read: Callable[[Any], Any] | None = None) -> asyncio.Future[Any]:
-        return self._link.ask(*command, read=read)
+    def _call(self, command: tuple[bytes, ...], then: Callable[[Any], None]) -> None:
+        self._link.call(command, then)
 
     def _tell(self, *command: bytes) -> bool:
         return self._link.tell(*command)
@@ -144,10 +151,11 @@ async def flushed(link: Link) -> None:
         pass
 
 
-def _read_entry(answer: Any) -> bytes | None:
-    if answer is None or isinstance(answer, bytes):
-        return answer
-    raise ConnectionError("Redis answered with something else")
+def _tell_entry(then: Then, answer: Any) -> None:
+    if answer is None or isinstance(answer, bytes | OSError):
+        then(answer)
+    else:
+        then(ConnectionError("Redis answered with something else"))
 
 
 def _read_claim(answer: Any) -> bool:

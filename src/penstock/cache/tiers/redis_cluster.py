@@ -108,15 +108,12 @@ class ClusterTier(RedisEntries):
         for key in keys:  # each has its own slot, and a command may have one only
             self._tell(b"TOUCH", PREFIX + key)
 
-    def _ask(self, *command: bytes, read: Callable[[Any], Any] | None = None) -> asyncio.Future[Any]:
-        found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    def _call(self, command: tuple[bytes, ...], then: Callable[[Any], None]) -> None:
         link = self._link_of(command)
         if link is None:
-            found.set_exception(ConnectionError(self._trouble() or "nobody has this slot"))
+            then(ConnectionError(self._trouble() or "nobody has this slot"))
         else:
-            again = partial(self._ask_again, command, read)
-            link.ask(*command, read=read).add_done_callback(partial(_pass_on, found, again))
-        return found
+            link.call(command, partial(self._answered, command, then))
 
     def _tell(self, *command: bytes) -> bool:
         link = self._link_of(command)
@@ -127,17 +124,16 @@ class ClusterTier(RedisEntries):
         node = self._slots.get(slot_of(key))
         return None if node is None else self._links.get(node)
 
-    def _ask_again(
-        self, command: tuple[bytes, ...], read: Callable[[Any], Any] | None, error: str
-    ) -> asyncio.Future[Any] | None:
-        """Where the slot has gone, by what was answered; None: that says no such thing."""
-        moved = _moved(error)
+    def _answered(self, command: tuple[bytes, ...], then: Callable[[Any], None], answer: Any) -> None:
+        """Pass an answer on; or ask where the slot has gone, once, if that is what was answered."""
+        moved = _moved(str(answer)) if isinstance(answer, OSError) else None
         link = self._links.get(moved[1]) if moved is not None else None
         if moved is None or link is None:
-            return None
+            then(answer)
+            return
         if moved[0]:
             link.tell(b"ASKING")
-        return link.ask(*command, read=read)
+        link.call(command, then)
 
     # ---- the map ----
 
@@ -224,22 +220,3 @@ def _moved(why: str) -> tuple[bool, Node] | None:
         return None
     host, _, port = words[2].rpartition(":")
     return (words[0] == "ASK", (host, int(port))) if host and port.isdigit() else None
-
-
-def _pass_on(
-    found: asyncio.Future[Any],
-    again: Callable[[str], asyncio.Future[Any] | None] | None,
-    answered: asyncio.Future[Any],
-) -> None:
-    """Give an answer to who waits for it, or ask ``again`` by the error, once."""
-    error = None if answered.cancelled() else answered.exception()
-    if found.done():
-        return
-    if answered.cancelled():
-        found.cancel()
-    elif error is None:
-        found.set_result(answered.result())
-    elif again is not None and (second := again(str(error))) is not None:
-        second.add_done_callback(partial(_pass_on, found, None))
-    else:
-        found.set_exception(error)

@@ -1,16 +1,19 @@
 """What a tier outside the process must do.
 
-Neither the disk nor a server may hold up an answer.  So :meth:`Tier.get` gives a future, whoever waits for
-it decides for how long (``cache.guard``), and all else is told and not waited for.
+Neither the disk nor a server may hold up an answer.  So :meth:`Tier.get` calls back, whoever waits for that
+decides for how long (``cache.guard``), and all else is told and not waited for.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
 
 import msgspec
+
+Then: TypeAlias = Callable[[bytes | OSError | None], None]
+"""Is told what is kept under a key, None: nothing, an ``OSError``: the tier is in trouble; it must not raise."""
 
 
 class TierStatistics(msgspec.Struct, frozen=True):
@@ -39,8 +42,8 @@ class Tier(Protocol):
     def start(self) -> None:
         """Begin to work, in the running event loop."""
 
-    def get(self, key: bytes) -> asyncio.Future[bytes | None]:
-        """What is kept under a key; None: nothing.  An ``OSError``: the tier is in trouble."""
+    def get(self, key: bytes, then: Then) -> None:
+        """Look for what is kept under a key; ``then`` is told, once, now or later, in the event loop's thread."""
 
     def put(self, key: bytes, sealed: bytes, kept_until: float) -> None:
         """Keep an entry until then (seconds since 1970), soon; dropped where that cannot be."""
