@@ -147,7 +147,7 @@ class S3Contents:
 
     async def whole(self, files: Sequence[str]) -> bytes:
         keys = [key for file in files for key in self._objects(file)]
-        found: list[bytes] = []
+        found: list[memoryview] = []
         for at in range(0, len(keys), _AT_ONCE):
             found += await asyncio.gather(
                 *(self._get(key, last=_is_last(key)) for key in keys[at : at + _AT_ONCE])
