@@ -45,6 +45,16 @@ def test_what_was_written_is_there_for_others_and_after_a_restart(tmp_path):
     asyncio.run(main())
 
 
+def test_to_close_it_once_more_does_nothing(tmp_path):
+    async def main():
+        database = a_database(tmp_path / "d")
+        await database.open()
+        await database.close()
+        await database.close()
+
+    asyncio.run(main())
+
+
 def test_what_is_kept_in_memory_makes_no_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 

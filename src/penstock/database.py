@@ -43,6 +43,7 @@ class Database:
         self._mark = Mark(application_id, version)
         self._schema = schema
         self._connection: sqlite3.Connection | None = None
+        self._closed = False
         self._thread = ThreadPoolExecutor(1, f"penstock-{path.stem}")
 
     def __repr__(self) -> str:
@@ -74,6 +75,10 @@ class Database:
         return await self._run(lambda: self._transaction(work))
 
     async def close(self) -> None:
+        """Once is enough, and once more does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         try:
             await self._run(self._close)
         finally:

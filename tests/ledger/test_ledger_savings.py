@@ -1,9 +1,11 @@
 """Rows of calls that no upstream was asked for: in groups, and each there once."""
 
 import contextlib
+import math
 import random
 import sqlite3
 import time
+from itertools import combinations
 
 import pytest
 from ledger_attempts import attempt, ended
@@ -289,9 +291,13 @@ def test_sums_are_the_same_as_those_of_single_rows(make_store, tmp_path):
             rows.settled(one)
         assert groups.flush()
         assert rows.flush()
-    for by in GROUPS:
-        for since in (0.0, JUNE_15 + 3, JUNE_15 + DAY + 5, JUNE_15 + 3 * DAY):
-            assert summarize(grouped, by=by, since=since) == summarize(single, by=by, since=since)
+    moments = (0.0, JUNE_15 + 3, JUNE_15 + DAY + 5, JUNE_15 + 3 * DAY, math.inf)
+    for by in (*((name,) for name in GROUPS), ("day", "tenant")):
+        for since, until in combinations(moments, 2):
+            of_groups, of_rows = (
+                summarize(path, by=by, since=since, until=until) for path in (grouped, single)
+            )
+            assert of_groups == of_rows
     assert summarize(grouped)
 
 
