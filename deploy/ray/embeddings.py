@@ -1,6 +1,6 @@
 """Embeddings on a cluster of Ray: OpenAI's ``/v1/embeddings``, computed by Penstock's engine in each replica.
 
-    pip install 'ray[serve]==2.60.0' 'penstock[engine]'
+    pip install 'ray[serve]==2.60.0' '.[engine]'
     serve run --app-dir deploy/ray embeddings:build model=/srv/models/all-MiniLM-L6-v2-openvino
 
 Texts of calls that come at about the same time are computed together (``@serve.batch``), and there are as many replicas

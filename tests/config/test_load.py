@@ -232,6 +232,13 @@ def test_the_error_says_how_many_and_where():
         ("log: {requests: yes}", "1:17: log.requests", "expected true"),
         ("log: {requests: 1}", "1:17: log.requests", "expected true or false"),
         ("log: {level: warn}", "1:14: log.level", "did you mean warning?"),
+        (
+            "upstreams: {g: {kind: gemini}}",
+            "1:23: upstreams.g.kind",
+            "(gemini is of kind openai, with base_url https://generativelanguage",
+        ),
+        ("upstreams: {g: {kind: vLLM}}", "1:23: upstreams.g.kind", "vertex (vLLM is of kind openai"),
+        ("cache: true", "1:8: cache", "got a single value: cache: {} is it with its defaults"),
         ("log: text", "1:6: log", "expected a section of keys, got a single value"),
         ("upstreams: [a]", "1:12: upstreams", "expected names with their values, got a list"),
         ("keys: {a: b}", "1:7: keys", "expected a list, got a section of keys"),

@@ -10,6 +10,7 @@ does not take the others with it.
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -21,26 +22,37 @@ from penstock import __version__
 from penstock.cli._terminal import harmless
 from penstock.errors import ConfigError, PenstockError
 
-COMMANDS = {
-    "serve": "Start the gateway.",
-    "check": "Check a configuration file, and name every mistake in it.",
-    "key": "Make keys for callers.",
-    "schema": "Print the JSON Schema of the configuration, for editors.",
-    "import-litellm": "Convert the configuration of a LiteLLM proxy.",
-    "ask": "Ask a question, and show the answer as it comes.",
-    "put": "Send a file to a gateway.",
-    "explain": "Show what a request would come to at a running gateway, and why.",
-    "versions": "Show, promote and roll back new versions on trial at a running gateway.",
-    "drain": "Tell a running gateway that an upstream is going away.",
-    "cache": "Fill the cache of a running gateway.",
-    "ledger": "Show what calls have cost.",
-    "sim": "Start simulated providers, which bill what they send.",
-    "engine": "Serve a model that this machine computes itself.",
-    "lab": "Carry connections over a link that is far, narrow and breaks.",
-    "optimize": "Make a model smaller and quicker, and see what that costs it.",
-    "triton-repo": "Write a model repository for Triton, with dynamic batching.",
-    "replay": "Send a recorded trace of production traffic to a gateway.",
+GROUPS = {
+    "To serve": {
+        "serve": "Start the gateway.",
+        "check": "Check a configuration file, and name every mistake in it.",
+        "key": "Make keys for callers.",
+        "schema": "Print the JSON Schema of the configuration, for editors.",
+        "import-litellm": "Convert the configuration of a LiteLLM proxy.",
+    },
+    "Of a gateway that runs": {
+        "ask": "Ask a question, and show the answer as it comes.",
+        "put": "Send a file to a gateway.",
+        "explain": "Show what a request would come to at a running gateway, and why.",
+        "versions": "Show, promote and roll back new versions on trial at a running gateway.",
+        "drain": "Tell a running gateway that an upstream is going away.",
+        "cache": "Fill the cache of a running gateway.",
+        "ledger": "Show what calls have cost.",
+    },
+    "To try and test": {
+        "sim": "Start simulated providers, which bill what they send.",
+        "lab": "Carry connections over a link that is far, narrow and breaks.",
+        "replay": "Send a recorded trace of production traffic to a gateway.",
+    },
+    "For models of your own": {
+        "engine": "Serve a model that this machine computes itself.",
+        "optimize": "Make a model smaller and quicker, and see what that costs it.",
+        "triton-repo": "Write a model repository for Triton, with dynamic batching.",
+    },
 }
+"""Sub-commands as the help puts them together."""
+
+COMMANDS = {name: summary for group in GROUPS.values() for name, summary in group.items()}
 """Every sub-command with its line of help, in the order of the help."""
 
 
@@ -78,27 +90,38 @@ def application(words: Sequence[str]) -> typer.Typer:
     app.callback()(_root)
     completing = "_PENSTOCK_COMPLETE" in os.environ
     asked = next((word for word in words if not word.startswith("-")), None)
-    for name, summary in COMMANDS.items():
-        if completing or name == asked:
-            _register(app, name, summary)
-        else:
-            app.command(name, help=summary)(_not_loaded)
+    for group, commands in GROUPS.items():
+        for name, summary in commands.items():
+            if completing or name == asked:
+                _register(app, name, summary, group)
+            else:
+                app.command(name, help=summary, rich_help_panel=group)(_not_loaded)
     return app
 
 
-def _register(app: typer.Typer, name: str, summary: str) -> None:
+def _register(app: typer.Typer, name: str, summary: str, group: str) -> None:
     attribute = name.replace("-", "_")
     try:
         module = importlib.import_module(f"penstock.cli.{attribute}")
     except ImportError as error:
         anything = {"allow_extra_args": True, "ignore_unknown_options": True}
-        app.command(name, help=summary, context_settings=anything)(_unavailable(name, error))
+        app.command(name, help=summary, rich_help_panel=group, context_settings=anything)(
+            _unavailable(name, error)
+        )
         return
     found: Any = getattr(module, attribute)
     if isinstance(found, typer.Typer):
-        app.add_typer(found, name=name, help=summary)
+        for inner in found.registered_commands:
+            inner.help = inner.help or _paragraphs(inner.callback)
+        app.add_typer(found, name=name, help=summary, rich_help_panel=group)
     else:
-        app.command(name)(found)
+        app.command(name, help=_paragraphs(found), rich_help_panel=group)(found)
+
+
+def _paragraphs(command: Callable[..., Any] | None) -> str:
+    """A docstring without its line breaks: the terminal has its own."""
+    text = inspect.getdoc(command) or ""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 def _unavailable(name: str, error: ImportError) -> Callable[[], None]:

@@ -21,6 +21,7 @@ import msgspec
 import msgspec.inspect as types
 import yaml
 
+from penstock.config.providers import how_to_ask
 from penstock.config.references import expand, has_reference
 from penstock.config.secret import Secret
 
@@ -171,7 +172,8 @@ class Reader:
     ) -> dict[str, tuple[yaml.Node, yaml.Node]] | None:
         """Keys with the nodes of key and value; what ``<<`` merges in comes last and never overrides."""
         if not isinstance(node, yaml.MappingNode) or node.tag != _TAG + "map":
-            self._note(node.start_mark, path, f"expected {expected}, got {_described(node)}")
+            hint = f": {path[-1]}: {{}} is it with its defaults" if path and _is_true(node) else ""
+            self._note(node.start_mark, path, f"expected {expected}, got {_described(node)}{hint}")
             return None
         entries: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         merged: list[yaml.Node] = []
@@ -257,7 +259,8 @@ def _parsed(text: str, kind: types.Type, *, quoted: bool) -> Any:
         if text in kind.values:
             return text
         known = [str(v) for v in kind.values]
-        raise ValueError(f"expected one of {', '.join(known)}{did_you_mean(text, known)}")
+        hint = did_you_mean(text, known) or (how_to_ask(text) if "openai" in known else "")
+        raise ValueError(f"expected one of {', '.join(known)}{hint}")
     if quoted:
         raise ValueError(f"expected {_wanted(kind)} without quotes")
     if isinstance(kind, types.BoolType):
@@ -313,6 +316,10 @@ def _wanted(kind: types.Type) -> str:
 
 def _is_null(node: yaml.Node) -> bool:
     return isinstance(node, yaml.ScalarNode) and bool(node.tag == _TAG + "null")
+
+
+def _is_true(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and _SWITCH.get(node.value) is True
 
 
 def _described(node: yaml.Node) -> str:

@@ -142,3 +142,15 @@ DEFAULT_BASE_URLS = {
     "vertex": "",  # the project, too
 }
 """Where an upstream of each kind is, when the configuration does not say."""
+
+_OPENAI_COMPATIBLE = frozenset(
+    {"azure", "llama.cpp", "llamacpp", "lmstudio", "ollama", "sglang", "tgi", "vllm"}
+)
+
+
+def how_to_ask(name: str) -> str:
+    """What ``kind`` and ``base_url`` an upstream has that somebody calls by its own name; empty: nobody knows."""
+    for provider in PROVIDERS:
+        if provider.name == name.lower():
+            return f" ({name} is of kind {provider.kind}, with base_url {provider.base_url})"
+    return f" ({name} is of kind openai, with a base_url)" if name.lower() in _OPENAI_COMPATIBLE else ""

@@ -439,7 +439,9 @@ def _sentence(account: Account, kind: str, wait: float) -> str:
     if kind == _PLACES:
         return f"{whose} may have {account.concurrent} calls in progress, and has them"
     if kind in _BUDGETS:
-        return f"{whose} has spent its budget of this {kind}"
+        budget = account.day if kind == "day" else account.month
+        amount = budget.limit / DOLLAR if budget is not None else 0
+        return f"{whose} has spent its budget of ${amount:g} for this {kind}, in UTC"
     bucket = account.requests if kind == "requests" else account.tokens
     limit = bucket.limit if bucket is not None else 0
     return f"{whose} may use {limit:g} {kind} a minute; try again in {wait:.3g} s"
