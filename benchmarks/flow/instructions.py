@@ -1,10 +1,10 @@
 """Processor instructions that a call takes, with each feature that decides about calls switched on by itself.
 
-    python -m benchmarks.flow.instructions [--python PATH] [FEATURE ...]
+    python -m benchmarks.flow.instructions [--python PATH] [--after CALLS] [FEATURE ...]
 
 The gateway of ``benchmarks.gateway`` in one process, over transports without sockets and with a clock that counts; a
-thousand calls of 1 KB, eight at a time, after a thousand that are not counted (the difference of two counts of
-``valgrind --tool=cachegrind``).  So the figures are the same whatever else the machine does.  The kernel and the
+thousand calls of 1 KB, eight at a time, after a thousand that are not counted, or ``--after`` more: with 10,000, all
+are remembered that there is room for (the difference of two counts of ``valgrind --tool=cachegrind``).  So the figures are the same whatever else the machine does.  The kernel and the
 ledger's file are not among them.
 The features are those of :data:`FEATURES`; none named: all.
 """
@@ -196,6 +196,7 @@ def main() -> None:
     )
     parser.add_argument("features", nargs="*", metavar="FEATURE")
     parser.add_argument("--python", default=sys.executable, help="the interpreter that is measured")
+    parser.add_argument("--after", type=int, default=CALLS, help="calls that are not counted")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve is not None:
@@ -207,7 +208,10 @@ def main() -> None:
     print("| | instructions | more than none |")
     print("|---|--:|--:|")
     for feature in dict.fromkeys(["none", *(arguments.features or FEATURES)]):
-        each = (count(arguments.python, feature, 2 * CALLS) - count(arguments.python, feature, CALLS)) / CALLS
+        before, after = (
+            count(arguments.python, feature, calls) for calls in (arguments.after, arguments.after + CALLS)
+        )
+        each = (after - before) / CALLS
         base = base or each
         print(f"| {feature} | {each:,.0f} | {each - base:+,.0f} |", flush=True)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from penstock.net._request_head import MAX_DIGITS, RequestHead
 
+_END = b"\r\n\r\n"
 _LENGTHS = (b"\r\ncontent-length: ", b"\r\nContent-Length: ")  # as nearly everybody spells it
 
 
@@ -23,13 +24,15 @@ class Precedent:
     :param max_bytes: of a head, with its blank line
     """
 
-    __slots__ = ("_before", "_behind", "_digits", "_head", "_max_bytes", "_raw")
+    __slots__ = ("_before", "_behind", "_head", "_max_bytes", "_raw", "_rest")
 
     def __init__(self, raw: bytes, head: RequestHead, max_bytes: int) -> None:
         self._raw = raw  # until it is divided, at the second head: there may be none
         self._head = head
         self._max_bytes = max_bytes
-        self._before = self._digits = self._behind = b""
+        self._before = b""  # all that stands before the digits; nothing: there is no other head like this one
+        self._behind = b""  # all that stands behind them, with the blank line
+        self._rest = b""  # the same with the digits, of the last one that was like this one
 
     def __repr__(self) -> str:
         return f"<Precedent {self._head!r}>"
@@ -42,17 +45,19 @@ class Precedent:
         if not before or not data.startswith(before, at):
             return None
         start = at + len(before)
+        rest = self._rest
+        if data.startswith(rest, start):
+            return self._head, start + len(rest)
         end = data.find(b"\r", start, start + MAX_DIGITS + 1)
         if end < 0 or not data.startswith(self._behind, end):
             return None
         digits = data[start:end]
-        body = end + len(self._behind)
-        if digits != self._digits:
-            if not digits.isdigit() or body - at > self._max_bytes:
-                return None
-            self._digits = digits
-            self._head = self._head.of_length(digits)
-        return self._head, body
+        body_at = end + len(self._behind)
+        if not digits.isdigit() or body_at - at > self._max_bytes:
+            return None
+        self._rest = data[start:body_at]
+        head = self._head = self._head.of_length(digits)
+        return head, body_at
 
     def _divide(self) -> None:
         """Find the digits, if they stand where they usually do; else there is no other head like this one."""
@@ -67,6 +72,5 @@ class Precedent:
                 start = at + len(name)
                 end = start + len(digits)
                 if raw.startswith(digits, start) and raw[end : end + 1] in (b"\r", b""):
-                    self._before, self._digits = raw[:start], digits
-                    self._behind = raw[end:] + b"\r\n\r\n"
+                    self._before, self._rest, self._behind = raw[:start], raw[start:] + _END, raw[end:] + _END
                 return
