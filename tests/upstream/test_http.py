@@ -450,3 +450,12 @@ def test_an_upstream_that_is_not_there_is_told_by_its_name_only():
     assert error.upstream == "up"
     assert "127.0.0.1" not in error.message
     assert "'up'" in error.message
+
+
+def test_an_answer_that_may_call_custom_tools_is_not_gone_on_with_by_who_knows_functions_alone():
+    tools = [{"type": "custom", "custom": {"name": "run"}}]
+    for kind in ("anthropic", "openai"):
+        asked = upstream(kind, "http://h")
+        assert asked.endpoint_for_more(a_call()) is not None
+        with_tools = asked.endpoint_for_more(a_call(tools=tools))
+        assert (with_tools is None) is (kind == "anthropic")

@@ -193,6 +193,9 @@ def test_settings_are_read(members, expected):
     assert {name: getattr(read, name) for name in expected} == expected
 
 
+LARK = {"type": "grammar", "grammar": {"syntax": "lark", "definition": "start: /a/"}}
+
+
 @pytest.mark.parametrize(
     ("members", "param"),
     [
@@ -204,7 +207,9 @@ def test_settings_are_read(members, expected):
         ({"function_call": "auto"}, "function_call"),
         ({"web_search_options": {}}, "web_search_options"),
         ({"moderation": {"model": "x"}}, "moderation"),
-        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type"),
+        ({"tools": [{"type": "other", "custom": {"name": "x"}}]}, "tools[0].type"),
+        ({"tools": [{"type": "custom", "custom": {"name": "x", "new": 1}}]}, "tools[0].custom.new"),
+        ({"tools": [{"type": "custom", "custom": {"name": "x", "format": LARK}}]}, "tools[0].custom.format"),
         ({"tools": [{**FUNCTION, "new": 1}]}, "tools[0].new"),
         ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice.type"),
         ({"response_format": {"type": "grammar"}}, "response_format.type"),
@@ -217,7 +222,7 @@ def test_settings_are_read(members, expected):
         ({"messages": [{"role": "assistant", "content": "x", "prefix": True}]}, "messages[0].prefix"),
         ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "messages[0].content[0].type"),
         (
-            {"messages": [{"role": "assistant", "tool_calls": [{"id": "x", "type": "custom"}]}]},
+            {"messages": [{"role": "assistant", "tool_calls": [{"id": "x", "type": "other"}]}]},
             "messages[0].tool_calls[0].type",
         ),
     ],

@@ -421,11 +421,10 @@ def test_what_cannot_be_translated_is_refused_by_name(members, param, says):
         "local_shell",
         "shell",
         "apply_patch",
-        "custom",
         "tool_search",
     ],
 )
-def test_hosted_and_custom_tools_are_refused_by_name(kind):
+def test_hosted_tools_are_refused_by_name(kind):
     error = refused(tools=[WEATHER, {"type": kind, "name": "x"}])
     assert error.param == "tools[1].type"
     assert kind in error.message
@@ -440,7 +439,7 @@ def test_hosted_and_custom_tools_are_refused_by_name(kind):
     [
         ({"type": "item_reference", "id": "msg_1"}, "input[0]"),
         ({"id": "msg_1"}, "input[0]"),
-        ({"type": "custom_tool_call", "call_id": "c", "name": "n", "input": ""}, "input[0].type"),
+        ({"type": "custom_tool_call", "call_id": "c", "name": "n", "input": "", "new": 1}, "input[0].new"),
         ({"type": "web_search_call", "id": "ws_1", "status": "completed"}, "input[0].type"),
         ({"type": "compaction", "encrypted_content": "x"}, "input[0].type"),
         ({"type": "reasoning", "id": "rs_1", "summary": []}, "input[0].encrypted_content"),

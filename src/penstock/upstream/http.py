@@ -339,7 +339,10 @@ class HTTPUpstream:
         # The Responses API has no form for an answer's beginning; whoever has that API has chats, too.
         formless = call.endpoint is Endpoint.RESPONSES and how in {How.PREFILL, How.PROMPT, How.TOKENS}
         if formless or call.endpoint not in self._native:
-            return self._translated(call)
+            endpoint, translated = self._translated(call)
+            if translated.has_custom_tools:  # what goes on with a log knows nothing of the request's tools
+                raise Untranslatable("an answer that may call custom tools is not gone on with here")
+            return endpoint, translated
         return call.endpoint, None
 
     def rest(self, transfer: Transfer, model: str) -> tuple[StreamTransfer, bytes] | None:

@@ -67,8 +67,9 @@ class Thinking(msgspec.Struct, frozen=True):
 class ToolCall(msgspec.Struct, frozen=True):
     id: str
     name: str
-    arguments: str  # JSON text, as the model wrote it
+    arguments: str  # JSON text, as the model wrote it; of a custom tool its input
     cache: JSON | None = None
+    custom: bool = False  # for callers alone: upstreams know functions (``wire.custom_tools``)
 
 
 class ToolResult(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ import msgspec
 
 from penstock.errors import Untranslatable
 from penstock.messages import Dialect, Endpoint
-from penstock.wire import anthropic, chat, counting
+from penstock.wire import anthropic, chat, counting, custom_tools
 from penstock.wire.conversation import Answer, AnswerEvent, Finished, Prompt, Started
 
 
@@ -112,6 +112,11 @@ class Translation:
         self._answers = answers
         self.endpoint = endpoint
 
+    @property
+    def has_custom_tools(self) -> bool:
+        """Whether functions of the answer stand for custom tools of the caller's."""
+        return isinstance(self._asks, custom_tools.WithCustomTools)
+
     def request(self, body: bytes, model: str) -> bytes:
         """The upstream's request; ``model`` is the upstream's name. A stream is asked to tell its usage.
 
@@ -185,6 +190,9 @@ def translation(endpoint: Endpoint, dialect: Dialect, body: bytes = b"{}", name:
         raise Untranslatable(f"the upstream of this model has nothing like {endpoint.path}", param="model")
     if counts:
         return CountTranslation(asks)
+    names = custom_tools.custom_names(body) if asks is not anthropic else frozenset()
+    if names:
+        asks = custom_tools.WithCustomTools(asks, names)
     if dialect is Dialect.ANTHROPIC:
         return Translation(asks, anthropic, Endpoint.MESSAGES)
     return Translation(asks, chat, Endpoint.CHAT)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from penstock.errors import BadRequest, Untranslatable
 from penstock.messages import JSON
-from penstock.wire import left_out, members, own, thinking
+from penstock.wire import custom_tools, left_out, members, own, thinking
 from penstock.wire.chat.reasoning import details_of, thoughts_of
 from penstock.wire.conversation import (
     Audio,
@@ -226,6 +226,8 @@ def _assistant(message: Members) -> tuple[Part, ...]:
 def _tool_call(call: Members) -> ToolCall:
     call.leave_out(left_out.CHAT_TOOL_CALL)
     kind = call.string("type")
+    if kind == "custom":
+        return _custom_call(call)
     if kind not in ("", "function"):
         raise call.refuse("type", f"tools of type {kind} exist at OpenAI only")
     function = call.object("function")
@@ -242,6 +244,26 @@ def _tool_call(call: Members) -> ToolCall:
     return found
 
 
+def _custom_call(call: Members) -> ToolCall:
+    custom = _custom(call)
+    found = ToolCall(
+        call.required_string("id"),
+        custom.required_string("name"),
+        custom_tools.arguments_of(custom.string("input")),
+        call.raw("cache_control"),
+    )
+    custom.done()
+    call.done()
+    return found
+
+
+def _custom(of: Members) -> Members:
+    custom = of.object("custom")
+    if custom is None:
+        raise BadRequest(f"{of.where('custom')} is missing", param=of.where("custom"))
+    return custom
+
+
 def _tool_result(message: Members) -> tuple[Part, ...]:
     message.leave_out(left_out.CHAT_TOOL_MESSAGE)
     cache = message.raw("cache_control")
@@ -255,6 +277,8 @@ def _tool_result(message: Members) -> tuple[Part, ...]:
 
 def _tool(tool: Members) -> Tool:
     kind = tool.required_string("type")
+    if kind == "custom":
+        return _custom_tool(tool)
     if kind != "function":
         raise tool.refuse("type", f"tools of type {kind} exist at OpenAI only")
     function = tool.object("function")
@@ -273,6 +297,21 @@ def _tool(tool: Members) -> Tool:
     return found
 
 
+def _custom_tool(tool: Members) -> Tool:
+    custom = _custom(tool)
+    form = custom.object("format")
+    if form is not None:
+        grammar = form.raw("grammar")
+        custom_tools.check_format({"type": form.required_string("type"), "grammar": grammar}, form.path)
+        form.done()
+    found = custom_tools.as_function(
+        custom.required_string("name"), custom.string("description"), tool.raw("cache_control")
+    )
+    custom.done()
+    tool.done()
+    return found
+
+
 _MODES: dict[JSON, Literal["auto", "none", "any"]] = {"auto": "auto", "none": "none", "required": "any"}
 
 
@@ -286,11 +325,11 @@ def _tool_choice(asked: Members) -> ToolChoice | None:
         return ToolChoice(_MODES[value])
     choice = Members(value, "tool_choice")
     kind = choice.required_string("type")
-    if kind != "function":
+    if kind not in ("function", "custom"):
         raise choice.refuse("type", f"a choice of type {kind} exists at OpenAI only")
-    function = choice.object("function")
+    function = choice.object(kind)
     if function is None:
-        raise BadRequest("tool_choice.function is missing", param="tool_choice.function")
+        raise BadRequest(f"tool_choice.{kind} is missing", param=f"tool_choice.{kind}")
     name = function.required_string("name")
     function.done()
     choice.done()
@@ -542,6 +581,8 @@ def _write_assistant(turn: Turn) -> dict[str, JSON]:
 
 
 def write_call(call: ToolCall) -> JSON:
+    if call.custom:
+        return {"id": call.id, "type": "custom", "custom": {"name": call.name, "input": call.arguments}}
     return {
         "id": call.id,
         "type": "function",

@@ -457,12 +457,11 @@ class StreamEncoder:
         self._part = part
         self._text = []
         if isinstance(part, ToolCall):
-            call = {
-                "index": self._calls,
-                "id": part.id,
-                "type": "function",
-                "function": {"name": part.name, "arguments": part.arguments},
-            }
+            call: dict[str, JSON] = {"index": self._calls, "id": part.id}
+            if part.custom:
+                call |= {"type": "custom", "custom": {"name": part.name, "input": part.arguments}}
+            else:
+                call |= {"type": "function", "function": {"name": part.name, "arguments": part.arguments}}
             if part.arguments:
                 self._text.append(part.arguments)
             return [self._chunk({"tool_calls": [call]})]
@@ -483,7 +482,10 @@ class StreamEncoder:
             return [self._chunk({"content": text})]
         if isinstance(part, ToolCall):
             self._text.append(text)
-            return [self._chunk({"tool_calls": [{"index": self._calls, "function": {"arguments": text}}]})]
+            more: dict[str, JSON] = (
+                {"custom": {"input": text}} if part.custom else {"function": {"arguments": text}}
+            )
+            return [self._chunk({"tool_calls": [{"index": self._calls, **more}]})]
         if isinstance(part, Refusal):
             return [self._chunk({"refusal": text})]
         self._text.append(text)
@@ -494,7 +496,9 @@ class StreamEncoder:
         self._part = None
         if isinstance(part, ToolCall):
             frames = []
-            if not self._text:  # a call without arguments: the SDK would fail to parse an empty string
+            if (
+                not self._text and not part.custom
+            ):  # a call without arguments: the SDK would fail to parse an empty string
                 empty = {"index": self._calls, "function": {"arguments": "{}"}}
                 frames.append(self._chunk({"tool_calls": [empty]}))
             self._calls += 1

@@ -12,7 +12,6 @@ from penstock.wire.conversation import Answer, Part, Refusal, Text, Thinking, To
 from penstock.wire.responses._output import (
     NO_ARGUMENTS,
     Content,
-    FunctionCall,
     Item,
     ItemStatus,
     Message,
@@ -23,6 +22,7 @@ from penstock.wire.responses._output import (
     core,
     ending,
     item_id,
+    kind_of,
     opened,
     reasoning_of,
 )
@@ -67,8 +67,9 @@ def _item(
 ) -> Item:
     part = group[0]
     if isinstance(part, ToolCall):
-        id_ = item_id(FunctionCall, answer, index)
-        return call_of(part, part.arguments or NO_ARGUMENTS, id_, status, settings)
+        id_ = item_id(kind_of(part), answer, index)
+        arguments = part.arguments if part.custom else part.arguments or NO_ARGUMENTS
+        return call_of(part, arguments, id_, status, settings)
     if isinstance(part, Thinking):
         id_ = item_id(Reasoning, answer, index)
         return reasoning_of(part, id_, status, as_summary=settings.reasoning_as_summary)

@@ -21,7 +21,7 @@ Fields = dict[str, msgspec.Raw]
 _PREVIOUS: Final = "previous_response_id"
 _REFERENCE: Final = b'"item_reference"'
 _RESPONSE_ID: Final = re.compile(r"resp_([0-9a-f]{32})")
-_ITEM_ID: Final = re.compile(r"(?:msg|fc|rs)_([0-9a-f]{32})_([0-9]{1,6})")
+_ITEM_ID: Final = re.compile(r"(?:msg|fc|ctc|rs)_([0-9a-f]{32})_([0-9]{1,6})")
 _NOTHING: Final = (b"null", b"")
 
 

@@ -60,6 +60,15 @@ class FunctionCall(msgspec.Struct, frozen=True, tag="function_call"):
     namespace: str | msgspec.UnsetType = msgspec.UNSET
 
 
+class CustomToolCall(msgspec.Struct, frozen=True, tag="custom_tool_call"):
+    id: str
+    status: ItemStatus
+    call_id: str
+    name: str
+    input: str = ""
+    namespace: str | msgspec.UnsetType = msgspec.UNSET
+
+
 class Reasoning(msgspec.Struct, frozen=True, tag="reasoning"):
     id: str
     status: ItemStatus
@@ -68,9 +77,9 @@ class Reasoning(msgspec.Struct, frozen=True, tag="reasoning"):
     encrypted_content: str | None = None
 
 
-Item: TypeAlias = Message | FunctionCall | Reasoning
+Item: TypeAlias = Message | FunctionCall | CustomToolCall | Reasoning
 
-_PREFIX: Final = {Message: "msg", FunctionCall: "fc", Reasoning: "rs"}
+_PREFIX: Final = {Message: "msg", FunctionCall: "fc", CustomToolCall: "ctc", Reasoning: "rs"}
 _UPSTREAM_PREFIX: Final = re.compile(r"^(resp_|chatcmpl-|msg_|gen_)")
 _NOT_IN_AN_ID: Final = re.compile(r"[^0-9A-Za-z_-]")
 
@@ -96,11 +105,18 @@ NO_ARGUMENTS: Final = "{}"
 """A model that calls a tool without arguments may write nothing, but clients parse what it wrote."""
 
 
-def call_of(call: ToolCall, arguments: str, id_: str, status: ItemStatus, settings: Settings) -> FunctionCall:
-    """``settings``: of the request, which says whether the function stands in a namespace."""
+def kind_of(call: ToolCall) -> type[FunctionCall | CustomToolCall]:
+    return CustomToolCall if call.custom else FunctionCall
+
+
+def call_of(
+    call: ToolCall, arguments: str, id_: str, status: ItemStatus, settings: Settings
+) -> FunctionCall | CustomToolCall:
+    """``settings``: of the request, which says whether the tool stands in a namespace."""
+    kind = kind_of(call)
     if (found := settings.namespaces.get(call.name)) is not None:
-        return FunctionCall(id_, status, call.id, found[1], arguments, found[0])
-    return FunctionCall(id_, status, call.id, call.name, arguments)
+        return kind(id_, status, call.id, found[1], arguments, found[0])
+    return kind(id_, status, call.id, call.name, arguments)
 
 
 def reasoning_of(thinking: Thinking, id_: str, status: ItemStatus, *, as_summary: bool) -> Reasoning:

@@ -13,7 +13,7 @@ import msgspec
 
 from penstock.errors import BadRequest, Untranslatable
 from penstock.messages import JSON
-from penstock.wire import own
+from penstock.wire import custom_tools, own
 from penstock.wire.conversation import (
     Audio,
     Document,
@@ -297,6 +297,16 @@ class _FunctionTool(_Strict, rename={"async_": "async"}):
     async_: bool | None = None
 
 
+class _CustomTool(_Strict, rename={"async_": "async"}):
+    type: str
+    name: str
+    description: str | None = None
+    format: Object | None = None
+    allowed_callers: list[str] | None = None
+    defer_loading: bool | None = None
+    async_: bool | None = None
+
+
 class _ChosenFunction(_Strict):
     type: str
     name: str
@@ -323,17 +333,20 @@ def _tools(wanted: _Body) -> tuple[tuple[Tool, ...], ToolChoice | None]:
 
 def _tool(tool: Object, where: str, upstreams: str) -> Tool:
     kind = tool.get("type")
-    if kind != "function":
+    if kind not in _TOOLS:
         raise Untranslatable(
-            f"{where}: the upstream of this model has no {kind} tool; only function tools can be used",
+            f"{where}: the upstream of this model has no {kind} tool; only function and custom tools can be used",
             param=f"{where}.type",
         )
-    function = _converted(_FunctionTool, tool, where)
+    function = _converted(_TOOLS[kind], tool, where)
     if function.allowed_callers not in (None, ["direct"]):
         raise _no_equivalent(f"{where}.allowed_callers")
     for name in ("defer_loading", "async_", "output_schema"):
-        if getattr(function, name):
+        if getattr(function, name, None):
             raise _no_equivalent(f"{where}.{name.rstrip('_')}")
+    if isinstance(function, _CustomTool):
+        custom_tools.check_format(function.format, f"{where}.format")
+        return custom_tools.as_function(upstreams or function.name, function.description or "")
     return Tool(
         name=upstreams or function.name,
         parameters=function.parameters or {"type": "object", "properties": {}},
@@ -342,11 +355,17 @@ def _tool(tool: Object, where: str, upstreams: str) -> Tool:
     )
 
 
+_TOOLS: Final[dict[JSON, type[_FunctionTool | _CustomTool]]] = {
+    "function": _FunctionTool,
+    "custom": _CustomTool,
+}
+
+
 def _choice(choice: str | Object | None) -> ToolChoice | None:
     if choice is None:
         return None
     if isinstance(choice, dict):
-        if choice.get("type") != "function":
+        if choice.get("type") not in _TOOLS:
             raise Untranslatable(
                 f"tool_choice: the upstream of this model has no {choice.get('type')} tool",
                 param="tool_choice.type",
@@ -367,7 +386,7 @@ def _allowed(tools: tuple[Tool, ...], choice: Object) -> tuple[tuple[Tool, ...],
     names = set()
     for index, tool in enumerate(allowed.tools):
         where = f"tool_choice.tools[{index}]"
-        if tool.get("type") != "function":
+        if tool.get("type") not in _TOOLS:
             raise Untranslatable(
                 f"{where}: the upstream of this model has no {tool.get('type')} tool", param=f"{where}.type"
             )
@@ -413,6 +432,18 @@ class _FunctionCallOutput(_Strict):
     caller: Object | None = None
 
 
+class _CustomToolCall(_Strict, rename={"async_": "async"}):
+    type: str
+    name: str
+    input: str
+    call_id: str
+    id: str | None = None
+    status: Status | None = None
+    namespace: str | None = None
+    caller: Object | None = None
+    async_: bool | None = None
+
+
 class _Readable(_Strict):
     type: str
     text: str
@@ -453,7 +484,14 @@ def _add_item(turns: _Turns, item: Object, where: str) -> None:
         if call.async_:
             raise _no_equivalent(f"{where}.async")
         turns.said(ToolCall(call.call_id, flat_name(call.namespace, call.name), call.arguments))
-    elif kind == "function_call_output":
+    elif kind == "custom_tool_call":
+        custom = _converted(_CustomToolCall, item, where)
+        _refuse_callers(custom, where)
+        if custom.async_:
+            raise _no_equivalent(f"{where}.async")
+        name = flat_name(custom.namespace, custom.name)
+        turns.said(ToolCall(custom.call_id, name, custom_tools.arguments_of(custom.input)))
+    elif kind in ("function_call_output", "custom_tool_call_output"):
         output = _converted(_FunctionCallOutput, item, where)
         _refuse_callers(output, where)
         turns.result(ToolResult(output.call_id, _result_parts(output.output, f"{where}.output")))
@@ -473,7 +511,7 @@ def _add_item(turns: _Turns, item: Object, where: str) -> None:
         )
 
 
-def _refuse_callers(item: _FunctionCall | _FunctionCallOutput, where: str) -> None:
+def _refuse_callers(item: _FunctionCall | _CustomToolCall | _FunctionCallOutput, where: str) -> None:
     if item.caller not in (None, {"type": "direct"}):
         raise _no_equivalent(f"{where}.caller")
 

@@ -7,7 +7,7 @@ The order is the one that OpenAI's accumulators rely on::
         response.content_part.added                       per text or refusal of a message
           response.output_text.delta* ...annotation.added* ...done
         response.content_part.done
-        (or function_call_arguments / reasoning_text / reasoning_summary_text: delta*, done)
+        (or function_call_arguments / custom_tool_call_input / reasoning_text / reasoning_summary_text: delta*, done)
       response.output_item.done
     response.completed | response.incomplete | response.failed
 
@@ -41,7 +41,6 @@ from penstock.wire.responses._events import FAILED
 from penstock.wire.responses._output import (
     NO_ARGUMENTS,
     Content,
-    FunctionCall,
     Item,
     ItemStatus,
     Message,
@@ -58,12 +57,14 @@ from penstock.wire.responses._output import (
     core,
     ending,
     item_id,
+    kind_of,
     opened,
     reasoning_of,
 )
 from penstock.wire.responses._settings import Settings
 
 _encode = msgspec.json.Encoder().encode
+_CUSTOM_DELTA: Final = "response.custom_tool_call_input.delta"
 _NO_SETTINGS: Final = Settings()
 
 
@@ -197,7 +198,7 @@ class StreamEncoder:
             self._open_deltas("response.refusal.delta", **at)
             start = part.text
         elif isinstance(part, ToolCall):
-            self._open_deltas("response.function_call_arguments.delta")
+            self._open_deltas(_CUSTOM_DELTA if part.custom else "response.function_call_arguments.delta")
             start = part.arguments
         else:
             self._delta_head = b""  # opened with the first text: redacted reasoning has none
@@ -231,6 +232,9 @@ class StreamEncoder:
 
     def _part_ended(self) -> list[bytes]:
         if isinstance(self._part, ToolCall):
+            if self._part.custom:
+                text = "".join(self._pieces)
+                return [self._inside("response.custom_tool_call_input.done", input=text)]
             frames = [] if self._pieces else self._text(NO_ARGUMENTS)
             text = "".join(self._pieces)
             return [*frames, self._inside("response.function_call_arguments.done", arguments=text)]
@@ -285,7 +289,7 @@ class StreamEncoder:
         index = self._index
         item: Item
         if isinstance(part, ToolCall):
-            self._id = item_id(FunctionCall, self._answer, index)
+            self._id = item_id(kind_of(part), self._answer, index)
             item = call_of(part, "", self._id, "in_progress", self._settings)
         elif isinstance(part, Thinking):
             self._id = item_id(Reasoning, self._answer, index)
