@@ -6,8 +6,7 @@ can change the answer, stand with their reasons in :data:`LEFT_OUT`.
 
 from __future__ import annotations
 
-import re
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal
 
 import msgspec
 
@@ -24,18 +23,20 @@ from penstock.wire.conversation import (
     Refusal,
     Text,
     Thinking,
-    Tool,
     ToolCall,
-    ToolChoice,
     ToolResult,
     Turn,
 )
 from penstock.wire.not_json import NOT_JSON
-from penstock.wire.responses._namespaces import flat, flat_name
+from penstock.wire.responses._namespaces import flat_name
 from penstock.wire.responses._reasoning import unseal
+from penstock.wire.responses._strict import Object, Strict, converted, no_equivalent, refusal
+from penstock.wire.responses._tools import tools_of
 
 LEFT_OUT: Final = {
     "id and status of items": "they label an answer that is already there; no model sees them",
+    "phase of a message, final_answer": "what a message is that has none",
+    "caller and allowed_callers, direct": "the caller's own program calls all tools here",
     "annotations and logprobs of earlier output": "where a sentence came from, not what it says",
     "include, of what hosted tools found": "hosted tools are refused, so there is nothing to include",
     "max_tool_calls": "counts calls of hosted tools, of which there are none",
@@ -49,15 +50,10 @@ LEFT_OUT: Final = {
 }
 """What a request may say and no upstream is told, and why that is no harm."""
 
-Object = dict[str, Any]
 Status = Literal["in_progress", "completed", "incomplete"]
 
 
-class _Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    pass
-
-
-class _Reasoning(_Strict):
+class _Reasoning(Strict):
     effort: str | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
     generate_summary: Literal["auto", "concise", "detailed"] | None = None
@@ -65,7 +61,7 @@ class _Reasoning(_Strict):
     mode: str | None = None
 
 
-class _Format(_Strict):
+class _Format(Strict):
     type: str
     name: str | None = None
     schema: Object | None = None
@@ -73,16 +69,16 @@ class _Format(_Strict):
     strict: bool | None = None
 
 
-class _TextSettings(_Strict):
+class _TextSettings(Strict):
     format: _Format | None = None
     verbosity: str | None = None
 
 
-class _StreamOptions(_Strict):
+class _StreamOptions(Strict):
     include_obfuscation: bool | None = None
 
 
-class _Body(_Strict):
+class _Body(Strict):
     model: str
     input: str | list[Object] | None = None
     instructions: str | None = None
@@ -163,14 +159,14 @@ def decode_prompt(body: bytes) -> Prompt:
     try:
         wanted = _decode_body(body)
     except msgspec.ValidationError as error:
-        raise _refusal(error, "") from None
+        raise refusal(error, "") from None
     except NOT_JSON as error:
         raise BadRequest(f"the body is not valid JSON: {error}", code="invalid_json") from None
     _refuse_what_needs_state(wanted)
     if not wanted.input:
         raise BadRequest("the body must have input", param="input", code="missing_parameter")
     logprobs = _logprobs(wanted)
-    tools, choice = _tools(wanted)
+    tools, choice = tools_of(wanted.tools, wanted.tool_choice)
     reasoning = wanted.reasoning or _Reasoning()
     _check_reasoning(reasoning)
     text = wanted.text or _TextSettings()
@@ -213,7 +209,7 @@ def _refuse_what_needs_state(wanted: _Body) -> None:
         )
     for name in _NO_EQUIVALENT:
         if getattr(wanted, name) is not None:
-            raise _no_equivalent(name)
+            raise no_equivalent(name)
     if wanted.truncation not in {None, "disabled"}:
         raise Untranslatable(
             'truncation must be "disabled": the upstream of this model drops nothing from the input by itself',
@@ -230,9 +226,9 @@ def _check_reasoning(reasoning: _Reasoning) -> None:
                 param=f"reasoning.{name}",
             )
     if reasoning.context not in {None, "auto"}:
-        raise _no_equivalent("reasoning.context")
+        raise no_equivalent("reasoning.context")
     if reasoning.mode not in {None, "standard"}:
-        raise _no_equivalent("reasoning.mode")
+        raise no_equivalent("reasoning.mode")
 
 
 def _logprobs(wanted: _Body) -> bool | None:
@@ -282,125 +278,10 @@ def _output_format(wanted: _Format | None) -> OutputFormat | None:
     )
 
 
-# ---- tools -----------------------------------------------------------------------------------------
-
-
-class _FunctionTool(_Strict, rename={"async_": "async"}):
-    type: str
-    name: str
-    parameters: Object | None = None
-    strict: bool | None = None
-    description: str | None = None
-    allowed_callers: list[str] | None = None
-    defer_loading: bool | None = None
-    output_schema: JSON = None
-    async_: bool | None = None
-
-
-class _CustomTool(_Strict, rename={"async_": "async"}):
-    type: str
-    name: str
-    description: str | None = None
-    format: Object | None = None
-    allowed_callers: list[str] | None = None
-    defer_loading: bool | None = None
-    async_: bool | None = None
-
-
-class _ChosenFunction(_Strict):
-    type: str
-    name: str
-
-
-class _AllowedTools(_Strict):
-    type: str
-    mode: Literal["auto", "required"]
-    tools: list[Object]
-
-
-def _tools(wanted: _Body) -> tuple[tuple[Tool, ...], ToolChoice | None]:
-    tools = tuple(_tool(tool, where, name) for tool, where, name in flat(wanted.tools or (), "tools"))
-    choice = wanted.tool_choice
-    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
-        tools, choice = _allowed(tools, choice)
-    chosen = _choice(choice)
-    if not tools:
-        if chosen is not None and chosen.mode not in {"auto", "none"}:
-            raise BadRequest("tool_choice asks for a tool, but there are no tools", param="tool_choice")
-        return tools, None
-    return tools, chosen
-
-
-def _tool(tool: Object, where: str, upstreams: str) -> Tool:
-    kind = tool.get("type")
-    if kind not in _TOOLS:
-        raise Untranslatable(
-            f"{where}: the upstream of this model has no {kind} tool; only function and custom tools can be used",
-            param=f"{where}.type",
-        )
-    function = _converted(_TOOLS[kind], tool, where)
-    if function.allowed_callers not in (None, ["direct"]):
-        raise _no_equivalent(f"{where}.allowed_callers")
-    for name in ("defer_loading", "async_", "output_schema"):
-        if getattr(function, name, None):
-            raise _no_equivalent(f"{where}.{name.rstrip('_')}")
-    if isinstance(function, _CustomTool):
-        custom_tools.check_format(function.format, f"{where}.format")
-        return custom_tools.as_function(upstreams or function.name, function.description or "")
-    return Tool(
-        name=upstreams or function.name,
-        parameters=function.parameters or {"type": "object", "properties": {}},
-        description=function.description or "",
-        strict=function.strict,
-    )
-
-
-_TOOLS: Final[dict[JSON, type[_FunctionTool | _CustomTool]]] = {
-    "function": _FunctionTool,
-    "custom": _CustomTool,
-}
-
-
-def _choice(choice: str | Object | None) -> ToolChoice | None:
-    if choice is None:
-        return None
-    if isinstance(choice, dict):
-        if choice.get("type") not in _TOOLS:
-            raise Untranslatable(
-                f"tool_choice: the upstream of this model has no {choice.get('type')} tool",
-                param="tool_choice.type",
-            )
-        return ToolChoice("tool", _converted(_ChosenFunction, choice, "tool_choice").name)
-    if choice == "auto":
-        return ToolChoice("auto")
-    if choice == "none":
-        return ToolChoice("none")
-    if choice == "required":
-        return ToolChoice("any")
-    raise BadRequest(f'tool_choice cannot be "{choice}"', param="tool_choice")
-
-
-def _allowed(tools: tuple[Tool, ...], choice: Object) -> tuple[tuple[Tool, ...], str]:
-    """To allow some of the tools is to offer no others."""
-    allowed = _converted(_AllowedTools, choice, "tool_choice")
-    names = set()
-    for index, tool in enumerate(allowed.tools):
-        where = f"tool_choice.tools[{index}]"
-        if tool.get("type") not in _TOOLS:
-            raise Untranslatable(
-                f"{where}: the upstream of this model has no {tool.get('type')} tool", param=f"{where}.type"
-            )
-        name = _converted(_ChosenFunction, tool, where).name
-        if all(name != known.name for known in tools):
-            raise BadRequest(f'{where} allows "{name}", which is not among the tools', param=f"{where}.name")
-        names.add(name)
-    return tuple(tool for tool in tools if tool.name in names), allowed.mode
-
-
 # ---- input -----------------------------------------------------------------------------------------
 
 
-class _Message(_Strict):
+class _Message(Strict):
     role: Literal["user", "assistant", "system", "developer"]
     content: str | list[Object]
     type: str | None = None
@@ -409,7 +290,7 @@ class _Message(_Strict):
     phase: str | None = None
 
 
-class _FunctionCall(_Strict, rename={"async_": "async"}):
+class _FunctionCall(Strict, rename={"async_": "async"}):
     type: str
     name: str
     arguments: str
@@ -421,7 +302,7 @@ class _FunctionCall(_Strict, rename={"async_": "async"}):
     async_: bool | None = None
 
 
-class _FunctionCallOutput(_Strict):
+class _FunctionCallOutput(Strict):
     type: str
     call_id: str
     output: str | list[Object]
@@ -432,7 +313,7 @@ class _FunctionCallOutput(_Strict):
     caller: Object | None = None
 
 
-class _CustomToolCall(_Strict, rename={"async_": "async"}):
+class _CustomToolCall(Strict, rename={"async_": "async"}):
     type: str
     name: str
     input: str
@@ -444,12 +325,12 @@ class _CustomToolCall(_Strict, rename={"async_": "async"}):
     async_: bool | None = None
 
 
-class _Readable(_Strict):
+class _Readable(Strict):
     type: str
     text: str
 
 
-class _ReasoningItem(_Strict):
+class _ReasoningItem(Strict):
     type: str
     id: str | None = None
     summary: list[_Readable] | None = None
@@ -474,29 +355,29 @@ def _turns(instructions: str | None, given: str | list[Object]) -> tuple[Turn, .
 def _add_item(turns: _Turns, item: Object, where: str) -> None:
     kind = item.get("type")
     if kind == "message" or (kind is None and "role" in item):
-        message = _converted(_Message, item, where)
+        message = converted(_Message, item, where)
         if message.phase not in {None, "final_answer"}:
-            raise _no_equivalent(f"{where}.phase")
+            raise no_equivalent(f"{where}.phase")
         turns.message(message.role, _content(message, where))
     elif kind == "function_call":
-        call = _converted(_FunctionCall, item, where)
+        call = converted(_FunctionCall, item, where)
         _refuse_callers(call, where)
         if call.async_:
-            raise _no_equivalent(f"{where}.async")
+            raise no_equivalent(f"{where}.async")
         turns.said(ToolCall(call.call_id, flat_name(call.namespace, call.name), call.arguments))
     elif kind == "custom_tool_call":
-        custom = _converted(_CustomToolCall, item, where)
+        custom = converted(_CustomToolCall, item, where)
         _refuse_callers(custom, where)
         if custom.async_:
-            raise _no_equivalent(f"{where}.async")
+            raise no_equivalent(f"{where}.async")
         name = flat_name(custom.namespace, custom.name)
         turns.said(ToolCall(custom.call_id, name, custom_tools.arguments_of(custom.input)))
     elif kind in ("function_call_output", "custom_tool_call_output"):
-        output = _converted(_FunctionCallOutput, item, where)
+        output = converted(_FunctionCallOutput, item, where)
         _refuse_callers(output, where)
         turns.result(ToolResult(output.call_id, _result_parts(output.output, f"{where}.output")))
     elif kind == "reasoning":
-        _add_reasoning(turns, _converted(_ReasoningItem, item, where), where)
+        _add_reasoning(turns, converted(_ReasoningItem, item, where), where)
     elif kind == "item_reference" or (kind is None and set(item) == {"id"}):
         raise Untranslatable(
             f"{where} refers to an item that is not kept here, and the upstream of this model keeps none; send "
@@ -513,7 +394,7 @@ def _add_item(turns: _Turns, item: Object, where: str) -> None:
 
 def _refuse_callers(item: _FunctionCall | _CustomToolCall | _FunctionCallOutput, where: str) -> None:
     if item.caller not in (None, {"type": "direct"}):
-        raise _no_equivalent(f"{where}.caller")
+        raise no_equivalent(f"{where}.caller")
 
 
 def _add_reasoning(turns: _Turns, item: _ReasoningItem, where: str) -> None:
@@ -584,18 +465,18 @@ class _Turns:
 # ---- content ---------------------------------------------------------------------------------------
 
 
-class _Breakpoint(_Strict):
+class _Breakpoint(Strict):
     mode: Literal["explicit"]
     ttl: str | None = None
 
 
-class _InputText(_Strict):
+class _InputText(Strict):
     type: str
     text: str
     prompt_cache_breakpoint: _Breakpoint | None = None
 
 
-class _InputImage(_Strict):
+class _InputImage(Strict):
     type: str
     image_url: str | None = None
     file_id: str | None = None
@@ -603,7 +484,7 @@ class _InputImage(_Strict):
     prompt_cache_breakpoint: _Breakpoint | None = None
 
 
-class _InputFile(_Strict):
+class _InputFile(Strict):
     type: str
     file_data: str | None = None
     file_url: str | None = None
@@ -613,24 +494,24 @@ class _InputFile(_Strict):
     prompt_cache_breakpoint: _Breakpoint | None = None
 
 
-class _AudioData(_Strict):
+class _AudioData(Strict):
     data: str
     format: str
 
 
-class _InputAudio(_Strict):
+class _InputAudio(Strict):
     type: str
     input_audio: _AudioData
 
 
-class _OutputText(_Strict):
+class _OutputText(Strict):
     type: str
     text: str
     annotations: JSON = None
     logprobs: JSON = None
 
 
-class _OutputRefusal(_Strict):
+class _OutputRefusal(Strict):
     type: str
     refusal: str
 
@@ -648,11 +529,11 @@ def _message_part(part: Object, role: str, where: str) -> Part:
     kind = part.get("type")
     if role == "assistant":
         if kind == "output_text":
-            return Text(_converted(_OutputText, part, where).text)
+            return Text(converted(_OutputText, part, where).text)
         if kind == "refusal":
-            return Refusal(_converted(_OutputRefusal, part, where).refusal)
+            return Refusal(converted(_OutputRefusal, part, where).refusal)
     elif kind == "input_audio":
-        audio = _converted(_InputAudio, part, where).input_audio
+        audio = converted(_InputAudio, part, where).input_audio
         return Audio(audio.data, audio.format)
     return _input_part(part, where)
 
@@ -666,12 +547,12 @@ def _result_parts(output: str | list[Object], where: str) -> tuple[Text | Image 
 def _input_part(part: Object, where: str) -> Text | Image | Document:
     kind = part.get("type")
     if kind == "input_text":
-        text = _converted(_InputText, part, where)
+        text = converted(_InputText, part, where)
         return Text(text.text, cache=_cache(text.prompt_cache_breakpoint))
     if kind == "input_image":
-        return _image(_converted(_InputImage, part, where), where)
+        return _image(converted(_InputImage, part, where), where)
     if kind == "input_file":
-        return _document(_converted(_InputFile, part, where), where)
+        return _document(converted(_InputFile, part, where), where)
     if kind is None:
         raise BadRequest(f"{where} must have a type", param=f"{where}.type", code="missing_parameter")
     raise Untranslatable(f"{where} cannot be a {kind}", param=f"{where}.type")
@@ -696,7 +577,7 @@ def _image(image: _InputImage, where: str) -> Image:
 
 def _document(file: _InputFile, where: str) -> Document:
     if file.detail not in {None, "auto"}:
-        raise _no_equivalent(f"{where}.detail")
+        raise no_equivalent(f"{where}.detail")
     sources = [name for name in ("file_data", "file_url", "file_id") if getattr(file, name)]
     if len(sources) != 1:
         raise BadRequest(f"{where} must have one of file_data, file_url and file_id", param=where)
@@ -726,35 +607,3 @@ def _data_url(url: str, where: str) -> tuple[str, str]:
     if not comma or not semicolon or coding != "base64":
         raise BadRequest(f"{where} must be data:<media type>;base64,<data>", param=where)
     return media_type, data
-
-
-# ---- errors ----------------------------------------------------------------------------------------
-
-_T = TypeVar("_T")
-_PATH: Final = re.compile(r"^(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?$", re.DOTALL)
-_UNKNOWN: Final = re.compile(r"unknown field `(?P<name>[^`]*)`")
-_MISSING: Final = re.compile(r"missing required field `(?P<name>[^`]*)`")
-
-
-def _converted(kind: type[_T], value: Object, where: str) -> _T:
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise _refusal(error, where) from None
-
-
-def _no_equivalent(where: str) -> Untranslatable:
-    return Untranslatable(f"the upstream of this model has no equivalent of {where}", param=where)
-
-
-def _refusal(error: msgspec.ValidationError, where: str) -> BadRequest:
-    """A refusal that names the member in the caller's words, not in those of the decoder."""
-    found = _PATH.match(str(error))
-    what, path = (found["what"], found["path"] or "") if found else (str(error), "")
-    at = (where + path).lstrip(".")
-    if unknown := _UNKNOWN.search(what):
-        return _no_equivalent(f"{at}.{unknown['name']}".lstrip("."))
-    if missing := _MISSING.search(what):
-        name = f"{at}.{missing['name']}".lstrip(".")
-        return BadRequest(f"the body must have {name}", param=name, code="missing_parameter")
-    return BadRequest(f"{at or 'the body'}: {what}", param=at or None, code="invalid_type")
