@@ -363,3 +363,10 @@ def test_what_is_drawn_or_spoken_has_another_answer_each_time(endpoint):
 )
 def test_calls_that_do_more_than_ask_are_told_apart(member, effects):
     assert keys.has_effects(a_call(body=b'{"model":"m","messages":[],%b}' % member)) is effects
+
+
+def test_a_call_that_adds_to_a_conversation_has_an_effect():
+    call = a_call(Endpoint.RESPONSES, b'{"model":"m","input":"hi"}')
+    assert not keys.has_effects(call)
+    call.asked = a_call(Endpoint.RESPONSES, b'{"model":"m","input":"hi","conversation":"conv_1"}')
+    assert keys.has_effects(call)

@@ -35,8 +35,8 @@ from penstock.wire.responses._tools import tools_of
 
 LEFT_OUT: Final = {
     "id and status of items": "they label an answer that is already there; no model sees them",
-    "phase of a message, final_answer": "what a message is that has none",
-    "caller and allowed_callers, direct": "the caller's own program calls all tools here",
+    "phase of a message, where it is final_answer": "what a message is that has none",
+    "caller and allowed_callers, where they are direct": "the caller's own program calls all tools here",
     "annotations and logprobs of earlier output": "where a sentence came from, not what it says",
     "include, of what hosted tools found": "hosted tools are refused, so there is nothing to include",
     "max_tool_calls": "counts calls of hosted tools, of which there are none",
