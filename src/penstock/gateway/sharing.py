@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from penstock.flow.gate import Gate
@@ -12,6 +10,7 @@ from penstock.flow.leased import AccountLease, LeasedPlaces
 from penstock.flow.lessee import Board, Lessee
 from penstock.flow.measures import measure_leases
 from penstock.gateway import parts
+from penstock.ledger.book import book_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,8 +35,8 @@ class Sharing:
     def __init__(self, config: Config, clock: Clock, metrics: Registry) -> None:
         self._clock = clock
         ledger = config.ledger.path
-        self._book = f"{socket.gethostname()}:{Path(ledger).absolute()}" if ledger else ""
         self._redis = parts.redis_board(config)
+        self._book = book_of(ledger) if ledger and self._redis is not None else ledger
         self._board: Board | None = None
         self._everywhere: Lessee | None = None  # None: this process has all limits to itself
         self._here: Lessee | None = None  # where limits are shared elsewhere
