@@ -108,3 +108,22 @@ def test_a_reader_that_goes_away_is_no_error():
         errors = process.stderr.read()
         process.wait(timeout=60)
     assert errors == b""
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_closed_standard_stream_is_no_place_for_other_files(closed):
+    script = (
+        "import os, sys; from penstock import cli; cli._open_standard_streams(); print('heard'); "
+        "os._exit(0 if all(os.fstat(n) for n in range(3)) and os.open(os.devnull, 0) > 2 else 3)"
+    )
+    command = f'exec "$0" -c "$1" {closed}'
+    ended = subprocess.run(["sh", "-c", command, sys.executable, script], check=False, timeout=60)
+    assert ended.returncode == 0
+
+
+def test_a_full_disk_is_said_in_a_line_and_no_traceback():
+    command = [sys.executable, "-m", "penstock", "schema"]
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+    assert ended.returncode == 1
+    assert ended.stderr.decode().splitlines() == ["penstock: [Errno 28] No space left on device"]

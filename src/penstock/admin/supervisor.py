@@ -38,6 +38,7 @@ from penstock.admin.departures import Departures
 from penstock.admin.doors import ServerName, check_protocols, check_server, listens_itself, server_for
 from penstock.admin.elsewhere import Elsewhere
 from penstock.admin.fixed import keep_fixed
+from penstock.admin.open_files import allow_open_files
 from penstock.admin.process import WorkerProcess, ended_by
 from penstock.admin.watch import FileWatch
 from penstock.admin.watchdog import Watchdog
@@ -171,6 +172,7 @@ class Supervisor:
             loop.add_signal_handler(signal.SIGINT, self._interrupted)
             loop.add_signal_handler(signal.SIGHUP, self._hung_up)
             self._warn_of_open_control()
+            allow_open_files(self.config)
             self._watch.follow(self._watched(self.config))
             control = asyncio.create_task(self._start_control())
             self.config = await self._resolve(self.config)

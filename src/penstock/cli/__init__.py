@@ -59,6 +59,7 @@ COMMANDS = {name: summary for group in GROUPS.values() for name, summary in grou
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of the ``penstock`` script; ends with ``SystemExit``."""
     words = list(sys.argv[1:] if args is None else args)
+    _open_standard_streams()
     try:
         application(words)(words, prog_name="penstock")
     except ConfigError as error:
@@ -71,8 +72,28 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except BrokenPipeError:
         # `penstock schema | head`: what the reader does not want, nobody needs to hear of.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         sys.exit(1)
+    except OSError as error:  # a disk that is full, say
+        _write_no_more()
+        print(harmless(f"penstock: {error}"), file=sys.stderr)
+        sys.exit(1)
+
+
+def _open_standard_streams() -> None:
+    """Whoever has closed one of them wants to hear nothing: but the next file or socket would be in its place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            stream = open(number, "w" if number else "r", closefd=False)  # noqa: SIM115 - as long as the process
+            setattr(sys, name, stream)
+
+
+def _write_no_more() -> None:
+    """What is left to write would fail once more when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def application(words: Sequence[str]) -> typer.Typer:
