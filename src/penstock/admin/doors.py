@@ -370,9 +370,9 @@ class HypercornDoor(_Alone):
             settings.keyfile_password = tls.key_password.reveal() if tls.key_password else None
         self._datagrams = _datagrams(sock) if http3 else None
         if self._datagrams is not None:
-            from penstock.admin.slow_quic import wait_for_slow_clients  # noqa: PLC0415
+            from penstock.admin.guarded_quic import guard  # noqa: PLC0415
 
-            wait_for_slow_clients()
+            guard(config.listener.max_connections)
             settings.quic_bind = [f"fd://{self._datagrams.fileno()}"]  # hypercorn tells of it: Alt-Svc
         self._certificate = _fingerprint(tls) if tls else None
         self._app = _Counted(app)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 
 from aioquic.quic.connection import QuicConnection, QuicConnectionState
-from hypercorn.protocol import events, h3, quic
+from hypercorn.protocol import events, h3
 
 HIGH_WATER = 262_144  # bytes of one answer that are sent and not acknowledged, or not sent yet
 _SOONEST, _LATEST = 0.005, 0.1  # seconds between two looks, the first and the longest
@@ -44,8 +44,3 @@ def unacknowledged(connection: QuicConnection, stream_id: int) -> int:
 
 def has_ended(connection: QuicConnection) -> bool:
     return connection._state in _ENDED  # noqa: SLF001 - as above
-
-
-def wait_for_slow_clients() -> None:
-    """Have hypercorn use it, in this process."""
-    quic.H3Protocol = WaitingProtocol  # type: ignore[attr-defined] # there is no other way to tell it
