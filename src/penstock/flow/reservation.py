@@ -137,7 +137,10 @@ class Concerned:
         """The limits of requests and of tokens of which least is left, as they stand now; None: there is none."""
         for bucket in self._buckets:
             if bucket.full_at > now:
-                return _tightest(self.requests, now), _tightest(self.tokens, now)
+                shared = self.shared
+                return _tightest(self.requests, now, shared=shared), _tightest(
+                    self.tokens, now, shared=shared
+                )
         return self._full
 
 
@@ -146,17 +149,23 @@ def _when_full(buckets: tuple[Bucket, ...]) -> Window | None:
     return None if limit is None else (limit, limit, 0.0)
 
 
-def _tightest(buckets: tuple[Bucket, ...], now: float) -> Window | None:
+def _tightest(buckets: tuple[Bucket, ...], now: float, *, shared: bool) -> Window | None:
     if not buckets:
         return None
-    tight, least = buckets[0], inf
+    tight, least, full_in = buckets[0], inf, 0.0
     for bucket in buckets:
-        left = bucket.limit if bucket.full_at <= now else bucket.left(now)
+        left = bucket.limit
+        gap = bucket.full_at - now
+        if gap > 0.0:
+            if shared:
+                left, gap = bucket.left(now), bucket.full_in(now)
+            else:  # the same: to call the methods would cost more than all the rest of this
+                left = left * (1.0 - gap / bucket.period) if gap < bucket.period else 0.0
         if left < least:
-            tight, least = bucket, left
+            tight, least, full_in = bucket, left, gap
     if least >= tight.limit:
         return tight.limit, tight.limit, 0.0
-    return int(tight.limit), int(least + 1e-6), tight.full_in(now)
+    return int(tight.limit), int(least + 1e-6), full_in
 
 
 class CallReservation:
