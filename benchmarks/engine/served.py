@@ -19,6 +19,13 @@ class Served(NamedTuple):
     model: str
 
 
+class Answers(NamedTuple):
+    """``rate``: tokens per CPU-second of the server; ``texts``: one of each prompt."""
+
+    rate: float
+    texts: list[str]
+
+
 def cpu_seconds(pid):
     """Of the process and those that it has started."""
     spent = _own(pid)
@@ -34,10 +41,11 @@ def _own(pid):
 
 
 def ask_all(served, prompts, limits, at_once):
-    """Streamed, so many at once: tokens per CPU-second."""
+    """Streamed, so many at once."""
     before = cpu_seconds(served.pid)
-    tokens = asyncio.run(_ask_all(served, prompts, limits, at_once))
-    return tokens / (cpu_seconds(served.pid) - before)
+    answers = asyncio.run(_ask_all(served, prompts, limits, at_once))
+    tokens = sum(counted for counted, _ in answers)
+    return Answers(tokens / (cpu_seconds(served.pid) - before), [text for _, text in answers])
 
 
 async def _ask_all(served, prompts, limits, at_once):
@@ -49,23 +57,28 @@ async def _ask_all(served, prompts, limits, at_once):
 
     async with httpx2.AsyncClient(timeout=600, trust_env=False) as client:
         calls = (ask(client, prompt, limit) for prompt, limit in zip(prompts, limits, strict=True))
-        return sum(await asyncio.gather(*calls))
+        return await asyncio.gather(*calls)
 
 
 async def _ask(client, served, prompt, limit):
-    """Tokens of one answer, counted by its chunks."""
+    """Tokens of one answer, as the server counts them, and its text."""
     body = {
         "model": served.model,
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": limit,
         "temperature": 0,
         "stream": True,
+        "stream_options": {"include_usage": True},
     }
-    chunks = 0
+    tokens, text = 0, ""
     async with client.stream("POST", served.url + "/chat/completions", json=body) as answer:
         answer.raise_for_status()
         async for line in answer.aiter_lines():
-            if line.startswith("data: {"):
-                choices = json.loads(line[6:]).get("choices") or [{}]
-                chunks += bool(choices[0].get("delta", {}).get("content"))
-    return chunks
+            if not line.startswith("data: {"):
+                continue
+            event = json.loads(line[6:])
+            if event.get("usage"):
+                tokens = event["usage"]["completion_tokens"]
+            for choice in event.get("choices") or ():
+                text += choice.get("delta", {}).get("content") or ""
+    return tokens, text
