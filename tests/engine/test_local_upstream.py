@@ -125,6 +125,8 @@ def test_a_model_that_cannot_be_loaded_leaves_the_others_alone_and_is_there_once
     weights = directory / "openvino_model.bin"
     data = weights.read_bytes()
     weights.write_bytes(data[:-1000])
+    (directory / "README.md").unlink(missing_ok=True)
+    (directory / "README.md").symlink_to("nowhere")  # what nobody needs keeps nobody from seeing the rest
     with GatewayProcess(config(model=str(directory)), tmp_path) as gateway:
         asked = {"model": "own", "messages": ASKED, "max_tokens": 3}
         refused = client.post(gateway.base_url + "/chat/completions", json=asked)

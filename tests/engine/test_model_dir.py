@@ -8,6 +8,7 @@ import struct
 
 import pytest
 
+from penstock.engine import demo
 from penstock.engine.memory import available_bytes
 from penstock.engine.model_dir import ModelDir, check_memory, inspect
 from penstock.errors import ModelUnusable
@@ -64,6 +65,14 @@ def test_what_is_whole_is_told(openvino):
     assert (model.format, model.weight_bytes, model.context) == ("openvino", 1_000, 512)
     assert model.architecture == "LlamaForCausalLM"
     assert model.cache_bytes == 2 * 2 * 2 * 16 * 2  # keys and values, layers, heads, their size, bytes
+
+
+def test_whether_weights_are_rounded_is_told(openvino):
+    assert not inspect(openvino).rounded
+    graph = openvino / "openvino_model.xml"
+    graph.write_bytes(graph.read_bytes().replace(b'"f32"', b'"i4"', 1))
+    assert inspect(openvino).rounded
+    assert inspect(demo.path()).rounded
 
 
 def test_safetensors_are_told(safetensors):
@@ -142,6 +151,30 @@ def test_safetensors_that_are_cut_off(safetensors, cut):
 def test_what_is_no_safetensors(safetensors, data):
     (safetensors / "model.safetensors").write_bytes(data)
     assert "model.safetensors" in refusal(safetensors)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 123456\n".format("a" * 64)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_what_git_left_a_pointer_of(safetensors, name):
+    (safetensors / name).write_text(POINTER)
+    assert f"{name} is a pointer of Git LFS" in refusal(safetensors)
+    assert "git lfs pull" in refusal(safetensors)
+
+
+@pytest.mark.parametrize("name", ["openvino_model.xml", "openvino_model.bin", "openvino_detokenizer.bin"])
+def test_so_of_a_graph(openvino, name):
+    (openvino / name).write_text(POINTER)
+    assert f"{name} is a pointer of Git LFS" in refusal(openvino)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_link_whose_file_was_not_copied(safetensors, name):
+    """A snapshot in the cache of Hugging Face's hub is a directory of such links."""
+    (safetensors / name).unlink(missing_ok=True)
+    (safetensors / name).symlink_to("../../blobs/0a1b")
+    assert f"{name} is a link that leads nowhere" in refusal(safetensors)
 
 
 def test_a_shard_that_is_missing(safetensors):

@@ -153,6 +153,27 @@ def test_no_more_threads_draw_than_may_compute():
     assert "sampler_num_threads" not in openvino.properties(LocalConfig(threads=3), cache=False)
 
 
+@pytest.mark.parametrize(
+    ("threads", "cores", "whole", "hinted"),
+    [(1, 4, True, True), (0, 1, True, True), (2, 4, True, False), (0, 4, True, False), (1, 1, False, False)],
+)
+def test_one_thread_alone_computes_weights_that_are_not_rounded_in_fp32(
+    monkeypatch, threads, cores, whole, hinted
+):
+    """In bf16, where the processor has that, the library would end the process."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)))
+    told = openvino.properties(LocalConfig(threads=threads), whole=whole)
+    assert (told.get("INFERENCE_PRECISION_HINT") == "f32") == hinted
+
+
+def test_keys_and_values_in_fp32_are_computed_in_fp32_as_well(prompt):
+    """Where the processor has bf16, the library takes nothing else together."""
+    kept = made(LocalConfig(threads=1, cache_precision="fp32", slots=2, cache_bytes=8_000_000))
+    ((ids, _, _),) = compute(kept, (prompt, greedy(4, ignore_eos=True)))
+    kept.close()
+    assert len(ids) == 4
+
+
 @pytest.fixture
 def copy(tmp_path):
     """The model with some of its files written anew; ``template``: what its tokenizer's graph has."""

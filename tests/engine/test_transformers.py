@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 
@@ -163,6 +164,22 @@ class TestRefused:
         text = (path / "config.json").read_text()
         (path / "config.json").write_text(text.replace('"num_hidden_layers": 4', '"num_hidden_layers": 6'))
         with pytest.raises(ModelUnusable, match="tensors are missing"):
+            load(LocalConfig(model=str(path), slots=2, cache_bytes=4_000_000))
+
+    def test_weights_of_another_size_are_named(self, llama, tmp_path):
+        path = copy_of(llama, tmp_path)
+        given = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps(given | {"vocab_size": 4_000}))
+        with pytest.raises(ModelUnusable, match=r"weight is \(\d+, \d+\) in its file and \(4000, "):
+            load(LocalConfig(model=str(path), slots=2, cache_bytes=4_000_000))
+
+    @pytest.mark.parametrize("wrong", [{"num_attention_heads": 0}, {"hidden_size": "64"}])
+    def test_a_configuration_that_makes_no_sense(self, llama, tmp_path, wrong):
+        """Each tells it by an error of its own."""
+        path = copy_of(llama, tmp_path)
+        given = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps(given | wrong))
+        with pytest.raises(ModelUnusable, match="cannot be used by transformers"):
             load(LocalConfig(model=str(path), slots=2, cache_bytes=4_000_000))
 
     def test_code_of_the_models_own(self, llama, tmp_path):

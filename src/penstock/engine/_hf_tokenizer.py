@@ -29,7 +29,7 @@ class HFTokenizer:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(
                 path, trust_remote_code=False, local_files_only=True
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except Exception as error:  # `tokenizers` has no kind of its own
             raise ModelUnusable(
                 f"{path} has no tokenizer that can be read ({' '.join(str(error).split())[:200]}): "
                 "put its tokenizer.json and tokenizer_config.json there"

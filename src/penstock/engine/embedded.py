@@ -54,10 +54,17 @@ async def _begin(listening: socket.socket, end: Callable[[int], None]) -> Servic
 def _looks_of(config: LocalConfig) -> object:
     """What changes when somebody mends a directory: names, sizes and times."""
     try:
-        found = [(entry.name, entry.stat()) for entry in Path(config.model).iterdir()]
+        return sorted((entry.name, *_looks_of_file(entry)) for entry in Path(config.model).iterdir())
     except OSError as error:
         return error.errno
-    return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
+
+
+def _looks_of_file(file: Path) -> tuple[int, int]:
+    try:
+        stat = file.stat()
+    except OSError:  # a link that leads nowhere
+        return -1, 0
+    return stat.st_size, stat.st_mtime_ns
 
 
 if __name__ == "__main__":

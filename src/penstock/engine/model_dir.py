@@ -26,9 +26,14 @@ _GENAI = "genai_config.json"
 _TOKENIZER = ("openvino_tokenizer.xml", "openvino_tokenizer.bin")
 _DETOKENIZER = ("openvino_detokenizer.xml", "openvino_detokenizer.bin")
 _DATA = re.compile(rb"<data\b[^>]*>")
+_KIND = re.compile(rb'\belement_type="(\w+)"')
+_ROUNDED = frozenset({b"u2", b"u4", b"i4", b"u8", b"i8", b"nf4"})  # that weights are rounded to
 _PLACE = re.compile(rb'\b(offset|size)="(\d+)"')
 _READ = 1 << 20  # bytes of an IR at a time
 _LONGEST_TAG = 65_536
+_POINTER = (
+    b"version https://git-lfs.github.com/spec/"  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+)
 _LONGEST_HEADER = 100_000_000  # of a safetensors file; as the format's own reader has it
 RUNTIME_BYTES = 250_000_000  # what library and tokenizer take beside a model, measured with a small one
 
@@ -38,6 +43,7 @@ class ModelDir(msgspec.Struct, frozen=True):
 
     ``config`` is the model's own ``config.json``, of an ONNX graph ``genai_config.json``.  ``cache_bytes``: what keys and values of one token take at most,
     each number at 2 bytes; 0: it cannot be told.  ``embeds``: it is there to make embeddings, and not to write.
+    ``rounded``: OpenVINO's weights, or some of them, are integers.
     """
 
     path: Path
@@ -47,6 +53,7 @@ class ModelDir(msgspec.Struct, frozen=True):
     context: int
     cache_bytes: int
     embeds: bool = False
+    rounded: bool = False
 
     @property
     def architecture(self) -> str:
@@ -78,12 +85,13 @@ def inspect(path: Path, wanted: Format | None = None) -> ModelDir:
     if _GENAI in names and wanted is not None and "config.json" not in names:
         raise _of_another_backend(path)
     config = _config(path / "config.json")
+    _check_itself(path / "tokenizer.json")
     context = _whole(config.get("max_position_embeddings"))
     embeds = "modules.json" in names or _is_headless(config)
     if _IR in names and wanted in {None, "openvino"}:
-        _check_ir(path, names, _TOKENIZER if embeds else _TOKENIZER + _DETOKENIZER)
+        rounded = _check_ir(path, names, _TOKENIZER if embeds else _TOKENIZER + _DETOKENIZER)
         weights = (path / _IR).with_suffix(".bin").stat().st_size
-        return ModelDir(path, "openvino", weights, config, context, _cache_bytes(config), embeds)
+        return ModelDir(path, "openvino", weights, config, context, _cache_bytes(config), embeds, rounded)
     tensors = sorted(name for name in names if name.endswith(".safetensors"))
     if tensors and wanted in {None, "safetensors"}:
         weights = _check_safetensors(path, names, tensors)
@@ -128,10 +136,31 @@ def check_memory(model: ModelDir, cache: int, available: int | None = None) -> N
         )
 
 
+def _check_itself(file: Path) -> None:
+    """Whether what is there is the file itself; one that is not there at all is told by who needs it.
+
+    :raises penstock.errors.ModelUnusable: it is a link that leads nowhere, or a pointer of Git LFS
+    """
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(len(_POINTER))
+    except OSError:
+        if file.is_symlink() and not file.exists():
+            raise ModelUnusable(
+                f"{file} is a link that leads nowhere: copy what it led to, too (`cp -rL` follows links)"
+            ) from None
+        return
+    if head == _POINTER:
+        raise ModelUnusable(
+            f"{file} is a pointer of Git LFS in the place of the file: run `git lfs pull` where it came from"
+        )
+
+
 # ---- config.json -----------------------------------------------------------------------------------
 
 
 def _config(file: Path) -> dict[str, JSON]:
+    _check_itself(file)
     try:
         config = msgspec.json.decode(file.read_bytes())
     except FileNotFoundError:
@@ -186,15 +215,19 @@ def _onnx(path: Path, names: set[str]) -> ModelDir:
     if Path(graph).name != graph or graph not in names:
         raise ModelUnusable(f"{path / graph} is missing, which {_GENAI} names: copy it, too")
     # A graph of a few megabytes is one whose weights lie in a file beside it.
-    data = [path / name for name in names if name.startswith(graph) and name != graph]
-    weights = sum(each.stat().st_size for each in (path / graph, *data))
+    files = [path / name for name in names if name.startswith(graph)]
+    for each in (*files, path / "tokenizer.json"):
+        _check_itself(each)
+    weights = sum(each.stat().st_size for each in files)
     return ModelDir(path, "onnx", weights, config, context, cache)
 
 
 # ---- OpenVINO's IR: a graph in XML, and its constants in one file ----------------------------------
 
 
-def _check_ir(path: Path, names: set[str], parts: tuple[str, ...]) -> None:
+def _check_ir(path: Path, names: set[str], parts: tuple[str, ...]) -> bool:
+    """Whether weights of it are rounded."""
+    rounded = False
     graph = path / _IR
     if graph.with_suffix(".bin").name not in names:
         raise ModelUnusable(
@@ -209,17 +242,22 @@ def _check_ir(path: Path, names: set[str], parts: tuple[str, ...]) -> None:
             )
     for name in (_IR, *(part for part in parts if part.endswith(".xml"))):
         file = path / name
-        end = _end_of_constants(file)
+        _check_itself(file)
+        _check_itself(file.with_suffix(".bin"))
+        end, kinds = _constants(file)
+        rounded = rounded or (name == _IR and not kinds.isdisjoint(_ROUNDED))
         has = file.with_suffix(".bin").stat().st_size
         if has < end:
             raise ModelUnusable(
                 f"{file.with_suffix('.bin')} is cut off: it has {has} of at least {end} bytes; copy it again"
             )
+    return rounded
 
 
-def _end_of_constants(file: Path) -> int:
-    """Where the last constant of a graph ends in its file of weights."""
+def _constants(file: Path) -> tuple[int, set[bytes]]:
+    """Where the last constant of a graph ends in its file of weights, and of what types its constants are."""
     end = 0
+    kinds: set[bytes] = set()
     rest = b""
     closed = False
     try:
@@ -230,6 +268,7 @@ def _end_of_constants(file: Path) -> int:
                     found = dict(_PLACE.findall(tag))
                     if len(found) == 2:
                         end = max(end, int(found[b"offset"]) + int(found[b"size"]))
+                        kinds.update(_KIND.findall(tag))
                 # A tag may go on in the next block; what is read twice changes nothing.
                 rest = text[-_LONGEST_TAG:]
                 closed = b"</net>" in rest
@@ -237,7 +276,7 @@ def _end_of_constants(file: Path) -> int:
         raise ModelUnusable(f"{file} cannot be read: {error.strerror}") from None
     if not closed:
         raise ModelUnusable(f"{file} is cut off: its last tag is missing; copy it again")
-    return end
+    return end, kinds
 
 
 # ---- safetensors: 8 bytes of length, a header in JSON, the tensors ---------------------------------
@@ -245,6 +284,8 @@ def _end_of_constants(file: Path) -> int:
 
 def _check_safetensors(path: Path, names: set[str], tensors: list[str]) -> int:
     """Bytes of all of them."""
+    for name in tensors:
+        _check_itself(path / name)
     for name in sorted(name for name in names if name.endswith(".safetensors.index.json")):
         for shard in _shards(path / name):
             if shard not in names:

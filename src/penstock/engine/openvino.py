@@ -9,6 +9,7 @@ A handle that is dropped cancels its generation, so each is kept until its end.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -69,7 +70,7 @@ class OpenVINOBackend:
         scheduler.enable_prefix_caching = config.prefix_cache
         try:
             self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-                str(model.path), scheduler, "CPU", properties(config), FOR_TOKENIZERS
+                str(model.path), scheduler, "CPU", properties(config, whole=not model.rounded), FOR_TOKENIZERS
             )
             tokenizer = self._pipeline.get_tokenizer()
             self._tokenizer = OpenVINOTokenizer(tokenizer)
@@ -297,10 +298,11 @@ class OpenVINOTokenizer(OneWayTokenizer):
         return pieces if are_all_of_it(pieces, alone, self.decode) else None
 
 
-def properties(config: LocalConfig, *, cache: bool = True) -> dict[str, Any]:
+def properties(config: LocalConfig, *, cache: bool = True, whole: bool = False) -> dict[str, Any]:
     """What the library is told.
 
     :param cache: the model keeps keys and values
+    :param whole: its weights are floating-point numbers, and not rounded to integers
     """
     # Threads that stay on one core each wait there for whoever else is on it.
     told: dict[str, Any] = {"ENABLE_CPU_PINNING": False}
@@ -311,6 +313,10 @@ def properties(config: LocalConfig, *, cache: bool = True) -> dict[str, Any]:
         told["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
     if not cache:
         return told
+    if config.cache_precision == "fp32" or (whole and _computes_alone(config)):
+        # In bf16 the library keeps no keys and values in fp32; and with a single thread, where weights are not
+        # rounded, it divides by zero while it is made: https://github.com/openvinotoolkit/openvino/issues/33300
+        told["INFERENCE_PRECISION_HINT"] = "f32"
     if config.threads:
         told["sampler_num_threads"] = config.threads  # it draws with as many as there are cores otherwise
     if config.exact or config.cache_precision == "fp32":
@@ -318,6 +324,11 @@ def properties(config: LocalConfig, *, cache: bool = True) -> dict[str, Any]:
     elif config.cache_precision == "int8":
         told["KV_CACHE_PRECISION"] = "u8"
     return told
+
+
+def _computes_alone(config: LocalConfig) -> bool:
+    """Whether there is one thread that computes, because that is wanted or there is no other core."""
+    return config.threads == 1 or (hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) == 1)
 
 
 def _defaults(config: Any) -> Sampling:

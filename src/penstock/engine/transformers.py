@@ -38,10 +38,6 @@ _PROBES = (40, 7)  # tokens of the prompts by which pages are tried out
 _PROBE_TOKENS = 3
 _NEAR = 1e-2  # log probabilities that are the same but for rounding
 _QUESTION = "is it a causal language model that the library knows itself, and is all of it there?"
-FAULTS = (
-    *(OSError, ValueError, RuntimeError, KeyError, IndexError, TypeError, AttributeError),
-    *(ImportError, MemoryError, NotImplementedError),
-)
 
 
 class TransformersBackend:
@@ -90,7 +86,9 @@ class TransformersBackend:
                 defaults=usable(_defaults(self._model.generation_config)),
             )
             self._try_out(probes, expected)
-        except FAULTS as error:
+        except ModelUnusable:
+            raise
+        except Exception as error:  # what makes no sense is told by any kind of error, of any library below
             raise unusable(model, error, _QUESTION) from error
 
     def __repr__(self) -> str:
@@ -249,7 +247,7 @@ def _sizes(model: ModelDir) -> tuple[int, int, int]:
         head = config.vocab_size * config.hidden_size if getattr(config, "tie_word_embeddings", False) else 0
         of_token = 2 * config.num_hidden_layers * heads * size
         return int(context), of_token * torch.float32.itemsize, head * torch.float32.itemsize
-    except FAULTS as error:
+    except Exception as error:  # any kind, see above
         raise unusable(model, error, _QUESTION) from error
 
 
@@ -273,7 +271,7 @@ def loaded(kind: Any, model: ModelDir) -> Any:
     """The weights in fp32, as the model that its configuration names; no code of its own, no pickle.
 
     :param kind: one of the library's ``AutoModel`` classes
-    :raises ValueError: there are tensors missing
+    :raises ValueError: there are tensors missing, or of another shape
     """
     found, told = kind.from_pretrained(
         model.path,
@@ -282,11 +280,14 @@ def loaded(kind: Any, model: ModelDir) -> Any:
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are told, and named below
     )
     # An encoder is often stored without the layer that was put on top of it for training.
     missing = sorted(name for name in told["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise ValueError(f"{len(missing)} tensors are missing, {missing[0]} for one")
+    for name, stored, wanted in sorted(told["mismatched_keys"])[:1]:
+        raise ValueError(f"{name} is {tuple(stored)} in its file and {tuple(wanted)} by config.json")
     return found.eval()
 
 

@@ -13,7 +13,8 @@ from penstock.engine._hf_tokenizer import HFTokenizer
 from penstock.engine.embedder import Embedder
 from penstock.engine.model_dir import ModelDir, check_memory
 from penstock.engine.pooling import shape_of
-from penstock.engine.transformers import FAULTS, in_fp32, loaded, quiet, unusable
+from penstock.engine.transformers import in_fp32, loaded, quiet, unusable
+from penstock.errors import ModelUnusable
 
 
 class TransformersEncoder:
@@ -48,7 +49,9 @@ def load(model: ModelDir, config: LocalConfig) -> Embedder:
     shape = shape_of(model)
     try:
         return Embedder(TransformersEncoder(model, config), shape, str(model.path))
-    except FAULTS as error:
+    except ModelUnusable:
+        raise
+    except Exception as error:  # of any library below
         raise unusable(model, error, "is it an encoder that the library knows itself?") from error
 
 
