@@ -211,6 +211,11 @@ class TestRefused:
             load(LocalConfig(model=str(path), slots=2, cache_bytes=4_000_000))
         assert str(path) in str(caught.value)
 
+    def test_weights_that_are_no_numbers(self, copy):
+        (data,) = copy.glob("*.data")
+        data.write_bytes(b"\xff" * data.stat().st_size)
+        self.refused(copy, "says something else than alone")
+
     def test_weights_that_are_cut_off(self, copy):
         os.truncate(copy / "model.onnx.data", 1_000)
         self.refused(copy, "cannot be used by ONNX Runtime")
