@@ -4,8 +4,7 @@
 
     python -m benchmarks.engine [MODEL_DIR] [--rounds 5] [--threads 1] [--longest 128] [--prompts 200]
         [--calls 32] [--quick] [--parts batch cuts order http]
-    python -m benchmarks.engine MODEL_DIR --parts http --at-once 1 16 --rival http://127.0.0.1:PORT/v1
-        --rival-pid PID --rival-model MODEL_DIR
+    python -m benchmarks.engine MODEL_DIR --parts http --at-once 1 16
     python -m benchmarks.engine MODEL_DIR --backend transformers [--attention 'paged|sdpa']
 
 Tokens per CPU-second of the process that computes: on a machine that is shared, the wall tells of the others.  Each
@@ -162,6 +161,11 @@ def shown(rates):
     return f"{statistics.median(rates):8.0f}   ({min(rates):.0f} to {max(rates):.0f})"
 
 
+def times(ratios):
+    """Of two that were measured in the same round, which a machine's other work meets alike."""
+    return f"{statistics.median(ratios):.2f} times ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
 def throughput(options):
     backend = backend_for(options)
     samplings = workload.samplings(options.calls, longest=options.longest)
@@ -198,9 +202,9 @@ def throughput(options):
     )
     for name, found in rates.items():
         print(f"  {name:28} {shown(found)}")
-    alone, library, ours = (statistics.median(found) for found in rates.values())
-    print(f"  at once against one at a time: {ours / alone:.1f} times")
-    print(f"  our engine costs {100 * (library / ours - 1):.1f} % against the library")
+    rounds = list(zip(*rates.values(), strict=True))
+    print(f"  at once against one at a time: {times([ours / alone for alone, _, ours in rounds])}")
+    print(f"  the library against our engine: {times([library / ours for _, library, ours in rounds])}")
     print(f"  equal to greedy decoding one by one: library {equal_bare} of {len(calls)}, ours {equal_ours}")
     loop.run_until_complete(engine.close())
     loop.close()
@@ -287,19 +291,16 @@ def served(options):
             backend.tokenizer.decode(prompt)
             for prompt in workload.prompts(backend.tokenizer, longest=options.prompts)
         ]
-        rivals = {"penstock engine serve": Served(url, process.pid, "m")}
-        if options.rival:
-            rivals["transformers serve"] = Served(options.rival, options.rival_pid, options.rival_model)
+        server = Served(url, process.pid, "m")
         print("\nover HTTP, streamed; tokens per CPU-second of the server")
         limits = [sampling.max_tokens for sampling in workload.samplings(longest=options.longest)]
-        found = {(at_once, name): [] for at_once in options.at_once for name in rivals}
-        for rival in rivals.values():
-            ask_all(rival, texts[:2], limits[:2], 2)
+        found = {at_once: [] for at_once in options.at_once}
+        ask_all(server, texts[:2], limits[:2], 2)
         for _ in range(options.rounds):
-            for (at_once, name), rates in found.items():
-                rates.append(ask_all(rivals[name], texts, limits, at_once))
-        for (at_once, name), rates in found.items():
-            print(f"  {at_once:3} at once, {name:28} {shown(rates)}")
+            for at_once, rates in found.items():
+                rates.append(ask_all(server, texts, limits, at_once).rate)
+        for at_once, rates in found.items():
+            print(f"  {at_once:3} at once {shown(rates)}")
     finally:
         process.terminate()
         process.wait()
@@ -321,9 +322,6 @@ def main():
     )
     parser.add_argument("--quick", action="store_true", help="as it comes, and not in fp32 throughout")
     parser.add_argument("--parts", nargs="+", default=["batch", "cuts", "order", "http"])
-    parser.add_argument("--rival", default="", help="base URL of another server with the same model")
-    parser.add_argument("--rival-pid", type=int, default=0)
-    parser.add_argument("--rival-model", default="m")
     parser.add_argument("--at-once", nargs="+", type=int, default=[SLOTS], help="calls under way, over HTTP")
     parser.add_argument("--backend", default="auto", choices=["auto", "openvino", "onnx", "transformers"])
     parser.add_argument("--attention", default="", help="of transformers; not ours")
