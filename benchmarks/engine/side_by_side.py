@@ -38,7 +38,7 @@ RIVAL = "transformers serve"
 BATCHING = f"{RIVAL}, continuous batching"
 PAGE = 32  # tokens of keys and values
 STEP = "256"  # tokens that a step computes, as with ours; left to itself, the rival takes 20 GB for its masks
-START = 120.0  # seconds that a server is given to load the model
+START = 300.0  # seconds that a server is given to load the model
 
 
 def converted(model, runtime, made):
