@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
 from benchmarks.flow import instructions
@@ -46,6 +44,8 @@ def configuration(kind: str, folder: str) -> dict[str, Any]:
 class Rows(Bench):
     """The gateway, asked the same or something else each time."""
 
+    kind = "plain"
+
     async def run(self, calls: int) -> None:
         store = self.gateway.recorder.ledger.store
         requests = Requests(Target(1), "plain", 1_000)
@@ -62,8 +62,6 @@ class Rows(Bench):
             if store is not None and number % (BATCH // AT_ONCE) == 0:
                 assert store.flush(60)
 
-    kind = "plain"
-
 
 async def serve(kind: str, folder: str, calls: int) -> None:
     sqlite.SHORT_INTERVAL = sqlite.INTERVAL = NEVER
@@ -78,8 +76,10 @@ async def serve(kind: str, folder: str, calls: int) -> None:
 def count(python: str, kind: str, calls: int, *, file: bool) -> int:
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [*COMMAND, "--cachegrind-out-file=/dev/null", python, "-m", "benchmarks.ledger_rows", "--serve"]
-            + [str(calls), "--folder", folder if file else "", kind],
+            [
+                *(*COMMAND, "--cachegrind-out-file=/dev/null", python, "-m", "benchmarks.ledger_rows"),
+                *("--serve", str(calls), "--folder", folder if file else "", kind),
+            ],
             capture_output=True, text=True, check=True, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "0"},
         )  # fmt: skip
     found = re.search(r"I\s+refs:\s+([\d,]+)", done.stderr)

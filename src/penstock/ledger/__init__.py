@@ -4,6 +4,7 @@ from penstock.ledger.ledger import Ledger, LedgerStore, Statistics, Totals
 from penstock.ledger.measures import measure
 from penstock.ledger.prices import UNITS_PER_DOLLAR, Price, PriceTable
 from penstock.ledger.sqlite import SQLiteStore, StoreStatistics
+from penstock.ledger.template import RowTemplate
 
 __all__ = [
     "UNITS_PER_DOLLAR",
@@ -11,6 +12,7 @@ __all__ = [
     "LedgerStore",
     "Price",
     "PriceTable",
+    "RowTemplate",
     "SQLiteStore",
     "Statistics",
     "StoreStatistics",

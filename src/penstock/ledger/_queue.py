@@ -40,6 +40,7 @@ from zlib import crc32
 import msgspec
 
 from penstock.ledger._mended import mended
+from penstock.ledger.template import RowTemplate
 from penstock.messages import Attempt
 
 CAPACITY = (
@@ -114,13 +115,14 @@ class RowQueue:
         finally:
             os.close(descriptor)
 
-    def append(self, attempt: Attempt) -> int:
+    def append(self, attempt: Attempt, template: RowTemplate | None = None) -> int:
         """Put the attempt down as it is now.
 
+        :param template: by which it was made
         :returns: the position behind it, which the caller makes the ``head``; the same as before: no room
         """
         try:
-            body = _encode(attempt)
+            body = _encode(attempt) if template is None else template.encoded(attempt)
             if len(body) > _LARGE:
                 body = _encode(mended(attempt))
         except Exception:  # noqa: BLE001 - whatever an upstream has told, nobody's answer ends here

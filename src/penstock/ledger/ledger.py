@@ -14,6 +14,7 @@ import msgspec
 
 from penstock.errors import InternalError
 from penstock.ledger.prices import PriceTable
+from penstock.ledger.template import RowTemplate
 from penstock.messages import SAVING, Attempt, Outcome, Usage
 
 _COMPLETED = Outcome.COMPLETED
@@ -37,8 +38,11 @@ class LedgerStore(Protocol):
     def entered(self, attempt: Attempt) -> None:
         """The same, of one that was never open."""
 
-    def saved(self, attempt: Attempt) -> None:
-        """The same, of a call that no upstream was asked for: it has reserved nothing, and costs nothing."""
+    def saved(self, attempt: Attempt, template: RowTemplate | None = None) -> None:
+        """The same, of a call that no upstream was asked for: it has reserved nothing, and costs nothing.
+
+        :param template: by which it was made
+        """
 
 
 class Totals(msgspec.Struct, frozen=True):
@@ -208,6 +212,16 @@ class Ledger:
             self._recent.append(attempt)
             if store is not None:
                 store.entered(attempt)
+
+    def repeat(self, template: RowTemplate, generation: str) -> None:
+        """The same, of one more call that no upstream was asked for: its row is known but for its generation."""
+        attempt = template.row(generation)
+        outcome = attempt.outcome
+        assert outcome is not None
+        self._sums[outcome].add(attempt.usage, 0)
+        self._recent.append(attempt)
+        if self.store is not None:
+            self.store.saved(attempt, template)
 
     def correct(self, outcome: Outcome, before: Usage, told: Usage, cost: int) -> None:
         """A row of this process that is over has had its figures from its provider.

@@ -20,6 +20,7 @@ from penstock.gateway.stages.candidate import Candidate
 from penstock.generation.log import TOO_LARGE, Generation, State
 from penstock.generation.store import Record
 from penstock.ledger.ledger import Ledger
+from penstock.ledger.template import RowTemplate
 from penstock.logs import RepeatedLine, RequestLine, RequestLog
 from penstock.messages import PROCESS_DIED, Attempt, Call, Endpoint, Outcome, Tenant, Usage
 from penstock.metrics import Counter, Histogram, Registry
@@ -72,12 +73,12 @@ class _Cells:
 class Repetitions:
     """What is told of one request whenever memory answers it without its being read: bound once, then only added to."""
 
-    __slots__ = ("_call", "_durations", "_entry", "_line", "_recorder", "_requests")
+    __slots__ = ("_durations", "_entry", "_line", "_recorder", "_requests", "_row")
 
     def __init__(self, recorder: Recorder, call: Call, entry: Entry) -> None:
         label, tenant = call.endpoint.label, call.tenant
         self._recorder = recorder
-        self._call = call
+        self._row = RowTemplate(_row_of_hit(call, entry, 1))
         self._entry = entry
         self._requests = recorder.requests_cell(label, 200)
         self._durations = recorder.durations_cell(label)
@@ -98,9 +99,9 @@ class Repetitions:
 
     def add(self, generation: str, peer: str) -> None:
         """One more answer, which has this id."""
-        recorder, call = self._recorder, self._call
-        call.id = generation
-        recorder.saved(call, self._entry, number=1)
+        recorder = self._recorder
+        recorder.ledger.repeat(self._row, generation)
+        recorder.count_saved(self._entry)
         self._requests.value += 1
         self._durations.counts[0] += 1  # of no seconds
         if recorder.log is not None:
@@ -215,14 +216,10 @@ class Recorder:
 
     def saved(self, call: Call, entry: Entry, *, number: int) -> None:
         """A call was answered by a kept answer: a row that costs nothing, and says what was not used."""
-        attempt = _row_of(
-            call, f"{call.id}/{number}", call.id, number, (entry.upstream, entry.upstream_model)
-        )
-        attempt.outcome = Outcome.CACHED
-        attempt.usage = entry.usage
-        attempt.saved = entry.cost
-        attempt.duration = 0.0
-        self.ledger.enter(attempt)
+        self.ledger.enter(_row_of_hit(call, entry, number))
+        self.count_saved(entry)
+
+    def count_saved(self, entry: Entry) -> None:
         self.saved_input.value += entry.usage.input_tokens
         self.saved_output.value += entry.usage.output_tokens
         if entry.cost:
@@ -395,6 +392,15 @@ class Recorder:
 def _milliseconds(seconds: float) -> float:
     """To the microsecond; ``round`` goes through text for that, and takes three times as long."""
     return int(seconds * 1e6 + 0.5) / 1e3
+
+
+def _row_of_hit(call: Call, entry: Entry, number: int) -> Attempt:
+    attempt = _row_of(call, f"{call.id}/{number}", call.id, number, (entry.upstream, entry.upstream_model))
+    attempt.outcome = Outcome.CACHED
+    attempt.usage = entry.usage
+    attempt.saved = entry.cost
+    attempt.duration = 0.0
+    return attempt
 
 
 def _row_of(
