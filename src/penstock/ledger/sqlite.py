@@ -133,6 +133,7 @@ class SQLiteStore:
         self._tried = 0
         self._maybe_reserved: set[int] = set()
         self._to_fold: list[tuple[int, Fold]] = []
+        self._savings_taken = 0  # the number of the saving before the last look, about
         self._taken_to = 0  # what comes before this position in the queue is in the file when nothing waits
         self._queue_at = 0.0  # when a queue is tried to be made again, monotonic
         self._refused = 0  # by the present queue, as far as the log knows
@@ -329,7 +330,7 @@ class SQLiteStore:
     def _take(self) -> int:
         """Take over what waits in the queues.
 
-        :returns: how many rows have been settled; one that is written in a group is a quarter of the work
+        :returns: about how many rows have been settled; one that is written in a group is a quarter of the work
         """
         with self._changed:
             # In this order: what comes before the head is in the two deques, was taken, or is in a sum; and whatever
@@ -368,7 +369,8 @@ class SQLiteStore:
                 self._to_withdraw.append(attempt.row)
         # Bounded like the rest.  A row that stays reserved by mistake has no tokens, so no sum suffers.
         del self._to_withdraw[: -10 * self._max_rows]
-        return len(settled) - 3 * sum(attempt.row < 0 for attempt, _ in settled) // 4
+        savings, self._savings_taken = self._savings - self._savings_taken, self._savings
+        return max(len(settled) - savings * 3 // 4, 0)
 
     def _release(self, attempt_id: str) -> tuple[int, bool]:
         """An open attempt's row, 0 if it was not known as open, and whether the file may have it as reserved."""
