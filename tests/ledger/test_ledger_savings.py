@@ -344,3 +344,19 @@ def test_they_are_deleted_in_small_steps(make_store, path, monkeypatch):
         assert store.flush()
         left += query(path, "SELECT coalesce(sum(calls), 0) FROM savings")
     assert left == [(6,), (0,), (0,)]
+
+
+# ---- when they are written ----
+
+
+def test_they_count_for_a_quarter_in_what_a_transaction_should_have(make_store, path):
+    store = make_store()
+    hits = [hit() for _ in range(100)]
+    save(store, *hits)
+    for _ in range(10):
+        store.opened(one := attempt())
+        store.settled(ended(one))
+    assert store._take() == 10 + 25
+    assert store._take() == 0
+    assert store.flush()
+    assert query(path, "SELECT sum(calls) FROM savings") == [(100,)]
