@@ -251,13 +251,13 @@ def test_what_is_remembered_is_bounded_and_the_oldest_goes():
             known = gateway.repeats
             assert known.answered == 12
             assert 0 < known.held_bytes <= tiers.memory_bytes / repeating.SHARE
-            assert 0 < len(known._known) < 12
-            assert sum(known.lengths.values()) == len(known._known)
+            assert 0 < len(known._answers) < 12
+            assert sum(known.lengths.values()) == len(known._answers)
             await ask({**ASKED, "seed": 11})
             await ask({**ASKED, "seed": 0})
             assert known.answered == 13, "the last one is known yet, the first one is not"
             known.clear()
-            assert (known.held_bytes, known._known, known.lengths) == (0, {}, {})
+            assert (known.held_bytes, known._answers, known.lengths) == (0, {}, {})
 
     on_uvloop(main)
 
@@ -282,7 +282,7 @@ def test_no_byte_of_a_request_can_differ():
             for at in range(len(raw)):
                 changed = bytearray(raw)
                 changed[at] ^= 1
-                assert gateway.repeats.answer(bytes(changed), b"", "") is None
+                assert gateway.repeats.answer(bytes(changed), b"", None) is None
             assert gateway.repeats.answered == 1
 
     on_uvloop(main)

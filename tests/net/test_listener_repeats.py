@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
-from listener_doubles import FakeTime, Showcase, feed, run
+from listener_doubles import FakeTime, FakeTransport, Showcase, feed, run, settled
 from test_listener_requests import LIMITS, TABLE, anyway, get, post
 
 from penstock.config.model import ListenerConfig
 from penstock.net.clock import Clock
+from penstock.net.exchange import LATER
 from penstock.net.listener import Listener
 from penstock.net.responses import render_fields
 
@@ -39,8 +42,8 @@ class Remembering(Showcase):
     def lengths(self):
         return {len(segment) for segment in self.known}
 
-    def answer(self, segment, opening, peer):
-        assert peer == "192.0.2.1"
+    def answer(self, segment, opening, asker):
+        assert asker.peer == "192.0.2.1"
         answer = self.known.get(segment)
         self.from_memory += answer is not None
         return answer and opening + answer
@@ -146,12 +149,168 @@ def test_a_defect_in_what_is_at_hand_disturbs_nobody(caplog):
     class Broken:
         lengths = range(1_000)
 
-        def answer(self, segment, opening, peer):
+        def answer(self, segment, opening, asker):
             raise KeyError(segment)
 
     async def main():
         transport = await feed(listener_of(Showcase(), Broken()), [ASK, ASK])
         assert transport.written.count(b"200 OK") == 2
         assert "could not be given" in caplog.text
+
+    run(main())
+
+
+# ---- answers that are looked for elsewhere ----
+
+
+class LookingElsewhere(Remembering):
+    """Has its answers told later, or never: when :meth:`tell` says so."""
+
+    def __init__(self):
+        super().__init__()
+        self.askers = []
+
+    def answer(self, segment, opening, asker):
+        answer = super().answer(segment, b"", asker)  # what it begins with is said when it is told
+        if answer is None:
+            return None
+        self.askers.append((asker, answer))
+        return LATER
+
+    def tell(self, *, found=True):
+        asker, answer = self.askers.pop(0)
+        asker.told(answer if found else None)
+
+
+@contextlib.asynccontextmanager
+async def asked_again(**limits):
+    """``(application, listener, connection, transport)``; what was asked a second time has no answer yet."""
+    application = LookingElsewhere()
+    config = ListenerConfig(**{**LIMITS, **limits})
+    listener = Listener(application, config, Clock(FakeTime()), repeats=application)
+    connection = listener.protocol_factory()
+    transport = FakeTransport(connection)
+    connection.connection_made(transport)
+    for _ in range(2):
+        connection.data_received(ASK)
+        await settled(transport)
+    assert transport.written.count(b"200 OK") == 1
+    assert connection.in_progress
+    yield application, listener, connection, transport
+    await settled(transport)
+
+
+@pytest.mark.parametrize("found", [True, False], ids=["found", "to be read"])
+def test_an_answer_that_is_told_later_is_the_one_that_reading_gives(found):
+    async def main():
+        async with asked_again() as (application, listener, connection, transport):
+            application.tell(found=found)
+            await settled(transport)
+            first, second = transport.written.split(b"HTTP/1.1")[1:]
+            assert anyway(first) == anyway(second)
+            assert len(application.called) == (1 if found else 2)
+            assert listener.statistics().requests == 2
+            assert not connection.in_progress
+
+    run(main())
+
+
+@pytest.mark.parametrize("found", [True, False], ids=["found", "to be read"])
+def test_what_comes_while_an_answer_is_looked_for_waits_its_turn(found):
+    async def main():
+        async with asked_again() as (application, _, connection, transport):
+            other = post(b"Content-Length: 5", body=b"other")
+            connection.data_received(other[:20])
+            connection.data_received(other[20:] + get(b"/third"))
+            await settled(transport)
+            assert transport.written.count(b"200 OK") == 1
+            application.tell(found=found)
+            await settled(transport)
+            bodies = [part.rpartition(b"\r\n\r\n")[2] for part in transport.written.split(b"HTTP/1.1")[1:]]
+            assert bodies == [b"hello", b"hello", b"other", b"/third"]
+
+    run(main())
+
+
+def test_a_flood_behind_a_look_is_not_read():
+    async def main():
+        async with asked_again(pipeline_bytes=1_000) as (application, _, connection, transport):
+            connection.data_received(get() * 100)
+            assert transport.paused
+            application.tell()
+            await settled(transport)
+            assert not transport.paused
+            assert transport.written.count(b"200 OK") == 102
+
+    run(main())
+
+
+@pytest.mark.parametrize("found", [True, False], ids=["found", "to be read"])
+@pytest.mark.parametrize("how", ["half-closed", "lost", "cut"])
+def test_who_leaves_meanwhile_is_not_answered_and_nothing_is_asked(how, found):
+    async def main():
+        async with asked_again() as (application, listener, connection, transport):
+            asker = application.askers[0][0]
+            assert not asker.gone
+            before = transport.written
+            if how == "half-closed":
+                connection.eof_received()
+            elif how == "lost":
+                connection.connection_lost(None)
+            else:
+                assert connection.cut("drain")
+            await settled(transport)
+            assert asker.gone
+            assert not connection.in_progress
+            application.tell(found=found)
+            await settled(transport)
+            assert (transport.written, len(application.called)) == (before, 1)
+            assert asker.gone
+            assert not listener._serving.connections
+
+    run(main())
+
+
+@pytest.mark.parametrize("found", [True, False], ids=["found", "to be read"])
+def test_a_listener_that_drains_waits_for_what_is_looked_for_and_ends_the_connection_with_it(found):
+    async def main():
+        async with asked_again() as (application, listener, connection, transport):
+            listener._serving.draining = True
+            connection.drain()
+            await settled(transport)
+            assert not transport.closed
+            application.tell(found=found)
+            await settled(transport)
+            assert transport.written.count(b"200 OK") == 2
+            assert transport.written.count(b"connection: close") == 1
+            assert transport.closed
+
+    run(main())
+
+
+def test_a_client_that_takes_nothing_for_a_moment_keeps_its_order():
+    async def main():
+        async with asked_again() as (application, _, connection, transport):
+            connection.data_received(get(b"/third"))
+            connection.pause_writing()
+            connection.resume_writing()
+            await settled(transport)
+            assert transport.written.count(b"200 OK") == 1
+            application.tell()
+            await settled(transport)
+            assert transport.written.count(b"200 OK") == 3
+
+    run(main())
+
+
+def test_a_look_has_no_deadline_of_the_connection():
+    async def main():
+        async with asked_again() as (application, _, connection, transport):
+            connection.expire(1e9)
+            assert not transport.closed
+            application.tell()
+            await settled(transport)
+            assert transport.written.count(b"200 OK") == 2
+            assert connection.deadline < 1e9
 
     run(main())

@@ -230,10 +230,10 @@ class Pipeline:
                     asyncio.get_running_loop().call_soon(self._foresee, call, lookup, question)
                 found = lookup.find(call, question, snapshot.router)
                 if found is not None:
-                    self._serve(exchange, call, lookup, question, found)
+                    self._serve(exchange, call, lookup, question, found, exchange.segment)
                     return
                 if lookup.waits(question):
-                    look = self._look_below(exchange, call, lookup, question)
+                    look = self._look_below(exchange, call, lookup, question, exchange.segment)
                     self.soon(self._waiting_for(look, exchange, call))
                     return
         self._make(exchange, call, question)
@@ -242,8 +242,13 @@ class Pipeline:
         await converse.converse(call, self.conversations, self.snapshot.config.listener.max_body_bytes)
         self._look_up(exchange, call)
 
-    async def _look_below(self, exchange: Exchange, call: Call, lookup: Lookup, question: Question) -> None:
-        """The rest of :meth:`_look_up` for a call that memory has no answer to; some milliseconds at most."""
+    async def _look_below(
+        self, exchange: Exchange, call: Call, lookup: Lookup, question: Question, segment: bytes
+    ) -> None:
+        """The rest of :meth:`_look_up` for a call that memory has no answer to; some milliseconds at most.
+
+        :param segment: the exchange's, as it was in the beginning
+        """
         try:
             found = await lookup.find_below(question)
             if found is None and question.patient and lookup.claims is not None:
@@ -259,7 +264,7 @@ class Pipeline:
                     self._left(exchange, call)
                     return
             if found is not None:
-                self._serve(exchange, call, lookup, question, found)
+                self._serve(exchange, call, lookup, question, found, segment)
             else:
                 self._make(exchange, call, question)
         except Exception:
@@ -294,9 +299,18 @@ class Pipeline:
             self._wake_idle()
 
     def _serve(
-        self, exchange: Exchange, call: Call, lookup: Lookup, question: Question, found: Found
+        self,
+        exchange: Exchange,
+        call: Call,
+        lookup: Lookup,
+        question: Question,
+        found: Found,
+        segment: bytes = b"",
     ) -> None:
-        """Answer from the cache; what is stale is renewed behind the answer, by one call, and so is what is verified."""
+        """Answer from the cache; what is stale is renewed behind the answer, by one call, and so is what is verified.
+
+        :param segment: the whole request as it came, if it may be remembered by that
+        """
         generation = lookup.served(call, question, found)
         if found.status_name == STALE and question.lenient and self.snapshot.degradation is not None:
             self.snapshot.degradation.stale(call)  # and is not renewed now, of all times
@@ -305,8 +319,8 @@ class Pipeline:
         ):
             self._renew(call, lookup, question)
         self._show(exchange, call, generation, found.status_name)
-        if found.status_name == FRESH:
-            self.repeats.remember(exchange, call, question, found.entry)
+        if segment and found.status_name == FRESH:
+            self.repeats.remember(segment, call, question, found.entry)
 
     def _renew(self, call: Call, lookup: Lookup, question: Question) -> None:
         renewal = msgspec.structs.replace(call, id=new_id(), reservation=None)

@@ -40,7 +40,7 @@ from penstock.net._precedent import Precedent
 from penstock.net._request_head import CHUNKED, Refusal, RequestHead
 from penstock.net._serving import LINGER_SILENCE, LINGER_TOTAL, NEVER
 from penstock.net._sockets import hung_up, readable, reset_on_close, untaken
-from penstock.net.exchange import HeaderList, Repeats
+from penstock.net.exchange import LATER, HeaderList, Repeats
 from penstock.net.responses import CLOSE, CONTINUE, error_answer, render_fields
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ DROPPED_BODY_BYTES = 65_536  # an answered request's body up to this long is rea
 class Inbound(asyncio.Protocol):
     __slots__ = (
         "_ahead",
+        "_asked",
         "_began",
         "_checked",
         "_chunks",
@@ -107,6 +108,7 @@ class Inbound(asyncio.Protocol):
         self._rest = b""  # from _rest_at on, what followed the request within one segment
         self._rest_at = 0
         self._ahead = bytearray()  # what came later
+        self._asked = b""  # a request whose answer is looked for elsewhere, without its being read
         self._stripped = False  # an empty line in front of the request has been ignored
         self._left = 0  # bytes of the body to come, or CHUNKED
         self._chunks: ChunkedDecoder | None = None
@@ -196,13 +198,16 @@ class Inbound(asyncio.Protocol):
 
     # ---- requests
 
-    def _serve(self, data: bytes, at: int = 0) -> None:
-        """Begin the requests that ``data`` holds from ``at`` on; a request begins there."""
+    def _serve(self, data: bytes, at: int = 0, *, looked: bool = False) -> None:
+        """Begin the requests that ``data`` holds from ``at`` on; a request begins there.
+
+        :param looked: whether who knows repeats has been asked, and has no answer
+        """
         serving = self.serving
         size = len(data)
         repeats = serving.repeats
         if repeats is not None and at == 0:
-            if size in repeats.lengths and self._answer_repeat(data, repeats):
+            if size in repeats.lengths and not looked and self._answer_repeat(data, repeats):
                 return
             self.segment = data
         self._looping = True
@@ -248,21 +253,56 @@ class Inbound(asyncio.Protocol):
         if self.writing_paused or serving.draining:
             return False
         try:
-            answer = repeats.answer(data, serving.openings[200], self.peer)
+            answer = repeats.answer(data, serving.openings[200], self)
         except Exception:  # noqa: BLE001 - then it is read like any other
             _log.exception("an answer that is at hand could not be given to %r", self)
             return False
         if answer is None:
             return False
+        if answer == LATER:
+            self._asked = data
+            self.phase = _ANSWERING
+            return True
         serving.requests += 1
         self._stripped = False
         self.deadline = serving.clock.now() + serving.idle_timeout
         self.write(answer)
         return True
 
+    # ---- penstock.net.exchange.Asker
+
+    @property
+    def gone(self) -> bool:
+        return self.phase in (_LINGERING, _CLOSED)
+
+    def told(self, answer: bytes | None) -> None:
+        """The answer that was looked for; None: the request is to be read."""
+        data, self._asked = self._asked, b""
+        if self.gone:
+            return
+        serving = self.serving
+        try:
+            if answer is None:
+                self.phase = _IDLE
+                self._serve(data, looked=True)
+                return
+            serving.requests += 1
+            self._stripped = False
+            if self.ends_connection():
+                self.write(serving.openings[200] + CLOSE + answer)
+                self._end()
+                return
+            self.write(serving.openings[200] + answer)
+            self._go_on()
+            if self.phase == _IDLE:
+                self.deadline = serving.clock.now() + serving.idle_timeout
+        except Exception:  # noqa: BLE001 - who has found the answer must not suffer from it
+            _log.exception("an answer could not be given to %r", self)
+            self.close(at_once=True)
+
     def _serve_ahead(self) -> None:
         """Go on with what was read ahead."""
-        if self.phase != _ANSWERING or self.exchange is not None:
+        if self.phase != _ANSWERING or self.exchange is not None or self._asked:
             return
         self.phase = _IDLE
         self.resume_reading()
@@ -471,10 +511,7 @@ class Inbound(asyncio.Protocol):
             return
         if self.last:
             if exchange.whole or self._left == 0:
-                if self._rest or self._ahead:
-                    self._linger()
-                else:
-                    self.close()
+                self._end()
             else:
                 self._linger()
         elif self.phase == _BODY:  # a short rest, read and dropped
@@ -482,13 +519,24 @@ class Inbound(asyncio.Protocol):
             self.resume_reading()
         else:
             self.exchange = None
-            if self._rest or self._ahead:
-                # A turn later, and not in the context of the application that has just answered.
-                self.loop.call_soon(self._serve_ahead, context=self.serving.context)
-            elif self.serving.draining:  # the head was out before
-                self.close()
-            else:
-                self.phase = _IDLE
+            self._go_on()
+
+    def _end(self) -> None:
+        """The last request has been answered."""
+        if self._rest or self._ahead:
+            self._linger()
+        else:
+            self.close()
+
+    def _go_on(self) -> None:
+        """To the next request, from one that has been answered."""
+        if self._rest or self._ahead:
+            # A turn later, and not in the context of the application that has just answered.
+            self.loop.call_soon(self._serve_ahead, context=self.serving.context)
+        elif self.serving.draining:  # the head was out before
+            self.close()
+        else:
+            self.phase = _IDLE
 
     def answered(self) -> None:
         """The application has ended the answer."""
@@ -519,6 +567,7 @@ class Inbound(asyncio.Protocol):
             self.pause_reading()
 
     def _forget_input(self) -> None:
+        self._asked = b""
         self._head.clear()
         self._precedent = None
         self._rest, self._rest_at = b"", 0
@@ -686,7 +735,7 @@ class Inbound(asyncio.Protocol):
 
     @property
     def in_progress(self) -> bool:
-        return self.exchange is not None or self.phase == _HEAD
+        return self.exchange is not None or self.phase == _HEAD or bool(self._asked)
 
     def _client_gone(self) -> None:
         self._let_go()

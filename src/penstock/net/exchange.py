@@ -111,6 +111,23 @@ class Exchange(Protocol):
         """Who is told; if the client is gone already, ``on_gone`` is called at once."""
 
 
+LATER = b""
+"""In place of an answer that will be told by :meth:`Asker.told`."""
+
+
+class Asker(Protocol):
+    """The connection that a request came on which may be a repetition."""
+
+    peer: str  # as of an Exchange
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody takes an answer any more."""
+
+    def told(self, answer: bytes | None) -> None:
+        """What :meth:`Repeats.answer` promised for later, exactly once; it does not raise."""
+
+
 class Repeats(Protocol):
     """Requests that came before, byte for byte, and whose answers are at hand."""
 
@@ -118,12 +135,11 @@ class Repeats(Protocol):
     def lengths(self) -> Container[int]:
         """Of the requests that are known, in bytes: one of another length need not be asked about."""
 
-    def answer(self, segment: bytes, opening: bytes, peer: str) -> bytes | None:
-        """The answer to a request with status 200; None: it is to be read.
+    def answer(self, segment: bytes, opening: bytes, asker: Asker) -> bytes | None:
+        """The answer to a request with status 200; None: it is to be read; or :data:`LATER`.
 
         :param segment: what has come at once, where a request begins; it may be more or less than one
-        :param opening: what the answer begins with: status line and date
-        :param peer: as of an :class:`Exchange`
+        :param opening: what the answer begins with: status line and date; what is told later has none
         """
 
 

@@ -94,6 +94,7 @@ class Question:
 
     __slots__ = (
         "asked",
+        "below",
         "claimed",
         "control",
         "key",
@@ -126,6 +127,9 @@ class Question:
         self.lenient = False  # an answer that is only good for want of another will do
         self.patient = True  # it may wait for an answer that somebody else fetches
         self.prefetched = False  # no caller has asked it yet
+        self.below: tuple[bytes, Entry | None] | None = (
+            None  # what the tiers below had, if they have been asked
+        )
         self.claimed = False  # its producer has to say when it is done
         self.reserve: Entry | None = None  # too old to answer, but not for want of another
 
@@ -152,13 +156,15 @@ class Lookup:
     :param claims: how gateways that share a cache agree who asks; None: each asks for itself
     """
 
-    __slots__ = ("_recorder", "cache", "claims", "prefetch", "renewing", "resemblance")
+    __slots__ = ("_recorder", "below", "cache", "claims", "prefetch", "renewing", "resemblance")
 
     def __init__(self, cache: Cache, recorder: Recorder, claims: Claims | None = None) -> None:
         self.prefetch: Prefetch | None = None  # None: nothing is fetched before it is asked for
         self.resemblance: Resemblance | None = None  # None: only the same question is answered
         self.cache = cache
         self.claims = claims
+        # What the tiers below had a moment ago under a key, while the request that has it is read: see Repeats.
+        self.below: tuple[bytes, Entry | None] | None = None
         self.renewing: set[bytes] = set()  # keys of stale entries whose successors are being fetched
         self._recorder = recorder
 
@@ -212,6 +218,8 @@ class Lookup:
                 found = self.judged(question, entry)
                 if found is not None:
                     return found
+            elif self.below is not None and self.below[0] == question.key:
+                question.below = self.below
             policy = question.policy.semantic
             if self.resemblance is not None and policy is not None:
                 version = router.version(call.model, call.version)
@@ -258,7 +266,10 @@ class Lookup:
 
         :raises NotCached: nothing, and the caller wants nothing else
         """
-        entry = await self.cache.get(question.key)
+        if question.below is not None:
+            entry = question.below[1]
+        else:
+            entry = await self.cache.get(question.key)
         if entry is not None:
             found = self.judged(question, entry)
             if found is not None:
@@ -345,12 +356,16 @@ class Lookup:
 
     def served(self, call: Call, question: Question, found: Found) -> Generation:
         """A finished generation that tells the entry to this caller; its saving is a row of the ledger."""
-        generation = self.told(call, question, found)
+        generation = self.told(call, found, key=found.key or question.key, asked=question.asked)
         self._recorder.saved(call, found.entry, number=1)
         return generation
 
-    def told(self, call: Call, question: Question, found: Found) -> Generation:
-        """The same, without a row."""
+    def told(self, call: Call, found: Found, *, key: bytes, asked: float) -> Generation:
+        """The same, without a row.
+
+        :param key: the entry's
+        :param asked: seconds since 1970
+        """
         entry = found.entry
         generation = Generation(
             call.id,
@@ -365,7 +380,7 @@ class Lookup:
         generation.running_usage = entry.running_usage
         generation.usage = entry.usage
         generation.served_by = (entry.upstream, entry.upstream_model)
-        generation.headers = self._headers(question, entry, found.key)
+        generation.headers = _headers(entry, key, asked)
         if found.similarity < 1:
             generation.headers.append((b"penstock-similarity", b"%.4f" % found.similarity))
         generation.append(list(entry.events), call.received)
@@ -405,16 +420,9 @@ class Lookup:
             events = [event for event in shown if event]
         generation.usage = entry.usage
         generation.served_by = (entry.upstream, entry.upstream_model)
-        generation.headers = self._headers(question, entry)
+        generation.headers = _headers(entry, question.key, question.asked)
         generation.append(events, now)
         self._recorder.saved(call, entry, number=generation.attempts + 1)
-
-    def _headers(self, question: Question, entry: Entry, key: bytes = b"") -> list[tuple[bytes, bytes]]:
-        return [
-            *entry.headers,
-            (b"age", b"%d" % max(question.asked - entry.stored, 0)),
-            (b"penstock-cache-key", (key or question.key).hex().encode()),
-        ]
 
     # ---- keeping ----
 
@@ -459,6 +467,14 @@ class Lookup:
         kept = self.cache.put(question.key, entry)
         if kept and self.resemblance is not None and question.similar is not None:
             self.resemblance.keep(call, question.similar, question.key, entry)
+
+
+def _headers(entry: Entry, key: bytes, asked: float) -> list[tuple[bytes, bytes]]:
+    return [
+        *entry.headers,
+        (b"age", b"%d" % max(asked - entry.stored, 0)),
+        (b"penstock-cache-key", key.hex().encode()),
+    ]
 
 
 def _tags(call: Call) -> tuple[str, ...]:

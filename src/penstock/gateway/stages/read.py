@@ -33,7 +33,7 @@ STREAM_HEADERS = [
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
 ]
-_JSON = (b"content-type", b"application/json")
+JSON = (b"content-type", b"application/json")
 _STOP_RETRYING = (b"x-should-retry", b"false")
 _RUNNING, _FINISHED, _FAILED = State.RUNNING, State.FINISHED, State.FAILED
 
@@ -163,7 +163,7 @@ class Reading:
         else:
             body = b"".join(generation.events)
         self.read_bytes = generation.size
-        self.exchange.respond(200, [_JSON, *self._own_headers(), *generation.headers], body)
+        self.exchange.respond(200, [JSON, *self._own_headers(), *generation.headers], body)
         self._finish(200)
 
     def _refuse(self, error: PenstockError | None, *, final: bool = False) -> None:

@@ -36,13 +36,29 @@ def open_reading(
     if call.stream:
         if not generation.stream:
             kind = UnfoldedReading if not call.endpoint.opaque else OpaqueReading
-        elif (
-            call.include_usage != generation.include_usage or call.running_usage != generation.running_usage
-        ) and call.endpoint in _TELLS_USAGE:
+        elif _tells_other_usage(call, generation.include_usage, generation.running_usage):
             kind = UsageReading
     elif call.endpoint.opaque:
         kind = OpaqueReading
     return kind(call, generation, exchange, status_name, on_done, position)
+
+
+def shows_as_made(call: Call, stream: bool, include_usage: bool, running_usage: bool) -> bool:
+    """Whether a reading shows this caller the events of a log as they are: it was made in the form that the call wants.
+
+    :param stream: of the log, as :class:`Generation` has it, and so are the others
+    """
+    return (
+        call.stream == stream
+        and not call.endpoint.opaque
+        and not (stream and _tells_other_usage(call, include_usage, running_usage))
+    )
+
+
+def _tells_other_usage(call: Call, include_usage: bool, running_usage: bool) -> bool:
+    return (
+        call.include_usage != include_usage or call.running_usage != running_usage
+    ) and call.endpoint in _TELLS_USAGE
 
 
 class UsageReading(Reading):

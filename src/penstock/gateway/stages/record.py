@@ -214,6 +214,43 @@ class Recorder:
         """
         return Repetitions(self, call, entry)
 
+    def repeated(self, call: Call, entry: Entry, peer: str, duration: float) -> None:
+        """A request was answered from below memory without being read: all that there is to say of it.
+
+        :param duration: seconds
+        """
+        self.saved(call, entry, number=1)
+        label = call.endpoint.label
+        self.counted(label, 200)
+        self.durations_cell(label).observe(duration)
+        log = self.log
+        if log is not None:
+            tenant = call.tenant
+            log.write(
+                RequestLine(
+                    dt.datetime.now(dt.UTC),
+                    call.id,
+                    tenant.name,
+                    tenant.key_name,
+                    label,
+                    call.model,
+                    entry.upstream,
+                    entry.upstream_model,
+                    200,
+                    _FINISHED,
+                    call.stream,
+                    0,
+                    0,
+                    0,
+                    _milliseconds(duration),
+                    _milliseconds(duration),
+                    0,
+                    "",
+                    peer,
+                    "cached",
+                )
+            )
+
     def saved(self, call: Call, entry: Entry, *, number: int) -> None:
         """A call was answered by a kept answer: a row that costs nothing, and says what was not used."""
         self.ledger.enter(_row_of_hit(call, entry, number))
