@@ -36,3 +36,11 @@ def test_without_the_library_every_call_is_told_how_to_get_it(monkeypatch):
     monkeypatch.delitem(sys.modules, "penstock.engine.openvino", raising=False)
     with pytest.raises(ModelUnusable, match=r"pip install 'penstock\[engine\]'"):
         load(LocalConfig())
+
+
+def test_libraries_tell_nobody_how_they_are_used():
+    words = "import sys, penstock.engine.openvino; print(sorted(m for m in sys.modules if m.startswith('openvino_telemetry') and sys.modules[m]))"
+    done = subprocess.run(
+        [sys.executable, "-c", words], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.strip() == "[]"

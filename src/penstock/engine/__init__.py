@@ -22,3 +22,9 @@ No numerics here: a well-kept library computes the tokens, and this room makes i
 Nothing here is imported by a gateway that serves no local model, and the libraries are imported only where
 they are used: by the process that runs a model.
 """
+
+import sys
+
+# OpenVINO and NNCF tell their makers over the network how they are used, the latter without having asked.  Where this
+# package is not to be found they do without it.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
