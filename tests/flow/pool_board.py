@@ -8,6 +8,8 @@ from penstock.flow.sharing import Pool
 class PoolBoard:
     """A pool in this process, which can be gone, or silent."""
 
+    name = "the pool"
+
     def __init__(self, pool, member, clock):
         self.pool = pool
         self.member = member
