@@ -103,8 +103,8 @@ def served(tmp_path, test):
 
             await test(server, client)
             for connection in set(map(id, server.connections.values())):
-                found = next(each for each in server.connections.values() if id(each) == connection)
-                await found.task.stop()
+                for found in [each for each in server.connections.values() if id(each) == connection][:1]:
+                    await found.task.stop()  # unless it has ended meanwhile
 
     asyncio.run(main())
 

@@ -1,7 +1,9 @@
 """What runs elsewhere is followed: every event once, whoever fetches it."""
 
 import asyncio
+import time
 
+import pytest
 from store_suite import LATER, append, begin, record
 
 from penstock.generation.keeper import Keeper
@@ -63,5 +65,53 @@ def test_what_a_reader_brings_who_comes_back_is_not_brought_once_more_by_a_look_
         keeper.leave(generation)
         await keeper.close()
         await elsewhere.close()
+
+    asyncio.run(test())
+
+
+class LeavingStore(SQLiteStore):
+    """Its keeper's process begins to go away while this looks for what nobody owns, or takes that over."""
+
+    def __init__(self, path, within):
+        super().__init__(path, 1 << 26)
+        self.within = within
+        self.keeper = None
+        self.done = asyncio.Event()
+
+    async def renew(self, owner, until):
+        await super().renew(owner, until)
+        if self.keeper.leaving:  # the next turn
+            self.done.set()
+
+    async def expired(self, now, limit):
+        found = await super().expired(now, limit)
+        if found and self.within == "look":
+            self.keeper.leaving = True
+        return found
+
+    async def take_over(self, generation_id, owner, now):
+        taken = await super().take_over(generation_id, owner, now)
+        self.keeper.leaving = True
+        return taken
+
+
+@pytest.mark.parametrize("within", ["look", "take over"])
+def test_a_process_that_begins_to_go_away_takes_nothing_over_that_it_has_just_found(tmp_path, within):
+    async def test():
+        dead = SQLiteStore(tmp_path / "g.db", 1 << 26)
+        await dead.start()
+        await dead.renew("dead", LATER)
+        one = record()
+        await dead.write([begin(one, [b"0"])])
+        await dead.release(one.owner, [one.id])
+
+        store = LeavingStore(tmp_path / "g.db", within)
+        store.keeper = keeper = Keeper(store, Clock(), kept_for=60.0, lease=60.0)
+        await keeper.start(NobodysRuns())
+        await asyncio.wait_for(store.done.wait(), 30)
+        assert keeper.taken_over == 0
+        assert await dead.expired(time.time(), 10) == [one.id]  # for somebody else
+        await keeper.close()
+        await dead.close()
 
     asyncio.run(test())

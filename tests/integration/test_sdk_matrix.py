@@ -621,7 +621,8 @@ class TestErrors:
         while (bill := simulators[upstream].bill())["in_flight"]:
             pass  # the simulator has yet to see that the broken one was hung up on
         both = bill["by_request"][-2:]  # as they ended, which may be the other way round
-        assert sorted(one["output_tokens"] for one in both) == [5, 64]
+        broken, whole = sorted(one["output_tokens"] for one in both)
+        assert 5 <= broken <= whole == 64  # it goes on until it is hung up on, or may have said all by then
 
     @pytest.mark.parametrize("script", ["no-terminator", "no-done"])
     def test_a_stream_without_its_end_is_not_taken_for_whole(self, streaming, heard, upstream, script):

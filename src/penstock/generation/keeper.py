@@ -473,12 +473,18 @@ class Keeper:
             await asyncio.sleep(beat)
 
     async def _take_over(self, generation_id: str, runs: Owner) -> None:
+        if self.leaving:  # since the store was asked: this may be what was just let go here
+            return
         record = await self.store.take_over(generation_id, self.owner, time.time())
         if record is None:
             return  # somebody was quicker
+        events = await self._events(generation_id, record.events)
+        if self.leaving:
+            await self.store.release(self.owner, [generation_id])
+            return
         log.warning("taking over %s, of which %d events are stored", generation_id, record.events)
         self.taken_over += 1
-        runs.go_on(record, await self._events(generation_id, record.events), self)
+        runs.go_on(record, events, self)
 
     # ---- trouble ----
 
