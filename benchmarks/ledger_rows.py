@@ -13,14 +13,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import re
-import subprocess
 import sys
 import tempfile
 from typing import Any
 
+from benchmarks import cachegrind
 from benchmarks.flow import instructions
-from benchmarks.flow.instructions import AT_ONCE, COMMAND, ROOT, Bench
+from benchmarks.flow.instructions import AT_ONCE, Bench
 from benchmarks.gateway.load import Requests, Target
 from benchmarks.gateway.upstream import _PLAIN, MODEL
 
@@ -75,16 +74,10 @@ async def serve(kind: str, folder: str, calls: int) -> None:
 
 def count(python: str, kind: str, calls: int, *, file: bool) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [
-                *(*COMMAND, "--cachegrind-out-file=/dev/null", python, "-m", "benchmarks.ledger_rows"),
-                *("--serve", str(calls), "--folder", folder if file else "", kind),
-            ],
-            capture_output=True, text=True, check=True, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": "0"},
-        )  # fmt: skip
-    found = re.search(r"I\s+refs:\s+([\d,]+)", done.stderr)
-    assert found is not None, done.stderr
-    return int(found[1].replace(",", ""))
+        ledger = folder if file else ""
+        return cachegrind.instructions(
+            *(python, "-m", "benchmarks.ledger_rows", "--serve", str(calls), "--folder", ledger, kind)
+        )
 
 
 def main() -> None:

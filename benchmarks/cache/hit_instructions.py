@@ -13,14 +13,11 @@ import argparse
 import asyncio
 import itertools
 import json
-import os
-import re
-import shutil
-import subprocess
 import sys
 import tempfile
 
-from benchmarks.flow.instructions import AT_ONCE, COMMAND, ROOT, TICK, Wire
+from benchmarks import cachegrind
+from benchmarks.flow.instructions import AT_ONCE, TICK, Wire
 from benchmarks.gateway.load import KEY, Requests, Target
 from benchmarks.gateway.upstream import _PLAIN, ANSWER, MODEL
 
@@ -105,17 +102,7 @@ def count(python: str, calls: int, *, row: bool) -> int:
     with tempfile.TemporaryDirectory() as folder:
         ledger = f"{folder}/ledger.db" if row else ""
         ourselves = ("-m", "benchmarks.cache.hit_instructions", "--serve", str(calls), "--ledger", ledger)
-        done = subprocess.run(
-            [*COMMAND, f"--cachegrind-out-file={folder}/out", python, *ourselves],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONHASHSEED": "0"},
-        )
-    found = re.search(r"I\s+refs:\s+([\d,]+)", done.stderr)
-    assert found is not None, done.stderr
-    return int(found[1].replace(",", ""))
+        return cachegrind.instructions(python, *ourselves)
 
 
 def main() -> None:
@@ -130,8 +117,6 @@ def main() -> None:
     if arguments.serve is not None:
         asyncio.run(serve(arguments.serve, arguments.ledger))
         return
-    if shutil.which("valgrind") is None:
-        parser.error("needs valgrind (Debian: apt-get install valgrind)")
     before, after = (
         count(arguments.python, calls, row=not arguments.without_row) for calls in (CALLS, 2 * CALLS)
     )

@@ -15,16 +15,12 @@ import argparse
 import asyncio
 import itertools
 import json
-import os
-import re
-import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import cachegrind
 from benchmarks.gateway.load import KEY, Requests, Target
 from benchmarks.gateway.systems import PenstockFlow
 from benchmarks.gateway.upstream import _PLAIN, ANSWER, MODEL
@@ -39,9 +35,7 @@ from penstock.net.pool import Pool
 CALLS = 1_000
 AT_ONCE = 8
 TICK = 1e-5  # seconds that go by from one look at the clock to the next
-COMMAND = ("valgrind", "--tool=cachegrind", "--cache-sim=no")
 OURSELVES = ("-m", "benchmarks.flow.instructions", "--serve")
-ROOT = Path(__file__).resolve().parents[2]
 
 _everything = PenstockFlow(Path(), 0, 0)
 _limits = _everything.more()["limits"]["keys"]["*"]
@@ -176,18 +170,7 @@ async def serve(feature: str, calls: int) -> None:
 
 def count(python: str, feature: str, calls: int) -> int:
     """Instructions of a process that makes so many calls."""
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [*COMMAND, f"--cachegrind-out-file={folder}/out", python, *OURSELVES, str(calls), feature],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONHASHSEED": "0"},
-        )
-    found = re.search(r"I\s+refs:\s+([\d,]+)", done.stderr)
-    assert found is not None, done.stderr
-    return int(found[1].replace(",", ""))
+    return cachegrind.instructions(python, *OURSELVES, str(calls), feature)
 
 
 def main() -> None:
@@ -202,8 +185,6 @@ def main() -> None:
     if arguments.serve is not None:
         asyncio.run(serve(arguments.features[0], arguments.serve))
         return
-    if shutil.which("valgrind") is None:
-        parser.error("needs valgrind (Debian: apt-get install valgrind)")
     base = 0
     print("| | instructions | more than none |")
     print("|---|--:|--:|")

@@ -61,9 +61,8 @@ def routes(supervisor: Supervisor) -> APIRouter:
     ) -> Any:
         """Sums of what is on disk, as ``penstock ledger`` shows them.
 
-        ``by`` may be repeated; ``since`` and ``until`` are an age (``7d``) or a date; ``containing`` leaves the groups of which
-        a word holds this text.  409 where the configuration
-        has no ``ledger.path``.
+        ``by`` may be repeated; ``since`` and ``until`` are an age (``7d``) or a date; ``containing`` leaves the groups of
+        which a word holds this text.  409 where the configuration has no ``ledger.path``.
         """
         path = supervisor.config.ledger.path
         if not path:

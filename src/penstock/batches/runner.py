@@ -86,6 +86,21 @@ class Runner:
         await self.store.start()
         self._clock.add(self)
 
+    async def take(self, batch: Batch) -> None:
+        """Run a new batch soon, once its input and its record are on the disk.
+
+        :raises NotFound: its input file is not there any more
+        :raises PenstockError: they cannot be written; then there is no such batch
+        """
+        target = self.store.input_of(batch)
+        await self.files.fetch(batch.input_file, target)
+        try:
+            await self.store.add(batch)
+        except PenstockError:
+            await self.files.run(target.unlink)
+            raise
+        self.look_soon()
+
     def look_soon(self) -> None:
         """There is something to do."""
         self._next_look = 0.0

@@ -196,4 +196,4 @@ def _tell(told: asyncio.Future[Any], answer: Any) -> None:
 
 
 def _pass_on(asked: _Asked, found: asyncio.Future[Any]) -> None:
-    asked((None if found.cancelled() else found.exception()) or found.result())
+    asked(found.exception() or found.result())

@@ -12,7 +12,7 @@ from penstock.batches.batch import ENDED, OPENAI, Batch, Status, new_batch_id, s
 from penstock.batches.runner import Runner
 from penstock.batches.store import BatchStore
 from penstock.config.model import BatchesConfig
-from penstock.errors import BadRequest, Conflict, PenstockError, RateLimited
+from penstock.errors import BadRequest, Conflict, RateLimited
 from penstock.gateway.files import checked_lifetime
 from penstock.gateway.kept import method_of, page_of, respond, respond_list
 from penstock.messages import JSON, Tenant
@@ -66,24 +66,16 @@ class BatchRoom:
         return None
 
     async def _create(self, tenant: Tenant, exchange: Exchange) -> None:
-        store, files = self._runner.store, self._runner.files
         batch = self._asked(tenant, body_of(exchange.whole_body()))
-        file = await files.get(tenant.name, batch.input_file)
+        file = await self._runner.files.get(tenant.name, batch.input_file)
         if file.purpose != "batch":
             raise BadRequest("the purpose of the input file must be batch", param="input_file_id")
         if file.bytes > self._config.max_input_bytes:
             raise BadRequest(
                 f"the input file is larger than {self._config.max_input_bytes} bytes", param="input_file_id"
             )
-        await refuse_more(store, tenant.name, self._config.max_open)
-        target = store.input_of(batch)
-        await files.fetch(file.id, target)
-        try:
-            await store.add(batch)
-        except PenstockError:
-            await files.run(target.unlink)
-            raise
-        self._runner.look_soon()
+        await refuse_more(self._runner.store, tenant.name, self._config.max_open)
+        await self._runner.take(batch)
         respond(exchange, shown(batch))
 
     def _asked(self, tenant: Tenant, body: Members) -> Batch:

@@ -20,7 +20,7 @@ import msgspec
 from penstock.batches.batch import ANTHROPIC, ENDED, Batch, Counts, Status, new_batch_id
 from penstock.batches.runner import Runner
 from penstock.config.model import BatchesConfig
-from penstock.errors import BadRequest, BodyTooLarge, Gone, NotFound, PenstockError
+from penstock.errors import BadRequest, BodyTooLarge, Gone, NotFound
 from penstock.gateway.batches import refuse_more
 from penstock.gateway.files import send
 from penstock.gateway.kept import method_of, page_of, respond
@@ -80,8 +80,7 @@ class MessageBatchRoom:
     # ---- create ----
 
     async def _create(self, tenant: Tenant, exchange: Exchange) -> None:
-        store, files = self._runner.store, self._runner.files
-        await refuse_more(store, tenant.name, self._config.max_open)
+        await refuse_more(self._runner.store, tenant.name, self._config.max_open)
         batch_id = new_batch_id(ANTHROPIC)
         count, file = await self._receive(tenant.name, batch_id, exchange)
         now = self._now()
@@ -102,14 +101,7 @@ class MessageBatchRoom:
             counts=Counts(count),
             betas=exchange.headers.get(b"anthropic-beta", b"").decode("latin-1"),
         )
-        target = store.input_of(batch)
-        await files.fetch(file.id, target)
-        try:
-            await store.add(batch)
-        except PenstockError:
-            await files.run(target.unlink)
-            raise
-        self._runner.look_soon()
+        await self._runner.take(batch)
         respond(exchange, self._shown(batch, exchange))
 
     async def _receive(self, tenant: str, batch_id: str, exchange: Exchange) -> tuple[int, StoredFile]:

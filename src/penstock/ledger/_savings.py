@@ -22,9 +22,8 @@ from penstock.ledger._mended import MAX_INTEGER, MAX_NAME
 from penstock.ledger._schema import BOOT_SHIFT
 from penstock.messages import Attempt, Outcome
 
-_DAY = (
-    86_400.0  # seconds; groups do not reach over midnight (UTC), so that sums by day need no look into them
-)
+# Seconds; groups do not reach over midnight (UTC), so that sums by day need no look into them.
+_DAY = 86_400.0
 _WRITE = f"INSERT INTO savings VALUES ({','.join('?' * 19)})"  # noqa: S608 - only marks
 _MEMBERS = "SELECT members FROM savings WHERE row >= ? AND row < ?"
 

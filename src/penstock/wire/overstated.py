@@ -14,12 +14,10 @@ import msgspec
 from penstock.messages import Call, Endpoint, Usage
 from penstock.wire.not_json import NOT_JSON
 
-ADDED = (
-    2**21
-)  # tokens of a prompt beside its text: images, files, earlier turns; two of the longest usual windows
-HIDDEN = (
-    2**17
-)  # tokens of thinking that is kept back, and that some providers do not count within what was asked for
+# Tokens of a prompt beside its text: images, files, earlier turns; two of the longest usual windows.
+ADDED = 2**21
+# Tokens of thinking that is kept back, and that some providers do not count within what was asked for.
+HIDDEN = 2**17
 LONGEST = 2**20  # tokens of an answer for which nobody set an end
 TURNS = 16  # of a model that uses its provider's own tools, within one answer; each reads and writes anew
 

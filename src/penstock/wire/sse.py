@@ -27,12 +27,10 @@ _BLANK_LINE = re.compile(rb"(?>\r\n|\r|\n)(?>\r\n|\r|\n)")
 _LONGEST_BLANK_LINE = 4
 
 MAX_FRAME_BYTES = 8 * 1024 * 1024
-MAX_LINES = (
-    16_384  # of one frame: each takes a step of its own, and whoever reads it does nothing else meanwhile
-)
-MAX_FRAMES = (
-    8_192  # in one piece, of fewer than this many bytes each on average: no event of any API is so short
-)
+# Of one frame: each takes a step of its own, and whoever reads it does nothing else meanwhile.
+MAX_LINES = 16_384
+# In one piece, of fewer than so many bytes each on average: no event of any API is so short.
+MAX_FRAMES = 8_192
 _SHORTEST = 24
 
 

@@ -290,16 +290,25 @@ class _Message(Strict):
     phase: str | None = None
 
 
-class _FunctionCall(Strict, rename={"async_": "async"}):
+class _Call(Strict, rename={"async_": "async"}):
+    """What calls of functions and of custom tools have in common."""
+
     type: str
     name: str
-    arguments: str
     call_id: str
     id: str | None = None
     status: Status | None = None
     namespace: str | None = None
     caller: Object | None = None
     async_: bool | None = None
+
+
+class _FunctionCall(_Call, kw_only=True):
+    arguments: str
+
+
+class _CustomToolCall(_Call, kw_only=True):
+    input: str
 
 
 class _FunctionCallOutput(Strict):
@@ -311,18 +320,6 @@ class _FunctionCallOutput(Strict):
     name: str | None = None  # said by call_id as well
     namespace: str | None = None  # so is this
     caller: Object | None = None
-
-
-class _CustomToolCall(Strict, rename={"async_": "async"}):
-    type: str
-    name: str
-    input: str
-    call_id: str
-    id: str | None = None
-    status: Status | None = None
-    namespace: str | None = None
-    caller: Object | None = None
-    async_: bool | None = None
 
 
 class _Readable(Strict):
@@ -361,17 +358,10 @@ def _add_item(turns: _Turns, item: Object, where: str) -> None:
         turns.message(message.role, _content(message, where))
     elif kind == "function_call":
         call = converted(_FunctionCall, item, where)
-        _refuse_callers(call, where)
-        if call.async_:
-            raise no_equivalent(f"{where}.async")
-        turns.said(ToolCall(call.call_id, flat_name(call.namespace, call.name), call.arguments))
+        _add_call(turns, call, call.arguments, where)
     elif kind == "custom_tool_call":
         custom = converted(_CustomToolCall, item, where)
-        _refuse_callers(custom, where)
-        if custom.async_:
-            raise no_equivalent(f"{where}.async")
-        name = flat_name(custom.namespace, custom.name)
-        turns.said(ToolCall(custom.call_id, name, custom_tools.arguments_of(custom.input)))
+        _add_call(turns, custom, custom_tools.arguments_of(custom.input), where)
     elif kind in ("function_call_output", "custom_tool_call_output"):
         output = converted(_FunctionCallOutput, item, where)
         _refuse_callers(output, where)
@@ -392,7 +382,14 @@ def _add_item(turns: _Turns, item: Object, where: str) -> None:
         )
 
 
-def _refuse_callers(item: _FunctionCall | _CustomToolCall | _FunctionCallOutput, where: str) -> None:
+def _add_call(turns: _Turns, call: _Call, arguments: str, where: str) -> None:
+    _refuse_callers(call, where)
+    if call.async_:
+        raise no_equivalent(f"{where}.async")
+    turns.said(ToolCall(call.call_id, flat_name(call.namespace, call.name), arguments))
+
+
+def _refuse_callers(item: _Call | _FunctionCallOutput, where: str) -> None:
     if item.caller not in (None, {"type": "direct"}):
         raise no_equivalent(f"{where}.caller")
 
