@@ -21,20 +21,19 @@ import importlib.metadata
 import json
 import os
 import platform
-import random
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import cast
 
 import uvloop
+from benchmarks.cache import arrivals
 from benchmarks.gateway import install
 
 from penstock.testing import GatewayProcess, RedisServer
@@ -85,7 +84,7 @@ def request(number: int, port: int, *, stream: bool) -> bytes:
 class Asking(asyncio.Protocol):
     """One connection that asks, waits, and asks again; each answer's status and end are checked.
 
-    :param requests: ends with the connection's work; when there is nothing to ask right now, gives ``b""``
+    :param requests: ends with the connection's work
     """
 
     def __init__(self, requests: Iterator[bytes], wanted: bytes, done: asyncio.Future[None]) -> None:
@@ -107,9 +106,8 @@ class Asking(asyncio.Protocol):
                 self.done.set_result(None)
             self.transport.close()
             return
-        if following:
-            self.sent = time.perf_counter()
-            self.transport.write(following)
+        self.sent = time.perf_counter()
+        self.transport.write(following)
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
@@ -131,68 +129,6 @@ class Asking(asyncio.Protocol):
         self.latencies.append(time.perf_counter() - self.sent)
         self.buffer = b""
         self.ask()
-
-
-class Arrivals:
-    """Requests that arrive when they arrive, whether or not the answers to those before them are there."""
-
-    def __init__(self, rate: float, count: int, wanted: bytes, requests: Sequence[bytes]) -> None:
-        self.rate = rate
-        self.count = count
-        self.wanted = wanted
-        self.requests = requests
-        self.idle: deque[Asking] = deque()
-        self.arrived: deque[float] = deque()
-        self.due: dict[Asking, float] = {}
-        self.latencies: list[float] = []
-
-    def following(self, asking: list[Asking]) -> Iterator[bytes]:
-        """What one connection asks; ``asking`` will hold it."""
-        while True:
-            if asking and asking[0] in self.due:
-                self.latencies.append(time.perf_counter() - self.due.pop(asking[0]))
-            if len(self.latencies) >= self.count:
-                return
-            if asking and self.arrived:
-                self.due[asking[0]] = self.arrived.popleft()
-                yield random.choice(self.requests)
-            else:
-                if asking:
-                    self.idle.append(asking[0])
-                yield b""
-
-    async def run(self, port: int, connections: int) -> list[float]:
-        """Seconds from each call's arrival to its answer's end."""
-        loop = asyncio.get_running_loop()
-        all_of_them = []
-        for _ in range(connections):
-            done = loop.create_future()
-            asking: list[Asking] = []
-            source = self.following(asking)
-            _, protocol = await loop.create_connection(
-                lambda source=source, done=done: Asking(source, self.wanted, done), "127.0.0.1", port
-            )
-            asking.append(protocol)
-            self.idle.append(protocol)
-            all_of_them.append(protocol)
-        started, arrived, due = time.perf_counter(), 0, 0.0
-        while arrived < self.count:
-            await asyncio.sleep(0.001)
-            now = time.perf_counter()
-            while arrived < self.count and started + due <= now:
-                self.arrived.append(now)
-                arrived += 1
-                due += random.expovariate(self.rate)
-            while self.arrived and self.idle:
-                self.idle.popleft().ask()
-        while len(self.latencies) < self.count:
-            await asyncio.sleep(0.001)
-            for protocol in all_of_them:
-                if protocol.done.done():
-                    protocol.done.result()
-        for protocol in all_of_them:
-            protocol.transport.close()
-        return self.latencies
 
 
 async def load(port: int, count: int, wanted: bytes, *, stream: bool, connections: int) -> list[float]:
@@ -262,7 +198,9 @@ class System:
         self.latencies += run(load(self.port, count // 10, self.wanted, stream=self.stream, connections=1))
         self.rate = min(0.5e6 / statistics.median(self.costs), most)
         requests = [request(number, self.port, stream=self.stream) for number in range(QUESTIONS)]
-        self.half += run(Arrivals(self.rate, count, self.wanted, requests).run(self.port, 64))
+        self.half += arrivals.latencies(
+            self.port, requests, rate=self.rate, count=count, wanted=self.wanted, connections=64
+        )
         if self.hits is not None and (found := self.hits() - hits) != 2 * count + count // 10:
             raise RuntimeError(f"{self.name}: the tier has given {found} answers, and not every one")
 

@@ -1,0 +1,98 @@
+"""Calls that arrive at random, whether or not those before them are answered: one thread over epoll, no event loop.
+
+A generator that keeps up with a quick gateway needs a core of its own, and must not be what is late: each call has
+its moment beforehand (a Poisson process), and its latency counts from that moment, not from when it was sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+
+_PATIENCE = 30.0  # seconds without any answer
+
+
+class _Connection:
+    def __init__(self, port: int) -> None:
+        self.sock = socket.create_connection(("127.0.0.1", port))
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock.setblocking(False)
+        self.due = 0.0
+        self.received = b""
+        self.rest = b""  # of a request that the socket did not take at once
+
+    def send(self, request: bytes, due: float) -> None:
+        self.due = due
+        self.rest = request[self.sock.send(request) :]
+        while self.rest:
+            select.select([], [self.sock], [])
+            self.rest = self.rest[self.sock.send(self.rest) :]
+
+
+def _whole(received: bytes) -> bool:
+    """Whether an answer is there: one with a length, or one in chunks."""
+    head, separator, body = received.partition(b"\r\n\r\n")
+    if not separator:
+        return False
+    _, named, after = head.lower().partition(b"content-length: ")
+    return len(body) >= int(after.partition(b"\r\n")[0]) if named else body.endswith(b"0\r\n\r\n")
+
+
+def latencies(
+    port: int, requests: Sequence[bytes], *, rate: float, count: int, wanted: bytes, connections: int
+) -> list[float]:
+    """Seconds from each call's moment to the end of its answer.
+
+    :param rate: calls per second
+    :param wanted: what the head of each answer must hold, in lower case
+    :raises RuntimeError: an answer was another one than wanted, or none came for half a minute
+    """
+    poller = select.epoll()
+    idle = [_Connection(port) for _ in range(connections)]
+    by_number = {each.sock.fileno(): each for each in idle}
+    for number in by_number:
+        poller.register(number, select.EPOLLIN)
+    waiting: deque[float] = deque()  # moments of calls for which no connection is free
+    found: list[float] = []
+    arrived, clock = 0, time.perf_counter
+    due = heard = clock()
+    try:
+        while len(found) < count:
+            now = clock()
+            while arrived < count and due <= now:
+                waiting.append(due)
+                arrived += 1
+                due += random.expovariate(rate)
+            while waiting and idle:
+                idle.pop().send(random.choice(requests), waiting.popleft())
+            # epoll's own timeout counts milliseconds; the one of select() is exact.
+            pause = max(due - clock(), 0.0) if arrived < count else _PATIENCE
+            select.select([poller], [], [], pause)
+            for number, _ in poller.poll(0):
+                connection = by_number[number]
+                connection.received += connection.sock.recv(262_144)
+                if _whole(connection.received):
+                    heard = clock()
+                    found.append(heard - connection.due)
+                    _check(connection.received, wanted)
+                    connection.received = b""
+                    idle.append(connection)
+            if now - heard > _PATIENCE and len(idle) < connections:
+                raise RuntimeError("no answer for half a minute")
+    finally:
+        poller.close()
+        for connection in by_number.values():
+            with contextlib.suppress(OSError):
+                connection.sock.close()
+    return found
+
+
+def _check(answer: bytes, wanted: bytes) -> None:
+    head = answer.partition(b"\r\n\r\n")[0].lower()
+    if not head.startswith(b"http/1.1 200") or wanted not in head:
+        raise RuntimeError(f"not what was expected: {answer[:600]!r}")
