@@ -17,10 +17,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.cache import arrivals
 from benchmarks.cache.hit_cost import (
+    ARRIVING,
     CONNECTIONS,
     QUESTIONS,
-    Arrivals,
     free_port,
     load,
     process,
@@ -69,7 +70,9 @@ def main() -> None:
         for _ in range(given.rounds):
             for phase, begin in phases.items():
                 begin()
-                latencies[phase] += run(Arrivals(given.rate, given.calls, b"", requests).run(port, 64))
+                latencies[phase] += arrivals.latencies(
+                    port, requests, rate=given.rate, count=given.calls, wanted=b"", connections=ARRIVING
+                )
     print(
         f"load {os.getloadavg()[0]:.1f}; {given.rounds} rounds of {given.calls:,} calls, {given.rate:.0f}/s\n"
     )
