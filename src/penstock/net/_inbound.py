@@ -33,15 +33,16 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from penstock.errors import BadRequest, BodyTooLarge, Overloaded, PenstockError, RequestTimeout
-from penstock.net._chunked import ChunkedDecoder
+from penstock.errors import BodyTooLarge, PenstockError, RequestTimeout
+from penstock.net._inbound_body import InboundBody
 from penstock.net._inbound_exchange import InboundExchange, too_large
 from penstock.net._precedent import Precedent
 from penstock.net._request_head import CHUNKED, Refusal, RequestHead
 from penstock.net._serving import LINGER_SILENCE, LINGER_TOTAL, NEVER
-from penstock.net._sockets import hung_up, readable, reset_on_close, untaken
-from penstock.net.exchange import LATER, HeaderList, Repeats
-from penstock.net.responses import CLOSE, CONTINUE, error_answer, render_fields
+from penstock.net._sockets import hung_up, readable, reset_on_close
+from penstock.net._untaken import Untaken
+from penstock.net.exchange import LATER, Repeats
+from penstock.net.responses import CLOSE, CONTINUE, last_error
 
 if TYPE_CHECKING:
     from penstock.net._serving import Serving
@@ -52,7 +53,6 @@ _IDLE, _HEAD, _BODY, _ANSWERING, _LINGERING, _CLOSED = range(6)
 _PHASES = ("idle", "head", "body", "answering", "lingering", "closed")
 
 LINGERING_REFUSED = 256  # connections over the limit that still get a 503; the others are cut
-SMALL_BODY = 65_536  # bytes that each body may have, however much is coming in
 DROPPED_BODY_BYTES = 65_536  # an answered request's body up to this long is read, not cut
 
 
@@ -60,13 +60,9 @@ class Inbound(asyncio.Protocol):
     __slots__ = (
         "_ahead",
         "_asked",
-        "_began",
+        "_body",
         "_checked",
-        "_chunks",
-        "_coming",
         "_head",
-        "_heard",
-        "_left",
         "_linger_until",
         "_looping",
         "_over_limit",
@@ -75,9 +71,7 @@ class Inbound(asyncio.Protocol):
         "_rest",
         "_rest_at",
         "_stripped",
-        "_taken",
-        "_taken_at",
-        "_written",
+        "_untaken",
         "broken",
         "deadline",
         "exchange",
@@ -96,7 +90,7 @@ class Inbound(asyncio.Protocol):
         self.serving = serving
         self.loop = serving.loop
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
-        self.write: Callable[[bytes], None] = self._write_counted
+        self.write: Callable[[bytes], None] = _write_nowhere
         self.peer = ""
         self.phase = _IDLE
         self.exchange: InboundExchange | None = None
@@ -110,20 +104,14 @@ class Inbound(asyncio.Protocol):
         self._ahead = bytearray()  # what came later
         self._asked = b""  # a request whose answer is looked for elsewhere, without its being read
         self._stripped = False  # an empty line in front of the request has been ignored
-        self._left = 0  # bytes of the body to come, or CHUNKED
-        self._chunks: ChunkedDecoder | None = None
-        self._coming = 0  # bytes of a body that is kept until it is whole
+        self._body: InboundBody | None = None  # that is still coming; None: it was there with its head
         self.last = False  # no request after this one
         self.broken = False  # lost, and with it what had been written and not yet sent
         self._looping = False  # _serve is on the stack
         self._reading_paused = False
         self.writing_paused = False
         self._over_limit = False
-        self._began = 0.0  # when the body began
-        self._heard = 0.0  # when bytes of the body came last
-        self._written = 0  # bytes, while writing is paused
-        self._taken = 0  # by the client, of those
-        self._taken_at = 0.0
+        self._untaken: Untaken | None = None  # while writing is paused, and after close
         self._linger_until = NEVER
         self.deadline = NEVER
 
@@ -176,19 +164,18 @@ class Inbound(asyncio.Protocol):
         self.deadline = NEVER
         self._forget_input()
         self.write = _write_nowhere
+        self._untaken = None
         self.serving.lost(self)
 
     def pause_writing(self) -> None:
         self.writing_paused = True
-        self.write = self._write_counted
-        self._written = untaken(self.transport)
-        self._taken = 0
-        self._taken_at = self.serving.clock.now()
-        self.serving.stalled.add(self)
+        self.write = self._watch_taking().write
 
     def resume_writing(self) -> None:
         self.writing_paused = False
         self.write = self.transport.write
+        if self.phase != _CLOSED:
+            self._untaken = None
         self._unstall()
         exchange = self.exchange
         if exchange is None:
@@ -356,7 +343,7 @@ class Inbound(asyncio.Protocol):
         exchange = self.exchange = InboundExchange(self, head)
         if not head.keep_alive or serving.draining:
             self.last = True
-        length = self._left = head.length
+        length = head.length
         size = len(data)
         self.phase = _ANSWERING if length == 0 else _BODY
         exchange.continue_wanted = head.expects_continue and size == at
@@ -368,7 +355,7 @@ class Inbound(asyncio.Protocol):
         head.meaning = exchange.meaning
         if exchange.gone:  # the application cut the connection
             return size
-        streaming = exchange.streaming = limit is None
+        exchange.streaming = limit is None
         if limit is not None:
             exchange.limit = min(limit, serving.config.max_body_bytes)
 
@@ -377,100 +364,62 @@ class Inbound(asyncio.Protocol):
                 serving.run(exchange)
             self._settle()
             return at
-        if length == CHUNKED:
-            self._chunks = ChunkedDecoder(serving.config.max_header_bytes)
-        elif not exchange.ended and not streaming:
+        if limit is not None and length != CHUNKED and not exchange.ended:
             if length > exchange.limit:
                 self._fail_body(too_large(exchange.limit))
                 return size
             if size - at >= length:  # the usual case: nothing to wait for
-                self._left = 0
                 exchange.gather(data[at : at + length])
                 self._body_done()
                 return at + length
-        self._began = self._heard = serving.clock.now()
-        self.deadline = self._began + serving.body_timeout
-        if exchange.continue_wanted and not streaming and not exchange.ended:
+        return size - len(self._begin_body(exchange, data[at:]))
+
+    def _begin_body(self, exchange: InboundExchange, data: bytes) -> bytes:
+        """Take a body as it comes, of which ``data`` is there; returns what follows the body."""
+        serving = self.serving
+        body = self._body = InboundBody(exchange, serving)
+        self.deadline = body.began + serving.body_timeout
+        if exchange.continue_wanted and not exchange.streaming and not exchange.ended:
             exchange.continue_wanted = False
             self.transport.write(CONTINUE)
-        rest = b""
-        if size > at:
-            rest = self._take_body(data[at:])
-        if streaming and not exchange.ended:
+        rest = self._take_body(body, data) if data else b""
+        if exchange.streaming and not exchange.ended:
             serving.run(exchange)
         self._settle()
-        return size - len(rest)
+        return rest
 
     def _feed_body(self, data: bytes) -> None:
-        self._heard = self.serving.clock.now()
-        rest = self._take_body(data)
+        body = self._body
+        assert body is not None
+        now = body.heard = self.serving.clock.now()
+        rest = self._take_body(body, data)
         if self.phase == _IDLE:
             if rest:
                 self._serve(rest)
             else:
-                self.deadline = self._heard + self.serving.idle_timeout
+                self.deadline = now + self.serving.idle_timeout
         elif rest and self.phase == _ANSWERING and not self.last:
             self._read_ahead(rest)
 
-    def _take_body(self, data: bytes) -> bytes:
+    def _take_body(self, body: InboundBody, data: bytes) -> bytes:
         """Give the exchange its part of ``data``; returns what follows the body."""
-        exchange = self.exchange
-        assert exchange is not None
-        rest = b""
-        if self._chunks is not None:
-            chunks = self._chunks
-            for piece in chunks.feed(data):
-                if not self._take_piece(exchange, piece):
-                    return b""
-            if chunks.fault is not None:
-                self.serving.count_refusal(chunks.fault.code)
-                self._fail_body(BadRequest(chunks.fault.message, code=chunks.fault.code))
-                return b""
-            if not chunks.done:
-                return b""
-            rest = chunks.rest
-            self._chunks = None
-        else:
-            left = self._left
-            if len(data) > left:
-                rest = data[left:]
-                data = data[:left]
-            self._left -= len(data)
-            if not self._take_piece(exchange, data):
-                return b""
-            if self._left:
-                return b""
-        self._left = 0
-        self._let_go()
-        self._body_done()
-        return rest
-
-    def _take_piece(self, exchange: InboundExchange, piece: bytes) -> bool:
-        exchange.received += len(piece)
-        if exchange.ended:
-            if exchange.received > DROPPED_BODY_BYTES:
-                self._linger()
-                return False
-        elif exchange.streaming:
-            exchange.push(piece)
-        else:
-            if exchange.received > exchange.limit:
-                self._fail_body(too_large(exchange.limit))
-                return False
-            exchange.gather(piece)
-            serving = self.serving
-            serving.coming += len(piece)
-            self._coming += len(piece)
-            if self._coming > SMALL_BODY and serving.coming > serving.config.bodies_bytes:
-                serving.count_refusal("bodies")
-                self._fail_body(Overloaded("too much is being sent here at once", retry_after=1.0))
-                return False
-        return True
+        exchange = body.exchange
+        body.feed(data)
+        if exchange.ended and exchange.received > DROPPED_BODY_BYTES:
+            self._linger()
+        elif body.fault is not None:
+            self._fail_body(body.fault)
+        elif body.left == 0:
+            self._let_go()
+            self._body_done()
+            return body.rest
+        return b""
 
     def _let_go(self) -> None:
         """The body is whole, or will never be."""
-        self.serving.coming -= self._coming
-        self._coming = 0
+        if self._body is not None:
+            self._body.close()
+            self._body = None
 
     def _body_done(self) -> None:
         exchange = self.exchange
@@ -492,7 +441,6 @@ class Inbound(asyncio.Protocol):
         if isinstance(error, BodyTooLarge | RequestTimeout):
             self.serving.count_refusal(error.code)
         self.last = True
-        self._chunks = None
         self.phase = _ANSWERING
         self.deadline = NEVER
         exchange.fail(error)
@@ -510,7 +458,7 @@ class Inbound(asyncio.Protocol):
         if exchange is None or not exchange.ended or self.phase not in (_BODY, _ANSWERING):
             return
         if self.last:
-            if exchange.whole or self._left == 0:
+            if exchange.whole:
                 self._end()
             else:
                 self._linger()
@@ -548,18 +496,21 @@ class Inbound(asyncio.Protocol):
     def ends_connection(self) -> bool:
         """Whether the answer whose head goes out now is the last one of the connection."""
         if not self.last:
+            exchange = self.exchange
             if self.serving.draining or (
-                self.phase == _BODY and (self._left == CHUNKED or self._left > DROPPED_BODY_BYTES)
+                exchange is not None
+                and (
+                    exchange.continue_wanted  # nobody knows whether the client will send the body now
+                    or (self.phase == _BODY and self._much_is_left(exchange))
+                )
             ):
                 self.last = True
-            elif self.exchange is not None and self.exchange.continue_wanted:
-                self.last = True  # nobody knows whether the client will send the body now
         return self.last
 
-    def _write_counted(self, data: bytes) -> None:
-        """Writes while writing is paused: then the sweep must know what the client has taken."""
-        self._written += len(data)
-        self.transport.write(data)
+    def _much_is_left(self, exchange: InboundExchange) -> bool:
+        """Whether more of the body is still to come than is read after the answer, and dropped."""
+        left = exchange.head.length if self._body is None else self._body.left
+        return left == CHUNKED or left > DROPPED_BODY_BYTES
 
     def _read_ahead(self, data: bytes) -> None:
         self._ahead += data
@@ -592,22 +543,21 @@ class Inbound(asyncio.Protocol):
         if not self._reading_paused and not self.writing_paused and self.phase != _CLOSED:
             self.serving.stalled.discard(self)
 
+    def _watch_taking(self) -> Untaken:
+        """From now on the sweep looks whether what was written is taken."""
+        untaken = self._untaken = Untaken(self.transport, self.serving.clock.now())
+        self.serving.stalled.add(self)
+        return untaken
+
     def check_stalled(self, now: float) -> None:
         """Look after a connection that gets no events because it is paused, or is closing."""
-        transport = self.transport
-        if self.writing_paused or self.phase == _CLOSED:
-            taken = self._written - untaken(transport)
-            if taken != self._taken:
-                self._taken = taken
-                self._taken_at = now
-            elif now - self._taken_at >= self.serving.write_timeout:
-                self.cut("write_timeout")
-                return
+        if self._untaken is not None and self._untaken.silence(now) >= self.serving.write_timeout:
+            self.cut("write_timeout")
+            return
         if self._reading_paused:
-            if self.phase == _BODY:
-                self._began += now - self._heard  # the time that we do not read is not the client's
-                self._heard = now
-            if hung_up(transport):
+            if self._body is not None:
+                self._body.pass_over(now)  # the time that we do not read is not the client's
+            if hung_up(self.transport):
                 self._client_gone()
                 self.close()
 
@@ -626,38 +576,22 @@ class Inbound(asyncio.Protocol):
             self.deadline = NEVER
 
     def _expire_body(self, now: float) -> None:
-        exchange = self.exchange
-        assert exchange is not None
-        serving = self.serving
+        body = self._body
+        assert body is not None
         if self._reading_paused:
-            self.deadline = now + serving.body_timeout
-            return
-        rate = serving.config.min_body_rate
-        silent_until = self._heard + serving.body_timeout
-        slow_at = max(self._began + exchange.received / rate, self._began + serving.body_timeout)
-        if now >= silent_until:
-            message = "The request's body did not come in time."
-        elif now > slow_at:
-            message = "The request's body comes too slowly."
+            self.deadline = now + self.serving.body_timeout
+        elif message := body.lateness(now):
+            self._fail_body(RequestTimeout(message))
         else:
-            self.deadline = min(silent_until, slow_at)
-            return
-        self._fail_body(RequestTimeout(message))
+            self.deadline = body.deadline()
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer a request that has no exchange, and end the connection."""
         self.serving.count_refusal(refusal.code)
         kind = "api_error" if refusal.status >= 500 else "invalid_request_error"
-        headers, body = error_answer(refusal.code, refusal.message, kind)
-        self._write_error(refusal.status, headers, body)
+        opening = self.serving.openings[refusal.status]
+        self.transport.write(last_error(opening, refusal.code, refusal.message, kind))
         self._linger()
-
-    def _write_error(self, status: int, headers: HeaderList, body: bytes) -> None:
-        opening = self.serving.openings[status]
-        fields = render_fields(headers)
-        self.transport.write(
-            b"%b%bcontent-length: %d\r\n%b\r\n%b" % (opening, CLOSE, len(body), fields, body)
-        )
 
     def _refuse_connection(self) -> None:
         serving = self.serving
@@ -669,8 +603,9 @@ class Inbound(asyncio.Protocol):
         self._over_limit = True
         serving.over_limit += 1
         serving.connections.add(self)
-        headers, body = error_answer("overloaded", "Too many connections.", "overloaded_error")
-        self._write_error(503, headers, body)
+        self.transport.write(
+            last_error(serving.openings[503], "overloaded", "Too many connections.", "overloaded_error")
+        )
         self._linger()
 
     def _linger(self) -> None:
@@ -687,7 +622,7 @@ class Inbound(asyncio.Protocol):
         self.phase = _LINGERING
         self.exchange = None
         self._forget_input()
-        self._chunks = None
+        self._let_go()
         now = self.serving.clock.now()
         self._linger_until = now + LINGER_TOTAL
         self.deadline = now + LINGER_SILENCE
@@ -705,10 +640,7 @@ class Inbound(asyncio.Protocol):
         self.deadline = NEVER
         self._let_go()
         self._forget_input()
-        self._written = untaken(self.transport)
-        self._taken = 0
-        self._taken_at = self.serving.clock.now()
-        self.serving.stalled.add(self)
+        self._watch_taking()
         if at_once:
             reset_on_close(self.transport)
             self.transport.abort()

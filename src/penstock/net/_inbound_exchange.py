@@ -42,7 +42,6 @@ class InboundExchange:
 
     __slots__ = (
         "_connection",
-        "_head",
         "_no_body",
         "_parts",
         "_pieces",
@@ -56,6 +55,7 @@ class InboundExchange:
         "ended",
         "failure",
         "gone",
+        "head",
         "headers",
         "limit",
         "meaning",
@@ -82,7 +82,7 @@ class InboundExchange:
         self.state: object = None
         self.meaning: object = head.meaning
         self._connection = connection
-        self._head = head
+        self.head = head
         self.task: asyncio.Task[None] | None = None
         self.watcher: Watcher | None = None
         # the body
@@ -115,7 +115,7 @@ class InboundExchange:
 
     @property
     def segment(self) -> bytes:
-        segment, head = self._connection.segment, self._head
+        segment, head = self._connection.segment, self.head
         if head.http10 or not head.keep_alive or head.expects_continue or head.length <= 0:
             return b""
         length = segment.find(b"\r\n\r\n") + 4 + head.length  # of this request, if the segment begins with it
@@ -218,7 +218,7 @@ class InboundExchange:
         opening = connection.serving.openings[status]
         if connection.ends_connection():
             opening += CLOSE
-        elif self._head.http10:
+        elif self.head.http10:
             opening += KEEP_ALIVE
         self.started = self.ended = self._seen = True
         self.watcher = None
@@ -243,14 +243,14 @@ class InboundExchange:
         opening = connection.serving.openings[status]
         if status in (204, 304):
             self._no_body = True
-        elif self._head.http10:
+        elif self.head.http10:
             connection.last = True  # the end of the connection is the only end that HTTP/1.0 knows
         else:
             self.chunked = True
             opening += b"transfer-encoding: chunked\r\n"
         if connection.ends_connection():
             opening += CLOSE
-        elif self._head.http10:
+        elif self.head.http10:
             opening += KEEP_ALIVE
         self.started = True
         self._pieces.append(b"%b%b\r\n" % (opening, fields))
@@ -300,7 +300,7 @@ class InboundExchange:
     def inform(self, status: int, headers: HeaderList) -> None:
         if not 100 <= status < 200 or status == 101:
             raise ValueError(f"{status} is not the status of an interim answer")
-        if self.gone or self.started or self._head.http10:
+        if self.gone or self.started or self.head.http10:
             return
         self._connection.write(b"%b%b\r\n" % (STATUS_LINES[status], render_fields(headers)))
 

@@ -76,6 +76,16 @@ def error_answer(code: str, message: str, kind: str) -> tuple[HeaderList, bytes]
     return (_JSON,), body
 
 
+def last_error(opening: bytes, code: str, message: str, kind: str) -> bytes:
+    """A whole answer to a client with whom the connection ends.
+
+    :param opening: of :class:`Openings`
+    """
+    headers, body = error_answer(code, message, kind)
+    fields = render_fields(headers)
+    return b"%b%bcontent-length: %d\r\n%b\r\n%b" % (opening, CLOSE, len(body), fields, body)
+
+
 def internal_error() -> tuple[HeaderList, bytes]:
     return error_answer("internal_error", "internal error", "api_error")
 
