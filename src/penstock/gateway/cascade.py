@@ -132,7 +132,7 @@ class Cascades:
         """Fill it with one attempt, which counts among those of the generation."""
         held.attempts = generation.attempts
         try:
-            await Production(call, held).run(router.route(call), _ONCE, RetryBudget(_ONCE), self._recorder)
+            await Production(call, held, _ONCE, RetryBudget(_ONCE), self._recorder).run(router.route(call))
             held.finish()
         finally:
             generation.attempts = held.attempts

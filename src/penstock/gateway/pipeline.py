@@ -471,7 +471,7 @@ class Pipeline:
         """:param asked: as the caller made it, if another call is made in its place"""
         if call.reservation is not None:
             call.reservation.hold()
-        production = Production(call, generation)
+        production = Production(call, generation, snapshot.config.retry, snapshot.budget, self.recorder)
         self.productions[production] = None
         attach.remember(asked or call, generation, self.registry)
         if name is not None:
@@ -514,7 +514,7 @@ class Pipeline:
             snapshot.budget.deposit(call.received)
             cascades = snapshot.cascades
             if cascades is None or not await cascades.answered(call, generation, snapshot.router):
-                await production.run(candidates, snapshot.config.retry, snapshot.budget, self.recorder)
+                await production.run(candidates)
             settle(call, generation)  # before its caller is told how much is left
             generation.finish()
             if call.asked is not None:

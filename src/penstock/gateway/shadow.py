@@ -179,7 +179,7 @@ class Shadows:
         )
         made = self._producing.registry.create(again)
         made.grace = math.inf
-        production = Production(again, made)
+        production = Production(again, made, _ONCE, RetryBudget(_ONCE), self._producing.recorder)
         self._running[production] = route
         self._none_runs.clear()
         production.task = tasks.run(self._ask(production, _answer_of(generation), route, shadow, router))
@@ -204,9 +204,7 @@ class Shadows:
         generation = production.generation
         outcome = "failed"
         try:
-            await production.run(
-                router.route(production.call), _ONCE, RetryBudget(_ONCE), self._producing.recorder
-            )
+            await production.run(router.route(production.call))
             generation.finish()
             outcome = "answered"
         except (Abandoned, asyncio.CancelledError):

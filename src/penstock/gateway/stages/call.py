@@ -16,17 +16,12 @@ when the answer is complete, when every candidate has failed, or when the last r
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
-import time
 from collections.abc import Container, Sequence
-
-import msgspec
 
 from penstock.config.model import RetryConfig
 from penstock.errors import (
     CallerError,
-    InternalError,
     Overloaded,
     PenstockError,
     RateLimited,
@@ -40,28 +35,26 @@ from penstock.errors import (
     UpstreamUntrusted,
     untraced,
 )
-from penstock.flow import retry
 from penstock.flow.departure import LEAVING
 from penstock.flow.gate import Turn
+from penstock.flow.retry import RetryBudget, delay
+from penstock.gateway.stages.attempt import enter
 from penstock.gateway.stages.batch import ask_together
-from penstock.gateway.stages.candidate import Candidate, has_room
-from penstock.gateway.stages.hedge import Hedge, learn
-from penstock.gateway.stages.learnt import count_in, count_out, count_sample
-from penstock.gateway.stages.queue import ask_turn, settle_turn, take_turn, wait_turn
+from penstock.gateway.stages.candidate import Candidate
+from penstock.gateway.stages.hedge import Hedge
+from penstock.gateway.stages.queue import ask_turn, take_turn, wait_turn
 from penstock.gateway.stages.record import Recorder
-from penstock.gateway.stages.unfinished import close, point_of, stop_at_limit
+from penstock.gateway.stages.unfinished import Step, close, point_of, steps, stop_at_limit
 from penstock.generation.log import TOO_LARGE, Generation
-from penstock.messages import Attempt, Call, Endpoint, Outcome, Usage
+from penstock.messages import Call, Endpoint, Usage
 from penstock.net import tasks
-from penstock.upstream.job import Lookup
-from penstock.upstream.ladder import How, Point, rungs
+from penstock.upstream.ladder import How, Point
 from penstock.upstream.transfer import Transfer
 from penstock.wire.boundary import Mismatch
 from penstock.wire.counting import estimated_answer
 
 log = logging.getLogger("penstock.gateway")
 
-_COMPLETED = Outcome.COMPLETED
 _INPUT_TOKENS = Endpoint.INPUT_TOKENS
 _COUNTS = frozenset({Endpoint.COUNT_TOKENS, _INPUT_TOKENS})
 _WRITES_ON = frozenset({How.PREFILL, How.PROMPT})  # what they ask for is new text, a token at least
@@ -75,22 +68,22 @@ class Abandoned(PenstockError):
     code = "cancelled"
 
 
-class _Step(msgspec.Struct, frozen=True, eq=False):
-    """One way to go on with a broken answer."""
-
-    candidate: Candidate
-    how: How
-
-
 class Production:
-    """Fills one generation from upstreams."""
+    """Fills one generation from upstreams.
+
+    :param retry: how often, and how soon, is asked again
+    :param budget: what retries are taken from
+    """
 
     __slots__ = (
         "_abandoned",
         "_begun_by",
+        "_budget",
         "_cancel_grace",
         "_candidates",
         "_prompt",
+        "_recorder",
+        "_retry",
         "_transfer",
         "_tries",
         "call",
@@ -98,9 +91,14 @@ class Production:
         "task",
     )
 
-    def __init__(self, call: Call, generation: Generation) -> None:
+    def __init__(
+        self, call: Call, generation: Generation, retry: RetryConfig, budget: RetryBudget, recorder: Recorder
+    ) -> None:
         self.call = call
         self.generation = generation
+        self._retry = retry
+        self._budget = budget
+        self._recorder = recorder
         self.task: tasks.Run | None = None
         self._transfer: Transfer | None = None
         self._abandoned = False
@@ -148,9 +146,8 @@ class Production:
         name = transfer.job.upstream
         leaves = UpstreamLeaving(f"{name} is going away", upstream=name)
         if events:
-            begun_by = self._begun_by or self.generation.served_by[1]
             may = name in leaving and bool(
-                self._steps(leaves, self._candidates, begun_by, self._point(), transfer.now())
+                self._steps(leaves, self._candidates, self._point(), transfer.now())
             )
         else:
             may = name in gone and any(one.upstream.departure is None for one in self._candidates)
@@ -158,13 +155,7 @@ class Production:
 
     # ---- from nothing, or from what is there ----
 
-    async def run(
-        self,
-        candidates: Sequence[Candidate],
-        config: RetryConfig,
-        budget: retry.RetryBudget,
-        recorder: Recorder,
-    ) -> None:
+    async def run(self, candidates: Sequence[Candidate]) -> None:
         """Call until the log is complete; one that holds events already is gone on with.
 
         :raises PenstockError: the last failure before the first event, or the break that could not be mended
@@ -175,7 +166,7 @@ class Production:
         broken: UpstreamError | None
         free = False
         if not self.generation.events:
-            broken = await self._begin(candidates, config, budget, recorder)
+            broken = await self._begin(candidates)
             free = isinstance(broken, UpstreamLeaving)
         elif self.call.stream:
             broken = UpstreamBroken("the process that was receiving this answer has ended")
@@ -183,19 +174,14 @@ class Production:
         else:
             return  # the one event of a plain answer is all of it
         if broken is not None:
-            await self._go_on(broken, candidates, config, budget, recorder, free=free)
+            await self._go_on(broken, candidates, free=free)
 
-    async def _begin(
-        self,
-        candidates: Sequence[Candidate],
-        config: RetryConfig,
-        budget: retry.RetryBudget,
-        recorder: Recorder,
-    ) -> UpstreamError | None:
+    async def _begin(self, candidates: Sequence[Candidate]) -> UpstreamError | None:
         """Call until answered, or until a stream breaks after its first event: that break.
 
         :raises PenstockError: the last failure, with nothing delivered
         """
+        config, recorder = self._retry, self._recorder
         error: PenstockError | None = None
         limited: RateLimited | None = None
         for candidate in candidates:
@@ -206,10 +192,9 @@ class Production:
                 try:
                     hedging = candidate.upstream.hedging
                     if hedging is None or not self.call.stream:
-                        await self._attempt(candidate, config, budget, recorder)
+                        await self._attempt(candidate)
                     else:
-                        ask = functools.partial(self._ask, config, budget, recorder)
-                        await Hedge(candidate, hedging, candidates, ask, self._won, recorder).run()
+                        await Hedge(candidate, hedging, candidates, self._attempt, self._won, recorder).run()
                     return None
                 except Untranslatable as untranslatable:  # the next candidate may speak the caller's dialect
                     error = error or untranslatable
@@ -242,23 +227,13 @@ class Production:
                     wait = _wait(failed, number, config)
                     if wait is None or number == config.attempts:
                         break
-                    if not budget.withdraw(recorder.clock.now()):
+                    if not self._budget.withdraw(recorder.clock.now()):
                         break
                     recorder.retried(candidate)
                     await asyncio.sleep(wait)
         failure = error or limited
         assert failure is not None, "a route has at least one candidate"
         raise failure
-
-    async def _ask(
-        self,
-        config: RetryConfig,
-        budget: retry.RetryBudget,
-        recorder: Recorder,
-        candidate: Candidate,
-        hedge: Hedge,
-    ) -> None:
-        await self._attempt(candidate, config, budget, recorder, hedge=hedge)
 
     def _won(self, transfer: Transfer) -> None:
         self._transfer = transfer
@@ -277,9 +252,6 @@ class Production:
         self,
         broken: UpstreamError,
         candidates: Sequence[Candidate],
-        config: RetryConfig,
-        budget: retry.RetryBudget,
-        recorder: Recorder,
         *,
         free: bool,
     ) -> None:
@@ -288,46 +260,46 @@ class Production:
         :param free: whether the first try takes nothing from the budget
         :raises PenstockError: it cannot be; the break is told, never what was tried to mend it
         """
-        call, generation = self.call, self.generation
+        call, generation, recorder = self.call, self.generation, self._recorder
         most = candidates[0].continuation.attempts
-        begun_by = self._begun_by = generation.served_by[1] or candidates[0].model
+        self._begun_by = generation.served_by[1] or candidates[0].model
         failed_at = next((one for one in candidates if self._served_last(one)), None)
         failure = broken
         if failed_at is not None:  # no answer is begun by one version of a model and ended by another
             candidates = [
                 one for one in candidates if one.route != failed_at.route or one.version == failed_at.version
             ]
-        steps: list[_Step] | None = None  # None: the log is not as it was when they were thought of
+        ways: list[Step] | None = None  # None: the log is not as it was when they were thought of
         while most:
             point = self._point()
             now = recorder.clock.now()
-            if steps is None:
+            if ways is None:
                 if close(call, generation, now) or (
                     point is not None and stop_at_limit(call, generation, point, now)
                 ):
-                    self._ended(recorder)
+                    self._ended()
                     return
-                steps = self._steps(broken, candidates, begun_by, point, now)
-            if not steps or point is None:
+                ways = self._steps(broken, candidates, point, now)
+            if not ways or point is None:
                 break
-            if steps[0].how in _WRITES_ON and stop_at_limit(call, generation, point, now, ours=True):
-                self._ended(recorder)
+            if ways[0].how in _WRITES_ON and stop_at_limit(call, generation, point, now, ours=True):
+                self._ended()
                 return
-            if self._tries >= most or not (free or budget.withdraw(now)):
+            if self._tries >= most or not (free or self._budget.withdraw(now)):
                 break
             free = False
-            step = steps.pop(0)
+            step = ways.pop(0)
             self._tries += 1
             if step.candidate is failed_at:
-                pause = _pause(failure, self._tries, config)
+                pause = _pause(failure, self._tries, self._retry)
                 if pause is None:
-                    steps = [one for one in steps if one.candidate is not step.candidate]
+                    ways = [one for one in ways if one.candidate is not step.candidate]
                     continue
                 await asyncio.sleep(pause)
             length = len(generation.events)
             try:
-                await self._attempt(step.candidate, config, budget, recorder, (step.how, point))
-                self._seamed(step, recorder, "rescued")
+                await self._attempt(step.candidate, more=(step.how, point))
+                self._seamed(step, "rescued")
                 return
             except Abandoned:
                 recorder.continued(step.how, "cancelled")
@@ -345,48 +317,29 @@ class Production:
                 if self._abandoned or error.code == TOO_LARGE:
                     raise
                 if len(generation.events) > length:
-                    self._seamed(step, recorder, "broken")
-                    broken, steps = error, None
+                    self._seamed(step, "broken")
+                    broken, ways = error, None
                 else:
                     recorder.continued(step.how, "failed")
-                    steps = [one for one in steps if one.candidate is not step.candidate]
+                    ways = [one for one in ways if one.candidate is not step.candidate]
         raise broken
 
-    def _seamed(self, step: _Step, recorder: Recorder, outcome: str) -> None:
+    def _seamed(self, step: Step, outcome: str) -> None:
         generation = self.generation
         generation.seams += 1
-        recorder.continued(step.how, outcome)
+        self._recorder.continued(step.how, outcome)
         log.info("%s went on by %s at %s: %s", generation.id, step.how.value, generation.served_by, outcome)
 
     def _steps(
-        self,
-        broken: UpstreamError,
-        candidates: Sequence[Candidate],
-        begun_by: str,
-        point: Point | None,
-        now: float,
-    ) -> list[_Step]:
+        self, broken: UpstreamError, candidates: Sequence[Candidate], point: Point | None, now: float
+    ) -> list[Step]:
         """Every way in which the log can be gone on with as it stands, in the order in which they are tried."""
         if point is None:
             return []
-        steps: list[_Step] = []
-        late: list[_Step] = []  # who was silent or slow had its time; who is full would make the caller wait
-        for candidate in candidates:
-            upstream = candidate.upstream
-            if upstream.departure is not None:
-                continue
-            ways = rungs(
-                point,
-                upstream.endpoint_for_more(self.call),
-                upstream.capabilities(candidate.model),
-                same_model=candidate.model == begun_by,
-                prompt=candidate.continuation.prompt,
-            )
-            slow = isinstance(broken, UpstreamTimeout) and self._served_last(candidate)
-            (late if slow or not has_room(candidate, now) else steps).extend(
-                _Step(candidate, how) for how in ways
-            )
-        return steps + late
+        generation = self.generation
+        begun_by = self._begun_by or generation.served_by[1]
+        slow = generation.served_by if isinstance(broken, UpstreamTimeout) else None
+        return steps(self.call, point, candidates, begun_by, slow, now)
 
     def _served_last(self, candidate: Candidate) -> bool:
         return self.generation.served_by == (candidate.upstream.name, candidate.model)
@@ -394,29 +347,22 @@ class Production:
     def _point(self) -> Point | None:
         return point_of(self.call, self.generation, self._prompt)
 
-    def _ended(self, recorder: Recorder) -> None:
+    def _ended(self) -> None:
         """The log lacked nothing but its end, and has it now."""
         self.generation.seams += 1
-        recorder.continued(How.CLOSE, "rescued")
+        self._recorder.continued(How.CLOSE, "rescued")
 
     # ---- one attempt ----
 
     async def _attempt(
-        self,
-        candidate: Candidate,
-        config: RetryConfig,
-        budget: retry.RetryBudget,
-        recorder: Recorder,
-        more: tuple[How, Point] | None = None,
-        hedge: Hedge | None = None,
+        self, candidate: Candidate, hedge: Hedge | None = None, more: tuple[How, Point] | None = None
     ) -> None:
         """One upstream call, and its row in the ledger.
 
-        :param more: how the answer that is there goes on; None: from its beginning
         :param hedge: another call may be made beside this one; None: not
+        :param more: how the answer that is there goes on; None: from its beginning
         """
-        call, generation, upstream = self.call, self.generation, candidate.upstream
-        allotment = candidate.allotment
+        call, generation, upstream, recorder = self.call, self.generation, candidate.upstream, self._recorder
         if upstream.departure is not None:
             raise upstream.departure.refusal(upstream.name, recorder.clock.now())
         transfer: Transfer
@@ -430,18 +376,12 @@ class Production:
             )
         if candidate.notices:
             transfer.notices = candidate.notices
-        allotted = await allotment.take(call) if allotment is not None else None
-        generation.attempts += 1
-        generation.served_by = (upstream.name, candidate.model)
-        attempt = _opened(call, generation, candidate, transfer)
-        recorder.opened(attempt)
-        # What was asked with a caller's own key, it alone can ask for.
-        if upstream.usage_lookup is not None and not transfer.job.callers_key:
-            transfer.lookup = Lookup(upstream.usage_lookup, functools.partial(recorder.noted, attempt))
+        allotment = candidate.allotment
+        entry = enter(
+            candidate, transfer, recorder, await allotment.take(call) if allotment is not None else None
+        )
         if hedge is not None:
             hedge.entered(transfer)
-        standing = count_in(candidate)
-        turn: Turn | None = None
         failure: BaseException | None = None
         try:
             if (
@@ -453,7 +393,7 @@ class Production:
             if upstream.gate is not None:
                 place = ask_turn(upstream.gate, transfer, candidate)
                 turn = place if isinstance(place, Turn) else await wait_turn(upstream.gate, transfer, place)
-                transfer.turn = turn
+                entry.turn = transfer.turn = turn
             connection = await take_turn(upstream, transfer)
             if hedge is None or self._transfer is None:
                 self._transfer = transfer
@@ -465,59 +405,33 @@ class Production:
             except UpstreamError as broken:
                 if hedge is not None and hedge.winner is not transfer:
                     raise  # the other may be writing
-                transfer = await self._read_on(transfer, broken, candidate, config, budget, recorder)
+                transfer = await self._read_on(transfer, broken, candidate)
         except BaseException as error:
             failure = error
             if more is None and not transfer.lost:
                 self._prompt = transfer.told_usage()
             raise
         finally:
-            _describe(attempt, transfer, failure, continues=more is not None)
-            if not transfer.lost:
-                if not transfer.complete:
-                    self._transfer = None
-                generation.usage = transfer.of_the_whole(attempt.usage)
-                generation.served_by = (upstream.name, candidate.model)
-            recorder.settled(attempt, candidate, stream=call.stream)
-            if transfer.overstated is not None:
-                recorder.overstated(attempt, transfer.overstated)
-            generation.cost += attempt.cost
-            if allotted is not None:
-                allotted.settle(attempt.usage, attempt.cost)
-                allotted.release()
-            if turn is not None:
-                settle_turn(turn, transfer, attempt, failure)
-            if standing is not None:
-                count_out(standing, transfer, attempt, failure)
-            if candidate.sample is not None:
-                count_sample(candidate.sample, transfer, attempt, failure, recorder.ledger.prices)
-            if upstream.hedging is not None and call.stream and more is None:
-                learn(upstream.hedging, candidate.model, transfer)
+            if not (transfer.lost or transfer.complete):
+                self._transfer = None
+            entry.settle(transfer, failure, continues=more is not None)
         if transfer.cancelled and not transfer.lost:
             raise Abandoned("the last reader has left")
 
-    async def _read_on(
-        self,
-        transfer: Transfer,
-        broken: UpstreamError,
-        candidate: Candidate,
-        config: RetryConfig,
-        budget: retry.RetryBudget,
-        recorder: Recorder,
-    ) -> Transfer:
+    async def _read_on(self, transfer: Transfer, broken: UpstreamError, candidate: Candidate) -> Transfer:
         """Read on in the upstream's own run of an answer whose connection broke: still the same attempt.
 
         :returns: the transfer that received the rest
         :raises UpstreamError: the break: there is no such run, or it cannot be reached
         """
-        upstream, generation = candidate.upstream, self.generation
+        upstream, generation, recorder = candidate.upstream, self.generation, self._recorder
         if upstream.departure is not None:
             raise broken
         most = candidate.continuation.attempts
         while not self._abandoned and self._tries < most and broken.code != TOO_LARGE:
             rest = upstream.rest(transfer, candidate.model)
-            pause = _pause(broken, self._tries + 1, config)
-            if rest is None or pause is None or not budget.withdraw(recorder.clock.now()):
+            pause = _pause(broken, self._tries + 1, self._retry)
+            if rest is None or pause is None or not self._budget.withdraw(recorder.clock.now()):
                 break
             self._tries += 1
             await asyncio.sleep(pause)
@@ -541,52 +455,6 @@ class Production:
             recorder.continued(How.RESUME, "cancelled" if further.cancelled else "rescued")
             return further
         raise broken
-
-
-def _opened(call: Call, generation: Generation, candidate: Candidate, transfer: Transfer) -> Attempt:
-    """The ledger row of an attempt that begins; what it may use is reserved."""
-    tenant = call.tenant
-    return Attempt(
-        f"{generation.id}/{generation.attempts}",
-        generation.id,
-        generation.attempts,
-        tenant.name,
-        tenant.key_name,
-        tenant.tier,
-        call.endpoint.label,
-        call.model,
-        candidate.upstream.name,
-        candidate.model,
-        time.time(),
-        Usage(transfer.job.prompt_tokens, call.max_output_tokens or 0, estimated=True),
-    )
-
-
-def _describe(
-    attempt: Attempt, transfer: Transfer, failure: BaseException | None, *, continues: bool
-) -> None:
-    """Write into the ledger row how the attempt ended."""
-    attempt.status = transfer.status
-    attempt.duration = transfer.now() - transfer.started
-    if transfer.seen:
-        attempt.first_token = transfer.seen - transfer.started
-    try:
-        attempt.usage = transfer.used()
-        if transfer.lookup is not None and attempt.usage.estimated and not attempt.answer:
-            transfer.look_for_id()
-    except Exception:  # whatever is wrong with an answer, its row must be settled
-        log.exception("defect while counting %s", attempt.id)
-    if transfer.lost:
-        attempt.outcome = Outcome.HEDGED_AWAY
-    elif transfer.cancelled or isinstance(failure, asyncio.CancelledError):
-        attempt.outcome = Outcome.CANCELLED
-        attempt.error = "cancelled"
-    elif failure is None:
-        attempt.outcome = Outcome.CONTINUED if continues else _COMPLETED
-    else:
-        came = transfer.seen or attempt.usage.output_tokens
-        attempt.outcome = Outcome.PARTIAL if came else Outcome.FAILED
-        attempt.error = failure.code if isinstance(failure, PenstockError) else InternalError.code
 
 
 def _has_another(candidates: Sequence[Candidate], candidate: Candidate, error: UpstreamError) -> bool:
@@ -617,7 +485,7 @@ def _pause(error: UpstreamError, attempt: int, config: RetryConfig) -> float | N
         isinstance(error, UpstreamFailed) and error.code in _OUR_ACCOUNT
     ):
         return None
-    wait = retry.delay(config, attempt)
+    wait = delay(config, attempt)
     if error.retry_after is not None:
         if error.retry_after > config.max_retry_after:
             return None

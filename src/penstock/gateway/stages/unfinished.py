@@ -1,20 +1,29 @@
-"""An answer that broke: where it stands, and whether it lacks more than its end."""
+"""An answer that broke: where it stands, whether it lacks more than its end, and who can go on with it."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import msgspec
 
 from penstock.errors import UpstreamBroken
+from penstock.gateway.stages.candidate import Candidate, has_room
 from penstock.generation.log import Generation
 from penstock.messages import Call, Event, Usage
-from penstock.upstream.ladder import Point
+from penstock.upstream.ladder import How, Point, rungs
 from penstock.wire import delivered
 from penstock.wire.conversation import Finished, PartEnded
 from penstock.wire.demand import demand
 
 log = logging.getLogger("penstock.gateway")
+
+
+class Step(msgspec.Struct, frozen=True, eq=False):
+    """One way to go on with a broken answer."""
+
+    candidate: Candidate
+    how: How
 
 
 def point_of(call: Call, generation: Generation, prompt: Usage | None) -> Point | None:
@@ -80,3 +89,34 @@ def stop_at_limit(
     frames += has.encoder.feed(Finished("length", used))
     generation.append(frames, now)
     return True
+
+
+def steps(
+    call: Call,
+    point: Point,
+    candidates: Sequence[Candidate],
+    begun_by: str,
+    slow: tuple[str, str] | None,
+    now: float,
+) -> list[Step]:
+    """Every way to go on with an answer as it stands, in the order in which they are tried.
+
+    :param begun_by: the model that began it
+    :param slow: upstream and model that were silent or slow; None: nobody was
+    """
+    usual: list[Step] = []
+    late: list[Step] = []  # who was slow had its time; who is full would make the caller wait
+    for candidate in candidates:
+        upstream = candidate.upstream
+        if upstream.departure is not None:
+            continue
+        ways = rungs(
+            point,
+            upstream.endpoint_for_more(call),
+            upstream.capabilities(candidate.model),
+            same_model=candidate.model == begun_by,
+            prompt=candidate.continuation.prompt,
+        )
+        waits = slow == (upstream.name, candidate.model) or not has_room(candidate, now)
+        (late if waits else usual).extend(Step(candidate, how) for how in ways)
+    return usual + late
