@@ -316,6 +316,25 @@ class TestReload:
             running.wait_log("configuration 2 is in use")
             assert greeting(running) == "second"
 
+    def test_a_keys_file_that_vanishes_is_told_and_what_changes_meanwhile_is_taken_when_it_is_back(
+        self, tmp_path
+    ):
+        keys = tmp_path / "keys.jsonl"
+        keys.touch()
+        config = write_config(tmp_path / "penstock.yaml", keys_file=str(keys))
+        with Running.standin(config) as running:
+            keys.rename(tmp_path / "elsewhere")
+            running.wait_log(f"the old configuration stays: {keys}: is not there")
+            running.wait_log(f"{keys} cannot be read")
+            assert running.metric("penstock_config_files_missing") == 1
+            write_config(config, model="second", keys_file=str(keys))
+            running.wait_log("config reload failed", count=2)
+            assert greeting(running) == "first"
+            (tmp_path / "elsewhere").rename(keys)
+            running.wait_log("configuration 2 is in use")
+            assert greeting(running) == "second"
+            assert running.metric("penstock_config_files_missing") == 0
+
     def test_every_mistake_of_a_bad_file_is_logged_and_the_old_one_stays(self, config):
         with Running.standin(config) as running:
             config.write_text("listne: 1\nworkers: many\n")

@@ -1,4 +1,4 @@
-from penstock.admin.watch import FileWatch
+from penstock.admin.watch import GONE, FileWatch
 
 
 def test_a_change_is_told_once_when_it_has_stayed_for_two_looks(tmp_path):
@@ -25,9 +25,32 @@ def test_a_file_that_is_missing_for_a_moment_has_not_changed(tmp_path):
     path.write_text("one")
     watch = FileWatch([path])
     path.unlink()
-    assert not any(watch.changed() for _ in range(3))
+    assert not any(watch.changed() for _ in range(GONE - 1))
     path.write_text("one")
     assert not any(watch.changed() for _ in range(3))
+
+
+def test_a_file_that_has_gone_is_told_once_and_once_when_it_is_back(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("one")
+    watch = FileWatch([path])
+    path.unlink()
+    assert [watch.changed() for _ in range(GONE + 2)] == [False] * (GONE - 1) + [True, False, False]
+    assert watch.missing == [path]
+    path.write_text("one")
+    assert [watch.changed() for _ in range(3)] == [False, True, False]
+    assert watch.missing == []
+
+
+def test_other_files_change_while_one_is_missing(tmp_path):
+    path, other = tmp_path / "file", tmp_path / "other"
+    path.write_text("one")
+    other.write_text("two")
+    watch = FileWatch([path, other])
+    path.unlink()
+    assert any(watch.changed() for _ in range(GONE))
+    other.write_text("three")
+    assert [watch.changed() for _ in range(3)] == [False, True, False]
 
 
 def test_a_file_that_was_changed_back_has_not_changed(tmp_path):

@@ -405,6 +405,8 @@ class Supervisor:
                 log.warning("%s", sentence)
             await self._pause(self._watch_interval)
             if not self.stopping and self._watch.changed():
+                for path in self._watch.missing:
+                    log.error("%s cannot be read, which the configuration needs", path)
                 await self.reload()
 
     def _watched(self, config: Config) -> list[Path]:
@@ -528,6 +530,9 @@ class Supervisor:
             "penstock_local_restarts_total", "Local models started in the place of one that died."
         ).labels()
         version = registry.gauge("penstock_config_version", "Grows with every reload.").labels()
+        missing = registry.gauge(
+            "penstock_config_files_missing", "Files of the configuration that cannot be read."
+        ).labels()
         for result in ("done", "failed"):
             self._reloads.labels(result)
 
@@ -535,6 +540,7 @@ class Supervisor:
             for state in ("starting", "ready", "draining", "gone"):
                 workers.labels(state).set(sum(slot.state == state for slot in self.slots))
             version.set(self.version)
+            missing.set(len(self._watch.missing))
             engines.value = max(engines.value, self._engines.restarts)
 
         registry.before_snapshot(collect)

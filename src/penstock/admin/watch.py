@@ -10,49 +10,59 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+STEADY = 2  # looks at which new content is the same before it counts: a file is not read half written
+GONE = 5  # the same for a file that cannot be read: between the two renames of some editors it is not there
+
 
 class FileWatch:
-    """Tells a change once, when the new content has been the same for two looks.
+    """Tells a change once, when the files have been the same for a few looks.
 
-    A file that is being written is so not read half; one that is missing for a moment (between the two
-    renames of some editors) counts as unchanged.
+    A file that has gone has changed, and so it has when it is back: whoever was told is told again once all
+    can be read.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._paths = tuple(paths)
-        self._known = self._digest()
-        self._candidate: bytes | None = None
+        self._known = self._digests()
+        self._candidate: tuple[bytes | None, ...] = ()
+        self._looks = 0  # that have seen the candidate
 
     def follow(self, paths: Iterable[Path]) -> None:
         """Watch these from now on, as they are now."""
         self._paths = tuple(paths)
-        self._known = self._digest()
-        self._candidate = None
+        self._known = self._digests()
+        self._looks = 0
 
     def changed(self) -> bool:
         """One look."""
-        digest = self._digest()
-        if digest is None or digest == self._known:
-            self._candidate = None
+        digests = self._digests()
+        if digests == self._known:
+            self._looks = 0
             return False
-        if digest != self._candidate:
-            self._candidate = digest
+        self._looks = self._looks + 1 if self._looks and digests == self._candidate else 1
+        self._candidate = digests
+        gone = any(new is None and old for new, old in zip(digests, self._known, strict=True))
+        if self._looks < (GONE if gone else STEADY):
             return False
-        self._known = digest
-        self._candidate = None
+        self._known = digests
+        self._looks = 0
         return True
 
-    def _digest(self) -> bytes | None:
-        """None: at least one file cannot be read now."""
-        digest = hashlib.blake2b()
-        for path in self._paths:
-            try:
-                content = path.read_bytes()
-            except OSError:
-                return None
-            digest.update(len(content).to_bytes(8, "big"))
-            digest.update(content)
-        return digest.digest()
+    @property
+    def missing(self) -> list[Path]:
+        """The files that could not be read when a change was told last."""
+        return [path for path, digest in zip(self._paths, self._known, strict=True) if digest is None]
+
+    def _digests(self) -> tuple[bytes | None, ...]:
+        """Of each file; None: it cannot be read now."""
+        return tuple(_digest(path) for path in self._paths)
 
     def __repr__(self) -> str:
         return f"<FileWatch of {', '.join(map(str, self._paths)) or 'nothing'}>"
+
+
+def _digest(path: Path) -> bytes | None:
+    try:
+        return hashlib.blake2b(path.read_bytes()).digest()
+    except OSError:
+        return None
