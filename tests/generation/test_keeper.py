@@ -6,8 +6,10 @@ import time
 import pytest
 from store_suite import LATER, append, begin, record
 
+from penstock.generation import keeper as module
 from penstock.generation.keeper import Keeper
 from penstock.generation.log import Generation
+from penstock.generation.store import StoreUnavailable
 from penstock.generation.stores.sqlite import SQLiteStore
 from penstock.messages import Endpoint
 from penstock.net.clock import Clock
@@ -111,6 +113,58 @@ def test_a_process_that_begins_to_go_away_takes_nothing_over_that_it_has_just_fo
         await asyncio.wait_for(store.done.wait(), 30)
         assert keeper.taken_over == 0
         assert await dead.expired(time.time(), 10) == [one.id]  # for somebody else
+        await keeper.close()
+        await dead.close()
+
+    asyncio.run(test())
+
+
+class ShakyStore(SQLiteStore):
+    """Fails once, right after it has given a generation to a new owner."""
+
+    def __init__(self, path, within):
+        super().__init__(path, 1 << 26)
+        self.within = within
+
+    async def take_over(self, generation_id, owner, now):
+        taken = await super().take_over(generation_id, owner, now)
+        if self.within == "take over":
+            self.within = ""
+            raise StoreUnavailable("its answer was lost")
+        return taken
+
+    async def events(self, generation_id, first, most):
+        if self.within == "events":
+            self.within = ""
+            raise StoreUnavailable("it is away")
+        return await super().events(generation_id, first, most)
+
+
+class Runs(NobodysRuns):
+    def __init__(self):
+        self.went_on = asyncio.get_running_loop().create_future()
+
+    def go_on(self, record, events, keeper):
+        self.went_on.set_result((record.id, events))
+
+
+@pytest.mark.parametrize("within", ["take over", "events"])
+def test_what_was_taken_over_while_the_store_failed_is_gone_on_with_when_it_is_back(
+    tmp_path, monkeypatch, within
+):
+    monkeypatch.setattr(module, "SETTLING_AFTER_TROUBLE", 0.0)
+
+    async def test():
+        dead = SQLiteStore(tmp_path / "g.db", 1 << 26)
+        await dead.start()
+        one = record()
+        await dead.write([begin(one, [b"0"])])
+        await dead.release(one.owner, [one.id])
+        keeper = Keeper(ShakyStore(tmp_path / "g.db", within), Clock(), kept_for=60.0, lease=0.1)
+        runs = Runs()
+        await keeper.start(runs)
+        assert await asyncio.wait_for(runs.went_on, 30) == (one.id, [b"0"])
+        assert keeper.taken_over == 1
         await keeper.close()
         await dead.close()
 

@@ -267,6 +267,22 @@ def test_everything_expires_by_the_servers_own_clock_too(own_server):
     run(test)
 
 
+def test_what_was_let_go_while_the_connection_broke_is_found_once_it_is_let_go_again(server):
+    async def test():
+        store = RedisStore(server.url, 1 << 26, prefix="let-go", budget=PATIENT)
+        await store.start()
+        one = record()
+        await store.write([begin(one)])
+        await store.release(one.owner, [one.id])
+        await redis(server, b"DEL", store._owned(""))  # as if the second of its two commands had been lost
+        assert await store.expired(NOW, 10) == []
+        await store.release(one.owner, [one.id])
+        assert await store.expired(NOW, 10) == [one.id]
+        await store.close()
+
+    run(test)
+
+
 def test_an_address_that_is_none_is_refused():
     with pytest.raises(ValueError, match="redis://"):
         RedisStore("http://localhost", 1)

@@ -99,6 +99,9 @@ class Keeper:
         self._followed: dict[Generation, int] = {}  # how many of its events we have
         self._losses = 0  # of the store, as far as we have looked after them
         self._troubled = -math.inf  # when the store was in trouble last
+        self._half_taken: dict[
+            str, None
+        ] = {}  # generations that may be ours in the store, and do not run here
         self._vanished: dict[Generation, float] = {}  # of these, since when the store has not known them
         self._unnamed: dict[str, list[Name]] = {}  # to be claimed again, by generation
         self._naming: asyncio.Task[None] | None = None
@@ -456,6 +459,9 @@ class Keeper:
                 if self._losses != self.store.losses:
                     self._losses = self.store.losses
                     self.journal.verify()
+                if self._half_taken:
+                    await self.store.release(self.owner, list(self._half_taken))
+                    self._half_taken.clear()
                 # After trouble with the store those who live could not say so: they are given the time to.
                 patient = self._clock.now() - self._troubled < max(self._lease, SETTLING_AFTER_TROUBLE)
                 if not self.leaving and not patient:
@@ -475,12 +481,15 @@ class Keeper:
     async def _take_over(self, generation_id: str, runs: Owner) -> None:
         if self.leaving:  # since the store was asked: this may be what was just let go here
             return
+        # Until it runs: a store that fails meanwhile may have entered us as its owner, and would wait for us.
+        self._half_taken[generation_id] = None
         record = await self.store.take_over(generation_id, self.owner, time.time())
-        if record is None:
-            return  # somebody was quicker
-        events = await self._events(generation_id, record.events)
-        if self.leaving:
-            await self.store.release(self.owner, [generation_id])
+        if record is not None:
+            events = await self._events(generation_id, record.events)
+            if self.leaving:
+                await self.store.release(self.owner, [generation_id])
+        del self._half_taken[generation_id]
+        if record is None or self.leaving:  # somebody was quicker, or will go on with it
             return
         log.warning("taking over %s, of which %d events are stored", generation_id, record.events)
         self.taken_over += 1

@@ -106,9 +106,9 @@ return redis.call('HINCRBY', KEYS[1], 'epoch', 1)
 """
 
 RELEASE = b"""
--- KEYS: record.  ARGV: its owner.  Returns whether it was that one's.
+-- KEYS: record.  ARGV: its owner.  Returns whether it was that one's, or has been nobody's already.
 local stored = redis.call('HMGET', KEYS[1], 'state', 'owner')
-if stored[1] ~= 'running' or stored[2] ~= ARGV[1] then return 0 end
+if stored[1] ~= 'running' or (stored[2] ~= ARGV[1] and stored[2] ~= '') then return 0 end
 redis.call('HSET', KEYS[1], 'owner', '')
 return 1
 """
