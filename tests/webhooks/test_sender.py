@@ -358,6 +358,22 @@ def test_who_has_the_most_waiting_makes_room_and_nobody_else(tmp_path, monkeypat
     run(main())
 
 
+def test_what_waits_is_not_counted_for_each_message(tmp_path, monkeypatch):
+    monkeypatch.setattr(outbox_module, "MAX_WAITING", 800)
+
+    async def main():
+        box, statements = Outbox(tmp_path / "w"), []
+        await box.start()
+        await box._database.write(lambda db: db.set_trace_callback(statements.append))
+        for n in range(90):
+            await box.put(f"evt_{n}", "t", ["http://a"], b"{}", float(n))
+        assert sum("count(*)" in each for each in statements) == 1
+        assert sum(each.startswith("DELETE") for each in statements) == 1
+        await box.close()
+
+    run(main())
+
+
 def test_what_had_to_make_room_is_counted_and_said(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(outbox_module, "MAX_WAITING", 2)
 

@@ -7,6 +7,7 @@ Whoever receives a message twice knows it by its ``webhook-id``.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,9 @@ from penstock.database import Database
 
 TAKEN_FOR = 60.0  # seconds; longer than a delivery may take
 MAX_WAITING = 100_000  # deliveries of all tenants; past it the oldest of whoever has the most make room
+
+PART = 8  # of the room that was counted, this part is filled before it is counted again: other workers fill it, too
+TIDIED = 600.0  # seconds between two looks for what may be forgotten, which is a walk through all of it
 
 _APPLICATION_ID = 0x50454E57  # "PENW"
 _VERSION = 1
@@ -69,6 +73,8 @@ class Outbox:
 
     def __init__(self, path: Path) -> None:
         self._database = Database(path, application_id=_APPLICATION_ID, version=_VERSION, schema=_SCHEMA)
+        self._room = 0  # deliveries that may be entered before those that wait are counted again
+        self._tidied = -math.inf  # Unix seconds
 
     def __repr__(self) -> str:
         return f"<Outbox {self._database.path}>"
@@ -90,10 +96,15 @@ class Outbox:
         def insert(db: sqlite3.Connection) -> Counter[str]:
             rows = [(message, url, tenant, body, now, 0, now) for url in urls]
             db.executemany("INSERT OR IGNORE INTO deliveries VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-            # What was delivered stays for a while without its body, so that it is not entered again.
-            db.execute("DELETE FROM deliveries WHERE due IS NULL AND created < ?", (now - 86_400.0,))
-            (waiting,) = db.execute(_WAITING).fetchone()
+            if not 0.0 <= now - self._tidied < TIDIED:
+                # What was delivered stays for a while without its body, so that it is not entered again.
+                db.execute("DELETE FROM deliveries WHERE due IS NULL AND created < ?", (now - 86_400.0,))
+                self._tidied = now
             pushed_out: Counter[str] = Counter()
+            self._room -= len(rows)
+            if self._room >= 0:
+                return pushed_out
+            (waiting,) = db.execute(_WAITING).fetchone()
             while waiting > MAX_WAITING:
                 fullest, url, _, its = db.execute(_FULLEST).fetchone()
                 # Some more than is needed: to find who has the most takes a tenth of a second.
@@ -101,6 +112,7 @@ class Outbox:
                 gone = db.execute(_PUSH_OUT, (fullest, url, most)).rowcount
                 waiting -= gone
                 pushed_out[fullest] += gone
+            self._room = (MAX_WAITING - waiting) // PART
             return pushed_out
 
         return await self._database.write(insert)
