@@ -32,8 +32,8 @@ def write_graph(path, size, end=None, tail=b"</net>"):
     path.with_suffix(".bin").write_bytes(bytes(size))
 
 
-def write_tensors(path, cut=0):
-    header = json.dumps({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}, "__metadata__": {}})
+def write_tensors(path, cut=0, name="a"):
+    header = json.dumps({name: {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}, "__metadata__": {}})
     data = struct.pack("<Q", len(header)) + header.encode() + bytes(16)
     path.write_bytes(data[: len(data) - cut])
 
@@ -143,6 +143,30 @@ def test_a_constant_that_stands_across_two_blocks_of_a_graph_is_seen(openvino):
 def test_safetensors_that_are_cut_off(safetensors, cut):
     write_tensors(safetensors / "model.safetensors", cut)
     assert "model.safetensors is cut off" in refusal(safetensors)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.layers.2.mlp.up_proj.weight", "transformer.h.2.ln_1.bias", "encoder.layer.2.output.dense.bias"],
+)
+def test_weights_of_more_layers_than_the_config_knows_are_refused(safetensors, name):
+    write_tensors(safetensors / "more.safetensors", name=name)
+    assert "config.json says 2 layers, and 3 are stored" in refusal(safetensors)
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("model.layers.1.mlp.up_proj.weight", {}),
+        ("model.layers.2.eh_proj.weight", {"num_nextn_predict_layers": 1}),
+        ("vision_tower.encoder.layers.30.mlp.fc1.weight", {}),
+    ],
+    ids=["the last", "looks ahead", "sees"],
+)
+def test_layers_that_the_config_knows_or_that_are_no_part_of_the_text_are_taken(safetensors, name, more):
+    (safetensors / "config.json").write_text(json.dumps({**CONFIG, **more}))
+    write_tensors(safetensors / "more.safetensors", name=name)
+    assert inspect(safetensors).format == "safetensors"
 
 
 @pytest.mark.parametrize(

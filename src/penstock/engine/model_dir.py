@@ -34,6 +34,10 @@ _LONGEST_TAG = 65_536
 _POINTER = (
     b"version https://git-lfs.github.com/spec/"  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 )
+# A layer of a decoder or an encoder, as transformers stores it; not those of a part that looks or listens.
+_LAYER = re.compile(
+    r"(?:model\.|transformer\.|bert\.|roberta\.|gpt_neox\.)?(?:layers|h|encoder\.layer)\.(\d{1,6})\."
+)
 _LONGEST_HEADER = 100_000_000  # of a safetensors file; as the format's own reader has it
 RUNTIME_BYTES = 250_000_000  # what library and tokenizer take beside a model, measured with a small one
 
@@ -94,7 +98,7 @@ def inspect(path: Path, wanted: Format | None = None) -> ModelDir:
         return ModelDir(path, "openvino", weights, config, context, _cache_bytes(config), embeds, rounded)
     tensors = sorted(name for name in names if name.endswith(".safetensors"))
     if tensors and wanted in {None, "safetensors"}:
-        weights = _check_safetensors(path, names, tensors)
+        weights = _check_safetensors(path, names, tensors, config)
         return ModelDir(path, "safetensors", weights, config, context, _cache_bytes(config), embeds)
     if _IR in names or tensors or _GENAI in names:
         raise _of_another_backend(path)
@@ -282,7 +286,7 @@ def _constants(file: Path) -> tuple[int, set[bytes]]:
 # ---- safetensors: 8 bytes of length, a header in JSON, the tensors ---------------------------------
 
 
-def _check_safetensors(path: Path, names: set[str], tensors: list[str]) -> int:
+def _check_safetensors(path: Path, names: set[str], tensors: list[str], config: dict[str, JSON]) -> int:
     """Bytes of all of them."""
     for name in tensors:
         _check_itself(path / name)
@@ -290,7 +294,21 @@ def _check_safetensors(path: Path, names: set[str], tensors: list[str]) -> int:
         for shard in _shards(path / name):
             if shard not in names:
                 raise ModelUnusable(f"{path / shard} is missing, which {name} names: copy it, too")
-    return sum(_check_tensors(path / name) for name in tensors)
+    found = [_check_tensors(path / name) for name in tensors]
+    _check_layers(path, config, max(layers for _, layers in found))
+    return sum(size for size, _ in found)
+
+
+def _check_layers(path: Path, config: dict[str, JSON], stored: int) -> None:
+    """Who loads them leaves out what config.json does not know of, and says other things than the model would."""
+    layers = _whole(config.get("num_hidden_layers")) or _whole(config.get("n_layer"))
+    # Layers that guess tokens ahead are stored behind the others, and belong to no answer (DeepSeek, GLM).
+    known = layers + _whole(config.get("num_nextn_predict_layers"))
+    if layers and stored > known:
+        raise ModelUnusable(
+            f"{path / 'config.json'} says {layers} layers, and {stored} are stored: "
+            "get the config.json that belongs to these weights, or write the model anew without the others"
+        )
 
 
 def _shards(index: Path) -> list[str]:
@@ -301,7 +319,8 @@ def _shards(index: Path) -> list[str]:
         raise ModelUnusable(f"{index} is no index of weights ({error}): copy it again") from None
 
 
-def _check_tensors(file: Path) -> int:
+def _check_tensors(file: Path) -> tuple[int, int]:
+    """How long a file is, and how many layers there are up to the last that it has a part of."""
     try:
         has = file.stat().st_size
         with file.open("rb") as tensors:
@@ -312,6 +331,7 @@ def _check_tensors(file: Path) -> int:
             header = msgspec.json.decode(tensors.read(length))
             ends = [part["data_offsets"][1] for name, part in header.items() if name != "__metadata__"]
             end = 8 + length + max(ends, default=0)
+            layers = max((1 + int(layer[1]) for name in header if (layer := _LAYER.match(name))), default=0)
     except OSError as error:
         raise ModelUnusable(f"{file} cannot be read: {error.strerror}") from None
     except (
@@ -325,7 +345,7 @@ def _check_tensors(file: Path) -> int:
         raise ModelUnusable(f"{file} has no header of safetensors ({error}): copy it again") from None
     if has != end:
         raise ModelUnusable(f"{file} is cut off: it has {has} of {end} bytes; copy it again")
-    return has
+    return has, layers
 
 
 def _gb(number: int) -> str:
