@@ -204,6 +204,20 @@ def test_where_more_than_freshness_counts_every_request_is_read(headers, more):
     on_uvloop(main)
 
 
+def test_what_goes_on_from_a_response_is_refused_once_that_is_deleted():
+    async def main():
+        async with gateway_of([answering(), answering()]) as (gateway, port, _, _):
+            first = (await call(port, {"model": "m", "input": "x"}, "/v1/responses")).json()["id"]
+            on = {"model": "m", "input": "y", "previous_response_id": first, "temperature": 0, "store": False}
+            statuses = [(await call(port, on, "/v1/responses")).headers["penstock-status"] for _ in range(3)]
+            assert statuses == ["created", "cached", "cached"]
+            assert gateway.repeats.answered == 0
+            assert (await call(port, b"", f"/v1/responses/{first}", "DELETE")).status == 200
+            assert (await call(port, on, "/v1/responses")).status == 400
+
+    on_uvloop(main)
+
+
 def test_a_prompt_that_is_tidied_is_tidied_each_time():
     async def main():
         async with gateway_of([answering()]) as (gateway, port, _, _), line_to(port) as ask:

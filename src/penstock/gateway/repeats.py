@@ -12,7 +12,8 @@ just been asked are not asked again (:attr:`Lookup.below`).
 
 Only where nothing but the answer's freshness can make a difference from one such request to the next: no limit
 concerns the call, no load is looked at, nothing is left out of its prompt, nothing is fetched behind it, and
-it is nobody's repetition.  Whether the entry still counts, the cache is asked each time.  Ledger, metrics and log
+it is nobody's repetition, and it names nothing that is kept here, such as an earlier response, in whose place something
+else is asked (its body is then another than it came with).  Whether the entry still counts, the cache is asked each time.  Ledger, metrics and log
 know each of these answers as they know any other.
 """
 
@@ -178,6 +179,8 @@ class Repeats:
         :param segment: all of its request
         """
         if not 0 < len(segment) <= MOST_BYTES or not self._is_plain(call, question):
+            return
+        if not segment.endswith(call.body):  # it named what was put in its place, and may be deleted
             return
         lookup = self._pipeline.lookup
         assert lookup is not None, "it has answered"
