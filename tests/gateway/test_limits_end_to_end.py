@@ -1,7 +1,9 @@
 """Limits as a caller meets them, and budgets that outlive a process."""
 
 import asyncio
+import contextlib
 import json
+import sqlite3
 import time
 
 import pytest
@@ -244,6 +246,28 @@ def test_a_budget_is_kept_and_outlives_the_process(tmp_path):
     assert refused.headers["x-should-retry"] == "false" or int(refused.headers["retry-after"]) <= 60
     restarted, again, rows = asyncio.run(one())
     assert (restarted.status, again.status, rows) == (429, 429, [])
+
+
+def test_a_budget_knows_what_was_spent_by_an_earlier_version(tmp_path):
+    usage = {"prompt_tokens": 1_000_000, "completion_tokens": 0, "total_tokens": 1_000_000}
+    dear = plain({**COMPLETION, "usage": usage})
+    path = tmp_path / "ledger.sqlite"
+
+    async def one():
+        async with scripted(dear) as upstream:
+            settings = config(
+                upstream.url,
+                models={"gpt-4o": config(upstream.url).models["m"]},
+                limits=limits(usd_per_day=2.0),
+                ledger=LedgerConfig(path=str(path)),
+            )
+            async with serving(settings) as (_, port):
+                return (await call(port, PRICED)).status
+
+    assert asyncio.run(one()) == 200
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript("DROP VIEW attempts_and_savings; DROP TABLE savings; PRAGMA user_version = 5")
+    assert asyncio.run(one()) == 429
 
 
 def test_a_budget_is_whole_again_as_soon_as_the_next_day_has_begun():

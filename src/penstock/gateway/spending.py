@@ -18,6 +18,7 @@ from penstock.messages import Spent
 from penstock.net.clock import Clock
 
 INTERVAL = 1.0  # seconds between two looks
+_PATIENCE = 10.0  # seconds that a start waits for a ledger of an earlier version to be brought up to date
 
 log = logging.getLogger("penstock.gateway")
 
@@ -43,6 +44,10 @@ class Spending:
 
     async def follow(self, limiter: Limiter | None) -> None:
         """Begin with this limiter, and return when it knows what was spent before."""
+        if self._store is not None and limiter is not None and limiter.spends:
+            # Its file may be of an earlier version, and what the dead have spent still in their queues: the writer
+            # brings both in order as it opens the file.
+            await self._store.wait_flushed(_PATIENCE)
         self.use(limiter)
         self.sweep(self._clock.now())
         if self._reading is not None:
