@@ -33,7 +33,8 @@ from penstock.wire.credentials import bearer
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from penstock.admin.supervisor import Slot, Supervisor
+    from penstock.admin.controlled import Controlled
+    from penstock.admin.slot import Slot
     from penstock.flow.canary import Action
 
 
@@ -168,23 +169,23 @@ class CacheState(BaseModel):
 _bearer = HTTPBearer(auto_error=False, description="The control_key, where one is configured.")
 
 
-def _is_key(supervisor: Supervisor, offered: str) -> bool:
+def _is_key(gateway: Controlled, offered: str) -> bool:
     """Whether this is the control_key, or none is wanted."""
-    key = supervisor.config.control_key
+    key = gateway.config.control_key
     return key is None or hmac.compare_digest(offered.encode(), key.reveal().encode())
 
 
-def make_app(supervisor: Supervisor) -> FastAPI:
+def make_app(gateway: Controlled) -> FastAPI:
     def authorized(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
-        if not _is_key(supervisor, given.credentials if given is not None else ""):
+        if not _is_key(gateway, given.credentials if given is not None else ""):
             raise HTTPException(401, "the control key is missing or wrong", {"www-authenticate": "Bearer"})
 
     app = FastAPI(
         title="Penstock control API", version=__version__, description=__doc__, docs_url=None, redoc_url=None
     )
-    app.include_router(_health(supervisor))
+    app.include_router(_health(gateway))
     for routes in (_state, _keys, _ledger, _versions, _upstreams, _cache):
-        app.include_router(routes(supervisor), dependencies=[Depends(authorized)])
+        app.include_router(routes(gateway), dependencies=[Depends(authorized)])
 
     @app.get("/", include_in_schema=False)
     async def first_page() -> HTMLResponse:
@@ -201,7 +202,7 @@ def make_app(supervisor: Supervisor) -> FastAPI:
         """A base URL may have the wrong one of the two ports: SDKs show what stands under ``error``."""
         if error.detail != HTTPStatus.NOT_FOUND.phrase:
             return JSONResponse({"detail": error.detail}, 404)
-        message = f"there is no {request.url.path:.100} on the control port; calls go to {supervisor.listen}"
+        message = f"there is no {request.url.path:.100} on the control port; calls go to {gateway.listen}"
         return JSONResponse(
             {
                 "detail": message,
@@ -217,7 +218,7 @@ def make_app(supervisor: Supervisor) -> FastAPI:
     return app
 
 
-def _health(supervisor: Supervisor) -> APIRouter:
+def _health(gateway: Controlled) -> APIRouter:
     """Open to whoever reaches the port."""
     router = APIRouter(tags=["health"])
 
@@ -229,7 +230,7 @@ def _health(supervisor: Supervisor) -> APIRouter:
     @router.get("/readyz", responses={503: {"model": Readiness}})
     async def readyz(response: Response) -> Readiness:
         """200 where every worker takes calls and nothing is going away, else 503 and why."""
-        ready, reasons = supervisor.readiness()
+        ready, reasons = gateway.readiness()
         response.status_code = 200 if ready else 503
         return Readiness(
             ready=ready,
@@ -242,26 +243,26 @@ def _health(supervisor: Supervisor) -> APIRouter:
                     age=round(slot.process.age, 3) if slot.process is not None else None,
                     restarts=slot.restarts,
                 )
-                for slot in supervisor.slots
+                for slot in gateway.slots
             ],
         )
 
     @router.get("/metrics", response_class=Response)
     async def metrics() -> Response:
         """All workers' figures added up, in Prometheus' text format."""
-        return Response(render(await supervisor.metrics()), media_type=CONTENT_TYPE)
+        return Response(render(await gateway.metrics()), media_type=CONTENT_TYPE)
 
     return router
 
 
-def _state(supervisor: Supervisor) -> APIRouter:
+def _state(gateway: Controlled) -> APIRouter:
     """What there is, what is under way, and how a request would fare."""
     router = APIRouter(tags=["state"])
 
     @router.get("/v1/config")
     async def config() -> dict[str, Any]:
         """The configuration in use, secrets redacted."""
-        return {"version": supervisor.version, "config": dump(supervisor.config)}
+        return {"version": gateway.version, "config": dump(gateway.config)}
 
     @router.get("/v1/workers")
     async def workers() -> list[dict[str, Any]]:
@@ -277,13 +278,13 @@ def _state(supervisor: Supervisor) -> APIRouter:
                     if key not in ("metrics", "generations", "ledger", "versions")
                 },
             }
-            for slot, state in await supervisor.states()
+            for slot, state in await gateway.states()
         ]
 
     @router.get("/v1/generations")
     async def generations() -> Generations:
         """What is in flight, over all workers."""
-        states = await supervisor.states()
+        states = await gateway.states()
         return Generations(
             generations=[
                 {"worker": slot.index, **generation}
@@ -300,7 +301,7 @@ def _state(supervisor: Supervisor) -> APIRouter:
 
         503 where no worker answers.
         """
-        found = await supervisor.first(
+        found = await gateway.first(
             lambda worker: worker.explain(asked.path, asked.headers, asked.body, ANSWER_PATIENCE)
         )
         if found is None:
@@ -310,7 +311,7 @@ def _state(supervisor: Supervisor) -> APIRouter:
     @router.post("/v1/reload", responses={422: {"model": Reloaded}})
     async def reload(response: Response) -> Reloaded:
         """Read the configuration again; 422 where it is wrong, and the old one stays."""
-        outcome = await supervisor.reload()
+        outcome = await gateway.reload()
         if outcome.mistakes:
             response.status_code = 422
         return Reloaded(
@@ -322,14 +323,14 @@ def _state(supervisor: Supervisor) -> APIRouter:
     return router
 
 
-def _versions(supervisor: Supervisor) -> APIRouter:
+def _versions(gateway: Controlled) -> APIRouter:
     """New versions on trial."""
     router = APIRouter(tags=["versions"])
 
     @router.get("/v1/versions")
     async def versions() -> Versions:
         """How far the trials of new versions have come, what was measured, and what each worker gives them."""
-        states = await supervisor.states()
+        states = await gateway.states()
         found: dict[str, dict[str, Any]] = {}
         shares: dict[str, list[dict[str, Any]]] = {}
         for slot, state in states:
@@ -362,7 +363,7 @@ def _versions(supervisor: Supervisor) -> APIRouter:
         return await decide(what, "restart")
 
     async def decide(what: Decision, action: Action, *, wholly: bool = False) -> dict[str, Any]:
-        found = await supervisor.first(
+        found = await gateway.first(
             lambda worker: worker.decide(what.model, action, what.reason, DECISION_PATIENCE, wholly=wholly)
         )
         if found is None:
@@ -375,15 +376,15 @@ def _versions(supervisor: Supervisor) -> APIRouter:
     return router
 
 
-def _upstreams(supervisor: Supervisor) -> APIRouter:
+def _upstreams(gateway: Controlled) -> APIRouter:
     """Who is asked, and who goes away."""
     router = APIRouter(tags=["upstreams"])
 
     def upstream_state(name: str) -> UpstreamState:
-        config = supervisor.config.upstreams.get(name)
+        config = gateway.config.upstreams.get(name)
         if config is None:
             raise HTTPException(404, f"there is no upstream {name!r}")
-        departures = supervisor.departures
+        departures = gateway.departures
         return UpstreamState(
             name=name, kind=config.kind, leaving=name in departures, gone_in=departures.left(name)
         )
@@ -391,7 +392,7 @@ def _upstreams(supervisor: Supervisor) -> APIRouter:
     @router.get("/v1/upstreams")
     async def upstreams() -> list[UpstreamState]:
         """Who is asked, and who is going away."""
-        return [upstream_state(name) for name in supervisor.config.upstreams]
+        return [upstream_state(name) for name in gateway.config.upstreams]
 
     @router.post("/v1/upstreams/{name}/drain")
     async def drain(name: str, notice: Notice) -> UpstreamState:
@@ -400,26 +401,26 @@ def _upstreams(supervisor: Supervisor) -> APIRouter:
         All workers are told, also those that start later.  404 where there is no such upstream.
         """
         upstream_state(name)
-        supervisor.departures.announce(name, notice.seconds)
+        gateway.departures.announce(name, notice.seconds)
         return upstream_state(name)
 
     @router.delete("/v1/upstreams/{name}/drain")
     async def stay(name: str) -> UpstreamState:
         """It stays after all, or is back."""
-        supervisor.departures.take_back(name)
+        gateway.departures.take_back(name)
         return upstream_state(name)
 
     return router
 
 
-def _cache(supervisor: Supervisor) -> APIRouter:
+def _cache(gateway: Controlled) -> APIRouter:
     """Kept answers."""
     router = APIRouter(tags=["cache"])
 
     @router.get("/v1/cache")
     async def cache() -> CacheState:
         """Hits, sizes and troubles of the cache's tiers, by worker."""
-        states = await supervisor.states()
+        states = await gateway.states()
         return CacheState(
             workers=[
                 {"worker": slot.index, "tiers": state.get("cache", [])}
@@ -444,14 +445,14 @@ def _cache(supervisor: Supervisor) -> APIRouter:
         keys = [what.key] if what.key is not None else []
         if not tags and not keys:
             raise HTTPException(422, "name what to purge: everything, tenant, model, version, tag or key")
-        supervisor.purge(tuple(tags), tuple(keys))
+        gateway.purge(tuple(tags), tuple(keys))
         loop = asyncio.get_running_loop()
         until = loop.time() + PURGE_PATIENCE
         # Each worker answers in turn: it has read the order before.
-        unheard = _unheard(await supervisor.states())
+        unheard = _unheard(await gateway.states())
         while unheard and loop.time() < until:
             await asyncio.sleep(_LOOK_EVERY)
-            unheard = _unheard(await supervisor.states())
+            unheard = _unheard(await gateway.states())
         if unheard:
             log.warning(
                 "%s has not noted a purge yet: who shares it may still answer with what was purged; it is told again",
@@ -468,16 +469,14 @@ def _unheard(states: Iterable[tuple[Slot, dict[str, Any] | None]]) -> list[str]:
     return sorted({tier["name"] for tier in tiers if tier["unheard"]})
 
 
-def make_server(supervisor: Supervisor) -> GuestServer:
+def make_server(gateway: Controlled) -> GuestServer:
     def is_let_in(authorization: bytes) -> bool:
-        return _is_key(supervisor, bearer(authorization).decode("latin-1"))
+        return _is_key(gateway, bearer(authorization).decode("latin-1"))
 
-    bounded = BodiesBounded(
-        make_app(supervisor), is_let_in, lambda: supervisor.config.listener.max_body_bytes
-    )
+    bounded = BodiesBounded(make_app(gateway), is_let_in, lambda: gateway.config.listener.max_body_bytes)
     return GuestServer(
         uvicorn.Config(
-            PagesKeptOut(bounded, lambda: supervisor.config.control_key is not None),
+            PagesKeptOut(bounded, lambda: gateway.config.control_key is not None),
             lifespan="off",
             ws="none",
             log_config=None,

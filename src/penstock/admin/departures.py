@@ -12,18 +12,23 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 
 from penstock.flow.departure import Departure, heard
 
-if TYPE_CHECKING:
-    from penstock.admin.process import WorkerProcess
-
 log = logging.getLogger("penstock.admin")
 
 _moments = msgspec.json.Decoder(dict[str, float | None]).decode
+
+
+class Told(Protocol):
+    """A worker, which is told who goes."""
+
+    def depart(self, upstream: str, seconds: float | None, holds: float | None = None) -> None: ...
+
+    def stay(self, upstream: str) -> None: ...
 
 
 class Departures:
@@ -40,7 +45,7 @@ class Departures:
 
     def __init__(
         self,
-        workers: Callable[[], Iterable[WorkerProcess]],
+        workers: Callable[[], Iterable[Told]],
         path: str = "",
         now: Callable[[], float] = time.monotonic,
         unix_time: Callable[[], float] = time.time,
@@ -101,7 +106,7 @@ class Departures:
             else:
                 self._tell(worker, upstream, departure)
 
-    def tell(self, worker: WorkerProcess) -> None:
+    def tell(self, worker: Told) -> None:
         """A worker that has just been started."""
         for upstream in list(self):
             if (departure := self.of(upstream)) is not None:
@@ -125,7 +130,7 @@ class Departures:
         departure = self.of(upstream)
         return None if departure is None else self._seconds_to(departure.at)
 
-    def _tell(self, worker: WorkerProcess, upstream: str, departure: Departure) -> None:
+    def _tell(self, worker: Told, upstream: str, departure: Departure) -> None:
         seconds = self._seconds_to(departure.at)
         holds = self._seconds_to(departure.until)
         worker.depart(upstream, seconds, None if holds is None else holds - (seconds or 0.0))

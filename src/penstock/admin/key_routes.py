@@ -15,7 +15,7 @@ from penstock.config.model import KeyConfig, LimitConfig
 from penstock.errors import ConfigError
 
 if TYPE_CHECKING:
-    from penstock.admin.supervisor import Supervisor
+    from penstock.admin.controlled import Controlled
 
 
 class WantedKey(BaseModel):
@@ -47,28 +47,28 @@ class MadeKey(KnownKey):
     key: str
 
 
-def routes(supervisor: Supervisor) -> APIRouter:
+def routes(gateway: Controlled) -> APIRouter:
     """Callers' keys."""
     router = APIRouter(tags=["keys"])
     changing = asyncio.Lock()
 
     def file() -> str:
-        path = supervisor.config.keys_file
+        path = gateway.config.keys_file
         if not path:
             raise HTTPException(409, "the configuration names no keys_file in which keys could come and go")
-        if supervisor.config.control_key is None:
+        if gateway.config.control_key is None:
             raise HTTPException(403, "keys are made and taken out by who has the control_key: set one")
         return path
 
     @router.get("/v1/keys")
     async def keys() -> list[KnownKey]:
         """Who may call, without the keys and their hashes."""
-        path = supervisor.config.keys_file
+        path = gateway.config.keys_file
         try:
             in_file = {key.name for key in await asyncio.to_thread(read_keys, path)} if path else set()
         except ConfigError as error:
             raise HTTPException(500, error.message) from error
-        return [_known(key, key.name in in_file) for key in supervisor.config.keys]
+        return [_known(key, key.name in in_file) for key in gateway.config.keys]
 
     @router.post("/v1/keys", status_code=201)
     async def make(wanted: WantedKey) -> MadeKey:
@@ -91,7 +91,7 @@ def routes(supervisor: Supervisor) -> APIRouter:
             limits=limits,
         )
         async with changing:
-            config = supervisor.config
+            config = gateway.config
             if key.name in {each.name for each in config.keys}:
                 raise HTTPException(409, f"there is a key {key.name!r} already")
             if wrong := fault(key, config.tiers, config.limits.keys):
@@ -102,7 +102,7 @@ def routes(supervisor: Supervisor) -> APIRouter:
                 raise HTTPException(409, error.message) from error
             except ConfigError as error:
                 raise HTTPException(500, error.message) from error
-            outcome = await supervisor.reload()
+            outcome = await gateway.reload()
             if outcome.mistakes:
                 await asyncio.to_thread(remove_key, path, key.name)
                 raise HTTPException(409, f"the configuration cannot be loaded: {outcome.mistakes[0]}")
@@ -122,7 +122,7 @@ def routes(supervisor: Supervisor) -> APIRouter:
                 raise HTTPException(500, error.message) from error
             if not was_there:
                 raise HTTPException(404, f"there is no key {name!r} in the keys_file")
-            outcome = await supervisor.reload()
+            outcome = await gateway.reload()
             if outcome.mistakes:
                 raise HTTPException(500, f"it is out of the file, but counts yet: {outcome.mistakes[0]}")
 

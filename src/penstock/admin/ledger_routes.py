@@ -15,7 +15,7 @@ from penstock.ledger.report import summarize
 from penstock.ledger.tabular import Grouping, as_csv, moment, record
 
 if TYPE_CHECKING:
-    from penstock.admin.supervisor import Supervisor
+    from penstock.admin.controlled import Controlled
 
 MOST_LINES = 100_000
 
@@ -34,14 +34,14 @@ class LedgerReport(BaseModel):
     groups: int
 
 
-def routes(supervisor: Supervisor) -> APIRouter:
+def routes(gateway: Controlled) -> APIRouter:
     """What calls have cost."""
     router = APIRouter(tags=["ledger"])
 
     @router.get("/v1/ledger/summary")
     async def ledger_summary() -> LedgerSummary:
         """What was settled since the present workers started."""
-        states = await supervisor.states()
+        states = await gateway.states()
         outcomes: dict[str, dict[str, Any]] = {}
         for _, state in states:
             for outcome, totals in (state or {}).get("ledger", {}).items():
@@ -64,7 +64,7 @@ def routes(supervisor: Supervisor) -> APIRouter:
         ``by`` may be repeated; ``since`` and ``until`` are an age (``7d``) or a date; ``containing`` leaves the groups of
         which a word holds this text.  409 where the configuration has no ``ledger.path``.
         """
-        path = supervisor.config.ledger.path
+        path = gateway.config.ledger.path
         if not path:
             raise HTTPException(
                 409, "without a ledger.path nothing is on disk; /v1/ledger/summary has what is known"

@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -43,11 +43,9 @@ from penstock.admin.channel import (
     ToSupervisor,
     channel_to_worker,
 )
+from penstock.admin.departures import Departures
 from penstock.flow.canary import Action
 from penstock.flow.sharing import Pool
-
-if TYPE_CHECKING:
-    from penstock.admin.departures import Departures
 
 RELOAD_TIMEOUT = 20.0  # seconds; one that is just starting answers when it has
 

@@ -32,14 +32,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from penstock.admin.address import Address, bind_exclusively, bind_shared, parse_address
-from penstock.admin.backoff import Backoff
 from penstock.admin.channel import pack_config
+from penstock.admin.controlled import ReloadOutcome
 from penstock.admin.departures import Departures
 from penstock.admin.doors import ServerName, check_protocols, check_server, listens_itself, server_for
 from penstock.admin.elsewhere import Elsewhere
 from penstock.admin.fixed import keep_fixed
 from penstock.admin.open_files import allow_open_files
 from penstock.admin.process import WorkerProcess, ended_by
+from penstock.admin.slot import Slot
 from penstock.admin.watch import FileWatch
 from penstock.admin.watchdog import Watchdog
 from penstock.config.model import Config
@@ -64,35 +65,8 @@ HURRY = 2.0  # the same after a second SIGINT
 ALONE = 2.0  # seconds between two starts of a worker while there is no other one
 
 
-class ReloadOutcome(msgspec.Struct, frozen=True):
-    """``mistakes`` is empty where the new configuration was taken; ``needs_restart`` names what was not."""
-
-    version: int
-    mistakes: tuple[str, ...] = ()
-    needs_restart: tuple[str, ...] = ()
-
-
-class Slot:
-    """A worker's place: its socket, and the process that has it now."""
-
-    def __init__(self, index: int, listening: socket.socket) -> None:
-        self.index = index
-        self.listening = listening
-        self.process: WorkerProcess | None = None
-        self.backoff = Backoff()
-        self.adopter: WorkerProcess | None = None  # who accepts connections while nobody is here
-        self.restarts = 0
-
-    @property
-    def state(self) -> str:
-        return self.process.state if self.process is not None else "gone"
-
-    def __repr__(self) -> str:
-        return f"<Slot {self.index}: {self.process!r}, {self.restarts} restarts>"
-
-
 class Supervisor:
-    """Runs one gateway.
+    """Runs one gateway; to the control API it is a :class:`~penstock.admin.controlled.Controlled`.
 
     :param reread: gives the configuration anew when a reload is asked for
     :param files: read when the configuration is, and watched for changes
@@ -580,6 +554,3 @@ def _import_control() -> Any:
 def _counted(snapshot: Snapshot) -> Snapshot:
     """Without the gauges: they tell of a moment that has passed."""
     return [family for family in snapshot if family.kind != "gauge"]
-
-
-__all__ = ["ReloadOutcome", "Slot", "Supervisor"]
