@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import concurrent.futures
 import contextlib
 import http.server
 import io
@@ -307,6 +308,41 @@ def test_what_is_no_batch_is_told_line_by_line(tmp_path, client_of):
         assert done.failed_at
         assert done.output_file_id is done.error_file_id is None
         assert simulator.bill()["requests"] == 0
+
+
+def test_a_batch_that_is_created_again_because_the_answer_was_lost_is_one_batch(tmp_path, client_of):
+    with (
+        SimulatorProcess() as simulator,
+        GatewayProcess(configured(simulator, tmp_path, workers=2), tmp_path) as gateway,
+    ):
+        client = client_of(gateway)
+        file = uploaded(client, [line("a", body("hi"))])
+
+        def create(window="24h", **headers):
+            return client.batches.create(
+                input_file_id=file.id,
+                endpoint="/v1/chat/completions",
+                completion_window=window,
+                extra_headers={name.replace("_", "-"): value for name, value in headers.items()},
+            ).id
+
+        first = create(idempotency_key="k1")
+        with concurrent.futures.ThreadPoolExecutor(4) as threads:
+            again = [threads.submit(create, idempotency_key="k1") for _ in range(8)]
+            assert {each.result() for each in again} == {first}
+            at_once = [threads.submit(create, idempotency_key="k2") for _ in range(8)]
+            assert len({each.result() for each in at_once}) == 1
+        with pytest.raises(openai.UnprocessableEntityError):
+            create("12h", idempotency_key="k1")
+        assert create(idempotency_key="k3") != first
+        lost = create()
+        assert create(x_stainless_retry_count="1") == lost
+        assert create() != lost
+        assert len(list(client.batches.list())) == 5
+        for batch in client.batches.list():
+            ended(client, batch)
+        assert simulator.bill()["requests"] == 5
+        assert list((tmp_path / "kept" / "batches").glob("*.input")) == []
 
 
 def test_nobody_sees_another_tenants_files_and_batches(tmp_path, client_of):

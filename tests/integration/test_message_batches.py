@@ -195,6 +195,32 @@ def test_lists_go_forth_and_back_and_hold_no_batches_of_the_other_api(tmp_path, 
                 other.batches.retrieve(made[0])
 
 
+def test_a_batch_that_is_created_again_because_the_answer_was_lost_is_one_batch(tmp_path, client_of):
+    with (
+        SimulatorProcess() as simulator,
+        GatewayProcess(configured(simulator, tmp_path, batches={"max_open": 3}), tmp_path) as gateway,
+    ):
+        client = client_of(gateway)
+        slow = "sim:tokens=1,ttft=60000"
+
+        def create(count=1, **headers):
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            return client.messages.batches.create(requests=requests_of(count, slow), extra_headers=named).id
+
+        first = create(idempotency_key="k1")
+        assert create(idempotency_key="k1") == first
+        with pytest.raises(anthropic.UnprocessableEntityError):
+            create(2, idempotency_key="k1")
+        second, third = create(), create(3)
+        assert create(x_stainless_retry_count="2") == second
+        with pytest.raises(anthropic.RateLimitError):
+            create(idempotency_key="k2")
+        assert create(idempotency_key="k1") == first  # also where there may be no more
+        assert {each.id for each in client.messages.batches.list()} == {first, second, third}
+        files = httpx2.get(f"{gateway.base_url}/files", trust_env=False).json()["data"]
+        assert len(files) == 3
+
+
 def test_nobody_sees_another_tenants_batches(tmp_path, client_of):
     keys = {name: new_key() for name in ("alice", "bob")}
     listed = [{"name": name, "hash": hash_key(key), "tenant": name} for name, key in keys.items()]

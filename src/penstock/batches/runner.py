@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from penstock.batches.batch import Batch
+from penstock.batches.repeated import Naming
 from penstock.batches.run import Answering, Run
 from penstock.batches.store import BatchStore
 from penstock.config.model import BatchesConfig
@@ -86,20 +87,24 @@ class Runner:
         await self.store.start()
         self._clock.add(self)
 
-    async def take(self, batch: Batch) -> None:
+    async def take(self, batch: Batch, naming: Naming | None = None) -> Batch:
         """Run a new batch soon, once its input and its record are on the disk.
 
+        :returns: it, or the one that was made already for the same request
+        :raises KeyReused: its key belongs to a batch that was asked for in other words
         :raises NotFound: its input file is not there any more
         :raises PenstockError: they cannot be written; then there is no such batch
         """
         target = self.store.input_of(batch)
         await self.files.fetch(batch.input_file, target)
+        entered = None
         try:
-            await self.store.add(batch)
-        except PenstockError:
-            await self.files.run(target.unlink)
-            raise
+            entered = await self.store.add(batch, naming)
+        finally:
+            if entered is not batch:
+                await self.files.run(target.unlink)
         self.look_soon()
+        return entered
 
     def look_soon(self) -> None:
         """There is something to do."""

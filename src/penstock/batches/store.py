@@ -17,8 +17,9 @@ from pathlib import Path
 import msgspec
 
 from penstock.batches.batch import ENDED, Batch, Status
+from penstock.batches.repeated import RECENT, Naming
 from penstock.database import Database
-from penstock.errors import NotFound
+from penstock.errors import KeyReused, NotFound
 from penstock.upload.files import ORPHANED
 
 _APPLICATION_ID = 0x50454E42  # "PENB"
@@ -36,6 +37,10 @@ CREATE TABLE batches (
     "CREATE INDEX batches_of_tenant ON batches (tenant, created, id)",
     "CREATE INDEX batches_open ON batches (created) WHERE open",
 )
+
+# Beside the schema, for files that were made without it.
+_NAMES = """
+CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, batch TEXT NOT NULL, fingerprint TEXT NOT NULL) WITHOUT ROWID"""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Batch).decode
@@ -61,17 +66,39 @@ class BatchStore:
         with contextlib.suppress(OSError):  # the database will say what is wrong
             self.lines.mkdir(mode=0o700, exist_ok=True)
         await self._database.open()
+        await self._database.read(lambda db: db.execute(_NAMES))
 
     async def close(self) -> None:
         await self._database.close()
 
-    async def add(self, batch: Batch) -> None:
-        await self._database.write(
-            lambda db: db.execute(
+    async def add(self, batch: Batch, naming: Naming | None = None) -> Batch:
+        """Enter a new batch, unless it was made already; the one that is there then.
+
+        :raises KeyReused: the key belongs to a batch that was asked for in other words
+        """
+
+        def add(db: sqlite3.Connection) -> Batch:
+            if naming is not None:
+                if (present := _named(db, naming, batch.created)) is not None:
+                    return present
+                values = (naming.name, batch.id, naming.fingerprint)
+                db.execute("INSERT OR REPLACE INTO names VALUES (?, ?, ?)", values)
+            db.execute(
                 "INSERT INTO batches VALUES (?, ?, ?, 1, ?)",
                 (batch.id, batch.tenant, batch.created, _encode(batch)),
             )
-        )
+            return batch
+
+        return await self._database.write(add)
+
+    async def named(self, naming: Naming | None, now: float) -> Batch | None:
+        """The batch that is asked for once more.
+
+        :raises KeyReused: as :meth:`add`
+        """
+        if naming is None or not naming.may_repeat:
+            return None
+        return await self._database.read(lambda db: _named(db, naming, now))
 
     async def get(self, tenant: str, kind: str, batch_id: str) -> Batch:
         """:raises NotFound: this tenant has no such batch of this kind"""
@@ -155,8 +182,12 @@ class BatchStore:
 
     async def forget(self, before: float) -> None:
         """Remove the records of batches that have ended and were created before a time, and what no record knows."""
-        statement = "DELETE FROM batches WHERE NOT open AND created < ?"
-        await self._database.write(lambda db: db.execute(statement, (before,)))
+
+        def forget(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM batches WHERE NOT open AND created < ?", (before,))
+            db.execute("DELETE FROM names WHERE batch NOT IN (SELECT id FROM batches)")
+
+        await self._database.write(forget)
         await self._database.read(self._remove_orphans)
 
     def _remove_orphans(self, db: sqlite3.Connection) -> None:
@@ -215,3 +246,16 @@ class BatchStore:
 def _find(db: sqlite3.Connection, batch_id: str) -> Batch | None:
     row = db.execute("SELECT record FROM batches WHERE id = ?", (batch_id,)).fetchone()
     return _decode(row[0]) if row else None
+
+
+def _named(db: sqlite3.Connection, naming: Naming, now: float) -> Batch | None:
+    """:raises KeyReused: the key belongs to a batch that was asked for in other words"""
+    row = db.execute("SELECT batch, fingerprint FROM names WHERE name = ?", (naming.name,)).fetchone()
+    found = _find(db, row[0]) if row else None
+    if found is None:
+        return None
+    if naming.is_key:
+        if row[1] != naming.fingerprint:
+            raise KeyReused("this Idempotency-Key belongs to a batch that was created with another body")
+        return found
+    return found if naming.is_retry and now - found.created < RECENT else None

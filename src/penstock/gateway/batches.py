@@ -8,6 +8,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
+from blake3 import blake3
+
 from penstock.batches.batch import ENDED, OPENAI, Batch, Status, new_batch_id, shown
 from penstock.batches.runner import Runner
 from penstock.batches.store import BatchStore
@@ -15,6 +17,7 @@ from penstock.config.model import BatchesConfig
 from penstock.errors import BadRequest, Conflict, RateLimited
 from penstock.gateway.files import checked_lifetime
 from penstock.gateway.kept import method_of, page_of, respond, respond_list
+from penstock.gateway.naming_batches import naming_of
 from penstock.messages import JSON, Tenant
 from penstock.net.exchange import Exchange
 from penstock.upload.file_index import new_file_id
@@ -66,7 +69,12 @@ class BatchRoom:
         return None
 
     async def _create(self, tenant: Tenant, exchange: Exchange) -> None:
-        batch = self._asked(tenant, body_of(exchange.whole_body()))
+        body = exchange.whole_body()
+        batch = self._asked(tenant, body_of(body))
+        naming = naming_of(exchange, tenant, OPENAI, blake3(body).hexdigest())
+        if (present := await self._runner.store.named(naming, batch.created)) is not None:
+            respond(exchange, shown(present))
+            return
         file = await self._runner.files.get(tenant.name, batch.input_file)
         if file.purpose != "batch":
             raise BadRequest("the purpose of the input file must be batch", param="input_file_id")
@@ -75,8 +83,7 @@ class BatchRoom:
                 f"the input file is larger than {self._config.max_input_bytes} bytes", param="input_file_id"
             )
         await refuse_more(self._runner.store, tenant.name, self._config.max_open)
-        await self._runner.take(batch)
-        respond(exchange, shown(batch))
+        respond(exchange, shown(await self._runner.take(batch, naming)))
 
     def _asked(self, tenant: Tenant, body: Members) -> Batch:
         """:raises BadRequest: there is something in the body that cannot be"""

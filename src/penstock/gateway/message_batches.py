@@ -16,14 +16,16 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
+from blake3 import blake3
 
 from penstock.batches.batch import ANTHROPIC, ENDED, Batch, Counts, Status, new_batch_id
 from penstock.batches.runner import Runner
 from penstock.config.model import BatchesConfig
-from penstock.errors import BadRequest, BodyTooLarge, Gone, NotFound
+from penstock.errors import BadRequest, BodyTooLarge, Gone, NotFound, PenstockError
 from penstock.gateway.batches import refuse_more
 from penstock.gateway.files import send
 from penstock.gateway.kept import method_of, page_of, respond
+from penstock.gateway.naming_batches import naming_of
 from penstock.gateway.uploads import base_of
 from penstock.messages import JSON, Endpoint, Tenant
 from penstock.net.exchange import Exchange
@@ -80,10 +82,15 @@ class MessageBatchRoom:
     # ---- create ----
 
     async def _create(self, tenant: Tenant, exchange: Exchange) -> None:
-        await refuse_more(self._runner.store, tenant.name, self._config.max_open)
+        store, most = self._runner.store, self._config.max_open
+        early = naming_of(exchange, tenant, ANTHROPIC, "")
+        repeats = early is not None and early.may_repeat
+        if not repeats:
+            await refuse_more(store, tenant.name, most)
         batch_id = new_batch_id(ANTHROPIC)
-        count, file = await self._receive(tenant.name, batch_id, exchange)
+        count, file, fingerprint = await self._receive(tenant.name, batch_id, exchange)
         now = self._now()
+        naming = naming_of(exchange, tenant, ANTHROPIC, fingerprint)
         batch = Batch(
             id=batch_id,
             tenant=tenant.name,
@@ -101,28 +108,40 @@ class MessageBatchRoom:
             counts=Counts(count),
             betas=exchange.headers.get(b"anthropic-beta", b"").decode("latin-1"),
         )
-        await self._runner.take(batch)
-        respond(exchange, self._shown(batch, exchange))
+        entered = None
+        try:
+            entered = await store.named(naming, now)
+            if entered is None:
+                if repeats:
+                    await refuse_more(store, tenant.name, most)
+                entered = await self._runner.take(batch, naming)
+        finally:
+            if entered is not batch:  # it was made before, or is not to be
+                with contextlib.suppress(PenstockError):
+                    await self._runner.files.delete(tenant.name, file.id)
+        respond(exchange, self._shown(entered, exchange))
 
-    async def _receive(self, tenant: str, batch_id: str, exchange: Exchange) -> tuple[int, StoredFile]:
-        """How many requests a body has, and the file that they are now."""
+    async def _receive(self, tenant: str, batch_id: str, exchange: Exchange) -> tuple[int, StoredFile, str]:
+        """How many requests a body has, the file that they are now, and its fingerprint."""
         announced = exchange.headers.get(b"content-length", b"")
         most = self._config.max_input_bytes
         if announced.isdigit() and int(announced) > most:
             raise _too_large(most)
         reader = RequestReader(most=self._config.max_lines, longest=self._runner.longest_line)
         incoming = await self._runner.files.receive(tenant, 0)
-        received = 0
+        received, hasher = 0, blake3()
         try:
             async for piece in exchange.pieces():
                 received += len(piece)
+                hasher.update(piece)
                 if received > most:
                     raise _too_large(most)
                 for start in range(0, len(piece), _SLICE):
                     if lines := reader.feed(piece[start : start + _SLICE]):
                         await incoming.write(lines)
             reader.close()
-            return reader.count, await incoming.finish(f"{batch_id}.jsonl", "batch", WINDOW)
+            file = await incoming.finish(f"{batch_id}.jsonl", "batch", WINDOW)
+            return reader.count, file, hasher.hexdigest()
         finally:
             await incoming.discard()
 
