@@ -14,9 +14,9 @@ from doc_pages import PATIENCE, Page, run
 
 from penstock.lab import scenario
 from penstock.lab.answer import THINKING_TOKENS
-from penstock.lab.prompt import BYTES_PER_TOKEN, IMAGE_TOKENS
 from penstock.lab.scenario import Script
 from penstock.lab.text import SPELT
+from penstock.lab.transcript import BYTES_PER_TOKEN, IMAGE_TOKENS
 from penstock.testing import SimulatorProcess
 
 PAGE = Page("docs/simulator.md")

@@ -3,9 +3,9 @@ from __future__ import annotations
 import msgspec
 
 from penstock.lab.answer import THINKING_TOKENS, answer
-from penstock.lab.prompt import Request
 from penstock.lab.scenario import parse
 from penstock.lab.text import tokens
+from penstock.lab.transcript import Request
 from penstock.messages import Endpoint
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

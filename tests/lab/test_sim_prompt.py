@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.errors import BadRequest
-from penstock.lab.prompt import IMAGE_TOKENS, read
+from penstock.lab.prompt import read
+from penstock.lab.transcript import IMAGE_TOKENS
 from penstock.messages import Endpoint
 
 PNG = "iVBORw0KGgo="

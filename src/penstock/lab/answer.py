@@ -9,9 +9,9 @@ from typing import Literal, Protocol
 import msgspec
 
 from penstock.lab.instance import instance
-from penstock.lab.prompt import Request
 from penstock.lab.scenario import MAX, Script
 from penstock.lab.text import salted, tokens
+from penstock.lab.transcript import Request
 
 THINKING_TOKENS = 16
 _PIECE = 7  # characters of JSON in one token

@@ -6,8 +6,8 @@ import msgspec
 
 from penstock.lab.answer import Answer, Part
 from penstock.lab.openai import quoted
-from penstock.lab.prompt import Request
 from penstock.lab.stream import Segment, Stream
+from penstock.lab.transcript import Request
 from penstock.messages import JSON
 
 _STOP = {

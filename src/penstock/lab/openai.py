@@ -10,8 +10,9 @@ import struct
 import msgspec
 
 from penstock.lab.answer import Answer, Part, token_id
-from penstock.lab.prompt import Request, prompt_ids
+from penstock.lab.begun import prompt_ids
 from penstock.lab.stream import Segment, Stream, interleaved
+from penstock.lab.transcript import Request
 from penstock.messages import JSON, Endpoint
 
 _FINISH = {"stop": b"stop", "stop_sequence": b"stop", "length": b"length", "tool_calls": b"tool_calls"}

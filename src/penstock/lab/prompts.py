@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import functools
 
-from penstock.lab.prompt import BYTES_PER_TOKEN
 from penstock.lab.text import tokens
 from penstock.lab.trace import BLOCK_TOKENS, TraceCall
+from penstock.lab.transcript import BYTES_PER_TOKEN
 
 _BLOCK = BLOCK_TOKENS * BYTES_PER_TOKEN
 _STRIDE = 7_919  # a prime, so that neighbours begin at different words

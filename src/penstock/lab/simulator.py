@@ -30,11 +30,12 @@ from penstock.lab.answer import Answer, answer
 from penstock.lab.bill import Bill, Item
 from penstock.lab.clouds import at_a_cloud
 from penstock.lab.delivery import Delivery, Job, PlainLater, Silence, Streaming, Trickle, reset, transport_of
-from penstock.lab.prompt import Request, read
+from penstock.lab.prompt import read
 from penstock.lab.refusal import refusal
 from penstock.lab.scenario import MODELS, Script, ScriptError, of_headers, of_model
 from penstock.lab.stream import Stream
 from penstock.lab.told import Told, generation_id
+from penstock.lab.transcript import Request
 from penstock.lab.wheel import Wheel
 from penstock.messages import Dialect, Endpoint, Headers
 from penstock.net.exchange import Exchange, HeaderList
