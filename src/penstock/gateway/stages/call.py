@@ -16,6 +16,7 @@ when the answer is complete, when every candidate has failed, or when the last r
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Container, Sequence
 
@@ -38,16 +39,18 @@ from penstock.errors import (
 from penstock.flow.departure import LEAVING
 from penstock.flow.gate import Turn
 from penstock.flow.retry import RetryBudget, delay
-from penstock.gateway.stages.attempt import enter
+from penstock.gateway.stages.attempt import describe, opened
 from penstock.gateway.stages.batch import ask_together
 from penstock.gateway.stages.candidate import Candidate
-from penstock.gateway.stages.hedge import Hedge
-from penstock.gateway.stages.queue import ask_turn, take_turn, wait_turn
+from penstock.gateway.stages.hedge import Hedge, learn
+from penstock.gateway.stages.learnt import count_in, count_out, count_sample
+from penstock.gateway.stages.queue import ask_turn, settle_turn, take_turn, wait_turn
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.unfinished import Step, close, point_of, steps, stop_at_limit
 from penstock.generation.log import TOO_LARGE, Generation
 from penstock.messages import Call, Endpoint, Usage
 from penstock.net import tasks
+from penstock.upstream.job import Lookup
 from penstock.upstream.ladder import How, Point
 from penstock.upstream.transfer import Transfer
 from penstock.wire.boundary import Mismatch
@@ -377,11 +380,18 @@ class Production:
         if candidate.notices:
             transfer.notices = candidate.notices
         allotment = candidate.allotment
-        entry = enter(
-            candidate, transfer, recorder, await allotment.take(call) if allotment is not None else None
-        )
+        allotted = await allotment.take(call) if allotment is not None else None
+        generation.attempts += 1
+        generation.served_by = (upstream.name, candidate.model)
+        row = opened(call, generation, candidate, transfer)
+        recorder.opened(row)
+        # What was asked with a caller's own key, it alone can ask for.
+        if upstream.usage_lookup is not None and not transfer.job.callers_key:
+            transfer.lookup = Lookup(upstream.usage_lookup, functools.partial(recorder.noted, row))
         if hedge is not None:
             hedge.entered(transfer)
+        standing = count_in(candidate)
+        turn: Turn | None = None
         failure: BaseException | None = None
         try:
             if (
@@ -393,7 +403,7 @@ class Production:
             if upstream.gate is not None:
                 place = ask_turn(upstream.gate, transfer, candidate)
                 turn = place if isinstance(place, Turn) else await wait_turn(upstream.gate, transfer, place)
-                entry.turn = transfer.turn = turn
+                transfer.turn = turn
             connection = await take_turn(upstream, transfer)
             if hedge is None or self._transfer is None:
                 self._transfer = transfer
@@ -412,9 +422,27 @@ class Production:
                 self._prompt = transfer.told_usage()
             raise
         finally:
-            if not (transfer.lost or transfer.complete):
-                self._transfer = None
-            entry.settle(transfer, failure, continues=more is not None)
+            describe(row, transfer, failure, continues=more is not None)
+            if not transfer.lost:
+                if not transfer.complete:
+                    self._transfer = None
+                generation.usage = transfer.of_the_whole(row.usage)
+                generation.served_by = (upstream.name, candidate.model)
+            recorder.settled(row, candidate, stream=call.stream)
+            if transfer.overstated is not None:
+                recorder.overstated(row, transfer.overstated)
+            generation.cost += row.cost
+            if allotted is not None:
+                allotted.settle(row.usage, row.cost)
+                allotted.release()
+            if turn is not None:
+                settle_turn(turn, transfer, row, failure)
+            if standing is not None:
+                count_out(standing, transfer, row, failure)
+            if candidate.sample is not None:
+                count_sample(candidate.sample, transfer, row, failure, recorder.ledger.prices)
+            if upstream.hedging is not None and call.stream and more is None:
+                learn(upstream.hedging, candidate.model, transfer)
         if transfer.cancelled and not transfer.lost:
             raise Abandoned("the last reader has left")
 
