@@ -12,7 +12,7 @@ import pytest
 from store_suite import LARGE, LATER, NOW, SharedStoreSuite, append, begin, end, record
 
 from penstock.generation.journal import Journal
-from penstock.generation.store import StoreUnavailable
+from penstock.generation.store import Naming, StoreUnavailable
 from penstock.generation.stores.sqlite import SQLiteStore
 from penstock.net.clock import Clock
 
@@ -177,7 +177,7 @@ def test_a_file_that_was_removed_is_begun_anew_and_the_journal_writes_all_of_it_
         journal.start()
         log = JournaledLog(journal)
         log.append(b"0")
-        await until(lambda: log.given == 1)
+        await until(lambda: log.entry.stored == 1)
         assert store.losses == 0
         for file in tmp_path.iterdir():
             file.unlink()
@@ -458,3 +458,22 @@ async def until(condition, seconds=20):
     while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize(("answers", "statements"), [(7, 7), (31, 15)])
+def test_a_batch_of_whole_answers_takes_few_statements(tmp_path, answers, statements):
+    async def test():
+        store, _ = await filled(tmp_path / "g.db")
+        asked = []
+        await store._writer.do(lambda writer: writer.file.db.set_trace_callback(asked.append))
+        now = time.time()
+        begun = [record() for _ in range(answers)]
+        naming = [Naming("t", each.id, b"f", now, now + 300, 10.0) for each in begun]
+        writes = [begin(each, [b"all"], end(), named) for each, named in zip(begun, naming, strict=True)]
+        assert await store.write(writes) == {}
+        assert len(asked) == statements, "begin, look, those of four tables, commit"
+        for each in begun:
+            assert await store.events(each.id, 0, LARGE) == [b"all"]
+        await store.close()
+
+    run(test)

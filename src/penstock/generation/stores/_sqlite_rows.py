@@ -12,7 +12,9 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, TypeAlias
 
-MOST = 32  # rows of one statement: within the 999 parameters that every SQLite allows
+# Rows of one statement, at most 32: within the 999 parameters that every SQLite allows.  Few sizes, so that there are
+# few different statements to be remembered; and every small one, since a batch has a handful of rows.
+_SIZES = (32, 16, 8, 7, 6, 5, 4, 3, 2, 1)
 
 Values: TypeAlias = "tuple[Any, ...]"
 
@@ -29,13 +31,12 @@ def write_rows(
 
 
 def in_lots(rows: Sequence[Values]) -> Iterator[Sequence[Values]]:
-    """The rows in lots of 32, 16, 8, 4, 2 and 1, so that there are few different statements to be remembered."""
-    at, size = 0, MOST
-    while at < len(rows):
-        while size > len(rows) - at:
-            size //= 2
-        yield rows[at : at + size]
-        at += size
+    """The rows in few lots, of few different sizes."""
+    at = 0
+    for size in _SIZES:
+        while size <= len(rows) - at:
+            yield rows[at : at + size]
+            at += size
 
 
 @functools.cache

@@ -168,11 +168,12 @@ class SQLiteWriter:
         return True
 
     def _write_anything(self, writes: Sequence[Write]) -> dict[str, Refusal]:
-        seq = self._look() + 1
+        seq, number = self._look()
+        seq += 1
         refused: dict[str, Refusal] = {}
         begun = [write for write in writes if write.begin is not None]
         if begun:
-            self._begin(begun, seq, refused)
+            self._begin(begun, seq, number, refused)
         numbers: list[int] = []
         firsts: list[int] = []
         events: list[list[Event]] = []
@@ -208,17 +209,16 @@ class SQLiteWriter:
             self._batches += 1
         return refused
 
-    def _look(self) -> int:
-        """The last batch; and the fence, for what we believe to know."""
-        self._fence, last = self._db.execute(
-            "SELECT version, (SELECT max(seq) FROM batches) FROM fence"
+    def _look(self) -> tuple[int, int]:
+        """The last batch, and the last generation's number; and the fence, for what we believe to know."""
+        self._fence, last, number = self._db.execute(
+            "SELECT version, (SELECT max(seq) FROM batches),"
+            " (SELECT seq FROM sqlite_sequence WHERE name = 'generations') FROM fence"
         ).fetchone()
-        return last or 0
+        return last or 0, number or 0
 
-    def _begin(self, begun: list[Write], seq: int, refused: dict[str, Refusal]) -> None:
+    def _begin(self, begun: list[Write], seq: int, number: int, refused: dict[str, Refusal]) -> None:
         """Generations that begin; what begins and ends between two batches, as plain answers do, is written whole."""
-        row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'generations'").fetchone()
-        number = row[0] if row is not None else 0
         rows: list[Values] = []
         placed: list[Write] = []
         for write in begun:
@@ -334,7 +334,7 @@ class SQLiteWriter:
     def _look_after(self) -> None:
         """Write the pieces that are due, and remove the batches that nobody needs any more."""
         with self.file.transaction():
-            seq = self._look()
+            seq, _ = self._look()
             for generation_id, known in self._open.items():
                 if known.first_batch > seq - _PIECE_BATCHES:
                     break
@@ -390,7 +390,7 @@ class SQLiteWriter:
 
     def take_over(self, generation_id: str, owner: str, now: float) -> Record | None:
         with self.file.transaction():
-            seq = self._look()
+            seq, _ = self._look()
             row = find(self._db, generation_id)
             if row is None or row.state != State.RUNNING.value or self._lease(row.owner) > now:
                 return None
