@@ -74,7 +74,7 @@ class TroubledStore(MemoryStore):
 def run(test, **how):
     async def main():
         clock, store = FakeClock(), TroubledStore(how.pop("max_bytes", 1 << 26))
-        journal = Journal(store, clock, interval=0, budget=BUDGET, **{"begin_within": 0, **how})
+        journal = Journal(store, clock, budget=BUDGET, **{"interval": 0, "begin_within": 0, **how})
         journal.start()
         try:
             await test(journal, store, clock)
@@ -135,6 +135,44 @@ def test_readers_are_given_what_is_stored_and_not_before():
         assert await store.events(log.record.id, 0, LARGE) == [b"a", b"b"]
 
     run(test)
+
+
+def test_an_answers_first_event_does_not_wait_for_the_company_that_others_wait_for():
+    async def test(journal, store, clock):
+        streams = Log(journal)
+        streams.append(b"a")
+        await idle()
+        streams.append(b"b")
+        await idle()
+        assert store.batches == [1]
+        assert streams.given == 1
+        begins = Log(journal)
+        begins.append(b"a")
+        await idle()
+        assert store.batches == [1, 2], "what waits goes with it"
+        assert (streams.given, begins.given) == (2, 1)
+
+    run(test, interval=3_600, first_interval=0, begin_within=3_600)
+
+
+def test_what_comes_within_an_interval_is_stored_together_also_first_events():
+    async def test(journal, store, clock):
+        one = Log(journal)
+        one.append(b"a")
+        await idle()
+        logs = [Log(journal) for _ in range(3)]
+        for log in logs:
+            log.append(b"a")
+            await idle()
+        assert store.batches == [1]
+        loop = asyncio.get_running_loop()
+        until = loop.time() + 5
+        while any(log.given == 0 for log in logs):
+            assert loop.time() < until
+            await asyncio.sleep(0.001)
+        assert store.batches == [1, 3]
+
+    run(test, interval=3_600, first_interval=0.05, begin_within=3_600)
 
 
 def test_what_a_store_lost_is_written_again_though_nothing_is_added_to_it():

@@ -30,6 +30,7 @@ from typing import Protocol
 
 import msgspec
 
+from penstock.generation.pace import Pace
 from penstock.generation.store import (
     End,
     Ending,
@@ -47,9 +48,8 @@ from penstock.net.clock import Clock
 
 log = logging.getLogger(__name__)
 
-INTERVAL = (
-    0.004  # seconds from the beginning of a batch to that of the next, at least; the first goes at once
-)
+INTERVAL = 0.004  # seconds from one batch's beginning to the next one's, at least; the first goes at once
+FIRST_INTERVAL = 0.002  # the same for a batch with an answer's first event
 BEGIN_WITHIN = (
     0.02  # seconds in which a beginning is stored that nothing follows: with luck it has company then
 )
@@ -171,6 +171,7 @@ class Journal:
     """Writes the generations of one event loop to one store.
 
     :param interval: seconds from one batch to the next, at least: what comes in between goes together
+    :param first_interval: the same if an answer's first event waits
     :param budget: seconds after which a batch is late, and readers do not wait for it
     :param begin_within: seconds in which a beginning is stored to which nothing is added
     :param max_held_bytes: of generations that have ended and are not stored yet; the oldest are given up
@@ -182,6 +183,7 @@ class Journal:
         clock: Clock,
         *,
         interval: float = INTERVAL,
+        first_interval: float = FIRST_INTERVAL,
         budget: float = BUDGET,
         begin_within: float = BEGIN_WITHIN,
         max_held_bytes: int = 64 << 20,
@@ -189,7 +191,7 @@ class Journal:
         self.store = store
         self.write_seconds = Histogram(WRITE_BUCKETS)
         self._clock = clock
-        self._interval = interval
+        self._pace = Pace(interval, first_interval)
         self._budget = budget
         self._begin_within = begin_within
         self._max_held_bytes = max_held_bytes
@@ -271,6 +273,8 @@ class Journal:
             return
         entry.dirty = True
         self._dirty.append(entry)
+        if not entry.stored and entry.events:
+            self._pace.hurry()
         wake = self._wake
         if wake is not None and not self._trouble and not wake.done():
             wake.set_result(None)
@@ -307,7 +311,6 @@ class Journal:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        last = -1.0
         while True:
             if not self._dirty or (
                 self._trouble and self._clock.now() < self._retry_at and not self._closing
@@ -320,10 +323,7 @@ class Journal:
                 await self._wake
                 self._wake = None
                 continue
-            pause = last + self._interval - loop.time()
-            if pause > 0:
-                await asyncio.sleep(pause)
-            last = loop.time()
+            await self._pace.gather()
             await self._write()
             if self._closing and self._trouble:
                 return
