@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from types import SimpleNamespace
 
 import pytest
 from store_suite import LATER, append, begin, record
@@ -13,6 +14,7 @@ from penstock.generation.store import StoreUnavailable
 from penstock.generation.stores.sqlite import SQLiteStore
 from penstock.messages import Endpoint
 from penstock.net.clock import Clock
+from penstock.testing import FakeClock
 
 
 class NobodysRuns:
@@ -167,5 +169,86 @@ def test_what_was_taken_over_while_the_store_failed_is_gone_on_with_when_it_is_b
         assert keeper.taken_over == 1
         await keeper.close()
         await dead.close()
+
+
+class CountingStore(SQLiteStore):
+    """Counts its keeper's looks after those who have died, and what it clears away."""
+
+    def __init__(self, path):
+        super().__init__(path, 1 << 26)
+        self.turns = 0
+        self.swept = 0
+        self.turned = asyncio.Event()
+
+    async def renew(self, owner, until):
+        await super().renew(owner, until)
+        self.turns += 1
+        self.turned.set()
+
+    async def expire(self, now):
+        self.swept += 1
+        return await super().expire(now)
+
+    async def turn(self, times):
+        until = self.turns + times
+        while self.turns < until:
+            self.turned.clear()
+            await asyncio.wait_for(self.turned.wait(), 30)
+
+
+class TakesOver(NobodysRuns):
+    def go_on(self, record, events, keeper):
+        pass
+
+
+def test_nobody_is_taken_for_dead_because_the_clock_was_set_forward(tmp_path, monkeypatch):
+    wall = SimpleNamespace(now=1_000_000.0)
+    monkeypatch.setattr("penstock.generation.keeper.time", SimpleNamespace(time=lambda: wall.now))
+
+    async def test():
+        living = SQLiteStore(tmp_path / "g.db", 1 << 26)
+        await living.start()
+        one = record(owner="living", expires_at=wall.now * 2)
+        await living.renew("living", wall.now + 1.0)
+        await living.write([begin(one, [b"0"])])
+
+        store, clock = CountingStore(tmp_path / "g.db"), FakeClock()
+        keeper = Keeper(store, clock, kept_for=60.0, lease=1.0)
+        await keeper.start(TakesOver())
+        await store.turn(2)
+        wall.now += 86_400.0
+        await store.turn(3)
+        assert keeper.taken_over == 0
+        await living.renew("living", wall.now + 1.0)  # its own next beat
+        wall.now += 0.5
+        clock.advance(0.5)
+        await store.turn(3)
+        assert keeper.taken_over == 0
+        for _ in range(3):  # now it is silent
+            wall.now += 0.4
+            clock.advance(0.4)
+            await store.turn(2)
+        assert keeper.taken_over == 1
+        await keeper.close()
+        await living.close()
+
+    asyncio.run(test())
+
+
+def test_a_clock_that_was_set_back_does_not_keep_what_is_over(tmp_path, monkeypatch):
+    wall = SimpleNamespace(now=1_000_000.0)
+    monkeypatch.setattr("penstock.generation.keeper.time", SimpleNamespace(time=lambda: wall.now))
+
+    async def test():
+        store, clock = CountingStore(tmp_path / "g.db"), FakeClock()
+        keeper = Keeper(store, clock, kept_for=60.0, lease=1.0)
+        await keeper.start(NobodysRuns())
+        await store.turn(2)
+        assert store.swept == 1
+        wall.now -= 86_400.0
+        clock.advance(61.0)
+        await store.turn(2)
+        assert store.swept == 2
+        await keeper.close()
 
     asyncio.run(test())

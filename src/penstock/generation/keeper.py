@@ -102,6 +102,7 @@ class Keeper:
         self._half_taken: dict[
             str, None
         ] = {}  # generations that may be ours in the store, and do not run here
+        self._leapt = -math.inf  # when the time of day was set forward last
         self._vanished: dict[Generation, float] = {}  # of these, since when the store has not known them
         self._unnamed: dict[str, list[Name]] = {}  # to be claimed again, by generation
         self._naming: asyncio.Task[None] | None = None
@@ -451,10 +452,16 @@ class Keeper:
     async def _tend(self, runs: Owner) -> None:
         """Stay alive in the store's eyes, and look after what the dead have left."""
         beat = min(self._lease / 4, BEAT)
-        swept = 0.0
+        swept = -math.inf
+        ahead = time.time() - self._clock.now()
         while True:
             try:
-                now = time.time()
+                now, here = time.time(), self._clock.now()
+                # It was set forward, or the machine slept: the others are alive, and will say so by the new time.
+                leap, ahead = now - here - ahead, now - here
+                if leap > self._lease / 2:
+                    self._leapt = here
+                    log.warning("the clock went forward by %.1f s; nobody is taken for dead by that", leap)
                 await self.store.renew(self.owner, now + self._lease)
                 if self._losses != self.store.losses:
                     self._losses = self.store.losses
@@ -464,12 +471,12 @@ class Keeper:
                     self._half_taken.clear()
                 # After trouble with the store those who live could not say so: they are given the time to.
                 patient = self._clock.now() - self._troubled < max(self._lease, SETTLING_AFTER_TROUBLE)
-                if not self.leaving and not patient:
+                if not self.leaving and not patient and here - self._leapt >= self._lease:
                     for generation_id in await self.store.expired(now, TAKE_AT_ONCE):
                         await self._take_over(generation_id, runs)
                 await self._end_dismissed(runs.deserted())
-                if now - swept > 60.0:
-                    swept = now
+                if here - swept > 60.0:
+                    swept = here
                     await self.store.expire(now)
                 self._said = ""
             except StoreUnavailable as error:
