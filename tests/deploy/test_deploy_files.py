@@ -48,6 +48,16 @@ def test_the_unit_runs_commands_that_there_are_and_is_patient():
     assert float(patience) >= Config().drain_timeout + 5
 
 
+def test_the_unit_outlives_a_worker_that_took_too_much_memory_and_a_row_of_failed_starts():
+    """As systemd has it by default, one such worker ends the service, and five starts within 10 s are the last."""
+    settings = dict(
+        re.findall(r"^(\w+)=(.*)$", (DEPLOY / "systemd/penstock.service").read_text(), re.MULTILINE)
+    )
+    assert settings["OOMPolicy"] == "continue"
+    assert settings["Restart"] == "on-failure"
+    assert float(settings["RestartSec"]) * 5 > 10
+
+
 def test_the_container_starts_the_gateway_without_a_shell():
     text = (DEPLOY / "container/Containerfile").read_text()
     (entry,) = re.findall(r"^ENTRYPOINT (.*)$", text, re.MULTILINE)
