@@ -173,6 +173,26 @@ _ONE_OF_EACH = """
 """
 
 
+def test_who_runs_on_enters_what_somebody_left_who_is_not_replaced(path, open_ledger):
+    living = open_ledger(recover_interval=0.0)
+    killed(_ONE_OF_EACH, path, "reserved")
+    assert living.flush()
+    assert [outcome[:2] for outcome in outcomes(path)] == [("completed", ""), ("partial", PROCESS_DIED)]
+    statistics = living.statistics()
+    assert (statistics.recovered, statistics.orphans) == (1, 1)
+    assert [left.name for left in path.parent.glob("*.queue")] == [queue_path(path, living.token).name]
+
+
+def test_a_queue_that_cannot_be_read_is_told_of_once(path, open_ledger, caplog):
+    strange = queue_path(path, "0123456789abcdef")
+    strange.write_bytes(b"no queue of ours")
+    living = open_ledger(recover_interval=0.0)
+    for _ in range(3):
+        assert living.flush()
+    assert caplog.text.count("was left alone") == 1
+    assert strange.exists()
+
+
 @pytest.mark.parametrize(
     "written", [["nothing"], ["flush"], ["reserved"], ["reserved", "settled"], ["settled"]]
 )

@@ -76,6 +76,19 @@ class LedgerFile:
             raise
         self.recovery.let_go(remove=True)
 
+    def recover(self) -> None:
+        """Enter what processes have left that have died since the file was opened."""
+        if not self.recovery.has_dead():
+            return
+        try:
+            with transaction(self._db):
+                self.recovery.enter_queues(self._add_boot)
+                self.recovery.settle_orphans(self.boot)
+        except BaseException:
+            self.recovery.let_go(remove=False)
+            raise
+        self.recovery.let_go(remove=True)
+
     def is_current(self) -> bool:
         """Whether the path still names the file that is open: nobody moved or removed it."""
         return identity(self.path) == self._identity

@@ -72,11 +72,20 @@ class Recovery:
         self._path = path
         self._token = token
         self._dead: dict[str, DeadQueue] = {}  # by token, while their rows are entered
+        self._unread: set[str] = set()  # queues that were left alone: nobody looks twice
 
     def lives(self, token: str) -> bool:
         """Whether it holds a lock.  Who has trouble with the file has let go of its lock, but not of its queue's."""
         return token not in self._dead and (
             _is_held(lock_path(self._path, token)) or _is_held(queue_path(self._path, token))
+        )
+
+    def has_dead(self) -> bool:
+        """Whether there is a queue that nobody holds any more, and that may be read."""
+        return any(
+            not self.lives(token)
+            for token, path in queues_beside(self._path)
+            if token != self._token and str(path) not in self._unread
         )
 
     def enter_queues(self, add_boot: Callable[[str, str, int], int]) -> None:
@@ -94,6 +103,7 @@ class Recovery:
                 queue = inherit(path, token)
             except (NotAQueue, OSError) as error:
                 self.strange.append(str(error))
+                self._unread.add(str(path))
                 continue
             if queue is None:
                 continue
@@ -121,6 +131,12 @@ class Recovery:
             ).rowcount
             self._db.execute("UPDATE boots SET ended = ? WHERE boot = ?", (time.time(), boot))
             lock_path(self._path, token).unlink(missing_ok=True)
+
+    def take_found(self) -> tuple[int, int, list[str]]:
+        """``orphans``, ``recovered`` and ``strange`` since this was asked last."""
+        found = self.orphans, self.recovered, self.strange
+        self.orphans, self.recovered, self.strange = 0, 0, []
+        return found
 
     def let_go(self, *, remove: bool) -> None:
         """:param remove: the transaction holds: everything of the queues is in the file."""

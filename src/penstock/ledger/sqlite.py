@@ -34,6 +34,7 @@ import msgspec
 from penstock.ledger._file import LedgerFile
 from penstock.ledger._mended import UNWRITABLE, mended
 from penstock.ledger._queue import RowQueue, queue_path
+from penstock.ledger._recovery import Recovery
 from penstock.ledger._rows import Fold
 from penstock.ledger.template import RowTemplate
 from penstock.messages import Attempt, Outcome
@@ -48,6 +49,7 @@ SMOOTH = (
 BATCH = 1_000  # rows of one transaction
 FORGET_ROWS = 500  # deleted in one transaction
 FORGET_INTERVAL = 600.0  # seconds between two looks for rows that are too old
+RECOVER_INTERVAL = 30.0  # seconds between two looks for what dead processes have left
 _MAX_PAUSE = 5.0  # seconds between two tries while the file cannot be written
 
 
@@ -73,6 +75,7 @@ class SQLiteStore:
     :param keep_days: older rows are deleted; 0: none ever
     :param interval: seconds between two batches
     :param busy_timeout: seconds that the writer waits for another process's transaction
+    :param recover_interval: seconds between two looks for what dead processes have left
     """
 
     def __init__(
@@ -83,13 +86,16 @@ class SQLiteStore:
         keep_days: float = 0.0,
         interval: float = INTERVAL,
         busy_timeout: float = 2.0,
+        recover_interval: float = RECOVER_INTERVAL,
     ) -> None:
         self.path = Path(path).absolute()
         self._max_rows = max_rows
         self._keep_seconds = keep_days * 86_400
         self._forget_at = 0.0  # when old rows are looked for again, monotonic
+        self._recover_at = 0.0  # the same, of what dead processes have left
         self._interval = interval
         self._busy_timeout = busy_timeout
+        self._recover_interval = recover_interval
         self._batch = min(BATCH, max_rows)
         self._heeds_forks = False
         self._begin()
@@ -313,6 +319,8 @@ class SQLiteStore:
                     self._write()
                     if self._keep_seconds and not last and time.monotonic() >= self._forget_at:
                         self._forget()
+                    if not last and time.monotonic() >= self._recover_at:
+                        self._recover_dead()
             except Exception as error:  # noqa: BLE001 - whatever it is, rows wait and the writer lives
                 self._fail(error)
             with self._changed:
@@ -511,18 +519,27 @@ class SQLiteStore:
             self._to_note.clear()
             self._maybe_reserved.clear()
             self._tried = 0
-        found = file.recovery
-        if found.orphans:
-            self._orphans += found.orphans
-            log.warning(
-                "%d attempts of processes that died were open in the ledger: now partial", found.orphans
-            )
-        if found.recovered:
-            self._recovered += found.recovered
-            log.warning("%d rows of processes that died were found in their queues", found.recovered)
-        for reason in found.strange:
-            log.warning("a queue of the ledger was left alone: %s", reason)
+        self._tell_of_dead(file.recovery)
+        self._recover_at = time.monotonic() + self._recover_interval
         return file
+
+    def _recover_dead(self) -> None:
+        """A replacement does this as it opens the file; of who was not replaced somebody else has to."""
+        assert self._file is not None
+        self._recover_at = time.monotonic() + self._recover_interval
+        self._file.recover()
+        self._tell_of_dead(self._file.recovery)
+
+    def _tell_of_dead(self, found: Recovery) -> None:
+        orphans, recovered, strange = found.take_found()
+        if orphans:
+            self._orphans += orphans
+            log.warning("%d attempts of processes that died were open in the ledger: now partial", orphans)
+        if recovered:
+            self._recovered += recovered
+            log.warning("%d rows of processes that died were found in their queues", recovered)
+        for reason in strange:
+            log.warning("a queue of the ledger was left alone: %s", reason)
 
     def _fail(self, error: Exception) -> None:
         self._errors += 1
