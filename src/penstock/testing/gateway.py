@@ -80,6 +80,7 @@ class GatewayProcess:
 
         :raises RuntimeError: it ended before it did
         """
+        self._told = False
         self.config_path.write_text(json.dumps(self._config))  # JSON is YAML, too
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603 - ourselves
