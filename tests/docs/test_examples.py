@@ -77,7 +77,7 @@ def test_mounted_in_fastapi():
         with httpx2.Client(timeout=PATIENCE, trust_env=False) as client:
             assert "/llm/v1" in client.get(url).json()["llm"]
             models = client.get(url + "/llm/v1/models").json()
-            assert [model["id"] for model in models["data"]] == ["sim"]
+            assert models["data"][0]["id"] == "sim"
     finally:
         process.terminate()
         status = process.wait(PATIENCE)

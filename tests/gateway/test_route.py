@@ -216,6 +216,6 @@ def test_names_that_callers_invent_are_remembered_up_to_a_bound():
 
 def test_names_can_be_listed_and_patterns_cannot():
     a_router = router({"m": to("a"), "n*": to("a")})
-    assert a_router.names() == ["m"]
+    assert a_router.names({}) == ["m"]
     assert a_router.knows("n1")
     assert not a_router.knows("x")

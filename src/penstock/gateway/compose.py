@@ -35,6 +35,7 @@ from penstock.gateway.explain import Explained, explain
 from penstock.gateway.inquiries import Inquiries
 from penstock.gateway.kept import Work, end_work
 from penstock.gateway.leaving import Leaving
+from penstock.gateway.listing import Listing
 from penstock.gateway.measures import MAX_CHILDREN
 from penstock.gateway.pipeline import Pipeline, Snapshot
 from penstock.gateway.repeats import Repeats
@@ -170,6 +171,7 @@ class Gateway:
             "/v1/conversations",
             ConversationRoom(self.pipeline.conversations, config.listener.max_body_bytes),
         )
+        self._listing = Listing(clock)
         self._working: set[asyncio.Task[Any]] = set()  # on what is kept here
         self._codings = parts.codings(config)
         if self._request_log is not None:
@@ -214,6 +216,10 @@ class Gateway:
                 return work.body
             if routes.set_version(exchange):
                 return self.opening(exchange)
+            if routes.lists_models(exchange) and snapshot.router.enumerable:
+                serve = partial(self._listing.serve, snapshot.upstreams, snapshot.router, tenant)
+                exchange.state = Work("other", tenant, 0, serve)
+                return 0
             routes.serve_own(exchange, snapshot.router, tenant)
             self.recorder.counted("other", 200)
         except PenstockError as error:
@@ -373,6 +379,7 @@ class Gateway:
         await end_work(self._working, LAST_WORK)
         await self._inquiries.close()
         await self.leaving.close()
+        await self._listing.close()
         await self.pipeline.wait_idle()
         await self.pipeline.conversations.close()
         await self._rooms.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 from urllib.parse import unquote
 
@@ -16,6 +17,7 @@ from penstock.messages import Dialect, Endpoint, Tenant
 from penstock.net.exchange import Exchange
 from penstock.wire.request import dialect_of
 
+MODELS = "/v1/models"
 RELAYED: dict[str, Endpoint] = {
     **{endpoint.path: endpoint for endpoint in Endpoint},
     "/rerank": Endpoint.RERANK,  # where vLLM and Cohere's SDK have it
@@ -63,9 +65,9 @@ def serve_own(exchange: Exchange, router: Router, tenant: Tenant) -> None:
     :raises NotFound: there is no such path
     """
     path = exchange.path
-    if path == "/v1/models":
+    if path == MODELS:
         _read_only(exchange)
-        _respond(exchange, _models(exchange, router, tenant))
+        serve_models(exchange, router, tenant, {})
     elif path.startswith("/v1/models/"):
         _read_only(exchange)
         name = unquote(path.removeprefix("/v1/models/"))  # models are called "org/name", too
@@ -78,6 +80,21 @@ def serve_own(exchange: Exchange, router: Router, tenant: Tenant) -> None:
         _respond(exchange, {"name": "penstock", "version": __version__})
     else:
         _unknown(path)
+
+
+def lists_models(exchange: Exchange) -> bool:
+    """Whether the model list is asked for."""
+    return exchange.path == MODELS and exchange.method in {"GET", "HEAD"}
+
+
+def serve_models(
+    exchange: Exchange, router: Router, tenant: Tenant, known: Mapping[str, Sequence[str]]
+) -> None:
+    """Answer with the models that a tenant may use.
+
+    :param known: what upstreams have, by their names
+    """
+    _respond(exchange, _models(exchange, router, tenant, known))
 
 
 def is_public(path: str) -> bool:
@@ -115,7 +132,7 @@ def _hint(path: str) -> str:
     if _ON_DISK.match(path):
         return ": the configuration has no files.directory"
     right = "/v1" + _VERSIONS.sub("", tidy)
-    if right not in RELAYED and right != "/v1/models":
+    if right not in RELAYED and right != MODELS:
         return ""
     if tidy.startswith("/v1/v1/"):
         return f"; {right} is: the SDK adds the /v1 itself, so the base URL must end before it"
@@ -142,8 +159,10 @@ def _permitted(tenant: Tenant, name: str) -> bool:
     return not tenant.models or any(match(pattern, name) is not None for pattern in tenant.models)
 
 
-def _models(exchange: Exchange, router: Router, tenant: Tenant) -> dict[str, object]:
-    names = [name for name in router.names() if _permitted(tenant, name)]
+def _models(
+    exchange: Exchange, router: Router, tenant: Tenant, known: Mapping[str, Sequence[str]]
+) -> dict[str, object]:
+    names = [name for name in router.names(known) if _permitted(tenant, name)]
     # Who may use one version alone sees that: the name without it would be refused.
     names += [name for name in tenant.models if "@" in name and "*" not in name and router.split(name)[1]]
     models = [_model(exchange, name) for name in names]

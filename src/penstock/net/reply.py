@@ -15,10 +15,11 @@ MAX_BYTES = 65_536
 class Reply:
     """Receives one answer (:class:`~penstock.net.response.Receiver`); what is larger is broken off."""
 
-    __slots__ = ("_connection", "body", "headers", "status")
+    __slots__ = ("_connection", "_most", "body", "headers", "status")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, most: int) -> None:
         self._connection = connection
+        self._most = most
         self.status = 0
         self.headers: Headers = {}
         self.body = bytearray()
@@ -29,7 +30,7 @@ class Reply:
     @property
     def is_full(self) -> bool:
         """Whether there was more than is kept."""
-        return len(self.body) > MAX_BYTES
+        return len(self.body) > self._most
 
     def on_head(self, status: int, headers: Headers) -> None:
         self.status = status
@@ -41,19 +42,20 @@ class Reply:
             self._connection.abort()
 
 
-async def reply_to(pool: Pool, head: bytes, body: bytes = b"") -> Reply:
+async def reply_to(pool: Pool, head: bytes, body: bytes = b"", *, most: int = MAX_BYTES) -> Reply:
     """Send a request, again if its connection had been closed while it lay idle; an answer that is too large is one.
 
+    :param most: bytes of its body; what is more is broken off
     :raises PenstockError: there was none
     """
     try:
-        return await _reply(await pool.acquire(), head, body)
+        return await _reply(await pool.acquire(), head, body, most)
     except StaleConnection:
-        return await _reply(await pool.acquire(fresh=True), head, body)
+        return await _reply(await pool.acquire(fresh=True), head, body, most)
 
 
-async def _reply(connection: Connection, head: bytes, body: bytes) -> Reply:
-    reply = Reply(connection)
+async def _reply(connection: Connection, head: bytes, body: bytes, most: int) -> Reply:
+    reply = Reply(connection, most)
     try:
         await connection.send(head, body, reply)
     except asyncio.CancelledError:

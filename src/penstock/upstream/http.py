@@ -26,7 +26,7 @@ from penstock.net.clock import Clock
 from penstock.net.connection import Connection, StaleConnection
 from penstock.net.origin import Origin
 from penstock.net.pool import Pool
-from penstock.net.reply import Reply, reply_to
+from penstock.net.reply import MAX_BYTES, Reply, reply_to
 from penstock.upstream import inquiry
 from penstock.upstream.capabilities import ANTHROPICS, Capabilities, capabilities
 from penstock.upstream.credentials import Credentials, credentials
@@ -125,6 +125,7 @@ class HTTPUpstream:
             config.kind == "local" and config.capabilities.token_ids is None
         )
         self.tiers = tiers
+        self.base = base  # path of its API
         self._base = base.removesuffix("/v1")
         self._fixed = self._fixed_headers()
         self._native = self.native or frozenset(_spoken_by(config))
@@ -382,17 +383,19 @@ class HTTPUpstream:
         reply = await self.ask(base + target, seconds)
         return reply.status, bytes(reply.body)
 
-    async def ask(self, path: str, seconds: float) -> Reply:
+    async def ask(self, path: str, seconds: float, lines: bytes = b"", *, most: int = MAX_BYTES) -> Reply:
         """What stands there, from the server's root.
 
+        :param lines: more of the request's head
+        :param most: bytes of its body; what is more is cut off
         :raises penstock.errors.PenstockError: it cannot be had
         :raises TimeoutError: not within that time
         """
-        head = b"GET %b HTTP/1.1\r\n%b\r\n" % (path.encode(), self._fixed)
+        head = b"GET %b HTTP/1.1\r\n%b%b\r\n" % (path.encode(), self._fixed, lines)
         async with asyncio.timeout(seconds):
             if self._credentials is not None:
                 head = await _with_credentials(self._credentials, head, b"")
-            return await reply_to(self.pool, head)
+            return await reply_to(self.pool, head, most=most)
 
     def _path(self, base: str, endpoint: Endpoint) -> bytes:
         # OpenAI's SDK takes a base URL that ends in /v1 (or what stands for it), Anthropic's one without.

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Literal
 
 import msgspec
 
-from penstock.config.model import Config, ModelCacheConfig, ModelConfig, PromptConfig
+from penstock.config.model import CandidateConfig, Config, ModelCacheConfig, ModelConfig, PromptConfig
 from penstock.config.patterns import match
 from penstock.config.sunset import sunset_of
 from penstock.errors import Gone, UnknownModel
@@ -98,9 +98,34 @@ class Router:
     def __repr__(self) -> str:
         return f"<Router of {len(self._config.models)} models, {len(self._upstreams)} upstreams>"
 
-    def names(self) -> list[str]:
-        """The models that can be listed: names, not patterns."""
-        return list(self._exact)
+    @property
+    def enumerable(self) -> set[str]:
+        """The upstreams whose own lists say which names patterns answer."""
+        return {candidate.upstream for _, candidate in self._open()}
+
+    def names(self, known: Mapping[str, Sequence[str]]) -> list[str]:
+        """The models that can be listed: names, and what the patterns let through.
+
+        :param known: what upstreams have, by their names
+        """
+        names = dict.fromkeys(self._exact)
+        for pattern, candidate in self._open():
+            for has in known.get(candidate.upstream, ()):
+                stands_for = match(candidate.model or pattern, has)
+                if stands_for is None:
+                    continue
+                name = pattern.replace("*", stands_for, 1)
+                entry = self._entry(name)
+                if entry is not None and entry[0] == pattern:
+                    names[name] = None
+        return list(names)
+
+    def _open(self) -> Iterator[tuple[str, CandidateConfig]]:
+        """The patterns, with those candidates that callers name."""
+        for pattern in self._patterns:
+            for candidate in self._config.models[pattern].candidates:
+                if not candidate.model or "*" in candidate.model:
+                    yield pattern, candidate
 
     def route(self, call: Call) -> Sequence[Candidate]:
         """The candidates for a call, in the order in which they are to be tried.
