@@ -10,9 +10,11 @@ from serving import config, on_uvloop
 from penstock.config.model import BreakerConfig, ConcurrencyConfig, LimitConfig, LimitsConfig, UpstreamConfig
 from penstock.errors import RateLimited
 from penstock.flow.gate import Asked, Outcome, Ticket
-from penstock.flow.sharing import Pool
+from penstock.flow.places import Places
+from penstock.flow.sharing import Pool, Report
 from penstock.gateway.compose import build
 from penstock.messages import Call, Endpoint, Tenant, Usage
+from penstock.net import tasks
 from penstock.testing import FakeClock
 
 LIMIT = 6
@@ -102,13 +104,16 @@ class World:
         self.gateway.reload(msgspec.structs.replace(present, upstreams={"up0": upstream}, **more))
 
 
-def in_world(test, *, workers=2, **more):
+PLACES = ConcurrencyConfig(limit=LIMIT, adaptive=False)
+
+
+def in_world(test, *, workers=2, concurrency=PLACES, **more):
     async def main():
         clock = FakeClock()
         upstream = UpstreamConfig(
             kind="openai",
             base_url="http://127.0.0.1:9/v1",
-            concurrency=ConcurrencyConfig(limit=LIMIT, adaptive=False),
+            concurrency=concurrency,
         )
         settings = config("http://127.0.0.1:9", workers=workers, **more)
         settings = msgspec.structs.replace(settings, upstreams={"up0": upstream})
@@ -199,3 +204,24 @@ def test_a_reload_keeps_what_was_used_of_a_shared_limit_and_its_places():
         assert world.board.held(account)[1] == 0
 
     in_world(test, limits=limits(600, 4))
+
+
+def test_the_first_limit_of_all_comes_with_a_reload_and_no_place_of_it_is_taken_that_was_not_leased(
+    monkeypatch,
+):
+    """A key that is made while the gateway runs: another worker may have all places by then."""
+    # As on Python 3.11, where no task begins before the loop's next turn.
+    monkeypatch.setattr(tasks, "start", lambda coroutine, loop: loop.create_task(coroutine))
+
+    async def test(world):
+        elsewhere = Report("key:k", False, 8.0, 0.0, 8, None, None, Places(8, 1, 0, 8))
+        assert world.board.pool.exchange("another", [elsewhere], world.clock.now()).leases[0].places == 8
+        world.reload(limits=LimitsConfig(keys={"k": LimitConfig(concurrent=8)}))
+        with pytest.raises(RateLimited):
+            world.reserve()
+        await world.turn()
+        with pytest.raises(RateLimited):
+            world.reserve()
+        assert world.board.held("key:k")[0] == 8
+
+    in_world(test, concurrency=None)

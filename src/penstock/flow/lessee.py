@@ -63,6 +63,7 @@ class Lessee:
         self.members = workers
         self.book = book
         self.trouble = ""
+        self.joins = False  # there are others, of whom :meth:`use` is about to tell
         self._workers = workers
         self._now = now
         self._counted = counted
@@ -92,6 +93,7 @@ class Lessee:
 
     async def use(self, board: Board | None) -> None:
         """Report there from now on; None: to nobody."""
+        self.joins = False
         if board is self._board:
             return
         old, self._board = self._board, board
@@ -129,7 +131,7 @@ class Lessee:
         return AccountLease(name, self._touched, self._has_trouble, self._now)
 
     def _has_trouble(self) -> bool:
-        return bool(self.trouble) or self._board is None
+        return bool(self.trouble) or (self._board is None and not self.joins)
 
     def drop(self, lease: AccountLease) -> None:
         """Limits on this account are no more."""

@@ -49,7 +49,7 @@ class Sharing:
     def of_limits(self, config: Config) -> Lessee | None:
         """Who leases this process's part of limits; None: nobody shares them."""
         if self._everywhere is None and (config.workers > 1 or self._redis is not None):
-            self._everywhere = self._lessee(config.workers)
+            self._everywhere = self._lessee(config.workers, self._redis or self._board)
         return self._everywhere
 
     def of_upstream(self, name: str, wanted: ConcurrencyConfig, config: Config) -> AccountLease | None:
@@ -63,7 +63,7 @@ class Sharing:
         if self._redis is None or wanted.shared == "machines":
             lessee = self.of_limits(config)
         elif config.workers > 1:
-            lessee = self._here = self._here or self._lessee(config.workers)
+            lessee = self._here = self._here or self._lessee(config.workers, self._board)
         else:
             return None
         if lessee is None:
@@ -131,8 +131,11 @@ class Sharing:
             if lessee is not None:
                 await lessee.use(None)
 
-    def _lessee(self, workers: int) -> Lessee:
+    def _lessee(self, workers: int, board: Board | None) -> Lessee:
         lessee = Lessee(workers, self._clock.now, self._counted, self._book)
+        # The first limit of all may come with a reload: until :meth:`join` nobody takes an even part, of which the
+        # others would not know.
+        lessee.joins = board is not None
         self._clock.add(lessee)
         return lessee
 
