@@ -9,10 +9,11 @@ from pool_board import PoolBoard, SharedPool
 
 from penstock.config.model import LimitConfig, LimitsConfig
 from penstock.errors import PlaceWanted, RateLimited
+from penstock.flow.leased import SMALL, AccountLease, LeasedBucket
 from penstock.flow.lessee import PATIENCE, Lessee
 from penstock.flow.limits import Limiter
 from penstock.flow.reservation import Reached
-from penstock.flow.sharing import LIFE, Pool
+from penstock.flow.sharing import LIFE, Lease, Pool
 from penstock.messages import Tenant, Usage
 from penstock.testing import FakeClock
 
@@ -327,3 +328,13 @@ def test_processes_share_the_places_at_an_upstream_and_wait_for_one_there():
         return other.limiter.reserve_at(call, at)
 
     assert asyncio.run(main()) is not None
+
+
+@pytest.mark.parametrize(("limit", "at_once"), [(SMALL, True), (SMALL + 1, False)])
+def test_each_call_of_a_small_limit_is_told_at_once(limit, at_once):
+    urgent = []
+    lease = AccountLease("key:k", lambda _, soon: urgent.append(soon), lambda: False, lambda: 0.0)
+    lease.requests = LeasedBucket(limit, 0.5)
+    lease.leased(Lease(float(limit), 0.0, 0.5, 0.5, 0), 0.5, 0.0, 0.0)  # it is known already
+    lease.asked(1.0, 0.0, refused=False)
+    assert urgent == [at_once]

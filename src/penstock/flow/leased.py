@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 FRESH = 2.0  # seconds after an exchange in which its figures are what is known of the others
 SHARE_HOLDS = 60.0
+SMALL = (
+    60  # requests a minute: of such a limit each one is told at once, for the others go by what is left of it
+)
 OUTAGE = 4.0  # seconds without an exchange after which what was taken in the meantime is void
 
 
@@ -380,7 +383,8 @@ class AccountLease:
         self.touched_at = now
         if refused and not self.has_place(now):
             self._refused += 1
-        self.touched(self, not self._known or refused or self.is_short)
+        small = self.requests is not None and self.requests.limit <= SMALL
+        self.touched(self, small or not self._known or refused or self.is_short)
 
     def ended(self, now: float) -> None:
         """A call has ended, or is settled."""
