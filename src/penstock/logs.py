@@ -69,6 +69,7 @@ class RequestLine(msgspec.Struct, omit_defaults=True):
     error: str = ""  # a code of penstock.errors
     peer: str = ""
     read: str = ""
+    trace: str = ""  # id of the trace that it belongs to
 
 
 class RepeatedLine:

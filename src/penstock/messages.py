@@ -7,7 +7,7 @@ the **events** of one answer, which one or more **attempts** at upstreams fill.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
@@ -160,6 +160,18 @@ class Reservation(Protocol):
         """The tightest limits of requests and of tokens, as they stand now."""
 
 
+class Trace(msgspec.Struct, eq=False):
+    """Spans are recorded of a call: its own, and those of its attempts.  Ids in hexadecimal."""
+
+    trace_id: str
+    span_id: str  # the call's own
+    parent_id: str  # of the span that its caller was in; "": the trace begins here
+    state: bytes  # tracestate, as the caller has it
+    put: Callable[[Any], None]  # who takes what has ended; neither waits nor raises
+    new_id: Callable[[], str]  # of one more span
+    last: tuple[str, str, str] = ("", "", "")  # span, upstream and model of the attempt that began last
+
+
 class Reduction(msgspec.Struct, frozen=True):
     """How a call may be answered with less than it asks for, because of the load."""
 
@@ -205,6 +217,7 @@ class Call(msgspec.Struct, eq=False):
     asked: Call | None = (
         None  # as its caller wrote it, where the conversation that it names was put before it
     )
+    trace: Trace | None = None  # None: nothing is recorded of it
 
 
 class Attempt(msgspec.Struct, eq=False, gc=False, array_like=True):

@@ -18,6 +18,7 @@ cache: {redis: "redis://127.0.0.1:1", seal_key: 0123456789abcdef0123456789abcdef
 files: {directory: kept}
 uploads: {s3: {bucket: b}}
 codings: {answers: [gzip, br]}
+traces: {endpoint: "http://127.0.0.1:1"}
 """
 
 
@@ -32,6 +33,7 @@ def test_each_extra_that_is_missing_is_named_once_with_who_wants_it():
         ("codings.answers", "brotli"),
         ("limits.redis", "redis"),
         ("models.m.cache.semantic", "semantic"),
+        ("traces.endpoint", "otel"),
         ("uploads.s3", "s3"),
         ("upstreams.a.http2", "http2"),
         ("upstreams.b", "triton"),

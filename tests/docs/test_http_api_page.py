@@ -174,7 +174,11 @@ def test_every_header_of_a_request_that_means_something_is_there():
     for path in (
         (SOURCE / "gateway").rglob("*.py"),
         (SOURCE / "upload").rglob("*.py"),
-        [SOURCE / "flow" / "deadline.py", SOURCE / "wire" / "credentials.py"],
+        [
+            SOURCE / "flow" / "deadline.py",
+            SOURCE / "wire" / "credentials.py",
+            SOURCE / "wire" / "trace_context.py",
+        ],
         [SOURCE / "upstream" / "http.py"],
     ):
         for file in path:

@@ -72,6 +72,7 @@ def exposition(tmp_path_factory):
             "limits": {"models": {"forbidden": {"concurrent": 0}, "spent": {"concurrent": 0}}},
             "files": {"directory": str(folder / "kept")},
             "generations": {"durability": "disk", "path": str(folder / "generations.sqlite")},
+            "traces": {"endpoint": "http://127.0.0.1:9"},
             "webhooks": {"endpoints": [{"url": "http://127.0.0.1:9", "secret": "whsec_" + "A" * 32}]},
         }
         with GatewayProcess(config, folder) as gateway, httpx2.Client(trust_env=False) as client:

@@ -79,6 +79,7 @@ def check(plain: Plain, reader: Reader) -> None:
         _check_parent(directory, ("transcripts", "directory"), reader)
     _check_webhooks(plain.get("webhooks", {}), plain.get("files", {}), reader)
     _check_uploads(plain.get("uploads", {}), plain.get("files", {}), reader)
+    _check_traces(plain.get("traces", {}), reader)
 
 
 def _check_names(names: Plain, section: str, reader: Reader) -> None:
@@ -248,6 +249,17 @@ def _check_webhooks(webhooks: Plain, files: Plain, reader: Reader) -> None:
                 key_of(secret.reveal())
             except ValueError as error:
                 reader.mistake((*at, "secret"), str(error))
+
+
+def _check_traces(traces: Plain, reader: Reader) -> None:
+    if endpoint := traces.get("endpoint"):
+        try:
+            check_base_url(endpoint)
+        except ValueError as error:
+            reader.mistake(("traces", "endpoint"), str(error))
+    for name, value in traces.get("headers", {}).items():
+        if fault := header_fault(name, value.reveal() if isinstance(value, Secret) else ""):
+            reader.mistake(("traces", "headers", name), fault)
 
 
 def _check_upstream(upstream: Plain, at: Path, reader: Reader) -> None:

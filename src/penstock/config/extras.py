@@ -13,6 +13,7 @@ _MODULE = {  # that an extra brings, and that nothing works without
     "entra": "azure.identity",
     "google": "google.auth",
     "http2": "hpack",
+    "otel": "opentelemetry.sdk",
     "redis": "hiredis",
     "s3": "obstore",
     "semantic": "tokenizers",
@@ -23,7 +24,7 @@ _MODULE = {  # that an extra brings, and that nothing works without
 def missing_extras(config: Config) -> list[tuple[str, str]]:
     """Key and extra of what cannot be started here; of a key that comes often, the first."""
     first = {extra: key for key, extra in reversed(list(_wanted(config)))}
-    return sorted((key, extra) for extra, key in first.items() if not _installed(_MODULE[extra]))
+    return sorted((key, extra) for extra, key in first.items() if not installed(extra))
 
 
 def _wanted(config: Config) -> Iterator[tuple[str, str]]:
@@ -37,6 +38,8 @@ def _wanted(config: Config) -> Iterator[tuple[str, str]]:
             yield f"{key}.redis", "redis"
     if config.uploads.s3 is not None:
         yield "uploads.s3", "s3"
+    if config.traces.endpoint:
+        yield "traces.endpoint", "otel"
     if "br" in config.codings.answers:
         yield "codings.answers", "brotli"
     for name, upstream in config.upstreams.items():
@@ -51,8 +54,9 @@ def _wanted(config: Config) -> Iterator[tuple[str, str]]:
             yield f"models.{name}.cache.semantic", "semantic"
 
 
-def _installed(module: str) -> bool:
+def installed(extra: str) -> bool:
+    """Whether what this extra brings is there."""
     try:
-        return importlib.util.find_spec(module) is not None
+        return importlib.util.find_spec(_MODULE[extra]) is not None
     except ModuleNotFoundError:  # not even what it is a part of
         return False

@@ -645,6 +645,15 @@ class VersionsConfig(_Section, frozen=True):
     shared: Literal["workers", "machines"] = "workers"
 
 
+class TracesConfig(_Section, frozen=True):
+    """Where spans of calls and attempts are sent, by OTLP over HTTP; needs the extra ``otel``."""
+
+    endpoint: str = ""  # a collector's address, to which /v1/traces is added; empty: nothing is traced
+    headers: dict[str, Secret] = {}  # sent along, such as a key
+    sample: Share = 1.0  # of the calls; one whose caller tells of its own trace is recorded if that is
+    service_name: str = "penstock"  # what the gateway is called in traces
+
+
 class LogConfig(_Section, frozen=True):
     """What is logged, to standard error."""
 
@@ -696,3 +705,4 @@ class Config(_Section, frozen=True):
     transcripts: TranscriptsConfig = TranscriptsConfig()  # what is written down to learn from
     prices: str = ""  # a price table of your own, laid over the package's
     log: LogConfig = LogConfig()  # what is logged, and how
+    traces: TracesConfig = TracesConfig()  # what is told to OpenTelemetry

@@ -52,6 +52,8 @@ from penstock.gateway.stages.prefetch import Prefetch
 from penstock.gateway.stages.read import CLIENT_GONE, refuse
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
+from penstock.gateway.tracing import Tracing
+from penstock.gateway.tracing import check as check_traces
 from penstock.gateway.transcribe import Transcriber
 from penstock.gateway.uploads import owner_of
 from penstock.gateway.versions import Versions
@@ -113,6 +115,8 @@ class Gateway:
         measure(self.metrics, ledger)
         self._request_log = RequestLog(config.log) if config.log.requests else None
         self.recorder = Recorder(ledger, self.metrics, self._request_log, clock)
+        self._tracing = Tracing(self.metrics)
+        self.recorder.tracer = self._tracing.use(config.traces)
         self.config_version = 1
         self._retired: set[asyncio.Task[None]] = set()
         self._sharing = Sharing(config, clock, self.metrics)
@@ -330,10 +334,12 @@ class Gateway:
         old = self.pipeline.snapshot
         prices = parts.prices(config)
         near = parts.neighbours(config)
+        check_traces(config.traces)
         self.pipeline.snapshot = self._snapshot(config, old.upstreams)
         self.pipeline.repeats.clear()
         self.config_version += 1
         self.recorder.ledger.use_prices(prices)
+        self.recorder.tracer = self._tracing.use(config.traces)
         self._follow_answers(config)
         for keeper in self._add_keepers(config):
             self.pipeline.soon(keeper.start(self._durable))
@@ -395,6 +401,7 @@ class Gateway:
         if self.cache is not None:
             await self.cache.close()
         await self._transcriber.close()
+        await self._tracing.close()
         self.clock.stop()
         await self._versions.close()
         await self._sharing.close()

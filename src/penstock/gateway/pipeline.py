@@ -59,6 +59,7 @@ from penstock.net.clock import Clock
 from penstock.net.exchange import Exchange
 from penstock.upstream.http import HTTPUpstream
 from penstock.wire import responses
+from penstock.wire.trace_context import without
 
 log = logging.getLogger("penstock.gateway")
 
@@ -124,6 +125,8 @@ class Pipeline:
         try:
             router = self.snapshot.router
             call = decode(endpoint, exchange.headers, exchange.whole_body(), tenant, self.clock.now(), router)
+            if self.recorder.tracer is not None:
+                self.recorder.tracer.begin(call)
             if endpoint in _CONVERSES and (self.recalls or self.durable is not None):
                 recall.recall(call, self.registry, self.snapshot.config.listener.max_body_bytes)
             policy = router.tidying(call.model)
@@ -167,9 +170,8 @@ class Pipeline:
     ) -> None:
         """The call was not admitted; None: it was none."""
         status = refuse(exchange, error, endpoint.dialect)
-        model = call.model if call is not None else ""
         self.recorder.refused(
-            endpoint.label, tenant, model=model, status=status, error=error.code, peer=exchange.peer
+            endpoint.label, tenant, call=call, status=status, error=error.code, peer=exchange.peer
         )
 
     def _give_back(self, exchange: Exchange, call: Call, error: Exception) -> None:
@@ -323,7 +325,8 @@ class Pipeline:
             self.repeats.remember(segment, call, question, found.entry)
 
     def _renew(self, call: Call, lookup: Lookup, question: Question) -> None:
-        renewal = msgspec.structs.replace(call, id=new_id(), reservation=None)
+        headers = without(call.headers)
+        renewal = msgspec.structs.replace(call, id=new_id(), reservation=None, headers=headers, trace=None)
         try:
             generation = self.registry.create(renewal)
         except Overloaded:

@@ -233,7 +233,7 @@ class Repeats:
             if len(self._kinds) >= _MOST_KINDS:
                 self._kinds.clear()
             kind = self._kinds[name] = msgspec.structs.replace(
-                call, fields={}, body=b"", headers={}, max_output_tokens=None
+                call, fields={}, body=b"", headers={}, max_output_tokens=None, trace=None
             )
         return kind
 
@@ -244,6 +244,7 @@ class Repeats:
         return (
             call.reservation is None
             and not call.deferred
+            and b"traceparent" not in call.headers
             and question.policy.prefetch is None
             and snapshot.degradation is None
             and snapshot.router.tidying(call.model) is None

@@ -45,7 +45,9 @@ SHADOW = Tenant("(shadow)", "(shadow)", TIER)
 LATE = 0.1  # seconds of the event loop's lag from which nothing is asked that nobody waits for
 COMPARED = 100_000  # characters of an answer, at most
 _SPOKEN = frozenset({Endpoint.CHAT, Endpoint.MESSAGES, Endpoint.RESPONSES})
-_OURS = tuple(b"authorization x-api-key idempotency-key x-stainless- penstock- cache-control".split())
+_OURS = tuple(
+    b"authorization x-api-key idempotency-key x-stainless- penstock- cache-control traceparent tracestate".split()
+)
 _ONCE = RetryConfig(attempts=1, budget_ratio=0.0, budget_floor=0.0)
 _ALIKE = tuple(tenth / 10 for tenth in range(1, 11))
 _PICO = 1e-12
@@ -176,6 +178,7 @@ class Shadows:
             background=False,
             deferred=False,
             version=shadow.version,
+            trace=None,
         )
         made = self._producing.registry.create(again)
         made.grace = math.inf

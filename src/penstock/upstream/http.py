@@ -491,6 +491,8 @@ class HTTPUpstream:
 
         :raises penstock.errors.PenstockError: the attempt failed; see ``Transfer.conclude``
         """
+        if transfer.job.trace:
+            head = head[:-2] + transfer.job.trace + b"\r\n"
         if self._credentials is not None:
             head = await self._permitted(self._credentials, connection, head, body)
         if self._closed:

@@ -23,7 +23,7 @@ class Job(msgspec.Struct, gc=False):
     ``hold_back``: seconds that the first events wait; ``splice``: the answer goes on with one that broke,
     and ``sent`` is what was asked for it; ``keeps_runs``: the upstream is another Penstock; ``shared``: its
     request is that of others, too, and so its usage a share; ``herald``: hears of the answer's head whether
-    the upstream goes away.
+    the upstream goes away; ``trace``: the header lines that tell the upstream which trace this belongs to.
     """
 
     upstream: str
@@ -41,6 +41,7 @@ class Job(msgspec.Struct, gc=False):
     shared: bool = False  # several calls' request: the usage is a share of what the upstream tells
     cancel_grace: float = 0.0
     herald: Herald | None = None
+    trace: bytes = b""
 
 
 class Herald(Protocol):

@@ -260,7 +260,7 @@ class Shared:
         fields = merge.merged(first.job.call, [member.part for member in members])
         body = request.rewritten(fields, candidate.model)
         call = msgspec.structs.replace(
-            first.job.call, id=new_id(), fields=fields, body=body, reservation=None
+            first.job.call, id=new_id(), fields=fields, body=body, reservation=None, trace=None
         )
         answer = Generation(
             call.id,

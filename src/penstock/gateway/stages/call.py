@@ -39,6 +39,7 @@ from penstock.errors import (
 from penstock.flow.departure import LEAVING
 from penstock.flow.gate import Turn
 from penstock.flow.retry import RetryBudget, delay
+from penstock.gateway.stages import trace
 from penstock.gateway.stages.attempt import describe, opened
 from penstock.gateway.stages.batch import ask_together
 from penstock.gateway.stages.candidate import Candidate
@@ -388,6 +389,10 @@ class Production:
         # What was asked with a caller's own key, it alone can ask for.
         if upstream.usage_lookup is not None and not transfer.job.callers_key:
             transfer.lookup = Lookup(upstream.usage_lookup, functools.partial(recorder.noted, row))
+        span: trace.AttemptTrace | None = None  # None: nothing is recorded of it
+        if call.trace is not None or b"traceparent" in call.headers:
+            beside = hedge is not None and hedge.entered_once
+            span = trace.begin(call, row, transfer, continues=more is not None, beside=beside)
         if hedge is not None:
             hedge.entered(transfer)
         standing = count_in(candidate)
@@ -432,6 +437,8 @@ class Production:
             if transfer.overstated is not None:
                 recorder.overstated(row, transfer.overstated)
             generation.cost += row.cost
+            if span is not None:
+                span.settle(row, candidate, transfer, generation)
             if allotted is not None:
                 allotted.settle(row.usage, row.cost)
                 allotted.release()

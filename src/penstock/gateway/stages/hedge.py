@@ -98,6 +98,11 @@ class Hedge:
             if self._second is not None:
                 await self._let_go(self._second)
 
+    @property
+    def entered_once(self) -> bool:
+        """Whether an attempt is under way."""
+        return bool(self._transfers)
+
     # ---- told by attempts ----
 
     def entered(self, transfer: Transfer) -> None:

@@ -16,7 +16,9 @@ from penstock.cache.entry import Entry
 from penstock.errors import PenstockError
 from penstock.flow.gate import REFUSALS
 from penstock.gateway.measures import Measures
+from penstock.gateway.stages import trace
 from penstock.gateway.stages.candidate import Candidate
+from penstock.gateway.tracing import Tracer
 from penstock.generation.log import TOO_LARGE, Generation, State
 from penstock.generation.store import Record
 from penstock.ledger.ledger import Ledger
@@ -73,11 +75,12 @@ class _Cells:
 class Repetitions:
     """What is told of one request whenever memory answers it without its being read: bound once, then only added to."""
 
-    __slots__ = ("_durations", "_entry", "_line", "_recorder", "_requests", "_row")
+    __slots__ = ("_call", "_durations", "_entry", "_line", "_recorder", "_requests", "_row")
 
     def __init__(self, recorder: Recorder, call: Call, entry: Entry) -> None:
         label, tenant = call.endpoint.label, call.tenant
         self._recorder = recorder
+        self._call = call
         self._row = RowTemplate(_row_of_hit(call, entry, 1))
         self._entry = entry
         self._requests = recorder.requests_cell(label, 200)
@@ -106,6 +109,8 @@ class Repetitions:
         self._durations.counts[0] += 1  # of no seconds
         if recorder.log is not None:
             recorder.log.write_again(self._line, generation, peer)
+        if recorder.tracer is not None:
+            recorder.tracer.hit(self._call, self._entry, generation, 0.0)
 
 
 class Recorder:
@@ -115,6 +120,7 @@ class Recorder:
         self.ledger = ledger
         self.clock = clock
         self.log = log
+        self.tracer: Tracer | None = None  # None: nothing is traced
         self.measures = measures = Measures(metrics)
         self.saved_input = measures.saved_tokens.labels("input")
         self.saved_output = measures.saved_tokens.labels("output")
@@ -223,6 +229,8 @@ class Recorder:
         label = call.endpoint.label
         self.counted(label, 200)
         self.durations_cell(label).observe(duration)
+        if self.tracer is not None:
+            self.tracer.hit(call, entry, call.id, duration)
         log = self.log
         if log is not None:
             tenant = call.tenant
@@ -334,6 +342,9 @@ class Recorder:
         self.durations_cell(label).observe(duration)
         if read in _SHARED and generation is not None:
             self._shared(call, generation, _SHARED[read], error=error)
+        if call.trace is not None:
+            what = (call, call.trace, generation, self.tracer)
+            trace.answered(*what, status=status, error=error, read=read, now=received + duration)
         log = self.log
         if log is None:
             return
@@ -354,6 +365,7 @@ class Recorder:
                     duration_ms=_milliseconds(duration),
                     error=error,
                     peer=peer,
+                    trace=trace.trace_id_of(call),
                 )
             )
             return
@@ -382,6 +394,7 @@ class Recorder:
                 error,
                 peer,
                 read,
+                trace.trace_id_of(call) if call.trace is not None or b"traceparent" in call.headers else "",
             )
         )
 
@@ -393,10 +406,23 @@ class Recorder:
         return cell
 
     def refused(
-        self, endpoint: str, tenant: Tenant | None, *, status: int, error: str, peer: str, model: str = ""
+        self,
+        endpoint: str,
+        tenant: Tenant | None,
+        *,
+        status: int,
+        error: str,
+        peer: str,
+        call: Call | None = None,
     ) -> None:
-        """A request got an error before it became a call."""
+        """A request got an error.
+
+        :param call: what it asked; None: it had not become a call
+        """
         self.counted(endpoint, status)
+        if call is not None and call.trace is not None:
+            now = self.clock.now()
+            trace.answered(*(call, call.trace, None, None), status=status, error=error, read="", now=now)
         if self.log is not None:
             self.log.write(
                 RequestLine(
@@ -404,11 +430,12 @@ class Recorder:
                     tenant=tenant.name if tenant is not None else "",
                     key=tenant.key_name if tenant is not None else "",
                     endpoint=endpoint,
-                    model=model,
+                    model=call.model if call is not None else "",
                     status=status,
                     outcome="refused",
                     error=error,
                     peer=peer,
+                    trace=trace.trace_id_of(call) if call is not None else "",
                 )
             )
 

@@ -1,0 +1,1 @@
+"""Spans of calls, as OpenTelemetry has them: what they say, and who sends them."""

@@ -1,0 +1,111 @@
+"""Spans wait in a bounded queue for a thread; whoever puts them there neither waits nor fails."""
+
+import threading
+
+import pytest
+
+from penstock.config.model import TracesConfig
+from penstock.traces import sender as module
+from penstock.traces.sender import BATCH, MOST_WAITING, Sender
+
+PATIENCE = 60.0
+CONFIG = TracesConfig(endpoint="http://127.0.0.1:9")
+
+
+class Ended:
+    def span(self):
+        return "a span"
+
+
+class Exporter:
+    """Takes spans when it is let."""
+
+    def __init__(self, takes=True):
+        self.takes = takes
+        self.let, self.asked = threading.Event(), threading.Event()
+        self.batches = []
+        self.stopped = False
+
+    def export(self, spans):
+        self.asked.set()
+        assert self.let.wait(PATIENCE)
+        self.batches.append(len(spans))
+        if isinstance(self.takes, Exception):
+            raise self.takes
+        return self.takes
+
+    def stop(self):
+        self.stopped = True
+        self.let.set()
+
+
+def sender_to(exporter):
+    return Sender(CONFIG, lambda config, timeout: exporter)
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    monkeypatch.setattr(module, "INTERVAL", 0.0)
+
+
+def test_what_was_put_in_is_sent_when_it_is_closed():
+    exporter = Exporter()
+    exporter.let.set()
+    sender = sender_to(exporter)
+    for _ in range(3):
+        sender.put(Ended())
+    sender.close(PATIENCE)
+    assert sum(exporter.batches) == 3
+    assert (sender.sent, sender.failed, sender.dropped) == (3, 0, 0)
+
+
+def test_without_a_span_there_is_no_thread():
+    before = threading.active_count()
+    sender_to(Exporter()).close()
+    assert threading.active_count() == before
+
+
+def test_a_collector_that_hangs_costs_what_finds_no_room_and_no_more():
+    exporter = Exporter()
+    sender = sender_to(exporter)
+    sender.put(Ended())
+    assert exporter.asked.wait(PATIENCE)
+    for _ in range(MOST_WAITING + 7):
+        sender.put(Ended())
+    assert sender.dropped == 7
+    exporter.let.set()
+    sender.close(PATIENCE)
+    assert sender.sent == 1 + MOST_WAITING
+    assert max(exporter.batches) == BATCH
+
+
+def test_an_end_does_not_wait_for_a_collector_that_hangs():
+    exporter = Exporter()
+    sender = sender_to(exporter)
+    sender.put(Ended())
+    assert exporter.asked.wait(PATIENCE)
+    for _ in range(5):
+        sender.put(Ended())
+    sender.close(0.0)
+    assert sender.dropped == 5
+    assert exporter.stopped
+
+
+@pytest.mark.parametrize("fault", [False, RuntimeError("a defect")])
+def test_what_is_not_taken_is_counted(fault):
+    exporter = Exporter(takes=fault)
+    exporter.let.set()
+    sender = sender_to(exporter)
+    sender.put(Ended())
+    sender.close(PATIENCE)
+    assert (sender.sent, sender.failed, sender.dropped) == (0, 1, 0)
+
+
+def test_without_an_exporter_all_is_counted_as_failed():
+    def broken(config, timeout):
+        raise ImportError("half an installation")
+
+    sender = Sender(CONFIG, broken)
+    sender.put(Ended())
+    sender.close(PATIENCE)
+    assert sender.failed == 1
