@@ -149,6 +149,8 @@ class SayingBackend(LetterBackend):
         self.prompts.append(self.tokenizer.decode(prompt))
 
     def step(self):
+        if self._held:
+            self._allowed.acquire()
         progress = []
         for number, (_, sampling, said) in list(self.running.items()):
             said.append(self.said[len(said)])

@@ -10,7 +10,7 @@ import time
 
 import httpx2
 import pytest
-from engine_doubles import WORDS, LetterBackend, LetterTokenizer, greedy, until_added
+from engine_doubles import WORDS, LetterBackend, LetterTokenizer, SayingBackend, greedy, until_added
 
 from penstock.config.model import LocalConfig
 from penstock.engine.backend import Progress
@@ -318,6 +318,35 @@ class TestRefusals:
         status, told = error(ask(chat(guided_choice=["a"]), backend=backend))
         assert (status, told["message"]) == (400, backend.unfit)
         assert not backend.added
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_an_ambiguous_grammar_ends_its_own_call_and_no_other(self, stream):
+        async def test():
+            backend = SayingBackend("a" * 900, held=True)
+            async with serving(backend) as (client, service):
+                rule = "root ::= root root | [a-z]"
+                ruled = client.post(CHAT, json=chat(max_tokens=900, grammar=rule, stream=stream))
+                ruled = asyncio.ensure_future(ruled)
+                await until_added(backend, 1)
+                plain = asyncio.ensure_future(client.post(CHAT, json=chat(max_tokens=900)))
+                while not service.engine.statistics().waiting:
+                    await asyncio.sleep(0)
+                backend.allow(200)
+                stopped = await ruled
+                backend.release()
+                whole = await plain
+                told = events(stopped)[-1]["error"] if stream else error(stopped)[1]
+                assert stopped.status_code == (200 if stream else 400)
+                assert (told["code"], told["type"]) == ("ambiguous_grammar", "invalid_request_error")
+                assert whole.json()["choices"][0]["message"]["content"] == "a" * 900
+                assert len(backend.cancelled) == 1
+
+        play(test())
+
+    def test_an_answer_to_a_grammar_with_one_reading_is_told_whole(self):
+        rule = 'root ::= "a" root | "a"'
+        answer = ask(chat(max_tokens=900, grammar=rule), backend=SayingBackend("a" * 900)).json()
+        assert answer["choices"][0]["message"]["content"] == "a" * 900
 
     def test_another_model(self):
         status, told = error(ask(chat(model="other")))

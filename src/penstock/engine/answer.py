@@ -13,10 +13,11 @@ from penstock.engine.backend import Logprob, Progress
 from penstock.engine.engine import Engine
 from penstock.engine.forced import ForcedText
 from penstock.engine.form import Form
+from penstock.engine.readings import Readings
 from penstock.engine.request import Asked
 from penstock.engine.text import Piece, TextStream
 from penstock.engine.tools import Called, Said, ToolText
-from penstock.errors import Overloaded, PenstockError
+from penstock.errors import BadRequest, Overloaded, PenstockError
 from penstock.messages import Dialect
 from penstock.net.exchange import Exchange, HeaderList
 from penstock.wire import problems
@@ -26,6 +27,10 @@ _SSE: HeaderList = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
+)
+_AMBIGUOUS = (
+    "the grammar is ambiguous: there are so many ways in which it reads this answer that the next token would take too "
+    "long; write it so that a text can be read in one way, or ask for a shorter answer"
 )
 
 
@@ -43,6 +48,7 @@ class Choice:
         "number",
         "of_prompt",
         "pieces",
+        "readings",
         "text",
         "tools",
     )
@@ -54,8 +60,10 @@ class Choice:
         text: TextStream,
         tools: ToolText | ForcedText | None = None,
         echo: str = "",
+        readings: Readings | None = None,
     ) -> None:
         self._answer = answer
+        self.readings = readings  # of its grammar; None: they need not be counted
         self.echo = echo  # what its text begins with, until that is told
         self.index = index
         self.text = text
@@ -133,6 +141,9 @@ class Answer:
             self.failed(Overloaded("the model's cache has no room for this call", retry_after=1.0))
             return
         pieces = choice.text.feed(progress.ids, progress.logprobs)
+        if choice.readings is not None and not all(choice.readings.take(piece.text) for piece in pieces):
+            self.failed(BadRequest(_AMBIGUOUS, code="ambiguous_grammar"))
+            return
         if choice.text.stopped:
             choice.finish = "stop"
             self._engine.cancel(choice.number)

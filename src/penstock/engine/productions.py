@@ -33,6 +33,7 @@ from penstock.engine.pattern import (
     spelt,
     times,
 )
+from penstock.engine.readings import Readings
 
 MAX_LETTERS = 20_000
 MAX_RULES = 200
@@ -93,6 +94,10 @@ class Grammar:
     def regex(self) -> str:
         """The same as one expression; empty: there is none, because a rule needs itself."""
         return "" if self._recursive else expression(self._without_names(Named(self._start, 0)))
+
+    def readings(self) -> Readings:
+        """What reads one answer along."""
+        return Readings({name: rule.pattern for name, rule in self._rules.items()}, self._start)
 
     def lark(self) -> str:
         """As Lark: what needs no rule that needs itself is a terminal, of as much as there is beside each other."""

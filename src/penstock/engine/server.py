@@ -34,6 +34,7 @@ from penstock.engine.engine import Engine, Job
 from penstock.engine.forced import ForcedText
 from penstock.engine.form import Form
 from penstock.engine.measures import Measures
+from penstock.engine.readings import Readings
 from penstock.engine.request import Asked, read
 from penstock.engine.text import TextStream, text_of
 from penstock.engine.tokens import Told
@@ -212,7 +213,8 @@ class EngineServer:
                     text = TextStream(texts, asked.stops, keep_stop=asked.keeps_stop)
                     tools = _tools_of(asked)
                     echo = asked.echoes[at] if asked.echoes else ""
-                    choice = Choice(answer, len(answer.choices), text, tools, echo)
+                    readings = _readings_of(asked, backend)
+                    choice = Choice(answer, len(answer.choices), text, tools, echo, readings)
                     job = Job(prompt, _of_choice(asked, place, len(prompt), backend), priority, deadline)
                     choice.number = self.engine.submit(job, choice)
                     answer.choices.append(choice)
@@ -297,6 +299,14 @@ def _tools_of(asked: Asked) -> ToolText | ForcedText | None:
     if asked.forced is not None:
         return ForcedText(asked.forced)
     return ToolText(asked.tools) if asked.tools else None
+
+
+def _readings_of(asked: Asked, backend: Backend) -> Readings | None:
+    """What counts the readings of one answer; None: that needs nobody, as whoever draws here gets an expression."""
+    grammar = asked.sampling.grammar
+    if grammar is None or (backend.card.draws and grammar.regex()):
+        return None
+    return grammar.readings()
 
 
 def _of_choice(asked: Asked, place: int, length: int, backend: Backend) -> Sampling:
