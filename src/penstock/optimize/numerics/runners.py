@@ -119,7 +119,10 @@ class OpenVINORunner:
         from penstock.optimize.numerics.openvino import step_inputs  # noqa: PLC0415
 
         self._inputs = step_inputs
-        compiled = openvino.compile_model(path / OPENVINO_GRAPH, "CPU", {"INFERENCE_NUM_THREADS": 1})
+        # Between weights in fp32, as the engine does with one thread: in bf16, which the library takes where the
+        # processor has it, that would end the process (https://github.com/openvinotoolkit/openvino/issues/33300).
+        told = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+        compiled = openvino.compile_model(path / OPENVINO_GRAPH, "CPU", told)
         self._request = compiled.create_infer_request()
         self._seen = 0
         self._last: Any = None
