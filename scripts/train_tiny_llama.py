@@ -9,13 +9,18 @@ What the model says is babble in the form of Python; it is good for showing what
 distilling cost, in relation, and how fast that runs.
 
 Writes ``DIRECTORY/tiny`` (a model directory for transformers), and beside it ``calibration.jsonl``, text that
-the model was trained on, and ``held-out.txt``, text that it never saw.  With ``--random`` it writes
-``DIRECTORY/random-90m`` instead: weights drawn at random, for speed where memory is the limit.
+the model was trained on, and ``held-out.txt``, text that it never saw.
+
+With ``--large`` it trains one of 93 million parameters instead, ``DIRECTORY/large``, whose speed is that of models
+for which memory is the limit; ``--bf16`` makes that several times as quick where the processor multiplies matrices
+by itself (AMX).  ``--random`` writes ``DIRECTORY/random-90m``: the same shape, its weights drawn at random.  Training
+that was broken off goes on where it last stood.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import math
@@ -36,8 +41,9 @@ SEED = 20_261_121
 VOCABULARY = 4_096
 LENGTH = 256  # tokens of a training sequence
 BATCH = 4  # sequences of a step: few, because steps are what so short a training lacks
-PEAK = 3e-3  # learning rate
+PEAK = 3e-3  # learning rate of a model whose hidden states are 256 wide; a wider one takes as much less
 WARM_UP = 60  # steps
+KEPT_EVERY = 100  # steps
 END = "<|endoftext|>"
 HELD_OUT_EVERY = 50  # one document in so many is held out
 LEFT_OUT = {"test", "tests", "site-packages", "__pycache__", "idlelib", "lib2to3", "encodings", "turtledemo"}
@@ -109,7 +115,7 @@ def tiny() -> LlamaConfig:
     )
 
 
-def random_90m() -> LlamaConfig:
+def large() -> LlamaConfig:
     config = tiny()
     config.update(
         {
@@ -124,14 +130,18 @@ def random_90m() -> LlamaConfig:
 
 
 def rate_at(step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine down to a tenth."""
+    """Share of the greatest rate: linear warm-up, then a cosine down to a tenth."""
     if step < WARM_UP:
-        return PEAK * (step + 1) / WARM_UP
+        return (step + 1) / WARM_UP
     done = (step - WARM_UP) / max(1, steps - WARM_UP)
-    return PEAK * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * done))
 
 
-def train(model: LlamaForCausalLM, tokens: np.ndarray, steps: int) -> None:
+def train(model: LlamaForCausalLM, tokens: np.ndarray, steps: int, kept: Path, *, bf16: bool) -> None:
+    """So many steps.
+
+    :param kept: file of the state so far, from which training goes on; it is gone when that is done
+    """
     matrices = [each for each in model.parameters() if each.dim() > 1]
     others = [each for each in model.parameters() if each.dim() == 1]
     optimizer = torch.optim.AdamW(
@@ -139,21 +149,41 @@ def train(model: LlamaForCausalLM, tokens: np.ndarray, steps: int) -> None:
         betas=(0.9, 0.95),
     )
     draws = np.random.default_rng(SEED)
+    peak = PEAK * tiny().hidden_size / model.config.hidden_size
+    lower = torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
     model.train()
-    began, smooth = time.monotonic(), 0.0
+    began, smooth, done = time.monotonic(), 0.0, 0
+    if kept.exists():
+        state = torch.load(kept, weights_only=True)
+        done, smooth = state["done"], state["smooth"]
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
     for step in range(steps):
         starts = draws.integers(0, len(tokens) - LENGTH, BATCH)
+        if step < done:
+            continue
         batch = torch.from_numpy(np.stack([tokens[at : at + LENGTH] for at in starts]).astype(np.int64))
-        loss = model(input_ids=batch, labels=batch).loss
+        with lower:
+            loss = model(input_ids=batch, labels=batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(step, steps)
+            group["lr"] = peak * rate_at(step, steps)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         smooth = loss.item() if step == 0 else 0.98 * smooth + 0.02 * loss.item()
         if step % 50 == 0 or step == steps - 1:
             print(f"step {step:5d}  loss {smooth:.3f}  {time.monotonic() - began:6.0f} s", flush=True)
+        if (step + 1) % KEPT_EVERY == 0:
+            keep(kept, {"done": step + 1, "smooth": smooth}, model, optimizer)
+    kept.unlink(missing_ok=True)
+
+
+def keep(path: Path, figures: dict, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(figures | state, unfinished)
+    unfinished.replace(path)
 
 
 @torch.no_grad()
@@ -171,23 +201,25 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--steps", type=int, default=1_200)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--random", action="store_true", help="write the large random one instead")
+    parser.add_argument("--bf16", action="store_true", help="multiply in bf16")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--large", action="store_true", help="train the large one instead")
+    which.add_argument("--random", action="store_true", help="write the large random one instead")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(SEED)
     training, held_out = split()
     tokenizer = tokenizer_of(training)
     given.directory.mkdir(parents=True, exist_ok=True)
-    config = random_90m() if given.random else tiny()
-    model = LlamaForCausalLM(config)
-    name = "random-90m" if given.random else "tiny"
+    model = LlamaForCausalLM(large() if given.large or given.random else tiny())
+    name = "random-90m" if given.random else "large" if given.large else "tiny"
     print(f"{name}: {model.num_parameters() / 1e6:.2f} million parameters, {len(training)} documents")
     if not given.random:
         # Each document begins with the token that stands for the beginning of a text.
         ids = tokenizer(training, add_special_tokens=False)["input_ids"]
         tokens = np.concatenate([np.array([0, *each], dtype=np.uint16) for each in ids])
         print(f"{len(tokens) / 1e6:.2f} million tokens", flush=True)
-        train(model, tokens, given.steps)
+        train(model, tokens, given.steps, given.directory / f".{name}.kept", bf16=given.bf16)
         unseen = np.array(tokenizer("\n".join(held_out))["input_ids"], dtype=np.uint16)
         print(f"perplexity on text that it never saw: {perplexity(model, unseen):.2f}")
         (given.directory / "held-out.txt").write_text("\n".join(held_out)[:400_000], encoding="utf-8")
