@@ -71,6 +71,23 @@ def test_a_key_counts_at_once_and_until_it_is_taken_out(gateway):
     assert control(gateway, "/v1/keys/acme/1", "DELETE")[0] == 404
 
 
+def test_a_file_that_has_gone_is_not_begun_anew_without_its_keys(gateway, tmp_path):
+    file = gateway.config_path.with_name("keys.jsonl")
+    made = control(gateway, "/v1/keys", "POST", {"name": "stays"})[1]
+    file.rename(tmp_path / "elsewhere")
+    try:
+        for status, answer in (
+            control(gateway, "/v1/keys", "POST", {"name": "new"}),
+            control(gateway, "/v1/keys/stays", "DELETE"),
+        ):
+            assert (status, "keys.jsonl: is not there" in answer["detail"]) == (500, True)
+        assert not file.exists()
+    finally:
+        (tmp_path / "elsewhere").rename(file)
+    assert call(gateway, made["key"])[0] == 200
+    assert control(gateway, "/v1/keys/stays", "DELETE")[0] == 204
+
+
 def test_a_key_has_limits_of_its_own(gateway):
     wanted = {"name": "none", "limits": {"requests_per_minute": 0}}
     status, made = control(gateway, "/v1/keys", "POST", wanted)

@@ -60,14 +60,17 @@ def routes(gateway: Controlled) -> APIRouter:
             raise HTTPException(403, "keys are made and taken out by who has the control_key: set one")
         return path
 
+    async def names_in(path: str) -> set[str]:
+        try:
+            return {key.name for key in await asyncio.to_thread(read_keys, path)}
+        except ConfigError as error:
+            raise HTTPException(500, "; ".join(error.mistakes) or error.message) from error
+
     @router.get("/v1/keys")
     async def keys() -> list[KnownKey]:
         """Who may call, without the keys and their hashes."""
         path = gateway.config.keys_file
-        try:
-            in_file = {key.name for key in await asyncio.to_thread(read_keys, path)} if path else set()
-        except ConfigError as error:
-            raise HTTPException(500, error.message) from error
+        in_file = await names_in(path) if path else set()
         return [_known(key, key.name in in_file) for key in gateway.config.keys]
 
     @router.post("/v1/keys", status_code=201)
@@ -75,7 +78,7 @@ def routes(gateway: Controlled) -> APIRouter:
         """Make a key, which every worker knows when this is answered; the key itself is in this answer alone.
 
         403 where the port has no ``control_key``, 409 where there is one of this name, or no ``keys_file``, 422 where the
-        tier or a limit is none.
+        tier or a limit is none, 500 where the file is gone or cannot be used.
         """
         path, made = file(), new_key()
         try:
@@ -96,6 +99,7 @@ def routes(gateway: Controlled) -> APIRouter:
                 raise HTTPException(409, f"there is a key {key.name!r} already")
             if wrong := fault(key, config.tiers, config.limits.keys):
                 raise HTTPException(422, wrong)
+            await names_in(path)  # a file that is gone would begin anew here, without the keys that count yet
             try:
                 await asyncio.to_thread(add_key, path, key)
             except KeyNameTaken as error:
@@ -112,10 +116,11 @@ def routes(gateway: Controlled) -> APIRouter:
     async def remove(name: str) -> None:
         """Take a key out: no call with it begins any more when this is answered.
 
-        404 where the ``keys_file`` has none of this name; 403 and 409 as above.
+        404 where the ``keys_file`` has none of this name; 403, 409 and 500 as above.
         """
         path = file()
         async with changing:
+            await names_in(path)
             try:
                 was_there = await asyncio.to_thread(remove_key, path, name)
             except ConfigError as error:
