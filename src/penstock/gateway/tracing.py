@@ -17,7 +17,7 @@ from penstock.errors import ConfigError
 from penstock.messages import Call, Headers, Trace
 from penstock.metrics import Registry
 from penstock.traces.sender import Sender
-from penstock.traces.spans import CallEnded, Link
+from penstock.traces.spans import CallEnded, Link, asked
 from penstock.wire.trace_context import parent_in
 
 REMEMBERED = 4_096  # generations whose readers are told which trace made them
@@ -46,7 +46,7 @@ class Tracer:
                 del made[next(iter(made))]
 
     def _begun(self, headers: Headers) -> Trace | None:
-        parent = parent_in(headers) if b"traceparent" in headers else None
+        parent = parent_in(headers)
         if parent is not None:
             if not parent.sampled:
                 return None
@@ -71,16 +71,10 @@ class Tracer:
         trace = self._begun({})
         if trace is None:
             return
-        tenant = call.tenant
         self._put(
             CallEnded(
                 trace,
-                call.endpoint,
-                call.model,
-                tenant.name,
-                tenant.key_name,
-                tenant.tier,
-                call.stream,
+                *asked(call),
                 generation,
                 "cached",
                 200,

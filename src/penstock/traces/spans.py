@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from penstock.messages import Attempt, Endpoint, Outcome, Trace
+from penstock.messages import Attempt, Call, Endpoint, Outcome, Trace
 
 Value: TypeAlias = str | bool | int | float
 Why: TypeAlias = Literal["first", "retry", "fallback", "hedge", "continuation"]
@@ -153,11 +153,17 @@ class AttemptEnded(msgspec.Struct, frozen=True):
         )
 
 
+def asked(call: Call) -> tuple[Endpoint, str, str, str, str, bool]:
+    """What a span says of its call: the call itself would keep its prompt in memory until the span is sent."""
+    tenant = call.tenant
+    return call.endpoint, call.model, tenant.name, tenant.key_name, tenant.tier, call.stream
+
+
 class CallEnded(msgspec.Struct, frozen=True):
     """A call whose caller has its answer, or has left."""
 
     trace: Trace
-    endpoint: Endpoint
+    endpoint: Endpoint  # from here to ``stream``: as ``asked`` gives it
     model: str
     tenant: str
     key: str

@@ -14,7 +14,7 @@ from penstock.gateway.stages.candidate import Candidate
 from penstock.gateway.tracing import Tracer
 from penstock.generation.log import Generation
 from penstock.messages import Attempt, Call, Event, Trace
-from penstock.traces.spans import AttemptEnded, CallEnded, Link, Server, Why
+from penstock.traces.spans import AttemptEnded, CallEnded, Link, Server, Why, asked
 from penstock.upstream.transfer import Transfer
 from penstock.wire import sse, trace_context
 from penstock.wire.not_json import NOT_JSON
@@ -42,7 +42,7 @@ def trace_id_of(call: Call) -> str:
     """Of the trace that it belongs to, recorded here or not; empty: of none that is known."""
     if call.trace is not None:
         return call.trace.trace_id
-    parent = trace_context.parent_in(call.headers) if b"traceparent" in call.headers else None
+    parent = trace_context.parent_in(call.headers)
     return "" if parent is None else parent.trace_id
 
 
@@ -155,16 +155,10 @@ def answered(
         first = generation.first_event - call.received
         saved = generation.cost if read in _SHARED else 0
     own = generation if not read else None
-    tenant = call.tenant
     trace.put(
         CallEnded(
             trace,
-            call.endpoint,
-            call.model,
-            tenant.name,
-            tenant.key_name,
-            tenant.tier,
-            call.stream,
+            *asked(call),
             generation.id if generation is not None else call.id,
             "refused" if generation is None else read or "created",
             status,
