@@ -24,14 +24,13 @@ class _Connection:
         self.sock.setblocking(False)
         self.due = 0.0
         self.received = b""
-        self.rest = b""  # of a request that the socket did not take at once
 
     def send(self, request: bytes, due: float) -> None:
         self.due = due
-        self.rest = request[self.sock.send(request) :]
-        while self.rest:
+        rest = request[self.sock.send(request) :]
+        while rest:  # what the socket did not take at once
             select.select([], [self.sock], [])
-            self.rest = self.rest[self.sock.send(self.rest) :]
+            rest = rest[self.sock.send(rest) :]
 
 
 def _whole(received: bytes) -> bool:
@@ -50,7 +49,8 @@ def latencies(
 
     :param rate: calls per second
     :param wanted: what the head of each answer must hold, in lower case
-    :raises RuntimeError: an answer was another one than wanted, or none came for half a minute
+    :raises RuntimeError: an answer was another one than wanted, or a call's connection was closed, or no answer came
+        for half a minute
     """
     poller = select.epoll()
     idle = [_Connection(port) for _ in range(connections)]
@@ -68,21 +68,36 @@ def latencies(
                 waiting.append(due)
                 arrived += 1
                 due += random.expovariate(rate)
-            while waiting and idle:
+            while waiting:
+                if not idle and len(by_number) == connections:
+                    break
+                if not idle:  # in place of one that the server has closed
+                    new = _Connection(port)
+                    by_number[new.sock.fileno()] = new
+                    poller.register(new.sock.fileno(), select.EPOLLIN)
+                    idle.append(new)
                 idle.pop().send(random.choice(requests), waiting.popleft())
             # epoll's own timeout counts milliseconds; the one of select() is exact.
             pause = max(due - clock(), 0.0) if arrived < count else _PATIENCE
             select.select([poller], [], [], pause)
             for number, _ in poller.poll(0):
                 connection = by_number[number]
-                connection.received += connection.sock.recv(262_144)
+                data = connection.sock.recv(262_144)
+                if not data:  # a server does not keep idle connections for ever
+                    poller.unregister(number)
+                    by_number.pop(number).sock.close()
+                    if connection not in idle:
+                        raise RuntimeError("the connection was closed in the middle of a call")
+                    idle.remove(connection)
+                    continue
+                connection.received += data
                 if _whole(connection.received):
                     heard = clock()
                     found.append(heard - connection.due)
                     _check(connection.received, wanted)
                     connection.received = b""
                     idle.append(connection)
-            if now - heard > _PATIENCE and len(idle) < connections:
+            if now - heard > _PATIENCE and len(idle) < len(by_number):
                 raise RuntimeError("no answer for half a minute")
     finally:
         poller.close()

@@ -270,7 +270,9 @@ def family(pids: Sequence[int]) -> list[int]:
 def litellm(folder: Path, upstream: int, cache: Mapping[str, object]) -> Iterator[tuple[int, int]]:
     """LiteLLM's proxy with one worker: its port, and its process."""
     home = install.environment("litellm", "litellm[proxy]")
-    folder.mkdir()
+    # LiteLLM imports from the folder two above its own as well, where anybody's modules may lie.
+    work = folder / "work" / "here"
+    work.mkdir(parents=True)
     port = free_port()
     parameters = {
         "model": "openai/bench-1",
@@ -291,7 +293,7 @@ def litellm(folder: Path, upstream: int, cache: Mapping[str, object]) -> Iterato
         "PATH": f"{home / 'bin'}:{os.environ.get('PATH', '')}",
     }
     words = ["--config", file, "--host", "127.0.0.1", "--port", port, "--num_workers", 1]
-    with process(home / "bin" / "litellm", *words, environ=environ, cwd=folder) as started:
+    with process(home / "bin" / "litellm", *words, environ=environ, cwd=work) as started:
         wait_for(port, 120.0)
         yield port, started.pid
 

@@ -301,6 +301,12 @@ class LiteLLM(System):
         words = f"--host 127.0.0.1 --port {self.port} --num_workers 1".split()
         return [self.home / "bin" / "litellm", "--config", file, *words]
 
+    def cwd(self) -> Path:
+        # LiteLLM imports from the folder two above its own as well, where anybody's modules may lie.
+        work = self.folder / "work" / "here"
+        work.mkdir(parents=True, exist_ok=True)
+        return work
+
     def environ(self) -> Mapping[str, str]:
         path = f"{self.home / 'bin'}:{os.environ.get('PATH', '')}"
         return {
