@@ -13,6 +13,7 @@ from penstock.ledger.questions import FIRST_PAUSE, GIVEN_UP, PATIENCE, Questions
 from penstock.ledger.report import summarize, total
 from penstock.ledger.sqlite import SQLiteStore
 from penstock.messages import PROCESS_DIED, Outcome, Usage
+from penstock.turns import Turns
 
 NEVER = 3600.0  # an interval that does not end: only a flush writes
 BEGAN = 1_750_000_000.0
@@ -55,7 +56,7 @@ def settle(store, *attempts):
 
 @contextlib.contextmanager
 def opened(path, token):
-    file = LedgerFile(path, token, busy_timeout=1.0)
+    file = LedgerFile(path, token, Turns(), busy_timeout=1.0)
     try:
         yield file
     finally:

@@ -12,6 +12,7 @@ from penstock.ledger._file import LedgerFile
 from penstock.ledger.spending import AFRESH, LAG, OthersSpending
 from penstock.messages import Outcome
 from penstock.testing import FakeClock
+from penstock.turns import Turns
 
 DAY, MONTH = 2_000_000.0, 1_000_000.0
 OWN = "0" * 16
@@ -28,7 +29,7 @@ def process(path):
     with contextlib.ExitStack() as stack:
 
         def start(token):
-            file = LedgerFile(path, token, busy_timeout=1.0)
+            file = LedgerFile(path, token, Turns(), busy_timeout=1.0)
             stack.callback(file.close, ended=False)
             return file
 

@@ -37,6 +37,7 @@ from penstock.ledger._savings import forget_savings, write_savings
 from penstock.ledger._schema import BOOT_SHIFT, RESERVED, adopt
 from penstock.messages import PROCESS_DIED, Attempt
 from penstock.sqlite_files import create_private, identity, log_ahead, transaction
+from penstock.turns import Turns
 
 # Who asked what of whom when is not for everybody; those who draw up reports may share the group.
 _MODE = 0o640
@@ -46,20 +47,22 @@ class LedgerFile:
     """An open ledger file, and one process's place in it.  Belongs to one thread.
 
     :param token: names this process; the same one finds its place again after the file was reopened
+    :param turns: the thread's
     :raises sqlite3.Error: the file cannot be opened, is locked, or is not a ledger
     :raises OSError: the same, from the file system
     """
 
-    def __init__(self, path: Path, token: str, *, busy_timeout: float) -> None:
+    def __init__(self, path: Path, token: str, turns: Turns, *, busy_timeout: float) -> None:
         self.path = path
         self.registered = False  # a place was made for us: nothing that was written before is in this file
         self._lock: int | None = None
         self._token = token
+        self._turns = turns
         if not path.parent.is_dir():
             raise FileNotFoundError(f"the directory {path.parent} does not exist")
         create_private(path, _MODE)
         self._db = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
-        self.recovery = Recovery(self._db, path, token)
+        self.recovery = Recovery(self._db, path, token, turns)
         try:
             log_ahead(self._db, patience=busy_timeout)
             self._db.execute("PRAGMA synchronous = NORMAL")
@@ -119,7 +122,7 @@ class LedgerFile:
             rows: list[tuple[Values, Values]] = []
             few: list[tuple[int, int, int]] = []
             saved: list[Attempt] = []
-            for attempt in settled:
+            for attempt in self._turns.over(settled):
                 row = attempt.row
                 if row < 0:
                     saved.append(attempt)
@@ -136,7 +139,8 @@ class LedgerFile:
             if few:
                 self._db.executemany(WRITE_FEW, few)
             if saved:
-                write_savings(self._db, self.boot, saved)
+                write_savings(self._db, self.boot, saved, self._turns)
+            self._turns.give_way()
             self._db.executemany("DELETE FROM attempts WHERE row = ?", [(base + row,) for row in withdrawn])
             self._db.executemany(
                 WRITE_FOLD,
@@ -208,6 +212,7 @@ class LedgerFile:
             alike.setdefault(common, []).append(own)
         for common, owns in alike.items():
             for start in range(0, len(owns), ROWS_PER_STATEMENT):
+                self._turns.give_way()
                 some = owns[start : start + ROWS_PER_STATEMENT]
                 self._db.execute(upsert(len(some), settled=settled), (*common, *chain.from_iterable(some)))
 

@@ -25,6 +25,7 @@ from penstock.ledger._rows import NOTE, WRITE_FEW, Values, of_few, reserved_row,
 from penstock.ledger._savings import write_savings
 from penstock.ledger._schema import BOOT_SHIFT, RESERVED, TOLD
 from penstock.messages import PROCESS_DIED, SAVING, Attempt, Outcome, Usage
+from penstock.turns import Turns
 
 _SAVING = frozenset(outcome.value for outcome in SAVING)
 
@@ -62,15 +63,17 @@ class Recovery:
     :param db: the ledger
     :param path: where it is
     :param token: names this process, which is alive
+    :param turns: the thread's
     """
 
-    def __init__(self, db: sqlite3.Connection, path: Path, token: str) -> None:
+    def __init__(self, db: sqlite3.Connection, path: Path, token: str, turns: Turns) -> None:
         self.orphans = 0  # rows of dead processes that were settled
         self.recovered = 0  # settled rows of dead processes that only their queues had
         self.strange: list[str] = []  # why files that are named like queues were not read
         self._db = db
         self._path = path
         self._token = token
+        self._turns = turns
         self._dead: dict[str, DeadQueue] = {}  # by token, while their rows are entered
         self._unread: set[str] = set()  # queues that were left alone: nobody looks twice
 
@@ -228,9 +231,10 @@ class Recovery:
                 self._count_once(boot, attempt)
         if saved:
             try:
-                self.recovered += write_savings(self._db, boot, saved)
+                self.recovered += write_savings(self._db, boot, saved, self._turns)
             except UNWRITABLE:
-                self.recovered += write_savings(self._db, boot, [mended(attempt) for attempt in saved])
+                saved = [mended(attempt) for attempt in saved]
+                self.recovered += write_savings(self._db, boot, saved, self._turns)
 
     def _count_once(self, boot: int, found: Attempt) -> None:
         """Take what this process had settled itself from the row of who took its answer over in the meantime.

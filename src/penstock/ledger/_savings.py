@@ -13,7 +13,7 @@ however often a row is entered, it is there once.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -21,6 +21,7 @@ import msgspec
 from penstock.ledger._mended import MAX_INTEGER, MAX_NAME
 from penstock.ledger._schema import BOOT_SHIFT
 from penstock.messages import Attempt, Outcome
+from penstock.turns import Turns
 
 # Seconds; groups do not reach over midnight (UTC), so that sums by day need no look into them.
 _DAY = 86_400.0
@@ -35,7 +36,7 @@ _numbers = msgspec.json.Decoder(list[tuple[int, object, object, object, object, 
 Names: TypeAlias = tuple[str, str, str, str, str, str, str, Outcome | None, str, int, float]
 
 
-def write_savings(db: sqlite3.Connection, boot: int, saved: Sequence[Attempt]) -> int:
+def write_savings(db: sqlite3.Connection, boot: int, saved: Sequence[Attempt], turns: Turns) -> int:
     """Write those that the file does not have; within a transaction.
 
     :param saved: settled rows, in the order of their numbers, which are ``-row``
@@ -49,12 +50,14 @@ def write_savings(db: sqlite3.Connection, boot: int, saved: Sequence[Attempt]) -
         for number, *_ in _numbers(members)
     }
     missing = [attempt for attempt in saved if -attempt.row not in there] if there else saved
-    for names, alike in _alike(missing):
-        db.execute(_WRITE, _group_row(boot, names, alike))
+    for names, alike in _alike(turns.over(missing)):
+        row = _group_row(boot, names, alike, turns)
+        turns.give_way()
+        db.execute(_WRITE, row)
     return len(missing)
 
 
-def _alike(saved: Sequence[Attempt]) -> Iterator[tuple[Names, list[Attempt]]]:
+def _alike(saved: Iterable[Attempt]) -> Iterator[tuple[Names, list[Attempt]]]:
     groups: dict[Names, list[Attempt]] = {}
     for one in saved:
         names = (
@@ -69,12 +72,16 @@ def _alike(saved: Sequence[Attempt]) -> Iterator[tuple[Names, list[Attempt]]]:
     return iter(groups.items())
 
 
-def _group_row(boot: int, names: Names, alike: list[Attempt]) -> tuple[object, ...]:
+def _group_row(boot: int, names: Names, alike: list[Attempt], turns: Turns) -> tuple[object, ...]:
     tenant, key_name, tier, endpoint, model, upstream, upstream_model, outcome, error, number, _ = names
     assert outcome is not None
-    members = [(-one.row, one.generation, one.started, one.duration, one.saved, one.usage) for one in alike]
+    members = [
+        (-one.row, one.generation, one.started, one.duration, one.saved, one.usage)
+        for one in turns.over(alike)
+    ]
     usages = [member[5] for member in members]
     started = [member[2] for member in members]
+    turns.give_way()
     return (
         (boot << BOOT_SHIFT) + members[-1][0],
         boot, number, tenant, key_name, tier, endpoint, model[:MAX_NAME], upstream, upstream_model[:MAX_NAME],

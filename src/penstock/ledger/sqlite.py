@@ -38,6 +38,7 @@ from penstock.ledger._recovery import Recovery
 from penstock.ledger._rows import Fold
 from penstock.ledger.template import RowTemplate
 from penstock.messages import Attempt, Outcome
+from penstock.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +126,7 @@ class SQLiteStore:
         self._thread: threading.Thread | None = None
         self.token = secrets.token_hex(8)  # this process's name in the table "boots"
         self._file: LedgerFile | None = None
+        self._turns = Turns()
         self._folds_numbered = 0
         self._reserved: dict[str, Attempt] = {}  # open attempts by id
         self._to_note: dict[
@@ -359,10 +361,8 @@ class SQLiteStore:
             if attempt.id in self._reserved and attempt.row not in self._to_reserve:
                 self._to_note[attempt.row] = attempt
         self._to_settle.extend(
-            [
-                (attempt, position, attempt.row > 0 and self._release(attempt.id)[1])
-                for attempt, position in settled
-            ]
+            (attempt, position, attempt.row > 0 and self._release(attempt.id)[1])
+            for attempt, position in self._turns.over(settled)
         )
         while self._gone:
             row, in_file = self._release(self._gone.popleft())
@@ -491,7 +491,7 @@ class SQLiteStore:
         self._to_note.clear()
         for number, _ in reserved:
             del self._to_reserve[number]
-        for _ in settled:
+        for _ in self._turns.over(settled):
             self._to_settle.popleft()
         self._maybe_reserved.clear()
         self._tried = 0
@@ -510,7 +510,7 @@ class SQLiteStore:
             log.warning("the ledger %s was moved or removed; a new one is begun", self.path)
             self._file.close(ended=False)
             self._file = None
-        self._file = file = LedgerFile(self.path, self.token, busy_timeout=self._busy_timeout)
+        self._file = file = LedgerFile(self.path, self.token, self._turns, busy_timeout=self._busy_timeout)
         if file.registered:
             # Nothing of ours is in this file: what is open must be reserved in it.
             self._to_reserve = {attempt.row: attempt for attempt in self._reserved.values()}
