@@ -73,7 +73,7 @@ def _listed(names: tuple[str, ...]) -> str:
 
 
 PARTS = (
-    Part(DOCS / "configuration-reference.md", "src/penstock/config/model.py", reference),
+    Part(DOCS / "configuration-reference.md", "src/penstock/config/model", reference),
     Part(DOCS / "configuration.md", "src/penstock/config/providers.py", providers_table),
     Part(DOCS / "http-api.md", "src/penstock/wire/left_out.py", left_out_table),
 )

@@ -20,8 +20,12 @@ STRUCTS = [
 @pytest.mark.parametrize("struct", STRUCTS, ids=lambda s: s.__name__)
 def test_every_section_and_every_key_is_described(struct):
     assert "__doc__" in vars(struct)
-    missing = [key for key in struct.__struct_fields__ if not comments(struct.__name__).get(key)]
-    assert not missing, "say in a comment in model.py what it means"
+    missing = [key for key in struct.__struct_fields__ if not comments(struct).get(key)]
+    assert not missing, "say in a comment at the key what it means"
+
+
+def test_the_public_names_of_the_model_are_its_sections():
+    assert set(model.__all__) == set(json_schema()["$defs"])
 
 
 def test_every_key_of_every_section_is_in_it():
@@ -91,6 +95,6 @@ def test_a_section_is_one_step_from_the_key_that_has_it():
 
 
 def test_a_comment_of_several_lines_is_told_whole():
-    text = comments("LimitsConfig")["redis"]
+    text = comments(model.LimitsConfig)["redis"]
     assert text.startswith("a server through which gateways")
     assert text.endswith("keep to them together")

@@ -1,6 +1,6 @@
 """What editors and readers know of the configuration, made from the model and its comments.
 
-The comment at a key in ``model.py`` is its description, here, in the JSON Schema, and in the tables of
+The comment at a key in ``model`` is its description, here, in the JSON Schema, and in the tables of
 docs/configuration-reference.md: one sentence in one place.
 """
 
@@ -30,10 +30,11 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of the file, as editors with a YAML language server use it."""
     (root,), components = msgspec.json.schema_components([Config], schema_hook=_schema_of_secret)
     for name, component in components.items():
-        component["description"] = _summary(getattr(model, name))
+        struct = getattr(model, name)
+        component["description"] = _summary(struct)
         for key, value in component.get("properties", {}).items():
             described = _referable(value)
-            if text := comments(name).get(key):
+            if text := comments(struct).get(key):
                 described = {**described, "description": text}
             component["properties"][key] = described
     return {
@@ -70,15 +71,16 @@ def keys() -> list[str]:
 
 
 @cache
-def comments(struct: str) -> dict[str, str]:
-    """Key → the comment that stands behind it in ``model.py``, or in the lines above."""
-    source = inspect.getsource(model)
+def comments(struct: type) -> dict[str, str]:
+    """Key → the comment that stands behind it in the source of its section, or in the lines above."""
+    source = inspect.getsource(struct)
     found = {
         token.start[0]: (token.string.lstrip("# ").strip(), token.line.lstrip().startswith("#"))
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
         if token.type == tokenize.COMMENT
     }
-    (definition,) = (n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == struct)
+    (definition,) = ast.parse(source).body
+    assert isinstance(definition, ast.ClassDef)
     texts = {}
     for line in definition.body:
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
@@ -160,7 +162,7 @@ def _section(
         lines += [f"The same keys have {', '.join(f'`{path}`' for path in others)}.", ""]
     lines += ["| key | value | default | |", "|---|---|---|---|"]
     for field in section.fields:
-        comment = comments(struct.__name__).get(field.encode_name, "").replace("|", "\\|")
+        comment = comments(struct).get(field.encode_name, "").replace("|", "\\|")
         value = _shown_type(field.type)
         _, inner = _into(field.type)
         if isinstance(inner, types.StructType):
