@@ -8,7 +8,7 @@ import threading
 from in_pieces import CHAT, body_of, digest, in_pieces, two_tenants
 from serving import COMPLETION, on_uvloop, until
 
-from penstock.upload.writer import BlockWriter
+from penstock.upload.block_files import BlockWriter
 
 LIST = "application/vnd.penstock.blocks+json"
 

@@ -9,10 +9,10 @@ from places import OnRedis, OnS3, S3Server, redis
 
 from penstock.errors import StorageFull, StorageUnavailable
 from penstock.testing import RedisServer
+from penstock.upload.block_files import BlockWriter
 from penstock.upload.stores import s3 as s3_module
 from penstock.upload.stores.s3 import PIECE
 from penstock.upload.uploads import MAX_BLOCK
-from penstock.upload.writer import BlockWriter
 
 needs_redis = pytest.mark.skipif(
     not RedisServer.available(), reason="there is no redis-server on this machine"
@@ -193,8 +193,8 @@ def test_a_block_that_has_become_shorter_is_not_here(tmp_path, s3_server):
     async def main():
         async with Gate(s3_server.port) as gate:
             async with Through(tmp_path, s3_server, gate).store() as store:
-                block = BlockWriter(store)
-                sealed = await store.run(lambda: block.finish(b"abc"))
+                block = BlockWriter(store.block_files)
+                sealed = await store.block_files.run(lambda: block.finish(b"abc"))
                 await store.put_block("t", sealed)
                 wanted = [(sealed.digest, 3)]
                 assert await store.blocks("t", wanted) == b"abc"
@@ -231,14 +231,14 @@ def test_objects_that_nobody_has_entered_go_after_a_while(tmp_path, s3_server, m
         async with place.store() as store:
             upload = await new_upload(store)
             await send(store, upload, 0, b"abc")
-            block = BlockWriter(store)
-            sealed = await store.run(lambda: block.finish(bytes(1_500_000)))
-            await store.keep([sealed])
+            block = BlockWriter(store.block_files)
+            sealed = await store.block_files.run(lambda: block.finish(bytes(1_500_000)))
+            await store.block_files.keep([sealed])
             assert len(place.objects()) == len(guests) + 1 + 3
             assert await store.expire() == 0
             monkeypatch.setattr(s3_module, "ORPHANED", -60.0)
             assert await store.expire() == 0  # it was looked through just now
-            store._old_next = 0.0
+            store.block_files._old_next = 0.0
             assert await store.expire() == 1
             assert len(place.objects()) == len(guests) + 1
             assert await content_of(store, upload) == b"abc"
@@ -251,9 +251,9 @@ def test_what_redis_holds_and_nobody_has_entered_expires_by_itself(tmp_path):
     async def main(server):
         place = OnRedis(tmp_path, server)
         async with place.store() as store:
-            block = BlockWriter(store)
-            sealed = await store.run(lambda: block.finish(bytes(700_000)))
-            await store.keep([sealed])
+            block = BlockWriter(store.block_files)
+            sealed = await store.block_files.run(lambda: block.finish(bytes(700_000)))
+            await store.block_files.keep([sealed])
             key = f"{place.prefix}content:{sealed.file}"
             assert 0 < int(redis(server, "ttl", key)) <= 3_600
             assert await store.put_block("t", await rewritten(store, sealed))
@@ -265,8 +265,8 @@ def test_what_redis_holds_and_nobody_has_entered_expires_by_itself(tmp_path):
 
 
 async def rewritten(store, sealed):
-    block = BlockWriter(store)
-    return await store.run(lambda: block.finish(bytes(sealed.size)))
+    block = BlockWriter(store.block_files)
+    return await store.block_files.run(lambda: block.finish(bytes(sealed.size)))
 
 
 @needs_redis

@@ -12,7 +12,7 @@ from held import cancelled, held
 from places import Place
 
 from penstock.errors import Forbidden, StorageFull
-from penstock.upload import writer as module
+from penstock.upload import block_files, writer
 from penstock.upload.stores.sqlite import SQLiteIndex
 
 
@@ -40,7 +40,7 @@ def test_a_full_disk_loses_nothing_that_was_confirmed(place, monkeypatch):
                     raise OSError(errno.ENOSPC, "full")
                 file.write(data)
 
-            monkeypatch.setattr(module, "write_all", full)
+            monkeypatch.setattr(block_files, "write_all", full)
             with pytest.raises(StorageFull):
                 await send(store, upload, 4_000, os.urandom(3_000_000))
             monkeypatch.undo()
@@ -60,7 +60,7 @@ def test_a_disk_that_does_not_sync_confirms_nothing(place, monkeypatch):
             def broken(descriptor):
                 raise OSError(errno.EIO, "broken")
 
-            monkeypatch.setattr(module.os, "fsync", broken)
+            monkeypatch.setattr(block_files.os, "fsync", broken)
             with pytest.raises(Exception, match="cannot be reached"):
                 await send(store, upload, 0, b"abc")
             monkeypatch.undo()
@@ -89,7 +89,7 @@ def test_files_that_nobody_knows_go_after_a_while(place):
 
 @pytest.mark.parametrize("step", ["_write", "_seal", "_enter"])
 def test_a_cancelled_append_ends_with_what_its_thread_is_doing(place, monkeypatch, step):
-    gates = held(monkeypatch, SQLiteIndex if step == "_enter" else module.Writer, step)
+    gates = held(monkeypatch, SQLiteIndex if step == "_enter" else writer.Writer, step)
     content = os.urandom(20_000_000)
 
     async def main():
@@ -99,14 +99,14 @@ def test_a_cancelled_append_ends_with_what_its_thread_is_doing(place, monkeypatc
             offset = (await store.settle("t", upload.id)).offset
             assert offset > 0
             assert await content_of(store, upload) == content[:offset]
-            assert len(place.files()) == -(-offset // module.STRIDE)
+            assert len(place.files()) == -(-offset // writer.STRIDE)
 
     run(main())
 
 
 def test_a_cancelled_block_is_entered_with_its_file_and_a_refused_one_leaves_none(place, monkeypatch):
     def sealed(store, content):
-        block = module.BlockWriter(store)
+        block = block_files.BlockWriter(store.block_files)
         return block.finish(content)
 
     async def main():

@@ -26,11 +26,11 @@ from penstock.errors import (
 )
 from penstock.testing import RedisServer
 from penstock.upload.asked import Concat
+from penstock.upload.block_files import BlockWriter
 from penstock.upload.digests import Digest
 from penstock.upload.index import new_upload_id
 from penstock.upload.offsets import Phase
 from penstock.upload.uploads import MAX_BLOCK
-from penstock.upload.writer import BlockWriter
 
 needs_redis = pytest.mark.skipif(
     not RedisServer.available(), reason="there is no redis-server on this machine"
@@ -358,8 +358,8 @@ def test_a_block_that_was_sent_need_not_be_sent_again(place):
                 await store.blocks("t", [(name, len(content))])
             assert told.value.lacking == [name.hex()]
             for at, new in ((store, True), (other, False)):
-                block = BlockWriter(at)
-                sealed = await at.run(lambda block=block: block.finish(content))
+                block = BlockWriter(at.block_files)
+                sealed = await at.block_files.run(lambda block=block: block.finish(content))
                 assert await at.put_block("t", sealed) is new
             assert len(place.files()) == 1
             assert await other.blocks("t", [(name, len(content))] * 2) == content * 2
@@ -373,8 +373,8 @@ def test_old_blocks_make_room_but_not_those_that_uploads_have(place):
     wall = Wall()
 
     async def put(store, content):
-        block = BlockWriter(store)
-        return await store.put_block("t", await store.run(lambda: block.finish(content)))
+        block = BlockWriter(store.block_files)
+        return await store.put_block("t", await store.block_files.run(lambda: block.finish(content)))
 
     async def main():
         contents = [bytes([number]) * 400_000 for number in range(4)]
@@ -516,9 +516,9 @@ def test_what_was_entered_is_kept_also_if_the_answer_was_lost(place, monkeypatch
                 monkeypatch.setattr(index, step, lost)
             with pytest.raises(StorageUnavailable):
                 await send(store, upload, 3, b"def")
-            block = BlockWriter(store)
+            block = BlockWriter(store.block_files)
             with pytest.raises(StorageUnavailable):
-                await store.put_block("t", await store.run(lambda: block.finish(b"block")))
+                await store.put_block("t", await store.block_files.run(lambda: block.finish(b"block")))
             monkeypatch.undo()
             assert (await store.settle("t", upload.id)).offset == 6
             assert await content_of(store, upload) == b"abcdef"

@@ -21,9 +21,10 @@ from penstock.gateway.resumed import ResumedExchange, Target, kept
 from penstock.gateway.uploads import Answer, owner_of
 from penstock.messages import Endpoint, Tenant
 from penstock.net.exchange import Exchange
+from penstock.upload.block_files import BlockWriter
 from penstock.upload.index import Sealed
 from penstock.upload.uploads import MAX_BLOCK, UploadStore
-from penstock.upload.writer import BUFFER, BlockWriter
+from penstock.upload.writer import BUFFER
 from penstock.wire import codings, problems
 from penstock.wire.request import dialect_of
 
@@ -111,7 +112,7 @@ class BlockRoom:
         """Take a block."""
         if not _SHA256.fullmatch(name):
             raise BadRequest("a block's name is 64 hexadecimal digits, in lower case", param="sha256")
-        block = BlockWriter(self._store)
+        block = BlockWriter(self._store.block_files)
         try:
             sealed = await self._taken(block, exchange)
             if sealed.digest.hex() != name:
@@ -131,10 +132,10 @@ class BlockRoom:
                 raise BodyTooLarge(f"a block may hold {MAX_BLOCK} bytes")
             if len(buffer) >= BUFFER:
                 data, buffer = buffer, bytearray()
-                await self._store.run(partial(block.write, data))
+                await self._store.block_files.run(partial(block.write, data))
         if not block.size and not buffer:
             raise BadRequest("a block holds at least one byte")
-        return await self._store.run(partial(block.finish, bytes(buffer)))
+        return await self._store.block_files.run(partial(block.finish, bytes(buffer)))
 
     async def _content(self, exchange: Exchange) -> AsyncIterator[bytes]:
         """The content as it comes; one that is coded when it is whole."""
@@ -149,11 +150,13 @@ class BlockRoom:
             coded += piece
             if len(coded) > MAX_BLOCK:
                 raise BodyTooLarge(f"a block may hold {MAX_BLOCK} bytes")
-        yield await self._store.run(lambda: codings.decoded(bytes(coded), names, MAX_BLOCK, lambda _: None))
+        yield await self._store.block_files.run(
+            lambda: codings.decoded(bytes(coded), names, MAX_BLOCK, lambda _: None)
+        )
 
     async def _drop(self, block: BlockWriter) -> None:
         try:
-            await self._store.run(block.drop)
+            await self._store.block_files.run(block.drop)
         except PenstockError:  # nobody knows this file, and so it goes some time
             pass
 

@@ -1,6 +1,6 @@
 """Where the bytes of blocks lie, under their files' names: what a store of uploads asks of it.
 
-A block is written in this machine's directory first, in any case (:class:`penstock.upload.writer.BlockWriter`): so it
+A block is written in this machine's directory first, in any case (:class:`penstock.upload.block_files.BlockWriter`): so it
 can be hashed as it comes, and no store ever holds half of one.  Then it is :meth:`Contents.keep`, and only then
 entered in the index.
 """

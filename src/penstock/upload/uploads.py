@@ -10,27 +10,21 @@ nobody's, and goes after a while.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import secrets
-import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from penstock.errors import BadRequest, BlocksLacking, Forbidden, PenstockError, StorageUnavailable
 from penstock.uninterrupted import uninterrupted
+from penstock.upload.block_files import BlockFiles
 from penstock.upload.contents import Contents
-from penstock.upload.index import Append, Index, Limits, Sealed, Upload, quota, superseded
+from penstock.upload.index import Index, Limits, Sealed, Upload, quota, superseded
 from penstock.upload.stores.disk import Disk
 from penstock.upload.writer import Writer
 
 MAX_BLOCK = 8_388_608  # bytes
 EXPIRE_EVERY = 60.0  # seconds
-OLD_EVERY = 3_600.0  # seconds after which contents that cost something to list are looked through
 QUIET = 0.5  # seconds without a byte after which what has come of an append is confirmed
-
-_T = TypeVar("_T")
 
 
 class UploadStore:
@@ -42,37 +36,32 @@ class UploadStore:
     :param disk: where blocks are written
     :param index: knows the uploads
     :param contents: where blocks are kept; None: where they are written
+    :ivar block_files: what is made a block of, to be put here
     """
 
     def __init__(self, disk: Disk, index: Index, limits: Limits, contents: Contents | None = None) -> None:
         self.kept_for = limits.kept_for
         self.now = limits.now
-        self._disk = disk
+        self.block_files = BlockFiles(disk, contents)
         self._index = index
         self._limits = limits
-        self._contents: Contents = disk if contents is None else contents
         self._writers: dict[str, Writer] = {}  # by upload
         self._settling: set[asyncio.Task[None]] = set()
         self._expires_next = 0.0
-        self._old_next = 0.0
 
     def __repr__(self) -> str:
-        return f"<UploadStore {self._index}, {self._contents}, {len(self._writers)} appends>"
+        return f"<UploadStore {self._index}, {self.block_files}, {len(self._writers)} appends>"
 
     async def start(self) -> None:
         """:raises penstock.errors.ConfigError: the directory, or a store, cannot be used"""
-        await self._disk.open()
-        if self._contents is not self._disk:
-            await self._contents.open()
+        await self.block_files.open()
         await self._index.open()
 
     async def close(self) -> None:
         if self._settling:
             await asyncio.wait(self._settling)
         await self._index.close()
-        if self._contents is not self._disk:
-            await self._contents.close()
-        await self._disk.close()
+        await self.block_files.close()
 
     # ---- one upload ----
 
@@ -117,24 +106,22 @@ class UploadStore:
             upload = await self.get(owner, upload_id)
             if upload_id not in self._writers:
                 break
-        writer = Writer(self, upload.id, owner, upload.offsets(), upload.epoch, cut)
+        writer = Writer(
+            self.block_files,
+            self._index,
+            upload.id,
+            owner,
+            upload.offsets(),
+            upload.epoch,
+            cut,
+            self._release,
+        )
         self._writers[upload.id] = writer
         return upload, writer
 
-    def release(self, writer: Writer) -> None:
-        """An append has ended."""
+    def _release(self, writer: Writer) -> None:
         if self._writers.get(writer.upload) is writer:
             del self._writers[writer.upload]
-
-    async def enter(self, append: Append, sealed: Sequence[Sealed]) -> None:
-        """Make an append's blocks a part of its upload; nothing has changed if this raises.
-
-        :param sealed: that :meth:`keep` has returned
-        :raises Conflict: a later request for the upload came
-        :raises Forbidden: the owner would keep more than it may
-        :raises BodyTooLarge: the upload consists of too many pieces
-        """
-        await self._remove(await self._index.enter(append, sealed))
 
     async def check_room(self, owner: str, size: int) -> None:
         """Before so many bytes are read.
@@ -182,13 +169,13 @@ class UploadStore:
     async def pieces(self, upload_id: str) -> AsyncGenerator[bytes, None]:
         """The content of an upload, by :data:`~penstock.upload.contents.READ` bytes at most."""
         for file in await self._index.files(upload_id):
-            async with aclosing(self._contents.pieces(file)) as pieces:
+            async with aclosing(self.block_files.pieces(file)) as pieces:
                 async for piece in pieces:
                     yield piece
 
     async def whole(self, upload_id: str) -> bytes:
         """The content of an upload that is short enough to be a request's body."""
-        return await self._contents.whole(await self._index.files(upload_id))
+        return await self.block_files.whole(await self._index.files(upload_id))
 
     # ---- blocks ----
 
@@ -202,16 +189,16 @@ class UploadStore:
     async def _put_block(self, owner: str, sealed: Sealed) -> bool:
         held = [sealed]
         try:
-            held = await self._contents.keep(held)
+            held = await self.block_files.keep(held)
         except PenstockError:
-            await self.discard(held)
+            await self.block_files.discard(held)
             raise
         try:
             going = await self._index.add(owner, held[0])
         except Forbidden:  # after anything else it may have been entered
-            await self.discard(held)
+            await self.block_files.discard(held)
             raise
-        await self._remove(going)
+        await self.block_files.forget(going)
         return held[0].file not in going
 
     async def blocks(self, owner: str, wanted: Sequence[tuple[bytes, int]]) -> bytes:
@@ -231,41 +218,10 @@ class UploadStore:
             if found[digest][1] != size:
                 message = f"block {digest.hex()} has {found[digest][1]} bytes, not {size}"
                 raise BadRequest(message, param="blocks")
-        body = await self._contents.whole([found[digest][0] for digest, _ in wanted])
+        body = await self.block_files.whole([found[digest][0] for digest, _ in wanted])
         if len(body) != sum(size for _, size in wanted):
             raise StorageUnavailable("what the gateway keeps of these blocks is not whole")
         return body
-
-    # ---- what is written, and not entered yet ----
-
-    @property
-    def synced(self) -> bool:
-        """Whether what is written here is what is kept, and so has to be on the disk."""
-        return self._contents.local
-
-    def new_file(self) -> Path:
-        """Where a block that comes now is written."""
-        return self._disk.directory / secrets.token_hex(16)
-
-    async def keep(self, sealed: Sequence[Sealed]) -> list[Sealed]:
-        """Make blocks outlive this process; they may have other files then.  None of them does if this raises."""
-        return await self._contents.keep(sealed)
-
-    async def discard(self, sealed: Sequence[Sealed]) -> None:
-        """Nobody wants them; what cannot be removed now goes some time."""
-        files = [block.file for block in sealed]
-        for each in (self._disk, self._contents):
-            with contextlib.suppress(PenstockError):
-                await each.remove(files)
-
-    async def _remove(self, files: Sequence[str]) -> None:
-        """Of blocks that no index has any more; what cannot be removed now goes some time."""
-        with contextlib.suppress(PenstockError):
-            await self._contents.remove(files)
-
-    async def run(self, work: Callable[[], _T]) -> _T:
-        """As :meth:`penstock.upload.stores.disk.Disk.run`."""
-        return await self._disk.run(work)
 
     # ---- what is to go ----
 
@@ -292,11 +248,7 @@ class UploadStore:
     async def expire(self) -> int:
         """Remove what is past its time, and what no index knows; returns how many files there were."""
         going = await self._index.expire()
-        now = time.monotonic()
-        if self._contents.local or now >= self._old_next:
-            self._old_next = now + OLD_EVERY
-            going += await self._index.unknown(await self._contents.old())
-        await self._contents.remove(going)
-        if self._contents is not self._disk:  # whatever is old there was never taken
-            await self._disk.remove(await self._disk.old())
+        if old := await self.block_files.old():
+            going += await self._index.unknown(old)
+        await self.block_files.remove(going)
         return len(set(going))

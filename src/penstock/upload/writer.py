@@ -13,24 +13,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from penstock.errors import BodyTooLarge, Conflict, DigestMismatch, PenstockError, StorageUnavailable
-from penstock.sqlite_files import private_opener
 from penstock.uninterrupted import uninterrupted
-from penstock.upload.files import write_all
-from penstock.upload.index import Append, Sealed
+from penstock.upload.block_files import BlockFiles, BlockWriter
+from penstock.upload.index import Append, Index, Sealed
 from penstock.upload.offsets import Offsets, Phase
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
     from penstock.upload.digests import Digest
-    from penstock.upload.uploads import UploadStore
 
 BUFFER = (
     262_144  # bytes that wait for the disk; on a busy machine each of the store's threads may hold as many
@@ -41,70 +37,33 @@ MAX_DIGESTED = (
 )
 
 
-class BlockWriter:
-    """Writes one block; :meth:`seal` or :meth:`drop` ends it.  Runs in the store's threads."""
-
-    def __init__(self, store: UploadStore) -> None:
-        self._store = store
-        self._path: Path = store.new_file()
-        self._file: BinaryIO | None = None
-        self._hash = hashlib.sha256()
-        self.size = 0
-
-    def __repr__(self) -> str:
-        return f"<BlockWriter {self._path.name}, {self.size} bytes>"
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        if self._file is None:
-            self._file = open(self._path, "xb", buffering=0, opener=private_opener)  # noqa: SIM115
-        write_all(self._file, data)
-        self._hash.update(data)
-        self.size += len(data)
-
-    def seal(self) -> Sealed:
-        """It is whole; it outlives this process when the store has kept it."""
-        assert self._file is not None, "an empty block is none"
-        if self._store.synced:
-            os.fsync(self._file.fileno())
-        self._file.close()
-        self._file = None
-        return Sealed(self._path.name, self._hash.digest(), self.size)
-
-    def finish(self, rest: bytes) -> Sealed:
-        """Write the rest, and seal it."""
-        if rest:
-            self.write(rest)
-        return self.seal()
-
-    def drop(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        self._path.unlink(missing_ok=True)
-
-
 class Writer:
     """One append; made by :meth:`penstock.upload.uploads.UploadStore.append`.
 
     :param cut: ends its request
+    :param release: told when the append has ended
     """
 
     def __init__(
         self,
-        store: UploadStore,
+        files: BlockFiles,
+        index: Index,
         upload: str,
         owner: str,
         offsets: Offsets,
         epoch: int,
         cut: Callable[[], None],
+        release: Callable[[Writer], None],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.upload = upload
         self.owner = owner
         self.offsets = offsets
         self.epoch = epoch
-        self._store = store
+        self._files = files
+        self._index = index
         self._cut = cut
+        self._release = release
         self._now = now
         self._known_length = offsets.length
         self._digest: Digest | None = None
@@ -231,7 +190,7 @@ class Writer:
             finally:
                 self.offsets.lose()
                 self._ended.set()
-                self._store.release(self)
+                self._release(self)
                 left = self._block, self._sealed
                 self._block, self._sealed = None, []
         block, sealed = left
@@ -241,9 +200,9 @@ class Writer:
     async def _drop(self, block: BlockWriter | None, sealed: list[Sealed]) -> None:
         if block is not None:
             with contextlib.suppress(PenstockError):  # nobody knows this file, and so it goes some time
-                await self._store.run(block.drop)
+                await self._files.run(block.drop)
         if sealed:
-            await self._store.discard(sealed)
+            await self._files.discard(sealed)
 
     async def _advance(self) -> None:
         await self._flush()
@@ -254,7 +213,7 @@ class Writer:
         data, self._buffer = self._buffer, bytearray()
         if data or (seal and self._block is not None):
             try:
-                await self._store.run(lambda: self._write(data, seal=seal))
+                await self._files.run(lambda: self._write(data, seal=seal))
             except BaseException:
                 self._broken = True
                 raise
@@ -268,7 +227,7 @@ class Writer:
         view = memoryview(data)
         while view:
             if self._block is None:
-                self._block = BlockWriter(self._store)
+                self._block = BlockWriter(self._files)
             room = self._block_size - self._block.size
             self._block.write(view[:room])
             view = view[room:]
@@ -291,7 +250,7 @@ class Writer:
         append = Append(self.upload, self.owner, self.epoch, offsets.offset, offsets.length, complete)
         size = sum(block.size for block in self._sealed)
         try:
-            self._sealed = await self._store.keep(self._sealed)
+            self._sealed = await self._files.keep(self._sealed)
             await self._enter(append)
         except BaseException:
             self._broken = True
@@ -303,12 +262,13 @@ class Writer:
 
     async def _enter(self, append: Append) -> None:
         try:
-            await self._store.enter(append, self._sealed)
+            going = await self._index.enter(append, self._sealed)
         except StorageUnavailable:
             # It may have been entered, and only the answer is lost: who asks for the offset will be told.  The blocks
             # are not this append's any more; if no index knows them, they go some time.
             self._sealed = []
             raise
+        await self._files.forget(going)
 
 
 def not_whole() -> DigestMismatch:
