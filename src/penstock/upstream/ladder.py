@@ -28,8 +28,8 @@ from penstock.upstream.capabilities import Capabilities
 from penstock.wire import anthropic, boundary, chat, completions
 from penstock.wire.delivered import Delivered
 from penstock.wire.demand import Demand
+from penstock.wire.dialect import Decoder
 from penstock.wire.splice import Continuation, Reproduction, Seam, Splice
-from penstock.wire.translate import Decoder
 
 LEAST_ANCHOR = 20  # characters: a shorter one may come by chance
 

@@ -10,7 +10,7 @@ A streamed input is told at once when its call is whole: before that it is a pie
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
@@ -25,10 +25,9 @@ from penstock.wire.conversation import (
     Tool,
     ToolCall,
 )
+from penstock.wire.dialect import AsksForm, Encoder
+from penstock.wire.namespaces import flat
 from penstock.wire.not_json import NOT_JSON
-
-if TYPE_CHECKING:
-    from penstock.wire.translate import AsksForm, Encoder
 
 _MARK: Final = b'"custom"'
 _PARAMETERS: Final = {
@@ -93,8 +92,6 @@ def custom_names(body: bytes) -> frozenset[str]:
     """The names that custom tools of a request have for an upstream."""
     if _MARK not in body:
         return frozenset()
-    from penstock.wire.responses._namespaces import flat  # noqa: PLC0415 - not every process needs it
-
     try:
         tools = list(flat(_body(body).tools or (), "tools"))
     except (BadRequest, *NOT_JSON):  # no business of this: decode_prompt refuses it

@@ -27,8 +27,8 @@ from penstock.wire.conversation import (
     Thinking,
     ToolCall,
 )
+from penstock.wire.dialect import Encoder
 from penstock.wire.not_json import NOT_JSON
-from penstock.wire.translate import Encoder
 
 _DONE = b"[DONE]"
 

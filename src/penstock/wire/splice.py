@@ -35,7 +35,7 @@ from penstock.wire.conversation import (
     ToolCall,
 )
 from penstock.wire.delivered import Said
-from penstock.wire.translate import Decoder, Encoder
+from penstock.wire.dialect import Decoder, Encoder
 from penstock.wire.usage import tokens_of_delta
 
 

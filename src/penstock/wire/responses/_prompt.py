@@ -27,8 +27,8 @@ from penstock.wire.conversation import (
     ToolResult,
     Turn,
 )
+from penstock.wire.namespaces import flat_name
 from penstock.wire.not_json import NOT_JSON
-from penstock.wire.responses._namespaces import flat_name
 from penstock.wire.responses._reasoning import unseal
 from penstock.wire.responses._strict import Object, Strict, converted, no_equivalent, refusal
 from penstock.wire.responses._tools import tools_of

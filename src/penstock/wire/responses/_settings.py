@@ -7,8 +7,8 @@ from typing import Final, Literal
 import msgspec
 
 from penstock.errors import BadRequest
+from penstock.wire.namespaces import namespaces_of
 from penstock.wire.not_json import NOT_JSON
-from penstock.wire.responses._namespaces import namespaces_of
 
 NULL: Final = msgspec.Raw(b"null")
 _AUTO: Final = msgspec.Raw(b'"auto"')

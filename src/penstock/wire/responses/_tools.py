@@ -8,7 +8,7 @@ from penstock.errors import BadRequest, Untranslatable
 from penstock.messages import JSON
 from penstock.wire import custom_tools
 from penstock.wire.conversation import Tool, ToolChoice
-from penstock.wire.responses._namespaces import flat
+from penstock.wire.namespaces import flat
 from penstock.wire.responses._strict import Object, Strict, converted, no_equivalent
 
 
