@@ -1,7 +1,7 @@
 import itertools
 
 import pytest
-from gateway_doubles import Lines, a_call, a_generation
+from gateway_doubles import FakeExchange, Lines, a_call, a_generation
 
 from penstock.config.model import LogConfig, TimeoutConfig
 from penstock.errors import UpstreamFailed
@@ -232,9 +232,10 @@ def test_a_call_that_was_refused_is_a_line_too(recorder, lines):
 
 @pytest.mark.parametrize("tenant", [None, Tenant(name="t", key_name="k")])
 def test_so_is_a_request_that_never_became_a_call(recorder, lines, tenant):
-    recorder.refused("chat", tenant, status=401, error="invalid_api_key", peer="192.0.2.7")
+    recorder.refused(FakeExchange(), "chat", tenant, status=401, error="invalid_api_key")
     (line,) = lines.seen
     assert (line["status"], line["error"], line["outcome"]) == (401, "invalid_api_key", "refused")
+    assert line["peer"] == FakeExchange().peer
     assert line.get("key") == (tenant.key_name if tenant else None)
     assert counted(recorder.measures.requests) == {("chat", "401"): 1}
 
@@ -242,7 +243,7 @@ def test_so_is_a_request_that_never_became_a_call(recorder, lines, tenant):
 def test_without_a_log_everything_is_counted_all_the_same(recorder):
     recorder.log = None
     answered(recorder)
-    recorder.refused("chat", None, status=400, error="invalid_json", peer="")
+    recorder.refused(FakeExchange(), "chat", None, status=400, error="invalid_json")
     assert counted(recorder.measures.requests) == {("chat", "200"): 1, ("chat", "400"): 1}
 
 

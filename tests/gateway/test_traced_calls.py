@@ -21,12 +21,15 @@ from serving import (
 )
 
 from collector import Collector
+from penstock.config.keys import hash_key
 from penstock.config.model import (
     BatchingConfig,
     CandidateConfig,
     HedgeConfig,
+    KeyConfig,
     LimitConfig,
     LimitsConfig,
+    ListenerConfig,
     LogConfig,
     ModelCacheConfig,
     ModelConfig,
@@ -45,6 +48,8 @@ UNRECORDED = [f"traceparent: 00-{TRACE}-{SPAN}-00", "tracestate: vendor=x"]
 ANSWER = plain({**COMPLETION, "model": "m-2026"})
 QUICK = RetryConfig(first_delay=0.0, max_delay=0.0, budget_floor=1_000)
 STREAM = {**PROMPT, "stream": True}
+KEY = "authorization: Bearer sk-right"
+HASHED = KeyConfig(name="k", hash=hash_key("sk-right"))
 
 
 def traced(scripts, calls, how="takes", **more):
@@ -97,7 +102,7 @@ def test_a_call_has_a_span_and_its_attempt_another_whose_id_the_upstream_is_told
     assert client.end <= server.end + 1_000_000  # of two clocks
     assert not server.failed
     assert not client.failed
-    assert counted == {"sent": 2, "failed": 0, "dropped": 0}
+    assert counted == {"sent": 2, "failed": 0, "dropped": 0, "limited": 0}
 
 
 def test_an_attempt_says_in_the_words_of_the_conventions_what_was_asked_and_used():
@@ -266,6 +271,67 @@ def test_a_call_that_is_refused_has_a_span_and_no_attempt_and_is_no_error_of_the
     assert received == []
 
 
+NO_KEY = (401, "missing_api_key", "POST /v1/chat/completions")
+NO_PATH = (404, "not_found", "GET")
+NO_METHOD = (405, "method_not_allowed", "GET /v1/chat/completions")
+NO_JSON = (400, "invalid_json", "POST /v1/chat/completions")
+TOO_LONG = (413, "body_too_large", "POST /v1/messages")
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (((PROMPT,), {}), NO_KEY),
+        (((b"",), {"path": "/v2/nothing", "method": "GET", "headers": [KEY]}), NO_PATH),
+        (((b"",), {"method": "GET", "headers": [KEY]}), NO_METHOD),
+        (((b"{",), {"headers": [KEY]}), NO_JSON),
+        (((b" " * 2_000,), {"path": "/v1/messages", "headers": [KEY]}), TOO_LONG),
+    ],
+    ids=["401", "404", "405", "400", "413"],
+)
+@pytest.mark.parametrize("parent", [[], PARENT], ids=["alone", "parent"])
+def test_a_request_that_never_becomes_a_call_has_a_span(request_, expected, parent):
+    (args, more) = request_
+    more = {**more, "headers": [*more.get("headers", []), *parent]}
+    settings = {"keys": [HASHED], "listener": ListenerConfig(max_body_bytes=1_000)}
+    spans, _, answers, counted = traced([[]], [(args, more)], **settings)
+    (span,) = spans
+    status, code, name = expected
+    assert answers[0].status == span.said["http.response.status_code"] == status
+    assert (span.name, span.said["error.type"], span.kind) == (name, code, SERVER)
+    assert span.said["penstock.status"] == "refused"
+    assert span.said.get("penstock.key") == (None if status == 401 else "k")
+    assert span.said["url.path"] == more.get("path", "/v1/chat/completions")
+    assert (span.parent_id, span.trace_id == TRACE) == ((SPAN, True) if parent else ("", False))
+    assert not span.failed
+    assert counted["sent"] == 1
+
+
+def test_of_a_request_that_is_refused_the_caller_decides_too_whether_it_is_recorded():
+    spans, _, _, _ = traced([[]], [((b"{",), {"headers": UNRECORDED})])
+    assert spans == []
+
+
+def test_what_a_stranger_asks_for_makes_neither_names_nor_long_attributes():
+    strange = {"path": "/" + "x" * 5_000, "method": "BREW"}
+    ((span,), _, _, _) = traced([[]], [((b"",), strange)])
+    assert span.name == "HTTP"
+    assert span.said["http.request.method"] == "_OTHER"
+    assert len(span.said["url.path"]) == 200
+
+
+@pytest.mark.parametrize("refused", [((b"{",), {}), ((PROMPT,), {})], ids=["400", "429"])
+def test_a_flood_of_refused_requests_leaves_the_calls_their_room(refused, monkeypatch):
+    monkeypatch.setattr("penstock.traces.sender.REFUSED", 0)
+    limits = LimitsConfig(models={"m": LimitConfig(concurrent=0)})
+    kept = {"other": ModelConfig(candidates=[CandidateConfig(upstream="up0")])}
+    calls = [*once(body={**PROMPT, "model": "other"}), refused]
+    spans, _, answers, counted = traced([[Step.REQUEST, ANSWER]], calls, limits=limits, models=kept)
+    assert [answer.status < 400 for answer in answers] == [True, False]
+    assert [span.said["penstock.status"] for span in spans if span.kind == SERVER] == ["created"]
+    assert counted == {"sent": 2, "failed": 0, "dropped": 0, "limited": 1}
+
+
 def test_a_stream_that_breaks_is_gone_on_with_in_a_span_that_is_linked_to_the_one_that_broke():
     async def main():
         traces = TracesConfig(endpoint=collector.endpoint)
@@ -412,12 +478,15 @@ def test_the_log_line_has_the_traces_id_with_and_without_a_collector(monkeypatch
             async with serving(config(upstream.url, log=LogConfig(), **more)) as (_, port):
                 await call(port, PROMPT)
                 await call(port, PROMPT, headers=PARENT)
+                await call(port, b"{", headers=PARENT)
+                await call(port, b"{", headers=UNRECORDED)
 
     asyncio.run(main())
-    assert [line.trace for line in lines] == ["", TRACE]
+    assert [line.trace for line in lines] == ["", TRACE, TRACE, TRACE]
     lines.clear()
     with Collector() as collector:
         asyncio.run(main(traces=TracesConfig(endpoint=collector.endpoint)))
     servers, _ = split(collector.spans)
-    assert [line.trace for line in lines] == [span.trace_id for span in servers]
+    assert [line.trace for line in lines] == [*(span.trace_id for span in servers), TRACE]
     assert lines[1].trace == TRACE
+    assert len(servers) == 3

@@ -6,7 +6,7 @@ import pytest
 
 from penstock.config.model import TracesConfig
 from penstock.traces import sender as module
-from penstock.traces.sender import BATCH, MOST_WAITING, Sender
+from penstock.traces.sender import BATCH, MOST_WAITING, REFUSED, Sender
 
 PATIENCE = 60.0
 CONFIG = TracesConfig(endpoint="http://127.0.0.1:9")
@@ -77,6 +77,38 @@ def test_a_collector_that_hangs_costs_what_finds_no_room_and_no_more():
     sender.close(PATIENCE)
     assert sender.sent == 1 + MOST_WAITING
     assert max(exporter.batches) == BATCH
+
+
+def test_refused_requests_have_a_share_of_each_batch_and_no_more():
+    exporter = Exporter()
+    sender = sender_to(exporter)
+    sender.put(Ended())
+    assert exporter.asked.wait(PATIENCE)
+    with_key = [sender.put_refused(Ended(), known=True) for _ in range(REFUSED + 3)]
+    without = [sender.put_refused(Ended(), known=False) for _ in range(2 * REFUSED)]
+    assert with_key == [True] * REFUSED + [False] * 3
+    assert without == [True] * REFUSED + [False] * REFUSED
+    for _ in range(MOST_WAITING - 2 * REFUSED):
+        sender.put(Ended())
+    assert (sender.limited, sender.dropped) == (3 + REFUSED, 0)
+    exporter.let.set()
+    sender.close(PATIENCE)
+    assert sender.sent == 1 + MOST_WAITING
+
+
+def test_refused_requests_never_have_more_than_their_part_of_the_queue_however_long_a_collector_hangs():
+    sender = Sender(CONFIG, lambda config, timeout: Exporter())
+    sender._thread = threading.current_thread()  # nobody takes anything but this test
+    calls, refused = Ended(), Ended()
+    for _ in range(100):
+        for _ in range(1_000):
+            sender.put_refused(refused, known=False)
+            sender.put_refused(refused, known=True)
+        while len(sender._waiting) < MOST_WAITING:
+            sender.put(calls)
+        assert sender._waiting.count(refused) <= MOST_WAITING * 2 * REFUSED // BATCH
+        sender._take()
+    assert sender.dropped == 0
 
 
 def test_an_end_does_not_wait_for_a_collector_that_hangs():

@@ -229,7 +229,7 @@ class Gateway:
         except PenstockError as error:
             status = refuse(exchange, error, routes.dialect_for(exchange))
             label = self._kept.label_of(exchange.path) or routes.label_of(exchange.path)
-            self.recorder.refused(label, tenant, status=status, error=error.code, peer=exchange.peer)
+            self.recorder.refused(exchange, label, tenant, status=status, error=error.code)
         return 0
 
     def __call__(self, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
@@ -252,7 +252,7 @@ class Gateway:
             coding = self._codings.of(exchange.headers, endpoint)
         except PenstockError as error:
             status = refuse(exchange, error, endpoint.dialect)
-            self.recorder.refused(endpoint.label, tenant, status=status, error=error.code, peer=exchange.peer)
+            self.recorder.refused(exchange, endpoint.label, tenant, status=status, error=error.code)
             return
         if coding is not None:
             await self._answer_coded(exchange, _Accepted(endpoint, tenant), coding)
@@ -269,7 +269,7 @@ class Gateway:
             return
         except PenstockError as error:
             status = refuse(exchange, error, endpoint.dialect)
-            self.recorder.refused(endpoint.label, tenant, status=status, error=error.code, peer=exchange.peer)
+            self.recorder.refused(exchange, endpoint.label, tenant, status=status, error=error.code)
             return
         self.pipeline.answer(coded, endpoint, tenant)
         await coded.wait_ended()
@@ -289,9 +289,7 @@ class Gateway:
                 exchange.abort()
             else:
                 status = refuse(exchange, error, routes.dialect_for(exchange))
-            self.recorder.refused(
-                work.label, work.tenant, status=status, error=error.code, peer=exchange.peer
-            )
+            self.recorder.refused(exchange, work.label, work.tenant, status=status, error=error.code)
         else:
             self.recorder.counted(work.label, CLIENT_GONE if exchange.gone else 200)
         finally:

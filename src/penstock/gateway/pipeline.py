@@ -170,9 +170,7 @@ class Pipeline:
     ) -> None:
         """The call was not admitted; None: it was none."""
         status = refuse(exchange, error, endpoint.dialect)
-        self.recorder.refused(
-            endpoint.label, tenant, call=call, status=status, error=error.code, peer=exchange.peer
-        )
+        self.recorder.refused(exchange, endpoint.label, tenant, call=call, status=status, error=error.code)
 
     def _give_back(self, exchange: Exchange, call: Call, error: Exception) -> None:
         """The call was admitted, and there will be no generation for it."""

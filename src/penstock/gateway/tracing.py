@@ -14,10 +14,11 @@ from penstock.cache.entry import Entry
 from penstock.config.extras import installed
 from penstock.config.model import TracesConfig
 from penstock.errors import ConfigError
-from penstock.messages import Call, Headers, Trace
+from penstock.messages import Call, Headers, Tenant, Trace
 from penstock.metrics import Registry
+from penstock.net.exchange import Exchange
 from penstock.traces.sender import Sender
-from penstock.traces.spans import CallEnded, Link, asked
+from penstock.traces.spans import CallEnded, Link, RequestRefused, asked
 from penstock.wire.trace_context import parent_in
 
 REMEMBERED = 4_096  # generations whose readers are told which trace made them
@@ -30,6 +31,7 @@ class Tracer:
         self._sample = sample
         self._random = random.Random()  # seeded by the system, so no two processes make the same ids
         self._put = sender.put
+        self._put_refused = sender.put_refused
         self._made: dict[str, Trace] = {}  # by generation
 
     def __repr__(self) -> str:
@@ -56,6 +58,21 @@ class Tracer:
         return Trace(
             f"{self._random.getrandbits(128) or 1:032x}", self.new_id(), "", b"", self._put, self.new_id
         )
+
+    def refused(self, call: CallEnded) -> None:
+        """A call was not admitted."""
+        self._put_refused(call, known=True)
+
+    def turned_away(
+        self, exchange: Exchange, label: str, tenant: Tenant | None, *, status: int, error: str
+    ) -> str:
+        """A request was refused before it was a call; the id of its trace, empty: it is not recorded."""
+        trace = self._begun(exchange.headers)
+        if trace is None:
+            return ""
+        method, path = exchange.method, exchange.path
+        ended = RequestRefused(trace, method, path, label, tenant, status, error, time.time())
+        return trace.trace_id if self._put_refused(ended, known=tenant is not None) else ""
 
     def new_id(self) -> str:
         """Of a span; all noughts would be none."""
@@ -135,15 +152,15 @@ class Tracing:
     def _measure(self) -> None:
         spans = self._metrics.counter(
             "penstock_spans_total",
-            "Spans of calls and attempts, by what became of them.",
+            "Spans of calls, attempts and refused requests, by what became of them.",
             labels=("outcome",),
         )
-        sent, failed, dropped = (spans.labels(outcome) for outcome in ("sent", "failed", "dropped"))
+        outcomes = ("sent", "failed", "dropped", "limited")
+        cells = {outcome: spans.labels(outcome) for outcome in outcomes}
 
         def collect() -> None:
-            sent.value = sum(sender.sent for sender in self._senders)
-            failed.value = sum(sender.failed for sender in self._senders)
-            dropped.value = sum(sender.dropped for sender in self._senders)
+            for outcome, cell in cells.items():
+                cell.value = sum(getattr(sender, outcome) for sender in self._senders)
 
         self._metrics.before_snapshot(collect)
 

@@ -2,6 +2,10 @@
 
 Whoever puts a span in neither waits nor fails.  A collector that hangs, refuses or talks nonsense costs the spans
 that find no room, or are not taken within :data:`TIMEOUT`; they are counted, and nothing else comes of it.
+
+Anybody can have requests refused, as many as he likes.  Their spans have a share of their own of each batch, and so
+of the queue, whatever becomes of the batches: no flood of them pushes out those of calls.  Who has a key cannot take
+the share of who has none, nor the other way round.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from penstock.traces.spans import Span
 
 MOST_WAITING = 4_096  # spans, of about a kilobyte each
 BATCH = 512  # spans in one request
+REFUSED = 64  # of them those of requests that were refused, with a key that is known; and as many of others
 INTERVAL = 1.0  # seconds for which a span waits for others
 TIMEOUT = 10.0  # seconds that one request may take, with what is tried again of it
 LAST_WORDS = 2.0  # seconds for what waits yet, when it ends
@@ -63,7 +68,9 @@ class Sender:
         self._closing = False
         self._thread: threading.Thread | None = None
         self._exporter: Exporter | None = None
+        self._refused = {True: 0, False: 0}  # since the last batch, by whether the key was known
         self.dropped = 0  # spans that found no room
+        self.limited = 0  # of refused requests, beyond their share
         self.sent = 0
         self.failed = 0  # that the collector did not take
 
@@ -83,6 +90,18 @@ class Sender:
             self._thread.start()
         elif len(waiting) == BATCH:
             self._wake.set()
+
+    def put_refused(self, ended: Ended, *, known: bool) -> bool:
+        """The same, of a request that was refused; False: beyond its share.
+
+        :param known: whose it was is known
+        """
+        if self._refused[known] >= REFUSED:
+            self.limited += 1
+            return False
+        self._refused[known] += 1
+        self.put(ended)
+        return True
 
     def close(self, seconds: float = LAST_WORDS) -> None:
         """Send what waits, for so many seconds; what is left then is dropped.  May block for so long."""
@@ -118,6 +137,7 @@ class Sender:
                 taken.append(self._waiting.popleft())
         except IndexError:  # that was all
             pass
+        self._refused[True] = self._refused[False] = 0
         return taken
 
     def _send(self, batch: list[Ended]) -> None:

@@ -1,4 +1,4 @@
-"""What is said of a call and of its attempts as spans; never what was asked or answered.
+"""What is said as spans of calls, their attempts, and requests that became none; never what was asked or answered.
 
 Names are those of OpenTelemetry's semantic conventions: for HTTP of version 1.44.0, for generative AI of the
 version that they had when they got a repository of their own (v0.1.0); what neither has begins with ``penstock.``.
@@ -11,13 +11,17 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from penstock.messages import Attempt, Call, Endpoint, Outcome, Trace
+from penstock.messages import Attempt, Call, Endpoint, Outcome, Tenant, Trace
 
 Value: TypeAlias = str | bool | int | float
 Why: TypeAlias = Literal["first", "retry", "fallback", "hedge", "continuation"]
 
 PICO = 1e-12
 _SERVER_ERROR = 500
+_MOST_PATH = 200  # characters of a path that are told: who has no key may ask for whatever it likes
+# http.request.method says _OTHER of others, whose names are the callers'.
+_METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
+_ROUTES = {endpoint.label: endpoint.path for endpoint in Endpoint}
 _OPERATIONS = {
     Endpoint.CHAT: "chat",
     Endpoint.MESSAGES: "chat",
@@ -222,4 +226,48 @@ class CallEnded(msgspec.Struct, frozen=True):
             said,
             (self.error or str(self.status)) if failed else "",
             () if self.link is None else (self.link,),
+        )
+
+
+class RequestRefused(msgspec.Struct, frozen=True):
+    """A request that got an error before it was a call: a wrong key, no such path, a body that is none."""
+
+    trace: Trace
+    method: str
+    path: str
+    label: str  # what it is called in metrics
+    tenant: Tenant | None  # None: whose it was is not known
+    status: int
+    error: str
+    ended: float  # seconds since 1970
+
+    def span(self) -> Span:
+        """What is said of it.  It has no length: what there was to wait for is the listener's."""
+        known, route = self.method in _METHODS, _ROUTES.get(self.label, "")
+        said: dict[str, Value] = {
+            "http.request.method": self.method if known else "_OTHER",
+            "url.path": self.path[:_MOST_PATH],
+            "http.response.status_code": self.status,
+            "penstock.status": "refused",
+            "error.type": self.error,
+        }
+        if route:
+            said["http.route"] = route
+        tenant = self.tenant
+        if tenant is not None:
+            said |= {
+                "penstock.tenant": tenant.name,
+                "penstock.key": tenant.key_name,
+                "penstock.tier": tenant.tier,
+            }
+        return Span(
+            self.trace,
+            self.trace.span_id,
+            self.trace.parent_id,
+            f"{self.method if known else 'HTTP'} {route}".rstrip(),
+            "server",
+            self.ended,
+            self.ended,
+            said,
+            self.error if self.status >= _SERVER_ERROR else "",
         )

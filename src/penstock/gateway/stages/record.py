@@ -27,6 +27,7 @@ from penstock.logs import RepeatedLine, RequestLine, RequestLog
 from penstock.messages import PROCESS_DIED, Attempt, Call, Endpoint, Outcome, Tenant, Usage
 from penstock.metrics import Counter, Histogram, Registry
 from penstock.net.clock import Clock
+from penstock.net.exchange import Exchange
 from penstock.upstream.ladder import How
 from penstock.wire import boundary, counting, problems
 from penstock.wire.tidy import Left
@@ -344,7 +345,8 @@ class Recorder:
             self._shared(call, generation, _SHARED[read], error=error)
         if call.trace is not None:
             what = (call, call.trace, generation, self.tracer)
-            trace.answered(*what, status=status, error=error, read=read, now=received + duration)
+            ended = trace.ended(*what, status=status, error=error, read=read, now=received + duration)
+            call.trace.put(ended)
         log = self.log
         if log is None:
             return
@@ -407,12 +409,12 @@ class Recorder:
 
     def refused(
         self,
+        exchange: Exchange,
         endpoint: str,
         tenant: Tenant | None,
         *,
         status: int,
         error: str,
-        peer: str,
         call: Call | None = None,
     ) -> None:
         """A request got an error.
@@ -420,9 +422,17 @@ class Recorder:
         :param call: what it asked; None: it had not become a call
         """
         self.counted(endpoint, status)
-        if call is not None and call.trace is not None:
-            now = self.clock.now()
-            trace.answered(*(call, call.trace, None, None), status=status, error=error, read="", now=now)
+        tracer = self.tracer
+        if call is None:
+            traced = trace.trace_id_in(exchange.headers)
+            if tracer is not None:
+                own = tracer.turned_away(exchange, endpoint, tenant, status=status, error=error)
+                traced = own or traced
+        else:
+            traced = trace.trace_id_of(call)
+            if tracer is not None and call.trace is not None:
+                what, now = (call, call.trace, None, None), self.clock.now()
+                tracer.refused(trace.ended(*what, status=status, error=error, read="", now=now))
         if self.log is not None:
             self.log.write(
                 RequestLine(
@@ -434,8 +444,8 @@ class Recorder:
                     status=status,
                     outcome="refused",
                     error=error,
-                    peer=peer,
-                    trace=trace.trace_id_of(call) if call is not None else "",
+                    peer=exchange.peer,
+                    trace=traced,
                 )
             )
 

@@ -13,7 +13,7 @@ import msgspec
 from penstock.gateway.stages.candidate import Candidate
 from penstock.gateway.tracing import Tracer
 from penstock.generation.log import Generation
-from penstock.messages import Attempt, Call, Event, Trace
+from penstock.messages import Attempt, Call, Event, Headers, Trace
 from penstock.traces.spans import AttemptEnded, CallEnded, Link, Server, Why, asked
 from penstock.upstream.transfer import Transfer
 from penstock.wire import sse, trace_context
@@ -40,9 +40,12 @@ _answer = msgspec.json.Decoder(_Answer).decode
 
 def trace_id_of(call: Call) -> str:
     """Of the trace that it belongs to, recorded here or not; empty: of none that is known."""
-    if call.trace is not None:
-        return call.trace.trace_id
-    parent = trace_context.parent_in(call.headers)
+    return call.trace.trace_id if call.trace is not None else trace_id_in(call.headers)
+
+
+def trace_id_in(headers: Headers) -> str:
+    """The same, as the caller tells of it."""
+    parent = trace_context.parent_in(headers)
     return "" if parent is None else parent.trace_id
 
 
@@ -130,7 +133,7 @@ def _named(event: Event, *, stream: bool) -> _Named | None:
 # ---- the call itself ----
 
 
-def answered(
+def ended(
     call: Call,
     trace: Trace,
     generation: Generation | None,
@@ -140,8 +143,8 @@ def answered(
     error: str,
     read: str,
     now: float,
-) -> None:
-    """Its caller has its answer, or has left.
+) -> CallEnded:
+    """What is to be recorded of a call whose caller has its answer, or has left.
 
     :param generation: None: there is none, because the call was refused
     :param tracer: knows for whom an answer was made that is another call's, too
@@ -155,21 +158,19 @@ def answered(
         first = generation.first_event - call.received
         saved = generation.cost if read in _SHARED else 0
     own = generation if not read else None
-    trace.put(
-        CallEnded(
-            trace,
-            *asked(call),
-            generation.id if generation is not None else call.id,
-            "refused" if generation is None else read or "created",
-            status,
-            error,
-            time.time(),
-            now - call.received,
-            first if first is not None and first >= 0 else None,
-            own.attempts if own is not None else 0,
-            own.seams if own is not None else 0,
-            own.cost if own is not None else 0,
-            saved,
-            link,
-        )
+    return CallEnded(
+        trace,
+        *asked(call),
+        generation.id if generation is not None else call.id,
+        "refused" if generation is None else read or "created",
+        status,
+        error,
+        time.time(),
+        now - call.received,
+        first if first is not None and first >= 0 else None,
+        own.attempts if own is not None else 0,
+        own.seams if own is not None else 0,
+        own.cost if own is not None else 0,
+        saved,
+        link,
     )
