@@ -215,6 +215,26 @@ def test_what_is_no_parent_is_passed_on_to_nobody():
     assert b"tracestate" not in received
 
 
+@pytest.mark.parametrize("recorded", [True, False])
+def test_an_upstream_that_is_not_to_know_of_the_trace_is_told_nothing_of_it(recorded):
+    async def main():
+        async with ScriptedUpstream([[Step.REQUEST, ANSWER]]) as upstream:
+            traces = TracesConfig(endpoint=collector.endpoint if recorded else "")
+            settings = config(upstream.url, traces=traces)
+            settings.upstreams["up0"] = UpstreamConfig(
+                kind="openai", base_url=upstream.url + "/v1", trace_context=False
+            )
+            async with serving(settings) as (_, port):
+                assert (await call(port, PROMPT, headers=PARENT)).status == 200
+            return upstream.received
+
+    with Collector() as collector:
+        received = asyncio.run(main())
+    assert told(received) == []
+    assert b"vendor=x" not in received[0]
+    assert [span.trace_id for span in collector.spans] == [TRACE] * 2 * recorded
+
+
 def test_a_retry_is_a_span_of_its_own_and_the_failure_another():
     spans, received, _, _ = traced([[Step.REQUEST, error(500), Step.REQUEST, ANSWER]], once())
     (server,), (first, second) = split(spans)

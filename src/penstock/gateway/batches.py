@@ -17,7 +17,7 @@ from penstock.config.model import BatchesConfig
 from penstock.errors import BadRequest, Conflict, RateLimited
 from penstock.gateway.files import checked_lifetime
 from penstock.gateway.kept import method_of, page_of, respond, respond_list
-from penstock.gateway.naming_batches import naming_of
+from penstock.gateway.naming_batches import repeatable
 from penstock.messages import JSON, Tenant
 from penstock.net.exchange import Exchange
 from penstock.upload.file_index import new_file_id
@@ -71,7 +71,8 @@ class BatchRoom:
     async def _create(self, tenant: Tenant, exchange: Exchange) -> None:
         body = exchange.whole_body()
         batch = self._asked(tenant, body_of(body))
-        naming = naming_of(exchange, tenant, OPENAI, blake3(body).hexdigest())
+        known = repeatable(exchange, tenant, OPENAI)
+        naming = known.naming(blake3(body).hexdigest()) if known is not None else None
         if (present := await self._runner.store.named(naming, batch.created)) is not None:
             respond(exchange, shown(present))
             return

@@ -25,7 +25,7 @@ from penstock.errors import BadRequest, BodyTooLarge, Gone, NotFound, PenstockEr
 from penstock.gateway.batches import refuse_more
 from penstock.gateway.files import send
 from penstock.gateway.kept import method_of, page_of, respond
-from penstock.gateway.naming_batches import naming_of
+from penstock.gateway.naming_batches import repeatable
 from penstock.gateway.uploads import base_of
 from penstock.messages import JSON, Endpoint, Tenant
 from penstock.net.exchange import Exchange
@@ -83,14 +83,14 @@ class MessageBatchRoom:
 
     async def _create(self, tenant: Tenant, exchange: Exchange) -> None:
         store, most = self._runner.store, self._config.max_open
-        early = naming_of(exchange, tenant, ANTHROPIC, "")
-        repeats = early is not None and early.may_repeat
+        known = repeatable(exchange, tenant, ANTHROPIC)
+        repeats = known is not None and known.may_repeat
         if not repeats:
             await refuse_more(store, tenant.name, most)
         batch_id = new_batch_id(ANTHROPIC)
         count, file, fingerprint = await self._receive(tenant.name, batch_id, exchange)
         now = self._now()
-        naming = naming_of(exchange, tenant, ANTHROPIC, fingerprint)
+        naming = known.naming(fingerprint) if known is not None else None
         batch = Batch(
             id=batch_id,
             tenant=tenant.name,

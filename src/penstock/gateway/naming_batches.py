@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from blake3 import blake3
 
 from penstock.batches.repeated import Naming
@@ -12,11 +13,34 @@ from penstock.messages import Tenant
 from penstock.net.exchange import Exchange
 
 
-def naming_of(exchange: Exchange, tenant: Tenant, kind: str, fingerprint: str) -> Naming | None:
+class Repeatable(msgspec.Struct, frozen=True):
+    """What its head says of it, before its body is read.
+
+    :ivar kind: with what the ids of its batch begin
+    :ivar key: its ``Idempotency-Key``; empty: it has none
+    :ivar is_retry: its SDK says that it asks once more
+    """
+
+    owner: str
+    kind: str
+    key: bytes
+    is_retry: bool
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether it may be a request that came before."""
+        return bool(self.key) or self.is_retry
+
+    def naming(self, fingerprint: str) -> Naming:
+        """:param fingerprint: of its body"""
+        said = b"key " + self.key if self.key else b"body " + fingerprint.encode()
+        name = blake3(b"\n".join((self.owner.encode(), self.kind.encode(), said))).hexdigest()
+        return Naming(name, fingerprint, bool(self.key), self.is_retry)
+
+
+def repeatable(exchange: Exchange, tenant: Tenant, kind: str) -> Repeatable | None:
     """None: it can be nobody's repetition, and nobody will repeat it.
 
-    :param kind: with what the ids of its batch begin
-    :param fingerprint: of its body
     :raises BadRequest: its ``Idempotency-Key`` is too long
     """
     headers = exchange.headers
@@ -26,6 +50,4 @@ def naming_of(exchange: Exchange, tenant: Tenant, kind: str, fingerprint: str) -
     tries = headers.get(b"x-stainless-retry-count")
     if not key and tries is None:
         return None
-    said = b"key " + key if key else b"body " + fingerprint.encode()
-    name = blake3(b"\n".join((owner_of(tenant, headers).encode(), kind.encode(), said))).hexdigest()
-    return Naming(name, fingerprint, bool(key), tries not in {None, b"0"})
+    return Repeatable(owner_of(tenant, headers), kind, key, tries not in {None, b"0"})

@@ -491,7 +491,7 @@ class HTTPUpstream:
 
         :raises penstock.errors.PenstockError: the attempt failed; see ``Transfer.conclude``
         """
-        if transfer.job.trace:
+        if transfer.job.trace and self.config.trace_context:
             head = head[:-2] + transfer.job.trace + b"\r\n"
         if self._credentials is not None:
             head = await self._permitted(self._credentials, connection, head, body)

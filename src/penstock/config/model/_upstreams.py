@@ -174,6 +174,7 @@ class UpstreamConfig(Section, frozen=True):
     # instead of a key, what has to be fetched; of the kinds bedrock and vertex without a key: from aws and google
     credentials: CredentialsConfig | None = None
     headers: dict[str, str] = {}  # added to every request
+    trace_context: bool = True  # it is told which trace a call belongs to (traceparent, tracestate)
     local: LocalConfig = LocalConfig()  # of kind local: the model
     responses: bool = False  # it has /v1/responses itself; otherwise they are translated
     # of the kind bedrock: by which of its APIs models are asked; none: Anthropic's by invoke, and those whose id

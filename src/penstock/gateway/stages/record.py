@@ -341,12 +341,15 @@ class Recorder:
         duration = self.clock.now() - received
         self.counted(label, status)
         self.durations_cell(label).observe(duration)
-        if read in _SHARED and generation is not None:
-            self._shared(call, generation, _SHARED[read], error=error)
+        shared = _SHARED.get(read)
+        if shared is not None and generation is not None:
+            self._shared(call, generation, shared, error=error)
         if call.trace is not None:
             what = (call, call.trace, generation, self.tracer)
-            ended = trace.ended(*what, status=status, error=error, read=read, now=received + duration)
-            call.trace.put(ended)
+            is_shared, at = shared is not None, received + duration
+            call.trace.put(
+                trace.ended(*what, status=status, error=error, read=read, shared=is_shared, now=at)
+            )
         log = self.log
         if log is None:
             return
@@ -432,7 +435,7 @@ class Recorder:
             traced = trace.trace_id_of(call)
             if tracer is not None and call.trace is not None:
                 what, now = (call, call.trace, None, None), self.clock.now()
-                tracer.refused(trace.ended(*what, status=status, error=error, read="", now=now))
+                tracer.refused(trace.ended(*what, status=status, error=error, read="", shared=False, now=now))
         if self.log is not None:
             self.log.write(
                 RequestLine(

@@ -20,7 +20,6 @@ from penstock.wire import sse, trace_context
 from penstock.wire.not_json import NOT_JSON
 
 READ_BYTES = 65_536  # of an answer's first event, in which its model is looked for
-_SHARED = frozenset({"joined", "attached", "replayed"})
 
 
 class _Named(msgspec.Struct):
@@ -142,6 +141,7 @@ def ended(
     status: int,
     error: str,
     read: str,
+    shared: bool,
     now: float,
 ) -> CallEnded:
     """What is to be recorded of a call whose caller has its answer, or has left.
@@ -149,14 +149,15 @@ def ended(
     :param generation: None: there is none, because the call was refused
     :param tracer: knows for whom an answer was made that is another call's, too
     :param read: how it came by the generation, if that was not made for it
+    :param shared: it was made for another call that was under way, or lately
     :param now: monotonic seconds
     """
     link, first, saved = None, None, 0
     if generation is not None:
-        if read in _SHARED and tracer is not None:
+        if shared and tracer is not None:
             link = tracer.maker_of(generation.id)
         first = generation.first_event - call.received
-        saved = generation.cost if read in _SHARED else 0
+        saved = generation.cost if shared else 0
     own = generation if not read else None
     return CallEnded(
         trace,
