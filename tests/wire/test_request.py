@@ -89,6 +89,14 @@ def test_a_member_that_lenient_servers_would_read_as_another_is_refused(name):
         assert told.value.param == name
 
 
+def test_members_without_number_are_refused():
+    """A megabyte of zstd can hold three millions of them."""
+    most = {f"a{number}": 0 for number in range(request.MOST_MEMBERS - len(VALID))}
+    assert len(read({**VALID, **most}).fields) == request.MOST_MEMBERS
+    with pytest.raises(BadRequest, match="more than 1000 members"):
+        read({**VALID, **most, "more": 0})
+
+
 def test_a_member_in_other_letters_that_nobody_could_mistake_goes_on():
     assert read({**VALID, "topK": 1, "größe": 2, "guided_JSON": {}}).fields.keys() >= {"topK", "größe"}
 
