@@ -52,8 +52,8 @@ def test_what_lies_between_two_codings_is_bound_by_what_was_sent():
     """A second coding makes a body shorter that keeps a decoder busy and gives nothing out: 32 MB of it, of 96 KB."""
     busy = b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + b"\0\0\0\xff\xff" * 400_000 + b"\x03\0" + bytes(8)
     assert decoded(busy, "gzip", limit=4_000_000) == b""
-    for outer in ENCODE:
-        twice = ENCODE[outer](busy)
+    for outer, encode in ENCODE.items():
+        twice = encode(busy)
         assert len(twice) < 10_000
         with pytest.raises(BodyTooLarge, match="larger than 65536 bytes"):
             decoded(twice, "gzip", outer, limit=4_000_000)
