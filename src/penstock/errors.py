@@ -34,7 +34,7 @@
     │   ├── Overloaded            503      refused before queueing: no room in the queue
     │   │   └── Evicted           503      had a place in the queue, and had to make room
     │   ├── Draining              503      this process is going away
-    │   ├── StorageUnavailable    503      files and batches cannot be reached now
+    │   ├── StorageUnavailable    503      files, batches or conversations cannot be reached now
     │   └── StorageFull           507      the disk has no room for them
     ├── UpstreamError                    they: the provider failed
     │   ├── UpstreamUnreachable   502      refused, reset, TLS, DNS

@@ -20,29 +20,6 @@ pytestmark = pytest.mark.skipif(
 PATIENT = 60.0  # seconds: what is tested is not how quick a busy machine is
 
 
-@pytest.fixture(scope="module")
-def server():
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def cluster_node(tmp_path_factory):
-    """A whole cluster of one node, which refuses a command or script whose keys are not in one slot."""
-    files = tmp_path_factory.mktemp("cluster")
-    bus = str(RedisServer().port)  # the usual one is 10,000 higher than the other, and may not exist
-    with RedisServer("--cluster-enabled", "yes", "--cluster-port", bus, "--dir", str(files)) as server:
-        command = ["redis-cli", "-p", str(server.port)]
-        subprocess.run(
-            [*command, "cluster", "addslotsrange", "0", "16383"], check=True, stdout=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 60
-        while b"cluster_state:ok" not in subprocess.check_output([*command, "cluster", "info"]):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        yield server
-
-
 @pytest.fixture
 def own_server():
     with RedisServer() as server:

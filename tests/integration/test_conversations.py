@@ -13,7 +13,7 @@ import pytest
 from gateway_books import settled_bill, wait_until
 
 from penstock.config.keys import hash_key, new_key
-from penstock.testing import GatewayProcess, SimulatorProcess
+from penstock.testing import GatewayProcess, RedisServer, SimulatorProcess
 
 MODEL = "sim:tokens=8"
 
@@ -65,6 +65,10 @@ def items_of(client, conversation, **query):
     return [
         (item.role, item.content[0].text) for item in client.conversations.items.list(conversation, **query)
     ]
+
+
+def wait_added(client, conversation, count):
+    wait_until(lambda: len(items_of(client, conversation)) == count, what="what was said")
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -227,3 +231,79 @@ def test_conversations_outlive_their_processes_where_answers_do(tmp_path, client
         with GatewayProcess(config, tmp_path) as again:
             for _ in range(4):  # whichever worker takes the connection
                 assert items_of(client_of(again), conversation, order="asc") == expected
+
+
+@pytest.fixture
+def replicas(tmp_path):
+    """Two gateways that share nothing but a Redis server: the server, the gateways, and the simulator behind them."""
+    if not RedisServer.available():
+        pytest.skip("there is no redis-server on this machine")
+    keys = {name: new_key() for name in ("alice", "bob")}
+    listed = [{"name": name, "hash": hash_key(key), "tenant": name} for name, key in keys.items()]
+    with contextlib.ExitStack() as stack:
+        redis, simulator = stack.enter_context(RedisServer()), stack.enter_context(SimulatorProcess())
+        gateways = []
+        for folder in (tmp_path / "here", tmp_path / "there"):
+            folder.mkdir()
+            shared = {"durability": "shared", "redis": redis.url}
+            config = configured(simulator, folder, keys=listed, generations=shared)
+            gateways.append(stack.enter_context(GatewayProcess(config, folder)))
+        stack.callback(redis.thaw)  # it is what gateways that end talk to
+        yield redis, gateways, simulator, keys
+
+
+def test_a_conversation_goes_on_at_another_machine(replicas, client_of):
+    _, gateways, _, keys = replicas
+    here, there = (client_of(gateway, keys["alice"]) for gateway in gateways)
+    conversation = here.conversations.create(items=[{"role": "user", "content": "hello"}]).id
+    expected = [("user", "hello")]
+    for number, client in enumerate((there, here, there)):
+        asked = {"model": MODEL, "input": f"question {number}", "conversation": conversation}
+        text = client.responses.create(**asked).output_text
+        expected += [("user", f"question {number}"), ("assistant", text)]
+        wait_added(here, conversation, len(expected))
+    assert items_of(here, conversation, order="asc") == items_of(there, conversation, order="asc") == expected
+    for gateway in gateways:
+        bob = client_of(gateway, keys["bob"])
+        for attempt in (
+            lambda bob=bob: bob.conversations.retrieve(conversation),
+            lambda bob=bob: bob.responses.create(model=MODEL, input="hi", conversation=conversation),
+        ):
+            with pytest.raises(openai.NotFoundError):
+                attempt()
+    there.conversations.delete(conversation)
+    with pytest.raises(openai.NotFoundError):
+        here.conversations.retrieve(conversation)
+
+
+def test_an_answer_comes_into_its_conversation_though_redis_was_away_when_it_ended(replicas, client_of):
+    redis, gateways, simulator, keys = replicas
+    here, there = (client_of(gateway, keys["alice"]) for gateway in gateways)
+    conversation = here.conversations.create().id
+    asked = {"model": "sim:tokens=4,ttft=1500", "input": "slow", "conversation": conversation}
+    with here.responses.stream(**asked) as events:
+        wait_until(simulator.requests, what="the question")
+        redis.freeze()
+        text = events.get_final_response().output_text
+    for attempt in (
+        lambda: there.conversations.retrieve(conversation),
+        lambda: there.conversations.items.create(conversation, items=[{"role": "user", "content": "x"}]),
+        lambda: there.responses.create(model=MODEL, input="more", conversation=conversation),
+    ):
+        with pytest.raises(openai.InternalServerError) as refused:
+            attempt()
+        assert (refused.value.status_code, refused.value.code) == (503, "storage_unavailable")
+        assert "retry-after" in refused.value.response.headers
+    redis.thaw()
+
+    def found():
+        with contextlib.suppress(openai.InternalServerError):
+            return items_of(there, conversation, order="asc")
+
+    slow = [("user", "slow"), ("assistant", text)]
+    wait_until(lambda: (told := found()) and all(item in told for item in slow), what="what was said")
+    assert gateways[0].stop() == 0  # which waits for what it has still to say
+    told = [item for item in found() if item != ("user", "x")]  # that one was not answered, and may have come
+    assert told == slow
+    with pytest.raises(openai.NotFoundError):
+        there.conversations.retrieve("conv_" + "0" * 32)

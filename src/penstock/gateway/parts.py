@@ -27,6 +27,7 @@ from penstock.generation.conversations import Conversations
 from penstock.generation.keeper import Keeper
 from penstock.generation.store import Store
 from penstock.generation.stores.sqlite import SQLiteStore
+from penstock.generation.stores.sqlite_conversations import SQLiteConversations
 from penstock.ledger.prices import PriceTable
 from penstock.messages import Endpoint, Tenant
 from penstock.metrics import Registry
@@ -48,6 +49,8 @@ from penstock.webhooks.sender import Sender
 if TYPE_CHECKING:
     from penstock.flow.shared_trials import SharedTrials
     from penstock.gateway.stages.resemble import Resemblance
+
+_NO_SHARED = "generations that are shared need the extra redis: pip install 'penstock[redis]'"
 
 
 def sender(config: Config, clock: Clock, metrics: Registry) -> Sender | None:
@@ -263,27 +266,37 @@ def keeper(durability: str, config: GenerationsConfig, clock: Clock) -> Keeper:
         try:
             from penstock.generation.stores.redis import RedisStore  # noqa: PLC0415 - of an extra
         except ImportError as error:
-            raise ConfigError(
-                "generations that are shared need the extra redis: pip install 'penstock[redis]'"
-            ) from error
+            raise ConfigError(_NO_SHARED) from error
         store = RedisStore(config.redis.reveal(), config.stored_bytes)
     return Keeper(store, clock, kept_for=config.kept_for, lease=config.lease)
 
 
 def conversations(config: Config) -> Conversations:
-    """What keeps callers' conversations: beside generations that outlive their process, else in its memory."""
-    kept = config.conversations
+    """What keeps callers' conversations: beside generations that outlive their process, else in its memory.
+
+    :raises ConfigError: an extra is missing
+    """
+    kept, longest = config.conversations, config.listener.max_body_bytes
     wanted = {model.durability for model in config.models.values()} | {config.generations.durability}
+    if "shared" in wanted:
+        assert config.generations.redis is not None, "the configuration was checked"
+        try:
+            from penstock.generation.stores.redis_conversations import (  # noqa: PLC0415 - of an extra
+                RedisConversations,
+            )
+        except ImportError as error:
+            raise ConfigError(_NO_SHARED) from error
+        return RedisConversations(
+            config.generations.redis.reveal(),
+            kept_for=kept.kept_for,
+            stored_bytes=kept.stored_bytes,
+            longest=longest,
+        )
     path = MEMORY
-    if not wanted.isdisjoint({"disk", "shared"}):
+    if "disk" in wanted:
         file = Path(config.generations.path)
         path = file.with_name(f"{file.stem}.conversations{file.suffix}")
-    return Conversations(
-        path,
-        kept_for=kept.kept_for,
-        stored_bytes=kept.stored_bytes,
-        longest=config.listener.max_body_bytes,
-    )
+    return SQLiteConversations(path, kept_for=kept.kept_for, stored_bytes=kept.stored_bytes, longest=longest)
 
 
 def resemblance(

@@ -1,50 +1,20 @@
 """Conversations that callers keep here: items in their order, each conversation its owner's alone.
 
-They are in one SQLite file of this machine's workers, or in the memory of one.  A conversation goes when it has not
-been added to for ``kept_for`` seconds, and where all together hold more than they may: then of whoever holds most,
-the one that was added to the longest time ago.
+A conversation goes when it has not been added to for ``kept_for`` seconds, and where all together hold more than they
+may: then of whoever holds most, the one that was added to the longest time ago.
 """
 
 from __future__ import annotations
 
 import secrets
-import sqlite3
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 
-from penstock.database import Database
 from penstock.errors import BodyTooLarge, NotFound
 
 LEAST_CHARGE = 256  # bytes that an item counts for at least, and a conversation beside its items
-_EXPIRY_INTERVAL = 60.0  # seconds
-_APPLICATION_ID = 0x50454E43  # "PENC"
-_VERSION = 1
-_SCHEMA = (
-    """
-CREATE TABLE conversations (
-  id TEXT PRIMARY KEY,
-  owner TEXT NOT NULL,
-  created REAL NOT NULL,
-  used REAL NOT NULL,
-  bytes INTEGER NOT NULL,
-  metadata BLOB NOT NULL
-) WITHOUT ROWID""",
-    "CREATE INDEX conversations_used ON conversations (used)",
-    "CREATE INDEX conversations_of_owner ON conversations (owner, used)",
-    """
-CREATE TABLE items (
-  position INTEGER PRIMARY KEY AUTOINCREMENT,
-  conversation TEXT NOT NULL,
-  id TEXT NOT NULL,
-  body BLOB NOT NULL
-)""",
-    "CREATE UNIQUE INDEX items_by_id ON items (conversation, id)",
-    "CREATE INDEX items_in_order ON items (conversation, position)",
-    "CREATE TABLE owners (owner TEXT PRIMARY KEY, bytes INTEGER NOT NULL) WITHOUT ROWID",
-)
 
 
 class Conversation(msgspec.Struct, frozen=True):
@@ -62,108 +32,43 @@ class Item(msgspec.Struct, frozen=True):
     body: bytes
 
 
-class Conversations:
-    """Every method raises :class:`~penstock.errors.StorageUnavailable` where the file does not answer, and
-    :class:`~penstock.errors.StorageFull` where the disk has no room.
+class Conversations(Protocol):
+    """Where they are kept.  Each method does all of its work or nothing.
 
-    :param path: of the file; :data:`penstock.database.MEMORY`: there is none
-    :param kept_for: seconds
-    :param stored_bytes: what all may hold together
-    :param longest: bytes of one conversation; a longer one could not be sent to anybody
-    :param now: Unix time
+    Every method raises :class:`~penstock.errors.StorageUnavailable` where file or server does not answer, and
+    :class:`~penstock.errors.StorageFull` where there is no room.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        kept_for: float,
-        stored_bytes: int,
-        longest: int,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        self._database = Database(path, application_id=_APPLICATION_ID, version=_VERSION, schema=_SCHEMA)
-        self._kept_for = kept_for
-        self._stored_bytes = stored_bytes
-        self._longest = longest
-        self._now = now
-        self._expired = 0.0
-
-    def __repr__(self) -> str:
-        return f"<Conversations in {self._database.path}>"
-
-    async def close(self) -> None:
-        await self._database.close()
+    async def close(self) -> None: ...
 
     async def create(self, owner: str, metadata: bytes, items: Sequence[Item]) -> Conversation:
         """:raises BodyTooLarge: the items are longer than a conversation may be"""
-        now = self._now()
-        conversation = Conversation(new_conversation_id(), now, metadata)
-
-        def create(db: sqlite3.Connection) -> None:
-            db.execute(
-                "INSERT INTO conversations VALUES (?, ?, ?, ?, 0, ?)",
-                (conversation.id, owner, now, now, metadata),
-            )
-            self._charge(db, conversation.id, owner, LEAST_CHARGE + len(metadata))
-            self._append(db, conversation.id, owner, items)
-
-        await self._database.write(create)
-        return conversation
 
     async def get(self, owner: str, conversation_id: str) -> Conversation:
         """:raises NotFound: this owner has none of this id"""
-        return await self._database.read(lambda db: self._found(db, owner, conversation_id))
 
     async def update(self, owner: str, conversation_id: str, metadata: bytes) -> Conversation:
         """:raises NotFound: as :meth:`get`"""
 
-        def update(db: sqlite3.Connection) -> Conversation:
-            found = self._found(db, owner, conversation_id)
-            db.execute("UPDATE conversations SET metadata = ? WHERE id = ?", (metadata, conversation_id))
-            self._charge(db, conversation_id, owner, len(metadata) - len(found.metadata))
-            return msgspec.structs.replace(found, metadata=metadata)
-
-        return await self._database.write(update)
-
     async def delete(self, owner: str, conversation_id: str) -> None:
         """:raises NotFound: as :meth:`get`"""
 
-        def delete(db: sqlite3.Connection) -> None:
-            self._found(db, owner, conversation_id)
-            self._forget(db, conversation_id)
-
-        await self._database.write(delete)
-
-    # ---- items ----
-
-    async def add(self, owner: str, conversation_id: str, items: Sequence[Item]) -> list[Item]:
+    async def add(
+        self, owner: str, conversation_id: str, items: Sequence[Item], *, once: str = ""
+    ) -> list[Item]:
         """Put items behind those that are there; one whose id is there already gets another, as returned.
 
+        :param once: names this addition: one that may have been made, though its answer did not come, can be asked for
+            again for some minutes, and is made once
         :raises NotFound: as :meth:`get`
         :raises BodyTooLarge: the conversation would be longer than it may be
         """
-
-        def add(db: sqlite3.Connection) -> list[Item]:
-            self._found(db, owner, conversation_id)
-            return self._append(db, conversation_id, owner, items)
-
-        return await self._database.write(add)
 
     async def items(self, owner: str, conversation_id: str) -> list[bytes]:
         """All of them, in their order.
 
         :raises NotFound: as :meth:`get`
         """
-
-        def items(db: sqlite3.Connection) -> list[bytes]:
-            self._found(db, owner, conversation_id)
-            rows = db.execute(
-                "SELECT body FROM items WHERE conversation = ? ORDER BY position", (conversation_id,)
-            )
-            return [body for (body,) in rows]
-
-        return await self._database.read(items)
 
     async def page(
         self, owner: str, conversation_id: str, *, after: str, limit: int, newest_first: bool
@@ -173,121 +78,12 @@ class Conversations:
         :param after: the id of the last one of the page before; empty: from the beginning
         :raises NotFound: as :meth:`get`
         """
-        order, sign = ("DESC", "<") if newest_first else ("ASC", ">")
-        where, values = "conversation = ?", [conversation_id]
-        if after:
-            where += f" AND position {sign} (SELECT position FROM items WHERE conversation = ? AND id = ?)"  # noqa: S608 - only signs
-            values += [conversation_id, after]
-        statement = f"SELECT id, body FROM items WHERE {where} ORDER BY position {order} LIMIT ?"  # noqa: S608 - only names
-
-        def page(db: sqlite3.Connection) -> list[tuple[str, bytes]]:
-            self._found(db, owner, conversation_id)
-            return db.execute(statement, (*values, limit + 1)).fetchall()
-
-        rows = await self._database.read(page)
-        return [Item(*row) for row in rows[:limit]], len(rows) > limit
 
     async def item(self, owner: str, conversation_id: str, item_id: str) -> Item:
         """:raises NotFound: there is none"""
 
-        def item(db: sqlite3.Connection) -> Item:
-            self._found(db, owner, conversation_id)
-            return Item(item_id, self._body(db, conversation_id, item_id))
-
-        return await self._database.read(item)
-
     async def remove(self, owner: str, conversation_id: str, item_id: str) -> Conversation:
         """:raises NotFound: there is none"""
-
-        def remove(db: sqlite3.Connection) -> Conversation:
-            found = self._found(db, owner, conversation_id)
-            body = self._body(db, conversation_id, item_id)
-            db.execute("DELETE FROM items WHERE conversation = ? AND id = ?", (conversation_id, item_id))
-            self._charge(db, conversation_id, owner, -_charge_of(body))
-            return found
-
-        return await self._database.write(remove)
-
-    # ---- in the database's thread ----
-
-    def _found(self, db: sqlite3.Connection, owner: str, conversation_id: str) -> Conversation:
-        row = db.execute(
-            "SELECT id, created, metadata FROM conversations WHERE id = ? AND owner = ? AND used > ?",
-            (conversation_id, owner, self._now() - self._kept_for),
-        ).fetchone()
-        if row is None:
-            raise unknown_conversation(conversation_id)
-        return Conversation(*row)
-
-    @staticmethod
-    def _body(db: sqlite3.Connection, conversation_id: str, item_id: str) -> bytes:
-        row = db.execute(
-            "SELECT body FROM items WHERE conversation = ? AND id = ?", (conversation_id, item_id)
-        ).fetchone()
-        if row is None:
-            raise NotFound(
-                f"the conversation has no item {item_id[:100]!r}", param="item_id", code="item_not_found"
-            )
-        body: bytes = row[0]
-        return body
-
-    def _append(
-        self, db: sqlite3.Connection, conversation_id: str, owner: str, items: Sequence[Item]
-    ) -> list[Item]:
-        added = []
-        for item in items:
-            there = db.execute(
-                "SELECT 1 FROM items WHERE conversation = ? AND id = ?", (conversation_id, item.id)
-            ).fetchone()
-            if there:
-                item = renamed(item)  # noqa: PLW2901
-            db.execute(
-                "INSERT INTO items (conversation, id, body) VALUES (?, ?, ?)",
-                (conversation_id, item.id, item.body),
-            )
-            added.append(item)
-        self._charge(db, conversation_id, owner, sum(_charge_of(item.body) for item in added))
-        now = self._now()
-        db.execute("UPDATE conversations SET used = ? WHERE id = ?", (now, conversation_id))
-        self._make_room(db, conversation_id, now)
-        return added
-
-    def _charge(self, db: sqlite3.Connection, conversation_id: str, owner: str, size: int) -> None:
-        """:raises BodyTooLarge: the conversation is longer than it may be; the transaction is undone"""
-        (held,) = db.execute(
-            "UPDATE conversations SET bytes = bytes + ? WHERE id = ? RETURNING bytes", (size, conversation_id)
-        ).fetchone()
-        if size > 0 and held > self._longest:
-            raise BodyTooLarge(f"the conversation is longer than {self._longest} bytes")
-        db.execute(
-            "INSERT INTO owners VALUES (?, ?) ON CONFLICT (owner) DO UPDATE SET bytes = bytes + excluded.bytes",
-            (owner, size),
-        )
-
-    def _make_room(self, db: sqlite3.Connection, needed: str, now: float) -> None:
-        if now - self._expired > _EXPIRY_INTERVAL:
-            self._expired = now
-            old = db.execute("SELECT id FROM conversations WHERE used <= ?", (now - self._kept_for,))
-            for (conversation_id,) in old.fetchall():
-                self._forget(db, conversation_id)
-        while db.execute("SELECT total(bytes) FROM owners").fetchone()[0] > self._stored_bytes:
-            oldest = db.execute(
-                "SELECT id FROM conversations WHERE id != ?"
-                " AND owner = (SELECT owner FROM owners ORDER BY bytes DESC LIMIT 1) ORDER BY used LIMIT 1",
-                (needed,),
-            ).fetchone()
-            if oldest is None:
-                return
-            self._forget(db, oldest[0])
-
-    @staticmethod
-    def _forget(db: sqlite3.Connection, conversation_id: str) -> None:
-        db.execute("DELETE FROM items WHERE conversation = ?", (conversation_id,))
-        owner, size = db.execute(
-            "DELETE FROM conversations WHERE id = ? RETURNING owner, bytes", (conversation_id,)
-        ).fetchone()
-        db.execute("UPDATE owners SET bytes = bytes - ? WHERE owner = ?", (size, owner))
-        db.execute("DELETE FROM owners WHERE owner = ? AND bytes <= 0", (owner,))
 
 
 def new_conversation_id() -> str:
@@ -304,6 +100,11 @@ def renamed(item: Item) -> Item:
     return Item(item_id, msgspec.json.encode(members))
 
 
+def charge_of(body: bytes) -> int:
+    """Bytes that an item counts for."""
+    return max(len(body), LEAST_CHARGE)
+
+
 def unknown_conversation(conversation_id: str) -> NotFound:
     return NotFound(
         f"you have no conversation {conversation_id[:100]!r}",
@@ -312,5 +113,9 @@ def unknown_conversation(conversation_id: str) -> NotFound:
     )
 
 
-def _charge_of(body: bytes) -> int:
-    return max(len(body), LEAST_CHARGE)
+def unknown_item(item_id: str) -> NotFound:
+    return NotFound(f"the conversation has no item {item_id[:100]!r}", param="item_id", code="item_not_found")
+
+
+def too_long(longest: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the conversation is longer than {longest} bytes")

@@ -28,8 +28,8 @@ class GenerationsConfig(Section, frozen=True):
 
 
 class ConversationsConfig(Section, frozen=True):
-    """Conversations that callers keep here (`/v1/conversations`); where, `generations.durability` decides."""
+    """Conversations that callers keep here (`/v1/conversations`); where, `generations.durability` and the models' decide."""
 
     kept_for: Seconds = 2_592_000.0  # a conversation goes when it has not been added to for so long
-    # what all may hold, in each worker's memory or in the file; of whoever holds most, the oldest make room
+    # what all may hold, in each worker's memory, in the file or in Redis; of whoever holds most, the oldest make room
     stored_bytes: Bytes = 268_435_456

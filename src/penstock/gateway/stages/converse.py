@@ -7,17 +7,27 @@ what its caller wrote (``Call.asked``), so that none is computed twice, nor adde
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import msgspec
 
-from penstock.errors import BodyTooLarge, PenstockError
+from penstock.errors import BodyTooLarge, PenstockError, StorageUnavailable
 from penstock.gateway.uploads import owner_of
 from penstock.generation.conversations import Conversations, Item
 from penstock.generation.log import Generation
 from penstock.messages import Call, Endpoint
 from penstock.wire import request, responses
 from penstock.wire.fold import fold
+
+PAUSES = (
+    0.5,
+    1.0,
+    2.0,
+    4.0,
+    8.0,
+    16.0,
+)  # seconds before what was answered is put into its conversation once more
 
 log = logging.getLogger("penstock.gateway")
 
@@ -56,9 +66,23 @@ async def settle(call: Call, generation: Generation, conversations: Conversation
     answer = fold(Endpoint.RESPONSES, events) if generation.stream else b"".join(events)
     try:
         items = [Item(*item) for item in responses.added(asked.fields, answer)]
-        owner = owner_of(call.tenant, call.headers)
-        await conversations.add(owner, responses.conversation_named(asked.fields), items)
+        await _added(call, asked, generation, items, conversations)
     except PenstockError as error:  # the answer is its caller's, whatever becomes of the conversation
         log.warning("%s is in no conversation: %s", generation.id, error.message)
     except Exception:
         log.exception("defect while putting %s into its conversation", generation.id)
+
+
+async def _added(
+    call: Call, asked: Call, generation: Generation, items: list[Item], conversations: Conversations
+) -> None:
+    """An answer that was paid for stays in its conversation, also if that cannot be reached for half a minute."""
+    owner, name = owner_of(call.tenant, call.headers), responses.conversation_named(asked.fields)
+    for pause in PAUSES:
+        try:
+            await conversations.add(owner, name, items, once=generation.id)
+        except StorageUnavailable:
+            await asyncio.sleep(pause)
+        else:
+            return
+    await conversations.add(owner, name, items, once=generation.id)
