@@ -36,7 +36,8 @@ def test_what_is_in_flight_can_be_seen_and_is_gone_afterwards():
         async with ScriptedUpstream([script]) as upstream:
             async with serving(config(upstream.url)) as (gateway, port):
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.write(request({**PROMPT, "stream": True}))
+                parent = f"traceparent: 00-{'a' * 32}-{'b' * 16}-00"
+                writer.write(request({**PROMPT, "stream": True}, headers=[parent]))
                 await reader.readuntil(b'"a"')
                 during = gateway.snapshot()
                 go_on.set()
@@ -48,6 +49,7 @@ def test_what_is_in_flight_can_be_seen_and_is_gone_afterwards():
     during, after = on_uvloop(main)
     (one,) = during["generations"]
     assert (one["endpoint"], one["model"], one["events"], one["readers"]) == ("chat", "m", 1, 1)
+    assert one["trace"] == "a" * 32
     assert during["pools"]["up0"]["busy"] == 1
     assert during["held"]["calls"] == during["held"]["open_attempts"] == 1
     assert after["generations"] == []

@@ -40,6 +40,15 @@ def test_a_span_arrives_whole():
     assert headers["x-key"] == "k"
 
 
+def test_header_fields_of_the_environment_are_sent_beside_those_of_the_configuration(monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-key=from%20there")
+    with Collector() as collector:
+        for own in ({}, {"x-other": Secret("own")}):
+            assert OTLP(TracesConfig(endpoint=collector.endpoint, headers=own), 10.0).export([SPAN])
+    assert [headers.get("x-key") for _, headers in collector.requests] == ["from there", "from there"]
+    assert collector.requests[1][1]["x-other"] == "own"
+
+
 @pytest.mark.parametrize("path", ["/api/otel", "/api/otel/", "/api/otel/v1/traces"])
 def test_the_address_may_have_a_path(path):
     with Collector() as collector:

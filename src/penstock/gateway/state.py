@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from penstock.gateway.stages.trace import trace_id_of
+
 if TYPE_CHECKING:
     from penstock.gateway.pipeline import Pipeline
 
 
 def generations(pipeline: Pipeline, now: float) -> list[dict[str, Any]]:
-    """Those that are being produced."""
+    """Those that are being produced; ``trace``: of the call that asked first, empty where that told of none."""
+    traces = {one.generation.id: trace_id_of(one.call) for one in pipeline.productions}
     return [
         {
             "id": generation.id,
@@ -24,6 +27,7 @@ def generations(pipeline: Pipeline, now: float) -> list[dict[str, Any]]:
             "bytes": generation.size,
             "readers": len(generation.readers),
             "attempts": generation.attempts,
+            "trace": traces.get(generation.id, ""),
             "cost": generation.cost,  # of attempts that have ended, in 1e-12 US dollars
         }
         for generation in pipeline.in_flight()

@@ -19,6 +19,7 @@ from penstock.config.litellm._deployments import Deployments
 from penstock.config.litellm._draft import Draft, Left
 from penstock.config.litellm._groups import check_clocks, check_shares
 from penstock.config.litellm._limits import take_limits
+from penstock.config.litellm._traces import take_traces
 from penstock.config.litellm._values import Plain
 from penstock.config.litellm._written import lines
 from penstock.config.load import parse
@@ -56,7 +57,8 @@ class _Loader(yaml.SafeLoader):
 def convert(text: str, name: str, environ: Mapping[str, str]) -> Conversion:
     """Convert the text of a LiteLLM proxy's configuration.
 
-    :param environ: where the master key is looked up if it is a reference; only its hash is kept
+    :param environ: where the master key is looked up if it is a reference, of which only its hash is kept, and where
+        spans go
     :raises penstock.errors.ConfigError: it is no YAML, or no section of keys
     """
     try:
@@ -112,6 +114,7 @@ def _run(draft: Draft, source: Plain, environ: Mapping[str, str]) -> None:
     _settings.take_clocks(draft, library, router)
     _settings.take_retries(draft, library, router)
     _settings.take_log(draft, library)
+    take_traces(draft, source, library, environ)
     verify = library.get("ssl_verify") is not False
     if not verify:
         del library["ssl_verify"]

@@ -51,6 +51,15 @@ class Deployment(msgspec.Struct, frozen=True):
     asked: Mapping[str, Any]
 
 
+class Traces(msgspec.Struct, frozen=True):
+    """Where spans go.  Texts are as they stand in the file."""
+
+    endpoint: str
+    headers: Mapping[str, str]
+    service_name: str | None
+    sample: float | None
+
+
 class Draft:
     """What the parts of a conversion add to, each its own."""
 
@@ -65,6 +74,7 @@ class Draft:
         self.timeouts: dict[str, float] = {}
         self.log: dict[str, str] = {}
         self.strategy = ""  # of every model
+        self.traces: Traces | None = None
         self._left: dict[tuple[str, str], list[str]] = {}
 
     def __repr__(self) -> str:
@@ -77,10 +87,12 @@ class Draft:
         )
 
     def variables(self) -> tuple[str, ...]:
-        """The environment variables that upstreams refer to, sorted."""
+        """The environment variables that upstreams and traces refer to, sorted."""
         texts = [
             text for u in self.upstreams for text in (u.base_url, u.api_key or "", *dict(u.headers).values())
         ]
+        if self.traces is not None:
+            texts += [self.traces.endpoint, self.traces.service_name or ""]
         return tuple(sorted(set().union(*map(variables, texts))))
 
     def leave(self, key: str, reason: str = "", model: str | None = None) -> None:

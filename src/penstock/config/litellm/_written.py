@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from penstock.config.litellm._draft import Draft, Upstream
+from penstock.config.litellm._draft import Draft, Traces, Upstream
 from penstock.config.litellm._groups import model_clocks, weights
 from penstock.config.litellm._limits import limit_lines
 from penstock.config.providers import DEFAULT_BASE_URLS
@@ -20,12 +20,13 @@ def lines(draft: Draft, name: str) -> Iterable[str]:
         yield from (f"#   {_one_line(str(left))}" for left in draft.left())
     yield ""
     limits = list(limit_lines(draft))
-    if not (
-        draft.upstreams or draft.log or draft.retries is not None or draft.timeouts or draft.keys or limits
-    ):
+    said = (draft.upstreams, draft.log, draft.traces, draft.timeouts, draft.keys, limits)
+    if not any(said) and draft.retries is None:
         yield "log: {}"  # a configuration is never empty
     if draft.log:
         yield f"log: {{{', '.join(f'{key}: {value}' for key, value in draft.log.items())}}}"
+    if draft.traces is not None:
+        yield from _traces_lines(draft.traces)
     if draft.retries is not None:
         yield f"retry:\n  attempts: {draft.retries + 1}  # the first and {draft.retries} more, at one candidate"
     if draft.timeouts:
@@ -65,6 +66,18 @@ def lines(draft: Draft, name: str) -> Iterable[str]:
     for table, entries in limits:
         yield f"  {table}:"
         yield from (f"    {scalar(name)}: {{ {limited} }}" for name, limited in entries)
+
+
+def _traces_lines(traces: Traces) -> Iterable[str]:
+    yield "traces:  # needs the extra otel"
+    yield f"  endpoint: {scalar(traces.endpoint)}"
+    if traces.headers:
+        yield "  headers:  # better in the environment: ${NAME}"
+        yield from (f"    {scalar(header)}: {scalar(value)}" for header, value in traces.headers.items())
+    if traces.service_name is not None:
+        yield f"  service_name: {scalar(traces.service_name)}"
+    if traces.sample is not None:
+        yield f"  sample: {traces.sample:g}"
 
 
 def _upstream_lines(upstream: Upstream, label: str) -> Iterable[str]:
