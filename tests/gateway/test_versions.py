@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 
 import pytest
 
@@ -16,6 +17,7 @@ from penstock.config.model import (
     VersionsConfig,
 )
 from penstock.errors import NotFound
+from penstock.gateway import parts
 from penstock.gateway.versions import INTERVAL, TROUBLED_INTERVAL, Versions
 from penstock.metrics import Registry
 from penstock.testing import FakeClock
@@ -38,7 +40,7 @@ def config(path="", *, upstream_model="b", **canary):
 async def worker(settings, *, start=True):
     """One worker's versions, and the clock that sweeps them."""
     time = FakeClock()
-    versions = Versions(settings, time, Registry())
+    versions = Versions(partial(parts.trials, settings), time, Registry())
     versions.use(settings)
     if start:
         await versions.start()

@@ -18,7 +18,8 @@ import msgspec
 from penstock.errors import BadRequest, BlocksLacking, BodyTooLarge, DigestMismatch, PenstockError
 from penstock.gateway.kept import Work, method_of
 from penstock.gateway.resumed import ResumedExchange, Target, kept
-from penstock.gateway.uploads import Answer, owner_of
+from penstock.gateway.stages.authenticate import owner_of
+from penstock.gateway.uploads import Answer
 from penstock.messages import Endpoint, Tenant
 from penstock.net.exchange import Exchange
 from penstock.upload.block_files import BlockWriter

@@ -45,7 +45,7 @@ from penstock.gateway.rooms import Rooms
 from penstock.gateway.shadow import Shadows, in_turn
 from penstock.gateway.sharing import Sharing
 from penstock.gateway.spending import Spending
-from penstock.gateway.stages.authenticate import Keyring
+from penstock.gateway.stages.authenticate import Keyring, owner_of
 from penstock.gateway.stages.degrade import Degradation
 from penstock.gateway.stages.lookup import Lookup
 from penstock.gateway.stages.prefetch import Prefetch
@@ -55,7 +55,6 @@ from penstock.gateway.stages.route import Router
 from penstock.gateway.tracing import Tracing
 from penstock.gateway.tracing import check as check_traces
 from penstock.gateway.transcribe import Transcriber
-from penstock.gateway.uploads import owner_of
 from penstock.gateway.versions import Versions
 from penstock.generation.keeper import Keeper
 from penstock.generation.measures import measure as measure_journals
@@ -129,7 +128,7 @@ class Gateway:
             kept_bytes=config.generations.kept_bytes,
         )
         self._degrading: Degradation | None = None
-        self._versions = Versions(config, clock, self.metrics)
+        self._versions = Versions(partial(parts.trials, config), clock, self.metrics)
         self._cascade_measures = CascadeMeasures(self.metrics)
         self._registry = registry
         self.leaving = Leaving(clock, self.metrics)

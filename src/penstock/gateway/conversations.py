@@ -11,7 +11,7 @@ import msgspec
 from penstock.errors import BadRequest
 from penstock.gateway.batches import checked_metadata
 from penstock.gateway.kept import method_of, page_of, respond, respond_list
-from penstock.gateway.uploads import owner_of
+from penstock.gateway.stages.authenticate import owner_of
 from penstock.generation.conversations import Conversation, Conversations, Item
 from penstock.messages import JSON, Tenant
 from penstock.net.exchange import Exchange

@@ -32,7 +32,7 @@ class Leaving:
         self._departures = Departures()
         self._upstreams: Mapping[str, HTTPUpstream] = {}
         self._pipeline: Pipeline | None = None
-        self._probes = Probes(self, clock)
+        self._probes = Probes(clock)
         self._clock = clock
         leaving = metrics.gauge(
             "penstock_upstream_leaving",

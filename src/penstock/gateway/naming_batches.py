@@ -8,7 +8,7 @@ from blake3 import blake3
 from penstock.batches.repeated import Naming
 from penstock.errors import BadRequest
 from penstock.gateway.stages.attach import MAX_KEY_BYTES
-from penstock.gateway.uploads import owner_of
+from penstock.gateway.stages.authenticate import owner_of
 from penstock.messages import Tenant
 from penstock.net.exchange import Exchange
 

@@ -16,7 +16,6 @@ from penstock.errors import PenstockError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from penstock.gateway.leaving import Leaving
     from penstock.net.clock import Clock
     from penstock.upstream.http import HTTPUpstream
 
@@ -29,8 +28,7 @@ log = logging.getLogger("penstock.gateway")
 class Probes:
     """Asks those upstreams that say where, each by itself."""
 
-    def __init__(self, leaving: Leaving, clock: Clock) -> None:
-        self._leaving = leaving
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._asked: dict[str, float] = {}  # when each was asked last
         self._asking: dict[str, asyncio.Task[None]] = {}

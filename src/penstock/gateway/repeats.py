@@ -20,7 +20,7 @@ know each of these answers as they know any other.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 from blake3 import blake3
@@ -35,8 +35,11 @@ from penstock.messages import Call
 from penstock.net.exchange import LATER, Asker
 
 if TYPE_CHECKING:
-    from penstock.gateway.pipeline import Pipeline
-    from penstock.gateway.stages.record import Repetitions
+    from penstock.gateway.stages.admit import Admission
+    from penstock.gateway.stages.degrade import Degradation
+    from penstock.gateway.stages.record import Recorder, Repetitions
+    from penstock.gateway.stages.route import Router
+    from penstock.net.clock import Clock
 
 MOST_BYTES = 65_536  # of a request; what is longer is read like any other
 SHARE = 8  # requests and answers may take one part in so many of the room that entries have in memory
@@ -88,12 +91,33 @@ class _Answer:
             self.tail = b"\r\nage: %d\r\n%b" % (age, self._rest)
 
 
+class Configured(Protocol):
+    """What of a configuration decides whether the same bytes mean the same."""
+
+    @property
+    def router(self) -> Router: ...
+    @property
+    def degradation(self) -> Degradation | None: ...
+
+
+class Answering(Protocol):
+    """What answers requests that do not come again."""
+
+    recorder: Recorder
+    clock: Clock
+    admission: Admission
+    lookup: Lookup | None
+
+    @property
+    def snapshot(self) -> Configured: ...
+
+
 class Repeats:
     """A :class:`penstock.net.exchange.Repeats` over the cache of one worker."""
 
     __slots__ = ("_answers", "_kinds", "_meanings", "_pipeline", "answered", "held_bytes", "lengths")
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Answering) -> None:
         self.answered = 0
         self._pipeline = pipeline
         self._answers: dict[bytes, _Answer] = {}  # by their requests

@@ -18,7 +18,8 @@ import msgspec
 from penstock.errors import BadRequest, Conflict
 from penstock.gateway.files import PURPOSES, checked_lifetime, shown
 from penstock.gateway.kept import method_of, respond
-from penstock.gateway.uploads import UploadRoom, owner_of
+from penstock.gateway.stages.authenticate import owner_of
+from penstock.gateway.uploads import UploadRoom
 from penstock.messages import JSON, Tenant
 from penstock.net.exchange import Exchange
 from penstock.upload.asked import Concat, UploadDialect

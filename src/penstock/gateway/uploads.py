@@ -40,8 +40,8 @@ from penstock.gateway.files import PURPOSES, FileRoom, shown
 from penstock.gateway.kept import Work
 from penstock.gateway.resumed import ResumedExchange, Target, decoded, encoded, kept
 from penstock.gateway.routes import RELAYED
-from penstock.gateway.stages.authenticate import ANONYMOUS
-from penstock.messages import Endpoint, Headers, Tenant
+from penstock.gateway.stages.authenticate import owner_of
+from penstock.messages import Endpoint, Tenant
 from penstock.net.exchange import Exchange
 from penstock.upload import rufh, tus
 from penstock.upload.asked import Append, Concat, Creation, UploadDialect, content_length_of
@@ -54,7 +54,6 @@ from penstock.upload.offsets import Offsets, Phase
 from penstock.upload.uploads import MAX_BLOCK, UploadStore
 from penstock.upload.writer import Writer, not_whole
 from penstock.wire import problems
-from penstock.wire.credentials import key_in
 from penstock.wire.request import dialect_of
 
 FILES = "/v1/files"
@@ -68,12 +67,6 @@ _HOST = re.compile(r"[A-Za-z0-9.\-_\[\]:]{1,255}")
 
 _Do = Callable[[Exchange], Coroutine[Any, Any, None]]
 Answer = Callable[[ResumedExchange, Endpoint, Tenant], Coroutine[Any, Any, None]]
-
-
-def owner_of(tenant: Tenant, headers: Headers) -> str:
-    """Whose an upload is: the tenant's; where the gateway has no keys, the key's for the provider."""
-    key = key_in(headers) if tenant is ANONYMOUS else b""
-    return f"{tenant.name}/{hashlib.sha256(key).hexdigest()[:32]}" if key else tenant.name
 
 
 class UploadRoom:

@@ -25,7 +25,6 @@ from penstock.config.model import CanaryConfig, Config, ModelConfig
 from penstock.errors import NotFound, PenstockError
 from penstock.flow.canary import NEVER, Action, Stamp, Trial, Trials, steps_of, told
 from penstock.flow.verdict import Figures
-from penstock.gateway import parts
 from penstock.metrics import Registry
 from penstock.net.clock import Clock
 
@@ -216,10 +215,13 @@ class Canary:
 
 
 class Versions:
-    """All trials of a worker."""
+    """All trials of a worker.
 
-    def __init__(self, config: Config, clock: Clock, metrics: Registry) -> None:
-        self._wanted = config  # where they are kept stays as it was at the start
+    :param trials: makes what they are kept in, once it is needed
+    """
+
+    def __init__(self, trials: Callable[[], Trials | SharedTrials], clock: Clock, metrics: Registry) -> None:
+        self._kept_in = trials
         self._trials: Trials | SharedTrials | None = None  # None: no version is on trial, or all is over
         self._clock = clock
         self._canaries: dict[str, Canary] = {}
@@ -275,7 +277,7 @@ class Versions:
                     canary.use(model.canary)
                 self._canaries[route] = canary
                 if self._trials is None:
-                    self._trials = parts.trials(self._wanted)
+                    self._trials = self._kept_in()
         for route, canary in present.items():
             if route not in self._canaries or self._canaries[route].config.version != canary.config.version:
                 self._shares.labels(route, canary.config.version).set(0.0)

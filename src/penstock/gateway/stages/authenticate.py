@@ -15,7 +15,7 @@ from penstock.config.model import KeyConfig
 from penstock.config.patterns import match
 from penstock.errors import Forbidden, Unauthenticated
 from penstock.messages import Call, Headers, Tenant
-from penstock.wire.credentials import bearer
+from penstock.wire.credentials import bearer, key_in
 from penstock.wire.pages import is_foreign
 
 ANONYMOUS = Tenant()
@@ -80,6 +80,12 @@ class Keyring:
                 self._bearers.clear()
             self._bearers[value] = tenant
         return tenant
+
+
+def owner_of(tenant: Tenant, headers: Headers) -> str:
+    """Whose that is which a caller keeps here: the tenant's; where the gateway has no keys, the key's for the provider."""
+    key = key_in(headers) if tenant is ANONYMOUS else b""
+    return f"{tenant.name}/{hashlib.sha256(key).hexdigest()[:32]}" if key else tenant.name
 
 
 def permit(call: Call) -> None:

@@ -13,7 +13,7 @@ import logging
 import msgspec
 
 from penstock.errors import BodyTooLarge, PenstockError, StorageUnavailable
-from penstock.gateway.uploads import owner_of
+from penstock.gateway.stages.authenticate import owner_of
 from penstock.generation.conversations import Conversations, Item
 from penstock.generation.log import Generation
 from penstock.messages import Call, Endpoint

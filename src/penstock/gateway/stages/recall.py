@@ -7,13 +7,26 @@ is: the upstream may know them.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from penstock.errors import BodyTooLarge, Gone, NotFound
-from penstock.gateway.durable import Durable
 from penstock.generation.log import Generation, State
 from penstock.generation.registry import Registry
-from penstock.messages import Call, Endpoint
+from penstock.messages import Call, Endpoint, Tenant
 from penstock.wire import request, responses
 from penstock.wire.fold import fold
+
+
+class Stored(Protocol):
+    """What other processes, and earlier ones, have written down."""
+
+    async def known(self, generation_id: str, response_id: str, tenant: Tenant) -> Generation:
+        """A generation of this tenant, by its id or its response's; the registry has it then.
+
+        :raises NotFound: this tenant has none of this id
+        :raises Gone: it had one
+        :raises Overloaded: a store does not answer in time
+        """
 
 
 def recall(call: Call, registry: Registry, most: int) -> None:
@@ -38,7 +51,7 @@ def lacking(call: Call) -> bool:
     return responses.goes_on(call.fields, call.body) and bool(_named(call))
 
 
-async def recall_stored(call: Call, registry: Registry, durable: Durable, most: int) -> None:
+async def recall_stored(call: Call, registry: Registry, stored: Stored, most: int) -> None:
     """The same as :func:`recall`, of what a store has.
 
     :raises BodyTooLarge: the whole conversation is longer
@@ -46,7 +59,7 @@ async def recall_stored(call: Call, registry: Registry, durable: Durable, most: 
     """
     for name in _named(call):
         try:
-            await durable.known("gen_" + name, "resp_" + name, call.tenant)
+            await stored.known("gen_" + name, "resp_" + name, call.tenant)
         except (NotFound, Gone):  # the upstream may know it
             continue
     recall(call, registry, most)
