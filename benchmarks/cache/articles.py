@@ -29,9 +29,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.cache.hit_cost import free_port, process, quantile, run, wait_for
+from benchmarks.cache.asking import quantile, run
 from benchmarks.cache.prefetch import arrivals
+from benchmarks.cache.systems import process, wait_for
 from benchmarks.gateway import install
+from benchmarks.gateway.processes import free_port
 from benchmarks.gateway.upstream import ANSWER
 
 from penstock.testing import GatewayProcess, RedisServer

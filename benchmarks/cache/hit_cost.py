@@ -17,149 +17,28 @@ Needs ``nginx`` and ``redis-server``; on a machine that others use as well, diff
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import importlib.metadata
-import json
 import math
 import os
 import platform
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import cast
 
-import uvloop
 from benchmarks.cache import arrivals
+from benchmarks.cache.asking import QUESTIONS, load, quantile, request, run
+from benchmarks.cache.systems import cpu, hits_of, litellm, nginx, penstock, process, wait_for
 from benchmarks.gateway import install
-from benchmarks.gateway.processes import on_core
+from benchmarks.gateway.processes import free_port, on_core
 
-from penstock.testing import GatewayProcess, RedisServer
+from penstock.testing import RedisServer
 
-QUESTIONS, CONNECTIONS, ARRIVING = 200, 8, 64
-TICK = os.sysconf("SC_CLK_TCK")
-
-_NGINX = """
-daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
-events {{ worker_connections 1024; }}
-http {{
-  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-  keepalive_requests 1000000;
-  upstream mock {{ server 127.0.0.1:{upstream}; keepalive 64; }}
-  server {{ listen 127.0.0.1:{itself}; location / {{ return 200 "{answer}"; }} }}
-  server {{
-    listen 127.0.0.1:{port};
-    location / {{ proxy_pass http://mock; proxy_http_version 1.1; proxy_set_header Connection ""; }}
-  }}
-}}
-"""
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return cast("int", sock.getsockname()[1])
-
-
-def request(number: int, port: int, *, stream: bool) -> bytes:
-    body = json.dumps(
-        {
-            "model": "bench-1",
-            "messages": [{"role": "user", "content": f"mock:plain; question {number} " + "word " * 180}],
-            "temperature": 0,
-            "max_tokens": 100,
-            "stream": stream,
-        },
-        separators=(",", ":"),
-    ).encode()
-    head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nauthorization: Bearer sk-bench\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
-
-
-class Asking(asyncio.Protocol):
-    """One connection that asks, waits, and asks again; each answer's status and end are checked.
-
-    :param requests: ends with the connection's work
-    """
-
-    def __init__(self, requests: Iterator[bytes], wanted: bytes, done: asyncio.Future[None]) -> None:
-        self.requests = requests
-        self.wanted = wanted
-        self.done = done
-        self.latencies: list[float] = []
-        self.buffer = b""
-        self.sent = 0.0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-        self.ask()
-
-    def ask(self) -> None:
-        following = next(self.requests, None)
-        if following is None:
-            if not self.done.done():
-                self.done.set_result(None)
-            self.transport.close()
-            return
-        self.sent = time.perf_counter()
-        self.transport.write(following)
-
-    def data_received(self, data: bytes) -> None:
-        self.buffer += data
-        head, separator, body = self.buffer.partition(b"\r\n\r\n")
-        if not separator:
-            return
-        lowered = head.lower()
-        if b"content-length: " in lowered:
-            length = int(lowered.split(b"content-length: ")[1].split(b"\r\n")[0])
-            whole = len(body) >= length
-        else:
-            whole = body.endswith(b"0\r\n\r\n")
-        if not whole:
-            return
-        if not lowered.startswith(b"http/1.1 200") or self.wanted not in lowered:
-            self.done.set_exception(RuntimeError(f"not what was expected: {self.buffer[:600]!r}"))
-            self.transport.close()
-            return
-        self.latencies.append(time.perf_counter() - self.sent)
-        self.buffer = b""
-        self.ask()
-
-
-async def load(port: int, count: int, wanted: bytes, *, stream: bool, connections: int) -> list[float]:
-    """Seconds that each answer took."""
-    loop = asyncio.get_running_loop()
-    requests = [request(number, port, stream=stream) for number in range(QUESTIONS)]
-    numbers = iter(range(count))
-    source = (requests[number % QUESTIONS] for number in numbers)
-    asking = []
-    for _ in range(connections):
-        done = loop.create_future()
-        _, protocol = await loop.create_connection(
-            lambda done=done: Asking(source, wanted, done), "127.0.0.1", port
-        )
-        asking.append(protocol)
-    await asyncio.gather(*(protocol.done for protocol in asking))
-    return [latency for protocol in asking for latency in protocol.latencies]
-
-
-def cpu(pids: Sequence[int]) -> float:
-    """Seconds of CPU that these processes have used, and their children."""
-    total = 0
-    for pid in family(pids):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / TICK
+CONNECTIONS, ARRIVING = 8, 64
 
 
 class System:
@@ -194,6 +73,12 @@ class System:
         self.half: list[list[float]] = []  # of each round
         self.rates: list[float] = []
 
+    def fill(self) -> None:
+        """Ask everything: to have it kept, then to have the requests remembered."""
+        for stream in (False, self.stream, self.stream):
+            run(load(self.port, QUESTIONS, b"", stream=stream, connections=CONNECTIONS))
+            time.sleep(0.5)
+
     def measure(self, count: int) -> None:
         count = int(count * self.share)
         hits = self.hits() if self.hits is not None else 0
@@ -215,89 +100,6 @@ class System:
         )
 
 
-def run(main):
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
-
-
-@contextlib.contextmanager
-def process(
-    *command: object, environ: Mapping[str, str] | None = None, cwd: Path | None = None
-) -> Iterator[subprocess.Popen[bytes]]:
-    started = subprocess.Popen(
-        [str(word) for word in command],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, **(environ or {})},
-        cwd=cwd,
-    )
-    try:
-        yield started
-    finally:
-        started.terminate()
-        started.wait()
-
-
-def hits_of(gateway: GatewayProcess, tier: str) -> int:
-    """How many answers this tier has given."""
-    workers = gateway.ask("/v1/cache")["workers"]
-    return sum(each["hits"] for worker in workers for each in worker["tiers"] if each["name"] == tier)
-
-
-def wait_for(port: int, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-            return
-        time.sleep(0.02)
-    raise RuntimeError(f"nobody listens on {port}")
-
-
-def family(pids: Sequence[int]) -> list[int]:
-    """These processes and all that they have started."""
-    found: list[int] = []
-    to_see = list(pids)
-    while to_see:
-        pid = to_see.pop()
-        if pid not in found:
-            found.append(pid)
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                to_see += map(int, (task / "children").read_text().split())
-    return found
-
-
-@contextlib.contextmanager
-def litellm(folder: Path, upstream: int, cache: Mapping[str, object]) -> Iterator[tuple[int, int]]:
-    """LiteLLM's proxy with one worker: its port, and its process."""
-    home = install.environment("litellm", "litellm[proxy]")
-    # LiteLLM imports from the folder two above its own as well, where anybody's modules may lie.
-    work = folder / "work" / "here"
-    work.mkdir(parents=True)
-    port = free_port()
-    parameters = {
-        "model": "openai/bench-1",
-        "api_base": f"http://127.0.0.1:{upstream}/v1",
-        "api_key": "sk-upstream",
-    }
-    config = {
-        "model_list": [{"model_name": "bench-1", "litellm_params": parameters}],
-        "general_settings": {"master_key": "sk-bench"},
-        "litellm_settings": {"telemetry": False, "num_retries": 0, "cache": True, "cache_params": cache},
-    }
-    file = folder / "config.yaml"
-    file.write_text(json.dumps(config))
-    environ = {
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "LITELLM_LOG": "ERROR",
-        "LITELLM_MODE": "PRODUCTION",
-        "PATH": f"{home / 'bin'}:{os.environ.get('PATH', '')}",
-    }
-    words = ["--config", file, "--host", "127.0.0.1", "--port", port, "--num_workers", 1]
-    with process(home / "bin" / "litellm", *words, environ=environ, cwd=work) as started:
-        wait_for(port, 120.0)
-        yield port, started.pid
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=6_000)
@@ -313,72 +115,73 @@ def main() -> None:
             redis = stack.enter_context(RedisServer())
         wait_for(upstream)
         os.sched_setaffinity(0, cores[:1])
-
-        def gateway(
-            name: str, wanted: bytes, *, tier: str = "", stream: bool = False, **cache: object
-        ) -> System:
-            place = folder / name.replace(" ", "-").replace(",", "")
-            place.mkdir()
-            model = {"candidates": [{"upstream": "mock"}]}
-            settings = {
-                "upstreams": {
-                    "mock": {"kind": "openai", "base_url": f"http://127.0.0.1:{upstream}/v1", "api_key": "k"}
-                },
-                "models": {"*": model | ({"cache": {"ttl": 3_600}} if tier else {"join": "never"})},
-                "cache": {"disk_budget": 1, "redis_budget": 1, **cache},
-                "ledger": {"path": str(place / "ledger.sqlite")},
-                "log": {"requests": False},
-            }
-            started = stack.enter_context(GatewayProcess(settings, place))
-            pids = [pid for pid in started.worker_pids() if pid is not None]
-            port = int(started.url.rpartition(":")[2])
-            hits = partial(hits_of, started, tier) if tier else None
-            return System(name, port, pids, wanted, stream=stream, hits=hits)
-
-        port, itself = free_port(), free_port()
-        config = folder / "nginx.conf"
-        config.write_text(
-            _NGINX.format(folder=folder, port=port, itself=itself, upstream=upstream, answer="x" * 600)
-        )
-        proxy = stack.enter_context(process("nginx", "-e", folder / "error.log", "-c", config))
-        wait_for(port)
-        cached = b"penstock-status: cached"
-        systems = [
-            System("nginx, proxying", port, [proxy.pid], b""),
-            System("nginx, answering by itself", itself, [proxy.pid], b""),
-            gateway("not kept", b"penstock-status: created"),
-            gateway("memory", cached, tier="memory"),
-            gateway("memory, as a stream", cached, tier="memory", stream=True),
-            # Memory has room for nothing, so each answer comes from below, and is not brought up.
-            gateway("disk", cached, tier="disk", memory_bytes=1, disk=str(folder / "answers.sqlite")),
-            gateway("redis", cached, tier="redis", memory_bytes=1, redis=redis.url, seal_key="bench"),
-        ]
+        systems = [*nginxes(stack, folder, upstream), *gateways(stack, folder, upstream, redis)]
         if not given.without_litellm:
-            kinds = {
-                "memory": {"type": "local", "ttl": 3_600},
-                "redis": {"type": "redis", "host": "127.0.0.1", "port": redis.port, "ttl": 3_600},
-            }
-            for kind, cache in kinds.items():
-                place = folder / f"litellm-{kind}"
-                port, pid = stack.enter_context(litellm(place, upstream, cache))
-                systems.append(System(f"LiteLLM, {kind}", port, [pid], b"x-litellm-cache-key", share=0.05))
+            systems += litellms(stack, folder, upstream, redis)
         os.sched_setaffinity(0, cores[-1:])
-        for system in systems:  # ask everything: to have it kept, then to have the requests remembered
-            for stream in (False, system.stream, system.stream):
-                run(load(system.port, QUESTIONS, b"", stream=stream, connections=CONNECTIONS))
-                time.sleep(0.5)
+        for system in systems:
+            system.fill()
         for _ in range(given.rounds):
             for system in systems:
                 system.measure(given.calls)
-    floor = statistics.median(systems[0].costs)
-    (memory,) = [system for system in systems if system.name == "memory"]
+    versions(with_litellm=not given.without_litellm)
+    print(f"load {os.getloadavg()[0]:.1f}; {given.rounds} rounds of {given.calls:,} calls\n")
+    table(systems)
+
+
+def nginxes(stack: contextlib.ExitStack, folder: Path, upstream: int) -> list[System]:
+    port, itself, pid = stack.enter_context(nginx(folder, upstream))
+    return [
+        System("nginx, proxying", port, [pid], b""),
+        System("nginx, answering by itself", itself, [pid], b""),
+    ]
+
+
+def gateways(
+    stack: contextlib.ExitStack, folder: Path, upstream: int, redis: RedisServer
+) -> Iterator[System]:
+    def gateway(name: str, tier: str, *, stream: bool = False, **cache: object) -> System:
+        place = folder / name.replace(" ", "-").replace(",", "")
+        model: Mapping[str, object] = {"cache": {"ttl": 3_600}} if tier else {"join": "never"}
+        started = stack.enter_context(penstock(place, upstream, model, cache))
+        pids = [pid for pid in started.worker_pids() if pid is not None]
+        port = int(started.url.rpartition(":")[2])
+        wanted = b"penstock-status: " + (b"cached" if tier else b"created")
+        hits = partial(hits_of, started, tier) if tier else None
+        return System(name, port, pids, wanted, stream=stream, hits=hits)
+
+    yield gateway("not kept", "")
+    yield gateway("memory", "memory")
+    yield gateway("memory, as a stream", "memory", stream=True)
+    # Memory has room for nothing, so each answer comes from below, and is not brought up.
+    yield gateway("disk", "disk", memory_bytes=1, disk=str(folder / "answers.sqlite"))
+    yield gateway("redis", "redis", memory_bytes=1, redis=redis.url, seal_key="bench")
+
+
+def litellms(
+    stack: contextlib.ExitStack, folder: Path, upstream: int, redis: RedisServer
+) -> Iterator[System]:
+    kinds = {
+        "memory": {"type": "local", "ttl": 3_600},
+        "redis": {"type": "redis", "host": "127.0.0.1", "port": redis.port, "ttl": 3_600},
+    }
+    for kind, cache in kinds.items():
+        port, pid = stack.enter_context(litellm(folder / f"litellm-{kind}", upstream, cache))
+        yield System(f"LiteLLM, {kind}", port, [pid], b"x-litellm-cache-key", share=0.05)
+
+
+def versions(*, with_litellm: bool) -> None:
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
         f"Penstock {importlib.metadata.version('penstock')}"
     )
-    if not given.without_litellm:
+    if with_litellm:
         print(f"LiteLLM {install.installed_version(install.CACHE / 'litellm', 'litellm')}")
-    print(f"load {os.getloadavg()[0]:.1f}; {given.rounds} rounds of {given.calls:,} calls\n")
+
+
+def table(systems: Sequence[System]) -> None:
+    floor = statistics.median(systems[0].costs)
+    (memory,) = [system for system in systems if system.name == "memory"]
     print(
         "| | µs CPU | × nginx | µs more than memory | one at a time, ms: median | p99 "
         "| half load, calls/s | median | p99 |"
@@ -396,10 +199,6 @@ def main() -> None:
             f"| {system.name} | {cost:.0f} | {cost / floor:.1f} | {more:.0f} | {alone:.2f} | {late:.2f} "
             f"| {statistics.median(system.rates):,.0f} | {half:.2f} | {half_late:.2f} |"
         )
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    return sorted(values)[int(len(values) * share)]
 
 
 if __name__ == "__main__":

@@ -18,18 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.cache import arrivals
-from benchmarks.cache.hit_cost import (
-    ARRIVING,
-    CONNECTIONS,
-    QUESTIONS,
-    free_port,
-    load,
-    process,
-    quantile,
-    request,
-    run,
-    wait_for,
-)
+from benchmarks.cache.asking import QUESTIONS, load, quantile, request, run
+from benchmarks.cache.hit_cost import ARRIVING, CONNECTIONS
+from benchmarks.cache.systems import process, wait_for
+from benchmarks.gateway.processes import free_port
 
 from penstock.testing import GatewayProcess, RedisServer
 
