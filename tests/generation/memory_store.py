@@ -5,6 +5,7 @@ It outlives a connection, not the process; the other stores are tested against i
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -61,6 +62,9 @@ class MemoryStore:
 
     async def close(self) -> None:
         pass
+
+    async def time(self) -> float:
+        return time.time()
 
     # ---- writing ----
 

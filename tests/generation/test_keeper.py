@@ -172,13 +172,17 @@ def test_what_was_taken_over_while_the_store_failed_is_gone_on_with_when_it_is_b
 
 
 class CountingStore(SQLiteStore):
-    """Counts its keeper's looks after those who have died, and what it clears away."""
+    """Counts its keeper's looks after those who have died, and what it clears away; has a clock of its own."""
 
-    def __init__(self, path):
+    def __init__(self, path, wall):
         super().__init__(path, 1 << 26)
+        self.wall = wall
         self.turns = 0
         self.swept = 0
         self.turned = asyncio.Event()
+
+    async def time(self):
+        return self.wall.now
 
     async def renew(self, owner, until):
         await super().renew(owner, until)
@@ -201,9 +205,8 @@ class TakesOver(NobodysRuns):
         pass
 
 
-def test_nobody_is_taken_for_dead_because_the_clock_was_set_forward(tmp_path, monkeypatch):
+def test_nobody_is_taken_for_dead_because_the_clock_was_set_forward(tmp_path):
     wall = SimpleNamespace(now=1_000_000.0)
-    monkeypatch.setattr("penstock.generation.keeper.time", SimpleNamespace(time=lambda: wall.now))
 
     async def test():
         living = SQLiteStore(tmp_path / "g.db", 1 << 26)
@@ -212,7 +215,7 @@ def test_nobody_is_taken_for_dead_because_the_clock_was_set_forward(tmp_path, mo
         await living.renew("living", wall.now + 1.0)
         await living.write([begin(one, [b"0"])])
 
-        store, clock = CountingStore(tmp_path / "g.db"), FakeClock()
+        store, clock = CountingStore(tmp_path / "g.db", wall), FakeClock()
         keeper = Keeper(store, clock, kept_for=60.0, lease=1.0)
         await keeper.start(TakesOver())
         await store.turn(2)
@@ -235,12 +238,11 @@ def test_nobody_is_taken_for_dead_because_the_clock_was_set_forward(tmp_path, mo
     asyncio.run(test())
 
 
-def test_a_clock_that_was_set_back_does_not_keep_what_is_over(tmp_path, monkeypatch):
+def test_a_clock_that_was_set_back_does_not_keep_what_is_over(tmp_path):
     wall = SimpleNamespace(now=1_000_000.0)
-    monkeypatch.setattr("penstock.generation.keeper.time", SimpleNamespace(time=lambda: wall.now))
 
     async def test():
-        store, clock = CountingStore(tmp_path / "g.db"), FakeClock()
+        store, clock = CountingStore(tmp_path / "g.db", wall), FakeClock()
         keeper = Keeper(store, clock, kept_for=60.0, lease=1.0)
         await keeper.start(NobodysRuns())
         await store.turn(2)

@@ -8,7 +8,6 @@ of one that another process knows; nothing else waits for a store.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
@@ -187,7 +186,7 @@ class Durable:
                     raise Overloaded(f"this answer cannot be read now: {error}", retry_after=1.0) from error
             if self._producing.registry.get(record.id) is present:
                 return present  # else its last reader here left just now, and it was let go
-        generation = self._create(record, _call_of(record, self._producing.clock.now()))
+        generation = self._create(record, _call_of(record, self._producing.clock.now()), keeper)
         if generation.endpoint is Endpoint.RESPONSES:
             # A conversation may go on from it: what has a name keeps its request.
             self._producing.registry.bind(generation, ("restored", generation.id))
@@ -198,9 +197,9 @@ class Durable:
             generation.fail(Overloaded(f"this answer cannot be read now: {error}", retry_after=1.0))
         return generation
 
-    def _create(self, record: Record, call: Call) -> Generation:
+    def _create(self, record: Record, call: Call, keeper: Keeper) -> Generation:
         generation = self._producing.registry.create(call)
-        generation.started = call.received - (time.time() - record.created)
+        generation.started = call.received - (keeper.now() - record.created)
         return generation
 
     # ---- when processes go ----
@@ -221,12 +220,12 @@ class Durable:
         if generation is not None:  # followed by a caller who has come here already
             keeper.leave(generation)
         else:
-            generation = self._create(record, call)
+            generation = self._create(record, call, keeper)
         generation.append(events[len(generation.events) :], call.received)
         if record.upstream:
             generation.served_by = (record.upstream, record.upstream_model)
             generation.attempts = 1
-            self._producing.recorder.died(call, generation, record)
+            self._producing.recorder.died(call, generation, record, keeper.now())
         generation.grace = attach.COMES_BACK
         keeper.write_on(generation, record)
         self._producing.begin(call, generation)

@@ -94,6 +94,9 @@ class Keeper:
         self._clock = clock
         self._kept_for = kept_for
         self._lease = lease
+        self._ahead = (
+            time.time() - clock.now()
+        )  # of our clock, the store's; until that is heard, this machine's
         self.taken_over = 0  # generations, since the start
         self.leaving = False  # this process is going away: others are to take over
         self._followed: dict[Generation, int] = {}  # how many of its events we have
@@ -113,11 +116,15 @@ class Keeper:
     def __repr__(self) -> str:
         return f"<Keeper {self.journal}, following {len(self._followed)}>"
 
+    def now(self) -> float:
+        """Unix time as the store has it, which need not be what this machine takes it for."""
+        return self._clock.now() + self._ahead
+
     async def start(self, runs: Owner) -> None:
         """Open the store, and begin to tend it; one that is not there is tried until it is."""
         await self._quietly(self.store.start())
         self.journal.start()
-        await self._quietly(self.store.renew(self.owner, time.time() + self._lease))
+        await self._quietly(self._begin_lease())
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._tend(runs)), loop.create_task(self._follow())]
 
@@ -149,7 +156,7 @@ class Keeper:
         :param recent: seconds after its end for which another one keeps the name
         """
         names = [name] if name is not None and taken else []
-        generation.journal = written = Written(generation, self._kept_for, names, self._name_again)
+        generation.journal = written = Written(generation, self._kept_for, names, self._name_again, self.now)
         record = self._record(generation, call)
         naming = None
         if name is not None and not taken:
@@ -158,11 +165,11 @@ class Keeper:
 
     def write_on(self, generation: Generation, record: Record) -> None:
         """The same of one that was taken over: its first events are stored, and so are its names."""
-        generation.journal = written = Written(generation, self._kept_for, [], self._name_again)
+        generation.journal = written = Written(generation, self._kept_for, [], self._name_again, self.now)
         written.enter(self.journal.resume(record, generation.events, written))
 
     def _record(self, generation: Generation, call: Call) -> Record:
-        now = time.time()
+        now = self.now()
         headers = call.headers
         return Record(
             id=generation.id,
@@ -205,7 +212,7 @@ class Keeper:
 
         :raises StoreUnavailable: the store does not answer in time
         """
-        now = time.time()
+        now = self.now()
         claiming = self.store.claim(*name, generation_id, now=now, until=now + self._kept_for, instead_of=old)
         return await _within(CLAIM_BUDGET, claiming)
 
@@ -248,7 +255,7 @@ class Keeper:
 
     def is_recent(self, record: Record, seconds: float) -> bool:
         """Whether a generation runs, or has ended within the last seconds."""
-        return record.ending is None or record.expires_at - self._kept_for > time.time() - seconds
+        return record.ending is None or record.expires_at - self._kept_for > self.now() - seconds
 
     async def name_response(self, generation: Generation, response_id: str) -> None:
         """Let a response be found by the id that its upstream has given it."""
@@ -265,7 +272,7 @@ class Keeper:
         try:
             record = await self.load(generation_id) if generation_id else None
             if record is None and response_id:
-                now = time.time()
+                now = self.now()
                 asking = self.store.claim(tenant, "response " + response_id, b"", "", now=now, until=now)
                 claim: Claim = await _within(READ_BUDGET, asking)
                 record = await self.load(claim.generation) if claim.generation else None
@@ -402,7 +409,7 @@ class Keeper:
     # ---- who reads what runs elsewhere ----
 
     async def _attend(self, ids: list[str]) -> None:
-        now = time.time()
+        now = self.now()
         for generation_id in ids:
             await self.store.claim(
                 "",
@@ -420,7 +427,7 @@ class Keeper:
 
     async def dismiss(self, generation_id: str) -> None:
         """A caller will not come back for what another process produces, and nobody reads it here."""
-        now = time.time()
+        now = self.now()
         for name, seconds in ((_readers_of(generation_id), 0.0), (_left(generation_id), ATTENDED)):
             await self._quietly(
                 self.store.claim(
@@ -429,7 +436,7 @@ class Keeper:
             )
 
     async def _is_said(self, name: str) -> bool:
-        now = time.time()
+        now = self.now()
         try:
             claim = await _within(
                 CLAIM_BUDGET, self.store.claim("", name, b"", self.owner, now=now, until=now)
@@ -453,12 +460,13 @@ class Keeper:
         """Stay alive in the store's eyes, and look after what the dead have left."""
         beat = min(self._lease / 4, BEAT)
         swept = -math.inf
-        ahead = time.time() - self._clock.now()
+        before: float | None = None
         while True:
             try:
-                now, here = time.time(), self._clock.now()
+                now = await self._look_at_the_time()
+                here = self._clock.now()
                 # It was set forward, or the machine slept: the others are alive, and will say so by the new time.
-                leap, ahead = now - here - ahead, now - here
+                leap, before = 0.0 if before is None else self._ahead - before, self._ahead
                 if leap > self._lease / 2:
                     self._leapt = here
                     log.warning("the clock went forward by %.1f s; nobody is taken for dead by that", leap)
@@ -485,12 +493,20 @@ class Keeper:
                 log.exception("defect while tending %r", self.store)
             await asyncio.sleep(beat)
 
+    async def _begin_lease(self) -> None:
+        await self.store.renew(self.owner, await self._look_at_the_time() + self._lease)
+
+    async def _look_at_the_time(self) -> float:
+        now = await self.store.time()
+        self._ahead = now - self._clock.now()
+        return now
+
     async def _take_over(self, generation_id: str, runs: Owner) -> None:
         if self.leaving:  # since the store was asked: this may be what was just let go here
             return
         # Until it runs: a store that fails meanwhile may have entered us as its owner, and would wait for us.
         self._half_taken[generation_id] = None
-        record = await self.store.take_over(generation_id, self.owner, time.time())
+        record = await self.store.take_over(generation_id, self.owner, self.now())
         if record is not None:
             events = await self._events(generation_id, record.events)
             if self.leaving:

@@ -15,8 +15,9 @@ who does not know whether its last write held can find out.
 **Atomic per generation.**  Of one :class:`Write` everything is stored, or nothing.
 
 Leases belong to owners, not to generations: a process lives or is dead as a whole, and renewing costs one
-write however many generations it has.  Times are Unix seconds, given by the caller; clocks of machines that
-share a store may differ by a small part of the lease.  An owner that never renewed has none.
+write however many generations it has.  Times are Unix seconds, given by the caller, by the one clock that the
+store tells (:meth:`Store.time`): whatever the time is on a machine, it harms nobody.  An owner that never renewed has
+none.
 """
 
 from __future__ import annotations
@@ -204,6 +205,9 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Let go of everything; what was written stays."""
+
+    async def time(self) -> float:
+        """Unix time by the clock that all who share the store go by, not later than it is when this returns."""
 
     async def write(self, writes: Sequence[Write]) -> dict[str, Refusal]:
         """Store all of it together; each generation is named once.

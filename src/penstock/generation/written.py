@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -25,9 +24,10 @@ class Written:
 
     :param names: that were claimed for it
     :param lost: told when its store may have lost these with everything else
+    :param now: the store's time
     """
 
-    __slots__ = ("_begun", "_kept_for", "_lost", "appended", "entry", "generation", "names")
+    __slots__ = ("_begun", "_kept_for", "_lost", "_now", "appended", "entry", "generation", "names")
 
     def __init__(
         self,
@@ -35,11 +35,13 @@ class Written:
         kept_for: float,
         names: list[Name],
         lost: Callable[[str, list[Name]], None],
+        now: Callable[[], float],
     ) -> None:
         self.generation = generation
         self.names = names
         self._kept_for = kept_for
         self._lost = lost
+        self._now = now
         self._begun = False
 
     def enter(self, entry: Entry) -> None:
@@ -53,7 +55,7 @@ class Written:
         return self.entry.durable
 
     def end(self) -> None:
-        self.entry.end(ending_of(self.generation), time.time() + self._kept_for)
+        self.entry.end(ending_of(self.generation), self._now() + self._kept_for)
 
     def forget(self) -> None:
         self.entry.journal.forget(self.entry)

@@ -286,7 +286,7 @@ class Recorder:
         attempt.duration = self.clock.now() - call.received
         self.ledger.enter(attempt)
 
-    def died(self, call: Call, generation: Generation, record: Record) -> None:
+    def died(self, call: Call, generation: Generation, record: Record, now: float) -> None:
         """The attempt that a process was making which is no more; what it had stored of the answer is the log.
 
         What the upstream sent beyond that is known to nobody, so the row is marked as estimated.
@@ -299,7 +299,7 @@ class Recorder:
         known = usage_in(call.endpoint, generation.events, lambda: counting.prompt_tokens(call.body))
         attempt.usage = msgspec.structs.replace(known, estimated=True)
         attempt.error = PROCESS_DIED
-        attempt.duration = max(0.0, time.time() - record.created)  # until now it may have worked
+        attempt.duration = max(0.0, now - record.created)  # until now it may have worked
         self.ledger.enter(attempt)
         generation.cost += attempt.cost
         self.measures.attempts.labels(record.upstream, Outcome.PARTIAL.value, PROCESS_DIED).add()

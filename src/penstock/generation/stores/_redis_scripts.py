@@ -126,11 +126,13 @@ return false
 """
 
 COUNT_IN = b"""
--- KEYS: ended, expiry, sizes, total.  ARGV of each generation: id, size, when it ended, expires_at.
-for i = 1, #ARGV, 4 do
+-- KEYS: ended, expiry, sizes, total.  ARGV of each generation that has ended: id, size, expires_at.
+local time = redis.call('TIME')
+local now = string.format('%d.%06d', time[1], time[2])
+for i = 1, #ARGV, 3 do
   if redis.call('HSETNX', KEYS[3], ARGV[i], ARGV[i + 1]) == 1 then
-    redis.call('ZADD', KEYS[1], ARGV[i + 2], ARGV[i])
-    redis.call('ZADD', KEYS[2], ARGV[i + 3], ARGV[i])
+    redis.call('ZADD', KEYS[1], now, ARGV[i])
+    redis.call('ZADD', KEYS[2], ARGV[i + 2], ARGV[i])
     redis.call('INCRBY', KEYS[4], ARGV[i + 1])
   end
 end
@@ -151,4 +153,9 @@ end
 return redis.call('GET', KEYS[4])
 """
 
-ALL = (WRITE, APPEND, READ, TAKE_OVER, RELEASE, CLAIM, COUNT_IN, COUNT_OUT)
+TIME = b"""
+-- KEYS: any, always the same one, so that of a cluster the same node is asked.
+return redis.call('TIME')
+"""
+
+ALL = (TIME, WRITE, APPEND, READ, TAKE_OVER, RELEASE, CLAIM, COUNT_IN, COUNT_OUT)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -107,6 +106,10 @@ class RedisStore:
         await self._writing.close()
         await self._reading.close()
 
+    async def time(self) -> float:
+        seconds, microseconds = await self._run(self._reading, scripts.TIME, [self._owners], ())
+        return int(seconds) + int(microseconds) / 1e6
+
     # ---- writing ----
 
     async def write(self, writes: Sequence[Write]) -> dict[str, Refusal]:
@@ -134,7 +137,6 @@ class RedisStore:
             return {}
         refused = {}
         counted: list[bytes] = []
-        now = b"%.6f" % time.time()
         for write, answer in zip(writes, answers, strict=True):
             if answer is None:
                 continue
@@ -143,7 +145,7 @@ class RedisStore:
             elif write.end is not None:
                 _, size, owner = answer
                 self._writing.tell(b"SREM", self._owned(owner.decode()), write.id.encode())
-                counted += (write.id.encode(), size, now, b"%.6f" % write.end.expires_at)
+                counted += (write.id.encode(), size, b"%.6f" % write.end.expires_at)
         if counted:
             self._writing.tell(b"EVALSHA", _SHA[scripts.COUNT_IN], b"4", *self._index, *counted)
         return refused

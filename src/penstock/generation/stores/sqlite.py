@@ -94,6 +94,9 @@ class SQLiteStore:
     async def start(self) -> None:
         await self._writer.do(lambda _: None)
 
+    async def time(self) -> float:
+        return time.time()  # of the one machine that has the file
+
     async def close(self) -> None:
         if self._checkpoint is not None:
             await asyncio.wait([self._checkpoint], timeout=CLOSE_TIMEOUT)
