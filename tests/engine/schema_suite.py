@@ -13,8 +13,8 @@ from test_gbnf import JSON
 
 from penstock.engine import gbnf, lark
 from penstock.engine.backend import CannotTake, Sampling
-from penstock.engine.regex import any_of
-from penstock.engine.regex import compiled as compiled_regex
+from penstock.engine.productions import of_pattern
+from penstock.engine.regex import any_of, read
 from penstock.engine.schema import compiled
 
 PERSON = {
@@ -76,8 +76,8 @@ class SchemaSuite:
 
     @pytest.mark.parametrize("expression", RULED)
     def test_every_kind_of_expression_that_is_let_through(self, backend, expression):
-        rule = compiled_regex(expression)
-        asked = [Sampling(max_tokens=60, temperature=1.0, seed=seed, regex=rule) for seed in range(4)]
+        rule = of_pattern(read(expression))
+        asked = [Sampling(max_tokens=60, temperature=1.0, seed=seed, grammar=rule) for seed in range(4)]
         for text, _, finish in said(backend, *asked):
             assert finish == "length" or re.fullmatch(expression, text, re.ASCII)
 
@@ -108,14 +108,13 @@ class SchemaSuite:
 
     def test_what_cannot_be_prepared_costs_nobody_anything(self, backend):
         with pytest.raises(CannotTake, match="cannot be used"):
-            backend.prepare(Sampling(max_tokens=4, regex="(a"))
+            backend.prepare(Sampling(max_tokens=4, schema="{"))
         assert said(backend, ruled({"const": 1}))[0][0] == "1"
 
     def test_a_choice(self, backend):
         texts = ["yes", "no (really)", "漢 a.b|c"]
-        asked = [
-            Sampling(max_tokens=60, temperature=1.0, seed=seed, regex=any_of(texts)) for seed in range(9)
-        ]
+        rule = of_pattern(any_of(texts))
+        asked = [Sampling(max_tokens=60, temperature=1.0, seed=seed, grammar=rule) for seed in range(9)]
         assert {text for text, _, _ in said(backend, *asked)} <= set(texts)
 
     def test_who_has_a_schema_and_who_has_none_are_computed_together(self, backend):

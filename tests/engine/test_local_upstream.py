@@ -7,9 +7,11 @@ import os
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
+import openai
 import pytest
 
 from penstock.engine import demo
@@ -39,6 +41,12 @@ def config(**local):
 def client():
     with httpx2.Client(timeout=PATIENCE, trust_env=False) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def gateway_of_one(tmp_path_factory):
+    with GatewayProcess(config(), tmp_path_factory.mktemp("gateway")) as gateway:
+        yield gateway
 
 
 def engine_pid(gateway):
@@ -137,3 +145,29 @@ def test_a_model_that_cannot_be_loaded_leaves_the_others_alone_and_is_there_once
         weights.write_bytes(data)
         url = gateway.base_url + "/chat/completions"
         wait_until(lambda: client.post(url, json=asked).status_code == 200)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "rule",
+    [{"grammar": "root ::= root root | [a-z ]"}, {"regex": "([a-z ]+b?)+([a-z ]+c?)+([a-z ]+d?)+0"}],
+    ids=["grammar", "regex"],
+)
+def test_openais_client_is_told_of_an_ambiguous_rule_and_nobody_else_is_disturbed(
+    client, gateway_of_one, rule, stream
+):
+    uncut = whole(client, gateway_of_one, LONG)
+    asked = {"model": "own", "messages": ASKED, "max_tokens": 700, "temperature": 0, "stream": stream}
+    with (
+        openai.OpenAI(base_url=gateway_of_one.base_url, api_key="none", max_retries=0) as sdk,
+        ThreadPoolExecutor(1) as beside,
+    ):
+        other = beside.submit(streamed, client, gateway_of_one, LONG)
+        with pytest.raises(openai.APIError, match="is ambiguous") as caught:
+            list(sdk.chat.completions.create(**asked, extra_body=rule))
+    assert (caught.value.code, caught.value.type) == ("ambiguous_grammar", "invalid_request_error")
+    assert isinstance(caught.value, openai.BadRequestError) != stream
+    text, done, usage = other.result()
+    assert (text, done, usage["completion_tokens"]) == (uncut, True, 700)
+    assert metric(client, gateway_of_one, "penstock_local_restarts_total") == 0
+    assert metric(client, gateway_of_one, "penstock_continuations_total") == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
 import pytest
 from backend_suite import BackendSuite, compute, greedy, small
@@ -16,7 +17,8 @@ from penstock.config.model import LocalConfig
 from penstock.engine import demo, gbnf
 from penstock.engine.backend import CannotTake, Sampling
 from penstock.engine.model_dir import inspect
-from penstock.engine.regex import compiled as compiled_regex
+from penstock.engine.productions import of_pattern
+from penstock.engine.regex import read as read_regex
 from penstock.engine.request import read
 from penstock.engine.schema import compiled
 from penstock.errors import ModelUnusable
@@ -75,7 +77,7 @@ def test_every_kind_of_schema_that_is_let_through_compiles(backend, prompt, sche
 @pytest.mark.parametrize("expression", RULED)
 def test_an_expression_rules_the_answer(backend, prompt, expression):
     """One that did not compile would cost the library its state, so all kinds are asked of the same one."""
-    rule = {"regex": compiled_regex(expression)}
+    rule = {"grammar": of_pattern(read_regex(expression))}
     drawn = [Sampling(max_tokens=40, temperature=1.0, seed=seed, **rule) for seed in range(3)]
     for ids, _, finish in compute(backend, (prompt, greedy(40, **rule)), *((prompt, one) for one in drawn)):
         text = backend.tokenizer.decode(ids)
@@ -113,7 +115,7 @@ def test_llama_cpps_grammar_for_json_rules_the_answer(backend, prompt):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"regex": "(a"}, {"schema": '{"type": "nothing"}'}, {"schema": '{"$ref": "#/$defs/x"}'}], ids=str
+    "bad", [{"schema": "{"}, {"schema": '{"type": "nothing"}'}, {"schema": '{"$ref": "#/$defs/x"}'}], ids=str
 )
 def test_a_rule_that_the_library_refuses_costs_nobody_an_answer(backend, prompt, bad):
     """Within a step it would: no later one succeeds then."""
@@ -124,13 +126,35 @@ def test_a_rule_that_the_library_refuses_costs_nobody_an_answer(backend, prompt,
 
 
 def test_a_rule_is_compiled_once_and_beside_the_steps(backend, prompt, monkeypatch):
-    rule = greedy(4, regex="penstock|turbine")
+    rule = greedy(4, grammar=gbnf.read('root ::= "penstock" | "turbine"'))
     backend.prepare(rule)
     monkeypatch.setattr(backend._rules, "_pipeline", None)
     backend.prepare(rule)
     assert backend._rules._pipeline is None  # nobody asked for another
-    backend.prepare(greedy(4, regex="gate|lake"))
+    backend.prepare(greedy(4, grammar=gbnf.read('root ::= "gate" | "lake"')))
     assert backend._rules._pipeline is not None
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "[a-z ]*a[a-z ]{40}",
+        "[a-z ]*a[a-z ]{40}|[a-z ]*b[a-z ]{40}",
+        "([a-z ]*a[a-z ]{30}0){1,6}",
+        "(a{1,60}){1,60}",
+        "(a|aa){1,1000}",
+        "([a-z]{1,9}|[a-m]{1,7}b?){1,12}",
+        "(.*a){20}.{5}",
+    ],
+)
+def test_no_expression_that_is_let_through_keeps_the_compiler(backend, prompt, expression):
+    """As deterministic automata the first three have more states than there is memory."""
+    rule = of_pattern(read_regex(expression))
+    began = time.process_time()
+    backend.prepare(greedy(4, grammar=rule))
+    assert time.process_time() - began < 3
+    ((ids, _, finish),) = compute(backend, (prompt, greedy(4, grammar=rule)))
+    assert (len(ids), finish) == (4, "length")
 
 
 @pytest.mark.parametrize("name", ["guided_choice", "structured_outputs"])

@@ -31,7 +31,7 @@ def ruled(**members):
 )
 def test_a_schema_by_any_name(members):
     found = ruled(**members)
-    assert (found.param, json.loads(found.schema), found.regex) == (next(iter(members)), SCHEMA, "")
+    assert (found.param, json.loads(found.schema), found.grammar) == (next(iter(members)), SCHEMA, None)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_schema_by_any_name(members):
 )
 def test_an_expression_or_a_choice_by_any_name(members, regex):
     found = ruled(**members)
-    assert (found.param, found.schema, found.regex) == (next(iter(members)), "", regex)
+    assert (found.param, found.schema, found.grammar.regex()) == (next(iter(members)), "", regex)
 
 
 @pytest.mark.parametrize(

@@ -320,12 +320,16 @@ class TestRefusals:
         assert not backend.added
 
     @pytest.mark.parametrize("stream", [False, True])
-    def test_an_ambiguous_grammar_ends_its_own_call_and_no_other(self, stream):
+    @pytest.mark.parametrize(
+        "rule",
+        [{"grammar": "root ::= root root | [a-z]"}, {"regex": "([a-z]+b?)+([a-z]+c?)+([a-z]+d?)+0"}],
+        ids=["grammar", "regex"],
+    )
+    def test_an_ambiguous_rule_ends_its_own_call_and_no_other(self, rule, stream):
         async def test():
             backend = SayingBackend("a" * 900, held=True)
             async with serving(backend) as (client, service):
-                rule = "root ::= root root | [a-z]"
-                ruled = client.post(CHAT, json=chat(max_tokens=900, grammar=rule, stream=stream))
+                ruled = client.post(CHAT, json=chat(max_tokens=900, stream=stream, **rule))
                 ruled = asyncio.ensure_future(ruled)
                 await until_added(backend, 1)
                 plain = asyncio.ensure_future(client.post(CHAT, json=chat(max_tokens=900)))

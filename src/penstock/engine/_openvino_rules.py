@@ -46,7 +46,7 @@ class RuleCompiler:
         rule = structured(sampling)
         if rule is None:
             return
-        key = f"{rule.json_schema}\0{rule.regex}\0{rule.grammar}"
+        key = f"{rule.json_schema}\0{rule.grammar}"
         if key in self._known:
             return
         if self._pipeline is None:
@@ -66,11 +66,12 @@ class RuleCompiler:
 
 
 def structured(sampling: Sampling) -> Any:
-    """The library's own form of what an answer keeps to; None: it keeps to nothing."""
+    """The library's own form of what an answer keeps to; None: it keeps to nothing.
+
+    Not its form for expressions: of these it makes automata, which double in size with each letter of some.
+    """
     if sampling.schema:
         return openvino_genai.StructuredOutputConfig(json_schema=sampling.schema)
-    if sampling.regex:
-        return openvino_genai.StructuredOutputConfig(regex=sampling.regex)
     if sampling.grammar is not None:
         return openvino_genai.StructuredOutputConfig(grammar=sampling.grammar.ebnf())
     return None

@@ -29,8 +29,8 @@ _SSE: HeaderList = (
     (b"x-accel-buffering", b"no"),
 )
 _AMBIGUOUS = (
-    "the grammar is ambiguous: there are so many ways in which it reads this answer that the next token would take too "
-    "long; write it so that a text can be read in one way, or ask for a shorter answer"
+    "the grammar, or the expression, is ambiguous: there are so many ways in which it reads this answer that the next "
+    "token would take too long; write it so that a text can be read in one way, or ask for a shorter answer"
 )
 
 

@@ -54,8 +54,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """How tokens are chosen; the names are those of the OpenAI API and of vLLM.
 
     ``temperature`` 0 takes the likeliest token each time.  ``schema`` is the JSON Schema that the answer must keep
-    to, as JSON text; ``regex`` the expression that the whole of it must match; ``grammar`` the rules of which it must be a
-    text.  Empty: none; one of them at most is there.
+    to, as JSON text; ``grammar`` the rules of which it must be a text, also where they were said as an expression or a
+    choice.  Empty: none; one of them at most is there.
     """
 
     max_tokens: int = 0  # 0: what the context has room for
@@ -77,13 +77,12 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     )
     logit_bias: tuple[tuple[int, float], ...] = ()  # what is added to the logits of tokens
     schema: str = ""
-    regex: str = ""
     grammar: Grammar | None = None
 
     @property
     def is_ruled(self) -> bool:
         """Whether there is something that the answer must keep to."""
-        return bool(self.schema or self.regex or self.grammar)
+        return bool(self.schema or self.grammar)
 
 
 def usable(said: Sampling) -> Sampling:

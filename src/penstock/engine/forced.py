@@ -13,7 +13,7 @@ import msgspec
 from penstock.engine import gbnf, lark, regex
 from penstock.engine.backend import Sampling
 from penstock.engine.conversation import Conversation, CustomTool, FunctionTool, offered
-from penstock.engine.productions import GrammarError
+from penstock.engine.productions import GrammarError, of_pattern
 from penstock.engine.ruled import Ruling
 from penstock.engine.schema import compiled
 from penstock.engine.text import Piece
@@ -82,7 +82,7 @@ def _of_format(tool: CustomTool) -> Ruling:
     if said is None:
         raise BadRequest("a format of the type grammar needs a grammar", param="tools")
     if said.syntax == "regex":
-        return Ruling("tools", regex=regex.compiled(said.definition, "tools"))
+        return Ruling("tools", grammar=of_pattern(regex.read(said.definition, "tools")))
     try:
         return Ruling("tools", grammar=(gbnf if said.syntax == "gbnf" else lark).read(said.definition))
     except GrammarError as error:
@@ -130,7 +130,7 @@ class ForcedText:
 
 def keeping_to(sampling: Sampling, rule: Ruling) -> Sampling:
     """The same, ruled."""
-    return msgspec.structs.replace(sampling, schema=rule.schema, regex=rule.regex, grammar=rule.grammar)
+    return msgspec.structs.replace(sampling, schema=rule.schema, grammar=rule.grammar)
 
 
 __all__ = ["Forced", "ForcedText", "forced", "keeping_to"]

@@ -99,10 +99,11 @@ def _said(sampling: Sampling) -> str:
     if sampling.schema:
         return str(make.grammar_from_json_schema(sampling.schema, defaults={"whitespace_pattern": _BLANKS}))
     # Letter by letter a grammar has too many rows for the library, so as much as can be is an expression.
-    regex = sampling.regex or (sampling.grammar.regex() if sampling.grammar else "")
-    if regex:
+    if sampling.grammar is None:
+        return ""
+    if regex := sampling.grammar.regex():
         return str(make.grammar_from_regex(regex))
-    return str(make.grammar_from_lark(sampling.grammar.lark())) if sampling.grammar else ""
+    return str(make.grammar_from_lark(sampling.grammar.lark()))
 
 
 __all__ = ["Grammars", "SchemaRule"]

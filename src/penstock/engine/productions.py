@@ -149,6 +149,14 @@ class Grammar:
                 raise GrammarError(why, rule.line)
 
 
+def of_pattern(pattern: Pattern) -> Grammar:
+    """The grammar of which that is the only rule.
+
+    :param pattern: without names
+    """
+    return Grammar({"root": Rule(pattern, 1)}, "root")
+
+
 def _reached(rules: Mapping[str, Rule], start: str) -> dict[str, Rule]:
     """Those that the first one needs."""
     found = {start: rules[start]}
@@ -256,4 +264,4 @@ def _beside(parts: Sequence[Pattern]) -> list[Pattern]:
     return found
 
 
-__all__ = ["MAX_LETTERS", "MAX_RULES", "Grammar", "GrammarError", "Rule"]
+__all__ = ["MAX_LETTERS", "MAX_RULES", "Grammar", "GrammarError", "Rule", "of_pattern"]

@@ -1,8 +1,8 @@
 """Which regular expressions a local model's answer can be ruled by.
 
-Each library understands others, and in its own way.  So an expression is read here, and written anew in the few forms
-that every backend reads alike (``pattern``): a class for each abbreviation, plain groups, no anchors, since the whole
-answer has to match.
+Each library understands others, and in its own way.  So an expression is read here, and becomes a tree (``pattern``) that
+is written anew in the few forms which every backend reads alike: a class for each abbreviation, plain groups, no anchors,
+since the whole answer has to match.
 
 What tells a match from another (names of groups, lazy repetition) means nothing to a grammar and is left out.  What
 looks at the text around (anchors in the middle, look-around, references back) cannot be ruled, and is refused.
@@ -24,7 +24,6 @@ from penstock.engine.pattern import (
     Letter,
     Pattern,
     Text,
-    expression,
     in_turn,
     may_be_nothing,
     one_of,
@@ -46,31 +45,23 @@ _COUNTS = re.compile(r"\{(\d{0,4})(,?)(\d{0,4})\}")
 _GROUP = re.compile(r"\?(?::|P?<[A-Za-z_]\w*>)")
 
 
-def compiled(said: str, param: str = "regex") -> str:
-    """The expression as a backend gets it.
-
-    :param param: the member that says it
-    :raises BadRequest: it says something that cannot be ruled
-    """
-    return expression(read(said, param))
-
-
 def read(said: str, param: str = "regex") -> Pattern:
     """What it matches.
 
+    :param param: the member that says it
     :raises BadRequest: it says something that cannot be ruled
     """
     return _Reader(said, param).whole()
 
 
-def any_of(texts: Sequence[str], param: str = "choice") -> str:
-    """An expression for one of several texts, as a backend gets it.
+def any_of(texts: Sequence[str], param: str = "choice") -> Pattern:
+    """One of several texts.
 
     :raises BadRequest: there are none, or one is empty
     """
     if not texts or not all(texts):
         raise BadRequest("a choice is of one text at least, and none of them is empty", param=param)
-    return compiled("|".join("".join(_plain(letter) for letter in text) for text in texts), param)
+    return read("|".join("".join(_plain(letter) for letter in text) for text in texts), param)
 
 
 def _plain(letter: str) -> str:
@@ -234,4 +225,4 @@ class _Reader(Letters):
         return letter
 
 
-__all__ = ["MAX_LETTERS", "any_of", "compiled", "read"]
+__all__ = ["MAX_LETTERS", "any_of", "read"]

@@ -207,7 +207,6 @@ def _sampling(body: _Body, limit: int | None, card: ModelCard, logprobs: bool, t
         top_logprobs=top_logprobs,
         logit_bias=_biases(body.logit_bias or {}, card),
         schema=rule.schema,
-        regex=rule.regex,
         grammar=rule.grammar,
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from penstock.engine import gbnf, lark, regex
-from penstock.engine.productions import Grammar, GrammarError
+from penstock.engine.productions import Grammar, GrammarError, of_pattern
 from penstock.engine.schema import compiled
 from penstock.errors import BadRequest
 from penstock.messages import JSON
@@ -62,14 +62,13 @@ class RuledBody(msgspec.Struct, kw_only=True):
 
 
 class Ruling(msgspec.Struct, frozen=True):
-    """The one rule of a request, as a backend gets it; at most one of the three is there.
+    """The one rule of a request, as a backend gets it; one of the two at most is there.
 
     ``param``: the member that says it; empty: there is none.
     """
 
     param: str = ""
     schema: str = ""
-    regex: str = ""
     grammar: Grammar | None = None
 
 
@@ -139,11 +138,11 @@ def _of_schema(schema: JSON, param: str) -> Ruling:
 
 
 def _of_regex(expression: str, param: str) -> Ruling:
-    return Ruling(param, regex=regex.compiled(expression, param))
+    return Ruling(param, grammar=of_pattern(regex.read(expression, param)))
 
 
 def _of_choice(texts: list[str], param: str) -> Ruling:
-    return Ruling(param, regex=regex.any_of(texts, param))
+    return Ruling(param, grammar=of_pattern(regex.any_of(texts, param)))
 
 
 def _of_grammar(text: str, param: str) -> Ruling:

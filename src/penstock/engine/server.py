@@ -302,7 +302,7 @@ def _tools_of(asked: Asked) -> ToolText | ForcedText | None:
 
 
 def _readings_of(asked: Asked, backend: Backend) -> Readings | None:
-    """What counts the readings of one answer; None: that needs nobody, as whoever draws here gets an expression."""
+    """What counts the readings of one answer; None: nobody need, as whoever draws here gets an expression."""
     grammar = asked.sampling.grammar
     if grammar is None or (backend.card.draws and grammar.regex()):
         return None
