@@ -11,7 +11,6 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,46 +77,38 @@ def _perplexity(runner: Runner, tokens: Any, tell: Tell) -> tuple[float, int]:
 
 
 def _speed(runner: Runner, tokens: Any, batch: int, work: Work, tell: Tell) -> Speed:
-    prompts = np.resize(tokens, (batch, tokens.shape[1]))
-    begins = prompts[:, : work.prompt]
-
-    def prefill() -> int:
-        runner.begin(prompts, 1)
-        return int(prompts.size)
-
-    def decode() -> int:
-        for _ in range(work.generated - 1):
-            runner.step()
-        return batch * (work.generated - 1)
-
-    def ready() -> None:
-        runner.begin(begins, work.generated)
-        runner.step()
-
-    rates: dict[str, list[float]] = {"prefill": [], "decode": []}
-    prefill()  # what is done once only
+    """Each prompt that is timed is the one that the timed answer begins with: prompts are what takes longest."""
+    prompts = np.resize(tokens, (batch, tokens.shape[1]))[:, : work.prompt]
+    _round(runner, prompts, 1)  # what is done once only
+    prefill, decode = [], []
     for number in range(work.repeats):
-        rates["prefill"].append(_rate(prefill, lambda: None))
-        rates["decode"].append(_rate(decode, ready))
+        reading = writing = 0.0
+        rounds = 0
+        while min(reading, writing) < _AT_LEAST:
+            read, written = _round(runner, prompts, work.generated)
+            reading, writing, rounds = reading + read, writing + written, rounds + 1
+        prefill.append(rounds * prompts.size / reading)
+        decode.append(rounds * batch * (work.generated - 1) / writing)
         tell(f"speed at batch {batch}", number + 1, work.repeats)
-    decoded = statistics.median(rates["decode"])
+    decoded = statistics.median(decode)
     return Speed(
         batch=batch,
-        prefill=statistics.median(rates["prefill"]),
+        prefill=statistics.median(prefill),
         decode=decoded,
-        spread=(max(rates["decode"]) - min(rates["decode"])) / decoded,
+        spread=(max(decode) - min(decode)) / decoded,
     )
 
 
-def _rate(act: Callable[[], int], ready: Callable[[], None]) -> float:
-    """Tokens per CPU-second; ``ready`` is not counted."""
-    spent, tokens = 0.0, 0
-    while spent < _AT_LEAST:
-        ready()
-        began = time.process_time()
-        tokens += act()
-        spent += time.process_time() - began
-    return tokens / spent
+def _round(runner: Runner, prompts: Any, generated: int) -> tuple[float, float]:
+    """CPU-seconds of reading the prompts, and of the tokens that follow, but for the first."""
+    began = time.process_time()
+    runner.begin(prompts, generated)
+    read = time.process_time()
+    runner.step()
+    first = time.process_time()
+    for _ in range(generated - 1):
+        runner.step()
+    return read - began, time.process_time() - first
 
 
 def _resident() -> int:
