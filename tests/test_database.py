@@ -1,7 +1,11 @@
 """A SQLite file of ours: what is written is written, and what is not ours stays as it is."""
 
 import asyncio
+import contextlib
+import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 
@@ -15,7 +19,7 @@ SCHEMA = ("CREATE TABLE t (n INTEGER)",)
 
 
 def a_database(path, **more):
-    return Database(path, **{"application_id": 7, "version": 1, "schema": SCHEMA, **more})
+    return Database(path, **{"application_id": 7, "schema": SCHEMA, **more})
 
 
 async def numbers(database):
@@ -155,18 +159,135 @@ def test_what_is_not_ours_is_refused_and_left_alone(prepare, why, tmp_path):
         await database.close()
 
     asyncio.run(main())
-    assert (path.read_bytes() if path.is_file() else None) == before or why == "somebody else"
+    assert (path.read_bytes() if path.is_file() else None) == before
 
 
-def test_another_version_is_refused(tmp_path):
+# The present schema has a second column, which came with the second version, and a view, with the third.
+STEPS = (
+    ("ALTER TABLE t ADD COLUMN twice INTEGER NOT NULL DEFAULT 0", "UPDATE t SET twice = 2 * n"),
+    ("CREATE VIEW v AS SELECT n, twice FROM t",),
+)
+NEW = {"schema": ("CREATE TABLE t (n INTEGER, twice INTEGER NOT NULL DEFAULT 0)", *STEPS[1]), "steps": STEPS}
+OLDER = [{}, {"schema": (*SCHEMA, *STEPS[0]), "steps": STEPS[:1]}]
+
+
+async def fill(path, **layout):
+    database = a_database(path, **layout)
+    await database.write(lambda db: db.executemany("INSERT INTO t (n) VALUES (?)", [(1,), (2,)]))
+    await database.close()
+
+
+async def pairs(database):
+    return await database.read(lambda db: db.execute("SELECT n, twice FROM v ORDER BY n").fetchall())
+
+
+@pytest.mark.parametrize("layout", OLDER)
+def test_a_file_of_an_earlier_version_takes_the_steps_that_it_has_not_taken(layout, tmp_path):
     async def main():
+        await fill(tmp_path / "d", **layout)
+        if layout:
+            with contextlib.closing(sqlite3.connect(tmp_path / "d")) as other, other:
+                other.execute("UPDATE t SET twice = 2 * n")
+        for _ in range(2):
+            database = a_database(tmp_path / "d", **NEW)
+            assert await pairs(database) == [(1, 2), (2, 4)]
+            await database.close()
+
+    asyncio.run(main())
+
+
+def test_of_many_who_begin_at_once_with_a_file_of_an_earlier_version_one_takes_the_steps(tmp_path):
+    async def main():
+        await fill(tmp_path / "d")
+        databases = [a_database(tmp_path / "d", **NEW) for _ in range(8)]
+        assert await asyncio.gather(*map(pairs, databases)) == [[(1, 2), (2, 4)]] * 8
+        for database in databases:
+            await database.close()
+
+    asyncio.run(main())
+
+
+def test_who_finds_a_file_of_an_earlier_version_waits_longer_for_whoever_rewrites_it(tmp_path, monkeypatch):
+    patience = []
+    begin = module.transaction
+
+    def noted(connection):
+        patience.append(connection.execute("PRAGMA busy_timeout").fetchone()[0] / 1_000)
+        return begin(connection)
+
+    async def main():
+        await fill(tmp_path / "d")
+        monkeypatch.setattr(module, "transaction", noted)
+        await fill(tmp_path / "d", **NEW)
+        await fill(tmp_path / "d", **NEW)
+
+    asyncio.run(main())
+    assert patience == [module.STEPS_TIMEOUT, *[module.BUSY_TIMEOUT] * 3]
+
+
+def test_who_is_killed_between_two_statements_has_changed_nothing(tmp_path):
+    asyncio.run(fill(tmp_path / "d"))
+    killed = f"""
+import os, sqlite3, sys
+from pathlib import Path
+from penstock.sqlite_files import Mark, transaction
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.create_function("die", 0, lambda: os.kill(os.getpid(), 9))
+with transaction(db):
+    Mark(7, 3).adopt(db, (), ({STEPS[0]!r}, ("CREATE TABLE half (n)", "SELECT die()")))
+"""
+    ended = subprocess.run([sys.executable, "-c", killed, tmp_path / "d"], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    with contextlib.closing(sqlite3.connect(tmp_path / "d")) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+        assert db.execute("SELECT name, sql FROM sqlite_master").fetchall() == [("t", SCHEMA[0])]
+
+    async def main():
+        database = a_database(tmp_path / "d", **NEW)
+        assert await pairs(database) == [(1, 2), (2, 4)]
+        await database.close()
+
+    asyncio.run(main())
+
+
+def test_a_step_that_fails_changes_nothing(tmp_path):
+    async def main():
+        await fill(tmp_path / "d")
+        before = (tmp_path / "d").read_bytes()
+        broken = a_database(tmp_path / "d", steps=(*STEPS[:1], ("DROP TABLE missing",)))
+        with pytest.raises(ConfigError, match="no such table"):
+            await broken.open()
+        await broken.close()
+        assert (tmp_path / "d").read_bytes() == before
+
+    asyncio.run(main())
+
+
+def test_a_newer_version_is_refused_by_name_and_left_alone(tmp_path):
+    async def main():
+        await fill(tmp_path / "d", **NEW)
+        before = (tmp_path / "d").read_bytes()
         old = a_database(tmp_path / "d")
-        await old.open()
+        with pytest.raises(ConfigError, match="it has version 3, this program writes 1: a newer Penstock"):
+            await old.open()
         await old.close()
-        new = a_database(tmp_path / "d", version=2)
-        with pytest.raises(ConfigError) as refused:
-            await new.open()
-        assert "version 1" in refused.value.message
+        assert (tmp_path / "d").read_bytes() == before
+
+    asyncio.run(main())
+
+
+def test_who_has_a_file_open_that_becomes_one_of_a_newer_version_reads_and_writes_it_no_more(tmp_path):
+    async def main():
+        await fill(tmp_path / "d")
+        old, new = a_database(tmp_path / "d"), a_database(tmp_path / "d", **NEW)
+        assert await numbers(old) == [1, 2]
+        assert await pairs(new) == [(1, 2), (2, 4)]
+        with pytest.raises(StorageUnavailable):
+            await old.write(lambda db: db.execute("INSERT INTO t (n) VALUES (3)"))
+        with pytest.raises(StorageUnavailable):
+            await numbers(old)
+        await old.close()
+        assert await pairs(new) == [(1, 2), (2, 4)]
         await new.close()
 
     asyncio.run(main())

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from penstock.errors import ConfigError, StorageFull, StorageUnavailable
-from penstock.sqlite_files import Mark, create_private, log_ahead, transaction
+from penstock.sqlite_files import Mark, Steps, create_private, log_ahead, transaction
 from penstock.uninterrupted import uninterrupted
 
 MEMORY = Path(":memory:")
 """In the place of a path: nothing is kept but in memory, for this process alone."""
 
 BUSY_TIMEOUT = 5.0  # seconds that a write waits for another worker's
+STEPS_TIMEOUT = 60.0  # the same, while another worker may be rewriting a file of an earlier version
 
 _T = TypeVar("_T")
 
@@ -34,14 +35,15 @@ class Database:
     """One file; opened at the first use.
 
     :param application_id: SQLite's mark of who a file belongs to
-    :param version: of the schema
-    :param schema: the statements that make an empty file one of this version
+    :param schema: the statements that make an empty file one of the present version
+    :param steps: from version 1 to 2, from 2 to 3 and so on: the present version is one more than there are
     """
 
-    def __init__(self, path: Path, *, application_id: int, version: int, schema: Sequence[str]) -> None:
+    def __init__(self, path: Path, *, application_id: int, schema: Sequence[str], steps: Steps = ()) -> None:
         self.path = path
-        self._mark = Mark(application_id, version)
+        self._mark = Mark(application_id, 1 + len(steps))
         self._schema = schema
+        self._steps = steps
         self._connection: sqlite3.Connection | None = None
         self._closed = False
         self._thread = ThreadPoolExecutor(1, f"penstock-{path.stem}")
@@ -64,7 +66,7 @@ class Database:
 
         :raises StorageUnavailable: the file is locked, broken or gone
         """
-        return await self._run(lambda: work(self._opened()))
+        return await self._run(lambda: work(self._checked(self._opened())))
 
     async def write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """The same in one transaction, which is on the disk when this returns; an exception undoes it.
@@ -103,10 +105,14 @@ class Database:
                 create_private(self.path)
             connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
             try:
+                # Before anything else: to a file that is not for us nothing is written.
+                if self._mark.missing(connection, self._steps):
+                    _wait_for_others(connection, STEPS_TIMEOUT)
                 log_ahead(connection, patience=BUSY_TIMEOUT)
                 connection.execute("PRAGMA synchronous = FULL")
                 with transaction(connection):
-                    self._mark.adopt(connection, self._schema)
+                    self._mark.adopt(connection, self._schema, self._steps)
+                _wait_for_others(connection, BUSY_TIMEOUT)
             except BaseException:
                 connection.close()
                 raise
@@ -115,9 +121,19 @@ class Database:
 
     def _transaction(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         with transaction(self._opened()) as connection:
-            return work(connection)
+            return work(self._checked(connection))
+
+    def _checked(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        """The file may have become one of a later version since it was opened, by a process that was started later."""
+        if not self._mark.is_on(connection):
+            self._mark.check(connection)
+        return connection
 
     def _close(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def _wait_for_others(connection: sqlite3.Connection, seconds: float) -> None:
+    connection.execute(f"PRAGMA busy_timeout = {seconds * 1_000:.0f}")

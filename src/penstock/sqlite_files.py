@@ -1,4 +1,6 @@
-"""What all SQLite files of ours have in common: a mark that says whose they are, a log beside them, transactions."""
+"""What all SQLite files of ours have in common: a mark that says whose they are and of which version, the way from
+one version to the next, a log beside them, transactions.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
@@ -23,8 +26,16 @@ class OtherVersion(sqlite3.DatabaseError):
     """A file is ours, and of another version."""
 
     def __init__(self, found: int, wanted: int) -> None:
-        super().__init__(f"it has version {found}, this program writes {wanted}")
+        whose = ": a newer Penstock has written it" if found > wanted else ""
+        super().__init__(f"it has version {found}, this program writes {wanted}{whose}")
         self.found = found
+
+
+Steps: TypeAlias = Sequence[Sequence[str]]
+"""How a file of an earlier version becomes one of this: for each version the statements that make the next one of it.
+
+The last of them lead to the present version.
+"""
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -58,16 +69,36 @@ class Mark(msgspec.Struct, frozen=True):
             raise OtherVersion(version, self.version)
         return True
 
-    def adopt(self, db: sqlite3.Connection, schema: Sequence[str]) -> None:
-        """Make an empty file one of ours.  Belongs into a transaction; fails as :meth:`check` does."""
-        if not self.check(db):
+    def missing(self, db: sqlite3.Connection, steps: Steps) -> Steps:
+        """Those steps that a file has still to go; of one that is empty, none.
+
+        :raises Foreign: it is somebody else's
+        :raises OtherVersion: it is of a later version, or of one from which no step leads
+        """
+        try:
+            self.check(db)
+        except OtherVersion as other:
+            behind = self.version - other.found
+            if not 0 < behind <= len(steps):
+                raise
+            return steps[-behind:]
+        return ()
+
+    def adopt(self, db: sqlite3.Connection, schema: Sequence[str], steps: Steps = ()) -> None:
+        """Make an empty file one of ours, or one of an earlier version one of this.
+
+        Belongs into a transaction: who is killed in the middle has changed nothing, and who has waited for another
+        finds it done.  Fails as :meth:`missing` does, and has changed nothing then.
+        """
+        statements = [statement for step in self.missing(db, steps) for statement in step]
+        if not statements:
+            if self.check(db):
+                return
             if any(self._read(db)):
                 raise Foreign("it is somebody else's database")
-            for statement in schema:
-                db.execute(statement)
-            self.enter(db)
-
-    def enter(self, db: sqlite3.Connection) -> None:
+            statements = [*schema]
+        for statement in statements:
+            db.execute(statement)
         db.execute(f"PRAGMA application_id = {self.application_id}")
         db.execute(f"PRAGMA user_version = {self.version}")
 

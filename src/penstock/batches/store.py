@@ -23,7 +23,6 @@ from penstock.errors import KeyReused, NotFound
 from penstock.upload.files import ORPHANED
 
 _APPLICATION_ID = 0x50454E42  # "PENB"
-_VERSION = 1
 # ``open``: there is still something to do for it.
 _SCHEMA = (
     """
@@ -55,7 +54,7 @@ class BatchStore:
     def __init__(self, directory: Path) -> None:
         self.lines = directory / "batches"
         self._database = Database(
-            directory / "batches.sqlite", application_id=_APPLICATION_ID, version=_VERSION, schema=_SCHEMA
+            directory / "batches.sqlite", application_id=_APPLICATION_ID, schema=_SCHEMA
         )
 
     def __repr__(self) -> str:

@@ -31,7 +31,6 @@ from penstock.database import MEMORY, Database
 from penstock.flow.verdict import FIRST_LOOK, Figures, Finding, compare
 
 _APPLICATION_ID = 0x50454E56  # "PENV"
-_VERSION = 1
 _SCHEMA = (
     """
 CREATE TABLE trials (
@@ -268,9 +267,7 @@ class Trials:
     """
 
     def __init__(self, path: Path | None, now: Callable[[], float] = time.time) -> None:
-        self._database = Database(
-            path or MEMORY, application_id=_APPLICATION_ID, version=_VERSION, schema=_SCHEMA
-        )
+        self._database = Database(path or MEMORY, application_id=_APPLICATION_ID, schema=_SCHEMA)
         self._now = now
 
     def __repr__(self) -> str:

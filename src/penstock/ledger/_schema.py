@@ -8,9 +8,6 @@ from pathlib import Path
 from penstock.messages import PROCESS_DIED
 from penstock.sqlite_files import Foreign, Mark, OtherVersion
 
-MARK = Mark(
-    0x50454E53, 6
-)  # "PENS"; version 1 had no "saved", 2 no "queued", 3 nothing from "answer" on, 4 not what few have, 5 no savings
 BOOT_SHIFT = 40  # rows of one boot: a million millions
 RESERVED = "reserved"  # the outcome of a row that is still open
 TOLD = 1  # the value of "told" where the figures are the provider's own, told afterwards
@@ -161,6 +158,22 @@ FROM attempts
 UNION ALL {ONE_BY_ONE}""",  # noqa: S608 - as above
 )
 _SCHEMA = (*_OF_ONE_BY_ONE, *_SAVINGS)
+_STEPS = (
+    tuple(
+        f"ALTER TABLE {table} ADD COLUMN saved INTEGER NOT NULL DEFAULT 0" for table in ("attempts", "folded")
+    ),
+    ("ALTER TABLE folded ADD COLUMN queued INTEGER NOT NULL DEFAULT 0", _DIED_INDEX),
+    (
+        *(
+            f"ALTER TABLE attempts ADD COLUMN {column}"
+            for column in ("answer TEXT NOT NULL DEFAULT ''", *OF_QUESTIONS)
+        ),
+        _QUESTIONS_INDEX,
+    ),
+    tuple(f"ALTER TABLE attempts ADD COLUMN {column}" for column in OF_FEW),
+    _SAVINGS,
+)
+MARK = Mark(0x50454E53, 1 + len(_STEPS))  # "PENS"
 
 
 class NotALedger(sqlite3.DatabaseError):
@@ -173,29 +186,6 @@ def adopt(db: sqlite3.Connection, path: Path) -> None:
     :raises NotALedger: it is something else, or of a later version
     """
     try:
-        MARK.adopt(db, _SCHEMA)
-    except Foreign as error:
+        MARK.adopt(db, _SCHEMA, _STEPS)
+    except (Foreign, OtherVersion) as error:
         raise NotALedger(f"{path} cannot be used: {error}") from error
-    except OtherVersion as other:
-        if not 1 <= other.found < MARK.version:
-            raise NotALedger(f"{path} cannot be used: {other}") from other
-        _bring_up_to_date(db, other.found)
-
-
-def _bring_up_to_date(db: sqlite3.Connection, version: int) -> None:
-    if version == 1:
-        for table in ("attempts", "folded"):
-            db.execute(f"ALTER TABLE {table} ADD COLUMN saved INTEGER NOT NULL DEFAULT 0")
-    if version < 3:
-        db.execute("ALTER TABLE folded ADD COLUMN queued INTEGER NOT NULL DEFAULT 0")
-        db.execute(_DIED_INDEX)
-    if version < 4:
-        for column in ("answer TEXT NOT NULL DEFAULT ''", *OF_QUESTIONS):
-            db.execute(f"ALTER TABLE attempts ADD COLUMN {column}")
-        db.execute(_QUESTIONS_INDEX)
-    if version < 5:
-        for column in OF_FEW:
-            db.execute(f"ALTER TABLE attempts ADD COLUMN {column}")
-    for statement in _SAVINGS:
-        db.execute(statement)
-    MARK.enter(db)

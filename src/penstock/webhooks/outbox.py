@@ -24,7 +24,6 @@ PART = 8  # of the room that was counted, this part is filled before it is count
 TIDIED = 600.0  # seconds between two looks for what may be forgotten, which is a walk through all of it
 
 _APPLICATION_ID = 0x50454E57  # "PENW"
-_VERSION = 1
 _SCHEMA = (
     """
 CREATE TABLE deliveries (
@@ -72,7 +71,7 @@ class Outbox:
     """:param path: the file; its directory must exist"""
 
     def __init__(self, path: Path) -> None:
-        self._database = Database(path, application_id=_APPLICATION_ID, version=_VERSION, schema=_SCHEMA)
+        self._database = Database(path, application_id=_APPLICATION_ID, schema=_SCHEMA)
         self._room = 0  # deliveries that may be entered before those that wait are counted again
         self._tidied = -math.inf  # Unix seconds
 

@@ -31,7 +31,6 @@ from penstock.upload.index import (
 from penstock.upload.offsets import Phase
 
 _APPLICATION_ID = 0x50455550  # "PEUP"
-_VERSION = 1
 _SCHEMA = (
     """
 CREATE TABLE uploads (
@@ -92,7 +91,7 @@ class SQLiteIndex:
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self._limits = limits
-        self._database = Database(path, application_id=_APPLICATION_ID, version=_VERSION, schema=_SCHEMA)
+        self._database = Database(path, application_id=_APPLICATION_ID, schema=_SCHEMA)
 
     def __repr__(self) -> str:
         return f"<SQLiteIndex {self._database.path}>"

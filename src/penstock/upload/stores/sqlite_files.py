@@ -15,7 +15,6 @@ from penstock.upload.file_index import Parts, Query, StoredFile, files_quota
 from penstock.upload.files import BLOCK, BlockReader, old_names, sync_directory, unlink_all
 
 _APPLICATION_ID = 0x50454E46  # "PENF"
-_VERSION = 1
 _SCHEMA = (
     """
 CREATE TABLE files (
@@ -39,7 +38,7 @@ class SQLiteFileIndex:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._database = Database(path, application_id=_APPLICATION_ID, version=_VERSION, schema=_SCHEMA)
+        self._database = Database(path, application_id=_APPLICATION_ID, schema=_SCHEMA)
 
     def __repr__(self) -> str:
         return f"<SQLiteFileIndex {self._path}>"
