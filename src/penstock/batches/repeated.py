@@ -24,3 +24,8 @@ class Naming(msgspec.Struct, frozen=True):
     @property
     def may_repeat(self) -> bool:
         return self.is_key or self.is_retry
+
+    @property
+    def overtaken(self) -> str:
+        """Under what a retry is known to the request that it repeats, where it is entered before that one."""
+        return self.name + " retried"

@@ -73,6 +73,8 @@ class BatchStore:
     async def add(self, batch: Batch, naming: Naming | None = None) -> Batch:
         """Enter a new batch, unless it was made already; the one that is there then.
 
+        Without a key a request leads to the batch of its SDK's retry, too, where that was entered first.
+
         :raises KeyReused: the key belongs to a batch that was asked for in other words
         """
 
@@ -80,8 +82,9 @@ class BatchStore:
             if naming is not None:
                 if (present := _named(db, naming, batch.created)) is not None:
                     return present
-                values = (naming.name, batch.id, naming.fingerprint)
-                db.execute("INSERT OR REPLACE INTO names VALUES (?, ?, ?)", values)
+                names = (naming.name, naming.overtaken) if naming.is_retry else (naming.name,)
+                rows = [(name, batch.id, naming.fingerprint) for name in names]
+                db.executemany("INSERT OR REPLACE INTO names VALUES (?, ?, ?)", rows)
             db.execute(
                 "INSERT INTO batches VALUES (?, ?, ?, 1, ?)",
                 (batch.id, batch.tenant, batch.created, _encode(batch)),
@@ -249,7 +252,8 @@ def _find(db: sqlite3.Connection, batch_id: str) -> Batch | None:
 
 def _named(db: sqlite3.Connection, naming: Naming, now: float) -> Batch | None:
     """:raises KeyReused: the key belongs to a batch that was asked for in other words"""
-    row = db.execute("SELECT batch, fingerprint FROM names WHERE name = ?", (naming.name,)).fetchone()
+    name = naming.name if naming.may_repeat else naming.overtaken
+    row = db.execute("SELECT batch, fingerprint FROM names WHERE name = ?", (name,)).fetchone()
     found = _find(db, row[0]) if row else None
     if found is None:
         return None
@@ -257,4 +261,6 @@ def _named(db: sqlite3.Connection, naming: Naming, now: float) -> Batch | None:
         if row[1] != naming.fingerprint:
             raise KeyReused("this Idempotency-Key belongs to a batch that was created with another body")
         return found
-    return found if naming.is_retry and now - found.created < RECENT else None
+    if naming.is_retry:
+        return found if now - found.created < RECENT else None
+    return found if found.created > now else None  # of a retry that came later, and was quicker
