@@ -164,6 +164,14 @@ class Showcase:
     async def pieces_unread(self, exchange):
         exchange.respond(200, [], b"unread")
 
+    async def pieces_refused(self, exchange):
+        total = 0
+        async for piece in exchange.pieces():
+            total += len(piece)
+            if total >= 100_000:
+                break
+        exchange.respond(429, [], b"refused")
+
     async def pieces_body(self, exchange):
         exchange.respond(200, [], await exchange.body())
 

@@ -349,6 +349,39 @@ def test_a_long_body_that_is_refused_does_not_cost_the_client_the_answer(loop):
     run(main(), loop)
 
 
+def test_after_an_answer_with_little_of_a_long_body_to_come_the_connection_is_used_again(loop):
+    async def main():
+        async with Served(Showcase()) as served:
+            with await served.client() as client:
+                await client.send(get(b"/pieces-refused", b"Content-Length: 150000", method=b"POST"))
+                await client.send(b"x" * 100_000)
+                await client.receive_until(b"refused")
+                assert b"connection: close" not in client.received
+                await client.send(b"x" * 50_000)
+                await client.send(get(b"/sentinel"))
+                await client.receive_until(b"sentinel")
+
+    run(main(), loop)
+
+
+@pytest.mark.parametrize(("target", "more"), [(b"/early", 0), (b"/read", 0), (b"/early", 1)])
+def test_a_refused_body_ends_its_connection_with_its_last_byte_if_nothing_else_comes(loop, target, more):
+    async def main():
+        async with Served(Showcase()) as served:
+            with await served.client() as client:
+                await client.send(get(target, b"Content-Length: 9000000", method=b"POST") + b"x" * 1_000)
+                (answer,) = read_answers(await client.receive_all())
+                assert (answer.status, answer.closes) == (401 if target == b"/early" else 413, True)
+                (connection,) = served.listener._serving.connections
+                await client.send(b"x" * 8_998_999)
+                assert "lingering" in repr(connection)
+                await client.send(b"x" * (1 + more))
+                await until(lambda: connection._unread == -more)
+                await until(lambda: served.listener.statistics().open == bool(more))
+
+    run(main(), loop)
+
+
 def test_bodies_that_are_coming_in_have_a_bound_together_and_small_ones_always_pass(loop):
     application = Showcase()
 

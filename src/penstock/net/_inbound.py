@@ -71,6 +71,7 @@ class Inbound(asyncio.Protocol):
         "_rest",
         "_rest_at",
         "_stripped",
+        "_unread",
         "_untaken",
         "broken",
         "deadline",
@@ -113,6 +114,9 @@ class Inbound(asyncio.Protocol):
         self._over_limit = False
         self._untaken: Untaken | None = None  # while writing is paused, and after close
         self._linger_until = NEVER
+        self._unread = (
+            -1
+        )  # while lingering: bytes of the last body that are still to come; below nought: nobody knows
         self.deadline = NEVER
 
     # ---- what asyncio says
@@ -145,7 +149,11 @@ class Inbound(asyncio.Protocol):
             if not self.last:
                 self._read_ahead(data)
         elif phase == _LINGERING:
-            self.deadline = min(self.serving.clock.now() + LINGER_SILENCE, self._linger_until)
+            self._unread -= len(data)
+            if self._unread == 0:
+                self.close()  # all that was announced has been read, so no reset follows
+            else:
+                self.deadline = min(self.serving.clock.now() + LINGER_SILENCE, self._linger_until)
 
     def eof_received(self) -> bool:
         """A half-closed connection is a closed one: nobody could tell it from a client that is gone."""
@@ -366,6 +374,7 @@ class Inbound(asyncio.Protocol):
             return at
         if limit is not None and length != CHUNKED and not exchange.ended:
             if length > exchange.limit:
+                exchange.received = size - at
                 self._fail_body(too_large(exchange.limit))
                 return size
             if size - at >= length:  # the usual case: nothing to wait for
@@ -403,11 +412,8 @@ class Inbound(asyncio.Protocol):
 
     def _take_body(self, body: InboundBody, data: bytes) -> bytes:
         """Give the exchange its part of ``data``; returns what follows the body."""
-        exchange = body.exchange
         body.feed(data)
-        if exchange.ended and exchange.received > DROPPED_BODY_BYTES:
-            self._linger()
-        elif body.fault is not None:
+        if body.fault is not None:
             self._fail_body(body.fault)
         elif body.left == 0:
             self._let_go()
@@ -620,7 +626,12 @@ class Inbound(asyncio.Protocol):
             return
         self.resume_reading()
         self.phase = _LINGERING
-        self.exchange = None
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None and not exchange.whole:
+            self._unread = exchange.head.length - exchange.received
+            if self._unread == 0:
+                self.close()
+                return
         self._forget_input()
         self._let_go()
         now = self.serving.clock.now()
