@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
+import json
 import shutil
 import sqlite3
 import threading
@@ -16,8 +18,14 @@ CHAT = "/v1/chat/completions"
 LINES = 30
 
 
-def configured(url, folder):
+RUFH = {"upload-draft-interop-version": "8"}
+
+
+def configured(url, folder, hook):
     return {
+        "webhooks": {
+            "endpoints": [{"url": hook, "secret": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}]
+        },
         "workers": 2,
         "upstreams": {"own": {"kind": "sim", "base_url": url}},
         "models": {"*": {"candidates": [{"upstream": "own"}]}},
@@ -30,6 +38,49 @@ def configured(url, folder):
 
 def asked(prompt, model="sim:tokens=4", **more):
     return {"model": model, "messages": [{"role": "user", "content": prompt}], **more}
+
+
+@contextlib.contextmanager
+def receiver():
+    """Takes webhooks; the subject of each that came, and its id."""
+    came = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            event = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            came.append((event["data"]["id"], self.headers["webhook-id"]))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/", came
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def batch_of(client, prompts, model):
+    """The file that is a batch's input, as it was sent, and the batch's id."""
+    lines = "\n".join(
+        json.dumps({"custom_id": f"c{prompt}", "method": "POST", "url": CHAT, "body": asked(prompt, model)})
+        for prompt in prompts
+    )
+    file = client.post("/v1/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", lines)}).json()
+    wanted = {"input_file_id": file["id"], "endpoint": CHAT, "completion_window": "24h"}
+    return file["id"], lines, client.post("/v1/batches", json=wanted).json()["id"]
+
+
+def completed(client, batch):
+    return wait_until(
+        lambda: (now := client.get(f"/v1/batches/{batch}").json())["status"] == "completed" and now
+    )
 
 
 def copied(source, target):
@@ -52,22 +103,23 @@ def test_a_gateway_goes_on_from_a_copy_that_was_made_while_another_ran(tmp_path)
     live.mkdir()
     name = {"idempotency-key": "n"}
     named = asked("named", "sim:tokens=100", stream=True)
-    with SimulatorProcess() as simulator:
+    large = json.dumps(asked("piece " * 500)).encode()
+    with SimulatorProcess() as simulator, receiver() as (hook, came):
         with (
-            GatewayProcess(configured(simulator.base_url, live), live) as gateway,
+            GatewayProcess(configured(simulator.base_url, live, hook), live) as gateway,
             httpx2.Client(base_url=gateway.url, trust_env=False, timeout=60) as client,
         ):
             answer = client.post(CHAT, json=named, headers=name).text
-            lines = "\n".join(
-                f'{{"custom_id": "c{n}", "method": "POST", "url": "{CHAT}", "body": {{"model": '
-                f'"sim:tokens=6,tps=20", "messages": [{{"role": "user", "content": "{n}"}}]}}}}'
-                for n in range(LINES)
+            _, _, told = batch_of(client, ["told"], "sim:tokens=6")
+            completed(client, told)
+            wait_until(lambda: came, what="a webhook")
+            begun = client.post(
+                CHAT,
+                content=large[:1_000],
+                headers={**RUFH, "upload-complete": "?0", "content-type": "application/json"},
             )
-            file = client.post(
-                "/v1/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", lines)}
-            ).json()
-            wanted = {"input_file_id": file["id"], "endpoint": CHAT, "completion_window": "24h"}
-            batch = client.post("/v1/batches", json=wanted).json()["id"]
+            upload = begun.headers["location"].partition("/v1/")[2]
+            file, lines, batch = batch_of(client, map(str, range(LINES)), "sim:tokens=6,tps=20")
             wait_until(lambda: client.get(f"/v1/batches/{batch}").json()["request_counts"]["completed"] > 3)
             enough = threading.Event()
 
@@ -88,18 +140,29 @@ def test_a_gateway_goes_on_from_a_copy_that_was_made_while_another_ran(tmp_path)
         before = ledger_rows(copy / "ledger.sqlite")
         whole = [row for row in before if row.outcome == "completed"]
         with (
-            GatewayProcess(configured(simulator.base_url, copy), copy) as gateway,
+            GatewayProcess(configured(simulator.base_url, copy, hook), copy) as gateway,
             httpx2.Client(base_url=gateway.url, trust_env=False, timeout=60) as client,
         ):
             again = client.post(CHAT, json=named, headers=name)
             assert (again.headers["penstock-status"], again.text) == ("replayed", answer)
-            assert client.get(f"/v1/files/{file['id']}/content").text == lines
-            done = wait_until(
-                lambda: (now := client.get(f"/v1/batches/{batch}").json())["status"] == "completed" and now
-            )
+            assert client.get(f"/v1/files/{file}/content").text == lines
+            done = completed(client, batch)
             assert done["request_counts"] == {"total": LINES, "completed": LINES, "failed": 0}
             results = client.get(f"/v1/files/{done['output_file_id']}/content").text.splitlines()
             assert len(results) == LINES
+            assert client.head(f"/v1/{upload}", headers=RUFH).headers["upload-offset"] == "1000"
+            rest = {
+                "upload-offset": "1000",
+                "upload-complete": "?1",
+                "content-type": "application/partial-upload",
+            }
+            ended = client.patch(f"/v1/{upload}", content=large[1_000:], headers={**RUFH, **rest})
+            assert ended.json()["usage"]["completion_tokens"] == 4
+            # What was told before the copy was made is told no more; what has ended since, by the name that it has
+            # in whichever gateway it ends.
+            wait_until(lambda: batch in dict(came), what="a webhook")
+    assert [subject for subject, _ in came].count(told) == 1
+    assert len({name for subject, name in came if subject == batch}) == 1
     after = ledger_rows(copy / "ledger.sqlite")
     assert not [row for row in after if row.outcome == "reserved"]
     known = {row.generation for row in whole}

@@ -17,7 +17,7 @@ from typing import Any
 from penstock.config._reading import Path, Reader, did_you_mean
 from penstock.config.address import check_base_url, overlap, split_address
 from penstock.config.keys import HASH
-from penstock.config.patterns import resolve
+from penstock.config.patterns import CONTROL, resolve
 from penstock.config.providers import DEFAULT_BASE_URLS
 from penstock.config.secret import Secret
 from penstock.config.webhook_secret import key_of
@@ -26,7 +26,6 @@ Plain = dict[str, Any]
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110, 5.6.2
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")  # RFC 9110, 5.5; nothing that could end the line
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _PATH = re.compile(r"/[!-~]*\Z")  # and a query perhaps
 _CLOUDS = {"bedrock": "aws", "vertex": "google"}  # kinds of upstreams, and where their credentials come from
 _OF_SOURCES = {
@@ -85,7 +84,7 @@ def check(plain: Plain, reader: Reader) -> None:
 def _check_names(names: Plain, section: str, reader: Reader) -> None:
     """They come into header fields, metrics and terminals."""
     for name in names:
-        if _CONTROL.search(name):
+        if CONTROL.search(name):
             reader.mistake((section, name), "a name has no line ends or other control characters in it")
 
 

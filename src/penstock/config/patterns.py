@@ -7,7 +7,11 @@ first.  The same rule decides what a caller's model, a fallback and a key's perm
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
+
+# What no name holds: names come into header fields, metrics and terminals.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def match(pattern: str, name: str) -> str | None:

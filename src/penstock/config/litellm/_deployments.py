@@ -15,7 +15,7 @@ from penstock.config.litellm._draft import Deployment, Draft, Upstream
 from penstock.config.litellm._groups import SHARES
 from penstock.config.litellm._limits import ASKED
 from penstock.config.litellm._values import Plain, number, text
-from penstock.config.patterns import match
+from penstock.config.patterns import CONTROL, match
 from penstock.config.providers import PROVIDERS, Provider
 from penstock.config.references import expand, variables
 
@@ -95,6 +95,9 @@ class Deployments:
         info = entry.pop("model_info", None) or {}
         if name.count("*") > 1:
             self._draft.leave("model_list[].model_name", "a pattern holds one * at most", name)
+            return
+        if CONTROL.search(name):
+            self._draft.leave("model_list[].model_name", "a name holds no control characters", ascii(name))
             return
         mode = info.get("mode", "chat") if isinstance(info, dict) else "chat"
         if mode not in _SERVED_MODES:
