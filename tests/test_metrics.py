@@ -1,5 +1,7 @@
 import math
 import os
+import platform
+import time
 
 import msgspec
 import pytest
@@ -7,8 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from penstock import metrics
-from penstock.metrics import Family, Registry, merge, process_figures, process_metrics, render
+from penstock import __version__, metrics
+from penstock.metrics import (
+    Family,
+    Registry,
+    identity_metrics,
+    merge,
+    process_figures,
+    process_metrics,
+    render,
+)
 
 
 def parsed(snapshot):
@@ -275,3 +285,11 @@ class TestProcess:
         assert counted["process_cpu_seconds_total", ()] > 0
         assert counted["process_open_fds", ()] >= 6
         assert counted["penstock_processes", ()] == 2
+
+    def test_version_and_start_are_there_once(self):
+        registry = Registry()
+        identity_metrics(registry)
+        said = samples(registry.snapshot())
+        build = (("python", platform.python_version()), ("version", __version__))
+        assert said["penstock_build_info", build] == 1
+        assert 0 <= time.time() - said["process_start_time_seconds", ()] < 600

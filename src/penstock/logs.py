@@ -70,6 +70,8 @@ class RequestLine(msgspec.Struct, omit_defaults=True):
     peer: str = ""
     read: str = ""
     trace: str = ""  # id of the trace that it belongs to
+    method: str = ""  # of a request that was refused before it was a call
+    path: str = ""  # the same
 
 
 class RepeatedLine:
@@ -258,6 +260,7 @@ def render_text(line: RequestLine) -> str:
         str(line.status),
         line.outcome,
         line.endpoint,
+        f"{line.method} {line.path}".strip(),
         "stream" if line.stream else "",
         route,
         f"{line.input_tokens}+{line.output_tokens} tokens" if line.input_tokens or line.output_tokens else "",

@@ -19,6 +19,7 @@ model names.
 from __future__ import annotations
 
 import os
+import platform
 import re
 import sys
 import time
@@ -28,6 +29,8 @@ from math import inf, isinf, isnan
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
+
+from penstock import __version__
 
 Kind: TypeAlias = Literal["counter", "gauge", "histogram"]
 Merge: TypeAlias = Literal["sum", "max"]
@@ -475,3 +478,15 @@ def process_metrics(registry: Registry) -> None:
         processes.set(1)
 
     registry.before_snapshot(collect)
+
+
+def identity_metrics(registry: Registry) -> None:
+    """Declare what one process says for all: the version, and since when it has been running."""
+    build = registry.gauge(
+        "penstock_build_info", "1: this version is running, on this Python.", ("version", "python")
+    )
+    build.labels(__version__, platform.python_version()).set(1)
+    start = registry.gauge(
+        "process_start_time_seconds", "When the supervisor was started, seconds since 1970."
+    )
+    start.labels().set(time.time())

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 import time
 
 import httpx2
 import pytest
 import yaml
-from doc_pages import Page
+from doc_pages import ROOT, Page
 from prometheus_client.parser import text_string_to_metric_families
 
 from penstock.messages import Endpoint, Outcome
 from penstock.testing import GatewayProcess, SimulatorProcess
 
 PAGE = Page("docs/metrics.md")
+RULES = ROOT / "deploy/prometheus/rules.yaml"
 TABLE = {
     name: (kind, set(re.findall("`([a-z_]+)`", labels)))
     for name, kind, labels in re.findall(r"^\| `([a-z_]+)` \| (\w+) \| (.*?) ?\| ", PAGE.text, re.MULTILINE)
@@ -163,11 +166,36 @@ def test_the_queries_are_about_metrics_that_are_there(shown):
             assert name.removesuffix("_bucket") in shown
 
 
-def test_the_scrape_configuration_and_the_rules_are_yaml_of_metrics_that_there_are():
-    scraped, ruled = [yaml.safe_load(block.text) for block in PAGE.blocks if block.language == "yaml"]
+def test_the_scrape_configuration_is_yaml_and_names_the_rules():
+    (scraped,) = [yaml.safe_load(block.text) for block in PAGE.blocks if block.language == "yaml"]
     assert scraped["scrape_configs"]
-    (group,) = ruled["groups"]
+    assert scraped["rule_files"] == [RULES.name]
+
+
+def test_the_rules_are_about_metrics_labels_and_values_that_there_are():
+    (group,) = yaml.safe_load(RULES.read_text())["groups"]
+    assert len({rule["alert"] for rule in group["rules"]}) == len(group["rules"])
     for rule in group["rules"]:
-        named = set(re.findall(r"penstock_[a-z_]+", rule["expr"]))
-        assert named
-        assert named <= set(TABLE)
+        assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
+        assert rule["labels"]["severity"] in {"page", "warning", "info"}
+        selected = re.findall(r"(penstock_[a-z_]+?)(?:_bucket)?(?:\{(.*?)\})?(?![a-z_{])", rule["expr"])
+        assert selected or rule["alert"] == "PenstockDown"
+        for name, matchers in selected:
+            kind, labels = TABLE[name]
+            assert (kind == "counter") == bool(re.search(rf"(rate|increase)\({name}[{{\[]", rule["expr"]))
+            for label, values in re.findall(r'(\w+)=~?"(.*?)"', matchers):
+                assert label in labels
+                if label != "status":
+                    assert all(f"`{value}`" in meaning(name) for value in values.split("|"))
+        grouped = re.findall(r"\b(?:by|on) \((.*?)\)", rule["expr"])
+        known = set().union(*(TABLE[name][1] for name, _ in selected)) | {"le", "job", "instance"}
+        assert {label for labels in grouped for label in labels.split(", ")} <= known
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="it is a part of Prometheus")
+def test_prometheus_takes_the_rules():
+    subprocess.run(["promtool", "check", "rules", str(RULES)], check=True)
+
+
+def meaning(name):
+    return re.search(rf"^\| `{name}` .*$", PAGE.text, re.MULTILINE)[0]

@@ -7,7 +7,15 @@ from penstock.config.model import LogConfig, TimeoutConfig
 from penstock.errors import UpstreamFailed
 from penstock.gateway.stages import record
 from penstock.gateway.stages.candidate import Candidate
-from penstock.gateway.stages.record import WORD_INTERVAL, Recorder
+from penstock.gateway.stages.record import (
+    _KNOWN_ERRORS,
+    MOST_METHOD,
+    MOST_PATH,
+    WATCHED,
+    WATCHED_FAILURES,
+    WORD_INTERVAL,
+    Recorder,
+)
 from penstock.ledger.ledger import Ledger
 from penstock.ledger.prices import PriceTable
 from penstock.logs import RequestLog
@@ -74,10 +82,11 @@ def settle(recorder, a_candidate=None, *, stream=False, **more):
 
 
 def counted(metric):
-    """Label values to number (of a histogram: how many were observed)."""
+    """Label values to number (of a histogram: how many were observed), where that is none."""
     return {
-        sample.labels: sum(sample.counts) if sample.counts else sample.value
+        sample.labels: number
         for sample in metric.family().samples
+        if (number := sum(sample.counts) if sample.counts else sample.value)
     }
 
 
@@ -142,14 +151,14 @@ def test_an_upstreams_own_codes_make_no_labels(recorder):
     for number in range(500):
         error = UpstreamFailed("no", code=f"their_code_{number}").code
         settle(recorder, outcome=Outcome.FAILED, error=error)
-    assert counted(recorder.measures.attempts) == {("up", "completed", ""): 0, ("up", "failed", "other"): 500}
+    assert counted(recorder.measures.attempts) == {("up", "failed", "other"): 500}
 
 
 def test_a_plain_answer_and_a_single_token_have_no_time_between_tokens(recorder):
     settle(recorder, first_token=0.2, duration=1.2, stream=False)
     settle(recorder, first_token=0.2, duration=1.2, stream=True, usage=Usage(output_tokens=1))
     settle(recorder, duration=1.2, stream=True)
-    assert counted(recorder.measures.between) == {("up",): 0}
+    assert counted(recorder.measures.between) == {}
     assert counted(recorder.measures.first_token) == {("up",): 2}
 
 
@@ -236,8 +245,27 @@ def test_so_is_a_request_that_never_became_a_call(recorder, lines, tenant):
     (line,) = lines.seen
     assert (line["status"], line["error"], line["outcome"]) == (401, "invalid_api_key", "refused")
     assert line["peer"] == FakeExchange().peer
+    assert (line["method"], line["path"]) == ("POST", "/v1/chat/completions")
     assert line.get("key") == (tenant.key_name if tenant else None)
     assert counted(recorder.measures.requests) == {("chat", "401"): 1}
+
+
+def test_what_is_asked_for_in_vain_fills_no_log(recorder, lines):
+    exchange = FakeExchange("/" + "x" * 8_000, "M" * 8_000)
+    recorder.refused(exchange, "other", None, status=404, error="not_found")
+    (line,) = lines.seen
+    assert (len(line["method"]), len(line["path"])) == (MOST_METHOD, MOST_PATH)
+
+
+def test_a_failure_that_alerts_ask_about_is_there_before_it_has_happened(recorder):
+    answered(recorder)
+    settle(recorder)
+    requests = {one.labels: one.value for one in recorder.measures.requests.family().samples}
+    assert requests == {("chat", "200"): 1} | {("chat", status): 0 for status in WATCHED}
+    attempts = {one.labels: one.value for one in recorder.measures.attempts.family().samples}
+    failures = {("up", *failure): 0 for failure in WATCHED_FAILURES}
+    assert attempts == {("up", "completed", ""): 1} | failures
+    assert {error for _, error in WATCHED_FAILURES} <= _KNOWN_ERRORS
 
 
 def test_without_a_log_everything_is_counted_all_the_same(recorder):

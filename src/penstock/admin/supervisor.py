@@ -48,7 +48,7 @@ from penstock.config.sunset import Reminder
 from penstock.errors import ConfigError
 from penstock.flow.sharing import Pool
 from penstock.lab.embedded import EmbeddedSimulator, wants_simulator
-from penstock.metrics import Registry, Snapshot, merge, process_metrics
+from penstock.metrics import Registry, Snapshot, identity_metrics, merge, process_metrics
 from penstock.net.tls import server_context
 from penstock.upstream.local import LocalEngines
 
@@ -490,6 +490,7 @@ class Supervisor:
     def _declare_metrics(self) -> None:
         registry = self.registry
         process_metrics(registry)
+        identity_metrics(registry)
         workers = registry.gauge("penstock_workers", "Worker processes, by state.", labels=("state",))
         self._restarts = registry.counter(
             "penstock_worker_restarts_total", "Workers started in the place of one that died."

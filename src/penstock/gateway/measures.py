@@ -37,11 +37,13 @@ class Measures:
         )
         self.durations = histogram(
             "penstock_request_duration_seconds",
-            "From a request's arrival to its answer's end.",
+            "From a request's whole body to its answer's end, or its caller's leaving.",
             "endpoint",
             DURATION_BUCKETS,
         )
-        self.attempts = counter("penstock_attempts_total", "Upstream calls.", "upstream", "outcome", "error")
+        self.attempts = counter(
+            "penstock_attempts_total", "Upstream calls that have ended.", "upstream", "outcome", "error"
+        )
         self.retries = counter("penstock_retries_total", "Attempts repeated.", "upstream")
         self.overstated = counter(
             "penstock_overstated_usage_total", "Attempts whose upstream told of more than can be.", "upstream"
@@ -59,7 +61,9 @@ class Measures:
             "penstock_batched_calls_total", "Calls that could share a request with others.", "upstream"
         )
         self.shared_requests = counter(
-            "penstock_batched_requests_total", "Requests in which they were asked.", "upstream"
+            "penstock_batched_requests_total",
+            "Requests in which calls that could share one were asked.",
+            "upstream",
         )
         self.tokens = counter(
             "penstock_tokens_total", "Tokens settled in the ledger.", "upstream", "model", "direction"

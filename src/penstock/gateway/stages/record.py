@@ -38,6 +38,16 @@ _NOTHING = Usage()
 _COMPLETED = Outcome.COMPLETED
 _FINISHED = State.FINISHED.value
 MAX_BOUND = 4_096
+MOST_METHOD, MOST_PATH = 20, 200  # characters, of a request that anybody can have refused
+# What is there with a nought from the first request to an endpoint, or attempt at an upstream, on: a rate does not see
+# with which value a counter begins.
+WATCHED = ("429", "500", "502", "503", "504")
+WATCHED_FAILURES = (
+    ("failed", "upstream_unreachable"),
+    ("failed", "upstream_timeout"),
+    ("failed", "upstream_failed"),
+    ("partial", "upstream_broken"),
+)
 WORD_INTERVAL = 60.0  # seconds between two warnings of one upstream's figures
 
 log = logging.getLogger("penstock.ledger")
@@ -211,7 +221,9 @@ class Recorder:
         if len(self._cells) >= MAX_BOUND:  # of configurations that have been replaced
             self._cells.clear()
         cells = self._cells[upstream, route] = _Cells(self.measures, upstream, route)
-        self.measures.overstated.labels(upstream)  # a nought from the start: so its first rise is seen
+        self.measures.overstated.labels(upstream)
+        for outcome, error in WATCHED_FAILURES:
+            self.measures.attempts.labels(upstream, outcome, error)
         return cells
 
     def repetitions(self, call: Call, entry: Entry) -> Repetitions:
@@ -449,6 +461,8 @@ class Recorder:
                     error=error,
                     peer=exchange.peer,
                     trace=traced,
+                    method=exchange.method[:MOST_METHOD] if call is None else "",
+                    path=exchange.path[:MOST_PATH] if call is None else "",
                 )
             )
 
@@ -460,6 +474,8 @@ class Recorder:
         """How many requests were answered."""
         cell = self._request_cells.get((endpoint, status))
         if cell is None:
+            for watched in WATCHED:
+                self.measures.requests.labels(endpoint, watched)
             cell = self._request_cells[endpoint, status] = self.measures.requests.labels(
                 endpoint, str(status)
             )
