@@ -227,6 +227,23 @@ def test_a_higher_tier_goes_first_and_a_full_queue_evicts_the_lowest():
 BREAKER = BreakerConfig(least_calls=4, probes=1, slow_first_token=1.0)
 
 
+def test_a_call_that_the_provider_forbids_takes_its_upstream_from_nobody_else():
+    """Anybody can write what a provider's moderation or firewall stops; a key that is not accepted is everybody's."""
+    flagged = error("403 Forbidden", "Your input was flagged")
+    unknown = error("401 Unauthorized", "Incorrect API key provided")
+    well = plain(COMPLETION)
+
+    async def test(gateway, port, first, second):
+        return [(await call(port, PROMPT)).status for _ in range(4)], [
+            row.upstream for row in reversed(gateway.recorder.ledger.recent())
+        ]
+
+    scripts = [[answering(flagged, well, unknown, well)], [answering(*[well] * 9)]]
+    statuses, asked = run(scripts, test, FakeClock(), breaker=BREAKER)
+    assert statuses == [200] * 4
+    assert asked == ["up0", "up1", "up0", "up0", "up1", "up1"]
+
+
 def test_an_upstream_that_fails_is_left_in_peace_and_asked_again_later():
     async def test(gateway, port, bad, good):
         statuses = [(await call(port, PROMPT)).status for _ in range(10)]

@@ -197,6 +197,35 @@ def test_our_key_is_our_fault_and_stays_secret(status):
     assert "sk-" not in error.message
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "The security token included in the request is expired",
+        "The request signature we calculated does not match the signature you provided.",
+        "Your API key was revoked. Use another API key.",
+    ],
+)
+def test_a_403_that_speaks_of_a_bad_key_is_of_our_key(message):
+    assert refusal(403, {"message": message}).code == "upstream_authentication"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Your chosen model requires moderation and your input was flagged for violence.",
+        "Project `p` does not have access to model `m`",
+        "Your API key does not have permission to use the specified resource",
+        "",
+    ],
+)
+def test_what_is_forbidden_is_told_in_the_providers_words_and_is_not_of_our_key(message):
+    error = refusal(403, {"error": {"message": message}})
+    assert isinstance(error, UpstreamFailed)
+    assert (error.status, error.code) == (502, "upstream_forbidden")
+    assert error.code not in problems.OF_THE_ACCOUNT
+    assert error.message.endswith(message)
+
+
 def test_our_empty_account_is_our_fault():
     for error in (
         refusal(402, {"error": {"message": "Insufficient Balance"}}),

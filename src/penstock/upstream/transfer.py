@@ -174,7 +174,7 @@ class Transfer:
             bytes(body),
             callers_key=job.callers_key,
         )
-        if isinstance(error, UpstreamFailed) and error.code in problems.OF_THE_ACCOUNT:
+        if isinstance(error, UpstreamFailed) and error.code in problems.NOT_MENDED_SOON:
             log.warning(error.message)  # a fallback would hide it from everybody
         return error
 

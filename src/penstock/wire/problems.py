@@ -137,13 +137,16 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 _REFUSED = "upstream_refused"
 _AUTHENTICATION = "upstream_authentication"
+_FORBIDDEN = "upstream_forbidden"
 _BILLING = "upstream_billing"
 _CONTEXT_LENGTH = "context_length_exceeded"
 
-CODES = frozenset({_REFUSED, _AUTHENTICATION, _BILLING, _CONTEXT_LENGTH})
+CODES = frozenset({_REFUSED, _AUTHENTICATION, _FORBIDDEN, _BILLING, _CONTEXT_LENGTH})
 """The codes that are given here; besides, a provider's own code is passed on."""
 OF_THE_ACCOUNT = frozenset({_AUTHENTICATION, _BILLING})
-"""Those of a failure that lasts until a person mends it: of the gateway's key, or of its credit."""
+"""Those of a failure that lasts until a person mends it, whatever is asked: of the gateway's key, or of its credit."""
+NOT_MENDED_SOON = OF_THE_ACCOUNT | {_FORBIDDEN}
+"""Those of failures that another attempt at the same upstream would meet, too."""
 
 # Providers that give no code say it in words; a caller's program needs the code.
 _TOO_LONG = re.compile(
@@ -151,6 +154,10 @@ _TOO_LONG = re.compile(
     r"exceeds? the (?:available |model's |maximum )?context|input is too long",
     re.IGNORECASE,
 )
+# Most providers say 401 of a key that they do not accept, some 403; others say 403 of a model, a feature or a prompt.
+_BAD = r"\b(?:incorrect|invalid|expired|revoked|disabled|missing|leaked|unrecognized|not match)\b"
+_KEY = r"\b(?:key|token|credentials?|signature)\b"
+_BAD_KEY = re.compile(f"{_BAD}.{{0,60}}{_KEY}|{_KEY}.{{0,60}}{_BAD}", re.IGNORECASE)
 _NO_CREDIT = re.compile(r"credit balance|insufficient balance", re.IGNORECASE)
 
 _LONGEST_WAIT = 86_400.0  # seconds that a caller is told to wait because an upstream says so
@@ -195,11 +202,19 @@ def _meant(
         message = f"{upstream}: {told.message}" if told.message else f"{upstream} did not accept your key"
         kind = _kind_of_refusal(status)
         return UpstreamRefused(message, status=status, code=_AUTHENTICATION, kind=kind, upstream=upstream)
-    if status in (401, 403):
+    if status == 401 or (status == 403 and _BAD_KEY.search(told.message)):
         return UpstreamFailed(
             f"{upstream} did not accept the gateway's credentials",
             status=502,
             code=_AUTHENTICATION,
+            upstream=upstream,
+        )
+    if status == 403:
+        why = f": {told.message}" if told.message else ""
+        return UpstreamFailed(
+            f"{upstream} does not allow the gateway's account this call{why}",
+            status=502,
+            code=_FORBIDDEN,
             upstream=upstream,
         )
     if status == 402 or (400 <= status < 429 and _NO_CREDIT.search(told.message)):

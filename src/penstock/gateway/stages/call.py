@@ -54,6 +54,7 @@ from penstock.net import tasks
 from penstock.upstream.job import Lookup
 from penstock.upstream.ladder import How, Point
 from penstock.upstream.transfer import Transfer
+from penstock.wire import problems
 from penstock.wire.boundary import Mismatch
 from penstock.wire.counting import estimated_answer
 
@@ -62,7 +63,6 @@ log = logging.getLogger("penstock.gateway")
 _INPUT_TOKENS = Endpoint.INPUT_TOKENS
 _COUNTS = frozenset({Endpoint.COUNT_TOKENS, _INPUT_TOKENS})
 _WRITES_ON = frozenset({How.PREFILL, How.PROMPT})  # what they ask for is new text, a token at least
-_OUR_ACCOUNT = frozenset({"upstream_authentication", "upstream_billing"})  # does not mend within seconds
 
 
 class Abandoned(PenstockError):
@@ -517,7 +517,7 @@ def _wait(error: UpstreamError, attempt: int, config: RetryConfig) -> float | No
 def _pause(error: UpstreamError, attempt: int, config: RetryConfig) -> float | None:
     """The same, after a break: one that was silent may be asked again, if nobody else can go on."""
     if isinstance(error, UpstreamUntrusted) or (
-        isinstance(error, UpstreamFailed) and error.code in _OUR_ACCOUNT
+        isinstance(error, UpstreamFailed) and error.code in problems.NOT_MENDED_SOON
     ):
         return None
     wait = delay(config, attempt)

@@ -25,11 +25,11 @@ from penstock.messages import Outcome as Ending
 from penstock.net.connection import Connection
 from penstock.upstream.http import HTTPUpstream
 from penstock.upstream.transfer import Transfer
+from penstock.wire import problems
 from penstock.wire.boundary import Mismatch
 
 OUTPUT_TOKENS = 1_000  # that a provider is taken to count for a call that sets no limit to its answer
 _COMPLETED = Ending.COMPLETED
-_OUR_ACCOUNT = frozenset({"upstream_authentication", "upstream_billing"})
 
 
 async def take_turn(upstream: HTTPUpstream, transfer: Transfer) -> Connection:
@@ -154,7 +154,7 @@ def _blames(turn: Turn, transfer: Transfer, attempt: Attempt, failure: BaseExcep
         return "nobody"
     if failure.code == TOO_LARGE:
         return "nobody"
-    if isinstance(failure, UpstreamFailed) and failure.code in _OUR_ACCOUNT:
+    if isinstance(failure, UpstreamFailed) and failure.code in problems.OF_THE_ACCOUNT:
         return "key"
     if transfer.status == 429:
         return "overload" if _is_overload(turn, transfer, failure) else "rate"
