@@ -551,6 +551,18 @@ def test_an_alias_has_its_own_fallbacks_first_then_its_groups_then_everybodys():
     assert config.models["x"].fallbacks == ["d", "b", "c"]
 
 
+def test_a_name_with_control_characters_is_listed_and_not_taken():
+    entry = {"model_name": "a\x1fb", "litellm_params": {"model": "openai/gpt-x"}}
+    good = {"model_name": "a", "litellm_params": {"model": "openai/gpt-x"}}
+    source = {"model_list": [entry, good], "router_settings": {"model_group_alias": {"c\x7f": "a"}}}
+    conversion, config = converted(yaml.safe_dump(source))
+    assert set(config.models) == {"a"}
+    assert left(conversion) == {
+        "model_name": "a name holds no control characters",
+        "model_group_alias": "a name holds no control characters",
+    }
+
+
 def test_an_alias_of_nothing_is_listed():
     conversion, _ = converted(THREE + "router_settings: {model_group_alias: {x: zz, b: a}}")
     assert left(conversion) == {

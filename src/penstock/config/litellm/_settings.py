@@ -11,7 +11,7 @@ from penstock.config.keys import hash_key
 from penstock.config.litellm._draft import Draft
 from penstock.config.litellm._groups import clocks
 from penstock.config.litellm._values import Plain, as_list, number
-from penstock.config.patterns import resolve
+from penstock.config.patterns import CONTROL, resolve
 
 # What LiteLLM's ways of choosing among deployments are called here; "": drawn by weight, as without any.
 _STRATEGIES = {
@@ -86,6 +86,10 @@ def take_aliases(draft: Draft, aliases: Any) -> dict[str, str]:
             draft.leave(key, f"there is no model {group} to stand for")
         elif str(alias) in draft.models or "*" in str(alias):
             draft.leave(key, "is the name of a model, or a pattern")
+        elif CONTROL.search(str(alias)):
+            draft.leave(
+                "router_settings.model_group_alias", "a name holds no control characters", ascii(alias)
+            )
         else:
             draft.models[str(alias)] = [
                 msgspec.structs.replace(deployment, model=deployment.model or str(group))
