@@ -30,8 +30,6 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from penstock import __version__
-
 Kind: TypeAlias = Literal["counter", "gauge", "histogram"]
 Merge: TypeAlias = Literal["sum", "max"]
 
@@ -480,12 +478,12 @@ def process_metrics(registry: Registry) -> None:
     registry.before_snapshot(collect)
 
 
-def identity_metrics(registry: Registry) -> None:
+def identity_metrics(registry: Registry, version: str) -> None:
     """Declare what one process says for all: the version, and since when it has been running."""
     build = registry.gauge(
         "penstock_build_info", "1: this version is running, on this Python.", ("version", "python")
     )
-    build.labels(__version__, platform.python_version()).set(1)
+    build.labels(version, platform.python_version()).set(1)
     start = registry.gauge(
         "process_start_time_seconds", "When the supervisor was started, seconds since 1970."
     )

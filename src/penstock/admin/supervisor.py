@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from penstock import __version__
 from penstock.admin.address import Address, bind_exclusively, bind_shared, parse_address
 from penstock.admin.channel import pack_config
 from penstock.admin.controlled import ReloadOutcome
@@ -490,7 +491,7 @@ class Supervisor:
     def _declare_metrics(self) -> None:
         registry = self.registry
         process_metrics(registry)
-        identity_metrics(registry)
+        identity_metrics(registry, __version__)
         workers = registry.gauge("penstock_workers", "Worker processes, by state.", labels=("state",))
         self._restarts = registry.counter(
             "penstock_worker_restarts_total", "Workers started in the place of one that died."
