@@ -3,13 +3,16 @@
 import asyncio
 import datetime as dt
 import random
+from types import SimpleNamespace
 
+import msgspec
 import pytest
 from flow_calls import a_call
 from pool_board import PoolBoard, SharedPool
 
 from penstock.config.model import LimitConfig, LimitsConfig
 from penstock.errors import PlaceWanted, RateLimited
+from penstock.flow.budget import Calendar
 from penstock.flow.lessee import Lessee
 from penstock.flow.limits import Limiter
 from penstock.flow.sharing import LIFE, Pool
@@ -289,3 +292,56 @@ def test_a_call_that_is_dearer_than_the_whole_budget_gets_all_of_it_once():
         return [await process.patient_call() for process in world.processes]
 
     assert asyncio.run(main()) == [True, False, False, False]
+
+
+class DatedBoard(PoolBoard):
+    """Tells what time it is, which need not be what this machine takes it for."""
+
+    def exchange(self, reports, *, rejoins):
+        found = asyncio.get_running_loop().create_future()
+        if self.state == "well":
+            answer = self.pool.exchange(self.member, reports, self.clock.now(), rejoins=rejoins)
+            found.set_result(msgspec.structs.replace(answer, now=NOON + self.clock.now()))
+        else:
+            found.set_exception(ConnectionError("nobody there"))
+        return found
+
+
+@pytest.mark.parametrize("wrong_by", [86_400.0, -86_400.0, 32 * 86_400.0])
+def test_a_day_is_the_one_that_it_is_for_all_whatever_this_machine_takes_it_for(wrong_by, monkeypatch):
+    monkeypatch.setattr("penstock.flow.lessee.time", SimpleNamespace(time=lambda: NOON + wrong_by))
+
+    async def test():
+        clock = FakeClock(0.0)
+        lessee = Lessee(1, clock.now, lambda result: None)
+        limits = LimitsConfig(keys={"alice": LimitConfig(usd_per_day=0.5, usd_per_month=10.0)})
+        limiter = Limiter(limits, clock.now, lambda *_: CENT, lambda *_: None, lessee=lessee)
+
+        def dated():
+            calendar = limiter.calendar
+            (account,) = limiter._accounts.values()
+            assert account.day._period == calendar.day
+            assert account.month._period == calendar.month
+            return calendar.day, calendar.month, account.day.own
+
+        reservation = limiter.reserve(a_call(ALICE))
+        reservation.settle(Usage(), CENT)
+        reservation.release()
+        here, today = Calendar(NOON + wrong_by), Calendar(NOON)
+        assert dated() == (here.day, here.month, CENT)
+
+        board = DatedBoard(Pool(), "p", clock)
+        await lessee.use(board)
+        lessee.sweep(clock.now())
+        await asyncio.sleep(0)
+        assert dated() == (today.day, today.month, CENT)
+        board.state = "gone"  # and what was told still holds
+        for seconds, days, spent in ((43_199.0, 0, CENT), (1.0, 1, 0)):
+            clock.advance(seconds)
+            lessee.sweep(clock.now())
+            await asyncio.sleep(0)
+            limiter.look()
+            assert dated() == (today.day + days, today.month, spent)
+        await lessee.use(None)
+
+    asyncio.run(test())

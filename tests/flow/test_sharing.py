@@ -1,15 +1,19 @@
 """The pool of shared limits: in Python, and the same in Lua in a real Redis."""
 
+import contextlib
+import datetime as dt
 import math
 import socket
 
 import hiredis
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.flow import redis_board
 from penstock.flow._sharing_script import EXCHANGE
+from penstock.flow.budget import Calendar
 from penstock.flow.funds import Funds
 from penstock.flow.guessing import Guess
 from penstock.flow.learning import Seen
@@ -184,11 +188,59 @@ EXACT = {"others", "places", "day", "day_free", "month", "month_free"}
 FIGURES = [field for field in Lease.__struct_fields__ if field not in EXACT]
 
 
+TIMED = EXCHANGE.replace(b"redis.call('TIME')", b"{ARGV[#ARGV], '0'}")
+"""The script that is used, but for where it takes the time from."""
+
+
+@contextlib.contextmanager
+def asking():
+    """A Redis server, and what asks it."""
+    with RedisServer() as server, socket.create_connection(("127.0.0.1", server.port)) as sock:
+        reader = hiredis.Reader()
+
+        def ask(*command):
+            sock.sendall(hiredis.pack_command(command))
+            while (answer := reader.gets()) is False:
+                reader.feed(sock.recv(65_536))
+            assert not isinstance(answer, Exception), answer
+            return answer
+
+        yield ask
+
+
+def money(day, month, spent=0):
+    funds = [Funds(100, period, spent + 1, spent, 0, 10, 0, 0, "book") for period in (day, month)]
+    return msgspec.structs.replace(report(limit=None), day=funds[0], month=funds[1])
+
+
+@pytest.mark.skipif(not RedisServer.available(), reason="needs redis-server")
+@pytest.mark.parametrize(
+    "date",
+    ["1970-01-01", "1999-12-31", "2000-02-29", "2024-02-29", "2026-03-01", "2026-12-31", "2100-03-01"],
+)
+def test_no_day_and_no_month_begins_before_it_does_by_the_clock_of_redis(date):
+    now = dt.datetime.fromisoformat(date).replace(tzinfo=dt.UTC).timestamp()
+    today = Calendar(now)
+    with asking() as ask:
+
+        def exchange(member, now, day, month, spent=0):
+            command = redis_board.command(member, b"{t}", [money(day, month, spent)], rejoins=False)
+            (lease,) = redis_board.read(ask(b"EVAL", TIMED, *command, repr(now).encode())).leases
+            return (lease.day, lease.day_free), (lease.month, lease.month_free)
+
+        nothing = 0, 0
+        for at in (now, now + 86_399.0):
+            assert exchange(b"right", at, today.day, today.month, 7)[0][1] > 0
+            assert exchange(b"wrong", at, today.day + 1, today.month + 1) == (nothing, nothing)
+            right = exchange(b"right", at, today.day, today.month, 7)
+            assert right[0][1] > 0
+            assert right[1][1] > 0
+        assert exchange(b"right", now + 86_400.0, today.day + 1, today.month)[0][1] > 0
+
+
 @pytest.mark.skipif(not RedisServer.available(), reason="needs redis-server")
 def test_redis_comes_to_the_same():
-    """The script is the one that is used, but for where it takes the time from."""
-    timed = EXCHANGE.replace(b"redis.call('TIME')", b"{ARGV[#ARGV], '0'}")
-    assert timed != EXCHANGE
+    assert TIMED != EXCHANGE
 
     def run(ask, steps):
         ask(b"FLUSHALL")
@@ -228,7 +280,7 @@ def test_redis_comes_to_the_same():
             ]
             here = pool.exchange(member, reports, now, rejoins=rejoins)
             command = redis_board.command(member.encode(), b"{t}", reports, rejoins=rejoins)
-            there = redis_board.read(ask(b"EVAL", timed, *command, repr(now).encode()))
+            there = redis_board.read(ask(b"EVAL", TIMED, *command, repr(now).encode()))
             assert there.members == here.members
             for one, other in zip(there.leases, here.leases, strict=True):
                 for figure in EXACT:
@@ -238,15 +290,7 @@ def test_redis_comes_to_the_same():
                         getattr(one, figure), getattr(other, figure), rel_tol=1e-6, abs_tol=1e-3
                     ), (figure, one, other)
 
-    with RedisServer() as server, socket.create_connection(("127.0.0.1", server.port)) as sock:
-        reader = hiredis.Reader()
-
-        def ask(*command):
-            sock.sendall(hiredis.pack_command(command))
-            while (answer := reader.gets()) is False:
-                reader.feed(sock.recv(65_536))
-            assert not isinstance(answer, Exception), answer
-            return answer
+    with asking() as ask:
 
         @settings(max_examples=150, deadline=None)
         @given(STEPS)

@@ -26,19 +26,25 @@ MODEL = f"sim:tokens={TOKENS},tps=4"  # six seconds: two leases
 
 
 @contextlib.contextmanager
-def gateway(folder, redis, simulator, *, wrong_by=0, **generations):
+def gateway(folder, redis, simulator, *, wrong_by=0, kind="sim", limits=None, **generations):
     """A gateway of a machine whose clock is so many seconds ahead."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(
         f"import time\nright = time.time\ntime.time = lambda: right() + {wrong_by}\n"
     )
+    prices = folder / "prices.toml"  # a dollar for each token of the answer
+    prices.write_text('version = "1"\n[[price]]\nmodels = ["*"]\ninput = 0.0\noutput = 1e6\n')
     config = {
         "workers": 1,
         "drain_timeout": 0.1,
-        "upstreams": {"sim": {"kind": "sim", "base_url": simulator.base_url, "running_usage": True}},
-        "models": {"*": {"candidates": [{"upstream": "sim"}], "grace": 60}},
+        "upstreams": {
+            "own": {"kind": kind, "api_key": "k", "base_url": simulator.base_url, "running_usage": True}
+        },
+        "models": {"*": {"candidates": [{"upstream": "own"}], "grace": 60}},
         "generations": {"durability": "shared", "redis": redis.url, "lease": LEASE, **generations},
         "ledger": {"path": str(folder / "ledger.sqlite")},
+        "limits": limits and {**limits, "redis": redis.url},
+        "prices": str(prices),
     }
     running = GatewayProcess(config, folder, environ={"PYTHONPATH": str(folder)})
     try:
@@ -52,9 +58,9 @@ def machines(tmp_path):
     """Makes a gateway and one whose clock is wrong, and gives the simulator behind them, too."""
     with RedisServer() as redis, SimulatorProcess() as simulator, contextlib.ExitStack() as stack:
 
-        def make(wrong_by, **generations):
-            right = stack.enter_context(gateway(tmp_path / "right", redis, simulator, **generations))
-            wrong = gateway(tmp_path / "wrong", redis, simulator, wrong_by=wrong_by, **generations)
+        def make(wrong_by, **more):
+            right = stack.enter_context(gateway(tmp_path / "right", redis, simulator, **more))
+            wrong = gateway(tmp_path / "wrong", redis, simulator, wrong_by=wrong_by, **more)
             return right, stack.enter_context(wrong), simulator
 
         yield make
@@ -160,3 +166,17 @@ def test_what_such_a_machine_has_answered_stays_for_its_time(machines, client):
     told = subprocess.check_output(["redis-cli", "-p", port, *index], text=True).split()
     assert told[0] == generation
     assert abs(float(told[1]) - time.time() - 600) < PATIENCE
+
+
+@pytest.mark.parametrize("wrong_by", [24 * HOUR, -24 * HOUR])
+def test_a_day_begins_for_all_at_once_and_has_one_budget(wrong_by, machines, client):
+    right, wrong, _ = machines(wrong_by, kind="openai", limits={"keys": {"*": {"usd_per_day": 40}}})
+    answered = {right: 0, wrong: 0}
+    body = {**asked("hello", "sim:tokens=2"), "max_tokens": 2}
+    for at in (wrong, right, wrong, right, *40 * [wrong, right]):
+        with posted(client, at, body) as answer:
+            assert answer.status_code in {200, 429}, answer.read()
+            answer.read()
+            answered[at] += answer.status_code == 200
+    assert sum(answered.values()) == 20
+    assert min(answered.values()) > 5

@@ -32,7 +32,7 @@ _SCRIPT = """
 -- first_tokens, late, used and overloads of what was seen, and two rates that are guessed, each with what was told of it, and
 -- limit, period, number, spent, held, needs, wants, known and book of the day's money and of the month's; an empty limit or
 -- value: there is none, an empty level: it is not known.
--- Returns: how many members there are, then of each account: requests, tokens, calls_share, tokens_share, others, places,
+-- Returns: how many members there are, and the time; then of each account: requests, tokens, calls_share, tokens_share, others, places,
 -- learnt, usual, guessed_requests, guessed_tokens, day, day_free, month, month_free.
 local LIFE, FADING, FLOOR, PERIOD, AHEAD, RECOVERY = {life}, {fading}, {floor}, {period}, {ahead}, {recovery}
 local time = redis.call('TIME')
@@ -50,7 +50,7 @@ redis.call('ZADD', KEYS[1], text(now), member)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. text(now - LIFE))
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '(' .. text(now + LIFE), '+inf')
 redis.call('EXPIRE', KEYS[1], 60)
-local answers = {{text(redis.call('ZCARD', KEYS[1]))}}
+local answers = {{text(redis.call('ZCARD', KEYS[1])), text(now)}}
 
 local function level(known, limit, total, was_total, taken, stated, anew)
   limit, stated = tonumber(limit), tonumber(stated)
@@ -142,7 +142,20 @@ local function granted(limit, own, share, others)
   return own.held + math.min(wanted - own.held, math.max(0, limit - held - before))
 end
 
-local function money(key, at, own_share, elsewhere)
+-- The months since the year 0, of a day since 1970: years begin with March here, four centuries are 146,097 days.
+local function month(day)
+  local days = day + 719468
+  local centuries = math.floor(days / 146097)
+  days = days - centuries * 146097
+  local years = days - math.floor(days / 1460) + math.floor(days / 36524) - math.floor(days / 146096)
+  years = math.floor(years / 365)
+  days = days - 365 * years - math.floor(years / 4) + math.floor(years / 100)
+  return (centuries * 400 + years) * 12 + math.floor((5 * days + 2) / 153) + 3
+end
+local today = math.floor(now / 86400)
+local periods = {{today, month(today)}}
+
+local function money(key, at, latest, own_share, elsewhere)
   if ARGV[at] == '' then return 0, 0 end
   local told, book = {{}}, ARGV[at + 8]
   for k = 0, 7 do told[k] = tonumber(ARGV[at + k]) end
@@ -150,6 +163,7 @@ local function money(key, at, own_share, elsewhere)
   local present = tonumber(redis.call('HGET', key, 'period') or '-1')
   if period < present then return 0, 0 end
   if period > present then
+    if period > latest then return 0, 0 end  -- where the clock is wrong, a day does not begin for all
     redis.call('DEL', key)
     redis.call('HSET', key, 'period', ARGV[at + 1])
   end
@@ -304,7 +318,7 @@ for i = 3, #KEYS, 3 do
   answers[#answers + 1] = text(guessed[1])
   answers[#answers + 1] = text(guessed[3])
   for k = 1, 2 do
-    local may_hold, free = money(KEYS[i + k], from + 19 + 9 * k, share(own_calls, all_calls), elsewhere)
+    local may_hold, free = money(KEYS[i + k], from + 19 + 9 * k, periods[k], share(own_calls, all_calls), elsewhere)
     answers[#answers + 1] = text(may_hold)
     answers[#answers + 1] = text(free)
   end

@@ -110,6 +110,13 @@ class Account:
         if self.month is not None:
             self.month.turn(month)
 
+    def date(self, day: int, month: int) -> None:
+        """It has been this day of this month all the time."""
+        if self.day is not None:
+            self.day.date(day)
+        if self.month is not None:
+            self.month.date(month)
+
     def has_place(self, now: float) -> bool:
         """Whether one more call may be in progress."""
         if self.concurrent is None:

@@ -70,6 +70,10 @@ class Budget:
             self.left += self.own + self.others
             self.own = self.others = 0
 
+    def date(self, period: int) -> None:
+        """It has been this day (or month) all the time: what was spent counts."""
+        self._period = period
+
     def resize(self, limit: int) -> None:
         """So much may be spent from now on; what was spent stays spent."""
         self.left += limit - self.limit

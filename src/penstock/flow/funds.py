@@ -29,7 +29,8 @@ AHEAD = 0.125  # of what nobody needs: leased ahead.  What lies idle at one proc
 class Funds(msgspec.Struct, frozen=True, array_like=True):
     """What a member tells of one budget of one account; money in 1e-12 US dollars.
 
-    :param period: which day or month; of an earlier one than the pool's nothing is leased
+    :param period: which day or month; of an earlier one than the pool's nothing is leased, and none begins before
+        it does by Redis' clock
     :param number: grows with each report: one that was overtaken by a later one does not count
     :param spent: by this member in this period
     :param held: of what it was leased, not spent yet

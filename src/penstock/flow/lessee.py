@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from itertools import islice
 from typing import Protocol
@@ -63,6 +64,7 @@ class Lessee:
         self.members = workers
         self.book = book
         self.trouble = ""
+        self.on_time: Callable[[], None] | None = None  # told once :meth:`unix_time` is what the others have
         self.joins = False  # there are others, of whom :meth:`use` is about to tell
         self._workers = workers
         self._now = now
@@ -76,6 +78,7 @@ class Lessee:
         self._hurry: asyncio.TimerHandle | None = None
         self._is_urgent = False
         self._joined: asyncio.Future[None] | None = None
+        self._ahead: float | None = None  # of our clock, the time of day that all go by
         self._opening = False  # the way to the board is being made: nobody there can be asked yet
 
     def __repr__(self) -> str:
@@ -90,6 +93,13 @@ class Lessee:
     def is_alone(self) -> bool:
         """Whether there is no word from the others."""
         return self._now() - self._answered_at > FRESH
+
+    def unix_time(self) -> float:
+        """What all who share take the time for, so that a day begins for all at once.
+
+        As long as nobody has told, it is what this machine takes it for.
+        """
+        return time.time() if self._ahead is None else self._now() + self._ahead
 
     async def use(self, board: Board | None) -> None:
         """Report there from now on; None: to nobody."""
@@ -207,6 +217,10 @@ class Lessee:
         answer = future.result()
         self.members = max(1, answer.members)
         self._answered_at = now = self._now()
+        if answer.now is not None:
+            first, self._ahead = self._ahead is None, answer.now - now
+            if first and self.on_time is not None:
+                self.on_time()
         if self._joined is not None and not self._joined.done():
             self._joined.set_result(None)
         waited_for = False

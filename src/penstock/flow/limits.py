@@ -77,7 +77,7 @@ class Limiter:
     :param passed_over: the same of each candidate that is over its limit, after its upstream
     :param routes: who knows where calls go; None: nowhere but to the model that they name
     :param lessee: leases this process's part of limits that several share; None: nobody shares them
-    :param unix_time: seconds since 1970
+    :param unix_time: seconds since 1970; None: as the lessee has it, which is this machine's time without others
     """
 
     def __init__(
@@ -90,16 +90,18 @@ class Limiter:
         lessee: Lessee | None = None,
         passed_over: Callable[[str, str, str], None] = lambda *_: None,
         routes: Callable[[], Routes] | None = None,
-        unix_time: Callable[[], float] = time.time,
+        unix_time: Callable[[], float] | None = None,
     ) -> None:
         self.now = now
-        self.unix_time = unix_time
-        self.calendar = Calendar(unix_time())
+        self.unix_time = unix_time or (time.time if lessee is None else lessee.unix_time)
+        self.calendar = Calendar(self.unix_time())
         self._price = price
         self._refused = refused
         self._passed_over = passed_over
         self._routes = routes
         self.lessee = lessee
+        if lessee is not None:
+            lessee.on_time = self.date
         self._accounts: dict[tuple[str, str], Account] = {}
         self._of_call: dict[tuple[str, str, str, str], Concerned] = {}
         self._others: dict[tuple[str, str], tuple[int, int]] = {}
@@ -252,6 +254,12 @@ class Limiter:
             self.calendar.look(now)
             for account in self._accounts.values():
                 account.turn(self.calendar.day, self.calendar.month)
+
+    def date(self) -> None:
+        """It is heard what day it is for all who share limits: what was spent until now was spent on that one."""
+        self.calendar = Calendar(self.unix_time())
+        for account in self._accounts.values():
+            account.date(self.calendar.day, self.calendar.month)
 
     # ---- who is concerned ----
 

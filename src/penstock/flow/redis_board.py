@@ -118,11 +118,11 @@ def read(answer: Any) -> Leases:
     :raises ConnectionError: that was something else
     """
     try:
-        members, *figures = map(float, answer)
+        members, now, *figures = map(float, answer)
         leases = []
         for at in range(0, len(figures), _OF_A_LEASE):
             figures_of_one = figures[at : at + _OF_A_LEASE]
             leases.append(Lease(*(kind(figure) for kind, figure in zip(_KINDS, figures_of_one, strict=True))))
     except (TypeError, ValueError, IndexError) as error:
         raise ConnectionError("Redis answered with something else") from error
-    return Leases(int(members), leases)
+    return Leases(int(members), leases, now)

@@ -113,10 +113,15 @@ class Lease(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Leases(msgspec.Struct, frozen=True, array_like=True):
-    """The answer to some reports, in their order; ``members`` is how many processes there are at all."""
+    """The answer to some reports, in their order.
+
+    :param members: how many processes there are at all
+    :param now: Unix time, where the members are on several machines; None: they have one clock
+    """
 
     members: int
     leases: list[Lease]
+    now: float | None = None
 
 
 class _Part(msgspec.Struct, frozen=True):
