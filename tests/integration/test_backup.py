@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.server
 import json
 import shutil
 import sqlite3
@@ -11,6 +10,7 @@ import threading
 
 import httpx2
 from gateway_books import ledger_rows, tokens, wait_until
+from hook_receiver import SECRET, receiver
 
 from penstock.testing import GatewayProcess, SimulatorProcess
 
@@ -23,9 +23,7 @@ RUFH = {"upload-draft-interop-version": "8"}
 
 def configured(url, folder, hook):
     return {
-        "webhooks": {
-            "endpoints": [{"url": hook, "secret": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}]
-        },
+        "webhooks": {"endpoints": [{"url": hook, "secret": SECRET}]},
         "workers": 2,
         "upstreams": {"own": {"kind": "sim", "base_url": url}},
         "models": {"*": {"candidates": [{"upstream": "own"}]}},
@@ -38,32 +36,6 @@ def configured(url, folder, hook):
 
 def asked(prompt, model="sim:tokens=4", **more):
     return {"model": model, "messages": [{"role": "user", "content": prompt}], **more}
-
-
-@contextlib.contextmanager
-def receiver():
-    """Takes webhooks; the subject of each that came, and its id."""
-    came = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            event = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            came.append((event["data"]["id"], self.headers["webhook-id"]))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/", came
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def batch_of(client, prompts, model):
