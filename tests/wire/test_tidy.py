@@ -1,4 +1,5 @@
 import json
+import time
 
 import msgspec
 import pytest
@@ -27,6 +28,14 @@ def tidy(*turns, endpoint=Endpoint.CHAT, member="messages", **policy):
 
 def user(content):
     return {"role": "user", "content": content}
+
+
+def test_a_long_indentation_is_no_work():
+    """Nine seconds of CPU time, where each of its spaces is taken for the beginning of the line's end."""
+    turn = user("a\n" + " " * 60_000 + "b")
+    began = time.process_time()
+    assert tidy(turn, whitespace=True) == ([turn], None)
+    assert time.process_time() - began < 3
 
 
 def assistant(content):

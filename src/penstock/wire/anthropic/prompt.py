@@ -459,13 +459,9 @@ def _write_messages(turns: tuple[Turn, ...], model: str) -> list[JSON]:
     """Turns of one role that follow each other become one, as Anthropic would read them anyway."""
     messages: list[tuple[str, list[JSON]]] = []
     takes_system = _TAKES_SYSTEM_MESSAGES.search(model) is not None
-    for index, turn in enumerate(turns):
+    for turn, following in zip(turns, _roles_after(turns), strict=True):
         role = turn.role
         if role in ("system", "developer"):
-            following = next(
-                (later.role for later in turns[index + 1 :] if later.role not in ("system", "developer")),
-                "assistant",
-            )
             if takes_system and messages and messages[-1][0] != "assistant" and following == "assistant":
                 role, blocks = "system", [_text(part) for part in _texts(turn)]
             else:
@@ -481,6 +477,17 @@ def _write_messages(turns: tuple[Turn, ...], model: str) -> list[JSON]:
         else:
             messages.append((role, blocks))
     return [{"role": role, "content": _shortest(blocks)} for role, blocks in messages]
+
+
+def _roles_after(turns: tuple[Turn, ...]) -> list[str]:
+    """Who speaks next after each turn, but for the system; after the last one the assistant will."""
+    roles, role = [], "assistant"
+    for turn in reversed(turns):
+        roles.append(role)
+        if turn.role not in ("system", "developer"):
+            role = turn.role
+    roles.reverse()
+    return roles
 
 
 def _texts(turn: Turn) -> list[Text]:

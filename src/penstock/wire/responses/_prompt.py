@@ -416,12 +416,14 @@ class _Turns:
     led to.  Only messages that follow one another with nothing between them stay apart.
     """
 
-    __slots__ = ("_open", "_role", "_turns")
+    __slots__ = ("_has_more", "_is_results", "_open", "_role", "_turns")
 
     def __init__(self) -> None:
         self._turns: list[Turn] = []
         self._role: Literal["system", "developer", "user", "assistant"] = "user"
         self._open: list[Part] = []
+        self._is_results = True  # no open part is anything else than the result of a call
+        self._has_more = False  # an open part is more than words
 
     def __repr__(self) -> str:
         return f"<_Turns {len(self._turns)} and {len(self._open)} parts of {self._role}>"
@@ -429,25 +431,28 @@ class _Turns:
     def message(
         self, role: Literal["system", "developer", "user", "assistant"], parts: tuple[Part, ...]
     ) -> None:
-        together = role == "assistant" == self._role and any(
-            not isinstance(part, Text | Refusal) for part in self._open
-        )
-        if not together:
+        if not (role == "assistant" == self._role and self._has_more):
             self._close()
         self._role = role
-        self._open.extend(parts)
+        for part in parts:
+            self._add(part)
 
     def said(self, part: Part) -> None:
         if self._role != "assistant":
             self._close()
             self._role = "assistant"
-        self._open.append(part)
+        self._add(part)
 
     def result(self, result: ToolResult) -> None:
-        if self._role != "user" or not all(isinstance(part, ToolResult) for part in self._open):
+        if self._role != "user" or not self._is_results:
             self._close()
             self._role = "user"
-        self._open.append(result)
+        self._add(result)
+
+    def _add(self, part: Part) -> None:
+        self._open.append(part)
+        self._is_results = self._is_results and isinstance(part, ToolResult)
+        self._has_more = self._has_more or not isinstance(part, Text | Refusal)
 
     def whole(self) -> tuple[Turn, ...]:
         self._close()
@@ -457,6 +462,7 @@ class _Turns:
         if self._open:
             self._turns.append(Turn(self._role, tuple(self._open)))
             self._open.clear()
+            self._is_results, self._has_more = True, False
 
 
 # ---- content ---------------------------------------------------------------------------------------
