@@ -23,7 +23,7 @@ _MEMBER = {Endpoint.CHAT: "messages", Endpoint.MESSAGES: "messages", Endpoint.RE
 _TEXT_PARTS = frozenset({"text", "input_text"})
 _FENCED = re.compile(r"(```.*?(?:```|\Z))", re.DOTALL)
 _WITHIN_LINES = re.compile(r"(?<=\S)[ \t]{2,}(?=\S)")
-_AT_ENDS = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)  # from a run's first one only: its square is too much
+_AT_ENDS = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)  # from a run's first one only, not its square
 _BLANK_LINES = re.compile(r"\n{3,}")
 _PARAGRAPHS = re.compile(r"(\n\s*\n)")
 _STAYS = frozenset({"system", "developer"})
