@@ -122,7 +122,7 @@ class Transfer:
             self.job.herald.on_head(status, headers)
         if status != 200:
             self._error_body = bytearray()
-        elif headers.get(b"content-encoding", b"identity").lower() not in _AS_IT_IS:
+        elif b"content-encoding" in headers and headers[b"content-encoding"].lower() not in _AS_IT_IS:
             self._give_up(UpstreamBroken("the upstream compressed its answer, though it was not asked to"))
         else:
             self._begin(headers)

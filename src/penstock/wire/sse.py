@@ -215,7 +215,7 @@ def without_id(frame: bytes) -> bytes:
 
 def encode(data: bytes, event: str = "") -> bytes:
     """One frame.  ``event`` must not hold a line end."""
-    if b"\n" in data or b"\r" in data:
+    if _LF in data or _CR in data:
         data = b"\ndata: ".join(_LINE_END.split(data))
     if event:
         return b"event: %b\ndata: %b\n\n" % (event.encode(), data)

@@ -54,7 +54,7 @@ _answered = msgspec.json.Decoder(_Answered).decode
 
 def goes_on(fields: Fields, body: bytes) -> bool:
     """Whether a request may name an earlier response; made to be asked of every one."""
-    return _PREVIOUS in fields or _REFERENCE in body
+    return _PREVIOUS in fields or body.find(_REFERENCE) >= 0
 
 
 def named(fields: Fields) -> set[str]:
