@@ -21,12 +21,14 @@ import random
 import resource
 import socket
 import struct
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import uvloop
 
+from penstock.admin.worker import SWITCH_INTERVAL
 from penstock.generation.journal import Journal
 from penstock.generation.log import Generation, State, new_id
 from penstock.generation.store import Ending, Record, new_owner
@@ -270,6 +272,7 @@ def main():
         "--verbose", action="store_true", help="print each round, with its journal's statistics"
     )
     args = parser.parse_args()
+    sys.setswitchinterval(SWITCH_INTERVAL)  # as in a worker
     found = {}
     with tempfile.TemporaryDirectory() as directory:
         for _ in range(args.rounds):  # in turns, so that all meet the same neighbours

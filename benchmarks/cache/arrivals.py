@@ -45,7 +45,15 @@ def _whole(received: bytes) -> bool:
 def latencies(
     port: int, requests: Sequence[bytes], *, rate: float, count: int, wanted: bytes, connections: int
 ) -> list[float]:
-    """Seconds from each call's moment to the end of its answer.
+    """Seconds from each call's moment to the end of its answer; see :func:`calls`."""
+    found = calls(port, requests, rate=rate, count=count, wanted=wanted, connections=connections)
+    return [end - moment for moment, end in found]
+
+
+def calls(
+    port: int, requests: Sequence[bytes], *, rate: float, count: int, wanted: bytes, connections: int
+) -> list[tuple[float, float]]:
+    """Each call's moment and the end of its answer, by ``time.perf_counter``, in the order of the ends.
 
     :param rate: calls per second
     :param wanted: what the head of each answer must hold, in lower case
@@ -58,7 +66,7 @@ def latencies(
     for number in by_number:
         poller.register(number, select.EPOLLIN)
     waiting: deque[float] = deque()  # moments of calls for which no connection is free
-    found: list[float] = []
+    found: list[tuple[float, float]] = []
     arrived, clock = 0, time.perf_counter
     due = heard = clock()
     try:
@@ -93,7 +101,7 @@ def latencies(
                 connection.received += data
                 if _whole(connection.received):
                     heard = clock()
-                    found.append(heard - connection.due)
+                    found.append((connection.due, heard))
                     _check(connection.received, wanted)
                     connection.received = b""
                     idle.append(connection)

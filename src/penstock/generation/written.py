@@ -69,10 +69,35 @@ class Written:
         self._begun = True
 
     def on_stored(self, upto: int, *, ended: bool) -> None:
-        self.generation.on_stored(upto, ended=ended)
+        generation = self.generation
+        generation.on_stored(upto, ended=ended)
+        if ended and self.entry.durable and generation.journal is self:
+            # What writing it took goes now, its request and a dozen small objects, however long the log is kept.
+            generation.journal = STORED
 
     def on_fenced(self) -> None:
         self.generation.lost()
+
+
+class Stored:
+    """In the place of :class:`Written` once all of a log is stored, and its end."""
+
+    durable = True
+
+    def appended(self) -> None:
+        """Nothing comes after the end."""
+
+    def end(self) -> None:
+        """It is stored."""
+
+    def forget(self) -> None:
+        """It is not the journal's any more."""
+
+    def __repr__(self) -> str:
+        return "<Stored>"
+
+
+STORED = Stored()
 
 
 def ending_of(generation: Generation) -> Ending:

@@ -83,9 +83,9 @@ CREATE TABLE claims (
     "INSERT INTO fence VALUES (1)",
 )
 
-# Of the write-ahead log, when it is brought to its place; beginning anew, it is cut to that, so that it has to grow
-# past it again before it is worth while once more.
-CHECKPOINT_BYTES = 16 << 20
+# Of the write-ahead log, when it begins anew, for which writers wait some milliseconds; it is cut to that then, so that
+# it has to grow past it again before it is worth while once more.
+LOG_BYTES = 64 << 20
 
 _CORRUPT = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB"})
 _PAGE = 4_096
@@ -142,12 +142,15 @@ class SQLiteFile:
         with _locked(self.path):
             create_private(self.path)
             self.identity = identity(self.path)
+            others = _descriptors(self.identity)
             db = self.db = sqlite3.connect(self.path, timeout=self._busy_timeout, isolation_level=None)
             try:
+                # Of a file that SQLite has kept open for us from before, nobody can tell which it is.
+                self._descriptor = next(iter(_descriptors(self.identity) - others), None)
                 log_ahead(db, patience=self._busy_timeout)
                 db.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'NORMAL'}")
                 db.execute("PRAGMA wal_autocheckpoint = 0")  # the store does it, at a time of its choice
-                db.execute(f"PRAGMA journal_size_limit = {CHECKPOINT_BYTES}")
+                db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
                 db.execute(f"PRAGMA max_page_count = {_FIXED_PAGES + max_bytes * 5 // 4 // _PAGE}")
                 if not MARK.check(db):
                     with transaction(db):
@@ -193,12 +196,40 @@ class SQLiteFile:
             with contextlib.suppress(sqlite3.Error):
                 self.db.execute("ROLLBACK")
 
+    def log_bytes(self) -> int:
+        """What the write-ahead log takes on the disk."""
+        return self.path.with_name(self.path.name + "-wal").stat().st_size
+
+    def sync(self) -> None:
+        """Wait until the disk has what was copied from the log to its place; holds up nobody else.
+
+        With SQLite's own descriptor, as closing another one would take all locks from it; and with this connection's,
+        as each is told once that the disk has failed.
+
+        :raises OSError: the disk fails
+        """
+        if self._descriptor is not None:
+            os.fsync(self._descriptor)
+
     def close(self) -> None:
+        self._descriptor = None
         with contextlib.suppress(sqlite3.Error):
             self.db.close()
 
     def __repr__(self) -> str:
         return f"<SQLiteFile {self.path}>"
+
+
+def _descriptors(file: tuple[int, int] | None) -> set[int]:
+    """Those that the process has of a file; none where the system does not list them."""
+    found = set()
+    with contextlib.suppress(FileNotFoundError):
+        for entry in Path("/dev/fd").iterdir():
+            with contextlib.suppress(OSError):  # that of the list itself is closed again
+                status = os.fstat(int(entry.name))
+                if (status.st_dev, status.st_ino) == file:
+                    found.add(int(entry.name))
+    return found
 
 
 def is_busy(error: sqlite3.Error) -> bool:

@@ -11,6 +11,7 @@ import msgspec
 from penstock.generation.log import State
 from penstock.generation.store import Ending, Record, StoreStatistics, Tail, size_of
 from penstock.generation.stores._sqlite_file import (
+    LOG_BYTES,
     PIECE_SHIFT,
     SQLiteFile,
     decode_batch,
@@ -240,13 +241,23 @@ class SQLiteReader:
         ).fetchone()
         return StoreStatistics(number, running, size or 0)
 
-    def checkpoint(self, larger_than: int = 0) -> bool:
-        """Bring what transactions wrote to its place; holds up nobody.
+    def checkpoint(self) -> int:
+        """Bring what transactions wrote to its place, and have the disk take it; holds up nobody.
 
-        :returns: whether the write-ahead log was larger than so many bytes, so that it was worth it
+        The write-ahead log can begin anew when all of it is in its place and on the disk, and nothing is added
+        meanwhile: that part is the writer's, and calls wait for it.  SQLite by itself would leave it most of the work:
+        a checkpoint that is overtaken copies pages, but does not wait until the disk has them, so that the writer's
+        own would wait for megabytes (10 to 170 ms, where a page takes 3).
+
+        :returns: bytes that the log takes; above :data:`LOG_BYTES` it is worth while to begin it anew
+        :raises OSError: the disk fails
         """
-        wal = self.file.path.with_name(self.file.path.name + "-wal")
-        if wal.stat().st_size <= larger_than:
-            return False
+        self._copy()
+        size = self.file.log_bytes()
+        if size > LOG_BYTES:
+            self._copy()  # what came while the bulk was copied
+        return size
+
+    def _copy(self) -> None:
         self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        return True
+        self.file.sync()

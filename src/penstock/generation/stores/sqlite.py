@@ -4,14 +4,17 @@ What a transaction wrote is with the operating system when it is over, so a kill
 The disk has it some seconds later, or at once with ``fsync``; after a power cut the file is sound, and the
 last moments may be missing.
 
-Two threads of each process work on the file, each with a connection of its own: one changes it, one reads it.
-Neither waits for the other, and the event loop waits for none.
+Three threads of each process work on the file, each with a connection of its own: one changes it, one reads it, one
+brings what was written to its place.  None waits for another, and the event loop waits for none.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +34,7 @@ from penstock.generation.store import (
     Write,
 )
 from penstock.generation.stores._sqlite_file import (
-    CHECKPOINT_BYTES,
+    LOG_BYTES,
     SQLiteFile,
     is_corrupt,
     is_full,
@@ -44,7 +47,9 @@ from penstock.messages import Event
 BUSY_TIMEOUT = 1.0  # seconds that other processes' transactions may take
 CLOSE_TIMEOUT = 5.0  # seconds until a thread that hangs in the disk is left behind
 
-_CHECKPOINT_EVERY = 256  # batches between two looks at the size of the write-ahead log
+_CHECKPOINT_EVERY = 256  # batches of which the write-ahead log is brought to its place together
+_COPY_NOW = 2 * LOG_BYTES  # from which size of the log on who copies it has the core as others have
+_LOW = 15  # priority; a thirtieth of a busy core, about what copying takes where that writes all it can
 _LOOK_EVERY = 0.05  # seconds between two looks whether the file was moved or removed
 _REMOVED_AT_ONCE = 50  # generations in one transaction: others wait for it
 
@@ -71,9 +76,17 @@ class SQLiteStore:
         self._reader = _Side(
             "penstock-generations-read", self._open_file, SQLiteReader, tell_of_new=False, on_moved=self._look
         )
+        self._copier = _Side(
+            "penstock-generations-copy",
+            *(self._open_file, SQLiteReader),
+            tell_of_new=False,
+            on_moved=self._look,
+            in_background=True,
+        )
         self._batches = 0
         self._dropped = 0
         self._checkpoint: asyncio.Task[None] | None = None
+        self._log_bytes = 0  # after the last one
 
     def __repr__(self) -> str:
         return f"<SQLiteStore {self.path}>"
@@ -90,6 +103,7 @@ class SQLiteStore:
     def _look(self) -> None:
         self._writer.look()
         self._reader.look()
+        self._copier.look()
 
     async def start(self) -> None:
         await self._writer.do(lambda _: None)
@@ -100,6 +114,7 @@ class SQLiteStore:
     async def close(self) -> None:
         if self._checkpoint is not None:
             await asyncio.wait([self._checkpoint], timeout=CLOSE_TIMEOUT)
+        await self._copier.close()
         await self._reader.close()
         await self._writer.close()
 
@@ -118,10 +133,11 @@ class SQLiteStore:
         return refused
 
     async def _checkpointed(self) -> None:
-        # The bulk is copied beside the writer, which then only has a little left to do itself: without that
-        # somebody who writes without a pause would never let the write-ahead log begin anew.
+        # Without the writer's own part, somebody who writes without a pause would never let the log begin anew.
+        copier = self._copier if self._log_bytes <= _COPY_NOW else self._reader
         try:
-            if await self._reader.do(lambda reader: reader.checkpoint(CHECKPOINT_BYTES)):
+            self._log_bytes = await copier.do(lambda reader: reader.checkpoint())
+            if self._log_bytes > LOG_BYTES:
                 await self._writer.do(lambda writer: writer.checkpoint())
         except StoreUnavailable:
             pass  # the next write tells
@@ -221,6 +237,7 @@ class _Side(Generic[Side]):
 
     :param tell_of_new: what was in a file that was moved is missing in the new one, so say so once
     :param on_moved: called in the thread when it has set a corrupt file aside
+    :param in_background: nobody waits for it: others get the core first
     """
 
     def __init__(
@@ -231,8 +248,10 @@ class _Side(Generic[Side]):
         *,
         tell_of_new: bool,
         on_moved: Callable[[], None],
+        in_background: bool = False,
     ) -> None:
         self._name = name
+        self._in_background = in_background
         self._open_file = open_file
         self._make = make
         self._tell_of_new = tell_of_new
@@ -278,6 +297,11 @@ class _Side(Generic[Side]):
     # ---- in the thread ----
 
     def _run(self) -> None:
+        if (
+            self._in_background and sys.platform == "linux"
+        ):  # elsewhere it would be the process that steps back
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW)
         while not self._ended:
             self._jobs.get()()
 
