@@ -9,32 +9,18 @@ import time
 import pytest
 from file_places import Files, FilesOnRedis, FilesOnRedisAndS3
 from held import cancelled, held
-from places import S3Server, redis
+from places import redis
 
+from needing import needs_redis
 from penstock.errors import BodyTooLarge, ConfigError, Forbidden, NotFound, StorageFull, StorageUnavailable
 from penstock.testing import RedisServer
 from penstock.upload import files as module
 from penstock.upload.disk_threads import storage_error
 from penstock.upload.files import LEAST_CHARGE
+from penstock.upload.local_files import FileReader
 from penstock.upload.stores import redis_files
 from penstock.upload.stores import s3 as s3_module
 from penstock.upload.stores.block_shelf import BlockShelf
-
-needs_redis = pytest.mark.skipif(
-    not RedisServer.available(), reason="there is no redis-server on this machine"
-)
-
-
-@pytest.fixture(scope="module")
-def redis_server():
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def s3_server():
-    with S3Server() as server:
-        yield server
 
 
 @pytest.fixture(
@@ -337,11 +323,9 @@ def test_a_cancelled_sender_leaves_nothing_open_and_nothing_behind(tmp_path, mon
 
 def test_a_cancelled_reader_closes_the_file_when_the_thread_has_read(tmp_path, monkeypatch):
     read = []
-    gates = held(monkeypatch, module.BlockReader, "read")
-    close = module.BlockReader.close
-    monkeypatch.setattr(
-        module.BlockReader, "close", lambda self: (read.append(self._file.closed), close(self))
-    )
+    gates = held(monkeypatch, FileReader, "read")
+    close = FileReader.close
+    monkeypatch.setattr(FileReader, "close", lambda self: (read.append(self._file.closed), close(self)))
 
     async def main():
         async with a_store(tmp_path) as store:

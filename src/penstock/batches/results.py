@@ -23,7 +23,7 @@ from typing import BinaryIO
 from penstock.batches.batch import Counts
 from penstock.errors import PenstockError
 from penstock.sqlite_files import private_opener
-from penstock.upload.files import write_all
+from penstock.upload.local_files import write_all
 from penstock.wire.batch import done
 
 FIRST_PAUSE = 1.0  # seconds before a refused write is tried again; doubles up to the last

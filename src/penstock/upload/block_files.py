@@ -17,8 +17,8 @@ from typing import BinaryIO, TypeVar
 from penstock.errors import PenstockError
 from penstock.sqlite_files import private_opener
 from penstock.upload.contents import Contents
-from penstock.upload.files import write_all
 from penstock.upload.index import Sealed
+from penstock.upload.local_files import write_all
 from penstock.upload.stores.disk import Disk
 
 OLD_EVERY = 3_600.0  # seconds after which contents that cost something to list are looked through
@@ -84,7 +84,7 @@ class BlockFiles:
     # ---- what is kept ----
 
     def pieces(self, file: str) -> AsyncGenerator[bytes, None]:
-        """The content of one, by :data:`~penstock.upload.contents.READ` bytes at most."""
+        """The content of one, by :data:`~penstock.upload.local_files.READ` bytes at most."""
         return self._contents.pieces(file)
 
     async def whole(self, files: Sequence[str]) -> bytes:

@@ -12,8 +12,6 @@ from typing import Protocol
 
 from penstock.upload.index import Sealed
 
-READ = 262_144  # bytes of a block that are read at a time
-
 
 class Contents(Protocol):
     """Every method raises :class:`~penstock.errors.StorageUnavailable` where the store does not answer, and
@@ -38,7 +36,7 @@ class Contents(Protocol):
         """
 
     def pieces(self, file: str) -> AsyncGenerator[bytes, None]:
-        """By :data:`READ` bytes at most."""
+        """By :data:`~penstock.upload.local_files.READ` bytes at most."""
 
     async def whole(self, files: Sequence[str]) -> bytes:
         """Of several, one after the other."""

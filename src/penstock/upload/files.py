@@ -17,7 +17,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -35,9 +35,9 @@ from penstock.upload.file_index import (
     new_file_id,
     unknown_file,
 )
+from penstock.upload.local_files import old_names, unlink_all, write_all
 
 BUFFER = 524_288  # bytes of an upload that wait for the disk; as many again are being written
-BLOCK = 262_144  # bytes of a file that are read at a time
 LEAST_CHARGE = 4_096  # bytes that a file counts for at least: what it takes on a disk
 ORPHANED = 3_600.0  # seconds after which what nobody has finished is nobody's
 
@@ -198,7 +198,7 @@ class FileStore:
         await self._shelf.fetch(file_id, await self._index.parts(file_id), target)
 
     async def pieces(self, file_id: str) -> AsyncGenerator[bytes, None]:
-        """The content of a file that :meth:`get` has returned, by :data:`BLOCK` bytes at most."""
+        """The content of a file that :meth:`get` has returned, by :data:`~penstock.upload.local_files.READ` bytes at most."""
         async with aclosing(self._shelf.pieces(file_id, await self._index.parts(file_id))) as pieces:
             async for piece in pieces:
                 yield piece
@@ -326,63 +326,3 @@ class Incoming:
         if self._file is not None:
             self._file.close()
         self._path.unlink(missing_ok=True)
-
-
-class BlockReader:
-    """A file, a block at a time; opened by the first :meth:`read`.  For a thread."""
-
-    __slots__ = ("_file", "_path", "_size")
-
-    def __init__(self, path: Path, size: int) -> None:
-        self._path = path
-        self._size = size
-        self._file: BinaryIO | None = None
-
-    def __repr__(self) -> str:
-        return f"<BlockReader {self._path.name}, {'open' if self._file else 'closed'}>"
-
-    def read(self) -> bytes:
-        """The next bytes; none: it has ended."""
-        if self._file is None:
-            self._file = self._path.open("rb", buffering=0)
-        return self._file.read(self._size)
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
-def write_all(file: BinaryIO, data: bytes | bytearray | memoryview) -> None:
-    """Write to an unbuffered file, which may take less than it is given."""
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) or 0 :]
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def old_names(directory: Path, age: float) -> list[str]:
-    """Of all files that nobody has written to for so many seconds, by the file system's clock."""
-    before = time.time() - age
-    old = []
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            with contextlib.suppress(FileNotFoundError):  # removed since it was listed
-                status = entry.stat()
-                if max(status.st_mtime, status.st_ctime) < before:  # ctime: a link is new
-                    old.append(entry.name)
-    return old
-
-
-def unlink_all(directory: Path, names: Sequence[str]) -> None:
-    """Those that are there."""
-    for name in names:
-        (directory / name).unlink(missing_ok=True)

@@ -64,7 +64,7 @@ class Sealed(msgspec.Struct, frozen=True):
     size: int
 
 
-class Append(msgspec.Struct, frozen=True):
+class Addition(msgspec.Struct, frozen=True):
     """What an append adds: all that must still be so, and what is then so."""
 
     upload: str
@@ -124,7 +124,7 @@ class Index(Protocol):
         :raises Gone: it had
         """
 
-    async def enter(self, append: Append, sealed: Sequence[Sealed]) -> list[str]:
+    async def enter(self, addition: Addition, sealed: Sequence[Sealed]) -> list[str]:
         """Make an append's blocks a part of its upload; returns the going files.
 
         :raises Conflict: a later request for the upload came

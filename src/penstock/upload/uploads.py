@@ -167,7 +167,7 @@ class UploadStore:
     # ---- contents ----
 
     async def pieces(self, upload_id: str) -> AsyncGenerator[bytes, None]:
-        """The content of an upload, by :data:`~penstock.upload.contents.READ` bytes at most."""
+        """The content of an upload, by :data:`~penstock.upload.local_files.READ` bytes at most."""
         for file in await self._index.files(upload_id):
             async with aclosing(self.block_files.pieces(file)) as pieces:
                 async for piece in pieces:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from penstock.errors import BodyTooLarge, Conflict, DigestMismatch, PenstockError, StorageUnavailable
 from penstock.uninterrupted import uninterrupted
 from penstock.upload.block_files import BlockFiles, BlockWriter
-from penstock.upload.index import Append, Index, Sealed
+from penstock.upload.index import Addition, Index, Sealed
 from penstock.upload.offsets import Offsets, Phase
 
 if TYPE_CHECKING:
@@ -247,11 +247,11 @@ class Writer:
             raise Conflict("a later request for this upload came", code="superseded")
 
         offsets = self.offsets
-        append = Append(self.upload, self.owner, self.epoch, offsets.offset, offsets.length, complete)
+        addition = Addition(self.upload, self.owner, self.epoch, offsets.offset, offsets.length, complete)
         size = sum(block.size for block in self._sealed)
         try:
             self._sealed = await self._files.keep(self._sealed)
-            await self._enter(append)
+            await self._enter(addition)
         except BaseException:
             self._broken = True
             raise
@@ -260,9 +260,9 @@ class Writer:
         self._known_length = self.offsets.length
         self.offsets.confirm(size)
 
-    async def _enter(self, append: Append) -> None:
+    async def _enter(self, addition: Addition) -> None:
         try:
-            going = await self._index.enter(append, self._sealed)
+            going = await self._index.enter(addition, self._sealed)
         except StorageUnavailable:
             # It may have been entered, and only the answer is lost: who asks for the offset will be told.  The blocks
             # are not this append's any more; if no index knows them, they go some time.

@@ -15,8 +15,8 @@ from penstock.errors import PenstockError
 from penstock.sqlite_files import private_opener
 from penstock.upload.contents import Contents
 from penstock.upload.file_index import Parts
-from penstock.upload.files import write_all
 from penstock.upload.index import Sealed
+from penstock.upload.local_files import write_all
 from penstock.upload.stores.disk import Disk
 
 BLOCK_SIZE = 4_194_304  # bytes

@@ -10,10 +10,10 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from penstock.upload.contents import READ
 from penstock.upload.disk_threads import DiskThreads
-from penstock.upload.files import ORPHANED, BlockReader, sync_directory
+from penstock.upload.files import ORPHANED
 from penstock.upload.index import Sealed
+from penstock.upload.local_files import READ, FileReader, sync_directory
 
 _T = TypeVar("_T")
 
@@ -50,7 +50,7 @@ class Disk:
         return list(sealed)
 
     async def pieces(self, file: str) -> AsyncGenerator[bytes, None]:
-        source = BlockReader(self.directory / file, READ)
+        source = FileReader(self.directory / file, READ)
         try:
             while piece := await self.run(source.read):
                 yield piece

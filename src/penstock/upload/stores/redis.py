@@ -24,11 +24,10 @@ from penstock.errors import (
 from penstock.net.redis import Address
 from penstock.net.redis_client import Client, sha_of
 from penstock.upload.asked import Concat, UploadDialect
-from penstock.upload.contents import READ
-from penstock.upload.files import ORPHANED, BlockReader
+from penstock.upload.files import ORPHANED
 from penstock.upload.index import (
     MAX_SEGMENTS,
-    Append,
+    Addition,
     Limits,
     Sealed,
     Upload,
@@ -42,6 +41,7 @@ from penstock.upload.index import (
     too_many_segments,
     unknown,
 )
+from penstock.upload.local_files import READ, FileReader
 from penstock.upload.offsets import Phase
 from penstock.upload.stores import _redis_scripts as scripts
 from penstock.upload.stores.disk import Disk
@@ -145,18 +145,18 @@ class RedisIndex:
         _must_live(answer, upload_id)
         return _upload(answer, upload_id)
 
-    async def enter(self, append: Append, sealed: Sequence[Sealed]) -> list[str]:
-        after = append.offset + sum(block.size for block in sealed)
-        length = after if append.complete else append.length
+    async def enter(self, addition: Addition, sealed: Sequence[Sealed]) -> list[str]:
+        after = addition.offset + sum(block.size for block in sealed)
+        length = after if addition.complete else addition.length
         answer = await self._run(
             scripts.ENTER,
-            append.upload.encode(),
-            append.owner.encode(),
-            b"%d" % append.epoch,
-            b"%d" % append.offset,
+            addition.upload.encode(),
+            addition.owner.encode(),
+            b"%d" % addition.epoch,
+            b"%d" % addition.offset,
             b"%d" % after,
             b"" if length is None else b"%d" % length,
-            b"1" if append.complete else b"",
+            b"1" if addition.complete else b"",
             text(self._limits.now() + self._limits.completed_kept_for),
             b"%d" % self._limits.tenant_bytes,
             b"%d" % MAX_SEGMENTS,
@@ -306,7 +306,7 @@ class RedisContents:
 
     async def _send(self, block: Sealed) -> None:
         key = self._key(block.file)
-        source = BlockReader(self._disk.directory / block.file, READ)
+        source = FileReader(self._disk.directory / block.file, READ)
         held = 0
         try:
             while piece := await self._disk.run(source.read):

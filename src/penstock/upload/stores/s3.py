@@ -27,9 +27,9 @@ from obstore.store import S3Store
 
 from penstock.errors import ConfigError, PenstockError, StorageFull, StorageUnavailable
 from penstock.uninterrupted import uninterrupted
-from penstock.upload.contents import READ
-from penstock.upload.files import ORPHANED, BlockReader
+from penstock.upload.files import ORPHANED
 from penstock.upload.index import Sealed
+from penstock.upload.local_files import READ, FileReader
 from penstock.upload.stores.disk import Disk
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class S3Contents:
         return kept
 
     async def _send(self, written: str, file: str) -> None:
-        source = BlockReader(self._disk.directory / written, PIECE)
+        source = FileReader(self._disk.directory / written, PIECE)
         try:
             for key in self._objects(file):
                 piece = await self._disk.run(source.read)

@@ -13,7 +13,7 @@ from penstock.errors import Conflict, KeyReused
 from penstock.upload.asked import Concat
 from penstock.upload.index import (
     MAX_SEGMENTS,
-    Append,
+    Addition,
     Limits,
     Sealed,
     Upload,
@@ -168,31 +168,31 @@ class SQLiteIndex:
 
         return await self._database.write(end)
 
-    async def enter(self, append: Append, sealed: Sequence[Sealed]) -> list[str]:
-        return await self._database.write(lambda db: self._enter(db, append, sealed))
+    async def enter(self, addition: Addition, sealed: Sequence[Sealed]) -> list[str]:
+        return await self._database.write(lambda db: self._enter(db, addition, sealed))
 
-    def _enter(self, db: sqlite3.Connection, append: Append, sealed: Sequence[Sealed]) -> list[str]:
+    def _enter(self, db: sqlite3.Connection, addition: Addition, sealed: Sequence[Sealed]) -> list[str]:
         now = self._limits.now()
-        after = append.offset + sum(block.size for block in sealed)
-        length = after if append.complete else append.length
+        after = addition.offset + sum(block.size for block in sealed)
+        length = after if addition.complete else addition.length
         statement = 'UPDATE uploads SET "offset" = ?, length = ?, phase = ?, epoch = epoch + 1'
-        values: list[object] = [after, length, Phase.COMPLETE if append.complete else Phase.OPEN]
-        if append.complete:
+        values: list[object] = [after, length, Phase.COMPLETE if addition.complete else Phase.OPEN]
+        if addition.complete:
             statement += ", expires = min(expires, ?)"
             values.append(now + self._limits.completed_kept_for)
         statement += ' WHERE id = ? AND epoch = ? AND "offset" = ? AND phase = ? AND expires > ?'
-        values += [append.upload, append.epoch, append.offset, Phase.OPEN, now]
+        values += [addition.upload, addition.epoch, addition.offset, Phase.OPEN, now]
         if not db.execute(statement, values).rowcount:
             raise superseded()
-        going = self._add(db, append.owner, sealed, now)
-        position = append.offset
+        going = self._add(db, addition.owner, sealed, now)
+        position = addition.offset
         for block in sealed:
             db.execute(
                 "INSERT INTO segments VALUES (?, ?, ?, ?, ?)",
-                (append.upload, position, block.digest, block.size, append.owner),
+                (addition.upload, position, block.digest, block.size, addition.owner),
             )
             position += block.size
-        (count,) = db.execute("SELECT count(*) FROM segments WHERE upload = ?", (append.upload,)).fetchone()
+        (count,) = db.execute("SELECT count(*) FROM segments WHERE upload = ?", (addition.upload,)).fetchone()
         if count > MAX_SEGMENTS:
             raise too_many_segments()
         return going

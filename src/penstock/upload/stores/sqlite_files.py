@@ -12,7 +12,7 @@ from penstock.database import Database
 from penstock.upload import files
 from penstock.upload.disk_threads import DiskThreads
 from penstock.upload.file_index import Parts, Query, StoredFile, files_quota
-from penstock.upload.files import BLOCK, BlockReader, old_names, sync_directory, unlink_all
+from penstock.upload.local_files import READ, FileReader, old_names, sync_directory, unlink_all
 
 _APPLICATION_ID = 0x50454E46  # "PENF"
 _SCHEMA = (
@@ -141,7 +141,7 @@ class LocalShelf:
         return ()
 
     async def pieces(self, file_id: str, parts: Parts) -> AsyncGenerator[bytes, None]:  # noqa: ARG002 - an interface
-        source = BlockReader(self._directory / file_id, BLOCK)
+        source = FileReader(self._directory / file_id, READ)
         try:
             while piece := await self._threads.run(source.read):
                 yield piece
