@@ -1,4 +1,4 @@
-"""What one key, tenant, tier or model has used of its limits, in this process."""
+"""What one key, tenant, tier, model or upstream has used of its limits, in this process."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ come in since.  Beyond that, one call may begin if, as far as is known, the limi
 process that has callers gets all of a small limit, and so many processes together exceed a limit by one call
 each, which the pool counts and all of them make good.
 
-Nobody waits for an exchange, but a call that needs a place (calls at once) where this process has none
-(:meth:`AccountLease.wait_place`).  Without any, a process keeps to the share that it had last, and after
+Nobody waits for an exchange, but a call that needs a place (calls at once) where this process has none, or money that
+it has not been leased (:meth:`AccountLease.wait_place`).  Without any, a process keeps to the share that it had last, and after
 :data:`SHARE_HOLDS` seconds to an even part of the limit.
 """
 
@@ -307,7 +307,7 @@ class AccountLease:
 
     @property
     def is_short(self) -> bool:
-        """Whether so few places are left that each counts."""
+        """Whether so few places, or so little money, are left that each exchange counts."""
         if self.in_line:
             return self._line is not None and self._line.waiting > 0
         day, month = self.day, self.month
@@ -364,7 +364,7 @@ class AccountLease:
         return self.places is not None and not self._alone() and self.places.may_come(self.in_progress, now)
 
     async def wait_place(self, seconds: float) -> None:
-        """Until there may be a place, but not longer than so; whether there is one is to be seen."""
+        """Until there may be a place, or money, but not longer than so; whether there is is to be seen."""
         loop = asyncio.get_running_loop()
         waiter = loop.create_future()
         self._waiting[waiter] = None

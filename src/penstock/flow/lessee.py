@@ -1,8 +1,9 @@
-"""Who leases this process's part of shared limits, behind the calls: they wait for places at most.
+"""Who leases this process's part of shared limits, behind the calls: they wait for places and for money at most.
 
 Ten times a second what has changed is reported, and at once where that matters: an account that is new here,
-and one that is nearly or wholly used up.  While calls wait for a place, one is asked for every :data:`AGAIN`.  One exchange is under way at a time.  One that fails, or takes
-longer than :data:`PATIENCE`, changes nothing but that everybody keeps to the part that he has.
+and one that is nearly or wholly used up.  While calls wait for a place, one is asked for every :data:`AGAIN`.  One
+exchange is under way at a time.  One that fails, or takes longer than :data:`PATIENCE`, changes nothing but that
+everybody keeps to the part that he has.
 """
 
 from __future__ import annotations
@@ -66,7 +67,6 @@ class Lessee:
         self.trouble = ""
         self.on_time: Callable[[], None] | None = None  # told once :meth:`unix_time` is what the others have
         self.joins = False  # there are others, of whom :meth:`use` is about to tell
-        self._workers = workers
         self._now = now
         self._counted = counted
         self._board: Board | None = None

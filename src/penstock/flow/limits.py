@@ -139,7 +139,7 @@ class Limiter:
     def reserve(self, call: Call, *, patient: bool = False) -> CallReservation | None:
         """Take what the call may need; None: no limit concerns it.
 
-        :param patient: whether the caller would wait a moment for a place; see :meth:`wait_place`
+        :param patient: whether the caller would wait a moment for a place, or for money; see :meth:`wait_place`
         :raises RateLimited: it must not begin; nothing was taken
         :raises PlaceWanted: the same, but if it is tried again in a moment, it may
         """
@@ -184,7 +184,7 @@ class Limiter:
         return CallReservation(concerned, now, tokens, cost)
 
     async def wait_place(self, call: Call, seconds: float, reached: Reached | None = None) -> None:
-        """Until there may be a place for the call, where there was none, or at a candidate; so long at most."""
+        """Until there may be a place for the call, or money, where there was none, or at a candidate; so long at most."""
         now = self.now()
         concerned = self._concerned(call) if reached is None else self._at(call, reached)
         for account in concerned.accounts:

@@ -50,7 +50,7 @@ class Use(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True):
-    """What a member says of one account (a key, tenant, tier or model).
+    """What a member says of one account (a key, tenant, tier, model or upstream).
 
     :param anew: the last lease was long ago: what was taken since is void, and ``level`` counts
     :param calls: that were asked for since the last exchange, admitted or not
