@@ -16,6 +16,7 @@ import msgspec
 
 from penstock.cache import keys
 from penstock.cache.entry import Entry, Sealer, Unusable
+from penstock.cache.retold import retold
 from penstock.cache.tiers.memory import MemoryTier
 from penstock.client._ahead import Ahead
 from penstock.client._calls import ClientCall
@@ -24,14 +25,10 @@ from penstock.client.options import CacheOptions
 from penstock.errors import PenstockError
 from penstock.messages import Call, Endpoint, Usage
 from penstock.wire import sse, usage
-from penstock.wire.fold import fold
 from penstock.wire.sound import is_sound
-from penstock.wire.unfold import unfold
-from penstock.wire.usage_view import adapt
 
 MAX_ENTRY_BYTES = 16 << 20
 _KEPT_HEADERS = frozenset({"content-type", "penstock-generation", "x-request-id", "request-id"})
-_TELLS_USAGE = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -171,27 +168,14 @@ class Keeping:
     def _told(self, entry: Entry) -> Found | None:
         """In the caller's form; None: it cannot be told so."""
         asked = self._asked
-        events = list(entry.events)
         try:
-            if entry.stream and not asked.stream:
-                events = [fold(asked.endpoint, events, usage=entry.usage)]
-            elif asked.stream and not entry.stream:
-                events = unfold(
-                    asked.endpoint, b"".join(events), include_usage=asked.include_usage, usage=entry.usage
-                )
-            elif asked.stream and asked.endpoint in _TELLS_USAGE:
-                shown = (
-                    adapt(
-                        event,
-                        has_usage=entry.include_usage,
-                        wants_usage=asked.include_usage,
-                        usage=entry.usage,
-                        first=events[0],
-                        drop_running=entry.running_usage and not asked.running_usage,
-                    )
-                    for event in events
-                )
-                events = [event for event in shown if event]
+            events = retold(
+                entry,
+                asked.endpoint,
+                stream=asked.stream,
+                include_usage=asked.include_usage,
+                running_usage=asked.running_usage,
+            )
         except PenstockError:
             return None
         headers = [

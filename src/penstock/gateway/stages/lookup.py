@@ -29,6 +29,7 @@ from penstock.cache import keys
 from penstock.cache.cache import Cache
 from penstock.cache.claims import Claims
 from penstock.cache.entry import Entry
+from penstock.cache.retold import retold
 from penstock.config.model import ModelCacheConfig
 from penstock.errors import BadRequest, NotCached, PenstockError
 from penstock.gateway.stages.decode import decode
@@ -37,10 +38,7 @@ from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
 from penstock.generation.log import Generation, State
 from penstock.messages import Call, Endpoint, Usage
-from penstock.wire.fold import fold
 from penstock.wire.sound import is_sound
-from penstock.wire.unfold import unfold
-from penstock.wire.usage_view import adapt
 
 if TYPE_CHECKING:  # an extra
     from penstock.gateway.stages.resemble import Resemblance, Similar
@@ -63,7 +61,6 @@ class Control(msgspec.Struct, frozen=True):
 _USUAL = Control()
 _NO_USAGE = Usage()
 _KEPT = frozenset({Endpoint.MODERATIONS, Endpoint.RERANK})  # of those that are relayed as bytes
-_TELLS_USAGE = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
 
 
 @lru_cache(256)
@@ -395,29 +392,13 @@ class Lookup:
         """
         entry = question.reserve
         assert entry is not None
-        events = list(entry.events)
-        if entry.stream and not generation.stream:
-            events = [fold(call.endpoint, events, usage=entry.usage)]
-        elif generation.stream and not entry.stream:
-            events = unfold(
-                call.endpoint,
-                b"".join(events),
-                include_usage=generation.include_usage,
-                usage=entry.usage,
-            )
-        elif generation.stream and call.endpoint in _TELLS_USAGE:
-            shown = (
-                adapt(
-                    event,
-                    has_usage=entry.include_usage,
-                    wants_usage=generation.include_usage,
-                    usage=entry.usage,
-                    first=events[0],
-                    drop_running=entry.running_usage and not generation.running_usage,
-                )
-                for event in events
-            )
-            events = [event for event in shown if event]
+        events = retold(
+            entry,
+            call.endpoint,
+            stream=generation.stream,
+            include_usage=generation.include_usage,
+            running_usage=generation.running_usage,
+        )
         generation.usage = entry.usage
         generation.served_by = (entry.upstream, entry.upstream_model)
         generation.headers = _headers(entry, question.key, question.asked)
