@@ -4,13 +4,14 @@ import asyncio
 
 import pytest
 
+from needing import needs_redis
 from penstock.admin.departures import Departures
 from penstock.admin.elsewhere import Elsewhere
 from penstock.config.model import Config, DepartureConfig, LimitsConfig, UpstreamConfig
 from penstock.config.secret import Secret
 from penstock.testing.redis import RedisServer
 
-pytestmark = pytest.mark.skipif(not RedisServer.available(), reason="needs redis-server")
+pytestmark = needs_redis
 
 NAMES = ("spot", "other", "mine")
 

@@ -18,3 +18,10 @@ def simulator():
 def gateway(simulator, tmp_path_factory):
     with GatewayProcess(config(simulator), tmp_path_factory.mktemp("gateway")) as running:
         yield running
+
+
+@pytest.fixture
+def provider():
+    """One whose bill is the test's own."""
+    with SimulatorProcess() as running:
+        yield running

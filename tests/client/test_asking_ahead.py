@@ -13,15 +13,8 @@ import pytest
 import penstock
 from penstock.client import CacheOptions
 from penstock.client._ahead import WAITING, Ahead
-from penstock.testing import SimulatorProcess
 
 PATIENCE = 60.0  # seconds
-
-
-@pytest.fixture
-def provider():
-    with SimulatorProcess() as running:
-        yield running
 
 
 def page(number):

@@ -15,13 +15,7 @@ from sdks import QUESTION, WAYS, ask, expected
 import penstock
 from penstock.client import CacheOptions
 from penstock.client._disk import Disk
-from penstock.testing import ScriptedUpstream, SimulatorProcess, Step
-
-
-@pytest.fixture
-def provider():
-    with SimulatorProcess() as running:
-        yield running
+from penstock.testing import ScriptedUpstream, Step
 
 
 def billed(provider):

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from needing import needs_redis
 from penstock.flow import redis_board
 from penstock.flow._sharing_script import EXCHANGE
 from penstock.flow.budget import Calendar
@@ -213,7 +214,7 @@ def money(day, month, spent=0):
     return msgspec.structs.replace(report(limit=None), day=funds[0], month=funds[1])
 
 
-@pytest.mark.skipif(not RedisServer.available(), reason="needs redis-server")
+@needs_redis
 @pytest.mark.parametrize(
     "date",
     ["1970-01-01", "1999-12-31", "2000-02-29", "2024-02-29", "2026-03-01", "2026-12-31", "2100-03-01"],
@@ -238,7 +239,7 @@ def test_no_day_and_no_month_begins_before_it_does_by_the_clock_of_redis(date):
         assert exchange(b"right", now + 86_400.0, today.day + 1, today.month)[0][1] > 0
 
 
-@pytest.mark.skipif(not RedisServer.available(), reason="needs redis-server")
+@needs_redis
 def test_redis_comes_to_the_same():
     assert TIMED != EXCHANGE
 

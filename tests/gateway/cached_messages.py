@@ -11,8 +11,3 @@ def a_message(text):
 
 def answers(count):
     return [Step.REQUEST, plain(COMPLETION)] * count
-
-
-def asked(upstream):
-    """How many calls an upstream got."""
-    return sum(received.count(b"POST ") for received in upstream.received)

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 
-from serving import COMPLETION, Answer, config, plain, read_answer, serving
+from serving import COMPLETION, Answer, config, on_uvloop, plain, read_answer, serving
 
 from penstock.config.model import CodingsConfig, FilesConfig, KeyConfig, UploadsConfig
 
@@ -162,3 +162,16 @@ def two_tenants():
         for secret in secrets
     ]
     return keys, *secrets
+
+
+def with_gateway(folder, **more):
+    """Runs a test at once that takes what :func:`in_pieces` gives."""
+
+    def run(test):
+        async def main():
+            async with in_pieces(folder, **more) as (ask, model, gateway):
+                await test(ask, model, gateway)
+
+        on_uvloop(main)
+
+    return run

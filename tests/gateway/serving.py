@@ -112,6 +112,16 @@ async def until(reached):
             await asyncio.sleep(0.001)
 
 
+def asked(upstream):
+    """How many calls an upstream got."""
+    return sum(received.count(b"POST ") for received in upstream.received)
+
+
+def rows(gateway):
+    """Of the ledger, the oldest first."""
+    return list(reversed(gateway.recorder.ledger.recent()))
+
+
 def on_uvloop(main):
     """Run a test where the gateway runs."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
@@ -169,11 +179,15 @@ STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-e
 STREAM_END = b"0\r\n\r\n"
 
 
+def chunk(data):
+    """Of a body that comes in pieces."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
 def frame(value):
     """One SSE frame as one HTTP chunk."""
     data = value if isinstance(value, bytes) else json.dumps(value).encode()
-    piece = b"data: " + data + b"\n\n"
-    return b"%x\r\n%b\r\n" % (len(piece), piece)
+    return chunk(b"data: " + data + b"\n\n")
 
 
 def delta(text, finish=None, usage=None):

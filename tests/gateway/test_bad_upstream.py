@@ -14,6 +14,7 @@ from serving import (
     STREAM_END,
     STREAM_HEAD,
     call,
+    chunk,
     config,
     delta,
     error,
@@ -21,6 +22,7 @@ from serving import (
     on_uvloop,
     plain,
     request,
+    rows,
     serving,
     until,
 )
@@ -47,10 +49,6 @@ CLOCKS = TimeoutConfig(connect=5, first_token=10, between_tokens=4, total=100)
 JSON_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 SSE_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
 WHOLE = STREAM_HEAD + delta("a") + delta("b", "stop") + DONE + STREAM_END
-
-
-def rows(gateway):
-    return list(reversed(gateway.recorder.ledger.recent()))
 
 
 def run(scripts, body, path="/v1/chat/completions", *, clock=None, during=None, **more):
@@ -82,10 +80,6 @@ def run(scripts, body, path="/v1/chat/completions", *, clock=None, during=None, 
 def code_of(answer, path="/v1/chat/completions"):
     told = answer.json()["error"]
     return told["details"]["error_code"] if path.startswith("/v1/messages") else told["code"]
-
-
-def chunk(data):
-    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 HEADS = {

@@ -5,23 +5,12 @@ import hashlib
 import json
 import threading
 
-from in_pieces import CHAT, body_of, digest, in_pieces, two_tenants
-from serving import COMPLETION, on_uvloop, until
+from in_pieces import CHAT, body_of, digest, two_tenants, with_gateway
+from serving import COMPLETION, until
 
 from penstock.upload.block_files import BlockWriter
 
 LIST = "application/vnd.penstock.blocks+json"
-
-
-def with_gateway(folder, **more):
-    def run(test):
-        async def main():
-            async with in_pieces(folder, **more) as (ask, model, gateway):
-                await test(ask, model, gateway)
-
-        on_uvloop(main)
-
-    return run
 
 
 def name(block):

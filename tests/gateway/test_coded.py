@@ -12,8 +12,8 @@ import httpx2
 import msgspec
 import pytest
 import zstandard
-from in_pieces import CHAT, body_of, in_pieces
-from serving import COMPLETION, DONE, STREAM_END, STREAM_HEAD, delta, on_uvloop, plain
+from in_pieces import CHAT, body_of, with_gateway
+from serving import COMPLETION, DONE, STREAM_END, STREAM_HEAD, delta, plain
 
 from penstock.config.model import CodingsConfig
 from penstock.errors import ConfigError
@@ -28,17 +28,6 @@ DECODE = {
     "zstd": lambda body: zstandard.ZstdDecompressor().decompressobj().decompress(body),
 }
 JSON = "application/json"
-
-
-def with_gateway(folder, **more):
-    def run(test):
-        async def main():
-            async with in_pieces(folder, **more) as (ask, model, gateway):
-                await test(ask, model, gateway)
-
-        on_uvloop(main)
-
-    return run
 
 
 def code_of(answer):

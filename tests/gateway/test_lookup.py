@@ -1,7 +1,6 @@
 """The cache as callers meet it: a gateway on a real socket, an upstream that counts."""
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import os
@@ -10,6 +9,7 @@ import pytest
 from gateway_doubles import a_call, a_generation
 from hypothesis import given
 from hypothesis import strategies as st
+from keeping import ASKED, STREAM, STREAMED, Wall, answering, gateway_of, settings
 from openai import AsyncOpenAI
 from serving import (
     COMPLETION,
@@ -17,8 +17,8 @@ from serving import (
     PROMPT,
     STREAM_END,
     STREAM_HEAD,
+    asked,
     call,
-    config,
     delta,
     frame,
     on_uvloop,
@@ -36,61 +36,11 @@ from penstock.config.model import (
     KeyConfig,
     ModelCacheConfig,
     ModelConfig,
-    RetryConfig,
 )
 from penstock.gateway.stages import lookup as lookups
 from penstock.gateway.stages.lookup import Control, control_of
 from penstock.messages import Endpoint, Outcome
 from penstock.testing import ScriptedUpstream, Step
-
-ASKED = {**PROMPT, "temperature": 0}
-STREAM = {**ASKED, "stream": True}
-KEPT, TIERS = ModelCacheConfig(), CacheConfig()
-
-
-def answering(text="hi", finish="stop"):
-    """A script that gives the plain answer, again and again, on one connection."""
-    body = {
-        **COMPLETION,
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}],
-    }
-    return [Step.REQUEST, plain(body)] * 50
-
-
-STREAMED = [
-    STREAM_HEAD,
-    *(delta("h"), delta("i"), delta("", "stop"), frame({"choices": [], "usage": COMPLETION["usage"]}), DONE),
-    STREAM_END,
-]
-
-
-def settings(*urls, cache=KEPT, tiers=TIERS, **more):
-    made = config(*urls, cache=tiers, retry=RetryConfig(attempts=1), **more)
-    made.models["m"] = ModelConfig(candidates=made.models["m"].candidates, cache=cache)
-    return made
-
-
-@contextlib.asynccontextmanager
-async def gateway_of(scripts, **more):
-    """``(gateway, port, upstream, wall)``; the wall's clock stands still."""
-    async with ScriptedUpstream(scripts) as upstream:
-        async with serving(settings(upstream.url, **more)) as (gateway, port):
-            wall = Wall(gateway)
-            yield gateway, port, upstream, wall
-
-
-class Wall:
-    def __init__(self, gateway):
-        self.time = 1_700_000_000.0
-        cache = gateway.cache
-        for clocked in (cache.memory, *(guard.tier for guard in cache.guards)):
-            clocked._now = lambda: self.time
-        cache.now = lambda: self.time
-
-
-def asked(upstream):
-    """How many calls an upstream got."""
-    return sum(received.count(b"POST ") for received in upstream.received)
 
 
 def test_the_same_question_is_asked_once():

@@ -8,7 +8,7 @@ import re
 import pytest
 from continuing import simulated
 from in_pieces import in_pieces
-from serving import call, config, error, frame, on_uvloop, plain, request, serving, until
+from serving import call, chunk, config, error, frame, on_uvloop, plain, request, rows, serving, until
 
 from penstock.config.keys import hash_key
 from penstock.config.model import (
@@ -35,10 +35,6 @@ ASKED = {"model": "m", "query": "q", "documents": ["d"]}
 WAV = b"RIFF" + bytes(range(256)) * 40
 
 
-def chunk(data):
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
 def a_form(boundary="b", model="m", sound=WAV, **fields):
     parts = [
         f'form-data; name="{name}"\r\n\r\n{value}'.encode()
@@ -48,10 +44,6 @@ def a_form(boundary="b", model="m", sound=WAV, **fields):
     line = f"--{boundary}".encode()
     body = b"".join(line + b"\r\nContent-Disposition: " + part + b"\r\n" for part in parts) + line + b"--\r\n"
     return body, [f"content-type: multipart/form-data; boundary={boundary}"]
-
-
-def rows(gateway):
-    return list(reversed(gateway.recorder.ledger.recent()))
 
 
 def asked_with(upstream, number=-1):

@@ -6,8 +6,8 @@ import sys
 import types
 
 import pytest
-from cached_messages import a_message, answers, asked
-from serving import call, config, error, on_uvloop, serving, until
+from cached_messages import a_message, answers
+from serving import asked, call, config, error, on_uvloop, serving, until
 
 from penstock.config.model import ModelCacheConfig, ModelConfig, PrefetchConfig, RetryConfig
 from penstock.gateway.stages import prefetch as prefetching

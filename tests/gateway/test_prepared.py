@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 from gateway_doubles import a_call
+from keeping import answering, gateway_of
 from serving import COMPLETION, DONE, delta, on_uvloop
-from test_lookup import answering, gateway_of
 
 from penstock.cache.entry import Entry
 from penstock.gateway import prepared as module

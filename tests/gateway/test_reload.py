@@ -19,6 +19,7 @@ from serving import (
     plain,
     read_answer,
     request,
+    rows,
     serving,
     until,
 )
@@ -42,10 +43,6 @@ async def begun(port, headers=()):
     writer.write(request(STREAM, headers=headers))
     await reader.readuntil(b'"a"')
     return reader, writer
-
-
-def rows(gateway):
-    return list(reversed(gateway.recorder.ledger.recent()))
 
 
 def test_a_running_stream_ends_where_it_began_and_new_calls_go_to_the_new_upstream():

@@ -1,14 +1,12 @@
 """Requests that come again in the same bytes: answered without being read, as long as reading would say the same."""
 
-import asyncio
-import contextlib
 import hashlib
 import json
 
 import msgspec
 import pytest
-from serving import call, on_uvloop, read_answer, request, until
-from test_lookup import ASKED, KEPT, STREAM, STREAMED, answering, asked, gateway_of, settings
+from keeping import ASKED, KEPT, STREAM, STREAMED, answering, apart, gateway_of, line_to, settings, thrice
+from serving import asked, call, on_uvloop, request, until
 
 from penstock.cache.cache import EVERYTHING
 from penstock.config.model import (
@@ -24,35 +22,6 @@ from penstock.gateway import repeats as repeating
 from penstock.messages import Outcome
 from penstock.metrics import render
 from penstock.testing import Step
-
-
-@contextlib.asynccontextmanager
-async def line_to(port):
-    """``ask``: sends a request on one connection, and gives its answer."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-
-    async def ask(*args, **kwargs):
-        writer.write(request(*args, **kwargs))
-        return await read_answer(reader)
-
-    try:
-        yield ask
-    finally:
-        writer.close()
-        await writer.wait_closed()
-
-
-async def thrice(ask, *args, **kwargs):
-    """Asked once, found in memory, and answered without being read (if it is)."""
-    return [await ask(*args, **kwargs) for _ in range(3)]
-
-
-def apart(answer, *, but=("penstock-generation", "date")):
-    return (
-        answer.status,
-        {name: value for name, value in answer.headers.items() if name not in but},
-        answer.body,
-    )
 
 
 @pytest.mark.parametrize(

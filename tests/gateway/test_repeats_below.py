@@ -9,10 +9,9 @@ from collections import Counter
 
 import msgspec
 import pytest
-from serving import COMPLETION, on_uvloop, plain, read_answer, request, until
+from keeping import ASKED, KEPT, STREAM, STREAMED, answering, apart, gateway_of, line_to, thrice
+from serving import COMPLETION, asked, on_uvloop, plain, read_answer, request, until
 from serving import error as upstream_error
-from test_lookup import ASKED, KEPT, STREAM, STREAMED, answering, asked, gateway_of
-from test_repeats import apart, line_to, thrice
 
 from penstock.cache.cache import EVERYTHING
 from penstock.cache.guard import Guard

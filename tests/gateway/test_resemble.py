@@ -5,7 +5,7 @@ import contextlib
 import json
 
 import pytest
-from serving import COMPLETION, call, config, on_uvloop, plain, serving, until
+from serving import COMPLETION, asked, call, config, on_uvloop, plain, serving, until
 
 from penstock.cache.semantic.encoder import NoEncoder, packaged
 from penstock.config.model import CacheConfig, EmbeddingConfig, ModelCacheConfig, ModelConfig, SemanticConfig
@@ -67,10 +67,6 @@ def experienced(gateway):
         return found
 
     resemblance._kind = kind
-
-
-def asked(upstream):
-    return sum(received.count(b"POST ") for received in upstream.received)
 
 
 def content(answer):

@@ -4,19 +4,8 @@ import base64
 import hashlib
 import json
 
-from in_pieces import CHAT, body_of, in_pieces
-from serving import COMPLETION, on_uvloop
-
-
-def with_gateway(folder, **more):
-    def run(test):
-        async def main():
-            async with in_pieces(folder, **more) as (ask, model, gateway):
-                await test(ask, model, gateway)
-
-        on_uvloop(main)
-
-    return run
+from in_pieces import CHAT, body_of, with_gateway
+from serving import COMPLETION
 
 
 def metadata(**pairs):

@@ -5,22 +5,11 @@ import json
 import os
 
 import pytest
-from in_pieces import CHAT, DRAFT, body_of, digest, in_pieces, two_tenants
-from serving import COMPLETION, on_uvloop, plain, until
+from in_pieces import CHAT, DRAFT, body_of, digest, two_tenants, with_gateway
+from serving import COMPLETION, plain, until
 
 from penstock.upload.uploads import UploadStore
 from penstock.upload.writer import STRIDE
-
-
-def with_gateway(folder, **more):
-    def run(test):
-        async def main():
-            async with in_pieces(folder, **more) as (ask, model, gateway):
-                await test(ask, model, gateway)
-
-        on_uvloop(main)
-
-    return run
 
 
 def code_of(answer):

@@ -4,16 +4,14 @@ import asyncio
 import contextlib
 import json
 
-import pytest
 from in_pieces import body_of, digest, in_pieces
 from serving import COMPLETION, on_uvloop
 
+from needing import needs_redis
 from penstock.config.secret import Secret
 from penstock.testing import RedisServer
 
-pytestmark = pytest.mark.skipif(
-    not RedisServer.available(), reason="there is no redis-server on this machine"
-)
+pytestmark = needs_redis
 
 
 def with_two(folder, test, **more):

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 
-from serving import COMPLETION, PROMPT, call, config, on_uvloop, plain, request, serving, until
+from serving import COMPLETION, PROMPT, asked, call, config, on_uvloop, plain, request, serving, until
 
 from penstock.cache.claims import Claims
 from penstock.cache.guard import Guard
@@ -56,10 +56,6 @@ async def waiting(patience=60.0):
                 yield gateway, port, board, upstream
             finally:
                 gateway.cache.guards = ()
-
-
-def asked(upstream):
-    return sum(received.count(b"POST ") for received in upstream.received)
 
 
 async def comes_to_wait(gateway):

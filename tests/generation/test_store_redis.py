@@ -8,15 +8,14 @@ import pytest
 import uvloop
 from store_suite import LARGE, LATER, NOW, SharedStoreSuite, append, begin, end, record
 
+from needing import needs_redis
 from penstock.generation.journal import Journal
 from penstock.generation.store import StoreUnavailable
 from penstock.generation.stores.redis import RedisStore
 from penstock.net.clock import Clock
 from penstock.testing import RedisServer
 
-pytestmark = pytest.mark.skipif(
-    not RedisServer.available(), reason="there is no redis-server on this machine"
-)
+pytestmark = needs_redis
 PATIENT = 60.0  # seconds: what is tested is not how quick a busy machine is
 
 

@@ -10,8 +10,7 @@ import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
-
+from needing import needs_redis
 from penstock.testing import GatewayProcess, RedisServer, SimulatorProcess
 
 PATIENCE = 60.0  # seconds after which the test has failed
@@ -105,7 +104,7 @@ def test_workers_decide_together_and_a_restart_forgets_nothing(tmp_path):
             assert "version 2 trial, 30 % of the calls" in versions(gateway, "restart", "chat")
 
 
-@pytest.mark.skipif(not RedisServer.available(), reason="needs redis-server")
+@needs_redis
 def test_gateways_with_files_of_their_own_decide_together_through_redis(tmp_path):
     """One sees six failures and the other four; then one is without Redis, and goes on."""
     with (

@@ -6,8 +6,7 @@ import threading
 import time
 import urllib.request
 
-import pytest
-
+from needing import needs_redis
 from penstock.testing import GatewayProcess, RedisServer, SimulatorProcess
 
 PATIENCE = 60.0  # seconds after which the test has failed
@@ -82,7 +81,7 @@ def eventually(reached):
         time.sleep(0.02)
 
 
-@pytest.mark.skipif(not RedisServer.available(), reason="needs redis-server")
+@needs_redis
 def test_one_machine_finds_out_that_a_server_goes_and_all_leave_it_and_come_back(tmp_path):
     def started(name, probe, workers):
         folder = tmp_path / name

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from needing import needs_redis
 from penstock.testing.redis import RedisServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,7 +19,7 @@ SECONDS = 10.0  # of real time: what is measured is a rate
 
 
 @pytest.mark.slow  # starts four gateways, uses up a full bucket, and counts for ten seconds
-@pytest.mark.skipif(not RedisServer.available(), reason="needs redis-server")
+@needs_redis
 def test_four_gateways_keep_to_one_limit_while_their_redis_is_killed_and_nothing_fails():
     figures = measure("requests", UNEVEN, SECONDS, per_minute=1_200, kill=True)
     assert figures.failed == []

@@ -47,11 +47,6 @@ _SETTLES_FOR_EVER = """
 
 
 @pytest.fixture
-def path(tmp_path):
-    return tmp_path / "ledger.db"
-
-
-@pytest.fixture
 def open_ledger(path):
     """What the next start does."""
     stores = []

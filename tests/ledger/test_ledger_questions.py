@@ -22,11 +22,6 @@ BILLED = Usage(input_tokens=10, output_tokens=7, cached_input_tokens=4, reasonin
 
 
 @pytest.fixture
-def path(tmp_path):
-    return tmp_path / "ledger.db"
-
-
-@pytest.fixture
 def open_ledger(path):
     stores = []
 

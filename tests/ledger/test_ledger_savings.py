@@ -26,11 +26,6 @@ OUTCOMES = sorted(SAVING, key=lambda outcome: outcome.value)
 
 
 @pytest.fixture
-def path(tmp_path):
-    return tmp_path / "ledger.db"
-
-
-@pytest.fixture
 def make_store(path):
     stores = []
 

@@ -25,11 +25,6 @@ LOGGER = "penstock.ledger.sqlite"
 
 
 @pytest.fixture
-def path(tmp_path):
-    return tmp_path / "ledger.db"
-
-
-@pytest.fixture
 def make_store(path):
     stores = []
 

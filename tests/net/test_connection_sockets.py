@@ -10,7 +10,7 @@ import termios
 import threading
 
 import pytest
-from upstream_doubles import GET, RUNNERS, Collector, RawServer, answer, pool_to, post, read_request, until
+from upstream_doubles import GET, Collector, RawServer, answer, pool_to, post, read_request, until
 
 from penstock.errors import UpstreamBroken, UpstreamUnreachable
 from penstock.net.clock import Clock
@@ -22,11 +22,6 @@ BIG = b"b" * 8_000_000
 
 def chunk(data):
     return b"%x\r\n%s\r\n" % (len(data), data)
-
-
-@pytest.fixture(params=RUNNERS)
-def run(request):
-    return lambda main: RUNNERS[request.param](main())
 
 
 def reset(writer):

@@ -5,16 +5,10 @@ import gc
 import socket
 
 import pytest
-from upstream_doubles import RUNNERS
 
 from penstock.net.dial import ATTEMPT_DELAY, alternating, dial
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
-
-
-@pytest.fixture(params=RUNNERS)
-def run(request):
-    return lambda main: RUNNERS[request.param](main())
 
 
 def info(address, family=V4):

@@ -13,7 +13,6 @@ import sys
 
 import pytest
 from listener_doubles import (
-    LOOPS,
     SENTINEL,
     Client,
     Served,
@@ -29,11 +28,6 @@ from penstock.errors import BodyTooLarge, Overloaded
 from penstock.net import _inbound
 from penstock.net._inbound import Inbound
 from penstock.net._inbound_exchange import InboundExchange
-
-
-@pytest.fixture(params=LOOPS)
-def loop(request):
-    return request.param
 
 
 def get(path, *fields, method=b"GET"):

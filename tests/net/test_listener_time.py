@@ -5,18 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from listener_doubles import LOOPS, SENTINEL, Served, read_answers, run, until
+from listener_doubles import SENTINEL, Served, read_answers, run, until
 
 from penstock.errors import RequestTimeout
 
 POST = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
 PIECES = POST.replace(b"/read", b"/pieces")
 TIMES = {"header_timeout": 10.0, "body_timeout": 20.0, "idle_timeout": 30.0, "write_timeout": 40.0}
-
-
-@pytest.fixture(params=LOOPS)
-def loop(request):
-    return request.param
 
 
 def phase(served):

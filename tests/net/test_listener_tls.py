@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from listener_doubles import LOOPS, SENTINEL, Served, Showcase, read_answers, run, until
+from listener_doubles import SENTINEL, Served, Showcase, read_answers, run, until
 
 from penstock.config.model import TLSConfig
 from penstock.config.secret import Secret
@@ -23,11 +23,6 @@ from penstock.errors import ConfigError
 from penstock.net.tls import server_context
 
 PASSWORD = b"open sesame"
-
-
-@pytest.fixture(params=LOOPS)
-def loop(request):
-    return request.param
 
 
 @pytest.fixture(scope="module")

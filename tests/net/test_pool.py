@@ -12,7 +12,6 @@ import socket
 import pytest
 from upstream_doubles import (
     GET,
-    RUNNERS,
     Collector,
     FakeTime,
     RawServer,
@@ -29,11 +28,6 @@ from penstock.net.clock import Clock
 from penstock.net.connection import StaleConnection
 from penstock.net.origin import Origin
 from penstock.net.pool import Pool
-
-
-@pytest.fixture(params=RUNNERS)
-def run(request):
-    return lambda main: RUNNERS[request.param](main())
 
 
 @contextlib.contextmanager

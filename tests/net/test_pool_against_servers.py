@@ -11,16 +11,11 @@ import time
 import h11
 import pytest
 import uvicorn
-from upstream_doubles import GET, HEAD, RUNNERS, Collector, RawServer, pool_to, post
+from upstream_doubles import GET, HEAD, Collector, RawServer, pool_to, post
 
 from penstock.net.connection import FULL
 
 BIG = bytes(range(256)) * 12_000
-
-
-@pytest.fixture(params=RUNNERS)
-def run(request):
-    return lambda main: RUNNERS[request.param](main())
 
 
 async def ask(pool, head=GET, body=b""):

@@ -8,7 +8,6 @@ import ssl
 import pytest
 from upstream_doubles import (
     GET,
-    RUNNERS,
     Authority,
     Collector,
     RawServer,
@@ -30,11 +29,6 @@ from penstock.errors import (
 from penstock.net.client_tls import client_context
 
 BIG = b"b" * 5_000_000
-
-
-@pytest.fixture(params=RUNNERS)
-def run(request):
-    return lambda main: RUNNERS[request.param](main())
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,13 @@ import functools
 import pytest
 import uvloop
 
+from needing import needs_redis
 from penstock.net.redis import Address
 from penstock.net.redis_client import Client
 from penstock.net.redis_link import Link
 from penstock.testing import RedisServer
 
-pytestmark = pytest.mark.skipif(
-    not RedisServer.available(), reason="there is no redis-server on this machine"
-)
+pytestmark = needs_redis
 SCRIPT = b"return 1"
 
 

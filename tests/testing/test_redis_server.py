@@ -4,11 +4,10 @@ import socket
 
 import pytest
 
+from needing import needs_redis
 from penstock.testing import RedisServer
 
-pytestmark = pytest.mark.skipif(
-    not RedisServer.available(), reason="there is no redis-server on this machine"
-)
+pytestmark = needs_redis
 
 
 def asked(server, command):

@@ -5,18 +5,15 @@ import os
 
 import pytest
 from appending import content_of, new_upload, send
-from places import OnRedis, OnS3, S3Server, redis
+from places import OnRedis, OnS3, redis
 
+from needing import needs_redis
 from penstock.errors import StorageFull, StorageUnavailable
 from penstock.testing import RedisServer
 from penstock.upload.block_files import BlockWriter
 from penstock.upload.stores import s3 as s3_module
 from penstock.upload.stores.s3 import PIECE
 from penstock.upload.uploads import MAX_BLOCK
-
-needs_redis = pytest.mark.skipif(
-    not RedisServer.available(), reason="there is no redis-server on this machine"
-)
 
 
 class Gate:
@@ -64,12 +61,6 @@ class Gate:
             writer.close()
             if there is not None:
                 there[1].close()
-
-
-@pytest.fixture(scope="module")
-def s3_server():
-    with S3Server() as server:
-        yield server
 
 
 class Through(OnS3):

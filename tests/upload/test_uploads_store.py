@@ -10,8 +10,9 @@ import tracemalloc
 import msgspec
 import pytest
 from appending import content_of, new_upload, send
-from places import OnRedis, OnRedisAndS3, OnS3, Place, S3Server, Wall
+from places import OnRedis, OnRedisAndS3, OnS3, Place, Wall
 
+from needing import needs_redis
 from penstock.errors import (
     BadRequest,
     BlocksLacking,
@@ -24,29 +25,12 @@ from penstock.errors import (
     RateLimited,
     StorageUnavailable,
 )
-from penstock.testing import RedisServer
 from penstock.upload.asked import Concat
 from penstock.upload.block_files import BlockWriter
 from penstock.upload.digests import Digest
 from penstock.upload.index import new_upload_id
 from penstock.upload.offsets import Phase
 from penstock.upload.uploads import MAX_BLOCK
-
-needs_redis = pytest.mark.skipif(
-    not RedisServer.available(), reason="there is no redis-server on this machine"
-)
-
-
-@pytest.fixture(scope="module")
-def redis_server():
-    with RedisServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def s3_server():
-    with S3Server() as server:
-        yield server
 
 
 @pytest.fixture(
