@@ -28,6 +28,7 @@ PERSON = {
     "required": ["name", "kind", "flows", "place"],
     "additionalProperties": False,
 }
+IMPOSSIBLE = '{"type": "object", "properties": {"a": false}, "required": ["a"]}'
 LONG = 400
 NESTED = gbnf.read('root ::= "(" x ")"\nx ::= root | [a-z]{1,3} | x "+" x')
 PLAIN = {
@@ -108,7 +109,7 @@ class SchemaSuite:
 
     def test_what_cannot_be_prepared_costs_nobody_anything(self, backend):
         with pytest.raises(CannotTake, match="cannot be used"):
-            backend.prepare(Sampling(max_tokens=4, schema="{"))
+            backend.prepare(Sampling(max_tokens=4, schema=IMPOSSIBLE))
         assert said(backend, ruled({"const": 1}))[0][0] == "1"
 
     def test_a_choice(self, backend):
@@ -138,9 +139,8 @@ class SchemaSuite:
         assert text
 
     def test_a_schema_that_nothing_can_keep_to_is_refused(self, backend):
-        impossible = '{"type": "object", "properties": {"a": false}, "required": ["a"]}'
         with pytest.raises(CannotTake, match="schema"):
-            backend.add(next(NUMBERS), [5], Sampling(max_tokens=4, schema=impossible))
+            backend.add(next(NUMBERS), [5], Sampling(max_tokens=4, schema=IMPOSSIBLE))
         assert said(backend, ruled({"const": 1}))[0][0] == "1"
 
     def test_a_rule_that_has_failed_leaves_nothing(self, backend):
