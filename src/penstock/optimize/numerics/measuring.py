@@ -83,12 +83,14 @@ def _speed(runner: Runner, tokens: Any, batch: int, work: Work, tell: Tell) -> S
     prefill, decode = [], []
     for number in range(work.repeats):
         reading = writing = 0.0
-        rounds = 0
+        read = written = 0
         while min(reading, writing) < _AT_LEAST:
-            read, written = _round(runner, prompts, work.generated)
-            reading, writing, rounds = reading + read, writing + written, rounds + 1
-        prefill.append(rounds * prompts.size / reading)
-        decode.append(rounds * batch * (work.generated - 1) / writing)
+            generated = work.generated if writing < _AT_LEAST else 1
+            seconds = _round(runner, prompts, generated)
+            reading, writing = reading + seconds[0], writing + seconds[1]
+            read, written = read + prompts.size, written + batch * (generated - 1)
+        prefill.append(read / reading)
+        decode.append(written / writing)
         tell(f"speed at batch {batch}", number + 1, work.repeats)
     decoded = statistics.median(decode)
     return Speed(
