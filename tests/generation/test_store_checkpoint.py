@@ -144,10 +144,10 @@ def test_a_disk_that_fails_is_told_and_the_log_does_not_begin_anew(tmp_path, mon
     monkeypatch.setattr(sqlite.SQLiteWriter, "checkpoint", lambda _: began.append(True))
     monkeypatch.setattr(sqlite, "LOG_BYTES", 0)
 
-    def fails(descriptor):
+    def fails(file):
         raise OSError(errno.EIO, "the disk fails")
 
-    monkeypatch.setattr(_sqlite_file.os, "fsync", fails)
+    monkeypatch.setattr(_sqlite_file.SQLiteFile, "sync", fails)
 
     async def test():
         async with opened(tmp_path / "g.db") as (store, _):
