@@ -28,7 +28,7 @@ from penstock.flow.canary import Trials
 from penstock.generation.conversations import Conversations, Item
 from penstock.upload.asked import Concat, UploadDialect
 from penstock.upload.file_index import Query, StoredFile
-from penstock.upload.index import Append, Limits, Sealed, Upload
+from penstock.upload.index import Addition, Limits, Sealed, Upload
 from penstock.upload.offsets import Phase
 from penstock.upload.stores.sqlite import SQLiteIndex
 from penstock.upload.stores.sqlite_files import SQLiteFileIndex
@@ -117,7 +117,7 @@ _UPLOAD = Upload(
 async def _fill_uploads(path: Path) -> None:
     index = SQLiteIndex(path, _LIMITS)
     await index.create(_UPLOAD)
-    await index.enter(Append("upload_1", "t", 1, 0, 9, complete=False), [Sealed("f1", b"d" * 32, 4)])
+    await index.enter(Addition("upload_1", "t", 1, 0, 9, complete=False), [Sealed("f1", b"d" * 32, 4)])
     await index.close()
 
 
