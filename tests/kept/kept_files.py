@@ -25,7 +25,8 @@ from penstock.batches.repeated import Naming
 from penstock.batches.store import BatchStore
 from penstock.config.model import CanaryConfig
 from penstock.flow.canary import Trials
-from penstock.generation.conversations import Conversations, Item
+from penstock.generation.conversations import Item
+from penstock.generation.stores.sqlite_conversations import SQLiteConversations
 from penstock.upload.asked import Concat, UploadDialect
 from penstock.upload.file_index import Query, StoredFile
 from penstock.upload.index import Addition, Limits, Sealed, Upload
@@ -153,8 +154,8 @@ async def _webhooks_told(path: Path) -> object:
 # ---- conversations ----
 
 
-def _conversations(path: Path) -> Conversations:
-    return Conversations(path, kept_for=1e9, stored_bytes=1 << 20, longest=1 << 20, now=lambda: NOW)
+def _conversations(path: Path) -> SQLiteConversations:
+    return SQLiteConversations(path, kept_for=1e9, stored_bytes=1 << 20, longest=1 << 20, now=lambda: NOW)
 
 
 async def _fill_conversations(path: Path) -> None:
