@@ -8,6 +8,10 @@ import msgspec
 
 from penstock.errors import BadRequest
 from penstock.wire import protobuf
+from penstock.wire._msgpack_values import holds_more
+
+MOST_VALUES = 1_000_000
+"""In a MessagePack body; a value may be a single byte there, and takes up to 80 until it is JSON."""
 
 _unpack = msgspec.msgpack.Decoder().decode
 _pack = msgspec.msgpack.Encoder().encode
@@ -54,10 +58,12 @@ def preferred(accept: bytes, *, embeddings: bool) -> Form | None:
 def json_of(body: bytes, form: Form) -> bytes:
     """A body as JSON.
 
-    :raises BadRequest: it is not in this form, or holds what JSON has no word for
+    :raises BadRequest: it is not in this form, holds what JSON has no word for, or more values than :data:`MOST_VALUES`
     """
     if form is Form.PROTOBUF:
         return protobuf.request_of(body)
+    if len(body) > MOST_VALUES and holds_more(body, MOST_VALUES):
+        raise BadRequest(f"the body holds more than {MOST_VALUES:,} values", code="too_many_values")
     try:
         return _write(_unpack(body))
     except (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError) as error:
