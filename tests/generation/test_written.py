@@ -28,7 +28,7 @@ def written(journal, one):
     generation = Generation(
         one.id, endpoint=Endpoint.CHAT, tenant="t", model="m", stream=True, started=0.0, max_bytes=1 << 20
     )
-    generation.journal = entry = Written(generation, 60.0, [], lambda *_: None)
+    generation.journal = entry = Written(generation, 60.0, [], lambda *_: None, lambda: 0.0)
     entry.enter(journal.begin(one, generation.events, entry))
     return generation
 
