@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.errors import BadRequest
+from penstock.errors import BodyTooLarge
 from penstock.wire._msgpack_values import holds_more
 from penstock.wire.forms import MOST_VALUES, Form, json_of
 
@@ -55,7 +55,7 @@ def test_what_is_no_messagepack_ends_too(body):
 def test_a_body_of_too_many_is_refused_before_they_are_made(value, monkeypatch):
     monkeypatch.setattr("penstock.wire.forms._unpack", lambda body: pytest.fail("they were made"))
     body = b"\xdd" + MOST_VALUES.to_bytes(4) + value * MOST_VALUES
-    with pytest.raises(BadRequest, match="more than 1,000,000 values"):
+    with pytest.raises(BodyTooLarge, match="more than 1,000,000 values"):
         json_of(body, Form.MSGPACK)
 
 

@@ -6,7 +6,7 @@ import enum
 
 import msgspec
 
-from penstock.errors import BadRequest
+from penstock.errors import BadRequest, BodyTooLarge
 from penstock.wire import protobuf
 from penstock.wire._msgpack_values import holds_more
 
@@ -58,12 +58,13 @@ def preferred(accept: bytes, *, embeddings: bool) -> Form | None:
 def json_of(body: bytes, form: Form) -> bytes:
     """A body as JSON.
 
-    :raises BadRequest: it is not in this form, holds what JSON has no word for, or more values than :data:`MOST_VALUES`
+    :raises BadRequest: it is not in this form, or holds what JSON has no word for
+    :raises BodyTooLarge: it holds more than :data:`MOST_VALUES`
     """
     if form is Form.PROTOBUF:
         return protobuf.request_of(body)
     if len(body) > MOST_VALUES and holds_more(body, MOST_VALUES):
-        raise BadRequest(f"the body holds more than {MOST_VALUES:,} values", code="too_many_values")
+        raise BodyTooLarge(f"the body holds more than {MOST_VALUES:,} values")
     try:
         return _write(_unpack(body))
     except (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError) as error:
