@@ -212,11 +212,10 @@ def test_messagepack_in_and_out(tmp_path):
         assert mixed.json() == COMPLETION
         wrong = await ask("POST", CHAT, b"\xc1", **kind)
         assert (wrong.status, wrong.json()["error"]["code"]) == (400, "undecodable")
-        grows = msgspec.msgpack.encode(
-            {**body, "stop": [True] * 7_000_000}
-        )  # seven megabytes here, 35 in JSON
+        grows = msgspec.msgpack.encode({**body, "stop": "\0" * 7_000_000})  # seven megabytes here, 42 in JSON
         answer = await ask("POST", CHAT, zstandard.compress(grows), content_encoding="zstd", **kind)
         assert (answer.status, answer.json()["error"]["code"]) == (413, "body_too_large")
+        assert "in JSON" in answer.json()["error"]["message"]
 
 
 def test_a_coded_request_in_pieces(tmp_path):
