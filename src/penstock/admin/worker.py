@@ -69,10 +69,12 @@ log = logging.getLogger("penstock.worker")
 
 LAST_WORDS = 0.3  # seconds before the deadline of draining, for error events to go out
 
-# Containers that may be made and not freed before the collector looks at them.  Nothing on the way of a
-# request is cyclic, so what it finds there is what a few dozen calls in flight hold, again and again: with
-# Python 3.11's own threshold, 700, that was 3 % of the instructions of a request.
-YOUNG_OBJECTS = 10_000
+# When the collector of cycles looks at what: at new containers when so many were made and not freed, at those that
+# it has seen once after each third time, and at all after 200 times that.  Nothing on the way of a request is cyclic,
+# so what it finds is what calls in flight hold (with 700, Python 3.11's own first, 3 % of the instructions of a
+# request) and what is kept of answers: with 10,000 and Python's tenth time, looks of 20 to 75 ms were most of what
+# made first tokens late where each is stored (`benchmarks/first_tokens.py`).
+COLLECT = (2_000, 2, 200)
 # Seconds for which a thread that computes may keep the event loop waiting.  With Python's own 0.005, what writes
 # the ledger made the slowest hundredth of 10,000 hits a second a third slower; it costs nothing one can measure.
 SWITCH_INTERVAL = 0.0001
@@ -164,7 +166,7 @@ class Worker:
         sys.setswitchinterval(SWITCH_INTERVAL)
         gc.collect()
         gc.freeze()  # what was loaded until here stays: full collections need not walk it
-        gc.set_threshold(YOUNG_OBJECTS)
+        gc.set_threshold(*COLLECT)
         channel.send(Ready())
         await self._stop.wait()
         cut = await self._end()
