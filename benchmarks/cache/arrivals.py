@@ -61,10 +61,16 @@ def calls(
         for half a minute
     """
     poller = select.epoll()
-    idle = [_Connection(port) for _ in range(connections)]
-    by_number = {each.sock.fileno(): each for each in idle}
-    for number in by_number:
+    by_number: dict[int, _Connection] = {}
+
+    def connected() -> _Connection:
+        connection = _Connection(port)
+        number = connection.sock.fileno()
+        by_number[number] = connection
         poller.register(number, select.EPOLLIN)
+        return connection
+
+    idle = [connected() for _ in range(connections)]
     waiting: deque[float] = deque()  # moments of calls for which no connection is free
     found: list[tuple[float, float]] = []
     arrived, clock = 0, time.perf_counter
@@ -76,15 +82,9 @@ def calls(
                 waiting.append(due)
                 arrived += 1
                 due += random.expovariate(rate)
-            while waiting:
-                if not idle and len(by_number) == connections:
-                    break
-                if not idle:  # in place of one that the server has closed
-                    new = _Connection(port)
-                    by_number[new.sock.fileno()] = new
-                    poller.register(new.sock.fileno(), select.EPOLLIN)
-                    idle.append(new)
-                idle.pop().send(random.choice(requests), waiting.popleft())
+            while waiting and (idle or len(by_number) < connections):
+                connection = idle.pop() if idle else connected()  # in place of one that the server has closed
+                connection.send(random.choice(requests), waiting.popleft())
             # epoll's own timeout counts milliseconds; the one of select() is exact.
             pause = max(due - clock(), 0.0) if arrived < count else _PATIENCE
             select.select([poller], [], [], pause)

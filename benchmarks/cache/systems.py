@@ -126,9 +126,7 @@ def hits_of(gateway: GatewayProcess, tier: str) -> int:
 def litellm(folder: Path, upstream: int, cache: Mapping[str, object]) -> Iterator[tuple[int, int]]:
     """LiteLLM's proxy with one worker: its port, and its process."""
     home = install.environment("litellm", "litellm[proxy]")
-    # LiteLLM imports from the folder two above its own as well, where anybody's modules may lie.
-    work = folder / "work" / "here"
-    work.mkdir(parents=True)
+    work = install.litellm_folder(folder)
     port = free_port()
     parameters = {
         "model": "openai/bench-1",

@@ -53,6 +53,13 @@ def environment(name: str, *packages: str) -> Path:
     return home
 
 
+def litellm_folder(folder: Path) -> Path:
+    """Where LiteLLM is started: it imports from the folder two above that as well, where anybody's modules may lie."""
+    work = folder / "work" / "here"
+    work.mkdir(parents=True, exist_ok=True)
+    return work
+
+
 def installed_version(home: Path, package: str) -> str:
     """Of a package in one of those environments."""
     code = f"import importlib.metadata as m; print(m.version({package!r}))"

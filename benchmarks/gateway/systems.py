@@ -302,10 +302,7 @@ class LiteLLM(System):
         return [self.home / "bin" / "litellm", "--config", file, *words]
 
     def cwd(self) -> Path:
-        # LiteLLM imports from the folder two above its own as well, where anybody's modules may lie.
-        work = self.folder / "work" / "here"
-        work.mkdir(parents=True, exist_ok=True)
-        return work
+        return install.litellm_folder(self.folder)
 
     def environ(self) -> Mapping[str, str]:
         path = f"{self.home / 'bin'}:{os.environ.get('PATH', '')}"

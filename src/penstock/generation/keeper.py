@@ -94,9 +94,8 @@ class Keeper:
         self._clock = clock
         self._kept_for = kept_for
         self._lease = lease
-        self._ahead = (
-            time.time() - clock.now()
-        )  # of our clock, the store's; until that is heard, this machine's
+        # Of our clock, the store's; until that is heard, this machine's.
+        self._ahead = time.time() - clock.now()
         self.taken_over = 0  # generations, since the start
         self.leaving = False  # this process is going away: others are to take over
         self._followed: dict[Generation, int] = {}  # how many of its events we have

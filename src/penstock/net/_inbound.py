@@ -114,9 +114,8 @@ class Inbound(asyncio.Protocol):
         self._over_limit = False
         self._untaken: Untaken | None = None  # while writing is paused, and after close
         self._linger_until = NEVER
-        self._unread = (
-            -1
-        )  # while lingering: bytes of the last body that are still to come; below nought: nobody knows
+        # While lingering: bytes of the last body that are still to come; below nought: nobody knows.
+        self._unread = -1
         self.deadline = NEVER
 
     # ---- what asyncio says

@@ -18,7 +18,7 @@ Why: TypeAlias = Literal["first", "retry", "fallback", "hedge", "continuation"]
 
 PICO = 1e-12
 _SERVER_ERROR = 500
-_MOST_PATH = 200  # characters of a path that are told: who has no key may ask for whatever it likes
+MOST_PATH = 200  # characters of a path that are told: who has no key may ask for whatever it likes
 # http.request.method says _OTHER of others, whose names are the callers'.
 _METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 _ROUTES = {endpoint.label: endpoint.path for endpoint in Endpoint}
@@ -246,7 +246,7 @@ class RequestRefused(msgspec.Struct, frozen=True):
         known, route = self.method in _METHODS, _ROUTES.get(self.label, "")
         said: dict[str, Value] = {
             "http.request.method": self.method if known else "_OTHER",
-            "url.path": self.path[:_MOST_PATH],
+            "url.path": self.path[:MOST_PATH],
             "http.response.status_code": self.status,
             "penstock.status": "refused",
             "error.type": self.error,

@@ -11,15 +11,10 @@ def _sizes() -> tuple[list[int], list[int]]:
     fixed, width = [1] * 256, [0] * 256
     for number in range(0xA0, 0xC0):  # short texts
         fixed[number] = 1 + number - 0xA0
-    for first, lengths in (
-        (0xCA, (4, 8)),
-        (0xCC, (1, 2, 4, 8)),
-        (0xD0, (1, 2, 4, 8)),
-        (0xD4, (2, 3, 5, 9, 17)),
-    ):
-        for number, length in enumerate(
-            lengths, first
-        ):  # numbers, and extensions of a fixed length with their type
+    # Numbers with and without fractions, and extensions of a fixed length with their type.
+    of_numbers = {0xCA: (4, 8), 0xCC: (1, 2, 4, 8), 0xD0: (1, 2, 4, 8), 0xD4: (2, 3, 5, 9, 17)}
+    for first, lengths in of_numbers.items():
+        for number, length in enumerate(lengths, first):
             fixed[number] = 1 + length
     for first in (0xDC, 0xDE):  # lists and maps: what is in them counts by itself
         fixed[first], fixed[first + 1] = 3, 5

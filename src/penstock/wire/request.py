@@ -31,9 +31,8 @@ _TRUE = b"true"
 MAX_TOKENS = (
     2**31 - 1
 )  # more than any model makes, and a number that every ledger and every upstream can hold
-MOST_MEMBERS = (
-    1_000  # ten times what all APIs have together; each takes some 300 bytes of memory beside its text
-)
+# Ten times what all APIs have together; each takes some 300 bytes of memory beside its text.
+MOST_MEMBERS = 1_000
 _BRACKET = ord("[")
 _RESPONSES, _MESSAGES = Endpoint.RESPONSES, Endpoint.MESSAGES
 _MAY_LACK_INPUT = frozenset({_RESPONSES, Endpoint.INPUT_TOKENS})

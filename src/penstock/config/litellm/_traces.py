@@ -21,9 +21,8 @@ _LISTS = ("callbacks", "success_callback", "failure_callback", "service_callback
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER")
 _HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_HEADERS")
-_OVER_HTTP = frozenset(
-    {"otlp_http", "http/protobuf", "http/json", "console"}
-)  # console: unless there is an endpoint
+# Console: unless there is an endpoint.
+_OVER_HTTP = frozenset({"otlp_http", "http/protobuf", "http/json", "console"})
 _OVER_GRPC = frozenset({"otlp_grpc", "grpc"})
 _SAMPLER, _SHARE = "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
 _BY_RESOURCE = ("OTEL_ENVIRONMENT_NAME", "OTEL_MODEL_ID")

@@ -20,14 +20,8 @@ from penstock.messages import Call, Endpoint
 from penstock.wire import request, responses
 from penstock.wire.fold import fold
 
-PAUSES = (
-    0.5,
-    1.0,
-    2.0,
-    4.0,
-    8.0,
-    16.0,
-)  # seconds before what was answered is put into its conversation once more
+# Seconds before what was answered is put into its conversation once more.
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 log = logging.getLogger("penstock.gateway")
 

@@ -28,6 +28,7 @@ from penstock.messages import PROCESS_DIED, Attempt, Call, Endpoint, Outcome, Te
 from penstock.metrics import Counter, Histogram, Registry
 from penstock.net.clock import Clock
 from penstock.net.exchange import Exchange
+from penstock.traces.spans import MOST_PATH
 from penstock.upstream.ladder import How
 from penstock.wire import boundary, counting, problems
 from penstock.wire.tidy import Left
@@ -38,7 +39,7 @@ _NOTHING = Usage()
 _COMPLETED = Outcome.COMPLETED
 _FINISHED = State.FINISHED.value
 MAX_BOUND = 4_096
-MOST_METHOD, MOST_PATH = 20, 200  # characters, of a request that anybody can have refused
+MOST_METHOD = 20  # characters, of a request that anybody can have refused
 # What is there with a nought from the first request to an endpoint, or attempt at an upstream, on: a rate does not see
 # with which value a counter begins.
 WATCHED = ("429", "500", "502", "503", "504")

@@ -297,9 +297,8 @@ class _Side(Generic[Side]):
     # ---- in the thread ----
 
     def _run(self) -> None:
-        if (
-            self._in_background and sys.platform == "linux"
-        ):  # elsewhere it would be the process that steps back
+        # Elsewhere than on Linux it would be the process that steps back.
+        if self._in_background and sys.platform == "linux":
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW)
         while not self._ended:
