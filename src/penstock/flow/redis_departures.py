@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from penstock.net.redis import Address
-from penstock.net.redis_client import Client, sha_of
+from penstock.net.redis_client import Client
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,7 +83,6 @@ class DepartureBoard:
 
     def __init__(self, url: str) -> None:
         self._redis = Client(Address.parse(url), _BUDGET, (_EXCHANGE,), ConnectionError, ConnectionError)
-        self._sha = sha_of(_EXCHANGE)
 
     async def exchange(self, notes: Mapping[str, Note]) -> dict[str, Note]:
         """Tell what is known, and hear what all know.
@@ -100,7 +99,7 @@ class DepartureBoard:
                 _text(note.seconds),
                 _text(note.until),
             )
-        return _read(await self._redis.ask(b"EVALSHA", self._sha, b"1", KEY, *words))
+        return _read(await self._redis.run(_EXCHANGE, [KEY], *words))
 
     async def close(self) -> None:
         await self._redis.close()

@@ -16,7 +16,7 @@ import msgspec
 from penstock.flow.canary import Decision
 from penstock.flow.verdict import Figures
 from penstock.net.redis import Address
-from penstock.net.redis_client import Client, sha_of
+from penstock.net.redis_client import Client
 
 if TYPE_CHECKING:
     from penstock.flow.canary import Trial
@@ -74,7 +74,6 @@ class TrialBoard:
 
     def __init__(self, url: str) -> None:
         self._redis = Client(Address.parse(url), BUDGET, (_EXCHANGE,), ConnectionError, ConnectionError)
-        self._sha = sha_of(_EXCHANGE)
 
     async def exchange(
         self, model: str, identity: str, trial: Trial, known: Heard = NOTHING, wanted: Decision | None = None
@@ -89,7 +88,7 @@ class TrialBoard:
         words = [trial.member.encode(), _text(trial.decision)]
         words += [b"%d" % (trial.own_new.calls + trial.own_old.calls), figures, known.encoded]
         words += [b"", b""] if wanted is None else [msgspec.msgpack.encode(wanted), _text(wanted)]
-        return _read(await self._redis.ask(b"EVALSHA", self._sha, b"1", PREFIX + name, *words))
+        return _read(await self._redis.run(_EXCHANGE, [PREFIX + name], *words))
 
     async def close(self) -> None:
         await self._redis.close()

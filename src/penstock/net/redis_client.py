@@ -51,7 +51,7 @@ class Client:
     ) -> None:
         self.cluster = False  # whether the server belongs to one
         self._budget = budget
-        self._scripts = scripts
+        self._scripts = {script: sha_of(script) for script in scripts}
         self._unavailable = unavailable
         self._full = full
         self._link = Link(
@@ -73,6 +73,13 @@ class Client:
     async def ask(self, *command: bytes) -> Any:
         """:raises Exception: as was said: no answer in time, or an error"""
         return (await self.ask_all([command]))[0]
+
+    async def run(self, script: bytes, keys: Sequence[bytes], *values: bytes) -> Any:
+        """What one of the scripts returns.
+
+        :raises Exception: as was said: no answer in time, or an error
+        """
+        return await self.ask(b"EVALSHA", self._scripts[script], b"%d" % len(keys), *keys, *values)
 
     async def ask_all(self, commands: Sequence[tuple[bytes, ...]]) -> list[Any]:
         """Send all, then wait for all.
@@ -116,7 +123,7 @@ class Client:
         await self._link.close()
 
     async def _prepare(self, connection: Connection) -> None:
-        await load(connection, self._scripts, self._budget)
+        await load(connection, tuple(self._scripts), self._budget)
         async with asyncio.timeout(self._budget):
             about = await connection.ask(b"INFO", b"cluster")
         self.cluster = b"cluster_enabled:1" in about

@@ -379,14 +379,15 @@ class RedisStore:
         :param shared: how many of the values are for all of them
         """
         await client.ready()
-        sha = _SHA[script]
         if not client.cluster or len(keys) == 2 or script not in _OF_SEVERAL:
-            return await client.ask(b"EVALSHA", sha, b"%d" % len(keys), *keys, *values)
+            return await client.run(script, keys, *values)
         each = (len(values) - shared) // (len(keys) // 2)
         commands = []
         for i in range(len(keys) // 2):
             own = values[shared + i * each : shared + (i + 1) * each]
-            commands.append((b"EVALSHA", sha, b"2", *keys[2 * i : 2 * i + 2], *values[:shared], *own))
+            commands.append(
+                (b"EVALSHA", _SHA[script], b"2", *keys[2 * i : 2 * i + 2], *values[:shared], *own)
+            )
         return [None if answers is None else answers[0] for answers in await client.ask_all(commands)]
 
 

@@ -36,7 +36,7 @@ from penstock.generation.conversations import (
     unknown_item,
 )
 from penstock.net.redis import Address
-from penstock.net.redis_client import Client, sha_of
+from penstock.net.redis_client import Client
 
 BUDGET = 2.0  # seconds for one answer, for which a call that names a conversation waits
 PREFIX = "penstock:{conversations}:"
@@ -221,7 +221,6 @@ return call('HMGET', conversation, 'created', 'metadata')
 )
 
 _ALL = (_CREATE, _GET, _UPDATE, _DELETE, _ADD, _ITEMS, _PAGE, _ITEM, _REMOVE)
-_SHA = {script: sha_of(script) for script in _ALL}
 
 
 class RedisConversations:
@@ -259,12 +258,8 @@ class RedisConversations:
         await self._client.close()
 
     async def _run(self, script: bytes, owner: str, conversation_id: str, *values: bytes) -> Any:
-        await self._client.ready()  # which loads the scripts
-        answer = await self._client.ask(
-            *(b"EVALSHA", _SHA[script], b"1", self._prefix),
-            *(_bytes(owner), _bytes(conversation_id), self._kept_for),
-            *values,
-        )
+        whose = (_bytes(owner), _bytes(conversation_id), self._kept_for)
+        answer = await self._client.run(script, [self._prefix], *whose, *values)
         if answer == b"unknown":
             raise unknown_conversation(conversation_id)
         if answer == b"long":

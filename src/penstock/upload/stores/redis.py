@@ -22,7 +22,7 @@ from penstock.errors import (
     StorageUnavailable,
 )
 from penstock.net.redis import Address
-from penstock.net.redis_client import Client, sha_of
+from penstock.net.redis_client import Client
 from penstock.upload.asked import Concat, UploadDialect
 from penstock.upload.files import ORPHANED
 from penstock.upload.index import (
@@ -50,8 +50,6 @@ BUDGET = 5.0  # seconds for one answer; nothing here is on the way of a call
 PREFIX = "penstock:{uploads}:"
 _AT_ONCE = 200  # things that expire in one step, for which everybody else waits
 _STEPS = 50
-
-_SHA = {script: sha_of(script) for script in scripts.ALL}
 
 log = logging.getLogger("penstock.uploads")
 
@@ -102,9 +100,9 @@ class RedisIndex:
         await self._client.close()
 
     async def _run(self, script: bytes, *values: bytes) -> Any:
-        await self._client.ready()  # which loads the scripts
+        await self._client.ready()  # for which it may have to wait, and the time is that of the request
         now = text(self._limits.now())
-        return await self._client.ask(b"EVALSHA", _SHA[script], b"1", self._prefix, now, self._kept, *values)
+        return await self._client.run(script, [self._prefix], now, self._kept, *values)
 
     # ---- one upload ----
 

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from penstock.errors import PenstockError
-from penstock.net.redis_client import sha_of
 from penstock.upload.file_index import Parts, Query, StoredFile, files_quota
 from penstock.upload.stores.redis import BUDGET, not_in, redis_client, text, unavailable
 
@@ -128,7 +127,6 @@ return found
 )
 
 _ALL = (_INSERT, _DELETE, _EXPIRE, _SCAN)
-_SHA = {script: sha_of(script) for script in _ALL}
 
 
 class RedisFileIndex:
@@ -155,8 +153,7 @@ class RedisFileIndex:
         await self._client.close()
 
     async def _run(self, script: bytes, *values: bytes) -> Any:
-        await self._client.ready()  # which loads the scripts
-        return await self._client.ask(b"EVALSHA", _SHA[script], b"1", self._prefix, self._kept, *values)
+        return await self._client.run(script, [self._prefix], self._kept, *values)
 
     async def used(self, tenant: str) -> int:
         return int(await self._client.ask(b"HGET", self._prefix + b"charged", tenant.encode()) or 0)
