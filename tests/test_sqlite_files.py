@@ -11,6 +11,7 @@ import pytest
 
 from penstock.sqlite_files import (
     Foreign,
+    Kind,
     Mark,
     OtherVersion,
     create_private,
@@ -77,6 +78,39 @@ def test_a_file_that_another_process_makes_just_now_is_ours_or_still_empty(path,
 
         db.set_trace_callback(between)
         assert MARK.check(db) == (statement == 0)
+
+
+def test_no_two_kinds_have_the_same_number():
+    """An enumeration takes the second for another name of the first."""
+    assert len(Kind) == len(Kind.__members__)
+
+
+def test_a_file_of_another_kind_is_refused_by_its_name(db):
+    with transaction(db):
+        Mark(Kind.WEBHOOKS, 1).adopt(db, SCHEMA)
+    for refuse in (Mark(Kind.LEDGER, 1).check, lambda db: Mark(Kind.LEDGER, 1).adopt(db, SCHEMA)):
+        with pytest.raises(Foreign, match="it is Penstock's file of webhooks"):
+            refuse(db)
+
+
+def test_a_cache_from_when_it_had_the_number_of_conversations_is_one_and_gets_its_own(db):
+    cache, conversations = Mark(Kind.CACHE, 1), Mark(Kind.CONVERSATIONS, 1)
+    with transaction(db):
+        conversations.adopt(db, ["CREATE TABLE entries (n INTEGER)", "INSERT INTO entries VALUES (1)"])
+    with pytest.raises(Foreign, match="file of cache"):
+        conversations.check(db)
+    assert cache.check(db)
+    with transaction(db):
+        cache.adopt(db, SCHEMA)
+    assert cache.is_on(db)
+    assert db.execute("SELECT n FROM entries").fetchall() == [(1,)]
+
+
+def test_conversations_are_not_taken_for_a_cache(db):
+    with transaction(db):
+        Mark(Kind.CONVERSATIONS, 1).adopt(db, ["CREATE TABLE conversations (n INTEGER)"])
+    with pytest.raises(Foreign, match="file of conversations"):
+        Mark(Kind.CACHE, 1).check(db)
 
 
 def test_a_transaction_is_all_or_nothing(db):

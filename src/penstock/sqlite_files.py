@@ -5,6 +5,7 @@ one version to the next, a log beside them, transactions.
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
 import sqlite3
 import time
@@ -18,8 +19,39 @@ _MAGIC = b"SQLite format 3\0"
 _APPLICATION_ID_AT = 68  # https://www.sqlite.org/fileformat.html, section 1.3
 
 
+class Kind(enum.IntEnum):
+    """The kinds of files that there are, each with the number that SQLite keeps in its head as ``application_id``."""
+
+    BATCHES = 0x50454E42  # "PENB"
+    CACHE = 0x50454E41  # "PENA"
+    CLIENT_CACHE = 0x50454E4C  # "PENL"
+    CONVERSATIONS = 0x50454E43  # "PENC", which caches had as well
+    FILES = 0x50454E46  # "PENF"
+    GENERATIONS = 0x50454E47  # "PENG"
+    LEDGER = 0x50454E53  # "PENS"
+    TRIALS = 0x50454E56  # "PENV"
+    UPLOADS = 0x50455550  # "PEUP"
+    WEBHOOKS = 0x50454E57  # "PENW"
+
+    @property
+    def words(self) -> str:
+        return self.name.lower().replace("_", " ")
+
+
+_OF_CACHES = "entries"  # a table that no file of conversations has
+
+
 class Foreign(sqlite3.DatabaseError):
-    """A file is somebody else's, and to be left alone."""
+    """A file is somebody else's, or of another kind of ours, and to be left alone.
+
+    :param found: its application id
+    """
+
+    def __init__(self, found: int = 0) -> None:
+        of_ours = found in Kind.__members__.values()
+        super().__init__(
+            f"it is Penstock's file of {Kind(found).words}" if of_ours else "it is somebody else's database"
+        )
 
 
 class OtherVersion(sqlite3.DatabaseError):
@@ -63,8 +95,10 @@ class Mark(msgspec.Struct, frozen=True):
         if not tables:
             return False
         application, version = self._read(db)
+        if application == Kind.CONVERSATIONS and _has_table(db, _OF_CACHES):
+            application = Kind.CACHE
         if application != self.application_id:
-            raise Foreign("it is somebody else's database")
+            raise Foreign(application)
         if version != self.version:
             raise OtherVersion(version, self.version)
         return True
@@ -85,18 +119,18 @@ class Mark(msgspec.Struct, frozen=True):
         return ()
 
     def adopt(self, db: sqlite3.Connection, schema: Sequence[str], steps: Steps = ()) -> None:
-        """Make an empty file one of ours, or one of an earlier version one of this.
+        """Make an empty file one of ours, or one of an earlier version or mark one of this.
 
         Belongs into a transaction: who is killed in the middle has changed nothing, and who has waited for another
         finds it done.  Fails as :meth:`missing` does, and has changed nothing then.
         """
         statements = [statement for step in self.missing(db, steps) for statement in step]
-        if not statements:
-            if self.check(db):
-                return
+        if not statements and not self.check(db):
             if any(self._read(db)):
-                raise Foreign("it is somebody else's database")
+                raise Foreign
             statements = [*schema]
+        if self.is_on(db):
+            return
         for statement in statements:
             db.execute(statement)
         db.execute(f"PRAGMA application_id = {self.application_id}")
@@ -121,6 +155,10 @@ class Mark(msgspec.Struct, frozen=True):
         (application,) = db.execute("PRAGMA application_id").fetchone()
         (version,) = db.execute("PRAGMA user_version").fetchone()
         return application, version
+
+
+def _has_table(db: sqlite3.Connection, name: str) -> bool:
+    return db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone() is not None
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from penstock.cache.tiers.disk import DiskTier
 from penstock.cache.tiers.memory import MemoryTier
 from penstock.cache.tiers.redis import RedisTier
 from penstock.cache.tiers.redis_cluster import ClusterTier
+from penstock.sqlite_files import Kind
 
 SEALER = Sealer(b"s" * 32, 1 << 24)
 
@@ -306,6 +307,22 @@ async def test_a_damaged_file_is_given_up_and_begun_anew(tmp_path):
             await tier.flush()
         assert await got(tier, a_key("new")) == b"new"
         assert tier.statistics().trouble == ""
+
+
+async def test_a_file_with_the_mark_that_caches_had_is_read_and_gets_todays(tmp_path):
+    path = tmp_path / "cache.sqlite"
+    tier = DiskTier(path, 1 << 22)
+    async with running(tier):
+        tier.put(a_key("old"), b"old", soon())
+        await tier.flush()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute(f"PRAGMA application_id = {Kind.CONVERSATIONS:d}")
+    tier = DiskTier(path, 1 << 22)
+    async with running(tier):
+        assert await got(tier, a_key("old")) == b"old"
+        assert tier.statistics().trouble == ""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA application_id").fetchone() == (Kind.CACHE,)
 
 
 @pytest.mark.parametrize("length", [0, 1, 50, 100, 4_096, 10_000])

@@ -13,8 +13,10 @@ from store_suite import LARGE, LATER, NOW, SharedStoreSuite, append, begin, end,
 
 from penstock.generation.journal import Journal
 from penstock.generation.store import Naming, StoreUnavailable
+from penstock.generation.stores import _sqlite_file
 from penstock.generation.stores.sqlite import SQLiteStore
 from penstock.net.clock import Clock
+from penstock.sqlite_files import Kind, Mark
 
 
 class TestSQLiteStore(SharedStoreSuite):
@@ -209,6 +211,68 @@ def test_somebody_elses_database_and_another_version_are_refused_and_left_alone(
             await store.start()
         await store.close()
         assert path.read_bytes() == before
+
+    run(test)
+
+
+def with_a_step(monkeypatch):
+    """From now on whoever opens a file takes a step that the version before did not have."""
+    monkeypatch.setattr(_sqlite_file, "STEPS", [["ALTER TABLE claims ADD COLUMN later INTEGER"]])
+    monkeypatch.setattr(_sqlite_file, "MARK", Mark(Kind.GENERATIONS, 2))
+
+
+def test_a_file_of_an_earlier_version_takes_its_steps_with_all_that_is_in_it(tmp_path, monkeypatch):
+    async def test():
+        path = tmp_path / "g.db"
+        store, one = await filled(path)
+        expected = await store.load(one.id)
+        await store.close()
+        with_a_step(monkeypatch)
+        store = SQLiteStore(path, 1 << 26)
+        assert await store.load(one.id) == expected
+        assert not await store.write([append(one, 3, b"more")])
+        await store.close()
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            assert db.execute("PRAGMA user_version").fetchone() == (2,)
+            db.execute("SELECT later FROM claims")
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda store, one: store.write([append(one, 3, b"more")]),
+        lambda store, _: store.write([begin(record())]),
+        lambda store, one: store.load(one.id),
+        lambda store, one: store.tail({one.id: 0}),
+        lambda store, _: store.renew("me", LATER),
+        lambda store, one: store.delete(one.id),
+        lambda store, one: store.claim("t", "n", b"", one.id, now=NOW, until=LATER),
+    ],
+)
+def test_who_still_has_the_file_open_neither_reads_nor_writes_what_he_does_not_understand(
+    tmp_path, monkeypatch, use
+):
+    async def test():
+        path = tmp_path / "g.db"
+        older, one = await filled(path)
+        assert (await older.load(one.id)).events == 3
+        earlier = _sqlite_file.MARK
+        with_a_step(monkeypatch)
+        newer = SQLiteStore(path, 1 << 26)
+        await newer.start()
+        monkeypatch.setattr(_sqlite_file, "MARK", earlier)
+        with pytest.raises(
+            StoreUnavailable, match="it has version 2, this program writes 1: a newer Penstock"
+        ):
+            await use(older, one)
+        await older.close()
+        await newer.close()
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            tables = ("generations", "batches", "leases", "claims")
+            counts = [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables]
+        assert counts == [1, 1, 0, 0]
 
     run(test)
 

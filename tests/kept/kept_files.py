@@ -26,7 +26,11 @@ from penstock.batches.store import BatchStore
 from penstock.config.model import CanaryConfig
 from penstock.flow.canary import Trials
 from penstock.generation.conversations import Item
+from penstock.generation.store import End, Ending, Failure, Record, Write
+from penstock.generation.store import Naming as Called
+from penstock.generation.stores.sqlite import SQLiteStore
 from penstock.generation.stores.sqlite_conversations import SQLiteConversations
+from penstock.messages import Usage
 from penstock.upload.asked import Concat, UploadDialect
 from penstock.upload.file_index import Query, StoredFile
 from penstock.upload.index import Addition, Limits, Sealed, Upload
@@ -176,6 +180,76 @@ async def _conversations_told(path: Path) -> object:
     return told
 
 
+# ---- generations ----
+
+_RUNNING, _FINISHED, _BROKEN = "gen_running", "gen_finished", "gen_broken"
+_LARGE = b'data: {"text": "' + b"again and " * 420 + b'"}'  # is compressed
+_EVENTS = [b"zero", b"", "zw\u00f6lf".encode(), bytes(range(256)), _LARGE, b"five"]
+
+
+def _record(generation_id: str, **more: object) -> Record:
+    given: dict[str, object] = {
+
+            "id": generation_id,
+            "tenant": "t",
+            "key_name": "k",
+            "tier": "standard",
+            "model": "m",
+            "stream": True
+        ,
+
+            "endpoint": "/v1/chat/completions",
+            "body": b'{"model":"m"}',
+            "created": NOW,
+            "expires_at": _LATER
+        ,
+        "headers": ((b"accept", b"text/event-stream"),), "owner": "one",
+    }
+    return Record(**{**given, **more})  # type: ignore[arg-type]
+
+
+async def _fill_generations(path: Path) -> None:
+    store = SQLiteStore(path, 1 << 20)
+    await store.renew("one", NOW)
+    running, finished = _record(_RUNNING, background=True), _record(_FINISHED, name="n", fingerprint=b"f")
+    called = Called("t", "n", b"f", NOW, _LATER, 5.0)
+    await store.write(
+        [
+            Write(_RUNNING, 1, 0, _EVENTS[:3], begin=running),
+            Write(_FINISHED, 1, 0, _EVENTS[:1], begin=finished, naming=called),
+            Write(_BROKEN, 1, 0, _EVENTS[:2], begin=_record(_BROKEN)),
+        ]
+    )
+    ending = Ending(headers=((b"x-request-id", b"7"),), usage=Usage(5, 6), cost=7, attempts=1)
+    broken = Ending(
+        usage=Usage(5, 2), attempts=2, seams=1, failure=Failure("upstream_broken", "it broke", status=502)
+    )
+    await store.write(
+        [
+            Write(_FINISHED, 1, 1, _EVENTS[1:], end=End(ending, _LATER)),
+            Write(_BROKEN, 1, 2, [], end=End(broken, _LATER)),
+        ]
+    )
+    # It goes from hand to hand, so some of its events are where they are to stay, and some not yet.
+    await store.take_over(_RUNNING, "two", NOW + 1)
+    await store.renew("two", _LATER)
+    await store.write([Write(_RUNNING, 2, 3, _EVENTS[3:])])
+    await store.close()
+
+
+async def _generations_told(path: Path) -> object:
+    store = SQLiteStore(path, 1 << 20)
+    told = [
+        (await store.load(name), await store.events(name, 0, 1 << 20), await store.tail({name: 2}))
+        for name in (_RUNNING, _FINISHED, _BROKEN)
+    ]
+    claim = await store.claim("t", "n", b"", "other", now=NOW, until=_LATER)
+    expired = await store.expired(NOW, 10), await store.expired(_LATER, 10)
+    await store.close()
+    assert [events for _, events, _ in told] == [_EVENTS, _EVENTS, _EVENTS[:2]]
+    return told, claim, expired
+
+
 # ---- trials of new versions of models ----
 
 
@@ -198,6 +272,7 @@ KINDS = {
     "uploads": Kind(_fill_uploads, _uploads_told),
     "webhooks": Kind(_fill_webhooks, _webhooks_told),
     "conversations": Kind(_fill_conversations, _conversations_told),
+    "generations": Kind(_fill_generations, _generations_told),
     "trials": Kind(_fill_trials, _trials_told),
 }
 

@@ -20,9 +20,9 @@ from penstock.batches.batch import ENDED, Batch, Status
 from penstock.batches.repeated import RECENT, Naming
 from penstock.database import Database
 from penstock.errors import KeyReused, NotFound
+from penstock.sqlite_files import Kind
 from penstock.upload.files import ORPHANED
 
-_APPLICATION_ID = 0x50454E42  # "PENB"
 # ``open``: there is still something to do for it.
 _SCHEMA = (
     """
@@ -53,9 +53,7 @@ class BatchStore:
 
     def __init__(self, directory: Path) -> None:
         self.lines = directory / "batches"
-        self._database = Database(
-            directory / "batches.sqlite", application_id=_APPLICATION_ID, schema=_SCHEMA
-        )
+        self._database = Database(directory / "batches.sqlite", application_id=Kind.BATCHES, schema=_SCHEMA)
 
     def __repr__(self) -> str:
         return f"<BatchStore {self._database.path}>"

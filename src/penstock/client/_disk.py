@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from penstock.cache import entry_table
-from penstock.sqlite_files import Foreign, Mark, create_private, log_ahead, transaction
+from penstock.sqlite_files import Foreign, Kind, Mark, create_private, log_ahead, transaction
 
-MARK = Mark(0x50454E4C, 1)  # "PENL"
+MARK = Mark(Kind.CLIENT_CACHE, 1)
 
 _BUSY_SECONDS = 0.2  # that a look-up may wait for another process
 _EVICTED_AT_ONCE = 0.05  # of the entries

@@ -29,8 +29,8 @@ import msgspec
 from penstock.config.model import CanaryConfig
 from penstock.database import MEMORY, Database
 from penstock.flow.verdict import FIRST_LOOK, Figures, Finding, compare
+from penstock.sqlite_files import Kind
 
-_APPLICATION_ID = 0x50454E56  # "PENV"
 _SCHEMA = (
     """
 CREATE TABLE trials (
@@ -267,7 +267,7 @@ class Trials:
     """
 
     def __init__(self, path: Path | None, now: Callable[[], float] = time.time) -> None:
-        self._database = Database(path or MEMORY, application_id=_APPLICATION_ID, schema=_SCHEMA)
+        self._database = Database(path or MEMORY, application_id=Kind.TRIALS, schema=_SCHEMA)
         self._now = now
 
     def __repr__(self) -> str:

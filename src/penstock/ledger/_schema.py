@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 
 from penstock.messages import PROCESS_DIED
-from penstock.sqlite_files import Foreign, Mark, OtherVersion
+from penstock.sqlite_files import Foreign, Kind, Mark, OtherVersion
 
 BOOT_SHIFT = 40  # rows of one boot: a million millions
 RESERVED = "reserved"  # the outcome of a row that is still open
@@ -173,7 +173,7 @@ _STEPS = (
     tuple(f"ALTER TABLE attempts ADD COLUMN {column}" for column in OF_FEW),
     _SAVINGS,
 )
-MARK = Mark(0x50454E53, 1 + len(_STEPS))  # "PENS"
+MARK = Mark(Kind.LEDGER, 1 + len(_STEPS))
 
 
 class NotALedger(sqlite3.DatabaseError):

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from penstock.database import Database
+from penstock.sqlite_files import Kind
 
 TAKEN_FOR = 60.0  # seconds; longer than a delivery may take
 MAX_WAITING = 100_000  # deliveries of all tenants; past it the oldest of whoever has the most make room
@@ -23,7 +24,6 @@ MAX_WAITING = 100_000  # deliveries of all tenants; past it the oldest of whoeve
 PART = 8  # of the room that was counted, this part is filled before it is counted again: other workers fill it, too
 TIDIED = 600.0  # seconds between two looks for what may be forgotten, which is a walk through all of it
 
-_APPLICATION_ID = 0x50454E57  # "PENW"
 _SCHEMA = (
     """
 CREATE TABLE deliveries (
@@ -71,7 +71,7 @@ class Outbox:
     """:param path: the file; its directory must exist"""
 
     def __init__(self, path: Path) -> None:
-        self._database = Database(path, application_id=_APPLICATION_ID, schema=_SCHEMA)
+        self._database = Database(path, application_id=Kind.WEBHOOKS, schema=_SCHEMA)
         self._room = 0  # deliveries that may be entered before those that wait are counted again
         self._tidied = -math.inf  # Unix seconds
 

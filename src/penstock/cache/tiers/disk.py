@@ -26,9 +26,9 @@ from typing import Any, TypeAlias
 from penstock.cache import entry_table
 from penstock.cache.entry_table import PAGE_BYTES
 from penstock.cache.tiers.tier import Then, TierStatistics
-from penstock.sqlite_files import Foreign, Mark, create_private, log_ahead, transaction
+from penstock.sqlite_files import Foreign, Kind, Mark, create_private, log_ahead, transaction
 
-MARK = Mark(0x50454E43, 1)  # "PENC"
+MARK = Mark(Kind.CACHE, 1)
 
 _BATCH = 64  # operations of one transaction, and look-ups that are delivered together
 _MAX_WAITING_BYTES = 16 << 20
@@ -339,14 +339,14 @@ class _File:
         self._inode = self._path.stat().st_ino
         database = sqlite3.connect(self._path, timeout=_BUSY_TIMEOUT, isolation_level=None)
         try:
-            is_made = MARK.check(database)
+            MARK.check(database)  # before anything is written to it
             database.execute(f"PRAGMA max_page_count = {self._pages}")
             log_ahead(database, patience=_BUSY_TIMEOUT)
             database.execute(
                 "PRAGMA synchronous = NORMAL"
             )  # a power cut may lose what is newest, nothing else
             database.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
-            if not is_made:
+            if not MARK.is_on(database):
                 with transaction(database):
                     MARK.adopt(database, _SCHEMA)
         except Foreign as error:  # no damage, which would be mended

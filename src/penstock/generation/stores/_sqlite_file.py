@@ -15,7 +15,8 @@ where 200 streams are paced.  So events are written twice, in an order that is c
 
 ``fence.version`` grows whenever a generation changes hands or goes.  A writer remembers the epochs and
 lengths of its generations, and forgets them when the version is not the one that it knows: fencing costs
-one look per transaction.  It is looked at within the transaction, so nobody can get in between.
+one look per transaction.  It is looked at within the transaction, so nobody can get in between.  Who brings the file
+to a later version raises it as well: only then does anybody look at the file's mark again.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ from penstock.generation.store import StoreUnavailable
 from penstock.generation.stores._sqlite_packing import Packing
 from penstock.sqlite_files import (
     Foreign,
+    Kind,
     Mark,
     OtherVersion,
+    Steps,
     create_private,
     identity,
     log_ahead,
@@ -46,7 +49,6 @@ from penstock.sqlite_files import (
 
 log = logging.getLogger(__name__)
 
-MARK = Mark(0x50454E47, 1)  # "PENG"
 PIECE_SHIFT = 24  # a piece's row: the generation's number, and in so many bits the index of its first event
 
 _SCHEMA = (
@@ -82,6 +84,9 @@ CREATE TABLE claims (
     "CREATE TABLE fence (version INTEGER NOT NULL)",
     "INSERT INTO fence VALUES (1)",
 )
+RAISE_FENCE = "UPDATE fence SET version = version + 1"
+STEPS: Steps = ()
+MARK = Mark(Kind.GENERATIONS, 1 + len(STEPS))
 
 # Of the write-ahead log, when it begins anew, for which writers wait some milliseconds; it is cut to that then, so that
 # it has to grow past it again before it is worth while once more.
@@ -121,6 +126,7 @@ class SQLiteFile:
     def __init__(self, path: Path, *, max_bytes: int, busy_timeout: float, fsync: bool) -> None:
         self.path = path
         self._busy_timeout = busy_timeout
+        self._fence = 0  # with which the mark was looked at last
         self.replaced = False
         self.packing = Packing()
         try:
@@ -145,6 +151,7 @@ class SQLiteFile:
             others = _descriptors(self.identity)
             db = self.db = sqlite3.connect(self.path, timeout=self._busy_timeout, isolation_level=None)
             try:
+                steps = MARK.missing(db, STEPS)  # before anything is written to it
                 # Of a file that SQLite has kept open for us from before, nobody can tell which it is.
                 self._descriptor = next(iter(_descriptors(self.identity) - others), None)
                 log_ahead(db, patience=self._busy_timeout)
@@ -152,9 +159,11 @@ class SQLiteFile:
                 db.execute("PRAGMA wal_autocheckpoint = 0")  # the store does it, at a time of its choice
                 db.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
                 db.execute(f"PRAGMA max_page_count = {_FIXED_PAGES + max_bytes * 5 // 4 // _PAGE}")
-                if not MARK.check(db):
+                if not MARK.is_on(db):
                     with transaction(db):
-                        MARK.adopt(db, _SCHEMA)
+                        MARK.adopt(db, _SCHEMA, STEPS)
+                        if steps:
+                            db.execute(RAISE_FENCE)
                 db.execute("PRAGMA busy_timeout = 0")  # from here on we wait ourselves, see patiently()
             except (Foreign, OtherVersion) as error:
                 db.close()
@@ -170,6 +179,16 @@ class SQLiteFile:
     def transaction(self) -> contextlib.AbstractContextManager[object]:
         """All or nothing; of all connections one at a time is in here."""
         return transaction(self.db, self.patiently)
+
+    def look(self, fence: int) -> None:
+        """Whether the file has still the layout that we know; of one moment with what follows.
+
+        :param fence: ``fence.version``
+        :raises OtherVersion: another process has brought it to a later version
+        """
+        if fence != self._fence:
+            MARK.check(self.db)
+            self._fence = fence
 
     def patiently(self, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
         """Execute something that may have to wait for another process's transaction."""
@@ -190,7 +209,7 @@ class SQLiteFile:
         """All that is read in here is of one moment."""
         self.db.execute("BEGIN")
         try:
-            self.patiently("SELECT version FROM fence")
+            self.look(*self.patiently("SELECT version FROM fence").fetchone())
             yield
         finally:
             with contextlib.suppress(sqlite3.Error):

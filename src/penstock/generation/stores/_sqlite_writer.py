@@ -21,6 +21,7 @@ from penstock.generation.store import (
 )
 from penstock.generation.stores._sqlite_file import (
     PIECE_SHIFT,
+    RAISE_FENCE,
     SQLiteFile,
 )
 from penstock.generation.stores._sqlite_packing import Packing
@@ -210,11 +211,15 @@ class SQLiteWriter:
         return refused
 
     def _look(self) -> tuple[int, int]:
-        """The last batch, and the last generation's number; and the fence, for what we believe to know."""
+        """The last batch, and the last generation's number; and the fence, for what we believe to know.
+
+        So begins each transaction: it may have become a file of a later version.
+        """
         self._fence, last, number = self._db.execute(
             "SELECT version, (SELECT max(seq) FROM batches),"
             " (SELECT seq FROM sqlite_sequence WHERE name = 'generations') FROM fence"
         ).fetchone()
+        self.file.look(self._fence)
         return last or 0, number or 0
 
     def _begin(self, begun: list[Write], seq: int, number: int, refused: dict[str, Refusal]) -> None:
@@ -372,6 +377,7 @@ class SQLiteWriter:
         self, tenant: str, name: str, mine: Claim, *, now: float, until: float, instead_of: str
     ) -> Claim:
         with self.file.transaction():
+            self._look()
             row = self._db.execute(
                 "SELECT generation, fingerprint, expires_at FROM claims WHERE tenant = ? AND name = ?",
                 (tenant, name),
@@ -386,6 +392,7 @@ class SQLiteWriter:
 
     def renew(self, owner: str, until: float) -> None:
         with self.file.transaction():
+            self._look()
             self._db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?)", (owner, until))
 
     def take_over(self, generation_id: str, owner: str, now: float) -> Record | None:
@@ -401,13 +408,14 @@ class SQLiteWriter:
             self._db.execute(
                 "UPDATE generations SET owner = ?, epoch = epoch + 1 WHERE number = ?", (owner, row.number)
             )
-            self._raise_fence()
+            self._db.execute(RAISE_FENCE)
             row = find(self._db, generation_id)
             assert row is not None
             return load_record(self.file, row)
 
     def release(self, owner: str, generation_ids: Sequence[str]) -> None:
         with self.file.transaction():
+            self._look()
             self._db.executemany(
                 "UPDATE generations SET owner = '' WHERE id = ? AND owner = ? AND state = 'running'",
                 [(generation_id, owner) for generation_id in generation_ids],
@@ -417,13 +425,11 @@ class SQLiteWriter:
         row = self._db.execute("SELECT until FROM leases WHERE owner = ?", (owner,)).fetchone()
         return row[0] if row else 0.0
 
-    def _raise_fence(self) -> None:
-        self._db.execute("UPDATE fence SET version = version + 1")
-
     # ---- letting go ----
 
     def delete(self, generation_id: str) -> None:
         with self.file.transaction():
+            self._look()
             row = find(self._db, generation_id)
             if row is not None:
                 self._remove(row)
@@ -434,6 +440,7 @@ class SQLiteWriter:
         :returns: how many there were
         """
         with self.file.transaction():
+            self._look()
             removed = 0
             for generation_id in generation_ids:
                 row = find(self._db, generation_id)
@@ -451,11 +458,12 @@ class SQLiteWriter:
         )
         self._db.execute("DELETE FROM generations WHERE number = ?", (number,))
         if row.state == State.RUNNING.value:
-            self._raise_fence()
+            self._db.execute(RAISE_FENCE)
 
     def forget_old(self, now: float) -> None:
         """Remove claims and leases that have run out."""
         with self.file.transaction():
+            self._look()
             self._db.execute("DELETE FROM claims WHERE expires_at <= ?", (now,))
             self._db.execute("DELETE FROM leases WHERE until <= ?", (now,))
 

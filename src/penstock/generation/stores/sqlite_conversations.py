@@ -21,9 +21,9 @@ from penstock.generation.conversations import (
     unknown_conversation,
     unknown_item,
 )
+from penstock.sqlite_files import Kind
 
 _EXPIRY_INTERVAL = 60.0  # seconds
-_APPLICATION_ID = 0x50454E43  # "PENC"
 _SCHEMA = (
     """
 CREATE TABLE conversations (
@@ -68,7 +68,7 @@ class SQLiteConversations:
         longest: int,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._database = Database(path, application_id=_APPLICATION_ID, schema=_SCHEMA)
+        self._database = Database(path, application_id=Kind.CONVERSATIONS, schema=_SCHEMA)
         self._kept_for = kept_for
         self._stored_bytes = stored_bytes
         self._longest = longest

@@ -10,6 +10,7 @@ import msgspec
 
 from penstock.database import Database
 from penstock.errors import Conflict, KeyReused
+from penstock.sqlite_files import Kind
 from penstock.upload.asked import Concat
 from penstock.upload.index import (
     MAX_SEGMENTS,
@@ -30,7 +31,6 @@ from penstock.upload.index import (
 )
 from penstock.upload.offsets import Phase
 
-_APPLICATION_ID = 0x50455550  # "PEUP"
 _SCHEMA = (
     """
 CREATE TABLE uploads (
@@ -91,7 +91,7 @@ class SQLiteIndex:
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self._limits = limits
-        self._database = Database(path, application_id=_APPLICATION_ID, schema=_SCHEMA)
+        self._database = Database(path, application_id=Kind.UPLOADS, schema=_SCHEMA)
 
     def __repr__(self) -> str:
         return f"<SQLiteIndex {self._database.path}>"

@@ -9,12 +9,12 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 from penstock.database import Database
+from penstock.sqlite_files import Kind
 from penstock.upload import files
 from penstock.upload.disk_threads import DiskThreads
 from penstock.upload.file_index import Parts, Query, StoredFile, files_quota
 from penstock.upload.local_files import READ, FileReader, old_names, sync_directory, unlink_all
 
-_APPLICATION_ID = 0x50454E46  # "PENF"
 _SCHEMA = (
     """
 CREATE TABLE files (
@@ -38,7 +38,7 @@ class SQLiteFileIndex:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._database = Database(path, application_id=_APPLICATION_ID, schema=_SCHEMA)
+        self._database = Database(path, application_id=Kind.FILES, schema=_SCHEMA)
 
     def __repr__(self) -> str:
         return f"<SQLiteFileIndex {self._path}>"
