@@ -189,21 +189,18 @@ _EVENTS = [b"zero", b"", "zw\u00f6lf".encode(), bytes(range(256)), _LARGE, b"fiv
 
 def _record(generation_id: str, **more: object) -> Record:
     given: dict[str, object] = {
-
-            "id": generation_id,
-            "tenant": "t",
-            "key_name": "k",
-            "tier": "standard",
-            "model": "m",
-            "stream": True
-        ,
-
-            "endpoint": "/v1/chat/completions",
-            "body": b'{"model":"m"}',
-            "created": NOW,
-            "expires_at": _LATER
-        ,
-        "headers": ((b"accept", b"text/event-stream"),), "owner": "one",
+        "id": generation_id,
+        "tenant": "t",
+        "key_name": "k",
+        "tier": "standard",
+        "model": "m",
+        "stream": True,
+        "endpoint": "/v1/chat/completions",
+        "body": b'{"model":"m"}',
+        "created": NOW,
+        "expires_at": _LATER,
+        "headers": ((b"accept", b"text/event-stream"),),
+        "owner": "one",
     }
     return Record(**{**given, **more})  # type: ignore[arg-type]
 
