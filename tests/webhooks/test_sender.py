@@ -304,6 +304,24 @@ def test_two_workers_deliver_once_and_what_one_had_taken_when_it_died_the_other_
     run(main())
 
 
+def test_who_slept_while_another_delivered_does_not_have_it_delivered_again(tmp_path):
+    async def main():
+        asleep, other = Outbox(tmp_path / "w"), Outbox(tmp_path / "w")
+        await asleep.put("evt_1", "t", ["http://a"], b"{}", 0.0)
+        later = outbox_module.TAKEN_FOR + 1.0
+        (early,) = await asleep.take(0.0, 1, {}, 1)
+        (late,) = await other.take(later, 1, {}, 1)
+        await asleep.settle(early, later + 1.0)  # it failed, says who does not have it any more
+        assert await other.take(later + 1.0, 1, {}, 1) == []
+        await other.settle(late, None)
+        await asleep.settle(early, later + 2.0)
+        assert await other.take(1e9, 1, {}, 1) == []
+        await asleep.close()
+        await other.close()
+
+    run(main())
+
+
 def test_an_endpoint_that_was_taken_out_gets_nothing_more(tmp_path):
     async def main():
         world = World(tmp_path / "w")

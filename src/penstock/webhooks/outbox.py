@@ -57,7 +57,10 @@ DELETE FROM deliveries WHERE rowid IN (
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """One message on its way to one endpoint; ``attempts`` have been made before."""
+    """One message on its way to one endpoint; ``attempts`` have been made before.
+
+    ``until`` (Unix seconds) nobody else gets it; it also tells who has it, as each of several has another.
+    """
 
     message: str
     url: str
@@ -65,6 +68,7 @@ class Delivery(msgspec.Struct, frozen=True):
     body: bytes
     created: float  # Unix seconds
     attempts: int
+    until: float
 
 
 class Outbox:
@@ -139,10 +143,10 @@ class Outbox:
         def take(db: sqlite3.Connection) -> list[Delivery]:
             taken = []
             for row in due(db):
-                db.execute("UPDATE deliveries SET due = ? WHERE rowid = ?", (now + TAKEN_FOR, row))
                 found = db.execute(
-                    "SELECT message, url, tenant, body, created, attempts FROM deliveries WHERE rowid = ?",
-                    (row,),
+                    "UPDATE deliveries SET due = ? WHERE rowid = ?"
+                    " RETURNING message, url, tenant, body, created, attempts, due",
+                    (now + TAKEN_FOR, row),
                 ).fetchone()
                 taken.append(Delivery(*found))
             return taken
@@ -150,12 +154,16 @@ class Outbox:
         return await self._database.write(take)
 
     async def settle(self, delivery: Delivery, due: float | None) -> None:
-        """After an attempt: when the next one is due; None: there will be none."""
+        """After an attempt: when the next one is due; None: there will be none.
+
+        Who was asleep for longer than he had it decides nothing about another attempt: another has it, or has
+        delivered it already.
+        """
         await self._database.write(
             lambda db: db.execute(
                 "UPDATE deliveries SET attempts = attempts + 1, due = ?, body = iif(? IS NULL, x'', body)"
-                " WHERE message = ? AND url = ?",
-                (due, due, delivery.message, delivery.url),
+                " WHERE message = ? AND url = ? AND (? IS NULL OR due = ?)",
+                (due, due, delivery.message, delivery.url, due, delivery.until),
             )
         )
 
