@@ -61,7 +61,7 @@ def test_a_client_that_leaves_during_the_answer_is_noticed_at_once(loop, way, pa
                 assert exchange.unsent == (way == "reset")  # then nobody knows what was under way
                 application.go.set()  # what it writes now, goes nowhere
                 await until(lambda: served.listener.statistics().open == 0)
-                await until(lambda: not served.listener._serving._tasks)
+                await until(lambda: not served.listener._serving.tasks)
                 assert application.watching.times_gone == 1
                 late = Watching()
                 exchange.watch(late)
@@ -82,7 +82,7 @@ def test_a_client_that_leaves_within_its_body(loop, way, path):
                 await until(lambda: application.seen and application.seen[0].received == 4)
                 leave(client, way)
                 await until(lambda: served.listener.statistics().open == 0)
-                await until(lambda: not served.listener._serving._tasks)
+                await until(lambda: not served.listener._serving.tasks)
                 if path == b"/read":
                     assert application.called == []
                 else:
@@ -633,7 +633,7 @@ def test_nothing_is_left_of_connections_that_are_gone(loop):
                 client.reset()
                 application.go.set()
                 await until(lambda: served.listener.statistics().open == 0)
-                await until(lambda: not served.listener._serving._tasks)
+                await until(lambda: not served.listener._serving.tasks)
                 for kept in (application.seen, application.called, application.failures):
                     kept.clear()
             assert not served.listener._serving.stalled

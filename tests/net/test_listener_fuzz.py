@@ -155,7 +155,7 @@ def settles(segments, turns=0, full=frozenset()):
             for _ in range(10):
                 await asyncio.sleep(0)
         assert listener.statistics().open == 0, "stuck"
-        assert not listener._serving._tasks
+        assert not listener._serving.tasks
         assert not listener._serving.stalled
         result.append(written)
 

@@ -31,21 +31,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from penstock.errors import BodyTooLarge, PenstockError, RequestTimeout
 from penstock.net._inbound_body import InboundBody
 from penstock.net._inbound_exchange import InboundExchange, too_large
 from penstock.net._precedent import Precedent
 from penstock.net._request_head import CHUNKED, Refusal, RequestHead
-from penstock.net._serving import LINGER_SILENCE, LINGER_TOTAL, NEVER
+from penstock.net._serving import LINGER_SILENCE, LINGER_TOTAL, NEVER, Serving
 from penstock.net._sockets import hung_up, readable, reset_on_close
 from penstock.net._untaken import Untaken
 from penstock.net.exchange import LATER, Repeats
 from penstock.net.responses import CLOSE, CONTINUE, last_error
-
-if TYPE_CHECKING:
-    from penstock.net._serving import Serving
 
 _log = logging.getLogger(__name__)
 
@@ -368,7 +365,7 @@ class Inbound(asyncio.Protocol):
 
         if length == 0:
             if not exchange.ended:
-                serving.run(exchange)
+                exchange.run()
             self._settle()
             return at
         if limit is not None and length != CHUNKED and not exchange.ended:
@@ -392,7 +389,7 @@ class Inbound(asyncio.Protocol):
             self.transport.write(CONTINUE)
         rest = self._take_body(body, data) if data else b""
         if exchange.streaming and not exchange.ended:
-            serving.run(exchange)
+            exchange.run()
         self._settle()
         return rest
 
@@ -435,7 +432,7 @@ class Inbound(asyncio.Protocol):
         if exchange.streaming:
             exchange.wake()
         elif not exchange.ended:
-            self.serving.run(exchange)
+            exchange.run()
         self._settle()
 
     def _fail_body(self, error: PenstockError) -> None:
@@ -454,7 +451,7 @@ class Inbound(asyncio.Protocol):
         elif exchange.streaming:
             self.resume_reading()  # what comes now is dropped, and its end must be seen
         else:
-            self.serving.run(exchange)
+            exchange.run()
             self._settle()
 
     def _settle(self) -> None:

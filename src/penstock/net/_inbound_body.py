@@ -7,15 +7,11 @@ nothing is kept.  No I/O.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from penstock.errors import BadRequest, Overloaded, PenstockError
 from penstock.net._chunked import ChunkedDecoder
 from penstock.net._inbound_exchange import InboundExchange, too_large
 from penstock.net._request_head import CHUNKED
-
-if TYPE_CHECKING:
-    from penstock.net._serving import Serving
+from penstock.net._serving import Serving
 
 SMALL_BODY = 65_536  # bytes that each body may have, however much is coming in
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Protocol
 
 from penstock.errors import BodyTooLarge, PenstockError
 from penstock.messages import Headers
 from penstock.net._request_head import RequestHead
+from penstock.net._serving import Serving
 from penstock.net.exchange import HeaderList, Watcher
 from penstock.net.responses import (
     CLOSE,
@@ -26,15 +27,41 @@ from penstock.net.responses import (
     raised_error,
     render_fields,
 )
-
-if TYPE_CHECKING:
-    from penstock.net._inbound import Inbound
+from penstock.net.tasks import start
 
 _log = logging.getLogger(__name__)
 
 _SMALL_PIECE = 4_096  # body pieces below are gathered, so that a byte a time costs a byte of memory
 _LONG_BODY = 65_536  # an answer's body above is a write of its own: copying costs more than the write
 _NO_PIECES: deque[bytes] = deque(maxlen=0)
+
+
+class Connection(Protocol):
+    """The connection that the request came on, as its exchange sees it."""
+
+    serving: Serving
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    write: Callable[[bytes], None]
+    peer: str
+    segment: bytes  # what has come at once, while it is looked at
+    exchange: InboundExchange | None  # the one that it is busy with
+    last: bool  # no request after this one
+    broken: bool  # lost, and with it what had been written and not yet sent
+    writing_paused: bool
+
+    def ends_connection(self) -> bool:
+        """Whether the answer whose head goes out now is the last one of the connection."""
+
+    def answered(self) -> None:
+        """The application has ended the answer."""
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def close(self, *, at_once: bool = False) -> None:
+        """Close once everything written has gone out; or at once, with a reset."""
 
 
 class InboundExchange:
@@ -72,7 +99,7 @@ class InboundExchange:
         "whole",
     )
 
-    def __init__(self, connection: Inbound, head: RequestHead) -> None:
+    def __init__(self, connection: Connection, head: RequestHead) -> None:
         self.method = head.method
         self.path = head.path
         self.query = head.query
@@ -125,6 +152,39 @@ class InboundExchange:
     def unsent(self) -> bool:
         connection = self._connection
         return bool(self._pieces) or connection.broken or connection.transport.get_write_buffer_size() > 0
+
+    # ---- the application
+
+    def run(self) -> None:
+        """Start the application; eagerly, so that an answer at hand costs no turn of the loop."""
+        serving = self._connection.serving
+        try:
+            answering = serving.application(self)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+            self.defect(error)
+            return
+        if answering is None:  # it answers in callbacks
+            return
+        task = start(self._answer(answering, serving), serving.loop)
+        if not task.done():
+            self.task = task
+            serving.tasks.add(task)
+
+    async def _answer(self, answering: Coroutine[Any, Any, None], serving: Serving) -> None:
+        try:
+            await answering
+            if not self.ended and not self.gone:
+                _log.error("the application left %r without an answer", self)
+                self.defect(None)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+            self.defect(error)
+        except BaseException:  # cancelled: nobody will end this answer
+            self.abort()
+            raise
+        finally:
+            if self.task is not None:
+                serving.tasks.discard(self.task)
+                self.task = None
 
     # ---- the body
 

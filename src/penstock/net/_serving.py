@@ -1,30 +1,47 @@
-"""What the connections of one listener share: limits, counters, who is open, and how the application runs."""
+"""What the connections of one listener share: limits, counters, and who is open."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
 import math
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Protocol
 
 from penstock.config.model import ListenerConfig
 from penstock.net._request_head import HeadParser
 from penstock.net.clock import Clock
 from penstock.net.exchange import Application, Repeats
 from penstock.net.responses import Openings
-from penstock.net.tasks import start
-
-if TYPE_CHECKING:
-    from penstock.net._inbound import Inbound
-    from penstock.net._inbound_exchange import InboundExchange
-
-_log = logging.getLogger(__name__)
 
 NEVER = math.inf
 LINGER_SILENCE = 2.0  # seconds without a byte after which a refused client has had its time to read
 LINGER_TOTAL = 30.0  # seconds; a client that sends a long body reads the answer only when it is through
+
+
+class Connection(Protocol):
+    """An accepted connection, as its listener sees it."""
+
+    deadline: float  # when to :meth:`expire`, in seconds of the listener's clock
+
+    @property
+    def in_progress(self) -> bool:
+        """Whether a request is under way."""
+
+    def expire(self, now: float) -> None: ...
+
+    def check_stalled(self, now: float) -> None: ...
+
+    def drain(self) -> None: ...
+
+    def cut(self, reason: str) -> bool:
+        """Abort at once; whether something was lost by it."""
+
+
+class Unflushed(Protocol):
+    """An exchange that has kept what it is to send at the loop's next turn."""
+
+    def flush(self) -> None: ...
 
 
 class Serving:
@@ -45,8 +62,9 @@ class Serving:
         self.heads = HeadParser(config)
         self.openings = Openings()
         self.context = contextvars.copy_context()  # of no request
-        self.connections: set[Inbound] = set()
-        self.stalled: set[Inbound] = set()  # get no events: each sweep looks after them
+        self.connections: set[Connection] = set()
+        self.stalled: set[Connection] = set()  # get no events: each sweep looks after them
+        self.tasks: set[asyncio.Task[None]] = set()  # that answer; the loop alone would not keep them alive
         self.coming = 0  # bytes of bodies that are not whole yet
         self.over_limit = 0  # connections that only linger for their 503
         self.accepted = 0
@@ -61,8 +79,7 @@ class Serving:
         self.shortest = min(self.header_timeout, self.body_timeout, self.idle_timeout, LINGER_SILENCE)
         self._on_refused = on_refused
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._tasks: set[asyncio.Task[None]] = set()  # the loop alone would not keep them alive
-        self._unflushed: list[InboundExchange] = []
+        self._unflushed: list[Unflushed] = []
         self._emptied: asyncio.Future[None] | None = None
 
     @property
@@ -71,37 +88,7 @@ class Serving:
             self._loop = asyncio.get_running_loop()
         return self._loop
 
-    def run(self, exchange: InboundExchange) -> None:
-        """Start the application; eagerly, so that an answer at hand costs no turn of the loop."""
-        try:
-            answering = self.application(exchange)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
-            exchange.defect(error)
-            return
-        if answering is None:  # it answers in callbacks
-            return
-        task = start(self._answer(exchange, answering), self.loop)
-        if not task.done():
-            exchange.task = task
-            self._tasks.add(task)
-
-    async def _answer(self, exchange: InboundExchange, answering: Coroutine[Any, Any, None]) -> None:
-        try:
-            await answering
-            if not exchange.ended and not exchange.gone:
-                _log.error("the application left %r without an answer", exchange)
-                exchange.defect(None)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
-            exchange.defect(error)
-        except BaseException:  # cancelled: nobody will end this answer
-            exchange.abort()
-            raise
-        finally:
-            if exchange.task is not None:
-                self._tasks.discard(exchange.task)
-                exchange.task = None
-
-    def flush_soon(self, exchange: InboundExchange) -> None:
+    def flush_soon(self, exchange: Unflushed) -> None:
         """Send what an exchange has kept at the loop's next turn."""
         if not self._unflushed:
             self.loop.call_soon(self._flush, context=self.context)
@@ -118,7 +105,7 @@ class Serving:
         if self._on_refused is not None:
             self._on_refused(reason)
 
-    def lost(self, connection: Inbound) -> None:
+    def lost(self, connection: Connection) -> None:
         """A connection has closed."""
         self.connections.discard(connection)
         self.stalled.discard(connection)
@@ -136,4 +123,4 @@ class Serving:
             self._emptied.set_result(None)
 
     def __repr__(self) -> str:
-        return f"<Serving {len(self.connections)} connections, {len(self._tasks)} answers under way>"
+        return f"<Serving {len(self.connections)} connections, {len(self.tasks)} answers under way>"
