@@ -153,7 +153,7 @@ def test_an_error_in_mid_stream_is_raised_by_the_anthropic_sdk():
 def refusal(status, body, headers=None):
     if not isinstance(body, bytes):
         body = json.dumps(body).encode()
-    return problems.from_upstream("acme", Dialect.OPENAI, status, headers or {}, body, now=1_000_000_000.0)
+    return problems.from_upstream("acme", status, headers or {}, body, now=1_000_000_000.0)
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 409, 410, 413, 415, 422, 451])
@@ -364,9 +364,7 @@ json_values = st.recursive(
 @given(st.sampled_from([400, 401, 429, 500]), json_values)
 def test_no_json_of_an_upstream_is_too_strange(status, value):
     assert isinstance(refusal(status, value), PenstockError)
-    assert isinstance(
-        problems.error_in_event(Endpoint.CHAT, json.dumps(value).encode()), PenstockError | None
-    )
+    assert isinstance(problems.error_in_event(json.dumps(value).encode()), PenstockError | None)
 
 
 @pytest.mark.parametrize(
@@ -402,7 +400,7 @@ def test_no_json_of_an_upstream_is_too_strange(status, value):
     ],
 )
 def test_errors_inside_streams_are_seen(endpoint, event, kind, status):
-    error = problems.error_in_event(endpoint, json.dumps(event).encode(), "acme")
+    error = problems.error_in_event(json.dumps(event).encode(), "acme")
     assert type(error) is kind
     assert error.status == status
 
@@ -419,7 +417,7 @@ def test_errors_inside_streams_are_seen(endpoint, event, kind, status):
     ],
 )
 def test_other_events_are_no_errors(data):
-    assert problems.error_in_event(Endpoint.CHAT, data) is None
+    assert problems.error_in_event(data) is None
 
 
 @pytest.mark.parametrize("dialect", list(Dialect))
@@ -435,8 +433,8 @@ def test_who_goes_away_says_so_in_the_head(dialect):
 def test_words_that_lie_too_deep_are_not_looked_for(depth, around):
     closing = b"}]" if around.startswith(b"[") else b"}"
     body = b'{"error":{"message":' + around * depth + b'"bad"' + closing * depth + b"}}"
-    answered = problems.from_upstream("up", Dialect.OPENAI, 400, {}, body)
-    told = problems.error_in_event(Endpoint.CHAT, body, "up")
+    answered = problems.from_upstream("up", 400, {}, body)
+    told = problems.error_in_event(body, "up")
     assert ("bad" in answered.message) is (depth == 3)
     if told is None:
         assert depth == 3_000, "where Python 3.11 reads no further, it is no JSON"

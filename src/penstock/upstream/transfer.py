@@ -168,7 +168,6 @@ class Transfer:
         job = self.job
         error = problems.from_upstream(
             job.upstream,
-            job.endpoint.dialect,
             self.status,
             self.headers,
             bytes(body),

@@ -80,7 +80,7 @@ class StreamDecoder:
             chunk = _chunk(data)
         except NOT_JSON:
             raise UpstreamBroken("the upstream sent a malformed event") from None
-        if chunk.error is not None and (error := problems.error_in_event(Endpoint.COMPLETIONS, data)):
+        if chunk.error is not None and (error := problems.error_in_event(data)):
             raise error
         events: list[AnswerEvent] = []
         if not self._started:

@@ -260,7 +260,7 @@ def check_substance(endpoint: Endpoint, body: bytes, upstream: str) -> None:
             return  # some call plain text JSON
         raise UpstreamBroken("the upstream's answer is not a JSON object") from None
     if "error" in members and members.keys().isdisjoint(_SUBSTANCE):
-        told = problems.error_in_event(endpoint, body, upstream)
+        told = problems.error_in_event(body, upstream)
         if told is not None:
             raise told
 
@@ -330,7 +330,7 @@ class Watch:
             except NOT_JSON:
                 raise UpstreamBroken("the upstream sent a malformed event") from None
             if event.type == "error" or bytes(event.error) != b"null":
-                raise problems.error_in_event(self._endpoint, data, self._upstream) or UpstreamBroken(
+                raise problems.error_in_event(data, self._upstream) or UpstreamBroken(
                     "the upstream reported an error that makes no sense"
                 )
             if bytes(event.usage) != b"null":

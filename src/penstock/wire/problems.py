@@ -177,7 +177,6 @@ class _Told(msgspec.Struct):
 
 def from_upstream(
     upstream: str,
-    dialect: Dialect,  # noqa: ARG001 - the day one number means two things, this tells them apart
     status: int,
     headers: Headers,
     body: bytes,
@@ -187,7 +186,8 @@ def from_upstream(
 ) -> PenstockError:
     """What an error status of an upstream means to us and to the caller.
 
-    :param dialect: the upstream's; many answer in another one's form, or in none, so all are understood
+    Many answer in another dialect's form than their own, or in none, so all are understood.
+
     :param now: Unix time, against which a date in ``Retry-After`` is read
     :param callers_key: the key that the upstream saw was the caller's own, not the gateway's
     """
@@ -250,11 +250,7 @@ def _meant(
     )
 
 
-def error_in_event(
-    endpoint: Endpoint,  # noqa: ARG001 - as above
-    data: bytes,
-    upstream: str = "",
-) -> PenstockError | None:
+def error_in_event(data: bytes, upstream: str = "") -> PenstockError | None:
     """The error that an event inside an upstream's stream reports; None: it reports none."""
     if b"error" not in data:
         return None

@@ -127,7 +127,7 @@ class ChunkProgress:
 
     def _take_chunk(self, chunk: _Chunk, data: bytes, frame: bytes, kept: list[Event]) -> None:
         if chunk.error is not None:
-            raise _reported(self._endpoint, data, self._upstream)
+            raise _reported(data, self._upstream)
         if chunk.usage is not None:
             self._last_usage = data
             if chunk.choices:
@@ -212,7 +212,7 @@ class MessageProgress:
                         raise UpstreamBroken("the upstream ended its answer without a stop reason")
                     self.complete = True
                 elif kind == "error":
-                    raise _reported(Endpoint.MESSAGES, data, self._upstream)
+                    raise _reported(data, self._upstream)
             except NOT_JSON:
                 raise UpstreamBroken("the upstream sent a malformed event") from None
             kept.append(frame if frame.count(b"\n") == _USUAL_LINES else sse.without_id(frame))
@@ -252,7 +252,7 @@ class ResponseProgress:
                 self._last = data
                 self.complete = True
             elif kind == "error":
-                raise _reported(Endpoint.RESPONSES, data, self._upstream)
+                raise _reported(data, self._upstream)
             kept.append(frame if frame.count(b"\n") == _USUAL_LINES else sse.without_id(frame))
 
 
@@ -270,7 +270,7 @@ def progress(
     return ChunkProgress(endpoint, upstream, keep_usage=keep_usage, keep_running=keep_running)
 
 
-def _reported(endpoint: Endpoint, data: bytes, upstream: str) -> PenstockError:
-    return problems.error_in_event(endpoint, data, upstream) or UpstreamBroken(
+def _reported(data: bytes, upstream: str) -> PenstockError:
+    return problems.error_in_event(data, upstream) or UpstreamBroken(
         "the upstream reported an error that makes no sense"
     )

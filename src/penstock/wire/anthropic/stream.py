@@ -89,7 +89,7 @@ class StreamDecoder:
         try:
             event = _event(data)
         except NOT_JSON:
-            raise problems.error_in_event(Endpoint.MESSAGES, data) or UpstreamBroken(
+            raise problems.error_in_event(data) or UpstreamBroken(
                 "the upstream sent a malformed event"
             ) from None
         kind = event.type
@@ -122,7 +122,7 @@ class StreamDecoder:
             self._finished = True
             return [Finished(self._stop, self._usage, self._stop_sequence)]
         if kind == "error":
-            raise problems.error_in_event(Endpoint.MESSAGES, data) or UpstreamBroken(
+            raise problems.error_in_event(data) or UpstreamBroken(
                 "the upstream reported an error that makes no sense"
             )
         return []  # ping, and whatever is added: Anthropic asks its clients to pass over what they do not know

@@ -224,10 +224,10 @@ class StreamDecoder:
         try:
             chunk = _chunk(data)
         except NOT_JSON:
-            raise problems.error_in_event(Endpoint.CHAT, data) or UpstreamBroken(
+            raise problems.error_in_event(data) or UpstreamBroken(
                 "the upstream sent a malformed event"
             ) from None
-        if chunk.error is not None and (error := problems.error_in_event(Endpoint.CHAT, data)):
+        if chunk.error is not None and (error := problems.error_in_event(data)):
             raise error
         events: list[AnswerEvent] = []
         if not self._started:

@@ -137,7 +137,7 @@ class StreamDecoder:
         if kind in {COMPLETED, INCOMPLETE}:
             return self._finish(event, data)
         if kind in {FAILED, CANCELLED, ERROR}:
-            raise problems.error_in_event(Endpoint.RESPONSES, data) or UpstreamBroken(
+            raise problems.error_in_event(data) or UpstreamBroken(
                 f"the upstream ended its answer with {kind}"
             )
         return []
