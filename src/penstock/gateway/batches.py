@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from blake3 import blake3
 
 from penstock.batches.batch import ENDED, OPENAI, Batch, Status, new_batch_id, shown
-from penstock.batches.runner import Runner
-from penstock.batches.store import BatchStore
-from penstock.config.model import BatchesConfig
-from penstock.errors import BadRequest, Conflict, RateLimited
+from penstock.errors import BadRequest, Conflict
+from penstock.gateway.batch_room import BatchRoom
 from penstock.gateway.files import checked_lifetime
-from penstock.gateway.kept import method_of, page_of, respond, respond_list
+from penstock.gateway.kept import Do, method_of, page_of, respond, respond_list
 from penstock.gateway.naming_batches import repeatable
 from penstock.messages import JSON, Tenant
 from penstock.net.exchange import Exchange
@@ -31,30 +27,13 @@ _WINDOW = re.compile(r"([1-9][0-9]{0,2})([mhd])")
 _UNITS = {"m": 60.0, "h": 3_600.0, "d": 86_400.0}
 LONGEST_WINDOW = 1_209_600.0  # seconds: 14 days
 
-_Work = Callable[[Exchange], Coroutine[Any, Any, None]]
 
-
-class BatchRoom:
-    """A :class:`penstock.gateway.kept.Room`.
-
-    :param now: Unix time
-    """
+class OpenAIBatchRoom(BatchRoom):
+    """A :class:`penstock.gateway.kept.Room`."""
 
     label = "batches"
 
-    def __init__(
-        self, runner: Runner, config: BatchesConfig, *, now: Callable[[], float] = time.time
-    ) -> None:
-        self._runner = runner
-        self._config = config
-        self._now = now
-
-    def __repr__(self) -> str:
-        return f"<BatchRoom over {self._runner}>"
-
-    def work(
-        self, exchange: Exchange, steps: Sequence[str], tenant: Tenant
-    ) -> tuple[int | None, _Work] | None:
+    def work(self, exchange: Exchange, steps: Sequence[str], tenant: Tenant) -> tuple[int | None, Do] | None:
         match steps:
             case []:
                 if method_of(exchange, "GET", "POST") == "POST":
@@ -83,7 +62,7 @@ class BatchRoom:
             raise BadRequest(
                 f"the input file is larger than {self._config.max_input_bytes} bytes", param="input_file_id"
             )
-        await refuse_more(self._runner.store, tenant.name, self._config.max_open)
+        await self._refuse_more(tenant.name)
         respond(exchange, shown(await self._runner.take(batch, naming)))
 
     def _asked(self, tenant: Tenant, body: Members) -> Batch:
@@ -134,16 +113,6 @@ class BatchRoom:
             raise Conflict(f"the batch is {batch.status.value} already", code="batch_ended")
         self._runner.look_soon()
         respond(exchange, shown(batch))
-
-
-async def refuse_more(store: BatchStore, tenant: str, most: int) -> None:
-    """:raises RateLimited: so many of a tenant's batches have not ended"""
-    if await store.open_of(tenant) >= most:
-        raise RateLimited(
-            f"{most} of your batches have not ended; let some end first",
-            code="too_many_batches",
-            retry_after=60.0,
-        )
 
 
 def _seconds(window: str) -> float:

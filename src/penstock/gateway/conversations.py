@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import msgspec
 
 from penstock.errors import BadRequest
 from penstock.gateway.batches import checked_metadata
-from penstock.gateway.kept import method_of, page_of, respond, respond_list
+from penstock.gateway.kept import Do, method_of, page_of, respond, respond_list
 from penstock.gateway.stages.authenticate import owner_of
 from penstock.generation.conversations import Conversation, Conversations, Item
 from penstock.messages import JSON, Tenant
@@ -20,8 +19,6 @@ from penstock.wire.members import Members, body_of
 
 MAX_ITEMS = 20  # that one request adds, as OpenAI has it
 _LIST_MOST, _LIST_USUAL = 100, 20
-
-_Work = Callable[[Exchange], Coroutine[Any, Any, None]]
 
 
 class ConversationRoom:
@@ -39,9 +36,7 @@ class ConversationRoom:
     def __repr__(self) -> str:
         return f"<ConversationRoom over {self._conversations}>"
 
-    def work(
-        self, exchange: Exchange, steps: Sequence[str], tenant: Tenant
-    ) -> tuple[int | None, _Work] | None:
+    def work(self, exchange: Exchange, steps: Sequence[str], tenant: Tenant) -> tuple[int | None, Do] | None:
         owner = owner_of(tenant, exchange.headers)
         match steps:
             case []:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any
 
 from penstock.errors import BadRequest
-from penstock.gateway.kept import method_of, page_of, respond, respond_list
+from penstock.gateway.kept import Do, method_of, page_of, respond, respond_list
 from penstock.messages import JSON, Tenant
 from penstock.net.exchange import Exchange
 from penstock.upload.file_index import StoredFile
@@ -27,8 +26,6 @@ _FORM_BYTES = 65_536  # of a form beside its file
 _NUMBER = re.compile(r"[0-9]{1,10}")
 _SLICE = 65_536  # bytes fed to the form's parser at a time, so that what it makes of them is bounded, too
 
-_Work = Callable[[Exchange], Coroutine[Any, Any, None]]
-
 
 class FileRoom:
     """A :class:`penstock.gateway.kept.Room`."""
@@ -41,9 +38,7 @@ class FileRoom:
     def __repr__(self) -> str:
         return f"<FileRoom over {self._store}>"
 
-    def work(
-        self, exchange: Exchange, steps: Sequence[str], tenant: Tenant
-    ) -> tuple[int | None, _Work] | None:
+    def work(self, exchange: Exchange, steps: Sequence[str], tenant: Tenant) -> tuple[int | None, Do] | None:
         match steps:
             case []:
                 if method_of(exchange, "GET", "POST") == "POST":

@@ -17,6 +17,9 @@ from penstock.errors import BadRequest, MethodNotAllowed, NotFound
 from penstock.messages import JSON, Tenant
 from penstock.net.exchange import Exchange
 
+Do = Callable[[Exchange], Coroutine[Any, Any, None]]
+"""Answers an exchange."""
+
 _JSON = [(b"content-type", b"application/json")]
 
 
@@ -29,7 +32,7 @@ class Work(msgspec.Struct, frozen=True, eq=False):
     label: str  # in metrics and logs
     tenant: Tenant
     body: int | None
-    do: Callable[[Exchange], Coroutine[Any, Any, None]]
+    do: Do
 
 
 class Room(Protocol):
@@ -37,9 +40,7 @@ class Room(Protocol):
 
     label: str
 
-    def work(
-        self, exchange: Exchange, steps: Sequence[str], tenant: Tenant
-    ) -> tuple[int | None, Callable[[Exchange], Coroutine[Any, Any, None]]] | None:
+    def work(self, exchange: Exchange, steps: Sequence[str], tenant: Tenant) -> tuple[int | None, Do] | None:
         """Body limit and work for what ``steps`` (the path below the prefix) lead to; None: nothing is there.
 
         :raises penstock.errors.MethodNotAllowed: something is there that takes another method

@@ -8,23 +8,19 @@ are, and go with the batch when it is deleted.
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
 from blake3 import blake3
 
 from penstock.batches.batch import ANTHROPIC, ENDED, Batch, Counts, Status, new_batch_id
-from penstock.batches.runner import Runner
-from penstock.config.model import BatchesConfig
 from penstock.errors import BadRequest, BodyTooLarge, Gone, NotFound, PenstockError
-from penstock.gateway.batches import refuse_more
+from penstock.gateway.batch_room import BatchRoom
 from penstock.gateway.files import send
-from penstock.gateway.kept import method_of, page_of, respond
+from penstock.gateway.kept import Do, method_of, page_of, respond
 from penstock.gateway.naming_batches import repeatable
 from penstock.gateway.uploads import base_of
 from penstock.messages import JSON, Endpoint, Tenant
@@ -38,30 +34,13 @@ WINDOW = 86_400.0  # seconds, as Anthropic has it
 _LIST_MOST, _LIST_USUAL = 1_000, 20
 _SLICE = 65_536  # bytes that are cut into requests at a time
 
-_Work = Callable[[Exchange], Coroutine[Any, Any, None]]
 
-
-class MessageBatchRoom:
-    """A :class:`penstock.gateway.kept.Room`.
-
-    :param now: Unix time
-    """
+class MessageBatchRoom(BatchRoom):
+    """A :class:`penstock.gateway.kept.Room`."""
 
     label = "message_batches"
 
-    def __init__(
-        self, runner: Runner, config: BatchesConfig, *, now: Callable[[], float] = time.time
-    ) -> None:
-        self._runner = runner
-        self._config = config
-        self._now = now
-
-    def __repr__(self) -> str:
-        return f"<MessageBatchRoom over {self._runner}>"
-
-    def work(
-        self, exchange: Exchange, steps: Sequence[str], tenant: Tenant
-    ) -> tuple[int | None, _Work] | None:
+    def work(self, exchange: Exchange, steps: Sequence[str], tenant: Tenant) -> tuple[int | None, Do] | None:
         match steps:
             case []:
                 if method_of(exchange, "GET", "POST") == "POST":
@@ -82,11 +61,11 @@ class MessageBatchRoom:
     # ---- create ----
 
     async def _create(self, tenant: Tenant, exchange: Exchange) -> None:
-        store, most = self._runner.store, self._config.max_open
+        store = self._runner.store
         known = repeatable(exchange, tenant, ANTHROPIC)
         repeats = known is not None and known.may_repeat
         if not repeats:
-            await refuse_more(store, tenant.name, most)
+            await self._refuse_more(tenant.name)
         batch_id = new_batch_id(ANTHROPIC)
         count, file, fingerprint = await self._receive(tenant.name, batch_id, exchange)
         now = self._now()
@@ -113,7 +92,7 @@ class MessageBatchRoom:
             entered = await store.named(naming, now)
             if entered is None:
                 if repeats:
-                    await refuse_more(store, tenant.name, most)
+                    await self._refuse_more(tenant.name)
                 entered = await self._runner.take(batch, naming)
         finally:
             if entered is not batch:  # it was made before, or is not to be

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from penstock.batches.runner import Runner
 from penstock.config.model import Config
 from penstock.gateway import parts
-from penstock.gateway.batches import BatchRoom
+from penstock.gateway.batches import OpenAIBatchRoom
 from penstock.gateway.blocks import BlockRoom
 from penstock.gateway.files import FileRoom
 from penstock.gateway.in_pieces import InPieces
@@ -53,7 +53,7 @@ class Rooms:
         self.kept = Kept(
             {
                 "/v1/files": file_room,
-                "/v1/batches": BatchRoom(batches, config.batches),
+                "/v1/batches": OpenAIBatchRoom(batches, config.batches),
                 "/v1/messages/batches": MessageBatchRoom(batches, config.batches),
                 "/v1/uploads": PartsRoom(uploads, files, upload_room),
                 "/v1/blocks": block_room,
