@@ -9,6 +9,8 @@ from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import uvloop
+from benchmarks.gateway.load import KEY
+from benchmarks.gateway.upstream import MODEL
 
 QUESTIONS = 200
 
@@ -18,7 +20,7 @@ _T = TypeVar("_T")
 def request(number: int, port: int, *, stream: bool) -> bytes:
     body = json.dumps(
         {
-            "model": "bench-1",
+            "model": MODEL,
             "messages": [{"role": "user", "content": f"mock:plain; question {number} " + "word " * 180}],
             "temperature": 0,
             "max_tokens": 100,
@@ -27,7 +29,7 @@ def request(number: int, port: int, *, stream: bool) -> bytes:
         separators=(",", ":"),
     ).encode()
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nauthorization: Bearer sk-bench\r\n"
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nauthorization: Bearer {KEY}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

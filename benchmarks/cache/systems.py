@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import subprocess
@@ -11,8 +10,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.gateway import install
 from benchmarks.gateway.processes import free_port
+from benchmarks.gateway.systems import LiteLLM
 
 from penstock.testing import GatewayProcess
 
@@ -122,31 +121,23 @@ def hits_of(gateway: GatewayProcess, tier: str) -> int:
     return sum(each["hits"] for worker in workers for each in worker["tiers"] if each["name"] == tier)
 
 
+class CachingLiteLLM(LiteLLM):
+    """LiteLLM's proxy that keeps answers."""
+
+    def __init__(self, folder: Path, upstream_port: int, cache: Mapping[str, object]) -> None:
+        super().__init__(folder, upstream_port, free_port())
+        self.cache = cache
+
+    def settings(self) -> Mapping[str, object]:
+        return {"cache": True, "cache_params": self.cache}
+
+
 @contextlib.contextmanager
 def litellm(folder: Path, upstream: int, cache: Mapping[str, object]) -> Iterator[tuple[int, int]]:
     """LiteLLM's proxy with one worker: its port, and its process."""
-    home = install.environment("litellm", "litellm[proxy]")
-    work = install.litellm_folder(folder)
-    port = free_port()
-    parameters = {
-        "model": "openai/bench-1",
-        "api_base": f"http://127.0.0.1:{upstream}/v1",
-        "api_key": "sk-upstream",
-    }
-    config = {
-        "model_list": [{"model_name": "bench-1", "litellm_params": parameters}],
-        "general_settings": {"master_key": "sk-bench"},
-        "litellm_settings": {"telemetry": False, "num_retries": 0, "cache": True, "cache_params": cache},
-    }
-    file = folder / "config.yaml"
-    file.write_text(json.dumps(config))
-    environ = {
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "LITELLM_LOG": "ERROR",
-        "LITELLM_MODE": "PRODUCTION",
-        "PATH": f"{home / 'bin'}:{os.environ.get('PATH', '')}",
-    }
-    words = ["--config", file, "--host", "127.0.0.1", "--port", port, "--num_workers", 1]
-    with process(home / "bin" / "litellm", *words, environ=environ, cwd=work) as started:
-        wait_for(port, 120.0)
-        yield port, started.pid
+    proxy = CachingLiteLLM(folder, upstream, cache)
+    proxy.install()
+    work = proxy.cwd()
+    with process(*proxy.command(), environ=proxy.environ(), cwd=work) as started:
+        wait_for(proxy.port, proxy.start_timeout)
+        yield proxy.port, started.pid

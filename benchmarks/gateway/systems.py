@@ -286,6 +286,10 @@ class LiteLLM(System):
     does = "key check (master key), routing, usage, price; no database"
     start_timeout = 90.0
 
+    def settings(self) -> Mapping[str, object]:
+        """What its ``litellm_settings`` have beside the usual."""
+        return {}
+
     def install(self) -> None:
         self.home = install.environment(self.name, "litellm[proxy]")
 
@@ -294,7 +298,7 @@ class LiteLLM(System):
         config = {
             "model_list": [{"model_name": MODEL, "litellm_params": parameters}],
             "general_settings": {"master_key": KEY},
-            "litellm_settings": {"telemetry": False, "num_retries": 0},
+            "litellm_settings": {"telemetry": False, "num_retries": 0, **self.settings()},
         }
         file = self.folder / "config.yaml"
         file.write_text(json.dumps(config))
