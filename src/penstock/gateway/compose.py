@@ -37,13 +37,14 @@ from penstock.gateway.kept import Work, end_work
 from penstock.gateway.leaving import Leaving
 from penstock.gateway.listing import Listing
 from penstock.gateway.measures import MAX_CHILDREN
-from penstock.gateway.pipeline import Pipeline, Snapshot
+from penstock.gateway.pipeline import Pipeline
 from penstock.gateway.repeats import Repeats
 from penstock.gateway.resumed import ResumedExchange
 from penstock.gateway.returning import Returning
 from penstock.gateway.rooms import Rooms
 from penstock.gateway.shadow import Shadows, in_turn
 from penstock.gateway.sharing import Sharing
+from penstock.gateway.snapshot import Snapshot
 from penstock.gateway.spending import Spending
 from penstock.gateway.stages.authenticate import Keyring, owner_of
 from penstock.gateway.stages.degrade import Degradation

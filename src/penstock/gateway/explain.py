@@ -23,7 +23,8 @@ from penstock.wire.usage import estimate_tokens
 
 if TYPE_CHECKING:
     from penstock.config.model import ModelCacheConfig
-    from penstock.gateway.pipeline import Pipeline, Snapshot
+    from penstock.gateway.pipeline import Pipeline
+    from penstock.gateway.snapshot import Snapshot
     from penstock.gateway.stages.candidate import Candidate
 
 LIKELY_OUTPUT = 1_000  # tokens of an answer whose length the call does not limit

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from penstock.errors import PenstockError
 from penstock.flow.limits import Limiter
-from penstock.gateway.pipeline import Snapshot
+from penstock.gateway.snapshot import Snapshot
 from penstock.gateway.stages.record import PICO, Recorder
 from penstock.ledger.questions import Question, Questions
 from penstock.ledger.sqlite import SQLiteStore

@@ -20,27 +20,22 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import msgspec
-
-from penstock.config.model import Config
 from penstock.errors import (
     Cancelled,
     InternalError,
-    Overloaded,
     PenstockError,
     PlaceWanted,
     PressureError,
     UpstreamError,
     untraced,
 )
-from penstock.flow.retry import RetryBudget
 from penstock.gateway import stored
-from penstock.gateway.cascade import Cascades
 from penstock.gateway.durable import Durable
+from penstock.gateway.renewals import Renewals
 from penstock.gateway.repeats import Repeats
+from penstock.gateway.snapshot import Snapshot
 from penstock.gateway.stages import attach, converse, join, recall
 from penstock.gateway.stages.admit import Admission, settle
-from penstock.gateway.stages.authenticate import Keyring
 from penstock.gateway.stages.call import Abandoned, Production
 from penstock.gateway.stages.decode import decode, tidy
 from penstock.gateway.stages.degrade import Degradation
@@ -51,32 +46,18 @@ from penstock.gateway.stages.read_adapted import open_reading
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
 from penstock.generation.conversations import Conversations
-from penstock.generation.log import Generation, State, new_id
+from penstock.generation.log import Generation, State
 from penstock.generation.registry import Registry
 from penstock.messages import Call, Endpoint, Event, Reduction, Tenant
 from penstock.net import tasks
 from penstock.net.clock import Clock
 from penstock.net.exchange import Exchange
-from penstock.upstream.http import HTTPUpstream
 from penstock.wire import responses
-from penstock.wire.trace_context import without
 
 log = logging.getLogger("penstock.gateway")
 
 _RESPONSES, _INPUT_TOKENS = Endpoint.RESPONSES, Endpoint.INPUT_TOKENS
 _CONVERSES = frozenset({_RESPONSES, _INPUT_TOKENS})
-
-
-class Snapshot(msgspec.Struct, frozen=True, eq=False):
-    """One configuration, ready for use.  A call keeps the one that it began with."""
-
-    config: Config
-    keyring: Keyring
-    router: Router
-    upstreams: dict[str, HTTPUpstream]
-    budget: RetryBudget
-    degradation: Degradation | None = None  # None: no tier has a ladder
-    cascades: Cascades | None = None  # None: no model has a smaller one that is asked first
 
 
 class Pipeline:
@@ -99,10 +80,9 @@ class Pipeline:
         self.lookup: Lookup | None = None  # None: no answer of any model is kept
         self.durable: Durable | None = None  # None: no answer outlives this process
         self.repeats = Repeats(self)
+        self.renewals = Renewals(self)
         self.recalls = False  # whether a response was made here that its upstream could not go on from
-        self.waiting: set[asyncio.Task[None]] = (
-            set()
-        )  # for the cache's lower tiers, or for stored generations
+        self.waiting: set[asyncio.Task[None]] = set()  # for lower tiers of the cache, or stored generations
         self.productions: dict[Production, None] = {}
         self.readings: dict[Reading, None] = {}
         self.on_background_end: Callable[[Call, Generation], None] | None = None  # None: nobody is to be told
@@ -227,7 +207,7 @@ class Pipeline:
                 if call.reduction is not None:
                     question.lenient = call.reduction.stale
                 if lookup.prefetch is not None and question.policy.prefetch is not None:
-                    asyncio.get_running_loop().call_soon(self._foresee, call, lookup, question)
+                    asyncio.get_running_loop().call_soon(self.renewals.foresee, call, lookup, question)
                 found = lookup.find(call, question, snapshot.router)
                 if found is not None:
                     self._serve(exchange, call, lookup, question, found, exchange.segment)
@@ -317,47 +297,10 @@ class Pipeline:
         elif (found.status_name == STALE and question.key not in lookup.renewing) or (
             found.status_name == SIMILAR and lookup.is_to_verify(question)
         ):
-            self._renew(call, lookup, question)
+            self.renewals.renew(call, lookup, question)
         self._show(exchange, call, generation, found.status_name)
         if segment and found.status_name == FRESH:
             self.repeats.remember(segment, call, question, found.entry)
-
-    def _renew(self, call: Call, lookup: Lookup, question: Question) -> None:
-        headers = without(call.headers)
-        renewal = msgspec.structs.replace(call, id=new_id(), reservation=None, headers=headers, trace=None)
-        try:
-            generation = self.registry.create(renewal)
-        except Overloaded:
-            lookup.renewing.discard(question.key)
-            return
-        generation.grace = math.inf
-        if call.reservation is not None:  # what is answered behind it, it pays for
-            renewal.reservation = call.reservation.hand_on()
-        lookup.renewing.add(question.key)
-        self._start(renewal, generation, self.snapshot, None, question)
-
-    def _foresee(self, call: Call, lookup: Lookup, question: Question) -> None:
-        """Fetch what will probably be asked after this; its caller has been seen to."""
-        snapshot = self.snapshot
-        if self.admission.draining:
-            return
-        for wanted, next_one in lookup.foresee(
-            call, question, snapshot.router, open_to_all=snapshot.keyring.open
-        ):
-            next_one.prefetched = True
-            lookup.renewing.add(next_one.key)
-            task = tasks.start(self._fetch(wanted, lookup, next_one), asyncio.get_running_loop())
-            if not task.done():
-                self.waiting.add(task)
-                task.add_done_callback(self._waited)
-
-    async def _fetch(self, call: Call, lookup: Lookup, question: Question) -> None:
-        """Ask for what no tier has."""
-        entry = await lookup.cache.get(question.key)
-        if entry is not None and entry.fresh_until > lookup.cache.now():
-            lookup.renewing.discard(question.key)
-        else:
-            self._renew(call, lookup, question)
 
     def _make(self, exchange: Exchange, call: Call, question: Question | None) -> None:
         """Join the log of an identical call, or begin one."""
@@ -496,9 +439,12 @@ class Pipeline:
     def router(self) -> Router:
         return self.snapshot.router
 
-    def begin(self, call: Call, generation: Generation) -> None:
-        """Produce a generation from where it is: one that another process has begun."""
-        self._start(call, generation, self.snapshot, None, None)
+    def begin(self, call: Call, generation: Generation, question: Question | None = None) -> None:
+        """Produce a generation that nobody here reads: a renewal, or from where it is, one of another process.
+
+        :param question: what its answer is kept as
+        """
+        self._start(call, generation, self.snapshot, None, question)
 
     async def produce(
         self,

@@ -10,7 +10,8 @@ from penstock.gateway.stages.authenticate import Keyring
 from penstock.net.clock import Clock
 from penstock.upstream.bedrock import BedrockUpstream
 from penstock.upstream.cloud import VertexUpstream
-from penstock.upstream.http import HTTPUpstream, has_no_key
+from penstock.upstream.fields import has_no_key
+from penstock.upstream.http import HTTPUpstream
 
 _KINDS = {"bedrock": BedrockUpstream, "vertex": VertexUpstream}
 
@@ -35,8 +36,8 @@ def make(
             if before is not None and _serves(before, wanted, config, keyring):
                 if before.gate is not None:
                     before.gate.use_tiers(config.tiers)
-                if before.tiers is not None:
-                    before.tiers = config.tiers
+                if before.fields.tiers is not None:
+                    before.fields.tiers = config.tiers
                 made[name] = before
             else:
                 made[name] = _made(name, wanted, config, keyring, clock, gate_of(name, wanted, before))

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Mapping
-from math import inf
 from typing import Any, ClassVar, cast
 
-from penstock import __version__
 from penstock.config.model import TierConfig, TimeoutConfig, UpstreamConfig
-from penstock.errors import BadRequest, ConfigError, Overloaded, PenstockError, Untranslatable, UpstreamError
+from penstock.errors import ConfigError, Overloaded, PenstockError, Untranslatable, UpstreamError
 from penstock.flow.batch import Batching
 from penstock.flow.choose import Standings
-from penstock.flow.deadline import deadline_of
 from penstock.flow.departure import Departure
 from penstock.flow.gate import Gate
 from penstock.flow.hedge import Hedging
@@ -30,6 +26,7 @@ from penstock.net.reply import MAX_BYTES, Reply, reply_to
 from penstock.upstream import inquiry
 from penstock.upstream.capabilities import ANTHROPICS, Capabilities, capabilities
 from penstock.upstream.credentials import Credentials, credentials
+from penstock.upstream.fields import Fields, has_no_key
 from penstock.upstream.job import Herald, Job
 from penstock.upstream.ladder import How, Point, spliced
 from penstock.upstream.opaque import OpaqueTransfer
@@ -39,36 +36,14 @@ from penstock.upstream.streamed import StreamTransfer
 from penstock.upstream.transfer import Transfer
 from penstock.upstream.whole import PlainTransfer
 from penstock.wire import boundary, further, opaque, request, usage
-from penstock.wire.credentials import bearer, bearer_field, field_for, key_in
+from penstock.wire.credentials import key_in
 from penstock.wire.translate import Translation, translation
 
-_ANTHROPIC_VERSION = b"2023-06-01"
 _ANTHROPIC = Dialect.ANTHROPIC
 _TELLS_USAGE = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})  # if a stream is asked for it
 
-# The caller's header fields that a provider understands and that change its answer.
-_FORWARDED = {
-    "openai": (b"openai-beta",),
-    "anthropic": (b"anthropic-beta",),
-    "local": (),
-    "sim": (
-        b"x-sim-ttft-ms",
-        b"x-sim-tokens-per-second",
-        b"x-sim-output-tokens",
-        b"x-sim-scenario",
-        b"x-sim-key",
-        b"anthropic-beta",
-        b"openai-beta",
-    ),
-    "triton": (),
-    "bedrock": (),  # what its callers wish stands in the body
-    "vertex": (b"anthropic-beta",),
-}
-
 _HEAD = b"POST %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n"  # path, fixed fields, the call's fields, length
 _JSON = b"content-type: application/json\r\n"
-_CREDENTIALS = frozenset({"authorization", "x-api-key", "api-key"})
-
 log = logging.getLogger("penstock.upstream")
 
 
@@ -118,16 +93,14 @@ class HTTPUpstream:
         self.usage_lookup: inquiry.Form | None = None if form == "none" else form
         self._credentials = credentials(name, config, self.origin, clock.now)
         self._speaks = _ANTHROPIC if config.kind in ANTHROPICS else Dialect.OPENAI
-        self._forwarded = _FORWARDED[config.kind]
         self._keeps_runs = config.capabilities.generations
         self._running_usage = config.running_usage or config.kind in {"sim", "local"}
         self._token_ids = config.capabilities.token_ids or (
             config.kind == "local" and config.capabilities.token_ids is None
         )
-        self.tiers = tiers
         self.base = base  # path of its API
         self._base = base.removesuffix("/v1")
-        self._fixed = self._fixed_headers()
+        self.fields = Fields(config, self.origin, clock.now, forwards=self.forwards, tiers=tiers)
         self._native = self.native or frozenset(_spoken_by(config))
         self._paths = {endpoint: self._path(base, endpoint) for endpoint in Endpoint}
         self._transfers: dict[Transfer, None] = {}
@@ -254,8 +227,8 @@ class HTTPUpstream:
         body: bytes,
     ) -> tuple[bytes, bytes]:
         """Head and body as they go out."""
-        fields = self._from_caller(call, endpoint.dialect)
-        return _HEAD % (path, self._fixed, fields, len(body)), body
+        fields = self.fields.of_caller(call, endpoint.dialect)
+        return _HEAD % (path, self.fields.own, fields, len(body)), body
 
     def _body(self, call: Call, endpoint: Endpoint, translated: Translation | None, model: str) -> bytes:
         if translated is not None:
@@ -268,7 +241,7 @@ class HTTPUpstream:
         return request.rewritten(call.fields, model, changes)
 
     def _head(self, call: Call, endpoint: Endpoint, path: bytes, length: int) -> bytes:
-        return _HEAD % (path, self._fixed, self._from_caller(call, endpoint.dialect), length)
+        return _HEAD % (path, self.fields.own, self.fields.of_caller(call, endpoint.dialect), length)
 
     # ---- going on with an answer that broke ----
 
@@ -358,8 +331,8 @@ class HTTPUpstream:
         call, job = transfer.job.call, transfer.job
         head = b"GET %b HTTP/1.1\r\n%b%b\r\n" % (
             (self._base + target).encode(),
-            self._fixed,
-            self._from_caller(call, job.endpoint.dialect),
+            self.fields.own,
+            self.fields.of_caller(call, job.endpoint.dialect),
         )
         return transfer.successor(run), head
 
@@ -391,7 +364,7 @@ class HTTPUpstream:
         :raises penstock.errors.PenstockError: it cannot be had
         :raises TimeoutError: not within that time
         """
-        head = b"GET %b HTTP/1.1\r\n%b%b\r\n" % (path.encode(), self._fixed, lines)
+        head = b"GET %b HTTP/1.1\r\n%b%b\r\n" % (path.encode(), self.fields.own, lines)
         async with asyncio.timeout(seconds):
             if self._credentials is not None:
                 head = await _with_credentials(self._credentials, head, b"")
@@ -401,57 +374,6 @@ class HTTPUpstream:
         # OpenAI's SDK takes a base URL that ends in /v1 (or what stands for it), Anthropic's one without.
         versioned = self.config.kind == "openai" or base.endswith("/v1")
         return (base + (endpoint.path.removeprefix("/v1") if versioned else endpoint.path)).encode()
-
-    def _fixed_headers(self) -> bytes:
-        config = self.config
-        lines = [
-            b"host: " + self.origin.authority.encode(),
-            b"user-agent: penstock/" + __version__.encode(),
-            b"content-type: application/json",
-            b"accept-encoding: identity",
-        ]
-        if config.api_key is not None:
-            key = config.api_key.reveal().encode()
-            lines.append(
-                b"x-api-key: " + key if config.kind == "anthropic" else b"authorization: Bearer " + key
-            )
-        lines += [f"{name}: {value}".encode() for name, value in config.headers.items()]
-        return b"".join(line + b"\r\n" for line in lines)
-
-    def caller_headers(self, call: Call) -> bytes:
-        """The header lines that this call's request has of its caller's."""
-        return self._from_caller(call, call.endpoint.dialect)
-
-    def _from_caller(self, call: Call, dialect: Dialect) -> bytes:
-        headers = call.headers
-        lines = b"" if self.tiers is None else self._order(call, self.tiers)
-        for name in self._forwarded:
-            if name in headers:
-                lines += name + b": " + headers[name] + b"\r\n"
-        if dialect is _ANTHROPIC:
-            version = headers.get(b"anthropic-version", _ANTHROPIC_VERSION)
-            lines += b"anthropic-version: " + version + b"\r\n"
-        if self.forwards:
-            key = key_in(headers)
-            if key:
-                # In the form in which it came, if the upstream may know that: Anthropic has keys for either.
-                same = dialect is call.endpoint.dialect and bearer(headers.get(b"authorization", b"")) == key
-                lines += (bearer_field(key) if same else field_for(key, dialect)) + b"\r\n"
-        return lines
-
-    def _order(self, call: Call, tiers: Mapping[str, TierConfig]) -> bytes:
-        """The call's place in a local model's own line: its tier's priority, and when its first token is due."""
-        tier = tiers.get(call.tenant.tier)
-        lines = b"" if tier is None or not tier.priority else b"penstock-priority: %d\r\n" % tier.priority
-        unix_time = time.time()
-        try:
-            deadline = deadline_of(call, tiers, lambda: unix_time)
-        except BadRequest:  # nobody has asked for it until now, so it is no mistake
-            return lines
-        if deadline < inf:
-            # A moment, because the call may still wait for its turn.
-            lines += b"penstock-deadline: %.3f\r\n" % (unix_time + deadline - self._clock.now())
-        return lines
 
     # ---- sending ----
 
@@ -602,15 +524,6 @@ async def _with_credentials(permits: Credentials, head: bytes, body: bytes) -> b
         await permits.renew()
         lines = permits.lines(method.decode(), target, body) or b""
     return head[:-2] + lines + b"\r\n"
-
-
-def has_no_key(config: UpstreamConfig) -> bool:
-    """Whether the configuration leaves it to the callers to be known to this upstream."""
-    return (
-        config.api_key is None
-        and config.credentials is None
-        and _CREDENTIALS.isdisjoint(name.lower() for name in config.headers)
-    )
 
 
 _OF_RESPONSES = frozenset({Endpoint.RESPONSES, Endpoint.INPUT_TOKENS})

@@ -90,7 +90,12 @@ async def ask_together(
     loop = asyncio.get_running_loop()
     member = Member(transfer, part, loop.create_future())
     bucket = _bucket(part.longest, batching.config.length_ratio)
-    key = (candidate.model, bucket, candidate.upstream.caller_headers(call), *part.alike)
+    key = (
+        candidate.model,
+        bucket,
+        candidate.upstream.fields.of_caller(call, call.endpoint.dialect),
+        *part.alike,
+    )
     now = loop.time()
     group, passed = batching.put(
         *(key, member, len(part.inputs), len(call.body), now), room=has_room(candidate, transfer.now())
