@@ -186,6 +186,20 @@ def test_a_budget_counts_what_is_reserved_and_then_what_it_was():
     world.call()
 
 
+def test_a_refusal_for_money_tells_what_is_left_and_what_the_call_may_cost():
+    world = World(price=DOLLAR * 6 // 10, tenants={"research": LimitConfig(usd_per_day=1)})
+    world.call().settle(Usage(), DOLLAR // 2)
+    assert world.refusal().message == (
+        "the tenant 'research' has $0.5 left of its budget of $1 for this day, in UTC, and this call may cost $0.6: "
+        "ask for fewer tokens"
+    )
+    world.limiter._price = lambda call, usage: DOLLAR // 2
+    held = world.call()
+    assert world.refusal().message.endswith("for this day, in UTC, or reserved it for calls under way")
+    held.settle(Usage(), DOLLAR // 2)
+    assert world.refusal().message == "the tenant 'research' has spent its budget of $1 for this day, in UTC"
+
+
 def test_what_cost_exactly_as_much_as_was_reserved_is_spent():
     world = World(price=DOLLAR // 2, keys={"alice": LimitConfig(usd_per_day=1)})
     world.call().settle(Usage(), DOLLAR // 2)

@@ -27,7 +27,7 @@ from penstock.config.model import LimitConfig, LimitsConfig
 from penstock.config.patterns import resolve
 from penstock.errors import PlaceWanted, RateLimited
 from penstock.flow.account import DOLLAR, Account
-from penstock.flow.budget import Calendar
+from penstock.flow.budget import Budget, Calendar
 from penstock.flow.lessee import Lessee
 from penstock.flow.reservation import CallReservation, Concerned, Reached
 from penstock.messages import Call, Endpoint, Spent, Usage
@@ -386,7 +386,7 @@ class Limiter:
         account, kind = worst
         if patient:
             code = _NO_PLACE if kind == _PLACES else _NO_MONEY
-            return PlaceWanted(_sentence(account, kind, longest), code=code, retry_after=longest)
+            return PlaceWanted(_sentence(account, kind, longest, cost), code=code, retry_after=longest)
         refused(account.scope, kind)
         for wanted in concerned.accounts:
             if wanted.lease is not None:
@@ -394,7 +394,7 @@ class Limiter:
         short_of_place = kind == _PLACES
         requests, tokens_left = concerned.windows(now)
         return RateLimited(
-            _sentence(account, kind, longest),
+            _sentence(account, kind, longest, cost),
             code=_NO_MONEY if kind in _BUDGETS else _NO_PLACE if short_of_place else _NO_RATE,
             retry_after=longest if math.isfinite(longest) else None,
             requests=requests,
@@ -440,7 +440,7 @@ def _figures(account: Account, now: float) -> Iterable[tuple[str, float, float]]
             yield kind, budget.limit / DOLLAR, max(0, budget.left) / DOLLAR
 
 
-def _sentence(account: Account, kind: str, wait: float) -> str:
+def _sentence(account: Account, kind: str, wait: float, cost: int) -> str:
     whose = f"the {account.scope} {account.name!r}"
     if math.isinf(wait):
         return f"{whose} may not call: its limit is 0"
@@ -448,11 +448,19 @@ def _sentence(account: Account, kind: str, wait: float) -> str:
         return f"{whose} may have {account.concurrent} calls in progress, and has them"
     if kind in _BUDGETS:
         budget = account.day if kind == "day" else account.month
-        amount = budget.limit / DOLLAR if budget is not None else 0
-        return f"{whose} has spent its budget of ${amount:g} for this {kind}, in UTC"
+        assert budget is not None, "what has no budget is not refused for it"
+        return f"{whose} {_short_of_money(budget, kind, cost)}"
     bucket = account.requests if kind == "requests" else account.tokens
     limit = bucket.limit if bucket is not None else 0
     return f"{whose} may use {limit:g} {kind} a minute; try again in {wait:.3g} s"
+
+
+def _short_of_money(budget: Budget, kind: str, cost: int) -> str:
+    whole = f"its budget of ${budget.limit / DOLLAR:g} for this {kind}, in UTC"
+    if budget.left <= 0:
+        return f"has spent {whole}{', or reserved it for calls under way' if budget.reserved > 0 else ''}"
+    left, most = budget.left / DOLLAR, cost / DOLLAR
+    return f"has ${left:.3g} left of {whole}, and this call may cost ${most:.3g}: ask for fewer tokens"
 
 
 def _estimate(call: Call) -> tuple[int, int]:
