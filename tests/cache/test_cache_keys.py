@@ -13,7 +13,8 @@ from openai.types.responses import input_token_count_params, response_create_par
 
 from penstock.cache import keys
 from penstock.messages import Endpoint, Tenant
-from penstock.upstream import http
+from penstock.upstream import fields
+from penstock.wire import request
 
 REQUIRED = {
     Endpoint.CHAT: {"messages": [{"role": "user", "content": "hi"}]},
@@ -159,7 +160,7 @@ def test_header_fields_that_change_the_answer_are_in_it(name):
 
 
 def test_every_header_field_that_goes_upstream_is_in_it():
-    forwarded = {name for names in http._FORWARDED.values() for name in names} | {b"anthropic-version"}
+    forwarded = {name for names in fields._FORWARDED.values() for name in names} | {b"anthropic-version"}
     assert forwarded <= set(keys.TELLING_HEADERS)
 
 
@@ -247,7 +248,7 @@ def test_crafted_bodies_are_not_taken_for_one_another(bodies):
 def test_the_repeated_member_that_counts_is_the_one_that_is_sent():
     doubled = a_call(body=b'{"model":"m","messages":[],"n":1,"n":2}')
     assert chat(doubled.body) == chat(b'{"model":"m","messages":[],"n":2}')
-    assert http.request.rewritten(doubled.fields, "m") == b'{"model":"m","messages":[],"n":2}'
+    assert request.rewritten(doubled.fields, "m") == b'{"model":"m","messages":[],"n":2}'
 
 
 def test_no_answer_crosses_from_one_tenant_to_another_in_100_000_calls():

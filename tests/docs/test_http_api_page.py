@@ -21,8 +21,7 @@ from penstock.admin.control import make_app
 from penstock.gateway.routes import RELAYED
 from penstock.gateway.stored import _METHODS
 from penstock.messages import PROCESS_DIED, Dialect, Endpoint
-from penstock.upstream import http as upstream_http
-from penstock.upstream import transfer
+from penstock.upstream import fields, transfer
 from penstock.wire import problems, ratelimits
 
 PAGE = Page("docs/http-api.md")
@@ -170,7 +169,7 @@ def test_every_header_of_a_request_that_means_something_is_there():
     """Those that the source asks for by name, but for what is HTTP's own affair."""
     http_own = {"connection", "content-length", "content-type", "expect", "host"}
     http_own |= {"transfer-encoding"}
-    read = {name.decode() for names in upstream_http._FORWARDED.values() for name in names}
+    read = {name.decode() for names in fields._FORWARDED.values() for name in names}
     for path in (
         (SOURCE / "gateway").rglob("*.py"),
         (SOURCE / "upload").rglob("*.py"),
