@@ -26,7 +26,9 @@ OUTCOMES = sorted(SAVING, key=lambda outcome: outcome.value)
 
 
 @pytest.fixture
-def make_store(path):
+def make_store(path, monkeypatch):
+    # After a flush the writer would look again by itself, the sooner the shorter it had waited.
+    monkeypatch.setattr(sqlite, "SHORT_INTERVAL", NEVER)
     stores = []
 
     def make(at=path, **options):
@@ -185,7 +187,6 @@ def test_whatever_a_dead_process_had_written_its_queue_adds_what_is_missing(
     """Its mark lags behind by as much as can be: it never moved."""
     dice = random.Random(seed)
     dead = path.with_name("dead.db")
-    monkeypatch.setattr(sqlite, "SHORT_INTERVAL", NEVER)
     store = make_store()
     assert store.flush()
     monkeypatch.setattr(RowQueue, "mark", lambda *_: None)

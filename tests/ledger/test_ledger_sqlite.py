@@ -25,7 +25,9 @@ LOGGER = "penstock.ledger.sqlite"
 
 
 @pytest.fixture
-def make_store(path):
+def make_store(path, monkeypatch):
+    # After a flush the writer would look again by itself, the sooner the shorter it had waited.
+    monkeypatch.setattr(sqlite, "SHORT_INTERVAL", NEVER)
     stores = []
 
     def make(at=path, interval=NEVER, **options):
