@@ -32,10 +32,11 @@ from penstock.testing.redis import RedisServer
 PROCESSES = 4
 CAPACITY = 16
 CLIENTS = 96
+# Seconds until a call's first token, once it is worked on, and from there to its end.
 FIRST, REST = (
     0.08,
     0.16,
-)  # seconds until a call's first token, once it is worked on, and from there to its end
+)
 REPLY = 1.5  # seconds that a plain answer takes; what it tells of the bucket is as old then
 PER_MINUTE = 1_200
 _CALL = {"model": "m", "messages": [{"role": "user", "content": "How many?"}], "max_tokens": 8}
@@ -188,9 +189,8 @@ def measure(
     async def run() -> tuple[Seen, float]:
         bucket = Bucket(PER_MINUTE) if rate else None
         if bucket is not None:
-            bucket.take(
-                PER_MINUTE, time.monotonic()
-            )  # else a minute would pass until it is the rate that counts
+            # Else a minute would pass until it is the rate that counts.
+            bucket.take(PER_MINUTE, time.monotonic())
         upstream = Upstream(bucket, tells=tells)
         took = await _run(config, upstream, 20.0, seconds, redis=redis)
         return upstream.seen, took

@@ -64,9 +64,8 @@ class Upstream:
                 head = (await leaving if leaving is not None else b"") + await reader.readuntil(b"\r\n\r\n")
                 body = json.loads(await reader.readexactly(_length(head)))
                 prompt, answer, _ = body["messages"][0]["content"].split(" ", 2)
-                leaving = asyncio.ensure_future(
-                    reader.read(1)
-                )  # of the next request, or nothing: it has left
+                # Of the next request, or nothing: it has left.
+                leaving = asyncio.ensure_future(reader.read(1))
                 if not await self._answer(Arrival(0, "", "", int(prompt), int(answer), 0), leaving, writer):
                     break
         if leaving is not None:

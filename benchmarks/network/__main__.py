@@ -39,11 +39,12 @@ USUAL = (
     "100 of text at once",
 )
 INPUT_PRICE, OUTPUT_PRICE = 2.5, 10.0  # dollars for a million tokens
+# What we set out for: than requests, and than the fair one at most.
 LESS_TIME, LESS_COST, SLOWER = (
     0.75,
     0.60,
     0.03,
-)  # what we set out for: than requests, and than the fair one at most
+)
 FAIR = "sdk-zstd"
 
 

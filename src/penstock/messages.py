@@ -214,9 +214,8 @@ class Call(msgspec.Struct, eq=False):
     degraded: bytes = b""  # what it got less, as the caller is told
     version: str = ""  # of the model, where the caller wants a certain one
     named: str = ""  # the model that the caller names, where another one is asked in its stead
-    asked: Call | None = (
-        None  # as its caller wrote it, where the conversation that it names was put before it
-    )
+    # As its caller wrote it, where the conversation that it names was put before it.
+    asked: Call | None = None
     trace: Trace | None = None  # None: nothing is recorded of it
 
 

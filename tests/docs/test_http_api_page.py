@@ -116,9 +116,8 @@ def test_each_endpoint_of_files_and_batches_answers(gateway):
     for method, path in sorted(KEPT - {("POST", "/v1/files"), ("POST", "/v1/batches")}, reverse=True):
         found = file if path.startswith("/v1/files") else batch
         status, _, _ = ask(gateway.url, method, path.replace("{id}", found["id"]))
-        assert status in ({200, 409} if path.endswith("/cancel") else {200}), (
-            path
-        )  # it may have failed by then
+        # It may have failed by then.
+        assert status in ({200, 409} if path.endswith("/cancel") else {200}), path
     assert ask(gateway.url, "GET", f"/v1/files/{file['id']}")[0] == 404
     assert ask(gateway.url, "PUT", "/v1/batches")[0] == 405
     assert ask(gateway.url, "GET", "/v1/batches/a/b")[0] == 404

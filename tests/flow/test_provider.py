@@ -16,18 +16,16 @@ def test_what_was_sent_before_its_first_word_is_taken_off_what_is_left():
     for number in range(5):
         provider.sent(number, 100.0, 0.0)
     provider.answered(0, None, None, 0.0)  # as yet it says nothing
-    provider.answered(
-        1, Told(100, 50, None), Told(10_000, 1_300, None), 0.0
-    )  # three are not in these figures
+    # Three are not in these figures.
+    provider.answered(1, Told(100, 50, None), Told(10_000, 1_300, None), 0.0)
     assert provider.wait(900.0, 0.0) == 0
     assert provider.wait(901.0, 0.0) > 0
     for number in range(5, 50):
         provider.sent(number, 0.0, 0.0)
     assert provider.wait(0.0, 0.0) == 0
     provider.sent(50, 0.0, 0.0)
-    assert provider.wait(0.0, 0.0) == pytest.approx(
-        0.6
-    )  # of the 50 requests 47 were left, and one is not used
+    # Of the 50 requests 47 were left, and one is not used.
+    assert provider.wait(0.0, 0.0) == pytest.approx(0.6)
 
 
 def test_answers_out_of_their_order_take_off_only_what_was_sent_later():

@@ -30,9 +30,8 @@ def test_a_page_of_another_origin_cannot_use_a_gateway_without_keys():
         Keyring([]).tenant(page)
     assert told.value.code == "foreign_origin"
     assert Keyring([]).tenant({**page, b"origin": b"http://localhost:8080"}) is ANONYMOUS
-    assert (
-        RING.tenant({**page, b"authorization": b"Bearer two"}).key_name == "k2"
-    )  # a page has no key of others
+    # A page has no key of others.
+    assert RING.tenant({**page, b"authorization": b"Bearer two"}).key_name == "k2"
 
 
 @pytest.mark.parametrize(

@@ -317,9 +317,8 @@ def test_who_leaves_a_request_that_waits_for_its_turn_is_not_in_it_and_the_last_
         await left_after(port, asked_for("leaves"), lambda: gateway_has(gateway, 3))
         await until(lambda: gateway_has(gateway, 2))
         other = asyncio.ensure_future(
-            left_after(
-                port, asked_for("x" * 500), lambda: queue.length == 2
-            )  # of another length, so of another group
+            # Of another length, so of another group.
+            left_after(port, asked_for("x" * 500), lambda: queue.length == 2)
         )
         await other
         await until(lambda: queue.length == 1)

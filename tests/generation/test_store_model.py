@@ -18,9 +18,8 @@ from penstock.testing import RedisServer
 
 OWNERS = ("one", "other")
 EVENTS = st.lists(st.binary(max_size=40), max_size=4)
-MANY = st.integers(60, 200).map(
-    lambda count: [b"%d" % i for i in range(count)]
-)  # enough for a piece of a file
+# Enough for a piece of a file.
+MANY = st.integers(60, 200).map(lambda count: [b"%d" % i for i in range(count)])
 
 
 class Model:

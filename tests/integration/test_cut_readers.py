@@ -24,9 +24,8 @@ from sized_upstream import SizedUpstream, asking, frames, texts
 
 from penstock.testing import GatewayProcess, RedisServer
 
-PATIENCE = (
-    0.6  # seconds of silence after which these readers come back; a real one waits longer than a sign of life
-)
+# Seconds of silence after which these readers come back; a real one waits longer than a sign of life.
+PATIENCE = 0.6
 TRIES = 60
 # For each durability, how many of the calls that are repeated with their key may be made anew in all: where a process
 # has to ask a store for the first one, it waits for half a second at most, which a machine that is busy may exceed.

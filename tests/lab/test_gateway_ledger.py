@@ -57,9 +57,8 @@ def summary(**outcomes):
 
 
 def test_the_outcomes_are_added_up():
-    told = summary(
-        completed=7, cancelled=1, cached=7, joined=7, attached=7
-    )  # of the last three nothing was used
+    # Of the last three nothing was used.
+    told = summary(completed=7, cancelled=1, cached=7, joined=7, attached=7)
     with control_port({"/v1/ledger/summary": [told]}) as url:
         assert ledger_sum(url, "k") == LedgerSum(4, 10, 8, 0.002)
 

@@ -568,8 +568,7 @@ class TestTakenOver:
         store.close()
         before = self.tokens(path)
         assert before == [(90 + 100 + 7, 10 + 8 + 6)]
-        queue_path(path, store.token).write_bytes(
-            queue
-        )  # as if it had died before it could mark what is written
+        # As if it had died before it could mark what is written.
+        queue_path(path, store.token).write_bytes(queue)
         open_ledger()
         assert self.tokens(path) == before

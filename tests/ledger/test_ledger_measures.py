@@ -43,9 +43,8 @@ def test_the_store_is_measured(tmp_path):
     assert measured["penstock_ledger_waiting_rows"] == 2
     assert measured["penstock_ledger_folded_rows_total"] == 3
     assert measured["penstock_ledger_errors_total"] >= 5
-    assert (
-        measured["penstock_ledger_unqueued_rows_total"] == 10
-    )  # where there is no directory there is no queue
+    # Where there is no directory there is no queue.
+    assert measured["penstock_ledger_unqueued_rows_total"] == 10
     assert measured["penstock_ledger_recovered_rows_total"] == 0
     (tmp_path / "later").mkdir()
     assert store.flush()

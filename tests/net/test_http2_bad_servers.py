@@ -86,9 +86,8 @@ def test_who_reads_nothing_and_asks_for_answers_is_left_with_a_bounded_heap_of_t
         bench.connection.pause_writing()
         written = len(bench.transport.written)
         for _ in range(10_000):
-            bench.connection.data_received(
-                PINGS + frame(DATA, 0, 1, b"x")
-            )  # data, so that it is no idle flood
+            # Data, so that it is no idle flood.
+            bench.connection.data_received(PINGS + frame(DATA, 0, 1, b"x"))
             if answer.done():
                 break
         with pytest.raises(UpstreamBroken, match="reads nothing"):

@@ -85,13 +85,11 @@ class Cache:
         self.hits = dict.fromkeys([memory.name, *(guard.tier.name for guard in guards)], 0)
         self._sealer = sealer
         self._purges: dict[str, float] = {}
-        self._unheard: list[dict[str, float]] = [
-            {} for _ in guards
-        ]  # purges that each tier has not noted yet
+        # Purges that each tier has not noted yet.
+        self._unheard: list[dict[str, float]] = [{} for _ in guards]
         self._purged_now = asyncio.Event()
-        self._used: set[bytes] | None = (
-            None  # keys found above those who keep what is used; None: nobody does
-        )
+        # Keys found above those who keep what is used; None: nobody does.
+        self._used: set[bytes] | None = None
         if any(guard.tier.by_use for guard in guards):
             self._used = set()
         self._working: list[asyncio.Task[None]] = []

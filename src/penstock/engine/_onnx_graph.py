@@ -82,9 +82,8 @@ class Graph:
         self._logits = decoder.outputs["logits"]
         told = next(each for each in self._session.get_outputs() if each.name == self._logits)
         self._told_type = _TYPES[told.type]
-        self._tells_all: bool = (
-            told.shape[1] != 1
-        )  # logits of each token that is read, and not of the last alone
+        # Logits of each token that is read, and not of the last alone.
+        self._tells_all: bool = told.shape[1] != 1
         self._vocabulary = int(told.shape[2])
         self._shape = (rows, decoder.num_key_value_heads, context, decoder.head_size)
         one = int(np.prod(self._shape)) * np.dtype(self._type).itemsize
@@ -94,11 +93,12 @@ class Graph:
         ]
         self._kept = [np.frombuffer(each, self._type).reshape(self._shape) for each in self._memory]
         self._written = [0] * rows  # tokens for which memory has been taken
+        # Of the last step: how many rows, and to what.
         self._bound: tuple[int, Any, Logits] = (
             0,
             None,
             np.empty(0),
-        )  # of the last step: how many rows, and to what
+        )
 
     def __repr__(self) -> str:
         return f"<Graph {self._shape[0]} rows, {self.written} tokens written>"

@@ -72,9 +72,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     ignore_eos: bool = False
     logprobs: bool = False  # of the tokens that were chosen
     top_logprobs: int = 0  # and of so many that were likeliest
-    prompt_logprobs: int | None = (
-        None  # those of the prompt's tokens, with so many that were likeliest; None: not
-    )
+    # Those of the prompt's tokens, with so many that were likeliest; None: not.
+    prompt_logprobs: int | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()  # what is added to the logits of tokens
     schema: str = ""
     grammar: Grammar | None = None

@@ -31,9 +31,8 @@ _ROUNDED = frozenset({b"u2", b"u4", b"i4", b"u8", b"i8", b"nf4"})  # that weight
 _PLACE = re.compile(rb'\b(offset|size)="(\d+)"')
 _READ = 1 << 20  # bytes of an IR at a time
 _LONGEST_TAG = 65_536
-_POINTER = (
-    b"version https://git-lfs.github.com/spec/"  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
-)
+# https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+_POINTER = b"version https://git-lfs.github.com/spec/"
 # A layer of a decoder or an encoder, as transformers stores it; not those of a part that looks or listens.
 _LAYER = re.compile(
     r"(?:model\.|transformer\.|bert\.|roberta\.|gpt_neox\.)?(?:layers|h|encoder\.layer)\.(\d{1,6})\."

@@ -69,9 +69,8 @@ class _Generation:
         self.drawing = drawing
         self.known = 0
         self.top = top  # of the likeliest, with each token of the prompt; None: nothing is wanted of these
-        self.scores: list[
-            Logprob
-        ] = []  # of the prompt's tokens from the second on, as far as it has been read
+        # Of the prompt's tokens from the second on, as far as it has been read.
+        self.scores: list[Logprob] = []
 
     def score(self, logits: Logits) -> None:
         """Of the tokens of the prompt that follow those which were read last, unless they were read before."""

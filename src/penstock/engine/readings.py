@@ -22,9 +22,8 @@ from typing import TypeAlias
 
 from penstock.engine.pattern import InTurn, Letter, Named, OneOf, Pattern, Repeated, Text
 
-MOST_WAYS = (
-    2_000  # 63 letters of the grammar above: no step of OpenVINO GenAI takes a few milliseconds more by then
-)
+# 63 letters of the grammar above: no step of OpenVINO GenAI takes a few milliseconds more by then.
+MOST_WAYS = 2_000
 
 
 class _Part:

@@ -27,9 +27,8 @@ import msgspec
 FADE = 60.0  # seconds in which what is known counts for a third
 WEIGHT = 0.1  # of the latest call in the moving means
 FAILED = 10.0  # seconds that a failed call counts for, at least
-BUSIEST = (
-    1.5  # times its share of the calls under way, that one may have and still get calls for its prefixes
-)
+# Times its share of the calls under way, that one may have and still get calls for its prefixes.
+BUSIEST = 1.5
 LIKELY_TOKENS = 200.0  # of an answer, where none is known
 MAX_MODELS = 256  # of one upstream; callers may invent names
 _SHORTEST = 1e-6  # seconds; 0 would mean that nothing is known

@@ -28,9 +28,8 @@ DECREASE = 0.95  # for late first tokens
 COLLAPSE = 0.7  # for an upstream that says that it is overloaded
 PAUSE = 1.0  # seconds between two decreases: what began before the first one says nothing new
 CREEP = 3_600.0  # seconds in which the usual doubles
-MOST_CREPT = (
-    64.0  # times: beyond it nothing of the usual is left, and a power of two would be too large for a float
-)
+# Times: beyond it nothing of the usual is left, and a power of two would be too large for a float.
+MOST_CREPT = 64.0
 USED = 0.8  # of the limit; with less under way nothing can be learnt about it
 
 

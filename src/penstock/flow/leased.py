@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 
 FRESH = 2.0  # seconds after an exchange in which its figures are what is known of the others
 SHARE_HOLDS = 60.0
-SMALL = (
-    60  # requests a minute: of such a limit each one is told at once, for the others go by what is left of it
-)
+# Requests a minute: of such a limit each one is told at once, for the others go by what is left of it.
+SMALL = 60
 OUTAGE = 4.0  # seconds without an exchange after which what was taken in the meantime is void
 
 

@@ -34,9 +34,8 @@ from penstock.config.model import CanaryConfig
 
 FIRST_LOOK = 10  # calls of the new version
 STEP = log(1.05)  # of a histogram's buckets
-LEAST_COMPARED = (
-    30  # times, and costs, of each version: calls of one moment are alike, so some more than a test needs
-)
+# Times, and costs, of each version: calls of one moment are alike, so some more than a test needs.
+LEAST_COMPARED = 30
 _SHORTEST = 1e-6
 _NORMAL = NormalDist()
 

@@ -33,9 +33,8 @@ MAX_BYTES = 2_097_152  # of that; the longest known has half a megabyte
 MAX_NAMES = 2_000  # of one upstream
 MAX_NAME = 256  # characters
 
-_ASKED = frozenset(
-    {"openai", "anthropic", "sim"}
-)  # kinds of upstreams that have a list in a form that is known
+# Kinds of upstreams that have a list in a form that is known.
+_ASKED = frozenset({"openai", "anthropic", "sim"})
 _VERSION = b"anthropic-version: 2023-06-01\r\n"
 
 log = logging.getLogger("penstock.gateway")

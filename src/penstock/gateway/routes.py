@@ -26,9 +26,8 @@ RELAYED: dict[str, Endpoint] = {
 
 _SLASHES = re.compile("/{2,}")
 _VERSIONS = re.compile("^(/v1)+(?=/)")
-_ON_DISK = re.compile(
-    "/v1/(files|uploads|blocks|batches|messages/batches)(/|$)"
-)  # paths that are there if files are kept
+# Paths that are there if files are kept.
+_ON_DISK = re.compile("/v1/(files|uploads|blocks|batches|messages/batches)(/|$)")
 # OpenAI's, as its SDK asks for them where a base URL lacks the /v1; other proxies have them there, too.
 _UNVERSIONED = re.compile(
     "/(chat|completions|embeddings|responses|messages|moderations|images|audio|models|files|uploads|batches|conversations)(/|$)"

@@ -50,9 +50,8 @@ log = logging.getLogger(__name__)
 
 INTERVAL = 0.004  # seconds from one batch's beginning to the next one's, at least; the first goes at once
 FIRST_INTERVAL = 0.002  # the same for a batch with an answer's first event
-BEGIN_WITHIN = (
-    0.02  # seconds in which a beginning is stored that nothing follows: with luck it has company then
-)
+# Seconds in which a beginning is stored that nothing follows: with luck it has company then.
+BEGIN_WITHIN = 0.02
 BUDGET = 0.05  # seconds that a batch may take before readers go on without it
 BATCH_BYTES = 1 << 20  # of one batch; what is far behind takes several
 _FIRST_PAUSE = 0.25  # seconds between two tries while the store is not there, doubling

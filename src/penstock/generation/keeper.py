@@ -47,9 +47,8 @@ RECOVERY = 10.0  # seconds for which trouble is remembered
 ATTENDED = 5.0  # seconds for which one look counts as attention
 BEAT = 0.5  # seconds between two signs of life, at most
 PIECE = 1 << 20  # bytes of events read at once
-_MAX_UNNAMED = (
-    10_000  # generations whose names are to be claimed again; what is more is found by its id alone
-)
+# Generations whose names are to be claimed again; what is more is found by its id alone.
+_MAX_UNNAMED = 10_000
 TAKE_AT_ONCE = 16  # generations that one process takes over in one go
 
 # Of the request's header fields those that an upstream is sent, and that decide what it answers.  Never a
@@ -101,9 +100,8 @@ class Keeper:
         self._followed: dict[Generation, int] = {}  # how many of its events we have
         self._losses = 0  # of the store, as far as we have looked after them
         self._troubled = -math.inf  # when the store was in trouble last
-        self._half_taken: dict[
-            str, None
-        ] = {}  # generations that may be ours in the store, and do not run here
+        # Generations that may be ours in the store, and do not run here.
+        self._half_taken: dict[str, None] = {}
         self._leapt = -math.inf  # when the time of day was set forward last
         self._vanished: dict[Generation, float] = {}  # of these, since when the store has not known them
         self._unnamed: dict[str, list[Name]] = {}  # to be claimed again, by generation

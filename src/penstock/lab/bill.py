@@ -25,9 +25,8 @@ class Item(msgspec.Struct, eq=False):
     cached_input_tokens: int = 0
     output_tokens: int = 0
     units: int = 0  # what is not charged by the token
-    state: str = (
-        "running"  # then completed, cancelled (the client left) or failed (by a scenario, or refused)
-    )
+    # Then completed, cancelled (the client left) or failed (by a scenario, or refused).
+    state: str = "running"
 
 
 class Total(msgspec.Struct, eq=False):

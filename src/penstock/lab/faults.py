@@ -244,9 +244,8 @@ class _Connection:
         self._ends = near, far
         self._reset = False
         for writer in self._ends:
-            writer.transport.set_write_buffer_limits(
-                high=0
-            )  # drained: the kernel has it, and no abort takes it back
+            # Drained: the kernel has it, and no abort takes it back.
+            writer.transport.set_write_buffer_limits(high=0)
 
     def __repr__(self) -> str:
         return f"<_Connection {self._moved}, {self._planned or 'without a break'}>"

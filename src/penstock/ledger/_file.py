@@ -177,9 +177,8 @@ class LedgerFile:
     def abandon(self) -> None:
         """In a forked child: the lock and the connection are its parent's, and SQLite must not be touched here."""
         if self._lock is not None:
-            os.close(
-                self._lock
-            )  # the parent's descriptor holds it; ours would go on holding it after its death
+            # The parent's descriptor holds it; ours would go on holding it after its death.
+            os.close(self._lock)
             self._lock = None
 
     # ---- details ----

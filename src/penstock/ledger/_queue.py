@@ -43,9 +43,8 @@ from penstock.ledger._mended import mended
 from penstock.ledger.template import RowTemplate
 from penstock.messages import Attempt
 
-CAPACITY = (
-    4 << 20
-)  # bytes for records: of some 6,000 attempts, or a second under more load than one process bears
+# Bytes for records: of some 6,000 attempts, or a second under more load than one process bears.
+CAPACITY = 4 << 20
 VERSION = 1  # of the file, and of what an attempt looks like in it
 
 _MAGIC = b"PENSQUEU"

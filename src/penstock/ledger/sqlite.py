@@ -44,9 +44,8 @@ log = logging.getLogger(__name__)
 
 INTERVAL = 0.2  # seconds between two batches, when there is little to write
 SHORT_INTERVAL = 0.05  # the same, at the least
-SMOOTH = (
-    100  # rows of one transaction, where the intervals allow it: with more, calls notice the writer's work
-)
+# Rows of one transaction, where the intervals allow it: with more, calls notice the writer's work.
+SMOOTH = 100
 BATCH = 1_000  # rows of one transaction
 FORGET_ROWS = 500  # deleted in one transaction
 FORGET_INTERVAL = 600.0  # seconds between two looks for rows that are too old
@@ -129,9 +128,8 @@ class SQLiteStore:
         self._turns = Turns()
         self._folds_numbered = 0
         self._reserved: dict[str, Attempt] = {}  # open attempts by id
-        self._to_note: dict[
-            int, Attempt
-        ] = {}  # of these, by row, the ones whose answer's id is not in the file yet
+        # Of these, by row, the ones whose answer's id is not in the file yet.
+        self._to_note: dict[int, Attempt] = {}
         self._to_reserve: dict[int, Attempt] = {}  # of these, by row, the ones that are not in the file yet
         # With the position in the queue, and whether the file may have the row as reserved.
         self._to_settle: deque[tuple[Attempt, int, bool]] = deque()

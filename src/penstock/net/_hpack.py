@@ -22,9 +22,8 @@ _STATIC: tuple[tuple[bytes, bytes], ...] = tuple((name, value) for name, value i
 _NAMES = {name: index for index, (name, _) in reversed(list(enumerate(_STATIC, 1)))}
 _WHOLE = {field: index for index, field in enumerate(_STATIC, 1)}
 _KEPT = 512  # packed fields
-_SECRET = frozenset(
-    {b"authorization", b"x-api-key", b"api-key", b"cookie"}
-)  # never indexed by anybody (7.1.3)
+# Never indexed by anybody (7.1.3).
+_SECRET = frozenset({b"authorization", b"x-api-key", b"api-key", b"cookie"})
 _NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+")  # RFC 9113, 8.2.1
 _VALUE = re.compile(rb"(?![ \t])[^\0\r\n]*(?<![ \t])")
 _HUFFMAN = 0x80

@@ -34,9 +34,8 @@ from penstock.net.response import Receiver
 
 STREAM_WINDOW = 1 << 20  # bytes of one answer that may be on their way, or wait here for who pauses
 _CONNECTION_WINDOW = 1 << 26
-SILENCE = (
-    10.0  # seconds without a byte, while a call waits, after which a server is asked whether it is there
-)
+# Seconds without a byte, while a call waits, after which a server is asked whether it is there.
+SILENCE = 10.0
 ANSWER = 5.0  # seconds that it has to say so
 CLOSING = 2.0  # seconds that a server may take to read what was sent before a connection was closed
 MOST_UNREAD = 1 << 22  # bytes of frames that are sent, beside data, while the server reads nothing

@@ -390,9 +390,8 @@ class Frames:
 
     def _on_block(self, flags: int, number: int, block: bytes) -> None:
         try:
-            fields = self._unpacker.fields(
-                block
-            )  # also of a stream that has ended: it changes the table (4.3)
+            # Also of a stream that has ended: it changes the table (4.3).
+            fields = self._unpacker.fields(block)
         except TooLarge as error:
             raise Http2Error(Code.ENHANCE_YOUR_CALM, str(error)) from error
         except BadBlock as error:

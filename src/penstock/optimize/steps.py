@@ -157,9 +157,8 @@ class Distill(_Options, frozen=True, kw_only=True):
     learning_rate: float = 1e-3
     temperature: float = 1.0
     hard: float = 0.0  # share of the loss that is about the text itself, not about the teacher
-    on_policy: bool = (
-        False  # the texts are only begun with; what the student writes itself is what is learnt from
-    )
+    # The texts are only begun with; what the student writes itself is what is learnt from.
+    on_policy: bool = False
     seed: int = 1
 
     def mistakes(self) -> list[str]:

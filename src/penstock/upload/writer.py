@@ -28,13 +28,11 @@ if TYPE_CHECKING:
 
     from penstock.upload.digests import Digest
 
-BUFFER = (
-    262_144  # bytes that wait for the disk; on a busy machine each of the store's threads may hold as many
-)
+# Bytes that wait for the disk; on a busy machine each of the store's threads may hold as many.
+BUFFER = 262_144
 STRIDE = 4_194_304  # bytes after which an append without a digest is confirmed; the size of its blocks
-MAX_DIGESTED = (
-    134_217_728  # bytes of an append with a digest, which are on the disk before anything is confirmed
-)
+# Bytes of an append with a digest, which are on the disk before anything is confirmed.
+MAX_DIGESTED = 134_217_728
 
 
 class Writer:

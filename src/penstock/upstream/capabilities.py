@@ -15,9 +15,8 @@ from penstock.messages import Endpoint
 from penstock.wire.converse import is_anthropics
 from penstock.wire.further import Prefill
 
-ANTHROPICS = frozenset(
-    {"anthropic", "bedrock", "vertex"}
-)  # the kinds of upstreams that speak Anthropic's API
+# The kinds of upstreams that speak Anthropic's API.
+ANTHROPICS = frozenset({"anthropic", "bedrock", "vertex"})
 _REMEMBERED = 1_024  # upstreams' models whose capabilities are remembered; callers may invent names
 
 
@@ -92,9 +91,8 @@ def capabilities(config: UpstreamConfig, host: str, model: str) -> Capabilities:
     if config.kind == "bedrock" and not is_anthropics(model):
         found = _listed("bedrock", host, name)
     elif config.kind in ANTHROPICS:
-        found = _listed(
-            "anthropic", host, name[name.find("claude") :]
-        )  # Bedrock's have a region and a vendor before it
+        # Bedrock's have a region and a vendor before it.
+        found = _listed("anthropic", host, name[name.find("claude") :])
     else:
         found = _listed(config.kind, host, name)
     own = {name: value for name in _SAID if (value := getattr(config.capabilities, name, None)) is not None}

@@ -58,9 +58,8 @@ class HTTPUpstream:
 
     receiver: ClassVar[type[StreamTransfer]] = StreamTransfer  # of its streams
     whole: ClassVar[type[PlainTransfer]] = PlainTransfer  # of its plain answers
-    native: ClassVar[frozenset[Endpoint]] = (
-        frozenset()
-    )  # what this kind serves itself; none: see the configuration
+    # What this kind serves itself; none: see the configuration.
+    native: ClassVar[frozenset[Endpoint]] = frozenset()
 
     def __init__(
         self,
@@ -474,9 +473,8 @@ class HTTPUpstream:
         """The idle connection had been closed: use one that was not used before."""
         if transfer.failure is not None or transfer.cancelled:
             return
-        transfer.connection = transfer.answer = (
-            None  # nothing to hang up on: leaving cancels the task instead
-        )
+        # Nothing to hang up on: leaving cancels the task instead.
+        transfer.connection = transfer.answer = None
         connection = await self.acquire(transfer.job.timeouts.total, fresh=True)
         transfer.connection = connection
         if transfer.failure is not None or transfer.lost:  # a clock ran out meanwhile, or another was quicker

@@ -12,9 +12,8 @@ from penstock.errors import UpstreamBroken
 
 WINDOW = 400  # characters at the end of a text in which a repetition is looked for
 LEAST_REPEATED = 24  # characters: fewer are repeated by chance
-LEAST_WORDS = (
-    3  # different ones: rules, tables and indentation repeat characters without repeating themselves
-)
+# Different ones: rules, tables and indentation repeat characters without repeating themselves.
+LEAST_WORDS = 3
 ANCHOR = 80  # characters that a model is asked to begin with, at most
 PREAMBLE = 600  # characters that a model may say before the anchor
 

@@ -14,14 +14,12 @@ from penstock.wire.members import Members, body_of, encode
 from penstock.wire.not_json import NOT_JSON
 from penstock.wire.usage import estimate_tokens
 
-IMAGE_TOKENS = (
-    1_500  # about what one of the largest useful size costs: (width * height) / 750 at 1,092 pixels
-)
+# About what one of the largest useful size costs: (width * height) / 750 at 1,092 pixels.
+IMAGE_TOKENS = 1_500
 PDF_BYTES_PER_TOKEN = 25  # a page of some 50 KB counts about 2,000
 
-_COUNTED = frozenset(
-    {"messages", "model", "output_config", "system", "thinking", "tool_choice", "tools"}
-)  # what a count of Anthropic's takes of a message's request
+# What a count of Anthropic's takes of a message's request.
+_COUNTED = frozenset({"messages", "model", "output_config", "system", "thinking", "tool_choice", "tools"})
 
 _IMAGES = frozenset({"image", "image_url", "input_image"})  # Anthropic, chat completions, Responses
 

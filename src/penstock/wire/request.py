@@ -28,9 +28,8 @@ _encode = msgspec.json.Encoder().encode
 
 _TRUE = b"true"
 
-MAX_TOKENS = (
-    2**31 - 1
-)  # more than any model makes, and a number that every ledger and every upstream can hold
+# More than any model makes, and a number that every ledger and every upstream can hold.
+MAX_TOKENS = 2**31 - 1
 # Ten times what all APIs have together; each takes some 300 bytes of memory beside its text.
 MOST_MEMBERS = 1_000
 _BRACKET = ord("[")

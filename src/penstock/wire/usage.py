@@ -155,9 +155,8 @@ class _MessageBody(msgspec.Struct):
 
 
 MAX_TOKENS = 2**40  # a larger figure is no count of tokens; taken for one it would spoil every sum
-BESIDE = (
-    2**20
-)  # tokens of a part that its provider counts beside the whole, as some do with what a model thought
+# Tokens of a part that its provider counts beside the whole, as some do with what a model thought.
+BESIDE = 2**20
 
 
 def _usage(

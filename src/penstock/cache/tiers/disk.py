@@ -342,9 +342,8 @@ class _File:
             MARK.check(database)  # before anything is written to it
             database.execute(f"PRAGMA max_page_count = {self._pages}")
             log_ahead(database, patience=_BUSY_TIMEOUT)
-            database.execute(
-                "PRAGMA synchronous = NORMAL"
-            )  # a power cut may lose what is newest, nothing else
+            # A power cut may lose what is newest, nothing else.
+            database.execute("PRAGMA synchronous = NORMAL")
             database.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
             if not MARK.is_on(database):
                 with transaction(database):

@@ -35,9 +35,8 @@ class Keyring:
         self.open = not keys and not awaited
         """Whether anybody may call."""
         self._known: dict[bytes, tuple[bytes, Tenant]] = {}
-        self._bearers: dict[
-            bytes, Tenant
-        ] = {}  # Authorization values that were right: hashed once, not each time
+        # Authorization values that were right: hashed once, not each time.
+        self._bearers: dict[bytes, Tenant] = {}
         for key in keys:
             digest = bytes.fromhex(key.hash.removeprefix("sha256:"))
             tenant = Tenant(name=key.tenant, key_name=key.name, tier=key.tier, models=tuple(key.models))

@@ -124,9 +124,8 @@ class Question:
         self.lenient = False  # an answer that is only good for want of another will do
         self.patient = True  # it may wait for an answer that somebody else fetches
         self.prefetched = False  # no caller has asked it yet
-        self.below: tuple[bytes, Entry | None] | None = (
-            None  # what the tiers below had, if they have been asked
-        )
+        # What the tiers below had, if they have been asked.
+        self.below: tuple[bytes, Entry | None] | None = None
         self.claimed = False  # its producer has to say when it is done
         self.reserve: Entry | None = None  # too old to answer, but not for want of another
 

@@ -21,9 +21,8 @@ Unpacked = TypeVar("Unpacked")
 
 _LEVEL: Final = -3  # 16 µs for 35 KB; the better ones take twice as long and more for a page less
 _LARGE: Final = 4_096  # a page
-_MAGIC: Final = (
-    b"\x28\xb5\x2f\xfd"  # of a zstd frame (RFC 8878, 3.1.1); neither a list nor a map in MessagePack
-)
+# Of a zstd frame (RFC 8878, 3.1.1); neither a list nor a map in MessagePack.
+_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_events = msgspec.msgpack.Decoder(list[Event]).decode

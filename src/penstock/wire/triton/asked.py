@@ -77,9 +77,8 @@ class Form(msgspec.Struct, frozen=True):
     """How prompts are brought into a model's form."""
 
     template: Template = "plain"
-    buckets: tuple[
-        int, ...
-    ] = ()  # lengths that token ids are padded to, ascending; longer ones go as they are
+    # Lengths that token ids are padded to, ascending; longer ones go as they are.
+    buckets: tuple[int, ...] = ()
     pad: int = 0  # the token that they are padded with
     tokenize: Tokenize | None = None
 
