@@ -6,19 +6,8 @@ import socket
 import msgspec
 import pytest
 
-from penstock.admin.channel import (
-    Ask,
-    Configure,
-    Drain,
-    Failed,
-    Ready,
-    Reload,
-    Told,
-    channel_to_supervisor,
-    channel_to_worker,
-    pack_config,
-    unpack_config,
-)
+from penstock.admin.channel import channel_to_supervisor, channel_to_worker, pack_config, unpack_config
+from penstock.admin.channel_messages import Ask, Configure, Drain, Failed, Ready, Reload, Told
 from penstock.config.model import Config, KeyConfig, TLSConfig, UpstreamConfig
 from penstock.config.secret import Secret
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from penstock.admin.channel import Draining, Pong, Ready
+from penstock.admin.channel_messages import Draining, Pong, Ready
 from penstock.admin.process import WorkerProcess
 from penstock.admin.watchdog import Watchdog
 

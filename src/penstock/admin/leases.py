@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from typing import TYPE_CHECKING
 
-from penstock.admin.channel import Leased, Report
+from penstock.admin.channel_messages import Leased, Report
 
 if TYPE_CHECKING:
     from penstock.admin.channel import Channel

@@ -11,8 +11,9 @@ from fastapi import APIRouter, HTTPException, Query, Response
 from pydantic import BaseModel
 
 from penstock.errors import ConfigError
+from penstock.ledger.moment import moment
 from penstock.ledger.report import summarize
-from penstock.ledger.tabular import Grouping, as_csv, moment, record
+from penstock.ledger.tabular import Grouping, as_csv, record
 
 if TYPE_CHECKING:
     from penstock.admin.controlled import Controlled

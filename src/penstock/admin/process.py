@@ -14,10 +14,10 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from penstock.admin.channel import (
+from penstock.admin.channel import Channel, channel_to_worker
+from penstock.admin.channel_messages import (
     Adopt,
     Ask,
-    Channel,
     Configure,
     Decide,
     Decided,
@@ -41,7 +41,6 @@ from penstock.admin.channel import (
     Stay,
     Told,
     ToSupervisor,
-    channel_to_worker,
 )
 from penstock.admin.departures import Departures
 from penstock.flow.canary import Action

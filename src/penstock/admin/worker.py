@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from penstock import logs
-from penstock.admin.channel import (
+from penstock.admin.channel import channel_to_supervisor, unpack_config
+from penstock.admin.channel_messages import (
     Adopt,
     Ask,
     Configure,
@@ -50,8 +51,6 @@ from penstock.admin.channel import (
     Stay,
     Told,
     ToWorker,
-    channel_to_supervisor,
-    unpack_config,
 )
 from penstock.admin.doors import SERVERS, Door, ServerName, make_door
 from penstock.admin.leases import ChannelBoard

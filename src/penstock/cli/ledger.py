@@ -14,9 +14,10 @@ import typer
 
 from penstock.config.load import load
 from penstock.errors import ConfigError
+from penstock.ledger.moment import moment
 from penstock.ledger.prices import UNITS_PER_DOLLAR
 from penstock.ledger.report import Line, RecordedAttempt, attempts_of, summarize, total
-from penstock.ledger.tabular import Grouping, as_csv, moment, record
+from penstock.ledger.tabular import Grouping, as_csv, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable

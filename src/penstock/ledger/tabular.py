@@ -1,12 +1,10 @@
-"""What a report says, as records for programs and as CSV for spreadsheets; and when it begins and ends."""
+"""What a report says, as records for programs and as CSV for spreadsheets."""
 
 from __future__ import annotations
 
 import csv
-import datetime as dt
 import enum
 import io
-import re
 from collections.abc import Sequence
 
 import msgspec
@@ -14,7 +12,6 @@ import msgspec
 from penstock.ledger.prices import UNITS_PER_DOLLAR
 from penstock.ledger.report import Line
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how spreadsheets know something to compute
 
 
@@ -28,21 +25,6 @@ class Grouping(enum.StrEnum):
     outcome = "outcome"
     status = "status"
     day = "day"
-
-
-def moment(text: str, now: float) -> float:
-    """The Unix time that somebody means by an age (``7d``) or by a date or time, in UTC unless it says otherwise.
-
-    :raises ValueError: it is neither; the message says so
-    """
-    age = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
-    if age:
-        return now - float(age[1]) * _SECONDS[age[2]]
-    try:
-        found = dt.datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is neither an age such as 1h nor a date such as 2026-11-01") from None
-    return (found if found.tzinfo else found.replace(tzinfo=dt.UTC)).timestamp()
 
 
 def record(line: Line, by: Sequence[str]) -> dict[str, object]:
