@@ -23,6 +23,7 @@ from penstock.config.load import parse
 from penstock.errors import ConfigError
 from penstock.testing._ports import free_port
 from penstock.testing.simulator import SimulatorProcess
+from waiting import until
 
 PATIENCE = 60.0
 QUESTION = {"model": "sim", "messages": [{"role": "user", "content": "What is a penstock?"}]}
@@ -64,12 +65,6 @@ class Served:
         await self.client.aclose()
         self._server.should_exit = True
         await self._task
-
-
-async def until(condition):
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def in_flight(app):

@@ -63,6 +63,25 @@ def make_log(sunk, *, form="json", requests=True, max_buffer=logs.MAX_BUFFER):
     return RequestLog(config, buffer=LineBuffer(2, max_buffer=max_buffer, sink=sunk))
 
 
+STREAMED = {
+    "generation": "gen_1",
+    "tenant": "acme",
+    "key": "prod",
+    "endpoint": "chat",
+    "model": "fast",
+    "upstream": "sim",
+    "upstream_model": "sim-1",
+    "status": 200,
+    "outcome": "completed",
+    "stream": True,
+    "input_tokens": 3,
+    "output_tokens": 4,
+    "duration_ms": 20.25,
+    "attempts": 2,
+    "peer": "10.0.0.1",
+}
+
+
 def line(**fields):
     return RequestLine(time=NOON, **fields)
 
@@ -72,24 +91,10 @@ class TestRequestLog:
         log = make_log(sunk)
         log.write(
             line(
-                generation="gen_1",
-                tenant="acme",
-                key="prod",
-                endpoint="chat",
-                model="fast",
-                upstream="sim",
-                upstream_model="sim-1",
-                status=200,
-                outcome="completed",
-                stream=True,
-                input_tokens=3,
-                output_tokens=4,
+                **STREAMED,
                 cost=11,
                 ttft_ms=1.5,
-                duration_ms=20.25,
-                attempts=2,
                 error="upstream_broken",
-                peer="10.0.0.1",
             )
         )
         log.flush()
@@ -222,23 +227,9 @@ class TestTextForm:
     def test_says_what_matters_to_people(self):
         text = render_text(
             line(
-                generation="gen_1",
-                tenant="acme",
-                key="prod",
-                endpoint="chat",
-                model="fast",
-                upstream="sim",
-                upstream_model="sim-1",
-                status=200,
-                outcome="completed",
-                stream=True,
-                input_tokens=3,
-                output_tokens=4,
+                **STREAMED,
                 cost=11_000_000,
                 ttft_ms=12.4,
-                duration_ms=20.25,
-                attempts=2,
-                peer="10.0.0.1",
             )
         )
         assert text == (

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.flow.slow_upstream import SlowUpstream, closed, length_of
+from benchmarks.flow.slow_upstream import SlowUpstream, status_of
 
 from penstock.testing import GatewayProcess
 from penstock.testing.redis import RedisServer
@@ -76,25 +76,11 @@ class Upstream(SlowUpstream):
         )
 
 
-async def _ask(port: int) -> int:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
-            % (len(_BODY), _BODY)
-        )
-        head = await reader.readuntil(b"\r\n\r\n")
-        await reader.readexactly(length_of(head))
-        return int(head.split()[1])
-    finally:
-        await closed(writer)
-
-
 async def _client(port: int, until: float, figures: Figures) -> None:
     loop = asyncio.get_running_loop()
     while loop.time() < until:
         try:
-            status = await _ask(port)
+            status = await status_of(port, _BODY)
         except (OSError, EOFError) as error:
             figures.other.append(repr(error))
             continue

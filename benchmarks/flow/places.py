@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.flow.slow_upstream import SlowUpstream, closed, length_of, plain
+from benchmarks.flow.slow_upstream import SlowUpstream, plain, status_of
 
 from penstock.testing import GatewayProcess
 from penstock.testing.redis import RedisServer
@@ -70,26 +70,12 @@ class Upstream(SlowUpstream):
         writer.write(plain())
 
 
-async def _ask(port: int) -> int:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
-            % (len(_CALL), _CALL)
-        )
-        head = await reader.readuntil(b"\r\n\r\n")
-        await reader.readexactly(length_of(head))
-        return int(head.split()[1])
-    finally:
-        await closed(writer)
-
-
 async def _client(ports: list[int], number: int, until: float, figures: Figures) -> None:
     loop = asyncio.get_running_loop()
     while (now := loop.time()) < until:
         number += 1
         try:
-            status = await _ask(ports[number % len(ports)])
+            status = await status_of(ports[number % len(ports)], _CALL)
         except (OSError, EOFError):
             figures.cut += 1
             await asyncio.sleep(PAUSE)

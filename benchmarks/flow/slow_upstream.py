@@ -75,3 +75,22 @@ async def closed(writer: asyncio.StreamWriter) -> None:
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
+
+
+async def status_of(port: int, body: bytes) -> int:
+    """The status of the answer to one call of ours, on a connection of its own.
+
+    :raises OSError: the connection broke
+    :raises EOFError: it was closed before the answer's end
+    """
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
+            % (len(body), body)
+        )
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(length_of(head))
+        return int(head.split()[1])
+    finally:
+        await closed(writer)

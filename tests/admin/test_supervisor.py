@@ -32,6 +32,12 @@ from penstock.admin import supervisor as module
 from penstock.config.model import Config
 
 
+def ended_supervisor(config):
+    """One that ends by itself: its status, and what it said."""
+    command = [sys.executable, str(HERE / "standin_supervisor.py"), str(config)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
 @pytest.fixture
 def config(tmp_path):
     return write_config(tmp_path / "penstock.yaml")
@@ -58,13 +64,7 @@ class TestStart:
         with Running.standin(config) as running:
             listen = f"127.0.0.1:{running.port}"
             second = write_config(tmp_path / "second.yaml", listen=listen, log={"level": "info"})
-            result = subprocess.run(
-                [sys.executable, str(HERE / "standin_supervisor.py"), str(second)],
-                capture_output=True,
-                text=True,
-                timeout=PATIENCE,
-                check=False,
-            )
+            result = ended_supervisor(second)
             assert result.returncode == 1
             assert f"listen: 127.0.0.1:{running.port} is in use" in result.stderr
             assert len(result.stderr.splitlines()) == 1
@@ -73,13 +73,7 @@ class TestStart:
     def test_a_second_supervisor_on_the_control_port_says_so(self, tmp_path, config):
         with Running.standin(config) as running:
             second = write_config(tmp_path / "second.yaml", control=f"127.0.0.1:{running.control}")
-            result = subprocess.run(
-                [sys.executable, str(HERE / "standin_supervisor.py"), str(second)],
-                capture_output=True,
-                text=True,
-                timeout=PATIENCE,
-                check=False,
-            )
+            result = ended_supervisor(second)
             assert result.returncode == 1
             assert f"control: 127.0.0.1:{running.control} is in use" in result.stderr
 
@@ -89,13 +83,7 @@ class TestStart:
     )
     def test_a_worker_that_cannot_start_ends_everything_with_its_reason(self, tmp_path, model, words):
         config = write_config(tmp_path / "c.yaml", model=model, workers=2)
-        result = subprocess.run(
-            [sys.executable, str(HERE / "standin_supervisor.py"), str(config)],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        result = ended_supervisor(config)
         assert result.returncode == 1
         assert words in result.stderr
         assert "Traceback" not in result.stderr

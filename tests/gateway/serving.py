@@ -10,6 +10,7 @@ from penstock.config.model import CandidateConfig, Config, LogConfig, ModelConfi
 from penstock.gateway.compose import build
 from penstock.net.clock import Clock
 from penstock.net.listener import Listener
+from waiting import until  # noqa: F401 - one of these doubles
 
 try:
     from uvloop import new_event_loop
@@ -103,13 +104,6 @@ NOTHING = {
     "busy": 0,
     "waiting": 0,
 }
-
-
-async def until(reached):
-    """Wait for a condition that the loop will bring about."""
-    async with asyncio.timeout(60):
-        while not reached():
-            await asyncio.sleep(0.001)
 
 
 def asked(upstream):

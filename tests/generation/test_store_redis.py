@@ -6,6 +6,7 @@ import time
 
 import pytest
 import uvloop
+from journaled_log import JournaledLog
 from store_suite import LARGE, LATER, NOW, SharedStoreSuite, append, begin, end, record
 
 from needing import needs_redis
@@ -14,6 +15,7 @@ from penstock.generation.store import StoreUnavailable
 from penstock.generation.stores.redis import RedisStore
 from penstock.net.clock import Clock
 from penstock.testing import RedisServer
+from waiting import until
 
 pytestmark = needs_redis
 PATIENT = 60.0  # seconds: what is tested is not how quick a busy machine is
@@ -44,37 +46,6 @@ class TestRedisStoreOnACluster(TestRedisStore):
 
 def run(test):
     uvloop.run(test())  # the loop that serves; the suite runs on asyncio's own
-
-
-class Log:
-    """A generation as the journal sees it."""
-
-    def __init__(self, journal, **how):
-        self.record = record(**how)
-        self.events = []
-        self.given = 0
-        self.fenced = False
-        self.entry = journal.begin(self.record, self.events, self)
-
-    def append(self, event):
-        self.events.append(event)
-        self.entry.appended()
-
-    def on_stored(self, upto, *, ended):
-        self.given = upto
-
-    def on_begin(self, record):
-        pass
-
-    def on_fenced(self):
-        self.fenced = True
-
-
-async def until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)
 
 
 async def once_it_is_back(store, writes, seconds=60):
@@ -143,7 +114,7 @@ def test_generations_go_on_while_the_server_hangs_or_is_gone_and_are_whole_when_
     async def test():
         store = RedisStore(own_server.url, 1 << 20, budget=0.2)
         journal, clock = journal_of(store)
-        log = Log(journal)
+        log = JournaledLog(journal)
         log.append(b"0")
         await until(lambda: log.given == 1)
         assert log.entry.durable

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from journaled_log import JournaledLog
 from store_suite import LARGE, LATER, NOW, SharedStoreSuite, append, begin, end, record
 
 from penstock.generation.journal import Journal
@@ -17,6 +18,7 @@ from penstock.generation.stores import _sqlite_file
 from penstock.generation.stores.sqlite import SQLiteStore
 from penstock.net.clock import Clock
 from penstock.sqlite_files import Kind, Mark
+from waiting import until
 
 
 class TestSQLiteStore(SharedStoreSuite):
@@ -491,37 +493,6 @@ def test_a_store_that_was_never_used_closes_and_a_repr_tells_the_file(tmp_path):
         assert list(tmp_path.iterdir()) == []
 
     run(test)
-
-
-class JournaledLog:
-    """A generation as the journal sees it."""
-
-    def __init__(self, journal):
-        self.record = record()
-        self.events = []
-        self.given = 0
-        self.fenced = False
-        self.entry = journal.begin(self.record, self.events, self)
-
-    def append(self, event):
-        self.events.append(event)
-        self.entry.appended()
-
-    def on_stored(self, upto, *, ended):
-        self.given = upto
-
-    def on_begin(self, record):
-        pass
-
-    def on_fenced(self):
-        self.fenced = True
-
-
-async def until(condition, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize(("answers", "statements"), [(7, 7), (31, 15)])

@@ -25,6 +25,7 @@ from penstock.testing import (
     Step,
     expected_text,
 )
+from waiting import until
 
 TOKENS = 12
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -165,12 +166,6 @@ class Caller:
                 except httpx2.HTTPError:  # nobody is there yet
                     await asyncio.sleep(0.05)
         return self
-
-
-async def until(condition):
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.01)  # what processes do cannot be awaited
 
 
 def hand_over(gateway, *, whole):

@@ -7,6 +7,7 @@ import socket
 
 import h11
 import uvloop
+from upstream_doubles import until
 
 from penstock.config.model import ListenerConfig
 from penstock.net.clock import Clock
@@ -28,13 +29,6 @@ def run(main, loop="asyncio"):
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         runner.run(guarded())
     assert uncaught == []
-
-
-async def until(condition):
-    """Let the loop turn until ``condition`` holds."""
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 class Watching:

@@ -11,6 +11,7 @@ from penstock.net.redis import Address
 from penstock.net.redis_client import Client
 from penstock.net.redis_link import Link
 from penstock.testing import RedisServer
+from waiting import until
 
 pytestmark = needs_redis
 SCRIPT = b"return 1"
@@ -44,13 +45,6 @@ def in_a_loop(test):
         uvloop.run(test(**given))
 
     return run
-
-
-async def until(condition):
-    """Real processes decide when."""
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def once_it_is_back(client):

@@ -12,6 +12,7 @@ import pytest
 from penstock.config.model import Config, LocalConfig, UpstreamConfig
 from penstock.upstream import local
 from penstock.upstream.local import LocalEngines
+from waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -44,11 +45,6 @@ def play(test):
             await engines.close()
 
     asyncio.run(asyncio.wait_for(main(), 60))
-
-
-async def until(condition):
-    while not condition():
-        await asyncio.sleep(0.01)  # processes tell nobody
 
 
 def test_each_local_model_gets_an_address_and_others_keep_theirs():
