@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import signal
 import sqlite3
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from penstock import database as module
 from penstock.database import MEMORY, Database
-from penstock.errors import ConfigError, StorageUnavailable
+from penstock.errors import ConfigError, StorageFull, StorageUnavailable
 
 SCHEMA = ("CREATE TABLE t (n INTEGER)",)
 
@@ -114,6 +115,56 @@ def test_who_begins_with_a_file_does_not_wait_for_ever(tmp_path, monkeypatch):
 
     asyncio.run(main())
     other.close()
+
+
+def test_what_makes_room_gets_the_reserve_of_a_full_disk(tmp_path):
+    reserve = tmp_path / "d-reserve"
+
+    def insert(db):
+        db.execute("INSERT INTO t VALUES (1)")
+        if reserve.exists():
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorname = "SQLITE_FULL"
+            raise error
+
+    async def main():
+        database = a_database(tmp_path / "d")
+        await database.open()
+        with pytest.raises(StorageFull):
+            await database.write(insert)
+        assert await numbers(database) == []
+        await database.write(insert, frees=True)
+        assert await numbers(database) == [1]
+        assert reserve.exists()  # again: there is room
+        await database.close()
+
+    asyncio.run(main())
+
+
+def test_a_start_on_a_full_disk_uses_the_reserve_and_without_one_says_where_room_is_wanted(
+    tmp_path, monkeypatch
+):
+    reserve = tmp_path / "d-reserve"
+
+    def log_ahead(*_, **__):
+        if reserve.exists() or not is_large:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def main():
+        database = a_database(tmp_path / "d")
+        await database.open()
+        await database.close()
+
+    monkeypatch.setattr(module, "log_ahead", log_ahead)
+    is_large = True
+    asyncio.run(main())
+    reserve.write_bytes(b"")
+    asyncio.run(main())
+    is_large = False
+    with pytest.raises(
+        ConfigError, match=f"there is no room left on the disk of {tmp_path}: delete something"
+    ):
+        asyncio.run(main())
 
 
 def test_a_write_that_fails_changes_nothing(tmp_path):

@@ -2,13 +2,15 @@
 
 Every piece of work runs in the one thread that owns the connection, and is waited for to its end, also by who is
 cancelled meanwhile.  A write is one transaction, and is on the disk when it returns (``synchronous = FULL``): what is
-answered with a 2xx after it survives a power cut.
+answered with a 2xx after it survives a power cut.  What makes room is done on a full disk as well, where there is a
+reserve (:mod:`penstock.reserve`).
 Nothing here is on the path of a call.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from penstock.errors import ConfigError, StorageFull, StorageUnavailable
+from penstock.reserve import Reserve, full_disk, lacks_room
 from penstock.sqlite_files import Mark, Steps, create_private, log_ahead, transaction
 from penstock.uninterrupted import uninterrupted
 
@@ -44,6 +47,7 @@ class Database:
         self._mark = Mark(application_id, 1 + len(steps))
         self._schema = schema
         self._steps = steps
+        self._reserve = Reserve(path)
         self._connection: sqlite3.Connection | None = None
         self._closed = False
         self._thread = ThreadPoolExecutor(1, f"penstock-{path.stem}")
@@ -59,7 +63,8 @@ class Database:
         try:
             await self.read(lambda _: None)
         except (StorageUnavailable, StorageFull) as error:
-            raise ConfigError(f"{self.path} cannot be used: {error.__cause__}") from error
+            why = full_disk(self.path) if isinstance(error, StorageFull) else error.__cause__
+            raise ConfigError(f"{self.path} cannot be used: {why}") from error
 
     async def read(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         """What ``work`` makes of the connection.
@@ -68,13 +73,14 @@ class Database:
         """
         return await self._run(lambda: work(self._checked(self._opened())))
 
-    async def write(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    async def write(self, work: Callable[[sqlite3.Connection], _T], *, frees: bool = False) -> _T:
         """The same in one transaction, which is on the disk when this returns; an exception undoes it.
 
+        :param frees: it makes room: where the disk is full it gets the reserve, and is done once more
         :raises StorageFull: the disk is
         :raises StorageUnavailable: the file is locked, broken, gone or may not be written
         """
-        return await self._run(lambda: self._transaction(work))
+        return await self._run(lambda: self._transaction(work, frees=frees))
 
     async def close(self) -> None:
         """Once is enough, and once more does nothing."""
@@ -93,7 +99,7 @@ class Database:
             return await uninterrupted(asyncio.get_running_loop().run_in_executor(self._thread, work))
         except (sqlite3.Error, OSError) as error:
             log.warning("%s: %s", self.path, error)
-            if getattr(error, "sqlite_errorname", "").startswith("SQLITE_FULL"):
+            if lacks_room(error, self.path):
                 raise StorageFull("there is no room left on the gateway's disk") from error
             raise StorageUnavailable(
                 "what the gateway keeps cannot be reached now", retry_after=1.0
@@ -101,27 +107,55 @@ class Database:
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
-            if self.path != MEMORY:
-                create_private(self.path)
-            connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
             try:
-                # Before anything else: to a file that is not for us nothing is written.
-                if self._mark.missing(connection, self._steps):
-                    _wait_for_others(connection, STEPS_TIMEOUT)
-                log_ahead(connection, patience=BUSY_TIMEOUT)
-                connection.execute("PRAGMA synchronous = FULL")
-                with transaction(connection):
-                    self._mark.adopt(connection, self._schema, self._steps)
-                _wait_for_others(connection, BUSY_TIMEOUT)
-            except BaseException:
-                connection.close()
-                raise
-            self._connection = connection
+                self._connection = self._open()
+            except (sqlite3.Error, OSError) as error:
+                if not lacks_room(error, self.path):
+                    raise
+                self._reserve.give_up()
+                self._connection = self._open()
+            else:
+                self._keep_reserve()
         return self._connection
 
-    def _transaction(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+    def _open(self) -> sqlite3.Connection:
+        if self.path != MEMORY:
+            create_private(self.path)
+        connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
+        try:
+            # Before anything else: to a file that is not for us nothing is written.
+            if self._mark.missing(connection, self._steps):
+                _wait_for_others(connection, STEPS_TIMEOUT)
+            log_ahead(connection, patience=BUSY_TIMEOUT)
+            connection.execute("PRAGMA synchronous = FULL")
+            with transaction(connection):
+                self._mark.adopt(connection, self._schema, self._steps)
+            _wait_for_others(connection, BUSY_TIMEOUT)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _transaction(self, work: Callable[[sqlite3.Connection], _T], *, frees: bool) -> _T:
+        try:
+            done = self._done(work)
+        except (sqlite3.Error, OSError) as error:
+            if not (frees and lacks_room(error, self.path)):
+                raise
+            self._reserve.give_up()
+            done = self._done(work)
+            with contextlib.suppress(sqlite3.Error):
+                self._opened().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._keep_reserve()
+        return done
+
+    def _done(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         with transaction(self._opened()) as connection:
             return work(self._checked(connection))
+
+    def _keep_reserve(self) -> None:
+        if self.path != MEMORY:
+            self._reserve.keep()
 
     def _checked(self, connection: sqlite3.Connection) -> sqlite3.Connection:
         """The file may have become one of a later version since it was opened, by a process that was started later."""

@@ -15,6 +15,7 @@ from store_suite import LARGE, LATER, NOW, SharedStoreSuite, append, begin, end,
 from penstock.generation.journal import Journal
 from penstock.generation.store import Naming, StoreUnavailable
 from penstock.generation.stores import _sqlite_file
+from penstock.generation.stores._sqlite_writer import SQLiteWriter
 from penstock.generation.stores.sqlite import SQLiteStore
 from penstock.net.clock import Clock
 from penstock.sqlite_files import Kind, Mark
@@ -427,6 +428,31 @@ def test_a_disk_that_is_full_fails_the_write_harms_nothing_and_goes_on_once_ther
 
 
 # ---- several processes -----------------------------------------------------------------------------------
+
+
+def test_what_makes_room_gets_the_reserve_of_a_full_disk(tmp_path, monkeypatch):
+    reserve = tmp_path / "g.db-reserve"
+    remove = SQLiteWriter._remove
+
+    def fails(self, row):
+        remove(self, row)
+        if reserve.exists():
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorname = "SQLITE_FULL"
+            raise error
+
+    monkeypatch.setattr(SQLiteWriter, "_remove", fails)
+
+    async def test():
+        store, one = await filled(tmp_path / "g.db")
+        await store.delete(one.id)
+        assert await store.load(one.id) is None
+        assert reserve.exists()  # again: there is room
+        await store.write([begin(record(), [b"x"], end(NOW))])
+        assert await store.expire(LATER) == 1
+        await store.close()
+
+    run(test)
 
 
 def test_another_process_that_holds_the_file_for_long_makes_a_write_fail_and_not_hang(tmp_path):

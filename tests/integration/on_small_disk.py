@@ -61,6 +61,13 @@ class Caller:
         self.batch = self.begin().json()["id"]
         self.upload = self.uploaded().headers["location"]
         self.conversation = self.talk().json()["id"]
+        response = {"model": "sim:tokens=4", "input": "hi", "background": True}
+        self.going = {
+            "file": f"/v1/files/{self.put(line(0)).json()['id']}",
+            "upload": self.uploaded().headers["location"],
+            "conversation": f"/v1/conversations/{self.talk().json()['id']}",
+            "response": f"/v1/responses/{self._post('/v1/responses', json=response).json()['id']}",
+        }
 
     def put(self, lines):
         return self._post("/v1/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", lines)})
@@ -76,6 +83,14 @@ class Caller:
     def talk(self):
         item = {"type": "message", "role": "user", "content": "hello"}
         return self._post("/v1/conversations", json={"items": [item]})
+
+    def delete(self):
+        """What was made to be deleted."""
+        return {what: self._client.delete(path, headers=RUFH) for what, path in self.going.items()}
+
+    def left(self):
+        """The same, once more: what is there of it."""
+        return {what: self._client.get(path) for what, path in self.going.items() if what != "upload"}
 
     def calls(self):
         """What has nothing to do with files of batches and uploads."""
@@ -108,12 +123,21 @@ def statuses(answers):
     return {what: answer.status_code for what, answer in answers.items()}
 
 
+def started(configuration, folder):
+    """What is said of a start; nothing: it went well."""
+    try:
+        with GatewayProcess(configuration, folder):
+            return ""
+    except RuntimeError as error:
+        return str(error)
+
+
 def main(disk, folder):
     filler = disk / "filler"
     with (
         SimulatorProcess() as simulator,
         receiver() as (hook, came),
-        GatewayProcess(configured(simulator.base_url, disk, hook), folder) as gateway,
+        GatewayProcess(configuration := configured(simulator.base_url, disk, hook), folder) as gateway,
         httpx2.Client(base_url=gateway.url, trust_env=False, timeout=60) as client,
     ):
         caller = Caller(client)
@@ -121,8 +145,10 @@ def main(disk, folder):
         wait_until(lambda: client.get(of_batch).json()["request_counts"]["completed"] > 1)
         fill(filler)
         told = {"full": [statuses(caller.calls()), statuses(caller.writes())]}
+        told["deleted"] = statuses(caller.delete())
         filler.unlink()
         told["room"] = [statuses(caller.calls()), statuses(caller.writes())]
+        told["left"] = statuses(caller.left())
         told["offset"] = client.head(caller.upload, headers=RUFH).headers["upload-offset"]
         done = wait_until(lambda: (now := client.get(of_batch).json())["status"] == "completed" and now)
         told["counts"] = done["request_counts"]
@@ -133,6 +159,12 @@ def main(disk, folder):
         told["batches"] = len(client.get("/v1/batches").json()["data"])
     told["webhooks"] = [subject for subject, _ in came].count(caller.batch)
     told["outcomes"] = sorted({row.outcome for row in ledger_rows(disk / "ledger.sqlite")})
+    fill(filler)
+    told["starts"] = [started(configuration, folder)]
+    for reserve in disk.rglob("*-reserve"):
+        reserve.unlink()
+    fill(disk / "more")
+    told["starts"].append(started(configuration, folder))
     sys.stdout.write(json.dumps(told))
 
 

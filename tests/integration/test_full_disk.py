@@ -1,4 +1,5 @@
-"""A disk becomes full while a gateway runs, and has room again: what is said then, and that nothing is lost."""
+"""A disk becomes full while a gateway runs, and has room again: what is said then, that nothing is lost, and
+that deleting works."""
 
 from __future__ import annotations
 
@@ -41,6 +42,11 @@ def test_what_cannot_be_kept_is_refused_and_goes_on_when_there_is_room_again(fol
     calls, refused = told["full"]
     assert set(calls.values()) == {200}
     assert refused == dict.fromkeys(refused, 507)
+    assert told["deleted"] == {"file": 200, "upload": 204, "conversation": 200, "response": 200}
+    assert set(told["left"].values()) <= {404, 410}
+    well, refused = told["starts"]
+    assert well == ""
+    assert f"there is no room left on the disk of {disk}" in refused
     calls, writes = told["room"]
     assert set(calls.values()) == {200}
     assert writes == {**dict.fromkeys(writes, 200), "upload": 201, "offset": writes["offset"]}

@@ -187,7 +187,7 @@ class BatchStore:
             db.execute("DELETE FROM batches WHERE NOT open AND created < ?", (before,))
             db.execute("DELETE FROM names WHERE batch NOT IN (SELECT id FROM batches)")
 
-        await self._database.write(forget)
+        await self._database.write(forget, frees=True)
         await self._database.read(self._remove_orphans)
 
     def _remove_orphans(self, db: sqlite3.Connection) -> None:

@@ -164,7 +164,8 @@ class Outbox:
                 "UPDATE deliveries SET attempts = attempts + 1, due = ?, body = iif(? IS NULL, x'', body)"
                 " WHERE message = ? AND url = ? AND (? IS NULL OR due = ?)",
                 (due, due, delivery.message, delivery.url, due, delivery.until),
-            )
+            ),
+            frees=True,
         )
 
     async def waiting(self) -> int:

@@ -28,13 +28,15 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from penstock.generation.store import StoreUnavailable
 from penstock.generation.stores._sqlite_packing import Packing
+from penstock.reserve import Reserve, full_disk, lacks_room
 from penstock.sqlite_files import (
     Foreign,
     Kind,
@@ -46,6 +48,8 @@ from penstock.sqlite_files import (
     log_ahead,
     transaction,
 )
+
+_T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
 
@@ -129,11 +133,13 @@ class SQLiteFile:
         self._fence = 0  # with which the mark was looked at last
         self.replaced = False
         self.packing = Packing()
+        self._reserve = Reserve(path)
         try:
-            self._open(max_bytes, fsync=fsync)
+            self._open_anyhow(max_bytes, fsync=fsync)
         except sqlite3.DatabaseError as error:
             if not is_corrupt(error):
-                raise StoreUnavailable(f"{path} cannot be opened: {error}") from error
+                why = full_disk(path) if lacks_room(error, path) else error
+                raise StoreUnavailable(f"{path} cannot be opened: {why}") from error
             # What could have broken it is over: a second time is a fault of the disk.
             set_aside(path, identity(path))
             self.replaced = True
@@ -143,6 +149,18 @@ class SQLiteFile:
                 raise StoreUnavailable(f"{path} cannot be opened: {again}") from again
         except OSError as error:
             raise StoreUnavailable(f"{path} cannot be opened: {error}") from error
+
+    def _open_anyhow(self, max_bytes: int, *, fsync: bool) -> None:
+        """Also on a full disk, if there is a reserve."""
+        try:
+            self._open(max_bytes, fsync=fsync)
+        except (sqlite3.Error, OSError) as error:
+            if not lacks_room(error, self.path):
+                raise
+            self._reserve.give_up()
+            self._open(max_bytes, fsync=fsync)
+        else:
+            self._reserve.keep()
 
     def _open(self, max_bytes: int, *, fsync: bool) -> None:
         with _locked(self.path):
@@ -179,6 +197,20 @@ class SQLiteFile:
     def transaction(self) -> contextlib.AbstractContextManager[object]:
         """All or nothing; of all connections one at a time is in here."""
         return transaction(self.db, self.patiently)
+
+    def make_room(self, job: Callable[[], _T]) -> _T:
+        """Do something that makes room, on a full disk in the place of the reserve."""
+        try:
+            done = job()
+        except sqlite3.Error as error:
+            if not lacks_room(error, self.path):
+                raise
+            self._reserve.give_up()
+            done = job()
+            with contextlib.suppress(sqlite3.Error):
+                self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._reserve.keep()
+        return done
 
     def look(self, fence: int) -> None:
         """Whether the file has still the layout that we know; of one moment with what follows.
@@ -253,10 +285,6 @@ def _descriptors(file: tuple[int, int] | None) -> set[int]:
 
 def is_busy(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorname", "").startswith("SQLITE_BUSY")
-
-
-def is_full(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
 
 
 def is_corrupt(error: sqlite3.Error) -> bool:

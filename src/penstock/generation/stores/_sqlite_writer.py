@@ -428,6 +428,9 @@ class SQLiteWriter:
     # ---- letting go ----
 
     def delete(self, generation_id: str) -> None:
+        self.file.make_room(lambda: self._delete(generation_id))
+
+    def _delete(self, generation_id: str) -> None:
         with self.file.transaction():
             self._look()
             row = find(self._db, generation_id)
@@ -439,6 +442,9 @@ class SQLiteWriter:
 
         :returns: how many there were
         """
+        return self.file.make_room(lambda: self._remove_all(generation_ids, now))
+
+    def _remove_all(self, generation_ids: Sequence[str], now: float) -> int:
         with self.file.transaction():
             self._look()
             removed = 0
@@ -462,6 +468,9 @@ class SQLiteWriter:
 
     def forget_old(self, now: float) -> None:
         """Remove claims and leases that have run out."""
+        self.file.make_room(lambda: self._forget_old(now))
+
+    def _forget_old(self, now: float) -> None:
         with self.file.transaction():
             self._look()
             self._db.execute("DELETE FROM claims WHERE expires_at <= ?", (now,))

@@ -37,12 +37,12 @@ from penstock.generation.stores._sqlite_file import (
     LOG_BYTES,
     SQLiteFile,
     is_corrupt,
-    is_full,
     set_aside,
 )
 from penstock.generation.stores._sqlite_reader import SQLiteReader
 from penstock.generation.stores._sqlite_writer import SQLiteWriter
 from penstock.messages import Event
+from penstock.reserve import lacks_room
 
 BUSY_TIMEOUT = 1.0  # seconds that other processes' transactions may take
 CLOSE_TIMEOUT = 5.0  # seconds until a thread that hangs in the disk is left behind
@@ -357,7 +357,7 @@ class _Side(Generic[Side]):
         side = self._side
         assert side is not None, "opening raises StoreUnavailable"
         path = side.file.path
-        if is_full(error):
+        if lacks_room(error, path):
             return _Full(f"{path} has no room: {error}")
         if is_corrupt(error):
             self._moved = True

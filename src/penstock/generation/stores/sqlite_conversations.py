@@ -113,7 +113,7 @@ class SQLiteConversations:
             self._found(db, owner, conversation_id)
             self._forget(db, conversation_id)
 
-        await self._database.write(delete)
+        await self._database.write(delete, frees=True)
 
     # ---- items ----
 
@@ -170,7 +170,7 @@ class SQLiteConversations:
             self._charge(db, conversation_id, owner, -charge_of(body))
             return found
 
-        return await self._database.write(remove)
+        return await self._database.write(remove, frees=True)
 
     # ---- in the database's thread ----
 

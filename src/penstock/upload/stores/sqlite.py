@@ -295,7 +295,7 @@ class SQLiteIndex:
             for name in (upload_id, *(part for (part,) in parts)):
                 self._forget(db, name)
 
-        await self._database.write(end)
+        await self._database.write(end, frees=True)
 
     def _forget(self, db: sqlite3.Connection, upload_id: str) -> None:
         """Only the name of the upload stays, for a while."""
@@ -373,7 +373,7 @@ class SQLiteIndex:
             )
             return [file for _, _, file in old]
 
-        return await self._database.write(forget)
+        return await self._database.write(forget, frees=True)
 
     async def unknown(self, files: Sequence[str]) -> list[str]:
         return await self._database.read(

@@ -97,14 +97,16 @@ class SQLiteFileIndex:
             statement = "DELETE FROM files WHERE id = ? AND tenant = ?"
             return db.execute(statement, (file_id, tenant)).rowcount > 0
 
-        return () if await self._database.write(forget) else None
+        return () if await self._database.write(forget, frees=True) else None
 
     async def expire(self, now: float) -> list[tuple[str, Parts]]:
         rows = await self._database.read(
             lambda db: db.execute("SELECT id FROM files WHERE expires <= ? LIMIT 10000", (now,)).fetchall()
         )
         if rows:
-            await self._database.write(lambda db: db.executemany("DELETE FROM files WHERE id = ?", rows))
+            await self._database.write(
+                lambda db: db.executemany("DELETE FROM files WHERE id = ?", rows), frees=True
+            )
         return [(file_id, ()) for (file_id,) in rows]
 
     async def unknown(self, names: Sequence[str]) -> list[str]:
