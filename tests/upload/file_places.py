@@ -11,6 +11,7 @@ from penstock.upload.files import FileStore
 from penstock.upload.stores.block_shelf import BlockShelf
 from penstock.upload.stores.disk import Disk
 from penstock.upload.stores.redis import RedisContents
+from penstock.upload.stores.redis_clock import RedisClock
 from penstock.upload.stores.redis_files import PREFIX, RedisFileIndex
 from penstock.upload.stores.s3 import S3Contents
 from penstock.upload.stores.sqlite_files import LocalShelf, SQLiteFileIndex
@@ -76,7 +77,9 @@ class FilesOnRedis(Files):
         return self.folder / f"kept{on}"
 
     def index(self, *, kept):
-        return RedisFileIndex(self.server.url, kept=kept, prefix=self.prefix, budget=PATIENT)
+        return RedisFileIndex(
+            self.server.url, kept=kept, clock=RedisClock(), prefix=self.prefix, budget=PATIENT
+        )
 
     def made_of(self, directory, threads):
         disk = Disk(directory / "leaving")

@@ -12,6 +12,7 @@ from penstock.testing._ports import free_port
 from penstock.upload.index import Limits
 from penstock.upload.stores.disk import Disk
 from penstock.upload.stores.redis import PREFIX, RedisContents, RedisIndex
+from penstock.upload.stores.redis_clock import RedisClock
 from penstock.upload.stores.s3 import S3Contents
 from penstock.upload.stores.sqlite import SQLiteIndex
 from penstock.upload.uploads import UploadStore
@@ -121,7 +122,9 @@ class OnRedis(Place):
         self.budget = budget
 
     def index(self, disk, limits):
-        return RedisIndex(self.server.url, limits, kept=True, prefix=self.prefix, budget=self.budget)
+        return RedisIndex(
+            self.server.url, limits, kept=True, clock=RedisClock(), prefix=self.prefix, budget=self.budget
+        )
 
     def spool(self, on):
         return f"blocks{on}"
@@ -181,6 +184,7 @@ class OnRedisAndS3(OnS3):
             self.redis.url,
             limits,
             kept=False,
+            clock=RedisClock(),
             prefix=f"{self.folder.parent.name}:{PREFIX}",
             budget=self.budget,
         )

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from penstock.cache.cache import Cache
 from penstock.cache.claims import Claims
 from penstock.cache.entry import Sealer
@@ -74,13 +76,16 @@ def file_store(config: Config) -> FileStore | None:
     threads = DiskThreads(directory, "penstock-files", logging.getLogger("penstock.files"))
     index: FileIndex = SQLiteFileIndex(directory / "files.sqlite")
     shelf: Shelf = LocalShelf(directory / "content", threads)
+    now = time.time
     if files.shared:
         redis = _redis_of_uploads(config)
         assert redis is not None, "the configuration was checked"
         url, stores, redis_files = redis
         disk = Disk(directory / "leaving")
         bucket = _bucket(config, disk, "files")
-        index = redis_files.RedisFileIndex(url, kept=bucket is None)
+        clock = stores.RedisClock()
+        now = clock.now
+        index = redis_files.RedisFileIndex(url, kept=bucket is None, clock=clock)
         contents = bucket or stores.RedisContents(url, disk, prefix=redis_files.PREFIX)
         shelf = BlockShelf(disk, contents)
     return FileStore(
@@ -91,6 +96,7 @@ def file_store(config: Config) -> FileStore | None:
         max_file_bytes=files.max_file_bytes,
         tenant_bytes=files.tenant_bytes,
         kept_for=files.kept_for,
+        now=now,
     )
 
 
@@ -123,7 +129,9 @@ def upload_store(config: Config) -> UploadStore | None:
     redis = _redis_of_uploads(config)
     if redis is not None:
         url, stores, _ = redis
-        index = stores.RedisIndex(url, limits, kept=contents is None)
+        clock = stores.RedisClock()
+        limits = msgspec.structs.replace(limits, now=clock.now)
+        index = stores.RedisIndex(url, limits, kept=contents is None, clock=clock)
         contents = contents or stores.RedisContents(url, disk)
     return UploadStore(disk, index, limits, contents)
 

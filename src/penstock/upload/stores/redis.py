@@ -45,6 +45,7 @@ from penstock.upload.local_files import READ, FileReader
 from penstock.upload.offsets import Phase
 from penstock.upload.stores import _redis_scripts as scripts
 from penstock.upload.stores.disk import Disk
+from penstock.upload.stores.redis_clock import RedisClock
 
 BUDGET = 5.0  # seconds for one answer; nothing here is on the way of a call
 PREFIX = "penstock:{uploads}:"
@@ -78,15 +79,25 @@ class RedisIndex:
     """An :class:`~penstock.upload.index.Index` in a Redis server, version 7 or newer.
 
     :param url: see :meth:`penstock.net.redis.Address.parse`
+    :param limits: whose ``now`` is that of ``clock``
     :param kept: whether :class:`RedisContents` of the same server and prefix hold the bytes
+    :param clock: is told the server's time
     :raises ValueError: the URL is none of Redis
     """
 
     def __init__(
-        self, url: str, limits: Limits, *, kept: bool, prefix: str = PREFIX, budget: float = BUDGET
+        self,
+        url: str,
+        limits: Limits,
+        *,
+        kept: bool,
+        clock: RedisClock,
+        prefix: str = PREFIX,
+        budget: float = BUDGET,
     ) -> None:
         self._client = redis_client(url, budget)
         self._limits = limits
+        self._clock = clock
         self._kept = b"1" if kept else b""
         self._prefix = prefix.encode()
 
@@ -94,13 +105,15 @@ class RedisIndex:
         return f"<RedisIndex {self._client}>"
 
     async def open(self) -> None:
-        await _try(self._client)
+        with contextlib.suppress(PenstockError):  # it is in the log, and all but uploads goes on
+            await self._clock.hear(self._client)
 
     async def close(self) -> None:
         await self._client.close()
 
     async def _run(self, script: bytes, *values: bytes) -> Any:
         await self._client.ready()  # for which it may have to wait, and the time is that of the request
+        await self._clock.hear(self._client)
         now = text(self._limits.now())
         return await self._client.run(script, [self._prefix], now, self._kept, *values)
 
@@ -282,7 +295,8 @@ class RedisContents:
         return f"<RedisContents {self._client}>"
 
     async def open(self) -> None:
-        await _try(self._client)
+        with contextlib.suppress(PenstockError):  # it is in the log, and all but uploads goes on
+            await self._client.ask(b"PING")
 
     async def close(self) -> None:
         await self._client.close()
@@ -337,11 +351,6 @@ class RedisContents:
 
     async def old(self) -> list[str]:
         return []
-
-
-async def _try(client: Client) -> None:
-    with contextlib.suppress(PenstockError):  # it is in the log, and all but uploads goes on
-        await client.ask(b"PING")
 
 
 def text(number: float) -> bytes:

@@ -23,6 +23,7 @@ from typing import Any
 from penstock.errors import PenstockError
 from penstock.upload.file_index import Parts, Query, StoredFile, files_quota
 from penstock.upload.stores.redis import BUDGET, not_in, redis_client, text, unavailable
+from penstock.upload.stores.redis_clock import RedisClock
 
 PREFIX = "penstock:{files}:"
 _SCANNED = 500  # files that are looked at in one step, for which everybody else waits
@@ -134,11 +135,15 @@ class RedisFileIndex:
 
     :param url: see :meth:`penstock.net.redis.Address.parse`
     :param kept: whether the bytes lie in the same server, under the same prefix
+    :param clock: is told the server's time; who gives a time here has it from there
     :raises ValueError: the URL is none of Redis
     """
 
-    def __init__(self, url: str, *, kept: bool, prefix: str = PREFIX, budget: float = BUDGET) -> None:
+    def __init__(
+        self, url: str, *, kept: bool, clock: RedisClock, prefix: str = PREFIX, budget: float = BUDGET
+    ) -> None:
         self._client = redis_client(url, budget, _ALL)
+        self._clock = clock
         self._kept = b"1" if kept else b""
         self._prefix = prefix.encode()
 
@@ -147,7 +152,7 @@ class RedisFileIndex:
 
     async def open(self) -> None:
         with contextlib.suppress(PenstockError):  # it is in the log, and all but files goes on
-            await self._client.ask(b"PING")
+            await self._clock.hear(self._client)
 
     async def close(self) -> None:
         await self._client.close()
@@ -156,6 +161,7 @@ class RedisFileIndex:
         return await self._client.run(script, [self._prefix], self._kept, *values)
 
     async def used(self, tenant: str) -> int:
+        await self._clock.hear(self._client)  # before anything is entered
         return int(await self._client.ask(b"HGET", self._prefix + b"charged", tenant.encode()) or 0)
 
     async def insert(
@@ -233,6 +239,7 @@ class RedisFileIndex:
 
     async def expire(self, now: float) -> list[tuple[str, Parts]]:
         gone: list[tuple[str, Parts]] = []
+        await self._clock.hear(self._client)
         for _ in range(_STEPS):
             answer = await self._run(_EXPIRE, text(now), b"%d" % _SCANNED)
             gone += [
