@@ -63,7 +63,7 @@ def test_deep_nesting_is_refused_or_relayed_but_never_fatal():
         try:
             read(body)
         except BadRequest as error:
-            assert error.code == "invalid_json"
+            assert error.code == ("invalid_json" if depth < 200_000 else "too_many_values")
 
 
 def test_values_keep_their_bytes_whatever_their_spelling():

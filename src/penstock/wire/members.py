@@ -13,6 +13,7 @@ import msgspec
 
 from penstock.errors import BadRequest, Untranslatable
 from penstock.messages import JSON
+from penstock.wire._json_values import check_asked
 from penstock.wire.not_json import NOT_JSON, why_not_json
 
 _decode = msgspec.json.Decoder(dict[str, JSON]).decode
@@ -140,8 +141,9 @@ class Members:
 def body_of(body: bytes) -> Members:
     """The members of a whole body.
 
-    :raises BadRequest: it is not JSON, or no object
+    :raises BadRequest: it is not JSON, or no object, or holds too many values
     """
+    check_asked(body)
     try:
         return Members(_decode(body), "")
     except NOT_JSON as error:

@@ -20,6 +20,7 @@ import msgspec
 from penstock.errors import BadRequest, UpstreamBroken
 from penstock.messages import Call, Endpoint, Event, Headers, Usage
 from penstock.wire import form, problems, request, sse
+from penstock.wire._json_values import check_asked
 from penstock.wire.not_json import NOT_JSON, why_not_json
 from penstock.wire.usage import BESIDE, MAX_TOKENS, estimate_tokens
 
@@ -60,7 +61,7 @@ class Opening(msgspec.Struct, frozen=True):
 def read(endpoint: Endpoint, headers: Headers, body: bytes) -> Opening:
     """Find the model that a request names.
 
-    :raises BadRequest: neither JSON nor a form, or without a model; ``param`` names what is wrong
+    :raises BadRequest: neither JSON nor a form, of too many values, or without a model; ``param`` names what is wrong
     """
     kind = headers.get(b"content-type", b"")
     fields: dict[str, msgspec.Raw]
@@ -68,6 +69,7 @@ def read(endpoint: Endpoint, headers: Headers, body: bytes) -> Opening:
         found = form.read(kind, body)
         fields, body, model = found.fields, found.body, found.model
     else:
+        check_asked(body)
         try:
             fields = _members(body)
         except NOT_JSON as error:

@@ -18,6 +18,7 @@ import msgspec
 
 from penstock.errors import BadRequest
 from penstock.messages import Dialect, Endpoint
+from penstock.wire._json_values import ALWAYS_TAKEN, check_asked
 from penstock.wire.not_json import NOT_JSON, why_not_json
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -108,9 +109,11 @@ class Opening(msgspec.Struct, frozen=True):
 def read(endpoint: Endpoint, body: bytes) -> Opening:
     """Split a body and check what the gateway itself relies on.
 
-    :raises BadRequest: not JSON, not an object, or a member that is missing or of the wrong type;
-        ``param`` names it
+    :raises BadRequest: not JSON, not an object, of too many values, or a member that is missing or of the wrong
+        type; ``param`` names it
     """
+    if len(body) > ALWAYS_TAKEN:
+        check_asked(body)
     try:
         fields = _members(body)
     except NOT_JSON as error:

@@ -17,6 +17,7 @@ import re
 import msgspec
 
 from penstock.errors import UpstreamBroken
+from penstock.wire._json_values import check_answered
 
 _BOM = b"\xef\xbb\xbf"
 _LF = 10
@@ -66,8 +67,8 @@ class Splitter:
         Blank lines in front of a frame are left out: they mean nothing, and a frame that began with
         one could not be given an ``id:`` line.
 
-        :raises UpstreamBroken: a frame longer than ``max_frame_bytes``, or of more than :data:`MAX_LINES` lines, or
-            more than :data:`MAX_FRAMES` that hold next to nothing
+        :raises UpstreamBroken: a frame longer than ``max_frame_bytes``, or of more than :data:`MAX_LINES` lines or of
+            too many values, or more than :data:`MAX_FRAMES` that hold next to nothing
         """
         if not self._started and not (data := self._without_mark(data)):
             return []
@@ -152,6 +153,7 @@ class Splitter:
                     raise self._too_long()
                 if max(frame.count(b"\n"), frame.count(b"\r")) > MAX_LINES:
                     raise UpstreamBroken(f"the upstream sent an event of more than {MAX_LINES} lines")
+                check_answered(frame)
 
     def _check_tail(self) -> None:
         if len(self._tail) > self._max_frame_bytes:

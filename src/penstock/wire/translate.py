@@ -17,6 +17,7 @@ import msgspec
 from penstock.errors import Untranslatable
 from penstock.messages import Dialect, Endpoint
 from penstock.wire import anthropic, chat, counting, custom_tools
+from penstock.wire._json_values import check_answered
 from penstock.wire.conversation import AnswerEvent, Finished, Prompt, Started
 from penstock.wire.dialect import AnswersForm, AsksForm, Decoder, Encoder
 
@@ -95,8 +96,9 @@ class Translation:
     def answer(self, body: bytes, model: str, *, created: int = 0) -> bytes:
         """The caller's answer; ``model`` is the caller's name. ``created``: Unix time, for dialects that tell it.
 
-        :raises penstock.errors.UpstreamBroken: the body is not an answer
+        :raises penstock.errors.UpstreamBroken: the body is not an answer, or of too many values
         """
+        check_answered(body)
         answer = self._answers.decode_answer(body)
         return self._asks.encode_answer(
             msgspec.structs.replace(answer, model=model, created=answer.created or created)

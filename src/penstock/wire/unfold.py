@@ -10,6 +10,7 @@ from __future__ import annotations
 from penstock.errors import UpstreamBroken
 from penstock.messages import Endpoint, Event, Usage
 from penstock.wire import anthropic, chat
+from penstock.wire._json_values import check_answered
 from penstock.wire.not_json import NOT_JSON
 
 
@@ -20,10 +21,11 @@ def unfold(
 
     :param include_usage: whether the caller asked for the chunk that carries usage (CHAT, COMPLETIONS)
     :param usage: what the answer used, for a body that does not tell it
-    :raises UpstreamBroken: the body is no answer, or not a whole one
+    :raises UpstreamBroken: the body is no answer, or not a whole one, or of too many values
     """
     if not endpoint.streams:
         raise ValueError(f"{endpoint.path} does not stream")
+    check_answered(body)
     try:
         if endpoint is Endpoint.MESSAGES:
             return anthropic.unfold_body(body, usage)

@@ -6,6 +6,7 @@ import msgspec
 
 from penstock.errors import UpstreamBroken
 from penstock.messages import Usage
+from penstock.wire._json_values import check_answered
 from penstock.wire.conversation import Answer, StopReason, Text, Thinking, ToolCall
 from penstock.wire.not_json import NOT_JSON
 from penstock.wire.usage import MAX_TOKENS
@@ -97,8 +98,9 @@ _answer = msgspec.json.Decoder(_Answer).decode
 def decode_answer(body: bytes) -> Answer:
     """What Converse's body says; it has neither an id nor the model's name.
 
-    :raises UpstreamBroken: it is no answer, or one without a stop reason
+    :raises UpstreamBroken: it is no answer, or one without a stop reason, or of too many values
     """
+    check_answered(body)
     try:
         answer = _answer(body)
     except NOT_JSON:
