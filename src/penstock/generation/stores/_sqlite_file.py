@@ -92,6 +92,12 @@ RAISE_FENCE = "UPDATE fence SET version = version + 1"
 STEPS: Steps = ()
 MARK = Mark(Kind.GENERATIONS, 1 + len(STEPS))
 
+# For letting go: a file of an earlier release gets them when it is opened, and an earlier release keeps them up.
+_INDICES = (
+    "CREATE INDEX IF NOT EXISTS generations_ended ON generations (expires_at) WHERE state != 'running'",
+    "CREATE INDEX IF NOT EXISTS claims_past ON claims (expires_at)",
+)
+
 # Of the write-ahead log, when it begins anew, for which writers wait some milliseconds; it is cut to that then, so that
 # it has to grow past it again before it is worth while once more.
 LOG_BYTES = 64 << 20
@@ -182,6 +188,8 @@ class SQLiteFile:
                         MARK.adopt(db, _SCHEMA, STEPS)
                         if steps:
                             db.execute(RAISE_FENCE)
+                for index in _INDICES:
+                    db.execute(index)
                 db.execute("PRAGMA busy_timeout = 0")  # from here on we wait ourselves, see patiently()
             except (Foreign, OtherVersion) as error:
                 db.close()

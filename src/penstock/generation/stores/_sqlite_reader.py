@@ -24,6 +24,17 @@ _decode_ending = msgspec.msgpack.Decoder(Ending).decode
 _NO_LEASE = "NOT EXISTS (SELECT 1 FROM leases WHERE leases.owner = generations.owner AND until > ?)"
 
 
+PAST = f"""
+SELECT id FROM generations WHERE state != 'running' AND expires_at <= ?
+UNION ALL
+SELECT id FROM generations WHERE state = 'running' AND expires_at <= ? AND {_NO_LEASE}
+LIMIT ?"""  # noqa: S608 - two questions, each of which has its index
+
+STATISTICS = """
+SELECT count(*), count(*) FILTER (WHERE state = 'running'), sum(size), max(number)
+FROM (SELECT number, state, size FROM generations WHERE number > ? ORDER BY number LIMIT ?)"""
+
+
 class Row(NamedTuple):
     """A row of ``generations``."""
 
@@ -212,17 +223,13 @@ class SQLiteReader:
         )
         return [generation_id for (generation_id,) in rows]
 
-    def past(self, now: float) -> list[str]:
-        """Generations that are past their time, and that nobody owns if they run."""
-        rows = self.file.patiently(
-            f"SELECT id FROM generations WHERE expires_at <= ? AND (state != 'running' OR {_NO_LEASE})",  # noqa: S608
-            (now, now),
-        )
+    def past(self, now: float, limit: int) -> list[str]:
+        """Up to ``limit`` generations that are past their time, and that nobody owns if they run."""
+        rows = self.file.patiently(PAST, (now, now, now, limit))
         return [generation_id for (generation_id,) in rows]
 
-    def too_much(self, max_bytes: int) -> list[str]:
-        """The oldest ended generations without which the rest is within its bound."""
-        excess = self.statistics().size - max_bytes
+    def too_much(self, excess: int) -> list[str]:
+        """The oldest ended generations that hold as much as there is too much."""
         found: list[str] = []
         if excess > 0:
             rows = self.file.patiently(
@@ -235,11 +242,13 @@ class SQLiteReader:
                     break
         return found
 
-    def statistics(self) -> StoreStatistics:
-        number, running, size = self.file.patiently(
-            "SELECT count(*), count(*) FILTER (WHERE state = 'running'), sum(size) FROM generations"
-        ).fetchone()
-        return StoreStatistics(number, running, size or 0)
+    def statistics(self, after: int, limit: int) -> tuple[StoreStatistics, int | None]:
+        """Of up to ``limit`` generations, and the number of the last of them; None: there are no others.
+
+        :param after: the number of the last one of those before
+        """
+        number, running, size, last = self.file.patiently(STATISTICS, (after, limit)).fetchone()
+        return StoreStatistics(number, running, size or 0), last if number == limit else None
 
     def checkpoint(self) -> int:
         """Bring what transactions wrote to its place, and have the disk take it; holds up nobody.

@@ -49,6 +49,8 @@ _END = (
     " expires_at = ended.column5, ending = ended.column6 FROM (VALUES "
 )
 _BY_NUMBER = ") AS ended WHERE number = ended.column1"
+OLD_CLAIMS = """
+DELETE FROM claims WHERE (tenant, name) IN (SELECT tenant, name FROM claims WHERE expires_at <= ? LIMIT ?)"""
 _PUT_GENERATIONS = "INSERT INTO generations VALUES "
 _PUT_PIECES = "INSERT INTO pieces VALUES "
 
@@ -466,15 +468,16 @@ class SQLiteWriter:
         if row.state == State.RUNNING.value:
             self._db.execute(RAISE_FENCE)
 
-    def forget_old(self, now: float) -> None:
-        """Remove claims and leases that have run out."""
-        self.file.make_room(lambda: self._forget_old(now))
+    def forget_old(self, now: float, limit: int) -> bool:
+        """Remove up to ``limit`` claims that have run out, and leases; whether there may be other claims."""
+        return self.file.make_room(lambda: self._forget_old(now, limit))
 
-    def _forget_old(self, now: float) -> None:
+    def _forget_old(self, now: float, limit: int) -> bool:
         with self.file.transaction():
             self._look()
-            self._db.execute("DELETE FROM claims WHERE expires_at <= ?", (now,))
+            removed = self._db.execute(OLD_CLAIMS, (now, limit)).rowcount
             self._db.execute("DELETE FROM leases WHERE until <= ?", (now,))
+        return removed == limit
 
     def checkpoint(self) -> None:
         """The last part of it, after which the write-ahead log can begin anew."""

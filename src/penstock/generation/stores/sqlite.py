@@ -22,8 +22,6 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
-import msgspec
-
 from penstock.generation.store import (
     Claim,
     Record,
@@ -52,6 +50,8 @@ _COPY_NOW = 2 * LOG_BYTES  # from which size of the log on who copies it has the
 _LOW = 15  # priority; a thirtieth of a busy core, about what copying takes where that writes all it can
 _LOOK_EVERY = 0.05  # seconds between two looks whether the file was moved or removed
 _REMOVED_AT_ONCE = 50  # generations in one transaction: others wait for it
+_FORGOTTEN_AT_ONCE = 500  # claims, the same
+_LOOKED_AT_ONCE = 10_000  # generations: who wants to read meanwhile waits for that, a millisecond or two
 
 
 class SQLiteStore:
@@ -149,7 +149,8 @@ class SQLiteStore:
         return await self._drop(self.max_bytes * 9 // 10, float("-inf")) > 0
 
     async def _drop(self, max_bytes: int, now: float) -> int:
-        removed = await self._remove(await self._reader.do(lambda reader: reader.too_much(max_bytes)), now)
+        excess = (await self.statistics()).size - max_bytes
+        removed = await self._remove(await self._reader.do(lambda reader: reader.too_much(excess)), now)
         self._dropped += removed
         return removed
 
@@ -207,14 +208,29 @@ class SQLiteStore:
         await self._writer.do(lambda writer: writer.delete(generation_id))
 
     async def expire(self, now: float) -> int:
-        removed = await self._remove(await self._reader.do(lambda reader: reader.past(now)), now)
+        removed = 0
+        while True:
+            past = await self._reader.do(lambda reader: reader.past(now, _LOOKED_AT_ONCE))
+            gone = await self._remove(past, now)
+            removed += gone
+            if not gone or len(past) < _LOOKED_AT_ONCE:
+                break
         removed += await self._drop(self.max_bytes, now)
-        await self._writer.do(lambda writer: writer.forget_old(now))
+        while await self._writer.do(lambda writer: writer.forget_old(now, _FORGOTTEN_AT_ONCE)):
+            pass
         return removed
 
     async def statistics(self) -> StoreStatistics:
-        found = await self._reader.do(lambda reader: reader.statistics())
-        return msgspec.structs.replace(found, dropped=self._dropped)
+        generations = running = size = 0
+        after: int | None = 0
+        while after is not None:
+            found, after = await self._reader.do(
+                lambda reader, after=after: reader.statistics(after, _LOOKED_AT_ONCE)  # type: ignore[misc]
+            )
+            generations += found.generations
+            running += found.running
+            size += found.size
+        return StoreStatistics(generations, running, size, self._dropped)
 
 
 # ---- threads ---------------------------------------------------------------------------------------------
