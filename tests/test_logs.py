@@ -100,6 +100,7 @@ class TestRequestLog:
         log.flush()
         assert sunk.lines == [
             {
+                "level": "info",
                 "time": "2026-11-01T12:00:00.123456Z",
                 "generation": "gen_1",
                 "tenant": "acme",
@@ -126,7 +127,7 @@ class TestRequestLog:
         log = make_log(sunk)
         log.write(line(status=404))
         log.flush()
-        assert list(sunk.lines[0]) == ["time", "status"]
+        assert list(sunk.lines[0]) == ["level", "time", "status"]
 
     def test_lines_wait_for_the_sweep(self, sunk):
         log = make_log(sunk)

@@ -42,8 +42,8 @@ Sink = Callable[[bytes], int]
 """Takes some bytes and says how many; raises BlockingIOError when it would have to wait."""
 
 
-class RequestLine(msgspec.Struct, omit_defaults=True):
-    """What is said of one request.  Times in milliseconds; ``cost`` in 1e-12 US dollars.
+class RequestLine(msgspec.Struct, omit_defaults=True, tag_field="level", tag="info"):
+    """What is said of one request, first of all how important it is.  Times in milliseconds; ``cost`` in 1e-12 US dollars.
 
     ``read``: how the caller came by the answer, if no upstream was asked for this request; then tokens and cost
     are in another line.
@@ -90,7 +90,7 @@ class RepeatedLine:
             encoded = b""
         if not 0 < len(encoded) <= MAX_LINE - _VARYING:
             encoded = msgspec.json.encode(_shortened(line))
-        self.rest = encoded[encoded.index(b",") :]  # what stands behind the time
+        self.rest = encoded[encoded.index(b",", encoded.index(b'"time"')) :]  # what stands behind the time
 
     def __repr__(self) -> str:
         return f"<RepeatedLine {self.said}>"
@@ -214,7 +214,7 @@ class RequestLog:
             if not self._second <= now < self._second + 1.0:
                 self._show(now)
             pending = buffer.pending
-            pending += b'{"time":"%b.%06dZ","generation":"%b","peer":%b%b\n' % (
+            pending += b'{"level":"info","time":"%b.%06dZ","generation":"%b","peer":%b%b\n' % (
                 self._shown,
                 (now - self._second) * 1e6,
                 generation.encode(),
