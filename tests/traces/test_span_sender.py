@@ -141,3 +141,45 @@ def test_without_an_exporter_all_is_counted_as_failed():
     sender.put(Ended())
     sender.close(PATIENCE)
     assert sender.failed == 1
+
+
+class Unsayable(Ended):
+    def span(self):
+        raise ValueError("half a surrogate pair")
+
+
+class Refusing(Exporter):
+    """Cannot encode one of the spans."""
+
+    def __init__(self, bad):
+        super().__init__()
+        self.bad, self.calls = bad, 0
+        self.let.set()
+
+    def export(self, spans):
+        self.calls += 1
+        if self.bad in spans:
+            raise ValueError("cannot be encoded")
+        return super().export(spans)
+
+
+def test_a_span_that_cannot_be_encoded_costs_no_other():
+    bad = object()
+    exporter = Refusing(bad)
+    sender = sender_to(exporter)
+    ended = [Ended() for _ in range(20)]
+    ended[7].span = lambda: bad
+    ended[11] = Unsayable()
+    sender._exporter = exporter
+    sender._send(ended)
+    assert (sender.sent, sender.failed) == (18, 2)
+    assert sum(exporter.batches) == 18
+    assert exporter.calls <= 11  # of twenty the half that has it, each time
+
+
+def test_the_log_is_told_of_such_spans_once_a_minute(caplog):
+    sender = sender_to(None)
+    for _ in range(3):
+        sender._send([Unsayable()])
+    assert [record.message for record in caplog.records] == ["defect while making a span"]
+    assert sender.failed == 3

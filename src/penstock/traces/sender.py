@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
@@ -24,6 +25,7 @@ BATCH = 512  # spans in one request
 REFUSED = 64  # of them those of requests that were refused, with a key that is known; and as many of others
 INTERVAL = 1.0  # seconds for which a span waits for others
 TIMEOUT = 10.0  # seconds that one request may take, with what is tried again of it
+WORD_INTERVAL = 60.0  # seconds between two lines in the log about spans that cannot be sent
 LAST_WORDS = 2.0  # seconds for what waits yet, when it ends
 
 log = logging.getLogger("penstock.traces")
@@ -69,6 +71,7 @@ class Sender:
         self._thread: threading.Thread | None = None
         self._exporter: Exporter | None = None
         self._refused = {True: 0, False: 0}  # since the last batch, by whether the key was known
+        self._next_word = 0.0  # when the log may be told of another
         self.dropped = 0  # spans that found no room
         self.limited = 0  # of refused requests, beyond their share
         self.sent = 0
@@ -141,14 +144,34 @@ class Sender:
         return taken
 
     def _send(self, batch: list[Ended]) -> None:
-        if not batch:
-            return
-        try:
-            taken = self._exporter is not None and self._exporter.export([ended.span() for ended in batch])
-        except Exception:
-            log.exception("defect while sending spans")
-            taken = False
-        if taken:
-            self.sent += len(batch)
-        else:
-            self.failed += len(batch)
+        """Send what can be said: one that cannot is left out, and costs the others nothing."""
+        spans: list[Span] = []
+        for ended in batch:
+            try:
+                spans.append(ended.span())
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others can be sent
+                self._give_up("defect while making a span", error)
+        left = [spans] if spans else []
+        while left:
+            part = left.pop()
+            try:
+                taken = self._exporter is not None and self._exporter.export(part)
+            except Exception as error:  # noqa: BLE001 - the same
+                if len(part) > 1:  # one of them is what cannot be encoded
+                    middle = len(part) // 2
+                    left += part[middle:], part[:middle]
+                else:
+                    self._give_up("defect while sending a span", error)
+                continue
+            if taken:
+                self.sent += len(part)
+            else:
+                self.failed += len(part)
+
+    def _give_up(self, why: str, error: Exception) -> None:
+        """Count a span that cannot be sent, and say so once a minute."""
+        self.failed += 1
+        now = time.monotonic()
+        if now >= self._next_word:
+            self._next_word = now + WORD_INTERVAL
+            log.error(why, exc_info=error)
