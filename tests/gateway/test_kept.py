@@ -64,6 +64,19 @@ def with_gateway(folder, **more):
     return run
 
 
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/batches", "/v1/messages/batches", "/v1/conversations"])
+def test_a_body_in_a_content_coding_is_of_no_kind_that_is_kept(path, tmp_path):
+    @with_gateway(tmp_path)
+    async def test(port):
+        coded = await call(port, b"\x1f\x8b", path, headers=["content-encoding: gzip"])
+        assert (coded.status, coded.json()["error"].get("code")) in [
+            (415, "unsupported_media_type"),
+            (415, None),
+        ]
+        plain = await call(port, form(purpose="vision"), path, headers=[*KIND, "content-encoding: Identity"])
+        assert plain.status == (200 if path == "/v1/files" else 400)
+
+
 def test_a_file_comes_back_as_it_went(tmp_path):
     @with_gateway(tmp_path)
     async def test(port):

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from penstock.errors import BadRequest, MethodNotAllowed, NotFound
+from penstock.errors import BadRequest, MethodNotAllowed, NotFound, UnsupportedMedia
 from penstock.messages import JSON, Tenant
 from penstock.net.exchange import Exchange
 
@@ -62,7 +62,8 @@ class Kept:
     def opening(self, exchange: Exchange, tenant: Tenant) -> Work | None:
         """The work that a request asks for; None: its path is somebody else's.
 
-        :raises penstock.errors.CallerError: there is nothing at its path, or nothing that takes its method
+        :raises penstock.errors.CallerError: there is nothing at its path, nothing that takes its method, or its body
+            is coded
         """
         room, steps = self._room(exchange.path)
         if room is None:
@@ -70,6 +71,8 @@ class Kept:
         found = room.work(exchange, steps, tenant)
         if found is None:
             raise NotFound(f"there is no {exchange.path[:100]} here")
+        if exchange.headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
+            raise UnsupportedMedia(f"{exchange.path[:100]} takes bodies in no Content-Encoding")
         return Work(room.label, tenant, *found)
 
     def label_of(self, path: str) -> str:
