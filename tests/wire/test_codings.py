@@ -230,6 +230,10 @@ def test_the_form_of_a_body_is_that_of_its_media_type():
         (b"application/msgpack, application/json;q=0.5", Form.MSGPACK),
         (b"application/json, application/msgpack", None),
         (b"text/event-stream", None),
+        (b"application/msgpack;q=0", None),
+        (b"application/msgpack; q=0.000, application/x-protobuf", Form.PROTOBUF),
+        (b"application/json;q=0, application/msgpack", Form.MSGPACK),
+        (b"application/msgpack;q=0.001", Form.MSGPACK),
         (b"application/x-protobuf, application/msgpack", Form.PROTOBUF),
     ],
 )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import enum
+import re
 
 import msgspec
 
 from penstock.errors import BadRequest, BodyTooLarge
 from penstock.wire import protobuf
+from penstock.wire._json_values import MOST_ANSWERED
+from penstock.wire._json_values import holds_more as text_holds_more
 from penstock.wire._msgpack_values import holds_more
 
 MOST_VALUES = 1_000_000
@@ -26,6 +29,7 @@ class Form(enum.Enum):
     PROTOBUF = b"application/x-protobuf"
 
 
+_NOT_ACCEPTABLE = re.compile(rb"q=0(\.0{0,3})?")  # RFC 9110, 12.4.2
 _NAMES = {
     b"application/msgpack": Form.MSGPACK,
     b"application/x-msgpack": Form.MSGPACK,
@@ -41,12 +45,14 @@ def form_of(content_type: bytes) -> Form | None:
 
 
 def preferred(accept: bytes, *, embeddings: bool) -> Form | None:
-    """The form that an ``Accept`` wants: the first that can be had; None: JSON.
+    """The form that an ``Accept`` wants: the first that can be had, and has not the weight 0; None: JSON.
 
     :param embeddings: it is an answer that Protocol Buffers can say
     """
     for each in accept.split(b","):
-        name = each.partition(b";")[0].strip().lower()
+        name, *parameters = (part.strip().lower() for part in each.split(b";"))
+        if any(_NOT_ACCEPTABLE.fullmatch(parameter) for parameter in parameters):
+            continue
         form = _NAMES.get(name)
         if form is not None and (embeddings or form is not Form.PROTOBUF):
             return form
@@ -74,9 +80,11 @@ def json_of(body: bytes, form: Form) -> bytes:
 
 
 def answer_in(body: bytes, form: Form) -> bytes | None:
-    """A JSON answer in this form; None: it cannot be said in it."""
+    """A JSON answer in this form; None: it cannot be said in it, or only with too much work."""
     if form is Form.PROTOBUF:
         return protobuf.embeddings_of(body)
+    if text_holds_more(body, MOST_ANSWERED):
+        return None
     try:
         return _pack(_read(body))
     except (msgspec.MsgspecError, OverflowError, RecursionError):
