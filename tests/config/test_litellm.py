@@ -511,6 +511,25 @@ def test_default_fallbacks_are_everybody_s_last():
         assert conversion.left == ()
 
 
+def test_default_fallbacks_are_of_models_that_do_the_same():
+    listed = THREE + (
+        "  - {model_name: draws, litellm_params: {model: openai/x}, model_info: {mode: image_generation}}\n"
+        "  - {model_name: speaks, litellm_params: {model: openai/tts-1}}\n"
+        "  - {model_name: hears, litellm_params: {model: openai/whisper-1}}\n"
+        "  - {model_name: hears-too, litellm_params: {model: openai/y}, model_info: {mode: audio_transcription}}\n"
+        "  - {model_name: writes, litellm_params: {model: openai/z}, model_info: {mode: responses}}\n"
+        "router_settings: {model_group_alias: {draws-too: draws}}\n"
+        "litellm_settings: {default_fallbacks: [c, hears-too]}"
+    )
+    _, config = converted(listed)
+    assert {name: model.fallbacks for name, model in config.models.items() if model.fallbacks} == {
+        "a": ["c"],
+        "b": ["c"],
+        "hears": ["hears-too"],
+        "writes": ["c"],
+    }
+
+
 @pytest.mark.parametrize(
     ("fallbacks", "reason"),
     [

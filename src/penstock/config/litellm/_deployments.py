@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -49,6 +50,17 @@ _RERANKERS = {
     "cohere": Provider("cohere", "https://api.cohere.com/v2", ("COHERE_API_KEY", "CO_API_KEY")),
     "jina_ai": Provider("jina", "https://api.jina.ai/v1", ("JINA_AI_API_KEY", "JINA_API_KEY")),
     "voyage": Provider("voyage", "https://api.voyageai.com/v1", ("VOYAGE_API_KEY",)),
+}
+
+_TEXT = frozenset({"chat", "completion", "responses"})
+# What models are for whose names say so; LiteLLM has a table of all that it knows.
+_PURPOSES = {
+    "image_generation": re.compile(r"dall-e|gpt-image|imagen|stable-diffusion|flux"),
+    "audio_transcription": re.compile(r"whisper|transcribe"),
+    "audio_speech": re.compile(r"\btts\b"),
+    "embedding": re.compile(r"embed"),
+    "moderation": re.compile(r"moderation"),
+    "rerank": re.compile(r"rerank"),
 }
 
 _CLOUDS = _clouds.BEDROCK | _clouds.VERTEX
@@ -100,6 +112,7 @@ class Deployments:
             self._draft.leave("model_list[].model_name", "a name holds no control characters", ascii(name))
             return
         mode = info.get("mode", "chat") if isinstance(info, dict) else "chat"
+        asked_model = model
         if mode not in _SERVED_MODES:
             self._draft.leave("model_list[].model_info.mode", f"{mode} is not served", name)
             return
@@ -150,6 +163,7 @@ class Deployments:
                 continue
             if key not in _INFORMATION and not str(key).startswith("supports_"):
                 self._draft.leave(f"model_list[].model_info.{key}", "", name)
+        self._draft.modes.setdefault(name, _purpose(mode, asked_model))
         found = self._draft.named(upstream, label)
         self._draft.models.setdefault(name, []).append(
             Deployment(name, found, model, provider, shares, clocks, asked)
@@ -320,3 +334,11 @@ def _label(url: str, otherwise: str) -> str:
     if not host or "$" in host or "{" in host:
         return otherwise
     return f"{host}-{port}" if port else host
+
+
+def _purpose(mode: str, model: str) -> str:
+    """For what a model is; all that writes text is alike."""
+    if mode != "chat":
+        return "chat" if mode in _TEXT else mode
+    named = (purpose for purpose, names in _PURPOSES.items() if names.search(model.lower()))
+    return next(named, "chat")

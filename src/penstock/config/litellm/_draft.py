@@ -67,6 +67,7 @@ class Draft:
         self.upstreams: dict[Upstream, str] = {}
         self.models: dict[str, list[Deployment]] = {}
         self.fallbacks: dict[str, list[str]] = {}
+        self.modes: dict[str, str] = {}  # of models: for what they are made, where that is said
         self.keys: list[tuple[str, str]] = []
         self.concurrency: dict[str, int] = {}  # of upstreams, by name
         self.limits: dict[str, dict[str, dict[str, float]]] = {"models": {}, "upstreams": {}}

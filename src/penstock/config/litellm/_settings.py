@@ -95,6 +95,7 @@ def take_aliases(draft: Draft, aliases: Any) -> dict[str, str]:
                 msgspec.structs.replace(deployment, model=deployment.model or str(group))
                 for deployment in draft.models[str(group)]
             ]
+            draft.modes[str(alias)] = draft.modes[str(group)]
             taken[str(alias)] = str(group)
             if isinstance(target, dict) and target.get("hidden"):
                 draft.leave(f"{key}.hidden", "GET /v1/models names whatever its caller may use")
@@ -123,7 +124,8 @@ def take_fallbacks(draft: Draft, library: Plain, router: Plain, aliases: Mapping
         defaults = section.pop("default_fallbacks", None)
         for target in [*as_list(defaults), *general]:
             for model in (name for name in draft.models if name not in aliases):  # an alias has its group's
-                _add_fallback(draft, model, target, f"{name}.default_fallbacks", everywhere=True)
+                if _is_of_use(draft, model, target):
+                    _add_fallback(draft, model, target, f"{name}.default_fallbacks", everywhere=True)
         general = []
     for alias, group in aliases.items():
         for fallback in draft.fallbacks.get(group, ()):
@@ -145,6 +147,15 @@ def _add_fallback(draft: Draft, model: str, target: Any, key: str, *, everywhere
         draft.leave(f"{key}.{model}", f"{model} falls back on itself")
     else:
         draft.fallbacks.setdefault(model, []).append(target)
+
+
+def _is_of_use(draft: Draft, model: str, target: Any) -> bool:
+    """Whether a fallback of all models is one for this: a chat model cannot stand in for one that draws.
+
+    Of a target that is no model somebody else says so.
+    """
+    entry = resolve(draft.models, target) if isinstance(target, str) else None
+    return entry is None or draft.modes.get(model) == draft.modes.get(entry)
 
 
 def take_master_key(draft: Draft, key: Any, environ: Mapping[str, str]) -> None:
