@@ -61,6 +61,7 @@ from penstock.wire.counting import estimated_answer
 log = logging.getLogger("penstock.gateway")
 
 _INPUT_TOKENS = Endpoint.INPUT_TOKENS
+_MOST_OTHERS = 5  # in a message
 _COUNTS = frozenset({Endpoint.COUNT_TOKENS, _INPUT_TOKENS})
 _WRITES_ON = frozenset({How.PREFILL, How.PROMPT})  # what they ask for is new text, a token at least
 
@@ -188,6 +189,7 @@ class Production:
         config, recorder = self._retry, self._recorder
         error: PenstockError | None = None
         limited: RateLimited | None = None
+        failures: list[tuple[str, PenstockError]] = []
         for candidate in candidates:
             if self.call.endpoint in _COUNTS and not candidate.upstream.counts(self.call.endpoint):
                 self._estimate(candidate, recorder.clock.now())
@@ -210,16 +212,20 @@ class Production:
                     if candidate.sample is None or not candidate.sample.is_new:
                         raise
                     error = refused  # a version on trial may be what is wrong
+                    failures.append((candidate.upstream.name, refused))
                     break
                 except RateLimited as over:  # and nothing was asked there
                     limited = _sooner(limited, over)
+                    failures.append((candidate.upstream.name, over))
                     break
                 except Overloaded as overloaded:  # no room at this candidate: the next may have some
                     # That it goes away says less than how another failed.
                     error = error if error is not None and overloaded.code == LEAVING else overloaded
+                    failures.append((candidate.upstream.name, overloaded))
                     break
                 except UpstreamError as failed:
                     error = untraced(failed)
+                    failures.append((candidate.upstream.name, failed))
                     if self._abandoned or failed.code == TOO_LARGE:
                         raise  # the latter is paid for, and the next one would be as long
                     if self.generation.events:
@@ -237,6 +243,7 @@ class Production:
                     await asyncio.sleep(wait)
         failure = error or limited
         assert failure is not None, "a route has at least one candidate"
+        failure.message += _others(failures, failure)
         raise failure
 
     def _won(self, transfer: Transfer) -> None:
@@ -498,6 +505,16 @@ def _has_another(candidates: Sequence[Candidate], candidate: Candidate, error: U
         isinstance(error, UpstreamUnreachable)
         or (isinstance(error, UpstreamTimeout) and error.clock == "connect")
     ) and any(one.route == candidate.route for one in candidates[candidates.index(candidate) + 1 :])
+
+
+def _others(failures: Sequence[tuple[str, PenstockError]], told: PenstockError) -> str:
+    """Who else was asked, and how that failed, for the end of the message of the failure that is told.
+
+    Of upstreams only what the configuration calls them, and our own word for what happened.
+    """
+    mine = [name for name, failure in failures if failure is told]
+    others = {f"{name} ({failure.code})": None for name, failure in failures if name not in mine}
+    return f" [before that: {', '.join([*others][:_MOST_OTHERS])}]" if others else ""
 
 
 def _sooner(one: RateLimited | None, other: RateLimited) -> RateLimited:
