@@ -70,6 +70,7 @@ class RequestLine(msgspec.Struct, omit_defaults=True, tag_field="level", tag="in
     peer: str = ""
     read: str = ""
     trace: str = ""  # id of the trace that it belongs to
+    request_id: str = ""  # X-Request-Id, where proxies stand in front
     method: str = ""  # of a request that was refused before it was a call
     path: str = ""  # the same
 

@@ -126,6 +126,9 @@ class Running:
         status, body = ask(self.control, method, path, headers)
         return status, (json.loads(body) if body[:1] in b"{[" else body.decode())
 
+    def wait_all_ready(self):
+        wait_until(lambda: self.ask_control("/readyz")[1]["reasons"] == [])
+
     def wait_told(self, path):
         """What the control API says of the workers, once each has told it in time."""
         return wait_until(lambda: not (told := self.ask_control(path)[1])["silent"] and told)

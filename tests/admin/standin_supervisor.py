@@ -31,7 +31,7 @@ def main():
         supervisor = Supervisor(
             config,
             reread=lambda: load(path),
-            files=[path],
+            files=lambda: [path],
             server=sys.argv[2] if len(sys.argv) > 2 else "own",
             watch_interval=0.1,
             on_ready=ready,

@@ -111,7 +111,7 @@ class TestDeath:
             os.kill(victim, signal.SIGKILL)
             wait_gone(victim)
             wait_until(lambda: len(set(running.workers) - {victim}) == 2)
-            wait_until(lambda: running.ask_control("/readyz")[0] == 200)
+            running.wait_all_ready()
             count = len(answered)
             wait_until(lambda: len(answered) > count + 20)
             stop.set()
@@ -141,7 +141,7 @@ class TestDeath:
         with Running.standin(config) as running:
             for delay in (0, 1):
                 (victim,) = wait_until(lambda: running.workers)
-                wait_until(lambda: running.ask_control("/readyz")[0] == 200)
+                running.wait_all_ready()
                 os.kill(victim, signal.SIGKILL)
                 assert f"another starts in {delay} s" in running.wait_log("died", count=delay + 1)
 
@@ -150,14 +150,15 @@ class TestDeath:
             survivor, victim = running.workers
             os.kill(victim, signal.SIGKILL)
             wait_until(lambda: set(running.workers) - {survivor, victim})
-            wait_until(lambda: running.ask_control("/readyz")[0] == 200)
+            running.wait_all_ready()
             (victim,) = set(running.workers) - {survivor}
             os.kill(victim, signal.SIGKILL)
             running.wait_log("another starts in 1 s")
             answers = []
             while not set(running.workers) - {survivor}:  # nobody has been started yet
                 answers.append(int(running.get("/hello")[1].split()[1]))
-            wait_until(lambda: running.ask_control("/readyz")[0] == 200)
+                assert running.ask_control("/readyz")[0] == 200  # nobody need be sent elsewhere
+            running.wait_all_ready()
             (fresh,) = set(running.workers) - {survivor}
             if answers[-1:] == [fresh]:  # a slow machine may take long for this one
                 answers.pop()
@@ -187,7 +188,7 @@ class TestDeath:
             running.wait_log(f"(pid {victim}) has given no sign of life for 4 s and is killed")
             wait_gone(victim)
             wait_until(lambda: victim not in running.workers and set(others) < set(running.workers))
-            wait_until(lambda: running.ask_control("/readyz")[0] == 200)
+            running.wait_all_ready()
             assert running.get("/hello")[0] == 200
             assert set(others) < set(running.workers)
             running.wait_metric("penstock_worker_restarts_total", 1)
@@ -216,6 +217,35 @@ class TestEnd:
             assert status == 503
             assert body["reasons"][0] == "the gateway is draining"
             assert running.ask_control("/healthz")[0] == 200
+            assert stream.through(b"still here")
+            assert stream.end() == b""
+            assert running.wait_exit() == 0
+
+    def test_the_port_stays_open_for_the_delay_while_the_gateway_says_that_it_is_not_ready(self, tmp_path):
+        config = write_config(tmp_path / "c.yaml", drain_delay=PATIENCE, drain_timeout=PATIENCE)
+        with Running.standin(config) as running:
+            stream = Stream(running.port, tmp_path)
+            running.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: "worker 0 is draining" in str(running.ask_control("/readyz")))
+            assert running.ask_control("/readyz")[0] == 503
+            for _ in range(2):
+                with socket.create_connection(("127.0.0.1", running.port), timeout=PATIENCE) as caller:
+                    caller.sendall(b"GET /hello HTTP/1.1\r\nhost: h\r\n\r\n")
+                    answer = b"".join(iter(lambda caller=caller: caller.recv(1000), b""))
+                assert answer.startswith(b"HTTP/1.1 200 ")
+                assert b"connection: close" in answer
+            assert stream.through(b"still here")
+            running.process.send_signal(signal.SIGINT)  # the second signal: no patience any more
+            assert stream.cut()
+            assert running.wait_exit() == 130
+
+    def test_the_port_closes_after_the_delay_and_what_is_in_flight_has_its_whole_time_then(self, tmp_path):
+        config = write_config(tmp_path / "c.yaml", drain_delay=1.0, drain_timeout=PATIENCE)
+        with Running.standin(config) as running:
+            stream = Stream(running.port, tmp_path)
+            running.process.send_signal(signal.SIGTERM)
+            running.wait_log("not ready any more; the port closes in 1 s")
+            wait_until(lambda: refused(running.port))
             assert stream.through(b"still here")
             assert stream.end() == b""
             assert running.wait_exit() == 0
@@ -344,7 +374,7 @@ class TestReload:
             assert greeting(running) == "first"
             os.kill(running.workers[0], signal.SIGKILL)
             wait_until(lambda: running.metric("penstock_worker_restarts_total") == 1)
-            wait_until(lambda: running.ask_control("/readyz")[0] == 200)
+            running.wait_all_ready()
             for _ in range(8):
                 assert greeting(running) == "first"
 

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ import yaml
 
 from penstock.cli.serve import _example
 from penstock.config.discover import discover
+from penstock.config.keys import hash_key, new_key
 from penstock.testing._ports import free_port
 
 PATIENCE = 60.0
@@ -116,6 +118,41 @@ def write(folder, name="penstock.yaml", **sections):
     path = folder / name
     path.write_text(yaml.safe_dump(document))
     return path
+
+
+def put_secret(folder, version, **files):
+    """As Kubernetes does it: a new directory, and one symlink that is swapped."""
+    fresh = folder / f"..{version}"
+    fresh.mkdir(parents=True)
+    for name, text in files.items():
+        (fresh / name).write_text(text + "\n")
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(f"..data/{name}")
+    (folder / "..data_tmp").symlink_to(fresh.name)
+    (folder / "..data_tmp").rename(folder / "..data")
+
+
+def permitted(port, key):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    try:
+        connection.request("GET", "/v1/models", headers={"authorization": f"Bearer {key}"})
+        return connection.getresponse().status == 200
+    finally:
+        connection.close()
+
+
+def test_a_secret_that_is_mounted_can_be_renewed_without_a_word(tmp_path):
+    old, new = new_key(), new_key()
+    secret = tmp_path / "secret"
+    put_secret(secret, "1", hash=hash_key(old))
+    write(tmp_path, keys=[{"name": "app", "hash": f"${{file:{secret / 'hash'}}}"}])
+    with Serving(tmp_path) as serving:
+        assert permitted(serving.port, old)
+        put_secret(secret, "2", hash=hash_key(new))
+        until = time.monotonic() + PATIENCE
+        while not permitted(serving.port, new):
+            assert time.monotonic() < until
+        assert not permitted(serving.port, old)
 
 
 @pytest.fixture

@@ -1,7 +1,10 @@
 """References to the environment and to files."""
 
+from pathlib import Path
+
 import pytest
 
+from penstock.config.load import referenced_files
 from penstock.config.references import MAX_FILE_BYTES, expand, variables
 
 ENVIRON = {"NAME": "value", "EMPTY": "", "NESTED": "${NAME}"}
@@ -68,3 +71,15 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 def test_the_variables_that_must_be_set_are_known():
     assert variables("${A} ${B:-x} $${C} ${file:/d} ${D}") == {"A", "D"}
+
+
+def test_the_files_of_a_configuration_are_those_of_its_values(tmp_path):
+    path = tmp_path / "penstock.yaml"
+    path.write_text(
+        "# ${file:/of/a/comment}\nkeys: [{name: a, hash: '${file:/b}'}]\ncontrol_key: ${file:/a}${file:/b} # ${file:/c}\n"
+        "log: $${file:/d}\n"
+    )
+    assert referenced_files(path) == [Path("/a"), Path("/b")]
+    path.write_text("{")
+    assert referenced_files(path) == []
+    assert referenced_files(tmp_path / "none") == []

@@ -33,9 +33,8 @@ def test_the_configuration_in_kubernetes_is_one():
 def test_a_pod_is_given_time_to_drain():
     inside = kubernetes()["StatefulSet"]["spec"]["template"]["spec"]
     config = parse(kubernetes()["ConfigMap"]["data"]["penstock.yaml"], "penstock.yaml", SECRETS)
-    (container,) = inside["containers"]
-    before = float(container["lifecycle"]["preStop"]["exec"]["command"][1])
-    assert inside["terminationGracePeriodSeconds"] >= before + config.drain_timeout + 5
+    assert config.drain_delay >= 5
+    assert inside["terminationGracePeriodSeconds"] >= config.drain_delay + config.drain_timeout + 5
 
 
 def test_the_unit_runs_commands_that_there_are_and_is_patient():

@@ -11,6 +11,7 @@ from penstock.gateway.stages.record import (
     _KNOWN_ERRORS,
     MOST_METHOD,
     MOST_PATH,
+    MOST_REQUEST_ID,
     WATCHED,
     WATCHED_FAILURES,
     WORD_INTERVAL,
@@ -248,6 +249,21 @@ def test_so_is_a_request_that_never_became_a_call(recorder, lines, tenant):
     assert (line["method"], line["path"]) == ("POST", "/v1/chat/completions")
     assert line.get("key") == (tenant.key_name if tenant else None)
     assert counted(recorder.measures.requests) == {("chat", "401"): 1}
+
+
+def test_what_a_proxy_calls_the_request_is_in_each_line_where_proxies_are_trusted(recorder, lines):
+    exchange = FakeExchange()
+    exchange.headers = {b"x-request-id": b"r" * 8_000}
+    call = a_call()
+    call.headers = {b"x-request-id": b"req-7\xff"}
+    for trusted in (False, True):
+        recorder._request_ids = trusted
+        recorder.refused(exchange, "chat", None, status=401, error="invalid_api_key")
+        recorder.answered(call, None, status=503, error="overloaded", peer="")
+        recorder.answered(call, a_generation(call), status=200, error="", peer="")
+        recorder.answered(a_call(), a_generation(a_call()), status=200, error="", peer="")
+    told = [line.get("request_id") for line in lines.seen]
+    assert told == [None] * 4 + ["r" * MOST_REQUEST_ID, "req-7\xff", "req-7\xff", None]
 
 
 def test_what_is_asked_for_in_vain_fills_no_log(recorder, lines):

@@ -250,7 +250,7 @@ def test_a_worker_that_is_killed_takes_only_its_own_calls_with_it(tmp_path):
             assert len(failed) == lost
             for stream in streams:
                 assert stream.text == stream.expected(len(stream.pieces) if stream.error else count)
-            await eventually(lambda: gateway.readiness()["ready"])
+            await eventually(lambda: not gateway.readiness()["reasons"])
             second = gateway.worker_pids()
             assert second[index] != first[index]
             assert second[1 - index] == first[1 - index]

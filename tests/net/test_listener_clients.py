@@ -474,6 +474,23 @@ def test_statistics(loop):
 # ---- drain
 
 
+def test_an_announced_end_lets_everybody_in_and_ends_each_connection_with_its_next_answer(loop):
+    async def main():
+        async with Served() as served:
+            with await served.client() as idle:
+                await idle.send(SENTINEL)
+                await idle.receive_until(b"sentinel")
+                served.listener.announce_end()
+                with await served.client() as fresh:
+                    for client in (idle, fresh):
+                        await client.send(SENTINEL)
+                        answers = (await client.receive_all()).split(b"HTTP/1.1 200")
+                        assert b"connection: close" in answers[-1]
+                        assert b"connection: close" not in b"".join(answers[:-1])
+
+    run(main(), loop)
+
+
 def test_drain_closes_the_port_and_idle_connections_at_once(loop):
     async def main():
         async with Served() as served:

@@ -132,12 +132,12 @@ def test_a_client_that_takes_nothing_is_not_written_to():
     run(main())
 
 
-def test_while_the_listener_drains_every_answer_ends_its_connection():
+def test_once_the_end_is_announced_every_answer_ends_its_connection():
     async def main():
         application = Remembering()
         listener = listener_of(application, application)
         await feed(listener, [ASK])
-        listener._serving.draining = True
+        listener.announce_end()
         transport = await feed(listener, [ASK])
         assert application.from_memory == 0
         assert transport.closed or transport.ended
@@ -275,7 +275,7 @@ def test_who_leaves_meanwhile_is_not_answered_and_nothing_is_asked(how, found):
 def test_a_listener_that_drains_waits_for_what_is_looked_for_and_ends_the_connection_with_it(found):
     async def main():
         async with asked_again() as (application, listener, connection, transport):
-            listener._serving.draining = True
+            listener.announce_end()
             connection.drain()
             await settled(transport)
             assert not transport.closed

@@ -41,9 +41,13 @@ class Ping(_Message, frozen=True):
 
 
 class Drain(_Message, frozen=True):
-    """Close the port, finish what is in flight within ``seconds``, exit.  Sent again, the later counts."""
+    """Close the port after ``delay``, finish what is in flight within ``seconds`` from then on, exit.
+
+    Until the port closes, each answer ends its connection.  Sent again, the later counts.
+    """
 
     seconds: float
+    delay: float = 0.0
 
 
 class Adopt(_Message, frozen=True):

@@ -229,7 +229,10 @@ def _health(gateway: Controlled) -> APIRouter:
 
     @router.get("/readyz", responses={503: {"model": Readiness}})
     async def readyz(response: Response) -> Readiness:
-        """200 where every worker takes calls and nothing is going away, else 503 and why."""
+        """200 once every worker takes calls, and as long as one does and the gateway is not ending; else 503.
+
+        `reasons` says what is not as it should be, also with 200.
+        """
         ready, reasons = gateway.readiness()
         response.status_code = 200 if ready else 503
         return Readiness(

@@ -37,6 +37,9 @@ class Door(Protocol):
     async def open(self) -> None:
         """Accept connections; returns when the first one can be answered."""
 
+    def announce_end(self) -> None:
+        """From now on each answer ends its connection, as far as the server can be told."""
+
     async def close(self, seconds: float) -> int:
         """Close the port, then wait ``seconds`` for requests in flight.
 
@@ -163,6 +166,9 @@ class OwnDoor:
     async def open(self) -> None:
         await self._listener.serve(self._own, ssl=self._tls)
 
+    def announce_end(self) -> None:
+        self._listener.announce_end()
+
     async def close(self, seconds: float) -> int:
         deadline = time.monotonic() + seconds
         self._close_port()
@@ -230,7 +236,10 @@ def _tls_arguments(config: Config) -> TLSConfig | None:
 
 
 class _Alone:
-    """A server that accepts on its own socket only."""
+    """A server that accepts on its own socket only, and ends connections when it likes."""
+
+    def announce_end(self) -> None:
+        pass
 
     def adopt(self, index: int) -> None:
         raise NotImplementedError("only the own listener accepts for others")
@@ -254,6 +263,7 @@ class UvicornDoor(_Alone):
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # whom to believe says `listener.trusted_proxies`
             timeout_keep_alive=round(config.listener.idle_timeout),
             ssl_certfile=tls.certificate if tls else None,
             ssl_keyfile=tls.key if tls else None,

@@ -214,8 +214,8 @@ class WorkerProcess:
             self._channel.send(Ping())
         return self._silent
 
-    def drain(self, seconds: float) -> None:
-        self._channel.send(Drain(seconds))
+    def drain(self, seconds: float, delay: float = 0.0) -> None:
+        self._channel.send(Drain(seconds, delay))
 
     def adopt(self, index: int) -> None:
         self._channel.send(Adopt(index))

@@ -11,9 +11,9 @@ supervisor holds the control API (and with it FastAPI) and no caller's byte; the
 * **Beside it.** The simulator and local models are processes of their own, started anew when they die.
 * **Reload.** SIGHUP, or a file that changed: read, check, and only then handed out; one worker that
   cannot take it, and all go back to what they had.  Connections never notice.
-* **End.** SIGTERM or SIGINT: ports close first, what is in flight ends, at the latest after
-  ``drain_timeout``; then the simulator and the control API go.  A second SIGINT ends at once.  When this
-  process is killed, the workers see the end of their channel and drain by themselves.
+* **End.** SIGTERM or SIGINT: the gateway is not ready any more, and after ``drain_delay`` the ports close; what is in
+  flight ends, at the latest after ``drain_timeout``; then the simulator and the control API go.  A second SIGINT ends
+  at once.  When this process is killed, the workers see the end of their channel and drain by themselves.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Supervisor:
     """Runs one gateway; to the control API it is a :class:`~penstock.admin.controlled.Controlled`.
 
     :param reread: gives the configuration anew when a reload is asked for
-    :param files: read when the configuration is, and watched for changes
+    :param files: those that ``reread`` reads; they are watched for changes
     :param on_ready: called once, when every worker answers and the control API does
     :param worker_command: how a worker is started; tests bring their own
     :param watch_interval: seconds between two looks at the files
@@ -81,7 +81,7 @@ class Supervisor:
         config: Config,
         *,
         reread: Callable[[], Config] | None = None,
-        files: Iterable[Path] = (),
+        files: Callable[[], Iterable[Path]] = tuple,
         server: ServerName = "own",
         http2: bool = False,
         http3: bool = False,
@@ -96,9 +96,10 @@ class Supervisor:
         self.control = parse_address(config.control, "control")
         self.stopping = False
         self.started = False  # every worker has been ready once
+        self._open_until = 0.0  # monotonic; of a gateway that is ending
         self.registry = Registry()
         self._reread = reread
-        self._files = tuple(files)
+        self._files = files
         self._server: ServerName = server_for(server, http2=http2, http3=http3)
         self._http2 = http2
         self._http3 = http3
@@ -183,8 +184,13 @@ class Supervisor:
         """Begin to drain."""
         if not self.stopping:
             self.stopping = True
+            self._open_until = time.monotonic() + (self.config.drain_delay if self.started else 0.0)
             self._stop.set()
             self._changed.set()
+
+    def _delay_left(self) -> float:
+        """Seconds until the port closes, of a gateway that is ending."""
+        return 0.0 if self._hurry else max(0.0, self._open_until - time.monotonic())
 
     def _interrupted(self) -> None:
         if self.stopping:
@@ -240,7 +246,7 @@ class Supervisor:
             slot.process = process
             self.departures.tell(process)
             if self.stopping:  # the order to drain went out while this one was being started
-                process.drain(self.config.drain_timeout)
+                process.drain(self.config.drain_timeout, self._delay_left())
             status = await process.wait()
             self._retire(slot)
             self._changed.set()
@@ -341,12 +347,15 @@ class Supervisor:
 
     async def _end(self, keepers: Sequence[asyncio.Task[None]]) -> None:
         """Close the port, let the workers finish, see that all are gone."""
-        deadline = time.monotonic() + self.config.drain_timeout
+        delay = self._delay_left()
+        deadline = time.monotonic() + delay + self.config.drain_timeout
         for slot in self.slots:
             slot.listening.close()  # the workers hold the last copies: they empty the queue, then close
             if slot.process is not None and slot.process.state != "gone":
-                slot.process.drain(self.config.drain_timeout)
+                slot.process.drain(self.config.drain_timeout, delay)
         if keepers and self._failure is None:
+            if delay:
+                log.info("not ready any more; the port closes in %.0f s", delay)
             log.info("draining, for %.0f s at most", self.config.drain_timeout)
         hurried = False
         while not all(keeper.done() for keeper in keepers):
@@ -386,7 +395,7 @@ class Supervisor:
 
     def _watched(self, config: Config) -> list[Path]:
         tls = (config.tls.certificate, config.tls.key) if config.tls is not None else ()
-        return [*self._files, *(Path(name) for name in (*tls, config.prices, config.keys_file) if name)]
+        return [*self._files(), *(Path(name) for name in (*tls, config.prices, config.keys_file) if name)]
 
     async def reload(self) -> ReloadOutcome:
         """Read the configuration again, and have every worker take it; or keep what there is."""
@@ -440,10 +449,15 @@ class Supervisor:
     # ---- what the control API shows --------------------------------------------------------------
 
     def readiness(self) -> tuple[bool, list[str]]:
-        """Whether every worker takes calls, and if not, why."""
+        """Whether calls are taken, and what is not as it should be.
+
+        Every worker has to be ready once.  Later one that does is enough: it answers in the place of one that has
+        died, and who stood in front would lose all of them for the sake of one.
+        """
         reasons = ["the gateway is draining"] if self.stopping else []
         reasons += [f"worker {slot.index} is {slot.state}" for slot in self.slots if slot.state != "ready"]
-        return not reasons, reasons
+        taking = any(slot.state == "ready" for slot in self.slots)
+        return not reasons or (self.started and not self.stopping and taking), reasons
 
     async def states(self) -> list[tuple[Slot, dict[str, Any] | None]]:
         """What every worker says of itself; None where one did not answer in time."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -132,6 +133,8 @@ class Worker:
         self._told = asyncio.Event()  # there is a first message, or there is no need for one
         self._stop = asyncio.Event()
         self._deadline: float | None = None  # monotonic; None: nobody said, the configuration's counts
+        self._open_until = 0.0  # monotonic: when the port closes, once the end has begun
+        self._hurried = asyncio.Event()  # it may close sooner than was said before
         self._ending: asyncio.Task[int] | None = None
         self._channel = channel_to_supervisor(self._on_message, self._on_lost)
         self._board = ChannelBoard(self._channel)
@@ -173,10 +176,16 @@ class Worker:
         await self._leave()
         return 0
 
-    def stop(self, seconds: float | None = None) -> None:
-        """Begin to end, or end earlier than said before; ``seconds`` from now at the latest."""
+    def stop(self, seconds: float | None = None, delay: float = 0.0) -> None:
+        """Begin to end, or end earlier than said before.
+
+        :param seconds: from when the port closes, to the end at the latest
+        :param delay: seconds from now, until the port closes
+        """
+        self._open_until = time.monotonic() + delay
+        self._hurried.set()
         if seconds is not None:
-            deadline = time.monotonic() + seconds
+            deadline = self._open_until + seconds
             sooner = self._deadline is not None and deadline < self._deadline
             self._deadline = deadline
             if sooner and self._ending is not None:
@@ -231,8 +240,8 @@ class Worker:
                 self._postponed = message  # still starting
             case Reload():
                 self._channel.send(Reloaded(message.version, self._reload(message)))
-            case Drain(seconds=seconds):
-                self.stop(seconds)
+            case Drain(seconds=seconds, delay=delay):
+                self.stop(seconds, delay)
             case Adopt(index=index):
                 if self._door is not None and not self._stop.is_set():
                     self._door.adopt(index)
@@ -330,9 +339,16 @@ class Worker:
     async def _end(self) -> int:
         """:returns: how many calls were cut at the deadline"""
         assert self._config is not None
+        assert self._door is not None
+        self._channel.send(Draining())
+        self._door.announce_end()
+        while (left := self._open_until - time.monotonic()) > 0:
+            self._hurried.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._hurried.wait()
         if self._deadline is None:
             self._deadline = time.monotonic() + self._config.drain_timeout
-        self._channel.send(Draining())
         while True:
             self._ending = asyncio.ensure_future(self._drain())
             try:

@@ -18,7 +18,7 @@ import typer
 
 from penstock import logs
 from penstock.admin.supervisor import Supervisor
-from penstock.config.load import load
+from penstock.config.load import load, referenced_files
 from penstock.config.model import Config
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def serve(
     supervisor = Supervisor(
         settings,
         reread=reader.read,
-        files=[path] if path is not None else [],
+        files=reader.files,
         server=server.value,
         http2=http2,
         http3=http3,
@@ -117,6 +117,10 @@ class _Reader:
             log = msgspec.structs.replace(config.log, format=self._log_format.value)
             config = msgspec.structs.replace(config, log=log)
         return config
+
+    def files(self) -> list[Path]:
+        """Those that :meth:`read` reads: the configuration and what it refers to."""
+        return [self.path, *referenced_files(self.path)] if self.path is not None else []
 
     def _discover(self) -> Config:
         from penstock.config.discover import discover  # noqa: PLC0415 - asks servers, which a file need not

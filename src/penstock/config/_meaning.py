@@ -10,6 +10,7 @@ import datetime as dt
 import re
 import ssl
 from collections.abc import Collection
+from ipaddress import ip_network
 from itertools import pairwise
 from pathlib import Path as File
 from typing import Any
@@ -45,6 +46,7 @@ def check(plain: Plain, reader: Reader) -> None:
     for section in ("upstreams", "models", "tiers"):
         _check_names(plain.get(section, {}), section, reader)
     _check_addresses(plain, reader)
+    _check_proxies(plain.get("listener", {}), reader)
     _check_tls(plain.get("tls"), reader)
     upstreams = plain.get("upstreams", {})
     for name, upstream in upstreams.items():
@@ -167,6 +169,14 @@ def _check_addresses(plain: Plain, reader: Reader) -> None:
     if right and overlap(addresses["listen"], addresses["control"]):
         at = "control" if "control" in plain else "listen"
         reader.mistake((at,), f"listen and control are both at {addresses[at]}; give each its own port")
+
+
+def _check_proxies(listener: Plain, reader: Reader) -> None:
+    for index, network in enumerate(listener.get("trusted_proxies", [])):
+        try:
+            ip_network(network)
+        except ValueError as error:
+            reader.mistake(("listener", "trusted_proxies", index), f"is no address or network: {error}")
 
 
 def _check_tls(tls: Plain | None, reader: Reader) -> None:

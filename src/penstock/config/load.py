@@ -18,6 +18,7 @@ from penstock.config import _meaning
 from penstock.config._reading import MAX_NODES, Mistake, Reader, TooManyNodes
 from penstock.config.key_file import with_more
 from penstock.config.model import Config
+from penstock.config.references import files
 from penstock.errors import ConfigError
 
 MAX_BYTES = 4_194_304  # a configuration; more than Kubernetes would hold in a ConfigMap by far
@@ -42,6 +43,16 @@ def load(path: str | os.PathLike[str], environ: Mapping[str, str] | None = None)
         line, column = before.count(b"\n") + 1, error.start - (before.rfind(b"\n") + 1) + 1
         raise _refused(name, [Mistake(line, column, "", "is not UTF-8 text")]) from None
     return parse(text, name, environ)
+
+
+def referenced_files(path: str | os.PathLike[str]) -> list[Path]:
+    """The files whose contents are values of the configuration at ``path`` (``${file:…}``); none, if it is no YAML."""
+    try:
+        tokens = list(yaml.scan(Path(path).read_text("utf-8-sig"), Loader=yaml.SafeLoader))
+    except (OSError, UnicodeError, yaml.YAMLError):
+        return []
+    found = [files(token.value) for token in tokens if isinstance(token, yaml.ScalarToken)]
+    return sorted(map(Path, set().union(*found)))
 
 
 def parse(text: str, name: str = "<text>", environ: Mapping[str, str] | None = None) -> Config:

@@ -65,6 +65,11 @@ def _contents(path: str, problems: list[str]) -> str:
     return ""
 
 
+def files(text: str) -> set[str]:
+    """The files that the text refers to."""
+    return {match["path"] for match in _REFERENCE.finditer(text) if match["path"]}
+
+
 def variables(text: str) -> set[str]:
     """The environment variables that the text refers to, those with a default left out."""
     found = _REFERENCE.finditer(text)

@@ -114,7 +114,13 @@ class Gateway:
         ledger = Ledger(parts.prices(config), self._store, max_rows=book.max_rows_in_memory)
         measure(self.metrics, ledger)
         self._request_log = RequestLog(config.log) if config.log.requests else None
-        self.recorder = Recorder(ledger, self.metrics, self._request_log, clock)
+        self.recorder = Recorder(
+            ledger,
+            self.metrics,
+            self._request_log,
+            clock,
+            request_ids=bool(config.listener.trusted_proxies),
+        )
         self._tracing = Tracing(self.metrics)
         self.recorder.tracer = self._tracing.use(config.traces)
         self.config_version = 1

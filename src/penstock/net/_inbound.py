@@ -77,6 +77,7 @@ class Inbound(asyncio.Protocol):
         "loop",
         "peer",
         "phase",
+        "proxy",
         "segment",
         "serving",
         "transport",
@@ -90,6 +91,7 @@ class Inbound(asyncio.Protocol):
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
         self.write: Callable[[bytes], None] = _write_nowhere
         self.peer = ""
+        self.proxy = ""  # the address at the other end, if who is there tells us for whom it asks
         self.phase = _IDLE
         self.exchange: InboundExchange | None = None
         self._head = bytearray()
@@ -124,6 +126,8 @@ class Inbound(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=serving.config.write_high_water)
         peer = transport.get_extra_info("peername")
         self.peer = str(peer[0]) if isinstance(peer, tuple) else "unix"
+        if serving.proxies.trusts(self.peer):
+            self.proxy = self.peer
         serving.accepted += 1
         if len(serving.connections) - serving.over_limit >= serving.config.max_connections:
             self._refuse_connection()
@@ -241,8 +245,10 @@ class Inbound(asyncio.Protocol):
     def _answer_repeat(self, data: bytes, repeats: Repeats) -> bool:
         """Answer a request that came before in the same bytes, without reading it."""
         serving = self.serving
-        if self.writing_paused or serving.draining:
+        if self.writing_paused or serving.ending:
             return False
+        if self.proxy:
+            self.peer = serving.proxies.caller_of(self.proxy, data)
         try:
             answer = repeats.answer(data, serving.openings[200], self)
         except Exception:  # noqa: BLE001 - then it is read like any other
@@ -344,8 +350,10 @@ class Inbound(asyncio.Protocol):
         serving = self.serving
         serving.requests += 1
         self._stripped = False
+        if self.proxy:
+            self.peer = serving.proxies.caller(self.proxy, head.headers)
         exchange = self.exchange = InboundExchange(self, head)
-        if not head.keep_alive or serving.draining:
+        if not head.keep_alive or serving.ending:
             self.last = True
         length = head.length
         size = len(data)
@@ -499,7 +507,7 @@ class Inbound(asyncio.Protocol):
         """Whether the answer whose head goes out now is the last one of the connection."""
         if not self.last:
             exchange = self.exchange
-            if self.serving.draining or (
+            if self.serving.ending or (
                 exchange is not None
                 and (
                     exchange.continue_wanted  # nobody knows whether the client will send the body now

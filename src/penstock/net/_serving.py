@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from penstock.config.model import ListenerConfig
+from penstock.net._proxies import Proxies
 from penstock.net._request_head import HeadParser
 from penstock.net.clock import Clock
 from penstock.net.exchange import Application, Repeats
@@ -61,6 +62,7 @@ class Serving:
         self.clock = clock
         self.heads = HeadParser(config)
         self.openings = Openings()
+        self.proxies = Proxies(config.trusted_proxies)
         self.context = contextvars.copy_context()  # of no request
         self.connections: set[Connection] = set()
         self.stalled: set[Connection] = set()  # get no events: each sweep looks after them
@@ -70,7 +72,8 @@ class Serving:
         self.accepted = 0
         self.requests = 0
         self.refused: dict[str, int] = {}
-        self.draining = False
+        self.ending = False  # each answer is the last one of its connection
+        self.draining = False  # idle connections are closed
         # 0 switches a timeout off.  Every deadline set between two sweeps lies at least `shortest` ahead.
         self.header_timeout = config.header_timeout or NEVER
         self.body_timeout = config.body_timeout or NEVER

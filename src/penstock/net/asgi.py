@@ -23,6 +23,7 @@ from urllib.parse import quote
 from penstock.config.model import ListenerConfig
 from penstock.errors import BadRequest, BodyTooLarge, PenstockError, RequestTimeout
 from penstock.messages import Headers
+from penstock.net._proxies import Proxies
 from penstock.net.exchange import Application, HeaderList, Watcher
 from penstock.net.responses import internal_error, raised_error, render_fields
 from penstock.net.tasks import start
@@ -65,6 +66,8 @@ class ASGIExchange:
         self.headers: Headers = _headers(scope["headers"])
         client = scope.get("client")
         self.peer = str(client[0]) if client else ""
+        if config.trusted_proxies and (proxies := Proxies(config.trusted_proxies)).trusts(self.peer):
+            self.peer = proxies.caller(self.peer, self.headers)
         self.gone = False
         self.state: object = None
         self.meaning: object = None

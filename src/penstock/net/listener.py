@@ -82,6 +82,10 @@ class Listener:
             server.close()
         self._servers.clear()
 
+    def announce_end(self) -> None:
+        """From now on each answer says ``connection: close``: who comes again has to connect, perhaps elsewhere."""
+        self._serving.ending = True
+
     async def drain(self, deadline_seconds: float) -> int:
         """Stop accepting, let the requests under way end, then cut.
 
@@ -90,7 +94,7 @@ class Listener:
         :returns: how many requests were cut because the deadline had passed
         """
         serving = self._serving
-        serving.draining = True
+        serving.ending = serving.draining = True
         waiting = [
             self._accept(sock, ssl) for _, listening, ssl in self._servers for sock in _waiting(listening)
         ]

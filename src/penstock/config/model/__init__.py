@@ -108,7 +108,9 @@ class Config(Section, frozen=True):
     worker_timeout: Seconds = 30.0
     tls: TLSConfig | None = None  # none: plain HTTP
     listener: ListenerConfig = ListenerConfig()  # limits of the listener
-    # how long requests in flight may take to finish when the process is told to end
+    # how long the ports stay open when the process is told to end, so that a load balancer hears of it first
+    drain_delay: Seconds = 0.0
+    # how long requests in flight may take to finish after that
     drain_timeout: Seconds = 30.0
     region: str = ""  # where this gateway stands: a name, compared with the upstreams' own
     # a file that keeps over a restart who is announced as going away; none: it is forgotten then

@@ -33,6 +33,9 @@ class ListenerConfig(Section, frozen=True):
     write_timeout: Seconds = 60.0  # a client that takes nothing for so long is gone
     write_high_water: Bytes = 65_536  # buffered for one slow reader before its stream pauses
     pipeline_bytes: Bytes = 65_536  # read ahead while a request is being answered
+    # addresses and networks of proxies that say in X-Forwarded-For who calls, and in X-Request-Id how they call the
+    # request; empty: nobody is believed
+    trusted_proxies: list[str] = []
 
 
 class CodingsConfig(Section, frozen=True):

@@ -24,7 +24,7 @@ from penstock.generation.store import Record
 from penstock.ledger.ledger import Ledger
 from penstock.ledger.template import RowTemplate
 from penstock.logs import RepeatedLine, RequestLine, RequestLog
-from penstock.messages import PROCESS_DIED, Attempt, Call, Endpoint, Outcome, Tenant, Usage
+from penstock.messages import PROCESS_DIED, Attempt, Call, Endpoint, Headers, Outcome, Tenant, Usage
 from penstock.metrics import Counter, Histogram, Registry
 from penstock.net.clock import Clock
 from penstock.net.exchange import Exchange
@@ -40,6 +40,7 @@ _COMPLETED = Outcome.COMPLETED
 _FINISHED = State.FINISHED.value
 MAX_BOUND = 4_096
 MOST_METHOD = 20  # characters, of a request that anybody can have refused
+MOST_REQUEST_ID = 128  # characters
 # What is there with a nought from the first request to an endpoint, or attempt at an upstream, on: a rate does not see
 # with which value a counter begins.
 WATCHED = ("429", "500", "502", "503", "504")
@@ -128,7 +129,16 @@ class Repetitions:
 class Recorder:
     """Ledger, metrics and log of one worker."""
 
-    def __init__(self, ledger: Ledger, metrics: Registry, log: RequestLog | None, clock: Clock) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        metrics: Registry,
+        log: RequestLog | None,
+        clock: Clock,
+        *,
+        request_ids: bool = False,
+    ) -> None:
+        self._request_ids = request_ids  # whether the log has those of the proxies in front
         self.ledger = ledger
         self.clock = clock
         self.log = log
@@ -384,6 +394,7 @@ class Recorder:
                     error=error,
                     peer=peer,
                     trace=trace.trace_id_of(call),
+                    request_id=_request_id(call.headers) if self._request_ids else "",
                 )
             )
             return
@@ -413,6 +424,7 @@ class Recorder:
                 peer,
                 read,
                 trace.trace_id_of(call) if call.trace is not None or b"traceparent" in call.headers else "",
+                _request_id(call.headers) if self._request_ids else "",
             )
         )
 
@@ -462,6 +474,7 @@ class Recorder:
                     error=error,
                     peer=exchange.peer,
                     trace=traced,
+                    request_id=_request_id(exchange.headers) if self._request_ids else "",
                     method=exchange.method[:MOST_METHOD] if call is None else "",
                     path=exchange.path[:MOST_PATH] if call is None else "",
                 )
@@ -481,6 +494,10 @@ class Recorder:
                 endpoint, str(status)
             )
         return cell
+
+
+def _request_id(headers: Headers) -> str:
+    return headers.get(b"x-request-id", b"")[:MOST_REQUEST_ID].decode("latin-1")
 
 
 def _milliseconds(seconds: float) -> float:
