@@ -10,6 +10,7 @@ from doc_pages import Page, command, options
 
 from penstock.cli import COMMANDS
 from penstock.cli.ledger import Grouping, parse_since
+from penstock.cli.log import Field
 from penstock.cli.serve import LogFormat, Server
 from penstock.config.providers import PROVIDERS
 
@@ -46,7 +47,9 @@ def test_a_section_shows_a_command_that_would_run(name):
     assert not context.args
 
 
-@pytest.mark.parametrize(("name", "choices"), [("ledger", Grouping), ("serve", Server), ("serve", LogFormat)])
+@pytest.mark.parametrize(
+    ("name", "choices"), [("ledger", Grouping), ("log", Field), ("serve", Server), ("serve", LogFormat)]
+)
 def test_choices_are_those_of_the_command(name, choices):
     named = set(re.findall("`([a-z]+)`", PAGE.section(f"`penstock {name}`")))
     assert {each.value for each in choices} <= named

@@ -38,6 +38,7 @@ GROUPS = {
         "drain": "Tell a running gateway that an upstream is going away.",
         "cache": "Fill the cache of a running gateway.",
         "ledger": "Show what calls have cost.",
+        "log": "Show what a gateway's log comes to.",
     },
     "To try and test": {
         "sim": "Start simulated providers, which bill what they send.",

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-_FIELD = b"x-forwarded-for"
-
 
 class Proxies:
     """The proxies in front of a listener.
@@ -35,14 +33,15 @@ class Proxies:
 
     def caller(self, proxy: str, headers: Mapping[bytes, bytes]) -> str:
         """Whose request it is, as far as the proxy at this address can be believed."""
-        return self._caller(proxy, headers[_FIELD]) if _FIELD in headers else proxy
+        forwarded = headers.get(b"x-forwarded-for")
+        return self._caller(proxy, forwarded) if forwarded is not None else proxy
 
     def caller_of(self, proxy: str, segment: bytes) -> str:
         """The same of a request that has not been read."""
         values = []
         for line in segment.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]:
             name, _, value = line.partition(b":")
-            if name.lower() == _FIELD:
+            if name.lower() == b"x-forwarded-for":
                 values.append(value)
         return self._caller(proxy, b",".join(values))
 
