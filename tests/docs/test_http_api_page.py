@@ -22,7 +22,7 @@ from penstock.gateway.routes import RELAYED
 from penstock.gateway.stored import _METHODS
 from penstock.messages import PROCESS_DIED, Dialect, Endpoint
 from penstock.upstream import fields, transfer
-from penstock.wire import problems, ratelimits
+from penstock.wire import credentials, problems, ratelimits
 
 PAGE = Page("docs/http-api.md")
 SOURCE = Path(penstock.__file__).parent
@@ -169,6 +169,7 @@ def test_every_header_of_a_request_that_means_something_is_there():
     http_own = {"connection", "content-length", "content-type", "expect", "host"}
     http_own |= {"transfer-encoding"}
     read = {name.decode() for names in fields._FORWARDED.values() for name in names}
+    read |= {name.decode() for name in credentials.ACCOUNTS}
     for path in (
         (SOURCE / "gateway").rglob("*.py"),
         (SOURCE / "upload").rglob("*.py"),

@@ -291,6 +291,20 @@ def test_where_the_provider_checks_the_key_nobody_gets_an_answer_with_another_ke
     on_uvloop(main)
 
 
+def test_what_a_provider_said_of_its_limits_is_no_part_of_a_kept_answer():
+    told = plain(COMPLETION, headers=["x-ratelimit-remaining-tokens: 7", "x-request-id: r1"])
+
+    async def main():
+        async with gateway_of([[Step.REQUEST, told]]) as (_, port, _, _):
+            answers = [await call(port, ASKED, headers=["authorization: Bearer k"]) for _ in range(2)]
+            assert [answer.headers["penstock-status"] for answer in answers] == ["created", "cached"]
+            assert [answer.headers["x-request-id"] for answer in answers] == ["r1", "r1"]
+            told_to = [answer.headers.get("x-ratelimit-remaining-tokens") for answer in answers]
+            assert told_to == ["7", None]
+
+    on_uvloop(main)
+
+
 # ---- Cache-Control ----
 
 

@@ -204,6 +204,30 @@ def test_a_key_among_the_configured_fields_is_the_only_one(name):
     assert fields[name.encode()] == b"ours"
 
 
+ACCOUNT = {b"openai-organization": b"org-1", b"openai-project": b"proj-1"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "endpoint", "more", "passed_on"),
+    [
+        ("openai", Endpoint.CHAT, {"open_gateway": True}, ACCOUNT),
+        ("openai", Endpoint.CHAT, {"open_gateway": True, "api_key": Secret("ours")}, {}),
+        ("openai", Endpoint.CHAT, {}, {}),  # the gateway has keys of its own
+        ("anthropic", Endpoint.CHAT, {"open_gateway": True}, {}),
+        (
+            "openai",
+            Endpoint.CHAT,
+            {"open_gateway": True, "headers": {"OpenAI-Project": "ours"}},
+            {b"openai-organization": b"org-1", b"OpenAI-Project": b"ours"},
+        ),
+    ],
+)
+def test_the_account_that_a_callers_own_key_is_used_for_goes_on_with_it(kind, endpoint, more, passed_on):
+    an_upstream = upstream(kind, "http://h/v1" if kind == "openai" else "http://h", **more)
+    _, fields, *_ = sent(an_upstream, a_call(endpoint, {b"authorization": b"Bearer k", **ACCOUNT}))
+    assert {name: value for name, value in fields.items() if name.lower() in ACCOUNT} == passed_on
+
+
 # ---- bodies ---------------------------------------------------------------------------------------
 
 

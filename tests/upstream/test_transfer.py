@@ -132,6 +132,21 @@ def test_the_requests_id_has_the_name_by_which_the_callers_sdk_knows_it(endpoint
     assert transfer.shown_headers() == [(shown, b"r1"), (b"openai-processing-ms", b"7")]
 
 
+TOLD_LIMITS = {b"anthropic-ratelimit-unified-status": b"allowed", b"x-ratelimit-remaining-tokens": b"7"}
+
+
+@pytest.mark.parametrize(
+    ("callers_key", "limited", "shown"), [(True, False, True), (False, False, False), (True, True, False)]
+)
+def test_the_limits_that_a_provider_tells_of_are_shown_to_whose_key_it_was(callers_key, limited, shown):
+    transfer = make()
+    transfer.job.callers_key = callers_key
+    if limited:  # by the gateway, which tells of its own
+        transfer.job.call.reservation = object()
+    transfer.headers = {**TOLD_LIMITS, b"x-request-id": b"r1"}
+    assert transfer.shown_headers() == [(b"x-request-id", b"r1"), *(TOLD_LIMITS.items() if shown else ())]
+
+
 # ---- plain answers --------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from penstock.errors import BadRequest
 from penstock.flow.deadline import deadline_of
 from penstock.messages import Call, Dialect
 from penstock.net.origin import Origin
-from penstock.wire.credentials import bearer, bearer_field, field_for, key_in
+from penstock.wire.credentials import account_lines, bearer, bearer_field, field_for, key_in
 
 _ANTHROPIC_VERSION = b"2023-06-01"
 _ANTHROPIC = Dialect.ANTHROPIC
@@ -59,6 +59,7 @@ class Fields:
         self.own = _own(config, origin)
         self._forwarded = _FORWARDED[config.kind]
         self._forwards = forwards
+        self._headers = config.headers
         self.tiers = tiers
         self._now = now
 
@@ -81,6 +82,8 @@ class Fields:
                 # In the form in which it came, if the upstream may know that: Anthropic has keys for either.
                 same = dialect is call.endpoint.dialect and bearer(headers.get(b"authorization", b"")) == key
                 lines += (bearer_field(key) if same else field_for(key, dialect)) + b"\r\n"
+                if dialect is not _ANTHROPIC:
+                    lines += account_lines(headers, self._headers)
         return lines
 
     def _order(self, call: Call, tiers: Mapping[str, TierConfig]) -> bytes:

@@ -24,7 +24,7 @@ from penstock.messages import Dialect, Headers, Usage
 from penstock.net.connection import Connection
 from penstock.upstream.inquiry import id_in, id_in_head
 from penstock.upstream.job import Job, Lookup
-from penstock.wire import counting, problems
+from penstock.wire import counting, problems, ratelimits
 from penstock.wire.overstated import ADDED, HIDDEN, believable
 
 MAX_ERROR_BYTES = 65_536
@@ -358,6 +358,10 @@ class Transfer:
         if self.job.translation is not None:
             own = _REQUEST_ID[self.job.call.endpoint.dialect]  # where the caller's SDK looks for it
             shown = [(own if name in _REQUEST_IDS else name, value) for name, value in shown]
+        elif (
+            self.job.callers_key and self.job.call.reservation is None
+        ):  # else the limits told are the gateway's
+            shown += [field for field in headers.items() if ratelimits.is_of_limits(field[0])]
         if self.notices:
             shown += self.notices
         return shown

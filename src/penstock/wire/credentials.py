@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from penstock.messages import Dialect, Headers
+
+ACCOUNTS = (b"openai-organization", b"openai-project")
+"""What goes on with a caller's own key, and never without it."""
 
 
 def key_in(headers: Headers) -> bytes:
@@ -23,3 +28,15 @@ def field_for(key: bytes, dialect: Dialect) -> bytes:
 
 def bearer_field(key: bytes) -> bytes:
     return b"authorization: Bearer " + key
+
+
+def account_lines(headers: Headers, configured: Iterable[str]) -> bytes:
+    """The header lines by which a caller says for which of its accounts at OpenAI its own key is used.
+
+    :param configured: names of fields that the upstream gets anyhow
+    """
+    said = [name for name in ACCOUNTS if name in headers]
+    if not said:
+        return b""
+    taken = {name.lower().encode() for name in configured}
+    return b"".join(name + b": " + headers[name] + b"\r\n" for name in said if name not in taken)

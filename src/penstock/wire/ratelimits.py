@@ -97,6 +97,11 @@ class Told(msgspec.Struct, frozen=True):
     reset: float | None
 
 
+def is_of_limits(name: bytes) -> bool:
+    """Whether this is one of the fields in which a provider tells of its limits, also of those of a subscription."""
+    return name.startswith((b"x-ratelimit-", b"anthropic-ratelimit-"))
+
+
 def tells(headers: Headers) -> bool:
     """Whether a provider says anything of its buckets."""
     return (

@@ -38,6 +38,7 @@ from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
 from penstock.generation.log import Generation, State
 from penstock.messages import Call, Endpoint, Usage
+from penstock.wire.ratelimits import is_of_limits
 from penstock.wire.sound import is_sound
 
 if TYPE_CHECKING:  # an extra
@@ -434,7 +435,7 @@ class Lookup:
             stream=generation.stream,
             include_usage=generation.include_usage,
             running_usage=generation.running_usage,
-            headers=tuple(generation.headers),
+            headers=tuple(field for field in generation.headers if not is_of_limits(field[0])),
             events=tuple(generation.events),
             usage=generation.usage or _NO_USAGE,
             cost=generation.cost,
