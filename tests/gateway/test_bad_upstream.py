@@ -541,3 +541,21 @@ def test_what_a_failed_call_had_received_is_let_go_of_at_once():
         assert len(on_uvloop(main)) <= 1  # of the last connection's, maybe
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("end", [Step.CLOSE, Step.RESET], ids=["closed", "reset"])
+def test_an_answer_of_which_only_the_head_came_may_be_billed(stream, end):
+    head = STREAM_HEAD if stream else JSON_HEAD + b"content-length: 400\r\n\r\n"
+    come = asyncio.Event()
+
+    async def during(gateway, bad):
+        await until(
+            lambda: 200 in {one._transfer.status for one in gateway.pipeline.productions if one._transfer}
+        )
+        come.set()
+
+    answer, (row,) = run([[Step.REQUEST, head, come, end]], {**PROMPT, "stream": stream}, during=during)
+    assert answer.status == 502
+    assert row.usage.estimated
+    assert bool(row.usage.input_tokens) is not stream

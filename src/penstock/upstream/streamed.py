@@ -268,7 +268,8 @@ class StreamTransfer(Transfer):
         mine = [] if others else self.generation.events[self._first :]
         received = mine or self._held_back or self._undelivered
         if told is None and not (received or (splice is not None and splice.came)):
-            return Usage()
+            # Its head alone does not tell whether anything was computed, and lost on its way.
+            return Usage(estimated=self._broke_off and not self.seen)
         if splice is not None:
             output = splice.received  # of a repeated answer only what is new is in the log
         else:

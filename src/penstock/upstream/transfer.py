@@ -302,6 +302,19 @@ class Transfer:
     def _received(self) -> Usage:
         raise NotImplementedError
 
+    @property
+    def _broke_off(self) -> bool:
+        """Whether the connection broke after a head that promised an answer."""
+        answer = self.answer
+        return (
+            self.status == 200
+            and self.failure is None
+            and self._error_body is None
+            and answer is not None
+            and answer.done()
+            and (answer.cancelled() or answer.exception() is not None)
+        )
+
     def _believed(self, told: Usage) -> Usage:
         call = self.job.call
         sent = max(len(self.job.sent), len(call.body))

@@ -125,6 +125,9 @@ class PlainTransfer(WholeTransfer):
         if self._usage is not None:
             return self._usage
         if not self._pieces:
-            return Usage()
+            if self._size or not self._broke_off:
+                return Usage()
+            # A plain answer has been made when its head goes out, and is billed, whatever becomes of its body.
+            return Usage(input_tokens=self._prompt_tokens(), estimated=True)
         output = usage.output_tokens_in_part(b"".join(self._pieces)) if self.job.endpoint.streams else 0
         return Usage(input_tokens=self._prompt_tokens(), output_tokens=output, estimated=True)
