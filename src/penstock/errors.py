@@ -30,7 +30,7 @@
     │   └── UpstreamRefused       4xx      the upstream says that the request is wrong; its own words
     ├── PressureError                    too much at once; come back later
     │   ├── RateLimited           429      refused before queueing: a limit or budget
-    │   │   └── PlaceWanted       429      too many at once here, but perhaps not everywhere
+    │   │   └── LeaseWanted       429      too many at once here, but perhaps not everywhere
     │   ├── Overloaded            503      refused before queueing: no room in the queue
     │   │   └── Evicted           503      had a place in the queue, and had to make room
     │   ├── Draining              503      this process is going away
@@ -297,7 +297,7 @@ class RateLimited(PressureError):
         self.tokens = tokens
 
 
-class PlaceWanted(RateLimited):
+class LeaseWanted(RateLimited):
     """No place for another call here just now; one may come within moments, from a process that has one to spare."""
 
 

@@ -11,7 +11,7 @@ from flow_calls import a_call
 from pool_board import PoolBoard, SharedPool
 
 from penstock.config.model import LimitConfig, LimitsConfig
-from penstock.errors import PlaceWanted, RateLimited
+from penstock.errors import LeaseWanted, RateLimited
 from penstock.flow.budget import Calendar
 from penstock.flow.lessee import Lessee
 from penstock.flow.limits import Limiter
@@ -56,9 +56,9 @@ class Process:
         for _ in range(3):
             if self.call():
                 return True
-            if not isinstance(self.error, PlaceWanted):
+            if not isinstance(self.error, LeaseWanted):
                 return False
-            waiting = asyncio.ensure_future(self.limiter.wait_place(a_call(ALICE), 60.0))
+            waiting = asyncio.ensure_future(self.limiter.wait_leased(a_call(ALICE), 60.0))
             for _ in range(10):
                 await asyncio.sleep(0)
                 if not waiting.done():

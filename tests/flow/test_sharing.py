@@ -174,6 +174,7 @@ STEPS = st.lists(
                         st.sampled_from(["", "one", "two"]),
                     ),
                 ),
+                st.tuples(st.integers(0, 9), *3 * [st.sampled_from([0.0, 1.0, 3.0, 60.0, 450.0])]),
             ),
             max_size=2,
             unique_by=lambda told: told[0],
@@ -256,8 +257,8 @@ def test_redis_comes_to_the_same():
                     calls,
                     wanted,
                     in_progress,
-                    Use(*requests, wanted, level) if requests else None,
-                    Use(*tokens, wanted, level) if tokens else None,
+                    Use(*requests, wanted, level, *credit) if requests else None,
+                    Use(*tokens, wanted, level, *credit) if tokens else None,
                     Places(*places) if places else None,
                     Seen(*seen) if seen else None,
                     Guess(*guess) if guess else None,
@@ -277,6 +278,7 @@ def test_redis_comes_to_the_same():
                     seen,
                     guess,
                     funds,
+                    credit,
                 ) in told
             ]
             here = pool.exchange(member, reports, now, rejoins=rejoins)

@@ -70,7 +70,7 @@ class World:
         """A place, for a call that waits for one."""
         with contextlib.suppress(RateLimited):
             return self.reserve()
-        waiting = asyncio.ensure_future(self.gateway.pipeline.admission.limiter.wait_place(self.call, 60.0))
+        waiting = asyncio.ensure_future(self.gateway.pipeline.admission.limiter.wait_leased(self.call, 60.0))
         while not waiting.done():
             await self.turn(times=1)
         return self.reserve()

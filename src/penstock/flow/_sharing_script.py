@@ -6,7 +6,7 @@ Numbers are returned as text: what Lua returns as a number Redis cuts to an inte
 
 from __future__ import annotations
 
-from penstock.flow import funds
+from penstock.flow import credit, funds
 from penstock.flow.concurrency import (
     COLLAPSE,
     CREEP,
@@ -30,10 +30,11 @@ _SCRIPT = """
 -- ARGV: the member, whether it rejoins; then of each account: anew, calls, wanted, in_progress, and limit, total, taken
 -- and level of requests and of tokens, and limit, number, held and needs of places, and value, least, most, usual,
 -- first_tokens, late, used and overloads of what was seen, and two rates that are guessed, each with what was told of it, and
--- limit, period, number, spent, held, needs, wants, known and book of the day's money and of the month's; an empty limit or
--- value: there is none, an empty level: it is not known.
+-- limit, period, number, spent, held, needs, wants, known and book of the day's money and of the month's, and number,
+-- held, wants and least of what is granted of requests and of tokens; an empty limit or value: there is none, an empty
+-- level: it is not known.
 -- Returns: how many members there are, and the time; then of each account: requests, tokens, calls_share, tokens_share, others, places,
--- learnt, usual, guessed_requests, guessed_tokens, day, day_free, month, month_free.
+-- learnt, usual, guessed_requests, guessed_tokens, day, day_free, month, month_free, requests_held, tokens_held.
 local LIFE, FADING, FLOOR, PERIOD, AHEAD, RECOVERY = {life}, {fading}, {floor}, {period}, {ahead}, {recovery}
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -58,7 +59,9 @@ local function level(known, limit, total, was_total, taken, stated, anew)
   if not known then
     left = stated or limit - taken
   else
-    local was, at = string.match(known, '(%S+) (%S+)')
+    local was, at, before = string.match(known, '(%S+) (%S+) ?(%S*)')
+    before = tonumber(before) or limit
+    if before ~= 0 then was = was * limit / before else was = limit end
     left = math.min(limit, was + math.max(0, now - at) * limit / PERIOD)
     if not anew then left = left - (was_total and total - was_total or taken)
     elseif stated then left = math.min(left, stated) end
@@ -201,8 +204,24 @@ local function money(key, at, latest, own_share, elsewhere)
   return grant, left - held - own.held
 end
 
+-- What a member was granted of requests and of tokens: how much, and by which report.
+local function credits(part)
+  local requests, one, tokens, other = string.match(part or '', '| (%S+) (%S+) (%S+) (%S+)')
+  return {{
+    {{held = tonumber(requests or '0'), number = tonumber(one or '-1')}},
+    {{held = tonumber(tokens or '0'), number = tonumber(other or '-1')}}}}
+end
+
+local function credited(free, at, known)
+  local number, has, wants, least = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+  if recovers or not number or number <= known.number then return known end
+  local more = math.min(wants, math.max(0, free - has))
+  if has + more < least - {rounding} then more = 0 end
+  return {{held = has + more, number = number}}
+end
+
 for i = 3, #KEYS, 3 do
-  local key, from = KEYS[i], 46 * (i - 3) / 3 + 3
+  local key, from = KEYS[i], 54 * (i - 3) / 3 + 3
   local anew, calls, wanted, in_progress = ARGV[from] == '1', ARGV[from + 1], ARGV[from + 2], ARGV[from + 3]
   local stored, parts, gone = redis.call('HGETALL', key), {{}}, {{}}
   local levels = {{}}
@@ -212,7 +231,7 @@ for i = 3, #KEYS, 3 do
   end
   local own, own_seen = parts[member], 0
   local totals, told = {{}}, {{'-', '-'}}
-  local held, before = {{held = 0, needs = 0, number = -1}}, {{}}
+  local held, before, credit = {{held = 0, needs = 0, number = -1}}, {{}}, credits()
   local function holding(text)
     local has, needs, number, hungry = string.match(text, '%S+ %S+ %S+ %S+ %S+ %S+ (%S+) (%S+) (%S+) (%S+)')
     return {{held = tonumber(has or '0'), needs = tonumber(needs or '0'),
@@ -222,8 +241,8 @@ for i = 3, #KEYS, 3 do
     own_seen, totals[1], totals[2] = string.match(own, '%S+ %S+ %S+ (%S+) (%S+) (%S+)')
     if math.abs(now - own_seen) > LIFE then totals = {{}}
     else
-      held = holding(own)
-      local counts = string.match(own, string.rep('%S+ ', 10) .. '(.*)')
+      held, credit = holding(own), credits(own)
+      local counts = string.match(own, string.rep('%S+ ', 10) .. '([^|]*)')
       for count in string.gmatch(counts or '', '%d+') do before[#before + 1] = tonumber(count) end
     end
   end
@@ -248,7 +267,7 @@ for i = 3, #KEYS, 3 do
     if limit ~= '' then
       lefts[k] = level(levels[kind], limit, total, tonumber(totals[k]), taken, stated, anew)
       told[k] = total
-      redis.call('HSET', key, kind, text(lefts[k]) .. ' ' .. text(now))
+      redis.call('HSET', key, kind, text(lefts[k]) .. ' ' .. text(now) .. ' ' .. limit)
       if tonumber(limit) > 0 then
         longest = math.max(longest, math.min(1000000, (limit - lefts[k]) * PERIOD / limit))
       end
@@ -268,6 +287,10 @@ for i = 3, #KEYS, 3 do
       count = count + 1
       all_calls, all_wanted = all_calls + asked * fading, all_wanted + tokens * fading
       others = others + running
+      local theirs = credits(part)
+      for k = 1, 2 do
+        if ARGV[from + 4 * k] ~= '' then lefts[k] = lefts[k] - theirs[k].held end
+      end
       local other = holding(part)
       other.calls, other.name = asked * fading, name
       elsewhere[#elsewhere + 1] = other
@@ -303,9 +326,12 @@ for i = 3, #KEYS, 3 do
       if grant > 0 then held.hungry = nil end
     end
   end
+  credit[1] = credited(lefts[1], from + 46, credit[1])
+  credit[2] = credited(lefts[2], from + 50, credit[2])
   redis.call('HSET', key, 'm:' .. member, table.concat({{
     text(own_calls), text(own_wanted), in_progress, text(now), told[1], told[2],
-    text(held.held), text(held.needs), text(held.number), held.hungry and text(held.hungry) or '-', counts}}, ' '))
+    text(held.held), text(held.needs), text(held.number), held.hungry and text(held.hungry) or '-', counts,
+    '|', text(credit[1].held), text(credit[1].number), text(credit[2].held), text(credit[2].number)}}, ' '))
   redis.call('EXPIRE', key, math.ceil(longest + PERIOD))
   answers[#answers + 1] = text(lefts[1])
   answers[#answers + 1] = text(lefts[2])
@@ -322,6 +348,8 @@ for i = 3, #KEYS, 3 do
     answers[#answers + 1] = text(may_hold)
     answers[#answers + 1] = text(free)
   end
+  answers[#answers + 1] = text(recovers and {not_yet} or credit[1].held)
+  answers[#answers + 1] = text(recovers and {not_yet} or credit[2].held)
 end
 return answers
 """
@@ -344,4 +372,6 @@ EXCHANGE = _SCRIPT.format(
     crept=MOST_CREPT,
     kept=KEPT,
     funds_ahead=funds.AHEAD,
+    not_yet=credit.NOT_YET,
+    rounding=credit.ROUNDING,
 ).encode()

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, TypeVar
 from penstock.config.model import LimitConfig
 from penstock.flow.budget import Budget
 from penstock.flow.gcra import Bucket
-from penstock.flow.leased import AccountLease, LeasedBucket, LeasedPlaces
+from penstock.flow.leased import AccountLease
+from penstock.flow.leased_bucket import LeasedBucket
 from penstock.flow.leased_budget import LeasedBudget
+from penstock.flow.leased_places import LeasedPlaces
 
 if TYPE_CHECKING:
     from penstock.flow.lessee import Lessee
@@ -72,8 +74,8 @@ class Account:
         if lease is None:
             lease = self.lease = lessee.account(f"{self.scope}:{self.name}")
             lease.in_progress = self.in_progress
-        lease.requests = _leased(lease.requests, config.requests_per_minute, lessee.even)
-        lease.tokens = _leased(lease.tokens, config.tokens_per_minute, lessee.even)
+        lease.requests = _leased(lease.requests, config.requests_per_minute, lease, lessee.even)
+        lease.tokens = _leased(lease.tokens, config.tokens_per_minute, lease, lessee.even)
         self.requests, self.tokens = lease.requests, lease.tokens
 
         def part(limit: int) -> LeasedBudget:
@@ -133,6 +135,13 @@ class Account:
         """Whether it is worth waiting for money that other processes may have to spare."""
         return self.lease is not None and all(budget.may_come(cost) for budget in self.lease.budgets)
 
+    def may_get_units(self, tokens: float, now: float) -> bool:
+        """Whether a request, and so many tokens, that the account does not let in may be granted to this process."""
+        return self.lease is not None and all(
+            bucket is None or not units or not bucket.wait(units, now) or bucket.may_come(units, now)
+            for bucket, units in ((self.lease.requests, 1.0), (self.lease.tokens, tokens))
+        )
+
     def __repr__(self) -> str:
         return (
             f"<Account {self.scope} {self.name}, {self.in_progress} in progress, {self.requests}, {self.day}>"
@@ -148,11 +157,13 @@ def _bucket(old: Bucket | None, limit: int | None) -> Bucket | None:
     return old
 
 
-def _leased(old: LeasedBucket | None, limit: int | None, share: float) -> LeasedBucket | None:
+def _leased(
+    old: LeasedBucket | None, limit: int | None, lease: AccountLease, even: float
+) -> LeasedBucket | None:
     if limit is None:
         return None
     if old is None:
-        return LeasedBucket(limit, share)
+        return lease.bucket(limit, even)
     old.resize(limit)
     return old
 

@@ -1,13 +1,10 @@
 """One process's part of limits that it shares with others; see ``penstock.flow.sharing`` for the whole.
 
-Between two exchanges a process goes by what it was leased: its share of what was left then, and of what has
-come in since.  Beyond that, one call may begin if, as far as is known, the limit has room for it: so the only
-process that has callers gets all of a small limit, and so many processes together exceed a limit by one call
-each, which the pool counts and all of them make good.
-
-Nobody waits for an exchange, but a call that needs a place (calls at once) where this process has none, or money that
-it has not been leased (:meth:`AccountLease.wait_place`).  Without any, a process keeps to the share that it had last, and after
-:data:`SHARE_HOLDS` seconds to an even part of the limit.
+Between two exchanges a process goes by what it was leased: its share of a large bucket (``leased_bucket``), places
+(``leased_places``) and money (``leased_budget``).  Nobody waits for an exchange, but a call that needs what was not leased to
+this process: a place where it has none, money, or units of a small bucket (:func:`wait_leased`).  If there is no answer within
+:data:`UNHEARD` seconds, it goes by the share that the process had last; so does everybody as long as there are none at
+all, and after :data:`SHARE_HOLDS` seconds by an even part of the limit.
 """
 
 from __future__ import annotations
@@ -17,199 +14,49 @@ import math
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from penstock.flow.gcra import Bucket
 from penstock.flow.guessing import Guess
 from penstock.flow.learning import SharedLimit
+from penstock.flow.leased_bucket import LeasedBucket
 from penstock.flow.leased_budget import LeasedBudget
-from penstock.flow.places import Places
-from penstock.flow.sharing import LIFE, Lease, Report, Use
+from penstock.flow.leased_places import LeasedPlaces
+from penstock.flow.sharing import LIFE, Lease, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-FRESH = 2.0  # seconds after an exchange in which its figures are what is known of the others
 SHARE_HOLDS = 60.0
-# Requests a minute: of such a limit each one is told at once, for the others go by what is left of it.
-SMALL = 60
+UNHEARD = 0.2  # seconds: less than a call waits
 OUTAGE = 4.0  # seconds without an exchange after which what was taken in the meantime is void
 
 
-class LeasedBucket(Bucket):
-    """A bucket of which this process has a part: the ``whole`` as it is known here, and its ``own``.
+class Wish:
+    """What a call waits for that needs more of an account than this process has been leased.
 
-    Whether something fits has to be asked each time, even if the whole is full (:attr:`full_at` never comes).
-
-    :param limit: the whole, of all processes
-    :param share: this process's part of it until the first lease
+    :param place: whether it needs a place
+    :param requests: units of that bucket, where they have to be granted; else 0
+    :param tokens: the same
+    :param money: whether there was not enough of it
+    :ivar told: whether it has been reported
     """
 
-    __slots__ = ("_acknowledged", "_even", "_fresh_until", "_overdrawn", "_reported", "own", "total", "whole")
+    __slots__ = ("money", "place", "requests", "since", "tokens", "told")
 
-    def __init__(self, limit: float, share: float) -> None:
-        super().__init__(limit)
-        self.full_at = math.inf
-        self.whole = Bucket(limit)
-        self.own = Bucket(limit * share)
-        self._even = share
-        self.total = 0.0  # taken, ever
-        self._reported = self._acknowledged = 0.0  # of that
-        self._overdrawn = False
-        self._fresh_until = -math.inf
+    def __init__(self, since: float, requests: float, tokens: float, *, place: bool, money: bool) -> None:
+        self.since = since
+        self.requests = requests
+        self.tokens = tokens
+        self.place = place
+        self.money = money
+        self.told = False
 
-    def wait(self, units: float, now: float) -> float:
-        own = self.own.wait(units, now)
-        if not own or math.isinf(own):
-            return own
-        whole = self.whole.wait(units, now)
-        if not whole and not self._overdrawn and now < self._fresh_until:
-            return 0.0
-        # A share grows once there is more asked for here than elsewhere: nobody waits for longer than by an even one.
-        return max(whole, min(own, min(units, self.limit) * self.period / (self.limit * self._even)))
-
-    def take(self, units: float, now: float) -> None:
-        if self.own.wait(units, now):
-            self._overdrawn = True
-        self.whole.take(units, now)
-        self.own.take(units, now)
-        self.total += units
-
-    def correct(self, units: float, taken_at: float) -> float:
-        changed = self.whole.correct(units, taken_at)
-        self.own.correct(units, taken_at)
-        self.total += changed
-        return changed
-
-    def left(self, now: float) -> float:
-        return self.whole.left(now) if now < self._fresh_until else self.own.left(now)
-
-    def full_in(self, now: float) -> float:
-        return self.whole.full_in(now)
-
-    def resize(self, limit: float) -> None:
-        """The configuration says something else now; what was used stays used."""
-        own = self.own.limit * limit / self.limit if self.limit else 0.0
-        super().resize(limit)
-        self.whole.resize(limit)
-        self.own.resize(own or limit * self._even)
-
-    def use(self, now: float, *, known: bool, anew: bool) -> Use:
-        """What is reported of it."""
-        self._reported = self.total
-        if not known:
-            level = None
-        elif anew:  # the others' part of the whole is not known any more: suppose that it is as full as ours
-            level = self.limit * (self.own.level(now) / self.own.limit if self.own.limit else 0.0)
-        else:
-            level = self.whole.level(now)
-        return Use(self.limit, self.total, self.total - self._acknowledged, level)
-
-    def lease(self, left: float, share: float, even: float, now: float) -> None:
-        """So much is left of the whole, less what was taken since the report; this part of it is ours."""
-        self._even = even
-        self._overdrawn = False
-        self._fresh_until = now + FRESH
-        self._acknowledged = self._reported
-        since = self.total - self._reported
-        self.whole.fill(left - since, now)
-        self.take_part(share)
-        self.own.fill(left * share - since, now)
-
-    def take_part(self, share: float) -> None:
-        """Ours is this part of the limit from now on; our bucket stays as full as it is."""
-        self.own.resize(self.limit * share)
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is lacking, as far as is known."""
+        return not (self.place or self.requests or self.tokens or self.money)
 
     def __repr__(self) -> str:
-        share = self.own.limit / self.limit if self.limit else 0.0
-        return f"<LeasedBucket of {self.limit:g}, share {share:.3f}, {self.total - self._acknowledged:g} not acknowledged>"
-
-
-class LeasedPlaces:
-    """Calls at once, of which this process holds some places; see ``penstock.flow.places``.
-
-    Without word from the others a process keeps what it held, or an even part if it was never leased any: a place at
-    least, so that nobody is shut out, and only where there are fewer places than processes one too many.  One that had
-    none just then takes one when its lease has ended, :data:`~penstock.flow.sharing.LIFE` seconds after it: that may be
-    one too many, but its callers would wait for :data:`SHARE_HOLDS`.
-
-    :param limit: of all processes
-    :param even: this process's part, if there is no word from the others
-    """
-
-    __slots__ = ("_even", "_fresh_until", "_number", "_target", "_valid_until", "held", "limit", "others")
-
-    def __init__(self, limit: int, even: float) -> None:
-        self.limit = limit
-        self.others = 0  # calls under way elsewhere, when they were last told
-        self.held = 0
-        self._target = 0  # what is held beyond this is given back when it is free
-        self._even = even
-        self._number = 0
-        self._fresh_until = -math.inf
-        self._valid_until = -math.inf
-
-    def has_room(self, in_progress: int, now: float, *, alone: bool) -> bool:
-        """Whether one more may begin."""
-        if now >= self._valid_until:  # by now our places may be others'
-            if not alone:
-                return False
-            if not self.held:
-                self.take_part(self._even if self._valid_until == -math.inf else 0.0)
-        return in_progress < self.held
-
-    def may_come(self, in_progress: int, now: float) -> bool:
-        """Whether there is a place that nobody uses, as far as is known here."""
-        return self.limit > 0 and not (now < self._fresh_until and in_progress + self.others >= self.limit)
-
-    def reachable(self, now: float) -> int:
-        """How many calls may be under way here, as far as is known: those places that nobody else uses, too."""
-        if now < self._fresh_until:
-            return max(self.held, self.limit - self.others)
-        return max(self.held, 1, math.floor(self.limit * self._even))
-
-    def is_short(self, in_progress: int) -> bool:
-        """Whether so few places are left that each counts."""
-        return in_progress >= self.held or in_progress + self.others >= self.limit - 2
-
-    def told(self, in_progress: int, waiting: int) -> Places:
-        """What is reported of it."""
-        self._number += 1
-        return Places(self.limit, self._number, self.held, min(in_progress + waiting, self.limit))
-
-    def lease(self, places: int, others: int, in_progress: int, sent: float, now: float) -> bool:
-        """So many places are ours from now on.
-
-        :param sent: when that was asked for: the lease runs from then
-        :returns: whether we gave some back, which the others do not know yet
-        """
-        self.others = others
-        self._fresh_until = now + FRESH
-        self._valid_until = sent + LIFE
-        self._target = places
-        if places >= self.held:
-            self.held = places
-            return False
-        return self.give_back(in_progress)
-
-    def give_back(self, in_progress: int) -> bool:
-        """Whether there was something to give back."""
-        held = max(self._target, in_progress)
-        if held >= self.held:
-            return False
-        self.held = held
-        return True
-
-    def take_part(self, share: float) -> None:
-        """There is no word from the others: this part of the limit is ours."""
-        self.held = self._target = min(self.limit, max(1, math.floor(self.limit * share)))
-
-    def let_go(self, share: float) -> None:
-        """Nothing of it is ours any more."""
-        self._even = share
-        self.held = self._target = 0
-        self._valid_until = self._fresh_until = -math.inf
-
-    def __repr__(self) -> str:
-        return f"<LeasedPlaces {self.held} of {self.limit}, {self.others} in use elsewhere>"
+        place = "a place, " if self.place else ""
+        return f"<Wish for {place}{self.requests:g} requests, {self.tokens:g} tokens>"
 
 
 class Line(Protocol):
@@ -241,7 +88,7 @@ class AccountLease:
     :param now: monotonic seconds
     :ivar day: money for today
     :ivar month: the same for this month
-    :ivar in_line: calls wait for its places in a :class:`Line`, not in :meth:`wait_place`
+    :ivar in_line: calls wait for its places in a :class:`Line`, not in :func:`wait_leased`
     :ivar share: of what is asked for, that part comes here
     :ivar learning: where the limit of its places is found out
     :ivar guessing: where rates are guessed
@@ -256,6 +103,7 @@ class AccountLease:
         "_now",
         "_periods",
         "_refused",
+        "_unheard_since",
         "_waiting",
         "_wanted",
         "day",
@@ -285,7 +133,8 @@ class AccountLease:
         self.in_line = False
         self._line: Line | None = None  # in which a call waited last
         self._alone = alone
-        self._waiting: dict[asyncio.Future[None], None] = {}  # for a place
+        self._waiting: dict[asyncio.Future[None], Wish] = {}
+        self._unheard_since = math.inf  # when the oldest wish came that no answer takes into account
         self._refused = 0  # for want of a place, since the last report
         self.touched = touched
         self.touched_at = -math.inf
@@ -306,13 +155,27 @@ class AccountLease:
 
     @property
     def is_short(self) -> bool:
-        """Whether so few places, or so little money, are left that each exchange counts."""
+        """Whether so little is left here that each exchange counts, or something to give back."""
         if self.in_line:
             return self._line is not None and self._line.waiting > 0
+        if self._waiting or self._has_credit:
+            return True
         day, month = self.day, self.month
         if (day is not None and day.is_short) or (month is not None and month.is_short):
             return True
-        return self.places is not None and (bool(self._waiting) or self.places.is_short(self.in_progress))
+        return self.places is not None and self.places.is_short(self.in_progress)
+
+    @property
+    def _has_credit(self) -> bool:
+        requests, tokens = self.requests, self.tokens
+        return (requests is not None and requests.credit > 0.0) or (
+            tokens is not None and tokens.credit > 0.0
+        )
+
+    @property
+    def buckets(self) -> list[LeasedBucket]:
+        """Those that it has."""
+        return [bucket for bucket in (self.requests, self.tokens) if bucket is not None]
 
     @property
     def budgets(self) -> list[LeasedBudget]:
@@ -324,6 +187,14 @@ class AccountLease:
         """Whether there was not enough for a call, since the last report."""
         return any(budget.is_wanted for budget in self.budgets)
 
+    def bucket(self, limit: int, even: float) -> LeasedBucket:
+        """One of which this process is leased its part, for :attr:`requests` or :attr:`tokens`."""
+        return LeasedBucket(limit, even, self.is_alone)
+
+    def is_alone(self) -> bool:
+        """Whether there is no word from the others, or none in time."""
+        return self._alone() or self._now() - self._unheard_since > UNHEARD
+
     def budget(self, limit: int, even: Callable[[], float], book: str) -> LeasedBudget:
         """One of which this process is leased its part, for :attr:`day` or :attr:`month`."""
         return LeasedBudget(limit, self.is_valid, self._alone, even, book)
@@ -333,7 +204,7 @@ class AccountLease:
         return self._now() - self._leased_at < LIFE
 
     def is_waited_for(self, now: float) -> bool:
-        """Whether calls wait for a place, and there may be one."""
+        """Whether calls wait for something that there may be."""
         return bool(self._waiting) or self._is_pressing(now)
 
     def _is_pressing(self, now: float) -> bool:
@@ -362,18 +233,27 @@ class AccountLease:
         """Whether it is worth waiting for a place that others may have to spare."""
         return self.places is not None and not self._alone() and self.places.may_come(self.in_progress, now)
 
-    async def wait_place(self, seconds: float) -> None:
-        """Until there may be a place, or money, but not longer than so; whether there is is to be seen."""
-        loop = asyncio.get_running_loop()
-        waiter = loop.create_future()
-        self._waiting[waiter] = None
-        timer = loop.call_later(seconds, _wake, waiter)
+    def wish(self, tokens: float, now: float) -> Wish:
+        """What a call of so many tokens, which could not begin, has to be leased here."""
+        requests, of_tokens = self.requests, self.tokens
+        return Wish(
+            now,
+            1.0 if requests is not None and requests.asks(1.0) else 0.0,
+            tokens if of_tokens is not None and tokens and of_tokens.asks(tokens) else 0.0,
+            place=not self.has_place(now),
+            money=self.wants_money,
+        )
+
+    def enter(self, waiter: asyncio.Future[None], wish: Wish) -> None:
+        """It waits for that, until :meth:`leave`; it is woken when that may have come."""
+        self._waiting[waiter] = wish
+        self._unheard_since = min(self._unheard_since, wish.since)
+        self.touched_at = wish.since
         self.touched(self, True)
-        try:
-            await waiter
-        finally:
-            timer.cancel()
-            self._waiting.pop(waiter, None)
+
+    def leave(self, waiter: asyncio.Future[None]) -> None:
+        """It waits no more."""
+        self._waiting.pop(waiter, None)
 
     def asked(self, tokens: float, now: float, *, refused: bool) -> None:
         """A call asked for so many tokens, and was let in or not."""
@@ -382,14 +262,16 @@ class AccountLease:
         self.touched_at = now
         if refused and not self.has_place(now):
             self._refused += 1
-        small = self.requests is not None and self.requests.limit <= SMALL
+        small = (self.requests is not None and self.requests.asks(1.0)) or (
+            self.tokens is not None and self.tokens.asks(tokens)
+        )
         self.touched(self, small or not self._known or refused or self.is_short)
 
     def ended(self, now: float) -> None:
         """A call has ended, or is settled."""
         self.touched_at = now
         returned = self.places is not None and self.places.give_back(self.in_progress)
-        self.wake(now)
+        self._wake(now, news=False)
         self.touched(self, returned or (self._is_pressing(now) if self.in_line else self.is_short))
 
     def asked_in_line(self) -> None:
@@ -408,12 +290,20 @@ class AccountLease:
         self.touched_at = now
         self.touched(self, not self._known or self._is_pressing(now))
 
-    def wake(self, now: float) -> None:
-        """Let as many try again as there are places."""
-        if self._waiting and self.has_place(now):
-            free = (self.places.held if self.places is not None else 0) - self.in_progress
-            for waiter in list(self._waiting)[:free]:
-                _wake(waiter)
+    def _wake(self, now: float, *, news: bool) -> None:
+        """Let those try again who may get what they wait for: of places, as many as are free."""
+        if not self._waiting:
+            return
+        places = self.places
+        free = places.held - self.in_progress if places is not None and self.has_place(now) else 0
+        for waiter, wish in self._waiting.items():
+            if wish.place:
+                if free <= 0:
+                    continue
+                free -= 1
+            elif not (news or wish.money):
+                continue
+            _wake(waiter)
 
     def wake_all(self) -> None:
         """There will be no word from the others for now."""
@@ -425,10 +315,15 @@ class AccountLease:
         anew = self._known and now - self._leased_at > OUTAGE
         calls, self._calls = self._calls, 0.0
         wanted, self._wanted = self._wanted, 0.0
-        waiting, self._refused = len(self._waiting) + self._refused, 0
+        wishes = self._waiting.values()
+        waiting, self._refused = sum(wish.place for wish in wishes) + self._refused, 0
         if self._line is not None:
             waiting += self._line.waiting
-        waited_for = bool(self._waiting)
+        for wish in wishes:
+            wish.told = True
+        requests = [wish.requests for wish in wishes if wish.requests]
+        tokens = [wish.tokens for wish in wishes if wish.tokens]
+        waited_for = any(wish.money for wish in wishes)
         day = self.day.told(waited_for=waited_for) if self.day is not None else None
         month = self.month.told(waited_for=waited_for) if self.month is not None else None
         self._periods = day.period if day is not None else 0, month.period if month is not None else 0
@@ -438,8 +333,10 @@ class AccountLease:
             calls,
             wanted,
             self.in_progress,
-            self.requests.use(now, known=self._known, anew=anew) if self.requests is not None else None,
-            self.tokens.use(now, known=self._known, anew=anew) if self.tokens is not None else None,
+            self.requests.use(now, requests, known=self._known, anew=anew)
+            if self.requests is not None
+            else None,
+            self.tokens.use(now, tokens, known=self._known, anew=anew) if self.tokens is not None else None,
             self.places.told(self.in_progress, waiting) if self.places is not None else None,
             self.learning.told() if self.learning is not None else None,
             self.guessing.guess() if self.guessing is not None else None,
@@ -451,33 +348,33 @@ class AccountLease:
         """The answer to the last report, which was sent then.
 
         :param even: what would be everybody's share alike
-        :returns: whether there is something to report at once: places that were given back
+        :returns: whether there is something to report at once: what was given back, or is not needed
         """
         self._known = True
         self._leased_at = now
+        self._unheard_since = min(
+            (wish.since for wish in self._waiting.values() if not wish.told), default=math.inf
+        )
         if self.requests is not None:
-            self.requests.lease(lease.requests, lease.calls_share, even, now)
+            self.requests.lease(lease.requests, lease.calls_share, lease.requests_held, even, sent, now)
         if self.tokens is not None:
-            self.tokens.lease(lease.tokens, lease.tokens_share, even, now)
+            self.tokens.lease(lease.tokens, lease.tokens_share, lease.tokens_held, even, sent, now)
         self.share = lease.calls_share
         if self.guessing is not None and (lease.guessed_requests or lease.guessed_tokens):
             self.guessing.use_guess(lease.guessed_requests, lease.guessed_tokens, lease.calls_share, now)
-        returned = False
+        returned = not self._waiting and self._has_credit
         if self.day is not None:
             returned |= self.day.lease(self._periods[0], lease.day, lease.day_free)
         if self.month is not None:
             returned |= self.month.lease(self._periods[1], lease.month, lease.month_free)
         if self.places is None:
-            self.wake_all()  # those who wait for money
+            self._wake(now, news=True)
             return returned
         if self.learning is not None and lease.learnt:
             self.learning.learnt(lease.learnt, lease.usual, lease.others)
             self.places.limit = max(1, int(lease.learnt))
         returned |= self.places.lease(lease.places, lease.others, self.in_progress, sent, now)
-        if self.day is not None or self.month is not None:
-            self.wake_all()
-        else:
-            self.wake(now)
+        self._wake(now, news=True)
         if self._line is not None and self._line.waiting:
             self._line.go_on(now)
         return returned
@@ -495,9 +392,9 @@ class AccountLease:
     def let_go(self, share: float) -> None:
         """It is not used any more: its share is free for others."""
         self._known = False
-        for bucket in (self.requests, self.tokens):
-            if bucket is not None:
-                bucket.take_part(share)
+        self._unheard_since = math.inf
+        for bucket in self.buckets:
+            bucket.take_part(share)
         if self.places is not None:
             self.places.let_go(share)
         for budget in self.budgets:
@@ -505,6 +402,24 @@ class AccountLease:
 
     def __repr__(self) -> str:
         return f"<AccountLease {self.name}, {'leased' if self._known else 'not leased'}, {self.in_progress} in progress>"
+
+
+async def wait_leased(wishes: Mapping[AccountLease, Wish], seconds: float) -> None:
+    """Until one of them may have been leased what is wished for there, but not longer than so; whether it has is to be seen.
+
+    What is granted at one meanwhile is kept there for as long as the call waits for another.
+    """
+    loop = asyncio.get_running_loop()
+    waiter: asyncio.Future[None] = loop.create_future()
+    timer = loop.call_later(seconds, _wake, waiter)
+    for lease, wish in wishes.items():
+        lease.enter(waiter, wish)
+    try:
+        await waiter
+    finally:
+        timer.cancel()
+        for lease in wishes:
+            lease.leave(waiter)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

@@ -1,7 +1,7 @@
-"""Who leases this process's part of shared limits, behind the calls: they wait for places and for money at most.
+"""Who leases this process's part of shared limits, behind the calls: they wait for what is leased to none but one.
 
 Ten times a second what has changed is reported, and at once where that matters: an account that is new here,
-and one that is nearly or wholly used up.  While calls wait for a place, one is asked for every :data:`AGAIN`.  One
+and one that is nearly or wholly used up.  While calls wait for something, it is asked for every :data:`AGAIN`.  One
 exchange is under way at a time.  One that fails, or takes longer than :data:`PATIENCE`, changes nothing but that
 everybody keeps to the part that he has.
 """
@@ -15,13 +15,13 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Protocol
 
-from penstock.flow.leased import FRESH, AccountLease
-from penstock.flow.sharing import Leases, Report
+from penstock.flow.leased import AccountLease
+from penstock.flow.sharing import FRESH, Leases, Report
 
 HEARTBEAT = 1.0  # seconds after which a member is heard of even if it has nothing to say
 PATIENCE = 2.0  # seconds for one exchange
 PAUSE = 0.01  # seconds between two exchanges, however urgent
-AGAIN = 0.02  # seconds after which a place is asked for once more
+AGAIN = 0.02  # seconds after which something is asked for once more
 KEPT = 10.0  # seconds after its last call that an account is reported
 MAX_REPORTS = 200  # of one exchange
 

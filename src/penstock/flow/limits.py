@@ -25,9 +25,10 @@ import msgspec
 
 from penstock.config.model import LimitConfig, LimitsConfig
 from penstock.config.patterns import resolve
-from penstock.errors import PlaceWanted, RateLimited
+from penstock.errors import LeaseWanted, RateLimited
 from penstock.flow.account import DOLLAR, Account
 from penstock.flow.budget import Budget, Calendar
+from penstock.flow.leased import wait_leased
 from penstock.flow.lessee import Lessee
 from penstock.flow.reservation import CallReservation, Concerned, Reached
 from penstock.messages import Call, Endpoint, Spent, Usage
@@ -42,6 +43,7 @@ MAX_CHOICES = 128  # what OpenAI allows for "n"
 MAX_REMEMBERED = 4_096
 _COMPLETIONS = Endpoint.COMPLETIONS
 _PLACES = "concurrent"
+_RATES = frozenset({"requests", "tokens"})
 _BUDGETS = frozenset({"day", "month"})
 _NO_RATE = "rate_limit_exceeded"
 _NO_PLACE = "concurrency_exceeded"
@@ -139,9 +141,9 @@ class Limiter:
     def reserve(self, call: Call, *, patient: bool = False) -> CallReservation | None:
         """Take what the call may need; None: no limit concerns it.
 
-        :param patient: whether the caller would wait a moment for a place, or for money; see :meth:`wait_place`
+        :param patient: whether the caller would wait a moment to be leased what it needs; see :meth:`wait_leased`
         :raises RateLimited: it must not begin; nothing was taken
-        :raises PlaceWanted: the same, but if it is tried again in a moment, it may
+        :raises LeaseWanted: the same, but if it is tried again in a moment, it may
         """
         tenant = call.tenant
         names = (tenant.key_name, tenant.name, tenant.tier, call.model)
@@ -183,14 +185,15 @@ class Limiter:
             raise self._refusal(concerned, now, tokens, cost, refused, patient=patient)
         return CallReservation(concerned, now, tokens, cost)
 
-    async def wait_place(self, call: Call, seconds: float, reached: Reached | None = None) -> None:
-        """Until there may be a place for the call, or money, where there was none, or at a candidate; so long at most."""
-        now = self.now()
+    async def wait_leased(self, call: Call, seconds: float, reached: Reached | None = None) -> None:
+        """Until this process may have been leased what the call needs, or it at a candidate; so long at most."""
+        now, tokens = self.now(), sum(_estimate(call))
         concerned = self._concerned(call) if reached is None else self._at(call, reached)
-        for account in concerned.accounts:
-            if account.lease is not None and (not account.has_place(now) or account.lease.wants_money):
-                await account.lease.wait_place(seconds)
-                return
+        leases = [account.lease for account in concerned.accounts if account.lease is not None]
+        wishes = {lease: lease.wish(tokens, now) for lease in leases}
+        await wait_leased(
+            {lease: wish for lease, wish in wishes.items() if not wish.is_empty} or wishes, seconds
+        )
 
     def explain(self, call: Call, reached: Reached | None = None) -> list[dict[str, Any]]:
         """The limits that concern a call, the most pressing first, and what it would meet there; nothing is taken.
@@ -211,6 +214,8 @@ class Limiter:
             waits = dict(self._waits(account, now, tokens, cost))
             if account.may_get_money(cost):
                 waits = {kind: wait for kind, wait in waits.items() if kind not in _BUDGETS}
+            if account.may_get_units(tokens, now):
+                waits = {kind: wait for kind, wait in waits.items() if kind not in _RATES}
             for kind, limit, left in _figures(account, now):
                 wait = waits.get(kind, 0.0)
                 found.append(
@@ -379,23 +384,22 @@ class Limiter:
                 patient = patient and (
                     (kind == _PLACES and account.may_get_place(now))
                     or (kind in _BUDGETS and account.may_get_money(cost))
+                    or (kind in _RATES and account.may_get_units(tokens, now))
                 )
                 if wait > longest:
                     longest, worst = wait, (account, kind)
         assert worst is not None, "one of them has no room"
         account, kind = worst
         if patient:
-            code = _NO_PLACE if kind == _PLACES else _NO_MONEY
-            return PlaceWanted(_sentence(account, kind, longest, cost), code=code, retry_after=longest)
+            return LeaseWanted(_sentence(account, kind, longest, cost))
         refused(account.scope, kind)
         for wanted in concerned.accounts:
             if wanted.lease is not None:
                 wanted.lease.asked(tokens, now, refused=True)
-        short_of_place = kind == _PLACES
         requests, tokens_left = concerned.windows(now)
         return RateLimited(
             _sentence(account, kind, longest, cost),
-            code=_NO_MONEY if kind in _BUDGETS else _NO_PLACE if short_of_place else _NO_RATE,
+            code=_NO_MONEY if kind in _BUDGETS else _NO_PLACE if kind == _PLACES else _NO_RATE,
             retry_after=longest if math.isfinite(longest) else None,
             requests=requests,
             tokens=tokens_left,

@@ -17,9 +17,9 @@ from penstock.net.redis_link import Link
 
 PREFIX = "{penstock:limits}"
 _SHA = sha_of(EXCHANGE)
-_KINDS = (*4 * (float,), int, int, *4 * (float,), *4 * (int,))  # of a lease's figures
+_KINDS = (*4 * (float,), int, int, *4 * (float,), *4 * (int,), float, float)  # of a lease's figures
 _OF_A_LEASE = len(_KINDS)
-_NO_USE = (b"", b"", b"", b"")
+_NO_USE = _NO_PLACES = _NO_CREDIT = (b"",) * 4
 _NOTHING_SEEN = (b"",) * 8
 _NO_GUESS = (b"",) * 4
 _NO_FUNDS = (b"",) * 9
@@ -73,7 +73,7 @@ def command(member: bytes, prefix: bytes, reports: list[Report], *, rejoins: boo
         values += _use(report.tokens)
         places = report.places
         values += (
-            _NO_USE if places is None else [b"%d" % figure for figure in msgspec.structs.astuple(places)]
+            _NO_PLACES if places is None else [b"%d" % figure for figure in msgspec.structs.astuple(places)]
         )
         seen = report.seen
         values += (
@@ -85,6 +85,8 @@ def command(member: bytes, prefix: bytes, reports: list[Report], *, rejoins: boo
         )
         for funds in (report.day, report.month):
             values += _NO_FUNDS if funds is None else _funds(funds)
+        for use in (report.requests, report.tokens):
+            values += _NO_CREDIT if use is None else _credit(use)
     return [b"%d" % len(keys), *keys, *values]
 
 
@@ -99,6 +101,10 @@ def _text(number: float) -> bytes:
 def _funds(funds: Funds) -> list[bytes]:
     *sums, book = msgspec.structs.astuple(funds)
     return [*(b"%d" % figure for figure in sums), b"b:" + book.encode()]
+
+
+def _credit(use: Use) -> tuple[bytes, bytes, bytes, bytes]:
+    return b"%d" % use.number, _text(use.held), _text(use.wants), _text(use.least)
 
 
 def _use(use: Use | None) -> tuple[bytes, bytes, bytes, bytes]:

@@ -9,6 +9,7 @@ exchange, a few times a second, a member reports what it has taken since the las
   a debt, which all of them wait for: over time no more is admitted than the limit, whatever the shares are.
 * A share follows what a member's callers ask for, admitted or not: a sum of which a half fades in seven
   seconds.  :data:`FLOOR` of a limit is shared evenly, so that nobody is left without.
+* Where a share is but a few calls, a call's units are granted before it begins, and nobody takes too much (``credit``).
 * Calls under way are told as a number, not as steps up and down: a process that dies leaves nothing behind, and
   what it held is free :data:`LIFE` seconds after it was last heard of.  What may be under way is not counted
   afterwards, though, because a call cannot be made good: each *place* is leased to one member (``places``).
@@ -22,7 +23,8 @@ import math
 
 import msgspec
 
-from penstock.flow import funds, guessing, places
+from penstock.flow import credit, funds, guessing, places
+from penstock.flow.credit import Credit
 from penstock.flow.funds import Fund, Funds
 from penstock.flow.gcra import PERIOD
 from penstock.flow.guessing import Guess, Heard, heard
@@ -30,6 +32,7 @@ from penstock.flow.learning import Learnt, Seen, learn
 from penstock.flow.places import Holding, Places
 
 LIFE = 5.0  # seconds that a member is counted after it was last heard of
+FRESH = 2.0  # seconds after an exchange in which its figures are what is known of the others
 FADING = 10.0  # seconds after which what was asked for counts 1/e
 FLOOR = 0.05  # of each limit, for all members alike
 
@@ -41,12 +44,20 @@ class Use(msgspec.Struct, frozen=True, array_like=True):
     :param taken: of that, what no answer has acknowledged; counts where the pool does not know the member
     :param level: what is left, as far as a member can know that has been leased before; counts where the pool knows
         nothing, and after an outage
+    :param number: grows with each report: one that was overtaken by a later one is granted nothing
+    :param held: of what was granted, not taken yet
+    :param wants: granted beyond that, for calls that wait
+    :param least: of both together, that one of these calls could begin with
     """
 
     limit: float
     total: float
     taken: float
     level: float | None
+    number: int = 0
+    held: float = 0.0
+    wants: float = 0.0
+    least: float = 0.0
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True):
@@ -80,7 +91,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
 class Lease(msgspec.Struct, frozen=True, array_like=True):
     """What a member has of one account until the next exchange.
 
-    :param requests: left of that bucket, for all members together; negative: owed.  0 where there is no such limit
+    :param requests: left of that bucket, and granted to no other member; negative: owed.  0 where there is no such limit
     :param tokens: the same
     :param calls_share: the member's share of requests and of calls under way
     :param tokens_share: the member's share of tokens
@@ -94,6 +105,8 @@ class Lease(msgspec.Struct, frozen=True, array_like=True):
     :param day_free: of that budget, what nobody holds; negative: owed
     :param month: the same, of this month's
     :param month_free: the same
+    :param requests_held: what the member may hold of what it was granted, or :data:`~penstock.flow.credit.NOT_YET`
+    :param tokens_held: the same
     """
 
     requests: float
@@ -110,6 +123,8 @@ class Lease(msgspec.Struct, frozen=True, array_like=True):
     day_free: int = 0
     month: int = 0
     month_free: int = 0
+    requests_held: float = 0.0
+    tokens_held: float = 0.0
 
 
 class Leases(msgspec.Struct, frozen=True, array_like=True):
@@ -135,11 +150,14 @@ class _Part(msgspec.Struct, frozen=True):
     tokens: float | None = None
     places: Holding = places.NOTHING
     counts: tuple[int, int, int, int] | None = None  # of first tokens, where a limit is found out
+    requests_credit: Credit = credit.NOTHING
+    tokens_credit: Credit = credit.NOTHING
 
 
 class _Level(msgspec.Struct, frozen=True):
     left: float
     at: float
+    limit: float
 
 
 class _Account:
@@ -198,6 +216,7 @@ class Pool:
         if own is None or not _lives(own.seen, now):
             own = _Part(seen=now)
         known = held = own.places
+        requests_credit, tokens_credit = own.requests_credit, own.tokens_credit
         seen = report.seen
         if seen is not None:
             account.learnt = learn(account.learnt, seen, own.counts, now)
@@ -223,6 +242,10 @@ class Pool:
             counts=seen.counts if seen is not None else None,
         )
         calls, wanted, others = own.calls, own.wanted, 0
+        requests_left = (
+            account.requests.left if requests is not None and account.requests is not None else 0.0
+        )
+        tokens_left = account.tokens.left if tokens is not None and account.tokens is not None else 0.0
         elsewhere: dict[str, tuple[Holding, float]] = {}
         for name, part in list(account.parts.items()):
             if not _lives(part.seen, now):
@@ -232,6 +255,10 @@ class Pool:
             calls += part.calls * fading
             wanted += part.wanted * fading
             others += part.in_progress
+            if requests is not None:
+                requests_left -= part.requests_credit.held
+            if tokens is not None:
+                tokens_left -= part.tokens_credit.held
             elsewhere[name] = part.places, part.calls * fading
         even = 1.0 / (len(account.parts) + 1)
         granted = 0
@@ -248,26 +275,37 @@ class Pool:
                     limit, held, _share(own.calls, calls, even), shares, recovers=recovers
                 )
                 held = places.kept(held, granted)
-        account.parts[member] = msgspec.structs.replace(own, places=held)
+        calls_share, tokens_share = _share(own.calls, calls, even), _share(own.wanted, wanted, even)
+        if requests is not None and not recovers:
+            requests_credit = credit.granted(requests_left, requests, requests_credit)
+        if tokens is not None and not recovers:
+            tokens_credit = credit.granted(tokens_left, tokens, tokens_credit)
+        account.parts[member] = msgspec.structs.replace(
+            own, places=held, requests_credit=requests_credit, tokens_credit=tokens_credit
+        )
         money = [0, 0, 0, 0]
         for i, told in enumerate((report.day, report.month)):
             fund = None if told is None else funds.current(account.funds[i], told)
             if told is not None and fund is not None:
                 account.funds[i] = fund
-                share = _share(own.calls, calls, even)
-                money[2 * i : 2 * i + 2] = fund.lease(member, told, share, elsewhere, recovers=recovers)
+                money[2 * i : 2 * i + 2] = fund.lease(member, told, calls_share, elsewhere, recovers=recovers)
         return Lease(
-            account.requests.left if requests is not None and account.requests is not None else 0.0,
-            account.tokens.left if tokens is not None and account.tokens is not None else 0.0,
-            _share(own.calls, calls, even),
-            _share(own.wanted, wanted, even),
+            requests_left,
+            tokens_left,
+            calls_share,
+            tokens_share,
             others,
             granted,
             account.learnt.value if seen is not None and account.learnt is not None else 0.0,
             account.learnt.usual if seen is not None and account.learnt is not None else 0.0,
             account.guessed_requests.rate,
             account.guessed_tokens.rate,
-            *money,
+            money[0],
+            money[1],
+            money[2],
+            money[3],
+            credit.NOT_YET if recovers else requests_credit.held,
+            credit.NOT_YET if recovers else tokens_credit.held,
         )
 
     def _clean(self, now: float) -> None:
@@ -300,9 +338,12 @@ def _level(known: _Level | None, use: Use, total: float | None, now: float, *, a
     if known is None:
         left = use.level if use.level is not None else use.limit - use.taken
     else:
-        left = min(use.limit, known.left + max(0.0, now - known.at) * use.limit / PERIOD)
+        was = (
+            known.left * use.limit / known.limit if known.limit else use.limit
+        )  # as full as it was, if it changes
+        left = min(use.limit, was + max(0.0, now - known.at) * use.limit / PERIOD)
         if not anew:
             left -= use.taken if total is None else use.total - total
         elif use.level is not None:
             left = min(left, use.level)
-    return _Level(min(left, use.limit), now)
+    return _Level(min(left, use.limit), now, use.limit)

@@ -23,8 +23,8 @@ from typing import Any
 from penstock.errors import (
     Cancelled,
     InternalError,
+    LeaseWanted,
     PenstockError,
-    PlaceWanted,
     PressureError,
     UpstreamError,
     untraced,
@@ -116,7 +116,7 @@ class Pipeline:
             if degradation is not None:
                 degradation.look(call, router)
             self.admission.acquire(call, patient=True)
-        except PlaceWanted:
+        except LeaseWanted:
             assert call is not None
             self.soon(self._admit_late(exchange, call))
             return

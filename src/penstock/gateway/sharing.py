@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from penstock.flow.gate import Gate
 from penstock.flow.learning import SharedLimit
-from penstock.flow.leased import AccountLease, LeasedPlaces
+from penstock.flow.leased import AccountLease
+from penstock.flow.leased_places import LeasedPlaces
 from penstock.flow.lessee import Board, Lessee
 from penstock.flow.measures import measure_leases
 from penstock.gateway import parts

@@ -4,7 +4,7 @@ The contract that this stage holds: it refuses *before* anything is queued or pa
 honest Retry-After; it reserves an estimate and settles with the true figures, exactly once, whatever becomes
 of the call.
 
-One thing is waited for, :data:`PLACE_WAIT` at most: a place among the calls at once that this process does not have,
+One thing is waited for, :data:`LEASE_WAIT` at most: a place among the calls at once that this process does not have,
 and another one may have to spare (``flow.places``).
 
 Permitted models, the limits and budgets of ``penstock.flow.limits``, a bound on calls in progress that follows
@@ -13,13 +13,13 @@ from ``listener.max_connections`` (one call a connection), and nothing new while
 
 from __future__ import annotations
 
-from penstock.errors import Draining, PlaceWanted
+from penstock.errors import Draining, LeaseWanted
 from penstock.flow.limits import Limiter
 from penstock.gateway.stages.authenticate import permit
 from penstock.generation.log import Generation
 from penstock.messages import Call, Usage
 
-PLACE_WAIT = 0.25  # seconds; those who have places to spare are heard of ten times a second
+LEASE_WAIT = 0.25  # seconds; those who have places to spare are heard of ten times a second
 
 
 class Admission:
@@ -42,7 +42,7 @@ class Admission:
         """Let the call in.
 
         :param patient: whether :meth:`acquire_late` is tried, where that may help
-        :raises penstock.errors.PlaceWanted: it may help
+        :raises penstock.errors.LeaseWanted: it may help
         :raises penstock.errors.PenstockError: the call is refused; there is nothing to settle
         """
         if self.draining:
@@ -56,12 +56,12 @@ class Admission:
         """Wait for a place; see :meth:`acquire`."""
         limiter = self.limiter
         assert limiter is not None, "a place is wanted only where places are limited"
-        until = limiter.now() + PLACE_WAIT
+        until = limiter.now() + LEASE_WAIT
         while (left := until - limiter.now()) > 0:
-            await limiter.wait_place(call, left)
+            await limiter.wait_leased(call, left)
             try:
                 self.acquire(call, patient=True)
-            except PlaceWanted:
+            except LeaseWanted:
                 continue
             return
         self.acquire(call)

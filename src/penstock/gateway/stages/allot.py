@@ -15,10 +15,10 @@ import msgspec
 
 from penstock.config.model import LimitsConfig
 from penstock.config.patterns import resolve
-from penstock.errors import PlaceWanted
+from penstock.errors import LeaseWanted
 from penstock.flow.limits import Limiter
 from penstock.flow.reservation import CallReservation, Reached
-from penstock.gateway.stages.admit import PLACE_WAIT
+from penstock.gateway.stages.admit import LEASE_WAIT
 from penstock.messages import Call, Usage
 
 MAX_REMEMBERED = 1_024  # candidates; callers invent names
@@ -43,12 +43,12 @@ class Allotment(msgspec.Struct, frozen=True, eq=False):
         limiter = self.limiter()
         if limiter is None:
             return None
-        until = limiter.now() + PLACE_WAIT
+        until = limiter.now() + LEASE_WAIT
         while (left := until - limiter.now()) > 0:
             try:
                 return limiter.reserve_at(call, self.reached, patient=True)
-            except PlaceWanted:
-                await limiter.wait_place(call, left, self.reached)
+            except LeaseWanted:
+                await limiter.wait_leased(call, left, self.reached)
         return limiter.reserve_at(call, self.reached)
 
 
