@@ -204,6 +204,23 @@ def test_a_cancelled_batch_finishes_what_is_under_way_and_tells_the_rest(tmp_pat
     asyncio.run(main())
 
 
+def test_a_batch_that_is_cancelled_while_its_last_line_settles_is_cancelled_with_all_its_answers(tmp_path):
+    async def main():
+        async with a_world(tmp_path) as world:
+            worker = await world.worker()
+            batch = await worker.begin(range(2))
+            await world.until(lambda: len(worker.pipeline.open) == 2)
+            # The store knows, and the run has not looked there since.
+            assert (await worker.runner.store.cancel(batch.id, 1.0)).status is Status.CANCELLING
+            for exchange in worker.pipeline.open:
+                answer(exchange)
+            done = await worker.ended(batch)
+            assert (done.status, done.counts.completed) == (Status.CANCELLED, 2)
+            assert len(await worker.results(done.output_file)) == 2
+
+    asyncio.run(main())
+
+
 def test_a_batch_that_is_cancelled_before_anybody_looked_ends_without_a_call(tmp_path):
     async def main():
         async with a_world(tmp_path) as world:

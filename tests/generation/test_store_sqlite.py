@@ -15,6 +15,7 @@ from store_suite import LARGE, LATER, NOW, SharedStoreSuite, append, begin, end,
 from penstock.generation.journal import Journal
 from penstock.generation.store import Naming, StoreUnavailable
 from penstock.generation.stores import _sqlite_file
+from penstock.generation.stores._sqlite_reader import SQLiteReader
 from penstock.generation.stores._sqlite_writer import SQLiteWriter
 from penstock.generation.stores.sqlite import SQLiteStore
 from penstock.net.clock import Clock
@@ -307,6 +308,32 @@ def test_a_closed_store_says_so(tmp_path):
 def chunk(number):
     said = f'{{"content":" word {number}"}},"logprobs":null,"finish_reason":null'
     return f'data: {{"id":"chatcmpl-1","object":"chat.completion.chunk","choices":[{{"delta":{said}}}]}}\n\n'.encode()
+
+
+def test_an_answer_that_ends_while_what_is_past_its_time_goes_stays(tmp_path, monkeypatch):
+    """Its owner was taken for dead, and its time was over; then it ended, and its caller may come for it."""
+    look = SQLiteReader.past
+
+    async def test():
+        store = SQLiteStore(tmp_path / "g.db", 1 << 26)
+        one, other = record(expires_at=NOW), record(expires_at=NOW)
+        await store.write([begin(one, [b"zero"]), begin(other)])
+
+        def past(self, now):
+            found = look(self, now)
+            with contextlib.closing(sqlite3.connect(tmp_path / "g.db")) as theirs, theirs:
+                theirs.execute(
+                    "UPDATE generations SET state = 'finished', expires_at = ? WHERE id = ?", (LATER, one.id)
+                )
+            return found
+
+        monkeypatch.setattr(SQLiteReader, "past", past)
+        assert await store.expire(NOW + 1) == 1
+        assert (await store.load(one.id)).id == one.id
+        assert await store.load(other.id) is None
+        await store.close()
+
+    run(test)
 
 
 def test_a_long_answer_takes_a_fraction_of_its_size_and_is_read_from_any_event_on(tmp_path):

@@ -196,19 +196,24 @@ class Run:
             if len(self._done) < total:
                 outcome = Status.CANCELLED if self.batch.status is Status.CANCELLING else Status.EXPIRED
                 await self._write_unfinished(*_UNFINISHED[outcome])
-            elif self.batch.status is Status.CANCELLING:
-                outcome = Status.CANCELLED
         finally:
             await self._results.close()
             await self._around.files.run(self._source.close)
-        counts = self._results.counts(total)
-        await self._change(
-            status=Status.FINALIZING,
-            outcome=outcome,
-            finalizing=self._around.now(),
-            counts=counts,
-            unrun=self._results.unrun,
-        )
+        counts, unrun, now = self._results.counts(total), self._results.unrun, self._around.now()
+
+        def finalize(batch: Batch) -> Batch:
+            # Whose caller was told that it is being cancelled is not told later that it was not.
+            too_late = batch.status is Status.CANCELLING and outcome is Status.COMPLETED
+            return msgspec.structs.replace(
+                batch,
+                status=Status.FINALIZING,
+                outcome=Status.CANCELLED if too_late else outcome,
+                finalizing=now,
+                counts=counts,
+                unrun=unrun,
+            )
+
+        self.batch = await self._around.store.change(self.batch.id, finalize)
 
     async def _call_some(self) -> None:
         while not self._must_stop():

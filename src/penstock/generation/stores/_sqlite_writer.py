@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -439,23 +439,36 @@ class SQLiteWriter:
             if row is not None:
                 self._remove(row)
 
-    def remove(self, generation_ids: Sequence[str], now: float) -> int:
-        """Remove generations that have ended, or that nobody owns.
+    def remove_past(self, generation_ids: Sequence[str], now: float) -> int:
+        """Remove those that are past their time and that nobody owns if they run; all of it still, or again.
 
         :returns: how many there were
         """
-        return self.file.make_room(lambda: self._remove_all(generation_ids, now))
+        return self._remove_if(
+            generation_ids,
+            lambda row: (
+                row.expires_at <= now and (row.state != State.RUNNING.value or self._lease(row.owner) <= now)
+            ),
+        )
 
-    def _remove_all(self, generation_ids: Sequence[str], now: float) -> int:
-        with self.file.transaction():
-            self._look()
-            removed = 0
-            for generation_id in generation_ids:
-                row = find(self._db, generation_id)
-                if row is not None and (row.state != State.RUNNING.value or self._lease(row.owner) <= now):
+    def remove_ended(self, generation_ids: Sequence[str]) -> int:
+        """Remove those that have ended, before their time.
+
+        :returns: how many there were
+        """
+        return self._remove_if(generation_ids, lambda row: row.state != State.RUNNING.value)
+
+    def _remove_if(self, generation_ids: Sequence[str], may_go: Callable[[Row], bool]) -> int:
+        def remove() -> int:
+            with self.file.transaction():
+                self._look()
+                rows = [find(self._db, generation_id) for generation_id in generation_ids]
+                going = [row for row in rows if row is not None and may_go(row)]
+                for row in going:
                     self._remove(row)
-                    removed += 1
-            return removed
+                return len(going)
+
+        return self.file.make_room(remove)
 
     def _remove(self, row: Row) -> None:
         number = row.number

@@ -146,19 +146,22 @@ class SQLiteStore:
 
     async def _make_room(self) -> bool:
         """The file is as large as it may be: a tenth goes, if that much is finished."""
-        return await self._drop(self.max_bytes * 9 // 10, float("-inf")) > 0
+        return await self._drop(self.max_bytes * 9 // 10) > 0
 
-    async def _drop(self, max_bytes: int, now: float) -> int:
+    async def _drop(self, max_bytes: int) -> int:
         excess = (await self.statistics()).size - max_bytes
-        removed = await self._remove(await self._reader.do(lambda reader: reader.too_much(excess)), now)
+        ended = await self._reader.do(lambda reader: reader.too_much(excess))
+        removed = await self._remove(ended, lambda writer, some: writer.remove_ended(some))
         self._dropped += removed
         return removed
 
-    async def _remove(self, generation_ids: list[str], now: float) -> int:
+    async def _remove(
+        self, generation_ids: list[str], remove: Callable[[SQLiteWriter, list[str]], int]
+    ) -> int:
         removed = 0
         for at in range(0, len(generation_ids), _REMOVED_AT_ONCE):
             some = generation_ids[at : at + _REMOVED_AT_ONCE]
-            removed += await self._writer.do(lambda writer, some=some: writer.remove(some, now))  # type: ignore[misc]
+            removed += await self._writer.do(lambda writer, some=some: remove(writer, some))  # type: ignore[misc]
         return removed
 
     # ---- reading ----
@@ -211,11 +214,11 @@ class SQLiteStore:
         removed = 0
         while True:
             past = await self._reader.do(lambda reader: reader.past(now, _LOOKED_AT_ONCE))
-            gone = await self._remove(past, now)
+            gone = await self._remove(past, lambda writer, some: writer.remove_past(some, now))
             removed += gone
             if not gone or len(past) < _LOOKED_AT_ONCE:
                 break
-        removed += await self._drop(self.max_bytes, now)
+        removed += await self._drop(self.max_bytes)
         while await self._writer.do(lambda writer: writer.forget_old(now, _FORGOTTEN_AT_ONCE)):
             pass
         return removed
