@@ -214,6 +214,33 @@ def test_everything_expires_by_the_servers_own_clock_too(own_server):
     run(test)
 
 
+def test_an_answer_that_ends_while_what_is_past_its_time_goes_stays(server, monkeypatch):
+    """Its owner was taken for dead, and its time was over; then it ended, and its caller may come for it."""
+
+    async def test():
+        store = RedisStore(server.url, 1 << 26, prefix="late-end", budget=PATIENT)
+        await store.start()
+        now = await store.time()
+        one, other = record(expires_at=now - 1.0), record(expires_at=now - 1.0)
+        await store.renew("me", now - 1.0)
+        await store.write([begin(one, [b"zero"]), begin(other)])
+        load = store.load
+
+        async def ends_then(generation_id):
+            found = await load(generation_id)
+            if generation_id == one.id:
+                assert not await store.write([append(one, 1, b"one", end=end(now + 60.0))])
+            return found
+
+        monkeypatch.setattr(store, "load", ends_then)
+        assert await store.expire(now) == 1
+        assert await store.events(one.id, 0, LARGE) == [b"zero", b"one"]
+        assert await load(other.id) is None
+        await store.close()
+
+    run(test)
+
+
 def test_what_was_let_go_while_the_connection_broke_is_found_once_it_is_let_go_again(server):
     async def test():
         store = RedisStore(server.url, 1 << 26, prefix="let-go", budget=PATIENT)

@@ -105,6 +105,15 @@ redis.call('HSET', KEYS[1], 'owner', ARGV[3])
 return redis.call('HINCRBY', KEYS[1], 'epoch', 1)
 """
 
+REMOVE_DEAD = b"""
+-- KEYS: record and events.  ARGV: the owner and the epoch that it was seen with, running.
+-- Returns whether it was so still; then it is gone.
+local stored = redis.call('HMGET', KEYS[1], 'state', 'owner', 'epoch')
+if stored[1] ~= 'running' or stored[2] ~= ARGV[1] or stored[3] ~= ARGV[2] then return 0 end
+redis.call('DEL', KEYS[1], KEYS[2])
+return 1
+"""
+
 RELEASE = b"""
 -- KEYS: record.  ARGV: its owner.  Returns whether it was that one's, or has been nobody's already.
 local stored = redis.call('HMGET', KEYS[1], 'state', 'owner')
@@ -158,4 +167,4 @@ TIME = b"""
 return redis.call('TIME')
 """
 
-ALL = (TIME, WRITE, APPEND, READ, TAKE_OVER, RELEASE, CLAIM, COUNT_IN, COUNT_OUT)
+ALL = (TIME, WRITE, APPEND, READ, TAKE_OVER, REMOVE_DEAD, RELEASE, CLAIM, COUNT_IN, COUNT_OUT)

@@ -303,17 +303,25 @@ class RedisStore:
 
     async def expire(self, now: float) -> int:
         past = await self._reading.ask(b"ZRANGEBYSCORE", self._index[1], b"-inf", b"%.6f" % now)
-        gone = [member.decode() for member in past]
+        await self._remove([member.decode() for member in past])
+        removed = len(past)
         for generation_id in await self.expired(now, 1_000):
             record = await self.load(generation_id)
             if record is not None and record.expires_at <= now:
-                gone.append(generation_id)
-        await self._remove(gone)
+                removed += await self._remove_dead(record)
         for owner in await self._reading.ask(b"ZRANGEBYSCORE", self._owners, b"-inf", b"%.6f" % now):
             if not await self._reading.ask(b"SCARD", self._owned(owner.decode())):
                 self._writing.tell(b"ZREM", self._owners, owner)
                 self._announced.discard(owner.decode())
-        return len(gone) + await self._drop(self.max_bytes)
+        return removed + await self._drop(self.max_bytes)
+
+    async def _remove_dead(self, record: Record) -> bool:
+        """Remove what nobody owned a moment ago; whether it has neither ended since, nor changed hands."""
+        values = (record.owner.encode(), b"%d" % record.epoch)
+        gone = await self._run(self._writing, scripts.REMOVE_DEAD, self._keys(record.id), values)
+        if gone:
+            self._writing.tell(b"SREM", self._owned(record.owner), record.id.encode())
+        return bool(gone)
 
     async def _drop(self, max_bytes: int) -> int:
         """Remove the oldest ended generations while there is more than so much."""
