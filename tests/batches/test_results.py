@@ -1,6 +1,7 @@
 """Result files: what is in them is done, and what was not written to its end is not."""
 
 import asyncio
+import errno
 import json
 
 import pytest
@@ -50,6 +51,41 @@ def test_a_long_file_is_read_whole(tmp_path):
     file = ResultFile(path)
     assert file.open() == [f"{n:06}" for n in range(30_000)]
     file.close()
+
+
+class Failing:
+    """A file on a disk that takes a part of a write, and does not let it be taken back, until it works again."""
+
+    def __init__(self, file):
+        self._file = file
+        self.fails = True
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+    def write(self, data):
+        if self.fails and len(data) < 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self._file.write(data[:-2] if self.fails else data)
+
+    def truncate(self, size):
+        if self.fails:
+            raise OSError(errno.EIO, "Input/output error")
+        return self._file.truncate(size)
+
+
+def test_what_a_refused_write_left_is_not_before_the_next_line(tmp_path):
+    file = ResultFile(tmp_path / "f")
+    file.open()
+    file.append(a_line("a"))
+    file._file = disk = Failing(file._file)
+    for _ in range(2):
+        with pytest.raises(OSError, match="error"):
+            file.append(a_line("b"))
+    disk.fails = False
+    file.append(a_line("b"))
+    file.close()
+    assert (tmp_path / "f").read_bytes() == a_line("a") + a_line("b")
 
 
 class Disk:

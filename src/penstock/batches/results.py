@@ -44,6 +44,7 @@ class ResultFile:
         self.size = 0  # up to where it is known to be whole
         self.unrun = 0  # lines, as it was opened, of requests that were never run
         self._file: BinaryIO | None = None
+        self._torn = False  # behind what is whole there may be a part of what was refused
 
     def __repr__(self) -> str:
         return f"<ResultFile {self.path.name}, {self.size} bytes>"
@@ -72,17 +73,25 @@ class ResultFile:
     def append(self, lines: bytes) -> None:
         """All of it, synced, or nothing.
 
-        :raises OSError: nothing was written
+        :raises OSError: nothing was written that counts
         """
         file = self._file
         assert file is not None
+        self._mend(file)
         try:
             write_all(file, lines)
             os.fdatasync(file.fileno())
         except OSError:
-            file.truncate(self.size)
+            self._torn = True
+            self._mend(file)
             raise
         self.size += len(lines)
+
+    def _mend(self, file: BinaryIO) -> None:
+        """A disk that refuses to write may refuse this as well: then it is done before the next line."""
+        if self._torn:
+            file.truncate(self.size)
+            self._torn = False
 
     def close(self) -> None:
         if self._file is not None:
