@@ -15,11 +15,12 @@ from needing import needs_redis
 from penstock.flow import redis_board
 from penstock.flow._sharing_script import EXCHANGE
 from penstock.flow.budget import Calendar
+from penstock.flow.credit import Use
 from penstock.flow.funds import Funds
 from penstock.flow.guessing import Guess
 from penstock.flow.learning import Seen
 from penstock.flow.places import Places
-from penstock.flow.sharing import FADING, FLOOR, LIFE, Lease, Pool, Report, Use
+from penstock.flow.sharing import FADING, FLOOR, LIFE, Lease, Pool, Report
 from penstock.testing.redis import RedisServer
 
 

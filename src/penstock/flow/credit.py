@@ -16,15 +16,33 @@ too many.  So a call that the limit holds few of is not begun before its units h
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
-
-if TYPE_CHECKING:
-    from penstock.flow.sharing import Use
 
 NOT_YET = -1.0  # is leased where the pool cannot grant anything yet
 ROUNDING = 1e-6  # units: levels are sums of many figures
+
+
+class Use(msgspec.Struct, frozen=True, array_like=True):
+    """Of one bucket: its limit per minute, what was taken of it, and how full it is.
+
+    :param total: all that this member has ever taken: a report that arrives twice, or whose answer is lost, does no harm
+    :param taken: of that, what no answer has acknowledged; counts where the pool does not know the member
+    :param level: what is left, as far as a member can know that has been leased before; counts where the pool knows
+        nothing, and after an outage
+    :param number: grows with each report: one that was overtaken by a later one is granted nothing
+    :param held: of what was granted, not taken yet
+    :param wants: granted beyond that, for calls that wait
+    :param least: of both together, that one of these calls could begin with
+    """
+
+    limit: float
+    total: float
+    taken: float
+    level: float | None
+    number: int = 0
+    held: float = 0.0
+    wants: float = 0.0
+    least: float = 0.0
 
 
 class Credit(msgspec.Struct, frozen=True):

@@ -14,9 +14,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from penstock.flow.credit import NOT_YET, ROUNDING
+from penstock.flow.credit import NOT_YET, ROUNDING, Use
 from penstock.flow.gcra import Bucket
-from penstock.flow.sharing import FRESH, LIFE, Use
+from penstock.flow.sharing import FRESH, LIFE
 
 SMALL = 60.0  # calls a minute: of a limit of no more each is granted, and told at once
 FEW = 10.0  # calls: where an even share is no more, each is granted as well

@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from penstock.flow._sharing_script import EXCHANGE
+from penstock.flow.credit import Use
 from penstock.flow.funds import Funds
-from penstock.flow.sharing import Lease, Leases, Report, Use
+from penstock.flow.sharing import Lease, Leases, Report
 from penstock.net.redis import Address
 from penstock.net.redis_client import load, sha_of
 from penstock.net.redis_link import Link

@@ -24,7 +24,7 @@ import math
 import msgspec
 
 from penstock.flow import credit, funds, guessing, places
-from penstock.flow.credit import Credit
+from penstock.flow.credit import Credit, Use
 from penstock.flow.funds import Fund, Funds
 from penstock.flow.gcra import PERIOD
 from penstock.flow.guessing import Guess, Heard, heard
@@ -35,29 +35,6 @@ LIFE = 5.0  # seconds that a member is counted after it was last heard of
 FRESH = 2.0  # seconds after an exchange in which its figures are what is known of the others
 FADING = 10.0  # seconds after which what was asked for counts 1/e
 FLOOR = 0.05  # of each limit, for all members alike
-
-
-class Use(msgspec.Struct, frozen=True, array_like=True):
-    """Of one bucket: its limit per minute, what was taken of it, and how full it is.
-
-    :param total: all that this member has ever taken: a report that arrives twice, or whose answer is lost, does no harm
-    :param taken: of that, what no answer has acknowledged; counts where the pool does not know the member
-    :param level: what is left, as far as a member can know that has been leased before; counts where the pool knows
-        nothing, and after an outage
-    :param number: grows with each report: one that was overtaken by a later one is granted nothing
-    :param held: of what was granted, not taken yet
-    :param wants: granted beyond that, for calls that wait
-    :param least: of both together, that one of these calls could begin with
-    """
-
-    limit: float
-    total: float
-    taken: float
-    level: float | None
-    number: int = 0
-    held: float = 0.0
-    wants: float = 0.0
-    least: float = 0.0
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True):
