@@ -319,8 +319,8 @@ def test_an_answer_that_ends_while_what_is_past_its_time_goes_stays(tmp_path, mo
         one, other = record(expires_at=NOW), record(expires_at=NOW)
         await store.write([begin(one, [b"zero"]), begin(other)])
 
-        def past(self, now):
-            found = look(self, now)
+        def past(self, now, limit):
+            found = look(self, now, limit)
             with contextlib.closing(sqlite3.connect(tmp_path / "g.db")) as theirs, theirs:
                 theirs.execute(
                     "UPDATE generations SET state = 'finished', expires_at = ? WHERE id = ?", (LATER, one.id)
