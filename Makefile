@@ -191,6 +191,13 @@ soak: $(VENV)/.with-tests  ## ten minutes of mixed load: memory must stay flat, 
 chaos: $(VENV)/.with-tests  ## ten thousand calls, a worker killed each minute: no answer is lost, and the books are right
 	$(PYTHON) -m benchmarks.chaos $(ARGS)
 
+fuzz: export PENSTOCK_FUZZ_EXAMPLES := 1000
+fuzz: export PENSTOCK_FUZZ_TURNS := 300
+
+.PHONY: fuzz
+fuzz: $(VENV)/.with-tests  ## a whole gateway is asked anything in any order, for minutes; ARGS="--hypothesis-seed 7"
+	$(PYTHON) -m pytest --timeout 0 tests/gateway/test_whole_gateway.py tests/gateway/test_cancelled_anywhere.py $(ARGS)
+
 .PHONY: frameworks
 frameworks: $(VENV)/.with-tests  ## a round of each agent framework and coding agent, installed anew; ARGS="ai codex"
 	$(PYTHON) -m benchmarks.frameworks $(ARGS)
