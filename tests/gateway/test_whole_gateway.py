@@ -1,8 +1,10 @@
 """Any calls in any order, hung up, resumed, cancelled, before providers that fail: no answer is wrong, no account open."""
 
 import asyncio
+import itertools
 import os
 
+import pytest
 from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
@@ -76,11 +78,13 @@ def pick(several, number):
 
 
 class Machine(RuleBasedStateMachine):
+    stores = itertools.repeat("")  # of its gateways, one after the other
+
     def __init__(self):
         super().__init__()
         self.runner = asyncio.Runner(loop_factory=new_event_loop)
         self.runner.run(asyncio.sleep(0))
-        self.world = World()
+        self.world = World(next(self.stores))
         self.left = []  # (question, answer so far): streams whose reader has hung up
         self.answered = {}  # (tenant, key): (question, generation) of whole answers
         self.begun = []  # (question, response id) in the background
@@ -275,11 +279,15 @@ class Machine(RuleBasedStateMachine):
             self.runner.close()
 
 
-def test_whatever_is_asked_and_however_it_fails_answers_are_right_and_nothing_is_left():
+@pytest.mark.parametrize("durability", ["memory", "disk"])
+def test_whatever_is_asked_and_however_it_fails_answers_are_right_and_nothing_is_left(durability, tmp_path):
+    class Durable(Machine):
+        stores = (tmp_path / f"{number}.sqlite" for number in itertools.count())
+
     run_state_machine_as_test(
-        Machine,
+        Durable if durability == "disk" else Machine,
         settings=settings(
-            max_examples=EXAMPLES or 12,
+            max_examples=EXAMPLES or 8,
             stateful_step_count=STEPS,
             deadline=None,
             derandomize=FEW,

@@ -14,6 +14,7 @@ from penstock.config.model import (
     CandidateConfig,
     Config,
     ContinuationConfig,
+    GenerationsConfig,
     KeyConfig,
     LedgerConfig,
     LimitConfig,
@@ -46,7 +47,7 @@ TROUBLES = {
 }
 
 
-def config(one, two, *, variant=0):
+def config(one, two, generations, *, variant=0):
     """Two providers under three names; who answers what, the model's first letter says.
 
     :param variant: an even one and an odd one differ in what a reload may change
@@ -89,6 +90,7 @@ def config(one, two, *, variant=0):
         ),
         retry=RetryConfig(attempts=2, first_delay=0.001, max_delay=0.002, budget_floor=1e6),
         timeouts=TimeoutConfig(first_token=8, between_tokens=8, total=120),
+        generations=generations,
         ledger=LedgerConfig(max_rows_in_memory=1_000_000),
         log=LogConfig(requests=False),
     )
@@ -257,9 +259,15 @@ def text_of(path, value):
 
 
 class World:
-    """The gateway, its providers, and what was seen of it."""
+    """The gateway, its providers, and what was seen of it.
 
-    def __init__(self):
+    :param store: the file that its answers outlive its process in; empty: none
+    """
+
+    def __init__(self, store=""):
+        self.generations = (
+            GenerationsConfig(durability="disk", path=str(store)) if store else GenerationsConfig()
+        )
         self.clock = FakeClock()
         self.variant = 0
         self.weather = [FAIR, FAIR]
@@ -279,7 +287,7 @@ class World:
             self._stack.push_async_callback(service.close)
             self.urls.append(f"http://127.0.0.1:{sock.getsockname()[1]}")
         self.gateway, self.port = await self._stack.enter_async_context(
-            serving(config(*self.urls), self.clock)
+            serving(config(*self.urls, self.generations), self.clock)
         )
 
     async def close(self):
@@ -295,7 +303,7 @@ class World:
 
     def reload(self):
         self.variant += 1
-        self.gateway.reload(config(*self.urls, variant=self.variant))
+        self.gateway.reload(config(*self.urls, self.generations, variant=self.variant))
 
     # ---- callers ----
 
@@ -363,18 +371,17 @@ class World:
 
     async def settle(self):
         """Until nothing is under way; then nothing may be held, and the ledger says what the bills say."""
+        pipeline = self.gateway.pipeline
         for _ in range(2_000):
-            if held(self.gateway) == NOTHING and not any(
-                s.bill.report()["in_flight"] for s in self.simulators
-            ):
+            billing = any(simulator.bill.report()["in_flight"] for simulator in self.simulators)
+            if held(self.gateway) == NOTHING and not pipeline.waiting and not billing:
                 break
             await asyncio.sleep(0.002)
             self.clock.advance(0.5)
-        assert held(self.gateway) == NOTHING, [*self.gateway.pipeline.registry]
-        limiter = self.gateway.pipeline.admission.limiter
-        assert all(account.in_progress == 0 for account in limiter._accounts.values())
-        assert not self.gateway.pipeline.waiting
-        assert not self.gateway.pipeline.registry.waiting()
+        assert held(self.gateway) == NOTHING, [*pipeline.registry]
+        assert not pipeline.waiting
+        assert not pipeline.registry.waiting()
+        assert all(account.in_progress == 0 for account in pipeline.admission.limiter._accounts.values())
         self._balance()
         self.foul = [weather != FAIR for weather in self.weather]
 
