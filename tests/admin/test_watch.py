@@ -1,4 +1,10 @@
+import asyncio
+
+from running import write_config
+
+from penstock.admin.supervisor import Supervisor
 from penstock.admin.watch import GONE, FileWatch
+from penstock.config.load import load
 
 
 def test_a_change_is_told_once_when_it_has_stayed_for_two_looks(tmp_path):
@@ -87,3 +93,34 @@ def test_files_followed_later_count_from_then_on(tmp_path):
 
 def test_no_files_never_change():
     assert not any(FileWatch([]).changed() for _ in range(3))
+
+
+def test_what_changes_while_it_is_being_read_is_a_change_to_come(tmp_path):
+    path, other = tmp_path / "file", tmp_path / "other"
+    path.write_text("one")
+    watch = FileWatch([path])
+    read = watch.look()
+    path.write_text("two")
+    other.write_text("new")
+    watch.follow([path, other], read)
+    assert [watch.changed() for _ in range(4)] == [False, True, False, False]
+
+
+def test_a_gateway_takes_what_changed_while_it_was_reloading(tmp_path):
+    path = write_config(tmp_path / "c.yaml")
+
+    def reread():
+        found = load(path)
+        write_config(path, model="second")  # somebody writes on
+        return found
+
+    supervisor = Supervisor(load(path), reread=reread, files=lambda: [path])
+
+    async def main():
+        supervisor._watch.follow([path])
+        outcome = await supervisor.reload()
+        assert outcome.mistakes == ()
+
+    asyncio.run(main())
+    assert list(supervisor.config.models) == ["first"]
+    assert [supervisor._watch.changed() for _ in range(2)] == [False, True]

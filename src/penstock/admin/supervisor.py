@@ -413,6 +413,7 @@ class Supervisor:
         return outcome
 
     async def _reload(self) -> ReloadOutcome:
+        read = self._watch.look()  # what changes from now on may be missed, and is a change to come
         try:
             fresh = self._reread() if self._reread is not None else self.config
             fresh = await self._resolve(fresh)
@@ -428,7 +429,7 @@ class Supervisor:
         self.config, self.version = fresh, version
         self._reminder.again()
         await self._hand_out(packed, version)  # to those that were started meanwhile
-        self._watch.follow(self._watched(fresh))
+        self._watch.follow(self._watched(fresh), read)
         self._engines.retire(fresh, fresh.drain_timeout)
         return ReloadOutcome(version, (), needs_restart)
 

@@ -7,7 +7,7 @@ some file systems have coarse time stamps.  The files are few and small, and are
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 STEADY = 2  # looks at which new content is the same before it counts: a file is not read half written
@@ -27,10 +27,18 @@ class FileWatch:
         self._candidate: tuple[bytes | None, ...] = ()
         self._looks = 0  # that have seen the candidate
 
-    def follow(self, paths: Iterable[Path]) -> None:
-        """Watch these from now on, as they are now."""
+    def look(self) -> dict[Path, bytes | None]:
+        """The files as they are now, for :meth:`follow`."""
+        return dict(zip(self._paths, self._digests(), strict=True))
+
+    def follow(self, paths: Iterable[Path], read: Mapping[Path, bytes | None] | None = None) -> None:
+        """Watch these from now on.
+
+        :param read: those that have been read since, as they were before; the others are taken as they are now
+        """
         self._paths = tuple(paths)
-        self._known = self._digests()
+        now = self.look()
+        self._known = tuple((now | dict(read or {}))[path] for path in self._paths)
         self._looks = 0
 
     def changed(self) -> bool:
