@@ -17,7 +17,8 @@ from running import (
     write_config,
 )
 
-from penstock.admin.doors import SERVERS, check_server
+from penstock.admin.doors import SERVERS, UvicornDoor, check_server
+from penstock.config.model import Config
 from penstock.errors import ConfigError
 
 
@@ -129,3 +130,9 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "granian", None)
     with pytest.raises(ConfigError, match=r"pip install 'penstock\[granian\]'"):
         check_server("granian")
+
+
+def test_uvicorn_believes_no_forwarded_address_by_itself():
+    """Whom to believe says `listener.trusted_proxies`; by itself it would believe everybody on this machine."""
+    door = UvicornDoor(None, Config(), None)
+    assert not door._settings.proxy_headers
