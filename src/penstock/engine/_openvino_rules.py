@@ -17,6 +17,7 @@ import openvino
 import openvino_genai
 from openvino import opset13
 
+from penstock.engine._schema_work import check_work
 from penstock.engine.backend import CannotTake, Sampling
 
 KEPT = 1_000  # rules of which it is remembered that they were compiled
@@ -41,7 +42,7 @@ class RuleCompiler:
     def compile(self, sampling: Sampling) -> None:
         """Have the rule ready for the next step.
 
-        :raises CannotTake: the library does not take it
+        :raises CannotTake: the library does not take it, or would take too long for it
         """
         rule = structured(sampling)
         if rule is None:
@@ -49,6 +50,8 @@ class RuleCompiler:
         key = f"{rule.json_schema}\0{rule.grammar}"
         if key in self._known:
             return
+        if sampling.schema:
+            check_work(sampling.schema)
         if self._pipeline is None:
             self._pipeline = _silent_pipeline(self._tokenizer, self._width)
         config = openvino_genai.GenerationConfig()
