@@ -35,7 +35,8 @@ def test_the_fields_of_a_log_line_are_those_of_the_log():
         for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
         for name in re.findall("`([a-z_]+)`", row)
     }
-    assert told == set(logs.RequestLine.__struct_encode_fields__)
+    line = logs.RequestLine
+    assert told == {line.__struct_config__.tag_field, *line.__struct_encode_fields__}
     outcomes = {state.value for state in State} | {"refused"}
     assert outcomes <= set(re.findall("`([a-z]+)`", table))
 
