@@ -13,6 +13,7 @@ import msgspec
 
 from penstock.engine.backend import CannotTake
 from penstock.messages import JSON
+from penstock.wire.not_json import NOT_JSON
 
 MOST = 2.5
 """Seconds: seven different long lengths of texts, or 790 members of an object that may be left out."""
@@ -29,10 +30,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 def check_work(schema: str) -> None:
-    """:raises CannotTake: compiling the schema (as :func:`.schema.compiled` gives it) would take too long"""
+    """:raises CannotTake: compiling the schema would take too long, or it is none that could be"""
+    try:
+        root = _decode(schema)
+    except NOT_JSON as error:
+        raise CannotTake(f"the rule cannot be used: {error}") from None
     lengths: set[tuple[int, int]] = set()
     work = 0.0
-    for part in _parts(_decode(schema)):
+    for part in _parts(root):
         if (length := _bound(part, "minLength", "maxLength")) is not None:
             lengths.add(length)
         if (items := _bound(part, "minItems", "maxItems")) is not None:
