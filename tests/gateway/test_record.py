@@ -204,6 +204,7 @@ def test_an_answer_is_one_line_with_all_that_is_asked_about_later(recorder, line
     (line,) = lines.seen
     del line["time"]
     assert line == {
+        "level": "info",
         "generation": generation.id,
         "tenant": "t",
         "key": "k",

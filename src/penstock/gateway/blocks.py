@@ -61,6 +61,7 @@ class BlockRoom:
     """
 
     label = "blocks"
+    decodes = True
 
     def __init__(self, store: UploadStore, answer: Answer, max_body: int) -> None:
         self._store = store

@@ -28,6 +28,7 @@ class ConversationRoom:
     """
 
     label = "conversations"
+    decodes = False
 
     def __init__(self, conversations: Conversations, longest: int) -> None:
         self._conversations = conversations

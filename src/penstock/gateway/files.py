@@ -31,6 +31,7 @@ class FileRoom:
     """A :class:`penstock.gateway.kept.Room`."""
 
     label = "files"
+    decodes = False
 
     def __init__(self, store: FileStore) -> None:
         self._store = store

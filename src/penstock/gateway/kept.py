@@ -36,9 +36,10 @@ class Work(msgspec.Struct, frozen=True, eq=False):
 
 
 class Room(Protocol):
-    """Serves the paths below one prefix."""
+    """Serves the paths below one prefix; ``decodes``: bodies may have a ``Content-Encoding``."""
 
     label: str
+    decodes: bool
 
     def work(self, exchange: Exchange, steps: Sequence[str], tenant: Tenant) -> tuple[int | None, Do] | None:
         """Body limit and work for what ``steps`` (the path below the prefix) lead to; None: nothing is there.
@@ -71,7 +72,8 @@ class Kept:
         found = room.work(exchange, steps, tenant)
         if found is None:
             raise NotFound(f"there is no {exchange.path[:100]} here")
-        if exchange.headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
+        coding = exchange.headers.get(b"content-encoding", b"identity")
+        if not room.decodes and coding.strip().lower() != b"identity":
             raise UnsupportedMedia(f"{exchange.path[:100]} takes bodies in no Content-Encoding")
         return Work(room.label, tenant, *found)
 

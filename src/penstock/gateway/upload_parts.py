@@ -68,6 +68,7 @@ class PartsRoom:
     """A :class:`penstock.gateway.kept.Room`: OpenAI's uploads, and before them the resumable ones of the same path."""
 
     label = "uploads"
+    decodes = False
 
     def __init__(self, store: UploadStore, files: FileStore, uploads: UploadRoom) -> None:
         self._store = store

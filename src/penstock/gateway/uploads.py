@@ -76,6 +76,7 @@ class UploadRoom:
     """
 
     label = LABEL
+    decodes = True
 
     def __init__(
         self, store: UploadStore, files: FileStore, room: FileRoom, answer: Answer, config: Config
