@@ -244,6 +244,7 @@ class Attempt(msgspec.Struct, eq=False, gc=False, array_like=True):
     saved: int = 0  # what it would have cost, if its outcome is one that saves; in 1e-12 US dollars
     row: int = 0  # its place in this process's part of the ledger, below nought for savings; 0: none yet
     answer: str = ""  # its answer's id at an upstream that tells afterwards what it has cost
+    label: str = ""  # what its caller says that the call is for
 
     def __repr__(self) -> str:
         state = self.outcome.value if self.outcome else "open"

@@ -92,7 +92,7 @@ def test_the_attempts_of_one_answer_are_shown_in_the_order_of_their_beginnings(t
     assert penstock("--path", str(path), "--generation", "gen_x", cwd=tmp_path).stdout == "No attempts.\n"
 
 
-@pytest.mark.parametrize("by", ["tenant", "key", "model", "upstream", "outcome", "status", "day"])
+@pytest.mark.parametrize("by", ["tenant", "key", "model", "upstream", "outcome", "status", "label", "day"])
 def test_every_grouping_has_its_table(ledger, by):
     done = penstock("--path", str(ledger), "--by", by, "--since", "2025-06-01", cwd=ledger.parent)
     assert done.returncode == 0, done.stderr

@@ -304,7 +304,7 @@ def test_what_an_attempt_looks_like_belongs_to_the_version():
     """Who changes an attempt's fields (but for more of them at the end) counts up ``_queue.VERSION``."""
     fields = (
         "id generation number tenant key_name tier endpoint model upstream upstream_model started reserved"
-        " outcome usage cost status error first_token duration saved row answer"
+        " outcome usage cost status error first_token duration saved row answer label"
     )
     assert _queue.VERSION == 1
     assert " ".join(Attempt.__struct_fields__) == fields

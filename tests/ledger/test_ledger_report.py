@@ -90,13 +90,14 @@ def test_the_units_of_a_hostile_upstream_can_be_added_up(store, path):
         ("upstream", {"sim": 2, "openai": 1}),
         ("outcome", {"completed": 2, "partial": 1}),
         ("status", {"200": 2, "none": 1}),
+        ("label", {"none": 2, "search": 1}),
         ("day", {"2025-06-15": 1, "2025-06-16": 2}),
     ],
 )
 def test_groups(store, path, by, expected):
     settle(store, started=JUNE_15, status=200)
     settle(store, started=JUNE_15 + DAY, tenant="umbrella", model="smart", status=200)
-    settle(store, outcome=Outcome.PARTIAL, started=JUNE_15 + 1.5 * DAY, upstream="openai")
+    settle(store, outcome=Outcome.PARTIAL, started=JUNE_15 + 1.5 * DAY, upstream="openai", label="search")
     assert store.flush()
     assert groups(summarize(path, by=[by])) == expected
     assert by in GROUPS

@@ -89,6 +89,7 @@ def test_one_by_one_they_look_as_if_each_had_a_row(make_store, path):
         "duration": 1.5,
         "error": "client_gone",
         "number": 0,
+        "label": "search",
     }
     alone, grouped = hit(**details), hit(**details)
     store.opened(alone)
@@ -106,7 +107,10 @@ def test_each_kind_of_which_there_are_several_is_a_group_and_so_is_each_day(make
     store = make_store()
     kinds = [
         {},
-        *({name: "other"} for name in ("tenant", "key_name", "tier", "endpoint", "model", "upstream")),
+        *(
+            {name: "other"}
+            for name in ("tenant", "key_name", "tier", "endpoint", "model", "upstream", "label")
+        ),
         {"upstream_model": "other"},
         {"number": 0},
         {"error": "client_gone"},
@@ -277,7 +281,7 @@ def test_sums_are_the_same_as_those_of_single_rows(make_store, tmp_path):
     groups, rows = make_store(at=grouped), make_store(at=single)
     for _ in range(4):
         for _ in range(20):
-            names = {name: dice.choice("ab") for name in ("tenant", "key_name", "model", "upstream")}
+            names = {name: dice.choice("ab") for name in ("tenant", "key_name", "model", "upstream", "label")}
             usage = Usage(dice.randrange(99), dice.randrange(99), 5, estimated=True, units=2)
             what = {"outcome": dice.choice(OUTCOMES), "usage": usage, "saved": dice.randrange(10**9)}
             what |= {"started": JUNE_15 + dice.randrange(3) * DAY / 2 + dice.randrange(9), **names}

@@ -65,7 +65,7 @@ class TestWriting:
     def test_a_settled_attempt_is_in_the_file_with_all_its_fields(self, make_store, path):
         store = make_store()
         usage = Usage(9, 8, 7, 6, 5, 4, 3, estimated=True, image_input_tokens=2, units=11)
-        one = attempt(endpoint="messages", model="smart", upstream_model="sim-2")
+        one = attempt(endpoint="messages", model="smart", upstream_model="sim-2", label="search")
         store.opened(one)
         details = {
             "status": 200,
@@ -85,7 +85,7 @@ class TestWriting:
         read = {"input_tokens": 9, "cached_input_tokens": 7, "cache_write_tokens": 6, "audio_input_tokens": 4}
         written = {"output_tokens": 8, "reasoning_tokens": 5, "audio_output_tokens": 3}
         rest = {"tier": "standard", "started": one.started, "outcome": "partial", "estimated": 1, "boot": 1}
-        few = {"image_input_tokens": 2, "units": 11}
+        few = {"image_input_tokens": 2, "units": 11, "label": "search"}
         question = {"answer": "gen-1", "told": 0, "asked": 0, "ask_at": 0.0}
         expected = asked | route | reserved | details | read | written | rest | few | question
         assert row == expected | {"row": row["row"]}
@@ -402,7 +402,11 @@ def test_several_processes_write_one_file(path):
     ]
 
 
-WITHOUT_SAVINGS = ("DROP VIEW attempts_and_savings", "DROP TABLE savings")
+OF_THE_FIFTH = (
+    "DROP VIEW attempts_and_savings",
+    "DROP TABLE savings",
+    "ALTER TABLE attempts DROP COLUMN label",
+)
 
 
 class TestTrouble:
@@ -459,7 +463,7 @@ class TestTrouble:
         store.opened(one := attempt())
         store.settled(ended(one))
         store.close()
-        execute(path, *WITHOUT_SAVINGS)
+        execute(path, *OF_THE_FIFTH)
         for table in ("attempts", "folded"):
             execute(path, f"ALTER TABLE {table} DROP COLUMN saved")
         execute(path, "ALTER TABLE folded DROP COLUMN queued", "DROP INDEX attempts_died")
@@ -479,10 +483,30 @@ class TestTrouble:
     def test_a_ledger_of_the_version_before_is_gone_on_with(self, make_store, path):
         store = make_store()
         run(store, attempt())
+        store.saved(ended(attempt(), Outcome.CACHED))
+        store.close()
+        execute(path, "DROP VIEW attempts_and_savings", "ALTER TABLE attempts DROP COLUMN label")
+        execute(path, "ALTER TABLE savings DROP COLUMN label")
+        execute(path, "CREATE VIEW attempts_and_savings AS SELECT row FROM attempts")
+        execute(path, "PRAGMA user_version = 6")
+        store = make_store()
+        run(store, attempt(label="search"))
+        store.saved(ended(attempt(label="search"), Outcome.CACHED))
+        assert store.flush()
+        assert execute(path, "SELECT outcome, label FROM attempts_and_savings ORDER BY abs(row)") == [
+            ("completed", ""),
+            ("cached", ""),
+            ("completed", "search"),
+            ("cached", "search"),
+        ]
+
+    def test_a_ledger_of_the_fifth_version_is_gone_on_with(self, make_store, path):
+        store = make_store()
+        run(store, attempt())
         store.opened(one := attempt())
         store.settled(ended(one, Outcome.CACHED))  # as rows of answers that were kept were written
         store.close()
-        execute(path, *WITHOUT_SAVINGS, "PRAGMA user_version = 5")
+        execute(path, *OF_THE_FIFTH, "PRAGMA user_version = 5")
         store = make_store()
         store.saved(ended(attempt(), Outcome.CACHED))
         assert store.flush()
@@ -496,7 +520,7 @@ class TestTrouble:
         store = make_store()
         run(store, attempt())
         store.close()
-        execute(path, *WITHOUT_SAVINGS)
+        execute(path, *OF_THE_FIFTH)
         for column in ("image_input_tokens", "units"):
             execute(path, f"ALTER TABLE attempts DROP COLUMN {column}")
         execute(path, "PRAGMA user_version = 4")

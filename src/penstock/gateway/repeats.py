@@ -55,7 +55,7 @@ class _Meaning:
     __slots__ = ("call", "key", "length", "max_age")
 
     def __init__(self, call: Call, key: bytes, max_age: float, length: int) -> None:
-        self.call = call  # one of its kind: neither its prompt nor its head
+        self.call = call  # one of its kind: neither its prompt nor, but for its label, its head
         self.key = key
         self.max_age = max_age  # seconds: its caller wants no answer that is as old
         self.length = length  # of the request, in bytes
@@ -251,13 +251,19 @@ class Repeats:
             call.stream,
             call.include_usage,
             call.running_usage,
+            label := call.headers.get(b"penstock-label"),
         )
         kind = self._kinds.get(name)
         if kind is None:
             if len(self._kinds) >= _MOST_KINDS:
                 self._kinds.clear()
             kind = self._kinds[name] = msgspec.structs.replace(
-                call, fields={}, body=b"", headers={}, max_output_tokens=None, trace=None
+                call,
+                fields={},
+                body=b"",
+                headers={} if label is None else {b"penstock-label": label},
+                max_output_tokens=None,
+                trace=None,
             )
         return kind
 

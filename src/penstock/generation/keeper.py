@@ -51,12 +51,13 @@ PIECE = 1 << 20  # bytes of events read at once
 _MAX_UNNAMED = 10_000
 TAKE_AT_ONCE = 16  # generations that one process takes over in one go
 
-# Of the request's header fields those that an upstream is sent, and that decide what it answers.  Never a
-# credential: a call that was made with its caller's own key cannot be gone on with by another process.
+# Of the request's header fields those that an upstream is sent, and that decide what it answers, and by which the ledger
+# knows it.  Never a credential: a call that was made with its caller's own key cannot be gone on with by another process.
 _REPEATED = (
     b"anthropic-version",
     b"anthropic-beta",
     b"openai-beta",
+    b"penstock-label",
     b"x-sim-ttft-ms",
     b"x-sim-tokens-per-second",
     b"x-sim-output-tokens",

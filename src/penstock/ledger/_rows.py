@@ -21,6 +21,7 @@ COMMON = (
     "boot", "number", "tenant", "key_name", "tier", "endpoint", "model", "upstream", "upstream_model",
     "reserved_input_tokens", "reserved_output_tokens", "outcome", "status", "error", "cached_input_tokens",
     "cache_write_tokens", "reasoning_tokens", "audio_input_tokens", "audio_output_tokens", "estimated", "answer",
+    "label",
 )  # fmt: skip
 _WHEN_SETTLED = (
     "first_token", "duration", "input_tokens", "output_tokens", "cost", "saved", "outcome", "status", "error",
@@ -100,6 +101,7 @@ def reserved_row(boot: int, row: int, attempt: Attempt) -> tuple[Values, Values]
         attempt.model[:MAX_NAME], attempt.upstream, attempt.upstream_model[:MAX_NAME],
         reserved.input_tokens, reserved.output_tokens,
         RESERVED, 0, "", 0, 0, 0, 0, 0, False, attempt.answer[:MAX_NAME],
+        attempt.label,
     ), (row, attempt.generation, attempt.started, None, None, 0, 0, 0, 0)  # fmt: skip
 
 
@@ -115,7 +117,7 @@ def settled_row(boot: int, row: int, attempt: Attempt) -> tuple[Values, Values]:
         reserved.input_tokens, reserved.output_tokens,
         outcome._value_, attempt.status, attempt.error, usage.cached_input_tokens, usage.cache_write_tokens,
         usage.reasoning_tokens, usage.audio_input_tokens, usage.audio_output_tokens, usage.estimated,
-        attempt.answer[:MAX_NAME],
+        attempt.answer[:MAX_NAME], attempt.label,
     ), (
         row, attempt.generation, attempt.started, attempt.first_token, attempt.duration, usage.input_tokens,
         usage.output_tokens, attempt.cost, attempt.saved,

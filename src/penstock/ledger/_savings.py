@@ -25,7 +25,7 @@ from penstock.turns import Turns
 
 # Seconds; groups do not reach over midnight (UTC), so that sums by day need no look into them.
 _DAY = 86_400.0
-_WRITE = f"INSERT INTO savings VALUES ({','.join('?' * 19)})"  # noqa: S608 - only marks
+_WRITE = f"INSERT INTO savings VALUES ({','.join('?' * 20)})"  # noqa: S608 - only marks
 _MEMBERS = "SELECT members FROM savings WHERE row >= ? AND row < ?"
 
 _OLD = "SELECT row, calls FROM savings WHERE last_started < ? ORDER BY last_started"
@@ -33,7 +33,7 @@ _OLD = "SELECT row, calls FROM savings WHERE last_started < ? ORDER BY last_star
 _encode = msgspec.json.Encoder().encode
 _numbers = msgspec.json.Decoder(list[tuple[int, object, object, object, object, object]]).decode
 
-Names: TypeAlias = tuple[str, str, str, str, str, str, str, Outcome | None, str, int, float]
+Names: TypeAlias = tuple[str, str, str, str, str, str, str, Outcome | None, str, int, str, float]
 
 
 def write_savings(db: sqlite3.Connection, boot: int, saved: Sequence[Attempt], turns: Turns) -> int:
@@ -62,7 +62,7 @@ def _alike(saved: Iterable[Attempt]) -> Iterator[tuple[Names, list[Attempt]]]:
     for one in saved:
         names = (
             one.tenant, one.key_name, one.tier, one.endpoint, one.model, one.upstream, one.upstream_model,
-            one.outcome, one.error, one.number, one.started // _DAY,
+            one.outcome, one.error, one.number, one.label, one.started // _DAY,
         )  # fmt: skip
         group = groups.get(names)
         if group is None:
@@ -73,7 +73,9 @@ def _alike(saved: Iterable[Attempt]) -> Iterator[tuple[Names, list[Attempt]]]:
 
 
 def _group_row(boot: int, names: Names, alike: list[Attempt], turns: Turns) -> tuple[object, ...]:
-    tenant, key_name, tier, endpoint, model, upstream, upstream_model, outcome, error, number, _ = names
+    tenant, key_name, tier, endpoint, model, upstream, upstream_model, outcome, error, number, label, _ = (
+        names
+    )
     assert outcome is not None
     members = [
         (-one.row, one.generation, one.started, one.duration, one.saved, one.usage)
@@ -89,7 +91,7 @@ def _group_row(boot: int, names: Names, alike: list[Attempt], turns: Turns) -> t
         min(sum([usage.input_tokens for usage in usages]), MAX_INTEGER),
         min(sum([usage.output_tokens for usage in usages]), MAX_INTEGER),
         min(sum([one.saved for one in alike]), MAX_INTEGER),
-        _encode(members).decode(),
+        _encode(members).decode(), label,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ TOLD = 1  # the value of "told" where the figures are the provider's own, told a
 # Where the outcome is one that saves (messages.SAVING), the tokens are those that no upstream was asked for.
 # ``answer`` is the answer's id at an upstream that tells afterwards what it has cost; what becomes of the question is
 # told in :mod:`penstock.ledger.questions`.  ``units`` are images, milliseconds, characters or searches, as the endpoint
-# has it; few rows have any, so they are written by themselves.
+# has it; few rows have any, so they are written by themselves.  ``label`` is what the caller says that the call is for.
 ATTEMPTS = """
 CREATE TABLE attempts (
   row INTEGER PRIMARY KEY,
@@ -53,7 +53,8 @@ CREATE TABLE attempts (
   asked INTEGER NOT NULL DEFAULT 0,
   ask_at REAL NOT NULL DEFAULT 0,
   image_input_tokens INTEGER NOT NULL DEFAULT 0,
-  units INTEGER NOT NULL DEFAULT 0
+  units INTEGER NOT NULL DEFAULT 0,
+  label TEXT NOT NULL DEFAULT ''
 )"""
 _DIED_INDEX = f"CREATE INDEX attempts_died ON attempts (generation) WHERE error = '{PROCESS_DIED}'"
 OF_QUESTIONS = (
@@ -122,7 +123,7 @@ SELECT -((boot << {BOOT_SHIFT}) + json_extract(member.value, '$[0]')) AS row, bo
   coalesce(json_extract(member.value, '$[5].estimated'), 0) AS estimated, 0 AS cost,
   json_extract(member.value, '$[4]') AS saved, '' AS answer, 0 AS told, 0 AS asked, 0.0 AS ask_at,
   coalesce(json_extract(member.value, '$[5].image_input_tokens'), 0) AS image_input_tokens,
-  coalesce(json_extract(member.value, '$[5].units'), 0) AS units
+  coalesce(json_extract(member.value, '$[5].units'), 0) AS units, label
 FROM savings, json_each(savings.members) AS member"""  # noqa: S608 - only constants
 _SAVINGS = (
     """
@@ -148,16 +149,19 @@ CREATE TABLE savings (
   members TEXT NOT NULL
 )""",
     "CREATE INDEX savings_started ON savings (last_started)",
+)
+_LABELLED_SAVINGS = (
+    "ALTER TABLE savings ADD COLUMN label TEXT NOT NULL DEFAULT ''",
     f"""
 CREATE VIEW attempts_and_savings AS
 SELECT row, boot, generation, number, tenant, key_name, tier, endpoint, model, upstream, upstream_model, started,
   reserved_input_tokens, reserved_output_tokens, outcome, status, error, first_token, duration, input_tokens,
   output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens, audio_input_tokens, audio_output_tokens,
-  estimated, cost, saved, answer, told, asked, ask_at, image_input_tokens, units
+  estimated, cost, saved, answer, told, asked, ask_at, image_input_tokens, units, label
 FROM attempts
 UNION ALL {ONE_BY_ONE}""",  # noqa: S608 - as above
 )
-_SCHEMA = (*_OF_ONE_BY_ONE, *_SAVINGS)
+_SCHEMA = (*_OF_ONE_BY_ONE, *_SAVINGS, *_LABELLED_SAVINGS)
 _STEPS = (
     tuple(
         f"ALTER TABLE {table} ADD COLUMN saved INTEGER NOT NULL DEFAULT 0" for table in ("attempts", "folded")
@@ -172,6 +176,11 @@ _STEPS = (
     ),
     tuple(f"ALTER TABLE attempts ADD COLUMN {column}" for column in OF_FEW),
     _SAVINGS,
+    (
+        "ALTER TABLE attempts ADD COLUMN label TEXT NOT NULL DEFAULT ''",
+        "DROP VIEW IF EXISTS attempts_and_savings",
+        *_LABELLED_SAVINGS,
+    ),
 )
 MARK = Mark(Kind.LEDGER, 1 + len(_STEPS))
 

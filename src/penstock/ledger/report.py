@@ -29,6 +29,7 @@ GROUPS = {
     "upstream": "upstream",
     "outcome": "outcome",
     "status": f"CASE WHEN outcome IN ({_SAVING}) THEN 'not asked' WHEN status = 0 THEN 'none' ELSE CAST(status AS TEXT) END",
+    "label": "CASE label WHEN '' THEN 'none' ELSE label END",
     "day": "date(started, 'unixepoch')",
 }
 """What a report can be grouped by, and how SQL says it."""
@@ -107,19 +108,19 @@ def summarize(
     folded = _label(_FOLDED_GROUPS.get(each, f"'{FOLDED}'") for each in by)
     query = f"""
 WITH grouped AS (
-  SELECT tenant, key_name, model, upstream, outcome, 0 AS status, first_started AS started, calls, input_tokens,
+  SELECT tenant, key_name, model, upstream, outcome, 0 AS status, first_started AS started, label, calls, input_tokens,
     output_tokens, saved
   FROM savings WHERE last_started >= ?1 AND first_started >= ?1 AND last_started < ?2
   UNION ALL
-  SELECT tenant, key_name, model, upstream, outcome, 0, json_extract(member.value, '$[2]'), 1,
+  SELECT tenant, key_name, model, upstream, outcome, 0, json_extract(member.value, '$[2]'), label, 1,
     coalesce(json_extract(member.value, '$[5].input_tokens'), 0),
     coalesce(json_extract(member.value, '$[5].output_tokens'), 0), json_extract(member.value, '$[4]')
   FROM savings, json_each(members) AS member
   WHERE last_started >= ?1 AND first_started < ?2 AND NOT (first_started >= ?1 AND last_started < ?2)
     AND json_extract(member.value, '$[2]') >= ?1 AND json_extract(member.value, '$[2]') < ?2
 )
-SELECT label, {_SUMS} FROM (
-  SELECT {group} AS label, 1 AS n, outcome NOT IN ({_SAVING}) AS asked, outcome = '{RESERVED}' AS open,
+SELECT words, {_SUMS} FROM (
+  SELECT {group} AS words, 1 AS n, outcome NOT IN ({_SAVING}) AS asked, outcome = '{RESERVED}' AS open,
     outcome = 'completed' AS completed, estimated, told = {TOLD} AS told, {_TOKENS},
     image_input_tokens, {_units_as_columns()}
   FROM attempts WHERE started >= ?1 AND started < ?2
@@ -130,13 +131,13 @@ SELECT label, {_SUMS} FROM (
   UNION ALL
   SELECT {group}, calls, 0, 0, 0, 0, 0, input_tokens, output_tokens, 0, 0, 0, 0, 0, 0, saved, 0, 0, 0, 0, 0
   FROM grouped
-) GROUP BY label"""  # noqa: S608 - made of the constants above
+) GROUP BY words"""  # noqa: S608 - made of the constants above
     lines = [
         Line(
-            tuple(msgspec.json.decode(label)),
+            tuple(msgspec.json.decode(words)),
             *(*counts, high * 1_000_000 + low, saved_high * 1_000_000 + saved_low),
         )
-        for label, *counts, high, low, saved_high, saved_low in _rows(path, query, since, until)
+        for words, *counts, high, low, saved_high, saved_low in _rows(path, query, since, until)
     ]
     dearest = sorted(lines, key=lambda line: (-line.cost, -line.attempts, -line.saved_calls, line.group))
     if "day" not in by:
@@ -179,6 +180,7 @@ class RecordedAttempt(msgspec.Struct, frozen=True):
     estimated: int
     cost: int
     saved: int
+    label: str
 
 
 def attempts_of(path: str | Path, generation: str) -> list[RecordedAttempt]:

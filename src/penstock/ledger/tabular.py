@@ -24,6 +24,7 @@ class Grouping(enum.StrEnum):
     upstream = "upstream"
     outcome = "outcome"
     status = "status"
+    label = "label"
     day = "day"
 
 

@@ -11,6 +11,7 @@ import time
 
 from penstock.errors import InternalError, PenstockError
 from penstock.gateway.stages.candidate import Candidate
+from penstock.gateway.stages.label import label_of
 from penstock.generation.log import Generation
 from penstock.messages import Attempt, Call, Outcome, Usage
 from penstock.upstream.transfer import Transfer
@@ -36,6 +37,7 @@ def opened(call: Call, generation: Generation, candidate: Candidate, transfer: T
         candidate.model,
         time.time(),
         Usage(transfer.job.prompt_tokens, call.max_output_tokens or 0, estimated=True),
+        label=label_of(call.headers),
     )
 
 

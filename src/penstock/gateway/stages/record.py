@@ -18,6 +18,7 @@ from penstock.flow.gate import REFUSALS
 from penstock.gateway.measures import Measures
 from penstock.gateway.stages import trace
 from penstock.gateway.stages.candidate import Candidate
+from penstock.gateway.stages.label import label_of
 from penstock.gateway.tracing import Tracer
 from penstock.generation.log import TOO_LARGE, Generation, State
 from penstock.generation.store import Record
@@ -531,4 +532,5 @@ def _row_of(
         *served_by,
         time.time(),
         _NOTHING,
+        label=label_of(call.headers),
     )
