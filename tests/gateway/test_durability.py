@@ -18,6 +18,7 @@ from serving import (
     on_uvloop,
     plain,
     request,
+    rows,
     serving,
     until,
 )
@@ -520,22 +521,24 @@ def test_what_runs_when_a_process_must_go_is_finished_by_another(durable):
         twice = two([first, SCRIPT], durable, lease=2.0, retry=none)
         async with twice as ((gateway, here), (other, there), upstream):
             body = {**STREAM, "temperature": 0}
-            reading = asyncio.create_task(call(here, body))
+            reading = asyncio.create_task(call(here, body, headers=["penstock-label: search"]))
             await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
             cut = await gateway.drain(0.0)
             broken = await reading
             generation = broken.headers["penstock-generation"]
             await until(lambda: _keeper(other).taken_over == 1)
             rest = await events(there, generation, 1)
-            return cut, broken, rest, upstream.connections
+            await until(lambda: rows(other))
+            return cut, broken, rest, upstream.connections, rows(other)
 
-    cut, broken, rest, connections = on_uvloop(main)
+    cut, broken, rest, connections, booked = on_uvloop(main)
     assert connections == 2
     assert b'"draining"' in broken.body
     assert rest.body.startswith(b"id: 2\n")
     assert b"[DONE]" in rest.body
     assert rest.body.count(b'"c"') == 1
     assert cut == 0
+    assert {row.label for row in booked} == {"search"}
 
 
 def test_what_its_process_is_writing_down_anew_is_not_said_to_be_unknown(durable, monkeypatch):
