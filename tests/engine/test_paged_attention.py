@@ -14,7 +14,7 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 
 from types import SimpleNamespace  # noqa: E402
 
-from penstock.engine._attention import attend, plans  # noqa: E402
+from penstock.engine._attention import Room, attend, plans  # noqa: E402
 
 NOTHING = 5_000
 HEADS, KINDS, SIZE = 4, 2, 8
@@ -55,6 +55,27 @@ def test_what_a_row_lacks_is_zeros_that_nobody_looks_at():
     assert batch.mask[:, 0, 0].tolist() == [[0, 0, float("-inf"), float("-inf")], [0, 0, 0, 0]]
 
 
+def test_no_more_is_read_at_once_than_pays():
+    (plan,) = plans(given(*[(1, 3_000)] * 5))
+    assert [len(batch.places) for batch in plan.batches] == [2, 2]
+    assert [(span.begin, span.end) for span in plan.alone] == [(4, 5)]
+
+
+def test_what_is_read_lies_where_the_last_was_as_long_as_it_has_room():
+    keys, values = torch.randn(2, 100, KINDS, SIZE)
+    room = Room()
+    first, _ = room.read(keys, values, torch.arange(40))
+    where = first.data_ptr()
+    for places in (torch.arange(30, 70), torch.tensor([5, 3])):
+        known, kept = room.read(keys, values, places)
+        assert known.data_ptr() == where
+        assert torch.equal(known, keys[places])
+        assert torch.equal(kept, values[places])
+    known, kept = room.read(keys, values, torch.arange(100))
+    assert torch.equal(known, keys)
+    assert torch.equal(kept, values)
+
+
 @pytest.mark.parametrize("lengths", [[(1, 40)], [(1, 40), (1, 900)], [(5, 5), (9, 20)]])
 def test_who_has_no_company_is_computed_alone(lengths):
     assert plans(given(*lengths)) == [None]
@@ -83,7 +104,7 @@ def test_a_planned_step_says_what_each_says_alone():
     query = torch.randn(1, HEADS, new, SIZE)
     own = (torch.randn(1, KINDS, new, SIZE), torch.randn(1, KINDS, new, SIZE))
     with torch.inference_mode():
-        said, _ = attend(SimpleNamespace(layer_idx=0), query, *own, None, **told, plans=plans(told))
+        said, _ = attend(SimpleNamespace(layer_idx=0), query, *own, None, **told, plans=plans(told), room=Room())
 
         def update(**_):
             return keys[read], values[read]  # they were written just now

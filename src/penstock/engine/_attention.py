@@ -27,6 +27,7 @@ NAME = "paged|penstock"
 
 _LONGER = 1.25  # times as many keys as the shortest of a batch, at most, and
 _MORE = 32  # some more
+_AT_ONCE = 8_192  # keys of a batch: more of them are no cheaper together, and the room for them stays taken
 
 
 class Span(NamedTuple):
@@ -59,6 +60,34 @@ class Plan(NamedTuple):
     alone: list[Span]
     read: torch.Tensor
     batches: list[Batch]
+
+
+class Room:
+    """Memory that keys and values are read into, kept from layer to layer and from step to step.
+
+    Memory that is asked for anew in each layer is given back to the operating system after it, as soon as it is a
+    few megabytes: the next layer pays for each of its pages again.
+    """
+
+    def __init__(self) -> None:
+        self._keys = torch.empty(0, 0, 0)
+        self._values = torch.empty(0, 0, 0)
+
+    def __repr__(self) -> str:
+        return f"<Room for {len(self._keys)} tokens>"
+
+    def read(
+        self, keys: torch.Tensor, values: torch.Tensor, places: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Those at ``places`` of both, (places, heads, size); good until the next call."""
+        count = places.numel()
+        if len(self._keys) < count or self._keys.shape[1:] != keys.shape[1:]:
+            self._keys = keys.new_empty((count + count // 4, *keys.shape[1:]))
+            self._values = torch.empty_like(self._keys)
+        return (
+            torch.index_select(keys, 0, places, out=self._keys[:count]),
+            torch.index_select(values, 0, places, out=self._values[:count]),
+        )
 
 
 def plans(given: dict[str, Any]) -> list[Plan | None]:
@@ -94,7 +123,7 @@ def _plan(spans: Sequence[Span], read: torch.Tensor, nothing: int) -> Plan | Non
     most = 0.0
     for span in single:
         known = span.key_end - span.key_begin
-        if not batches or known > most:
+        if not batches or known > most or (len(batches[-1]) + 1) * known > _AT_ONCE:
             batches.append([])
             most = _LONGER * known + _MORE
         batches[-1].append(span)
@@ -142,24 +171,25 @@ def attend(
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
     plans: Sequence[Plan | None] = (),
+    room: Room | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Keep the new keys and values, and let every new token look at those of its own request.
 
     :param query: (1, heads, new tokens of all requests, size of a head); ``key`` and ``value`` likewise
     :param cu_seq_lens_q: where the new tokens of each request begin, and the end; ``cu_seq_lens_k``: its keys
-    :param plans: of :func:`plans`
+    :param plans: of :func:`plans`; ``room``: where they are computed in
     :returns: (1, new tokens, heads, size), and no weights
     """
     del attention_mask
     if s_aux is not None:
         raise NotImplementedError("its attention has sinks, which are not computed here")
     group, layer = cache.layer_index_to_group_indices[module.layer_idx]
-    if plans and not softcap and (plan := plans[group]) is not None:
+    if room is not None and not softcap and (plan := plans[group]) is not None:
         keys, values = cache.key_cache[layer], cache.value_cache[layer]
         keys.index_copy_(0, write_index[group], key[0].transpose(0, 1))
         values.index_copy_(0, write_index[group], value[0].transpose(0, 1))
-        return _by_plan(plan, query, keys, values, scaling), None
+        return _by_plan(plan, query, keys, values, room, scaling), None
     keys, values = cache.update(
         key_states=key,
         value_states=value,
@@ -184,14 +214,18 @@ def attend(
 
 
 def _by_plan(
-    plan: Plan, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float | None
+    plan: Plan,
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    room: Room,
+    scaling: float | None,
 ) -> torch.Tensor:
     """The same, with keys and values of all requests as they are kept, (places, heads, size)."""
     _, heads, _, size = query.shape
     told = torch.empty((1, query.shape[2], heads, size))
     if plan.alone:
-        known = keys.index_select(0, plan.read).transpose(0, 1)[None]
-        kept = values.index_select(0, plan.read).transpose(0, 1)[None]
+        known, kept = (each.transpose(0, 1)[None] for each in room.read(keys, values, plan.read))
         at = 0
         for begin, end, key_begin, key_end in plan.alone:
             until = at + key_end - key_begin
@@ -201,8 +235,9 @@ def _by_plan(
     kinds = keys.shape[1]  # of keys; several heads of the query look at each
     for places, read, mask in plan.batches:
         rows = len(places)
-        known = keys.index_select(0, read).view(rows, -1, kinds, size).transpose(1, 2)
-        kept = values.index_select(0, read).view(rows, -1, kinds, size).transpose(1, 2)
+        known, kept = (
+            each.view(rows, -1, kinds, size).transpose(1, 2) for each in room.read(keys, values, read)
+        )
         asked = query[0].transpose(0, 1).index_select(0, places).view(rows, kinds, heads // kinds, size)
         said = scaled_dot_product_attention(asked, known, kept, attn_mask=mask, scale=scaling)
         told[0].index_copy_(0, places, said.reshape(rows, heads, size))

@@ -59,6 +59,7 @@ class TransformersBackend:
         seats = config.slots + max(1, config.slots // 4)
         self._drawings: dict[int, Drawing] = {}
         self._drawn: list[Progress] = []
+        self._room = _attention.Room()
         try:
             self._model = loaded(AutoModelForCausalLM, model)
             vocabulary = int(self._model.get_input_embeddings().num_embeddings)
@@ -168,7 +169,7 @@ class TransformersBackend:
     def _give(self, *, use_padding: bool = False) -> dict[str, Any]:
         """What the model gets for a step: as the library has it, and how attention goes about it."""
         given: dict[str, Any] = self._given(use_padding=use_padding)
-        return given | {"plans": _attention.plans(given)}
+        return given | {"plans": _attention.plans(given), "room": self._room}
 
     def _sample(self, scores: torch.Tensor, output_ids: torch.Tensor) -> None:
         """In the place of the library's own: a token for each request that has read its prompt.
