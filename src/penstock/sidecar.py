@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from penstock.errors import ConfigError
@@ -36,14 +36,23 @@ class Sidecar:
     :param title: what it is called in logs and errors, "the simulator"
     :param module: that is run as a program; its ``main`` calls :func:`run_beside`
     :param arguments: its arguments, before those that are the sockets
+    :param environment: its environment; None: the parent's
     """
 
-    def __init__(self, title: str, module: str, arguments: Sequence[str], log: logging.Logger) -> None:
+    def __init__(
+        self,
+        title: str,
+        module: str,
+        arguments: Sequence[str],
+        log: logging.Logger,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.port = 0  # 0: not started
         self.restarts = 0
         self._title = title
         self._command = (sys.executable, "-P", "-m", module, *arguments)
         self._log = log
+        self._environment = environment
         self._listening: socket.socket | None = None
         self._line: socket.socket | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -97,6 +106,7 @@ class Sidecar:
                 *self._command,
                 *(str(self._listening.fileno()), str(theirs.fileno())),
                 stdin=asyncio.subprocess.DEVNULL,
+                env=self._environment,
                 pass_fds=(self._listening.fileno(), theirs.fileno()),
                 start_new_session=True,  # Ctrl-C in the terminal is for the parent, which lets answers end first
             )

@@ -16,6 +16,7 @@ import pytest
 
 from penstock.engine import demo
 from penstock.testing import GatewayProcess
+from penstock.upstream.local import in_large_pages
 
 pytest.importorskip("openvino_genai", reason="OpenVINO GenAI is not installed")
 
@@ -107,6 +108,22 @@ def test_an_engine_that_is_killed_loses_no_answer(client, tmp_path):
         assert metric(client, gateway, 'penstock_continuations_total{how="tokens",outcome="rescued"}') == 1
         assert engine_pid(gateway) != first
         assert metric(client, gateway, "penstock_local_restarts_total") == 1
+
+
+def test_its_process_asks_for_large_pages(gateway_of_one):
+    environment = Path(f"/proc/{engine_pid(gateway_of_one)}/environ").read_bytes().split(b"\0")
+    assert b"GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in environment
+
+
+@pytest.mark.parametrize(
+    ("chosen", "told"),
+    [
+        ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
+        ("glibc.malloc.check=3", "glibc.malloc.check=3:glibc.malloc.hugetlb=1"),
+    ],
+)
+def test_what_was_chosen_of_the_c_library_stays(chosen, told):
+    assert in_large_pages({"GLIBC_TUNABLES": chosen, "A": "b"}) == {"GLIBC_TUNABLES": told, "A": "b"}
 
 
 def test_other_apis_and_prefills_reach_it(client, tmp_path):
