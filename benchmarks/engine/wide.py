@@ -78,7 +78,9 @@ def main():
         measured(backend, options.at_once, options.prompts)  # what is made at the first use is made
         rounds = [measured(backend, options.at_once, options.prompts) for _ in range(options.rounds)]
         backend.close()
-    print(f"{options.at_once} at once, prompts of {options.prompts}, load {os.getloadavg()[0]:.1f}, one thread")
+    print(
+        f"{options.at_once} at once, prompts of {options.prompts}, load {os.getloadavg()[0]:.1f}, one thread"
+    )
     for spent, faults in rounds:
         print(f"  {spent:6.1f} ms a step, {faults:7.0f} page faults")
 

@@ -104,7 +104,9 @@ def test_a_planned_step_says_what_each_says_alone():
     query = torch.randn(1, HEADS, new, SIZE)
     own = (torch.randn(1, KINDS, new, SIZE), torch.randn(1, KINDS, new, SIZE))
     with torch.inference_mode():
-        said, _ = attend(SimpleNamespace(layer_idx=0), query, *own, None, **told, plans=plans(told), room=Room())
+        said, _ = attend(
+            SimpleNamespace(layer_idx=0), query, *own, None, **told, plans=plans(told), room=Room()
+        )
 
         def update(**_):
             return keys[read], values[read]  # they were written just now

@@ -22,7 +22,7 @@ ENGINE = "penstock.engine.embedded"
 log = logging.getLogger("penstock.engine")
 
 _TUNABLES = "GLIBC_TUNABLES"
-_LARGE_PAGES = "glibc.malloc.hugetlb=1"  # glibc 2.35 and later: madvise(MADV_HUGEPAGE), no reserved pages needed
+_LARGE_PAGES = "glibc.malloc.hugetlb=1"  # of 2.35 and later: madvise(MADV_HUGEPAGE); none need be reserved
 
 
 def is_ours(upstream: UpstreamConfig) -> bool:
