@@ -396,10 +396,11 @@ class Limiter:
         for wanted in concerned.accounts:
             if wanted.lease is not None:
                 wanted.lease.asked(tokens, now, refused=True)
+        short_of_place = kind == _PLACES
         requests, tokens_left = concerned.windows(now)
         return RateLimited(
             _sentence(account, kind, longest, cost),
-            code=_NO_MONEY if kind in _BUDGETS else _NO_PLACE if kind == _PLACES else _NO_RATE,
+            code=_NO_MONEY if kind in _BUDGETS else _NO_PLACE if short_of_place else _NO_RATE,
             retry_after=longest if math.isfinite(longest) else None,
             requests=requests,
             tokens=tokens_left,
