@@ -267,6 +267,7 @@ def test_a_budget_knows_what_was_spent_by_an_earlier_version(tmp_path):
     assert asyncio.run(one()) == 200
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.executescript("DROP VIEW attempts_and_savings; DROP TABLE savings; PRAGMA user_version = 5")
+        db.execute("ALTER TABLE attempts DROP COLUMN label")
     assert asyncio.run(one()) == 429
 
 
