@@ -15,6 +15,7 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,12 @@ def beyond(asked: list[float], limit: int) -> float:
 
 
 async def _bursts(
-    ports: list[int], upstream: Upstream, limits: tuple[int, ...], rounds: int, seconds: float
+    ports: list[int],
+    upstream: Upstream,
+    limits: tuple[int, ...],
+    rounds: int,
+    seconds: float,
+    stop: Callable[[], None] | None,
 ) -> list[Figures]:
     found = []
     for limit in limits:
@@ -125,7 +131,11 @@ async def _bursts(
                 if await call(caller, f"m{limit}-on") == 429:
                     await asyncio.sleep(PAUSE)
 
-        await asyncio.gather(*map(go_on, callers))
+        going_on = asyncio.gather(*map(go_on, callers))
+        if stop is not None:
+            await asyncio.sleep(seconds / 5)
+            stop()
+        await going_on
         figures.went_on = len(upstream.asked)
         figures.beyond = beyond(upstream.asked, limit)
         for caller in callers:
@@ -135,7 +145,12 @@ async def _bursts(
 
 
 async def _with_processes(
-    processes: int, config: dict[str, Any], limits: tuple[int, ...], rounds: int, seconds: float
+    processes: int,
+    config: dict[str, Any],
+    limits: tuple[int, ...],
+    rounds: int,
+    seconds: float,
+    stop: Callable[[], None] | None,
 ) -> list[Figures]:
     upstream = Upstream()
     server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
@@ -149,7 +164,7 @@ async def _with_processes(
             ports = [int(gateway.url.rpartition(":")[2]) for gateway in gateways]
             if len(ports) == 1:
                 ports *= processes
-            return await _bursts(ports, upstream, limits, rounds, seconds)
+            return await _bursts(ports, upstream, limits, rounds, seconds, stop)
         finally:
             for gateway in gateways:
                 await asyncio.to_thread(gateway.stop)
@@ -166,12 +181,14 @@ def measure(
     limits: tuple[int, ...] = LIMITS,
     rounds: int = ROUNDS,
     seconds: float = 10.0,
+    stops: str = "",
 ) -> list[Figures]:
     """One run over fresh processes.
 
     :param redis: gateways and a Redis; else the workers of one gateway
     :param kind: ``requests`` or ``tokens``: then the limits are so many calls' worth of them
     :param seconds: for which callers go on
+    :param stops: after a fifth of that Redis is stopped by this method: ``kill`` or ``freeze``
     """
     with contextlib.ExitStack() as stack:
         models = {f"m{limit}-{number}": limit for limit in limits for number in (*range(rounds), "on")}
@@ -179,8 +196,9 @@ def measure(
         shared: dict[str, Any] = {
             "models": {model: {f"{kind}_per_minute": limit * each} for model, limit in models.items()}
         }
-        if redis:
-            shared["redis"] = stack.enter_context(RedisServer()).url
+        server = stack.enter_context(RedisServer()) if redis else None
+        if server is not None:
+            shared["redis"] = server.url
         config = {
             "upstreams": {"up": {"kind": "openai"}},
             "models": {model: {"candidates": [{"upstream": "up", "model": "m"}]} for model in models},
@@ -188,7 +206,8 @@ def measure(
             "workers": 1 if redis else processes,
             "log": {"requests": False},
         }
-        return asyncio.run(_with_processes(processes, config, limits, rounds, seconds))
+        stop = getattr(server, stops) if stops else None
+        return asyncio.run(_with_processes(processes, config, limits, rounds, seconds, stop))
 
 
 def main() -> None:

@@ -30,7 +30,7 @@
     │   └── UpstreamRefused       4xx      the upstream says that the request is wrong; its own words
     ├── PressureError                    too much at once; come back later
     │   ├── RateLimited           429      refused before queueing: a limit or budget
-    │   │   └── LeaseWanted       429      too many at once here, but perhaps not everywhere
+    │   │   └── LeaseWanted       429      not enough of a shared limit here, but perhaps elsewhere
     │   ├── Overloaded            503      refused before queueing: no room in the queue
     │   │   └── Evicted           503      had a place in the queue, and had to make room
     │   ├── Draining              503      this process is going away
@@ -298,7 +298,7 @@ class RateLimited(PressureError):
 
 
 class LeaseWanted(RateLimited):
-    """No place for another call here just now; one may come within moments, from a process that has one to spare."""
+    """What the call needs of a shared limit this process has not been leased; it may be, within moments."""
 
 
 class Overloaded(PressureError):

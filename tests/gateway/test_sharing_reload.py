@@ -11,6 +11,7 @@ from penstock.config.model import BreakerConfig, ConcurrencyConfig, LimitConfig,
 from penstock.errors import RateLimited
 from penstock.flow.gate import Asked, Outcome, Ticket
 from penstock.flow.places import Places
+from penstock.flow.reservation import Reached
 from penstock.flow.sharing import Pool, Report
 from penstock.gateway.compose import build
 from penstock.messages import Call, Endpoint, Tenant, Usage
@@ -151,7 +152,7 @@ def test_a_reload_keeps_the_places_of_an_upstream_and_those_in_use_count(workers
         world.reload(upstream=change)
         await world.turn()
         if workers > 1:
-            held, in_progress = world.board.held("upstream:up0")
+            held, in_progress = world.board.held("gate:up0")
             assert in_progress == LIMIT - 2
             assert held <= LIMIT
         for _ in range(4):
@@ -166,10 +167,28 @@ def test_a_reload_keeps_the_places_of_an_upstream_and_those_in_use_count(workers
             world.settle(turn)
         await world.turn()
         if workers > 1:
-            held, in_progress = world.board.held("upstream:up0")
+            held, in_progress = world.board.held("gate:up0")
             assert (held <= LIMIT, in_progress) == (True, 0)
 
     in_world(test, workers=workers)
+
+
+def test_places_of_an_upstream_are_no_calls_at_once_of_its_limits():
+    async def test(world):
+        limiter, at = world.gateway.pipeline.admission.limiter, Reached("up0", "m", "m", lambda usage: 0)
+        held = []
+        while len(held) < 2:
+            with contextlib.suppress(RateLimited):
+                held.append(limiter.reserve_at(world.call, at, patient=True))
+            waiting = asyncio.ensure_future(limiter.wait_leased(world.call, 60.0, at))
+            await world.turn(times=1)
+            waiting.cancel()
+        for _ in range(LIMIT):
+            world.ask()
+        await world.turn()
+        assert len(world.turns) == LIMIT
+
+    in_world(test, limits=LimitsConfig(upstreams={"up0": LimitConfig(concurrent=2)}))
 
 
 def test_a_reload_keeps_what_was_used_of_a_shared_limit_and_its_places():

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:  # pytest may be started in other ways than `python -m pytest`
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.flow import budgets, places  # noqa: E402
+from benchmarks.flow import budgets, bursts, places  # noqa: E402
 from benchmarks.flow.leases import UNEVEN, measure  # noqa: E402
 
 SECONDS = 10.0  # of real time: what is measured is a rate
@@ -25,6 +25,30 @@ def test_four_gateways_keep_to_one_limit_while_their_redis_is_killed_and_nothing
     assert figures.failed == []
     assert figures.refused
     assert -0.2 < figures.off < 0.15  # of ten seconds; the benchmark counts a minute
+
+
+@pytest.mark.slow  # several processes, and bursts at limits that are new to them
+@pytest.mark.parametrize(
+    ("processes", "redis", "kind"), [(2, True, "requests"), (4, True, "tokens"), (4, False, "requests")]
+)
+def test_a_small_limit_is_exact_from_the_first_instant(processes, redis, kind):
+    if redis and not RedisServer.available():
+        pytest.skip("needs redis-server")
+    for figures in bursts.measure(processes, redis=redis, kind=kind, rounds=3, seconds=1.0):
+        assert figures.other == []
+        assert set(figures.began) == {figures.limit}
+        if kind == "requests":  # of tokens, what was reserved and not used comes back
+            assert figures.beyond < 0.5
+
+
+@pytest.mark.slow  # four gateways whose Redis ends, or hangs, while calls ask for their part
+@needs_redis
+@pytest.mark.parametrize("stops", ["kill", "freeze"])
+def test_a_small_limit_is_kept_to_by_shares_when_there_is_no_redis_any_more(stops):
+    (figures,) = bursts.measure(4, redis=True, limits=(20,), rounds=1, seconds=5.0, stops=stops)
+    assert figures.other == []
+    assert figures.went_on >= figures.limit
+    assert figures.beyond <= figures.limit  # an even part for each that had not heard of it yet
 
 
 @pytest.mark.slow  # the same with the workers of one gateway

@@ -131,7 +131,7 @@ class Pipeline:
             self._give_back(exchange, call, error)
 
     async def _admit_late(self, exchange: Exchange, call: Call) -> None:
-        """The rest of :meth:`answer` for a call whose place another process may have; a quarter of a second at most."""
+        """The rest of :meth:`answer` for a call that needs what others may have to spare; a quarter of a second at most."""
         try:
             await self.admission.acquire_late(call)
         except PenstockError as error:

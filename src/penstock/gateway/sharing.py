@@ -71,7 +71,8 @@ class Sharing:
             return None
         lease = self._upstreams.get((lessee, name))
         if lease is None:
-            lease = self._upstreams[lessee, name] = lessee.account(f"upstream:{name}")
+            # Beside the account of its limits, which is "upstream:" in all that share them.
+            lease = self._upstreams[lessee, name] = lessee.account(f"gate:{name}")
             lease.in_line = True
             lease.share = lessee.even
             lease.places = LeasedPlaces(wanted.limit, lessee.even)

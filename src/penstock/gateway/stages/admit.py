@@ -4,8 +4,8 @@ The contract that this stage holds: it refuses *before* anything is queued or pa
 honest Retry-After; it reserves an estimate and settles with the true figures, exactly once, whatever becomes
 of the call.
 
-One thing is waited for, :data:`LEASE_WAIT` at most: a place among the calls at once that this process does not have,
-and another one may have to spare (``flow.places``).
+One thing is waited for, :data:`LEASE_WAIT` at most: what the call needs of a limit that processes share, where this one has
+not been leased it (``flow.leased``).
 
 Permitted models, the limits and budgets of ``penstock.flow.limits``, a bound on calls in progress that follows
 from ``listener.max_connections`` (one call a connection), and nothing new while the process is going away.
@@ -53,9 +53,9 @@ class Admission:
         self.enter()
 
     async def acquire_late(self, call: Call) -> None:
-        """Wait for a place; see :meth:`acquire`."""
+        """Wait until this process has been leased what the call needs; see :meth:`acquire`."""
         limiter = self.limiter
-        assert limiter is not None, "a place is wanted only where places are limited"
+        assert limiter is not None, "a lease is wanted only where there are limits"
         until = limiter.now() + LEASE_WAIT
         while (left := until - limiter.now()) > 0:
             await limiter.wait_leased(call, left)

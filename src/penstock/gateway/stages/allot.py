@@ -36,7 +36,7 @@ class Allotment(msgspec.Struct, frozen=True, eq=False):
     async def take(self, call: Call) -> CallReservation | None:
         """What an attempt holds until it has ended; None: nothing limits it.
 
-        A place among calls at once may be another process's to give; it is waited for like one of ``admit``.
+        What other processes may have to spare is waited for as in ``admit``.
 
         :raises penstock.errors.RateLimited: it is over its limit; nothing was taken
         """
