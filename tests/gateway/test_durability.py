@@ -415,6 +415,63 @@ def test_what_is_deleted_while_it_runs_is_deleted_in_the_store_too(durable, capl
     assert "not ours" not in caplog.text
 
 
+def test_a_response_is_said_to_be_deleted_when_the_store_has_it_no_more(durable):
+    async def main():
+        deleting, go_on = asyncio.Event(), asyncio.Event()
+        async with two([[Step.REQUEST, plain(COMPLETION)]], durable) as ((gateway, here), (_, there), _):
+            made = (await call(here, {"model": "m", "input": "hello"}, "/v1/responses")).json()
+            await stored(gateway)
+            (keeper,) = gateway.pipeline.durable.keepers.values()
+            delete = keeper.store.delete
+
+            async def later(generation_id):
+                deleting.set()
+                await go_on.wait()
+                await delete(generation_id)
+
+            keeper.store.delete = later
+            path = f"/v1/responses/{made['id']}"
+            asked = asyncio.create_task(call(here, b"", path, "DELETE"))
+            await deleting.wait()
+            found = (await call(there, b"", path, "GET")).status
+            assert not asked.done()
+            go_on.set()
+            told = (await asked).json()
+            gone = [(await call(port, b"", path, "GET")).status for port in (here, there)]
+            return found, told, gone, made["id"]
+
+    found, told, gone, response_id = on_uvloop(main)
+    assert found == 200
+    assert told == {"id": response_id, "object": "response.deleted", "deleted": True}
+    assert set(gone) <= {404, 410}
+
+
+def test_a_response_that_the_store_does_not_delete_is_not_said_to_be_deleted(durable):
+    async def main():
+        script = [Step.REQUEST, plain(COMPLETION)]
+        async with two([script], durable, troubled=True) as ((gateway, here), (_, there), _):
+            made = (await call(here, {"model": "m", "input": "hello"}, "/v1/responses")).json()
+            await stored(gateway)
+            (keeper,) = gateway.pipeline.durable.keepers.values()
+            delete = keeper.store.delete
+
+            async def refused(generation_id):
+                raise StoreUnavailable("there is no room")
+
+            keeper.store.delete = refused
+            path = f"/v1/responses/{made['id']}"
+            failed = await call(here, b"", path, "DELETE")
+            found = (await call(there, b"", path, "GET")).status
+            keeper.store.delete = delete
+            again = await call(here, b"", path, "DELETE")
+            return failed, found, again.json()["deleted"], (await call(there, b"", path, "GET")).status
+
+    failed, found, deleted, gone = on_uvloop(main)
+    assert (failed.status, found, deleted) == (503, 200, True)
+    assert "cannot be deleted now" in failed.json()["error"]["message"]
+    assert gone in (404, 410)
+
+
 def test_what_is_cancelled_in_another_process_is_paid_for_no_longer(durable):
     async def main():
         go_on = asyncio.Event()

@@ -124,7 +124,7 @@ def requests(file: BinaryIO) -> Iterator[Line]:
             line["time"] = msgspec.convert(line["time"], dt.datetime)
         except (ValueError, KeyError):  # not of this log, or cut off
             continue
-        if "level" not in line:
+        if "message" not in line:
             yield line
 
 

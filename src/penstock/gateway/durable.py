@@ -8,6 +8,7 @@ of one that another process knows; nothing else waits for a store.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
@@ -134,6 +135,14 @@ class Durable:
                 return await self._restored(record, keeper)
         return None
 
+    async def has(self, generation: Generation) -> bool:
+        """Whether the store still has what it had; where it does not answer, what is here counts."""
+        keeper = self.keeper_of(generation.model)
+        try:
+            return keeper is None or await keeper.load(generation.id) is not None
+        except StoreUnavailable:
+            return True
+
     def shown(self, generation: Generation) -> None:
         """Somebody has looked how far it is: follow it for as long as he may look again, but no longer.
 
@@ -158,7 +167,7 @@ class Durable:
             return
         for keeper in self.keepers.values():
             keeper.leave(generation)
-        self.delete(generation.id)
+        self._producing.soon(self._removed(generation.id))
         generation.fail(Cancelled("the call was cancelled"))
 
     async def _dismiss(self, generation: Generation) -> None:
@@ -172,9 +181,17 @@ class Durable:
     def deserted(self) -> list[Generation]:
         return self._producing.registry.waiting()
 
-    def delete(self, generation_id: str) -> None:
+    async def _removed(self, generation_id: str) -> None:
+        with contextlib.suppress(Overloaded):
+            await self.delete(generation_id)
+
+    async def delete(self, generation_id: str) -> None:
+        """Remove it from the stores.
+
+        :raises Overloaded: one of them does not answer in time, and may have it still
+        """
         for keeper in self.keepers.values():
-            self._producing.soon(keeper.delete(generation_id))
+            await keeper.delete(generation_id)
 
     async def _restored(self, record: Record, keeper: Keeper) -> Generation:
         """A log that is in the store, as one of this process: whole, or followed while another produces it."""

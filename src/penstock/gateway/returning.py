@@ -31,6 +31,14 @@ class Returning:
         durable = self._pipeline.durable
         if durable is not None and (generation is None or durable.is_elsewhere(generation)):
             self._pipeline.soon(self._resume_stored(exchange, asked, tenant, durable))
+        elif (
+            durable is not None
+            and generation is not None
+            and asked.response_id
+            and generation.ending is not None
+            and generation.durable
+        ):
+            self._pipeline.soon(self._resume_kept(exchange, asked, tenant, generation, durable))
         else:
             self._resume(exchange, asked, tenant, generation)
 
@@ -46,20 +54,53 @@ class Returning:
             self._resume(exchange, asked, tenant, generation)
             durable.shown(generation)
 
+    async def _resume_kept(
+        self, exchange: Exchange, asked: Asked, tenant: Tenant, generation: Generation, durable: Durable
+    ) -> None:
+        """A response that has ended, and is here and in the store; another process may have deleted it."""
+        if await durable.has(generation):
+            self._resume(exchange, asked, tenant, generation)
+        else:
+            self._forget(generation)
+            self._resume(exchange, asked, tenant, None)
+
     def _resume(
         self, exchange: Exchange, asked: Asked, tenant: Tenant, generation: Generation | None
     ) -> None:
         status, code = 200, ""
+        durable = self._pipeline.durable
+        if asked.what == "delete" and generation is not None and durable is not None:
+            self._forget(generation)
+            self._pipeline.soon(self._delete_stored(exchange, asked, generation.id, durable))
+            return
         try:
             if generation is None:
                 pipeline = self._pipeline
-                alone = pipeline.durable is not None or pipeline.snapshot.config.workers == 1
+                alone = durable is not None or pipeline.snapshot.config.workers == 1
                 raise missing(pipeline.registry, asked.id, asked.response_id, tenant, alone=alone)
             self._told(exchange, asked, generation, tenant)
         except PenstockError as error:
             status, code = refuse(exchange, error, Dialect.OPENAI, asked.id), error.code
         if code or (asked.what != "events" and not asked.stream):
             self._pipeline.recorder.counted("generations", status)
+
+    def _forget(self, generation: Generation) -> None:
+        generation.abandon()
+        generation.forget()
+        self._pipeline.registry.delete(generation)
+
+    async def _delete_stored(
+        self, exchange: Exchange, asked: Asked, generation_id: str, durable: Durable
+    ) -> None:
+        """Answered once nobody can find it any more, at no other process either."""
+        status = 200
+        try:
+            await durable.delete(generation_id)
+        except PenstockError as error:
+            status = refuse(exchange, error, Dialect.OPENAI, asked.id)
+        else:
+            stored.respond_deleted(exchange, asked.response_id)
+        self._pipeline.recorder.counted("generations", status)
 
     def _known(self, asked: Asked, tenant: Tenant) -> Generation | None:
         """The generation that is meant, if this process has it and it is this tenant's."""
@@ -82,11 +123,7 @@ class Returning:
                     generation.abandon()
                     generation.fail(Cancelled("the call was cancelled"))
         elif asked.what == "delete":
-            generation.abandon()
-            generation.forget()
-            pipeline.registry.delete(generation)
-            if durable is not None:
-                durable.delete(generation.id)
+            self._forget(generation)
             stored.respond_deleted(exchange, asked.response_id)
             return
         if asked.what == "events" or asked.stream:

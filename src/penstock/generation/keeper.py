@@ -339,7 +339,15 @@ class Keeper:
         return events
 
     async def delete(self, generation_id: str) -> None:
-        await self._quietly(self.store.delete(generation_id))
+        """Remove it from the store.
+
+        :raises Overloaded: the store does not answer in time, and may have it still
+        """
+        try:
+            await _within(READ_BUDGET, self.store.delete(generation_id))
+        except StoreUnavailable as error:
+            self._complain(error)
+            raise Overloaded("what is stored cannot be deleted now", retry_after=1.0) from error
 
     # ---- following what runs elsewhere ----
 
