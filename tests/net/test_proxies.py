@@ -1,5 +1,7 @@
 """Whose request it is that has come through a proxy: nobody is believed but the proxies that are named."""
 
+import asyncio
+
 import pytest
 from listener_doubles import FakeTime, FakeTransport, Showcase, feed, run
 
@@ -96,8 +98,12 @@ def test_so_does_the_gateway_behind_another_server(trusted, peer):
     scope = {"type": "http", "method": "GET", "path": "/", "client": (PEER, 1)}
     scope["headers"] = [(b"x-forwarded-for", b"198.51.100.7")]
 
+    messages = [{"type": "http.request"}]
+
     async def receive():
-        return {"type": "http.request"}
+        if not messages:
+            await asyncio.Event().wait()  # the client stays
+        return messages.pop()
 
     async def send(message):
         pass
