@@ -129,6 +129,20 @@ def test_whatever_the_lengths_no_lap_loses_or_repeats_a_record(path, position):
     assert [one.row for one in left(path)] == list(range(marked + 1, row + 1))
 
 
+@pytest.mark.parametrize("position", [0, 1_000_003])
+def test_a_record_may_end_where_the_lap_does(path, position):
+    queue = RowQueue(path, TOKEN)
+    size = queue.append(attempt(row=1))
+    queue.close(remove=True)
+    queue = RowQueue(path, TOKEN, position=position, capacity=4 * size)
+    for row in range(1, 101):
+        queue.mark(queue.head)
+        put(queue, attempt(row=row))
+        assert [one.row for one in read(path)] == [row]
+    assert queue.refused == 0
+    die(queue)
+
+
 def read(path):
     """What would be found, if its process died now."""
     descriptor = os.open(path, os.O_RDONLY)
