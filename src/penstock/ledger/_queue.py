@@ -142,7 +142,8 @@ class RowQueue:
 
     def _turn(self, start: int, size: int) -> int:
         """Where a record of this size has room, perhaps in the next lap; -1: nowhere."""
-        self._pen = -1  # where a record has ended with its lap, the mapping's own place is behind the last one
+        # Where a record has ended with its lap, the mapping's own place is behind its last byte.
+        self._pen = -1
         capacity = self._capacity
         free = self.tail + capacity
         lap_end = (start // capacity + 1) * capacity
