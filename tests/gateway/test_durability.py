@@ -446,6 +446,21 @@ def test_a_response_is_said_to_be_deleted_when_the_store_has_it_no_more(durable)
     assert set(gone) <= {404, 410}
 
 
+def test_what_is_no_response_is_not_deleted_as_one(durable):
+    async def main():
+        async with two([SCRIPT], durable) as ((gateway, here), (_, there), _):
+            name = (await call(here, STREAM)).headers["penstock-generation"]
+            await stored(gateway)
+            path = f"/v1/responses/resp_{name.removeprefix('gen_')}"
+            deleted = [(await call(port, b"", path, "DELETE")).status for port in (here, there)]
+            found = [
+                (await call(port, b"", f"/v1/generations/{name}", "GET")).status for port in (here, there)
+            ]
+            return deleted, found
+
+    assert on_uvloop(main) == ([404, 404], [200, 200])
+
+
 def test_a_response_that_the_store_does_not_delete_is_not_said_to_be_deleted(durable):
     async def main():
         script = [Step.REQUEST, plain(COMPLETION)]

@@ -69,10 +69,6 @@ class Returning:
     ) -> None:
         status, code = 200, ""
         durable = self._pipeline.durable
-        if asked.what == "delete" and generation is not None and durable is not None:
-            self._forget(generation)
-            self._pipeline.soon(self._delete_stored(exchange, asked, generation.id, durable))
-            return
         try:
             if generation is None:
                 pipeline = self._pipeline
@@ -81,7 +77,8 @@ class Returning:
             self._told(exchange, asked, generation, tenant)
         except PenstockError as error:
             status, code = refuse(exchange, error, Dialect.OPENAI, asked.id), error.code
-        if code or (asked.what != "events" and not asked.stream):
+        later = asked.stream or asked.what == "events" or (asked.what == "delete" and durable is not None)
+        if code or not later:
             self._pipeline.recorder.counted("generations", status)
 
     def _forget(self, generation: Generation) -> None:
@@ -124,7 +121,10 @@ class Returning:
                     generation.fail(Cancelled("the call was cancelled"))
         elif asked.what == "delete":
             self._forget(generation)
-            stored.respond_deleted(exchange, asked.response_id)
+            if durable is None:
+                stored.respond_deleted(exchange, asked.response_id)
+            else:
+                pipeline.soon(self._delete_stored(exchange, asked, generation.id, durable))
             return
         if asked.what == "events" or asked.stream:
             self._reread(exchange, asked, generation, tenant)
