@@ -10,7 +10,6 @@ Nothing here is on the path of a call.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -47,7 +46,7 @@ class Database:
         self._mark = Mark(application_id, 1 + len(steps))
         self._schema = schema
         self._steps = steps
-        self._reserve = Reserve(path)
+        self._reserve = Reserve(path) if path != MEMORY else None
         self._connection: sqlite3.Connection | None = None
         self._closed = False
         self._thread = ThreadPoolExecutor(1, f"penstock-{path.stem}")
@@ -107,15 +106,8 @@ class Database:
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
-            try:
-                self._connection = self._open()
-            except (sqlite3.Error, OSError) as error:
-                if not lacks_room(error, self.path):
-                    raise
-                self._reserve.give_up()
-                self._connection = self._open()
-            else:
-                self._keep_reserve()
+            opening = self._open
+            self._connection = opening() if self._reserve is None else self._reserve.opened(opening)
         return self._connection
 
     def _open(self) -> sqlite3.Connection:
@@ -137,25 +129,16 @@ class Database:
         return connection
 
     def _transaction(self, work: Callable[[sqlite3.Connection], _T], *, frees: bool) -> _T:
-        try:
-            done = self._done(work)
-        except (sqlite3.Error, OSError) as error:
-            if not (frees and lacks_room(error, self.path)):
-                raise
-            self._reserve.give_up()
-            done = self._done(work)
-            with contextlib.suppress(sqlite3.Error):
-                self._opened().execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._keep_reserve()
+        if frees and self._reserve is not None:
+            return self._reserve.freed(lambda: self._done(work), self._opened)
+        done = self._done(work)
+        if self._reserve is not None:
+            self._reserve.keep()
         return done
 
     def _done(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         with transaction(self._opened()) as connection:
             return work(self._checked(connection))
-
-    def _keep_reserve(self) -> None:
-        if self.path != MEMORY:
-            self._reserve.keep()
 
     def _checked(self, connection: sqlite3.Connection) -> sqlite3.Connection:
         """The file may have become one of a later version since it was opened, by a process that was started later."""

@@ -11,20 +11,24 @@ import contextlib
 import errno
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 SIZE = 1 << 20  # bytes: what deleting the largest things changes, several times
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-_MAPPED = (
-    65_536  # bytes; SQLite takes half as much for what processes share of a file, and says another error
-)
+# Bytes; SQLite takes half as much for what processes share of a file, and says another error.
+_MAPPED = 65_536
+
+_T = TypeVar("_T")
 
 
 class Reserve:
-    """:param path: of the file for which room is kept"""
+    """:param path: of SQLite's file for which room is kept"""
 
     def __init__(self, path: Path) -> None:
+        self._file = path
         self.path = path.with_name(path.name + "-reserve")
         self._is_there = False
 
@@ -52,6 +56,38 @@ class Reserve:
         """
         self._is_there = False
         self.path.unlink(missing_ok=True)
+
+    def opened(self, opening: Callable[[], _T]) -> _T:
+        """What opens the file, also on a full disk, if there is a reserve.
+
+        :raises sqlite3.Error, OSError: as ``opening`` does
+        """
+        try:
+            found = opening()
+        except (sqlite3.Error, OSError) as error:
+            if not lacks_room(error, self._file):
+                raise
+            self.give_up()
+            return opening()
+        self.keep()
+        return found
+
+    def freed(self, freeing: Callable[[], _T], connection: Callable[[], sqlite3.Connection]) -> _T:
+        """Do something that makes room, on a full disk in the place of the reserve.
+
+        :raises sqlite3.Error, OSError: as ``freeing`` does
+        """
+        try:
+            done = freeing()
+        except (sqlite3.Error, OSError) as error:
+            if not lacks_room(error, self._file):
+                raise
+            self.give_up()
+            done = freeing()
+            with contextlib.suppress(sqlite3.Error):
+                connection().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self.keep()
+        return done
 
 
 def lacks_room(error: Exception, path: Path) -> bool:

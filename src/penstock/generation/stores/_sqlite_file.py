@@ -141,7 +141,7 @@ class SQLiteFile:
         self.packing = Packing()
         self._reserve = Reserve(path)
         try:
-            self._open_anyhow(max_bytes, fsync=fsync)
+            self._reserve.opened(lambda: self._open(max_bytes, fsync=fsync))
         except sqlite3.DatabaseError as error:
             if not is_corrupt(error):
                 why = full_disk(path) if lacks_room(error, path) else error
@@ -155,18 +155,6 @@ class SQLiteFile:
                 raise StoreUnavailable(f"{path} cannot be opened: {again}") from again
         except OSError as error:
             raise StoreUnavailable(f"{path} cannot be opened: {error}") from error
-
-    def _open_anyhow(self, max_bytes: int, *, fsync: bool) -> None:
-        """Also on a full disk, if there is a reserve."""
-        try:
-            self._open(max_bytes, fsync=fsync)
-        except (sqlite3.Error, OSError) as error:
-            if not lacks_room(error, self.path):
-                raise
-            self._reserve.give_up()
-            self._open(max_bytes, fsync=fsync)
-        else:
-            self._reserve.keep()
 
     def _open(self, max_bytes: int, *, fsync: bool) -> None:
         with _locked(self.path):
@@ -208,17 +196,7 @@ class SQLiteFile:
 
     def make_room(self, job: Callable[[], _T]) -> _T:
         """Do something that makes room, on a full disk in the place of the reserve."""
-        try:
-            done = job()
-        except sqlite3.Error as error:
-            if not lacks_room(error, self.path):
-                raise
-            self._reserve.give_up()
-            done = job()
-            with contextlib.suppress(sqlite3.Error):
-                self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        self._reserve.keep()
-        return done
+        return self._reserve.freed(job, lambda: self.db)
 
     def look(self, fence: int) -> None:
         """Whether the file has still the layout that we know; of one moment with what follows.
