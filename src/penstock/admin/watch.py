@@ -37,8 +37,8 @@ class FileWatch:
         :param read: those that have been read since, as they were before; the others are taken as they are now
         """
         self._paths = tuple(paths)
-        now = self.look()
-        self._known = tuple((now | dict(read or {}))[path] for path in self._paths)
+        known = {**self.look(), **(read or {})}
+        self._known = tuple(known[path] for path in self._paths)
         self._looks = 0
 
     def changed(self) -> bool:

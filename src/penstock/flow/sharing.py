@@ -315,9 +315,8 @@ def _level(known: _Level | None, use: Use, total: float | None, now: float, *, a
     if known is None:
         left = use.level if use.level is not None else use.limit - use.taken
     else:
-        was = (
-            known.left * use.limit / known.limit if known.limit else use.limit
-        )  # as full as it was, if it changes
+        # As full as it was, if the limit changes.
+        was = known.left * use.limit / known.limit if known.limit else use.limit
         left = min(use.limit, was + max(0.0, now - known.at) * use.limit / PERIOD)
         if not anew:
             left -= use.taken if total is None else use.total - total

@@ -16,6 +16,8 @@ class BatchRoom:
     :param now: Unix time
     """
 
+    decodes = False
+
     def __init__(
         self, runner: Runner, config: BatchesConfig, *, now: Callable[[], float] = time.time
     ) -> None:

@@ -32,7 +32,6 @@ class OpenAIBatchRoom(BatchRoom):
     """A :class:`penstock.gateway.kept.Room`."""
 
     label = "batches"
-    decodes = False
 
     def work(self, exchange: Exchange, steps: Sequence[str], tenant: Tenant) -> tuple[int | None, Do] | None:
         match steps:

@@ -39,7 +39,6 @@ class MessageBatchRoom(BatchRoom):
     """A :class:`penstock.gateway.kept.Room`."""
 
     label = "message_batches"
-    decodes = False
 
     def work(self, exchange: Exchange, steps: Sequence[str], tenant: Tenant) -> tuple[int | None, Do] | None:
         match steps:

@@ -12,6 +12,7 @@ that answers before its first wait costs neither the second task nor a turn of t
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import re
 import time
@@ -35,6 +36,8 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _LINE_END = re.compile(rb"[\0\r\n]")
 
 _log = logging.getLogger(__name__)
+
+_proxies = functools.lru_cache(maxsize=8)(Proxies)  # a configuration's are read once, not for each request
 
 
 class AnswerCut(Exception):
@@ -66,7 +69,7 @@ class ASGIExchange:
         self.headers: Headers = _headers(scope["headers"])
         client = scope.get("client")
         self.peer = str(client[0]) if client else ""
-        if config.trusted_proxies and (proxies := Proxies(config.trusted_proxies)).trusts(self.peer):
+        if config.trusted_proxies and (proxies := _proxies(tuple(config.trusted_proxies))).trusts(self.peer):
             self.peer = proxies.caller(self.peer, self.headers)
         self.gone = False
         self.state: object = None

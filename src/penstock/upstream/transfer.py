@@ -371,9 +371,8 @@ class Transfer:
         if self.job.translation is not None:
             own = _REQUEST_ID[self.job.call.endpoint.dialect]  # where the caller's SDK looks for it
             shown = [(own if name in _REQUEST_IDS else name, value) for name, value in shown]
-        elif (
-            self.job.callers_key and self.job.call.reservation is None
-        ):  # else the limits told are the gateway's
+        elif self.job.callers_key and self.job.call.reservation is None:
+            # With a reservation the limits told are the gateway's.
             shown += [field for field in headers.items() if ratelimits.is_of_limits(field[0])]
         if self.notices:
             shown += self.notices
