@@ -29,6 +29,7 @@ TINY = Plan(
     paced_streams=3,
     paced_chunks=4,
     paced_interval=5,
+    same_rate=100.0,
     ttft_seconds=0.1,
     ttft_rate_limit=50,
     open_streams=5,
@@ -38,6 +39,7 @@ TINY = Plan(
 )
 MEASURES = (
     "cpu_us_per_request",
+    "cpu_us_per_request_at_rate",
     "cpu_us_per_large_request",
     "cpu_us_per_chunk",
     "cpu_us_per_chunk_at_once",

@@ -43,6 +43,9 @@ class Plan:
     paced_interval: int = 25  # ms between two chunks of one stream
     large: bool = True
     at_once: bool = True  # also all chunks of a burst in one piece
+    same_rate: float = (
+        0.0  # requests per second at which all are measured that can do so many; 0: not measured
+    )
     ttft_seconds: float = 0.0  # 0: not measured
     ttft_rate_limit: float = 5_000.0  # requests per second: what the load generator can do with a light heart
     open_streams: int = 0  # 0: not measured
@@ -57,6 +60,7 @@ FULL = Plan(
     rounds=5,
     seconds=1.5,
     paced_chunks=60,
+    same_rate=1_000.0,
     ttft_seconds=3.0,
     open_streams=1_000,
     patience=30.0,
@@ -169,6 +173,7 @@ class Bench:
         self._each("warm-up", self._warm_up)
         measures = [self._plain, self._burst, self._paced]
         measures += [self._large] * plan.large + [self._at_once] * plan.at_once
+        measures += [self._same_rate] * bool(plan.same_rate)
         longest = 0.0
         for number in range(1, plan.rounds + 1):
             began = time.monotonic()
@@ -233,6 +238,20 @@ class Bench:
 
     def _plain(self, system: System) -> None:
         self._measure_closed(system, "plain", self.plan.size, "cpu_us_per_request", per_chunk=False)
+
+    def _same_rate(self, system: System) -> None:
+        """No figure for a system that cannot keep up: what it takes then is another one."""
+        tree = system.tree
+        assert tree is not None
+        results, rate = self.results[system.name], self.plan.same_rate
+        measure = "cpu_us_per_request_at_rate"
+        before = tree.cpu()
+        seed = len(results.rounds.get(measure, ()))
+        tally = self._ticked("plain", system.target(), rate, 2 * self.plan.seconds, seed, measure, results)
+        if tally is None or tally.good < 0.9 * rate * tally.seconds:
+            return
+        time.sleep(self.plan.settle)
+        results.add(measure, (tree.cpu() - before) * 1e6 / tally.good)
 
     def _large(self, system: System) -> None:
         self._measure_closed(
@@ -319,8 +338,8 @@ class Bench:
         if not full:
             return
         rate = min(plan.ttft_rate_limit, full / 2)
-        direct = self._ticked(Target(self._upstream_port), rate, number, results)
-        through = self._ticked(system.target(), rate, number, results)
+        direct = self._first_bytes(Target(self._upstream_port), rate, number, results)
+        through = self._first_bytes(system.target(), rate, number, results)
         if direct and through:
             results.add("ttft_rate", rate)
             for name, share in (("p50", 0.5), ("p99", 0.99)):
@@ -344,19 +363,8 @@ class Bench:
         tally = self._run("added_ttft_ms", self.results[system.name], go)
         return tally.good / tally.seconds if tally is not None else 0.0
 
-    def _ticked(self, target: Target, rate: float, number: int, results: Results) -> list[float]:
-        async def go() -> Tally:
-            return await load.ticked(
-                target,
-                _SHORT,
-                self.plan.size,
-                rate=rate,
-                seconds=self.plan.ttft_seconds,
-                seed=number,
-                patience=self.plan.patience,
-            )
-
-        tally = self._run("added_ttft_ms", results, go)
+    def _first_bytes(self, target: Target, rate: float, number: int, results: Results) -> list[float]:
+        tally = self._ticked(_SHORT, target, rate, self.plan.ttft_seconds, number, "added_ttft_ms", results)
         return tally.first_bytes if tally is not None else []
 
     # ---- under it ----------------------------------------------------------------------------------------
@@ -373,6 +381,22 @@ class Bench:
         if tally.failed:
             results.fault(measure, f"{tally.failed} of {tally.sent} answers wrong: {tally.errors}")
         return tally
+
+    def _ticked(
+        self, ask: str, target: Target, rate: float, seconds: float, seed: int, measure: str, results: Results
+    ) -> Tally | None:
+        async def go() -> Tally:
+            return await load.ticked(
+                target,
+                ask,
+                self.plan.size,
+                rate=rate,
+                seconds=seconds,
+                seed=seed,
+                patience=self.plan.patience,
+            )
+
+        return self._run(measure, results, go)
 
     def _closed(self, target: Target, ask: str, size: int, connections: int, seconds: float) -> Tally:
         return uvloop.run(

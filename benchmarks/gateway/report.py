@@ -29,6 +29,7 @@ CPU = (
     "cpu_us_per_chunk",
     "cpu_us_per_paced_chunk",
     "cpu_us_per_chunk_at_once",
+    "cpu_us_per_request_at_rate",
 )
 
 
@@ -217,6 +218,7 @@ def _ttft(result: Results, results: Mapping[str, Results]) -> str:
 
 _CPU_COLUMNS: dict[str, Callable[[Results, Mapping[str, Results]], str]] = {
     "1 KB request": _against_floor("cpu_us_per_request"),
+    "the same at {rate:,.0f}/s": _against_floor("cpu_us_per_request_at_rate"),
     "{large} KB request": _against_floor("cpu_us_per_large_request"),
     "chunk, in bursts": _against_floor("cpu_us_per_chunk"),
     "chunk, all at once": _against_floor("cpu_us_per_chunk_at_once"),
@@ -237,7 +239,12 @@ def _table(
     plan: Plan,
 ) -> str:
     titles = [
-        name.format(large=plan.large_size // 1000, streams=plan.paced_streams, open=plan.open_streams)
+        name.format(
+            large=plan.large_size // 1000,
+            streams=plan.paced_streams,
+            open=plan.open_streams,
+            rate=plan.same_rate,
+        )
         for name in columns
     ]
     lines = ["| system | " + " | ".join(titles) + " |", "|---|" + "--:|" * len(titles)]
@@ -262,6 +269,7 @@ def _goals(results: Mapping[str, Results]) -> str:
 
     floor = versus(results, OURS, FLOOR, CPU)
     row("1 KB request ≤ 3.5× nginx", floor.get(CPU[0]), 3.5, "×")
+    row("the same at the same rate ≤ 3.5× nginx", floor.get(CPU[5]), 3.5, "×")
     row("100 KB request ≤ 5× nginx", floor.get(CPU[1]), 5.0, "×")
     row("chunk in bursts ≤ 2.5× nginx", floor.get(CPU[2]), 2.5, "×")
     row("chunk, all at once ≤ 2.5× nginx", floor.get(CPU[4]), 2.5, "×")
