@@ -416,6 +416,26 @@ def test_a_reload_ends_what_the_old_configuration_would_have_answered_also_under
     on_uvloop(main)
 
 
+def test_a_reload_ends_it_also_for_whom_the_tiers_were_asked_meanwhile():
+    """The request is read, finds its answer below, and is not remembered: its key is none any more."""
+
+    async def main():
+        async with above([answering()], keys=keys("amy", "bob")) as (gateway, port, _, _, below):
+            async with line_to(port) as ask:
+                as_amy = ["authorization: Bearer amy"]
+                await ask(ASKED, headers=as_amy)
+                below.waits = True
+                asking = asyncio.create_task(ask(ASKED, headers=as_amy))
+                await until(lambda: below.asked)
+                gateway.reload(msgspec.structs.replace(gateway.pipeline.snapshot.config, keys=keys("bob")))
+                below.tell()
+                assert (await asking).status == 200, "it had begun"
+                assert not gateway.repeats.lengths
+                assert (await ask(ASKED, headers=as_amy)).status == 401
+
+    on_uvloop(main)
+
+
 # ---- what is not there ----
 
 

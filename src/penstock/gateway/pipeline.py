@@ -213,7 +213,8 @@ class Pipeline:
                     self._serve(exchange, call, lookup, question, found, exchange.segment)
                     return
                 if lookup.waits(question):
-                    look = self._look_below(exchange, call, lookup, question, exchange.segment)
+                    come = exchange.segment, self.repeats.cleared
+                    look = self._look_below(exchange, call, lookup, question, *come)
                     self.soon(self._waiting_for(look, exchange, call))
                     return
         self._make(exchange, call, question)
@@ -223,11 +224,18 @@ class Pipeline:
         self._look_up(exchange, call)
 
     async def _look_below(
-        self, exchange: Exchange, call: Call, lookup: Lookup, question: Question, segment: bytes
+        self,
+        exchange: Exchange,
+        call: Call,
+        lookup: Lookup,
+        question: Question,
+        segment: bytes,
+        cleared: int,
     ) -> None:
         """The rest of :meth:`_look_up` for a call that memory has no answer to; some milliseconds at most.
 
         :param segment: the exchange's, as it was in the beginning
+        :param cleared: how often repeats had been forgotten then: whose key has gone since is not to be remembered
         """
         try:
             found = await lookup.find_below(question)
@@ -244,7 +252,8 @@ class Pipeline:
                     self._left(exchange, call)
                     return
             if found is not None:
-                self._serve(exchange, call, lookup, question, found, segment)
+                known = segment if cleared == self.repeats.cleared else b""
+                self._serve(exchange, call, lookup, question, found, known)
             else:
                 self._make(exchange, call, question)
         except Exception:

@@ -115,10 +115,20 @@ class Answering(Protocol):
 class Repeats:
     """A :class:`penstock.net.exchange.Repeats` over the cache of one worker."""
 
-    __slots__ = ("_answers", "_kinds", "_meanings", "_pipeline", "answered", "held_bytes", "lengths")
+    __slots__ = (
+        "_answers",
+        "_kinds",
+        "_meanings",
+        "_pipeline",
+        "answered",
+        "cleared",
+        "held_bytes",
+        "lengths",
+    )
 
     def __init__(self, pipeline: Answering) -> None:
         self.answered = 0
+        self.cleared = 0  # how often; what was asked before the last time is not to be remembered
         self._pipeline = pipeline
         self._answers: dict[bytes, _Answer] = {}  # by their requests
         self._meanings: dict[bytes, _Meaning] = {}  # by digests; only where there are tiers below memory
@@ -133,7 +143,8 @@ class Repeats:
         )
 
     def clear(self) -> None:
-        """Another configuration may mean something else by the same request."""
+        """From now on the same request may mean something else, or be refused."""
+        self.cleared += 1
         self._answers.clear()
         self._meanings.clear()
         self._kinds.clear()
