@@ -52,6 +52,7 @@ of the OpenAI and Anthropic error objects).  ``wire.problems`` renders one in th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias, TypeVar
 
 
@@ -238,7 +239,12 @@ class NotCached(CallerError):
 
 
 class _FromUpstream(PenstockError):
-    """Mixin of the errors that carry an upstream's own answer."""
+    """Mixin of the errors that carry an upstream's own answer.
+
+    :ivar fields: of its header, those that the caller may see
+    """
+
+    fields: Sequence[tuple[bytes, bytes]] = ()
 
     def __init__(
         self,

@@ -124,6 +124,26 @@ def test_a_long_retry_after_is_not_waited_for():
     assert [row.upstream for row in booked] == ["up0", "up1"]
 
 
+_OF_LIMITS = ["x-ratelimit-remaining-requests: 0", "x-ratelimit-limit-requests: 60"]
+
+
+@pytest.mark.parametrize("status", ["429 no", "400 no"])
+@pytest.mark.parametrize(("sent", "told"), [(["authorization: Bearer mine"], "0"), ([], None)])
+def test_whose_own_key_is_over_its_limit_is_told_what_the_upstream_says_of_it(status, sent, told):
+    refused = error(status, headers=["retry-after: 3600", "set-cookie: a=b", *_OF_LIMITS])
+
+    async def main():
+        async with ScriptedUpstream([[Step.REQUEST, refused]]) as upstream:
+            async with serving(config(upstream.url, retry=AT_ONCE)) as (_, port):
+                return await call(port, PROMPT, headers=sent)
+
+    answer = asyncio.run(main())
+    assert answer.status == int(status[:3])
+    assert answer.headers.get("x-ratelimit-remaining-requests") == told
+    assert answer.headers.get("x-ratelimit-limit-requests") == (told and "60")
+    assert "set-cookie" not in answer.headers
+
+
 def test_a_retry_after_is_told_to_the_caller():
     answer, _, _ = run([answering(error("429 no", headers=["retry-after: 3600"]))])
     assert (answer.status, answer.headers["retry-after"]) == (429, "3600")

@@ -17,7 +17,14 @@ from typing import Protocol
 
 import msgspec
 
-from penstock.errors import InternalError, PenstockError, UpstreamBroken, UpstreamFailed, UpstreamTimeout
+from penstock.errors import (
+    InternalError,
+    PenstockError,
+    UpstreamBroken,
+    UpstreamFailed,
+    UpstreamRefused,
+    UpstreamTimeout,
+)
 from penstock.flow.gate import Turn
 from penstock.generation.log import Generation
 from penstock.messages import Dialect, Headers, Usage
@@ -175,7 +182,19 @@ class Transfer:
         )
         if isinstance(error, UpstreamFailed) and error.code in problems.NOT_MENDED_SOON:
             log.warning(error.message)  # a fallback would hide it from everybody
+        if isinstance(error, UpstreamFailed | UpstreamRefused):
+            error.fields = self._limits_of_caller()
         return error
+
+    def _limits_of_caller(self) -> list[tuple[bytes, bytes]]:
+        """What the upstream says of the limits of the key, where that is the caller's own.
+
+        Where limits of the gateway hold for the call, too, these are told.
+        """
+        job = self.job
+        if not job.callers_key or job.translation is not None or job.call.reservation is not None:
+            return []
+        return [field for field in self.headers.items() if ratelimits.is_of_limits(field[0])]
 
     # ---- the producer's side ----
 
@@ -371,9 +390,8 @@ class Transfer:
         if self.job.translation is not None:
             own = _REQUEST_ID[self.job.call.endpoint.dialect]  # where the caller's SDK looks for it
             shown = [(own if name in _REQUEST_IDS else name, value) for name, value in shown]
-        elif self.job.callers_key and self.job.call.reservation is None:
-            # With a reservation the limits told are the gateway's.
-            shown += [field for field in headers.items() if ratelimits.is_of_limits(field[0])]
+        elif self.job.callers_key:
+            shown += self._limits_of_caller()
         if self.notices:
             shown += self.notices
         return shown

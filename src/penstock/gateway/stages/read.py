@@ -10,7 +10,15 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import chain
 
-from penstock.errors import InternalError, PenstockError, PressureError, RateLimited, UpstreamError
+from penstock.errors import (
+    InternalError,
+    PenstockError,
+    PressureError,
+    RateLimited,
+    UpstreamError,
+    UpstreamFailed,
+    UpstreamRefused,
+)
 from penstock.generation.log import EVENT_OVERHEAD, Generation, State
 from penstock.messages import Call, Dialect, Event
 from penstock.net.exchange import Exchange
@@ -285,6 +293,8 @@ def refuse(
     if isinstance(error, RateLimited):
         headers += ratelimits.render(dialect, error.requests, error.tokens, time.time())
         final = final or error.retry_after is None or error.retry_after > PATIENCE
+    elif isinstance(error, UpstreamFailed | UpstreamRefused):
+        headers += error.fields
     if final:
         headers.append(_STOP_RETRYING)
     exchange.respond(status, headers, body)
