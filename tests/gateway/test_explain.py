@@ -153,6 +153,25 @@ def test_the_cache_is_asked_by_the_key_that_answers_carry():
     assert random["cache"]["why"] == "only answers at temperature 0 or with a seed are kept"
 
 
+@pytest.mark.parametrize("broken", [True, False])
+def test_an_answer_that_a_fallback_would_give_is_not_said_to_be_kept(broken):
+    asked = {**PROMPT, "temperature": 0}
+
+    async def test(gateway, port, upstream):
+        if broken:
+            _break(gateway, "bad")
+        return explained(gateway, asked)
+
+    models = {
+        "m": ModelConfig([CandidateConfig("bad")], fallbacks=["other"], cache=ModelCacheConfig()),
+        "other": ModelConfig([CandidateConfig("good")]),
+    }
+    found = at(test, upstreams=_BAD_AND_GOOD, models=models)
+    assert found["outcome"] == ("sent to good as 'other'" if broken else "sent to bad as 'm'")
+    assert found["cache"]["kept"] is not broken
+    assert found["cache"].get("why", "").startswith("another model") is broken
+
+
 def test_the_queue_the_ladder_and_the_smaller_model_are_told():
     async def test(port, busy, gateway, upstream, small):
         async with busy():
@@ -179,26 +198,31 @@ def test_a_call_that_the_ladder_refuses_is_told_so():
     assert found["retry_after"] >= 1.0
 
 
+_BAD_AND_GOOD = {
+    "bad": UpstreamConfig(kind="openai", base_url="http://127.0.0.1:1/v1", breaker=BreakerConfig()),
+    "good": UpstreamConfig(kind="openai", base_url="http://127.0.0.1:2/v1"),
+}
+
+
+def _break(gateway, upstream):
+    """Open its breaker."""
+    gate = gateway.pipeline.snapshot.upstreams[upstream].gate
+    asked = Asked("m", "t", "standard", stream=True)
+    for _ in range(20):
+        gate.ask(asked, gateway.clock.now(), lambda _: None).settle(Outcome("upstream"), gateway.clock.now())
+
+
 def test_every_candidate_says_why_it_is_skipped():
     async def test(gateway, port, upstream):
-        gate = gateway.pipeline.snapshot.upstreams["bad"].gate
-        asked = Asked("m", "t", "standard", stream=True)
-        for _ in range(20):
-            gate.ask(asked, gateway.clock.now(), lambda _: None).settle(
-                Outcome("upstream"), gateway.clock.now()
-            )
+        _break(gateway, "bad")
         return explained(gateway)
 
-    upstreams = {
-        "bad": UpstreamConfig(kind="openai", base_url="http://127.0.0.1:1/v1", breaker=BreakerConfig()),
-        "good": UpstreamConfig(kind="openai", base_url="http://127.0.0.1:2/v1"),
-    }
     models = {
         "m": ModelConfig(
             candidates=[CandidateConfig(upstream="bad"), CandidateConfig(upstream="good", weight=0)]
         )
     }
-    found = at(test, upstreams=upstreams, models=models)
+    found = at(test, upstreams=_BAD_AND_GOOD, models=models)
     good, bad = found["candidates"]
     assert (good["upstream"], good["skipped"]) == ("good", "")
     assert bad["skipped"].startswith("its breaker is open for ")

@@ -166,6 +166,15 @@ def _why_not(call: Call, policy: ModelCacheConfig) -> str:
     return "the caller wants neither a kept answer nor its own kept, or it is a background call"
 
 
+def _not_kept(found: Explained) -> None:
+    """As ``Lookup.keep`` has it: what a fallback says is no answer of this model."""
+    if found["cache"]["kept"]:
+        found["cache"] |= {
+            "kept": False,
+            "why": "another model would answer, and that is not kept as this one's",
+        }
+
+
 def _candidates(pipeline: Pipeline, found: Explained, call: Call) -> str:
     snapshot = pipeline.snapshot
     order = by_health(snapshot.router.route(call), call.received)
@@ -192,6 +201,8 @@ def _candidates(pipeline: Pipeline, found: Explained, call: Call) -> str:
             outcome = f"sent to {candidate.upstream.name} as {candidate.model!r}"
             if told[-1].get("position"):
                 outcome += f" after about {waits:.1f} s in place {told[-1]['position']} of its queue"
+            if not snapshot.router.own_candidate(call.model, candidate.upstream.name, candidate.model):
+                _not_kept(found)
         elif not why:
             regular = id(candidate.upstream) in own
             told[-1]["why"] = "if the ones before fail" + ("" if regular else "; a fallback or reserve")
