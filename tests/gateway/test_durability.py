@@ -446,6 +446,51 @@ def test_a_response_is_said_to_be_deleted_when_the_store_has_it_no_more(durable)
     assert set(gone) <= {404, 410}
 
 
+def test_nobody_goes_on_from_a_response_that_another_process_has_deleted(durable):
+    async def main():
+        answer = [Step.REQUEST, plain(COMPLETION)]
+        async with two([answer * 4], durable) as ((gateway, here), (_, there), upstream):
+            first, second = [
+                (await call(here, {"model": "m", "input": text}, "/v1/responses")).json()
+                for text in ("first", "second")
+            ]
+            await stored(gateway)
+            deleted = (await call(there, b"", f"/v1/responses/{first['id']}", "DELETE")).json()["deleted"]
+            reference = {"type": "item_reference", "id": first["output"][0]["id"]}
+            asked = [
+                {"input": "third", "previous_response_id": first["id"]},
+                {"input": "third", "previous_response_id": second["id"]},
+                {"input": [{"role": "user", "content": "third"}, reference]},
+            ]
+            answers = [await call(here, {"model": "m", **each}, "/v1/responses") for each in asked]
+            name = "gen_" + first["id"].removeprefix("resp_")
+            return deleted, [one.status for one in answers], (await events(here, name)).status, upstream
+
+    deleted, statuses, seen, upstream = on_uvloop(main)
+    assert (deleted, statuses) == (True, [400, 200, 400])
+    assert seen in (404, 410)
+    shown = json.loads(upstream.received[0].rpartition(b"\r\n\r\n")[2])["messages"]
+    assert [one["content"] for one in shown] == ["second", "hi", "third"]
+
+
+def test_who_goes_on_where_the_store_is_away_goes_on_from_what_is_here(durable):
+    async def main():
+        answer = [Step.REQUEST, plain(COMPLETION)]
+        async with two([answer * 2], durable, troubled=True) as ((gateway, here), _, _):
+            made = (await call(here, {"model": "m", "input": "first"}, "/v1/responses")).json()
+            await stored(gateway)
+            (keeper,) = gateway.pipeline.durable.keepers.values()
+
+            async def away(generation_id):
+                raise StoreUnavailable("nobody is there")
+
+            keeper.store.load = away
+            more = {"model": "m", "input": "second", "previous_response_id": made["id"]}
+            return (await call(here, more, "/v1/responses")).status
+
+    assert on_uvloop(main) == 200
+
+
 def test_what_is_no_response_is_not_deleted_as_one(durable):
     async def main():
         async with two([SCRIPT], durable) as ((gateway, here), (_, there), _):

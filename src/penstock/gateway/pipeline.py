@@ -102,13 +102,14 @@ class Pipeline:
         outlive a process, or for which the cache has tiers below memory, is a task (:meth:`_waiting_for`).
         """
         call: Call | None = None
+        recalled: recall.Recalled | None = None
         try:
             router = self.snapshot.router
             call = decode(endpoint, exchange.headers, exchange.whole_body(), tenant, self.clock.now(), router)
             if self.recorder.tracer is not None:
                 self.recorder.tracer.begin(call)
             if endpoint in _CONVERSES and (self.recalls or self.durable is not None):
-                recall.recall(call, self.registry, self.snapshot.config.listener.max_body_bytes)
+                recalled = recall.recall(call, self.registry, self.snapshot.config.listener.max_body_bytes)
             policy = router.tidying(call.model)
             if policy is not None and (left := tidy(call, policy)) is not None:
                 self.recorder.left_out(left)
@@ -118,7 +119,7 @@ class Pipeline:
             self.admission.acquire(call, patient=True)
         except LeaseWanted:
             assert call is not None
-            self.soon(self._admit_late(exchange, call))
+            self.soon(self._admit_late(exchange, call, recalled))
             return
         except PenstockError as error:
             self._refuse(exchange, error, endpoint, tenant, call)
@@ -126,24 +127,24 @@ class Pipeline:
         except ConnectionError:  # the caller left before it had asked
             return
         try:
-            self._find(exchange, call)
+            self._find(exchange, call, recalled)
         except Exception as error:  # noqa: BLE001 - raised again, if it is a defect
             self._give_back(exchange, call, error)
 
-    async def _admit_late(self, exchange: Exchange, call: Call) -> None:
+    async def _admit_late(self, exchange: Exchange, call: Call, recalled: recall.Recalled | None) -> None:
         """The rest of :meth:`answer` for a call that needs what others may have to spare; a quarter of a second at most."""
         try:
             await self.admission.acquire_late(call)
         except PenstockError as error:
             self._refuse(exchange, error, call.endpoint, call.tenant, call)
         else:
-            await self._waiting_for(self._find_late(exchange, call), exchange, call)
+            await self._waiting_for(self._find_late(exchange, call, recalled), exchange, call)
 
-    async def _find_late(self, exchange: Exchange, call: Call) -> None:
+    async def _find_late(self, exchange: Exchange, call: Call, recalled: recall.Recalled | None) -> None:
         if exchange.gone:
             self._left(exchange, call)
         else:
-            self._find(exchange, call)
+            self._find(exchange, call, recalled)
 
     def _refuse(
         self, exchange: Exchange, error: PenstockError, endpoint: Endpoint, tenant: Tenant, call: Call | None
@@ -160,16 +161,26 @@ class Pipeline:
         status = refuse(exchange, error, call.endpoint.dialect, call.id)
         self.recorder.answered(call, None, status=status, error=error.code, peer=exchange.peer)
 
-    def _find(self, exchange: Exchange, call: Call) -> None:
+    def _find(self, exchange: Exchange, call: Call, recalled: recall.Recalled | None) -> None:
         """The log to read, if it is there already: attach and lookup."""
-        if call.endpoint in _CONVERSES and self.durable is not None and recall.lacking(call):
-            self.soon(self._waiting_for(self._recall_stored(exchange, call, self.durable), exchange, call))
+        if (
+            call.endpoint in _CONVERSES
+            and self.durable is not None
+            and (recalled is not None or recall.lacking(call))
+        ):
+            doing = self._recall_stored(exchange, call, self.durable, recalled)
+            self.soon(self._waiting_for(doing, exchange, call))
         else:
             self._find_whole(exchange, call)
 
-    async def _recall_stored(self, exchange: Exchange, call: Call, durable: Durable) -> None:
+    async def _recall_stored(
+        self, exchange: Exchange, call: Call, durable: Durable, recalled: recall.Recalled | None
+    ) -> None:
         most = self.snapshot.config.listener.max_body_bytes
-        await recall.recall_stored(call, self.registry, durable, most)
+        if recalled is not None:
+            await recall.make_sure(call, recalled, self.registry, durable, most)
+        if recall.lacking(call):
+            await recall.recall_stored(call, self.registry, durable, most)
         self._find_whole(exchange, call)
 
     def _find_whole(self, exchange: Exchange, call: Call) -> None:
@@ -331,6 +342,8 @@ class Pipeline:
                 self._show(exchange, call, generation, b"joined")
                 return
         generation = self.registry.create(asked)
+        if call.asked is not None:
+            generation.whole = call.body
         self._start(call, generation, self.snapshot, name, question, asked)
         if self.durable is not None and generation.ending is None:
             self.durable.write(generation, call, asked)

@@ -5,15 +5,19 @@ What they ask for, and what they are told, is in :mod:`penstock.gateway.stored`.
 
 from __future__ import annotations
 
-from penstock.errors import Cancelled, NotFound, PenstockError
+import contextlib
+
+from penstock.errors import Cancelled, Gone, NotFound, PenstockError
 from penstock.gateway import stored
 from penstock.gateway.durable import Durable, missing
 from penstock.gateway.pipeline import Pipeline
+from penstock.gateway.stages import recall
 from penstock.gateway.stages.read import refuse
 from penstock.gateway.stored import Asked
 from penstock.generation.log import Generation, State
 from penstock.messages import Call, Dialect, Endpoint, Tenant
 from penstock.net.exchange import Exchange
+from penstock.wire import responses
 
 
 class Returning:
@@ -34,7 +38,7 @@ class Returning:
         elif (
             durable is not None
             and generation is not None
-            and asked.response_id
+            and generation.endpoint is Endpoint.RESPONSES
             and generation.ending is not None
             and generation.durable
         ):
@@ -57,7 +61,7 @@ class Returning:
     async def _resume_kept(
         self, exchange: Exchange, asked: Asked, tenant: Tenant, generation: Generation, durable: Durable
     ) -> None:
-        """A response that has ended, and is here and in the store; another process may have deleted it."""
+        """A response that has ended, and was stored; another process may have deleted it since."""
         if await durable.has(generation):
             self._resume(exchange, asked, tenant, generation)
         else:
@@ -77,7 +81,11 @@ class Returning:
             self._told(exchange, asked, generation, tenant)
         except PenstockError as error:
             status, code = refuse(exchange, error, Dialect.OPENAI, asked.id), error.code
-        later = asked.stream or asked.what == "events" or (asked.what == "delete" and durable is not None)
+        later = (
+            asked.stream
+            or asked.what in {"events", "input_items"}
+            or (asked.what == "delete" and durable is not None)
+        )
         if code or not later:
             self._pipeline.recorder.counted("generations", status)
 
@@ -126,12 +134,63 @@ class Returning:
             else:
                 pipeline.soon(self._delete_stored(exchange, asked, generation.id, durable))
             return
-        if asked.what == "events" or asked.stream:
+        if asked.what == "input_items":
+            pipeline.soon(self._list_input(exchange, asked, generation, tenant))
+        elif asked.what == "events" or asked.stream:
             self._reread(exchange, asked, generation, tenant)
         elif asked.response_id:
             stored.respond_response(exchange, generation, asked.response_id, now)
         else:
             stored.respond_state(exchange, generation, now)
+
+    async def _list_input(
+        self, exchange: Exchange, asked: Asked, generation: Generation, tenant: Tenant
+    ) -> None:
+        """All that a response was asked with: also what its request only names, where its upstream keeps that."""
+        status = 200
+        try:
+            assert asked.page is not None
+            earlier = await self._earlier(generation, tenant)
+            name = generation.id.removeprefix("gen_")
+            items = responses.input_items(generation.whole or generation.body, name, earlier)
+            stored.respond_input_items(exchange, items, asked.page)
+        except PenstockError as error:
+            status = refuse(exchange, error, Dialect.OPENAI, asked.id)
+        self._pipeline.recorder.counted("generations", status)
+
+    async def _earlier(self, generation: Generation, tenant: Tenant) -> list[responses.Earlier]:
+        """What a response goes on from, the first one first.
+
+        :raises Gone: one of them has been forgotten, or never became whole
+        """
+        found: list[responses.Earlier] = []
+        seen = {generation.id}
+        while True:
+            if not generation.body:
+                raise Gone("what this response was asked with is not kept any more")
+            name = responses.previous_of(generation.body)
+            if not name:
+                return found[::-1]
+            previous = await self._previous(name, tenant)
+            if previous is None or previous.id in seen or (one := recall.earlier(previous)) is None:
+                raise Gone(
+                    f"the earlier response {name[:100]!r} is not kept here, and belongs to what this was asked"
+                )
+            found.append(one)
+            seen.add(previous.id)
+            generation = previous
+
+    async def _previous(self, name: str, tenant: Tenant) -> Generation | None:
+        asked, durable = Asked("response", stored.generation_of(name), name), self._pipeline.durable
+        known = self._known(asked, tenant)
+        if durable is None:
+            return known
+        if known is not None and known.durable and known.ending is not None and not await durable.has(known):
+            return None
+        if known is None:
+            with contextlib.suppress(NotFound, Gone):
+                known = await durable.known(asked.id, name, tenant)
+        return known
 
     def _reread(self, exchange: Exchange, asked: Asked, generation: Generation, tenant: Tenant) -> None:
         """Read a generation's events, from an offset on."""

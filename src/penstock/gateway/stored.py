@@ -7,6 +7,7 @@
     POST   /v1/generations/{id}/cancel                     end it now; ?unread=true: unless somebody reads it
     GET    /v1/responses/{id}                              the response, as far as it is
     GET    /v1/responses/{id}?stream=true&starting_after=n its events from a sequence number on
+    GET    /v1/responses/{id}/input_items                  what it was asked with, item by item
     POST   /v1/responses/{id}/cancel                       end it now
     DELETE /v1/responses/{id}                              forget it
 
@@ -18,12 +19,14 @@ from __future__ import annotations
 import bisect
 import re
 import time
+from collections.abc import Sequence
 from typing import Literal
 from urllib.parse import parse_qs
 
 import msgspec
 
-from penstock.errors import BadRequest, Cancelled, Conflict, MethodNotAllowed
+from penstock.errors import BadRequest, Cancelled, Conflict, MethodNotAllowed, NotFound
+from penstock.gateway.kept import Page, page_of, respond_list
 from penstock.generation.log import Generation, State
 from penstock.messages import Endpoint
 from penstock.net.exchange import Exchange
@@ -32,7 +35,7 @@ from penstock.wire.fold import fold
 
 MAX_BODY = 65_536  # what a request for one of these resources may bring along
 
-_PATH = re.compile(r"/v1/(generations|responses)/([^/]+)(?:/(events|cancel))?")
+_PATH = re.compile(r"/v1/(generations|responses)/([^/]+)(?:/(events|cancel|input_items))?")
 _GENERATION_ID = re.compile(r"gen_[0-9a-f]{32}")
 _OWN_RESPONSE_ID = re.compile(r"resp_([0-9a-f]{32})")
 _METHODS = {
@@ -41,24 +44,27 @@ _METHODS = {
     ("generations", "cancel"): {"POST": "cancel"},
     ("responses", None): {"GET": "response", "DELETE": "delete"},
     ("responses", "cancel"): {"POST": "cancel"},
+    ("responses", "input_items"): {"GET": "input_items"},
 }
 _JSON = [(b"content-type", b"application/json")]
 _NUMBER = re.compile(r"[0-9]{1,10}")
+_LIST_MOST, _LIST_USUAL = 100, 20
 
 
 class Asked(msgspec.Struct, frozen=True):
     """What a request wants of a generation.
 
     ``id`` is the generation's, or empty where only the upstream knew the ``response_id``.  ``after``: the last
-    event that the caller has, -1 for none; an index of the log, or a response's sequence number.
+    event that the caller has, -1 for none; an index of the log, or a response's sequence number.  ``page``: of a list.
     """
 
-    what: Literal["state", "events", "cancel", "response", "delete"]
+    what: Literal["state", "events", "cancel", "response", "delete", "input_items"]
     id: str
     response_id: str = ""
     stream: bool = False
     after: int = -1
     unread: bool = False  # only if nobody reads it
+    page: Page | None = None
 
 
 def asked_by(exchange: Exchange) -> Asked | None:
@@ -86,15 +92,21 @@ def asked_by(exchange: Exchange) -> Asked | None:
             raise BadRequest("that is no generation's id: gen_ and 32 hexadecimal digits", param="id")
         unread = query.get("unread", ["false"])[-1].lower() == "true"
         return Asked(what, name, after=_after(exchange, query), unread=unread)  # type: ignore[arg-type]
-    own = _OWN_RESPONSE_ID.fullmatch(name)
     stream = what == "response" and query.get("stream", ["false"])[-1].lower() == "true"
     return Asked(
         what,  # type: ignore[arg-type]
-        f"gen_{own[1]}" if own else "",
+        generation_of(name),
         name,
         stream,
         _after(exchange, query),
+        page=page_of(exchange, most=_LIST_MOST, usual=_LIST_USUAL) if what == "input_items" else None,
     )
+
+
+def generation_of(response_id: str) -> str:
+    """The id of the generation that a response is, where the gateway made its id; else empty."""
+    own = _OWN_RESPONSE_ID.fullmatch(response_id)
+    return f"gen_{own[1]}" if own else ""
 
 
 def _after(exchange: Exchange, query: dict[str, list[str]]) -> int:
@@ -187,6 +199,22 @@ def respond_response(exchange: Exchange, generation: Generation, response_id: st
         told = responses.told_as(told, response_id, background=generation.background)
     own = [(b"penstock-generation", generation.id.encode())]
     exchange.respond(200, [*_JSON, *own], told)
+
+
+def respond_input_items(exchange: Exchange, items: Sequence[tuple[str, bytes]], page: Page) -> None:
+    """Tell a page of what a response was asked with.
+
+    :param items: ids and items, the first one first
+    :raises NotFound: there is none of the id after which the page begins
+    """
+    ordered = items[::-1] if page.newest_first else items
+    start = 0
+    if page.after:
+        start = next((index + 1 for index, (item_id, _) in enumerate(ordered) if item_id == page.after), 0)
+        if not start:
+            raise NotFound("the response was asked with no such item", param="after", code="item_not_found")
+    shown = [msgspec.json.decode(item) for _, item in ordered[start : start + page.limit]]
+    respond_list(exchange, shown, more=len(ordered) > start + page.limit)
 
 
 def respond_deleted(exchange: Exchange, response_id: str) -> None:

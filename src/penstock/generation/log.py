@@ -148,7 +148,8 @@ class Account:
 class Generation:
     """The log of one answer; see the module's theory of operation.
 
-    ``body`` is the request that it answers, for as long as a repetition of it must be known; ``background``: it
+    ``body`` is the request that it answers, for as long as a repetition of it must be known; ``whole`` the one that says
+    all of it, where that goes on with a conversation which it only names; ``background``: it
     was to be answered though nobody read.  ``names`` are those under which its owner finds it.
     ``on_first`` is called once, with the log and its first event.  ``grace``: seconds for which the owner waits
     for a new reader once the last has left.
@@ -196,6 +197,7 @@ class Generation:
         "stream",
         "tenant",
         "usage",
+        "whole",
     )
 
     def __init__(
@@ -239,6 +241,7 @@ class Generation:
         self.on_first: Callable[[Generation, Event], None] | None = None
         self.grace = 0.0
         self.ended = 0.0  # monotonic seconds; 0: it has not, or its owner does not care
+        self.whole = b""
         if call is not None:
             self.body = call.body
             self.background = call.background

@@ -231,4 +231,4 @@ def _worth_keeping(generation: Generation) -> bool:
 
 
 def _weight(generation: Generation) -> int:
-    return OVERHEAD + generation.size + len(generation.body)
+    return OVERHEAD + generation.size + len(generation.body) + len(generation.whole)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import msgspec
+
 from penstock.errors import BodyTooLarge, Gone, NotFound
 from penstock.generation.log import Generation, State
 from penstock.generation.registry import Registry
@@ -28,22 +30,55 @@ class Stored(Protocol):
         :raises Overloaded: a store does not answer in time
         """
 
+    async def has(self, generation: Generation) -> bool:
+        """Whether it is still there, and no other process has deleted it."""
 
-def recall(call: Call, registry: Registry, most: int) -> None:
+
+class Recalled(msgspec.Struct, frozen=True):
+    """What was put in a call's place, as far as another process may have deleted it; and the call as it came."""
+
+    taken: list[Generation]
+    fields: dict[str, msgspec.Raw]
+    body: bytes
+
+
+def recall(call: Call, registry: Registry, most: int) -> Recalled | None:
     """Put what the call names in its place, as far as this process has it.
 
     :param most: bytes that a body may have
+    :returns: what :func:`make_sure` is to look after; None: nothing
     :raises BodyTooLarge: the whole conversation is longer
     """
     if not responses.goes_on(call.fields, call.body):
-        return
-    known = {name: found for name in _named(call) if (found := _kept(name, call, registry)) is not None}
+        return None
+    known: dict[str, responses.Earlier] = {}
+    taken: list[Generation] = []
+    for name in _named(call):
+        generation = registry.get("gen_" + name)
+        if generation is not None and (found := _kept(generation, call)) is not None:
+            known[name] = found
+            if generation.durable:
+                taken.append(generation)
     if not known:
-        return
+        return None
+    recalled = Recalled(taken, call.fields, call.body) if taken else None
     call.fields = responses.whole(call.fields, known.get)
     call.body = request.rewritten(call.fields, request.read(call.endpoint, call.body).model)
     if len(call.body) > most:
         raise BodyTooLarge(f"with what came before it, the body is longer than {most} bytes")
+    return recalled
+
+
+async def make_sure(call: Call, recalled: Recalled, registry: Registry, stored: Stored, most: int) -> None:
+    """Undo what was put in the call's place by responses that another process has deleted."""
+    deleted = [generation for generation in recalled.taken if not await stored.has(generation)]
+    if not deleted:
+        return
+    for generation in deleted:
+        generation.forget()
+        registry.delete(generation)
+    call.fields, call.body, call.changed = recalled.fields, recalled.body, b""
+    recall(call, registry, most)
 
 
 def lacking(call: Call) -> bool:
@@ -69,15 +104,17 @@ def _named(call: Call) -> set[str]:
     return responses.named(call.fields)
 
 
-def _kept(name: str, call: Call, registry: Registry) -> responses.Earlier | None:
-    generation = registry.get("gen_" + name)
-    if generation is None or not _is_whole(generation) or generation.tenant != call.tenant.name:
-        return None
-    if responses.in_conversation(generation.body):  # its request does not say all that it was asked with
+def _kept(generation: Generation, call: Call) -> responses.Earlier | None:
+    return earlier(generation) if generation.tenant == call.tenant.name else None
+
+
+def earlier(generation: Generation) -> responses.Earlier | None:
+    """A response that has ended well, and what it answers; None: it has not, or that is not kept."""
+    if not _is_whole(generation):
         return None
     events = generation.events
     answer = fold(Endpoint.RESPONSES, events) if generation.stream else b"".join(events)
-    return responses.Earlier(generation.body, answer)
+    return responses.Earlier(generation.whole or generation.body, answer)
 
 
 def _is_whole(generation: Generation) -> bool:

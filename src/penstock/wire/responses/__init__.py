@@ -22,12 +22,12 @@ from penstock.wire.responses._conversations import (
     added,
     conversation_named,
     gone_on,
-    in_conversation,
     kept_item,
 )
 from penstock.wire.responses._events import SUCCESSFUL_EVENTS, TERMINAL_EVENTS
 from penstock.wire.responses._fold import fold_stream
 from penstock.wire.responses._history import Earlier, goes_on, named, whole
+from penstock.wire.responses._input_items import input_items, previous_of
 from penstock.wire.responses._prompt import decode_prompt
 from penstock.wire.responses._reading import StreamDecoder
 from penstock.wire.responses._resumed import ResumedEncoder
@@ -60,9 +60,10 @@ __all__ = [
     "gone_on",
     "id_in",
     "id_of",
-    "in_conversation",
+    "input_items",
     "kept_item",
     "named",
+    "previous_of",
     "read_settings",
     "sequence_number",
     "told_as",

@@ -43,7 +43,6 @@ class _Answered(msgspec.Struct):
 
 _conversation = msgspec.json.Decoder(str | _Named | None).decode
 _answered = msgspec.json.Decoder(_Answered).decode
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _object = msgspec.json.Decoder(dict[str, JSON]).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -70,11 +69,6 @@ def conversation_named(fields: Fields) -> str:
     return name
 
 
-def in_conversation(body: bytes) -> bool:
-    """Whether a request goes on with a conversation."""
-    return b'"conversation"' in body and bytes(_members(body).get(NAME, b"null")) != b"null"
-
-
 def gone_on(fields: Fields, items: Iterable[bytes]) -> Fields:
     """The members of the request that says the whole conversation itself.
 
@@ -97,9 +91,10 @@ def added(fields: Fields, answer: bytes) -> list[tuple[str, bytes]]:
     return [kept_item(item, "input") for item in (*asked, *read.output)]
 
 
-def kept_item(item: JSON, where: str) -> tuple[str, bytes]:
+def kept_item(item: JSON, where: str, name: str = "") -> tuple[str, bytes]:
     """Id and text of an item as it is kept.
 
+    :param name: the end of its id, if it brings none; empty: 128 random bits
     :raises BadRequest: it is none
     """
     if not isinstance(item, dict):
@@ -109,7 +104,7 @@ def kept_item(item: JSON, where: str) -> tuple[str, bytes]:
         raise BadRequest(f"{where} has neither type nor role", param=where, code="missing_parameter")
     item_id = item.get("id")
     if not isinstance(item_id, str) or not _ITEM_ID.fullmatch(item_id):
-        item_id = f"{_KINDS.get(kind, 'item')}_{secrets.token_hex(16)}"
+        item_id = f"{_KINDS.get(kind, 'item')}_{name or secrets.token_hex(16)}"
     kept: dict[str, Any] = {"id": item_id, "type": kind, **item}
     kept["id"], kept["type"] = item_id, kind
     if kind == "message":
