@@ -45,6 +45,8 @@ class SharedPool:
         self.processes = []
 
     async def start(self):
+        # Timers go by the same clock: by the machine's they would fire between any two steps of a test.
+        asyncio.get_running_loop().time = self.clock.now
         for process in self.processes:
             await process.lessee.use(process.board)
         await self.turn(0.2)
@@ -57,6 +59,11 @@ class SharedPool:
         for process in self.processes:
             process.sweep(self.clock.now())
         await self.settle()
+
+    async def kill(self, process):
+        """It says nothing any more, also of what it was about to say."""
+        self.processes.remove(process)
+        await process.lessee.use(None)
 
     async def settle(self):
         for _ in range(3):

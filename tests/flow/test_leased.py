@@ -172,7 +172,7 @@ def test_calls_of_a_process_that_died_are_given_up_after_a_while():
         world = await World(count=2, concurrent=4).start()
         dead, alive = world.processes
         held = [await world.seek(dead) for _ in range(4)]
-        world.processes = [alive]
+        await world.kill(dead)
         before = await world.seek(alive)
         for _ in range(round(LIFE) + 2):
             await world.turn(1.0)

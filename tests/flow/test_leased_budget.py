@@ -227,7 +227,7 @@ def test_what_a_dead_process_held_is_the_others_and_what_it_spent_is_spent():
             if dead.call():
                 dead.end(CENT)
             await world.turn()
-        world.processes.remove(dead)
+        await world.kill(dead)
         for _ in range(int(LIFE * 10) + 2):
             await world.turn()
         got = 0

@@ -215,7 +215,7 @@ def test_of_what_a_process_held_that_died_the_others_have_all():
         dead.sweep(world.clock.now())
         await world.settle()
         held = world.held()
-        world.processes = [alive]
+        await world.kill(dead)
         before = await world.all_of([alive.call()])
         for _ in range(6):
             await world.turn(1.0)

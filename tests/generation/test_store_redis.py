@@ -113,11 +113,12 @@ def test_generations_go_on_while_the_server_hangs_or_is_gone_and_are_whole_when_
 ):
     async def test():
         store = RedisStore(own_server.url, 1 << 20, budget=0.2)
+        reader = RedisStore(own_server.url, 1 << 20, budget=PATIENT)
         journal, clock = journal_of(store)
         log = JournaledLog(journal)
         log.append(b"0")
-        await until(lambda: log.given == 1)
-        assert log.entry.durable
+        # Behind at first, where a busy machine takes longer to connect than readers wait.
+        await until(lambda: log.given == 1 and log.entry.stored == 1 and log.entry.durable)
 
         own_server.freeze()
         log.append(b"1")
@@ -135,17 +136,22 @@ def test_generations_go_on_while_the_server_hangs_or_is_gone_and_are_whole_when_
         own_server.start()
         await until(lambda: log.entry.durable)
         assert store.losses
-        assert await store.events(log.record.id, 0, LARGE) == [b"0", b"1", b"2", b"3"]
+        assert await reader.events(log.record.id, 0, LARGE) == [b"0", b"1", b"2", b"3"]
         log.append(b"4")
         await until(lambda: log.given == 5)
         assert not log.fenced
         await journal.close()
         await store.close()
+        await reader.close()
         clock.stop()
 
     with caplog.at_level(logging.WARNING):
         run(test)
-    assert 2 <= len(caplog.records) <= 8  # a few words each time, not a line for each event
+    said = [record.getMessage() for record in caplog.records]
+    said = ["again" in line for line in said if "is slow" not in line]
+    # A word for each time, and one for its end: no line for each event, or for each try.
+    assert len(said) >= 2
+    assert said == [number % 2 == 1 for number in range(len(said))]
 
 
 def test_scripts_that_the_server_forgot_are_loaded_again(own_server):
