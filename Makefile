@@ -179,6 +179,14 @@ ray: $(RAY_VENV)/.with-tests  ## run the tests of deploy/ray on a small cluster 
 docs: $(VENV)/.bare  ## write the generated parts of the manual anew
 	$(PYTHON) scripts/update_docs.py
 
+.PHONY: changelog
+changelog: $(VENV)/.bare  ## show what the next release brings; ARGS=0.2.0 writes it down as that version
+	@$(PYTHON) scripts/changelog.py $(ARGS)
+
+.PHONY: dist
+dist:  ## build wheel and source distribution, and try each on the oldest and the newest Python that is here
+	scripts/dist $$(scripts/find-python $(FLOOR)) $$(scripts/find-python $(VERSIONS))
+
 .PHONY: bench
 bench: $(BENCH_VENV)/.with-tests  ## measure against other gateways; writes docs/benchmarks.md
 	$(BENCH_VENV)/bin/python -m benchmarks.gateway $(ARGS)

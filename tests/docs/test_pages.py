@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 
 import pytest
 from doc_pages import ROOT, Page, pages, resolve
@@ -82,10 +81,3 @@ def test_every_page_can_be_reached_from_the_readme():
             inside = found.glob("*.md") if found.is_dir() else [found]
             waiting += [str(path.relative_to(ROOT)) for path in inside if path.suffix == ".md"]
     assert set(pages()) <= seen
-
-
-def test_the_version_is_one():
-    from penstock import __version__
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["version"] == __version__
