@@ -376,8 +376,8 @@ def test_what_is_said_to_be_refused_is_refused(caller, upstream, body):
 
 
 def test_numbers_of_the_translation_are_those_of_the_source():
-    from penstock.wire.anthropic.prompt import DEFAULT_MAX_TOKENS
-    from penstock.wire.chat.prompt import TOOL_FAILED
+    from penstock.wire.anthropic.write_prompt import DEFAULT_MAX_TOKENS
+    from penstock.wire.chat.write_prompt import TOOL_FAILED
     from penstock.wire.thinking import effort_of
 
     section = PAGE.section("Translation")

@@ -28,13 +28,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Final
 
-import msgspec
 from blake3 import blake3
 
 from penstock.cache import keys
 from penstock.client import _clocks
 from penstock.client._breaks import Break
 from penstock.client._clocks import Clocks
+from penstock.client._coded import CodedBody, Sent
 from penstock.client._peers import Peer, Peers, best
 from penstock.client._reading import StreamReading
 from penstock.client._uploading import Upload
@@ -44,16 +44,9 @@ from penstock.config.model import RetryConfig
 from penstock.errors import BadRequest, Draining
 from penstock.flow.retry import RetryBudget, delay
 from penstock.messages import Call, Endpoint, Tenant
-from penstock.wire import codings
 from penstock.wire import request as wire_request
 
 MOST_REMEMBERED = 1_000  # failed calls whose keys an SDK's retry gets again
-WORTH_COMPRESSING = 4_096  # bytes of a body, below which it goes in a few packets anyhow
-_LEVEL = 3  # of zstd: 113 MB/s for prompts, a quarter of their length
-_PAYS = 0.9
-_EVERY_GATEWAYS = frozenset({"zstd"})
-_CONVERSATIONS = frozenset({Endpoint.CHAT, Endpoint.MESSAGES, Endpoint.RESPONSES})
-
 _PATHS: Final = sorted(
     ((each.path.removeprefix("/v1"), each) for each in Endpoint if not each.opaque),
     key=lambda each: -len(each[0]),
@@ -65,15 +58,6 @@ _NO_CLOCKS: Final[Mapping[str, float | None]] = {}
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _TENANT = Tenant()
 _RESUMING = RetryConfig(first_delay=0.1, max_delay=2.0)
-
-
-class Sent(msgspec.Struct, frozen=True):
-    """A body as it goes to one peer."""
-
-    body: bytes
-    coding: str = ""  # empty: none
-    asks_to_keep: bool = False  # whether it may be the next one's dictionary, and which codings there are
-    dictionary: bytes | None = None
 
 
 class Calls:
@@ -186,11 +170,8 @@ class ClientCall:
         self._most = self._attempts_in(headers)
         self._name = b""
         self.out_of_time = False  # the caller's clock ended it, and not its attempts
-        self.sent = self._encoded = Sent(body)  # what the request has been given
-        self._encoded_for: Peer | None = None
-        self._is_encoded = "content-encoding" in headers  # by the application
-        self._compressed: bytes | None = None
-        self._without_dictionary = False
+        self._coded = CodedBody(body, endpoint, headers, calls.options.upload_above, calls.counters)
+        self.sent = self._coded.plain  # what the request has been given
         self._upload: Upload | None = None
         self._confirmed = 0
         self._sent_plainly = False
@@ -260,60 +241,7 @@ class ClientCall:
 
     def encoded(self) -> Sent:
         """The body as it goes to the present peer."""
-        if len(self.body) < WORTH_COMPRESSING or self.endpoint is None or self._is_encoded:
-            return self.sent
-        if self._encoded_for is not self.peer:
-            self._encoded = self._encode()
-            self._encoded_for = self.peer
-        return self._encoded
-
-    def _encode(self) -> Sent:
-        peer, body = self.peer, self.body
-        known, now = peer.codings, self.calls.now()
-        asks = peer.is_gateway and peer.dictionaries.takes(body, now)
-        if known is None:
-            if not peer.is_gateway:
-                return Sent(body)
-            known = _EVERY_GATEWAYS
-        else:
-            asks = asks and "dcz" in known and self.endpoint in _CONVERSATIONS
-        if asks and not self._without_dictionary:
-            found = peer.dictionaries.encoded(self._owner, body, now)
-            if found is not None and len(found[0]) < min(len(body) * _PAYS, self.calls.options.upload_above):
-                self.calls.counters.add(bytes_saved=len(body) - len(found[0]))
-                return Sent(found[0], "dcz", asks, found[1])
-        if "zstd" in known:
-            if self._compressed is None:
-                self._compressed = codings.in_zstd(body, _LEVEL)
-                self.calls.counters.add(bytes_saved=max(len(body) - len(self._compressed), 0))
-            if len(self._compressed) < len(body) * _PAYS:
-                return Sent(self._compressed, "zstd", asks)
-        return Sent(body, asks_to_keep=asks)
-
-    @property
-    def _owner(self) -> str:
-        """Whose bodies are: none is the dictionary of another key's."""
-        return f"{self._headers.get('authorization')} {self._headers.get('x-api-key')}"
-
-    def _heard(self, status: int, headers: Mapping[str, str]) -> bool:
-        """What an answer tells of codings; whether the request is to be sent once more, without some."""
-        peer, sent = self.peer, self.sent
-        told = headers.get("accept-encoding")
-        if told is not None:  # RFC 7694: of bodies
-            peer.codings = frozenset(each.partition(";")[0].strip() for each in told.split(","))
-        elif sent.asks_to_keep and peer.codings is None and peer.is_gateway:
-            peer.codings = frozenset()
-        if sent.asks_to_keep and "penstock-dictionary" in headers:
-            peer.dictionaries.kept(self._owner, self.body, sent.dictionary)
-        if status == 415 and sent.coding:
-            peer.codings = frozenset()
-        elif status == 409 and sent.dictionary is not None:
-            peer.dictionaries.lacking(self._owner, sent.dictionary, self.calls.now())
-            self._without_dictionary = True
-        else:
-            return False
-        self._encoded_for = None
-        return True
+        return self._coded.to(self.peer, self.calls.now())
 
     def went_out(self) -> None:
         """A piece of a large body did: slowness is no silence."""
@@ -384,7 +312,7 @@ class ClientCall:
         """An answer came: how long to wait for another attempt; None: this is the answer."""
         if "penstock-generation" in headers:
             self.peer.is_gateway = True
-        if self._heard(status, headers):
+        if self._coded.heard(self.peer, self.sent, status, headers, self.calls.now()):
             self.attempts -= 1  # nothing has been asked of any model
             return 0.0
         should = headers.get("x-should-retry")
@@ -516,8 +444,7 @@ class ClientCall:
 
     def asks_again(self, *, begun: bool) -> None:
         self.attempts += 1
-        self._without_dictionary = True  # whoever has lost the log has lost that as well
-        self._encoded_for = None
+        self._coded.without_dictionary()
         if begun:
             self._goes_plainly()
         sums = {"reruns": 1} if begun else {"retries": 1}

@@ -15,7 +15,8 @@ from typing import Any, Self
 import httpx2
 
 from penstock.client._breaks import kind_of
-from penstock.client._calls import ATTEMPTS_HEADER, Calls, ClientCall, Sent
+from penstock.client._calls import ATTEMPTS_HEADER, Calls, ClientCall
+from penstock.client._coded import Sent
 from penstock.client._home import is_over, of_threads
 from penstock.client._kept import Keeping, Kept
 from penstock.client._reading import Cut, HandedOver, NotReproduced

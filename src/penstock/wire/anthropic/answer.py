@@ -7,7 +7,7 @@ import msgspec
 from penstock.errors import BadRequest, UpstreamBroken
 from penstock.messages import JSON, Endpoint, Usage
 from penstock.wire import members, usage
-from penstock.wire.anthropic.prompt import arguments_of, thinking_block
+from penstock.wire.anthropic.write_prompt import arguments_of, thinking_block
 from penstock.wire.conversation import Answer, Part, Refusal, StopReason, Text, Thinking, ToolCall
 from penstock.wire.not_json import NOT_JSON
 

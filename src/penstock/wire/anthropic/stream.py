@@ -8,7 +8,7 @@ from penstock.errors import UpstreamBroken
 from penstock.messages import JSON, Endpoint, Usage
 from penstock.wire import members, problems, sse, usage
 from penstock.wire.anthropic.answer import REASONS, Block, part_of, stop_of, write_usage
-from penstock.wire.anthropic.prompt import thinking_block
+from penstock.wire.anthropic.write_prompt import thinking_block
 from penstock.wire.conversation import (
     AnswerEvent,
     Finished,

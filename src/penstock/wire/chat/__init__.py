@@ -7,9 +7,10 @@ what a model thought, and ``reasoning_details`` (OpenRouter) where a thought has
 
 from penstock.wire.chat.answer import decode_answer, encode_answer
 from penstock.wire.chat.fold import fold_stream
-from penstock.wire.chat.prompt import decode_prompt, encode_prompt
+from penstock.wire.chat.read_prompt import decode_prompt
 from penstock.wire.chat.stream import StreamDecoder, StreamEncoder
 from penstock.wire.chat.unfold import unfold_body
+from penstock.wire.chat.write_prompt import encode_prompt
 
 __all__ = [
     "StreamDecoder",

@@ -9,8 +9,8 @@ import msgspec
 from penstock.errors import UpstreamBroken
 from penstock.messages import JSON, Endpoint, Usage
 from penstock.wire import members, usage
-from penstock.wire.chat.prompt import write_call
 from penstock.wire.chat.reasoning import details_of, thoughts_of
+from penstock.wire.chat.write_prompt import write_call
 from penstock.wire.conversation import Answer, Part, Refusal, StopReason, Text, Thinking, ToolCall
 from penstock.wire.not_json import NOT_JSON
 

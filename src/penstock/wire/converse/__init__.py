@@ -12,8 +12,8 @@ from penstock.wire.converse.answer import decode_answer
 from penstock.wire.converse.further import prefilled, prompted
 from penstock.wire.converse.message import ConverseStream, message_of
 from penstock.wire.converse.model import is_anthropics, keeps_none, keeps_prompts, speaks_converse
-from penstock.wire.converse.prompt import encode_prompt
 from penstock.wire.converse.stream import StreamDecoder
+from penstock.wire.converse.write_prompt import encode_prompt
 
 __all__ = [
     "ConverseStream",

@@ -1,4 +1,4 @@
-"""Requests to Converse."""
+"""A prompt as a request to Converse."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from penstock.errors import Untranslatable
 from penstock.messages import JSON
 from penstock.wire import members, speakers, thinking
-from penstock.wire.anthropic.prompt import SYSTEM_MARK, arguments_of
+from penstock.wire.anthropic.write_prompt import SYSTEM_MARK, arguments_of
 from penstock.wire.conversation import (
     Audio,
     Document,
