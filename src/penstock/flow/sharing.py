@@ -137,6 +137,17 @@ class _Level(msgspec.Struct, frozen=True):
     limit: float
 
 
+class _Sums(msgspec.Struct):
+    """What all members of an account have together, and what is left to the one that reports."""
+
+    calls: float
+    wanted: float
+    requests_left: float
+    tokens_left: float
+    others: int = 0  # calls under way at the other members
+    elsewhere: dict[str, tuple[Holding, float]] = {}  # their places, and what was asked of them
+
+
 class _Account:
     __slots__ = (
         "funds",
@@ -156,6 +167,63 @@ class _Account:
         self.parts: dict[str, _Part] = {}
         self.requests: _Level | None = None
         self.tokens: _Level | None = None
+
+    def enter(self, report: Report, before: _Part, now: float) -> None:
+        """What a member has seen and taken since it was heard of last."""
+        seen, guess, requests, tokens = report.seen, report.guess, report.requests, report.tokens
+        if seen is not None:
+            self.learnt = learn(self.learnt, seen, before.counts, now)
+        if guess is not None:
+            self.guessed_requests = heard(self.guessed_requests, guess.requests, guess.requests_told, now)
+            self.guessed_tokens = heard(self.guessed_tokens, guess.tokens, guess.tokens_told, now)
+        if requests is not None:
+            self.requests = _level(self.requests, requests, before.requests, now, anew=report.anew)
+        if tokens is not None:
+            self.tokens = _level(self.tokens, tokens, before.tokens, now, anew=report.anew)
+
+    def sums(self, report: Report, own: _Part, now: float) -> _Sums:
+        """Of the reporting member's part, and of those of the others that live."""
+        requests = self.requests if report.requests is not None else None
+        tokens = self.tokens if report.tokens is not None else None
+        sums = _Sums(
+            own.calls,
+            own.wanted,
+            requests.left if requests is not None else 0.0,
+            tokens.left if tokens is not None else 0.0,
+        )
+        for name, part in list(self.parts.items()):
+            if not _lives(part.seen, now):
+                del self.parts[name]
+                continue
+            fading = _fading(part, now)
+            sums.calls += part.calls * fading
+            sums.wanted += part.wanted * fading
+            sums.others += part.in_progress
+            if requests is not None:
+                sums.requests_left -= part.requests_credit.held
+            if tokens is not None:
+                sums.tokens_left -= part.tokens_credit.held
+            sums.elsewhere[name] = part.places, part.calls * fading
+        return sums
+
+    def lease_money(
+        self,
+        member: str,
+        report: Report,
+        share: float,
+        elsewhere: dict[str, tuple[Holding, float]],
+        *,
+        recovers: bool,
+    ) -> tuple[int, int, int, int]:
+        """What the member may hold of the day's budget and what of it nobody holds, and the same of the month's."""
+        money = [0, 0, 0, 0]
+        for i, told in enumerate((report.day, report.month)):
+            fund = None if told is None else funds.current(self.funds[i], told)
+            if told is not None and fund is not None:
+                self.funds[i] = fund
+                money[2 * i : 2 * i + 2] = fund.lease(member, told, share, elsewhere, recovers=recovers)
+        day, day_free, month, month_free = money
+        return day, day_free, month, month_free
 
 
 class Pool:
@@ -189,98 +257,50 @@ class Pool:
         account = self._accounts.get(report.account)
         if account is None:
             account = self._accounts[report.account] = _Account()
-        own = account.parts.pop(member, None)
-        if own is None or not _lives(own.seen, now):
-            own = _Part(seen=now)
-        known = held = own.places
-        requests_credit, tokens_credit = own.requests_credit, own.tokens_credit
-        seen = report.seen
-        if seen is not None:
-            account.learnt = learn(account.learnt, seen, own.counts, now)
-        guess = report.guess
-        if guess is not None:
-            account.guessed_requests = heard(
-                account.guessed_requests, guess.requests, guess.requests_told, now
-            )
-            account.guessed_tokens = heard(account.guessed_tokens, guess.tokens, guess.tokens_told, now)
-        requests, tokens = report.requests, report.tokens
-        if requests is not None:
-            account.requests = _level(account.requests, requests, own.requests, now, anew=report.anew)
-        if tokens is not None:
-            account.tokens = _level(account.tokens, tokens, own.tokens, now, anew=report.anew)
-        fading = math.exp(-max(0.0, now - own.seen) / FADING)
-        own = _Part(
-            own.calls * fading + report.calls,
-            own.wanted * fading + report.wanted,
-            report.in_progress,
-            now,
-            requests.total if requests is not None else None,
-            tokens.total if tokens is not None else None,
-            counts=seen.counts if seen is not None else None,
-        )
-        calls, wanted, others = own.calls, own.wanted, 0
-        requests_left = (
-            account.requests.left if requests is not None and account.requests is not None else 0.0
-        )
-        tokens_left = account.tokens.left if tokens is not None and account.tokens is not None else 0.0
-        elsewhere: dict[str, tuple[Holding, float]] = {}
-        for name, part in list(account.parts.items()):
-            if not _lives(part.seen, now):
-                del account.parts[name]
-                continue
-            fading = math.exp(-max(0.0, now - part.seen) / FADING)
-            calls += part.calls * fading
-            wanted += part.wanted * fading
-            others += part.in_progress
-            if requests is not None:
-                requests_left -= part.requests_credit.held
-            if tokens is not None:
-                tokens_left -= part.tokens_credit.held
-            elsewhere[name] = part.places, part.calls * fading
+        before = account.parts.pop(member, None)
+        if before is None or not _lives(before.seen, now):
+            before = _Part(seen=now)
+        account.enter(report, before, now)
+        own = _entered(before, report, now)
+        sums = account.sums(report, own, now)
         even = 1.0 / (len(account.parts) + 1)
-        granted = 0
+        calls_share = _share(own.calls, sums.calls, even)
         recovers = 0.0 < self._recovers_until - now <= places.RECOVERY
+
+        held, granted = before.places, 0
         if report.places is not None:
-            held = places.told(report.places, known, now)
+            held = places.told(report.places, before.places, now)
             granted = held.held
-            if held is not known:  # nor overtaken
-                shares = [(other, _share(theirs, calls, even)) for other, theirs in elsewhere.values()]
+            if held is not before.places:  # nor overtaken
+                shares = [
+                    (other, _share(calls, sums.calls, even)) for other, calls in sums.elsewhere.values()
+                ]
                 limit = report.places.limit
-                if seen is not None and account.learnt is not None:
+                if report.seen is not None and account.learnt is not None:
                     limit = int(account.learnt.value)
-                granted = places.granted(
-                    limit, held, _share(own.calls, calls, even), shares, recovers=recovers
-                )
+                granted = places.granted(limit, held, calls_share, shares, recovers=recovers)
                 held = places.kept(held, granted)
-        calls_share, tokens_share = _share(own.calls, calls, even), _share(own.wanted, wanted, even)
-        if requests is not None and not recovers:
-            requests_credit = credit.granted(requests_left, requests, requests_credit)
-        if tokens is not None and not recovers:
-            tokens_credit = credit.granted(tokens_left, tokens, tokens_credit)
+        requests_credit, tokens_credit = before.requests_credit, before.tokens_credit
+        if report.requests is not None and not recovers:
+            requests_credit = credit.granted(sums.requests_left, report.requests, requests_credit)
+        if report.tokens is not None and not recovers:
+            tokens_credit = credit.granted(sums.tokens_left, report.tokens, tokens_credit)
         account.parts[member] = msgspec.structs.replace(
             own, places=held, requests_credit=requests_credit, tokens_credit=tokens_credit
         )
-        money = [0, 0, 0, 0]
-        for i, told in enumerate((report.day, report.month)):
-            fund = None if told is None else funds.current(account.funds[i], told)
-            if told is not None and fund is not None:
-                account.funds[i] = fund
-                money[2 * i : 2 * i + 2] = fund.lease(member, told, calls_share, elsewhere, recovers=recovers)
+        learnt = account.learnt if report.seen is not None else None
         return Lease(
-            requests_left,
-            tokens_left,
+            sums.requests_left,
+            sums.tokens_left,
             calls_share,
-            tokens_share,
-            others,
+            _share(own.wanted, sums.wanted, even),
+            sums.others,
             granted,
-            account.learnt.value if seen is not None and account.learnt is not None else 0.0,
-            account.learnt.usual if seen is not None and account.learnt is not None else 0.0,
+            learnt.value if learnt is not None else 0.0,
+            learnt.usual if learnt is not None else 0.0,
             account.guessed_requests.rate,
             account.guessed_tokens.rate,
-            money[0],
-            money[1],
-            money[2],
-            money[3],
+            *account.lease_money(member, report, calls_share, sums.elsewhere, recovers=recovers),
             credit.NOT_YET if recovers else requests_credit.held,
             credit.NOT_YET if recovers else tokens_credit.held,
         )
@@ -305,6 +325,25 @@ class Pool:
 def _lives(seen: float, now: float) -> bool:
     """Who was seen in the future, was seen before the clock was set back: it has as long as that takes to show."""
     return abs(now - seen) <= LIFE
+
+
+def _fading(part: _Part, now: float) -> float:
+    """By how much what a member was asked counts less than when it was heard of last."""
+    return math.exp(-max(0.0, now - part.seen) / FADING)
+
+
+def _entered(before: _Part, report: Report, now: float) -> _Part:
+    """A member's part with what it reports, but for what it is granted."""
+    fading = _fading(before, now)
+    return _Part(
+        before.calls * fading + report.calls,
+        before.wanted * fading + report.wanted,
+        report.in_progress,
+        now,
+        report.requests.total if report.requests is not None else None,
+        report.tokens.total if report.tokens is not None else None,
+        counts=report.seen.counts if report.seen is not None else None,
+    )
 
 
 def _share(own: float, whole: float, even: float) -> float:

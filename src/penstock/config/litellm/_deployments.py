@@ -79,6 +79,22 @@ _NO_SLASH = "/openai/v1 stands behind it now: the variable must not end with a s
 _INFORMATION = frozenset({"id", "description", "mode", "max_tokens", "max_input_tokens", "max_output_tokens"})
 
 
+class _Place(msgspec.Struct, frozen=True):
+    """Where a deployment is called.
+
+    :param model: its name there
+    :param label: what the upstream should be called
+    """
+
+    kind: str
+    url: str
+    model: str
+    label: str
+    key: str | None
+    credentials: tuple[tuple[str, str], ...] = ()
+    api: str | None = None
+
+
 class Deployments:
     """Takes one deployment after the other.
 
@@ -112,30 +128,43 @@ class Deployments:
             self._draft.leave("model_list[].model_name", "a name holds no control characters", ascii(name))
             return
         mode = info.get("mode", "chat") if isinstance(info, dict) else "chat"
-        asked_model = model
         if mode not in _SERVED_MODES:
             self._draft.leave("model_list[].model_info.mode", f"{mode} is not served", name)
             return
-        credential = parameters.pop("litellm_credential_name", None)
-        if credential is not None:
-            if str(credential) in self._credentials:
-                parameters = {**self._credentials[str(credential)], **parameters}
-            else:
-                self._draft.leave(
-                    "model_list[].litellm_params.litellm_credential_name", "names no credential", name
-                )
+        parameters = self._with_credential(parameters, name)
         try:
-            upstream, model, label, provider = self._upstream(model, parameters, name, mode)
+            upstream, there, label, provider = self._upstream(model, parameters, name, mode)
         except _CannotConvert as refusal:
             self._draft.leave(f"model_list[].litellm_params.model {model}", str(refusal), name)
             return
-        if "*" in model and "*" not in name:
+        if "*" in there and "*" not in name:
             self._draft.leave(
-                f"model_list[].litellm_params.model {model}", "its * has nothing to stand for", name
+                f"model_list[].litellm_params.model {there}", "its * has nothing to stand for", name
             )
             return
-        if model == name:
-            model = ""  # the caller's own
+        if there == name:
+            there = ""  # the caller's own
+        shares, asked = self._amounts(parameters, entry, name)
+        clocks = _clocks(parameters)
+        self._leave_the_rest(parameters, entry, info, name, there)
+        self._draft.modes.setdefault(name, _purpose(mode, model))
+        found = self._draft.named(upstream, label)
+        self._draft.models.setdefault(name, []).append(
+            Deployment(name, found, there, provider, shares, clocks, asked)
+        )
+
+    def _with_credential(self, parameters: Plain, name: str) -> Plain:
+        """The parameters, and behind them those of the credential that they name."""
+        credential = parameters.pop("litellm_credential_name", None)
+        if credential is None:
+            return parameters
+        if str(credential) in self._credentials:
+            return {**self._credentials[str(credential)], **parameters}
+        self._draft.leave("model_list[].litellm_params.litellm_credential_name", "names no credential", name)
+        return parameters
+
+    def _amounts(self, parameters: Plain, entry: Plain, name: str) -> tuple[dict[str, float], Plain]:
+        """What says how much of the calls the deployment gets, and what is asked for as a limit."""
         shares, asked = {}, {}
         for key in ("weight", *ASKED):
             value = parameters.pop(key, entry.pop(key, None))
@@ -148,119 +177,82 @@ class Deployments:
                 self._draft.leave(
                     "model_list[].litellm_params.weight", "is no number that is at least 0", name
                 )
-        clocks = {}
-        for key, clock in (("timeout", "first_token"), ("stream_timeout", "between_tokens")):
-            seconds = number(parameters.get(key))
-            if seconds is not None:
-                del parameters[key]
-                clocks[clock] = seconds
+        return shares, asked
+
+    def _leave_the_rest(self, parameters: Plain, entry: Plain, info: Any, name: str, there: str) -> None:
         for key in parameters:
             self._draft.leave(f"model_list[].litellm_params.{key}", "", name)
         for key in entry:
             self._draft.leave(f"model_list[].{key}", "", name)
         for key in info if isinstance(info, dict) else ():
-            if key == "base_model" and str(info[key]).rpartition("/")[2] == (model or name):
+            if key == "base_model" and str(info[key]).rpartition("/")[2] == (there or name):
                 continue
             if key not in _INFORMATION and not str(key).startswith("supports_"):
                 self._draft.leave(f"model_list[].model_info.{key}", "", name)
-        self._draft.modes.setdefault(name, _purpose(mode, asked_model))
-        found = self._draft.named(upstream, label)
-        self._draft.models.setdefault(name, []).append(
-            Deployment(name, found, model, provider, shares, clocks, asked)
-        )
 
     def _upstream(
         self, model: str, parameters: Plain, name: str, mode: str
     ) -> tuple[Upstream, str, str, str]:
         """The upstream, its name for the model, what it should be called, and LiteLLM's name of the provider."""
-        prefix, slash, rest = model.partition("/")
-        given = parameters.pop("custom_llm_provider", None)
-        ranks = _RERANKERS.get(prefix) if mode == "rerank" or "rerank" in rest else None
-        known = (
-            ranks is not None
-            or prefix in _HOSTED
-            or prefix in _COMPATIBLE
-            or prefix in _OLLAMA
-            or prefix == "azure"
-            or prefix in _CLOUDS
-        )
-        if given is not None:
-            prefix, rest = str(given), rest if slash and prefix == given else model
-        elif not (slash and known):
-            hosted = _provider_of(model)
-            if hosted is None:
-                raise _CannotConvert(_NOT_SPOKEN if slash else "its provider is unknown")
-            prefix, rest = hosted.name, model
+        prefix, there, ranks = _provider(model, parameters.pop("custom_llm_provider", None), mode)
         base = text(parameters.pop("api_base", None) or parameters.pop("base_url", None))
         key = text(parameters.pop("api_key", None))
         headers = self._headers(parameters, name)
-        running_usage = prefix == "hosted_vllm"
-        credentials: tuple[tuple[str, str], ...] = ()
-        api: str | None = None
         hosted = ranks or _HOSTED.get(prefix)
         if hosted is not None:
-            kind: str = hosted.kind
-            url = base or hosted.base_url
-            if kind == "anthropic":
-                url = url.rstrip("/").removesuffix("/v1/messages").removesuffix("/v1")
-            label = hosted.name if url == hosted.base_url else _label(url, hosted.name)
-            # LiteLLM looks the key up by itself; for an address of one's own that is a guess.
-            if key is None and (base is None or prefix != "openai"):
-                key = (
-                    "${"
-                    + next((v for v in hosted.key_variables if v in self._environ), hosted.key_variables[0])
-                    + "}"
-                )
-            if hosted.name == "fireworks" and "/" not in rest:
-                rest = f"accounts/fireworks/models/{rest}"
-        elif prefix in _OLLAMA:
-            kind, url, label = "openai", (base or "http://localhost:11434").rstrip("/"), "ollama"
-            url = url if url.endswith("/v1") else url + "/v1"
-        elif prefix in _COMPATIBLE and base is not None:
-            kind, url, label = "openai", base, _label(base, prefix)
-        elif prefix in _COMPATIBLE:
-            raise _CannotConvert("it has no api_base")
+            place = self._hosted(hosted, there, base, key, of_openai=prefix == "openai")
+        elif prefix in _COMPATIBLE or prefix in _OLLAMA:
+            place = _own_server(prefix, there, base, key)
         elif prefix == "azure":
-            kind, rest = "openai", _azure.deployment(rest)
-            url, key, credentials = self._azure(base, key, parameters, name)
-            label = _label(url, "azure").partition(".")[0]
+            place = self._azure(there, base, key, parameters, name)
         elif prefix in _CLOUDS:
-            found = self._at_a_cloud(prefix, rest, base, parameters)
-            kind, url, rest, api = found.kind, found.base_url, found.model, found.api
-            credentials = () if key is not None else found.credentials
-            label = "gemini-vertex" if kind == "openai" else kind
+            place = self._at_a_cloud(prefix, there, base, key, parameters)
         else:
             raise _CannotConvert(_NOT_SPOKEN)
-        for parameter in ("max_retries", "num_retries"):
-            if parameter in parameters and number(parameters[parameter]) in (self._draft.retries, 0):
-                # LiteLLM's own advice is 0 here, because its router retries: ours does, too.
-                del parameters[parameter]
-        if not variables(url):
-            try:
-                check_base_url(expand(url, {})[0])
-            except ValueError as error:
-                raise _CannotConvert(f"its api_base is wrong: {error}") from None
-        if key is not None and header_fault("authorization", key):
-            raise _CannotConvert("its api_key holds characters that no header may have")
+        self._drop_retries(parameters)
+        _check(place)
         verify = self._verify
         if parameters.get("ssl_verify") is False:
             del parameters["ssl_verify"]
             verify = False
         upstream = Upstream(
-            kind=kind,
-            base_url=url.rstrip("/"),
-            api_key=key,
+            kind=place.kind,
+            base_url=place.url.rstrip("/"),
+            api_key=place.key,
             headers=headers,
-            responses=hosted is not None and hosted.responses and url == hosted.base_url,
-            running_usage=running_usage,
+            responses=hosted is not None and hosted.responses and place.url == hosted.base_url,
+            running_usage=prefix == "hosted_vllm",
             verify=verify,
-            credentials=credentials,
-            api=api,
+            credentials=place.credentials,
+            api=place.api,
         )
-        return upstream, rest, label, "bedrock" if prefix in _clouds.BEDROCK else prefix
+        return upstream, place.model, place.label, "bedrock" if prefix in _clouds.BEDROCK else prefix
 
-    def _at_a_cloud(self, prefix: str, model: str, base: str | None, parameters: Plain) -> _clouds.Deployment:
-        """Such an upstream, its name for the model, and its credentials."""
+    def _drop_retries(self, parameters: Plain) -> None:
+        """LiteLLM's own advice is 0 of them at a deployment, because its router retries: ours does, too."""
+        for parameter in ("max_retries", "num_retries"):
+            if parameter in parameters and number(parameters[parameter]) in (self._draft.retries, 0):
+                del parameters[parameter]
+
+    def _hosted(
+        self, hosted: Provider, model: str, base: str | None, key: str | None, *, of_openai: bool
+    ) -> _Place:
+        """At a provider that we know, or at an address that speaks as it does."""
+        url = base or hosted.base_url
+        if hosted.kind == "anthropic":
+            url = url.rstrip("/").removesuffix("/v1/messages").removesuffix("/v1")
+        # LiteLLM looks the key up by itself; for an address of one's own that is a guess.
+        if key is None and (base is None or not of_openai):
+            names = hosted.key_variables
+            key = "${" + next((name for name in names if name in self._environ), names[0]) + "}"
+        if hosted.name == "fireworks" and "/" not in model:
+            model = f"accounts/fireworks/models/{model}"
+        label = hosted.name if url == hosted.base_url else _label(url, hosted.name)
+        return _Place(hosted.kind, url, model, label, key)
+
+    def _at_a_cloud(
+        self, prefix: str, model: str, base: str | None, key: str | None, parameters: Plain
+    ) -> _Place:
 
         def take(parameter: str) -> str | None:
             return text(parameters.pop(parameter, None))
@@ -269,28 +261,31 @@ class Deployments:
             model = "converse/" + model.removeprefix("converse/")
         find = _clouds.bedrock if prefix in _clouds.BEDROCK else _clouds.vertex
         try:
-            return find(model, base, take, self._environ)
+            found = find(model, base, take, self._environ)
         except ValueError as error:
             raise _CannotConvert(str(error)) from None
+        label = "gemini-vertex" if found.kind == "openai" else found.kind
+        credentials = () if key is not None else found.credentials
+        return _Place(found.kind, found.base_url, found.model, label, key, credentials, found.api)
 
-    def _azure(
-        self, base: str | None, key: str | None, parameters: Plain, name: str
-    ) -> tuple[str, str | None, tuple[tuple[str, str], ...]]:
-        """Base URL of a resource of Azure, and key or credentials; LiteLLM has variables for the first two."""
+    def _azure(self, model: str, base: str | None, key: str | None, parameters: Plain, name: str) -> _Place:
+        """At a resource of Azure; LiteLLM has variables for its URL and key."""
         try:
             url = _azure.base_url(base or "${AZURE_API_BASE}")
         except ValueError:
             raise _CannotConvert(_AZURE) from None
         if variables(url):
             self._draft.leave("model_list[].litellm_params.api_base", _NO_SLASH, name)
+        label = _label(url, "azure").partition(".")[0]
+        place = _Place("openai", url, _azure.deployment(model), label, key or "${AZURE_API_KEY}")
         if key is None and any(parameters.get(parameter) for parameter in _azure.ENTRA):
             credentials = _azure.credentials(parameters)
             parameters.pop("azure_scope", None)
             for parameter in _azure.ENTRA:
                 if parameters.pop(parameter, None):
                     self._draft.leave(f"model_list[].litellm_params.{parameter}", _ENTRA, name)
-            return url, None, credentials
-        return url, key or "${AZURE_API_KEY}", ()
+            return msgspec.structs.replace(place, key=None, credentials=credentials)
+        return place
 
     def _headers(self, parameters: Plain, name: str) -> tuple[tuple[str, str], ...]:
         headers: dict[str, str] = {}
@@ -314,6 +309,56 @@ class Deployments:
 
 class _CannotConvert(Exception):
     """An outcome of one deployment: listed, never shown as an error."""
+
+
+def _provider(model: str, given: Any, mode: str) -> tuple[str, str, Provider | None]:
+    """LiteLLM's name of the provider, the model's name there, and whom its ranks are asked of, if it makes such.
+
+    :param given: its ``custom_llm_provider``
+    """
+    prefix, slash, rest = model.partition("/")
+    ranks = _RERANKERS.get(prefix) if mode == "rerank" or "rerank" in rest else None
+    if given is not None:
+        return str(given), rest if slash and prefix == given else model, ranks
+    named = prefix in _HOSTED or prefix in _COMPATIBLE or prefix in _OLLAMA
+    if slash and (ranks is not None or named or prefix == "azure" or prefix in _CLOUDS):
+        return prefix, rest, ranks
+    hosted = _provider_of(model)
+    if hosted is None:
+        raise _CannotConvert(_NOT_SPOKEN if slash else "its provider is unknown")
+    return hosted.name, model, ranks
+
+
+def _own_server(prefix: str, model: str, base: str | None, key: str | None) -> _Place:
+    """At a server that speaks OpenAI's API."""
+    if prefix in _OLLAMA:
+        url = (base or "http://localhost:11434").rstrip("/")
+        return _Place("openai", url if url.endswith("/v1") else url + "/v1", model, "ollama", key)
+    if base is None:
+        raise _CannotConvert("it has no api_base")
+    return _Place("openai", base, model, _label(base, prefix), key)
+
+
+def _check(place: _Place) -> None:
+    """Whether the gateway could call it."""
+    if not variables(place.url):
+        try:
+            check_base_url(expand(place.url, {})[0])
+        except ValueError as error:
+            raise _CannotConvert(f"its api_base is wrong: {error}") from None
+    if place.key is not None and header_fault("authorization", place.key):
+        raise _CannotConvert("its api_key holds characters that no header may have")
+
+
+def _clocks(parameters: Plain) -> dict[str, float]:
+    """The time limits among them, taken out."""
+    clocks = {}
+    for key, clock in (("timeout", "first_token"), ("stream_timeout", "between_tokens")):
+        seconds = number(parameters.get(key))
+        if seconds is not None:
+            del parameters[key]
+            clocks[clock] = seconds
+    return clocks
 
 
 def _provider_of(model: str) -> Provider | None:
