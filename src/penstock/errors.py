@@ -11,6 +11,7 @@
     │   │   ├── InconsistentLength 400     two things said about an upload's length contradict each other
     │   │   └── UploadCompleted   400      there is nothing to append to
     │   ├── Unauthenticated       401      no key, or one that nobody knows
+    │   │   └── KeyExpired        401      a key whose time is over
     │   ├── Forbidden             403      a known key without the right
     │   ├── UnknownModel          404      no route for this model
     │   ├── NotFound              404      no such path, generation, ...
@@ -126,6 +127,17 @@ class Unauthenticated(CallerError):
     status = 401
     code = "invalid_api_key"
     kind = "authentication_error"
+
+
+class KeyExpired(Unauthenticated):
+    """``key``, ``tenant``: whose it was, for the log."""
+
+    code = "expired_api_key"
+
+    def __init__(self, message: str, *, key: str, tenant: str) -> None:
+        super().__init__(message)
+        self.key = key
+        self.tenant = tenant
 
 
 class Forbidden(CallerError):

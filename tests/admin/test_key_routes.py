@@ -2,11 +2,13 @@
 
 import csv
 import json
+import time
 import urllib.error
 import urllib.request
 
 import pytest
 
+from penstock.config.expiry import ends_at
 from penstock.testing import GatewayProcess
 
 CONTROL = {"authorization": "Bearer sesame"}
@@ -93,6 +95,31 @@ def test_a_key_has_limits_of_its_own(gateway):
     status, made = control(gateway, "/v1/keys", "POST", wanted)
     assert status == 201
     assert call(gateway, made["key"])[0] == 429
+
+
+def test_a_key_ends_when_it_was_said_to(gateway):
+    status, made = control(gateway, "/v1/keys", "POST", {"name": "short", "expires": "1h"})
+    assert (status, call(gateway, made["key"])[0]) == (201, 200)
+    assert 3_500 < ends_at(made["expires"]) - time.time() <= 3_600
+    assert f"penstock_key_next_end_timestamp_seconds {ends_at(made['expires']):.0f}" in gateway.metrics()
+    file = gateway.config_path.with_name("keys.jsonl")
+    file.write_text(file.read_text().replace(made["expires"], "2020-01-01"))
+    assert control(gateway, "/v1/reload", "POST")[0] == 200
+    for _ in range(4):
+        status, answer = call(gateway, made["key"])
+        assert (status, answer["error"]["code"]) == (401, "expired_api_key")
+    known = {each["name"]: each["expires"] for each in control(gateway, "/v1/keys")[1]}
+    assert known["short"] == "2020-01-01"
+    assert 'penstock_keys{state="ended"} 1' in gateway.metrics()
+    assert "penstock_key_next_end_timestamp_seconds +Inf" in gateway.metrics()
+    assert "2020-01-01" in [key["expires"] for key in control(gateway, "/v1/config")[1]["config"]["keys"]]
+    assert control(gateway, "/v1/keys/short", "DELETE")[0] == 204
+
+
+@pytest.mark.parametrize("expires", ["2020-01-01", "soon", "2100-01-01T12:00:00"])
+def test_an_end_that_is_none_or_past_makes_no_key(gateway, expires):
+    status, said = control(gateway, "/v1/keys", "POST", {"name": "x", "expires": expires})
+    assert (status, said["detail"].startswith("expires: ")) == (422, True)
 
 
 @pytest.mark.parametrize("limits", [{"usd_per_dya": 1}, {"concurrent": 1.5}, {"usd_per_day": -1}])

@@ -1,11 +1,15 @@
 """``penstock key``."""
 
 import io
+import time
 
+import pytest
 import yaml
 
+from penstock.config.expiry import ends_at
 from penstock.config.key_file import read_keys
 from penstock.config.keys import hash_key
+from penstock.config.load import parse
 
 
 def test_new_prints_the_key_alone_and_the_lines_beside_it(penstock):
@@ -45,6 +49,25 @@ def test_what_is_as_usual_is_not_written(penstock):
     assert yaml.safe_load(err[err.index("keys:") :]) == {
         "keys": [{"name": "alice", "hash": hash_key(out.strip())}]
     }
+
+
+def test_a_key_may_end(penstock, tmp_path):
+    _, _, err = penstock("key", "new", "--name", "alice", "--expires", "2100-01-01T12:00:00+01:00")
+    (key,) = parse(err[err.index("keys:") :]).keys
+    assert key.expires == "2100-01-01T12:00:00+01:00"
+    path = str(tmp_path / "keys.jsonl")
+    penstock("key", "new", "--name", "bob", "--expires", "30d", "--file", path)
+    (key,) = read_keys(path)
+    assert 29.9 < (ends_at(key.expires) - time.time()) / 86_400 <= 30
+
+
+@pytest.mark.parametrize("when", ["2020-01-01", "soon", "2100-01-01T12:00:00"])
+def test_no_key_is_made_that_has_ended_or_whose_end_is_none(penstock, tmp_path, when):
+    path = tmp_path / "keys.jsonl"
+    status, out, err = penstock("key", "new", "--name", "a", "--expires", when, "--file", str(path))
+    assert (status, out) == (2, "")
+    assert "--expires" in err
+    assert not path.exists()
 
 
 def test_a_name_is_required(penstock):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from penstock.config.model import CandidateConfig, Config, ModelConfig
-from penstock.config.sunset import Reminder, began, sunset_of, warnings
+from penstock.config.sunset import began, sunset_of, warnings
 
 
 def config(after="replace", **days):
@@ -35,14 +35,3 @@ def test_after_the_end_it_is_said_what_became_of_it():
     day = began("2026-12-31")
     assert "is replaced by the others" in warnings(config(sunset="2026-12-31"), day)[0]
     assert "is refused" in warnings(config("refuse", sunset="2026-12-31"), day)[0]
-
-
-def test_it_is_said_once_a_day_and_again_with_a_new_configuration():
-    reminder, ended = Reminder(), config(sunset="2020-01-01")
-    now = began("2026-01-01")
-    assert len(reminder.due(ended, now, 100.0)) == 1
-    assert reminder.due(ended, now + 1e9, 101.0) == []  # the clock jumped
-    assert len(reminder.due(ended, now, 100.0 + 86_400)) == 1
-    reminder.again()
-    assert len(reminder.due(ended, now, 101.0 + 86_400)) == 1
-    assert reminder.due(Config(), now, 1e9) == []

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from fastapi import APIRouter, HTTPException
 from pydantic import BaseModel, ConfigDict, Field
 
+from penstock.config.expiry import said
 from penstock.config.key_file import KeyNameTaken, add_key, fault, read_keys, remove_key
 from penstock.config.keys import hash_key, new_key
 from penstock.config.model import KeyConfig, LimitConfig
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
 
 
 class WantedKey(BaseModel):
-    """``limits`` has the members of an entry of ``limits.keys``."""
+    """``limits`` has the members of an entry of ``limits.keys``; ``expires``: so far ahead (``12h``, ``30d``), a date, or a
+    time with its zone.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -28,16 +32,20 @@ class WantedKey(BaseModel):
     tier: str = "standard"
     models: list[str] = []
     limits: dict[str, float | None] | None = None
+    expires: str = ""
 
 
 class KnownKey(BaseModel):
-    """``removable``: it is in the ``keys_file``, and not in the configuration itself."""
+    """``expires``: from when on it is refused; empty: never.  ``removable``: it is in the ``keys_file``, and not in the
+    configuration itself.
+    """
 
     name: str
     tenant: str
     tier: str
     models: list[str]
     limits: dict[str, Any] | None
+    expires: str
     removable: bool
 
 
@@ -78,13 +86,17 @@ def routes(gateway: Controlled) -> APIRouter:
         """Make a key, which every worker knows when this is answered; the key itself is in this answer alone.
 
         403 where the port has no ``control_key``, 409 where there is one of this name, or no ``keys_file``, 422 where the
-        tier or a limit is none, 500 where the file is gone or cannot be used.
+        tier, a limit or ``expires`` is none, 500 where the file is gone or cannot be used.
         """
         path, made = file(), new_key()
         try:
             limits = None if wanted.limits is None else _limits(wanted.limits)
         except msgspec.ValidationError as error:
             raise HTTPException(422, f"limits: {error}") from error
+        try:
+            expires = said(wanted.expires, time.time()) if wanted.expires else ""
+        except ValueError as error:
+            raise HTTPException(422, f"expires: {error}") from error
         key = KeyConfig(
             name=wanted.name,
             hash=hash_key(made),
@@ -92,6 +104,7 @@ def routes(gateway: Controlled) -> APIRouter:
             tier=wanted.tier,
             models=wanted.models,
             limits=limits,
+            expires=expires,
         )
         async with changing:
             config = gateway.config
@@ -151,5 +164,6 @@ def _known(key: KeyConfig, removable: bool) -> KnownKey:
         tier=key.tier,
         models=key.models,
         limits=limits and {name: value for name, value in limits.items() if value is not None},
+        expires=key.expires,
         removable=removable,
     )

@@ -44,8 +44,9 @@ from penstock.admin.process import WorkerProcess, ended_by
 from penstock.admin.slot import Slot
 from penstock.admin.watch import FileWatch
 from penstock.admin.watchdog import Watchdog
+from penstock.config import expiry
 from penstock.config.model import Config
-from penstock.config.sunset import Reminder
+from penstock.config.reminder import Reminder
 from penstock.errors import ConfigError
 from penstock.flow.sharing import Pool
 from penstock.lab.embedded import EmbeddedSimulator, wants_simulator
@@ -524,6 +525,10 @@ class Supervisor:
         missing = registry.gauge(
             "penstock_config_files_missing", "Files of the configuration that cannot be read."
         ).labels()
+        keys = registry.gauge("penstock_keys", "Callers' keys, by state.", labels=("state",))
+        next_end = registry.gauge(
+            "penstock_key_next_end_timestamp_seconds", "When the next key ends (Unix time); +Inf: none does."
+        ).labels()
         for result in ("done", "failed"):
             self._reloads.labels(result)
 
@@ -532,6 +537,10 @@ class Supervisor:
                 workers.labels(state).set(sum(slot.state == state for slot in self.slots))
             version.set(self.version)
             missing.set(len(self._watch.missing))
+            ended, at = expiry.ended(self.config.keys, time.time())
+            keys.labels("ended").set(ended)
+            keys.labels("valid").set(len(self.config.keys) - ended)
+            next_end.set(at)
             engines.value = max(engines.value, self._engines.restarts)
 
         registry.before_snapshot(collect)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from penstock.config.load import load
 from penstock.config.model import Config
 from penstock.config.remarks import remarks
+from penstock.config.reminder import endings
 
 
 def check(
@@ -34,7 +36,7 @@ def check(
         return
     print(f"{file}: OK")
     print(summary(config))
-    for remark in remarks(config):
+    for remark in [*remarks(config), *endings(config, time.time())]:
         print(f"{file}: note: {remark}", file=sys.stderr)
 
 
@@ -63,7 +65,8 @@ def summary(config: Config) -> str:
     lines.append(_counted(len(config.keys), "key"))
     for key in config.keys:
         permitted = ", ".join(key.models) or "every model"
-        lines.append(f"    {key.name}: tenant {key.tenant}, tier {key.tier}, {permitted}")
+        end = f", until {key.expires}" if key.expires else ""
+        lines.append(f"    {key.name}: tenant {key.tenant}, tier {key.tier}, {permitted}{end}")
     return "\n".join(lines)
 
 

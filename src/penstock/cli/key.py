@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import typer
 
+from penstock.config.expiry import said
 from penstock.config.key_file import add_key, remove_key
 from penstock.config.keys import hash_key, new_key
 from penstock.config.model import KeyConfig
@@ -26,6 +28,11 @@ def new(
         "--model",
         help="A model, or a pattern with *, that it may use. Repeat for more; none: every model.",
     ),
+    expires: str = typer.Option(
+        "",
+        "--expires",
+        help="From when on it is refused: 12h, 30d ahead, a date (midnight UTC), or a time with its zone.",
+    ),
     file: Path | None = typer.Option(
         None,
         "--file",
@@ -38,14 +45,19 @@ def new(
     itself.  Penstock stores only the hash: a lost key is replaced, not recovered.
     """
     made = new_key()
+    try:
+        end = said(expires, time.time()) if expires else ""
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--expires") from None
+    wanted = KeyConfig(name=name, hash=hash_key(made), tenant=tenant, tier=tier, models=models, expires=end)
     if file is not None:
-        add_key(file, KeyConfig(name=name, hash=hash_key(made), tenant=tenant, tier=tier, models=models))
+        add_key(file, wanted)
         print(made)
         return
     print("The key, shown this once:\n", file=sys.stderr)
     sys.stderr.flush()
     print(made, flush=True)
-    print(f"\nFor the configuration:\n\n{entry(name, hash_key(made), tenant, tier, models)}", file=sys.stderr)
+    print(f"\nFor the configuration:\n\n{entry(wanted)}", file=sys.stderr)
 
 
 @key.command()
@@ -76,13 +88,15 @@ def hash_of_key() -> None:
     print(hash_key(given))
 
 
-def entry(name: str, hashed: str, tenant: str, tier: str, models: list[str]) -> str:
+def entry(wanted: KeyConfig) -> str:
     """The lines of one key, as they stand in the file."""
-    lines = ["keys:", f"  - name: {scalar(escaped(name))}", f"    hash: {hashed}"]
-    if tenant != "default":
-        lines.append(f"    tenant: {scalar(escaped(tenant))}")
-    if tier != "standard":
-        lines.append(f"    tier: {scalar(escaped(tier))}")
-    if models:
-        lines.append(f"    models: {flow_list(map(escaped, models))}")
+    lines = ["keys:", f"  - name: {scalar(escaped(wanted.name))}", f"    hash: {wanted.hash}"]
+    if wanted.tenant != "default":
+        lines.append(f"    tenant: {scalar(escaped(wanted.tenant))}")
+    if wanted.tier != "standard":
+        lines.append(f"    tier: {scalar(escaped(wanted.tier))}")
+    if wanted.models:
+        lines.append(f"    models: {flow_list(map(escaped, wanted.models))}")
+    if wanted.expires:
+        lines.append(f"    expires: {wanted.expires}")
     return "\n".join(lines)

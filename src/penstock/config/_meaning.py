@@ -17,6 +17,7 @@ from typing import Any
 
 from penstock.config._reading import Path, Reader, did_you_mean
 from penstock.config.address import check_base_url, overlap, split_address
+from penstock.config.expiry import ends_at
 from penstock.config.keys import HASH
 from penstock.config.patterns import CONTROL, resolve
 from penstock.config.providers import DEFAULT_BASE_URLS
@@ -487,6 +488,10 @@ def _check_keys(keys: list[Plain | None], reader: Reader) -> None:
                 'expected "sha256:" and 64 hexadecimal digits in lower case, as `penstock key` prints it'
                 + ("; this looks like the key itself" if value.startswith(("pk-", "sk-")) else ""),
             )
+        try:
+            ends_at(key.get("expires", ""))
+        except ValueError as error:
+            reader.mistake((*at, "expires"), str(error))
         for member in ("name", "hash"):
             text = key.get(member)
             if text == "":

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from penstock.config.expiry import ends_at
 from penstock.config.keys import HASH
 from penstock.config.model import Config, KeyConfig, LimitConfig
 from penstock.errors import ConfigError
@@ -98,6 +99,10 @@ def fault(key: KeyConfig, tiers: Collection[str], limits: Collection[str]) -> st
         return f"the hash of {key.name!r} is not 'sha256:' and 64 hexadecimal digits in lower case"
     if tiers and key.tier not in tiers:
         return f"{key.name!r} is of the tier {key.tier!r}, which is none of tiers"
+    try:
+        ends_at(key.expires)
+    except ValueError as error:
+        return f"when {key.name!r} expires {error}"
     if key.limits is not None and key.name in limits:
         return f"{key.name!r} has limits here, and in limits.keys of the configuration"
     return ""

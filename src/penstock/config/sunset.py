@@ -61,32 +61,3 @@ def warnings(config: Config, now: float) -> list[str]:
                 is_deprecated = sunset.deprecated is not None
                 found[f"{what} {'is deprecated' if is_deprecated else 'will end'}{left}"] = None
     return list(found)
-
-
-class Reminder:
-    """Says once a day what ends."""
-
-    __slots__ = ("_next", "_said")
-
-    def __init__(self) -> None:
-        self._next = -inf
-        self._said: list[str] = []
-
-    def __repr__(self) -> str:
-        return f"<Reminder of {len(self._said)} versions>"
-
-    def due(self, config: Config, now: float, elapsed: float) -> list[str]:
-        """What is to be said now; empty nearly always.
-
-        :param now: Unix time
-        :param elapsed: monotonic seconds: a clock that jumps repeats nothing, and leaves nothing out for long
-        """
-        if elapsed < self._next:
-            return []
-        self._next = elapsed + _DAY
-        self._said = warnings(config, now)
-        return self._said
-
-    def again(self) -> None:
-        """The configuration is another one."""
-        self._next = -inf

@@ -10,13 +10,11 @@ from typing import Any
 
 import msgspec
 
-from penstock.batches.runner import Runner
-from penstock.batches.store import BatchStore
 from penstock.cache import measures as cache_measures
 from penstock.cache.cache import Cache
 from penstock.cache.neighbours import Function
 from penstock.config.model import Config, UpstreamConfig
-from penstock.errors import Draining, PenstockError, UnknownModel
+from penstock.errors import Draining, KeyExpired, PenstockError, UnknownModel
 from penstock.flow.canary import Action
 from penstock.flow.choose import Standings
 from penstock.flow.degrade import Ladders
@@ -31,6 +29,7 @@ from penstock.gateway.cascade import CascadeMeasures, Cascades
 from penstock.gateway.coded import Coding
 from penstock.gateway.conversations import ConversationRoom
 from penstock.gateway.durable import Durable
+from penstock.gateway.expiry import Expiry
 from penstock.gateway.explain import Explained, explain
 from penstock.gateway.inquiries import Inquiries
 from penstock.gateway.kept import Work, end_work
@@ -69,7 +68,6 @@ from penstock.messages import Call, Endpoint, Tenant, Usage
 from penstock.metrics import Registry as Metrics
 from penstock.net.clock import Clock
 from penstock.net.exchange import Exchange
-from penstock.upload.files import FileStore
 from penstock.upstream.http import HTTPUpstream
 
 HAND_OVER = 2.0  # seconds for storing what other processes are to go on with
@@ -93,7 +91,7 @@ class _Accepted(msgspec.Struct, frozen=True):
     tenant: Tenant
     coding: Coding | None = None  # None: neither body nor answer is coded
     path: str = ""
-    version: int = 0  # of the configuration by which that was found out
+    version: int = 0  # of the gateway's understanding of heads, by which that was found out
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -124,6 +122,7 @@ class Gateway:
         self._tracing = Tracing(self.metrics)
         self.recorder.tracer = self._tracing.use(config.traces)
         self.config_version = 1
+        self._heads_version = 1  # another one where the same head may mean something else
         self._retired: set[asyncio.Task[None]] = set()
         self._sharing = Sharing(config, clock, self.metrics)
         self._turn = measure_gates(self.metrics, self._gates)
@@ -142,6 +141,8 @@ class Gateway:
         self.pipeline = Pipeline(
             self._snapshot(config, {}), registry, self.recorder, clock, parts.conversations(config)
         )
+        self._expiry = Expiry(clock, self._forget_heads)
+        self._expiry.use(self.pipeline.snapshot.keyring)
         self._returning = Returning(self.pipeline)
         self._durable = Durable(self.pipeline)
         registry.give_up = self._durable.give_up
@@ -174,7 +175,8 @@ class Gateway:
         self._transcriber = Transcriber(self.metrics, clock)
         self._shadows = Shadows(self.pipeline, clock, self.metrics)
         self._follow_answers(config)
-        self._rooms = Rooms(config, clock, partial(self._runner, config), self._answer_resumed)
+        runner = partial(parts.runner, config, self.pipeline, self._announcer, self.metrics)
+        self._rooms = Rooms(config, clock, runner, self._answer_resumed)
         self._pieces = self._rooms.pieces
         self._kept = self._rooms.kept
         self._kept.add(
@@ -198,7 +200,7 @@ class Gateway:
         """Refuse before a body is read what can be refused by its head alone."""
         snapshot = self.pipeline.snapshot
         accepted = exchange.meaning
-        if type(accepted) is _Accepted and accepted.version == self.config_version:
+        if type(accepted) is _Accepted and accepted.version == self._heads_version:
             exchange.state, exchange.path = accepted, accepted.path
             return snapshot.config.listener.max_body_bytes
         tenant = None
@@ -213,7 +215,7 @@ class Gateway:
             endpoint = routes.endpoint_of(exchange)
             if endpoint is not None:
                 coding = self._codings.of(exchange.headers, endpoint)
-                accepted = _Accepted(endpoint, tenant, coding, exchange.path, self.config_version)
+                accepted = _Accepted(endpoint, tenant, coding, exchange.path, self._heads_version)
                 exchange.state = exchange.meaning = accepted
                 return snapshot.config.listener.max_body_bytes
             asked = stored.asked_by(exchange)
@@ -233,6 +235,8 @@ class Gateway:
             routes.serve_own(exchange, snapshot.router, tenant)
             self.recorder.counted("other", 200)
         except PenstockError as error:
+            if isinstance(error, KeyExpired):
+                tenant = Tenant(error.tenant, error.key)
             status = refuse(exchange, error, routes.dialect_for(exchange))
             label = self._kept.label_of(exchange.path) or routes.label_of(exchange.path)
             self.recorder.refused(exchange, label, tenant, status=status, error=error.code)
@@ -340,7 +344,8 @@ class Gateway:
         near = parts.neighbours(config)
         check_traces(config.traces)
         self.pipeline.snapshot = self._snapshot(config, old.upstreams)
-        self.pipeline.repeats.clear()
+        self._expiry.use(self.pipeline.snapshot.keyring)
+        self._forget_heads()
         self.config_version += 1
         self.recorder.ledger.use_prices(prices)
         self.recorder.tracer = self._tracing.use(config.traces)
@@ -422,15 +427,8 @@ class Gateway:
         return {
             "metrics": self.metrics.snapshot(),
             "generations": state.generations(self.pipeline, self.clock.now()),
-            "pools": {
-                name: msgspec.to_builtins(upstream.pool.statistics())
-                for name, upstream in self.pipeline.snapshot.upstreams.items()
-            },
-            "ledger": {
-                outcome.value: msgspec.to_builtins(total)
-                for outcome, total in self.recorder.ledger.totals().items()
-                if total.attempts
-            },
+            "pools": state.pools(self.pipeline),
+            "ledger": state.totals(self.recorder.ledger),
             "versions": self._versions.described(),
             "config_version": self.config_version,
             "held": state.held(self.pipeline),
@@ -451,6 +449,11 @@ class Gateway:
         return explain(self.pipeline, path, named, body)
 
     # ---- building ----
+
+    def _forget_heads(self) -> None:
+        """What was recognised without being read has to be read once more."""
+        self._heads_version += 1
+        self.pipeline.repeats.clear()
 
     def _look_up(self, config: Config) -> Cache | None:
         """Make a cache, if any model's answers are kept; else nothing is looked up.
@@ -550,19 +553,6 @@ class Gateway:
             return prices.estimate(sole.upstream.name, sole.model, usage)
         return max(
             prices.estimate(candidate.upstream.name, candidate.model, usage) for candidate in candidates
-        )
-
-    def _runner(self, config: Config, files: FileStore) -> Runner:
-        return Runner(
-            BatchStore(files.directory),
-            files,
-            self.pipeline.answer,
-            config.batches,
-            self.clock,
-            self.metrics,
-            announce=self._announcer.batch_ended,
-            forget=self.pipeline.registry.drop,
-            longest_line=config.listener.max_body_bytes,
         )
 
     def _snapshot(self, config: Config, present: dict[str, HTTPUpstream]) -> Snapshot:

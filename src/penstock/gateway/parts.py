@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from penstock.batches.runner import Runner
+from penstock.batches.store import BatchStore
 from penstock.cache.cache import Cache
 from penstock.cache.claims import Claims
 from penstock.cache.entry import Sealer
@@ -50,6 +52,8 @@ from penstock.webhooks.sender import Sender
 
 if TYPE_CHECKING:
     from penstock.flow.shared_trials import SharedTrials
+    from penstock.gateway.announce import Announcer
+    from penstock.gateway.pipeline import Pipeline
     from penstock.gateway.stages.resemble import Resemblance
 
 _NO_SHARED = "generations that are shared need the extra redis: pip install 'penstock[redis]'"
@@ -97,6 +101,23 @@ def file_store(config: Config) -> FileStore | None:
         tenant_bytes=files.tenant_bytes,
         kept_for=files.kept_for,
         now=now,
+    )
+
+
+def runner(
+    config: Config, pipeline: Pipeline, announcer: Announcer, metrics: Registry, files: FileStore
+) -> Runner:
+    """Who runs batches."""
+    return Runner(
+        BatchStore(files.directory),
+        files,
+        pipeline.answer,
+        config.batches,
+        pipeline.clock,
+        metrics,
+        announce=announcer.batch_ended,
+        forget=pipeline.registry.drop,
+        longest_line=config.listener.max_body_bytes,
     )
 
 

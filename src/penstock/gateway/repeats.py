@@ -143,7 +143,7 @@ class Repeats:
         )
 
     def clear(self) -> None:
-        """From now on the same request may mean something else, or be refused."""
+        """From now on the same request may mean something else, or be refused: the configuration is another, or a key ended."""
         self.cleared += 1
         self._answers.clear()
         self._meanings.clear()

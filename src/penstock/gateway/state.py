@@ -1,14 +1,17 @@
-"""What a gateway shows of the calls that it has."""
+"""What a gateway shows of the calls that it has, and has had."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from penstock.gateway.stages.trace import trace_id_of
 
 if TYPE_CHECKING:
     from penstock.gateway.pipeline import Pipeline
+    from penstock.ledger.ledger import Ledger
 
 
 def generations(pipeline: Pipeline, now: float) -> list[dict[str, Any]]:
@@ -32,6 +35,23 @@ def generations(pipeline: Pipeline, now: float) -> list[dict[str, Any]]:
         }
         for generation in pipeline.in_flight()
     ]
+
+
+def pools(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
+    """The connections to each upstream, by its name."""
+    return {
+        name: msgspec.to_builtins(upstream.pool.statistics())
+        for name, upstream in pipeline.snapshot.upstreams.items()
+    }
+
+
+def totals(ledger: Ledger) -> dict[str, dict[str, Any]]:
+    """What the ledger has added up, by outcome."""
+    return {
+        outcome.value: msgspec.to_builtins(total)
+        for outcome, total in ledger.totals().items()
+        if total.attempts
+    }
 
 
 def held(pipeline: Pipeline) -> dict[str, int]:

@@ -19,6 +19,7 @@ _UNCLEAR = (
 )
 _EACH_AT_ONCE = "how many calls an upstream gets at once is its `concurrency`; see docs/flow.md"
 _NEW_ONES = 'what each key, or each tenant, may use that has no entry of its own is `"*"` in `limits.keys` and `limits.tenants`'
+_NEW_KEYS = f"{_NEW_ONES}; how long one lasts (`duration`) is said where it is made, by `--expires`"
 _IN_OR_OUT = "tokens of prompts and answers are counted together: `tokens_per_minute` in `limits`"
 
 REASONS = {
@@ -47,8 +48,8 @@ REASONS = {
     "max_parallel_requests": _UNCLEAR,
     "default_max_parallel_requests": _EACH_AT_ONCE,
     "default_internal_user_params": _NEW_ONES,
-    "default_key_generate_params": _NEW_ONES,
-    "upperbound_key_generate_params": _NEW_ONES,
+    "default_key_generate_params": _NEW_KEYS,
+    "upperbound_key_generate_params": _NEW_KEYS,
     "default_team_params": _NEW_ONES,
     "default_team_settings": _NEW_ONES,
     "tag_budget_config": "calls have no tags: " + _BUDGET,

@@ -24,6 +24,9 @@ class KeyConfig(Section, frozen=True):
     tenant: str = "default"  # whose calls these are
     tier: str = "standard"  # the service tier
     models: list[str] = []  # names and patterns that it may use; empty: every model
+    # from when on it is refused: a date (its midnight, UTC), or a time with its zone, such as 2027-01-01T12:00:00Z;
+    # empty: never
+    expires: str = ""
     limits: LimitConfig | None = None  # what it may use, instead of an entry in limits.keys
 
 
