@@ -45,6 +45,7 @@ class Endpoint(enum.Enum):
     EMBEDDINGS = (Dialect.OPENAI, "/v1/embeddings", False)
     RESPONSES = (Dialect.OPENAI, "/v1/responses", True)
     INPUT_TOKENS = (Dialect.OPENAI, "/v1/responses/input_tokens", False)
+    COMPACT = (Dialect.OPENAI, "/v1/responses/compact", False)
     MESSAGES = (Dialect.ANTHROPIC, "/v1/messages", True)
     COUNT_TOKENS = (Dialect.ANTHROPIC, "/v1/messages/count_tokens", False)
     MODERATIONS = (Dialect.OPENAI, "/v1/moderations", False, True)

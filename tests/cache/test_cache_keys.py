@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
-from openai.types.responses import input_token_count_params, response_create_params
+from openai.types.responses import input_token_count_params, response_compact_params, response_create_params
 
 from penstock.cache import keys
 from penstock.messages import Endpoint, Tenant
@@ -23,6 +23,7 @@ REQUIRED = {
     Endpoint.RESPONSES: {"input": "hi"},
     Endpoint.MESSAGES: {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9},
     Endpoint.INPUT_TOKENS: {"input": "hi"},
+    Endpoint.COMPACT: {"input": "hi"},
     Endpoint.COUNT_TOKENS: {"messages": [{"role": "user", "content": "hi"}]},
     **{endpoint: {"input": "hi"} for endpoint in Endpoint if endpoint.opaque},
 }
@@ -36,6 +37,7 @@ SCHEMAS = {
         beta_message_create_params.MessageCreateParamsNonStreaming,
     ],
     Endpoint.INPUT_TOKENS: [input_token_count_params.InputTokenCountParams],
+    Endpoint.COMPACT: [response_compact_params.ResponseCompactParams],
     Endpoint.COUNT_TOKENS: [message_count_tokens_params.MessageCountTokensParams],
 }
 FIELDS = [
@@ -332,6 +334,11 @@ def test_temperature_0_or_a_seed_asks_for_one_answer(member, deterministic):
 def test_what_has_only_one_answer(endpoint):
     body = json.dumps({"model": "m", **REQUIRED[endpoint]}).encode()
     assert keys.is_deterministic(a_call(endpoint, body))
+
+
+def test_what_is_compacted_is_written_anew_each_time():
+    body = json.dumps({"model": "m", **REQUIRED[Endpoint.COMPACT]}).encode()
+    assert not keys.is_deterministic(a_call(Endpoint.COMPACT, body))
 
 
 @pytest.mark.parametrize("endpoint", [Endpoint.IMAGES_GENERATIONS, Endpoint.SPEECH, Endpoint.TRANSCRIPTIONS])

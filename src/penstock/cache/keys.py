@@ -54,6 +54,7 @@ UNTELLING: dict[Endpoint, frozenset[str]] = {
     Endpoint.RESPONSES: frozenset({"stream", "stream_options"}),  # the answer repeats all the others
     Endpoint.MESSAGES: frozenset({"stream", "metadata"}),
     Endpoint.INPUT_TOKENS: frozenset(),
+    Endpoint.COMPACT: frozenset(),
     Endpoint.COUNT_TOKENS: frozenset(),
     # Of those that are relayed as bytes the form of the answer is the upstream's, so what asks for one counts.
     **{endpoint: frozenset({"user"}) for endpoint in Endpoint if endpoint.opaque},
@@ -73,9 +74,10 @@ TELLING_HEADERS = (
 """The caller's header fields that reach an upstream and change its answer."""
 
 # Of what does not stream, or only if its upstream chooses, the answers that have another form each time.
-_VARIED = frozenset(
-    {endpoint for endpoint in Endpoint if endpoint.opaque} - {Endpoint.MODERATIONS, Endpoint.RERANK}
-)
+_VARIED = frozenset({endpoint for endpoint in Endpoint if endpoint.opaque} | {Endpoint.COMPACT}) - {
+    Endpoint.MODERATIONS,
+    Endpoint.RERANK,
+}
 
 _TELLING = frozenset(TELLING_HEADERS)
 

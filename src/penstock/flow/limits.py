@@ -41,7 +41,7 @@ SOON = 1.0  # seconds to come back in, where it depends on calls under way, whos
 MAX_OUTPUT_TOKENS = 131_072  # no model answers with more, whatever a call asks for
 MAX_CHOICES = 128  # what OpenAI allows for "n"
 MAX_REMEMBERED = 4_096
-_COMPLETIONS = Endpoint.COMPLETIONS
+_COMPLETIONS, _COMPACT = Endpoint.COMPLETIONS, Endpoint.COMPACT
 _PLACES = "concurrent"
 _RATES = frozenset({"requests", "tokens"})
 _BUDGETS = frozenset({"day", "month"})
@@ -472,7 +472,7 @@ def _estimate(call: Call) -> tuple[int, int]:
     """The tokens of its prompt, by its size, and the most that it will be answered with, as far as it tells."""
     endpoint = call.endpoint
     prompt = opaque.prompt_tokens(call) if endpoint.opaque else estimate_tokens(len(call.body))
-    if not endpoint.streams:
+    if not endpoint.streams and endpoint is not _COMPACT:
         return prompt, 0
     asked = call.max_output_tokens
     output = OUTPUT_TOKENS if asked is None else min(max(asked, 0), MAX_OUTPUT_TOKENS)

@@ -57,7 +57,7 @@ from penstock.wire import responses
 log = logging.getLogger("penstock.gateway")
 
 _RESPONSES, _INPUT_TOKENS = Endpoint.RESPONSES, Endpoint.INPUT_TOKENS
-_CONVERSES = frozenset({_RESPONSES, _INPUT_TOKENS})
+_CONVERSES = frozenset({_RESPONSES, _INPUT_TOKENS, Endpoint.COMPACT})
 
 
 class Pipeline:

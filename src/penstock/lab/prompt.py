@@ -226,6 +226,15 @@ def _read_input_tokens(body: dict[str, Any]) -> Request:
     return _responses(body, Endpoint.INPUT_TOKENS)
 
 
+def _read_compact(body: dict[str, Any]) -> Request:
+    request = _responses(body, Endpoint.COMPACT)
+    request.stream = False
+    given = body["input"]
+    items = [{"role": "user", "content": given}] if isinstance(given, str) else given
+    request.kept = tuple(item for item in items if item.get("role") == "user")
+    return request
+
+
 def _responses(body: dict[str, Any], endpoint: Endpoint) -> Request:
     request = Request(endpoint, fields.model(body))
     said = Transcript()
@@ -287,6 +296,8 @@ def _responses_item(said: Transcript, item: dict[str, Any], where: str) -> None:
         else:
             for part in fields.array(output, f"{where}.output"):
                 _responses_part(said, "tool", fields.mapping(part, f"{where}.output"), f"{where}.output")
+    elif kind == "compaction":
+        said.add("assistant", "compaction", fields.text(item.get("encrypted_content"), where))
     elif kind not in ("reasoning", "item_reference"):
         raise BadRequest(f"Invalid value: {kind!r}.", param=f"{where}.type", code="invalid_value")
 
@@ -439,6 +450,7 @@ _READERS: dict[Endpoint, Callable[[dict[str, Any]], Request]] = {
     Endpoint.EMBEDDINGS: _read_embeddings,
     Endpoint.RESPONSES: _read_responses,
     Endpoint.INPUT_TOKENS: _read_input_tokens,
+    Endpoint.COMPACT: _read_compact,
     Endpoint.MESSAGES: _read_messages,
     Endpoint.COUNT_TOKENS: _read_count,
 }

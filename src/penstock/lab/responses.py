@@ -5,6 +5,7 @@ Every event bears a running number, so frames cannot be joined blindly: each is 
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import msgspec
@@ -26,6 +27,41 @@ def response(request: Request, answers: list[Answer], number: int, created: int,
     return _encode(_object(request, answer, number, created, cached, output))
 
 
+def compaction(request: Request, answers: list[Answer], number: int, created: int, cached: int) -> bytes:
+    """The body of a compacted conversation: what the user said, and all the rest in one sealed item."""
+    answer = answers[0]
+    output = [_said_again(item, i, number) for i, item in enumerate(request.kept)]
+    sealed = base64.b64encode("".join(map(_text, answer.parts)).encode("utf-8", "surrogatepass")).decode()
+    output.append({"id": f"cmp_{number:024x}", "type": "compaction", "encrypted_content": sealed})
+    return _encode(
+        {
+            "id": f"resp_{number:032x}",
+            "object": "response.compaction",
+            "created_at": created,
+            "output": output,
+            "usage": _usage(request, answer, cached),
+        }
+    )
+
+
+def _said_again(item: JSON, index: int, number: int) -> JSON:
+    assert isinstance(item, dict)
+    content = item["content"]
+    parts = [{"type": "input_text", "text": content}] if isinstance(content, str) else content
+    said: dict[str, JSON] = {"id": f"msg_{number:024x}{index:02x}", "status": "completed"}
+    return {**said, "type": "message", "role": "user", "content": parts}
+
+
+def _usage(request: Request, answer: Answer, cached: int) -> dict[str, Any]:
+    return {
+        "input_tokens": request.input_tokens,
+        "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
+        "output_tokens": answer.count,
+        "output_tokens_details": {"reasoning_tokens": answer.thinking},
+        "total_tokens": request.input_tokens + answer.count,
+    }
+
+
 def _object(
     request: Request,
     answer: Answer | None,
@@ -38,15 +74,8 @@ def _object(
     usage = None
     status = "in_progress"
     if answer is not None:
-        count = answer.count
         status = "incomplete" if answer.stop == "length" else "completed"
-        usage = {
-            "input_tokens": request.input_tokens,
-            "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
-            "output_tokens": count,
-            "output_tokens_details": {"reasoning_tokens": answer.thinking},
-            "total_tokens": request.input_tokens + count,
-        }
+        usage = _usage(request, answer, cached)
     return {
         "id": f"resp_{number:032x}",
         "object": "response",

@@ -65,6 +65,7 @@ _PLAIN: dict[Endpoint, _Render] = {
     **openai.PLAIN,
     Endpoint.MESSAGES: anthropic.message,
     Endpoint.RESPONSES: responses.response,
+    Endpoint.COMPACT: responses.compaction,
 }
 _STREAMED: dict[Endpoint, _RenderStream] = {
     **openai.STREAMED,
@@ -199,7 +200,7 @@ class Simulator:
         if made is not None:
             self._give(job, made, endpoint)
             return
-        if not endpoint.streams:
+        if endpoint not in _PLAIN:
             if endpoint is Endpoint.EMBEDDINGS:
                 body = openai.embeddings(request)
             else:

@@ -56,6 +56,7 @@ class Request(msgspec.Struct, eq=False):
     anchor: str = ""  # the words that it was asked to begin with, because it was asked in words
     prefix_ids: tuple[int, ...] = ()  # the same as tokens
     wants_ids: bool = False  # return_token_ids
+    kept: tuple[JSON, ...] = ()  # the items that a compaction leaves as they are
 
 
 class Transcript:

@@ -524,7 +524,7 @@ async def _with_credentials(permits: Credentials, head: bytes, body: bytes) -> b
     return head[:-2] + lines + b"\r\n"
 
 
-_OF_RESPONSES = frozenset({Endpoint.RESPONSES, Endpoint.INPUT_TOKENS})
+_OF_RESPONSES = frozenset({Endpoint.RESPONSES, Endpoint.INPUT_TOKENS, Endpoint.COMPACT})
 
 
 def _spoken_by(config: UpstreamConfig) -> list[Endpoint]:

@@ -129,5 +129,6 @@ class PlainTransfer(WholeTransfer):
                 return Usage()
             # A plain answer has been made when its head goes out, and is billed, whatever becomes of its body.
             return Usage(input_tokens=self._prompt_tokens(), estimated=True)
-        output = usage.output_tokens_in_part(b"".join(self._pieces)) if self.job.endpoint.streams else 0
+        writes = self.job.endpoint.streams or self.job.endpoint is Endpoint.COMPACT
+        output = usage.output_tokens_in_part(b"".join(self._pieces)) if writes else 0
         return Usage(input_tokens=self._prompt_tokens(), output_tokens=output, estimated=True)

@@ -35,7 +35,7 @@ MAX_TOKENS = 2**31 - 1
 MOST_MEMBERS = 1_000
 _BRACKET = ord("[")
 _RESPONSES, _MESSAGES = Endpoint.RESPONSES, Endpoint.MESSAGES
-_MAY_LACK_INPUT = frozenset({_RESPONSES, Endpoint.INPUT_TOKENS})
+_MAY_LACK_INPUT = frozenset({_RESPONSES, Endpoint.INPUT_TOKENS, Endpoint.COMPACT})
 
 _REQUIRED: dict[Endpoint, tuple[str, str]] = {
     Endpoint.CHAT: ("messages", "an array"),
@@ -43,6 +43,7 @@ _REQUIRED: dict[Endpoint, tuple[str, str]] = {
     Endpoint.EMBEDDINGS: ("input", ""),
     Endpoint.RESPONSES: ("input", ""),
     Endpoint.INPUT_TOKENS: ("input", ""),
+    Endpoint.COMPACT: ("input", ""),
     Endpoint.MESSAGES: ("messages", "an array"),
     Endpoint.COUNT_TOKENS: ("messages", "an array"),
 }

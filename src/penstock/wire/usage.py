@@ -200,6 +200,7 @@ _response = msgspec.json.Decoder(_ResponseBody, strict=False).decode
 _response_event = msgspec.json.Decoder(_ResponseEvent, strict=False).decode
 _message = msgspec.json.Decoder(_MessageBody, strict=False).decode
 _MESSAGES, _RESPONSES = Endpoint.MESSAGES, Endpoint.RESPONSES
+_AS_RESPONSES = frozenset({_RESPONSES, Endpoint.COMPACT})
 _COUNTS = frozenset({Endpoint.COUNT_TOKENS, Endpoint.INPUT_TOKENS})
 
 
@@ -213,7 +214,7 @@ def usage_of_body(endpoint: Endpoint, body: bytes) -> Usage | None:
     try:
         if endpoint is _MESSAGES:
             return _of_message(body)
-        if endpoint is _RESPONSES:
+        if endpoint in _AS_RESPONSES:
             found = _response(body).usage
             return found.neutral() if found is not None else None
         return _of_chat(body)
