@@ -363,6 +363,7 @@ def test_what_is_drawn_or_spoken_has_another_answer_each_time(endpoint):
         (b'"container":"c"', True),
         (b'"web_search_options":{}', True),
         (b'"mcp_servers":[{}]', True),
+        (b'"mcp_servers":[]', False),
         (b'"tools":[{"type":"function"},{"type":"web_search"}]', True),
         (b'"tools":[{"type":"code_execution_20250522","name":"x"}]', True),
         (b'"tools":{"type":"function"}', True),

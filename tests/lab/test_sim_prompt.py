@@ -187,6 +187,20 @@ def test_what_cannot_change_the_answer_is_not_in_the_digest():
     assert other.digest == plain.digest
 
 
+@pytest.mark.parametrize(("mode", "meant"), [("auto", "auto"), ("required", "any")])
+def test_what_is_not_allowed_is_as_if_it_were_not_there(mode, meant):
+    plain = [{"name": name, "parameters": {"type": "object"}} for name in ("f", "g")]
+    tools = [{"type": "function", "function": each} for each in plain]
+    allowed = {"mode": mode, "tools": [{"type": "function", "function": {"name": "g"}}]}
+    some = chat([said("hi")], tools=tools, tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
+    assert (some.digest, some.tool_choice) == (chat([said("hi")], tools=tools[1:]).digest, meant)
+    flat = [{"type": "function", **each} for each in plain]
+    choice = {"type": "allowed_tools", "mode": mode, "tools": [{"type": "function", "name": "g"}]}
+    body = {"model": "sim", "input": "hi", "tools": flat, "tool_choice": choice}
+    response = read(Endpoint.RESPONSES, body)
+    assert (response.digest, response.tool_choice) == (some.digest, meant)
+
+
 def test_speaker_and_order_are_in_the_digest():
     digests = {
         chat([said("a"), said("b", "assistant")]).digest,

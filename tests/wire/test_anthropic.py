@@ -237,6 +237,10 @@ def test_what_only_anthropic_knows_is_refused_by_name(members, param):
     assert param in caught.value.message
 
 
+def test_no_servers_are_none():
+    assert prompt(mcp_servers=[]) == prompt()
+
+
 def test_a_thread_is_refused_in_the_words_by_which_sdks_go_on_without_one():
     """Anthropic's tool runners ask for one unasked, and know this code alone."""
     with pytest.raises(Untranslatable) as caught:

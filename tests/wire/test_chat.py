@@ -193,6 +193,25 @@ def test_settings_are_read(members, expected):
     assert {name: getattr(read, name) for name in expected} == expected
 
 
+def allowing(*tools, mode="auto", **more):
+    """Members of a request that has two tools, and allows these."""
+    allowed = {"mode": mode, "tools": tools, **more}
+    return {
+        "tools": [FUNCTION, {"type": "custom", "custom": {"name": "write"}}],
+        "tool_choice": {"type": "allowed_tools", "allowed_tools": allowed},
+    }
+
+
+@pytest.mark.parametrize(("mode", "meant"), [("auto", "auto"), ("required", "any")])
+@pytest.mark.parametrize("kind", ["function", "custom"])
+def test_to_allow_some_of_the_tools_is_to_offer_no_others(kind, mode, meant):
+    name = {"function": FUNCTION["function"]["name"], "custom": "write"}[kind]
+    members = allowing({"type": kind, kind: {"name": name}}, mode=mode)
+    found = chat.decode_prompt(json.dumps({"model": "m", "messages": [HELLO], **members}).encode())
+    assert [tool.name for tool in found.tools] == [name]
+    assert found.tool_choice == ToolChoice(meant)
+
+
 LARK = {"type": "grammar", "grammar": {"syntax": "lark", "definition": "start: /a/"}}
 
 
@@ -211,7 +230,9 @@ LARK = {"type": "grammar", "grammar": {"syntax": "lark", "definition": "start: /
         ({"tools": [{"type": "custom", "custom": {"name": "x", "new": 1}}]}, "tools[0].custom.new"),
         ({"tools": [{"type": "custom", "custom": {"name": "x", "format": LARK}}]}, "tools[0].custom.format"),
         ({"tools": [{**FUNCTION, "new": 1}]}, "tools[0].new"),
-        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice.type"),
+        ({"tool_choice": {"type": "hosted_tools"}}, "tool_choice.type"),
+        (allowing({"type": "function", "function": {"name": "f"}}, new=1), "tool_choice.allowed_tools.new"),
+        (allowing({"type": "mcp"}), "tool_choice.allowed_tools.tools[0].type"),
         ({"response_format": {"type": "grammar"}}, "response_format.type"),
         ({"thinking": {"type": "between_tools"}}, "thinking.type"),
         ({"thinking": {"type": "adaptive", "display": "omitted"}}, "thinking.display"),
@@ -277,6 +298,17 @@ def test_what_only_openai_knows_is_refused_by_name(members, param):
         ({"tools": {}}, "tools"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"tool_choice": "maybe"}, "tool_choice"),
+        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools"),
+        (allowing(), "tool_choice.allowed_tools.tools"),
+        (
+            allowing({"type": "function", "function": {"name": "f"}}, mode="any"),
+            "tool_choice.allowed_tools.mode",
+        ),
+        (allowing({"type": "function"}), "tool_choice.allowed_tools.tools[0].function"),
+        (
+            allowing({"type": "function", "function": {"name": "none"}}),
+            "tool_choice.allowed_tools.tools[0].function.name",
+        ),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"reasoning_effort": "extreme"}, "reasoning_effort"),
     ],

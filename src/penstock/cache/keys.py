@@ -198,7 +198,7 @@ def has_effects(call: Call) -> bool:
         or _is_set(fields, "container")
         or _is_set(fields, "thread")
         or _is_set(fields, "web_search_options")
-        or _is_set(fields, "mcp_servers")
+        or (_is_set(fields, "mcp_servers") and bytes(fields["mcp_servers"]) != b"[]")
         or ("tools" in fields and not _only_callers_tools(fields["tools"]))
     )
 

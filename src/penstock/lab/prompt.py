@@ -83,7 +83,9 @@ def _read_chat(body: dict[str, Any]) -> Request:
         )
     request.parallel_tools = body.get("parallel_tool_calls") is not False
     choice = body.get("tool_choice")
-    if isinstance(choice, dict):
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        _allow(request, choice.get("allowed_tools"), "tool_choice.allowed_tools")
+    elif isinstance(choice, dict):
         request.tool_choice = "=" + fields.text(
             fields.mapping(choice.get("function"), "tool_choice.function").get("name"), "tool_choice"
         )
@@ -94,6 +96,18 @@ def _read_chat(body: dict[str, Any]) -> Request:
     request.thinking = body.get("reasoning_effort") not in (None, "none")
     request.wants_ids = fields.flag(body, "return_token_ids")
     return said.finish(request)
+
+
+def _allow(request: Request, choice: Any, where: str) -> None:
+    """Only some of the tools may be called: as if there were no others."""
+    allowed = fields.mapping(choice, where)
+    names = []
+    for tool in fields.array(allowed.get("tools"), f"{where}.tools"):
+        named = fields.mapping(tool, f"{where}.tools")
+        function = named.get("function", named)  # in a chat completion it stands a step deeper
+        names.append(fields.text(fields.mapping(function, where).get("name"), f"{where}.tools.name"))
+    request.tools = tuple(tool for tool in request.tools if tool[0] in names)
+    request.tool_choice = "any" if allowed.get("mode") == "required" else "auto"
 
 
 def _chat_prefill(body: dict[str, Any], messages: list[Any]) -> bool:
@@ -256,7 +270,9 @@ def _responses(body: dict[str, Any], endpoint: Endpoint) -> Request:
         )
     request.parallel_tools = body.get("parallel_tool_calls") is not False
     choice = body.get("tool_choice")
-    if isinstance(choice, dict):
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+        _allow(request, choice, "tool_choice")
+    elif isinstance(choice, dict):
         request.tool_choice = "=" + fields.text(choice.get("name"), "tool_choice.name")
     elif choice is not None:
         name = fields.text(choice, "tool_choice")

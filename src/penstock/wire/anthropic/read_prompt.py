@@ -56,6 +56,7 @@ def decode_prompt(body: bytes) -> Prompt:
     budget, adaptive = thinking.read(asked.object("thinking"))
     effort, output = _output(asked)
     choice, parallel = _tool_choice(asked.object("tool_choice"))
+    asked.only("mcp_servers", [], why="only Anthropic calls them")
     metadata = asked.object("metadata")
     user = ""
     if metadata is not None:

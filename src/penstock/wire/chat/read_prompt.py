@@ -8,6 +8,7 @@ from penstock.errors import BadRequest
 from penstock.messages import JSON
 from penstock.wire import custom_tools, left_out, members, own, thinking
 from penstock.wire.chat.reasoning import thoughts_of
+from penstock.wire.chat.tools import custom_of, tools_of
 from penstock.wire.conversation import (
     Audio,
     Document,
@@ -17,15 +18,11 @@ from penstock.wire.conversation import (
     Prompt,
     Refusal,
     Text,
-    Tool,
     ToolCall,
-    ToolChoice,
     ToolResult,
     Turn,
 )
 from penstock.wire.members import Members
-
-_NO_PARAMETERS = {"type": "object", "properties": {}}
 
 
 def decode_prompt(body: bytes) -> Prompt:
@@ -47,12 +44,13 @@ def decode_prompt(body: bytes) -> Prompt:
     asked.only("store", False, why="the upstream keeps no answers for later use")
     asked.only("modalities", ["text"], why="the upstream answers in text only")
     identity = asked.string("safety_identifier")
+    tools, choice = tools_of(asked)
     prompt = Prompt(
         model=asked.required_string("model"),
         turns=turns,
         stream=asked.boolean("stream") or False,
-        tools=tuple(_tool(tool) for tool in asked.objects("tools")),
-        tool_choice=_tool_choice(asked),
+        tools=tools,
+        tool_choice=choice,
         parallel_tool_calls=asked.boolean("parallel_tool_calls"),
         output=_output(asked.object("response_format")),
         max_output_tokens=limit if limit is not None else older_limit,
@@ -240,7 +238,7 @@ def _tool_call(call: Members) -> ToolCall:
 
 
 def _custom_call(call: Members) -> ToolCall:
-    custom = _custom(call)
+    custom = custom_of(call)
     found = ToolCall(
         call.required_string("id"),
         custom.required_string("name"),
@@ -252,13 +250,6 @@ def _custom_call(call: Members) -> ToolCall:
     return found
 
 
-def _custom(of: Members) -> Members:
-    custom = of.object("custom")
-    if custom is None:
-        raise BadRequest(f"{of.where('custom')} is missing", param=of.where("custom"))
-    return custom
-
-
 def _tool_result(message: Members) -> tuple[Part, ...]:
     message.leave_out(left_out.CHAT_TOOL_MESSAGE)
     cache = message.raw("cache_control")
@@ -268,67 +259,6 @@ def _tool_result(message: Members) -> tuple[Part, ...]:
             raise message.refuse("content", "a tool's result is text, images or files")
         parts.append(part)
     return (ToolResult(message.required_string("tool_call_id"), tuple(parts), cache=cache),)
-
-
-def _tool(tool: Members) -> Tool:
-    kind = tool.required_string("type")
-    if kind == "custom":
-        return _custom_tool(tool)
-    if kind != "function":
-        raise tool.refuse("type", f"tools of type {kind} exist at OpenAI only")
-    function = tool.object("function")
-    if function is None:
-        raise BadRequest(f"{tool.where('function')} is missing", param=tool.where("function"))
-    parameters = function.raw("parameters")
-    found = Tool(
-        function.required_string("name"),
-        _NO_PARAMETERS if parameters is None else parameters,
-        function.string("description"),
-        function.boolean("strict"),
-        tool.raw("cache_control"),
-    )
-    function.done()
-    tool.done()
-    return found
-
-
-def _custom_tool(tool: Members) -> Tool:
-    custom = _custom(tool)
-    form = custom.object("format")
-    if form is not None:
-        grammar = form.raw("grammar")
-        custom_tools.check_format({"type": form.required_string("type"), "grammar": grammar}, form.path)
-        form.done()
-    found = custom_tools.as_function(
-        custom.required_string("name"), custom.string("description"), tool.raw("cache_control")
-    )
-    custom.done()
-    tool.done()
-    return found
-
-
-_MODES: dict[JSON, Literal["auto", "none", "any"]] = {"auto": "auto", "none": "none", "required": "any"}
-
-
-def _tool_choice(asked: Members) -> ToolChoice | None:
-    value = asked.raw("tool_choice")
-    if value is None:
-        return None
-    if isinstance(value, str):
-        if value not in _MODES:
-            raise BadRequest("tool_choice must be none, auto, required or an object", param="tool_choice")
-        return ToolChoice(_MODES[value])
-    choice = Members(value, "tool_choice")
-    kind = choice.required_string("type")
-    if kind not in ("function", "custom"):
-        raise choice.refuse("type", f"a choice of type {kind} exists at OpenAI only")
-    function = choice.object(kind)
-    if function is None:
-        raise BadRequest(f"tool_choice.{kind} is missing", param=f"tool_choice.{kind}")
-    name = function.required_string("name")
-    function.done()
-    choice.done()
-    return ToolChoice("tool", name)
 
 
 def _output(asked: Members | None) -> OutputFormat | None:
