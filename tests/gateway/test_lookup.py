@@ -203,6 +203,26 @@ def test_what_is_not_a_whole_answer_is_never_kept(script):
     on_uvloop(main)
 
 
+@pytest.mark.parametrize(("characters", "is_read"), [(10, True), (5_000, False)])
+def test_what_is_certainly_too_large_to_be_kept_is_not_even_read(characters, is_read, monkeypatch):
+    read = []
+
+    def sound(endpoint, events, *, stream):
+        read.append(events)
+        return True
+
+    async def main():
+        monkeypatch.setattr(lookups, "is_sound", sound)
+        small = CacheConfig(max_entry_bytes=2_048)
+        async with gateway_of([answering("a" * characters)], tiers=small) as (gateway, port, _, _):
+            assert (await call(port, ASKED)).status == 200
+            assert gateway.cache.stored == is_read
+            assert gateway.cache.too_large == (not is_read)
+
+    on_uvloop(main)
+    assert bool(read) == is_read
+
+
 def test_what_nobody_waited_for_is_not_kept_half():
     async def main():
         go_on = asyncio.Event()

@@ -74,6 +74,21 @@ def test_an_answer_that_is_too_long_is_not_prepared():
     on_uvloop(main)
 
 
+@pytest.mark.parametrize(("pieces", "is_prepared"), [(2_000, True), (20_000, False)])
+def test_a_stream_is_folded_at_once_for_a_plain_caller_unless_that_takes_long(pieces, is_prepared):
+    piece = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+
+    async def main():
+        async with gateway_of([answering()]) as (gateway, _, _, _):
+            entry = an_answer((*[piece] * pieces, *EVENTS), stream=True)
+            answer = prepared(gateway.pipeline.lookup, a_call(), KEY, entry)
+            assert (answer is not None) == is_prepared
+            if answer is not None:
+                assert b'"content":"%b' % (b"a" * pieces) in answer
+
+    on_uvloop(main)
+
+
 def test_an_answer_that_cannot_be_told_in_the_form_that_is_wanted_is_not_prepared():
     async def main():
         async with gateway_of([answering()]) as (gateway, _, _, _):

@@ -1,12 +1,15 @@
+import asyncio
 import json
 
 import pytest
 from gateway_doubles import BODY, FakeExchange, a_call, a_generation
 
 from penstock.errors import BadRequest, RateLimited, UpstreamBroken
+from penstock.gateway.stages import read
 from penstock.gateway.stages.read import CLIENT_GONE, HEARTBEAT, SLICE_BYTES, SLICE_EVENTS, Reading, refuse
 from penstock.generation.log import EVENT_OVERHEAD
 from penstock.messages import Dialect, Endpoint
+from penstock.wire.fold import STEP_EVENTS
 
 STREAMED = BODY.replace(b"}]", b'}],"stream":true', 1)
 
@@ -230,6 +233,80 @@ def test_a_plain_answer_that_fails_midway_is_an_error_and_nothing_else():
 
 
 # ---- signs of life --------------------------------------------------------------------------------
+
+
+def a_streamed_log(events):
+    """Of which a plain caller wants the answer."""
+    call = a_call(Endpoint.CHAT, STREAMED)
+    generation = a_generation(call, max_bytes=1 << 30)
+    piece = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
+    stop = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+    generation.append([*[piece] * events, stop, b"data: [DONE]\n\n"], 1.0)
+    return generation
+
+
+def test_others_have_their_turns_while_a_long_stream_is_folded_for_a_plain_caller():
+    async def main():
+        _, generation, exchange, ended = make(stream=False, generation=a_streamed_log(50 * STEP_EVENTS))
+        generation.finish()
+        turns = 0
+        while not exchange.ended:
+            turns += 1
+            await asyncio.sleep(0)
+        return turns, exchange, ended
+
+    turns, exchange, ended = asyncio.run(main())
+    assert turns >= 100
+    assert exchange.status == 200
+    assert json.loads(exchange.body)["choices"][0]["message"]["content"] == "a" * 50 * STEP_EVENTS
+    assert len(ended) == 1
+
+
+def test_a_long_stream_is_not_folded_on_for_a_caller_who_has_left():
+    async def main():
+        reader, generation, exchange, ended = make(stream=False, generation=a_streamed_log(50 * STEP_EVENTS))
+        generation.finish()
+        reader.advance()  # a second time, as a reader may be called
+        await asyncio.sleep(0)
+        reader.on_gone()
+        for _ in range(200):
+            await asyncio.sleep(0)
+        return reader, exchange, ended
+
+    reader, exchange, ended = asyncio.run(main())
+    assert (reader.status, len(ended)) == (CLIENT_GONE, 1)
+    assert not exchange.started
+
+
+def test_a_stream_that_makes_no_sense_far_behind_its_beginning_is_an_error():
+    async def main():
+        generation = a_streamed_log(5 * STEP_EVENTS)
+        generation.events[1_000] = b'data: {"choices":[{"index":-1}]}\n\n'
+        _, generation, exchange, _ = make(stream=False, generation=generation)
+        generation.finish()
+        while not exchange.ended:
+            await asyncio.sleep(0)
+        return exchange
+
+    exchange = asyncio.run(main())
+    assert exchange.status == 502
+    assert b"an index (-1)" in exchange.body
+
+
+def test_a_defect_in_a_later_step_is_an_answer_too(monkeypatch):
+    def breaks(*_, **__):
+        yield
+        raise RuntimeError("a defect")
+
+    async def main():
+        monkeypatch.setattr(read, "folding", breaks)
+        _, generation, exchange, _ = make(stream=False, generation=a_streamed_log(1))
+        generation.finish()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return exchange
+
+    assert asyncio.run(main()).status == 500
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from streams import as_sdk_folds, bare, json_values, simulated
 from penstock.errors import PenstockError, UpstreamBroken
 from penstock.messages import Endpoint, Usage
 from penstock.wire import sse
-from penstock.wire.fold import fold
+from penstock.wire.fold import STEP_BYTES, STEP_EVENTS, fold, folding
 
 STREAMING = [endpoint for endpoint in Endpoint if endpoint.streams]
 DONE = sse.encode(b"[DONE]")
@@ -572,3 +572,46 @@ def test_memory_stays_in_proportion_to_the_stream():
         tracemalloc.stop()
     assert len(body) > 400_000
     assert peak < 4 * size
+
+
+# ---- in steps -------------------------------------------------------------------------------------
+
+
+def a_long_stream(endpoint, middle):
+    """With so many events between its first and its last."""
+    if endpoint is Endpoint.MESSAGES:
+        block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+        piece = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a"}}
+        return events(START, block, *[piece] * middle, ending(), LAST)
+    if endpoint is Endpoint.RESPONSES:
+        closing = {"type": "response.completed", "response": {"id": "r", "output": [{"type": "message"}]}}
+        return events(*[{"type": "response.output_text.delta", "delta": "a"}] * middle, closing)
+    piece = {"choices": [{"index": 0, "delta": {"content": "a"}, "text": "a"}]}
+    return chunks(*[piece] * middle, STOP)
+
+
+@pytest.mark.parametrize("endpoint", STREAMING)
+def test_a_long_stream_is_folded_in_steps_to_the_same_answer(endpoint):
+    frames = a_long_stream(endpoint, 20 * STEP_EVENTS)
+    found = []
+
+    def followed():
+        found.append((yield from folding(endpoint, frames)))
+
+    count = sum(1 for _ in followed())
+    assert found == [fold(endpoint, frames)]
+    assert 40 <= count <= 42  # it is read twice: whether it is whole, and what it tells
+
+
+@pytest.mark.parametrize("endpoint", STREAMING)
+def test_a_short_stream_is_folded_at_once(endpoint):
+    frames = a_long_stream(endpoint, STEP_EVENTS - 5)
+    with pytest.raises(StopIteration) as whole:
+        next(folding(endpoint, frames))
+    assert whole.value.value == fold(endpoint, frames)
+
+
+def test_steps_are_short_where_events_are_long():
+    piece = {"choices": [{"index": 0, "delta": {"content": "a" * (STEP_BYTES // 2)}}]}
+    steps = folding(Endpoint.CHAT, chunks(*[piece] * 10, STOP))
+    assert sum(1 for _ in steps) >= 18

@@ -21,6 +21,7 @@ from penstock.cache.keys import has_effects
 from penstock.config.model import CascadeConfig, Config, RetryConfig
 from penstock.errors import PenstockError, UpstreamTimeout
 from penstock.flow.retry import RetryBudget
+from penstock.gateway.folded import whole_answer
 from penstock.gateway.stages.call import Production
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
@@ -32,7 +33,6 @@ from penstock.net import tasks
 from penstock.wire import request
 from penstock.wire.certainty import mean_logprob, without_logprobs
 from penstock.wire.demand import demand
-from penstock.wire.fold import fold
 from penstock.wire.json_form import form_of
 from penstock.wire.said import text_of
 from penstock.wire.sound import is_sound
@@ -142,7 +142,7 @@ class Cascades:
         self, call: Call, held: Generation, generation: Generation, cascade: CascadeConfig, router: Router
     ) -> str:
         """``kept``, or the check that the answer has not passed."""
-        text = _text(call, held.events)
+        text = await _text(call, held.events)
         if not is_sound(call.endpoint, held.events, stream=call.stream) or not text.strip():
             return "refusal"
         beginning = text.lstrip().lower()
@@ -194,7 +194,7 @@ class Cascades:
         finally:
             if held.ending is None:
                 held.fail(UpstreamTimeout("nobody waits for this verdict any more", clock="total"))
-        return _text(asked, held.events).strip().lower().startswith("yes")
+        return (await _text(asked, held.events)).strip().lower().startswith("yes")
 
     def _larger(self, call: Call, usage: Usage, router: Router) -> int:
         """What the larger model would have cost for as many tokens, in 1e-12 US dollars; 0: its price is not known."""
@@ -268,6 +268,6 @@ def _smaller(call: Call, cascade: CascadeConfig) -> Call:
     )
 
 
-def _text(call: Call, events: Sequence[Event]) -> str:
-    body = fold(call.endpoint, events) if call.stream else b"".join(events)
+async def _text(call: Call, events: Sequence[Event]) -> str:
+    body = await whole_answer(call.endpoint, events, stream=call.stream)
     return text_of(call.endpoint, body) or ""

@@ -376,7 +376,7 @@ class Pipeline:
 
     def _promise(self, exchange: Exchange, call: Call, generation: Generation, status_name: bytes) -> None:
         """The answer will be asked for later: say under which id."""
-        stored.respond_response(exchange, generation, "", self.clock.now())
+        self.soon(stored.respond_response(exchange, generation, "", self.clock.now()))
         self.admission.settle(call)
         self.recorder.answered(
             call, generation, status=200, error="", peer=exchange.peer, read=_elsewhere(status_name)

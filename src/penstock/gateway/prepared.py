@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from penstock.gateway.stages.lookup import Lookup
 
 MOST_BYTES = 65_536  # of an answer; what is longer is written like any other
+_MOST_READ = 16 * MOST_BYTES  # of an entry: a stream's events are longer than the answer that they tell
 
 _VARYING = frozenset({b"penstock-generation", b"age"})  # fields that each answer has its own of
 _STATUS = (b"penstock-status", FRESH)
@@ -32,12 +33,16 @@ def prepared(lookup: Lookup, call: Call, key: bytes, entry: Entry) -> bytes | No
 
     :param key: the entry's
     """
+    if entry.size > _MOST_READ:
+        return None
     if shows_as_made(call, entry.stream, entry.include_usage, entry.running_usage):
         answer = _as_made(call, key, entry)
     else:
         sheet = _Sheet(call)
         generation = lookup.told(call, Found(entry, FRESH), key=key, asked=entry.stored)
-        generation.join(open_reading(call, generation, sheet, FRESH, lambda _: None))
+        reading = open_reading(call, generation, sheet, FRESH, lambda _: None)
+        generation.join(reading)
+        reading.hurry()
         if sheet.status != 200:
             return None
         answer = _rendered(sheet.fields, sheet.answer, chunked=sheet.streams)

@@ -139,7 +139,7 @@ class Returning:
         elif asked.what == "events" or asked.stream:
             self._reread(exchange, asked, generation, tenant)
         elif asked.response_id:
-            stored.respond_response(exchange, generation, asked.response_id, now)
+            pipeline.soon(stored.respond_response(exchange, generation, asked.response_id, now))
         else:
             stored.respond_state(exchange, generation, now)
 

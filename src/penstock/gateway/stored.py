@@ -25,13 +25,14 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from penstock.errors import BadRequest, Cancelled, Conflict, MethodNotAllowed, NotFound
+from penstock.errors import BadRequest, Cancelled, Conflict, MethodNotAllowed, NotFound, PenstockError
+from penstock.gateway.folded import whole_answer
 from penstock.gateway.kept import Page, page_of, respond_list
+from penstock.gateway.stages.read import refuse
 from penstock.generation.log import Generation, State
-from penstock.messages import Endpoint
+from penstock.messages import Dialect, Endpoint
 from penstock.net.exchange import Exchange
 from penstock.wire import responses
-from penstock.wire.fold import fold
 
 MAX_BODY = 65_536  # what a request for one of these resources may bring along
 
@@ -174,15 +175,18 @@ def respond_state(exchange: Exchange, generation: Generation, now: float) -> Non
     )
 
 
-def respond_response(exchange: Exchange, generation: Generation, response_id: str, now: float) -> None:
+async def respond_response(exchange: Exchange, generation: Generation, response_id: str, now: float) -> None:
     """Tell a response as far as it is: whole, or what became of it.
 
     :param response_id: by which it was asked for; empty: the gateway's own
     """
     response_id = response_id or responses.id_of(generation.id)
     if generation.state is State.FINISHED:
-        events = generation.events
-        body = fold(Endpoint.RESPONSES, events) if generation.stream else b"".join(events)
+        try:
+            body = await whole_answer(Endpoint.RESPONSES, generation.events, stream=generation.stream)
+        except PenstockError as senseless:
+            refuse(exchange, senseless, Dialect.OPENAI, generation.id)
+            return
         told = responses.told_as(body, response_id, background=generation.background)
     else:
         status = _status(generation)

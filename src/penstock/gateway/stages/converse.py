@@ -13,12 +13,12 @@ import logging
 import msgspec
 
 from penstock.errors import BodyTooLarge, PenstockError, StorageUnavailable
+from penstock.gateway.folded import whole_answer
 from penstock.gateway.stages.authenticate import owner_of
 from penstock.generation.conversations import Conversations, Item
 from penstock.generation.log import Generation
 from penstock.messages import Call, Endpoint
 from penstock.wire import request, responses
-from penstock.wire.fold import fold
 
 # Seconds before what was answered is put into its conversation once more.
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -56,9 +56,8 @@ async def settle(call: Call, generation: Generation, conversations: Conversation
     asked = call.asked
     if asked is None or generation.endpoint is not Endpoint.RESPONSES:
         return
-    events = generation.events
-    answer = fold(Endpoint.RESPONSES, events) if generation.stream else b"".join(events)
     try:
+        answer = await whole_answer(Endpoint.RESPONSES, generation.events, stream=generation.stream)
         items = [Item(*item) for item in responses.added(asked.fields, answer)]
         await _added(call, asked, generation, items, conversations)
     except PenstockError as error:  # the answer is its caller's, whatever becomes of the conversation

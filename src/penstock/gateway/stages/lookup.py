@@ -419,7 +419,12 @@ class Lookup:
             return
         upstream, upstream_model = generation.served_by
         candidate = router.own_candidate(call.model, upstream, upstream_model)
-        if candidate is None or not is_sound(call.endpoint, generation.events, stream=generation.stream):
+        if candidate is None:
+            return
+        # What is certainly too large to be kept is not read: it may be half a million events.
+        if generation.size <= 2 * self.cache.max_entry_bytes and not is_sound(
+            call.endpoint, generation.events, stream=generation.stream
+        ):
             return
         now = self.cache.now()
         policy = question.policy

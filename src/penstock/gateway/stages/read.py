@@ -6,8 +6,10 @@ an event goes from the log to the client's buffer without a task switch, and a c
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from itertools import chain
 
 from penstock.errors import (
@@ -23,7 +25,7 @@ from penstock.generation.log import EVENT_OVERHEAD, Generation, State
 from penstock.messages import Call, Dialect, Event
 from penstock.net.exchange import Exchange
 from penstock.wire import problems, ratelimits
-from penstock.wire.fold import fold
+from penstock.wire.fold import folding
 
 HEARTBEAT = 15.0
 """Seconds of silence after which a stream is kept alive: proxies cut at 60 (nginx, ALB) and even 55."""
@@ -45,6 +47,8 @@ JSON = (b"content-type", b"application/json")
 _STOP_RETRYING = (b"x-should-retry", b"false")
 _RUNNING, _FINISHED, _FAILED = State.RUNNING, State.FINISHED, State.FAILED
 
+log = logging.getLogger("penstock.gateway")
+
 
 class Reading:
     """One caller's reading of one generation.
@@ -57,6 +61,7 @@ class Reading:
     __slots__ = (
         "_alive_position",
         "_alive_since",
+        "_folding",
         "_on_done",
         "_paused",
         "_position",
@@ -86,6 +91,7 @@ class Reading:
         self._on_done = on_done
         self._position = position
         self._paused = False
+        self._folding: Generator[None, None, bytes] | None = None
         self._alive_since = call.received
         self._alive_position = position
         self.read_bytes = _size(generation.events[:position]) if position else 0
@@ -107,7 +113,7 @@ class Reading:
         if self.call.stream:
             self._stream(generation)
         elif generation.state is _FINISHED:
-            self._fold(generation)
+            self._tell_whole(generation)
         elif generation.state is _FAILED:
             self._refuse(generation.error)
 
@@ -161,15 +167,38 @@ class Reading:
         exchange.end()
         self._finish(200)
 
-    def _fold(self, generation: Generation) -> None:
-        if generation.stream:
-            try:
-                body = fold(generation.endpoint, generation.events, usage=generation.usage)
-            except PenstockError as error:
-                self._refuse(error)
-                return
-        else:
-            body = b"".join(generation.events)
+    def _tell_whole(self, generation: Generation) -> None:
+        if not generation.stream:
+            self._respond(generation, b"".join(generation.events))
+        elif self._folding is None:
+            self._folding = folding(generation.endpoint, generation.events, usage=generation.usage)
+            self._fold()
+
+    def _fold(self) -> None:
+        if self._step():  # others have their turn
+            asyncio.get_running_loop().call_soon(self._fold)
+
+    def hurry(self) -> None:
+        """Take all steps at once that are left."""
+        while self._step():
+            pass
+
+    def _step(self) -> bool:
+        """Whether more of them are left."""
+        if self._folding is None or self.done:  # whole by now, or its caller has left
+            return False
+        try:
+            next(self._folding)
+        except StopIteration as whole:
+            self._respond(self.generation, whole.value)
+        except PenstockError as error:
+            self._refuse(error)
+        except Exception:  # the caller waits for an answer, and nobody else will tell
+            log.exception("defect while folding %s", self.generation.id)
+            self._refuse(InternalError("internal error"))
+        return not self.done
+
+    def _respond(self, generation: Generation, body: bytes) -> None:
         self.read_bytes = generation.size
         self.exchange.respond(200, [JSON, *self._own_headers(), *generation.headers], body)
         self._finish(200)

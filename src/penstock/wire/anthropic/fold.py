@@ -7,7 +7,7 @@ shape of its members, as Anthropic asks its clients to expect more kinds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -89,15 +89,19 @@ class _Block:
         return block
 
 
-def fold_stream(payloads: Iterator[bytes], usage: Usage | None) -> bytes:
+def fold_stream(payloads: Iterator[bytes | None], usage: Usage | None) -> Generator[None, None, bytes]:
     """The body of the message of which these are the events.
 
+    :param payloads: None: a step ends
     :raises UpstreamBroken: the events do not belong together
     """
     message: dict[str, Any] | None = None
     blocks: dict[int, _Block] = {}
     used: dict[str, JSON] = {}
     for payload in payloads:
+        if payload is None:
+            yield
+            continue
         event = _decode(payload)
         kind = event.pop("type", None)
         if kind == "content_block_delta":

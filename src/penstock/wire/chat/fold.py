@@ -16,7 +16,7 @@ a role or an id that a server repeats, and adds up numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -272,9 +272,12 @@ class _Choice:
         return {"index": index, "message": message, **end}
 
 
-def fold_stream(endpoint: Endpoint, payloads: Iterator[bytes], usage: Usage | None) -> bytes:
+def fold_stream(
+    endpoint: Endpoint, payloads: Iterator[bytes | None], usage: Usage | None
+) -> Generator[None, None, bytes]:
     """The body of the chat completion, or completion, of which these are the chunks.
 
+    :param payloads: None: a step ends
     :raises UpstreamBroken: a choice has no finish reason, or a chunk makes no sense
     """
     chat = endpoint is Endpoint.CHAT
@@ -282,6 +285,9 @@ def fold_stream(endpoint: Endpoint, payloads: Iterator[bytes], usage: Usage | No
     choices: dict[int, _Choice] = {}
     told: JSON = None
     for payload in payloads:
+        if payload is None:
+            yield
+            continue
         for name, value in _decode(payload).items():
             if name == "choices":
                 for choice in value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Final
 
 import msgspec
@@ -29,15 +29,19 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def fold_stream(payloads: Iterator[bytes], usage: Usage | None) -> bytes:
+def fold_stream(payloads: Iterator[bytes | None], usage: Usage | None) -> Generator[None, None, bytes]:
     """The response object that the closing event carries, byte for byte unless something is missing in it.
 
     Some servers leave its ``output`` empty, because all items have come before.
 
+    :param payloads: None: a step ends
     :raises UpstreamBroken: there is no closing event, or it has no response
     """
     items: dict[int, msgspec.Raw] = {}
     for payload in payloads:
+        if payload is None:
+            yield
+            continue
         event = _event(payload)
         if event.type == _ITEM_DONE and bytes(event.item) not in _NOTHING:
             items[event.output_index] = event.item
