@@ -506,6 +506,29 @@ def test_what_is_no_response_is_not_deleted_as_one(durable):
     assert on_uvloop(main) == ([404, 404], [200, 200])
 
 
+def test_a_response_that_has_ended_and_is_not_stored_yet_is_there(durable):
+    async def main():
+        go_on = asyncio.Event()
+        async with two([[Step.REQUEST, go_on, plain(COMPLETION)]], durable) as ((gateway, here), _, _):
+            (keeper,) = gateway.pipeline.durable.keepers.values()
+            write = keeper.store.write
+
+            async def later(writes):
+                await go_on.wait()
+                return await write(writes)
+
+            keeper.store.write = later
+            asked = {"model": "m", "input": "hello", "background": True}
+            path = f"/v1/responses/{(await call(here, asked, '/v1/responses')).json()['id']}"
+            cancelled = await call(here, b"", f"{path}/cancel", "POST")
+            found = await call(here, b"", path, "GET")
+            go_on.set()
+            await stored(gateway)
+            return [each.json()["status"] for each in (cancelled, found, await call(here, b"", path, "GET"))]
+
+    assert on_uvloop(main) == ["cancelled"] * 3
+
+
 def test_a_response_that_the_store_does_not_delete_is_not_said_to_be_deleted(durable):
     async def main():
         script = [Step.REQUEST, plain(COMPLETION)]

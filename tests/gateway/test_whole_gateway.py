@@ -129,6 +129,8 @@ class Machine(RuleBasedStateMachine):
         if not self._is_whole(asked, answer):
             return
         repeated = self.do(self.world.ask(asked))
+        if repeated.status == 429 and asked.tenant == "poor":
+            return  # each request counts, whatever becomes of it
         assert self._is_whole(asked, repeated)
         if answer.how in ("created", "attached", "replayed"):
             assert (repeated.how, repeated.generation) == ("replayed", answer.generation)
@@ -226,7 +228,7 @@ class Machine(RuleBasedStateMachine):
         if own in self.gone:
             assert answer.status in {404, 410}, answer
         elif what == "DELETE":
-            assert answer_json(answer)["deleted"]
+            assert answer.status == 200, answer
             self.gone.add(own)
         else:
             told = answer_json(answer)

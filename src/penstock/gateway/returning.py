@@ -40,7 +40,7 @@ class Returning:
             and generation is not None
             and generation.endpoint is Endpoint.RESPONSES
             and generation.ending is not None
-            and generation.durable
+            and generation.stored  # else the store does not have it yet
         ):
             self._pipeline.soon(self._resume_kept(exchange, asked, tenant, generation, durable))
         else:

@@ -108,6 +108,10 @@ class Journal(Protocol):
     def durable(self) -> bool:
         """Whether no reader has been given more than is stored."""
 
+    @property
+    def stored(self) -> bool:
+        """Whether all of it is stored, its end too."""
+
     def appended(self) -> None:
         """Events were added; :meth:`Generation.on_stored` is called when they may be read."""
 
@@ -389,6 +393,11 @@ class Generation:
     def durable(self) -> bool:
         """Whether what its readers have would outlive this process."""
         return self.journal.durable if self.journal is not None else self.restored
+
+    @property
+    def stored(self) -> bool:
+        """Whether a store had all of it; another process may have deleted it there since."""
+        return self.journal.stored if self.journal is not None else self.restored
 
     @property
     def ahead(self) -> bool:

@@ -54,6 +54,10 @@ class Written:
     def durable(self) -> bool:
         return self.entry.durable
 
+    @property
+    def stored(self) -> bool:
+        return self.entry.out and self.entry.durable
+
     def end(self) -> None:
         self.entry.end(ending_of(self.generation), self._now() + self._kept_for)
 
@@ -82,7 +86,7 @@ class Written:
 class Stored:
     """In the place of :class:`Written` once all of a log is stored, and its end."""
 
-    durable = True
+    durable = stored = True
 
     def appended(self) -> None:
         """Nothing comes after the end."""
