@@ -16,7 +16,6 @@ from penstock.config.schema import keys
 from penstock.errors import ConfigError
 from penstock.gateway.stages.read import HEARTBEAT
 from penstock.generation.log import State
-from penstock.ledger import prices, sqlite
 from penstock.metrics import Registry
 
 PAGE = Page("docs/operating.md")
@@ -56,7 +55,6 @@ def test_figures_are_those_of_the_source():
     assert backoff.GOOD_LIFE == 60
     assert f"a sign of life every {HEARTBEAT:g} s" in text
     assert f"`listener.idle_timeout` ({config.listener.idle_timeout:g} s)" in text
-    assert f"every {sqlite.INTERVAL:g} s in one transaction" in text
     assert logs.MAX_BUFFER == 1 << 20
     assert Registry()._max_children == 200
     memory = PAGE.section("Memory")
@@ -72,15 +70,6 @@ def test_figures_are_those_of_the_source():
     assert f"`listener.max_headers` ({config.listener.max_headers})" in memory
     assert f"`pool.max_waiting` ({model.PoolConfig().max_waiting:,})" in memory
     assert f"`ledger.max_rows_in_memory` ({config.ledger.max_rows_in_memory:,})" in memory
-
-
-def test_the_price_table_is_one(tmp_path):
-    (block,) = [block.text for block in PAGE.blocks if block.language == "toml"]
-    path = tmp_path / "prices.toml"
-    path.write_text(block)
-    table = prices.PriceTable.load(str(path), kinds={"gpu": "openai"})
-    assert table.price("openai", "gpt-4o-2024-08-06").output == 8
-    assert table.price("gpu", "llama").output == table.prices[1].output
 
 
 def test_the_example_of_tls_has_the_right_keys():
