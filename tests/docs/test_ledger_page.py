@@ -21,7 +21,7 @@ PAGE = Page("docs/ledger.md")
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "ledger.sqlite"
-    LedgerFile(path, "token", Turns(), busy_timeout=1.0).close()
+    LedgerFile(path, "token", Turns(), busy_timeout=1.0).close(ended=True)
     with contextlib.closing(sqlite3.connect(path)) as connection:
         yield connection
 
