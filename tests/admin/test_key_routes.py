@@ -116,6 +116,20 @@ def test_a_key_ends_when_it_was_said_to(gateway):
     assert control(gateway, "/v1/keys/short", "DELETE")[0] == 204
 
 
+def test_every_worker_knows_what_is_left(gateway):
+    """Also those that have had none of the key's calls."""
+    wanted = {"name": "left", "limits": {"requests_per_minute": 30, "concurrent": 4, "usd_per_day": 1}}
+    made = control(gateway, "/v1/keys", "POST", wanted)[1]
+    assert [call(gateway, made["key"])[0] for _ in range(8)] == [200] * 8
+    for _ in range(6):
+        status, found = ask(gateway.url + "/v1/key", authorization=f"Bearer {made['key']}")
+        assert (status, found["name"], found["shared"]) == (200, "left", "workers")
+        rate, places = found["limits"]
+        assert rate["remaining"] < 28
+        assert (places["of"], places["remaining"]) == ("concurrent", 4)
+        assert [budget["limit"] for budget in found["budgets"]] == ["1"]
+
+
 @pytest.mark.parametrize("expires", ["2020-01-01", "soon", "2100-01-01T12:00:00"])
 def test_an_end_that_is_none_or_past_makes_no_key(gateway, expires):
     status, said = control(gateway, "/v1/keys", "POST", {"name": "x", "expires": expires})

@@ -1,6 +1,7 @@
 """``penstock key``."""
 
 import io
+import json
 import time
 
 import pytest
@@ -10,6 +11,7 @@ from penstock.config.expiry import ends_at
 from penstock.config.key_file import read_keys
 from penstock.config.keys import hash_key
 from penstock.config.load import parse
+from penstock.testing import GatewayProcess
 
 
 def test_new_prints_the_key_alone_and_the_lines_beside_it(penstock):
@@ -68,6 +70,49 @@ def test_no_key_is_made_that_has_ended_or_whose_end_is_none(penstock, tmp_path, 
     assert (status, out) == (2, "")
     assert "--expires" in err
     assert not path.exists()
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory):
+    """One whose key has a name that a terminal would obey."""
+    limit = {"requests_per_minute": 60, "concurrent": 4, "usd_per_day": 5}
+    config = {
+        "upstreams": {"sim": {"kind": "sim"}},
+        "models": {"sim": {"candidates": [{"upstream": "sim"}]}},
+        "keys": [
+            {"name": "al\x1b[2Jice", "hash": hash_key("k" * 40), "models": ["sim*"], "expires": "2100-01-01"}
+        ],
+        "limits": {"keys": {"al\x1b[2Jice": limit}, "tiers": {"standard": {"usd_per_day": 7}}},
+    }
+    with GatewayProcess(config, tmp_path_factory.mktemp("gateway")) as running:
+        yield running
+
+
+def test_show_tells_what_is_left(penstock, gateway, monkeypatch):
+    monkeypatch.setenv("PENSTOCK_KEY", "k" * 40)
+    for url in (gateway.url, gateway.url + "/v1/"):
+        status, out, err = penstock("key", "show", "--url", url)
+        assert (status, err) == (0, "")
+        first, second, *table = out.splitlines()
+        assert first == "al\N{REPLACEMENT CHARACTER}[2Jice, tenant default, tier standard: sim*"
+        assert second == "ends 2100-01-01T00:00:00Z"
+        rows = [line.strip("│ ").split("│") for line in table if line.startswith("│")]
+        words = [[cell.strip() for cell in row] for row in rows]
+        assert words[0] == ["key", "requests_per_minute", "60", "", "60", "in 0 s"]
+        assert words[1][:5] == ["key", "concurrent", "4", "", "4"]
+        assert words[2][:5] == ["key", "usd_per_day", "5", "0", "5"]
+        assert words[3][:5] == ["tier", "usd_per_day", "7", "not told", "not told"]
+    status, out, _ = penstock("key", "show", "--url", gateway.url, "--json")
+    assert json.loads(out)["limits"][0]["remaining"] == 60
+
+
+def test_show_says_why_there_is_nothing_to_show(penstock, gateway):
+    status, out, err = penstock("key", "show", "--url", gateway.url, "--key", "other")
+    assert (status, out) == (1, "")
+    assert "says 401: this API key is not known here" in err
+    status, _, err = penstock("key", "show", "--url", "http://127.0.0.1:9", "--key", "other")
+    assert status == 1
+    assert "does not answer" in err
 
 
 def test_a_name_is_required(penstock):

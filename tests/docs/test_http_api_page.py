@@ -18,6 +18,10 @@ from doc_pages import PATIENCE, Page
 import penstock
 from penstock import errors
 from penstock.admin.control import make_app
+from penstock.config.model import LimitConfig
+from penstock.flow.account import Account
+from penstock.flow.budget import Calendar
+from penstock.gateway import own_key
 from penstock.gateway.routes import RELAYED
 from penstock.gateway.stored import _METHODS
 from penstock.messages import PROCESS_DIED, Dialect, Endpoint
@@ -27,6 +31,7 @@ from penstock.wire import credentials, problems, ratelimits
 PAGE = Page("docs/http-api.md")
 SOURCE = Path(penstock.__file__).parent
 # Rooms whose errors no caller of the gateway meets.
+JSON = [block.text for block in PAGE.blocks if block.language == "json"]
 NOT_SERVED = {"optimize", "lab", "cli", "testing", "config", "engine"}
 
 
@@ -82,7 +87,7 @@ UPLOADS = {
 
 def test_every_endpoint_of_the_data_port_is_there():
     told = {found for row in rows("Data port") for found in ENDPOINT.findall(row[0])}
-    own = {("GET", path) for path in ("/v1/models", "/v1/models/{name}", "/", "/healthz")}
+    own = {("GET", path) for path in ("/v1/models", "/v1/models/{name}", "/v1/key", "/", "/healthz")}
     stored = {
         (method, f"/v1/{kind}/{{id}}" + (f"/{rest}" if rest else ""))
         for (kind, rest), methods in _METHODS.items()
@@ -318,7 +323,25 @@ def test_codes_that_only_the_log_knows_are_there():
     )
 
 
-@pytest.mark.parametrize("block", [b.text for b in PAGE.blocks if b.language == "json"])
+def test_what_is_shown_of_a_key_has_the_form_that_its_owner_gets(gateway):
+    (block,) = [text for text in JSON if '"object": "key"' in text]
+    shown = json.loads(block)
+    got = json.loads(ask(gateway.url, "GET", "/v1/key")[2])
+    assert set(shown) == set(got)
+    account = Account("key", "alice", LimitConfig(concurrent=1, usd_per_day=1), None)
+    limiter = Mock(calendar=Calendar(0.0))
+    for rows_shown, made in (
+        (shown["limits"], own_key._limits(account, 0.0)),
+        (shown["budgets"], own_key._budgets(account, limiter, is_in_ledger=True)),
+    ):
+        assert all(set(row) == set(made[0]) for row in rows_shown)
+    assert [float(row["left"]) for row in shown["budgets"]] == [
+        pytest.approx(float(row["limit"]) - float(row["spent"]) - float(row["reserved"]))
+        for row in shown["budgets"]
+    ]
+
+
+@pytest.mark.parametrize("block", [text for text in JSON if "error" in json.loads(text)])
 def test_the_errors_shown_have_the_form_that_callers_get(block, gateway):
     shown = json.loads(block)
     anthropic = "type" in shown

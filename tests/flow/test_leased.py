@@ -10,7 +10,7 @@ from pool_board import PoolBoard, SharedPool
 from penstock.config.model import LimitConfig, LimitsConfig
 from penstock.errors import LeaseWanted, RateLimited
 from penstock.flow.leased import AccountLease
-from penstock.flow.leased_bucket import SMALL
+from penstock.flow.leased_bucket import SMALL, LeasedBucket
 from penstock.flow.lessee import PATIENCE, Lessee
 from penstock.flow.limits import Limiter
 from penstock.flow.reservation import Reached
@@ -333,3 +333,51 @@ def test_each_call_of_a_small_limit_is_told_at_once(limit, at_once):
     lease.leased(Lease(float(limit), 0.0, 0.5, 0.5, 0), 0.5, 0.0, 0.0)  # it is known already
     lease.asked(1.0, 0.0, refused=False)
     assert urgent == [at_once]
+
+
+async def standing(world, process):
+    """What a process knows of alice's limits when it has asked the others."""
+    accounts = process.limiter.accounts_of(ALICE)
+    asking = asyncio.ensure_future(process.limiter.wait_told(accounts, 60.0))
+    await world.turn()
+    await asyncio.wait_for(asking, 5.0)
+    (account,) = accounts
+    return account
+
+
+def test_a_process_without_calls_knows_what_is_left_once_it_has_asked():
+    async def main():
+        world = await World(2, requests_per_minute=600, concurrent=9).start()
+        busy, idle = world.processes
+        (account,) = idle.limiter.accounts_of(ALICE)
+        held = [await world.seek(busy) for _ in range(4)]
+        assert all(held)
+        now = world.clock.now()
+        assert (account.requests.known_left(now), account.free_places(now)) == (600, 9), "nobody has told"
+        account = await standing(world, idle)
+        now = world.clock.now()
+        assert 596 <= account.requests.known_left(now) < 600
+        assert account.free_places(now) == 5
+        for reservation in held:
+            reservation.release()
+        await world.turn()
+        assert (await standing(world, idle)).free_places(world.clock.now()) == 9
+
+    asyncio.run(main())
+
+
+def test_a_process_without_word_from_the_others_does_not_wait_for_it():
+    async def main():
+        world = await World(2, requests_per_minute=600).start()
+        process = world.processes[0]
+        process.board.state = "gone"
+        process.call()
+        await world.turn(2.0)
+        await asyncio.wait_for(process.limiter.wait_told(process.limiter.accounts_of(ALICE), 60.0), 1.0)
+
+    asyncio.run(main())
+
+
+def test_what_is_told_to_be_left_is_of_all_and_without_word_of_others_this_process_s_part():
+    assert LeasedBucket(100, 0.25, lambda: False).known_left(0.0) == 100
+    assert LeasedBucket(100, 0.25, lambda: True).known_left(0.0) == 25

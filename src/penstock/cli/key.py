@@ -1,19 +1,27 @@
-"""``penstock key``: make a caller's key."""
+"""``penstock key``: make a caller's key, and see what is left of one."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import typer
 
+from penstock.cli._terminal import harmless
 from penstock.config.expiry import said
 from penstock.config.key_file import add_key, remove_key
 from penstock.config.keys import hash_key, new_key
 from penstock.config.model import KeyConfig
 from penstock.config.writing import escaped, flow_list, scalar
 from penstock.errors import ConfigError
+
+_PATIENCE = 15.0  # seconds
+_LONGEST = 65_536  # bytes of an error that are read
 
 key = typer.Typer(no_args_is_help=True)
 
@@ -70,6 +78,41 @@ def remove(
         raise ConfigError(f"there is no key {name!r} in {file}")
 
 
+@key.command()
+def show(
+    url: str = typer.Option("http://127.0.0.1:8080", "--url", help="Base URL of a gateway."),
+    api_key: str = typer.Option("", "--key", envvar="PENSTOCK_KEY", help="The key."),
+    as_json: bool = typer.Option(False, "--json", help="What the gateway says, instead of a table."),
+) -> None:
+    """Show what a key may do, when it ends, and what is left of its limits and budgets."""
+    found = _asked(url, api_key)
+    if as_json:
+        print(json.dumps(found))
+        return
+    from rich.console import Console  # noqa: PLC0415 - slow to import
+    from rich.table import Table  # noqa: PLC0415
+
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False)
+    models = ", ".join(found["models"]) or "every model"
+    console.print(harmless(f"{found['name']}, tenant {found['tenant']}, tier {found['tier']}: {models}"))
+    console.print(harmless(f"ends {found['expires_at'] or 'never'}"))
+    table = Table(header_style="bold")
+    for title in ("whose", "what"):
+        table.add_column(title)
+    for title in ("limit", "spent", "left", "whole again"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for limit in found["limits"]:
+        again = "" if limit["reset"] is None else f"in {limit['reset']:g} s"
+        table.add_row(*_cells(limit, "scope", "of", "limit"), "", *_cells(limit, "remaining"), again)
+    for budget in found["budgets"]:
+        table.add_row(*_cells(budget, "scope", "of", "limit", "spent", "left", "resets_at"))
+    console.print(table if table.row_count else "It is not limited.")
+    if found["shared"] == "machines" and table.row_count:
+        console.print(
+            "Other machines use up the same: what they have spent, or hold, is in what is not left."
+        )
+
+
 @key.command("hash")
 def hash_of_key() -> None:
     """Print the hash of a key that exists already, read from standard input.
@@ -86,6 +129,36 @@ def hash_of_key() -> None:
             file=sys.stderr,
         )
     print(hash_key(given))
+
+
+def _asked(url: str, api_key: str) -> dict[str, Any]:
+    """What a gateway says of a key.
+
+    :raises ConfigError: it does not answer, or refuses
+    """
+    base = url.rstrip("/").removesuffix("/v1")
+    request = urllib.request.Request(f"{base}/v1/key")  # noqa: S310 - whatever the user names
+    if api_key:
+        request.add_header("authorization", f"Bearer {api_key}")
+    try:
+        with urllib.request.urlopen(request, timeout=_PATIENCE) as answer:  # noqa: S310
+            found: dict[str, Any] = json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            said = error.read(_LONGEST).decode(errors="replace")
+        try:
+            said = str(json.loads(said)["error"]["message"])
+        except (ValueError, LookupError, TypeError):
+            said = said[:300]
+        raise ConfigError(harmless(f"{base} says {error.code}: {said}")) from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{base} does not answer: {error}") from error
+    return found
+
+
+def _cells(row: dict[str, Any], *names: str) -> list[str]:
+    """What is not told is shown as such."""
+    return ["not told" if row[name] is None else harmless(str(row[name])) for name in names]
 
 
 def entry(wanted: KeyConfig) -> str:

@@ -127,6 +127,14 @@ class Account:
             return self.lease.has_place(now)
         return self.in_progress < self.concurrent
 
+    def free_places(self, now: float) -> int:
+        """How many more calls may be in progress, as far as is known here; 0 where that is not limited."""
+        if self.concurrent is None:
+            return 0
+        places = None if self.lease is None else self.lease.places
+        others = 0 if places is None else places.in_use_elsewhere(now)
+        return max(0, self.concurrent - self.in_progress - others)
+
     def may_get_place(self, now: float) -> bool:
         """Whether it is worth waiting for a place that other processes may have to spare."""
         return self.lease is not None and self.lease.may_come(now)

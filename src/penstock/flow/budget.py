@@ -90,6 +90,16 @@ class Budget:
         self.others = others
 
     @property
+    def spent(self) -> int:
+        """By anybody, as far as is known here."""
+        return self.own + self.others
+
+    @property
+    def known_left(self) -> int:
+        """What this process could spend yet, as far as it knows."""
+        return max(0, self.left)
+
+    @property
     def reserved(self) -> int:
         """For calls under way."""
         return self.limit - self.own - self.others - self.left

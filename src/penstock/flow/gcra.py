@@ -119,6 +119,10 @@ class Bucket:
             return self.limit
         return self.limit * (1.0 - gap / self.period) if gap < self.period else 0.0
 
+    def known_left(self, now: float) -> float:
+        """The same, for people: of all who use the bucket, as far as is known here."""
+        return self.left(now)
+
     def full_in(self, now: float) -> float:
         """Seconds until the bucket is full."""
         return max(0.0, self.full_at - now)

@@ -115,6 +115,9 @@ class LeasedBucket(Bucket):
     def left(self, now: float) -> float:
         return self.whole.left(now) if now < self._fresh_until else self.own.left(now)
 
+    def known_left(self, now: float) -> float:
+        return (self.own if self._alone() else self.whole).left(now)
+
     def full_in(self, now: float) -> float:
         return self.whole.full_in(now)
 

@@ -70,6 +70,13 @@ class LeasedBudget(Budget):
         return self.limit - self.others - self.left
 
     @property
+    def known_left(self) -> int:
+        left = super().known_left
+        if self._free is None:
+            return left
+        return min(left, max(0, self._free) + max(0, self.ceiling - self.used))
+
+    @property
     def is_wanted(self) -> bool:
         """Whether there was not enough for a call, since the last report."""
         return self._wanted > 0

@@ -41,6 +41,10 @@ class LeasedPlaces:
                 self.take_part(self._even if self._valid_until == -math.inf else 0.0)
         return in_progress < self.held
 
+    def in_use_elsewhere(self, now: float) -> int:
+        """Calls under way elsewhere, as far as there is fresh word of them."""
+        return self.others if now < self._fresh_until else 0
+
     def may_come(self, in_progress: int, now: float) -> bool:
         """Whether there is a place that nobody uses, as far as is known here."""
         return self.limit > 0 and not (now < self._fresh_until and in_progress + self.others >= self.limit)

@@ -15,6 +15,7 @@ spent of a budget before it learns from the ledger (:meth:`Limiter.credit`).
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import math
 import time
@@ -28,10 +29,10 @@ from penstock.config.patterns import resolve
 from penstock.errors import LeaseWanted, RateLimited
 from penstock.flow.account import DOLLAR, Account
 from penstock.flow.budget import Budget, Calendar
-from penstock.flow.leased import wait_leased
+from penstock.flow.leased import Wish, wait_leased
 from penstock.flow.lessee import Lessee
 from penstock.flow.reservation import CallReservation, Concerned, Reached
-from penstock.messages import Call, Endpoint, Spent, Usage
+from penstock.messages import Call, Endpoint, Spent, Tenant, Usage
 from penstock.wire import merge, opaque
 from penstock.wire.not_json import NOT_JSON
 from penstock.wire.usage import estimate_tokens
@@ -230,6 +231,20 @@ class Limiter:
                 )
         found.sort(key=lambda told: math.inf if told["wait"] is None else told["wait"], reverse=True)
         return found
+
+    def accounts_of(self, tenant: Tenant) -> list[Account]:
+        """Those that limit a caller whatever it asks for: its key's, its tenant's and its tier's; of this moment."""
+        self.look()
+        names = (tenant.key_name, tenant.name, tenant.tier)
+        found = (self._account(scope, name) for scope, name in zip(SCOPES[:3], names, strict=True))
+        return [account for account in found if account is not None]
+
+    async def wait_told(self, accounts: Iterable[Account], seconds: float) -> None:
+        """Until others have told what they use of what limits these, as far as they share it; so long at most."""
+        now = self.now()
+        leases = [each.lease for each in accounts if each.lease is not None and not each.lease.is_alone()]
+        nothing = [{lease: Wish(now, 0.0, 0.0, place=False, money=False)} for lease in leases]
+        await asyncio.gather(*(wait_leased(wish, seconds) for wish in nothing))
 
     def credit(self, spent: list[Spent]) -> None:
         """What others have spent in the present day and month; takes the place of what was told before."""
@@ -435,8 +450,7 @@ def _places_of(reached: Reached) -> Iterable[tuple[str, str]]:
 def _figures(account: Account, now: float) -> Iterable[tuple[str, float, float]]:
     """What the account is limited in: the limit, and what is left of it; money in US dollars."""
     if account.concurrent is not None:
-        others = account.lease.places.others if account.lease is not None and account.lease.places else 0
-        yield _PLACES, account.concurrent, max(0, account.concurrent - account.in_progress - others)
+        yield _PLACES, account.concurrent, account.free_places(now)
     for kind, bucket in (("requests", account.requests), ("tokens", account.tokens)):
         if bucket is not None:
             yield kind, int(bucket.limit), math.floor(bucket.left(now))

@@ -23,7 +23,7 @@ from penstock.flow.lessee import Board
 from penstock.flow.limits import Limiter
 from penstock.flow.measures import measure as measure_gates
 from penstock.flow.retry import RetryBudget
-from penstock.gateway import parts, routes, state, stored, upstreams
+from penstock.gateway import own_key, parts, routes, state, stored, upstreams
 from penstock.gateway.announce import Announcer
 from penstock.gateway.cascade import CascadeMeasures, Cascades
 from penstock.gateway.coded import Coding
@@ -231,6 +231,10 @@ class Gateway:
             if routes.lists_models(exchange) and snapshot.router.enumerable:
                 serve = partial(self._listing.serve, snapshot.upstreams, snapshot.router, tenant)
                 exchange.state = Work("other", tenant, 0, serve)
+                return 0
+            if routes.asks_for_key(exchange):
+                tell = partial(own_key.serve, snapshot, tenant, self.pipeline.admission.limiter)
+                exchange.state = Work("other", tenant, 0, tell)
                 return 0
             routes.serve_own(exchange, snapshot.router, tenant)
             self.recorder.counted("other", 200)

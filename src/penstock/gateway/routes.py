@@ -1,4 +1,4 @@
-"""What each path of the data port is: the relayed endpoints, the model list, and signs of life."""
+"""What each path of the data port is: the relayed endpoints, the model list, the caller's key, and signs of life."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from penstock.net.exchange import Exchange
 from penstock.wire.request import dialect_of
 
 MODELS = "/v1/models"
+KEY = "/v1/key"
 RELAYED: dict[str, Endpoint] = {
     **{endpoint.path: endpoint for endpoint in Endpoint},
     "/rerank": Endpoint.RERANK,  # where vLLM and Cohere's SDK have it
@@ -94,6 +95,23 @@ def serve_models(
     :param known: what upstreams have, by their names
     """
     _respond(exchange, _models(exchange, router, tenant, known))
+
+
+def asks_for_key(exchange: Exchange) -> bool:
+    """Whether a caller wants to know of its key; :func:`serve_key` answers.
+
+    :raises MethodNotAllowed: or to change it
+    """
+    if exchange.path != KEY:
+        return False
+    _read_only(exchange)
+    return True
+
+
+def serve_key(exchange: Exchange, described: Mapping[str, object]) -> None:
+    """Answer with what a caller may know of its key."""
+    headers = [*_JSON, (b"cache-control", b"no-store")]
+    exchange.respond(200, headers, msgspec.json.encode(described))
 
 
 def is_public(path: str) -> bool:
