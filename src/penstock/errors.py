@@ -54,7 +54,7 @@ of the OpenAI and Anthropic error objects).  ``wire.problems`` renders one in th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 
 class PenstockError(Exception):
@@ -254,9 +254,11 @@ class _FromUpstream(PenstockError):
     """Mixin of the errors that carry an upstream's own answer.
 
     :ivar fields: of its header, those that the caller may see
+    :ivar cause: what of the prompt another model may take: ``context_length``, ``content_filter``; empty: it is not that
     """
 
     fields: Sequence[tuple[bytes, bytes]] = ()
+    cause: Literal["", "context_length", "content_filter"] = ""
 
     def __init__(
         self,

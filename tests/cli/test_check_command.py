@@ -10,6 +10,7 @@ models:
   "gpt-*":
     candidates: [{upstream: openai, weight: 3}, {upstream: spare, model: tiny}]
   a: {candidates: [{upstream: openai}], fallbacks: [gpt-4o]}
+  b: {candidates: [{upstream: openai}], context_length_fallbacks: [a, gpt-x], content_filter_fallbacks: [a]}
 keys: [{name: alice, hash: "sha256:%s", tenant: t}]
 """ % ("0" * 64)
 
@@ -24,6 +25,7 @@ def test_a_right_file_is_summed_up_without_secrets(penstock, tmp_path):
     assert "spare: sim, a process of its own, without a key" in out
     assert "gpt-* → openai ×3, spare/tiny" in out
     assert "a → openai; else gpt-4o" in out
+    assert "b → openai; too long: a, gpt-x; filtered: a" in out
     assert "alice: tenant t, tier standard, every model" in out
     assert "secret" not in out
 

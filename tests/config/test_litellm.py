@@ -501,6 +501,50 @@ def test_fallbacks_come_along():
     assert conversion.left == ()
 
 
+def test_fallbacks_for_what_a_prompt_is_like_come_along():
+    text = THREE + (
+        "router_settings: {context_window_fallbacks: [{a: [b]}, {b: c}], model_group_alias: {x: a}}\n"
+        "litellm_settings: {content_policy_fallbacks: [{c: [a]}, {'*': [b]}], context_window_fallbacks: [{c: a}]}"
+    )
+    conversion, config = converted(text)
+    assert {name: model.context_length_fallbacks for name, model in config.models.items()} == {
+        "a": ["b"],
+        "b": ["c"],
+        "c": [],
+        "x": ["b"],
+    }
+    assert {name: model.content_filter_fallbacks for name, model in config.models.items()} == {
+        "a": ["b"],
+        "b": [],
+        "c": ["a", "b"],
+        "x": ["b"],
+    }
+    assert left(conversion) == {
+        "context_window_fallbacks": "router_settings.context_window_fallbacks goes before it"
+    }
+
+
+@pytest.mark.parametrize(
+    ("checks", "said", "window", "listed"),
+    [
+        ("true", "max_input_tokens: 8192", 8192, False),
+        ("true", "max_input_tokens: '8192'", 8192, False),
+        ("true", "max_input_tokens: 0", None, True),
+        ("true", "max_tokens: 8192", None, True),
+        ("false", "max_input_tokens: 8192", None, False),
+    ],
+)
+def test_how_long_prompts_may_be_comes_along_where_they_are_measured(checks, said, window, listed):
+    text = (
+        "model_list:\n"
+        f"  - {{model_name: a, litellm_params: {{model: openai/a}}, model_info: {{{said}}}}}\n"
+        f"router_settings: {{enable_pre_call_checks: {checks}}}"
+    )
+    conversion, config = converted(text)
+    assert config.models["a"].candidates[0].context_window == window
+    assert ("enable_pre_call_checks" in left(conversion)) is listed
+
+
 def test_default_fallbacks_are_everybody_s_last():
     for settings_ in (
         "litellm_settings: {default_fallbacks: [c]}",
@@ -737,6 +781,9 @@ _SETTINGS = st.dictionaries(
     st.sampled_from(
         [
             "fallbacks",
+            "context_window_fallbacks",
+            "content_policy_fallbacks",
+            "enable_pre_call_checks",
             "num_retries",
             "timeout",
             "request_timeout",

@@ -303,6 +303,21 @@ def test_the_error_says_how_many_and_where():
             "a falls back on itself",
         ),
         (
+            SIM + "models: {a: {candidates: [{upstream: sim}], context_length_fallbacks: [b]}}",
+            "2:72: models.a.context_length_fallbacks",
+            "there is no model b",
+        ),
+        (
+            SIM + "models: {a: {candidates: [{upstream: sim}], content_filter_fallbacks: [a]}}",
+            "2:72: models.a.content_filter_fallbacks",
+            "a falls back on itself",
+        ),
+        (
+            SIM + "models: {a: {candidates: [{upstream: sim, context_window: 0}]}}",
+            "2:59: models.a.candidates[0].context_window",
+            "at least 1",
+        ),
+        (
             SIM + "models: {a*: {candidates: [{upstream: sim}], fallbacks: [ab]}}",
             "2:58",
             "a* falls back on itself",

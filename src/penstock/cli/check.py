@@ -60,7 +60,12 @@ def summary(config: Config) -> str:
             + (f" ×{candidate.weight:g}" if candidate.weight != 1 else "")
             for candidate in model.candidates
         )
-        fallbacks = f"; else {', '.join(model.fallbacks)}" if model.fallbacks else ""
+        stands_in = (
+            ("else", model.fallbacks),
+            ("too long:", model.context_length_fallbacks),
+            ("filtered:", model.content_filter_fallbacks),
+        )
+        fallbacks = "".join(f"; {when} {', '.join(others)}" for when, others in stands_in if others)
         lines.append(f"    {name} → {ways}{fallbacks}")
     lines.append(_counted(len(config.keys), "key"))
     for key in config.keys:

@@ -39,6 +39,7 @@ _OF_SOURCES = {
     "profile": ("aws",),
     "access_key": ("aws",),
 }
+_FALLBACKS = ("fallbacks", "context_length_fallbacks", "content_filter_fallbacks")
 _OUR_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade"})
 
 
@@ -424,11 +425,12 @@ def _check_canary(model: Plain, at: Path, reader: Reader) -> None:
 
 def _check_fallbacks(models: Plain, reader: Reader) -> None:
     """Each fallback must be there.  Circles are fine (a falls back on b, b on a): a call tries each model once."""
-    for name, model in models.items():
-        for i, fallback in enumerate(model.get("fallbacks", [])):
+    named = [(name, model, key) for name, model in models.items() for key in _FALLBACKS]
+    for name, model, key in named:
+        for i, fallback in enumerate(model.get(key, [])):
             if not isinstance(fallback, str):
                 continue
-            here: Path = ("models", name, "fallbacks", i)
+            here: Path = ("models", name, key, i)
             if "*" in fallback:
                 reader.mistake(here, "is a pattern; a fallback is the name of one model")
                 continue

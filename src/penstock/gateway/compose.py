@@ -548,7 +548,7 @@ class Gateway:
     def _most(self, call: Call, usage: Usage) -> int:
         """What a call can cost at the dearest of its candidates."""
         try:
-            candidates = self.pipeline.snapshot.router.route(call)
+            candidates = self.pipeline.snapshot.router.may_answer(call)
         except UnknownModel:
             return 0
         prices = self.recorder.ledger.prices

@@ -18,20 +18,29 @@ from penstock.gateway.stages.authenticate import permit
 from penstock.gateway.stages.decode import decode, named, tidy
 from penstock.gateway.stages.degrade import lessened, refusal
 from penstock.gateway.stages.queue import asked_of, by_health
+from penstock.gateway.stages.substitute import Substitutes, takes
 from penstock.messages import Call, Endpoint, Headers, Usage
 from penstock.wire.usage import estimate_tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from penstock.config.model import ModelCacheConfig
     from penstock.gateway.pipeline import Pipeline
     from penstock.gateway.snapshot import Snapshot
     from penstock.gateway.stages.candidate import Candidate
+    from penstock.wire.refusal_causes import Cause
 
 LIKELY_OUTPUT = 1_000  # tokens of an answer whose length the call does not limit
 
 Explained = dict[str, Any]
 """What can be written as JSON; ``outcome`` is one sentence, the other members are the stages in their order."""
 
+
+_CAUSES: dict[Cause, str] = {
+    "context_length": "if the prompt is longer than the ones before take",
+    "content_filter": "if a filter of the ones before refuses the prompt",
+}
 
 # What there is no more of, where the limit's name does not say it.
 _LIMITED = {"concurrent": "place", "day": "budget of this day", "month": "budget of this month"}
@@ -178,11 +187,15 @@ def _not_kept(found: Explained) -> None:
 def _candidates(pipeline: Pipeline, found: Explained, call: Call) -> str:
     snapshot = pipeline.snapshot
     order = by_health(snapshot.router.route(call), call.received)
+    substitutes = snapshot.router.substitutes
+    found["candidates"] = [] if substitutes is None else _too_small(substitutes, call, order)
+    if found["candidates"] and substitutes is not None:
+        order = by_health(substitutes.fitting(call, order, substitutes.least(call, order)), call.received)
     own = {id(each.upstream): each for each in snapshot.router.regular(call.model)}
     prices = pipeline.recorder.ledger.prices
     usage = Usage(estimate_tokens(len(call.body)), call.max_output_tokens or LIKELY_OUTPUT)
     found["strategy"] = snapshot.router.strategy(call.model)
-    told = found["candidates"] = []
+    told = found["candidates"]
     outcome = ""
     last = limited = ""
     for candidate in order:
@@ -207,9 +220,35 @@ def _candidates(pipeline: Pipeline, found: Explained, call: Call) -> str:
             regular = id(candidate.upstream) in own
             told[-1]["why"] = "if the ones before fail" + ("" if regular else "; a fallback or reserve")
         last = why or last
+    if substitutes is not None:
+        told += _standing_in(substitutes, call, order)
     if not outcome and limited and not last:
         return f"refused with 429: {limited}"
     return outcome or f"refused with 503: {last or 'nobody answers this model'}"
+
+
+def _too_small(substitutes: Substitutes, call: Call, order: Sequence[Candidate]) -> list[Explained]:
+    """Those that are not asked because the prompt is surely longer than they take."""
+    tokens = substitutes.least(call, order)
+    return [
+        {
+            **_candidate(candidate, call),
+            "skipped": f"the prompt has {tokens} tokens or more, and it takes {candidate.context_window}",
+        }
+        for candidate in order
+        if not takes(candidate, tokens)
+    ]
+
+
+def _standing_in(substitutes: Substitutes, call: Call, order: Sequence[Candidate]) -> list[Explained]:
+    """Those that would be asked if the ones before did not take the prompt."""
+    places = {(each.upstream.name, each.model) for each in order}
+    return [
+        {**_candidate(candidate, call), "why": why}
+        for cause, why in _CAUSES.items()
+        for candidate in substitutes.named(call, cause)
+        if (candidate.upstream.name, candidate.model) not in places
+    ]
 
 
 def _limits(told: Explained, candidate: Candidate, call: Call) -> str:

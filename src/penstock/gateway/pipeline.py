@@ -480,6 +480,10 @@ class Pipeline:
         """Fill a generation, and leave it finished or failed whatever happens."""
         try:
             candidates = by_health(snapshot.router.route(call), self.clock.now())
+            substitutes = snapshot.router.substitutes
+            if substitutes is not None:
+                candidates = substitutes.fit(call, generation, candidates)
+                production.substitutes = substitutes
             snapshot.budget.deposit(call.received)
             cascades = snapshot.cascades
             if cascades is None or not await cascades.answered(call, generation, snapshot.router):

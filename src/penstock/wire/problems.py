@@ -22,6 +22,7 @@ from penstock.errors import Draining, MethodNotAllowed, PenstockError, UpstreamF
 from penstock.messages import JSON, Dialect, Endpoint, Headers
 from penstock.wire import sse
 from penstock.wire.not_json import NOT_JSON
+from penstock.wire.refusal_causes import CODE_OF, cause_of
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -139,21 +140,14 @@ _REFUSED = "upstream_refused"
 _AUTHENTICATION = "upstream_authentication"
 _FORBIDDEN = "upstream_forbidden"
 _BILLING = "upstream_billing"
-_CONTEXT_LENGTH = "context_length_exceeded"
 
-CODES = frozenset({_REFUSED, _AUTHENTICATION, _FORBIDDEN, _BILLING, _CONTEXT_LENGTH})
+CODES = frozenset({_REFUSED, _AUTHENTICATION, _FORBIDDEN, _BILLING, *CODE_OF.values()})
 """The codes that are given here; besides, a provider's own code is passed on."""
 OF_THE_ACCOUNT = frozenset({_AUTHENTICATION, _BILLING})
 """Those of a failure that lasts until a person mends it, whatever is asked: of the gateway's key, or of its credit."""
 NOT_MENDED_SOON = OF_THE_ACCOUNT | {_FORBIDDEN}
 """Those of failures that another attempt at the same upstream would meet, too."""
 
-# Providers that give no code say it in words; a caller's program needs the code.
-_TOO_LONG = re.compile(
-    r"prompt is too long|maximum context length|context (?:length|window|size) (?:is )?(?:exceed|of only)|"
-    r"exceeds? the (?:available |model's |maximum )?context|input is too long",
-    re.IGNORECASE,
-)
 # Most providers say 401 of a key that they do not accept, some 403; others say 403 of a model, a feature or a prompt.
 _BAD = r"\b(?:incorrect|invalid|expired|revoked|disabled|missing|leaked|unrecognized|not match)\b"
 _KEY = r"\b(?:key|token|credentials?|signature)\b"
@@ -211,12 +205,14 @@ def _meant(
         )
     if status == 403:
         why = f": {told.message}" if told.message else ""
-        return UpstreamFailed(
+        forbidden = UpstreamFailed(
             f"{upstream} does not allow the gateway's account this call{why}",
             status=502,
             code=_FORBIDDEN,
             upstream=upstream,
         )
+        forbidden.cause = cause_of(told.code, told.kind, told.message)
+        return forbidden
     if status == 402 or (400 <= status < 429 and _NO_CREDIT.search(told.message)):
         return UpstreamFailed(
             f"{upstream} has no credit left for the gateway's account",
@@ -235,11 +231,14 @@ def _meant(
             upstream=upstream,
         )
     if 400 <= status < 500 and status not in _STATUS_OF_FAILURE:
-        code = told.code or (_CONTEXT_LENGTH if _TOO_LONG.search(told.message) else _REFUSED)
+        cause = cause_of(told.code, told.kind, told.message)
+        code = told.code or CODE_OF.get(cause, _REFUSED)
         kind = told.kind if told.kind in _ANTHROPIC_TYPES else _kind_of_refusal(status)
-        return UpstreamRefused(
+        refused = UpstreamRefused(
             message, status=status, code=code, kind=kind, param=told.param, upstream=upstream
         )
+        refused.cause = cause
+        return refused
     failed = _STATUS_OF_FAILURE.get(status, 502)
     return UpstreamFailed(
         message,

@@ -118,7 +118,8 @@ def _run(draft: Draft, source: Plain, environ: Mapping[str, str]) -> None:
     verify = library.get("ssl_verify") is not False
     if not verify:
         del library["ssl_verify"]
-    deployments = Deployments(draft, environ, credentials, verify=verify)
+    measured = router.get("enable_pre_call_checks") is True
+    deployments = Deployments(draft, environ, credentials, verify=verify, measured=measured)
     for entry in source.pop("model_list", None) or []:
         deployments.take(entry)
     check_clocks(draft)
@@ -128,6 +129,8 @@ def _run(draft: Draft, source: Plain, environ: Mapping[str, str]) -> None:
     _settings.take_master_key(draft, general.pop("master_key", None), environ)
     take_limits(draft, library, router, general, aliases)
     _settings.take_strategy(draft, router)
+    if "enable_pre_call_checks" in router:
+        _settings.take_pre_call_checks(draft, router)
     for name, section in (
         ("litellm_settings", library),
         ("router_settings", router),

@@ -100,15 +100,28 @@ class Deployments:
 
     :param credentials: what ``credential_list`` has, by name
     :param verify: whether certificates are looked at, unless a deployment says otherwise
+    :param measured: whether LiteLLM looks how long prompts are before it sends them
     """
 
     def __init__(
-        self, draft: Draft, environ: Mapping[str, str], credentials: Mapping[str, Plain], *, verify: bool
+        self,
+        draft: Draft,
+        environ: Mapping[str, str],
+        credentials: Mapping[str, Plain],
+        *,
+        verify: bool,
+        measured: bool,
     ) -> None:
         self._draft = draft
         self._environ = environ
         self._credentials = credentials
         self._verify = verify
+        self._measured = measured
+
+    def _window(self, info: Any) -> int | None:
+        """How many tokens a prompt may have, where that is looked at."""
+        tokens = number(info.get("max_input_tokens")) if isinstance(info, dict) and self._measured else None
+        return int(tokens) if tokens is not None and tokens >= 1 else None
 
     def take(self, entry: Any) -> None:
         if not isinstance(entry, dict) or not isinstance(entry.get("litellm_params"), dict):
@@ -150,7 +163,7 @@ class Deployments:
         self._draft.modes.setdefault(name, _purpose(mode, model))
         found = self._draft.named(upstream, label)
         self._draft.models.setdefault(name, []).append(
-            Deployment(name, found, there, provider, shares, clocks, asked)
+            Deployment(name, found, there, provider, shares, clocks, asked, self._window(info))
         )
 
     def _with_credential(self, parameters: Plain, name: str) -> Plain:

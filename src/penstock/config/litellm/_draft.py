@@ -40,7 +40,9 @@ class Upstream(msgspec.Struct, frozen=True):
 
 
 class Deployment(msgspec.Struct, frozen=True):
-    """``name``: of its model; ``provider``: as LiteLLM calls it; ``asked``: its limits, as they stand in the file."""
+    """``name``: of its model; ``provider``: as LiteLLM calls it; ``asked``: its limits, as they stand in the file;
+    ``window``: of its prompts, in tokens, where LiteLLM goes by that.
+    """
 
     name: str
     upstream: str
@@ -49,6 +51,7 @@ class Deployment(msgspec.Struct, frozen=True):
     shares: Mapping[str, float]
     clocks: Mapping[str, float]
     asked: Mapping[str, Any]
+    window: int | None = None
 
 
 class Traces(msgspec.Struct, frozen=True):
@@ -67,6 +70,8 @@ class Draft:
         self.upstreams: dict[Upstream, str] = {}
         self.models: dict[str, list[Deployment]] = {}
         self.fallbacks: dict[str, list[str]] = {}
+        self.context_length_fallbacks: dict[str, list[str]] = {}
+        self.content_filter_fallbacks: dict[str, list[str]] = {}
         self.modes: dict[str, str] = {}  # of models: for what they are made, where that is said
         self.keys: list[tuple[str, str]] = []
         self.concurrency: dict[str, int] = {}  # of upstreams, by name

@@ -55,7 +55,8 @@ REASONS = {
     "tag_budget_config": "calls have no tags: " + _BUDGET,
     "itpm": _IN_OR_OUT,
     "otpm": _IN_OR_OUT,
-    "enable_pre_call_checks": "each deployment's `rpm` stands in `limits`; prompts that are too long their provider refuses",
+    "enable_pre_call_checks": "each deployment's `rpm` stands in `limits`; how long a prompt may be, no deployment says (`model_info.max_input_tokens`): "
+    "say it as `context_window` of the candidates; see docs/routing.md",
     "api_version": _VERSION,
     "database_url": _DATABASE,
     "store_model_in_db": _DATABASE,
@@ -66,8 +67,6 @@ REASONS = {
     "retry_policy": "retries are the same for every kind of failure that another attempt may mend",
     "retry_after": "the delay before a retry is retry.first_delay, or what the upstream asks for",
     "routing_strategy": "it has no counterpart: candidates are drawn by weight, unless `strategy` says otherwise",
-    "context_window_fallbacks": "a request that is too long is refused with the provider's own words",
-    "content_policy_fallbacks": "a request that a provider's filter refuses is not sent to another",
     "include": "convert each included file by itself",
     "base_model": "a price goes by the name that the upstream is asked for; say what this one costs in `prices`",
     "environment_variables": "set them where Penstock is started",

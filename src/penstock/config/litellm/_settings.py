@@ -103,10 +103,41 @@ def take_aliases(draft: Draft, aliases: Any) -> dict[str, str]:
 
 
 def take_fallbacks(draft: Draft, library: Plain, router: Plain, aliases: Mapping[str, str]) -> None:
-    key = "router_settings.fallbacks" if router.get("fallbacks") else "litellm_settings.fallbacks"
-    pairs = router.pop("fallbacks", None) or library.pop("fallbacks", None)
-    if library.pop("fallbacks", None):
-        draft.leave("litellm_settings.fallbacks", "router_settings.fallbacks goes before it")
+    general = _take_pairs(draft, draft.fallbacks, "fallbacks", library, router)
+    for name, section in (("router_settings", router), ("litellm_settings", library)):
+        defaults = section.pop("default_fallbacks", None)
+        _add_everywhere(
+            draft, draft.fallbacks, [*as_list(defaults), *general], f"{name}.default_fallbacks", aliases
+        )
+        general = []
+    for theirs, ours in (
+        ("context_window_fallbacks", draft.context_length_fallbacks),
+        ("content_policy_fallbacks", draft.content_filter_fallbacks),
+    ):
+        general = _take_pairs(draft, ours, theirs, library, router)
+        _add_everywhere(draft, ours, general, f"router_settings.{theirs}", aliases)
+    for alias, group in aliases.items():
+        for table in (draft.fallbacks, draft.context_length_fallbacks, draft.content_filter_fallbacks):
+            for fallback in list(table.get(group, ())):
+                key = f"router_settings.model_group_alias.{alias}"
+                _add_fallback(draft, table, alias, fallback, key, everywhere=True)
+
+
+def take_pre_call_checks(draft: Draft, router: Plain) -> None:
+    """Prompts are measured where LiteLLM measures them, and the deployment says how long they may be."""
+    checks = router.get("enable_pre_call_checks")
+    if checks is False or any(each.window for deployments in draft.models.values() for each in deployments):
+        del router["enable_pre_call_checks"]
+
+
+def _take_pairs(
+    draft: Draft, table: dict[str, list[str]], name: str, library: Plain, router: Plain
+) -> list[Any]:
+    """Models with their fallbacks, from the one or the other section; those of all models are returned."""
+    key = f"router_settings.{name}" if router.get(name) else f"litellm_settings.{name}"
+    pairs = router.pop(name, None) or library.pop(name, None)
+    if library.pop(name, None):
+        draft.leave(f"litellm_settings.{name}", f"router_settings.{name} goes before it")
     general: list[Any] = []
     for pair in as_list(pairs):
         if not isinstance(pair, dict):
@@ -119,34 +150,34 @@ def take_fallbacks(draft: Draft, library: Plain, router: Plain, aliases: Mapping
                 draft.leave(f"{key}.{model}", "there is no such model among those converted")
             else:
                 for target in as_list(targets):
-                    _add_fallback(draft, str(model), target, key)
-    for name, section in (("router_settings", router), ("litellm_settings", library)):
-        defaults = section.pop("default_fallbacks", None)
-        for target in [*as_list(defaults), *general]:
-            for model in (name for name in draft.models if name not in aliases):  # an alias has its group's
-                if _is_of_use(draft, model, target):
-                    _add_fallback(draft, model, target, f"{name}.default_fallbacks", everywhere=True)
-        general = []
-    for alias, group in aliases.items():
-        for fallback in draft.fallbacks.get(group, ()):
-            _add_fallback(
-                draft, alias, fallback, f"router_settings.model_group_alias.{alias}", everywhere=True
-            )
+                    _add_fallback(draft, table, str(model), target, key)
+    return general
 
 
-def _add_fallback(draft: Draft, model: str, target: Any, key: str, *, everywhere: bool = False) -> None:
+def _add_everywhere(
+    draft: Draft, table: dict[str, list[str]], targets: list[Any], key: str, aliases: Mapping[str, str]
+) -> None:
+    for target in targets:
+        for model in (name for name in draft.models if name not in aliases):  # an alias has its group's
+            if _is_of_use(draft, model, target):
+                _add_fallback(draft, table, model, target, key, everywhere=True)
+
+
+def _add_fallback(
+    draft: Draft, table: dict[str, list[str]], model: str, target: Any, key: str, *, everywhere: bool = False
+) -> None:
     if not isinstance(target, str) or "*" in target:
         draft.leave(f"{key}.{model}", "a fallback is the name of one model")
         return
     entry = resolve(draft.models, target)
     if entry is None:
         draft.leave(f"{key}.{model}", f"there is no model {target} among those converted")
-    elif target in draft.fallbacks.get(model, []) or (everywhere and entry == model):
+    elif target in table.get(model, []) or (everywhere and entry == model):
         return
     elif entry == model:
         draft.leave(f"{key}.{model}", f"{model} falls back on itself")
     else:
-        draft.fallbacks.setdefault(model, []).append(target)
+        table.setdefault(model, []).append(target)
 
 
 def _is_of_use(draft: Draft, model: str, target: Any) -> bool:

@@ -51,11 +51,14 @@ def lines(draft: Draft, name: str) -> Iterable[str]:
                 yield f"        model: {scalar(escaped(deployment.model))}"
             if weight is not None:
                 yield f"        weight: {weight:g}"
+            if deployment.window is not None:
+                yield f"        context_window: {deployment.window}"
         if clocks := model_clocks(draft, deployments):
             yield "    timeouts:"
             yield from (f"      {clock}: {seconds:g}" for clock, seconds in clocks.items())
-        if fallbacks := draft.fallbacks.get(model):
-            yield f"    fallbacks: {flow_list(map(escaped, fallbacks))}"
+        for key in ("fallbacks", "context_length_fallbacks", "content_filter_fallbacks"):
+            if fallbacks := getattr(draft, key).get(model):
+                yield f"    {key}: {flow_list(map(escaped, fallbacks))}"
     if draft.keys:
         yield "keys:"
     for label, hashed in draft.keys:

@@ -36,6 +36,8 @@ class CandidateConfig(Section, frozen=True):
     # a day from which on it is not asked any more; until then callers are told (RFC 8594)
     sunset: str = ""
     version: str = ""  # which version of the model it is: callers may ask for it, and a `canary` tries it
+    # tokens of the longest prompt that it takes; one that is surely longer is not sent there; none: it is not known
+    context_window: Positive | None = None
 
 
 class CanaryConfig(Section, frozen=True):
@@ -153,6 +155,10 @@ class ModelConfig(Section, frozen=True):
     cascade: CascadeConfig | None = None  # a smaller model that is asked first; none: there is none
     shadow: ShadowConfig | None = None  # calls that are compared with another version; none: none are
     fallbacks: list[str] = []  # other model names, tried in order when no candidate answers
+    # other model names, tried in order when a candidate says, or is known, to take no prompt as long as the call's
+    context_length_fallbacks: list[str] = []
+    # other model names, tried in order when a candidate's content filter refuses the prompt
+    content_filter_fallbacks: list[str] = []
     smaller: str = ""  # another model name, asked instead where a tier's `degradation` says so
     timeouts: TimeoutConfig | None = None  # instead of the upstream's
     continuation: ContinuationConfig | None = None  # instead of the top level's

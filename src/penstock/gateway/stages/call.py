@@ -31,6 +31,7 @@ from penstock.errors import (
     UpstreamError,
     UpstreamFailed,
     UpstreamLeaving,
+    UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnreachable,
     UpstreamUntrusted,
@@ -45,8 +46,9 @@ from penstock.gateway.stages.batch import ask_together
 from penstock.gateway.stages.candidate import Candidate
 from penstock.gateway.stages.hedge import Hedge, learn
 from penstock.gateway.stages.learnt import count_in, count_out, count_sample
-from penstock.gateway.stages.queue import ask_turn, settle_turn, take_turn, wait_turn
+from penstock.gateway.stages.queue import ask_turn, by_health, settle_turn, take_turn, wait_turn
 from penstock.gateway.stages.record import Recorder
+from penstock.gateway.stages.substitute import Substitutes
 from penstock.gateway.stages.unfinished import Step, close, point_of, steps, stop_at_limit
 from penstock.generation.log import TOO_LARGE, Generation
 from penstock.messages import Call, Endpoint, Usage
@@ -86,6 +88,7 @@ class Production:
         "_budget",
         "_cancel_grace",
         "_candidates",
+        "_passed",
         "_prompt",
         "_recorder",
         "_retry",
@@ -93,6 +96,7 @@ class Production:
         "_tries",
         "call",
         "generation",
+        "substitutes",
         "task",
     )
 
@@ -109,9 +113,11 @@ class Production:
         self._abandoned = False
         self._cancel_grace = 0.0
         self._candidates: Sequence[Candidate] = ()
+        self._passed: Sequence[Candidate] = ()  # who has refused the prompt, and who was asked before
         self._begun_by = ""  # the model that began it, once somebody has gone on with it
         self._tries = 0  # how often it was gone on with, successful or not
         self._prompt: Usage | None = None  # what the prompt cost, as the first upstream told before it broke
+        self.substitutes: Substitutes | None = None  # who is asked where a prompt is refused; None: nobody
         generation.producer = self
 
     def __repr__(self) -> str:
@@ -179,17 +185,21 @@ class Production:
         else:
             return  # the one event of a plain answer is all of it
         if broken is not None:
-            await self._go_on(broken, candidates, free=free)
+            await self._go_on(broken, self._candidates, free=free)
 
-    async def _begin(self, candidates: Sequence[Candidate]) -> UpstreamError | None:
+    async def _begin(
+        self, candidates: Sequence[Candidate], before: Sequence[tuple[str, PenstockError]] = ()
+    ) -> UpstreamError | None:
         """Call until answered, or until a stream breaks after its first event: that break.
 
+        :param before: who refused or failed before, by the names of their upstreams
         :raises PenstockError: the last failure, with nothing delivered
         """
         config, recorder = self._retry, self._recorder
-        error: PenstockError | None = None
+        failures = [*before]
+        error: PenstockError | None = failures[-1][1] if failures else None
         limited: RateLimited | None = None
-        failures: list[tuple[str, PenstockError]] = []
+        others: Sequence[Candidate] = ()  # who is asked instead, once one has refused the prompt
         for candidate in candidates:
             if self.call.endpoint in _COUNTS and not candidate.upstream.counts(self.call.endpoint):
                 self._estimate(candidate, recorder.clock.now())
@@ -210,8 +220,10 @@ class Production:
                         self._estimate(candidate, recorder.clock.now())  # it has responses, and counts none
                         return None
                     if candidate.sample is None or not candidate.sample.is_new:
-                        raise
-                    error = refused  # a version on trial may be what is wrong
+                        others = self._instead(candidates, candidate, refused)
+                        if not others:
+                            raise
+                    error = untraced(refused)  # a version on trial may be what is wrong
                     failures.append((candidate.upstream.name, refused))
                     break
                 except RateLimited as over:  # and nothing was asked there
@@ -232,6 +244,9 @@ class Production:
                         if self.call.endpoint.opaque:
                             raise  # nobody here could go on with it
                         return failed
+                    others = self._instead(candidates, candidate, failed)
+                    if others:
+                        break
                     if isinstance(failed, UpstreamLeaving) or _has_another(candidates, candidate, failed):
                         break
                     wait = _wait(failed, number, config)
@@ -241,10 +256,26 @@ class Production:
                         break
                     recorder.retried(candidate)
                     await asyncio.sleep(wait)
+            if others:
+                self._candidates = others
+                return await self._begin(others, failures)
         failure = error or limited
         assert failure is not None, "a route has at least one candidate"
         failure.message += _others(failures, failure)
         raise failure
+
+    def _instead(
+        self, candidates: Sequence[Candidate], refused: Candidate, error: PenstockError
+    ) -> Sequence[Candidate]:
+        """Who is asked in the stead of a candidate that does not take this prompt, if it does not; nobody: it is told."""
+        if self.substitutes is None or not isinstance(error, UpstreamRefused | UpstreamError):
+            return ()
+        if not error.cause or self._abandoned or self.generation.events:
+            return ()
+        after = candidates.index(refused) + 1
+        self._passed = [*self._passed, *candidates[:after]]
+        others = self.substitutes.after(self.call, refused, error.cause, candidates[after:], self._passed)
+        return by_health(others, self._recorder.clock.now())
 
     def _won(self, transfer: Transfer) -> None:
         self._transfer = transfer

@@ -32,6 +32,7 @@ class Candidate(msgspec.Struct, frozen=True, eq=False):
     notices: tuple[tuple[bytes, bytes], ...] = ()  # header fields about its end, for callers
     sample: Sample | None = None  # where it counts for a version on trial how this goes
     allotment: Allotment | None = None  # what it is limited in
+    context_window: int = 0  # tokens of the longest prompt that it takes; 0: that is not known
 
 
 def has_room(candidate: Candidate, now: float, tokens: float = 0.0) -> bool:

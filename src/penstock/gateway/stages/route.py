@@ -34,6 +34,7 @@ from penstock.gateway.stages.candidate import (
     standing_behind,
 )
 from penstock.gateway.stages.choice import WATCHING, Choosing
+from penstock.gateway.stages.substitute import Substitutes, has_any, stand_in
 from penstock.gateway.versions import Canary
 from penstock.ledger.prices import CacheTerms
 from penstock.messages import Call, Headers, Usage
@@ -86,6 +87,12 @@ class Router:
         self._allotments: Allotments | None = None  # None: neither upstreams nor models are limited
         if config.limits.upstreams or config.limits.models:
             self._allotments = Allotments(config.limits, price, limiter)
+        # None: no model is asked in another's stead for what a prompt is like.
+        self.substitutes: Substitutes | None = None
+        if has_any(config.models):
+            self.substitutes = Substitutes(
+                self._entry, self._own, lambda model, call: self._candidates(model, set(), call)
+            )
         self._reached: dict[tuple[str, str, str], Reached | None] = {}
         self._single: dict[str, tuple[Candidate, ...]] = {}
         self._regular: dict[str, Sequence[Candidate]] = {}  # by name, where they stay the same
@@ -431,6 +438,7 @@ class Router:
             care=self._care.get(pattern),
             notices=notices_of(sunset) if sunset is not None else (),
             allotment=allotments.of(chosen.upstream, model, named) if allotments is not None else None,
+            context_window=chosen.context_window or 0,
         )
 
     def reaches(self, model: str, upstream: str, upstream_model: str) -> Reached | None:
@@ -440,7 +448,7 @@ class Router:
         if allotments is None or place in self._reached:
             return self._reached.get(place)
         allotment = allotments.of(upstream, upstream_model, upstream_model)  # if it only was one
-        for candidate in self._candidates(model, set(), None):
+        for candidate in self.whoever(model):
             if candidate.upstream.name == upstream and candidate.model == upstream_model:
                 allotment = candidate.allotment
                 break
@@ -449,10 +457,23 @@ class Router:
         found = self._reached[place] = allotment.reached if allotment is not None else None
         return found
 
+    def may_answer(self, call: Call) -> Sequence[Candidate]:
+        """All candidates that may come to answer a call; see :meth:`route`."""
+        candidates = self.route(call)
+        if self.substitutes is None or call.version:
+            return candidates
+        return self.substitutes.all_of(call.model)
+
+    def whoever(self, model: str) -> list[Candidate]:
+        """All candidates that may come to answer for a model, in any order."""
+        if self.substitutes is not None:
+            return self.substitutes.all_of(model)
+        return self._candidates(model, set(), None)
+
     def falls_back(self, model: str) -> bool:
         """Whether other models stand in for this one."""
         entry = self._entry(model)
-        return entry is not None and bool(entry[1].fallbacks)
+        return entry is not None and stand_in(entry[1])
 
     @property
     def watched(self) -> set[str]:
