@@ -186,11 +186,12 @@ def _not_kept(found: Explained) -> None:
 
 def _candidates(pipeline: Pipeline, found: Explained, call: Call) -> str:
     snapshot = pipeline.snapshot
-    order = by_health(snapshot.router.route(call), call.received)
+    order = snapshot.router.route(call)
     substitutes = snapshot.router.substitutes
     found["candidates"] = [] if substitutes is None else _too_small(substitutes, call, order)
     if found["candidates"] and substitutes is not None:
-        order = by_health(substitutes.fitting(call, order, substitutes.least(call, order)), call.received)
+        order = substitutes.fitting(call, order, substitutes.least(call, order))
+    order = by_health(order, call.received)
     own = {id(each.upstream): each for each in snapshot.router.regular(call.model)}
     prices = pipeline.recorder.ledger.prices
     usage = Usage(estimate_tokens(len(call.body)), call.max_output_tokens or LIKELY_OUTPUT)

@@ -479,15 +479,15 @@ class Pipeline:
     ) -> None:
         """Fill a generation, and leave it finished or failed whatever happens."""
         try:
-            candidates = by_health(snapshot.router.route(call), self.clock.now())
+            candidates = snapshot.router.route(call)
             substitutes = snapshot.router.substitutes
             if substitutes is not None:
                 candidates = substitutes.fit(call, generation, candidates)
-                production.substitutes = substitutes
+            candidates = by_health(candidates, self.clock.now())
             snapshot.budget.deposit(call.received)
             cascades = snapshot.cascades
             if cascades is None or not await cascades.answered(call, generation, snapshot.router):
-                await production.run(candidates)
+                await production.run(candidates, substitutes)
             settle(call, generation)  # before its caller is told how much is left
             generation.finish()
             if call.asked is not None:

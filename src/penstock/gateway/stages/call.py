@@ -88,7 +88,6 @@ class Production:
         "_budget",
         "_cancel_grace",
         "_candidates",
-        "_passed",
         "_prompt",
         "_recorder",
         "_retry",
@@ -96,7 +95,6 @@ class Production:
         "_tries",
         "call",
         "generation",
-        "substitutes",
         "task",
     )
 
@@ -113,11 +111,9 @@ class Production:
         self._abandoned = False
         self._cancel_grace = 0.0
         self._candidates: Sequence[Candidate] = ()
-        self._passed: Sequence[Candidate] = ()  # who has refused the prompt, and who was asked before
         self._begun_by = ""  # the model that began it, once somebody has gone on with it
         self._tries = 0  # how often it was gone on with, successful or not
         self._prompt: Usage | None = None  # what the prompt cost, as the first upstream told before it broke
-        self.substitutes: Substitutes | None = None  # who is asked where a prompt is refused; None: nobody
         generation.producer = self
 
     def __repr__(self) -> str:
@@ -166,9 +162,10 @@ class Production:
 
     # ---- from nothing, or from what is there ----
 
-    async def run(self, candidates: Sequence[Candidate]) -> None:
+    async def run(self, candidates: Sequence[Candidate], substitutes: Substitutes | None = None) -> None:
         """Call until the log is complete; one that holds events already is gone on with.
 
+        :param substitutes: who is asked where a prompt is refused for what it is; None: nobody
         :raises PenstockError: the last failure before the first event, or the break that could not be mended
         """
         if self._abandoned:
@@ -177,7 +174,7 @@ class Production:
         broken: UpstreamError | None
         free = False
         if not self.generation.events:
-            broken = await self._begin(candidates)
+            broken = await self._begin(candidates, substitutes)
             free = isinstance(broken, UpstreamLeaving)
         elif self.call.stream:
             broken = UpstreamBroken("the process that was receiving this answer has ended")
@@ -188,11 +185,16 @@ class Production:
             await self._go_on(broken, self._candidates, free=free)
 
     async def _begin(
-        self, candidates: Sequence[Candidate], before: Sequence[tuple[str, PenstockError]] = ()
+        self,
+        candidates: Sequence[Candidate],
+        substitutes: Substitutes | None,
+        passed: Sequence[Candidate] = (),
+        before: Sequence[tuple[str, PenstockError]] = (),
     ) -> UpstreamError | None:
         """Call until answered, or until a stream breaks after its first event: that break.
 
-        :param before: who refused or failed before, by the names of their upstreams
+        :param passed: who was asked before, or passed over
+        :param before: which of them refused or failed, by their upstreams' names
         :raises PenstockError: the last failure, with nothing delivered
         """
         config, recorder = self._retry, self._recorder
@@ -220,7 +222,7 @@ class Production:
                         self._estimate(candidate, recorder.clock.now())  # it has responses, and counts none
                         return None
                     if candidate.sample is None or not candidate.sample.is_new:
-                        others = self._instead(candidates, candidate, refused)
+                        others = self._instead(substitutes, candidates, candidate, refused, passed)
                         if not others:
                             raise
                     error = untraced(refused)  # a version on trial may be what is wrong
@@ -244,7 +246,7 @@ class Production:
                         if self.call.endpoint.opaque:
                             raise  # nobody here could go on with it
                         return failed
-                    others = self._instead(candidates, candidate, failed)
+                    others = self._instead(substitutes, candidates, candidate, failed, passed)
                     if others:
                         break
                     if isinstance(failed, UpstreamLeaving) or _has_another(candidates, candidate, failed):
@@ -258,23 +260,29 @@ class Production:
                     await asyncio.sleep(wait)
             if others:
                 self._candidates = others
-                return await self._begin(others, failures)
+                passed = [*passed, *candidates[: candidates.index(candidate) + 1]]
+                return await self._begin(others, substitutes, passed, failures)
         failure = error or limited
         assert failure is not None, "a route has at least one candidate"
         failure.message += _others(failures, failure)
         raise failure
 
     def _instead(
-        self, candidates: Sequence[Candidate], refused: Candidate, error: PenstockError
+        self,
+        substitutes: Substitutes | None,
+        candidates: Sequence[Candidate],
+        refused: Candidate,
+        error: PenstockError,
+        passed: Sequence[Candidate],
     ) -> Sequence[Candidate]:
-        """Who is asked in the stead of a candidate that does not take this prompt, if it does not; nobody: it is told."""
-        if self.substitutes is None or not isinstance(error, UpstreamRefused | UpstreamError):
+        """Who is asked in the stead of a candidate that does not take this prompt, if that is why it failed."""
+        if substitutes is None or not isinstance(error, UpstreamRefused | UpstreamError):
             return ()
         if not error.cause or self._abandoned or self.generation.events:
             return ()
         after = candidates.index(refused) + 1
-        self._passed = [*self._passed, *candidates[:after]]
-        others = self.substitutes.after(self.call, refused, error.cause, candidates[after:], self._passed)
+        passed = [*passed, *candidates[:after]]
+        others = substitutes.after(self.call, refused, error.cause, candidates[after:], passed)
         return by_health(others, self._recorder.clock.now())
 
     def _won(self, transfer: Transfer) -> None:
