@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from functools import partial
 
-from penstock.errors import BadRequest
+from penstock.errors import BadRequest, NotFound
+from penstock.gateway.elsewhere import ANTHROPICS_FILES
 from penstock.gateway.kept import Do, method_of, page_of, respond, respond_list
 from penstock.messages import JSON, Tenant
 from penstock.net.exchange import Exchange
@@ -40,6 +41,8 @@ class FileRoom:
         return f"<FileRoom over {self._store}>"
 
     def work(self, exchange: Exchange, steps: Sequence[str], tenant: Tenant) -> tuple[int | None, Do] | None:
+        if b"anthropic-version" in exchange.headers:
+            raise NotFound(f"Anthropic's files are not here: {ANTHROPICS_FILES}")
         match steps:
             case []:
                 if method_of(exchange, "GET", "POST") == "POST":

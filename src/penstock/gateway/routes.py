@@ -12,6 +12,7 @@ import msgspec
 from penstock import __version__
 from penstock.config.patterns import match
 from penstock.errors import MethodNotAllowed, NotFound, UnknownModel
+from penstock.gateway import elsewhere
 from penstock.gateway.stages.route import Router
 from penstock.messages import Dialect, Endpoint, Tenant
 from penstock.net.exchange import Exchange
@@ -47,7 +48,12 @@ def endpoint_of(exchange: Exchange) -> Endpoint | None:
     if endpoint is None:
         return None
     if exchange.method != "POST":
-        raise MethodNotAllowed(f"{exchange.path} takes POST, not {_shown(exchange.method)}", allow="POST")
+        message = f"{exchange.path} takes POST, not {_shown(exchange.method)}"
+        if b"upgrade" in exchange.headers:
+            message += ": there are no WebSockets here, so ask for a stream of events"
+        elif exchange.method == "GET":
+            message += elsewhere.where(exchange.path)
+        raise MethodNotAllowed(message, allow="POST")
     return endpoint
 
 
@@ -150,7 +156,7 @@ def _hint(path: str) -> str:
         return ": the configuration has no files.directory"
     right = "/v1" + _VERSIONS.sub("", tidy)
     if right not in RELAYED and right != MODELS:
-        return ""
+        return elsewhere.where(path)
     if tidy.startswith("/v1/v1/"):
         return f"; {right} is: the SDK adds the /v1 itself, so the base URL must end before it"
     if not tidy.startswith("/v1/"):
