@@ -13,11 +13,11 @@ RESULT = {"type": "function_call_output", "call_id": "c", "output": "done"}
 KINDS = ("openai", "anthropic", "sim")
 
 
-def listed(use, kind="openai", **more):
+def listed(use, kind="openai", script="tokens=4", **more):
     """What ``use`` makes of a client of a gateway, and of the gateway's port."""
 
     async def main():
-        async with simulated("tokens=4", kinds=[kind], **more) as (_, port, _):
+        async with simulated(script, kinds=[kind], **more) as (_, port, _):
             options = {"base_url": f"http://127.0.0.1:{port}/v1", "api_key": "a", "max_retries": 0}
             async with openai.AsyncOpenAI(**options) as client:
                 return await use(client, port)
@@ -129,6 +129,22 @@ def test_a_page_that_cannot_be_is_refused(query, status, param):
         return refused.status, refused.json()["error"]["param"]
 
     assert listed(use) == (status, param)
+
+
+def test_a_response_in_the_background_that_failed_still_tells_what_it_was_asked():
+    async def use(client, port):
+        asked = {"model": "m", "input": "one", "background": True, "metadata": {"a": "b"}}
+        made = (await call(port, asked, "/v1/responses")).json()[
+            "id"
+        ]  # an SDK's could be found by its repetition
+        running = await texts(client, made)
+        while (failed := await client.responses.retrieve(made)).status == "in_progress":
+            pass
+        return running, failed, await texts(client, made)
+
+    running, failed, after = listed(use, script="400")
+    assert running == after == ["one"]
+    assert (failed.status, failed.metadata) == ("failed", {"a": "b"})
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -153,7 +153,7 @@ class Registry:
         if not self.kept_for or not _worth_keeping(generation):
             self._forget(generation)
             return
-        if not generation.names:
+        if not generation.names and not generation.background:
             generation.body = b""  # only a repetition would be compared with it
         self._ended[generation.id] = generation
         self._order.append(generation)
