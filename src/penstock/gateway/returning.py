@@ -185,7 +185,7 @@ class Returning:
         known = self._known(asked, tenant)
         if durable is None:
             return known
-        if known is not None and known.durable and known.ending is not None and not await durable.has(known):
+        if known is not None and known.stored and not await durable.has(known):
             return None
         if known is None:
             with contextlib.suppress(NotFound, Gone):

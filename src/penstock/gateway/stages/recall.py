@@ -57,7 +57,7 @@ def recall(call: Call, registry: Registry, most: int) -> Recalled | None:
         generation = registry.get("gen_" + name)
         if generation is not None and (found := _kept(generation, call)) is not None:
             known[name] = found
-            if generation.durable:
+            if generation.stored:  # else the store may not have it yet
                 taken.append(generation)
     if not known:
         return None
