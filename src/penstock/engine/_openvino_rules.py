@@ -9,6 +9,7 @@ nothing and costs nothing: what that survives, the steps find compiled.
 from __future__ import annotations
 
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from openvino import opset13
 
 from penstock.engine._schema_work import check_work
 from penstock.engine.backend import CannotTake, Sampling
+from penstock.engine.schema_rules import grammar_of
 
 KEPT = 1_000  # rules of which it is remembered that they were compiled
+_KEPT_LETTERS = 4_000_000  # of grammars that were made of schemas
 
 
 class RuleCompiler:
@@ -35,6 +38,8 @@ class RuleCompiler:
         self._width = width
         self._pipeline: Any = None
         self._known: dict[str, None] = {}
+        self._alone = threading.Lock()
+        self._written: dict[str, str] = {}  # grammars by their schemas, the one that was used last at the end
 
     def __repr__(self) -> str:
         return f"<RuleCompiler {len(self._known)} rules>"
@@ -44,14 +49,9 @@ class RuleCompiler:
 
         :raises CannotTake: the library does not take it, or would take too long for it
         """
-        rule = structured(sampling)
-        if rule is None:
+        rule = self.structured(sampling)
+        if rule is None or rule.grammar in self._known:
             return
-        key = f"{rule.json_schema}\0{rule.grammar}"
-        if key in self._known:
-            return
-        if sampling.schema:
-            check_work(sampling.schema)
         if self._pipeline is None:
             self._pipeline = _silent_pipeline(self._tokenizer, self._width)
         config = openvino_genai.GenerationConfig()
@@ -65,19 +65,34 @@ class RuleCompiler:
             raise CannotTake(f"the rule cannot be used: {why}") from error
         if len(self._known) >= KEPT:
             del self._known[next(iter(self._known))]
-        self._known[key] = None
+        self._known[rule.grammar] = None
 
+    def structured(self, sampling: Sampling) -> Any:
+        """The library's own form of what an answer keeps to, a grammar; None: it keeps to nothing.
 
-def structured(sampling: Sampling) -> Any:
-    """The library's own form of what an answer keeps to; None: it keeps to nothing.
+        Not its forms for schemas and expressions: of these it makes automata, which are large for some.  May be
+        called by any thread.
 
-    Not its form for expressions: of these it makes automata, which double in size with each letter of some.
-    """
-    if sampling.schema:
-        return openvino_genai.StructuredOutputConfig(json_schema=sampling.schema)
-    if sampling.grammar is not None:
-        return openvino_genai.StructuredOutputConfig(grammar=sampling.grammar.ebnf())
-    return None
+        :raises CannotTake: no grammar can be made of the schema
+        """
+        if sampling.schema:
+            return openvino_genai.StructuredOutputConfig(grammar=self._of_schema(sampling.schema))
+        if sampling.grammar is not None:
+            return openvino_genai.StructuredOutputConfig(grammar=sampling.grammar.ebnf())
+        return None
+
+    def _of_schema(self, schema: str) -> str:
+        """What was made in the rules' thread is there for the engine's, which has no time for it."""
+        with self._alone:
+            written = self._written.pop(schema, None)
+        if written is None:
+            check_work(schema)
+            written = grammar_of(schema)
+        with self._alone:
+            self._written[schema] = written
+            while sum(map(len, self._written.values())) > _KEPT_LETTERS and len(self._written) > 1:
+                del self._written[next(iter(self._written))]
+        return written
 
 
 def _silent_pipeline(tokenizer: Any, width: int) -> Any:
@@ -108,4 +123,4 @@ def _silent_pipeline(tokenizer: Any, width: int) -> Any:
         )
 
 
-__all__ = ["RuleCompiler", "structured"]
+__all__ = ["RuleCompiler"]

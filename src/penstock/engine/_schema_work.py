@@ -1,7 +1,7 @@
-"""How long OpenVINO GenAI works at a schema before the first token, estimated: a schema of 5 KB could take it a minute.
+"""How long OpenVINO GenAI works at the grammar of a schema before the first token, estimated.
 
 One thread compiles the rules of all callers, and what it has begun cannot be ended.  The figures are CPU time with the
-small model and its 4,096 tokens, on a busy machine; what is alike in two places is compiled once.
+small model and its 4,096 tokens, on a busy machine.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from penstock.engine.backend import CannotTake
 from penstock.messages import JSON
 from penstock.wire.not_json import NOT_JSON
 
-MOST = 2.5
-"""Seconds: seven different long lengths of texts, or 790 members of an object that may be left out."""
+MOST = 0.25
+"""Seconds: 80 KB of words, or 830 members that may be left out."""
 
-_LETTER = 0.0014  # of a text with a length of its own: 10 of 100 letters take 1.1 s, one of 10,000 takes 0.3
-_LONGEST = 250  # letters; a text may be longer at no further cost
-_ITEM = 0.00025  # of a bounded array: 100 of 150 items take 3.8 s
-_MOST_ITEMS = 120  # as with letters: 10 of 1,000 take 0.2 s
-_OPTIONAL = 4e-6  # of a member that may be left out, with each other of its object: 1,500 take 7.4 s
-_BYTE = 3.5e-6  # of a value or name that is written out: 100,000 words take 4.7 s
+MOST_LENGTHS = 50
+"""Of texts where there are alternatives, which may all be read at once: with 100, steps take 40 ms, with 30, 12."""
+
+_OPTIONAL = 3e-4  # of a member that may be left out: 300 of one object take 60 ms, 800 take 250
+_BYTE = 3e-6  # of a value or name that is written out: 10,000 words take 0.3 s, a text of 1 MB takes 2.8
 
 _decode = msgspec.json.Decoder(dict[str, JSON] | bool).decode
 _encode = msgspec.json.Encoder().encode
@@ -36,21 +35,24 @@ def check_work(schema: str) -> None:
     except NOT_JSON as error:
         raise CannotTake(f"the rule cannot be used: {error}") from None
     lengths: set[tuple[int, int]] = set()
+    has_alternatives = False
     work = 0.0
     for part in _parts(root):
-        if (length := _bound(part, "minLength", "maxLength")) is not None:
-            lengths.add(length)
-        if (items := _bound(part, "minItems", "maxItems")) is not None:
-            work += _ITEM * min(max(items), _MOST_ITEMS)
+        lengths.add((part.get("minLength", 0), part.get("maxLength", 0)))
+        has_alternatives = has_alternatives or "anyOf" in part
         properties = part.get("properties", {})
-        work += _OPTIONAL * (len(properties) - len(part.get("required", ()))) ** 2
+        work += _OPTIONAL * (len(properties) - len({*part.get("required", ())}))
         written = [part.get("enum"), part.get("const"), *properties]
         work += _BYTE * sum(len(_encode(value)) for value in written if value is not None)
-    work += _LETTER * sum(min(max(least, most), _LONGEST) for least, most in lengths)
     if work > MOST:
         raise CannotTake(
-            "the rule cannot be used: compiling it would hold up those of others; let texts have the same "
-            "maxLength, or none, and have fewer values, bounded arrays and members that may be left out"
+            "the rule cannot be used: compiling it would hold up those of others; have fewer values, and fewer members "
+            "that may be left out"
+        )
+    if has_alternatives and len(lengths) > MOST_LENGTHS:
+        raise CannotTake(
+            f"the rule cannot be used: with anyOf, texts may have {MOST_LENGTHS} different lengths at most, as all may "
+            "have to be counted at once; let more of them have the same minLength and maxLength"
         )
 
 
@@ -66,13 +68,6 @@ def _parts(schema: JSON) -> Iterator[Mapping[str, Any]]:
             left += part.get(several, {}).values()
         left += part.get("anyOf", ())
         left += (part.get("items"), part.get("additionalProperties"))
-
-
-def _bound(part: Mapping[str, Any], least: str, most: str) -> tuple[int, int] | None:
-    """Both of its bounds; None: it has none."""
-    if least not in part and most not in part:
-        return None
-    return part.get(least, 0), part.get(most, 0)
 
 
 __all__ = ["check_work"]

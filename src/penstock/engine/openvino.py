@@ -20,7 +20,7 @@ import openvino_genai
 
 from penstock.config.model import LocalConfig
 from penstock.engine._chat_template import ChatTemplate
-from penstock.engine._openvino_rules import RuleCompiler, structured
+from penstock.engine._openvino_rules import RuleCompiler
 from penstock.engine.backend import (
     NOTHING,
     CannotTake,
@@ -204,7 +204,7 @@ class OpenVINOBackend:
                 config.top_k = sampling.top_k
             if sampling.seed is not None:
                 config.rng_seed = sampling.seed % 2**64
-        if (rule := structured(sampling)) is not None:
+        if (rule := self._rules.structured(sampling)) is not None:
             config.structured_output_config = rule
         config.validate()
         return config

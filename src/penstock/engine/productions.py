@@ -86,10 +86,7 @@ class Grammar:
 
     def ebnf(self) -> str:
         """As GBNF that is written in one way only; the rules have other names."""
-        names = {name: f"r{place}" for place, name in enumerate(self._rules)} | {self._start: "root"}
-        return "\n".join(
-            f"{names[name]} ::= {_ebnf(rule.pattern, names)}" for name, rule in self._rules.items()
-        )
+        return ebnf({name: rule.pattern for name, rule in self._rules.items()}, self._start)
 
     def regex(self) -> str:
         """The same as one expression; empty: there is none, because a rule needs itself."""
@@ -173,14 +170,22 @@ def _reached(rules: Mapping[str, Rule], start: str) -> dict[str, Rule]:
 
 def _check_ends(rules: Mapping[str, Rule]) -> None:
     """Each rule must have a text that ends."""
+    for name in reversed(endless({name: rule.pattern for name, rule in rules.items()})):
+        raise GrammarError(f"the rule {name} never ends: all that it may be needs itself", rules[name].line)
+
+
+def endless(patterns: Mapping[str, Pattern]) -> list[str]:
+    """The rules, by their names, of which no text ends."""
     ends: set[str] = set()
-    while more := {name for name, rule in rules.items() if name not in ends and _ends(rule.pattern, ends)}:
-        ends |= more
-    for name in reversed([*rules]):
-        if name not in ends:
-            raise GrammarError(
-                f"the rule {name} never ends: all that it may be needs itself", rules[name].line
-            )
+    waiting = [*patterns]
+    while True:
+        for name in waiting:  # in each round those that are found help the next ones already
+            if _ends(patterns[name], ends):
+                ends.add(name)
+        left = [name for name in waiting if name not in ends]
+        if len(left) == len(waiting):
+            return left
+        waiting = left
 
 
 def _ends(pattern: Pattern, ends: set[str]) -> bool:
@@ -213,6 +218,15 @@ def _says_something(pattern: Pattern) -> bool:
 
 
 # ---- writing ---------------------------------------------------------------------------------------
+
+
+def ebnf(patterns: Mapping[str, Pattern], start: str) -> str:
+    """Rules as GBNF, under other names.
+
+    :param start: the name of the one that the answer begins with
+    """
+    names = {name: f"r{place}" for place, name in enumerate(patterns)} | {start: "root"}
+    return "\n".join(f"{names[name]} ::= {_ebnf(pattern, names)}" for name, pattern in patterns.items())
 
 
 def _ebnf(pattern: Pattern, names: Mapping[str, str]) -> str:
@@ -264,4 +278,4 @@ def _beside(parts: Sequence[Pattern]) -> list[Pattern]:
     return found
 
 
-__all__ = ["MAX_LETTERS", "MAX_RULES", "Grammar", "GrammarError", "Rule", "of_pattern"]
+__all__ = ["MAX_LETTERS", "MAX_RULES", "Grammar", "GrammarError", "Rule", "ebnf", "endless", "of_pattern"]
