@@ -250,6 +250,31 @@ class TestEnd:
             assert stream.end() == b""
             assert running.wait_exit() == 0
 
+    def test_a_worker_that_dies_in_the_delay_is_replaced_and_who_dies_again_is_stood_in_for(self, tmp_path):
+        config = write_config(tmp_path / "c.yaml", workers=2, drain_delay=PATIENCE, drain_timeout=PATIENCE)
+
+        def answered():
+            with socket.create_connection(("127.0.0.1", running.port), timeout=PATIENCE) as caller:
+                caller.sendall(b"GET /hello HTTP/1.1\r\nhost: h\r\n\r\n")
+                answer = b"".join(iter(lambda: caller.recv(1000), b""))
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            return answer.split()[-1]
+
+        with Running.standin(config) as running:
+            first, other = running.workers
+            running.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: "worker 1 is draining" in str(running.ask_control("/readyz")))
+            os.kill(first, signal.SIGKILL)
+            running.wait_log(f"(pid {first}) died: SIGKILL; another starts in 0 s")
+            wait_until(lambda: len(running.workers) == 2)
+            (second,) = set(running.workers) - {other}
+            wait_until(lambda: answered() == b"%d" % second)  # it takes its share
+            os.kill(second, signal.SIGKILL)
+            running.wait_log(f"(pid {second}) died again: SIGKILL; the others end without it")
+            assert {answered() for _ in range(20)} == {b"%d" % other}
+            running.process.send_signal(signal.SIGINT)
+            assert running.wait_exit() == 130
+
     def test_what_waits_in_the_accept_queue_is_answered(self, config):
         with Running.standin(config) as running:
             (worker,) = running.workers

@@ -112,7 +112,6 @@ class Caller:
             "file": self.put(line(0)),
             "batch": self.begin(),
             "upload": self.uploaded(),
-            "offset": self._client.head(self.upload, headers=RUFH),
             "message batch": self._post("/v1/messages/batches", json={"requests": requests}),
             "conversation": self.talk(),
             "item": self._post(items, json={"items": [item]}),
@@ -145,6 +144,9 @@ def main(disk, folder):
         wait_until(lambda: client.get(of_batch).json()["request_counts"]["completed"] > 1)
         fill(filler)
         told = {"full": [statuses(caller.calls()), statuses(caller.writes())]}
+        told["offsets"] = [
+            client.head(caller.upload, headers=RUFH).headers.get("upload-offset") for _ in range(5)
+        ]
         told["deleted"] = statuses(caller.delete())
         filler.unlink()
         told["room"] = [statuses(caller.calls()), statuses(caller.writes())]

@@ -64,6 +64,7 @@ ASK_TIMEOUT = 1.0  # seconds that a worker has to tell its state
 WATCH_INTERVAL = 1.0  # seconds between two looks at the files
 KILL_AFTER = 5.0  # seconds past its deadline that a draining worker is given before it is killed
 HURRY = 2.0  # the same after a second SIGINT
+LAST_START = 1.0  # seconds before the port closes: a worker that is started later would be too late
 ALONE = 2.0  # seconds between two starts of a worker while there is no other one
 
 
@@ -239,8 +240,8 @@ class Supervisor:
     # ---- workers ---------------------------------------------------------------------------------
 
     async def _keep(self, slot: Slot) -> None:
-        """Keep one slot filled until the end."""
-        while not self.stopping:
+        """Keep one slot filled until the end, and while the gateway ends for as long as callers may still come."""
+        while self._takes_callers:
             process = await self._start_worker(slot)
             if process is None:
                 continue
@@ -251,19 +252,32 @@ class Supervisor:
             status = await process.wait()
             self._retire(slot)
             self._changed.set()
-            if self.stopping:
+            if not self._takes_callers or (self.stopping and not status):
                 return
             if not self.started:
                 self._give_up(process, status)
                 return
             delay = slot.backoff.delay(process.age)
             why = process.failure.text if process.failure is not None else ended_by(status)
+            if self.stopping and delay:
+                log.error(
+                    "worker %d (pid %d) died again: %s; the others end without it",
+                    slot.index,
+                    process.pid,
+                    why,
+                )
+                return
             log.error(
                 "worker %d (pid %d) died: %s; another starts in %.0f s", slot.index, process.pid, why, delay
             )
             slot.restarts += 1
             self._restarts.add(1)
             await self._back_off(delay)
+
+    @property
+    def _takes_callers(self) -> bool:
+        """Whether the port is open, and will be for long enough that a worker can be started."""
+        return not self.stopping or self._delay_left() > LAST_START
 
     async def _start_worker(self, slot: Slot) -> WorkerProcess | None:
         """None: the system would not start a process; that has been waited out."""
@@ -297,14 +311,16 @@ class Supervisor:
         worker that cannot be kept alive would leave its share of the callers waiting for half a minute.
         """
         self._changed.set()
-        if self._server != "own" or not self.started or self.stopping:
+        if self._server != "own" or not self.started or not self._takes_callers:
             return
-        ready = [slot.process for slot in self.slots if slot.process and slot.process.state == "ready"]
+        # One that drains still accepts, until the port closes.
+        states = ("ready", "draining") if self.stopping else ("ready",)
+        ready = [slot.process for slot in self.slots if slot.process and slot.process.state in states]
         for slot in self.slots:
-            if slot.adopter is not None and (slot.state == "ready" or slot.adopter not in ready):
+            if slot.adopter is not None and (slot.state in states or slot.adopter not in ready):
                 slot.adopter.release(slot.index)
                 slot.adopter = None
-            if slot.state != "ready" and slot.adopter is None and ready:
+            if slot.state not in states and slot.adopter is None and ready:
                 slot.adopter = ready[slot.index % len(ready)]
                 slot.adopter.adopt(slot.index)
 
@@ -351,7 +367,6 @@ class Supervisor:
         delay = self._delay_left()
         deadline = time.monotonic() + delay + self.config.drain_timeout
         for slot in self.slots:
-            slot.listening.close()  # the workers hold the last copies: they empty the queue, then close
             if slot.process is not None and slot.process.state != "gone":
                 slot.process.drain(self.config.drain_timeout, delay)
         if keepers and self._failure is None:
@@ -361,6 +376,8 @@ class Supervisor:
         hurried = False
         while not all(keeper.done() for keeper in keepers):
             self._changed.clear()
+            if not self._takes_callers:
+                self._close_sockets()
             if self._hurry and not hurried:
                 hurried = True
                 deadline = time.monotonic() + HURRY - KILL_AFTER
@@ -373,6 +390,7 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(asyncio.get_running_loop().time() + 0.5):
                     await self._changed.wait()
+        self._close_sockets()
         for result in await asyncio.gather(*keepers, return_exceptions=True):
             if isinstance(result, BaseException):
                 log.error("a worker could not be kept", exc_info=result)
@@ -381,6 +399,11 @@ class Supervisor:
             log.warning("%d calls were cut at the deadline", cut)
         if keepers and self._failure is None:
             log.info("stopped")
+
+    def _close_sockets(self) -> None:
+        """The workers hold the last copies: they empty the queues, then close."""
+        for slot in self.slots:
+            slot.listening.close()
 
     # ---- configuration ---------------------------------------------------------------------------
 

@@ -243,10 +243,10 @@ class Worker:
             case Drain(seconds=seconds, delay=delay):
                 self.stop(seconds, delay)
             case Adopt(index=index):
-                if self._door is not None and not self._stop.is_set():
+                if self._door is not None and self._accepts:
                     self._door.adopt(index)
             case Release(index=index):
-                if self._door is not None and not self._stop.is_set():
+                if self._door is not None and self._accepts:
                     self._door.release(index)
             case Purge(tags=tags, keys=keys):
                 if self._gateway is not None:
@@ -267,6 +267,11 @@ class Worker:
             case Configure():
                 self._first = message
                 self._told.set()
+
+    @property
+    def _accepts(self) -> bool:
+        """Whether the port is open, of a worker that has opened it."""
+        return not self._stop.is_set() or time.monotonic() < self._open_until
 
     async def _decide(self, message: Decide) -> None:
         found: dict[str, Any] = {"status": 503, "detail": "this worker is not ready"}

@@ -166,7 +166,8 @@ class SQLiteIndex:
                 db.execute("UPDATE uploads SET epoch = epoch + 1 WHERE id = ?", (upload_id,))
             return upload
 
-        return await self._database.write(end)
+        # On a full disk as well: it tells the caller where to go on when there is room again.
+        return await self._database.write(end, frees=True)
 
     async def enter(self, addition: Addition, sealed: Sequence[Sealed]) -> list[str]:
         return await self._database.write(lambda db: self._enter(db, addition, sealed))
