@@ -1,11 +1,16 @@
 """``penstock log``: what the lines that a gateway writes come to."""
 
+import contextlib
 import datetime as dt
 import io
 import json
+import os
+import tempfile
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from penstock.cli import main
 from penstock.cli.log import Field, requests, sums
@@ -103,6 +108,36 @@ def test_what_a_journal_puts_before_a_line_is_passed_over(log):
     journal = io.BytesIO(b"".join(b"Nov 23 12:00:00 host penstock[17]: " + one for one in written))
     assert sums(requests(journal), [Field.tenant]).keys() == {("acme",), ("noisy",), ("",)}
     assert len(list(requests(io.BytesIO(log.read_bytes())))) == len(LINES)
+
+
+TORN = st.tuples(
+    st.sampled_from(LINES),
+    st.sampled_from(["time", "status", "input_tokens", "cost_picousd", "ttft_ms", "tenant", "level"]),
+    st.sampled_from(
+        [None, True, -1, 10**30, 1e308, "x", [], {"a": 1}, "0001-01-01T00:00:00", "9999-12-31T23:59:59Z"]
+    ),
+).map(lambda each: json.dumps({**json.loads(each[0]), each[1]: each[2]}).encode()) | st.tuples(
+    st.sampled_from(LINES),
+    st.integers(0, 300),
+    st.sampled_from([b"", b"\0\0", b"{", b'{"a":' * 5_000, b"\xff"]),
+).map(lambda each: each[2] + each[0][: each[1]])
+
+
+@settings(max_examples=int(os.environ.get("PENSTOCK_FUZZ_EXAMPLES", "60")))
+@given(
+    st.lists(TORN, max_size=6), st.sampled_from([["--json"], [], ["--request", "gen_3"], ["--by", "status"]])
+)
+def test_lines_that_are_torn_or_not_of_this_log_disturb_no_other(torn, words):
+    whole = LINES[: len(torn)]
+    text = b"".join(one + b"\n" for each in zip(torn, whole, strict=True) for one in each)
+    found = list(requests(io.BytesIO(text)))
+    assert all(one in found for one in requests(io.BytesIO(b"\n".join(whole))))
+    with tempfile.NamedTemporaryFile() as file, contextlib.redirect_stdout(io.StringIO()) as out:
+        file.write(text)
+        file.flush()
+        with pytest.raises(SystemExit) as ended, contextlib.redirect_stderr(io.StringIO()):
+            main(["log", file.name, *words])
+    assert ended.value.code == ("--request" in words and not out.getvalue())
 
 
 @pytest.mark.parametrize(

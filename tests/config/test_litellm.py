@@ -316,12 +316,11 @@ def test_what_is_no_chat_model_is_converted(params, mode, url, model, key):
     assert conversion.left == ()
 
 
-def test_what_is_not_served_is_listed():
-    conversion, config = converted(
-        deployment("{model: openai/sora-2}", rest="model_info: {mode: video_generation}")
-    )
+@pytest.mark.parametrize("mode", ["video_generation", "[]"])
+def test_what_is_not_served_is_listed(mode):
+    conversion, config = converted(deployment("{model: openai/sora-2}", rest=f"model_info: {{mode: {mode}}}"))
     assert config.models == {}
-    assert left(conversion) == {"mode": "video_generation is not served"}
+    assert left(conversion) == {"mode": f"{mode} is not served"}
 
 
 def test_chats_of_who_ranks_are_not_asked_for():
@@ -720,7 +719,7 @@ _VALUE = st.recursive(
     | st.booleans()
     | st.integers(-5, 5000)
     | st.floats()
-    | st.text(max_size=6)
+    | st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)
     | st.sampled_from(
         [
             "openai/gpt-x",
@@ -736,7 +735,12 @@ _VALUE = st.recursive(
             "30d",
         ]
     ),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=3), inner, max_size=3
+        )
+    ),
     max_leaves=5,
 )
 _PARAMS = st.dictionaries(

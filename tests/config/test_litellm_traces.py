@@ -92,7 +92,7 @@ def test_an_endpoint_that_is_none_is_listed_under_its_name():
 
 
 def test_header_fields_of_the_file_come_along_decoded():
-    written = {"OTEL_HEADERS": "Authorization=Bearer%20a=b, x-team=${T},,no field"}
+    written = {"OTEL_HEADERS": "Authorization=Bearer%20a=b, x-team=${T},,no field, x-empty="}
     traces, left, conversion = converted(ENDPOINT, written)
     assert revealed(traces) == {"authorization": "Bearer a=b", "x-team": "${T}"}
     assert left["OTEL_HEADERS"] == "an entry is no header field"
@@ -157,9 +157,15 @@ _NAMES = (
     "OTEL_TRACES_SAMPLER",
     "OTEL_TRACES_SAMPLER_ARG",
 )
+_CHARACTERS = st.characters(codec="utf-8", exclude_characters="\0")
 _TEXT = st.sampled_from(["http://h", "grpc", "otlp_http", "os.environ/X", "${X}", "a=b", "a=b\n", "0.5", "parentbased_traceidratio"])  # fmt: skip
 _ANY = (
-    _TEXT | st.text(max_size=6) | st.integers(-3, 3) | st.booleans() | st.none() | st.lists(_TEXT, max_size=2)
+    _TEXT
+    | st.text(_CHARACTERS, max_size=6)
+    | st.integers(-3, 3)
+    | st.booleans()
+    | st.none()
+    | st.lists(_TEXT, max_size=2)
 )
 
 
@@ -169,7 +175,8 @@ _ANY = (
     st.sampled_from(["callbacks", "success_callback"]),
     st.just("otel") | st.lists(_ANY | st.just("otel"), max_size=3),
     st.dictionaries(
-        st.sampled_from(["otel", "x"]), st.dictionaries(st.text(max_size=2), _ANY, max_size=2) | _ANY
+        st.sampled_from(["otel", "x"]),
+        st.dictionaries(st.text(_CHARACTERS, max_size=2), _ANY, max_size=2) | _ANY,
     ),
 )
 def test_whatever_is_said_of_spans_the_result_can_be_loaded(written, environ, where, callbacks, settings):

@@ -330,7 +330,12 @@ def test_the_error_says_how_many_and_where():
         # The rest.
         ("retry: {first_delay: 20}", "1:22: retry.first_delay", "longer than max_delay"),
         ("prices: /nowhere", "1:9: prices", "cannot be read"),
-        ('prices: "a\\0b"', "1:9: prices", "is no path"),
+        ('prices: "a\\0b"', "1:9: prices", "holds NUL"),
+        ('keys_file: "a\\0b"', "1:12: keys_file", "holds NUL"),
+        ('control_key: "${file:\\0}"', "1:14: control_key", "holds NUL"),
+        ('control_key: "\\ud800"', "1:14: control_key", "half of a surrogate pair"),
+        ('upstreams: {"\\ud800": {kind: sim}}', "1:13: upstreams: a name", "half of a surrogate pair"),
+        ('control_key: "\\UFFFFFFFF"', "1:17: is no YAML", "no character of this number"),
         ("ledger: {path: /nowhere/l.sqlite}", "1:16: ledger.path", "there is no directory /nowhere"),
         ("ledger: {path: /}", "1:16: ledger.path", "/ is a directory; name a file in it"),
         ("files: {directory: /nowhere/files}", "1:20: files.directory", "there is no directory /nowhere"),

@@ -132,7 +132,7 @@ def test_parts_are_put_together_without_copying(tmp_path):
         paths = [each.partition(f":{ask.port}")[2] for each in wheres]
         assert head.headers["upload-concat"] == "final;" + " ".join(paths)
         assert (await ask.tus("PATCH", where, b"x", Upload_Offset=100_000)).status == 403
-        for wrong in ("x", "final;", "final;" + wheres[0] + "0"):
+        for wrong in ("x", "final;", "final;http://[", "final;http://[x]/", "final;" + wheres[0] + "0"):
             assert (await ask.tus("POST", "/v1/files", Upload_Concat=wrong)).status in {400, 404}
         assert (
             await ask.tus("POST", "/v1/files", Upload_Concat="final;" + wheres[0], Upload_Length=1)

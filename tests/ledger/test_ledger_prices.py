@@ -210,6 +210,11 @@ class TestUserTable:
             ('[[price]]\nmodels = ["x"]\n', "input"),
             ('[[price]]\nmodels = ["x"]\ninput = -1\n', "not a price"),
             ('[[price]]\nmodels = ["x"]\ninput = nan\n', "not a price"),
+            ('[[price]]\nmodels = ["x"]\ninput = 1e40\n', "not a price"),
+            ('[[price]]\nmodels = ["x"]\ninput = 1e999999\n', "not a price"),
+            ('[[price]]\nmodels = ["x"]\ninput = 1e99999999999999999999\n', "prices.toml"),
+            (f'[[price]]\nmodels = ["x"]\ninput = {"9" * 5_000}\n', "prices.toml"),
+            (f"price = {'[' * 5_000}", "prices.toml"),
             ('[[price]]\nmodels = ["x"]\ninput = 0.0000001\n', "six decimals"),
             (
                 '[[price]]\nmodels = ["x"]\ninput = 1\ntiers = [{above = 1, input = inf, output = 1}]\n',

@@ -39,6 +39,18 @@ class Field(StrEnum):
     read = "read"
 
 
+class _Reckoned(msgspec.Struct):
+    """What is reckoned with of a line; one that has something else there is not of this log."""
+
+    time: dt.datetime
+    status: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_picousd: int = 0
+    ttft_ms: float | None = None
+    duration_ms: float | None = None
+
+
 class Sums:
     """What the lines of one group come to; times in seconds."""
 
@@ -121,8 +133,9 @@ def requests(file: BinaryIO) -> Iterator[Line]:
     for text in file:
         try:
             line = decoder.decode(text[text.index(b"{") :])
-            line["time"] = msgspec.convert(line["time"], dt.datetime)
-        except (ValueError, KeyError):  # not of this log, or cut off
+            line["time"] = msgspec.convert(line, _Reckoned).time
+            line["time"].timestamp()  # within the years that there are
+        except (ValueError, OverflowError, RecursionError):  # not of this log, or cut off
             continue
         if "message" not in line:
             yield line

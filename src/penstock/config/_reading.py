@@ -27,6 +27,9 @@ from penstock.config.secret import Secret
 
 MAX_NODES = 200_000
 MAX_MERGES = 16  # how deep `<<` may stand within `<<`
+# What YAML's escapes can make and nothing takes: no path, no address, no header field, and no file in UTF-8.
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
+NO_TEXT_IS = "holds NUL, or half of a surrogate pair"
 
 Path: TypeAlias = tuple[str | int, ...]
 
@@ -154,6 +157,11 @@ class Reader:
             if not key:
                 self._note(key_node.start_mark, path, "a name is empty")
                 continue
+            if NO_TEXT.search(
+                key.replace("\0", "")
+            ):  # in most names no control character may be, and that is said
+                self._note(key_node.start_mark, path, f"a name {NO_TEXT_IS}")
+                continue
             values[key] = self._value(value, kind.value_type, (*path, key))
         # A name with a bad value stays known: what refers to it is not a mistake as well.
         return {key: {} if value is BAD else value for key, value in values.items()}
@@ -217,7 +225,7 @@ class Reader:
             return BAD
         text: str = node.value
         referenced = has_reference(text)
-        if referenced:
+        if referenced and not NO_TEXT.search(text):
             text, problems = expand(text, self._environ)
             for problem in problems:
                 self._note(node.start_mark, path, problem)
@@ -225,6 +233,9 @@ class Reader:
                 return BAD
             if optional and not text:
                 return None  # `${NAME:-}`: whoever does not set it goes without
+        if NO_TEXT.search(text):
+            self._note(node.start_mark, path, NO_TEXT_IS)
+            return BAD
         try:
             return _parsed(text, kind, quoted=node.style in ("'", '"') and not referenced)
         except ValueError as error:

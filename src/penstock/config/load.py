@@ -49,7 +49,7 @@ def referenced_files(path: str | os.PathLike[str]) -> list[Path]:
     """The files whose contents are values of the configuration at ``path`` (``${file:…}``); none, if it is no YAML."""
     try:
         tokens = list(yaml.scan(Path(path).read_text("utf-8-sig"), Loader=yaml.SafeLoader))
-    except (OSError, UnicodeError, yaml.YAMLError):
+    except (OSError, ValueError, OverflowError, yaml.YAMLError):
         return []
     found = [files(token.value) for token in tokens if isinstance(token, yaml.ScalarToken)]
     return sorted(map(Path, set().union(*found)))
@@ -63,7 +63,7 @@ def parse(text: str, name: str = "<text>", environ: Mapping[str, str] | None = N
     if len(text) > MAX_BYTES:
         raise _refused(name, [Mistake(0, 0, "", f"is larger than {MAX_BYTES} bytes")])
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = _composed(text)
     except yaml.MarkedYAMLError as error:
         raise _refused(name, [_syntax_mistake(error, text)]) from None
     except yaml.reader.ReaderError as error:
@@ -95,6 +95,16 @@ def parse(text: str, name: str = "<text>", environ: Mapping[str, str] | None = N
     except msgspec.ValidationError as error:  # a rule of the model that the reader does not know
         raise _refused(name, [Mistake(0, 0, "", str(error))]) from error
     return with_more(config)
+
+
+def _composed(text: str) -> yaml.Node | None:
+    loader = yaml.SafeLoader(text)
+    try:
+        return loader.get_single_node()
+    except (ValueError, OverflowError):  # PyYAML makes a character of any number: "\\UFFFFFFFF"
+        raise yaml.MarkedYAMLError(
+            problem="there is no character of this number", problem_mark=loader.get_mark()
+        ) from None
 
 
 def _as_it_is(_: type, value: Any) -> Any:

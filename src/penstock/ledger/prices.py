@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 UNITS_PER_DOLLAR = 10**12
 _UNITS = UNITS_PER_DOLLAR // 10**6  # of a price of 1 dollar per million tokens, per token
+_DEAREST = 10**9  # dollars; what is more is a slip, and past 10**22 there is no exact arithmetic on it
 _REMEMBERED = 4_096  # names whose price is remembered; callers may invent more
 _NAMED = 10  # names without a price that the log tells; callers may invent more
 
@@ -339,7 +340,7 @@ def _packaged() -> _File:
 def _parse(text: str, path: str) -> _File:
     try:
         file = msgspec.convert(tomllib.loads(text, parse_float=Decimal), _File)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except (ValueError, ArithmeticError, RecursionError, msgspec.ValidationError) as error:
         raise ConfigError(f"the price table {path} cannot be used: {error}", (f"{path}: {error}",)) from error
     mistakes = [f"{path}: {mistake}" for price in file.price for mistake in _mistakes(price)]
     if mistakes:
@@ -360,7 +361,7 @@ def _mistakes(price: Price) -> Iterable[str]:
             value = getattr(part, field)
             if not isinstance(value, Decimal):
                 continue
-            if not value.is_finite() or value < 0:
+            if not value.is_finite() or not 0 <= value <= _DEAREST:
                 yield f"{entry}: {field} = {value} is not a price"
             elif value * _UNITS % 1:
                 yield f"{entry}: {field} = {value} has more than six decimals"

@@ -133,7 +133,10 @@ def _concat(value: bytes) -> tuple[Concat, tuple[str, ...]]:
     if value == b"partial":
         return Concat.PARTIAL, ()
     kind, _, urls = value.decode("latin-1").partition(";")
-    parts = tuple(urlsplit(url).path.rpartition("/")[2] for url in urls.split())
+    try:
+        parts = tuple(urlsplit(url).path.rpartition("/")[2] for url in urls.split())
+    except ValueError:  # "http://[" is no URL
+        parts = ()
     if kind != "final" or not parts or len(parts) > MAX_PARTS:
         message = f"Upload-Concat must be partial, or final; and 1 to {MAX_PARTS} URLs"
         raise BadRequest(message, param="upload-concat")

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from penstock.config._reading import MAX_NODES
+from penstock.config._reading import MAX_NODES, NO_TEXT, NO_TEXT_IS
 from penstock.config.litellm import _settings
 from penstock.config.litellm._deployments import Deployments
 from penstock.config.litellm._draft import Draft, Left
@@ -41,9 +41,18 @@ class Conversion(msgspec.Struct, frozen=True):
 
 
 class _Loader(yaml.SafeLoader):
-    """As PyYAML has it, but what ``<<`` merges in is counted: merges of merges multiply at each step."""
+    """As PyYAML has it, but what is no text is refused, and what ``<<`` merges in is counted.
+
+    Merges of merges multiply at each step.
+    """
 
     merged = 0
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        value = super().construct_scalar(node)
+        if NO_TEXT.search(str(value)):
+            raise yaml.constructor.ConstructorError(problem=NO_TEXT_IS, problem_mark=node.start_mark)
+        return value
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         super().flatten_mapping(node)
@@ -67,7 +76,7 @@ def convert(text: str, name: str, environ: Mapping[str, str]) -> Conversion:
         mark = error.problem_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise ConfigError(f"{name}{where}: is no YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
         raise ConfigError(f"{name}: is no YAML") from None
     if (
         not isinstance(source, dict)

@@ -141,7 +141,7 @@ class Deployments:
             self._draft.leave("model_list[].model_name", "a name holds no control characters", ascii(name))
             return
         mode = info.get("mode", "chat") if isinstance(info, dict) else "chat"
-        if mode not in _SERVED_MODES:
+        if not isinstance(mode, str) or mode not in _SERVED_MODES:
             self._draft.leave("model_list[].model_info.mode", f"{mode} is not served", name)
             return
         parameters = self._with_credential(parameters, name)

@@ -128,7 +128,7 @@ def _headers(draft: Draft, told: _Variables) -> dict[str, str]:
     for pair in said.split(","):
         field, _, value = pair.partition("=")
         field, value = field.strip().lower(), unquote(value.strip())
-        if field and not header_fault(field, value):
+        if field and value and not header_fault(field, value):
             headers[field] = escaped(value)
         elif pair.strip():
             draft.leave(name, "an entry is no header field")
