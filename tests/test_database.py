@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from held import cancelled
 from penstock import database as module
 from penstock.database import MEMORY, Database
 from penstock.errors import ConfigError, StorageFull, StorageUnavailable
@@ -355,14 +356,7 @@ def test_a_write_that_is_cancelled_is_waited_for_and_what_comes_next_finds_it_do
     async def main():
         database = a_database(tmp_path / "d")
         task = asyncio.create_task(database.write(slow))
-        while not reached.is_set():
-            await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.sleep(0)
-        assert not task.done()
-        go_on.set()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await cancelled(task, reached, go_on)
         assert await numbers(database) == [1]
         await database.close()
 

@@ -201,6 +201,11 @@ def test_a_prefix_that_everybody_has_does_not_keep_one_busy_and_the_others_idle(
     assert busy[1] > 20
 
 
+def test_where_nobody_has_a_weight_each_may_have_an_even_share():
+    each = options(standing(in_progress=8), standing(), weights=[0.0, 0.0])
+    assert choose.by_prefix(each, b"anybody's") == [1, 0]
+
+
 @given(st.lists(st.integers(0, 50), min_size=2, max_size=6), st.binary(max_size=20), st.floats(0.0, 0.999))
 def test_every_order_has_everybody_once(in_progress, prefix, chance):
     each = options(*[standing(0.1 * i, in_progress=busy) for i, busy in enumerate(in_progress)])
