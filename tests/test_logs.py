@@ -370,7 +370,7 @@ class TestSinks:
             assert self.fill(sink) > 0
             assert not is_nonblocking(ours.fileno())
 
-    def test_a_terminal(self):
+    def test_a_terminal_stays_one_that_blocks(self):
         leader, follower = os.openpty()
         try:
             sink = open_sink(follower)

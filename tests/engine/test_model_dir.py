@@ -87,7 +87,7 @@ def test_a_file_instead_of_a_directory(openvino):
     assert "name the directory" in refusal(openvino / "config.json")
 
 
-def test_no_weights(tmp_path):
+def test_a_directory_without_weights_is_refused_with_the_remedy(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     assert "has no weights" in refusal(tmp_path)
     assert "git lfs pull" in refusal(tmp_path)

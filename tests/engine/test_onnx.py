@@ -211,24 +211,24 @@ class TestRefused:
             load(LocalConfig(model=str(path), slots=2, cache_bytes=4_000_000))
         assert str(path) in str(caught.value)
 
-    def test_weights_that_are_no_numbers(self, copy):
+    def test_weights_that_are_no_numbers_are_refused(self, copy):
         (data,) = copy.glob("*.data")
         data.write_bytes(b"\xff" * data.stat().st_size)
         self.refused(copy, "says something else than alone")
 
-    def test_weights_that_are_cut_off(self, copy):
+    def test_weights_that_are_cut_off_are_refused(self, copy):
         os.truncate(copy / "model.onnx.data", 1_000)
         self.refused(copy, "cannot be used by ONNX Runtime")
 
-    def test_a_graph_that_is_cut_off(self, copy):
+    def test_a_graph_that_is_cut_off_is_refused(self, copy):
         os.truncate(copy / "model.onnx", 1_000)
         self.refused(copy, "cannot be used by ONNX Runtime")
 
-    def test_a_graph_that_is_not_there(self, copy):
+    def test_a_graph_that_is_not_there_is_named(self, copy):
         (copy / "model.onnx").unlink()
         self.refused(copy, "is missing, which genai_config.json names")
 
-    def test_no_tokenizer(self, copy):
+    def test_a_graph_without_a_tokenizer_is_refused(self, copy):
         (copy / "tokenizer.json").unlink()
         self.refused(copy, "tokenizer.json cannot be read")
 

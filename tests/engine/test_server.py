@@ -163,7 +163,7 @@ class TestCompletions:
         assert answer["object"] == "text_completion"
         assert answer["choices"][0]["text"] == said(8, self.PROMPT)
 
-    def test_several_prompts(self):
+    def test_several_prompts_are_answered_in_their_order(self):
         prompts = ["one", [5, 6, 7], "three"]
         answer = ask(completion(prompt=prompts, n=2), COMPLETIONS).json()
         tokens = [
@@ -352,7 +352,7 @@ class TestRefusals:
         answer = ask(chat(max_tokens=900, grammar=rule), backend=SayingBackend("a" * 900)).json()
         assert answer["choices"][0]["message"]["content"] == "a" * 900
 
-    def test_another_model(self):
+    def test_a_model_of_another_name_is_not_found(self):
         status, told = error(ask(chat(model="other")))
         assert (status, told["code"]) == (404, "model_not_found")
 
@@ -372,7 +372,7 @@ class TestRefusals:
             ("POST", "/v1/moderations", 404),
         ],
     )
-    def test_other_paths(self, method, path, status):
+    def test_what_is_not_served_says_so(self, method, path, status):
         async def test():
             async with serving(LetterBackend()) as (client, _):
                 answer = await client.request(method, path)

@@ -192,7 +192,7 @@ class TestRefused:
             load(LocalConfig(model=str(path), slots=2, cache_bytes=4_000_000))
         assert not (path / "ran").exists()
 
-    def test_no_tokenizer(self, llama, tmp_path):
+    def test_a_model_without_a_tokenizer_is_refused(self, llama, tmp_path):
         path = copy_of(llama, tmp_path)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             (path / name).unlink()

@@ -232,7 +232,7 @@ class TestTokens:
         told = self.told("/tokenize", {"messages": ASKED})
         assert (told["tokens"], told["token_strs"]) == (PROMPT, None)
 
-    def test_and_back(self):
+    def test_token_ids_are_told_as_text_again(self):
         assert self.told("/detokenize", {"model": "m", "tokens": TEXT}) == {"prompt": "penstock"}
 
     def test_a_text_longer_than_the_context_is_counted(self):

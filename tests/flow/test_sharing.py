@@ -74,7 +74,7 @@ def test_a_share_follows_what_is_asked_for_and_nobody_is_left_without():
     assert busy.calls_share + quiet.calls_share == pytest.approx(1.0)
 
 
-def test_demand_fades():
+def test_what_was_asked_long_ago_counts_no_more():
     pool = Pool()
     now = 0.0
     exchange(pool, "a", now, report(calls=100))

@@ -127,7 +127,7 @@ def test_tools_and_their_results():
     assert results["content"][0]["toolResult"]["content"] == [{"text": "rain"}]
 
 
-def test_thoughts():
+def test_thoughts_reach_callers_of_both_apis():
     async def use(claude, gpt):
         async with claude.messages.stream(model="m", max_tokens=64, messages=SAID) as stream:
             message = await stream.get_final_message()

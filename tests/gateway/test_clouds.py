@@ -65,7 +65,7 @@ def test_chats_are_translated(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tools(kind):
+def test_a_tool_call_comes_through_a_cloud(kind):
     async def use(claude, gpt):
         async with claude.messages.stream(model="m", max_tokens=64, messages=SAID, tools=[TOOL]) as stream:
             return await stream.get_final_message()

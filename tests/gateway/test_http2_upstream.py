@@ -150,7 +150,7 @@ def test_the_clocks_of_an_answer_run_out(clocks, stops_after):
     on_uvloop(main)
 
 
-def test_nobody_there():
+def test_where_nobody_listens_the_caller_is_told():
     async def main():
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))

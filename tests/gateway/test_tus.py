@@ -87,7 +87,7 @@ def test_a_length_that_is_known_late(tmp_path):
             assert (await ask.tus("POST", "/v1/files", **wrong)).status == 400
 
 
-def test_checksums(tmp_path):
+def test_a_piece_with_a_wrong_checksum_is_refused_and_the_offset_stays(tmp_path):
     @with_gateway(tmp_path)
     async def test(ask, model, gateway):
         where = (await ask.tus("POST", "/v1/files", Upload_Length=6)).headers["location"]

@@ -91,7 +91,7 @@ def test_what_does_not_fit_together_stays_as_it_was(tmp_path):
         assert (await sdk.files.content(done.file.id)).content == b"defabc"
 
 
-def test_cancel(tmp_path):
+def test_a_cancelled_upload_takes_nothing_more(tmp_path):
     @with_sdk(tmp_path)
     async def test(sdk, ask, gateway):
         upload = await begin(sdk, 3)

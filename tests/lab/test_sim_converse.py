@@ -47,14 +47,14 @@ def only(events, name):
     return [event[name] for event in events if name in event]
 
 
-def test_an_answer(client):
+def test_an_answer_is_in_the_form_of_converse(client):
     answer = client.converse(modelId=LLAMA, messages=SAID, inferenceConfig=LIMIT)
     assert answer["output"]["message"] == {"role": "assistant", "content": [{"text": TEXT}]}
     assert answer["stopReason"] == "end_turn"
     assert answer["usage"] == {"inputTokens": 5, "outputTokens": 64, "totalTokens": 69}
 
 
-def test_a_stream(client):
+def test_a_streams_texts_make_the_answer(client):
     events = streamed(client, modelId=LLAMA)
     assert "".join(event["delta"]["text"] for event in only(events, "contentBlockDelta")) == TEXT
     assert only(events, "messageStart") == [{"role": "assistant"}]

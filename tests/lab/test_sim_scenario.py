@@ -40,19 +40,19 @@ def test_presets_take_options_too():
         ("400-context-length", "400-context-length", 0),
     ],
 )
-def test_failures(text, failure, after):
+def test_a_failure_is_told_with_its_place(text, failure, after):
     script = parse(text)
     assert (script.failure, script.after) == (failure, after)
 
 
-def test_failures_for_a_time():
+def test_failures_last_for_a_number_of_calls_or_a_time():
     assert (parse("500-once").failure, parse("500-once").first) == ("500", 1)
     assert (parse("503-for=3").failure, parse("503-for=3").first) == ("503", 3)
     assert (parse("503-for=250ms").first_seconds, parse("503-for=250ms").first) == (0.25, 0)
     assert parse("cut-after=2,once,key=a") == parse("key=a,once,cut-after=2")
 
 
-def test_slow_ones():
+def test_slowness_is_told_in_milliseconds_or_has_a_usual_one():
     assert parse("slow-first-token").delay == 5
     assert parse("slow-first-token=100").delay == 0.1
     assert parse("slow-trickle").byte_seconds == 0.001

@@ -23,7 +23,7 @@ def written(tmp_path, text, name="trace"):
     return path
 
 
-def test_azures_form(tmp_path):
+def test_the_azure_trace_is_read_in_its_own_form(tmp_path):
     calls = read_trace(written(tmp_path, AZURE))
     assert [(call.input_tokens, call.output_tokens, call.blocks) for call in calls] == [
         (374, 44, ()),

@@ -132,7 +132,7 @@ def test_a_field_that_would_end_its_line_at_an_upstream_is_refused(end):
     run(main())
 
 
-def test_a_stream():
+def test_a_streamed_answer_goes_out_piece_by_piece_without_a_length():
     async def main():
         server = await served(Showcase(), EMPTY, path="/stream")
         assert server.body == b"data: 0\n\ndata: 1\n\ndata: 2\n\n"
@@ -164,7 +164,7 @@ def test_a_stream_goes_out_piece_by_piece():
     "script", [[body(b"hello")], [body(b"he", True), body(b"llo")], [body(b"hello", True), EMPTY]]
 )
 @pytest.mark.parametrize("path", ["/echo", "/pieces-body"])
-def test_bodies(script, path):
+def test_a_body_is_gathered_however_it_was_cut(script, path):
     async def main():
         server = await served(Showcase(), *script, path=path)
         assert server.body == b"hello"
@@ -173,7 +173,7 @@ def test_bodies(script, path):
 
 
 @pytest.mark.parametrize("script", [[body(b"hello")], [body(b"he", True), body(b"llo")]])
-def test_pieces(script):
+def test_a_body_may_be_read_piece_by_piece(script):
     async def main():
         server = await served(Showcase(), *script, path="/pieces")
         assert server.body == b"5"
@@ -526,7 +526,7 @@ def request(path, *fields, content=b"", method=b"GET"):
 
 
 @HTTP
-def test_behind_uvicorn(http):
+def test_uvicorn_serves_requests_of_every_form(http):
     application = Showcase()
 
     async def main():

@@ -501,7 +501,7 @@ def test_what_is_idle_or_old_is_closed():
 # ---- connecting ------------------------------------------------------------------------------------
 
 
-def test_nobody_there():
+def test_where_nobody_listens_the_upstream_is_unreachable():
     async def main():
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))

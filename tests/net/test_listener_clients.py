@@ -448,7 +448,7 @@ def test_a_crowd_over_the_limit_is_cut_without_an_answer(loop, monkeypatch):
     run(main(), loop)
 
 
-def test_statistics(loop):
+def test_statistics_tell_who_is_there_and_what_was_refused(loop):
     application = Showcase()
 
     async def main():
@@ -687,7 +687,7 @@ def test_http_client_of_the_standard_library(loop):
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_curl(loop):
+def test_curl_is_served_as_any_client(loop):
     async def main():
         async with Served() as served:
             base = f"http://127.0.0.1:{served.port}"

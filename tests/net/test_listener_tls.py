@@ -244,7 +244,7 @@ def test_files_that_cannot_be_used_are_named(files, certificate, key, password):
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_curl(files, tls, loop):
+def test_curl_is_served_over_tls_and_told_that_there_is_no_http2(files, tls, loop):
     async def main():
         async with Served(ssl=tls) as served:
             process = await asyncio.create_subprocess_exec(
