@@ -51,6 +51,13 @@ def test_names_of_the_source_are_real(name):
 
 
 @pytest.mark.parametrize("name", pages())
+def test_programs_that_measured_are_there(name):
+    for module in re.findall(r"python -m (benchmarks[.\w]*)", Page(name).text):
+        path = ROOT.joinpath(*module.split("."))
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+@pytest.mark.parametrize("name", pages())
 def test_nothing_tells_of_one_machine(name):
     text = Page(name).text
     assert not re.search(r"(?<![\w.])/(?:work|root|home|tmp|Users)\b", text)
