@@ -345,3 +345,24 @@ def test_a_day_is_the_one_that_it_is_for_all_whatever_this_machine_takes_it_for(
         await lessee.use(None)
 
     asyncio.run(test())
+
+
+def test_what_others_have_spent_that_no_ledger_here_knows_is_not_told_to_be_left():
+    """As where machines share a budget, each with a ledger of its own."""
+
+    async def main():
+        world = await World(2, usd_per_day=1).start()
+        busy, idle = world.processes
+        for _ in range(60):
+            assert await busy.patient_call()
+            busy.end(CENT)
+            world.sweep(0.02)
+        (account,) = idle.limiter.accounts_of(ALICE)
+        assert account.day.known_left == account.day.left == 100 * CENT, "nobody has told"
+        asking = asyncio.ensure_future(idle.limiter.wait_told([account], 60.0))
+        await world.turn()
+        await asyncio.wait_for(asking, 5.0)
+        assert account.day.left == 100 * CENT, "which its own ledger says"
+        assert 30 * CENT < account.day.known_left <= 40 * CENT
+
+    asyncio.run(main())
