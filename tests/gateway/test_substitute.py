@@ -225,6 +225,11 @@ def test_what_is_surely_too_long_is_not_sent_and_what_might_fit_is(number, answe
     assert [name for name, _, _ in attempts] == [{"small": "up0", "long": "up1"}[answered]]
 
 
+def test_a_prompt_as_long_as_a_window_is_taken():
+    answer, _ = run([said("no"), said("just")], {"m": at("up0:50", "up1:100")}, words(100))
+    assert who(answer) == "just"
+
+
 def test_replicas_that_take_it_come_first_then_who_is_named_then_fallbacks():
     models = {
         "m": at("up0:50", "up1:200", fallbacks=["other"], context_length_fallbacks=["short", "long"]),
@@ -362,6 +367,32 @@ def test_limits_hold_for_the_model_that_stands_in():
             return [(await call(port, PROMPT)).status for _ in range(2)]
 
     assert asyncio.run(main()) == [200, 400]
+
+
+def test_what_others_answer_is_not_taken_of_the_models_own_limit():
+    models = {"m": at("up0:50", context_length_fallbacks=["long"]), "long": at("up1")}
+    limits = LimitsConfig(models={"m": LimitConfig(requests_per_minute=1)})
+
+    async def main():
+        async with before([said("m"), said("long")], models, limits=limits) as (_, port, _):
+            asked = [words(100), words(100), words(1), words(1), words(100)]
+            return [(await call(port, body)).status for body in asked]
+
+    assert asyncio.run(main()) == [200, 200, 200, 429, 200]
+
+
+def test_who_stands_in_is_known_by_the_name_under_which_it_is_limited():
+    models = {
+        "m": at("up0", content_filter_fallbacks=["other"]),
+        "other": ModelConfig([CandidateConfig("up1", model="there")]),
+    }
+    limits = LimitsConfig(models={"other": LimitConfig(usd_per_day=1)})
+
+    async def main():
+        async with before([said("no")] * 2, models, limits=limits) as (gateway, _, _):
+            return gateway.pipeline.snapshot.router.reaches("m", "up1", "there")
+
+    assert asyncio.run(main()).name == "other"
 
 
 def test_a_broken_stream_of_who_stands_in_goes_on_there_and_not_where_it_was_refused():
