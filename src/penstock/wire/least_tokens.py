@@ -30,6 +30,7 @@ _SHORTENING = frozenset(
 )
 _TEXTS = ("content", "text", "output")  # members in which texts stand, of messages and of their parts
 _LEFT_OUT = frozenset({"thinking", "redacted_thinking", "reasoning", "compaction"})
+_MASK = bytes(0x20 if byte in b" \t\n\r\x0b\x0c" else 0x78 for byte in range(256))  # a blank, or an x
 _THOUGHT = b"</think>"  # what stands before it, templates leave out of earlier turns
 
 
@@ -46,10 +47,16 @@ def least_tokens(endpoint: Endpoint, fields: Mapping[str, msgspec.Raw], enough: 
         except NOT_JSON:
             return 0
         for text in _texts(value):
-            tokens += len(text.rpartition(_THOUGHT)[2].split())
+            tokens += _words(text.rpartition(_THOUGHT)[2])
             if tokens > enough:
                 return tokens
     return tokens
+
+
+def _words(text: bytes) -> int:
+    """As many as ``len(text.split())``, without making them: a megabyte holds the event loop for 3 ms, not for 12."""
+    mask = text.translate(_MASK)
+    return mask.count(b" x") + mask.startswith(b"x")
 
 
 def _texts(value: JSON) -> Iterator[bytes]:
