@@ -186,10 +186,15 @@ def test_what_failed_adds_nothing_and_a_retry_adds_and_costs_nothing_twice(tmp_p
         hasty.responses.create(model="sim:tokens=4,ttft=2000", input="slow", conversation=conversation)
         wait_until(lambda: len(items_of(client, conversation)) == 4, what="the slow answer")
         assert settled_bill(simulator)["requests"] == 3
-        # Gone on from, it would be shown without what its conversation held then.
+        # Gone on from, it is shown with what its conversation held then, and adds nothing to that.
         made = client.responses.create(model=MODEL, input="more", conversation=conversation)
-        with pytest.raises(openai.BadRequestError, match="previous_response_id"):
-            client.responses.create(model=MODEL, input="hi", previous_response_id=made.id)
+        wait_added(client, conversation, 6)
+        client.responses.create(model=MODEL, input="and", previous_response_id=made.id)
+        assert [text for _, text in said(simulator)] == [
+            *(text for _, text in items_of(client, conversation, order="asc")),
+            "and",
+        ]
+        assert len(items_of(client, conversation)) == 6
 
 
 def test_nobody_sees_another_tenants_conversations(tmp_path, client_of):
