@@ -23,7 +23,7 @@ def is_read(schema, text):
     rules = rules_of(schema)
     readings = Readings({**rules, "whole": in_turn([Named(START, 0), Text(END)])}, "whole")
     readings.take(text)
-    return any(part.takes(come, END) for part, come, _ in readings._row.reading)
+    return any(part.pattern == Text(END) for part, _, _ in readings._row.reading)
 
 
 def some_text(rules, chance):

@@ -78,7 +78,8 @@ class RuleCompiler:
         if sampling.schema:
             return openvino_genai.StructuredOutputConfig(grammar=self._of_schema(sampling.schema))
         if sampling.grammar is not None:
-            return openvino_genai.StructuredOutputConfig(grammar=sampling.grammar.ebnf())
+            grammar = sampling.grammar
+            return openvino_genai.StructuredOutputConfig(grammar=grammar.right_linear() or grammar.ebnf())
         return None
 
     def _of_schema(self, schema: str) -> str:

@@ -11,6 +11,7 @@ from typing import assert_never
 
 import msgspec
 
+from penstock.engine import right_linear
 from penstock.engine.pattern import (
     MAX_SIZE,
     NOTHING,
@@ -76,6 +77,7 @@ class Grammar:
         _check_ends(self._rules)
         self._recursive = _recursive(self._rules)
         self._check_size()
+        self._right_linear: str | None = None  # not made yet
         if not any(_says_something(rule.pattern) for rule in self._rules.values()):
             raise GrammarError("only an empty answer matches it", self._rules[start].line)
 
@@ -91,6 +93,15 @@ class Grammar:
     def regex(self) -> str:
         """The same as one expression; empty: there is none, because a rule needs itself."""
         return "" if self._recursive else expression(self._without_names(Named(self._start, 0)))
+
+    def right_linear(self) -> str:
+        """The same as GBNF that has few readings of each text, and whose steps are short; empty: there is none."""
+        if self._right_linear is None:
+            rules = (
+                None if self._recursive else right_linear.rules_of(self._without_names(Named(self._start, 0)))
+            )
+            self._right_linear = ebnf(rules, right_linear.START) if rules else ""
+        return self._right_linear
 
     def readings(self) -> Readings:
         """What reads one answer along."""

@@ -302,9 +302,9 @@ def _tools_of(asked: Asked) -> ToolText | ForcedText | None:
 
 
 def _readings_of(asked: Asked, backend: Backend) -> Readings | None:
-    """What counts the readings of one answer; None: nobody need, as whoever draws here gets an expression."""
+    """What counts the readings of one answer; None: nobody need, as the library has its rule in another form."""
     grammar = asked.sampling.grammar
-    if grammar is None or (backend.card.draws and grammar.regex()):
+    if grammar is None or (grammar.regex() if backend.card.draws else grammar.right_linear()):
         return None
     return grammar.readings()
 
