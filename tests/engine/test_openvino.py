@@ -12,6 +12,7 @@ from schema_suite import NESTED, PLAIN, is_nested
 from test_engine_regex import RULED
 from test_engine_schema import GOOD
 from test_gbnf import JSON
+from test_schema_work import CHEAP
 
 from penstock.config.model import LocalConfig
 from penstock.engine import demo, gbnf
@@ -155,6 +156,37 @@ def test_no_expression_that_is_let_through_keeps_the_compiler(backend, prompt, e
     assert time.process_time() - began < 3
     ((ids, _, finish),) = compute(backend, (prompt, greedy(4, grammar=rule)))
     assert (len(ids), finish) == (4, "length")
+
+
+@pytest.mark.timeout(100)
+@pytest.mark.parametrize("expression", ["[^x]?" * 20, "[ab]{5,8}([ab]?[^x]{1,40})*", "[^0]{1,199}"])
+def test_no_expression_with_many_bounds_keeps_the_steps(backend, prompt, expression):
+    """As the library's own repetitions the first one took minutes."""
+    rule = {"grammar": of_pattern(read_regex(expression))}
+    drawn = [Sampling(max_tokens=60, temperature=1.0, seed=seed, **rule) for seed in range(3)]
+    for ids, _, finish in compute(backend, *((prompt, one) for one in drawn)):
+        text = backend.tokenizer.decode(ids)
+        assert finish == "length" or re.fullmatch(expression, text, re.DOTALL)
+
+
+@pytest.mark.timeout(100)
+@pytest.mark.parametrize("least", [0, 300])
+def test_a_text_with_bounds_keeps_to_them_and_does_not_keep_the_steps(backend, prompt, least):
+    schema = {"type": "string", "minLength": least, "maxLength": 330}
+    drawn = [
+        Sampling(max_tokens=400, temperature=1.0, seed=seed, schema=compiled(schema)) for seed in range(3)
+    ]
+    told = compute(backend, *((prompt, one) for one in drawn))
+    assert [finish for _, _, finish in told] == ["stop"] * 3
+    assert all(least <= len(json.loads(backend.tokenizer.decode(ids))) <= 330 for ids, _, _ in told)
+
+
+@pytest.mark.parametrize("kind", CHEAP)
+def test_large_schemas_that_are_let_through_are_kept_to(backend, prompt, kind):
+    asked = greedy(6, schema=compiled(CHEAP[kind]))
+    backend.prepare(asked)
+    ((ids, _, _),) = compute(backend, (prompt, asked))
+    assert ids
 
 
 @pytest.mark.parametrize("name", ["guided_choice", "structured_outputs"])
