@@ -97,7 +97,7 @@ class Database:
         try:
             return await uninterrupted(asyncio.get_running_loop().run_in_executor(self._thread, work))
         except (sqlite3.Error, OSError) as error:
-            log.warning("%s: %s", self.path, error)
+            log.warning("what was to be kept in %s, or looked up there, was refused: %s", self.path, error)
             if lacks_room(error, self.path):
                 raise StorageFull("there is no room left on the gateway's disk") from error
             raise StorageUnavailable(

@@ -422,7 +422,7 @@ def test_a_disk_that_does_not_answer_is_tried_again_later(tmp_path, monkeypatch,
                 results_module.ResultFile, "open", lambda self: (_ for _ in ()).throw(OSError(5, "no"))
             )
             batch = await worker.begin([1])
-            await world.until(lambda: "waits:" in caplog.text)
+            await world.until(lambda: "stands still" in caplog.text)
             monkeypatch.setattr(results_module.ResultFile, "open", take)
             assert (await worker.ended(batch)).status is Status.COMPLETED
 

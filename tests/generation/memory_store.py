@@ -57,6 +57,10 @@ class MemoryStore:
     def __repr__(self) -> str:
         return f"<MemoryStore {len(self._kept)} generations, {self._size} of {self.max_bytes} bytes>"
 
+    @property
+    def place(self) -> str:
+        return "memory"
+
     async def start(self) -> None:
         pass
 

@@ -189,7 +189,10 @@ class Results:
             try:
                 await self._disk(lambda: file.append(b"".join(lines)))
             except PenstockError as error:
-                log.warning("%s: results wait in memory: %s", file.path.name, error.message)
+                log.warning(
+                    "results of a batch wait in memory, and it stands still, until %s can be written: %s",
+                    *(file.path.name, error.message),
+                )
                 if not await self._pause(pause):
                     return error
                 pause = min(LAST_PAUSE, 2 * pause)

@@ -206,7 +206,7 @@ class Runner:
         try:
             await run.run()
         except PenstockError as error:
-            log.warning("%s waits: %s", batch_id, error.message)
+            log.warning("batch %s stands still for %.0f s: %s", batch_id, REST, error.message)
             self._resting[batch_id] = self._clock.now() + REST
         except Exception:
             log.exception("defect while running %s", batch_id)

@@ -120,7 +120,7 @@ class Disk:
 
     def _failed(self, error: Exception) -> None:
         if str(error) != self._trouble:
-            _log.warning("%s: %s", self.path, error)
+            _log.warning("answers are not kept on the disk, in %s: %s", self.path, error)
         self._trouble = str(error)
         if isinstance(error, Foreign):
             # Whoever has it keeps it.

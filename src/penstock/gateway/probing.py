@@ -82,4 +82,9 @@ class Probes:
             upstream.herald.on_probe(reply.status, reply.headers, now)
         if reply.status not in {200, 503} and self._strange.get(upstream.name) != reply.status:
             self._strange[upstream.name] = reply.status
-            log.warning("%s answered %s with %d", upstream.name, path, reply.status)
+            log.warning(
+                "upstream %s answers its probe, %s, with %d: that says nothing of how it is",
+                upstream.name,
+                path,
+                reply.status,
+            )

@@ -41,6 +41,7 @@ from penstock.generation.store import (
     Store,
     StoreUnavailable,
     Write,
+    trouble_at,
 )
 from penstock.messages import Event
 from penstock.metrics import Histogram
@@ -214,6 +215,7 @@ class Journal:
         self._tell_late_at = 0.0
         self._one_by_one = False
         self._trouble = ""
+        self._trouble_since = 0.0
         self._troubles = 0
         self._pause = 0.0
         self._retry_at = 0.0
@@ -396,7 +398,10 @@ class Journal:
     def _succeeded(self, sent: list[Entry], refused: dict[str, Refusal]) -> None:
         self._batches += 1
         if self._trouble:
-            log.warning("%r is written again", self.store)
+            log.warning(
+                "answers are durable again after %.0f s: %s is written, also what was missing there",
+                *(self._clock.now() - self._trouble_since, self.store.place),
+            )
             self._trouble = ""
             self._pause = 0.0
         proved = self._troubles
@@ -453,7 +458,11 @@ class Journal:
             return
         self._leave(entry)
         self._fenced += 1
-        log.warning("%s is not ours any more: %s", entry.record.id, reason.value)
+        log.warning(
+            "%s is ended here, because another process has taken it over or it was deleted (%s); its callers come back "
+            "to the other one",
+            *(entry.record.id, reason.value),
+        )
         try:
             entry.log.on_fenced()
         except Exception:
@@ -465,7 +474,12 @@ class Journal:
         self._pause = min(_MAX_PAUSE, self._pause * 2 or _FIRST_PAUSE)
         self._retry_at = self._clock.now() + self._pause
         if not self._trouble:  # said once, not at every try
-            log.error("generations are not durable now, %r cannot be written: %s", self.store, trouble)
+            self._trouble_since = self._clock.now()
+            log.error(
+                "answers are not durable now: they go out to their callers, and would be lost with this process, because "
+                "they cannot be stored (%s); that is tried until it works",
+                trouble_at(self.store.place, trouble),
+            )
         self._trouble = trouble
         for entry in sent:
             if not entry.dirty:
@@ -495,7 +509,11 @@ class Journal:
                 self._late = True
                 if now >= self._tell_late_at:
                     self._tell_late_at = now + _TELL_EVERY
-                    log.warning("%r is slow: readers do not wait for it", self.store)
+                    log.warning(
+                        "%s is slow: readers do not wait for it where it takes longer than %g s to store an event, which "
+                        "would be lost with this process; said once a minute at most",
+                        *(self.store.place, self._budget),
+                    )
                 self._expose_all()
         elif self._trouble and now >= self._retry_at and self._dirty and self._wake and not self._wake.done():
             self._wake.set_result(None)
@@ -588,7 +606,10 @@ class Journal:
             1 for entry in self._entries if entry.stored < len(entry.events) or entry.ending is not None
         )
         if lost:
-            log.error("%r was closed with %d generations not stored to their end", self.store, lost)
+            log.error(
+                "%d answers were not stored to their end in %s when this process ended: who comes back for them finds less",
+                *(lost, self.store.place),
+            )
 
     # ---- introspection ----
 

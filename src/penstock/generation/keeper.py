@@ -33,6 +33,7 @@ from penstock.generation.store import (
     StoreUnavailable,
     Tail,
     new_owner,
+    trouble_at,
 )
 from penstock.generation.written import Name, Written, end
 from penstock.messages import Call, Event
@@ -49,6 +50,7 @@ BEAT = 0.5  # seconds between two signs of life, at most
 PIECE = 1 << 20  # bytes of events read at once
 # Generations whose names are to be claimed again; what is more is found by its id alone.
 _MAX_UNNAMED = 10_000
+QUIET = 5.0  # seconds without trouble after which it is over: what comes and goes is one, and said once
 TAKE_AT_ONCE = 16  # generations that one process takes over in one go
 
 # Of the request's header fields those that an upstream is sent, and that decide what it answers, and by which the ledger
@@ -109,7 +111,7 @@ class Keeper:
         self._naming: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._said = ""
+        self._trouble_since: float | None = None  # that the log has told of
 
     def __repr__(self) -> str:
         return f"<Keeper {self.journal}, following {len(self._followed)}>"
@@ -475,7 +477,10 @@ class Keeper:
                 leap, before = 0.0 if before is None else self._ahead - before, self._ahead
                 if leap > self._lease / 2:
                     self._leapt = here
-                    log.warning("the clock went forward by %.1f s; nobody is taken for dead by that", leap)
+                    log.warning(
+                        "the clock of stored answers went forward by %.1f s; nobody is taken for dead by that",
+                        leap,
+                    )
                 await self.store.renew(self.owner, now + self._lease)
                 if self._losses != self.store.losses:
                     self._losses = self.store.losses
@@ -492,7 +497,7 @@ class Keeper:
                 if here - swept > 60.0:
                     swept = here
                     await self.store.expire(now)
-                self._said = ""
+                self._recovered()
             except StoreUnavailable as error:
                 self._complain(error)
             except Exception:
@@ -520,7 +525,11 @@ class Keeper:
         del self._half_taken[generation_id]
         if record is None or self.leaving:  # somebody was quicker, or will go on with it
             return
-        log.warning("taking over %s, of which %d events are stored", generation_id, record.events)
+        log.warning(
+            "taking over %s of a process that died or left, of which %d events are stored",
+            generation_id,
+            record.events,
+        )
         self.taken_over += 1
         runs.go_on(record, events, self)
 
@@ -537,9 +546,22 @@ class Keeper:
 
     def _complain(self, error: StoreUnavailable) -> None:
         self._troubled = self._clock.now()
-        if str(error) != self._said:
-            self._said = str(error)
-            log.error("%r cannot be used now: %s", self.store, error)
+        if self._trouble_since is None:
+            self._trouble_since = self._troubled
+            log.error(
+                "stored answers cannot be read now (%s): calls are answered, but who comes back for an answer of another "
+                "process is told to try again, and nobody takes over what a process leaves that dies",
+                trouble_at(self.store.place, str(error)),
+            )
+
+    def _recovered(self) -> None:
+        now = self._clock.now()
+        if self._trouble_since is not None and now - self._troubled >= QUIET:
+            log.warning(
+                "stored answers can be read again: %s was in trouble for %.0f s",
+                *(self.store.place, self._troubled - self._trouble_since),
+            )
+            self._trouble_since = None
 
 
 class _Elsewhere:

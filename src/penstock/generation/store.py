@@ -44,6 +44,11 @@ class StoreUnavailable(Exception):
     """The store cannot be read or written now; the message says why.  Never reaches a caller."""
 
 
+def trouble_at(place: str, why: str) -> str:
+    """Where it is, and why, as the log has it."""
+    return why if place in why else f"{place}: {why}"
+
+
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     """The error that a generation ended with, as :class:`~penstock.errors.PenstockError` has it."""
 
@@ -195,6 +200,10 @@ class Store(Protocol):
 
     Methods may be called side by side; :meth:`write` is called by one caller at a time.
     """
+
+    @property
+    def place(self) -> str:
+        """Where it is, in the log's words."""
 
     @property
     def losses(self) -> int:

@@ -272,12 +272,14 @@ class SQLiteStore:
             return
         self._stopping = True
         self._wake.set()
+        queued = self._queue is not None
         thread.join(timeout)
         waiting = self._waiting()
         if thread.is_alive() or waiting:
             log.error(
-                "the ledger %s was closed with %d rows not written; the next start looks for them in the queue",
+                "the ledger %s was closed with %d rows not written; %s",
                 *(self.path, waiting),
+                "the next start looks for them in the queue" if queued else "they are lost: it had no queue",
             )
 
     def statistics(self) -> StoreStatistics:

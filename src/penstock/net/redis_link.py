@@ -201,7 +201,11 @@ class Link:
             self._forbidden.add(command)
             if command not in self._said:
                 self._said.add(command)
-                log.warning("%r: what needs %s is done without: %s", self, found[1].upper(), why)
+                log.warning(
+                    "the user at Redis %s:%d may not run %s: what needs it is done without, until its rights are extended "
+                    "(%s)",
+                    *(*self.address.hosts[0], found[1].upper(), why),
+                )
         self._failed(why)
 
     def served(self) -> None:

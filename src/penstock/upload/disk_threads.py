@@ -43,7 +43,9 @@ class DiskThreads:
         try:
             return await uninterrupted(asyncio.get_running_loop().run_in_executor(self._threads, work))
         except OSError as error:
-            self._log.warning("%s: %s", self._directory, error)
+            self._log.warning(
+                "what was to be written or read in %s was refused to its caller: %s", self._directory, error
+            )
             raise storage_error(error) from error
 
     def close(self) -> None:

@@ -107,7 +107,10 @@ class Embedding:
                 except Exception as error:  # noqa: BLE001 - whatever is wrong with the model, callers go on
                     self.failed += len(batch)
                     if self.failed == len(batch):
-                        log.warning("nothing can be embedded: %r", error)
+                        log.warning(
+                            "questions in other words are not recognised, because nothing can be embedded: %r",
+                            error,
+                        )
                 finally:  # also when it is cancelled: nobody shall wait for ever
                     for row, (_, made) in enumerate(batch):
                         if not made.done():

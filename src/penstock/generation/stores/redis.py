@@ -94,6 +94,11 @@ class RedisStore:
         host, port = self.address.hosts[0]
         return f"<RedisStore {host}:{port}, {self._writing.trouble or 'well'}>"
 
+    @property
+    def place(self) -> str:
+        host, port = self.address.hosts[0]
+        return f"Redis at {host}:{port}"
+
     def _lost(self) -> None:
         """The connection broke: the server may have, and may come back without its last second, or empty."""
         self._announced.clear()

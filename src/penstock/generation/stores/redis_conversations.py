@@ -350,10 +350,10 @@ def _conversation(conversation_id: str, told: list[bytes]) -> Conversation:
 
 def _unavailable(why: str) -> StorageUnavailable:
     """What a caller is told, and the log why."""
-    log.warning("conversations: %s", why)
+    log.warning("a conversation was asked for, and cannot be reached: %s", why)
     return StorageUnavailable("conversations cannot be reached now", retry_after=1.0)
 
 
 def _full(why: str) -> StorageFull:
-    log.warning("conversations: %s", why)
+    log.warning("a conversation was not kept, for want of room: %s", why)
     return StorageFull("there is no room left where the gateway keeps conversations")

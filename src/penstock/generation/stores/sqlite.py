@@ -92,6 +92,10 @@ class SQLiteStore:
         return f"<SQLiteStore {self.path}>"
 
     @property
+    def place(self) -> str:
+        return str(self.path)
+
+    @property
     def losses(self) -> int:
         return self._writer.anew
 

@@ -57,12 +57,12 @@ log = logging.getLogger("penstock.uploads")
 
 def unavailable(why: str) -> StorageUnavailable:
     """What a caller is told, and the log why."""
-    log.warning("%s", why)
+    log.warning("uploads and files were asked for, and answered with 503: %s", why)
     return StorageUnavailable("what the gateway keeps cannot be reached now", retry_after=1.0)
 
 
 def _full(why: str) -> StorageFull:
-    log.warning("%s", why)
+    log.warning("an upload was refused with 507, because its index is full: %s", why)
     return StorageFull("there is no room left where the gateway keeps uploads")
 
 

@@ -212,7 +212,11 @@ class S3Contents:
         return [f"{self._prefix}{file}.{number}" for number in range(count)]
 
     def _translated(self, error: Exception) -> StorageFull | StorageUnavailable:
-        log.warning("%s: %s", self._name, str(error).partition("\n")[0][:500])
+        log.warning(
+            "uploads and files cannot be written or read: %s: %s",
+            self._name,
+            str(error).partition("\n")[0][:500],
+        )
         if _NO_ROOM.search(str(error)):
             return StorageFull("there is no room left where the gateway keeps uploads")
         return StorageUnavailable("what the gateway keeps cannot be reached now", retry_after=1.0)
