@@ -235,7 +235,7 @@ class TestClosing:
         store = make_store(at=tmp_path / "nowhere" / "ledger.db")
         run(store, attempt(), attempt())
         store.close()
-        assert "closed with 2 rows not written" in caplog.text
+        assert "closed with 2 rows not written; they are lost: it had no queue" in caplog.text
 
 
 # A process that opens two attempts, settles one, and says so; then it waits to be killed.
