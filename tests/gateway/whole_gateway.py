@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import json
 import socket
 
@@ -36,6 +37,7 @@ CHAT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/respons
 PATHS = (CHAT, MESSAGES, RESPONSES)
 TENANTS = ("red", "blue", "poor")
 FAIR = ""
+KEPT_FOR = 1e9  # seconds: on a busy machine hours pass by the fake clock while real disks are waited for
 
 # What the providers' failures, and the limits of the poor, may come to; whatever else a caller gets is a defect.
 TROUBLES = {
@@ -262,11 +264,16 @@ class World:
     """The gateway, its providers, and what was seen of it.
 
     :param store: the file that its answers outlive its process in; empty: none
+    :param processes: how many gateways there are over it; callers are led to each in turn
     """
 
-    def __init__(self, store=""):
+    def __init__(self, store="", processes=1):
+        self.processes = processes
+        self.connections = 0
         self.generations = (
-            GenerationsConfig(durability="disk", path=str(store)) if store else GenerationsConfig()
+            GenerationsConfig(durability="disk", path=str(store), kept_for=KEPT_FOR)
+            if store
+            else GenerationsConfig(kept_for=KEPT_FOR)
         )
         self.clock = FakeClock()
         self.variant = 0
@@ -286,9 +293,14 @@ class World:
             await service.start(sock)
             self._stack.push_async_callback(service.close)
             self.urls.append(f"http://127.0.0.1:{sock.getsockname()[1]}")
-        self.gateway, self.port = await self._stack.enter_async_context(
-            serving(config(*self.urls, self.generations), self.clock)
-        )
+        made = config(*self.urls, self.generations)
+        self.served = [
+            await self._stack.enter_async_context(serving(made, self.clock)) for _ in range(self.processes)
+        ]
+
+    @property
+    def gateway(self):
+        return self.served[0][0]
 
     async def close(self):
         await self._stack.aclose()
@@ -303,13 +315,17 @@ class World:
 
     def reload(self):
         self.variant += 1
-        self.gateway.reload(config(*self.urls, self.generations, variant=self.variant))
+        for gateway, _ in self.served:
+            gateway.reload(config(*self.urls, self.generations, variant=self.variant))
 
     # ---- callers ----
 
     async def fetch(self, raw, hang_up=None):
         """Send, and read to the end, or until so many bytes have come; time passes while nothing does."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.connections += 1
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", self.served[self.connections % self.processes][1]
+        )
         got = b""
         try:
             writer.write(raw)
@@ -371,23 +387,28 @@ class World:
 
     async def settle(self):
         """Until nothing is under way; then nothing may be held, and the ledger says what the bills say."""
-        pipeline = self.gateway.pipeline
+        gateways = [gateway for gateway, _ in self.served]
         for _ in range(2_000):
             billing = any(simulator.bill.report()["in_flight"] for simulator in self.simulators)
-            if held(self.gateway) == NOTHING and not pipeline.waiting and not billing:
+            idle = all(held(each) == NOTHING and not each.pipeline.waiting for each in gateways)
+            if idle and not billing:
                 break
             await asyncio.sleep(0.002)
             self.clock.advance(0.5)
-        assert held(self.gateway) == NOTHING, [*pipeline.registry]
-        assert not pipeline.waiting
-        assert not pipeline.registry.waiting()
-        assert all(account.in_progress == 0 for account in pipeline.admission.limiter._accounts.values())
+        for gateway in gateways:
+            pipeline = gateway.pipeline
+            assert held(gateway) == NOTHING, [*pipeline.registry]
+            assert not pipeline.waiting
+            assert not pipeline.registry.waiting()
+            assert all(account.in_progress == 0 for account in pipeline.admission.limiter._accounts.values())
         self._balance()
         self.foul = [weather != FAIR for weather in self.weather]
 
     def _balance(self):
         ledger = {}
-        for row in self.gateway.recorder.ledger.recent(1_000_000):
+        for row in itertools.chain.from_iterable(
+            gateway.recorder.ledger.recent(1_000_000) for gateway, _ in self.served
+        ):
             if row.outcome in SAVING:
                 assert row.cost == 0
                 continue
