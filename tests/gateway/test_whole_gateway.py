@@ -285,7 +285,12 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("kept", ["in memory", "on disk", "by two on one disk"])
-def test_whatever_is_asked_and_however_it_fails_answers_are_right_and_nothing_is_left(kept, tmp_path):
+def test_whatever_is_asked_and_however_it_fails_answers_are_right_and_nothing_is_left(
+    kept, tmp_path, monkeypatch
+):
+    for budget in ("CLAIM_BUDGET", "READ_BUDGET"):  # a busy machine's disk is waited for
+        monkeypatch.setattr(f"penstock.generation.keeper.{budget}", 60.0)
+
     class Durable(Machine):
         stores = (tmp_path / f"{number}.sqlite" for number in itertools.count())
         processes = 2 if "two" in kept else 1
