@@ -100,6 +100,9 @@ def test_a_piece_with_a_wrong_checksum_is_refused_and_the_offset_stays(tmp_path)
         assert (
             await ask.tus("PATCH", where, b"abc", Upload_Offset=0, Upload_Checksum="md5 YWJj")
         ).status == 400
+        assert (
+            await ask.tus("PATCH", where, b"abc", Upload_Offset=0, Upload_Checksum="sha1 é")
+        ).status == 400
         first = await ask.tus("PATCH", where, b"abc", Upload_Offset=0, Upload_Checksum=checksum(b"abc"))
         assert first.headers["upload-offset"] == "3"
         said = checksum(b"def", "sha256")
@@ -170,7 +173,7 @@ def test_termination_versions_and_methods_in_disguise(tmp_path):
         after = await ask.tus("HEAD", where)
         assert after.status == 410
         assert "upload-offset" not in after.headers
-        for wrong in ("purpose x", "a b,c !", "é aaaa"):
+        for wrong in ("purpose x", "a b,c !", "é aaaa", "a é"):
             made = await ask.tus("POST", "/v1/files", Upload_Length=1, Upload_Metadata=wrong)
             assert made.status == 400
         assert (await ask.tus("POST", "/v1/files", Upload_Length="1e3")).status == 400

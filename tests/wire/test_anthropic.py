@@ -614,7 +614,12 @@ def test_what_anthropic_cannot_say_is_refused(members, param):
 
 @pytest.mark.parametrize(
     "part",
-    [ToolCall("c", "f", "{broken"), ToolCall("c", "f", "[]"), Document(media_type="text/plain", data="!")],
+    [
+        ToolCall("c", "f", "{broken"),
+        ToolCall("c", "f", "[]"),
+        Document(media_type="text/plain", data="!"),
+        Document(media_type="text/plain", data="é"),
+    ],
 )
 def test_what_is_broken_is_the_callers_fault(part):
     with pytest.raises(BadRequest):

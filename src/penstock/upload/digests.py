@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import re
@@ -70,7 +69,7 @@ def from_checksum(value: bytes) -> Digest:
 def _decoded(encoded: str, name: str) -> bytes:
     try:
         return base64.b64decode(encoded, validate=True)
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one, and so is what is not ASCII
         raise BadRequest(f"{name} holds something that is not Base64", param=name) from None
 
 

@@ -6,7 +6,6 @@ https://tus.io/protocols/resumable-upload; a field's section there is named wher
 from __future__ import annotations
 
 import base64
-import binascii
 from email.utils import formatdate
 from urllib.parse import urlsplit
 
@@ -152,7 +151,7 @@ def _metadata(value: bytes) -> dict[str, str]:
         key, _, encoded = pair.strip().partition(" ")
         try:
             found[key] = base64.b64decode(encoded.strip(), validate=True).decode()
-        except (binascii.Error, UnicodeError):
+        except ValueError:  # binascii.Error is one, and so is what is not ASCII
             raise BadRequest(
                 "Upload-Metadata holds a value that is no Base64 of UTF-8", param="upload-metadata"
             ) from None
