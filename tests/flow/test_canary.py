@@ -89,6 +89,18 @@ def test_enough_of_one_alone_decides_nothing():
     assert run(None, (figures(500), figures(19))).share(CONFIG) == 0.1
 
 
+def test_what_only_one_version_was_asked_counts():
+    trial = run(None, (figures(5), figures()), (figures(), figures(7)))
+    assert (trial.new.answered, trial.old.answered) == (5, 7)
+
+
+def test_only_what_is_worse_is_told_as_worse():
+    trial = Trial()
+    trial.count(figures(failed=9), figures(90))
+    assert [finding.criterion for finding in trial.worse(CONFIG)] == ["errors"]
+    assert len(trial.findings(CONFIG)) > 1
+
+
 def test_where_both_fail_nothing_is_decided():
     trial = run(None, *[(figures(failed=500), figures(failed=500))] * 20)
     assert (trial.phase, trial.step) == ("trial", 0)
