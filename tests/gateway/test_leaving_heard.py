@@ -255,7 +255,9 @@ def test_a_server_that_is_gone_or_has_no_such_path_says_nothing(caplog):
 
     with caplog.at_level("WARNING", "penstock.gateway"):
         assert with_two(DepartureConfig(probe="/health"), test) is None
-    assert [line for line in caplog.messages if "404" in line] == ["spot answered /health with 404"]
+    assert [line for line in caplog.messages if "404" in line] == [
+        "upstream spot answers its probe, /health, with 404: that says nothing of how it is"
+    ]
 
 
 @pytest.mark.parametrize("drops", [True, False])

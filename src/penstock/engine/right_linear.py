@@ -2,7 +2,7 @@
 
 A library that keeps an answer to a grammar follows all readings of what has been said, and where a part may end after
 any letter, it tries nearly all tokens in each step.  With ``[^x]?`` twenty times in a row a step of OpenVINO GenAI takes
-seconds, which everybody waits for who is computed beside it.  Of such rules it knows all tokens when it compiles.
+most of a second, which everybody waits for who is computed beside it.  Of such rules it knows all tokens when it compiles.
 
 Where it can be, there is one reading of each text, by the construction of subsets (Rabin and Scott, IBM Journal of
 Research and Development 3, 1959).  Their number doubles with each letter of ``[a-z ]*a[a-z ]{8}``, so it is bounded;
