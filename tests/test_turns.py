@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from penstock.turns import PAUSE, STEP, TURN, Turns
+from penstock.turns import LONG_PAUSE, PAUSE, STEP, TURN, Turns
 
 
 class Work:
@@ -61,6 +61,27 @@ def test_items_come_whole_and_in_order_with_pauses_between_them(work, turns):
         seen.append(item)
     assert seen == list(range(1_000))
     assert 25 <= len(work.pauses) <= 1_000 // STEP
+
+
+def test_pauses_grow_while_there_is_time_and_shrink_where_there_is_none(work, turns):
+    for _ in range(20):
+        turns.pace(took=0.01, passed=0.05)
+    work.now += TURN
+    turns.give_way()
+    turns.pace(took=0.02, passed=0.05)  # neither
+    assert [seconds for _, seconds in work.pauses] == [turns.pause] == [LONG_PAUSE]
+    turns.pace(took=0.03, passed=0.05)
+    assert turns.pause == LONG_PAUSE / 2
+    for _ in range(20):
+        turns.pace(took=0.06, passed=0.05)
+    assert turns.pause == PAUSE
+
+
+def test_who_waits_for_the_work_waits_for_no_long_pauses(turns):
+    for _ in range(20):
+        turns.pace(took=0.0, passed=0.2)
+    turns.hurry()
+    assert turns.pause == PAUSE
 
 
 def test_a_pause_is_long_enough_for_others_to_run():

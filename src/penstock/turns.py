@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 TURN = 0.000_1  # seconds of work between two pauses, at the least
-PAUSE = 0.000_05  # seconds; the kernel's timers add about as much
+PAUSE = 0.000_05  # seconds, of the shortest; the kernel's timers add about as much
+LONG_PAUSE = 0.000_8  # of the longest: in between, a busy loop gets over what has come in a turn
 STEP = 32  # items between two looks at the clock
 
 _Item = TypeVar("_Item")
@@ -32,12 +33,27 @@ class Turns:
         self._clock = clock
         self._sleep = sleep
         self._began = clock()
+        self.pause = PAUSE
 
     def give_way(self) -> None:
         """Pause, if this turn has lasted long enough."""
         if self._clock() - self._began >= TURN:
-            self._sleep(PAUSE)
+            self._sleep(self.pause)
             self._began = self._clock()
+
+    def pace(self, took: float, passed: float) -> None:
+        """Pauses as long as the work allows: what came in ``passed`` seconds shall be done in less than half of them.
+
+        :param took: seconds, pauses and all
+        """
+        if took > 0.5 * passed:
+            self.pause = max(0.5 * self.pause, PAUSE)
+        elif took < 0.25 * passed:
+            self.pause = min(1.25 * self.pause, LONG_PAUSE)
+
+    def hurry(self) -> None:
+        """Somebody waits for it."""
+        self.pause = PAUSE
 
     def over(self, items: Iterable[_Item]) -> Iterator[_Item]:
         """The items, with a pause between them whenever a turn is over."""

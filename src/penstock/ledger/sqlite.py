@@ -314,11 +314,15 @@ class SQLiteStore:
             try:
                 taken = self._take()
                 now = time.monotonic()
-                wait = min(max(SMOOTH * (now - since) / max(taken, 1), SHORT_INTERVAL), self._interval)
-                since = now
+                since, passed = now, now - since
+                wait = min(max(SMOOTH * passed / max(taken, 1), SHORT_INTERVAL), self._interval)
                 # Who asks for a flush, or closes, does not want to wait for a pause to end.
-                if last or asked > self._done or now >= self._retry_at:
+                urgent = last or asked > self._done
+                if urgent:
+                    self._turns.hurry()
+                if urgent or now >= self._retry_at:
                     self._write()
+                    self._turns.pace(time.monotonic() - now, passed)
                     if self._keep_seconds and not last and time.monotonic() >= self._forget_at:
                         self._forget()
                     if not last and time.monotonic() >= self._recover_at:
