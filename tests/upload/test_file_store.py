@@ -8,9 +8,9 @@ import time
 
 import pytest
 from file_places import Files, FilesOnRedis, FilesOnRedisAndS3
-from held import cancelled, held
 from places import redis
 
+from held import cancelled, held
 from needing import needs_redis
 from penstock.errors import BodyTooLarge, ConfigError, Forbidden, NotFound, StorageFull, StorageUnavailable
 from penstock.testing import RedisServer

@@ -8,9 +8,9 @@ import time
 
 import pytest
 from appending import content_of, new_upload, send
-from held import cancelled, held
 from places import Place
 
+from held import cancelled, held
 from penstock.errors import Forbidden, StorageFull
 from penstock.upload import block_files, writer
 from penstock.upload.stores.sqlite import SQLiteIndex
