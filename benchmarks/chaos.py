@@ -444,6 +444,7 @@ def chaos(
     faults_seen = [caller for caller in callers if caller.fault]
     return {
         "calls": len(callers),
+        "trace": trace.name,
         "seconds": round(seconds, 1),
         "killed_at": killed,
         "whole": sum(caller.whole and not caller.fault for caller in patient),
@@ -467,7 +468,7 @@ def chaos(
 def told(result: dict[str, Any]) -> str:
     account = result["books"]
     lines = [
-        f"{result['calls']} calls in {result['seconds']} s, {len(result['killed_at'])} workers killed, at "
+        f"{result['calls']} calls of {result['trace']} in {result['seconds']} s, {len(result['killed_at'])} workers killed, at "
         + ", ".join(f"{at:g} s" for at in result["killed_at"]),
         (
             f"{result['whole']} of {result['patient']} callers who stayed have their whole answer, "
