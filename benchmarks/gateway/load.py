@@ -69,6 +69,7 @@ class Tally:
     chunks: int = 0
     errors: list[str] = field(default_factory=list)  # the first few
     failed: int = 0
+    left: int = 0  # that were due, and for which no connection had become free
     seconds: float = 0.0
     first_bytes: list[float] = field(default_factory=list)  # seconds to the first byte of each stream's text
 
@@ -342,6 +343,7 @@ async def ticked(
                     waiting.append(at)
                 arrival += draw.expovariate(rate)
         ended = True
+        tally.left = len(waiting)
         waiting.clear()
         if due:
             try:

@@ -248,7 +248,7 @@ class Bench:
         before = tree.cpu()
         seed = len(results.rounds.get(measure, ()))
         tally = self._ticked("plain", system.target(), rate, 2 * self.plan.seconds, seed, measure, results)
-        if tally is None or tally.good < 0.9 * rate * tally.seconds:
+        if tally is None or not tally.good or tally.left > 0.1 * tally.sent:
             return
         time.sleep(self.plan.settle)
         results.add(measure, (tree.cpu() - before) * 1e6 / tally.good)
