@@ -204,7 +204,7 @@ fuzz: export PENSTOCK_FUZZ_TURNS := 300
 
 .PHONY: fuzz
 fuzz: $(VENV)/.with-tests  ## a whole gateway is asked anything in any order, for minutes; ARGS="--hypothesis-seed 7"
-	$(PYTHON) -m pytest --timeout 0 tests/gateway/test_whole_gateway.py tests/gateway/test_cancelled_anywhere.py \
+	$(PYTHON) -m pytest --timeout 0 tests/gateway/test_whole_gateway.py tests/gateway/test_cancelled_anywhere.py tests/gateway/test_tenants_apart.py \
 	  tests/gateway/test_upload_verbs.py tests/gateway/test_both_doors.py tests/config/test_mutated_configurations.py tests/cli/test_log_command.py $(ARGS)
 
 .PHONY: frameworks
