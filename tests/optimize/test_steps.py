@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from model_files import write_model
 
 from penstock.errors import ConfigError
 from penstock.optimize import model_directory
@@ -123,6 +124,21 @@ def test_memory_is_looked_at_before_anything_is_loaded(model, tmp_path, monkeypa
     monkeypatch.setattr(model_directory, "available_memory", lambda: 50)
     with pytest.raises(UnusableModel, match="too large for this machine"):
         take(Quantize(to=Form.INT8), model, tmp_path / "made", nobody, numerics=copied)
+
+
+def test_a_teachers_memory_is_looked_at_before_anything_is_loaded(model, texts, tmp_path, monkeypatch):
+    teacher = write_model(tmp_path / "teacher", content=bytes(4_000))
+    monkeypatch.setattr(model_directory, "available_memory", lambda: 4_300)
+    alone = Distill(calibration=texts)
+    take(alone, model, tmp_path / "alone", nobody, numerics=copied)  # five times 32 bytes
+    taught = Distill(calibration=texts, teacher=teacher)
+    with pytest.raises(UnusableModel) as raised:
+        take(taught, model, tmp_path / "made", nobody, numerics=copied)
+    assert f"{model} and {teacher} are together too large" in str(raised.value)
+    assert "distill needs about 4.35 kB of memory, 4.3 kB are free" in str(raised.value)
+    assert not (tmp_path / "made").exists()
+    monkeypatch.setattr(model_directory, "available_memory", lambda: 4_400)
+    take(taught, model, tmp_path / "made", nobody, numerics=copied)
 
 
 def test_of_an_exported_model_nothing_more_is_made(tmp_path):

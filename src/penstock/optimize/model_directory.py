@@ -55,19 +55,25 @@ class ModelDirectory(msgspec.Struct, frozen=True):
         """Numbers in the tensors that are stored; packed ones count as what they are packed into."""
         return sum(math.prod(each.shape) for each in self.tensors.values())
 
-    def require_memory(self, copies: float, purpose: str) -> None:
+    def require_memory(self, copies: float, purpose: str, beside: ModelDirectory | None = None) -> None:
         """Refuse what would not fit, before it is loaded.
 
         :param copies: how many times the weights are held, in 4 bytes a parameter
+        :param beside: a second model, which is held once
         :raises UnusableModel: there is less memory than that
         """
-        need = max(self.weight_bytes, round(copies * 4 * self.parameters))
+        need = self._memory(copies) + (0 if beside is None else beside._memory(1.0))  # noqa: SLF001
         there = available_memory()
         if there is not None and need > there:
+            who = f"{self.path} is" if beside is None else f"{self.path} and {beside.path} are together"
+            smaller = "a smaller model" if beside is None else "smaller models"
             raise UnusableModel(
-                f"{self.path} is too large for this machine: {purpose} needs about {shown_bytes(need)} of "
-                f"memory, {shown_bytes(there)} are free; use a machine with more, or a smaller model"
+                f"{who} too large for this machine: {purpose} needs about {shown_bytes(need)} of "
+                f"memory, {shown_bytes(there)} are free; use a machine with more, or {smaller}"
             )
+
+    def _memory(self, copies: float) -> int:
+        return max(self.weight_bytes, round(copies * 4 * self.parameters))
 
 
 def open_model(path: Path) -> ModelDirectory:

@@ -76,6 +76,11 @@ class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """How many times the weights are in memory, in fp32."""
         return 2.0
 
+    @property
+    def beside(self) -> Path | None:
+        """A second model, which is in memory once while the step is taken."""
+        return None
+
 
 class Quantize(_Options, frozen=True, kw_only=True):
     """Fewer bits for each weight."""
@@ -174,6 +179,10 @@ class Distill(_Options, frozen=True, kw_only=True):
     @property
     def copies(self) -> float:
         return 5.0  # weights, gradients, two moments, activations
+
+    @property
+    def beside(self) -> Path | None:
+        return self.teacher
 
 
 class Shrink(_Options, frozen=True, kw_only=True):
@@ -311,7 +320,8 @@ def take(
         raise ConfigError(
             f"{source} is for {model.runtime}, of which nothing more can be made: let {step.name} come before"
         )
-    model.require_memory(step.copies, step.name)
+    beside = None if step.beside is None else open_model(step.beside)
+    model.require_memory(step.copies, step.name, beside)
     if step.texts is not None:
         read_texts(step.texts)
     stamp = stamp_for(step, model)
