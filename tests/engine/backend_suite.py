@@ -83,15 +83,16 @@ class BackendSuite:
             for cut, (rest, _, ending) in zip(cuts, rests, strict=True):
                 assert (ids[:cut] + rest, ending) == (ids, finish)
 
-    def test_a_new_process_goes_on_where_another_one_stopped(self, make, prompts):
-        """As after a ``kill -9``: nothing is left of the first one's cache."""
+    def test_one_that_has_computed_nothing_goes_on_where_another_one_stopped(self, make, prompts):
+        """As after a ``kill -9``, at any token: nothing is left of the first one's cache, and none is kept here."""
         first = make(small())
-        ((whole, _, _),) = compute(first, (prompts[0], greedy()))
+        ((whole, _, finish),) = compute(first, (prompts[0], greedy()))
         first.close()
-        second = make(small())
-        ((rest, _, _),) = compute(second, ([*prompts[0], *whole[:7]], greedy(TOKENS - 7)))
+        second = make(msgspec.structs.replace(small(), prefix_cache=False))
+        for cut in range(1, len(whole)):
+            ((rest, _, ending),) = compute(second, ([*prompts[0], *whole[:cut]], greedy(TOKENS - cut)))
+            assert (whole[:cut] + rest, ending) == (whole, finish)
         second.close()
-        assert whole[:7] + rest == whole
 
     def test_text_is_that_of_the_librarys_own_decoder(self, backend, prompts):
         assert backend.tokenizer.pieces() is not None

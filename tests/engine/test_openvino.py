@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import time
 
+import msgspec
 import pytest
-from backend_suite import BackendSuite, compute, greedy, small
+from backend_suite import NUMBERS, BackendSuite, compute, greedy, small
 from schema_suite import NESTED, PLAIN, is_nested
 from test_engine_regex import RULED
 from test_engine_schema import GOOD
@@ -228,6 +230,51 @@ def test_keys_and_values_in_fp32_are_computed_in_fp32_as_well(prompt):
     ((ids, _, _),) = compute(kept, (prompt, greedy(4, ignore_eos=True)))
     kept.close()
     assert len(ids) == 4
+
+
+def test_a_new_one_goes_on_where_another_one_stopped_at_any_token(backend, prompt):
+    """With the settings that most have: what is said is kept for the next, but there is nothing yet."""
+    ((whole, _, finish),) = compute(backend, (prompt, greedy(6)))
+    for cut in range(1, len(whole)):
+        new = made(small())
+        ((rest, _, ending),) = compute(new, ([*prompt, *whole[:cut]], greedy(6 - cut)))
+        new.close()
+        assert (whole[:cut] + rest, ending) == (whole, finish)
+
+
+def steps_until_said(backend, prompt):
+    """How many it takes until the first token; a step reads 256 of a prompt's at most."""
+    number = next(NUMBERS)
+    backend.add(number, prompt, greedy(1))
+    return next(count for count in itertools.count(1) if any(told.finish for told in backend.step()))
+
+
+@pytest.mark.parametrize(("kept", "steps"), [(True, 1), (False, 4)])
+def test_what_prompts_have_in_common_is_computed_once(kept, steps):
+    backend = made(msgspec.structs.replace(small(), prefix_cache=kept))
+    common = backend.tokenizer.encode("What is json.dumps? " * 150, special=False)[:900]
+    other = [token + 1 for token in common]
+    assert steps_until_said(backend, [*common, 5]) == 4
+    assert steps_until_said(backend, [*common, 6]) == steps
+    assert steps_until_said(backend, [*other, 5]) == 4
+    backend.close()
+
+
+def test_keys_and_values_in_int8_take_less_than_a_third_and_answer(prompt):
+    def of(precision):
+        """Bytes of a page, and an answer."""
+        kept = made(LocalConfig(threads=1, cache_precision=precision, slots=2, cache_bytes=8_000_000))
+        ((ids, _, finish),) = compute(kept, (prompt, greedy(8, ignore_eos=True)))
+        assert (len(ids), finish) == (8, "length")
+        kept.add(next(NUMBERS), prompt, greedy(8, ignore_eos=True))
+        kept.step()
+        told = kept.statistics()
+        kept.close()
+        return told["cache_bytes"] * told["cache_usage_percent"] / 100, ids
+
+    (rounded, ids), (whole, in_whole) = of("int8"), of("fp32")
+    assert rounded < whole / 3
+    assert ids[:4] == in_whole[:4]  # the model is sure of these
 
 
 @pytest.fixture
