@@ -75,6 +75,11 @@ def test_whether_weights_are_rounded_is_told(openvino):
     assert inspect(demo.path()).rounded
 
 
+def test_the_model_of_the_package_is_no_burden_to_it():
+    """Whoever installs Penstock has it as well."""
+    assert sum(path.stat().st_size for path in demo.path().rglob("*")) <= 4_000_000
+
+
 def test_safetensors_are_told(safetensors):
     assert inspect(safetensors).format == "safetensors"
 

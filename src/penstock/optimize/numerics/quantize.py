@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from penstock.optimize.halves import gain_of_halves
 from penstock.optimize.model_directory import ModelDirectory, Runtime
 from penstock.optimize.numerics.loading import load_model, load_tokenizer, save
 from penstock.optimize.progress import Tell
@@ -28,7 +29,7 @@ def make(step: Quantize, source: ModelDirectory, into: Path, tell: Tell) -> Note
     if step.to in _HALVES:
         model = load_model(source, _HALVES[step.to])
         save(model, tokenizer, into)
-        return {"gain": _gain_of_halves(step.to)}
+        return {"gain": gain_of_halves(step.to)}
     from penstock.optimize.numerics import compressor  # noqa: PLC0415 - takes seconds
 
     model = load_model(source)
@@ -38,18 +39,3 @@ def make(step: Quantize, source: ModelDirectory, into: Path, tell: Tell) -> Note
     compressor.apply(modifier, model, tokenizer, texts, samples=step.samples, length=step.length)
     save(model, tokenizer, into, save_compressed=True)
     return {"quantized_layers": compressor.quantized_layers(model)}
-
-
-def _gain_of_halves(form: Form) -> str:
-    """A word on what this machine makes of half precision."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        flags = ""
-    wanted = {Form.FP16: ("avx512_fp16", "amx_fp16"), Form.BF16: ("avx512_bf16", "amx_bf16")}[form]
-    if any(flag in flags.split() for flag in wanted):
-        return f"half the memory, and this processor calculates in {form} itself"
-    return (
-        f"half the memory; this processor has no arithmetic in {form} ({', '.join(wanted)}), so expect it to be "
-        "slower than fp32 here"
-    )
