@@ -1,4 +1,4 @@
-"""Independent clients against the gateway, unchanged, with a network that cuts: tuspy, aiotus, tus-js-client."""
+"""Independent clients against the gateway, unchanged, with a network that cuts: tuspy and aiotus."""
 
 import asyncio
 import gc
