@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import os
+import re
+import socket
 import subprocess
 import time
 
@@ -16,7 +18,9 @@ from penstock.cache.tiers.disk import DiskTier
 from penstock.cache.tiers.memory import MemoryTier
 from penstock.cache.tiers.redis import RedisTier
 from penstock.cache.tiers.redis_cluster import ClusterTier
+from penstock.net.redis import ERRORS, Address, connect
 from penstock.testing import RedisServer
+from penstock.testing._ports import free_port
 
 SECRET = b"s" * 32
 PATIENT = 60.0  # seconds: what is tested is not how quick a busy machine is
@@ -522,30 +526,131 @@ async def test_a_password_a_user_and_a_database_are_used():
             assert "NOAUTH" in wrong.guards[0].tier.statistics().trouble
 
 
-async def test_a_sentinel_tells_who_the_master_is(own_redis, tmp_path):
-    config = tmp_path / "sentinel.conf"
-    config.write_text(f"sentinel monitor mine 127.0.0.1 {own_redis.port} 1\n")
-    port = RedisServer().port  # a free one
-    process = subprocess.Popen(  # noqa: ASYNC220 - started once, and short
-        ["redis-server", str(config), "--sentinel", "--port", str(port)], stdout=subprocess.DEVNULL
-    )
-    try:
+class Sentinel:
+    """One who watches the server that is called ``mine``.
+
+    :param options: lines of its configuration
+    """
+
+    def __init__(self, folder, master, *options, quorum=1):
+        self.port = free_port()
+        file = folder / f"sentinel-{self.port}.conf"
+        file.write_text("\n".join([f"sentinel monitor mine 127.0.0.1 {master} {quorum}", *options, ""]))
+        command = ["redis-server", file, "--sentinel", "--bind", "127.0.0.1", "--port", str(self.port)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._process.kill()
+        self._process.wait()
+
+    async def knows(self, *, replicas, sentinels):
+        """Wait until it has found so many."""
+        counts = [("num-slaves", replicas), ("num-other-sentinels", sentinels)]
+        wanted = [f"{name}\r\n$1\r\n{count}\r\n".encode() for name, count in counts]
         deadline = time.monotonic() + 60
         while True:
-            tier = RedisTier(f"redis+sentinel://127.0.0.1:1,127.0.0.1:{port}/mine")
-            tier.start()
-            await tier.flush()
-            if not tier.statistics().trouble or time.monotonic() > deadline:
-                break
-            await tier.close()
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)) as line:
+                line.sendall(b"SENTINEL master mine\r\n")
+                told = line.recv(65_536)
+                if all(each in told for each in wanted):
+                    return
+            assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
-        tier.put(a_key(1), b"one", time.time() + 60)
+
+
+async def connected(url, seconds=60):
+    """A tier that is connected, or has not been for so long."""
+    deadline = time.monotonic() + seconds
+    while True:
+        tier = RedisTier(url)
+        tier.start()
         await tier.flush()
-        assert await got(tier, a_key(1)) == b"one"
+        if not tier.statistics().trouble or time.monotonic() > deadline:
+            return tier
         await tier.close()
-    finally:
-        process.kill()
-        process.wait()
+        await asyncio.sleep(0.05)
+
+
+async def keeps(tier):
+    tier.put(a_key(1), b"one", time.time() + 60)
+    await tier.flush()
+    return await got(tier, a_key(1)) == b"one"
+
+
+async def test_a_sentinel_tells_who_the_master_is(own_redis, tmp_path):
+    with Sentinel(tmp_path, own_redis.port) as sentinel:
+        tier = await connected(f"redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel.port}/mine")
+        assert await keeps(tier)
+        await tier.close()
+
+
+async def test_sentinels_have_a_password_of_their_own(tmp_path):
+    if not RedisServer.available():
+        pytest.skip("there is no redis-server on this machine")
+    with (
+        RedisServer("--requirepass", "of the master") as server,
+        Sentinel(
+            tmp_path, server.port, 'requirepass "p@ss"', 'sentinel auth-pass mine "of the master"'
+        ) as one,
+    ):
+        url = f"redis+sentinel://:of%20the%20master@127.0.0.1:{one.port}/mine"
+        tier = await connected(f"{url}?sentinel_username=default&sentinel_password=p%40ss")
+        assert await keeps(tier)
+        await tier.close()
+        for wrong in ("", "?sentinel_password=wrong"):
+            tier = await connected(url + wrong, seconds=0)
+            assert re.search("no sentinel answers: (NOAUTH|WRONGPASS)", tier.statistics().trouble)
+            await tier.close()
+
+
+async def test_another_server_that_becomes_the_master_is_used(tmp_path):
+    if not RedisServer.available():
+        pytest.skip("there is no redis-server on this machine")
+    at_once = ("--repl-diskless-sync-delay", "0", "--dir", str(tmp_path))
+    quick = ("sentinel down-after-milliseconds mine 300", "sentinel failover-timeout mine 2000")
+    with (
+        RedisServer(*at_once) as master,
+        RedisServer(*at_once, "--replicaof", "127.0.0.1", str(master.port)),
+        Sentinel(tmp_path, master.port, *quick, quorum=2) as one,
+        Sentinel(tmp_path, master.port, *quick, quorum=2) as other,
+    ):
+        for sentinel in (one, other):
+            await sentinel.knows(replicas=1, sentinels=1)
+        url = f"redis+sentinel://127.0.0.1:{one.port},127.0.0.1:{other.port}/mine"
+        tier = await connected(url)
+        assert await keeps(tier)
+        master.kill()
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                if await keeps(tier):
+                    break
+            except OSError:
+                assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        await tier.close()
+
+
+async def test_with_tls_sentinels_are_asked_with_tls():
+    url = "rediss+sentinel://me:own@127.0.0.1:{},b/mine/2?sentinel_password=theirs"
+    hosts = (("127.0.0.1", 5), ("b", 26379))
+    assert Address.parse(url.format(5)) == Address(
+        hosts, "mine", tls=True, user="me", password="own", database=2, sentinel_password="theirs"
+    )
+    heard = []
+
+    async def hear(reader, writer):
+        heard.append(await reader.read(1))
+        writer.close()
+
+    async with await asyncio.start_server(hear, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ERRORS):
+            await connect(Address.parse(f"rediss+sentinel://127.0.0.1:{port}/mine"), None)
+    assert heard == [b"\x16"]  # a handshake of TLS
 
 
 @pytest.mark.parametrize(
@@ -555,6 +660,8 @@ async def test_a_sentinel_tells_who_the_master_is(own_redis, tmp_path):
         "http://x",
         "redis://",
         "redis+sentinel://x",
+        "redis+sentinel://x/mine?password=it",
+        "redis+sentinel://x/mine?sentinel_password",
         "redis://a,b",
         "redis://x/one",
         "redis://x/1/2",

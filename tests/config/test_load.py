@@ -556,7 +556,9 @@ def test_what_generations_cannot_outlive_is_said(tmp_path, text, mistake):
     assert any(mistake in line for line in caught.value.mistakes)
 
 
-@pytest.mark.parametrize("scheme", ["redis", "rediss", "redis+sentinel", "redis+cluster", "rediss+cluster"])
+@pytest.mark.parametrize(
+    "scheme", ["redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"]
+)
 def test_the_cache_can_lie_in_a_cluster_and_limits_cannot(scheme):
     cached = f"cache: {{redis: '{scheme}://host/', seal_key: secret}}"
     assert parse(cached, "p.yaml", {}).cache.redis.reveal() == f"{scheme}://host/"

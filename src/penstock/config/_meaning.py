@@ -122,7 +122,7 @@ def _check_redis(section: Plain, name: str, reader: Reader, *further: str) -> No
     """:param further: kinds of addresses that only this section takes"""
     redis = section.get("redis")
     scheme, _, rest = redis.reveal().partition("://") if isinstance(redis, Secret) else ("redis", "", "x")
-    if scheme not in {"redis", "rediss", "redis+sentinel", *further} or not rest:
+    if scheme not in {"redis", "rediss", "redis+sentinel", "rediss+sentinel", *further} or not rest:
         *others, last = (f"{each}://" for each in ("redis", "rediss", "redis+sentinel", *further))
         reader.mistake((name, "redis"), f"must begin with {', '.join(others)} or {last}, and name a server")
 

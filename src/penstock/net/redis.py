@@ -4,8 +4,9 @@ A look-up costs a fifth of what it costs through a client library, which takes a
 each.  Needs hiredis, which the extra ``redis`` installs; whoever imports this module is imported only where
 the configuration names a Redis server.
 
-``redis://`` and ``rediss://`` name one server, ``redis+sentinel://HOST:PORT,HOST:PORT/SERVICE`` the sentinels that
-know the present master, ``redis+cluster://`` and ``rediss+cluster://HOST:PORT,HOST:PORT`` some nodes of a cluster.
+``redis://`` and ``rediss://`` name one server, ``redis+sentinel://`` and ``rediss+sentinel://HOST:PORT,HOST:PORT/SERVICE``
+the sentinels that know the present master (``?sentinel_username=USER&sentinel_password=PASSWORD``: where they want to
+know who asks; with TLS they are asked so, too), ``redis+cluster://`` and ``rediss+cluster://HOST:PORT,HOST:PORT`` some nodes of a cluster.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import hiredis
 import msgspec
@@ -53,6 +54,8 @@ class Address(msgspec.Struct, frozen=True):
     password: str = ""
     database: int = 0
     cluster: bool = False
+    sentinel_user: str = ""
+    sentinel_password: str = ""
 
     @classmethod
     def parse(cls, url: str, *, clusters: bool = False) -> Address:
@@ -61,10 +64,11 @@ class Address(msgspec.Struct, frozen=True):
         """
         parts = urlsplit(url)
         scheme, _, form = parts.scheme.partition("+")
-        sentinel, cluster = parts.scheme == "redis+sentinel", form == "cluster" and clusters
+        sentinel, cluster = form == "sentinel", form == "cluster" and clusters
         if scheme not in ("redis", "rediss") or (form and not sentinel and not cluster):
             further = ", redis+sentinel:// or redis+cluster://" if clusters else " or redis+sentinel://"
             raise ValueError(f"it must begin with redis://, rediss://{further}")
+        of_sentinels = _of_sentinels(parts.query) if sentinel else {}
         credentials, _, hosts = parts.netloc.rpartition("@")
         user, _, password = credentials.partition(":")
         steps = [step for step in parts.path.split("/") if step]
@@ -80,7 +84,20 @@ class Address(msgspec.Struct, frozen=True):
             unquote(password),
             int(steps[0]) if steps else 0,
             cluster,
+            of_sentinels.get("sentinel_username", ""),
+            of_sentinels.get("sentinel_password", ""),
         )
+
+
+def _of_sentinels(query: str) -> dict[str, str]:
+    """Who we are to the sentinels.
+
+    :raises ValueError: it says more than that
+    """
+    told = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+    if not told.keys() <= {"sentinel_username", "sentinel_password"}:
+        raise ValueError("only sentinel_username and sentinel_password can stand behind its ?")
+    return told
 
 
 def _host(text: str, default: int) -> tuple[str, int]:
@@ -98,17 +115,15 @@ async def connect(address: Address, owner: Owner, budget: float = CONNECT_TIMEOU
     :raises TimeoutError: not within the budget
     :raises hiredis.HiredisError: it does not speak Redis' protocol
     """
+    tls = ssl.create_default_context() if address.tls else None
     async with asyncio.timeout(budget):
         if address.service:
-            host, port = await _master(address, owner, budget / 2)
+            host, port = await _master(address, tls, owner, budget / 2)
         else:
             ((host, port),) = address.hosts
-        tls = ssl.create_default_context() if address.tls else None
         connection = await _dial(host, port, tls, owner)
         try:
-            if address.password:
-                user = [address.user.encode()] if address.user else []
-                await connection.ask(b"AUTH", *user, address.password.encode())
+            await _authenticate(connection, address.user, address.password)
             if address.database:
                 await connection.ask(b"SELECT", b"%d" % address.database)
             await connection.ask(b"PING")
@@ -118,20 +133,29 @@ async def connect(address: Address, owner: Owner, budget: float = CONNECT_TIMEOU
         return connection
 
 
-async def _master(address: Address, owner: Owner, budget: float) -> tuple[str, int]:
+async def _authenticate(connection: Connection, user: str, password: str) -> None:
+    if password:
+        await connection.ask(b"AUTH", *([user.encode()] if user else []), password.encode())
+
+
+async def _master(
+    address: Address, tls: ssl.SSLContext | None, owner: Owner, budget: float
+) -> tuple[str, int]:
     """Whom the first sentinel that answers takes for the master."""
     trouble = "no sentinel answers"
     share = budget / len(address.hosts)
     for host, port in address.hosts:
         try:
             async with asyncio.timeout(share):
-                sentinel = await _dial(host, port, None, owner)
+                sentinel = await _dial(host, port, tls, owner)
                 try:
+                    await _authenticate(sentinel, address.sentinel_user, address.sentinel_password)
                     service = address.service.encode()
                     answer = await sentinel.ask(b"SENTINEL", b"get-master-addr-by-name", service)
                 finally:
                     sentinel.end()
-        except ERRORS:
+        except ERRORS as error:
+            trouble = f"no sentinel answers: {error}" if str(error) else trouble
             continue
         if isinstance(answer, list) and len(answer) == 2:
             return answer[0].decode(), int(answer[1])

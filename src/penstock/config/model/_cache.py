@@ -23,7 +23,8 @@ class CacheConfig(Section, frozen=True):
     memory_bytes: Bytes = 67_108_864  # in each worker's own memory
     disk: str = ""  # a file that the workers of this machine share; empty: none
     disk_bytes: Bytes = 1_073_741_824  # the file grows no larger
-    # what machines share: redis://, rediss:// (TLS), redis+sentinel://HOST,HOST/SERVICE, redis+cluster://HOST,HOST
+    # what machines share: redis://, rediss:// (TLS), redis+sentinel://HOST,HOST/SERVICE, redis+cluster://HOST,HOST, or
+    # these two with rediss+
     redis: Secret | None = None
     # what seals entries, the same for all who share them; needed with redis, and with a file that others can write
     seal_key: Secret | None = None
