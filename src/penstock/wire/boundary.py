@@ -8,6 +8,8 @@ can be taken back, so a continuation that does not fit is refused (:class:`Misma
 
 from __future__ import annotations
 
+import re
+
 from penstock.errors import UpstreamBroken
 
 WINDOW = 400  # characters at the end of a text in which a repetition is looked for
@@ -18,7 +20,8 @@ ANCHOR = 80  # characters that a model is asked to begin with, at most
 PREAMBLE = 600  # characters that a model may say before the anchor
 
 _FENCES = ("```", "~~~")
-_FENCE_INDENT = 3  # CommonMark, 4.5: up to three spaces before a fence
+# Before a fence: quotations, lists, and any indentation, since that of a list's items is not counted here.
+_CONTAINERS = re.compile(r"\A(?:[ \t]*(?:>|(?:[-+*]|[0-9]{1,9}[.)])[ \t]))*[ \t]*")
 
 
 class Mismatch(UpstreamBroken):
@@ -31,25 +34,23 @@ def safe_end(text: str) -> int:
     """Up to where ``text`` may be shown to a model that is to go on with it.
 
     Not: in white space at the end (Anthropic refuses it, and tokenisers join it with the next word), after
-    half a surrogate pair, or in the info string of a Markdown fence that may not be complete.
+    half a surrogate pair, or in the info string of a Markdown fence: one that may not be complete, or whose
+    end of line would be left out with the white space.
     """
     end = len(text)
-    while end and "\ud800" <= text[end - 1] <= "\udbff":
-        end -= 1
-    line = text.rfind("\n", 0, end) + 1
-    start = line
-    while start < end and text[start] == " ":
-        start += 1
-    if start - line <= _FENCE_INDENT and _may_be_fence(text[start:end]):
+    while True:
+        while end and (text[end - 1].isspace() or "\ud800" <= text[end - 1] <= "\udbff"):
+            end -= 1
+        line = text.rfind("\n", 0, end) + 1
+        if not _may_be_fence(text[line:end]):
+            return end
         end = line
-    while end and text[end - 1].isspace():
-        end -= 1
-    return end
 
 
 def _may_be_fence(line: str) -> bool:
-    """Whether a line without its end is a fence, or may become one."""
-    return bool(line) and any(line.startswith(fence) or fence.startswith(line) for fence in _FENCES)
+    """Whether a line without its end is a fence, or may become one; also in a quotation or in a list."""
+    inner = _CONTAINERS.sub("", line, count=1)
+    return bool(inner) and any(inner.startswith(fence) or fence.startswith(inner) for fence in _FENCES)
 
 
 def joined(delivered: str, shown: int, head: str, *, whole: bool) -> str | None:
