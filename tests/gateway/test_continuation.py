@@ -121,7 +121,12 @@ def test_it_goes_on_where_there_is_room_before_it_waits():
 
 # ---- every fault, at every stage, for every dialect ----------------------------------------------------
 
-SILENT = {"before the head: silence": 0, "after the first event: silence": 1, "in the middle: silence": 9}
+SILENT = {
+    "before the head: silence": 0,
+    "after the first event: silence": 1,
+    "in the middle: silence": 9,
+    "after the last token: silence": TOKENS,
+}
 
 # Stages of a stream, and what breaks it there.  Tokens come one in 5 ms, so that what is cut off is known.
 FAULTS = {
@@ -140,6 +145,9 @@ FAULTS = {
     "in the middle: error": "error-event=9",
     "after the last token: reset": f"cut-after={TOKENS}",
     "after the last token: end": "no-terminator",
+    "after the last token: silence": f"stall-after={TOKENS}",
+    "after the last token: malformed": f"malformed-event={TOKENS}",
+    "after the last token: error": f"error-event={TOKENS}",
     "after the finish reason": "no-done",
 }
 UPSTREAMS = [
@@ -327,6 +335,21 @@ def test_an_answer_that_breaks_again_and_again_is_gone_on_with_as_often_as_is_al
     none = play(path, "cut-after=5", continuation=ContinuationConfig(attempts=0))
     assert none.error is not None
     assert none.requests == [1]
+
+
+@pytest.mark.parametrize(("script", "seams"), [("", None), ("cut-after=9,once", "1"), ("cut-after=5", "4")])
+def test_who_reads_an_answer_again_is_told_how_many_seams_it_has(script, seams):
+    async def main():
+        async with simulated(script) as (_, port, _):
+            first = await call(port, body_for(CHAT), CHAT)
+            path = f"/v1/generations/{first.headers['penstock-generation']}/events"
+            again = await call(port, b"", path, "GET")
+            rest = await call(port, b"", path, "GET", ["last-event-id: 2"])
+            return first, again, rest
+
+    first, again, rest = on_uvloop(main)
+    assert again.body == first.body
+    assert [one.headers.get("penstock-continued") for one in (first, again, rest)] == [None, seams, seams]
 
 
 def test_the_retry_budget_holds_for_continuations_too():
