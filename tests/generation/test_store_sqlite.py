@@ -80,9 +80,16 @@ def test_a_process_that_goes_does_not_take_the_log_from_those_that_stay(tmp_path
     run(test)
 
 
-def test_with_fsync_everything_works_the_same(tmp_path):
+@pytest.mark.parametrize(("fsync", "synchronous"), [(False, 1), (True, 2)], ids=["without", "with"])
+def test_with_fsync_a_write_is_over_when_the_disk_has_it_and_all_else_is_the_same(
+    tmp_path, fsync, synchronous
+):
+    """SQLite's ``NORMAL`` (1) leaves the log ahead to the operating system; ``FULL`` (2) waits for each commit."""
+
     async def test():
-        store, one = await filled(tmp_path / "g.db", fsync=True)
+        store, one = await filled(tmp_path / "g.db", fsync=fsync)
+        told = await store._writer.do(lambda writer: writer.file.db.execute("PRAGMA synchronous").fetchone())
+        assert told == (synchronous,)
         assert await store.write([append(one, 3, b"3", end=end())]) == {}
         assert len(await store.events(one.id, 0, LARGE)) == 4
         await store.close()
