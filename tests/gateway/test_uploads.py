@@ -79,7 +79,8 @@ def test_a_lost_answer_is_asked_for_with_an_empty_append_and_nothing_is_computed
             assert answer.json()["type"].endswith("#completed-upload")
 
 
-def test_a_call_in_one_piece_may_say_that_it_is_resumable(tmp_path):
+@pytest.mark.parametrize("version", [5, 6, 8, 9])
+def test_a_call_in_one_piece_may_say_that_it_is_resumable(tmp_path, version):
     @with_gateway(tmp_path)
     async def test(ask, model, gateway):
         body = body_of(50_000)
@@ -88,12 +89,12 @@ def test_a_call_in_one_piece_may_say_that_it_is_resumable(tmp_path):
             CHAT,
             len(body),
             Upload_Complete="?1",
-            Upload_Draft_Interop_Version=6,
+            Upload_Draft_Interop_Version=version,
             content_type="application/json",
         )
         interim = (await reader.readuntil(b"\r\n\r\n")).decode()
         assert interim.startswith("HTTP/1.1 104 ")
-        assert "upload-draft-interop-version: 6" in interim
+        assert f"upload-draft-interop-version: {version}" in interim
         where = interim.partition("location: ")[2].partition("\r\n")[0]
         writer.write(body[:20_000])
         store = gateway._rooms.uploads

@@ -156,6 +156,26 @@ def test_a_stream_in_flight_over_http3_ends_by_itself(tmp_path):
         assert body.endswith(b"data: [DONE]\n\n")
 
 
+def test_http2_alone_brings_no_http3(tmp_path):
+    with SimulatorProcess() as simulator:
+        config = {
+            "upstreams": {"sim": {"kind": "sim", "base_url": simulator.url}},
+            "models": {"sim*": {"candidates": [{"upstream": "sim"}]}},
+            "tls": issue_certificate(tmp_path, "localhost"),
+        }
+        with GatewayProcess(config, tmp_path, options=["--http2"]) as running:
+            for version, number in (("1.1", 2), ("2", 3)):
+                kind = "content-type: application/json"
+                status, spoken, headers, body, _ = curl(
+                    running, version, "/v1/chat/completions", chat(stream=True), kind
+                )
+                assert (status, spoken) == (200, number)
+                assert body.endswith(b"data: [DONE]\n\n")
+                assert "alt-svc" not in headers
+            with pytest.raises(pycurl.error):
+                curl(running, "3", "/v1/models")
+
+
 def test_what_cannot_be_served_is_said(tmp_path):
     from penstock.admin.doors import check_protocols, server_for
     from penstock.config.model import Config, TLSConfig
