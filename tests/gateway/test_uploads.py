@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 
+import msgspec
 import pytest
 from in_pieces import CHAT, DRAFT, body_of, digest, two_tenants, with_gateway
 from serving import COMPLETION, plain, until
@@ -423,3 +424,24 @@ def test_what_is_spoken_here(tmp_path):
         assert answer.headers["tus-checksum-algorithm"] == "sha256,sha1"
         assert answer.headers["tus-max-size"] == "33554432"
         assert (await ask("OPTIONS", "/v1/files")).headers["tus-max-size"] == "536870912"
+
+
+def test_an_upload_whose_time_is_over_is_gone_and_its_key_begins_another(tmp_path):
+    @with_gateway(tmp_path)
+    async def test(ask, model, gateway):
+        body = body_of(1_000)
+        made = await ask.create(Idempotency_Key="k")
+        where = made.headers["location"]
+        assert (await ask.append(where, 0, body[:400])).status == 204
+        store = gateway._rooms.uploads
+        later = store.now() + store.kept_for + 1
+        store.now = lambda: later
+        msgspec.structs.force_setattr(store._index._limits, "now", store.now)
+        for answer in (await ask("HEAD", where), await ask.append(where, 400, body[400:], complete=True)):
+            assert answer.status == 410
+        assert model.bodies == []
+        again = await ask.create(Idempotency_Key="k")
+        assert (again.status, again.headers["upload-offset"]) == (201, "0")
+        assert again.headers["location"] != where
+        last = await ask.append(again.headers["location"], 0, body, complete=True)
+        assert (last.status, last.json()) == (200, COMPLETION)
