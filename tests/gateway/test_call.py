@@ -248,7 +248,12 @@ def test_an_unknown_model_never_reaches_an_upstream():
 
 @pytest.mark.parametrize(
     ("status", "message"),
-    [("402 Pay", "no"), ("400 Bad", "Your credit balance is too low"), ("403 No", "no")],
+    [
+        ("402 Pay", "no"),
+        ("400 Bad", "Your credit balance is too low"),
+        ("403 No", "no"),
+        ("429 Too Many", "Insufficient balance"),
+    ],
 )
 def test_trouble_with_our_own_account_goes_to_the_next_candidate_at_once_and_into_the_log(
     status, message, caplog

@@ -22,6 +22,7 @@ from serving import (
 )
 
 from penstock.config.model import BreakerConfig, ConcurrencyConfig, KeyConfig, RetryConfig, TierConfig
+from penstock.config.secret import Secret
 from penstock.messages import Outcome
 from penstock.testing import FakeClock, ScriptedUpstream, Step
 
@@ -29,12 +30,14 @@ ONCE = RetryConfig(attempts=1, first_delay=0.0)
 TIERS = {"realtime": TierConfig(priority=10), "standard": TierConfig(), "batch": TierConfig(priority=-10)}
 
 
-def gated(*urls, breaker=None, **more):
+def gated(*urls, breaker=None, api_key=None, **more):
     """A configuration whose upstreams have a gate."""
     settings = {"limit": 1, "adaptive": False, **more.pop("concurrency", {})}
     whole = config(*urls, **{"retry": ONCE, **more})
     upstreams = {
-        name: msgspec.structs.replace(upstream, concurrency=ConcurrencyConfig(**settings), breaker=breaker)
+        name: msgspec.structs.replace(
+            upstream, concurrency=ConcurrencyConfig(**settings), breaker=breaker, api_key=api_key
+        )
         for name, upstream in whole.upstreams.items()
     }
     return msgspec.structs.replace(whole, upstreams=upstreams)
@@ -239,7 +242,7 @@ def test_a_call_that_the_provider_forbids_takes_its_upstream_from_nobody_else():
         ]
 
     scripts = [[answering(flagged, well, unknown, well)], [answering(*[well] * 9)]]
-    statuses, asked = run(scripts, test, FakeClock(), breaker=BREAKER)
+    statuses, asked = run(scripts, test, FakeClock(), breaker=BREAKER, api_key=Secret("k"))
     assert statuses == [200] * 4
     assert asked == ["up0", "up1", "up0", "up0", "up1", "up1"]
 
@@ -376,6 +379,90 @@ def test_too_much_at_once_is_told_from_too_much_in_a_minute(answer, lower):
 
     concurrency = {"limit": 8, "adaptive": True}
     assert run([[answering(answer)]], test, FakeClock(), concurrency=concurrency) is lower
+
+
+# ---- whose key it was ----
+
+AMYS, BOBS = ["authorization: Bearer amys"], ["authorization: Bearer bobs"]
+
+
+def shared_state(gateway):
+    """What all calls to the upstream go by: the concurrency, whether it has told rates, whether it is doubted."""
+    gate = gateway.pipeline.snapshot.upstreams["up0"].gate
+    return gate.limit.value, gate.provider.has_spoken, gate.is_doubted
+
+
+@pytest.mark.parametrize(
+    ("refused", "status", "words"),
+    [
+        (error("429 no", "slow down", ["retry-after: 60"]), 429, "slow down"),
+        (error("429 no", "slow down", limited(0, reset="60s")), 429, "slow down"),
+        (error("401 no", "Incorrect API key"), 401, "Incorrect API key"),
+        (error("403 no", "Incorrect API key"), 403, "Incorrect API key"),
+        (error("402 no", "Insufficient Balance"), 402, "Insufficient Balance"),
+        (error("400 no", "Your credit balance is too low"), 400, "Your credit balance is too low"),
+        (error("429 no", "Insufficient balance"), 429, "Insufficient balance"),
+    ],
+)
+def test_what_is_wrong_with_a_callers_own_key_is_the_callers_alone(refused, status, words):
+    async def test(gateway, port, upstream):
+        answers = [await call(port, PROMPT, headers=AMYS) for _ in range(2)]
+        learnt = shared_state(gateway)
+        other = await call(port, PROMPT, headers=BOBS)
+        assert [answer.status for answer in answers] == [status] * 2
+        assert all(words in answer.json()["error"]["message"] for answer in answers)
+        assert "gateway" not in answers[0].json()["error"]["message"]
+        return learnt, other.status
+
+    scripts = [[answering(refused, refused, plain(COMPLETION))]]
+    concurrency = {"limit": 8, "adaptive": True}
+    learnt, other = run(scripts, test, FakeClock(), concurrency=concurrency, breaker=BreakerConfig())
+    assert (learnt, other) == ((8, False, False), 200)
+
+
+def test_what_a_provider_tells_of_a_callers_own_rate_holds_nobody_else_up():
+    async def test(gateway, port, upstream):
+        answers = [await call(port, PROMPT, headers=key) for key in (AMYS, BOBS, AMYS)]
+        return [answer.status for answer in answers], shared_state(gateway)[1]
+
+    answers = [plain(COMPLETION, headers=limited(0))] * 3
+    assert run([[answering(*answers)]], test, FakeClock(), concurrency={"limit": 9}) == ([200] * 3, False)
+
+
+@pytest.mark.parametrize("status", ["529 Overloaded", "503 Busy", "429 overloaded"])
+def test_an_overload_counts_whoevers_key_it_was(status):
+    async def test(gateway, port, upstream):
+        await call(port, PROMPT, headers=AMYS)
+        return shared_state(gateway)[0] < 8
+
+    concurrency = {"limit": 8, "adaptive": True}
+    script = answering(error(status, "overloaded"))
+    assert run([[script]], test, FakeClock(), concurrency=concurrency)
+
+
+def test_a_call_that_came_without_a_key_shuts_the_upstream_for_nobody_else():
+    async def test(gateway, port, first, second):
+        statuses = [(await call(port, PROMPT, headers=key)).status for key in ([], AMYS)]
+        return statuses, first.received[0].count(b"POST")
+
+    scripts = [[answering(error("401 no", "no key"), plain(COMPLETION))], [answering(plain(COMPLETION))]]
+    assert run(scripts, test, breaker=BreakerConfig()) == ([200, 200], 2)
+
+
+def test_an_account_without_credit_is_no_rate_and_is_asked_no_second_time():
+    async def test(gateway, port, first, second):
+        statuses = [(await call(port, PROMPT)).status for _ in range(2)]
+        return statuses, first.received[0].count(b"POST"), shared_state(gateway)
+
+    told = {"error": {"message": "see your plan", "type": "insufficient_quota", "code": "insufficient_quota"}}
+    scripts = [[answering(plain(told, "429 no"))], [answering(plain(COMPLETION), plain(COMPLETION))]]
+    settings = {
+        "api_key": Secret("k"),
+        "breaker": BreakerConfig(),
+        "concurrency": {"limit": 8, "adaptive": True},
+        "retry": RetryConfig(attempts=3, first_delay=0.0),
+    }
+    assert run(scripts, test, FakeClock(), **settings) == ([200, 200], 1, (8, False, True))
 
 
 # ---- reload ----

@@ -230,9 +230,36 @@ def test_our_empty_account_is_our_fault():
     for error in (
         refusal(402, {"error": {"message": "Insufficient Balance"}}),
         refusal(400, {"type": "error", "error": {"message": "Your credit balance is too low", "type": "x"}}),
+        refusal(429, {"error": {"message": "see your plan", "type": "insufficient_quota", "code": None}}),
+        refusal(429, {"error": {"message": "see your plan", "type": "x", "code": "insufficient_quota"}}),
+        refusal(429, {"error": {"message": "see your balance", "type": "exceeded_current_quota_error"}}),
+        refusal(429, {"error": {"message": "Insufficient balance. Please recharge.", "code": "1113"}}),
+        problems.error_in_event(b'{"error": {"message": "see your plan", "type": "insufficient_quota"}}'),
     ):
         assert isinstance(error, UpstreamFailed)
         assert (error.status, error.code) == (502, "upstream_billing")
+
+
+def test_a_quota_that_comes_back_by_itself_is_no_empty_account():
+    words = "You exceeded your current quota, please check your plan and billing details."
+    error = refusal(429, {"error": {"code": 429, "message": words, "status": "RESOURCE_EXHAUSTED"}})
+    assert (error.status, error.code) == (429, "rate_limit_exceeded")
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind", "code"),
+    [
+        (402, "Insufficient Balance", "billing_error", "upstream_billing"),
+        (400, "Your credit balance is too low", "invalid_request_error", "upstream_billing"),
+        (429, "see your plan", "rate_limit_error", "insufficient_quota"),
+    ],
+)
+def test_a_callers_own_empty_account_is_told_in_the_providers_words(status, message, kind, code):
+    told = {"message": message, "code": code if code == "insufficient_quota" else None}
+    error = problems.from_upstream("up", status, {}, json.dumps({"error": told}).encode(), callers_key=True)
+    assert isinstance(error, UpstreamRefused)
+    assert (error.status, error.message) == (status, f"up: {message}")
+    assert (error.kind, error.code) == (kind, code)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,8 @@ class Asked(msgspec.Struct, frozen=True):
     """What the gate knows of a call.
 
     ``deadline`` is the moment (monotonic seconds; ``inf``: any time) of the first token of a stream, or of the
-    end of a plain answer; ``tokens`` an estimate of what the provider will count.
+    end of a plain answer; ``tokens`` an estimate of what the provider will count; ``callers_key``: its caller's own
+    key is sent, whose rates there are nobody else's.
     """
 
     model: str
@@ -64,6 +65,7 @@ class Asked(msgspec.Struct, frozen=True):
     prompt_tokens: int = 0
     tokens: float = 0.0
     max_output_tokens: int | None = None
+    callers_key: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -115,7 +117,9 @@ class Turn:
         if gate.lease is not None:
             gate.lease.begun(now)
         if (provider := gate.provider) is not None:
-            if provider.has_spoken:
+            if asked.callers_key:
+                self._answered = True  # what it tells is not heard
+            elif provider.has_spoken:
                 provider.sent(number, asked.tokens, now)
             else:
                 provider.unanswered[number] = asked.tokens
@@ -321,7 +325,7 @@ class Gate:
             not self.queue.length
             and self.in_progress + 1 <= limit.value
             and (self.lease is None or self.lease.has_place(now))
-            and (provider is None or not provider.has_spoken or not provider.wait(asked.tokens, now))
+            and (provider is None or not provider.has_spoken or not self._wait_there(asked, now))
         ):
             arrivals.passed.value += 1
             return Turn(self, asked, breaker, now, 0.0)
@@ -415,12 +419,12 @@ class Gate:
     def predicted_wait(self, asked: Asked, now: float) -> float:
         """Seconds in the queue, as far as can be told from who waits, who comes, and how long calls take."""
         if self.limit is None or not self.pace.holding:
-            return self._remote_wait(asked.tokens, now)
+            return self._wait_there(asked, now)
         capacity = self.capacity(now)
         if (
             self.lease is not None and self.in_progress + self.queue.length < capacity
         ):  # a place is on its way
-            return self._remote_wait(asked.tokens, now)
+            return self._wait_there(asked, now)
         turns = (capacity or 1) / self.pace.holding  # per second
         config = config_of(self.tiers, asked.tier)
         higher, alike = self.queue.ahead(asked.tier, asked.tenant)
@@ -435,7 +439,7 @@ class Gate:
         wait = (higher + ours) / left if left else inf
         if floor:
             wait = min(wait, ours / floor)
-        return max(wait, self._remote_wait(asked.tokens, now))
+        return max(wait, self._wait_there(asked, now))
 
     # ---- time ----
 
@@ -491,7 +495,7 @@ class Gate:
         if self.lease is not None:
             self.lease.in_progress -= 1
             self.lease.ended(now)
-        if self.provider is not None:
+        if self.provider is not None and not turn.asked.callers_key:
             if not blames:
                 self.provider.accepted(turn.asked.tokens, now)
                 self._in_vain = 0
@@ -542,6 +546,9 @@ class Gate:
     def _remote_wait(self, tokens: float, now: float) -> float:
         return 0.0 if self.provider is None else self.provider.wait(tokens, now)
 
+    def _wait_there(self, asked: Asked, now: float) -> float:
+        return 0.0 if asked.callers_key else self._remote_wait(asked.tokens, now)
+
     def needs(self, asked: Asked) -> float:
         """Seconds from a call's turn to what its deadline is about."""
         first = self.pace.first_token(HOPE, asked.prompt_tokens)
@@ -580,7 +587,7 @@ class Gate:
 
     def _fits(self, entry: Entry, now: float) -> bool:
         assert isinstance(entry, Ticket)
-        return not self._remote_wait(entry.asked.tokens, now)
+        return not self._wait_there(entry.asked, now)
 
     # ---- refusing ----
 

@@ -184,6 +184,8 @@ class HTTPUpstream:
             self._running_usage,
             hold_back,
         )
+        if self.forwards and not callers_key:
+            job.keyless = True
         if self._keeps_runs:
             job.keeps_runs = True
         if self.herald is not None:
@@ -272,6 +274,7 @@ class HTTPUpstream:
             sent=body,
             cancel_grace=self.config.cancel_grace,
             herald=self.herald,
+            keyless=self.forwards and not key_in(call.headers),
         )
         transfer = self.receiver(generation, job, self._clock.now)
         return transfer, *self._request(call, endpoint, path, model, body)

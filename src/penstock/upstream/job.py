@@ -19,7 +19,8 @@ class Job(msgspec.Struct, gc=False):
 
     ``endpoint`` is that of the upstream's answer (the caller's may be another, then there is a
     ``translation``), ``prompt_tokens`` what is reserved for the prompt, by its size;
-    ``callers_key``: the caller's own key was sent, so if it is wrong the caller is told;
+    ``callers_key``: the caller's own key was sent, so if it is wrong the caller is told; ``keyless``: the caller
+    might have given one, and gave none;
     ``hold_back``: seconds that the first events wait; ``splice``: the answer goes on with one that broke,
     and ``sent`` is what was asked for it; ``keeps_runs``: the upstream is another Penstock; ``shared``: its
     request is that of others, too, and so its usage a share; ``herald``: hears of the answer's head whether
@@ -42,6 +43,7 @@ class Job(msgspec.Struct, gc=False):
     cancel_grace: float = 0.0
     herald: Herald | None = None
     trace: bytes = b""
+    keyless: bool = False
 
 
 class Herald(Protocol):

@@ -107,7 +107,7 @@ class StreamTransfer(Transfer):
     def _refusal(self, body: bytes | bytearray) -> PenstockError:
         if self.status != 200:
             return super()._refusal(body)
-        told = problems.error_in_event(bytes(body), self.job.upstream)
+        told = problems.error_in_event(bytes(body), self.job.upstream, callers_key=self.job.callers_key)
         return _no_stream() if told is None else told
 
     def _take(self, data: bytes, now: float) -> None:

@@ -116,7 +116,7 @@ class PlainTransfer(WholeTransfer):
         else:
             if "error" not in members or not members.keys().isdisjoint(_SUBSTANCE):
                 return
-            error = problems.error_in_event(body, self.job.upstream)
+            error = problems.error_in_event(body, self.job.upstream, callers_key=self.job.callers_key)
         if error is not None:
             self._no_answer()
             raise error

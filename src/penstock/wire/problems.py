@@ -153,6 +153,9 @@ _BAD = r"\b(?:incorrect|invalid|expired|revoked|disabled|missing|leaked|unrecogn
 _KEY = r"\b(?:key|token|credentials?|signature)\b"
 _BAD_KEY = re.compile(f"{_BAD}.{{0,60}}{_KEY}|{_KEY}.{{0,60}}{_BAD}", re.IGNORECASE)
 _NO_CREDIT = re.compile(r"credit balance|insufficient balance", re.IGNORECASE)
+# By code or type: OpenAI's and Moonshot's.  By its words alone it cannot be told: Gemini has the same for a minute's rate.
+_NO_QUOTA = frozenset({"insufficient_quota", "exceeded_current_quota_error"})
+_OF_KEY = frozenset({401, 402, 403})
 
 _LONGEST_WAIT = 86_400.0  # seconds that a caller is told to wait because an upstream says so
 
@@ -192,10 +195,13 @@ def from_upstream(
 def _meant(
     upstream: str, status: int, told: _Told, retry_after: float | None, *, callers_key: bool = False
 ) -> PenstockError:
-    if status in (401, 403) and callers_key:
-        message = f"{upstream}: {told.message}" if told.message else f"{upstream} did not accept your key"
-        kind = _kind_of_refusal(status)
-        return UpstreamRefused(message, status=status, code=_AUTHENTICATION, kind=kind, upstream=upstream)
+    no_credit = status == 402 or (400 <= status <= 429 and _says_no_credit(told))
+    if callers_key and (no_credit or status in (401, 403)):
+        missed = "says that your account has no credit left" if no_credit else "did not accept your key"
+        message = f"{upstream}: {told.message}" if told.message else f"{upstream} {missed}"
+        code = (told.code or _BILLING) if no_credit else _AUTHENTICATION
+        kind = told.kind if no_credit and told.kind in _ANTHROPIC_TYPES else _kind_of_refusal(status)
+        return UpstreamRefused(message, status=status, code=code, kind=kind, upstream=upstream)
     if status == 401 or (status == 403 and _BAD_KEY.search(told.message)):
         return UpstreamFailed(
             f"{upstream} did not accept the gateway's credentials",
@@ -213,7 +219,7 @@ def _meant(
         )
         forbidden.cause = cause_of(told.code, told.kind, told.message)
         return forbidden
-    if status == 402 or (400 <= status < 429 and _NO_CREDIT.search(told.message)):
+    if no_credit:
         return UpstreamFailed(
             f"{upstream} has no credit left for the gateway's account",
             status=502,
@@ -249,7 +255,25 @@ def _meant(
     )
 
 
-def error_in_event(data: bytes, upstream: str = "") -> PenstockError | None:
+def _says_no_credit(told: _Told) -> bool:
+    return told.code in _NO_QUOTA or told.kind in _NO_QUOTA or _NO_CREDIT.search(told.message) is not None
+
+
+def says_overload(error: PenstockError) -> bool:
+    """Whether the upstream's words say that it has too much to do, whatever its status."""
+    return "overload" in error.code or "overload" in error.message.lower()
+
+
+def is_of_key(error: BaseException | None) -> bool:
+    """Whether an upstream's error concerns the owner of the key alone: the key itself, its credit, or its rate."""
+    if not isinstance(error, UpstreamFailed | UpstreamRefused):
+        return False
+    if error.code in NOT_MENDED_SOON or error.status in _OF_KEY:
+        return True
+    return error.status == 429 and not says_overload(error)
+
+
+def error_in_event(data: bytes, upstream: str = "", *, callers_key: bool = False) -> PenstockError | None:
     """The error that an event inside an upstream's stream reports; None: it reports none."""
     if b"error" not in data:
         return None
@@ -265,7 +289,7 @@ def error_in_event(data: bytes, upstream: str = "") -> PenstockError | None:
     status = told.status or _STATUS_OF_TYPE.get(told.kind) or _STATUS_OF_TYPE.get(told.code) or 500
     if not told.message:
         told = _Told(message="an error in mid-stream, without a message")
-    return _meant(upstream or "the upstream", status, told, None)
+    return _meant(upstream or "the upstream", status, told, None, callers_key=callers_key)
 
 
 _STATUS_OF_TYPE = {
@@ -281,6 +305,7 @@ _STATUS_OF_TYPE = {
     "tokens": 429,
     "requests": 429,
     "insufficient_quota": 429,
+    "exceeded_current_quota_error": 429,
     "timeout_error": 504,
     "overloaded_error": 529,
     "server_overloaded": 529,

@@ -66,9 +66,10 @@ def _open_for(candidate: Candidate, now: float) -> float:
     return 0.0 if gate is None else gate.open_for(candidate.model, now)
 
 
-def asked_of(call: Call, model: str, gate: Gate, prompt_tokens: int) -> Asked:
+def asked_of(call: Call, model: str, gate: Gate, prompt_tokens: int, *, callers_key: bool = False) -> Asked:
     """What a gate is told of a call.
 
+    :param callers_key: it is sent with its caller's own key
     :raises penstock.errors.BadRequest: its deadline makes no sense
     """
     tenant, most = call.tenant, call.max_output_tokens
@@ -81,6 +82,7 @@ def asked_of(call: Call, model: str, gate: Gate, prompt_tokens: int) -> Asked:
         prompt_tokens,
         prompt_tokens + (most or OUTPUT_TOKENS),
         most,
+        callers_key,
     )
 
 
@@ -94,7 +96,8 @@ def ask_turn(gate: Gate, transfer: Transfer, candidate: Candidate) -> Turn | Tic
     now = clock()
     # By health the first candidate is one that may be asked; if it may not, none may, and it is the last standing.
     last = candidate.sole or transfer.generation.attempts <= 1
-    return gate.ask(asked_of(job.call, candidate.model, gate, job.prompt_tokens), now, last=last)
+    asked = asked_of(job.call, candidate.model, gate, job.prompt_tokens, callers_key=job.callers_key)
+    return gate.ask(asked, now, last=last)
 
 
 async def wait_turn(gate: Gate, transfer: Transfer, ticket: Ticket) -> Turn:
@@ -152,10 +155,10 @@ def _blames(turn: Turn, transfer: Transfer, attempt: Attempt, failure: BaseExcep
         return ""
     if not isinstance(failure, UpstreamError) or isinstance(failure, Mismatch | UpstreamLeaving):
         return "nobody"
-    if failure.code == TOO_LARGE:
+    if failure.code == TOO_LARGE or (transfer.job.callers_key and problems.is_of_key(failure)):
         return "nobody"
     if isinstance(failure, UpstreamFailed) and failure.code in problems.OF_THE_ACCOUNT:
-        return "key"
+        return "nobody" if transfer.job.keyless else "key"
     if transfer.status == 429:
         return "overload" if _is_overload(turn, transfer, failure) else "rate"
     return "overload" if transfer.status in {503, 529} else "upstream"
@@ -163,6 +166,6 @@ def _blames(turn: Turn, transfer: Transfer, attempt: Attempt, failure: BaseExcep
 
 def _is_overload(turn: Turn, transfer: Transfer, failure: UpstreamError) -> bool:
     """Some say 429 when they mean that they have too much to do; a bucket that has room is not the reason."""
-    if "overload" in failure.code or "overload" in failure.message.lower():
+    if problems.says_overload(failure):
         return True
     return failure.retry_after is None and turn.has_room(transfer.now())
