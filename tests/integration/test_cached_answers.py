@@ -144,6 +144,49 @@ def test_a_purge_says_whether_redis_has_noted_it(simulator, tmp_path):
             assert settled(lambda: state(gateway)["workers"][0]["tiers"][-1]["unheard"], 0)
 
 
+def test_what_is_named_is_purged_and_nothing_else(simulator, tmp_path):
+    """A version, a tag and a key, each of an answer of its own."""
+    settings = configured(simulator)
+    settings["models"] = {
+        model: {"candidates": [{"upstream": "own", "model": "sim", "version": version}], "cache": {}}
+        for model, version in (("sim", "1"), ("sim-next", "2"))
+    }
+    asked = {
+        "version": ({"model": "sim-next"}, {}),
+        "tag": ({}, {"penstock-cache-tags": "prices, of today"}),
+        "key": ({"seed": 3}, {}),
+        "none": ({"seed": 4}, {"penstock-cache-tags": "of yesterday"}),
+    }
+
+    with GatewayProcess(settings, tmp_path) as gateway, httpx2.Client(trust_env=False) as client:
+
+        def statuses():
+            answers = {
+                name: client.post(
+                    gateway.base_url + "/chat/completions", json=question(500) | more, headers=headers
+                )
+                for name, (more, headers) in asked.items()
+            }
+            keys.update((name, answer.headers.get("penstock-cache-key")) for name, answer in answers.items())
+            return {name: answer.headers["penstock-status"] for name, answer in answers.items()}
+
+        keys = {}
+        assert statuses() == dict.fromkeys(asked, "created")
+        assert statuses() == dict.fromkeys(asked, "cached")
+        assert len(set(keys.values())) == len(asked)
+        for named in ({"version": "3"}, {"tag": "prices of"}, {"key": "0" * 64}):
+            assert purge(gateway, named)["unheard"] == []
+        assert statuses() == dict.fromkeys(asked, "cached")
+        for what, name in (("version", "2"), ("tag", "of today"), ("key", keys["key"])):
+            told = purge(gateway, {what: name})
+            assert told == {
+                "tags": [] if what == "key" else [f"{what}:{name}"],
+                "keys": [name] if what == "key" else [],
+                "unheard": [],
+            }
+            assert statuses() == {**dict.fromkeys(asked, "cached"), what: "created"}
+
+
 @pytest.mark.slow  # five workers start, twice
 @pytest.mark.parametrize("shares", [True, False], ids=["with Redis", "without"])
 def test_a_stampede_on_one_question_asks_once_or_once_for_each_worker(simulator, redis, tmp_path, shares):
