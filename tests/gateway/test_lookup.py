@@ -203,8 +203,17 @@ def test_what_is_not_a_whole_answer_is_never_kept(script):
     on_uvloop(main)
 
 
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"tiers": CacheConfig(max_entry_bytes=2_048)},
+        {"cache": ModelCacheConfig(max_entry_bytes=2_048)},
+        {"cache": ModelCacheConfig(max_entry_bytes=1 << 20), "tiers": CacheConfig(max_entry_bytes=2_048)},
+    ],
+    ids=["of all", "of the model", "of the model no more than of all"],
+)
 @pytest.mark.parametrize(("characters", "is_read"), [(10, True), (5_000, False)])
-def test_what_is_certainly_too_large_to_be_kept_is_not_even_read(characters, is_read, monkeypatch):
+def test_what_is_certainly_too_large_to_be_kept_is_not_even_read(characters, is_read, limits, monkeypatch):
     read = []
 
     def sound(endpoint, events, *, stream):
@@ -213,8 +222,7 @@ def test_what_is_certainly_too_large_to_be_kept_is_not_even_read(characters, is_
 
     async def main():
         monkeypatch.setattr(lookups, "is_sound", sound)
-        small = CacheConfig(max_entry_bytes=2_048)
-        async with gateway_of([answering("a" * characters)], tiers=small) as (gateway, port, _, _):
+        async with gateway_of([answering("a" * characters)], **limits) as (gateway, port, _, _):
             assert (await call(port, ASKED)).status == 200
             assert gateway.cache.stored == is_read
             assert gateway.cache.too_large == (not is_read)

@@ -186,12 +186,13 @@ class Cache:
             nearer.tier.put(key, sealed, entry.kept_until)
         then(entry)
 
-    def put(self, key: bytes, entry: Entry) -> bool:
+    def put(self, key: bytes, entry: Entry, max_bytes: int | None = None) -> bool:
         """Keep an entry, everywhere.
 
+        :param max_bytes: of this entry; more than that of all is not granted
         :returns: whether it was small enough
         """
-        if entry.size > self.max_entry_bytes:
+        if entry.size > self.max_entry_bytes or (max_bytes is not None and entry.size > max_bytes):
             self.too_large += 1
             return False
         self.stored += 1

@@ -10,6 +10,7 @@ from penstock.config.model._calls import ContinuationConfig, TimeoutConfig
 from penstock.config.model._section import (
     Above,
     Amount,
+    Bytes,
     CachedSeconds,
     Dollars,
     HalfToOne,
@@ -119,6 +120,8 @@ class ModelCacheConfig(Section, frozen=True):
     stale_if_error: CachedSeconds = 0.0  # and for so long it answers where no upstream does
     # who may be given an answer that another asked for: callers of the same tenant, or everybody
     scope: Literal["tenant", "shared"] = "tenant"
+    # a larger answer of this model is not kept; none: `cache.max_entry_bytes`, which none exceeds
+    max_entry_bytes: Bytes | None = None
     semantic: SemanticConfig | None = None  # none: only the same question gets a kept answer
     prefetch: PrefetchConfig | None = None  # none: nothing is asked before a caller asks it
 

@@ -421,8 +421,9 @@ class Lookup:
         candidate = router.own_candidate(call.model, upstream, upstream_model)
         if candidate is None:
             return
+        largest = question.policy.max_entry_bytes or self.cache.max_entry_bytes
         # What is certainly too large to be kept is not read: it may be half a million events.
-        if generation.size <= 2 * self.cache.max_entry_bytes and not is_sound(
+        if generation.size <= 2 * min(largest, self.cache.max_entry_bytes) and not is_sound(
             call.endpoint, generation.events, stream=generation.stream
         ):
             return
@@ -450,7 +451,7 @@ class Lookup:
             kept_until=fresh_until + max(policy.stale_while_revalidate, policy.stale_if_error),
             tags=tuple(tags),
         )
-        kept = self.cache.put(question.key, entry)
+        kept = self.cache.put(question.key, entry, largest)
         if kept and self.resemblance is not None and question.similar is not None:
             self.resemblance.keep(call, question.similar, question.key, entry)
 
