@@ -1,5 +1,6 @@
 import json
 import random
+from typing import TypedDict
 
 import pytest
 from anthropic.types import message_count_tokens_params, message_create_params
@@ -7,7 +8,7 @@ from anthropic.types.beta import message_create_params as beta_message_create_pa
 from cached_calls import a_call
 from hypothesis import given
 from hypothesis import strategies as st
-from openai.types import completion_create_params, embedding_create_params
+from openai.types import completion_create_params, embedding_create_params, moderation_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 from openai.types.responses import input_token_count_params, response_compact_params, response_create_params
 
@@ -27,6 +28,21 @@ REQUIRED = {
     Endpoint.COUNT_TOKENS: {"messages": [{"role": "user", "content": "hi"}]},
     **{endpoint: {"input": "hi"} for endpoint in Endpoint if endpoint.opaque},
 }
+
+
+class Rerank(TypedDict, total=False):
+    """What providers take there; no SDK of ours has it."""
+
+    model: str
+    query: str
+    documents: list
+    top_n: int
+    return_documents: bool
+    rank_fields: list
+    max_chunks_per_doc: int
+    max_tokens_per_doc: int
+
+
 SCHEMAS = {
     Endpoint.CHAT: [chat_create_params.CompletionCreateParamsNonStreaming],
     Endpoint.COMPLETIONS: [completion_create_params.CompletionCreateParamsNonStreaming],
@@ -39,6 +55,8 @@ SCHEMAS = {
     Endpoint.INPUT_TOKENS: [input_token_count_params.InputTokenCountParams],
     Endpoint.COMPACT: [response_compact_params.ResponseCompactParams],
     Endpoint.COUNT_TOKENS: [message_count_tokens_params.MessageCountTokensParams],
+    Endpoint.MODERATIONS: [moderation_create_params.ModerationCreateParams],
+    Endpoint.RERANK: [Rerank],
 }
 FIELDS = [
     (endpoint, name)
@@ -78,6 +96,7 @@ def test_the_schemas_are_those_of_the_sdks():
     assert len(FIELDS) > 130
     assert (Endpoint.CHAT, "temperature") in FIELDS
     assert (Endpoint.MESSAGES, "system") in FIELDS
+    assert (Endpoint.MODERATIONS, "input") in FIELDS
 
 
 @pytest.mark.parametrize(("endpoint", "name"), FIELDS, ids=lambda value: getattr(value, "label", value))

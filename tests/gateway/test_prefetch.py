@@ -9,9 +9,11 @@ import pytest
 from cached_messages import a_message, answers
 from serving import asked, call, config, error, on_uvloop, serving, until
 
+from penstock.batches.batch import TIER
 from penstock.config.model import ModelCacheConfig, ModelConfig, PrefetchConfig, RetryConfig
 from penstock.gateway.stages import prefetch as prefetching
 from penstock.messages import Outcome
+from penstock.metrics import render
 from penstock.testing import ScriptedUpstream, Step
 
 ALWAYS = PrefetchConfig(calls_per_minute=600)
@@ -46,6 +48,15 @@ def counted(gateway):
     return {name: cell.value for name, cell in cells.items() if cell.value}
 
 
+def metric(gateway, name):
+    (line,) = (
+        line
+        for line in render(gateway.metrics.snapshot()).decode().splitlines()
+        if line.startswith(name + " ")
+    )
+    return float(line.split()[1])
+
+
 async def settled(gateway):
     await asyncio.sleep(0)
     await until(lambda: not gateway.pipeline.productions and not gateway.pipeline.waiting)
@@ -62,6 +73,13 @@ def test_what_follows_is_there_when_it_is_asked():
             assert counted(gateway) == {"fetched": 1, "used": 1}
             rows = gateway.recorder.ledger.totals()
             assert rows[Outcome.COMPLETED].attempts == asked(upstream)
+            # It was asked in the tier behind all others, and nothing else was.
+            made = [row for row in gateway.recorder.ledger.recent() if row.outcome is Outcome.COMPLETED]
+            assert [row.tier for row in made].count(TIER) == 1
+            (fetched,) = (row for row in made if row.tier == TIER)
+            assert fetched is made[0]
+            assert metric(gateway, "penstock_prefetch_saved_seconds_total") > 0
+            assert metric(gateway, "penstock_prefetch_paused") == 0
 
     on_uvloop(main)
 
@@ -111,11 +129,14 @@ def test_where_it_does_not_pay_it_rests_and_tries_again():
                 rounds += 1
                 assert rounds < 100
             assert rounds >= prefetching.LEAST_JUDGED
+            assert metric(gateway, "penstock_prefetch_paused") == 1
+            assert metric(gateway, "penstock_prefetch_saved_seconds_total") == 0
             fetched = counted(gateway)["fetched"]
             await call(port, a_message("a"))
             await settled(gateway)
             assert counted(gateway)["fetched"] == fetched
             wall.time += prefetching.PAUSE
+            assert metric(gateway, "penstock_prefetch_paused") == 0
             for _ in range(3):  # by now b is no habit any more
                 for text in "ab":
                     await call(port, a_message(text))
