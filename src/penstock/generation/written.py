@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from penstock.errors import PenstockError
+from penstock.errors import Cancelled, PenstockError
 from penstock.generation.journal import Entry
 from penstock.generation.log import Generation, State
 from penstock.generation.store import Ending, Failure, Record
@@ -142,7 +142,7 @@ def end(generation: Generation, ending: Ending) -> None:
     if failure is None:
         generation.finish()
         return
-    error = PenstockError(
+    error = (Cancelled if failure.code == Cancelled.code else PenstockError)(
         failure.message, param=failure.param, code=failure.code, retry_after=failure.retry_after
     )
     error.status = failure.status

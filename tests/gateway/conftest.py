@@ -1,0 +1,37 @@
+"""Stores that several gateways share."""
+
+import contextlib
+
+import pytest
+
+from penstock.config.model import GenerationsConfig
+from penstock.config.secret import Secret
+from penstock.generation.journal import Journal
+from penstock.testing import RedisServer
+
+
+@pytest.fixture(params=["disk", "shared"], scope="module")
+def stores(request, tmp_path_factory):
+    """Makes the settings of gateways that share a store."""
+    number = iter(range(1_000))
+    with contextlib.ExitStack() as stack:
+        if request.param == "shared":
+            redis = stack.enter_context(RedisServer())
+
+        def settings(lease):
+            path = tmp_path_factory.mktemp("store") / f"{next(number)}.sqlite"
+            more = {"path": str(path)}
+            if request.param == "shared":
+                more = {"redis": Secret(f"{redis.url}/{next(number) % 16}")}
+            return GenerationsConfig(durability=request.param, lease=lease, **more)
+
+        yield settings
+
+
+@pytest.fixture
+def durable(stores, monkeypatch):
+    """The same, where everybody waits for the store for as long as a busy machine takes."""
+    for budget in ("CLAIM_BUDGET", "READ_BUDGET"):
+        monkeypatch.setattr(f"penstock.generation.keeper.{budget}", 60.0)
+    monkeypatch.setitem(Journal.__init__.__kwdefaults__, "budget", 60.0)
+    return stores

@@ -1,0 +1,43 @@
+"""Several gateways, which know each other only by their store."""
+
+import contextlib
+
+from serving import config, serving, until
+
+from penstock.config.model import CandidateConfig, ModelConfig, RetryConfig
+from penstock.testing import ScriptedUpstream
+
+
+@contextlib.asynccontextmanager
+async def two(scripts, durable, lease=60.0, retry=None, *, troubled=False, keys=(), **more):
+    """Two gateways with one store and one upstream: ``(gateway, port)`` of each, and the upstream.
+
+    :param durable: makes the settings of their store, given its lease
+    :param more: of their model
+    :param troubled: their store is broken on purpose, so that they may complain
+    """
+    generations = durable(lease)
+    models = {"m": ModelConfig(candidates=[CandidateConfig(upstream="up0")], **more)}
+    async with ScriptedUpstream(scripts) as upstream:
+        settings = config(
+            upstream.url,
+            generations=generations,
+            models=models,
+            retry=retry or RetryConfig(),
+            keys=list(keys),
+        )
+        async with (
+            serving(settings, troubled=troubled) as here,
+            serving(settings, troubled=troubled) as there,
+        ):
+            yield here, there, upstream
+
+
+async def stored(gateway):
+    """Until everything is in the store, to its end."""
+    await until(lambda: not keeper_of(gateway).journal.statistics().open)
+
+
+def keeper_of(gateway):
+    (keeper,) = gateway._durable.keepers.values()
+    return keeper
