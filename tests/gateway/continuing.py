@@ -38,7 +38,7 @@ def whole_text(path, tokens=TOKENS, **more):
 
 
 @contextlib.asynccontextmanager
-async def simulated(*scripts, kinds=(), capabilities=(), clock=None, concurrency=None, **more):
+async def simulated(*scripts, kinds=(), capabilities=(), clock=None, concurrency=None, upstream=None, **more):
     """``(gateway, port, simulators)``: one model whose candidates play these scripts."""
     services = []
     try:
@@ -58,6 +58,7 @@ async def simulated(*scripts, kinds=(), capabilities=(), clock=None, concurrency
                 running_usage=kind == "openai",
                 capabilities=capabilities[number] if capabilities else CapabilitiesConfig(),
                 concurrency=concurrency,
+                **upstream or {},
             )
         async with serving(settings, clock) as (gateway, port):
             yield gateway, port, [simulator for _, simulator, _ in services]

@@ -4,19 +4,47 @@ import json
 
 import pytest
 
+from penstock.errors import UpstreamBroken, UpstreamFailed
 from penstock.upstream.run import of_generation, of_response
 from penstock.wire import sse
 
 
-def created(name):
-    response = {"id": name, "background": True}
+def created(name, *, background=True):
+    response = {"id": name, "background": background}
     event = {"type": "response.created", "sequence_number": 0, "response": response}
     return [sse.encode(json.dumps(event).encode(), "response.created")]
 
 
+def begun(name, **more):
+    run = of_response()
+    run.note(created(name, **more))
+    return run
+
+
 def test_a_run_is_read_on_by_its_name():
-    assert of_response(created("resp_1a-B")).target == "/v1/responses/resp_1a-B?stream=true&starting_after=0"
+    run = begun("resp_1a-B")
+    assert run.target == "/v1/responses/resp_1a-B?stream=true&starting_after=0"
+    assert run.cancelled_at == "/v1/responses/resp_1a-B/cancel"
     assert "gen_1" in repr(of_generation(b"gen_1"))
+    assert of_generation(b"gen_1").cancelled_at == ""
+
+
+def test_nothing_is_to_be_had_where_nothing_was_told_or_kept_or_where_it_failed():
+    assert of_response().target == of_response().cancelled_at == ""
+    assert begun("resp_1", background=False).target == ""
+    run = begun("resp_1")
+    run.stopped([], UpstreamFailed("it failed"))
+    assert run.target == run.cancelled_at == ""
+
+
+def test_it_is_read_on_after_what_could_be_used():
+    run = begun("resp_1")
+    frames = [sse.encode(b'{"sequence_number":%d}' % number, "x") for number in (1, 2, 3)]
+    run.note(frames)
+    run.stopped(frames[:1], UpstreamBroken("the second makes no sense"))
+    assert run.target.endswith("starting_after=1")
+    run.stopped([], UpstreamBroken("nor does the first"))
+    assert run.target.endswith("starting_after=0")
 
 
 @pytest.mark.parametrize(
@@ -24,5 +52,5 @@ def test_a_run_is_read_on_by_its_name():
     ["", "a/b", "../x", "a?b", "a b", "a HTTP/1.1\r\nhost: elsewhere\r\n\r\n", "a\nb", "a\n", "ä", "x" * 300],
 )
 def test_what_is_no_name_gets_into_no_request(name):
-    assert of_response(created(name)) is None
+    assert begun(name).target == begun(name).cancelled_at == ""
     assert of_generation(name.encode("utf-8")) is None

@@ -19,7 +19,7 @@ from penstock.lab.wheel import Wheel
 from penstock.net.exchange import Exchange, HeaderList
 
 _BURST = 128  # tokens in one write: some 25 KB, so that back-pressure is felt in time
-_LINGER = 0.02  # seconds between the last byte and a reset, which would overtake it
+LINGER = 0.02  # seconds between the last byte and a reset, which would overtake it
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -105,7 +105,7 @@ class Delivery:
     def strike(self, failure: str) -> None:
         """Break off as the scenario says; what was written before goes out first."""
         if failure == "cut-after":
-            self.wheel.at(self.wheel.now() + _LINGER, _Cut(self))
+            self.wheel.at(self.wheel.now() + LINGER, _Cut(self))
         elif failure == "close-after":
             self.exchange.watch(None)
             self.finish("failed")

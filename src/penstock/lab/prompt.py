@@ -261,6 +261,11 @@ def _responses(body: dict[str, Any], endpoint: Endpoint) -> Request:
         for i, item in enumerate(fields.array(value, "input")):
             _responses_item(said, fields.mapping(item, f"input[{i}]"), f"input[{i}]")
     request.stream = fields.flag(body, "stream")
+    request.background = endpoint is Endpoint.RESPONSES and fields.flag(body, "background")
+    if request.background and body.get("store") is False:
+        raise BadRequest(
+            "Background mode requires store to be true.", param="background", code="invalid_value"
+        )
     request.limit = fields.whole(body, "max_output_tokens", 1)
     if body.get("tools"):
         request.tools = tuple(

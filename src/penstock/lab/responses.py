@@ -27,6 +27,16 @@ def response(request: Request, answers: list[Answer], number: int, created: int,
     return _encode(_object(request, answer, number, created, cached, output))
 
 
+def unfinished(request: Request, number: int, created: int, status: str) -> bytes:
+    """The body of a response in the background that has not ended as it should, as it is told when asked for."""
+    return _encode({**_object(request, None, number, created, 0, []), "status": status})
+
+
+def name_of(number: int) -> str:
+    """The id of a response."""
+    return f"resp_{number:032x}"
+
+
 def compaction(request: Request, answers: list[Answer], number: int, created: int, cached: int) -> bytes:
     """The body of a compacted conversation: what the user said, and all the rest in one sealed item."""
     answer = answers[0]
@@ -77,11 +87,11 @@ def _object(
         status = "incomplete" if answer.stop == "length" else "completed"
         usage = _usage(request, answer, cached)
     return {
-        "id": f"resp_{number:032x}",
+        "id": name_of(number),
         "object": "response",
         "created_at": created,
         "status": status,
-        "background": False,
+        "background": request.background,
         "error": None,
         "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
         "instructions": None,
@@ -92,7 +102,7 @@ def _object(
         "previous_response_id": None,
         "reasoning": {"effort": None, "summary": None},
         "service_tier": "default",
-        "store": False,
+        "store": request.background,
         "temperature": 1.0,
         "text": {"format": {"type": "text"}},
         "tool_choice": {"any": "required"}.get(request.tool_choice, request.tool_choice)

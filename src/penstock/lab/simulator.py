@@ -7,6 +7,8 @@ what it charges for.  Beside the APIs there are::
     GET  /bill         what was charged, as JSON
     POST /bill/reset   begin a new bill; answers with the old one
     GET  /v1/generation?id=...  what one answer has cost, told afterwards (``penstock.lab.told``)
+    GET  /v1/responses/{id}     a response that was asked for in the background (``penstock.lab.background``)
+    POST /v1/responses/{id}/cancel
     GET  /requests     the last requests as they came in: path, headers, body
     GET  /healthz      {"status": "ok"}
 """
@@ -27,6 +29,7 @@ import msgspec
 from penstock.errors import BadRequest
 from penstock.lab import anthropic, media, openai, responses
 from penstock.lab.answer import Answer, answer
+from penstock.lab.background import Run, Runs
 from penstock.lab.bill import Bill, Item
 from penstock.lab.clouds import at_a_cloud
 from penstock.lab.delivery import Delivery, Job, PlainLater, Silence, Streaming, Trickle, reset, transport_of
@@ -41,6 +44,7 @@ from penstock.messages import Dialect, Endpoint, Headers
 from penstock.net.exchange import Exchange, HeaderList
 
 MOST_BODY = 134_217_728
+_RESPONSE = "/v1/responses/"
 _REMEMBERED = 10_000  # keys whose first time is known
 _ENDPOINTS = {endpoint.path: endpoint for endpoint in Endpoint}
 _JSON: HeaderList = [(b"content-type", b"application/json")]
@@ -92,6 +96,7 @@ class Simulator:
     ) -> None:
         self.bill = Bill(keep)
         self.told = Told()
+        self._runs = Runs()
         self.wheel = Wheel(now)
         self._defaults = defaults or Script()
         self._key = key.encode()
@@ -211,6 +216,9 @@ class Simulator:
             return
         job.cached = cached = min(script.cached, request.input_tokens)
         created = int(time.time())
+        if request.background:
+            self._run(job, request, answers, created)
+            return
         if request.stream:
             stream = _STREAMED[endpoint](request, answers, item.number, created, cached)
             self._begin(_trickled(job, stream) if script.byte_seconds else Streaming(job, stream))
@@ -231,6 +239,39 @@ class Simulator:
         self.bill.output(item, output)
         self.bill.close(item, "completed")
         exchange.respond(200, headers, body)
+
+    def _run(self, job: Job, request: Request, answers: list[Answer], created: int) -> None:
+        """Make a response in the background; who wants a stream reads it as it comes."""
+        number, cached = job.item.number, job.cached
+
+        def told(state: str) -> bytes:
+            if state == "completed":
+                return responses.response(request, answers, number, created, cached)
+            return responses.unfinished(request, number, created, state)
+
+        run = Run(job, responses.response_stream(request, answers, number, created, cached), told)
+        self._runs.keep(responses.name_of(number), run)
+        run.begin(self.wheel.now())
+        if request.stream:
+            run.read(job.exchange, -1, job.headers)
+        else:
+            job.exchange.respond(200, job.headers, told("in_progress"))
+
+    def _told_of_run(self, exchange: Exchange, name: str, *, cancel: bool) -> None:
+        run = self._runs.get(name)
+        if run is None:
+            message = f"Response with id '{name}' not found."
+            status, body = refusal("404", Dialect.OPENAI, 0, message=message, code="not_found")
+            exchange.respond(status, _JSON, body)
+            return
+        asked = parse_qs(exchange.query)
+        if cancel:
+            run.cancel()
+        elif asked.get("stream") == ["true"]:
+            after = asked.get("starting_after", ["-1"])[0]
+            run.read(exchange, int(after) if after.isdecimal() else -1, _SSE)
+            return
+        exchange.respond(200, _JSON, run.told(run.state))
 
     def _give(self, job: Job, made: media.Made, endpoint: Endpoint) -> None:
         """An answer that is no prose."""
@@ -336,6 +377,10 @@ class Simulator:
             exchange.respond(200, _JSON, msgspec.json.encode([_shown(*seen) for seen in self._seen]))
         elif (method, path) == ("GET", "/v1/generation"):
             self._tell(exchange, dialect)
+        elif path.startswith(_RESPONSE) and method == "GET":
+            self._told_of_run(exchange, path[len(_RESPONSE) :], cancel=False)
+        elif path.startswith(_RESPONSE) and path.endswith("/cancel") and method == "POST":
+            self._told_of_run(exchange, path[len(_RESPONSE) : -len("/cancel")], cancel=True)
         elif (method, path) == ("GET", "/healthz"):
             exchange.respond(200, _JSON, b'{"status":"ok"}')
         elif method == "GET" and (path == "/v1/models" or path.startswith("/v1/models/")):

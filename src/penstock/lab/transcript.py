@@ -36,6 +36,7 @@ class Request(msgspec.Struct, eq=False):
     digest: int = 0
     input_tokens: int = 0
     stream: bool = False
+    background: bool = False  # of a response: it is made whether anybody reads it or not
     limit: int | None = None  # the caller's most output tokens
     choices: int = 1
     stop: tuple[str, ...] = ()

@@ -31,7 +31,7 @@ from penstock.upstream.job import Herald, Job
 from penstock.upstream.ladder import How, Point, spliced
 from penstock.upstream.opaque import OpaqueTransfer
 from penstock.upstream.prompt_cache import PromptCare, takes_key
-from penstock.upstream.run import Run, of_response
+from penstock.upstream.run import of_response
 from penstock.upstream.streamed import StreamTransfer
 from penstock.upstream.transfer import Transfer
 from penstock.upstream.whole import PlainTransfer
@@ -40,10 +40,13 @@ from penstock.wire.credentials import key_in
 from penstock.wire.translate import Translation, translation
 
 _ANTHROPIC = Dialect.ANTHROPIC
+_RESPONSES = Endpoint.RESPONSES
 _TELLS_USAGE = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})  # if a stream is asked for it
 
 _HEAD = b"POST %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n"  # path, fixed fields, the call's fields, length
 _JSON = b"content-type: application/json\r\n"
+_CANCELLED_WITHIN = 10.0  # seconds that an upstream has for taking a cancellation
+_IN_BACKGROUND = {"background": b"true", "store": b"true", "stream": b"true"}
 log = logging.getLogger("penstock.upstream")
 
 
@@ -103,6 +106,7 @@ class HTTPUpstream:
         self._native = self.native or frozenset(_spoken_by(config))
         self._paths = {endpoint: self._path(base, endpoint) for endpoint in Endpoint}
         self._transfers: dict[Transfer, None] = {}
+        self._cancelling: set[asyncio.Task[None]] = set()
         self._idle: asyncio.Future[None] | None = None
         self._closed = False
         clock.add(self)
@@ -131,6 +135,8 @@ class HTTPUpstream:
         self._closed = True
         if not self._awaited:
             self._clock.remove(self)
+        if self._cancelling:
+            await asyncio.wait(self._cancelling)
         await self.pool.close()
 
     @property
@@ -211,6 +217,10 @@ class HTTPUpstream:
             head = self._head(call, job.endpoint, self._paths[job.endpoint], len(body))
             return head.replace(_JSON, b"content-type: %b\r\n" % opaque.content_type(call), 1), body
         body = self._body(call, job.endpoint, job.translation, model)
+        if job.endpoint is _RESPONSES and call.stream and self._asks_in_background(call, model):
+            assert isinstance(transfer, StreamTransfer)
+            body = request.rewritten(call.fields, model, _IN_BACKGROUND)
+            transfer.run = of_response()
         if care is not None:
             fields = request.members(body)
             keyed = self._speaks is not _ANTHROPIC and takes_key(self.origin.host)
@@ -218,6 +228,13 @@ class HTTPUpstream:
             if changes:
                 body = request.rewritten(fields, model, changes)
         return self._request(call, job.endpoint, self._paths[job.endpoint], model, body)
+
+    def _asks_in_background(self, call: Call, model: str) -> bool:
+        """Whether a streamed response is made where nothing breaks it; never where the caller wants it not kept."""
+        if call.endpoint is not _RESPONSES or not (call.background or self.config.background):
+            return False
+        store = call.fields.get("store")
+        return (store is None or bytes(store) != b"false") and self.capabilities(model).background
 
     def _request(
         self,
@@ -321,32 +338,44 @@ class HTTPUpstream:
             return endpoint, translated
         return call.endpoint, None
 
-    def rest(self, transfer: Transfer, model: str) -> tuple[StreamTransfer, bytes] | None:
+    def rest(self, transfer: Transfer) -> tuple[StreamTransfer, bytes] | None:
         """The receiver, and the head of the request, for reading on in the upstream's own run of an answer
         whose connection broke; None: it keeps none, or nothing is known of it.
         """
-        if not isinstance(transfer, StreamTransfer) or transfer.cancelled:
+        if not isinstance(transfer, StreamTransfer) or transfer.run is None or not (target := transfer.rest):
             return None
-        run = self._run_of(transfer, model)
-        if run is None or not (target := run.target):
-            return None
+        return transfer.successor(transfer.run), self._of_run(b"GET", target, transfer)
+
+    def end_run(self, transfer: Transfer) -> None:
+        """An answer is not read to its end: the upstream's own run of it is cancelled, where it keeps one."""
+        run = transfer.run if isinstance(transfer, StreamTransfer) and not transfer.told else None
+        if run is None or not (target := run.cancelled_at):
+            return
+        task = asyncio.get_running_loop().create_task(self._cancel(self._of_run(b"POST", target, transfer)))
+        self._cancelling.add(task)
+        task.add_done_callback(self._cancelling.discard)
+
+    async def _cancel(self, head: bytes) -> None:
+        try:
+            async with asyncio.timeout(_CANCELLED_WITHIN):
+                if self._credentials is not None:
+                    head = await _with_credentials(self._credentials, head, b"")
+                reply = await reply_to(self.pool, head)
+            if reply.status >= 400:
+                log.warning("%s: a response was not cancelled there: status %d", self.name, reply.status)
+        except (PenstockError, TimeoutError) as error:
+            log.warning("%s: a response was not cancelled there, and may go on: %s", self.name, error)
+
+    def _of_run(self, method: bytes, target: str, transfer: Transfer) -> bytes:
+        """The head of a request about the upstream's own run of an answer."""
         call, job = transfer.job.call, transfer.job
-        head = b"GET %b HTTP/1.1\r\n%b%b\r\n" % (
+        return b"%b %b HTTP/1.1\r\n%b%b%b\r\n" % (
+            method,
             (self._base + target).encode(),
             self.fields.own,
             self.fields.of_caller(call, job.endpoint.dialect),
+            b"content-length: 0\r\n" if method == b"POST" else b"",
         )
-        return transfer.successor(run), head
-
-    def _run_of(self, transfer: StreamTransfer, model: str) -> Run | None:
-        if transfer.run is not None:
-            return transfer.run
-        job = transfer.job
-        if job.endpoint is not Endpoint.RESPONSES or job.translation is not None or job.splice is not None:
-            return None
-        if not transfer.generation.events or not self.capabilities(model).background:
-            return None
-        return of_response(transfer.generation.events)
 
     async def look_up(self, target: str, seconds: float) -> tuple[int, bytes]:
         """Status and body of what stands there, below the API's base; what is larger than 64 KiB is cut off.

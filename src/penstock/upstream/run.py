@@ -3,18 +3,17 @@
 Two kinds of upstream keep one: OpenAI's Responses API for what was asked in the background (events bear a
 ``sequence_number``; ``GET /v1/responses/{id}?stream=true&starting_after=n``), and another Penstock (frames
 bear an ``id``; ``GET /v1/generations/{id}/events?starting_after=n``).  Reading on is no new call: it is the
-same answer, and is paid for once.
+same answer, and is paid for once.  A background response goes on, and is paid for, until it is cancelled
+(``POST /v1/responses/{id}/cancel``).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 import msgspec
 
-from penstock.errors import UpstreamBroken
-from penstock.messages import Event
+from penstock.errors import PenstockError, UpstreamBroken
 from penstock.wire import sse
 from penstock.wire.not_json import NOT_JSON
 
@@ -42,16 +41,18 @@ _created = msgspec.json.Decoder(_Created).decode
 class Run:
     """One run, and how far it has been read.
 
-    :param path: below the API's base, without the number
+    :param path: below the API's base, without the query; ``""``: there is none; None: the first event will tell
     :param by_id: frames are numbered by their ``id``; else their data has a ``sequence_number``
     """
 
-    __slots__ = ("_by_id", "_last", "_path", "_skipping", "after")
+    __slots__ = ("_before", "_by_id", "_last", "_path", "_skipping", "after", "ended")
 
-    def __init__(self, path: str, *, by_id: bool, after: int = -1) -> None:
+    def __init__(self, path: str | None, *, by_id: bool, after: int = -1) -> None:
         self._path = path
         self._by_id = by_id
         self._last: bytes = b""
+        self._before: bytes = b""  # the last frame of those that came before the last ones
+        self.ended = False  # the upstream itself has told of its failure
         self._skipping = False
         self.after = after  # the number of the last frame that came
 
@@ -62,7 +63,15 @@ class Run:
     def target(self) -> str:
         """Where the rest is to be had; ``""``: nothing came that the rest could follow."""
         number = self._number(self._last) if self._last else self.after
-        return f"{self._path}starting_after={number}" if number >= 0 else ""
+        if not self._path or self.ended or number < 0:
+            return ""
+        query = "" if self._by_id else "stream=true&"
+        return f"{self._path}?{query}starting_after={number}"
+
+    @property
+    def cancelled_at(self) -> str:
+        """Where it is told that nobody wants the rest; ``""``: it needs not be told."""
+        return f"{self._path}/cancel" if self._path and not (self._by_id or self.ended) else ""
 
     def note(self, frames: list[bytes]) -> list[bytes]:
         """Frames have come; those that came before the break are left out.
@@ -72,8 +81,15 @@ class Run:
         if self._skipping:
             frames = self._fresh(frames)
         if frames:
-            self._last = frames[-1]
+            if self._path is None:
+                self._path = _path_told(frames)
+            self._before, self._last = self._last, frames[-1]
         return frames
+
+    def stopped(self, taken: list[bytes], error: PenstockError) -> None:
+        """Of the frames that came last only these could be used."""
+        self._last = taken[-1] if taken else self._before
+        self.ended = not isinstance(error, UpstreamBroken)
 
     def broken(self) -> Run:
         """The same run for the next connection."""
@@ -99,19 +115,26 @@ class Run:
             return -1
 
 
-def of_response(events: Sequence[Event]) -> Run | None:
-    """The run behind a stream of response events, if it was asked for in the background."""
+def of_response() -> Run:
+    """The run behind a response that is asked for in the background; its first event tells where it is."""
+    return Run(None, by_id=False)
+
+
+def _path_told(frames: list[bytes]) -> str | None:
+    """Where the response is kept; ``""``: nowhere; None: that has not been told yet."""
+    data = next((data for frame in frames if (data := sse.data_of(frame))), b"")
+    if not data:
+        return None
     try:
-        made = _created(sse.data_of(events[0])).response
-        number = _numbered(sse.data_of(events[-1])).sequence_number
-    except (*NOT_JSON, IndexError):
-        return None
+        made = _created(data).response
+    except NOT_JSON:
+        return ""
     if made is None or not made.background or not _NAME.fullmatch(made.id):
-        return None
-    return Run(f"/v1/responses/{made.id}?stream=true&", by_id=False, after=number)
+        return ""
+    return f"/v1/responses/{made.id}"
 
 
 def of_generation(name: bytes) -> Run | None:
     """The run of another Penstock's generation of this name; None: that is no name."""
     named = name.decode("latin-1")
-    return Run(f"/v1/generations/{named}/events?", by_id=True) if _NAME.fullmatch(named) else None
+    return Run(f"/v1/generations/{named}/events", by_id=True) if _NAME.fullmatch(named) else None

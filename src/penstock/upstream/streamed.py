@@ -73,6 +73,13 @@ class StreamTransfer(Transfer):
         self._measured = (0.0, 0)  # when the pace was last measured, and the log's length then
         self.run: Run | None = None  # the upstream's own run of this answer, if it is known to keep one
 
+    @property
+    def rest(self) -> str:
+        """Where the rest of the answer is to be had, below the API's base; ``""``: nowhere."""
+        if self.run is None or self.cancelled or self._undelivered:
+            return ""  # what was not delivered would be lacking
+        return self.run.target
+
     def successor(self, run: Run) -> StreamTransfer:
         """The receiver for the rest of the same answer, over another connection."""
         other = StreamTransfer(self.generation, self.job, self.now)
@@ -121,7 +128,9 @@ class StreamTransfer(Transfer):
         events: list[Event] = []
         try:
             self._progress.take(frames, events)
-        except PenstockError:
+        except PenstockError as error:
+            if self.run is not None:
+                self.run.stopped(events, error)
             self._salvage(events, now)
             raise
         if self._translator is not None:

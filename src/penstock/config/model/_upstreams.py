@@ -177,6 +177,9 @@ class UpstreamConfig(Section, frozen=True):
     trace_context: bool = True  # it is told which trace a call belongs to (traceparent, tracestate)
     local: LocalConfig = LocalConfig()  # of kind local: the model
     responses: bool = False  # it has /v1/responses itself; otherwise they are translated
+    # every streamed response is asked for with background and store, so that it can be read on after a break; never
+    # one with store: false
+    background: bool = False
     # of the kind bedrock: by which of its APIs models are asked; none: Anthropic's by invoke, and those whose id
     # names another vendor by converse
     api: Literal["invoke", "converse"] | None = None

@@ -64,6 +64,7 @@ log = logging.getLogger("penstock.gateway")
 
 _INPUT_TOKENS = Endpoint.INPUT_TOKENS
 _MOST_OTHERS = 5  # in a message
+_BARREN = 2  # tries to read on that bring nothing, after which other ways are left some
 _COUNTS = frozenset({Endpoint.COUNT_TOKENS, _INPUT_TOKENS})
 _WRITES_ON = frozenset({How.PREFILL, How.PROMPT})  # what they ask for is new text, a token at least
 
@@ -477,8 +478,11 @@ class Production:
             if not transfer.lost:
                 if not transfer.complete:
                     self._transfer = None
+                    upstream.end_run(transfer)
                 generation.usage = transfer.of_the_whole(row.usage)
                 generation.served_by = (upstream.name, candidate.model)
+            else:
+                upstream.end_run(transfer)
             recorder.settled(row, candidate, stream=call.stream)
             if transfer.overstated is not None:
                 recorder.overstated(row, transfer.overstated)
@@ -508,9 +512,10 @@ class Production:
         upstream, generation, recorder = candidate.upstream, self.generation, self._recorder
         if upstream.departure is not None:
             raise broken
-        most = candidate.continuation.attempts
-        while not self._abandoned and self._tries < most and broken.code != TOO_LARGE:
-            rest = upstream.rest(transfer, candidate.model)
+        most = max(candidate.continuation.attempts - 1, 1)  # one is left for another way
+        barren = 0  # tries in a row that brought nothing
+        while not self._abandoned and self._tries < most and barren < _BARREN and broken.code != TOO_LARGE:
+            rest = upstream.rest(transfer)
             pause = _pause(broken, self._tries + 1, self._retry)
             if rest is None or pause is None or not self._budget.withdraw(recorder.clock.now()):
                 break
@@ -527,6 +532,7 @@ class Production:
                 break
             except UpstreamError as error:
                 came = len(generation.events) > length
+                barren = 0 if came else barren + 1
                 recorder.continued(How.RESUME, "broken" if came else "failed")
                 if came:
                     generation.seams += 1

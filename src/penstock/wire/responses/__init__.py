@@ -6,7 +6,7 @@ or a stream of response events.  Such an upstream keeps no state, and neither do
 
 - ``previous_response_id``, references to items and ``conversation`` are refused unless the gateway itself still has
   what they name (:mod:`._history`, :mod:`._conversations`), ``prompt`` always;
-- ``background`` is the gateway's own affair: it runs the call without readers, and no upstream is told;
+- ``background`` is the gateway's own affair: it runs the call without readers, and no such upstream is told;
 - ``store`` is accepted, because OpenAI's default is true and every client would break; the response
   object says ``"store": false``;
 - ``metadata`` is echoed in the response object and goes no further;
