@@ -16,6 +16,7 @@ PACKAGE = "tus-js-client@4.3.1"
 HOME = Path(__file__).resolve().parents[2] / ".cache" / "tus-js-client"
 SCRIPT = Path(__file__).parent / "tus_js_upload.mjs"
 PATIENCE = 60  # seconds
+UNREACHABLE = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "ENETUNREACH", "E403")
 FILE = 3_000_000
 PROTOCOLS = ("tus-v1", "ietf-draft-03", "ietf-draft-05")  # the drafts: interop versions 5 and 6
 
@@ -31,12 +32,12 @@ def home():
     if not stamp.exists() or stamp.read_text() != PACKAGE:
         shutil.rmtree(HOME, ignore_errors=True)
         HOME.mkdir(parents=True)
+        words = ["npm", "install", "--no-audit", "--no-fund", "--fetch-retries=1", "--fetch-timeout=20000"]
         done = subprocess.run(
-            ["npm", "install", "--no-audit", "--no-fund", "--prefix", HOME, PACKAGE],
-            check=False,
-            capture_output=True,
-            text=True,
+            [*words, "--prefix", HOME, PACKAGE], check=False, capture_output=True, text=True, timeout=120
         )
+        if any(code in done.stderr for code in UNREACHABLE):
+            pytest.skip("npm reaches no registry from here")
         assert done.returncode == 0, f"{PACKAGE} could not be installed:\n{done.stderr}"
         stamp.write_text(PACKAGE)
     return HOME
