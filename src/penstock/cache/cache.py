@@ -186,13 +186,17 @@ class Cache:
             nearer.tier.put(key, sealed, entry.kept_until)
         then(entry)
 
+    def largest(self, max_bytes: int | None = None) -> int:
+        """Bytes of an entry, at most, where ``max_bytes`` are asked for; more than that of all is not granted."""
+        return self.max_entry_bytes if max_bytes is None else min(max_bytes, self.max_entry_bytes)
+
     def put(self, key: bytes, entry: Entry, max_bytes: int | None = None) -> bool:
         """Keep an entry, everywhere.
 
-        :param max_bytes: of this entry; more than that of all is not granted
+        :param max_bytes: see :meth:`largest`
         :returns: whether it was small enough
         """
-        if entry.size > self.max_entry_bytes or (max_bytes is not None and entry.size > max_bytes):
+        if entry.size > self.largest(max_bytes):
             self.too_large += 1
             return False
         self.stored += 1

@@ -196,6 +196,10 @@ class Transfer:
             return []
         return [field for field in self.headers.items() if ratelimits.is_of_limits(field[0])]
 
+    def is_callers_own(self, failure: BaseException | None) -> bool:
+        """Whether a failure concerns the caller's own key, and so nobody else."""
+        return self.job.callers_key and problems.is_of_key(failure)
+
     # ---- the producer's side ----
 
     def hang_up(self, grace: float) -> None:

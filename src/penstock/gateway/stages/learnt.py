@@ -10,7 +10,6 @@ from penstock.generation.log import TOO_LARGE
 from penstock.ledger.prices import UNITS_PER_DOLLAR, PriceTable
 from penstock.messages import Attempt
 from penstock.upstream.transfer import Transfer
-from penstock.wire.problems import is_of_key
 
 
 def count_in(candidate: Candidate) -> Standing | None:
@@ -31,7 +30,7 @@ def count_out(
     now = transfer.now()
     if transfer.lost:
         standing.outlived(now - transfer.sent, now)
-    elif isinstance(failure, UpstreamLeaving) or (transfer.job.callers_key and is_of_key(failure)):
+    elif isinstance(failure, UpstreamLeaving) or transfer.is_callers_own(failure):
         pass  # it did nothing wrong
     elif isinstance(failure, UpstreamError) and not transfer.cancelled:
         standing.failed(now - transfer.sent, now)
@@ -54,9 +53,9 @@ def count_sample(
     """
     if transfer.lost or transfer.cancelled or isinstance(failure, UpstreamLeaving):
         return
+    if transfer.is_callers_own(failure):
+        return
     if failure is not None:
-        if transfer.job.callers_key and is_of_key(failure):
-            return
         if isinstance(failure, UpstreamError | UpstreamRefused) and failure.code != TOO_LARGE:
             sample.fail()
         return

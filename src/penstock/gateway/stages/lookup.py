@@ -421,14 +421,13 @@ class Lookup:
         candidate = router.own_candidate(call.model, upstream, upstream_model)
         if candidate is None:
             return
-        largest = question.policy.max_entry_bytes or self.cache.max_entry_bytes
+        policy = question.policy
         # What is certainly too large to be kept is not read: it may be half a million events.
-        if generation.size <= 2 * min(largest, self.cache.max_entry_bytes) and not is_sound(
+        if generation.size <= 2 * self.cache.largest(policy.max_entry_bytes) and not is_sound(
             call.endpoint, generation.events, stream=generation.stream
         ):
             return
         now = self.cache.now()
-        policy = question.policy
         fresh_until = now + policy.ttl
         tags = [f"tenant:{call.tenant.name}", f"model:{call.model}", *question.tags]
         if candidate.version:
@@ -451,7 +450,7 @@ class Lookup:
             kept_until=fresh_until + max(policy.stale_while_revalidate, policy.stale_if_error),
             tags=tuple(tags),
         )
-        kept = self.cache.put(question.key, entry, largest)
+        kept = self.cache.put(question.key, entry, policy.max_entry_bytes)
         if kept and self.resemblance is not None and question.similar is not None:
             self.resemblance.keep(call, question.similar, question.key, entry)
 

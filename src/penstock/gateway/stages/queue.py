@@ -155,7 +155,7 @@ def _blames(turn: Turn, transfer: Transfer, attempt: Attempt, failure: BaseExcep
         return ""
     if not isinstance(failure, UpstreamError) or isinstance(failure, Mismatch | UpstreamLeaving):
         return "nobody"
-    if failure.code == TOO_LARGE or (transfer.job.callers_key and problems.is_of_key(failure)):
+    if failure.code == TOO_LARGE or transfer.is_callers_own(failure):
         return "nobody"
     if isinstance(failure, UpstreamFailed) and failure.code in problems.OF_THE_ACCOUNT:
         return "nobody" if transfer.job.keyless else "key"
