@@ -1,11 +1,12 @@
 """Processor instructions that a call takes, with each feature that decides about calls switched on by itself.
 
-    python -m benchmarks.flow.instructions [--python PATH] [--after CALLS] [FEATURE ...]
+    python -m benchmarks.flow.instructions [--python PATH] [--after CALLS] [--stream CHUNKS] [FEATURE ...]
 
 The gateway of ``benchmarks.gateway`` in one process, over transports without sockets and with a clock that counts; a
 thousand calls of 1 KB, eight at a time, after a thousand that are not counted, or ``--after`` more: with 10,000, all
-are remembered that there is room for (the difference of two counts of ``valgrind --tool=cachegrind``).  So the figures are the same whatever else the machine does.  The kernel and the
-ledger's file are not among them.
+are remembered that there is room for (the difference of two counts of ``valgrind --tool=cachegrind``).  With
+``--stream``, each is a stream of a hundred chunks, of which so many come in one piece.  So the figures are the same
+whatever else the machine does.  The kernel and the ledger's file are not among them.
 The features are those of :data:`FEATURES`; none named: all.
 """
 
@@ -23,7 +24,7 @@ from typing import Any
 from benchmarks import cachegrind
 from benchmarks.gateway.load import KEY, Requests, Target
 from benchmarks.gateway.systems import PenstockFlow
-from benchmarks.gateway.upstream import _PLAIN, ANSWER, MODEL
+from benchmarks.gateway.upstream import _PLAIN, ANSWER, MODEL, Upstream
 
 from penstock.config.keys import hash_key
 from penstock.config.load import parse
@@ -34,6 +35,7 @@ from penstock.net.pool import Pool
 
 CALLS = 1_000
 AT_ONCE = 8
+CHUNKS = 100  # of a stream
 TICK = 1e-5  # seconds that go by from one look at the clock to the next
 OURSELVES = ("-m", "benchmarks.flow.instructions", "--serve")
 
@@ -124,22 +126,26 @@ class Bench:
     """The gateway, its callers and its upstream, in turn.
 
     :param described: the gateway's configuration, as YAML has it
+    :param together: chunks that come in one piece; 0: answers are plain
     """
 
-    def __init__(self, described: dict[str, Any]) -> None:
+    def __init__(self, described: dict[str, Any], together: int = 0) -> None:
         config = parse(json.dumps(described))  # JSON is YAML
         self.clock = Clock(itertools.count(1e6, TICK).__next__)
         self.gateway = build(config, clock=self.clock)
         listener = Listener(self.gateway, config.listener, self.clock, repeats=self.gateway.repeats)
         self.callers = [listener.protocol_factory() for _ in range(AT_ONCE)]
         self.answered = 0
+        self.ask = f"burst:{CHUNKS}:{together}" if together else "plain"
+        self.pieces = Upstream().burst(CHUNKS, together, include_usage=True) if together else [_PLAIN]
+        self.ends = b"0\r\n\r\n" if together else ANSWER
         for caller in self.callers:
             caller.connection_made(Wire(self._hear))
         self.asked: list[asyncio.Protocol] = []  # connections to the upstream that wait for an answer
 
     def _hear(self, data: bytes) -> None:
-        assert data.startswith(b"HTTP/1.1 200") or data == ANSWER, data
-        self.answered += data.endswith(ANSWER)
+        assert self.ask != "plain" or data.startswith(b"HTTP/1.1 200") or data == ANSWER, data
+        self.answered += data.endswith(self.ends)
 
     async def connect(self, loop: asyncio.AbstractEventLoop, connection: asyncio.Protocol) -> None:
         """In the place of a pool's own way to its upstream."""
@@ -148,29 +154,30 @@ class Bench:
 
     async def run(self, calls: int) -> None:
         """Make so many calls."""
-        requests = Requests(Target(1), "plain", 1_000)
+        requests = Requests(Target(1), self.ask, 1_000)
         for _ in range(calls // AT_ONCE):
             for caller in self.callers:
                 caller.data_received(requests.make())
             while len(self.asked) < AT_ONCE:  # noqa: ASYNC110 - the first of them connect
                 await asyncio.sleep(0)
             asked, self.asked = self.asked, []
-            for connection in asked:
-                connection.data_received(_PLAIN)
+            for piece in self.pieces:
+                for connection in asked:
+                    connection.data_received(piece)
             await asyncio.sleep(0)
         assert self.answered == calls, (self.answered, calls)
 
 
-async def serve(feature: str, calls: int) -> None:
+async def serve(feature: str, calls: int, together: int) -> None:
     """Make so many calls with a feature switched on, in this process."""
-    bench = Bench(configuration(feature))
+    bench = Bench(configuration(feature), together)
     Pool._connect = lambda _, *what: bench.connect(*what)  # noqa: SLF001
     await bench.run(calls)
 
 
-def count(python: str, feature: str, calls: int) -> int:
+def count(python: str, feature: str, calls: int, together: int) -> int:
     """Instructions of a process that makes so many calls."""
-    return cachegrind.instructions(python, *OURSELVES, str(calls), feature)
+    return cachegrind.instructions(python, *OURSELVES, str(calls), "--stream", str(together), feature)
 
 
 def main() -> None:
@@ -180,17 +187,19 @@ def main() -> None:
     parser.add_argument("features", nargs="*", metavar="FEATURE")
     parser.add_argument("--python", default=sys.executable, help="the interpreter that is measured")
     parser.add_argument("--after", type=int, default=CALLS, help="calls that are not counted")
+    parser.add_argument("--stream", type=int, default=0, help="chunks that come in one piece")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve is not None:
-        asyncio.run(serve(arguments.features[0], arguments.serve))
+        asyncio.run(serve(arguments.features[0], arguments.serve, arguments.stream))
         return
     base = 0
     print("| | instructions | more than none |")
     print("|---|--:|--:|")
     for feature in dict.fromkeys(["none", *(arguments.features or FEATURES)]):
         before, after = (
-            count(arguments.python, feature, calls) for calls in (arguments.after, arguments.after + CALLS)
+            count(arguments.python, feature, calls, arguments.stream)
+            for calls in (arguments.after, arguments.after + CALLS)
         )
         each = (after - before) / CALLS
         base = base or each

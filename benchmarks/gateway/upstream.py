@@ -74,6 +74,10 @@ _USAGE = _event(None, usage={"prompt_tokens": 250, "completion_tokens": 100, "to
 _DONE = _chunked(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
 
+def _end(*, include_usage: bool) -> bytes:
+    return _FINISH + (_USAGE if include_usage else b"") + _DONE
+
+
 class Wheel:
     """Gives every stream a chunk per ``interval``, the streams spread evenly over it."""
 
@@ -147,10 +151,10 @@ class Upstream:
         if kind == b"plain":
             connection.transport.write(_PLAIN)
             return
-        end = _FINISH + (_USAGE if b"include_usage" in body else b"") + _DONE
+        include_usage = b"include_usage" in body
         if kind == b"burst":
             loop = asyncio.get_running_loop()
-            first, *rest = self._burst(int(numbers[0]), int(numbers[1]), end)
+            first, *rest = self.burst(int(numbers[0]), int(numbers[1]), include_usage=include_usage)
             connection.transport.write(first)
             if rest:
                 loop.call_soon(connection.go_on, rest, 0)
@@ -161,14 +165,15 @@ class Upstream:
         self.open += 1
         connection.streaming = True
         connection.transport.write(_HEAD + CHUNK)
-        wheel.add(Stream(connection, int(numbers[0]) - 1, end))
+        wheel.add(Stream(connection, int(numbers[0]) - 1, _end(include_usage=include_usage)))
 
-    def _burst(self, chunks: int, piece: int, end: bytes) -> list[bytes]:
-        pieces = self._bursts.get(key := (chunks, piece, _USAGE in end))
+    def burst(self, chunks: int, piece: int, *, include_usage: bool) -> list[bytes]:
+        """A streamed answer with its head, so many chunks in one piece."""
+        pieces = self._bursts.get(key := (chunks, piece, include_usage))
         if pieces is None:
             pieces = [CHUNK * min(piece, chunks - start) for start in range(0, chunks, piece)]
             pieces[0] = _HEAD + pieces[0]
-            pieces[-1] += end
+            pieces[-1] += _end(include_usage=include_usage)
             self._bursts[key] = pieces
         return pieces
 

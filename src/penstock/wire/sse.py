@@ -26,6 +26,8 @@ _LINE_END = re.compile(rb"\r\n|\r|\n")
 # Atomic groups: what matched as CRLF must not be read again as CR and LF, which would be a blank line.
 _BLANK_LINE = re.compile(rb"(?>\r\n|\r|\n)(?>\r\n|\r|\n)")
 _LONGEST_BLANK_LINE = 4
+# Lines that end with LF, up to a blank one.  Possessive: of a text that ends with one, each byte is looked at once.
+_FRAMES = re.compile(rb"(?:[^\n]++\n)++\n").findall
 
 MAX_FRAME_BYTES = 8 * 1024 * 1024
 # Of one frame: each takes a step of its own, and whoever reads it does nothing else meanwhile.
@@ -38,7 +40,7 @@ _SHORTEST = 24
 class Splitter:
     """Cuts a stream of bytes into whole frames.
 
-    Nearly all streams end their lines with LF alone: then a chunk costs one ``split``.  The first CR
+    Nearly all streams end their lines with LF alone: then a chunk costs one search.  The first CR
     switches to the general rules for the rest of the stream.
     """
 
@@ -76,12 +78,16 @@ class Splitter:
             return self._feed_general(data)
         if self._tail:
             return self._feed_more(data)
-        parts = data.split(b"\n\n")
-        if tail := parts.pop():
-            self._keep(tail)
+        end = data.rfind(b"\n\n") + 2
+        if end < 2:
+            self._keep(data)
+            return []
+        if end < len(data):
+            self._keep(data[end:])
+        frames: list[bytes] = _FRAMES(data, 0, end)
         if len(data) > self._suspect:
-            self._check(parts)
-        return [part.lstrip(b"\n") + b"\n\n" for part in parts if part]
+            self._check(frames)
+        return frames
 
     def _feed_more(self, data: bytes) -> list[bytes]:
         tail = self._tail
@@ -92,12 +98,12 @@ class Splitter:
             self._scanned = len(tail)
             self._check_tail()
             return []
-        parts = bytes(tail[:end]).split(b"\n\n")
+        frames: list[bytes] = _FRAMES(bytes(tail[: end + 2]))
         del tail[: end + 2]
         self._scanned = len(tail)
-        self._check(parts)
+        self._check(frames)
         self._check_tail()
-        return [part.lstrip(b"\n") + b"\n\n" for part in parts if part.strip(b"\n")]
+        return frames
 
     def _feed_general(self, data: bytes) -> list[bytes]:
         self._general = True

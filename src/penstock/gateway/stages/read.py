@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Generator, Sequence
-from itertools import chain
 
 from penstock.errors import (
     InternalError,
@@ -148,7 +147,10 @@ class Reading:
         ids = _IDS[position:end] if end <= len(_IDS) else [b"id: %d\n" % n for n in range(position, end)]
         self._position = end
         self.read_bytes += size + EVENT_OVERHEAD * len(some)
-        return b"".join(chain.from_iterable(zip(ids, some, strict=True)))
+        data = [b""] * (2 * len(some))
+        data[::2] = ids
+        data[1::2] = some
+        return b"".join(data)
 
     def _end_stream(self, generation: Generation) -> None:
         exchange = self.exchange
