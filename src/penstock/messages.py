@@ -255,6 +255,9 @@ class Attempt(msgspec.Struct, eq=False, gc=False, array_like=True):
 PROCESS_DIED = "process_died"
 """The error of an attempt whose process ended before it was settled."""
 
+DIED_ELSEWHERE = "died_elsewhere"
+"""The same, in the ledger of who took its answer over, where the attempt's own row is in another ledger."""
+
 
 class Spent(msgspec.Struct, frozen=True):
     """What was spent under these names since the day, and since the month, began; in 1e-12 US dollars."""

@@ -13,6 +13,8 @@ import msgspec
 from penstock.generation.log import State
 from penstock.generation.store import (
     YOUNG,
+    Bill,
+    Booking,
     Claim,
     Naming,
     Reason,
@@ -51,6 +53,7 @@ class MemoryStore:
         self._ended: dict[str, None] = {}  # in the order in which they did
         self._claims: dict[tuple[str, str], tuple[Claim, float]] = {}
         self._leases: dict[str, float] = {}
+        self._bookings: dict[str, dict[str, Booking]] = {}  # by ledger and name
         self._size = 0
         self._dropped = 0
 
@@ -104,6 +107,8 @@ class MemoryStore:
         self._kept[write.id] = kept
         kept.events += write.events
         record.events = len(kept.events)
+        if write.bill is not None and begin is None:
+            record.bill = write.bill
         if begin is None:
             record.size += added
         else:
@@ -212,11 +217,26 @@ class MemoryStore:
         kept.record.epoch += 1
         return msgspec.structs.replace(kept.record)
 
-    async def release(self, owner: str, generation_ids: Sequence[str]) -> None:
+    async def release(
+        self, owner: str, generation_ids: Sequence[str], bills: Mapping[str, Bill] | None = None
+    ) -> None:
         for generation_id in generation_ids:
             kept = self._kept.get(generation_id)
             if kept is not None and kept.record.owner == owner:
                 kept.record.owner = ""
+                kept.record.bill = (bills or {}).get(generation_id, kept.record.bill)
+
+    # ---- several ledgers ----
+
+    async def book(self, ledger: str, booking: Booking) -> bool:
+        return self._bookings.setdefault(ledger, {}).setdefault(booking.name, booking) is booking
+
+    async def bookings(self, ledger: str) -> list[Booking]:
+        return list(self._bookings.get(ledger, {}).values())
+
+    async def forget_bookings(self, ledger: str, bookings: Sequence[Booking]) -> None:
+        for one in bookings:
+            self._bookings.get(ledger, {}).pop(one.name, None)
 
     def _owned(self, record: Record, now: float) -> bool:
         return self._leases.get(record.owner, 0.0) > now

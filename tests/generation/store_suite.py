@@ -6,6 +6,8 @@ import functools
 
 from penstock.generation.log import State, new_id
 from penstock.generation.store import (
+    Bill,
+    Booking,
     End,
     Ending,
     Failure,
@@ -89,6 +91,54 @@ class StoreSuite:
             yield store
         finally:
             await store.close()
+
+    # ---- in whose ledger it stands ----
+
+    @with_store
+    async def test_a_bill_is_that_of_the_last_write_or_of_who_let_go(self, store):
+        first, second, third = (
+            Bill("ledger", "process", row, {"ledger": row}, "up", "m") for row in (1, 2, 0)
+        )
+        one, other = record(owner="a", bill=first), record(owner="a")
+        await store.write([begin(one, [b"a"]), begin(other)])
+        assert [(await store.load(of.id)).bill for of in (one, other)] == [first, None]
+        changed = append(one, 1, b"b")
+        changed.bill = second
+        assert await store.write([changed]) == {}
+        assert await store.write([append(one, 2, b"c")]) == {}
+        assert (await store.load(one.id)).bill == second
+        alone = append(other, 0)
+        alone.bill = first
+        assert await store.write([alone]) == {}
+        assert await store.events(one.id, 0, LARGE) == [b"a", b"b", b"c"]
+        await store.release("a", [one.id, other.id], {one.id: third})
+        assert (await store.take_over(one.id, "b", NOW)).bill == third
+        assert (await store.take_over(other.id, "b", NOW)).bill == first
+
+    @with_store
+    async def test_who_is_fenced_changes_no_bill(self, store):
+        one = record(owner="a", bill=Bill("ledger", "process", 1))
+        await store.write([begin(one)])
+        await store.take_over(one.id, "b", NOW)
+        late = append(one, 0)
+        late.bill = Bill("ledger", "process", 2)
+        assert (await store.write([late]))[one.id].reason is Reason.FENCED
+        assert (await store.load(one.id)).bill.row == 1
+
+    @with_store
+    async def test_word_for_another_ledger_is_left_once_and_kept_until_it_is_forgotten(self, store):
+        one, other = (Booking("process", row, "gen", Usage(3, 4), 5, NOW) for row in (1, 2))
+        assert await store.bookings("ledger") == []
+        assert await store.book("ledger", one)
+        assert await store.book("ledger", other)
+        assert not await store.book("ledger", Booking("process", 1, "gen", Usage(9, 9), 9, NOW + 1))
+        assert await store.book("another", one)
+        assert sorted(await store.bookings("ledger"), key=lambda found: found.row) == [one, other]
+        await store.expire(NOW + 60)
+        await store.forget_bookings("ledger", [one])
+        await store.forget_bookings("ledger", [])
+        assert await store.bookings("ledger") == [other]
+        assert await store.bookings("another") == [one]
 
     # ---- a log is stored as it was written ----
 

@@ -183,15 +183,16 @@ def kill(gateway, *, whole):
         os.kill(pid, signal.SIGKILL)
 
 
-async def killed_and_read(pair, callers, begun, end=kill):
+async def killed_and_read(pair, callers, begun, end=kill, *, patience=30):
     """All callers ask; once ``begun()`` holds, the gateway is ended, and they come back until they have all.
 
+    :param patience: seconds of silence after which they come back
     :returns: each stream as somebody reads it who was never cut
     """
     here, there = pair
     whole = [Caller("", "") for _ in callers]
     limits = httpx2.Limits(max_connections=100)
-    async with httpx2.AsyncClient(trust_env=False, timeout=30, limits=limits) as client:
+    async with httpx2.AsyncClient(trust_env=False, timeout=patience, limits=limits) as client:
         tasks = [asyncio.create_task(caller.until_done(client, here.url, there.url)) for caller in callers]
         await until(begun)
         end(here, whole=here is not there)

@@ -25,6 +25,7 @@ from penstock.flow.measures import measure as measure_gates
 from penstock.flow.retry import RetryBudget
 from penstock.gateway import own_key, parts, routes, state, stored, upstreams
 from penstock.gateway.announce import Announcer
+from penstock.gateway.booked import LedgerBooks
 from penstock.gateway.cascade import CascadeMeasures, Cascades
 from penstock.gateway.coded import Coding
 from penstock.gateway.conversations import ConversationRoom
@@ -168,6 +169,7 @@ class Gateway:
         self._inquiries = Inquiries(
             self._store, self.pipeline, lambda: admission.limiter, clock, self.metrics
         )
+        self._books = LedgerBooks(self._store, self._inquiries) if self._store is not None else None
         sender = parts.sender(config, clock, self.metrics)
         self._announcer = Announcer(sender)
         if sender is not None:
@@ -331,7 +333,7 @@ class Gateway:
         await self._sharing.join()
         await self._spending.follow(self.pipeline.admission.limiter)
         for keeper in self._durable.keepers.values():
-            await keeper.start(self._durable)
+            await keeper.start(self._durable, self._books)
         await self._rooms.open()
         await self._announcer.start()
         await self._rooms.start()
@@ -355,7 +357,7 @@ class Gateway:
         self.recorder.tracer = self._tracing.use(config.traces)
         self._follow_answers(config)
         for keeper in self._add_keepers(config):
-            self.pipeline.soon(keeper.start(self._durable))
+            self.pipeline.soon(keeper.start(self._durable, self._books))
         self.pipeline.admission.limiter = limiter = self._limiter(config)
         self._spending.use(limiter)
         self.pipeline.soon(self._sharing.join())

@@ -19,12 +19,13 @@ from penstock.gateway.stages.route import Router
 from penstock.generation.keeper import ATTENDED, Keeper, is_followed
 from penstock.generation.log import Generation
 from penstock.generation.registry import Registry
-from penstock.generation.store import Record, StoreUnavailable
-from penstock.messages import Call, Endpoint, Event, Tenant
+from penstock.generation.store import Bill, Booking, Record, StoreUnavailable
+from penstock.messages import Attempt, Call, Endpoint, Event, Tenant
 from penstock.net.clock import Clock
 from penstock.wire import request
 
 _LOOK_AGAIN = 0.1  # seconds between two looks for what may be written down just now
+_BOOK_AGAIN = 1.0  # the same, between two tries to leave word for another ledger
 _ENDPOINTS = {endpoint.path: endpoint for endpoint in Endpoint}
 
 
@@ -242,12 +243,30 @@ class Durable:
         if record.upstream:
             generation.served_by = (record.upstream, record.upstream_model)
             generation.attempts = 1
-            self._producing.recorder.died(call, generation, record, keeper.now())
+        recorder, ledger = self._producing.recorder, keeper.ledger
+        died, output_tokens = recorder.died(call, generation, record, keeper.now(), ledger=ledger)
+        if died is not None:
+            generation.cost += died.cost
+            if record.bill is None or record.bill.ledger == ledger:
+                recorder.enter_died(died)
+            else:
+                self._producing.soon(self._book(died, record.bill, keeper))
         generation.grace = attach.COMES_BACK
-        keeper.write_on(generation, record)
+        keeper.write_on(generation, record, output_tokens)
         self._producing.begin(call, generation)
         if not generation.readers and generation.ending is None:
             registry.deserted(generation)
+
+    async def _book(self, died: Attempt, bill: Bill, keeper: Keeper) -> None:
+        """Enter what an attempt has cost whose row is in another ledger, if nobody else has done so."""
+        booking = Booking(bill.process, bill.row, died.generation, died.usage, died.cost, keeper.now())
+        while True:
+            try:
+                if await keeper.store.book(bill.ledger, booking):
+                    self._producing.recorder.enter_died(died)
+                return
+            except StoreUnavailable:
+                await asyncio.sleep(_BOOK_AGAIN)
 
     def leave(self) -> None:
         """Take nothing over any more: this process is going away."""

@@ -135,14 +135,15 @@ class Inquiries:
         cost = told.cost
         if cost is None:
             cost = prices.estimate(question.upstream, question.upstream_model, told.usage)
-        if await asyncio.to_thread(questions.answer, question, told.usage, cost):
+        booked = await asyncio.to_thread(questions.answer, question, told.usage, cost)
+        if booked is not None:
             self._count(question, "told")
-            self._correct(question, told.usage, cost)
+            self.put_right(question, *booked)
 
     def _count(self, question: Question, outcome: str) -> None:
         self._lookups.labels(question.upstream, outcome).add()
 
-    def _correct(self, question: Question, told: Usage, cost: int) -> None:
+    def put_right(self, question: Question, told: Usage, cost: int) -> None:
         """The sums of this process, by as much as the row was wrong.
 
         Of the rows of processes that are no more every budget hears from the ledger's file.

@@ -32,6 +32,7 @@ import msgspec
 
 from penstock.generation.pace import Pace
 from penstock.generation.store import (
+    Bill,
     End,
     Ending,
     Naming,
@@ -96,12 +97,16 @@ class Statistics(msgspec.Struct, frozen=True):
 class Entry:
     """One generation in the journal.
 
-    For the log: :meth:`appended`, :meth:`end` and :attr:`durable`; the rest is the journal's.
+    For the log: :meth:`appended`, :meth:`open_bill`, :attr:`bill`, :meth:`end` and :attr:`durable`; the rest is the
+    journal's.
     """
 
     __slots__ = (
         "begun",
         "behind",
+        "bill",
+        "billed",
+        "billing",
         "dirty",
         "ending",
         "events",
@@ -136,6 +141,9 @@ class Entry:
         self.sending = self.stored  # upto which index, in the batch under way
         self.proved = proved  # how much trouble there had been when the store last accepted something
         self.ending: End | None = None
+        self.bill: Bill | None = None  # goes with the next write, unless that is the end
+        self.billing: Bill | None = None  # in the batch under way
+        self.billed: Bill | None = None  # as far as we know, the store has this one
         self.dirty = False  # it is in the queue for the next batch
         self.behind = False  # readers have more than the store
         self.out = False  # fenced, given up, or stored to its end
@@ -151,6 +159,12 @@ class Entry:
             self.journal.queue(self)
         if self.behind:
             self.log.on_stored(len(self.events), ended=False)
+
+    def open_bill(self, bill: Bill) -> None:
+        """An attempt begins: whose it is, the store hears before there is more of it to be stored."""
+        self.bill = bill
+        if self.begun and not self.dirty:
+            self.journal.queue(self)
 
     def end(self, ending: Ending, expires_at: float) -> None:
         """The log has ended; nothing will be added to its list.
@@ -393,7 +407,11 @@ class Journal:
         end = entry.ending if upto == len(entry.events) else None
         record = entry.record
         naming = None if begin is None else entry.naming
-        return Write(record.id, record.epoch, entry.stored, events, begin, end, naming)
+        if begin is not None:
+            record.bill = entry.bill
+        entry.billing = entry.bill if entry.bill is not entry.billed and end is None else None
+        bill = None if begin is not None else entry.billing
+        return Write(record.id, record.epoch, entry.stored, events, begin, end, naming, bill)
 
     def _succeeded(self, sent: list[Entry], refused: dict[str, Refusal]) -> None:
         self._batches += 1
@@ -414,6 +432,7 @@ class Journal:
             self._written += entry.sending - entry.stored
             entry.stored = upto = entry.sending
             entry.begun = True
+            entry.billed = entry.billing or entry.billed
             entry.proved = proved
             if upto < len(entry.events):
                 if not entry.dirty:  # it did not fit into one batch
@@ -433,6 +452,7 @@ class Journal:
         if reason is Reason.EXISTS or (reason is Reason.MISPLACED and refusal.events != entry.stored):
             # A batch of whose outcome we had not heard was stored, or one that we had heard of was lost.
             entry.begun = True
+            entry.billed = None
             if refusal.events <= len(entry.events):
                 entry.stored = refusal.events
                 if not entry.dirty:

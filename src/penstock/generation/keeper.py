@@ -23,9 +23,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from penstock.errors import Gone, Overloaded, UpstreamBroken
+from penstock.generation.bill import PATIENCE, Bookings, Books, OpenBill, booked_now
 from penstock.generation.journal import Journal
 from penstock.generation.log import Generation, State
 from penstock.generation.store import (
+    Bill,
     Claim,
     Naming,
     Record,
@@ -112,6 +114,7 @@ class Keeper:
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._trouble_since: float | None = None  # that the log has told of
+        self._bookings: Bookings | None = None  # None: no ledger of this process is known to others
 
     def __repr__(self) -> str:
         return f"<Keeper {self.journal}, following {len(self._followed)}>"
@@ -120,8 +123,14 @@ class Keeper:
         """Unix time as the store has it, which need not be what this machine takes it for."""
         return self._clock.now() + self._ahead
 
-    async def start(self, runs: Owner) -> None:
-        """Open the store, and begin to tend it; one that is not there is tried until it is."""
+    async def start(self, runs: Owner, books: Books | None = None) -> None:
+        """Open the store, and begin to tend it; one that is not there is tried until it is.
+
+        :param books: the ledger of this process
+        """
+        if books is not None:
+            self._bookings = Bookings(self.store, books)
+            await books.open(PATIENCE)
         await self._quietly(self.store.start())
         self.journal.start()
         await self._quietly(self._begin_lease())
@@ -156,17 +165,35 @@ class Keeper:
         :param recent: seconds after its end for which another one keeps the name
         """
         names = [name] if name is not None and taken else []
-        generation.journal = written = Written(generation, self._kept_for, names, self._name_again, self.now)
+        generation.journal = written = self._written(generation, names, self._open_bill())
         record = self._record(generation, call)
         naming = None
         if name is not None and not taken:
             naming = Naming(*name, record.created, record.expires_at, recent)
         written.enter(self.journal.begin(record, generation.events, written, naming))
 
-    def write_on(self, generation: Generation, record: Record) -> None:
-        """The same of one that was taken over: its first events are stored, and so are its names."""
-        generation.journal = written = Written(generation, self._kept_for, [], self._name_again, self.now)
+    def write_on(self, generation: Generation, record: Record, output_tokens: int) -> None:
+        """The same of one that was taken over: its first events are stored, and so are its names.
+
+        :param output_tokens: of these events, which are all in somebody's ledger
+        """
+        booked = booked_now(record.bill, self.ledger, output_tokens)
+        generation.journal = written = self._written(generation, [], self._open_bill(booked))
         written.enter(self.journal.resume(record, generation.events, written))
+
+    def _written(self, generation: Generation, names: list[Name], bill: OpenBill | None) -> Written:
+        return Written(generation, self._kept_for, names, self._name_again, self.now, bill)
+
+    @property
+    def ledger(self) -> str:
+        """Of this process, as others know it; ``""``: they do not."""
+        return self._bookings.books.ledger if self._bookings is not None else ""
+
+    def _open_bill(self, booked: dict[str, int] | None = None) -> OpenBill | None:
+        ledger = self.ledger
+        if self._bookings is None or not ledger:
+            return None
+        return OpenBill(ledger, self._bookings.books.process, booked)
 
     def _record(self, generation: Generation, call: Call) -> Record:
         now = self.now()
@@ -199,11 +226,14 @@ class Keeper:
         if not mine or not await self.journal.flush(seconds):
             return 0
         mine = [one for one in mine if one.journal is not None and one.ending is None]
+        bills: dict[str, Bill] = {}
         for generation in mine:
+            if isinstance(generation.journal, Written) and generation.journal.bill is not None:
+                bills[generation.id] = generation.journal.bill
             generation.journal = None
             let_go(generation)
         ids = [generation.id for generation in mine]
-        return len(ids) if await self._quietly(self.store.release(self.owner, ids)) else 0
+        return len(ids) if await self._quietly(self.store.release(self.owner, ids, bills)) else 0
 
     # ---- reading ----
 
@@ -493,6 +523,8 @@ class Keeper:
                 if not self.leaving and not patient and here - self._leapt >= self._lease:
                     for generation_id in await self.store.expired(now, TAKE_AT_ONCE):
                         await self._take_over(generation_id, runs)
+                if self._bookings is not None:
+                    await self._bookings.hear(now)
                 await self._end_dismissed(runs.deserted())
                 if here - swept > 60.0:
                     swept = here

@@ -38,7 +38,7 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Protocol
 
 from penstock.errors import Draining, PenstockError, UpstreamBroken
-from penstock.messages import Call, Endpoint, Event, Usage
+from penstock.messages import Attempt, Call, Endpoint, Event, Usage
 
 AHEAD_BYTES = 1 << 20
 
@@ -121,6 +121,12 @@ class Journal(Protocol):
     def forget(self) -> None:
         """Store no more of the log, and forget what is stored."""
 
+    def opened(self, attempt: Attempt) -> None:
+        """An upstream is asked, and its row in the ledger is open."""
+
+    def settled(self, attempt: Attempt) -> None:
+        """That row is settled."""
+
 
 def _ids() -> Iterator[str]:
     # 256 at a time: a system call costs more than an id.  They begin with the time, as UUIDs of version 7 do, because
@@ -168,6 +174,7 @@ class Generation:
         "_held",
         "_owner",
         "abandoned",
+        "attempt",
         "attempts",
         "background",
         "body",
@@ -235,6 +242,7 @@ class Generation:
         self.cost = 0  # of all attempts, in 1e-12 US dollars
         self.first_event = 0.0  # monotonic seconds; 0: none came yet
         self.attempts = 0
+        self.attempt: Attempt | None = None  # that was begun last
         self.seams = 0
         self.served_by = ("", "")  # upstream and its model's name
         self.producer: Producer | None = None

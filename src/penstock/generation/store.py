@@ -36,6 +36,9 @@ from penstock.messages import Event, Usage
 
 YOUNG = 0.5  # seconds in which a generation that has claimed a name is written down, at the latest
 
+BOOKED_FOR = 90 * 86_400.0
+"""Seconds for which word is kept for a ledger whose machine does not come back."""
+
 RECORD_OVERHEAD = 1_024
 """Bytes that a generation counts for beside its request and its events."""
 
@@ -76,12 +79,48 @@ class Ending(msgspec.Struct, frozen=True, omit_defaults=True):
     failure: Failure | None = None  # None: it finished
 
 
+class Bill(msgspec.Struct, frozen=True, omit_defaults=True):
+    """In which ledgers stands what an answer has cost until now.
+
+    What its log has beyond ``booked`` (output tokens, by the id of the ledger that has them) is of the attempt that
+    is under way: its row is the one of this number that this process has in this ledger.  Row 0: none is under way,
+    and what is not in ``booked`` the process has entered there itself.
+    """
+
+    ledger: str
+    process: str
+    row: int = 0
+    booked: dict[str, int] = {}
+    upstream: str = ""
+    upstream_model: str = ""
+
+
+class Booking(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What who took an answer over has entered in its own ledger of an attempt whose row stands in another one.
+
+    ``process`` and ``row`` are that row's, as in :class:`Bill`; ``cost`` is in 1e-12 US dollars, ``at`` Unix time.
+    """
+
+    process: str
+    row: int
+    generation: str
+    usage: Usage
+    cost: int
+    at: float
+
+    @property
+    def name(self) -> str:
+        """What it is about: of several bookings with one name the first one counts."""
+        return f"{self.process}/{self.row}"
+
+
 class Record(msgspec.Struct, kw_only=True):
     """Everything about a generation but its events.
 
     ``headers`` are those of the request that are needed to repeat it, without any credential of ours;
     ``name`` is its ``Idempotency-Key``, ``fingerprint`` that of its body; ``background``: it goes on without readers;
-    ``upstream`` and ``upstream_model``: who was asked first, as far as that was known when it was begun.
+    ``upstream`` and ``upstream_model``: who was asked first, as far as that was known when it was begun; ``bill`` None:
+    its process has no ledger that others could know.
     """
 
     id: str
@@ -106,6 +145,7 @@ class Record(msgspec.Struct, kw_only=True):
     size: int = 0  # bytes: request and events, with the overhead of each
     ending: Ending | None = None  # once it has ended
     expires_at: float  # a running one is kept longer, as long as its owner lives
+    bill: Bill | None = None
 
     def __repr__(self) -> str:
         return (
@@ -151,6 +191,7 @@ class Write(msgspec.Struct, gc=False):
     begin: Record | None = None
     end: End | None = None
     naming: Naming | None = None  # with ``begin``
+    bill: Bill | None = None  # in the place of the one before; with ``begin`` it is in the record
 
 
 class Reason(enum.Enum):
@@ -264,8 +305,27 @@ class Store(Protocol):
         :returns: the record as it is now; None: it is owned, has ended or is gone
         """
 
-    async def release(self, owner: str, generation_ids: Sequence[str]) -> None:
-        """Own these no longer: anybody may take them over at once.  Their epoch stays."""
+    async def release(
+        self, owner: str, generation_ids: Sequence[str], bills: Mapping[str, Bill] | None = None
+    ) -> None:
+        """Own these no longer: anybody may take them over at once.  Their epoch stays.
+
+        :param bills: how each of them stands, if that is not what was written last
+        """
+
+    # ---- several ledgers ----
+
+    async def book(self, ledger: str, booking: Booking) -> bool:
+        """Leave word for those who have this ledger; whether nobody did before of the same attempt.
+
+        It is kept for :data:`BOOKED_FOR`, or until it is forgotten.
+        """
+
+    async def bookings(self, ledger: str) -> list[Booking]:
+        """What was left for this ledger."""
+
+    async def forget_bookings(self, ledger: str, bookings: Sequence[Booking]) -> None:
+        """They are in the ledger, and nobody will leave word of the same once more."""
 
     async def delete(self, generation_id: str) -> None:
         """Forget it, running or not; what its producer still writes is refused."""

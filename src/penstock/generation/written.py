@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from penstock.errors import Cancelled, PenstockError
+from penstock.generation.bill import OpenBill
 from penstock.generation.journal import Entry
 from penstock.generation.log import Generation, State
-from penstock.generation.store import Ending, Failure, Record
+from penstock.generation.store import Bill, Ending, Failure, Record
+from penstock.messages import Attempt
 
 
 class Name(NamedTuple):
@@ -23,11 +25,22 @@ class Written:
     """One generation of this process and its entry in the journal: each tells the other what is new.
 
     :param names: that were claimed for it
+    :param account: in whose ledger its attempts stand; None: in none that others could know
     :param lost: told when its store may have lost these with everything else
     :param now: the store's time
     """
 
-    __slots__ = ("_begun", "_kept_for", "_lost", "_now", "appended", "entry", "generation", "names")
+    __slots__ = (
+        "_account",
+        "_begun",
+        "_kept_for",
+        "_lost",
+        "_now",
+        "appended",
+        "entry",
+        "generation",
+        "names",
+    )
 
     def __init__(
         self,
@@ -36,7 +49,9 @@ class Written:
         names: list[Name],
         lost: Callable[[str, list[Name]], None],
         now: Callable[[], float],
+        account: OpenBill | None = None,
     ) -> None:
+        self._account = account
         self.generation = generation
         self.names = names
         self._kept_for = kept_for
@@ -47,6 +62,17 @@ class Written:
     def enter(self, entry: Entry) -> None:
         self.entry = entry
         self.appended: Callable[[], None] = entry.appended
+        if self._account is not None:
+            attempt = self.generation.attempt
+            if attempt is not None and attempt.outcome is None:
+                entry.bill = self._account.opened(attempt)
+            else:
+                entry.bill = self._account.now()
+
+    @property
+    def bill(self) -> Bill | None:
+        """How it stands: what is not booked yet, this process is about to."""
+        return None if self._account is None else self._account.closed()
 
     # ---- of the log ----
 
@@ -63,6 +89,14 @@ class Written:
 
     def forget(self) -> None:
         self.entry.journal.forget(self.entry)
+
+    def opened(self, attempt: Attempt) -> None:
+        if self._account is not None:
+            self.entry.open_bill(self._account.opened(attempt))
+
+    def settled(self, attempt: Attempt) -> None:
+        if self._account is not None:
+            self._account.settled(attempt)
 
     # ---- of the journal ----
 
@@ -96,6 +130,12 @@ class Stored:
 
     def forget(self) -> None:
         """It is not the journal's any more."""
+
+    def opened(self, attempt: Attempt) -> None:
+        """Nothing is added to what is stored."""
+
+    def settled(self, attempt: Attempt) -> None:
+        """What was late concerns nobody who would go on with it."""
 
     def __repr__(self) -> str:
         return "<Stored>"

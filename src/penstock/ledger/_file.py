@@ -159,6 +159,7 @@ class LedgerFile:
                 " (SELECT row FROM attempts WHERE started < ? AND outcome != ? LIMIT ?)",
                 (before, RESERVED, limit),
             ).rowcount
+            self._db.execute("DELETE FROM deducted WHERE row NOT IN (SELECT row FROM attempts)")
             return deleted + forget_savings(self._db, before, limit)
 
     def close(self, *, ended: bool) -> None:

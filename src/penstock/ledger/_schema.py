@@ -182,6 +182,15 @@ _STEPS = (
         *_LABELLED_SAVINGS,
     ),
 )
+# Of rows of ours, what other ledgers have of the same attempts (penstock.ledger.deductions).  An earlier release does
+# not know it, and is not hindered by it.
+_DEDUCTED = """
+CREATE TABLE IF NOT EXISTS deducted (
+  row INTEGER PRIMARY KEY,
+  input_tokens INTEGER NOT NULL,
+  output_tokens INTEGER NOT NULL,
+  cost INTEGER NOT NULL
+)"""
 MARK = Mark(Kind.LEDGER, 1 + len(_STEPS))
 
 
@@ -196,5 +205,6 @@ def adopt(db: sqlite3.Connection, path: Path) -> None:
     """
     try:
         MARK.adopt(db, _SCHEMA, _STEPS)
+        db.execute(_DEDUCTED)
     except (Foreign, OtherVersion) as error:
         raise NotALedger(f"{path} cannot be used: {error}") from error

@@ -31,17 +31,24 @@ GIVEN_UP = 2
 _BUSY = 2.0  # seconds that other processes' transactions may take
 
 _OPEN = "told = 0 AND estimated = 1 AND answer != ''"
+OF_A_QUESTION = (
+    "row, mine.token = ?1, generation, endpoint, upstream, upstream_model, tenant, key_name, tier, model, answer,"
+    " outcome, attempts.started, asked, input_tokens, output_tokens, cached_input_tokens, cache_write_tokens,"
+    " reasoning_tokens, audio_input_tokens, audio_output_tokens, cost, estimated"
+)
 _DUE = f"""
-SELECT row, mine.token = ?1, generation, endpoint, upstream, upstream_model, tenant, key_name, tier, model, answer,
-  outcome, attempts.started, asked, input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens,
-  audio_input_tokens, audio_output_tokens, cost
+SELECT {OF_A_QUESTION}
 FROM attempts JOIN boots AS mine USING (boot)
 WHERE {_OPEN} AND ask_at <= ?2 AND outcome != 'reserved' AND (mine.token = ?1 OR mine.ended IS NOT NULL)
 ORDER BY ask_at LIMIT ?3"""  # noqa: S608 - only constants
+# Without what another ledger has of the same attempt.
+_DEDUCTED = "ifnull((SELECT {0} FROM deducted WHERE deducted.row = attempts.row), 0)"
 _ANSWER = f"""
-UPDATE attempts SET input_tokens = ?, output_tokens = ?, cached_input_tokens = ?, reasoning_tokens = ?,
-  cache_write_tokens = 0, audio_input_tokens = 0, audio_output_tokens = 0, cost = ?, estimated = 0, told = {TOLD}
-WHERE row = ? AND {_OPEN} AND answer = ? RETURNING 1"""  # noqa: S608 - only constants
+UPDATE attempts SET input_tokens = max(? - {_DEDUCTED.format("input_tokens")}, 0),
+  output_tokens = max(? - {_DEDUCTED.format("output_tokens")}, 0), cached_input_tokens = ?, reasoning_tokens = ?,
+  cache_write_tokens = 0, audio_input_tokens = 0, audio_output_tokens = 0,
+  cost = max(? - {_DEDUCTED.format("cost")}, 0), estimated = 0, told = {TOLD}
+WHERE row = ? AND {_OPEN} AND answer = ? RETURNING input_tokens, output_tokens, cost"""  # noqa: S608 - only constants
 _GIVE_UP = f"UPDATE attempts SET told = {GIVEN_UP} WHERE row = ? AND {_OPEN}"  # noqa: S608 - only constants
 
 
@@ -92,7 +99,7 @@ class Questions:
             if db.execute(_DUE, (self._token, now, 1)).fetchone() is None:
                 return []
             db.execute("BEGIN IMMEDIATE")
-            taken = [_question(row) for row in db.execute(_DUE, (self._token, now, limit)).fetchall()]
+            taken = [question(row) for row in db.execute(_DUE, (self._token, now, limit)).fetchall()]
             for one in taken:
                 pause = min(FIRST_PAUSE * 2.0 ** min(one.asked, 30), LONGEST_PAUSE)
                 told = GIVEN_UP if now - one.started > PATIENCE else 0
@@ -103,15 +110,16 @@ class Questions:
             db.execute("COMMIT")
             return taken
 
-    def answer(self, question: Question, usage: Usage, cost: int) -> bool:
+    def answer(self, question: Question, usage: Usage, cost: int) -> tuple[Usage, int] | None:
         """Put down what the provider has told.
 
-        :returns: whether it was still open
+        :returns: what the row has now, which is less where another ledger has a part of it; None: it was not open
+            any more
         :raises sqlite3.Error: the file cannot be written now
         """
         with self._opened() as db:
             if db is None:
-                return False
+                return None
             told = (
                 usage.input_tokens,
                 usage.output_tokens,
@@ -119,7 +127,9 @@ class Questions:
                 usage.reasoning_tokens,
             )
             row = db.execute(_ANSWER, (*told, cost, question.row, question.answer)).fetchone()
-            return row is not None
+            if row is None:
+                return None
+            return msgspec.structs.replace(usage, input_tokens=row[0], output_tokens=row[1]), row[2]
 
     def give_up(self, question: Question) -> None:
         """Ask no more: nobody can tell.
@@ -140,7 +150,8 @@ class Questions:
             yield db if MARK.is_on(db) else None
 
 
-def _question(row: tuple[Any, ...]) -> Question:
+def question(row: tuple[Any, ...]) -> Question:
+    """:param row: :data:`OF_A_QUESTION` of one that is over"""
     number, mine, *names, outcome, started, asked = row[:14]
-    usage = msgspec.structs.replace(Usage(*row[14:21]), estimated=True)
+    usage = msgspec.structs.replace(Usage(*row[14:21]), estimated=bool(row[22]))
     return Question(*(number, bool(mine), *names, Outcome(outcome), started, asked, usage, row[21]))

@@ -433,6 +433,9 @@ class Production:
         generation.served_by = (upstream.name, candidate.model)
         row = opened(call, generation, candidate, transfer)
         recorder.opened(row)
+        generation.attempt = row
+        if generation.journal is not None:
+            generation.journal.opened(row)
         # What was asked with a caller's own key, it alone can ask for.
         if upstream.usage_lookup is not None and not transfer.job.callers_key:
             transfer.lookup = Lookup(upstream.usage_lookup, functools.partial(recorder.noted, row))
@@ -484,6 +487,8 @@ class Production:
             else:
                 upstream.end_run(transfer)
             recorder.settled(row, candidate, stream=call.stream)
+            if generation.journal is not None:
+                generation.journal.settled(row)
             if transfer.overstated is not None:
                 recorder.overstated(row, transfer.overstated)
             generation.cost += row.cost

@@ -20,12 +20,23 @@ from penstock.gateway.stages import trace
 from penstock.gateway.stages.candidate import Candidate
 from penstock.gateway.stages.label import label_of
 from penstock.gateway.tracing import Tracer
+from penstock.generation.bill import left
 from penstock.generation.log import TOO_LARGE, Generation, State
 from penstock.generation.store import Record
 from penstock.ledger.ledger import Ledger
 from penstock.ledger.template import RowTemplate
 from penstock.logs import RepeatedLine, RequestLine, RequestLog
-from penstock.messages import PROCESS_DIED, Attempt, Call, Endpoint, Headers, Outcome, Tenant, Usage
+from penstock.messages import (
+    DIED_ELSEWHERE,
+    PROCESS_DIED,
+    Attempt,
+    Call,
+    Endpoint,
+    Headers,
+    Outcome,
+    Tenant,
+    Usage,
+)
 from penstock.metrics import Counter, Histogram, Registry
 from penstock.net.clock import Clock
 from penstock.net.exchange import Exchange
@@ -310,23 +321,46 @@ class Recorder:
         attempt.duration = self.clock.now() - call.received
         self.ledger.enter(attempt)
 
-    def died(self, call: Call, generation: Generation, record: Record, now: float) -> None:
+    def died(
+        self, call: Call, generation: Generation, record: Record, now: float, *, ledger: str = ""
+    ) -> tuple[Attempt | None, int]:
         """The attempt that a process was making which is no more; what it had stored of the answer is the log.
 
         What the upstream sent beyond that is known to nobody, so the row is marked as estimated.
+
+        :param ledger: of this process; the dead one's row may be in another
+        :returns: what it has come to, and is to be entered, None if its process enters all of it; and all output
+            tokens of the log
         """
+        bill = record.bill
+        known = usage_in(call.endpoint, generation.events, lambda: counting.prompt_tokens(call.body))
         served_by = (record.upstream, record.upstream_model)
+        if bill is not None and bill.row:
+            served_by = (bill.upstream, bill.upstream_model)
+        error = PROCESS_DIED
+        if bill is None:
+            usage: Usage | None = msgspec.structs.replace(known, estimated=True)
+        elif bill.ledger == ledger:  # it knows its rows itself
+            usage = left(known, sum(bill.booked.values()) - bill.booked.get(ledger, 0)) if bill.row else None
+        else:
+            usage = left(known, sum(bill.booked.values())) if bill.row else None
+            error = DIED_ELSEWHERE
+        if usage is None or not served_by[0]:
+            return None, known.output_tokens
         attempt = _row_of(call, f"{generation.id}/1 died", generation.id, 1, served_by)
         attempt.started = record.created
         attempt.reserved = Usage(0, call.max_output_tokens or 0, estimated=True)
         attempt.outcome = Outcome.PARTIAL
-        known = usage_in(call.endpoint, generation.events, lambda: counting.prompt_tokens(call.body))
-        attempt.usage = msgspec.structs.replace(known, estimated=True)
-        attempt.error = PROCESS_DIED
+        attempt.usage = usage
+        attempt.error = error
         attempt.duration = max(0.0, now - record.created)  # until now it may have worked
+        attempt.cost = self.ledger.prices.estimate(attempt.upstream, attempt.upstream_model, usage)
+        return attempt, known.output_tokens
+
+    def enter_died(self, attempt: Attempt) -> None:
+        """What :meth:`died` has found."""
         self.ledger.enter(attempt)
-        generation.cost += attempt.cost
-        self.measures.attempts.labels(record.upstream, Outcome.PARTIAL.value, PROCESS_DIED).add()
+        self.measures.attempts.labels(attempt.upstream, Outcome.PARTIAL.value, attempt.error).add()
 
     def retried(self, candidate: Candidate) -> None:
         self.measures.retries.labels(candidate.upstream.name).add()

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 WRITE = b"""
 -- KEYS: record and events of each generation.
--- ARGV of each: epoch, first, count, size, events; request, its size, owner, expires_at, native expiry, or '' for
--- all five; state, ending, expires_at, native expiry, or '' for all four.
+-- ARGV of each: epoch, first, count, size, events; bill, or ''; request, its size, owner, expires_at, native expiry,
+-- or '' for all five; state, ending, expires_at, native expiry, or '' for all four.
 -- Returns for each: why it was refused, and how many events there are; or if it ended '', its size and its owner;
 -- or false.
 local answers = {}
 for i = 1, #KEYS / 2 do
   local record, events = KEYS[2 * i - 1], KEYS[2 * i]
-  local epoch, first, count, size, content, request, request_size, owner, expires, native, state, ending,
-    end_expires, end_native = unpack(ARGV, 14 * i - 13, 14 * i)
+  local epoch, first, count, size, content, bill, request, request_size, owner, expires, native, state, ending,
+    end_expires, end_native = unpack(ARGV, 15 * i - 14, 15 * i)
   local stored = redis.call('HMGET', record, 'epoch', 'events', 'state')
   local refused = false
   if request ~= '' then
@@ -42,6 +42,7 @@ for i = 1, #KEYS / 2 do
       redis.call('HINCRBY', record, 'size', size)
       if first == '0' then redis.call('PEXPIREAT', events, redis.call('PEXPIRETIME', record)) end
     end
+    if bill ~= '' then redis.call('HSET', record, 'bill', bill) end
     if state ~= '' then
       redis.call('HSET', record, 'state', state, 'ending', ending, 'expires_at', end_expires)
       redis.call('PEXPIREAT', record, end_native)
@@ -115,10 +116,11 @@ return 1
 """
 
 RELEASE = b"""
--- KEYS: record.  ARGV: its owner.  Returns whether it was that one's, or has been nobody's already.
+-- KEYS: record.  ARGV: its owner; its bill, or ''.  Returns whether it was that one's, or has been nobody's already.
 local stored = redis.call('HMGET', KEYS[1], 'state', 'owner')
 if stored[1] ~= 'running' or (stored[2] ~= ARGV[1] and stored[2] ~= '') then return 0 end
 redis.call('HSET', KEYS[1], 'owner', '')
+if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], 'bill', ARGV[2]) end
 return 1
 """
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import msgspec
 
 from penstock.generation.log import State
-from penstock.generation.store import Ending, Record, StoreStatistics, Tail, size_of
+from penstock.generation.store import Booking, Ending, Record, StoreStatistics, Tail, size_of
+from penstock.generation.stores import _sqlite_bookings
 from penstock.generation.stores._sqlite_file import (
     LOG_BYTES,
     PIECE_SHIFT,
@@ -222,6 +223,10 @@ class SQLiteReader:
             (now, limit),
         )
         return [generation_id for (generation_id,) in rows]
+
+    def bookings(self, ledger: str) -> list[Booking]:
+        with self.file.reading():
+            return _sqlite_bookings.bookings(self._db, ledger)
 
     def past(self, now: float, limit: int) -> list[str]:
         """Up to ``limit`` generations that are past their time, and that nobody owns if they run."""

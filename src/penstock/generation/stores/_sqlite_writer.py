@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from penstock.generation.log import State
 from penstock.generation.store import (
     YOUNG,
+    Bill,
+    Booking,
     Claim,
     End,
     Reason,
@@ -19,6 +21,7 @@ from penstock.generation.store import (
     request_size,
     size_of,
 )
+from penstock.generation.stores import _sqlite_bookings
 from penstock.generation.stores._sqlite_file import (
     PIECE_SHIFT,
     RAISE_FENCE,
@@ -146,6 +149,7 @@ class SQLiteWriter:
                 or write.begin is not None
                 or write.end is not None
                 or not write.events
+                or write.bill is not None
                 or write.epoch != known.epoch
                 or write.first != known.events
             ):
@@ -194,6 +198,8 @@ class SQLiteWriter:
                 continue
             assert isinstance(known, _Open)
             self._open[write.id] = known
+            if write.bill is not None and write.begin is None:
+                self._bill(known.number, write.bill)
             if write.end is not None:
                 known.add(write.events)
                 ended.append((write, known, write.end))
@@ -211,6 +217,14 @@ class SQLiteWriter:
             self._db.execute("INSERT INTO batches VALUES (?, ?)", (seq, content))
             self._batches += 1
         return refused
+
+    def _bill(self, number: int, bill: Bill) -> None:
+        """It is with the request, which is written anew: attempts beyond the first are few."""
+        packing = self.file.packing
+        (stored,) = self._db.execute("SELECT record FROM requests WHERE number = ?", (number,)).fetchone()
+        record = packing.record(stored)
+        record.bill = bill
+        self._db.execute("UPDATE requests SET record = ? WHERE number = ?", (packing.pack(record), number))
 
     def _look(self) -> tuple[int, int]:
         """The last batch, and the last generation's number; and the fence, for what we believe to know.
@@ -415,13 +429,28 @@ class SQLiteWriter:
             assert row is not None
             return load_record(self.file, row)
 
-    def release(self, owner: str, generation_ids: Sequence[str]) -> None:
+    def release(self, owner: str, generation_ids: Sequence[str], bills: Mapping[str, Bill]) -> None:
         with self.file.transaction():
             self._look()
-            self._db.executemany(
-                "UPDATE generations SET owner = '' WHERE id = ? AND owner = ? AND state = 'running'",
-                [(generation_id, owner) for generation_id in generation_ids],
-            )
+            for generation_id in generation_ids:
+                released = self._db.execute(
+                    "UPDATE generations SET owner = '' WHERE id = ? AND owner = ? AND state = 'running' RETURNING number",
+                    (generation_id, owner),
+                ).fetchone()
+                if released is not None and generation_id in bills:
+                    self._bill(released[0], bills[generation_id])
+
+    # ---- several ledgers ----
+
+    def book(self, ledger: str, booking: Booking) -> bool:
+        with self.file.transaction():
+            self._look()
+            return _sqlite_bookings.book(self._db, ledger, booking)
+
+    def forget_bookings(self, ledger: str, bookings: Sequence[Booking]) -> None:
+        with self.file.transaction():
+            self._look()
+            _sqlite_bookings.forget(self._db, ledger, bookings)
 
     def _lease(self, owner: str) -> float:
         row = self._db.execute("SELECT until FROM leases WHERE owner = ?", (owner,)).fetchone()

@@ -25,7 +25,10 @@ import msgspec
 
 from penstock.generation.log import State
 from penstock.generation.store import (
+    BOOKED_FOR,
     YOUNG,
+    Bill,
+    Booking,
     Claim,
     Ending,
     Naming,
@@ -57,7 +60,9 @@ _decode_events = msgspec.msgpack.Decoder(list[bytes]).decode
 _decode_record = msgspec.msgpack.Decoder(Record).decode
 _decode_ending = msgspec.msgpack.Decoder(Ending).decode
 _REASONS = {reason.value.encode(): reason for reason in Reason}
-_FIELDS = (b"request", b"state", b"owner", b"epoch", b"events", b"size", b"expires_at", b"ending")
+_decode_bill = msgspec.msgpack.Decoder(Bill).decode
+_decode_booking = msgspec.msgpack.Decoder(Booking).decode
+_FIELDS = (b"request", b"state", b"owner", b"epoch", b"events", b"size", b"expires_at", b"ending", b"bill")
 _SHA = {script: sha_of(script) for script in scripts.ALL}
 _OF_SEVERAL = frozenset({scripts.WRITE, scripts.APPEND, scripts.READ})
 _NOTHING = (b"",) * 5
@@ -127,7 +132,8 @@ class RedisStore:
         keys: list[bytes] = []
         values: list[bytes] = []
         plain = not any(
-            write.begin is not None or write.end is not None or not write.events for write in writes
+            write.begin is not None or write.end is not None or not write.events or write.bill is not None
+            for write in writes
         )
         for write in writes:
             keys += self._keys(write.id)
@@ -290,16 +296,42 @@ class RedisStore:
         self._writing.tell(b"SREM", self._owned(record.owner), generation_id.encode())
         return await self.load(generation_id)
 
-    async def release(self, owner: str, generation_ids: Sequence[str]) -> None:
+    async def release(
+        self, owner: str, generation_ids: Sequence[str], bills: Mapping[str, Bill] | None = None
+    ) -> None:
         for generation_id in generation_ids:
             key = self._keys(generation_id)[0]
-            if await self._run(self._writing, scripts.RELEASE, [key], (owner.encode(),)):
+            bill = bills.get(generation_id) if bills is not None else None
+            values = (owner.encode(), b"" if bill is None else _encode(bill))
+            if await self._run(self._writing, scripts.RELEASE, [key], values):
                 await self._writing.ask(b"SADD", self._owned(""), generation_id.encode())
                 self._writing.tell(b"SREM", self._owned(owner), generation_id.encode())
 
     async def _lease(self, owner: str) -> float:
         until = await self._reading.ask(b"ZSCORE", self._owners, owner.encode())
         return float(until) if until is not None else 0.0
+
+    # ---- several ledgers ----
+
+    async def book(self, ledger: str, booking: Booking) -> bool:
+        key = self._booked(ledger)
+        won, _ = await self._writing.ask_all(
+            [
+                (b"HSETNX", key, booking.name.encode(), _encode(booking)),
+                (b"PEXPIREAT", key, _milliseconds(booking.at + BOOKED_FOR)),
+            ]
+        )
+        return bool(won)
+
+    async def bookings(self, ledger: str) -> list[Booking]:
+        return [_decode_booking(one) for one in await self._reading.ask(b"HVALS", self._booked(ledger))]
+
+    async def forget_bookings(self, ledger: str, bookings: Sequence[Booking]) -> None:
+        if bookings:
+            await self._writing.ask(b"HDEL", self._booked(ledger), *(one.name.encode() for one in bookings))
+
+    def _booked(self, ledger: str) -> bytes:
+        return self._prefix + b":booked:" + ledger.encode()
 
     # ---- letting go ----
 
@@ -423,6 +455,7 @@ def _arguments(write: Write) -> tuple[bytes, ...]:
         b"%d" % len(events),
         b"%d" % size_of(events) if events else b"0",
         _encode(events) if events else b"",
+        b"" if write.bill is None else _encode(write.bill),
     )
     if begin is None:
         begun: tuple[bytes, ...] = _NOTHING
@@ -447,7 +480,7 @@ def _milliseconds(at: float) -> bytes:
 
 
 def _record(fields: list[bytes | None]) -> Record | None:
-    request, state, owner, epoch, events, size, expires_at, ending = fields
+    request, state, owner, epoch, events, size, expires_at, ending, bill = fields
     if request is None:
         return None
     assert state is not None
@@ -464,6 +497,8 @@ def _record(fields: list[bytes | None]) -> Record | None:
     record.size = int(size)
     record.expires_at = float(expires_at)
     record.ending = None if ending is None else _decode_ending(ending)
+    if bill is not None:
+        record.bill = _decode_bill(bill)
     return record
 
 

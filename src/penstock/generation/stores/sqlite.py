@@ -23,6 +23,8 @@ from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
 from penstock.generation.store import (
+    Bill,
+    Booking,
     Claim,
     Record,
     Refusal,
@@ -206,8 +208,22 @@ class SQLiteStore:
     async def take_over(self, generation_id: str, owner: str, now: float) -> Record | None:
         return await self._writer.do(lambda writer: writer.take_over(generation_id, owner, now))
 
-    async def release(self, owner: str, generation_ids: Sequence[str]) -> None:
-        await self._writer.do(lambda writer: writer.release(owner, generation_ids))
+    async def release(
+        self, owner: str, generation_ids: Sequence[str], bills: Mapping[str, Bill] | None = None
+    ) -> None:
+        await self._writer.do(lambda writer: writer.release(owner, generation_ids, bills or {}))
+
+    # ---- several ledgers ----
+
+    async def book(self, ledger: str, booking: Booking) -> bool:
+        return await self._writer.do(lambda writer: writer.book(ledger, booking))
+
+    async def bookings(self, ledger: str) -> list[Booking]:
+        return await self._reader.do(lambda reader: reader.bookings(ledger))
+
+    async def forget_bookings(self, ledger: str, bookings: Sequence[Booking]) -> None:
+        if bookings:
+            await self._writer.do(lambda writer: writer.forget_bookings(ledger, bookings))
 
     # ---- letting go ----
 
