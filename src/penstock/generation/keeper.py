@@ -54,6 +54,7 @@ PIECE = 1 << 20  # bytes of events read at once
 _MAX_UNNAMED = 10_000
 QUIET = 5.0  # seconds without trouble after which it is over: what comes and goes is one, and said once
 TAKE_AT_ONCE = 16  # generations that one process takes over in one go
+NEXT_GO = 0.005  # seconds until it takes over more, if there is more; others may take some meanwhile
 
 # Of the request's header fields those that an upstream is sent, and that decide what it answers, and by which the ledger
 # knows it.  Never a credential: a call that was made with its caller's own key cannot be gone on with by another process.
@@ -500,6 +501,7 @@ class Keeper:
         swept = -math.inf
         before: float | None = None
         while True:
+            more = False  # whether there is more to take over than in one go
             try:
                 now = await self._look_at_the_time()
                 here = self._clock.now()
@@ -521,8 +523,10 @@ class Keeper:
                 # After trouble with the store those who live could not say so: they are given the time to.
                 patient = self._clock.now() - self._troubled < max(self._lease, SETTLING_AFTER_TROUBLE)
                 if not self.leaving and not patient and here - self._leapt >= self._lease:
-                    for generation_id in await self.store.expired(now, TAKE_AT_ONCE):
+                    found = await self.store.expired(now, TAKE_AT_ONCE)
+                    for generation_id in found:
                         await self._take_over(generation_id, runs)
+                    more = len(found) == TAKE_AT_ONCE
                 if self._bookings is not None:
                     await self._bookings.hear(now)
                 await self._end_dismissed(runs.deserted())
@@ -534,7 +538,7 @@ class Keeper:
                 self._complain(error)
             except Exception:
                 log.exception("defect while tending %r", self.store)
-            await asyncio.sleep(beat)
+            await asyncio.sleep(NEXT_GO if more else beat)
 
     async def _begin_lease(self) -> None:
         await self.store.renew(self.owner, await self._look_at_the_time() + self._lease)
