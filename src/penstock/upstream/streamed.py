@@ -70,7 +70,7 @@ class StreamTransfer(Transfer):
         self._first = len(generation.events)
         self._undelivered: list[Event] = []
         self._held_back: list[Event] | None = [] if job.hold_back else None  # None: nothing waits any more
-        self._measured = (0.0, 0)  # when the pace was last measured, and the log's length then
+        self._measured = (0.0, 0)  # when the pace was last measured, and how far the answer had come then
         self.run: Run | None = None  # the upstream's own run of this answer, if it is known to keep one
 
     @property
@@ -84,6 +84,7 @@ class StreamTransfer(Transfer):
         """The receiver for the rest of the same answer, over another connection."""
         other = StreamTransfer(self.generation, self.job, self.now)
         other.started, other.seen, other.turn = self.started, self.seen, self.turn
+        other.last = self.now()  # its silence begins here
         other._progress, other._translator = self._progress, self._translator
         other._first, other._held_back = self._first, self._held_back
         other.run = run.broken()
@@ -190,18 +191,39 @@ class StreamTransfer(Transfer):
             except PenstockError as error:
                 self._give_up(error)
 
+    def _may_think(self, now: float) -> bool:
+        """As for every transfer: the head of a stream may come long before its first token."""
+        first_token = self.job.timeouts.first_token
+        return (not first_token or now - self.sent <= first_token) and not self._tokens_since(0)[0]
+
     def _check_pace(self, now: float) -> None:
         least = self.job.timeouts.min_token_rate
         if not least:
             return
-        since, before = self._measured
-        events = len(self.generation.events)
-        if self._paused or not since:
-            self._measured = (now, events)
-        elif now - since >= PACE_WINDOW:
-            self._measured = (now, events)
-            if events - before < least * (now - since):
-                self._time_out("min_token_rate", now - since)
+        since, mark = self._measured
+        if since and not self._paused and now - since < PACE_WINDOW:
+            return
+        tokens, reached = self._tokens_since(mark)
+        if self._paused:  # it is we who do not read
+            self._measured = (now, reached)
+        elif not since:  # before its first token a model thinks, and the other clocks see to that
+            self._measured = (now if tokens else 0.0, reached)
+        elif tokens < least * (now - since):
+            self._time_out("min_token_rate", now - since)
+        else:
+            self._measured = (now, reached)
+
+    def _tokens_since(self, mark: int) -> tuple[int, int]:
+        """How many output tokens have come since it had come as far as this, and how far it is now.
+
+        Of one that goes on with another answer those count that it says again; keep-alives never do.
+        """
+        splice = self.job.splice
+        if splice is not None:
+            return splice.received - mark, splice.received
+        events = self.generation.events
+        fresh = events[max(mark, self._first) :]
+        return usage.output_tokens_in(self.generation.endpoint, fresh), len(events)
 
     def _translated(
         self, translator: StreamTranslation | Splice, frames: list[Event], now: float

@@ -261,9 +261,14 @@ class Transfer:
             if timeouts.first_token and now - self.sent > timeouts.first_token:
                 self._time_out("first_token", timeouts.first_token)
         elif timeouts.between_tokens and not self._paused and now - self.last > timeouts.between_tokens:
-            self._time_out("between_tokens", timeouts.between_tokens)
+            if not self._may_think(now):
+                self._time_out("between_tokens", timeouts.between_tokens)
         else:
             self._check_pace(now)
+
+    def _may_think(self, now: float) -> bool:  # noqa: ARG002 - a stream may
+        """Whether an answer that has begun, and is silent, has not had the time for its first token yet."""
+        return False
 
     def _check_pace(self, now: float) -> None:
         """End the attempt when it is too slow to be worth waiting for."""

@@ -13,10 +13,11 @@ class TimeoutConfig(Section, frozen=True):
     """The four clocks of a call, and the slowest pace of a stream; 0 switches one off."""
 
     connect: Seconds = 5.0  # until the connection, with TLS, stands
-    first_token: Seconds = 120.0  # from the request to the first byte of the answer's body
-    between_tokens: Seconds = 60.0  # the longest silence within an answer
+    # from the request to the first byte of the answer's body; a stream may be silent for so long before its first token
+    first_token: Seconds = 120.0
+    between_tokens: Seconds = 60.0  # the longest silence within an answer; keep-alives break it
     total: Seconds = 600.0  # from an attempt's start to the end of its answer
-    # events per second, over 10 s, below which a stream counts as broken; 0: any pace will do
+    # tokens per second, over 10 s from the first one on, below which a stream counts as broken; 0: any pace will do
     min_token_rate: Seconds = 0.0
 
 
