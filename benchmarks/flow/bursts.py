@@ -1,8 +1,9 @@
 """``python -m benchmarks.flow.bursts``: small limits in the first instant, through real processes.
 
 Gateways that share a Redis, or the workers of one gateway, meet a burst at a limit that none of them has seen before: at
-each twice as many calls as it allows in a minute, all at once, over connections that are open already.  Ten limits of each
-size, one after the other.  Afterwards the callers of one more limit go on, each as soon as it has been refused; the
+each twice as many calls as it allows in a minute, all at once, over connections that are open already; those that are let
+in are answered when all others have been refused, so that nothing of what they took comes back meanwhile.  Ten limits of
+each size, one after the other.  Afterwards the callers of one more limit go on, each as soon as it has been refused; the
 upstream notes when calls come, and how far they go beyond a bucket that holds the limit and fills by it in a minute.
 """
 
@@ -51,14 +52,30 @@ class Figures:
 
 
 class Upstream(SlowUpstream):
-    """Answers at once, and notes when it was asked."""
+    """Answers at once, or once all of a burst are decided; notes when it was asked."""
 
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[float] = []
+        self._undecided = 0
+        self._decided = asyncio.Event()
+        self._decided.set()
+
+    def expect(self, calls: int) -> None:
+        """So many calls are made: nobody is answered until each of them is here, or was refused."""
+        self._undecided = calls
+        self._decided.clear()
+
+    def decided(self) -> None:
+        """One of them came, or never will."""
+        self._undecided -= 1
+        if self._undecided <= 0:
+            self._decided.set()
 
     async def _answer(self, writer: asyncio.StreamWriter) -> None:
         self.asked.append(asyncio.get_running_loop().time())
+        self.decided()
+        await self._decided.wait()
         writer.write(plain())
 
 
@@ -120,8 +137,15 @@ async def _bursts(
                 figures.other.append(str(status))
             return status
 
+        async def call_once(caller: Caller, model: str) -> int:
+            status = await call(caller, model)
+            if status != 200:
+                upstream.decided()
+            return status
+
         for number in range(rounds):
-            answers = await asyncio.gather(*(call(caller, f"m{limit}-{number}") for caller in callers))
+            upstream.expect(len(callers))
+            answers = await asyncio.gather(*(call_once(caller, f"m{limit}-{number}") for caller in callers))
             figures.began.append(answers.count(200))
         upstream.asked.clear()
         until = asyncio.get_running_loop().time() + seconds
