@@ -376,6 +376,44 @@ def test_a_generation_that_was_taken_over_is_fenced_and_its_readers_get_no_more(
     run(test)
 
 
+def test_a_process_that_stood_still_shows_nothing_that_is_not_stored_before_it_hears_that_it_is_fenced():
+    """As after SIGSTOP and SIGCONT: it wakes with a batch under way, and the clocks run out before the answer is read."""
+
+    async def test(journal, store, clock):
+        log = Log(journal)
+        log.append(b"a")
+        await idle()
+        store.hang = asyncio.Event()
+        log.append(b"b")
+        await idle()
+        await store.take_over(log.record.id, "another", NOW)
+        clock.advance(10)
+        log.append(b"c")
+        clock.advance(BUDGET * 0.9)
+        await idle()
+        assert log.given == 1
+        store.hang.set()
+        await idle()
+        assert (log.given, log.fenced) == (1, 1)
+        assert await store.events(log.record.id, 0, LARGE) == [b"a"]
+
+    run(test)
+
+
+def test_but_a_store_that_is_slow_after_that_is_waited_for_no_longer():
+    async def test(journal, store, clock):
+        log = Log(journal)
+        store.hang = asyncio.Event()
+        log.append(b"a")
+        await idle()
+        clock.advance(10)
+        clock.advance(BUDGET * 1.1)
+        assert (log.given, log.entry.durable) == (1, False)
+        store.hang.set()
+
+    run(test)
+
+
 def test_a_generation_that_was_deleted_is_fenced_too():
     async def test(journal, store, clock):
         log = Log(journal)

@@ -2,11 +2,13 @@
 
 import asyncio
 import functools
+import time
 
 import pytest
 import uvloop
 
 from needing import needs_redis
+from penstock.net import redis_client
 from penstock.net.redis import Address
 from penstock.net.redis_client import Client
 from penstock.net.redis_link import Link
@@ -226,6 +228,24 @@ async def test_an_answer_that_is_late_ends_the_connection_for_all_who_wait(serve
         server.thaw()
     assert await once_it_is_back(client) == b"PONG"
     await client.close()
+
+
+def test_what_came_while_this_process_stood_still_is_no_late_answer(server, monkeypatch):
+    """As after SIGSTOP and SIGCONT: uvloop runs timers before it reads."""
+    monkeypatch.setattr(redis_client, "STOOD_STILL", 0.05)
+
+    async def test():
+        client = client_of(server, budget=0.1)
+        await once_it_is_back(client)
+        for _ in range(5):
+            asked = asyncio.ensure_future(client.ask(b"PING"))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # it is on its way
+            time.sleep(0.3)  # noqa: ASYNC251 - nothing else stands still
+            assert await asked == b"PONG"
+        await client.close()
+
+    uvloop.run(test())
 
 
 @in_a_loop

@@ -55,6 +55,9 @@ FIRST_INTERVAL = 0.002  # the same for a batch with an answer's first event
 # Seconds in which a beginning is stored that nothing follows: with luck it has company then.
 BEGIN_WITHIN = 0.02
 BUDGET = 0.05  # seconds that a batch may take before readers go on without it
+STOOD_STILL = (
+    1.0  # seconds without a look at the clock after which this process was asleep, not the store slow
+)
 BATCH_BYTES = 1 << 20  # of one batch; what is far behind takes several
 _FIRST_PAUSE = 0.25  # seconds between two tries while the store is not there, doubling
 _MAX_PAUSE = 5.0
@@ -225,6 +228,7 @@ class Journal:
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
         self._writing_since: float | None = None  # None: no batch is under way
+        self._looked = 0.0  # at the clock, when last
         self._late = False
         self._tell_late_at = 0.0
         self._one_by_one = False
@@ -520,7 +524,12 @@ class Journal:
 
     def sweep(self, now: float) -> None:
         """Is the batch under way late?  Is it time to try again?"""
+        looked, self._looked = self._looked, now
         if self._writing_since is not None:
+            if now - max(looked, self._writing_since) > STOOD_STILL:
+                # Others may have taken over what was produced here, and the store's answer tells, if it has come: it
+                # is read before anybody is shown what is not stored.
+                self._writing_since = now
             left = self._writing_since + self._budget - now
             if left > 0:
                 if self._timer is None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from penstock.net.redis import CONNECT_TIMEOUT, Address, Connection, Waiting
 from penstock.net.redis_link import FATAL, Link
+
+STOOD_STILL = 0.5  # seconds by which a timer is late only if this process was stopped, or hung
+SECOND_LOOK = 0.1  # seconds that it is given then to read what has come
 
 
 def sha_of(script: bytes) -> bytes:
@@ -25,6 +29,30 @@ async def load(connection: Connection, scripts: Sequence[bytes], budget: float =
     async with asyncio.timeout(budget):
         for script in scripts:
             await connection.ask(b"SCRIPT", b"LOAD", script)
+
+
+class _Late:
+    """Calls back when a budget is spent; the time in which this process stood still is no part of it.
+
+    On uvloop timers run before what has come meanwhile is read: the answer may lie there.
+    """
+
+    __slots__ = ("_due", "_handle", "_loop", "_spent")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, budget: float, spent: Callable[[], None]) -> None:
+        self._loop = loop
+        self._spent = spent
+        self._due = loop.time() + budget
+        self._handle = loop.call_at(self._due, self._look)
+
+    def _look(self) -> None:
+        if self._loop.time() - self._due < STOOD_STILL:
+            self._spent()
+        else:
+            self._handle = self._loop.call_later(SECOND_LOOK, self._spent)
+
+    def cancel(self) -> None:
+        self._handle.cancel()
 
 
 class Client:
@@ -91,11 +119,11 @@ class Client:
         found: list[asyncio.Future[Any]] = [loop.create_future() for _ in commands]
         for command, future in zip(commands, found, strict=True):
             connection.send(command, Waiting(future, None))
-        timer = loop.call_later(self._budget, self._late, connection)
+        late = _Late(loop, self._budget, functools.partial(self._late, connection))
         try:
             answers = await asyncio.gather(*found, return_exceptions=True)
         finally:
-            timer.cancel()
+            late.cancel()
         for answer in answers:
             if isinstance(answer, ConnectionError):
                 why = str(answer)
