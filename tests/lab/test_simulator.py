@@ -9,7 +9,7 @@ import pytest
 from lab_doubles import Stage
 
 from penstock.lab.scenario import parse
-from penstock.lab.wheel import RESOLUTION
+from penstock.net.wheel import RESOLUTION
 from penstock.testing import expected_text
 
 CHAT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"

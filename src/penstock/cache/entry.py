@@ -20,7 +20,7 @@ from blake3 import blake3
 from penstock.messages import Usage
 
 VERSION = 1
-"""Changes with whatever :class:`Entry` holds; an entry of another version is a miss."""
+"""Changes with whatever :class:`Entry` holds, but for members at its end that may be absent; another version is a miss."""
 
 _MAGIC = b"P"
 _PLAIN, _ZSTD = 0, 1
@@ -57,6 +57,9 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     fresh_until: float
     kept_until: float  # past its freshness it may still serve while it is renewed, or for want of another
     tags: tuple[str, ...]
+    took: float = (
+        0.0  # seconds: of a stream from its first event to its end, of a plain answer the whole call
+    )
 
     @property
     def size(self) -> int:

@@ -382,6 +382,8 @@ class Gateway:
         self._shadows.stop()
         self._durable.leave()
         self.pipeline.registry.hurry()
+        if self.pipeline.lookup is not None:
+            self.pipeline.lookup.pacing.hurry()
         try:
             await asyncio.wait_for(self.pipeline.wait_idle(), seconds)
         except TimeoutError:
@@ -411,8 +413,8 @@ class Gateway:
             await asyncio.wait(self._retired)
         for upstream in self.pipeline.snapshot.upstreams.values():
             await upstream.close()
-        if self.pipeline.lookup is not None and self.pipeline.lookup.resemblance is not None:
-            await self.pipeline.lookup.resemblance.close()
+        if self.pipeline.lookup is not None:
+            await self.pipeline.lookup.close()
         if self.cache is not None:
             await self.cache.close()
         await self._transcriber.close()

@@ -11,10 +11,10 @@ connection is told later; one that is not there, or not fresh any more, is read 
 just been asked are not asked again (:attr:`Lookup.below`).
 
 Only where nothing but the answer's freshness can make a difference from one such request to the next: no limit
-concerns the call, no load is looked at, nothing is left out of its prompt, nothing is fetched behind it, and
-it is nobody's repetition, and it names nothing that is kept here, such as an earlier response, in whose place something
-else is asked (its body is then another than it came with).  Whether the entry still counts, the cache is asked each time.  Ledger, metrics and log
-know each of these answers as they know any other.
+concerns the call, no load is looked at, nothing is left out of its prompt, nothing is fetched behind it, its answer goes
+out at once, it is nobody's repetition, and it names nothing that is kept here, such as an earlier response, in whose
+place something else is asked (its body is then another than it came with).  Whether the entry still counts, the cache is
+asked each time.  Ledger, metrics and log know each of these answers as they know any other.
 """
 
 from __future__ import annotations
@@ -287,6 +287,7 @@ class Repeats:
             and not call.deferred
             and b"traceparent" not in call.headers
             and question.policy.prefetch is None
+            and not (call.stream and question.policy.pace is not None)
             and snapshot.degradation is None
             and snapshot.router.tidying(call.model) is None
             and not snapshot.router.changes(call.model)

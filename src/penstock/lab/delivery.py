@@ -15,8 +15,8 @@ import msgspec
 from penstock.lab.bill import Bill, Item
 from penstock.lab.scenario import Script
 from penstock.lab.stream import Stream
-from penstock.lab.wheel import Wheel
 from penstock.net.exchange import Exchange, HeaderList
+from penstock.net.wheel import Wheel
 
 _BURST = 128  # tokens in one write: some 25 KB, so that back-pressure is felt in time
 LINGER = 0.02  # seconds between the last byte and a reset, which would overtake it

@@ -39,9 +39,9 @@ from penstock.lab.scenario import MODELS, Script, ScriptError, of_headers, of_mo
 from penstock.lab.stream import Stream
 from penstock.lab.told import Told, generation_id
 from penstock.lab.transcript import Request
-from penstock.lab.wheel import Wheel
 from penstock.messages import Dialect, Endpoint, Headers
 from penstock.net.exchange import Exchange, HeaderList
+from penstock.net.wheel import Wheel
 
 MOST_BODY = 134_217_728
 _RESPONSE = "/v1/responses/"

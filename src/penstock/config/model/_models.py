@@ -110,6 +110,14 @@ class PrefetchConfig(Section, frozen=True):
     neighbours: list[Neighbour] = []
 
 
+class PaceConfig(Section, frozen=True):
+    """Kept answers go out to who wants a stream as if they were being made, and not at once."""
+
+    # how quickly; none: in the time that the answer took when it was made
+    tokens_per_second: Above | None = None
+    longest: Seconds = 10.0  # what would take longer goes out faster
+
+
 class ModelCacheConfig(Section, frozen=True):
     """Which answers of a model are kept, and for how long.  Without this section none is."""
 
@@ -122,6 +130,7 @@ class ModelCacheConfig(Section, frozen=True):
     scope: Literal["tenant", "shared"] = "tenant"
     # a larger answer of this model is not kept; none: `cache.max_entry_bytes`, which none exceeds
     max_entry_bytes: Bytes | None = None
+    pace: PaceConfig | None = None  # how quickly kept answers are streamed; none: they come at once
     semantic: SemanticConfig | None = None  # none: only the same question gets a kept answer
     prefetch: PrefetchConfig | None = None  # none: nothing is asked before a caller asks it
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -30,14 +30,15 @@ from penstock.cache.cache import Cache
 from penstock.cache.claims import Claims
 from penstock.cache.entry import Entry
 from penstock.cache.retold import retold
-from penstock.config.model import ModelCacheConfig
-from penstock.errors import BadRequest, NotCached, PenstockError
+from penstock.config.model import ModelCacheConfig, PaceConfig
+from penstock.errors import BadRequest, NotCached, PenstockError, UpstreamBroken
 from penstock.gateway.stages.decode import decode
+from penstock.gateway.stages.pace import Pacing, span
 from penstock.gateway.stages.prefetch import Prefetch
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
 from penstock.generation.log import Generation, State
-from penstock.messages import Call, Endpoint, Usage
+from penstock.messages import Call, Endpoint, Event, Usage
 from penstock.wire.ratelimits import is_of_limits
 from penstock.wire.sound import is_sound
 
@@ -153,7 +154,7 @@ class Lookup:
     :param claims: how gateways that share a cache agree who asks; None: each asks for itself
     """
 
-    __slots__ = ("_recorder", "below", "cache", "claims", "prefetch", "renewing", "resemblance")
+    __slots__ = ("_recorder", "below", "cache", "claims", "pacing", "prefetch", "renewing", "resemblance")
 
     def __init__(self, cache: Cache, recorder: Recorder, claims: Claims | None = None) -> None:
         self.prefetch: Prefetch | None = None  # None: nothing is fetched before it is asked for
@@ -163,10 +164,17 @@ class Lookup:
         # What the tiers below had a moment ago under a key, while the request that has it is read: see Repeats.
         self.below: tuple[bytes, Entry | None] | None = None
         self.renewing: set[bytes] = set()  # keys of stale entries whose successors are being fetched
+        self.pacing = Pacing(recorder.clock.now)
         self._recorder = recorder
 
     def __repr__(self) -> str:
         return f"<Lookup in {self.cache!r}, {len(self.renewing)} being renewed>"
+
+    async def close(self) -> None:
+        """What goes out over time goes out now; the tiers are closed by who has made them."""
+        self.pacing.close()
+        if self.resemblance is not None:
+            await self.resemblance.close()
 
     # ---- finding ----
 
@@ -352,17 +360,49 @@ class Lookup:
             raise NotCached("no answer to this call is kept here")
 
     def served(self, call: Call, question: Question, found: Found) -> Generation:
-        """A finished generation that tells the entry to this caller; its saving is a row of the ledger."""
-        generation = self.told(call, found, key=found.key or question.key, asked=question.asked)
+        """A generation that tells the entry to this caller; its saving is a row of the ledger.
+
+        It is finished, unless the model's answers have a pace.
+        """
+        key, asked, pace = found.key or question.key, question.asked, question.policy.pace
+        if pace is not None and call.stream and not call.endpoint.opaque:
+            generation = self._paced(call, found, pace, key=key, asked=asked)
+        else:
+            generation = self.told(call, found, key=key, asked=asked)
         self._recorder.saved(call, found.entry, number=1)
         return generation
 
     def told(self, call: Call, found: Found, *, key: bytes, asked: float) -> Generation:
-        """The same, without a row.
+        """The same, without a row, and at once.
 
         :param key: the entry's
         :param asked: seconds since 1970
         """
+        generation = self._log(call, found, key=key, asked=asked)
+        generation.append(list(found.entry.events), call.received)
+        generation.finish()
+        return generation
+
+    def _paced(self, call: Call, found: Found, pace: PaceConfig, *, key: bytes, asked: float) -> Generation:
+        """The same over time; a plain answer is made a stream before that."""
+        entry = found.entry
+        events: Sequence[Event] = entry.events
+        if not entry.stream:
+            try:
+                events = retold(
+                    entry, call.endpoint, stream=True, include_usage=call.include_usage, running_usage=False
+                )
+            except UpstreamBroken:  # its reader will be told so
+                return self.told(call, found, key=key, asked=asked)
+        generation = self._log(call, found, key=key, asked=asked)
+        if not entry.stream:
+            generation.stream = True
+            generation.include_usage, generation.running_usage = call.include_usage, call.running_usage
+        self.pacing.begin(generation, events, span(pace, entry))
+        return generation
+
+    def _log(self, call: Call, found: Found, *, key: bytes, asked: float) -> Generation:
+        """A log of which all is known but what is in it."""
         entry = found.entry
         generation = Generation(
             call.id,
@@ -380,8 +420,6 @@ class Lookup:
         generation.headers = _headers(entry, key, asked)
         if found.similarity < 1:
             generation.headers.append((b"penstock-similarity", b"%.4f" % found.similarity))
-        generation.append(list(entry.events), call.received)
-        generation.finish()
         return generation
 
     def fill(self, call: Call, generation: Generation, question: Question, now: float) -> None:
@@ -449,6 +487,8 @@ class Lookup:
             fresh_until=fresh_until,
             kept_until=fresh_until + max(policy.stale_while_revalidate, policy.stale_if_error),
             tags=tuple(tags),
+            took=self._recorder.clock.now()
+            - (generation.first_event if generation.stream else generation.started),
         )
         kept = self.cache.put(question.key, entry, policy.max_entry_bytes)
         if kept and self.resemblance is not None and question.similar is not None:

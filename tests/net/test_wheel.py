@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from penstock.lab.wheel import RESOLUTION, Wheel
+from penstock.net.wheel import RESOLUTION, Wheel
 
 
 class Sleeper:
