@@ -359,6 +359,24 @@ async def test_a_file_that_is_cut_short_under_us_is_no_end(tmp_path):
             await tier.flush()
 
 
+async def test_a_file_that_was_removed_is_begun_anew_for_all_to_find(tmp_path):
+    path = tmp_path / "cache.sqlite"
+    tier = DiskTier(path, 1 << 24)
+    async with running(tier):
+        tier.put(a_key(1), b"one", soon())
+        await tier.flush()
+        assert await got(tier, a_key(1)) == b"one"
+        for file in tmp_path.iterdir():
+            file.unlink()
+        tier.put(a_key(2), b"two", soon())
+        await tier.flush()
+        assert await got(tier, a_key(2)) == b"two"
+        assert await got(tier, a_key(1)) is None
+        other = DiskTier(path, 1 << 24)
+        async with running(other):
+            assert await got(other, a_key(2)) == b"two"
+
+
 @pytest.mark.parametrize("content", [b"a letter to my mother", b"SQLite format 3\0" + b"x" * 5_000])
 async def test_what_is_no_cache_is_left_alone(tmp_path, content):
     path = tmp_path / "letter"

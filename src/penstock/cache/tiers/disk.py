@@ -76,6 +76,7 @@ class DiskTier:
         self._lock = threading.Lock()  # around what both threads count
         self._statistics = {"entries": -1, "held": -1, "evicted": 0, "written": 0, "dropped": 0, "errors": 0}
         self._trouble = ""
+        self._begun_anew = 0  # how often another file stood at the path, or none
 
     def __repr__(self) -> str:
         return f"<DiskTier {self.path}, {self._trouble or 'well'}>"
@@ -148,7 +149,11 @@ class DiskTier:
 
     def _read(self) -> None:
         file = _File(self.path, self._pages, "read")
+        begun_anew = 0
         while (wanted := self._wanted.get()) is not None:
+            if begun_anew != self._begun_anew:
+                begun_anew = self._begun_anew
+                file.close()
             answers = [(wanted, self._answer(file, wanted[0]))]
             while len(answers) < _BATCH and not self._wanted.empty():
                 wanted = self._wanted.get()
@@ -226,6 +231,9 @@ class DiskTier:
         if not batch:
             return
         wanted = sum(size for _, _, size in batch) // PAGE_BYTES * 5 // 4 + len(batch)
+        if file.is_elsewhere():
+            file.close()
+            self._begun_anew += 1
         try:
             database = file.database()
             evicted = self._make_room(database, wanted)
@@ -355,6 +363,17 @@ class _File:
             database.close()
             raise
         return database
+
+    def is_elsewhere(self) -> bool:
+        """Whether what is open is not at the path any more: who comes after us would not find it."""
+        if self._database is None:
+            return False
+        try:
+            return self._path.stat().st_ino != self._inode
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False  # nobody can tell
 
     def failed(self, error: Exception) -> None:
         """Open it again next time; a damaged one is given up."""
