@@ -8,6 +8,7 @@ from entries import a_key, an_entry
 
 from penstock.cache import entry as entries
 from penstock.cache.entry import Sealer, Unusable
+from penstock.messages import Usage
 
 SECRET = b"s" * 32
 SEALER = Sealer(SECRET, 1 << 20)
@@ -89,3 +90,19 @@ def test_an_entry_knows_about_how_much_memory_it_takes():
     assert 100_000 < large.size < 102_000
     many = an_entry(events=(b"x",) * 1_000)
     assert many.size > 40_000
+
+
+def test_entries_of_before_have_not_all_that_entries_have_and_those_of_later_may_have_more():
+    entry = an_entry(took=2.5, says_cached=True)
+    members = msgspec.structs.astuple(entry)
+    for made, expected in (
+        (members[:-2], an_entry()),
+        (members[:-1], an_entry(took=2.5)),
+        ((*members, "of a later version"), entry),
+    ):
+        assert SEALER.open(KEY, SEALER.seal(KEY, made)) == expected
+
+
+def test_what_is_told_of_an_entrys_usage_may_be_another_one():
+    assert an_entry(usage=Usage(7, 3, 1)).usage_told == Usage(7, 3, 1)
+    assert an_entry(usage=Usage(7, 3, 1), says_cached=True).usage_told == Usage(7, 3, 7)

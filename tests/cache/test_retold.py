@@ -55,3 +55,13 @@ def test_a_stream_tells_its_usage_to_those_who_asked_for_it(plain, streamed):
     frames = (*asked[:-1], closing + b"\n\n", done + b"\n\n")
     tells = msgspec.structs.replace(streamed, events=frames, include_usage=True)
     assert told(tells, stream=True) == list(streamed.events)
+
+
+@pytest.mark.parametrize("says_cached", [False, True])
+def test_a_usage_that_no_event_tells_is_the_one_that_the_entry_tells(streamed, says_cached):
+    entry = msgspec.structs.replace(streamed, says_cached=says_cached)
+    (body,) = told(entry)
+    asked = told(entry, stream=True, include_usage=True)
+    closing = asked[-1].split(b"\n\n")[0].removeprefix(b"data: ")
+    for shown in (body, closing):
+        assert json.loads(shown)["usage"]["prompt_tokens_details"]["cached_tokens"] == 3 * says_cached

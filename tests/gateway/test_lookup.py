@@ -9,7 +9,7 @@ import pytest
 from gateway_doubles import a_call, a_generation
 from hypothesis import given
 from hypothesis import strategies as st
-from keeping import ASKED, STREAM, STREAMED, Wall, answering, gateway_of, settings
+from keeping import ASKED, STREAM, STREAMED, Wall, answering, gateway_of, line_to, settings
 from openai import AsyncOpenAI
 from serving import (
     COMPLETION,
@@ -73,6 +73,26 @@ def test_a_hit_costs_nothing_and_the_ledger_says_what_it_saved():
             assert totals[Outcome.CACHED].usage.input_tokens == 6
             assert totals[Outcome.CACHED].cost == 0
             assert gateway.recorder.saved_output.value == 4
+
+    on_uvloop(main)
+
+
+WITH_USAGE = {**STREAM, "stream_options": {"include_usage": True}}
+
+
+@pytest.mark.parametrize(
+    ("kept_as", "told"), [(ASKED, ASKED), (ASKED, WITH_USAGE), (STREAM, WITH_USAGE), (WITH_USAGE, ASKED)]
+)
+def test_whatever_it_tells_its_caller_the_ledger_knows_what_a_hit_did_not_use(kept_as, told):
+    async def main():
+        script = answering() if kept_as is ASKED else [Step.REQUEST, *STREAMED]
+        policy = ModelCacheConfig(usage="cached")
+        async with gateway_of([script], cache=policy) as (gateway, port, _, _), line_to(port) as ask:
+            assert b'"cached_tokens"' not in (await ask(kept_as)).body
+            for hit in [await ask(told) for _ in range(2)]:
+                assert b'"cached_tokens":3' in hit.body
+            hit_rows = gateway.recorder.ledger.totals()[Outcome.CACHED]
+            assert (hit_rows.usage.input_tokens, hit_rows.usage.cached_input_tokens) == (6, 0)
 
     on_uvloop(main)
 

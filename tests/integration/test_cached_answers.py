@@ -282,6 +282,60 @@ def responses(gateway, *, stream):
             return events.get_final_response().output_text
 
 
+@pytest.mark.parametrize("tells", ["cached", "original"])
+def test_a_kept_answer_may_say_in_its_usage_that_the_prompt_came_from_a_cache(simulator, tmp_path, tells):
+    """To SDKs of all three APIs, in both forms, each kept in either; and the ledger knows what was really used."""
+    settings = configured(simulator)
+    settings["models"]["*"]["cache"] = {"usage": tells}
+    with GatewayProcess(settings, tmp_path) as gateway:
+        for asked in (usage_of_chat, usage_of_message, usage_of_response):
+            for number, first in enumerate((True, False)):
+                text = f"usage {tells} {number}"
+                made = asked(gateway, text, stream=first)
+                prompt = sum(made)
+                assert prompt > 0
+                assert made[0] < prompt
+                for stream in (first, not first, first, not first):
+                    assert asked(gateway, text, stream=stream) == ((prompt, 0) if tells == "cached" else made)
+
+
+def usage_of_chat(gateway, text, *, stream):
+    """Tokens of the prompt: from a cache, and not."""
+    with openai.OpenAI(base_url=gateway.base_url, api_key="k", max_retries=0) as client:
+        more = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+        messages = [{"role": "user", "content": text}]
+        arguments = {"model": "sim", "messages": messages, "temperature": 0, "max_tokens": 6}
+        answer = client.chat.completions.create(**arguments, **more)
+        usage = [chunk.usage for chunk in answer][-1] if stream else answer.usage
+        cached = usage.prompt_tokens_details.cached_tokens
+        return cached, usage.prompt_tokens - cached
+
+
+def usage_of_message(gateway, text, *, stream):
+    with anthropic.Anthropic(base_url=gateway.url, api_key="k", max_retries=0) as client:
+        messages = [{"role": "user", "content": text}]
+        arguments = {"model": "sim", "messages": messages, "max_tokens": 6, "extra_body": {"temperature": 0}}
+        if stream:
+            with client.messages.stream(**arguments) as events:
+                usage = events.get_final_message().usage
+        else:
+            usage = client.messages.create(**arguments).usage
+        assert not usage.cache_creation_input_tokens
+        return usage.cache_read_input_tokens or 0, usage.input_tokens
+
+
+def usage_of_response(gateway, text, *, stream):
+    with openai.OpenAI(base_url=gateway.base_url, api_key="k", max_retries=0) as client:
+        arguments = {"model": "sim", "input": text, "temperature": 0, "max_output_tokens": 500}
+        if stream:
+            with client.responses.stream(**arguments) as events:
+                usage = events.get_final_response().usage
+        else:
+            usage = client.responses.create(**arguments).usage
+        cached = usage.input_tokens_details.cached_tokens
+        return cached, usage.input_tokens - cached
+
+
 # ---- asking ----
 
 

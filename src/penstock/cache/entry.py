@@ -18,6 +18,7 @@ import zstandard
 from blake3 import blake3
 
 from penstock.messages import Usage
+from penstock.wire.cached_usage import as_cached
 
 VERSION = 1
 """Changes with whatever :class:`Entry` holds, but for members at its end that may be absent; another version is a miss."""
@@ -57,9 +58,13 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     fresh_until: float
     kept_until: float  # past its freshness it may still serve while it is renewed, or for want of another
     tags: tuple[str, ...]
-    took: float = (
-        0.0  # seconds: of a stream from its first event to its end, of a plain answer the whole call
-    )
+    took: float = 0.0  # seconds: of a stream from its first event to its end, of a plain answer all of it
+    says_cached: bool = False  # whether its events tell that the prompt came from a cache; ``usage`` does not
+
+    @property
+    def usage_told(self) -> Usage:
+        """What a caller is told that it used, where the events do not tell."""
+        return as_cached(self.usage) if self.says_cached else self.usage
 
     @property
     def size(self) -> int:

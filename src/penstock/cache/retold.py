@@ -25,9 +25,9 @@ def retold(
     """
     events = list(entry.events)
     if entry.stream and not stream:
-        return [fold(endpoint, events, usage=entry.usage)]
+        return [fold(endpoint, events, usage=entry.usage_told)]
     if stream and not entry.stream:
-        return unfold(endpoint, b"".join(events), include_usage=include_usage, usage=entry.usage)
+        return unfold(endpoint, b"".join(events), include_usage=include_usage, usage=entry.usage_told)
     if not stream or endpoint not in _TELLS_USAGE:
         return events
     shown = (
@@ -35,7 +35,7 @@ def retold(
             event,
             has_usage=entry.include_usage,
             wants_usage=include_usage,
-            usage=entry.usage,
+            usage=entry.usage_told,
             first=events[0],
             drop_running=entry.running_usage and not running_usage,
         )

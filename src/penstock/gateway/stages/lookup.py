@@ -39,6 +39,7 @@ from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
 from penstock.generation.log import Generation, State
 from penstock.messages import Call, Endpoint, Event, Usage
+from penstock.wire import cached_usage
 from penstock.wire.ratelimits import is_of_limits
 from penstock.wire.sound import is_sound
 
@@ -415,7 +416,7 @@ class Lookup:
         )
         generation.include_usage = entry.include_usage
         generation.running_usage = entry.running_usage
-        generation.usage = entry.usage
+        generation.usage = entry.usage_told
         generation.served_by = (entry.upstream, entry.upstream_model)
         generation.headers = _headers(entry, key, asked)
         if found.similarity < 1:
@@ -437,7 +438,7 @@ class Lookup:
             include_usage=generation.include_usage,
             running_usage=generation.running_usage,
         )
-        generation.usage = entry.usage
+        generation.usage = entry.usage_told
         generation.served_by = (entry.upstream, entry.upstream_model)
         generation.headers = _headers(entry, question.key, question.asked)
         generation.append(events, now)
@@ -461,10 +462,12 @@ class Lookup:
             return
         policy = question.policy
         # What is certainly too large to be kept is not read: it may be half a million events.
-        if generation.size <= 2 * self.cache.largest(policy.max_entry_bytes) and not is_sound(
-            call.endpoint, generation.events, stream=generation.stream
-        ):
-            return
+        events, stream = generation.events, generation.stream
+        if generation.size <= 2 * self.cache.largest(policy.max_entry_bytes):
+            if not is_sound(call.endpoint, events, stream=stream):
+                return
+            if policy.usage == "cached":
+                events = cached_usage.told(call.endpoint, events, stream=stream)
         now = self.cache.now()
         fresh_until = now + policy.ttl
         tags = [f"tenant:{call.tenant.name}", f"model:{call.model}", *question.tags]
@@ -475,11 +478,11 @@ class Lookup:
             model=call.model,
             upstream=upstream,
             upstream_model=upstream_model,
-            stream=generation.stream,
+            stream=stream,
             include_usage=generation.include_usage,
             running_usage=generation.running_usage,
             headers=tuple(field for field in generation.headers if not is_of_limits(field[0])),
-            events=tuple(generation.events),
+            events=tuple(events),
             usage=generation.usage or _NO_USAGE,
             cost=generation.cost,
             asked=question.asked,
@@ -487,8 +490,8 @@ class Lookup:
             fresh_until=fresh_until,
             kept_until=fresh_until + max(policy.stale_while_revalidate, policy.stale_if_error),
             tags=tuple(tags),
-            took=self._recorder.clock.now()
-            - (generation.first_event if generation.stream else generation.started),
+            took=self._recorder.clock.now() - (generation.first_event if stream else generation.started),
+            says_cached=policy.usage == "cached",
         )
         kept = self.cache.put(question.key, entry, policy.max_entry_bytes)
         if kept and self.resemblance is not None and question.similar is not None:
