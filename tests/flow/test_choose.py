@@ -25,8 +25,8 @@ def standing(seconds=None, *, pace=None, in_progress=0, now=0.0):
     return made
 
 
-def options(*standings, weights=None):
-    return [Option(f"u{i}/m", weights[i] if weights else 1.0, each) for i, each in enumerate(standings)]
+def options(*standings):
+    return [Option(1.0, each) for each in standings]
 
 
 # ---- drawn, cheapest ----
@@ -164,50 +164,8 @@ def test_nearly_all_calls_go_to_the_fastest():
     assert went[0] > 3_900
 
 
-# ---- prefix ----
-
-
-def prefixes(count):
-    return [b"prompt %d" % i for i in range(count)]
-
-
-def test_the_same_prefix_goes_to_the_same_one_in_every_process():
-    made = [choose.by_prefix(options(*[Standing() for _ in range(4)]), prefix) for prefix in prefixes(50)]
-    again = [choose.by_prefix(options(*[Standing() for _ in range(4)]), prefix) for prefix in prefixes(50)]
-    assert made == again
-    assert len({order[0] for order in made}) == 4
-
-
-def test_prefixes_are_shared_out_by_weight():
-    each = options(Standing(), Standing(), weights=[1.0, 3.0])
-    first = collections.Counter(choose.by_prefix(each, prefix)[0] for prefix in prefixes(4_000))
-    assert 0.72 < first[1] / 4_000 < 0.78
-
-
-def test_one_that_goes_moves_only_its_own_prefixes():
-    four = options(*[Standing() for _ in range(4)])
-    for prefix in prefixes(300):
-        order = choose.by_prefix(four, prefix)
-        left = [i for i in order if i != 3]
-        assert choose.by_prefix(four[:3], prefix) == left
-
-
-def test_a_prefix_that_everybody_has_does_not_keep_one_busy_and_the_others_idle():
-    each = options(*[Standing() for _ in range(4)])
-    for _ in range(100):
-        each[choose.by_prefix(each, b"everybody's")[0]].standing.begin()
-    busy = sorted(option.standing.in_progress for option in each)
-    assert max(busy) <= 38  # one and a half times its share of 100, rounded up
-    assert busy[1] > 20
-
-
-def test_where_nobody_has_a_weight_each_may_have_an_even_share():
-    each = options(standing(in_progress=8), standing(), weights=[0.0, 0.0])
-    assert choose.by_prefix(each, b"anybody's") == [1, 0]
-
-
-@given(st.lists(st.integers(0, 50), min_size=2, max_size=6), st.binary(max_size=20), st.floats(0.0, 0.999))
-def test_every_order_has_everybody_once(in_progress, prefix, chance):
+@given(st.lists(st.integers(0, 50), min_size=2, max_size=6), st.floats(0.0, 0.999))
+def test_every_order_has_everybody_once(in_progress, chance):
     each = options(*[standing(0.1 * i, in_progress=busy) for i, busy in enumerate(in_progress)])
     everybody = set(range(len(each)))
     weights = [1.0] * len(each)
@@ -216,7 +174,6 @@ def test_every_order_has_everybody_once(in_progress, prefix, chance):
         choose.cheapest(weights, [None, *in_progress[1:]], lambda: chance),
         choose.fastest(each, lambda: chance, 1.0, None),
         choose.least_busy(each, lambda: chance, 1.0),
-        choose.by_prefix(each, prefix),
     ):
         assert len(order) == len(each)
         assert set(order) == everybody

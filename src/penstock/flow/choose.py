@@ -10,25 +10,20 @@ whoever fails fast must not look quick.
 - ``least_busy``: the better of two drawn by weight (M. Mitzenmacher, "The Power of Two Choices in Randomized Load
   Balancing", 2001), where better is less calls under way × peak-EWMA of the time, as in Finagle: a rise counts at once,
   a fall slowly.
-- ``prefix``: the same prompt's beginning goes to the same upstream, whose prompt cache has it, by weighted rendezvous
-  hashing: one that comes or goes moves only its own share.  One that has more than its share of the calls under way
-  passes the call on to the next in that order (bounded loads: V. Mirrokni et al., 2018).
+- ``prefix``: see ``flow.prefix``.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from hashlib import blake2b
-from math import ceil, exp, inf, log
+from math import exp, inf
 
 import msgspec
 
 FADE = 60.0  # seconds in which what is known counts for a third
 WEIGHT = 0.1  # of the latest call in the moving means
 FAILED = 10.0  # seconds that a failed call counts for, at least
-# Times its share of the calls under way, that one may have and still get calls for its prefixes.
-BUSIEST = 1.5
 LIKELY_TOKENS = 200.0  # of an answer, where none is known
 MAX_MODELS = 256  # of one upstream; callers may invent names
 _SHORTEST = 1e-6  # seconds; 0 would mean that nothing is known
@@ -135,9 +130,8 @@ class Standings:
 
 
 class Option(msgspec.Struct, frozen=True, eq=False):
-    """One who could be asked; ``name`` is the same in every process."""
+    """One who could be asked."""
 
-    name: str
     weight: float
     standing: Standing
 
@@ -177,26 +171,6 @@ def least_busy(options: Sequence[Option], rand: Callable[[], float], now: float)
     second = others[drawn([options[i].weight for i in others], rand)[0]]
     chosen = first if loads[first] <= loads[second] else second
     return [chosen, *sorted((i for i in range(len(options)) if i != chosen), key=lambda i: loads[i])]
-
-
-def by_prefix(options: Sequence[Option], prefix: bytes) -> list[int]:
-    """Indices in the order of the prefix's hashes; who is too busy follows the others."""
-    scores = [_score(option, prefix) for option in options]
-    order = sorted(range(len(options)), key=lambda i: -scores[i])
-    weights = sum(option.weight for option in options)
-    calls = 1 + sum(option.standing.in_progress for option in options)
-
-    def too_busy(i: int) -> bool:
-        share = options[i].weight / weights if weights else 1.0 / len(options)
-        return options[i].standing.in_progress + 1 > ceil(BUSIEST * calls * share)
-
-    return sorted(order, key=too_busy)
-
-
-def _score(option: Option, prefix: bytes) -> float:
-    digest = blake2b(prefix, key=option.name.encode()[:64], digest_size=8).digest()
-    point = (int.from_bytes(digest) + 1) / (2**64 + 1)  # above 0, below 1
-    return -option.weight / log(point)
 
 
 def _mean(present: float, latest: float) -> float:

@@ -22,6 +22,7 @@ from penstock.flow.gate import Gate
 from penstock.flow.lessee import Board
 from penstock.flow.limits import Limiter
 from penstock.flow.measures import measure as measure_gates
+from penstock.flow.prefix import Replica
 from penstock.flow.retry import RetryBudget
 from penstock.gateway import own_key, parts, routes, state, stored, upstreams
 from penstock.gateway.announce import Announcer
@@ -582,6 +583,7 @@ class Gateway:
         for name in router.watched:
             if made[name].standings is None:
                 made[name].standings = Standings()
+                made[name].replica = Replica(self.clock.now)
         cascades = Cascades(config, self._registry, self.recorder, self._cascade_measures)
         return Snapshot(
             config,

@@ -14,6 +14,7 @@ from penstock.flow.choose import Standings
 from penstock.flow.departure import Departure
 from penstock.flow.gate import Gate
 from penstock.flow.hedge import Hedging
+from penstock.flow.prefix import Replica
 from penstock.generation.log import Generation
 from penstock.messages import Call, Dialect, Endpoint
 from penstock.net import tasks
@@ -80,6 +81,7 @@ class HTTPUpstream:
         self.departure: Departure | None = None  # None: it stays
         self.herald: Herald | None = None  # who hears of its answers that it goes; None: they do not say
         self.standings: Standings | None = None  # where models choose by what their upstreams have been like
+        self.replica: Replica | None = None  # the same, by what they have of prompts
         self.batching: Batching[Any] | None = (
             Batching(config.batching) if config.batching is not None else None
         )

@@ -11,6 +11,7 @@ import msgspec
 from penstock.config.model import ContinuationConfig, TimeoutConfig
 from penstock.config.patterns import match
 from penstock.config.sunset import Sunset
+from penstock.flow.prefix_blocks import Prompt
 from penstock.gateway.stages.allot import Allotment
 from penstock.gateway.versions import Sample
 from penstock.upstream.http import HTTPUpstream
@@ -33,6 +34,7 @@ class Candidate(msgspec.Struct, frozen=True, eq=False):
     sample: Sample | None = None  # where it counts for a version on trial how this goes
     allotment: Allotment | None = None  # what it is limited in
     context_window: int = 0  # tokens of the longest prompt that it takes; 0: that is not known
+    prompt: Prompt | None = None  # the call's, where it matters who has the beginning of it
 
 
 def has_room(candidate: Candidate, now: float, tokens: float = 0.0) -> bool:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from penstock.flow import choose
+import msgspec
+
+from penstock.flow import choose, prefix_blocks
 from penstock.flow.choose import Option
+from penstock.flow.gate import Asked
 from penstock.flow.preferred import Choice, by_preference
+from penstock.flow.prefix import Place, by_prefix
 from penstock.gateway.stages.candidate import Candidate, has_room
 from penstock.messages import Call, Usage
 from penstock.wire.usage import estimate_tokens
 
-PREFIX_BYTES = 4_096  # of a prompt's beginning, by which the strategy prefix goes: about 1,000 tokens
 LIKELY_OUTPUT = 1_000  # tokens of an answer, for comparing prices, where the call sets no limit
 WATCHING = frozenset({"fastest", "least_busy", "nearest", "prefix"})  # go by what upstreams have been like
 _PREFERRING = frozenset({"nearest", "spot_first"})
-_PROMPTS = ("messages", "input", "prompt")
+# What is computed of one prompt is of use to another with the same salt (vLLM), and the same parts in this order.
+_SALT = "cache_salt"
+_PARTS = ("system", "instructions", "tools", "messages", "input", "prompt")
 
 
 class Choosing:
@@ -55,6 +60,8 @@ class Choosing:
             order = choose.cheapest(weights, self._prices(regular, call), self._rand)
         elif strategy in _PREFERRING:
             order = self._by_preference(regular, strategy, call)
+        elif strategy == "prefix":
+            return _by_prefix(regular, call) + reserve
         else:
             order = self._by_standing(regular, strategy, call)
         return [regular[i] for i in order] + reserve
@@ -82,19 +89,33 @@ class Choosing:
         options = [_option(candidate) for candidate in candidates]
         if strategy == "fastest":
             return choose.fastest(options, self._rand, call.received, call.max_output_tokens)
-        if strategy == "least_busy":
-            return choose.least_busy(options, self._rand, call.received)
-        return choose.by_prefix(options, _prefix(call))
+        return choose.least_busy(options, self._rand, call.received)
 
 
 def _option(candidate: Candidate) -> Option:
     upstream, model = candidate.upstream, candidate.model
     assert upstream.standings is not None, "it is one of those that Router.watched names"
-    return Option(f"{upstream.name}/{model}", candidate.weight, upstream.standings.of(model))
+    return Option(candidate.weight, upstream.standings.of(model))
 
 
-def _prefix(call: Call) -> bytes:
-    """The beginning of the prompt, as long as it must be for a provider's cache to be worth anything."""
+def _by_prefix(candidates: list[Candidate], call: Call) -> list[Candidate]:
     fields = call.fields
-    pieces = [fields[name] for name in ("system", "instructions", "tools", *_PROMPTS) if name in fields]
-    return b"".join(bytes(piece)[:PREFIX_BYTES] for piece in pieces)[:PREFIX_BYTES]
+    seed = candidates[0].model.encode() + b"\0" + bytes(fields.get(_SALT, b""))
+    prompt = prefix_blocks.cut([fields[name] for name in _PARTS if name in fields], seed)
+    order = by_prefix(
+        [_place(candidate, call, prompt.tokens) for candidate in candidates], prompt, call.received
+    )
+    return [msgspec.structs.replace(candidates[i], prompt=prompt) for i in order]
+
+
+def _place(candidate: Candidate, call: Call, tokens: float) -> Place:
+    upstream, model, now = candidate.upstream, candidate.model, call.received
+    assert upstream.standings is not None, "as above"
+    assert upstream.replica is not None, "as above"
+    wait, gate = 0.0, upstream.gate
+    if gate is not None and not gate.free(model, tokens, now):
+        tenant = call.tenant
+        wait = gate.predicted_wait(Asked(model, tenant.name, tenant.tier, call.stream, tokens=tokens), now)
+    return Place(
+        f"{upstream.name}/{model}", candidate.weight, upstream.standings.of(model), upstream.replica, wait
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from penstock.errors import UpstreamError, UpstreamLeaving, UpstreamRefused
 from penstock.flow.choose import Standing
+from penstock.flow.prefix import Sent
 from penstock.gateway.stages.candidate import Candidate
 from penstock.gateway.versions import Sample
 from penstock.generation.log import TOO_LARGE
@@ -12,18 +13,20 @@ from penstock.messages import Attempt
 from penstock.upstream.transfer import Transfer
 
 
-def count_in(candidate: Candidate) -> Standing | None:
+def count_in(candidate: Candidate) -> Standing | Sent | None:
     """A call goes to this candidate; None: nobody wants to know."""
-    standings = candidate.upstream.standings
-    if standings is None:
+    upstream = candidate.upstream
+    if upstream.standings is None:
         return None
-    standing = standings.of(candidate.model)
+    standing = upstream.standings.of(candidate.model)
+    if candidate.prompt is not None and upstream.replica is not None:
+        return Sent(standing, upstream.replica, candidate.prompt)
     standing.begin()
     return standing
 
 
 def count_out(
-    standing: Standing, transfer: Transfer, attempt: Attempt, failure: BaseException | None
+    standing: Standing | Sent, transfer: Transfer, attempt: Attempt, failure: BaseException | None
 ) -> None:
     """It has ended, one way or another."""
     standing.end()
@@ -35,7 +38,10 @@ def count_out(
     elif isinstance(failure, UpstreamError) and not transfer.cancelled:
         standing.failed(now - transfer.sent, now)
     elif failure is None and not transfer.cancelled:
-        tokens = attempt.usage.output_tokens
+        usage = attempt.usage
+        tokens = usage.output_tokens
+        if usage.cached_input_tokens and isinstance(standing, Sent):
+            standing.told(usage.cached_input_tokens / max(1, usage.input_tokens))
         if transfer.job.call.stream and transfer.seen:
             took = now - transfer.seen
             pace = (tokens - 1) / took if tokens > 1 and took > 0 else None
