@@ -25,9 +25,9 @@ from pathlib import Path
 
 from benchmarks.flow.simulate import Simulation
 
-from penstock.flow.prefix_blocks import Prompt, cut
 from penstock.flow.choose import Option, Standing, least_busy
 from penstock.flow.prefix import Place, Replica, Sent, by_prefix
+from penstock.flow.prefix_blocks import Prompt, cut
 from penstock.lab.prompts import prompt
 from penstock.lab.trace import BLOCK_TOKENS, read_trace
 

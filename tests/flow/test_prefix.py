@@ -293,7 +293,7 @@ def test_one_that_fails_is_not_taken_to_have_the_prompt_and_is_left_until_that_i
     assert failing.record.known(talk(1, 10), pool.now) == 0
     assert failing.wait(0, pool.now) > FAILED / 5
     assert pool.order(talk(1, 10))[0] != home
-    pool.now += 3 * FADE
+    pool.now += FADE
     assert pool.order(talk(1, 10))[0] == home
 
 

@@ -112,7 +112,19 @@ def test_the_list_of_scenarios_names_every_option():
     listed = scenario.__doc__
     for name in [*scenario._PLAIN_FAILURES, *scenario._AFTER, "500-once", "503-for", "slow-first-token"]:
         assert name in listed, name
-    for name in ["ttft", "spread", "tps", "tokens", "early-head", "thinking", "tool", "parallel", "cached"]:
+    for name in [
+        "ttft",
+        "spread",
+        "tps",
+        "tokens",
+        "early-head",
+        "thinking",
+        "tool",
+        "parallel",
+        "cached",
+        "prefill",
+        "prefix-cache",
+    ]:
         assert name in listed
     for name in ["once", "share", "key", "retry-after"]:
         assert name in listed

@@ -24,12 +24,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from math import exp, log
+from math import log
 
 import msgspec
 
-from penstock.flow.prefix_blocks import Prompt, Record
 from penstock.flow.choose import FADE, FAILED, Standing
+from penstock.flow.prefix_blocks import Prompt, Record
 from penstock.flow.slope import Slope, common_slope
 
 RATE = 10_000.0  # tokens of prompts that a replica computes per second, as long as it is not known
@@ -51,7 +51,7 @@ class Replica:
 
     __slots__ = (
         "_at",
-        "_ended",
+        "_failed",
         "_line",
         "_lost",
         "calls",
@@ -71,8 +71,8 @@ class Replica:
         self.rate, self.each, self.speed = RATE, EACH, 1.0
         self._line = 0.0  # tokens that are to be computed,
         self._at = 0.0  # at this moment
-        self._lost = 0.0  # seconds that calls lately lost here by failures
-        self._ended = 0.0  # when the last one ended
+        self._lost = 0.0  # seconds that a call lately lost here by failures
+        self._failed = 0.0  # when the last one failed
 
     def ahead(self, under_way: int, now: float) -> float:
         """Tokens that it is still to compute; none, if it has no calls."""
@@ -83,7 +83,7 @@ class Replica:
 
         :param under_way: calls that it has
         """
-        lost = self._lost * exp(min(0.0, self._ended - now) / FADE)
+        lost = self._lost if now - self._failed < FADE else 0.0  # then one call finds out
         return lost + self.each * under_way + self.ahead(under_way, now) / self.rate
 
     def lengthen(self, tokens: float, under_way: int, now: float) -> None:
@@ -91,10 +91,14 @@ class Replica:
         self._line = self.ahead(under_way, now) + tokens
         self._at = now
 
-    def lose(self, seconds: float, now: float) -> None:
-        """A call has ended, and lost so much time."""
+    def succeeded(self) -> None:
+        """A call was answered."""
+        self._lost -= _LATEST * self._lost
+
+    def failed(self, seconds: float, now: float) -> None:
+        """A call was not, and lost so much time."""
         self._lost += _LATEST * (seconds - self._lost)
-        self._ended = now
+        self._failed = now
 
     def __repr__(self) -> str:
         return f"<Replica {self.record!r}, {self.rate:.0f} tokens/s>"
@@ -132,11 +136,11 @@ class Sent:
         replica = self._replica
         replica.tokens.add(self._new / replica.speed, seconds)
         replica.calls.add(self._others / replica.speed, seconds - (self._ahead + self._new) / replica.rate)
-        replica.lose(0.0, now)
+        replica.succeeded()
 
     def answered_whole(self, seconds: float, tokens: int, now: float) -> None:
         self._standing.answered_whole(seconds, tokens, now)
-        self._replica.lose(0.0, now)
+        self._replica.succeeded()
 
     def outlived(self, seconds: float, now: float) -> None:
         self._standing.outlived(seconds, now)
@@ -144,7 +148,7 @@ class Sent:
     def failed(self, seconds: float, now: float) -> None:
         self._standing.failed(seconds, now)
         self._replica.record.remove(self._unknown)
-        self._replica.lose(max(FAILED, seconds), now)
+        self._replica.failed(max(FAILED, seconds), now)
 
     def __repr__(self) -> str:
         return f"<Sent {self._new:.0f} new tokens to {self._replica!r}>"

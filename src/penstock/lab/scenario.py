@@ -17,6 +17,8 @@ the command line.  ``x-sim-ttft-ms``, ``x-sim-tokens-per-second`` and ``x-sim-ou
       tool                  call a tool if the request has one
       parallel=N            so many tool calls at once (a caller that forbids it gets one)
       cached=N              so many tokens of the prompt are reported as read from the prompt cache
+      prefill=N             so many tokens of prompts are computed per second, one prompt after the other
+      prefix-cache=N        so many tokens of prompts are kept: what begins as one of them is not computed, and reported
     going on with an answer that has begun
       no-prefill            a prefill is refused, as by Claude 4.6 and later
       preamble              it says a few words first
@@ -77,6 +79,8 @@ class Script(msgspec.Struct, frozen=True):
     tool: bool = False
     parallel: int = 1
     cached: int = 0
+    prefill: float = 0.0  # tokens per second; 0: at once
+    prefix_cache: int = 0
     no_prefill: bool = False
     preamble: bool = False
     overlap: int = 0
@@ -149,8 +153,10 @@ def _changes(text: str) -> dict[str, Any]:
             changes["tokens"] = MAX if value == "max" else _number(name, value, int)
         elif name == "parallel":
             changes["parallel"] = max(1, _number(name, value, int))
-        elif name == "cached":
-            changes["cached"] = _number(name, value, int)
+        elif name in {"cached", "prefix-cache"}:
+            changes[name.replace("-", "_")] = _number(name, value, int)
+        elif name == "prefill":
+            changes["prefill"] = _number(name, value)
         elif name == "share":
             changes["share"] = _number(name, value)
         elif name in {"retry-after", "key"} and value.isascii() and value.isprintable() and value:

@@ -33,6 +33,7 @@ from penstock.lab.background import Run, Runs
 from penstock.lab.bill import Bill, Item
 from penstock.lab.clouds import at_a_cloud
 from penstock.lab.delivery import Delivery, Job, PlainLater, Silence, Streaming, Trickle, reset, transport_of
+from penstock.lab.prefill import Prefill
 from penstock.lab.prompt import read
 from penstock.lab.refusal import refusal
 from penstock.lab.scenario import MODELS, Script, ScriptError, of_headers, of_model
@@ -97,6 +98,7 @@ class Simulator:
         self.bill = Bill(keep)
         self.told = Told()
         self._runs = Runs()
+        self._prefill = Prefill()
         self.wheel = Wheel(now)
         self._defaults = defaults or Script()
         self._key = key.encode()
@@ -214,6 +216,8 @@ class Simulator:
                 job.input_tokens = 0  # counting is free
             self._begin(_plain(job, body, 0))
             return
+        if script.prefill or script.prefix_cache:
+            job.script = script = self._prefill.take(request, script, self.wheel.now())
         job.cached = cached = min(script.cached, request.input_tokens)
         created = int(time.time())
         if request.background:

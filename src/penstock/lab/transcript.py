@@ -34,6 +34,7 @@ class Request(msgspec.Struct, eq=False):
     endpoint: Endpoint
     model: str
     digest: int = 0
+    text: bytes = b""  # the whole transcript
     input_tokens: int = 0
     stream: bool = False
     background: bool = False  # of a response: it is made whether anybody reads it or not
@@ -110,6 +111,7 @@ class Transcript:
         if request.schema is not None:
             self.add("schema", "", encode(request.schema))
         whole = "".join(self._pieces).encode("utf-8", "surrogatepass")
+        request.text = whole
         request.digest = int.from_bytes(hashlib.sha256(whole).digest()[:8], "big")
         text_bytes = len(whole) - self._marks - self._aside + self._more
         request.input_tokens = -(-text_bytes // BYTES_PER_TOKEN) + self._tokens

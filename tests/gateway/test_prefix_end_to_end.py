@@ -1,0 +1,135 @@
+"""Prompts that go where their beginning is: gateways before simulators that compute prompts, and keep them."""
+
+import asyncio
+import collections
+import contextlib
+import time
+
+import msgspec
+import pytest
+from serving import call, config, serving
+
+from penstock.config.model import CandidateConfig, ModelConfig, RetryConfig
+from penstock.net.clock import Clock
+from penstock.testing import SimulatorProcess
+
+KEEPS = "prefix-cache=1000000,ttft=0,tps=0"
+
+
+@contextlib.contextmanager
+def replicas(count, scenario=KEEPS):
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(SimulatorProcess("--scenario", scenario)) for _ in range(count)]
+
+
+def pool(simulators, strategy="prefix"):
+    whole = config(
+        *(each.url for each in simulators), kind="sim", retry=RetryConfig(attempts=1, first_delay=0.0)
+    )
+    candidates = [CandidateConfig(upstream=name) for name in whole.upstreams]
+    model = ModelConfig(candidates=candidates, strategy=strategy)
+    return msgspec.structs.replace(whole, models={"m": model})
+
+
+def asked(name, turns=1, *, stream=True):
+    """A conversation after so many turns, each of 3,000 characters."""
+    messages = []
+    for turn in range(turns):
+        messages += [
+            {"role": "user", "content": f"{name} {turn} " + "word " * 600},
+            {"role": "assistant", "content": "yes"},
+        ]
+    return {"model": "m", "stream": stream, "max_tokens": 4, "messages": messages[:-1]}
+
+
+async def ask(port, body):
+    answer = await call(port, body)
+    assert answer.status == 200
+    return answer
+
+
+def where(gateway):
+    """Upstreams in the order in which they were asked last, of those that answered."""
+    rows = gateway.recorder.ledger.recent()
+    return [row.upstream for row in rows if row.outcome.value == "completed"]
+
+
+def test_two_gateways_send_all_turns_of_a_conversation_to_the_replica_that_has_it():
+    async def main(simulators):
+        async with serving(pool(simulators)) as (one, first), serving(pool(simulators)) as (other, second):
+            went = collections.defaultdict(set)
+            for turns in range(1, 5):
+                for number in range(8):
+                    gateway, port = ((one, first), (other, second))[(turns + number) % 2]
+                    before = collections.Counter(where(gateway))
+                    await ask(port, asked(f"talk {number}", turns, stream=bool(number % 3)))
+                    went[number] |= {*(collections.Counter(where(gateway)) - before)}
+            return went
+
+    with replicas(3) as simulators:
+        went = asyncio.run(main(simulators))
+        bills = [each.bill() for each in simulators]
+    assert [len(upstreams) for upstreams in went.values()] == [1] * 8
+    assert len(set().union(*went.values())) > 1
+    # Of 1 + 2 + 3 + 4 turns of each conversation 1 + 1 + 1 + 1 were new.
+    cached = sum(bill["cached_input_tokens"] for bill in bills)
+    assert cached / sum(bill["input_tokens"] for bill in bills) > 0.55
+
+
+def test_a_hot_prefix_spills_when_the_line_is_longer_than_to_compute_it_elsewhere():
+    async def main(simulators):
+        async with serving(pool(simulators)) as (gateway, port):
+            for number in range(6):  # one after the other: nobody waits
+                await ask(port, asked("everybody's", 4) | {"seed": number})
+            alone = set(where(gateway))
+            await asyncio.gather(
+                *(ask(port, asked("everybody's", 4) | {"seed": number}) for number in range(60))
+            )
+            return alone, set(where(gateway))
+
+    with replicas(3, f"{KEEPS},prefill=20000") as simulators:
+        alone, at_once = asyncio.run(main(simulators))
+    assert len(alone) == 1
+    assert len(at_once) == 3
+
+
+def test_a_replica_that_leaves_is_done_without_and_gets_its_share_when_it_is_back():
+    async def main(simulators, port_of_last, stack):
+        later = [0.0]
+        clock = Clock(lambda: time.monotonic() + later[0])
+        async with serving(pool(simulators), clock, troubled=True) as (gateway, port):
+            for number in range(24):
+                await ask(port, asked(f"first {number}"))
+            before = collections.Counter(where(gateway))
+            simulators[2].stop()
+            for number in range(24):
+                await ask(port, asked(f"first {number}", 2))
+            meanwhile = collections.Counter(where(gateway)) - before
+            stack.enter_context(SimulatorProcess("--scenario", KEEPS, "--port", str(port_of_last)))
+            later[0] = 240.0
+            seen = collections.Counter(where(gateway))
+            for number in range(24):
+                await ask(port, asked(f"second {number}"))
+            return before, meanwhile, collections.Counter(where(gateway)) - seen
+
+    with replicas(3) as simulators, contextlib.ExitStack() as stack:
+        port = int(simulators[2].url.rpartition(":")[2])
+        before, meanwhile, after = asyncio.run(main(simulators, port, stack))
+    assert min(before.get(name, 0) for name in ("up0", "up1", "up2")) > 0
+    assert set(meanwhile) == {"up0", "up1"}
+    assert sum(meanwhile.values()) == 24
+    assert after["up2"] > 0
+
+
+@pytest.mark.parametrize("salt", ["", "another"])
+def test_prompts_with_different_salts_have_nothing_in_common(salt):
+    async def main(simulators):
+        async with serving(pool(simulators)) as (gateway, port):
+            for number in range(12):
+                body = asked("same", 3)
+                await ask(port, body | {"cache_salt": f"{salt}{number if salt else ''}"})
+            return set(where(gateway))
+
+    with replicas(3) as simulators:
+        upstreams = asyncio.run(main(simulators))
+    assert len(upstreams) == (3 if salt else 1)
