@@ -33,7 +33,8 @@
     │   ├── RateLimited           429      refused before queueing: a limit or budget
     │   │   └── LeaseWanted       429      not enough of a shared limit here, but perhaps elsewhere
     │   ├── Overloaded            503      refused before queueing: no room in the queue
-    │   │   └── Evicted           503      had a place in the queue, and had to make room
+    │   │   ├── Evicted           503      had a place in the queue, and had to make room
+    │   │   └── DeadlinePassed    503      nobody has begun to answer, and it would be of no use any more
     │   ├── Draining              503      this process is going away
     │   ├── StorageUnavailable    503      files, batches or conversations cannot be reached now
     │   └── StorageFull           507      the disk has no room for them
@@ -329,6 +330,12 @@ class Evicted(Overloaded):
     """The call waited, and lost its place to one of a higher tier, or of a tenant with fewer places."""
 
     code = "evicted"
+
+
+class DeadlinePassed(Overloaded):
+    """Nobody has begun to answer the call, and from now on no answer would be of use."""
+
+    code = "deadline_unreachable"
 
 
 class Draining(PressureError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
@@ -218,6 +219,7 @@ class Call(msgspec.Struct, eq=False):
     # As its caller wrote it, where the conversation that it names was put before it.
     asked: Call | None = None
     trace: Trace | None = None  # None: nothing is recorded of it
+    deadline: float = inf  # monotonic, seconds: from then on a first token, or a plain answer, is of no use
 
 
 class Attempt(msgspec.Struct, eq=False, gc=False, array_like=True):

@@ -91,10 +91,6 @@ def test_an_sdks_patience_is_told():
     assert told("both", "x-stainless-read-timeout: 100") == (b"3", pytest.approx(100, abs=NEAR))
 
 
-def test_a_deadline_that_is_none_is_passed_over_where_nothing_waits_for_it():
-    assert told("both", "penstock-deadline: soon") == (b"3", None)
-
-
 def test_a_caller_gives_itself_no_priority():
     assert told("standard", "penstock-priority: 99") == (None, None)
 

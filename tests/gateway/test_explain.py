@@ -188,6 +188,13 @@ def test_the_queue_the_ladder_and_the_smaller_model_are_told():
     assert late["outcome"].startswith("refused with 503: the deadline")
 
 
+def test_a_deadline_that_has_passed_is_told_where_nothing_waits():
+    async def test(gateway, port, upstream):
+        return explained(gateway, penstock_deadline="-1")["outcome"]
+
+    assert at(test) == "refused with 503: the deadline has passed"
+
+
 def test_a_call_that_the_ladder_refuses_is_told_so():
     async def test(port, busy, gateway, upstream, small):
         async with busy():

@@ -6,27 +6,25 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from math import inf
 
-from penstock.config.model import TierConfig
 from penstock.messages import Call
 from penstock.wire.deadline import seconds_until
 
 
-def deadline_of(call: Call, tiers: Mapping[str, TierConfig], unix_time: Callable[[], float]) -> float:
+def deadline_of(call: Call, tiers: Mapping[str, float], unix_time: Callable[[], float]) -> float:
     """The moment (monotonic) at which the first token of a stream, or a plain answer, is of no use any more.
 
-    What the call says itself, else what its tier says; but never later than its SDK would wait.
+    What the call says itself, else what its tier says; but never later than its SDK would wait, unless the answer is
+    asked for later.
 
+    :param tiers: seconds that a call may take which does not say, by the names of those tiers that have a deadline
     :param unix_time: asked where the call names a moment, in seconds since 1970
     :raises penstock.errors.BadRequest: what the call says makes no sense
     """
-    headers, seconds = call.headers, inf
+    headers = call.headers
     said = headers.get(b"penstock-deadline")
-    if said is not None:
-        seconds = seconds_until(said, unix_time())
-    elif (tier := tiers.get(call.tenant.tier)) is not None:
-        seconds = tier.deadline or inf
+    seconds = seconds_until(said, unix_time()) if said is not None else tiers.get(call.tenant.tier, inf)
     patience = headers.get(b"x-stainless-read-timeout")
-    if patience is not None:
+    if patience is not None and not call.deferred:
         longest = _patience(patience)
         seconds = longest if longest < seconds else seconds  # noqa: FURB136 - min() costs three times as much
     return call.received + seconds

@@ -279,10 +279,13 @@ def _candidate(candidate: Candidate, call: Call) -> Explained:
     if upstream.departure is not None:
         told["skipped"] = upstream.departure.told(call.received)
         return told
+    if call.deadline <= call.received:
+        told["skipped"] = "the deadline has passed"
+        return told
     if gate is None:
         told["in_progress"] = upstream.pool.statistics().busy
         return told
-    _gate(told, gate, asked_of(call, candidate.model, gate, estimate_tokens(len(call.body))), call.received)
+    _gate(told, gate, asked_of(call, candidate.model, estimate_tokens(len(call.body))), call.received)
     return told
 
 

@@ -46,7 +46,9 @@ class Renewals:
         """Ask what the call asks, for who asks it after this."""
         producing = self._producing
         headers = without(call.headers)
-        renewal = msgspec.structs.replace(call, id=new_id(), reservation=None, headers=headers, trace=None)
+        renewal = msgspec.structs.replace(
+            call, id=new_id(), reservation=None, headers=headers, trace=None, deadline=math.inf
+        )
         try:
             generation = producing.registry.create(renewal)
         except Overloaded:

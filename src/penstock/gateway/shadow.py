@@ -179,6 +179,7 @@ class Shadows:
             deferred=False,
             version=shadow.version,
             trace=None,
+            deadline=math.inf,
         )
         made = self._producing.registry.create(again)
         made.grace = math.inf

@@ -19,10 +19,12 @@ import asyncio
 import functools
 import logging
 from collections.abc import Container, Sequence
+from math import inf
 
 from penstock.config.model import RetryConfig
 from penstock.errors import (
     CallerError,
+    DeadlinePassed,
     Overloaded,
     PenstockError,
     RateLimited,
@@ -233,6 +235,8 @@ class Production:
                     limited = _sooner(limited, over)
                     failures.append((candidate.upstream.name, over))
                     break
+                except DeadlinePassed as late:  # and nobody else would be in time
+                    raise _told(error or limited or late, failures) from None
                 except Overloaded as overloaded:  # no room at this candidate: the next may have some
                     # That it goes away says less than how another failed.
                     error = error if error is not None and overloaded.code == LEAVING else overloaded
@@ -253,7 +257,7 @@ class Production:
                     if isinstance(failed, UpstreamLeaving) or _has_another(candidates, candidate, failed):
                         break
                     wait = _wait(failed, number, config)
-                    if wait is None or number == config.attempts:
+                    if wait is None or number == config.attempts or self._is_late_after(wait):
                         break
                     if not self._budget.withdraw(recorder.clock.now()):
                         break
@@ -265,8 +269,14 @@ class Production:
                 return await self._begin(others, substitutes, passed, failures)
         failure = error or limited
         assert failure is not None, "a route has at least one candidate"
-        failure.message += _others(failures, failure)
-        raise failure
+        raise _told(failure, failures)
+
+    def _is_late_after(self, wait: float) -> bool:
+        """Whether the call's deadline will have passed in so many seconds, and nothing of its answer is there."""
+        deadline = self.call.deadline
+        return (
+            deadline != inf and not self.generation.events and self._recorder.clock.now() + wait >= deadline
+        )
 
     def _instead(
         self,
@@ -522,7 +532,9 @@ class Production:
         while not self._abandoned and self._tries < most and barren < _BARREN and broken.code != TOO_LARGE:
             rest = upstream.rest(transfer)
             pause = _pause(broken, self._tries + 1, self._retry)
-            if rest is None or pause is None or not self._budget.withdraw(recorder.clock.now()):
+            if rest is None or pause is None or self._is_late_after(pause):
+                break
+            if not self._budget.withdraw(recorder.clock.now()):
                 break
             self._tries += 1
             await asyncio.sleep(pause)
@@ -555,6 +567,12 @@ def _has_another(candidates: Sequence[Candidate], candidate: Candidate, error: U
         isinstance(error, UpstreamUnreachable)
         or (isinstance(error, UpstreamTimeout) and error.clock == "connect")
     ) and any(one.route == candidate.route for one in candidates[candidates.index(candidate) + 1 :])
+
+
+def _told(failure: PenstockError, failures: Sequence[tuple[str, PenstockError]]) -> PenstockError:
+    """The failure that the caller gets, of which it says who else was asked."""
+    failure.message += _others(failures, failure)
+    return failure
 
 
 def _others(failures: Sequence[tuple[str, PenstockError]], told: PenstockError) -> str:

@@ -7,7 +7,10 @@ tidied, nobody behind this stage sees what they were.
 
 from __future__ import annotations
 
+import time
+
 from penstock.config.model import PromptConfig
+from penstock.flow.deadline import deadline_of
 from penstock.gateway.stages.route import Router
 from penstock.generation.log import new_id
 from penstock.messages import Call, Endpoint, Headers, Tenant
@@ -54,6 +57,8 @@ def decode(
     )
     if version:
         call.version = version
+    if router.deadlines or b"penstock-deadline" in headers or b"x-stainless-read-timeout" in headers:
+        call.deadline = deadline_of(call, router.deadlines, time.time)
     return call
 
 
@@ -69,6 +74,8 @@ def _decode_opaque(
     if version:
         call.version = version
         call.body = opaque.renamed(call, named(model, version))
+    if router.deadlines or b"penstock-deadline" in headers or b"x-stainless-read-timeout" in headers:
+        call.deadline = deadline_of(call, router.deadlines, time.time)
     return call
 
 

@@ -15,19 +15,20 @@ import asyncio
 from collections.abc import Sequence
 from math import inf
 
-from penstock.errors import PenstockError, UpstreamError, UpstreamFailed, UpstreamLeaving
-from penstock.flow.deadline import deadline_of
+from penstock.errors import DeadlinePassed, PenstockError, UpstreamError, UpstreamFailed, UpstreamLeaving
 from penstock.flow.gate import Asked, Gate, Outcome, Ticket, Turn
 from penstock.gateway.stages.candidate import Candidate
 from penstock.generation.log import TOO_LARGE
 from penstock.messages import Attempt, Call
 from penstock.messages import Outcome as Ending
+from penstock.net import tasks
 from penstock.net.connection import Connection
 from penstock.upstream.http import HTTPUpstream
 from penstock.upstream.transfer import Transfer
 from penstock.wire import problems
 from penstock.wire.boundary import Mismatch
 
+_SOON = 1.0  # seconds to come back in: with another deadline it may be in time
 OUTPUT_TOKENS = 1_000  # that a provider is taken to count for a call that sets no limit to its answer
 _COMPLETED = Ending.COMPLETED
 
@@ -35,16 +36,46 @@ _COMPLETED = Ending.COMPLETED
 async def take_turn(upstream: HTTPUpstream, transfer: Transfer) -> Connection:
     """A connection to the upstream, in one's turn; it goes back to the pool by itself.
 
-    The upstream is not to blame for the time in the line: its clock for the first token starts after it.
+    The upstream is not to blame for the time in the line: its clock for the first token starts after it.  Here a call
+    is seen off for the last time, so here its deadline is looked at, unless a part of its answer is there already:
+    the rest is never too late.
 
+    :raises penstock.errors.DeadlinePassed: it has, or did in the line
     :raises penstock.errors.Overloaded: the line is full, or the call's whole time went by in it
     :raises penstock.errors.UpstreamError: no connection could be made
     """
+    left = inf
+    if transfer.job.call.deadline != inf and not transfer.generation.events:
+        left = transfer.job.call.deadline - transfer.now()
+        if left <= 0.0:
+            raise _too_late(transfer)
     connection = upstream.pool.acquire_nowait()
     if connection is None:
-        connection = await upstream.acquire(transfer.job.timeouts.total)
+        connection = await _wait_connection(upstream, transfer, left)
         transfer.sent = transfer.now()
     return connection
+
+
+async def _wait_connection(upstream: HTTPUpstream, transfer: Transfer, left: float) -> Connection:
+    """:param left: seconds until the call's deadline"""
+    total = transfer.job.timeouts.total
+    if left >= (total or inf):
+        return await upstream.acquire(total)
+    await tasks.own_task()
+    try:
+        async with asyncio.timeout(left):
+            return await upstream.acquire(total)
+    except TimeoutError:
+        raise _too_late(transfer) from None
+
+
+def _too_late(transfer: Transfer) -> DeadlinePassed:
+    call = transfer.job.call
+    waited = transfer.now() - call.received
+    return DeadlinePassed(
+        f"the call's deadline has passed, {waited:.1f} s after it came, and nobody has begun to answer",
+        retry_after=_SOON,
+    )
 
 
 # ---- the gate ----
@@ -66,11 +97,10 @@ def _open_for(candidate: Candidate, now: float) -> float:
     return 0.0 if gate is None else gate.open_for(candidate.model, now)
 
 
-def asked_of(call: Call, model: str, gate: Gate, prompt_tokens: int, *, callers_key: bool = False) -> Asked:
+def asked_of(call: Call, model: str, prompt_tokens: int, *, callers_key: bool = False) -> Asked:
     """What a gate is told of a call.
 
     :param callers_key: it is sent with its caller's own key
-    :raises penstock.errors.BadRequest: its deadline makes no sense
     """
     tenant, most = call.tenant, call.max_output_tokens
     return Asked(
@@ -78,7 +108,7 @@ def asked_of(call: Call, model: str, gate: Gate, prompt_tokens: int, *, callers_
         tenant.name,
         tenant.tier,
         call.stream,
-        deadline_of(call, gate.tiers, gate.unix_time),
+        call.deadline,
         prompt_tokens,
         prompt_tokens + (most or OUTPUT_TOKENS),
         most,
@@ -90,13 +120,12 @@ def ask_turn(gate: Gate, transfer: Transfer, candidate: Candidate) -> Turn | Tic
     """The right to send a call, to be given back with :func:`settle_turn`; or a ticket for :func:`wait_turn`.
 
     :raises penstock.errors.Overloaded: refused; the code says why
-    :raises penstock.errors.BadRequest: its deadline makes no sense
     """
     job, clock = transfer.job, transfer.now
     now = clock()
     # By health the first candidate is one that may be asked; if it may not, none may, and it is the last standing.
     last = candidate.sole or transfer.generation.attempts <= 1
-    asked = asked_of(job.call, candidate.model, gate, job.prompt_tokens, callers_key=job.callers_key)
+    asked = asked_of(job.call, candidate.model, job.prompt_tokens, callers_key=job.callers_key)
     return gate.ask(asked, now, last=last)
 
 

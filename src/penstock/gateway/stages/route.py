@@ -68,6 +68,8 @@ class Router:
         self.has_versions = any(
             candidate.version for model in config.models.values() for candidate in model.candidates
         )
+        # Seconds that a call of a tier may take which does not say, where it has such a limit.
+        self.deadlines = {name: tier.deadline for name, tier in config.tiers.items() if tier.deadline}
         self._exact = {name: model for name, model in config.models.items() if "*" not in name}
         # The longest pattern is the most specific one: "gpt-4*" before "gpt-*" before "*".
         self._patterns = sorted((name for name in config.models if "*" in name), key=len, reverse=True)
