@@ -209,7 +209,7 @@ class Call(msgspec.Struct, eq=False):
     include_usage: bool = False  # the caller asked for the usage chunk of an OpenAI stream
     running_usage: bool = False  # and for the usage so far in every chunk
     background: bool = False  # goes on although nobody reads it
-    deferred: bool = False  # and the caller asks for the answer later: streamed only for our own sake
+    deferred: bool = False  # and the caller asks for the answer later
     reservation: Reservation | None = None  # where limits hold for it, from its admission on
     changed: bytes = b""  # what was left out of the prompt, as the caller is told
     reduction: Reduction | None = None  # where the load permits less than it asks for
@@ -219,6 +219,7 @@ class Call(msgspec.Struct, eq=False):
     # As its caller wrote it, where the conversation that it names was put before it.
     asked: Call | None = None
     trace: Trace | None = None  # None: nothing is recorded of it
+    wait: float = 0.0  # of one that is deferred: seconds for which its caller waits all the same
     deadline: float = inf  # monotonic, seconds: from then on a first token, or a plain answer, is of no use
 
 

@@ -56,6 +56,12 @@ def test_streaming(example):
     assert re.fullmatch(r'sim:cut-after=2,once response_format: \{"ans.* \(broke: upstream_broken\)', broken)
 
 
+def test_come_back(example):
+    promised, answer = example("come_back.py").splitlines()
+    assert re.fullmatch("promised: 202 /v1/generations/gen_[0-9a-f]{32}", promised)
+    assert answer == f"answer: {SAID}"
+
+
 def test_client(example):
     assert example("client.py").splitlines() == [f"text: {SAID}", "2 breaks, 2 resumed, 0 failed"]
 

@@ -10,7 +10,7 @@ import msgspec
 from penstock.batches.batch import Batch
 from penstock.errors import Cancelled, Draining, PenstockError
 from penstock.generation.log import Generation, State
-from penstock.messages import Call
+from penstock.messages import Call, Endpoint
 from penstock.webhooks.sender import Sender
 from penstock.wire import responses, sse
 from penstock.wire.not_json import NOT_JSON
@@ -55,7 +55,7 @@ class Announcer:
             await self._sender.announce(batch.tenant, f"batch.{batch.status.value}", batch.id)
 
     def response_ended(self, call: Call, generation: Generation) -> None:
-        """A background response has; nobody waits for its being told."""
+        """A background call has; nobody waits for its being told."""
         event = event_of(call, generation)
         if event is not None and self._sender is not None:
             announcing = self._announce(self._sender, call.tenant.name, *event)
@@ -72,16 +72,20 @@ class Announcer:
 
 
 def event_of(call: Call, generation: Generation) -> tuple[str, str] | None:
-    """The kind of event that the end of a background response is, and the response's id.
+    """The kind of event that the end of a background call is, and the id of its response, else of its generation.
 
     None: it has not ended, another process goes on with it.
     """
+    is_response = call.endpoint is Endpoint.RESPONSES
+    what = "response" if is_response else "generation"
     if generation.ending is State.FAILED:
         if isinstance(generation.error, Draining) and generation.journal is not None:
             return None
-        kind = "response.cancelled" if isinstance(generation.error, Cancelled) else "response.failed"
+        kind = f"{what}.cancelled" if isinstance(generation.error, Cancelled) else f"{what}.failed"
     else:
-        kind = _last_type(generation)
+        kind = _last_type(generation) if is_response else "generation.completed"
+    if not is_response:
+        return kind, generation.id
     first = generation.events[0] if generation.events and not call.deferred else b""
     return kind, responses.id_in(first, stream=True) or responses.id_of(generation.id)
 

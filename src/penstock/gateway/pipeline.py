@@ -29,8 +29,8 @@ from penstock.errors import (
     UpstreamError,
     untraced,
 )
-from penstock.gateway import stored
 from penstock.gateway.durable import Durable
+from penstock.gateway.promises import Promises
 from penstock.gateway.renewals import Renewals
 from penstock.gateway.repeats import Repeats
 from penstock.gateway.snapshot import Snapshot
@@ -81,6 +81,7 @@ class Pipeline:
         self.durable: Durable | None = None  # None: no answer outlives this process
         self.repeats = Repeats(self)
         self.renewals = Renewals(self)
+        self.promises = Promises(self)
         self.recalls = False  # whether a response was made here that its upstream could not go on from
         self.waiting: set[asyncio.Task[None]] = set()  # for lower tiers of the cache, or stored generations
         self.productions: dict[Production, None] = {}
@@ -217,6 +218,10 @@ class Pipeline:
             if question is not None:
                 if call.reduction is not None:
                     question.lenient = call.reduction.stale
+                if (
+                    call.deferred
+                ):  # it is not told to come back only after somebody else's answer has been waited for
+                    question.patient = False
                 if lookup.prefetch is not None and question.policy.prefetch is not None:
                     asyncio.get_running_loop().call_soon(self.renewals.foresee, call, lookup, question)
                 found = lookup.find(call, question, snapshot.router)
@@ -332,7 +337,8 @@ class Pipeline:
                 if found is not None:
                     self._serve(exchange, call, self.lookup, question, found)
                     return
-        name = self._question(call)
+        # What is promised must not be another call's, whose caller may let go of it.
+        name = self._question(call) if not call.deferred or call.endpoint is _RESPONSES else None
         if name is not None:
             generation = join.find(name, self.registry)
             if generation is not None:
@@ -364,23 +370,19 @@ class Pipeline:
 
     def _show(self, exchange: Exchange, call: Call, generation: Generation, status_name: bytes) -> None:
         if call.deferred:
-            self._promise(exchange, call, generation, status_name)
+            self.promises.make(exchange, call, generation, status_name, call.wait)
         else:
             self._read(open_reading(call, generation, exchange, status_name, self._answered))
+
+    def tell(self, exchange: Exchange, call: Call, generation: Generation, status_name: bytes) -> None:
+        """Read the log to this caller, as it is and as it goes on."""
+        self._read(open_reading(call, generation, exchange, status_name, self._answered))
 
     def _read(self, reading: Reading) -> None:
         self.readings[reading] = None
         reading.generation.join(reading)
         if not reading.done:
             reading.exchange.watch(reading)
-
-    def _promise(self, exchange: Exchange, call: Call, generation: Generation, status_name: bytes) -> None:
-        """The answer will be asked for later: say under which id."""
-        self.soon(stored.respond_response(exchange, generation, "", self.clock.now()))
-        self.admission.settle(call)
-        self.recorder.answered(
-            call, generation, status=200, error="", peer=exchange.peer, read=_elsewhere(status_name)
-        )
 
     def _question(self, call: Call) -> join.Name | None:
         """What an identical call in flight is found by; None: this call is not to be joined."""
@@ -417,6 +419,11 @@ class Pipeline:
         """
         self.admission.enter()
         self._read(open_reading(call, generation, exchange, b"resumed", self._answered, start))
+
+    def reread_whole(self, exchange: Exchange, call: Call, generation: Generation) -> None:
+        """Show the answer that a log is, once it is whole; ``call`` is what the reader is like, and how long it waits."""
+        self.admission.enter()
+        self.promises.make(exchange, call, generation, b"resumed", call.wait)
 
     def _grace(self, reading: Reading) -> float:
         """How long to wait for a caller who has left, in seconds."""
@@ -558,6 +565,8 @@ class Pipeline:
         self.registry.sweep(now)
         for reading in list(self.readings):
             reading.keep_alive(now)
+        if self.promises:
+            self.promises.sweep(now)
 
     async def wait_idle(self) -> None:
         """Until no production is under way, and nothing is waited for."""

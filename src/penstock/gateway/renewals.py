@@ -47,7 +47,14 @@ class Renewals:
         producing = self._producing
         headers = without(call.headers)
         renewal = msgspec.structs.replace(
-            call, id=new_id(), reservation=None, headers=headers, trace=None, deadline=math.inf
+            call,
+            id=new_id(),
+            reservation=None,
+            headers=headers,
+            trace=None,
+            deadline=math.inf,
+            background=False,
+            deferred=False,
         )
         try:
             generation = producing.registry.create(renewal)

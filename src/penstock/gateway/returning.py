@@ -17,7 +17,7 @@ from penstock.gateway.stored import Asked
 from penstock.generation.log import Generation, State
 from penstock.messages import Call, Dialect, Endpoint, Tenant
 from penstock.net.exchange import Exchange
-from penstock.wire import responses
+from penstock.wire import prefer, responses
 
 
 class Returning:
@@ -83,7 +83,7 @@ class Returning:
             status, code = refuse(exchange, error, Dialect.OPENAI, asked.id), error.code
         later = (
             asked.stream
-            or asked.what in {"events", "input_items"}
+            or asked.what in {"events", "answer", "input_items"}
             or (asked.what == "delete" and durable is not None)
         )
         if code or not later:
@@ -136,6 +136,8 @@ class Returning:
             return
         if asked.what == "input_items":
             pipeline.soon(self._list_input(exchange, asked, generation, tenant))
+        elif asked.what == "answer":
+            self._reread_whole(exchange, generation, tenant)
         elif asked.what == "events" or asked.stream:
             self._reread(exchange, asked, generation, tenant)
         elif asked.response_id:
@@ -199,11 +201,23 @@ class Returning:
             exchange.respond(204, [], b"")  # "stop reconnecting", in the words of the event stream's standard
             self._pipeline.recorder.counted("generations", 204)
             return
-        call = Call(
+        self._pipeline.reread(
+            exchange, self._reader(exchange, generation, tenant, stream=True), generation, start
+        )
+
+    def _reread_whole(self, exchange: Exchange, generation: Generation, tenant: Tenant) -> None:
+        """Read all of a generation's answer at once; where it is not whole yet, that is what is told."""
+        call = self._reader(exchange, generation, tenant, stream=False)
+        call.wait = prefer.wait_of(exchange.headers.get(b"prefer", b""))
+        self._pipeline.reread_whole(exchange, call, generation)
+
+    def _reader(self, exchange: Exchange, generation: Generation, tenant: Tenant, *, stream: bool) -> Call:
+        """What a reader is like; it asks nothing."""
+        return Call(
             id=generation.id,
             endpoint=generation.endpoint,
             model=generation.model,
-            stream=True,
+            stream=stream,
             fields={},
             body=b"",
             headers=exchange.headers,
@@ -212,4 +226,3 @@ class Returning:
             include_usage=generation.include_usage,
             running_usage=generation.running_usage,
         )
-        self._pipeline.reread(exchange, call, generation, start)

@@ -177,6 +177,7 @@ class Shadows:
             degraded=b"",
             background=False,
             deferred=False,
+            wait=0.0,
             version=shadow.version,
             trace=None,
             deadline=math.inf,

@@ -4,6 +4,7 @@
 
     GET    /v1/generations/{id}                            what is known of it
     GET    /v1/generations/{id}/events                     its events from an offset on
+    GET    /v1/generations/{id}/answer                     the whole answer, in the dialect that was asked for
     POST   /v1/generations/{id}/cancel                     end it now; ?unread=true: unless somebody reads it
     GET    /v1/responses/{id}                              the response, as far as it is
     GET    /v1/responses/{id}?stream=true&starting_after=n its events from a sequence number on
@@ -36,12 +37,13 @@ from penstock.wire import responses
 
 MAX_BODY = 65_536  # what a request for one of these resources may bring along
 
-_PATH = re.compile(r"/v1/(generations|responses)/([^/]+)(?:/(events|cancel|input_items))?")
+_PATH = re.compile(r"/v1/(generations|responses)/([^/]+)(?:/(events|answer|cancel|input_items))?")
 _GENERATION_ID = re.compile(r"gen_[0-9a-f]{32}")
 _OWN_RESPONSE_ID = re.compile(r"resp_([0-9a-f]{32})")
 _METHODS = {
     ("generations", None): {"GET": "state"},
     ("generations", "events"): {"GET": "events"},
+    ("generations", "answer"): {"GET": "answer"},
     ("generations", "cancel"): {"POST": "cancel"},
     ("responses", None): {"GET": "response", "DELETE": "delete"},
     ("responses", "cancel"): {"POST": "cancel"},
@@ -59,7 +61,7 @@ class Asked(msgspec.Struct, frozen=True):
     event that the caller has, -1 for none; an index of the log, or a response's sequence number.  ``page``: of a list.
     """
 
-    what: Literal["state", "events", "cancel", "response", "delete", "input_items"]
+    what: Literal["state", "events", "answer", "cancel", "response", "delete", "input_items"]
     id: str
     response_id: str = ""
     stream: bool = False
@@ -145,13 +147,19 @@ def position(asked: Asked, generation: Generation) -> int:
     return start
 
 
-def respond_state(exchange: Exchange, generation: Generation, now: float) -> None:
+def respond_state(
+    exchange: Exchange,
+    generation: Generation,
+    now: float,
+    status: int = 200,
+    fields: Sequence[tuple[bytes, bytes]] = (),
+) -> None:
     """Tell what is known of a generation."""
     error = generation.error
     usage = generation.usage
     exchange.respond(
-        200,
-        _JSON,
+        status,
+        [*_JSON, *fields],
         msgspec.json.encode(
             {
                 "id": generation.id,

@@ -14,8 +14,11 @@ from penstock.flow.deadline import deadline_of
 from penstock.gateway.stages.route import Router
 from penstock.generation.log import new_id
 from penstock.messages import Call, Endpoint, Headers, Tenant
-from penstock.wire import opaque, request
+from penstock.wire import opaque, prefer, request
 from penstock.wire.tidy import Left, tidied
+
+# Whose caller may come back for the answer; a response says that by itself, in its body.
+_PROMISED = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.MESSAGES, Endpoint.EMBEDDINGS})
 
 
 def decode(
@@ -57,6 +60,9 @@ def decode(
     )
     if version:
         call.version = version
+    if b"prefer" in headers and endpoint in _PROMISED and prefer.responds_async(headers[b"prefer"]):
+        call.background = call.deferred = True
+        call.wait = prefer.wait_of(headers[b"prefer"])
     if router.deadlines or b"penstock-deadline" in headers or b"x-stainless-read-timeout" in headers:
         call.deadline = deadline_of(call, router.deadlines, time.time)
     return call

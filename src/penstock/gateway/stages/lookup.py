@@ -63,6 +63,7 @@ class Control(msgspec.Struct, frozen=True):
 
 _USUAL = Control()
 _NO_USAGE = Usage()
+_RESPONSES = Endpoint.RESPONSES
 _KEPT = frozenset({Endpoint.MODERATIONS, Endpoint.RERANK})  # of those that are relayed as bytes
 
 
@@ -191,7 +192,7 @@ class Lookup:
         policy = router.caching(call.model)
         if (
             policy is None
-            or call.background
+            or (call.background and call.endpoint is _RESPONSES)
             or (call.endpoint.opaque and call.endpoint not in _KEPT)
             or not (control.reads or control.stores)
             or (policy.calls == "deterministic" and not keys.is_deterministic(call))
