@@ -220,7 +220,8 @@ class Call(msgspec.Struct, eq=False):
     asked: Call | None = None
     trace: Trace | None = None  # None: nothing is recorded of it
     wait: float = 0.0  # of one that is deferred: seconds for which its caller waits all the same
-    deadline: float = inf  # monotonic, seconds: from then on a first token, or a plain answer, is of no use
+    # Monotonic, seconds: from then on a first token, or a plain answer, is of no use, as the caller or its tier says.
+    deadline: float = inf
 
 
 class Attempt(msgspec.Struct, eq=False, gc=False, array_like=True):

@@ -6,7 +6,7 @@ import pytest
 from flow_calls import a_call
 
 from penstock.errors import BadRequest
-from penstock.flow.deadline import deadline_of
+from penstock.flow.deadline import deadline_of, told_of
 
 TIERS = {"standard": 20.0}
 NOW = 1_790_000_000.0
@@ -15,7 +15,8 @@ NOW = 1_790_000_000.0
 def due(tiers=TIERS, *, deferred=False, **headers):
     call = a_call(headers={name.replace("_", "-").encode(): value for name, value in headers.items()})
     call.received, call.deferred = 100.0, deferred
-    return deadline_of(call, tiers, lambda: NOW)
+    call.deadline = told_of(call, tiers, lambda: NOW)
+    return deadline_of(call)
 
 
 def test_what_says_nothing_has_that_of_its_tier_if_there_is_one():

@@ -196,3 +196,16 @@ def test_an_answer_that_has_begun_is_gone_on_with_beyond_it():
     text, more = asyncio.run(main())
     assert text == whole_text(CHAT, TOKENS)
     assert more == 1
+
+
+def test_who_would_not_wait_any_more_is_asked_nobody_else_for():
+    async def test(gateway, port, first, second):
+        calling = asyncio.ensure_future(call(port, PROMPT, headers=["x-stainless-read-timeout: 4"]))
+        await first.wait_received(b"hello")
+        clock.advance(4.1)
+        go_on.set()
+        return (await calling).status, second.connections
+
+    clock, go_on = FakeClock(), asyncio.Event()
+    scripts = [[[Step.REQUEST, go_on, error("500 no")]], answering(plain(COMPLETION))]
+    assert run(scripts, test, clock, retry=RetryConfig(attempts=1)) == (502, 0)

@@ -8,6 +8,7 @@ from math import inf
 
 from penstock import __version__
 from penstock.config.model import TierConfig, UpstreamConfig
+from penstock.flow.deadline import deadline_of
 from penstock.messages import Call, Dialect
 from penstock.net.origin import Origin
 from penstock.wire.credentials import account_lines, bearer, bearer_field, field_for, key_in
@@ -88,9 +89,10 @@ class Fields:
         """The call's place in a local model's own line: its tier's priority, and when its first token is due."""
         tier = tiers.get(call.tenant.tier)
         lines = b"" if tier is None or not tier.priority else b"penstock-priority: %d\r\n" % tier.priority
-        if call.deadline < inf:
+        deadline = deadline_of(call)
+        if deadline < inf:
             # A moment, because the call may still wait for its turn.
-            lines += b"penstock-deadline: %.3f\r\n" % (time.time() + call.deadline - self._now())
+            lines += b"penstock-deadline: %.3f\r\n" % (time.time() + deadline - self._now())
         return lines
 
 

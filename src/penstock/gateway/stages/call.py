@@ -39,6 +39,7 @@ from penstock.errors import (
     UpstreamUntrusted,
     untraced,
 )
+from penstock.flow.deadline import deadline_of
 from penstock.flow.departure import LEAVING
 from penstock.flow.gate import Turn
 from penstock.flow.retry import RetryBudget, delay
@@ -273,7 +274,7 @@ class Production:
 
     def _is_late_after(self, wait: float) -> bool:
         """Whether the call's deadline will have passed in so many seconds, and nothing of its answer is there."""
-        deadline = self.call.deadline
+        deadline = deadline_of(self.call)
         return (
             deadline != inf and not self.generation.events and self._recorder.clock.now() + wait >= deadline
         )

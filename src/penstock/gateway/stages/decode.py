@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 
 from penstock.config.model import PromptConfig
-from penstock.flow.deadline import deadline_of
+from penstock.flow.deadline import told_of
 from penstock.gateway.stages.route import Router
 from penstock.generation.log import new_id
 from penstock.messages import Call, Endpoint, Headers, Tenant
@@ -63,8 +63,8 @@ def decode(
     if b"prefer" in headers and endpoint in _PROMISED and prefer.responds_async(headers[b"prefer"]):
         call.background = call.deferred = True
         call.wait = prefer.wait_of(headers[b"prefer"])
-    if router.deadlines or b"penstock-deadline" in headers or b"x-stainless-read-timeout" in headers:
-        call.deadline = deadline_of(call, router.deadlines, time.time)
+    if router.deadlines or b"penstock-deadline" in headers:
+        call.deadline = told_of(call, router.deadlines, time.time)
     return call
 
 
@@ -80,8 +80,8 @@ def _decode_opaque(
     if version:
         call.version = version
         call.body = opaque.renamed(call, named(model, version))
-    if router.deadlines or b"penstock-deadline" in headers or b"x-stainless-read-timeout" in headers:
-        call.deadline = deadline_of(call, router.deadlines, time.time)
+    if router.deadlines or b"penstock-deadline" in headers:
+        call.deadline = told_of(call, router.deadlines, time.time)
     return call
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from math import inf
 
 from penstock.errors import DeadlinePassed, PenstockError, UpstreamError, UpstreamFailed, UpstreamLeaving
+from penstock.flow.deadline import deadline_of
 from penstock.flow.gate import Asked, Gate, Outcome, Ticket, Turn
 from penstock.gateway.stages.candidate import Candidate
 from penstock.generation.log import TOO_LARGE
@@ -44,20 +45,31 @@ async def take_turn(upstream: HTTPUpstream, transfer: Transfer) -> Connection:
     :raises penstock.errors.Overloaded: the line is full, or the call's whole time went by in it
     :raises penstock.errors.UpstreamError: no connection could be made
     """
-    left = inf
-    if transfer.job.call.deadline != inf and not transfer.generation.events:
-        left = transfer.job.call.deadline - transfer.now()
-        if left <= 0.0:
-            raise _too_late(transfer)
+    # At its first attempt no SDK has waited for too long yet.
+    if transfer.job.call.deadline != inf or transfer.generation.attempts > 1:
+        _left(transfer)
     connection = upstream.pool.acquire_nowait()
     if connection is None:
-        connection = await _wait_connection(upstream, transfer, left)
+        connection = await _wait_connection(upstream, transfer)
         transfer.sent = transfer.now()
     return connection
 
 
-async def _wait_connection(upstream: HTTPUpstream, transfer: Transfer, left: float) -> Connection:
-    """:param left: seconds until the call's deadline"""
+def _left(transfer: Transfer) -> float:
+    """Seconds until the deadline of a call that nobody has begun to answer.
+
+    :raises penstock.errors.DeadlinePassed: there are none
+    """
+    if transfer.generation.events:
+        return inf
+    left = deadline_of(transfer.job.call) - transfer.now()
+    if left <= 0.0:
+        raise _too_late(transfer)
+    return left
+
+
+async def _wait_connection(upstream: HTTPUpstream, transfer: Transfer) -> Connection:
+    left = _left(transfer)
     total = transfer.job.timeouts.total
     if left >= (total or inf):
         return await upstream.acquire(total)
@@ -108,7 +120,7 @@ def asked_of(call: Call, model: str, prompt_tokens: int, *, callers_key: bool = 
         tenant.name,
         tenant.tier,
         call.stream,
-        call.deadline,
+        deadline_of(call),
         prompt_tokens,
         prompt_tokens + (most or OUTPUT_TOKENS),
         most,
