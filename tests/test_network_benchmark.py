@@ -13,7 +13,7 @@ if str(ROOT) not in sys.path:  # pytest may be started in other ways than `pytho
 
 from benchmarks import client_cost  # noqa: E402
 from benchmarks.network import __main__ as network  # noqa: E402
-from benchmarks.network import broken_answers, survival, tunnel  # noqa: E402
+from benchmarks.network import broken_answers, sent_again, survival, tunnel  # noqa: E402
 
 
 def may_tunnel():
@@ -53,6 +53,17 @@ def test_answers_that_break_are_paid_for_once_with_the_client():
         assert figures["broken"] > 0
     assert provider["upstream_calls"] > gateway["upstream_calls"] > ours["upstream_calls"] == 6
     assert ours["paid"] == 1.0
+
+
+def test_what_is_sent_again_with_a_change_is_counted(monkeypatch):
+    every = sent_again.cases
+
+    def inserted(size):
+        return {name: bodies for name, bodies in every(size).items() if "beginning" in name}
+
+    monkeypatch.setattr(sent_again, "cases", inserted)
+    ((first, then),) = sent_again.main(["--megabytes", "5"]).values()
+    assert then < first / 4
 
 
 @pytest.mark.skipif(not may_tunnel(), reason="needs root, TUN devices and network namespaces")

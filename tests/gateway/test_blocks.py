@@ -5,6 +5,7 @@ import hashlib
 import json
 import threading
 
+import pytest
 from in_pieces import CHAT, body_of, digest, two_tenants, with_gateway
 from serving import COMPLETION, until
 
@@ -53,6 +54,35 @@ def test_chunks_of_an_upload_are_blocks(tmp_path):
         await ask.append(where, 0, body[:4_000], Content_Digest=digest(body[:4_000]))
         await ask.append(where, 4_000, body[4_000:], complete=True, Content_Digest=digest(body[4_000:]))
         assert (await offer(ask, [body[:4_000], body[4_000:]])).json() == COMPLETION
+
+
+def cut(body, *sizes):
+    ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
+    return [body[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+
+
+def test_a_request_that_is_sent_whole_says_in_which_blocks_it_is_kept(tmp_path):
+    @with_gateway(tmp_path)
+    async def test(ask, model, gateway):
+        body = body_of(60_000)
+        sizes = 16_384, 30_000, len(body) - 46_384
+        answer = await ask.create(body=body, complete=True, Penstock_Blocks=", ".join(map(str, sizes)))
+        assert (answer.status, answer.headers["penstock-blocks"]) == (200, "kept")
+        assert "penstock-blocks" not in model.heads[0]
+        assert (await offer(ask, cut(body, *sizes))).json() == COMPLETION
+        assert model.bodies[1] == model.bodies[0]
+
+
+@pytest.mark.parametrize(
+    "told", ["", "x", "-1", "0", "16383,1", "8388609", ",".join(["16384"] * 4_097), "16384,,1"]
+)
+def test_blocks_that_cannot_be_are_refused_before_anything_is_kept(tmp_path, told):
+    @with_gateway(tmp_path)
+    async def test(ask, model, gateway):
+        body = body_of(20_000)
+        answer = await ask.create(body=body, complete=True, Penstock_Blocks=told)
+        assert (answer.status, answer.json()["error"]["param"]) == (400, "penstock-blocks")
+        assert not model.bodies
 
 
 def test_nobody_finds_out_what_others_have_sent(tmp_path):

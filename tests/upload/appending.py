@@ -1,9 +1,8 @@
 """What callers do with a store of uploads."""
 
-from penstock.upload.asked import Concat, UploadDialect
+from penstock.upload.asked import MAX_BLOCK, Concat, UploadDialect
 from penstock.upload.index import Upload, new_upload_id
 from penstock.upload.offsets import Phase
-from penstock.upload.uploads import MAX_BLOCK
 
 
 async def new_upload(

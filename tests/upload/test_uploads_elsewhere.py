@@ -10,10 +10,10 @@ from places import OnRedis, OnS3, redis
 from needing import needs_redis
 from penstock.errors import StorageFull, StorageUnavailable
 from penstock.testing import RedisServer
+from penstock.upload.asked import MAX_BLOCK
 from penstock.upload.block_files import BlockWriter
 from penstock.upload.stores import s3 as s3_module
 from penstock.upload.stores.s3 import PIECE
-from penstock.upload.uploads import MAX_BLOCK
 
 
 class Gate:

@@ -25,12 +25,11 @@ from penstock.errors import (
     RateLimited,
     StorageUnavailable,
 )
-from penstock.upload.asked import Concat
+from penstock.upload.asked import MAX_BLOCK, Concat
 from penstock.upload.block_files import BlockWriter
 from penstock.upload.digests import Digest
 from penstock.upload.index import new_upload_id
 from penstock.upload.offsets import Phase
-from penstock.upload.uploads import MAX_BLOCK
 
 
 @pytest.fixture(
@@ -54,6 +53,31 @@ def place(request, tmp_path):
 
 def run(main):
     return asyncio.run(main)
+
+
+def test_an_append_becomes_the_blocks_that_it_asks_for_however_it_comes(place):
+    """What is confirmed in its middle divides one of them; those behind it lie where they lay."""
+    content = os.urandom(100_000)
+    cuts = 20_000, 30_000, 40_000
+
+    async def main():
+        async with place.store() as store:
+            upload = await new_upload(store)
+            _, writer = await store.append("t", upload.id, lambda: None)
+            writer.offsets.begin(0, closes=True)
+            writer.expect(None, MAX_BLOCK, None, cuts)
+            await writer.write(content[:45_000])
+            await writer.settle()
+            await writer.write(content[45_000:])
+            assert await writer.finish()
+            await writer.close()
+            kept = (0, 20_000), (20_000, 45_000), (45_000, 50_000), (50_000, 90_000), (90_000, 100_000)
+            wanted = [(hashlib.sha256(content[begin:end]).digest(), end - begin) for begin, end in kept]
+            assert await store.blocks("t", wanted) == content
+            with pytest.raises(BlocksLacking):
+                await store.blocks("t", [(hashlib.sha256(content[20_000:50_000]).digest(), 30_000)])
+
+    run(main())
 
 
 def test_what_was_confirmed_is_there_after_a_restart(place):

@@ -14,6 +14,7 @@ from typing import Any, Self
 import anyio
 import httpx
 
+from penstock.client._blocks import MOST_TOLD, InBlocks
 from penstock.client._breaks import kind_of
 from penstock.client._calls import ATTEMPTS_HEADER, Calls, ClientCall
 from penstock.client._coded import Sent
@@ -176,17 +177,16 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         if sent is not call.sent:
             _set_body(request, sent)
             call.sent = sent
-        upload = call.uploading(sent.body, request.headers)
-        if upload is not None:
+        while (upload := call.uploading(request.headers)) is not None:
             response = await self._uploaded(call, request, upload)
             if response is not None:
                 return response
-            call.upload_refused()
+            call.upload_refused(upload)
         call.sends(len(sent.body))
         return await self.send(request)
 
     async def _uploaded(
-        self, call: ClientCall, request: httpx.Request, upload: Upload
+        self, call: ClientCall, request: httpx.Request, upload: Upload | InBlocks
     ) -> httpx.Response | None:
         """The answer to the last append; None: the server does not take the body in this way."""
         now = self.calls.now
@@ -209,9 +209,11 @@ class AsyncTransport(httpx.AsyncBaseTransport):
                 response = await self.send(sent)
                 outcome = upload.took(response.status_code, response.headers, now())
                 if outcome is Outcome.ANSWER:
+                    call.uploaded(upload, response.headers)
                     return response
-                await response.aread()
-                await response.aclose()
+                told = await _told(response)
+                if outcome is Outcome.LACKING and isinstance(upload, InBlocks):
+                    outcome = upload.lacks(told)
                 if outcome is Outcome.REFUSED:
                     return None
                 if outcome is Outcome.ONWARD:
@@ -569,6 +571,19 @@ def _set_body(request: httpx.Request, sent: Sent) -> None:
         request.headers["Content-Encoding"] = sent.coding
     if sent.asks_to_keep:
         request.headers["Penstock-Dictionary"] = "keep"
+
+
+async def _told(response: httpx.Response) -> bytes:
+    """What an answer that is not the call's tells, if it is short."""
+    told = bytearray()
+    pieces: Any = response.aiter_bytes()
+    async with aclosing(pieces):
+        async for piece in pieces:
+            told += piece
+            if len(told) > MOST_TOLD:
+                break
+    await response.aclose()
+    return bytes(told)
 
 
 def _is_stream(response: httpx.Response) -> bool:

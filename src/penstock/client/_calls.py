@@ -32,6 +32,7 @@ from blake3 import blake3
 
 from penstock.cache import keys
 from penstock.client import _clocks
+from penstock.client._blocks import InBlocks, in_blocks
 from penstock.client._breaks import Break
 from penstock.client._clocks import Clocks
 from penstock.client._coded import CodedBody, Sent
@@ -172,7 +173,8 @@ class ClientCall:
         self.out_of_time = False  # the caller's clock ended it, and not its attempts
         self._coded = CodedBody(body, endpoint, headers, calls.options.upload_above, calls.counters)
         self.sent = self._coded.plain  # what the request has been given
-        self._upload: Upload | None = None
+        self._upload: Upload | InBlocks | None = None
+        self._blocks_refused = False
         self._confirmed = 0
         self._sent_plainly = False
         self.key = headers.get("idempotency-key", "")
@@ -247,8 +249,9 @@ class ClientCall:
         """A piece of a large body did: slowness is no silence."""
         self._clocks.progress = self.calls.now()
 
-    def uploading(self, body: bytes, headers: Mapping[str, str]) -> Upload | None:
+    def uploading(self, headers: Mapping[str, str]) -> Upload | InBlocks | None:
         """The body on its way in a form that survives breaks; None: it goes as it is."""
+        body = self.sent.body
         link = self.peer.link
         if (
             self.endpoint is None
@@ -259,10 +262,26 @@ class ClientCall:
         ):
             return None
         if self._upload is None or self._upload.link is not link:
-            self._upload = Upload(body, headers, link)
+            self._upload = self._in_blocks(headers) or Upload(body, headers, link, cuts=self.sent.cuts)
         return self._upload
 
-    def upload_broke(self, upload: Upload, kind: Break, reason: str) -> float | None:
+    def _in_blocks(self, headers: Mapping[str, str]) -> InBlocks | None:
+        peer, now = self.peer, self.calls.now()
+        blocks = None if self._blocks_refused else self._coded.blocks(self.sent)
+        if blocks is None:
+            return None
+        return in_blocks(blocks, headers, self.prefix, peer.blocks, peer.link, now)
+
+    def uploaded(self, upload: Upload | InBlocks, headers: Mapping[str, str]) -> None:
+        """The body is there: what is known of it now, for the next one."""
+        if isinstance(upload, InBlocks):
+            self.calls.counters.add(bytes_saved=upload.saved)
+        elif "penstock-blocks" in headers:
+            blocks = self._coded.blocks(self.sent)
+            if blocks is not None:
+                self.peer.blocks.add(blocks.owner, blocks.order, self.calls.now())
+
+    def upload_broke(self, upload: Upload | InBlocks, kind: Break, reason: str) -> float | None:
         """How long to wait before the upload goes on; None: it is given up."""
         now = self.calls.now()
         upload.broke()
@@ -278,8 +297,12 @@ class ClientCall:
         """After a break, with so many bytes that need not be sent again."""
         self.calls.counters.add(resumed=1, bytes_saved=offset)
 
-    def upload_refused(self) -> None:
-        """The server does not take uploads: the body goes as it is."""
+    def upload_refused(self, upload: Upload | InBlocks) -> None:
+        """The server does not take the body in this way: it goes in another, at last as it is."""
+        if isinstance(upload, InBlocks):
+            self._blocks_refused = True
+            self._upload = None
+            return
         self.peer.link.offers_uploads = False
         self._goes_plainly()
 
@@ -333,7 +356,7 @@ class ClientCall:
         # Who goes away computes nothing more: a burst that it refuses is asked elsewhere, and multiplies nothing.
         if headers.get("penstock-status") != Draining.code and not self._withdraw(now):
             return None
-        if self._upload is not None:
+        if isinstance(self._upload, Upload):
             self._goes_plainly()
         at_once = moved and self.peer.rests_until <= now
         wait = 0.0 if at_once else self._delay() if asked is None else asked

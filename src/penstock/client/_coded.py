@@ -6,7 +6,10 @@ from collections.abc import Mapping
 
 import msgspec
 
+from penstock.client import _cutting
+from penstock.client._blocks import MOST_BLOCKS, Blocks
 from penstock.client._peers import Peer
+from penstock.client._uploading import LEAST_CUT
 from penstock.client.statistics import Counters
 from penstock.messages import Endpoint
 from penstock.wire import codings
@@ -14,6 +17,7 @@ from penstock.wire import codings
 _WORTH_COMPRESSING = 4_096  # bytes of a body, below which it goes in a few packets anyhow
 _LEVEL = 3  # of zstd: 113 MB/s for prompts, a quarter of their length
 _PAYS = 0.9
+_SAMPLE = 65_536  # bytes by which is judged how short a body becomes
 _EVERY_GATEWAYS = frozenset({"zstd"})
 _CONVERSATIONS = frozenset({Endpoint.CHAT, Endpoint.MESSAGES, Endpoint.RESPONSES})
 
@@ -25,6 +29,7 @@ class Sent(msgspec.Struct, frozen=True):
     coding: str = ""  # empty: none
     asks_to_keep: bool = False  # whether it may be the next one's dictionary, and which codings there are
     dictionary: bytes | None = None
+    cuts: tuple[int, ...] = ()  # bytes of the blocks of which it consists; empty: it is too short
 
 
 class CodedBody:
@@ -52,6 +57,8 @@ class CodedBody:
         self.plain = self._encoded = Sent(body)  # as the application gave it
         self._encoded_for: Peer | None = None
         self._compressed: bytes | None = None
+        self._cuts: tuple[int, ...] = ()
+        self._blocks: Blocks | None = None
         self._without_dictionary = False
 
     def __repr__(self) -> str:
@@ -80,11 +87,30 @@ class CodedBody:
                 return Sent(found[0], "dcz", asks, found[1])
         if "zstd" in known:
             if self._compressed is None:
-                self._compressed = codings.in_zstd(body, _LEVEL)
+                self._compressed = self._in_zstd(peer, asks=asks)
                 self._counters.add(bytes_saved=max(len(body) - len(self._compressed), 0))
             if len(self._compressed) < len(body) * _PAYS:
-                return Sent(self._compressed, "zstd", asks)
+                return Sent(self._compressed, "zstd", asks, cuts=() if asks else self._cuts)
         return Sent(body, asks_to_keep=asks)
+
+    def _in_zstd(self, peer: Peer, *, asks: bool) -> bytes:
+        """As a whole, or in blocks, if it will be uploaded, and is too large to be the next one's dictionary."""
+        body, begin = self.body, len(self.body) // 2
+        if peer.is_gateway and not asks and peer.link.offers_uploads is not False and len(body) >= self._most:
+            sample = body[begin : begin + _SAMPLE]
+            if len(codings.in_zstd(sample, _LEVEL)) * len(body) >= self._most * len(sample):
+                frames = codings.each_in_zstd(_cutting.blocks(body), _LEVEL)
+                self._cuts = _together(frames)
+                return b"".join(frames)
+        return codings.in_zstd(body, _LEVEL)
+
+    def blocks(self, sent: Sent) -> Blocks | None:
+        """What the body is told in, where a gateway has most of it; None: it is not in blocks."""
+        if not sent.cuts:
+            return None
+        if self._blocks is None:
+            self._blocks = Blocks(sent.body, sent.cuts, sent.coding, self._owner)
+        return self._blocks
 
     def heard(self, peer: Peer, sent: Sent, status: int, headers: Mapping[str, str], now: float) -> bool:
         """What an answer tells of codings; whether the request is to be sent once more, without some."""
@@ -109,3 +135,14 @@ class CodedBody:
         """From now on: whoever has lost one, or the log, may have lost others as well."""
         self._without_dictionary = True
         self._encoded_for = None
+
+
+def _together(frames: list[bytes]) -> tuple[int, ...]:
+    """Sizes of blocks, none of which but the last is too short to be kept by itself; empty: there are too many."""
+    sizes: list[int] = []
+    for frame in frames:
+        if sizes and sizes[-1] < LEAST_CUT:
+            sizes[-1] += len(frame)
+        else:
+            sizes.append(len(frame))
+    return tuple(sizes) if len(sizes) <= MOST_BLOCKS else ()

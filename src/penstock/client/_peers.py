@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+from penstock.client._blocks import Known
 from penstock.client._dictionaries import Dictionaries
 from penstock.client._uploading import Link
 
@@ -26,6 +27,7 @@ class Peer:
     """
 
     __slots__ = (
+        "blocks",
         "codings",
         "dictionaries",
         "failures",
@@ -45,6 +47,7 @@ class Peer:
         self.link = Link()
         self.codings: frozenset[str] | None = None  # of bodies, that it understands; None: it has not said
         self.dictionaries = Dictionaries(dictionary_bytes)
+        self.blocks = Known()
 
     def __repr__(self) -> str:
         kind = "gateway" if self.is_gateway else "server"
@@ -95,6 +98,7 @@ class Peers:
         """As :meth:`penstock.client._calls.Calls.forked`."""
         for peer in (*self._gateways, *self._known.values()):
             peer.dictionaries.forked()
+            peer.blocks.forked()
 
     def candidates(self, scheme: str, netloc: str) -> list[Peer]:
         """Who can be asked in the place of this server: itself, or all gateways if it is one of them."""

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import httpx2
 
+from penstock.client._blocks import MOST_TOLD, InBlocks
 from penstock.client._breaks import kind_of
 from penstock.client._calls import ATTEMPTS_HEADER, Calls, ClientCall
 from penstock.client._coded import Sent
@@ -176,16 +177,17 @@ class Transport(httpx2.BaseTransport):
         if sent is not call.sent:
             _set_body(request, sent)
             call.sent = sent
-        upload = call.uploading(sent.body, request.headers)
-        if upload is not None:
+        while (upload := call.uploading(request.headers)) is not None:
             response = self._uploaded(call, request, upload)
             if response is not None:
                 return response
-            call.upload_refused()
+            call.upload_refused(upload)
         call.sends(len(sent.body))
         return self.send(request)
 
-    def _uploaded(self, call: ClientCall, request: httpx2.Request, upload: Upload) -> httpx2.Response | None:
+    def _uploaded(
+        self, call: ClientCall, request: httpx2.Request, upload: Upload | InBlocks
+    ) -> httpx2.Response | None:
         """The answer to the last append; None: the server does not take the body in this way."""
         now = self.calls.now
         while True:
@@ -207,9 +209,11 @@ class Transport(httpx2.BaseTransport):
                 response = self.send(sent)
                 outcome = upload.took(response.status_code, response.headers, now())
                 if outcome is Outcome.ANSWER:
+                    call.uploaded(upload, response.headers)
                     return response
-                response.read()
-                response.close()
+                told = _told(response)
+                if outcome is Outcome.LACKING and isinstance(upload, InBlocks):
+                    outcome = upload.lacks(told)
                 if outcome is Outcome.REFUSED:
                     return None
                 if outcome is Outcome.ONWARD:
@@ -565,6 +569,19 @@ def _set_body(request: httpx2.Request, sent: Sent) -> None:
         request.headers["Content-Encoding"] = sent.coding
     if sent.asks_to_keep:
         request.headers["Penstock-Dictionary"] = "keep"
+
+
+def _told(response: httpx2.Response) -> bytes:
+    """What an answer that is not the call's tells, if it is short."""
+    told = bytearray()
+    pieces: Any = response.iter_bytes()
+    with closing(pieces):
+        for piece in pieces:
+            told += piece
+            if len(told) > MOST_TOLD:
+                break
+    response.close()
+    return bytes(told)
 
 
 def _is_stream(response: httpx2.Response) -> bool:

@@ -22,7 +22,7 @@ import base64
 import enum
 import hashlib
 import mmap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 LEAST_CHUNK = 1_000_000
@@ -30,9 +30,10 @@ MOST_CHUNK = 5_000_000
 CHUNK_SECONDS = 2.0
 DAMAGE_SECONDS = 600.0  # for which damage is remembered
 _OLD = 0.7  # weight of what was known of the bandwidth before
+LEAST_CUT = 16_384  # bytes of a block that a server keeps by itself
 _GIVE_UP = 8  # appends in a row that brought nothing
 
-_OF_BODY = frozenset({"content-length", "transfer-encoding", "content-type", "host", "expect"})
+OF_BODY = frozenset({"content-length", "transfer-encoding", "content-type", "host", "expect"})
 _OF_APPENDS = frozenset(
     {"authorization", "x-api-key", "user-agent", "anthropic-version", "accept", "accept-encoding"}
 )
@@ -74,6 +75,7 @@ class Outcome(enum.Enum):
 
     ONWARD = "there is a next step"
     ANSWER = "this is the answer to the request itself"  # of an upload, or of a server that takes none
+    LACKING = "what the server lacks of it stands in the answer"
     LATER = "the server cannot now"
     REFUSED = "the server does not take it in this way"
 
@@ -98,10 +100,17 @@ class Upload:
 
     :param headers: of the request
     :param most: bytes of one append, which are in memory while they are sent
+    :param cuts: sizes of the blocks in which the server may keep it, in bytes
     """
 
     def __init__(
-        self, body: bytes | mmap.mmap, headers: Mapping[str, str], link: Link, *, most: int | None = None
+        self,
+        body: bytes | mmap.mmap,
+        headers: Mapping[str, str],
+        link: Link,
+        *,
+        most: int | None = None,
+        cuts: Sequence[int] = (),
     ) -> None:
         self.body = memoryview(body)
         self.link = link
@@ -118,6 +127,7 @@ class Upload:
         self._at_once = most is None and any(name.lower() == "idempotency-key" for name in headers)
         self._was_damaged = False  # perhaps, when it went at once
         self._whole = ""  # its digest
+        self._cuts = cuts
 
     def __repr__(self) -> str:
         return f"<Upload {self.offset} of {len(self.body)} bytes, {self._path or 'not created'}>"
@@ -147,21 +157,36 @@ class Upload:
         }
         if checked and content:
             headers["Content-Digest"] = _digest(content)
+        elif content:
+            headers.update(self._cut())
         self._size = size
         self.sent += size
         return Step("PATCH", self._path, self._own(headers), content)
 
     def _creation(self, content: bytes = b"") -> Step:
-        headers = {name: value for name, value in self._headers.items() if name.lower() not in _OF_BODY}
+        headers = {name: value for name, value in self._headers.items() if name.lower() not in OF_BODY}
         headers["Content-Type"] = self._headers.get("content-type", "application/json")
         headers["Upload-Complete"] = "?1" if content else "?0"
         headers["Upload-Length"] = str(len(self.body))
         self._whole = headers["Repr-Digest"] = self._whole or _digest(self.body)
+        if content:
+            headers.update(self._cut())
         return Step("POST", None, headers, content)
 
+    def _cut(self) -> dict[str, str]:
+        """Where what goes from the present offset on may be cut."""
+        sizes, end = [], 0
+        for size in self._cuts:
+            end += size
+            if end > self.offset:
+                sizes.append(min(size, end - self.offset))
+        # A rest that is too small to be kept by itself goes with what follows.
+        while len(sizes) > 1 and sizes[0] < LEAST_CUT:
+            sizes[:2] = [sizes[0] + sizes[1]]
+        return {"Penstock-Blocks": ",".join(map(str, sizes))} if sizes else {}
+
     def _own(self, more: dict[str, str]) -> dict[str, str]:
-        kept = {name: value for name, value in self._headers.items() if name.lower() in _OF_APPENDS}
-        return {**kept, **more}
+        return {**of_appends(self._headers), **more}
 
     # ---- what came back ----
 
@@ -242,6 +267,11 @@ class Upload:
         self.link.broke()
         self._at_once = False
         self._is_known = False
+
+
+def of_appends(headers: Mapping[str, str]) -> dict[str, str]:
+    """What of a request's head goes with each piece of its body."""
+    return {name: value for name, value in headers.items() if name.lower() in _OF_APPENDS}
 
 
 def _digest(content: bytes | memoryview) -> str:

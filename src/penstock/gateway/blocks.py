@@ -22,9 +22,10 @@ from penstock.gateway.stages.authenticate import owner_of
 from penstock.gateway.uploads import Answer
 from penstock.messages import Endpoint, Tenant
 from penstock.net.exchange import Exchange
+from penstock.upload.asked import MAX_BLOCK
 from penstock.upload.block_files import BlockWriter
 from penstock.upload.index import Sealed
-from penstock.upload.uploads import MAX_BLOCK, UploadStore
+from penstock.upload.uploads import UploadStore
 from penstock.upload.writer import BUFFER
 from penstock.wire import codings, problems
 from penstock.wire.request import dialect_of

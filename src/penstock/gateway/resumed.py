@@ -36,6 +36,7 @@ _OF_ONE_CONNECTION = frozenset(
 )
 _OF_UPLOADS = (
     b"upload-",
+    b"penstock-blocks",
     b"tus-",
     b"x-forwarded-",
     b"x-http-method-override",

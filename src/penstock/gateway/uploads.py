@@ -44,14 +44,14 @@ from penstock.gateway.stages.authenticate import owner_of
 from penstock.messages import Endpoint, Tenant
 from penstock.net.exchange import Exchange
 from penstock.upload import rufh, tus
-from penstock.upload.asked import Append, Concat, Creation, UploadDialect, content_length_of
+from penstock.upload.asked import MAX_BLOCK, Append, Concat, Creation, UploadDialect, content_length_of
 from penstock.upload.digests import Digest
 from penstock.upload.file_index import StoredFile
 from penstock.upload.files import FileStore
 from penstock.upload.form import filename_in
 from penstock.upload.index import Upload, new_upload_id, unknown
 from penstock.upload.offsets import Offsets, Phase
-from penstock.upload.uploads import MAX_BLOCK, UploadStore
+from penstock.upload.uploads import UploadStore
 from penstock.upload.writer import Writer, not_whole
 from penstock.wire import problems
 from penstock.wire.request import dialect_of
@@ -62,6 +62,7 @@ LABEL = "uploads"
 
 _JSON = (b"content-type", b"application/json")
 _NO_STORE = (b"cache-control", b"no-store")
+_KEPT = (b"penstock-blocks", b"kept")
 _LARGE = 1_048_576  # bytes of an append from which on the quota is looked at before it is read
 _HOST = re.compile(r"[A-Za-z0-9.\-_\[\]:]{1,255}")
 
@@ -168,7 +169,7 @@ class UploadRoom:
             return
         if asked.dialect is UploadDialect.RUFH and rufh.interim(headers):
             exchange.inform(104, [*self._where(exchange, upload), *rufh.version(headers)])
-        append = Append(0, asked.closes, asked.length, asked.digest, asked.whole)
+        append = Append(0, asked.closes, asked.length, asked.digest, asked.whole, asked.cuts)
         await self._take(exchange, tenant, upload.owner, upload.id, append, created=True)
 
     async def _entered(self, exchange: Exchange, tenant: Tenant, asked: Creation) -> tuple[Upload, bool]:
@@ -240,7 +241,7 @@ class UploadRoom:
             ):
                 if not created and (content_length is None or content_length > _LARGE):
                     await self._store.check_room(owner, content_length or 0)
-                writer.expect(asked.digest, MAX_BLOCK, whole)
+                writer.expect(asked.digest, MAX_BLOCK, whole, asked.cuts)
                 async for piece in exchange.pieces():
                     await writer.write(piece)
                 complete = await writer.finish()
@@ -251,7 +252,7 @@ class UploadRoom:
             assert whole is not None, "what needs no proof is complete at once"
             await self._prove(upload, whole)
         if complete:
-            await self._complete(exchange, tenant, upload, created=created)
+            await self._complete(exchange, tenant, upload, created=created, cut=bool(asked.cuts))
         else:
             fields = self._where(exchange, upload) if created else [self._expires(upload)]
             exchange.respond(201 if created else 204, [*fields, *self._state(upload)], b"")
@@ -281,10 +282,15 @@ class UploadRoom:
     # ---- what it becomes ----
 
     async def _complete(
-        self, exchange: Exchange, tenant: Tenant, upload: Upload, *, created: bool = False
+        self, exchange: Exchange, tenant: Tenant, upload: Upload, *, created: bool = False, cut: bool = False
     ) -> None:
-        """Answer the request that an upload is."""
+        """Answer the request that an upload is.
+
+        :param cut: its last append was kept in the blocks that it asked for, which the answer says
+        """
         fields = self._where(exchange, upload) if created else []
+        if cut:
+            fields.append(_KEPT)
         if upload.dialect is UploadDialect.TUS:
             fields += [tus.RESUMABLE, (b"upload-offset", b"%d" % upload.offset)]
         else:

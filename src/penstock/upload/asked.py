@@ -11,6 +11,9 @@ from penstock.errors import BadRequest
 from penstock.messages import Headers
 from penstock.upload.digests import Digest
 
+MAX_BLOCK = 8_388_608  # bytes
+LEAST_CUT = 16_384  # bytes of a block that an append asks for: each is a file that is synced
+MAX_CUTS = 4_096
 _NUMBER = re.compile(rb"\s*([0-9]{1,15})\s*")  # a structured field's integer, RFC 9651, that is not negative
 
 
@@ -41,6 +44,7 @@ class Creation(msgspec.Struct, frozen=True):
     metadata: dict[str, str] = {}
     concat: Concat = Concat.NONE
     parts: tuple[str, ...] = ()  # ids of the uploads that a final one puts together
+    cuts: tuple[int, ...] = ()  # bytes of the blocks that the content is to become; empty: as it comes
 
 
 class Append(msgspec.Struct, frozen=True):
@@ -51,6 +55,33 @@ class Append(msgspec.Struct, frozen=True):
     length: int | None
     digest: Digest | None
     whole: Digest | None = None
+    cuts: tuple[int, ...] = ()
+
+
+def cuts_in(headers: Headers) -> tuple[int, ...]:
+    """The sizes in ``Penstock-Blocks``, in bytes; empty: it is not there.
+
+    :raises BadRequest: it holds something else than sizes of blocks
+    """
+    value = headers.get(b"penstock-blocks")
+    if value is None:
+        return ()
+    sizes = value.split(b",", MAX_CUTS)
+    if len(sizes) > MAX_CUTS or not all(_NUMBER.fullmatch(size) for size in sizes):
+        raise BadRequest(
+            f"Penstock-Blocks must hold at most {MAX_CUTS} sizes in bytes", param="penstock-blocks"
+        )
+    cuts = tuple(map(int, sizes))
+    if (
+        min(cuts[:-1], default=LEAST_CUT) < LEAST_CUT
+        or not 0 < cuts[-1] <= MAX_BLOCK
+        or max(cuts) > MAX_BLOCK
+    ):
+        raise BadRequest(
+            f"a block in Penstock-Blocks has {LEAST_CUT} to {MAX_BLOCK} bytes; the last may have fewer",
+            param="penstock-blocks",
+        )
+    return cuts
 
 
 def number_in(headers: Headers, name: bytes) -> int | None:

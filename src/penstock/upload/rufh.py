@@ -18,7 +18,7 @@ from penstock.errors import (
     UploadCompleted,
 )
 from penstock.messages import JSON, Headers
-from penstock.upload.asked import Append, Creation, UploadDialect, number_in
+from penstock.upload.asked import Append, Creation, UploadDialect, cuts_in, number_in
 from penstock.upload.digests import Digest, from_field
 
 Fields = list[tuple[bytes, bytes]]
@@ -45,6 +45,7 @@ def creation(headers: Headers) -> Creation | None:
         number_in(headers, b"upload-length"),
         _digest(headers, b"content-digest"),
         _digest(headers, b"repr-digest"),
+        cuts=cuts_in(headers),
     )
 
 
@@ -69,6 +70,7 @@ def append(headers: Headers) -> Append:
         number_in(headers, b"upload-length"),
         _digest(headers, b"content-digest"),
         _digest(headers, b"repr-digest"),
+        cuts_in(headers),
     )
 
 

@@ -22,7 +22,6 @@ from penstock.upload.index import Index, Limits, Sealed, Upload, quota, supersed
 from penstock.upload.stores.disk import Disk
 from penstock.upload.writer import Writer
 
-MAX_BLOCK = 8_388_608  # bytes
 EXPIRE_EVERY = 60.0  # seconds
 QUIET = 0.5  # seconds without a byte after which what has come of an append is confirmed
 

@@ -14,7 +14,8 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from penstock.errors import BodyTooLarge, Conflict, DigestMismatch, PenstockError, StorageUnavailable
@@ -69,6 +70,7 @@ class Writer:
         self._whole: Digest | None = None
         self._proof: _Hash | None = None  # of the whole, if all of it comes with this append
         self._block_size = STRIDE
+        self._cuts: deque[int] = deque()
         self._buffer = bytearray()
         self._block: BlockWriter | None = None
         self._sealed: list[Sealed] = []
@@ -83,11 +85,15 @@ class Writer:
         state = "ended" if self._ended.is_set() else "superseded" if self._superseded else "open"
         return f"<Writer of {self.upload}, {self.offsets}, {state}>"
 
-    def expect(self, digest: Digest | None, block_size: int, whole: Digest | None = None) -> None:
+    def expect(
+        self, digest: Digest | None, block_size: int, whole: Digest | None = None, cuts: Sequence[int] = ()
+    ) -> None:
         """What the append's content must come to, and how large a block it may become as a whole.
 
         :param whole: what the upload must come to
+        :param cuts: sizes of the blocks that it is to become; what goes beyond them is cut as without
         """
+        self._cuts = deque(cuts)
         self._whole = whole
         if whole is not None and not self.offsets.offset:
             self._proof = whole.new()
@@ -226,18 +232,24 @@ class Writer:
         while view:
             if self._block is None:
                 self._block = BlockWriter(self._files)
-            room = self._block_size - self._block.size
+            size = self._cuts[0] if self._cuts else self._block_size
+            room = size - self._block.size
             self._block.write(view[:room])
             view = view[room:]
-            if self._block.size >= self._block_size:
+            if self._block.size >= size:
                 self._seal()
         if seal:
             self._seal()
 
     def _seal(self) -> None:
         if self._block is not None:
-            self._sealed.append(self._block.seal())
+            sealed = self._block.seal()
+            self._sealed.append(sealed)
             self._block = None
+            if self._cuts:
+                self._cuts[0] -= sealed.size
+                if not self._cuts[0]:
+                    self._cuts.popleft()
 
     async def _confirm(self, *, complete: bool) -> None:
         """The sealed blocks become a part of the upload, and its offset rises: from here on they are the client's."""

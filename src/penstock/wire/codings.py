@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import zstandard
@@ -190,6 +191,15 @@ def in_zstd(body: bytes, level: int) -> bytes:
     threads = min(os.cpu_count() or 1, -(-len(body) // _PART), _MOST_THREADS)
     parameters = zstandard.ZstdCompressionParameters.from_level(level, threads=threads, job_size=_PART)
     return zstandard.ZstdCompressor(compression_params=parameters).compress(body)
+
+
+def each_in_zstd(pieces: Iterable[bytes], level: int) -> list[bytes]:
+    """Pieces of a body, each in ``zstd`` by itself, so that together they are the body in ``zstd``.
+
+    Other threads compress those that are there while the next one is made.
+    """
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS), "penstock-zstd") as threads:
+        return list(threads.map(lambda piece: zstandard.ZstdCompressor(level=level).compress(piece), pieces))
 
 
 _PART = 2_097_152  # bytes that one thread compresses at a time: what its level looks back on
