@@ -1,11 +1,15 @@
 """The benchmark of the client on links that break still runs, over a relay and over packets of its own."""
 
+import itertools
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from penstock.client._calls import ClientCall
+from penstock.client._sync_httpx2 import Transport
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # pytest may be started in other ways than `python -m pytest`
@@ -43,6 +47,58 @@ def test_calls_that_survive_are_counted_with_what_was_computed_for_them(monkeypa
     found = survival.main(["--calls", "6", "--hazard", "0"])
     assert found["penstock"]["outcomes"] == {"right": 6}
     assert found["penstock"]["upstream_calls"] == found["the SDKs alone"]["upstream_calls"] == 6
+
+
+@pytest.fixture(scope="module")
+def served():
+    with survival.serving() as (gateway, simulator):
+        yield gateway, simulator
+
+
+CALLS = 12
+
+
+def test_calls_survive_where_every_connection_breaks(served):
+    """All that the client does is wanted here: see below what becomes of them without one of it."""
+    found = survival.every(*served, "penstock", CALLS, 1)
+    assert found["outcomes"] == {"right": CALLS}
+    assert found["upstream_calls"] == CALLS
+    assert found["output_tokens"] == CALLS * survival.TOKENS
+    assert found["broken"] >= CALLS
+
+
+def no_resumption(call, kind, reason, last):
+    return None
+
+
+def one_attempt(call, kind, reason):
+    return None
+
+
+NUMBERS = itertools.count()
+
+
+@pytest.mark.parametrize(
+    ("method", "broken"),
+    [("stream_broke", no_resumption), ("broke", one_attempt)],
+    ids=["streams do not resume", "nothing is sent again"],
+)
+def test_what_the_client_has_lost_shows(served, monkeypatch, method, broken):
+    monkeypatch.setattr(ClientCall, method, broken)
+    found = survival.every(*served, "penstock", CALLS, 1)
+    assert found["outcomes"].get("right", 0) < CALLS
+
+
+def test_a_key_that_changes_shows_in_the_bill(served, monkeypatch):
+    exchanged = Transport.exchanged
+
+    def under_another_key(transport, call, request):
+        request.headers["Idempotency-Key"] = f"another-{next(NUMBERS)}"
+        return exchanged(transport, call, request)
+
+    monkeypatch.setattr(Transport, "exchanged", under_another_key)
+    found = survival.every(*served, "penstock", CALLS, 1)
+    assert found["upstream_calls"] > CALLS
 
 
 def test_answers_that_break_are_paid_for_once_with_the_client():

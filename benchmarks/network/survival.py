@@ -3,6 +3,9 @@
 ``python -m benchmarks.network.survival``: OpenAI's and Anthropic's SDKs, plain and streamed, bodies of 1 KB to 20 MB
 (log-uniform), with our client and with the SDKs alone, over the same breaks: 18 % of transfers of 10 MB, by resets,
 orderly ends, black holes and lost answers.  The calls themselves say at the simulator how many there were.
+
+``--every``: a few small calls, of which each connection breaks after some hundred bytes of an answer, in turn in each
+way: in half a minute there is no call that the client does not have to mend, so that whatever it has lost shows.
 """
 
 from __future__ import annotations
@@ -14,32 +17,34 @@ import math
 import random
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import anthropic
 import openai
 
 import penstock
-from penstock.lab.faults import Conditions, FaultProxy, Kind
+from penstock.lab.faults import Break, Conditions, FaultProxy, Kind
 from penstock.testing import GatewayProcess, SimulatorProcess, expected_text
 
 KINDS = (Kind.RESET, Kind.CLOSE, Kind.BLACK_HOLE, Kind.LOST_ANSWER)
 LEAST, MOST = 1_000, 20_000_000  # bytes
 TOKENS = 64
 TIMEOUT = 10.0  # seconds of silence, for all
+PATIENCE = 3 * TIMEOUT  # with the client, which has it for all attempts together
 
 
-def drawn(number, seed):
+def drawn(number, seed, most):
     """What the n-th call is: its SDK, its form, its question."""
     chance = random.Random(f"{seed} {number}")
-    size = int(math.exp(chance.uniform(math.log(LEAST), math.log(MOST))))
+    size = int(math.exp(chance.uniform(math.log(LEAST), math.log(most))))
     text = base64.b64encode(chance.randbytes(size * 3 // 4)).decode()
     return chance.choice(("openai", "anthropic")), chance.random() < 0.5, [{"role": "user", "content": text}]
 
 
-def answered(clients, number, seed):
+def answered(clients, number, seed, most):
     """The text of one call, and what it must be."""
-    kind, stream, question = drawn(number, seed)
+    kind, stream, question = drawn(number, seed, most)
     asked = {"model": "sim", "messages": question, "max_tokens": TOKENS}
     client = clients[kind]
     if kind == "anthropic":
@@ -55,20 +60,46 @@ def answered(clients, number, seed):
     return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices), must
 
 
-def run(gateway, simulator, system, calls, seed, hazard, at_once=4):
-    """One system: what became of its calls."""
+def every_connection_breaks(seed):
+    """One break for each connection, of every kind in turn; what is silent costs a clock, and is rare."""
+    rand = random.Random(seed)
+    while True:
+        for kind in (Kind.RESET, Kind.CLOSE) * 4 + (Kind.LOST_ANSWER, Kind.BLACK_HOLE):
+            yield Break(kind, rand.randrange(200, 4_000), "down")
+
+
+def run(
+    gateway,
+    simulator,
+    system,
+    calls,
+    seed,
+    hazard,
+    at_once=4,
+    timeout=TIMEOUT,
+    breaks=(),
+    most=MOST,
+    **settings,
+):
+    """One system: what became of its calls.
+
+    :param timeout: seconds of silence
+    :param breaks: of the connections, in their order; the hazard holds for those that have none
+    :param most: bytes of a body
+    :param settings: of the client
+    """
     simulator.reset_bill()
     port = int(gateway.url.rpartition(":")[2])
     outcomes = collections.Counter()
     conditions = Conditions(hazard=hazard, kinds=KINDS, seed=seed, rate=100e6)
-    with FaultProxy("127.0.0.1", port, conditions) as link:
+    with FaultProxy("127.0.0.1", port, conditions, breaks=breaks) as link:
         http = None
         if system == "penstock":
-            http = penstock.http_client(
-                trust_env=False, gateways=[link.url], attempt_timeout=TIMEOUT, stall_timeout=TIMEOUT
-            )
-        # With the client it is that of all attempts.
-        told = {"api_key": "any", "timeout": 3 * TIMEOUT if http else TIMEOUT, "http_client": http}
+            clocks = {"attempt_timeout": timeout, "stall_timeout": timeout}
+            http = penstock.http_client(trust_env=False, gateways=[link.url], **clocks, **settings)
+        told = {"api_key": "any", "timeout": PATIENCE if http else timeout, "http_client": http}
+        if http is not None:  # or the SDKs' own retries hide what the client has lost
+            told["max_retries"] = 0
         with (
             openai.OpenAI(base_url=link.url + "/v1", **told) as first,
             anthropic.Anthropic(base_url=link.url, **told) as second,
@@ -77,7 +108,7 @@ def run(gateway, simulator, system, calls, seed, hazard, at_once=4):
 
             def one(number):
                 try:
-                    text, must = answered(clients, number, seed)
+                    text, must = answered(clients, number, seed, most)
                 except Exception as error:
                     outcomes[f"error: {type(error).__name__}"] += 1
                 else:
@@ -96,13 +127,20 @@ def run(gateway, simulator, system, calls, seed, hazard, at_once=4):
         }
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--calls", type=int, default=1_000)
-    parser.add_argument("--hazard", type=float, default=0.0198, help="breaks per MB")
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args(arguments)
-    found = {}
+def every(gateway, simulator, system, calls, seed, **settings):
+    """As :func:`run`, of small calls whose connections all break."""
+    conditions = {
+        "timeout": 0.7,
+        "breaks": every_connection_breaks(seed),
+        "most": 20_000,
+        "first_delay": 0.01,
+    }
+    return run(gateway, simulator, system, calls, seed, 0.0, at_once=1, **{**conditions, **settings})
+
+
+@contextmanager
+def serving():
+    """A gateway that takes large bodies and keeps its answers, and the provider behind it."""
     with SimulatorProcess() as simulator, tempfile.TemporaryDirectory() as folder:
         settings = {
             "upstreams": {"sim": {"kind": "sim", "base_url": simulator.base_url}},
@@ -112,9 +150,26 @@ def main(arguments=None):
             "generations": {"kept_bytes": 512_000_000},  # they hold the bodies of calls with keys, too
         }
         with GatewayProcess(settings, Path(folder)) as gateway:
-            for system in ("penstock", "the SDKs alone"):
+            yield gateway, simulator
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--calls", type=int, default=1_000)
+    parser.add_argument("--hazard", type=float, default=0.0198, help="breaks per MB")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--every", action="store_true", help="every connection breaks, after some hundred bytes"
+    )
+    options = parser.parse_args(arguments)
+    found = {}
+    with serving() as (gateway, simulator):
+        for system in ("penstock", "the SDKs alone"):
+            if options.every:
+                found[system] = every(gateway, simulator, system, options.calls, options.seed)
+            else:
                 found[system] = run(gateway, simulator, system, options.calls, options.seed, options.hazard)
-                print(f"{system}: {found[system]}", flush=True)
+            print(f"{system}: {found[system]}", flush=True)
     return found
 
 
