@@ -131,6 +131,7 @@ def every(gateway, simulator, system, calls, seed, **settings):
     """As :func:`run`, of small calls whose connections all break."""
     conditions = {
         "timeout": 0.7,
+        "retry_budget": 1.0,
         "breaks": every_connection_breaks(seed),
         "most": 20_000,
         "first_delay": 0.01,

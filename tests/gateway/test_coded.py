@@ -12,6 +12,7 @@ import httpx2
 import msgspec
 import pytest
 import zstandard
+from gateway_doubles import FakeExchange
 from in_pieces import CHAT, body_of, with_gateway
 from serving import COMPLETION, DONE, STREAM_END, STREAM_HEAD, delta, plain
 
@@ -191,6 +192,91 @@ def test_short_answers_are_not_worth_it(tmp_path):
         asked = json.dumps({**json.loads(body_of(1)), "stream": True}).encode()
         answer = await ask("POST", CHAT, asked, accept_encoding="gzip", content_type=JSON)
         assert gzip.decompress(answer.body).endswith(b"[DONE]\n\n")
+
+
+class Timers:
+    """A loop that calls nothing until it is told that the time has come."""
+
+    def __init__(self):
+        self.waiting = []
+
+    def create_future(self):
+        return asyncio.Future(loop=self)
+
+    def call_later(self, seconds, call):
+        self.waiting.append((seconds, call))
+        return self
+
+    def call_soon(self, call):
+        return self.call_later(0.0, call)
+
+    def get_debug(self):
+        return False
+
+    def cancel(self):
+        self.waiting.clear()
+
+    def pass_time(self):
+        """Until each has been called."""
+        for _, call in list(self.waiting):
+            call()
+
+
+EVENTS = [b'data: {"choices":[{"index":0,"delta":{"content":"%d"}}]}\n\n' % number for number in range(60)]
+
+
+def coded_stream(monkeypatch, flush_after, name="zstd"):
+    timers, beneath = Timers(), FakeExchange()
+    beneath.scheme, beneath.root = "http", ""
+    monkeypatch.setattr(coded.asyncio, "get_running_loop", lambda: timers)
+    coding = coded.Coding([], None, name, None, keep=False, ask=False)
+    stream = coded.CodedExchange(beneath, coding, b"", [], 1, flush_after)
+    stream.start(200, [])
+    return stream, beneath, timers
+
+
+def test_events_wait_for_each_other_as_long_as_they_are_told_to(monkeypatch):
+    stream, beneath, timers = coded_stream(monkeypatch, 0.02)
+    for event in EVENTS[:5]:
+        assert stream.write(event)
+    assert beneath.writes == []
+    assert stream.unsent
+    assert [seconds for seconds, _ in timers.waiting] == [0.02]  # since the first of them
+    timers.pass_time()
+    assert len(beneath.writes) == 1
+    assert not stream.unsent
+    decode = zstandard.ZstdDecompressor().decompressobj().decompress
+    assert decode(beneath.writes[0]) == b"".join(EVENTS[:5])  # all of it can be decoded
+    stream.write(EVENTS[5])
+    assert [seconds for seconds, _ in timers.waiting] == [0.02]
+    stream.end()
+    assert timers.waiting == []  # the end waits for nobody
+    assert beneath.ended
+    assert b"".join(map(decode, beneath.writes[1:])) == EVENTS[5]
+
+
+def test_a_client_that_leaves_takes_the_clock_along(monkeypatch):
+    stream, beneath, timers = coded_stream(monkeypatch, 0.02)
+    stream.write(EVENTS[0])
+    beneath.gone = True
+    stream.on_gone()
+    assert timers.waiting == []
+    stream.end()
+    assert beneath.writes == []
+
+
+@pytest.mark.parametrize("name", ["zstd", "br", "gzip"])
+def test_a_stream_of_short_events_is_shorter_where_they_wait(monkeypatch, name):
+    sizes = []
+    for together in (1, 6):
+        stream, beneath, timers = coded_stream(monkeypatch, 0.02, name)
+        for number, event in enumerate(EVENTS, 1):
+            stream.write(event)
+            if number % together == 0:
+                timers.pass_time()
+        stream.end()
+        sizes.append(len(beneath.body))
+    assert sizes[1] < 0.75 * sizes[0]
 
 
 def test_messagepack_in_and_out(tmp_path):
