@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from penstock.cli.optimize import _require_loss
-from penstock.optimize.faults import OptimizeError
-from penstock.optimize.figures import Figures
-from penstock.optimize.report import Stage
+from penstock.cli import optimize
+from penstock.optimize import steps
+from penstock.optimize.accuracy import Accuracy
+from penstock.optimize.figures import Figures, Speed
 from penstock.transcripts.files import Files
 from penstock.transcripts.transcript import Message, Transcript, line_of
 
@@ -135,28 +135,101 @@ def test_a_repository_for_triton_is_written_with_names(penstock, model, tmp_path
     assert "two models are called model" in err
 
 
-def figures(name, perplexity):
-    return Figures(
-        name=name,
-        runtime="transformers",
-        weight_bytes=1,
-        perplexity=perplexity,
-        tokens=1,
-        speeds=(),
-        model_bytes=1,
-        peak_bytes=1,
-    )
+@pytest.fixture
+def light(monkeypatch):
+    """Steps that copy, and figures of which those of what was made are worse."""
+
+    def copied(step, source, into, tell):
+        for path in source.path.iterdir():
+            (into / path.name).write_bytes(path.read_bytes())
+        return {"copied": True}
+
+    def measured(model, text, tell, *, questions=None, name="", **_):
+        worse = "made" in (name or model.name)
+        accuracy = (
+            None if questions is None else Accuracy("1" * (7 if worse else 8) + "0" * (3 if worse else 2))
+        )
+        speeds = (Speed(1, 5.0, 2.0, 0.1),)
+        return Figures(
+            name or model.name, "transformers", 8, 10.5 if worse else 10.0, 40, speeds, 7, 9, accuracy
+        )
+
+    monkeypatch.setattr(steps, "numerics_of", lambda step: copied)
+    monkeypatch.setattr(optimize, "measure", measured)
+
+
+@pytest.fixture
+def questions(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"prompt": "2 + 2 =", "answer": " 4"}\n')
+    return path
+
+
+def test_a_report_tells_right_answers_where_there_are_questions(
+    penstock, light, model, texts, questions, tmp_path
+):
+    words = ("optimize", "prune", model, tmp_path / "made", "--method", "magnitude")
+    status, out, _ = penstock(*words, "--text", texts, "--questions", questions)
+    assert status == 0
+    assert "| right answers | drop |" in out
+    assert "| 80.0 % (49.0 to 94.3) | +0.0 % " in out
+    assert "| 70.0 % (39.7 to 89.2) | +10.0 % (-19.6 to +36.2) |" in out
+    told = json.loads((tmp_path / "made" / "report.json").read_text())["stages"]
+    assert [stage["figures"]["accuracy"]["marks"] for stage in told] == ["1111111100", "1111111000"]
 
 
 @pytest.mark.parametrize(
-    ("perplexity", "refused"), [(10.9, False), (11.1, True), (float("nan"), True), (9.0, False)]
+    ("bounds", "kept"),
+    [
+        (("--max-loss", 0.06, "--max-drop", 0.1), True),
+        (("--max-loss", 0.04), False),
+        (("--max-drop", 0.09), False),
+        (("--max-loss", 0.06, "--max-drop", 0.0), False),
+    ],
 )
-def test_a_model_that_loses_more_than_is_allowed_is_refused(perplexity, refused):
-    stages = [
-        Stage(name, {}, {}, figures(name, each)) for name, each in (("large", 10.0), ("small", perplexity))
-    ]
-    with pytest.raises(OptimizeError, match="small loses") if refused else contextlib.nullcontext():
-        _require_loss(stages, 0.1)
+def test_what_loses_more_than_it_may_is_not_kept(
+    penstock, light, model, texts, questions, tmp_path, bounds, kept
+):
+    words = ("optimize", "prune", model, tmp_path / "made", "--method", "magnitude")
+    status, out, err = penstock(*words, "--text", texts, "--questions", questions, *bounds)
+    assert status == (0 if kept else 1)
+    assert ("| prune |" in out) == kept
+    assert ("made" in err and "not good enough" in err) != kept
+    assert (tmp_path / "made" / "report.md").exists() == kept
+    assert [each.name for each in tmp_path.iterdir() if "unfinished" in each.name] == []
+    status, out, _ = penstock(
+        "optimize", "evaluate", model, tmp_path / "made" if kept else model, "--text", texts
+    )
+    assert status == 0
+
+
+def test_evaluate_ends_with_status_1_where_more_is_lost(penstock, light, model, texts, questions, tmp_path):
+    shutil.copytree(model, tmp_path / "made")
+    words = ("optimize", "evaluate", model, tmp_path / "made", "--text", texts, "--questions", questions)
+    assert penstock(*words, "--max-loss", 0.1, "--max-drop", 0.1)[0] == 0
+    for bound in (("--max-loss", 0.01), ("--max-drop", 0.01)):
+        status, out, err = penstock(*words, *bound)
+        assert status == 1
+        assert "| made |" in out
+        assert "it is not good enough" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--questions", "{questions}"), "text: a report is of a text, too"),
+        (("--max-loss", "0.1"), "text: a report is of a text, too"),
+        (("--text", "{texts}", "--max-drop", "0.1"), "max_drop: right answers are counted of questions"),
+        (("--text", "{texts}", "--questions", "{texts}"), "line 1: "),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_the_step_begins(
+    penstock, light, model, texts, questions, tmp_path, options, said
+):
+    words = [word.format(texts=texts, questions=questions) for word in options]
+    status, _, err = penstock("optimize", "prune", model, tmp_path / "made", "--method", "magnitude", *words)
+    assert (status, said in err) == (1, True)
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_data_set_is_made_of_transcripts(penstock, tmp_path):

@@ -15,7 +15,8 @@ from model_files import write_model
 
 from penstock.errors import ConfigError
 from penstock.optimize import steps
-from penstock.optimize.faults import StepFailed, UnusableTarget
+from penstock.optimize.accuracy import Accuracy
+from penstock.optimize.faults import StepFailed, TooMuchLost, UnusableTarget, UnusableText
 from penstock.optimize.figures import Figures, Speed
 from penstock.optimize.progress import nobody
 from penstock.optimize.recipe import follow, read_recipe
@@ -111,6 +112,7 @@ class Bench:
 
     def __init__(self):
         self.made, self.measured = [], []
+        self.perplexity, self.right = {}, {}  # by name, where they are others
         self.fail_at = ""
 
     def __call__(self, step, source, into, tell):
@@ -123,9 +125,12 @@ class Bench:
         path.write_bytes(path.read_bytes()[:-1] + bytes([len(step.name)]))
         return {"by": step.name}
 
-    def measure(self, model, text, tell):
-        self.measured.append(model.name)
-        return Figures(model.name, "transformers", 100, 10.0, 40, (Speed(1, 5.0, 2.0, 0.1),), 7, 9)
+    def measure(self, model, text, tell, *, questions, name):
+        self.measured.append(name)
+        right = self.right.get(name, 10)
+        accuracy = None if questions is None else Accuracy("1" * right + "0" * (20 - right))
+        speeds = (Speed(1, 5.0, 2.0, 0.1),)
+        return Figures(name, "transformers", 100, self.perplexity.get(name, 10.0), 40, speeds, 7, 9, accuracy)
 
     def follow(self, recipe):
         light = dict.fromkeys(("prune", "distill", "quantize"), self)
@@ -202,6 +207,67 @@ def test_a_directory_of_somebody_elses_is_not_replaced(written, bench, tmp_path)
     with pytest.raises(UnusableTarget, match="is there already"):
         bench.follow(read_recipe(written(GOOD)))
     assert (tmp_path / "out" / "1-prune" / "thesis.txt").exists()
+
+
+GATED = GOOD + "questions: questions.jsonl\nmax_loss: 0.1\nmax_drop: 0.05\n"
+
+
+@pytest.fixture
+def questions(tmp_path):
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"prompt": "2 + 2 =", "answer": " 4"}\n')
+    return path
+
+
+def test_what_a_recipe_makes_at_last_is_not_kept_where_it_loses_more_than_it_may(
+    written, bench, questions, tmp_path
+):
+    recipe = read_recipe(written(GATED))
+    # What is worse on the way may be healed by what comes after it.
+    bench.perplexity = {"1-prune": 90.0, "3-quantize": 11.5}
+    with pytest.raises(TooMuchLost, match=r"3-quantize loses 15\.0% of model's perplexity"):
+        bench.follow(recipe)
+    out = tmp_path / "out"
+    assert sorted(each.name for each in out.iterdir() if each.is_dir()) == ["1-prune", "2-distill", "figures"]
+    bench.perplexity.clear()
+    (out / "figures" / "3-quantize.json").unlink()
+    bench.right = {"3-quantize": 8}
+    with pytest.raises(TooMuchLost, match="3-quantize answers 8 of 20 questions"):
+        bench.follow(recipe)
+
+
+def test_what_is_good_enough_is_kept_and_measured_once(written, bench, questions, tmp_path):
+    recipe = read_recipe(written(GATED))
+    report = bench.follow(recipe)
+    assert bench.measured == ["model", "1-prune", "2-distill", "3-quantize"]
+    assert [stage.figures.accuracy.right for stage in report.stages] == [10] * 4
+    assert (tmp_path / "out" / "3-quantize" / "penstock.json").exists()
+    bench.measured.clear()
+    bench.follow(recipe)
+    assert bench.measured == []
+    questions.write_text('{"prompt": "3 + 3 =", "answer": " 6"}\n')
+    bench.follow(recipe)
+    assert len(bench.measured) == 4
+
+
+def test_bounds_that_became_narrower_count_for_what_is_there(written, bench, questions):
+    bench.perplexity = {"3-quantize": 10.9}
+    bench.follow(read_recipe(written(GATED)))
+    with pytest.raises(TooMuchLost):
+        bench.follow(read_recipe(written(GATED.replace("max_loss: 0.1", "max_loss: 0.05"))))
+
+
+def test_bounds_and_questions_that_make_no_sense_are_refused(written, bench, questions):
+    with pytest.raises(ConfigError) as raised:
+        read_recipe(written(GOOD + "max_loss: -1\nmax_drop: 0.1\n"))
+    assert [each.partition("yaml: ")[2].partition(":")[0] for each in raised.value.mistakes] == [
+        "max_loss",
+        "max_drop",
+    ]
+    questions.write_text("")
+    with pytest.raises(UnusableText):
+        bench.follow(read_recipe(written(GATED)))
+    assert bench.made == []
 
 
 KILLED = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 import typer
@@ -14,17 +14,21 @@ from penstock.errors import ConfigError
 from penstock.optimize.dataset import Wanted
 from penstock.optimize.dataset import make as make_dataset
 from penstock.optimize.faults import OptimizeError
+from penstock.optimize.figures import Figures
+from penstock.optimize.gate import Gate
 from penstock.optimize.making import Stamp, made_whole
 from penstock.optimize.measure import measure
 from penstock.optimize.model_directory import Runtime, open_model
 from penstock.optimize.parallel import Division, divide
-from penstock.optimize.progress import Tell, bars
+from penstock.optimize.progress import bars
+from penstock.optimize.questions import read_questions
 from penstock.optimize.recipe import follow, read_recipe
 from penstock.optimize.report import Report, Stage, markdown, write_report
 from penstock.optimize.steps import (
     Distill,
     Export,
     Form,
+    Notes,
     Prune,
     Pruning,
     Quantize,
@@ -44,6 +48,17 @@ Source: TypeAlias = Annotated[Path, typer.Argument(help="The model's directory."
 Target: TypeAlias = Annotated[Path, typer.Argument(help="The directory to make.")]
 Text: TypeAlias = Annotated[
     Path | None, typer.Option(help="Text that no step has seen, for a report; none: nothing is measured.")
+]
+Questions: TypeAlias = Annotated[
+    Path | None, typer.Option(help="Questions with their answers, .jsonl, for the report.")
+]
+MaxLoss: TypeAlias = Annotated[
+    float | None,
+    typer.Option(help="Keep nothing whose perplexity is above the source's by a larger share.", min=0),
+]
+MaxDrop: TypeAlias = Annotated[
+    float | None,
+    typer.Option(help="Keep nothing that answers fewer questions rightly, by a larger share.", min=0, max=1),
 ]
 Texts: TypeAlias = Annotated[Path | None, typer.Option(help="Texts to learn from: plain text, or .jsonl.")]
 Samples: TypeAlias = Annotated[int, typer.Option(help="Pieces of the calibration set.", min=1)]
@@ -68,6 +83,9 @@ def quantize(
     samples: Samples = 64,
     length: Length = 256,
     text: Text = None,
+    questions: Questions = None,
+    max_loss: MaxLoss = None,
+    max_drop: MaxDrop = None,
 ) -> None:
     """Fewer bits for each weight."""
     step = Quantize(
@@ -79,7 +97,7 @@ def quantize(
         samples=samples,
         length=length,
     )
-    _take(step, source, target, text)
+    _take(step, source, target, text, questions, Gate(max_loss, max_drop))
 
 
 @optimize.command()
@@ -95,6 +113,9 @@ def prune(
     samples: Samples = 64,
     length: Length = 256,
     text: Text = None,
+    questions: Questions = None,
+    max_loss: MaxLoss = None,
+    max_drop: MaxDrop = None,
 ) -> None:
     """Leave out weights, channels or layers."""
     step = Prune(
@@ -105,7 +126,7 @@ def prune(
         samples=samples,
         length=length,
     )
-    _take(step, source, target, text)
+    _take(step, source, target, text, questions, Gate(max_loss, max_drop))
 
 
 @optimize.command()
@@ -135,6 +156,9 @@ def distill(
     ] = False,
     seed: Annotated[int, typer.Option(help="Decides the order of the texts.")] = 1,
     text: Text = None,
+    questions: Questions = None,
+    max_loss: MaxLoss = None,
+    max_drop: MaxDrop = None,
 ) -> None:
     """Let a small model learn what a large one would say, or has said."""
     step = Distill(
@@ -149,7 +173,7 @@ def distill(
         on_policy=on_policy,
         seed=seed,
     )
-    _take(step, source, target, text)
+    _take(step, source, target, text, questions, Gate(max_loss, max_drop))
 
 
 @optimize.command()
@@ -162,10 +186,12 @@ def shrink(
     samples: Samples = 16,
     length: Length = 256,
     text: Text = None,
+    questions: Questions = None,
+    max_drop: MaxDrop = None,
 ) -> None:
     """Leave out as many layers as the loss allows, and plot what each costs and saves."""
     step = Shrink(calibration=calibration, max_loss=max_loss, least=least, samples=samples, length=length)
-    _take(step, source, target, text)
+    _take(step, source, target, text, questions, Gate(max_drop=max_drop))
 
 
 @optimize.command()
@@ -175,15 +201,19 @@ def export(
     runtime: Annotated[Runtime, typer.Option(help="Who is to run it.")] = Runtime.ONNX,
     to: Annotated[Form, typer.Option(help="fp32 or fp16; fewer bits: quantize.")] = Form.FP32,
     text: Text = None,
+    questions: Questions = None,
+    max_loss: MaxLoss = None,
+    max_drop: MaxDrop = None,
 ) -> None:
     """Write the same numbers for another runtime."""
-    _take(Export(runtime=runtime, to=to), source, target, text)
+    _take(Export(runtime=runtime, to=to), source, target, text, questions, Gate(max_loss, max_drop))
 
 
 @optimize.command()
 def evaluate(
     models: Annotated[list[Path], typer.Argument(help="Directories; others are compared with the first.")],
     text: Annotated[Path, typer.Option(help="Text that they have not seen.")],
+    questions: Questions = None,
     report: Annotated[Path | None, typer.Option(help="A folder for report.md, .json and .svg.")] = None,
     windows: Annotated[int, typer.Option(help="Pieces of 256 tokens for the perplexity.", min=1)] = 40,
     repeats: Annotated[int, typer.Option(help="Timings of each speed.", min=1)] = 3,
@@ -193,22 +223,36 @@ def evaluate(
             help="End with status 1 where a perplexity is above the first's by a larger share.", min=0
         ),
     ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="End with status 1 where fewer answers are right than the first's, by a larger share.",
+            min=0,
+            max=1,
+        ),
+    ] = None,
 ) -> None:
-    """Measure size, perplexity, speed and memory."""
+    """Measure size, perplexity, right answers, speed and memory."""
+    gate = Gate(max_loss, max_drop)
+    _require_files(text, questions, gate)
     for model in models:
         open_model(model)
-    read_texts(text)
     with bars() as tell:
         stages = [
-            Stage(model.name, {}, {}, measure(model, text, tell, windows=windows, repeats=repeats))
+            Stage(
+                model.name,
+                {},
+                {},
+                measure(model, text, tell, questions=questions, windows=windows, repeats=repeats),
+            )
             for model in models
         ]
     found = Report(tuple(stages))
     if report is not None:
         write_report(found, report)
     print(markdown(found), end="")
-    if max_loss is not None:
-        _require_loss(stages, max_loss)
+    for stage in stages[1:]:
+        gate.require(stage.figures, stages[0].figures)
 
 
 @optimize.command()
@@ -295,40 +339,46 @@ def recipe(
     print(markdown(found), end="")
 
 
-def _require_loss(stages: list[Stage], most: float) -> None:
-    """:raises OptimizeError: one of the models has lost more of the first one's perplexity"""
-    first = stages[0].figures.perplexity
-    for stage in stages[1:]:
-        loss = stage.figures.perplexity / first - 1
-        if not loss <= most:
-            raise OptimizeError(
-                f"{stage.name} loses {loss:.1%} of {stages[0].name}'s perplexity, more than {most:.1%}: it is not good "
-                "enough"
-            )
-
-
-def _take(step: Step, source: Path, target: Path, text: Path | None) -> None:
-    require_sense(step)
+def _require_files(text: Path | None, questions: Path | None, gate: Gate) -> None:
+    """See that what is to be measured with is there, before anything is made."""
+    mistakes = gate.mistakes(questions=questions is not None)
+    if text is None and (questions is not None or gate):
+        mistakes.append("text: a report is of a text, too; name one that no step has seen")
+    if mistakes:
+        raise ConfigError("it cannot be measured as it is asked for", tuple(mistakes))
     if text is not None:
         read_texts(text)
+    if questions is not None:
+        read_questions(questions)
+
+
+def _take(
+    step: Step, source: Path, target: Path, text: Path | None, questions: Path | None, gate: Gate
+) -> None:
+    require_sense(step)
+    _require_files(text, questions, gate)
     with bars() as tell:
-        notes = take(step, source, target, tell)
+
+        def judge(into: Path, notes: Notes) -> None:
+            assert text is not None
+            before = measure(source, text, tell, questions=questions)
+            after = measure(into, text, tell, questions=questions, name=target.name)
+            gate.require(after, before)
+            _write(step, notes, before, after, into)
+
+        notes = take(step, source, target, tell, judge=judge if gate else None)
         for key, value in notes.items():
             print(f"{key}: {value}", file=sys.stderr)
+        if text is not None and not gate:
+            try:
+                before, after = (measure(each, text, tell, questions=questions) for each in (source, target))
+            except OptimizeError as error:
+                raise OptimizeError(f"{target} is made, but without a report: {error.message}") from error
+            _write(step, notes, before, after, target)
         if text is not None:
-            _report(step, notes, source, target, text, tell)
+            print((target / "report.md").read_text(encoding="utf-8"), end="")
 
 
-def _report(step: Step, notes: dict[str, Any], source: Path, target: Path, text: Path, tell: Tell) -> None:
-    try:
-        before, after = (measure(each, text, tell) for each in (source, target))
-    except OptimizeError as error:
-        raise OptimizeError(f"{target} is made, but without a report: {error.message}") from error
-    found = Report(
-        (
-            Stage("original", {}, {}, before),
-            Stage(step.name, told(step), notes, after),
-        )
-    )
-    write_report(found, target)
-    print(markdown(found), end="")
+def _write(step: Step, notes: Notes, before: Figures, after: Figures, folder: Path) -> None:
+    stages = (Stage("original", {}, {}, before), Stage(step.name, told(step), notes, after))
+    write_report(Report(stages), folder)

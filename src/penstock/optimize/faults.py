@@ -35,6 +35,12 @@ class StepFailed(OptimizeError):
     code = "step_failed"
 
 
+class TooMuchLost(OptimizeError):
+    """What was made is worse than it may be."""
+
+    code = "too_much_lost"
+
+
 class ExtraLacking(OptimizeError):
     """A library is not installed."""
 

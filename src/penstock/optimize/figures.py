@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from penstock.optimize.accuracy import Accuracy
+
 
 class Speed(msgspec.Struct, frozen=True):
     """Tokens per CPU-second of the measuring process, on one thread; the median of several runs."""
@@ -25,6 +27,7 @@ class Figures(msgspec.Struct, frozen=True):
     speeds: tuple[Speed, ...]
     model_bytes: int  # memory that was taken by loading and running it
     peak_bytes: int  # the whole process's resident memory at most, with its libraries
+    accuracy: Accuracy | None = None  # where there were questions
 
     def speed(self, batch: int) -> Speed:
         return next(each for each in self.speeds if each.batch == batch)

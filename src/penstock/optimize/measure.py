@@ -14,6 +14,7 @@ from penstock.optimize.faults import ExtraLacking, StepFailed
 from penstock.optimize.figures import Figures
 from penstock.optimize.model_directory import open_model
 from penstock.optimize.progress import Tell
+from penstock.optimize.questions import read_questions
 from penstock.optimize.texts import read_texts
 
 BATCHES = (1, 16)
@@ -32,6 +33,7 @@ class Work(msgspec.Struct, frozen=True):
 
     model: str
     text: str
+    questions: str = ""  # a file of them; none: only the text counts
     batches: tuple[int, ...] = BATCHES
     windows: int = 40  # pieces of text that the perplexity is of
     length: int = 256  # tokens of one
@@ -51,16 +53,22 @@ class _Told(msgspec.Struct, frozen=True):
     failed: str = ""
 
 
-def measure(model: Path, text: Path, tell: Tell, **options: Any) -> Figures:
+def measure(
+    model: Path, text: Path, tell: Tell, *, questions: Path | None = None, name: str = "", **options: Any
+) -> Figures:
     """Figures of one model directory.
 
+    :param questions: to be answered
+    :param name: what the figures are called by; the directory's own, unless it is said
     :param options: fields of :class:`Work` to differ from
     :raises penstock.optimize.faults.OptimizeError: it cannot be loaded or run, or the text is too short
     """
     found = open_model(model)
     found.require_memory(1.2, "running it")
     read_texts(text)
-    work = Work(str(model), str(text), **options)
+    if questions is not None:
+        read_questions(questions)
+    work = Work(str(model), str(text), "" if questions is None else str(questions), **options)
     last = None
     # Errors of libraries in other languages end a process without a word: what it last did is known.
     with subprocess.Popen(
@@ -78,12 +86,12 @@ def measure(model: Path, text: Path, tell: Tell, **options: Any) -> Figures:
             for line in process.stdout:
                 last = msgspec.json.decode(line, type=_Told)
                 if last.doing:
-                    tell(f"{model.name}: {last.doing}", last.done, last.total)
+                    tell(f"{name or model.name}: {last.doing}", last.done, last.total)
         except BaseException:
             process.kill()
             raise
     if last is not None and last.figures is not None:
-        return last.figures
+        return msgspec.structs.replace(last.figures, name=name or model.name)
     if last is not None and last.lacking:
         raise ExtraLacking(f"measuring needs {last.lacking}, which is not installed; see docs/optimize.md")
     if last is not None and last.failed:

@@ -55,6 +55,17 @@ class ModelDirectory(msgspec.Struct, frozen=True):
         """Numbers in the tensors that are stored; packed ones count as what they are packed into."""
         return sum(math.prod(each.shape) for each in self.tensors.values())
 
+    @property
+    def context(self) -> int | None:
+        """How many tokens it reads at most; None: it does not say."""
+        of_graph = self.config.get("model")
+        said = (
+            of_graph.get("context_length")
+            if self.runtime is Runtime.ONNX and isinstance(of_graph, dict)
+            else self.config.get("max_position_embeddings")
+        )
+        return said if isinstance(said, int) else None
+
     def require_memory(self, copies: float, purpose: str, beside: ModelDirectory | None = None) -> None:
         """Refuse what would not fit, before it is loaded.
 

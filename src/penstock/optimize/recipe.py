@@ -6,18 +6,20 @@ first whose stamp is not what the recipe would make now is made again, and with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import yaml
 
 from penstock.errors import ConfigError
 from penstock.optimize.figures import Figures
+from penstock.optimize.gate import Gate
 from penstock.optimize.making import digest, stamp_of
 from penstock.optimize.model_directory import open_model
 from penstock.optimize.progress import Tell
+from penstock.optimize.questions import read_questions
 from penstock.optimize.report import Report, Stage, write_report
 from penstock.optimize.steps import NOTES, STEPS, Notes, Numerics, Step, require_sense, stamp_for, take, told
 from penstock.optimize.texts import read_texts
@@ -32,6 +34,8 @@ class Recipe(msgspec.Struct, frozen=True):
     output: Path
     text: Path  # to evaluate on
     steps: tuple[Step, ...]
+    questions: Path | None = None  # to be answered as well
+    gate: Gate = Gate()
 
 
 class _Plain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,6 +44,9 @@ class _Plain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps: list[dict[str, Any]]
     output: str = "out"
     calibration: str | None = None
+    questions: str | None = None
+    max_loss: float | None = None
+    max_drop: float | None = None
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -85,11 +92,14 @@ def read_recipe(path: Path) -> Recipe:
         if steps and steps[-1].runtime_after != "transformers":
             mistakes.append(f"{where}: nothing can follow a step for runtime {steps[-1].runtime_after}")
         steps.append(step)
+    gate = Gate(plain.max_loss, plain.max_drop)
+    mistakes += gate.mistakes(questions=plain.questions is not None)
     if not plain.steps:
         mistakes.append("steps: there are none")
     if mistakes:
         raise ConfigError(f"{path} cannot be used", tuple(f"{path}: {each}" for each in mistakes))
-    return Recipe(model, base / plain.output, base / plain.text, tuple(steps))
+    questions = None if plain.questions is None else base / plain.questions
+    return Recipe(model, base / plain.output, base / plain.text, tuple(steps), questions, gate)
 
 
 def _path(kind: type, value: Any) -> Any:
@@ -98,8 +108,12 @@ def _path(kind: type, value: Any) -> Any:
     raise NotImplementedError
 
 
-Measure = Callable[[Path, Path, Tell], Figures]
-"""Measures a model directory on a text."""
+class Measure(Protocol):
+    """Measures a model directory, as :func:`penstock.optimize.measure.measure` does."""
+
+    def __call__(
+        self, model: Path, text: Path, tell: Tell, *, questions: Path | None, name: str
+    ) -> Figures: ...
 
 
 def follow(
@@ -112,11 +126,14 @@ def follow(
     """Do what is not done yet, and write the report.
 
     :param numerics: who does the steps, by their names; by default, their own
-    :raises penstock.optimize.faults.OptimizeError: a step cannot be done; those before it are kept
+    :raises penstock.optimize.faults.OptimizeError: a step cannot be done, or what the last one makes is worse than it
+        may be; those before it are kept
     """
     for step in recipe.steps:
         require_sense(step)
     read_texts(recipe.text)
+    if recipe.questions is not None:
+        read_questions(recipe.questions)
     before = _measured(recipe, recipe.model, "0-original", tell, measure)
     stages = [Stage("original", {}, {}, before)]
     source = recipe.model
@@ -128,12 +145,19 @@ def follow(
             tell(f"{name} is done already", 1, 1)
         else:
             own = None if numerics is None else numerics[step.name]
-            notes = take(step, source, target, tell, numerics=own, replace=True)
+
+            def judge(into: Path, notes: Notes, name: str = name) -> None:
+                del notes
+                recipe.gate.require(_measured(recipe, into, name, tell, measure), before)
+
+            judged = judge if recipe.gate and number == len(recipe.steps) else None
+            notes = take(step, source, target, tell, numerics=own, judge=judged, replace=True)
         figures = _measured(recipe, target, name, tell, measure)
         stages.append(Stage(name, told(step), notes, figures))
         source = target
     report = Report(tuple(stages))
     write_report(report, recipe.output)
+    recipe.gate.require(stages[-1].figures, before)  # it may have been made when more was allowed
     return report
 
 
@@ -151,14 +175,16 @@ class _Kept(msgspec.Struct, frozen=True):
 def _measured(recipe: Recipe, model: Path, name: str, tell: Tell, measure: Measure) -> Figures:
     """Figures are kept, because measuring takes longer than many a step."""
     kept = recipe.output / _FIGURES / f"{name}.json"
-    of = digest(open_model(model), recipe.text)
+    files = [path for path in (recipe.text, recipe.questions) if path is not None]
+    of = digest(open_model(model), *files)
     try:
         known = msgspec.json.decode(kept.read_bytes(), type=_Kept)
         if known.of == of:
             return known.figures
     except (OSError, msgspec.DecodeError):
         pass
-    figures = measure(model, recipe.text, tell)
+    called = recipe.model.name if model == recipe.model else name
+    figures = measure(model, recipe.text, tell, questions=recipe.questions, name=called)
     kept.parent.mkdir(parents=True, exist_ok=True)
     beside = kept.with_suffix(".unfinished")
     beside.write_bytes(msgspec.json.format(msgspec.json.encode(_Kept(of, figures)), indent=2))

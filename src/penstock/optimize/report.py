@@ -10,6 +10,7 @@ import msgspec
 
 from penstock import __version__
 from penstock.optimize import plot
+from penstock.optimize.accuracy import Accuracy, drop
 from penstock.optimize.figures import Figures, loss
 from penstock.optimize.resources import shown_bytes
 
@@ -54,6 +55,8 @@ def markdown(report: Report) -> str:
     first = report.stages[0].figures
     batches = [speed.batch for speed in first.speeds]
     heads = ["", "runtime", "size", "÷", "perplexity", "loss"]
+    if first.accuracy is not None:
+        heads += ["right answers", "drop"]
     heads += [f"{kind}, batch {batch}" for batch in batches for kind in ("prefill", "decode", "×")]
     heads += ["memory"]
     lines = [
@@ -72,6 +75,8 @@ def markdown(report: Report) -> str:
             f"{figures.perplexity:.2f}",
             f"{100 * loss(figures, first):+.2f} %",
         ]
+        if first.accuracy is not None:
+            cells += _answers(figures.accuracy, first.accuracy)
         for batch in batches:
             speed = figures.speed(batch)
             cells += [
@@ -87,7 +92,7 @@ def markdown(report: Report) -> str:
         (
             "Speeds are tokens per CPU-second on one thread. The perplexity is of "
             f"{first.tokens} tokens that no step has seen. Memory is what loading and running the model took. "
-            f"{_spread(report)}{report.machine}, {report.made_by}."
+            f"{_asked(first)}{_spread(report)}{report.machine}, {report.made_by}."
         ),
         "",
     ]
@@ -102,6 +107,26 @@ def markdown(report: Report) -> str:
 def _spread(report: Report) -> str:
     widest = max(speed.spread for stage in report.stages for speed in stage.figures.speeds)
     return f"Repetitions of a decode lay within {100 * widest:.0f} % of each other. "
+
+
+def _answers(accuracy: Accuracy | None, before: Accuracy) -> list[str]:
+    if accuracy is None:
+        return ["–", "–"]
+    least, most = accuracy.interval
+    fewer = drop(accuracy, before)
+    return [
+        f"{100 * accuracy.share:.1f} % ({100 * least:.1f} to {100 * most:.1f})",
+        f"{100 * fewer.share:+.1f} % ({100 * fewer.interval[0]:+.1f} to {100 * fewer.interval[1]:+.1f})",
+    ]
+
+
+def _asked(first: Figures) -> str:
+    if first.accuracy is None:
+        return ""
+    return (
+        f"Answers are to {len(first.accuracy.marks)} questions; in brackets is where the share lies for all questions "
+        "of their kind, with a confidence of 95 %, and a drop is of the same questions, one by one. "
+    )
 
 
 def _times(after: float, before: float) -> str:
@@ -129,6 +154,9 @@ def _panels(report: Report) -> list[plot.Panel]:
         plot.Panel("weights, MB", names, [each.weight_bytes / 1e6 for each in figures]),
         plot.Panel("perplexity", names, [each.perplexity for each in figures]),
     ]
+    counted = [each.accuracy for each in figures if each.accuracy is not None]
+    if len(counted) == len(figures):
+        panels.append(plot.Panel("right answers, %", names, [100 * each.share for each in counted]))
     panels += [
         plot.Panel(
             f"decode, tokens/CPU-s, batch {speed.batch}",

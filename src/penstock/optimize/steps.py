@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -306,11 +307,13 @@ def take(
     tell: Tell,
     *,
     numerics: Numerics | None = None,
+    judge: Callable[[Path, Notes], None] | None = None,
     replace: bool = False,
 ) -> Notes:
     """Make ``target`` of ``source``.
 
     :param numerics: who does it; by default, the step's own
+    :param judge: is shown the directory before it has its name, and may add to it; if it raises, there is none
     :param replace: a ``target`` that was made by a step may go
     :raises penstock.optimize.faults.OptimizeError: it cannot be done, and why; ``target`` is as it was
     """
@@ -330,6 +333,8 @@ def take(
         notes = make(step, model, into, tell)
         open_model(into)  # whatever a library has written: it can be opened
         (into / NOTES).write_bytes(msgspec.json.format(msgspec.json.encode(notes), indent=2))
+        if judge is not None:
+            judge(into, notes)
     return notes
 
 

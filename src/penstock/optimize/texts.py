@@ -63,12 +63,19 @@ def _document_of(path: Path, number: int, line: str) -> str | Conversation:
         raise UnusableText(f"{where}: {error}; {_FORM}") from None
     if isinstance(told.get("text"), str):
         return str(told["text"])
-    messages = told.get("messages")
+    conversation = conversation_of(told.get("messages"))
+    if conversation is None:
+        raise UnusableText(f"{where}: {_FORM}")
+    return conversation
+
+
+def conversation_of(messages: Any) -> Conversation | None:
+    """Of what stands in a file; None: it is no list of messages."""
     if isinstance(messages, list) and all(
         isinstance(each, dict) and isinstance(each.get("content"), str) for each in messages
     ):
         return [{"role": str(each.get("role", "user")), "content": each["content"]} for each in messages]
-    raise UnusableText(f"{where}: {_FORM}")
+    return None
 
 
 def windows(tokens: list[int], length: int, most: int, source: Path) -> list[list[int]]:

@@ -91,6 +91,15 @@ def _written(tokenizer: Any, document: str | Conversation) -> str:
     return str(tokenizer.apply_chat_template(document, tokenize=False))
 
 
+def as_prompt(tokenizer: Any, asked: str | Conversation) -> str:
+    """What the model reads before it answers."""
+    if isinstance(asked, str):
+        return asked
+    if not tokenizer.chat_template:
+        return as_text(asked) + "\n\nassistant: "
+    return str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+
+
 def save(model: Any, tokenizer: Any, into: Path, **options: Any) -> None:
     """Both, in the form that transformers loads."""
     model.save_pretrained(into, safe_serialization=True, **options)

@@ -23,6 +23,7 @@ from penstock.optimize.measure import Work
 from penstock.optimize.model_directory import open_model
 from penstock.optimize.numerics.runners import Runner, runner_of
 from penstock.optimize.progress import Tell
+from penstock.optimize.questions import read_questions
 
 _AT_LEAST = 0.3  # CPU-seconds of one timing: below that the clock and the caches are what is measured
 
@@ -32,10 +33,12 @@ def measured(work: Work, tell: Tell) -> Figures:
 
     :raises PenstockError: the model or the text cannot be used
     """
-    from penstock.optimize.numerics.loading import load_tokenizer, pieces  # noqa: PLC0415 - after the memory is read
+    from penstock.optimize.numerics.answering import answered  # noqa: PLC0415 - after the memory is read
+    from penstock.optimize.numerics.loading import load_tokenizer, pieces  # noqa: PLC0415
 
     source = open_model(Path(work.model))
-    text = pieces(load_tokenizer(source.path), Path(work.text), work.length, work.windows)
+    tokenizer = load_tokenizer(source.path)
+    text = pieces(tokenizer, Path(work.text), work.length, work.windows)
     tokens = np.array(text, dtype=np.int64)
     tell("loading", 0, 0)
     # What the libraries themselves take is there by now, so that the rest is the model's.
@@ -43,6 +46,9 @@ def measured(work: Work, tell: Tell) -> Figures:
     before = _resident()
     runner = runner_of(source)
     perplexity, counted = _perplexity(runner, tokens, tell)
+    accuracy = None
+    if work.questions:
+        accuracy = answered(runner, tokenizer, source, read_questions(Path(work.questions)), tell)
     speeds = tuple(_speed(runner, tokens, batch, work, tell) for batch in work.batches)
     return Figures(
         name=source.path.name,
@@ -53,6 +59,7 @@ def measured(work: Work, tell: Tell) -> Figures:
         speeds=speeds,
         model_bytes=max(0, _resident() - before),
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1_024,
+        accuracy=accuracy,
     )
 
 
