@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from pathlib import Path
@@ -10,9 +11,9 @@ import pytest
 from model_files import write_model
 
 from penstock.errors import ConfigError
-from penstock.optimize import model_directory
-from penstock.optimize.faults import ExtraLacking, StepFailed, UnusableModel, UnusableText
-from penstock.optimize.making import stamp_of
+from penstock.optimize import making, model_directory
+from penstock.optimize.faults import ExtraLacking, StepFailed, UnusableModel, UnusableTarget, UnusableText
+from penstock.optimize.making import kept_beside, stamp_of
 from penstock.optimize.model_directory import Runtime, open_model
 from penstock.optimize.progress import nobody
 from penstock.optimize.steps import (
@@ -28,6 +29,7 @@ from penstock.optimize.steps import (
     numerics_of,
     stamp_for,
     take,
+    told,
 )
 
 TEXTS = Path("texts.txt")
@@ -175,3 +177,40 @@ def test_without_the_extra_a_step_names_it(name, monkeypatch):
     }[name]
     with pytest.raises(ExtraLacking, match="it comes with the extra 'optimize'"):
         numerics_of(step)
+
+
+def test_what_a_step_keeps_outlives_it_until_its_directory_is_whole(model, texts, tmp_path):
+    found = []
+
+    def training(step, source, into, tell):
+        kept = kept_beside(into)
+        found.append(kept.exists())
+        kept.mkdir(exist_ok=True)
+        if len(found) < 3:
+            raise StepFailed("on purpose")
+        return copied(step, source, into, tell)
+
+    step = Distill(calibration=texts)
+    for _ in range(2):
+        with pytest.raises(StepFailed):
+            take(step, model, tmp_path / "made", nobody, numerics=training)
+    take(step, model, tmp_path / "made", nobody, numerics=training)
+    assert found == [False, True, True]
+    assert sorted(each.name for each in tmp_path.iterdir() if "made" in each.name) == [".made.lock", "made"]
+
+
+def test_room_for_checkpoints_is_looked_for_before_anything_is_loaded(model, texts, tmp_path, monkeypatch):
+    """Of a model of eight numbers, 28 bytes for each, and 4 where none is kept."""
+    room = 50_000_000 + 28 * 8
+    for free, every, enough in ((room, 50, True), (room - 1, 50, False), (room - 1, 500, True)):
+        monkeypatch.setattr(making, "free_disk", lambda _, free=free: free)
+        step = Distill(calibration=texts, steps=200, checkpoint_every=every)
+        with contextlib.nullcontext() if enough else pytest.raises(UnusableTarget, match="needs about 50 MB"):
+            take(step, model, tmp_path / f"made-{free}-{every}", nobody, numerics=copied)
+
+
+def test_how_often_is_kept_is_no_part_of_what_is_made(model, texts):
+    often, seldom = (Distill(calibration=texts, checkpoint_every=every) for every in (1, 100))
+    assert stamp_for(often, open_model(model)) == stamp_for(seldom, open_model(model))
+    assert told(often) == told(seldom)
+    assert Distill(calibration=texts, checkpoint_every=0).mistakes() == ["checkpoint_every: more than 0"]

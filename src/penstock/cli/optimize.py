@@ -155,6 +155,9 @@ def distill(
         ),
     ] = False,
     seed: Annotated[int, typer.Option(help="Decides the order of the texts.")] = 1,
+    checkpoint_every: Annotated[
+        int, typer.Option(help="Steps between checkpoints, to go on from when it was broken off.", min=1)
+    ] = 50,
     text: Text = None,
     questions: Questions = None,
     max_loss: MaxLoss = None,
@@ -172,6 +175,7 @@ def distill(
         hard=hard,
         on_policy=on_policy,
         seed=seed,
+        checkpoint_every=checkpoint_every,
     )
     _take(step, source, target, text, questions, Gate(max_loss, max_drop))
 

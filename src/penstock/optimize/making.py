@@ -1,8 +1,8 @@
 """A directory that is there whole or not at all.
 
 It is written beside its place, synced, and renamed: whoever finds a directory by its name finds all of it,
-also after ``kill -9`` or a power cut.  What an interrupted run left beside is removed by the next one; a lock
-that dies with its process keeps two from writing the same.  ``penstock.json`` in it says what it was made of,
+also after ``kill -9`` or a power cut.  What an interrupted run left beside is removed by the next one, but for what it
+kept to be gone on with; a lock that dies with its process keeps two from writing the same.  ``penstock.json`` in it says what it was made of,
 so that a recipe can tell what is done.
 """
 
@@ -26,6 +26,7 @@ from penstock.optimize.model_directory import ModelDirectory
 from penstock.optimize.resources import free_disk, shown_bytes
 
 STAMP = "penstock.json"
+_UNFINISHED = ".unfinished"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _LITTLE = 1_000_000  # bytes; on a disk with less, a failed write needs no other explanation
 
@@ -37,6 +38,14 @@ class Stamp(msgspec.Struct, frozen=True):
     options: dict[str, Any]
     source: str  # digest of the model that went in, and of all other files
     made_by: str = f"penstock {__version__}"
+
+
+def kept_beside(into: Path) -> Path:
+    """Where a step that takes long may keep what it has so far, to go on with after a crash.
+
+    :param into: the directory that it writes into; once that has its name, nothing is kept any more
+    """
+    return into.with_name(into.name.removesuffix(_UNFINISHED) + ".kept")
 
 
 def stamp_of(directory: Path) -> Stamp | None:
@@ -66,7 +75,7 @@ def made_whole(target: Path, stamp: Stamp, *, replace: bool = False, room: int =
     :raises StepFailed: the disk filled up meanwhile
     """
     target = target.absolute()
-    beside = target.with_name(f".{target.name}.unfinished")
+    beside = target.with_name(f".{target.name}{_UNFINISHED}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(target.with_name(f".{target.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
@@ -90,16 +99,22 @@ def made_whole(target: Path, stamp: Stamp, *, replace: bool = False, room: int =
             beside.mkdir()
             yield beside
             (beside / STAMP).write_bytes(msgspec.json.format(msgspec.json.encode(stamp), indent=2))
-            _sync(beside)
+            sync(beside)
             if target.exists():
                 shutil.rmtree(target)
             beside.rename(target)
-            _sync_one(target.parent)
+            sync_one(target.parent)
+            shutil.rmtree(kept_beside(beside), ignore_errors=True)
         except Exception as error:
             if _is_full(error, target.parent):
+                left = (
+                    "it goes on from where it last stood"
+                    if kept_beside(beside).exists()
+                    else "nothing half-written is left behind"
+                )
                 raise StepFailed(
                     f"the disk of {target} is full, {shown_bytes(free_disk(target.parent))} are left of it: make "
-                    "room, and start again; nothing half-written is left behind"
+                    f"room, and start again; {left}"
                 ) from error
             raise
         finally:
@@ -125,14 +140,16 @@ def _require_free(target: Path, *, replace: bool) -> None:
     raise UnusableTarget(f"{target} is there already: name another place, or remove it")
 
 
-def _sync(directory: Path) -> None:
+def sync(directory: Path) -> None:
+    """See that all of it is on the disk."""
     for folder, _, files in os.walk(directory):
         for name in files:
-            _sync_one(Path(folder, name))
-        _sync_one(Path(folder))
+            sync_one(Path(folder, name))
+        sync_one(Path(folder))
 
 
-def _sync_one(path: Path) -> None:
+def sync_one(path: Path) -> None:
+    """The same of one file, or of the names in a folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -82,6 +82,11 @@ class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """A second model, which is in memory once while the step is taken."""
         return None
 
+    @property
+    def numbers_kept(self) -> int:
+        """How many numbers of 4 bytes it may write of each parameter."""
+        return 0
+
 
 class Quantize(_Options, frozen=True, kw_only=True):
     """Fewer bits for each weight."""
@@ -166,9 +171,11 @@ class Distill(_Options, frozen=True, kw_only=True):
     # The texts are only begun with; what the student writes itself is what is learnt from.
     on_policy: bool = False
     seed: int = 1
+    checkpoint_every: int = 50  # steps, from which a training that was broken off goes on
 
     def mistakes(self) -> list[str]:
-        found = _positive(self, "steps", "batch", "length", "learning_rate", "temperature")
+        names = ("steps", "batch", "length", "learning_rate", "temperature", "checkpoint_every")
+        found = _positive(self, *names)
         if not 0 <= self.hard < 1:
             found.append("hard: from 0 to less than 1")
         if self.calibration is None:
@@ -184,6 +191,11 @@ class Distill(_Options, frozen=True, kw_only=True):
     @property
     def beside(self) -> Path | None:
         return self.teacher
+
+    @property
+    def numbers_kept(self) -> int:
+        # The model; and of checkpoints, of weights and two moments each, two while one takes the other's place.
+        return 1 + (2 * 3 if self.checkpoint_every < self.steps else 0)
 
 
 class Shrink(_Options, frozen=True, kw_only=True):
@@ -262,7 +274,8 @@ def told(step: Step) -> dict[str, Any]:
 
 
 def _chosen(options: dict[str, Any]) -> dict[str, Any]:
-    """Without what directories and reports from before there was a choice say nothing of."""
+    """Without what is no part of what is made, and what those from before there was a choice say nothing of."""
+    options.pop("checkpoint_every", None)
     return {key: value for key, value in options.items() if key != "on_policy" or value}
 
 
@@ -329,7 +342,8 @@ def take(
         read_texts(step.texts)
     stamp = stamp_for(step, model)
     make = numerics_of(step) if numerics is None else numerics
-    with made_whole(target, stamp, replace=replace, room=model.weight_bytes // 4 + _BESIDE) as into:
+    room = max(model.weight_bytes // 4, 4 * step.numbers_kept * model.parameters) + _BESIDE
+    with made_whole(target, stamp, replace=replace, room=room) as into:
         notes = make(step, model, into, tell)
         open_model(into)  # whatever a library has written: it can be opened
         (into / NOTES).write_bytes(msgspec.json.format(msgspec.json.encode(notes), indent=2))

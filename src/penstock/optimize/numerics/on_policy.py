@@ -6,7 +6,8 @@ corpus has (Agarwal et al., On-Policy Distillation of Language Models, ICLR 2024
 
 from __future__ import annotations
 
-import tempfile
+import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +15,11 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl import DistillationConfig, DistillationTrainer
 
+from penstock.optimize.making import sync
 from penstock.optimize.progress import Tell
 from penstock.optimize.steps import Distill
+
+_MARK = "penstock.whole"
 
 
 class _AfterStep(TrainerCallback):  # type: ignore[misc]  # the checks go without the library
@@ -36,40 +40,90 @@ class _AfterStep(TrainerCallback):  # type: ignore[misc]  # the checks go withou
         self._tell("distilling what it says itself", state.global_step, self._steps)
 
 
+class _Checkpoints(TrainerCallback):  # type: ignore[misc]
+    """The trainer's own, of which the last that is whole is kept: it has a mark, which comes after all the rest.
+
+    :param folder: in which nothing else is
+    :param of: what they are of
+    """
+
+    def __init__(self, folder: Path, of: str) -> None:
+        self._folder = folder
+        self._of = of
+
+    def last(self) -> Path | None:
+        """The one to go on from; what is not whole, or of something else, is removed."""
+        whole = [path for path in self._folder.glob("checkpoint-*") if _mark(path) == self._of]
+        last = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+        self._remove_but(last)
+        return last
+
+    def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        del args, control, rest
+        path = self._folder / f"checkpoint-{state.global_step}"
+        sync(path)
+        (path / _MARK).write_text(self._of)
+        sync(path)
+        self._remove_but(path)
+
+    def _remove_but(self, kept: Path | None) -> None:
+        for path in self._folder.glob("*"):
+            if path.is_dir() and path != kept:
+                shutil.rmtree(path)
+
+
+def _mark(path: Path) -> str:
+    try:
+        return (path / _MARK).read_text()
+    except OSError:
+        return ""
+
+
 def train(
-    step: Distill, student: Any, teacher: Any, tokenizer: Any, pieces: list[list[int]], tell: Tell
+    step: Distill,
+    student: Any,
+    teacher: Any,
+    tokenizer: Any,
+    pieces: list[list[int]],
+    folder: Path,
+    of: str,
+    tell: Tell,
 ) -> list[float]:
-    """The loss of each step; the student is trained in place.
+    """The loss of each step; the student is trained in place, and training that was broken off goes on.
 
     :param pieces: of texts; the first half of each is what the student goes on with
+    :param folder: for checkpoints
+    :param of: what these must be of
     """
     half = step.length // 2
     prompts = Dataset.from_list([{"prompt": tokenizer.decode(piece[:half])} for piece in pieces])
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = DistillationTrainer(
-            model=student,
-            teacher_model=teacher,
-            processing_class=tokenizer,
-            train_dataset=prompts,
-            callbacks=[_AfterStep(student, tell, step.steps)],
-            args=DistillationConfig(
-                output_dir=folder,
-                max_steps=step.steps,
-                per_device_train_batch_size=step.batch,
-                gradient_accumulation_steps=1,
-                learning_rate=step.learning_rate,
-                temperature=step.temperature,
-                max_completion_length=step.length - half,
-                seed=step.seed,
-                logging_steps=1,
-                save_strategy="no",
-                report_to=[],
-                disable_tqdm=True,
-                use_cpu=True,
-                bf16=False,
-                gradient_checkpointing=False,
-            ),
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-        return [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    checkpoints = _Checkpoints(folder, of)
+    last = checkpoints.last()
+    trainer = DistillationTrainer(
+        model=student,
+        teacher_model=teacher,
+        processing_class=tokenizer,
+        train_dataset=prompts,
+        callbacks=[_AfterStep(student, tell, step.steps), checkpoints],
+        args=DistillationConfig(
+            output_dir=str(folder),
+            max_steps=step.steps,
+            per_device_train_batch_size=step.batch,
+            gradient_accumulation_steps=1,
+            learning_rate=step.learning_rate,
+            temperature=step.temperature,
+            max_completion_length=step.length - half,
+            seed=step.seed,
+            logging_steps=1,
+            save_strategy="steps",
+            save_steps=step.checkpoint_every,
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+        ),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    return [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
