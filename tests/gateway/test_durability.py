@@ -364,7 +364,7 @@ def test_what_is_deleted_while_it_runs_is_deleted_in_the_store_too(durable, capl
             statuses = [(await call(port, b"", path, "GET")).status for port in (here, there)]
             return deleted, statuses
 
-    assert on_uvloop(main) == (True, [410, 404])
+    assert on_uvloop(main) == (True, [410, 410])
     assert "not ours" not in caplog.text
 
 

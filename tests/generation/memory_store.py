@@ -53,6 +53,7 @@ class MemoryStore:
         self._ended: dict[str, None] = {}  # in the order in which they did
         self._claims: dict[tuple[str, str], tuple[Claim, float]] = {}
         self._leases: dict[str, float] = {}
+        self._gone: set[tuple[str, str]] = set()
         self._bookings: dict[str, dict[str, Booking]] = {}  # by ledger and name
         self._size = 0
         self._dropped = 0
@@ -147,6 +148,7 @@ class MemoryStore:
     def _forget(self, generation_id: str) -> None:
         kept = self._kept.pop(generation_id, None)
         if kept is not None:
+            self._gone.add((generation_id, kept.record.tenant))
             self._size -= kept.record.size
             self._ended.pop(generation_id, None)
 
@@ -245,6 +247,9 @@ class MemoryStore:
 
     async def delete(self, generation_id: str) -> None:
         self._forget(generation_id)
+
+    async def was_there(self, generation_id: str, tenant: str) -> bool:
+        return (generation_id, tenant) in self._gone
 
     async def expire(self, now: float) -> int:
         gone = [

@@ -92,6 +92,32 @@ class StoreSuite:
         finally:
             await store.close()
 
+    # ---- what is known of what is gone ----
+
+    @with_store
+    async def test_of_what_is_gone_its_tenant_hears_that_it_was_there(self, store):
+        past, deleted, kept, running = record(), record(), record(), record(owner="alive")
+        await store.renew("alive", LATER + 60)
+        over = end(expires_at=NOW + 1)
+        await store.write([begin(past, [b"a"], over), begin(deleted), begin(kept, end=end()), begin(running)])
+        await store.expire(NOW + 2)
+        await store.delete(deleted.id)
+        everything = [past.id, deleted.id, kept.id, running.id, new_id()]
+
+        async def known(tenant):
+            return [await store.was_there(one, tenant) for one in everything]
+
+        assert await known("t") == [True, True, False, False, False]
+        assert await known("another") == [False] * 5
+
+    @with_store
+    async def test_so_does_that_of_what_nobody_went_on_with(self, store):
+        left = record(owner="dead")
+        await store.write([begin(left)])
+        await store.expire(LATER + 1)
+        assert await store.load(left.id) is None
+        assert await store.was_there(left.id, "t")
+
     # ---- in whose ledger it stands ----
 
     @with_store

@@ -83,7 +83,7 @@ async def test_what_is_past_its_time_goes_in_slices(path, monkeypatch):
     assert await store.expire(NOW + 2) == 5
     assert (await store.statistics()).generations == 6
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
-        assert db.execute("SELECT count(*) FROM claims").fetchone() == (6,)
+        assert db.execute("SELECT count(*) FROM claims WHERE generation != ''").fetchone() == (6,)
     await store.close()
 
 

@@ -192,6 +192,22 @@ def test_a_server_without_memory_left_says_so_and_ended_generations_make_room():
     run(test)
 
 
+def test_of_what_is_gone_so_many_are_known(own_server, monkeypatch):
+    monkeypatch.setattr("penstock.generation.stores.redis.MAX_GONE", 2)
+
+    async def test():
+        store = RedisStore(own_server.url, 1 << 20)
+        await store.start()
+        gone = [record() for _ in range(3)]
+        for one in gone:
+            await store.write([begin(one)])
+            await store.delete(one.id)
+        assert [await store.was_there(one.id, "t") for one in gone] == [False, True, True]
+        await store.close()
+
+    run(test)
+
+
 def test_everything_expires_by_the_servers_own_clock_too(own_server):
     async def test():
         store = RedisStore(own_server.url, 1 << 20)

@@ -13,7 +13,7 @@ from journaled_log import JournaledLog
 from store_suite import LARGE, LATER, NOW, SharedStoreSuite, append, begin, end, record
 
 from penstock.generation.journal import Journal
-from penstock.generation.store import Naming, StoreUnavailable
+from penstock.generation.store import GONE_FOR, Naming, StoreUnavailable
 from penstock.generation.stores import _sqlite_file
 from penstock.generation.stores._sqlite_reader import SQLiteReader
 from penstock.generation.stores._sqlite_writer import SQLiteWriter
@@ -468,8 +468,8 @@ def test_what_makes_room_gets_the_reserve_of_a_full_disk(tmp_path, monkeypatch):
     reserve = tmp_path / "g.db-reserve"
     remove = SQLiteWriter._remove
 
-    def fails(self, row):
-        remove(self, row)
+    def fails(self, row, now):
+        remove(self, row, now)
         if reserve.exists():
             error = sqlite3.OperationalError("database or disk is full")
             error.sqlite_errorname = "SQLITE_FULL"
@@ -484,6 +484,43 @@ def test_what_makes_room_gets_the_reserve_of_a_full_disk(tmp_path, monkeypatch):
         assert reserve.exists()  # again: there is room
         await store.write([begin(record(), [b"x"], end(NOW))])
         assert await store.expire(LATER) == 1
+        await store.close()
+
+    run(test)
+
+
+def test_of_what_is_gone_so_many_are_known_and_for_so_long(tmp_path, monkeypatch):
+    monkeypatch.setattr("penstock.generation.stores._sqlite_gone.MAX_GONE", 2)
+
+    async def test():
+        store = SQLiteStore(tmp_path / "g.db", 1 << 20)
+        await store.start()
+        gone = [record() for _ in range(3)]
+        for one in gone:
+            await store.write([begin(one)])
+            await store.delete(one.id)
+
+        async def known():
+            return [await store.was_there(one.id, "t") for one in gone]
+
+        now = await store.time()
+        await store.expire(now)
+        assert await known() == [False, True, True]
+        await store.expire(now + GONE_FOR + 60)
+        assert await known() == [False] * 3
+        await store.close()
+
+    run(test)
+
+
+def test_what_is_damaged_can_be_removed(tmp_path):
+    async def test():
+        store, one = await filled(tmp_path / "g.db")
+        with contextlib.closing(sqlite3.connect(tmp_path / "g.db")) as database:
+            database.execute("UPDATE requests SET record = x'00'")
+            database.commit()
+        await store.delete(one.id)
+        assert (await store.statistics()).generations == 0
         await store.close()
 
     run(test)

@@ -125,6 +125,9 @@ class Durable:
             settling = max((keeper.settling for keeper in self.keepers.values()), default=0.0)
             if loop.time() - began >= settling:
                 if generation is None:
+                    for keeper in list(self.keepers.values()) if generation_id else ():
+                        if await keeper.was_there(generation_id, tenant.name):
+                            raise gone()
                     raise missing(self._producing.registry, generation_id, response_id, tenant)
                 return generation
             await asyncio.sleep(_LOOK_AGAIN)
@@ -302,6 +305,11 @@ def _let_go(generation: Generation) -> None:
         production.abandon()
 
 
+def gone() -> Gone:
+    """The error of what is known to have been there."""
+    return Gone("this answer is not kept any more")
+
+
 def missing(
     registry: Registry, generation_id: str, response_id: str, tenant: Tenant, *, alone: bool = True
 ) -> NotFound | Gone:
@@ -310,7 +318,7 @@ def missing(
     :param alone: whether no other process may have it that cannot be asked
     """
     if generation_id and registry.was_there(generation_id, tenant.name):
-        return Gone("this answer is not kept any more")
+        return gone()
     message = f"there is no {'response' if response_id else 'generation'} of this id here"
     if not alone:
         message += "; another worker may have it, and tells of it only where generations.durability is disk or shared"

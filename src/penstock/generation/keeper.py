@@ -309,8 +309,18 @@ class Keeper:
                 record = await self.load(claim.generation) if claim.generation else None
         except StoreUnavailable as error:
             self._troubled = self._clock.now()
-            raise Overloaded("answers that are stored cannot be read now", retry_after=1.0) from error
+            raise _unreadable() from error
         return record if record is not None and record.tenant == tenant else None
+
+    async def was_there(self, generation_id: str, tenant: str) -> bool:
+        """Whether this tenant had a generation of this id, which is gone by now.
+
+        :raises Overloaded: the store does not answer in time
+        """
+        try:
+            return await _within(READ_BUDGET, self.store.was_there(generation_id, tenant))
+        except StoreUnavailable as error:
+            raise _unreadable() from error
 
     @property
     def settling(self) -> float:
@@ -625,6 +635,10 @@ class _Elsewhere:
 def is_followed(generation: Generation) -> bool:
     """Whether a running generation is produced by another process, and only read here."""
     return generation.producer is None or isinstance(generation.producer, _Elsewhere)
+
+
+def _unreadable() -> Overloaded:
+    return Overloaded("answers that are stored cannot be read now", retry_after=1.0)
 
 
 def _readers_of(generation_id: str) -> str:

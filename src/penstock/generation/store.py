@@ -22,7 +22,9 @@ none.
 
 from __future__ import annotations
 
+import base64
 import enum
+import hashlib
 import os
 import secrets
 import socket
@@ -38,6 +40,12 @@ YOUNG = 0.5  # seconds in which a generation that has claimed a name is written 
 
 BOOKED_FOR = 90 * 86_400.0
 """Seconds for which word is kept for a ledger whose machine does not come back."""
+
+GONE_FOR = 7 * 86_400.0
+"""Seconds for which it is known that there was a generation which is gone."""
+
+MAX_GONE = 50_000
+"""How many of these a store knows; the oldest are forgotten first."""
 
 RECORD_OVERHEAD = 1_024
 """Bytes that a generation counts for beside its request and its events."""
@@ -330,6 +338,12 @@ class Store(Protocol):
     async def delete(self, generation_id: str) -> None:
         """Forget it, running or not; what its producer still writes is refused."""
 
+    async def was_there(self, generation_id: str, tenant: str) -> bool:
+        """Whether this tenant had such a generation, which is gone by now.
+
+        For :data:`GONE_FOR`, of the last :data:`MAX_GONE`.
+        """
+
     async def expire(self, now: float) -> int:
         """Remove what is past its time, and the oldest finished ones while there is too much.
 
@@ -339,6 +353,12 @@ class Store(Protocol):
         """
 
     async def statistics(self) -> StoreStatistics: ...
+
+
+def trace_of(generation_id: str, tenant: str) -> str:
+    """What is left of a generation that is gone: who asks for it must know both."""
+    whose = f"{len(tenant)}:{tenant}{generation_id}".encode()
+    return base64.urlsafe_b64encode(hashlib.blake2b(whose, digest_size=15).digest()).decode()
 
 
 def new_owner() -> str:

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 WRITE = b"""
 -- KEYS: record and events of each generation.
--- ARGV of each: epoch, first, count, size, events; bill, or ''; request, its size, owner, expires_at, native expiry,
--- or '' for all five; state, ending, expires_at, native expiry, or '' for all four.
+-- ARGV of each: epoch, first, count, size, events; bill, or ''; request, its size, owner, trace, expires_at, native
+-- expiry, or '' for all six; state, ending, expires_at, native expiry, or '' for all four.
 -- Returns for each: why it was refused, and how many events there are; or if it ended '', its size and its owner;
 -- or false.
 local answers = {}
 for i = 1, #KEYS / 2 do
   local record, events = KEYS[2 * i - 1], KEYS[2 * i]
-  local epoch, first, count, size, content, bill, request, request_size, owner, expires, native, state, ending,
-    end_expires, end_native = unpack(ARGV, 15 * i - 14, 15 * i)
+  local epoch, first, count, size, content, bill, request, request_size, owner, trace, expires, native, state,
+    ending, end_expires, end_native = unpack(ARGV, 16 * i - 15, 16 * i)
   local stored = redis.call('HMGET', record, 'epoch', 'events', 'state')
   local refused = false
   if request ~= '' then
@@ -32,7 +32,7 @@ for i = 1, #KEYS / 2 do
   else
     if request ~= '' then
       redis.call('HSET', record, 'state', 'running', 'owner', owner, 'epoch', epoch, 'events', 0,
-        'size', request_size, 'expires_at', expires, 'request', request)
+        'size', request_size, 'expires_at', expires, 'request', request, 'trace', trace)
       redis.call('PEXPIREAT', record, native)
       end_native = end_native ~= '' and end_native or native
     end
@@ -164,9 +164,19 @@ end
 return redis.call('GET', KEYS[4])
 """
 
+LET_GO = b"""
+-- KEYS: traces of what is gone.  ARGV: for how long they are kept, in seconds; how many; new ones.
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1e6
+for i = 3, #ARGV do redis.call('ZADD', KEYS[1], string.format('%.6f', now + ARGV[1]), ARGV[i]) end
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.6f', now))
+redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -ARGV[2] - 1)
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+"""
+
 TIME = b"""
 -- KEYS: any, always the same one, so that of a cluster the same node is asked.
 return redis.call('TIME')
 """
 
-ALL = (TIME, WRITE, APPEND, READ, TAKE_OVER, REMOVE_DEAD, RELEASE, CLAIM, COUNT_IN, COUNT_OUT)
+ALL = (TIME, WRITE, APPEND, READ, TAKE_OVER, REMOVE_DEAD, RELEASE, CLAIM, COUNT_IN, COUNT_OUT, LET_GO)

@@ -14,7 +14,7 @@ _decode = msgspec.msgpack.Decoder(Booking).decode
 
 
 def _whose(ledger: str) -> str:
-    return "ledger " + ledger
+    return "\x1fledger " + ledger
 
 
 def book(db: sqlite3.Connection, ledger: str, booking: Booking) -> bool:

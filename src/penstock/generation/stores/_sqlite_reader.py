@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from penstock.generation.log import State
-from penstock.generation.store import Booking, Ending, Record, StoreStatistics, Tail, size_of
-from penstock.generation.stores import _sqlite_bookings
+from penstock.generation.store import (
+    Booking,
+    Ending,
+    Record,
+    StoreStatistics,
+    StoreUnavailable,
+    Tail,
+    size_of,
+)
+from penstock.generation.stores import _sqlite_bookings, _sqlite_gone
 from penstock.generation.stores._sqlite_file import (
     LOG_BYTES,
     PIECE_SHIFT,
@@ -87,6 +96,16 @@ def load_record(file: SQLiteFile, row: Row) -> Record:
     record.expires_at = row.expires_at
     record.ending = None if row.ending is None else _decode_ending(row.ending)
     return record
+
+
+def load_whose(file: SQLiteFile, row: Row) -> tuple[str, str] | None:
+    """A generation's id and its tenant; None: what is kept of it is damaged."""
+    stored = file.db.execute("SELECT record FROM requests WHERE number = ?", (row.number,)).fetchone()
+    try:
+        record = file.packing.record(*stored) if stored is not None else None
+    except StoreUnavailable:
+        return None
+    return None if record is None else (record.id, record.tenant)
 
 
 def read_events(file: SQLiteFile, row: Row, start: int, limit: int | None = None) -> list[Event]:
@@ -223,6 +242,10 @@ class SQLiteReader:
             (now, limit),
         )
         return [generation_id for (generation_id,) in rows]
+
+    def was_there(self, generation_id: str, tenant: str) -> bool:
+        with self.file.reading():
+            return _sqlite_gone.was_there(self._db, generation_id, tenant, time.time())
 
     def bookings(self, ledger: str) -> list[Booking]:
         with self.file.reading():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
@@ -21,14 +22,14 @@ from penstock.generation.store import (
     request_size,
     size_of,
 )
-from penstock.generation.stores import _sqlite_bookings
+from penstock.generation.stores import _sqlite_bookings, _sqlite_gone
 from penstock.generation.stores._sqlite_file import (
     PIECE_SHIFT,
     RAISE_FENCE,
     SQLiteFile,
 )
 from penstock.generation.stores._sqlite_packing import Packing
-from penstock.generation.stores._sqlite_reader import Row, find, load_record, waiting_events
+from penstock.generation.stores._sqlite_reader import Row, find, load_record, load_whose, waiting_events
 from penstock.generation.stores._sqlite_rows import Values, in_lots, write_rows
 from penstock.messages import Event
 
@@ -466,7 +467,7 @@ class SQLiteWriter:
             self._look()
             row = find(self._db, generation_id)
             if row is not None:
-                self._remove(row)
+                self._remove(row, time.time())
 
     def remove_past(self, generation_ids: Sequence[str], now: float) -> int:
         """Remove those that are past their time and that nobody owns if they run; all of it still, or again.
@@ -475,6 +476,7 @@ class SQLiteWriter:
         """
         return self._remove_if(
             generation_ids,
+            now,
             lambda row: (
                 row.expires_at <= now and (row.state != State.RUNNING.value or self._lease(row.owner) <= now)
             ),
@@ -485,28 +487,31 @@ class SQLiteWriter:
 
         :returns: how many there were
         """
-        return self._remove_if(generation_ids, lambda row: row.state != State.RUNNING.value)
+        return self._remove_if(generation_ids, time.time(), lambda row: row.state != State.RUNNING.value)
 
-    def _remove_if(self, generation_ids: Sequence[str], may_go: Callable[[Row], bool]) -> int:
+    def _remove_if(self, generation_ids: Sequence[str], now: float, may_go: Callable[[Row], bool]) -> int:
         def remove() -> int:
             with self.file.transaction():
                 self._look()
                 rows = [find(self._db, generation_id) for generation_id in generation_ids]
                 going = [row for row in rows if row is not None and may_go(row)]
                 for row in going:
-                    self._remove(row)
+                    self._remove(row, now)
                 return len(going)
 
         return self.file.make_room(remove)
 
-    def _remove(self, row: Row) -> None:
+    def _remove(self, row: Row, now: float) -> None:
         number = row.number
         base = number << PIECE_SHIFT
+        whose = load_whose(self.file, row)
         self._db.execute("DELETE FROM requests WHERE number = ?", (number,))
         self._db.execute(
             "DELETE FROM pieces WHERE row BETWEEN ? AND ?", (base, base | (1 << PIECE_SHIFT) - 1)
         )
         self._db.execute("DELETE FROM generations WHERE number = ?", (number,))
+        if whose is not None:  # behind what makes room for it
+            _sqlite_gone.leave(self._db, *whose, now)
         if row.state == State.RUNNING.value:
             self._db.execute(RAISE_FENCE)
 
@@ -519,6 +524,7 @@ class SQLiteWriter:
             self._look()
             removed = self._db.execute(OLD_CLAIMS, (now, limit)).rowcount
             self._db.execute("DELETE FROM leases WHERE until <= ?", (now,))
+            _sqlite_gone.bound(self._db)
         return removed == limit
 
     def checkpoint(self) -> None:

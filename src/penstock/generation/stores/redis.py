@@ -16,6 +16,7 @@ names of the keys allow it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ import msgspec
 from penstock.generation.log import State
 from penstock.generation.store import (
     BOOKED_FOR,
+    GONE_FOR,
+    MAX_GONE,
     YOUNG,
     Bill,
     Booking,
@@ -41,6 +44,7 @@ from penstock.generation.store import (
     Write,
     request_size,
     size_of,
+    trace_of,
 )
 from penstock.generation.stores import _redis_scripts as scripts
 from penstock.messages import Event
@@ -50,7 +54,8 @@ from penstock.net.redis_client import Client, sha_of
 log = logging.getLogger(__name__)
 
 BUDGET = 1.0  # seconds for one answer; the journal's readers do not wait that long
-_NATIVE_GRACE = 60.0  # seconds after which the server itself removes what expire() should have removed
+# Seconds after which the server itself removes what expire() should have removed: then nobody knows that it was there.
+_NATIVE_GRACE = 600.0
 _RUNNING_GRACE = 7 * 86_400.0  # the same for what never ended
 _PAGE = 64  # stream entries of one answer
 _AT_ONCE = 100  # generations of one round trip, where there may be any number
@@ -65,7 +70,7 @@ _decode_booking = msgspec.msgpack.Decoder(Booking).decode
 _FIELDS = (b"request", b"state", b"owner", b"epoch", b"events", b"size", b"expires_at", b"ending", b"bill")
 _SHA = {script: sha_of(script) for script in scripts.ALL}
 _OF_SEVERAL = frozenset({scripts.WRITE, scripts.APPEND, scripts.READ})
-_NOTHING = (b"",) * 5
+_NOTHING = (b"",) * 6
 
 
 class RedisStore:
@@ -87,6 +92,7 @@ class RedisStore:
         index = self._prefix + b":{ended}:"
         self._index = (index + b"order", index + b"expiry", index + b"sizes", index + b"total")
         self._owners = self._prefix + b":owners"
+        self._gone = self._prefix + b":gone"
         self._announced: set[str] = set()  # owners that the server knows of
         self._leases: dict[str, float] = {}  # of owners in this process, as last renewed
         self._dropped = 0
@@ -338,6 +344,17 @@ class RedisStore:
     async def delete(self, generation_id: str) -> None:
         await self._remove([generation_id])
 
+    async def was_there(self, generation_id: str, tenant: str) -> bool:
+        trace = trace_of(generation_id, tenant).encode()
+        until = await self._reading.ask(b"ZSCORE", self._gone, trace)
+        return until is not None and float(until) > await self.time()
+
+    async def _let_go(self, traces: Sequence[bytes]) -> None:
+        values = (b"%d" % GONE_FOR, b"%d" % MAX_GONE, *traces)
+        if traces:
+            with contextlib.suppress(_Full):  # what makes room must not need any
+                await self._run(self._writing, scripts.LET_GO, [self._gone], values)
+
     async def expire(self, now: float) -> int:
         past = await self._reading.ask(b"ZRANGEBYSCORE", self._index[1], b"-inf", b"%.6f" % now)
         await self._remove([member.decode() for member in past])
@@ -357,6 +374,7 @@ class RedisStore:
         values = (record.owner.encode(), b"%d" % record.epoch)
         gone = await self._run(self._writing, scripts.REMOVE_DEAD, self._keys(record.id), values)
         if gone:
+            await self._let_go([trace_of(record.id, record.tenant).encode()])
             self._writing.tell(b"SREM", self._owned(record.owner), record.id.encode())
         return bool(gone)
 
@@ -382,12 +400,18 @@ class RedisStore:
     async def _remove(self, generation_ids: Sequence[str]) -> None:
         for at in range(0, len(generation_ids), _AT_ONCE):
             some = generation_ids[at : at + _AT_ONCE]
-            owners = await self._reading.ask_all([(b"HGET", self._keys(i)[0], b"owner") for i in some])
-            for generation_id, owner in zip(some, owners, strict=True):
+            traces: list[bytes] = []
+            found = await self._reading.ask_all(
+                [(b"HMGET", self._keys(i)[0], b"owner", b"trace") for i in some]
+            )
+            for generation_id, (owner, trace) in zip(some, found, strict=True):
                 if owner is not None:
                     self._writing.tell(b"SREM", self._owned(owner.decode()), generation_id.encode())
+                if trace is not None:
+                    traces.append(trace)
             await self._writing.ask_all([(b"DEL", *self._keys(i)) for i in some])
             await self._run(self._writing, scripts.COUNT_OUT, self._index, [i.encode() for i in some])
+            await self._let_go(traces)
 
     async def statistics(self) -> StoreStatistics:
         ended, total = await self._reading.ask_all([(b"ZCARD", self._index[0]), (b"GET", self._index[3])])
@@ -464,6 +488,7 @@ def _arguments(write: Write) -> tuple[bytes, ...]:
             _encode(begin),
             b"%d" % request_size(begin),
             begin.owner.encode(),
+            trace_of(begin.id, begin.tenant).encode(),
             b"%.6f" % begin.expires_at,
             _milliseconds(begin.expires_at + _RUNNING_GRACE),
         )

@@ -230,6 +230,9 @@ class SQLiteStore:
     async def delete(self, generation_id: str) -> None:
         await self._writer.do(lambda writer: writer.delete(generation_id))
 
+    async def was_there(self, generation_id: str, tenant: str) -> bool:
+        return await self._reader.do(lambda reader: reader.was_there(generation_id, tenant))
+
     async def expire(self, now: float) -> int:
         removed = 0
         while True:
