@@ -196,7 +196,7 @@ soak: $(VENV)/.with-tests  ## ten minutes of mixed load: memory must stay flat, 
 	$(PYTHON) -m benchmarks.soak $(ARGS)
 
 .PHONY: chaos
-chaos: $(VENV)/.with-tests  ## ten thousand calls, a worker killed each minute: no answer is lost, and the books are right
+chaos: $(VENV)/.with-tests  ## ten thousand calls, a worker killed each minute: no answer is lost, and the books are right; ARGS="--machines 2" kills machines
 	$(PYTHON) -m benchmarks.chaos $(ARGS)
 
 fuzz: export PENSTOCK_FUZZ_EXAMPLES := 1000

@@ -1,6 +1,7 @@
 """Chaos: production traffic, clients that hang up, upstreams that fail and workers that are killed.
 
-A real gateway (supervisor and two workers, ledger and generations on disk) stands before a real simulated upstream.
+A real gateway (supervisor and two workers, ledger and generations on disk; or several machines) stands before a real
+simulated upstream.
 Calls come as in a trace.  One in ten of their callers hangs up for good; one in twenty attempts meets an upstream that
 breaks, refuses or fails; and every now and then a worker is killed with ``kill -9``.  The other callers come back as
 ``docs/topics/resumable-generations.md`` tells, and at the end
@@ -18,6 +19,9 @@ breaks, refuses or fails; and every now and then a worker is killed with ``kill 
 Where only an estimate is known the simulator is asked afterwards (``--no-asks``: it is not), as OpenRouter can be; then
 all are exact but those whose process died before the answer's head had come, for nobody knows by which id to ask.
 
+With ``--machines 2`` whole machines are killed, and come back: each has a ledger of its own, they share a Redis server,
+and the bill is laid beside all ledgers together.
+
     python -m benchmarks.chaos [--trace TRACE]     writes chaos.json, chaos.txt, gateway.log; 1: it is wrong
 """
 
@@ -28,27 +32,26 @@ import asyncio
 import contextlib
 import itertools
 import json
-import os
 import random
 import resource
-import signal
 import sqlite3
 import sys
 import tempfile
 import time
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 import uvloop
+from benchmarks.chaos_sites import Machines, Workers
 
 from penstock.lab import prompts
 from penstock.lab.trace import TraceCall, read_trace
-from penstock.testing import GatewayProcess, SimulatorProcess, expected_text
+from penstock.testing import SimulatorProcess, expected_text
 
 RESULTS = Path(__file__).parent / "results"
 TRACE = Path(__file__).parents[1] / "tests" / "lab" / "data" / "azure_small.csv"  # one of our own making
@@ -73,13 +76,12 @@ SETTLING = 60.0  # seconds that everything has to end
 TAKEN_ALONG = 0.5
 
 
-def configuration(simulator: SimulatorProcess, folder: Path, faults: float, *, asks: bool) -> dict[str, Any]:
+def configuration(simulator: SimulatorProcess, faults: float, *, asks: bool) -> dict[str, Any]:
     sick = [
         {"upstream": "own", "model": f"{PACE},{fault},once,key=*", "weight": faults / len(FAULTS)}
         for fault in FAULTS
     ]
     return {
-        "workers": 2,
         "upstreams": {
             "own": {
                 "kind": "sim",
@@ -95,12 +97,6 @@ def configuration(simulator: SimulatorProcess, folder: Path, faults: float, *, a
         },
         "retry": {"attempts": 3, "first_delay": 0.05, "max_delay": 0.2, "budget_floor": 100_000},
         "timeouts": {"first_token": 30, "between_tokens": 20, "total": 120},
-        "generations": {
-            "durability": "disk",
-            "path": str(folder / "generations.sqlite"),
-            "lease": LEASE,
-        },
-        "ledger": {"path": str(folder / "ledger.sqlite")},
     }
 
 
@@ -146,14 +142,15 @@ class Caller:
             head += f"idempotency-key: {self.key}\r\n"
         return head.encode() + b"\r\n" + body
 
-    async def run(self, host: str, port: int) -> None:
+    async def run(self, addresses: Sequence[tuple[str, int]]) -> None:
+        """Ask, and come back, each time to the next of these addresses."""
         deadline = time.monotonic() + PATIENCE
         pause = 0.05
         while time.monotonic() < deadline:
             self.connections += 1
             had = self.last
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                if await self._ask(host, port):
+                if await self._ask(*addresses[(self.index + self.connections) % len(addresses)]):
                     return
             if self.leaves_after >= 0:
                 return
@@ -290,38 +287,34 @@ class Bill:
 # ---- the load -----------------------------------------------------------------------------------------
 
 
-async def kill_workers(gateway: GatewayProcess, every: float, killed: list[float]) -> None:
-    """``kill -9`` to one worker after the other."""
+async def keep_killing(site: Workers | Machines, every: float, killed: list[float]) -> None:
     began = time.monotonic()
     for turn in itertools.count():
         await asyncio.sleep(every)
-        while True:
-            pids = await asyncio.to_thread(gateway.worker_pids)
-            if (pid := pids[turn % len(pids)]) is not None:
-                break
-            await asyncio.sleep(0.1)
-        os.kill(pid, signal.SIGKILL)
         killed.append(round(time.monotonic() - began, 1))
+        await site.kill(turn)
 
 
 async def load(
-    gateway: GatewayProcess, callers: list[Caller], bill: Bill, *, speed: float, kill_every: float
+    site: Workers | Machines, callers: list[Caller], bill: Bill, *, speed: float, kill_every: float
 ) -> list[float]:
-    parts = urlsplit(gateway.url)
+    addresses = site.addresses
     killed: list[float] = []
     beside = [
-        asyncio.create_task(kill_workers(gateway, kill_every, killed)),
+        asyncio.create_task(keep_killing(site, kill_every, killed)),
         asyncio.create_task(bill.keep_fetching()),
     ]
     began = time.monotonic()
     tasks = []
     for caller in callers:
         await asyncio.sleep(max(0.0, began + caller.call.at / speed - time.monotonic()))
-        tasks.append(asyncio.create_task(caller.run(parts.hostname, parts.port)))
+        tasks.append(asyncio.create_task(caller.run(addresses)))
     await asyncio.gather(*tasks)
     for task in beside:
         task.cancel()
     await asyncio.gather(*beside, return_exceptions=True)
+    if isinstance(site, Machines):
+        await site.wait_back()
     return killed
 
 
@@ -337,12 +330,12 @@ def wait_told(ledger: Path) -> None:
             ).fetchone()
 
 
-def settle(gateway: GatewayProcess, bill: Bill) -> None:
+def settle(site: Workers | Machines, bill: Bill) -> None:
     """Until nothing is under way any more."""
     deadline = time.monotonic() + SETTLING
     quiet = 0.0
     while time.monotonic() < deadline:
-        busy = bill.fetch() or gateway.generations()
+        busy = bill.fetch() or site.under_way()
         quiet = 0.0 if busy else quiet or time.monotonic()
         if quiet and time.monotonic() - quiet > 2 * LEASE:  # what was killed last has been taken over
             return
@@ -353,21 +346,25 @@ def settle(gateway: GatewayProcess, bill: Bill) -> None:
 # ---- the books ----------------------------------------------------------------------------------------
 
 
+DIED = {"process_died", "died_elsewhere"}
 KINDS = ("exact", "estimated", "taken over", "unwritten", "wrong")
 
 
-def books(ledger: Path, bill: Bill) -> dict[str, Any]:
-    """The ledger against the bill, call by call."""
-    with contextlib.closing(sqlite3.connect(ledger)) as database:
-        (told,) = database.execute("SELECT count(*) FROM attempts WHERE told = 1").fetchone()
-        (unnamed,) = database.execute(
-            "SELECT count(*) FROM attempts WHERE estimated AND answer = ''"
-        ).fetchone()
-        rows = database.execute(
-            "SELECT upstream_model, outcome, error, input_tokens, output_tokens, estimated FROM attempts"
-            " WHERE outcome NOT IN ('joined', 'attached', 'cached')"
-        ).fetchall()
-        folded = database.execute("SELECT count(*) FROM folded").fetchone()[0]
+def books(ledgers: Sequence[Path], bill: Bill) -> dict[str, Any]:
+    """All ledgers together against the bill, call by call."""
+    told = unnamed = folded = 0
+    rows: list[tuple[Any, ...]] = []
+    for ledger in ledgers:
+        with contextlib.closing(sqlite3.connect(ledger)) as database:
+            told += database.execute("SELECT count(*) FROM attempts WHERE told = 1").fetchone()[0]
+            unnamed += database.execute(
+                "SELECT count(*) FROM attempts WHERE estimated AND answer = ''"
+            ).fetchone()[0]
+            rows += database.execute(
+                "SELECT upstream_model, outcome, error, input_tokens, output_tokens, estimated FROM attempts"
+                " WHERE outcome NOT IN ('joined', 'attached', 'cached')"
+            ).fetchall()
+            folded += database.execute("SELECT count(*) FROM folded").fetchone()[0]
     booked: dict[str, list[tuple[Any, ...]]] = {}
     for model, *row in rows:
         booked.setdefault(_call_of(model), []).append(tuple(row))
@@ -378,7 +375,7 @@ def books(ledger: Path, bill: Bill) -> dict[str, Any]:
     kinds: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
     for name in sorted({*booked, *charged}, key=int):
         own, due = booked.get(name, []), charged.get(name, [])
-        dead = [row for row in own if row[1] == "process_died"]
+        dead = [row for row in own if row[1] in DIED]
         short = [sum(tokens[side] for tokens in due) - sum(row[2 + side] for row in own) for side in (0, 1)]
         if short == [0, 0]:
             kind = "exact"
@@ -400,7 +397,7 @@ def books(ledger: Path, bill: Bill) -> dict[str, Any]:
         "requests": len(bill.requests),
         "ledger": [sum(row[3] for row in rows), sum(row[4] for row in rows)],
         "bill": bill.tokens,
-        "died": sum(row[2] == "process_died" for row in rows),
+        "died": sum(row[2] in DIED for row in rows),
         **kinds,
         "exact": len(kinds["exact"]),
     }
@@ -423,6 +420,7 @@ def chaos(
     faults: float,
     seed: int,
     asks: bool,
+    machines: int = 1,
 ) -> dict[str, Any]:
     chance = random.Random(seed)
     callers = callers_of(trace, calls, hang_up=hang_up, plain=0.15, chance=chance)
@@ -430,20 +428,23 @@ def chaos(
         folder = Path(name)
         bill = Bill(simulator)
         began = time.monotonic()
-        with GatewayProcess(configuration(simulator, folder, faults, asks=asks), folder) as gateway:
-            killed = uvloop.run(load(gateway, callers, bill, speed=speed, kill_every=kill_every))
+        config = configuration(simulator, faults, asks=asks)
+        several = machines > 1
+        with Machines(config, folder, LEASE, machines) if several else Workers(config, folder, LEASE) as site:
+            killed = uvloop.run(load(site, callers, bill, speed=speed, kill_every=kill_every))
             seconds = time.monotonic() - began
-            settle(gateway, bill)
-            if asks:
-                wait_told(folder / "ledger.sqlite")
-            log = gateway.log
-        account = books(folder / "ledger.sqlite", bill)
+            settle(site, bill)
+            for ledger in site.ledgers if asks else ():
+                wait_told(ledger)
+            log = site.log
+        account = books(site.ledgers, bill)
     for caller in callers:
         caller.judge()
     patient = [caller for caller in callers if caller.leaves_after < 0]
     faults_seen = [caller for caller in callers if caller.fault]
     return {
         "calls": len(callers),
+        "machines": machines,
         "trace": trace.name,
         "seconds": round(seconds, 1),
         "killed_at": killed,
@@ -467,8 +468,9 @@ def chaos(
 
 def told(result: dict[str, Any]) -> str:
     account = result["books"]
+    what = f"times one of {result['machines']} machines" if result["machines"] > 1 else "workers"
     lines = [
-        f"{result['calls']} calls of {result['trace']} in {result['seconds']} s, {len(result['killed_at'])} workers killed, at "
+        f"{result['calls']} calls of {result['trace']} in {result['seconds']} s, {len(result['killed_at'])} {what} killed, at "
         + ", ".join(f"{at:g} s" for at in result["killed_at"]),
         (
             f"{result['whole']} of {result['patient']} callers who stayed have their whole answer, "
@@ -525,6 +527,7 @@ def main() -> int:
     parser.add_argument("--trace", type=Path, default=TRACE, help="an Azure CSV or a Mooncake JSONL trace")
     parser.add_argument("--calls", type=int, default=10_000)
     parser.add_argument("--speed", type=float, default=5.0, help="times faster than it was recorded")
+    parser.add_argument("--machines", type=int, default=1, help="of several, each has a ledger of its own")
     parser.add_argument("--kill-every", type=float, default=60.0, help="seconds")
     parser.add_argument("--hang-up", type=float, default=0.1, help="share of callers")
     parser.add_argument("--faults", type=float, default=0.05, help="share of attempts")
@@ -548,6 +551,7 @@ def main() -> int:
         faults=arguments.faults,
         seed=arguments.seed,
         asks=arguments.asks,
+        machines=arguments.machines,
     )
     wrong = verdict(result)
     arguments.out.mkdir(parents=True, exist_ok=True)
