@@ -1,5 +1,7 @@
 """The simulation of docs/flow-figures.md still comes to what it says there: it is deterministic, and has its own clock."""
 
+import itertools
+import random
 import sys
 from pathlib import Path
 
@@ -9,10 +11,12 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # pytest may be started in other ways than `python -m pytest`
     sys.path.insert(0, str(ROOT))
 
-from benchmarks.flow import limited, windows  # noqa: E402
+from benchmarks.flow import limited, prefixes, windows  # noqa: E402
 from benchmarks.flow.figures import figures, max_min  # noqa: E402
 from benchmarks.flow.simulate import run  # noqa: E402
 from benchmarks.flow.workload import workload  # noqa: E402
+
+from penstock.lab.trace import TraceCall  # noqa: E402
 
 SECONDS = 200.0
 TRACE = ROOT / "tests" / "lab" / "data" / "azure_small.csv"
@@ -92,3 +96,23 @@ def test_with_places_said_it_keeps_up_and_requests_are_as_large_as_they_must_be(
         assert sorted(call for _, taken in requests for call in taken) == calls
         assert len(calls) / len(requests) == pytest.approx(in_one, rel=0.02)
         assert windows.added(requests, time, places) <= max(in_one / windows.RATE / 2 * 1.05, 0.0035)
+
+
+@pytest.mark.parametrize("gateways", [1, 3])
+def test_prompts_that_go_where_their_beginning_is_have_their_first_tokens_sooner(gateways):
+    rand, trace, blocks = random.Random(1), [], itertools.count(1)
+    talks = [[0] for _ in range(60)]  # all begin alike
+    for number in range(900):
+        talk = rand.choice(talks)
+        talk += [next(blocks) for _ in range(rand.randrange(2, 8))]
+        trace.append(TraceCall(number * 0.18, 512 * len(talk), 100, tuple(talk)))
+    asked = prefixes.calls(trace)
+    means = {}
+    for way in prefixes.WAYS:
+        prefixes.run(way, asked, 4, gateways, prefixes.CACHE)
+        means[way] = sum(call.first_token for call in asked) / len(asked)
+    assert means["prefix"] < 0.7 * means["4 KiB, bounded"]
+    assert means["prefix"] < 0.1 * min(means["round robin"], means["least_busy"])
+    assert (
+        means["prefix"] < 1.5 * means["session on a ring"]
+    )  # conversations all alike are what that is best for

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.flow.prefixes TRACE``: which replica gets which prompt, where replicas cache prefixes.
+"""``python -m benchmarks.flow.prefixes [TRACE]``: which replica gets which prompt, where replicas cache prefixes.
 
 A simulation with a clock of its own.  The calls are those of Mooncake's trace (Qin et al., FAST 2025), at the moments at
 which they came, or so many times as fast; prompts are texts that have in common what the trace's blocks of 512 tokens
@@ -6,6 +6,8 @@ have in common, and are cut by the product's code.  A replica computes one promp
 they come, at :data:`PREFILL` tokens per second, and keeps the blocks of the prompts that it had last; answers come at a
 pace that falls with the calls under way.  Of each way to choose: how many of the blocks that had been sent to anybody
 before were found where the call went, and when first tokens came.
+
+The second workload is one system prompt of 4,096 tokens, which all calls have, each with a question of its own.
 
 Nobody in the trace says which conversation a call belongs to.  For consistent hashing by session a call is of the session
 of the longest earlier prompt that it goes on from.
@@ -17,19 +19,20 @@ import argparse
 import random
 from bisect import bisect_left
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import ceil, log
 from pathlib import Path
 
+import msgspec
 from benchmarks.flow.simulate import Simulation
 
 from penstock.flow.choose import Option, Standing, least_busy
 from penstock.flow.prefix import Place, Replica, Sent, by_prefix
 from penstock.flow.prefix_blocks import Prompt, cut
 from penstock.lab.prompts import prompt
-from penstock.lab.trace import BLOCK_TOKENS, read_trace
+from penstock.lab.trace import BLOCK_TOKENS, TraceCall, read_trace
 
 PREFILL = 8_000.0  # tokens per second
 STEP, STEP_MORE = 0.015, 0.000_3  # seconds for a token of an answer; for each further call under way
@@ -195,12 +198,12 @@ WAYS: dict[str, Callable[[Gateway, Asked], int]] = {
 }
 
 
-def calls(trace: Path, speed: float, limit: int | None) -> list[Asked]:
-    """The trace's, with what they have in common."""
+def calls(trace: Iterable[TraceCall]) -> list[Asked]:
+    """What arrives, with what it has in common with what came before."""
     made = []
     sent: set[int] = set()
     sessions: dict[int, int] = {}  # by a prompt's blocks but for the last, which it seldom fills
-    for number, call in enumerate(read_trace(trace, limit)):
+    for number, call in enumerate(trace):
         blocks = call.blocks
         text = prompt(call, number)
         found = next((n for n, block in enumerate(blocks) if block not in sent), len(blocks))
@@ -209,19 +212,30 @@ def calls(trace: Path, speed: float, limit: int | None) -> list[Asked]:
         session = next((sessions[end] for end in reversed(ends) if end in sessions), number)
         if ends:
             sessions[ends[-1]] = session
+        answer = max(1, call.output_tokens)
+        found_by = cut([text], b"")
         made.append(
-            Asked(
-                call.at / speed,
-                call.input_tokens,
-                max(1, call.output_tokens),
-                blocks,
-                cut([text], b""),
-                text[:FORMER_BYTES],
-                session,
-                found,
-            )
+            Asked(call.at, call.input_tokens, answer, blocks, found_by, text[:FORMER_BYTES], session, found)
         )
     return made
+
+
+def faster(trace: Iterable[TraceCall], speed: float) -> list[Asked]:
+    return calls(msgspec.structs.replace(call, at=call.at / speed) for call in trace)
+
+
+def one_system_prompt(seed: int = 3) -> list[Asked]:
+    """Calls of all kinds of people, and the same 4,096 tokens before each question; 40 per second."""
+    rand, now, made = random.Random(seed), 0.0, []
+    for number in range(6_000):
+        now += rand.expovariate(40.0)
+        answer = int(rand.lognormvariate(5.5, 0.8))
+        blocks = (*range(8), 1_000 + number)
+        made.append(TraceCall(now, 8 * BLOCK_TOKENS + 200, answer, blocks))
+    asked = calls(made)
+    for number, call in enumerate(asked):
+        call.session = number
+    return asked
 
 
 def run(way: str, asked: list[Asked], replicas: int, gateways: int, cache: int) -> list[int]:
@@ -238,7 +252,7 @@ def run(way: str, asked: list[Asked], replicas: int, gateways: int, cache: int) 
         went[chosen] += 1
         standing = door.standings[chosen]
         sent: Standing | Sent = standing
-        if way == "prefix":
+        if WAYS[way] is prefix:
             sent = Sent(standing, door.replicas[chosen], call.prompt)
         else:
             standing.begin()
@@ -262,26 +276,26 @@ def quantile(values: list[float], share: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.flow.prefixes", description=__doc__)
-    parser.add_argument("trace", type=Path)
+    parser.add_argument("trace", type=Path, nargs="?", help="Mooncake's; left out without")
     parser.add_argument("--replicas", type=int, default=8)
     parser.add_argument("--gateways", type=int, nargs="*", default=[1, 4])
     parser.add_argument("--speed", type=float, nargs="*", default=[1.0, 1.5])
     parser.add_argument("--cache", type=int, default=CACHE, help="tokens that a replica keeps")
-    parser.add_argument("--calls", type=int, help="the first so many of the trace")
     given = parser.parse_args()
-    print(
-        "| speed | gateways | strategy | found, % of what could be | busiest ÷ mean | first token p50, s | mean, s | p99, s |"
-    )
-    print("|--:|--:|---|--:|--:|--:|--:|--:|")
-    for speed in given.speed:
-        asked = calls(given.trace, speed, given.calls)
+    trace = read_trace(given.trace) if given.trace is not None else []
+    workloads = {f"trace × {speed:g}": faster(trace, speed) for speed in given.speed if trace}
+    workloads["one system prompt"] = one_system_prompt()
+    print("| calls | gateways | strategy | found, % | busiest | first token p50, s | mean, s | p99, s |")
+    print("|---|--:|---|--:|--:|--:|--:|--:|")
+    for name, asked in workloads.items():
         for gateways in given.gateways:
             for way in WAYS:
                 went = run(way, asked, given.replicas, gateways, given.cache)
                 firsts = [call.first_token for call in asked]
                 found = sum(call.found for call in asked) / sum(call.findable for call in asked)
+                busiest = max(went) * len(went) / sum(went)
                 print(
-                    f"| {speed:g} | {gateways} | {way} | {100 * found:.1f} | {max(went) * len(went) / sum(went):.2f} "
+                    f"| {name} | {gateways} | {way} | {100 * found:.1f} | {busiest:.2f} "
                     f"| {quantile(firsts, 0.5):.2f} | {sum(firsts) / len(firsts):.2f} | {quantile(firsts, 0.99):.2f} |",
                     flush=True,
                 )

@@ -28,7 +28,7 @@ from math import log
 
 import msgspec
 
-from penstock.flow.choose import FADE, FAILED, Standing
+from penstock.flow.choose import FADE, FAILED, Standing, Standings
 from penstock.flow.prefix_blocks import Prompt, Record
 from penstock.flow.slope import Slope, common_slope
 
@@ -40,8 +40,8 @@ _EACH_DOUBT = 10.0  # squared calls
 _LATEST = 0.1  # weight of the latest call in how much time is lost by failures
 
 
-class Replica:
-    """What an upstream was sent lately, and how soon it works that off.
+class Replica(Standings):
+    """An upstream's standings, and besides what it was sent lately, and how soon it works that off.
 
     :param now: monotonic seconds
     :ivar rate: tokens of prompts that it computes per second
@@ -64,6 +64,7 @@ class Replica:
     )
 
     def __init__(self, now: Callable[[], float]) -> None:
+        super().__init__()
         self.now = now
         self.record = Record()
         self.tokens = Slope()  # of first tokens, by tokens that were to be computed, at speed 1
@@ -107,14 +108,13 @@ class Replica:
 class Sent:
     """A call that a replica has; it tells its standing what others do, and the replica what it learns by prompts."""
 
-    __slots__ = ("_ahead", "_new", "_others", "_prompt", "_replica", "_standing", "_unknown")
+    __slots__ = ("_ahead", "_new", "_others", "_replica", "_standing", "_unknown")
 
     def __init__(self, standing: Standing, replica: Replica, prompt: Prompt) -> None:
         now, others = replica.now(), standing.in_progress
         known = replica.record.known(prompt, now)
         self._standing = standing
         self._replica = replica
-        self._prompt = prompt
         self._others = others
         self._unknown = prompt.chain[known:]
         self._new = prompt.beyond(known)  # tokens
@@ -126,10 +126,6 @@ class Sent:
     def end(self) -> None:
         """See :class:`penstock.flow.choose.Standing`, as for all that follow."""
         self._standing.end()
-
-    def told(self, cached: float) -> None:
-        """The replica says which part of the prompt it had."""
-        self._new = self._prompt.tokens * max(0.0, 1.0 - cached)
 
     def answered(self, seconds: float, tokens: int, tokens_per_second: float | None, now: float) -> None:
         self._standing.answered(seconds, tokens, tokens_per_second, now)
@@ -190,7 +186,7 @@ def _learn(places: Sequence[Place]) -> None:
     """What all replicas have shown together."""
     slope = common_slope([place.replica.tokens for place in places], 1.0 / RATE, _RATE_DOUBT)
     rate = 1.0 / min(max(slope, 1.0 / _FASTEST), 1.0 / _SLOWEST)
-    each = max(0.0, common_slope([place.replica.calls for place in places], EACH, _EACH_DOUBT))
+    each = max(EACH, common_slope([place.replica.calls for place in places], EACH, _EACH_DOUBT))
     weights = sum(place.weight for place in places)
     for place in places:
         replica = place.replica

@@ -16,7 +16,6 @@ from penstock.cache.neighbours import Function
 from penstock.config.model import Config, UpstreamConfig
 from penstock.errors import Draining, KeyExpired, PenstockError, UnknownModel
 from penstock.flow.canary import Action
-from penstock.flow.choose import Standings
 from penstock.flow.degrade import Ladders
 from penstock.flow.gate import Gate
 from penstock.flow.lessee import Board
@@ -582,8 +581,7 @@ class Gateway:
         )
         for name in router.watched:
             if made[name].standings is None:
-                made[name].standings = Standings()
-                made[name].replica = Replica(self.clock.now)
+                made[name].standings = Replica(self.clock.now)
         cascades = Cascades(config, self._registry, self.recorder, self._cascade_measures)
         return Snapshot(
             config,

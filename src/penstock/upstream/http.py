@@ -10,7 +10,6 @@ from typing import Any, ClassVar, cast
 from penstock.config.model import TierConfig, TimeoutConfig, UpstreamConfig
 from penstock.errors import ConfigError, Overloaded, PenstockError, Untranslatable, UpstreamError
 from penstock.flow.batch import Batching
-from penstock.flow.choose import Standings
 from penstock.flow.departure import Departure
 from penstock.flow.gate import Gate
 from penstock.flow.hedge import Hedging
@@ -80,8 +79,7 @@ class HTTPUpstream:
         self.gate = gate
         self.departure: Departure | None = None  # None: it stays
         self.herald: Herald | None = None  # who hears of its answers that it goes; None: they do not say
-        self.standings: Standings | None = None  # where models choose by what their upstreams have been like
-        self.replica: Replica | None = None  # the same, by what they have of prompts
+        self.standings: Replica | None = None  # where models choose by what their upstreams have been like
         self.batching: Batching[Any] | None = (
             Batching(config.batching) if config.batching is not None else None
         )

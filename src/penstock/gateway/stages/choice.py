@@ -11,6 +11,7 @@ from penstock.flow.choose import Option
 from penstock.flow.gate import Asked
 from penstock.flow.preferred import Choice, by_preference
 from penstock.flow.prefix import Place, by_prefix
+from penstock.flow.prefix_blocks import Prompt
 from penstock.gateway.stages.candidate import Candidate, has_room
 from penstock.messages import Call, Usage
 from penstock.wire.usage import estimate_tokens
@@ -40,6 +41,8 @@ class Choosing:
         self._region = region
         self._rand = rand
         self._price = price
+        # The call that was cut last: budgets ask for its candidates, too, just before they are chosen.
+        self._cut: tuple[str, bytes, Prompt] | None = None
 
     def __repr__(self) -> str:
         return f"<Choosing in {self._region or 'no region'}>"
@@ -61,7 +64,7 @@ class Choosing:
         elif strategy in _PREFERRING:
             order = self._by_preference(regular, strategy, call)
         elif strategy == "prefix":
-            return _by_prefix(regular, call) + reserve
+            return self._by_prefix(regular, call) + reserve
         else:
             order = self._by_standing(regular, strategy, call)
         return [regular[i] for i in order] + reserve
@@ -91,6 +94,20 @@ class Choosing:
             return choose.fastest(options, self._rand, call.received, call.max_output_tokens)
         return choose.least_busy(options, self._rand, call.received)
 
+    def _by_prefix(self, candidates: list[Candidate], call: Call) -> list[Candidate]:
+        prompt = self._prompt(call, candidates[0].model.encode())
+        places = [_place(candidate, call, prompt.tokens) for candidate in candidates]
+        order = by_prefix(places, prompt, call.received)
+        return [msgspec.structs.replace(candidates[i], prompt=prompt) for i in order]
+
+    def _prompt(self, call: Call, model: bytes) -> Prompt:
+        if self._cut is None or self._cut[:2] != (call.id, model):
+            fields = call.fields
+            seed = model + b"\0" + bytes(fields.get(_SALT, b""))
+            prompt = prefix_blocks.cut([fields[name] for name in _PARTS if name in fields], seed)
+            self._cut = call.id, model, prompt
+        return self._cut[2]
+
 
 def _option(candidate: Candidate) -> Option:
     upstream, model = candidate.upstream, candidate.model
@@ -98,24 +115,13 @@ def _option(candidate: Candidate) -> Option:
     return Option(candidate.weight, upstream.standings.of(model))
 
 
-def _by_prefix(candidates: list[Candidate], call: Call) -> list[Candidate]:
-    fields = call.fields
-    seed = candidates[0].model.encode() + b"\0" + bytes(fields.get(_SALT, b""))
-    prompt = prefix_blocks.cut([fields[name] for name in _PARTS if name in fields], seed)
-    order = by_prefix(
-        [_place(candidate, call, prompt.tokens) for candidate in candidates], prompt, call.received
-    )
-    return [msgspec.structs.replace(candidates[i], prompt=prompt) for i in order]
-
-
 def _place(candidate: Candidate, call: Call, tokens: float) -> Place:
     upstream, model, now = candidate.upstream, candidate.model, call.received
     assert upstream.standings is not None, "as above"
-    assert upstream.replica is not None, "as above"
     wait, gate = 0.0, upstream.gate
     if gate is not None and not gate.free(model, tokens, now):
         tenant = call.tenant
         wait = gate.predicted_wait(Asked(model, tenant.name, tenant.tier, call.stream, tokens=tokens), now)
     return Place(
-        f"{upstream.name}/{model}", candidate.weight, upstream.standings.of(model), upstream.replica, wait
+        f"{upstream.name}/{model}", candidate.weight, upstream.standings.of(model), upstream.standings, wait
     )

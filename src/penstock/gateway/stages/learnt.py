@@ -15,12 +15,12 @@ from penstock.upstream.transfer import Transfer
 
 def count_in(candidate: Candidate) -> Standing | Sent | None:
     """A call goes to this candidate; None: nobody wants to know."""
-    upstream = candidate.upstream
-    if upstream.standings is None:
+    standings = candidate.upstream.standings
+    if standings is None:
         return None
-    standing = upstream.standings.of(candidate.model)
-    if candidate.prompt is not None and upstream.replica is not None:
-        return Sent(standing, upstream.replica, candidate.prompt)
+    standing = standings.of(candidate.model)
+    if candidate.prompt is not None:
+        return Sent(standing, standings, candidate.prompt)
     standing.begin()
     return standing
 
@@ -38,10 +38,7 @@ def count_out(
     elif isinstance(failure, UpstreamError) and not transfer.cancelled:
         standing.failed(now - transfer.sent, now)
     elif failure is None and not transfer.cancelled:
-        usage = attempt.usage
-        tokens = usage.output_tokens
-        if usage.cached_input_tokens and isinstance(standing, Sent):
-            standing.told(usage.cached_input_tokens / max(1, usage.input_tokens))
+        tokens = attempt.usage.output_tokens
         if transfer.job.call.stream and transfer.seen:
             took = now - transfer.seen
             pace = (tokens - 1) / took if tokens > 1 and took > 0 else None
