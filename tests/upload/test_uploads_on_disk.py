@@ -13,6 +13,7 @@ from places import Place
 from held import cancelled, held
 from penstock.errors import Forbidden, StorageFull
 from penstock.upload import block_files, writer
+from penstock.upload.asked import MAX_BLOCK
 from penstock.upload.stores.sqlite import SQLiteIndex
 
 
@@ -70,6 +71,41 @@ def test_a_disk_that_does_not_sync_confirms_nothing(place, monkeypatch):
     run(main())
 
 
+def test_every_block_is_on_the_disk_before_one_of_them_is_entered(place, monkeypatch):
+    """However many there are, and of an append in which few bytes come there are no more files open than may be."""
+    content = os.urandom(writer.STRIDE + 100_000)
+    cuts = [16_384] * (len(content) // 16_384)
+    seen = []
+    sync, enter = block_files.os.fsync, SQLiteIndex._enter
+
+    def synced(descriptor):
+        seen.append("sync")
+        sync(descriptor)
+
+    def entered(index, db, addition, sealed):
+        assert seen.count("sync") >= sum(isinstance(each, int) and each for each in seen) + len(sealed)
+        seen.append(len(sealed))
+        return enter(index, db, addition, sealed)
+
+    async def main():
+        async with place.store() as store:
+            upload = await new_upload(store)
+            monkeypatch.setattr(block_files.os, "fsync", synced)
+            monkeypatch.setattr(SQLiteIndex, "_enter", entered)
+            _, append = await store.append("t", upload.id, lambda: None)
+            append.offsets.begin(0, closes=True)
+            append.expect(None, MAX_BLOCK, None, cuts)
+            for start in range(0, len(content), 300_000):
+                await append.write(content[start : start + 300_000])
+                assert len(append._unsynced) < writer.MAX_UNSYNCED
+            assert await append.finish()
+            await append.close()
+            assert await content_of(store, upload) == content
+            assert sum(each for each in seen if isinstance(each, int)) == len(cuts) + 1
+
+    run(main())
+
+
 def test_files_that_nobody_knows_go_after_a_while(place):
     async def main():
         async with place.store() as store:
@@ -87,9 +123,10 @@ def test_files_that_nobody_knows_go_after_a_while(place):
     run(main())
 
 
-@pytest.mark.parametrize("step", ["_write", "_seal", "_enter"])
+@pytest.mark.parametrize("step", ["_write", "_seal", "sync", "_enter"])
 def test_a_cancelled_append_ends_with_what_its_thread_is_doing(place, monkeypatch, step):
-    gates = held(monkeypatch, SQLiteIndex if step == "_enter" else writer.Writer, step)
+    place_of = {"_enter": SQLiteIndex, "sync": block_files.BlockWriter}
+    gates = held(monkeypatch, place_of.get(step, writer.Writer), step)
     content = os.urandom(20_000_000)
 
     async def main():

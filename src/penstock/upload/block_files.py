@@ -114,7 +114,10 @@ class BlockFiles:
 
 
 class BlockWriter:
-    """Writes one block; :meth:`seal` or :meth:`drop` ends it.  To be used in the threads of :meth:`BlockFiles.run`."""
+    """Writes one block; :meth:`seal` and :meth:`sync`, or :meth:`drop`, end it.
+
+    To be used in the threads of :meth:`BlockFiles.run`.
+    """
 
     def __init__(self, files: BlockFiles) -> None:
         self._files = files
@@ -134,19 +137,29 @@ class BlockWriter:
         self.size += len(data)
 
     def seal(self) -> Sealed:
-        """It is whole; it outlives this process when it was kept (:meth:`BlockFiles.keep`)."""
+        """It is whole; it outlives this process when it was synced, and kept (:meth:`BlockFiles.keep`)."""
         assert self._file is not None, "an empty block is none"
-        if self._files.synced:
-            os.fsync(self._file.fileno())
-        self._file.close()
-        self._file = None
         return Sealed(self._path.name, self._hash.digest(), self.size)
 
+    def sync(self) -> None:
+        """What was sealed is on the disk, where that is where it is kept.
+
+        Several threads that sync as many blocks wait for one commit of the file system: one after the other, each
+        would wait for its own.
+        """
+        file, self._file = self._file, None
+        if file is not None:
+            with file:
+                if self._files.synced:
+                    os.fsync(file.fileno())
+
     def finish(self, rest: bytes) -> Sealed:
-        """Write the rest, and seal it."""
+        """Write the rest, seal it, and sync it."""
         if rest:
             self.write(rest)
-        return self.seal()
+        sealed = self.seal()
+        self.sync()
+        return sealed
 
     def drop(self) -> None:
         if self._file is not None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # Bytes that wait for the disk; on a busy machine each of the store's threads may hold as many.
 BUFFER = 262_144
 STRIDE = 4_194_304  # bytes after which an append without a digest is confirmed; the size of its blocks
+MAX_UNSYNCED = 32  # sealed blocks of one append, each of which has a file open
 # Bytes of an append with a digest, which are on the disk before anything is confirmed.
 MAX_DIGESTED = 134_217_728
 
@@ -74,6 +75,7 @@ class Writer:
         self._buffer = bytearray()
         self._block: BlockWriter | None = None
         self._sealed: list[Sealed] = []
+        self._unsynced: list[BlockWriter] = []
         self._taken = 0
         self._heard = 0.0  # when something came last
         self._busy = asyncio.Lock()
@@ -195,14 +197,14 @@ class Writer:
                 self.offsets.lose()
                 self._ended.set()
                 self._release(self)
-                left = self._block, self._sealed
-                self._block, self._sealed = None, []
-        block, sealed = left
-        if block is not None or sealed:
-            await self._drop(block, sealed)
+                left = [*self._unsynced, *([] if self._block is None else [self._block])], self._sealed
+                self._block, self._sealed, self._unsynced = None, [], []
+        blocks, sealed = left
+        if blocks or sealed:
+            await self._drop(blocks, sealed)
 
-    async def _drop(self, block: BlockWriter | None, sealed: list[Sealed]) -> None:
-        if block is not None:
+    async def _drop(self, blocks: list[BlockWriter], sealed: list[Sealed]) -> None:
+        for block in blocks:
             with contextlib.suppress(PenstockError):  # nobody knows this file, and so it goes some time
                 await self._files.run(block.drop)
         if sealed:
@@ -212,6 +214,8 @@ class Writer:
         await self._flush()
         if self._digest is None and self.offsets.unconfirmed >= STRIDE:
             await self._confirm(complete=False)  # the blocks that are full; the last one goes on
+        elif len(self._unsynced) >= MAX_UNSYNCED:
+            await self._sync()
 
     async def _flush(self, *, seal: bool = False) -> None:
         data, self._buffer = self._buffer, bytearray()
@@ -245,11 +249,23 @@ class Writer:
         if self._block is not None:
             sealed = self._block.seal()
             self._sealed.append(sealed)
+            self._unsynced.append(self._block)
             self._block = None
             if self._cuts:
                 self._cuts[0] -= sealed.size
                 if not self._cuts[0]:
                     self._cuts.popleft()
+
+    async def _sync(self) -> None:
+        """Let the sealed blocks be on the disk, side by side."""
+        blocks, self._unsynced = self._unsynced, []
+        found = await asyncio.gather(
+            *(self._files.run(block.sync) for block in blocks), return_exceptions=True
+        )
+        for error in found:
+            if isinstance(error, BaseException):
+                self._broken = True
+                raise error
 
     async def _confirm(self, *, complete: bool) -> None:
         """The sealed blocks become a part of the upload, and its offset rises: from here on they are the client's."""
@@ -259,6 +275,7 @@ class Writer:
         offsets = self.offsets
         addition = Addition(self.upload, self.owner, self.epoch, offsets.offset, offsets.length, complete)
         size = sum(block.size for block in self._sealed)
+        await self._sync()
         try:
             self._sealed = await self._files.keep(self._sealed)
             await self._enter(addition)
