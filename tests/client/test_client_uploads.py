@@ -6,6 +6,7 @@ import pytest
 from client_gateway import config, noise, through, through_all
 from sdks import ask, expected
 
+from penstock.client import _clocks
 from penstock.lab.faults import Break, Kind
 from penstock.testing import GatewayProcess
 
@@ -56,6 +57,21 @@ def test_every_kind_of_break_is_survived(taking, simulator, kind):
         assert link.figures.broken >= 1
     assert text == expected("chat", 12, question=QUESTION)
     assert billed(simulator) == before + 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("place", [1_500_000, 2_990_000])
+def test_silence_in_an_upload_is_not_put_up_with_as_long_as_that_of_an_answer(
+    taking, simulator, monkeypatch, place, stream
+):
+    """To ask what has arrived costs nothing.  With the call's own clock alone there would be no time for it."""
+    monkeypatch.setattr(_clocks, "UPLOAD_STALL", 0.5)
+    before = simulator.bill()["requests"]
+    with through(taking, Break(Kind.BLACK_HOLE, place, "up")) as link:
+        text, figures = send("chat", link, attempt_timeout=20.0, timeout=20.0, stream=stream)
+    assert text == expected("chat", 12, question=QUESTION)
+    assert billed(simulator) == before + 1
+    assert figures.resumed >= 1
 
 
 def test_the_answer_that_was_lost_is_told_again(taking, simulator):

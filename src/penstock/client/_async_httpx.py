@@ -205,6 +205,8 @@ class AsyncTransport(httpx.AsyncBaseTransport):
             if step.content:
                 sent.stream = _Pieces(call, step.content)
             call.sends(len(step.content))
+            timeouts = request.extensions["timeout"]
+            call.shorten_for_upload(timeouts)
             try:
                 response = await self.send(sent)
                 outcome = upload.took(response.status_code, response.headers, now())
@@ -229,7 +231,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
                     raise
                 if wait:
                     await anyio.sleep(wait)
-                request.extensions["timeout"].update(call.limits())
+                timeouts.update(call.limits())
 
     async def _whole(
         self, call: ClientCall, response: httpx.Response, keeping: Keeping | None

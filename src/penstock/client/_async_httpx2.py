@@ -206,6 +206,8 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
             if step.content:
                 sent.stream = _Pieces(call, step.content)
             call.sends(len(step.content))
+            timeouts = request.extensions["timeout"]
+            call.shorten_for_upload(timeouts)
             try:
                 response = await self.send(sent)
                 outcome = upload.took(response.status_code, response.headers, now())
@@ -230,7 +232,7 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
                     raise
                 if wait:
                     await anyio.sleep(wait)
-                request.extensions["timeout"].update(call.limits())
+                timeouts.update(call.limits())
 
     async def _whole(
         self, call: ClientCall, response: httpx2.Response, keeping: Keeping | None

@@ -214,6 +214,12 @@ class ClientCall:
         attempt = self.calls.options.attempt_timeout if self.peer.is_gateway else None
         return self._clocks.limits(self.calls.now(), again=self.attempts > 0, attempt=attempt)
 
+    def shorten_for_upload(self, limits: dict[str, float | None]) -> None:
+        """Let the clocks of an exchange be those of a body that survives breaks."""
+        # Another gateway would have to be sent all of it.
+        asks_again = self.calls.options.attempt_timeout is not None and len(self._candidates) == 1
+        self._clocks.shorten_for_upload(limits, answer=asks_again)
+
     def limits_of_stream(self, *, is_gateway: bool) -> dict[str, float | None]:
         """The clocks of an answer whose events have begun to come."""
         return self._clocks.limits_of_stream(self.calls.options.stall_timeout if is_gateway else None)
@@ -288,6 +294,8 @@ class ClientCall:
         if upload.offset > self._confirmed:
             self._confirmed = upload.offset
             self.came(0)
+        if kind is Break.SILENT:
+            self._clocks.upload_stall *= 2
         wait = self._patience(kind, now)
         if wait is not None:
             self.tell("retry", delay=wait, reason=reason)

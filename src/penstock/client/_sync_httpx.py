@@ -203,6 +203,8 @@ class Transport(httpx.BaseTransport):
             if step.content:
                 sent.stream = _Pieces(call, step.content)
             call.sends(len(step.content))
+            timeouts = request.extensions["timeout"]
+            call.shorten_for_upload(timeouts)
             try:
                 response = self.send(sent)
                 outcome = upload.took(response.status_code, response.headers, now())
@@ -227,7 +229,7 @@ class Transport(httpx.BaseTransport):
                     raise
                 if wait:
                     time.sleep(wait)
-                request.extensions["timeout"].update(call.limits())
+                timeouts.update(call.limits())
 
     def _whole(self, call: ClientCall, response: httpx.Response, keeping: Keeping | None) -> httpx.Response:
         """A plain answer, read to its end: if that breaks, there can be another attempt."""

@@ -205,6 +205,8 @@ class Transport(httpx2.BaseTransport):
             if step.content:
                 sent.stream = _Pieces(call, step.content)
             call.sends(len(step.content))
+            timeouts = request.extensions["timeout"]
+            call.shorten_for_upload(timeouts)
             try:
                 response = self.send(sent)
                 outcome = upload.took(response.status_code, response.headers, now())
@@ -229,7 +231,7 @@ class Transport(httpx2.BaseTransport):
                     raise
                 if wait:
                     time.sleep(wait)
-                request.extensions["timeout"].update(call.limits())
+                timeouts.update(call.limits())
 
     def _whole(self, call: ClientCall, response: httpx2.Response, keeping: Keeping | None) -> httpx2.Response:
         """A plain answer, read to its end: if that breaks, there can be another attempt."""
