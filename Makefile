@@ -92,11 +92,13 @@ $(OPTIMIZE_VENV)/.with-tests: pyproject.toml
 	@touch $@
 
 # A real tritonserver comes in the wheel of pytriton, with the Python backend alone; the stub that runs models has
-# to lie beside that.
+# to lie beside that.  Torch is for what runs models there, and makes one to try it with.
 $(TRITON_VENV)/.with-tests: pyproject.toml
 	@scripts/venv $(TRITON_VENV) 3.11 3.12 3.13
+	$(TRITON_VENV)/bin/python -m pip install --quiet $(TORCH) || \
+	  $(TRITON_VENV)/bin/python -m pip install --quiet --index-url https://download.pytorch.org/whl/cpu $(TORCH)
 	$(TRITON_VENV)/bin/python -m pip install --quiet --editable .[triton] nvidia-pytriton==0.7.0 \
-	  'onnxruntime-genai>=0.18' 'httpx2>=2.0' 'hypothesis>=6.120' 'openai>=3.0' 'pytest>=8.3' 'pytest-timeout>=2.3'
+	  'onnx-ir>=0.1' 'onnxruntime-genai>=0.18' 'transformers>=5.17,<5.18' 'httpx2>=2.0' 'hypothesis>=6.120' 'openai>=3.0' 'pytest>=8.3' 'pytest-timeout>=2.3'
 	@home=$$($(TRITON_VENV)/bin/python -c 'import importlib.util as u; print(u.find_spec("pytriton").submodule_search_locations[0])'); \
 	  version=$$($(TRITON_VENV)/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	  cp "$$home/tritonserver/python_backend_stubs/$$version/triton_python_backend_stub" "$$home/tritonserver/backends/python/"
