@@ -76,6 +76,7 @@ class LetterBackend:
         self.running = {}
         self.most = 0
         self.steps = 0
+        self.rests = 0
         self.fail = None  # raised by the next step
         self.refuse = False
         self.closed = False
@@ -103,6 +104,10 @@ class LetterBackend:
         self.added.append(number)
         self.running[number] = (list(prompt), sampling, [])
         self.most = max(self.most, len(self.running))
+
+    def rest(self):
+        assert not self.running
+        self.rests += 1
 
     def cancel(self, number):
         self.cancelled.append(number)

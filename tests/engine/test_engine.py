@@ -43,6 +43,23 @@ def test_many_at_once_say_what_each_says_alone():
     play(test())
 
 
+def test_the_backend_rests_when_nothing_is_under_way_and_only_then():
+    """The double fails where it does otherwise."""
+
+    async def test():
+        backend = LetterBackend()
+        async with running(backend, slots=2) as engine:
+            for round_ in range(1, 4):
+                readers, _ = await submitted(engine, *(job(prompt(number), 3) for number in range(5)))
+                for reader in readers:
+                    await reader.ended.wait()
+                while backend.rests < round_:  # the thread goes on by itself
+                    await asyncio.sleep(0)
+        assert backend.steps >= 9
+
+    play(test())
+
+
 def test_no_more_than_the_slots_are_under_way():
     async def test():
         backend = LetterBackend()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import json
 import re
@@ -24,10 +25,11 @@ from penstock.engine.productions import of_pattern
 from penstock.engine.regex import read as read_regex
 from penstock.engine.request import read
 from penstock.engine.schema import compiled
-from penstock.errors import ModelUnusable
+from penstock.errors import ModelUnusable, Overloaded
 from penstock.messages import Endpoint
 
 openvino = pytest.importorskip("penstock.engine.openvino", reason="OpenVINO GenAI is not installed")
+from penstock.engine import _openvino_rules  # noqa: E402 - it needs that, too
 
 
 def made(config):
@@ -128,6 +130,24 @@ def test_a_rule_that_the_library_refuses_costs_nobody_an_answer(backend, prompt,
     assert (len(ids), finish) == (4, "length")
 
 
+@pytest.mark.parametrize(
+    "expression", ["([^x]{1,10}[^y]{1,10}){9}", "([\\w ]{1,10}[^y]{1,10}){9}", "([^x]{3,5}[^y]{2,4}){15}"]
+)
+def test_an_expression_whose_steps_would_hold_up_everybody_is_refused(backend, expression):
+    with pytest.raises(CannotTake, match="each step would hold up everybody"):
+        backend.prepare(greedy(4, grammar=of_pattern(read_regex(expression))))
+
+
+def test_bounded_repetitions_within_others_are_ruled_by_short_steps(backend, prompt):
+    """Which ended with none within seconds, as they were given before."""
+    rule = of_pattern(read_regex("([^x]{1,10}[^y]?){9}"))
+    backend.prepare(greedy(30, grammar=rule))
+    began = time.process_time()
+    ((ids, _, finish),) = compute(backend, (prompt, greedy(30, grammar=rule)))
+    assert time.process_time() - began < 2
+    assert finish == "length" or re.fullmatch(rule.regex(), backend.tokenizer.decode(ids))
+
+
 def test_a_rule_is_compiled_once_and_beside_the_steps(backend, prompt, monkeypatch):
     rule = greedy(4, grammar=gbnf.read('root ::= "penstock" | "turbine"'))
     backend.prepare(rule)
@@ -136,6 +156,73 @@ def test_a_rule_is_compiled_once_and_beside_the_steps(backend, prompt, monkeypat
     assert backend._rules._pipeline is None  # nobody asked for another
     backend.prepare(greedy(4, grammar=gbnf.read('root ::= "gate" | "lake"')))
     assert backend._rules._pipeline is not None
+
+
+def test_rules_are_forgotten_when_there_are_many_and_nobody_is_computed(backend, prompt, monkeypatch):
+    rule = greedy(12, grammar=of_pattern(read_regex("[^a]{1,20}")))
+    backend.rest()
+    backend.prepare(rule)
+    before = compute(backend, (prompt, rule))
+    kept = backend._rules._bytes
+    pipeline = backend._pipeline
+    monkeypatch.setattr(_openvino_rules, "MOST_BYTES", 2 * kept)
+    backend.rest()
+    assert backend._pipeline is pipeline  # there are not many yet
+    backend.prepare(greedy(12, grammar=of_pattern(read_regex("[^b]{1,20}"))))
+    assert backend._rules.are_many
+    del pipeline
+    backend.rest()
+    assert repr(backend._rules) == "<RuleCompiler 0 rules, some 0 MB>"
+    assert compute(backend, (prompt, rule)) == before
+    assert backend.tokenizer.decode(backend.tokenizer.encode("json", special=False)) == "json"
+
+
+def test_beyond_them_no_new_rule_is_compiled_until_then(backend, prompt, monkeypatch):
+    rule = greedy(4, grammar=of_pattern(read_regex("[^a]{1,20}")))
+    backend.prepare(rule)
+    monkeypatch.setattr(_openvino_rules, "MOST_BYTES", 100)
+    other = greedy(4, grammar=of_pattern(read_regex("[^c]{1,20}")))
+    with pytest.raises(Overloaded, match="no memory for another rule"):
+        backend.prepare(other)
+    backend.prepare(rule)  # which is there
+    ((ids, _, _),) = compute(backend, (prompt, rule))
+    assert ids
+    backend.rest()
+    backend.prepare(other)
+
+
+def in_use():
+    """Bytes that this process has asked for, as its C library counts them."""
+
+    class Figures(ctypes.Structure):
+        _fields_ = [
+            (name, ctypes.c_size_t)
+            for name in ["arena", "ord", "sm", "h", "hblkhd", "usm", "fsm", "uordblks", "ford", "keep"]
+        ]
+
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallinfo2"):
+        pytest.skip("the C library does not count")
+    library.mallinfo2.restype = Figures
+    figures = library.mallinfo2()
+    return figures.uordblks + figures.hblkhd
+
+
+def test_what_rules_take_is_known_and_given_back(backend, monkeypatch):
+    backend.prepare(
+        greedy(4, grammar=of_pattern(read_regex("[^ab]{1,20}")))
+    )  # what is made once only is there
+    words = [[f"word{kind}{place * 7919}" for place in range(100)] for kind in range(3)]
+    rules = [greedy(4, grammar=of_pattern(read_regex("|".join(each)))) for each in words]
+    rules += [greedy(4, grammar=of_pattern(read_regex(f"{place}[^y]{{1,100}}"))) for place in range(3)]
+    before, kept = in_use(), backend._rules._bytes
+    for rule in rules:
+        backend.prepare(rule)
+    taken, known = in_use() - before, backend._rules._bytes - kept
+    assert 0.9 * taken < known < 4 * taken
+    monkeypatch.setattr(_openvino_rules, "MOST_BYTES", 100)
+    backend.rest()
+    assert in_use() < before + 0.2 * taken
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from test_engine_regex import RULED
 
 from penstock.engine import gbnf, right_linear
 from penstock.engine.pattern import InTurn, Letter, Named, OneOf, Text, in_turn
+from penstock.engine.productions import of_pattern
 from penstock.engine.readings import Readings
 from penstock.engine.regex import read
 
@@ -25,10 +26,11 @@ BY_SUBSETS = [
     "(ab){2,}c{0,3}",
     "[a-cx][^b-y]",
     "漢?[а-я]+",
+    "([^x]{1,10}[^y]?){9}",  # whose 537 subsets are put together to 192 rules
 ]
 BY_PLACES = ["[ab]*a[ab]{9}", "[ab]*a[^xy]{8}c?[ab]"]
 """Of which there are too many subsets."""
-TOO_LARGE = ["([^x]{1,10}[^y]?){9}", "[a-c ]*a[a-c ]{41}", "(a{1,60}){1,60}"]
+TOO_LARGE = ["([^x]{1,10}[^y]{1,10}){9}", "[a-c ]*a[a-c ]{41}", "(a{1,60}){1,60}"]
 
 
 def last_of(part):
@@ -111,3 +113,27 @@ def test_a_grammar_has_one_where_no_rule_needs_itself():
     plain = gbnf.read('root ::= x "," x\nx ::= [a-c]+ | "no"')
     assert plain.right_linear().startswith("root ::= ")
     assert gbnf.read('root ::= "(" root ")" | "x"').right_linear() == ""
+
+
+@pytest.mark.parametrize(
+    ("expression", "most"),
+    [
+        ("[a-z ]{0,150}", 1),  # after any letters, one place
+        ("([a-z]+ ){1,40}[a-z]+", 1),
+        ("[a-c ]*a[a-c ]{41}", 0),  # many readings, but none of them may end
+        ("(a{1,60}){1,60}", 0),  # with few tokens each
+        ("([a-z]{1,10}[b-z]{1,10}){9}", 0),  # with not many
+        ("([^x]{1,9}[^y]?){4}", 27),
+        ("([^x]{3,5}[^y]{2,4}){15}", 27),
+        ("([^x]{1,10}[^y]{1,10}){9}", 139),
+    ],
+)
+def test_how_many_ends_have_to_be_tried_at_once_is_known(expression, most):
+    found = right_linear.open_ends(read(expression))
+    assert found == most if most > right_linear.MOST_OPEN else found <= right_linear.MOST_OPEN
+    assert of_pattern(read(expression)).open_ends() == found
+
+
+def test_of_a_grammar_whose_rules_need_themselves_each_part_counts():
+    nested = 'root ::= "(" root ")" | ([^()x]{1,9} [^()y]?){%d} | [a-z]{1,90} root?'
+    assert gbnf.read(nested % 2).open_ends() <= right_linear.MOST_OPEN < gbnf.read(nested % 5).open_ends()

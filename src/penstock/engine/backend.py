@@ -203,6 +203,12 @@ class Backend(Protocol):
         :raises Exception: the model is not to be used any more
         """
 
+    def rest(self) -> None:
+        """Nothing is under way: the time for what would hold up a step.
+
+        :raises Exception: the model is not to be used any more
+        """
+
     def statistics(self) -> dict[str, float]:
         """Figures of the library's own, for metrics."""
 

@@ -91,6 +91,9 @@ class Embedder:
         waiting, self._waiting = self._waiting, {}
         return [progress for group in groups_of(list(waiting.items())) for progress in self._embed(group)]
 
+    def rest(self) -> None:
+        """Nothing gathers here."""
+
     def statistics(self) -> dict[str, float]:
         return {"scheduled": float(len(self._waiting))}
 

@@ -244,7 +244,7 @@ class Engine:
             return
         self._post(self._tell_loaded, backend)
         try:
-            while self._take_orders():
+            while self._take_orders(backend):
                 news = self._add(backend)
                 if self._running:
                     news += self._step(backend)
@@ -263,11 +263,13 @@ class Engine:
         except RuntimeError:  # the loop is closed: nobody is there to be told
             self._stopping = True
 
-    def _take_orders(self) -> bool:
-        """Read the inbox; wait for something if there is nothing to do.  False: it is the end."""
+    def _take_orders(self, backend: Backend) -> bool:
+        """Read the inbox; let the backend rest, and wait for something, if there is nothing to do.  False: it is the end."""
         cancelled: set[int] = set()
         while not self._stopping:
             idle = not (self._running or self._waiting or cancelled)
+            if idle and self._inbox.empty():
+                backend.rest()
             try:
                 order = self._inbox.get(block=idle)
             except queue.Empty:

@@ -165,6 +165,9 @@ class OnnxBackend:
         self._make_room()
         return self._compute() + self._read()
 
+    def rest(self) -> None:
+        """Nothing gathers here."""
+
     def statistics(self) -> dict[str, float]:
         return {
             "cache_usage_percent": 100 * self._held() / self._most,

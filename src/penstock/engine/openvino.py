@@ -11,7 +11,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,10 +70,12 @@ class OpenVINOBackend:
         scheduler.max_num_seqs = config.slots + max(1, config.slots // 4)
         scheduler.num_kv_blocks = blocks
         scheduler.enable_prefix_caching = config.prefix_cache
+        told = properties(config, whole=not model.rounded)
+        self._make: Callable[[], Any] = lambda: openvino_genai.ContinuousBatchingPipeline(
+            str(model.path), scheduler, "CPU", told, FOR_TOKENIZERS
+        )
         try:
-            self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-                str(model.path), scheduler, "CPU", properties(config, whole=not model.rounded), FOR_TOKENIZERS
-            )
+            self._pipeline = self._make()
             tokenizer = self._pipeline.get_tokenizer()
             self._tokenizer = OpenVINOTokenizer(tokenizer)
             defaults = self._pipeline.get_config()
@@ -158,6 +162,17 @@ class OpenVINOBackend:
                 progress.append(Progress(number, ids, logprobs, finish, prompt=of_prompt))
         return progress
 
+    def rest(self) -> None:
+        """The library forgets no rule: where there are many, it is all made anew, which takes as long as loading."""
+        if self._rules.are_many:
+            log.info("loading the model anew, because of the memory that rules of answers have taken")
+            with self._rules.forgotten() as use, self._tokenizer.exchanged() as exchange:
+                del self._pipeline
+                self._pipeline = self._make()
+                tokenizer = self._pipeline.get_tokenizer()
+                exchange(tokenizer)
+                use(tokenizer)
+
     def statistics(self) -> dict[str, float]:
         figures = self._pipeline.get_metrics()
         return {
@@ -223,6 +238,13 @@ class OneWayTokenizer:
 
     def __repr__(self) -> str:
         return "<OneWayTokenizer>"
+
+    @contextmanager
+    def exchanged(self) -> Iterator[Callable[[Any], None]]:
+        """In the block it is nobody's, and is given another of the library's of the same kind."""
+        with self._alone:
+            self._tokenizer = None
+            yield partial(setattr, self, "_tokenizer")
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         with self._alone:

@@ -6,7 +6,7 @@ becomes too large, or more rules than anybody needs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import assert_never
 
 import msgspec
@@ -102,6 +102,14 @@ class Grammar:
             )
             self._right_linear = ebnf(rules, right_linear.START) if rules else ""
         return self._right_linear
+
+    def open_ends(self) -> int:
+        """How many ends a library that gets it as it stands may have to try at once, in a part that names no rule."""
+        if not self._recursive:
+            return right_linear.open_ends(self._without_names(Named(self._start, 0)))
+        patterns = [self._without_names(self._rules[name].pattern) for name in self._recursive]
+        parts = (part for pattern in patterns for part in _plain_parts(pattern))
+        return max(map(right_linear.open_ends, parts), default=0)
 
     def readings(self) -> Readings:
         """What reads one answer along."""
@@ -276,6 +284,15 @@ def _lark(pattern: Pattern, names: Mapping[str, str]) -> str:
         case Text() | Letter():
             raise AssertionError(pattern)
     assert_never(pattern)
+
+
+def _plain_parts(pattern: Pattern) -> Iterator[Pattern]:
+    """The largest parts that name no rule."""
+    if not names_in(pattern):
+        yield pattern
+    else:
+        for part in _beside(pattern.parts) if isinstance(pattern, InTurn) else parts_of(pattern):
+            yield from _plain_parts(part)
 
 
 def _beside(parts: Sequence[Pattern]) -> list[Pattern]:

@@ -145,6 +145,9 @@ class TransformersBackend:
                 del self._drawings[progress.number]
         return self._drawn
 
+    def rest(self) -> None:
+        """Nothing gathers here."""
+
     def statistics(self) -> dict[str, float]:
         cache = self._processor.cache
         used = 1 - cache.get_num_free_blocks() / cache.num_blocks
