@@ -211,7 +211,8 @@ class Call(msgspec.Struct, eq=False):
     background: bool = False  # goes on although nobody reads it
     deferred: bool = False  # and the caller asks for the answer later
     reservation: Reservation | None = None  # where limits hold for it, from its admission on
-    changed: bytes = b""  # what was left out of the prompt, as the caller is told
+    changed: bytes = b""  # what was left out of the prompt here, as the caller is told
+    left_out: int = 0  # tokens that were left out of it here, and by its caller, about
     reduction: Reduction | None = None  # where the load permits less than it asks for
     degraded: bytes = b""  # what it got less, as the caller is told
     version: str = ""  # of the model, where the caller wants a certain one
@@ -250,6 +251,11 @@ class Attempt(msgspec.Struct, eq=False, gc=False, array_like=True):
     row: int = 0  # its place in this process's part of the ledger, below nought for savings; 0: none yet
     answer: str = ""  # its answer's id at an upstream that tells afterwards what it has cost
     label: str = ""  # what its caller says that the call is for
+    left_out: int = 0  # tokens that its prompt would have had more, had nothing been left out of it; about
+    cache_saved: int = (
+        0  # what the provider's prompt cache saved, less what it took to write; in 1e-12 US dollars
+    )
+    cache_missed: int = 0  # what it could have saved besides, had it kept what was sent again; the same
 
     def __repr__(self) -> str:
         state = self.outcome.value if self.outcome else "open"

@@ -36,9 +36,11 @@ def test_columns_that_are_explained_exist(file):
     assert told <= {row[1] for row in file.execute("PRAGMA table_info(attempts)")}
 
 
-def test_its_query_of_savings_can_be_asked(file):
-    (query,) = [block.text for block in PAGE.blocks if block.language == "sql"]
-    assert file.execute(query).fetchall() == []
+def test_its_queries_can_be_asked(file):
+    queries = [block.text for block in PAGE.blocks if block.language == "sql"]
+    assert len(queries) == 2
+    for query in queries:
+        assert file.execute(query).fetchall() == []
 
 
 def test_outcomes_that_save_are_all_told():

@@ -14,7 +14,7 @@ MESSAGE = {
     "model": "m",
     "content": [{"type": "text", "text": "hi"}],
     "stop_reason": "end_turn",
-    "usage": {"input_tokens": 10, "output_tokens": 2, "cache_read_input_tokens": 1_000},
+    "usage": {"input_tokens": 490, "output_tokens": 2, "cache_read_input_tokens": 1_000},
 }
 TO_MESSAGES = {"model": "m", "max_tokens": 9, "system": LONG, "messages": [{"role": "user", "content": "hi"}]}
 TO_CHAT = {"model": "m", "messages": [{"role": "system", "content": LONG}, {"role": "user", "content": "hi"}]}
@@ -46,9 +46,9 @@ def test_anthropic_gets_marks_for_what_comes_again(path, body):
         kind: recorder.measures.prompt_tokens.labels("up0", kind).value
         for kind in ("input", "repeated", "cached")
     }
-    assert tokens["input"] == 2 * 1_010
+    assert tokens["input"] == 2 * 1_490
     assert tokens["cached"] == 2_000
-    assert tokens["repeated"] == 1_010  # as far as the provider counts
+    assert 1_470 < tokens["repeated"] <= 1_490  # as the provider counts
 
 
 def test_openai_gets_one_key_for_one_beginning():

@@ -6,7 +6,7 @@ from ledger_attempts import attempt, ended, one_and_two
 import penstock.ledger
 from penstock.errors import InternalError
 from penstock.ledger.ledger import Ledger
-from penstock.ledger.prices import PriceTable
+from penstock.ledger.prices import Price, PriceTable
 from penstock.messages import SAVING, Outcome, Usage
 
 
@@ -42,6 +42,40 @@ def test_settling_fills_in_the_cost(ledger):
     ledger.open(one)
     ledger.settle(ended(one, usage=Usage(input_tokens=3, output_tokens=5)))
     assert one.cost == 13 * 10**6  # 13 microdollars in units of 1e-12
+
+
+def test_a_prompt_cache_has_saved_what_the_prompt_would_have_cost_more():
+    price = Price(models=("*",), input=10, cached_input=1, cache_write=12, cache_write_1h=20, output=0)
+    ledger = Ledger(PriceTable([price]))
+    micro = 10**6
+    for usage, saved in (
+        (Usage(100, 9, 40), 40 * 9),
+        (Usage(100, 9, 0, 50), -50 * 2),
+        (Usage(100, 9, 40, 50, cache_write_1h_tokens=50), 40 * 9 - 50 * 10),
+        (Usage(100, 9), 0),
+    ):
+        one = attempt()
+        ledger.open(one)
+        before = ledger.totals()[Outcome.COMPLETED].prompt_cache_saved
+        ledger.settle(ended(one, usage=usage))
+        assert one.cache_saved == saved * micro
+        assert ledger.totals()[Outcome.COMPLETED].prompt_cache_saved - before == saved * micro
+        assert one.cost + one.cache_saved == 100 * 10 * micro
+
+
+def test_what_nobody_has_read_was_not_shortened(ledger):
+    for usage, left_out in ((Usage(), 0), (Usage(5), 70)):
+        one = attempt(left_out=70)
+        ledger.open(one)
+        ledger.settle(ended(one, Outcome.FAILED, usage))
+        assert one.left_out == left_out
+    assert ledger.totals()[Outcome.FAILED].left_out_tokens == 70
+
+
+def test_the_row_of_a_process_that_died_has_what_its_prompts_cache_saved():
+    ledger = Ledger(PriceTable([Price(models=("*",), input=10, cached_input=1)]))
+    ledger.enter(one := ended(attempt(), Outcome.PARTIAL, Usage(100, 9, 40)))
+    assert one.cache_saved == 40 * 9 * 10**6
 
 
 def test_every_outcome_has_its_own_total(ledger):

@@ -46,7 +46,30 @@ def test_prints_a_table_with_totals(ledger):
     assert "1.234568" in done.stdout
     assert "[bold]smart" in done.stdout  # a model's name is not markup
     assert "3,000" in done.stdout
-    assert "reasoning" not in done.stdout  # nought throughout
+    for column in ("reasoning", "shortened", "prompt caches", "table"):
+        assert column not in done.stdout  # nought throughout
+
+
+def test_what_became_of_prompts_is_shown_where_there_is_any(ledger):
+    with contextlib.closing(SQLiteStore(ledger).start()) as store:
+        one = attempt(model="slow")
+        store.opened(one)
+        used = Usage(1_000, 20, cached_input_tokens=400)
+        amounts = {"cache_saved": -1_500_000_000_000, "cache_missed": 2_000_000}
+        store.settled(ended(one, usage=used, left_out=30, **amounts))
+    done = penstock("--path", str(ledger), cwd=ledger.parent)
+    (slow,) = [line for line in done.stdout.splitlines() if "slow" in line]
+    for figure in ("400", "40.0%", "1,030", "1,000", "-1.500000", "0.000002"):
+        assert figure in slow
+    for heading in ("of input", "shortened from", "by prompt caches", "left on the table"):
+        assert heading in done.stdout
+    done = penstock("--path", str(ledger), "--csv", cwd=ledger.parent)
+    (line,) = [line for line in csv.DictReader(done.stdout.splitlines()) if line["model"] == "slow"]
+    assert (line["cached_share"], line["shortened_from_tokens"]) == ("0.4", "1030")
+    assert line["prompt_cache_saved_usd"] == "-1.500000000000"
+    done = penstock("--path", str(ledger), "--generation", one.generation, "--json", cwd=ledger.parent)
+    told = json.loads(done.stdout)
+    assert (told["left_out_tokens"], told["prompt_cache_missed_picousd"]) == (30, 2_000_000)
 
 
 def test_the_attempts_of_one_answer_are_shown_in_the_order_of_their_beginnings(tmp_path):

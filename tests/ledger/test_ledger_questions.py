@@ -83,8 +83,8 @@ def test_what_the_provider_tells_takes_the_place_of_the_estimate_once(path, open
     settle(store, one)
     questions = Questions(path, store.token)
     (question,) = questions.take(9, BEGAN)
-    assert questions.answer(question, BILLED, 24)
-    assert not questions.answer(question, Usage(1, 1), 1)
+    assert questions.answer(question, BILLED, 24, 6)
+    assert not questions.answer(question, Usage(1, 1), 1, 0)
     told = "SELECT input_tokens, output_tokens, cached_input_tokens, reasoning_tokens, cost, estimated, told"
     assert query(path, told + " FROM attempts") == [(10, 7, 4, 3, 24, 0, 1)]
     assert questions.take(9, BEGAN + PATIENCE) == []
@@ -119,7 +119,7 @@ def test_what_cannot_be_told_is_given_up_at_once(path, open_ledger):
     (question,) = questions.take(9, BEGAN)
     questions.give_up(question)
     assert questions.take(9, BEGAN + PATIENCE / 2) == []
-    assert not questions.answer(question, BILLED, 24)
+    assert not questions.answer(question, BILLED, 24, 6)
 
 
 def test_each_process_asks_for_its_own_and_anybody_for_those_who_are_gone(path, open_ledger):
@@ -200,7 +200,7 @@ def test_what_was_under_way_when_its_process_was_killed_can_be_asked_for(path, o
     store = open_ledger()
     (question,) = Questions(path, store.token).take(9, BEGAN)
     assert (question.answer, question.mine) == ("gen-1", False)
-    assert Questions(path, store.token).answer(question, BILLED, 24)
+    assert Questions(path, store.token).answer(question, BILLED, 24, 6)
     assert query(path, "SELECT outcome, error, output_tokens, estimated FROM attempts") == [
         ("partial", PROCESS_DIED, 7, 0)
     ]
@@ -224,12 +224,12 @@ def test_what_was_taken_over_is_asked_for_by_the_id_that_the_dead_has_left(path,
         heir = open_ledger()
         if first == "told":
             (question,) = Questions(path, heir.token).take(9, BEGAN)
-            assert Questions(path, heir.token).answer(question, BILLED, 24)
+            assert Questions(path, heir.token).answer(question, BILLED, 24, 6)
         taken_over(survivor)
     if first != "told":
         (question,) = Questions(path, survivor.token).take(9, BEGAN)
         assert (question.answer, question.mine, question.usage.output_tokens) == ("gen-1", True, 4)
-        assert Questions(path, survivor.token).answer(question, BILLED, 24)
+        assert Questions(path, survivor.token).answer(question, BILLED, 24, 6)
     assert query(path, "SELECT answer, output_tokens, estimated, told FROM attempts") == [("gen-1", 7, 0, 1)]
 
 
@@ -239,7 +239,7 @@ def test_what_was_told_stays_when_the_dead_processs_own_rows_come_to_light(path,
     open_ledger()
     taken_over(survivor)
     (question,) = Questions(path, survivor.token).take(9, BEGAN)
-    assert Questions(path, survivor.token).answer(question, BILLED, 24)
+    assert Questions(path, survivor.token).answer(question, BILLED, 24, 6)
     with opened(path, "of a test") as file:
         file.recovery._count_once(99, ended(attempt(generation="gen_x"), Outcome.PARTIAL, Usage(9, 3)))
     assert query(path, "SELECT output_tokens, told FROM attempts") == [(7, 1)]

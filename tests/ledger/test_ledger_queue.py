@@ -3,6 +3,7 @@ import os
 import random
 import stat
 
+import msgspec
 import pytest
 from ledger_attempts import attempt, ended
 
@@ -45,7 +46,17 @@ def same(one: Attempt, other: Attempt) -> bool:
 def full_row():
     usage = Usage(9, 8, 7, 6, 5, 4, 3, estimated=True)
     details = {"status": 200, "error": "upstream_broken", "first_token": 0.25, "duration": 1.5}
-    return ended(attempt(row=17), Outcome.PARTIAL, usage, **details, cost=12, saved=3)
+    return ended(
+        attempt(row=17),
+        Outcome.PARTIAL,
+        usage,
+        **details,
+        cost=12,
+        saved=3,
+        left_out=9,
+        cache_saved=-4,
+        cache_missed=5,
+    )
 
 
 def test_what_was_put_down_is_found_when_its_process_is_no_more(path):
@@ -55,6 +66,17 @@ def test_what_was_put_down_is_found_when_its_process_is_no_more(path):
     die(queue)
     found = left(path)
     assert [same(*pair) for pair in zip(found, (opened, settled), strict=True)] == [True, True]
+
+
+def test_a_row_of_a_process_that_knew_nothing_of_prompts_is_read(path, monkeypatch):
+    queue = RowQueue(path, TOKEN)
+    one = full_row()
+    fields = msgspec.structs.astuple(one)[: Attempt.__struct_fields__.index("left_out")]
+    monkeypatch.setattr(_queue, "_encode", lambda _: msgspec.msgpack.encode(fields))
+    put(queue, one)
+    die(queue)
+    (found,) = left(path)
+    assert same(found, msgspec.structs.replace(one, left_out=0, cache_saved=0, cache_missed=0))
 
 
 def test_only_its_owner_may_read_it(path):
@@ -318,7 +340,8 @@ def test_what_an_attempt_looks_like_belongs_to_the_version():
     """Who changes an attempt's fields (but for more of them at the end) counts up ``_queue.VERSION``."""
     fields = (
         "id generation number tenant key_name tier endpoint model upstream upstream_model started reserved"
-        " outcome usage cost status error first_token duration saved row answer label"
+        " outcome usage cost status error first_token duration saved row answer label left_out cache_saved"
+        " cache_missed"
     )
     assert _queue.VERSION == 1
     assert " ".join(Attempt.__struct_fields__) == fields

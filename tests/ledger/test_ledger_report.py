@@ -255,3 +255,41 @@ def test_another_file_is_said_to_be_none(tmp_path):
     database.close()
     with pytest.raises(ConfigError, match="is not a ledger"):
         summarize(tmp_path / "theirs.db")
+
+
+def test_what_becomes_of_prompts_is_added_up_by_group(store, path):
+    used = Usage(100, 5, cached_input_tokens=60)
+    settle(store, usage=used, left_out=0, cache_saved=-3, cache_missed=1)
+    settle(store, usage=used, left_out=50, cache_saved=10**13, cache_missed=2)
+    settle(store, usage=used, tenant="umbrella", left_out=7)
+    assert store.flush()
+    acme, umbrella = sorted(summarize(path, by=["tenant"]), key=lambda line: line.group)
+    assert (acme.left_out_tokens, acme.shortened_to_tokens, acme.shortened_from_tokens) == (50, 100, 150)
+    assert (acme.prompt_cache_saved, acme.prompt_cache_missed, acme.cached_share) == (10**13 - 3, 3, 0.6)
+    assert (umbrella.shortened_from_tokens, umbrella.prompt_cache_saved) == (107, 0)
+    whole = total([acme, umbrella])
+    assert (whole.shortened_from_tokens, whole.cached_share) == (257, 0.6)
+
+
+def test_losses_by_a_prompt_cache_are_exact(store, path):
+    for saved in (-1, -1_999_999, -3 * 10**12):
+        settle(store, cache_saved=saved)
+    assert store.flush()
+    (line,) = summarize(path)
+    assert line.prompt_cache_saved == -(3 * 10**12 + 2_000_000)
+
+
+def test_what_became_of_prompts_is_in_the_sums_of_rows_that_found_no_room(tmp_path):
+    path = tmp_path / "no" / "ledger.db"
+    with contextlib.closing(SQLiteStore(path, interval=3600, max_rows=3).start()) as store:
+        for _ in range(9):
+            settle(store, usage=Usage(100), left_out=50, cache_saved=-2, cache_missed=1)
+        assert not store.flush()
+        path.parent.mkdir()
+        assert store.flush()
+        assert store.statistics().folded
+    lines = summarize(path, by=["model"])
+    assert {line.group for line in lines} == {("fast",), (FOLDED,)}
+    whole = total(lines)
+    assert (whole.shortened_from_tokens, whole.shortened_to_tokens) == (9 * 150, 9 * 100)
+    assert (whole.prompt_cache_saved, whole.prompt_cache_missed) == (-18, 9)

@@ -75,8 +75,9 @@ class TestWriting:
             "cost": 12,
             "saved": 0,
         }
+        of_prompt = {"left_out": 40, "cache_saved": -5, "cache_missed": 6}
         one.answer = "gen-1"
-        store.settled(ended(one, Outcome.PARTIAL, usage, **details))
+        store.settled(ended(one, Outcome.PARTIAL, usage, **details, **of_prompt))
         assert store.flush()
         (row,) = rows(path)
         asked = {"generation": one.generation, "number": 1, "tenant": "acme", "key_name": "prod"}
@@ -86,6 +87,7 @@ class TestWriting:
         written = {"output_tokens": 8, "reasoning_tokens": 5, "audio_output_tokens": 3}
         rest = {"tier": "standard", "started": one.started, "outcome": "partial", "estimated": 1, "boot": 1}
         few = {"image_input_tokens": 2, "units": 11, "label": "search"}
+        few |= {"left_out_tokens": 40, "prompt_cache_saved": -5, "prompt_cache_missed": 6}
         question = {"answer": "gen-1", "told": 0, "asked": 0, "ask_at": 0.0}
         expected = asked | route | reserved | details | read | written | rest | few | question
         assert row == expected | {"row": row["row"]}
@@ -402,8 +404,14 @@ def test_several_processes_write_one_file(path):
     ]
 
 
-OF_THE_FIFTH = (
+OF_PROMPTS = ("left_out_tokens", "prompt_cache_saved", "prompt_cache_missed")
+OF_THE_SEVENTH = (
     "DROP VIEW attempts_and_savings",
+    *(f"ALTER TABLE {table} DROP COLUMN {name}" for table in ("attempts", "folded") for name in OF_PROMPTS),
+    "ALTER TABLE folded DROP COLUMN shortened_to_tokens",
+)
+OF_THE_FIFTH = (
+    *OF_THE_SEVENTH,
     "DROP TABLE savings",
     "ALTER TABLE attempts DROP COLUMN label",
 )
@@ -485,7 +493,25 @@ class TestTrouble:
         run(store, attempt())
         store.saved(ended(attempt(), Outcome.CACHED))
         store.close()
-        execute(path, "DROP VIEW attempts_and_savings", "ALTER TABLE attempts DROP COLUMN label")
+        execute(path, *OF_THE_SEVENTH, "CREATE VIEW attempts_and_savings AS SELECT row FROM attempts")
+        execute(path, "PRAGMA user_version = 7")
+        store = make_store()
+        store.opened(another := attempt())
+        store.settled(ended(another, left_out=3, cache_saved=-2, cache_missed=1))
+        assert store.flush()
+        columns = ", ".join(("outcome", *OF_PROMPTS))
+        assert execute(path, f"SELECT {columns} FROM attempts_and_savings ORDER BY abs(row)") == [
+            ("completed", 0, 0, 0),
+            ("cached", 0, 0, 0),
+            ("completed", 3, -2, 1),
+        ]
+
+    def test_a_ledger_of_the_sixth_version_is_gone_on_with(self, make_store, path):
+        store = make_store()
+        run(store, attempt())
+        store.saved(ended(attempt(), Outcome.CACHED))
+        store.close()
+        execute(path, *OF_THE_SEVENTH, "ALTER TABLE attempts DROP COLUMN label")
         execute(path, "ALTER TABLE savings DROP COLUMN label")
         execute(path, "CREATE VIEW attempts_and_savings AS SELECT row FROM attempts")
         execute(path, "PRAGMA user_version = 6")
@@ -776,7 +802,8 @@ def test_log_records_name_the_store(make_store, tmp_path, caplog):
 
 def test_statement_parameters_fit_every_sqlite():
     assert len(_rows.COMMON) + _rows.ROWS_PER_STATEMENT * len(_rows.OWN) <= 999
-    columns = len(_rows.COMMON) + len(_rows.OWN) + len(_schema.OF_QUESTIONS) + len(_schema.OF_FEW)
+    columns = len(_rows.COMMON) + len(_rows.OWN) + len(_schema.OF_QUESTIONS)
+    columns += len(_schema.OF_FEW) + len(_schema.OF_PROMPTS)
     assert _schema.ATTEMPTS.count("\n  ") == columns
 
 

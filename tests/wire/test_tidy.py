@@ -130,8 +130,8 @@ def test_parts_are_shortened_and_what_is_no_text_stays():
 
 
 def test_what_was_left_out_is_stated_exactly():
-    _, left = tidy(user("a   b"), whitespace=True)
-    assert left.stated(400) == b"whitespace;bytes=2, tokens;before=100;after=99"
+    _, left = tidy(user("a   " * 99 + "b"), whitespace=True)
+    assert left.stated() == b"whitespace;bytes=198, tokens;before=100;after=50"
 
 
 @given(

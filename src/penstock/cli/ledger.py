@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _CONFIG = Path("penstock.yaml")
+_AMOUNTS = {
+    "cost, USD": "cost",
+    "saved, USD": "saved_cost",
+    "by prompt caches": "prompt_cache_saved",
+    "left on the table": "prompt_cache_missed",
+}
 
 
 def ledger(
@@ -119,8 +125,8 @@ def _configured_path() -> Path:
 
 def _attempt_to_json(attempt: RecordedAttempt) -> dict[str, object]:
     fields: dict[str, object] = msgspec.structs.asdict(attempt)
-    fields["cost_picousd"] = fields.pop("cost")
-    fields["saved_picousd"] = fields.pop("saved")
+    for amount in ("cost", "saved", "prompt_cache_saved", "prompt_cache_missed"):
+        fields[f"{amount}_picousd"] = fields.pop(amount)
     return fields
 
 
@@ -162,6 +168,7 @@ def _table(lines: list[Line], by: list[str]) -> Table:
         "completed": "completed",
         "input": "input_tokens",
         "cached": "cached_input_tokens",
+        "of input": "cached_share",
         "output": "output_tokens",
         "reasoning": "reasoning_tokens",
         "images": "images",
@@ -173,6 +180,8 @@ def _table(lines: list[Line], by: list[str]) -> Table:
         "saved calls": "saved_calls",
         "saved input": "saved_input_tokens",
         "saved output": "saved_output_tokens",
+        "shortened from": "shortened_from_tokens",
+        "to": "shortened_to_tokens",
     }
     # Columns that are nought throughout say nothing.
     shown = {
@@ -182,9 +191,11 @@ def _table(lines: list[Line], by: list[str]) -> Table:
     }
     for title, field in shown.items():
         table.add_column(title, _figure(everything, field), justify="right", no_wrap=True)
-    amounts = (
-        {"cost, USD": "cost", "saved, USD": "saved_cost"} if everything.saved_cost else {"cost, USD": "cost"}
-    )
+    amounts = {
+        title: field
+        for title, field in _AMOUNTS.items()
+        if field == "cost" or any(getattr(line, field) for line in lines)
+    }
     for title, field in amounts.items():
         table.add_column(title, dollars(getattr(everything, field)), justify="right", no_wrap=True)
     for line in lines:
@@ -196,10 +207,12 @@ def _table(lines: list[Line], by: list[str]) -> Table:
 
 def _figure(line: Line, field: str) -> str:
     count = getattr(line, field)
+    if field == "cached_share":
+        return f"{count:.1%}"
     return f"{count / 1_000:,.1f}" if field == "sound_milliseconds" else f"{count:,}"
 
 
 def dollars(cost: int) -> str:
     """Exact to six decimals, cut off rather than rounded: no sum looks greater than it is."""
-    whole, rest = divmod(cost, UNITS_PER_DOLLAR)
-    return f"{whole:,}.{rest // 10**6:06}"
+    whole, rest = divmod(abs(cost), UNITS_PER_DOLLAR)
+    return f"{'-' * (cost < 0)}{whole:,}.{rest // 10**6:06}"

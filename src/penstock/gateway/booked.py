@@ -51,7 +51,7 @@ class LedgerBooks:
             log.warning("what other ledgers have of attempts in %s waits: %s", self._store.path, error)
             return []
         for one in changed:
-            self._inquiries.put_right(one.row, one.usage, one.cost)
+            self._inquiries.put_right(one.row, one.usage, one.cost, one.cache_saved)
         return [booking for booking, deduction in zip(bookings, wanted, strict=True) if deduction in done]
 
     def _deductions(self) -> Deductions:

@@ -135,22 +135,24 @@ class Inquiries:
         cost = told.cost
         if cost is None:
             cost = prices.estimate(question.upstream, question.upstream_model, told.usage)
-        booked = await asyncio.to_thread(questions.answer, question, told.usage, cost)
+        saved = prices.saved_by_cache(question.upstream, question.upstream_model, told.usage)
+        booked = await asyncio.to_thread(questions.answer, question, told.usage, cost, saved)
         if booked is not None:
             self._count(question, "told")
-            self.put_right(question, *booked)
+            self.put_right(question, *booked, saved)
 
     def _count(self, question: Question, outcome: str) -> None:
         self._lookups.labels(question.upstream, outcome).add()
 
-    def put_right(self, question: Question, told: Usage, cost: int) -> None:
+    def put_right(self, question: Question, told: Usage, cost: int, saved: int) -> None:
         """The sums of this process, by as much as the row was wrong.
 
         Of the rows of processes that are no more every budget hears from the ledger's file.
         """
         recorder, more = self._asking.recorder, cost - question.cost
         if question.mine:
-            recorder.ledger.correct(question.outcome, question.usage, told, more)
+            saved_more = saved - question.cache_saved
+            recorder.ledger.correct(question.outcome, question.usage, told, more, saved_more)
             limiter = self._limiter()
             if limiter is not None and more:
                 names = question.key_name, question.tenant, question.tier, question.model

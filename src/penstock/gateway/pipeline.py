@@ -37,7 +37,7 @@ from penstock.gateway.snapshot import Snapshot
 from penstock.gateway.stages import attach, converse, join, recall
 from penstock.gateway.stages.admit import Admission, settle
 from penstock.gateway.stages.call import Abandoned, Production
-from penstock.gateway.stages.decode import decode, tidy
+from penstock.gateway.stages.decode import decode, heed_left_out, tidy
 from penstock.gateway.stages.degrade import Degradation
 from penstock.gateway.stages.lookup import FRESH, SIMILAR, STALE, Found, Lookup, Question
 from penstock.gateway.stages.queue import by_health
@@ -107,6 +107,8 @@ class Pipeline:
         try:
             router = self.snapshot.router
             call = decode(endpoint, exchange.headers, exchange.whole_body(), tenant, self.clock.now(), router)
+            if b"penstock-prompt-changed" in call.headers:
+                heed_left_out(call)
             if self.recorder.tracer is not None:
                 self.recorder.tracer.begin(call)
             if endpoint in _CONVERSES and (self.recalls or self.durable is not None):

@@ -28,6 +28,7 @@ from penstock.ledger._rows import (
     Fold,
     Values,
     fold_row,
+    is_of_few,
     of_few,
     reserved_row,
     settled_row,
@@ -120,14 +121,14 @@ class LedgerFile:
                 [(attempt.answer[:MAX_NAME], base + row) for row, attempt in noted],
             )
             rows: list[tuple[Values, Values]] = []
-            few: list[tuple[int, int, int]] = []
+            few: list[tuple[int, ...]] = []
             saved: list[Attempt] = []
             for attempt in self._turns.over(settled):
                 row = attempt.row
                 if row < 0:
                     saved.append(attempt)
                     continue
-                if attempt.usage.units or attempt.usage.image_input_tokens:
+                if is_of_few(attempt):
                     few.append(of_few(base + row, attempt))
                 if attempt.error == PROCESS_DIED:
                     self._write_rows(rows, settled=True)  # one may be of the same answer

@@ -41,5 +41,6 @@ def mended(attempt: Attempt) -> Attempt:
         elif isinstance(value, str):
             changes[name] = value[:MAX_NAME].encode("utf-8", "replace").decode()
         elif isinstance(value, int):
-            changes[name] = min(max(0, value), MAX_INTEGER)
+            least = -MAX_INTEGER if name == "cache_saved" else 0
+            changes[name] = min(max(least, value), MAX_INTEGER)
     return msgspec.structs.replace(attempt, **changes)

@@ -54,7 +54,8 @@ GROUP BY open.generation"""  # noqa: S608 - only constants
 _INHERIT_ANSWER = "UPDATE attempts SET answer = ?, asked = 0, ask_at = 0 WHERE row = ? AND answer = ''"
 _KEEP_THE_REST = """
 UPDATE attempts SET input_tokens = ?, output_tokens = ?, cost = ?, cached_input_tokens = 0, cache_write_tokens = 0,
-  reasoning_tokens = 0, audio_input_tokens = 0, audio_output_tokens = 0, estimated = 1 WHERE row = ?"""
+  reasoning_tokens = 0, audio_input_tokens = 0, audio_output_tokens = 0, prompt_cache_saved = 0,
+  prompt_cache_missed = 0, estimated = 1 WHERE row = ?"""
 
 
 class Recovery:

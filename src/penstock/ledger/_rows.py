@@ -29,8 +29,11 @@ _WHEN_SETTLED = (
     "estimated", "answer",
 )  # fmt: skip
 NOTE = f"UPDATE attempts SET answer = ? WHERE row = ? AND outcome = '{RESERVED}'"  # noqa: S608 - only constants
-WRITE_FEW = "UPDATE attempts SET image_input_tokens = ?, units = ? WHERE row = ?"
-WRITE_FOLD = f"INSERT OR REPLACE INTO folded VALUES ({','.join('?' * 17)})"  # noqa: S608 - only marks
+WRITE_FEW = f"""
+UPDATE attempts SET image_input_tokens = ?, units = ?, left_out_tokens = ?, prompt_cache_saved = ?,
+  prompt_cache_missed = ?
+WHERE row = ? AND told != {TOLD}"""  # noqa: S608 - only constants
+WRITE_FOLD = f"INSERT OR REPLACE INTO folded VALUES ({','.join('?' * 21)})"  # noqa: S608 - only marks
 
 
 Values: TypeAlias = tuple[object, ...]
@@ -54,6 +57,10 @@ class Fold(msgspec.Struct):
     cost: int = 0
     saved: int = 0
     queued: int = 0  # once this is in the file, every row is that stands in the queue before this position
+    left_out_tokens: int = 0
+    prompt_cache_saved: int = 0
+    prompt_cache_missed: int = 0
+    shortened_to_tokens: int = 0  # the input tokens of those rows of whose prompts something was left out
 
     def add(self, attempt: Attempt) -> None:
         usage = attempt.usage
@@ -70,6 +77,11 @@ class Fold(msgspec.Struct):
         self.audio_output_tokens += usage.audio_output_tokens
         self.cost += attempt.cost
         self.saved += attempt.saved
+        self.left_out_tokens += attempt.left_out
+        self.prompt_cache_saved += attempt.cache_saved
+        self.prompt_cache_missed += attempt.cache_missed
+        if attempt.left_out:
+            self.shortened_to_tokens += usage.input_tokens
 
 
 @functools.cache
@@ -124,10 +136,29 @@ def settled_row(boot: int, row: int, attempt: Attempt) -> tuple[Values, Values]:
     )  # fmt: skip
 
 
-def of_few(row: int, attempt: Attempt) -> tuple[int, int, int]:
+def is_of_few(attempt: Attempt) -> bool:
+    """Whether a column that is nought in nearly every row is not in this one."""
+    usage = attempt.usage
+    return bool(
+        usage.units
+        or usage.image_input_tokens
+        or attempt.left_out
+        or attempt.cache_saved
+        or attempt.cache_missed
+    )
+
+
+def of_few(row: int, attempt: Attempt) -> tuple[int, ...]:
     """For the columns that are nought in nearly every row."""
     usage = attempt.usage
-    return min(max(usage.image_input_tokens, 0), MAX_INTEGER), min(max(usage.units, 0), MAX_INTEGER), row
+    return (
+        min(max(usage.image_input_tokens, 0), MAX_INTEGER),
+        min(max(usage.units, 0), MAX_INTEGER),
+        min(max(attempt.left_out, 0), MAX_INTEGER),
+        min(max(attempt.cache_saved, -MAX_INTEGER), MAX_INTEGER),
+        min(max(attempt.cache_missed, 0), MAX_INTEGER),
+        row,
+    )
 
 
 def fold_row(boot: int, row: int, fold: Fold) -> tuple[object, ...]:

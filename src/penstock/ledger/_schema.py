@@ -17,6 +17,8 @@ TOLD = 1  # the value of "told" where the figures are the provider's own, told a
 # ``answer`` is the answer's id at an upstream that tells afterwards what it has cost; what becomes of the question is
 # told in :mod:`penstock.ledger.questions`.  ``units`` are images, milliseconds, characters or searches, as the endpoint
 # has it; few rows have any, so they are written by themselves.  ``label`` is what the caller says that the call is for.
+# ``left_out_tokens`` are those that a prompt would have had more; the next two are what the provider's prompt cache has
+# saved and could have saved, in 1e-12 US dollars.
 ATTEMPTS = """
 CREATE TABLE attempts (
   row INTEGER PRIMARY KEY,
@@ -54,7 +56,10 @@ CREATE TABLE attempts (
   ask_at REAL NOT NULL DEFAULT 0,
   image_input_tokens INTEGER NOT NULL DEFAULT 0,
   units INTEGER NOT NULL DEFAULT 0,
-  label TEXT NOT NULL DEFAULT ''
+  label TEXT NOT NULL DEFAULT '',
+  left_out_tokens INTEGER NOT NULL DEFAULT 0,
+  prompt_cache_saved INTEGER NOT NULL DEFAULT 0,
+  prompt_cache_missed INTEGER NOT NULL DEFAULT 0
 )"""
 _DIED_INDEX = f"CREATE INDEX attempts_died ON attempts (generation) WHERE error = '{PROCESS_DIED}'"
 OF_QUESTIONS = (
@@ -63,6 +68,11 @@ OF_QUESTIONS = (
     "ask_at REAL NOT NULL DEFAULT 0",
 )
 OF_FEW = ("image_input_tokens INTEGER NOT NULL DEFAULT 0", "units INTEGER NOT NULL DEFAULT 0")
+OF_PROMPTS = (
+    "left_out_tokens INTEGER NOT NULL DEFAULT 0",
+    "prompt_cache_saved INTEGER NOT NULL DEFAULT 0",
+    "prompt_cache_missed INTEGER NOT NULL DEFAULT 0",
+)
 _QUESTIONS_INDEX = (
     "CREATE INDEX attempts_questions ON attempts (ask_at) WHERE told = 0 AND estimated = 1 AND answer != ''"
 )
@@ -101,7 +111,11 @@ CREATE TABLE folded (
   audio_output_tokens INTEGER NOT NULL,
   cost INTEGER NOT NULL,
   saved INTEGER NOT NULL DEFAULT 0,
-  queued INTEGER NOT NULL DEFAULT 0
+  queued INTEGER NOT NULL DEFAULT 0,
+  left_out_tokens INTEGER NOT NULL DEFAULT 0,
+  prompt_cache_saved INTEGER NOT NULL DEFAULT 0,
+  prompt_cache_missed INTEGER NOT NULL DEFAULT 0,
+  shortened_to_tokens INTEGER NOT NULL DEFAULT 0
 )""",
 )
 
@@ -123,7 +137,8 @@ SELECT -((boot << {BOOT_SHIFT}) + json_extract(member.value, '$[0]')) AS row, bo
   coalesce(json_extract(member.value, '$[5].estimated'), 0) AS estimated, 0 AS cost,
   json_extract(member.value, '$[4]') AS saved, '' AS answer, 0 AS told, 0 AS asked, 0.0 AS ask_at,
   coalesce(json_extract(member.value, '$[5].image_input_tokens'), 0) AS image_input_tokens,
-  coalesce(json_extract(member.value, '$[5].units'), 0) AS units, label
+  coalesce(json_extract(member.value, '$[5].units'), 0) AS units, label, 0 AS left_out_tokens,
+  0 AS prompt_cache_saved, 0 AS prompt_cache_missed
 FROM savings, json_each(savings.members) AS member"""  # noqa: S608 - only constants
 _SAVINGS = (
     """
@@ -150,18 +165,17 @@ CREATE TABLE savings (
 )""",
     "CREATE INDEX savings_started ON savings (last_started)",
 )
-_LABELLED_SAVINGS = (
-    "ALTER TABLE savings ADD COLUMN label TEXT NOT NULL DEFAULT ''",
-    f"""
+_LABELLED_SAVINGS = "ALTER TABLE savings ADD COLUMN label TEXT NOT NULL DEFAULT ''"
+_VIEW = f"""
 CREATE VIEW attempts_and_savings AS
 SELECT row, boot, generation, number, tenant, key_name, tier, endpoint, model, upstream, upstream_model, started,
   reserved_input_tokens, reserved_output_tokens, outcome, status, error, first_token, duration, input_tokens,
   output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens, audio_input_tokens, audio_output_tokens,
-  estimated, cost, saved, answer, told, asked, ask_at, image_input_tokens, units, label
+  estimated, cost, saved, answer, told, asked, ask_at, image_input_tokens, units, label,
+  left_out_tokens, prompt_cache_saved, prompt_cache_missed
 FROM attempts
-UNION ALL {ONE_BY_ONE}""",  # noqa: S608 - as above
-)
-_SCHEMA = (*_OF_ONE_BY_ONE, *_SAVINGS, *_LABELLED_SAVINGS)
+UNION ALL {ONE_BY_ONE}"""  # noqa: S608 - as above
+_SCHEMA = (*_OF_ONE_BY_ONE, *_SAVINGS, _LABELLED_SAVINGS, _VIEW)
 _STEPS = (
     tuple(
         f"ALTER TABLE {table} ADD COLUMN saved INTEGER NOT NULL DEFAULT 0" for table in ("attempts", "folded")
@@ -178,8 +192,17 @@ _STEPS = (
     _SAVINGS,
     (
         "ALTER TABLE attempts ADD COLUMN label TEXT NOT NULL DEFAULT ''",
+        _LABELLED_SAVINGS,
+    ),
+    (
+        *(
+            f"ALTER TABLE {table} ADD COLUMN {column}"
+            for table in ("attempts", "folded")
+            for column in OF_PROMPTS
+        ),
+        "ALTER TABLE folded ADD COLUMN shortened_to_tokens INTEGER NOT NULL DEFAULT 0",
         "DROP VIEW IF EXISTS attempts_and_savings",
-        *_LABELLED_SAVINGS,
+        _VIEW,
     ),
 )
 # Of rows of ours, what other ledgers have of the same attempts (penstock.ledger.deductions).  An earlier release does

@@ -31,10 +31,13 @@ _TOKENS = (
 )
 _OUTCOME = 11  # of these columns
 _DEDUCT = """
-UPDATE attempts SET input_tokens = max(input_tokens - ?, 0), output_tokens = max(output_tokens - ?, 0),
-  cached_input_tokens = max(cached_input_tokens - ?, 0), cache_write_tokens = max(cache_write_tokens - ?, 0),
-  reasoning_tokens = max(reasoning_tokens - ?, 0), cost = max(cost - ?, 0)
-WHERE row = ? RETURNING input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens, cost"""
+UPDATE attempts SET input_tokens = max(input_tokens - ?1, 0), output_tokens = max(output_tokens - ?2, 0),
+  cached_input_tokens = max(cached_input_tokens - ?3, 0), cache_write_tokens = max(cache_write_tokens - ?4, 0),
+  reasoning_tokens = max(reasoning_tokens - ?5, 0), cost = max(cost - ?6, 0),
+  prompt_cache_saved = prompt_cache_saved * (max(cached_input_tokens - ?3, 0) + max(cache_write_tokens - ?4, 0))
+    / max(cached_input_tokens + cache_write_tokens, 1)
+WHERE row = ?7 RETURNING input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens, cost,
+  prompt_cache_saved"""
 
 
 class Deduction(msgspec.Struct, frozen=True):
@@ -52,6 +55,7 @@ class Deducted(msgspec.Struct, frozen=True):
     row: Question
     usage: Usage
     cost: int
+    cache_saved: int  # by its provider's prompt cache
 
 
 class Deductions:
@@ -110,8 +114,8 @@ class Deductions:
                         *(usage.input_tokens, usage.output_tokens, usage.cached_input_tokens),
                         *(usage.cache_write_tokens, usage.reasoning_tokens, one.cost, row),
                     )
-                    *rest, cost = db.execute(_DEDUCT, tokens).fetchone()
-                    changed.append(Deducted(before, _usage(before.usage, rest), cost))
+                    *rest, cost, saved = db.execute(_DEDUCT, tokens).fetchone()
+                    changed.append(Deducted(before, _usage(before.usage, rest), cost, saved))
             db.execute("COMMIT")
         return done, changed
 

@@ -46,12 +46,15 @@ class LedgerStore(Protocol):
 
 
 class Totals(msgspec.Struct, frozen=True):
-    """The sum of some attempts; ``cost`` in 1e-12 US dollars."""
+    """The sum of some attempts; ``cost`` in 1e-12 US dollars, and so are ``prompt_cache_saved`` and ``…_missed``."""
 
     attempts: int = 0
     estimated: int = 0  # attempts whose usage has at least one figure counted by us
     usage: Usage = Usage()
     cost: int = 0
+    left_out_tokens: int = 0  # of prompts
+    prompt_cache_saved: int = 0  # by providers' prompt caches, less what these took to write
+    prompt_cache_missed: int = 0  # what they could have saved besides
 
 
 class Statistics(msgspec.Struct, frozen=True):
@@ -68,10 +71,13 @@ class _Sum:
         "attempts",
         "audio_in",
         "audio_out",
+        "cache_missed",
+        "cache_saved",
         "cached",
         "cost",
         "estimated",
         "input",
+        "left_out",
         "output",
         "reasoning",
         "written",
@@ -82,6 +88,7 @@ class _Sum:
         self.attempts = self.estimated = self.cost = 0
         self.input = self.output = self.cached = self.written = self.written_1h = 0
         self.reasoning = self.audio_in = self.audio_out = 0
+        self.left_out = self.cache_saved = self.cache_missed = 0
 
     def add(self, usage: Usage, cost: int) -> None:
         self.attempts += 1
@@ -103,9 +110,16 @@ class _Sum:
         if usage.estimated:
             self.estimated += 1
 
-    def correct(self, before: Usage, told: Usage, cost: int) -> None:
-        """:param cost: by so much more"""
+    def add_of_prompt(self, attempt: Attempt) -> None:
+        """What few attempts have."""
+        self.left_out += attempt.left_out
+        self.cache_saved += attempt.cache_saved
+        self.cache_missed += attempt.cache_missed
+
+    def correct(self, before: Usage, told: Usage, cost: int, cache_saved: int) -> None:
+        """:param cost: by so much more; ``cache_saved`` likewise"""
         self.cost += cost
+        self.cache_saved += cache_saved
         self.input += told.input_tokens - before.input_tokens
         self.output += told.output_tokens - before.output_tokens
         self.cached += told.cached_input_tokens - before.cached_input_tokens
@@ -128,7 +142,15 @@ class _Sum:
             estimated=self.estimated > 0,
             cache_write_1h_tokens=self.written_1h,
         )
-        return Totals(self.attempts, self.estimated, usage, self.cost)
+        return Totals(
+            self.attempts,
+            self.estimated,
+            usage,
+            self.cost,
+            self.left_out,
+            self.cache_saved,
+            self.cache_missed,
+        )
 
 
 class Ledger:
@@ -187,6 +209,11 @@ class Ledger:
             if outcome not in SAVING:
                 attempt.cost = self.prices.cost(attempt.upstream, attempt.upstream_model, usage)
             self._sums[outcome].add(usage, attempt.cost)
+        # Nought in most attempts, as above.
+        if (
+            usage.cached_input_tokens or usage.cache_write_tokens or attempt.left_out or attempt.cache_missed
+        ) and outcome not in SAVING:
+            self._see_to_prompt(attempt, self._sums[outcome])
         self._recent.append(attempt)
         store = self.store
         if store is not None:
@@ -209,6 +236,7 @@ class Ledger:
         else:
             attempt.cost = cost = self.prices.cost(attempt.upstream, attempt.upstream_model, attempt.usage)
             self._sums[outcome].add(attempt.usage, cost)
+            self._see_to_prompt(attempt, self._sums[outcome])
             self._recent.append(attempt)
             if store is not None:
                 store.entered(attempt)
@@ -223,12 +251,22 @@ class Ledger:
         if self.store is not None:
             self.store.saved(attempt, template)
 
-    def correct(self, outcome: Outcome, before: Usage, told: Usage, cost: int) -> None:
+    def correct(self, outcome: Outcome, before: Usage, told: Usage, cost: int, cache_saved: int = 0) -> None:
         """A row of this process that is over has had its figures from its provider.
 
-        :param cost: by so much it was more than the row had said, in 1e-12 US dollars
+        :param cost: by so much it was more than the row had said, in 1e-12 US dollars; ``cache_saved`` likewise
         """
-        self._sums[outcome].correct(before, told, cost)
+        self._sums[outcome].correct(before, told, cost, cache_saved)
+
+    def _see_to_prompt(self, attempt: Attempt, total: _Sum) -> None:
+        """What the provider's prompt cache was worth, and whether there was a prompt to leave anything out of."""
+        usage = attempt.usage
+        if not usage.input_tokens:  # nobody has read it
+            attempt.left_out = 0
+        if usage.cached_input_tokens or usage.cache_write_tokens:
+            prices = self.prices
+            attempt.cache_saved = prices.saved_by_cache(attempt.upstream, attempt.upstream_model, usage)
+        total.add_of_prompt(attempt)
 
     def use_prices(self, prices: PriceTable) -> None:
         """Cost what is settled from now on by another table; what could not be priced stays counted."""

@@ -238,6 +238,18 @@ class PriceTable:
             rate = self._look_up(upstream, model)
         return 0 if rate is None else rate.cost(usage)
 
+    def saved_by_cache(self, upstream: str, model: str, usage: Usage) -> int:
+        """What the provider's prompt cache has saved, less what it took to write; below nought: it has cost more."""
+        without = msgspec.structs.replace(
+            usage, cached_input_tokens=0, cache_write_tokens=0, cache_write_1h_tokens=0
+        )
+        return self.estimate(upstream, model, without) - self.estimate(upstream, model, usage)
+
+    def missed_by_cache(self, upstream: str, model: str, usage: Usage, missed: int) -> int:
+        """What it would have saved besides, had it kept so many tokens more."""
+        kept = msgspec.structs.replace(usage, cached_input_tokens=usage.cached_input_tokens + missed)
+        return max(self.estimate(upstream, model, usage) - self.estimate(upstream, model, kept), 0)
+
     def knows(self, upstream: str, model: str) -> bool:
         """Whether there is a price for this model at this upstream."""
         try:

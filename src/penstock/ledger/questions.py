@@ -34,7 +34,7 @@ _OPEN = "told = 0 AND estimated = 1 AND answer != ''"
 OF_A_QUESTION = (
     "row, mine.token = ?1, generation, endpoint, upstream, upstream_model, tenant, key_name, tier, model, answer,"
     " outcome, attempts.started, asked, input_tokens, output_tokens, cached_input_tokens, cache_write_tokens,"
-    " reasoning_tokens, audio_input_tokens, audio_output_tokens, cost, estimated"
+    " reasoning_tokens, audio_input_tokens, audio_output_tokens, cost, estimated, prompt_cache_saved"
 )
 _DUE = f"""
 SELECT {OF_A_QUESTION}
@@ -47,7 +47,7 @@ _ANSWER = f"""
 UPDATE attempts SET input_tokens = max(? - {_DEDUCTED.format("input_tokens")}, 0),
   output_tokens = max(? - {_DEDUCTED.format("output_tokens")}, 0), cached_input_tokens = ?, reasoning_tokens = ?,
   cache_write_tokens = 0, audio_input_tokens = 0, audio_output_tokens = 0,
-  cost = max(? - {_DEDUCTED.format("cost")}, 0), estimated = 0, told = {TOLD}
+  cost = max(? - {_DEDUCTED.format("cost")}, 0), prompt_cache_saved = ?, estimated = 0, told = {TOLD}
 WHERE row = ? AND {_OPEN} AND answer = ? RETURNING input_tokens, output_tokens, cost"""  # noqa: S608 - only constants
 _GIVE_UP = f"UPDATE attempts SET told = {GIVEN_UP} WHERE row = ? AND {_OPEN}"  # noqa: S608 - only constants
 
@@ -71,6 +71,7 @@ class Question(msgspec.Struct, frozen=True):
     asked: int  # how often before
     usage: Usage
     cost: int
+    cache_saved: int  # by the provider's prompt cache, as the row has it
 
 
 class Questions:
@@ -110,9 +111,10 @@ class Questions:
             db.execute("COMMIT")
             return taken
 
-    def answer(self, question: Question, usage: Usage, cost: int) -> tuple[Usage, int] | None:
+    def answer(self, question: Question, usage: Usage, cost: int, cache_saved: int) -> tuple[Usage, int] | None:
         """Put down what the provider has told.
 
+        :param cache_saved: by its prompt cache, in 1e-12 US dollars, as ``cost``
         :returns: what the row has now, which is less where another ledger has a part of it; None: it was not open
             any more
         :raises sqlite3.Error: the file cannot be written now
@@ -126,7 +128,7 @@ class Questions:
                 usage.cached_input_tokens,
                 usage.reasoning_tokens,
             )
-            row = db.execute(_ANSWER, (*told, cost, question.row, question.answer)).fetchone()
+            row = db.execute(_ANSWER, (*told, cost, cache_saved, question.row, question.answer)).fetchone()
             if row is None:
                 return None
             return msgspec.structs.replace(usage, input_tokens=row[0], output_tokens=row[1]), row[2]
@@ -154,4 +156,4 @@ def question(row: tuple[Any, ...]) -> Question:
     """:param row: :data:`OF_A_QUESTION` of one that is over"""
     number, mine, *names, outcome, started, asked = row[:14]
     usage = msgspec.structs.replace(Usage(*row[14:21]), estimated=bool(row[22]))
-    return Question(*(number, bool(mine), *names, Outcome(outcome), started, asked, usage, row[21]))
+    return Question(*(number, bool(mine), *names, Outcome(outcome), started, asked, usage, row[21], row[23]))

@@ -47,9 +47,13 @@ _SUMS = """
   sum(image_input_tokens * asked), sum(images * asked), sum(milliseconds * asked), sum(characters * asked),
   sum(searches * asked),
   sum(n * (1 - asked)), sum(input_tokens * (1 - asked)), sum(output_tokens * (1 - asked)),
-  sum(cost / 1000000), sum(cost % 1000000), sum(saved / 1000000), sum(saved % 1000000)"""
+  sum(left_out_tokens), sum(shortened_to_tokens),
+  sum(cost / 1000000), sum(cost % 1000000), sum(saved / 1000000), sum(saved % 1000000),
+  sum(prompt_cache_saved / 1000000), sum(prompt_cache_saved % 1000000),
+  sum(prompt_cache_missed / 1000000), sum(prompt_cache_missed % 1000000)"""
 _TOKENS = """input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens,
     audio_input_tokens, audio_output_tokens, cost, saved"""
+_OF_PROMPTS = "left_out_tokens, prompt_cache_saved, prompt_cache_missed"
 
 
 def _units_as_columns() -> str:
@@ -67,7 +71,9 @@ class Line(msgspec.Struct, frozen=True):
     ``group`` has a word for each of what the report is grouped by.  ``attempts`` are calls of an upstream, ``open`` those still under way, ``told`` those whose provider has told
     afterwards what they cost; ``saved_calls`` are those for which none was asked, because the answer was there or on
     its way.  ``sound_milliseconds`` were transcribed or translated, ``characters`` spoken; ``searches`` are those of
-    rerank.  ``cost`` and ``saved_cost`` in 1e-12 US dollars.
+    rerank.  ``shortened_to_tokens`` are the input tokens of prompts that something was left out of, and ``left_out_tokens``
+    those that these would have had more, about.  ``cost`` and ``saved_cost`` in 1e-12 US dollars, and so is what
+    providers' prompt caches have saved, less what these took to write, and could have saved besides.
     """
 
     group: tuple[str, ...]
@@ -91,8 +97,26 @@ class Line(msgspec.Struct, frozen=True):
     saved_calls: int = 0
     saved_input_tokens: int = 0
     saved_output_tokens: int = 0
+    left_out_tokens: int = 0
+    shortened_to_tokens: int = 0
     cost: int = 0
     saved_cost: int = 0
+    prompt_cache_saved: int = 0
+    prompt_cache_missed: int = 0
+
+    @property
+    def shortened_from_tokens(self) -> int:
+        """What the shortened prompts would have had."""
+        return self.shortened_to_tokens + self.left_out_tokens
+
+    @property
+    def cached_share(self) -> float:
+        """Of the input tokens, those that providers have read from their prompt caches, to six places."""
+        return round(self.cached_input_tokens / self.input_tokens, 6) if self.input_tokens else 0.0
+
+
+AMOUNTS = ("cost", "saved_cost", "prompt_cache_saved", "prompt_cache_missed")
+"""Those of a line's fields that are money; they are its last."""
 
 
 def summarize(
@@ -121,29 +145,35 @@ WITH grouped AS (
 )
 SELECT words, {_SUMS} FROM (
   SELECT {group} AS words, 1 AS n, outcome NOT IN ({_SAVING}) AS asked, outcome = '{RESERVED}' AS open,
-    outcome = 'completed' AS completed, estimated, told = {TOLD} AS told, {_TOKENS},
-    image_input_tokens, {_units_as_columns()}
+    outcome = 'completed' AS completed, estimated, told = {TOLD} AS told, {_TOKENS}, {_OF_PROMPTS},
+    input_tokens * (left_out_tokens > 0) AS shortened_to_tokens, image_input_tokens, {_units_as_columns()}
   FROM attempts WHERE started >= ?1 AND started < ?2
   UNION ALL
-  SELECT {folded}, attempts, outcome NOT IN ({_SAVING}), 0, attempts * (outcome = 'completed'), estimated, 0, {_TOKENS},
-    0, 0, 0, 0, 0
+  SELECT {folded}, attempts, outcome NOT IN ({_SAVING}), 0, attempts * (outcome = 'completed'), estimated, 0, {_TOKENS}, {_OF_PROMPTS},
+    shortened_to_tokens, 0, 0, 0, 0, 0
   FROM folded WHERE last_started >= ?1 AND first_started < ?2
   UNION ALL
-  SELECT {group}, calls, 0, 0, 0, 0, 0, input_tokens, output_tokens, 0, 0, 0, 0, 0, 0, saved, 0, 0, 0, 0, 0
+  SELECT {group}, calls, 0, 0, 0, 0, 0, input_tokens, output_tokens, 0, 0, 0, 0, 0, 0, saved, 0, 0, 0, 0, 0, 0, 0, 0, 0
   FROM grouped
 ) GROUP BY words"""  # noqa: S608 - made of the constants above
     lines = [
         Line(
             tuple(msgspec.json.decode(words)),
-            *(*counts, high * 1_000_000 + low, saved_high * 1_000_000 + saved_low),
+            *figures[: -2 * len(AMOUNTS)],
+            *_amounts(figures[-2 * len(AMOUNTS) :]),
         )
-        for words, *counts, high, low, saved_high, saved_low in _rows(path, query, since, until)
+        for words, *figures in _rows(path, query, since, until)
     ]
     dearest = sorted(lines, key=lambda line: (-line.cost, -line.attempts, -line.saved_calls, line.group))
     if "day" not in by:
         return dearest
     day = by.index("day")
     return sorted(dearest, key=lambda line: line.group[day])
+
+
+def _amounts(halves: Sequence[int]) -> Iterable[int]:
+    """Each from its two sums."""
+    return (high * 1_000_000 + low for high, low in zip(halves[::2], halves[1::2], strict=True))
 
 
 def _label(groups: Iterable[str]) -> str:
@@ -154,8 +184,8 @@ def _label(groups: Iterable[str]) -> str:
 class RecordedAttempt(msgspec.Struct, frozen=True):
     """One row: a call of an upstream, or an answer for which none was asked.
 
-    ``started`` is Unix time, ``first_token`` and ``duration`` are seconds after it; ``cost`` and ``saved`` in
-    1e-12 US dollars.
+    ``started`` is Unix time, ``first_token`` and ``duration`` are seconds after it; ``cost``, ``saved`` and
+    what the prompt cache saved or could have in 1e-12 US dollars.
     """
 
     generation: str
@@ -181,6 +211,9 @@ class RecordedAttempt(msgspec.Struct, frozen=True):
     cost: int
     saved: int
     label: str
+    left_out_tokens: int
+    prompt_cache_saved: int
+    prompt_cache_missed: int
 
 
 def attempts_of(path: str | Path, generation: str) -> list[RecordedAttempt]:

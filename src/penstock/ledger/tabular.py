@@ -10,8 +10,10 @@ from collections.abc import Sequence
 import msgspec
 
 from penstock.ledger.prices import UNITS_PER_DOLLAR
-from penstock.ledger.report import Line
+from penstock.ledger.report import AMOUNTS, Line
 
+_AMOUNTS = {name: "saved" if name == "saved_cost" else name for name in AMOUNTS}  # as they are told
+_DERIVED = ("shortened_from_tokens", "cached_share")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how spreadsheets know something to compute
 
 
@@ -32,8 +34,9 @@ def record(line: Line, by: Sequence[str]) -> dict[str, object]:
     """A line with a member for each word of its group; amounts in 1e-12 US dollars."""
     fields: dict[str, object] = msgspec.structs.asdict(line)
     del fields["group"]
-    amounts = {"cost_picousd": fields.pop("cost"), "saved_picousd": fields.pop("saved_cost")}
-    return {**dict(zip(by, line.group, strict=True)), **fields, **amounts}
+    amounts = {f"{_AMOUNTS[name]}_picousd": fields.pop(name) for name in AMOUNTS}
+    derived = {name: getattr(line, name) for name in _DERIVED}
+    return {**dict(zip(by, line.group, strict=True)), **fields, **derived, **amounts}
 
 
 def as_csv(lines: Sequence[Line], by: Sequence[str]) -> str:
@@ -43,15 +46,16 @@ def as_csv(lines: Sequence[Line], by: Sequence[str]) -> str:
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    counts = [name for name in Line.__struct_fields__ if name not in {"group", "cost", "saved_cost"}]
-    writer.writerow([*by, *counts, "cost_usd", "saved_usd"])
+    counts = [name for name in Line.__struct_fields__ if name != "group" and name not in AMOUNTS]
+    writer.writerow([*by, *counts, *_DERIVED, *(f"{_AMOUNTS[name]}_usd" for name in AMOUNTS)])
     for line in lines:
         words = [f"'{word}" if word.startswith(_FORMULA) else word for word in line.group]
-        figures = [getattr(line, name) for name in counts]
-        writer.writerow([*words, *figures, _exactly(line.cost), _exactly(line.saved_cost)])
+        figures = [getattr(line, name) for name in (*counts, *_DERIVED)]
+        amounts = [_exactly(getattr(line, name)) for name in AMOUNTS]
+        writer.writerow([*words, *figures, *amounts])
     return out.getvalue()
 
 
 def _exactly(amount: int) -> str:
-    whole, rest = divmod(amount, UNITS_PER_DOLLAR)
-    return f"{whole}.{rest:012}"
+    whole, rest = divmod(abs(amount), UNITS_PER_DOLLAR)
+    return f"{'-' * (amount < 0)}{whole}.{rest:012}"

@@ -10,8 +10,8 @@ conversation that goes on).  A provider looks for what it has kept no more than 
 agent's turn has more, the end of the prompt before is marked, too.  A beginning that has been seen just now is marked at once; another one
 where experience says so.  What a cache takes, and the shortest beginning that it keeps, is in the price table.
 
-What of a prompt had been sent before within five minutes is counted beside what the provider then says that it read
-from its cache: the difference is money left on the table.
+What of a prompt had been sent before within five minutes, and was long enough to be kept, is counted beside what the
+provider then says that it read from its cache: the difference is money left on the table.
 
 Only for models whose configuration says so; a prompt with marks of its own, or with a key of its own, is left as it is.
 """
@@ -53,10 +53,15 @@ def takes_key(host: str) -> bool:
 
 
 class Advice(msgspec.Struct, frozen=True):
-    """What to do with one prompt; ``repeated`` are the bytes of its beginning that were sent before, just now."""
+    """What to do with one prompt.
+
+    ``repeated`` is the share of its bytes that were sent before, just now, as its beginning; ``least``: tokens of the
+    shortest beginning that the provider keeps.
+    """
 
     marks: Marks = Marks()
-    repeated: int = 0
+    repeated: float = 0.0
+    least: int = 0
     key: str = ""
 
 
@@ -154,10 +159,16 @@ class PromptCare:
             return {}
         return cache_points.marked(fields, parts, advice.marks, keeps_tools=cache_points.keeps_tools(model))
 
-    def repeated(self, call_id: str) -> int:
-        """Tokens of a call's beginning that had been sent before, just in time; about."""
+    def repeated(self, call_id: str, input_tokens: int) -> int:
+        """Tokens of a call's beginning that had been sent before, just in time, and could have been kept; about.
+
+        :param input_tokens: of the whole prompt, as its provider counts
+        """
         advice = self._given.get(call_id)
-        return 0 if advice is None else estimate_tokens(advice.repeated)
+        if advice is None:
+            return 0
+        tokens = int(input_tokens * advice.repeated)
+        return tokens if tokens >= advice.least else 0
 
     def advice(self, call: Call, parts: Parts, terms: CacheTerms) -> Advice:
         """What to do with a prompt; a second attempt at the same call gets the same."""
@@ -211,7 +222,7 @@ class PromptCare:
             key = blake3(start).hexdigest()[:_KEY_CHARACTERS]
             if estimate_tokens(length) < least:
                 key = ""
-        advice = Advice(_marks(marks, last, before, parts), repeated, key)
+        advice = Advice(_marks(marks, last, before, parts), repeated / length if length else 0.0, least, key)
         self._given[call.id] = advice
         if len(self._given) > MAX_CALLS:
             self._given.popitem(last=False)

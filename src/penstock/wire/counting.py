@@ -6,13 +6,15 @@ has nothing like it, and an answer that is right to some ten per cent serves the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from penstock.errors import BadRequest, UpstreamBroken
 from penstock.messages import JSON, Endpoint
 from penstock.wire.members import Members, body_of, encode
 from penstock.wire.not_json import NOT_JSON
-from penstock.wire.usage import estimate_tokens
+from penstock.wire.usage import BYTES_PER_TOKEN, estimate_tokens
 
 # About what one of the largest useful size costs: (width * height) / 750 at 1,092 pixels.
 IMAGE_TOKENS = 1_500
@@ -48,9 +50,22 @@ def prompt_tokens(body: bytes) -> int:
     """
     try:
         asked = msgspec.json.decode(body)
-        return sum(_tokens(asked.get(name)) for name in _READ)
+        return estimate_tokens(sum(size(asked.get(name)) for name in _READ))
     except (*NOT_JSON, AttributeError):
         return estimate_tokens(len(body))
+
+
+def size_of_members(fields: Mapping[str, msgspec.Raw], *, but: str) -> int:
+    """:func:`size` of what a model reads of a request, but for one member; what cannot be read counts by its bytes."""
+    sizes = 0
+    for name in _READ:
+        if name == but or (value := fields.get(name)) is None:
+            continue
+        try:
+            sizes += size(msgspec.json.decode(value))
+        except NOT_JSON:
+            sizes += len(bytes(value))
+    return sizes
 
 
 def estimated_answer(endpoint: Endpoint, body: bytes) -> bytes:
@@ -90,38 +105,40 @@ def told_count(answer: bytes) -> int:
 
 
 def _of_request(asked: Members) -> int:
-    tokens = _tokens(asked.raw("system"))
+    sizes = size(asked.raw("system"))
     for message in asked.objects("messages"):
         message.required_string("role")
         content = message.raw("content")
         if not isinstance(content, str | list):
             where = message.where("content")
             raise BadRequest(f"{where} must be a string or an array", param=where, code="invalid_type")
-        tokens += _tokens(content)
+        sizes += size(content)
     for tool in asked.objects("tools"):
-        tokens += estimate_tokens(len(encode(_all(tool))))
-    return tokens
+        sizes += len(encode(_all(tool)))
+    return estimate_tokens(sizes)
 
 
 def _all(tool: Members) -> JSON:
     return {name: tool.raw(name) for name in ("name", "description", "input_schema")}
 
 
-def _tokens(value: JSON) -> int:
+def size(value: JSON) -> int:
+    """Of a part of a prompt, in bytes of text: four are a token.  Rounded is once, over the whole."""
     if isinstance(value, str):
-        return estimate_tokens(len(value.encode("utf-8", "surrogatepass")))
+        return len(value.encode("utf-8", "surrogatepass"))
     if isinstance(value, list):
-        return sum(map(_tokens, value))
+        return sum(map(size, value))
     if not isinstance(value, dict):
         return 0
     kind = value.get("type")
     if kind in _IMAGES:
-        return IMAGE_TOKENS
+        return IMAGE_TOKENS * BYTES_PER_TOKEN
     if kind == "base64":  # the source of a document
         data = value.get("data")
-        return len(data) * 3 // 4 // PDF_BYTES_PER_TOKEN if isinstance(data, str) else 0
+        pages = len(data) * 3 // 4 // PDF_BYTES_PER_TOKEN if isinstance(data, str) else 0
+        return pages * BYTES_PER_TOKEN
     if kind is None and "source" in value and "format" in value:  # an image or a document, as Converse has it
-        return IMAGE_TOKENS
+        return IMAGE_TOKENS * BYTES_PER_TOKEN
     if kind == "tool_use":
-        return estimate_tokens(len(encode((value.get("name"), value.get("input")))))
-    return sum(_tokens(inner) for name, inner in value.items() if name not in _SILENT)
+        return len(encode((value.get("name"), value.get("input"))))
+    return sum(size(inner) for name, inner in value.items() if name not in _SILENT)

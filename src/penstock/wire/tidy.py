@@ -1,6 +1,6 @@
 """Prompts with less in them: white space, what is said twice, and turns of long ago.
 
-Only what the configuration asks for, and the exact extent is told (:class:`Left`).  A turn that nothing is taken from
+Only what the configuration asks for, and the exact extent is told (:class:`~penstock.wire.prompt_left.Left`).  A turn that nothing is taken from
 keeps its bytes.  What the model has said itself is never changed, nor is anything within a code fence.
 """
 
@@ -14,7 +14,9 @@ import msgspec
 
 from penstock.config.model import PromptConfig
 from penstock.messages import JSON, Endpoint
+from penstock.wire import counting
 from penstock.wire.not_json import NOT_JSON
+from penstock.wire.prompt_left import Left
 from penstock.wire.usage import estimate_tokens
 
 LEAST_REPEATED = 200  # characters of a paragraph that is left out the second time
@@ -31,36 +33,8 @@ _raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _value = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
-
-class Left(msgspec.Struct):
-    """What was left out: bytes of the prompt's JSON, and how many paragraphs and turns."""
-
-    whitespace: int = 0
-    duplicates: int = 0
-    paragraphs: int = 0
-    history: int = 0
-    turns: int = 0
-
-    @property
-    def tokens(self) -> int:
-        """About."""
-        return estimate_tokens(self.whitespace + self.duplicates + self.history)
-
-    def stated(self, body: int) -> bytes:
-        """As a header's value.
-
-        :param body: the bytes of the body as it came
-        """
-        parts = []
-        if self.whitespace:
-            parts.append(b"whitespace;bytes=%d" % self.whitespace)
-        if self.paragraphs:
-            parts.append(b"duplicates;count=%d;bytes=%d" % (self.paragraphs, self.duplicates))
-        if self.turns:
-            parts.append(b"history;count=%d;bytes=%d" % (self.turns, self.history))
-        before = estimate_tokens(body)
-        parts.append(b"tokens;before=%d;after=%d" % (before, max(before - self.tokens, 0)))
-        return b", ".join(parts)
+ENDPOINTS = frozenset(_MEMBER)
+"""Whose prompts anything can be left out of."""
 
 
 def tidied(
@@ -91,6 +65,10 @@ def tidied(
             kept.append(turn)
     if not (left.whitespace or left.paragraphs or left.turns):
         return None
+    texts = left.whitespace + left.duplicates
+    size = counting.size_of_members(fields, but=member) + sum(map(counting.size, decoded)) + texts
+    gone_size = sum(counting.size(decoded[index]) for index in gone)
+    left.before, left.after = estimate_tokens(size), estimate_tokens(size - texts - gone_size)
     return {**fields, member: msgspec.Raw(_encode(kept))}, left
 
 

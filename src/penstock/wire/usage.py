@@ -154,6 +154,7 @@ class _MessageBody(msgspec.Struct):
 # ---- reading ---------------------------------------------------------------------------------------
 
 
+BYTES_PER_TOKEN = 4
 MAX_TOKENS = 2**40  # a larger figure is no count of tokens; taken for one it would spoil every sum
 # Tokens of a part that its provider counts beside the whole, as some do with what a model thought.
 BESIDE = 2**20
@@ -287,7 +288,7 @@ def estimate_tokens(text_bytes: int) -> int:
     About right for English and code with today's vocabularies, too high for nothing that matters; a
     tokeniser would cost a hundred times more and be the wrong one for most upstreams.
     """
-    return -(-text_bytes // 4)
+    return -(-text_bytes // BYTES_PER_TOKEN)
 
 
 def tokens_of_delta(text: str) -> int:

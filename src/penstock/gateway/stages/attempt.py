@@ -24,7 +24,7 @@ _COMPLETED = Outcome.COMPLETED
 def opened(call: Call, generation: Generation, candidate: Candidate, transfer: Transfer) -> Attempt:
     """The ledger row of an attempt that begins; what it may use is reserved."""
     tenant = call.tenant
-    return Attempt(
+    row = Attempt(
         f"{generation.id}/{generation.attempts}",
         generation.id,
         generation.attempts,
@@ -39,6 +39,9 @@ def opened(call: Call, generation: Generation, candidate: Candidate, transfer: T
         Usage(transfer.job.prompt_tokens, call.max_output_tokens or 0, estimated=True),
         label=label_of(call.headers),
     )
+    if call.left_out:
+        row.left_out = call.left_out
+    return row
 
 
 def describe(row: Attempt, transfer: Transfer, failure: BaseException | None, *, continues: bool) -> None:

@@ -15,7 +15,8 @@ from penstock.gateway.stages.route import Router
 from penstock.generation.log import new_id
 from penstock.messages import Call, Endpoint, Headers, Tenant
 from penstock.wire import opaque, prefer, request
-from penstock.wire.tidy import Left, tidied
+from penstock.wire.prompt_left import Left, read_stated
+from penstock.wire.tidy import ENDPOINTS, tidied
 
 # Whose caller may come back for the answer; a response says that by itself, in its body.
 _PROMISED = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.MESSAGES, Endpoint.EMBEDDINGS})
@@ -90,12 +91,20 @@ def named(model: str, version: str) -> str:
     return f"{model}@{version}" if version else model
 
 
+def heed_left_out(call: Call) -> None:
+    """What its caller says that it has left out of the prompt itself, if that can be."""
+    left = read_stated(call.headers[b"penstock-prompt-changed"])
+    if left is not None and call.endpoint in ENDPOINTS:
+        call.left_out = left.tokens
+
+
 def tidy(call: Call, policy: PromptConfig) -> Left | None:
-    """Leave out of the prompt what the configuration says; what that was."""
+    """Leave out of the prompt what the configuration says, and the caller has not; what that was."""
     found = tidied(call.endpoint, call.fields, policy)
     if found is None:
         return None
     fields, left = found
-    call.changed = left.stated(len(call.body))
+    call.changed = left.stated()
+    call.left_out += left.tokens
     call.fields, call.body = fields, request.rewritten(fields, named(call.model, call.version))
     return left

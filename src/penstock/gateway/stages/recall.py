@@ -40,6 +40,7 @@ class Recalled(msgspec.Struct, frozen=True):
     taken: list[Generation]
     fields: dict[str, msgspec.Raw]
     body: bytes
+    left_out: int
 
 
 def recall(call: Call, registry: Registry, most: int) -> Recalled | None:
@@ -61,7 +62,7 @@ def recall(call: Call, registry: Registry, most: int) -> Recalled | None:
                 taken.append(generation)
     if not known:
         return None
-    recalled = Recalled(taken, call.fields, call.body) if taken else None
+    recalled = Recalled(taken, call.fields, call.body, call.left_out) if taken else None
     call.fields = responses.whole(call.fields, known.get)
     call.body = request.rewritten(call.fields, request.read(call.endpoint, call.body).model)
     if len(call.body) > most:
@@ -77,7 +78,8 @@ async def make_sure(call: Call, recalled: Recalled, registry: Registry, stored: 
     for generation in deleted:
         generation.forget()
         registry.delete(generation)
-    call.fields, call.body, call.changed = recalled.fields, recalled.body, b""
+    call.fields, call.body = recalled.fields, recalled.body
+    call.changed, call.left_out = b"", recalled.left_out
     recall(call, registry, most)
 
 

@@ -42,9 +42,10 @@ from penstock.net.clock import Clock
 from penstock.net.exchange import Exchange
 from penstock.traces.spans import MOST_PATH
 from penstock.upstream.ladder import How
+from penstock.upstream.prompt_cache import PromptCare
 from penstock.wire import boundary, counting, problems
-from penstock.wire.tidy import Left
-from penstock.wire.usage import estimate_tokens, usage_in
+from penstock.wire.prompt_left import Left
+from penstock.wire.usage import usage_in
 
 PICO = 1e-12
 _NOTHING = Usage()
@@ -178,7 +179,9 @@ class Recorder:
         self.ledger.note(attempt, answer)
 
     def settled(self, attempt: Attempt, candidate: Candidate, *, stream: bool) -> None:
-        """The attempt has ended; its row is complete but for the cost."""
+        """The attempt has ended; its row is complete but for what it has cost, and what its prompt's cache was worth."""
+        if candidate.care is not None:
+            self._cared(attempt, candidate.care)
         self.ledger.settle(attempt)
         cells = self._cells.get((attempt.upstream, candidate.route))
         if cells is None:
@@ -196,8 +199,6 @@ class Recorder:
             self._used_units(attempt, candidate.route)
         if attempt.cost:
             cells.cost.add(attempt.cost * PICO)
-        if candidate.care is not None:
-            self._cared(attempt, candidate.care.repeated(attempt.generation))
         if attempt.first_token is not None:
             cells.first_token.observe(attempt.first_token)
             if stream and usage.output_tokens > 1 and attempt.duration is not None:
@@ -223,22 +224,23 @@ class Recorder:
 
     def left_out(self, left: Left) -> None:
         """Something was left out of a prompt."""
-        for what, cell in self._left_out.items():
-            cell.add(estimate_tokens(getattr(left, what)))
+        for what, tokens in left.tokens_by_kind.items():
+            self._left_out[what].add(tokens)
 
-    def _cared(self, attempt: Attempt, repeated: int) -> None:
+    def _cared(self, attempt: Attempt, care: PromptCare) -> None:
         """How much of a prompt that had been sent before the provider's cache has kept."""
         usage = attempt.usage
+        repeated = care.repeated(attempt.generation, usage.input_tokens)
         tokens, upstream = self.measures.prompt_tokens, attempt.upstream
         tokens.labels(upstream, "input").add(usage.input_tokens)
-        tokens.labels(upstream, "repeated").add(min(repeated, usage.input_tokens))
+        tokens.labels(upstream, "repeated").add(repeated)
         tokens.labels(upstream, "cached").add(usage.cached_input_tokens)
         tokens.labels(upstream, "written").add(usage.cache_write_tokens)
-        missed = max(min(repeated, usage.input_tokens) - usage.cached_input_tokens, 0)
-        prices, model = self.ledger.prices, attempt.upstream_model
-        fresh = prices.estimate(upstream, model, Usage(missed))
-        kept = prices.estimate(upstream, model, Usage(missed, cached_input_tokens=missed))
-        self.measures.prompt_missed.labels(upstream).add(max(fresh - kept, 0) * PICO)
+        missed = repeated - usage.cached_input_tokens
+        if missed > 0 and not usage.estimated:  # else nobody has told what was kept
+            prices, model = self.ledger.prices, attempt.upstream_model
+            attempt.cache_missed = prices.missed_by_cache(upstream, model, usage, missed)
+        self.measures.prompt_missed.labels(upstream).add(attempt.cache_missed * PICO)
 
     def _bind(self, upstream: str, route: str) -> _Cells:
         if len(self._cells) >= MAX_BOUND:  # of configurations that have been replaced
