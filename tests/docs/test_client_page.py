@@ -23,7 +23,7 @@ def first_cells(section):
     return {name for row in rows for name in re.findall("`(\\w+)`", row)}
 
 
-@pytest.mark.parametrize(("code", "output"), PAIRS, ids=["sdks", "cache"])
+@pytest.mark.parametrize(("code", "output"), PAIRS, ids=["sdks", "cache", "prompts"])
 def test_an_example_prints_what_it_shows(code, output, gateway):
     assert python(code.text.replace("http://127.0.0.1:8080", gateway.url)) == output.text
 

@@ -20,6 +20,7 @@ from penstock.client._calls import ATTEMPTS_HEADER, Calls, ClientCall
 from penstock.client._coded import Sent
 from penstock.client._home import is_over, of_tasks
 from penstock.client._kept import Keeping, Kept
+from penstock.client._prompts import HEADER as PROMPT_HEADER
 from penstock.client._reading import Cut, HandedOver, NotReproduced
 from penstock.client._sockets import KEEP_ALIVE
 from penstock.client._uploading import Outcome, Upload
@@ -38,6 +39,7 @@ _NOT_FOR_RESUMPTION = frozenset(
         "idempotency-key",
         "penstock-deadline",
         "penstock-dictionary",
+        "penstock-prompt-changed",
     }
 )
 _Connect = Callable[[str | None], httpx.AsyncBaseTransport]
@@ -117,11 +119,12 @@ class AsyncTransport(httpx.AsyncBaseTransport):
                     found = await _aside(keeping, keeping.in_file)
                 if found is not None:
                     call.answered_from_cache(found.size)
-                    return httpx.Response(
+                    told = httpx.Response(
                         200, headers=found.headers, stream=httpx.ByteStream(found.body), extensions={}
                     )
+                    return _stated(call, told)
         try:
-            return await self._answered(call, request, keeping)
+            return _stated(call, await self._answered(call, request, keeping))
         except httpx.RequestError as error:
             call.failed(_reason(error))
             raise
@@ -138,6 +141,8 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         if call.key:
             request.headers["Idempotency-Key"] = call.key
         request.headers.pop(ATTEMPTS_HEADER, None)
+        if call.stated:
+            request.headers[PROMPT_HEADER] = call.stated
         while True:
             self._prepare(call, request, timeouts)
             call.attempt()
@@ -586,6 +591,13 @@ async def _told(response: httpx.Response) -> bytes:
                 break
     await response.aclose()
     return bytes(told)
+
+
+def _stated(call: ClientCall, response: httpx.Response) -> httpx.Response:
+    """An answer that says what was left out of its prompt."""
+    if call.left_out is not None:
+        response.headers[PROMPT_HEADER] = call.stated_with(response.headers.get(PROMPT_HEADER))
+    return response
 
 
 def _is_stream(response: httpx.Response) -> bool:

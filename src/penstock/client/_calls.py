@@ -31,7 +31,7 @@ from typing import Final
 from blake3 import blake3
 
 from penstock.cache import keys
-from penstock.client import _clocks
+from penstock.client import _clocks, _prompts
 from penstock.client._blocks import InBlocks, in_blocks
 from penstock.client._breaks import Break
 from penstock.client._clocks import Clocks
@@ -46,6 +46,7 @@ from penstock.errors import BadRequest, Draining
 from penstock.flow.retry import RetryBudget, delay
 from penstock.messages import Call, Endpoint, Tenant
 from penstock.wire import request as wire_request
+from penstock.wire.prompt_left import Left
 
 MOST_REMEMBERED = 1_000  # failed calls whose keys an SDK's retry gets again
 _PATHS: Final = sorted(
@@ -152,6 +153,12 @@ class ClientCall:
         self.calls = calls
         self.endpoint = endpoint
         self.prefix = prefix  # what stands before the operation in the path, such as /v1
+        self.left_out: Left | None = None  # of the prompt, by us
+        given = body
+        rules = calls.options.prompts
+        if rules and (found := _prompts.shortened(rules, endpoint, headers, given)) is not None:
+            body, self.left_out = found
+            calls.counters.add(bytes_saved=max(len(given) - len(body), 0))
         self.body = body
         self.began = calls.now()
         self.peer = best(candidates, self.began)
@@ -172,7 +179,8 @@ class ClientCall:
         self._name = b""
         self.out_of_time = False  # the caller's clock ended it, and not its attempts
         self._coded = CodedBody(body, endpoint, headers, calls.options.upload_above, calls.counters)
-        self.sent = self._coded.plain  # what the request has been given
+        # What the request has been given.
+        self.sent = self._coded.plain if self.left_out is None else Sent(given)
         self._upload: Upload | InBlocks | None = None
         self._blocks_refused = False
         self._confirmed = 0
@@ -254,6 +262,18 @@ class ClientCall:
     def went_out(self) -> None:
         """A piece of a large body did: slowness is no silence."""
         self._clocks.progress = self.calls.now()
+
+    @property
+    def stated(self) -> str:
+        """What was left out of the prompt, as a gateway is told; empty: nothing was."""
+        return "" if self.left_out is None else self.left_out.stated().decode()
+
+    def stated_with(self, told: str | None) -> str:
+        """The same as the application is told.
+
+        :param told: what the gateway says that it has left out of the rest
+        """
+        return "" if self.left_out is None else _prompts.stated(self.left_out, told)
 
     def uploading(self, headers: Mapping[str, str]) -> Upload | InBlocks | None:
         """The body on its way in a form that survives breaks; None: it goes as it is."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from msgspec import structs
 
+from penstock.client import _prompts
 from penstock.client.options import ATTEMPTS, CacheOptions, Options
 from penstock.client.statistics import Notice
 from penstock.config.model import RetryConfig
@@ -47,6 +48,7 @@ def http_client(
     upload_above: int = ...,
     dictionary_bytes: int = ...,
     cache: CacheOptions | None = ...,
+    prompts: Mapping[str, Mapping[str, object]] = ...,
     on_notice: Callable[[Notice], None] | None = ...,
     http2: bool = ...,
     **settings: Any,
@@ -79,11 +81,14 @@ def http_client(*, library: Literal["httpx2", "httpx"] = "httpx2", **settings: A
     :param dictionary_bytes: bodies remembered for each gateway that remembers them too, so that the next one is
         sent as what is new in it (16 MiB); 0: none
     :param cache: answers to keep on this side; none, if not given
+    :param prompts: what is left out of prompts before they are sent, by the model's name or a pattern with ``*``, in the
+        words of the gateway's ``prompt``: ``{"gpt-*": {"whitespace": True, "duplicates": True, "history_tokens": 8000}}``.
+        None is changed, if not given
     :param on_notice: is told what happens to calls
     :param http2: speak HTTP/2 where the server does; wants the package ``h2``
     :param settings: ``verify``, ``cert``, ``limits``, ``proxy``, ``trust_env``, ``transport`` (what the requests are
         sent through), and all that the library's ``Client`` takes besides, such as ``timeout`` and ``headers``
-    :raises ValueError: a gateway's URL is none
+    :raises ValueError: a gateway's URL is none, or ``prompts`` has what there is not
     :raises ImportError: the library is not installed: it comes with the extra ``client``
     """
     return _made(f"_sync_{library}", library, settings)
@@ -106,6 +111,7 @@ def async_http_client(
     upload_above: int = ...,
     dictionary_bytes: int = ...,
     cache: CacheOptions | None = ...,
+    prompts: Mapping[str, Mapping[str, object]] = ...,
     on_notice: Callable[[Notice], None] | None = ...,
     http2: bool = ...,
     **settings: Any,
@@ -131,7 +137,9 @@ def _made(module: str, library: str, settings: dict[str, Any]) -> Any:
     retried = {_RETRY[name]: settings.pop(name) for name in _RETRY if name in settings}
     retry = RetryConfig(**{"attempts": ATTEMPTS, **retried})
     told = {name: settings.pop(name) for name in Options.__struct_fields__ if name in settings}
-    options = Options(retry=retry, **{**told, "gateways": tuple(told.get("gateways", ()))})
+    told["gateways"] = tuple(told.get("gateways", ()))
+    told["prompts"] = _prompts.read_rules(told.get("prompts", {}))
+    options = Options(retry=retry, **told)
     settings.setdefault("timeout", hx.Timeout(SDK_TIMEOUT, connect=SDK_CONNECT_TIMEOUT))
     settings.setdefault("follow_redirects", True)
     limits = settings.pop("limits", None) or hx.Limits(

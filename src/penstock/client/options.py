@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +10,7 @@ import msgspec
 
 from penstock.cache.neighbours import Function
 from penstock.client.statistics import Notice
-from penstock.config.model import RetryConfig
+from penstock.config.model import PromptConfig, RetryConfig
 
 ATTEMPTS = 6  # with the delays of RetryConfig these are spread over some eight seconds
 
@@ -56,6 +56,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     :param dictionary_bytes: bodies remembered for each gateway that remembers them too, so that the next one is
         sent as what is new in it; 0: none
     :param cache: None: nothing is kept
+    :param prompts: what is left out of prompts, by the model's name or pattern
     :param on_notice: is told what happens to calls, in the thread or task of the call; what it raises is logged
     """
 
@@ -69,4 +70,5 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     upload_above: int = 1_000_000
     dictionary_bytes: int = 16 << 20
     cache: CacheOptions | None = None
+    prompts: Mapping[str, PromptConfig] = {}
     on_notice: Callable[[Notice], None] | None = None
