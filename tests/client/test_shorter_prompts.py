@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import penstock
+from penstock.client import _prompts
 from penstock.client._calls import Calls
 from penstock.client._prompts import read_rules, shortened, stated
 from penstock.client.options import Options
@@ -354,10 +355,10 @@ def test_what_is_no_prompt_is_left_alone(endpoint, headers, content):
     assert shortened(read_rules({"*": RULES}), endpoint, headers, content) is None
 
 
-def test_a_call_without_rules_is_not_looked_at():
-    options = Options()
-    call = Calls(options).begin("POST", "http", "x", "/v1/chat/completions", {}, b"not JSON")
-    assert (call.body, call.stated) == (b"not JSON", "")
+def test_a_call_without_rules_is_not_looked_at(monkeypatch):
+    monkeypatch.setattr(_prompts, "shortened", None)
+    call = Calls(Options()).begin("POST", "http", "x", "/v1/chat/completions", {}, body(TWICE))
+    assert (call.body, call.stated) == (body(TWICE), "")
 
 
 def test_a_gateway_that_says_what_cannot_be_changes_nothing_of_what_we_say():

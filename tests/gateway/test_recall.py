@@ -2,8 +2,10 @@
 
 import json
 import re
+from unittest.mock import AsyncMock, Mock
 
 import pytest
+from gateway_doubles import a_call
 from serving import (
     COMPLETION,
     DONE,
@@ -19,6 +21,8 @@ from serving import (
 
 from penstock.config.keys import hash_key
 from penstock.config.model import GenerationsConfig, KeyConfig, ListenerConfig
+from penstock.gateway.stages import recall
+from penstock.messages import Endpoint
 from penstock.testing import ScriptedUpstream, Step
 
 ANSWER = [Step.REQUEST, plain(COMPLETION)]
@@ -119,3 +123,13 @@ def test_who_may_have_reached_the_wrong_worker_is_told_what_would_help():
     assert "another worker may have it" in missing
     assert "generations.durability" in missing
     assert "another" not in served(ANSWER, test)[0][1]
+
+
+def test_a_prompt_that_is_put_back_is_as_its_caller_left_it():
+    """Another process has deleted what it was made of, which is known only later."""
+    asked = a_call(Endpoint.RESPONSES, b'{"model":"m","input":"hi"}')
+    recalled = recall.Recalled([Mock()], asked.fields, asked.body, left_out=7)
+    asked.changed, asked.left_out, asked.body = b"history;count=1", 40, b"something else"
+    stored = Mock(has=AsyncMock(return_value=False))
+    on_uvloop(lambda: recall.make_sure(asked, recalled, Mock(), stored, 1_000))
+    assert (asked.changed, asked.left_out, asked.body) == (b"", 7, recalled.body)

@@ -1,5 +1,6 @@
 import itertools
 
+import msgspec
 import pytest
 from gateway_doubles import FakeExchange, Lines, a_call, a_generation
 
@@ -18,7 +19,7 @@ from penstock.gateway.stages.record import (
     Recorder,
 )
 from penstock.ledger.ledger import Ledger
-from penstock.ledger.prices import PriceTable
+from penstock.ledger.prices import Price, PriceTable
 from penstock.logs import RequestLog
 from penstock.messages import Attempt, Endpoint, Outcome, Tenant, Usage
 from penstock.metrics import Registry
@@ -103,6 +104,31 @@ def test_a_settled_attempt_is_in_the_ledger_and_in_the_metrics(recorder):
     assert counted(recorder.measures.cost) == {("up", "m*"): pytest.approx(310e-6)}
     assert counted(recorder.measures.first_token) == {("up",): 1}
     assert recorder.measures.between.labels("up").sum == pytest.approx(0.1)  # ten gaps in a second
+
+
+class Care:
+    """A provider could have kept 80 tokens."""
+
+    def repeated(self, call_id, input_tokens):
+        return min(80, input_tokens)
+
+
+def test_what_a_prompt_cache_could_have_saved_is_in_the_row_and_in_the_metrics(recorder):
+    table = PriceTable([Price(models=("dear",), input=2, cached_input=1, output=10)])
+    recorder.ledger.use_prices(table)
+    cared = msgspec.structs.replace(candidate(), care=Care())
+    for usage, missed in (
+        (Usage(100, 11, cached_input_tokens=30), 50),
+        (Usage(100, 11, cached_input_tokens=90), 0),
+        (Usage(100, 11, estimated=True), 0),  # nobody has told what was kept
+        (Usage(), 0),
+    ):
+        one = settle(recorder, cared, usage=usage)
+        assert one.cache_missed == missed * 10**6
+        assert one.cache_saved == usage.cached_input_tokens * 10**6
+    totals = recorder.ledger.totals()[Outcome.COMPLETED]
+    assert (totals.prompt_cache_missed, totals.prompt_cache_saved) == (50 * 10**6, 120 * 10**6)
+    assert counted(recorder.measures.prompt_missed) == {("up",): pytest.approx(50e-6)}
 
 
 def test_figures_that_cannot_be_are_counted_and_told_of_once_a_minute(recorder, caplog):

@@ -79,20 +79,22 @@ def test_what_was_estimated_and_has_an_id_is_a_question_and_nothing_else_is(path
 
 def test_what_the_provider_tells_takes_the_place_of_the_estimate_once(path, open_ledger):
     store = open_ledger()
-    one = guessed()
+    one = guessed(left_out=5, cache_saved=2)
     settle(store, one)
     questions = Questions(path, store.token)
     (question,) = questions.take(9, BEGAN)
+    assert question.cache_saved == 2
     assert questions.answer(question, BILLED, 24, 6)
     assert not questions.answer(question, Usage(1, 1), 1, 0)
     told = "SELECT input_tokens, output_tokens, cached_input_tokens, reasoning_tokens, cost, estimated, told"
-    assert query(path, told + " FROM attempts") == [(10, 7, 4, 3, 24, 0, 1)]
+    told += ", prompt_cache_saved, left_out_tokens"
+    assert query(path, told + " FROM attempts") == [(10, 7, 4, 3, 24, 0, 1, 6, 5)]
     assert questions.take(9, BEGAN + PATIENCE) == []
     # A transaction of which nobody knew whether it held is written once more.
     store.close()
     with opened(path, store.token) as file:
         file.write([], [one])
-    assert query(path, told + " FROM attempts") == [(10, 7, 4, 3, 24, 0, 1)]
+    assert query(path, told + " FROM attempts") == [(10, 7, 4, 3, 24, 0, 1, 6, 5)]
     line = total(summarize(path))
     assert (line.attempts, line.told, line.estimated, line.output_tokens, line.cost) == (1, 1, 0, 7, 24)
 
@@ -243,3 +245,17 @@ def test_what_was_told_stays_when_the_dead_processs_own_rows_come_to_light(path,
     with opened(path, "of a test") as file:
         file.recovery._count_once(99, ended(attempt(generation="gen_x"), Outcome.PARTIAL, Usage(9, 3)))
     assert query(path, "SELECT output_tokens, told FROM attempts") == [(7, 1)]
+
+
+def test_what_a_prompt_cache_has_saved_is_not_told_of_the_rest_of_an_answer(path):
+    """Which is an estimate: what was cached of it nobody knows."""
+    died = guessed(generation="gen_x", error=PROCESS_DIED, duration=9.0, cache_saved=5, cache_missed=6)
+    died.usage, died.row = Usage(9, 7, cached_input_tokens=4), 1
+    with opened(path, "0123456789abcdef") as file:
+        file.write([], [died])
+        shown = (
+            "SELECT output_tokens, cached_input_tokens, prompt_cache_saved, prompt_cache_missed FROM attempts"
+        )
+        assert query(path, shown) == [(7, 4, 5, 6)]
+        file.recovery._count_once(99, ended(attempt(generation="gen_x"), Outcome.PARTIAL, Usage(9, 3)))
+    assert query(path, shown) == [(4, 0, 0, 0)]

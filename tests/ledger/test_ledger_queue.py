@@ -8,6 +8,7 @@ import pytest
 from ledger_attempts import attempt, ended
 
 from penstock.ledger import _queue
+from penstock.ledger._mended import mended
 from penstock.ledger._queue import NotAQueue, RowQueue, inherit, queue_path, queues_beside
 from penstock.messages import Attempt, Outcome, Usage
 
@@ -66,6 +67,11 @@ def test_what_was_put_down_is_found_when_its_process_is_no_more(path):
     die(queue)
     found = left(path)
     assert [same(*pair) for pair in zip(found, (opened, settled), strict=True)] == [True, True]
+
+
+def test_mending_leaves_alone_what_a_prompt_cache_has_cost():
+    one = mended(attempt(cache_saved=-4, cache_missed=-4, left_out=2**70))
+    assert (one.cache_saved, one.cache_missed, one.left_out) == (-4, 0, 2**63 - 1)
 
 
 def test_a_row_of_a_process_that_knew_nothing_of_prompts_is_read(path, monkeypatch):

@@ -801,9 +801,10 @@ def test_log_records_name_the_store(make_store, tmp_path, caplog):
 
 
 def test_statement_parameters_fit_every_sqlite():
-    assert len(_rows.COMMON) + _rows.ROWS_PER_STATEMENT * len(_rows.OWN) <= 999
+    own = len(_rows.OWN) + len(_rows.OF_PROMPT)
+    assert len(_rows.COMMON) + _rows.ROWS_PER_STATEMENT * own <= 999
     columns = len(_rows.COMMON) + len(_rows.OWN) + len(_schema.OF_QUESTIONS)
-    columns += len(_schema.OF_FEW) + len(_schema.OF_PROMPTS)
+    columns += len(_schema.OF_FEW) + len(_rows.OF_PROMPT)
     assert _schema.ATTEMPTS.count("\n  ") == columns
 
 

@@ -50,6 +50,16 @@ def test_a_beginning_is_marked_when_it_comes_again():
     assert 9_900 < care.repeated < 10_000
 
 
+def test_what_is_too_short_to_be_kept_is_not_counted():
+    care = Care()
+    care.ask("one")
+    care.ask("two")
+    whole = care.care.repeated(care.call.id, 1_100)
+    assert 1_080 < whole < 1_100  # nearly all of it is the system prompt
+    assert care.care.repeated(care.call.id, 1_024) == 0
+    assert Care(min_tokens=2_000).care.repeated("gen_unknown", 9_999) == 0
+
+
 def test_a_beginning_that_comes_too_late_is_not():
     care = Care()
     care.ask("one")

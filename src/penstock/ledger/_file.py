@@ -28,10 +28,10 @@ from penstock.ledger._rows import (
     Fold,
     Values,
     fold_row,
-    is_of_few,
     of_few,
     reserved_row,
     settled_row,
+    settled_row_of_prompt,
     upsert,
 )
 from penstock.ledger._savings import forget_savings, write_savings
@@ -121,22 +121,24 @@ class LedgerFile:
                 [(attempt.answer[:MAX_NAME], base + row) for row, attempt in noted],
             )
             rows: list[tuple[Values, Values]] = []
-            few: list[tuple[int, ...]] = []
+            of_prompt: list[tuple[Values, Values]] = []
+            few: list[tuple[int, int, int]] = []
             saved: list[Attempt] = []
             for attempt in self._turns.over(settled):
                 row = attempt.row
                 if row < 0:
                     saved.append(attempt)
                     continue
-                if is_of_few(attempt):
+                if attempt.usage.units or attempt.usage.image_input_tokens:
                     few.append(of_few(base + row, attempt))
                 if attempt.error == PROCESS_DIED:
-                    self._write_rows(rows, settled=True)  # one may be of the same answer
-                    rows.clear()
+                    self._write_settled(rows, of_prompt)  # one may be of the same answer
                     self.recovery.write_taken_over(self.boot, base + row, attempt)
+                elif attempt.cache_saved or attempt.left_out or attempt.cache_missed:
+                    of_prompt.append(settled_row_of_prompt(self.boot, base + row, attempt))
                 else:
                     rows.append(settled_row(self.boot, base + row, attempt))
-            self._write_rows(rows, settled=True)
+            self._write_settled(rows, of_prompt)
             if few:
                 self._db.executemany(WRITE_FEW, few)
             if saved:
@@ -204,7 +206,18 @@ class LedgerFile:
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
-    def _write_rows(self, rows: Iterable[tuple[Values, Values]], *, settled: bool) -> None:
+    def _write_settled(
+        self, rows: list[tuple[Values, Values]], of_prompt: list[tuple[Values, Values]]
+    ) -> None:
+        """And forget them."""
+        self._write_rows(rows, settled=True)
+        self._write_rows(of_prompt, settled=True, of_prompt=True)
+        rows.clear()
+        of_prompt.clear()
+
+    def _write_rows(
+        self, rows: Iterable[tuple[Values, Values]], *, settled: bool, of_prompt: bool = False
+    ) -> None:
         """Those that are alike by the statement: each is one stretch without the interpreter's lock, and between two of
         them the event loop waits for us but shortly.
         """
@@ -215,7 +228,8 @@ class LedgerFile:
             for start in range(0, len(owns), ROWS_PER_STATEMENT):
                 self._turns.give_way()
                 some = owns[start : start + ROWS_PER_STATEMENT]
-                self._db.execute(upsert(len(some), settled=settled), (*common, *chain.from_iterable(some)))
+                statement = upsert(len(some), settled=settled, of_prompt=of_prompt)
+                self._db.execute(statement, (*common, *chain.from_iterable(some)))
 
     def __repr__(self) -> str:
         return f"<LedgerFile {self.path}, boot {self.boot}>"

@@ -21,7 +21,15 @@ import msgspec
 
 from penstock.ledger._mended import MAX_NAME, UNWRITABLE, mended
 from penstock.ledger._queue import DeadQueue, NotAQueue, inherit, queue_path, queues_beside
-from penstock.ledger._rows import NOTE, WRITE_FEW, Values, of_few, reserved_row, settled_row, upsert
+from penstock.ledger._rows import (
+    NOTE,
+    WRITE_FEW,
+    Values,
+    of_few,
+    reserved_row,
+    settled_row_of_prompt,
+    upsert,
+)
 from penstock.ledger._savings import write_savings
 from penstock.ledger._schema import BOOT_SHIFT, RESERVED, TOLD
 from penstock.messages import PROCESS_DIED, SAVING, Attempt, Outcome, Usage
@@ -31,7 +39,7 @@ _SAVING = frozenset(outcome.value for outcome in SAVING)
 
 # A settled row of a dead process: new, or in the place of one that was open.  One that is there is left alone.
 _RECOVER = (
-    upsert(1, settled=True)
+    upsert(1, settled=True, of_prompt=True)
     + f" AND (attempts.outcome = '{RESERVED}' OR attempts.outcome = 'partial' AND attempts.error = '{PROCESS_DIED}')"
 )
 # Rows about an answer of a dead process, by who took it over; their duration is the time until then.
@@ -155,8 +163,8 @@ class Recovery:
         if rest is None:
             self._db.execute("DELETE FROM attempts WHERE row = ?", (row,))
         else:
-            common, own = settled_row(boot, row, rest)
-            self._db.execute(upsert(1, settled=True), common + own)
+            common, own = settled_row_of_prompt(boot, row, rest)
+            self._db.execute(upsert(1, settled=True, of_prompt=True), common + own)
             until = math.inf if attempt.duration is None else attempt.started + attempt.duration
             orphan = self._db.execute(_ORPHAN, (attempt.generation, until)).fetchone()
             if orphan is not None:
@@ -199,7 +207,8 @@ class Recovery:
             return None
         share = left / usage.output_tokens
         rest = Usage(usage.input_tokens + booked, left, estimated=True)
-        return msgspec.structs.replace(attempt, usage=rest, cost=int(attempt.cost * share))
+        cost = int(attempt.cost * share)
+        return msgspec.structs.replace(attempt, usage=rest, cost=cost, cache_saved=0, cache_missed=0)
 
     def _enter(self, boot: int, records: list[tuple[int, Attempt]]) -> None:
         (summed,) = self._db.execute(
@@ -226,7 +235,7 @@ class Recovery:
         for row, attempt in settled.items():
             if attempt.error == PROCESS_DIED:
                 self.write_taken_over(boot, base + row, attempt)
-            elif self._enter_row(_RECOVER, settled_row, boot, base + row, attempt):
+            elif self._enter_row(_RECOVER, settled_row_of_prompt, boot, base + row, attempt):
                 self._db.execute(WRITE_FEW, of_few(base + row, attempt))
                 self.recovered += 1
                 self._count_once(boot, attempt)

@@ -28,11 +28,10 @@ _WHEN_SETTLED = (
     "cached_input_tokens", "cache_write_tokens", "reasoning_tokens", "audio_input_tokens", "audio_output_tokens",
     "estimated", "answer",
 )  # fmt: skip
+# Of rows whose prompts were shortened, or found in a provider's cache, the own ones are more.
+OF_PROMPT = ("left_out_tokens", "prompt_cache_saved", "prompt_cache_missed")
 NOTE = f"UPDATE attempts SET answer = ? WHERE row = ? AND outcome = '{RESERVED}'"  # noqa: S608 - only constants
-WRITE_FEW = f"""
-UPDATE attempts SET image_input_tokens = ?, units = ?, left_out_tokens = ?, prompt_cache_saved = ?,
-  prompt_cache_missed = ?
-WHERE row = ? AND told != {TOLD}"""  # noqa: S608 - only constants
+WRITE_FEW = "UPDATE attempts SET image_input_tokens = ?, units = ? WHERE row = ?"
 WRITE_FOLD = f"INSERT OR REPLACE INTO folded VALUES ({','.join('?' * 21)})"  # noqa: S608 - only marks
 
 
@@ -85,15 +84,20 @@ class Fold(msgspec.Struct):
 
 
 @functools.cache
-def upsert(rows: int, *, settled: bool) -> str:
-    """Its parameters are what the rows have in :data:`COMMON`, then the :data:`OWN` of each."""
-    own = iter(range(len(COMMON) + 1, len(COMMON) + rows * len(OWN) + 1))
-    values = ", ".join("(" + ", ".join(f"?{next(own)}" for _ in OWN) + ")" for _ in range(rows))
-    columns = ", ".join(COMMON + OWN)
+def upsert(rows: int, *, settled: bool, of_prompt: bool = False) -> str:
+    """Its parameters are what the rows have in :data:`COMMON`, then the :data:`OWN` of each.
+
+    :param of_prompt: and its :data:`OF_PROMPT`
+    """
+    more = OF_PROMPT if of_prompt else ()
+    names = OWN + more
+    own = iter(range(len(COMMON) + 1, len(COMMON) + rows * len(names) + 1))
+    values = ", ".join("(" + ", ".join(f"?{next(own)}" for _ in names) + ")" for _ in range(rows))
+    columns = ", ".join(COMMON + names)
     taken = [f"?{place + 1}" for place in range(len(COMMON))] + [
-        f"column{place + 1}" for place in range(len(OWN))
+        f"column{place + 1}" for place in range(len(names))
     ]
-    settle = ", ".join(f"{column} = excluded.{column}" for column in _WHEN_SETTLED)
+    settle = ", ".join(f"{column} = excluded.{column}" for column in _WHEN_SETTLED + more)
     # What the provider has told stays, whatever is written once more.
     conflict = f"UPDATE SET {settle} WHERE attempts.told != {TOLD}" if settled else "NOTHING"
     return (
@@ -136,29 +140,16 @@ def settled_row(boot: int, row: int, attempt: Attempt) -> tuple[Values, Values]:
     )  # fmt: skip
 
 
-def is_of_few(attempt: Attempt) -> bool:
-    """Whether a column that is nought in nearly every row is not in this one."""
-    usage = attempt.usage
-    return bool(
-        usage.units
-        or usage.image_input_tokens
-        or attempt.left_out
-        or attempt.cache_saved
-        or attempt.cache_missed
-    )
+def settled_row_of_prompt(boot: int, row: int, attempt: Attempt) -> tuple[Values, Values]:
+    """The same with the values of :data:`OF_PROMPT` behind the others."""
+    common, own = settled_row(boot, row, attempt)
+    return common, (*own, attempt.left_out, attempt.cache_saved, attempt.cache_missed)
 
 
-def of_few(row: int, attempt: Attempt) -> tuple[int, ...]:
+def of_few(row: int, attempt: Attempt) -> tuple[int, int, int]:
     """For the columns that are nought in nearly every row."""
     usage = attempt.usage
-    return (
-        min(max(usage.image_input_tokens, 0), MAX_INTEGER),
-        min(max(usage.units, 0), MAX_INTEGER),
-        min(max(attempt.left_out, 0), MAX_INTEGER),
-        min(max(attempt.cache_saved, -MAX_INTEGER), MAX_INTEGER),
-        min(max(attempt.cache_missed, 0), MAX_INTEGER),
-        row,
-    )
+    return min(max(usage.image_input_tokens, 0), MAX_INTEGER), min(max(usage.units, 0), MAX_INTEGER), row
 
 
 def fold_row(boot: int, row: int, fold: Fold) -> tuple[object, ...]:
