@@ -47,6 +47,7 @@ NEVER = {
     "nesting without end": b'{"model":"m","messages":[],"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
     "nesting that is not closed": b'{"model":"m","messages":' + b"[" * 100_000,
     "objects without end": b'{"model":"m","messages":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_001,
+    "half a pair": b'{"model":"m","messages":["\\ud800"]}',
     "a name that is no UTF-8": b'{"model":"m","messages":[],"\xff":1}',
     "two bodies": b'{"model":"m","messages":["a"]}{"model":"m","messages":["b"]}',
     "a number that is none": b'{"model":"m","messages":[],"n":NaN}',
