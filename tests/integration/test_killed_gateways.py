@@ -7,70 +7,25 @@ tokens, the first time.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 import json
-import os
-import signal
 from collections import Counter
 
-import httpx2
 import pytest
 from gateway_books import billed, ledger_rows, settled_bill, tokens
+from killing import PAIRS, TOKENS, Caller, expected, killed_and_read
 
-from penstock.testing import (
-    GatewayProcess,
-    RedisServer,
-    ScriptedUpstream,
-    SimulatorProcess,
-    Step,
-    expected_text,
-)
-from waiting import until
+from penstock.testing import ScriptedUpstream, SimulatorProcess, Step
 
-TOKENS = 12
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 STREAM_END = b"0\r\n\r\n"
 CHUNK = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-LEASE = 3.0  # seconds: a gateway that a busy machine holds up must not be taken for dead
-PATIENCE = 60.0  # seconds: a start, a lease, and a machine that has other things to do
 
 
-@pytest.fixture(params=["disk", "shared"])
+@pytest.fixture(params=PAIRS)
 def pair_of(request, tmp_path):
     """Makes the gateway that will be killed, and the one that callers find then: itself restarted, or a replica."""
-
-    @contextlib.contextmanager
-    def disk(url):
-        config = configured(url, tmp_path, durability="disk", path=str(tmp_path / "generations.sqlite"))
-        with GatewayProcess(config, tmp_path) as gateway:
-            yield gateway, gateway
-
-    @contextlib.contextmanager
-    def shared(url):
-        with RedisServer() as redis, contextlib.ExitStack() as stack:
-            folders = [tmp_path / name for name in ("here", "there")]
-            for folder in folders:
-                folder.mkdir()
-            here, there = (
-                GatewayProcess(configured(url, folder, durability="shared", redis=redis.url), folder)
-                for folder in folders
-            )
-            stack.enter_context(there)
-            stack.callback(here.stop)  # it was killed
-            yield here.start(), there
-
-    return disk if request.param == "disk" else shared
-
-
-def configured(url, folder, **generations):
-    return {
-        "workers": 1,
-        "drain_timeout": 0.1,
-        "upstreams": {"sim": {"kind": "sim", "base_url": url, "running_usage": True}},
-        "models": {"*": {"candidates": [{"upstream": "sim"}], "grace": 60}},
-        "generations": {"lease": LEASE, **generations},
-        "ledger": {"path": str(folder / "ledger.sqlite")},
-    }
+    return functools.partial(PAIRS[request.param], folder=tmp_path)
 
 
 def chunked(data):
@@ -88,119 +43,10 @@ def delta(text, finish=None):
 DONE = chunked(b"data: [DONE]\n\n")
 
 
-class Caller:
-    """Reads one stream, over as many connections as it takes."""
-
-    def __init__(self, prompt, model, **more):
-        self.body = {
-            "model": model,
-            "max_tokens": TOKENS,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "messages": [{"role": "user", "content": prompt}],
-            **more,
-        }
-        self.generation = ""
-        self.frames = {}  # by index
-        self.done = False
-        self.breaks = 0
-
-    @property
-    def last(self):
-        return max(self.frames, default=-1)
-
-    @property
-    def text(self):
-        return "".join(choice["delta"].get("content") or "" for choice in self._choices())
-
-    @property
-    def reasons(self):
-        return [choice["finish_reason"] for choice in self._choices()]
-
-    def _choices(self):
-        chunks = [
-            json.loads(frame.split(b"data: ", 1)[1])
-            for frame in self.frames.values()
-            if b"[DONE]" not in frame
-        ]
-        return [choice for chunk in chunks for choice in chunk["choices"]]
-
-    async def ask(self, client, url):
-        async with client.stream("POST", url + "/v1/chat/completions", json=self.body) as answer:
-            assert answer.status_code == 200, await answer.aread()
-            self.generation = answer.headers["penstock-generation"]
-            await self._read(answer)
-
-    async def come_back(self, client, url):
-        headers = {"last-event-id": str(self.last)} if self.frames else {}
-        async with client.stream(
-            "GET", f"{url}/v1/generations/{self.generation}/events", headers=headers
-        ) as answer:
-            if answer.status_code == 204:
-                self.done = True
-                return
-            assert answer.status_code == 200, await answer.aread()
-            await self._read(answer)
-
-    async def _read(self, answer):
-        buffer = b""
-        async for piece in answer.aiter_raw():
-            buffer += piece
-            *frames, buffer = buffer.split(b"\n\n")
-            for frame in frames:
-                if frame.startswith(b"id: "):
-                    index = int(frame.split(b"\n")[0][4:])
-                    assert index == self.last + 1, "nothing twice, nothing left out"
-                    self.frames[index] = frame
-                    self.done = b"[DONE]" in frame
-
-    async def until_done(self, client, here, there):
-        try:
-            await self.ask(client, here)
-        except httpx2.HTTPError:
-            self.breaks += 1
-        async with asyncio.timeout(PATIENCE):
-            while not self.done:
-                try:
-                    await self.come_back(client, there)
-                except httpx2.HTTPError:  # nobody is there yet
-                    await asyncio.sleep(0.05)
-        return self
-
-
 def hand_over(gateway, *, whole):
     """Tell it to go; its answers do not end in the time that it is given."""
     assert whole, "with one machine's file, nobody else would be there"
     gateway.terminate()
-
-
-def kill(gateway, *, whole):
-    """-9, to its worker, or to its supervisor as well."""
-    pids = [pid for pid in gateway.worker_pids() if pid is not None]
-    if whole:
-        os.kill(gateway.pid, signal.SIGKILL)
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-
-
-async def killed_and_read(pair, callers, begun, end=kill, *, patience=30):
-    """All callers ask; once ``begun()`` holds, the gateway is ended, and they come back until they have all.
-
-    :param patience: seconds of silence after which they come back
-    :returns: each stream as somebody reads it who was never cut
-    """
-    here, there = pair
-    whole = [Caller("", "") for _ in callers]
-    limits = httpx2.Limits(max_connections=100)
-    async with httpx2.AsyncClient(trust_env=False, timeout=patience, limits=limits) as client:
-        tasks = [asyncio.create_task(caller.until_done(client, here.url, there.url)) for caller in callers]
-        await until(begun)
-        end(here, whole=here is not there)
-        await asyncio.gather(*tasks)
-        for caller, reader in zip(callers, whole, strict=True):
-            reader.generation = caller.generation
-            await reader.come_back(client, there.url)
-    return whole
 
 
 @pytest.mark.slow  # a lease has to run out, and a worker to start
@@ -283,7 +129,3 @@ def test_a_gateway_that_is_killed_at_any_event_sends_each_once(pair_of):
         assert caller.text == "abc"
         assert caller.frames == uncut.frames
         assert [reason for reason in caller.reasons if reason] == ["stop"]
-
-
-def expected(caller, count):
-    return expected_text(caller.body, "/v1/chat/completions", count)

@@ -14,7 +14,7 @@ from collections import Counter
 import httpx2
 import pytest
 from gateway_books import asked, billed, ledger_rows, settled_bill, tokens, wait_until
-from test_killed_gateways import LEASE, PATIENCE, TOKENS, Caller, configured, expected, killed_and_read
+from killing import LEASE, PATIENCE, TOKENS, Caller, configured, expected, killed_and_read
 
 from penstock.testing import GatewayProcess, RedisServer, SimulatorProcess
 from waiting import until
