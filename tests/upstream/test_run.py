@@ -26,7 +26,7 @@ def test_a_run_is_read_on_by_its_name():
     assert run.target == "/v1/responses/resp_1a-B?stream=true&starting_after=0"
     assert run.cancelled_at == "/v1/responses/resp_1a-B/cancel"
     assert "gen_1" in repr(of_generation(b"gen_1"))
-    assert of_generation(b"gen_1").cancelled_at == ""
+    assert of_generation(b"gen_1").cancelled_at == "/v1/generations/gen_1/cancel?unread=true"
 
 
 def test_nothing_is_to_be_had_where_nothing_was_told_or_kept_or_where_it_failed():

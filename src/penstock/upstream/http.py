@@ -192,7 +192,7 @@ class HTTPUpstream:
         )
         if self.forwards and not callers_key:
             job.keyless = True
-        if self._keeps_runs:
+        if self._keeps_runs and call.stream:
             job.keeps_runs = True
         if self.herald is not None:
             job.herald = self.herald
@@ -227,7 +227,12 @@ class HTTPUpstream:
             changes = care.changes(call, job.endpoint, fields, self.name, model, keyed=keyed)
             if changes:
                 body = request.rewritten(fields, model, changes)
-        return self._request(call, job.endpoint, self._paths[job.endpoint], model, body)
+        head, body = self._request(call, job.endpoint, self._paths[job.endpoint], model, body)
+        if job.keeps_runs:  # so it waits for us after a break; a name for each attempt, of which none is another's
+            generation = transfer.generation
+            name = f"{generation.id}-{generation.attempts + 1}"
+            head = b"%bidempotency-key: %b\r\n\r\n" % (head[:-2], name.encode())
+        return head, body
 
     def _asks_in_background(self, call: Call, model: str) -> bool:
         """Whether a streamed response is made where nothing breaks it; never where the caller wants it not kept."""

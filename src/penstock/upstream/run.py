@@ -4,7 +4,8 @@ Two kinds of upstream keep one: OpenAI's Responses API for what was asked in the
 ``sequence_number``; ``GET /v1/responses/{id}?stream=true&starting_after=n``), and another Penstock (frames
 bear an ``id``; ``GET /v1/generations/{id}/events?starting_after=n``).  Reading on is no new call: it is the
 same answer, and is paid for once.  A background response goes on, and is paid for, until it is cancelled
-(``POST /v1/responses/{id}/cancel``).
+(``POST /v1/responses/{id}/cancel``).  A Penstock goes on for some seconds with what was asked with an
+``Idempotency-Key``, and is told if nobody comes back (``POST /v1/generations/{id}/cancel?unread=true``).
 """
 
 from __future__ import annotations
@@ -71,7 +72,11 @@ class Run:
     @property
     def cancelled_at(self) -> str:
         """Where it is told that nobody wants the rest; ``""``: it needs not be told."""
-        return f"{self._path}/cancel" if self._path and not (self._by_id or self.ended) else ""
+        if not self._path or self.ended:
+            return ""
+        if self._by_id:  # it waits for us to come back, as others may who read the same
+            return self._path.removesuffix("/events") + "/cancel?unread=true"
+        return f"{self._path}/cancel"
 
     def note(self, frames: list[bytes]) -> list[bytes]:
         """Frames have come; those that came before the break are left out.
