@@ -188,7 +188,10 @@ async def _with_processes(
             ports = [int(gateway.url.rpartition(":")[2]) for gateway in gateways]
             if len(ports) == 1:
                 ports *= processes
-            return await _bursts(ports, upstream, limits, rounds, seconds, stop)
+            found = await _bursts(ports, upstream, limits, rounds, seconds, stop)
+            if any(figures.other for figures in found):  # nothing else will tell why
+                found[-1].other += [gateway.log[-5_000:] for gateway in gateways]
+            return found
         finally:
             for gateway in gateways:
                 await asyncio.to_thread(gateway.stop)
