@@ -352,6 +352,23 @@ def test_who_reads_an_answer_again_is_told_how_many_seams_it_has(script, seams):
     assert [one.headers.get("penstock-continued") for one in (first, again, rest)] == [None, seams, seams]
 
 
+def test_a_plain_answer_of_a_stream_that_broke_says_so_too():
+    async def main():
+        async with simulated("tps=50,no-prefill,cut-after=9,once") as (gateway, port, simulators):
+            body = body_for(CHAT, temperature=0)
+            streamed = asyncio.ensure_future(call(port, body, CHAT))
+            await until(lambda: any(one.readable > 3 for one in gateway.pipeline.registry))
+            joined = await call(port, {**body, "stream": False}, CHAT)
+            return joined, await streamed, simulators[0].bill.report()["requests"]
+
+    joined, streamed, requests = on_uvloop(main)
+    assert joined.headers["penstock-status"] == "joined"
+    assert joined.headers["penstock-continued"] == "1"
+    assert joined.json()["choices"][0]["message"]["content"] == whole_text(CHAT)
+    assert "penstock-continued" not in streamed.headers
+    assert requests == 2
+
+
 def test_the_retry_budget_holds_for_continuations_too():
     none = RetryConfig(first_delay=0.0, budget_floor=0, budget_ratio=0)
     done = play(CHAT, "cut-after=5", "", retry=none)
