@@ -116,10 +116,10 @@ def test_what_a_provider_tells_afterwards_is_told_without_what_another_ledger_ha
     questions = Questions(path, store.token)
     (question,) = questions.take(1, one.started + 1)
     told = Usage(input_tokens=10, output_tokens=6)
-    usage, cost = questions.answer(question, told, 70)
+    usage, cost = questions.answer(question, told, 70, 0)
     assert (usage.input_tokens, usage.output_tokens, cost) == (1, 2, 30)
     assert row_of(path) == (1, 2, 30)
-    assert questions.answer(question, told, 70) is None
+    assert questions.answer(question, told, 70, 0) is None
 
 
 def test_what_was_taken_is_remembered_for_as_long_as_the_row_is(path, store):
