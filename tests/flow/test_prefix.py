@@ -127,6 +127,20 @@ def test_gateways_agree_on_conversations_below_a_system_prompt_that_all_have():
         assert gateways[1].order(talk(number, 2, before=SYSTEM))[0] == home
 
 
+def test_gateways_leave_a_busy_replica_for_the_same_other_one():
+    rand = random.Random(2)
+    for number in range(40):
+        one, other = Pool(*FOUR), Pool(*FOUR)
+        prompt = talk(number, 20)
+        first, second, *_ = one.order(prompt)
+        for gateway in (one, other):
+            for place in gateway.places:  # some do a little, and each gateway sees another part of that
+                place.standing.begin()
+                tokens = prompt.tokens if place.name == f"{first}/m" else prompt.tokens * rand.random() / 5
+                place.replica.lengthen(tokens, 1, 0.0)
+            assert gateway.order(prompt)[0] == second
+
+
 # ---- the line ----
 
 
@@ -228,6 +242,18 @@ def test_calls_that_wait_for_a_place_show_what_each_call_costs():
             sent.end()
     pool.order(talk(0))
     assert pool.places[0].replica.each == pytest.approx(0.3, rel=0.2)
+
+
+def test_calls_that_seem_to_cost_nothing_cost_a_little():
+    pool = Pool("a", "b")
+    for _ in range(30):
+        calls = [pool.send(talk(1), to="a")[0] for _ in range(8)]
+        pool.now += 20.0
+        for others, sent in enumerate(calls):
+            sent.answered(1.0 - 0.1 * others, 10, None, pool.now)
+            sent.end()
+    pool.order(talk(0))
+    assert pool.places[0].replica.each == EACH
 
 
 def test_no_figures_make_a_rate_that_is_nonsense():

@@ -140,6 +140,24 @@ def test_millions_of_distinct_prompts_and_repeated_blocks_keep_within_the_bytes(
     assert held > MAX_BYTES / 16 * 0.6  # or the figures are not those of what is held
 
 
+def test_partings_are_bounded_by_themselves(monkeypatch):
+    monkeypatch.setattr(prefix_blocks, "_KEPT_PARTINGS", 3)
+    made = record(prompt(9))
+    for at in range(1, 8):  # it is parted from after each of its blocks
+        for i in range(MANY):
+            made.enter(cut([text(9)[: at * BLOCK_BYTES], text(2, f"{at} {i}")], b""), 0.0)
+    commons = {made.common(prompt(9), known) for known in range(10)}
+    assert commons == {0, 5, 6, 7}
+
+
+def test_what_is_sent_again_stays_longer_than_what_came_after_it(monkeypatch):
+    monkeypatch.setattr(prefix_blocks, "_KEPT_BLOCKS", 10)
+    made = record(prompt(4), prompt(4, "b"), prompt(4))
+    made.enter(prompt(5, "c"), 1.0)
+    assert made.known(prompt(4), 1.0) == 4
+    assert made.known(prompt(4, "b"), 1.0) == 1
+
+
 def test_the_first_blocks_of_a_prompt_stay_longest(monkeypatch):
     monkeypatch.setattr(prefix_blocks, "_KEPT_BLOCKS", 10)
     made = record(prompt(6))

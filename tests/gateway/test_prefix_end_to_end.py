@@ -54,23 +54,30 @@ def where(gateway):
     return [row.upstream for row in rows if row.outcome.value == "completed"]
 
 
+async def went(gateway, port, body):
+    """Make a call; who answered it."""
+    before = collections.Counter(where(gateway))
+    await ask(port, body)
+    (name,) = collections.Counter(where(gateway)) - before
+    return name
+
+
 def test_two_gateways_send_all_turns_of_a_conversation_to_the_replica_that_has_it():
     async def main(simulators):
         async with serving(pool(simulators)) as (one, first), serving(pool(simulators)) as (other, second):
-            went = collections.defaultdict(set)
+            seen = collections.defaultdict(set)
             for turns in range(1, 5):
                 for number in range(8):
                     gateway, port = ((one, first), (other, second))[(turns + number) % 2]
-                    before = collections.Counter(where(gateway))
-                    await ask(port, asked(f"talk {number}", turns, stream=bool(number % 3)))
-                    went[number] |= {*(collections.Counter(where(gateway)) - before)}
-            return went
+                    body = asked(f"talk {number}", turns, stream=bool(number % 3))
+                    seen[number].add(await went(gateway, port, body))
+            return seen
 
     with replicas(3) as simulators:
-        went = asyncio.run(main(simulators))
+        seen = asyncio.run(main(simulators))
         bills = [each.bill() for each in simulators]
-    assert [len(upstreams) for upstreams in went.values()] == [1] * 8
-    assert len(set().union(*went.values())) > 1
+    assert [len(upstreams) for upstreams in seen.values()] == [1] * 8
+    assert len(set().union(*seen.values())) > 1
     # Of 1 + 2 + 3 + 4 turns of each conversation 1 + 1 + 1 + 1 were new.
     cached = sum(bill["cached_input_tokens"] for bill in bills)
     assert cached / sum(bill["input_tokens"] for bill in bills) > 0.55
@@ -102,23 +109,20 @@ def test_a_replica_that_leaves_is_done_without_and_gets_its_share_when_it_is_bac
                 await ask(port, asked(f"first {number}"))
             before = collections.Counter(where(gateway))
             simulators[2].stop()
-            for number in range(24):
-                await ask(port, asked(f"first {number}", 2))
-            meanwhile = collections.Counter(where(gateway)) - before
+            meanwhile = [await went(gateway, port, asked(f"first {number}", 2)) for number in range(24)]
             stack.enter_context(SimulatorProcess("--scenario", KEEPS, "--port", str(port_of_last)))
             later[0] = 240.0
-            seen = collections.Counter(where(gateway))
-            for number in range(24):
-                await ask(port, asked(f"second {number}"))
-            return before, meanwhile, collections.Counter(where(gateway)) - seen
+            after = [await went(gateway, port, asked(f"first {number}", 3)) for number in range(24)]
+            new = {await went(gateway, port, asked(f"second {number}")) for number in range(24)}
+            return before, meanwhile, after, new
 
     with replicas(3) as simulators, contextlib.ExitStack() as stack:
         port = int(simulators[2].url.rpartition(":")[2])
-        before, meanwhile, after = asyncio.run(main(simulators, port, stack))
+        before, meanwhile, after, new = asyncio.run(main(simulators, port, stack))
     assert min(before.get(name, 0) for name in ("up0", "up1", "up2")) > 0
     assert set(meanwhile) == {"up0", "up1"}
-    assert sum(meanwhile.values()) == 24
-    assert after["up2"] > 0
+    assert after == meanwhile  # whoever moved is now where its prompt is
+    assert new == {"up0", "up1", "up2"}
 
 
 @pytest.mark.parametrize("salt", ["", "another"])
