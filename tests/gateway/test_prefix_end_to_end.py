@@ -3,13 +3,14 @@
 import asyncio
 import collections
 import contextlib
+import json
 import time
 
 import msgspec
 import pytest
 from serving import call, config, serving
 
-from penstock.config.model import CandidateConfig, ModelConfig, RetryConfig
+from penstock.config.model import CandidateConfig, ConcurrencyConfig, ModelConfig, RetryConfig
 from penstock.net.clock import Clock
 from penstock.testing import SimulatorProcess
 
@@ -22,13 +23,14 @@ def replicas(count, scenario=KEEPS):
         yield [stack.enter_context(SimulatorProcess("--scenario", scenario)) for _ in range(count)]
 
 
-def pool(simulators, strategy="prefix"):
+def pool(simulators, **of_upstream):
     whole = config(
         *(each.url for each in simulators), kind="sim", retry=RetryConfig(attempts=1, first_delay=0.0)
     )
-    candidates = [CandidateConfig(upstream=name) for name in whole.upstreams]
-    model = ModelConfig(candidates=candidates, strategy=strategy)
-    return msgspec.structs.replace(whole, models={"m": model})
+    upstreams = {name: msgspec.structs.replace(each, **of_upstream) for name, each in whole.upstreams.items()}
+    candidates = [CandidateConfig(upstream=name) for name in upstreams]
+    model = ModelConfig(candidates=candidates, strategy="prefix")
+    return msgspec.structs.replace(whole, upstreams=upstreams, models={"m": model})
 
 
 def asked(name, turns=1, *, stream=True):
@@ -83,6 +85,19 @@ def test_two_gateways_send_all_turns_of_a_conversation_to_the_replica_that_has_i
     assert cached / sum(bill["input_tokens"] for bill in bills) > 0.55
 
 
+def test_explain_tells_how_much_of_a_prompt_each_replica_is_taken_to_have():
+    async def main(simulators):
+        async with serving(pool(simulators)) as (gateway, port):
+            name = await went(gateway, port, asked("talk", 2))
+            text = json.dumps(asked("talk", 3)).encode()
+            return name, gateway.explain("/v1/chat/completions", {}, text)["candidates"]
+
+    with replicas(2) as simulators:
+        name, told = asyncio.run(main(simulators))
+    assert [each["upstream"] == name for each in told] == [True, False]
+    assert [each["prefix_tokens"] for each in told] == [1_280, 0]
+
+
 def test_a_hot_prefix_spills_when_the_line_is_longer_than_to_compute_it_elsewhere():
     async def main(simulators):
         async with serving(pool(simulators)) as (gateway, port):
@@ -98,6 +113,20 @@ def test_a_hot_prefix_spills_when_the_line_is_longer_than_to_compute_it_elsewher
         alone, at_once = asyncio.run(main(simulators))
     assert len(alone) == 1
     assert len(at_once) == 3
+
+
+def test_a_replica_with_a_queue_before_it_is_left_for_one_that_has_to_compute_the_prompt():
+    async def main(simulators):
+        one_at_a_time = ConcurrencyConfig(limit=1, adaptive=False)
+        async with serving(pool(simulators, concurrency=one_at_a_time)) as (gateway, port):
+            home = {await went(gateway, port, asked("talk", 2) | {"seed": number}) for number in range(3)}
+            await asyncio.gather(*(ask(port, asked("talk", 2) | {"seed": number}) for number in (3, 4)))
+            return home, set(where(gateway))
+
+    with replicas(2, f"{KEEPS},ttft=400") as simulators:
+        home, at_once = asyncio.run(main(simulators))
+    assert len(home) == 1
+    assert len(at_once) == 2
 
 
 def test_a_replica_that_leaves_is_done_without_and_gets_its_share_when_it_is_back():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from penstock.cache.keys import has_effects, is_deterministic
 from penstock.errors import NotCached, NotFound, PenstockError
 from penstock.flow.gate import Asked, Gate
+from penstock.flow.prefix_blocks import BLOCK_TOKENS
 from penstock.gateway.routes import RELAYED
 from penstock.gateway.stages import attach, join
 from penstock.gateway.stages.authenticate import permit
@@ -275,6 +276,9 @@ def _candidate(candidate: Candidate, call: Call) -> Explained:
         told["capacity"] = "spot"
     if upstream.config.region:
         told["region"] = upstream.config.region
+    if candidate.prompt is not None and upstream.standings is not None:
+        known = upstream.standings.record.known(candidate.prompt, call.received)
+        told["prefix_tokens"] = known * BLOCK_TOKENS
     gate = upstream.gate
     if upstream.departure is not None:
         told["skipped"] = upstream.departure.told(call.received)
