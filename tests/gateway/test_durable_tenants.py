@@ -127,6 +127,48 @@ def test_what_was_cancelled_is_said_to_be_cancelled_in_another_process(durable):
     assert on_uvloop(main) == ("cancelled", None, "cancelled")
 
 
+def test_what_was_cancelled_in_another_process_is_kept_as_cancelled(durable):
+    """As OpenAI does it; and the process that made it tells the same."""
+
+    async def main():
+        go_on, never = asyncio.Event(), asyncio.Event()
+        script = [*BEGUN, go_on, delta("c"), never]
+        async with two([script], durable, keys=KEYS) as ((gateway, here), (other, there), _):
+            made = (await call(here, BACKGROUND, "/v1/responses", headers=OWNER)).json()
+            path = f"/v1/responses/{made['id']}"
+            await until(lambda: any(one.readable >= 2 for one in gateway.pipeline.registry))
+            await call(there, b"", f"{path}/cancel", "POST", OWNER)
+            await until(lambda: not other.pipeline.waiting)  # the store knows
+            go_on.set()
+            await until(lambda: not (gateway.pipeline.productions or gateway.pipeline.waiting))
+            other.pipeline.registry.drop("gen_" + name_of(made))
+            found = [(await call(port, b"", path, "GET", OWNER)).json() for port in (here, there)]
+            foreign = await tried((here, there), name_of(made), FOREIGN)
+            return [(one["status"], one["error"]) for one in found], {status for status, _ in foreign}
+
+    assert on_uvloop(main) == ([("cancelled", None)] * 2, {404})
+
+
+def test_a_response_that_another_process_has_deleted_answers_no_repeated_call(durable):
+    async def main():
+        answers = [Step.REQUEST, plain(COMPLETION)] * 2
+        headers = [*OWNER, "idempotency-key: one"]
+        async with two([answers], durable, keys=KEYS) as ((gateway, here), (_, there), _):
+            first = await call(here, ASKED, "/v1/responses", headers=headers)
+            await stored(gateway)
+            again = await call(here, ASKED, "/v1/responses", headers=headers)
+            await call(there, b"", f"/v1/responses/{first.json()['id']}", "DELETE", OWNER)
+            anew = await call(here, ASKED, "/v1/responses", headers=headers)
+            statuses = [one.headers["penstock-status"] for one in (first, again, anew)]
+            made = [row.outcome for row in rows(gateway)].count(Outcome.COMPLETED)
+            return statuses, first.json()["id"] != anew.json()["id"], made
+
+    statuses, other, made = on_uvloop(main)
+    assert statuses == ["created", "replayed", "created"]
+    assert other
+    assert made == 2
+
+
 def test_nobody_goes_on_from_another_tenant_s_response(durable):
     async def main():
         answer = [Step.REQUEST, plain(COMPLETION)]

@@ -16,6 +16,7 @@ from penstock.generation.store import (
     Bill,
     Booking,
     Claim,
+    End,
     Naming,
     Reason,
     Record,
@@ -247,6 +248,16 @@ class MemoryStore:
 
     async def delete(self, generation_id: str) -> None:
         self._forget(generation_id)
+
+    async def cut(self, generation_id: str, end: End) -> bool:
+        kept = self._kept.get(generation_id)
+        if kept is None or kept.record.state is not State.RUNNING:
+            return False
+        kept.record.state, kept.record.ending = end.state, end.ending
+        kept.record.expires_at = end.expires_at
+        kept.record.epoch += 1
+        self._ended[generation_id] = None
+        return True
 
     async def was_there(self, generation_id: str, tenant: str) -> bool:
         return (generation_id, tenant) in self._gone

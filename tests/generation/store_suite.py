@@ -92,6 +92,29 @@ class StoreSuite:
         finally:
             await store.close()
 
+    # ---- what is ended by another ----
+
+    @with_store
+    async def test_what_anybody_has_cut_has_ended_and_its_producer_is_fenced(self, store):
+        one, over = record(), record()
+        await store.write([begin(one, [b"a"]), begin(over, [b"a"], end())])
+        await store.write([append(one, 1, b"b")])
+        cut = end(failure=FAILED)
+        assert await store.cut(one.id, cut)
+        assert [await store.cut(of, cut) for of in (one.id, over.id, new_id())] == [False] * 3
+        loaded = await store.load(one.id)
+        assert (loaded.state, loaded.ending, loaded.expires_at) == (State.FAILED, cut.ending, LATER)
+        assert loaded.events == 2
+        assert await store.events(one.id, 0, LARGE) == [b"a", b"b"]
+        refused = await store.write([append(one, 2, b"c")])
+        assert refused[one.id].reason is Reason.FENCED
+        assert await store.expired(LATER, 10) == []
+        assert (await store.load(over.id)).state is State.FINISHED
+        statistics = await store.statistics()
+        assert (statistics.generations, statistics.running) == (2, 0)
+        await store.expire(LATER + 1)
+        assert await store.load(one.id) is None
+
     # ---- what is known of what is gone ----
 
     @with_store

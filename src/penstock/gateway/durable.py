@@ -139,6 +139,15 @@ class Durable:
                 return await self._restored(record, keeper)
         return None
 
+    @staticmethod
+    def may_be_deleted(generation: Generation) -> bool:
+        """Whether it is a response that another process may have deleted from the store, which has had all of it."""
+        return (
+            generation.endpoint is Endpoint.RESPONSES
+            and generation.ending is not None
+            and generation.stored  # else the store does not have it yet
+        )
+
     async def has(self, generation: Generation) -> bool:
         """Whether the store still has what it had; where it does not answer, what is here counts."""
         keeper = self.keeper_of(generation.model)
@@ -164,15 +173,18 @@ class Durable:
     def cancel(self, generation: Generation, *, unread: bool) -> None:
         """End what another process produces: it finds out when it stores the next event, which is refused.
 
+        In the store it has ended then, so that every process tells of it as of one that was cancelled there.
+
         :param unread: only if nobody reads it: what its readers there are, only that process knows, and is told
         """
         if unread:
             self._producing.soon(self._dismiss(generation))
             return
-        for keeper in self.keepers.values():
-            keeper.leave(generation)
-        self._producing.soon(self._removed(generation.id))
+        keeper = self.keeper_of(generation.model)
         generation.fail(Cancelled("the call was cancelled"))
+        if keeper is not None:
+            keeper.leave(generation)
+            self._producing.soon(self._cut(generation, keeper))
 
     async def _dismiss(self, generation: Generation) -> None:
         await asyncio.sleep(0)  # who has asked for this is answered first
@@ -185,9 +197,9 @@ class Durable:
     def deserted(self) -> list[Generation]:
         return self._producing.registry.waiting()
 
-    async def _removed(self, generation_id: str) -> None:
-        with contextlib.suppress(Overloaded):
-            await self.delete(generation_id)
+    async def _cut(self, generation: Generation, keeper: Keeper) -> None:
+        with contextlib.suppress(StoreUnavailable):
+            await keeper.cut(generation)
 
     async def delete(self, generation_id: str) -> None:
         """Remove it from the stores.

@@ -189,12 +189,26 @@ class Pipeline:
     def _find_whole(self, exchange: Exchange, call: Call) -> None:
         """The same, of a call that names no other any more."""
         generation = attach.find(call, self.registry, call.received)
+        durable = self.durable
         if generation is not None:
-            self._attach(exchange, call, generation)
-        elif self.durable is not None and self.durable.may_know(call):
-            self.soon(self._waiting_for(self._find_stored(exchange, call, self.durable), exchange, call))
+            if durable is not None and durable.may_be_deleted(generation):
+                doing = self._attach_kept(exchange, call, generation, durable)
+                self.soon(self._waiting_for(doing, exchange, call))
+            else:
+                self._attach(exchange, call, generation)
+        elif durable is not None and durable.may_know(call):
+            self.soon(self._waiting_for(self._find_stored(exchange, call, durable), exchange, call))
         else:
             self._look_up(exchange, call)
+
+    async def _attach_kept(
+        self, exchange: Exchange, call: Call, generation: Generation, durable: Durable
+    ) -> None:
+        if await durable.has(generation):
+            self._attach(exchange, call, generation)
+        else:
+            self.registry.delete(generation)
+            self._find_whole(exchange, call)
 
     def _attach(self, exchange: Exchange, call: Call, generation: Generation) -> None:
         self._show(exchange, call, generation, b"attached" if generation.ending is None else b"replayed")

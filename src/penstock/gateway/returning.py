@@ -35,13 +35,7 @@ class Returning:
         durable = self._pipeline.durable
         if durable is not None and (generation is None or durable.is_elsewhere(generation)):
             self._pipeline.soon(self._resume_stored(exchange, asked, tenant, durable))
-        elif (
-            durable is not None
-            and generation is not None
-            and generation.endpoint is Endpoint.RESPONSES
-            and generation.ending is not None
-            and generation.stored  # else the store does not have it yet
-        ):
+        elif durable is not None and generation is not None and durable.may_be_deleted(generation):
             self._pipeline.soon(self._resume_kept(exchange, asked, tenant, generation, durable))
         else:
             self._resume(exchange, asked, tenant, generation)

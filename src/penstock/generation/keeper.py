@@ -29,6 +29,7 @@ from penstock.generation.log import Generation, State
 from penstock.generation.store import (
     Bill,
     Claim,
+    End,
     Naming,
     Record,
     Store,
@@ -37,7 +38,7 @@ from penstock.generation.store import (
     new_owner,
     trouble_at,
 )
-from penstock.generation.written import Name, Written, end
+from penstock.generation.written import Name, Written, end, ending_of
 from penstock.messages import Call, Event
 from penstock.net.clock import Clock
 
@@ -473,6 +474,14 @@ class Keeper:
     async def is_attended(self, generation_id: str) -> bool:
         """Whether another process has a reader of this generation."""
         return await self._is_said(_readers_of(generation_id))
+
+    async def cut(self, generation: Generation) -> None:
+        """Store the end of what another process produces.
+
+        :raises StoreUnavailable: the store does not answer in time
+        """
+        how = End(ending_of(generation), self.now() + self._kept_for)
+        await _within(READ_BUDGET, self.store.cut(generation.id, how))
 
     async def dismiss(self, generation_id: str) -> None:
         """A caller will not come back for what another process produces, and nobody reads it here."""

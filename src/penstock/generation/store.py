@@ -338,6 +338,12 @@ class Store(Protocol):
     async def delete(self, generation_id: str) -> None:
         """Forget it, running or not; what its producer still writes is refused."""
 
+    async def cut(self, generation_id: str, end: End) -> bool:
+        """End a running one, whoever owns it; its epoch grows, so what its producer still writes is refused.
+
+        :returns: whether it ran
+        """
+
     async def was_there(self, generation_id: str, tenant: str) -> bool:
         """Whether this tenant had such a generation, which is gone by now.
 

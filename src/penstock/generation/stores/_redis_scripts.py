@@ -124,6 +124,18 @@ if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], 'bill', ARGV[2]) end
 return 1
 """
 
+CUT = b"""
+-- KEYS: record and events.  ARGV: state, ending, expires_at, native expiry.
+-- Returns its size and its owner, or false if it did not run.
+local stored = redis.call('HMGET', KEYS[1], 'state', 'size', 'owner')
+if stored[1] ~= 'running' then return false end
+redis.call('HSET', KEYS[1], 'state', ARGV[1], 'ending', ARGV[2], 'expires_at', ARGV[3])
+redis.call('HINCRBY', KEYS[1], 'epoch', 1)
+redis.call('PEXPIREAT', KEYS[1], ARGV[4])
+redis.call('PEXPIREAT', KEYS[2], ARGV[4])
+return {stored[2], stored[3]}
+"""
+
 CLAIM = b"""
 -- KEYS: claim.  ARGV: now, instead_of, generation, fingerprint, until, native expiry.
 -- Returns whose it is, its fingerprint and until when, or false if it is the given one's now.
@@ -179,4 +191,4 @@ TIME = b"""
 return redis.call('TIME')
 """
 
-ALL = (TIME, WRITE, APPEND, READ, TAKE_OVER, REMOVE_DEAD, RELEASE, CLAIM, COUNT_IN, COUNT_OUT, LET_GO)
+ALL = (TIME, WRITE, APPEND, READ, TAKE_OVER, REMOVE_DEAD, RELEASE, CLAIM, COUNT_IN, COUNT_OUT, LET_GO, CUT)

@@ -469,6 +469,22 @@ class SQLiteWriter:
             if row is not None:
                 self._remove(row, time.time())
 
+    def cut(self, generation_id: str, end: End) -> bool:
+        with self.file.transaction():
+            seq, _ = self._look()
+            row = find(self._db, generation_id)
+            if row is None or row.state != State.RUNNING.value:
+                return False
+            self._open.pop(generation_id, None)
+            self._due.pop(generation_id, None)
+            self._put_pieces([self._read(row)], seq)
+            self._db.execute(
+                "UPDATE generations SET state = ?, ending = ?, expires_at = ?, epoch = epoch + 1 WHERE number = ?",
+                (end.state.value, _encode(end.ending), end.expires_at, row.number),
+            )
+            self._db.execute(RAISE_FENCE)
+            return True
+
     def remove_past(self, generation_ids: Sequence[str], now: float) -> int:
         """Remove those that are past their time and that nobody owns if they run; all of it still, or again.
 

@@ -33,6 +33,7 @@ from penstock.generation.store import (
     Bill,
     Booking,
     Claim,
+    End,
     Ending,
     Naming,
     Reason,
@@ -164,8 +165,11 @@ class RedisStore:
                 self._writing.tell(b"SREM", self._owned(owner.decode()), write.id.encode())
                 counted += (write.id.encode(), size, b"%.6f" % write.end.expires_at)
         if counted:
-            self._writing.tell(b"EVALSHA", _SHA[scripts.COUNT_IN], b"4", *self._index, *counted)
+            self._count_in(*counted)
         return refused
+
+    def _count_in(self, *counted: bytes) -> None:
+        self._writing.tell(b"EVALSHA", _SHA[scripts.COUNT_IN], b"4", *self._index, *counted)
 
     async def _begin(self, begun: list[Write]) -> None:
         """What is about to begin can be found, before it does."""
@@ -344,6 +348,15 @@ class RedisStore:
     async def delete(self, generation_id: str) -> None:
         await self._remove([generation_id])
 
+    async def cut(self, generation_id: str, end: End) -> bool:
+        ended = await self._run(self._writing, scripts.CUT, self._keys(generation_id), _ended(end))
+        if ended is None:
+            return False
+        size, owner = ended
+        self._writing.tell(b"SREM", self._owned(owner.decode()), generation_id.encode())
+        self._count_in(generation_id.encode(), size, b"%.6f" % end.expires_at)
+        return True
+
     async def was_there(self, generation_id: str, tenant: str) -> bool:
         trace = trace_of(generation_id, tenant).encode()
         until = await self._reading.ask(b"ZSCORE", self._gone, trace)
@@ -494,8 +507,12 @@ def _arguments(write: Write) -> tuple[bytes, ...]:
         )
     if end is None:
         return (*grown, *begun, *_NOTHING[:4])
+    return (*grown, *begun, *_ended(end))
+
+
+def _ended(end: End) -> tuple[bytes, ...]:
     return (
-        *(*grown, *begun, end.state.value.encode(), _encode(end.ending)),
+        *(end.state.value.encode(), _encode(end.ending)),
         *(b"%.6f" % end.expires_at, _milliseconds(end.expires_at + _NATIVE_GRACE)),
     )
 

@@ -26,6 +26,7 @@ from penstock.generation.store import (
     Bill,
     Booking,
     Claim,
+    End,
     Record,
     Refusal,
     StoreStatistics,
@@ -229,6 +230,9 @@ class SQLiteStore:
 
     async def delete(self, generation_id: str) -> None:
         await self._writer.do(lambda writer: writer.delete(generation_id))
+
+    async def cut(self, generation_id: str, end: End) -> bool:
+        return await self._writer.do(lambda writer: writer.cut(generation_id, end))
 
     async def was_there(self, generation_id: str, tenant: str) -> bool:
         return await self._reader.do(lambda reader: reader.was_there(generation_id, tenant))
