@@ -156,6 +156,11 @@ class Client:
             about = await connection.ask(b"INFO", b"cluster")
         self.cluster = b"cluster_enabled:1" in about
 
+    def reset(self, why: str) -> None:
+        """End the connection, whose answers are not to be believed; the next one is made anew."""
+        if self._link.connection is not None:
+            self._link.reset(why)
+
     def _late(self, connection: Connection) -> None:
         if connection is self._link.connection:
             self._link.reset(f"no answer within {self._budget:g} s")

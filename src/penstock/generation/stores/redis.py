@@ -17,10 +17,11 @@ names of the keys allow it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
@@ -73,6 +74,26 @@ _SHA = {script: sha_of(script) for script in scripts.ALL}
 _OF_SEVERAL = frozenset({scripts.WRITE, scripts.APPEND, scripts.READ})
 _NOTHING = (b"",) * 6
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+# What comes of reading an answer that is none to what was asked: of another type, shorter, or of other bytes.
+_NONSENSE = (TypeError, ValueError, LookupError, AttributeError, AssertionError, msgspec.MsgspecError)
+
+
+def _sensible(
+    ask: Callable[Concatenate[RedisStore, _P], Coroutine[Any, Any, _T]],
+) -> Callable[Concatenate[RedisStore, _P], Coroutine[Any, Any, _T]]:
+    """An answer that makes no sense is none, and after it nothing on that connection can be believed."""
+
+    @functools.wraps(ask)
+    async def asked(store: RedisStore, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return await ask(store, *args, **kwargs)
+        except _NONSENSE as error:
+            raise store.disbelieved(error) from error
+
+    return asked
+
 
 class RedisStore:
     """A :class:`~penstock.generation.store.Store` in a Redis server, version 7 or newer.
@@ -111,6 +132,13 @@ class RedisStore:
         host, port = self.address.hosts[0]
         return f"Redis at {host}:{port}"
 
+    def disbelieved(self, error: Exception) -> StoreUnavailable:
+        """Both connections are made anew; what the error is then that came of reading an answer."""
+        why = f"an answer that makes no sense ({type(error).__name__}: {error})"
+        for client in (self._writing, self._reading):
+            client.reset(why)
+        return StoreUnavailable(f"{self.place}: {why}")
+
     def _lost(self) -> None:
         """The connection broke: the server may have, and may come back without its last second, or empty."""
         self._announced.clear()
@@ -123,6 +151,7 @@ class RedisStore:
         await self._writing.close()
         await self._reading.close()
 
+    @_sensible
     async def time(self) -> float:
         seconds, microseconds = await self._run(self._reading, scripts.TIME, [self._owners], ())
         return int(seconds) + int(microseconds) / 1e6
@@ -151,6 +180,13 @@ class RedisStore:
         except _Full:
             await self._drop(self.max_bytes * 9 // 10)
             raise
+        try:
+            return self._refused(writes, answers)
+        except _NONSENSE as error:
+            raise self.disbelieved(error) from error
+
+    def _refused(self, writes: Sequence[Write], answers: Any) -> dict[str, Refusal]:
+        """What the scripts say of these writes; what has ended is counted."""
         if answers is None:  # nothing was refused
             return {}
         refused = {}
@@ -182,6 +218,7 @@ class RedisStore:
             if held is not None and not await self._counts(name, held):
                 await self._writing.ask_all([self._claim(name, generation_id, held[0])])
 
+    @_sensible
     async def _counts(self, name: Naming, held: list[bytes]) -> bool:
         """Whether a name stays whose it is."""
         key = self._keys(held[0].decode())[0]
@@ -211,9 +248,11 @@ class RedisStore:
 
     # ---- reading ----
 
+    @_sensible
     async def load(self, generation_id: str) -> Record | None:
         return _record(await self._reading.ask(b"HMGET", self._keys(generation_id)[0], *_FIELDS))
 
+    @_sensible
     async def events(self, generation_id: str, start: int, limit: int) -> list[Event]:
         taken: list[Event] = []
         while True:
@@ -226,6 +265,7 @@ class RedisStore:
             if not events:
                 return taken
 
+    @_sensible
     async def tail(self, wanted: Mapping[str, int]) -> dict[str, Tail]:
         tails = {}
         read = await self._read(wanted, 1 << 31)
@@ -268,12 +308,17 @@ class RedisStore:
         held = await self._writing.ask(*self._claim(mine, generation_id, instead_of.encode()))
         if held is None:
             return Claim(generation_id, fingerprint, won=True)
-        return Claim(held[0].decode(), held[1], won=False)
+        try:
+            return Claim(held[0].decode(), held[1], won=False)
+        except _NONSENSE as error:
+            raise self.disbelieved(error) from error
 
+    @_sensible
     async def renew(self, owner: str, until: float) -> None:
         self._leases[owner] = until  # also if the server does not hear of it now
         await self._writing.ask(b"ZADD", self._owners, b"%.6f" % until, owner.encode())
 
+    @_sensible
     async def expired(self, now: float, limit: int) -> list[str]:
         dead = await self._reading.ask(b"ZRANGEBYSCORE", self._owners, b"-inf", b"%.6f" % now)
         found: list[str] = []
@@ -293,6 +338,7 @@ class RedisStore:
                         self._writing.tell(b"SREM", self._owned(owner.decode()), member)
         return found
 
+    @_sensible
     async def take_over(self, generation_id: str, owner: str, now: float) -> Record | None:
         record = await self.load(generation_id)
         if record is None or record.state is not State.RUNNING or await self._lease(record.owner) > now:
@@ -333,6 +379,7 @@ class RedisStore:
         )
         return bool(won)
 
+    @_sensible
     async def bookings(self, ledger: str) -> list[Booking]:
         return [_decode_booking(one) for one in await self._reading.ask(b"HVALS", self._booked(ledger))]
 
@@ -345,9 +392,11 @@ class RedisStore:
 
     # ---- letting go ----
 
+    @_sensible
     async def delete(self, generation_id: str) -> None:
         await self._remove([generation_id])
 
+    @_sensible
     async def cut(self, generation_id: str, end: End) -> bool:
         ended = await self._run(self._writing, scripts.CUT, self._keys(generation_id), _ended(end))
         if ended is None:
@@ -357,6 +406,7 @@ class RedisStore:
         self._count_in(generation_id.encode(), size, b"%.6f" % end.expires_at)
         return True
 
+    @_sensible
     async def was_there(self, generation_id: str, tenant: str) -> bool:
         trace = trace_of(generation_id, tenant).encode()
         until = await self._reading.ask(b"ZSCORE", self._gone, trace)
@@ -368,6 +418,7 @@ class RedisStore:
             with contextlib.suppress(_Full):  # what makes room must not need any
                 await self._run(self._writing, scripts.LET_GO, [self._gone], values)
 
+    @_sensible
     async def expire(self, now: float) -> int:
         past = await self._reading.ask(b"ZRANGEBYSCORE", self._index[1], b"-inf", b"%.6f" % now)
         await self._remove([member.decode() for member in past])
@@ -426,6 +477,7 @@ class RedisStore:
             await self._run(self._writing, scripts.COUNT_OUT, self._index, [i.encode() for i in some])
             await self._let_go(traces)
 
+    @_sensible
     async def statistics(self) -> StoreStatistics:
         ended, total = await self._reading.ask_all([(b"ZCARD", self._index[0]), (b"GET", self._index[3])])
         running: dict[bytes, None] = {}
