@@ -228,7 +228,8 @@ class HTTPUpstream:
             if changes:
                 body = request.rewritten(fields, model, changes)
         head, body = self._request(call, job.endpoint, self._paths[job.endpoint], model, body)
-        if job.keeps_runs:  # so it waits for us after a break; a name for each attempt, of which none is another's
+        if job.keeps_runs:
+            # So it waits for us after a break.  Each attempt has a name of its own: none is taken for another's.
             generation = transfer.generation
             name = f"{generation.id}-{generation.attempts + 1}"
             head = b"%bidempotency-key: %b\r\n\r\n" % (head[:-2], name.encode())
