@@ -60,7 +60,11 @@ def test_it_gets_every_event_once_and_stops_when_it_has_all(home, tmp_path):
             reading = await asyncio.create_subprocess_exec(
                 "node", SCRIPT, url, cwd=home, stdout=asyncio.subprocess.PIPE
             )
-            told, _ = await asyncio.wait_for(reading.communicate(), PATIENCE)
+            try:
+                told, _ = await asyncio.wait_for(reading.communicate(), PATIENCE)
+            finally:
+                if reading.returncode is None:
+                    reading.kill()
             return json.loads(told), len(proxy.made)
 
     with SizedUpstream() as upstream:
