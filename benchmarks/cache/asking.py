@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
+import msgspec
 import uvloop
 from benchmarks.gateway.load import KEY
 from benchmarks.gateway.upstream import MODEL
 
 QUESTIONS = 200
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_LENGTH = re.compile(rb"(\r\ncontent-length: )\d+", re.IGNORECASE)
 
 _T = TypeVar("_T")
 
@@ -33,6 +37,39 @@ def request(number: int, port: int, *, stream: bool) -> bytes:
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
+
+
+def differently(asked: bytes, number: int) -> bytes:
+    """A request that asks the same as this one, in bytes that no other number has.
+
+    Its body's members stand in another order, and spaces at its end.
+    """
+    head, _, body = asked.partition(b"\r\n\r\n")
+    members = [b'"%b":%b' % (name.encode(), bytes(value)) for name, value in _members(body).items()]
+    spaces, turned = divmod(number, len(members))
+    written = b"{%b%b}" % (b",".join(members[turned:] + members[:turned]), b" " * spaces)
+    return _LENGTH.sub(b"\\g<1>%d" % len(written), head, count=1) + b"\r\n\r\n" + written
+
+
+class Questions(Sequence[bytes]):
+    """Whole requests.
+
+    :param anew: each is written differently each time
+    """
+
+    def __init__(self, port: int, *, stream: bool = False, anew: bool = False) -> None:
+        self._requests = [request(number, port, stream=stream) for number in range(QUESTIONS)]
+        self._written = [0] * QUESTIONS
+        self._anew = anew
+
+    def __len__(self) -> int:
+        return QUESTIONS
+
+    def __getitem__(self, number: int) -> bytes:
+        if self._anew:
+            self._written[number] += 1
+            return differently(self._requests[number], self._written[number])
+        return self._requests[number]
 
 
 class Asking(asyncio.Protocol):
@@ -85,12 +122,13 @@ class Asking(asyncio.Protocol):
         self.ask()
 
 
-async def load(port: int, count: int, wanted: bytes, *, stream: bool, connections: int) -> list[float]:
+async def load(
+    port: int, count: int, wanted: bytes, *, questions: Sequence[bytes], connections: int
+) -> list[float]:
     """Seconds that each answer took."""
     loop = asyncio.get_running_loop()
-    requests = [request(number, port, stream=stream) for number in range(QUESTIONS)]
     numbers = iter(range(count))
-    source = (requests[number % QUESTIONS] for number in numbers)
+    source = (questions[number % len(questions)] for number in numbers)
     asking = []
     for _ in range(connections):
         done = loop.create_future()

@@ -1,7 +1,8 @@
 """What a hit costs: CPU time of the gateway for each answer, by tier, beside nginx, LiteLLM and a call not kept.
 
 ``python -m benchmarks.cache.hit_cost`` asks 200 questions of 1 KB again and again, on 8 connections.  Memory: the
-usual case.  Disk and Redis: memory is made too small to keep anything, so that each look-up goes below.
+usual case, in the same bytes each time, and with other spaces and another order of the members each time: what it
+costs that the request has to be read.  Disk and Redis: memory is made too small to keep anything, so that each look-up goes below.
 nginx proxies the same calls to the same upstream and does nothing else; it is the measure of what is cheap.
 LiteLLM's proxy keeps answers in its memory, or in the same Redis (``--without-litellm``: it is left out).
 Each cost is that of all processes of the system, but not of Redis.
@@ -33,7 +34,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.cache import arrivals
-from benchmarks.cache.asking import QUESTIONS, load, quantile, request, run
+from benchmarks.cache.asking import QUESTIONS, Questions, load, quantile, run
 from benchmarks.cache.systems import cpu, hits_of, litellm, nginx, penstock, process, wait_for
 from benchmarks.gateway import install
 from benchmarks.gateway.processes import free_port, on_core
@@ -49,6 +50,7 @@ class System:
 
     :param pids: of its processes, without those that it starts itself
     :param wanted: what the head of each answer must hold, in lower case
+    :param anew: each question is written differently each time
     :param share: of the calls that the others get, for one that takes longer
     :param hits: how many answers the tier has given by now that is meant to give all of them
     """
@@ -61,6 +63,7 @@ class System:
         wanted: bytes,
         *,
         stream: bool = False,
+        anew: bool = False,
         share: float = 1.0,
         hits: Callable[[], int] | None = None,
     ) -> None:
@@ -69,6 +72,7 @@ class System:
         self.pids = pids
         self.wanted = wanted
         self.stream = stream
+        self.questions = Questions(port, stream=stream, anew=anew)
         self.share = share
         self.hits = hits
         self.costs: list[float] = []
@@ -79,16 +83,19 @@ class System:
     def fill(self) -> None:
         """Ask everything: to have it kept, then to have the requests remembered."""
         for stream in (False, self.stream, self.stream):
-            run(load(self.port, QUESTIONS, b"", stream=stream, connections=CONNECTIONS))
+            asked = Questions(self.port, stream=stream)
+            run(load(self.port, QUESTIONS, b"", questions=asked, connections=CONNECTIONS))
             time.sleep(0.5)
 
     def measure(self, count: int) -> None:
         count = int(count * self.share)
         hits = self.hits() if self.hits is not None else 0
         before = cpu(self.pids)
-        run(load(self.port, count, self.wanted, stream=self.stream, connections=CONNECTIONS))
+        run(load(self.port, count, self.wanted, questions=self.questions, connections=CONNECTIONS))
         self.costs.append((cpu(self.pids) - before) / count * 1e6)
-        self.latencies += run(load(self.port, count // 10, self.wanted, stream=self.stream, connections=1))
+        self.latencies += run(
+            load(self.port, count // 10, self.wanted, questions=self.questions, connections=1)
+        )
         began = time.perf_counter()
         self._arriving(math.inf, count)
         self.rates.append(0.5 * count / (time.perf_counter() - began))
@@ -106,9 +113,8 @@ class System:
         return count
 
     def _arriving(self, rate: float, count: int) -> list[tuple[float, float]]:
-        requests = [request(number, self.port, stream=self.stream) for number in range(QUESTIONS)]
         return arrivals.calls(
-            self.port, requests, rate=rate, count=count, wanted=self.wanted, connections=ARRIVING
+            self.port, self.questions, rate=rate, count=count, wanted=self.wanted, connections=ARRIVING
         )
 
 
@@ -152,7 +158,7 @@ def nginxes(stack: contextlib.ExitStack, folder: Path, upstream: int) -> list[Sy
 def gateways(
     stack: contextlib.ExitStack, folder: Path, upstream: int, redis: RedisServer
 ) -> Iterator[System]:
-    def gateway(name: str, tier: str, *, stream: bool = False, **cache: object) -> System:
+    def gateway(name: str, tier: str, *, stream: bool = False, anew: bool = False, **cache: object) -> System:
         place = folder / name.replace(" ", "-").replace(",", "")
         model: Mapping[str, object] = {"cache": {"ttl": 3_600}} if tier else {"join": "never"}
         started = stack.enter_context(penstock(place, upstream, model, cache))
@@ -160,11 +166,12 @@ def gateways(
         port = int(started.url.rpartition(":")[2])
         wanted = b"penstock-status: " + (b"cached" if tier else b"created")
         hits = partial(hits_of, started, tier) if tier else None
-        return System(name, port, pids, wanted, stream=stream, hits=hits)
+        return System(name, port, pids, wanted, stream=stream, anew=anew, hits=hits)
 
     yield gateway("not kept", "")
     yield gateway("memory", "memory")
     yield gateway("memory, as a stream", "memory", stream=True)
+    yield gateway("memory, written differently each time", "memory", anew=True)
     # Memory has room for nothing, so each answer comes from below, and is not brought up.
     yield gateway("disk", "disk", memory_bytes=1, disk=str(folder / "answers.sqlite"))
     yield gateway("redis", "redis", memory_bytes=1, redis=redis.url, seal_key="bench")

@@ -1,4 +1,5 @@
-"""Processor instructions that a hit in memory takes, where the request has come before byte for byte.
+"""Processor instructions that a hit in memory takes: where the request has come before byte for byte, and where the same
+question is written differently each time, so that it has to be read, and its key to be computed.
 
     python -m benchmarks.cache.hit_instructions [--python PATH] [--without-row]
 
@@ -17,6 +18,7 @@ import sys
 import tempfile
 
 from benchmarks import cachegrind
+from benchmarks.cache.asking import differently
 from benchmarks.flow.instructions import AT_ONCE, TICK, Wire
 from benchmarks.gateway.load import KEY, Requests, Target
 from benchmarks.gateway.upstream import _PLAIN, ANSWER, MODEL
@@ -58,7 +60,7 @@ def questions() -> list[bytes]:
     ]
 
 
-async def serve(calls: int, ledger: str) -> None:
+async def serve(calls: int, ledger: str, *, anew: bool) -> None:
     """Answer each question once by the upstream, and so many from memory."""
     config = parse(configuration(ledger))
     clock = Clock(itertools.count(1e6, TICK).__next__)
@@ -88,21 +90,21 @@ async def serve(calls: int, ledger: str) -> None:
             await asyncio.sleep(0)
         asked.pop().data_received(_PLAIN)
         await asyncio.sleep(0)
-    for raw, caller in zip(
-        itertools.islice(itertools.cycle(kept), calls), itertools.cycle(callers), strict=False
+    for number, raw, caller in zip(
+        range(calls), itertools.cycle(kept), itertools.cycle(callers), strict=False
     ):
-        caller.data_received(raw)
+        caller.data_received(differently(raw, 1 + number // QUESTIONS) if anew else raw)
     assert answered == QUESTIONS + calls, answered
     if isinstance(store := gateway.recorder.ledger.store, SQLiteStore):
         await asyncio.get_running_loop().run_in_executor(None, store.close)  # what is written is counted
 
 
-def count(python: str, calls: int, *, row: bool) -> int:
+def count(python: str, calls: int, *, row: bool, anew: bool) -> int:
     """Instructions of a process that gives so many answers from memory."""
     with tempfile.TemporaryDirectory() as folder:
         ledger = f"{folder}/ledger.db" if row else ""
-        ourselves = ("-m", "benchmarks.cache.hit_instructions", "--serve", str(calls), "--ledger", ledger)
-        return cachegrind.instructions(python, *ourselves)
+        ourselves = ["-m", "benchmarks.cache.hit_instructions", "--serve", str(calls), "--ledger", ledger]
+        return cachegrind.instructions(python, *ourselves, *["--anew"] * anew)
 
 
 def main() -> None:
@@ -113,14 +115,17 @@ def main() -> None:
     parser.add_argument("--without-row", action="store_true", help="the ledger is in memory only")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--ledger", help=argparse.SUPPRESS)
+    parser.add_argument("--anew", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve is not None:
-        asyncio.run(serve(arguments.serve, arguments.ledger))
+        asyncio.run(serve(arguments.serve, arguments.ledger, anew=arguments.anew))
         return
-    before, after = (
-        count(arguments.python, calls, row=not arguments.without_row) for calls in (CALLS, 2 * CALLS)
-    )
-    print(f"{(after - before) / CALLS:,.0f} instructions for a hit in memory")
+    for anew, written in ((False, "in the same bytes"), (True, "written differently each time")):
+        before, after = (
+            count(arguments.python, calls, row=not arguments.without_row, anew=anew)
+            for calls in (CALLS, 2 * CALLS)
+        )
+        print(f"{(after - before) / CALLS:,.0f} instructions for a hit in memory, {written}")
 
 
 if __name__ == "__main__":
