@@ -263,6 +263,25 @@ def test_only_streams_have_a_pace_and_they_are_read_each_time(form):
     on_uvloop(main)
 
 
+def test_who_would_rather_come_back_later_gets_at_once_what_is_there():
+    async def main():
+        async with gateway_of([[Step.REQUEST, *WORDS]], cache=ModelCacheConfig(pace=SLOWLY)) as (
+            gateway,
+            port,
+            _,
+            _,
+        ):
+            whole = await call(port, STREAM)
+            gateway.pipeline.lookup.pacing = pacing = Pacing(Time())  # which would never come to an end
+            async with asyncio.timeout(10):
+                answer = await call(port, STREAM, headers=["prefer: respond-async"])
+            assert (answer.status, answer.headers["penstock-status"]) == (200, "cached")
+            assert answer.body == whole.body
+            assert len(pacing) == 0
+
+    on_uvloop(main)
+
+
 def test_it_takes_as_long_as_the_answer_did_when_it_was_made():
     async def main():
         go_on = asyncio.Event()

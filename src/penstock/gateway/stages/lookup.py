@@ -364,10 +364,10 @@ class Lookup:
     def served(self, call: Call, question: Question, found: Found) -> Generation:
         """A generation that tells the entry to this caller; its saving is a row of the ledger.
 
-        It is finished, unless the model's answers have a pace.
+        It is finished, unless the model's answers have a pace: who does not wait is promised nothing that is here.
         """
         key, asked, pace = found.key or question.key, question.asked, question.policy.pace
-        if pace is not None and call.stream and not call.endpoint.opaque:
+        if pace is not None and call.stream and not (call.deferred or call.endpoint.opaque):
             generation = self._paced(call, found, pace, key=key, asked=asked)
         else:
             generation = self.told(call, found, key=key, asked=asked)
