@@ -75,6 +75,20 @@ def test_what_another_ledger_has_is_taken_off_once(path, store):
     assert row_of(path) == (0, 3, 60)
 
 
+def test_what_a_prompt_cache_has_saved_is_taken_off_with_what_it_was_saved_for(path, store):
+    one = broken(store, Usage(90, 7, cached_input_tokens=40), cache_saved=-40_000)
+    theirs = Usage(30, 2, cached_input_tokens=30)
+    _, (changed,) = Deductions(path, store.token).make([wanted(store, one, theirs)])
+    assert (changed.usage.cached_input_tokens, changed.row.cache_saved, changed.cache_saved) == (
+        10,
+        -40_000,
+        -10_000,
+    )
+    kept = broken(store, Usage(90, 7), cost=9)
+    _, (changed,) = Deductions(path, store.token).make([wanted(store, kept)])
+    assert changed.cache_saved == 0
+
+
 def test_a_row_never_owes_anything(path, store):
     one = broken(store, Usage(input_tokens=1, output_tokens=2), cost=3)
     Deductions(path, store.token).make([wanted(store, one)])

@@ -111,7 +111,9 @@ class Questions:
             db.execute("COMMIT")
             return taken
 
-    def answer(self, question: Question, usage: Usage, cost: int, cache_saved: int) -> tuple[Usage, int] | None:
+    def answer(
+        self, question: Question, usage: Usage, cost: int, cache_saved: int
+    ) -> tuple[Usage, int] | None:
         """Put down what the provider has told.
 
         :param cache_saved: by its prompt cache, in 1e-12 US dollars, as ``cost``
