@@ -39,6 +39,7 @@ class Standin:
         self.config = config
         self.streams = set()
         self.leaving = SimpleNamespace()
+        self.health = SimpleNamespace()
         self.repeats = None
 
     def opening(self, exchange):

@@ -40,6 +40,7 @@ def exposition(tmp_path_factory):
                     "breaker": {},
                     "hedge": {},
                     "batching": {},
+                    "health": {"path": "/"},
                     "capabilities": {"usage_lookup": "generation"},
                 }
             },
@@ -102,7 +103,11 @@ def exposition(tmp_path_factory):
             client.post(
                 gateway.control_url + "/v1/versions/promote", json={"model": "tried"}
             ).raise_for_status()
-            for late in ("penstock_shadow_equal_total{", "penstock_overestimated_tokens_total{"):
+            for late in (
+                "penstock_shadow_equal_total{",
+                "penstock_overestimated_tokens_total{",
+                "penstock_health_checks_total{",
+            ):
                 while late not in gateway.metrics():
                     time.sleep(0.05)
             yield gateway.metrics()

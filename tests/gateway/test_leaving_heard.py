@@ -1,10 +1,10 @@
 """Upstreams that say themselves that they go away: with their answers, or where they are asked how they are."""
 
 import asyncio
-import contextlib
 
 import msgspec
 import pytest
+from asked_server import Server
 from serving import (
     COMPLETION,
     DONE,
@@ -27,49 +27,8 @@ from penstock.config.model import (
     DepartureConfig,
     ModelConfig,
     RetryConfig,
-    UpstreamConfig,
 )
 from penstock.testing import FakeClock
-
-HEALTH = b"/health"
-
-
-class Server:
-    """Answers calls and the question how it is, each as the test says at the moment."""
-
-    def __init__(self, name, answer=None):
-        self.answer = answer or plain({**COMPLETION, "id": name})
-        self.health = plain({})
-        self.calls = 0
-        self.asked = 0
-        self.port = 0
-
-    async def _serve(self, reader, writer):
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                if head.split(b" ", 2)[1].endswith(HEALTH):
-                    self.asked += 1
-                    writer.write(self.health)
-                    continue
-                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
-                await reader.readexactly(length)
-                self.calls += 1
-                writer.write(self.answer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
-
-    @contextlib.asynccontextmanager
-    async def running(self):
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        try:
-            yield self
-        finally:
-            server.close()
-
-    def upstream(self, **more):
-        return UpstreamConfig(kind="openai", base_url=f"http://127.0.0.1:{self.port}/v1", **more)
 
 
 def with_two(departure, test, *, spot=None, breaker=None, retry=None):

@@ -86,6 +86,13 @@ class Stay(_Message, frozen=True):
     upstream: str
 
 
+class Health(_Message, frozen=True):
+    """What the worker that asks an upstream how it is has found out; it tells, and the others are told."""
+
+    upstream: str
+    well: bool
+
+
 class Leased(_Message, frozen=True):
     """The worker's part of the limits that it has reported of."""
 
@@ -205,6 +212,7 @@ ToWorker: TypeAlias = (
     | Purge
     | Depart
     | Stay
+    | Health
     | Leased
     | Explain
     | Decide
@@ -222,4 +230,5 @@ ToSupervisor: TypeAlias = (
     | Decided
     | Leaves
     | IsBack
+    | Health
 )

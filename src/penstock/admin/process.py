@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -28,6 +28,7 @@ from penstock.admin.channel_messages import (
     Explain,
     Explained,
     Failed,
+    Health,
     IsBack,
     Leased,
     Leaves,
@@ -65,8 +66,10 @@ class WorkerProcess:
         on_change: Callable[[], None],
         pool: Pool | None = None,
         departures: Departures | None = None,
+        everybody: Callable[[], Iterable[WorkerProcess]] = tuple,
     ) -> None:
         self.index = index
+        self._everybody = everybody
         self._departures = departures
         self._pool = pool if pool is not None else Pool()
         self.state: State = "starting"
@@ -94,13 +97,15 @@ class WorkerProcess:
         on_change: Callable[[], None],
         pool: Pool,
         departures: Departures,
+        everybody: Callable[[], Iterable[WorkerProcess]],
     ) -> WorkerProcess:
         """Start one.
 
+        :param everybody: the workers that there are
         :param sockets: its own listening socket first, then those of the others, which it may have to adopt
         :raises OSError: the process cannot be started
         """
-        self = cls(index, on_change, pool, departures)
+        self = cls(index, on_change, pool, departures, everybody)
         descriptors = [sock.fileno() for sock in sockets]
         ours, theirs = socket.socketpair()
         try:
@@ -234,6 +239,10 @@ class WorkerProcess:
     def stay(self, upstream: str) -> None:
         self._channel.send(Stay(upstream))
 
+    def pass_on(self, message: Health) -> None:
+        """Tell it what another worker has found out."""
+        self._channel.send(message)
+
     def kill(self) -> None:
         if self._process is not None and self._process.returncode is None:
             os.kill(self._process.pid, signal.SIGKILL)
@@ -263,6 +272,10 @@ class WorkerProcess:
                 self._departures.heard(upstream, seconds, holds)
             case IsBack(upstream=upstream) if self._departures is not None:
                 self._departures.back(upstream)
+            case Health():
+                for each in self._everybody():
+                    if each is not self:
+                        each.pass_on(message)
             case Draining():
                 self._become("draining")
             case Failed():

@@ -109,8 +109,7 @@ class Supervisor:
         self._worker_command = tuple(worker_command)
         self._watch_interval = watch_interval
         self._pool = Pool()
-        present = lambda: [slot.process for slot in self.slots if slot.process]  # noqa: E731
-        self.departures = Departures(present, config.departures)
+        self.departures = Departures(self._present, config.departures)
         self._elsewhere = Elsewhere(self.departures, lambda: self.config)
         self._simulator = EmbeddedSimulator()
         self._engines = LocalEngines()
@@ -279,6 +278,9 @@ class Supervisor:
         """Whether the port is open, and will be for long enough that a worker can be started."""
         return not self.stopping or self._delay_left() > LAST_START
 
+    def _present(self) -> list[WorkerProcess]:
+        return [slot.process for slot in self.slots if slot.process]
+
     async def _start_worker(self, slot: Slot) -> WorkerProcess | None:
         """None: the system would not start a process; that has been waited out."""
         try:
@@ -291,6 +293,7 @@ class Supervisor:
                 self._worker_changed,
                 self._pool,
                 self.departures,
+                self._present,
             )
         except OSError as error:
             delay = slot.backoff.delay(0.0)

@@ -39,6 +39,7 @@ from penstock.admin.channel_messages import (
     Explain,
     Explained,
     Failed,
+    Health,
     IsBack,
     Leased,
     Leaves,
@@ -92,6 +93,8 @@ class Gateway(Application, Protocol):
     @property
     def leaving(self) -> Leaving: ...
     @property
+    def health(self) -> HealthChecks: ...
+    @property
     def repeats(self) -> Repeats | None: ...
     async def drain(self, seconds: float) -> int: ...
     async def close(self) -> None: ...
@@ -105,6 +108,15 @@ class Leaving(Protocol):
 
     def announce(self, name: str, seconds: float | None, holds: float | None, /) -> None: ...
     def take_back(self, name: str, /) -> None: ...
+
+
+class HealthChecks(Protocol):
+    """See :class:`penstock.gateway.health.HealthChecks`."""
+
+    asks: bool
+    on_verdict: Callable[[str, bool], None] | None
+
+    def heard(self, name: str, /, *, well: bool) -> None: ...
 
 
 class Build(Protocol):
@@ -253,6 +265,9 @@ class Worker:
                     self._gateway.purge(tags, [bytes.fromhex(key) for key in keys])
             case Depart() | Stay():
                 self._tell_of_departure(message)
+            case Health(upstream=upstream, well=well):
+                if self._gateway is not None:  # else it is told again, if it is unwell
+                    self._gateway.health.heard(upstream, well=well)
             case Explain(id=number, path=path, headers=headers, body=body):
                 found = (
                     self._gateway.explain(path, headers, body.encode()) if self._gateway is not None else {}
@@ -310,6 +325,9 @@ class Worker:
         leaving, send = self._gateway.leaving, self._channel.send
         leaving.on_heard = lambda name, seconds, holds: send(Leaves(name, seconds, holds))
         leaving.on_back = lambda name: send(IsBack(name))
+        health = self._gateway.health
+        health.asks = self._index == 0  # one for the machine; if it is not there, it soon is again
+        health.on_verdict = lambda name, well: send(Health(name, well))
         await self._gateway.start(self._board)
         door = make_door(
             self._server,

@@ -342,6 +342,11 @@ def _check_departure(upstream: Plain, at: Path, reader: Reader) -> None:
         reader.mistake((*at, "departure", "probe"), "must be a path of its server, such as /health")
     if probe and upstream.get("kind") == "triton":
         reader.mistake((*at, "departure", "probe"), "is not for the kind triton")
+    health = upstream.get("health")
+    if health is not None and not _PATH.match(health.get("path", "/health")):
+        reader.mistake((*at, "health", "path"), "must be a path of its server, such as /health")
+    if health is not None and upstream.get("kind") == "triton":
+        reader.mistake((*at, "health"), "is not for the kind triton")
 
 
 def header_fault(name: str, value: str) -> str:

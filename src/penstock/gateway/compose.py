@@ -32,6 +32,7 @@ from penstock.gateway.conversations import ConversationRoom
 from penstock.gateway.durable import Durable
 from penstock.gateway.expiry import Expiry
 from penstock.gateway.explain import Explained, explain
+from penstock.gateway.health import HealthChecks
 from penstock.gateway.inquiries import Inquiries
 from penstock.gateway.kept import Work, end_work
 from penstock.gateway.leaving import Leaving
@@ -139,6 +140,7 @@ class Gateway:
         self._cascade_measures = CascadeMeasures(self.metrics)
         self._registry = registry
         self.leaving = Leaving(clock, self.metrics)
+        self.health = HealthChecks(clock, self.metrics)
         self.pipeline = Pipeline(
             self._snapshot(config, {}), registry, self.recorder, clock, parts.conversations(config)
         )
@@ -402,6 +404,7 @@ class Gateway:
         await end_work(self._working, LAST_WORK)
         await self._inquiries.close()
         await self.leaving.close()
+        await self.health.close()
         await self._listing.close()
         await self.pipeline.wait_idle()
         await self.pipeline.conversations.close()
@@ -571,6 +574,7 @@ class Gateway:
 
         made = upstreams.make(config, keyring, self.clock, present, gate_of)
         self.leaving.use(made)
+        self.health.use(made)
         router = Router(
             config,
             made,

@@ -274,6 +274,8 @@ def _candidate(candidate: Candidate, call: Call) -> Explained:
     }
     if upstream.config.capacity == "spot":
         told["capacity"] = "spot"
+    if upstream.health is not None:
+        told["well"] = upstream.health.well
     if upstream.config.region:
         told["region"] = upstream.config.region
     if candidate.prompt is not None and upstream.standings is not None:

@@ -12,6 +12,7 @@ from penstock.errors import ConfigError, Overloaded, PenstockError, Untranslatab
 from penstock.flow.batch import Batching
 from penstock.flow.departure import Departure
 from penstock.flow.gate import Gate
+from penstock.flow.health import Health
 from penstock.flow.hedge import Hedging
 from penstock.flow.prefix import Replica
 from penstock.generation.log import Generation
@@ -78,6 +79,7 @@ class HTTPUpstream:
         self.name = name
         self.gate = gate
         self.departure: Departure | None = None  # None: it stays
+        self.health: Health | None = None  # None: nobody asks how it is
         self.herald: Herald | None = None  # who hears of its answers that it goes; None: they do not say
         self.standings: Replica | None = None  # where models choose by what their upstreams have been like
         self.batching: Batching[Any] | None = (

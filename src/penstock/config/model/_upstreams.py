@@ -143,6 +143,19 @@ class DepartureConfig(Section, frozen=True):
     shared: Literal["workers", "machines"] = "workers"
 
 
+class HealthConfig(Section, frozen=True):
+    """How an upstream is asked whether it is well, beside the calls.  One that is not is asked last, never left out."""
+
+    path: str = "/health"  # of its server; 2xx says that it is well, and nothing else does
+    every: Above = 10.0  # seconds between two questions, a tenth more or less
+    timeout: Above = 2.0  # seconds for an answer
+    unhealthy_after: Positive = 3  # questions in a row that fail
+    healthy_after: Positive = 2  # questions in a row that succeed
+    slow_start: Seconds = (
+        30.0  # over which one that is well again gets its share of the calls back; 0: at once
+    )
+
+
 class CredentialsConfig(Section, frozen=True):
     """Credentials that do not last: where they come from.  They are fetched anew before they end."""
 
@@ -199,3 +212,4 @@ class UpstreamConfig(Section, frozen=True):
     capacity: Literal["reserved", "spot"] = "reserved"  # spot: cheaper, and taken back at short notice
     region: str = ""  # where it stands: a name, compared with the gateway's own
     departure: DepartureConfig | None = None  # how it says that it goes away; none: only you can say so
+    health: HealthConfig | None = None  # how it is asked whether it is well; none: calls alone find out

@@ -164,6 +164,7 @@ class Hedge:
             and candidate.version == first.version
             and candidate.weight > 0
             and candidate.upstream.departure is None
+            and (candidate.upstream.health is None or candidate.upstream.health.well)
         ]
         for candidate in others or [first]:
             gate = candidate.upstream.gate

@@ -94,9 +94,12 @@ def _too_late(transfer: Transfer) -> DeadlinePassed:
 
 
 def by_health(candidates: Sequence[Candidate], now: float) -> Sequence[Candidate]:
-    """The candidates in their order, but first those that are not left in peace; then the soonest to be asked."""
+    """The candidates in their order, but first those that are well and not left in peace; then the soonest to be asked."""
     if len(candidates) < 2 or all(
-        candidate.upstream.gate is None and candidate.upstream.departure is None for candidate in candidates
+        candidate.upstream.gate is None
+        and candidate.upstream.departure is None
+        and candidate.upstream.health is None
+        for candidate in candidates
     ):
         return candidates
     return sorted(candidates, key=lambda candidate: _open_for(candidate, now))
@@ -105,6 +108,9 @@ def by_health(candidates: Sequence[Candidate], now: float) -> Sequence[Candidate
 def _open_for(candidate: Candidate, now: float) -> float:
     if candidate.upstream.departure is not None:
         return inf
+    health = candidate.upstream.health
+    if health is not None and (behind := health.behind(now)):
+        return behind
     gate = candidate.upstream.gate
     return 0.0 if gate is None else gate.open_for(candidate.model, now)
 
