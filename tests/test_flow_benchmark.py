@@ -42,6 +42,12 @@ def test_twice_too_many_calls_waste_nothing_and_the_top_tier_does_not_notice():
     assert heavy.jain >= 0.98
 
 
+def test_no_tenant_gets_less_than_nine_tenths_of_its_fair_share():
+    arrivals = workload(2.0, 2 * SECONDS, None)  # in less time, chance makes up for more than a tenth
+    run("gate", arrivals)
+    assert figures(arrivals, SECONDS / 2).least_share >= 0.9
+
+
 def test_first_come_first_served_would_fail_the_top_tier_altogether():
     assert at(2.0, "fcfs").in_time["realtime"] < 0.2
 

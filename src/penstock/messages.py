@@ -215,6 +215,7 @@ class Call(msgspec.Struct, eq=False):
     left_out: int = 0  # tokens that were left out of it here, and by its caller, about
     reduction: Reduction | None = None  # where the load permits less than it asks for
     degraded: bytes = b""  # what it got less, as the caller is told
+    on_wait: Callable[[Call], None] | None = None  # told when it had to wait for its turn; None: nobody is
     version: str = ""  # of the model, where the caller wants a certain one
     named: str = ""  # the model that the caller names, where another one is asked in its stead
     # As its caller wrote it, where the conversation that it names was put before it.

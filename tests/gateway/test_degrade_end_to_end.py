@@ -92,7 +92,7 @@ def test_a_busy_model_is_answered_by_a_smaller_one_and_a_free_one_by_itself():
     assert answer.headers["penstock-degraded"] == 'smaller; model="s"'
     assert asked["model"] == "tiny"
     assert asked["messages"] == PROMPT["messages"]
-    assert counts == {("standard", "smaller"): 1}
+    assert counts == {("standard", "smaller"): 1, ("standard", "queue"): 0}
 
 
 def test_a_step_that_was_taken_is_kept_while_the_model_may_be_busy_again():
@@ -138,7 +138,31 @@ def test_at_the_top_of_the_ladder_a_call_is_refused_with_503_and_a_time_to_come_
     refused, counts = run(test, refuse=1.0)
     assert (refused.status, refused.json()["error"]["code"]) == (503, "degraded")
     assert int(refused.headers["retry-after"]) >= 1
-    assert counts == {("standard", "refuse"): 1}
+    assert refused.headers["penstock-degraded"] == "refuse"
+    assert counts == {("standard", "refuse"): 1, ("standard", "queue"): 0}
+
+
+def test_a_call_that_had_to_wait_is_told_so():
+    async def test(port, busy, gateway, upstream, small):
+        async with busy() as _:
+            waiting = asyncio.ensure_future(call(port, PROMPT))
+            await until(lambda: len(gateway.pipeline.snapshot.upstreams["up0"].gate.queue) == 1)
+        return await waiting, await call(port, PROMPT), reduced(gateway)
+
+    waited, at_once, counts = run(test, refuse=9.0)
+    assert (waited.status, waited.headers["penstock-degraded"]) == (200, "queue")
+    assert "penstock-degraded" not in at_once.headers
+    assert counts == {("standard", "refuse"): 0, ("standard", "queue"): 1}
+
+
+def test_a_shorter_answer_that_had_to_be_waited_for_is_both():
+    async def test(port, busy, gateway, upstream, small):
+        async with busy() as _:
+            waiting = asyncio.ensure_future(call(port, PROMPT))
+            await until(lambda: len(gateway.pipeline.snapshot.upstreams["up0"].gate.queue) == 1)
+        return (await waiting).headers["penstock-degraded"]
+
+    assert run(test, shorter=1.0, max_tokens=7) == "shorter; max_tokens=7, queue"
 
 
 def test_what_a_small_model_said_is_not_kept_as_the_large_ones_answer():
@@ -191,7 +215,7 @@ def test_a_stale_answer_is_better_than_waiting_and_is_not_renewed_now():
     stale, received, counts = run(test, cache=policy, stale=1.0)
     assert (stale.status, stale.headers["penstock-status"]) == (200, "stale")
     assert stale.headers["penstock-degraded"] == "stale"
-    assert counts == {("standard", "stale"): 1}
+    assert counts == {("standard", "stale"): 1, ("standard", "queue"): 0}
     assert b"".join(received).count(b"POST ") == 2  # the first, and the one that holds the place
 
 
@@ -204,7 +228,7 @@ def test_embeddings_have_no_smaller_form():
         return answer, b"".join(small.received)
 
     answer, small = run(test, smaller=0.5, shorter=0.5)
-    assert "penstock-degraded" not in answer.headers
+    assert answer.headers["penstock-degraded"] == "queue"
     assert not small
 
 

@@ -55,6 +55,7 @@ class Renewals:
             deadline=math.inf,
             background=False,
             deferred=False,
+            on_wait=None,
         )
         try:
             generation = producing.registry.create(renewal)

@@ -175,6 +175,7 @@ class Shadows:
             changed=b"",
             reduction=None,
             degraded=b"",
+            on_wait=None,
             background=False,
             deferred=False,
             wait=0.0,

@@ -2,7 +2,7 @@
 
 The contract: what a tier's ladder (``flow.degrade``) says at the present load of the call's model.  A kept answer
 that is too old otherwise, a smaller model, a shorter answer, or 503 at once: in this order, and each told to the
-caller in ``Penstock-Degraded``.  Between a shorter answer and 503 lies the upstream's queue.
+caller in ``Penstock-Degraded``.  Between a shorter answer and 503 lies the upstream's queue, and that is told, too.
 
 A background call can wait, so it is never given less; lines of a batch are, if their tier's ladder says so.  What is not generated (embeddings, counts of tokens) has no smaller form.
 """
@@ -14,6 +14,7 @@ import msgspec
 from penstock.errors import Overloaded
 from penstock.flow.degrade import Ladders, Steps
 from penstock.flow.gate import Asked
+from penstock.gateway.stages.read import REFUSED
 from penstock.gateway.stages.route import Router
 from penstock.messages import Call, Reduction
 from penstock.metrics import Registry
@@ -44,6 +45,7 @@ class Degradation:
         self.ladders = ladders
         for tier, step in ladders.all_steps():
             self._reduced.labels(tier, step)
+            self._reduced.labels(tier, "queue")
 
     def look(self, call: Call, router: Router) -> None:
         """Decide how the call may be answered; :attr:`Call.reduction` says it from then on.
@@ -54,6 +56,7 @@ class Degradation:
         quiet_below = ladders.quiet_below.get(tier)
         if quiet_below is None or call.background:
             return
+        call.on_wait = self._waited
         now = call.received
         load = router.load(call.model, now)
         if load < quiet_below and not ladders.in_use:  # as a rule
@@ -96,6 +99,12 @@ class Degradation:
         call.degraded = b"stale"
         self._reduced.labels(call.tenant.tier, "stale").add()
 
+    def _waited(self, call: Call) -> None:
+        """The call had to wait for its turn; it is told once, however often it waits."""
+        call.on_wait = None
+        call.degraded = b", ".join([*[call.degraded] * bool(call.degraded), b"queue"])
+        self._reduced.labels(call.tenant.tier, "queue").add()
+
     def reduced(self, call: Call, reduction: Reduction) -> Call:
         """The call that is asked in the place of this one."""
         less = lessened(call, reduction)
@@ -132,7 +141,7 @@ def refusal(call: Call, router: Router) -> Overloaded:
     """503, and when it may be worth to come back."""
     return Overloaded(
         f"too much is asked of {call.model!r} now, and calls of the tier {call.tenant.tier!r} come last",
-        code="degraded",
+        code=REFUSED,
         retry_after=retry_after(call, router),
     )
 

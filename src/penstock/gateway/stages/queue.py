@@ -45,8 +45,8 @@ async def take_turn(upstream: HTTPUpstream, transfer: Transfer) -> Connection:
     :raises penstock.errors.Overloaded: the line is full, or the call's whole time went by in it
     :raises penstock.errors.UpstreamError: no connection could be made
     """
-    # At its first attempt no SDK has waited for too long yet.
-    if transfer.job.call.deadline != inf or transfer.generation.attempts > 1:
+    # At its first attempt no SDK has waited for too long yet.  (By identity: that is the default, and costs least.)
+    if transfer.job.call.deadline is not inf or transfer.generation.attempts > 1:
         _left(transfer)
     connection = upstream.pool.acquire_nowait()
     if connection is None:
@@ -174,6 +174,9 @@ async def wait_turn(gate: Gate, transfer: Transfer, ticket: Ticket) -> Turn:
             turn.result().settle(Outcome("nobody"), transfer.now())
         raise
     transfer.started = transfer.sent = transfer.now()
+    call = transfer.job.call
+    if call.on_wait is not None:
+        call.on_wait(call)
     return given
 
 

@@ -35,6 +35,9 @@ _IDS = [b"id: %d\n" % number for number in range(4096)]  # most answers end befo
 
 PATIENCE = 60.0  # seconds; of a longer Retry-After both SDKs take no notice, and come back at once
 
+REFUSED = "degraded"
+"""The code of a call that its tier's ladder refuses."""
+
 CLIENT_GONE = 499  # nginx's code for a client that closed before its answer; only in logs and metrics
 
 STREAM_HEADERS = [
@@ -326,6 +329,8 @@ def refuse(
         final = final or error.retry_after is None or error.retry_after > PATIENCE
     elif isinstance(error, UpstreamFailed | UpstreamRefused):
         headers += error.fields
+    elif error.code == REFUSED:
+        headers.append((b"penstock-degraded", b"refuse"))
     if final:
         headers.append(_STOP_RETRYING)
     exchange.respond(status, headers, body)
