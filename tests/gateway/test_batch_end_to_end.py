@@ -115,6 +115,39 @@ def test_calls_that_come_together_are_one_request_and_each_gets_its_own_answer()
     assert len(booked) == 7
 
 
+class Moderator(Embedder):
+    """Flags what holds "bad"; refuses what holds "ugly"."""
+
+    def answer(self, inputs):
+        if "ugly" in inputs:
+            return error("400 Bad Request", "ugly")
+        return plain(
+            {"id": "modr-1", "model": "theirs", "results": [{"flagged": "bad" in one} for one in inputs]}
+        )
+
+
+def test_moderations_share_a_request_and_who_is_refused_is_refused_alone():
+    async def test(gateway, port, moderator):
+        async def ask(given):
+            return await call(port, {"model": "m", "input": given}, "/v1/moderations")
+
+        first = await asyncio.gather(*map(ask, ("good", "bad", ["good", "bad"])))
+        second = await asyncio.gather(*map(ask, ("ok", ["ugly", "fine", "well"])))
+        return first, second, moderator.asked, rows(gateway)
+
+    first, second, asked, booked = run(test, Moderator(), batching=full_at(4, length_ratio=1.0))
+    assert [[one["flagged"] for one in each.json()["results"]] for each in first] == [
+        [False],
+        [True],
+        [False, True],
+    ]
+    assert len({each.headers["penstock-generation"] for each in first}) == 3
+    assert {each.headers["content-type"] for each in first} == {"application/json"}
+    assert [each.status for each in second] == [200, 400]
+    assert sorted(map(len, asked)) == [1, 3, 4, 4]
+    assert len(booked) == 5
+
+
 def test_a_call_that_is_alone_is_sent_as_it_came():
     async def test(gateway, port, embedder):
         answer = await call(port, asked_for("text"), PATH)

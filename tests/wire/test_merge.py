@@ -5,13 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.messages import Call, Endpoint, Tenant, Usage
-from penstock.wire import merge, request
+from penstock.wire import merge, opaque, request
 
 
 def a_call(endpoint=Endpoint.EMBEDDINGS, **body):
     data = json.dumps({"model": "m", **body}).encode()
     opening = request.read(endpoint, data)
     return Call("gen_0", endpoint, opening.model, opening.stream, opening.fields, data, {}, 0.0, Tenant())
+
+
+def a_moderation(**body):
+    read = opaque.read(Endpoint.MODERATIONS, {}, json.dumps({"model": "m", **body}).encode())
+    return Call("gen_0", Endpoint.MODERATIONS, "m", False, read.fields, read.body, {}, 0.0, Tenant())
 
 
 def part(endpoint=Endpoint.EMBEDDINGS, **body):
@@ -53,6 +58,26 @@ def test_streams_and_other_endpoints_go_alone():
     assert part(Endpoint.COMPLETIONS, prompt="a", n=0) is None
     assert part(Endpoint.COMPLETIONS, prompt="a", n="x") is None
     assert merge.part_of(a_call(Endpoint.CHAT, messages=[])) is None
+
+
+def test_moderations_of_texts_share_a_request_and_others_go_alone():
+    assert values(merge.part_of(a_moderation(input="a"))) == ["a"]
+    assert values(merge.part_of(a_moderation(input=["a", "b"]))) == ["a", "b"]
+    several = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "b"}}]
+    for alone in ({"input": several}, {"input": [1, 2]}, {"input": [[1]]}, {"input": []}, {}):
+        assert merge.part_of(a_moderation(**alone)) is None
+
+
+def test_results_of_moderations_stand_in_the_order_of_the_inputs():
+    parts = [merge.part_of(a_moderation(input=given)) for given in ("a", ["b", "c"])]
+    results = [{"flagged": flagged, "categories": {}} for flagged in (True, False, True)]
+    bodies = merge.split(Endpoint.MODERATIONS, json.dumps({"id": "x", "results": results}).encode(), parts)
+    assert [json.loads(body) for body in bodies] == [
+        {"id": "x", "results": results[:1]},
+        {"id": "x", "results": results[1:]},
+    ]
+    for wrong in (results[:2], [*results, results[0]], [1, 2, 3]):
+        assert merge.split(Endpoint.MODERATIONS, json.dumps({"results": wrong}).encode(), parts) is None
 
 
 def test_a_merged_request_has_all_inputs_in_order():

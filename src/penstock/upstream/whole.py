@@ -52,6 +52,11 @@ class WholeTransfer(Transfer):
                 self._usage = self._usage_told(b"".join(self._pieces))
         super().conclude()
 
+    def charge(self, status: int, used: Usage) -> None:
+        """It was part of a request that failed: what that had used of the upstream."""
+        self.status = status
+        self._usage = used
+
     def _usage_told(self, body: bytes) -> Usage | None:
         """What a whole answer says that it used.
 
@@ -98,11 +103,6 @@ class PlainTransfer(WholeTransfer):
 
     def _beginning(self) -> bytes:
         return self._pieces[0] if self._pieces else b""
-
-    def charge(self, status: int, used: Usage) -> None:
-        """It was part of a request that failed: what that had used of the upstream."""
-        self.status = status
-        self._usage = used
 
     def _check_substance(self, body: bytes) -> None:
         """:raises PenstockError: no JSON object, or one that only tells of an error, whatever the status said"""

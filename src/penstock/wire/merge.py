@@ -1,7 +1,8 @@
-"""Several calls in one request, and one answer for each of them: embeddings, and completions of the old kind.
+"""Several calls in one request, and one answer for each of them: embeddings, completions of the old kind, moderations.
 
-Both take a list where they take one input, and number what they answer.  Inputs and answers stay the bytes that they
-were; only ``index`` is written anew.  Of the usage, which is told for the whole request, every call gets a share by
+All take a list where they take one input.  The first two number what they answer; results of moderations stand in the
+order of the inputs, and an input of several parts (text and images) is a list itself, so such calls go alone.  Inputs
+and answers stay the bytes that they were; only ``index`` is written anew.  Of the usage, which is told for the whole request, every call gets a share by
 the size of what it sent and got; the shares add up to what was told, to the token.
 """
 
@@ -14,8 +15,9 @@ import msgspec
 from penstock.messages import JSON, Call, Endpoint, Usage
 from penstock.wire.not_json import NOT_JSON
 
-_INPUT = {Endpoint.EMBEDDINGS: "input", Endpoint.COMPLETIONS: "prompt"}
-_ANSWERS = {Endpoint.EMBEDDINGS: "data", Endpoint.COMPLETIONS: "choices"}
+_MODERATIONS = Endpoint.MODERATIONS
+_INPUT = {Endpoint.EMBEDDINGS: "input", Endpoint.COMPLETIONS: "prompt", _MODERATIONS: "input"}
+_ANSWERS = {Endpoint.EMBEDDINGS: "data", Endpoint.COMPLETIONS: "choices", _MODERATIONS: "results"}
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _list = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -49,9 +51,9 @@ def part_of(call: Call) -> Part | None:
     try:
         kind, inputs = _inputs(call.fields[name])
         each = _integer(call.fields["n"]) if "n" in call.fields else 1
-    except NOT_JSON:
+    except (*NOT_JSON, KeyError):
         return None  # whoever is asked may make sense of it
-    if not inputs or each < 1:
+    if not inputs or each < 1 or (call.endpoint is _MODERATIONS and kind != "text"):
         return None
     rest = sorted(
         (member, bytes(value)) for member, value in call.fields.items() if member not in {name, "model"}
@@ -110,9 +112,9 @@ def split(endpoint: Endpoint, answer: bytes, parts: Sequence[Part]) -> list[byte
         members = _members(answer)
         answers: dict[int, dict[str, msgspec.Raw]] = {}
         sizes: dict[int, int] = {}
-        for one in _list(members[name]):
+        for place, one in enumerate(_list(members[name])):
             item = _members(one)
-            index = _integer(item["index"])
+            index = _integer(item["index"]) if endpoint is not _MODERATIONS else place
             answers[index] = item
             sizes[index] = len(bytes(one))
         usage = _object(members["usage"]) if bytes(members.get("usage", b"null")) != b"null" else None
@@ -126,8 +128,9 @@ def split(endpoint: Endpoint, answer: bytes, parts: Sequence[Part]) -> list[byte
     at = 0
     for part in parts:
         mine = [answers[at + i] for i in range(part.answers)]
-        for i, item in enumerate(mine):
-            item["index"] = msgspec.Raw(b"%d" % i)
+        if endpoint is not _MODERATIONS:
+            for i, item in enumerate(mine):
+                item["index"] = msgspec.Raw(b"%d" % i)
         found.append(_encode(mine))
         output.append(sum(sizes[at + i] for i in range(part.answers)))
         at += part.answers

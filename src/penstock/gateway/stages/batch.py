@@ -30,7 +30,7 @@ from penstock.generation.log import Generation, new_id
 from penstock.messages import Attempt, Outcome, Usage
 from penstock.net import tasks
 from penstock.upstream.transfer import Transfer
-from penstock.upstream.whole import PlainTransfer
+from penstock.upstream.whole import WholeTransfer
 from penstock.wire import merge, request
 from penstock.wire.merge import Part
 
@@ -47,7 +47,7 @@ class Member:
 
     __slots__ = ("gone", "part", "shared", "told", "transfer")
 
-    def __init__(self, transfer: PlainTransfer, part: Part, told: asyncio.Future[bool]) -> None:
+    def __init__(self, transfer: WholeTransfer, part: Part, told: asyncio.Future[bool]) -> None:
         self.transfer = transfer
         self.part = part
         self.told = told
@@ -86,7 +86,7 @@ async def ask_together(
     part = merge.part_of(call)
     if part is None or not batching.admits(len(part.inputs), len(call.body)):
         return False
-    assert isinstance(transfer, PlainTransfer), "what streams has no part"
+    assert isinstance(transfer, WholeTransfer), "what streams has no part"
     loop = asyncio.get_running_loop()
     member = Member(transfer, part, loop.create_future())
     bucket = _bucket(part.longest, batching.config.length_ratio)
