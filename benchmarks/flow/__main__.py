@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.flow import cost, limited
-from benchmarks.flow.figures import figures
+from benchmarks.flow.figures import HEAD, figures
 from benchmarks.flow.simulate import SYSTEMS, run
-from benchmarks.flow.workload import TIERS, workload
+from benchmarks.flow.workload import workload
 
 LOADS = (0.5, 0.8, 1.0, 1.5, 2.0)
 
@@ -22,21 +22,13 @@ def main() -> None:
     if given.cost:
         cost.main()
         return
-    tiers = " / ".join(TIERS)
-    print(f"| load | system | goodput | p99 TTFT, s: {tiers} | in time, %: {tiers} | Jain | least share |")
-    print("|---|---|--:|--:|--:|--:|--:|")
+    print(*HEAD, sep="\n")
     for load in LOADS:
         for system in SYSTEMS:
             arrivals = workload(load, given.seconds, given.trace, given.seed)
             run(system, arrivals)
             got = figures(arrivals, given.seconds / 6)
-            p99 = " / ".join(f"{got.p99[tier]:.2f}" for tier in TIERS)
-            in_time = " / ".join(f"{100 * got.in_time[tier]:.1f}" for tier in TIERS)
-            print(
-                f"| {load:g} | {system} | {100 * got.goodput:.1f} % | {p99} | {in_time} "
-                f"| {got.jain:.3f} | {100 * got.least_share:.0f} % |",
-                flush=True,
-            )
+            print(f"| {load:g} | {system} | {got.row()} |", flush=True)
     print()
     limited.main(given.seed)
 
