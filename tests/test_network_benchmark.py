@@ -1,5 +1,7 @@
 """The benchmark of the client on links that break still runs, over a relay and over packets of its own."""
 
+import argparse
+import contextlib
 import itertools
 import os
 import subprocess
@@ -142,6 +144,37 @@ def test_packets_take_their_time_and_the_namespaces_are_gone_afterwards(monkeypa
     assert took >= 0.1
     spaces = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
     assert name not in spaces
+
+
+def test_as_many_rounds_are_made_as_fit():
+    def seeds(seconds, **told):
+        clock = itertools.count(0, seconds)
+        made = network.rounds(
+            argparse.Namespace(**{"runs": None, "minutes": None, **told}), lambda: next(clock)
+        )
+        return list(itertools.islice(made, 50))
+
+    assert seeds(60) == [1, 2, 3]
+    assert seeds(60, runs=2, minutes=15.0) == [1, 2]
+    assert seeds(10_000, minutes=15.0) == [1]
+    assert 2 <= len(seeds(60, minutes=15.0)) <= 5  # each look at the clock takes a minute
+
+
+def test_what_the_articles_measure_is_there_with_the_bare_sdk(monkeypatch):
+    def measured(server, prefix, system, workload, options, seed):
+        asked.append((workload, system))
+        figures = dict.fromkeys(("bytes", "upstream_calls", "input_tokens", "output_tokens", "broken"), 1)
+        return {"seconds": [1.0], "failures": [], **figures}
+
+    asked = []
+    monkeypatch.setattr(network, "measure", measured)
+    monkeypatch.setattr(network, "sides", lambda options: contextlib.nullcontext((None, [])))
+    monkeypatch.setattr(network, "rounds", lambda options: [1] if options.minutes == 15 else [])
+    tables = network.main(["--articles"])
+    workloads = {"5 MB up", "20 MB up", "5 MB of text up", "20 MB of text up", "5 MB down", "100 at once"}
+    assert set(tables) == workloads
+    assert {system for _, system in asked} == {"requests", "sdk", "sdk-zstd", "penstock"}
+    assert all(each["dollars"] > 0 for rows in tables.values() for each in rows)
 
 
 def test_the_mean_lies_in_its_interval():

@@ -3,12 +3,17 @@
 ::
 
     python -m benchmarks.network                      real packets, in namespaces (root, Linux)
+    python -m benchmarks.network --articles           what the articles measure, in a quarter of an hour
     python -m benchmarks.network --relay              the same over a relay in user space, by anybody
     python -m benchmarks.network --hazard 0           a link that never breaks
     python -m benchmarks.network --hazard 0.1         one on which 86 % of transfers of 20 MB break
 
 Breaks have a constant hazard per MB, P(break) = 1 − exp(−h·MB); the usual 0.0198 breaks 18 % of transfers of 10 MB.
 They are made, not found: how often a real link breaks, only that link can tell.
+
+``--minutes 15`` makes as many rounds of everything as fit, and one at least; each has other breaks, the same for all
+systems.  ``--articles`` is that, with the bare SDK beside the others, for transfers of 5 and 20 MB, 5 MB of generated
+text, and 100 calls at once.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import time
 from contextlib import ExitStack, contextmanager
 
 from benchmarks.network.caller import SYSTEMS, WORKLOADS
@@ -38,6 +44,11 @@ USUAL = (
     "100 at once",
     "100 of text at once",
 )
+ARTICLES = {
+    "workloads": [each for each in USUAL if each != "100 of text at once"],
+    "systems": ["requests", "sdk", "sdk-zstd", "penstock"],
+    "minutes": 15.0,
+}
 INPUT_PRICE, OUTPUT_PRICE = 2.5, 10.0  # dollars for a million tokens
 # What we set out for: than requests, and than the fair one at most.
 LESS_TIME, LESS_COST, SLOWER = (
@@ -145,26 +156,45 @@ def main(arguments=None):
     parser.add_argument("--loss", type=float, default=0.0, help="share of the packets")
     parser.add_argument("--hazard", type=float, default=0.0198, help="breaks per MB")
     parser.add_argument("--calls", type=int, default=4, help="in one run, on the same connections")
-    parser.add_argument("--runs", type=int, default=3, help="each with breaks of its own, the same for all")
+    parser.add_argument("--runs", type=int, help="each with breaks of its own, the same for all; 3")
+    parser.add_argument("--minutes", type=float, help="as many runs as fit, if it is not said how many")
+    parser.add_argument("--articles", action="store_true", help="what the articles measure, in 15 minutes")
     parser.add_argument("--workloads", nargs="+", default=USUAL, choices=WORKLOADS)
     parser.add_argument("--systems", nargs="+", default=SYSTEMS, choices=SYSTEMS)
     parser.add_argument("--json", help="write the figures to this file")
+    if "--articles" in (sys.argv[1:] if arguments is None else arguments):
+        parser.set_defaults(**ARTICLES)
     options = parser.parse_args(arguments)
-    tables = {}
+    runs = {(workload, system): [] for workload in options.workloads for system in options.systems}
     with sides(options) as (server, prefix):
-        for workload in options.workloads:
-            runs = {system: [] for system in options.systems}
-            for seed in range(1, options.runs + 1):
-                for system in options.systems:  # in turn, so that the machine's moods meet all
-                    runs[system].append(measure(server, prefix, system, workload, options, seed))
-            tables[workload] = [row(system, runs[system]) for system in options.systems]
-            show(workload, tables[workload])
+        for seed in rounds(options):
+            for (workload, system), made in runs.items():  # in turn, so that the machine's moods meet all
+                made.append(measure(server, prefix, system, workload, options, seed))
+    tables = {
+        workload: [row(system, runs[workload, system]) for system in options.systems]
+        for workload in options.workloads
+    }
+    for workload, rows in tables.items():
+        show(workload, rows)
     judge(tables, clean=options.hazard == 0)
+    print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
     if options.json:
         told = {"options": vars(options), "load": os.getloadavg(), "cores": os.cpu_count(), "tables": tables}
         with open(options.json, "w") as file:
             json.dump(told, file, indent=1)
     return tables
+
+
+def rounds(options, now=time.monotonic):
+    """The seeds of the rounds: as many as were asked for, or as fit in the time."""
+    if options.runs or not options.minutes:
+        yield from range(1, (options.runs or 3) + 1)
+        return
+    began, longest, seed = now(), 0.0, 0
+    while not seed or now() - began + longest <= options.minutes * 60:
+        round_began, seed = now(), seed + 1
+        yield seed
+        longest = max(longest, now() - round_began)
 
 
 def show(workload, rows):
