@@ -377,8 +377,21 @@ def test_a_stream_is_taken_up_again_until_nothing_has_come_for_long(time):
     call.came(10)
     time.seconds += 4
     assert call.stream_broke(Break.BROKEN, "reset", 0) == 0.0
-    time.seconds += 2
+    time.seconds += 5
+    assert call.stream_broke(Break.BROKEN, "reset", 0) is not None
+    time.seconds += 1
     assert call.stream_broke(Break.BROKEN, "reset", 0) is None
+
+
+@pytest.mark.parametrize("kind", [Break.SILENT, Break.BROKEN])  # by our clock, or by the kernel's
+def test_a_silence_longer_than_that_is_a_break_like_any_other(time, kind):
+    """It is noticed when it is over: ``stall_timeout`` is longer than ``resume_for``."""
+    call = begin(calls(time))
+    call.came(10)
+    time.seconds += 40
+    assert call.stream_broke(kind, "silence", 0) == 0.0
+    time.seconds += 40
+    assert call.stream_broke(kind, "silence", 0) is None
 
 
 def test_a_server_that_goes_away_is_left_at_once(time):

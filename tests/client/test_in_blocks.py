@@ -166,7 +166,7 @@ def test_a_server_that_lacks_the_same_again_and_again_gets_it_as_a_whole():
     assert sending.lacks(want) is Outcome.REFUSED
 
 
-@pytest.mark.parametrize("status", [202, 301, 400, 403, 404, 405, 413, 429, 503, 507])
+@pytest.mark.parametrize("status", [200, 202, 301, 400, 403, 404, 405, 413, 429, 503, 507])
 def test_a_server_that_takes_no_block_gets_it_as_a_whole(status):
     sending = told(*known_body(lacking=1))
     sending.step(1.0)

@@ -188,7 +188,18 @@ class AsyncTransport(httpx.AsyncBaseTransport):
                 return response
             call.upload_refused(upload)
         call.sends(len(sent.body))
-        return await self.send(request)
+        return await self._asked(call, request)
+
+    async def _asked(self, call: ClientCall, request: httpx.Request) -> httpx.Response:
+        """What a server of these APIs answers.
+
+        :raises httpx.RemoteProtocolError: it is a page, of somebody on the way who wants to be seen first
+        """
+        response = await self.send(request)
+        if call.endpoint is not None and _is_page(response):
+            await response.aclose()
+            raise httpx.RemoteProtocolError("a page came in the place of an answer", request=request)
+        return response
 
     async def _uploaded(
         self, call: ClientCall, request: httpx.Request, upload: Upload | InBlocks
@@ -213,7 +224,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
             timeouts = request.extensions["timeout"]
             call.shorten_for_upload(timeouts)
             try:
-                response = await self.send(sent)
+                response = await self._asked(call, sent)
                 outcome = upload.took(response.status_code, response.headers, now())
                 if outcome is Outcome.ANSWER:
                     call.uploaded(upload, response.headers)
@@ -431,7 +442,7 @@ class _ResumedStream(httpx.AsyncByteStream):
                     request = self._resumption()
                     response = await self._transport.send(request)
                     status = response.status_code
-                    if status == 200:
+                    if status == 200 and _is_stream(response):
                         self._response = response
                         reading.reconnected()
                         call.resumed(reading.delivered)
@@ -603,6 +614,11 @@ def _stated(call: ClientCall, response: httpx.Response) -> httpx.Response:
 def _is_stream(response: httpx.Response) -> bool:
     content_type: str = response.headers.get("content-type", "")
     return response.status_code == 200 and content_type.startswith("text/event-stream")
+
+
+def _is_page(response: httpx.Response) -> bool:
+    content_type: str = response.headers.get("content-type", "")
+    return response.status_code == 200 and content_type.startswith("text/html")
 
 
 def _reason(error: BaseException) -> str:

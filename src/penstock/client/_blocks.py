@@ -162,7 +162,7 @@ class InBlocks:
             if status < 400 or status in (401, 403, 429) or status >= 500:
                 return Outcome.ANSWER
             return Outcome.LACKING if status == 409 else Outcome.REFUSED
-        if status not in (200, 201, 204):
+        if status not in (201, 204):
             return Outcome.REFUSED
         digest = self._lacking.pop()
         self._known.add(self.blocks.owner, [digest], now)

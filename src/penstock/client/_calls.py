@@ -168,7 +168,8 @@ class ClientCall:
         self._repeatable = endpoint is not None or method in _REPEATABLE
         self._candidates = candidates
         self._headers = headers
-        self._resumptions = 0  # since then
+        self._resumptions = 0  # since something came last
+        self._broken_since: float | None = None  # when the first break was noticed since then
         self._handed_over_at: int | None = None  # the last event before a server went away
         self._handed_over_since = 0.0
         self._handovers = 0  # since that event
@@ -439,6 +440,7 @@ class ClientCall:
         self.received += size
         self._clocks.progress = self.calls.now()
         self._resumptions = 0
+        self._broken_since = None
 
     def stream_broke(self, kind: Break, reason: str, last: int) -> float | None:
         """How long to wait before the stream is taken up again; None: it is lost.
@@ -469,7 +471,10 @@ class ClientCall:
         self.calls.counters.add(broken=1)
         if kind in (Break.UNREACHED, Break.SILENT, Break.HANDED_OVER):
             self.peer.failed(now)
-        if kind is Break.FATAL or now - self._clocks.progress > self.calls.options.resume_for:
+        # Since it broke, and not since something came: a silent connection has broken when its silence is over.
+        if self._broken_since is None:
+            self._broken_since = now
+        if kind is Break.FATAL or now - self._broken_since > self.calls.options.resume_for:
             return None
         self._resumptions += 1
         self._move(now)

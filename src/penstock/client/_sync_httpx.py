@@ -186,7 +186,18 @@ class Transport(httpx.BaseTransport):
                 return response
             call.upload_refused(upload)
         call.sends(len(sent.body))
-        return self.send(request)
+        return self._asked(call, request)
+
+    def _asked(self, call: ClientCall, request: httpx.Request) -> httpx.Response:
+        """What a server of these APIs answers.
+
+        :raises httpx.RemoteProtocolError: it is a page, of somebody on the way who wants to be seen first
+        """
+        response = self.send(request)
+        if call.endpoint is not None and _is_page(response):
+            response.close()
+            raise httpx.RemoteProtocolError("a page came in the place of an answer", request=request)
+        return response
 
     def _uploaded(
         self, call: ClientCall, request: httpx.Request, upload: Upload | InBlocks
@@ -211,7 +222,7 @@ class Transport(httpx.BaseTransport):
             timeouts = request.extensions["timeout"]
             call.shorten_for_upload(timeouts)
             try:
-                response = self.send(sent)
+                response = self._asked(call, sent)
                 outcome = upload.took(response.status_code, response.headers, now())
                 if outcome is Outcome.ANSWER:
                     call.uploaded(upload, response.headers)
@@ -427,7 +438,7 @@ class _ResumedStream(httpx.SyncByteStream):
                     request = self._resumption()
                     response = self._transport.send(request)
                     status = response.status_code
-                    if status == 200:
+                    if status == 200 and _is_stream(response):
                         self._response = response
                         reading.reconnected()
                         call.resumed(reading.delivered)
@@ -599,6 +610,11 @@ def _stated(call: ClientCall, response: httpx.Response) -> httpx.Response:
 def _is_stream(response: httpx.Response) -> bool:
     content_type: str = response.headers.get("content-type", "")
     return response.status_code == 200 and content_type.startswith("text/event-stream")
+
+
+def _is_page(response: httpx.Response) -> bool:
+    content_type: str = response.headers.get("content-type", "")
+    return response.status_code == 200 and content_type.startswith("text/html")
 
 
 def _reason(error: BaseException) -> str:

@@ -188,7 +188,18 @@ class Transport(httpx2.BaseTransport):
                 return response
             call.upload_refused(upload)
         call.sends(len(sent.body))
-        return self.send(request)
+        return self._asked(call, request)
+
+    def _asked(self, call: ClientCall, request: httpx2.Request) -> httpx2.Response:
+        """What a server of these APIs answers.
+
+        :raises httpx2.RemoteProtocolError: it is a page, of somebody on the way who wants to be seen first
+        """
+        response = self.send(request)
+        if call.endpoint is not None and _is_page(response):
+            response.close()
+            raise httpx2.RemoteProtocolError("a page came in the place of an answer", request=request)
+        return response
 
     def _uploaded(
         self, call: ClientCall, request: httpx2.Request, upload: Upload | InBlocks
@@ -213,7 +224,7 @@ class Transport(httpx2.BaseTransport):
             timeouts = request.extensions["timeout"]
             call.shorten_for_upload(timeouts)
             try:
-                response = self.send(sent)
+                response = self._asked(call, sent)
                 outcome = upload.took(response.status_code, response.headers, now())
                 if outcome is Outcome.ANSWER:
                     call.uploaded(upload, response.headers)
@@ -429,7 +440,7 @@ class _ResumedStream(httpx2.SyncByteStream):
                     request = self._resumption()
                     response = self._transport.send(request)
                     status = response.status_code
-                    if status == 200:
+                    if status == 200 and _is_stream(response):
                         self._response = response
                         reading.reconnected()
                         call.resumed(reading.delivered)
@@ -601,6 +612,11 @@ def _stated(call: ClientCall, response: httpx2.Response) -> httpx2.Response:
 def _is_stream(response: httpx2.Response) -> bool:
     content_type: str = response.headers.get("content-type", "")
     return response.status_code == 200 and content_type.startswith("text/event-stream")
+
+
+def _is_page(response: httpx2.Response) -> bool:
+    content_type: str = response.headers.get("content-type", "")
+    return response.status_code == 200 and content_type.startswith("text/html")
 
 
 def _reason(error: BaseException) -> str:
