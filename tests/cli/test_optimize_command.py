@@ -102,14 +102,6 @@ def test_a_recipe_with_mistakes_is_refused(penstock, tmp_path):
     assert "steps[0].shrink.calibration: the layers to leave out are found with texts" in err
 
 
-def test_the_profiler_is_not_for_exported_models(penstock, texts, tmp_path):
-    (tmp_path / "genai_config.json").write_text('{"model": {"decoder": {"filename": "m.onnx"}}}')
-    (tmp_path / "m.onnx").touch()
-    status, _, err = penstock("optimize", "profile", tmp_path, tmp_path / "made", "--text", texts)
-    assert status == 1
-    assert "the profiler is PyTorch's" in err
-
-
 def test_it_is_loaded_without_any_library_of_the_extra():
     code = (
         "import sys, penstock.cli.optimize\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from penstock.optimize.profiling import Profile, Row, Share, advise
@@ -34,6 +35,16 @@ def test_what_has_few_bits_already_is_not_told_to_have_fewer():
     assert not any("quantize" in each.what for each in every)
 
 
+def test_what_is_exported_is_not_told_to_be_exported():
+    of = [Share("matrices", 0.6), Share("between operations", 0.3), Share("head", 0.1)]
+    for batch, stored in ((1, "float"), (16, "int")):
+        every = advise(of, stored=stored, batch=batch, exported=True)
+        assert len(every) == 3
+        assert not any("export" in each.what or "sdpa" in each.what for each in every)
+        assert any("quantize" in each.what for each in every) == (batch == 1)
+        assert any("several calls" in each.what for each in every) == (batch == 1)
+
+
 def test_gains_follow_amdahls_law():
     (best, *rest) = advise([Share("matrices", 0.5), Share("head", 0.5)], stored="torch.float32", batch=16)
     assert best.gain == pytest.approx(1 / 0.45)
@@ -54,5 +65,11 @@ def test_it_is_told_as_a_page():
     )
     text = found.markdown()
     assert "| `aten::mm` | 12 | 25.0 | 50.0 % |" in text
+    assert "## By layer" not in text
+    layers = (Row("layer 0", 3, 10.0),)
+    told = msgspec.structs.replace(found, runtime="onnx", layers=layers).markdown()
+    assert told.startswith("# tiny (onnx): where the time goes")
+    assert "## By layer" in told
+    assert "| `layer 0` | 3 | 10.0 | 20.0 % |" in told
     assert "\n3. " in text
     assert "| matrices | 60.0 % |" in text

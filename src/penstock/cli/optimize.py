@@ -305,8 +305,6 @@ def profile(
 ) -> None:
     """See where the time goes, and what to change first."""
     model = open_model(source)
-    if model.runtime is not Runtime.TRANSFORMERS:
-        raise ConfigError(f"{source} is for {model.runtime}: the profiler is PyTorch's")
     model.require_memory(1.5, "profiling")
     read_texts(text)
     make = loaded("profile", "make")

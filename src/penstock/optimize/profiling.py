@@ -30,8 +30,14 @@ class Advice(msgspec.Struct, frozen=True):
     gain: float  # 2.0: twice as quick
 
 
+PROMPT = 128  # tokens
+
+
 class Profile(msgspec.Struct, frozen=True):
-    """Of a prefill and some steps of decode, on one thread."""
+    """Of a prefill and some steps of decode, on one thread.
+
+    ``layers``: the same time as that of ``rows``, by the layers of the model that operations belong to.
+    """
 
     model: str
     batch: int
@@ -41,14 +47,16 @@ class Profile(msgspec.Struct, frozen=True):
     rows: tuple[Row, ...]
     shares: tuple[Share, ...]
     advice: tuple[Advice, ...]
+    runtime: str = "transformers"
+    layers: tuple[Row, ...] = ()
 
     def markdown(self) -> str:
         lines = [
-            f"# {self.model}: where the time goes",
+            f"# {self.model} ({self.runtime}): where the time goes",
             "",
             (
                 f"{self.prompt} tokens read and {self.tokens} written, batch {self.batch}, one thread: "
-                f"{self.ms:.0f} CPU-milliseconds. The whole of it, moment by moment: `trace.json`, for "
+                f"{self.ms:.1f} milliseconds, by the clock: what else runs on the machine counts with it. The whole of it, moment by moment: `trace.json`, for "
                 "`chrome://tracing` or Perfetto."
             ),
             "",
@@ -61,11 +69,13 @@ class Profile(msgspec.Struct, frozen=True):
         ]
         lines += ["", "## By kind of work", "", "| | share |", "|---|--:|"]
         lines += [f"| {each.name} | {100 * each.share:.1f} % |" for each in self.shares]
-        lines += ["", "## By operation", "", "| | calls | ms | share |", "|---|--:|--:|--:|"]
-        lines += [
-            f"| `{row.name}` | {row.calls} | {row.ms:.1f} | {100 * row.ms / (self.ms or 1):.1f} % |"
-            for row in self.rows
-        ]
+        for title, rows in (("operation", self.rows), ("layer", self.layers)):
+            if rows:
+                lines += ["", f"## By {title}", "", "| | calls | ms | share |", "|---|--:|--:|--:|"]
+            lines += [
+                f"| `{row.name}` | {row.calls} | {row.ms:.1f} | {100 * row.ms / (self.ms or 1):.1f} % |"
+                for row in rows
+            ]
         return "\n".join(lines) + "\n"
 
 
@@ -76,35 +86,54 @@ _LEFT_BY_FUSION = 0.4  # of small operations, in the same graph
 _LEFT_BY_BATCH = 0.25  # of reading the weights, for each of 16 sequences
 _LEFT_BY_SDPA = 0.6
 _LEFT_BY_HALF_DEPTH = 0.5
+_LEFT_BY_WIDTH = 0.8  # of matrices, two thirds of which are inner channels, with a quarter of these left out
+_LEFT_BY_SECOND_THREAD = 0.6
 
 
-def advise(shares: Sequence[Share], *, stored: str, batch: int) -> list[Advice]:
+def advise(shares: Sequence[Share], *, stored: str, batch: int, exported: bool = False) -> list[Advice]:
     """The three changes from which most is to be had, the best one first.
 
     :param stored: the type of the weights, as torch calls it
+    :param exported: a runtime has the whole graph; steps are then taken of the model that was exported
     """
     of = {each.name: each.share for each in shares}
     matrices = of.get("matrices", 0.0) + of.get("head", 0.0)
-    overhead = of.get("python", 0.0)
+    overhead = of.get("python", 0.0) + of.get("between operations", 0.0)
     small = of.get("rest of operations", 0.0) + of.get("copies", 0.0)
     found = [
-        Advice(
-            "Export it to a runtime that runs a whole graph (`penstock optimize export`)",
-            f"{overhead:.0%} of the time is the interpreter between operations, {small:.0%} operations so small "
-            "that a graph fuses them",
-            _gain((overhead, _LEFT_BY_RUNTIME), (small, _LEFT_BY_FUSION)),
-        ),
         Advice(
             "Leave out layers, and distil what that costs (`penstock optimize shrink`, then `distill`)",
             f"{1 - of.get('head', 0.0):.0%} of the time is spent in layers, and grows with their number",
             _gain((1 - of.get("head", 0.0), _LEFT_BY_HALF_DEPTH)),
-        ),
-        Advice(
-            "Let attention be one operation (`attn_implementation=sdpa`)",
-            f"attention takes {of.get('attention', 0.0):.0%}",
-            _gain((of.get("attention", 0.0), _LEFT_BY_SDPA)),
-        ),
+        )
     ]
+    if exported:
+        found += [
+            Advice(
+                "Leave out inner channels (`penstock optimize prune --method width`)",
+                f"{matrices:.0%} of the time is multiplying, most of it in the feed-forward blocks",
+                _gain((matrices, _LEFT_BY_WIDTH)),
+            ),
+            Advice(
+                "Let two threads compute it (`threads`), where a core is idle",
+                f"{matrices:.0%} of the time is multiplying, which threads share",
+                _gain((matrices, _LEFT_BY_SECOND_THREAD)),
+            ),
+        ]
+    else:
+        found += [
+            Advice(
+                "Export it to a runtime that runs a whole graph (`penstock optimize export`)",
+                f"{overhead:.0%} of the time is the interpreter between operations, {small:.0%} operations so small "
+                "that a graph fuses them",
+                _gain((overhead, _LEFT_BY_RUNTIME), (small, _LEFT_BY_FUSION)),
+            ),
+            Advice(
+                "Let attention be one operation (`attn_implementation=sdpa`)",
+                f"attention takes {of.get('attention', 0.0):.0%}",
+                _gain((of.get("attention", 0.0), _LEFT_BY_SDPA)),
+            ),
+        ]
     if "int" not in stored:
         found.append(
             Advice(

@@ -213,14 +213,35 @@ def test_shrinking_stops_where_the_loss_is_too_large_and_draws_the_curve(model, 
         take(Shrink(calibration=text, max_loss=0.0, samples=4, length=64), model, tmp_path / "none", nobody)
 
 
-def test_a_profile_names_what_to_change_first(model, text, tmp_path):
-    found = loaded("profile", "make")(open_model(model), text, tmp_path, nobody, tokens=4, batch=2)
+@pytest.mark.parametrize("runtime", list(Runtime))
+def test_a_profile_tells_of_operations_and_layers_and_what_to_change_first(runtime, model, text, tmp_path):
+    path = model
+    if runtime is not Runtime.TRANSFORMERS:
+        path = tmp_path / "exported"
+        take_all(Export(runtime=runtime), model, path)
+    (tmp_path / "profile").mkdir()
+    found = loaded("profile", "make")(open_model(path), text, tmp_path / "profile", nobody, tokens=4, batch=2)
+    assert found.runtime == runtime
     assert len(found.advice) == 3
     assert sum(each.share for each in found.shares) == pytest.approx(1)
     assert found.rows[0].ms >= found.rows[1].ms
-    trace = json.loads((tmp_path / "trace.json").read_text())
-    names = {each.get("name") for each in trace["traceEvents"]}
-    assert {"prefill", "decode"} <= names
+    assert next(each.share for each in found.shares if each.name == "matrices") > 0
+    named = {row.name: row for row in found.layers}
+    assert {f"layer {number}" for number in range(4)} <= set(named)
+    assert "layer 4" not in named
+    assert sum(row.ms for row in found.layers) <= found.ms * 1.01
+    if runtime is not Runtime.TRANSFORMERS:
+        # A graph has each layer's multiplications once in each of its five runs.
+        multiplied = next(row for row in found.rows if "MatMul" in row.name or row.name == "FullyConnected")
+        assert multiplied.calls % 5 == 0
+        assert multiplied.calls >= 5 * (4 * 5 + 1)
+    trace = json.loads((tmp_path / "profile" / "trace.json").read_text())
+    events = trace["traceEvents"] if isinstance(trace, dict) else trace
+    names = {str(each.get("name")) for each in events}
+    assert any("layer" in name for name in names)
+    assert {"prefill", "decode"} <= names or runtime is not Runtime.TRANSFORMERS
+    assert [each.name for each in (tmp_path / "profile").iterdir()] == ["trace.json"]
+    assert "## By layer" in found.markdown()
 
 
 def test_an_architecture_that_transformers_does_not_know_is_refused(copy, text, tmp_path):

@@ -1,4 +1,4 @@
-"""Where a model's time goes, by PyTorch's profiler, and the three things to change first.
+"""Where a model's time goes, by PyTorch's profiler or its own runtime's counters, and the three things to change first.
 
 Advice is by Amdahl's law: what a kind of work takes of the whole, times what a known remedy leaves of it.
 """
@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from penstock.optimize.model_directory import ModelDirectory
+from penstock.optimize.faults import StepFailed
+from penstock.optimize.model_directory import ModelDirectory, Runtime
+from penstock.optimize.numerics import graph_profile
+from penstock.optimize.numerics.layers import decoder_layers
 from penstock.optimize.numerics.loading import load_model, load_tokenizer, pieces
-from penstock.optimize.profiling import Advice, Profile, Row, Share, advise
+from penstock.optimize.profiling import PROMPT, Advice, Profile, Row, Share, advise
 from penstock.optimize.progress import Tell
 
 _MATRICES = (
@@ -24,6 +27,7 @@ _MATRICES = (
     "aten::matmul",
     "aten::_weight_int8pack_mm",
 )
+_LAYER = "layer "
 _ATTENTION = ("attention", "flash")
 _COPIES = (
     "aten::copy_",
@@ -33,16 +37,18 @@ _COPIES = (
     "aten::contiguous",
     "aten::index_select",
 )
-_PROMPT = 128
 
 
 def make(source: ModelDirectory, text: Path, into: Path, tell: Tell, *, tokens: int, batch: int) -> Profile:
     """Profile a prefill and ``tokens`` steps of decode; the trace goes to ``into / "trace.json"``."""
+    if source.runtime is not Runtime.TRANSFORMERS:
+        return graph_profile.make(source, text, into, tell, tokens=tokens, batch=batch)
     torch.set_num_threads(1)
     tell("loading", 0, 0)
     model, tokenizer = load_model(source, "auto"), load_tokenizer(source.path)
-    ids = torch.tensor(pieces(tokenizer, text, _PROMPT, 1) * batch)
+    ids = torch.tensor(pieces(tokenizer, text, PROMPT, 1) * batch)
     _generate(model, ids, 2)  # what is done once only
+    _mark_layers(model)
     tell("profiling", 0, 0)
     with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU], record_shapes=True) as found:
         _generate(model, ids, tokens)
@@ -58,9 +64,39 @@ def make(source: ModelDirectory, text: Path, into: Path, tell: Tell, *, tokens: 
     )
     total = sum(row.ms for row in rows)
     advice: list[Advice] = advise(shares, stored=str(next(model.parameters()).dtype), batch=batch)
+    layers = [
+        Row(each.key, each.count, each.cpu_time_total / 1_000)
+        for each in found.key_averages()
+        if each.key.startswith(_LAYER)
+    ]
+    rest = total - sum(row.ms for row in layers)
+    layers = [
+        *sorted(layers, key=lambda row: int(row.name.removeprefix(_LAYER))),
+        Row("the rest", 1 + tokens, rest),
+    ]
     return Profile(
-        source.path.name, batch, _PROMPT, tokens, total, tuple(rows[:20]), tuple(shares), tuple(advice)
+        source.path.name,
+        batch,
+        PROMPT,
+        tokens,
+        total,
+        tuple(rows[:20]),
+        tuple(shares),
+        tuple(advice),
+        layers=tuple(layers),
     )
+
+
+def _mark_layers(model: Any) -> None:
+    """So that each is told by its number."""
+    try:
+        layers = decoder_layers(model)
+    except StepFailed:  # this architecture has them elsewhere: then they are not told apart
+        return
+    for number, layer in enumerate(layers):
+        mark = record_function(f"{_LAYER}{number}")
+        layer.register_forward_pre_hook(lambda *_, mark=mark: mark.__enter__() and None)
+        layer.register_forward_hook(lambda *_, mark=mark: mark.__exit__(None, None, None))
 
 
 def _generate(model: Any, ids: torch.Tensor, tokens: int) -> None:
@@ -81,7 +117,7 @@ def _shares(found: Any, model: Any) -> list[Share]:
     spent = dict.fromkeys(("matrices", "head", "attention", "copies", "rest of operations", "python"), 0.0)
     for each in found.key_averages(group_by_input_shape=True):
         own = each.self_cpu_time_total
-        if each.key in {"prefill", "decode"}:
+        if each.key in {"prefill", "decode"} or each.key.startswith(_LAYER):
             # Within our marks and outside of any operation: the interpreter and the modules' own code.
             spent["python"] += own
         elif any(word in each.key for word in _ATTENTION):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from penstock.optimize.model_directory import OPENVINO_GRAPH, ModelDirectory, Runtime
 
 Tokens = npt.NDArray[np.int64]
+_ALONE = {"intra_op_num_threads": 1, "inter_op_num_threads": 1}
 
 
 class Runner(Protocol):
@@ -71,24 +72,19 @@ class TransformersRunner:
 
 
 class OnnxRunner:
-    """ONNX Runtime GenAI with static batches."""
+    """ONNX Runtime GenAI with static batches.
 
-    def __init__(self, path: Path) -> None:
+    :param options: more of its session
+    """
+
+    def __init__(self, path: Path, **options: Any) -> None:
         import onnxruntime_genai as genai  # noqa: PLC0415
 
         with contextlib.suppress(AttributeError):
             genai.disable_telemetry_events()
         self._genai = genai
         config = genai.Config(str(path))
-        config.overlay(
-            json.dumps(
-                {
-                    "model": {
-                        "decoder": {"session_options": {"intra_op_num_threads": 1, "inter_op_num_threads": 1}}
-                    }
-                }
-            )
-        )
+        config.overlay(json.dumps({"model": {"decoder": {"session_options": {**_ALONE, **options}}}}))
         self._model = genai.Model(config)
         self._generator: Any = None
 
@@ -111,9 +107,12 @@ class OnnxRunner:
 
 
 class OpenVINORunner:
-    """OpenVINO with keys and values in the graph's own state; as the engine's, but without its pages."""
+    """OpenVINO with keys and values in the graph's own state; as the engine's, but without its pages.
 
-    def __init__(self, path: Path) -> None:
+    :param options: more of its properties
+    """
+
+    def __init__(self, path: Path, **options: Any) -> None:
         import openvino  # noqa: PLC0415
 
         from penstock.optimize.numerics.openvino import step_inputs  # noqa: PLC0415
@@ -121,7 +120,7 @@ class OpenVINORunner:
         self._inputs = step_inputs
         # Between weights in fp32, as the engine does with one thread: in bf16, which the library takes where the
         # processor has it, that would end the process (https://github.com/openvinotoolkit/openvino/issues/33300).
-        told = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+        told = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32", **options}
         compiled = openvino.compile_model(path / OPENVINO_GRAPH, "CPU", told)
         self._request = compiled.create_infer_request()
         self._seen = 0
