@@ -177,6 +177,10 @@ triton: $(TRITON_VENV)/.with-tests  ## run the tests that need a real tritonserv
 ray: $(RAY_VENV)/.with-tests  ## run the tests of deploy/ray on a small cluster here, in .venv-ray
 	$(RAY_VENV)/bin/python -m pytest tests/deploy/ray $(ARGS)
 
+.PHONY: extras
+extras:  ## install each extra into an environment of its own, without CUDA, and use it; ARGS="engine redis"
+	"$$(scripts/find-python 3.11 3.12 3.13)" scripts/try-extras $(ARGS)
+
 .PHONY: docs
 docs: $(VENV)/.bare  ## write the generated parts of the manual anew
 	$(PYTHON) scripts/update_docs.py
