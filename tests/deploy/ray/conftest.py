@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -10,6 +11,10 @@ from pathlib import Path
 import pytest
 
 collect_ignore_glob = [] if importlib.util.find_spec("ray") else ["test_*.py"]
+
+# Seconds after which its proxy is taken for dead, before it has begun on a busy machine.
+os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
+os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S", "60")
 
 if not collect_ignore_glob:
     with warnings.catch_warnings():
