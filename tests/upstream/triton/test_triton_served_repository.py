@@ -45,7 +45,9 @@ def plain(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(plain, tmp_path_factory):
-    """``graph`` and ``plain``, both in streams, for ONNX Runtime and for transformers; ``whole`` answers in one piece."""
+    """``graph`` and ``plain``, both in streams, for ONNX Runtime and for transformers; ``whole`` answers in one piece,
+    and so do ``usual`` and ``tuned``, which differ in how they wait for others.
+    """
     folder = tmp_path_factory.mktemp("served")
     (folder / "graph").mkdir()
     onnx.build(open_model(plain), folder / "graph", Form.FP32, nobody)
@@ -54,6 +56,9 @@ def served(plain, tmp_path_factory):
     whole = Batching(max_queue_delay_us=2_000, priority_levels=2, max_queue_size=50)
     write_repository({"whole": folder / "graph"}, folder / "other", whole, decoupled=False)
     (folder / "other" / "whole").rename(repository / "whole")
+    for name, batching in (("usual", Batching()), ("tuned", TUNED)):
+        write_repository({name: folder / "graph"}, folder / name, batching, decoupled=False)
+        (folder / name / name).rename(repository / name)
     with TritonServer(repository, folder) as server:
         yield server
 
@@ -113,6 +118,20 @@ def test_a_temperature_is_refused(name, gateway):
     answer = httpx2.post(f"{gateway.url}/v1/completions", json=body, timeout=120, trust_env=False)
     assert answer.status_code >= 400
     assert "only temperature 0 is served" in answer.json()["error"]["message"]
+
+
+def test_a_lone_call_waits_for_others_as_long_as_is_said(served, gateway):
+    """By Triton's own count; the shortest of some waits, as whatever else runs on the machine only adds to them."""
+    waits = {"usual": [], "tuned": []}
+    body = {"prompt": "the", "max_tokens": 1, "temperature": 0}
+    with httpx2.Client(base_url=gateway.url, timeout=120, trust_env=False) as client:
+        for name, found in waits.items():
+            for _ in range(5):
+                before = served.metrics()["nv_inference_queue_duration_us", name]
+                assert client.post("/v1/completions", json={"model": name, **body}).status_code == 200
+                found.append(served.metrics()["nv_inference_queue_duration_us", name] - before)
+    assert 100_000 <= min(waits["usual"]) < 200_000
+    assert 2_000 <= min(waits["tuned"]) < 100_000
 
 
 def test_the_server_understands_what_the_configuration_means(served):
