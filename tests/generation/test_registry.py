@@ -150,6 +150,16 @@ def test_one_name_of_several_is_forgotten_with_each_of_them():
     assert not registry.named("question")
 
 
+def test_what_another_process_has_taken_over_is_not_kept_as_it_broke_off_here():
+    """Who comes back for it here shall find it there, and not be sent away again and again."""
+    registry = a_registry(kept_for=60, kept_bytes=10_000)
+    generation = registry.create(a_call())
+    generation.append([b"event"], 1.0)
+    generation.lost()
+    assert registry.get("gen_1") is None
+    assert registry.ended == 0
+
+
 def test_only_what_somebody_can_come_back_for_is_kept():
     registry = a_registry(kept_for=60.0, kept_bytes=100_000)
     ended(registry, "gen_1", stream=False)
