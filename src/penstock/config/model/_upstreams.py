@@ -151,9 +151,8 @@ class HealthConfig(Section, frozen=True):
     timeout: Above = 2.0  # seconds for an answer
     unhealthy_after: Positive = 3  # questions in a row that fail
     healthy_after: Positive = 2  # questions in a row that succeed
-    slow_start: Seconds = (
-        30.0  # over which one that is well again gets its share of the calls back; 0: at once
-    )
+    # seconds over which one that is well again gets its share of the calls back; 0: at once
+    slow_start: Seconds = 30.0
 
 
 class CredentialsConfig(Section, frozen=True):
