@@ -67,7 +67,7 @@ def test_the_perplexity_is_that_of_an_independent_count(model, text, original):
         (Quantize(to=Form.INT4, group_size=32), 1.7, 0.1),
         (Quantize(to=Form.INT8, runtime=Runtime.ONNX), 1.5, 0.02),
         (Quantize(to=Form.INT4, runtime=Runtime.ONNX, group_size=32), 2.0, 0.1),
-        (Quantize(to=Form.INT4, runtime=Runtime.ONNX, method=Rounding.KQUANT), 2.0, 0.1),
+        (Quantize(to=Form.INT4, runtime=Runtime.ONNX, method=Rounding.KQUANT), 2.0, 0.2),
         (Export(), 0.7, 0.0001),
     ],
     ids=lambda each: f"{each.name}-{each.to}-{each.runtime}" if hasattr(each, "to") else None,
