@@ -268,6 +268,10 @@ def test_a_budget_knows_what_was_spent_by_an_earlier_version(tmp_path):
     with contextlib.closing(sqlite3.connect(path)) as db:
         db.executescript("DROP VIEW attempts_and_savings; DROP TABLE savings; PRAGMA user_version = 5")
         db.execute("ALTER TABLE attempts DROP COLUMN label")
+        db.execute("ALTER TABLE folded DROP COLUMN shortened_to_tokens")
+        for table in ("attempts", "folded"):
+            for column in ("left_out_tokens", "prompt_cache_saved", "prompt_cache_missed"):
+                db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
     assert asyncio.run(one()) == 429
 
 
