@@ -9,7 +9,8 @@ from pathlib import Path
 import typer
 
 from penstock.config.load import load
-from penstock.config.model import Config
+from penstock.config.model import Config, UpstreamConfig
+from penstock.config.proxy import ENVIRONMENT, parse
 from penstock.config.remarks import remarks
 from penstock.config.reminder import endings
 
@@ -51,7 +52,7 @@ def summary(config: Config) -> str:
         secret = "with a key" if upstream.api_key else "without a key"
         if upstream.credentials is not None:
             secret = f"with credentials from {upstream.credentials.source}"
-        lines.append(f"    {name}: {upstream.kind}, {where}, {secret}")
+        lines.append(f"    {name}: {upstream.kind}, {where}, {secret}{_way(upstream)}")
     lines.append(_counted(len(config.models), "model"))
     for name, model in config.models.items():
         ways = ", ".join(
@@ -73,6 +74,14 @@ def summary(config: Config) -> str:
         end = f", until {key.expires}" if key.expires else ""
         lines.append(f"    {key.name}: tenant {key.tenant}, tier {key.tier}, {permitted}{end}")
     return "\n".join(lines)
+
+
+def _way(upstream: UpstreamConfig) -> str:
+    """Through which proxy it is reached, without user and password."""
+    if upstream.proxy is None:
+        return ""
+    wanted = upstream.proxy.reveal()
+    return ", by the environment's proxies" if wanted == ENVIRONMENT else f", through {parse(wanted)}"
 
 
 def _counted(count: int, noun: str) -> str:

@@ -14,6 +14,7 @@ from ipaddress import ip_network
 from itertools import pairwise
 from pathlib import Path as File
 from typing import Any
+from urllib.parse import urlsplit
 
 from penstock.config._reading import Path, Reader, did_you_mean
 from penstock.config.address import check_base_url, overlap, split_address
@@ -21,6 +22,8 @@ from penstock.config.expiry import ends_at
 from penstock.config.keys import HASH
 from penstock.config.patterns import CONTROL, resolve
 from penstock.config.providers import DEFAULT_BASE_URLS
+from penstock.config.proxy import ENVIRONMENT, is_loopback
+from penstock.config.proxy import parse as parse_proxy
 from penstock.config.secret import Secret
 from penstock.config.webhook_secret import key_of
 
@@ -301,11 +304,41 @@ def _check_upstream(upstream: Plain, at: Path, reader: Reader) -> None:
             (*at, "base_url"), "is missing: it says in which region, and of vertex for which project"
         )
     _check_credentials(upstream, at, reader)
+    _check_proxy(upstream, at, reader)
     _check_departure(upstream, at, reader)
     if tokenizer := (upstream.get("triton") or {}).get("tokenizer"):
         _check_readable(tokenizer, (*at, "triton", "tokenizer"), reader)
     if ca_file and upstream.get("verify") is False:
         reader.mistake((*at, "verify"), "with verify: false nothing is checked against ca_file; drop one")
+
+
+def _check_proxy(upstream: Plain, at: Path, reader: Reader) -> None:
+    wanted = upstream.get("proxy")
+    if not isinstance(wanted, Secret):
+        return
+    if upstream.get("kind") == "triton":
+        reader.mistake(
+            (*at, "proxy"), "is not for the kind triton, whose library knows the environment's alone"
+        )
+    if wanted.reveal() == ENVIRONMENT:
+        return
+    try:
+        parse_proxy(wanted.reveal())
+    except ValueError as error:
+        reader.mistake((*at, "proxy"), str(error))
+    url = upstream.get("base_url")
+    own = not url and upstream.get("kind") in {"sim", "local"}
+    if own or (url and is_loopback(_host_of(url))):
+        reader.mistake(
+            (*at, "proxy"), "is for upstreams elsewhere: what is on this machine is reached directly"
+        )
+
+
+def _host_of(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""  # what is wrong with it is said elsewhere
 
 
 def _check_credentials(upstream: Plain, at: Path, reader: Reader) -> None:

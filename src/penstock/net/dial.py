@@ -1,4 +1,4 @@
-"""Reach one of a host's addresses over TCP.
+"""Reach one of a host's addresses over TCP, and an upstream's protocol there.
 
 Happy Eyeballs (RFC 8305) in its simple form: addresses are tried in order, families in turn, each a
 quarter of a second after the one before or as soon as that has failed; the first to connect wins.
@@ -11,12 +11,62 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
+import ssl as tls
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
+
+from penstock.net.origin import Origin
 
 ATTEMPT_DELAY = 0.25  # seconds; RFC 8305, section 5
+TLS_SHUTDOWN_TIMEOUT = 2.0  # seconds that a closing connection waits for the peer's close_notify
 
 AddressInfo: TypeAlias = tuple[int, int, int, str, Any]
+
+
+class Way(Protocol):
+    """How the connections to an upstream are made."""
+
+    through: str  # for messages, behind the upstream's address
+
+    async def connect(self, origin: Origin, protocol: asyncio.Protocol, ssl: tls.SSLContext | None) -> None:
+        """Give ``protocol`` a connection to ``origin``.
+
+        :param ssl: for https
+        :raises OSError: there is none to be had
+        """
+
+
+class Direct:
+    """The way on which nobody stands between."""
+
+    through = ""
+
+    async def connect(self, origin: Origin, protocol: asyncio.Protocol, ssl: tls.SSLContext | None) -> None:
+        await connected(await dial(origin.host, origin.port), protocol, ssl, origin.host)
+
+
+DIRECT = Direct()
+
+
+async def connected(
+    sock: socket.socket, protocol: asyncio.Protocol, ssl: tls.SSLContext | None, host: str
+) -> None:
+    """Give ``protocol`` this socket, after a handshake if there is to be TLS; closes it if that fails."""
+    loop = asyncio.get_running_loop()
+    try:
+        if ssl is None:
+            await loop.create_connection(lambda: protocol, sock=sock)
+        else:
+            await loop.create_connection(
+                lambda: protocol,
+                sock=sock,
+                ssl=ssl,
+                server_hostname=host,
+                ssl_shutdown_timeout=TLS_SHUTDOWN_TIMEOUT,
+            )
+    except BaseException:
+        sock.close()
+        raise
 
 
 async def dial(host: str, port: int) -> socket.socket:

@@ -16,9 +16,9 @@ from penstock.config.model import PoolConfig
 from penstock.errors import Overloaded, UpstreamUnreachable
 from penstock.net._http2_connection import Http2Connection, Stream
 from penstock.net.clock import Clock
-from penstock.net.dial import dial
+from penstock.net.dial import DIRECT, Way
 from penstock.net.origin import Origin
-from penstock.net.pool import TLS_SHUTDOWN_TIMEOUT, PoolStatistics, connect_error
+from penstock.net.pool import PoolStatistics, connect_error
 
 
 class Streams:
@@ -26,6 +26,7 @@ class Streams:
 
     :param connect_timeout: seconds for name, TCP and TLS together; 0: no limit
     :param ssl: for https: a context that offers ``h2``
+    :param way: how each connection is made
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Streams:
         *,
         connect_timeout: float,
         ssl: tls.SSLContext | None = None,
+        way: Way = DIRECT,
     ) -> None:
         self.origin = origin
         self.now = clock.now
@@ -43,6 +45,7 @@ class Streams:
         self._clock = clock
         self._connect_timeout = connect_timeout
         self._ssl = ssl
+        self._way = way
         self._slots = 0
         self._connections: set[Http2Connection] = set()
         self._opening: asyncio.Task[Http2Connection] | None = None
@@ -202,23 +205,11 @@ class Streams:
                 self._clock.add(self)
 
     async def _connected(self) -> Http2Connection:
-        loop = asyncio.get_running_loop()
-        address = self.origin.address
-        connection = Http2Connection(self, loop, self.origin)
+        address = self.origin.address + self._way.through
+        connection = Http2Connection(self, asyncio.get_running_loop(), self.origin)
         try:
             async with asyncio.timeout(self._connect_timeout or None):
-                sock = await dial(self.origin.host, self.origin.port)
-                try:
-                    await loop.create_connection(
-                        lambda: connection,
-                        sock=sock,
-                        ssl=self._ssl,
-                        server_hostname=None if self._ssl is None else self.origin.host,
-                        ssl_shutdown_timeout=None if self._ssl is None else TLS_SHUTDOWN_TIMEOUT,
-                    )
-                except BaseException:
-                    sock.close()
-                    raise
+                await self._way.connect(self.origin, connection, self._ssl)
             connection.must_be_open()
         except BaseException as error:
             connection.close()

@@ -20,11 +20,10 @@ from penstock.config.model import PoolConfig
 from penstock.errors import Overloaded, UpstreamTimeout, UpstreamUnreachable, UpstreamUntrusted
 from penstock.net.clock import Clock
 from penstock.net.connection import Connection
-from penstock.net.dial import dial
+from penstock.net.dial import DIRECT, Way
 from penstock.net.origin import Origin
 
 ABANDONED_INTERVAL = 1.0  # seconds between looks for calls that were cancelled without a word
-TLS_SHUTDOWN_TIMEOUT = 2.0  # seconds that a closing connection waits for the peer's close_notify
 
 
 class PoolStatistics(msgspec.Struct, frozen=True):
@@ -45,6 +44,7 @@ class Pool:
 
     :param connect_timeout: seconds for name, TCP and TLS together; 0: no limit
     :param ssl: for https, from :func:`penstock.net.client_tls.client_context`
+    :param way: how each of them is made
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Pool:
         *,
         connect_timeout: float,
         ssl: tls.SSLContext | None = None,
+        way: Way = DIRECT,
     ) -> None:
         if origin.secure != (ssl is not None):
             raise ValueError(f"{origin}: a TLS context belongs to https, and to nothing else")
@@ -64,6 +65,7 @@ class Pool:
         self._clock = clock
         self._connect_timeout = connect_timeout
         self._ssl = ssl
+        self._way = way
         self._slots = 0
         self._connections: set[Connection] = set()
         self._idle: dict[Connection, None] = {}  # the most recently used last
@@ -224,18 +226,18 @@ class Pool:
 
     async def _open(self) -> Connection:
         """Connect, in a slot that is taken already; gives it back if that fails."""
-        loop = asyncio.get_running_loop()
-        connection = Connection(self, loop, self.origin.address)
+        connection = Connection(self, asyncio.get_running_loop(), self.origin.address)
         try:
             async with asyncio.timeout(self._connect_timeout or None):
-                await self._connect(loop, connection)
+                await self._way.connect(self.origin, connection, self._ssl)
             connection.must_be_open()
         except BaseException as error:
             connection.abort()  # cancelled or too late, it may have been made all the same
             self._free_slot()
             if isinstance(error, OSError):
                 self._connect_errors_total += 1
-                raise connect_error(error, self.origin.address, self._connect_timeout) from error
+                address = self.origin.address + self._way.through
+                raise connect_error(error, address, self._connect_timeout) from error
             raise
         connection.opened = self.now()
         self._connections.add(connection)
@@ -243,23 +245,6 @@ class Pool:
         if self._closed:
             self._clock.add(self)
         return connection
-
-    async def _connect(self, loop: asyncio.AbstractEventLoop, connection: Connection) -> None:
-        sock = await dial(self.origin.host, self.origin.port)
-        try:
-            if self._ssl is None:
-                await loop.create_connection(lambda: connection, sock=sock)
-            else:
-                await loop.create_connection(
-                    lambda: connection,
-                    sock=sock,
-                    ssl=self._ssl,
-                    server_hostname=self.origin.host,
-                    ssl_shutdown_timeout=TLS_SHUTDOWN_TIMEOUT,
-                )
-        except BaseException:
-            sock.close()
-            raise
 
     def _leave_clock(self) -> None:
         if self._closed and not self._slots:

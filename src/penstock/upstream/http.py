@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 from penstock.config.model import TierConfig, TimeoutConfig, UpstreamConfig
+from penstock.config.proxy import proxy_to
 from penstock.errors import ConfigError, Overloaded, PenstockError, Untranslatable, UpstreamError
 from penstock.flow.batch import Batching
 from penstock.flow.departure import Departure
@@ -21,9 +22,11 @@ from penstock.net import tasks
 from penstock.net.client_tls import client_context
 from penstock.net.clock import Clock
 from penstock.net.connection import Connection, StaleConnection
+from penstock.net.dial import DIRECT, Way
 from penstock.net.origin import Origin
 from penstock.net.pool import Pool
 from penstock.net.reply import MAX_BYTES, Reply, reply_to
+from penstock.net.tunnel import Tunnel
 from penstock.upstream import inquiry
 from penstock.upstream.capabilities import ANTHROPICS, Capabilities, capabilities
 from penstock.upstream.credentials import Credentials, credentials
@@ -542,16 +545,28 @@ def _pool(origin: Origin, config: UpstreamConfig, clock: Clock, connect_timeout:
     """What stands for the connections to it: of HTTP/1.1, or streams of HTTP/2."""
     protocol = "h2" if config.http2 else "http/1.1"
     tls = client_context(config.ca_file, config.verify, protocol) if origin.secure else None
+    way = _way(origin, config)
     if not config.http2:
-        return Pool(origin, config.pool, clock, connect_timeout=connect_timeout, ssl=tls)
+        return Pool(origin, config.pool, clock, connect_timeout=connect_timeout, ssl=tls, way=way)
     try:
         from penstock.net.http2 import Streams  # noqa: PLC0415 - what it needs is an extra
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"{origin}: http2 needs the extra 'http2': pip install 'penstock[http2]'"
         ) from error
-    streams = Streams(origin, config.pool, clock, connect_timeout=connect_timeout, ssl=tls)
+    streams = Streams(origin, config.pool, clock, connect_timeout=connect_timeout, ssl=tls, way=way)
     return cast(Pool, streams)
+
+
+def _way(origin: Origin, config: UpstreamConfig) -> Way:
+    """How it is reached: directly, or through a proxy."""
+    try:
+        proxy = proxy_to(config.proxy, origin.scheme, origin.host, origin.port)
+    except ValueError as error:
+        raise ConfigError(f"{origin}: proxy: {error}") from None
+    if proxy is None:
+        return DIRECT
+    return Tunnel(proxy, client_context(None, verify=True) if proxy.secure else None)
 
 
 async def _with_credentials(permits: Credentials, head: bytes, body: bytes) -> bytes:

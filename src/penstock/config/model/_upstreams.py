@@ -198,6 +198,9 @@ class UpstreamConfig(Section, frozen=True):
     running_usage: bool = False  # takes stream_options.continuous_usage_stats (vLLM, SGLang, sim)
     ca_file: str | None = None  # PEM file with the authorities to trust instead of the usual ones
     verify: bool = True  # false: any certificate will do; for tests only
+    # an HTTP proxy on the way to it: http://user:password@host:port, or environment: what HTTPS_PROXY, HTTP_PROXY and
+    # NO_PROXY say; none: the way is direct, whatever they say
+    proxy: Secret | None = None
     http2: bool = False  # calls share a connection of HTTP/2 (extra http2)
     pool: PoolConfig = PoolConfig()  # connections to it; of HTTP/2: its streams
     timeouts: TimeoutConfig | None = None  # instead of the top level's; a model's own go before these
