@@ -100,7 +100,7 @@ def _is_excepted(host: str, port: int, excepted: str) -> bool:
             return True
         entry = each if each.count(":") > 1 and "]" not in each else each.removesuffix(f":{port}").strip("[]")
         domain = entry.removeprefix("*").lstrip(".").rstrip(".")
-        if domain and (name == domain or name.endswith("." + domain)) or _is_in(name, entry):
+        if (domain and (name == domain or name.endswith("." + domain))) or _is_in(name, entry):
             return True
     return False
 
