@@ -12,7 +12,9 @@ from penstock.admin import backoff
 from penstock.admin.fixed import NEEDS_RESTART
 from penstock.config import model
 from penstock.config.load import parse
+from penstock.config.proxy import proxy_to
 from penstock.config.schema import keys
+from penstock.config.secret import Secret
 from penstock.errors import ConfigError
 from penstock.gateway.stages.read import HEARTBEAT
 from penstock.generation.log import State
@@ -74,8 +76,19 @@ def test_figures_are_those_of_the_source():
 
 def test_the_example_of_tls_has_the_right_keys():
     """The files are those of whoever follows it; here it is enough that nothing but these is missing."""
-    (block,) = [block.text for block in PAGE.blocks if block.language == "yaml"]
+    (block,) = [
+        block.text for block in PAGE.blocks if block.language == "yaml" and block.text in PAGE.section("TLS")
+    ]
     with pytest.raises(ConfigError) as refused:
         parse(block + "upstreams: {sim: {kind: sim}}\n")
     assert len(refused.value.mistakes) == 2
     assert all("/etc/penstock/" in mistake for mistake in refused.value.mistakes)
+
+
+def test_the_example_of_a_proxy_is_one():
+    section = PAGE.section("Through a proxy")
+    (block,) = [block.text for block in PAGE.blocks if block.language == "yaml" and block.text in section]
+    upstream = parse(block, environ={"OPENAI_API_KEY": "sk", "PROXY_PASSWORD": "pw"}).upstreams["openai"]
+    proxy = proxy_to(upstream.proxy, "https", "api.openai.com", 443)
+    assert str(proxy) == "http://proxy.example.com:3128"
+    assert proxy.login == Secret("penstock:pw")

@@ -98,8 +98,8 @@ class Tunnel:
         if 200 <= status < 300:
             return
         if status == _LOGIN_WANTED:
-            words = "wants a user and password" if self._proxy.login is None else "does not accept this login"
-            raise OSError(f"it answers 407: it {words}")
+            wish = "wants a user and password" if self._proxy.login is None else "does not accept this login"
+            raise OSError(f"it answers 407: it {wish}")
         reason = "".join(c for c in " ".join(words[2:])[:80] if c.isascii() and c.isprintable())
         raise OSError(f"it refuses with {status} {reason}".rstrip())
 
