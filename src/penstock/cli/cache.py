@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import typer
 
 from penstock.errors import ConfigError
@@ -40,6 +40,9 @@ def warm(
         "", "--key", envvar="PENSTOCK_KEY", help="A caller's key: its tenant gets the answers."
     ),
     path: str = typer.Option("/v1/chat/completions", "--path", help="Where lines go that do not say it."),
+    anthropic_version: str = typer.Option(
+        "2023-06-01", "--anthropic-version", help="What the callers of /v1/messages name."
+    ),
     concurrency: int = typer.Option(4, "--concurrency", min=1, max=256, help="Requests at once."),
 ) -> None:
     """Ask all questions of a file, so that their answers are there when callers ask.
@@ -59,7 +62,7 @@ def warm(
         ThreadPoolExecutor(concurrency) as pool,
     ):
         task = progress.add_task("warming", total=len(requests))
-        for status, trouble in pool.map(lambda one: _ask(url, key, *one), requests):
+        for status, trouble in pool.map(lambda one: _ask(url, key, anthropic_version, *one), requests):
             outcomes[status] += 1
             if trouble:
                 failures[trouble] += 1
@@ -73,36 +76,64 @@ def warm(
 
 
 def _requests(file: Path, path: str) -> Iterator[tuple[str, bytes]]:
-    """Paths and bodies.
+    """Paths and bodies, spelt as the SDKs would: what is spelt in another way is another question (``cache.keys``).
 
     :raises ConfigError: the file cannot be read, or a line is no request
     """
     if path not in _PATHS:
         raise ConfigError(f"--path must be one of {', '.join(sorted(_PATHS))}")
     try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:
-            body: Any = json.loads(line)
+            members = _members(line)
+            where = path
+            if members.get("body", b"").startswith(b"{"):
+                where = str(json.loads(members.get("url", json.dumps(path))))
+                members = _members(members["body"])
         except ValueError as error:
-            raise ConfigError(f"{file}, line {number} is not JSON: {error}") from None
-        where = path
-        if isinstance(body, dict) and isinstance(body.get("body"), dict):
-            where, body = body.get("url", path), body["body"]
-        if not isinstance(body, dict) or where not in _PATHS:
+            raise ConfigError(f"{file}, line {number} is no request: {error}") from None
+        if where not in _PATHS:
             raise ConfigError(f"{file}, line {number} is no request to one of {', '.join(sorted(_PATHS))}")
-        yield where, json.dumps({**body, "stream": False} if "stream" in body else body).encode()
+        if "stream" in members:
+            members["stream"] = b"false"
+        yield (
+            where,
+            b"{%b}" % b",".join(b"%b:%b" % (_as_sdks(name), value) for name, value in members.items()),
+        )
 
 
-def _ask(url: str, key: str, path: str, body: bytes) -> tuple[str, str]:
+def _members(text: bytes) -> dict[str, bytes]:
+    """The members of an object, as an SDK writes them.
+
+    :raises ValueError: it is none
+    """
+    compact = msgspec.json.format(text, indent=-1)
+    found = msgspec.json.decode(compact, type=dict[str, msgspec.Raw])
+    return {name: _unescaped(bytes(value)) for name, value in found.items()}
+
+
+def _unescaped(compact: bytes) -> bytes:
+    """A compact value without the escapes that no SDK writes; one that has none keeps its bytes."""
+    return _as_sdks(json.loads(compact)) if b"\\u" in compact else compact
+
+
+def _as_sdks(value: object) -> bytes:
+    """JSON as the HTTP client of OpenAI's SDK for Python writes it, as does that of Anthropic's."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _ask(url: str, key: str, anthropic_version: str, path: str, body: bytes) -> tuple[str, str]:
     """What ``Penstock-Status`` said, or ``failed``, and why."""
     request = urllib.request.Request(  # noqa: S310 - whatever the user names
         url.rstrip("/").removesuffix("/v1") + path, body, {"content-type": "application/json"}
     )
+    if path == "/v1/messages":
+        request.add_header("anthropic-version", anthropic_version)
     if key:
         request.add_header("authorization", f"Bearer {key}")
     try:
