@@ -53,6 +53,12 @@ def tokens(messages):
     return -(-sum(len(turn["content"].encode()) for turn in messages) // 4)
 
 
+def test_an_image_is_no_text_to_the_client_either():
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_000_000}}
+    said = [*turns("Who?", "I."), {"role": "user", "content": [image]}]
+    assert shortened(read_rules({"*": {"history_tokens": 2_000}}), Endpoint.CHAT, {}, body(said)) is None
+
+
 @pytest.fixture(scope="module")
 def provider():
     with SimulatorProcess() as running:

@@ -93,6 +93,28 @@ def test_the_oldest_exchanges_go_whole():
     assert tidy(*turns, history_tokens=10_000)[1] is None
 
 
+IMAGES = {
+    Endpoint.CHAT: {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_000_000}},
+    Endpoint.MESSAGES: {
+        "type": "image",
+        "source": {"type": "base64", "media_type": "image/png", "data": "A" * 1_000_000},
+    },
+    Endpoint.RESPONSES: {"type": "input_image", "image_url": "data:image/png;base64," + "A" * 1_000_000},
+}
+
+
+@pytest.mark.parametrize("endpoint", IMAGES)
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_an_image_counts_as_a_model_counts_it(endpoint, place):
+    turns = [user("one"), assistant("1"), user("two"), assistant("2"), user("three")]
+    turns[place] = user([IMAGES[endpoint]])
+    member = "input" if endpoint is Endpoint.RESPONSES else "messages"
+    assert tidy(*turns, endpoint=endpoint, member=member, history_tokens=2_000)[1] is None
+    kept, left = tidy(*turns, endpoint=endpoint, member=member, history_tokens=1_000)
+    assert kept == turns[4 if place else 2 :]
+    assert left.after <= left.before
+
+
 def test_a_tools_result_is_no_beginning_of_an_exchange():
     turns = [
         user("one"),

@@ -50,7 +50,7 @@ def tidied(
     except NOT_JSON:
         return None  # one text, or something that the upstream shall judge
     left = Left()
-    gone = _oldest(decoded, [len(bytes(turn)) for turn in turns], policy.history_tokens)
+    gone = _oldest(decoded, policy.history_tokens)
     if gone:
         left.turns = len(gone)
         left.history = sum(len(bytes(turns[index])) for index in gone)
@@ -128,17 +128,20 @@ def _once(text: str, seen: set[str], left: Left) -> str:
     return "".join(kept)
 
 
-def _oldest(turns: list[JSON], sizes: list[int], budget: int | None) -> frozenset[int]:
+def _oldest(turns: list[JSON], budget: int | None) -> frozenset[int]:
     """The turns to leave out, so that what is left has about so many tokens.
 
     Only whole exchanges go, each from a question of the user's to before the next one, so that no call of a tool loses
     its result; what the system says stays, and so does the last exchange.
     """
-    if budget is None or estimate_tokens(sum(sizes)) <= budget:
+    if budget is None:
+        return frozenset()
+    sizes = [counting.size(turn) for turn in turns]  # as a model counts: an image's base64 is no text
+    size = sum(sizes)
+    if estimate_tokens(size) <= budget:
         return frozenset()
     begins = [index for index, turn in enumerate(turns) if _opens(turn)]
     gone: set[int] = set()
-    size = sum(sizes)
     for start, end in itertools.pairwise(begins):
         if estimate_tokens(size) <= budget:
             break
