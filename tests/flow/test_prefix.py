@@ -309,6 +309,31 @@ def test_one_that_fails_is_not_taken_to_have_the_prompt_and_is_left_until_that_i
     assert pool.order(talk(1, 10))[0] == home
 
 
+@pytest.mark.parametrize("end", ["withdrawn", "failed"])
+def test_what_was_never_computed_is_neither_had_nor_waited_for(end):
+    pool = Pool("a")
+    replica, standing = pool.places[0].replica, pool.places[0].standing
+    before, _ = pool.send(talk(1, 10))
+    sent, _ = pool.send(talk(2, 10))
+    pool.now += 0.01
+    sent.end()
+    sent.withdrawn(pool.now) if end == "withdrawn" else sent.failed(0.01, pool.now)
+    assert replica.record.known(talk(2, 10), pool.now) == 0
+    assert replica.record.known(talk(1, 10), pool.now) == len(talk(1, 10).chain)
+    assert replica.ahead(standing.in_progress, pool.now) == pytest.approx(talk(1, 10).tokens - 0.01 * RATE)
+    assert bool(replica.wait(0, pool.now)) is (end == "failed")
+
+
+def test_what_was_worked_off_of_a_prompt_that_came_to_nothing_is_not_taken_off_the_line_again():
+    pool = Pool("a")
+    replica = pool.places[0].replica
+    sent, _ = pool.send(talk(1, 10))
+    pool.send(talk(2, 10))
+    pool.now += 1.5 * talk(1, 10).tokens / RATE
+    sent.withdrawn(pool.now)
+    assert replica.ahead(1, pool.now) == pytest.approx(0.5 * talk(2, 10).tokens)
+
+
 def test_failures_are_forgotten_with_answers():
     pool = Pool("a")
     sent, _ = pool.send(talk(1))

@@ -88,8 +88,8 @@ class Replica(Standings):
         return lost + self.each * under_way + self.ahead(under_way, now) / self.rate
 
     def lengthen(self, tokens: float, under_way: int, now: float) -> None:
-        """So many tokens more are to be computed."""
-        self._line = self.ahead(under_way, now) + tokens
+        """So many tokens more are to be computed; less than 0: so many are not after all."""
+        self._line = max(0.0, self.ahead(under_way, now) + tokens)
         self._at = now
 
     def succeeded(self) -> None:
@@ -108,13 +108,14 @@ class Replica(Standings):
 class Sent:
     """A call that a replica has; it tells its standing what others do, and the replica what it learns by prompts."""
 
-    __slots__ = ("_ahead", "_new", "_others", "_replica", "_standing", "_unknown")
+    __slots__ = ("_ahead", "_at", "_new", "_others", "_replica", "_standing", "_unknown")
 
     def __init__(self, standing: Standing, replica: Replica, prompt: Prompt) -> None:
         now, others = replica.now(), standing.in_progress
         known = replica.record.known(prompt, now)
         self._standing = standing
         self._replica = replica
+        self._at = now
         self._others = others
         self._unknown = prompt.chain[known:]
         self._new = prompt.beyond(known)  # tokens
@@ -143,8 +144,16 @@ class Sent:
 
     def failed(self, seconds: float, now: float) -> None:
         self._standing.failed(seconds, now)
-        self._replica.record.remove(self._unknown)
+        self.withdrawn(now)
         self._replica.failed(max(FAILED, seconds), now)
+
+    def withdrawn(self, now: float) -> None:
+        """It has ended before its prompt was computed, which need not be the replica's fault."""
+        replica = self._replica
+        replica.record.remove(self._unknown)
+        worked_off = (now - self._at) * replica.rate - self._ahead  # of this prompt
+        left = self._new - min(max(worked_off, 0.0), self._new)
+        replica.lengthen(-left, self._standing.in_progress, now)
 
     def __repr__(self) -> str:
         return f"<Sent {self._new:.0f} new tokens to {self._replica!r}>"

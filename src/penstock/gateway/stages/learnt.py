@@ -33,10 +33,6 @@ def count_out(
     now = transfer.now()
     if transfer.lost:
         standing.outlived(now - transfer.sent, now)
-    elif isinstance(failure, UpstreamLeaving) or transfer.is_callers_own(failure):
-        pass  # it did nothing wrong
-    elif isinstance(failure, UpstreamError) and not transfer.cancelled:
-        standing.failed(now - transfer.sent, now)
     elif failure is None and not transfer.cancelled:
         tokens = attempt.usage.output_tokens
         if transfer.job.call.stream and transfer.seen:
@@ -45,6 +41,17 @@ def count_out(
             standing.answered(transfer.seen - transfer.sent, tokens, pace, now)
         else:
             standing.answered_whole(now - transfer.sent, tokens, now)
+    elif _blames(transfer, failure):
+        standing.failed(now - transfer.sent, now)
+    elif isinstance(standing, Sent) and not transfer.seen:
+        standing.withdrawn(now)
+
+
+def _blames(transfer: Transfer, failure: BaseException | None) -> bool:
+    """Whether it is the upstream that has done something wrong."""
+    if isinstance(failure, UpstreamLeaving) or transfer.is_callers_own(failure):
+        return False
+    return isinstance(failure, UpstreamError) and not transfer.cancelled
 
 
 def count_sample(
