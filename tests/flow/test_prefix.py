@@ -313,7 +313,7 @@ def test_one_that_fails_is_not_taken_to_have_the_prompt_and_is_left_until_that_i
 def test_what_was_never_computed_is_neither_had_nor_waited_for(end):
     pool = Pool("a")
     replica, standing = pool.places[0].replica, pool.places[0].standing
-    before, _ = pool.send(talk(1, 10))
+    pool.send(talk(1, 10))
     sent, _ = pool.send(talk(2, 10))
     pool.now += 0.01
     sent.end()

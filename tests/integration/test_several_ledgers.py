@@ -135,7 +135,7 @@ def test_what_broke_before_the_kill_is_where_it_was_entered(machines, tmp_path):
         "twice": {
             "candidates": [
                 {"upstream": "ends", "model": f"sim:cut-after={broken}"},
-                {"upstream": "goes-on", "model": f"sim:stall-after={stalled},once"},
+                {"upstream": "goes-on", "model": f"sim:stall-after={stalled},once", "weight": 0},
             ],
             "grace": 60,
         }
