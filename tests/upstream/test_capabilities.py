@@ -41,3 +41,14 @@ def test_other_vendors_models_at_bedrock(model, prefill):
 def test_the_configuration_goes_before_the_table():
     config = UpstreamConfig(kind="bedrock", capabilities=CapabilitiesConfig(prefill="none"))
     assert capabilities(config, "example.com", "anthropic.claude-3-haiku-20240307-v1:0").prefill == "none"
+
+
+@pytest.mark.parametrize(
+    ("host", "background"), [("api.openai.com", True), ("eu-resource.openai.azure.com", False)]
+)
+def test_openais_models_at_azure_differ_in_what_runs_on_without_a_connection(host, background):
+    config = UpstreamConfig(kind="openai")
+    for model, deterministic in {"gpt-4o": True, "gpt-5-mini": False, "o3": False}.items():
+        found = capabilities(config, host, model)
+        assert (found.prefill, found.deterministic) == ("none", deterministic)
+        assert found.background is background

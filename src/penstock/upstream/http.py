@@ -324,7 +324,7 @@ class HTTPUpstream:
             if form is None:
                 raise Untranslatable("this upstream takes no beginning of an answer")
             body = further.prefilled(endpoint, body, form, text[: boundary.safe_end(text)], received)
-            if capable.prefill_base:
+            if capable.prefill_base and endpoint is not Endpoint.MESSAGES:  # it is one of OpenAI's API
                 path = (capable.prefill_base + endpoint.path.removeprefix("/v1")).encode()
         elif how is How.PROMPT:
             body = further.prompted(endpoint, body, text, boundary.anchor_of(text), received)
