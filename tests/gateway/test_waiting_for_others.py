@@ -51,7 +51,7 @@ async def waiting(patience=60.0):
         async with serving(made) as (gateway, port):
             board, guard = Board(), Guard(Empty(), 5.0, gateway.clock.now)
             gateway.cache.guards = (guard,)
-            gateway.pipeline.lookup.claims = Claims(board, guard, patience)
+            gateway.pipeline.lookup.claims = Claims(board, guard, patience, gateway.clock.now)
             try:
                 yield gateway, port, board, upstream
             finally:
@@ -102,6 +102,17 @@ def test_it_does_not_wait_for_ever():
             assert (await call(port, ASKED)).headers["penstock-status"] == "created"
             assert gateway.pipeline.lookup.claims.tired == 1
             assert board.released == []
+
+    on_uvloop(main)
+
+
+def test_it_does_not_wait_beyond_its_deadline():
+    async def main():
+        async with waiting() as (gateway, port, _board, upstream):
+            answer = await call(port, ASKED, headers=["penstock-deadline: 0.05"])
+            assert answer.status == 503
+            assert gateway.pipeline.lookup.claims.tired == 1
+            assert asked(upstream) == 0
 
     on_uvloop(main)
 

@@ -474,6 +474,8 @@ class Gateway:
         if not self.pipeline.snapshot.router.caches:
             return None
         cache, claims = parts.cache(config, self.clock)
+        if claims is not None:
+            self.clock.add(claims)
         self.cache = cache
         cache_measures.measure(self.metrics, cache, claims)
         self.pipeline.lookup = Lookup(cache, self.recorder, claims)

@@ -218,7 +218,7 @@ def cache(config: Config, clock: Clock) -> tuple[Cache, Claims | None]:
         guard = Guard(tier, wanted.redis_budget, clock.now)
         tiers.append(guard)
         if wanted.wait_for_others:
-            claims = Claims(tier, guard, wanted.wait_for_others)
+            claims = Claims(tier, guard, wanted.wait_for_others, clock.now)
     key_secret, seal_secret = derived(wanted.seal_key.reveal() if wanted.seal_key is not None else None)
     largest = min(wanted.max_entry_bytes, config.max_answer_bytes)
     made = Cache(

@@ -29,6 +29,7 @@ from penstock.errors import (
     UpstreamError,
     untraced,
 )
+from penstock.flow.deadline import deadline_of
 from penstock.gateway.durable import Durable
 from penstock.gateway.promises import Promises
 from penstock.gateway.renewals import Renewals
@@ -278,6 +279,7 @@ class Pipeline:
                     lambda: (
                         exchange.gone or (name is not None and join.find(name, self.registry) is not None)
                     ),
+                    deadline_of(call),
                 )
                 if exchange.gone and found is None:
                     lookup.release(question)

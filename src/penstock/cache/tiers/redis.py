@@ -22,6 +22,7 @@ from penstock.net.redis_link import Link
 PREFIX = b"penstock:cache:"
 _CLAIMS = b"penstock:asking:"
 _RELEASE = b"if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
+_RENEW = b"if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('pexpire', KEYS[1], ARGV[2]) end return 0"
 _PURGES = PREFIX + b"purges"
 SILENT = "it does not answer in time"
 _PURGES_KEPT = 90 * 86_400  # seconds: longer than any entry is kept
@@ -69,6 +70,9 @@ class RedisEntries(ABC):
     def claim(self, key: bytes, token: bytes, lifetime: float) -> asyncio.Future[bool]:
         expiry = b"%d" % max(lifetime * 1_000, 1)
         return self._ask(b"SET", _CLAIMS + key, token, b"NX", b"PX", expiry, read=_read_claim)
+
+    def renew(self, key: bytes, token: bytes, lifetime: float) -> None:
+        self._tell(b"EVAL", _RENEW, b"1", _CLAIMS + key, token, b"%d" % max(lifetime * 1_000, 1))
 
     def release(self, key: bytes, token: bytes) -> None:
         self._tell(b"EVAL", _RELEASE, b"1", _CLAIMS + key, token)

@@ -31,7 +31,7 @@ class CacheConfig(Section, frozen=True):
     max_entry_bytes: Bytes = 4_194_304  # a larger answer is not kept
     disk_budget: Seconds = 0.02  # longer than this no call waits for the disk
     redis_budget: Seconds = 0.005  # nor for Redis
-    # how long a call waits for an answer that another worker or machine is fetching just now (with redis); 0: it
-    # asks for itself
-    wait_for_others: Seconds = 5.0
+    # how long a call waits at most for an answer that another worker or machine is fetching just now (with redis); 0:
+    # it asks for itself
+    wait_for_others: Seconds = 60.0
     embedding: EmbeddingConfig = EmbeddingConfig()  # how the meaning of questions is found

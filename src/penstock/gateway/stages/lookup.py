@@ -300,10 +300,13 @@ class Lookup:
             and resemblance.is_to_verify(similar)
         )
 
-    async def wait_for_others(self, question: Question, enough: Callable[[], bool]) -> Found | None:
+    async def wait_for_others(
+        self, question: Question, enough: Callable[[], bool], deadline: float
+    ) -> Found | None:
         """The answer that a gateway elsewhere is fetching; None: this one is to ask.
 
         :param enough: whether there is no need to wait any more
+        :param deadline: monotonic seconds, from which on an answer is of no use
         """
         claims = self.claims
         if claims is None or not question.patient or enough():
@@ -311,10 +314,10 @@ class Lookup:
         if await claims.claim(question.key):
             question.claimed = True
             return None
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + claims.patience
+        now = self._recorder.clock.now
+        until = min(now() + claims.patience, deadline)
         pause = claiming.FIRST_PAUSE
-        while loop.time() < deadline:
+        while now() < until:
             await asyncio.sleep(pause)
             if enough():
                 return None
