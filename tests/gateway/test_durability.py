@@ -27,7 +27,7 @@ from serving import (
 from penstock.config.model import CandidateConfig, GenerationsConfig, ModelConfig, RetryConfig
 from penstock.config.secret import Secret
 from penstock.generation.keeper import ATTENDED
-from penstock.generation.store import StoreUnavailable, Tail
+from penstock.generation.store import Bill, StoreUnavailable, Tail
 from penstock.testing import RedisServer, ScriptedUpstream, Step
 
 STREAM = {**PROMPT, "stream": True}
@@ -529,6 +529,36 @@ def test_what_is_cancelled_in_another_process_is_paid_for_no_longer(durable):
     assert connections == 1
 
 
+def test_the_store_hears_that_an_answer_was_cancelled_elsewhere_once_it_is_back(durable, monkeypatch):
+    monkeypatch.setattr("penstock.gateway.durable._TRY_AGAIN", 0.01)
+
+    async def main():
+        never, tried = asyncio.Event(), asyncio.Event()
+        script = [*SCRIPT[:3], never]
+        async with two([script], durable, troubled=True) as ((gateway, here), (other, there), _):
+            reading = asyncio.create_task(call(here, STREAM))
+            await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
+            (generation,) = gateway.pipeline.registry
+            path = f"/v1/generations/{generation.id}"
+            await call(there, b"", path, "GET")
+            keeper = keeper_of(other)
+
+            async def away(*_):
+                tried.set()
+                raise StoreUnavailable("it went away just now")
+
+            with monkeypatch.context() as trouble:
+                trouble.setattr(keeper.store, "cut", away)
+                told = await call(there, b"", f"{path}/cancel", "POST")
+                await tried.wait()
+            await until(lambda: not other.pipeline.waiting)
+            record = await keeper.load(generation.id)
+            reading.cancel()
+            return told.json()["status"], record.ending is not None
+
+    assert on_uvloop(main) == ("cancelled", True)
+
+
 def test_who_only_asks_how_far_an_answer_is_does_not_keep_it_going_in_another_process(durable, monkeypatch):
     monkeypatch.setattr("penstock.generation.keeper.ATTENDED", 0.5)
 
@@ -686,10 +716,14 @@ def test_a_reader_stays_while_the_store_does_not_know_its_answer_for_a_moment(du
     assert b"[DONE]" in again.body
 
 
-async def take_over(gateway, generation_id):
-    """As if its owner's lease had run out."""
+async def take_over(gateway, generation_id, bill=None):
+    """As if its owner's lease had run out.
+
+    :param bill: where what it has cost stands, if not in our ledger
+    """
     keeper = keeper_of(gateway)
     record = await keeper.store.take_over(generation_id, keeper.owner, time.time() + 3_600)
+    record.bill = bill or record.bill
     gateway._durable.go_on(record, await keeper._events(generation_id, record.events), keeper)
 
 
@@ -716,6 +750,36 @@ def test_what_another_process_has_taken_over_may_come_back(durable):
     assert b'"x"' not in broken.body
     assert rest.body.startswith(b"id: 2\n")
     assert b"[DONE]" in rest.body
+
+
+def test_a_process_ends_though_its_store_does_not_take_the_word_for_another_ledger(
+    durable, monkeypatch, caplog
+):
+    async def main():
+        go_on, tried = asyncio.Event(), asyncio.Event()
+
+        async def away(*_):
+            tried.set()
+            raise StoreUnavailable("it went away just now")
+
+        first = [*SCRIPT[:3], go_on, delta("x"), Step.GONE]
+        async with (
+            asyncio.timeout(20.0),
+            two([first, SCRIPT], durable, troubled=True) as ((gateway, here), (other, _), _),
+        ):
+            monkeypatch.setattr(keeper_of(other).store, "book", away)
+            reading = asyncio.create_task(call(here, STREAM))
+            await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
+            (generation,) = gateway.pipeline.registry
+            await take_over(other, generation.id, Bill("another ledger", "process", 1, {}, "up0", "m"))
+            await tried.wait()
+            go_on.set()
+            await reading
+            return generation.id
+
+    generation_id = on_uvloop(main)
+    (said,) = [one.getMessage() for one in caplog.records if "is not stored" in one.getMessage()]
+    assert f"what {generation_id} had cost" in said
 
 
 def test_while_the_store_is_silent_callers_get_their_bytes_and_nothing_is_called_durable(caplog):

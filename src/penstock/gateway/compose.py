@@ -406,6 +406,7 @@ class Gateway:
         await self.leaving.close()
         await self.health.close()
         await self._listing.close()
+        self._durable.close()
         await self.pipeline.wait_idle()
         await self.pipeline.conversations.close()
         await self._rooms.close()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+import logging
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from penstock.errors import Cancelled, Draining, Gone, NotFound, Overloaded
@@ -25,8 +26,10 @@ from penstock.net.clock import Clock
 from penstock.wire import request
 
 _LOOK_AGAIN = 0.1  # seconds between two looks for what may be written down just now
-_BOOK_AGAIN = 1.0  # the same, between two tries to leave word for another ledger
+_TRY_AGAIN = 1.0  # the same, between two tries to have a store do what has to be done
 _ENDPOINTS = {endpoint.path: endpoint for endpoint in Endpoint}
+
+log = logging.getLogger("penstock.gateway")
 
 
 class Producing(Protocol):
@@ -52,6 +55,7 @@ class Durable:
     def __init__(self, producing: Producing) -> None:
         self.keepers: dict[str, Keeper] = {}  # by durability
         self._producing = producing
+        self._closing = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<Durable {self.keepers}>"
@@ -198,8 +202,7 @@ class Durable:
         return self._producing.registry.waiting()
 
     async def _cut(self, generation: Generation, keeper: Keeper) -> None:
-        with contextlib.suppress(StoreUnavailable):
-            await keeper.cut(generation)
+        await self._insist(lambda: keeper.cut(generation), f"that {generation.id} was cancelled")
 
     async def delete(self, generation_id: str) -> None:
         """Remove it from the stores.
@@ -275,18 +278,38 @@ class Durable:
     async def _book(self, died: Attempt, bill: Bill, keeper: Keeper) -> None:
         """Enter what an attempt has cost whose row is in another ledger, if nobody else has done so."""
         booking = Booking(bill.process, bill.row, died.generation, died.usage, died.cost, keeper.now())
+
+        async def book() -> None:
+            if await keeper.store.book(bill.ledger, booking):
+                self._producing.recorder.enter_died(died)
+
+        await self._insist(book, f"what {died.generation} had cost in a process that died, {died.cost / 1e12:.6f} USD,")
+
+    async def _insist(self, do: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
+        """Try until the store answers; once this process closes, a last time.
+
+        :param what: is lost if it never does
+        """
         while True:
+            last = self._closing.is_set()
             try:
-                if await keeper.store.book(bill.ledger, booking):
-                    self._producing.recorder.enter_died(died)
+                await do()
                 return
-            except StoreUnavailable:
-                await asyncio.sleep(_BOOK_AGAIN)
+            except StoreUnavailable as error:
+                if last:
+                    log.error("%s is not stored: this process ends, and the store is away (%s)", what, error)
+                    return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), _TRY_AGAIN)
 
     def leave(self) -> None:
         """Take nothing over any more: this process is going away."""
         for keeper in self.keepers.values():
             keeper.leaving = True
+
+    def close(self) -> None:
+        """Wait no longer for a store that is away."""
+        self._closing.set()
 
     async def hand_over(self, running: list[Generation], seconds: float) -> int:
         """Let other processes go on with what runs here and is written down.
