@@ -34,9 +34,13 @@ def opened(path):
         file.close(ended=True)
 
 
-def row_of(path):
+def query(path, statement):
     with contextlib.closing(sqlite3.connect(path)) as database:
-        return database.execute("SELECT input_tokens, output_tokens, cost FROM attempts").fetchone()
+        return database.execute(statement).fetchall()
+
+
+def row_of(path):
+    return query(path, "SELECT input_tokens, output_tokens, cost FROM attempts")[0]
 
 
 def broken(store, usage, cost=100, **how):
@@ -130,10 +134,23 @@ def test_what_a_provider_tells_afterwards_is_told_without_what_another_ledger_ha
     questions = Questions(path, store.token)
     (question,) = questions.take(1, one.started + 1)
     told = Usage(input_tokens=10, output_tokens=6)
-    usage, cost = questions.answer(question, told, 70, 0)
+    usage, cost, _ = questions.answer(question, told, 70, 0)
     assert (usage.input_tokens, usage.output_tokens, cost) == (1, 2, 30)
     assert row_of(path) == (1, 2, 30)
     assert questions.answer(question, told, 70, 0) is None
+
+
+def test_no_more_is_told_to_be_cached_than_is_left(path, store):
+    one = broken(store, Usage(estimated=True), cost=0, answer="gen-1")
+    Deductions(path, store.token).make([wanted(store, one)])
+    questions = Questions(path, store.token)
+    (question,) = questions.take(1, one.started + 1)
+    told = Usage(input_tokens=12, output_tokens=6, cached_input_tokens=6, reasoning_tokens=5)
+    usage, _, saved = questions.answer(question, told, 70, -600)
+    assert (usage.input_tokens, usage.cached_input_tokens, saved) == (3, 3, -300)
+    assert (usage.output_tokens, usage.reasoning_tokens) == (2, 2)
+    (row,) = query(path, "SELECT cached_input_tokens, reasoning_tokens, prompt_cache_saved FROM attempts")
+    assert row == (3, 2, -300)
 
 
 def test_what_was_taken_is_remembered_for_as_long_as_the_row_is(path, store):

@@ -139,7 +139,7 @@ class Inquiries:
         booked = await asyncio.to_thread(questions.answer, question, told.usage, cost, saved)
         if booked is not None:
             self._count(question, "told")
-            self.put_right(question, *booked, saved)
+            self.put_right(question, *booked)
 
     def _count(self, question: Question, outcome: str) -> None:
         self._lookups.labels(question.upstream, outcome).add()

@@ -43,12 +43,16 @@ WHERE {_OPEN} AND ask_at <= ?2 AND outcome != 'reserved' AND (mine.token = ?1 OR
 ORDER BY ask_at LIMIT ?3"""  # noqa: S608 - only constants
 # Without what another ledger has of the same attempt.
 _DEDUCTED = "ifnull((SELECT {0} FROM deducted WHERE deducted.row = attempts.row), 0)"
+_INPUT = f"max(?1 - {_DEDUCTED.format('input_tokens')}, 0)"
+_OUTPUT = f"max(?2 - {_DEDUCTED.format('output_tokens')}, 0)"
 _ANSWER = f"""
-UPDATE attempts SET input_tokens = max(? - {_DEDUCTED.format("input_tokens")}, 0),
-  output_tokens = max(? - {_DEDUCTED.format("output_tokens")}, 0), cached_input_tokens = ?, reasoning_tokens = ?,
+UPDATE attempts SET input_tokens = {_INPUT}, output_tokens = {_OUTPUT},
+  cached_input_tokens = min(?3, {_INPUT}), reasoning_tokens = min(?4, {_OUTPUT}),
   cache_write_tokens = 0, audio_input_tokens = 0, audio_output_tokens = 0,
-  cost = max(? - {_DEDUCTED.format("cost")}, 0), prompt_cache_saved = ?, estimated = 0, told = {TOLD}
-WHERE row = ? AND {_OPEN} AND answer = ? RETURNING input_tokens, output_tokens, cost"""  # noqa: S608 - only constants
+  cost = max(?5 - {_DEDUCTED.format("cost")}, 0),
+  prompt_cache_saved = CASE WHEN ?3 > {_INPUT} THEN ?6 * {_INPUT} / ?3 ELSE ?6 END, estimated = 0, told = {TOLD}
+WHERE row = ?7 AND {_OPEN} AND answer = ?8
+RETURNING input_tokens, output_tokens, cached_input_tokens, reasoning_tokens, cost, prompt_cache_saved"""  # noqa: S608 - only constants
 _GIVE_UP = f"UPDATE attempts SET told = {GIVEN_UP} WHERE row = ? AND {_OPEN}"  # noqa: S608 - only constants
 
 
@@ -113,12 +117,12 @@ class Questions:
 
     def answer(
         self, question: Question, usage: Usage, cost: int, cache_saved: int
-    ) -> tuple[Usage, int] | None:
+    ) -> tuple[Usage, int, int] | None:
         """Put down what the provider has told.
 
         :param cache_saved: by its prompt cache, in 1e-12 US dollars, as ``cost``
-        :returns: what the row has now, which is less where another ledger has a part of it; None: it was not open
-            any more
+        :returns: what the row has now, in the order of the parameters, which is less where another ledger has a part
+            of it; None: it was not open any more
         :raises sqlite3.Error: the file cannot be written now
         """
         with self._opened() as db:
@@ -133,7 +137,9 @@ class Questions:
             row = db.execute(_ANSWER, (*told, cost, cache_saved, question.row, question.answer)).fetchone()
             if row is None:
                 return None
-            return msgspec.structs.replace(usage, input_tokens=row[0], output_tokens=row[1]), row[2]
+            names = "input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens"
+            left = msgspec.structs.replace(usage, **dict(zip(names, row, strict=False)))
+            return left, row[4], row[5]
 
     def give_up(self, question: Question) -> None:
         """Ask no more: nobody can tell.
