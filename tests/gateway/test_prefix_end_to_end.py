@@ -8,7 +8,7 @@ import time
 
 import msgspec
 import pytest
-from serving import call, config, serving
+from serving import call, config, serving, until
 
 from penstock.config.model import CandidateConfig, ConcurrencyConfig, ModelConfig, RetryConfig
 from penstock.net.clock import Clock
@@ -127,6 +127,35 @@ def test_a_replica_with_a_queue_before_it_is_left_for_one_that_has_to_compute_th
         home, at_once = asyncio.run(main(simulators))
     assert len(home) == 1
     assert len(at_once) == 2
+
+
+def test_who_waits_before_a_replica_is_counted_in_its_queue_and_not_as_sent_too():
+    async def main(simulators):
+        one_at_a_time = ConcurrencyConfig(limit=1, adaptive=False)
+        async with serving(pool(simulators, concurrency=one_at_a_time)) as (gateway, port):
+            calls = [asyncio.create_task(ask(port, asked(f"talk {number}"))) for number in range(6)]
+            upstreams = list(gateway.pipeline.snapshot.upstreams.values())
+            await until(lambda: sum(each.gate.queue.length for each in upstreams) == 4)
+            sent = [each.standings.of("m").in_progress for each in upstreams]
+            await asyncio.gather(*calls)
+            return sent, [each.standings.of("m").in_progress for each in upstreams]
+
+    with replicas(2, f"{KEEPS},ttft=400") as simulators:
+        sent, left = asyncio.run(main(simulators))
+    assert sent == [1, 1]
+    assert left == [0, 0]
+
+
+def test_a_queue_is_left_also_where_nobody_knows_yet_how_long_calls_take():
+    async def main(simulators):
+        one_at_a_time = ConcurrencyConfig(limit=1, adaptive=False)
+        async with serving(pool(simulators, concurrency=one_at_a_time)) as (gateway, port):
+            await asyncio.gather(*(ask(port, asked("talk") | {"seed": number}) for number in range(16)))
+            return collections.Counter(where(gateway))
+
+    with replicas(2, f"{KEEPS},ttft=100") as simulators:
+        went = asyncio.run(main(simulators))
+    assert min(went["up0"], went["up1"]) > 4
 
 
 def test_a_replica_that_leaves_is_done_without_and_gets_its_share_when_it_is_back():

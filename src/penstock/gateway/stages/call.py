@@ -456,7 +456,8 @@ class Production:
             span = trace.begin(call, row, transfer, continues=more is not None, beside=beside)
         if hedge is not None:
             hedge.entered(transfer)
-        standing = count_in(candidate)
+        in_line = candidate.prompt is not None and upstream.gate is not None  # which counts those who wait itself
+        standing = None if in_line else count_in(candidate)
         turn: Turn | None = None
         failure: BaseException | None = None
         try:
@@ -470,6 +471,8 @@ class Production:
                 place = ask_turn(upstream.gate, transfer, candidate)
                 turn = place if isinstance(place, Turn) else await wait_turn(upstream.gate, transfer, place)
                 transfer.turn = turn
+                if in_line:
+                    standing = count_in(candidate)
             connection = await take_turn(upstream, transfer)
             if hedge is None or self._transfer is None:
                 self._transfer = transfer

@@ -118,10 +118,10 @@ def _option(candidate: Candidate) -> Option:
 def _place(candidate: Candidate, call: Call, tokens: float) -> Place:
     upstream, model, now = candidate.upstream, candidate.model, call.received
     assert upstream.standings is not None, "as above"
-    wait, gate = 0.0, upstream.gate
+    replica, wait, gate = upstream.standings, 0.0, upstream.gate
     if gate is not None and not gate.free(model, tokens, now):
         tenant = call.tenant
         wait = gate.predicted_wait(Asked(model, tenant.name, tenant.tier, call.stream, tokens=tokens), now)
-    return Place(
-        f"{upstream.name}/{model}", candidate.weight, upstream.standings.of(model), upstream.standings, wait
-    )
+        # Those in the gate's line are counted here alone; until one has ended, each is taken for one under way.
+        wait = wait or replica.each * gate.queue.length
+    return Place(f"{upstream.name}/{model}", candidate.weight, replica.of(model), replica, wait)
