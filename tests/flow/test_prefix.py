@@ -1,10 +1,12 @@
 import collections
 import random
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock.flow import prefix
 from penstock.flow.choose import FADE, FAILED, Standing
 from penstock.flow.prefix import EACH, RATE, Place, Replica, Sent, by_prefix
 from penstock.flow.prefix_blocks import BLOCK_BYTES, BLOCK_TOKENS, MANY, cut
@@ -89,6 +91,20 @@ def test_short_prompts_are_shared_out_too():
     pool = Pool(*FOUR)
     first = collections.Counter(pool.order(cut([b"question %d" % number], b""))[0] for number in range(400))
     assert min(first[name] for name in FOUR) > 60
+
+
+def test_replicas_whose_long_names_begin_alike_are_shared_out_too():
+    long = "replica-in-a-pool-with-a-name-that-is-longer-than-64-bytes-by-far-and-"
+    pool = Pool(*(long + end for end in FOUR))
+    first = collections.Counter(pool.order(talk(number))[0] for number in range(400))
+    assert min(first[long + name] for name in FOUR) > 60
+
+
+@pytest.mark.parametrize("digest", [bytes(8), b"\xff" * 8])
+def test_every_digest_makes_a_score(monkeypatch, digest):
+    monkeypatch.setattr(prefix, "blake2b", lambda *_, **__: SimpleNamespace(digest=lambda: digest))
+    pool = Pool(*FOUR)
+    assert sorted(pool.order(talk(1))) == list(FOUR)
 
 
 # ---- several gateways ----
