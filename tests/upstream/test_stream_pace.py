@@ -9,6 +9,7 @@ from penstock.config.model import TimeoutConfig
 from penstock.generation.log import AHEAD_BYTES
 from penstock.messages import Endpoint
 from penstock.upstream.run import of_generation
+from penstock.wire import usage
 
 ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
 # What an upstream sends that is alive and says nothing, by the API.
@@ -98,6 +99,31 @@ def test_but_no_longer_than_until_the_first_tokens_time_is_over():
     assert transfer.failure is None
     pass_by(transfer, 1)
     assert timed_out(transfer) == "between_tokens"
+
+
+def test_without_a_clock_for_the_first_token_the_one_between_tokens_holds():
+    transfer = paced(0, Endpoint.MESSAGES, between_tokens=4)
+    pass_by(transfer, 3, EMPTY[Endpoint.MESSAGES][0])
+    pass_by(transfer, 4)
+    assert transfer.failure is None
+    pass_by(transfer, 1)
+    assert timed_out(transfer) == "between_tokens"
+
+
+def test_however_long_a_stream_is_silent_its_events_are_looked_at_once(monkeypatch):
+    looked = []
+    count = usage.output_tokens_in
+    monkeypatch.setattr(
+        usage, "output_tokens_in", lambda endpoint, frames: looked.append(len(frames)) or count(endpoint, frames)
+    )
+    transfer = paced(0, first_token=600, between_tokens=4)
+    pass_by(transfer, 1, *[ROLE] * 50)
+    pass_by(transfer, 100)
+    assert sum(looked) == 50
+    pass_by(transfer, 1, chunk("a"))
+    pass_by(transfer, 5)
+    assert timed_out(transfer) == "between_tokens"
+    assert sum(looked) == 51
 
 
 def test_a_slow_reader_is_no_slow_upstream():

@@ -42,6 +42,7 @@ class StreamTransfer(Transfer):
         "_held_back",
         "_measured",
         "_progress",
+        "_silent",
         "_splitter",
         "_translator",
         "_undelivered",
@@ -71,6 +72,7 @@ class StreamTransfer(Transfer):
         self._undelivered: list[Event] = []
         self._held_back: list[Event] | None = [] if job.hold_back else None  # None: nothing waits any more
         self._measured = (0.0, 0)  # when the pace was last measured, and how far the answer had come then
+        self._silent: int | None = 0  # how far it had come when no token had; None: one has
         self.run: Run | None = None  # the upstream's own run of this answer, if it is known to keep one
 
     @property
@@ -87,6 +89,7 @@ class StreamTransfer(Transfer):
         other.last = self.now()  # its silence begins here
         other._progress, other._translator = self._progress, self._translator
         other._first, other._held_back = self._first, self._held_back
+        other._silent = self._silent
         other.run = run.broken()
         return other
 
@@ -193,8 +196,11 @@ class StreamTransfer(Transfer):
 
     def _may_think(self, now: float) -> bool:
         """As for every transfer: the head of a stream may come long before its first token."""
-        first_token = self.job.timeouts.first_token
-        return (not first_token or now - self.sent <= first_token) and not self._tokens_since(0)[0]
+        if self._silent is None or now - self.sent > self.job.timeouts.first_token:
+            return False
+        tokens, reached = self._tokens_since(self._silent)
+        self._silent = None if tokens else reached
+        return not tokens
 
     def _check_pace(self, now: float) -> None:
         least = self.job.timeouts.min_token_rate
