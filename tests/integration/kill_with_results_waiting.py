@@ -111,7 +111,9 @@ def main(disk, folder, durability):
         with GatewayProcess(config, folder) as again:
             client = stack.enter_context(httpx2.Client(base_url=again.url, trust_env=False, timeout=60))
             wait_until(lambda: client.get(batches[0]).json()["status"] == "completed", what="a batch's end")
-            wait_until(lambda: client.get(batches[1]).json()["processing_status"] == "ended", what="the other's")
+            wait_until(
+                lambda: client.get(batches[1]).json()["processing_status"] == "ended", what="the other's"
+            )
             output = client.get(batches[0]).json()["output_file_id"]
             contents = [f"/v1/files/{output}/content", batches[1] + "/results"]
             lines = [line for path in contents for line in client.get(path).text.splitlines()]

@@ -114,7 +114,9 @@ def test_however_long_a_stream_is_silent_its_events_are_looked_at_once(monkeypat
     looked = []
     count = usage.output_tokens_in
     monkeypatch.setattr(
-        usage, "output_tokens_in", lambda endpoint, frames: looked.append(len(frames)) or count(endpoint, frames)
+        usage,
+        "output_tokens_in",
+        lambda endpoint, frames: looked.append(len(frames)) or count(endpoint, frames),
     )
     transfer = paced(0, first_token=600, between_tokens=4)
     pass_by(transfer, 1, *[ROLE] * 50)

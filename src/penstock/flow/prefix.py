@@ -204,7 +204,9 @@ def _learn(places: Sequence[Place]) -> None:
 
 
 def _score(place: Place, block: int) -> float:
-    name = blake2b(place.name.encode()).digest()  # a key has 64 bytes at most, and names may have more in common
+    name = blake2b(
+        place.name.encode()
+    ).digest()  # a key has 64 bytes at most, and names may have more in common
     digest = blake2b(block.to_bytes(8), key=name, digest_size=8).digest()
     # Above 0 and below 1: a float has 53 bits, so of more of them the highest would be rounded to 1.
     point = ((int.from_bytes(digest) >> 11) + 1) / (2**53 + 1)

@@ -283,7 +283,9 @@ class Durable:
             if await keeper.store.book(bill.ledger, booking):
                 self._producing.recorder.enter_died(died)
 
-        await self._insist(book, f"what {died.generation} had cost in a process that died, {died.cost / 1e12:.6f} USD,")
+        await self._insist(
+            book, f"what {died.generation} had cost in a process that died, {died.cost / 1e12:.6f} USD,"
+        )
 
     async def _insist(self, do: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
         """Try until the store answers; once this process closes, a last time.
