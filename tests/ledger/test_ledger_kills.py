@@ -18,6 +18,7 @@ from penstock.ledger import sqlite
 from penstock.ledger._file import LedgerFile
 from penstock.ledger._queue import RowQueue, queue_path
 from penstock.ledger._recovery import Recovery
+from penstock.ledger.deductions import Deduction, Deductions
 from penstock.ledger.sqlite import SQLiteStore
 from penstock.messages import PROCESS_DIED, Outcome, Usage
 
@@ -507,6 +508,31 @@ _HAS_SETTLED = """
     print("ready", flush=True)
     sys.stdin.read()
 """
+
+
+_SETTLES_UNSEEN = """
+    store = SQLiteStore(path, interval=3600).start()
+    one = attempt()
+    store.opened(one)
+    assert store.flush()
+    store.settled(ended(one, usage=Usage(input_tokens=90, output_tokens=10, cached_input_tokens=85), cost=100))
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_another_ledger_has_of_it_is_taken_off_a_row_that_is_found_in_a_queue_later(path, open_ledger):
+    killed(_SETTLES_UNSEEN, path)
+    with contextlib.closing(sqlite3.connect(path)) as database:  # somebody who could not read the queue
+        change = "UPDATE attempts SET outcome = 'partial', error = ?"
+        database.execute(change, (PROCESS_DIED,))
+        database.commit()
+    ((token,),) = query(path, "SELECT token FROM boots")
+    Deductions(path, "other").make([Deduction(token, 1, Usage(input_tokens=9, output_tokens=4), 40)])
+    for _ in range(2):
+        open_ledger()
+        columns = "outcome, input_tokens, output_tokens, cached_input_tokens, cost"
+        assert query(path, f"SELECT {columns} FROM attempts") == [("completed", 81, 6, 81, 60)]
 
 
 @pytest.mark.parametrize("flush", [["flush"], []])

@@ -42,6 +42,14 @@ _RECOVER = (
     upsert(1, settled=True, of_prompt=True)
     + f" AND (attempts.outcome = '{RESERVED}' OR attempts.outcome = 'partial' AND attempts.error = '{PROCESS_DIED}')"
 )
+# What another ledger has of it was taken off when there was nothing in it yet (penstock.ledger.deductions).
+_TAKE_OFF = """
+UPDATE attempts SET input_tokens = max(attempts.input_tokens - theirs.input_tokens, 0),
+  output_tokens = max(attempts.output_tokens - theirs.output_tokens, 0),
+  cached_input_tokens = min(cached_input_tokens, max(attempts.input_tokens - theirs.input_tokens, 0)),
+  reasoning_tokens = min(reasoning_tokens, max(attempts.output_tokens - theirs.output_tokens, 0)),
+  cost = max(attempts.cost - theirs.cost, 0)
+FROM deducted AS theirs WHERE theirs.row = attempts.row AND attempts.row = ?"""
 # Rows about an answer of a dead process, by who took it over; their duration is the time until then.
 _TAKEN_OVER = f"""
 SELECT row, input_tokens, output_tokens, cost FROM attempts
@@ -237,6 +245,7 @@ class Recovery:
                 self.write_taken_over(boot, base + row, attempt)
             elif self._enter_row(_RECOVER, settled_row_of_prompt, boot, base + row, attempt):
                 self._db.execute(WRITE_FEW, of_few(base + row, attempt))
+                self._db.execute(_TAKE_OFF, (base + row,))
                 self.recovered += 1
                 self._count_once(boot, attempt)
         if saved:
