@@ -121,6 +121,16 @@ def test_of_a_row_that_is_not_there_any_more_nothing_is_taken(path, store):
         assert Deductions(path, "other").make([wanted(store, one)]) == ([wanted(store, one)], [])
 
 
+def test_nobody_waits_for_a_row_of_a_living_process_that_is_not_kept_any_more(path, store):
+    old, young = broken(store, Usage(9, 7)), broken(store, Usage(9, 7), started=1_750_000_500.0)
+    with opened(path) as file:
+        assert file.forget(old.started + 1, 10) == 1
+    deductions = Deductions(path, store.token)
+    assert deductions.make([wanted(store, old)]) == ([wanted(store, old)], [])
+    to_come = Deduction(store.token, young.row + 1, THEIRS, 40)
+    assert deductions.make([to_come]) == ([], [])
+
+
 def test_of_a_process_that_this_file_does_not_know_nothing_is_taken(path, store):
     unknown = Deduction("never was", 1, THEIRS, 40)
     assert Deductions(path, store.token).make([unknown]) == ([unknown], [])

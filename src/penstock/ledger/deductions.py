@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -30,6 +31,8 @@ _TOKENS = (
     "reasoning_tokens",
 )
 _OUTCOME = 11  # of these columns
+_LATER = "SELECT 1 FROM attempts WHERE row > ? AND row < ? AND started < ? LIMIT 1"
+_WRITTEN = 60.0  # seconds after which a row that began is in the file, settled or open
 _DEDUCT = """
 UPDATE attempts SET input_tokens = max(input_tokens - ?1, 0), output_tokens = max(output_tokens - ?2, 0),
   cached_input_tokens = max(cached_input_tokens - ?3, 0), cache_write_tokens = max(cache_write_tokens - ?4, 0),
@@ -100,7 +103,9 @@ class Deductions:
                 row = (boot[0] << BOOT_SHIFT) + one.row
                 found = db.execute(_ROW, (self._token, row)).fetchone()
                 if found is None:
-                    if boot[1] is not None:  # it is not kept any more, or only in a sum
+                    # It is not kept any more, or only in a sum; else it is on its way to the file.
+                    later = (row, boot[0] + 1 << BOOT_SHIFT, time.time() - _WRITTEN)
+                    if boot[1] is not None or db.execute(_LATER, later).fetchone():
                         done.append(one)
                     continue
                 if found[_OUTCOME] == RESERVED:
