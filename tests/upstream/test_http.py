@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from penstock.config.model import PoolConfig, TimeoutConfig, UpstreamConfig
+from penstock.config.model import CapabilitiesConfig, PoolConfig, TimeoutConfig, UpstreamConfig
 from penstock.config.secret import Secret
 from penstock.errors import Overloaded, Untranslatable, UpstreamBroken, UpstreamUnreachable
 from penstock.generation.log import Generation
@@ -112,6 +112,15 @@ def test_an_upstream_that_has_responses_is_asked_for_them():
 def test_what_the_upstream_has_nothing_like_is_refused(endpoint):
     with pytest.raises(Untranslatable):
         sent(upstream("anthropic", "http://h"), a_call(endpoint))
+
+
+def test_only_attempts_that_ask_the_same_have_one_name_though_another_process_counts_anew():
+    keeps = upstream(capabilities=CapabilitiesConfig(generations=True))
+
+    def name(model):
+        return sent(keeps, a_call(stream=True), model)[1][b"idempotency-key"]
+
+    assert name("x") == name("x") != name("y")
 
 
 # ---- header fields --------------------------------------------------------------------------------

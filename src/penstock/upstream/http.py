@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
+from zlib import crc32
 
 from penstock.config.model import TierConfig, TimeoutConfig, UpstreamConfig
 from penstock.config.proxy import proxy_to
@@ -234,9 +235,10 @@ class HTTPUpstream:
                 body = request.rewritten(fields, model, changes)
         head, body = self._request(call, job.endpoint, self._paths[job.endpoint], model, body)
         if job.keeps_runs:
-            # So it waits for us after a break.  Each attempt has a name of its own: none is taken for another's.
+            # So it waits for us after a break.  Each attempt has a name of its own: none is taken for another's.  Who
+            # takes the answer over counts anew: asking the same he finds what runs, and anything else is another name.
             generation = transfer.generation
-            name = f"{generation.id}-{generation.attempts + 1}"
+            name = f"{generation.id}-{generation.attempts + 1}-{crc32(body):08x}"
             head = b"%bidempotency-key: %b\r\n\r\n" % (head[:-2], name.encode())
         return head, body
 
