@@ -298,9 +298,10 @@ class Durable:
                 await do()
                 return
             except StoreUnavailable as error:
-                if last:
-                    log.error("%s is not stored: this process ends, and the store is away (%s)", what, error)
-                    return
+                trouble = str(error)
+            if last:
+                log.error("%s is not stored: this process ends, and the store is away (%s)", what, trouble)
+                return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), _TRY_AGAIN)
 

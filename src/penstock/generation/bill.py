@@ -15,9 +15,9 @@ the dead may never come back.  So that no token is in two ledgers:
   not dead but cut off, its row keeps what only it has received; one that died before it could settle its row has
   nothing there to be taken off.  Either way the sum over both ledgers is what the attempt has brought.
 
-Two things are lost, and never counted twice: what a process that takes over has left word of when it is killed before
-it enters it (the other ledger takes it off, and nobody has it), and what it could not leave word of by its own end,
-because the store was away (then neither has it but for the row of one that was only cut off).
+Two moments lose what an attempt has cost, and none counts it twice.  Who is killed between leaving word and entering
+has it taken off the other ledger, and enters it in none.  Who ends while the store is away has left no word, and enters
+nothing: it stands only in the row of a process that was not dead but cut off.
 
 Where both have one ledger it sees to that itself, by its rows (``ledger._recovery``).
 """
