@@ -11,6 +11,7 @@ import signal
 import httpx2
 
 from penstock.testing import GatewayProcess, RedisServer, expected_text
+from penstock.testing._ports import free_port
 from waiting import until
 
 TOKENS = 12
@@ -20,9 +21,9 @@ PATIENCE = 60.0  # seconds: a start, a lease, and a machine that has other thing
 
 @contextlib.contextmanager
 def restarted(url, folder):
-    """A gateway with one worker, which its supervisor starts anew: it and itself."""
+    """A gateway with one worker, which its supervisor starts anew: it and itself, at one address."""
     config = configured(url, folder, durability="disk", path=str(folder / "generations.sqlite"))
-    with GatewayProcess(config, folder) as gateway:
+    with GatewayProcess({**config, "listen": f"127.0.0.1:{free_port()}"}, folder) as gateway:
         yield gateway, gateway
 
 
@@ -59,19 +60,22 @@ def configured(url, folder, **generations):
 class Caller:
     """Reads one stream, over as many connections as it takes."""
 
+    path = "/v1/chat/completions"
+    terminators = (b"data: [DONE]",)
+
     def __init__(self, prompt, model, **more):
-        self.body = {
-            "model": model,
-            "max_tokens": TOKENS,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "messages": [{"role": "user", "content": prompt}],
-            **more,
-        }
+        self.body = {"model": model, "stream": True, **self.asking(prompt), **more}
         self.generation = ""
         self.frames = {}  # by index
         self.done = False
         self.breaks = 0
+
+    def asking(self, prompt):
+        return {
+            "max_tokens": TOKENS,
+            "stream_options": {"include_usage": True},
+            "messages": [{"role": "user", "content": prompt}],
+        }
 
     @property
     def last(self):
@@ -85,16 +89,19 @@ class Caller:
     def reasons(self):
         return [choice["finish_reason"] for choice in self._choices()]
 
-    def _choices(self):
-        chunks = [
+    def events(self):
+        """What is JSON among them, decoded."""
+        return [
             json.loads(frame.split(b"data: ", 1)[1])
             for frame in self.frames.values()
             if b"[DONE]" not in frame
         ]
-        return [choice for chunk in chunks for choice in chunk["choices"]]
+
+    def _choices(self):
+        return [choice for chunk in self.events() for choice in chunk["choices"]]
 
     async def ask(self, client, url):
-        async with client.stream("POST", url + "/v1/chat/completions", json=self.body) as answer:
+        async with client.stream("POST", url + self.path, json=self.body) as answer:
             assert answer.status_code == 200, await answer.aread()
             self.generation = answer.headers["penstock-generation"]
             await self._read(answer)
@@ -120,7 +127,7 @@ class Caller:
                     index = int(frame.split(b"\n")[0][4:])
                     assert index == self.last + 1, "nothing twice, nothing left out"
                     self.frames[index] = frame
-                    self.done = b"[DONE]" in frame
+                    self.done = any(one in frame for one in self.terminators)
 
     async def until_done(self, client, here, there):
         try:
@@ -134,6 +141,34 @@ class Caller:
                 except httpx2.HTTPError:  # nobody is there yet
                     await asyncio.sleep(0.05)
         return self
+
+
+class MessagesCaller(Caller):
+    path = "/v1/messages"
+    terminators = (b"event: message_stop",)
+
+    def asking(self, prompt):
+        return {"max_tokens": TOKENS, "messages": [{"role": "user", "content": prompt}]}
+
+    @property
+    def text(self):
+        return "".join(
+            event["delta"]["text"] for event in self.events() if event["type"] == "content_block_delta"
+        )
+
+
+class ResponsesCaller(Caller):
+    path = "/v1/responses"
+    terminators = (b"event: response.completed", b"event: response.incomplete")
+
+    def asking(self, prompt):
+        return {"max_output_tokens": TOKENS, "input": prompt}
+
+    @property
+    def text(self):
+        return "".join(
+            event["delta"] for event in self.events() if event["type"] == "response.output_text.delta"
+        )
 
 
 def kill(gateway, *, whole):
@@ -152,7 +187,7 @@ async def killed_and_read(pair, callers, begun, end=kill, *, patience=30):
     :returns: each stream as somebody reads it who was never cut
     """
     here, there = pair
-    whole = [Caller("", "") for _ in callers]
+    whole = [type(caller)("", "") for caller in callers]
     limits = httpx2.Limits(max_connections=100)
     async with httpx2.AsyncClient(trust_env=False, timeout=patience, limits=limits) as client:
         tasks = [asyncio.create_task(caller.until_done(client, here.url, there.url)) for caller in callers]
@@ -166,4 +201,4 @@ async def killed_and_read(pair, callers, begun, end=kill, *, patience=30):
 
 
 def expected(caller, count):
-    return expected_text(caller.body, "/v1/chat/completions", count)
+    return expected_text(caller.body, caller.path, count)
