@@ -59,7 +59,7 @@ def main() -> None:
             "started anew": redis.start,
         }
         latencies: dict[str, list[float]] = {phase: [] for phase in phases}
-        run(load(port, QUESTIONS, b"", stream=False, connections=CONNECTIONS))
+        run(load(port, QUESTIONS, b"", questions=requests, connections=CONNECTIONS))
         time.sleep(1)
         for _ in range(given.rounds):
             for phase, begin in phases.items():
