@@ -68,7 +68,7 @@ def run(asked: list[tuple[float, int, str]], policy: PrefetchConfig | None) -> t
         MemoryTier(1 << 28, wall), (), Sealer(bytes(32), 1 << 20), max_entry_bytes=1 << 20, now=wall
     )
     prefetch = Prefetch(cache, Registry(), wall)
-    coming: list[tuple[float, bytes]] = []  # what is being fetched
+    coming: list[tuple[float, bytes, Call]] = []  # what is being fetched
     asked_for: set[bytes] = set()  # the same
     hits = calls = 0
     waited = 0.0
@@ -84,10 +84,10 @@ def run(asked: list[tuple[float, int, str]], policy: PrefetchConfig | None) -> t
 
     for when, question, who in asked:
         while coming and coming[0][0] <= began + when:
-            wall.time, key = heapq.heappop(coming)
+            wall.time, key, asker = heapq.heappop(coming)
             keep(key)
             asked_for.discard(key)
-            prefetch.fetched(key, 0, MISS, wall.time + TTL)
+            prefetch.fetched(asker, key, "m", policy, 0, MISS, wall.time + TTL)
         wall.time = began + when
         key = body_of(question)
         if cache.get_nowait(key) is not None:
@@ -99,13 +99,15 @@ def run(asked: list[tuple[float, int, str]], policy: PrefetchConfig | None) -> t
             keep(key)
         if policy is not None:
             call = Call("gen_x", Endpoint.CHAT, "m", False, {}, key, {}, 0.0, Tenant(key_name=who))
-            found = [wanted.body for wanted in prefetch.asked(call, key, "t", policy)]
+            found = [wanted.body for wanted in prefetch.asked(call, key, "t", policy, "m")]
             near = prefetch.beside(call, "t", policy)
-            found += [each for each in near if each not in asked_for and prefetch.is_wanted(each, policy)]
+            found += [
+                each for each in near if each not in asked_for and prefetch.is_wanted(each, policy, "m")
+            ]
             for wanted in found:
                 calls += 1
                 asked_for.add(wanted)
-                heapq.heappush(coming, (wall.time + MISS, wanted))
+                heapq.heappush(coming, (wall.time + MISS, wanted, call))
     return hits, calls, waited
 
 

@@ -12,8 +12,8 @@ from serving import asked, call, config, error, on_uvloop, serving, until
 from penstock.batches.batch import TIER
 from penstock.config.model import ModelCacheConfig, ModelConfig, PrefetchConfig, RetryConfig
 from penstock.gateway.stages import prefetch as prefetching
-from penstock.messages import Outcome
-from penstock.metrics import render
+from penstock.messages import Call, Endpoint, Outcome, Tenant
+from penstock.metrics import Registry, render
 from penstock.testing import ScriptedUpstream, Step
 
 ALWAYS = PrefetchConfig(calls_per_minute=600)
@@ -40,7 +40,6 @@ class Wall:
         self.time = 1_700_000_000.0
         lookup = gateway.pipeline.lookup
         lookup.cache.now = lookup.cache.memory._now = lookup.prefetch._now = lambda: self.time
-        lookup.prefetch._allowance._now = lookup.prefetch._now
 
 
 def counted(gateway):
@@ -107,7 +106,7 @@ def test_nothing_is_fetched_beyond_the_budget(policy):
             model = router._config.models["m"]
             limited = ModelCacheConfig(ttl=60.0, prefetch=policy)
             router._exact["m"] = ModelConfig(candidates=model.candidates, cache=limited)
-            gateway.pipeline.lookup.prefetch._allowance._calls = 0.0
+            gateway.pipeline.lookup.prefetch._allowance("m")._calls = 0.0
             await call(port, a_message("a"))
             await settled(gateway)
             assert asked(upstream) == before + 1
@@ -120,9 +119,8 @@ def test_where_it_does_not_pay_it_rests_and_tries_again():
     async def main():
         async with foreseeing(PrefetchConfig(calls_per_minute=600, min_probability=0.0)) as made:
             gateway, port, _, wall = made
-            stage = gateway.pipeline.lookup.prefetch
             rounds = 0
-            while stage.paused_until <= wall.time:
+            while not metric(gateway, "penstock_prefetch_paused"):
                 await call(port, a_message("a"))
                 await settled(gateway)
                 wall.time += 100  # and nobody asks b
@@ -220,3 +218,53 @@ def test_an_own_function_names_no_other_model_and_nonsense_harms_nobody(monkeypa
             assert (await call(port, a_message("near"))).headers["penstock-status"] == "cached"
 
     on_uvloop(main)
+
+
+def prefetch_of(wall):
+    cache = types.SimpleNamespace(memory=types.SimpleNamespace(peek=lambda key: None))
+    return prefetching.Prefetch(cache, Registry(), lambda: wall[0])
+
+
+def a_call(tenant, model):
+    return Call("gen_x", Endpoint.CHAT, model, False, {}, b"{}", {}, 0.0, Tenant(tenant))
+
+
+def test_a_models_budget_is_its_own():
+    wall = [1_700_000_000.0]
+    prefetch = prefetch_of(wall)
+    little, much = PrefetchConfig(calls_per_minute=1), PrefetchConfig(calls_per_minute=600)
+    wall[0] += 60
+    for prefix in ("little", "much"):
+        prefetch.permits(little if prefix == "little" else much, prefix)
+    wall[0] += 60
+    taken = 0
+    for _ in range(700):
+        prefetch.permits(little, "little")
+        taken += prefetch.permits(much, "much")
+    assert taken == 600
+    dear = PrefetchConfig(calls_per_minute=600, usd_per_day=1.0)
+    prefetch.fetched(a_call("t", "m"), b"k", "dear", dear, 10**12, 1.0, 0.0)
+    wall[0] += 60
+    assert not prefetch.permits(dear, "dear")
+    assert prefetch.permits(dear, "much")
+
+
+def test_a_tenant_whose_calls_cannot_be_foreseen_stops_nobody_else_nor_its_own_other_models():
+    wall = [1_700_000_000.0]
+    prefetch = prefetch_of(wall)
+    for number in range(40):
+        prefetch.fetched(a_call("random", "m"), b"%d" % number, "m", ALWAYS, 0, 1.0, wall[0] + 1)
+        wall[0] += 10
+        prefetch._expire()
+    assert prefetch.rests(a_call("random", "m"))
+    assert not prefetch.rests(a_call("random", "n"))
+    assert not prefetch.rests(a_call("other", "m"))
+
+
+def test_those_that_are_judged_are_bounded():
+    wall = [1_700_000_000.0]
+    prefetch = prefetch_of(wall)
+    for number in range(prefetching.MAX_JUDGED + 10):
+        prefetch.fetched(a_call(str(number), "m"), b"%d" % number, "m", ALWAYS, 0, 1.0, wall[0])
+    prefetch._expire()
+    assert len(prefetch._judgements) == prefetching.MAX_JUDGED

@@ -543,7 +543,10 @@ class Pipeline:
                     )
                     took = self.clock.now() - call.received
                     until = entry.fresh_until if entry is not None else 0.0
-                    self.lookup.prefetch.fetched(question.key, generation.cost, took, until)
+                    route = snapshot.router.route_name(call.model) or ""
+                    self.lookup.prefetch.fetched(
+                        call, question.key, route, question.policy.prefetch, generation.cost, took, until
+                    )
             if call.background and self.on_background_end is not None:
                 self.on_background_end(call, generation)
             del self.productions[production]

@@ -245,12 +245,13 @@ class Lookup:
         if self.prefetch is None or policy is None:
             return []
         found: list[tuple[Call, Question]] = []
+        route = router.route_name(call.model) or ""
 
         def wanted(next_one: Call) -> Question | None:
             asked = self.question(next_one, router, open_to_all=open_to_all)
             return None if asked is None or asked.key in self.renewing else asked
 
-        for follower in self.prefetch.asked(call, question.key, question.scope, policy):
+        for follower in self.prefetch.asked(call, question.key, question.scope, policy, route):
             with contextlib.suppress(PenstockError):
                 if (asked := wanted(follower)) is not None:
                     found.append((follower, asked))
@@ -260,7 +261,7 @@ class Lookup:
                 near = decode(call.endpoint, call.headers, body, tenant, call.received, router)
                 if (near.model, near.version) != (call.model, call.version):
                     continue  # its caller may use this model; who knows what others a function names
-                if (asked := wanted(near)) is not None and self.prefetch.is_wanted(asked.key, policy):
+                if (asked := wanted(near)) is not None and self.prefetch.is_wanted(asked.key, policy, route):
                     found.append((near, asked))
         return found
 
