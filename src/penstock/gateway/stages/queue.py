@@ -108,11 +108,9 @@ def by_health(candidates: Sequence[Candidate], now: float) -> Sequence[Candidate
 def _open_for(candidate: Candidate, now: float) -> float:
     if candidate.upstream.departure is not None:
         return inf
-    health = candidate.upstream.health
-    if health is not None and (behind := health.behind(now)):
-        return behind
-    gate = candidate.upstream.gate
-    return 0.0 if gate is None else gate.open_for(candidate.model, now)
+    health, gate = candidate.upstream.health, candidate.upstream.gate
+    behind = 0.0 if health is None else health.behind(now)
+    return behind if gate is None else max(behind, gate.open_for(candidate.model, now))
 
 
 def asked_of(call: Call, model: str, prompt_tokens: int, *, callers_key: bool = False) -> Asked:
