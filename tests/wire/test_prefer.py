@@ -2,7 +2,8 @@
 
 import pytest
 
-from penstock.wire.prefer import LONGEST_WAIT, MOST_BYTES, applied, responds_async, wait_of
+from penstock.wire import prefer
+from penstock.wire.prefer import LONGEST_WAIT, MOST_BYTES, Preferred, applied, read
 
 
 @pytest.mark.parametrize(
@@ -26,12 +27,13 @@ from penstock.wire.prefer import LONGEST_WAIT, MOST_BYTES, applied, responds_asy
         (b"respond-async, wait=-1", True, 0.0),
         (b"respond-async, wait=inf", True, 0.0),
         (b"respond-async, wait=1e3", True, 0.0),
-        (b"respond-async, wait=" + b"9" * 900, True, 0.0),
+        (b"respond-async, wait=" + b"9" * 200, True, 0.0),
         (b"respond-async, wait=\xb2", True, 0.0),
     ],
 )
 def test_preferences_are_read(field, asynchronous, wait):
-    assert (responds_async(field), wait_of(field)) == (asynchronous, wait)
+    preferred = read(field)
+    assert (preferred.responds_async, preferred.wait) == (asynchronous, wait)
 
 
 def test_what_was_applied_is_told():
@@ -42,10 +44,18 @@ def test_what_was_applied_is_told():
 
 
 def test_a_field_that_is_too_long_means_nothing():
-    assert responds_async(b"respond-async" + b" " * (MOST_BYTES - 13))
-    assert not responds_async(b"respond-async" + b" " * (MOST_BYTES - 12))
+    assert read(b"respond-async" + b" " * (MOST_BYTES - 13)).responds_async
+    assert not read(b"respond-async" + b" " * (MOST_BYTES - 12)).responds_async
 
 
 @pytest.mark.parametrize("piece", [b'"', b'a="', b",", b"a,", b"\\", b'a="\\', b'\\"', b" "])
 def test_a_field_of_nonsense_says_nothing(piece):
-    assert not responds_async((piece * MOST_BYTES)[:MOST_BYTES])
+    assert read((piece * MOST_BYTES)[:MOST_BYTES]) == Preferred(responds_async=False, wait=0.0)
+
+
+@pytest.mark.parametrize(
+    "field", [b"a" + b" " * 300_000 + b"x", b'"' + b'\\"' * 150_000, b'a="' * 100_000, b"a=" + b" " * 300_000 + b"x"]
+)
+def test_a_field_is_read_in_a_time_that_grows_no_faster_than_it_does(monkeypatch, field):
+    monkeypatch.setattr(prefer, "MOST_BYTES", len(field))
+    assert read(field) == Preferred(responds_async=False, wait=0.0)  # else this takes minutes

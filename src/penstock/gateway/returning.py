@@ -202,7 +202,7 @@ class Returning:
     def _reread_whole(self, exchange: Exchange, generation: Generation, tenant: Tenant) -> None:
         """Read all of a generation's answer at once; where it is not whole yet, that is what is told."""
         call = self._reader(exchange, generation, tenant, stream=False)
-        call.wait = prefer.wait_of(exchange.headers.get(b"prefer", b""))
+        call.wait = prefer.read(exchange.headers.get(b"prefer", b"")).wait
         self._pipeline.reread_whole(exchange, call, generation)
 
     def _reader(self, exchange: Exchange, generation: Generation, tenant: Tenant, *, stream: bool) -> Call:

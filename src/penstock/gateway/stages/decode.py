@@ -61,9 +61,11 @@ def decode(
     )
     if version:
         call.version = version
-    if b"prefer" in headers and endpoint in _PROMISED and prefer.responds_async(headers[b"prefer"]):
-        call.background = call.deferred = True
-        call.wait = prefer.wait_of(headers[b"prefer"])
+    if b"prefer" in headers and endpoint in _PROMISED:
+        preferred = prefer.read(headers[b"prefer"])
+        if preferred.responds_async:
+            call.background = call.deferred = True
+            call.wait = preferred.wait
     if router.deadlines or b"penstock-deadline" in headers:
         call.deadline = told_of(call, router.deadlines, time.time)
     return call
