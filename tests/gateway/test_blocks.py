@@ -73,6 +73,18 @@ def test_a_request_that_is_sent_whole_says_in_which_blocks_it_is_kept(tmp_path):
         assert model.bodies[1] == model.bodies[0]
 
 
+def test_a_request_that_came_in_several_appends_is_not_said_to_be_kept_in_the_blocks_of_the_last(tmp_path):
+    @with_gateway(tmp_path)
+    async def test(ask, model, gateway):
+        body = body_of(60_000)
+        where = (await ask.create()).headers["location"]
+        await ask.append(where, 0, body[:20_000])
+        rest = len(body) - 20_000
+        answer = await ask.append(where, 20_000, body[20_000:], complete=True, Penstock_Blocks=str(rest))
+        assert (answer.status, answer.json()) == (200, COMPLETION)
+        assert "penstock-blocks" not in answer.headers
+
+
 @pytest.mark.parametrize(
     "told", ["", "x", "-1", "0", "16383,1", "8388609", ",".join(["16384"] * 4_097), "16384,,1"]
 )

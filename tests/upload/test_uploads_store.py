@@ -80,6 +80,35 @@ def test_an_append_becomes_the_blocks_that_it_asks_for_however_it_comes(place):
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("cuts", "pause_at", "as_told"),
+    [
+        ((20_000, 30_000, 50_000), None, True),
+        ((20_000, 30_000), None, True),  # what goes beyond is cut as without
+        ((20_000, 30_000, 50_000), 50_000, True),
+        ((20_000, 30_000, 50_000), 45_000, False),
+        ((20_000, 30_000, 60_000), None, False),
+        ((20_000, 30_000, 50_000, 1), None, False),
+    ],
+)
+def test_an_append_knows_whether_it_became_the_blocks_that_it_asked_for(place, cuts, pause_at, as_told):
+    async def main():
+        async with place.store() as store:
+            upload = await new_upload(store)
+            _, writer = await store.append("t", upload.id, lambda: None)
+            writer.offsets.begin(0, closes=True)
+            writer.expect(None, MAX_BLOCK, None, cuts)
+            if pause_at:
+                await writer.write(bytes(pause_at))
+                await writer.settle()
+            await writer.write(bytes(100_000 - (pause_at or 0)))
+            assert await writer.finish()
+            assert writer.cut_as_told is as_told
+            await writer.close()
+
+    run(main())
+
+
 def test_what_was_confirmed_is_there_after_a_restart(place):
     content = os.urandom(5_000_000)
 

@@ -235,7 +235,7 @@ class UploadRoom:
             if upload.concat is Concat.FINAL:
                 raise Forbidden("what was put together from parts is not appended to", code="final_upload")
             content_length = content_length_of(exchange.headers)
-            complete = True
+            complete, cut = True, False
             if writer.offsets.begin(
                 asked.offset, closes=asked.closes, length=asked.length, content_length=content_length
             ):
@@ -245,6 +245,7 @@ class UploadRoom:
                 async for piece in exchange.pieces():
                     await writer.write(piece)
                 complete = await writer.finish()
+                cut = bool(asked.cuts) and not asked.offset and writer.cut_as_told
         finally:
             await self._closed(writer)
         upload = await self._store.get(owner, upload_id)
@@ -252,7 +253,7 @@ class UploadRoom:
             assert whole is not None, "what needs no proof is complete at once"
             await self._prove(upload, whole)
         if complete:
-            await self._complete(exchange, tenant, upload, created=created, cut=bool(asked.cuts))
+            await self._complete(exchange, tenant, upload, created=created, cut=cut)
         else:
             fields = self._where(exchange, upload) if created else [self._expires(upload)]
             exchange.respond(201 if created else 204, [*fields, *self._state(upload)], b"")
@@ -286,7 +287,7 @@ class UploadRoom:
     ) -> None:
         """Answer the request that an upload is.
 
-        :param cut: its last append was kept in the blocks that it asked for, which the answer says
+        :param cut: it came in one append, and is kept in the blocks that this asked for, which the answer says
         """
         fields = self._where(exchange, upload) if created else []
         if cut:

@@ -72,6 +72,7 @@ class Writer:
         self._proof: _Hash | None = None  # of the whole, if all of it comes with this append
         self._block_size = STRIDE
         self._cuts: deque[int] = deque()
+        self._cut_anew = False
         self._buffer = bytearray()
         self._block: BlockWriter | None = None
         self._sealed: list[Sealed] = []
@@ -103,6 +104,11 @@ class Writer:
         if digest is not None:
             self._hash = digest.new()
             self._block_size = block_size
+
+    @property
+    def cut_as_told(self) -> bool:
+        """Whether each of the blocks that the append was to become has been sealed, and in one piece."""
+        return not (self._cuts or self._cut_anew)
 
     def supersede(self) -> None:
         """A later request for the same upload has come: this one ends."""
@@ -252,6 +258,7 @@ class Writer:
             self._unsynced.append(self._block)
             self._block = None
             if self._cuts:
+                self._cut_anew |= sealed.size < self._cuts[0]
                 self._cuts[0] -= sealed.size
                 if not self._cuts[0]:
                     self._cuts.popleft()
