@@ -142,6 +142,17 @@ def test_at_the_top_of_the_ladder_a_call_is_refused_with_503_and_a_time_to_come_
     assert counts == {("standard", "refuse"): 1, ("standard", "queue"): 0}
 
 
+def test_who_is_promised_an_answer_but_waits_for_it_is_refused_like_others_and_who_does_not_wait_is_not():
+    async def test(port, busy, gateway, upstream, small):
+        async with busy():
+            waits = await call(port, PROMPT, headers=["prefer: respond-async, wait=60"])
+            comes_back = await call(port, PROMPT, headers=["prefer: respond-async"])
+        await until(lambda: gateway.pipeline.snapshot.upstreams["up0"].gate.in_progress == 0)
+        return waits.status, comes_back.status
+
+    assert run(test, refuse=1.0) == (503, 202)
+
+
 def test_a_call_that_had_to_wait_is_told_so():
     async def test(port, busy, gateway, upstream, small):
         async with busy() as _:

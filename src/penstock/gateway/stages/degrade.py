@@ -4,7 +4,8 @@ The contract: what a tier's ladder (``flow.degrade``) says at the present load o
 that is too old otherwise, a smaller model, a shorter answer, or 503 at once: in this order, and each told to the
 caller in ``Penstock-Degraded``.  Between a shorter answer and 503 lies the upstream's queue, and that is told, too.
 
-A background call can wait, so it is never given less; lines of a batch are, if their tier's ladder says so.  What is not generated (embeddings, counts of tokens) has no smaller form.
+A background call can wait, so it is never given less, unless its caller waits for it; lines of a batch are, if their
+tier's ladder says so.  What is not generated (embeddings, counts of tokens) has no smaller form.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Degradation:
         """
         ladders, tier = self.ladders, call.tenant.tier
         quiet_below = ladders.quiet_below.get(tier)
-        if quiet_below is None or call.background:
+        if quiet_below is None or _can_wait(call):
             return
         call.on_wait = self._waited
         now = call.received
@@ -75,7 +76,7 @@ class Degradation:
     def seen(self, call: Call, router: Router) -> Steps | None:
         """What :meth:`look` would say, without any change by the question; None: the tier has no ladder."""
         tier, route = call.tenant.tier, router.route_name(call.model)
-        if self.ladders.config(tier) is None or route is None or call.background:
+        if self.ladders.config(tier) is None or route is None or _can_wait(call):
             return None
         return self.ladders.seen(tier, route, router.load(call.model, call.received), call.received)
 
@@ -113,6 +114,11 @@ class Degradation:
         if reduction.max_tokens is not None:
             self._reduced.labels(call.tenant.tier, "shorter").add()
         return less
+
+
+def _can_wait(call: Call) -> bool:
+    """A background call, but for one whose caller waits for its answer all the same (``Prefer: wait=N``)."""
+    return call.background and not call.wait
 
 
 def lessened(call: Call, reduction: Reduction) -> Call:
