@@ -175,3 +175,11 @@ def test_a_frame_whose_payload_has_several_lines_keeps_its_bytes():
 
 def test_a_usage_where_all_came_from_a_cache():
     assert as_cached(Usage(9, 4, 1, 2, 3, cache_write_1h_tokens=1)) == Usage(9, 4, 9, 0, 3)
+
+
+def test_an_event_whose_data_has_several_lines_says_it_too():
+    event = b'event: message_start\ndata: {"type":"message_start","message":\ndata: {"usage":{"input_tokens":9}}}\n\n'
+    (new,) = told(Endpoint.MESSAGES, [event], stream=True)
+    assert sse.fields(new).event == "message_start"
+    usage = json.loads(sse.data_of(new))["message"]["usage"]
+    assert (usage["input_tokens"], usage["cache_read_input_tokens"]) == (0, 9)

@@ -62,7 +62,10 @@ def _in_frame(event: Event, places: Sequence[tuple[str, ...]], change: _Change) 
     new = data
     for place in places:
         new = _changed(new, place, change)
-    return event if new is data else event.replace(data, new, 1)
+    if new is data:
+        return event
+    # Data of several lines stands nowhere in its event as it is read.
+    return event.replace(data, new, 1) if data in event else sse.encode(new, sse.fields(event).event)
 
 
 def _changed(data: bytes, place: tuple[str, ...], change: _Change) -> bytes:
