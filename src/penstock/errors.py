@@ -326,6 +326,10 @@ class Overloaded(PressureError):
     pass
 
 
+REFUSED = "degraded"
+"""The code of a call that its tier's ladder refuses."""
+
+
 class Evicted(Overloaded):
     """The call waited, and lost its place to one of a higher tier, or of a tenant with fewer places."""
 

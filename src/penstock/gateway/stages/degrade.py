@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import msgspec
 
-from penstock.errors import Overloaded
+from penstock.errors import REFUSED, Overloaded
 from penstock.flow.degrade import Ladders, Steps
 from penstock.flow.gate import Asked
-from penstock.gateway.stages.read import REFUSED
 from penstock.gateway.stages.route import Router
 from penstock.messages import Call, Reduction
 from penstock.metrics import Registry

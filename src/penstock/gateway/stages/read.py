@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 
 from penstock.errors import (
+    REFUSED,
     InternalError,
     PenstockError,
     PressureError,
@@ -34,9 +35,6 @@ SLICE_BYTES = 262_144  # nor one of long events
 _IDS = [b"id: %d\n" % number for number in range(4096)]  # most answers end before
 
 PATIENCE = 60.0  # seconds; of a longer Retry-After both SDKs take no notice, and come back at once
-
-REFUSED = "degraded"
-"""The code of a call that its tier's ladder refuses."""
 
 CLIENT_GONE = 499  # nginx's code for a client that closed before its answer; only in logs and metrics
 
