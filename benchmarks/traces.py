@@ -23,7 +23,7 @@ from benchmarks.gateway.load import Requests, Target
 from benchmarks.gateway.upstream import _PLAIN
 from benchmarks.ledger_rows import BATCH, Rows, configuration
 
-from penstock.net.pool import Pool
+from penstock.net.dial import Direct
 
 SAMPLES = {"tenth": 0.1, "all": 1.0}
 HOWS = ("off", "passed-on", "tenth", "all")
@@ -78,7 +78,7 @@ async def serve(how: str, calls: int) -> None:
     if how in SAMPLES:
         bench.gateway.recorder.tracer._random.seed(1)  # noqa: SLF001
         bench.sender = without_a_thread(bench.gateway._tracing._sender)  # noqa: SLF001
-    Pool._connect = lambda _, *what: bench.connect(*what)  # noqa: SLF001
+    Direct.connect = lambda _, *what: bench.connect(*what)  # type: ignore[method-assign]
     await bench.run(calls)
     sys.stdout.flush()
     os._exit(0)

@@ -119,6 +119,5 @@ def test_prompts_that_go_where_their_beginning_is_have_their_first_tokens_sooner
         means[way] = sum(call.first_token for call in asked) / len(asked)
     assert means["prefix"] < 0.7 * means["4 KiB, bounded"]
     assert means["prefix"] < 0.1 * min(means["round robin"], means["least_busy"])
-    assert (
-        means["prefix"] < 1.5 * means["session on a ring"]
-    )  # conversations all alike are what that is best for
+    # Conversations all alike are what a ring is best for, above all where several gateways know nothing of each other.
+    assert means["prefix"] < (1.5 if gateways == 1 else 2.5) * means["session on a ring"]

@@ -16,6 +16,7 @@ import itertools
 import json
 import sys
 import tempfile
+from ssl import SSLContext
 
 from benchmarks import cachegrind
 from benchmarks.cache.asking import differently
@@ -28,8 +29,9 @@ from penstock.config.load import parse
 from penstock.gateway.compose import build
 from penstock.ledger.sqlite import SQLiteStore
 from penstock.net.clock import Clock
+from penstock.net.dial import Direct
 from penstock.net.listener import Listener
-from penstock.net.pool import Pool
+from penstock.net.origin import Origin
 
 QUESTIONS, CALLS = 200, 2_000
 _TEMPERATURE = b'"temperature":0,'
@@ -75,11 +77,13 @@ async def serve(calls: int, ledger: str, *, anew: bool) -> None:
         assert data.startswith(b"HTTP/1.1 200"), data
         answered += data.endswith(ANSWER)
 
-    async def connect(_: Pool, loop: asyncio.AbstractEventLoop, connection: asyncio.Protocol) -> None:
-        del loop
+    async def connect(
+        _: Direct, origin: Origin, connection: asyncio.Protocol, ssl: SSLContext | None
+    ) -> None:
+        del origin, ssl
         connection.connection_made(Wire(lambda _: asked.append(connection)))
 
-    Pool._connect = connect  # noqa: SLF001
+    Direct.connect = connect  # type: ignore[method-assign]
     callers = [listener.protocol_factory() for _ in range(AT_ONCE)]
     for caller in callers:
         caller.connection_made(Wire(hear))

@@ -19,6 +19,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any
 
 from benchmarks import cachegrind
@@ -30,8 +31,9 @@ from penstock.config.keys import hash_key
 from penstock.config.load import parse
 from penstock.gateway.compose import build
 from penstock.net.clock import Clock
+from penstock.net.dial import Direct
 from penstock.net.listener import Listener
-from penstock.net.pool import Pool
+from penstock.net.origin import Origin
 
 CALLS = 1_000
 AT_ONCE = 8
@@ -147,9 +149,9 @@ class Bench:
         assert self.ask != "plain" or data.startswith(b"HTTP/1.1 200") or data == ANSWER, data
         self.answered += data.endswith(self.ends)
 
-    async def connect(self, loop: asyncio.AbstractEventLoop, connection: asyncio.Protocol) -> None:
+    async def connect(self, origin: Origin, connection: asyncio.Protocol, ssl: SSLContext | None) -> None:
         """In the place of a pool's own way to its upstream."""
-        del loop
+        del origin, ssl
         connection.connection_made(Wire(lambda _: self.asked.append(connection)))
 
     async def run(self, calls: int) -> None:
@@ -171,7 +173,7 @@ class Bench:
 async def serve(feature: str, calls: int, together: int) -> None:
     """Make so many calls with a feature switched on, in this process."""
     bench = Bench(configuration(feature), together)
-    Pool._connect = lambda _, *what: bench.connect(*what)  # noqa: SLF001
+    Direct.connect = lambda _, *what: bench.connect(*what)  # type: ignore[method-assign]
     await bench.run(calls)
 
 

@@ -17,8 +17,8 @@ from penstock.config.keys import hash_key
 from penstock.config.load import parse
 from penstock.gateway.compose import build
 from penstock.net.clock import Clock
+from penstock.net.dial import Direct
 from penstock.net.listener import Listener
-from penstock.net.pool import Pool
 from penstock.upstream.http import HTTPUpstream
 
 # So many take a few seconds; whoever looks for more than these sets this (`make fuzz`).
@@ -125,7 +125,7 @@ class Naming:
         self._numbers = itertools.count()
         self._came = asyncio.Event()
 
-    async def connect(self, loop, connection):
+    async def connect(self, origin, connection, ssl):
         received = bytearray()
 
         def told(data):
@@ -175,7 +175,7 @@ async def many_calls(monkeypatch, folder, scope):
     """How often answers of one's own and of another tenant were heard, by ``Penstock-Status``; and the gateway."""
     chance = random.Random(7)
     naming = Naming(chance)
-    monkeypatch.setattr(Pool, "_connect", lambda _, loop, connection: naming.connect(loop, connection))
+    monkeypatch.setattr(Direct, "connect", lambda _, *what: naming.connect(*what))
     config = parse(json.dumps(described(folder, scope)))
     clock = Clock()
     gateway = build(config, clock=clock)
