@@ -2,47 +2,29 @@
 
 import asyncio
 import json
-import shutil
-import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from cutting_proxy import Cut, CuttingProxy
+from node_packages import installed, needs_node
 from sized_upstream import SizedUpstream, asking, frames
 
 from penstock.testing import GatewayProcess
 
 PACKAGE = "eventsource@4.0.0"
-HOME = Path(__file__).resolve().parents[2] / ".cache" / "eventsource"
 SCRIPT = Path(__file__).parent / "event_source.mjs"
 PATIENCE = 60  # seconds: it pauses for three before it comes back
-UNREACHABLE = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "ENETUNREACH", "E403")
 SIZES = [300] * 40
 KINDS = ("reset", "close", "reset")
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("node") is None or shutil.which("npm") is None, reason="there is no Node.js on this machine"
-)
+pytestmark = needs_node
 
 
 @pytest.fixture(scope="module")
 def home():
-    """A folder in which Node finds eventsource, made once."""
-    stamp = HOME / "installed"
-    if not stamp.exists() or stamp.read_text() != PACKAGE:
-        shutil.rmtree(HOME, ignore_errors=True)
-        HOME.mkdir(parents=True)
-        words = ["npm", "install", "--no-audit", "--no-fund", "--fetch-retries=1", "--fetch-timeout=20000"]
-        done = subprocess.run(
-            [*words, "--prefix", HOME, PACKAGE], check=False, capture_output=True, text=True, timeout=120
-        )
-        if any(code in done.stderr for code in UNREACHABLE):
-            pytest.skip("npm reaches no registry from here")
-        assert done.returncode == 0, f"{PACKAGE} could not be installed:\n{done.stderr}"
-        stamp.write_text(PACKAGE)
-    return HOME
+    return installed(PACKAGE)
 
 
 @pytest.mark.slow  # it pauses for three seconds each time

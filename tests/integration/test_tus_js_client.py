@@ -2,45 +2,28 @@
 
 import json
 import random
-import shutil
 import subprocess
 from pathlib import Path
 
 import httpx
 import pytest
+from node_packages import installed, needs_node
 
 from penstock.lab.faults import Break, FaultProxy, Kind
 from penstock.testing import GatewayProcess, SimulatorProcess
 
 PACKAGE = "tus-js-client@4.3.1"
-HOME = Path(__file__).resolve().parents[2] / ".cache" / "tus-js-client"
 SCRIPT = Path(__file__).parent / "tus_js_upload.mjs"
 PATIENCE = 60  # seconds
-UNREACHABLE = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "ENETUNREACH", "E403")
 FILE = 3_000_000
 PROTOCOLS = ("tus-v1", "ietf-draft-03", "ietf-draft-05")  # the drafts: interop versions 5 and 6
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("node") is None or shutil.which("npm") is None, reason="there is no Node.js on this machine"
-)
+pytestmark = needs_node
 
 
 @pytest.fixture(scope="module")
 def home():
-    """A folder in which Node finds tus-js-client, made once."""
-    stamp = HOME / "installed"
-    if not stamp.exists() or stamp.read_text() != PACKAGE:
-        shutil.rmtree(HOME, ignore_errors=True)
-        HOME.mkdir(parents=True)
-        words = ["npm", "install", "--no-audit", "--no-fund", "--fetch-retries=1", "--fetch-timeout=20000"]
-        done = subprocess.run(
-            [*words, "--prefix", HOME, PACKAGE], check=False, capture_output=True, text=True, timeout=120
-        )
-        if any(code in done.stderr for code in UNREACHABLE):
-            pytest.skip("npm reaches no registry from here")
-        assert done.returncode == 0, f"{PACKAGE} could not be installed:\n{done.stderr}"
-        stamp.write_text(PACKAGE)
-    return HOME
+    return installed(PACKAGE)
 
 
 @pytest.fixture(scope="module")

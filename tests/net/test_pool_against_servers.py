@@ -11,18 +11,11 @@ import time
 import h11
 import pytest
 import uvicorn
-from upstream_doubles import GET, HEAD, Collector, RawServer, pool_to, post
+from upstream_doubles import GET, HEAD, Collector, RawServer, ask, pool_to, post
 
 from penstock.net.connection import FULL
 
 BIG = bytes(range(256)) * 12_000
-
-
-async def ask(pool, head=GET, body=b""):
-    receiver = Collector()
-    connection = pool.acquire_nowait() or await pool.acquire()
-    await connection.send(head, body, receiver)
-    return receiver
 
 
 # ---- uvicorn ---------------------------------------------------------------------------------------

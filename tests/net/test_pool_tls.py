@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 
 import pytest
@@ -12,6 +11,8 @@ from upstream_doubles import (
     Collector,
     RawServer,
     answer,
+    ask,
+    cancel_at_any_point,
     keep_answering,
     pool_to,
     post,
@@ -39,13 +40,6 @@ def authority(tmp_path_factory):
 @pytest.fixture(scope="module")
 def context(authority):
     return client_context(authority.file, verify=True)
-
-
-async def ask(pool, head=GET, body=b""):
-    receiver = Collector()
-    connection = pool.acquire_nowait() or await pool.acquire()
-    await connection.send(head, body, receiver)
-    return receiver
 
 
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])
@@ -161,21 +155,7 @@ def test_a_caller_cancelled_at_any_point_of_the_handshake_leaks_nothing(run, aut
     async def main():
         async with RawServer(keep_answering, context=authority.server_context("localhost")) as server:
             pool = pool_to(server.port, host="localhost", ssl=context, max_open=1)
-            turns, finished = 0, False
-            while not finished:
-                task = asyncio.create_task(pool.acquire())
-                for _ in range(turns):
-                    await asyncio.sleep(0)
-                finished = task.done()
-                if finished:
-                    (await task).abort()
-                else:
-                    task.cancel()
-                    with pytest.raises(asyncio.CancelledError):
-                        await task
-                assert pool.statistics().open == 0, turns
-                turns += 1 + turns // 8
-            assert turns > 3
+            await cancel_at_any_point(pool, 8)
             await ask(pool)
             await pool.close()
             assert pool.statistics().open == 0

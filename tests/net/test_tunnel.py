@@ -13,6 +13,8 @@ from upstream_doubles import (
     Collector,
     RawServer,
     answer,
+    ask,
+    cancel_at_any_point,
     keep_answering,
     post,
     read_request,
@@ -54,13 +56,6 @@ def way(port, login="", context=None):
 def pool_by(way, *, ssl=None, connect_timeout=10.0, kind=Pool, **config):
     origin = Origin("https" if ssl else "http", NAME, 443)
     return kind(origin, PoolConfig(**config), Clock(), connect_timeout=connect_timeout, ssl=ssl, way=way)
-
-
-async def ask(pool, head=GET, body=b""):
-    receiver = Collector()
-    connection = pool.acquire_nowait() or await pool.acquire()
-    await connection.send(head, body, receiver)
-    return receiver
 
 
 async def fails(pool, *, error=UpstreamUnreachable):
@@ -405,21 +400,7 @@ def test_a_caller_cancelled_at_any_point_leaks_nothing(run, authority, context, 
             ForwardProxy(upstream.port, context=theirs) as proxy,
         ):
             pool = pool_by(way(proxy.port, context=context if over_tls else None), ssl=context, max_open=1)
-            turns, finished = 0, False
-            while not finished:
-                task = asyncio.create_task(pool.acquire())
-                for _ in range(turns):
-                    await asyncio.sleep(0)
-                finished = task.done()
-                if finished:
-                    (await task).abort()
-                else:
-                    task.cancel()
-                    with pytest.raises(asyncio.CancelledError):
-                        await task
-                assert pool.statistics().open == 0, turns
-                turns += 1 + turns // 4
-            assert turns > 3
+            await cancel_at_any_point(pool, 4)
             await ask(pool)
             await pool.close()
 

@@ -9,6 +9,7 @@ import ipaddress
 import ssl
 from collections.abc import Awaitable, Callable
 
+import pytest
 import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -251,6 +252,34 @@ def pool_to(
     scheme = "https" if ssl else "http"
     origin, _ = Origin.parse(f"{scheme}://{host}:{port}")
     return Pool(origin, PoolConfig(**config), clock or Clock(), connect_timeout=connect_timeout, ssl=ssl)
+
+
+async def ask(pool, head=GET, body=b""):
+    receiver = Collector()
+    connection = pool.acquire_nowait() or await pool.acquire()
+    await connection.send(head, body, receiver)
+    return receiver
+
+
+async def cancel_at_any_point(pool, slower):
+    """Who asks for a connection is cancelled one turn of the loop later each time, in steps that grow by one after so many
+    turns, until one has got it; nothing is left open.
+    """
+    turns, finished = 0, False
+    while not finished:
+        task = asyncio.create_task(pool.acquire())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        finished = task.done()
+        if finished:
+            (await task).abort()
+        else:
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert pool.statistics().open == 0, turns
+        turns += 1 + turns // slower
+    assert turns > 3
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -456,9 +456,8 @@ class Production:
             span = trace.begin(call, row, transfer, continues=more is not None, beside=beside)
         if hedge is not None:
             hedge.entered(transfer)
-        in_line = (
-            candidate.prompt is not None and upstream.gate is not None
-        )  # which counts those who wait itself
+        # The gate counts those who wait itself.
+        in_line = candidate.prompt is not None and upstream.gate is not None
         standing = None if in_line else count_in(candidate)
         turn: Turn | None = None
         failure: BaseException | None = None
