@@ -22,6 +22,7 @@ be faster than it is gets all of them.)
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from math import log
@@ -204,10 +205,13 @@ def _learn(places: Sequence[Place]) -> None:
 
 
 def _score(place: Place, block: int) -> float:
-    name = blake2b(
-        place.name.encode()
-    ).digest()  # a key has 64 bytes at most, and names may have more in common
-    digest = blake2b(block.to_bytes(8), key=name, digest_size=8).digest()
+    digest = blake2b(block.to_bytes(8), key=_key(place.name), digest_size=8).digest()
     # Above 0 and below 1: a float has 53 bits, so of more of them the highest would be rounded to 1.
     point = ((int.from_bytes(digest) >> 11) + 1) / (2**53 + 1)
     return -place.weight / log(point)
+
+
+@functools.lru_cache(maxsize=1024)
+def _key(name: str) -> bytes:
+    """A key has 64 bytes at most, and names may have more in common."""
+    return blake2b(name.encode()).digest()
