@@ -69,6 +69,7 @@ class Caller:
         self.frames = {}  # by index
         self.done = False
         self.breaks = 0
+        self.told_to_come_back = 0  # by a gateway that goes away
 
     def asking(self, prompt):
         return {
@@ -123,6 +124,7 @@ class Caller:
             buffer += piece
             *frames, buffer = buffer.split(b"\n\n")
             for frame in frames:
+                self.told_to_come_back += b'"draining"' in frame
                 if frame.startswith(b"id: "):
                     index = int(frame.split(b"\n")[0][4:])
                     assert index == self.last + 1, "nothing twice, nothing left out"
