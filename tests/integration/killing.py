@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 
 import httpx2
@@ -15,6 +16,7 @@ from penstock.testing._ports import free_port
 from waiting import until
 
 TOKENS = 12
+SIGNS_OF_LIFE = re.compile(rb"^(?:: hb\n)+")  # before the next event, where that is late
 LEASE = 3.0  # seconds: a gateway that a busy machine holds up must not be taken for dead
 PATIENCE = 60.0  # seconds: a start, a lease, and a machine that has other things to do
 
@@ -123,7 +125,7 @@ class Caller:
         async for piece in answer.aiter_raw():
             buffer += piece
             *frames, buffer = buffer.split(b"\n\n")
-            for frame in frames:
+            for frame in (SIGNS_OF_LIFE.sub(b"", one) for one in frames):
                 self.told_to_come_back += b'"draining"' in frame
                 if frame.startswith(b"id: "):
                     index = int(frame.split(b"\n")[0][4:])
