@@ -346,6 +346,10 @@ class Draining(PressureError):
     code = "draining"
 
 
+class HandedOver(Draining):
+    """Another process goes on with it."""
+
+
 class StorageUnavailable(PressureError):
     code = "storage_unavailable"
 

@@ -3,6 +3,7 @@ import pytest
 from penstock.errors import Overloaded
 from penstock.generation.log import EVENT_OVERHEAD
 from penstock.generation.registry import MAX_REMEMBERED, OVERHEAD, Registry
+from penstock.generation.written import STORED
 from penstock.messages import Call, Endpoint, Tenant
 from penstock.testing import FakeClock
 
@@ -237,6 +238,20 @@ def test_a_registry_without_patience_gives_up_whatever_is_deserted():
     assert (here.abandoned, gone.abandoned) == (False, True)
     here.leave(reader)
     assert here.abandoned
+
+
+def test_what_outlives_the_process_has_its_grace_also_without_patience():
+    """Its readers may come back to another one."""
+    registry = a_registry()
+    generation, reader = registry.create(a_call()), Reader()
+    generation.producer, generation.journal, generation.grace = Tap(), STORED, 10.0
+    generation.join(reader)
+    generation.leave(reader)
+    registry.hurry()
+    generation.join(reader)
+    generation.leave(reader)
+    assert not generation.abandoned
+    assert registry.waiting() == [generation]
 
 
 def test_reading_an_ended_generation_once_more_changes_nothing():

@@ -45,6 +45,24 @@ class NamedCaller(Caller):
         await self.ask(client, url)
 
 
+class LeavingCaller(NamedCaller):
+    """Has left when the gateway is told to end, and comes back once it is there again."""
+
+    left = False
+
+    async def _read(self, answer):
+        reading = asyncio.ensure_future(super()._read(answer))
+        if not self.restarted.is_set():
+            await until(lambda: self.text == expected(self, STOPS[0]))
+            reading.cancel()
+        await asyncio.wait([reading])
+
+    async def come_back(self, client, url):
+        self.left = True
+        await self.restarted.wait()
+        await super().come_back(client, url)
+
+
 class RetrievingCaller(ResponsesCaller):
     """Comes back as OpenAI's SDK does."""
 
@@ -153,13 +171,16 @@ async def stopped_and_read(gateway, callers, begun, streams):
     limits = httpx2.Limits(max_connections=100, max_keepalive_connections=0)
     url = gateway.url
     async with httpx2.AsyncClient(trust_env=False, timeout=PATIENCE, limits=limits) as client:
+        restarted = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             for caller in callers:
+                caller.restarted = restarted
                 group.create_task(caller.until_done(client, url, url))
             await until(begun)
             status = await asyncio.to_thread(gateway.stop)  # it waits for these callers
             log = gateway.log
             await asyncio.to_thread(gateway.start)
+            restarted.set()
         whole = []
         for caller in streams:
             uncut = next(kind for kind in DIALECTS if isinstance(caller, kind))("", "")
@@ -218,3 +239,24 @@ def test_what_a_drain_cuts_goes_on_after_the_restart_byte_for_byte_and_is_paid_f
     assert tokens(rows) == billed(bill)
     assert Counter(Counter(row.generation for row in rows).values()) == {1: len(brief), 2: handed_over}
     assert bill["requests"] == len(brief) + 2 * handed_over
+
+
+@pytest.mark.slow  # the same
+def test_who_has_left_before_the_drain_finds_his_answer_after_the_restart(tmp_path):
+    """Nobody is connected any more, and yet nothing is given up before its grace is over."""
+    callers = [LeavingCaller(f"left {n}", f"sim:stall-after={STOPS[0]},once") for n in range(3)]
+    with SimulatorProcess() as simulator:
+        with GatewayProcess(stopping(simulator.base_url, tmp_path), tmp_path) as gateway:
+
+            def begun():
+                return simulator.bill()["requests"] == len(callers) and all(caller.left for caller in callers)
+
+            _, log, whole = asyncio.run(stopped_and_read(gateway, callers, begun, callers))
+            bill = settled_bill(simulator)
+            wait_until(lambda: told(tmp_path / "ledger.sqlite"), what="what answers have cost")
+    assert f"{len(callers)} generations are left to other processes" in log
+    for caller, uncut in zip(callers, whole, strict=True):
+        assert caller.text == expected(caller, TOKENS)
+        assert caller.frames == uncut.frames
+    assert tokens(asked(ledger_rows(tmp_path / "ledger.sqlite"))) == billed(bill)
+    assert bill["requests"] == 2 * len(callers)

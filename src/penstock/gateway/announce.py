@@ -8,7 +8,7 @@ import logging
 import msgspec
 
 from penstock.batches.batch import Batch
-from penstock.errors import Cancelled, Draining, PenstockError
+from penstock.errors import Cancelled, HandedOver, PenstockError
 from penstock.generation.log import Generation, State
 from penstock.messages import Call, Endpoint
 from penstock.webhooks.sender import Sender
@@ -79,7 +79,7 @@ def event_of(call: Call, generation: Generation) -> tuple[str, str] | None:
     is_response = call.endpoint is Endpoint.RESPONSES
     what = "response" if is_response else "generation"
     if generation.ending is State.FAILED:
-        if isinstance(generation.error, Draining) and generation.journal is not None:
+        if isinstance(generation.error, HandedOver):
             return None
         kind = f"{what}.cancelled" if isinstance(generation.error, Cancelled) else f"{what}.failed"
     else:

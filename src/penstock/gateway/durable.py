@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-from penstock.errors import Cancelled, Draining, Gone, NotFound, Overloaded
+from penstock.errors import Cancelled, Gone, HandedOver, NotFound, Overloaded
 from penstock.gateway.stages import attach
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
@@ -190,6 +191,12 @@ class Durable:
             keeper.leave(generation)
             self._producing.soon(self._cut(generation, keeper))
 
+    def promise(self, generation: Generation) -> None:
+        """It was promised to a caller: also who takes it over, or produces it elsewhere, is to go on with it."""
+        keeper = self.keeper_of(generation.model)
+        if keeper is not None and (generation.journal is not None or self.is_elsewhere(generation)):
+            self._producing.soon(keeper.promise(generation.id))
+
     async def _dismiss(self, generation: Generation) -> None:
         await asyncio.sleep(0)  # who has asked for this is answered first
         keeper = self.keeper_of(generation.model)
@@ -257,6 +264,7 @@ class Durable:
             keeper.leave(generation)
         else:
             generation = self._create(record, call, keeper)
+        generation.background = record.background
         generation.append(events[len(generation.events) :], call.received)
         if record.upstream:
             generation.served_by = (record.upstream, record.upstream_model)
@@ -332,13 +340,22 @@ class Durable:
     async def _give_up_unread(self, generation: Generation, keeper: Keeper) -> None:
         if await keeper.is_attended(generation.id):
             self._producing.registry.deserted(generation)
+        elif await self._is_promised(generation, keeper):
+            generation.background, generation.grace = True, math.inf
+            self._producing.registry.deserted(generation)
         elif not generation.readers:
             generation.abandon()
+
+    @staticmethod
+    async def _is_promised(generation: Generation, keeper: Keeper) -> bool:
+        with contextlib.suppress(StoreUnavailable):
+            return await keeper.is_promised(generation.id)
+        return False
 
 
 def _let_go(generation: Generation) -> None:
     production = generation.producer
-    generation.fail(Draining("this gateway is going away; ask for the rest", retry_after=1.0))
+    generation.fail(HandedOver("this gateway is going away; ask for the rest", retry_after=1.0))
     if production is not None:
         production.abandon()
 

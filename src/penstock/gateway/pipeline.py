@@ -547,7 +547,7 @@ class Pipeline:
                     self.lookup.prefetch.fetched(
                         call, question.key, route, question.policy.prefetch, generation.cost, took, until
                     )
-            if call.background and self.on_background_end is not None:
+            if generation.background and self.on_background_end is not None:
                 self.on_background_end(call, generation)
             del self.productions[production]
             if self._idle and not self.productions and not self.waiting:

@@ -15,10 +15,12 @@ from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from penstock.gateway import stored
+from penstock.gateway.durable import Durable
 from penstock.gateway.stages.admit import Admission
 from penstock.gateway.stages.read import CLIENT_GONE
 from penstock.gateway.stages.record import Recorder
 from penstock.generation.log import Generation, State
+from penstock.generation.registry import Registry
 from penstock.messages import Call, Endpoint
 from penstock.net.clock import Clock
 from penstock.net.exchange import Exchange
@@ -32,7 +34,11 @@ class Answering(Protocol):
 
     admission: Admission
     recorder: Recorder
+    registry: Registry
     clock: Clock
+
+    @property
+    def durable(self) -> Durable | None: ...
 
     def tell(self, exchange: Exchange, call: Call, generation: Generation, status_name: bytes) -> None:
         """Read the log to this caller, as it is and as it goes on."""
@@ -70,8 +76,8 @@ class Promises:
         if generation.ending is not None:
             answering.tell(exchange, call, generation, status_name)
             return
-        if call.deferred:  # also if it was made for somebody who reads it
-            generation.background, generation.grace = True, math.inf
+        if call.deferred and not generation.background:  # it was made for somebody who reads it
+            self._keep(generation)
         if wait:
             waiting = Waiting(self, exchange, call, generation, status_name, wait)
             self._waiting[waiting] = None
@@ -79,6 +85,15 @@ class Promises:
             exchange.watch(waiting)
         else:
             self._promise(exchange, call, generation, status_name, wait)
+
+    def _keep(self, generation: Generation) -> None:
+        """It goes on from now on, whoever it was made for, and whoever produces it."""
+        answering = self._answering
+        generation.background, generation.grace = True, math.inf
+        if not generation.readers:  # else it is given up when he whom it was made for has not come back
+            answering.registry.deserted(generation)
+        if answering.durable is not None:
+            answering.durable.promise(generation)
 
     def sweep(self, now: float) -> None:
         """Those who have waited for long enough are told."""

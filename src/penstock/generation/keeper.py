@@ -49,6 +49,7 @@ SETTLING = 1.0  # seconds in which a store that is well is given what it was not
 SETTLING_AFTER_TROUBLE = 7.0  # the same after trouble: others pause for up to 5 s before they try again
 RECOVERY = 10.0  # seconds for which trouble is remembered
 ATTENDED = 5.0  # seconds for which one look counts as attention
+PROMISED = 86_400.0  # seconds for which it is known that an answer was promised
 BEAT = 0.5  # seconds between two signs of life, at most
 PIECE = 1 << 20  # bytes of events read at once
 # Generations whose names are to be claimed again; what is more is found by its id alone.
@@ -483,6 +484,24 @@ class Keeper:
         how = End(ending_of(generation), self.now() + self._kept_for)
         await _within(READ_BUDGET, self.store.cut(generation.id, how))
 
+    async def promise(self, generation_id: str) -> None:
+        """A caller was told that this goes on, whether anybody reads it or not; every process is to know."""
+        now = self.now()
+        claiming = self.store.claim(
+            "", _promised(generation_id), b"", generation_id, now=now, until=now + PROMISED
+        )
+        await self._quietly(claiming)
+
+    async def is_promised(self, generation_id: str) -> bool:
+        """Whether a caller of any process was told so.
+
+        :raises StoreUnavailable: the store does not answer in time
+        """
+        now = self.now()
+        asking = self.store.claim("", _promised(generation_id), b"", "", now=now, until=now)
+        claim: Claim = await _within(CLAIM_BUDGET, asking)
+        return claim.generation == generation_id
+
     async def dismiss(self, generation_id: str) -> None:
         """A caller will not come back for what another process produces, and nobody reads it here."""
         now = self.now()
@@ -575,6 +594,7 @@ class Keeper:
         record = await self.store.take_over(generation_id, self.owner, self.now())
         if record is not None:
             events = await self._events(generation_id, record.events)
+            record.background = record.background or await self.is_promised(generation_id)
             if self.leaving:
                 await self.store.release(self.owner, [generation_id])
         del self._half_taken[generation_id]
@@ -652,6 +672,10 @@ def _unreadable() -> Overloaded:
 
 def _readers_of(generation_id: str) -> str:
     return "readers of " + generation_id
+
+
+def _promised(generation_id: str) -> str:
+    return "promised " + generation_id
 
 
 def _left(generation_id: str) -> str:

@@ -133,7 +133,7 @@ class Registry:
     # ---- Owner ----
 
     def deserted(self, generation: Generation) -> None:
-        if generation.grace == math.inf or (generation.grace > 0 and self._patient):
+        if generation.grace == math.inf or (generation.grace > 0 and self._waits_for(generation)):
             self._deserted[generation] = self._now() + generation.grace
         else:
             generation.abandon()
@@ -174,12 +174,19 @@ class Registry:
                     self.give_up(generation)
 
     def hurry(self) -> None:
-        """Wait for nobody any more: this process is going away.  What runs without a reader by intention runs on."""
+        """Wait for nobody any more: this process is going away.
+
+        What runs without a reader by intention runs on; and what outlives this process does for as long as ever, for
+        its readers may come back to another one.
+        """
         self._patient = False
         for generation, until in list(self._deserted.items()):
-            if until < math.inf:
+            if until < math.inf and not self._waits_for(generation):
                 del self._deserted[generation]
                 generation.abandon()
+
+    def _waits_for(self, generation: Generation) -> bool:
+        return self._patient or generation.journal is not None
 
     def drop(self, generation_id: str) -> None:
         """Forget an ended generation now; nothing happens if it is not kept."""

@@ -1,0 +1,117 @@
+"""What is promised of an answer that runs already, and what is told of its end, where several processes share a store."""
+
+import asyncio
+
+from durably import keeper_of, stored, two
+from serving import DONE, PROMPT, STREAM_END, STREAM_HEAD, call, delta, on_uvloop, request, until
+
+from penstock.gateway.announce import event_of
+from penstock.testing import Step
+
+STREAM = {**PROMPT, "stream": True, "temperature": 0}
+SCRIPT = [Step.REQUEST, STREAM_HEAD + delta("a"), delta("b"), delta("c", "stop") + DONE + STREAM_END]
+KEY = ["idempotency-key: k"]
+PROMISE = [*KEY, "prefer: respond-async"]
+LATER = 3_600.0  # seconds: nobody who has left is waited for any more
+
+
+async def asked(gateway, port, headers=KEY):
+    """A caller who has two events of an answer that stands still: his connection, and the generation."""
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request(STREAM, headers=headers))
+    await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
+    (generation,) = gateway.pipeline.registry
+    return writer, generation
+
+
+async def left(gateway, writer):
+    writer.transport.abort()
+    await until(lambda: not gateway.pipeline.readings)
+
+
+async def passed(gateway):
+    """So much time that nobody who has left is waited for."""
+    gateway.pipeline.registry.sweep(gateway.clock.now() + LATER)
+    await until(lambda: not gateway.pipeline.waiting)
+
+
+def listening(gateway):
+    """What its webhooks would tell."""
+    told = []
+    gateway.pipeline.on_background_end = lambda *what: told.append(event_of(*what))
+    return told
+
+
+def test_what_is_promised_of_an_answer_whose_caller_has_just_left_is_kept(durable):
+    async def main():
+        go_on = asyncio.Event()
+        async with two([[*SCRIPT[:3], go_on, SCRIPT[3]]], durable) as ((gateway, here), _, _):
+            told = listening(gateway)
+            writer, generation = await asked(gateway, here)
+            await left(gateway, writer)
+            promised = await call(here, STREAM, headers=PROMISE)
+            await passed(gateway)
+            go_on.set()
+            await until(lambda: not gateway.pipeline.productions)
+            answer = await call(here, b"", promised.headers["location"] + "/answer", "GET")
+            return promised, answer, told, generation.id
+
+    promised, answer, told, generation = on_uvloop(main)
+    assert (promised.status, promised.headers["penstock-status"]) == (202, "attached")
+    assert answer.json()["choices"][0]["message"]["content"] == "abc"
+    assert told == [("generation.completed", generation)]
+
+
+def test_what_is_promised_of_anothers_answer_goes_on_in_the_process_that_takes_it_over(durable):
+    async def main():
+        go_on = asyncio.Event()
+        scripts = [[*SCRIPT[:3], asyncio.Event()], [Step.REQUEST, go_on, *SCRIPT[1:]]]
+        async with two(scripts, durable, lease=2.0) as ((gateway, here), (other, there), _):
+            tellings = listening(gateway), listening(other)
+            writer, generation = await asked(gateway, here)
+            promised = await call(here, STREAM, headers=PROMISE)
+            await until(lambda: not gateway.pipeline.waiting)
+            await left(gateway, writer)
+            await gateway.drain(0.0)
+            await until(lambda: keeper_of(other).taken_over == 1)
+            await passed(other)
+            go_on.set()
+            await until(lambda: not other.pipeline.productions)
+            answer = await call(there, b"", promised.headers["location"] + "/answer", "GET")
+            return answer, tellings, generation.id
+
+    answer, (by_the_first, by_the_second), generation = on_uvloop(main)
+    assert answer.json()["choices"][0]["message"]["content"] == "abc"
+    assert by_the_first == [None], "it has not ended"
+    assert by_the_second == [("generation.completed", generation)]
+
+
+def test_what_another_process_promises_is_kept_by_the_one_that_produces_it(durable):
+    async def main():
+        go_on = asyncio.Event()
+        async with two([[*SCRIPT[:3], go_on, SCRIPT[3]]], durable) as ((gateway, here), (other, there), _):
+            writer, _ = await asked(gateway, here)
+            promised = await call(there, STREAM, headers=PROMISE)
+            await until(lambda: not other.pipeline.waiting)
+            for one in list(
+                other.pipeline.registry
+            ):  # its process dies, say: it reads nothing there any more
+                keeper_of(other).leave(one)
+            keeper = keeper_of(gateway)
+            now = keeper.now()
+            await keeper.store.claim(
+                "", f"readers of {promised.headers['penstock-generation']}", b"", "", now=now, until=now,
+                instead_of=keeper_of(other).owner,
+            )  # fmt: skip
+            await left(gateway, writer)
+            await passed(gateway)
+            running = len(gateway.pipeline.productions)
+            go_on.set()
+            await stored(gateway)
+            answer = await call(here, b"", promised.headers["location"] + "/answer", "GET")
+            return promised, running, answer
+
+    promised, running, answer = on_uvloop(main)
+    assert promised.status == 202
+    assert running == 1
+    assert answer.json()["choices"][0]["message"]["content"] == "abc"
