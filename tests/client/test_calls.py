@@ -237,13 +237,41 @@ def test_a_call_says_how_many_attempts_it_wants(time):
     assert call.refused(503, {}) is not None
 
 
+HURRIED = {**GATEWAY, "penstock-heartbeat": "2"}
+
+
+def test_a_gateway_is_asked_for_signs_of_life_and_others_are_not(time):
+    assert begin(calls(time, gateways=("http://a:1",))).heartbeat == "2"
+    assert begin(calls(time, gateways=("http://a:1",), stall_timeout=40.0)).heartbeat == ""
+    assert begin(calls(time)).heartbeat == ""
+
+
+def test_where_there_are_signs_of_life_silence_is_a_break_soon_and_twice_as_late_each_time(time):
+    call = begin(calls(time))
+    stalls = []
+    for _ in range(5):
+        stalls.append(call.limits_of_stream(HURRIED)["read"])
+        assert call.limits_of_rest()["read"] == stalls[-1]
+        call.stream_broke(Break.SILENT, "silence", 0)
+    assert stalls == [5.0, 10.0, 20.0, 40.0, 40.0]
+    call.came(6)
+    assert call.limits_of_stream(HURRIED)["read"] == 5.0
+    call.stream_broke(Break.BROKEN, "reset", 0)
+    assert call.limits_of_stream(HURRIED)["read"] == 5.0
+
+
+def test_a_silence_that_was_said_holds(time):
+    call = begin(calls(time, stall_timeout=90.0))
+    assert call.limits_of_stream(HURRIED)["read"] == 90.0
+
+
 @pytest.mark.parametrize(("silence", "stall"), [(600.0, 40.0), (60.0, 30.0), (30.0, 20.0), (5.0, 5.0)])
 def test_a_stream_counts_as_broken_while_there_is_time_to_take_it_up_again(time, silence, stall):
     call = calls(time).begin(
         "POST", "http", "a:1", "/v1/chat/completions", {}, BODY, {**CLOCKS, "read": silence}
     )
-    assert call.limits_of_stream(is_gateway=True)["read"] == stall
-    assert call.limits_of_stream(is_gateway=False)["read"] == silence
+    assert call.limits_of_stream(GATEWAY)["read"] == stall
+    assert call.limits_of_stream({})["read"] == silence
 
 
 def test_a_stream_that_has_begun_is_in_time(time):

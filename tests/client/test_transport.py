@@ -167,6 +167,41 @@ async def streamed(way, url, http):
         return await events.get_final_text()
 
 
+def test_a_stream_that_falls_silent_again_and_again_goes_on_each_time():
+    """Also where the rest was asked for, and no head came, and where it came, and nothing after it."""
+    silent = [
+        [REQUEST, STREAM + numbered("chat", 0, 1), REQUEST],
+        [REQUEST, STREAM + numbered("chat", 1, 2), REQUEST],
+        [REQUEST, STREAM, REQUEST],
+        [REQUEST, REQUEST],
+    ]
+
+    async def main():
+        async with ScriptedUpstream([*silent, [REQUEST, STREAM + numbered("chat", 2, 9)]]) as upstream:
+            async with penstock.async_http_client(
+                trust_env=False, gateways=[upstream.url], stall_timeout=0.2
+            ) as http:
+                text = await streamed("chat", upstream.url, http)
+            return text, upstream.received, http.statistics()
+
+    text, received, figures = asyncio.run(asyncio.wait_for(main(), 60))
+    assert text == "ab"
+    assert len(received) == 5
+    assert (figures.resumed, figures.broken, figures.succeeded) == (3, 4, 1)
+
+
+def test_a_gateway_is_asked_for_signs_of_life():
+    async def main(**settings):
+        async with ScriptedUpstream([[REQUEST, STREAM + numbered("chat", 0, 9)]]) as upstream:
+            gateways = [upstream.url]
+            async with penstock.async_http_client(trust_env=False, gateways=gateways, **settings) as http:
+                await streamed("chat", upstream.url, http)
+            return head(upstream.received[0])
+
+    assert asyncio.run(main())["penstock-heartbeat"] == "2"
+    assert "penstock-heartbeat" not in asyncio.run(main(stall_timeout=40.0))
+
+
 @pytest.mark.parametrize("way", ["chat", "messages"])
 @pytest.mark.parametrize("had", [0, 1, 3], ids=lambda had: f"after {had} events")
 def test_an_answer_that_a_gateway_hands_over_goes_on_at_the_next_one(way, had):

@@ -16,9 +16,9 @@ from penstock.config.proxy import proxy_to
 from penstock.config.schema import keys
 from penstock.config.secret import Secret
 from penstock.errors import ConfigError
-from penstock.gateway.stages.read import HEARTBEAT
 from penstock.generation.log import State
 from penstock.metrics import Registry
+from penstock.wire import heartbeat
 
 PAGE = Page("docs/operating.md")
 GIBS = {1 << 16: "64 KiB", 32 << 20: "32 MiB", 64 << 20: "64 MiB", 512 << 20: "512 MiB"}
@@ -55,7 +55,7 @@ def test_figures_are_those_of_the_source():
     assert f"`drain_timeout` ({config.drain_timeout:g} s)" in text
     assert f"1, 2, 4 … {backoff.MAX_DELAY:g} s" in text
     assert backoff.GOOD_LIFE == 60
-    assert f"a sign of life every {HEARTBEAT:g} s" in text
+    assert f"a sign of life every {heartbeat.USUAL:g} s" in text
     assert f"`listener.idle_timeout` ({config.listener.idle_timeout:g} s)" in text
     assert logs.MAX_BUFFER == 1 << 20
     assert Registry()._max_children == 200

@@ -6,9 +6,10 @@ from gateway_doubles import BODY, FakeExchange, a_call, a_generation
 
 from penstock.errors import BadRequest, RateLimited, UpstreamBroken
 from penstock.gateway.stages import read
-from penstock.gateway.stages.read import CLIENT_GONE, HEARTBEAT, SLICE_BYTES, SLICE_EVENTS, Reading, refuse
+from penstock.gateway.stages.read import CLIENT_GONE, SLICE_BYTES, SLICE_EVENTS, Reading, refuse
 from penstock.generation.log import EVENT_OVERHEAD
 from penstock.messages import Dialect, Endpoint
+from penstock.wire import heartbeat
 from penstock.wire.fold import STEP_EVENTS
 
 STREAMED = BODY.replace(b"}]", b'}],"stream":true', 1)
@@ -333,9 +334,43 @@ def test_a_silent_stream_is_kept_alive_every_fifteen_seconds(endpoint, sign):
     assert exchange.body.count(sign) == 3
 
 
+def asks_for_heartbeats(reader, seconds=b"2"):
+    reader.call.headers[b"penstock-heartbeat"] = seconds
+
+
+def test_who_asks_for_it_gets_a_sign_of_life_sooner_from_the_first_event_on():
+    reader, generation, exchange, _ = make(received=1_000.0)
+    asks_for_heartbeats(reader)
+    reader.keep_alive(1_014.9)
+    assert not exchange.started  # until something has come the status is open
+    generation.append([event(0)], 1_014.9)
+    assert exchange.sent[b"penstock-heartbeat"] == b"2"
+    for now in (1_014.9, 1_016.8, 1_016.9, 1_018.8, 1_018.9):
+        reader.keep_alive(now)
+    assert exchange.body == b"id: 0\ndata: 0\n\n: hb\n: hb\n"
+
+
+def test_who_has_come_back_hears_soon_that_there_is_nothing_yet():
+    reader, generation, _, _ = make(received=1_000.0)
+    generation.append([event(0)], 1_000.0)
+    back = FakeExchange("/v1/generations", room=1_000_000)
+    again = Reading(reader.call, generation, back, b"resumed", lambda one: None, 1)
+    asks_for_heartbeats(again)
+    again.keep_alive(1_001.9)
+    assert not back.started
+    again.keep_alive(1_002.0)
+    assert (back.status, back.body) == (200, b": hb\n")
+
+
+def test_nothing_is_said_of_signs_of_life_to_who_does_not_ask_for_them():
+    _, generation, exchange, _ = make()
+    generation.append([event(0)], 1.0)
+    assert b"penstock-heartbeat" not in exchange.sent
+
+
 def test_an_error_after_a_sign_of_life_is_an_event():
     reader, generation, exchange, _ = make(received=1_000.0)
-    reader.keep_alive(1_000.0 + HEARTBEAT)
+    reader.keep_alive(1_000.0 + heartbeat.USUAL)
     generation.fail(BadRequest("no"))
     assert exchange.status == 200
     assert json.loads(exchange.body.split(b"data: ")[1])["error"]["code"] == "invalid_request"

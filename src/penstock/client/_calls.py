@@ -56,6 +56,7 @@ _PATHS: Final = sorted(
 _REFUSED_FOR_NOW = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
 _NO_ROOM = frozenset({503, 529})
 ATTEMPTS_HEADER = "Penstock-Attempts"  # of a call's own; no server is told
+HEARTBEAT_HEADER = "penstock-heartbeat"
 _NO_CLOCKS: Final[Mapping[str, float | None]] = {}
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _TENANT = Tenant()
@@ -229,9 +230,24 @@ class ClientCall:
         asks_again = self.calls.options.attempt_timeout is not None and len(self._candidates) == 1
         self._clocks.shorten_for_upload(limits, answer=asks_again)
 
-    def limits_of_stream(self, *, is_gateway: bool) -> dict[str, float | None]:
-        """The clocks of an answer whose events have begun to come."""
-        return self._clocks.limits_of_stream(self.calls.options.stall_timeout if is_gateway else None)
+    @property
+    def heartbeat(self) -> str:
+        """The signs of life that the peer is asked for; empty: none, or those that it shows unasked."""
+        asks = self.endpoint is not None and self.peer.is_gateway and self.calls.options.stall_timeout is None
+        return str(_clocks.HEARTBEAT) if asks else ""
+
+    def limits_of_stream(self, headers: Mapping[str, str]) -> dict[str, float | None]:
+        """The clocks of an answer whose events have begun to come; its header fields."""
+        self._clocks.has_heartbeats = HEARTBEAT_HEADER in headers
+        stall = self._clocks.stall(self.calls.options.stall_timeout)
+        return self._clocks.limits_of_stream(stall if "penstock-generation" in headers else None)
+
+    def limits_of_rest(self) -> dict[str, float | None]:
+        """The clocks of asking for the rest of a stream: its head comes with the first sign of life."""
+        limits = self.limits()
+        stall = self._clocks.stall(self.calls.options.stall_timeout)
+        limits["read"] = _clocks.least(limits.get("read"), self._clocks.limits_of_stream(stall)["read"])
+        return limits
 
     def _in_time(self, wait: float, now: float) -> bool:
         """Whether something can begin after so many seconds."""
@@ -441,6 +457,7 @@ class ClientCall:
         self._clocks.progress = self.calls.now()
         self._resumptions = 0
         self._broken_since = None
+        self._clocks.silences = 0
 
     def stream_broke(self, kind: Break, reason: str, last: int) -> float | None:
         """How long to wait before the stream is taken up again; None: it is lost.
@@ -448,6 +465,7 @@ class ClientCall:
         :param last: the id of the last event that came
         """
         now, before = self.calls.now(), self.peer
+        self._clocks.silences += kind is Break.SILENT
         wait = self._patience(kind, now)
         if wait is not None and kind is Break.HANDED_OVER:
             wait = self._after_handover(last, now, moved=self.peer is not before)

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-LEAST_STALL = 20.0  # seconds; a gateway shows a sign of life every 15
+STALL = 40.0  # seconds of silence of a gateway's stream, which shows a sign of life every 15
+LEAST_STALL = 20.0  # of it, where the caller has little time
+HEARTBEAT = 2  # seconds between the signs of life that a gateway is asked for
+HURRIED_STALL = 5.0  # seconds, where it shows them; twice as many after each time
 UPLOAD_STALL = 4.0  # seconds of silence after which an upload is asked for; twice as many after each time
 _MOMENT = 1e8  # a deadline above this is seconds since 1970
 
@@ -24,13 +27,24 @@ class Clocks:
     :param deadline: after which an answer is of no use; None: it always is
     """
 
-    __slots__ = ("_deadline", "_given", "_silence", "began", "progress", "upload_stall")
+    __slots__ = (
+        "_deadline",
+        "_given",
+        "_silence",
+        "began",
+        "has_heartbeats",
+        "progress",
+        "silences",
+        "upload_stall",
+    )
 
     def __init__(self, given: Mapping[str, float | None], began: float, deadline: float | None) -> None:
         self.began = began
         self.progress = began  # when something came last
         self._given = given
         self.upload_stall = UPLOAD_STALL
+        self.has_heartbeats = False  # the stream, as it was asked to
+        self.silences = 0  # that broke it since something came last
         self._deadline = deadline
         self._silence = given.get("read")
 
@@ -58,12 +72,12 @@ class Clocks:
         """
         limits = dict(self._given)
         if attempt is not None:
-            limits["read"] = _least(limits.get("read"), attempt)
-            limits["write"] = _least(limits.get("write"), attempt)
-        most = _least(self.left(now), self.patience(now)) if again else self.left(now)
+            limits["read"] = least(limits.get("read"), attempt)
+            limits["write"] = least(limits.get("write"), attempt)
+        most = least(self.left(now), self.patience(now)) if again else self.left(now)
         if most is not None:
             for name in ("connect", "read", "write", "pool"):
-                limits[name] = _least(limits.get(name), max(most, 0.001))
+                limits[name] = least(limits.get(name), max(most, 0.001))
         return limits
 
     def shorten_for_upload(self, limits: dict[str, float | None], *, answer: bool) -> None:
@@ -73,13 +87,22 @@ class Clocks:
 
         :param answer: also the one that waits for the answer, which may just take long: then it is asked for again
         """
-        limits["write"] = _least(limits.get("write"), self.upload_stall)
+        limits["write"] = least(limits.get("write"), self.upload_stall)
         if answer:
-            limits["read"] = _least(limits.get("read"), self.upload_stall)
+            limits["read"] = least(limits.get("read"), self.upload_stall)
 
     def began_to_stream(self) -> None:
         """A stream is in time when it begins."""
         self._deadline = None
+
+    def stall(self, told: float | None) -> float:
+        """Seconds of silence after which a gateway's stream counts as broken.
+
+        :param told: by the application
+        """
+        if told is not None:
+            return told
+        return min(HURRIED_STALL * 2**self.silences, STALL) if self.has_heartbeats else STALL
 
     def limits_of_stream(self, stall: float | None) -> dict[str, float | None]:
         """The clocks of a stream that has begun.
@@ -109,7 +132,8 @@ def deadline(told: str | None, usual: float | None, began: float, wall: float) -
     return began + (value - wall if value > _MOMENT else value)
 
 
-def _least(one: float | None, other: float | None) -> float | None:
+def least(one: float | None, other: float | None) -> float | None:
+    """The shorter of two times, of which None is none."""
     if one is None or other is None:
         return other if one is None else one
     return min(one, other)

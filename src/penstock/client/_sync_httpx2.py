@@ -16,7 +16,7 @@ import httpx2
 
 from penstock.client._blocks import MOST_TOLD, InBlocks
 from penstock.client._breaks import kind_of
-from penstock.client._calls import ATTEMPTS_HEADER, Calls, ClientCall
+from penstock.client._calls import ATTEMPTS_HEADER, HEARTBEAT_HEADER, Calls, ClientCall
 from penstock.client._coded import Sent
 from penstock.client._home import is_over, of_threads
 from penstock.client._kept import Keeping, Kept
@@ -169,6 +169,8 @@ class Transport(httpx2.BaseTransport):
         """Address the next attempt, and tell it how much time there is."""
         _address(call, request)
         timeouts.update(call.limits())
+        if call.heartbeat:
+            request.headers[HEARTBEAT_HEADER] = call.heartbeat
         left = call.left
         if left is None:
             return
@@ -378,7 +380,7 @@ class _ResumedStream(httpx2.SyncByteStream):
         self._generation = response.headers.get("penstock-generation", "")
         # A gateway shows signs of life, so that silence is a break.  The dictionary is the one that the
         # connection reads its limits from, when its body is begun.
-        self._timeouts.update(self._call.limits_of_stream(is_gateway=bool(self._generation)))
+        self._timeouts.update(self._call.limits_of_stream(response.headers))
 
     def __iter__(self) -> Iterator[bytes]:
         call, reading = self._call, self._reading
@@ -437,11 +439,12 @@ class _ResumedStream(httpx2.SyncByteStream):
             self._timeouts.update(call.limits())
             try:
                 if self._generation and reading.last >= 0:
+                    self._timeouts.update(call.limits_of_rest())
                     request = self._resumption()
                     response = self._transport.send(request)
                     status = response.status_code
                     if status == 200 and _is_stream(response):
-                        self._response = response
+                        self._take(response)
                         reading.reconnected()
                         call.resumed(reading.delivered)
                         return True

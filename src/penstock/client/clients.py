@@ -42,7 +42,7 @@ def http_client(
     retry_budget: float = ...,
     deadline: float | None = ...,
     resume_for: float = ...,
-    stall_timeout: float = ...,
+    stall_timeout: float | None = ...,
     attempt_timeout: float | None = ...,
     rerun: bool = ...,
     upload_above: int = ...,
@@ -71,7 +71,8 @@ def http_client(*, library: Literal["httpx2", "httpx"] = "httpx2", **settings: A
     :param deadline: seconds after which an answer is of no use any more, told to the gateway: its first byte, if it
         is a stream, else all of it.  A call's own header ``Penstock-Deadline`` goes before
     :param resume_for: seconds without progress after which a broken stream is given up (30)
-    :param stall_timeout: seconds of silence after which a gateway's stream counts as broken (40)
+    :param stall_timeout: seconds of silence after which a gateway's stream counts as broken; if not given: 5, twice as
+        many after each time, 40 at most, of a gateway that shows signs of life every 2 seconds when asked to
     :param attempt_timeout: seconds of silence after which a gateway is asked again, under the same key, while the
         request's own timeout still runs; it is asked once in that time, if not given
     :param rerun: whether a stream whose log is lost may be made once more, if the call asks for one answer
@@ -105,7 +106,7 @@ def async_http_client(
     retry_budget: float = ...,
     deadline: float | None = ...,
     resume_for: float = ...,
-    stall_timeout: float = ...,
+    stall_timeout: float | None = ...,
     attempt_timeout: float | None = ...,
     rerun: bool = ...,
     upload_above: int = ...,

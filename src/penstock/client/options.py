@@ -46,8 +46,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     :param deadline: seconds after which an answer is of no use any more: its first byte, if it is a stream,
         else all of it.  A call may have its own, as the header ``Penstock-Deadline``
     :param resume_for: seconds without any progress after which a broken stream is given up
-    :param stall_timeout: seconds of silence after which a stream of a gateway, which shows a sign of life every
-        15 seconds, counts as broken
+    :param stall_timeout: seconds of silence after which a stream of a gateway counts as broken; None: 5, then 10, 20
+        and 40, of one that shows a sign of life every 2 seconds, as it is asked to; of others, that do so every 15, 40
     :param attempt_timeout: seconds of silence after which a gateway is asked again, under the same key, while
         the caller's own timeout still runs; None: it is asked once in that time
     :param rerun: a stream whose log is lost is asked for once more, if the call asks for one answer rather
@@ -64,7 +64,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     retry: RetryConfig = RetryConfig(attempts=ATTEMPTS)
     deadline: float | None = None
     resume_for: float = 30.0
-    stall_timeout: float = 40.0
+    stall_timeout: float | None = None
     attempt_timeout: float | None = None
     rerun: bool = True
     upload_above: int = 1_000_000

@@ -24,11 +24,8 @@ from penstock.errors import (
 from penstock.generation.log import EVENT_OVERHEAD, Generation, State
 from penstock.messages import Call, Dialect, Event
 from penstock.net.exchange import Exchange
-from penstock.wire import problems, ratelimits
+from penstock.wire import heartbeat, problems, ratelimits
 from penstock.wire.fold import folding
-
-HEARTBEAT = 15.0
-"""Seconds of silence after which a stream is kept alive: proxies cut at 60 (nginx, ALB) and even 55."""
 
 SLICE_EVENTS = 256  # joined for one write; a late reader of a long log is not copied all at once
 SLICE_BYTES = 262_144  # nor one of long events
@@ -223,6 +220,8 @@ class Reading:
         ]
         if generation.cost and generation.state is _FINISHED:  # before its end it is not known
             headers.append((b"penstock-cost", dollars(generation.cost)))
+        if self.call.stream and (asked := self.call.headers.get(b"penstock-heartbeat")) is not None:
+            headers.append((b"penstock-heartbeat", b"%d" % heartbeat.read(asked)))
         if self.call.changed:
             headers.append((b"penstock-prompt-changed", self.call.changed))
         if self.call.degraded:
@@ -284,10 +283,14 @@ class Reading:
         if self._position != self._alive_position:
             self._alive_position = self._position
             self._alive_since = now
-        if now - self._alive_since < HEARTBEAT:
+        silence, exchange = now - self._alive_since, self.exchange
+        if silence < heartbeat.LEAST:
+            return
+        # What goes out before the first event is the answer's head: 200, whatever becomes of it.
+        hurried = exchange.started or self._position > 0
+        if silence < heartbeat.read(self.call.headers.get(b"penstock-heartbeat") if hurried else None):
             return
         self._alive_since = now
-        exchange = self.exchange
         if not exchange.started:
             exchange.start(200, [*STREAM_HEADERS, *self._own_headers()])
         if self.call.endpoint.dialect is Dialect.ANTHROPIC:
