@@ -10,8 +10,10 @@ import sys
 import time
 import urllib.request
 
+import httpx2
 import pytest
 
+from penstock.client import putting
 from penstock.lab.faults import Break, Conditions, FaultProxy, Kind
 from penstock.testing import GatewayProcess
 from penstock.testing._ports import free_port
@@ -39,7 +41,7 @@ def gateway(tmp_path_factory):
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "numbers — 1.bin"
-    path.write_bytes(random.Random(4).randbytes(5 * MB))
+    path.write_bytes(random.Random(str(tmp_path)).randbytes(5 * MB))  # no test has sent another's
     return path
 
 
@@ -74,6 +76,44 @@ def test_a_file_arrives_and_its_id_is_printed(gateway, file):
     status, file_id, err = run(file, "--url", gateway.url)
     assert (status, err) == (0, "")
     assert kept(gateway, file_id) == file.read_bytes()
+
+
+def test_of_a_file_that_is_sent_again_changed_only_what_is_new_goes_up(gateway, tmp_path):
+    """By another process, which knows nothing of the first."""
+    content = random.Random(5).randbytes(6 * MB)
+    changed = content[: 3 * MB] + b"a line that was not there\n" + content[3 * MB :]
+    path = tmp_path / "file"
+    sent = []
+    with through(gateway) as link:
+        for each in (content, content, changed):
+            path.write_bytes(each)
+            before = link.figures.bytes_up
+            status, file_id, err = run(path, "--url", link.url)
+            assert (status, err) == (0, "")
+            assert kept(gateway, file_id) == each
+            sent.append(link.figures.bytes_up - before)
+    assert sent[0] > 6 * MB
+    assert sent[1] < 10_000
+    assert sent[2] < 3 * MB  # one block, or two
+
+
+def test_of_a_file_in_many_appends_all_blocks_are_known(gateway, tmp_path, monkeypatch):
+    """Appends end where blocks do, and the list is longer than what is sent by itself."""
+    monkeypatch.setattr(putting, "APPEND_BYTES", 3 * MB)
+    content = random.Random(6).randbytes(14 * MB)
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with through(gateway) as link, httpx2.Client(trust_env=False, timeout=PATIENCE) as client:
+        files, told = [], []
+        for _ in range(2):
+            before = link.figures.bytes_up
+            files.append(putting.put(client, link.url, path, on_progress=lambda *each: told.append(each)))
+            assert told[-1] == (14 * MB, 14 * MB)
+            assert told == sorted(told)
+            told.clear()
+        assert link.figures.bytes_up - before < 20_000
+    assert {kept(gateway, each["id"]) == content for each in files} == {True}
+    assert files[0]["id"] != files[1]["id"]
 
 
 def test_an_empty_one_too(gateway, tmp_path):

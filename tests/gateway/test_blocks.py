@@ -162,6 +162,94 @@ def test_what_is_no_list_is_refused(tmp_path):
         assert (await ask("POST", CHAT, json.dumps(large).encode(), content_type=LIST)).status == 413
 
 
+FILES = "/v1/files?purpose=batch"
+NAMED = {"content_type": LIST, "Content_Disposition": 'attachment; filename="a.jsonl"'}
+
+
+async def content_of(ask, file):
+    return (await ask("GET", f"/v1/files/{file['id']}/content")).body
+
+
+def test_a_file_is_told_in_blocks_and_only_what_is_lacking_is_sent(tmp_path):
+    @with_gateway(tmp_path)
+    async def test(ask, model, gateway):
+        blocks = [b"a" * 20_000, b"b" * 700_000, b"a" * 20_000]
+        lacking = await ask("POST", FILES, told(blocks), **NAMED)
+        assert (lacking.status, lacking.json()["lacking"]) == (409, [name(blocks[0]), name(blocks[1])])
+        assert (await ask("GET", "/v1/files")).json()["data"] == []
+        for block in blocks[:2]:
+            assert (await ask("PUT", f"/v1/blocks/{name(block)}", block)).status == 201
+        made = await ask("POST", FILES, told(blocks), **NAMED)
+        assert made.status == 200
+        file = made.json()
+        assert (file["filename"], file["purpose"], file["bytes"]) == ("a.jsonl", "batch", 740_000)
+        assert await content_of(ask, file) == b"".join(blocks)
+
+
+def test_a_list_that_is_sent_once_more_under_its_key_finds_the_file(tmp_path):
+    @with_gateway(tmp_path)
+    async def test(ask, model, gateway):
+        blocks = [b"a" * 20_000, b"b" * 20_000]
+        keyed = {**NAMED, "Idempotency_Key": "k"}
+        assert (await ask("POST", FILES, told(blocks), **keyed)).status == 409
+        for block in blocks:
+            await ask("PUT", f"/v1/blocks/{name(block)}", block)
+        first, again = [await ask("POST", FILES, told(blocks), **keyed) for _ in range(2)]
+        assert again.json() == first.json()
+        other = await ask("POST", FILES, told(blocks[:1]), **keyed)
+        assert (other.status, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+        unnamed = await ask("POST", FILES, told(blocks), **NAMED)
+        assert unnamed.json()["id"] != first.json()["id"]
+        assert len((await ask("GET", "/v1/files")).json()["data"]) == 2
+
+
+def test_blocks_of_a_file_that_came_in_appends_are_known(tmp_path):
+    @with_gateway(tmp_path)
+    async def test(ask, model, gateway):
+        content = bytes(range(256)) * 200
+        sizes = 20_000, 31_200
+        cuts = ",".join(map(str, sizes))
+        sent = await ask.create("/v1/files", body=content, complete=True, Penstock_Blocks=cuts)
+        assert sent.status == 200
+        made = await ask("POST", FILES, told(cut(content, *sizes)), **NAMED)
+        assert made.status == 200
+        assert await content_of(ask, made.json()) == content
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "status"),
+    [
+        ("/v1/files?purpose=nothing", {}, 400),
+        (FILES, {"content_encoding": "zstd"}, 400),
+    ],
+)
+def test_a_file_that_cannot_be_is_refused(tmp_path, path, more, status):
+    @with_gateway(tmp_path)
+    async def test(ask, model, gateway):
+        await ask("PUT", f"/v1/blocks/{name(b'x')}", b"x")
+        assert (await ask("POST", path, told([b"x"], **more), **NAMED)).status == status
+
+
+def test_a_file_may_not_be_longer_than_files_may(tmp_path):
+    @with_gateway(tmp_path, files={"max_file_bytes": 40_000})
+    async def test(ask, model, gateway):
+        block = b"x" * 30_000
+        await ask("PUT", f"/v1/blocks/{name(block)}", block)
+        assert (await ask("POST", FILES, told([block]), **NAMED)).status == 200
+        assert (await ask("POST", FILES, told([block, block]), **NAMED)).status == 413
+
+
+def test_nobody_makes_a_file_of_what_others_have_sent(tmp_path):
+    keys, one, other = two_tenants()
+
+    @with_gateway(tmp_path, keys=keys)
+    async def test(ask, model, gateway):
+        block = b"x" * 30_000
+        await ask("PUT", f"/v1/blocks/{name(block)}", block, key=one)
+        assert (await ask("POST", FILES, told([block]), key=other, **NAMED)).status == 409
+        assert (await ask("POST", FILES, told([block]), key=one, **NAMED)).status == 200
+
+
 def test_old_blocks_make_room_for_new_ones(tmp_path):
     @with_gateway(tmp_path, tenant_bytes=100_000)
     async def test(ask, model, gateway):

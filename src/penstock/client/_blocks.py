@@ -15,6 +15,7 @@ an end soon, and where so much is new that it would take many round trips, the b
 from __future__ import annotations
 
 import hashlib
+import mmap
 import threading
 from collections.abc import Mapping, Sequence
 
@@ -74,7 +75,7 @@ class Blocks:
     :param owner: whose they are: no block is known by another's key
     """
 
-    def __init__(self, body: bytes, sizes: Sequence[int], coding: str, owner: str) -> None:
+    def __init__(self, body: bytes | mmap.mmap, sizes: Sequence[int], coding: str, owner: str) -> None:
         self.body = body
         self.coding = coding
         self.owner = owner
@@ -86,6 +87,7 @@ class Blocks:
             self.order.append(digest)
             self.places[digest] = begin, begin + size
             begin += size
+        view.release()
 
     def __repr__(self) -> str:
         return f"<Blocks {len(self.order)}, {len(self.body)} bytes>"
@@ -138,6 +140,11 @@ class InBlocks:
     def saved(self) -> int:
         """Bytes that did not go out."""
         return max(len(self.blocks.body) - self.sent, 0)
+
+    @property
+    def left(self) -> int:
+        """Bytes of the blocks that are still to be sent, as far as is known."""
+        return sum(map(self.blocks.size, self._lacking))
 
     def step(self, _now: float) -> Step:
         """The next request."""

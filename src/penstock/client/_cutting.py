@@ -14,6 +14,7 @@ two terms all of them would be.
 
 from __future__ import annotations
 
+import mmap
 import random
 from collections.abc import Iterator
 
@@ -24,7 +25,7 @@ _WINDOW = 34  # bytes by which a place is judged, and by which a sum is longer t
 _SCATTER = bytes(random.Random(7).choices(range(1, 256), k=256))
 
 
-def blocks(body: bytes) -> Iterator[bytes]:
+def blocks(body: bytes | mmap.mmap) -> Iterator[bytes]:
     """The pieces of a body, in their order, each as soon as it is found."""
     size = len(body)
     begin = 0
@@ -36,7 +37,7 @@ def blocks(body: bytes) -> Iterator[bytes]:
         yield body[begin:]
 
 
-def _next(body: bytes, first: int, most: int) -> int:
+def _next(body: bytes | mmap.mmap, first: int, most: int) -> int:
     """The first place from ``first`` on that is a cut; ``most``, if there is none before it."""
     for at in range(first, most, _STEP):
         begin = max(at - _WINDOW, 0)

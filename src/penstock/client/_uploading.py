@@ -23,6 +23,7 @@ import enum
 import hashlib
 import mmap
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from urllib.parse import urlsplit
 
 LEAST_CHUNK = 1_000_000
@@ -149,6 +150,8 @@ class Upload:
         rest = len(self.body) - self.offset
         checked = now < self.link.checked_until
         size = min(rest, self._most, self.link.chunk if checked else rest)
+        if not checked:
+            size = self._to_cut(size)
         content = bytes(self.body[self.offset : self.offset + size])
         headers = {
             "Content-Type": "application/partial-upload",
@@ -158,7 +161,7 @@ class Upload:
         if checked and content:
             headers["Content-Digest"] = _digest(content)
         elif content:
-            headers.update(self._cut())
+            headers.update(self._cut(size))
         self._size = size
         self.sent += size
         return Step("PATCH", self._path, self._own(headers), content)
@@ -170,15 +173,20 @@ class Upload:
         headers["Upload-Length"] = str(len(self.body))
         self._whole = headers["Repr-Digest"] = self._whole or _digest(self.body)
         if content:
-            headers.update(self._cut())
+            headers.update(self._cut(len(content)))
         return Step("POST", None, headers, content)
 
-    def _cut(self) -> dict[str, str]:
-        """Where what goes from the present offset on may be cut."""
+    def _to_cut(self, most: int) -> int:
+        """How much of so many bytes from the present offset on goes up to the last cut; all, if there is none."""
+        ends = accumulate(self._cuts)
+        return max((end - self.offset for end in ends if 0 < end - self.offset <= most), default=most)
+
+    def _cut(self, length: int) -> dict[str, str]:
+        """Where so many bytes from the present offset on may be cut."""
         sizes, end = [], 0
         for size in self._cuts:
             end += size
-            if end > self.offset:
+            if self.offset < end <= self.offset + length:
                 sizes.append(min(size, end - self.offset))
         # A rest that is too small to be kept by itself goes with what follows.
         while len(sizes) > 1 and sizes[0] < LEAST_CUT:

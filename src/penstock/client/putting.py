@@ -1,4 +1,9 @@
-"""A file sent to a gateway in appends, of which a break costs what was on its way: what ``penstock put`` does."""
+"""A file sent to a gateway in appends, of which a break costs what was on its way: what ``penstock put`` does.
+
+First it is told as a list of blocks (``_blocks``): of a file that was sent within the hour, perhaps by another process
+and with other content here and there, only what is new goes up.  Where that is too much, it goes in appends, which say
+how they are cut, so that the next time its blocks are known.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,8 @@ from urllib.parse import quote
 import httpx2
 import msgspec
 
+from penstock.client import _cutting
+from penstock.client._blocks import LEAST_KNOWN, MOST_BLOCKS, Blocks, InBlocks, Known
 from penstock.client._breaks import Break, kind_of
 from penstock.client._uploading import Link, Outcome, Step, Upload
 from penstock.config.model import RetryConfig
@@ -20,6 +27,7 @@ from penstock.flow.retry import delay
 from penstock.wire.not_json import NOT_JSON
 
 APPEND_BYTES = 16_000_000
+LEAST_TOLD, MOST_TOLD = 1_000_000, 2_000_000_000  # bytes of a file that is told in blocks
 _PIECE = 65_536  # bytes between two looks at the progress
 _RESUMING = RetryConfig(first_delay=0.1, max_delay=2.0)
 
@@ -69,7 +77,7 @@ def put(
             try:
                 return putting.run()
             finally:
-                putting.upload.body.release()
+                putting.close()
 
 
 class _Putting:
@@ -99,34 +107,57 @@ class _Putting:
         headers = {
             "content-type": "application/octet-stream",
             "content-disposition": f"attachment; filename*=UTF-8''{quote(name)}",
-            "idempotency-key": "put_" + os.urandom(16).hex(),
         }
         if key:
             headers["authorization"] = f"Bearer {key}"
-        self.upload = Upload(content, headers, Link(), most=APPEND_BYTES)
+        link, cuts = Link(), _cuts(content)
+        self._size = len(content)
+        self._upload = Upload(content, _under_a_key(headers), link, most=APPEND_BYTES, cuts=cuts)
+        self._way: Upload | InBlocks = self._upload
+        if cuts:
+            blocks = Blocks(content, cuts, "", key)
+            self._way = InBlocks(blocks, _under_a_key(headers), "/v1", Known(), (), link)
 
     def __repr__(self) -> str:
-        return f"<_Putting {self.upload!r}>"
+        return f"<_Putting {self._way!r}>"
+
+    def close(self) -> None:
+        self._upload.body.release()
 
     def run(self) -> dict[str, Any]:
-        upload = self.upload
         while True:
+            way = self._way
             try:
-                with self._sent(upload.step(time.monotonic())) as response:
-                    outcome = upload.took(response.status_code, response.headers, time.monotonic())
+                with self._sent(way.step(time.monotonic())) as response:
+                    status = response.status_code
+                    outcome = way.took(status, response.headers, time.monotonic())
                     body = response.read()
                 if outcome is Outcome.LATER:
-                    raise httpx2.RemoteProtocolError(f"status {response.status_code}")
+                    raise httpx2.RemoteProtocolError(f"status {status}")
             except httpx2.RequestError as error:
                 self._broke(error)
                 continue
-            if upload.offset > self._confirmed:
-                self._confirmed, self._progress, self._tries = upload.offset, time.monotonic(), 0
-            self._on_progress(upload.offset, len(upload.body))
-            if outcome is Outcome.ANSWER and response.status_code < 300:
+            if isinstance(way, InBlocks) and self._goes_whole(way, outcome, status, body):
+                self._way, self._confirmed = self._upload, 0
+                continue
+            if way.offset > self._confirmed:
+                self._confirmed, self._progress, self._tries = way.offset, time.monotonic(), 0
+            self._on_progress(self._done, self._size)
+            if outcome is Outcome.ANSWER and status < 300:
                 return dict(msgspec.json.decode(body))
-            if outcome is not Outcome.ONWARD:
-                raise PutError(_told(response.status_code, body))
+            if outcome not in (Outcome.ONWARD, Outcome.LACKING):
+                raise PutError(_told(status, body))
+
+    def _goes_whole(self, way: InBlocks, outcome: Outcome, status: int, body: bytes) -> bool:
+        """Whether a file that was told in blocks had better go in appends."""
+        if outcome is Outcome.LACKING:
+            return way.lacks(body) is not Outcome.ONWARD or way.left > self._size * (1 - LEAST_KNOWN)
+        return status >= 300  # if it is refused for good, the appends will tell why
+
+    @property
+    def _done(self) -> int:
+        """Bytes of the file that the gateway has."""
+        return self._way.offset if isinstance(self._way, Upload) else self._size - self._way.left
 
     def _sent(self, step: Step) -> Any:
         path = step.path or f"/v1/files?purpose={quote(self._purpose)}"
@@ -134,17 +165,18 @@ class _Putting:
         if step.method == "HEAD":
             del headers["Content-Length"]
         url = self._origin.copy_with(raw_path=path.encode("ascii"))
-        content = self._pieces(step.content) if step.content else None
+        shown = step.path is not None or self._way is self._upload  # and not the list of blocks
+        content = self._pieces(step.content, self._done if shown else None) if step.content else None
         return self._client.stream(step.method, url, headers=headers, content=content)
 
-    def _pieces(self, content: bytes) -> Iterator[bytes]:
-        begin = self.upload.offset
+    def _pieces(self, content: bytes, begin: int | None) -> Iterator[bytes]:
         for at in range(0, len(content), _PIECE):
-            self._on_progress(begin + at, len(self.upload.body))
+            if begin is not None:
+                self._on_progress(begin + at, self._size)
             yield content[at : at + _PIECE]
 
     def _broke(self, error: httpx2.RequestError) -> None:
-        self.upload.broke()
+        self._way.broke()
         reason = str(error) or type(error).__name__
         if kind_of(error) is Break.FATAL or time.monotonic() - self._progress > self._patience:
             raise PutError(reason) from error
@@ -152,6 +184,19 @@ class _Putting:
         self._tries += 1
         if self._tries > 1:
             time.sleep(delay(_RESUMING, self._tries - 1))
+
+
+def _cuts(content: bytes | mmap.mmap) -> list[int]:
+    """Sizes of the blocks in which a file is told; none: it is not."""
+    if not LEAST_TOLD <= len(content) <= MOST_TOLD:
+        return []
+    sizes = [len(block) for block in _cutting.blocks(content)]
+    return sizes if len(sizes) <= MOST_BLOCKS else []
+
+
+def _under_a_key(headers: dict[str, str]) -> dict[str, str]:
+    """The two ways differ in what they ask for, so one key may not be both's."""
+    return {**headers, "idempotency-key": "put_" + os.urandom(16).hex()}
 
 
 def _told(status: int, body: bytes) -> str:

@@ -3,6 +3,7 @@
 ::
 
     POST an inference endpoint   Content-Type: application/vnd.penstock.blocks+json: the body is a list of digests
+    POST /v1/files               the same: the file is
     PUT  /v1/blocks/{sha256}     a block that the list named and the gateway lacked
 """
 
@@ -19,6 +20,7 @@ from penstock.errors import BadRequest, BlocksLacking, BodyTooLarge, DigestMisma
 from penstock.gateway.kept import Work, method_of
 from penstock.gateway.resumed import ResumedExchange, Target, kept
 from penstock.gateway.stages.authenticate import owner_of
+from penstock.gateway.told_files import ToldFiles, Wanted
 from penstock.gateway.uploads import Answer
 from penstock.messages import Endpoint, Tenant
 from penstock.net.exchange import Exchange
@@ -58,22 +60,27 @@ _list = msgspec.json.Decoder(BlockList).decode
 class BlockRoom:
     """A :class:`penstock.gateway.kept.Room`, and the answers to bodies told in blocks.
 
+    :param files: answers who has told a file
     :param answer: answers a call, to its end
     """
 
     label = "blocks"
     decodes = True
 
-    def __init__(self, store: UploadStore, answer: Answer, max_body: int) -> None:
+    def __init__(self, store: UploadStore, files: ToldFiles, answer: Answer, max_body: int) -> None:
         self._store = store
+        self._files = files
         self._answer = answer
         self._max_body = max_body
 
     def __repr__(self) -> str:
         return f"<BlockRoom over {self._store}>"
 
-    def told_in_blocks(self, exchange: Exchange, tenant: Tenant, endpoint: Endpoint) -> Work | None:
-        """The work of a request whose body is a list of blocks; None: it is not."""
+    def told_in_blocks(self, exchange: Exchange, tenant: Tenant, endpoint: Endpoint | None) -> Work | None:
+        """The work of a request whose body is a list of blocks; None: it is not.
+
+        :param endpoint: None: it asks for a file to be kept
+        """
         kind = exchange.headers.get(b"content-type", b"")
         if not kind.startswith(MEDIA_TYPE) or exchange.method != "POST":
             return None
@@ -85,23 +92,30 @@ class BlockRoom:
         method_of(exchange, "PUT")
         return None, partial(self._put, tenant, steps[0])
 
-    async def _assembled(self, tenant: Tenant, endpoint: Endpoint, exchange: Exchange) -> None:
+    async def _assembled(self, tenant: Tenant, endpoint: Endpoint | None, exchange: Exchange) -> None:
         """Answer a request whose body is told in blocks, if they are all here."""
         try:
             asked = _list(exchange.whole_body())
         except msgspec.MsgspecError as error:
             raise BadRequest(f"that is no list of blocks: {error}", param="blocks") from None
-        size = sum(block.size for block in asked.blocks)
-        if size > self._max_body:
-            raise BodyTooLarge(f"The request's body is larger than {self._max_body} bytes.")
-        owner = owner_of(tenant, exchange.headers)
+        wanted = [(bytes.fromhex(block.sha256), block.size) for block in asked.blocks]
         try:
-            body = await self._store.blocks(
-                owner, [(bytes.fromhex(block.sha256), block.size) for block in asked.blocks]
-            )
+            if endpoint is None:
+                if asked.content_encoding:
+                    raise BadRequest("a file is kept as it is, in no coding", param="content_encoding")
+                await self._files.answer(exchange, tenant, wanted)
+            else:
+                await self._call(exchange, tenant, endpoint, asked, wanted)
         except BlocksLacking as error:
             _tell_lacking(exchange, error)
             raise
+
+    async def _call(
+        self, exchange: Exchange, tenant: Tenant, endpoint: Endpoint, asked: BlockList, wanted: Wanted
+    ) -> None:
+        if sum(size for _, size in wanted) > self._max_body:
+            raise BodyTooLarge(f"The request's body is larger than {self._max_body} bytes.")
+        body = await self._store.blocks(owner_of(tenant, exchange.headers), wanted)
         headers = {
             name: value for name, value in kept(exchange.headers).items() if name != b"content-encoding"
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 from penstock.gateway.blocks import BlockRoom
 from penstock.gateway.kept import Work
 from penstock.gateway.routes import RELAYED
-from penstock.gateway.uploads import UploadRoom
+from penstock.gateway.uploads import FILES, UploadRoom
 from penstock.messages import Tenant
 from penstock.net.exchange import Exchange
 
@@ -33,4 +33,6 @@ class InPieces:
         if headers.get(b"content-type") == b"application/json":
             return None  # nearly every request
         endpoint = RELAYED.get(exchange.path)
-        return None if endpoint is None else self._blocks.told_in_blocks(exchange, tenant, endpoint)
+        if endpoint is None and exchange.path != FILES:
+            return None
+        return self._blocks.told_in_blocks(exchange, tenant, endpoint)

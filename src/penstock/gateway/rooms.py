@@ -13,6 +13,7 @@ from penstock.gateway.files import FileRoom
 from penstock.gateway.in_pieces import InPieces
 from penstock.gateway.kept import Kept
 from penstock.gateway.message_batches import MessageBatchRoom
+from penstock.gateway.told_files import ToldFiles
 from penstock.gateway.upload_parts import PartsRoom
 from penstock.gateway.uploads import Answer, UploadRoom
 from penstock.net.clock import Clock
@@ -48,7 +49,8 @@ class Rooms:
     ) -> None:
         file_room = FileRoom(files)
         upload_room = UploadRoom(uploads, files, file_room, answer, config)
-        block_room = BlockRoom(uploads, answer, config.listener.max_body_bytes)
+        told_files = ToldFiles(uploads, files, config.files.max_file_bytes)
+        block_room = BlockRoom(uploads, told_files, answer, config.listener.max_body_bytes)
         self.pieces = InPieces(upload_room, block_room)
         self.kept = Kept(
             {

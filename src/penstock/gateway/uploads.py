@@ -407,11 +407,9 @@ def _target(exchange: Exchange, path: str, asked: Creation) -> Target:
         purpose = metadata.get("purpose", "user_data")
     else:
         content_type = headers.get(b"content-type", b"application/json")
-        filename = filename_in(headers.get(b"content-disposition", b""))
-        query = parse_qs(exchange.query)
-        purpose = query.get("purpose", ["user_data"])[-1]
-    if path == FILES and purpose not in PURPOSES:
-        raise BadRequest(f"purpose must be one of {', '.join(sorted(PURPOSES))}", param="purpose")
+        purpose, filename = _file_asked(exchange)
+    if path == FILES:
+        _check_purpose(purpose)
     if any(byte < 32 or byte == 127 for byte in content_type):
         raise BadRequest("filetype holds control characters", param="upload-metadata")
     whole = asked.whole
@@ -425,6 +423,26 @@ def _target(exchange: Exchange, path: str, asked: Creation) -> Target:
         filename,
         purpose,
     )
+
+
+def file_asked(exchange: Exchange) -> tuple[str, str]:
+    """The purpose and the name of a file that is a request's content.
+
+    :raises BadRequest: there is no such purpose
+    """
+    purpose, filename = _file_asked(exchange)
+    _check_purpose(purpose)
+    return purpose, filename
+
+
+def _file_asked(exchange: Exchange) -> tuple[str, str]:
+    purpose = parse_qs(exchange.query).get("purpose", ["user_data"])[-1]
+    return purpose, filename_in(exchange.headers.get(b"content-disposition", b""))
+
+
+def _check_purpose(purpose: str) -> None:
+    if purpose not in PURPOSES:
+        raise BadRequest(f"purpose must be one of {', '.join(sorted(PURPOSES))}", param="purpose")
 
 
 def _whole(target: Target) -> Digest | None:

@@ -209,6 +209,31 @@ class UploadStore:
         :raises BadRequest: one has another size
         :raises StorageUnavailable: what is kept is not what was sent
         """
+        body = await self.block_files.whole(await self._found(owner, wanted))
+        if len(body) != sum(size for _, size in wanted):
+            raise _not_whole()
+        return body
+
+    async def block_pieces(
+        self, owner: str, wanted: Sequence[tuple[bytes, int]]
+    ) -> Callable[[], AsyncGenerator[bytes, None]]:
+        """As :meth:`blocks`, of what may be too long for the memory: the contents, as they are read."""
+        files = await self._found(owner, wanted)
+
+        async def content() -> AsyncGenerator[bytes, None]:
+            for file, (_, size) in zip(files, wanted, strict=True):
+                read = 0
+                async with aclosing(self.block_files.pieces(file)) as pieces:
+                    async for piece in pieces:
+                        read += len(piece)
+                        yield piece
+                if read != size:
+                    raise _not_whole()
+
+        return content
+
+    async def _found(self, owner: str, wanted: Sequence[tuple[bytes, int]]) -> list[str]:
+        """The files of these blocks."""
         found = await self._index.find(owner, list(dict.fromkeys(digest for digest, _ in wanted)))
         lacking = dict.fromkeys(digest.hex() for digest, _ in wanted if digest not in found)
         if lacking:
@@ -217,10 +242,7 @@ class UploadStore:
             if found[digest][1] != size:
                 message = f"block {digest.hex()} has {found[digest][1]} bytes, not {size}"
                 raise BadRequest(message, param="blocks")
-        body = await self.block_files.whole([found[digest][0] for digest, _ in wanted])
-        if len(body) != sum(size for _, size in wanted):
-            raise StorageUnavailable("what the gateway keeps of these blocks is not whole")
-        return body
+        return [found[digest][0] for digest, _ in wanted]
 
     # ---- what is to go ----
 
@@ -251,3 +273,7 @@ class UploadStore:
             going += await self._index.unknown(old)
         await self.block_files.remove(going)
         return len(set(going))
+
+
+def _not_whole() -> StorageUnavailable:
+    return StorageUnavailable("what the gateway keeps of these blocks is not whole")
