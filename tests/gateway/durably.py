@@ -9,7 +9,7 @@ from penstock.testing import ScriptedUpstream
 
 
 @contextlib.asynccontextmanager
-async def two(scripts, durable, lease=60.0, retry=None, *, troubled=False, keys=(), **more):
+async def two(scripts, durable, lease=60.0, retry=None, *, troubled=False, keys=(), tiers=None, **more):
     """Two gateways with one store and one upstream: ``(gateway, port)`` of each, and the upstream.
 
     :param durable: makes the settings of their store, given its lease
@@ -25,6 +25,7 @@ async def two(scripts, durable, lease=60.0, retry=None, *, troubled=False, keys=
             models=models,
             retry=retry or RetryConfig(),
             keys=list(keys),
+            tiers=tiers or {},
         )
         async with (
             serving(settings, troubled=troubled) as here,

@@ -24,7 +24,15 @@ from serving import (
     until,
 )
 
-from penstock.config.model import CandidateConfig, GenerationsConfig, ModelConfig, RetryConfig
+from penstock.config.keys import hash_key
+from penstock.config.model import (
+    CandidateConfig,
+    GenerationsConfig,
+    KeyConfig,
+    ModelConfig,
+    RetryConfig,
+    TierConfig,
+)
 from penstock.config.secret import Secret
 from penstock.generation.keeper import ATTENDED
 from penstock.generation.store import Bill, StoreUnavailable, Tail
@@ -750,6 +758,33 @@ def test_what_another_process_has_taken_over_may_come_back(durable):
     assert b'"x"' not in broken.body
     assert rest.body.startswith(b"id: 2\n")
     assert b"[DONE]" in rest.body
+
+
+@pytest.mark.parametrize("said", [["penstock-deadline: 30"], []], ids=["its caller's", "its tier's"])
+@pytest.mark.parametrize("late", [True, False])
+def test_who_takes_over_what_nobody_has_begun_to_answer_keeps_to_its_deadline(durable, said, late):
+    async def main():
+        never = asyncio.Event()
+        key = KeyConfig(name="k", hash=hash_key("sk-k"), tier="quick")
+        tiers = {"quick": TierConfig(deadline=30.0)}
+        scripts = [[Step.REQUEST, never], SCRIPT]
+        async with two(scripts, durable, keys=[key], tiers=tiers) as ((gateway, here), (other, there), upstream):
+            headers = ["authorization: Bearer sk-k", *said, *KEY]
+            reading = asyncio.create_task(call(here, STREAM, headers=headers))
+            await upstream.wait_connections(1)
+            (generation,) = gateway.pipeline.registry
+            keeper = keeper_of(other)
+            while await keeper.load(generation.id) is None:
+                await asyncio.sleep(0.01)
+            time_there = keeper.now
+            keeper.now = lambda: time_there() + (31.0 if late else 29.0)
+            await take_over(other, generation.id)
+            await until(lambda: not other.pipeline.productions)
+            reading.cancel()
+            (taken,) = other.pipeline.registry
+            return taken.error and taken.error.code, upstream.connections
+
+    assert on_uvloop(main) == (("deadline_unreachable", 1) if late else (None, 2))
 
 
 def test_a_process_ends_though_its_store_does_not_take_the_word_for_another_ledger(

@@ -15,10 +15,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from penstock.errors import Cancelled, Gone, HandedOver, NotFound, Overloaded
+from penstock.flow.deadline import told_of
 from penstock.gateway.stages import attach
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
-from penstock.generation.keeper import ATTENDED, Keeper, is_followed
+from penstock.generation.keeper import ATTENDED, DEADLINE, Keeper, is_followed
 from penstock.generation.log import Generation
 from penstock.generation.registry import Registry
 from penstock.generation.store import Bill, Booking, Record, StoreUnavailable
@@ -251,6 +252,8 @@ class Durable:
         """Produce the rest of what a process that is no more has left unfinished."""
         registry = self._producing.registry
         call = _call_of(record, self._producing.clock.now())
+        if DEADLINE in call.headers:
+            call.deadline = told_of(call, {}, keeper.now)
         router = self._producing.router
         if events:
             call.version = router.version_of(record.model, record.upstream, record.upstream_model)

@@ -72,6 +72,9 @@ _REPEATED = (
     b"x-sim-key",
 )
 
+DEADLINE = b"penstock-deadline"
+"""The field of a record that tells the moment of its call's deadline, in seconds since 1970."""
+
 _T = TypeVar("_T")
 
 log = logging.getLogger("penstock.gateway")
@@ -201,6 +204,9 @@ class Keeper:
     def _record(self, generation: Generation, call: Call) -> Record:
         now = self.now()
         headers = call.headers
+        repeated = [(name, headers[name]) for name in _REPEATED if name in headers]
+        if call.deadline != math.inf:  # as a moment, whoever said it: it is the same one wherever it is looked at
+            repeated.append((DEADLINE, b"%r" % (now + call.deadline - call.received)))
         return Record(
             id=generation.id,
             tenant=call.tenant.name,
@@ -210,7 +216,7 @@ class Keeper:
             model=call.model,
             stream=call.stream,
             body=call.body,
-            headers=tuple((name, headers[name]) for name in _REPEATED if name in headers),
+            headers=tuple(repeated),
             created=now,
             background=call.background,
             owner=self.owner,
