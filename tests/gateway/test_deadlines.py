@@ -24,7 +24,7 @@ from serving import (
     until,
 )
 
-from penstock.config.model import BreakerConfig, KeyConfig, PoolConfig, RetryConfig, TierConfig
+from penstock.config.model import BreakerConfig, ConcurrencyConfig, KeyConfig, PoolConfig, RetryConfig, TierConfig
 from penstock.messages import Outcome, Usage
 from penstock.testing import FakeClock, ScriptedUpstream, Step
 
@@ -183,10 +183,12 @@ def test_what_has_begun_to_answer_in_time_is_not_cut_off():
     assert b'"b"' in run([[script]], test, clock)
 
 
-def test_an_answer_that_has_begun_is_gone_on_with_beyond_it():
+@pytest.mark.parametrize("concurrency", [None, ConcurrencyConfig()], ids=["", "with a queue"])
+def test_an_answer_that_has_begun_is_gone_on_with_beyond_it(concurrency):
     async def main():
         clock = FakeClock()
-        async with simulated("stall-after=8", "", clock=clock) as (gateway, port, simulators):
+        scripts = ("stall-after=8", "")
+        async with simulated(*scripts, clock=clock, concurrency=concurrency) as (gateway, port, simulators):
             calling = asyncio.ensure_future(call(port, body_for(CHAT), CHAT, headers=within(5)))
             await until(lambda: any(len(one.events) > 8 for one in gateway.pipeline.registry))
             clock.advance(60.0)  # longer than any upstream may be silent

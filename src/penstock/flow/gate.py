@@ -83,79 +83,57 @@ class Outcome(msgspec.Struct, frozen=True):
     retry_after: float | None = None
 
 
-class Turn:
+class Turn(msgspec.Struct, eq=False):
     """The right to send one call: a place among those in progress, from when it is made until it is settled.
 
     :param breaker: of the model; None: there is none
     :param waited: seconds
+    :param probes: the breakers that find out by this call whether the upstream is well again
+    :param is_heard: what the head of its answer tells has been taken note of, or does not matter
     """
 
-    __slots__ = (
-        "_answered",
-        "_breaker",
-        "_gate",
-        "_number",
-        "_probes",
-        "_settled",
-        "asked",
-        "began",
-        "waited",
-    )
-
-    def __init__(self, gate: Gate, asked: Asked, breaker: Breaker | None, now: float, waited: float) -> None:
-        self._gate = gate
-        self._breaker = breaker
-        # Those that find out by this call whether the upstream is well again.
-        self._probes = gate.probed(breaker) if gate.is_doubted else ()
-        self._answered = False  # its answer has begun
-        self._settled = False
-        self.asked = asked
-        self.began = now
-        self.waited = waited
-        gate.in_progress += 1
-        gate.turns = self._number = number = gate.turns + 1
-        if gate.lease is not None:
-            gate.lease.begun(now)
-        if (provider := gate.provider) is not None:
-            if asked.callers_key:
-                self._answered = True  # what it tells is not heard
-            elif provider.has_spoken:
-                provider.sent(number, asked.tokens, now)
-            else:
-                provider.unanswered[number] = asked.tokens
+    gate: Gate
+    number: int
+    asked: Asked
+    began: float
+    waited: float
+    breaker: Breaker | None
+    probes: tuple[Breaker, ...] = ()
+    is_heard: bool = False
+    is_settled: bool = False
 
     def on_head(self, headers: Headers, now: float) -> None:
         """The head of the answer is there, and may tell of rate limits."""
-        provider = self._gate.provider
-        if provider is None or self._answered:
+        provider = self.gate.provider
+        if provider is None or self.is_heard:
             return
-        self._answered = True
+        self.is_heard = True
         if ratelimits.tells(headers):
             self._told(provider, headers, now)
         elif provider.has_spoken:
-            provider.answered(self._number, None, None, now)
+            provider.answered(self.number, None, None, now)
         else:
-            del provider.unanswered[self._number]
+            del provider.unanswered[self.number]
 
     def _told(self, provider: Provider, headers: Headers, now: float) -> None:
-        gate = self._gate
+        gate = self.gate
         unix_time = gate.unix_time()
         requests = ratelimits.read(headers, b"requests", unix_time)
         tokens = ratelimits.read(headers, b"tokens", unix_time)
-        provider.answered(self._number, requests, tokens, now, gate.part)
+        provider.answered(self.number, requests, tokens, now, gate.part)
 
     def has_room(self, now: float) -> bool:
         """Whether both of the provider's buckets, by what it has told, have room for a call like this."""
-        provider = self._gate.provider
+        provider = self.gate.provider
         return provider is not None and provider.has(self.asked.tokens, now)
 
     def settle(self, outcome: Outcome, now: float) -> None:
         """The call has ended; only the first time counts."""
-        if self._settled:
+        if self.is_settled:
             return
-        self._settled = True
-        gate, blames, probes = self._gate, outcome.blames, self._probes
-        if (breaker := self._breaker) is not None:
+        self.is_settled = True
+        gate, blames, probes = self.gate, outcome.blames, self.probes
+        if (breaker := self.breaker) is not None:
             if not blames and outcome.first_token is None:
                 ended = WELL
             elif blames in _OF_THE_MODEL:
@@ -166,12 +144,12 @@ class Turn:
                 gate.breaker_turned(breaker, f"as {self.asked.model!r}")
         if probes or blames == "key":
             gate.key_tried(blames, now, probes)
-        if not self._answered and gate.provider is not None:
-            gate.provider.answered(self._number, None, None, now)
+        if not self.is_heard and gate.provider is not None:
+            gate.provider.answered(self.number, None, None, now)
         gate.ended(self, outcome, now)
 
     def __repr__(self) -> str:
-        return f"<Turn {self._number} of {self.asked.tenant}, {'settled' if self._settled else 'under way'}>"
+        return f"<Turn {self.number} of {self.asked.tenant}, {'settled' if self.is_settled else 'under way'}>"
 
 
 class Ticket(Entry):
@@ -311,7 +289,7 @@ class Gate:
         limit, provider = self.limit, self.provider
         if limit is None:
             arrivals.passed.value += 1
-            return Turn(self, asked, breaker, now, 0.0)
+            return self._begun(asked, breaker, now, 0.0)
         if self.lease is not None:
             self.lease.asked_in_line()
         latest = asked.deadline
@@ -328,7 +306,7 @@ class Gate:
             and (provider is None or not provider.has_spoken or not self._wait_there(asked, now))
         ):
             arrivals.passed.value += 1
-            return Turn(self, asked, breaker, now, 0.0)
+            return self._begun(asked, breaker, now, 0.0)
         arrivals.others += 1
         wait = self.predicted_wait(asked, now)
         if now + wait > latest:
@@ -558,9 +536,24 @@ class Gate:
         arrivals = self._arrivals[tier] = _Arrivals(now, self._cell(tier, "passed"))
         return arrivals
 
-    def probed(self, breaker: Breaker | None) -> tuple[Breaker, ...]:
-        """The breakers that find something out by a call that begins; ``breaker`` is its model's."""
-        return tuple(each for each in (breaker, self.key_breaker) if each is not None and each.begin())
+    def _begun(self, asked: Asked, breaker: Breaker | None, now: float, waited: float) -> Turn:
+        """A call goes there now; see :class:`Turn`."""
+        probes: tuple[Breaker, ...] = ()
+        if self.is_doubted:
+            doubted = (breaker, self.key_breaker)
+            probes = tuple(each for each in doubted if each is not None and each.begin())
+        self.in_progress += 1
+        self.turns = number = self.turns + 1
+        if self.lease is not None:
+            self.lease.begun(now)
+        if (provider := self.provider) is not None:
+            if asked.callers_key:  # what it tells is not heard
+                return Turn(self, number, asked, now, waited, breaker, probes, is_heard=True)
+            if provider.has_spoken:
+                provider.sent(number, asked.tokens, now)
+            else:
+                provider.unanswered[number] = asked.tokens
+        return Turn(self, number, asked, now, waited, breaker, probes)
 
     def _next(self, now: float) -> None:
         """Let go who may go."""
@@ -583,7 +576,7 @@ class Gate:
                 entry.called(opened)
                 continue
             self._cell(entry.tier, "waited").add()
-            entry.called(Turn(self, entry.asked, breaker, now, now - entry.arrived))
+            entry.called(self._begun(entry.asked, breaker, now, now - entry.arrived))
 
     def _fits(self, entry: Entry, now: float) -> bool:
         assert isinstance(entry, Ticket)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.cache.keys import has_effects, is_deterministic
 from penstock.errors import NotCached, NotFound, PenstockError
+from penstock.flow.deadline import deadline_of
 from penstock.flow.gate import Asked, Gate
 from penstock.flow.prefix_blocks import BLOCK_TOKENS
 from penstock.gateway.routes import RELAYED
@@ -291,7 +292,8 @@ def _candidate(candidate: Candidate, call: Call) -> Explained:
     if gate is None:
         told["in_progress"] = upstream.pool.statistics().busy
         return told
-    _gate(told, gate, asked_of(call, candidate.model, estimate_tokens(len(call.body))), call.received)
+    asked = asked_of(call, candidate.model, estimate_tokens(len(call.body)), deadline_of(call))
+    _gate(told, gate, asked, call.received)
     return told
 
 
@@ -305,13 +307,13 @@ def _gate(told: Explained, gate: Gate, asked: Asked, now: float) -> None:
         return
     told["concurrency"] = gate.capacity(now)
     told["waiting"] = len(gate.queue)
-    if gate.free(asked.model, asked.tokens, now):
-        return
-    wait = gate.predicted_wait(asked, now)
-    higher, alike = gate.queue.ahead(asked.tier, asked.tenant)
-    told["position"] = higher + alike + 1
-    told["predicted_wait"] = _number(wait)
-    if not gate.queue.has_place(asked.tier, asked.tenant):
+    wait = 0.0
+    if not gate.free(asked.model, asked.tokens, now):
+        wait = gate.predicted_wait(asked, now)
+        higher, alike = gate.queue.ahead(asked.tier, asked.tenant)
+        told["position"] = higher + alike + 1
+        told["predicted_wait"] = _number(wait)
+    if wait and not gate.queue.has_place(asked.tier, asked.tenant):
         told["skipped"] = "its queue is full, and nobody would have to make room"
     elif now + wait + gate.needs(asked) > asked.deadline:
         left = asked.deadline - now

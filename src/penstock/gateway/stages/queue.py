@@ -15,6 +15,8 @@ import asyncio
 from collections.abc import Sequence
 from math import inf
 
+import msgspec
+
 from penstock.errors import DeadlinePassed, PenstockError, UpstreamError, UpstreamFailed, UpstreamLeaving
 from penstock.flow.deadline import deadline_of
 from penstock.flow.gate import Asked, Gate, Outcome, Ticket, Turn
@@ -47,7 +49,9 @@ async def take_turn(upstream: HTTPUpstream, transfer: Transfer) -> Connection:
     """
     # At its first attempt no SDK has waited for too long yet.  (By identity: that is the default, and costs least.)
     if transfer.job.call.deadline is not inf or transfer.generation.attempts > 1:
-        _left(transfer)
+        turn = transfer.turn
+        if turn is None or turn.waited or turn.gate.limit is None:  # else its queue has looked just now
+            _left(transfer)
     connection = upstream.pool.acquire_nowait()
     if connection is None:
         connection = await _wait_connection(upstream, transfer)
@@ -113,22 +117,18 @@ def _open_for(candidate: Candidate, now: float) -> float:
     return behind if gate is None else max(behind, gate.open_for(candidate.model, now))
 
 
-def asked_of(call: Call, model: str, prompt_tokens: int, *, callers_key: bool = False) -> Asked:
-    """What a gate is told of a call.
-
-    :param callers_key: it is sent with its caller's own key
-    """
+def asked_of(call: Call, model: str, prompt_tokens: int, deadline: float) -> Asked:
+    """What a gate is told of a call that is sent with a key of ours."""
     tenant, most = call.tenant, call.max_output_tokens
-    return Asked(
+    return Asked(  # by position: by name it takes twice as long
         model,
         tenant.name,
         tenant.tier,
         call.stream,
-        deadline_of(call),
+        deadline,
         prompt_tokens,
         prompt_tokens + (most or OUTPUT_TOKENS),
         most,
-        callers_key,
     )
 
 
@@ -137,12 +137,15 @@ def ask_turn(gate: Gate, transfer: Transfer, candidate: Candidate) -> Turn | Tic
 
     :raises penstock.errors.Overloaded: refused; the code says why
     """
-    job, clock = transfer.job, transfer.now
-    now = clock()
+    job, clock, generation = transfer.job, transfer.now, transfer.generation
+    call, now = job.call, clock()
+    # The rest of an answer that has begun is never too late.
+    deadline = inf if generation.events else deadline_of(call)
+    asked = asked_of(call, candidate.model, job.prompt_tokens, deadline)
+    if job.callers_key:
+        asked = msgspec.structs.replace(asked, callers_key=True)
     # By health the first candidate is one that may be asked; if it may not, none may, and it is the last standing.
-    last = candidate.sole or transfer.generation.attempts <= 1
-    asked = asked_of(job.call, candidate.model, job.prompt_tokens, callers_key=job.callers_key)
-    return gate.ask(asked, now, last=last)
+    return gate.ask(asked, now, last=candidate.sole or generation.attempts <= 1)
 
 
 async def wait_turn(gate: Gate, transfer: Transfer, ticket: Ticket) -> Turn:
@@ -181,18 +184,18 @@ async def wait_turn(gate: Gate, transfer: Transfer, ticket: Ticket) -> Turn:
 def settle_turn(turn: Turn, transfer: Transfer, attempt: Attempt, failure: BaseException | None) -> None:
     """Its call has ended: give the turn back, with what was learnt of the upstream."""
     clock = transfer.now
-    now = clock()
+    now, tokens = clock(), attempt.usage.output_tokens
     first_token = pace = None
     if transfer.job.call.stream and transfer.seen:
         first_token = transfer.seen - transfer.sent
         took = now - transfer.seen
-        if attempt.usage.output_tokens > 1 and took > 0:
-            pace = (attempt.usage.output_tokens - 1) / took
+        if tokens > 1 and took > 0:
+            pace = (tokens - 1) / took
     blames, retry_after = "", None
     if failure is not None or attempt.outcome is not _COMPLETED:
         blames = _blames(turn, transfer, attempt, failure)
         retry_after = failure.retry_after if isinstance(failure, PenstockError) else None
-    turn.settle(Outcome(blames, first_token, pace, attempt.usage.output_tokens, retry_after), now)
+    turn.settle(Outcome(blames, first_token, pace, tokens, retry_after), now)
 
 
 def _blames(turn: Turn, transfer: Transfer, attempt: Attempt, failure: BaseException | None) -> str:
