@@ -363,9 +363,9 @@ class Gate:
         """What there is to do, for what can be done at once: 1 is full.  ``inf``: nothing can, for now."""
         if self.is_doubted and self.open_for(model, now):
             return inf
-        if self.limit is None:
+        if (limit := self.limit) is None:
             return 0.0
-        capacity = int(self.limit.value) if self.lease is None else self.capacity(now)
+        capacity = int(limit.value) if self.lease is None else self.capacity(now)
         return (self.in_progress + self.queue.length) / (capacity or 1)
 
     def capacity(self, now: float) -> int:
@@ -468,32 +468,32 @@ class Gate:
 
     def ended(self, turn: Turn, outcome: Outcome, now: float) -> None:
         """A call has ended."""
-        in_progress, blames = self.in_progress, outcome.blames
+        in_progress, asked, blames = self.in_progress, turn.asked, outcome.blames
         self.in_progress = in_progress - 1
         if self.lease is not None:
             self.lease.in_progress -= 1
             self.lease.ended(now)
-        if self.provider is not None and not turn.asked.callers_key:
+        if (provider := self.provider) is not None and not asked.callers_key:
             if not blames:
-                self.provider.accepted(turn.asked.tokens, now)
+                provider.accepted(asked.tokens, now)
                 self._in_vain = 0
-            elif blames == "rate" and self.provider.refused(outcome.retry_after, now, self.part):
+            elif blames == "rate" and provider.refused(outcome.retry_after, now, self.part):
                 self._in_vain += 1
                 if self._in_vain >= IN_VAIN:
-                    self._give_up_waiting(turn.asked, now)
-        if self.limit is None:
+                    self._give_up_waiting(asked, now)
+        if (limit := self.limit) is None:
             return
-        held = now - turn.began
+        held, queue = now - turn.began, self.queue
         if outcome.first_token is not None and blames != "overload":
-            alike = self.pace.observe_first_token(outcome.first_token, turn.asked.prompt_tokens)
-            self.limit.observe(alike, in_progress, now)
-        if self.queue.has_waited:
-            self.queue.charge(turn.asked.tier, turn.asked.tenant, held - self.pace.holding)
+            alike = self.pace.observe_first_token(outcome.first_token, asked.prompt_tokens)
+            limit.observe(alike, in_progress, now)
+        if queue.has_waited:
+            queue.charge(asked.tier, asked.tenant, held - self.pace.holding)
         if not blames:
             self.pace.observe(held, outcome.tokens_per_second, outcome.output_tokens)
         elif blames == "overload":
-            self.limit.overloaded(now)
-        if self.queue.length:
+            limit.overloaded(now)
+        if queue.length:
             self._next(now)
 
     # ---- deciding ----

@@ -56,6 +56,7 @@ class Concerned:
         "_full",
         "_is_shut",
         "_leased",
+        "_leases",
         "_places",
         "accounts",
         "at",
@@ -77,7 +78,9 @@ class Concerned:
         self.budgets: tuple[Budget, ...] = tuple(budget for each in accounts for budget in each.budgets)
         self.spends = bool(self.budgets)
         self._buckets = (*self.requests, *self.tokens)
-        self._places = tuple((each, each.concurrent) for each in accounts if each.concurrent is not None)
+        limited = [(each, each.concurrent) for each in accounts if each.concurrent is not None]
+        self._places = tuple((each, most) for each, most in limited if each.lease is None)
+        self._leases = tuple(each.lease for each, _ in limited if each.lease is not None)
         self._is_shut = any(not bucket.limit for bucket in self._buckets)
         self.least_tokens = min((int(bucket.limit) for bucket in self.tokens), default=_NO_BOUND)
         self._full = _when_full(self.requests), _when_full(self.tokens)
@@ -94,7 +97,10 @@ class Concerned:
         if self._is_shut:
             return False
         for account, most in self._places:
-            if account.in_progress >= most if account.lease is None else not account.lease.has_place(now):
+            if account.in_progress >= most:
+                return False
+        for lease in self._leases:
+            if not lease.has_place(now):
                 return False
         if self._leased:
             if not self._may_spend(cost):
@@ -168,7 +174,7 @@ def _tightest(buckets: tuple[Bucket, ...], now: float, *, shared: bool) -> Windo
     return int(tight.limit), int(least + 1e-6), full_in
 
 
-class CallReservation:
+class CallReservation(msgspec.Struct, eq=False):
     """A :class:`penstock.messages.Reservation` of a :class:`penstock.flow.limits.Limiter`.
 
     :param tokens: that were taken, 1 request beside; an estimate greater than a whole bucket takes all of that: a call
@@ -176,30 +182,27 @@ class CallReservation:
     :param cost: that was taken, in 1e-12 US dollars
     """
 
-    __slots__ = ("_concerned", "_cost", "_holders", "_taken_at", "_tokens", "settled")
-
-    def __init__(self, concerned: Concerned, now: float, tokens: int, cost: int) -> None:
-        self._concerned = concerned
-        self._taken_at = now
-        self._tokens = tokens
-        self._cost = cost
-        self._holders = 1
-        self.settled = False
+    concerned: Concerned
+    taken_at: float
+    tokens: int
+    cost: int
+    holders: int = 1
+    settled: bool = False
 
     def hold(self) -> None:
-        self._holders += 1
+        self.holders += 1
 
     def settle(self, usage: Usage, cost: int) -> None:
         if self.settled:
             return
         self.settled = True
-        concerned = self._concerned
-        taken, used = self._tokens, usage.input_tokens + usage.output_tokens
+        concerned = self.concerned
+        taken, used = self.tokens, usage.input_tokens + usage.output_tokens
         if taken <= concerned.least_tokens:
-            gcra.correct_by(concerned.tokens, float(used - taken), self._taken_at)
+            gcra.correct_by(concerned.tokens, float(used - taken), self.taken_at)
         else:
-            gcra.correct(concerned.tokens, taken, used, self._taken_at)
-        saved = self._cost - cost
+            gcra.correct(concerned.tokens, taken, used, self.taken_at)
+        saved = self.cost - cost
         if cost or saved:
             for budget in concerned.budgets:
                 budget.own += cost
@@ -211,12 +214,12 @@ class CallReservation:
                     account.lease.ended(now)
 
     def release(self) -> None:
-        self._holders -= 1
-        if self._holders:
+        self.holders -= 1
+        if self.holders:
             return
         if not self.settled:
             self.settle(_NOTHING, 0)  # nobody asked an upstream
-        concerned = self._concerned
+        concerned = self.concerned
         for account in concerned.accounts:
             account.in_progress -= 1
         if concerned.shared:
@@ -228,27 +231,21 @@ class CallReservation:
 
     def hand_on(self) -> CallReservation:
         self.settled = True
-        return _HandedOn(self._concerned, self._taken_at, self._tokens, self._cost)
+        return _HandedOn(self.concerned, self.taken_at, self.tokens, self.cost, 0)
 
     def windows(self) -> tuple[Window | None, Window | None]:
-        concerned = self._concerned
+        concerned = self.concerned
         return concerned.windows(concerned.now())
 
     def __repr__(self) -> str:
-        state = "settled" if self.settled else f"{self._tokens} tokens, {self._cost} reserved"
-        return f"<CallReservation {state}, {self._holders} holders>"
+        state = "settled" if self.settled else f"{self.tokens} tokens, {self.cost} reserved"
+        return f"<CallReservation {state}, {self.holders} holders>"
 
 
 class _HandedOn(CallReservation):
     """Tokens and money of another reservation, which keeps its place among the calls at once."""
 
-    __slots__ = ()
-
-    def __init__(self, concerned: Concerned, now: float, tokens: int, cost: int) -> None:
-        super().__init__(concerned, now, tokens, cost)
-        self._holders = 0
-
     def release(self) -> None:
-        self._holders -= 1
-        if not self._holders and not self.settled:
+        self.holders -= 1
+        if not self.holders and not self.settled:
             self.settle(_NOTHING, 0)

@@ -35,6 +35,7 @@ class Degradation:
             "Calls that got less than they asked for because of the load, by what they got.",
             labels=("tier", "step"),
         )
+        self._on_wait = self._waited  # made once, and not for each call
         self.use(ladders)
 
     def __repr__(self) -> str:
@@ -54,14 +55,14 @@ class Degradation:
         """
         ladders, tier = self.ladders, call.tenant.tier
         quiet_below = ladders.quiet_below.get(tier)
-        if quiet_below is None or _can_wait(call):
+        if quiet_below is None or (call.background and _can_wait(call)):
             return
-        call.on_wait = self._waited
-        now = call.received
-        load = router.load(call.model, now)
+        call.on_wait = self._on_wait
+        now, model = call.received, call.model
+        load = router.load(model, now)
         if load < quiet_below and not ladders.in_use:  # as a rule
             return
-        route = router.route_name(call.model)
+        route = router.route_name(model)
         if route is None:
             return
         steps = ladders.look(tier, route, load, now)

@@ -248,22 +248,20 @@ class Router:
 
         :param version: of those that have this version; None: of those that regularly get calls
         """
-        candidates: Sequence[Candidate] | None
-        if version is not None:
-            candidates = self._of_version(model, version)
-        else:
-            candidates = self._regular.get(model)
-            if candidates is None:
-                candidates = self.regular(model)
-                if candidates and len(self._regular) < MAX_REMEMBERED and not self.changes(model):
-                    self._regular[model] = candidates
+        candidates = self._regular.get(model) if version is None else self._of_version(model, version)
+        if candidates is None:
+            candidates = self.regular(model)
+            if candidates and len(self._regular) < MAX_REMEMBERED and not self.changes(model):
+                self._regular[model] = candidates
         least = inf if candidates else 0.0
         for candidate in candidates:
             upstream = candidate.upstream
             if upstream.departure is None:
-                gate = upstream.gate
-                load = 0.0 if gate is None else gate.load(candidate.model, now)
-                least = load if load < least else least  # noqa: FURB136 - min() costs three times as much
+                if (gate := upstream.gate) is None:
+                    return 0.0
+                load = gate.load(candidate.model, now)
+                if load < least:
+                    least = load
         return least
 
     def _of_version(self, model: str, version: str) -> list[Candidate]:
