@@ -10,6 +10,7 @@ import re
 import signal
 
 import httpx2
+from gateway_books import wait_until
 
 from penstock.testing import GatewayProcess, RedisServer, expected_text
 from penstock.testing._ports import free_port
@@ -184,8 +185,14 @@ def kill(gateway, *, whole):
         os.kill(pid, signal.SIGKILL)
 
 
+def is_stored(gateway):
+    """Whether its store has all that its callers have: where a busy machine keeps the store waiting, they get ahead of it."""
+    behind = re.findall(r"^penstock_generations_behind\{.*\} (.+)$", gateway.metrics(), re.MULTILINE)
+    return set(behind) == {"0"}
+
+
 async def killed_and_read(pair, callers, begun, end=kill, *, patience=30):
-    """All callers ask; once ``begun()`` holds, the gateway is ended, and they come back until they have all.
+    """All callers ask; once ``begun()`` holds and is stored, the gateway is ended, and they come back until they have all.
 
     :param patience: seconds of silence after which they come back
     :returns: each stream as somebody reads it who was never cut
@@ -196,6 +203,7 @@ async def killed_and_read(pair, callers, begun, end=kill, *, patience=30):
     async with httpx2.AsyncClient(trust_env=False, timeout=patience, limits=limits) as client:
         tasks = [asyncio.create_task(caller.until_done(client, here.url, there.url)) for caller in callers]
         await until(begun)
+        wait_until(lambda: is_stored(here), what="what the callers have is stored")
         end(here, whole=here is not there)
         await asyncio.gather(*tasks)
         for caller, reader in zip(callers, whole, strict=True):
