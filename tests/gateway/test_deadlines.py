@@ -24,7 +24,14 @@ from serving import (
     until,
 )
 
-from penstock.config.model import BreakerConfig, ConcurrencyConfig, KeyConfig, PoolConfig, RetryConfig, TierConfig
+from penstock.config.model import (
+    BreakerConfig,
+    ConcurrencyConfig,
+    KeyConfig,
+    PoolConfig,
+    RetryConfig,
+    TierConfig,
+)
 from penstock.messages import Outcome, Usage
 from penstock.testing import FakeClock, ScriptedUpstream, Step
 

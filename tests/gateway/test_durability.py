@@ -768,7 +768,11 @@ def test_who_takes_over_what_nobody_has_begun_to_answer_keeps_to_its_deadline(du
         key = KeyConfig(name="k", hash=hash_key("sk-k"), tier="quick")
         tiers = {"quick": TierConfig(deadline=30.0)}
         scripts = [[Step.REQUEST, never], SCRIPT]
-        async with two(scripts, durable, keys=[key], tiers=tiers) as ((gateway, here), (other, there), upstream):
+        async with two(scripts, durable, keys=[key], tiers=tiers) as (
+            (gateway, here),
+            (other, _),
+            upstream,
+        ):
             headers = ["authorization: Bearer sk-k", *said, *KEY]
             reading = asyncio.create_task(call(here, STREAM, headers=headers))
             await upstream.wait_connections(1)

@@ -205,7 +205,8 @@ class Keeper:
         now = self.now()
         headers = call.headers
         repeated = [(name, headers[name]) for name in _REPEATED if name in headers]
-        if call.deadline != math.inf:  # as a moment, whoever said it: it is the same one wherever it is looked at
+        # As a moment, whoever said it: it is the same one wherever it is looked at.
+        if call.deadline != math.inf:
             repeated.append((DEADLINE, b"%r" % (now + call.deadline - call.received)))
         return Record(
             id=generation.id,
