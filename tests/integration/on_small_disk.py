@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -118,8 +120,54 @@ class Caller:
         }
 
 
+class Reader:
+    """Of an answer that takes some seconds, and of what is said of its durability.
+
+    :param counted: a metric of the gateway's, by its name
+    """
+
+    def __init__(self, client, counted):
+        self._client = client
+        self._counted = counted
+        self.told = []
+        asked = {"model": "sim:tokens=60,tps=20", "stream": True, "max_tokens": 60}
+        asked["messages"] = [{"role": "user", "content": "at length"}]
+        self._asking = client.stream("POST", CHAT, json=asked)
+
+    def __enter__(self):
+        answer = self._asking.__enter__()
+        self.path = f"/v1/generations/{answer.headers['penstock-generation']}"
+        self._came = answer.iter_raw()
+        self.text = next(self._came)
+        self.look()
+        return self
+
+    def __exit__(self, *what):
+        self._asking.__exit__(*what)
+
+    def look(self):
+        state = self._client.get(self.path).json()
+        self.told.append(
+            [state["status"], state["durable"], self._counted("penstock_generations_store_well")]
+        )
+
+    def finish(self):
+        self.text += b"".join(self._came)
+
+    def is_durable(self):
+        return self._client.get(self.path).json()["durable"]
+
+    def again(self):
+        return self._client.get(self.path + "/events").content
+
+
 def statuses(answers):
     return {what: answer.status_code for what, answer in answers.items()}
+
+
+def counted(gateway, name):
+    found = re.search(rf'^{name}{{durability="disk"}} (\S+)$', gateway.metrics(), re.MULTILINE)
+    return float(found[1])
 
 
 def started(configuration, folder):
@@ -138,12 +186,18 @@ def main(disk, folder):
         receiver() as (hook, came),
         GatewayProcess(configuration := configured(simulator.base_url, disk, hook), folder) as gateway,
         httpx2.Client(base_url=gateway.url, trust_env=False, timeout=60) as client,
+        contextlib.ExitStack() as stack,
     ):
         caller = Caller(client)
+        reader = stack.enter_context(Reader(client, partial(counted, gateway)))
         of_batch = f"/v1/batches/{caller.batch}"
         wait_until(lambda: client.get(of_batch).json()["request_counts"]["completed"] > 1)
         fill(filler)
+        wait_until(lambda: not reader.is_durable())
+        reader.look()
         told = {"full": [statuses(caller.calls()), statuses(caller.writes())]}
+        reader.finish()
+        reader.look()
         told["offsets"] = [
             client.head(caller.upload, headers=RUFH).headers.get("upload-offset") for _ in range(5)
         ]
@@ -151,6 +205,13 @@ def main(disk, folder):
         filler.unlink()
         told["room"] = [statuses(caller.calls()), statuses(caller.writes())]
         told["left"] = statuses(caller.left())
+        wait_until(reader.is_durable)
+        reader.look()
+        told["stream"] = [reader.told, reader.text.count(b"\nid: "), reader.text == reader.again()]
+        told["said"] = [
+            "answers are not durable now" in gateway.log,
+            "answers are durable again" in gateway.log,
+        ]
         told["offset"] = client.head(caller.upload, headers=RUFH).headers["upload-offset"]
         done = wait_until(lambda: (now := client.get(of_batch).json())["status"] == "completed" and now)
         told["counts"] = done["request_counts"]

@@ -42,6 +42,15 @@ def test_what_cannot_be_kept_is_refused_and_goes_on_when_there_is_room_again(fol
     calls, refused = told["full"]
     assert set(calls.values()) == {200}
     assert refused == dict.fromkeys(refused, 507)
+    states, events, same = told["stream"]
+    assert states == [
+        ["running", True, 1],
+        ["running", False, 0],
+        ["finished", False, 0],
+        ["finished", True, 1],
+    ]
+    assert (events, same) == (62, True)
+    assert told["said"] == [True, True]
     assert told["offsets"] == ["1000"] * 5  # where its caller goes on later
     assert told["deleted"] == {"file": 200, "upload": 204, "conversation": 200, "response": 200}
     assert set(told["left"].values()) <= {404, 410}

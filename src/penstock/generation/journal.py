@@ -55,6 +55,7 @@ FIRST_INTERVAL = 0.002  # the same for a batch with an answer's first event
 # Seconds in which a beginning is stored that nothing follows: with luck it has company then.
 BEGIN_WITHIN = 0.02
 BUDGET = 0.05  # seconds that a batch may take before readers go on without it
+HANGS = 1.0  # seconds after which a batch is not late any more: the store cannot be written
 STOOD_STILL = (
     1.0  # seconds without a look at the clock after which this process was asleep, not the store slow
 )
@@ -642,6 +643,12 @@ class Journal:
 
     # ---- introspection ----
 
+    @property
+    def _hanging(self) -> str:
+        if self._writing_since is None or self._clock.now() - self._writing_since < HANGS:
+            return ""
+        return "it does not answer"
+
     def statistics(self) -> Statistics:
         return Statistics(
             open=len(self._entries),
@@ -653,7 +660,7 @@ class Journal:
             exposed=self._exposed,
             given_up=self._given_up,
             fenced=self._fenced,
-            trouble=self._trouble,
+            trouble=self._trouble or self._hanging,
         )
 
 
