@@ -24,11 +24,23 @@ def test_a_bill_names_the_row_that_is_open_and_what_is_in_rows():
     bill = OpenBill("mine", "process", {"theirs": 5})
     assert bill.now() == Bill("mine", "process", 0, {"theirs": 5})
     first, second = attempt(1), attempt(2)
-    assert bill.opened(first) == Bill("mine", "process", 1, {"theirs": 5}, "up", "um")
+    assert bill.opened(first, 4) == Bill("mine", "process", 1, {"theirs": 5}, "up", "um")
     first.usage, first.outcome = Usage(2, 3), Outcome.PARTIAL
-    bill.settled(first)
-    assert bill.opened(second) == Bill("mine", "process", 2, {"theirs": 5, "mine": 3}, "up", "um")
+    bill.settled(first, 7)
+    assert bill.opened(second, 7) == Bill("mine", "process", 2, {"theirs": 5, "mine": 3}, "up", "um")
     assert bill.closed() == Bill("mine", "process", 0, {"theirs": 5, "mine": 3})
+
+
+def test_what_is_in_a_row_and_not_in_the_log_is_not_taken_for_a_part_of_it():
+    """Half a body of a plain answer, say: who goes on is asked for all of it, and pays for all of it."""
+    bill = OpenBill("mine", "process")
+    broken, begun = attempt(1), attempt(2)
+    bill.opened(broken, 0)
+    broken.usage, broken.outcome = Usage(2, 19, estimated=True), Outcome.PARTIAL
+    bill.settled(broken, 0)
+    after = bill.opened(begun, 0)
+    assert after == Bill("mine", "process", 2, {}, "up", "um")
+    assert left(Usage(2, 12), sum(after.booked.values())) == Usage(2, 12, estimated=True)
 
 
 def test_of_two_that_were_asked_at_once_the_one_that_is_left_is_named():
@@ -36,9 +48,9 @@ def test_of_two_that_were_asked_at_once_the_one_that_is_left_is_named():
         bill = OpenBill("mine", "process")
         both = {row: attempt(row) for row in (1, 2)}
         for one in both.values():
-            bill.opened(one)
+            bill.opened(one, 0)
         both[lost].usage, both[lost].outcome = Usage(2, 4), Outcome.HEDGED_AWAY
-        bill.settled(both[lost])
+        bill.settled(both[lost], 3)
         assert bill.now() == Bill("mine", "process", won, {}, "up", "um")
 
 

@@ -76,23 +76,32 @@ class OpenBill:
         self._ledger = ledger
         self._process = process
         self._booked = dict(booked) if booked else {}
-        self._open: list[Attempt] = []  # several, where one is hedged
+        # Several, where one is hedged; with the events that there were before it.
+        self._open: list[tuple[Attempt, int]] = []
 
-    def opened(self, attempt: Attempt) -> Bill:
-        if attempt not in self._open:
-            self._open.append(attempt)
+    def opened(self, attempt: Attempt, events: int) -> Bill:
+        """:param events: of the log, by now"""
+        if all(one is not attempt for one, _ in self._open):
+            self._open.append((attempt, events))
         return self.now()
 
-    def settled(self, attempt: Attempt) -> None:
-        self._open = [one for one in self._open if one is not attempt]
-        if attempt.outcome is not Outcome.HEDGED_AWAY:
+    def settled(self, attempt: Attempt, events: int) -> None:
+        """What it has brought is in a row; and also in the log, if that has grown by it.
+
+        What broke as half a body, or was not begun with, is in no log: who goes on has it to bring once more.
+
+        :param events: of the log, by now
+        """
+        before = next((before for one, before in self._open if one is attempt), 0)
+        self._open = [one for one in self._open if one[0] is not attempt]
+        if attempt.outcome is not Outcome.HEDGED_AWAY and events > before:
             mine = self._booked.get(self._ledger, 0)
             self._booked[self._ledger] = mine + attempt.usage.output_tokens
 
     def now(self) -> Bill:
         if not self._open:
             return self.closed()
-        first = self._open[0]
+        first, _ = self._open[0]
         names = first.upstream, first.upstream_model
         return Bill(self._ledger, self._process, first.row, self._booked.copy(), *names)
 

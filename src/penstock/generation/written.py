@@ -65,7 +65,7 @@ class Written:
         if self._account is not None:
             attempt = self.generation.attempt
             if attempt is not None and attempt.outcome is None:
-                entry.bill = self._account.opened(attempt)
+                entry.bill = self._account.opened(attempt, 0)
             else:
                 entry.bill = self._account.now()
 
@@ -92,11 +92,11 @@ class Written:
 
     def opened(self, attempt: Attempt) -> None:
         if self._account is not None:
-            self.entry.open_bill(self._account.opened(attempt))
+            self.entry.open_bill(self._account.opened(attempt, len(self.generation.events)))
 
     def settled(self, attempt: Attempt) -> None:
         if self._account is not None:
-            self._account.settled(attempt)
+            self._account.settled(attempt, len(self.generation.events))
 
     # ---- of the journal ----
 
