@@ -9,6 +9,7 @@ import http.server
 import io
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -18,7 +19,8 @@ from collections import Counter
 import httpx2
 import openai
 import pytest
-from gateway_books import ledger_rows, settled_bill, wait_until
+from gateway_books import asked as asked_of
+from gateway_books import billed, ledger_rows, settled_bill, tokens, wait_until
 
 from penstock.config.keys import hash_key, new_key
 from penstock.testing import GatewayProcess, SimulatorProcess, expected_text
@@ -257,6 +259,73 @@ def test_a_batch_goes_on_after_kill_9_and_no_line_that_was_done_is_bought_again(
         rows = ledger_rows(tmp_path / "ledger.sqlite")
         assert len([row for row in rows if row.outcome == "completed"]) >= 60 - len(done_before)
         assert not list((tmp_path / "kept" / "batches").iterdir())
+
+
+def stopped_lines(client):
+    """A batch of either API, of which all lines stop after half of their answer, the first time that they are asked."""
+    stops = "sim:tokens=16,stall-after=8,once"
+    chats = [line(f"c{i}", body(f"question {i}", model=stops)) for i in range(4)]
+    params = {**body("", model=stops), "max_tokens": 64}
+    messages = [
+        {
+            "custom_id": f"m{i}",
+            "params": {**params, "messages": [{"role": "user", "content": f"other {i}"}]},
+        }
+        for i in range(4)
+    ]
+    made = client.post("/messages/batches", body={"requests": messages}, cast_to=httpx2.Response)
+    return created(client, chats), json.loads(made.content)["id"]
+
+
+def metric(gateway, name):
+    return sum(
+        float(found) for found in re.findall(rf"^{name}{{.*}} (\S+)$", gateway.metrics(), re.MULTILINE)
+    )
+
+
+@pytest.mark.slow  # two starts of a gateway, and a lease that has to run out
+def test_where_answers_outlive_the_process_a_line_that_was_under_way_is_gone_on_with_and_not_bought_again(
+    tmp_path, client_of
+):
+    with SimulatorProcess() as simulator:
+        stored = {"durability": "disk", "path": str(tmp_path / "generations.sqlite"), "lease": 2}
+        config = configured(simulator, tmp_path, generations=stored)
+        gateway = GatewayProcess(config, tmp_path).start()
+        client = client_of(gateway)
+        chats, messages = stopped_lines(client)
+        wait_until(lambda: simulator.bill()["output_tokens"] == 8 * 8, what="eight halves")
+        wait_until(lambda: metric(gateway, "penstock_generations_stored_events_total") >= 8 * 8)
+        wait_until(lambda: metric(gateway, "penstock_generations_behind") == 0)
+        workers = gateway.worker_pids()
+        for pid in (gateway.pid, *workers):
+            os.kill(pid, signal.SIGKILL)
+        gateway.stop()
+        with GatewayProcess(config, tmp_path) as again:
+            client = client_of(again)
+            done = ended(client, chats)
+            assert counts(done) == (4, 4, 0)
+            for result in results(client, done.output_file_id):
+                asked = body(f"question {result['custom_id'][1:]}", model="sim:tokens=16")
+                whole = result["response"]["body"]["choices"][0]["message"]["content"]
+                assert whole == expected_text(asked, "/v1/chat/completions", 16)
+            path = f"/messages/batches/{messages}"
+            wait_until(
+                lambda: (
+                    json.loads(client.get(path, cast_to=httpx2.Response).content)["processing_status"]
+                    == "ended"
+                )
+            )
+            lines = client.get(path + "/results", cast_to=httpx2.Response).text.splitlines()
+            for result in map(json.loads, lines):
+                asked = {**body(f"other {result['custom_id'][1:]}"), "max_tokens": 64}
+                (content,) = result["result"]["message"]["content"]
+                assert content["text"] == expected_text(asked, "/v1/messages", 16)
+            bill = settled_bill(simulator)
+        assert len(lines) == 4
+        assert bill["requests"] == 2 * 8
+        assert bill["output_tokens"] == 8 * 16, "each token once"
+        rows = ledger_rows(tmp_path / "ledger.sqlite")
+        assert tokens(asked_of(rows)) == billed(bill)
 
 
 def test_a_cancelled_batch_keeps_what_was_done_and_tells_what_was_not(tmp_path, client_of):

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 from penstock.errors import InternalError
 from penstock.messages import Headers
-from penstock.net.exchange import HeaderList, Watcher
+from penstock.net.exchange import BATCH, HeaderList, Watcher
 
 
 class LineExchange:
@@ -40,7 +40,7 @@ class LineExchange:
         self.path = path
         self.query = ""
         self.headers = headers
-        self.peer = "batch"
+        self.peer = BATCH
         self.gone = False
         self.state: object = None
         self.meaning: object = None

@@ -14,6 +14,8 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+import msgspec
+
 from penstock.errors import Cancelled, Gone, HandedOver, NotFound, Overloaded
 from penstock.flow.deadline import told_of
 from penstock.gateway.stages import attach
@@ -29,6 +31,8 @@ from penstock.wire import request
 
 _LOOK_AGAIN = 0.1  # seconds between two looks for what may be written down just now
 _TRY_AGAIN = 1.0  # the same, between two tries to have a store do what has to be done
+# Whose answers are said piece by piece, and of which a half is of use to who goes on with it.
+_IN_PIECES = frozenset({Endpoint.CHAT, Endpoint.MESSAGES, Endpoint.RESPONSES})
 _ENDPOINTS = {endpoint.path: endpoint for endpoint in Endpoint}
 
 log = logging.getLogger("penstock.gateway")
@@ -102,6 +106,18 @@ class Durable:
             keeper.write(generation, call, attach.stored_name(asked), taken=taken, recent=attach.RECENT)
         else:
             keeper.write(generation, call)
+
+    def in_pieces(self, call: Call, generation: Generation) -> Call:
+        """The call to make for a plain one that will be asked once more if this process dies, as a line of a batch is.
+
+        It is made for a stream, if it is to outlive the process: then what has come is stored, and gone on with, where
+        half a plain answer would have to be bought again.  Who reads it is given it whole all the same.
+        """
+        if call.stream or call.endpoint not in _IN_PIECES or self.keeper_of(call.model) is None:
+            return call
+        generation.stream = True
+        fields, body = request.streamed(call.fields, call.model)
+        return msgspec.structs.replace(call, stream=True, fields=fields, body=body)
 
     def name_response(self, generation: Generation, response_id: str) -> None:
         """Let a response be found by the id that its upstream has given it."""

@@ -52,7 +52,7 @@ from penstock.generation.registry import Registry
 from penstock.messages import Call, Endpoint, Event, Reduction, Tenant
 from penstock.net import tasks
 from penstock.net.clock import Clock
-from penstock.net.exchange import Exchange
+from penstock.net.exchange import BATCH, Exchange
 from penstock.wire import responses
 
 log = logging.getLogger("penstock.gateway")
@@ -368,9 +368,12 @@ class Pipeline:
         generation = self.registry.create(asked)
         if call.asked is not None:
             generation.whole = call.body
-        self._start(call, generation, self.snapshot, name, question, asked)
+        made = call
+        if self.durable is not None and exchange.peer == BATCH:
+            made = self.durable.in_pieces(call, generation)
+        self._start(made, generation, self.snapshot, name, question, asked)
         if self.durable is not None and generation.ending is None:
-            self.durable.write(generation, call, asked)
+            self.durable.write(generation, made, asked)
         self._show(exchange, call, generation, b"created")
 
     def _reduced(

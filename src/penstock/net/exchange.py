@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from penstock.messages import Headers
 
 HeaderList = Sequence[tuple[bytes, bytes]]
+BATCH = "batch"  # in the place of a client's address: the call is a line of a batch
 
 
 class Watcher(Protocol):
