@@ -19,7 +19,7 @@ if str(ROOT) not in sys.path:  # pytest may be started in other ways than `pytho
 
 from benchmarks import client_cost  # noqa: E402
 from benchmarks.network import __main__ as network  # noqa: E402
-from benchmarks.network import broken_answers, sent_again, survival, tunnel  # noqa: E402
+from benchmarks.network import broken_answers, sent_again, silence, survival, tunnel  # noqa: E402
 
 
 def may_tunnel():
@@ -122,6 +122,20 @@ def test_what_is_sent_again_with_a_change_is_counted(monkeypatch):
     monkeypatch.setattr(sent_again, "cases", inserted)
     ((first, then),) = sent_again.main(["--megabytes", "5"]).values()
     assert then < first / 4
+
+
+def test_what_dies_without_a_word_is_noticed_and_paid_for_once_with_the_client(monkeypatch):
+    up = "5 MB up, its answer"
+    monkeypatch.setattr(silence, "CASES", {each: silence.CASES[each] for each in ("stream", up)})
+    found = {row[:3]: row[3:] for row in silence.main(["--quick"])}
+    for kind in silence.KINDS:
+        for case in ("stream", up):
+            seconds, noticed, lost, calls = found[case, kind, "penstock"]
+            assert noticed <= seconds
+            assert calls == 1
+            assert lost <= found[case, kind, "sdk"][2]
+        assert found["stream", kind, "sdk"][3] == 2
+        assert found[up, kind, "penstock"][2] < 100_000
 
 
 @pytest.mark.skipif(not may_tunnel(), reason="needs root, TUN devices and network namespaces")
