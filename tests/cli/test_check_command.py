@@ -1,5 +1,6 @@
 """``penstock check``."""
 
+import pytest
 import yaml
 
 GOOD = """
@@ -76,3 +77,43 @@ def test_what_is_probably_not_meant_is_noted(penstock, tmp_path):
 def test_without_a_word_it_checks_the_file_in_the_working_directory(penstock, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "penstock.yaml: cannot be read" in penstock("check").err
+
+
+PROXIED = "upstreams: {openai: {kind: openai, api_key: k, proxy: environment}}\nmodels: {m: {candidates: [{upstream: openai}]}}\n"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        (
+            "https_proxy",
+            "http://me:secret@proxy.corp:3128",
+            ", through http://proxy.corp:3128, as this environment",
+        ),
+        ("http_proxy", "http://proxy.corp:3128", ", directly, as this environment has it"),
+    ],
+)
+def test_what_the_environment_says_of_proxies_is_told(penstock, tmp_path, monkeypatch, variable, value, told):
+    for each in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(each, raising=False)
+        monkeypatch.delenv(each.upper(), raising=False)
+    monkeypatch.setenv(variable, value)
+    file = tmp_path / "p.yaml"
+    file.write_text(PROXIED)
+    status, out, _ = penstock("check", file)
+    assert status == 0
+    assert told in out
+    assert "secret" not in out
+
+
+def test_a_proxy_of_the_environment_that_is_none_is_a_mistake(penstock, tmp_path, monkeypatch):
+    """As `penstock serve` would find."""
+    monkeypatch.setenv("https_proxy", "socks5://me:secret@proxy.corp:1080")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    file = tmp_path / "p.yaml"
+    file.write_text(PROXIED)
+    status, out, err = penstock("check", file)
+    assert (status, out) == (1, "")
+    assert "upstreams.openai.proxy: HTTPS_PROXY of the environment must begin with http://" in err
+    assert "secret" not in err

@@ -13,11 +13,13 @@ import pytest
 from serving import COMPLETION, PROMPT, call, config, on_uvloop, request, serving, until
 
 from penstock.config.model import TimeoutConfig, UpstreamConfig
+from penstock.config.secret import Secret
 from penstock.errors import ConfigError
 from penstock.net.clock import Clock
 from penstock.net.origin import Origin
 from penstock.testing import FakeClock
 from penstock.upstream import http
+from proxying import ForwardProxy
 
 EVENT = {"choices": [{"index": 0, "delta": {"content": "hi"}, "finish_reason": None}]}
 LAST = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
@@ -69,21 +71,29 @@ class Model:
 
 
 @contextlib.asynccontextmanager
-async def before_a_model(clock=None, **timeouts):
-    """``(model, gateway, port)``."""
+async def before_a_model(clock=None, *, proxied=False, **timeouts):
+    """``(model, gateway, port)``; with a proxy also that.
+
+    :param proxied: the model is behind an HTTP proxy, which alone knows its name
+    """
     model, end = Model(), asyncio.Event()
     settings = hypercorn.config.Config()
     with socket.create_server(("127.0.0.1", 0)) as sock:
         settings.bind, settings.errorlog, settings.graceful_timeout = [f"fd://{sock.fileno()}"], None, 0.1
         running = asyncio.ensure_future(hypercorn.asyncio.serve(model, settings, shutdown_trigger=end.wait))
-        upstream = UpstreamConfig(
-            kind="openai", base_url=f"http://127.0.0.1:{sock.getsockname()[1]}/v1", http2=True
-        )
-        made = config("http://unused", timeouts=TimeoutConfig(**timeouts))
-        made = msgspec.structs.replace(made, upstreams={"up0": upstream})
+        there = sock.getsockname()[1]
         try:
-            async with serving(made, clock) as (gateway, port):
-                yield model, gateway, port
+            async with contextlib.AsyncExitStack() as stack:
+                proxy, found = None, ()
+                base_url = f"http://127.0.0.1:{there}/v1"
+                if proxied:
+                    through = await stack.enter_async_context(ForwardProxy(there))
+                    proxy, found = Secret(f"http://127.0.0.1:{through.port}"), (through,)
+                    base_url = "http://api.example.com/v1"
+                upstream = UpstreamConfig(kind="openai", base_url=base_url, http2=True, proxy=proxy)
+                made = config("http://unused", timeouts=TimeoutConfig(**timeouts))
+                made = msgspec.structs.replace(made, upstreams={"up0": upstream})
+                yield model, *await stack.enter_async_context(serving(made, clock)), *found
         finally:
             end.set()
             await running
@@ -101,6 +111,24 @@ def test_calls_go_over_one_connection(stream):
             else:
                 assert all(answer.json() == COMPLETION for answer in answers)
             assert set(model.versions) == {"2"}
+            (upstream,) = gateway.pipeline.snapshot.upstreams.values()
+            assert upstream.pool.statistics().opened_total == 1
+
+    on_uvloop(main)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_calls_go_over_one_connection_through_a_proxy(stream):
+    async def main():
+        async with before_a_model(proxied=True) as (model, gateway, port, proxy):
+            answers = await asyncio.gather(*(call(port, {**PROMPT, "stream": stream}) for _ in range(5)))
+            assert {answer.status for answer in answers} == {200}
+            if stream:
+                assert all(answer.body.endswith(b"data: [DONE]\n\n") for answer in answers)
+            else:
+                assert all(answer.json() == COMPLETION for answer in answers)
+            assert set(model.versions) == {"2"}
+            assert proxy.targets == ["api.example.com:80"]
             (upstream,) = gateway.pipeline.snapshot.upstreams.values()
             assert upstream.pool.statistics().opened_total == 1
 

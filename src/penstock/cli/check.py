@@ -10,9 +10,11 @@ import typer
 
 from penstock.config.load import load
 from penstock.config.model import Config, UpstreamConfig
-from penstock.config.proxy import ENVIRONMENT, parse
+from penstock.config.proxy import ENVIRONMENT, parse, proxy_to
 from penstock.config.remarks import remarks
 from penstock.config.reminder import endings
+from penstock.errors import ConfigError
+from penstock.net.origin import Origin
 
 
 def check(
@@ -35,14 +37,18 @@ def check(
 
         print(dump_yaml(config), end="")
         return
+    told = summary(config)
     print(f"{file}: OK")
-    print(summary(config))
+    print(told)
     for remark in [*remarks(config), *endings(config, time.time())]:
         print(f"{file}: note: {remark}", file=sys.stderr)
 
 
 def summary(config: Config) -> str:
-    """What the configuration comes to, in a few lines; no secret among them."""
+    """What the configuration comes to, in a few lines; no secret among them.
+
+    :raises ConfigError: the environment's proxy, where it is asked for, is none
+    """
     lines = [f"  listens at {config.listen}, control at {config.control}, workers {config.workers}"]
     lines.append(_counted(len(config.upstreams), "upstream"))
     for name, upstream in config.upstreams.items():
@@ -52,7 +58,7 @@ def summary(config: Config) -> str:
         secret = "with a key" if upstream.api_key else "without a key"
         if upstream.credentials is not None:
             secret = f"with credentials from {upstream.credentials.source}"
-        lines.append(f"    {name}: {upstream.kind}, {where}, {secret}{_way(upstream)}")
+        lines.append(f"    {name}: {upstream.kind}, {where}, {secret}{_way(name, upstream)}")
     lines.append(_counted(len(config.models), "model"))
     for name, model in config.models.items():
         ways = ", ".join(
@@ -76,12 +82,21 @@ def summary(config: Config) -> str:
     return "\n".join(lines)
 
 
-def _way(upstream: UpstreamConfig) -> str:
+def _way(name: str, upstream: UpstreamConfig) -> str:
     """Through which proxy it is reached, without user and password."""
     if upstream.proxy is None:
         return ""
     wanted = upstream.proxy.reveal()
-    return ", by the environment's proxies" if wanted == ENVIRONMENT else f", through {parse(wanted)}"
+    if wanted != ENVIRONMENT:
+        return f", through {parse(wanted)}"
+    if not upstream.base_url:
+        return ", by the environment's proxies"
+    origin, _ = Origin.parse(upstream.base_url)
+    try:
+        proxy = proxy_to(upstream.proxy, origin.scheme, origin.host, origin.port)
+    except ValueError as error:
+        raise ConfigError(f"upstreams.{name}.proxy: {error}") from None
+    return f", {'directly' if proxy is None else f'through {proxy}'}, as this environment has it"
 
 
 def _counted(count: int, noun: str) -> str:
