@@ -174,21 +174,39 @@ def test_as_many_rounds_are_made_as_fit():
     assert 2 <= len(seeds(60, minutes=15.0)) <= 5  # each look at the clock takes a minute
 
 
-def test_what_the_articles_measure_is_there_with_the_bare_sdk(monkeypatch):
+def test_what_the_articles_measure_is_there_with_the_bare_sdk(monkeypatch, tmp_path):
     def measured(server, prefix, system, workload, options, seed):
         asked.append((workload, system))
         figures = dict.fromkeys(("bytes", "upstream_calls", "input_tokens", "output_tokens", "broken"), 1)
         return {"seconds": [1.0], "failures": [], **figures}
 
     asked = []
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{network.BEGIN}old\n{network.END}after\n")
     monkeypatch.setattr(network, "measure", measured)
     monkeypatch.setattr(network, "sides", lambda options: contextlib.nullcontext((None, [])))
     monkeypatch.setattr(network, "rounds", lambda options: [1] if options.minutes == 15 else [])
-    tables = network.main(["--articles"])
+    tables = network.main(["--articles", "--page", str(page)])
     workloads = {"5 MB up", "20 MB up", "5 MB of text up", "20 MB of text up", "5 MB down", "100 at once"}
     assert set(tables) == workloads
     assert {system for _, system in asked} == {"requests", "sdk", "sdk-zstd", "penstock"}
     assert all(each["dollars"] > 0 for rows in tables.values() for each in rows)
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert "18% of transfers of 10 MB break" in text
+    assert all(f"**{each}**" in text for each in workloads)
+    network.write(page, "new")
+    assert page.read_text() == f"before\n{network.BEGIN}\nnew\n\n{network.END}after\n"
+
+
+def test_the_page_of_the_articles_figures_has_its_marks(tmp_path):
+    text = Path(network.ARTICLES["page"]).read_text()
+    assert text.count(network.BEGIN) == text.count(network.END) == 1
+    (tmp_path / "other.md").write_text("no marks\n")
+    with pytest.raises(SystemExit, match="lost its marks"):
+        network.write(tmp_path / "other.md", "new")
 
 
 def test_the_mean_lies_in_its_interval():
@@ -202,12 +220,10 @@ def test_the_cost_of_the_client_is_measured():
     assert all(value > 0 for value in (*alone.values(), *streamed.values()))
 
 
-def test_what_was_set_out_for_is_judged(capsys):
+def test_what_was_set_out_for_is_judged():
     def row(system, mean, dollars):
         return {"system": system, "mean": mean, "dollars": dollars}
 
     rows = [row("requests", 10.0, 0.3), row("sdk-zstd", 2.0, 0.1), row("penstock", 2.4, 0.1)]
-    network.judge({"a": rows}, clean=True)
-    assert "| a | -76%, met | -67%, met | +20%, **not met** |" in capsys.readouterr().out
-    network.judge({"a": rows}, clean=False)
-    assert "| a | -76%, met | -67%, met | +20% |" in capsys.readouterr().out
+    assert "| a | -76%, met | -67%, met | +20%, **not met** |" in network.judged({"a": rows}, clean=True)
+    assert "| a | -76%, met | -67%, met | +20% |" in network.judged({"a": rows}, clean=False)

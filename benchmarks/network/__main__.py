@@ -3,7 +3,7 @@
 ::
 
     python -m benchmarks.network                      real packets, in namespaces (root, Linux)
-    python -m benchmarks.network --articles           what the articles measure, in a quarter of an hour
+    python -m benchmarks.network --articles           what the articles measure, in a quarter of an hour, into the docs
     python -m benchmarks.network --relay              the same over a relay in user space, by anybody
     python -m benchmarks.network --hazard 0           a link that never breaks
     python -m benchmarks.network --hazard 0.1         one on which 86 % of transfers of 20 MB break
@@ -13,7 +13,8 @@ They are made, not found: how often a real link breaks, only that link can tell.
 
 ``--minutes 15`` makes as many rounds of everything as fit, and one at least; each has other breaks, the same for all
 systems.  ``--articles`` is that, with the bare SDK beside the others, for transfers of 5 and 20 MB, 5 MB of generated
-text, and 100 calls at once.
+text, and 100 calls at once; it writes its figures, and what they were measured with, into ``docs/transfer-figures.md``,
+unless ``--page`` names another one.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
+from benchmarks.gateway.report import machine
 from benchmarks.network.caller import SYSTEMS, WORKLOADS
 from benchmarks.network.tunnel import ADDRESSES, namespaces
 
@@ -48,7 +51,9 @@ ARTICLES = {
     "workloads": [each for each in USUAL if each != "100 of text at once"],
     "systems": ["requests", "sdk", "sdk-zstd", "penstock"],
     "minutes": 15.0,
+    "page": str(Path(__file__).resolve().parents[2] / "docs" / "transfer-figures.md"),
 }
+BEGIN, END = "<!-- written by `python -m benchmarks.network --articles` -->\n", "<!-- end -->\n"
 INPUT_PRICE, OUTPUT_PRICE = 2.5, 10.0  # dollars for a million tokens
 # What we set out for: than requests, and than the fair one at most.
 LESS_TIME, LESS_COST, SLOWER = (
@@ -162,6 +167,7 @@ def main(arguments=None):
     parser.add_argument("--workloads", nargs="+", default=USUAL, choices=WORKLOADS)
     parser.add_argument("--systems", nargs="+", default=SYSTEMS, choices=SYSTEMS)
     parser.add_argument("--json", help="write the figures to this file")
+    parser.add_argument("--page", help="write them into this page, between its marks")
     if "--articles" in (sys.argv[1:] if arguments is None else arguments):
         parser.set_defaults(**ARTICLES)
     options = parser.parse_args(arguments)
@@ -174,10 +180,13 @@ def main(arguments=None):
         workload: [row(system, runs[workload, system]) for system in options.systems]
         for workload in options.workloads
     }
-    for workload, rows in tables.items():
-        show(workload, rows)
-    judge(tables, clean=options.hazard == 0)
-    print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
+    told = [
+        *(shown(workload, rows) for workload, rows in tables.items()),
+        judged(tables, clean=options.hazard == 0),
+    ]
+    print("\n\n".join(told), f"\n\nload average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores")
+    if options.page:
+        write(Path(options.page), "\n\n".join([conditions(options, tables), *told]))
     if options.json:
         told = {"options": vars(options), "load": os.getloadavg(), "cores": os.cpu_count(), "tables": tables}
         with open(options.json, "w") as file:
@@ -197,26 +206,53 @@ def rounds(options, now=time.monotonic):
         longest = max(longest, now() - round_began)
 
 
-def show(workload, rows):
-    print(
-        f"\n{workload}\n"
-        "| system | calls | failed | s, mean (95 %) | s, p90 | MB each | upstream calls each | $ for each that came |\n"
-        "|---|--:|--:|--:|--:|--:|--:|--:|"
+def shown(workload, rows):
+    """One workload's table."""
+    lines = [
+        f"**{workload}**\n",
+        "| system | calls | failed | broken | s, mean (95 %) | s, p90 | MB each | upstream calls each | $ for each that came |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    lines += [
+        f"| {each['system']} | {each['calls']} | {each['failed']} | {each['broken']} "
+        f"| {each['mean']:.1f} ({each['low']:.1f}–{each['high']:.1f}) | {each['p90']:.1f} "
+        f"| {each['mb']:.1f} | {each['upstream_calls']:.2f} | {each['dollars']:.4f} |"
+        for each in rows
+    ]
+    return "\n".join(lines)
+
+
+def conditions(options, tables):
+    """Under which the figures were measured."""
+    where = machine()
+    rows = next(iter(tables.values()))
+    link = "a relay in user space" if options.relay else "real packets between two network namespaces"
+    return (
+        f"{where['date']}, {where['cpu']}, {where['cores']} cores, Python {where['python']}, load average "
+        f"{where['load_average'][0]}; {link}, round trip {options.rtt * 1e3:.0f} ms, {options.rate * 8e-6:.0f} Mbit/s, "
+        f"{options.loss:.1%} of the packets lost; {1 - math.exp(-10 * options.hazard):.0%} of transfers of 10 MB break, by "
+        f"{', '.join(KINDS)}, seeds from 1 on; {rows[0]['calls']} calls in each cell of the first table."
     )
-    for each in rows:
-        print(
-            f"| {each['system']} | {each['calls']} | {each['failed']} "
-            f"| {each['mean']:.1f} ({each['low']:.1f}–{each['high']:.1f}) | {each['p90']:.1f} "
-            f"| {each['mb']:.1f} | {each['upstream_calls']:.2f} | {each['dollars']:.4f} |",
-            flush=True,
-        )
 
 
-def judge(tables, *, clean):
+def write(page, told):
+    """Put the figures between the page's marks.
+
+    :raises SystemExit: it has none
+    """
+    head, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"{page} has lost its marks")
+    page.write_text(f"{head}{BEGIN}\n{told}\n\n{END}{tail}", encoding="utf-8")
+
+
+def judged(tables, *, clean):
     """What was set out for, and what came of it."""
-    print(
-        f"\n| workload | time, than requests | cost, than requests | time, than {FAIR} |\n|---|--:|--:|--:|"
-    )
+    lines = [
+        f"| workload | time, than requests | cost, than requests | time, than {FAIR} |",
+        "|---|--:|--:|--:|",
+    ]
     for workload, rows in tables.items():
         found = {each["system"]: each for each in rows}
         ours = found.get("penstock")
@@ -234,9 +270,9 @@ def judge(tables, *, clean):
             ratio = ours[figure] / found[rival][figure]
             verdict = "" if most is None else ", met" if ratio <= most else ", **not met**"
             cells.append(f"{ratio - 1:+.0%}{verdict}")
-        print(f"| {workload} | {' | '.join(cells)} |")
+        lines.append(f"| {workload} | {' | '.join(cells)} |")
     words = "at least {:.0%} less time and {:.0%} less cost than requests, {:.0%} slower than {} at most on a clean link"
-    print("\nSet out for: " + words.format(LESS_TIME, LESS_COST, SLOWER, FAIR))
+    return "\n".join(lines) + "\n\nSet out for: " + words.format(LESS_TIME, LESS_COST, SLOWER, FAIR) + "."
 
 
 if __name__ == "__main__":
