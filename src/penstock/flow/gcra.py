@@ -25,21 +25,23 @@ class Bucket:
 
     :param limit: units; 0: nothing ever fits
     :ivar full_at: from then on it is full, if nothing more is taken: unless the limit is 0, everything fits
+    :ivar each: seconds in which a unit comes in
+    :ivar found_full: when something was last taken of the whole
     """
 
-    __slots__ = ("_each", "_found_full", "_gaps", "full_at", "limit", "period")
+    __slots__ = ("_gaps", "each", "found_full", "full_at", "limit", "period")
 
     def __init__(self, limit: float, period: float = PERIOD) -> None:
         self.period = float(period)
         Bucket.resize(self, limit)
         self.full_at = -inf
-        self._found_full = -inf  # when something was last taken of the whole
+        self.found_full = -inf
         self._gaps: list[tuple[float, float]] = []  # when something was taken: seconds until full before it
 
     def resize(self, limit: float) -> None:
         """It holds so many units from now on."""
         self.limit = float(limit)
-        self._each = self.period / limit if limit else 0.0  # seconds in which a unit comes in
+        self.each = self.period / limit if limit else 0.0
 
     def wait(self, units: float, now: float) -> float:
         """Seconds until so many units can be taken; 0: now.
@@ -54,7 +56,7 @@ class Bucket:
         if left <= 0.0:  # full
             return 0.0
         wanted = units if units < limit else limit  # noqa: FURB136 - min() costs three times as much
-        late = left + wanted * self._each - self.period
+        late = left + wanted * self.each - self.period
         # Rounding must not make somebody wait who was told to come back exactly now.
         return late if late > self.period * 1e-9 else 0.0
 
@@ -63,19 +65,19 @@ class Bucket:
         gap = self.full_at - now
         if gap > 0.0:
             self._remember(gap, now)
-            self.full_at += units * self._each
+            self.full_at += units * self.each
         else:
-            self._found_full = now
-            self.full_at = now + units * self._each
+            self.found_full = now
+            self.full_at = now + units * self.each
 
     def correct(self, units: float, taken_at: float) -> float:
         """So many units more were used than were taken at ``taken_at``, or, negative, fewer.
 
         :returns: units that this changed the bucket by: what finds no room is not given back
         """
-        seconds = units * self._each
+        seconds = units * self.each
         if seconds < 0.0:
-            if taken_at < self._found_full:
+            if taken_at < self.found_full:
                 return 0.0
             if self._gaps:
                 seconds = self._with_room(seconds, taken_at)
@@ -84,7 +86,7 @@ class Bucket:
 
     def _remember(self, gap: float, now: float) -> None:
         gaps = self._gaps
-        if gaps and gaps[-1][0] <= self._found_full:  # what was before that does not matter any more
+        if gaps and gaps[-1][0] <= self.found_full:  # what was before that does not matter any more
             gaps.clear()
         while gaps and gaps[-1][1] >= gap:
             gaps.pop()
@@ -139,7 +141,7 @@ def fit(buckets: Iterable[Bucket], units: float, now: float) -> bool:
     for bucket in buckets:
         gap = bucket.full_at - now
         # What is more than the bucket holds, and what is a matter of rounding, only its own method knows.
-        if gap > 0.0 and gap + units * bucket._each > bucket.period and bucket.wait(units, now):  # noqa: SLF001
+        if gap > 0.0 and gap + units * bucket.each > bucket.period and bucket.wait(units, now):
             return False
     return True
 
@@ -155,7 +157,7 @@ def take_for_good(buckets: Iterable[Bucket], now: float) -> None:
     """Take 1 from each bucket, to which nothing is ever given back: so nothing has to be remembered."""
     for bucket in buckets:
         full_at = bucket.full_at
-        bucket.full_at = (full_at if full_at > now else now) + bucket._each  # noqa: SLF001, FURB136 - the same
+        bucket.full_at = (full_at if full_at > now else now) + bucket.each  # noqa: FURB136 - the same
 
 
 def take_of_full(ones: Iterable[Bucket], others: Iterable[Bucket], units: float, now: float) -> bool:
@@ -171,10 +173,10 @@ def take_of_full(ones: Iterable[Bucket], others: Iterable[Bucket], units: float,
         if bucket.full_at > now:
             return False
     for bucket in ones:
-        bucket.full_at = now + bucket._each  # noqa: SLF001
+        bucket.full_at = now + bucket.each
     for bucket in others:
-        bucket._found_full = now  # noqa: SLF001
-        bucket.full_at = now + units * bucket._each  # noqa: SLF001
+        bucket.found_full = now
+        bucket.full_at = now + units * bucket.each
     return True
 
 
@@ -188,5 +190,5 @@ def correct(buckets: Iterable[Bucket], taken: float, used: float, taken_at: floa
 def correct_by(buckets: Iterable[Bucket], units: float, taken_at: float) -> None:
     """The same for so many units more, or, negative, fewer, of buckets that hold what was taken."""
     for bucket in buckets:
-        if units >= 0.0 or taken_at >= bucket._found_full:  # noqa: SLF001 - as a rule it was full in spite of it
+        if units >= 0.0 or taken_at >= bucket.found_full:  # as a rule it was full in spite of it
             bucket.correct(units, taken_at)

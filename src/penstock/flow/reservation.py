@@ -58,6 +58,7 @@ class Concerned:
         "_leased",
         "_leases",
         "_places",
+        "_rows",
         "accounts",
         "at",
         "budgets",
@@ -87,6 +88,16 @@ class Concerned:
         self._leased = tuple(
             budget for each in accounts if each.lease is not None for budget in each.lease.budgets
         )
+        nothing = gcra.Bucket(inf)  # in the place of what an account is not limited in
+        self._rows = tuple(
+            (
+                each,
+                inf if (most := each.concurrent) is None else most,
+                each.requests or nothing,
+                each.tokens or nothing,
+            )
+            for each in (() if shared or self._is_shut else self.accounts)
+        )
         self.at: dict[Reached, Concerned] = {}
 
     def __repr__(self) -> str:
@@ -94,6 +105,28 @@ class Concerned:
 
     def take(self, tokens: int, cost: int, now: float) -> bool:
         """Take a request, tokens and money of all of them, if all have room; whether they had."""
+        rows = self._rows
+        if not rows or tokens > self.least_tokens:
+            return self._take_each(tokens, cost, now)
+        for account, most, requests, of_tokens in rows:
+            if account.in_progress >= most or requests.full_at > now or of_tokens.full_at > now:
+                return self._take_each(tokens, cost, now)
+        for budget in self.budgets:
+            if budget.left <= cost and not budget.fits(cost):
+                return False
+        # All buckets are full, as a rule: what the functions of gcra come to then, in one go.
+        for account, _, requests, of_tokens in rows:
+            account.in_progress += 1
+            requests.full_at = now + requests.each
+            of_tokens.found_full = now
+            of_tokens.full_at = now + tokens * of_tokens.each
+        if cost:
+            for budget in self.budgets:
+                budget.left -= cost
+        return True
+
+    def _take_each(self, tokens: int, cost: int, now: float) -> bool:
+        """The same, whatever there is."""
         if self._is_shut:
             return False
         for account, most in self._places:
@@ -110,7 +143,11 @@ class Concerned:
                 if budget.left <= cost and not budget.fits(cost):
                     return False
         requests, of_tokens = self.requests, self.tokens
-        if tokens > self.least_tokens or not gcra.take_of_full(requests, of_tokens, tokens, now):
+        if not (
+            self.shared
+            and tokens <= self.least_tokens
+            and gcra.take_of_full(requests, of_tokens, tokens, now)
+        ):
             if not (gcra.fit(requests, 1.0, now) and (not tokens or gcra.fit(of_tokens, tokens, now))):
                 return False
             if self.shared:

@@ -557,14 +557,14 @@ class Gateway:
 
     def _most(self, call: Call, usage: Usage) -> int:
         """What a call can cost at the dearest of its candidates."""
+        router, prices = self.pipeline.snapshot.router, self.recorder.ledger.prices
+        sole = router.sole(call)
+        if sole is not None:
+            return prices.estimate(sole.upstream.name, sole.model, usage)
         try:
-            candidates = self.pipeline.snapshot.router.may_answer(call)
+            candidates = router.may_answer(call)
         except UnknownModel:
             return 0
-        prices = self.recorder.ledger.prices
-        if len(candidates) == 1:
-            sole = candidates[0]
-            return prices.estimate(sole.upstream.name, sole.model, usage)
         return max(
             prices.estimate(candidate.upstream.name, candidate.model, usage) for candidate in candidates
         )

@@ -457,6 +457,13 @@ class Router:
         found = self._reached[place] = allotment.reached if allotment is not None else None
         return found
 
+    def sole(self, call: Call) -> Candidate | None:
+        """The only candidate that may come to answer a call, where that is known; None: there are several, or it is not."""
+        if self.substitutes is not None or call.version:
+            return None
+        found = self._single.get(call.model)
+        return None if found is None else found[0]
+
     def may_answer(self, call: Call) -> Sequence[Candidate]:
         """All candidates that may come to answer a call; see :meth:`route`."""
         candidates = self.route(call)
