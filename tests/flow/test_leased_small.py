@@ -345,3 +345,22 @@ def test_a_limit_that_a_reload_makes_small_and_large_again_is_kept_to_all_the_ti
     assert large == 60
     assert small == 2
     assert again == pytest.approx(600 * (0.9 + 6 / 60 - 2 / 8), rel=0.1)  # as full as it was
+
+
+def test_who_misses_the_others_word_just_while_a_call_is_looked_at_lets_it_in_by_its_share():
+    """Not enough was granted at the first look at the clock, and at the next one nobody is waited for any more."""
+
+    async def main():
+        world = await World(2, requests_per_minute=10).start()
+        process, began = world.processes[0], world.clock.now()
+        assert process.now(patient=True) is None
+        waiting = asyncio.ensure_future(process.limiter.wait_leased(a_call(ALICE), 60.0))
+        await asyncio.sleep(0)
+        (account,) = process.limiter._accounts.values()
+        looks = iter([began + UNHEARD - 0.001])
+        account.lease._now = lambda: next(looks, began + UNHEARD + 0.001)
+        got = process.now()
+        waiting.cancel()
+        return got
+
+    assert asyncio.run(main()) is not None

@@ -183,7 +183,10 @@ class Limiter:
             cost = price(call, _likely(call, prompt, output))
         tokens = prompt + output
         if not concerned.take(tokens, cost, now):
-            raise self._refusal(concerned, now, tokens, cost, refused, patient=patient)
+            refusal = self._refusal(concerned, now, tokens, cost, refused, patient=patient)
+            # None: the others' word has come to be too old just between the two looks, and our share has room.
+            if refusal is not None or not concerned.take(tokens, cost, now):
+                raise refusal or RateLimited("try again in a moment", code=_NO_RATE, retry_after=SOON)
         return CallReservation(concerned, now, tokens, cost)
 
     async def wait_leased(self, call: Call, seconds: float, reached: Reached | None = None) -> None:
@@ -390,8 +393,8 @@ class Limiter:
         refused: Callable[[str, str], None],
         *,
         patient: bool,
-    ) -> RateLimited:
-        """Why there is no room, by the limit that lasts longest."""
+    ) -> RateLimited | None:
+        """Why there is no room, by the limit that lasts longest; None: there is, now."""
         longest = -1.0
         worst: tuple[Account, str] | None = None
         for account in concerned.accounts:
@@ -403,7 +406,8 @@ class Limiter:
                 )
                 if wait > longest:
                     longest, worst = wait, (account, kind)
-        assert worst is not None, "one of them has no room"
+        if worst is None:
+            return None
         account, kind = worst
         if patient:
             return LeaseWanted(_sentence(account, kind, longest, cost))
