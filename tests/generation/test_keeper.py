@@ -74,6 +74,53 @@ def test_what_a_reader_brings_who_comes_back_is_not_brought_once_more_by_a_look_
     asyncio.run(test())
 
 
+class AskedStore(SQLiteStore):
+    """Does not answer who comes back, and says when its owner's lease has been renewed since it was asked."""
+
+    def __init__(self, path):
+        super().__init__(path, 1 << 26)
+        self.asked = asyncio.Event()
+        self.renewed = asyncio.Event()
+
+    async def claim(self, *what, **more):
+        self.asked.set()
+        await asyncio.Event().wait()
+
+    async def renew(self, owner, until):
+        await super().renew(owner, until)
+        if self.asked.is_set():
+            self.renewed.set()
+
+
+class ManyLeft(NobodysRuns):
+    """A thousand answers whose readers have left."""
+
+    def __init__(self):
+        self.generations = []
+
+    def deserted(self):
+        return self.generations
+
+
+def test_the_lease_is_renewed_while_the_store_is_asked_for_thousands_whether_their_readers_come_back(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module, "CLAIM_BUDGET", 60.0)
+    monkeypatch.setattr(module, "Written", SimpleNamespace)
+
+    async def test():
+        store, runs = AskedStore(tmp_path / "g.db"), ManyLeft()
+        keeper = Keeper(store, Clock(), kept_for=60.0, lease=60.0)
+        await keeper.start(runs)
+        written = SimpleNamespace(entry=SimpleNamespace(journal=keeper.journal))
+        runs.generations = [SimpleNamespace(id=f"gen_{number}", journal=written) for number in range(1_000)]
+        await asyncio.wait_for(store.asked.wait(), 30)
+        await asyncio.wait_for(store.renewed.wait(), 30)
+        await keeper.close()
+
+    asyncio.run(test())
+
+
 class LeavingStore(SQLiteStore):
     """Its keeper's process begins to go away while this looks for what nobody owns, or takes that over."""
 

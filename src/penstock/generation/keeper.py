@@ -141,7 +141,8 @@ class Keeper:
         self.journal.start()
         await self._quietly(self._begin_lease())
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._tend(runs)), loop.create_task(self._follow())]
+        doing = self._tend(runs), self._heed_dismissals(runs), self._follow()
+        self._tasks = [loop.create_task(each) for each in doing]
 
     async def close(self) -> None:
         if self._naming is not None:
@@ -529,6 +530,15 @@ class Keeper:
             return False
         return not claim.won
 
+    async def _heed_dismissals(self, runs: Owner) -> None:
+        """Whose readers have left asks the store for each, and the lease does not wait for that: it may be thousands."""
+        while True:
+            try:
+                await self._end_dismissed(runs.deserted())
+            except Exception:
+                log.exception("defect while asking %r who comes back", self.store)
+            await asyncio.sleep(min(self._lease / 4, BEAT))
+
     async def _end_dismissed(self, deserted: list[Generation]) -> None:
         for generation in deserted:
             written = generation.journal
@@ -574,7 +584,6 @@ class Keeper:
                     more = len(found) == TAKE_AT_ONCE
                 if self._bookings is not None:
                     await self._bookings.hear(now)
-                await self._end_dismissed(runs.deserted())
                 if here - swept > 60.0:
                     swept = here
                     await self.store.expire(now)
