@@ -569,6 +569,12 @@ def test_the_cache_can_lie_in_a_cluster_and_limits_cannot(scheme):
         parse(limited, "p.yaml", {})
 
 
+@pytest.mark.parametrize(("tier", "what"), [("tier: gol", "gol (did you mean gold?)"), ("", "standard")])
+def test_a_key_is_of_a_tier_that_there_is(tier, what):
+    key = f"{{name: a, hash: 'sha256:{'0' * 64}', {tier}}}"
+    assert f"there is no tier {what}" in " ".join(mistakes(f"tiers: {{gold: {{}}}}\nkeys: [{key}]"))
+
+
 def test_who_is_limited_is_an_upstream_that_there_is():
     limited = (
         "upstreams: {open: {kind: sim}}\nlimits: {upstreams: {opem: {concurrent: 1}, '*': {concurrent: 1}}}"

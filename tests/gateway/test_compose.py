@@ -21,7 +21,7 @@ from serving import (
 )
 
 from penstock.config.model import Config, KeyConfig, LedgerConfig, UpstreamConfig
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, LeaseWanted
 from penstock.gateway.compose import build
 from penstock.metrics import render
 from penstock.testing import FakeClock, ScriptedUpstream, Step
@@ -100,6 +100,27 @@ def test_what_cannot_be_used_is_said_at_the_start(tmp_path, wrong):
         upstream["ca_file"] = missing
     with pytest.raises(ConfigError, match="missing"):
         build(Config(upstreams={"u": UpstreamConfig(**upstream)}, **more), clock=FakeClock())
+
+
+def test_a_defect_while_a_call_waits_to_be_admitted_is_500_and_leaks_nothing(monkeypatch, caplog):
+    async def main():
+        from gateway_doubles import BODY, FakeExchange
+
+        gateway = build(config("http://127.0.0.1:9"), clock=FakeClock())
+        exchange, admission = FakeExchange(), gateway.pipeline.admission
+        exchange.whole_body = lambda: BODY
+        assert gateway.opening(exchange) > 0
+
+        def wanted(*_, **__):
+            raise LeaseWanted("a moment")
+
+        monkeypatch.setattr(type(admission), "acquire", wanted)  # and there is no limiter to wait for
+        gateway(exchange)
+        await gateway.pipeline.wait_idle()
+        return exchange.status, admission.in_progress, len(gateway.pipeline.registry)
+
+    assert on_uvloop(main) == (500, 0, 0)
+    assert "defect while admitting" in caplog.text
 
 
 def test_a_defect_while_answering_is_500_and_leaks_nothing(monkeypatch):

@@ -141,6 +141,9 @@ class Pipeline:
             await self.admission.acquire_late(call)
         except PenstockError as error:
             self._refuse(exchange, error, call.endpoint, call.tenant, call)
+        except Exception:
+            log.exception("defect while admitting %s", call.id)
+            self._refuse(exchange, InternalError("internal error"), call.endpoint, call.tenant, call)
         else:
             await self._waiting_for(self._find_late(exchange, call, recalled), exchange, call)
 
