@@ -1,9 +1,15 @@
+import asyncio
+from types import SimpleNamespace
+
 import pytest
 from gateway_doubles import BODY, a_call
 
 from penstock.errors import BadRequest, KeyReused, UpstreamBroken
 from penstock.gateway.stages import attach
+from penstock.gateway.stages.authenticate import ANONYMOUS
+from penstock.generation.log import State
 from penstock.generation.registry import Registry
+from penstock.generation.store import Claim, StoreUnavailable
 from penstock.messages import Endpoint, Tenant
 from penstock.testing import FakeClock
 
@@ -183,3 +189,105 @@ def test_a_caller_who_can_come_back_is_waited_for():
     assert attach.grace(a_call(headers=FIRST), started=False) == attach.GRACE
     assert attach.grace(a_call(headers=FIRST), started=True) == 0  # SDKs do not repeat what has begun
     assert attach.grace(a_call(), started=False) == 0
+
+
+# ---- what other processes know ----
+
+
+class Keeper:
+    """Of whose names all but the last belong to these generations: ``(state, body, ended recently)``; None: not kept."""
+
+    def __init__(self, *others, unavailable=False):
+        self.others = list(others)
+        self.unavailable = unavailable
+        self.instead_of = []
+
+    async def claim(self, name, generation_id, old=""):
+        if self.unavailable:
+            raise StoreUnavailable("gone")
+        self.instead_of.append(old)
+        if not self.others:
+            return Claim(generation_id, name.fingerprint, won=True)
+        self.other = self.others.pop(0)
+        body = BODY if self.other is None else self.other[1]
+        fingerprint = attach.stored_name(a_call(body=body)).fingerprint
+        return Claim(f"other {len(self.instead_of)}", fingerprint, won=False)
+
+    async def claimed(self, claim):
+        if self.other is None:
+            return None
+        state, _, recent = self.other
+        return SimpleNamespace(id=claim.generation, state=state, recent=recent)
+
+    def is_recent(self, record, seconds):
+        assert seconds == attach.RECENT
+        return record.recent
+
+
+def elsewhere(*others, headers=KEY, **more):
+    keeper = Keeper(*others, **more)
+    record = asyncio.run(attach.find_elsewhere(a_call(headers=headers), keeper))
+    return None if record is None else record.id, keeper.instead_of
+
+
+def test_what_another_process_has_answered_is_found_by_its_name():
+    assert elsewhere((State.RUNNING, BODY, True)) == ("other 1", [""])
+    assert elsewhere() == (None, [""])
+
+
+def test_an_answer_that_failed_or_is_not_kept_elsewhere_leaves_its_name_to_the_next():
+    assert elsewhere((State.FAILED, BODY, True)) == (None, ["", "other 1"])
+    assert elsewhere(None) == (None, ["", "other 1"])
+    assert elsewhere(None, (State.FINISHED, BODY, True)) == ("other 2", ["", "other 1"])
+
+
+def test_a_key_finds_what_ended_long_ago_and_an_sdks_retry_does_not():
+    assert elsewhere((State.FINISHED, BODY, False)) == ("other 1", [""])
+    assert elsewhere((State.FINISHED, BODY, False), headers=RETRY) == (None, ["", "other 1"])
+    assert elsewhere((State.FINISHED, BODY, True), headers=RETRY) == ("other 1", [""])
+
+
+def test_the_same_key_with_another_body_is_refused_wherever_the_first_was_asked():
+    other = BODY.replace(b"hi", b"ho")
+    with pytest.raises(KeyReused):
+        elsewhere((State.RUNNING, other, True))
+    assert elsewhere((State.FAILED, other, True))[0] is None
+
+
+def test_a_store_that_does_not_answer_knows_nothing():
+    assert elsewhere((State.RUNNING, BODY, True), unavailable=True) == (None, [])
+
+
+def test_who_must_look_elsewhere():
+    for headers, there in ((KEY, True), (RETRY, True), (FIRST, False), ({}, False)):
+        assert attach.may_be_elsewhere(a_call(headers=headers)) is there
+
+
+def test_names_elsewhere_tell_callers_endpoints_and_bodies_apart():
+    """Where the gateway has no keys, the one for the provider says whose a name is; else the tenant does."""
+    mine, other = ({**KEY, b"authorization": b"Bearer sk-" + who} for who in (b"mine", b"other"))
+    names = {
+        attach.stored_name(a_call(headers=headers, tenant=tenant))[:2]
+        for headers in (mine, other, KEY)
+        for tenant in (ANONYMOUS, Tenant(name="team"))
+    }
+    assert len(names) == 4
+    assert ("team", "key k") in names
+    assert (ANONYMOUS.name, "key k") in names
+    assert not any("sk-" in part for name in names for part in name)
+    prints = {
+        attach.stored_name(a_call(headers=KEY, **more)).fingerprint
+        for more in ({}, {"body": BODY.replace(b"hi", b"ho")}, {"endpoint": Endpoint.MESSAGES})
+    }
+    assert len(prints) == 3
+    retried = attach.stored_name(a_call(headers=RETRY, tenant=Tenant(name="team")))
+    assert retried.name == "request " + retried.fingerprint.hex()
+
+
+def test_the_key_of_a_call_that_shares_anothers_answer_belongs_to_its_own_body(registry, clock):
+    generation = running(registry, headers={})
+    mine = BODY.replace(b":9", b": 9")
+    attach.remember_joined(a_call(body=mine, headers=KEY), generation, registry)
+    assert found(registry, clock, body=mine, headers=KEY) is generation
+    with pytest.raises(KeyReused):
+        found(registry, clock, headers=KEY)

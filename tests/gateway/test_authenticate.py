@@ -1,11 +1,12 @@
 import hashlib
+from math import inf
 
 import pytest
 from gateway_doubles import a_call
 
 from penstock.config.model import KeyConfig
-from penstock.errors import Forbidden, Unauthenticated
-from penstock.gateway.stages.authenticate import ANONYMOUS, MAX_BEARERS, Keyring, permit
+from penstock.errors import Forbidden, KeyExpired, Unauthenticated
+from penstock.gateway.stages.authenticate import ANONYMOUS, MAX_BEARERS, Keyring, owner_of, permit
 from penstock.messages import Tenant
 
 
@@ -112,3 +113,66 @@ def test_a_key_may_use_the_models_that_it_names(models, model, permitted):
     with pytest.raises(Forbidden) as caught:
         permit(call)
     assert (caught.value.code, caught.value.param) == ("model_not_permitted", "model")
+
+
+def test_who_may_use_a_model_may_not_choose_among_its_versions():
+    for models, version, permitted in (
+        (("m",), "", True),
+        (("m",), "v2", False),
+        (("m", "m@v2"), "v2", True),
+        (("m@v2",), "v3", False),
+        (("m@v2",), "", False),
+        (("m@*",), "v3", True),
+        ((), "v2", True),
+    ):
+        call = a_call(tenant=Tenant(models=models), version=version)
+        if permitted:
+            permit(call)
+        else:
+            with pytest.raises(Forbidden, match=f"m@{version}" if version else "'m'"):
+                permit(call)
+
+
+def test_keys_end_one_by_one_in_whatever_order_they_stand():
+    days = ["2027-03-01", "2027-01-01", "2027-02-01"]
+    ring = Keyring([key(f"secret-{day}", day, expires=day) for day in days] + [key("lasts", "lasts")])
+
+    def known():
+        found = []
+        for secret in (*(f"secret-{day}" for day in sorted(days)), "lasts"):
+            try:
+                found.append(ring.tenant({b"x-api-key": secret.encode()}).key_name)
+            except KeyExpired:
+                continue
+        return found
+
+    left = [*sorted(days), "lasts"]
+    assert known() == left
+    while ring.next_end < inf:
+        ring.end(ring.next_end - 1.0)
+        assert known() == left
+        ring.end(ring.next_end)
+        left = left[1:]
+        assert known() == left
+    assert left == ["lasts"]
+    assert ring.end_of(ring.tenant({b"x-api-key": b"lasts"})) == inf
+
+
+def test_a_key_that_was_right_before_is_not_remembered_beyond_its_end():
+    ring = Keyring([key("one", expires="2027-01-01")])
+    headers = {b"authorization": b"Bearer one"}
+    ring.tenant(headers)
+    ring.end(ring.next_end)
+    with pytest.raises(KeyExpired):
+        ring.tenant(headers)
+
+
+def test_what_callers_keep_is_their_tenants_or_where_there_are_no_keys_their_own():
+    mine, other = {b"authorization": b"Bearer sk-mine"}, {b"x-api-key": b"sk-other"}
+    team = Tenant(name="team")
+    assert owner_of(team, mine) == owner_of(team, other) == owner_of(team, {}) == "team"
+    owners = {owner_of(ANONYMOUS, headers) for headers in (mine, other, {})}
+    assert len(owners) == 3
+    assert ANONYMOUS.name in owners
+    assert owner_of(ANONYMOUS, mine) == owner_of(ANONYMOUS, {b"x-api-key": b"sk-mine"})
+    assert not any("sk-" in owner for owner in owners)

@@ -19,6 +19,9 @@ class Listening:
     def opened(self, attempt):
         self.told.append(("opened", attempt.id))
 
+    def noted(self, attempt):
+        self.told.append(("noted", attempt.id, attempt.answer))
+
     def settled(self, attempt):
         self.told.append(("settled", attempt.id, attempt.cost))
 
@@ -199,6 +202,55 @@ def test_totals_are_the_exact_sum_of_what_was_settled(ends):
         assert total.estimated == sum(one.usage.estimated for one in mine)
         for field in set(Usage.__struct_fields__) - {"estimated"}:
             assert getattr(total.usage, field) == sum(getattr(one.usage, field) for one in mine)
+
+
+@given(usages, usages, st.sampled_from(Outcome))
+def test_what_a_provider_told_afterwards_takes_the_place_of_what_was_counted(before, told, outcome):
+    ledger, as_told = Ledger(one_and_two()), Ledger(one_and_two())
+    for one, usage in ((ledger, before), (as_told, told)):
+        one.open(row := attempt())
+        one.settle(ended(row, outcome, usage))
+    more = (sums.totals()[outcome].cost for sums in (as_told, ledger))
+    more_saved = (sums.totals()[outcome].prompt_cache_saved for sums in (as_told, ledger))
+    ledger.correct(outcome, before, told, next(more) - next(more), next(more_saved) - next(more_saved))
+    assert ledger.totals() == as_told.totals()
+
+
+def test_what_prompt_caches_could_have_saved_besides_is_summed_up(ledger):
+    for missed in (3, 4):
+        ledger.open(one := attempt(cache_missed=missed))
+        ledger.settle(ended(one))
+    ledger.enter(ended(attempt(cache_missed=5)))
+    assert ledger.totals()[Outcome.COMPLETED].prompt_cache_missed == 12
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_what_is_entered_when_it_is_over_counts_as_what_was_opened_and_settled_does(outcome):
+    one, other = Ledger(one_and_two()), Ledger(one_and_two())
+    one.enter(entered := ended(attempt(), outcome))
+    other.open(opened := attempt())
+    other.settle(ended(opened, outcome))
+    assert one.totals() == other.totals()
+    assert entered.cost == opened.cost
+    assert one.recent() == [entered]
+
+
+def test_the_store_is_told_of_an_answers_id_only_while_its_attempt_is_open():
+    ledger = Ledger(one_and_two(), Listening())
+    ledger.note(unknown := attempt(), "chatcmpl-0")
+    assert (unknown.answer, ledger.store.told) == ("chatcmpl-0", [])
+    ledger.open(one := attempt())
+    ledger.note(attempt(id=one.id), "chatcmpl-1")
+    ledger.note(one, "chatcmpl-2")
+    ledger.settle(ended(one))
+    ledger.note(one, "chatcmpl-3")
+    assert [told for told in ledger.store.told if told[0] == "noted"] == [("noted", one.id, "chatcmpl-2")]
+
+
+def test_without_a_store_an_answers_id_is_noted_in_its_attempt(ledger):
+    ledger.open(one := attempt())
+    ledger.note(one, "chatcmpl-1")
+    assert one.answer == "chatcmpl-1"
 
 
 def test_new_prices_hold_from_the_next_settling_on(ledger):
