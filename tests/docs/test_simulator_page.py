@@ -65,7 +65,9 @@ def test_figures_are_those_of_the_source():
 
 
 def test_its_paths_answer(simulator):
-    for method, path in re.findall(r"^\| `([A-Z]+) (/\S+)`", PAGE.text, re.MULTILINE):
+    paths = re.findall(r"^\| `([A-Z]+) (/\S+)`", PAGE.text, re.MULTILINE)
+    assert paths
+    for method, path in paths:
         request = urllib.request.Request(simulator.url + path, method=method)
         with urllib.request.urlopen(request) as answer:
             assert answer.status == 200

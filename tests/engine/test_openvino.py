@@ -115,7 +115,9 @@ def test_a_grammar_that_needs_itself_rules_the_answer(backend, prompt):
 
 
 def test_llama_cpps_grammar_for_json_rules_the_answer(backend, prompt):
-    for text in said_by_grammar(backend, prompt, gbnf.read(JSON), 120):
+    texts = said_by_grammar(backend, prompt, gbnf.read(JSON), 120)
+    assert texts
+    for text in texts:
         assert isinstance(json.loads(text), dict)
 
 

@@ -250,11 +250,6 @@ def test_half_an_answer_is_never_a_whole_one(failure):
 
 @pytest.mark.parametrize("failure", ["malformed-event", "cut-after=3"])
 def test_half_a_plain_answer_is_none(failure):
-    async def use(claude, gpt):
-        answer = await claude.messages.create(model="m", max_tokens=64, messages=SAID)
-        assert answer.content[0].text == TEXT
-        return answer
-
     async def main():
         kinds, named = ["bedrock", "bedrock"], models(2, LLAMA)
         async with simulated(failure, "", kinds=kinds, models=named) as (_, port, _):

@@ -218,6 +218,8 @@ def test_what_was_taken_over_while_the_store_failed_is_gone_on_with_when_it_is_b
         await keeper.close()
         await dead.close()
 
+    asyncio.run(test())
+
 
 class CountingStore(SQLiteStore):
     """Counts its keeper's looks after those who have died, and what it clears away; has a clock of its own."""

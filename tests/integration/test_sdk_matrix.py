@@ -92,10 +92,12 @@ class TestChat:
         assert all(chunk.created > 1_700_000_000 for chunk in chunks)
 
     def test_without_asking_there_is_no_usage_chunk(self, openai_client, upstream):
-        for chunk in openai_client.chat.completions.create(
+        stream = openai_client.chat.completions.create(
             model=f"{upstream}/plain", messages=self.CONVERSATION, stream=True
-        ):
-            assert chunk.choices
+        )
+        chunks = list(stream)
+        assert chunks[-1].choices[0].finish_reason
+        assert all(chunk.choices for chunk in chunks)
 
     def test_the_accumulator_follows_a_stream(self, openai_client, heard, upstream):
         with openai_client.chat.completions.stream(
