@@ -217,6 +217,13 @@ def test_a_month_is_longer_than_a_day():
     assert world.refusal().retry_after == 8.5 * 86_400
 
 
+def test_a_refusal_names_the_period_whose_money_is_spent():
+    for period, limit in (("day", {"usd_per_day": 2}), ("month", {"usd_per_month": 2})):
+        world = World(price=1, keys={"alice": LimitConfig(**limit)})
+        world.call().settle(Usage(), 2 * DOLLAR)
+        assert f"its budget of $2 for this {period}" in str(world.refusal())
+
+
 def test_what_other_processes_spent_counts_and_is_not_added_twice():
     world = World(
         price=1, keys={"*": LimitConfig(usd_per_day=3)}, models={"m*": LimitConfig(usd_per_month=9)}
@@ -292,7 +299,33 @@ def test_what_is_not_counted_in_tokens_is_reserved_as_well():
     assert asked == [(4, 4_000), (128, 128_000), (12, 0), (1, 0)]
 
 
+def test_what_is_not_made_behind_an_answer_after_all_gives_back_what_was_handed_on_to_it():
+    limits = LimitConfig(tokens_per_minute=10_000, usd_per_day=1)
+    world = World(keys={"alice": limits}, price=DOLLAR // 2)
+    first = world.call(max_tokens=4_000)
+    behind = first.hand_on()
+    behind.hold()
+    first.release()
+    day = world.limiter._accounts["key", "alice"].day
+    assert (first.windows()[1][1] <= 6_000, day.left) == (True, DOLLAR // 2)
+    behind.release()
+    assert (first.windows()[1][1], day.left) == (10_000, DOLLAR)
+
+
 # ---- a new configuration ----
+
+
+def test_a_limit_that_is_taken_away_is_shared_no_more():
+    world = World(workers=2, keys={"alice": LimitConfig(requests_per_minute=40, concurrent=4)})
+    reservation = world.call()
+    account, lessee = world.limiter._accounts["key", "alice"], world.limiter.lessee
+    lease = account.lease
+    assert lease in {*lessee._dirty, *lessee._warm}
+    world.limiter.configure(LimitsConfig())
+    assert account.lease is None
+    assert lease not in {*lessee._dirty, *lessee._warm}
+    reservation.release()
+    assert world.call() is None
 
 
 def test_a_new_configuration_forgets_nothing_that_was_used():
