@@ -61,6 +61,7 @@ def test_every_line_that_is_wrong_is_named_and_no_hash_is_shown(path):
     path.write_text('{"name": "a", "hash": "x"}\n\n{"name": 1}\nno JSON: pk-secret\n')
     said = mistakes(read_keys, path)
     assert [line.split(":")[0] for line in said] == ["line 3", "line 4"]
+    assert said[1].startswith("line 4: is not one key in JSON, as `penstock key new --file` writes it")
     assert "pk-secret" not in str(said)
 
 

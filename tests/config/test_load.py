@@ -252,6 +252,14 @@ def test_the_error_says_how_many_and_where():
         ("upstreams: {'': {kind: sim}}", "1:13: upstreams", "a name is empty"),
         # Keys.
         ("worker: 1", "1:1: worker", "unknown key (did you mean workers?)"),
+        ("ledger: {lease: 2}", "1:10: ledger.lease", "unknown key (there is generations.lease)"),
+        ("ledger: {workers: 2}", "1:10: ledger.workers", "unknown key (there is workers at the top)"),
+        ("drain_timeout: 30s", "1:16: drain_timeout", 'expected a number without a unit, got "30s"'),
+        (
+            "cache: {disk_bytes: 1GiB}",
+            "1:21: cache.disk_bytes",
+            'expected a whole number without a unit, got "1GiB"',
+        ),
         ("model_list: []", "1:1: model_list", "and `penstock import-litellm` converts it"),
         ("workers: 1\nworkers: 2", "2:1: workers", "this key stands twice (first in line 1)"),
         (SIM + "models: {a: {fallbacks: []}}", "2:13: models.a.candidates", "required key is missing"),
@@ -444,6 +452,15 @@ def test_a_certificate_with_its_key_is_taken(pem):
 def test_a_key_that_does_not_fit_is_a_mistake(pem, key):
     mistake = only_mistake(f"tls: {{certificate: {pem}/cert, key: {pem}/{key}}}")
     assert mistake.startswith("p.yaml:1:6: tls: certificate and key cannot be used")
+
+
+def test_which_of_both_is_no_pem_is_said(pem, tmp_path):
+    (tmp_path / "der").write_bytes(b"\x30\x82")
+    said = "is not in PEM: it has no line that begins with -----BEGIN"
+    mistake = only_mistake(f"tls: {{certificate: {pem}/cert, key: {tmp_path}/der}}")
+    assert mistake.endswith(f" tls.key: {tmp_path}/der {said}")
+    both = mistakes(f"tls: {{certificate: {tmp_path}/der, key: {tmp_path}/der}}")
+    assert [line.split(": ")[1] for line in both] == ["tls.certificate", "tls.key"]
 
 
 # ---- files and sizes -------------------------------------------------------------------------------------

@@ -124,3 +124,29 @@ def test_a_ledger_that_cannot_be_written_is_told(tmp_path, monkeypatch, unwritab
 )
 def test_where_every_worker_can_resume_or_none_shall_nothing_is_said(chosen):
     assert remarks(parse(f"{GOOD}{chosen}")) == []
+
+
+def test_what_is_no_ledger_is_told(tmp_path):
+    file = tmp_path / "notes.txt"
+    file.write_text("hello")
+    config = parse(f"{GOOD}ledger: {{path: '{file}'}}")
+    said = f"ledger.path: {file} is no SQLite file: nothing can be recorded; name another"
+    assert remarks(config) == [said]
+    file.write_text("")
+    assert remarks(config) == []
+    file.write_bytes(b"SQLite format 3\0 and so on")
+    assert remarks(config) == []
+
+
+def test_places_that_cannot_be_written_are_told_where_something_is_to_be_kept_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    answers = f"generations.path: {tmp_path}/g cannot be written: answers will not outlive their process"
+    for more, said in (
+        (f"generations: {{path: '{tmp_path}/g'}}", []),
+        (f"generations: {{path: '{tmp_path}/g', durability: disk}}", [answers]),
+        (
+            f"cache: {{disk: '{tmp_path}/c'}}",
+            [f"cache.disk: {tmp_path}/c cannot be written: nothing will be kept there"],
+        ),
+    ):
+        assert remarks(parse(GOOD + more)) == said

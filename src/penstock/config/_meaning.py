@@ -200,6 +200,13 @@ def _check_tls(tls: Plain | None, reader: Reader) -> None:
             tls["certificate"], tls["key"], lambda: password.reveal() if isinstance(password, Secret) else ""
         )
     except (ssl.SSLError, ValueError) as error:
+        no_pem = [key for key in ("certificate", "key") if b"-----BEGIN " not in File(tls[key]).read_bytes()]
+        for key in no_pem:
+            reader.mistake(
+                ("tls", key), f"{tls[key]} is not in PEM: it has no line that begins with -----BEGIN"
+            )
+        if no_pem:
+            return
         reason = getattr(error, "reason", None) or "not PEM"
         reader.mistake(("tls",), f"certificate and key cannot be used: {reason.replace('_', ' ').lower()}")
 

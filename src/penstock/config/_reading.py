@@ -26,6 +26,7 @@ from penstock.config.references import expand, has_reference
 from penstock.config.secret import Secret
 
 MAX_NODES = 200_000
+_PLACES = 2  # that a hint names
 MAX_MERGES = 16  # how deep `<<` may stand within `<<`
 # What YAML's escapes can make and nothing takes: no path, no address, no header field, and no file in UTF-8.
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -37,6 +38,7 @@ _LITELLM = "; this is the configuration of a LiteLLM proxy, and `penstock import
 _TAG = "tag:yaml.org,2002:"
 _WHOLE = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)\Z")
 _NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)(\.[0-9]+)?([eE][-+]?[0-9]{1,3})?\Z")
+_WITH_UNIT = re.compile(r"[-+]?[0-9][0-9_.]* ?(?:[num]?s|sec|m|min|h|d|[kKMGT]?i?B|%)\Z")
 _SWITCH = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _SWITCHLIKE = {"yes": "true", "on": "true", "no": "false", "off": "false", "y": "true", "n": "false"}
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
@@ -80,6 +82,16 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint in parentheses, or nothing when no known word is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _elsewhere(key: str) -> str:
+    """Where else a key of this name stands, unless that is in many places."""
+    from penstock.config.schema import keys  # noqa: PLC0415 - only for who has made a mistake
+
+    found = [
+        name if "." in name else f"{name} at the top" for name in keys() if name.rpartition(".")[2] == key
+    ]
+    return f" (there is {' and '.join(found)})" if 0 < len(found) <= _PLACES else ""
 
 
 class Reader:
@@ -137,7 +149,8 @@ class Reader:
         values: dict[str, Any] = {}
         for key, (key_node, value) in entries.items():
             if key not in fields:
-                hint = _LITELLM if (*path, key) == ("model_list",) else did_you_mean(key, fields)
+                asked = did_you_mean(key, fields) or _elsewhere(key)
+                hint = _LITELLM if (*path, key) == ("model_list",) else asked
                 self._note(key_node.start_mark, (*path, key), f"unknown key{hint}")
             else:
                 values[key] = self._value(value, fields[key].type, (*path, key))
@@ -280,6 +293,8 @@ def _parsed(text: str, kind: types.Type, *, quoted: bool) -> Any:
         meant = _SWITCHLIKE.get(text.lower())
         raise ValueError(f"expected {meant}" if meant else "")
     assert isinstance(kind, types.IntType | types.FloatType)
+    if _WITH_UNIT.match(text):
+        raise ValueError(f"expected {_wanted(kind)} without a unit")
     if isinstance(kind, types.IntType):
         if not _WHOLE.match(text) or len(text) > 30:
             raise ValueError

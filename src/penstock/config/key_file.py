@@ -51,9 +51,13 @@ def read_keys(path: str | os.PathLike[str]) -> list[KeyConfig]:
             continue
         try:
             keys.append(decoder.decode(line))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except msgspec.ValidationError as error:
             # Its text names members and types, never what a member holds.
             faults.append(f"line {number}: {error}")
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            faults.append(
+                f"line {number}: is not one key in JSON, as `penstock key new --file` writes it: {error}"
+            )
     if faults:
         raise _refused(name, faults)
     return keys

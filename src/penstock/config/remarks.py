@@ -13,6 +13,7 @@ from penstock.config.patterns import match
 from penstock.config.providers import DEFAULT_BASE_URLS, PROVIDERS
 
 _LONGEST_MONTH = 31  # days
+_SQLITE = b"SQLite format 3\0"
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _OPERATIONS = ("/completions", "/embeddings", "/messages", "/models", "/rerank", "/responses")
 _WITHOUT_VERSION = frozenset(provider.base_url for provider in PROVIDERS)
@@ -62,6 +63,15 @@ def remarks(config: Config) -> list[str]:
         )
     if config.ledger.path and not _is_writable(config.ledger.path):
         found.append(f"ledger.path: {config.ledger.path} cannot be written: what is recorded will be lost")
+    elif config.ledger.path and _is_something_else(config.ledger.path):
+        found.append(
+            f"ledger.path: {config.ledger.path} is no SQLite file: nothing can be recorded; name another"
+        )
+    answers = config.generations.path
+    if "disk" in _durabilities(config) and not _is_writable(answers):
+        found.append(f"generations.path: {answers} cannot be written: answers will not outlive their process")
+    if config.cache.disk and not _is_writable(config.cache.disk):
+        found.append(f"cache.disk: {config.cache.disk} cannot be written: nothing will be kept there")
     if config.workers > 1 and config.generations.kept_for and not _outlive_their_process(config):
         found.append(
             f"workers is {config.workers} and generations.durability is memory: only the worker that made an answer can "
@@ -78,10 +88,14 @@ def remarks(config: Config) -> list[str]:
     return found
 
 
+def _durabilities(config: Config) -> set[str | None]:
+    """What answers outlive, by model; None: what they do where nothing is said."""
+    return {config.generations.durability, *(model.durability for model in config.models.values())}
+
+
 def _outlive_their_process(config: Config) -> bool:
     """Whether any answers do; who has chosen for some models knows."""
-    chosen = [config.generations.durability, *(model.durability for model in config.models.values())]
-    return any(durability in {"disk", "shared"} for durability in chosen)
+    return not {"disk", "shared"}.isdisjoint(_durabilities(config))
 
 
 def _of_base_url(upstream: UpstreamConfig) -> str:
@@ -138,9 +152,18 @@ def _meet(one: str, other: str) -> bool:
     return heads and (tail.endswith(other_tail) or other_tail.endswith(tail))
 
 
-def _is_writable(ledger: str) -> bool:
-    """Whether the file can be, and others beside it: SQLite's log, and the locks of its writers."""
-    path = Path(ledger).absolute()
+def _is_something_else(file: str) -> bool:
+    """Whether there is a file that holds something, and is none of SQLite's."""
+    try:
+        with Path(file).open("rb") as opened:
+            return opened.read(len(_SQLITE)) not in (b"", _SQLITE)
+    except OSError:
+        return False
+
+
+def _is_writable(file: str) -> bool:
+    """Whether the file can be, and others beside it: SQLite's log, say, and the locks of its writers."""
+    path = Path(file).absolute()
     return os.access(path.parent, os.W_OK | os.X_OK) and (not path.exists() or os.access(path, os.W_OK))
 
 
