@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import socket
 
 from penstock.cache.entry import Entry
 from penstock.messages import Usage
@@ -49,6 +50,14 @@ def an_entry(text="hello", *, now=NOW, ttl=300.0, **more):
         "tags": ("tenant:a",),
     }
     return Entry(**{**members, **more})
+
+
+def emptied(server):
+    """A Redis server that has forgotten what other tests told it."""
+    with socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall(b"FLUSHALL\r\n")
+        assert sock.recv(100) == b"+OK\r\n"
+    return server
 
 
 class Wall:

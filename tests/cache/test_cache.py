@@ -9,7 +9,7 @@ import subprocess
 import time
 
 import pytest
-from entries import Wall, a_key, an_entry, got
+from entries import Wall, a_key, an_entry, emptied, got
 
 from penstock.cache.cache import EVERYTHING, Cache
 from penstock.cache.entry import Sealer
@@ -73,10 +73,12 @@ async def test_memory_answers_at_once():
 @pytest.fixture(params=["disk", "redis", "cluster"])
 def below(request, tmp_path):
     if request.param == "redis":
-        server = request.getfixturevalue("redis_for_all")
+        server = emptied(request.getfixturevalue("redis_for_all"))
         return lambda: RedisTier(server.url)
     if request.param == "cluster":
         cluster = request.getfixturevalue("cluster_for_all")
+        for server in cluster.servers:
+            emptied(server)
         return lambda: ClusterTier(cluster.url)
     return lambda: DiskTier(tmp_path / "cache.sqlite", 1 << 24)
 
@@ -91,7 +93,7 @@ class Noting:
         self.kept = {}
         self.told = []
 
-    def start(self):
+    def start(self, learn):
         pass
 
     def get(self, key, then):

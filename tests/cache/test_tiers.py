@@ -12,7 +12,7 @@ import sys
 import time
 
 import pytest
-from entries import Wall, a_key, an_entry, got
+from entries import Wall, a_key, an_entry, emptied, got
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -65,15 +65,12 @@ def made(kind, tmp_path, request):
     """Makes tiers that keep their entries in one place, apart from other tests'."""
     wall = Wall(time.time())
     if kind == "redis":
-        server = request.getfixturevalue("redis_for_all")
-        with socket.create_connection(("127.0.0.1", server.port)) as sock:
-            sock.sendall(b"FLUSHALL\r\n")
-            assert sock.recv(100) == b"+OK\r\n"
+        server = emptied(request.getfixturevalue("redis_for_all"))
         return lambda max_bytes=1 << 20: RedisTier(server.url)
     if kind == "cluster":
         cluster = request.getfixturevalue("cluster_for_all")
         for server in cluster.servers:
-            cluster.tell(server, "FLUSHALL")
+            emptied(server)
         return lambda max_bytes=1 << 20: ClusterTier(cluster.url)
     if kind == "disk":
         return lambda max_bytes=1 << 20: DiskTier(tmp_path / "cache.sqlite", max_bytes)
@@ -106,6 +103,25 @@ async def test_what_was_put_is_found_and_nothing_else(made):
         assert await got(tier, a_key(1)) == b"one"
         assert await got(tier, a_key(2)) == b"two"
         assert await got(tier, a_key(3)) is None
+
+
+async def test_what_was_purged_is_told_before_anything_is_found(made, kind):
+    if kind == "memory":
+        return
+    one, two, learnt = made(), made(), []
+    async with running(one):
+        one.put(a_key(1), b"one", soon())
+        one.purged("tenant:a", 5.0)
+        await one.flush()
+        two.start(learnt.append)
+        if kind != "disk":  # whose threads are there at once
+            await two.flush()
+        found = []
+        two.get(a_key(1), lambda sealed: found.append((sealed, *learnt)))
+        await two.flush()
+        await got(two, a_key(2))
+        assert found == [(b"one", {"tenant:a": 5.0})]
+        await two.close()
 
 
 async def test_the_last_one_put_counts(made):

@@ -18,6 +18,8 @@ from serving import (
     serving,
 )
 
+from penstock.cache.shared_clock import SharedClock
+from penstock.cache.tiers.redis import RedisTier
 from penstock.config.model import CacheConfig, ModelCacheConfig, ModelConfig, RetryConfig
 from penstock.testing import ScriptedUpstream, Step
 
@@ -60,8 +62,23 @@ class Wall:
         self.time = 1_700_000_000.0
         cache = gateway.cache
         for clocked in (cache.memory, *(guard.tier for guard in cache.guards)):
-            clocked._now = lambda: self.time
+            if isinstance(clocked, RedisTier):
+                clocked._clock = Deaf(lambda: self.time)
+            else:
+                clocked._now = lambda: self.time
+        cache._clock = None
         cache.now = lambda: self.time
+
+
+class Deaf(SharedClock):
+    """The wall's clock, for a tier whose server's is another."""
+
+    def __init__(self, now):
+        super().__init__()
+        self.now = now
+
+    def heard(self, *_):
+        return 0.0
 
 
 @contextlib.asynccontextmanager

@@ -39,7 +39,7 @@ class Below:
         self.waits = False
         self.resets = 0
 
-    def start(self):
+    def start(self, learn):
         pass
 
     def get(self, key, then):

@@ -26,7 +26,7 @@ MODEL = f"sim:tokens={TOKENS},tps=4"  # six seconds: two leases
 
 
 @contextlib.contextmanager
-def gateway(folder, redis, simulator, *, wrong_by=0, kind="sim", limits=None, **generations):
+def gateway(folder, redis, simulator, *, wrong_by=0, kind="sim", limits=None, cache=None, **generations):
     """A gateway of a machine whose clock is so many seconds ahead."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(
@@ -40,13 +40,15 @@ def gateway(folder, redis, simulator, *, wrong_by=0, kind="sim", limits=None, **
         "upstreams": {
             "own": {"kind": kind, "api_key": "k", "base_url": simulator.base_url, "running_usage": True}
         },
-        "models": {"*": {"candidates": [{"upstream": "own"}], "grace": 60}},
+        "models": {"*": {"candidates": [{"upstream": "own"}], "grace": 60, "cache": cache}},
+        "cache": {"redis": cache and redis.url, "seal_key": "s", "redis_budget": 5},
         "generations": {"durability": "shared", "redis": redis.url, "lease": LEASE, **generations},
         "ledger": {"path": str(folder / "ledger.sqlite")},
         "limits": limits and {**limits, "redis": redis.url},
         "prices": str(prices),
     }
-    running = GatewayProcess(config, folder, environ={"PYTHONPATH": str(folder)})
+    path = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    running = GatewayProcess(config, folder, environ={"PYTHONPATH": os.pathsep.join(path)})
     try:
         yield running.start()
     finally:
@@ -180,3 +182,29 @@ def test_a_day_begins_for_all_at_once_and_has_one_budget(wrong_by, machines, cli
             answered[at] += answer.status_code == 200
     assert sum(answered.values()) == 20
     assert min(answered.values()) > 5
+
+
+@pytest.mark.parametrize("ttl", [2, 300])
+@pytest.mark.parametrize("wrong_by", [HOUR, -HOUR])
+def test_a_kept_answer_is_as_old_everywhere_and_purged_by_whoever_is_told(wrong_by, ttl, machines, client):
+    right, wrong, _ = machines(wrong_by, cache={"ttl": ttl, "stale_while_revalidate": 2_000, "calls": "all"})
+    body = asked("hello", "sim:tokens=2")
+
+    def answered(at):
+        return client.post(at.base_url + "/chat/completions", json=body)
+
+    def is_told(at, status):
+        return lambda: answered(at).headers["penstock-status"] == status
+
+    for one, other in ((wrong, right), (right, wrong)):
+        assert is_told(one, "created")()
+        found = answered(other).headers
+        assert found["penstock-status"] in {"cached", "stale"}
+        assert int(found["age"]) < PATIENCE
+        if ttl < PATIENCE:
+            wait_until(is_told(other, "stale"), seconds=PATIENCE, what="the end of its freshness")
+        else:
+            purged = client.post(other.control_url + "/v1/cache/purge", json={"model": body["model"]})
+            assert purged.status_code == 200, purged.text
+            wait_until(is_told(one, "created"), seconds=PATIENCE, what="word of the purge")
+        body["seed"] = 1  # another question

@@ -7,6 +7,9 @@ question was asked: so a purge of any size is one note, whose cost does not depe
 What is found in one tier is not asked of those below, which would take it for forgotten and let it go: so they are told
 now and then what was used.  Without that, three tiers had found less than the lowest one alone.
 
+Where machines share a tier, all go by one clock (``cache.shared_clock``).  What is dated later than it is now is of a machine
+that did not, and no answer, because nobody can tell whether it was purged since.
+
 A tier may be away when it is told of a purge, or may forget it.  So what it has noted is read again and again, and
 what is missing there is told once more: every process that knows of a purge sees to it that all tiers do.
 """
@@ -24,6 +27,7 @@ import msgspec
 from penstock.cache.entry import Entry, Reason, Sealer, Unusable
 from penstock.cache.guard import Guard
 from penstock.cache.keys import PUBLIC_SECRET
+from penstock.cache.shared_clock import SharedClock
 from penstock.cache.tiers.memory import MemoryTier
 from penstock.cache.tiers.tier import TierStatistics
 
@@ -58,6 +62,7 @@ class Cache:
     :param key_secret: with which its keys are made, see ``cache.keys``
     :param max_entry_bytes: a larger answer is not kept
     :param now: seconds since 1970
+    :param clock: instead of ``now``, where machines share a tier
     """
 
     def __init__(
@@ -69,12 +74,13 @@ class Cache:
         max_entry_bytes: int,
         key_secret: bytes = PUBLIC_SECRET,
         now: Callable[[], float] = time.time,
+        clock: SharedClock | None = None,
     ) -> None:
         self.memory = memory
         self.guards = tuple(guards)
         self.max_entry_bytes = max_entry_bytes
         self.key_secret = key_secret
-        self.now = now
+        self.now = now if clock is None else clock.now
         self.misses = 0  # look-ups that found nothing that answers; counted by who looks up
         self.stored = 0
         self.too_large = 0
@@ -84,6 +90,9 @@ class Cache:
         )
         self.hits = dict.fromkeys([memory.name, *(guard.tier.name for guard in guards)], 0)
         self._sealer = sealer
+        self._clock = clock
+        if clock is not None:
+            clock.agreed = self._agreed
         self._purges: dict[str, float] = {}
         # Purges that each tier has not noted yet.
         self._unheard: list[dict[str, float]] = [{} for _ in guards]
@@ -108,7 +117,7 @@ class Cache:
     def start(self) -> None:
         """Begin to work, in the running event loop."""
         for guard in self.guards:
-            guard.tier.start()
+            guard.tier.start(self._learn)
         if self.guards:
             loop = asyncio.get_running_loop()
             self._working = [loop.create_task(self._read_purges()), loop.create_task(self._tell_uses())]
@@ -201,7 +210,7 @@ class Cache:
             return False
         self.stored += 1
         self.memory.put(key, entry)
-        if not self.guards:
+        if not self.guards or (self._clock is not None and not self._clock.known):
             return True
         if entry.size < _SEALED_ASIDE:
             self._put_below(key, entry, self._sealer.seal(key, entry))
@@ -239,6 +248,8 @@ class Cache:
             return None
         if entry.kept_until <= self.now() or (self._purges and self._was_purged(key, entry)):
             return None
+        if self._clock is not None and entry.asked > self._clock.latest():
+            return None
         return entry
 
     async def tell_uses(self) -> None:
@@ -267,7 +278,7 @@ class Cache:
 
     def purge(self, tag: str) -> None:
         """What carries this tag and was asked until now counts no more, for all who share a tier."""
-        at = self.now()
+        at = self.now() if self._clock is None else self._clock.latest()
         self._note(tag, at)
         for guard, unheard in zip(self.guards, self._unheard, strict=True):
             guard.tier.purged(tag, at)
@@ -286,6 +297,21 @@ class Cache:
         self._purges[tag] = max(at, self._purges.get(tag, 0.0))
         if len(self._purges) > _MAX_PURGES:  # too many to keep them apart: one purge of everything covers all
             self._purges = {EVERYTHING: max(self._purges.values())}
+
+    def _learn(self, found: dict[str, float]) -> None:
+        """A tier has noted these purges."""
+        for tag, at in found.items():
+            if at > self._purges.get(tag, 0.0):
+                self._note(tag, at)
+
+    def _agreed(self, early: float, late: bool) -> None:
+        """The time of all is known, and another than it was taken for here: see :attr:`SharedClock.agreed`."""
+        if late:
+            self.memory.clear()  # a purge by somebody else would leave what is dated after it
+        for unheard in self._unheard:
+            for tag in unheard:
+                unheard[tag] += early
+                self._note(tag, unheard[tag])
 
     def _was_purged(self, key: bytes, entry: Entry) -> bool:
         purges = self._purges
@@ -310,9 +336,7 @@ class Cache:
                     found = await guard.tier.purges()
             except (OSError, TimeoutError):
                 continue
-            for tag, at in found.items():
-                if at > self._purges.get(tag, 0.0):
-                    self._note(tag, at)
+            self._learn(found)
             covered = found.get(EVERYTHING, 0.0)
             missing = {
                 tag: at for tag, at in self._purges.items() if at > covered and at > found.get(tag, 0.0)

@@ -491,7 +491,7 @@ class Gateway:
         """
         lookup = self.pipeline.lookup
         if lookup is not None and lookup.prefetch is None and self.pipeline.snapshot.router.prefetches:
-            lookup.prefetch = Prefetch(lookup.cache, self.metrics)
+            lookup.prefetch = Prefetch(lookup.cache, self.metrics, lookup.cache.now)
         if lookup is not None and lookup.prefetch is not None:
             lookup.prefetch.neighbours.use(near)
 

@@ -19,6 +19,7 @@ from penstock.cache.entry import Sealer
 from penstock.cache.guard import Guard
 from penstock.cache.keys import derived
 from penstock.cache.neighbours import Function, functions
+from penstock.cache.shared_clock import SharedClock
 from penstock.cache.tiers.disk import DiskTier
 from penstock.cache.tiers.memory import MemoryTier
 from penstock.config.model import Config, GenerationsConfig
@@ -201,9 +202,12 @@ def cache(config: Config, clock: Clock) -> tuple[Cache, Claims | None]:
     """
     wanted = config.cache
     claims = None
+    shared = SharedClock() if wanted.redis is not None else None
+    now = time.time if shared is None else shared.now
     tiers: list[Guard] = []
     if wanted.disk:
-        tiers.append(Guard(DiskTier(wanted.disk, wanted.disk_bytes), wanted.disk_budget, clock.now))
+        disk = DiskTier(wanted.disk, wanted.disk_bytes, now)
+        tiers.append(Guard(disk, wanted.disk_budget, clock.now))
     if wanted.redis is not None:
         try:
             from penstock.cache.tiers.redis import RedisTier  # noqa: PLC0415 - an extra
@@ -212,7 +216,7 @@ def cache(config: Config, clock: Clock) -> tuple[Cache, Claims | None]:
             raise ConfigError("cache.redis needs the extra: pip install 'penstock[redis]'") from error
         try:
             url = wanted.redis.reveal()
-            tier = ClusterTier(url) if "+cluster://" in url else RedisTier(url)
+            tier = (ClusterTier if "+cluster://" in url else RedisTier)(url, shared)
         except ValueError as error:
             raise ConfigError(f"cache.redis is no address: {error}") from None
         guard = Guard(tier, wanted.redis_budget, clock.now)
@@ -222,11 +226,12 @@ def cache(config: Config, clock: Clock) -> tuple[Cache, Claims | None]:
     key_secret, seal_secret = derived(wanted.seal_key.reveal() if wanted.seal_key is not None else None)
     largest = min(wanted.max_entry_bytes, config.max_answer_bytes)
     made = Cache(
-        MemoryTier(wanted.memory_bytes),
+        MemoryTier(wanted.memory_bytes, now),
         tiers,
         Sealer(seal_secret, largest * 2),
         key_secret=key_secret,
         max_entry_bytes=largest,
+        clock=shared,
     )
     return made, claims
 

@@ -29,6 +29,10 @@ ERRORS = (OSError, TimeoutError, hiredis.HiredisError)
 """What connecting can raise."""
 
 
+class Refused(ConnectionError):
+    """The server answered with an error; its text is the server's."""
+
+
 class Owner(Protocol):
     """Who has a connection.  ``answered`` counts the answers that somebody waited for."""
 
@@ -268,7 +272,7 @@ class Connection(asyncio.Protocol):
         then = self.pending.popleft()
         if isinstance(answer, hiredis.ReplyError):
             self._owner.refused(self, answer)
-            answer = ConnectionError(str(answer))
+            answer = Refused(str(answer))
         elif then is not None:
             self._owner.served()
         if then is not None:

@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 
 from penstock.cache import entry_table
 from penstock.cache.entry_table import PAGE_BYTES
-from penstock.cache.tiers.tier import Then, TierStatistics
+from penstock.cache.tiers.tier import Learn, Then, TierStatistics, forget
 from penstock.sqlite_files import Foreign, Kind, Mark, create_private, log_ahead, transaction
 
 MARK = Mark(Kind.CACHE, 1)
@@ -83,8 +83,9 @@ class DiskTier:
 
     # ---- the event loop's side ----
 
-    def start(self) -> None:
+    def start(self, learn: Learn = forget) -> None:
         self._loop = asyncio.get_running_loop()
+        self._wanted.put((None, partial(_teach, learn)))
         self._threads = [
             threading.Thread(target=run, name=f"penstock-cache-{name}", daemon=True)
             for name, run in (("read", self._read), ("write", self._write))
@@ -292,6 +293,11 @@ class DiskTier:
         with self._lock:
             self._statistics["errors"] += 1
             self._trouble = str(error)
+
+
+def _teach(learn: Learn, answer: Any) -> None:
+    if isinstance(answer, dict):
+        learn(answer)
 
 
 def _give(found: asyncio.Future[dict[str, float]], answer: Any) -> None:

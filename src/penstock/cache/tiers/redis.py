@@ -9,21 +9,27 @@ the server's ``maxmemory``.
 from __future__ import annotations
 
 import asyncio
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
-from penstock.cache.tiers.tier import Then, TierStatistics
-from penstock.net.redis import Address, Waiting
+from penstock.cache.shared_clock import SharedClock
+from penstock.cache.tiers.tier import Learn, Then, TierStatistics, forget
+from penstock.net.redis import CONNECT_TIMEOUT, Address, Connection, Refused, Waiting
+from penstock.net.redis import Then as Answered
 from penstock.net.redis_link import Link
 
 PREFIX = b"penstock:cache:"
 _CLAIMS = b"penstock:asking:"
 _RELEASE = b"if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 _RENEW = b"if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('pexpire', KEYS[1], ARGV[2]) end return 0"
-_PURGES = PREFIX + b"purges"
+PURGES = PREFIX + b"purges"
+TIME = (b"TIME",)
+_ADVANCED = (
+    "advanced"  # beside the purges, whose tags are ``all`` or have a colon: see ``cache.shared_clock``
+)
+_Send: TypeAlias = Callable[[tuple[bytes, ...], Answered], None]
 SILENT = "it does not answer in time"
 _PURGES_KEPT = 90 * 86_400  # seconds: longer than any entry is kept
 
@@ -32,7 +38,7 @@ class RedisEntries(ABC):
     """Entries in Redis, whatever way its servers are reached.
 
     :param url: see :meth:`Address.parse`
-    :param now: seconds since 1970
+    :param clock: which is told the server's time
     :raises ValueError: the URL is none of Redis
     """
 
@@ -40,20 +46,50 @@ class RedisEntries(ABC):
     by_use = True
     clusters = False
 
-    def __init__(self, url: str, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, url: str, clock: SharedClock | None = None) -> None:
         self.address = Address.parse(url, clusters=self.clusters)
-        self._now = now
+        self._clock = clock or SharedClock()
+        self._learn: Learn = forget
         self._errors = 0
         self._written = self._dropped = 0
 
     def get(self, key: bytes, then: Then) -> None:
         self._call((b"GET", PREFIX + key), partial(_tell_entry, then))
 
-    def purges(self) -> asyncio.Future[dict[str, float]]:
-        return self._ask(b"HGETALL", _PURGES, read=_read_purges)
+    async def purges(self) -> dict[str, float]:
+        return await self._heard(self._call)
+
+    async def _heard(self, send: _Send) -> dict[str, float]:
+        """What has been purged; the clock is told what time it is.
+
+        :raises ConnectionError: there is no answer; :class:`Refused`: or what was purged may not be read
+        """
+        clock = self._clock
+        sent = clock.monotonic()
+        try:
+            server, received = await _asked(
+                send, *TIME, read=lambda answer: (_seconds(answer), clock.monotonic())
+            )
+        except Refused:
+            server = None
+            clock.refused()
+        found: dict[str, float] = await _asked(send, b"HGETALL", PURGES, read=_read_purges)
+        advanced = found.pop(_ADVANCED, 0.0)
+        if server is not None and (needed := clock.heard(server, sent, received, advanced)) != advanced:
+            self._tell(b"HSET", PURGES, _ADVANCED.encode(), repr(needed).encode())
+            self._tell(b"EXPIRE", PURGES, b"%d" % _PURGES_KEPT)
+        return found
+
+    async def _greet(self, connection: Connection) -> None:
+        """Learn from a server what time it is, and what has been purged, before anything is looked up there."""
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            try:
+                self._learn(await self._heard(connection.send))
+            except Refused:
+                await connection.ask(b"PING")  # it is done without
 
     def put(self, key: bytes, sealed: bytes, kept_until: float) -> None:
-        lifetime = int((kept_until - self._now()) * 1_000)
+        lifetime = int((kept_until - self._clock.now()) * 1_000)
         if lifetime <= 0:
             return
         if self._tell(b"SET", PREFIX + key, sealed, b"PX", b"%d" % lifetime):
@@ -78,8 +114,8 @@ class RedisEntries(ABC):
         self._tell(b"EVAL", _RELEASE, b"1", _CLAIMS + key, token)
 
     def purged(self, tag: str, at: float) -> None:
-        self._tell(b"HSET", _PURGES, tag.encode(), repr(at).encode())
-        self._tell(b"EXPIRE", _PURGES, b"%d" % _PURGES_KEPT)
+        self._tell(b"HSET", PURGES, tag.encode(), repr(at).encode())
+        self._tell(b"EXPIRE", PURGES, b"%d" % _PURGES_KEPT)
 
     def statistics(self) -> TierStatistics:
         return TierStatistics(
@@ -94,9 +130,7 @@ class RedisEntries(ABC):
 
     def _ask(self, *command: bytes, read: Callable[[Any], Any] | None = None) -> asyncio.Future[Any]:
         """What ``read`` makes of the answer; a :class:`ConnectionError` where there is none."""
-        found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._call(command, Waiting(found, read))
-        return found
+        return _asked(self._call, *command, read=read)
 
     @abstractmethod
     def _call(self, command: tuple[bytes, ...], then: Callable[[Any], None]) -> None:
@@ -110,14 +144,15 @@ class RedisEntries(ABC):
 class RedisTier(RedisEntries):
     """Entries in one server, or in whatever master its sentinels name."""
 
-    def __init__(self, url: str, now: Callable[[], float] = time.time) -> None:
-        super().__init__(url, now)
-        self._link = Link(self.address, on_trouble=self._count)
+    def __init__(self, url: str, clock: SharedClock | None = None) -> None:
+        super().__init__(url, clock)
+        self._link = Link(self.address, prepare=self._greet, on_trouble=self._count)
 
     def __repr__(self) -> str:
         return f"<RedisTier by {self._link!r}>"
 
-    def start(self) -> None:
+    def start(self, learn: Learn = forget) -> None:
+        self._learn = learn
         self._link.connect_soon()
 
     @property
@@ -146,6 +181,12 @@ class RedisTier(RedisEntries):
         return self._link.tell(*command)
 
 
+def _asked(send: _Send, *command: bytes, read: Callable[[Any], Any] | None = None) -> asyncio.Future[Any]:
+    found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    send(command, Waiting(found, read))
+    return found
+
+
 async def flushed(link: Link) -> None:
     """Wait until the server has done what it was told, or is known not to be there."""
     await link.wait_tried()
@@ -160,6 +201,14 @@ def _tell_entry(then: Then, answer: Any) -> None:
         then(answer)
     else:
         then(ConnectionError("Redis answered with something else"))
+
+
+def _seconds(answer: Any) -> float:
+    try:
+        seconds, micros = answer
+        return int(seconds) + int(micros) / 1e6
+    except (TypeError, ValueError) as error:
+        raise ConnectionError("Redis answered with something else") from error
 
 
 def _read_claim(answer: Any) -> bool:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import binascii
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from penstock.cache.tiers.redis import PREFIX, SILENT, RedisEntries, flushed
-from penstock.net.redis import ERRORS, connect
+from penstock.cache.shared_clock import SharedClock
+from penstock.cache.tiers.redis import PREFIX, PURGES, SILENT, TIME, RedisEntries, flushed
+from penstock.cache.tiers.tier import Learn, forget
+from penstock.net.redis import ERRORS, Connection, connect
 from penstock.net.redis_link import LONGEST_PAUSE, Link
 
 SLOTS = 16_384
@@ -56,6 +57,9 @@ def slots_of(answer: Any, asked: str) -> dict[int, Node]:
     return found
 
 
+_PURGES_SLOT = slot_of(PURGES)
+
+
 class ClusterTier(RedisEntries):
     """Entries in a Redis Cluster; see the module's text.
 
@@ -64,8 +68,8 @@ class ClusterTier(RedisEntries):
 
     clusters = True
 
-    def __init__(self, url: str, now: Callable[[], float] = time.time) -> None:
-        super().__init__(url, now)
+    def __init__(self, url: str, clock: SharedClock | None = None) -> None:
+        super().__init__(url, clock)
         self._links: dict[Node, Link] = {}
         self._slots: dict[int, Node] = {}
         self._stale = asyncio.Event()
@@ -77,7 +81,8 @@ class ClusterTier(RedisEntries):
     def __repr__(self) -> str:
         return f"<ClusterTier of {list(self._links.values())}, {len(self._slots)} slots>"
 
-    def start(self) -> None:
+    def start(self, learn: Learn = forget) -> None:
+        self._learn = learn
         self._stale.set()
         self._looking = asyncio.get_running_loop().create_task(self._look())
 
@@ -120,9 +125,23 @@ class ClusterTier(RedisEntries):
         return link is not None and link.tell(*command)
 
     def _link_of(self, command: tuple[bytes, ...]) -> Link | None:
+        if command == TIME:
+            return self._link_of_purges()
         key = command[3] if command[0] == b"EVAL" else command[1]
         node = self._slots.get(slot_of(key))
         return None if node is None else self._links.get(node)
+
+    def _link_of_purges(self) -> Link | None:
+        """To the node whose time is that of all."""
+        node = self._slots.get(_PURGES_SLOT)
+        return None if node is None else self._links.get(node)
+
+    async def _prepare(self, node: Node, connection: Connection) -> None:
+        """See that what was purged is known before anything is looked up, if that can be."""
+        if self._slots.get(_PURGES_SLOT) == node:
+            await self._greet(connection)
+        elif (link := self._link_of_purges()) is not None and link.connection is None:
+            await link.wait_tried()
 
     def _answered(self, command: tuple[bytes, ...], then: Callable[[Any], None], answer: Any) -> None:
         """Pass an answer on; or ask where the slot has gone, once, if that is what was answered."""
@@ -147,7 +166,9 @@ class ClusterTier(RedisEntries):
     def _link_to(self, node: Node) -> None:
         if node not in self._links:
             address = msgspec.structs.replace(self.address, hosts=(node,), cluster=False)
-            link = self._links[node] = Link(address, on_trouble=self._on_trouble)
+            link = self._links[node] = Link(
+                address, prepare=partial(self._prepare, node), on_trouble=self._on_trouble
+            )
             link.connect_soon()
 
     async def _look(self) -> None:

@@ -6,14 +6,20 @@ decides for how long (``cache.guard``), and all else is told and not waited for.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeAlias
 
 import msgspec
 
 Then: TypeAlias = Callable[[bytes | OSError | None], None]
 """Is told what is kept under a key, None: nothing, an ``OSError``: the tier is in trouble; it must not raise."""
+
+Learn: TypeAlias = Callable[[dict[str, float]], None]
+"""Is told the tags that were purged, and when, in seconds since 1970."""
+
+
+def forget(_purges: dict[str, float]) -> None:
+    """What has been purged does not matter."""
 
 
 class TierStatistics(msgspec.Struct, frozen=True):
@@ -39,8 +45,11 @@ class Tier(Protocol):
     def answered(self) -> int:
         """Look-ups that were answered, in time or not: whether it lives."""
 
-    def start(self) -> None:
-        """Begin to work, in the running event loop."""
+    def start(self, learn: Learn = forget) -> None:
+        """Begin to work, in the running event loop.
+
+        :param learn: is told what has been purged before anything is looked up, and again wherever more may have been
+        """
 
     def get(self, key: bytes, then: Then) -> None:
         """Look for what is kept under a key; ``then`` is told, once, now or later, in the event loop's thread."""
@@ -57,7 +66,7 @@ class Tier(Protocol):
     def purged(self, tag: str, at: float) -> None:
         """What carries the tag and was asked before then counts no more, for all who share this tier."""
 
-    def purges(self) -> asyncio.Future[dict[str, float]]:
+    def purges(self) -> Awaitable[dict[str, float]]:
         """The tags that were purged, and when."""
 
     def reset(self) -> None:
