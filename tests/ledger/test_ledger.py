@@ -75,6 +75,14 @@ def test_what_nobody_has_read_was_not_shortened(ledger):
     assert ledger.totals()[Outcome.FAILED].left_out_tokens == 70
 
 
+def test_a_kept_answer_to_a_shortened_prompt_counts_what_was_left_out():
+    ledger = Ledger(PriceTable([]))
+    for usage in (Usage(5), Usage()):
+        ledger.enter(ended(attempt(left_out=70), Outcome.CACHED, usage))
+    assert ledger.totals()[Outcome.CACHED].left_out_tokens == 70
+    assert [one.left_out for one in ledger.recent()] == [0, 70]
+
+
 def test_the_row_of_a_process_that_died_has_what_its_prompts_cache_saved():
     ledger = Ledger(PriceTable([Price(models=("*",), input=10, cached_input=1)]))
     ledger.enter(one := ended(attempt(), Outcome.PARTIAL, Usage(100, 9, 40)))

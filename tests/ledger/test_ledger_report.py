@@ -8,6 +8,8 @@ import pytest
 from ledger_attempts import attempt, ended
 
 from penstock.errors import ConfigError
+from penstock.ledger.ledger import Ledger
+from penstock.ledger.prices import PriceTable
 from penstock.ledger.report import FOLDED, GROUPS, Line, summarize, total
 from penstock.ledger.sqlite import SQLiteStore
 from penstock.messages import SAVING, Endpoint, Outcome, Usage
@@ -269,6 +271,16 @@ def test_what_becomes_of_prompts_is_added_up_by_group(store, path):
     assert (umbrella.shortened_from_tokens, umbrella.prompt_cache_saved) == (107, 0)
     whole = total([acme, umbrella])
     assert (whole.shortened_from_tokens, whole.cached_share) == (257, 0.6)
+
+
+def test_what_was_left_out_of_a_prompt_whose_answer_was_kept_is_told_with_the_saving(store, path):
+    ledger = Ledger(PriceTable([]), store)
+    for left_out in (0, 50, 7):
+        ledger.enter(ended(attempt(left_out=left_out), Outcome.CACHED, Usage(100, 5)))
+    assert store.flush()
+    (line,) = summarize(path)
+    assert (line.saved_calls, line.saved_input_tokens, line.attempts) == (3, 300, 0)
+    assert (line.left_out_tokens, line.shortened_to_tokens) == (57, 200)
 
 
 def test_losses_by_a_prompt_cache_are_exact(store, path):

@@ -285,6 +285,7 @@ class Repeats:
         return (
             call.reservation is None
             and not call.deferred
+            and not call.left_out
             and b"traceparent" not in call.headers
             and question.policy.prefetch is None
             and not (call.stream and question.policy.pace is not None)

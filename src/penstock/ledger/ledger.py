@@ -229,9 +229,18 @@ class Ledger:
             raise self._defect(f"attempt {attempt.id} is entered, but not over")
         store = self.store
         if outcome in SAVING:
-            self._sums[outcome].add(attempt.usage, 0)
+            total = self._sums[outcome]
+            total.add(attempt.usage, 0)
             self._recent.append(attempt)
-            if store is not None:
+            if attempt.left_out:
+                if not attempt.usage.input_tokens:
+                    attempt.left_out = 0
+                total.add_of_prompt(attempt)
+            if store is None:
+                return
+            if attempt.left_out:  # groups of savings tell nothing of prompts
+                store.entered(attempt)
+            else:
                 store.saved(attempt)
         else:
             attempt.cost = cost = self.prices.cost(attempt.upstream, attempt.upstream_model, attempt.usage)

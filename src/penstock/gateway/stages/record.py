@@ -318,6 +318,7 @@ class Recorder:
         attempt.outcome = outcome
         attempt.error = error
         if not error:
+            attempt.left_out = call.left_out
             attempt.usage = generation.usage or _NOTHING
             attempt.saved = generation.cost
         attempt.duration = self.clock.now() - call.received
@@ -545,6 +546,7 @@ def _milliseconds(seconds: float) -> float:
 def _row_of_hit(call: Call, entry: Entry, number: int) -> Attempt:
     attempt = _row_of(call, f"{call.id}/{number}", call.id, number, (entry.upstream, entry.upstream_model))
     attempt.outcome = Outcome.CACHED
+    attempt.left_out = call.left_out
     attempt.usage = entry.usage
     attempt.saved = entry.cost
     attempt.duration = 0.0
