@@ -188,7 +188,7 @@ def test_what_is_fetched_in_advance_counts_for_the_budget_as_it_does_in_the_ledg
                 pipeline = gateway.pipeline
                 asked = a_call(body=json.dumps({**PRICED, "temperature": 0}).encode(), tenant=ANONYMOUS)
                 question = pipeline.lookup.question(asked, pipeline.router, open_to_all=True)
-                await pipeline.renewals._fetch(asked, pipeline.lookup, question)
+                pipeline.renewals.renew(asked, pipeline.lookup, question)
                 await pipeline.wait_idle()
                 return await call(port, PRICED)
 

@@ -188,7 +188,9 @@ class Cache:
         assert sealed is not None
         tier = self.guards[position].tier
         self.hits[tier.name] += 1
-        self.memory.put(key, entry)
+        held = self.memory.peek(key)
+        if held is None or held.stored <= entry.stored:
+            self.memory.put(key, entry)
         if self._used is not None and not tier.by_use:
             self._used.add(key)
         for nearer in self.guards[:position]:

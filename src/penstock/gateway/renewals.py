@@ -43,29 +43,48 @@ class Renewals:
         return "<Renewals>"
 
     def renew(self, call: Call, lookup: Lookup, question: Question) -> None:
-        """Ask what the call asks, for who asks it after this."""
-        producing = self._producing
-        headers = without(call.headers)
+        """Ask what the call asks, for who asks it after this, unless another worker does or has."""
         renewal = msgspec.structs.replace(
             call,
             id=new_id(),
             reservation=None,
-            headers=headers,
+            headers=without(call.headers),
             trace=None,
             deadline=math.inf,
             background=False,
             deferred=False,
             on_wait=None,
         )
-        try:
-            generation = producing.registry.create(renewal)
-        except Overloaded:
-            lookup.renewing.discard(question.key)
-            return
-        generation.grace = math.inf
         if call.reservation is not None:  # what is answered behind it, it pays for
             renewal.reservation = call.reservation.hand_on()
         lookup.renewing.add(question.key)
+        if lookup.cache.waits:
+            self._producing.soon(self._renew_once(renewal, lookup, question))
+        else:
+            self._begin(renewal, lookup, question)
+
+    async def _renew_once(self, renewal: Call, lookup: Lookup, question: Question) -> None:
+        """One call behind the answers of all workers that share a tier."""
+        try:
+            wanted = await lookup.is_to_fetch(question)
+        except BaseException:
+            lookup.release(question)
+            _give_back(renewal)
+            raise
+        if wanted:
+            self._begin(renewal, lookup, question)
+        else:
+            _give_back(renewal)
+
+    def _begin(self, renewal: Call, lookup: Lookup, question: Question) -> None:
+        producing = self._producing
+        try:
+            generation = producing.registry.create(renewal)
+        except Overloaded:
+            lookup.release(question)
+            _give_back(renewal)
+            return
+        generation.grace = math.inf
         producing.begin(renewal, generation, question)
 
     def foresee(self, call: Call, lookup: Lookup, question: Question) -> None:
@@ -78,13 +97,11 @@ class Renewals:
             call, question, snapshot.router, open_to_all=snapshot.keyring.open
         ):
             next_one.prefetched = True
-            lookup.renewing.add(next_one.key)
-            producing.soon(self._fetch(wanted, lookup, next_one))
+            self.renew(wanted, lookup, next_one)
 
-    async def _fetch(self, call: Call, lookup: Lookup, question: Question) -> None:
-        """Ask for what no tier has."""
-        entry = await lookup.cache.get(question.key)
-        if entry is not None and entry.fresh_until > lookup.cache.now():
-            lookup.renewing.discard(question.key)
-        else:
-            self.renew(call, lookup, question)
+
+def _give_back(renewal: Call) -> None:
+    """What it was allowed to use, and did not."""
+    if renewal.reservation is not None:
+        renewal.reservation.hold()
+        renewal.reservation.release()

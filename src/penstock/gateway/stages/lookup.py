@@ -334,6 +334,24 @@ class Lookup:
         claims.tired += 1
         return None
 
+    async def is_to_fetch(self, question: Question) -> bool:
+        """Whether an answer that no caller waits for is still to be fetched, and by this worker.
+
+        Claimed first, then looked for: whoever had the claim before lets go of it when its answer can be found.
+        If so, :meth:`release` follows; else the question is left alone for a moment, if another worker has it.
+        """
+        key, claims = question.key, self.claims
+        if claims is not None:
+            if not await claims.claim(key):
+                asyncio.get_running_loop().call_later(claiming.LONGEST_PAUSE, self.renewing.discard, key)
+                return False
+            question.claimed = True
+        entry = await self.cache.get(key)
+        if entry is None or entry.fresh_until <= self.cache.now():
+            return True
+        self.release(question)
+        return False
+
     def release(self, question: Question) -> None:
         """Nobody asks this question any more: its answer is kept, or there is none."""
         self.renewing.discard(question.key)
