@@ -7,6 +7,7 @@ import json
 import pytest
 from serving import COMPLETION, asked, call, config, on_uvloop, plain, serving, until
 
+from penstock.cache.semantic.confidence import Confidence
 from penstock.cache.semantic.encoder import NoEncoder, packaged
 from penstock.config.model import CacheConfig, EmbeddingConfig, ModelCacheConfig, ModelConfig, SemanticConfig
 from penstock.errors import ConfigError
@@ -43,26 +44,26 @@ def saying(*texts):
 
 
 @contextlib.asynccontextmanager
-async def comparing(*texts, verify=0.0, learned=True, embedding=PATIENT, **more):
-    """``(gateway, port, upstream)``, which has seen many similar questions answered rightly if ``learned``."""
+async def comparing(*texts, verify=0.0, learned=500, embedding=PATIENT, **more):
+    """``(gateway, port, upstream)``, which has seen so many similar questions answered rightly (``learned``)."""
     async with ScriptedUpstream([saying(*texts)]) as upstream:
         made = config(upstream.url, cache=CacheConfig(embedding=embedding), **more)
         policy = ModelCacheConfig(semantic=SemanticConfig(verify=verify))
         made.models["m"] = ModelConfig(candidates=made.models["m"].candidates, cache=policy)
         async with serving(made) as (gateway, port):
             if learned:
-                experienced(gateway)
+                experienced(gateway, learned)
             yield gateway, port, upstream
 
 
-def experienced(gateway):
-    """As if many similar questions had been asked anew, and the kept answer had always been right."""
+def experienced(gateway, count=500):
+    """As if so many similar questions had been asked anew, and the kept answer had always been right."""
     resemblance = gateway.pipeline.lookup.resemblance
     original = resemblance._kind
 
     def kind(name):
         found = original(name)
-        for _ in range(500 if not found.pooled.count else 0):
+        for _ in range(count if not found.pooled.count else 0):
             found.pooled.observe(0.8, right=True)
         return found
 
@@ -158,7 +159,7 @@ def test_what_the_caller_says_of_the_cache_holds():
 
 def test_without_experience_it_asks_anew_and_learns():
     async def main():
-        async with comparing("same", "same", "else", learned=False) as (gateway, port, _):
+        async with comparing("same", "same", "else", learned=0) as (gateway, port, _):
             resemblance = gateway.pipeline.lookup.resemblance
             await call(port, a_question(ONE))
             for text in (SAME, "Please: " + ONE):
@@ -271,3 +272,24 @@ def test_a_folder_without_a_model_is_a_mistake_of_the_configuration(tmp_path):
     made.models["m"] = ModelConfig(candidates=made.models["m"].candidates, cache=policy)
     with pytest.raises(ConfigError, match=r"config\.json"):
         build(made, clock=Clock())
+
+
+@pytest.mark.parametrize(("verified_as", "then"), [("by mail", "similar"), ("by phone", "created")])
+def test_an_answer_that_was_wrong_makes_all_of_its_kind_more_careful(verified_as, then):
+    """An error that had been allowed is not when more answers were wrong than it allows."""
+
+    async def main():
+        answers = ("by mail", verified_as, "at once", "at once")
+        async with comparing(*answers, verify=1.0, learned=100) as (gateway, port, _):
+            resemblance = gateway.pipeline.lookup.resemblance
+            await call(port, a_question(ONE))
+            await call(port, a_question(SAME))
+            await until(lambda: resemblance._right.value + resemblance._wrong.value == 1)
+            await call(port, a_question("How do I cancel my order?"))
+            again = await call(port, a_question("Hi, what is the way to cancel my order?"))
+            assert again.headers["penstock-status"] == then
+            similarity = again.headers.get("penstock-similarity", 0.97)
+            (kind,) = resemblance._kinds.values()
+            assert Confidence().error(float(similarity), kind.pooled) <= SemanticConfig().max_error
+
+    on_uvloop(main)
