@@ -23,22 +23,22 @@ PATIENCE = 60.0  # seconds: a start, a lease, and a machine that has other thing
 
 
 @contextlib.contextmanager
-def restarted(url, folder):
+def restarted(url, folder, **upstream):
     """A gateway with one worker, which its supervisor starts anew: it and itself, at one address."""
-    config = configured(url, folder, durability="disk", path=str(folder / "generations.sqlite"))
+    config = configured(url, folder, upstream, durability="disk", path=str(folder / "generations.sqlite"))
     with GatewayProcess({**config, "listen": f"127.0.0.1:{free_port()}"}, folder) as gateway:
         yield gateway, gateway
 
 
 @contextlib.contextmanager
-def replicas(url, folder):
+def replicas(url, folder, **upstream):
     """The gateway that will be killed, and another that shares a Redis with it."""
     with RedisServer() as redis, contextlib.ExitStack() as stack:
         folders = [folder / name for name in ("here", "there")]
         for each in folders:
             each.mkdir()
         here, there = (
-            GatewayProcess(configured(url, each, durability="shared", redis=redis.url), each)
+            GatewayProcess(configured(url, each, upstream, durability="shared", redis=redis.url), each)
             for each in folders
         )
         stack.enter_context(there)
@@ -49,11 +49,11 @@ def replicas(url, folder):
 PAIRS = {"disk": restarted, "shared": replicas}
 
 
-def configured(url, folder, **generations):
+def configured(url, folder, upstream=None, **generations):
     return {
         "workers": 1,
         "drain_timeout": 0.1,
-        "upstreams": {"sim": {"kind": "sim", "base_url": url, "running_usage": True}},
+        "upstreams": {"sim": {"kind": "sim", "base_url": url, "running_usage": True, **(upstream or {})}},
         "models": {"*": {"candidates": [{"upstream": "sim"}], "grace": 60}},
         "generations": {"lease": LEASE, **generations},
         "ledger": {"path": str(folder / "ledger.sqlite")},

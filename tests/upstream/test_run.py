@@ -5,7 +5,7 @@ import json
 import pytest
 
 from penstock.errors import UpstreamBroken, UpstreamFailed
-from penstock.upstream.run import of_generation, of_response
+from penstock.upstream.run import of_generation, of_log, of_response
 from penstock.wire import sse
 
 
@@ -45,6 +45,18 @@ def test_it_is_read_on_after_what_could_be_used():
     assert run.target.endswith("starting_after=1")
     run.stopped([], UpstreamBroken("nor does the first"))
     assert run.target.endswith("starting_after=0")
+
+
+def test_a_log_tells_where_the_run_behind_it_is_and_how_far_it_was_read():
+    later = [sse.encode(b'{"sequence_number":%d}' % number, "x") for number in (1, 2)]
+    run = of_log(created("resp_1") + later)
+    assert run.target == "/v1/responses/resp_1?stream=true&starting_after=2"
+    assert run.note([later[1], sse.encode(b'{"sequence_number":3}', "x")]) == [
+        sse.encode(b'{"sequence_number":3}', "x")
+    ]
+    assert of_log(created("resp_1", background=False) + later) is None
+    assert of_log(created("../x")) is None
+    assert of_log(later) is None
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import msgspec
 from penstock.errors import Cancelled, Gone, HandedOver, NotFound, Overloaded
 from penstock.flow.deadline import told_of
 from penstock.gateway.stages import attach
+from penstock.gateway.stages.call import Production, TakenUp
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
 from penstock.generation.keeper import ATTENDED, DEADLINE, Keeper, is_followed
@@ -48,7 +49,7 @@ class Producing(Protocol):
     @property
     def router(self) -> Router: ...
 
-    def begin(self, call: Call, generation: Generation) -> None:
+    def begin(self, call: Call, generation: Generation, *, taken_up: TakenUp | None = None) -> None:
         """Produce a generation from where it is."""
 
     def soon(self, doing: Coroutine[Any, Any, None]) -> None:
@@ -227,6 +228,13 @@ class Durable:
 
     async def _cut(self, generation: Generation, keeper: Keeper) -> None:
         await self._insist(lambda: keeper.cut(generation), f"that {generation.id} was cancelled")
+        with contextlib.suppress(StoreUnavailable):
+            record = await keeper.load(generation.id)
+            if record is not None and generation.events:
+                # Whoever was receiving it may be dead, and leaves it to us if he is not.
+                kept = self._kept_run(_call_of(record, self._producing.clock.now()), generation, record)
+                if kept is not None:
+                    kept[0].upstream.end_run(kept[1])
 
     async def delete(self, generation_id: str) -> None:
         """Remove it from the stores.
@@ -288,8 +296,11 @@ class Durable:
         if record.upstream:
             generation.served_by = (record.upstream, record.upstream_model)
             generation.attempts = 1
+        taken_up = self._kept_run(call, generation, record)
         recorder, ledger = self._producing.recorder, keeper.ledger
-        died, output_tokens = recorder.died(call, generation, record, keeper.now(), ledger=ledger)
+        died, output_tokens = None, 0
+        if taken_up is None:
+            died, output_tokens = recorder.died(call, generation, record, keeper.now(), ledger=ledger)
         if died is not None:
             generation.cost += died.cost
             if record.bill is None or record.bill.ledger == ledger:
@@ -298,9 +309,20 @@ class Durable:
                 self._producing.soon(self._book(died, record.bill, keeper))
         generation.grace = attach.COMES_BACK
         keeper.write_on(generation, record, output_tokens)
-        self._producing.begin(call, generation)
+        self._producing.begin(call, generation, taken_up=taken_up)
         if not generation.readers and generation.ending is None:
             registry.deserted(generation)
+
+    def _kept_run(self, call: Call, generation: Generation, record: Record) -> TakenUp | None:
+        """Where the rest of an answer is to be had from the run that its upstream keeps of it; None: nowhere."""
+        bill = record.bill
+        if bill is None or not bill.kept:
+            return None
+        candidate = self._producing.router.own_candidate(record.model, bill.upstream, bill.upstream_model)
+        if candidate is None or candidate.upstream.departure is not None:
+            return None
+        transfer = candidate.upstream.taken_up(call, generation, candidate.timeouts)
+        return (candidate, transfer) if transfer is not None else None
 
     async def _book(self, died: Attempt, bill: Bill, keeper: Keeper) -> None:
         """Enter what an attempt has cost whose row is in another ledger, if nobody else has done so."""
@@ -375,7 +397,9 @@ class Durable:
 def _let_go(generation: Generation) -> None:
     production = generation.producer
     generation.fail(HandedOver("this gateway is going away; ask for the rest", retry_after=1.0))
-    if production is not None:
+    if isinstance(production, Production):
+        production.pass_on()
+    elif production is not None:
         production.abandon()
 
 

@@ -37,7 +37,7 @@ from penstock.gateway.repeats import Repeats
 from penstock.gateway.snapshot import Snapshot
 from penstock.gateway.stages import attach, converse, join, recall
 from penstock.gateway.stages.admit import Admission, settle
-from penstock.gateway.stages.call import Abandoned, Production
+from penstock.gateway.stages.call import Abandoned, Production, TakenUp
 from penstock.gateway.stages.decode import decode, heed_left_out, tidy
 from penstock.gateway.stages.degrade import Degradation
 from penstock.gateway.stages.lookup import FRESH, SIMILAR, STALE, Found, Lookup, Question
@@ -464,11 +464,14 @@ class Pipeline:
         name: join.Name | None,
         question: Question | None,
         asked: Call | None = None,
+        taken_up: TakenUp | None = None,
     ) -> None:
         """:param asked: as the caller made it, if another call is made in its place"""
         if call.reservation is not None:
             call.reservation.hold()
-        production = Production(call, generation, snapshot.config.retry, snapshot.budget, self.recorder)
+        production = Production(
+            call, generation, snapshot.config.retry, snapshot.budget, self.recorder, taken_up
+        )
         self.productions[production] = None
         attach.remember(asked or call, generation, self.registry)
         if name is not None:
@@ -492,12 +495,19 @@ class Pipeline:
     def router(self) -> Router:
         return self.snapshot.router
 
-    def begin(self, call: Call, generation: Generation, question: Question | None = None) -> None:
+    def begin(
+        self,
+        call: Call,
+        generation: Generation,
+        question: Question | None = None,
+        taken_up: TakenUp | None = None,
+    ) -> None:
         """Produce a generation that nobody here reads: a renewal, or from where it is, one of another process.
 
         :param question: what its answer is kept as
+        :param taken_up: as for :class:`Production`
         """
-        self._start(call, generation, self.snapshot, None, question)
+        self._start(call, generation, self.snapshot, None, question, taken_up=taken_up)
 
     async def produce(
         self,

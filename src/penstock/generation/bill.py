@@ -11,6 +11,8 @@ the dead may never come back.  So that no token is in two ledgers:
   rest itself.
 * Who takes over enters what is not in rows, and leaves word for the other ledger, once for each row
   (:class:`~penstock.generation.store.Booking`).  He who leaves it second enters nothing.
+* Where the upstream keeps its own run of the answer, who takes over reads that on and enters the whole of it; who
+  hands over leaves his row empty.
 * Who has that ledger, then or whenever it is back, takes off that row what the word says, once.  If the process was
   not dead but cut off, its row keeps what only it has received; one that died before it could settle its row has
   nothing there to be taken off.  Either way the sum over both ledgers is what the attempt has brought.
@@ -70,7 +72,7 @@ class OpenBill:
     :param booked: output tokens of the log that are in rows, by ledger
     """
 
-    __slots__ = ("_booked", "_ledger", "_open", "_process")
+    __slots__ = ("_booked", "_kept", "_ledger", "_open", "_process")
 
     def __init__(self, ledger: str, process: str, booked: Mapping[str, int] | None = None) -> None:
         self._ledger = ledger
@@ -78,11 +80,14 @@ class OpenBill:
         self._booked = dict(booked) if booked else {}
         # Several, where one is hedged; with the events that there were before it.
         self._open: list[tuple[Attempt, int]] = []
+        self._kept: Attempt | None = None  # of which the upstream keeps a run of its own
 
-    def opened(self, attempt: Attempt, events: int) -> Bill:
+    def opened(self, attempt: Attempt, events: int, *, kept: bool = False) -> Bill:
         """:param events: of the log, by now"""
         if all(one is not attempt for one, _ in self._open):
             self._open.append((attempt, events))
+        if kept:
+            self._kept = attempt
         return self.now()
 
     def settled(self, attempt: Attempt, events: int) -> None:
@@ -103,7 +108,14 @@ class OpenBill:
             return self.closed()
         first, _ = self._open[0]
         names = first.upstream, first.upstream_model
-        return Bill(self._ledger, self._process, first.row, self._booked.copy(), *names)
+        # Of several nobody knows yet whose the log will be.
+        kept = first is self._kept and len(self._open) == 1
+        return Bill(self._ledger, self._process, first.row, self._booked.copy(), *names, kept)
+
+    def handed_over(self) -> Bill:
+        """What is not in rows yet, this process is about to enter; or who reads the upstream's run on enters all of it."""
+        now = self.now()
+        return now if now.kept else self.closed()
 
     def closed(self) -> Bill:
         """What is not in rows yet, this process is about to enter."""

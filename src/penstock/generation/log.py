@@ -190,6 +190,7 @@ class Generation:
         "id",
         "include_usage",
         "journal",
+        "kept",
         "max_bytes",
         "model",
         "names",
@@ -243,6 +244,7 @@ class Generation:
         self.first_event = 0.0  # monotonic seconds; 0: none came yet
         self.attempts = 0
         self.attempt: Attempt | None = None  # that was begun last
+        self.kept = 0  # the number of the attempt of which the upstream keeps a run of its own; 0: of none
         self.seams = 0
         self.served_by = ("", "")  # upstream and its model's name
         self.producer: Producer | None = None

@@ -92,7 +92,8 @@ class Bill(msgspec.Struct, frozen=True, omit_defaults=True):
 
     What its log has beyond ``booked`` (output tokens, by the id of the ledger that has them) is of the attempt that
     is under way: its row is the one of this number that this process has in this ledger.  Row 0: none is under way,
-    and what is not in ``booked`` the process has entered there itself.
+    and what is not in ``booked`` the process has entered there itself.  ``kept``: the upstream keeps its own run of that
+    attempt, which who takes over reads on, and then books the whole of it.
     """
 
     ledger: str
@@ -101,6 +102,7 @@ class Bill(msgspec.Struct, frozen=True, omit_defaults=True):
     booked: dict[str, int] = {}
     upstream: str = ""
     upstream_model: str = ""
+    kept: bool = False
 
 
 class Booking(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -65,14 +65,16 @@ class Written:
         if self._account is not None:
             attempt = self.generation.attempt
             if attempt is not None and attempt.outcome is None:
-                entry.bill = self._account.opened(attempt, 0)
+                entry.bill = self._opened(self._account, attempt, 0)
             else:
                 entry.bill = self._account.now()
 
     @property
     def bill(self) -> Bill | None:
         """How it stands: what is not booked yet, this process is about to."""
-        return None if self._account is None else self._account.closed()
+        if self._account is None:
+            return None
+        return self._account.handed_over() if self.generation.events else self._account.closed()
 
     # ---- of the log ----
 
@@ -92,7 +94,10 @@ class Written:
 
     def opened(self, attempt: Attempt) -> None:
         if self._account is not None:
-            self.entry.open_bill(self._account.opened(attempt, len(self.generation.events)))
+            self.entry.open_bill(self._opened(self._account, attempt, len(self.generation.events)))
+
+    def _opened(self, account: OpenBill, attempt: Attempt, events: int) -> Bill:
+        return account.opened(attempt, events, kept=attempt.number == self.generation.kept)
 
     def settled(self, attempt: Attempt) -> None:
         if self._account is not None:

@@ -56,6 +56,8 @@ class Run:
 
     def begin(self, now: float) -> None:
         wait = self.job.script.ttft + self.job.script.delay
+        if self.job.script.early_head:
+            self._open()
         if wait:
             self.job.wheel.at(now + wait, self)
         else:
@@ -67,9 +69,8 @@ class Run:
             return
         job, stream = self.job, self._stream
         if not self.frames:
-            self._first = now
-            job.bill.prompt(job.item, job.input_tokens, job.cached)
-            self._add(stream.opening)
+            self._open()
+        self._first = self._first or now
         tps = job.script.tps
         due = min(self._stop, int((now - self._first) * tps + 1e-6) + 1) if tps else self._stop
         self._add(stream.render(self._sent, due))
@@ -84,6 +85,10 @@ class Run:
             self._add(stream.finish + stream.terminator)
             self._end("completed")
         self._tell(now)
+
+    def _open(self) -> None:
+        self.job.bill.prompt(self.job.item, self.job.input_tokens, self.job.cached)
+        self._add(self._stream.opening)
 
     def cancel(self) -> None:
         """Make no more of it; what has ended stays as it is."""

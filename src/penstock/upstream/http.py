@@ -36,7 +36,7 @@ from penstock.upstream.job import Herald, Job
 from penstock.upstream.ladder import How, Point, spliced
 from penstock.upstream.opaque import OpaqueTransfer
 from penstock.upstream.prompt_cache import PromptCare, takes_key
-from penstock.upstream.run import of_response
+from penstock.upstream.run import of_log, of_response
 from penstock.upstream.streamed import StreamTransfer
 from penstock.upstream.transfer import Transfer
 from penstock.upstream.whole import PlainTransfer
@@ -227,6 +227,7 @@ class HTTPUpstream:
             assert isinstance(transfer, StreamTransfer)
             body = request.rewritten(call.fields, model, _IN_BACKGROUND)
             transfer.run = of_response()
+            transfer.generation.kept = transfer.generation.attempts + 1
         if care is not None:
             fields = request.members(body)
             keyed = self._speaks is not _ANTHROPIC and takes_key(self.origin.host)
@@ -350,6 +351,19 @@ class HTTPUpstream:
                 raise Untranslatable("an answer that may call custom tools is not gone on with here")
             return endpoint, translated
         return call.endpoint, None
+
+    def taken_up(self, call: Call, generation: Generation, timeouts: TimeoutConfig) -> StreamTransfer | None:
+        """The receiver of an answer that another process was receiving from a run of this upstream's, for :meth:`rest`
+        and :meth:`end_run`; None: its log does not tell of one, or lacks nothing.
+        """
+        run = of_log(generation.events) if generation.events else None
+        if run is None:
+            return None
+        transfer = self.transfer(call, generation, timeouts)
+        assert isinstance(transfer, StreamTransfer), "only streams are asked for so"
+        transfer.take_up(run)
+        generation.kept = generation.attempts + 1
+        return None if transfer.told else transfer
 
     def rest(self, transfer: Transfer) -> tuple[StreamTransfer, bytes] | None:
         """The receiver, and the head of the request, for reading on in the upstream's own run of an answer

@@ -11,6 +11,7 @@ same answer, and is paid for once.  A background response goes on, and is paid f
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import msgspec
 
@@ -125,7 +126,15 @@ def of_response() -> Run:
     return Run(None, by_id=False)
 
 
-def _path_told(frames: list[bytes]) -> str | None:
+def of_log(frames: Sequence[bytes]) -> Run | None:
+    """The run behind a log that another process has begun; None: there is none that could be read on."""
+    path = _path_told(frames[:1])
+    run = Run(path, by_id=False)
+    run.note([frames[-1]])
+    return run.broken() if run.target else None
+
+
+def _path_told(frames: Sequence[bytes]) -> str | None:
     """Where the response is kept; ``""``: nowhere; None: that has not been told yet."""
     data = next((data for frame in frames if (data := sse.data_of(frame))), b"")
     if not data:

@@ -82,6 +82,13 @@ class StreamTransfer(Transfer):
             return ""  # what was not delivered would be lacking
         return self.run.target
 
+    def take_up(self, run: Run) -> None:
+        """Go on from the log, all of which another process has received from this run."""
+        self._progress.take(self.generation.events, [])
+        self._first, self._held_back = 0, None
+        self.seen = self.now()
+        self.run = run
+
     def successor(self, run: Run) -> StreamTransfer:
         """The receiver for the rest of the same answer, over another connection."""
         other = StreamTransfer(self.generation, self.job, self.now)

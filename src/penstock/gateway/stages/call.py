@@ -25,28 +25,33 @@ from penstock.config.model import RetryConfig
 from penstock.errors import (
     CallerError,
     DeadlinePassed,
+    Draining,
     Overloaded,
     PenstockError,
     RateLimited,
     Untranslatable,
     UpstreamBroken,
     UpstreamError,
-    UpstreamFailed,
     UpstreamLeaving,
     UpstreamRefused,
     UpstreamTimeout,
-    UpstreamUnreachable,
-    UpstreamUntrusted,
     untraced,
 )
 from penstock.flow.deadline import deadline_of
 from penstock.flow.departure import LEAVING
 from penstock.flow.gate import Turn
-from penstock.flow.retry import RetryBudget, delay
+from penstock.flow.retry import RetryBudget
 from penstock.gateway.stages import trace
 from penstock.gateway.stages.attempt import describe, opened
 from penstock.gateway.stages.batch import ask_together
 from penstock.gateway.stages.candidate import Candidate
+from penstock.gateway.stages.failure import (
+    has_another,
+    sooner,
+    wait_after_break,
+    wait_before_retry,
+    with_others,
+)
 from penstock.gateway.stages.hedge import Hedge, learn
 from penstock.gateway.stages.learnt import count_in, count_out, count_sample
 from penstock.gateway.stages.queue import ask_turn, by_health, settle_turn, take_turn, wait_turn
@@ -58,17 +63,17 @@ from penstock.messages import Call, Endpoint, Usage
 from penstock.net import tasks
 from penstock.upstream.job import Lookup
 from penstock.upstream.ladder import How, Point
+from penstock.upstream.streamed import StreamTransfer
 from penstock.upstream.transfer import Transfer
-from penstock.wire import problems
 from penstock.wire.boundary import Mismatch
 from penstock.wire.counting import estimated_answer
 
 log = logging.getLogger("penstock.gateway")
 
 _INPUT_TOKENS = Endpoint.INPUT_TOKENS
-_MOST_OTHERS = 5  # in a message
 _BARREN = 2  # tries to read on that bring nothing, after which other ways are left some
 _COUNTS = frozenset({Endpoint.COUNT_TOKENS, _INPUT_TOKENS})
+TakenUp = tuple[Candidate, StreamTransfer]
 _WRITES_ON = frozenset({How.PREFILL, How.PROMPT})  # what they ask for is new text, a token at least
 
 
@@ -84,6 +89,7 @@ class Production:
 
     :param retry: how often, and how soon, is asked again
     :param budget: what retries are taken from
+    :param taken_up: where a process that is no more was receiving it from a run that its upstream keeps, and as what
     """
 
     __slots__ = (
@@ -92,9 +98,11 @@ class Production:
         "_budget",
         "_cancel_grace",
         "_candidates",
+        "_passed_on",
         "_prompt",
         "_recorder",
         "_retry",
+        "_taken_up",
         "_transfer",
         "_tries",
         "call",
@@ -103,7 +111,13 @@ class Production:
     )
 
     def __init__(
-        self, call: Call, generation: Generation, retry: RetryConfig, budget: RetryBudget, recorder: Recorder
+        self,
+        call: Call,
+        generation: Generation,
+        retry: RetryConfig,
+        budget: RetryBudget,
+        recorder: Recorder,
+        taken_up: TakenUp | None = None,
     ) -> None:
         self.call = call
         self.generation = generation
@@ -112,7 +126,9 @@ class Production:
         self._recorder = recorder
         self.task: tasks.Run | None = None
         self._transfer: Transfer | None = None
+        self._taken_up = taken_up
         self._abandoned = False
+        self._passed_on = False  # another process reads on in the upstream's run, and books all of it
         self._cancel_grace = 0.0
         self._candidates: Sequence[Candidate] = ()
         self._begun_by = ""  # the model that began it, once somebody has gone on with it
@@ -140,6 +156,14 @@ class Production:
             transfer.hang_up(self._cancel_grace)
         elif self.task is not None:
             self.task.cancel()
+
+    def pass_on(self) -> None:
+        """Another process goes on with what is stored of this."""
+        transfer = self._transfer
+        self._passed_on = (
+            bool(self.generation.events) and isinstance(transfer, StreamTransfer) and bool(transfer.rest)
+        )
+        self.abandon()
 
     def drained(self) -> None:
         if self._transfer is not None:
@@ -183,6 +207,12 @@ class Production:
         elif self.call.stream:
             broken = UpstreamBroken("the process that was receiving this answer has ended")
             free = True  # no upstream is at fault, so this is no retry
+            if self._taken_up is not None:
+                try:
+                    await self._attempt(self._taken_up[0], taken_up=(self._taken_up[1], broken))
+                    return
+                except UpstreamBroken as still:
+                    broken = still
         else:
             return  # the one event of a plain answer is all of it
         if broken is not None:
@@ -233,11 +263,11 @@ class Production:
                     failures.append((candidate.upstream.name, refused))
                     break
                 except RateLimited as over:  # and nothing was asked there
-                    limited = _sooner(limited, over)
+                    limited = sooner(limited, over)
                     failures.append((candidate.upstream.name, over))
                     break
                 except DeadlinePassed as late:  # and nobody else would be in time
-                    raise _told(error or limited or late, failures) from None
+                    raise with_others(error or limited or late, failures) from None
                 except Overloaded as overloaded:  # no room at this candidate: the next may have some
                     # That it goes away says less than how another failed.
                     error = error if error is not None and overloaded.code == LEAVING else overloaded
@@ -255,9 +285,9 @@ class Production:
                     others = self._instead(substitutes, candidates, candidate, failed, passed)
                     if others:
                         break
-                    if isinstance(failed, UpstreamLeaving) or _has_another(candidates, candidate, failed):
+                    if isinstance(failed, UpstreamLeaving) or has_another(candidates, candidate, failed):
                         break
-                    wait = _wait(failed, number, config)
+                    wait = wait_before_retry(failed, number, config)
                     if wait is None or number == config.attempts or self._is_late_after(wait):
                         break
                     if not self._budget.withdraw(recorder.clock.now()):
@@ -270,7 +300,7 @@ class Production:
                 return await self._begin(others, substitutes, passed, failures)
         failure = error or limited
         assert failure is not None, "a route has at least one candidate"
-        raise _told(failure, failures)
+        raise with_others(failure, failures)
 
     def _is_late_after(self, wait: float) -> bool:
         """Whether the call's deadline will have passed in so many seconds, and nothing of its answer is there."""
@@ -353,7 +383,7 @@ class Production:
             step = ways.pop(0)
             self._tries += 1
             if step.candidate is failed_at:
-                pause = _pause(failure, self._tries, self._retry)
+                pause = wait_after_break(failure, self._tries, self._retry)
                 if pause is None:
                     ways = [one for one in ways if one.candidate is not step.candidate]
                     continue
@@ -417,18 +447,26 @@ class Production:
     # ---- one attempt ----
 
     async def _attempt(
-        self, candidate: Candidate, hedge: Hedge | None = None, more: tuple[How, Point] | None = None
+        self,
+        candidate: Candidate,
+        hedge: Hedge | None = None,
+        more: tuple[How, Point] | None = None,
+        taken_up: tuple[StreamTransfer, UpstreamBroken] | None = None,
     ) -> None:
         """One upstream call, and its row in the ledger.
 
         :param hedge: another call may be made beside this one; None: not
         :param more: how the answer that is there goes on; None: from its beginning
+        :param taken_up: receives what another process was receiving until this broke it; None: nobody was
         """
         call, generation, upstream, recorder = self.call, self.generation, candidate.upstream, self._recorder
         if upstream.departure is not None:
             raise upstream.departure.refusal(upstream.name, recorder.clock.now())
         transfer: Transfer
-        if more is None:
+        head = body = b""
+        if taken_up is not None:
+            transfer = taken_up[0]
+        elif more is None:
             hold_back = candidate.continuation.hold_back
             transfer = upstream.transfer(call, generation, candidate.timeouts, hold_back)
             head, body = upstream.encode(call, transfer, candidate.model, candidate.care)
@@ -474,6 +512,9 @@ class Production:
                 transfer.turn = turn
                 if in_line:
                     standing = count_in(candidate)
+            if taken_up is not None:
+                transfer = await self._read_on(*taken_up, candidate, free=True)
+                return
             connection = await take_turn(upstream, transfer)
             if hedge is None or self._transfer is None:
                 self._transfer = transfer
@@ -496,7 +537,10 @@ class Production:
             if not transfer.lost:
                 if not transfer.complete:
                     self._transfer = None
-                    upstream.end_run(transfer)
+                    if not self._is_read_on(transfer):
+                        upstream.end_run(transfer)
+                    if self._passed_on:
+                        row.usage = Usage()
                 generation.usage = transfer.of_the_whole(row.usage)
                 generation.served_by = (upstream.name, candidate.model)
             else:
@@ -523,9 +567,18 @@ class Production:
         if transfer.cancelled and not transfer.lost:
             raise Abandoned("the last reader has left")
 
-    async def _read_on(self, transfer: Transfer, broken: UpstreamError, candidate: Candidate) -> Transfer:
+    def _is_read_on(self, transfer: Transfer) -> bool:
+        """Whether another process may read on in the upstream's run; one that only ended it there has ended that, too."""
+        generation = self.generation
+        is_kept = isinstance(transfer, StreamTransfer) and transfer.run is not None
+        return is_kept and generation.readable > 0 and isinstance(generation.error, Draining)
+
+    async def _read_on(
+        self, transfer: Transfer, broken: UpstreamError, candidate: Candidate, *, free: bool = False
+    ) -> Transfer:
         """Read on in the upstream's own run of an answer whose connection broke: still the same attempt.
 
+        :param free: whether the first try takes nothing from the budget
         :returns: the transfer that received the rest
         :raises UpstreamError: the break: there is no such run, or it cannot be reached
         """
@@ -536,11 +589,12 @@ class Production:
         barren = 0  # tries in a row that brought nothing
         while not self._abandoned and self._tries < most and barren < _BARREN and broken.code != TOO_LARGE:
             rest = upstream.rest(transfer)
-            pause = _pause(broken, self._tries + 1, self._retry)
+            pause = wait_after_break(broken, self._tries + 1, self._retry)
             if rest is None or pause is None or self._is_late_after(pause):
                 break
-            if not self._budget.withdraw(recorder.clock.now()):
+            if not (free or self._budget.withdraw(recorder.clock.now())):
                 break
+            free = False
             self._tries += 1
             await asyncio.sleep(pause)
             further, head = rest
@@ -564,55 +618,3 @@ class Production:
             recorder.continued(How.RESUME, "cancelled" if further.cancelled else "rescued")
             return further
         raise broken
-
-
-def _has_another(candidates: Sequence[Candidate], candidate: Candidate, error: UpstreamError) -> bool:
-    """Whether nobody is there, and a replica is yet to be asked: that is no reason to wait for this one."""
-    return (
-        isinstance(error, UpstreamUnreachable)
-        or (isinstance(error, UpstreamTimeout) and error.clock == "connect")
-    ) and any(one.route == candidate.route for one in candidates[candidates.index(candidate) + 1 :])
-
-
-def _told(failure: PenstockError, failures: Sequence[tuple[str, PenstockError]]) -> PenstockError:
-    """The failure that the caller gets, of which it says who else was asked."""
-    failure.message += _others(failures, failure)
-    return failure
-
-
-def _others(failures: Sequence[tuple[str, PenstockError]], told: PenstockError) -> str:
-    """Who else was asked, and how that failed, for the end of the message of the failure that is told.
-
-    Of upstreams only what the configuration calls them, and our own word for what happened.
-    """
-    mine = [name for name, failure in failures if failure is told]
-    others = {f"{name} ({failure.code})": None for name, failure in failures if name not in mine}
-    return f" [before that: {', '.join([*others][:_MOST_OTHERS])}]" if others else ""
-
-
-def _sooner(one: RateLimited | None, other: RateLimited) -> RateLimited:
-    """Which of the two limits lets a call in before the other does."""
-    if one is None or other.retry_after is None:
-        return one or other
-    return other if one.retry_after is None or other.retry_after < one.retry_after else one
-
-
-def _wait(error: UpstreamError, attempt: int, config: RetryConfig) -> float | None:
-    """Seconds until the same candidate may be tried again; None: not worth it."""
-    if isinstance(error, UpstreamTimeout) and error.clock != "connect":
-        return None  # it had its time; another candidate may be quicker
-    return _pause(error, attempt, config)
-
-
-def _pause(error: UpstreamError, attempt: int, config: RetryConfig) -> float | None:
-    """The same, after a break: one that was silent may be asked again, if nobody else can go on."""
-    if isinstance(error, UpstreamUntrusted) or (
-        isinstance(error, UpstreamFailed) and error.code in problems.NOT_MENDED_SOON
-    ):
-        return None
-    wait = delay(config, attempt)
-    if error.retry_after is not None:
-        if error.retry_after > config.max_retry_after:
-            return None
-        wait = max(wait, error.retry_after)
-    return wait
