@@ -22,6 +22,7 @@ from serving import (
 )
 
 from penstock.config.model import CandidateConfig, ModelConfig
+from penstock.gateway.stages import attach
 from penstock.ledger.prices import Price, PriceTable
 from penstock.messages import Outcome
 from penstock.testing import ScriptedUpstream, Step
@@ -161,6 +162,41 @@ def test_who_joined_comes_back_by_its_own_key_and_gets_the_same_in_its_own_form(
     assert [one.body for one in again] == [one.body for one in answers]
     assert (running.headers["penstock-status"], running.body) == ("attached", answers[1].body)
     assert (other.status, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+
+
+@pytest.mark.parametrize("script", [STREAMED, WHOLE], ids=["streamed log", "plain log"])
+def test_an_sdk_that_joined_and_lost_its_answer_gets_it_once_more(script):
+    """Whoever asked first was no SDK, and asked in another form; and all of it has ended."""
+    first = STREAM if script is STREAMED else SAME
+    bodies = [SAME, WITH_USAGE] if script is STREAMED else [STREAM, WITH_USAGE]
+    tries = [[f"x-stainless-retry-count: {n}"] for n in (0, 1)]
+
+    async def main():
+        go_on = asyncio.Event()
+        played = [Step.REQUEST, *(go_on if step is None else step for step in script)]
+        refused = [Step.REQUEST, b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", Step.CLOSE]
+        async with ScriptedUpstream([[*played, Step.CLOSE], refused]) as upstream:
+            async with serving(config(upstream.url)) as (gateway, port):
+                calls = [asyncio.create_task(call(port, first))]
+                for body in bodies:
+                    await until(lambda: len(gateway.pipeline.readings) == len(calls))
+                    calls.append(asyncio.create_task(call(port, body, headers=tries[0])))
+                await until(lambda: len(gateway.pipeline.readings) == len(calls))
+                go_on.set()
+                answers = await asyncio.gather(*calls)
+                again = [await call(port, body, headers=tries[1]) for body in bodies]
+                connections = upstream.connections
+                other = await call(port, {**SAME, "seed": 1}, headers=tries[1])
+                for generation in gateway.pipeline.registry._ended.values():
+                    generation.ended -= attach.RECENT
+                late = await call(port, bodies[1], headers=tries[1])
+                return answers[1:], again, connections, other, late
+
+    answers, again, connections, other, late = on_uvloop(main)
+    assert connections == 1
+    assert [one.headers["penstock-status"] for one in again] == ["replayed"] * 2
+    assert [one.body for one in again] == [one.body for one in answers]
+    assert [one.status for one in (other, late)] == [400] * 2  # they are new calls
 
 
 def test_who_streams_a_plain_answer_comes_back_to_the_event_that_it_has():

@@ -50,7 +50,7 @@ def find(call: Call, registry: Registry, now: float) -> Generation | None:
     if key:
         return _of_key(call, key, registry)
     if headers.get(b"x-stainless-retry-count", b"0") != b"0":
-        return _retried(call, registry.named(_shape(call)), now)
+        return _retried(call, registry.named(_shape(call)), now) or _shared(call, registry, now)
     return None
 
 
@@ -66,12 +66,15 @@ def remember(call: Call, generation: Generation, registry: Registry) -> None:
 def remember_joined(call: Call, generation: Generation, registry: Registry) -> None:
     """Let the repetitions of a call find the generation of another that it shares, whose body may be a different one.
 
-    An SDK's retry is found by the first one's shape, or joins once more.
+    An SDK's retry joins once more while that runs; after its end it must be known by what it asks itself.
     """
-    if key := call.headers.get(b"idempotency-key"):
+    headers = call.headers
+    if key := headers.get(b"idempotency-key"):
         name = _name(call, key)
         registry.bind(generation, ("joined", name))
         registry.bind(generation, ("joined", name, call.endpoint, call.body))
+    elif b"x-stainless-retry-count" in headers:
+        registry.bind(generation, _as_joined(call))
 
 
 # ---- what other processes know ----
@@ -188,6 +191,14 @@ def _retried(call: Call, earlier: Collection[Generation], now: float) -> Generat
     return found
 
 
+def _shared(call: Call, registry: Registry, now: float) -> Generation | None:
+    """What an earlier call like this one had joined.  Whether that caller has had all of it, nobody has noted."""
+    for generation in registry.named(_as_joined(call)):
+        if _answers(generation) and (not generation.ended or now - generation.ended < RECENT):
+            return generation
+    return None
+
+
 def _answers(generation: Generation) -> bool:
     return generation.state is not State.FAILED and not generation.abandoned
 
@@ -201,6 +212,10 @@ def _name(call: Call, key: bytes) -> Hashable:
 def _shape(call: Call) -> Hashable:
     body = call.body
     return "request", _whose(call), call.endpoint, len(body), body[-_TAIL:]
+
+
+def _as_joined(call: Call) -> Hashable:
+    return "joined", _whose(call), call.endpoint, call.body
 
 
 def _whose(call: Call) -> Hashable:
