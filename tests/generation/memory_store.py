@@ -138,6 +138,14 @@ class MemoryStore:
         claim = Claim(generation_id, name.fingerprint, won=False)
         self._claims[name.tenant, name.name] = (claim, name.until)
 
+    async def take(self, naming: Naming, generation_id: str, instead_of: str = "") -> Claim:
+        whose = naming.tenant, naming.name
+        if instead_of and whose in self._claims and self._claims[whose][0].generation == instead_of:
+            del self._claims[whose]
+        self._name(naming, generation_id)
+        claim, _ = self._claims[whose]
+        return msgspec.structs.replace(claim, won=claim.generation == generation_id)
+
     def _has_room(self, added: int) -> bool:
         while self._size + added > self.max_bytes:
             if not self._ended:

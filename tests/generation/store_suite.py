@@ -556,6 +556,50 @@ class StoreSuite:
         await store.write([begin(one, naming=naming), begin(other, naming=naming)])
         assert (await store.claim("t", "request", b"", "gen_x", now=NOW, until=LATER)).generation == one.id
 
+    @with_store
+    async def test_of_many_who_take_a_name_one_has_it_and_others_learn_whose_it_is(self, store):
+        taken = Naming("t", "question", b"", NOW, LATER, 0.0)
+        claims = await asyncio.gather(*(store.take(taken, f"gen_{i}") for i in range(10)))
+        (winner,) = [claim for claim in claims if claim.won]
+        assert {claim.generation for claim in claims} == {winner.generation}
+        assert await store.take(taken, winner.generation) == winner, "it has it already"
+        other = Naming("other", "question", b"", NOW, LATER, 0.0)
+        assert (await store.take(other, "gen_x")).won, "of another tenant it is another name"
+
+    @with_store
+    async def test_a_name_that_was_taken_ends_with_its_generation(self, store):
+        one = record()
+        taken = Naming("t", "question", b"", NOW, LATER, 0.0)
+        assert (await store.take(taken, one.id)).won
+        await store.write([begin(one, [b"a"])])
+        assert (await store.take(taken, "gen_x")).generation == one.id, "it runs"
+        await store.write([append(one, 1, end=end(LATER - 5))])
+        lately = Naming("t", "question", b"", NOW, LATER, 6.0)
+        assert (await store.take(lately, "gen_x")).generation == one.id, "it has ended lately"
+        assert (await store.take(taken, "gen_x")).won
+        assert not (await store.take(taken, "gen_y")).won, "the next one may be written down just now"
+        much_later = Naming("t", "question", b"", NOW, LATER + 1, 0.0)
+        assert (await store.take(much_later, "gen_y")).won, "it was never written down"
+
+    @with_store
+    async def test_a_name_goes_on_to_another_if_whose_it_is_answers_nobody(self, store):
+        one = record()
+        taken = Naming("t", "question", b"f", NOW, LATER, 0.0)
+        await store.take(taken, one.id)
+        await store.write([begin(one)])
+        assert not (await store.take(taken, "gen_x", "gen_y")).won, "that one has not got it"
+        assert (await store.take(taken, "gen_x", one.id)).won
+        claim = await store.take(taken, "gen_y")
+        assert (claim.generation, claim.fingerprint, claim.won) == ("gen_x", b"f", False)
+
+    @with_store
+    async def test_what_question_a_generation_answers_is_told_to_who_takes_it_over(self, store):
+        one = record()
+        one.question = "question 1"
+        await store.write([begin(one)])
+        await store.release("here", [one.id])
+        assert (await store.take_over(one.id, "there", NOW)).question == "question 1"
+
     # ---- letting go ----
 
     @with_store

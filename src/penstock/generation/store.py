@@ -130,7 +130,7 @@ class Record(msgspec.Struct, kw_only=True):
     ``headers`` are those of the request that are needed to repeat it, without any credential of ours;
     ``name`` is its ``Idempotency-Key``, ``fingerprint`` that of its body; ``background``: it goes on without readers;
     ``upstream`` and ``upstream_model``: who was asked first, as far as that was known when it was begun; ``bill`` None:
-    its process has no ledger that others could know.
+    its process has no ledger that others could know; ``question``: its name for those who ask the same while it runs.
     """
 
     id: str
@@ -156,6 +156,7 @@ class Record(msgspec.Struct, kw_only=True):
     ending: Ending | None = None  # once it has ended
     expires_at: float  # a running one is kept longer, as long as its owner lives
     bill: Bill | None = None
+    question: str = ""
 
     def __repr__(self) -> str:
         return (
@@ -176,7 +177,7 @@ class End(msgspec.Struct, frozen=True):
 
 
 class Naming(msgspec.Struct, frozen=True, gc=False):
-    """A name that a generation takes as it begins, for what may come again without being kept apart.
+    """A name that a generation takes before it begins, or as it does, for what may come again without being kept apart.
 
     Somebody else has it already, and keeps it, if his claim has not run out ``now`` and his generation runs, or is
     kept for longer than ``until - recent`` (it has ended within so many seconds), or is not known but may be written
@@ -301,6 +302,13 @@ class Store(Protocol):
         """Say that a generation answers to a name of its tenant's.  The first to say so has it until ``until``.
 
         :param instead_of: a generation that has the name and is known to be gone: it gives way
+        """
+
+    async def take(self, naming: Naming, generation_id: str, instead_of: str = "") -> Claim:
+        """Let a generation that is about to begin have a name, unless somebody has it already, as :class:`Naming` says.
+
+        :param instead_of: a generation that has the name, and is known to answer nobody: it gives way
+        :returns: whose it is now; of several who take it at once, one wins
         """
 
     async def renew(self, owner: str, until: float) -> None:

@@ -15,6 +15,7 @@ from penstock.generation.store import (
     Booking,
     Claim,
     End,
+    Naming,
     Reason,
     Record,
     Refusal,
@@ -56,6 +57,7 @@ _BY_NUMBER = ") AS ended WHERE number = ended.column1"
 OLD_CLAIMS = """
 DELETE FROM claims WHERE (tenant, name) IN (SELECT tenant, name FROM claims WHERE expires_at <= ? LIMIT ?)"""
 _PUT_GENERATIONS = "INSERT INTO generations VALUES "
+_PUT_CLAIMS = "INSERT INTO claims VALUES "
 _PUT_PIECES = "INSERT INTO pieces VALUES "
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -293,7 +295,7 @@ class SQLiteWriter:
         write_rows(self._db, "INSERT INTO requests VALUES ", requests)
         write_rows(self._db, _PUT_PIECES, pieces)
         if named:  # of all of a process the two are the same, but for milliseconds
-            write_rows(self._db, "INSERT INTO claims VALUES ", named, _UNLESS_HELD, (now, recent, YOUNG))
+            write_rows(self._db, _PUT_CLAIMS, named, _UNLESS_HELD, (now, recent, YOUNG))
 
     def _put_generations(self, rows: list[Values], refused: dict[str, Refusal]) -> None:
         for some in in_lots(rows):
@@ -406,6 +408,22 @@ class SQLiteWriter:
                 (tenant, name, mine.generation, mine.fingerprint, until),
             )
             return mine
+
+    def take(self, naming: Naming, generation_id: str, instead_of: str) -> Claim:
+        tenant, name = naming.tenant, naming.name
+        with self.file.transaction():
+            self._look()
+            if instead_of:
+                self._db.execute(
+                    "DELETE FROM claims WHERE tenant = ? AND name = ? AND generation = ?",
+                    (tenant, name, instead_of),
+                )
+            row = (tenant, name, generation_id, naming.fingerprint, naming.until)
+            write_rows(self._db, _PUT_CLAIMS, [row], _UNLESS_HELD, (naming.now, naming.recent, YOUNG))
+            whose, fingerprint = self._db.execute(
+                "SELECT generation, fingerprint FROM claims WHERE tenant = ? AND name = ?", (tenant, name)
+            ).fetchone()
+            return Claim(whose, fingerprint, won=whose == generation_id)
 
     def renew(self, owner: str, until: float) -> None:
         with self.file.transaction():

@@ -292,6 +292,7 @@ class RedisStore:
 
     # ---- whose is it? ----
 
+    @_sensible
     async def claim(
         self,
         tenant: str,
@@ -303,15 +304,22 @@ class RedisStore:
         until: float,
         instead_of: str = "",
     ) -> Claim:
-        await self._writing.ready()
         mine = Naming(tenant, name, fingerprint, now, until, 0.0)
-        held = await self._writing.ask(*self._claim(mine, generation_id, instead_of.encode()))
-        if held is None:
-            return Claim(generation_id, fingerprint, won=True)
-        try:
-            return Claim(held[0].decode(), held[1], won=False)
-        except _NONSENSE as error:
-            raise self.disbelieved(error) from error
+        return _claimed(mine, generation_id, await self._try(mine, generation_id, instead_of.encode()))
+
+    @_sensible
+    async def take(self, naming: Naming, generation_id: str, instead_of: str = "") -> Claim:
+        held = await self._try(naming, generation_id, instead_of.encode())
+        if held is not None and not await self._counts(naming, held):
+            held = await self._try(naming, generation_id, held[0])
+        mine = held is not None and held[0] == generation_id.encode()  # its last word was not heard
+        return _claimed(naming, generation_id, None if mine else held)
+
+    async def _try(self, naming: Naming, generation_id: str, instead_of: bytes) -> list[bytes] | None:
+        """Claim a name; who has it, as ``CLAIM`` tells, or None: the generation that is given."""
+        await self._writing.ready()
+        held: list[bytes] | None = await self._writing.ask(*self._claim(naming, generation_id, instead_of))
+        return held
 
     @_sensible
     async def renew(self, owner: str, until: float) -> None:
@@ -594,6 +602,12 @@ def _record(fields: list[bytes | None]) -> Record | None:
     if bill is not None:
         record.bill = _decode_bill(bill)
     return record
+
+
+def _claimed(naming: Naming, generation_id: str, held: list[bytes] | None) -> Claim:
+    if held is None:
+        return Claim(generation_id, naming.fingerprint, won=True)
+    return Claim(held[0].decode(), held[1], won=False)
 
 
 class _Full(StoreUnavailable):

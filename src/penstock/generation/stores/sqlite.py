@@ -27,6 +27,7 @@ from penstock.generation.store import (
     Booking,
     Claim,
     End,
+    Naming,
     Record,
     Refusal,
     StoreStatistics,
@@ -199,6 +200,9 @@ class SQLiteStore:
         return await self._writer.do(
             lambda writer: writer.claim(tenant, name, mine, now=now, until=until, instead_of=instead_of)
         )
+
+    async def take(self, naming: Naming, generation_id: str, instead_of: str = "") -> Claim:
+        return await self._writer.do(lambda writer: writer.take(naming, generation_id, instead_of))
 
     async def renew(self, owner: str, until: float) -> None:
         await self._writer.do(lambda writer: writer.renew(owner, until))
