@@ -34,7 +34,7 @@ from penstock.config.model import (
     TierConfig,
 )
 from penstock.config.secret import Secret
-from penstock.generation.keeper import ATTENDED
+from penstock.generation.attention import ATTENDED
 from penstock.generation.store import Bill, StoreUnavailable, Tail
 from penstock.testing import RedisServer, ScriptedUpstream, Step
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import signal
@@ -12,6 +11,7 @@ from collections import Counter
 import httpx2
 import pytest
 from gateway_books import asked, billed, ledger_rows, settled_bill, tokens
+from joining import FORMS, forms_of_callers, told_by
 
 from penstock.testing import GatewayProcess, SimulatorProcess, expected_text
 
@@ -25,11 +25,6 @@ ASK = {
     "messages": [{"role": "user", "content": "What is a penstock?"}],
     "temperature": 0,
 }
-FORMS = {
-    "plain": {},
-    "stream": {"stream": True},
-    "stream with usage": {"stream": True, "stream_options": {"include_usage": True}},
-}
 
 
 def configured(simulator, ledger):
@@ -38,14 +33,6 @@ def configured(simulator, ledger):
         "models": {"*": {"candidates": [{"upstream": "own"}]}},
         "ledger": {"path": str(ledger)},
     }
-
-
-def forms_of_callers(first, chance):
-    """Who asks in which form: half of them stream, some of these with their usage."""
-    forms = ["plain"] * 50 + ["stream"] * 25 + ["stream with usage"] * 25
-    forms.remove(first)
-    chance.shuffle(forms)
-    return [first, *forms]
 
 
 async def asked_by_all(gateway, simulator, forms, chance):
@@ -83,22 +70,6 @@ async def asked_by_all(gateway, simulator, forms, chance):
 def readers_in(gateway):
     (generation,) = gateway.generations()
     return generation["readers"]
-
-
-def told_by(form, answer):
-    """Text, finish reason and usage of an answer in any form."""
-    if form == "plain":
-        body = answer.json()
-        (choice,) = body["choices"]
-        return choice["message"]["content"], choice["finish_reason"], body["usage"]
-    *events, last = [line[6:] for line in answer.text.split("\n") if line.startswith("data: ")]
-    assert last == "[DONE]"
-    chunks = [json.loads(event) for event in events]
-    choices = [choice for chunk in chunks for choice in chunk["choices"]]
-    text = "".join(choice["delta"].get("content") or "" for choice in choices)
-    (reason,) = [choice["finish_reason"] for choice in choices if choice["finish_reason"]]
-    usages = [chunk["usage"] for chunk in chunks if chunk.get("usage")]
-    return text, reason, usages[0] if form == "stream with usage" else usages or None
 
 
 @pytest.mark.parametrize("first", FORMS)

@@ -18,11 +18,13 @@ import msgspec
 
 from penstock.errors import Cancelled, Gone, HandedOver, NotFound, Overloaded
 from penstock.flow.deadline import told_of
-from penstock.gateway.stages import attach
+from penstock.gateway import questions
+from penstock.gateway.stages import attach, join
 from penstock.gateway.stages.call import Production, TakenUp
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
-from penstock.generation.keeper import ATTENDED, DEADLINE, Keeper, is_followed
+from penstock.generation.attention import ATTENDED
+from penstock.generation.keeper import DEADLINE, Keeper, is_followed
 from penstock.generation.log import Generation
 from penstock.generation.registry import Registry
 from penstock.generation.store import Bill, Booking, Record, StoreUnavailable
@@ -49,8 +51,15 @@ class Producing(Protocol):
     @property
     def router(self) -> Router: ...
 
-    def begin(self, call: Call, generation: Generation, *, taken_up: TakenUp | None = None) -> None:
-        """Produce a generation from where it is."""
+    def begin(
+        self,
+        call: Call,
+        generation: Generation,
+        *,
+        name: join.Name | None = None,
+        taken_up: TakenUp | None = None,
+    ) -> None:
+        """Produce a generation from where it is, which those read who ask the question of this name."""
 
     def soon(self, doing: Coroutine[Any, Any, None]) -> None:
         """Begin what nobody waits for."""
@@ -62,6 +71,7 @@ class Durable:
     def __init__(self, producing: Producing) -> None:
         self.keepers: dict[str, Keeper] = {}  # by durability
         self._producing = producing
+        self.questions = questions.Questions(producing, self)
         self._closing = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -91,22 +101,38 @@ class Durable:
         if keeper is None:
             return None
         record = await attach.find_elsewhere(call, keeper)
-        return None if record is None else await self._restored(record, keeper)
+        return None if record is None else await self.restored(record, keeper)
 
-    def write(self, generation: Generation, call: Call, asked: Call) -> None:
+    def write(self, generation: Generation, call: Call, asked: Call, name: join.Name | None) -> None:
         """Write a new generation down from now on, if its model's answers are, and anybody can ask for it again.
 
         :param asked: the call as its caller wrote it, by which its repetitions are known
+        :param name: of the question that it answers for all who ask it
         """
         keeper = self.keeper_of(call.model)
-        if keeper is None or call.endpoint.opaque or not attach.can_come_back(call):
+        if keeper is None or call.endpoint.opaque or not (name is not None or attach.can_come_back(call)):
             return
+        question = None if name is None else questions.stored_name(name, call.tenant.name)
         if attach.has_name(call):
             # Of one that is repeated the name was taken when it was looked for.
-            taken = not attach.is_first(call)
-            keeper.write(generation, call, attach.stored_name(asked), taken=taken, recent=attach.RECENT)
+            known_by, taken = attach.stored_name(asked), not attach.is_first(call)
+            keeper.write(generation, call, known_by, taken=taken, recent=attach.RECENT, question=question)
         else:
-            keeper.write(generation, call)
+            keeper.write(generation, call, question=question)
+
+    def joins_machines(self, call: Call) -> bool:
+        """Whether a call that may be joined is joined by those of other machines, and they by it."""
+        keeper = self.keeper_of(call.model)
+        return (
+            keeper is not None
+            and keeper is self.keepers.get("shared")
+            and self.questions.may_run_elsewhere(call)
+        )
+
+    def joined(self, call: Call, generation: Generation) -> None:
+        """A call reads what another one has asked for: by its key, every process is to find that."""
+        if b"idempotency-key" in call.headers and (generation.journal is not None or generation.restored):
+            self._producing.soon(self.questions.remember(call, generation))
 
     def in_pieces(self, call: Call, generation: Generation) -> Call:
         """The call to make for a plain one that will be asked once more if this process dies, as a line of a batch is.
@@ -159,7 +185,7 @@ class Durable:
         for keeper in list(self.keepers.values()):
             record = await keeper.find(generation_id, tenant.name, response_id)
             if record is not None:
-                return await self._restored(record, keeper)
+                return await self.restored(record, keeper)
         return None
 
     @staticmethod
@@ -219,7 +245,8 @@ class Durable:
         await asyncio.sleep(0)  # who has asked for this is answered first
         keeper = self.keeper_of(generation.model)
         if keeper is not None:
-            await keeper.dismiss(generation.id)
+            with contextlib.suppress(StoreUnavailable):
+                await keeper.attention.dismiss(generation.id)
         if not generation.readers:
             generation.abandon()  # here; who follows it says in the store that it is read
 
@@ -244,8 +271,11 @@ class Durable:
         for keeper in self.keepers.values():
             await keeper.delete(generation_id)
 
-    async def _restored(self, record: Record, keeper: Keeper) -> Generation:
-        """A log that is in the store, as one of this process: whole, or followed while another produces it."""
+    async def restored(self, record: Record, keeper: Keeper) -> Generation:
+        """A log that is in the store, as one of this process: whole, or followed while another produces it.
+
+        :raises Overloaded: too much is in flight here, or what is here cannot be brought up to date
+        """
         while (present := self._producing.registry.get(record.id)) is not None:
             if self.is_elsewhere(present):
                 try:
@@ -309,7 +339,7 @@ class Durable:
                 self._producing.soon(self._book(died, record.bill, keeper))
         generation.grace = attach.COMES_BACK
         keeper.write_on(generation, record, output_tokens)
-        self._producing.begin(call, generation, taken_up=taken_up)
+        self._producing.begin(call, generation, name=questions.name_of(record), taken_up=taken_up)
         if not generation.readers and generation.ending is None:
             registry.deserted(generation)
 
@@ -371,21 +401,30 @@ class Durable:
         return sum([await keeper.hand_over(running, seconds, _let_go) for keeper in self.keepers.values()])
 
     def give_up(self, generation: Generation) -> None:
-        """Nobody has come back to a generation in time; but perhaps to another process, which reads it."""
+        """Nobody here waits for a generation any more; but perhaps in another process, which reads it.
+
+        Who could not come back is not looked for there, unless he may have joined what he asked as well.
+        """
         keeper = self.keeper_of(generation.model)
-        if keeper is None or generation.journal is None:
+        may_be_read = generation.grace or questions.question_of(generation) is not None
+        if keeper is None or generation.journal is None or not may_be_read:
             generation.abandon()
         else:
             self._producing.soon(self._give_up_unread(generation, keeper))
 
     async def _give_up_unread(self, generation: Generation, keeper: Keeper) -> None:
-        if await keeper.is_attended(generation.id):
-            self._producing.registry.deserted(generation)
-        elif await self._is_promised(generation, keeper):
+        await self.questions.let_go(generation, keeper)
+        attended = await keeper.attention.is_paid(generation.id)
+        promised = not attended and await self._is_promised(generation, keeper)
+        if promised:
             generation.background, generation.grace = True, math.inf
-            self._producing.registry.deserted(generation)
-        elif not generation.readers:
+        if not (attended or promised or generation.readers):
             generation.abandon()
+        elif generation.ending is None:
+            await self.questions.keep(generation, keeper)
+            if not generation.readers and generation.ending is None:
+                generation.grace = max(generation.grace, ATTENDED)
+                self._producing.registry.deserted(generation)
 
     @staticmethod
     async def _is_promised(generation: Generation, keeper: Keeper) -> bool:

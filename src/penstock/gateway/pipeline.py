@@ -277,13 +277,15 @@ class Pipeline:
             found = await lookup.find_below(question)
             if found is None and question.patient and lookup.claims is not None:
                 name = self._question(call)
-                found = await lookup.wait_for_others(
-                    question,
-                    lambda: (
-                        exchange.gone or (name is not None and join.find(name, self.registry) is not None)
-                    ),
-                    deadline_of(call),
-                )
+                # Who joins what other machines ask reads it as it comes, and need not wait until it is kept.
+                if name is None or self.durable is None or not self.durable.joins_machines(call):
+                    found = await lookup.wait_for_others(
+                        question,
+                        lambda: (
+                            exchange.gone or (name is not None and join.find(name, self.registry) is not None)
+                        ),
+                        deadline_of(call),
+                    )
                 if exchange.gone and found is None:
                     lookup.release(question)
                     self._left(exchange, call)
@@ -350,7 +352,6 @@ class Pipeline:
 
     def _make(self, exchange: Exchange, call: Call, question: Question | None) -> None:
         """Join the log of an identical call, or begin one."""
-        asked = call.asked or call
         if call.reduction is not None and (degradation := self.snapshot.degradation) is not None:
             call, question = self._reduced(call, call.reduction, question, degradation)
             if question is not None and self.lookup is not None:
@@ -363,11 +364,50 @@ class Pipeline:
         if name is not None:
             generation = join.find(name, self.registry)
             if generation is not None:
-                if question is not None and question.claimed and self.lookup is not None:
-                    self.lookup.release(question)
-                attach.remember_joined(asked, generation, self.registry)
-                self._show(exchange, call, generation, b"joined")
+                self._join(exchange, call, generation, question)
                 return
+            if self.durable is not None and self.durable.questions.may_run_elsewhere(call):
+                doing = self._join_elsewhere(exchange, call, question, name, self.durable)
+                self.soon(self._waiting_for(doing, exchange, call))
+                return
+        self._create(exchange, call, question, name)
+
+    async def _join_elsewhere(
+        self, exchange: Exchange, call: Call, question: Question | None, name: join.Name, durable: Durable
+    ) -> None:
+        """The rest of :meth:`_make` where an identical call may be under way in another process; half a second at most."""
+        try:
+            generation = await durable.questions.find(name, call)
+            if generation is not None:
+                self._join(exchange, call, generation, question)
+                return
+            if not exchange.gone:
+                self._create(exchange, call, question, name)
+                return
+            if question is not None and self.lookup is not None:
+                self.lookup.release(question)
+            self._left(exchange, call)
+            await durable.questions.forgo(name, call)
+        except Exception:
+            if question is not None and self.lookup is not None:
+                self.lookup.release(question)
+            raise
+
+    def _join(
+        self, exchange: Exchange, call: Call, generation: Generation, question: Question | None
+    ) -> None:
+        asked = call.asked or call
+        if question is not None and question.claimed and self.lookup is not None:
+            self.lookup.release(question)
+        attach.remember_joined(asked, generation, self.registry)
+        if self.durable is not None:
+            self.durable.joined(asked, generation)
+        self._show(exchange, call, generation, b"joined")
+
+    def _create(
+        self, exchange: Exchange, call: Call, question: Question | None, name: join.Name | None
+    ) -> None:
+        asked = call.asked or call
         generation = self.registry.create(asked)
         if call.asked is not None:
             generation.whole = call.body
@@ -376,7 +416,7 @@ class Pipeline:
             made = self.durable.in_pieces(call, generation)
         self._start(made, generation, self.snapshot, name, question, asked)
         if self.durable is not None and generation.ending is None:
-            self.durable.write(generation, made, asked)
+            self.durable.write(generation, made, asked, name)
         self._show(exchange, call, generation, b"created")
 
     def _reduced(
@@ -500,6 +540,7 @@ class Pipeline:
         call: Call,
         generation: Generation,
         question: Question | None = None,
+        name: join.Name | None = None,
         taken_up: TakenUp | None = None,
     ) -> None:
         """Produce a generation that nobody here reads: a renewal, or from where it is, one of another process.
@@ -507,7 +548,7 @@ class Pipeline:
         :param question: what its answer is kept as
         :param taken_up: as for :class:`Production`
         """
-        self._start(call, generation, self.snapshot, None, question, taken_up=taken_up)
+        self._start(call, generation, self.snapshot, name, question, taken_up=taken_up)
 
     async def produce(
         self,
@@ -535,8 +576,8 @@ class Pipeline:
                 self.soon(converse.settle(call, generation, self.conversations))
             if self.on_finish is not None:
                 self.on_finish(call, generation)
-            if question is not None:
-                self._keep(call, question, generation, snapshot)
+            if question is not None and self.lookup is not None:
+                self.lookup.keep(call, question, generation, snapshot.router)
         except (Abandoned, asyncio.CancelledError):
             generation.fail(Cancelled("the call was cancelled, or nobody waited for its answer any more"))
         except PenstockError as error:
@@ -551,30 +592,12 @@ class Pipeline:
                 self.registry.unbind(generation, name)
             if question is not None and self.lookup is not None:
                 self.lookup.release(question)
-                if question.prefetched and self.lookup.prefetch is not None:
-                    entry = (
-                        self.lookup.cache.memory.peek(question.key)
-                        if generation.ending is State.FINISHED
-                        else None
-                    )
-                    took = self.clock.now() - call.received
-                    until = entry.fresh_until if entry is not None else 0.0
-                    route = snapshot.router.route_name(call.model) or ""
-                    self.lookup.prefetch.fetched(
-                        call, question.key, route, question.policy.prefetch, generation.cost, took, until
-                    )
+                self.lookup.prefetched(call, question, generation, snapshot.router)
             if generation.background and self.on_background_end is not None:
                 self.on_background_end(call, generation)
             del self.productions[production]
             if self._idle and not self.productions and not self.waiting:
                 self._wake_idle()
-
-    def _keep(self, call: Call, question: Question, generation: Generation, snapshot: Snapshot) -> None:
-        if self.lookup is not None:
-            try:
-                self.lookup.keep(call, question, generation, snapshot.router)
-            except Exception:  # the answer is complete, whatever becomes of its copy
-                log.exception("defect while keeping %s", generation.id)
 
     def _fall_back(
         self, call: Call, question: Question, generation: Generation, error: PenstockError

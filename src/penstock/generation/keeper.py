@@ -2,12 +2,7 @@
 
 It **writes** its own generations down as they grow (``generation.journal``), **reads** those that others have
 written, follows one that runs in another process, keeps its **lease**, and **takes over** what somebody who
-has died left unfinished.
-
-Whose readers?  A generation that runs here may be read there: by a caller whose new connection came to another
-process.  Whoever reads says so in the store now and then (:meth:`Keeper._attend`), and the process that
-produces asks before it gives a deserted generation up (:meth:`Keeper.is_attended`).  A caller who tells another
-process that it will not come back is not waited for (:meth:`Keeper.dismiss`).
+has died left unfinished.  Who reads what another process produces is told by ``generation.attention``.
 
 When the store does not answer, calls go on without it: nothing here is awaited on the way of a new call but
 the claim of an idempotency key, and that has a budget.
@@ -23,6 +18,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from penstock.errors import Gone, Overloaded, UpstreamBroken
+from penstock.generation.attention import ATTENDED, Attention
 from penstock.generation.bill import PATIENCE, Bookings, Books, OpenBill, booked_now
 from penstock.generation.journal import Journal
 from penstock.generation.log import Generation, State
@@ -44,11 +40,11 @@ from penstock.net.clock import Clock
 
 CLAIM_BUDGET = 0.5  # seconds that a call waits to learn whether its key is somebody else's
 READ_BUDGET = 2.0  # seconds that a caller waits who asks for what is only in the store
+LASTING = 3_600.0  # seconds for which a running generation keeps a name, at least
 POLL = 0.02  # seconds between two looks at generations that are followed
 SETTLING = 1.0  # seconds in which a store that is well is given what it was not yet
 SETTLING_AFTER_TROUBLE = 7.0  # the same after trouble: others pause for up to 5 s before they try again
 RECOVERY = 10.0  # seconds for which trouble is remembered
-ATTENDED = 5.0  # seconds for which one look counts as attention
 PROMISED = 86_400.0  # seconds for which it is known that an answer was promised
 BEAT = 0.5  # seconds between two signs of life, at most
 PIECE = 1 << 20  # bytes of events read at once
@@ -101,6 +97,7 @@ class Keeper:
         self.store = store
         self.journal = Journal(store, clock)
         self.owner = new_owner()
+        self.attention = Attention(store, self.owner, self.now)
         self._clock = clock
         self._kept_for = kept_for
         self._lease = lease
@@ -164,16 +161,20 @@ class Keeper:
         *,
         taken: bool = True,
         recent: float = 0.0,
+        question: Name | None = None,
     ) -> None:
         """Write a new generation down from now on.
 
         :param name: what it is to be found by, beside its id
         :param taken: the name was claimed for it; else it takes it as it begins
         :param recent: seconds after its end for which another one keeps the name
+        :param question: by which those find it who ask the same; it was taken for it
         """
         names = [name] if name is not None and taken else []
-        generation.journal = written = self._written(generation, names, self._open_bill())
+        generation.journal = written = self._written(generation, names, self._open_bill(), question)
         record = self._record(generation, call)
+        if question is not None:
+            record.question = question.name
         naming = None
         if name is not None and not taken:
             naming = Naming(*name, record.created, record.expires_at, recent)
@@ -185,11 +186,16 @@ class Keeper:
         :param output_tokens: of these events, which are all in somebody's ledger
         """
         booked = booked_now(record.bill, self.ledger, output_tokens)
-        generation.journal = written = self._written(generation, [], self._open_bill(booked))
+        question = Name(record.tenant, record.question, b"") if record.question else None
+        generation.journal = written = self._written(generation, [], self._open_bill(booked), question)
         written.enter(self.journal.resume(record, generation.events, written))
 
-    def _written(self, generation: Generation, names: list[Name], bill: OpenBill | None) -> Written:
-        return Written(generation, self._kept_for, names, self._name_again, self.now, bill)
+    def _written(
+        self, generation: Generation, names: list[Name], bill: OpenBill | None, question: Name | None
+    ) -> Written:
+        if question is not None:
+            names.append(question)
+        return Written(generation, self._kept_for, names, self._name_again, self.now, bill, question)
 
     @property
     def ledger(self) -> str:
@@ -256,6 +262,24 @@ class Keeper:
         now = self.now()
         claiming = self.store.claim(*name, generation_id, now=now, until=now + self._kept_for, instead_of=old)
         return await _within(CLAIM_BUDGET, claiming)
+
+    async def take(self, name: Name, generation_id: str, instead_of: str = "") -> Claim:
+        """The same, of a name that ends with its generation.
+
+        :raises StoreUnavailable: the store does not answer in time
+        """
+        now = self.now()
+        naming = Naming(*name, now, now + self._kept_for + LASTING, recent=0.0)  # later than any end's time
+        return await _within(CLAIM_BUDGET, self.store.take(naming, generation_id, instead_of))
+
+    async def release(self, name: Name, generation_id: str) -> None:
+        """A generation does not answer to a name any more.
+
+        :raises StoreUnavailable: the store does not answer in time
+        """
+        now = self.now()
+        letting_go = self.store.claim(*name, generation_id, now=now, until=now, instead_of=generation_id)
+        await _within(CLAIM_BUDGET, letting_go)
 
     @property
     def unnamed(self) -> int:
@@ -362,7 +386,7 @@ class Keeper:
             generation.producer = _Elsewhere(self, generation)
             self._followed[generation] = len(events)
             self._wake.set()
-            await self._quietly(self._attend([generation.id]))
+            await self._quietly(self.attention.say([generation.id]))
 
     async def catch_up(self, generation: Generation) -> None:
         """Have at least as much of a generation that is followed as anybody has been shown until now.
@@ -421,7 +445,7 @@ class Keeper:
                 tails = await self.store.tail({one.id: at for one, at in asked.items()})
                 if self._clock.now() - attended > ATTENDED / 3:
                     attended = self._clock.now()
-                    await self._attend([one.id for one in self._followed])
+                    await self.attention.say([one.id for one in self._followed])
             except StoreUnavailable as error:
                 self._complain(error)
                 await asyncio.sleep(10 * POLL)
@@ -465,25 +489,6 @@ class Keeper:
         else:
             end(generation, record.ending)
 
-    # ---- who reads what runs elsewhere ----
-
-    async def _attend(self, ids: list[str]) -> None:
-        now = self.now()
-        for generation_id in ids:
-            await self.store.claim(
-                "",
-                _readers_of(generation_id),
-                b"",
-                self.owner,
-                now=now,
-                until=now + ATTENDED,
-                instead_of=self.owner,
-            )
-
-    async def is_attended(self, generation_id: str) -> bool:
-        """Whether another process has a reader of this generation."""
-        return await self._is_said(_readers_of(generation_id))
-
     async def cut(self, generation: Generation) -> None:
         """Store the end of what another process produces.
 
@@ -510,26 +515,6 @@ class Keeper:
         claim: Claim = await _within(CLAIM_BUDGET, asking)
         return claim.generation == generation_id
 
-    async def dismiss(self, generation_id: str) -> None:
-        """A caller will not come back for what another process produces, and nobody reads it here."""
-        now = self.now()
-        for name, seconds in ((_readers_of(generation_id), 0.0), (_left(generation_id), ATTENDED)):
-            await self._quietly(
-                self.store.claim(
-                    "", name, b"", self.owner, now=now, until=now + seconds, instead_of=self.owner
-                )
-            )
-
-    async def _is_said(self, name: str) -> bool:
-        now = self.now()
-        try:
-            claim = await _within(
-                CLAIM_BUDGET, self.store.claim("", name, b"", self.owner, now=now, until=now)
-            )
-        except StoreUnavailable:
-            return False
-        return not claim.won
-
     async def _heed_dismissals(self, runs: Owner) -> None:
         """Whose readers have left asks the store for each, and the lease does not wait for that: it may be thousands."""
         while True:
@@ -544,8 +529,8 @@ class Keeper:
             written = generation.journal
             if not isinstance(written, Written) or written.entry.journal is not self.journal:
                 continue
-            left = await self._is_said(_left(generation.id))
-            if left and not await self.is_attended(generation.id) and not generation.is_wanted:
+            left = await self.attention.is_dismissed(generation.id)
+            if left and not await self.attention.is_paid(generation.id) and not generation.is_wanted:
                 generation.abandon()
 
     # ---- leases ----
@@ -686,16 +671,8 @@ def _unreadable() -> Overloaded:
     return Overloaded("answers that are stored cannot be read now", retry_after=1.0)
 
 
-def _readers_of(generation_id: str) -> str:
-    return "readers of " + generation_id
-
-
 def _promised(generation_id: str) -> str:
     return "promised " + generation_id
-
-
-def _left(generation_id: str) -> str:
-    return "left " + generation_id
 
 
 async def _within(seconds: float, doing: Coroutine[Any, Any, _T]) -> _T:

@@ -54,7 +54,7 @@ class Registry:
         self._order: deque[Generation] = deque()
         self._deserted: dict[Generation, float] = {}  # until when somebody may come back
         self._patient = True
-        self.give_up: Callable[[Generation], None] = Generation.abandon  # what the time is up for
+        self.give_up: Callable[[Generation], None] = Generation.abandon  # what nobody is waited for any more
         # Dictionaries, for thousands may have one name: requests that end alike do.
         self._names: dict[Hashable, dict[Generation, None]] = {}
         self._gone: dict[str, str] = {}  # id to tenant, of those that went last
@@ -136,7 +136,7 @@ class Registry:
         if generation.grace == math.inf or (generation.grace > 0 and self._waits_for(generation)):
             self._deserted[generation] = self._now() + generation.grace
         else:
-            generation.abandon()
+            self.give_up(generation)
 
     def waiting(self) -> list[Generation]:
         """Those that run without a reader, and are given up unless one comes back in time."""

@@ -25,6 +25,7 @@ class Written:
     """One generation of this process and its entry in the journal: each tells the other what is new.
 
     :param names: that were claimed for it
+    :param question: of these, the one by which those find it who ask the same
     :param account: in whose ledger its attempts stand; None: in none that others could know
     :param lost: told when its store may have lost these with everything else
     :param now: the store's time
@@ -40,6 +41,7 @@ class Written:
         "entry",
         "generation",
         "names",
+        "question",
     )
 
     def __init__(
@@ -50,8 +52,10 @@ class Written:
         lost: Callable[[str, list[Name]], None],
         now: Callable[[], float],
         account: OpenBill | None = None,
+        question: Name | None = None,
     ) -> None:
         self._account = account
+        self.question = question
         self.generation = generation
         self.names = names
         self._kept_for = kept_for

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -45,6 +46,8 @@ from penstock.wire.sound import is_sound
 
 if TYPE_CHECKING:  # an extra
     from penstock.gateway.stages.resemble import Resemblance, Similar
+
+log = logging.getLogger("penstock.gateway")
 
 MAX_TAGS, MAX_TAG_BYTES = 16, 64
 FRESH, STALE, SIMILAR = b"cached", b"stale", b"similar"
@@ -265,6 +268,18 @@ class Lookup:
                     found.append((near, asked))
         return found
 
+    def prefetched(self, call: Call, question: Question, generation: Generation, router: Router) -> None:
+        """A production has ended; nothing happens if its call was somebody's."""
+        if not question.prefetched or self.prefetch is None:
+            return
+        entry = self.cache.memory.peek(question.key) if generation.ending is State.FINISHED else None
+        took = self._recorder.clock.now() - call.received
+        until = entry.fresh_until if entry is not None else 0.0
+        route = router.route_name(call.model) or ""
+        self.prefetch.fetched(
+            call, question.key, route, question.policy.prefetch, generation.cost, took, until
+        )
+
     def waits(self, question: Question) -> bool:
         """Whether there is more to ask than memory: the tiers below, or what similar questions were answered."""
         return question.control.reads and (self.cache.waits or question.similar is not None)
@@ -470,6 +485,13 @@ class Lookup:
     # ---- keeping ----
 
     def keep(self, call: Call, question: Question, generation: Generation, router: Router) -> None:
+        """Store an answer if others may have it, as :meth:`_keep` has it; it is complete, whatever becomes of its copy."""
+        try:
+            self._keep(call, question, generation, router)
+        except Exception:
+            log.exception("defect while keeping %s", generation.id)
+
+    def _keep(self, call: Call, question: Question, generation: Generation, router: Router) -> None:
         """Store an answer that has just been completed, if others may have it.
 
         Not: one that failed or was given up, was made by a fallback of the model, was put together from two

@@ -1,0 +1,78 @@
+"""Who reads a generation that another process produces, as the store tells it.
+
+A generation that runs here may be read there: by a caller whose new connection came to another process, or who has
+asked the same there.  Whoever reads says so in the store now and then (:meth:`Attention.say`), and the process that
+produces asks before it gives a deserted generation up (:meth:`Attention.is_paid`).  A caller who tells another process
+that it will not come back is not waited for (:meth:`Attention.dismiss`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from penstock.generation.store import Store, StoreUnavailable
+
+ATTENDED = 5.0  # seconds for which one look counts as attention
+_BUDGET = 0.5  # seconds that is waited for to learn whether somebody reads elsewhere
+
+
+class Attention:
+    """What one process says to others of its readers, and hears of theirs.
+
+    :param owner: this process's name
+    :param now: the store's time
+    """
+
+    def __init__(self, store: Store, owner: str, now: Callable[[], float]) -> None:
+        self._store = store
+        self._owner = owner
+        self._now = now
+
+    def __repr__(self) -> str:
+        return f"<Attention of {self._owner} in {self._store!r}>"
+
+    async def say(self, generation_ids: Iterable[str]) -> None:
+        """These are read here; that holds for :data:`ATTENDED`.
+
+        :raises StoreUnavailable: the store cannot be written
+        """
+        for generation_id in generation_ids:
+            await self._say(_readers_of(generation_id), ATTENDED)
+
+    async def is_paid(self, generation_id: str) -> bool:
+        """Whether another process has a reader of this generation; not, where the store does not answer in time."""
+        return await self._is_said(_readers_of(generation_id))
+
+    async def dismiss(self, generation_id: str) -> None:
+        """A caller will not come back for what another process produces, and nobody reads it here.
+
+        :raises StoreUnavailable: the store cannot be written
+        """
+        await self._say(_readers_of(generation_id), 0.0)
+        await self._say(_left(generation_id), ATTENDED)
+
+    async def is_dismissed(self, generation_id: str) -> bool:
+        """Whether that was said lately; not, where the store does not answer in time."""
+        return await self._is_said(_left(generation_id))
+
+    async def _say(self, name: str, seconds: float) -> None:
+        now, mine = self._now(), self._owner
+        await self._store.claim("", name, b"", mine, now=now, until=now + seconds, instead_of=mine)
+
+    async def _is_said(self, name: str) -> bool:
+        now = self._now()
+        try:
+            async with asyncio.timeout(_BUDGET):
+                claim = await self._store.claim("", name, b"", self._owner, now=now, until=now)
+        except (StoreUnavailable, TimeoutError):
+            return False
+        return not claim.won
+
+
+def _readers_of(generation_id: str) -> str:
+    return "readers of " + generation_id
+
+
+def _left(generation_id: str) -> str:
+    return "left " + generation_id
