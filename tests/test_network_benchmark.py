@@ -160,6 +160,33 @@ def test_packets_take_their_time_and_the_namespaces_are_gone_afterwards(monkeypa
     assert name not in spaces
 
 
+@pytest.mark.skipif(not may_tunnel(), reason="needs root, TUN devices and network namespaces")
+def test_where_large_packets_vanish_a_sender_that_probes_finds_the_size(monkeypatch):
+    """As docs/client.md says of MTU black holes; without probing nothing would arrive."""
+    monkeypatch.chdir(ROOT)
+    name = f"penstock-m{os.getpid()}"
+    with tunnel.namespaces(name, delay=0.005, rate=1e7, largest=1_200) as prefixes:
+        for prefix in prefixes.values():
+            subprocess.run([*prefix, "sysctl", "-qw", "net.ipv4.tcp_mtu_probing=1"], check=True)
+        listen = (
+            "import socket; s = socket.create_server(('', 9)); print(flush=True); c, _ = s.accept(); n = 0\n"
+            "while piece := c.recv(65536): n += len(piece)\n"
+            "print(n)"
+        )
+        server = subprocess.Popen(
+            [*prefixes["server"], sys.executable, "-c", listen], stdout=subprocess.PIPE, text=True
+        )
+        try:
+            server.stdout.readline()
+            send = f"import socket; socket.create_connection(('{tunnel.ADDRESSES['server']}', 9)).sendall(bytes(100_000))"
+            subprocess.run([*prefixes["client"], sys.executable, "-c", send], check=True)
+            told, _ = server.communicate(timeout=60)
+        finally:
+            server.kill()
+            server.wait()
+    assert told == "100000\n"
+
+
 def test_as_many_rounds_are_made_as_fit():
     def seeds(seconds, **told):
         clock = itertools.count(0, seconds)

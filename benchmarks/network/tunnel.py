@@ -1,7 +1,7 @@
 """Two network namespaces with a link between them that is far, narrow and loses packets: real TCP over real packets.
 
 The link is one process with a TUN device in each namespace.  A packet leaves when the link has carried those
-before it, is dropped if the queue is full or by chance, and arrives ``delay`` later.  Needs root, and Linux's
+before it, is dropped if the queue is full, by chance, or because it is too large (and nobody is told), and arrives ``delay`` later.  Needs root, and Linux's
 ``tun``; no netem.  ``python -m benchmarks.network.tunnel NAME`` is that process; it ends with its standard input.
 """
 
@@ -32,12 +32,13 @@ def names(name):
 
 
 @contextmanager
-def namespaces(name, *, delay, rate, loss=0.0, seed=1):
+def namespaces(name, *, delay, rate, loss=0.0, seed=1, largest=MTU):
     """Two namespaces, linked; what to put before a command to run it in each.
 
     :param delay: seconds, one way
     :param rate: bytes per second, each way
     :param loss: share of the packets
+    :param largest: bytes of a packet that gets through; both sides believe that ``MTU`` do
     """
     spaces = names(name)
     link = None
@@ -47,7 +48,7 @@ def namespaces(name, *, delay, rate, loss=0.0, seed=1):
             _ip("-n", space, "link", "set", "lo", "up")
         words = [sys.executable, "-m", "benchmarks.network.tunnel", name]
         link = subprocess.Popen(
-            [*words, str(delay), str(rate), str(loss), str(seed)],
+            [*words, str(delay), str(rate), str(loss), str(seed), str(largest)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -89,7 +90,7 @@ def _tun(space):
         os.close(there)
 
 
-def carry(name, delay, rate, loss, seed):
+def carry(name, delay, rate, loss, seed, largest):
     """Be the link."""
     client, server = (_tun(space) for space in names(name).values())
     other = {client: server, server: client}
@@ -118,7 +119,7 @@ def carry(name, delay, rate, loss, seed):
                     break
                 now = time.monotonic()
                 begins = max(free[device], now)
-                if begins - now > _QUEUE_SECONDS or (loss and rand() < loss):
+                if len(packet) > largest or begins - now > _QUEUE_SECONDS or (loss and rand() < loss):
                     continue
                 free[device] = begins + len(packet) / rate
                 number += 1
@@ -126,4 +127,4 @@ def carry(name, delay, rate, loss, seed):
 
 
 if __name__ == "__main__":
-    carry(sys.argv[1], *map(float, sys.argv[2:5]), int(sys.argv[5]))
+    carry(sys.argv[1], *map(float, sys.argv[2:5]), *map(int, sys.argv[5:]))

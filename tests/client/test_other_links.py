@@ -8,7 +8,7 @@ import socket
 import httpx2
 import openai
 import pytest
-from client_gateway import config
+from client_gateway import config, through
 from sdks import QUESTION, expected
 
 import penstock
@@ -166,3 +166,43 @@ def test_the_environments_proxies_are_used_but_for_who_needs_none(gateway, monke
             assert [each.startswith(b"POST http://127.0.0.1") for each in proxy.received] == [True] * asked
 
     asyncio.run(main())
+
+
+# ---- proxies that mean well --------------------------------------------------------------------------
+
+
+def told(client, **asked):
+    answer = client.chat.completions.create(messages=QUESTION, max_tokens=12, temperature=0, **asked)
+    if asked.get("stream"):
+        return "".join(each.choices[0].delta.content or "" for each in answer if each.choices)
+    return answer.choices[0].message.content
+
+
+def behind(link, **settings):
+    http = penstock.http_client(trust_env=False, gateways=[link.url], first_delay=0.01, **settings)
+    return openai.OpenAI(base_url=link.url + "/v1", api_key="any", http_client=http, max_retries=0), http
+
+
+def test_a_plain_answer_that_is_cut_because_it_takes_long_is_asked_for_again_and_computed_once(
+    gateway, simulator
+):
+    before = simulator.bill()["requests"]
+    with through(gateway, idle=0.4) as link:
+        client, http = behind(link)
+        with client:
+            assert told(client, model="sim:ttft=1000") == expected("chat", 12)
+        assert link.figures.broken >= 1
+    assert simulator.bill()["requests"] == before + 1
+    assert http.statistics().retries >= 1
+
+
+def test_a_stream_that_a_proxy_holds_back_comes_when_it_ends(gateway, simulator):
+    """Silence, to who waits: it is asked for again in vain, and what there is comes with the end."""
+    before = simulator.bill()["requests"]
+    with through(gateway, hold=1_000_000) as link:
+        client, http = behind(link, stall_timeout=0.3)
+        with client:
+            assert told(client, model="sim:tps=15", stream=True) == expected("chat", 12)
+    assert simulator.bill()["requests"] == before + 1
+    assert http.statistics().broken >= 1
+    assert http.statistics().reruns == 0

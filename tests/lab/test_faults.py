@@ -1,12 +1,14 @@
 """The link breaks where it was told to, to the byte, and in the way it was told."""
 
+import asyncio
 import socket
 import threading
 import time
+from unittest.mock import Mock
 
 import pytest
 
-from penstock.lab.faults import Break, Conditions, FaultProxy, Kind
+from penstock.lab.faults import Break, Conditions, FaultProxy, Kind, _Connection
 
 PATIENCE = 60.0
 ANSWER = bytes(range(256)) * 1_000
@@ -166,3 +168,41 @@ def test_the_hazard_is_that_of_the_model_and_the_seed_decides():
 def test_a_port_that_is_taken_is_an_error(server):
     with pytest.raises(OSError, match="in use"):
         FaultProxy("127.0.0.1", 1, listen=("127.0.0.1", server.port)).start()
+
+
+def test_what_says_nothing_for_too_long_is_cut():
+    with Answering(9) as server, FaultProxy("127.0.0.1", server.port, Conditions(idle=0.2)) as link:
+        with socket.create_connection(("127.0.0.1", link.port), timeout=PATIENCE) as client:
+            client.sendall(b"half")
+            assert client.recv(1) == b""
+        assert link.figures.broken == 1
+        server.wait_received()
+        assert server.received == [b"half"]
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+PIECES = [b"3\r\nabc\r\n", b"3\r\ndef\r\n", b"0\r\n\r\n"]
+
+
+@pytest.mark.parametrize(
+    ("hold", "through"),
+    [(1_000, [HEAD, b"", b"", b"".join(PIECES)]), (12, [HEAD, b"", PIECES[0] + PIECES[1], PIECES[2]])],
+)
+def test_an_answer_is_held_back_but_for_its_head_until_there_is_much_of_it_or_its_end(hold, through):
+    link = FaultProxy("127.0.0.1", 1, Conditions(hold=hold))
+
+    async def main():
+        connection = _Connection(link, None, Mock(), Mock())
+        return [connection._let_go(piece) for piece in (HEAD, *PIECES)]
+
+    assert asyncio.run(main()) == through
+
+
+def test_an_answer_of_another_form_is_not_held_back():
+    whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+    async def main():
+        connection = _Connection(FaultProxy("127.0.0.1", 1, Conditions(hold=1_000)), None, Mock(), Mock())
+        return connection._let_go(whole)
+
+    assert asyncio.run(main()) == whole

@@ -11,12 +11,16 @@ Breaks follow the model of a constant hazard: a connection that moves ``m`` MB, 
 the probability 1 − exp(−h·m), where ``h`` is :attr:`Conditions.hazard`.  So the place of a connection's break is
 drawn from the exponential distribution once it is opened; with the same seed, the n-th connection always has
 the same one.  A test can say itself where each connection breaks, to the byte.
+
+What stands on the way may also mean well: it cuts what says nothing for a while (``idle``), or holds an answer back until
+there is much of it (``hold``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
+import math
 import random
 import socket
 import struct
@@ -31,6 +35,7 @@ _CHUNK = 16_384
 _SOCKET_BUFFER = 65_536  # what the kernel hides of a slow link
 _IN_FLIGHT = 64  # chunks of a direction that are under way, at most
 _MB = 1_000_000
+_LAST_CHUNK = b"0\r\n\r\n"
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -61,6 +66,8 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     :param hazard: breaks per MB (1e6 bytes)
     :param kinds: of these breaks, all as likely
     :param stall: seconds that a stall lasts
+    :param idle: seconds in which nothing goes either way, after which a connection is cut, in order; 0: never
+    :param hold: bytes of an answer that are held back until there are as many, or its chunked message ends; its head is not
     """
 
     delay: float = 0.0
@@ -68,6 +75,8 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     hazard: float = 0.0
     kinds: tuple[Kind, ...] = (Kind.RESET,)
     stall: float = 5.0
+    idle: float = 0.0
+    hold: int = 0
     seed: int = 1
 
 
@@ -240,6 +249,8 @@ class _Connection:
         self._link = link
         self._planned = planned
         self._moved = {"up": 0, "down": 0}
+        self._heard = asyncio.get_running_loop().time()  # when something went through last, either way
+        self._held = b""
         self._deaf: set[str] = set()  # directions in which nothing comes through any more
         self._ends = near, far
         self._reset = False
@@ -275,8 +286,8 @@ class _Connection:
         # The handshake took a round trip more than loopback shows.
         late = 2 * link.conditions.delay if direction == "up" else 0.0
         try:
-            while piece := await reader.read(_CHUNK):
-                rest = piece
+            while piece := await self._read(reader):
+                rest = piece if direction == "up" else self._let_go(piece)
                 while rest:
                     piece, rest = self._until_break(direction, rest)
                     due = self._is_due(direction)
@@ -288,11 +299,46 @@ class _Connection:
                     if due:
                         await self._come_to_break(waiting)
             if direction not in self._deaf:
+                if direction == "down" and self._held:
+                    await waiting.put((loop.time() + link.conditions.delay, self._held))
                 await waiting.put((loop.time() + link.conditions.delay + late, b""))
                 await delivery
         finally:
             delivery.cancel()
             await asyncio.wait([delivery])
+
+    async def _read(self, reader: asyncio.StreamReader) -> bytes:
+        """What comes next; a connection that is idle for too long ends."""
+        idle = self._link.conditions.idle
+        if not idle:
+            return await reader.read(_CHUNK)
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                async with asyncio.timeout_at(self._heard + idle):
+                    piece = await reader.read(_CHUNK)
+            except TimeoutError:
+                if loop.time() < self._heard + idle:  # the other direction has said something
+                    continue
+                self._link.figures.broken += 1
+                self._heard = math.inf  # once, and not for each direction
+                raise _Broken from None
+            self._heard = loop.time()
+            return piece
+
+    def _let_go(self, piece: bytes) -> bytes:
+        """What of an answer is not held back."""
+        hold = self._link.conditions.hold
+        if not hold:
+            return piece
+        head, body = b"", self._held + piece
+        whole = body.endswith(_LAST_CHUNK)
+        if body.startswith(b"HTTP/1."):  # the head of an answer, which comes in one piece
+            head, end, body = body.partition(b"\r\n\r\n")
+            whole = whole or b"\r\ntransfer-encoding: chunked" not in head.lower()
+            head += end
+        self._held = b"" if whole or len(body) >= hold else body
+        return head if self._held else head + body
 
     def _until_break(self, direction: str, piece: bytes) -> tuple[bytes, bytes]:
         """What still goes through before the break, and the rest."""
