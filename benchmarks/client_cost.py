@@ -3,17 +3,22 @@
 Plain and streamed calls of 1 KB to the simulator, which is a process of its own; in turn, with the SDK alone and
 with our client below it.  What is counted is the CPU time of this process, all threads; the least of the rounds
 is told, because everything that disturbs a round makes it longer.
+
+``--instructions`` counts the processor's instructions of the caller's process in their place, by valgrind: a quarter of an
+hour, and the same figures on a machine that is busy with other things.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import openai
+from benchmarks.cachegrind import instructions
 
 import penstock
 from penstock.client import CacheOptions
@@ -23,9 +28,22 @@ QUESTION = [{"role": "user", "content": "word " * 200}]
 TOKENS = 64
 
 
-def cost(client, calls, *, stream):
-    """Microseconds of CPU per call."""
-    began = time.process_time()
+@contextmanager
+def gateway():
+    with SimulatorProcess() as simulator, tempfile.TemporaryDirectory() as folder:
+        settings = {
+            "upstreams": {"sim": {"kind": "sim", "base_url": simulator.base_url}},
+            "models": {"*": {"candidates": [{"upstream": "sim"}]}},
+        }
+        with GatewayProcess(settings, Path(folder)) as running:
+            yield running
+
+
+def sdk(url, http=None):
+    return openai.OpenAI(base_url=url, api_key="any", http_client=http)
+
+
+def make_calls(client, calls, *, stream):
     for _ in range(calls):
         answer = client.chat.completions.create(
             model="sim", messages=QUESTION, max_tokens=TOKENS, temperature=0, stream=stream
@@ -33,42 +51,69 @@ def cost(client, calls, *, stream):
         if stream:
             for _ in answer:
                 pass
+
+
+def cost(client, calls, *, stream):
+    """Microseconds of CPU per call."""
+    began = time.process_time()
+    make_calls(client, calls, stream=stream)
     return (time.process_time() - began) / calls * 1e6
 
 
 def measure(calls, rounds):
     """Rows of: kind of call, SDK alone, with our client, µs."""
-    with SimulatorProcess() as simulator, tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        settings = {
-            "upstreams": {"sim": {"kind": "sim", "base_url": simulator.base_url}},
-            "models": {"*": {"candidates": [{"upstream": "sim"}]}},
+    with gateway() as running, ExitStack() as stack:
+        https = {
+            "the SDK alone": None,
+            "with the client": penstock.http_client(trust_env=False),
+            "with its cache": penstock.http_client(trust_env=False, cache=CacheOptions()),
         }
-        with GatewayProcess(settings, Path(folder)) as gateway:
+        systems = {name: stack.enter_context(sdk(running.base_url, http)) for name, http in https.items()}
+        for stream in (False, True):
+            least = dict.fromkeys(systems, float("inf"))
+            for number in range(rounds + 1):
+                for name, client in systems.items():
+                    found = cost(client, calls, stream=stream)
+                    if number:  # the first one warms up
+                        least[name] = min(least[name], found)
+            yield stream, least
 
-            def sdk(http=None):
-                client = openai.OpenAI(base_url=gateway.base_url, api_key="any", http_client=http)
-                return stack.enter_context(client)
 
-            systems = {
-                "the SDK alone": sdk(),
-                "with the client": sdk(penstock.http_client(trust_env=False)),
-                "with its cache": sdk(penstock.http_client(trust_env=False, cache=CacheOptions())),
-            }
-            for stream in (False, True):
-                least = dict.fromkeys(systems, float("inf"))
-                for number in range(rounds + 1):
-                    for name, client in systems.items():
-                        found = cost(client, calls, stream=stream)
-                        if number:  # the first one warms up
-                            least[name] = min(least[name], found)
-                yield stream, least
+def count(few=3, many=13):
+    """Rows of: kind of call, SDK alone, with our client, instructions per call."""
+    calling = (sys.executable, "-m", "benchmarks.client_cost", "--calling")
+    with gateway() as running:
+        for kind in ("plain", "streamed"):
+            found = []
+            for system in ("sdk", "client"):
+                some, more = (
+                    instructions(*calling, system, kind, str(calls), running.base_url)
+                    for calls in (few, many)
+                )
+                found.append((more - some) / (many - few))
+            yield kind, *found
+
+
+def call_as_told(system, kind, calls, url):
+    with sdk(url, penstock.http_client(trust_env=False) if system == "client" else None) as client:
+        make_calls(client, int(calls), stream=kind == "streamed")
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--instructions", action="store_true", help="count them, by valgrind")
+    parser.add_argument("--calling", nargs=4, help=argparse.SUPPRESS)  # what is counted
     options = parser.parse_args(arguments)
+    if options.calling:
+        call_as_told(*options.calling)
+        return
+    if options.instructions:
+        print("| call | the SDK alone, instructions | with the client |\n|---|--:|--:|")
+        for kind, alone, ours in count():
+            print(f"| {kind} | {alone:,.0f} | {ours:,.0f} (+{(ours / alone - 1) * 100:.0f} %) |", flush=True)
+        return
     print("| call | the SDK alone, µs | with the client, µs | with its cache, a hit, µs |\n|---|--:|--:|--:|")
     for stream, least in measure(options.calls, options.rounds):
         alone, ours, hit = least.values()

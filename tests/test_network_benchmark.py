@@ -247,6 +247,16 @@ def test_the_cost_of_the_client_is_measured():
     assert all(value > 0 for value in (*alone.values(), *streamed.values()))
 
 
+def test_instructions_of_a_call_are_those_that_more_calls_take(monkeypatch):
+    def counted(*command):
+        *_, system, kind, calls, _ = command
+        client_cost.call_as_told(*command[-4:])
+        return 1_000 + int(calls) * (20 if kind == "streamed" else 10) + (system == "client") * int(calls)
+
+    monkeypatch.setattr(client_cost, "instructions", counted)
+    assert list(client_cost.count(1, 2)) == [("plain", 10, 11), ("streamed", 20, 21)]
+
+
 def test_what_was_set_out_for_is_judged():
     def row(system, mean, dollars):
         return {"system": system, "mean": mean, "dollars": dollars}
