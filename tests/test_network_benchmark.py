@@ -179,7 +179,7 @@ def test_where_large_packets_vanish_a_sender_that_probes_finds_the_size(monkeypa
         try:
             server.stdout.readline()
             send = f"import socket; socket.create_connection(('{tunnel.ADDRESSES['server']}', 9)).sendall(bytes(100_000))"
-            subprocess.run([*prefixes["client"], sys.executable, "-c", send], check=True)
+            subprocess.run([*prefixes["client"], sys.executable, "-c", send], check=True, timeout=60)
             told, _ = server.communicate(timeout=60)
         finally:
             server.kill()
