@@ -315,6 +315,30 @@ def test_what_is_not_made_behind_an_answer_after_all_gives_back_what_was_handed_
 # ---- a new configuration ----
 
 
+def test_calls_in_progress_are_known_to_limits_that_come_back():
+    limited = LimitsConfig(keys={"alice": LimitConfig(concurrent=3)})
+    world = World(workers=2, keys=limited.keys)
+    reservation = world.call()
+    account = world.limiter._accounts["key", "alice"]
+    world.limiter.configure(LimitsConfig(keys={"alice": LimitConfig()}))
+    assert account.lease is None
+    world.limiter.configure(limited)
+    assert (account.lease.in_progress, account.in_progress) == (1, 1)
+    reservation.release()
+    assert (account.lease.in_progress, account.in_progress) == (0, 0)
+
+
+@pytest.mark.parametrize("period", ["day", "month"])
+def test_what_was_spent_before_it_was_known_which_day_it_is_stays_spent(period):
+    world = World(price=1, keys={"alice": LimitConfig(**{f"usd_per_{period}": 2})})
+    world.call().settle(Usage(), DOLLAR)
+    world.wall += 40 * 86_400
+    world.limiter.date()
+    account, calendar = world.limiter._accounts["key", "alice"], world.limiter.calendar
+    account.turn(calendar.day, calendar.month)
+    assert getattr(account, period).left == DOLLAR
+
+
 def test_a_limit_that_is_taken_away_is_shared_no_more():
     world = World(workers=2, keys={"alice": LimitConfig(requests_per_minute=40, concurrent=4)})
     reservation = world.call()
