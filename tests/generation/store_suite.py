@@ -313,6 +313,15 @@ class StoreSuite:
         assert await store.events(one.id, 0, LARGE) == [b"a", b"b"]
 
     @with_store
+    async def test_what_begins_in_its_middle_is_refused_and_unknown(self, store):
+        one = record()
+        middle = begin(one, [b"b"])
+        middle.first = 1
+        assert await store.write([middle]) == {one.id: Refusal(Reason.MISPLACED)}
+        assert await store.load(one.id) is None
+        assert await store.write([begin(one, [b"a"])]) == {}
+
+    @with_store
     async def test_of_one_batch_the_refused_are_named_and_the_others_stored(self, store):
         good, bad, unknown, new = record(), record(), record(), record()
         await store.write([begin(good), begin(bad)])
