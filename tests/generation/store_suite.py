@@ -156,10 +156,12 @@ class StoreSuite:
         assert await store.write([changed]) == {}
         assert await store.write([append(one, 2, b"c")]) == {}
         assert (await store.load(one.id)).bill == second
+        assert await store.write([append(one, 3, b"d"), begin(record())]) == {}
+        assert (await store.load(one.id)).bill == second
         alone = append(other, 0)
         alone.bill = first
         assert await store.write([alone]) == {}
-        assert await store.events(one.id, 0, LARGE) == [b"a", b"b", b"c"]
+        assert await store.events(one.id, 0, LARGE) == [b"a", b"b", b"c", b"d"]
         await store.release("a", [one.id, other.id], {one.id: third})
         assert (await store.take_over(one.id, "b", NOW)).bill == third
         assert (await store.take_over(other.id, "b", NOW)).bill == first
