@@ -18,9 +18,11 @@ class Board:
 
     def __init__(self):
         self.taken = True
+        self.claims = 0
         self.released = []
 
     def claim(self, key, token, lifetime):
+        self.claims += 1
         answer = asyncio.get_running_loop().create_future()
         answer.set_result(not self.taken)
         return answer
@@ -42,14 +44,21 @@ class Empty:
         pass
 
 
+class Frozen(Empty):
+    """One that does not answer."""
+
+    def get(self, key, then):
+        pass
+
+
 @contextlib.asynccontextmanager
-async def waiting(patience=60.0):
+async def waiting(patience=60.0, below=Empty, budget=5.0):
     """``(gateway, port, board, upstream)``"""
     async with ScriptedUpstream([[Step.REQUEST, plain(COMPLETION)] * 50]) as upstream:
         made = config(upstream.url, cache=CacheConfig())
         made.models["m"] = ModelConfig(candidates=made.models["m"].candidates, cache=ModelCacheConfig())
         async with serving(made) as (gateway, port):
-            board, guard = Board(), Guard(Empty(), 5.0, gateway.clock.now)
+            board, guard = Board(), Guard(below(), budget, gateway.clock.now)
             gateway.cache.guards = (guard,)
             gateway.pipeline.lookup.claims = Claims(board, guard, patience, gateway.clock.now)
             try:
@@ -137,5 +146,16 @@ def test_nothing_is_asked_for_a_caller_who_left_meanwhile():
             assert asked(upstream) == 0
             board.taken = False
             assert (await call(port, ASKED)).headers["penstock-status"] == "created"
+
+    on_uvloop(main)
+
+
+def test_what_has_used_up_the_budget_of_a_call_is_not_asked_who_is_to_ask():
+    """A frozen Redis costs one budget, not two."""
+
+    async def main():
+        async with waiting(below=Frozen, budget=0.005) as (_, port, board, upstream):
+            assert (await call(port, ASKED)).headers["penstock-status"] == "created"
+            assert (board.claims, asked(upstream)) == (0, 1)
 
     on_uvloop(main)

@@ -94,7 +94,8 @@ class Load:
         await self.until(lambda status: status.count("cached") >= count)
 
 
-def test_a_redis_that_is_frozen_killed_and_started_anew_fails_no_call(simulator, redis, tmp_path):
+@pytest.mark.parametrize("budget", [{"redis_budget": 0.1}, {}], ids=["0.1 s", "by default"])
+def test_a_redis_that_is_frozen_killed_and_started_anew_fails_no_call(simulator, redis, tmp_path, budget):
     """Memory keeps nothing here, so that each call asks Redis."""
 
     async def main(gateway):
@@ -110,7 +111,7 @@ def test_a_redis_that_is_frozen_killed_and_started_anew_fails_no_call(simulator,
             await load.hits(50)
         assert set(load.status) == {"created", "cached"}
 
-    settings = configured(simulator, memory_bytes=1, redis=redis.url, seal_key="s", redis_budget=0.1)
+    settings = configured(simulator, memory_bytes=1, redis=redis.url, seal_key="s", **budget)
     with GatewayProcess(settings, tmp_path) as gateway:
         asyncio.run(main(gateway))
 
@@ -188,16 +189,22 @@ def test_what_is_named_is_purged_and_nothing_else(simulator, tmp_path):
 
 
 @pytest.mark.slow  # five workers start, twice
-@pytest.mark.parametrize("shares", [True, False], ids=["with Redis", "without"])
-def test_a_stampede_on_one_question_asks_once_or_once_for_each_worker(simulator, redis, tmp_path, shares):
-    """Three workers on one machine, two replicas of it with a worker each."""
+@pytest.mark.parametrize(
+    ("shares", "budget"),
+    [(True, {"redis_budget": 5}), (True, {}), (False, {})],
+    ids=["with Redis", "by default", "without"],
+)
+def test_a_stampede_on_one_question_asks_once_or_once_for_each_worker(
+    simulator, redis, tmp_path, shares, budget
+):
+    """Three workers on one machine, two replicas of it with a worker each; a busy machine may miss 5 ms."""
     folders = [tmp_path / name for name in "abc"]
     for folder in folders:
         folder.mkdir()
-    cache = {"redis": redis.url, "seal_key": "s", "redis_budget": 5} if shares else {}
+    cache = {"redis": redis.url, "seal_key": "s", **budget} if shares else {}
     settings = configured(simulator, **cache)
     settings["models"]["*"].pop("join")
-    number = 200 + shares
+    number = 200 + shares + 2 * bool(budget)
 
     async def main(*gateways):
         async def one(gateway):  # each on a connection of its own, so to any worker
@@ -220,7 +227,7 @@ def test_a_stampede_on_one_question_asks_once_or_once_for_each_worker(simulator,
         asked = billed(simulator) - before
     assert {status for _, status in answers} == {200}
     assert [name for name, _ in answers].count("created") == asked
-    assert asked == 1 if shares else 1 < asked <= 5
+    assert asked == 1 if budget else 2 - shares <= asked <= 5
 
 
 @pytest.mark.slow  # starts a gateway of two workers three times

@@ -68,6 +68,11 @@ class Claims:
     def __repr__(self) -> str:
         return f"<Claims, {len(self._held)} held>"
 
+    @property
+    def is_late(self) -> bool:
+        """Whether the board has just used up a caller's patience: nothing more is asked of it on that call's way."""
+        return self._guard.is_late
+
     async def claim(self, key: bytes) -> bool:
         """Whether this worker is to ask.  Whoever is told so calls :meth:`release` when it is done."""
         if key in self._held:

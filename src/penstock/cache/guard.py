@@ -75,6 +75,11 @@ class Guard:
         """Whether the tier is left alone, now or until a probe has been answered."""
         return self._open_until > 0
 
+    @property
+    def is_late(self) -> bool:
+        """Whether the last of what was asked that has come to an end got no answer in time."""
+        return self._late > 0
+
     def get(self, key: bytes, then: Callable[[bytes | None], None]) -> None:
         """What the tier has, if it says so in time, else None, goes to ``then``: once, now or later."""
         asked = self._begin(then)

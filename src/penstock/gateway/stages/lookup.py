@@ -325,7 +325,7 @@ class Lookup:
         :param deadline: monotonic seconds, from which on an answer is of no use
         """
         claims = self.claims
-        if claims is None or not question.patient or enough():
+        if claims is None or not question.patient or claims.is_late or enough():
             return None
         if await claims.claim(question.key):
             question.claimed = True
