@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -50,6 +51,7 @@ def test_what_is_in_the_file_is_there_afterwards(gateway, tmp_path):
     first = warm(file, "--url", gateway.url, "--concurrency", 1)
     assert first.returncode == 0, first.stderr
     assert first.stdout == "8 requests: 1 cached, 7 created\n"
+    assert re.search(r"warming .*━ 8/8 ", first.stderr), "the bar tells how far it has come"
     assert warm("-", "--url", gateway.base_url, text=file.read_text()).stdout == "8 requests: 8 cached\n"
 
 
