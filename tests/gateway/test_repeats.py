@@ -37,6 +37,8 @@ def test_the_answer_is_the_one_that_reading_gives(asked_as, kept_as, stream_opti
         script = [Step.REQUEST, *STREAMED] if "stream" in kept_as else answering()
         async with gateway_of([script]) as (gateway, port, upstream, wall), line_to(port) as ask:
             await ask(kept_as)
+            if body != kept_as:
+                await ask(body)  # what comes for the first time is not remembered
             wall.time += 3
             read, again = await ask(body), await ask(body)
             assert gateway.repeats.answered == 1
@@ -47,6 +49,32 @@ def test_the_answer_is_the_one_that_reading_gives(asked_as, kept_as, stream_opti
             assert again.headers["penstock-status"] == "cached"
             assert again.headers["penstock-generation"] != read.headers["penstock-generation"]
             assert asked(upstream) == 1
+
+    on_uvloop(main)
+
+
+def test_a_request_that_comes_for_the_first_time_is_not_remembered(monkeypatch):
+    monkeypatch.setattr(repeating, "MOST_SEEN", 3)
+
+    def written(number):
+        return json.dumps(ASKED).encode() + b" " * number
+
+    async def main():
+        async with gateway_of([answering()]) as (gateway, port, upstream, _), line_to(port) as ask:
+            repeats = gateway.repeats
+            for number in range(9):
+                await ask(written(number))
+            assert (asked(upstream), repeats.held_bytes, repeats.answered) == (1, 0, 0)
+            assert len(repeats._seen) + len(repeats._seen_before) <= 6
+            for answered in (0, 1):
+                await ask(written(8))
+                assert repeats.held_bytes
+                assert repeats.answered == answered
+            await ask(written(0))  # that is too long ago
+            await ask(written(0))
+            assert repeats.answered == 1
+            await ask(written(0))
+            assert repeats.answered == 2
 
     on_uvloop(main)
 

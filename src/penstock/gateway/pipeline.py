@@ -253,6 +253,7 @@ class Pipeline:
                     look = self._look_below(exchange, call, lookup, question, *come)
                     self.soon(self._waiting_for(look, exchange, call))
                     return
+                self.repeats.saw(exchange.segment)
         self._make(exchange, call, question)
 
     async def _converse(self, exchange: Exchange, call: Call) -> None:
@@ -294,6 +295,7 @@ class Pipeline:
                 known = segment if cleared == self.repeats.cleared else b""
                 self._serve(exchange, call, lookup, question, found, known)
             else:
+                self.repeats.saw(segment)
                 self._make(exchange, call, question)
         except Exception:
             lookup.release(question)

@@ -2,7 +2,8 @@
 
 What makes a call of a request, and finds its answer by that, comes to the same whenever the same bytes come again: the
 same key, tenant, model, question.  So a request that was answered from the cache is remembered, and the next one that
-looks the same is answered without being read.
+looks the same is answered without being read.  Not the first time that it is seen, for most of those that are written
+differently each time never come again: a hash tells whether one has come before, also to be answered by an upstream.
 
 Two things are remembered.  While memory has its answer, the request, head and body, with the **answer** as it goes out.
 And where there are tiers below, by a digest of all its bytes, what it **means**: whose call it is, and the key of its
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 65_536  # of a request; what is longer is read like any other
 SHARE = 8  # requests and answers may take one part in so many of the room that entries have in memory
+MOST_SEEN = 32_768  # hashes, some 100 bytes each, and once more as many older ones
 MOST_MEANINGS = 32_768  # some 400 bytes each; an answer on the disk takes more than that in pages
 _MOST_KINDS = 1_024
 
@@ -120,6 +122,8 @@ class Repeats:
         "_kinds",
         "_meanings",
         "_pipeline",
+        "_seen",
+        "_seen_before",
         "answered",
         "cleared",
         "held_bytes",
@@ -133,6 +137,8 @@ class Repeats:
         self._answers: dict[bytes, _Answer] = {}  # by their requests
         self._meanings: dict[bytes, _Meaning] = {}  # by digests; only where there are tiers below memory
         self._kinds: dict[tuple[object, ...], Call] = {}
+        self._seen: set[int] = set()  # hashes of requests
+        self._seen_before: set[int] = set()
         self.lengths: dict[int, int] = {}  # of requests that are known, how many: others need no look
         self.held_bytes = 0  # of requests and answers
 
@@ -208,12 +214,29 @@ class Repeats:
 
     # ---- what is known ----
 
+    def saw(self, segment: bytes) -> bool:
+        """A request that is none of those known has come.
+
+        :param segment: all of it; empty: it did not come at once
+        :returns: whether it has come before
+        """
+        name = hash(segment)
+        seen = self._seen
+        if name in seen or name in self._seen_before:
+            return True
+        seen.add(name)
+        if len(seen) >= MOST_SEEN:
+            self._seen_before, self._seen = seen, set()
+        return False
+
     def remember(self, segment: bytes, call: Call, question: Question, entry: Entry) -> None:
-        """A call has been answered from the cache: let the next one in the same bytes be.
+        """A call has been answered from the cache: let the next one in the same bytes be, if this is not the first.
 
         :param segment: all of its request
         """
-        if not 0 < len(segment) <= MOST_BYTES or not self._is_plain(call, question):
+        if not 0 < len(segment) <= MOST_BYTES or not self.saw(segment):
+            return
+        if not self._is_plain(call, question):
             return
         if not segment.endswith(call.body):  # it named what was put in its place, and may be deleted
             return
