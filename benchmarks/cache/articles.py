@@ -160,7 +160,7 @@ def wrapper(upstream_port: int, redis: str, *, ahead: bool) -> Iterator[int]:
 
 @contextlib.contextmanager
 def gateway(upstream_port: int, redis: str, prefetch: Mapping[str, object] | None) -> Iterator[int]:
-    cache = {"ttl": TTL} | ({} if prefetch is None else {"prefetch": prefetch})
+    cache = {"ttl": TTL, "usage": "original"} | ({} if prefetch is None else {"prefetch": prefetch})
     with tempfile.TemporaryDirectory() as place:
         settings = {
             "upstreams": {

@@ -42,7 +42,12 @@ def configuration(ledger: str) -> str:
     return json.dumps(  # JSON is YAML
         {
             "upstreams": {"mock": upstream},
-            "models": {MODEL: {"candidates": [{"upstream": "mock", "model": MODEL}], "cache": {"ttl": 3600}}},
+            "models": {
+                MODEL: {
+                    "candidates": [{"upstream": "mock", "model": MODEL}],
+                    "cache": {"ttl": 3600, "usage": "original"},
+                }
+            },
             "keys": [{"name": "bench", "hash": hash_key(KEY)}],
             "ledger": {"path": ledger},
         }

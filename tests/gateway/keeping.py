@@ -25,7 +25,7 @@ from penstock.testing import ScriptedUpstream, Step
 
 ASKED = {**PROMPT, "temperature": 0}
 STREAM = {**ASKED, "stream": True}
-KEPT, TIERS = ModelCacheConfig(), CacheConfig()
+KEPT, TIERS = ModelCacheConfig(usage="original"), CacheConfig()
 STREAMED = [
     STREAM_HEAD,
     *(delta("h"), delta("i"), delta("", "stop"), frame({"choices": [], "usage": COMPLETION["usage"]}), DONE),

@@ -86,7 +86,7 @@ WITH_USAGE = {**STREAM, "stream_options": {"include_usage": True}}
 def test_whatever_it_tells_its_caller_the_ledger_knows_what_a_hit_did_not_use(kept_as, told):
     async def main():
         script = answering() if kept_as is ASKED else [Step.REQUEST, *STREAMED]
-        policy = ModelCacheConfig(usage="cached")
+        policy = ModelCacheConfig()
         async with gateway_of([script], cache=policy) as (gateway, port, _, _), line_to(port) as ask:
             assert b'"cached_tokens"' not in (await ask(kept_as)).body
             for hit in [await ask(told) for _ in range(2)]:
@@ -503,7 +503,7 @@ def test_an_old_answer_is_better_than_none(first, then):
     async def main():
         script = [plain(COMPLETION)] if first == "plain" else STREAMED
         down = [Step.REQUEST, upstream_error("503 no"), Step.CLOSE]
-        policy = ModelCacheConfig(ttl=30, stale_if_error=600)
+        policy = ModelCacheConfig(ttl=30, stale_if_error=600, usage="original")
         scripts = [[Step.REQUEST, *script, Step.CLOSE], down]
         async with gateway_of(scripts, cache=policy) as (gateway, port, _, wall):
             await call(port, bodies[first])
@@ -529,7 +529,9 @@ def test_a_request_that_is_wrong_gets_no_old_answer():
             [Step.REQUEST, plain(COMPLETION), Step.CLOSE],
             [Step.REQUEST, upstream_error("400 no"), Step.CLOSE],
         ]
-        async with gateway_of(scripts, cache=ModelCacheConfig(ttl=30, stale_if_error=600)) as (
+        async with gateway_of(
+            scripts, cache=ModelCacheConfig(ttl=30, stale_if_error=600, usage="original")
+        ) as (
             _,
             port,
             _,

@@ -265,7 +265,9 @@ def test_only_streams_have_a_pace_and_they_are_read_each_time(form):
 
 def test_who_would_rather_come_back_later_gets_at_once_what_is_there():
     async def main():
-        async with gateway_of([[Step.REQUEST, *WORDS]], cache=ModelCacheConfig(pace=SLOWLY)) as (
+        async with gateway_of(
+            [[Step.REQUEST, *WORDS]], cache=ModelCacheConfig(pace=SLOWLY, usage="original")
+        ) as (
             gateway,
             port,
             _,
@@ -302,7 +304,7 @@ def test_it_takes_as_long_as_the_answer_did_when_it_was_made():
 
 def test_a_caller_who_leaves_costs_nothing_more():
     async def main():
-        policy = ModelCacheConfig(pace=SLOWLY)
+        policy = ModelCacheConfig(pace=SLOWLY, usage="original")
         async with gateway_of([[Step.REQUEST, *WORDS]], cache=policy) as (gateway, port, _, _):
             await call(port, STREAM)
             _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -318,7 +320,9 @@ def test_a_caller_who_leaves_costs_nothing_more():
 
 def test_who_has_to_go_gives_the_rest_at_once():
     async def main():
-        async with gateway_of([[Step.REQUEST, *WORDS]], cache=ModelCacheConfig(pace=SLOWLY)) as (
+        async with gateway_of(
+            [[Step.REQUEST, *WORDS]], cache=ModelCacheConfig(pace=SLOWLY, usage="original")
+        ) as (
             gateway,
             port,
             _,

@@ -238,7 +238,7 @@ def test_an_old_answer_is_there_for_want_of_another():
             [Step.REQUEST, plain(COMPLETION), Step.CLOSE],
             [Step.REQUEST, upstream_error("503 no"), Step.CLOSE],
         ]
-        policy = ModelCacheConfig(stale_if_error=600)
+        policy = ModelCacheConfig(stale_if_error=600, usage="original")
         async with above(scripts, cache=policy) as (gateway, port, _, wall, _):
             async with line_to(port) as ask:
                 first = (await thrice(ask, ASKED))[0]

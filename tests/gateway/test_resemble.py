@@ -48,7 +48,7 @@ async def comparing(*texts, verify=0.0, learned=500, embedding=PATIENT, **more):
     """``(gateway, port, upstream)``, which has seen so many similar questions answered rightly (``learned``)."""
     async with ScriptedUpstream([saying(*texts)]) as upstream:
         made = config(upstream.url, cache=CacheConfig(embedding=embedding), **more)
-        policy = ModelCacheConfig(semantic=SemanticConfig(verify=verify))
+        policy = ModelCacheConfig(usage="original", semantic=SemanticConfig(verify=verify))
         made.models["m"] = ModelConfig(candidates=made.models["m"].candidates, cache=policy)
         async with serving(made) as (gateway, port):
             if learned:

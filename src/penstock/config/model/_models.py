@@ -130,8 +130,8 @@ class ModelCacheConfig(Section, frozen=True):
     scope: Literal["tenant", "shared"] = "tenant"
     # a larger answer of this model is not kept; none: `cache.max_entry_bytes`, which none exceeds
     max_entry_bytes: Bytes | None = None
-    # what a kept answer tells that it used: what it took when it was made, or that all of the prompt came from a cache
-    usage: Literal["original", "cached"] = "original"
+    # what a kept answer tells that it used: that all of the prompt came from a cache, or what it took when it was made
+    usage: Literal["cached", "original"] = "cached"
     pace: PaceConfig | None = None  # how quickly kept answers are streamed; none: they come at once
     semantic: SemanticConfig | None = None  # none: only the same question gets a kept answer
     prefetch: PrefetchConfig | None = None  # none: nothing is asked before a caller asks it
