@@ -29,11 +29,16 @@ def stores(request, tmp_path_factory):
 
 
 @pytest.fixture
-def durable(stores, monkeypatch):
-    """The same, where everybody waits for the store for as long as a busy machine takes."""
+def durable_budgets(monkeypatch):
+    """Everybody waits for the store for as long as a busy machine takes."""
     for budget in ("CLAIM_BUDGET", "READ_BUDGET"):
         monkeypatch.setattr(f"penstock.generation.keeper.{budget}", 60.0)
     monkeypatch.setattr("penstock.generation.attention._BUDGET", 60.0)
     monkeypatch.setattr("penstock.gateway.questions.BUDGET", 60.0)
     monkeypatch.setitem(Journal.__init__.__kwdefaults__, "budget", 60.0)
+
+
+@pytest.fixture
+def durable(stores, durable_budgets):
+    """The same, with that."""
     return stores
