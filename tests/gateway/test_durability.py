@@ -288,6 +288,31 @@ def test_a_repeated_call_finds_its_answer_in_another_process(durable, headers, b
     assert again.body == first.body
 
 
+@pytest.mark.parametrize(
+    ("headers", "patience", "calls"),
+    [((KEY, KEY), 60.0, 1), ((KEY, KEY), 0.0, 2), ((FIRST, RETRY), 60.0, 2)],
+    ids=["key", "key at a store that is too slow", "retry"],
+)
+def test_a_slow_store_is_waited_for_where_the_caller_has_named_his_call(
+    stores, monkeypatch, headers, patience, calls
+):
+    async def main():
+        async with two([SCRIPT], stores, troubled=True) as ((gateway, here), (other, there), upstream):
+            first = await call(here, STREAM, headers=headers[0])
+            await until(lambda: not gateway.pipeline.waiting)
+            await stored(gateway)
+            monkeypatch.setattr("penstock.generation.keeper.CLAIM_BUDGET", 0.0)
+            monkeypatch.setattr("penstock.generation.keeper.KEY_PATIENCE", patience)
+            again = await call(there, STREAM, headers=headers[1])
+            asked = upstream.connections
+            return first, again, asked, keeper_of(other).unclaimed
+
+    first, again, asked, unclaimed = on_uvloop(main)
+    assert asked == calls
+    assert unclaimed == calls - 1
+    assert (again.headers["penstock-generation"] == first.headers["penstock-generation"]) == (calls == 1)
+
+
 def test_of_two_calls_with_one_key_at_two_processes_one_is_made(durable):
     async def main():
         go_on = asyncio.Event()

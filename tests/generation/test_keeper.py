@@ -1,6 +1,7 @@
 """What runs elsewhere is followed: every event once, whoever fetches it."""
 
 import asyncio
+import math
 import time
 from types import SimpleNamespace
 
@@ -42,6 +43,21 @@ class SlowStore(SQLiteStore):
         elif self.go_on.is_set():
             self.answered.set()
         return found
+
+
+def test_a_store_is_waited_for_as_long_as_the_answer_is_of_use_and_only_until_it_has_failed_somebody(
+    tmp_path,
+):
+    keeper = Keeper(SQLiteStore(tmp_path / "g.db", 1 << 26), FakeClock(), kept_for=60.0, lease=60.0)
+    usual, longest = module.CLAIM_BUDGET, module.KEY_PATIENCE
+    assert usual < 2.0 < longest
+    assert [keeper.patience(left, named=True) for left in (math.inf, 2.0)] == [longest, 2.0]
+    assert keeper.patience(math.inf, named=False) == usual
+    keeper.unheard(StoreUnavailable("no answer"), named=False)
+    assert keeper.patience(math.inf, named=True) == longest
+    keeper.unheard(StoreUnavailable("no answer"), named=True)
+    assert keeper.patience(math.inf, named=True) == usual
+    assert keeper.unclaimed == 2
 
 
 def test_what_a_reader_brings_who_comes_back_is_not_brought_once_more_by_a_look_that_was_under_way(tmp_path):

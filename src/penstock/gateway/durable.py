@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import msgspec
 
 from penstock.errors import Cancelled, Gone, HandedOver, NotFound, Overloaded
-from penstock.flow.deadline import told_of
+from penstock.flow.deadline import deadline_of, told_of
 from penstock.gateway import questions
 from penstock.gateway.stages import attach, join
 from penstock.gateway.stages.call import Production, TakenUp
@@ -100,7 +100,8 @@ class Durable:
         keeper = self.keeper_of(call.model)
         if keeper is None:
             return None
-        record = await attach.find_elsewhere(call, keeper)
+        longest = deadline_of(call) - self._producing.clock.now()
+        record = await attach.find_elsewhere(call, keeper, longest)
         return None if record is None else await self.restored(record, keeper)
 
     def write(self, generation: Generation, call: Call, asked: Call, name: join.Name | None) -> None:

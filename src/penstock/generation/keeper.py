@@ -38,7 +38,8 @@ from penstock.generation.written import Name, Written, end, ending_of
 from penstock.messages import Call, Event
 from penstock.net.clock import Clock
 
-CLAIM_BUDGET = 0.5  # seconds that a call waits to learn whether its key is somebody else's
+CLAIM_BUDGET = 0.5  # seconds that a call waits to learn whether its name is somebody else's
+KEY_PATIENCE = 5.0  # the same, where its caller has named it: he would rather wait than pay twice
 READ_BUDGET = 2.0  # seconds that a caller waits who asks for what is only in the store
 LASTING = 3_600.0  # seconds for which a running generation keeps a name, at least
 POLL = 0.02  # seconds between two looks at generations that are followed
@@ -104,6 +105,7 @@ class Keeper:
         # Of our clock, the store's; until that is heard, this machine's.
         self._ahead = time.time() - clock.now()
         self.taken_over = 0  # generations, since the start
+        self.unclaimed = 0  # calls that were made without knowing whether their names were somebody else's
         self.leaving = False  # this process is going away: others are to take over
         self._followed: dict[Generation, int] = {}  # how many of its events we have
         self._losses = 0  # of the store, as far as we have looked after them
@@ -254,14 +256,31 @@ class Keeper:
 
     # ---- reading ----
 
-    async def claim(self, name: Name, generation_id: str, old: str = "") -> Claim:
+    async def claim(self, name: Name, generation_id: str, old: str = "", *, patience: float = 0.0) -> Claim:
         """Say that a generation answers to a name.
 
+        :param patience: seconds that the store may take, if that is more than :data:`CLAIM_BUDGET`
         :raises StoreUnavailable: the store does not answer in time
         """
         now = self.now()
         claiming = self.store.claim(*name, generation_id, now=now, until=now + self._kept_for, instead_of=old)
-        return await _within(CLAIM_BUDGET, claiming)
+        return await _within(max(CLAIM_BUDGET, patience), claiming)
+
+    def patience(self, longest: float, *, named: bool) -> float:
+        """How long a call waits to learn whether its name is somebody else's, in seconds.
+
+        A store that has not answered somebody lately is not waited for by everybody.
+
+        :param longest: seconds until the answer is of no use
+        :param named: whether its caller gave it the name
+        """
+        return min(KEY_PATIENCE, longest) if named and self._trouble_since is None else CLAIM_BUDGET
+
+    def unheard(self, error: StoreUnavailable, *, named: bool) -> None:
+        """A call is made though the store has not told in time whether its name is somebody else's."""
+        self.unclaimed += 1
+        if named:
+            self._complain(error)
 
     async def take(self, name: Name, generation_id: str, instead_of: str = "") -> Claim:
         """The same, of a name that ends with its generation.
@@ -305,16 +324,19 @@ class Keeper:
             else:
                 self._unnamed.pop(generation_id, None)
 
-    async def claimed(self, claim: Claim) -> Record | None:
+    async def claimed(self, claim: Claim, *, patience: float = 0.0) -> Record | None:
         """The generation that has a name.  It may have claimed it a moment before it is written down.
 
+        :param patience: seconds for a store that is slow; one that is quick has told in :data:`CLAIM_BUDGET`
         :returns: None: it was never written, or is kept no more
         :raises StoreUnavailable: the store does not answer in time
         """
-        until = self._clock.now() + CLAIM_BUDGET
+        until = self._clock.now() + max(CLAIM_BUDGET, patience)
+        looks = 0  # what is slow for us is slow for who writes
         while True:
             record = await self.load(claim.generation)
-            if record is not None or self._clock.now() >= until:
+            looks += 1
+            if record is not None or looks * POLL >= CLAIM_BUDGET or self._clock.now() >= until:
                 return record
             await asyncio.sleep(POLL)
 

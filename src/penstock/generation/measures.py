@@ -40,6 +40,11 @@ def measure(registry: Registry, keepers: Callable[[], Iterable[tuple[str, Keeper
     taken = registry.counter(
         "penstock_generations_taken_over_total", "Generations taken over from the dead.", labels=label
     )
+    unclaimed = registry.counter(
+        "penstock_generations_unclaimed_total",
+        "Calls that were made though the store did not tell in time whether they had been made before.",
+        labels=label,
+    )
 
     def collect() -> None:
         for durability, keeper in keepers():
@@ -53,5 +58,6 @@ def measure(registry: Registry, keepers: Callable[[], Iterable[tuple[str, Keeper
             given_up.labels(durability).value = state.given_up
             fenced.labels(durability).value = state.fenced
             taken.labels(durability).value = keeper.taken_over
+            unclaimed.labels(durability).value = keeper.unclaimed
 
     registry.before_snapshot(collect)

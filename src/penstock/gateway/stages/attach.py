@@ -16,6 +16,8 @@ bring for the provider tells them apart.
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Collection, Hashable
 
 from blake3 import blake3
@@ -109,29 +111,33 @@ def is_first(call: Call) -> bool:
     return b"idempotency-key" not in call.headers and call.headers.get(b"x-stainless-retry-count") == b"0"
 
 
-async def find_elsewhere(call: Call, keeper: Keeper) -> Record | None:
+async def find_elsewhere(call: Call, keeper: Keeper, longest: float = math.inf) -> Record | None:
     """The stored generation that this call asks for once more; None: the call is new, and its name is taken.
 
     A store that does not answer in time knows nothing.
 
+    :param longest: seconds until the call's answer is of no use
     :raises KeyReused: the key came with another body before
     """
     name = stored_name(call)
+    named = b"idempotency-key" in call.headers
     old = ""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + keeper.patience(longest, named=named)
     try:
         for _ in range(3):
-            claim = await keeper.claim(name, call.id, old)
+            claim = await keeper.claim(name, call.id, old, patience=until - loop.time())
             if claim.won:
                 return None
-            record = await keeper.claimed(claim)
+            record = await keeper.claimed(claim, patience=until - loop.time())
             if record is not None and record.state is not State.FAILED:
                 if claim.fingerprint != name.fingerprint:
                     raise KeyReused("this Idempotency-Key belongs to a call with another body")
-                if b"idempotency-key" in call.headers or keeper.is_recent(record, RECENT):
+                if named or keeper.is_recent(record, RECENT):
                     return record
             old = claim.generation
-    except StoreUnavailable:
-        pass
+    except StoreUnavailable as error:
+        keeper.unheard(error, named=named)
     return None
 
 
