@@ -98,7 +98,7 @@ def test_a_gateway_that_must_go_leaves_its_answers_to_another(pair_of):
 
 
 @pytest.mark.slow  # the same
-def test_a_gateway_that_is_killed_at_any_event_sends_each_once(pair_of):
+def test_a_gateway_that_is_killed_at_any_event_sends_each_once(pair_of, tmp_path):
     """Also between the finish reason, the usage and the terminator."""
     pieces = [
         delta("a"),
@@ -119,13 +119,21 @@ def test_a_gateway_that_is_killed_at_any_event_sends_each_once(pair_of):
         ) as upstream:
             with pair_of(upstream.url) as pair:
                 counts = list(range(1, len(pieces)))
-                return await killed_and_read(
+                whole = await killed_and_read(
                     pair, callers, lambda: sorted(len(caller.frames) for caller in callers) == counts
                 )
+                return whole, upstream.connections
 
-    whole = asyncio.run(main())
+    whole, connections = asyncio.run(main())
     for caller, uncut in zip(callers, whole, strict=True):
         assert caller.breaks == 1
         assert caller.text == "abc"
         assert caller.frames == uncut.frames
         assert [reason for reason in caller.reasons if reason] == ["stop"]
+    rows = ledger_rows((tmp_path / "there" if (tmp_path / "there").exists() else tmp_path) / "ledger.sqlite")
+    outputs = {
+        outcome: [row.output_tokens for row in rows if row.outcome == outcome]
+        for outcome in ("partial", "continued")
+    }
+    assert sorted(outputs["partial"]) == [1, 2, 3, 3]  # what had come of each call that was cut
+    assert outputs["continued"] == [3] * (connections - len(cut))  # and each call that was made anew
