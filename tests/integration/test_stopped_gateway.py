@@ -154,7 +154,12 @@ STREAMS = (Caller, NamedCaller, MessagesCaller, ResponsesCaller, RetrievingCalle
 
 def stopping(url, folder):
     config = configured(url, folder, durability="disk", path=str(folder / "generations.sqlite"), lease=LEASE)
-    own = {**config["upstreams"]["sim"], "cancel_grace": 10, "capabilities": {"usage_lookup": "generation"}}
+    # What an upstream makes in the background stalls there for whoever reads it on: that has tests of its own.
+    own = {
+        **config["upstreams"]["sim"],
+        "cancel_grace": 10,
+        "capabilities": {"usage_lookup": "generation", "background": False},
+    }
     return {
         **config,
         "upstreams": {"sim": own},
