@@ -518,8 +518,32 @@ class TestSecrets:
     def test_what_does_not_is_left_alone(self, text):
         assert redact(text) == text
 
-    def test_records_are_redacted_tracebacks_included(self, sunk):
-        handler = Handler(LogConfig(), buffer=LineBuffer(2, sink=sunk))
+    @pytest.mark.parametrize(
+        ("text", "blotted"),
+        [
+            *((f"a {scheme} {'t' * 16} b", f"a {scheme}[redacted] b") for scheme in ("Bearer", "basic")),
+            *(
+                (f"a {kind}{dash}{'t' * 12} b", f"a {kind}[redacted] b")
+                for kind in ("sk", "pk", "gsk", "xai", "hf")
+                for dash in "-_"
+            ),
+            *(
+                (f"{name}{sign}four b", f"{name}{sign}[redacted] b")
+                for name in (
+                    *("x-api-key", "apikey", "api_key", "API-KEY", "authorization", "password", "secret"),
+                    *("access_token", "access-token"),
+                )
+                for sign in ("=", ": ", '": "')
+            ),
+            ("authorization: Bearer short b", "authorization: Bearer [redacted] b"),
+        ],
+    )
+    def test_each_form_of_a_credential_is_blotted_out_and_no_more(self, text, blotted):
+        assert redact(text) == blotted
+
+    @pytest.mark.parametrize("form", ["json", "text"])
+    def test_records_are_redacted_tracebacks_included(self, sunk, form):
+        handler = Handler(LogConfig(format=form), buffer=LineBuffer(2, sink=sunk))
         error = raised(RuntimeError("sk-proj-abcdefghijklmnop"))
         record = logging.LogRecord("x", logging.ERROR, "f", 1, "key sk-proj-qrstuvwxyzabcd", (), error)
         handler.emit(record)

@@ -359,6 +359,7 @@ def test_an_upstreams_message_is_cut_cleaned_and_holds_no_key():
         ("key sk-ant-api03-xyz rejected", "key [redacted] rejected"),
         ("Bearer abc.def", "[redacted]"),
         ("sk-****1234", "[redacted]"),
+        ("pk-abcdef rk-abcdef gsk-abcdef XAI-abcdef", "[redacted] [redacted] [redacted] [redacted]"),
         ("api_key_1234567890abcdef", "[redacted]"),
         ("Unknown parameter: key_value_store_name", "Unknown parameter: key_value_store_name"),
         ("use api-version 2025", "use api-version 2025"),
