@@ -52,3 +52,13 @@ def test_openais_models_at_azure_differ_in_what_runs_on_without_a_connection(hos
         found = capabilities(config, host, model)
         assert (found.prefill, found.deterministic) == ("none", deterministic)
         assert found.background is background
+
+
+@pytest.mark.parametrize(
+    ("model", "prefill"),
+    [("llama-3.3-70b-versatile", "trailing"), ("openai/gpt-oss-120b", "none"), ("qwen/qwen3-32b", "none")],
+)
+def test_at_groq_what_is_said_to_take_a_beginning_is_given_one_and_a_model_that_reasons_is_not(
+    model, prefill
+):
+    assert capabilities(UpstreamConfig(kind="openai"), "api.groq.com", model).prefill == prefill
