@@ -57,15 +57,15 @@ def test_of_two_that_were_asked_at_once_the_one_that_is_left_is_named():
 def test_a_run_that_the_upstream_keeps_is_left_to_who_takes_over_unless_another_is_asked_at_once():
     bill = OpenBill("mine", "process")
     first, second = attempt(1), attempt(2)
-    kept = bill.opened(first, kept=True)
+    kept = bill.opened(first, 0, kept=True)
     assert kept == bill.handed_over() == Bill("mine", "process", 1, {}, "up", "um", kept=True)
-    assert not bill.opened(second, kept=True).kept
+    assert not bill.opened(second, 0, kept=True).kept
     assert bill.handed_over() == bill.closed()
     first.outcome = Outcome.HEDGED_AWAY
-    bill.settled(first)
+    bill.settled(first, 1)
     assert bill.handed_over().row == 2
     second.outcome = Outcome.PARTIAL
-    bill.settled(second)
+    bill.settled(second, 1)
     assert bill.handed_over() == bill.closed()
 
 

@@ -101,7 +101,9 @@ class Written:
             self.entry.open_bill(self._opened(self._account, attempt, len(self.generation.events)))
 
     def _opened(self, account: OpenBill, attempt: Attempt, events: int) -> Bill:
-        return account.opened(attempt, events, kept=attempt.number == self.generation.kept)
+        kept = attempt.number == self.generation.kept
+        # Its row has all of the log, also what another process had received from the same run.
+        return account.opened(attempt, 0 if kept else events, kept=kept)
 
     def settled(self, attempt: Attempt) -> None:
         if self._account is not None:
