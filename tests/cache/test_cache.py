@@ -281,6 +281,54 @@ async def test_one_answer_is_purged_by_its_key_also_where_it_is_in_memory(below)
             assert cache.get_nowait(other) is not None
 
 
+async def test_a_purge_of_everything_lets_tiers_forget_those_before_it(below):
+    wall = Wall(time.time() + 1_000)  # after what other tests have purged
+    tier = below()
+    one, two = a_cache(tier, wall=wall), a_cache(below(), wall=wall)
+    async with running(one, two):
+        for number in range(5):
+            wall.time += 1
+            one.purge(f"tenant:{number}")
+        wall.time += 1
+        one.purge(EVERYTHING)
+        everything = wall.time
+        wall.time += 1
+        one.purge("tenant:later")
+        await settle(one)
+        await two.read_purges()
+        await settle(two)
+        assert await tier.purges() == {EVERYTHING: everything, "tenant:later": wall.time}
+
+
+async def test_of_very_many_purges_the_older_half_is_one_of_everything(below, monkeypatch):
+    monkeypatch.setattr("penstock.cache.cache._MAX_PURGES", 10)
+    wall = Wall(time.time() + 2_000)
+    tier = below()
+    one, two = a_cache(tier, wall=wall), a_cache(below(), wall=wall)
+    old, late, later = (a_key(os.urandom(4)) for _ in range(3))
+    async with running(one, two):
+        for cache in (one, two):
+            await cache.read_purges()
+        one.put(old, an_entry(now=wall.time))
+        began = wall.time
+        for number in range(11):
+            wall.time += 1
+            one.purge(f"tenant:of {number}")
+        one.put(late, an_entry(now=wall.time - 1, tags=("tenant:of 10",)))
+        one.put(later, an_entry(now=wall.time - 1))
+        await settle(one)
+        for cache in (one, two, one):
+            await cache.read_purges()
+            await settle(cache)
+        told = await tier.purges()
+        assert len(told) <= 10, told
+        assert min(told.values()) == told[EVERYTHING] > began + 2, told
+        for cache in (one, two):
+            assert await cache.get(old) is None
+            assert await cache.get(late) is None
+            assert await cache.get(later) is not None
+
+
 async def test_an_answer_to_a_question_from_before_the_purge_is_not_kept_alive_by_it():
     """It was asked before and finished after: what it says is as old as the question."""
     wall = Wall()

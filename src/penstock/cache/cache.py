@@ -37,7 +37,7 @@ _USES_AT_ONCE = 200  # that a tier is told without letting anybody else work
 _FIRST_LOOK = 0.05  # seconds until the second look whether a purge has been noted; the pauses double
 _MOST_TOLD = 1_000  # purges that a tier is told again at once, so that look-ups have room
 _SEALED_ASIDE = 256 << 10  # bytes above which an entry is sealed in a thread
-_MAX_PURGES = 100_000
+_MAX_PURGES = 5_000  # that are kept apart: all who share a tier read them again and again
 EVERYTHING = "all"
 """The tag that every entry has."""
 
@@ -297,13 +297,21 @@ class Cache:
             self._purges = {name: since for name, since in self._purges.items() if since > at}
             self.memory.clear()
         self._purges[tag] = max(at, self._purges.get(tag, 0.0))
-        if len(self._purges) > _MAX_PURGES:  # too many to keep them apart: one purge of everything covers all
-            self._purges = {EVERYTHING: max(self._purges.values())}
+        if len(self._purges) > _MAX_PURGES:
+            self._cover_the_older()
+
+    def _cover_the_older(self) -> None:
+        """One purge of everything until then for the older half of all: what was asked before is long out of date."""
+        until = sorted(self._purges.values())[len(self._purges) // 2]
+        self._purges = {tag: at for tag, at in self._purges.items() if at > until} | {EVERYTHING: until}
 
     def _learn(self, found: dict[str, float]) -> None:
         """A tier has noted these purges."""
+        everything = found.get(EVERYTHING, 0.0)
+        if everything > self._purges.get(EVERYTHING, 0.0):
+            self._note(EVERYTHING, everything)
         for tag, at in found.items():
-            if at > self._purges.get(tag, 0.0):
+            if at > self._purges.get(tag, 0.0) and at > self._purges.get(EVERYTHING, 0.0):
                 self._note(tag, at)
 
     def _agreed(self, early: float, late: bool) -> None:
@@ -339,9 +347,13 @@ class Cache:
             except (OSError, TimeoutError):
                 continue
             self._learn(found)
-            covered = found.get(EVERYTHING, 0.0)
+            covered = self._purges.get(EVERYTHING, 0.0)
+            if any(at <= covered and tag != EVERYTHING for tag, at in found.items()):
+                guard.tier.covered(EVERYTHING, covered)
             missing = {
-                tag: at for tag, at in self._purges.items() if at > covered and at > found.get(tag, 0.0)
+                tag: at
+                for tag, at in self._purges.items()
+                if (at > covered or tag == EVERYTHING) and at > found.get(tag, 0.0)
             }
             self._unheard[position] = missing
             for tag, at in islice(missing.items(), _MOST_TOLD):

@@ -114,6 +114,10 @@ class DiskTier:
     def purged(self, tag: str, at: float) -> None:
         self._tell(_PURGE, (tag, at), 100)
 
+    def covered(self, tag: str, at: float) -> None:
+        self._tell(_PURGE, (tag, at), 100)
+        self._tell("DELETE FROM purges WHERE at <= ? AND tag != ?", (at, tag), 100)
+
     def _tell(self, sql: str, parameters: tuple[object, ...], size: int) -> None:
         with self._lock:
             if self._waiting + size > _MAX_WAITING_BYTES:
@@ -271,7 +275,7 @@ class DiskTier:
         return evicted
 
     def _clean(self, file: _File) -> None:
-        """Forget what has expired, and purges of what has."""
+        """Forget what has expired."""
         try:
             database = file.database()
             while database.execute(

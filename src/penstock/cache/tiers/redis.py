@@ -25,6 +25,14 @@ _CLAIMS = b"penstock:asking:"
 _RELEASE = b"if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 _RENEW = b"if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('pexpire', KEYS[1], ARGV[2]) end return 0"
 PURGES = PREFIX + b"purges"
+# In one go: what another machine purges anew meanwhile is dated later, and stays.
+_COVER = (
+    b"if tonumber(redis.call('hget', KEYS[1], ARGV[1]) or '0') < tonumber(ARGV[2]) then"
+    b" redis.call('hset', KEYS[1], ARGV[1], ARGV[2]) end"
+    b" local told = redis.call('hgetall', KEYS[1])"
+    b" for i = 1, #told, 2 do if told[i] ~= ARGV[1] and told[i] ~= ARGV[3]"
+    b" and tonumber(told[i + 1]) <= tonumber(ARGV[2]) then redis.call('hdel', KEYS[1], told[i]) end end"
+)
 TIME = (b"TIME",)
 _ADVANCED = (
     "advanced"  # beside the purges, whose tags are ``all`` or have a colon: see ``cache.shared_clock``
@@ -115,6 +123,10 @@ class RedisEntries(ABC):
 
     def purged(self, tag: str, at: float) -> None:
         self._tell(b"HSET", PURGES, tag.encode(), repr(at).encode())
+        self._tell(b"EXPIRE", PURGES, b"%d" % _PURGES_KEPT)
+
+    def covered(self, tag: str, at: float) -> None:
+        self._tell(b"EVAL", _COVER, b"1", PURGES, tag.encode(), repr(at).encode(), _ADVANCED.encode())
         self._tell(b"EXPIRE", PURGES, b"%d" % _PURGES_KEPT)
 
     def statistics(self) -> TierStatistics:

@@ -66,6 +66,9 @@ class Tier(Protocol):
     def purged(self, tag: str, at: float) -> None:
         """What carries the tag and was asked before then counts no more, for all who share this tier."""
 
+    def covered(self, tag: str, at: float) -> None:
+        """As :meth:`purged`, of a tag that all entries have: what was purged before then need not be told any more."""
+
     def purges(self) -> Awaitable[dict[str, float]]:
         """The tags that were purged, and when."""
 
