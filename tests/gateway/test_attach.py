@@ -201,8 +201,15 @@ class Keeper:
         self.others = list(others)
         self.unavailable = unavailable
         self.instead_of = []
+        self.unheard_of = []
 
-    async def claim(self, name, generation_id, old=""):
+    def patience(self, longest, *, named):
+        return 1.0
+
+    def unheard(self, error, *, named):
+        self.unheard_of.append(named)
+
+    async def claim(self, name, generation_id, old="", *, patience):
         if self.unavailable:
             raise StoreUnavailable("gone")
         self.instead_of.append(old)
@@ -213,7 +220,7 @@ class Keeper:
         fingerprint = attach.stored_name(a_call(body=body)).fingerprint
         return Claim(f"other {len(self.instead_of)}", fingerprint, won=False)
 
-    async def claimed(self, claim):
+    async def claimed(self, claim, *, patience):
         if self.other is None:
             return None
         state, _, recent = self.other
@@ -255,7 +262,9 @@ def test_the_same_key_with_another_body_is_refused_wherever_the_first_was_asked(
 
 
 def test_a_store_that_does_not_answer_knows_nothing():
-    assert elsewhere((State.RUNNING, BODY, True), unavailable=True) == (None, [])
+    keeper = Keeper((State.RUNNING, BODY, True), unavailable=True)
+    assert asyncio.run(attach.find_elsewhere(a_call(headers=KEY), keeper)) is None
+    assert keeper.unheard_of == [True]  # it was named
 
 
 def test_who_must_look_elsewhere():

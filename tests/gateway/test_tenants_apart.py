@@ -70,6 +70,9 @@ class Wire(asyncio.Transport):
     def get_write_buffer_size(self):
         return 0
 
+    def can_write_eof(self):
+        return False
+
     def is_closing(self):
         return self.closed
 

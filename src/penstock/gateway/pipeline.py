@@ -354,6 +354,7 @@ class Pipeline:
 
     def _make(self, exchange: Exchange, call: Call, question: Question | None) -> None:
         """Join the log of an identical call, or begin one."""
+        asked = call.asked or call  # by which its repetitions are known, also where a lesser one is made
         if call.reduction is not None and (degradation := self.snapshot.degradation) is not None:
             call, question = self._reduced(call, call.reduction, question, degradation)
             if question is not None and self.lookup is not None:
@@ -366,25 +367,31 @@ class Pipeline:
         if name is not None:
             generation = join.find(name, self.registry)
             if generation is not None:
-                self._join(exchange, call, generation, question)
+                self._join(exchange, call, generation, question, asked)
                 return
             if self.durable is not None and self.durable.questions.may_run_elsewhere(call):
-                doing = self._join_elsewhere(exchange, call, question, name, self.durable)
+                doing = self._join_elsewhere(exchange, call, question, name, asked, self.durable)
                 self.soon(self._waiting_for(doing, exchange, call))
                 return
-        self._create(exchange, call, question, name)
+        self._create(exchange, call, question, name, asked)
 
     async def _join_elsewhere(
-        self, exchange: Exchange, call: Call, question: Question | None, name: join.Name, durable: Durable
+        self,
+        exchange: Exchange,
+        call: Call,
+        question: Question | None,
+        name: join.Name,
+        asked: Call,
+        durable: Durable,
     ) -> None:
         """The rest of :meth:`_make` where an identical call may be under way in another process; half a second at most."""
         try:
             generation = await durable.questions.find(name, call)
             if generation is not None:
-                self._join(exchange, call, generation, question)
+                self._join(exchange, call, generation, question, asked)
                 return
             if not exchange.gone:
-                self._create(exchange, call, question, name)
+                self._create(exchange, call, question, name, asked)
                 return
             if question is not None and self.lookup is not None:
                 self.lookup.release(question)
@@ -396,9 +403,8 @@ class Pipeline:
             raise
 
     def _join(
-        self, exchange: Exchange, call: Call, generation: Generation, question: Question | None
+        self, exchange: Exchange, call: Call, generation: Generation, question: Question | None, asked: Call
     ) -> None:
-        asked = call.asked or call
         if question is not None and question.claimed and self.lookup is not None:
             self.lookup.release(question)
         attach.remember_joined(asked, generation, self.registry)
@@ -407,9 +413,8 @@ class Pipeline:
         self._show(exchange, call, generation, b"joined")
 
     def _create(
-        self, exchange: Exchange, call: Call, question: Question | None, name: join.Name | None
+        self, exchange: Exchange, call: Call, question: Question | None, name: join.Name | None, asked: Call
     ) -> None:
-        asked = call.asked or call
         generation = self.registry.create(asked)
         if call.asked is not None:
             generation.whole = call.body
