@@ -422,6 +422,48 @@ def test_a_silence_longer_than_that_is_a_break_like_any_other(time, kind):
     assert call.stream_broke(kind, "silence", 0) is None
 
 
+def silent_until_given_up(time, call, *, connect=None):
+    """Seconds of each break; with ``connect``, nobody is reached after the first, which takes so long to notice."""
+    begun, breaks = time.seconds, []
+    stall, kind = call.limits_of_stream(HURRIED)["read"], Break.SILENT
+    while True:
+        time.seconds += stall
+        breaks.append(time.seconds - begun)
+        if (wait := call.stream_broke(kind, "silence", 0)) is None:
+            return breaks
+        time.seconds += wait
+        stall = call.limits_of_rest()["read"]
+        if connect is not None:
+            stall, kind = connect, Break.UNREACHED
+
+
+def test_a_silence_that_is_noticed_soon_is_given_up_no_sooner_than_one_that_is_not(time):
+    call = begin(calls(time))
+    call.came(10)
+    breaks = silent_until_given_up(time, call)
+    assert [round(each) for each in breaks] == [5, 15, 35, 75, 116]
+    call = begin(calls(time))
+    call.came(10)
+    assert 80 < silent_until_given_up(time, call, connect=5.0)[-1] < 90
+
+
+def test_nor_is_one_after_a_break_that_told(time):
+    call = begin(calls(time))
+    call.limits_of_stream(HURRIED)
+    call.came(10)
+    time.seconds += 1
+    assert call.stream_broke(Break.BROKEN, "reset", 0) == 0.0
+    assert silent_until_given_up(time, call)[-1] >= 80
+
+
+def test_who_is_not_reached_after_a_break_that_told_is_given_up_as_ever(time):
+    call = begin(calls(time))
+    call.limits_of_stream(HURRIED)
+    assert call.stream_broke(Break.BROKEN, "reset", 0) == 0.0
+    time.seconds += 31
+    assert call.stream_broke(Break.UNREACHED, "refused", 0) is None
+
+
 def test_a_server_that_goes_away_is_left_at_once(time):
     call = begin(calls(time, gateways=("http://a:1", "http://b:1")))
     assert call.stream_broke(Break.HANDED_OVER, "draining", 3) == 0.0

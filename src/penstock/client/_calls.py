@@ -492,7 +492,9 @@ class ClientCall:
         # Since it broke, and not since something came: a silent connection has broken when its silence is over.
         if self._broken_since is None:
             self._broken_since = now
-        if kind is Break.FATAL or now - self._broken_since > self.calls.options.resume_for:
+        resume_for = self.calls.options.resume_for
+        since = self._clocks.counted_from(self._broken_since, resume_for)
+        if kind is Break.FATAL or now - since > resume_for:
             return None
         self._resumptions += 1
         self._move(now)

@@ -104,6 +104,19 @@ class Clocks:
             return told
         return min(HURRIED_STALL * 2**self.silences, STALL) if self.has_heartbeats else STALL
 
+    def counted_from(self, broken: float, resume_for: float) -> float:
+        """When the time begins after which a stream is given up.
+
+        A silence that is noticed soon is given up no sooner than one that is not: noticed after ``STALL`` seconds, and
+        asked for once more for as long.
+
+        :param broken: when the first break was noticed
+        :param resume_for: seconds of that time
+        """
+        if not self.has_heartbeats or not self.silences:
+            return broken
+        return max(broken, self.progress + STALL + max(STALL - resume_for, 0.0))
+
     def limits_of_stream(self, stall: float | None) -> dict[str, float | None]:
         """The clocks of a stream that has begun.
 

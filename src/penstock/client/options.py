@@ -45,7 +45,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     :param retry: attempts of one call, the delays between them, and the budget that all calls share
     :param deadline: seconds after which an answer is of no use any more: its first byte, if it is a stream,
         else all of it.  A call may have its own, as the header ``Penstock-Deadline``
-    :param resume_for: seconds without any progress after which a broken stream is given up
+    :param resume_for: seconds without any progress after which a broken stream is given up; one that fell silent, though
+        it shows signs of life when asked to, not within 80 of silence
     :param stall_timeout: seconds of silence after which a stream of a gateway counts as broken; None: 5, then 10, 20
         and 40, of one that shows a sign of life every 2 seconds, as it is asked to; of others, that do so every 15, 40
     :param attempt_timeout: seconds of silence after which a gateway is asked again, under the same key, while
