@@ -6,10 +6,11 @@ import json
 import threading
 
 import pytest
-from in_pieces import CHAT, body_of, digest, two_tenants, with_gateway
-from serving import COMPLETION, until
+from in_pieces import CHAT, body_of, digest, in_pieces, two_tenants, with_gateway
+from serving import COMPLETION, on_uvloop, until
 
 from penstock.upload.block_files import BlockWriter
+from penstock.upload.files import FileStore
 
 LIST = "application/vnd.penstock.blocks+json"
 
@@ -201,6 +202,72 @@ def test_a_list_that_is_sent_once_more_under_its_key_finds_the_file(tmp_path):
         unnamed = await ask("POST", FILES, told(blocks), **NAMED)
         assert unnamed.json()["id"] != first.json()["id"]
         assert len((await ask("GET", "/v1/files")).json()["data"]) == 2
+
+
+async def put_all(ask, blocks):
+    for block in blocks:
+        assert (await ask("PUT", f"/v1/blocks/{name(block)}", block)).status == 201
+
+
+async def made_by(asking, ask):
+    """The ids of the files that these have been answered with, and of those that there are."""
+    answers = await asyncio.gather(*asking)
+    assert {answer.status for answer in answers} == {200}
+    there = (await ask("GET", "/v1/files")).json()["data"]
+    return {answer.json()["id"] for answer in answers}, {file["id"] for file in there}
+
+
+def test_who_sends_a_list_again_while_its_file_is_being_made_gets_that_file(tmp_path):
+    @with_gateway(tmp_path)
+    async def test(ask, model, gateway):
+        blocks = [bytes([number]) * 1_000_000 for number in range(4)]
+        await put_all(ask, blocks)
+        keyed = {**NAMED, "Idempotency_Key": "k"}
+        answered, there = await made_by([ask("POST", FILES, told(blocks), **keyed) for _ in range(3)], ask)
+        assert len(there) == 1
+        assert answered == there
+
+
+def test_of_a_list_at_two_processes_one_file_is_left(tmp_path):
+    async def main():
+        async with in_pieces(tmp_path) as (one, _, _), in_pieces(tmp_path) as (other, _, _):
+            blocks = [bytes([number]) * 1_000_000 for number in range(4)]
+            await put_all(one, blocks)
+            keyed = {**NAMED, "Idempotency_Key": "k"}
+            asking = [ask("POST", FILES, told(blocks), **keyed) for ask in (one, other, one, other)]
+            answered, there = await made_by(asking, one)
+            assert len(there) == 1
+            assert answered == there
+
+    on_uvloop(main)
+
+
+def test_a_file_is_made_though_who_asked_for_it_has_left(tmp_path, monkeypatch):
+    reached, go_on = asyncio.Event(), asyncio.Event()
+    receive = FileStore.receive
+
+    async def held(*args):
+        reached.set()
+        await go_on.wait()
+        return await receive(*args)
+
+    monkeypatch.setattr(FileStore, "receive", held)
+
+    @with_gateway(tmp_path)
+    async def test(ask, model, gateway):
+        await put_all(ask, [b"x" * 30_000])
+        listed, keyed = told([b"x" * 30_000]), {**NAMED, "Idempotency_Key": "k"}
+        _, writer = await ask.begin("POST", FILES, len(listed), **keyed)
+        writer.write(listed)
+        await reached.wait()
+        writer.close()
+        await writer.wait_closed()
+        again = asyncio.create_task(ask("POST", FILES, listed, **keyed))
+        reached.clear()
+        go_on.set()
+        assert (await again).status == 200
+        assert not reached.is_set()  # once more
+        assert len((await ask("GET", "/v1/files")).json()["data"]) == 1
 
 
 def test_blocks_of_a_file_that_came_in_appends_are_known(tmp_path):

@@ -39,6 +39,7 @@ class Rooms:
         self.files = parts.file_store(config)
         self.uploads = parts.upload_store(config)
         self.batches: Runner | None = None
+        self._told_files: ToldFiles | None = None
         self._clock = clock
         if self.files is not None and self.uploads is not None:
             self.batches = runner(self.files)
@@ -49,8 +50,8 @@ class Rooms:
     ) -> None:
         file_room = FileRoom(files)
         upload_room = UploadRoom(uploads, files, file_room, answer, config)
-        told_files = ToldFiles(uploads, files, config.files.max_file_bytes)
-        block_room = BlockRoom(uploads, told_files, answer, config.listener.max_body_bytes)
+        self._told_files = ToldFiles(uploads, files, config.files.max_file_bytes)
+        block_room = BlockRoom(uploads, self._told_files, answer, config.listener.max_body_bytes)
         self.pieces = InPieces(upload_room, block_room)
         self.kept = Kept(
             {
@@ -90,6 +91,8 @@ class Rooms:
         """What is under way has ended: let go of all stores."""
         if self.batches is not None:
             await self.batches.close()
+        if self._told_files is not None:
+            await self._told_files.close()
         if self.files is not None:
             await self.files.close()
         if self.uploads is not None:
