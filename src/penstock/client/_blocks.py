@@ -81,13 +81,14 @@ class Blocks:
         self.owner = owner
         self.places: dict[bytes, tuple[int, int]] = {}  # of each digest: where it begins, and where it ends
         self.order: list[bytes] = []
-        view, begin = memoryview(body), 0
-        for size in sizes:
-            digest = hashlib.sha256(view[begin : begin + size]).digest()
-            self.order.append(digest)
-            self.places[digest] = begin, begin + size
-            begin += size
-        view.release()
+        begin = 0
+        with memoryview(body) as view:
+            for size in sizes:
+                with view[begin : begin + size] as block:
+                    digest = hashlib.sha256(block).digest()
+                self.order.append(digest)
+                self.places[digest] = begin, begin + size
+                begin += size
 
     def __repr__(self) -> str:
         return f"<Blocks {len(self.order)}, {len(self.body)} bytes>"

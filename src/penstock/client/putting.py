@@ -110,13 +110,15 @@ class _Putting:
         }
         if key:
             headers["authorization"] = f"Bearer {key}"
-        link, cuts = Link(), _cuts(content)
         self._size = len(content)
-        self._upload = Upload(content, _under_a_key(headers), link, most=APPEND_BYTES, cuts=cuts)
-        self._way: Upload | InBlocks = self._upload
+        link, cuts = Link(), _cuts(content)
+        told = None
         if cuts:
             blocks = Blocks(content, cuts, "", key)
-            self._way = InBlocks(blocks, _under_a_key(headers), "/v1", Known(), (), link)
+            told = InBlocks(blocks, _under_a_key(headers), "/v1", Known(), (), link)
+        # Last, as it holds the content until it is closed: what was begun and interrupted nobody would close.
+        self._upload = Upload(content, _under_a_key(headers), link, most=APPEND_BYTES, cuts=cuts)
+        self._way: Upload | InBlocks = self._upload if told is None else told
 
     def __repr__(self) -> str:
         return f"<_Putting {self._way!r}>"
