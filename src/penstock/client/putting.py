@@ -101,7 +101,7 @@ class _Putting:
         self._patience = patience
         self._on_progress = on_progress
         self._on_break = on_break
-        self._progress = time.monotonic()
+        self._progress = 0.0  # when there was some
         self._confirmed = 0
         self._tries = 0
         headers = {
@@ -127,6 +127,7 @@ class _Putting:
         self._upload.body.release()
 
     def run(self) -> dict[str, Any]:
+        self._progress = time.monotonic()
         while True:
             way = self._way
             try:
