@@ -530,7 +530,8 @@ class Lookup:
             events=tuple(events),
             usage=generation.usage or _NO_USAGE,
             cost=generation.cost,
-            asked=question.asked,
+            # The question's moment was another one where the time of all has been agreed upon since: a purge must cover it.
+            asked=min(question.asked, now - (self._recorder.clock.now() - call.received)),
             stored=now,
             fresh_until=fresh_until,
             kept_until=fresh_until + max(policy.stale_while_revalidate, policy.stale_if_error),
