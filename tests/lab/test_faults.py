@@ -198,11 +198,31 @@ def test_an_answer_is_held_back_but_for_its_head_until_there_is_much_of_it_or_it
     assert asyncio.run(main()) == through
 
 
-def test_an_answer_of_another_form_is_not_held_back():
-    whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+LONG = b"HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\n" + b"x" * 20_000
+
+
+@pytest.mark.parametrize("size", [16_384, 10_000, 3_000])
+def test_an_answer_of_another_form_is_not_held_back_in_however_many_pieces_it_comes(size):
+    pieces = [LONG[at : at + size] for at in range(0, len(LONG), size)]
 
     async def main():
-        connection = _Connection(FaultProxy("127.0.0.1", 1, Conditions(hold=1_000)), None, Mock(), Mock())
-        return connection._let_go(whole)
+        connection = _Connection(FaultProxy("127.0.0.1", 1, Conditions(hold=4_096)), None, Mock(), Mock())
+        return [connection._let_go(piece) for piece in pieces * 2]
 
-    assert asyncio.run(main()) == whole
+    assert asyncio.run(main()) == pieces * 2
+
+
+@pytest.mark.parametrize("hold", [12, 1_000])
+def test_the_end_of_an_answer_is_seen_wherever_it_is_cut(hold):
+    """Also where its beginning went through before; what comes next on the connection is held back again."""
+    told = b"".join(PIECES)
+
+    async def main():
+        for cut in range(1, len(told)):
+            connection = _Connection(FaultProxy("127.0.0.1", 1, Conditions(hold=hold)), None, Mock(), Mock())
+            for _ in range(2):
+                assert connection._let_go(HEAD + PIECES[0]) == HEAD
+                came = [connection._let_go(piece) for piece in (told[:cut], told[cut:]) if piece]
+                assert b"".join(came) == PIECES[0] + told
+
+    asyncio.run(main())

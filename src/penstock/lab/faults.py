@@ -251,6 +251,8 @@ class _Connection:
         self._moved = {"up": 0, "down": 0}
         self._heard = asyncio.get_running_loop().time()  # when something went through last, either way
         self._held = b""
+        self._chunked = False  # the answer that comes down
+        self._tail = b""  # its last bytes so far, as many as a last chunk has
         self._deaf: set[str] = set()  # directions in which nothing comes through any more
         self._ends = near, far
         self._reset = False
@@ -331,14 +333,20 @@ class _Connection:
         hold = self._link.conditions.hold
         if not hold:
             return piece
-        head, body = b"", self._held + piece
-        whole = body.endswith(_LAST_CHUNK)
-        if body.startswith(b"HTTP/1."):  # the head of an answer, which comes in one piece
-            head, end, body = body.partition(b"\r\n\r\n")
-            whole = whole or b"\r\ntransfer-encoding: chunked" not in head.lower()
+        head, body = b"", piece
+        if piece.startswith(b"HTTP/1.") and (not self._chunked or self._tail == _LAST_CHUNK):
+            head, end, body = piece.partition(b"\r\n\r\n")  # the head of an answer, which comes in one piece
             head += end
-        self._held = b"" if whole or len(body) >= hold else body
-        return head if self._held else head + body
+            self._chunked = b"\r\ntransfer-encoding: chunked" in head.lower()
+            self._tail = b""
+        if not self._chunked:
+            return head + body
+        self._tail = (self._tail + body)[-len(_LAST_CHUNK) :]
+        self._held += body
+        if self._tail != _LAST_CHUNK and len(self._held) < hold:
+            return head
+        let_go, self._held = self._held, b""
+        return head + let_go
 
     def _until_break(self, direction: str, piece: bytes) -> tuple[bytes, bytes]:
         """What still goes through before the break, and the rest."""
