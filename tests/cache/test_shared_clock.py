@@ -286,6 +286,28 @@ async def test_who_may_not_ask_for_the_time_goes_by_his_own_and_keeps_what_he_is
             assert await machine.has("it")
 
 
+async def test_who_may_not_ask_for_the_time_asks_once_a_connection():
+    if not RedisServer.available():
+        pytest.skip("there is no redis-server on this machine")
+    with RedisServer("--user", "timeless", "on", ">p", "~*", "+@all", "-time") as server:
+        machine, other = (
+            Machine(server.url.replace("redis://", "redis://timeless:p@"), MINUTE),
+            Machine(server.url),
+        )
+        (tier,), (owner,) = ([guard.tier for guard in one.cache.guards] for one in (machine, other))
+        async with running(machine, other):
+            for _ in range(3):
+                await machine.cache.read_purges()
+            assert tier.statistics().errors == 0
+            await owner._ask(b"ACL", b"SETUSER", b"timeless", b"+time")
+            await machine.cache.read_purges()
+            assert machine.cache.now() > time.time() + MINUTE / 2
+            tier.reset()
+            await machine.settle()
+            await tier._link.wait_connected()
+            assert abs(machine.cache.now() - time.time()) < MINUTE / 2
+
+
 async def test_a_cluster_is_asked_where_the_purges_are_before_anything_is_looked_up(monkeypatch):
     greet = ClusterTier._greet
     connected = []

@@ -58,6 +58,7 @@ class RedisEntries(ABC):
         self.address = Address.parse(url, clusters=self.clusters)
         self._clock = clock or SharedClock()
         self._learn: Learn = forget
+        self._timeless = False  # the connection's user may not ask for the time
         self._errors = 0
         self._written = self._dropped = 0
 
@@ -73,14 +74,15 @@ class RedisEntries(ABC):
         :raises ConnectionError: there is no answer; :class:`Refused`: or what was purged may not be read
         """
         clock = self._clock
-        sent = clock.monotonic()
-        try:
-            server, received = await _asked(
-                send, *TIME, read=lambda answer: (_seconds(answer), clock.monotonic())
-            )
-        except Refused:
-            server = None
-            clock.refused()
+        sent, server = clock.monotonic(), None
+        if not self._timeless:
+            try:
+                server, received = await _asked(
+                    send, *TIME, read=lambda answer: (_seconds(answer), clock.monotonic())
+                )
+            except Refused:
+                self._timeless = True
+                clock.refused()
         found: dict[str, float] = await _asked(send, b"HGETALL", PURGES, read=_read_purges)
         advanced = found.pop(_ADVANCED, 0.0)
         if server is not None and (needed := clock.heard(server, sent, received, advanced)) != advanced:
@@ -90,6 +92,7 @@ class RedisEntries(ABC):
 
     async def _greet(self, connection: Connection) -> None:
         """Learn from a server what time it is, and what has been purged, before anything is looked up there."""
+        self._timeless = False
         async with asyncio.timeout(CONNECT_TIMEOUT):
             try:
                 self._learn(await self._heard(connection.send))
