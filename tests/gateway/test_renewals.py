@@ -10,6 +10,7 @@ from serving import COMPLETION, asked, call, on_uvloop, plain, serving, until
 from needing import needs_redis
 from penstock.config.model import CacheConfig, LimitConfig, LimitsConfig, ModelCacheConfig, PrefetchConfig
 from penstock.config.secret import Secret
+from penstock.gateway.stages.lookup import Lookup
 from penstock.testing import FakeClock, RedisServer, ScriptedUpstream, Step
 
 POLICY = ModelCacheConfig(ttl=30, stale_while_revalidate=60)
@@ -189,5 +190,39 @@ def test_who_finds_a_successor_has_used_nothing_of_its_limits(tmp_path):
                 ]
                 now = four[0][0].clock.now()
                 assert [round(account.tokens.left(now)) for account in accounts] == [9_990, *[10_000] * 3]
+
+    on_uvloop(main)
+
+
+@SHARED
+def test_once_a_gateway_drains_it_asks_nothing_more_behind_an_answer(shared, tmp_path, monkeypatch):
+    """Also where it was being looked whether another has asked; another may ask at once."""
+    is_to_fetch = Lookup.is_to_fetch
+    looked = []
+
+    async def main():
+        with shared(tmp_path) as tiers:
+            limits = LimitsConfig(keys={"*": LimitConfig(tokens_per_minute=10_000)})
+            async with gateways(tiers, FETCHED_ONCE, limits=limits) as (upstream, clocks, four):
+                await known_to_all(four)
+                later(clocks, 40)
+                (leaving, port), (staying, other_port) = four[1:3]
+
+                async def meanwhile_it_drains(lookup, question):
+                    wanted = await is_to_fetch(lookup, question)
+                    looked.append(wanted)
+                    if lookup is leaving.pipeline.lookup:
+                        leaving.pipeline.admission.draining = True
+                    return wanted
+
+                monkeypatch.setattr(Lookup, "is_to_fetch", meanwhile_it_drains)
+                assert await status(port) == "stale"
+                await settled(leaving)
+                assert (looked, asked(upstream)) == ([True], 1)
+                account = leaving.pipeline.admission.limiter._accounts["key", "anonymous"]
+                assert round(account.tokens.left(leaving.clock.now())) == 10_000
+                assert await status(other_port) == "stale"
+                await settled(staying)
+                assert (looked, asked(upstream)) == ([True, True], 2)
 
     on_uvloop(main)

@@ -68,8 +68,7 @@ class Renewals:
         try:
             wanted = await lookup.is_to_fetch(question)
         except BaseException:
-            lookup.release(question)
-            _give_back(renewal)
+            _leave(renewal, lookup, question)
             raise
         if wanted:
             self._begin(renewal, lookup, question)
@@ -78,11 +77,13 @@ class Renewals:
 
     def _begin(self, renewal: Call, lookup: Lookup, question: Question) -> None:
         producing = self._producing
+        if producing.admission.draining:  # maybe only since it was looked whether this is wanted
+            _leave(renewal, lookup, question)
+            return
         try:
             generation = producing.registry.create(renewal)
         except Overloaded:
-            lookup.release(question)
-            _give_back(renewal)
+            _leave(renewal, lookup, question)
             return
         generation.grace = math.inf
         producing.begin(renewal, generation, question)
@@ -98,6 +99,12 @@ class Renewals:
         ):
             next_one.prefetched = True
             self.renew(wanted, lookup, next_one)
+
+
+def _leave(renewal: Call, lookup: Lookup, question: Question) -> None:
+    """It is not asked here, but may be elsewhere."""
+    lookup.release(question)
+    _give_back(renewal)
 
 
 def _give_back(renewal: Call) -> None:
