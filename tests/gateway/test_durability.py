@@ -661,7 +661,7 @@ def test_what_runs_in_the_background_goes_on_when_its_reader_leaves_another_proc
             (generation,) = gateway.pipeline.registry
             await dismissed(there, generation.id)
             await until(lambda: not other.pipeline.waiting)
-            await keeper_of(gateway)._end_dismissed(gateway.pipeline.durable.deserted())
+            await keeper_of(gateway)._end_dismissed(gateway.pipeline.durable)
             go_on.set()
             await stored(gateway)
             return (await call(here, b"", f"/v1/responses/{made['id']}", "GET")).json()["status"]

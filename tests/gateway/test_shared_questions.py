@@ -286,6 +286,39 @@ def test_what_nobody_reads_any_more_is_given_up_and_then_asked_anew(durable):
     assert row.outcome is Outcome.CANCELLED
 
 
+async def unread(port, generation):
+    """Somebody says that he will not come back for it."""
+    return await call(port, b"", f"/v1/generations/{generation.id}/cancel?unread=true", "POST")
+
+
+@contextlib.asynccontextmanager
+async def left(durable, scripts=2, **more):
+    """An answer whose only caller has left, and is waited for: it, what lets it go on, both gateways, the upstream."""
+    go_on = asyncio.Event()
+    async with two([streamed(go_on)] * scripts, durable, grace=3600.0, **more) as (here, there, upstream):
+        _, writer = await asyncio.open_connection("127.0.0.1", here[1])
+        writer.write(request(STREAM))
+        await until(lambda: any(one.readable for one in here[0].pipeline.registry))
+        (generation,) = here[0].pipeline.registry
+        writer.transport.abort()
+        await until(lambda: not here[0].pipeline.readings)
+        yield generation, go_on, here, there, upstream
+
+
+def test_what_its_caller_will_not_come_back_for_is_joined_by_nobody_while_its_upstream_is_cancelled(durable):
+    async def main():
+        async with left(durable) as (generation, go_on, _, (_, there), upstream):
+            await unread(there, generation)
+            await until(lambda: generation.abandoned)
+            reading = asyncio.create_task(call(there, STREAM))
+            await until(lambda: requests(upstream) == 2 or reading.done())
+            go_on.set()
+            return await reading
+
+    answer = on_uvloop(main)
+    assert (answer.headers["penstock-status"], told(answer)) == ("created", "ab")
+
+
 def test_who_finds_an_answer_that_is_given_up_just_then_makes_his_own(durable, monkeypatch):
     """It is given up between his finding it and his saying that he reads it."""
 

@@ -254,6 +254,9 @@ class Durable:
     def deserted(self) -> list[Generation]:
         return self._producing.registry.waiting()
 
+    def dismissed(self, generation: Generation) -> None:
+        self._producing.registry.wait_no_longer(generation)
+
     async def _cut(self, generation: Generation, keeper: Keeper) -> None:
         await self._insist(lambda: keeper.cut(generation), f"that {generation.id} was cancelled")
         with contextlib.suppress(StoreUnavailable):
@@ -419,7 +422,7 @@ class Durable:
         promised = not attended and await self._is_promised(generation, keeper)
         if promised:
             generation.background, generation.grace = True, math.inf
-        if not (attended or promised or generation.readers):
+        if not (attended or promised or generation.is_wanted):
             generation.abandon()
         elif generation.ending is None:
             await self.questions.keep(generation, keeper)

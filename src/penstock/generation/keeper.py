@@ -86,6 +86,9 @@ class Owner(Protocol):
     def deserted(self) -> list[Generation]:
         """Those that run without a reader, and wait for one to come back."""
 
+    def dismissed(self, generation: Generation) -> None:
+        """Nobody comes back for this one: it is given up, if it still waits, and nobody elsewhere has a use for it."""
+
 
 class Keeper:
     """One store, and this process's part in it.
@@ -541,19 +544,19 @@ class Keeper:
         """Whose readers have left asks the store for each, and the lease does not wait for that: it may be thousands."""
         while True:
             try:
-                await self._end_dismissed(runs.deserted())
+                await self._end_dismissed(runs)
             except Exception:
                 log.exception("defect while asking %r who comes back", self.store)
             await asyncio.sleep(min(self._lease / 4, BEAT))
 
-    async def _end_dismissed(self, deserted: list[Generation]) -> None:
-        for generation in deserted:
+    async def _end_dismissed(self, runs: Owner) -> None:
+        for generation in runs.deserted():
             written = generation.journal
             if not isinstance(written, Written) or written.entry.journal is not self.journal:
                 continue
             left = await self.attention.is_dismissed(generation.id)
-            if left and not await self.attention.is_paid(generation.id) and not generation.is_wanted:
-                generation.abandon()
+            if left and not await self.attention.is_paid(generation.id):
+                runs.dismissed(generation)
 
     # ---- leases ----
 

@@ -170,8 +170,16 @@ class Registry:
         if self._deserted:
             for generation, until in list(self._deserted.items()):
                 if now >= until:
-                    del self._deserted[generation]
-                    self.give_up(generation)
+                    self.wait_no_longer(generation)
+
+    def wait_no_longer(self, generation: Generation) -> None:
+        """Give up what runs without a reader, now; nothing happens if it has one, or is being given up already.
+
+        What runs on without a reader by intention is left alone.
+        """
+        if self._deserted.get(generation, math.inf) < math.inf:
+            del self._deserted[generation]
+            self.give_up(generation)
 
     def hurry(self) -> None:
         """Wait for nobody any more: this process is going away.
