@@ -292,12 +292,12 @@ async def unread(port, generation):
 
 
 @contextlib.asynccontextmanager
-async def left(durable, scripts=2, **more):
+async def left(durable, scripts=2, headers=(), **more):
     """An answer whose only caller has left, and is waited for: it, what lets it go on, both gateways, the upstream."""
     go_on = asyncio.Event()
     async with two([streamed(go_on)] * scripts, durable, grace=3600.0, **more) as (here, there, upstream):
         _, writer = await asyncio.open_connection("127.0.0.1", here[1])
-        writer.write(request(STREAM))
+        writer.write(request(STREAM, headers=headers))
         await until(lambda: any(one.readable for one in here[0].pipeline.registry))
         (generation,) = here[0].pipeline.registry
         writer.transport.abort()
@@ -317,6 +317,37 @@ def test_what_its_caller_will_not_come_back_for_is_joined_by_nobody_while_its_up
 
     answer = on_uvloop(main)
     assert (answer.headers["penstock-status"], told(answer)) == ("created", "ab")
+
+
+@pytest.mark.parametrize("has", ["reader", "promise"])
+def test_what_has_a_reader_or_a_promise_elsewhere_goes_on_when_a_caller_says_here_that_he_is_gone(
+    durable, has
+):
+    async def main():
+        async with left(durable, headers=KEY) as (generation, go_on, (one, here), (other, there), upstream):
+            later = [*KEY, "prefer: respond-async"] if has == "promise" else ()
+            reading = asyncio.create_task(call(there, STREAM, headers=later))
+            await until(lambda: other.pipeline.readings or reading.done())
+            await until(lambda: not other.pipeline.waiting)
+            state = (await unread(here, generation)).json()["status"]
+            await until(lambda: not one.pipeline.waiting)
+            go_on.set()
+            await reading
+            await until(lambda: not one.pipeline.productions)
+            whole = await call(here, b"", f"/v1/generations/{generation.id}/answer", "GET")
+            return state, told(whole), requests(upstream)
+
+    assert on_uvloop(main) == ("running", "ab", 1)
+
+
+def test_what_nobody_reads_is_ended_when_its_caller_says_here_that_he_is_gone(durable):
+    async def main():
+        async with left(durable) as (generation, _, (one, here), _, _):
+            await unread(here, generation)
+            await until(lambda: not one.pipeline.productions)
+            return (await unread(here, generation)).json()["status"]
+
+    assert on_uvloop(main) == "cancelled"
 
 
 def test_who_finds_an_answer_that_is_given_up_just_then_makes_his_own(durable, monkeypatch):

@@ -118,6 +118,8 @@ class Returning:
             if generation.ending is None and not (asked.unread and generation.is_wanted):
                 if durable is not None and durable.is_elsewhere(generation):
                     durable.cancel(generation, unread=asked.unread)
+                elif durable is not None and asked.unread and generation.journal is not None:
+                    durable.dismissed(generation)  # once the store has said that no other process reads it
                 else:
                     generation.abandon()
                     generation.fail(Cancelled("the call was cancelled"))
