@@ -620,7 +620,9 @@ async def dismissed(port, generation):
     ]
 
 
-def test_who_tells_another_process_that_he_will_not_come_back_is_not_waited_for(durable):
+def test_who_tells_another_process_that_he_will_not_come_back_is_not_waited_for(durable, monkeypatch):
+    monkeypatch.setattr("penstock.generation.attention.ATTENDED", 0.2)
+
     async def main():
         script = [*SCRIPT[:3], Step.GONE, Step.CLOSE]
         async with two([script], durable, grace=3600.0) as ((gateway, here), (other, there), _):

@@ -305,7 +305,11 @@ async def left(durable, scripts=2, headers=(), **more):
         yield generation, go_on, here, there, upstream
 
 
-def test_what_its_caller_will_not_come_back_for_is_joined_by_nobody_while_its_upstream_is_cancelled(durable):
+def test_what_its_caller_will_not_come_back_for_is_joined_by_nobody_while_its_upstream_is_cancelled(
+    durable, monkeypatch
+):
+    monkeypatch.setattr("penstock.generation.attention.ATTENDED", 0.2)
+
     async def main():
         async with left(durable) as (generation, go_on, _, (_, there), upstream):
             await unread(there, generation)

@@ -2,8 +2,10 @@
 
 A generation that runs here may be read there: by a caller whose new connection came to another process, or who has
 asked the same there.  Whoever reads says so in the store now and then (:meth:`Attention.say`), and the process that
-produces asks before it gives a deserted generation up (:meth:`Attention.is_paid`).  A caller who tells another process
-that it will not come back is not waited for (:meth:`Attention.dismiss`).
+produces asks before it gives a deserted generation up (:meth:`Attention.is_paid`).  All readers of a generation say so
+by one claim, which each word prolongs whoever had it last, and which only silence ends.  A caller who tells another
+process that it will not come back is not waited for (:meth:`Attention.dismiss`), once the readers' claim has run out:
+who says so knows only that he was the last reader of his process.
 """
 
 from __future__ import annotations
@@ -14,23 +16,23 @@ from collections.abc import Callable, Iterable
 from penstock.generation.store import Store, StoreUnavailable
 
 ATTENDED = 5.0  # seconds for which one look counts as attention
+_HEEDED = 2.0  # seconds for which it is known beyond that who left: in them the producing process looks
+_ANYBODY = "anybody"  # whose claims these are
 _BUDGET = 0.5  # seconds that is waited for to learn whether somebody reads elsewhere
 
 
 class Attention:
     """What one process says to others of its readers, and hears of theirs.
 
-    :param owner: this process's name
     :param now: the store's time
     """
 
-    def __init__(self, store: Store, owner: str, now: Callable[[], float]) -> None:
+    def __init__(self, store: Store, now: Callable[[], float]) -> None:
         self._store = store
-        self._owner = owner
         self._now = now
 
     def __repr__(self) -> str:
-        return f"<Attention of {self._owner} in {self._store!r}>"
+        return f"<Attention in {self._store!r}>"
 
     async def say(self, generation_ids: Iterable[str]) -> None:
         """These are read here; that holds for :data:`ATTENDED`.
@@ -41,30 +43,31 @@ class Attention:
             await self._say(_readers_of(generation_id), ATTENDED)
 
     async def is_paid(self, generation_id: str) -> bool:
-        """Whether another process has a reader of this generation; not, where the store does not answer in time."""
+        """Whether a process that follows this generation had a reader lately; not, where the store is late."""
         return await self._is_said(_readers_of(generation_id))
 
     async def dismiss(self, generation_id: str) -> None:
         """A caller will not come back for what another process produces, and nobody reads it here.
 
+        That is known for longer than the last word of a reader holds, which may have been this process's own.
+
         :raises StoreUnavailable: the store cannot be written
         """
-        await self._say(_readers_of(generation_id), 0.0)
-        await self._say(_left(generation_id), ATTENDED)
+        await self._say(_left(generation_id), ATTENDED + _HEEDED)
 
     async def is_dismissed(self, generation_id: str) -> bool:
         """Whether that was said lately; not, where the store does not answer in time."""
         return await self._is_said(_left(generation_id))
 
     async def _say(self, name: str, seconds: float) -> None:
-        now, mine = self._now(), self._owner
-        await self._store.claim("", name, b"", mine, now=now, until=now + seconds, instead_of=mine)
+        now = self._now()
+        await self._store.claim("", name, b"", _ANYBODY, now=now, until=now + seconds, instead_of=_ANYBODY)
 
     async def _is_said(self, name: str) -> bool:
         now = self._now()
         try:
             async with asyncio.timeout(_BUDGET):
-                claim = await self._store.claim("", name, b"", self._owner, now=now, until=now)
+                claim = await self._store.claim("", name, b"", _ANYBODY, now=now, until=now)
         except (StoreUnavailable, TimeoutError):
             return False
         return not claim.won

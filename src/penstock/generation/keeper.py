@@ -101,7 +101,7 @@ class Keeper:
         self.store = store
         self.journal = Journal(store, clock)
         self.owner = new_owner()
-        self.attention = Attention(store, self.owner, self.now)
+        self.attention = Attention(store, self.now)
         self._clock = clock
         self._kept_for = kept_for
         self._lease = lease
