@@ -25,9 +25,10 @@ from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
 from penstock.generation.attention import ATTENDED
 from penstock.generation.keeper import DEADLINE, Keeper, is_followed
-from penstock.generation.log import Generation
+from penstock.generation.log import Generation, Journal
 from penstock.generation.registry import Registry
 from penstock.generation.store import Bill, Booking, Record, StoreUnavailable
+from penstock.generation.written import Written
 from penstock.messages import Attempt, Call, Endpoint, Event, Tenant
 from penstock.net.clock import Clock
 from penstock.wire import request
@@ -402,7 +403,12 @@ class Durable:
 
         :returns: how many generations were let go
         """
-        return sum([await keeper.hand_over(running, seconds, _let_go) for keeper in self.keepers.values()])
+        journals = {generation: generation.journal for generation in running}
+
+        def let_go(generation: Generation) -> None:
+            _let_go(generation, journals[generation])
+
+        return sum([await keeper.hand_over(running, seconds, let_go) for keeper in self.keepers.values()])
 
     def give_up(self, generation: Generation) -> None:
         """Nobody here waits for a generation any more; but perhaps in another process, which reads it.
@@ -437,11 +443,12 @@ class Durable:
         return False
 
 
-def _let_go(generation: Generation) -> None:
+def _let_go(generation: Generation, journal: Journal | None) -> None:
     production = generation.producer
+    bill = journal.bill if isinstance(journal, Written) else None
     generation.fail(HandedOver("this gateway is going away; ask for the rest", retry_after=1.0))
     if isinstance(production, Production):
-        production.pass_on()
+        production.pass_on(kept=bill is not None and bill.kept)
     elif production is not None:
         production.abandon()
 

@@ -157,12 +157,12 @@ class Production:
         elif self.task is not None:
             self.task.cancel()
 
-    def pass_on(self) -> None:
-        """Another process goes on with what is stored of this."""
-        transfer = self._transfer
-        self._passed_on = (
-            bool(self.generation.events) and isinstance(transfer, StreamTransfer) and bool(transfer.rest)
-        )
+    def pass_on(self, *, kept: bool) -> None:
+        """Another process goes on with what is stored of this.
+
+        :param kept: as its :class:`~penstock.generation.store.Bill` says: that one books all of the attempt under way
+        """
+        self._passed_on = kept
         self.abandon()
 
     def drained(self) -> None:
