@@ -3,28 +3,46 @@
 import contextlib
 
 import msgspec
-from continuing import QUICK, RESPONSES, billed, body_for, booked, simulated
+import pytest
+from continuing import (
+    QUICK,
+    RESPONSES,
+    TOKENS,
+    billed,
+    body_for,
+    booked,
+    events_of,
+    simulated,
+    text_of,
+    whole_text,
+)
 from durably import keeper_of
 from serving import call, on_uvloop, serving, until
 
-from penstock.config.model import CapabilitiesConfig, LedgerConfig
+from penstock.config.model import (
+    CapabilitiesConfig,
+    ConcurrencyConfig,
+    LedgerConfig,
+    LimitConfig,
+    LimitsConfig,
+)
+from penstock.errors import Overloaded, RateLimited
 from penstock.gateway.stages import call as module
+from penstock.gateway.stages.allot import Allotment
 
 ABLE = CapabilitiesConfig(prefill="none", background=True)
-BODY = body_for(RESPONSES, background=True, stream=False)
+BODY = body_for(RESPONSES, background=True, stream=False, temperature=0)
 
 
 @contextlib.asynccontextmanager
-async def gateways(count, durable, folder, script="tps=20", **more):
+async def gateways(count, durable, folder, **more):
     """So many with one store, and a ledger each, before a simulator: ``((gateway, port), ...)``, and the simulator."""
-    own = {"responses": True, **more.pop("upstream", {})}
-    upstream = {"kinds": ["openai"], "capabilities": [ABLE], "upstream": own}
-    generations = durable(1.0)
+    upstream = {"kinds": ["openai"], "capabilities": [ABLE], "upstream": {"responses": True}}
     more = {"generations": durable(1.0), "retry": QUICK, **more}
     ledgers = [LedgerConfig(path=str(folder / f"{number}.sqlite")) for number in range(count)]
     async with contextlib.AsyncExitStack() as stack:
         gateway, port, (simulator,) = await stack.enter_async_context(
-            simulated(script, ledger=ledgers[0], **upstream, **more)
+            simulated("tps=20", ledger=ledgers[0], **upstream, **more)
         )
         here = [(gateway, port)]
         for ledger in ledgers[1:]:
@@ -69,3 +87,55 @@ def test_who_hands_it_over_before_it_has_reached_the_upstream_again_leaves_its_r
     assert [len(each) for each in rows] == [1, 1, 1]
     assert books[:2] == [(0, 0), (0, 0)]
     assert books[2] == bills
+
+
+def full(monkeypatch):
+    """The upstream's gate, for the first who comes: its row is open."""
+    ask = module.ask_turn
+
+    def refuse(*_):
+        monkeypatch.setattr(module, "ask_turn", ask)
+        raise Overloaded("no room")
+
+    monkeypatch.setattr(module, "ask_turn", refuse)
+
+
+def limited(monkeypatch):
+    """The upstream's limit, for the first who comes: nothing is entered of what was not asked."""
+    take = Allotment.take
+
+    async def refuse(*_):
+        monkeypatch.setattr(Allotment, "take", take)
+        raise RateLimited("not now")
+
+    monkeypatch.setattr(Allotment, "take", refuse)
+
+
+@pytest.mark.parametrize("refuse", [full, limited])
+def test_where_there_is_no_room_to_read_it_on_it_is_gone_on_with_in_another_way(
+    durable, tmp_path, monkeypatch, refuse
+):
+    limits = {
+        "limits": LimitsConfig(upstreams={"*": LimitConfig(concurrent=9)}),
+        "concurrency": ConcurrencyConfig(limit=9, adaptive=False),
+    }
+
+    async def main():
+        async with gateways(2, durable, tmp_path, **limits) as (here, simulator):
+            (first, port), (second, there) = here
+            generation = await begun(first, port)
+            refuse(monkeypatch)
+            await first.drain(0.0)
+            await taken(second)
+            await until(lambda: not second.pipeline.productions)
+            answer = await call(there, b"", f"/v1/generations/{generation.id}/events", "GET")
+            await until(lambda: not simulator.bill.report()["in_flight"])
+            rows = [row for one, _ in here for row in one.recorder.ledger.recent()]
+            return events_of(answer), rows, simulator.bill.report()["by_request"]
+
+    events, rows, runs = on_uvloop(main)
+    assert text_of(RESPONSES, events) == whole_text(RESPONSES, temperature=0)
+    assert [run["state"] for run in runs] == ["cancelled", "completed"]
+    none, before, whole = sorted(row.usage.output_tokens for row in rows)
+    assert none == 0 < before <= runs[0]["output_tokens"]
+    assert whole == TOKENS

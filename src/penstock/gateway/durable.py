@@ -12,6 +12,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -20,9 +21,11 @@ from penstock.errors import Cancelled, Gone, HandedOver, NotFound, Overloaded
 from penstock.flow.deadline import deadline_of, told_of
 from penstock.gateway import questions
 from penstock.gateway.stages import attach, join
-from penstock.gateway.stages.call import Production, TakenUp
+from penstock.gateway.stages.call import Production
+from penstock.gateway.stages.candidate import Candidate
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
+from penstock.gateway.stages.unfinished import TakenUp
 from penstock.generation.attention import ATTENDED
 from penstock.generation.keeper import DEADLINE, Keeper, is_followed
 from penstock.generation.log import Generation, Journal
@@ -31,6 +34,7 @@ from penstock.generation.store import Bill, Booking, Record, StoreUnavailable
 from penstock.generation.written import Written
 from penstock.messages import Attempt, Call, Endpoint, Event, Tenant
 from penstock.net.clock import Clock
+from penstock.upstream.streamed import StreamTransfer
 from penstock.wire import request
 
 _LOOK_AGAIN = 0.1  # seconds between two looks for what may be written down just now
@@ -331,24 +335,35 @@ class Durable:
         if record.upstream:
             generation.served_by = (record.upstream, record.upstream_model)
             generation.attempts = 1
-        taken_up = self._kept_run(call, generation, record)
-        recorder, ledger = self._producing.recorder, keeper.ledger
-        died, output_tokens = None, 0
-        if taken_up is None:
-            died, output_tokens = recorder.died(call, generation, record, keeper.now(), ledger=ledger)
-        if died is not None:
-            generation.cost += died.cost
-            if record.bill is None or record.bill.ledger == ledger:
-                recorder.enter_died(died)
-            else:
-                self._producing.soon(self._book(died, record.bill, keeper))
+        kept = self._kept_run(call, generation, record)
+        taken_up, output_tokens = None, 0
+        if kept is None:
+            output_tokens = self._enter_died(call, generation, record, keeper)
+        else:
+            taken_up = TakenUp(*kept, partial(self._enter_died, call, generation, record, keeper))
         generation.grace = attach.COMES_BACK
         keeper.write_on(generation, record, output_tokens)
         self._producing.begin(call, generation, name=questions.name_of(record), taken_up=taken_up)
         if not generation.readers and generation.ending is None:
             registry.deserted(generation)
 
-    def _kept_run(self, call: Call, generation: Generation, record: Record) -> TakenUp | None:
+    def _enter_died(self, call: Call, generation: Generation, record: Record, keeper: Keeper) -> int:
+        """Enter in the ledger what a process had received of an answer; all output tokens of its log."""
+        recorder, ledger = self._producing.recorder, keeper.ledger
+        died, output_tokens = recorder.died(call, generation, record, keeper.now(), ledger=ledger)
+        if died is not None:
+            generation.cost += died.cost
+            if record.bill is None or record.bill.ledger == ledger:
+                recorder.enter_died(died)
+            else:
+                self._producing.soon(self._book(died, record.bill, keeper))
+            if generation.journal is not None:
+                generation.journal.settled(died)
+        return output_tokens
+
+    def _kept_run(
+        self, call: Call, generation: Generation, record: Record
+    ) -> tuple[Candidate, StreamTransfer] | None:
         """Where the rest of an answer is to be had from the run that its upstream keeps of it; None: nowhere."""
         bill = record.bill
         if bill is None or not bill.kept:

@@ -37,7 +37,7 @@ from penstock.gateway.repeats import Repeats
 from penstock.gateway.snapshot import Snapshot
 from penstock.gateway.stages import attach, converse, join, recall
 from penstock.gateway.stages.admit import Admission, settle
-from penstock.gateway.stages.call import Abandoned, Production, TakenUp
+from penstock.gateway.stages.call import Abandoned, Production
 from penstock.gateway.stages.decode import decode, heed_left_out, tidy
 from penstock.gateway.stages.degrade import Degradation
 from penstock.gateway.stages.lookup import FRESH, SIMILAR, STALE, Found, Lookup, Question
@@ -46,6 +46,7 @@ from penstock.gateway.stages.read import CLIENT_GONE, Reading, refuse
 from penstock.gateway.stages.read_adapted import open_reading
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
+from penstock.gateway.stages.unfinished import TakenUp
 from penstock.generation.conversations import Conversations
 from penstock.generation.log import Generation, State
 from penstock.generation.registry import Registry

@@ -57,7 +57,7 @@ from penstock.gateway.stages.learnt import count_in, count_out, count_sample
 from penstock.gateway.stages.queue import ask_turn, by_health, settle_turn, take_turn, wait_turn
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.substitute import Substitutes
-from penstock.gateway.stages.unfinished import Step, close, point_of, steps, stop_at_limit
+from penstock.gateway.stages.unfinished import Step, TakenUp, close, point_of, steps, stop_at_limit
 from penstock.generation.log import TOO_LARGE, Generation
 from penstock.messages import Call, Endpoint, Usage
 from penstock.net import tasks
@@ -73,7 +73,6 @@ log = logging.getLogger("penstock.gateway")
 _INPUT_TOKENS = Endpoint.INPUT_TOKENS
 _BARREN = 2  # tries to read on that bring nothing, after which other ways are left some
 _COUNTS = frozenset({Endpoint.COUNT_TOKENS, _INPUT_TOKENS})
-TakenUp = tuple[Candidate, StreamTransfer]
 _WRITES_ON = frozenset({How.PREFILL, How.PROMPT})  # what they ask for is new text, a token at least
 
 
@@ -208,15 +207,32 @@ class Production:
             broken = UpstreamBroken("the process that was receiving this answer has ended")
             free = True  # no upstream is at fault, so this is no retry
             if self._taken_up is not None:
-                try:
-                    await self._attempt(self._taken_up[0], taken_up=(self._taken_up[1], broken))
+                still = await self._take_up(self._taken_up, broken)
+                if still is None:
                     return
-                except UpstreamBroken as still:
-                    broken = still
+                broken = still
         else:
             return  # the one event of a plain answer is all of it
         if broken is not None:
             await self._go_on(broken, self._candidates, free=free)
+
+    async def _take_up(self, taken_up: TakenUp, broken: UpstreamBroken) -> UpstreamError | None:
+        """Read on in the run of which another process was receiving the answer: the break that is left, if one is."""
+        generation = self.generation
+        attempts = generation.attempts
+        try:
+            await self._attempt(taken_up.candidate, taken_up=(taken_up.transfer, broken))
+        except UpstreamError as still:
+            if self._abandoned or still.code == TOO_LARGE:
+                raise
+            return still
+        except (Overloaded, RateLimited):  # others may have room
+            if generation.attempts == attempts:  # no row has what the other process had received
+                generation.kept = 0
+                taken_up.candidate.upstream.end_run(taken_up.transfer)
+                taken_up.enter_died()
+            return broken
+        return None
 
     async def _begin(
         self,

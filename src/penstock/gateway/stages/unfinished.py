@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -12,6 +13,7 @@ from penstock.gateway.stages.candidate import Candidate, has_room
 from penstock.generation.log import Generation
 from penstock.messages import Call, Event, Usage
 from penstock.upstream.ladder import How, Point, rungs
+from penstock.upstream.streamed import StreamTransfer
 from penstock.wire import delivered
 from penstock.wire.conversation import Finished, PartEnded
 from penstock.wire.demand import demand
@@ -24,6 +26,18 @@ class Step(msgspec.Struct, frozen=True, eq=False):
 
     candidate: Candidate
     how: How
+
+
+class TakenUp(NamedTuple):
+    """An answer that a process was receiving which is no more, from a run that its upstream keeps.
+
+    :param transfer: reads on there
+    :param enter_died: enters in the ledger what that process had received, if nobody reads on
+    """
+
+    candidate: Candidate
+    transfer: StreamTransfer
+    enter_died: Callable[[], object]
 
 
 def point_of(call: Call, generation: Generation, prompt: Usage | None) -> Point | None:
