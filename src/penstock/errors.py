@@ -347,7 +347,7 @@ class Draining(PressureError):
 
 
 class HandedOver(Draining):
-    """Another process goes on with it."""
+    """Another process goes on with it, or has ended it."""
 
 
 class StorageUnavailable(PressureError):

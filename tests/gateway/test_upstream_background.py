@@ -125,6 +125,19 @@ def test_a_generation_that_is_cancelled_is_cancelled_at_the_upstream():
     in_background("tokens=2000,tps=100", test=test, upstream={"cancel_grace": 0.05})
 
 
+def test_what_this_process_leaves_to_nobody_is_cancelled_at_the_upstream():
+    async def test(gateway, port, simulators):
+        (simulator,) = simulators
+        await call(port, body_for(RESPONSES, background=True, stream=False), RESPONSES)
+        await until(lambda: any(one.readable > 8 for one in gateway.pipeline.registry))
+        assert await gateway.drain(0.0) == 1
+        await gateway.pipeline.wait_idle()
+        await until(lambda: not simulator.bill.report()["in_flight"])
+        assert simulator.bill.report()["by_request"][0]["state"] == "cancelled"
+
+    in_background("tokens=2000,tps=100", test=test)
+
+
 def test_where_it_cannot_be_read_on_another_upstream_is_asked_and_this_one_told():
     async def test(gateway, port, simulators):
         first = simulators[0]

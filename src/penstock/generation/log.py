@@ -37,7 +37,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from typing import Protocol
 
-from penstock.errors import Draining, PenstockError, UpstreamBroken
+from penstock.errors import HandedOver, PenstockError, UpstreamBroken
 from penstock.messages import Attempt, Call, Endpoint, Event, Usage
 
 AHEAD_BYTES = 1 << 20
@@ -335,7 +335,7 @@ class Generation:
             return
         self.journal = None
         self.abandon()
-        self.error = Draining(
+        self.error = HandedOver(
             "another process has taken this answer over, or cancelled it; ask for the rest", retry_after=0.0
         )
         self._closing = _FAILED

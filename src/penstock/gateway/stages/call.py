@@ -25,7 +25,6 @@ from penstock.config.model import RetryConfig
 from penstock.errors import (
     CallerError,
     DeadlinePassed,
-    Draining,
     Overloaded,
     PenstockError,
     RateLimited,
@@ -57,7 +56,15 @@ from penstock.gateway.stages.learnt import count_in, count_out, count_sample
 from penstock.gateway.stages.queue import ask_turn, by_health, settle_turn, take_turn, wait_turn
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.substitute import Substitutes
-from penstock.gateway.stages.unfinished import Step, TakenUp, close, point_of, steps, stop_at_limit
+from penstock.gateway.stages.unfinished import (
+    Step,
+    TakenUp,
+    close,
+    is_read_on,
+    point_of,
+    steps,
+    stop_at_limit,
+)
 from penstock.generation.log import TOO_LARGE, Generation
 from penstock.messages import Call, Endpoint, Usage
 from penstock.net import tasks
@@ -553,7 +560,7 @@ class Production:
             if not transfer.lost:
                 if not transfer.complete:
                     self._transfer = None
-                    if not self._is_read_on(transfer):
+                    if not is_read_on(generation, transfer):
                         upstream.end_run(transfer)
                     if self._passed_on:
                         row.usage = Usage()
@@ -582,12 +589,6 @@ class Production:
                 learn(upstream.hedging, candidate.model, transfer)
         if transfer.cancelled and not transfer.lost:
             raise Abandoned("the last reader has left")
-
-    def _is_read_on(self, transfer: Transfer) -> bool:
-        """Whether another process may read on in the upstream's run; one that only ended it there has ended that, too."""
-        generation = self.generation
-        is_kept = isinstance(transfer, StreamTransfer) and transfer.run is not None
-        return is_kept and generation.readable > 0 and isinstance(generation.error, Draining)
 
     async def _read_on(
         self, transfer: Transfer, broken: UpstreamError, candidate: Candidate, *, free: bool = False

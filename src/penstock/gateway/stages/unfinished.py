@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import msgspec
 
-from penstock.errors import UpstreamBroken
+from penstock.errors import HandedOver, UpstreamBroken
 from penstock.gateway.stages.candidate import Candidate, has_room
 from penstock.generation.log import Generation
 from penstock.messages import Call, Event, Usage
 from penstock.upstream.ladder import How, Point, rungs
 from penstock.upstream.streamed import StreamTransfer
+from penstock.upstream.transfer import Transfer
 from penstock.wire import delivered
 from penstock.wire.conversation import Finished, PartEnded
 from penstock.wire.demand import demand
@@ -38,6 +39,12 @@ class TakenUp(NamedTuple):
     candidate: Candidate
     transfer: StreamTransfer
     enter_died: Callable[[], object]
+
+
+def is_read_on(generation: Generation, transfer: Transfer) -> bool:
+    """Whether another process may read on in the upstream's run; one that only ended it there has ended that, too."""
+    is_kept = isinstance(transfer, StreamTransfer) and transfer.run is not None
+    return is_kept and generation.readable > 0 and isinstance(generation.error, HandedOver)
 
 
 def point_of(call: Call, generation: Generation, prompt: Usage | None) -> Point | None:
