@@ -528,6 +528,58 @@ def test_a_store_that_cannot_be_asked_is_left_alone_and_each_answers_by_itself(d
     assert asked == 2, "the third call did not ask: the store had just been away"
 
 
+@pytest.mark.parametrize("late", ["load", "events", "say", "say once more"])
+def test_all_that_is_asked_of_a_store_for_one_call_has_one_budget(durable, monkeypatch, late):
+    async def main():
+        async with asked(durable) as (calling, go_on, _, (other, there), upstream):
+            monkeypatch.setattr("penstock.gateway.questions.BUDGET", 0.3)
+            keeper, asleep = keeper_of(other), asyncio.Event()
+            where, what = (keeper.attention, "say") if late.startswith("say") else (keeper.store, late)
+            do = getattr(where, what)
+
+            async def sleeps(*which):
+                if late == "say once more" and not keeper._followed:
+                    return await do(*which)
+                asleep.set()
+                return await asyncio.Event().wait()
+
+            with monkeypatch.context() as trouble:
+                trouble.setattr(where, what, sleeps)
+                alone = asyncio.create_task(call(there, STREAM))
+                await until(lambda: requests(upstream) == 2)
+            assert asleep.is_set()
+            assert not keeper._followed, "what was read only in part is forgotten"
+            go_on.set()
+            return [await calling, await alone]
+
+    answers = on_uvloop(main)
+    assert status(answers) == ["created"] * 2
+    assert {told(answer) for answer in answers} == {"ab"}
+
+
+def test_who_cannot_read_in_time_what_another_process_produces_leaves_it_its_question(durable, monkeypatch):
+    async def main():
+        async with asked(durable) as (calling, go_on, (one, _), (other, there), upstream):
+            await until(lambda: any(log.readable for log in one.pipeline.registry))
+            (generation,) = one.pipeline.registry
+            await keeper_of(one).journal.flush(60.0)
+            keeper = keeper_of(other)
+
+            async def away(*_):
+                raise StoreUnavailable("it does not answer just now")
+
+            with monkeypatch.context() as trouble:
+                trouble.setattr(keeper.store, "events", away)
+                alone = asyncio.create_task(call(there, STREAM))
+                await until(lambda: requests(upstream) == 2)
+            claim = await keeper.claim(generation.journal.question, "gen_x")
+            go_on.set()
+            await asyncio.gather(calling, alone)
+            return claim.generation == generation.id
+
+    assert on_uvloop(main)
+
+
 def test_while_redis_hangs_each_answers_by_itself():
     async def main():
         go_on = asyncio.Event()

@@ -300,9 +300,16 @@ class Durable:
         try:
             await keeper.restore(record, generation)
         except StoreUnavailable as error:
-            self._producing.registry.delete(generation)  # who asks once more looks once more
-            generation.fail(Overloaded(f"this answer cannot be read now: {error}", retry_after=1.0))
+            self._unread(generation, str(error))
+        except asyncio.CancelledError:  # who asked for it has waited for long enough
+            keeper.leave(generation)
+            self._unread(generation, "it takes too long")
+            raise
         return generation
+
+    def _unread(self, generation: Generation, why: str) -> None:
+        self._producing.registry.delete(generation)  # who asks once more looks once more
+        generation.fail(Overloaded(f"this answer cannot be read now: {why}", retry_after=1.0))
 
     def _create(self, record: Record, call: Call, keeper: Keeper) -> Generation:
         generation = self._producing.registry.create(call)

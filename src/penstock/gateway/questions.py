@@ -28,7 +28,7 @@ from penstock.generation.written import Name, Written
 from penstock.messages import Call
 from penstock.net.clock import Clock
 
-BUDGET = 0.5  # seconds that a call waits until it is written that it reads what it has found
+BUDGET = 0.5  # seconds that a call waits for all that is asked of a store on its behalf
 PAUSE = 5.0  # seconds in which a store that did not answer in time is not asked
 _TRIES = 3  # generations that turn out to answer nobody, before a call is made anyway
 _PREFIX = "question "
@@ -89,7 +89,8 @@ class Questions:
         self._asked[name] = asked = asyncio.get_running_loop().create_future()
         found = None
         try:
-            found = await self._ask(name, call, keeper)
+            async with asyncio.timeout(BUDGET):
+                found = await self._ask(name, call, keeper)
         except (
             StoreUnavailable,
             TimeoutError,
@@ -115,8 +116,7 @@ class Questions:
                 not_that = claim.generation
                 continue
             if record.state is State.RUNNING:
-                async with asyncio.timeout(BUDGET):
-                    await keeper.attention.say([record.id])
+                await keeper.attention.say([record.id])
                 claim = await keeper.take(question, call.id)
                 if claim.generation != record.id:
                     record = await keeper.load(record.id)
@@ -129,7 +129,10 @@ class Questions:
             generation = await self._stored.restored(record, keeper)
             if not generation.abandoned and generation.ending is not State.FAILED:
                 return generation
-            not_that = record.id
+            # What failed in the store has the question no more.  One of ours that is being given up, or has failed and
+            # is not stored yet, gives way; another's does not, of which perhaps only our reading was too late.
+            if generation.journal is not None:
+                not_that = record.id
         return None
 
     async def forgo(self, name: join.Name, call: Call) -> None:
