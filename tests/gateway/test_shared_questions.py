@@ -249,8 +249,12 @@ def test_who_asked_first_may_leave_while_another_process_reads(durable, plainly)
                 one.pipeline.registry.sweep(one.clock.now() + 60.0)
                 await until(lambda: not one.pipeline.waiting)
             (generation,) = one.pipeline.registry
-            claim = await keeper_of(other).claim(generation.journal.question, "gen_x")
+            keeper = keeper_of(other)
+            claim = await keeper.claim(generation.journal.question, "gen_x")
             assert claim.generation == generation.id, "it is found by others, too"
+            later = keeper.now() + one.pipeline.snapshot.config.generations.kept_for + 60.0
+            claim = await keeper.store.claim(*generation.journal.question, "gen_x", now=later, until=later)
+            assert claim.generation == generation.id, "for as long as one whose caller has not left"
             late = asyncio.create_task(call(there, {**SAME, "user": "late"}))
             await until(lambda: len(other.pipeline.readings) == 2)
             third = asyncio.create_task(call(here, SAME))

@@ -152,7 +152,7 @@ class Questions:
         """Undo :meth:`let_go`, unless somebody else has the question by now."""
         if (question := question_of(generation)) is not None:
             with contextlib.suppress(StoreUnavailable):
-                await keeper.claim(question, generation.id)
+                await keeper.take(question, generation.id)
 
     async def remember(self, call: Call, generation: Generation) -> None:
         """Let the repetitions of a call that has joined find what it has joined, in every process."""
