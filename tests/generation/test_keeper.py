@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from store_suite import LATER, append, begin, record
 
+from penstock.errors import Overloaded
 from penstock.generation import keeper as module
 from penstock.generation.keeper import Keeper
 from penstock.generation.log import Generation
@@ -235,6 +236,47 @@ def test_what_was_taken_over_while_the_store_failed_is_gone_on_with_when_it_is_b
         await dead.close()
 
     asyncio.run(test())
+
+
+class Full(Runs):
+    """Has no room for anything until it is told so."""
+
+    def __init__(self):
+        super().__init__()
+        self.refused = asyncio.Event()
+        self.has_room = False
+
+    def go_on(self, record, events, keeper):
+        if not self.has_room:
+            self.refused.set()
+            raise Overloaded("too much is in flight at this gateway", retry_after=1.0)
+        super().go_on(record, events, keeper)
+
+
+def test_what_there_is_no_room_for_is_left_to_others_and_gone_on_with_when_there_is(tmp_path, caplog):
+    async def test():
+        dead = SQLiteStore(tmp_path / "g.db", 1 << 26)
+        await dead.start()
+        one = record()
+        await dead.write([begin(one, [b"0"])])
+        await dead.release(one.owner, [one.id])
+        keeper = Keeper(SQLiteStore(tmp_path / "g.db", 1 << 26), Clock(), kept_for=60.0, lease=0.1)
+        runs = Full()
+        await keeper.start(runs)
+        await asyncio.wait_for(runs.refused.wait(), 30)
+        keeper.leaving = True  # it takes nothing more
+        while not await dead.expired(time.time(), 10):
+            await asyncio.sleep(0)
+        assert keeper.taken_over == 0
+        keeper.leaving, runs.has_room = False, True
+        assert await asyncio.wait_for(runs.went_on, 30) == (one.id, [b"0"])
+        await until(lambda: keeper.taken_over == 1)
+        await keeper.close()
+        await dead.close()
+
+    with caplog.at_level("ERROR"):
+        asyncio.run(test())
+    assert not caplog.messages
 
 
 class CountingStore(SQLiteStore):

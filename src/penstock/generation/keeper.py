@@ -81,7 +81,10 @@ class Owner(Protocol):
     """Who runs generations in this process."""
 
     def go_on(self, record: Record, events: list[Event], keeper: Keeper) -> None:
-        """A generation was taken over: produce the rest of it."""
+        """A generation was taken over: produce the rest of it.
+
+        :raises Overloaded: there is no room for it here, and nothing was begun
+        """
 
     def deserted(self) -> list[Generation]:
         """Those that run without a reader, and wait for one to come back."""
@@ -590,8 +593,10 @@ class Keeper:
                 if not self.leaving and not patient and here - self._leapt >= self._lease:
                     found = await self.store.expired(now, TAKE_AT_ONCE)
                     for generation_id in found:
-                        await self._take_over(generation_id, runs)
-                    more = len(found) == TAKE_AT_ONCE
+                        if not await self._take_over(generation_id, runs):
+                            break
+                    else:
+                        more = len(found) == TAKE_AT_ONCE
                 if self._bookings is not None:
                     await self._bookings.hear(now)
                 if here - swept > 60.0:
@@ -612,9 +617,10 @@ class Keeper:
         self._ahead = now - self._clock.now()
         return now
 
-    async def _take_over(self, generation_id: str, runs: Owner) -> None:
+    async def _take_over(self, generation_id: str, runs: Owner) -> bool:
+        """Whether there may be room here for another one."""
         if self.leaving:  # since the store was asked: this may be what was just let go here
-            return
+            return False
         # Until it runs: a store that fails meanwhile may have entered us as its owner, and would wait for us.
         self._half_taken[generation_id] = None
         record = await self.store.take_over(generation_id, self.owner, self.now())
@@ -625,14 +631,22 @@ class Keeper:
                 await self.store.release(self.owner, [generation_id])
         del self._half_taken[generation_id]
         if record is None or self.leaving:  # somebody was quicker, or will go on with it
-            return
+            return True
+        stored = record.events
+        try:
+            runs.go_on(record, events, self)
+        except Overloaded:  # others may have room for it, and have until our next beat to take it
+            self._half_taken[generation_id] = None
+            await self.store.release(self.owner, [generation_id])
+            del self._half_taken[generation_id]
+            return False
+        self.taken_over += 1
         log.warning(
             "taking over %s of a process that died or left, of which %d events are stored",
             generation_id,
-            record.events,
+            stored,
         )
-        self.taken_over += 1
-        runs.go_on(record, events, self)
+        return True
 
     # ---- trouble ----
 
