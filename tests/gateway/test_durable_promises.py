@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from durably import keeper_of, stored, two
 from serving import DONE, PROMPT, STREAM_END, STREAM_HEAD, call, delta, on_uvloop, request, until
 
@@ -52,7 +53,7 @@ def test_what_is_promised_of_an_answer_whose_caller_has_just_left_is_kept(durabl
             promised = await call(here, STREAM, headers=PROMISE)
             await passed(gateway)
             go_on.set()
-            await until(lambda: not gateway.pipeline.productions)
+            await gateway.pipeline.wait_idle()
             answer = await call(here, b"", promised.headers["location"] + "/answer", "GET")
             return promised, answer, told, generation.id
 
@@ -76,7 +77,7 @@ def test_what_is_promised_of_anothers_answer_goes_on_in_the_process_that_takes_i
             await until(lambda: keeper_of(other).taken_over == 1)
             await passed(other)
             go_on.set()
-            await until(lambda: not other.pipeline.productions)
+            await other.pipeline.wait_idle()
             answer = await call(there, b"", promised.headers["location"] + "/answer", "GET")
             return answer, tellings, generation.id
 
@@ -115,3 +116,58 @@ def test_what_another_process_promises_is_kept_by_the_one_that_produces_it(durab
     assert promised.status == 202
     assert running == 1
     assert answer.json()["choices"][0]["message"]["content"] == "abc"
+
+
+@pytest.mark.parametrize(("headers", "told_of"), [(PROMISE, 1), (KEY, 0)], ids=["promised", "read"])
+def test_what_another_process_promises_of_an_answer_that_is_read_here_is_told_here(durable, headers, told_of):
+    async def main():
+        go_on = asyncio.Event()
+        async with two([[*SCRIPT[:3], go_on, SCRIPT[3]]], durable) as ((gateway, here), (other, there), _):
+            tellings = listening(gateway), listening(other)
+            writer, generation = await asked(gateway, here)
+            asking = asyncio.create_task(call(there, STREAM, headers=headers))
+            await until(lambda: len(other.pipeline.registry) and not other.pipeline.waiting)
+            go_on.set()
+            await asking
+            await gateway.pipeline.wait_idle()
+            writer.close()
+            return tellings, generation.id
+
+    (by_the_first, by_the_second), generation = on_uvloop(main)
+    assert by_the_first == [("generation.completed", generation)] * told_of
+    assert by_the_second == []
+
+
+@pytest.mark.parametrize("completes", [True, False], ids=["which has completed it", "which makes it"])
+def test_who_cancels_what_another_process_makes_tells_of_it_and_that_one_does_not(durable, completes):
+    """Whether or not the other process hears of it before its own end."""
+
+    async def main():
+        go_on, written = asyncio.Event(), asyncio.Event()
+        script = [*SCRIPT[:3], go_on, SCRIPT[3] if completes else delta("c")]
+        async with two([[*script, asyncio.Event()]], durable) as ((gateway, here), (other, there), _):
+            tellings = listening(gateway), listening(other)
+            promised = await call(here, STREAM, headers=PROMISE)
+            await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
+            store = keeper_of(gateway).store
+            write = store.write
+
+            async def later(writes):
+                await written.wait()
+                return await write(writes)
+
+            store.write = later
+            go_on.set()
+            if completes:
+                await until(lambda: not gateway.pipeline.productions)
+            told = await call(there, b"", promised.headers["location"] + "/cancel", "POST")
+            await other.pipeline.wait_idle()
+            written.set()
+            await gateway.pipeline.wait_idle()
+            again = await call(here, b"", promised.headers["location"], "GET")
+            return told.json()["status"], again.json()["status"], tellings, promised
+
+    told, again, (by_the_first, by_the_second), promised = on_uvloop(main)
+    assert (told, again) == ("cancelled", "cancelled")
+    assert by_the_first == [None]
+    assert by_the_second == [("generation.cancelled", promised.headers["penstock-generation"])]

@@ -28,7 +28,7 @@ from penstock.gateway.stages.route import Router
 from penstock.gateway.stages.unfinished import TakenUp
 from penstock.generation.attention import ATTENDED
 from penstock.generation.keeper import DEADLINE, Keeper, is_followed
-from penstock.generation.log import Generation, Journal
+from penstock.generation.log import Generation, Journal, State
 from penstock.generation.registry import Registry
 from penstock.generation.store import Bill, Booking, Record, StoreUnavailable
 from penstock.generation.written import Written
@@ -52,6 +52,8 @@ class Producing(Protocol):
     registry: Registry
     recorder: Recorder
     clock: Clock
+
+    on_background_end: Callable[[Call, Generation], None] | None
 
     @property
     def router(self) -> Router: ...
@@ -247,6 +249,21 @@ class Durable:
         if keeper is not None and (generation.journal is not None or self.is_elsewhere(generation)):
             self._producing.soon(keeper.promise(generation.id))
 
+    def tell_end(self, call: Call, generation: Generation, tell: Callable[[Call, Generation], None]) -> None:
+        """Tell how it has ended, if it was promised to anybody: once that is stored, for another process may have ended it.
+
+        :param tell: is given both
+        """
+        self._producing.soon(self._tell_end(call, generation, tell))
+
+    async def _tell_end(
+        self, call: Call, generation: Generation, tell: Callable[[Call, Generation], None]
+    ) -> None:
+        await _Ending(generation).seen
+        keeper = self.keeper_of(call.model)
+        if generation.background or (keeper is not None and await self._is_promised(generation, keeper)):
+            tell(call, generation)
+
     async def _dismiss(self, generation: Generation) -> None:
         await asyncio.sleep(0)  # who has asked for this is answered first
         keeper = self.keeper_of(generation.model)
@@ -266,11 +283,20 @@ class Durable:
         await self._insist(lambda: keeper.cut(generation), f"that {generation.id} was cancelled")
         with contextlib.suppress(StoreUnavailable):
             record = await keeper.load(generation.id)
-            if record is not None and generation.events:
+            if record is None:
+                return
+            call = _call_of(record, self._producing.clock.now())
+            if generation.events:
                 # Whoever was receiving it may be dead, and leaves it to us if he is not.
-                kept = self._kept_run(_call_of(record, self._producing.clock.now()), generation, record)
+                kept = self._kept_run(call, generation, record)
                 if kept is not None:
                     kept[0].upstream.end_run(kept[1])
+            failure = record.ending.failure if record.ending is not None else None
+            tell = self._producing.on_background_end
+            if tell is not None and failure is not None and failure.code == Cancelled.code:
+                generation.background = generation.background or await self._is_promised(generation, keeper)
+                if generation.background:
+                    tell(call, generation)
 
     async def delete(self, generation_id: str) -> None:
         """Remove it from the stores.
@@ -463,6 +489,24 @@ class Durable:
         with contextlib.suppress(StoreUnavailable):
             return await keeper.is_promised(generation.id)
         return False
+
+
+class _Ending:
+    """Reads a log for its end alone, which may be seen once it is stored."""
+
+    def __init__(self, generation: Generation) -> None:
+        self.seen = asyncio.get_running_loop().create_future()
+        self._generation = generation
+        generation.join(self)
+
+    @property
+    def read_bytes(self) -> int:
+        return self._generation.size  # it holds nobody up
+
+    def advance(self) -> None:
+        if self._generation.state is not State.RUNNING and not self.seen.done():
+            self.seen.set_result(None)
+            self._generation.leave(self)
 
 
 def _let_go(generation: Generation, journal: Journal | None) -> None:

@@ -601,8 +601,11 @@ class Pipeline:
             if question is not None and self.lookup is not None:
                 self.lookup.release(question)
                 self.lookup.prefetched(call, question, generation, snapshot.router)
-            if generation.background and self.on_background_end is not None:
-                self.on_background_end(call, generation)
+            if self.on_background_end is not None:
+                if self.durable is not None and generation.journal is not None:
+                    self.durable.tell_end(call, generation, self.on_background_end)
+                elif generation.background:
+                    self.on_background_end(call, generation)
             del self.productions[production]
             if self._idle and not self.productions and not self.waiting:
                 self._wake_idle()

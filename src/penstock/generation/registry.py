@@ -13,7 +13,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterator
 
-from penstock.errors import Draining, Overloaded
+from penstock.errors import Draining, HandedOver, Overloaded
 from penstock.generation.log import Account, Generation, State
 from penstock.messages import Call
 
@@ -236,8 +236,10 @@ def _worth_keeping(generation: Generation) -> bool:
     """Whether anybody can come back for it: an answer that streams has told its id, and a name is known to the
     caller.  A refusal need not be repeated, it can be asked for again, unless nobody has seen it yet.
     """
+    if isinstance(generation.error, HandedOver):
+        return False  # the store has it, and perhaps it goes on elsewhere
     if generation.abandoned and (generation.restored or isinstance(generation.error, Draining)):
-        return False  # it was only read here, or begun: the store has it, and perhaps it goes on elsewhere
+        return False  # it was only read here, or begun: the same
     if generation.background:
         return True
     if generation.state is _FAILED and not generation.events:
