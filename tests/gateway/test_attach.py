@@ -300,3 +300,13 @@ def test_the_key_of_a_call_that_shares_anothers_answer_belongs_to_its_own_body(r
     assert found(registry, clock, body=mine, headers=KEY) is generation
     with pytest.raises(KeyReused):
         found(registry, clock, headers=KEY)
+
+
+@pytest.mark.parametrize("headers", [KEY, RETRY])
+def test_what_has_joined_is_known_by_less_than_its_body(registry, headers):
+    body = b'{"model":"m","messages":[{"role":"user","content":"%b"}]}' % (b"x" * 1_000)
+    generation = registry.create(a_call())
+    asked = a_call(body=body, headers=headers)
+    attach.remember_joined(asked, generation, registry)
+    assert attach.find(asked, registry, 0.0) is generation
+    assert len(repr(generation.names)) < 1_000

@@ -74,7 +74,7 @@ def remember_joined(call: Call, generation: Generation, registry: Registry) -> N
     if key := headers.get(b"idempotency-key"):
         name = _name(call, key)
         registry.bind(generation, ("joined", name))
-        registry.bind(generation, ("joined", name, call.endpoint, call.body))
+        registry.bind(generation, ("joined", name, *_asked(call)))
     elif b"x-stainless-retry-count" in headers:
         registry.bind(generation, _as_joined(call))
 
@@ -171,7 +171,7 @@ def _of_key(call: Call, key: bytes, registry: Registry) -> Generation | None:
     name = _name(call, key)
     for generation in registry.named(("joined", name)):
         if _answers(generation):
-            if generation not in registry.named(("joined", name, call.endpoint, call.body)):
+            if generation not in registry.named(("joined", name, *_asked(call))):
                 raise KeyReused("this Idempotency-Key belongs to a call with another body")
             return generation
     for generation in registry.named(name):
@@ -221,7 +221,12 @@ def _shape(call: Call) -> Hashable:
 
 
 def _as_joined(call: Call) -> Hashable:
-    return "joined", _whose(call), call.endpoint, call.body
+    return "joined", _whose(call), *_asked(call)
+
+
+def _asked(call: Call) -> tuple[Endpoint, bytes]:
+    """What a call asks; its body itself would be kept with a generation that is not known to hold it."""
+    return call.endpoint, blake3(call.body).digest(16)
 
 
 def _whose(call: Call) -> Hashable:
