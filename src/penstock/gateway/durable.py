@@ -151,7 +151,8 @@ class Durable:
         if call.stream or call.endpoint not in _IN_PIECES or self.keeper_of(call.model) is None:
             return call
         generation.stream = True
-        fields, body = request.streamed(call.fields, call.model)
+        # As its caller names it: who goes on with it reads there which version he wants.
+        fields, body = request.streamed(call.fields, request.read(call.endpoint, call.body).model)
         return msgspec.structs.replace(call, stream=True, fields=fields, body=body)
 
     def name_response(self, generation: Generation, response_id: str) -> None:
