@@ -55,6 +55,9 @@ async def gateways(tiers, scripts, **more):
         made = settings(upstream.url, tiers=tiers, **{"cache": POLICY, **more})
         four = [await stack.enter_async_context(serving(made, FakeClock())) for _ in range(FOUR)]
         clocks = [Wall(gateway) for gateway, _ in four]
+        for gateway, _ in four:
+            for guard in gateway.cache.guards:
+                await guard.tier.flush()  # its server is there by now, and its purges are known
         yield upstream, clocks, four
 
 

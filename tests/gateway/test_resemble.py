@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import json
+import time
 
 import pytest
 from serving import COMPLETION, asked, call, config, on_uvloop, plain, serving, until
 
+from penstock.cache.guard import Guard
 from penstock.cache.semantic.confidence import Confidence
 from penstock.cache.semantic.encoder import NoEncoder, packaged
 from penstock.config.model import CacheConfig, EmbeddingConfig, ModelCacheConfig, ModelConfig, SemanticConfig
@@ -210,6 +212,39 @@ def test_an_entry_that_is_purged_answers_nobody():
             await call(port, a_question(ONE))
             gateway.purge(["model:m"], [])
             assert (await call(port, a_question(SAME))).headers["penstock-status"] == "created"
+
+    on_uvloop(main)
+
+
+class Away:
+    """A tier whose server is away."""
+
+    def __init__(self):
+        self.asked = []
+
+    def get(self, key, then):
+        self.asked.append(key)
+        then(ConnectionError("away"))
+
+    def __getattr__(self, name):
+        return lambda *_: None
+
+
+def test_what_lies_in_a_tier_that_is_away_is_neither_waited_for_nor_forgotten():
+    async def main():
+        async with comparing("one", "two") as (gateway, port, _):
+            await call(port, a_question(ONE))
+            index, cache = gateway.pipeline.lookup.resemblance.index, gateway.cache
+            assert len(index) == 1
+            away = Away()
+            cache.guards = [Guard(away, 1.0, time.monotonic)]
+            cache.memory.clear()
+            there = cache.get_nowait
+            cache.get_nowait = lambda key: None  # memory had room for others only
+            assert (await call(port, a_question(SAME))).headers["penstock-status"] == "created"
+            assert len(index) == 2
+            assert len(set(away.asked)) == 1, "the question itself"
+            cache.guards, cache.get_nowait = [], there
 
     on_uvloop(main)
 

@@ -157,6 +157,11 @@ class Cache:
             self._used.add(key)
         return True
 
+    @property
+    def in_trouble(self) -> bool:
+        """Whether a tier below is: what is not found may be there all the same."""
+        return any(guard.in_trouble for guard in self.guards)
+
     async def get(self, key: bytes) -> Entry | None:
         """What the tiers below have; memory has been asked.  Takes no longer than their budgets."""
         found: asyncio.Future[Entry | None] = asyncio.get_running_loop().create_future()

@@ -80,6 +80,11 @@ class Guard:
         """Whether the last of what was asked that has come to an end got no answer in time."""
         return self._late > 0
 
+    @property
+    def in_trouble(self) -> bool:
+        """Whether it is left alone, or its last answer was late or an error: what it does not say, it may have."""
+        return self._open_until > 0 or self._late > 0 or self._failures > 0
+
     def get(self, key: bytes, then: Callable[[bytes | None], None]) -> None:
         """What the tier has, if it says so in time, else None, goes to ``then``: once, now or later."""
         asked = self._begin(then)

@@ -181,7 +181,12 @@ class Resemblance:
             outcome = "different"
             if differ(similar.reading, known.reading) is not None:
                 continue
-            entry = self._cache.get_nowait(known.key) or await self._cache.get(known.key)
+            entry = self._cache.get_nowait(known.key)
+            if entry is None:
+                if not self._cache.in_trouble:  # or each of the nearest waited for a budget of its own
+                    entry = await self._cache.get(known.key)
+                if entry is None and self._cache.in_trouble:  # it may be there
+                    continue
             if entry is None or entry.fresh_until <= self._cache.now():
                 self.index.remove(known)
                 continue
