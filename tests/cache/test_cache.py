@@ -329,6 +329,22 @@ async def test_of_very_many_purges_the_older_half_is_one_of_everything(below, mo
             assert await cache.get(later) is not None
 
 
+def test_what_a_purge_of_everything_covers_is_not_uncovered_by_many_older_ones(monkeypatch):
+    """They may be of a machine whose time is behind."""
+    monkeypatch.setattr("penstock.cache.cache._MAX_PURGES", 10)
+    wall = Wall()
+    cache = a_cache(wall=wall)
+    wall.time += 60
+    cache.purge(EVERYTHING)
+    wall.time -= 60
+    for number in range(20):
+        wall.time += 1
+        cache.purge(f"tenant:of {number}")
+    wall.time += 20
+    cache.put(a_key(1), an_entry(now=wall.time))
+    assert cache.get_nowait(a_key(1)) is None
+
+
 async def test_an_answer_to_a_question_from_before_the_purge_is_not_kept_alive_by_it():
     """It was asked before and finished after: what it says is as old as the question."""
     wall = Wall()
