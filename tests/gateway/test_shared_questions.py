@@ -65,6 +65,13 @@ def requests(upstream):
     return sum(received.count(b"POST /") for received in upstream.received)
 
 
+async def asking(port, body=STREAM, **more):
+    """The connection of a caller who may leave."""
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request(body, **more))
+    return writer
+
+
 @contextlib.asynccontextmanager
 async def asked(durable, body=STREAM, scripts=2, script=streamed, **more):
     """A call is under way at one of two gateways: it, what lets it go on, both gateways and the upstream."""
@@ -238,8 +245,7 @@ def test_who_asked_first_may_leave_while_another_process_reads(durable, plainly)
         script = [Step.REQUEST, go_on, plain(COMPLETION)] if plainly else streamed(go_on)
         body = SAME if plainly else STREAM
         async with two([script], durable) as ((one, here), (other, there), upstream):
-            _, writer = await asyncio.open_connection("127.0.0.1", here)
-            writer.write(request(body))
+            writer = await asking(here, body)
             await until(lambda: requests(upstream))
             reading = asyncio.create_task(call(there, STREAM))
             await until(lambda: other.pipeline.readings)
@@ -272,8 +278,7 @@ def test_what_nobody_reads_any_more_is_given_up_and_then_asked_anew(durable):
     async def main():
         go_on = asyncio.Event()
         async with two([streamed(go_on)] * 2, durable) as ((one, here), (other, there), upstream):
-            _, writer = await asyncio.open_connection("127.0.0.1", here)
-            writer.write(request(STREAM))
+            writer = await asking(here)
             await until(lambda: requests(upstream))
             await until(lambda: one.pipeline.readings)
             writer.transport.abort()
@@ -300,8 +305,7 @@ async def left(durable, scripts=2, headers=(), **more):
     """An answer whose only caller has left, and is waited for: it, what lets it go on, both gateways, the upstream."""
     go_on = asyncio.Event()
     async with two([streamed(go_on)] * scripts, durable, grace=3600.0, **more) as (here, there, upstream):
-        _, writer = await asyncio.open_connection("127.0.0.1", here[1])
-        writer.write(request(STREAM, headers=headers))
+        writer = await asking(here[1], headers=headers)
         await until(lambda: any(one.readable for one in here[0].pipeline.registry))
         (generation,) = here[0].pipeline.registry
         writer.transport.abort()
@@ -364,8 +368,7 @@ def test_who_finds_an_answer_that_is_given_up_just_then_makes_his_own(durable, m
     async def main():
         go_on = asyncio.Event()
         async with two([streamed(go_on)] * 2, durable) as ((one, here), (other, there), upstream):
-            _, writer = await asyncio.open_connection("127.0.0.1", here)
-            writer.write(request(STREAM))
+            writer = await asking(here)
             await until(lambda: one.pipeline.readings)
             (generation,) = one.pipeline.registry
             keeper = keeper_of(other)
@@ -396,8 +399,7 @@ def test_what_somebody_has_found_and_said_to_read_is_not_given_up(durable, monke
     async def main():
         go_on = asyncio.Event()
         async with two([streamed(go_on)] * 2, durable) as ((one, here), (other, there), upstream):
-            _, writer = await asyncio.open_connection("127.0.0.1", here)
-            writer.write(request(STREAM))
+            writer = await asking(here)
             await until(lambda: one.pipeline.readings)
             store, taken = keeper_of(other).store, []
 
@@ -438,8 +440,7 @@ def test_who_leaves_before_his_question_is_his_has_nothing_asked_and_holds_nobod
 
             monkeypatch.setattr(one.pipeline, "_make", making)
             monkeypatch.setattr(store, "take", late)
-            _, writer = await asyncio.open_connection("127.0.0.1", here)
-            writer.write(request(STREAM))
+            writer = await asking(here)
             await until(lambda: seen and not one.pipeline.waiting)
             monkeypatch.setattr(keeper_of(other), "claimed", None)  # it would wait there
             nothing = requests(upstream)
@@ -663,8 +664,7 @@ def test_a_process_that_goes_hands_over_what_others_have_joined(durable):
             (other, there),
             upstream,
         ):
-            _, writer = await asyncio.open_connection("127.0.0.1", here)
-            writer.write(request(STREAM))
+            writer = await asking(here)
             await until(lambda: any(log.readable for log in one.pipeline.registry))
             joining = asyncio.create_task(call(there, STREAM))
             await until(lambda: any(log.readable for log in other.pipeline.registry))
@@ -688,8 +688,7 @@ def test_what_was_taken_over_is_still_joined_and_who_has_it_knows_its_question(d
             (other, there),
             upstream,
         ):
-            _, writer = await asyncio.open_connection("127.0.0.1", here)
-            writer.write(request(STREAM))
+            writer = await asking(here)
             await until(lambda: any(log.readable for log in one.pipeline.registry))
             await one.drain(0.1)
             await until(lambda: requests(upstream) == 2)

@@ -22,9 +22,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-_DRIFT = (
-    2 * 500e-6
-)  # seconds a second by which two clocks part at most, each of them adjusted by NTP (RFC 5905, MAXFREQ)
+# Seconds a second by which two clocks part at most, each of them adjusted by NTP (RFC 5905, MAXFREQ).
+_DRIFT = 2 * 500e-6
 
 
 class SharedClock:

@@ -58,9 +58,8 @@ class Questions:
     def __init__(self, asking: Asking, stored: Stored) -> None:
         self._asking = asking
         self._stored = stored
-        self._asked: dict[
-            join.Name, asyncio.Future[Generation | None]
-        ] = {}  # just now: one of this process asks for all
+        # Just now: one of this process asks for all.
+        self._asked: dict[join.Name, asyncio.Future[Generation | None]] = {}
         self._paused: dict[Keeper, float] = {}  # until when
 
     def __repr__(self) -> str:
@@ -91,11 +90,8 @@ class Questions:
         try:
             async with asyncio.timeout(BUDGET):
                 found = await self._ask(name, call, keeper)
-        except (
-            StoreUnavailable,
-            TimeoutError,
-            Overloaded,
-        ):  # if there is no room for it either, making it says so
+        except (StoreUnavailable, TimeoutError, Overloaded):
+            # If there is no room for it either, making it says so.
             self._paused[keeper] = self._asking.clock.now() + PAUSE
         finally:
             del self._asked[name]

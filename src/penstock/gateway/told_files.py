@@ -48,7 +48,6 @@ class ToldFiles:
         self._store = store
         self._files = files
         self._most = most
-
         self._making: dict[str, asyncio.Task[bytes]] = {}  # by upload: the answer
 
     def __repr__(self) -> str:

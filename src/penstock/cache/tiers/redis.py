@@ -34,9 +34,8 @@ _COVER = (
     b" and tonumber(told[i + 1]) <= tonumber(ARGV[2]) then redis.call('hdel', KEYS[1], told[i]) end end"
 )
 TIME = (b"TIME",)
-_ADVANCED = (
-    "advanced"  # beside the purges, whose tags are ``all`` or have a colon: see ``cache.shared_clock``
-)
+# Beside the purges, whose tags are ``all`` or have a colon: see ``cache.shared_clock``.
+_ADVANCED = "advanced"
 _Send: TypeAlias = Callable[[tuple[bytes, ...], Answered], None]
 SILENT = "it does not answer in time"
 _PURGES_KEPT = 90 * 86_400  # seconds: longer than any entry is kept
@@ -86,8 +85,7 @@ class RedisEntries(ABC):
         found: dict[str, float] = await _asked(send, b"HGETALL", PURGES, read=_read_purges)
         advanced = found.pop(_ADVANCED, 0.0)
         if server is not None and (needed := clock.heard(server, sent, received, advanced)) != advanced:
-            self._tell(b"HSET", PURGES, _ADVANCED.encode(), repr(needed).encode())
-            self._tell(b"EXPIRE", PURGES, b"%d" % _PURGES_KEPT)
+            self.purged(_ADVANCED, needed)
         return found
 
     async def _greet(self, connection: Connection) -> None:
@@ -125,11 +123,13 @@ class RedisEntries(ABC):
         self._tell(b"EVAL", _RELEASE, b"1", _CLAIMS + key, token)
 
     def purged(self, tag: str, at: float) -> None:
-        self._tell(b"HSET", PURGES, tag.encode(), repr(at).encode())
-        self._tell(b"EXPIRE", PURGES, b"%d" % _PURGES_KEPT)
+        self._tell_purges(b"HSET", PURGES, tag.encode(), repr(at).encode())
 
     def covered(self, tag: str, at: float) -> None:
-        self._tell(b"EVAL", _COVER, b"1", PURGES, tag.encode(), repr(at).encode(), _ADVANCED.encode())
+        self._tell_purges(b"EVAL", _COVER, b"1", PURGES, tag.encode(), repr(at).encode(), _ADVANCED.encode())
+
+    def _tell_purges(self, *command: bytes) -> None:
+        self._tell(*command)
         self._tell(b"EXPIRE", PURGES, b"%d" % _PURGES_KEPT)
 
     def statistics(self) -> TierStatistics:
