@@ -308,9 +308,8 @@ class Cache:
     def _cover_the_older(self) -> None:
         """One purge of everything until then for the older half of all: what was asked before is long out of date."""
         middle = sorted(self._purges.values())[len(self._purges) // 2]
-        until = max(
-            middle, self._purges.get(EVERYTHING, 0.0)
-        )  # which may be of a machine whose time is ahead
+        # That of everything may be of a machine whose time is ahead.
+        until = max(middle, self._purges.get(EVERYTHING, 0.0))
         self._purges = {tag: at for tag, at in self._purges.items() if at > until} | {EVERYTHING: until}
 
     def _learn(self, found: dict[str, float]) -> None:
