@@ -44,8 +44,8 @@ def stores(request, tmp_path_factory):
 @pytest.fixture
 def durable_budgets(monkeypatch):
     """Everybody waits for the store for as long as a busy machine takes."""
-    for budget in ("CLAIM_BUDGET", "READ_BUDGET"):
-        monkeypatch.setattr(f"penstock.generation.keeper.{budget}", 60.0)
+    monkeypatch.setattr("penstock.generation.names.CLAIM_BUDGET", 60.0)
+    monkeypatch.setattr("penstock.generation.reading.READ_BUDGET", 60.0)
     monkeypatch.setattr("penstock.generation.attention._BUDGET", 60.0)
     monkeypatch.setattr("penstock.gateway.questions.BUDGET", 60.0)
     monkeypatch.setitem(Journal.__init__.__kwdefaults__, "budget", 60.0)

@@ -194,8 +194,8 @@ def test_a_caller_who_can_come_back_is_waited_for():
 # ---- what other processes know ----
 
 
-class Keeper:
-    """Of whose names all but the last belong to these generations: ``(state, body, ended recently)``; None: not kept."""
+class Names:
+    """Of which all but the last belong to these generations: ``(state, body, ended recently)``; None: not kept."""
 
     def __init__(self, *others, unavailable=False):
         self.others = list(others)
@@ -232,9 +232,9 @@ class Keeper:
 
 
 def elsewhere(*others, headers=KEY, **more):
-    keeper = Keeper(*others, **more)
-    record = asyncio.run(attach.find_elsewhere(a_call(headers=headers), keeper))
-    return None if record is None else record.id, keeper.instead_of
+    names = Names(*others, **more)
+    record = asyncio.run(attach.find_elsewhere(a_call(headers=headers), names))
+    return None if record is None else record.id, names.instead_of
 
 
 def test_what_another_process_has_answered_is_found_by_its_name():
@@ -262,9 +262,9 @@ def test_the_same_key_with_another_body_is_refused_wherever_the_first_was_asked(
 
 
 def test_a_store_that_does_not_answer_knows_nothing():
-    keeper = Keeper((State.RUNNING, BODY, True), unavailable=True)
-    assert asyncio.run(attach.find_elsewhere(a_call(headers=KEY), keeper)) is None
-    assert keeper.unheard_of == [True]  # it was named
+    names = Names((State.RUNNING, BODY, True), unavailable=True)
+    assert asyncio.run(attach.find_elsewhere(a_call(headers=KEY), names)) is None
+    assert names.unheard_of == [True]  # it was named
 
 
 def test_who_must_look_elsewhere():

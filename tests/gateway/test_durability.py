@@ -34,6 +34,7 @@ from penstock.config.model import (
     TierConfig,
 )
 from penstock.config.secret import Secret
+from penstock.generation import reading
 from penstock.generation.attention import ATTENDED
 from penstock.generation.store import Bill, StoreUnavailable, Tail
 from penstock.testing import RedisServer, ScriptedUpstream, Step
@@ -196,7 +197,7 @@ def test_a_name_that_its_store_did_not_hear_of_is_told_when_it_is_back(durable, 
 def test_an_answer_that_nobody_has_an_event_of_is_known_again_after_its_store_lost_everything(
     tmp_path, monkeypatch, kind
 ):
-    monkeypatch.setattr("penstock.generation.keeper.CLAIM_BUDGET", 60.0)
+    monkeypatch.setattr("penstock.generation.names.CLAIM_BUDGET", 60.0)
 
     async def main():
         with contextlib.ExitStack() as stack:
@@ -235,7 +236,7 @@ def test_an_answer_that_nobody_has_an_event_of_is_known_again_after_its_store_lo
                     with contextlib.suppress(StoreUnavailable):
                         record = await elsewhere.load(generation.id)
                     await asyncio.sleep(0.01)
-                await until(lambda: keeper.unnamed == 0)
+                await until(lambda: keeper.names.unnamed == 0)
                 again = asyncio.create_task(call(there, PROMPT, headers=KEY))
                 await until(lambda: any(one.readers for one in other.pipeline.registry))
                 go_on.set()
@@ -248,7 +249,7 @@ def test_an_answer_that_nobody_has_an_event_of_is_known_again_after_its_store_lo
 
 
 def test_who_has_seen_more_in_one_process_than_another_has_heard_of_is_not_ahead_there(durable, monkeypatch):
-    monkeypatch.setattr("penstock.generation.keeper.POLL", 3_600.0)  # nobody looks by himself
+    monkeypatch.setattr("penstock.generation.following.POLL", 3_600.0)  # nobody looks by himself
 
     async def main():
         go_on = asyncio.Event()
@@ -301,11 +302,11 @@ def test_a_slow_store_is_waited_for_where_the_caller_has_named_his_call(
             first = await call(here, STREAM, headers=headers[0])
             await until(lambda: not gateway.pipeline.waiting)
             await stored(gateway)
-            monkeypatch.setattr("penstock.generation.keeper.CLAIM_BUDGET", 0.0)
-            monkeypatch.setattr("penstock.generation.keeper.KEY_PATIENCE", patience)
+            monkeypatch.setattr("penstock.generation.names.CLAIM_BUDGET", 0.0)
+            monkeypatch.setattr("penstock.generation.names.KEY_PATIENCE", patience)
             again = await call(there, STREAM, headers=headers[1])
             asked = upstream.connections
-            return first, again, asked, keeper_of(other).unclaimed
+            return first, again, asked, keeper_of(other).names.unclaimed
 
     first, again, asked, unclaimed = on_uvloop(main)
     assert asked == calls
@@ -593,7 +594,7 @@ def test_the_store_hears_that_an_answer_was_cancelled_elsewhere_once_it_is_back(
 
 
 def test_who_only_asks_how_far_an_answer_is_does_not_keep_it_going_in_another_process(durable, monkeypatch):
-    monkeypatch.setattr("penstock.generation.keeper.ATTENDED", 0.5)
+    monkeypatch.setattr("penstock.generation.following.ATTENDED", 0.5)
 
     async def main():
         script = [*SCRIPT[:3], Step.GONE, Step.CLOSE]
@@ -757,9 +758,9 @@ async def take_over(gateway, generation_id, bill=None):
     :param bill: where what it has cost stands, if not in our ledger
     """
     keeper = keeper_of(gateway)
-    record = await keeper.store.take_over(generation_id, keeper.owner, time.time() + 3_600)
+    record = await keeper.store.take_over(generation_id, keeper.lease.owner, time.time() + 3_600)
     record.bill = bill or record.bill
-    gateway._durable.go_on(record, await keeper._events(generation_id, record.events), keeper)
+    gateway._durable.go_on(record, await reading.events(keeper.store, generation_id, record.events), keeper)
 
 
 def test_what_another_process_has_taken_over_may_come_back(durable):

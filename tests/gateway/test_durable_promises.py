@@ -97,12 +97,12 @@ def test_what_another_process_promises_is_kept_by_the_one_that_produces_it(durab
             for one in list(
                 other.pipeline.registry
             ):  # its process dies, say: it reads nothing there any more
-                keeper_of(other).leave(one)
+                keeper_of(other).following.leave(one)
             keeper = keeper_of(gateway)
             now = keeper.now()
             await keeper.store.claim(
                 "", f"readers of {promised.headers['penstock-generation']}", b"", "", now=now, until=now,
-                instead_of=keeper_of(other).owner,
+                instead_of=keeper_of(other).lease.owner,
             )  # fmt: skip
             await left(gateway, writer)
             await passed(gateway)

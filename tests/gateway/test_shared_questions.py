@@ -256,7 +256,7 @@ def test_who_asked_first_may_leave_while_another_process_reads(durable, plainly)
                 await until(lambda: not one.pipeline.waiting)
             (generation,) = one.pipeline.registry
             keeper = keeper_of(other)
-            claim = await keeper.claim(generation.journal.question, "gen_x")
+            claim = await keeper.names.claim(generation.journal.question, "gen_x")
             assert claim.generation == generation.id, "it is found by others, too"
             later = keeper.now() + one.pipeline.snapshot.config.generations.kept_for + 60.0
             claim = await keeper.store.claim(*generation.journal.question, "gen_x", now=later, until=later)
@@ -372,7 +372,7 @@ def test_who_finds_an_answer_that_is_given_up_just_then_makes_his_own(durable, m
             await until(lambda: one.pipeline.readings)
             (generation,) = one.pipeline.registry
             keeper = keeper_of(other)
-            claimed = keeper.claimed
+            claimed = keeper.names.claimed
 
             async def given_up_then(claim):
                 record = await claimed(claim)
@@ -381,7 +381,7 @@ def test_who_finds_an_answer_that_is_given_up_just_then_makes_his_own(durable, m
                     await until(lambda: generation.abandoned)
                 return record
 
-            monkeypatch.setattr(keeper, "claimed", given_up_then)
+            monkeypatch.setattr(keeper.names, "claimed", given_up_then)
             reading = asyncio.create_task(call(there, STREAM))
             await until(lambda: other.pipeline.readings)
             go_on.set()
@@ -442,7 +442,7 @@ def test_who_leaves_before_his_question_is_his_has_nothing_asked_and_holds_nobod
             monkeypatch.setattr(store, "take", late)
             writer = await asking(here)
             await until(lambda: seen and not one.pipeline.waiting)
-            monkeypatch.setattr(keeper_of(other), "claimed", None)  # it would wait there
+            monkeypatch.setattr(keeper_of(other).names, "claimed", None)  # it would wait there
             nothing = requests(upstream)
             return nothing, await call(there, STREAM)
 
@@ -460,7 +460,7 @@ def test_who_finds_an_answer_that_ends_just_then_shares_it_with_all_who_ask_with
     async def main():
         async with asked(durable) as (calling, go_on, (one, _), (other, there), upstream):
             keeper, came = keeper_of(other), []
-            where, name = (keeper, "claimed") if step == "found" else (keeper.attention, "say")
+            where, name = (keeper.names, "claimed") if step == "found" else (keeper.attention, "say")
             do = getattr(where, name)
 
             async def ended_first(what):
@@ -475,7 +475,7 @@ def test_who_finds_an_answer_that_ends_just_then_shares_it_with_all_who_ask_with
             monkeypatch.setattr(where, name, ended_first)
             answers = await asyncio.gather(*(call(there, STREAM) for _ in range(5)))
             first = requests(upstream)
-            monkeypatch.setattr(keeper, "claimed", None)  # nobody holds the question any more
+            monkeypatch.setattr(keeper.names, "claimed", None)  # nobody holds the question any more
             return answers, first, await call(there, STREAM), requests(upstream)
 
     answers, requests_, anew, then = on_uvloop(main)
@@ -543,7 +543,7 @@ def test_all_that_is_asked_of_a_store_for_one_call_has_one_budget(durable, monke
             do = getattr(where, what)
 
             async def sleeps(*which):
-                if late == "say once more" and not keeper._followed:
+                if late == "say once more" and not keeper.following:
                     return await do(*which)
                 asleep.set()
                 return await asyncio.Event().wait()
@@ -553,7 +553,7 @@ def test_all_that_is_asked_of_a_store_for_one_call_has_one_budget(durable, monke
                 alone = asyncio.create_task(call(there, STREAM))
                 await until(lambda: requests(upstream) == 2)
             assert asleep.is_set()
-            assert not keeper._followed, "what was read only in part is forgotten"
+            assert not keeper.following, "what was read only in part is forgotten"
             go_on.set()
             return [await calling, await alone]
 
@@ -577,7 +577,7 @@ def test_who_cannot_read_in_time_what_another_process_produces_leaves_it_its_que
                 trouble.setattr(keeper.store, "events", away)
                 alone = asyncio.create_task(call(there, STREAM))
                 await until(lambda: requests(upstream) == 2)
-            claim = await keeper.claim(generation.journal.question, "gen_x")
+            claim = await keeper.names.claim(generation.journal.question, "gen_x")
             go_on.set()
             await asyncio.gather(calling, alone)
             return claim.generation == generation.id
@@ -696,7 +696,7 @@ def test_what_was_taken_over_is_still_joined_and_who_has_it_knows_its_question(d
             joining = asyncio.create_task(call(there, STREAM))
             await until(lambda: other.pipeline.readings)
             (generation,) = other.pipeline.registry
-            claim = await keeper_of(other).claim(generation.journal.question, "gen_x")
+            claim = await keeper_of(other).names.claim(generation.journal.question, "gen_x")
             assert claim.generation == generation.id
             go_on.set()
             writer.transport.abort()

@@ -288,8 +288,8 @@ class Machine(RuleBasedStateMachine):
 def test_whatever_is_asked_and_however_it_fails_answers_are_right_and_nothing_is_left(
     kept, tmp_path, monkeypatch
 ):
-    for budget in ("CLAIM_BUDGET", "READ_BUDGET"):  # a busy machine's disk is waited for
-        monkeypatch.setattr(f"penstock.generation.keeper.{budget}", 60.0)
+    for budget in ("names.CLAIM_BUDGET", "reading.READ_BUDGET"):  # a busy machine's disk is waited for
+        monkeypatch.setattr(f"penstock.generation.{budget}", 60.0)
 
     class Durable(Machine):
         stores = (tmp_path / f"{number}.sqlite" for number in itertools.count())

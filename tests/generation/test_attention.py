@@ -1,4 +1,4 @@
-"""Who reads what another process produces: what each says, and what the one that produces it hears."""
+"""For whom another process is to go on with what it produces: what each says, and what that one hears."""
 
 import asyncio
 from types import SimpleNamespace
@@ -7,6 +7,7 @@ import pytest
 from memory_store import MemoryStore
 
 from penstock.generation.attention import ATTENDED, Attention
+from penstock.generation.store import StoreUnavailable
 
 
 def processes(count):
@@ -70,5 +71,33 @@ def test_a_process_whose_time_is_a_little_behind_is_heard_too():
         await one.say(["gen_x"])
         time.now += 0.02
         assert await produces.is_paid("gen_x")
+
+    asyncio.run(test())
+
+
+def test_what_was_promised_to_a_caller_of_one_process_is_known_in_all_for_a_day():
+    async def test():
+        (promises, produces), time = processes(2)
+        assert not await produces.is_promised("gen_x")
+        await promises.promise("gen_x")
+        assert not await produces.is_promised("gen_y")
+        time.now += 86_399.0
+        assert await produces.is_promised("gen_x")
+        time.now += 2.0
+        assert not await produces.is_promised("gen_x")
+
+    asyncio.run(test())
+
+
+def test_what_the_store_does_not_tell_is_not_taken_for_promised_nor_for_not_promised(monkeypatch):
+    async def test():
+        (produces,), _ = processes(1)
+
+        async def away(*_what, **_more):
+            raise StoreUnavailable("away")
+
+        monkeypatch.setattr(MemoryStore, "claim", away)
+        with pytest.raises(StoreUnavailable):
+            await produces.is_promised("gen_x")
 
     asyncio.run(test())

@@ -1,20 +1,16 @@
-"""What runs elsewhere is followed: every event once, whoever fetches it."""
+"""What a process does with its store beside: it renews its lease, takes over what the dead have left, and clears away."""
 
 import asyncio
-import math
 import time
 from types import SimpleNamespace
 
 import pytest
-from store_suite import LATER, append, begin, record
+from store_suite import LATER, begin, record
 
 from penstock.errors import Overloaded
-from penstock.generation import keeper as module
 from penstock.generation.keeper import Keeper
-from penstock.generation.log import Generation
 from penstock.generation.store import StoreUnavailable
 from penstock.generation.stores.sqlite import SQLiteStore
-from penstock.messages import Endpoint
 from penstock.net.clock import Clock
 from penstock.testing import FakeClock
 from waiting import until
@@ -23,72 +19,6 @@ from waiting import until
 class NobodysRuns:
     def deserted(self):
         return []
-
-
-class SlowStore(SQLiteStore):
-    """Tells what is new once only when it is told to."""
-
-    def __init__(self, path):
-        super().__init__(path, 1 << 26)
-        self.holds = False
-        self.held = asyncio.Event()
-        self.go_on = asyncio.Event()
-        self.answered = asyncio.Event()
-
-    async def tail(self, wanted):
-        found = await super().tail(wanted)
-        if self.holds and any(tail.events for tail in found.values()):
-            self.holds = False
-            self.held.set()
-            await self.go_on.wait()
-        elif self.go_on.is_set():
-            self.answered.set()
-        return found
-
-
-def test_a_store_is_waited_for_as_long_as_the_answer_is_of_use_and_only_until_it_has_failed_somebody(
-    tmp_path,
-):
-    keeper = Keeper(SQLiteStore(tmp_path / "g.db", 1 << 26), FakeClock(), kept_for=60.0, lease=60.0)
-    usual, longest = module.CLAIM_BUDGET, module.KEY_PATIENCE
-    assert usual < 2.0 < longest
-    assert [keeper.patience(left, named=True) for left in (math.inf, 2.0)] == [longest, 2.0]
-    assert keeper.patience(math.inf, named=False) == usual
-    keeper.unheard(StoreUnavailable("no answer"), named=False)
-    assert keeper.patience(math.inf, named=True) == longest
-    keeper.unheard(StoreUnavailable("no answer"), named=True)
-    assert keeper.patience(math.inf, named=True) == usual
-    assert keeper.unclaimed == 2
-
-
-def test_what_a_reader_brings_who_comes_back_is_not_brought_once_more_by_a_look_that_was_under_way(tmp_path):
-    async def test():
-        elsewhere = SQLiteStore(tmp_path / "g.db", 1 << 26)
-        await elsewhere.start()
-        await elsewhere.renew("me", LATER)
-        one = record()
-        await elsewhere.write([begin(one, [b"0", b"1"])])
-
-        store = SlowStore(tmp_path / "g.db")
-        keeper = Keeper(store, Clock(), kept_for=60.0, lease=60.0)
-        await keeper.start(NobodysRuns())
-        generation = Generation(
-            one.id, endpoint=Endpoint.CHAT, tenant="t", model="m", stream=True, started=0.0, max_bytes=1 << 20
-        )
-        await keeper.restore(await keeper.load(one.id), generation)
-        store.holds = True
-        await elsewhere.write([append(one, 2, b"2", b"3")])
-        await store.held.wait()  # the keeper's own look has the two that are new, and is not back
-        await keeper.catch_up(generation)
-        assert generation.events == [b"0", b"1", b"2", b"3"]
-        store.go_on.set()
-        await store.answered.wait()  # its next look
-        assert generation.events == [b"0", b"1", b"2", b"3"]
-        keeper.leave(generation)
-        await keeper.close()
-        await elsewhere.close()
-
-    asyncio.run(test())
 
 
 class AskedStore(SQLiteStore):
@@ -122,8 +52,8 @@ class ManyLeft(NobodysRuns):
 def test_the_lease_is_renewed_while_the_store_is_asked_for_thousands_whether_their_readers_come_back(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(module, "CLAIM_BUDGET", 60.0)
-    monkeypatch.setattr(module, "Written", SimpleNamespace)
+    monkeypatch.setattr("penstock.generation.attention._BUDGET", 60.0)
+    monkeypatch.setattr("penstock.generation.keeper.Written", SimpleNamespace)
 
     async def test():
         store, runs = AskedStore(tmp_path / "g.db"), ManyLeft()
@@ -219,7 +149,7 @@ class Runs(NobodysRuns):
 def test_what_was_taken_over_while_the_store_failed_is_gone_on_with_when_it_is_back(
     tmp_path, monkeypatch, within
 ):
-    monkeypatch.setattr(module, "SETTLING_AFTER_TROUBLE", 0.0)
+    monkeypatch.setattr("penstock.generation.trouble.SETTLING_AFTER_TROUBLE", 0.0)
 
     async def test():
         dead = SQLiteStore(tmp_path / "g.db", 1 << 26)
@@ -362,55 +292,3 @@ def test_a_clock_that_was_set_back_does_not_keep_what_is_over(tmp_path):
         await keeper.close()
 
     asyncio.run(test())
-
-
-class TroubledStore(SQLiteStore):
-    """Its lease cannot be renewed as long as that is in ``trouble``; ``renewals`` counts the tries."""
-
-    def __init__(self, path, clock):
-        super().__init__(path, 1 << 26)
-        self.trouble = ""
-        self.renewals = 0
-        self._clock = clock
-
-    async def time(self):
-        return self._clock.now()
-
-    async def renew(self, owner, until):
-        self.renewals += 1
-        if self.trouble:
-            raise StoreUnavailable(f"{self.trouble} {self.renewals}")
-        await super().renew(owner, until)
-
-
-def test_trouble_with_the_store_is_told_once_with_its_place_and_so_is_its_end(tmp_path, caplog):
-    async def test():
-        clock = FakeClock()
-        store = TroubledStore(tmp_path / "g.db", clock)
-        keeper = Keeper(store, clock, kept_for=60.0, lease=0.02)
-        await keeper.start(NobodysRuns())
-
-        async def some_turns():
-            seen = store.renewals
-            await until(lambda: store.renewals >= seen + 3)
-
-        store.trouble = "no"
-        await some_turns()
-        clock.advance(30.0)
-        await some_turns()
-        store.trouble = ""
-        await some_turns()  # for a moment it is well
-        store.trouble = "not yet"
-        await some_turns()
-        store.trouble = ""
-        await some_turns()
-        assert len(caplog.records) == 1
-        clock.advance(module.QUIET + 1.0)
-        await some_turns()
-        await keeper.close()
-
-    with caplog.at_level("WARNING", "penstock.gateway"):
-        asyncio.run(test())
-    began, over = [found.getMessage() for found in caplog.records]
-    assert began.startswith(f"stored answers cannot be read now ({tmp_path}/g.db: no ")
-    assert over == f"stored answers can be read again: {tmp_path}/g.db was in trouble for 30 s"

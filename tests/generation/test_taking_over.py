@@ -9,7 +9,7 @@ from memory_store import MemoryStore
 from store_suite import begin, record
 
 from needing import needs_redis
-from penstock.generation import keeper as module
+from penstock.generation import lease as lease_module
 from penstock.generation.keeper import Keeper
 from penstock.generation.stores.redis import RedisStore
 from penstock.generation.stores.sqlite import SQLiteStore
@@ -74,7 +74,7 @@ def test_all_that_a_dead_process_left_is_gone_on_with_within_its_lease(lease, su
         store = TimedStore(1 << 30)
         dead = Survivor(store, lease)
         await dead.keeper.start(dead)
-        left = [record(owner=dead.keeper.owner, expires_at=UNIX * 2) for _ in range(many)]
+        left = [record(owner=dead.keeper.lease.owner, expires_at=UNIX * 2) for _ in range(many)]
         await store.write([begin(one, [b"0"]) for one in left])
         living = [Survivor(store, lease) for _ in range(survivors)]
         for one in living:
@@ -89,7 +89,7 @@ def test_all_that_a_dead_process_left_is_gone_on_with_within_its_lease(lease, su
         taken = {name: at - died for one in living for name, at in one.taken.items()}
         assert set(taken) == {one.id for one in left}
         assert sum(len(one.taken) for one in living) == many, "each by one"
-        beat = min(lease / 4, module.BEAT)
+        beat = min(lease / 4, lease_module.BEAT)
         assert min(taken.values()) >= lease - beat, "it said last that it lives a beat ago, at most"
         assert max(taken.values()) <= 1.5 * lease, "the lease, and until somebody looks"
         for one in [dead, *living]:

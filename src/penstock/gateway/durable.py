@@ -27,7 +27,8 @@ from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
 from penstock.gateway.stages.unfinished import TakenUp
 from penstock.generation.attention import ATTENDED
-from penstock.generation.keeper import DEADLINE, Keeper, is_followed
+from penstock.generation.following import is_followed
+from penstock.generation.keeper import DEADLINE, Keeper
 from penstock.generation.log import Generation, Journal, State
 from penstock.generation.registry import Registry
 from penstock.generation.store import Bill, Booking, Record, StoreUnavailable
@@ -108,7 +109,7 @@ class Durable:
         if keeper is None:
             return None
         longest = deadline_of(call) - self._producing.clock.now()
-        record = await attach.find_elsewhere(call, keeper, longest)
+        record = await attach.find_elsewhere(call, keeper.names, longest)
         return None if record is None else await self.restored(record, keeper)
 
     def write(self, generation: Generation, call: Call, asked: Call, name: join.Name | None) -> None:
@@ -159,7 +160,7 @@ class Durable:
         """Let a response be found by the id that its upstream has given it."""
         keeper = self.keeper_of(generation.model)
         if keeper is not None and generation.journal is not None:
-            self._producing.soon(keeper.name_response(generation, response_id))
+            self._producing.soon(keeper.names.name_response(generation, response_id))
 
     # ---- for what is there already ----
 
@@ -180,7 +181,7 @@ class Durable:
             generation = await self._stored(generation_id, response_id, tenant)
             if generation is not None and (generation.readable >= shown or not self.is_elsewhere(generation)):
                 return generation
-            settling = max((keeper.settling for keeper in self.keepers.values()), default=0.0)
+            settling = max((keeper.trouble.settling for keeper in self.keepers.values()), default=0.0)
             if loop.time() - began >= settling:
                 if generation is None:
                     for keeper in list(self.keepers.values()) if generation_id else ():
@@ -241,14 +242,18 @@ class Durable:
         keeper = self.keeper_of(generation.model)
         generation.fail(Cancelled("the call was cancelled"))
         if keeper is not None:
-            keeper.leave(generation)
+            keeper.following.leave(generation)
             self._producing.soon(self._cut(generation, keeper))
 
     def promise(self, generation: Generation) -> None:
         """It was promised to a caller: also who takes it over, or produces it elsewhere, is to go on with it."""
         keeper = self.keeper_of(generation.model)
         if keeper is not None and (generation.journal is not None or self.is_elsewhere(generation)):
-            self._producing.soon(keeper.promise(generation.id))
+            self._producing.soon(self._promise(generation, keeper))
+
+    @staticmethod
+    async def _promise(generation: Generation, keeper: Keeper) -> None:
+        await keeper.trouble.told_of(keeper.attention.promise(generation.id))
 
     def tell_end(self, call: Call, generation: Generation, tell: Callable[[Call, Generation], None]) -> None:
         """Tell how it has ended, if it was promised to anybody: once that is stored, for another process may have ended it.
@@ -315,7 +320,7 @@ class Durable:
         while (present := self._producing.registry.get(record.id)) is not None:
             if self.is_elsewhere(present):
                 try:
-                    await keeper.catch_up(present)
+                    await keeper.following.catch_up(present)
                 except StoreUnavailable as error:
                     raise Overloaded(f"this answer cannot be read now: {error}", retry_after=1.0) from error
             if self._producing.registry.get(record.id) is present:
@@ -325,11 +330,11 @@ class Durable:
             # A conversation may go on from it: what has a name keeps its request.
             self._producing.registry.bind(generation, ("restored", generation.id))
         try:
-            await keeper.restore(record, generation)
+            await keeper.following.restore(record, generation)
         except StoreUnavailable as error:
             self._unread(generation, str(error))
         except asyncio.CancelledError:  # who asked for it has waited for long enough
-            keeper.leave(generation)
+            keeper.following.leave(generation)
             self._unread(generation, "it takes too long")
             raise
         return generation
@@ -361,7 +366,7 @@ class Durable:
             registry.delete(generation)
             generation = None
         if generation is not None:  # followed by a caller who has come here already
-            keeper.leave(generation)
+            keeper.following.leave(generation)
         else:
             generation = self._create(record, call, keeper)
         generation.background = record.background
@@ -488,7 +493,7 @@ class Durable:
     @staticmethod
     async def _is_promised(generation: Generation, keeper: Keeper) -> bool:
         with contextlib.suppress(StoreUnavailable):
-            return await keeper.is_promised(generation.id)
+            return await keeper.attention.is_promised(generation.id)
         return False
 
 

@@ -104,16 +104,16 @@ class Questions:
         question = stored_name(name, call.tenant.name)
         not_that = ""
         for _ in range(_TRIES):
-            claim = await keeper.take(question, call.id, not_that)
+            claim = await keeper.names.take(question, call.id, not_that)
             if claim.won:
                 return None
-            record = await keeper.claimed(claim)
+            record = await keeper.names.claimed(claim)
             if record is None or record.tenant != call.tenant.name:
                 not_that = claim.generation
                 continue
             if record.state is State.RUNNING:
                 await keeper.attention.say([record.id])
-                claim = await keeper.take(question, call.id)
+                claim = await keeper.names.take(question, call.id)
                 if claim.generation != record.id:
                     record = await keeper.load(record.id)
                     if record is None or record.state is not State.FINISHED:  # it has been given up
@@ -121,7 +121,7 @@ class Questions:
                             return None
                         continue
                     if claim.won:
-                        await keeper.release(question, call.id)
+                        await keeper.names.release(question, call.id)
             generation = await self._stored.restored(record, keeper)
             if not generation.abandoned and generation.ending is not State.FAILED:
                 return generation
@@ -136,26 +136,26 @@ class Questions:
         keeper = self._stored.keeper_of(call.model)
         if keeper is not None:
             with contextlib.suppress(StoreUnavailable):
-                await keeper.release(stored_name(name, call.tenant.name), call.id)
+                await keeper.names.release(stored_name(name, call.tenant.name), call.id)
 
     async def let_go(self, generation: Generation, keeper: Keeper) -> None:
         """Nobody is to join it any more."""
         if (question := question_of(generation)) is not None:
             with contextlib.suppress(StoreUnavailable):
-                await keeper.release(question, generation.id)
+                await keeper.names.release(question, generation.id)
 
     async def keep(self, generation: Generation, keeper: Keeper) -> None:
         """Undo :meth:`let_go`, unless somebody else has the question by now."""
         if (question := question_of(generation)) is not None:
             with contextlib.suppress(StoreUnavailable):
-                await keeper.take(question, generation.id)
+                await keeper.names.take(question, generation.id)
 
     async def remember(self, call: Call, generation: Generation) -> None:
         """Let the repetitions of a call that has joined find what it has joined, in every process."""
         keeper = self._stored.keeper_of(generation.model)
         if keeper is not None:
             with contextlib.suppress(StoreUnavailable):
-                await keeper.claim(attach.stored_name(call), generation.id, call.id)
+                await keeper.names.claim(attach.stored_name(call), generation.id, call.id)
 
 
 def stored_name(name: join.Name, tenant: str) -> Name:

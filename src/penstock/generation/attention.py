@@ -1,4 +1,4 @@
-"""Who reads a generation that another process produces, as the store tells it.
+"""For whom a generation goes on that another process produces, as the store tells it.
 
 A generation that runs here may be read there: by a caller whose new connection came to another process, or who has
 asked the same there.  Whoever reads says so in the store now and then (:meth:`Attention.say`), and the process that
@@ -6,19 +6,22 @@ produces asks before it gives a deserted generation up (:meth:`Attention.is_paid
 by one claim, which each word prolongs whoever had it last, and which only silence ends.  A caller who tells another
 process that it will not come back is not waited for (:meth:`Attention.dismiss`), once the readers' claim has run out:
 who says so knows only that he was the last reader of his process.
+
+What was promised to a caller (:meth:`Attention.promise`) goes on whether anybody reads it or not.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 
-from penstock.generation.store import Store, StoreUnavailable
+from penstock.generation.store import Claim, Store, StoreUnavailable
+from penstock.generation.trouble import within
 
 ATTENDED = 5.0  # seconds for which one look counts as attention
 _HEEDED = 2.0  # seconds for which it is known beyond that who left: in them the producing process looks
 _ANYBODY = "anybody"  # whose claims these are
 _BUDGET = 0.5  # seconds that is waited for to learn whether somebody reads elsewhere
+_PROMISED = 86_400.0  # seconds for which it is known that an answer was promised
 
 
 class Attention:
@@ -59,18 +62,37 @@ class Attention:
         """Whether that was said lately; not, where the store does not answer in time."""
         return await self._is_said(_left(generation_id))
 
+    async def promise(self, generation_id: str) -> None:
+        """A caller was told that this goes on, whether anybody reads it or not; every process is to know.
+
+        :raises StoreUnavailable: the store cannot be written
+        """
+        now = self._now()
+        name = _promised(generation_id)
+        await self._store.claim("", name, b"", generation_id, now=now, until=now + _PROMISED)
+
+    async def is_promised(self, generation_id: str) -> bool:
+        """Whether a caller of any process was told so.
+
+        :raises StoreUnavailable: the store does not answer in time
+        """
+        claim = await self._ask(_promised(generation_id), "")
+        return claim.generation == generation_id
+
     async def _say(self, name: str, seconds: float) -> None:
         now = self._now()
         await self._store.claim("", name, b"", _ANYBODY, now=now, until=now + seconds, instead_of=_ANYBODY)
 
     async def _is_said(self, name: str) -> bool:
-        now = self._now()
         try:
-            async with asyncio.timeout(_BUDGET):
-                claim = await self._store.claim("", name, b"", _ANYBODY, now=now, until=now)
-        except (StoreUnavailable, TimeoutError):
+            claim = await self._ask(name, _ANYBODY)
+        except StoreUnavailable:
             return False
         return not claim.won
+
+    async def _ask(self, name: str, whose: str) -> Claim:
+        now = self._now()
+        return await within(_BUDGET, self._store.claim("", name, b"", whose, now=now, until=now))
 
 
 def _readers_of(generation_id: str) -> str:
@@ -79,3 +101,7 @@ def _readers_of(generation_id: str) -> str:
 
 def _left(generation_id: str) -> str:
     return "left " + generation_id
+
+
+def _promised(generation_id: str) -> str:
+    return "promised " + generation_id

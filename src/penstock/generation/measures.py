@@ -58,6 +58,6 @@ def measure(registry: Registry, keepers: Callable[[], Iterable[tuple[str, Keeper
             given_up.labels(durability).value = state.given_up
             fenced.labels(durability).value = state.fenced
             taken.labels(durability).value = keeper.taken_over
-            unclaimed.labels(durability).value = keeper.unclaimed
+            unclaimed.labels(durability).value = keeper.names.unclaimed
 
     registry.before_snapshot(collect)

@@ -24,8 +24,8 @@ from blake3 import blake3
 
 from penstock.errors import BadRequest, KeyReused
 from penstock.gateway.stages.authenticate import ANONYMOUS
-from penstock.generation.keeper import Keeper
 from penstock.generation.log import Generation, State
+from penstock.generation.names import Names
 from penstock.generation.registry import Registry
 from penstock.generation.store import Record, StoreUnavailable
 from penstock.generation.written import Name
@@ -111,7 +111,7 @@ def is_first(call: Call) -> bool:
     return b"idempotency-key" not in call.headers and call.headers.get(b"x-stainless-retry-count") == b"0"
 
 
-async def find_elsewhere(call: Call, keeper: Keeper, longest: float = math.inf) -> Record | None:
+async def find_elsewhere(call: Call, names: Names, longest: float = math.inf) -> Record | None:
     """The stored generation that this call asks for once more; None: the call is new, and its name is taken.
 
     A store that does not answer in time knows nothing.
@@ -123,21 +123,21 @@ async def find_elsewhere(call: Call, keeper: Keeper, longest: float = math.inf) 
     named = b"idempotency-key" in call.headers
     old = ""
     loop = asyncio.get_running_loop()
-    until = loop.time() + keeper.patience(longest, named=named)
+    until = loop.time() + names.patience(longest, named=named)
     try:
         for _ in range(3):
-            claim = await keeper.claim(name, call.id, old, patience=until - loop.time())
+            claim = await names.claim(name, call.id, old, patience=until - loop.time())
             if claim.won:
                 return None
-            record = await keeper.claimed(claim, patience=until - loop.time())
+            record = await names.claimed(claim, patience=until - loop.time())
             if record is not None and record.state is not State.FAILED:
                 if claim.fingerprint != name.fingerprint:
                     raise KeyReused("this Idempotency-Key belongs to a call with another body")
-                if named or keeper.is_recent(record, RECENT):
+                if named or names.is_recent(record, RECENT):
                     return record
             old = claim.generation
     except StoreUnavailable as error:
-        keeper.unheard(error, named=named)
+        names.unheard(error, named=named)
     return None
 
 
