@@ -112,16 +112,11 @@ class Questions:
                 not_that = claim.generation
                 continue
             if record.state is State.RUNNING:
-                await keeper.attention.say([record.id])
-                claim = await keeper.names.take(question, call.id)
-                if claim.generation != record.id:
-                    record = await keeper.load(record.id)
-                    if record is None or record.state is not State.FINISHED:  # it has been given up
-                        if claim.won:
-                            return None
-                        continue
-                    if claim.won:
-                        await keeper.names.release(question, call.id)
+                record, is_ours = await self._say_read(record, question, call, keeper)
+                if is_ours:
+                    return None
+                if record is None:
+                    continue
             generation = await self._stored.restored(record, keeper)
             if not generation.abandoned and generation.ending is not State.FAILED:
                 return generation
@@ -130,6 +125,24 @@ class Questions:
             if generation.journal is not None:
                 not_that = record.id
         return None
+
+    async def _say_read(
+        self, running: Record, question: Name, call: Call, keeper: Keeper
+    ) -> tuple[Record | None, bool]:
+        """Say that a running generation is read here, and make sure that it has not been given up just before that.
+
+        :returns: what can be read, if anything; and whether the call has the question now
+        """
+        await keeper.attention.say([running.id])
+        claim = await keeper.names.take(question, call.id)
+        if claim.generation == running.id:
+            return running, False
+        record = await keeper.load(running.id)
+        if record is None or record.state is not State.FINISHED:  # it has been given up
+            return None, claim.won
+        if claim.won:
+            await keeper.names.release(question, call.id)
+        return record, False
 
     async def forgo(self, name: join.Name, call: Call) -> None:
         """A call that was told to be made is not made."""
