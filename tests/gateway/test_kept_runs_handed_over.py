@@ -1,6 +1,8 @@
 """Answers that their upstream makes in the background, and gateways that go one after the other: who books what."""
 
+import asyncio
 import contextlib
+import sqlite3
 
 import msgspec
 import pytest
@@ -35,11 +37,15 @@ BODY = body_for(RESPONSES, background=True, stream=False, temperature=0)
 
 
 @contextlib.asynccontextmanager
-async def gateways(count, durable, folder, **more):
-    """So many with one store, and a ledger each, before a simulator: ``((gateway, port), ...)``, and the simulator."""
+async def gateways(count, durable, folder, *, one_ledger=False, **more):
+    """So many with one store, before a simulator: ``((gateway, port), ...)``, and the simulator.
+
+    :param one_ledger: for all; else each has its own
+    """
     upstream = {"kinds": ["openai"], "capabilities": [ABLE], "upstream": {"responses": True}}
     more = {"generations": durable(1.0), "retry": QUICK, **more}
-    ledgers = [LedgerConfig(path=str(folder / f"{number}.sqlite")) for number in range(count)]
+    names = ["ledger"] * count if one_ledger else range(count)
+    ledgers = [LedgerConfig(path=str(folder / f"{name}.sqlite")) for name in names]
     async with contextlib.AsyncExitStack() as stack:
         gateway, port, (simulator,) = await stack.enter_async_context(
             simulated("tps=20", ledger=ledgers[0], **upstream, **more)
@@ -139,3 +145,39 @@ def test_where_there_is_no_room_to_read_it_on_it_is_gone_on_with_in_another_way(
     none, before, whole = sorted(row.usage.output_tokens for row in rows)
     assert none == 0 < before <= runs[0]["output_tokens"]
     assert whole == TOKENS
+
+
+def in_books(folder):
+    """Input and output tokens of all rows in all ledgers' files; None: some are still open."""
+    rows = []
+    for path in folder.glob("*.sqlite"):
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            rows += database.execute("SELECT outcome, input_tokens, output_tokens FROM attempts").fetchall()
+    if any(outcome == "reserved" for outcome, *_ in rows):
+        return None
+    return sum(row[1] for row in rows), sum(row[2] for row in rows)
+
+
+@pytest.mark.parametrize("one_ledger", [True, False], ids=["one ledger", "a ledger each"])
+def test_who_was_taken_for_dead_and_lives_has_no_part_of_what_the_next_one_reads_on(
+    durable, tmp_path, one_ledger
+):
+    async def main():
+        async with gateways(2, durable, tmp_path, one_ledger=one_ledger) as (here, simulator):
+            (first, port), (second, _) = here
+            generation = await begun(first, port)
+            keeper = keeper_of(first)
+            keeper.leaving = True
+            await keeper.store.release(keeper.owner, [generation.id])  # as when its lease has run out
+            await taken(second)
+            await until(lambda: len(first.recorder.ledger.recent()) == 1)
+            assert first.recorder.ledger.recent()[0].usage.output_tokens
+            await until(lambda: not second.pipeline.productions)
+            bill = billed([simulator])
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(10):
+                    await until(lambda: in_books(tmp_path) == bill)
+            return in_books(tmp_path), bill
+
+    books, bill = on_uvloop(main)
+    assert books == bill

@@ -27,6 +27,7 @@ from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
 from penstock.gateway.stages.unfinished import TakenUp
 from penstock.generation.attention import ATTENDED
+from penstock.generation.bill import NOTHING_COUNTS
 from penstock.generation.following import is_followed
 from penstock.generation.keeper import DEADLINE, Keeper
 from penstock.generation.log import Generation, Journal, State
@@ -379,7 +380,8 @@ class Durable:
         if kept is None:
             output_tokens = self._enter_died(call, generation, record, keeper)
         else:
-            taken_up = TakenUp(*kept, partial(self._enter_died, call, generation, record, keeper))
+            enter_died = partial(self._enter_died, call, generation, record, keeper)
+            taken_up = TakenUp(*kept, enter_died, partial(self._enter_whole, record, keeper))
         generation.grace = attach.COMES_BACK
         keeper.write_on(generation, record, output_tokens)
         self._producing.begin(call, generation, name=questions.name_of(record), taken_up=taken_up)
@@ -399,6 +401,17 @@ class Durable:
             if generation.journal is not None:
                 generation.journal.settled(died)
         return output_tokens
+
+    def _enter_whole(self, record: Record, keeper: Keeper) -> None:
+        """A row here has all of an upstream's run: the row of who read it before is to have nothing, if that one lives."""
+        bill = record.bill
+        assert bill is not None, "it tells that there is a run"
+        booking = Booking(bill.process, bill.row, record.id, *NOTHING_COUNTS, keeper.now())
+        leaving_word = self._insist(
+            lambda: keeper.store.book(bill.ledger, booking),
+            f"that nothing counts of what {bill.process} has of {record.id}",
+        )
+        self._producing.soon(leaving_word)
 
     def _kept_run(
         self, call: Call, generation: Generation, record: Record
@@ -425,7 +438,7 @@ class Durable:
             book, f"what {died.generation} had cost in a process that died, {died.cost / 1e12:.6f} USD,"
         )
 
-    async def _insist(self, do: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
+    async def _insist(self, do: Callable[[], Coroutine[Any, Any, object]], what: str) -> None:
         """Try until the store answers; once this process closes, a last time.
 
         :param what: is lost if it never does

@@ -12,7 +12,8 @@ the dead may never come back.  So that no token is in two ledgers:
 * Who takes over enters what is not in rows, and leaves word for the other ledger, once for each row
   (:class:`~penstock.generation.store.Booking`).  He who leaves it second enters nothing.
 * Where the upstream keeps its own run of the answer, who takes over reads that on and enters the whole of it; who
-  hands over leaves his row empty.
+  hands over leaves his row empty.  One that was cut off, and lives, has settled it with what it had received: word is
+  left for that row that nothing of it counts, also where both have one ledger.
 * Who has that ledger, then or whenever it is back, takes off that row what the word says, once.  If the process was
   not dead but cut off, its row keeps what only it has received; one that died before it could settle its row has
   nothing there to be taken off.  Either way the sum over both ledgers is what the attempt has brought.
@@ -21,7 +22,7 @@ Two moments lose what an attempt has cost, and none counts it twice.  Who is kil
 has it taken off the other ledger, and enters it in none.  Who ends while the store is away has left no word, and enters
 nothing: it stands only in the row of a process that was not dead but cut off.
 
-Where both have one ledger it sees to that itself, by its rows (``ledger._recovery``).
+Where both have one ledger it sees to all else itself, by its rows (``ledger._recovery``).
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ import msgspec
 
 from penstock.generation.store import Bill, Booking, Store
 from penstock.messages import Attempt, Outcome, Usage
+
+_ALL = 1 << 50  # tokens, and more than any answer has
+NOTHING_COUNTS = Usage(_ALL, _ALL, _ALL, _ALL, _ALL), _ALL << 10
+"""Usage and cost of a word that takes off a row whatever it has, or comes to have."""
 
 PATIENCE = (
     2.0  # seconds for which a start waits for the ledger's name; without it, the first answers have no bill

@@ -70,7 +70,6 @@ from penstock.messages import Call, Endpoint, Usage
 from penstock.net import tasks
 from penstock.upstream.job import Lookup
 from penstock.upstream.ladder import How, Point
-from penstock.upstream.streamed import StreamTransfer
 from penstock.upstream.transfer import Transfer
 from penstock.wire.boundary import Mismatch
 from penstock.wire.counting import estimated_answer
@@ -228,7 +227,7 @@ class Production:
         generation = self.generation
         attempts = generation.attempts
         try:
-            await self._attempt(taken_up.candidate, taken_up=(taken_up.transfer, broken))
+            await self._attempt(taken_up.candidate, taken_up=(taken_up, broken))
         except UpstreamError as still:
             if self._abandoned or still.code == TOO_LARGE:
                 raise
@@ -474,7 +473,7 @@ class Production:
         candidate: Candidate,
         hedge: Hedge | None = None,
         more: tuple[How, Point] | None = None,
-        taken_up: tuple[StreamTransfer, UpstreamBroken] | None = None,
+        taken_up: tuple[TakenUp, UpstreamBroken] | None = None,
     ) -> None:
         """One upstream call, and its row in the ledger.
 
@@ -488,7 +487,7 @@ class Production:
         transfer: Transfer
         head = body = b""
         if taken_up is not None:
-            transfer = taken_up[0]
+            transfer = taken_up[0].transfer
         elif more is None:
             hold_back = candidate.continuation.hold_back
             transfer = upstream.transfer(call, generation, candidate.timeouts, hold_back)
@@ -505,6 +504,8 @@ class Production:
         generation.served_by = (upstream.name, candidate.model)
         row = opened(call, generation, candidate, transfer)
         recorder.opened(row)
+        if taken_up is not None:
+            taken_up[0].enter_whole()
         generation.attempt = row
         if generation.journal is not None:
             generation.journal.opened(row)
@@ -536,7 +537,7 @@ class Production:
                 if in_line:
                     standing = count_in(candidate)
             if taken_up is not None:
-                transfer = await self._read_on(*taken_up, candidate, free=True)
+                transfer = await self._read_on(transfer, taken_up[1], candidate, free=True)
                 return
             connection = await take_turn(upstream, transfer)
             if hedge is None or self._transfer is None:

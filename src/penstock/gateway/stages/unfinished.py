@@ -34,11 +34,13 @@ class TakenUp(NamedTuple):
 
     :param transfer: reads on there
     :param enter_died: enters in the ledger what that process had received, if nobody reads on
+    :param enter_whole: says that a row is open which will have all of the run, and that process's is to have nothing
     """
 
     candidate: Candidate
     transfer: StreamTransfer
     enter_died: Callable[[], object]
+    enter_whole: Callable[[], object]
 
 
 def is_read_on(generation: Generation, transfer: Transfer) -> bool:
