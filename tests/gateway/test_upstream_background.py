@@ -18,7 +18,7 @@ from continuing import (
 )
 from serving import call, on_uvloop, until
 
-from penstock.config.model import CapabilitiesConfig
+from penstock.config.model import CapabilitiesConfig, ContinuationConfig
 from penstock.messages import Outcome
 
 ABLE = CapabilitiesConfig(prefill="none", background=True)
@@ -123,6 +123,20 @@ def test_a_generation_that_is_cancelled_is_cancelled_at_the_upstream():
         assert 0 < row.usage.output_tokens <= report["output_tokens"] < 2_000
 
     in_background("tokens=2000,tps=100", test=test, upstream={"cancel_grace": 0.05})
+
+
+def test_what_can_be_read_on_is_not_held_back():
+    """Its first event tells where: whoever takes it over must find that."""
+
+    async def test(gateway, port, simulators):
+        (simulator,) = simulators
+        await call(port, body_for(RESPONSES, background=True, stream=False), RESPONSES)
+        await until(lambda: any(run["output_tokens"] > 8 for run in simulator.bill.report()["by_request"]))
+        async with asyncio.timeout(5):
+            await until(lambda: any(one.readable > 8 for one in gateway.pipeline.registry))
+        await gateway.drain(0.0)
+
+    in_background("tokens=2000,tps=100", test=test, continuation=ContinuationConfig(hold_back=600))
 
 
 def test_what_this_process_leaves_to_nobody_is_cancelled_at_the_upstream():

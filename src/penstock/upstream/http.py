@@ -36,7 +36,7 @@ from penstock.upstream.job import Herald, Job
 from penstock.upstream.ladder import How, Point, spliced
 from penstock.upstream.opaque import OpaqueTransfer
 from penstock.upstream.prompt_cache import PromptCare, takes_key
-from penstock.upstream.run import of_log, of_response
+from penstock.upstream.run import of_log
 from penstock.upstream.streamed import StreamTransfer
 from penstock.upstream.transfer import Transfer
 from penstock.upstream.whole import PlainTransfer
@@ -226,7 +226,7 @@ class HTTPUpstream:
         if job.endpoint is _RESPONSES and call.stream and self._asks_in_background(call, model):
             assert isinstance(transfer, StreamTransfer)
             body = request.rewritten(call.fields, model, _IN_BACKGROUND)
-            transfer.run = of_response()
+            transfer.keep_run()
             transfer.generation.kept = transfer.generation.attempts + 1
         if care is not None:
             fields = request.members(body)

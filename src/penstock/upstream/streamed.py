@@ -10,7 +10,7 @@ from penstock.errors import PenstockError, UpstreamBroken
 from penstock.generation.log import Generation
 from penstock.messages import Endpoint, Event, Headers, Usage
 from penstock.upstream.job import Job
-from penstock.upstream.run import Run, of_generation
+from penstock.upstream.run import Run, of_generation, of_response
 from penstock.upstream.transfer import Race, Transfer
 from penstock.wire import problems, usage
 from penstock.wire.progress import Progress, progress
@@ -81,6 +81,14 @@ class StreamTransfer(Transfer):
         if self.run is None or self.cancelled or self._undelivered:
             return ""  # what was not delivered would be lacking
         return self.run.target
+
+    def keep_run(self) -> None:
+        """The upstream is asked to keep a run of it.
+
+        Its first event tells where that is, and is not held back: whoever is to read on must find it in the store.
+        """
+        self.run = of_response()
+        self._held_back = None
 
     def take_up(self, run: Run) -> None:
         """Go on from the log, all of which another process has received from this run."""
