@@ -3,8 +3,9 @@
 import asyncio
 
 import pytest
+from continuing import RESPONSES, body_for, simulated
 from durably import keeper_of, stored, two
-from serving import DONE, PROMPT, STREAM_END, STREAM_HEAD, call, delta, on_uvloop, request, until
+from serving import DONE, PROMPT, STREAM_END, STREAM_HEAD, call, delta, on_uvloop, request, serving, until
 
 from penstock.gateway.announce import event_of
 from penstock.testing import Step
@@ -171,3 +172,31 @@ def test_who_cancels_what_another_process_makes_tells_of_it_and_that_one_does_no
     assert (told, again) == ("cancelled", "cancelled")
     assert by_the_first == [None]
     assert by_the_second == [("generation.cancelled", promised.headers["penstock-generation"])]
+
+
+@pytest.mark.parametrize("ends", ["completed", "cancelled"])
+def test_a_response_is_told_of_under_the_id_that_its_caller_was_given(durable, ends):
+    """Also by who takes it over, or cancels it elsewhere."""
+
+    async def main():
+        upstream = {"kinds": ["openai"], "upstream": {"responses": True}}
+        body = body_for(RESPONSES, background=True, stream=False, temperature=0)
+        async with (
+            simulated("tps=50,stall-after=9,once", **upstream, generations=durable(2.0)) as (first, port, _),
+            serving(first.pipeline.snapshot.config) as (second, there),
+        ):
+            told = listening(second)
+            promised = (await call(port, body, RESPONSES)).json()["id"]
+            await until(lambda: any(one.readable > 8 for one in first.pipeline.registry))
+            (generation,) = first.pipeline.registry
+            assert promised.encode() not in generation.events[0], "its upstream has another id for it"
+            if ends == "cancelled":
+                await call(there, b"", f"{RESPONSES}/{promised}/cancel", "POST")
+            else:
+                await first.drain(0.0)
+            await until(lambda: told)
+            await second.pipeline.wait_idle()
+            return promised, told
+
+    promised, told = on_uvloop(main)
+    assert told == [(f"response.{ends}", promised)]

@@ -576,4 +576,5 @@ def _call_of(record: Record, now: float) -> Call:
         include_usage=opening.include_usage,
         running_usage=opening.running_usage,
         background=record.background,
+        deferred=record.deferred,
     )

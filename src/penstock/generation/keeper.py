@@ -203,6 +203,7 @@ class Keeper:
             headers=tuple(repeated),
             created=now,
             background=call.background,
+            deferred=call.deferred,
             owner=self.lease.owner,
             expires_at=now + self._kept_for,
         )

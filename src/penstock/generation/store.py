@@ -129,6 +129,7 @@ class Record(msgspec.Struct, kw_only=True):
 
     ``headers`` are those of the request that are needed to repeat it, without any credential of ours;
     ``name`` is its ``Idempotency-Key``, ``fingerprint`` that of its body; ``background``: it goes on without readers;
+    ``deferred``: and its caller was told an id of the gateway's own, before there was any other;
     ``upstream`` and ``upstream_model``: who was asked first, as far as that was known when it was begun; ``bill`` None:
     its process has no ledger that others could know; ``question``: its name for those who ask the same while it runs.
     """
@@ -146,6 +147,7 @@ class Record(msgspec.Struct, kw_only=True):
     name: str = ""
     fingerprint: bytes = b""
     background: bool = False
+    deferred: bool = False
     upstream: str = ""
     upstream_model: str = ""
     owner: str
