@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 
 import msgspec
 import pytest
 from engine_doubles import Reader
 
 from penstock.config.model import LocalConfig
+from penstock.engine import request
 from penstock.engine.backend import CannotTake, Sampling
 from penstock.engine.engine import Engine, Job
 from penstock.engine.text import TextStream, text_of
+from penstock.messages import Endpoint
 
 QUESTIONS = ("What is json.dumps?", "What does os.path.join do?", "Explain asyncio.run.", "Hello", "漢字 🙂")
 TOKENS = 24
@@ -139,6 +142,25 @@ class BackendSuite:
         ((other, _, _),) = compute(backend, (prompts[0], sampled(6)))
         assert first == again
         assert first != other
+
+    def test_without_a_seed_each_call_says_something_else(self, backend, prompts):
+        """Also those that came together, as the choices of one request do, and the same question asked again."""
+        anything = Sampling(max_tokens=TOKENS, temperature=1.0, ignore_eos=True)
+        said = [ids for _ in range(2) for ids, _, _ in compute(backend, *[(prompts[0], anything)] * 2)]
+        assert len(set(map(tuple, said))) == 4
+
+    @pytest.mark.parametrize("temperature", [1e-6, 1e-40, 5e-324])
+    def test_next_to_no_temperature_is_none(self, backend, temperature):
+        """Logits that are divided by so little are no numbers any more, and what is drawn of these is anything."""
+
+        def ids(temperature):
+            asked = {"model": "m", "prompt": QUESTIONS[0], "max_tokens": 8, "temperature": temperature}
+            read = request.read(
+                Endpoint.COMPLETIONS, json.dumps(asked).encode(), backend.tokenizer, backend.card
+            )
+            return compute(backend, (read.prompts[0], read.sampling))[0][0]
+
+        assert ids(temperature) == ids(0)
 
     def test_a_stop_token_ends_an_answer(self, backend, prompts):
         ((ids, _, _),) = compute(backend, (prompts[0], greedy(ignore_eos=True)))

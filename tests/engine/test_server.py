@@ -238,6 +238,7 @@ class TestRefusals:
             ({"min_tokens": 9}, "min_tokens"),
             ({"presence_penalty": 3}, "presence_penalty"),
             ({"repetition_penalty": 0}, "repetition_penalty"),
+            ({"repetition_penalty": 1e-40}, "repetition_penalty"),
             ({"stop": ""}, "stop"),
             ({"stop": ["x"] * 17}, "stop"),
             ({"stop_token_ids": [10_000]}, "stop_token_ids"),

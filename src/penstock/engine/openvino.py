@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -217,8 +218,9 @@ class OpenVINOBackend:
             config.min_p = sampling.min_p
             if sampling.top_k:
                 config.top_k = sampling.top_k
-            if sampling.seed is not None:
-                config.rng_seed = sampling.seed % 2**64
+            # Left to itself, the library gives every call the same seed, and the same question the same answer.
+            seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+            config.rng_seed = seed % 2**64
         if (rule := self._rules.structured(sampling)) is not None:
             config.structured_output_config = rule
         config.validate()

@@ -28,6 +28,8 @@ MAX_STOP_LETTERS = 1_000
 MAX_PROMPTS = 64
 MAX_BIASES = 1_024
 MAX_BIAS = 100.0
+LEAST_TEMPERATURE = 1e-5  # below it logits are too large once they are divided; vLLM has the same
+LEAST_PENALTY = 0.01
 
 _Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
@@ -57,7 +59,7 @@ class _Body(UnsupportedBody, kw_only=True):
     # vLLM's
     top_k: Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] | None = None
     min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, msgspec.Meta(ge=LEAST_PENALTY, le=10)] | None = None
     min_tokens: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] | None = 0
     ignore_eos: bool | None = False
     stop_token_ids: list[int] | None = None
@@ -189,11 +191,12 @@ def _sampling(body: _Body, limit: int | None, card: ModelCard, logprobs: bool, t
         if not 0 <= token < card.vocabulary:
             raise BadRequest(f"stop_token_ids: {token} is no token of this model", param="stop_token_ids")
     rule = ruling(body)
+    temperature = _or(body.temperature, usual.temperature)
     return Sampling(
         prompt_logprobs=_of_prompt(body, card),
         max_tokens=limit or 0,
         min_tokens=body.min_tokens or 0,
-        temperature=_or(body.temperature, usual.temperature),
+        temperature=temperature if temperature >= LEAST_TEMPERATURE else 0.0,
         top_p=_or(body.top_p, usual.top_p),
         top_k=max(0, _or(body.top_k, usual.top_k)),
         min_p=_or(body.min_p, usual.min_p),
