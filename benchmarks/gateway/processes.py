@@ -67,23 +67,11 @@ class Tree:
 
     def pids(self) -> list[int]:
         """The process itself first."""
-        children: dict[int, list[int]] = {}
-        for entry in os.listdir("/proc"):
-            if entry.isdigit():
-                with contextlib.suppress(OSError):
-                    children.setdefault(int(_stat(int(entry))[1]), []).append(int(entry))
-        found = [self._process.pid]
-        for pid in found:
-            found += children.get(pid, ())
-        return found
+        return tree_of(self._process.pid)
 
     def cpu(self) -> float:
         """Seconds of CPU that the tree has used, with all threads and the children that it has buried."""
-        total = 0.0
-        for pid in self.pids():
-            with contextlib.suppress(OSError):
-                total += _cpu(pid)
-        return total
+        return cpu_of(self._process.pid)
 
     def rss(self) -> dict[int, float]:
         """MiB of every process."""
@@ -134,6 +122,28 @@ class Tree:
 
     def __repr__(self) -> str:
         return f"<Tree {self._process.pid}: {self._process.args!r}>"
+
+
+def tree_of(pid: int) -> list[int]:
+    """A process, first, and all its descendants."""
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                children.setdefault(int(_stat(int(entry))[1]), []).append(int(entry))
+    found = [pid]
+    for each in found:
+        found += children.get(each, ())
+    return found
+
+
+def cpu_of(pid: int) -> float:
+    """Seconds of CPU that a process and its descendants have used, with those that they have buried."""
+    total = 0.0
+    for each in tree_of(pid):
+        with contextlib.suppress(OSError):
+            total += _cpu(each)
+    return total
 
 
 def _stat(pid: int) -> list[str]:

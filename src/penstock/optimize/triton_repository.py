@@ -103,14 +103,15 @@ input [
 output [
 {outputs}
 ]
-{_dynamic(batching)}
+{dynamic_batching(batching)}
 model_transaction_policy {{ decoupled: {str(decoupled).lower()} }}
 instance_group [ {{ kind: KIND_CPU count: 1 }} ]
 parameters {{ key: "runtime" value: {{ string_value: "{runtime}" }} }}
 """
 
 
-def _dynamic(batching: Batching) -> str:
+def dynamic_batching(batching: Batching) -> str:
+    """That section of a ``config.pbtxt``."""
     lines = [f"  max_queue_delay_microseconds: {batching.max_queue_delay_us}"]
     if batching.preferred:
         lines.append(f"  preferred_batch_size: [ {', '.join(map(str, batching.preferred))} ]")

@@ -84,6 +84,10 @@ class TritonServer:
                 time.sleep(0.1)
 
     @property
+    def pid(self):
+        return self._process.pid
+
+    @property
     def url(self):
         return f"http://127.0.0.1:{self.grpc}"
 
