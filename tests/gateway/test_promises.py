@@ -58,6 +58,7 @@ ENDPOINTS = [
     ("/v1/completions", {"model": "m", "prompt": "hello"}, TEXT),
     ("/v1/embeddings", {"model": "m", "input": "hello"}, VECTORS),
     ("/v1/messages", {**PROMPT, "max_tokens": 9}, COMPLETION),
+    ("/v1/responses", {"model": "m", "input": "hello"}, COMPLETION),
 ]
 
 
@@ -107,6 +108,8 @@ def test_the_caller_is_told_where_the_answer_will_be_and_finds_it_there(path, bo
     assert (whole.status, whole.headers["penstock-status"]) == (200, "resumed")
     if path == "/v1/messages":
         assert whole.json()["content"] == [{"type": "text", "text": "hi"}]
+    elif path == "/v1/responses":
+        assert whole.json()["output"][0]["content"][0]["text"] == "hi"
     else:
         assert whole.json() == answer
 
@@ -306,7 +309,32 @@ def test_another_tenant_does_not_find_it():
     assert run([Step.REQUEST, ..., plain(COMPLETION)], test, keys=keys) == [404, 404, 404]
 
 
-@pytest.mark.parametrize("path", ["/v1/responses", "/v1/moderations", "/v1/messages/count_tokens"])
+def test_a_response_that_was_promised_is_found_by_its_own_id_too():
+    async def test(gateway, port, upstream, go_on):
+        promised = await call(port, ENDPOINTS[-1][1], "/v1/responses", headers=ASYNC)
+        go_on.set()
+        await until(lambda: not gateway.pipeline.productions)
+        whole = (await look(port, promised, "/answer")).json()
+        return whole, (await call(port, b"", f"/v1/responses/{whole['id']}", "GET")).json()
+
+    whole, found = run([Step.REQUEST, ..., plain(COMPLETION)], test)
+    assert (found["id"], found["status"]) == (whole["id"], "completed")
+    assert found["output"] == whole["output"]
+
+
+def test_of_a_background_response_the_body_counts():
+    async def test(gateway, port, upstream, go_on):
+        return await call(port, {**ENDPOINTS[-1][1], "background": True}, "/v1/responses", headers=ASYNC)
+
+    answer = run([Step.REQUEST, ..., STREAMED], test)
+    assert (answer.status, answer.json()["object"], answer.json()["status"]) == (
+        200,
+        "response",
+        "in_progress",
+    )
+
+
+@pytest.mark.parametrize("path", ["/v1/moderations", "/v1/messages/count_tokens"])
 def test_elsewhere_it_makes_no_difference(path):
     async def test(gateway, port, upstream, go_on):
         body = {"model": "m", "input": "hello", "messages": [{"role": "user", "content": "hello"}]}
@@ -337,6 +365,24 @@ def test_its_end_is_told_by_webhook(script, kind):
 
     told, generation = run(script, test, retry=RetryConfig(attempts=1))
     assert told == [(kind, generation)]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(("reason", "kind"), [("stop", "completed"), ("length", "incomplete")])
+def test_the_end_of_a_promised_response_is_told_by_the_id_that_it_has(stream, reason, kind):
+    async def test(gateway, port, upstream, go_on):
+        told = []
+        gateway.pipeline.on_background_end = lambda *what: told.append(event_of(*what))
+        body = {**ENDPOINTS[-1][1], "stream": stream}
+        promised = await call(port, body, "/v1/responses", headers=ASYNC)
+        go_on.set()
+        await until(lambda: told)
+        return told, (await look(port, promised, "/answer")).json()["id"]
+
+    whole = {**COMPLETION, "choices": [{**COMPLETION["choices"][0], "finish_reason": reason}]}
+    streamed = STREAM_HEAD + delta("a") + delta("b", reason) + DONE + STREAM_END
+    told, response = run([Step.REQUEST, ..., streamed if stream else plain(whole)], test)
+    assert told == [(f"response.{kind}", response)]
 
 
 @pytest.mark.parametrize("body", [PROMPT, STREAM])

@@ -22,7 +22,12 @@ class _Typed(msgspec.Struct):
     type: str = ""
 
 
+class _Plain(msgspec.Struct):
+    status: str = ""
+
+
 _typed = msgspec.json.Decoder(_Typed).decode
+_plain = msgspec.json.Decoder(_Plain).decode
 
 
 class Announcer:
@@ -86,14 +91,15 @@ def event_of(call: Call, generation: Generation) -> tuple[str, str] | None:
         kind = _last_type(generation) if is_response else "generation.completed"
     if not is_response:
         return kind, generation.id
-    first = generation.events[0] if generation.events and not call.deferred else b""
-    return kind, responses.id_in(first, stream=True) or responses.id_of(generation.id)
+    first = generation.events[0] if generation.events and call.deferred is call.promised else b""
+    return kind, responses.id_in(first, stream=generation.stream) or responses.id_of(generation.id)
 
 
 def _last_type(generation: Generation) -> str:
-    """``response.completed`` or ``response.incomplete``: what the last event is called."""
+    """``response.completed`` or ``response.incomplete``: what the last event is called, or a plain answer says."""
     try:
-        kind = _typed(sse.data_of(generation.events[-1])).type
+        last = generation.events[-1]
+        kind = _typed(sse.data_of(last)).type if generation.stream else f"response.{_plain(last).status}"
     except (IndexError, *NOT_JSON):
         kind = ""
     return kind if kind in responses.SUCCESSFUL_EVENTS else "response.completed"

@@ -364,7 +364,7 @@ class Pipeline:
                     self._serve(exchange, call, self.lookup, question, found)
                     return
         # What is promised must not be another call's, whose caller may let go of it.
-        name = self._question(call) if not call.deferred or call.endpoint is _RESPONSES else None
+        name = None if call.promised else self._question(call)
         if name is not None:
             generation = join.find(name, self.registry)
             if generation is not None:

@@ -21,12 +21,12 @@ from penstock.gateway.stages.read import CLIENT_GONE
 from penstock.gateway.stages.record import Recorder
 from penstock.generation.log import Generation, State
 from penstock.generation.registry import Registry
-from penstock.messages import Call, Endpoint
+from penstock.messages import Call
 from penstock.net.clock import Clock
 from penstock.net.exchange import Exchange
 from penstock.wire import prefer
 
-_RESPONSES, _RUNNING = Endpoint.RESPONSES, State.RUNNING
+_RUNNING = State.RUNNING
 
 
 class Answering(Protocol):
@@ -68,7 +68,7 @@ class Promises:
         :param wait: 0: it is told at once
         """
         answering = self._answering
-        if call.endpoint is _RESPONSES and call.deferred:
+        if call.deferred and not call.promised:
             now = answering.clock.now()
             answering.soon(stored.respond_response(exchange, generation, "", now))
             self._told(exchange, call, generation, status_name, 200)

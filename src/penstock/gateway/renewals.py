@@ -53,6 +53,7 @@ class Renewals:
             deadline=math.inf,
             background=False,
             deferred=False,
+            promised=False,
             on_wait=None,
         )
         if call.reservation is not None:  # what is answered behind it, it pays for

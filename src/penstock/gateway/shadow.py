@@ -178,6 +178,7 @@ class Shadows:
             on_wait=None,
             background=False,
             deferred=False,
+            promised=False,
             wait=0.0,
             version=shadow.version,
             trace=None,

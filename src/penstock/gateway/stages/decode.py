@@ -18,8 +18,10 @@ from penstock.wire import opaque, prefer, request
 from penstock.wire.prompt_left import Left, read_stated
 from penstock.wire.tidy import ENDPOINTS, tidied
 
-# Whose caller may come back for the answer; a response says that by itself, in its body.
-_PROMISED = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.MESSAGES, Endpoint.EMBEDDINGS})
+# Whose caller may come back for the answer; a response may say that in its body, too, which counts more.
+_PROMISED = frozenset(
+    {Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.MESSAGES, Endpoint.EMBEDDINGS, Endpoint.RESPONSES}
+)
 
 
 def decode(
@@ -61,10 +63,10 @@ def decode(
     )
     if version:
         call.version = version
-    if b"prefer" in headers and endpoint in _PROMISED:
+    if b"prefer" in headers and endpoint in _PROMISED and not opening.background:
         preferred = prefer.read(headers[b"prefer"])
         if preferred.responds_async:
-            call.background = call.deferred = True
+            call.background = call.deferred = call.promised = True
             call.wait = preferred.wait
     if router.deadlines or b"penstock-deadline" in headers:
         call.deadline = told_of(call, router.deadlines, time.time)

@@ -195,7 +195,7 @@ class Lookup:
         policy = router.caching(call.model)
         if (
             policy is None
-            or (call.background and call.endpoint is _RESPONSES)
+            or (call.background and call.endpoint is _RESPONSES and not call.promised)
             or (call.endpoint.opaque and call.endpoint not in _KEPT)
             or not (control.reads or control.stores)
             or (policy.calls == "deterministic" and not keys.is_deterministic(call))
