@@ -210,9 +210,7 @@ class Call(msgspec.Struct, eq=False):
     running_usage: bool = False  # and for the usage so far in every chunk
     background: bool = False  # goes on although nobody reads it
     deferred: bool = False  # and the caller asks for the answer later
-    promised: bool = (
-        False  # as it prefers (``Prefer``); else its body says so, as a background response's does
-    )
+    promised: bool = False  # as it prefers (``Prefer``); else a response's body has said so
     reservation: Reservation | None = None  # where limits hold for it, from its admission on
     changed: bytes = b""  # what was left out of the prompt here, as the caller is told
     left_out: int = 0  # tokens that were left out of it here, and by its caller, about

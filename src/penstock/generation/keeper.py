@@ -203,7 +203,7 @@ class Keeper:
             headers=tuple(repeated),
             created=now,
             background=call.background,
-            deferred=call.deferred,
+            deferred=call.deferred and not call.promised,
             owner=self.lease.owner,
             expires_at=now + self._kept_for,
         )
