@@ -168,7 +168,7 @@ def test_who_was_taken_for_dead_and_lives_has_no_part_of_what_the_next_one_reads
             generation = await begun(first, port)
             keeper = keeper_of(first)
             keeper.leaving = True
-            await keeper.store.release(keeper.owner, [generation.id])  # as when its lease has run out
+            await keeper.store.release(keeper.lease.owner, [generation.id])  # as when its lease has run out
             await taken(second)
             await until(lambda: len(first.recorder.ledger.recent()) == 1)
             assert first.recorder.ledger.recent()[0].usage.output_tokens
