@@ -179,8 +179,14 @@ def test_damaged_lines_are_counted(record, tmp_path):
 
 
 def test_too_little_is_refused_with_what_there_was(record, tmp_path):
-    with pytest.raises(UnusableText, match="of 0 that were read"):
+    with pytest.raises(UnusableText, match="nowhere does not exist"):
         make(tmp_path / "nowhere", tmp_path / "set", Wanted(tenants=("acme",)), nobody)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UnusableText, match="of 0 that were read"):
+        make(tmp_path / "empty", tmp_path / "set", Wanted(tenants=("acme",)), nobody)
+    (tmp_path / "file").touch()
+    with pytest.raises(UnusableText, match="file is no directory"):
+        make(tmp_path / "file", tmp_path / "set", Wanted(tenants=("acme",)), nobody)
     with pytest.raises(UnusableText, match=r"of 60 that were read \(60 of others than asked for\)"):
         make(record(MANY), tmp_path / "set", Wanted(tenants=("nobody",)), nobody)
     assert not (tmp_path / "set").exists()

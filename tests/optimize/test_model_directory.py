@@ -44,6 +44,28 @@ def test_an_index_that_leads_out_of_the_directory_is_refused(model, name):
     assert "is missing" in refusal(model)
 
 
+@pytest.mark.parametrize(
+    "told", [{}, [], {"weight_map": {}}, {"weight_map": {"w": 5}}, {"weight_map": ["w"]}]
+)
+def test_an_index_that_names_no_files_is_refused(model, told):
+    (model / "model.safetensors.index.json").write_text(json.dumps(told))
+    assert str(model / "model.safetensors.index.json") in refusal(model)
+    assert "fetch or copy it again" in refusal(model)
+
+
+def test_an_index_of_pickled_weights_is_refused_as_such(model):
+    (model / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    (model / "model.safetensors.index.json").write_text('{"weight_map": {"w": "pytorch_model.bin"}}')
+    assert refusal(model).startswith(f"{model / 'pytorch_model.bin'} holds pickled weights")
+
+
+def test_an_index_names_only_what_its_files_hold(model):
+    (model / "model.safetensors").rename(model / "a.safetensors")
+    index = {"weight_map": {"w": "a.safetensors", "v": "a.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert refusal(model).startswith(f"{model / 'a.safetensors'} lacks the tensor 'v'")
+
+
 def test_what_is_not_there_is_said(tmp_path):
     assert refusal(tmp_path / "none") == f"{tmp_path / 'none'} does not exist"
     (tmp_path / "file").touch()
@@ -97,11 +119,39 @@ def test_one_byte_less_or_more_is_seen(model):
         b'{"w": 1}',
         b'{"w": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}',
         b'{"w": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}',
+        b'{"w": {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}}',
     ],
 )
 def test_a_header_that_makes_no_sense_is_refused(model, header):
     (model / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     assert "header makes no sense" in refusal(model)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "named"),
+    [
+        ({"w": ("F32", [2, 200_000], [0, 16])}, "w"),
+        ({"w": ("F32", [4], [0, 8]), "v": ("F32", [2], [8, 16])}, "w"),
+        ({"w": ("F4", [4], [0, 16])}, "w"),
+        ({"w": ("F32", [2], [0, 8]), "v": ("F32", [2], [0, 8])}, "v"),  # both in one place
+        ({"w": ("F32", [1], [0, 4]), "v": ("F32", [2], [8, 16])}, "v"),  # nobody's bytes between them
+    ],
+)
+def test_tensors_that_are_not_where_and_as_long_as_they_say_are_refused(model, tensors, named):
+    """The library would refuse the file as well, without its name."""
+    told = {
+        name: dict(zip(("dtype", "shape", "data_offsets"), each, strict=True))
+        for name, each in tensors.items()
+    }
+    header = json.dumps(told).encode()
+    content = len(header).to_bytes(8, "little") + header + bytes(max(each[2][1] for each in tensors.values()))
+    (model / "model.safetensors").write_bytes(content)
+    assert refusal(model).startswith(f"{model / 'model.safetensors'} is damaged: its tensor '{named}' is not")
+
+
+def test_a_type_of_numbers_that_only_the_library_knows_is_left_to_it(model):
+    (model / "model.safetensors").write_bytes(safetensors({"w": ("F6_E9M9", [2], bytes(16))}))
+    assert open_model(model).parameters == 2
 
 
 def test_a_file_without_tensors_is_refused(model):
@@ -119,6 +169,11 @@ def test_a_configuration_that_makes_no_sense_is_refused(model, text):
 def test_an_architecture_that_does_not_generate_text_is_refused(model, named):
     write_model(model, config={"architectures": named})
     assert "only models that generate text" in refusal(model)
+
+
+def test_architectures_are_a_list(model):
+    write_model(model, config={"architectures": "LlamaForCausalLM"})
+    assert "in a list" in refusal(model)
 
 
 def test_code_of_the_models_own_is_never_run(model):

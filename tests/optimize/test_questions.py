@@ -31,6 +31,12 @@ def test_each_line_is_a_question_with_one_answer_or_several_choices(tmp_path):
     ]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first(tmp_path):
+    path = written(tmp_path, {"prompt": "2 + 2 =", "answer": " 4"})
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert read_questions(path) == [Question("2 + 2 =", (" 4",), 0, 1)]
+
+
 @pytest.mark.parametrize(
     "line",
     [

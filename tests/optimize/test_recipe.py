@@ -16,7 +16,13 @@ from model_files import write_model
 from penstock.errors import ConfigError
 from penstock.optimize import steps
 from penstock.optimize.accuracy import Accuracy
-from penstock.optimize.faults import StepFailed, TooMuchLost, UnusableTarget, UnusableText
+from penstock.optimize.faults import (
+    StepFailed,
+    TooMuchLost,
+    UnusableModel,
+    UnusableTarget,
+    UnusableText,
+)
 from penstock.optimize.figures import Figures, Speed
 from penstock.optimize.progress import nobody
 from penstock.optimize.recipe import follow, read_recipe
@@ -268,6 +274,28 @@ def test_bounds_and_questions_that_make_no_sense_are_refused(written, bench, que
     with pytest.raises(UnusableText):
         bench.follow(read_recipe(written(GATED)))
     assert bench.made == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [
+        (("{to: int4, runtime: onnx}", "{to: int4, method: gptq, calibration: none.txt}"), UnusableText),
+        (("{steps: 10}", "{steps: 10, calibration: empty.txt}"), UnusableText),
+        (("{steps: 10}", "{steps: 10, teacher: none}"), UnusableModel),
+    ],
+)
+def test_what_a_later_step_needs_is_looked_at_before_anything_is_measured(
+    changed, error, written, bench, tmp_path
+):
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(error, match=r"none|empty"):
+        bench.follow(read_recipe(written(GOOD.replace(*changed))))
+    assert (bench.made, bench.measured) == ([], [])
+
+
+def test_a_teacher_may_be_what_an_earlier_step_makes(written, bench):
+    bench.follow(read_recipe(written(GOOD.replace("{steps: 10}", "{steps: 10, teacher: out/1-prune}"))))
+    assert bench.made == ["prune", "distill", "quantize"]
 
 
 KILLED = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -51,8 +52,11 @@ WRONG = {
     "calibration: sparsegpt": Prune(method=Pruning.SPARSEGPT),
     "steps": Distill(calibration=TEXTS, steps=0),
     "hard": Distill(calibration=TEXTS, hard=1.0),
+    "learning_rate": Distill(calibration=TEXTS, learning_rate=math.nan),
+    "temperature": Distill(calibration=TEXTS, temperature=math.inf),
     "calibration: distilling": Distill(),
     "max_loss": Shrink(calibration=TEXTS, max_loss=-0.1),
+    "max_loss: not": Shrink(calibration=TEXTS, max_loss=math.nan),
     "calibration: the layers": Shrink(),
     "runtime": Export(runtime=Runtime.TRANSFORMERS),
     "to: fp32 or fp16": Export(to=Form.INT4),
@@ -213,4 +217,6 @@ def test_how_often_is_kept_is_no_part_of_what_is_made(model, texts):
     often, seldom = (Distill(calibration=texts, checkpoint_every=every) for every in (1, 100))
     assert stamp_for(often, open_model(model)) == stamp_for(seldom, open_model(model))
     assert told(often) == told(seldom)
-    assert Distill(calibration=texts, checkpoint_every=0).mistakes() == ["checkpoint_every: more than 0"]
+    assert Distill(calibration=texts, checkpoint_every=0).mistakes() == [
+        "checkpoint_every: more than 0, and finite"
+    ]

@@ -20,6 +20,35 @@ def test_lines_have_texts_or_messages(tmp_path):
     assert read_texts(path) == ["one", "user: two?\n\nassistant: 2"]
 
 
+@pytest.mark.parametrize("name", ["set.jsonl", "set.JSONL", "set.ndjson", "set.txt"])
+def test_a_byte_order_mark_is_no_text(tmp_path, name):
+    path = tmp_path / name
+    said = '{"text": "one"}\n' if name != "set.txt" else "one"
+    path.write_text(said, encoding="utf-8-sig")
+    assert read_texts(path) == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("set.json", '[{"text": "one"}]'),
+        ("set.txt", '{"text": "one"}\n{"text": "two"}\n'),
+        ("set", '\n{"messages": []}\n'),
+    ],
+)
+def test_lines_of_json_under_another_name_are_not_learnt_as_they_stand(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(UnusableText, match=rf"{name} holds JSON.*\.jsonl"):
+        read_texts(path)
+
+
+@pytest.mark.parametrize("content", ["[1] is a citation\n", '{"a": 1}\nis JSON, said he\n', "{}\n"])
+def test_a_text_may_begin_like_json(tmp_path, content):
+    (tmp_path / "a.txt").write_text(content)
+    assert read_texts(tmp_path / "a.txt") == [content]
+
+
 @pytest.mark.parametrize(
     "line", ["{", "[]", '{"txt": "a"}', '{"text": 1}', '{"messages": ["a"]}', '{"messages": [{"role": "a"}]}']
 )

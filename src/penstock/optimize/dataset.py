@@ -80,6 +80,9 @@ def make(directory: Path, target: Path, wanted: Wanted, tell: Tell) -> Counts:
     :raises UnusableText: there is nothing to train with, or nothing to hold back
     :raises penstock.optimize.faults.OptimizeError: ``target`` cannot be written
     """
+    if not directory.is_dir():
+        what = "is no directory" if directory.exists() else "does not exist"
+        raise UnusableText(f"{directory} {what}: name the one that gateways write transcripts to")
     counts = Counts()
     tell("reading", 0, 0)
     try:

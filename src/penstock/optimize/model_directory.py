@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +104,18 @@ def open_model(path: Path) -> ModelDirectory:
             "use a model whose architecture transformers has itself"
         )
     _require_architecture(path, config)
-    weights = tuple(_weights(path))
+    weights = _weights(path)
     tensors: dict[str, Tensor] = {}
-    for file in weights:
-        tensors |= tensors_of(file)
+    for file, named in weights.items():
+        held = tensors_of(file)
+        if lacking := named - held.keys():
+            raise UnusableModel(
+                f"{file} lacks the tensor {min(lacking)!r}, which {_INDEX} has in it: fetch or copy it again"
+            )
+        tensors |= held
     if not tensors:
-        raise UnusableModel(f"{weights[0]} holds no tensors: fetch or copy it again")
-    return ModelDirectory(path, Runtime.TRANSFORMERS, config, weights, tensors)
+        raise UnusableModel(f"{next(iter(weights))} holds no tensors: fetch or copy it again")
+    return ModelDirectory(path, Runtime.TRANSFORMERS, config, tuple(weights), tensors)
 
 
 def _onnx(path: Path) -> ModelDirectory:
@@ -139,37 +143,48 @@ def _require_architecture(path: Path, config: dict[str, Any]) -> None:
     if not isinstance(named, list) or not str(named[0]).endswith("ForCausalLM"):
         raise UnusableModel(
             f"{path / _CONFIG} names the architecture {named[0] if isinstance(named, list) else named!r}; only "
-            "models that generate text (…ForCausalLM) can be worked on"
+            "models that generate text (…ForCausalLM, in a list) can be worked on"
         )
 
 
-def _weights(path: Path) -> Iterator[Path]:
+def _weights(path: Path) -> dict[Path, set[str]]:
+    """The files, with the names of the tensors that must be in each."""
     index = path / _INDEX
     if index.exists():
-        try:
-            parts = sorted(set(_json(index, "")["weight_map"].values()))
-        except (KeyError, AttributeError, TypeError):
-            raise UnusableModel(f"{index} has no weight_map: fetch or copy it again") from None
-        for part in parts:
-            if Path(part).name != part or not (path / part).is_file():
-                raise UnusableModel(
-                    f"{path / part}, which {_INDEX} names, is missing: fetch or copy it again"
-                )
-            yield path / part
-        return
+        return _indexed(path, index)
     single = path / "model.safetensors"
     if single.is_file():
-        yield single
-        return
+        return {single: set()}
     pickled = sorted(
         each.name for each in path.iterdir() if each.suffix in _PICKLED and each.name != _NO_WEIGHTS
     )
     if pickled:
-        raise UnusableModel(
-            f"{path / pickled[0]} holds pickled weights, which can run any code and are never loaded; "
-            "use the model's safetensors files, or convert these where you trust them"
-        )
+        raise _pickled(path / pickled[0])
     raise UnusableModel(f"{path} has no weights: neither model.safetensors nor {_INDEX} is there")
+
+
+def _indexed(path: Path, index: Path) -> dict[Path, set[str]]:
+    try:
+        places = msgspec.convert(_json(index, "").get("weight_map"), dict[str, str])
+    except msgspec.ValidationError:
+        places = {}
+    if not places:
+        raise UnusableModel(f"{index} names no files with weights (weight_map): fetch or copy it again")
+    files: dict[Path, set[str]] = {}
+    for tensor, part in sorted(places.items(), key=lambda each: each[1]):
+        if Path(part).name != part or not (path / part).is_file():
+            raise UnusableModel(f"{path / part}, which {_INDEX} names, is missing: fetch or copy it again")
+        if Path(part).suffix in _PICKLED:
+            raise _pickled(path / part)
+        files.setdefault(path / part, set()).add(tensor)
+    return files
+
+
+def _pickled(path: Path) -> UnusableModel:
+    return UnusableModel(
+        f"{path} holds pickled weights, which can run any code and are never loaded; "
+        "use the model's safetensors files, or convert these where you trust them"
+    )
 
 
 def _json(path: Path, if_missing: str) -> dict[str, Any]:

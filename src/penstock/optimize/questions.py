@@ -35,7 +35,7 @@ def read_questions(path: Path) -> list[Question]:
     :raises UnusableText: there are none, or a line is not of the form
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UnusableText(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:

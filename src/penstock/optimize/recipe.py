@@ -131,7 +131,7 @@ def follow(
     """
     for step in recipe.steps:
         require_sense(step)
-    read_texts(recipe.text)
+    _require_files(recipe)
     if recipe.questions is not None:
         read_questions(recipe.questions)
     before = _measured(recipe, recipe.model, "0-original", tell, measure)
@@ -159,6 +159,17 @@ def follow(
     write_report(report, recipe.output)
     recipe.gate.require(stages[-1].figures, before)  # it may have been made when more was allowed
     return report
+
+
+def _require_files(recipe: Recipe) -> None:
+    """See that what later steps need is there: before the first takes its time."""
+    open_model(recipe.model)
+    for texts in {recipe.text, *(step.texts for step in recipe.steps if step.texts is not None)}:
+        read_texts(texts)
+    for step in recipe.steps:
+        # A teacher may be what an earlier step makes.
+        if step.beside is not None and recipe.output not in step.beside.parents:
+            open_model(step.beside)
 
 
 def is_done(step: Step, source: Path, target: Path) -> bool:

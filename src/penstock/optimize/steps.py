@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import importlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -208,7 +209,7 @@ class Shrink(_Options, frozen=True, kw_only=True):
 
     def mistakes(self) -> list[str]:
         found = _positive(self, "samples", "length", "least")
-        if self.max_loss < 0:
+        if not self.max_loss >= 0:
             found.append("max_loss: not below 0")
         if self.calibration is None:
             found.append("calibration: the layers to leave out are found with texts")
@@ -356,4 +357,4 @@ NOTES = "penstock-notes.json"
 
 
 def _positive(options: msgspec.Struct, *names: str) -> list[str]:
-    return [f"{name}: more than 0" for name in names if getattr(options, name) <= 0]
+    return [f"{name}: more than 0, and finite" for name in names if not 0 < getattr(options, name) < math.inf]

@@ -1,7 +1,7 @@
 """Texts to calibrate, train and evaluate with, from a file.
 
-``.jsonl``: an object a line, with ``text``, or with ``messages`` as a chat has them.  Anything else is one
-plain text.
+``.jsonl``, or ``.ndjson``: an object a line, with ``text``, or with ``messages`` as a chat has them.  Anything else is
+one plain text, unless it is such a file under another name: as it stands, a model would learn JSON of it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from penstock.optimize.faults import UnusableText
 
 _FORM = 'each line must be an object with "text", or with "messages" (a list of objects with "role" and "content")'
 
+_LINES = {".jsonl", ".ndjson"}
 
 Conversation: TypeAlias = list[dict[str, str]]
 """Messages, each with ``role`` and ``content``."""
@@ -39,20 +40,35 @@ def read_documents(path: Path) -> list[str | Conversation]:
     :raises UnusableText: there are none, or a line is not of the form
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UnusableText(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
         raise UnusableText(f"{path} is not UTF-8 text") from None
-    if path.suffix == ".jsonl":
+    if path.suffix.lower() in _LINES:
         lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
         documents = [_document_of(path, number, line) for number, line in lines]
     else:
+        _require_plain(path, text)
         documents = [text]
     documents = [each for each in documents if (each.strip() if isinstance(each, str) else each)]
     if not documents:
         raise UnusableText(f"{path} is empty: give a file with text like that which the model will see")
     return documents
+
+
+def _require_plain(path: Path, text: str) -> None:
+    begins = text.lstrip()
+    if path.suffix.lower() == ".json":
+        is_json = begins[:1] in {"{", "["}
+    else:
+        try:
+            first = msgspec.json.decode(begins.partition("\n")[0])
+        except msgspec.DecodeError:
+            return
+        is_json = isinstance(first, dict) and not first.keys().isdisjoint(("text", "messages"))
+    if is_json:
+        raise UnusableText(f"{path} holds JSON: {_FORM}, in a file that is named .jsonl")
 
 
 def _document_of(path: Path, number: int, line: str) -> str | Conversation:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from penstock.optimize.faults import UnusableModel
@@ -38,7 +39,7 @@ def load_model(source: ModelDirectory, dtype: Any = torch.float32) -> Any:
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise UnusableModel(
             f"{source.path} cannot be loaded: {' '.join(str(error).split())[:400]}"
         ) from error
