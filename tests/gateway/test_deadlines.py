@@ -28,6 +28,8 @@ from penstock.config.model import (
     BreakerConfig,
     ConcurrencyConfig,
     KeyConfig,
+    LimitConfig,
+    LimitsConfig,
     PoolConfig,
     RetryConfig,
     TierConfig,
@@ -136,6 +138,19 @@ def test_when_it_passes_nobody_else_is_asked_and_what_has_failed_is_told():
     answer, connections = run(scripts, test, clock, retry=RetryConfig(attempts=1))
     assert (answer.status, connections) == (502, 0)
     assert "out of order" in answer.json()["error"]["message"]
+
+
+def test_that_it_has_passed_is_told_also_where_another_candidate_was_over_its_limit():
+    """With more time, the call would have been made."""
+
+    async def test(gateway, port, *upstreams):
+        return await call(port, PROMPT, headers=within(-1)), [one.connections for one in upstreams]
+
+    limits = LimitsConfig(upstreams={"up0": LimitConfig(requests_per_minute=0)})
+    answer, connections = run([answering(), answering()], test, limits=limits)
+    assert (answer.status, answer.json()["error"]["code"]) == (503, "deadline_unreachable")
+    assert "up0" in answer.json()["error"]["message"]
+    assert connections == [0, 0]
 
 
 def test_nobody_waits_for_a_connection_beyond_it():

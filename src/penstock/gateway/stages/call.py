@@ -289,7 +289,7 @@ class Production:
                     failures.append((candidate.upstream.name, over))
                     break
                 except DeadlinePassed as late:  # and nobody else would be in time
-                    raise with_others(error or limited or late, failures) from None
+                    raise with_others(error or late, failures) from None
                 except Overloaded as overloaded:  # no room at this candidate: the next may have some
                     # That it goes away says less than how another failed.
                     error = error if error is not None and overloaded.code == LEAVING else overloaded
