@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 
+import msgspec
 import pytest
 from serving import COMPLETION, PROMPT, call, config, plain, serving, until
 from test_degrade_end_to_end import run
@@ -234,6 +235,44 @@ def test_every_candidate_says_why_it_is_skipped():
     assert (good["upstream"], good["skipped"]) == ("good", "")
     assert bad["skipped"].startswith("its breaker is open for ")
     assert found["outcome"] == "sent to good as 'm'"
+
+
+def test_the_last_one_standing_is_said_to_be_tried():
+    async def main():
+        async with ScriptedUpstream([[Step.REQUEST, plain(COMPLETION)]]) as upstream:
+            settings = config(upstream.url)
+            broken = msgspec.structs.replace(settings.upstreams["up0"], breaker=BreakerConfig())
+            settings = msgspec.structs.replace(settings, upstreams={"up0": broken})
+            async with serving(settings) as (gateway, port):
+                _break(gateway, "up0")
+                return explained(gateway), (await call(port, PROMPT)).status
+
+    found, status = asyncio.run(main())
+    assert (found["outcome"], status) == ("sent to up0 as 'm'", 200)
+    assert found["candidates"][0]["breaker"].endswith("there is nobody else, so it is tried")
+
+
+def test_a_full_queue_is_told_also_where_nobody_knows_how_long_calls_take():
+    async def main():
+        go_on = asyncio.Event()
+        async with ScriptedUpstream([[Step.REQUEST, go_on, plain(COMPLETION)]]) as upstream:
+            settings = config(upstream.url)
+            gated = msgspec.structs.replace(
+                settings.upstreams["up0"],
+                concurrency=ConcurrencyConfig(limit=1, adaptive=False, max_waiting=0),
+            )
+            settings = msgspec.structs.replace(settings, upstreams={"up0": gated})
+            async with serving(settings) as (gateway, port):
+                first = asyncio.ensure_future(call(port, PROMPT))
+                await upstream.wait_received(b"hello")
+                found, answer = explained(gateway), await call(port, PROMPT)
+                go_on.set()
+                await first
+                return found, answer.status
+
+    found, status = asyncio.run(main())
+    assert status == 503
+    assert found["outcome"].startswith("refused with 503: its queue is full")
 
 
 def test_a_call_that_repeats_another_is_told_which():

@@ -344,8 +344,10 @@ class Gate:
 
     def free(self, model: str, tokens: float, now: float) -> bool:
         """Whether a call that has no deadline would get its turn at once."""
-        if self.open_for(model, now):
-            return False
+        return not self.open_for(model, now) and self.is_free(tokens, now)
+
+    def is_free(self, tokens: float, now: float) -> bool:
+        """The same, as far as the breakers let it through."""
         if self.limit is None:
             return True
         full = self.queue.length or self.in_progress >= self.capacity(now)
@@ -358,6 +360,18 @@ class Gate:
         breaker = self._breakers.get(model)
         wait = self.key_breaker.wait(now) if self.key_breaker.is_open else 0.0
         return max(wait, breaker.wait(now)) if breaker is not None and breaker.is_open else wait
+
+    def permits(self, model: str, now: float, *, last: bool) -> bool:
+        """Whether the breakers let a call of this model through now.
+
+        :param last: there is nobody else to ask
+        """
+        if self.key_breaker is None or not self.is_doubted:
+            return True
+        breaker = self._breakers.get(model)
+        return self.key_breaker.permits(now, last=last) and (
+            breaker is None or breaker.permits(now, last=last)
+        )
 
     def load(self, model: str, now: float) -> float:
         """What there is to do, for what can be done at once: 1 is full.  ``inf``: nothing can, for now."""

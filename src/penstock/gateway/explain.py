@@ -201,17 +201,19 @@ def _candidates(pipeline: Pipeline, found: Explained, call: Call) -> str:
     told = found["candidates"]
     outcome = ""
     last = limited = ""
+    is_first = True  # of those that are asked: by health, if its breaker is open, so are all others'
     for candidate in order:
         price = None
         if prices.price(candidate.upstream.name, candidate.model) is not None:
             price = prices.estimate(candidate.upstream.name, candidate.model, usage) / 1e12
-        told.append({**_candidate(candidate, call), "usd_at_most": price})
+        told.append({**_candidate(candidate, call, last=is_first or candidate.sole), "usd_at_most": price})
         why = told[-1]["skipped"]
         over = _limits(told[-1], candidate, call)
-        if over and not why:
+        if over and candidate.upstream.departure is None:
             told[-1]["skipped"] = over
             limited = limited or over
             continue
+        is_first = is_first and candidate.upstream.departure is not None
         if not why and not outcome:
             waits = told[-1].get("predicted_wait") or 0.0
             outcome = f"sent to {candidate.upstream.name} as {candidate.model!r}"
@@ -264,7 +266,7 @@ def _limits(told: Explained, candidate: Candidate, call: Call) -> str:
     return _short_of(limits)
 
 
-def _candidate(candidate: Candidate, call: Call) -> Explained:
+def _candidate(candidate: Candidate, call: Call, *, last: bool = False) -> Explained:
     upstream = candidate.upstream
     told: Explained = {
         "upstream": upstream.name,
@@ -293,31 +295,37 @@ def _candidate(candidate: Candidate, call: Call) -> Explained:
         told["in_progress"] = upstream.pool.statistics().busy
         return told
     asked = asked_of(call, candidate.model, estimate_tokens(len(call.body)), deadline_of(call))
-    _gate(told, gate, asked, call.received)
+    _gate(told, gate, asked, call.received, last=last)
     return told
 
 
-def _gate(told: Explained, gate: Gate, asked: Asked, now: float) -> None:
+def _gate(told: Explained, gate: Gate, asked: Asked, now: float, *, last: bool) -> None:
     told["in_progress"] = gate.in_progress
     open_for = gate.open_for(asked.model, now)
-    if open_for:
-        told["skipped"] = f"its breaker is open for {open_for:.1f} s"
+    if not gate.permits(asked.model, now, last=last):
+        told["skipped"] = (
+            f"its breaker is open for {open_for:.1f} s" if open_for else "others try it just now"
+        )
         return
+    if open_for:
+        told["breaker"] = f"open for {open_for:.1f} s; there is nobody else, so it is tried"
     if gate.limit is None:
         return
     told["concurrency"] = gate.capacity(now)
     told["waiting"] = len(gate.queue)
     wait = 0.0
-    if not gate.free(asked.model, asked.tokens, now):
+    has_place = True
+    if not gate.is_free(asked.tokens, now):
         wait = gate.predicted_wait(asked, now)
         higher, alike = gate.queue.ahead(asked.tier, asked.tenant)
         told["position"] = higher + alike + 1
         told["predicted_wait"] = _number(wait)
-    if wait and not gate.queue.has_place(asked.tier, asked.tenant):
-        told["skipped"] = "its queue is full, and nobody would have to make room"
-    elif now + wait + gate.needs(asked) > asked.deadline:
+        has_place = gate.queue.has_place(asked.tier, asked.tenant)
+    if now + wait + gate.needs(asked) > asked.deadline:
         left = asked.deadline - now
         told["skipped"] = f"the deadline, in {left:.1f} s, cannot be met"
+    elif not has_place:
+        told["skipped"] = "its queue is full, and nobody would have to make room"
 
 
 def _number(value: float) -> float | None:
