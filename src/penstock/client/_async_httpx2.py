@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import anyio
 import httpx2
@@ -29,6 +30,7 @@ from penstock.client.options import Options
 from penstock.client.statistics import Counters, Statistics
 from penstock.errors import UpstreamBroken
 
+LATE = "the call's deadline has passed"
 GOODBYE_SECONDS = 1.0  # that telling the gateway to stop may take, when the application gives a stream up
 PIECE = 262_144  # bytes of an append that are written at once
 _NOT_FOR_RESUMPTION = frozenset(
@@ -95,9 +97,8 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if os.getpid() != self._process:
             self._forked()
-        try:
-            body = request.content
-        except httpx2.RequestNotRead:  # a stream of the application's own: it cannot be sent twice
+        body = _body(request)
+        if body is None:
             return await self.send(request)
         url = request.url
         call = self.calls.begin(
@@ -176,7 +177,7 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
         if left is None:
             return
         if left <= 0:
-            raise httpx2.ReadTimeout("the call's deadline has passed", request=request)
+            raise httpx2.ReadTimeout(LATE, request=request)
         request.headers["Penstock-Deadline"] = f"{left:.3f}"
 
     async def exchanged(self, call: ClientCall, request: httpx2.Request) -> httpx2.Response:
@@ -261,6 +262,8 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
             async for piece in response.stream:  # type: ignore[union-attr] # as bytes came, still encoded
                 pieces.append(piece)
                 call.came(len(piece))
+                if call.is_late:  # what comes drop by drop is never silent
+                    raise httpx2.ReadTimeout(LATE)
         finally:
             await response.aclose()
         body = b"".join(pieces)
@@ -308,12 +311,15 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
                 proxy = None
         here = self._inner.get(home := of_tasks())
         if here is None:
-            self._inner = {each: held for each, held in self._inner.items() if not is_over(each)}
-            here = self._inner[home] = {}
+            for each in list(self._inner):  # other threads, with loops of their own, do this too
+                if is_over(each):
+                    self._inner.pop(each, None)
+            here = self._inner.setdefault(home, {})
         inner = here.get(proxy)
         if inner is None:
             unused, self._unused = self._unused, None
-            inner = here[proxy] = unused if unused is not None and proxy is None else self._connect(proxy)
+            made = unused if unused is not None and proxy is None else self._connect(proxy)
+            inner = here.setdefault(proxy, made)
         return await inner.handle_async_request(request)
 
     async def aclose(self) -> None:
@@ -502,7 +508,7 @@ class _ResumedStream(httpx2.AsyncByteStream):
         }
         headers["Accept"] = "text/event-stream"
         headers["Last-Event-ID"] = str(self._reading.last)
-        path = f"{self._call.prefix}/generations/{self._generation}/events"
+        path = f"{self._call.prefix}/generations/{quote(self._generation, safe='')}/events"
         request = httpx2.Request(
             "GET",
             url.copy_with(raw_path=path.encode("ascii")),
@@ -526,7 +532,7 @@ class _ResumedStream(httpx2.AsyncByteStream):
     async def _say_goodbye(self) -> None:
         """The application does not want the rest: the gateway would wait for us, and go on to compute it."""
         request = self._resumption()
-        path = f"{self._call.prefix}/generations/{self._generation}/cancel"
+        path = f"{self._call.prefix}/generations/{quote(self._generation, safe='')}/cancel"
         limits = dict.fromkeys(("connect", "read", "write", "pool"), GOODBYE_SECONDS)
         goodbye = httpx2.Request(
             "POST",
@@ -572,6 +578,14 @@ def make(
 
     transport = AsyncTransport(options, connect, kept, proxied=trust_env and proxy is None and inner is None)
     return AsyncClient(transport, trust_env=trust_env, **settings)
+
+
+def _body(request: httpx2.Request) -> bytes | None:
+    """None: it is a stream of the application's own, and cannot be sent twice."""
+    try:
+        return bytes(request.content)
+    except httpx2.RequestNotRead:  # also where we gave it one, and it was redirected
+        return b"".join(request.stream) if isinstance(request.stream, httpx2.ByteStream) else None
 
 
 def _address(call: ClientCall, request: httpx2.Request) -> None:

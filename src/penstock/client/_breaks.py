@@ -29,7 +29,7 @@ _KINDS = {
     "DecodingError": Break.BROKEN,
     "HandedOver": Break.HANDED_OVER,
     "Cut": Break.BROKEN,
-    "UpstreamBroken": Break.BROKEN,
+    "UpstreamBroken": Break.FATAL,  # an event beyond all measure, which would come again
 }
 
 

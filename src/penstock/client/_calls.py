@@ -24,9 +24,10 @@ import os
 import random
 import threading
 import time
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final
+from urllib.parse import quote
 
 from blake3 import blake3
 
@@ -36,12 +37,12 @@ from penstock.client._blocks import InBlocks, in_blocks
 from penstock.client._breaks import Break
 from penstock.client._clocks import Clocks
 from penstock.client._coded import CodedBody, Sent
+from penstock.client._patience import Patience
 from penstock.client._peers import Peer, Peers, best
 from penstock.client._reading import StreamReading
 from penstock.client._uploading import Upload
 from penstock.client.options import Options
 from penstock.client.statistics import Counters, Notice
-from penstock.config.model import RetryConfig
 from penstock.errors import BadRequest, Draining
 from penstock.flow.retry import RetryBudget, delay
 from penstock.messages import Call, Endpoint, Tenant
@@ -57,10 +58,10 @@ _REFUSED_FOR_NOW = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 522, 524, 
 _NO_ROOM = frozenset({503, 529})
 ATTEMPTS_HEADER = "Penstock-Attempts"  # of a call's own; no server is told
 HEARTBEAT_HEADER = "penstock-heartbeat"
+_IN_PATHS = "/:@!$&'()*+,;=~"
 _NO_CLOCKS: Final[Mapping[str, float | None]] = {}
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _TENANT = Tenant()
-_RESUMING = RetryConfig(first_delay=0.1, max_delay=2.0)
 
 
 class Calls:
@@ -86,7 +87,7 @@ class Calls:
         self.rand = rand
         self.budget = RetryBudget(options.retry)
         self.lock = threading.Lock()
-        self._failed: OrderedDict[bytes, tuple[str, int]] = OrderedDict()
+        self._failed: deque[tuple[bytes, str, int]] = deque(maxlen=MOST_REMEMBERED)
 
     def __repr__(self) -> str:
         return f"<Calls to {self.peers!r}, {self.counters!r}>"
@@ -125,13 +126,15 @@ class Calls:
     def repetition(self, name: bytes) -> tuple[str, int]:
         """The key of a call that failed before, if this is the same, and how many attempts it has had."""
         with self.lock:
-            return self._failed.pop(name, ("", 0))
+            for each in self._failed:
+                if each[0] == name:  # of several that are alike, each has its own
+                    self._failed.remove(each)
+                    return each[1], each[2]
+        return "", 0
 
     def remember(self, name: bytes, key: str, attempts: int) -> None:
         with self.lock:
-            self._failed[name] = key, attempts
-            if len(self._failed) > MOST_REMEMBERED:
-                self._failed.popitem(last=False)
+            self._failed.append((name, key, attempts))
 
 
 class ClientCall:
@@ -153,7 +156,8 @@ class ClientCall:
     ) -> None:
         self.calls = calls
         self.endpoint = endpoint
-        self.prefix = prefix  # what stands before the operation in the path, such as /v1
+        # What stands before the operation in the path, such as /v1; as it is written in a URL.
+        self.prefix = quote(prefix, safe=_IN_PATHS)
         self.left_out: Left | None = None  # of the prompt, by us
         given = body
         rules = calls.options.prompts
@@ -169,13 +173,9 @@ class ClientCall:
         self._repeatable = endpoint is not None or method in _REPEATABLE
         self._candidates = candidates
         self._headers = headers
-        self._resumptions = 0  # since something came last
-        self._broken_since: float | None = None  # when the first break was noticed since then
-        self._handed_over_at: int | None = None  # the last event before a server went away
-        self._handed_over_since = 0.0
-        self._handovers = 0  # since that event
         self._asked: Call | None = None
         self._clocks = Clocks(timeouts, self.began, self._deadline())
+        self._patience = Patience(self._clocks, calls.options.resume_for, calls.rand)
         self._had = 0  # attempts, of those that the SDK made of the same call before
         self._most = self._attempts_in(headers)
         self._name = b""
@@ -219,6 +219,12 @@ class ClientCall:
         """Seconds until the deadline; None: there is none."""
         return self._clocks.left(self.calls.now())
 
+    @property
+    def is_late(self) -> bool:
+        """Whether the deadline has passed."""
+        left = self.left
+        return left is not None and left <= 0
+
     def limits(self) -> dict[str, float | None]:
         """The clocks of what is sent next, as httpx has them."""
         attempt = self.calls.options.attempt_timeout if self.peer.is_gateway else None
@@ -238,6 +244,7 @@ class ClientCall:
 
     def limits_of_stream(self, headers: Mapping[str, str]) -> dict[str, float | None]:
         """The clocks of an answer whose events have begun to come; its header fields."""
+        self._patience.goes_on(self.calls.now())
         self._clocks.has_heartbeats = HEARTBEAT_HEADER in headers
         stall = self._clocks.stall(self.calls.options.stall_timeout)
         return self._clocks.limits_of_stream(stall if "penstock-generation" in headers else None)
@@ -331,9 +338,10 @@ class ClientCall:
         if upload.offset > self._confirmed:
             self._confirmed = upload.offset
             self.came(0)
+            self._patience.progressed()
         if kind is Break.SILENT:
             self._clocks.upload_stall *= 2
-        wait = self._patience(kind, now)
+        wait = self._taken_up(kind, now)
         if wait is not None:
             self.tell("retry", delay=wait, reason=reason)
         return wait
@@ -396,8 +404,10 @@ class ClientCall:
         if status in _NO_ROOM and len(self._candidates) > 1:
             self.peer.failed(now)
             moved = self._move(now)
-        if not moved and asked is not None and asked > self.calls.options.retry.max_retry_after:
-            return None
+        if asked is not None and asked > self.calls.options.retry.max_retry_after:
+            if not moved:
+                return None
+            asked = None  # that was said of another server
         # Who goes away computes nothing more: a burst that it refuses is asked elsewhere, and multiplies nothing.
         if headers.get("penstock-status") != Draining.code and not self._withdraw(now):
             return None
@@ -455,8 +465,6 @@ class ClientCall:
         """Something of the answer has come."""
         self.received += size
         self._clocks.progress = self.calls.now()
-        self._resumptions = 0
-        self._broken_since = None
         self._clocks.silences = 0
 
     def stream_broke(self, kind: Break, reason: str, last: int) -> float | None:
@@ -466,39 +474,23 @@ class ClientCall:
         """
         now, before = self.calls.now(), self.peer
         self._clocks.silences += kind is Break.SILENT
-        wait = self._patience(kind, now)
+        self._patience.stream_broke(last, now)
+        wait = self._taken_up(kind, now)
         if wait is not None and kind is Break.HANDED_OVER:
-            wait = self._after_handover(last, now, moved=self.peer is not before)
+            wait = self._patience.after_handover(last, now, moved=self.peer is not before)
         if wait is not None:
             self.tell("resume", delay=wait, reason=reason)
         return wait
 
-    def _after_handover(self, last: int, now: float, *, moved: bool) -> float | None:
-        """As ``stream_broke``.  What says that it goes away is no progress, however often it is heard."""
-        if last != self._handed_over_at:
-            self._handed_over_at, self._handed_over_since, self._handovers = last, now, 0
-        elif now - self._handed_over_since > self.calls.options.resume_for:
-            return None
-        self._handovers += 1
-        if moved and self._handovers == 1:
-            return 0.0
-        return delay(_RESUMING, self._handovers, self.calls.rand)
-
-    def _patience(self, kind: Break, now: float) -> float | None:
-        """How long to wait before what was begun goes on, as long as there is some progress."""
+    def _taken_up(self, kind: Break, now: float) -> float | None:
+        """How long to wait before what was begun goes on; None: it is given up."""
         self.calls.counters.add(broken=1)
         if kind in (Break.UNREACHED, Break.SILENT, Break.HANDED_OVER):
             self.peer.failed(now)
-        # Since it broke, and not since something came: a silent connection has broken when its silence is over.
-        if self._broken_since is None:
-            self._broken_since = now
-        resume_for = self.calls.options.resume_for
-        since = self._clocks.counted_from(self._broken_since, resume_for)
-        if kind is Break.FATAL or now - since > resume_for:
+        wait = self._patience.again(kind, now)
+        if wait is None:
             return None
-        self._resumptions += 1
         self._move(now)
-        wait = 0.0 if self._resumptions == 1 else delay(_RESUMING, self._resumptions - 1, self.calls.rand)
         return wait if self._in_time(wait, now) else None
 
     def resumed(self, saved: int) -> None:
@@ -511,12 +503,10 @@ class ClientCall:
 
         :param begun: the application has had a part of it
         """
-        if begun and not self.calls.options.rerun:
-            return False
-        if not begun and self._spent:
+        if self._spent or (begun and not self.calls.options.rerun):
             return False
         # A server that is no gateway computes it again, and bills it.
-        return self.peer.is_gateway or (not self._spent and self._withdraw(self.calls.now()))
+        return self.peer.is_gateway or self._withdraw(self.calls.now())
 
     def asks_again(self, *, begun: bool) -> None:
         self.attempts += 1
@@ -560,7 +550,8 @@ class ClientCall:
         return asked is not None and keys.is_deterministic(asked) and not keys.has_effects(asked)
 
     def _named(self) -> bytes:
-        return blake3(self.body + repr((self.endpoint, self._headers.get("authorization"))).encode()).digest()
+        owner = self._headers.get("authorization"), self._headers.get("x-api-key")
+        return blake3(self.body + repr((self.endpoint, owner)).encode()).digest()
 
     # ---- the end ----
 
@@ -623,6 +614,6 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
             value = float(headers[name]) * unit
         except (KeyError, ValueError):
             continue
-        if 0 <= value < 1e6:
+        if value >= 0:
             return value
     return None

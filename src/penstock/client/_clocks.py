@@ -9,6 +9,7 @@ without us.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 STALL = 40.0  # seconds of silence of a gateway's stream, which shows a sign of life every 15
@@ -141,6 +142,8 @@ def deadline(told: str | None, usual: float | None, began: float, wall: float) -
     try:
         value = float(told)
     except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
         return None  # the gateway will say so
     return began + (value - wall if value > _MOMENT else value)
 

@@ -41,6 +41,7 @@ _ENDS = {
 }
 _PRINT_BYTES = 8
 _DRAINING = Draining.code.encode()
+_MOST_DIGITS = 18  # of an id
 _LAST_FRAMES = 3  # a finish reason may be followed by usage and the terminator
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -236,7 +237,7 @@ def _number(frame: bytes) -> int | None:
     if frame[start : start + 4] != b"id: ":
         return None
     digits = frame[start + 4 : frame.find(b"\n", start)]
-    return int(digits) if digits.isdigit() else None
+    return int(digits) if digits.isdigit() and len(digits) <= _MOST_DIGITS else None
 
 
 def _hands_over(frame: bytes) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx2
 
@@ -28,6 +29,7 @@ from penstock.client.options import Options
 from penstock.client.statistics import Counters, Statistics
 from penstock.errors import UpstreamBroken
 
+LATE = "the call's deadline has passed"
 GOODBYE_SECONDS = 1.0  # that telling the gateway to stop may take, when the application gives a stream up
 PIECE = 262_144  # bytes of an append that are written at once
 _NOT_FOR_RESUMPTION = frozenset(
@@ -94,9 +96,8 @@ class Transport(httpx2.BaseTransport):
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         if os.getpid() != self._process:
             self._forked()
-        try:
-            body = request.content
-        except httpx2.RequestNotRead:  # a stream of the application's own: it cannot be sent twice
+        body = _body(request)
+        if body is None:
             return self.send(request)
         url = request.url
         call = self.calls.begin(
@@ -175,7 +176,7 @@ class Transport(httpx2.BaseTransport):
         if left is None:
             return
         if left <= 0:
-            raise httpx2.ReadTimeout("the call's deadline has passed", request=request)
+            raise httpx2.ReadTimeout(LATE, request=request)
         request.headers["Penstock-Deadline"] = f"{left:.3f}"
 
     def exchanged(self, call: ClientCall, request: httpx2.Request) -> httpx2.Response:
@@ -258,6 +259,8 @@ class Transport(httpx2.BaseTransport):
             for piece in response.stream:  # type: ignore[union-attr] # as bytes came, still encoded
                 pieces.append(piece)
                 call.came(len(piece))
+                if call.is_late:  # what comes drop by drop is never silent
+                    raise httpx2.ReadTimeout(LATE)
         finally:
             response.close()
         body = b"".join(pieces)
@@ -305,12 +308,15 @@ class Transport(httpx2.BaseTransport):
                 proxy = None
         here = self._inner.get(home := of_threads())
         if here is None:
-            self._inner = {each: held for each, held in self._inner.items() if not is_over(each)}
-            here = self._inner[home] = {}
+            for each in list(self._inner):  # other threads, with loops of their own, do this too
+                if is_over(each):
+                    self._inner.pop(each, None)
+            here = self._inner.setdefault(home, {})
         inner = here.get(proxy)
         if inner is None:
             unused, self._unused = self._unused, None
-            inner = here[proxy] = unused if unused is not None and proxy is None else self._connect(proxy)
+            made = unused if unused is not None and proxy is None else self._connect(proxy)
+            inner = here.setdefault(proxy, made)
         return inner.handle_request(request)
 
     def close(self) -> None:
@@ -499,7 +505,7 @@ class _ResumedStream(httpx2.SyncByteStream):
         }
         headers["Accept"] = "text/event-stream"
         headers["Last-Event-ID"] = str(self._reading.last)
-        path = f"{self._call.prefix}/generations/{self._generation}/events"
+        path = f"{self._call.prefix}/generations/{quote(self._generation, safe='')}/events"
         request = httpx2.Request(
             "GET",
             url.copy_with(raw_path=path.encode("ascii")),
@@ -523,7 +529,7 @@ class _ResumedStream(httpx2.SyncByteStream):
     def _say_goodbye(self) -> None:
         """The application does not want the rest: the gateway would wait for us, and go on to compute it."""
         request = self._resumption()
-        path = f"{self._call.prefix}/generations/{self._generation}/cancel"
+        path = f"{self._call.prefix}/generations/{quote(self._generation, safe='')}/cancel"
         limits = dict.fromkeys(("connect", "read", "write", "pool"), GOODBYE_SECONDS)
         goodbye = httpx2.Request(
             "POST",
@@ -569,6 +575,14 @@ def make(
 
     transport = Transport(options, connect, kept, proxied=trust_env and proxy is None and inner is None)
     return Client(transport, trust_env=trust_env, **settings)
+
+
+def _body(request: httpx2.Request) -> bytes | None:
+    """None: it is a stream of the application's own, and cannot be sent twice."""
+    try:
+        return bytes(request.content)
+    except httpx2.RequestNotRead:  # also where we gave it one, and it was redirected
+        return b"".join(request.stream) if isinstance(request.stream, httpx2.ByteStream) else None
 
 
 def _address(call: ClientCall, request: httpx2.Request) -> None:

@@ -32,6 +32,7 @@ CHUNK_SECONDS = 2.0
 DAMAGE_SECONDS = 600.0  # for which damage is remembered
 _OLD = 0.7  # weight of what was known of the bandwidth before
 LEAST_CUT = 16_384  # bytes of a block that a server keeps by itself
+_MOST_DIGITS = 18  # of a number
 _GIVE_UP = 8  # appends in a row that brought nothing
 
 OF_BODY = frozenset({"content-length", "transfer-encoding", "content-type", "host", "expect"})
@@ -221,12 +222,12 @@ class Upload:
                 return self._begin_anew()
             self.broke()
             return self._progress()
-        told = headers.get("upload-offset", "")
-        if not told.isdigit() or int(told) > len(self.body):
+        told = _number(headers.get("upload-offset", ""))
+        if told is None or told > len(self.body):
             return Outcome.REFUSED
         if status < 400 and self._is_known:
             self.link.carried(self._size, now - self._began)
-        self.offset = int(told)
+        self.offset = told
         self._is_known = True
         return self._progress()
 
@@ -241,20 +242,20 @@ class Upload:
         return Outcome.ONWARD
 
     def _created(self, status: int, headers: Mapping[str, str], now: float) -> Outcome:
-        location = headers.get("location", "")
-        if status != 201 or not location:
+        path = _path(headers.get("location", ""))
+        if status != 201 or path is None:
             return Outcome.REFUSED
         self.link.offers_uploads = True
         if self._was_damaged:
             self._was_damaged = False
             self.link.damaged(now)
-        self._path = urlsplit(location).path
-        told = headers.get("upload-offset", "0")
-        self.offset = int(told) if told.isdigit() and int(told) <= len(self.body) else 0
+        self._path = path
+        told = _number(headers.get("upload-offset", "0"))
+        self.offset = told if told is not None and told <= len(self.body) else 0
         for limit in headers.get("upload-limit", "").split(","):
             name, _, value = limit.strip().partition("=")
-            if name == "max-append-size" and value.isdigit() and int(value) > 0:
-                self._most = min(self._most, int(value))
+            if name == "max-append-size" and (most := _number(value)):
+                self._most = min(self._most, most)
         return Outcome.ONWARD
 
     def _begin_anew(self) -> Outcome:
@@ -280,6 +281,20 @@ class Upload:
 def of_appends(headers: Mapping[str, str]) -> dict[str, str]:
     """What of a request's head goes with each piece of its body."""
     return {name: value for name, value in headers.items() if name.lower() in _OF_APPENDS}
+
+
+def _number(told: str) -> int | None:
+    """What a server says in digits; None: it says something else."""
+    return int(told) if told.isascii() and told.isdigit() and len(told) <= _MOST_DIGITS else None
+
+
+def _path(location: str) -> str | None:
+    """The path of a URL; None: it is none, or has none."""
+    try:
+        path = urlsplit(location).path
+    except ValueError:
+        return None
+    return path if path.startswith("/") and path.isascii() else None
 
 
 def _digest(content: bytes | memoryview) -> str:

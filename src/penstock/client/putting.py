@@ -46,6 +46,7 @@ class _Refusal(msgspec.Struct):
 
 
 _refusal = msgspec.json.Decoder(_Refusal).decode
+_file = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def put(
@@ -147,7 +148,7 @@ class _Putting:
                 self._confirmed, self._progress, self._tries = way.offset, time.monotonic(), 0
             self._on_progress(self._done, self._size)
             if outcome is Outcome.ANSWER and status < 300:
-                return dict(msgspec.json.decode(body))
+                return _read(status, body)
             if outcome not in (Outcome.ONWARD, Outcome.LACKING):
                 raise PutError(_told(status, body))
 
@@ -195,6 +196,17 @@ def _cuts(content: bytes | mmap.mmap) -> list[int]:
         return []
     sizes = [len(block) for block in _cutting.blocks(content)]
     return sizes if len(sizes) <= MOST_BLOCKS else []
+
+
+def _read(status: int, body: bytes) -> dict[str, Any]:
+    """What the gateway says of the file.
+
+    :raises PutError: it is nothing of the kind, as where somebody on the way answers
+    """
+    try:
+        return _file(body)
+    except NOT_JSON:
+        raise PutError(f"what came tells of no file (status {status})") from None
 
 
 def _under_a_key(headers: dict[str, str]) -> dict[str, str]:
