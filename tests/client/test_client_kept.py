@@ -250,6 +250,27 @@ def test_a_folder_that_cannot_be_is_a_miss(tmp_path, now):
     assert disk.get(b"k") is None
 
 
+def test_of_a_full_disk_is_told_once_though_what_it_has_can_be_read(tmp_path, now, monkeypatch, caplog):
+    disk = Disk(tmp_path / "f", 1 << 20, now)
+    disk.put(b"k", b"sealed", 2_000.0)
+    put = disk._put
+
+    def full(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(disk, "_put", full)
+    for _ in range(3):
+        disk.put(b"l", b"sealed", 2_000.0)
+        assert disk.get(b"k") == b"sealed"
+    assert len(caplog.records) == 1
+    monkeypatch.setattr(disk, "_put", put)
+    disk.put(b"l", b"sealed", 2_000.0)
+    monkeypatch.setattr(disk, "_put", full)
+    disk.put(b"l", b"sealed", 2_000.0)
+    assert len(caplog.records) == 2
+    disk.close()
+
+
 def test_threads_share_a_file(tmp_path, now):
     disk = Disk(tmp_path / "f", 1 << 22, now)
 

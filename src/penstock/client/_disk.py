@@ -54,7 +54,7 @@ class Disk:
         return row[0] if row is not None and isinstance(row[0], bytes) else None
 
     def put(self, key: bytes, sealed: bytes, kept_until: float) -> None:
-        self._do(lambda database: self._put(database, key, sealed, kept_until))
+        self._do(lambda database: self._put(database, key, sealed, kept_until), writes=True)
 
     def forked(self) -> None:
         """In a child process: its parent's connection may neither be used nor closed here, SQLite says."""
@@ -84,7 +84,9 @@ class Disk:
             return True
         return entry_table.evict_oldest(database, _EVICTED_AT_ONCE) > 0
 
-    def _do(self, work: Callable[[sqlite3.Connection], object]) -> tuple[object, ...] | None:
+    def _do(
+        self, work: Callable[[sqlite3.Connection], object], *, writes: bool = False
+    ) -> tuple[object, ...] | None:
         with self._lock:
             if self._given_up:
                 return None
@@ -95,7 +97,8 @@ class Disk:
             except (sqlite3.Error, OSError) as error:
                 self._failed(error)
                 return None
-            self._trouble = ""
+            if writes:  # what is full can still be read, and would be told of after each look-up
+                self._trouble = ""
             return found if isinstance(found, tuple) else None
 
     def _open(self) -> sqlite3.Connection:
