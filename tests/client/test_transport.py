@@ -260,6 +260,35 @@ def test_an_answer_that_nobody_goes_on_with_fails_as_the_gateway_said(way, error
     assert (figures.failed, figures.succeeded) == (1, 0)
 
 
+VERDICTS = {
+    "chat": b'{"error":{"message":"it ended","type":"upstream_error","param":null,"code":"upstream_broken"}}',
+    "messages": b'{"type":"error","error":{"type":"api_error","message":"it ended",'
+    b'"details":{"error_code":"upstream_broken"}},"request_id":"gen_1"}',
+}
+
+
+@pytest.mark.parametrize(("way", "error"), [("chat", openai.APIError), ("messages", anthropic.APIError)])
+def test_an_answer_whose_rest_is_lost_fails_as_the_gateway_says(way, error):
+    verdict = VERDICTS[way]
+    refusal = (
+        b"HTTP/1.1 502 Bad Gateway\r\ncontent-type: application/json\r\npenstock-generation: gen_1\r\n"
+        b"x-should-retry: false\r\ncontent-length: %d\r\n\r\n%b" % (len(verdict), verdict)
+    )
+    scripts = [[REQUEST, STREAM + numbered(way, 0, 2), Step.RESET], [REQUEST, refusal, Step.CLOSE]]
+
+    async def main():
+        async with ScriptedUpstream(scripts) as upstream:
+            async with penstock.async_http_client(trust_env=False, gateways=[upstream.url]) as http:
+                with pytest.raises(error) as raised:
+                    await streamed(way, upstream.url, http)
+            return raised.value, http.statistics()
+
+    raised, figures = asyncio.run(main())
+    assert "it ended" in str(raised)
+    assert "upstream_broken" in str(raised.body)
+    assert (figures.failed, figures.succeeded) == (1, 0)
+
+
 def test_a_server_that_is_no_gateway_says_draining_to_the_sdk():
     head = STREAM.replace(b"penstock-generation: gen_1\r\n", b"")
     leaving = [REQUEST, head + CHAT_EVENTS[0] + GOING["chat"], Step.CLOSE]

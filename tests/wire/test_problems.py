@@ -147,6 +147,20 @@ def test_an_error_in_mid_stream_is_raised_by_the_anthropic_sdk():
     assert raised.error_code == "upstream_broken"
 
 
+@pytest.mark.parametrize("endpoint", [Endpoint.CHAT, Endpoint.RESPONSES, Endpoint.MESSAGES])
+def test_the_body_of_a_refusal_becomes_the_same_event(endpoint):
+    error = errors.UpstreamBroken("It broke.", param="x")
+    _, _, body = problems.render(error, endpoint.dialect, "gen_1")
+    assert problems.event_of(body, endpoint) == problems.render_event(error, endpoint, "gen_1")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[]", b"{}", b'{"error":"no"}', b'{"error":null}', b"\xff"]
+)
+def test_what_tells_of_no_error_becomes_no_event(body):
+    assert problems.event_of(body, Endpoint.CHAT) == b""
+
+
 # ---- what upstreams answer -------------------------------------------------------------------------
 
 

@@ -385,6 +385,7 @@ class _ResumedStream(httpx.AsyncByteStream):
 
     def _take(self, response: httpx.Response) -> None:
         self._response = response
+        self._verdict = b""  # an event: what has become of the answer, as a gateway says
         self._generation = response.headers.get("penstock-generation", "")
         # A gateway shows signs of life, so that silence is a break.  The dictionary is the one that the
         # connection reads its limits from, when its body is begun.
@@ -413,8 +414,8 @@ class _ResumedStream(httpx.AsyncByteStream):
                 if reading.is_whole:
                     break
                 call.failed(_reason(error))
-                if reading.handover:
-                    yield reading.handover
+                if last := reading.handover or self._verdict:
+                    yield last
                     return
                 if isinstance(error, httpx.RequestError):
                     raise
@@ -456,7 +457,7 @@ class _ResumedStream(httpx.AsyncByteStream):
                         reading.reconnected()
                         call.resumed(reading.delivered)
                         return True
-                    await response.aclose()
+                    await self._judged(response)
                     error = httpx.RemoteProtocolError(f"status {status} for the rest", request=request)
                     final = response.headers.get("x-should-retry") == "false"
                     if final or status in (204, 400, 401, 403):
@@ -469,6 +470,15 @@ class _ResumedStream(httpx.AsyncByteStream):
                 return await self._asked_again()
             except httpx.RequestError as again:
                 error = again
+
+    async def _judged(self, response: httpx.Response) -> None:
+        """There is no rest: note what the gateway says has become of the answer, if it says that."""
+        try:
+            named = response.headers.get("penstock-generation") == self._generation
+            if named and response.status_code >= 500:
+                self._verdict = self._reading.verdict(await response.aread())
+        finally:
+            await response.aclose()
 
     async def _asked_again(self) -> bool:
         """The whole call once more: by its key the gateway finds its log, or makes a new one.

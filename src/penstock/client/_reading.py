@@ -28,6 +28,7 @@ from penstock.errors import Draining
 from penstock.messages import Endpoint
 from penstock.wire import sse
 from penstock.wire.not_json import NOT_JSON
+from penstock.wire.problems import event_of
 
 RERUN_ENDPOINTS = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.MESSAGES})
 """Whose events can be compared between two answers."""
@@ -212,6 +213,10 @@ class StreamReading:
             except NOT_JSON:
                 continue
         return False
+
+    def verdict(self, body: bytes) -> bytes:
+        """The event by which the application learns what a gateway says of the rest; empty: it says nothing."""
+        return event_of(body, self._endpoint)
 
     def reconnected(self) -> None:
         """A connection follows that goes on with the same log."""

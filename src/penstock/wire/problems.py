@@ -80,18 +80,33 @@ def render(
 
 def render_event(error: PenstockError, endpoint: Endpoint, generation_id: str = "") -> bytes:
     """The frame that ends a stream which cannot go on; the official SDK raises on it."""
+    form = _anthropic_form if endpoint.dialect is Dialect.ANTHROPIC else _openai_form
+    return _event(form(error, generation_id), endpoint)
+
+
+def event_of(body: bytes, endpoint: Endpoint) -> bytes:
+    """The same frame, of the body of an answer that tells of an error; empty: the body tells of none."""
+    try:
+        told = _decode(body)
+    except NOT_JSON:
+        return b""
+    if not isinstance(told, dict) or not isinstance(told.get("error"), dict):
+        return b""
+    return _event(told, endpoint)
+
+
+def _event(form: dict[str, JSON], endpoint: Endpoint) -> bytes:
     if endpoint.dialect is Dialect.ANTHROPIC:
-        return sse.encode(_encode(_anthropic_form(error, generation_id)), "error")
-    form = _openai_form(error, generation_id)
+        return sse.encode(_encode(form), "error")
     if endpoint is Endpoint.RESPONSES:
         # The documented members, and `error` beside them: only on that one does the SDK raise.
         told: dict[str, JSON] = form["error"]
         event = {
             "type": "error",
             "sequence_number": 0,
-            "code": told["code"],
-            "message": told["message"],
-            "param": told["param"],
+            "code": told.get("code"),
+            "message": told.get("message"),
+            "param": told.get("param"),
             **form,
         }
         return sse.encode(_encode(event), "error")
