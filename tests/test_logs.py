@@ -496,6 +496,7 @@ class TestSecrets:
             '"api_key": "abcdef"',
             "api-key=abcdef",
             "password=hunter2",
+            "penstock.yaml:4:14: api_key: api_key=abcdef",
         ],
     )
     def test_what_looks_like_a_credential_is_blotted_out(self, text):
@@ -513,6 +514,8 @@ class TestSecrets:
             "basic authentication is off",
             "task-force number-something-long",
             "disk-based",
+            "penstock.yaml:4:14: upstreams.openai.api_key: environment variable OPENAI_API_KEY is not set",
+            "failed: penstock.yaml:9:15: webhooks.endpoints[0].secret: must be whsec_ and a key in base64",
         ],
     )
     def test_what_does_not_is_left_alone(self, text):

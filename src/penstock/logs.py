@@ -342,8 +342,11 @@ class Event(msgspec.Struct, omit_defaults=True):
     exception: str = ""
 
 
+# What begins with a place in a file is a mistake in a configuration: where, which key (`upstreams.openai.api_key`), and
+# then no value but what is wrong with it.
 _SECRET = re.compile(
-    r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{16,}"
+    r"(?i)(:\d+:\d+: \S+: )"
+    r"|\b(bearer|basic)\s+[\w.~+/=-]{16,}"
     r"|\b(sk|pk|gsk|xai|hf)[-_][\w-]{12,}"
     r"|((?:x-api-key|api[-_]?key|authorization|password|secret|access[-_]token)[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic)\s+)?)[^\s\"',;}]{4,}"
 )
@@ -351,7 +354,7 @@ _SECRET = re.compile(
 
 def redact(text: str) -> str:
     """The text without what looks like a credential: a net under the rule that none is ever logged."""
-    return _SECRET.sub(lambda match: f"{match[1] or match[2] or match[3]}[redacted]", text)
+    return _SECRET.sub(lambda match: match[1] or f"{match[2] or match[3] or match[4]}[redacted]", text)
 
 
 def _event(level: int, logger: str, message: str, exception: str = "", created: float | None = None) -> bytes:

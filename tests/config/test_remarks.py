@@ -9,6 +9,9 @@ from penstock.config.remarks import remarks
 
 GOOD = "upstreams: {sim: {kind: sim}}\nmodels: {a: {candidates: [{upstream: sim}]}, 'b-*': {candidates: [{upstream: sim}]}}\n"
 KEY = "sha256:" + "0" * 64
+HOOK = (
+    f"webhooks: {{path: w.sqlite, endpoints: [{{url: 'https://h.example/', secret: whsec_{'AAAA' * 10}}}]}}"
+)
 
 
 def test_nothing_is_said_about_what_is_fine():
@@ -43,6 +46,10 @@ def test_nothing_is_said_about_what_is_fine():
         (
             GOOD + "transcripts: {directory: kept, tenants: [default, a]}",
             "transcripts.tenants: no key is a's",
+        ),
+        (
+            GOOD + f"keys: [{{name: k, hash: '{KEY}', tenant: acme}}]\n{HOOK}",
+            "webhooks.endpoints[0].tenant: no key is default's, so https://h.example/ will be told nothing",
         ),
         (GOOD.replace("kind: sim", "kind: openai, api_key: k, base_url: 'http://h/v1'"), "unencrypted"),
         (
@@ -82,6 +89,13 @@ def test_nothing_is_said_about_what_is_fine():
 def test_each_oddity_is_said_once(text, said):
     (remark,) = remarks(parse(text))
     assert said in remark
+
+
+@pytest.mark.parametrize("more", [HOOK, "transcripts: {directory: kept, tenants: [acme]}"])
+def test_tenants_of_keys_that_come_and_go_are_nobody_to_wonder_about(tmp_path, more):
+    keys = tmp_path / "keys.jsonl"
+    keys.touch()
+    assert remarks(parse(f"{GOOD}keys_file: {keys}\n{more}")) == []
 
 
 def test_a_key_over_http_to_this_machine_is_fine():

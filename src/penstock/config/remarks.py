@@ -79,6 +79,7 @@ def remarks(config: Config) -> list[str]:
         )
     found += _of_limits(config)
     found += _of_transcripts(config)
+    found += _of_webhooks(config)
     for i, key in enumerate(config.keys):
         found += [
             f"keys[{i}].models: nothing in models is called {permitted}"
@@ -116,8 +117,22 @@ def _of_transcripts(config: Config) -> list[str]:
         return ["transcripts.tenants: nothing is written down, because transcripts.directory is empty"]
     if wanted.directory and not wanted.tenants:
         return ["transcripts.directory: nothing is written down, because transcripts.tenants is empty"]
-    known = {key.tenant for key in config.keys} or {"default"}
-    return [f"transcripts.tenants: no key is {name}'s" for name in wanted.tenants if name not in known]
+    return [f"transcripts.tenants: no key is {name}'s" for name in wanted.tenants if _is_nobody(name, config)]
+
+
+def _of_webhooks(config: Config) -> list[str]:
+    return [
+        f"webhooks.endpoints[{i}].tenant: no key is {endpoint.tenant}'s, so {endpoint.url} will be told nothing"
+        for i, endpoint in enumerate(config.webhooks.endpoints)
+        if _is_nobody(endpoint.tenant, config)
+    ]
+
+
+def _is_nobody(tenant: str, config: Config) -> bool:
+    """Whether no caller can be this tenant's."""
+    if config.keys_file:  # whose keys come and go
+        return False
+    return tenant not in ({key.tenant for key in config.keys} or {"default"})
 
 
 def _of_limits(config: Config) -> list[str]:
