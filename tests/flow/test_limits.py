@@ -200,6 +200,16 @@ def test_a_refusal_for_money_tells_what_is_left_and_what_the_call_may_cost():
     assert world.refusal().message == "the tenant 'research' has spent its budget of $1 for this day, in UTC"
 
 
+def test_a_refusal_writes_amounts_out_however_small_or_large():
+    world = World(price=DOLLAR // 80_000, keys={"alice": LimitConfig(usd_per_day=0.00002)})
+    world.call().settle(Usage(), DOLLAR // 80_000)
+    assert "$0.0000075 left of its budget of $0.00002 for" in world.refusal().message
+    assert "may cost $0.0000125:" in world.refusal().message
+    world = World(keys={"alice": LimitConfig(tokens_per_minute=2_500_000)})
+    world.call().settle(Usage(0, 3_000_000), 0)
+    assert "may use 2500000 tokens a minute" in world.refusal().message
+
+
 def test_what_cost_exactly_as_much_as_was_reserved_is_spent():
     world = World(price=DOLLAR // 2, keys={"alice": LimitConfig(usd_per_day=1)})
     world.call().settle(Usage(), DOLLAR // 2)

@@ -64,7 +64,7 @@ def summary(config: Config) -> str:
         ways = ", ".join(
             candidate.upstream
             + (f"/{candidate.model}" if candidate.model else "")
-            + (f" ×{candidate.weight:g}" if candidate.weight != 1 else "")
+            + (f" ×{candidate.weight:.15g}" if candidate.weight != 1 else "")
             for candidate in model.candidates
         )
         stands_in = (

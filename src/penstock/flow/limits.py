@@ -475,15 +475,23 @@ def _sentence(account: Account, kind: str, wait: float, cost: int) -> str:
         return f"{whose} {_short_of_money(budget, kind, cost)}"
     bucket = account.requests if kind == "requests" else account.tokens
     limit = bucket.limit if bucket is not None else 0
-    return f"{whose} may use {limit:g} {kind} a minute; try again in {wait:.3g} s"
+    return f"{whose} may use {limit:.15g} {kind} a minute; try again in {wait:.3g} s"
 
 
 def _short_of_money(budget: Budget, kind: str, cost: int) -> str:
-    whole = f"its budget of ${budget.limit / DOLLAR:g} for this {kind}, in UTC"
+    whole = f"its budget of {_dollars(budget.limit)} for this {kind}, in UTC"
     if budget.left <= 0:
         return f"has spent {whole}{', or reserved it for calls under way' if budget.reserved > 0 else ''}"
-    left, most = budget.left / DOLLAR, cost / DOLLAR
-    return f"has ${left:.3g} left of {whole}, and this call may cost ${most:.3g}: ask for fewer tokens"
+    left, most = _dollars(budget.left, ".3g"), _dollars(cost, ".3g")
+    return f"has {left} left of {whole}, and this call may cost {most}: ask for fewer tokens"
+
+
+def _dollars(amount: int, form: str = "") -> str:
+    """An amount in 1e-12 dollars as people write it: never as 2e-05.
+
+    :param form: of the number of dollars, before its digits are written out
+    """
+    return f"${float(format(amount / DOLLAR, form)):.12f}".rstrip("0").rstrip(".")
 
 
 def _estimate(call: Call) -> tuple[int, int]:

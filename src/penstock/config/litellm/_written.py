@@ -31,7 +31,7 @@ def lines(draft: Draft, name: str) -> Iterable[str]:
         yield f"retry:\n  attempts: {draft.retries + 1}  # the first and {draft.retries} more, at one candidate"
     if draft.timeouts:
         yield "timeouts:"
-        yield from (f"  {clock}: {seconds:g}" for clock, seconds in draft.timeouts.items())
+        yield from (f"  {clock}: {seconds:.15g}" for clock, seconds in draft.timeouts.items())
     if draft.upstreams:
         yield "upstreams:"
     for upstream, label in draft.upstreams.items():
@@ -50,12 +50,12 @@ def lines(draft: Draft, name: str) -> Iterable[str]:
             if deployment.model:
                 yield f"        model: {scalar(escaped(deployment.model))}"
             if weight is not None:
-                yield f"        weight: {weight:g}"
+                yield f"        weight: {weight:.15g}"
             if deployment.window is not None:
                 yield f"        context_window: {deployment.window}"
         if clocks := model_clocks(draft, deployments):
             yield "    timeouts:"
-            yield from (f"      {clock}: {seconds:g}" for clock, seconds in clocks.items())
+            yield from (f"      {clock}: {seconds:.15g}" for clock, seconds in clocks.items())
         for key in ("fallbacks", "context_length_fallbacks", "content_filter_fallbacks"):
             if fallbacks := getattr(draft, key).get(model):
                 yield f"    {key}: {flow_list(map(escaped, fallbacks))}"
