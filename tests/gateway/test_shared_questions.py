@@ -654,6 +654,28 @@ def test_who_asks_once_more_by_his_own_key_finds_what_he_joined_in_every_process
     assert answers[2].body == answers[1].body
 
 
+@pytest.mark.parametrize(("tries", "callers"), [("0", 3), ("1", 1)], ids=["first calls", "a retry"])
+def test_an_sdk_that_has_lost_what_it_joined_gets_that_from_every_process(durable, tries, callers):
+    """Also when the answer has ended, and by what it asks itself: the other asked for a stream."""
+
+    async def main():
+        async with asked(durable) as (calling, go_on, (one, here), (other, there), upstream):
+            sdk = [[f"x-stainless-retry-count: {count}"] for count in (tries, "2")]
+            joining = [asyncio.create_task(call(there, SAME, headers=sdk[0])) for _ in range(callers)]
+            await until(lambda: len(other.pipeline.readings) == callers)
+            await until(lambda: not other.pipeline.waiting)
+            go_on.set()
+            answers = [await calling, *await asyncio.gather(*joining)]
+            await stored(one)
+            return [*answers, await call(here, SAME, headers=sdk[1])], requests(upstream)
+
+    answers, requests_ = on_uvloop(main)
+    assert requests_ == 1
+    assert status(answers) == ["created", *["joined"] * callers, "replayed"]
+    assert len({answer.headers["penstock-generation"] for answer in answers}) == 1
+    assert answers[-1].body == answers[1].body
+
+
 def test_a_process_that_goes_hands_over_what_others_have_joined(durable):
     async def main():
         go_on = asyncio.Event()

@@ -140,8 +140,8 @@ class Durable:
         )
 
     def joined(self, call: Call, generation: Generation) -> None:
-        """A call reads what another one has asked for: by its key, every process is to find that."""
-        if b"idempotency-key" in call.headers and (generation.journal is not None or generation.restored):
+        """A call that has a name reads what another one has asked for: every process is to find that by it."""
+        if generation.journal is not None or generation.restored:
             self._producing.soon(self.questions.remember(call, generation))
 
     def in_pieces(self, call: Call, generation: Generation) -> Call:

@@ -408,8 +408,8 @@ class Pipeline:
     ) -> None:
         if question is not None and question.claimed and self.lookup is not None:
             self.lookup.release(question)
-        attach.remember_joined(asked, generation, self.registry)
-        if self.durable is not None:
+        is_new = attach.remember_joined(asked, generation, self.registry)
+        if is_new and self.durable is not None:
             self.durable.joined(asked, generation)
         self._show(exchange, call, generation, b"joined")
 

@@ -167,8 +167,12 @@ class Questions:
         """Let the repetitions of a call that has joined find what it has joined, in every process."""
         keeper = self._stored.keeper_of(generation.model)
         if keeper is not None:
+            name = attach.stored_name(call)
             with contextlib.suppress(StoreUnavailable):
-                await keeper.names.claim(attach.stored_name(call), generation.id, call.id)
+                if attach.is_first(call):
+                    await keeper.names.add(name, generation.id, attach.RECENT)
+                else:  # it was looked for by that name, and has it
+                    await keeper.names.claim(name, generation.id, call.id)
 
 
 def stored_name(name: join.Name, tenant: str) -> Name:

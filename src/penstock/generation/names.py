@@ -85,6 +85,16 @@ class Names:
         naming = Naming(*name, now, now + self._kept_for + LASTING, recent=0.0)  # later than any end's time
         return await within(CLAIM_BUDGET, self._store.take(naming, generation_id, instead_of))
 
+    async def add(self, name: Name, generation_id: str, recent: float) -> Claim:
+        """Let a generation that runs have one name more, unless another one has it.
+
+        :param recent: seconds after its end for which another one keeps it
+        :raises StoreUnavailable: the store does not answer in time
+        """
+        now = self._now()
+        naming = Naming(*name, now, now + self._kept_for, recent)
+        return await within(CLAIM_BUDGET, self._store.take(naming, generation_id))
+
     async def release(self, name: Name, generation_id: str) -> None:
         """A generation does not answer to a name any more.
 

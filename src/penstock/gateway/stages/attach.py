@@ -65,18 +65,25 @@ def remember(call: Call, generation: Generation, registry: Registry) -> None:
         registry.bind(generation, _shape(call))
 
 
-def remember_joined(call: Call, generation: Generation, registry: Registry) -> None:
+def remember_joined(call: Call, generation: Generation, registry: Registry) -> bool:
     """Let the repetitions of a call find the generation of another that it shares, whose body may be a different one.
 
     An SDK's retry joins once more while that runs; after its end it must be known by what it asks itself.
+
+    :returns: whether other processes are to know it, too, and do not by an earlier one of the same name
     """
     headers = call.headers
     if key := headers.get(b"idempotency-key"):
         name = _name(call, key)
         registry.bind(generation, ("joined", name))
         registry.bind(generation, ("joined", name, *_asked(call)))
-    elif b"x-stainless-retry-count" in headers:
-        registry.bind(generation, _as_joined(call))
+        return True
+    if b"x-stainless-retry-count" not in headers:
+        return False
+    shape = _as_joined(call)
+    is_new = not is_first(call) or generation not in registry.named(shape)
+    registry.bind(generation, shape)
+    return is_new
 
 
 # ---- what other processes know ----
