@@ -8,7 +8,8 @@ from memory_store import MemoryStore
 from store_suite import LATER, record
 
 from penstock.generation.bill import OpenBill
-from penstock.generation.journal import Entry, Journal
+from penstock.generation.entry import Entry
+from penstock.generation.journal import Journal
 from penstock.generation.log import Generation, State
 from penstock.generation.store import StoreUnavailable
 from penstock.generation.written import Written

@@ -2,9 +2,9 @@
 
 Theory of operation
 -------------------
-The log's producer says :meth:`Entry.appended` and goes on.  One task per journal takes what has come since
+The log's producer says ``Entry.appended`` and goes on.  One task per journal takes what has come since
 its last batch, of all generations together, and has the store write it; then it tells each log how far it is
-stored (:meth:`Journaled.on_stored`).  A log gives its readers no event before that, so nobody ever holds an
+stored (``Journaled.on_stored``).  A log gives its readers no event before that, so nobody ever holds an
 event that a ``kill -9`` can take back.
 
 The journal keeps no copies: it looks at the log's own list of events.  So it can always start again at any
@@ -13,7 +13,7 @@ the disk hung) is simply written again, and the store, which refuses gaps and do
 has.  A store that lost everything is given everything again.
 
 When a batch takes longer than ``budget``, or fails, the generations in question are **behind**: they are not
-:attr:`durable <Entry.durable>` any more, and their readers are given what comes at once.  The journal goes
+``durable`` any more, and their readers are given what comes at once.  The journal goes
 on trying; as soon as a log is stored to its end again, it is durable again.  A generation can also be
 **given up**, for good: when it has ended, waits for the store, and there is no room for more like it.
 
@@ -25,16 +25,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable
-from typing import Protocol
 
 import msgspec
 
+from penstock.generation.entry import Entry, Journaled
 from penstock.generation.pace import Pace
 from penstock.generation.store import (
-    Bill,
-    End,
-    Ending,
     Naming,
     Reason,
     Record,
@@ -67,22 +63,6 @@ _MAX_DISCARDS = 10_000
 WRITE_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5)
 
 
-class Journaled(Protocol):
-    """A log that is being stored.  None of its methods may block or raise."""
-
-    def on_begin(self, record: Record) -> None:
-        """Its record is about to be stored: complete it with what is known by now."""
-
-    def on_stored(self, upto: int, *, ended: bool) -> None:
-        """Readers may have the events below index ``upto``, and the end if it is there.
-
-        They are stored, or the journal is behind and nobody waits for it: :attr:`Entry.durable` tells which.
-        """
-
-    def on_fenced(self) -> None:
-        """Another process has taken this generation over, or somebody deleted it: stop producing."""
-
-
 class Statistics(msgspec.Struct, frozen=True):
     """``trouble`` says why the store cannot be written now; empty: it can.  Counts are since the start."""
 
@@ -96,93 +76,6 @@ class Statistics(msgspec.Struct, frozen=True):
     given_up: int
     fenced: int
     trouble: str
-
-
-class Entry:
-    """One generation in the journal.
-
-    For the log: :meth:`appended`, :meth:`open_bill`, :attr:`bill`, :meth:`end` and :attr:`durable`; the rest is the
-    journal's.
-    """
-
-    __slots__ = (
-        "begun",
-        "behind",
-        "bill",
-        "billed",
-        "billing",
-        "dirty",
-        "ending",
-        "events",
-        "journal",
-        "log",
-        "naming",
-        "out",
-        "proved",
-        "record",
-        "sending",
-        "stored",
-    )
-
-    def __init__(
-        self,
-        journal: Journal,
-        record: Record,
-        events: list[Event],
-        log: Journaled,
-        *,
-        begun: bool,
-        proved: int,
-        naming: Naming | None = None,
-    ) -> None:
-        self.journal = journal
-        self.record = record
-        self.events = events
-        self.log = log
-        self.naming = naming
-        self.begun = begun  # the store has its record
-        self.stored = record.events if begun else 0  # as far as we know
-        self.sending = self.stored  # upto which index, in the batch under way
-        self.proved = proved  # how much trouble there had been when the store last accepted something
-        self.ending: End | None = None
-        self.bill: Bill | None = None  # goes with the next write, unless that is the end
-        self.billing: Bill | None = None  # in the batch under way
-        self.billed: Bill | None = None  # as far as we know, the store has this one
-        self.dirty = False  # it is in the queue for the next batch
-        self.behind = False  # readers have more than the store
-        self.out = False  # fenced, given up, or stored to its end
-
-    @property
-    def durable(self) -> bool:
-        """Whether readers have nothing that is not stored."""
-        return not self.behind
-
-    def appended(self) -> None:
-        """Events were added to the log's list."""
-        if not self.dirty:
-            self.journal.queue(self)
-        if self.behind:
-            self.log.on_stored(len(self.events), ended=False)
-
-    def open_bill(self, bill: Bill) -> None:
-        """An attempt begins: whose it is, the store hears before there is more of it to be stored."""
-        self.bill = bill
-        if self.begun and not self.dirty:
-            self.journal.queue(self)
-
-    def end(self, ending: Ending, expires_at: float) -> None:
-        """The log has ended; nothing will be added to its list.
-
-        :param expires_at: Unix time until which the store shall keep it
-        """
-        self.ending = End(ending, expires_at)
-        self.journal.hold(self)
-        if self.behind:
-            self.log.on_stored(len(self.events), ended=True)
-
-    def __repr__(self) -> str:
-        how = "out" if self.out else "behind" if self.behind else "durable"
-        return f"<Entry {self.record.id}, {self.stored} of {len(self.events)} events stored, {how}>"
 
 
 class Journal:
@@ -384,7 +277,7 @@ class Journal:
             if room <= 0:
                 self._dirty = dirty[at:]
                 break
-            write = self._taken(entry, room)
+            write = entry.take(room)
             sent.append(entry)
             writes.append(write)
             for event in write.events:
@@ -396,27 +289,6 @@ class Journal:
         else:
             self._one_by_one = False
         return sent, writes
-
-    def _taken(self, entry: Entry, room: int) -> Write:
-        entry.dirty = False
-        events = entry.events[entry.stored :]
-        if len(events) > 1 and sum(map(len, events)) > room:
-            events = _first_bytes(events, room)
-        entry.sending = upto = entry.stored + len(events)
-        begin = None if entry.begun else entry.record
-        if begin is not None:
-            try:
-                entry.log.on_begin(begin)
-            except Exception:  # the others must be stored
-                log.exception("defect while beginning %s", begin.id)
-        end = entry.ending if upto == len(entry.events) else None
-        record = entry.record
-        naming = None if begin is None else entry.naming
-        if begin is not None:
-            record.bill = entry.bill
-        entry.billing = entry.bill if entry.bill is not entry.billed and end is None else None
-        bill = None if begin is not None else entry.billing
-        return Write(record.id, record.epoch, entry.stored, events, begin, end, naming, bill)
 
     def _succeeded(self, sent: list[Entry], refused: dict[str, Refusal]) -> None:
         self._batches += 1
@@ -662,14 +534,3 @@ class Journal:
             fenced=self._fenced,
             trouble=self._trouble or self._hanging,
         )
-
-
-def _first_bytes(events: Iterable[Event], limit: int) -> list[Event]:
-    """The first events, up to so many bytes, and at least one."""
-    taken: list[Event] = []
-    for event in events:
-        limit -= len(event)
-        if limit < 0 and taken:
-            break
-        taken.append(event)
-    return taken

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from penstock.errors import Cancelled, PenstockError
 from penstock.generation.bill import OpenBill
-from penstock.generation.journal import Entry
+from penstock.generation.entry import Entry
 from penstock.generation.log import Generation, State
 from penstock.generation.store import Bill, Ending, Failure, Record
 from penstock.messages import Attempt

@@ -1,0 +1,161 @@
+"""One generation in the journal: what the store has of it, and what it is to be given next."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Protocol
+
+from penstock.generation.store import Bill, End, Ending, Naming, Record, Write
+from penstock.messages import Event
+
+log = logging.getLogger("penstock.generation.journal")
+
+
+class Journaled(Protocol):
+    """A log that is being stored.  None of its methods may block or raise."""
+
+    def on_begin(self, record: Record) -> None:
+        """Its record is about to be stored: complete it with what is known by now."""
+
+    def on_stored(self, upto: int, *, ended: bool) -> None:
+        """Readers may have the events below index ``upto``, and the end if it is there.
+
+        They are stored, or the journal is behind and nobody waits for it: :attr:`Entry.durable` tells which.
+        """
+
+    def on_fenced(self) -> None:
+        """Another process has taken this generation over, or somebody deleted it: stop producing."""
+
+
+class Keeping(Protocol):
+    """The journal of an entry."""
+
+    def queue(self, entry: Entry) -> None:
+        """There is something to store of it."""
+
+    def hold(self, entry: Entry) -> None:
+        """It has ended."""
+
+    def forget(self, entry: Entry) -> None:
+        """It is not to be stored, and what the store has of it is to go."""
+
+
+class Entry:
+    """One generation in the journal.
+
+    For the log: :meth:`appended`, :meth:`open_bill`, :attr:`bill`, :meth:`end` and :attr:`durable`; the rest is the
+    journal's.
+    """
+
+    __slots__ = (
+        "begun",
+        "behind",
+        "bill",
+        "billed",
+        "billing",
+        "dirty",
+        "ending",
+        "events",
+        "journal",
+        "log",
+        "naming",
+        "out",
+        "proved",
+        "record",
+        "sending",
+        "stored",
+    )
+
+    def __init__(
+        self,
+        journal: Keeping,
+        record: Record,
+        events: list[Event],
+        log: Journaled,
+        *,
+        begun: bool,
+        proved: int,
+        naming: Naming | None = None,
+    ) -> None:
+        self.journal = journal
+        self.record = record
+        self.events = events
+        self.log = log
+        self.naming = naming
+        self.begun = begun  # the store has its record
+        self.stored = record.events if begun else 0  # as far as we know
+        self.sending = self.stored  # upto which index, in the batch under way
+        self.proved = proved  # how much trouble there had been when the store last accepted something
+        self.ending: End | None = None
+        self.bill: Bill | None = None  # goes with the next write, unless that is the end
+        self.billing: Bill | None = None  # in the batch under way
+        self.billed: Bill | None = None  # as far as we know, the store has this one
+        self.dirty = False  # it is in the queue for the next batch
+        self.behind = False  # readers have more than the store
+        self.out = False  # fenced, given up, or stored to its end
+
+    @property
+    def durable(self) -> bool:
+        """Whether readers have nothing that is not stored."""
+        return not self.behind
+
+    def appended(self) -> None:
+        """Events were added to the log's list."""
+        if not self.dirty:
+            self.journal.queue(self)
+        if self.behind:
+            self.log.on_stored(len(self.events), ended=False)
+
+    def open_bill(self, bill: Bill) -> None:
+        """An attempt begins: whose it is, the store hears before there is more of it to be stored."""
+        self.bill = bill
+        if self.begun and not self.dirty:
+            self.journal.queue(self)
+
+    def end(self, ending: Ending, expires_at: float) -> None:
+        """The log has ended; nothing will be added to its list.
+
+        :param expires_at: Unix time until which the store shall keep it
+        """
+        self.ending = End(ending, expires_at)
+        self.journal.hold(self)
+        if self.behind:
+            self.log.on_stored(len(self.events), ended=True)
+
+    def take(self, room: int) -> Write:
+        """What is to be written of it in the next batch: up to so many bytes of events, and at least one."""
+        self.dirty = False
+        events = self.events[self.stored :]
+        if len(events) > 1 and sum(map(len, events)) > room:
+            events = _first_bytes(events, room)
+        self.sending = upto = self.stored + len(events)
+        begin = None if self.begun else self.record
+        if begin is not None:
+            try:
+                self.log.on_begin(begin)
+            except Exception:  # the others must be stored
+                log.exception("defect while beginning %s", begin.id)
+        end = self.ending if upto == len(self.events) else None
+        record = self.record
+        naming = None if begin is None else self.naming
+        if begin is not None:
+            record.bill = self.bill
+        self.billing = self.bill if self.bill is not self.billed and end is None else None
+        bill = None if begin is not None else self.billing
+        return Write(record.id, record.epoch, self.stored, events, begin, end, naming, bill)
+
+    def __repr__(self) -> str:
+        how = "out" if self.out else "behind" if self.behind else "durable"
+        return f"<Entry {self.record.id}, {self.stored} of {len(self.events)} events stored, {how}>"
+
+
+def _first_bytes(events: Iterable[Event], limit: int) -> list[Event]:
+    """The first events, up to so many bytes, and at least one."""
+    taken: list[Event] = []
+    for event in events:
+        limit -= len(event)
+        if limit < 0 and taken:
+            break
+        taken.append(event)
+    return taken
