@@ -6,12 +6,12 @@ import contextlib
 import pytest
 from keeping import ASKED, Wall, settings
 from serving import COMPLETION, asked, call, on_uvloop, plain, serving, until
+from shared_tiers import on_disk, with_both, with_redis
 
 from needing import needs_redis
-from penstock.config.model import CacheConfig, LimitConfig, LimitsConfig, ModelCacheConfig, PrefetchConfig
-from penstock.config.secret import Secret
+from penstock.config.model import LimitConfig, LimitsConfig, ModelCacheConfig, PrefetchConfig
 from penstock.gateway.stages.lookup import Lookup
-from penstock.testing import FakeClock, RedisServer, ScriptedUpstream, Step
+from penstock.testing import FakeClock, ScriptedUpstream, Step
 
 POLICY = ModelCacheConfig(ttl=30, stale_while_revalidate=60)
 FOUR = 4
@@ -20,25 +20,6 @@ FETCHED_ONCE = [
     [Step.REQUEST, plain(COMPLETION), Step.REQUEST, plain(NEW)],
     *[[Step.REQUEST, plain(NEW)]] * 9,
 ]
-
-
-@contextlib.contextmanager
-def on_disk(folder):
-    yield CacheConfig(disk=str(folder / "answers.sqlite"), disk_budget=30.0)
-
-
-@contextlib.contextmanager
-def with_redis(_folder):
-    with RedisServer() as server:
-        yield CacheConfig(redis=Secret(server.url), redis_budget=30.0, seal_key=Secret("s"))
-
-
-@contextlib.contextmanager
-def with_both(folder):
-    with on_disk(folder) as disk, with_redis(folder) as redis:
-        yield CacheConfig(
-            disk=disk.disk, disk_budget=30.0, redis=redis.redis, redis_budget=30.0, seal_key=redis.seal_key
-        )
 
 
 SHARED = pytest.mark.parametrize(
@@ -211,8 +192,8 @@ def test_once_a_gateway_drains_it_asks_nothing_more_behind_an_answer(shared, tmp
                 later(clocks, 40)
                 (leaving, port), (staying, other_port) = four[1:3]
 
-                async def meanwhile_it_drains(lookup, question):
-                    wanted = await is_to_fetch(lookup, question)
+                async def meanwhile_it_drains(lookup, *what):
+                    wanted = await is_to_fetch(lookup, *what)
                     looked.append(wanted)
                     if lookup is leaving.pipeline.lookup:
                         leaving.pipeline.admission.draining = True

@@ -66,8 +66,9 @@ class Renewals:
 
     async def _renew_once(self, renewal: Call, lookup: Lookup, question: Question) -> None:
         """One call behind the answers of all workers that share a tier."""
+        admission = self._producing.admission
         try:
-            wanted = await lookup.is_to_fetch(question)
+            wanted = await lookup.is_to_fetch(renewal, question, lambda: admission.draining)
         except BaseException:
             _leave(renewal, lookup, question)
             raise

@@ -330,40 +330,66 @@ class Lookup:
         if await claims.claim(question.key):
             question.claimed = True
             return None
-        now = self._recorder.clock.now
-        until = min(now() + claims.patience, deadline)
+        until = min(self._recorder.clock.now() + claims.patience, deadline)
+        entry = await self._kept_by_another(question, claims, enough, until)
+        if entry is not None:
+            claims.answered += 1
+            return Found(entry, FRESH)
+        if question.claimed:
+            claims.taken_over += 1
+        elif not enough():
+            claims.tired += 1
+        return None
+
+    async def _kept_by_another(
+        self, question: Question, claims: Claims, enough: Callable[[], bool], until: float
+    ) -> Entry | None:
+        """The answer to a question that another gateway has claimed, once it is kept.
+
+        :param until: monotonic seconds
+        :returns: None: there is none, and the question is ours now, or it has been waited for long enough
+        """
         pause = claiming.FIRST_PAUSE
-        while now() < until:
+        while self._recorder.clock.now() < until:
             await asyncio.sleep(pause)
             if enough():
                 return None
             entry = self.cache.get_nowait(question.key) or await self.cache.get(question.key)
             if entry is not None and entry.fresh_until > self.cache.now():
-                claims.answered += 1
-                return Found(entry, FRESH)
+                return entry
             if await claims.claim(question.key):
-                claims.taken_over += 1
                 question.claimed = True
                 return None
             pause = min(pause * claiming.FACTOR, claiming.LONGEST_PAUSE)
-        claims.tired += 1
         return None
 
-    async def is_to_fetch(self, question: Question) -> bool:
+    async def is_to_fetch(self, call: Call, question: Question, enough: Callable[[], bool]) -> bool:
         """Whether an answer that no caller waits for is still to be fetched, and by this worker.
 
         Claimed first, then looked for: whoever had the claim before lets go of it when its answer can be found.
         If so, :meth:`release` follows; else the question is left alone for a moment, if another worker has it.
+
+        An answer that was given to a similar question is verified by what another worker has got, or gets, as well.
+
+        :param enough: whether there is no need to wait for that any more
         """
         key, claims = question.key, self.claims
+        given = question.similar if question.similar is not None and question.similar.given else None
+        entry: Entry | None = None
         if claims is not None:
-            if not await claims.claim(key):
+            question.claimed = await claims.claim(key)
+            if not question.claimed and given is None:
                 asyncio.get_running_loop().call_later(claiming.LONGEST_PAUSE, self.renewing.discard, key)
                 return False
-            question.claimed = True
-        entry = await self.cache.get(key)
-        if entry is None or entry.fresh_until <= self.cache.now():
-            return True
+            if not question.claimed:
+                until = self._recorder.clock.now() + claims.patience
+                entry = await self._kept_by_another(question, claims, enough, until)
+        if claims is None or question.claimed:
+            entry = await self.cache.get(key)
+            if entry is None or entry.fresh_until <= self.cache.now():
+                return True
+        if given is not None and entry is not None and self.resemblance is not None:
+            self.resemblance.keep(call, given, key, entry)
         self.release(question)
         return False
 
