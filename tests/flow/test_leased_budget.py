@@ -13,6 +13,7 @@ from pool_board import PoolBoard, SharedPool
 from penstock.config.model import LimitConfig, LimitsConfig
 from penstock.errors import LeaseWanted, RateLimited
 from penstock.flow.budget import Calendar
+from penstock.flow.leased_budget import LeasedBudget
 from penstock.flow.lessee import Lessee
 from penstock.flow.limits import Limiter
 from penstock.flow.sharing import LIFE, Pool
@@ -366,3 +367,119 @@ def test_what_others_have_spent_that_no_ledger_here_knows_is_not_told_to_be_left
         assert 30 * CENT < account.day.known_left <= 40 * CENT
 
     asyncio.run(main())
+
+
+# ---- one process's part, by itself ----
+
+
+class Word:
+    """Whether there is word from the others."""
+
+    def __init__(self):
+        self.is_valid, self.is_alone = True, False
+
+    def budget(self, limit=100, even=0.25):
+        budget = LeasedBudget(limit, lambda: self.is_valid, lambda: self.is_alone, lambda: even, "book")
+        budget.date(1)
+        return budget
+
+
+def leased(budget, granted, free):
+    """Report, and be leased so much."""
+    told = budget.told(waited_for=False)
+    budget.lease(budget.period, granted, free)
+    return told
+
+
+def test_what_was_leased_for_one_day_is_not_spent_on_the_next():
+    budget = Word().budget()
+    leased(budget, 60, 40)
+    budget.turn(1)
+    assert budget.fits(50), "it is the same day"
+    budget.turn(2)
+    assert not budget.fits(50)
+    assert budget.told(waited_for=False).held == 0
+
+
+def test_what_calls_under_way_may_cost_is_kept_though_less_is_granted():
+    budget = Word().budget()
+    leased(budget, 60, 40)
+    budget.left -= 30  # reserved
+    assert budget.lease(1, 10, 40), "what is given back is told at once"
+    told = budget.told(waited_for=False)
+    assert (told.held, told.needs) == (30, 30)
+    assert not budget.lease(1, 45, 40)
+    assert budget.told(waited_for=False).held == 45
+
+
+def test_each_outage_has_a_part_of_what_was_free_before_it():
+    word = Word()
+    budget = word.budget()
+    for granted, free, part in ((8, 40, 18), (0, 80, 20)):
+        word.is_alone = False
+        leased(budget, granted, free)
+        word.is_alone = True
+        assert [budget.fits(part), budget.fits(part + 1)] == [True, False]
+
+
+def test_what_is_left_is_short_when_it_is_less_than_the_last_call_may_have_cost():
+    budget = Word().budget()
+    leased(budget, 20, 40)
+    budget.took(20)
+    assert not budget.is_short
+    budget.left -= 1
+    assert budget.is_short
+
+
+def test_who_has_not_been_used_for_a_while_has_given_its_part_to_the_others():
+    async def main():
+        world = await World(2, usd_per_day=0.12).start()  # twelve calls
+        idle, busy = world.processes
+        assert await idle.patient_call()
+        idle.end(CENT)
+        await world.turn()
+        for _ in range(18):  # and is not counted any more
+            await world.turn(1.0)
+        got = 0
+        while await busy.patient_call():
+            busy.end(CENT)
+            got += 1
+        return got, idle.call()
+
+    assert asyncio.run(main()) == (11, False)
+
+
+def test_where_there_is_plenty_one_that_comes_back_does_not_wait():
+    async def main():
+        world = await World(2, usd_per_day=10).start()
+        process = world.processes[0]
+        assert await process.patient_call()
+        process.end(CENT)
+        for _ in range(13):
+            await world.turn(1.0)
+        return process.call()
+
+    assert asyncio.run(main())
+
+
+def test_in_an_outage_a_part_that_is_not_used_for_a_while_does_not_grow():
+    async def main():
+        world = await World(4, usd_per_day=1).start()
+        busy, idle = world.processes[:2]
+        for _ in range(90):
+            assert await busy.patient_call()
+            busy.end(CENT)
+        assert await idle.patient_call()
+        idle.end(CENT)
+        await world.turn(1.1)
+        for process in world.processes:
+            process.board.state = "gone"
+        for _ in range(80):
+            await world.turn(1.0)
+        got = 0
+        while idle.call(patient=False):
+            idle.end(CENT)
+            got += 1
+        return got
+
+    assert 1 <= asyncio.run(main()) <= 9
