@@ -1,5 +1,7 @@
 """What becomes of a file that is being put, when it is interrupted or nobody is there."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import httpx2
@@ -55,3 +57,39 @@ def test_to_cut_a_long_file_takes_nothing_from_the_patience(file, monkeypatch):
         putting.put(client, "http://a:1", file, on_break=breaks.append)
     assert breaks
     assert watch.seconds > 1_160
+
+
+def test_a_file_that_becomes_shorter_meanwhile_is_an_error_and_no_crash(tmp_path):
+    """As a log that is cut off where it is; in a process of its own, which a signal would end."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(40_000_000))
+    done = subprocess.run([sys.executable, "-c", SHORTER, path], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "the file has become shorter while it was sent\n"), (
+        done.stderr
+    )
+
+
+SHORTER = """
+import os, pathlib, sys
+import httpx2
+from penstock.client import putting
+
+path = pathlib.Path(sys.argv[1])
+sent = 0
+
+def gateway(request):
+    global sent
+    if request.method == "POST" and "vnd.penstock" in request.headers["content-type"]:
+        return httpx2.Response(415)
+    if request.method == "POST":
+        return httpx2.Response(201, headers={"location": "/u"})
+    sent += len(request.read())
+    os.truncate(path, 0)
+    return httpx2.Response(204, headers={"upload-offset": str(sent)})
+
+with httpx2.Client(transport=httpx2.MockTransport(gateway)) as client:
+    try:
+        putting.put(client, "http://a:1", path)
+    except putting.PutError as error:
+        print(error)
+"""

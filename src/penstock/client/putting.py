@@ -76,7 +76,7 @@ def put(
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             putting = _Putting(client, url, content, path.name, key, purpose, patience, on_progress, on_break)
             try:
-                return putting.run()
+                return putting.run(lambda: _check_whole(file.fileno(), size))
             finally:
                 putting.close()
 
@@ -127,10 +127,12 @@ class _Putting:
     def close(self) -> None:
         self._upload.body.release()
 
-    def run(self) -> dict[str, Any]:
+    def run(self, check: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """:param check: before the content is looked at; raises if it cannot be"""
         self._progress = time.monotonic()
         while True:
             way = self._way
+            check()
             try:
                 with self._sent(way.step(time.monotonic())) as response:
                     status = response.status_code
@@ -188,6 +190,12 @@ class _Putting:
         self._tries += 1
         if self._tries > 1:
             time.sleep(delay(_RESUMING, self._tries - 1))
+
+
+def _check_whole(file: int, size: int) -> None:
+    """To look into what a file has no more would be the end of the process (SIGBUS), of which nobody is told."""
+    if os.fstat(file).st_size < size:
+        raise PutError("the file has become shorter while it was sent")
 
 
 def _cuts(content: bytes | mmap.mmap) -> list[int]:
