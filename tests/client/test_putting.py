@@ -63,7 +63,9 @@ def test_a_file_that_becomes_shorter_meanwhile_is_an_error_and_no_crash(tmp_path
     """As a log that is cut off where it is; in a process of its own, which a signal would end."""
     path = tmp_path / "file"
     path.write_bytes(bytes(40_000_000))
-    done = subprocess.run([sys.executable, "-c", SHORTER, path], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", SHORTER, path], check=False, capture_output=True, text=True, timeout=60
+    )
     assert (done.returncode, done.stdout) == (0, "the file has become shorter while it was sent\n"), (
         done.stderr
     )
