@@ -31,6 +31,37 @@ def left(conversion):
     return {item.key.rpartition(".")[2]: item.reason for item in conversion.left}
 
 
+# ---- what is dropped -------------------------------------------------------------------------------------
+
+LACKING = ["frequency_penalty", "logit_bias", "logprobs", "n", "presence_penalty", "seed", "top_logprobs"]
+
+
+@pytest.mark.parametrize(
+    ("params", "library", "left_out"),
+    [
+        ("model: anthropic/claude-x", "{drop_params: true}", LACKING),
+        ("model: anthropic/claude-x, drop_params: true", "{}", LACKING),
+        ("model: anthropic/claude-x, drop_params: false", "{drop_params: true}", []),
+        ("model: anthropic/claude-x", "{}", []),
+        ("model: bedrock/meta.llama3, aws_region_name: us-east-1", "{drop_params: true}", LACKING),
+        ("model: openai/gpt-4o", "{drop_params: true}", []),  # it has them itself
+        ("model: openai/gpt-4o, additional_drop_params: [user, seed, user]", "{}", ["user", "seed"]),
+    ],
+)
+def test_what_litellm_drops_is_left_out(params, library, left_out):
+    conversion, config = converted(deployment("{" + params + "}") + f"litellm_settings: {library}\n")
+    (upstream,) = config.upstreams.values()
+    assert upstream.leave_out == left_out
+    assert ("drop_params" in left(conversion)) == ("drop" in library)
+
+
+@pytest.mark.parametrize("member", ["messages", "'tools[*].input_examples'", "3"])
+def test_what_cannot_be_left_out_is_listed(member):
+    conversion, config = converted(deployment(f"{{model: openai/x, additional_drop_params: [{member}]}}"))
+    assert config.upstreams["openai"].leave_out == []
+    assert "additional_drop_params" in left(conversion)
+
+
 # ---- providers -------------------------------------------------------------------------------------------
 
 

@@ -203,6 +203,17 @@ tls: {certificate: /nowhere/c.pem}
     ]
 
 
+def test_what_no_call_can_be_asked_without_is_not_left_out():
+    written = "upstreams: {u: {kind: openai, leave_out: [seed, model]}}"
+    assert only_mistake(written).endswith("upstreams.u.leave_out[1]: without its model a call is none")
+
+
+def test_triton_is_told_what_its_models_take_and_nothing_is_left_out():
+    assert only_mistake(
+        "upstreams: {t: {kind: triton, base_url: 'http://t:8001', leave_out: [seed]}}"
+    ).endswith("upstreams.t.leave_out: is not for the kind triton, which is told what its models take")
+
+
 def test_http2_is_not_for_triton():
     assert only_mistake("upstreams: {t: {kind: triton, base_url: 'http://t:8001', http2: true}}").endswith(
         "upstreams.t.http2: is not for the kind triton, whose gRPC is HTTP/2 by itself"

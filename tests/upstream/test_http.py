@@ -114,6 +114,30 @@ def test_what_the_upstream_has_nothing_like_is_refused(endpoint):
         sent(upstream("anthropic", "http://h"), a_call(endpoint))
 
 
+LEFT_OUT = ["seed", "presence_penalty", "user"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "endpoint"),
+    [("openai", Endpoint.CHAT), ("anthropic", Endpoint.CHAT), ("openai", Endpoint.COMPLETIONS)],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_an_upstream_is_not_told_is_left_out_instead_of_refused(kind, endpoint, stream):
+    asked = upstream(kind, "http://h", leave_out=LEFT_OUT)
+    call = a_call(endpoint, seed=1, presence_penalty=0.5, user="me", temperature=0.25, stream=stream)
+    *_, body, _ = sent(asked, call)
+    assert body["temperature"] == 0.25
+    assert body.keys().isdisjoint({*LEFT_OUT, "metadata"})
+    assert b'"seed":1' in call.body  # the call itself is what its caller has asked
+    assert "seed" in call.fields
+
+
+def test_where_nothing_is_to_be_left_out_a_call_goes_byte_for_byte():
+    call = a_call(temperature=0.25)
+    *_, told = sent(upstream(leave_out=LEFT_OUT), call, "m")
+    assert told == call.body
+
+
 def test_only_attempts_that_ask_the_same_have_one_name_though_another_process_counts_anew():
     keeps = upstream(capabilities=CapabilitiesConfig(generations=True))
 

@@ -32,6 +32,7 @@ Plain = dict[str, Any]
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110, 5.6.2
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")  # RFC 9110, 5.5; nothing that could end the line
 _PATH = re.compile(r"/[!-~]*\Z")  # and a query perhaps
+NEEDED = frozenset({"input", "messages", "model", "prompt", "stream"})  # what no call can be asked without
 _CLOUDS = {"bedrock": "aws", "vertex": "google"}  # kinds of upstreams, and where their credentials come from
 _OF_SOURCES = {
     "command": ("command",),
@@ -310,6 +311,7 @@ def _check_upstream(upstream: Plain, at: Path, reader: Reader) -> None:
         reader.mistake(
             (*at, "base_url"), "is missing: it says in which region, and of vertex for which project"
         )
+    _check_leave_out(upstream, at, reader)
     _check_credentials(upstream, at, reader)
     _check_proxy(upstream, at, reader)
     _check_departure(upstream, at, reader)
@@ -317,6 +319,14 @@ def _check_upstream(upstream: Plain, at: Path, reader: Reader) -> None:
         _check_readable(tokenizer, (*at, "triton", "tokenizer"), reader)
     if ca_file and upstream.get("verify") is False:
         reader.mistake((*at, "verify"), "with verify: false nothing is checked against ca_file; drop one")
+
+
+def _check_leave_out(upstream: Plain, at: Path, reader: Reader) -> None:
+    for i, name in enumerate(upstream.get("leave_out", [])):
+        if name in NEEDED:
+            reader.mistake((*at, "leave_out", i), f"without its {name} a call is none")
+    if upstream.get("leave_out") and upstream.get("kind") == "triton":
+        reader.mistake((*at, "leave_out"), "is not for the kind triton, which is told what its models take")
 
 
 def _check_proxy(upstream: Plain, at: Path, reader: Reader) -> None:

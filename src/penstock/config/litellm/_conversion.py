@@ -128,7 +128,8 @@ def _run(draft: Draft, source: Plain, environ: Mapping[str, str]) -> None:
     if not verify:
         del library["ssl_verify"]
     measured = router.get("enable_pre_call_checks") is True
-    deployments = Deployments(draft, environ, credentials, verify=verify, measured=measured)
+    drops = library.get("drop_params") is True
+    deployments = Deployments(draft, environ, credentials, verify=verify, measured=measured, drops=drops)
     for entry in source.pop("model_list", None) or []:
         deployments.take(entry)
     check_clocks(draft)

@@ -13,6 +13,7 @@ from penstock.config._meaning import header_fault
 from penstock.config.address import check_base_url
 from penstock.config.litellm import _azure, _clouds
 from penstock.config.litellm._draft import Deployment, Draft, Upstream
+from penstock.config.litellm._dropped import take_dropped
 from penstock.config.litellm._groups import SHARES
 from penstock.config.litellm._limits import ASKED
 from penstock.config.litellm._values import Plain, number, text
@@ -101,6 +102,7 @@ class Deployments:
     :param credentials: what ``credential_list`` has, by name
     :param verify: whether certificates are looked at, unless a deployment says otherwise
     :param measured: whether LiteLLM looks how long prompts are before it sends them
+    :param drops: whether it drops parameters that a model has not, unless a deployment says otherwise
     """
 
     def __init__(
@@ -111,12 +113,14 @@ class Deployments:
         *,
         verify: bool,
         measured: bool,
+        drops: bool,
     ) -> None:
         self._draft = draft
         self._environ = environ
         self._credentials = credentials
         self._verify = verify
         self._measured = measured
+        self._drops = drops
 
     def _window(self, info: Any) -> int | None:
         """How many tokens a prompt may have, where that is looked at."""
@@ -238,6 +242,7 @@ class Deployments:
             verify=verify,
             credentials=place.credentials,
             api=place.api,
+            leave_out=take_dropped(self._draft, parameters, place.kind, name, drops=self._drops),
         )
         return upstream, place.model, place.label, "bedrock" if prefix in _clouds.BEDROCK else prefix
 

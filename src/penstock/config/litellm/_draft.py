@@ -37,6 +37,7 @@ class Upstream(msgspec.Struct, frozen=True):
     verify: bool = True
     credentials: tuple[tuple[str, str], ...] = ()
     api: str | None = None
+    leave_out: tuple[str, ...] = ()
 
 
 class Deployment(msgspec.Struct, frozen=True):

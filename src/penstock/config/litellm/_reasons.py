@@ -29,7 +29,8 @@ REASONS = {
     "max_completion_tokens": _FIXED_PARAMETER,
     "seed": _FIXED_PARAMETER,
     "stop": _FIXED_PARAMETER,
-    "drop_params": "Penstock refuses what an upstream cannot express and drops nothing",
+    "drop_params": "what Anthropic's API and Converse have not is in `leave_out` of their upstreams; whatever else an "
+    "upstream cannot express is refused",
     "redis_host": _STATE,
     "redis_port": _STATE,
     "redis_password": _STATE,

@@ -97,6 +97,8 @@ def _upstream_lines(upstream: Upstream, label: str) -> Iterable[str]:
     if upstream.headers:
         yield "    headers:"
         yield from (f"      {scalar(header)}: {scalar(value)}" for header, value in upstream.headers)
+    if upstream.leave_out:
+        yield f"    leave_out: {flow_list(upstream.leave_out)}"
     if upstream.api is not None:
         yield f"    api: {upstream.api}"
     for switch in ("responses", "running_usage"):

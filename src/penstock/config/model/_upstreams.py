@@ -186,6 +186,9 @@ class UpstreamConfig(Section, frozen=True):
     # instead of a key, what has to be fetched; of the kinds bedrock and vertex without a key: from aws and google
     credentials: CredentialsConfig | None = None
     headers: dict[str, str] = {}  # added to every request
+    # members of the JSON body that it is not told, such as seed: a call is asked without them, and not refused; not of
+    # images, sound, moderations and ranks
+    leave_out: list[str] = []
     trace_context: bool = True  # it is told which trace a call belongs to (traceparent, tracestate)
     local: LocalConfig = LocalConfig()  # of kind local: the model
     responses: bool = False  # it has /v1/responses itself; otherwise they are translated

@@ -1,0 +1,19 @@
+"""What an upstream is not told of a call, because the configuration says so (``leave_out``)."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+
+import msgspec
+
+from penstock.messages import Call
+
+_encode = msgspec.json.Encoder().encode
+
+
+def without(call: Call, names: AbstractSet[str]) -> Call:
+    """The call as it is asked there; the same, where its body has none of these members."""
+    if not names or names.isdisjoint(call.fields):
+        return call
+    fields = {name: value for name, value in call.fields.items() if name not in names}
+    return msgspec.structs.replace(call, fields=fields, body=_encode(fields))
