@@ -32,6 +32,7 @@ from penstock.errors import (
 from penstock.flow.deadline import deadline_of
 from penstock.gateway.durable import Durable
 from penstock.gateway.promises import Promises
+from penstock.gateway.readings import Readings
 from penstock.gateway.renewals import Renewals
 from penstock.gateway.repeats import Repeats
 from penstock.gateway.snapshot import Snapshot
@@ -42,8 +43,7 @@ from penstock.gateway.stages.decode import decode, heed_left_out, tidy
 from penstock.gateway.stages.degrade import Degradation
 from penstock.gateway.stages.lookup import FRESH, SIMILAR, STALE, Found, Lookup, Question
 from penstock.gateway.stages.queue import by_health
-from penstock.gateway.stages.read import CLIENT_GONE, Reading, refuse
-from penstock.gateway.stages.read_adapted import open_reading
+from penstock.gateway.stages.read import CLIENT_GONE, refuse
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
 from penstock.gateway.stages.unfinished import TakenUp
@@ -87,7 +87,7 @@ class Pipeline:
         self.recalls = False  # whether a response was made here that its upstream could not go on from
         self.waiting: set[asyncio.Task[None]] = set()  # for lower tiers of the cache, or stored generations
         self.productions: dict[Production, None] = {}
-        self.readings: dict[Reading, None] = {}
+        self.readings = Readings(self)
         self.on_background_end: Callable[[Call, Generation], None] | None = None  # None: nobody is to be told
         self.on_finish: Callable[[Call, Generation], None] | None = None  # None: nothing is written down
         self._idle: list[asyncio.Future[None]] = []
@@ -98,7 +98,7 @@ class Pipeline:
     # ---- the front half: one per request ----
 
     def answer(self, exchange: Exchange, endpoint: Endpoint, tenant: Tenant) -> None:
-        """Serve one request whose body is there; :meth:`_answered` is this function's closing half.
+        """Serve one request whose body is there; ``Readings._answered`` is this function's closing half.
 
         Nothing here waits: the answer goes from the log to the caller in callbacks, so that a request
         needs no task.  Only a call that may be another one's repetition where answers
@@ -444,17 +444,7 @@ class Pipeline:
         if call.deferred:
             self.promises.make(exchange, call, generation, status_name, call.wait)
         else:
-            self._read(open_reading(call, generation, exchange, status_name, self._answered))
-
-    def tell(self, exchange: Exchange, call: Call, generation: Generation, status_name: bytes) -> None:
-        """Read the log to this caller, as it is and as it goes on."""
-        self._read(open_reading(call, generation, exchange, status_name, self._answered))
-
-    def _read(self, reading: Reading) -> None:
-        self.readings[reading] = None
-        reading.generation.join(reading)
-        if not reading.done:
-            reading.exchange.watch(reading)
+            self.readings.begin(exchange, call, generation, status_name)
 
     def _question(self, call: Call) -> join.Name | None:
         """What an identical call in flight is found by; None: this call is not to be joined."""
@@ -464,43 +454,10 @@ class Pipeline:
             return None
         return join.name_of(call, policy, open_to_all=snapshot.keyring.open)
 
-    def _answered(self, reading: Reading) -> None:
-        """The answer has ended, or its caller has left; runs once."""
-        reading.exchange.watch(None)
-        generation = reading.generation
-        if reading.status == CLIENT_GONE:
-            generation.grace = max(generation.grace, self._grace(reading))
-        else:
-            generation.delivered = True
-        generation.leave(reading)
-        del self.readings[reading]
-        self.admission.settle(reading.call)
-        self.recorder.answered(
-            reading.call,
-            generation,
-            status=reading.status,
-            error=reading.error,
-            peer=reading.exchange.peer,
-            read=_elsewhere(reading.status_name),
-        )
-
-    def reread(self, exchange: Exchange, call: Call, generation: Generation, start: int) -> None:
-        """Show a log that is there already, from an offset on.
-
-        :param call: what the reader is like; it asks nothing
-        """
-        self.admission.enter()
-        self._read(open_reading(call, generation, exchange, b"resumed", self._answered, start))
-
     def reread_whole(self, exchange: Exchange, call: Call, generation: Generation) -> None:
         """Show the answer that a log is, once it is whole; ``call`` is what the reader is like, and how long it waits."""
         self.admission.enter()
         self.promises.make(exchange, call, generation, b"resumed", call.wait)
-
-    def _grace(self, reading: Reading) -> float:
-        """How long to wait for a caller who has left, in seconds."""
-        grace = self.snapshot.router.grace(reading.call.model)
-        return attach.grace(reading.call, started=reading.exchange.started) if grace is None else grace
 
     # ---- the back half: one per generation ----
 
@@ -634,8 +591,7 @@ class Pipeline:
     def sweep(self, now: float) -> None:
         """Signs of life for streams that are silent, and an end for what nobody comes back to."""
         self.registry.sweep(now)
-        for reading in list(self.readings):
-            reading.keep_alive(now)
+        self.readings.keep_alive(now)
         if self.promises:
             self.promises.sweep(now)
 
@@ -667,8 +623,3 @@ class Pipeline:
 
     def in_flight(self) -> list[Generation]:
         return [generation for generation in self.registry if generation.state is State.RUNNING]
-
-
-def _elsewhere(status_name: bytes) -> str:
-    """How a caller came by a generation that was not made for it; empty: it was."""
-    return "" if status_name == b"created" else status_name.decode()

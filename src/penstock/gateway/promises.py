@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from penstock.gateway import stored
 from penstock.gateway.durable import Durable
+from penstock.gateway.readings import Readings
 from penstock.gateway.stages.admit import Admission
 from penstock.gateway.stages.read import CLIENT_GONE
 from penstock.gateway.stages.record import Recorder
@@ -36,12 +37,10 @@ class Answering(Protocol):
     recorder: Recorder
     registry: Registry
     clock: Clock
+    readings: Readings
 
     @property
     def durable(self) -> Durable | None: ...
-
-    def tell(self, exchange: Exchange, call: Call, generation: Generation, status_name: bytes) -> None:
-        """Read the log to this caller, as it is and as it goes on."""
 
     def soon(self, doing: Coroutine[Any, Any, None]) -> None:
         """Begin what nobody waits for."""
@@ -74,7 +73,7 @@ class Promises:
             self._told(exchange, call, generation, status_name, 200)
             return
         if generation.ending is not None:
-            answering.tell(exchange, call, generation, status_name)
+            answering.readings.begin(exchange, call, generation, status_name)
             return
         if call.deferred and not generation.background:  # it was made for somebody who reads it
             self._keep(generation)
@@ -111,7 +110,7 @@ class Promises:
         if waiting in self._waiting:
             waiting.exchange.watch(None)
             what = waiting.exchange, waiting.call, waiting.generation, waiting.status_name
-            self._answering.tell(*what)
+            self._answering.readings.begin(*what)
             self._leave(waiting)
 
     def gone(self, waiting: Waiting) -> None:
