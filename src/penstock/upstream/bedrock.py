@@ -115,7 +115,7 @@ class BedrockUpstream(CloudUpstream):
         if not self._converses(model):
             return super().encode(call, transfer, model, None if converse.keeps_none(model) else care)
         _expect_converse(transfer)
-        body = converse.encode_prompt(_prompt(without(call, self._unsaid), model))
+        body = converse.encode_prompt(_prompt(without(call, self.config.leave_out), model))
         if care is not None and converse.keeps_prompts(model):
             fields = request.members(body)
             if changes := care.points(call, fields, self.name, model):
@@ -136,7 +136,7 @@ class BedrockUpstream(CloudUpstream):
     def _asked_more(self, call: Call, model: str, how: How, point: Point) -> tuple[Endpoint, bytes, bytes]:
         if not self._converses(model):
             return super()._asked_more(call, model, how, point)
-        prompt = _prompt(without(call, self._unsaid), model)
+        prompt = _prompt(without(call, self.config.leave_out), model)
         text, received = point.delivered.text or "", point.delivered.output_tokens
         if how is How.PREFILL:
             prompt = converse.prefilled(prompt, text[: boundary.safe_end(text)], received)

@@ -102,7 +102,6 @@ class HTTPUpstream:
         self.usage_lookup: inquiry.Form | None = None if form == "none" else form
         self._credentials = credentials(name, config, self.origin, clock.now)
         self._speaks = _ANTHROPIC if config.kind in ANTHROPICS else Dialect.OPENAI
-        self._unsaid = frozenset(config.leave_out)
         self._keeps_runs = config.capabilities.generations
         self._running_usage = config.running_usage or config.kind in {"sim", "local"}
         self._token_ids = config.capabilities.token_ids or (
@@ -208,7 +207,7 @@ class HTTPUpstream:
         return kind(generation, job, self._clock.now)
 
     def _translated(self, call: Call) -> tuple[Endpoint, Translation]:
-        call = without(call, self._unsaid)
+        call = without(call, self.config.leave_out)
         translated = translation(call.endpoint, self._speaks, call.body, call.id)
         return translated.endpoint, translated
 
@@ -225,7 +224,7 @@ class HTTPUpstream:
             body = opaque.renamed(call, model)
             head = self._head(call, job.endpoint, self._paths[job.endpoint], len(body))
             return head.replace(_JSON, b"content-type: %b\r\n" % opaque.content_type(call), 1), body
-        call = without(call, self._unsaid)
+        call = without(call, self.config.leave_out)
         body = self._body(call, job.endpoint, job.translation, model)
         if job.endpoint is _RESPONSES and call.stream and self._asks_in_background(call, model):
             assert isinstance(transfer, StreamTransfer)
@@ -317,7 +316,7 @@ class HTTPUpstream:
     def _asked_more(self, call: Call, model: str, how: How, point: Point) -> tuple[Endpoint, bytes, bytes]:
         """Endpoint, path and body of the request for the rest of an answer."""
         endpoint, translated = self._asked_for_more(call, how)
-        body = self._body(without(call, self._unsaid), endpoint, translated, model)
+        body = self._body(without(call, self.config.leave_out), endpoint, translated, model)
         path = self._paths[endpoint]
         text = point.delivered.text or ""
         received = point.delivered.output_tokens
