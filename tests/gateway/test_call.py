@@ -298,6 +298,21 @@ def test_a_candidate_that_cannot_say_the_call_makes_way_for_one_that_can():
     assert [row.upstream for row in booked] == ["up1"]
 
 
+def test_who_could_not_be_asked_in_the_stead_of_one_that_failed_is_told_too():
+    """Else nobody knows why the fallback did not answer."""
+
+    async def main():
+        settings = config("http://127.0.0.1:9", "http://127.0.0.1:9", retry=RetryConfig(attempts=1))
+        settings.upstreams["up1"] = UpstreamConfig(kind="anthropic", base_url="http://127.0.0.1:9")
+        async with serving(settings) as (_, port):
+            return await call(port, {**PROMPT, "seed": 1})
+
+    error = asyncio.run(main()).json()["error"]
+    assert error["code"] == "upstream_unreachable"
+    assert error["message"].startswith("cannot connect to the upstream 'up0'")
+    assert error["message"].endswith(" [after that: up1 (untranslatable)]")
+
+
 def test_if_no_candidate_can_say_the_call_the_caller_is_told_why():
     answer, booked, _ = run(
         [answering(plain({}))], {"model": "m", "prompt": "hi"}, path="/v1/completions", kind="anthropic"

@@ -272,6 +272,7 @@ class Production:
                     return None
                 except Untranslatable as untranslatable:  # the next candidate may speak the caller's dialect
                     error = error or untranslatable
+                    failures.append((candidate.upstream.name, untranslatable))
                     break
                 except CallerError as refused:
                     if self.call.endpoint is _INPUT_TOKENS and refused.status in {404, 405}:

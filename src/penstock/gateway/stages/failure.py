@@ -40,9 +40,14 @@ def _others(failures: Sequence[tuple[str, PenstockError]], told: PenstockError) 
 
     Of upstreams only what the configuration calls them, and our own word for what happened.
     """
-    mine = [name for name, failure in failures if failure is told]
-    others = {f"{name} ({failure.code})": None for name, failure in failures if name not in mine}
-    return f" [before that: {', '.join([*others][:_MOST_OTHERS])}]" if others else ""
+    mine = {name for name, failure in failures if failure is told}
+    place = max((i for i, (_, failure) in enumerate(failures) if failure is told), default=len(failures))
+    parts = []
+    for when, some in (("before", failures[:place]), ("after", failures[place + 1 :])):
+        others = [*dict.fromkeys(f"{name} ({failure.code})" for name, failure in some if name not in mine)]
+        if others:
+            parts.append(f"{when} that: {', '.join(others[:_MOST_OTHERS])}")
+    return f" [{'; '.join(parts)}]" if parts else ""
 
 
 def sooner(one: RateLimited | None, other: RateLimited) -> RateLimited:
