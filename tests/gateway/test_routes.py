@@ -119,6 +119,19 @@ def test_what_can_be_read_cannot_be_written(path, method):
     assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
 
 
+@pytest.mark.parametrize("path", ["/metrics", "/readyz", "/v1/ledger/summary", "/v1/keys", "/v1/keys/alice"])
+def test_who_asks_the_wrong_port_is_told(path):
+    answer = asked((path, "GET"))
+    assert answer.status == 404
+    assert answer.json()["error"]["message"] == f"there is no {path} here; it is on the control port"
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/liveliness", "/livez", "/ping"])
+def test_who_asks_how_it_is_as_other_gateways_are_asked_is_told_where(path):
+    answer = asked((path, "GET"))
+    assert answer.json()["error"]["message"] == f"there is no {path} here; /healthz is, without a key"
+
+
 def test_paths_are_there_without_their_version_too():
     listed, one, wrong, slash, file, key, message = asked(
         ("/models", "GET"),

@@ -30,6 +30,8 @@ _SLASHES = re.compile("/{2,}")
 _VERSIONS = re.compile("^(/v1)+(?=/)")
 # Paths that are there if files are kept.
 _ON_DISK = re.compile("/v1/(files|uploads|blocks|batches|messages/batches)(/|$)")
+_CONTROL = re.compile("/(readyz|metrics|v1/(cache|config|explain|keys|ledger|reload|upstreams|versions|workers))(/|$)")
+_HEALTH = re.compile("/(health|livez|ping)(/|$)")  # as other gateways call it
 # OpenAI's, as its SDK asks for them where a base URL lacks the /v1; other proxies have them there, too.
 _UNVERSIONED = re.compile(
     "/(chat|completions|embeddings|responses|messages|moderations|images|audio|models|files|uploads|batches|conversations)(/|$)"
@@ -149,11 +151,15 @@ def _unknown(path: str) -> NoReturn:
 def _hint(path: str) -> str:
     """What to do about a path that is not there.
 
-    Base URLs are set wrong in three ways: what the right path is, and how one comes to it.
+    Base URLs are set wrong in three ways: what the right path is, and how one comes to it.  Others have the wrong port.
     """
     tidy = _SLASHES.sub("/", path).rstrip("/")
     if _ON_DISK.match(path):
         return ": the configuration has no files.directory"
+    if _CONTROL.match(path):
+        return "; it is on the control port"
+    if _HEALTH.match(path):
+        return "; /healthz is, without a key"
     right = "/v1" + _VERSIONS.sub("", tidy)
     if right not in RELAYED and right != MODELS:
         return elsewhere.where(path)
