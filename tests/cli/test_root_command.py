@@ -53,7 +53,7 @@ def test_a_command_that_lacks_its_extra_names_it(penstock, monkeypatch):
     monkeypatch.setattr(cli.importlib, "import_module", lacking)
     status, _, err = penstock("ask", "x")
     assert status == 1
-    assert err.endswith("it needs the extra: pip install 'penstock[client]'\n")
+    assert err.endswith("-m pip install 'penstock[client]'\n")
 
 
 def test_an_error_on_purpose_is_one_line_not_a_traceback(penstock, monkeypatch):

@@ -6,6 +6,7 @@ from penstock.config import extras
 from penstock.config.extras import missing_extras
 from penstock.config.load import parse
 from penstock.config.remarks import remarks
+from penstock.installing import install_command
 
 EVERYTHING = """
 upstreams:
@@ -55,6 +56,6 @@ def test_every_extra_is_known_by_a_module_that_it_brings(pytestconfig):
 @pytest.mark.usefixtures("nothing_installed")
 def test_it_is_a_remark_since_another_machine_may_have_it():
     assert (
-        "limits.redis needs the extra redis, which is not installed here: pip install 'penstock[redis]'"
+        f"limits.redis needs the extra redis, which is not installed here: {install_command('redis')}"
         in remarks(parse(EVERYTHING))
     )

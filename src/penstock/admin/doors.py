@@ -20,6 +20,7 @@ import msgspec
 
 from penstock.config.model import Config, TLSConfig
 from penstock.errors import ConfigError
+from penstock.installing import install_command
 from penstock.net.tls import server_context
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ class Door(Protocol):
 def check_server(name: ServerName) -> None:
     """:raises penstock.errors.ConfigError: the package is missing"""
     if name != "own" and importlib.util.find_spec(name) is None:
-        extra = "penstock" if name == "uvicorn" else f"penstock[{name}]"
-        raise ConfigError(f"--server {name} needs a package that is not installed: pip install '{extra}'")
+        line = install_command("" if name == "uvicorn" else name)
+        raise ConfigError(f"--server {name} needs a package that is not installed: {line}")
 
 
 def server_for(name: ServerName, *, http2: bool, http3: bool) -> ServerName:
@@ -89,7 +90,7 @@ def check_protocols(config: Config, *, http2: bool, http3: bool) -> None:
             "HTTP/3 needs a private key that is not encrypted: hypercorn reads no tls.key_password for it"
         )
     if http3 and importlib.util.find_spec("aioquic") is None:
-        raise ConfigError("--http3 needs a package that is not installed: pip install 'penstock[http3]'")
+        raise ConfigError(f"--http3 needs a package that is not installed: {install_command('http3')}")
 
 
 def listens_itself(name: ServerName) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from penstock.errors import ConfigError
 from penstock.flow.departure import Departure
+from penstock.installing import install_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +47,7 @@ class Elsewhere:
                 from penstock.flow.redis_departures import DepartureBoard  # noqa: PLC0415 - of an extra
             except ImportError as error:
                 raise ConfigError(
-                    "limits.redis needs the extra redis: pip install 'penstock[redis]'"
+                    f"limits.redis needs the extra redis: {install_command('redis')}"
                 ) from error
             self._board = DepartureBoard(redis.reveal())
             departures.on_news = self._heard

@@ -21,6 +21,7 @@ import typer
 from penstock import __version__
 from penstock.cli._terminal import harmless
 from penstock.errors import ConfigError, PenstockError
+from penstock.installing import install_command
 
 GROUPS = {
     "To serve": {
@@ -149,7 +150,7 @@ def _paragraphs(command: Callable[..., Any] | None) -> str:
 def _unavailable(name: str, error: ImportError) -> Callable[[], None]:
     def command() -> None:
         lacks_client = isinstance(error, ModuleNotFoundError) and error.name in ("anyio", "httpx2")
-        remedy = "; it needs the extra: pip install 'penstock[client]'" if lacks_client else ""
+        remedy = f"; it needs the extra: {install_command('client')}" if lacks_client else ""
         print(f"penstock: {name} cannot be loaded: {error}{remedy}", file=sys.stderr)
         sys.exit(1)
 

@@ -13,6 +13,7 @@ from penstock.client import _prompts
 from penstock.client.options import ATTEMPTS, CacheOptions, Options
 from penstock.client.statistics import Notice
 from penstock.config.model import RetryConfig
+from penstock.installing import install_command
 
 if TYPE_CHECKING:
     from penstock.client import _async_httpx, _async_httpx2, _sync_httpx, _sync_httpx2
@@ -133,7 +134,7 @@ def _made(module: str, library: str, settings: dict[str, Any]) -> Any:
     except ModuleNotFoundError as error:
         if error.name not in ("anyio", "httpx", "httpx2"):
             raise
-        remedy = "pip install httpx anyio" if library == "httpx" else "pip install 'penstock[client]'"
+        remedy = "pip install httpx anyio" if library == "httpx" else install_command("client")
         raise ImportError(f"the client needs {error.name}: {remedy}", name=error.name) from error
     retried = {_RETRY[name]: settings.pop(name) for name in _RETRY if name in settings}
     retry = RetryConfig(**{"attempts": ATTEMPTS, **retried})

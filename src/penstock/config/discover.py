@@ -22,6 +22,7 @@ from penstock.config.address import check_base_url, split_address
 from penstock.config.model import CandidateConfig, Config, ModelConfig, UpstreamConfig
 from penstock.config.providers import PROVIDERS, Provider
 from penstock.config.secret import Secret
+from penstock.installing import install_command
 
 PROBE_TIMEOUT = 0.3  # seconds for each step; a server on this machine needs a few milliseconds
 PROBE_DEADLINE = 1.0  # seconds for all of it, however slowly somebody answers
@@ -243,7 +244,7 @@ class _Found:
             self._findings.append(
                 "no provider's key in the environment and no server on this machine: "
                 "the simulator answers every model, without keys and without network "
-                "(with the extra, pip install 'penstock[engine]', a tiny model does)"
+                f"(with the extra, {install_command('engine')}, a tiny model does)"
             )
         if len(self._upstreams) == 1:
             (only,) = self._upstreams

@@ -11,6 +11,7 @@ from penstock.config.extras import missing_extras
 from penstock.config.model import Config, LocalConfig, UpstreamConfig
 from penstock.config.patterns import match
 from penstock.config.providers import DEFAULT_BASE_URLS, PROVIDERS
+from penstock.installing import install_command
 
 _LONGEST_MONTH = 31  # days
 _SQLITE = b"SQLite format 3\0"
@@ -50,7 +51,7 @@ def remarks(config: Config) -> list[str]:
         if said := _of_base_url(upstream):
             found.append(f"upstreams.{name}.base_url {said}")
     found += [
-        f"{key} needs the extra {extra}, which is not installed here: pip install 'penstock[{extra}]'"
+        f"{key} needs the extra {extra}, which is not installed here: {install_command(extra)}"
         for key, extra in missing_extras(config)
     ]
     if not config.keys and not config.keys_file and split_address(config.listen)[0] not in _LOOPBACK:

@@ -15,6 +15,7 @@ from penstock.engine.backend import Backend
 from penstock.engine.engine import Engine
 from penstock.engine.server import MOST_BODY, EngineServer
 from penstock.errors import ModelUnusable
+from penstock.installing import install_command
 from penstock.net.clock import Clock
 from penstock.net.listener import Listener
 
@@ -42,9 +43,7 @@ def load(config: LocalConfig) -> Backend:
         from penstock.engine.openvino import OpenVINOBackend  # noqa: PLC0415 - an extra
         from penstock.engine.openvino_encoder import load as embedder  # noqa: PLC0415
     except ImportError as error:
-        raise ModelUnusable(
-            f"a local model needs the extra: pip install 'penstock[engine]' ({error})"
-        ) from None
+        raise ModelUnusable(f"a local model needs the extra: {install_command('engine')} ({error})") from None
     if model.embeds:
         return embedder(model, config)
     return OpenVINOBackend(model, config)
@@ -70,7 +69,7 @@ def _by_onnx(model: model_dir.ModelDir, config: LocalConfig) -> Backend:
         from penstock.engine.onnx import OnnxBackend  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise ModelUnusable(
-            f"{model.path} holds an ONNX graph, which needs the extra: pip install 'penstock[onnx]' ({error})"
+            f"{model.path} holds an ONNX graph, which needs the extra: {install_command('onnx')} ({error})"
         ) from None
     return OnnxBackend(model, config)
 

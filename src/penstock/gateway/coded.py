@@ -16,6 +16,7 @@ from penstock.config.model import CodingsConfig
 from penstock.errors import BodyTooLarge, ConfigError, UnsupportedMedia
 from penstock.gateway.dictionaries import Dictionaries
 from penstock.gateway.over import OverExchange
+from penstock.installing import install_command
 from penstock.messages import Endpoint, Headers
 from penstock.net.exchange import Exchange, HeaderList
 from penstock.wire import codings, forms
@@ -52,7 +53,7 @@ class Codings:
     def __init__(self, config: CodingsConfig, max_body: int, shared: Path | None = None) -> None:
         missing = [name for name in config.answers if name not in codings.CODINGS]
         if missing:
-            raise ConfigError("codings.answers: br needs the extra: pip install 'penstock[brotli]'")
+            raise ConfigError(f"codings.answers: br needs the extra: {install_command('brotli')}")
         self._offered = tuple(config.answers)
         self._least = config.least_bytes
         self._flush_after = config.flush_after

@@ -33,6 +33,7 @@ from penstock.generation.keeper import Keeper
 from penstock.generation.store import Store
 from penstock.generation.stores.sqlite import SQLiteStore
 from penstock.generation.stores.sqlite_conversations import SQLiteConversations
+from penstock.installing import install_command
 from penstock.ledger.prices import PriceTable
 from penstock.messages import Endpoint, Tenant
 from penstock.metrics import Registry
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
     from penstock.gateway.pipeline import Pipeline
     from penstock.gateway.stages.resemble import Resemblance
 
-_NO_SHARED = "generations that are shared need the extra redis: pip install 'penstock[redis]'"
+_NO_SHARED = f"generations that are shared need the extra redis: {install_command('redis')}"
 
 
 def sender(config: Config, clock: Clock, metrics: Registry) -> Sender | None:
@@ -169,7 +170,7 @@ def _bucket(config: Config, disk: Disk, folder: str = "") -> Contents | None:
     try:
         from penstock.upload.stores.s3 import S3Contents  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise ConfigError("uploads.s3 needs the extra: pip install 'penstock[s3]'") from error
+        raise ConfigError(f"uploads.s3 needs the extra: {install_command('s3')}") from error
     return S3Contents(
         disk,
         s3.bucket,
@@ -191,7 +192,7 @@ def _redis_of_uploads(config: Config) -> tuple[str, ModuleType, ModuleType] | No
     try:
         from penstock.upload.stores import redis, redis_files  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise ConfigError("uploads.redis needs the extra: pip install 'penstock[redis]'") from error
+        raise ConfigError(f"uploads.redis needs the extra: {install_command('redis')}") from error
     return config.uploads.redis.reveal(), redis, redis_files
 
 
@@ -213,7 +214,7 @@ def cache(config: Config, clock: Clock) -> tuple[Cache, Claims | None]:
             from penstock.cache.tiers.redis import RedisTier  # noqa: PLC0415 - an extra
             from penstock.cache.tiers.redis_cluster import ClusterTier  # noqa: PLC0415
         except ImportError as error:
-            raise ConfigError("cache.redis needs the extra: pip install 'penstock[redis]'") from error
+            raise ConfigError(f"cache.redis needs the extra: {install_command('redis')}") from error
         try:
             url = wanted.redis.reveal()
             tier = (ClusterTier if "+cluster://" in url else RedisTier)(url, shared)
@@ -247,7 +248,7 @@ def redis_board(config: Config) -> Board | None:
     try:
         from penstock.flow.redis_board import RedisBoard  # noqa: PLC0415 - of an extra
     except ImportError as error:
-        raise ConfigError("limits.redis needs the extra redis: pip install 'penstock[redis]'") from error
+        raise ConfigError(f"limits.redis needs the extra redis: {install_command('redis')}") from error
     return RedisBoard(wanted.reveal())
 
 
@@ -265,7 +266,7 @@ def trials(config: Config) -> Trials | SharedTrials:
         from penstock.flow.redis_trials import TrialBoard  # noqa: PLC0415 - of an extra
         from penstock.flow.shared_trials import SharedTrials  # noqa: PLC0415
     except ImportError as error:
-        raise ConfigError("versions.shared needs the extra redis: pip install 'penstock[redis]'") from error
+        raise ConfigError(f"versions.shared needs the extra redis: {install_command('redis')}") from error
     return SharedTrials(kept, TrialBoard(config.limits.redis.reveal()))
 
 
@@ -352,7 +353,7 @@ def resemblance(
         from penstock.gateway.embedding import ModelEncoder  # noqa: PLC0415
         from penstock.gateway.stages.resemble import Resemblance  # noqa: PLC0415
     except ImportError as error:
-        raise ConfigError("a semantic cache needs the extra: pip install 'penstock[semantic]'") from error
+        raise ConfigError(f"a semantic cache needs the extra: {install_command('semantic')}") from error
     threads = None
     if wanted.model:
         encode = ModelEncoder(answer, wanted.model).encode

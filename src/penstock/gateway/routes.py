@@ -30,7 +30,9 @@ _SLASHES = re.compile("/{2,}")
 _VERSIONS = re.compile("^(/v1)+(?=/)")
 # Paths that are there if files are kept.
 _ON_DISK = re.compile("/v1/(files|uploads|blocks|batches|messages/batches)(/|$)")
-_CONTROL = re.compile("/(readyz|metrics|v1/(cache|config|explain|keys|ledger|reload|upstreams|versions|workers))(/|$)")
+_CONTROL = re.compile(
+    "/(readyz|metrics|v1/(cache|config|explain|keys|ledger|reload|upstreams|versions|workers))(/|$)"
+)
 _HEALTH = re.compile("/(health|livez|ping)(/|$)")  # as other gateways call it
 # OpenAI's, as its SDK asks for them where a base URL lacks the /v1; other proxies have them there, too.
 _UNVERSIONED = re.compile(

@@ -14,6 +14,7 @@ from penstock.cache.entry import Entry
 from penstock.config.extras import installed
 from penstock.config.model import TracesConfig
 from penstock.errors import ConfigError
+from penstock.installing import install_command
 from penstock.messages import Call, Headers, Tenant, Trace
 from penstock.metrics import Registry
 from penstock.net.exchange import Exchange
@@ -168,4 +169,4 @@ class Tracing:
 def check(config: TracesConfig) -> None:
     """:raises ConfigError: spans cannot be sent from here"""
     if config.endpoint and not installed("otel"):
-        raise ConfigError("traces need the extra otel: pip install 'penstock[otel]'")
+        raise ConfigError(f"traces need the extra otel: {install_command('otel')}")

@@ -25,6 +25,7 @@ import msgspec
 
 from penstock.config.model import CredentialsConfig, UpstreamConfig
 from penstock.errors import ConfigError, UpstreamFailed
+from penstock.installing import install_command
 from penstock.net import tasks
 from penstock.net.origin import Origin
 
@@ -322,9 +323,7 @@ def _entra(upstream: str, wanted: CredentialsConfig) -> Callable[[], Fetched[str
 
 
 def _lacking(upstream: str, extra: str) -> ConfigError:
-    return ConfigError(
-        f"the upstream {upstream!r} needs the extra {extra!r}: pip install 'penstock[{extra}]'"
-    )
+    return ConfigError(f"the upstream {upstream!r} needs the extra {extra!r}: {install_command(extra)}")
 
 
 def _region_in(host: str) -> str:

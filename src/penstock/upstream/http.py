@@ -18,6 +18,7 @@ from penstock.flow.health import Health
 from penstock.flow.hedge import Hedging
 from penstock.flow.prefix import Replica
 from penstock.generation.log import Generation
+from penstock.installing import install_command
 from penstock.messages import Call, Dialect, Endpoint
 from penstock.net import tasks
 from penstock.net.client_tls import client_context
@@ -570,9 +571,7 @@ def _pool(origin: Origin, config: UpstreamConfig, clock: Clock, connect_timeout:
     try:
         from penstock.net.http2 import Streams  # noqa: PLC0415 - what it needs is an extra
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"{origin}: http2 needs the extra 'http2': pip install 'penstock[http2]'"
-        ) from error
+        raise ConfigError(f"{origin}: http2 needs the extra 'http2': {install_command('http2')}") from error
     streams = Streams(origin, config.pool, clock, connect_timeout=connect_timeout, ssl=tls, way=way)
     return cast(Pool, streams)
 

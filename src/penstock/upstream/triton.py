@@ -24,6 +24,7 @@ import msgspec
 from penstock.config.model import TierConfig, TimeoutConfig, TritonConfig, UpstreamConfig
 from penstock.errors import BadRequest, ConfigError, PenstockError, UpstreamBroken, UpstreamUnreachable
 from penstock.flow.gate import Gate
+from penstock.installing import install_command
 from penstock.messages import Endpoint
 from penstock.net import tasks
 from penstock.net.clock import Clock
@@ -86,9 +87,7 @@ class TritonUpstream(HTTPUpstream):
         tiers: Mapping[str, TierConfig] | None = None,
     ) -> None:
         if importlib.util.find_spec("tritonclient") is None:
-            raise ConfigError(
-                f"the upstream {name!r} needs the extra 'triton': pip install 'penstock[triton]'"
-            )
+            raise ConfigError(f"the upstream {name!r} needs the extra 'triton': {install_command('triton')}")
         super().__init__(
             name,
             config,
