@@ -24,7 +24,9 @@ def test_it_is_named(monkeypatch):
         "find_spec",
         lambda name, *more: None if name == "tritonclient" else found(name, *more),
     )
-    with pytest.raises(ConfigError, match=r"needs the extra 'triton': .* -m pip install 'penstock\[triton\]'"):
+    with pytest.raises(
+        ConfigError, match=r"needs the extra 'triton': .* -m pip install 'penstock\[triton\]'"
+    ):
         build(parse(TEXT), clock=FakeClock())
 
 
