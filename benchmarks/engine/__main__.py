@@ -91,14 +91,17 @@ def bare(backend, calls):
 
 def stepped(backend, calls):
     """The same for a library that has no loop of its own: steps, and the text at the end."""
-    said = {next(NUMBERS): call for call in calls}
-    for number, call in said.items():
-        backend.add(number, *call)
-    said = dict.fromkeys(said, ())
-    open_ = set(said)
-    while open_:
+    said = {}
+    waiting = deque(calls)
+    open_ = set()
+    while waiting or open_:
+        while waiting and len(open_) < SLOTS:
+            number = next(NUMBERS)
+            backend.add(number, *waiting.popleft())
+            open_.add(number)
+            said[number] = []
         for progress in backend.step():
-            said[progress.number] = [*said[progress.number], *progress.ids]
+            said[progress.number] += progress.ids
             if progress.finish:
                 open_.remove(progress.number)
     assert all(backend.tokenizer.decode(ids) for ids in said.values())

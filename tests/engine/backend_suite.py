@@ -14,12 +14,15 @@ from penstock.config.model import LocalConfig
 from penstock.engine import request
 from penstock.engine.backend import CannotTake, Sampling
 from penstock.engine.engine import Engine, Job
+from penstock.engine.serve import load
 from penstock.engine.text import TextStream, text_of
+from penstock.errors import ModelUnusable
 from penstock.messages import Endpoint
 
 QUESTIONS = ("What is json.dumps?", "What does os.path.join do?", "Explain asyncio.run.", "Hello", "漢字 🙂")
 TOKENS = 24
 NUMBERS = itertools.count(1)
+VAST = 10**12  # bytes of a file; all but a few of them are a hole
 
 
 def compute(backend, *asked):
@@ -62,7 +65,10 @@ def small(slots=2, cache_bytes=8_000_000):
 
 
 class BackendSuite:
-    """Who inherits has the fixtures ``make``, a backend of a :class:`LocalConfig`, and ``backend``, one that is made."""
+    """Who inherits has the fixtures ``make``, a backend of a :class:`LocalConfig`, and ``backend``, one that is made.
+
+    And ``enlarged``: a directory of such a model, whose weights are :data:`VAST` bytes long.
+    """
 
     @pytest.fixture
     def prompts(self, backend):
@@ -73,6 +79,11 @@ class BackendSuite:
             )
             for text in QUESTIONS
         ]
+
+    def test_a_model_that_the_memory_has_no_room_for_is_refused_before_it_is_loaded(self, enlarged):
+        with pytest.raises(ModelUnusable, match=r"needs about 100\d\.\d GB .* are free") as refused:
+            load(LocalConfig(model=str(enlarged), threads=1, exact=True, slots=2, cache_bytes=4_000_000))
+        assert str(enlarged) in refused.value.message
 
     def test_many_together_say_what_each_says_alone(self, backend, prompts):
         alone = [compute(backend, (prompt, greedy()))[0] for prompt in prompts]

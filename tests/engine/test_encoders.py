@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 
+import msgspec
 import numpy as np
 import pytest
 
 from penstock.config.model import LocalConfig
 from penstock.engine.backend import CannotTake, Sampling
+from penstock.engine.model_dir import inspect
 from penstock.engine.serve import load
 from penstock.errors import ModelUnusable
 
@@ -82,3 +85,11 @@ def test_weights_that_are_not_there(tmp_path):
     (path / "config.json").write_text(text)
     with pytest.raises(ModelUnusable, match="tensors are missing"):
         load(LocalConfig(model=str(path)))
+
+
+@pytest.mark.parametrize("library", ["transformers", "openvino"])
+def test_one_that_the_memory_has_no_room_for_in_fp32(library, in_openvino):
+    model = inspect(packaged() if library == "transformers" else in_openvino)
+    encoder = importlib.import_module(f"penstock.engine.{library}_encoder")
+    with pytest.raises(ModelUnusable, match="are free"):
+        encoder.load(msgspec.structs.replace(model, half_bytes=10**12), LocalConfig(threads=1, exact=True))

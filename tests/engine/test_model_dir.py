@@ -10,7 +10,7 @@ import pytest
 
 from penstock.engine import demo
 from penstock.engine.memory import available_bytes
-from penstock.engine.model_dir import ModelDir, check_memory, inspect
+from penstock.engine.model_dir import ModelDir, check_memory, in_fp32, inspect
 from penstock.errors import ModelUnusable
 
 CONFIG = {
@@ -32,8 +32,8 @@ def write_graph(path, size, end=None, tail=b"</net>"):
     path.with_suffix(".bin").write_bytes(bytes(size))
 
 
-def write_tensors(path, cut=0, name="a"):
-    header = json.dumps({name: {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}, "__metadata__": {}})
+def write_tensors(path, cut=0, name="a", dtype="F32"):
+    header = json.dumps({name: {"dtype": dtype, "shape": [4], "data_offsets": [0, 16]}, "__metadata__": {}})
     data = struct.pack("<Q", len(header)) + header.encode() + bytes(16)
     path.write_bytes(data[: len(data) - cut])
 
@@ -73,6 +73,30 @@ def test_whether_weights_are_rounded_is_told(openvino):
     graph.write_bytes(graph.read_bytes().replace(b'"f32"', b'"i4"', 1))
     assert inspect(openvino).rounded
     assert inspect(demo.path()).rounded
+
+
+@pytest.mark.parametrize("kind", [b'"f16"', b'"bf16"'])
+def test_what_becomes_larger_in_fp32_is_told_of_a_graph(openvino, kind):
+    assert in_fp32(inspect(openvino)).weight_bytes == 1_000
+    graph = openvino / "openvino_model.xml"
+    whole = graph.read_bytes()
+    graph.write_bytes(whole.replace(b'"f32"', kind, 1))
+    assert in_fp32(inspect(openvino)).weight_bytes == 1_500
+    # An empty constant that begins where another one does hides nothing of it.
+    graph.write_bytes(whole.replace(b'"f32"', kind).replace(b"</net>", CONSTANT % (500, 0) + b"</net>"))
+    assert in_fp32(inspect(openvino)).weight_bytes == 2_000
+    # What is rounded stays so, and its scales are few.
+    graph.write_bytes(whole.replace(b'"f32"', kind, 1).replace(b'"f32"', b'"i4"'))
+    assert in_fp32(inspect(openvino)).weight_bytes == 1_000
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+def test_so_of_safetensors_whatever_the_config_says(safetensors, dtype):
+    whole = inspect(safetensors)
+    assert in_fp32(whole).weight_bytes == whole.weight_bytes
+    write_tensors(safetensors / "model.safetensors", dtype=dtype)
+    halved = inspect(safetensors)
+    assert in_fp32(halved).weight_bytes == halved.weight_bytes + 16
 
 
 def test_the_model_of_the_package_is_no_burden_to_it():

@@ -7,7 +7,7 @@ import os
 import shutil
 
 import pytest
-from backend_suite import NUMBERS, TOKENS, BackendSuite, DrawnSuite, compute, greedy, small
+from backend_suite import NUMBERS, TOKENS, VAST, BackendSuite, DrawnSuite, compute, greedy, small
 from schema_suite import SchemaSuite
 from torch_models import write_model
 
@@ -63,6 +63,12 @@ class TestOnnx(BackendSuite, DrawnSuite, SchemaSuite):
     @pytest.fixture
     def make(self, graph):
         return lambda config: onnx.OnnxBackend(inspect(graph), config)
+
+    @pytest.fixture
+    def enlarged(self, graph, tmp_path):
+        copy = shutil.copytree(graph, tmp_path / "copy")
+        os.truncate(copy / "model.onnx.data", VAST)
+        return copy
 
     def test_it_says_what_transformers_says(self, backend, prompts, llama):
         import torch

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import itertools
 import json
+import os
 import re
 import time
 
 import msgspec
 import pytest
-from backend_suite import NUMBERS, BackendSuite, compute, greedy, small
+from backend_suite import NUMBERS, VAST, BackendSuite, compute, greedy, small
 from schema_suite import NESTED, PLAIN, is_nested
 from test_engine_regex import RULED
 from test_engine_schema import GOOD
@@ -47,6 +48,13 @@ class TestOpenVINO(BackendSuite):
     @pytest.fixture
     def make(self):
         return made
+
+    @pytest.fixture
+    def enlarged(self, tmp_path):
+        for path in demo.path().iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        os.truncate(tmp_path / "openvino_model.bin", VAST)
+        return tmp_path
 
 
 def test_a_token_that_stands_for_no_text_has_none(backend):
@@ -319,6 +327,16 @@ def test_keys_and_values_in_fp32_are_computed_in_fp32_as_well(prompt):
     ((ids, _, _),) = compute(kept, (prompt, greedy(4, ignore_eos=True)))
     kept.close()
     assert len(ids) == 4
+
+
+def test_weights_of_two_bytes_that_are_computed_in_fp32_need_twice_the_room():
+    model = msgspec.structs.replace(inspect(demo.path()), half_bytes=VAST)
+    with pytest.raises(ModelUnusable, match="are free"):
+        openvino.OpenVINOBackend(model, small(1, 1_000_000))
+    abilities = openvino.openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if {"BF16", "FP16"}.isdisjoint(abilities):
+        pytest.skip("this processor computes everything in fp32")
+    openvino.OpenVINOBackend(model, LocalConfig(threads=2, slots=1, cache_bytes=1_000_000)).close()
 
 
 def test_a_new_one_goes_on_where_another_one_stopped_at_any_token(backend, prompt):

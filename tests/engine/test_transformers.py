@@ -7,7 +7,7 @@ import os
 import signal
 
 import pytest
-from backend_suite import NUMBERS, TOKENS, BackendSuite, DrawnSuite, compute, greedy, small
+from backend_suite import NUMBERS, TOKENS, VAST, BackendSuite, DrawnSuite, compute, greedy, small
 from schema_suite import SchemaSuite
 from torch_models import write_model
 
@@ -51,6 +51,20 @@ class TestTransformers(BackendSuite, DrawnSuite, SchemaSuite):
     @pytest.fixture
     def make(self, llama):
         return lambda config: transformers.TransformersBackend(inspect(llama), config)
+
+    @pytest.fixture
+    def enlarged(self, llama, tmp_path):
+        """With one more tensor, which is all of it but a little."""
+        copy = copy_of(llama, tmp_path)
+        file = copy / "model.safetensors"
+        data = file.read_bytes()
+        length = 8 + int.from_bytes(data[:8], "little")
+        header, behind = json.loads(data[8:length]), len(data) - length
+        header["vast"] = {"dtype": "I8", "shape": [VAST], "data_offsets": [behind, behind + VAST]}
+        text = json.dumps(header).encode()
+        file.write_bytes(len(text).to_bytes(8, "little") + text + data[length:])
+        os.truncate(file, 8 + len(text) + behind + VAST)
+        return copy
 
     def test_a_seeded_answer_is_gone_on_with_from_any_token(self, backend, prompts):
         """Chance depends on the seed and the place alone."""

@@ -28,6 +28,8 @@ _DETOKENIZER = ("openvino_detokenizer.xml", "openvino_detokenizer.bin")
 _DATA = re.compile(rb"<data\b[^>]*>")
 _KIND = re.compile(rb'\belement_type="(\w+)"')
 _ROUNDED = frozenset({b"u2", b"u4", b"i4", b"u8", b"i8", b"nf4"})  # that weights are rounded to
+_HALVES = frozenset({b"f16", b"bf16"})
+_HALF_TENSORS = frozenset({"F16", "BF16"})
 _PLACE = re.compile(rb'\b(offset|size)="(\d+)"')
 _READ = 1 << 20  # bytes of an IR at a time
 _LONGEST_TAG = 65_536
@@ -46,7 +48,8 @@ class ModelDir(msgspec.Struct, frozen=True):
 
     ``config`` is the model's own ``config.json``, of an ONNX graph ``genai_config.json``.  ``cache_bytes``: what keys and values of one token take at most,
     each number at 2 bytes; 0: it cannot be told.  ``embeds``: it is there to make embeddings, and not to write.
-    ``rounded``: OpenVINO's weights, or some of them, are integers.
+    ``rounded``: OpenVINO's weights, or some of them, are integers.  ``half_bytes``: what of ``weight_bytes`` are numbers of
+    2 bytes, which have 4 where they are computed in fp32; scales of what is rounded are left out.
     """
 
     path: Path
@@ -57,6 +60,7 @@ class ModelDir(msgspec.Struct, frozen=True):
     cache_bytes: int
     embeds: bool = False
     rounded: bool = False
+    half_bytes: int = 0
 
     @property
     def architecture(self) -> str:
@@ -92,13 +96,15 @@ def inspect(path: Path, wanted: Format | None = None) -> ModelDir:
     context = _whole(config.get("max_position_embeddings"))
     embeds = "modules.json" in names or _is_headless(config)
     if _IR in names and wanted in {None, "openvino"}:
-        rounded = _check_ir(path, names, _TOKENIZER if embeds else _TOKENIZER + _DETOKENIZER)
+        rounded, halves = _check_ir(path, names, _TOKENIZER if embeds else _TOKENIZER + _DETOKENIZER)
         weights = (path / _IR).with_suffix(".bin").stat().st_size
-        return ModelDir(path, "openvino", weights, config, context, _cache_bytes(config), embeds, rounded)
+        told = (config, context, _cache_bytes(config), embeds, rounded, halves)
+        return ModelDir(path, "openvino", weights, *told)
     tensors = sorted(name for name in names if name.endswith(".safetensors"))
     if tensors and wanted in {None, "safetensors"}:
-        weights = _check_safetensors(path, names, tensors, config)
-        return ModelDir(path, "safetensors", weights, config, context, _cache_bytes(config), embeds)
+        weights, halves = _check_safetensors(path, names, tensors, config)
+        told = (config, context, _cache_bytes(config), embeds, False, halves)
+        return ModelDir(path, "safetensors", weights, *told)
     if _IR in names or tensors or _GENAI in names:
         raise _of_another_backend(path)
     pickled = sorted(name for name in names if name.endswith(_PICKLED) and not name.startswith("openvino_"))
@@ -137,6 +143,11 @@ def check_memory(model: ModelDir, cache: int, available: int | None = None) -> N
             f"{model.path} needs about {_gb(needed)} ({_gb(model.weight_bytes)} of weights, {_gb(cache)} for keys and "
             f"values), and {_gb(free)} are free: take a smaller or more quantized model, a smaller cache, or more memory"
         )
+
+
+def in_fp32(model: ModelDir) -> ModelDir:
+    """As large as it is once it is loaded by who computes in fp32."""
+    return msgspec.structs.replace(model, weight_bytes=model.weight_bytes + model.half_bytes)
 
 
 def _check_itself(file: Path) -> None:
@@ -228,9 +239,9 @@ def _onnx(path: Path, names: set[str]) -> ModelDir:
 # ---- OpenVINO's IR: a graph in XML, and its constants in one file ----------------------------------
 
 
-def _check_ir(path: Path, names: set[str], parts: tuple[str, ...]) -> bool:
-    """Whether weights of it are rounded."""
-    rounded = False
+def _check_ir(path: Path, names: set[str], parts: tuple[str, ...]) -> tuple[bool, int]:
+    """Whether weights of it are rounded; if not, the bytes of those that are in fp16 or bf16."""
+    rounded, halves = False, 0
     graph = path / _IR
     if graph.with_suffix(".bin").name not in names:
         raise ModelUnusable(
@@ -247,20 +258,21 @@ def _check_ir(path: Path, names: set[str], parts: tuple[str, ...]) -> bool:
         file = path / name
         _check_itself(file)
         _check_itself(file.with_suffix(".bin"))
-        end, kinds = _constants(file)
-        rounded = rounded or (name == _IR and not kinds.isdisjoint(_ROUNDED))
+        end, sizes = _constants(file)
+        if name == _IR:
+            rounded = not sizes.keys().isdisjoint(_ROUNDED)
+            halves = 0 if rounded else sum(size for kind, size in sizes.items() if kind in _HALVES)
         has = file.with_suffix(".bin").stat().st_size
         if has < end:
             raise ModelUnusable(
                 f"{file.with_suffix('.bin')} is cut off: it has {has} of at least {end} bytes; copy it again"
             )
-    return rounded
+    return rounded, halves
 
 
-def _constants(file: Path) -> tuple[int, set[bytes]]:
-    """Where the last constant of a graph ends in its file of weights, and of what types its constants are."""
-    end = 0
-    kinds: set[bytes] = set()
+def _constants(file: Path) -> tuple[int, dict[bytes, int]]:
+    """Where the last constant of a graph ends in its file of weights, and the bytes of those of each type."""
+    places: dict[int, tuple[int, bytes]] = {}  # size and type of what begins there
     rest = b""
     closed = False
     try:
@@ -270,8 +282,11 @@ def _constants(file: Path) -> tuple[int, set[bytes]]:
                 for tag in _DATA.findall(text):
                     found = dict(_PLACE.findall(tag))
                     if len(found) == 2:
-                        end = max(end, int(found[b"offset"]) + int(found[b"size"]))
-                        kinds.update(_KIND.findall(tag))
+                        kind = _KIND.search(tag)
+                        size = int(found[b"size"])
+                        place = int(found[b"offset"])
+                        # What is empty may begin where something else does.
+                        places[place] = max(places.get(place, (0, b"")), (size, kind[1] if kind else b""))
                 # A tag may go on in the next block; what is read twice changes nothing.
                 rest = text[-_LONGEST_TAG:]
                 closed = b"</net>" in rest
@@ -279,14 +294,19 @@ def _constants(file: Path) -> tuple[int, set[bytes]]:
         raise ModelUnusable(f"{file} cannot be read: {error.strerror}") from None
     if not closed:
         raise ModelUnusable(f"{file} is cut off: its last tag is missing; copy it again")
-    return end, kinds
+    sizes: dict[bytes, int] = {}
+    for size, of_type in places.values():
+        sizes[of_type] = sizes.get(of_type, 0) + size
+    return max((offset + size for offset, (size, _) in places.items()), default=0), sizes
 
 
 # ---- safetensors: 8 bytes of length, a header in JSON, the tensors ---------------------------------
 
 
-def _check_safetensors(path: Path, names: set[str], tensors: list[str], config: dict[str, JSON]) -> int:
-    """Bytes of all of them."""
+def _check_safetensors(
+    path: Path, names: set[str], tensors: list[str], config: dict[str, JSON]
+) -> tuple[int, int]:
+    """Bytes of all of them, and of the numbers in fp16 or bf16 among these."""
     for name in tensors:
         _check_itself(path / name)
     for name in sorted(name for name in names if name.endswith(".safetensors.index.json")):
@@ -294,8 +314,8 @@ def _check_safetensors(path: Path, names: set[str], tensors: list[str], config: 
             if shard not in names:
                 raise ModelUnusable(f"{path / shard} is missing, which {name} names: copy it, too")
     found = [_check_tensors(path / name) for name in tensors]
-    _check_layers(path, config, max(layers for _, layers in found))
-    return sum(size for size, _ in found)
+    _check_layers(path, config, max(layers for _, _, layers in found))
+    return sum(size for size, _, _ in found), sum(halves for _, halves, _ in found)
 
 
 def _check_layers(path: Path, config: dict[str, JSON], stored: int) -> None:
@@ -318,8 +338,8 @@ def _shards(index: Path) -> list[str]:
         raise ModelUnusable(f"{index} is no index of weights ({error}): copy it again") from None
 
 
-def _check_tensors(file: Path) -> tuple[int, int]:
-    """How long a file is, and how many layers there are up to the last that it has a part of."""
+def _check_tensors(file: Path) -> tuple[int, int, int]:
+    """How long a file is, how much of it is in 2 bytes each, and the layers up to the last that it has a part of."""
     try:
         has = file.stat().st_size
         with file.open("rb") as tensors:
@@ -328,8 +348,10 @@ def _check_tensors(file: Path) -> tuple[int, int]:
             if length > min(has - 8, _LONGEST_HEADER) or not length:
                 raise ModelUnusable(f"{file} is cut off within its header, or no safetensors: copy it again")
             header = msgspec.json.decode(tensors.read(length))
-            ends = [part["data_offsets"][1] for name, part in header.items() if name != "__metadata__"]
-            end = 8 + length + max(ends, default=0)
+            parts = [part for name, part in header.items() if name != "__metadata__"]
+            end = 8 + length + max((part["data_offsets"][1] for part in parts), default=0)
+            places = (part["data_offsets"] for part in parts if part.get("dtype") in _HALF_TENSORS)
+            halves = sum(behind - start for start, behind in places)
             layers = max((1 + int(layer[1]) for name in header if (layer := _LAYER.match(name))), default=0)
     except OSError as error:
         raise ModelUnusable(f"{file} cannot be read: {error.strerror}") from None
@@ -344,7 +366,7 @@ def _check_tensors(file: Path) -> tuple[int, int]:
         raise ModelUnusable(f"{file} has no header of safetensors ({error}): copy it again") from None
     if has != end:
         raise ModelUnusable(f"{file} is cut off: it has {has} of {end} bytes; copy it again")
-    return has, layers
+    return has, halves, layers
 
 
 def _gb(number: int) -> str:

@@ -36,7 +36,7 @@ from penstock.engine.backend import (
     usable,
 )
 from penstock.engine.memory import cache_pages
-from penstock.engine.model_dir import ModelDir, check_memory
+from penstock.engine.model_dir import ModelDir, check_memory, in_fp32
 from penstock.engine.vocabulary import are_all_of_it
 from penstock.errors import ModelUnusable
 from penstock.messages import JSON
@@ -65,13 +65,13 @@ class OpenVINOBackend:
         context = model.context or _UNSAID_CONTEXT
         token_bytes = model.cache_bytes * (2 if config.exact or config.cache_precision == "fp32" else 1)
         blocks = cache_pages(config, context, token_bytes, BLOCK)
-        check_memory(model, blocks * BLOCK * token_bytes)
+        told = properties(config, whole=not model.rounded)
+        check_memory(in_fp32(model) if computes_in_fp32(told) else model, blocks * BLOCK * token_bytes)
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.max_num_batched_tokens = STEP_TOKENS
         scheduler.max_num_seqs = config.slots + max(1, config.slots // 4)
         scheduler.num_kv_blocks = blocks
         scheduler.enable_prefix_caching = config.prefix_cache
-        told = properties(config, whole=not model.rounded)
         self._make: Callable[[], Any] = lambda: openvino_genai.ContinuousBatchingPipeline(
             str(model.path), scheduler, "CPU", told, FOR_TOKENIZERS
         )
@@ -353,6 +353,12 @@ def properties(config: LocalConfig, *, cache: bool = True, whole: bool = False) 
 def _computes_alone(config: LocalConfig) -> bool:
     """Whether there is one thread that computes, because that is wanted or there is no other core."""
     return config.threads == 1 or (hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) == 1)
+
+
+def computes_in_fp32(told: Mapping[str, Any]) -> bool:
+    """Whether it does so with these properties: by itself in bf16 or fp16, where the processor has one of them."""
+    abilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return told.get("INFERENCE_PRECISION_HINT") == "f32" or {"BF16", "FP16"}.isdisjoint(abilities)
 
 
 def _defaults(config: Any) -> Sampling:

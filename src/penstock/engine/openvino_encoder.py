@@ -9,8 +9,14 @@ import openvino_genai
 
 from penstock.config.model import LocalConfig
 from penstock.engine.embedder import Embedder
-from penstock.engine.model_dir import ModelDir, check_memory
-from penstock.engine.openvino import FOR_TOKENIZERS, OneWayTokenizer, properties, reason
+from penstock.engine.model_dir import ModelDir, check_memory, in_fp32
+from penstock.engine.openvino import (
+    FOR_TOKENIZERS,
+    OneWayTokenizer,
+    computes_in_fp32,
+    properties,
+    reason,
+)
 from penstock.engine.pooling import shape_of
 from penstock.errors import ModelUnusable
 
@@ -65,7 +71,8 @@ def load(model: ModelDir, config: LocalConfig) -> Embedder:
 
     :raises penstock.errors.ModelUnusable: it does not fit into memory, or makes no embeddings
     """
-    check_memory(model, 0)
+    told = properties(config, cache=False)
+    check_memory(in_fp32(model) if computes_in_fp32(told) else model, 0)
     shape = shape_of(model)
     vocabulary = model.config.get("vocab_size")
     if not isinstance(vocabulary, int):

@@ -15,7 +15,6 @@ import queue
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig
@@ -28,7 +27,7 @@ from penstock.engine._hf_tokenizer import HFTokenizer
 from penstock.engine.backend import CannotTake, ModelCard, Progress, Sampling, check_ends, usable
 from penstock.engine.grammar import Grammars
 from penstock.engine.memory import cache_pages
-from penstock.engine.model_dir import ModelDir, check_memory
+from penstock.engine.model_dir import ModelDir, check_memory, in_fp32
 from penstock.errors import ModelUnusable
 
 PAGE = 32  # tokens of one page
@@ -253,13 +252,6 @@ def _sizes(model: ModelDir) -> tuple[int, int, int]:
         return int(context), of_token * torch.float32.itemsize, head * torch.float32.itemsize
     except Exception as error:  # any kind, see above
         raise unusable(model, error, _QUESTION) from error
-
-
-def in_fp32(model: ModelDir) -> ModelDir:
-    """As large as it is once it is loaded."""
-    stored = model.config.get("dtype") or model.config.get("torch_dtype")
-    times = 2 if stored in {"bfloat16", "float16"} else 1
-    return msgspec.structs.replace(model, weight_bytes=times * model.weight_bytes)
 
 
 def quiet(config: LocalConfig) -> None:

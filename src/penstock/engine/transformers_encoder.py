@@ -11,9 +11,9 @@ from transformers import AutoModel
 from penstock.config.model import LocalConfig
 from penstock.engine._hf_tokenizer import HFTokenizer
 from penstock.engine.embedder import Embedder
-from penstock.engine.model_dir import ModelDir, check_memory
+from penstock.engine.model_dir import ModelDir, check_memory, in_fp32
 from penstock.engine.pooling import shape_of
-from penstock.engine.transformers import in_fp32, loaded, quiet, unusable
+from penstock.engine.transformers import loaded, quiet, unusable
 from penstock.errors import ModelUnusable
 
 
