@@ -102,8 +102,15 @@ def test_an_engine_that_is_killed_loses_no_answer(client, tmp_path):
     with GatewayProcess(config(), tmp_path) as gateway:
         uncut = whole(client, gateway, LONG)
         first = engine_pid(gateway)
-        text, done, usage = streamed(client, gateway, LONG, lambda: os.kill(first, signal.SIGKILL))
+        beside = []
+
+        def kill():
+            os.kill(first, signal.SIGKILL)
+            beside.append(whole(client, gateway, {"model": "sim", "messages": ASKED, "max_tokens": 3}))
+
+        text, done, usage = streamed(client, gateway, LONG, kill)
         assert (text, done) == (uncut, True)
+        assert beside[0], "another model has to answer meanwhile"
         assert usage["completion_tokens"] == 700
         assert metric(client, gateway, 'penstock_continuations_total{how="tokens",outcome="rescued"}') == 1
         assert engine_pid(gateway) != first
