@@ -32,6 +32,17 @@ def test_it_appears_with_its_stamp_when_the_block_ends(tmp_path):
     assert entries(target.parent) == ["made"]
 
 
+def test_who_may_read_its_folder_may_read_its_files(tmp_path):
+    """The library of safetensors writes for its own user alone; a gateway is often another."""
+    with made_whole(tmp_path / "made", STAMP) as into:
+        (into / "sub").mkdir()
+        for name in ("model.safetensors", "sub/part"):
+            (into / name).touch(0o600)
+    as_usual = (tmp_path / "made" / "penstock.json").stat().st_mode
+    assert (tmp_path / "made" / "model.safetensors").stat().st_mode == as_usual
+    assert (tmp_path / "made" / "sub" / "part").stat().st_mode == as_usual
+
+
 def test_nothing_is_left_of_a_block_that_fails(tmp_path):
     with pytest.raises(ZeroDivisionError):  # noqa: PT012
         with made_whole(tmp_path / "made", STAMP) as into:

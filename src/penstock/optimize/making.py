@@ -99,6 +99,7 @@ def made_whole(target: Path, stamp: Stamp, *, replace: bool = False, room: int =
             beside.mkdir()
             yield beside
             (beside / STAMP).write_bytes(msgspec.json.format(msgspec.json.encode(stamp), indent=2))
+            _open_to_readers(beside)
             sync(beside)
             if target.exists():
                 shutil.rmtree(target)
@@ -121,6 +122,14 @@ def made_whole(target: Path, stamp: Stamp, *, replace: bool = False, room: int =
             shutil.rmtree(beside, ignore_errors=True)
     finally:
         os.close(lock)
+
+
+def _open_to_readers(directory: Path) -> None:
+    """Let all files be read by who may read those of this process: some libraries write for its user alone."""
+    usual = (directory / STAMP).stat().st_mode & 0o777
+    for path in directory.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(path.stat().st_mode & 0o7777 | usual)
 
 
 def _is_full(error: Exception, place: Path) -> bool:
