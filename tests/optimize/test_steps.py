@@ -126,6 +126,20 @@ def test_texts_are_looked_at_before_anything_is_loaded(model, tmp_path):
         take(step, model, tmp_path / "made", nobody, numerics=copied)
 
 
+def test_pieces_are_no_longer_than_what_the_model_reads(model, texts, tmp_path):
+    write_model(model, config={"max_position_embeddings": 64})
+    step = Prune(method=Pruning.DEPTH, calibration=texts, length=65)
+    with pytest.raises(ConfigError, match="length: 65 tokens are more than the 64 that"):
+        take(step, model, tmp_path / "made", nobody, numerics=copied)
+    take(
+        Prune(method=Pruning.DEPTH, calibration=texts, length=64),
+        model,
+        tmp_path / "made",
+        nobody,
+        numerics=copied,
+    )
+
+
 def test_memory_is_looked_at_before_anything_is_loaded(model, tmp_path, monkeypatch):
     monkeypatch.setattr(model_directory, "available_memory", lambda: 50)
     with pytest.raises(UnusableModel, match="too large for this machine"):

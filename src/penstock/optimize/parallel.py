@@ -67,6 +67,11 @@ def divide(source: ModelDirectory, division: Division, ranks: int, **options: in
     )
     work = RankWork(str(source.path), division, **options)
     told = _run(work, ranks, source.path)
+    if told.held >= told.parameters:
+        raise StepFailed(
+            f"{source.path} has not been divided: a process has all {told.parameters:,} parameters, so there is no plan "
+            "for its architecture"
+        )
     if not told.logits_differ_by <= TOLERANCE:
         raise StepFailed(
             f"{source.path}: divided, it says something else (logits differ by {told.logits_differ_by:.2g} of the largest)"

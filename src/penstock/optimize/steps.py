@@ -340,6 +340,7 @@ def take(
     beside = None if step.beside is None else open_model(step.beside)
     model.require_memory(step.copies, step.name, beside)
     if step.texts is not None:
+        _require_fits(step, model)
         read_texts(step.texts)
     stamp = stamp_for(step, model)
     make = numerics_of(step) if numerics is None else numerics
@@ -354,6 +355,15 @@ def take(
 
 
 NOTES = "penstock-notes.json"
+
+
+def _require_fits(step: Step, model: ModelDirectory) -> None:
+    """See that the model reads as many tokens as a piece of the texts has: beyond that, it says what it never learned."""
+    length = getattr(step, "length", 0)
+    if model.context is not None and length > model.context:
+        raise ConfigError(
+            f"{step.name}: length: {length} tokens are more than the {model.context} that {model.path} reads at once"
+        )
 
 
 def _positive(options: msgspec.Struct, *names: str) -> list[str]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import os
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from penstock.optimize.faults import StepFailed, UnusableModel, UnusableText
 from penstock.optimize.measure import measure
 from penstock.optimize.model_directory import Runtime, open_model
-from penstock.optimize.numerics import layers, prune
+from penstock.optimize.numerics import layers, measuring, prune
 from penstock.optimize.numerics.loading import load_model, load_tokenizer, pieces
 from penstock.optimize.progress import nobody
 from penstock.optimize.steps import (
@@ -261,6 +265,41 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(copy, tmp_path):
     (copy / "config.json").write_text(json.dumps({**config, "hidden_size": 128}))
     with pytest.raises(UnusableModel, match="cannot be loaded"):
         take(Quantize(to=Form.INT8), copy, tmp_path / "made", nobody)
+
+
+def test_weights_that_are_no_numbers_are_refused(copy, text, tmp_path):
+    path = copy / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = math.nan
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(UnusableModel, match=r"no.* in model\.layers\.1\.mlp\.up_proj\.weight: fetch"):
+        take(Quantize(to=Form.INT8), copy, tmp_path / "made", nobody)
+    with pytest.raises(StepFailed, match=r"cannot be measured: .* has numbers that are none"):
+        figures(copy, text)
+
+
+@pytest.mark.parametrize(("logit", "said"), [(math.nan, "are no numbers"), (1e9, "beyond all numbers")])
+def test_what_says_no_numbers_has_no_figures(logit, said):
+    class Silly:
+        def logits(self, tokens):
+            found = np.zeros((*tokens.shape, 9), np.float32)
+            found[..., 0] = logit
+            return found
+
+    with pytest.raises(StepFailed, match=said):
+        measuring._perplexity(Silly(), np.ones((2, 4), np.int64), nobody)
+
+
+def test_an_exported_model_that_is_damaged_is_refused_with_a_remedy(model, text, tmp_path, caplog):
+    made = tmp_path / "made"
+    with caplog.at_level(logging.INFO):
+        take(Quantize(to=Form.INT8, runtime=Runtime.ONNX), model, made, nobody)
+    # Of each matrix the library would tell twice.
+    assert all(each.levelno > logging.INFO for each in caplog.records if "quantiz" in each.name)
+    data = made / "model.onnx.data"
+    os.truncate(data, data.stat().st_size // 2)
+    with pytest.raises(StepFailed, match=r"cannot load .*, which may be damaged: make it again"):
+        figures(made, text)
 
 
 def test_a_model_without_tokenizer_is_refused(copy, text, tmp_path):

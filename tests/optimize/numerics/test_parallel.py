@@ -32,6 +32,13 @@ def test_what_says_something_else_is_refused(model, monkeypatch):
         parallel.divide(open_model(model), parallel.Division.TENSOR, 2)
 
 
+def test_what_is_whole_in_each_process_is_not_divided(model, monkeypatch):
+    told = parallel.Divided(parallel.Division.TENSOR, 2, 4, 4, 0.0)
+    monkeypatch.setattr(parallel, "_run", lambda *_: told)
+    with pytest.raises(StepFailed, match="has not been divided"):
+        parallel.divide(open_model(model), parallel.Division.TENSOR, 2)
+
+
 def test_a_model_that_would_not_fit_is_refused_before_it_is_loaded(model):
     with pytest.raises(UnusableModel, match="100000000 processes"):
         parallel.divide(open_model(model), parallel.Division.TENSOR, 100_000_000)

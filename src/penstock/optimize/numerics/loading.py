@@ -22,7 +22,7 @@ def load_model(source: ModelDirectory, dtype: Any = torch.float32) -> Any:
     """The model, on the CPU, ready to be run.
 
     :param dtype: of its numbers; ``"auto"``: as they are stored
-    :raises UnusableModel: transformers does not know it, or what is stored does not fit it
+    :raises UnusableModel: transformers does not know it, or what is stored does not fit it, or is no numbers
     """
     kind = source.config.get("model_type")
     if kind not in transformers.CONFIG_MAPPING:
@@ -49,6 +49,11 @@ def load_model(source: ModelDirectory, dtype: Any = torch.float32) -> Any:
             f"{source.path} lacks {len(missing)} tensors of its architecture, {missing[0]} for one: "
             "fetch or copy it again"
         )
+    for name, each in model.named_parameters():
+        if each.is_floating_point() and not each.isfinite().all():
+            raise UnusableModel(
+                f"{source.path} has numbers that are none (NaN or infinite) in {name}: fetch or make it again"
+            )
     model.eval()
     return model
 

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from penstock.errors import PenstockError
+from penstock.optimize.faults import StepFailed
 from penstock.optimize.figures import Figures, Speed
 from penstock.optimize.measure import Work
 from penstock.optimize.model_directory import open_model
@@ -79,8 +80,16 @@ def _perplexity(runner: Runner, tokens: Any, tell: Tell) -> tuple[float, int]:
         log_sums = most + np.log(np.exp(logits - most[:, None]).sum(-1))
         total += float((log_sums - logits[np.arange(len(logits)), piece[1:]]).sum())
         counted += len(logits)
+        if not math.isfinite(total):
+            raise StepFailed(
+                "what it says are no numbers (NaN or infinite), of some text at least: it is damaged, or its form has too "
+                "small a range for it"
+            )
         tell("perplexity", number + 1, len(tokens))
-    return math.exp(total / counted), counted
+    try:
+        return math.exp(total / counted), counted
+    except OverflowError:
+        raise StepFailed("its perplexity is beyond all numbers: it says nothing of use") from None
 
 
 def _speed(runner: Runner, tokens: Any, batch: int, work: Work, tell: Tell) -> Speed:

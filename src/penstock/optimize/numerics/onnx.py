@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from penstock.optimize.faults import StepFailed
 from penstock.optimize.model_directory import ModelDirectory
 from penstock.optimize.progress import Tell
 from penstock.optimize.steps import Form, Notes, Rounding
+
+# It tells of every matrix, twice, and has told the root logger to print that.
+logging.getLogger("onnxruntime.quantization").setLevel(logging.WARNING)
 
 _ALGORITHMS = {Rounding.RTN: "default", Rounding.KQUANT: "k_quant"}
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from penstock.optimize.faults import UnusableModel
 from penstock.optimize.model_directory import OPENVINO_GRAPH, ModelDirectory, Runtime
 
 Tokens = npt.NDArray[np.int64]
@@ -30,12 +31,20 @@ class Runner(Protocol):
 
 
 def runner_of(source: ModelDirectory) -> Runner:
-    """Load it with its own runtime."""
-    if source.runtime is Runtime.ONNX:
-        return OnnxRunner(source.path)
-    if source.runtime is Runtime.OPENVINO:
-        return OpenVINORunner(source.path)
-    return TransformersRunner(source)
+    """Load it with its own runtime.
+
+    :raises UnusableModel: that cannot
+    """
+    if source.runtime is Runtime.TRANSFORMERS:
+        return TransformersRunner(source)
+    try:
+        return (OnnxRunner if source.runtime is Runtime.ONNX else OpenVINORunner)(source.path)
+    except RuntimeError as error:
+        # What is wrong stands at its end, behind names of functions and files of theirs.
+        raise UnusableModel(
+            f"{source.runtime} cannot load {source.path}, which may be damaged: make it again "
+            f"(… {' '.join(str(error).split())[-200:]})"
+        ) from error
 
 
 class TransformersRunner:
