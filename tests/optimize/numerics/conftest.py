@@ -16,6 +16,9 @@ def pytest_collection_modifyitems(items):
         if "numerics" in item.path.parts:
             # What these libraries warn of is not ours to mend.
             item.add_marker(pytest.mark.filterwarnings("default"))
+            # The first of a run waits for the model to be trained: twenty seconds of computing before its own.
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(900))
 
 
 @pytest.fixture(scope="session")
