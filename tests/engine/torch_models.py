@@ -53,3 +53,19 @@ def write_model(path, kind="llama", *, seed=3, **sizes):
     AutoModelForCausalLM.from_config(config).save_pretrained(path)
     whole.save_pretrained(path)
     return path
+
+
+def write_readable_model(path, **sizes):
+    """One that writes letters only, and no halves of others, which every runtime tells in its own way."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    write_model(path, **sizes)
+    model, tokenizer = (each.from_pretrained(path) for each in (AutoModelForCausalLM, AutoTokenizer))
+    with torch.no_grad():
+        for token, row in enumerate(model.lm_head.weight):
+            text = tokenizer.decode([token])
+            if not (text.isascii() and text.isprintable()):
+                row.zero_()
+    model.save_pretrained(path)
+    return path

@@ -1,4 +1,4 @@
-"""Ray Serve on this machine; `make ray` runs these tests in an environment of its own."""
+"""Ray Serve on this machine; `make ray` runs these tests in an environment of its own, `make vllm` those with vLLM."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from pathlib import Path
 import pytest
 
 collect_ignore_glob = [] if importlib.util.find_spec("ray") else ["test_*.py"]
+if importlib.util.find_spec("vllm") is None:
+    collect_ignore_glob.append("test_llm.py")
 
 # Seconds after which its proxy is taken for dead, before it has begun on a busy machine.
 os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
 os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S", "60")
 
-if not collect_ignore_glob:
+if importlib.util.find_spec("ray"):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its own use of others
-        import ray.serve  # noqa: F401
+        import ray.serve
+
+        if importlib.util.find_spec("vllm"):
+            import ray.serve.llm  # noqa: F401
 
 TESTS = Path(__file__).parent.parent.parent
 sys.path[:0] = [str(TESTS / "engine"), str(TESTS.parent / "deploy" / "ray")]

@@ -113,7 +113,7 @@ def _running():
 
 
 def test_the_configuration_for_vllm_is_one_that_ray_takes():
-    """In its form; what vLLM makes of ``engine_kwargs`` only vLLM knows."""
+    """In its form; ``test_llm.py`` has what Ray Serve LLM and vLLM make of the rest."""
     read = ServeDeploySchema.model_validate(yaml.safe_load((FOLDER / "llm.yaml").read_text()))
     (application,) = read.applications
     (config,) = application.args["llm_configs"]
