@@ -195,7 +195,7 @@ vllm: $(VLLM_VENV)/.with-tests  ## run the tests that need a real vLLM, alone an
 	$(VLLM_VENV)/bin/python -m pytest tests/upstream/vllm tests/deploy/ray/test_llm.py $(ARGS)
 
 .PHONY: extras
-extras:  ## install each extra into an environment of its own, without CUDA, and use it; ARGS="engine redis"
+extras:  ## install each extra, and none of them, into environments of their own, without CUDA, and use it; ARGS="engine base"
 	"$$(scripts/find-python 3.11 3.12 3.13)" scripts/try-extras $(ARGS)
 
 .PHONY: docs
