@@ -2,6 +2,7 @@
 
 import email.utils
 import json
+import time
 
 import anthropic
 import httpx2
@@ -296,6 +297,18 @@ def test_a_429_keeps_its_status_and_the_time_to_wait(headers, seconds):
     assert isinstance(error, UpstreamFailed)
     assert (error.status, error.kind, error.retry_after) == (429, "rate_limit_error", seconds)
     assert refusal(503, b"", headers).retry_after == seconds
+
+
+@pytest.mark.parametrize("zone", ["UTC", "XYZ+9", "XYZ-5"])
+def test_a_date_without_a_zone_is_utc_wherever_we_are(zone, monkeypatch):
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        date = time.asctime(time.gmtime(1_000_000_060)).encode()
+        assert refusal(429, b"", {b"retry-after": date}).retry_after == 60.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 FORMS = {

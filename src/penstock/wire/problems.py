@@ -10,6 +10,7 @@ account (its key, its credit): that is nobody's business but the operator's.
 
 from __future__ import annotations
 
+import datetime as dt
 import email.utils
 import http
 import math
@@ -420,7 +421,9 @@ def _retry_after(headers: Headers, now: float) -> float | None:
 
 def _until(date: bytes, now: float) -> float | None:
     try:
-        seconds = email.utils.parsedate_to_datetime(date.decode("latin-1")).timestamp() - now
-        return min(max(seconds, 0.0), _LONGEST_WAIT)
+        moment = email.utils.parsedate_to_datetime(date.decode("latin-1"))
+        if moment.tzinfo is None:  # as asctime() prints it, which is UTC, wherever we are (RFC 9110, 5.6.7)
+            moment = moment.replace(tzinfo=dt.UTC)
+        return min(max(moment.timestamp() - now, 0.0), _LONGEST_WAIT)
     except (TypeError, ValueError, OverflowError):
         return None
