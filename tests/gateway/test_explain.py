@@ -117,6 +117,17 @@ def test_wrong_requests_are_refused_as_they_would_be():
     ]
 
 
+def test_a_gateway_that_is_going_away_says_so():
+    async def test(gateway, port, upstream):
+        gateway.pipeline.admission.draining = True
+        found, answer = explained(gateway), await call(port, PROMPT)
+        return found["outcome"], answer
+
+    outcome, answer = at(test)
+    assert outcome.startswith(f"refused with {answer.status} {answer.json()['error']['code']}: ")
+    assert answer.status == 503
+
+
 def test_whose_key_it_is_decides():
     keys = [
         KeyConfig(

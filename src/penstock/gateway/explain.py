@@ -16,7 +16,6 @@ from penstock.flow.gate import Asked, Gate
 from penstock.flow.prefix_blocks import BLOCK_TOKENS
 from penstock.gateway.routes import RELAYED
 from penstock.gateway.stages import attach, join
-from penstock.gateway.stages.authenticate import permit
 from penstock.gateway.stages.decode import decode, named, tidy
 from penstock.gateway.stages.degrade import lessened, refusal
 from penstock.gateway.stages.queue import asked_of, by_health
@@ -81,7 +80,7 @@ def _walk(pipeline: Pipeline, found: Explained, path: str, headers: Headers, bod
         "max_output_tokens": call.max_output_tokens,
     }
     reduction = _ladder(snapshot, found, call)
-    permit(call)
+    pipeline.admission.permit(call)
     limiter = pipeline.admission.limiter
     if limiter is not None:
         limits = found["limits"] = limiter.explain(call)

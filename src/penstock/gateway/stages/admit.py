@@ -45,12 +45,19 @@ class Admission:
         :raises penstock.errors.LeaseWanted: it may help
         :raises penstock.errors.PenstockError: the call is refused; there is nothing to settle
         """
-        if self.draining:
-            raise Draining("this gateway is going away; try again", retry_after=1.0)
-        permit(call)
+        self.permit(call)
         if self.limiter is not None:
             call.reservation = self.limiter.reserve(call, patient=patient)
         self.enter()
+
+    def permit(self, call: Call) -> None:
+        """Whether the call may come in, but for limits.
+
+        :raises penstock.errors.PenstockError: it may not
+        """
+        if self.draining:
+            raise Draining("this gateway is going away; try again", retry_after=1.0)
+        permit(call)
 
     async def acquire_late(self, call: Call) -> None:
         """Wait until this process has been leased what the call needs; see :meth:`acquire`."""
