@@ -96,6 +96,15 @@ def test_a_broken_transfer_to_a_gateway_costs_it_nothing_and_is_in_no_budget(tim
         assert call.broke(Break.BROKEN, "reset") is None
 
 
+def test_a_broken_transfer_to_a_plain_provider_is_in_the_budget(time):
+    """It may compute it once more."""
+    for floor, waits in ((0.0, None), (1.0, 0.5)):
+        shared = calls(time, retry=RetryConfig(budget_floor=floor, budget_ratio=0.0))
+        call = begin(shared, netloc="provider:1")
+        call.attempt()
+        assert call.broke(Break.BROKEN, "reset") == waits
+
+
 def test_a_plain_provider_that_is_silent_is_not_asked_twice(time):
     """It may be computing, and would bill it once more."""
     call = begin(calls(time))

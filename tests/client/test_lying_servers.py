@@ -117,11 +117,24 @@ def test_an_id_that_is_no_number_to_count_with_ends_in_no_error_of_ours():
     assert asyncio.run(main()) == "abb"
 
 
+@pytest.mark.parametrize("of", [b"gen_2", b"", b"gen_1, gen_2"])
+def test_an_answer_does_not_go_on_with_the_words_of_another(of):
+    async def main():
+        first = [REQUEST, STREAM + events(0, 1), CLOSE]
+        other = [REQUEST, STREAM.replace(b"gen_1", of) + events(1, 3), CLOSE]
+        async with talking_to(first, other, [REQUEST, STREAM + events(1, 3), CLOSE]) as (server, http):
+            return await streamed(server.url + "/v1", http), server.connections, http.statistics()
+
+    text, connections, figures = asyncio.run(main())
+    assert (text, connections, figures.resumed, figures.broken) == ("ab", 3, 1, 2)
+
+
 @pytest.mark.parametrize("name", ["gen ü/../x?y#z".encode(), b"a b"])
 def test_a_generation_of_any_name_is_asked_for_by_it(name):
     async def main():
         first = [REQUEST, STREAM.replace(b"gen_1", name) + events(0, 1), CLOSE]
-        async with talking_to(first, [REQUEST, STREAM + events(1, 3), CLOSE]) as (server, http):
+        then = [REQUEST, STREAM.replace(b"gen_1", name) + events(1, 3), CLOSE]
+        async with talking_to(first, then) as (server, http):
             return await streamed(server.url + "/v1", http), server.received[1]
 
     text, again = asyncio.run(main())

@@ -448,13 +448,15 @@ class _ResumedStream(httpx.SyncByteStream):
                     request = self._resumption()
                     response = self._transport.send(request)
                     status = response.status_code
-                    if status == 200 and _is_stream(response):
+                    # Words of another answer would follow those of this one.
+                    of = response.headers.get("penstock-generation", "")
+                    if _is_stream(response) and of == self._generation:
                         self._take(response)
                         reading.reconnected()
                         call.resumed(reading.delivered)
                         return True
                     self._judged(response)
-                    error = httpx.RemoteProtocolError(f"status {status} for the rest", request=request)
+                    error = httpx.RemoteProtocolError(f"status {status} {of} for the rest", request=request)
                     final = response.headers.get("x-should-retry") == "false"
                     if final or status in (204, 400, 401, 403):
                         return False
