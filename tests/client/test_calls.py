@@ -499,6 +499,15 @@ def test_to_hear_again_and_again_that_a_server_goes_away_is_no_progress(time):
     assert call.stream_broke(Break.HANDED_OVER, "draining", 4) is not None  # an event came
 
 
+def test_a_body_whose_upload_was_answered_with_a_refusal_goes_anew_and_not_by_it(time):
+    """The upload is complete, and would bring the same refusal each time."""
+    call = begin(calls(time, gateways=("http://a:1",), upload_above=10))
+    call.attempt()
+    assert call.uploading({"Idempotency-Key": call.key}) is not None
+    assert call.refused(503, GATEWAY) is not None
+    assert call.uploading({"Idempotency-Key": call.key}) is None
+
+
 # ---- figures -----------------------------------------------------------------------------------------
 
 
