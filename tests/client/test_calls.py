@@ -499,6 +499,18 @@ def test_to_hear_again_and_again_that_a_server_goes_away_is_no_progress(time):
     assert call.stream_broke(Break.HANDED_OVER, "draining", 4) is not None  # an event came
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_stream_that_a_plain_provider_makes_once_more_is_in_the_budget(time, begun):
+    """It computes it again, and bills it; of a gateway it is an attempt, and nothing else."""
+    for netloc, floor, may in (("p:1", 0.0, False), ("p:1", 1.0, True), ("a:1", 0.0, True)):
+        retry = RetryConfig(attempts=2, budget_floor=floor, budget_ratio=0.0)
+        call = begin(calls(time, gateways=("http://a:1",), retry=retry), netloc=netloc)
+        call.attempt()
+        assert call.may_ask_again(begun=begun) is may
+        call.attempt()
+        assert not call.may_ask_again(begun=begun)
+
+
 def test_a_body_whose_upload_was_answered_with_a_refusal_goes_anew_and_not_by_it(time):
     """The upload is complete, and would bring the same refusal each time."""
     call = begin(calls(time, gateways=("http://a:1",), upload_above=10))

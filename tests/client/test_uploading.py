@@ -227,6 +227,15 @@ def test_a_server_that_cannot_now_is_asked_later_and_not_forever():
     assert outcomes[-1] is Outcome.REFUSED
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_after_a_refusal_for_now_it_is_asked_how_much_has_arrived(status):
+    upload = created_first()
+    upload.took(*Server().answer(upload.step(0.0)), 1.0)
+    assert upload.step(1.0).method == "PATCH"
+    upload.took(status, {}, 2.0)
+    assert upload.step(2.0).method == "HEAD"
+
+
 @pytest.mark.parametrize("told", ["", "x", "-1", str(len(BODY) + 1)])
 def test_an_offset_that_cannot_be_is_no_basis(told):
     upload = created_first()
