@@ -372,16 +372,16 @@ def test_who_finds_an_answer_that_is_given_up_just_then_makes_his_own(durable, m
             await until(lambda: one.pipeline.readings)
             (generation,) = one.pipeline.registry
             keeper = keeper_of(other)
-            claimed = keeper.names.claimed
+            load = keeper.load
 
-            async def given_up_then(claim):
-                record = await claimed(claim)
-                if not generation.abandoned:
+            async def given_up_then(generation_id):
+                record = await load(generation_id)
+                if record is not None and not generation.abandoned:
                     writer.transport.abort()
                     await until(lambda: generation.abandoned)
                 return record
 
-            monkeypatch.setattr(keeper.names, "claimed", given_up_then)
+            monkeypatch.setattr(keeper, "load", given_up_then)
             reading = asyncio.create_task(call(there, STREAM))
             await until(lambda: other.pipeline.readings)
             go_on.set()
@@ -442,7 +442,7 @@ def test_who_leaves_before_his_question_is_his_has_nothing_asked_and_holds_nobod
             monkeypatch.setattr(store, "take", late)
             writer = await asking(here)
             await until(lambda: seen and not one.pipeline.waiting)
-            monkeypatch.setattr(keeper_of(other).names, "claimed", None)  # it would wait there
+            monkeypatch.setattr(keeper_of(other), "load", None)  # it would wait there
             nothing = requests(upstream)
             return nothing, await call(there, STREAM)
 
@@ -460,7 +460,7 @@ def test_who_finds_an_answer_that_ends_just_then_shares_it_with_all_who_ask_with
     async def main():
         async with asked(durable) as (calling, go_on, (one, _), (other, there), upstream):
             keeper, came = keeper_of(other), []
-            where, name = (keeper.names, "claimed") if step == "found" else (keeper.attention, "say")
+            where, name = (keeper, "load") if step == "found" else (keeper.attention, "say")
             do = getattr(where, name)
 
             async def ended_first(what):
@@ -475,7 +475,7 @@ def test_who_finds_an_answer_that_ends_just_then_shares_it_with_all_who_ask_with
             monkeypatch.setattr(where, name, ended_first)
             answers = await asyncio.gather(*(call(there, STREAM) for _ in range(5)))
             first = requests(upstream)
-            monkeypatch.setattr(keeper.names, "claimed", None)  # nobody holds the question any more
+            monkeypatch.setattr(keeper, "load", None)  # nobody holds the question any more
             return answers, first, await call(there, STREAM), requests(upstream)
 
     answers, requests_, anew, then = on_uvloop(main)
@@ -485,11 +485,12 @@ def test_who_finds_an_answer_that_ends_just_then_shares_it_with_all_who_ask_with
     assert (anew.headers["penstock-status"], told(anew), then) == ("created", "ab", 2)
 
 
-def test_a_question_that_was_taken_and_never_asked_holds_nobody_up(stores):
+def test_a_question_that_was_taken_and_never_asked_holds_nobody_up(durable):
+    """Nor is the store, which is well, left alone for it: who comes then is joined by all."""
+
     async def main():
         go_on = asyncio.Event()
-        go_on.set()
-        async with two([streamed(go_on)], stores) as ((one, here), _, upstream):
+        async with two([streamed(go_on)], durable) as ((one, here), (other, there), upstream):
             store, begun = keeper_of(one).store, []
 
             async def taken_by_the_dead(naming, generation_id, instead_of=""):
@@ -498,11 +499,18 @@ def test_a_question_that_was_taken_and_never_asked_holds_nobody_up(stores):
                 return await type(store).take(store, naming, generation_id, instead_of)
 
             store.take = taken_by_the_dead
-            return await call(here, STREAM), requests(upstream)
+            calls = [asyncio.create_task(call(here, STREAM))]
+            async with asyncio.timeout(20):
+                await until(lambda: requests(upstream))
+            calls.append(asyncio.create_task(call(there, STREAM)))
+            await until(lambda: other.pipeline.readings)
+            go_on.set()
+            return await asyncio.gather(*calls), requests(upstream)
 
-    answer, requests_ = on_uvloop(main)
+    answers, requests_ = on_uvloop(main)
     assert requests_ == 1
-    assert (answer.headers["penstock-status"], told(answer)) == ("created", "ab")
+    assert status(answers) == ["created", "joined"]
+    assert {told(answer) for answer in answers} == {"ab"}
 
 
 def test_a_store_that_cannot_be_asked_is_left_alone_and_each_answers_by_itself(durable, monkeypatch):

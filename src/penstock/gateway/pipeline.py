@@ -385,7 +385,7 @@ class Pipeline:
         asked: Call,
         durable: Durable,
     ) -> None:
-        """The rest of :meth:`_make` where an identical call may be under way in another process; half a second at most."""
+        """The rest of :meth:`_make` where an identical call may be under way in another process; a second at most."""
         try:
             generation = await durable.questions.find(name, call)
             if generation is not None:

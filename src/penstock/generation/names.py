@@ -40,7 +40,8 @@ class Names:
         self._trouble = trouble
         self._kept_for = kept_for
         self._unclaimed = 0
-        self._unnamed: dict[str, list[Name]] = {}  # to be claimed again, by generation
+        # To be claimed again, by generation; and which of these is its question.
+        self._unnamed: dict[str, tuple[list[Name], Name | None]] = {}
         self._naming: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -162,9 +163,9 @@ class Names:
 
     # ---- of what a store has lost ----
 
-    def claim_again(self, generation_id: str, names: list[Name]) -> None:
+    def claim_again(self, generation_id: str, names: list[Name], question: Name | None) -> None:
         """Claim what a store lost, or did not hear of while it was away, as soon as it hears."""
-        self._unnamed[generation_id] = names
+        self._unnamed[generation_id] = names, question
         if len(self._unnamed) > _MAX_UNNAMED:
             del self._unnamed[next(iter(self._unnamed))]
         if self._naming is None or self._naming.done():
@@ -173,10 +174,10 @@ class Names:
     async def _claim_again(self) -> None:
         # A name that somebody else has by now stays his.
         while self._unnamed:
-            generation_id, names = next(iter(self._unnamed.items()))
+            generation_id, (names, question) = next(iter(self._unnamed.items()))
             try:
                 for name in list(names):
-                    await self.claim(name, generation_id)
+                    await (self.take if name is question else self.claim)(name, generation_id)
             except StoreUnavailable:
                 await asyncio.sleep(_TRY_AGAIN)
             else:

@@ -27,7 +27,8 @@ class Written:
     :param names: that were claimed for it
     :param question: of these, the one by which those find it who ask the same
     :param account: in whose ledger its attempts stand; None: in none that others could know
-    :param lost: told when its store may have lost these with everything else
+    :param lost: told when its store may have lost these with everything else: whose they are, these, and which is the
+        question
     :param now: the store's time
     """
 
@@ -49,7 +50,7 @@ class Written:
         generation: Generation,
         kept_for: float,
         names: list[Name],
-        lost: Callable[[str, list[Name]], None],
+        lost: Callable[[str, list[Name], Name | None], None],
         now: Callable[[], float],
         account: OpenBill | None = None,
         question: Name | None = None,
@@ -114,7 +115,7 @@ class Written:
     def on_begin(self, record: Record) -> None:
         record.upstream, record.upstream_model = self.generation.served_by
         if self._begun and self.names:
-            self._lost(self.generation.id, self.names)
+            self._lost(self.generation.id, self.names, self.question)
         self._begun = True
 
     def on_stored(self, upto: int, *, ended: bool) -> None:
