@@ -200,3 +200,27 @@ def test_a_response_is_told_of_under_the_id_that_its_caller_was_given(durable, e
 
     promised, told = on_uvloop(main)
     assert told == [(f"response.{ends}", promised)]
+
+
+def test_who_was_taken_for_dead_and_lives_tells_nothing_of_what_another_has_gone_on_with(durable):
+    """Also when it has had all of the answer by then."""
+
+    async def main():
+        go_on = asyncio.Event()
+        scripts = [[*SCRIPT[:3], go_on, SCRIPT[3]], [Step.REQUEST, *SCRIPT[1:]]]
+        async with two(scripts, durable) as ((gateway, here), (other, _), _):
+            tellings = listening(gateway), listening(other)
+            promised = await call(here, STREAM, headers=PROMISE)
+            await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
+            generation = promised.headers["penstock-generation"]
+            keeper = keeper_of(gateway)
+            keeper.leaving = True
+            await keeper.store.release(keeper.owner, [generation])  # as when its lease has run out
+            await until(lambda: tellings[1])
+            go_on.set()
+            await gateway.pipeline.wait_idle()
+            return tellings, generation
+
+    (by_the_first, by_the_second), generation = on_uvloop(main)
+    assert by_the_first == [None]
+    assert by_the_second == [("generation.completed", generation)]
