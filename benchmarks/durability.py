@@ -153,7 +153,7 @@ class Answer:
     def on_begin(self, record):
         """All is known from the beginning."""
 
-    def on_fenced(self):
+    def on_fenced(self, *, deleted):
         raise AssertionError("nobody else is here")
 
 

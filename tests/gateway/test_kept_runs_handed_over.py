@@ -181,3 +181,20 @@ def test_who_was_taken_for_dead_and_lives_has_no_part_of_what_the_next_one_reads
 
     books, bill = on_uvloop(main)
     assert books == bill
+
+
+def test_what_another_process_deletes_is_cancelled_at_the_upstream(durable, tmp_path):
+    async def main():
+        async with gateways(2, durable, tmp_path) as (here, simulator):
+            (first, port), (_, there) = here
+            generation = await begun(first, port)
+            name = generation.id.replace("gen_", "resp_")
+            deleted = await call(there, b"", f"{RESPONSES}/{name}", "DELETE")
+            await first.pipeline.wait_idle()
+            await until(lambda: not simulator.bill.report()["in_flight"])
+            again = await call(there, b"", f"/v1/generations/{generation.id}", "GET")
+            return deleted, again, simulator.bill.report()["by_request"]
+
+    deleted, again, runs = on_uvloop(main)
+    assert (deleted.status, again.status) == (200, 410)
+    assert [run["state"] for run in runs] == ["cancelled"]

@@ -44,7 +44,7 @@ class Log:
     def on_begin(self, record):
         pass
 
-    def on_fenced(self):
+    def on_fenced(self, *, deleted):
         sys.stdout.write(f"{self.record.id} fenced 0\n")
         sys.stdout.flush()
 

@@ -26,5 +26,5 @@ class JournaledLog:
     def on_begin(self, record):
         pass
 
-    def on_fenced(self):
+    def on_fenced(self, *, deleted):
         self.fenced = True

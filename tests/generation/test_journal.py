@@ -41,7 +41,7 @@ class Log:
     def on_begin(self, record):
         pass
 
-    def on_fenced(self):
+    def on_fenced(self, *, deleted):
         self.fenced += 1
 
 

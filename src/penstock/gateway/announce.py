@@ -8,7 +8,7 @@ import logging
 import msgspec
 
 from penstock.batches.batch import Batch
-from penstock.errors import Cancelled, HandedOver, PenstockError
+from penstock.errors import Cancelled, Gone, HandedOver, PenstockError
 from penstock.generation.log import Generation, State
 from penstock.messages import Call, Endpoint
 from penstock.webhooks.sender import Sender
@@ -86,7 +86,7 @@ def event_of(call: Call, generation: Generation) -> tuple[str, str] | None:
     if generation.ending is State.FAILED:
         if isinstance(generation.error, HandedOver):
             return None
-        kind = f"{what}.cancelled" if isinstance(generation.error, Cancelled) else f"{what}.failed"
+        kind = f"{what}.cancelled" if isinstance(generation.error, Cancelled | Gone) else f"{what}.failed"
     else:
         kind = _last_type(generation) if is_response else "generation.completed"
     if not is_response:

@@ -24,8 +24,8 @@ class Journaled(Protocol):
         They are stored, or the journal is behind and nobody waits for it: :attr:`Entry.durable` tells which.
         """
 
-    def on_fenced(self) -> None:
-        """Another process has taken this generation over, or somebody deleted it: stop producing."""
+    def on_fenced(self, *, deleted: bool) -> None:
+        """Another process has taken this generation over, or ended or ``deleted`` it: stop producing."""
 
 
 class Keeping(Protocol):

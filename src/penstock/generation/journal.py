@@ -361,7 +361,7 @@ class Journal:
             *(entry.record.id, reason.value),
         )
         try:
-            entry.log.on_fenced()
+            entry.log.on_fenced(deleted=reason is Reason.UNKNOWN)
         except Exception:
             log.exception("defect while fencing %s", entry.record.id)
 

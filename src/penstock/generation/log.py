@@ -37,7 +37,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from typing import Protocol
 
-from penstock.errors import HandedOver, PenstockError, UpstreamBroken
+from penstock.errors import Gone, HandedOver, PenstockError, UpstreamBroken
 from penstock.messages import Attempt, Call, Endpoint, Event, Usage
 
 AHEAD_BYTES = 1 << 20
@@ -329,15 +329,19 @@ class Generation:
         if journal is not None:
             journal.forget()
 
-    def lost(self) -> None:
-        """Another process has taken this log over or ended it: what was not stored of it never was."""
+    def lost(self, *, deleted: bool = False) -> None:
+        """Another process has taken this log over, or ended or ``deleted`` it: what was not stored of it never was."""
         if self.state is not _RUNNING:
             return
         self.journal = None
         self.abandon()
-        self.error = HandedOver(
-            "another process has taken this answer over, or cancelled it; ask for the rest", retry_after=0.0
-        )
+        if deleted:  # nobody goes on with it
+            self.error = Gone("this answer was deleted")
+        else:
+            self.error = HandedOver(
+                "another process has taken this answer over, or cancelled it; ask for the rest",
+                retry_after=0.0,
+            )
         self._closing = _FAILED
         self.producer = None
         self._close(_FAILED)

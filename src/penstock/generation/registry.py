@@ -13,7 +13,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterator
 
-from penstock.errors import Draining, HandedOver, Overloaded
+from penstock.errors import Draining, Gone, HandedOver, Overloaded
 from penstock.generation.log import Account, Generation, State
 from penstock.messages import Call
 
@@ -238,6 +238,8 @@ def _worth_keeping(generation: Generation) -> bool:
     """
     if isinstance(generation.error, HandedOver):
         return False  # the store has it, and perhaps it goes on elsewhere
+    if isinstance(generation.error, Gone):
+        return False
     if generation.abandoned and (generation.restored or isinstance(generation.error, Draining)):
         return False  # it was only read here, or begun: the same
     if generation.background:

@@ -125,8 +125,8 @@ class Written:
             # What writing it took goes now, its request and a dozen small objects, however long the log is kept.
             generation.journal = STORED
 
-    def on_fenced(self) -> None:
-        self.generation.lost()
+    def on_fenced(self, *, deleted: bool) -> None:
+        self.generation.lost(deleted=deleted)
 
 
 class Stored:
