@@ -1,6 +1,7 @@
 """What is promised of an answer that runs already, and what is told of its end, where several processes share a store."""
 
 import asyncio
+import contextlib
 
 import pytest
 from continuing import RESPONSES, body_for, simulated
@@ -224,3 +225,37 @@ def test_who_was_taken_for_dead_and_lives_tells_nothing_of_what_another_has_gone
     (by_the_first, by_the_second), generation = on_uvloop(main)
     assert by_the_first == [None]
     assert by_the_second == [("generation.completed", generation)]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", RESPONSES])
+def test_a_promise_is_made_once_a_kill_would_not_break_it(durable, monkeypatch, path):
+    monkeypatch.setattr("penstock.gateway.durable.CLAIM_BUDGET", 60.0)
+
+    async def main():
+        written = asyncio.Event()
+        upstream = {"kinds": ["openai"], "upstream": {"responses": True}}
+        async with simulated("ttft=60", **upstream, generations=durable(60.0)) as (gateway, port, _):
+            store = keeper_of(gateway).store
+            write = store.write
+
+            async def later(writes):
+                await written.wait()
+                return await write(writes)
+
+            store.write = later
+            body = body_for(path, stream=False)
+            asking = asyncio.create_task(call(port, body, path, headers=["prefer: respond-async"]))
+            await until(lambda: len(gateway.pipeline.registry))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(asking), 1.0)
+            early = asking.done()
+            written.set()
+            answer = await asking
+            known = await keeper_of(gateway).store.load(answer.headers["penstock-generation"])
+            await call(port, b"", f"/v1/generations/{answer.headers['penstock-generation']}/cancel", "POST")
+            return early, answer.status, known
+
+    early, status, known = on_uvloop(main)
+    assert not early
+    assert status == (200 if path == RESPONSES else 202)
+    assert known is not None

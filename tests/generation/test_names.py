@@ -5,7 +5,6 @@ import math
 import time
 
 from store_suite import begin, record
-from waiting import until
 
 from penstock.generation.names import CLAIM_BUDGET, KEY_PATIENCE, Names
 from penstock.generation.store import Naming, StoreUnavailable
@@ -14,6 +13,7 @@ from penstock.generation.trouble import Trouble
 from penstock.generation.written import Name
 from penstock.net.clock import Clock
 from penstock.testing import FakeClock
+from waiting import until
 
 
 def test_a_store_is_waited_for_as_long_as_the_answer_is_of_use_and_only_until_it_has_failed_somebody(

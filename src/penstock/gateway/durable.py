@@ -31,6 +31,7 @@ from penstock.generation.bill import NOTHING_COUNTS
 from penstock.generation.following import is_followed
 from penstock.generation.keeper import DEADLINE, Keeper
 from penstock.generation.log import Generation, Journal, State
+from penstock.generation.names import CLAIM_BUDGET
 from penstock.generation.registry import Registry
 from penstock.generation.store import Bill, Booking, Record, StoreUnavailable
 from penstock.generation.written import Written
@@ -39,6 +40,7 @@ from penstock.net.clock import Clock
 from penstock.upstream.streamed import StreamTransfer
 from penstock.wire import request
 
+_LOOK_OFTEN = 0.005  # seconds between two looks whether something is stored, which takes some milliseconds
 _LOOK_AGAIN = 0.1  # seconds between two looks for what may be written down just now
 _TRY_AGAIN = 1.0  # the same, between two tries to have a store do what has to be done
 # Whose answers are said piece by piece, and of which a half is of use to who goes on with it.
@@ -245,6 +247,18 @@ class Durable:
         if keeper is not None:
             keeper.following.leave(generation)
             self._producing.soon(self._cut(generation, keeper))
+
+    async def wait_begun(self, generation: Generation) -> None:
+        """Wait until another process would go on with it, if it is to outlive this one; no longer than for any store."""
+        written = generation.journal
+        loop = asyncio.get_running_loop()
+        until = loop.time() + CLAIM_BUDGET
+        while isinstance(written, Written) and not (
+            written.entry.begun or written.entry.behind or written.entry.out
+        ):
+            if loop.time() >= until:
+                return
+            await asyncio.sleep(_LOOK_OFTEN)
 
     def promise(self, generation: Generation) -> None:
         """It was promised to a caller: also who takes it over, or produces it elsewhere, is to go on with it."""

@@ -68,8 +68,7 @@ class Promises:
         """
         answering = self._answering
         if call.deferred and not call.promised:
-            now = answering.clock.now()
-            answering.soon(stored.respond_response(exchange, generation, "", now))
+            answering.soon(self._tell_response(exchange, generation))
             self._told(exchange, call, generation, status_name, 200)
             return
         if generation.ending is not None:
@@ -83,7 +82,20 @@ class Promises:
             generation.join(waiting)
             exchange.watch(waiting)
         else:
-            self._promise(exchange, call, generation, status_name, wait)
+            answering.soon(self._promise_stored(exchange, call, generation, status_name))
+
+    async def _tell_response(self, exchange: Exchange, generation: Generation) -> None:
+        answering = self._answering
+        if answering.durable is not None:
+            await answering.durable.wait_begun(generation)
+        await stored.respond_response(exchange, generation, "", answering.clock.now())
+
+    async def _promise_stored(
+        self, exchange: Exchange, call: Call, generation: Generation, status_name: bytes
+    ) -> None:
+        if self._answering.durable is not None:
+            await self._answering.durable.wait_begun(generation)
+        self._promise(exchange, call, generation, status_name, 0)
 
     def _keep(self, generation: Generation) -> None:
         """It goes on from now on, whoever it was made for, and whoever produces it."""
