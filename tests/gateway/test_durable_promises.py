@@ -234,7 +234,7 @@ def test_a_promise_is_made_once_a_kill_would_not_break_it(durable, monkeypatch, 
     async def main():
         written = asyncio.Event()
         upstream = {"kinds": ["openai"], "upstream": {"responses": True}}
-        async with simulated("ttft=60", **upstream, generations=durable(60.0)) as (gateway, port, _):
+        async with simulated("ttft=60000", **upstream, generations=durable(60.0)) as (gateway, port, _):
             store = keeper_of(gateway).store
             write = store.write
 
@@ -243,8 +243,9 @@ def test_a_promise_is_made_once_a_kill_would_not_break_it(durable, monkeypatch, 
                 return await write(writes)
 
             store.write = later
-            body = body_for(path, stream=False)
-            asking = asyncio.create_task(call(port, body, path, headers=["prefer: respond-async"]))
+            body = body_for(path, stream=False, **({"background": True} if path == RESPONSES else {}))
+            headers = [] if path == RESPONSES else ["prefer: respond-async"]
+            asking = asyncio.create_task(call(port, body, path, headers=headers))
             await until(lambda: len(gateway.pipeline.registry))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(asking), 1.0)
