@@ -396,3 +396,16 @@ def test_a_part_far_above_its_whole_is_no_figure_but_one_that_is_counted_beside_
 
     assert told(90_000) is not None
     assert told(2**30) is None
+
+
+def test_what_a_stream_that_broke_has_told_of_its_prompt_is_not_counted_by_us():
+    start = {"type": "message_start", "message": {"usage": {"input_tokens": 1234, "output_tokens": 1}}}
+    delta = {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "four tokens or so"}}
+    frames = [b"data: %b\n\n" % json.dumps(each).encode() for each in (start, delta)]
+
+    def counted():
+        raise AssertionError("nobody need count it")
+
+    found = usage.usage_in(Endpoint.MESSAGES, frames, counted)
+    assert (found.input_tokens, found.estimated) == (1234, True)
+    assert found.output_tokens >= 1
