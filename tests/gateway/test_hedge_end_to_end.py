@@ -30,6 +30,7 @@ from penstock.config.model import (
     RetryConfig,
 )
 from penstock.flow.hedge import LEAST
+from penstock.gateway.stages.hedge import Hedge
 from penstock.messages import Outcome
 from penstock.testing import FakeClock, ScriptedUpstream, Step
 
@@ -110,6 +111,18 @@ def run(scripts, test=None, *, body=STREAM, weights=(1.0, 1.0), upstream=None, c
     return asyncio.run(main())
 
 
+def times_late(monkeypatch):
+    """A list that grows each time when a first token is late, and it is looked whether it can be asked for again."""
+    late, times = Hedge._late, []
+
+    def noted(hedge):
+        times.append(hedge)
+        late(hedge)
+
+    monkeypatch.setattr(Hedge, "_late", noted)
+    return times
+
+
 SILENT = [[Step.REQUEST, Step.GONE]]
 
 
@@ -173,27 +186,37 @@ def test_a_candidate_that_is_only_there_for_failures_gets_no_second_calls():
     assert seen.upstreams[1].connections == 0
 
 
-def test_plain_calls_are_not_asked_twice():
+def test_plain_calls_are_not_asked_twice(monkeypatch):
+    run_, hedged = Hedge.run, []
+
+    async def noted(hedge):
+        hedged.append(hedge)
+        await run_(hedge)
+
+    monkeypatch.setattr(Hedge, "run", noted)
+
     async def test(gateway, port, first, second):
         await first.wait_received(b"hello")
-        await asyncio.sleep(0.02)  # were there a timer, it would be due
-        assert second.connections == 0
+        assert not hedged, "so there is no timer"
         go_on.set()
 
     go_on = asyncio.Event()
     body = {"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
     seen = run([[[Step.REQUEST, go_on, plain(body)]], SILENT], test, body=PROMPT)
     assert seen.rows == [("up0", Outcome.COMPLETED)]
+    assert not hedged
+    assert seen.upstreams[1].connections == 0
 
 
-def test_without_anything_earned_there_is_no_second_call_until_there_is():
+def test_without_anything_earned_there_is_no_second_call_until_there_is(monkeypatch):
+    times = times_late(monkeypatch)
+
     async def test(gateway, port, first, second):
         hedging = hedging_of(gateway)
         while hedging.withdraw():
             pass
         await first.wait_received(b"hello")
-        for _ in range(20):
-            await asyncio.sleep(0.001)
+        await until(lambda: len(times) > 3)
         assert second.connections == 0
         for _ in range(40):
             hedging.earn()
@@ -270,13 +293,14 @@ def test_a_caller_who_leaves_ends_both():
     assert seen.rows == [("up0", Outcome.CANCELLED), ("up1", Outcome.CANCELLED)]
 
 
-def test_an_upstream_without_room_gets_no_second_call():
+def test_an_upstream_without_room_gets_no_second_call(monkeypatch):
+    times = times_late(monkeypatch)
+
     async def test(gateway, port, first, second):
         gate = gateway.pipeline.snapshot.upstreams["up1"].gate
         gate.in_progress += 1  # somebody else's call
         await first.wait_received(b"hello")
-        for _ in range(20):
-            await asyncio.sleep(0.001)
+        await until(lambda: len(times) > 3)
         assert second.connections == 0
         gate.in_progress -= 1
 

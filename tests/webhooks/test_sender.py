@@ -17,6 +17,7 @@ from penstock.testing import FakeClock, ScriptedUpstream, Step
 from penstock.webhooks import outbox as outbox_module
 from penstock.webhooks.outbox import Outbox
 from penstock.webhooks.sender import SCHEDULE, Sender
+from waiting import until
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 TAKEN = b"HTTP/1.1 204 No Content\r\n\r\n"
@@ -44,6 +45,17 @@ def requests_of(connection):
     return found
 
 
+class CountingOutbox(Outbox):
+    """``looks``: how often it was asked for what is due, and has answered."""
+
+    looks = 0
+
+    async def take(self, *what):
+        found = await super().take(*what)
+        self.looks += 1
+        return found
+
+
 class World:
     """A clock, Unix time, and the outcomes that were counted."""
 
@@ -64,7 +76,7 @@ class World:
                 for endpoint in endpoints
             ],
         )
-        outbox = Outbox(self.path)
+        outbox = CountingOutbox(self.path)
         self.registries.append(Registry())
         sender = Sender(
             config, outbox, self.clock, self.registries[-1], now=lambda: self.wall, rand=lambda: 0.5
@@ -174,7 +186,8 @@ def test_what_is_not_taken_is_sent_again_as_the_schedule_says(refusal, keeps, tm
                 await world.until(lambda n=attempt: world.outcomes().get("failed") == n)
                 world.wall += wait - 1.0
                 world.clock.advance(wait)
-                await asyncio.sleep(0.05)
+                looks = sender.box.looks
+                await world.until(lambda n=looks: sender.box.looks > n + 1)
                 assert world.outcomes() == {"failed": attempt}  # not yet
                 world.wall += 1.5
             await world.until(lambda: world.outcomes().get("delivered") == 1)
@@ -291,9 +304,7 @@ def test_two_workers_deliver_once_and_what_one_had_taken_when_it_died_the_other_
             await one.announce("default", "batch.completed", "batch_1")
             await world.until(lambda: upstream.connections == 1)
             async with world.sender(upstream.url) as two:
-                for _ in range(50):
-                    world.clock.advance(1.0)
-                    await asyncio.sleep(0.001)
+                await until(lambda: world.clock.advance(1.0) or two.box.looks > 3)
                 assert upstream.connections == 1
                 await first.aclose()
                 world.wall += outbox_module.TAKEN_FOR + 1.0

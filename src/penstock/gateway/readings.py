@@ -40,23 +40,20 @@ class Readings:
     def __iter__(self) -> Iterator[Reading]:
         return iter(self._under_way)
 
-    def begin(self, exchange: Exchange, call: Call, generation: Generation, status_name: bytes) -> None:
-        """Read the log to this caller, who has been admitted, as it is and as it goes on."""
-        self._begin(open_reading(call, generation, exchange, status_name, self._answered))
-
-    def begin_at(self, exchange: Exchange, call: Call, generation: Generation, start: int) -> None:
-        """Show a log that is there already, from an offset on.
-
-        :param call: what the reader is like; it asks nothing
-        """
-        self._answering.admission.enter()
-        self._begin(open_reading(call, generation, exchange, b"resumed", self._answered, start))
-
-    def _begin(self, reading: Reading) -> None:
+    def begin(
+        self, exchange: Exchange, call: Call, generation: Generation, status_name: bytes, start: int = 0
+    ) -> None:
+        """Read the log to this caller, who has been admitted, from an offset on, as it is and as it goes on."""
+        reading = open_reading(call, generation, exchange, status_name, self._answered, start)
         self._under_way[reading] = None
-        reading.generation.join(reading)
+        generation.join(reading)
         if not reading.done:
-            reading.exchange.watch(reading)
+            exchange.watch(reading)
+
+    def begin_again(self, exchange: Exchange, call: Call, generation: Generation, start: int) -> None:
+        """The same of a log that is there already; ``call`` is what the reader is like, and asks nothing."""
+        self._answering.admission.enter()
+        self.begin(exchange, call, generation, b"resumed", start)
 
     def _answered(self, reading: Reading) -> None:
         """The answer has ended, or its caller has left; runs once."""
@@ -68,9 +65,10 @@ class Readings:
             generation.delivered = True
         generation.leave(reading)
         del self._under_way[reading]
-        self._answering.admission.settle(reading.call)
-        self._answering.recorder.answered(
-            reading.call,
+        call, answering = reading.call, self._answering
+        answering.admission.settle(call)
+        answering.recorder.answered(
+            call,
             generation,
             status=reading.status,
             error=reading.error,

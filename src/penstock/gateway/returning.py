@@ -197,7 +197,7 @@ class Returning:
             exchange.respond(204, [], b"")  # "stop reconnecting", in the words of the event stream's standard
             self._pipeline.recorder.counted("generations", 204)
             return
-        self._pipeline.readings.begin_at(
+        self._pipeline.readings.begin_again(
             exchange, self._reader(exchange, generation, tenant, stream=True), generation, start
         )
 
