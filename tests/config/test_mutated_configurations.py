@@ -67,7 +67,7 @@ def file(tmp_path_factory):
     return tmp_path_factory.mktemp("mutated") / "config.yaml"
 
 
-def ended(*words):
+def check_ended(*words):
     terminal = io.TextIOWrapper(io.BytesIO(), "utf-8")
     with contextlib.redirect_stdout(terminal), contextlib.redirect_stderr(io.StringIO()) as said:
         with pytest.raises(SystemExit) as end:
@@ -80,11 +80,11 @@ def ended(*words):
 @given(mutated(EXAMPLES), st.sampled_from([(), ("--show",)]))
 def test_check_names_the_mistakes(file, text, words):
     file.write_text(text, "utf-8", errors="surrogatepass")
-    ended("check", file, *words)
+    check_ended("check", file, *words)
 
 
 @FEW
 @given(mutated([LITELLM]))
 def test_a_litellm_configuration_is_converted_or_refused(file, text):
     file.write_text(text, "utf-8", errors="surrogatepass")
-    ended("import-litellm", file)
+    check_ended("import-litellm", file)

@@ -58,7 +58,7 @@ class World:
             call, self.now, lambda answer: self.told.setdefault(name, []).append(answer), last=last
         )
 
-    def refusal(self, **asked):
+    def assert_refused(self, **asked):
         with pytest.raises(Overloaded) as caught:
             self.ask(**asked)
         return caught.value
@@ -115,7 +115,7 @@ def test_a_full_queue_refuses_and_evicts_lower_tiers_two_outcomes_with_two_names
     world = World(limit=1, max_waiting=1)
     world.ask()
     world.ask("batch", tier="batch")
-    error = world.refusal(tier="batch")
+    error = world.assert_refused(tier="batch")
     assert (error.status, error.code, error.retry_after) == (503, "overloaded", 1.0)
     world.ask("urgent", tier="realtime")
     (evicted,) = world.told["batch"]
@@ -129,7 +129,7 @@ def test_a_full_queue_refuses_and_evicts_lower_tiers_two_outcomes_with_two_names
 
 @pytest.mark.parametrize("within", [-1.0, -inf, -1e-6])
 def test_a_deadline_in_the_past_is_refused_though_there_is_room(within):
-    error = World(limit=2).refusal(within=within)
+    error = World(limit=2).assert_refused(within=within)
     assert error.code == "deadline_unreachable"
 
 
@@ -143,7 +143,7 @@ def test_what_cannot_make_its_deadline_is_refused_at_once_and_told_when():
     world = World(limit=1)
     busy(world)
     world.ask(), world.ask("second"), world.ask("third")
-    error = world.refusal(within=3.0)  # two wait before it, and each call takes two seconds
+    error = world.assert_refused(within=3.0)  # two wait before it, and each call takes two seconds
     assert error.code == "deadline_unreachable"
     assert error.retry_after == pytest.approx(6.0, rel=0.3)
     assert isinstance(world.ask("patient", within=20.0), Ticket)
@@ -152,7 +152,7 @@ def test_what_cannot_make_its_deadline_is_refused_at_once_and_told_when():
 def test_a_plain_answer_needs_the_time_of_all_its_tokens():
     world = World(limit=9)
     busy(world)  # 0.1 s to the first token, then 100 tokens at 50 a second
-    world.refusal(stream=False, within=1.5)
+    world.assert_refused(stream=False, within=1.5)
     world.ask(stream=False, within=2.5)
     world.ask(stream=False, within=1.5, max_output_tokens=10)
     world.ask(stream=True, within=0.5)
@@ -177,7 +177,7 @@ def test_a_high_tier_is_not_told_to_wait_for_lower_ones():
     for number in range(50):
         world.ask(number, tier="batch")
     assert isinstance(world.ask("urgent", tier="realtime", within=3.0), Ticket)
-    world.refusal(tier="batch", within=3.0)
+    world.assert_refused(tier="batch", within=3.0)
 
 
 # ---- the breaker ----
@@ -190,7 +190,7 @@ def test_failures_open_it_for_this_model_only():
     world = World(breaker=BREAKER)
     for _ in range(4):
         world.settle(world.ask(), BROKEN)
-    error = world.refusal()
+    error = world.assert_refused()
     assert (error.code, error.retry_after) == ("breaker_open", 5.0)
     world.ask(model="other")
     assert world.gate.open_for("m", world.now) == 5.0
@@ -249,10 +249,10 @@ def test_what_is_not_the_upstreams_fault_does_not_open_it(blames):
 def test_one_wrong_key_shuts_all_models_and_one_probe_finds_out():
     world = World(breaker=BREAKER)
     world.settle(world.ask(), Outcome("key"))
-    world.refusal(model="other")
+    world.assert_refused(model="other")
     world.now += 5.0
     probe = world.ask(model="other")
-    world.refusal()
+    world.assert_refused()
     world.settle(probe)
     world.ask(), world.ask()
 
@@ -261,7 +261,7 @@ def test_the_last_candidate_standing_is_probed():
     world = World(breaker=BREAKER)
     for _ in range(4):
         world.settle(world.ask(), BROKEN)
-    world.refusal()
+    world.assert_refused()
     world.settle(world.ask(last=True))
     world.ask()
 
@@ -344,7 +344,7 @@ def test_an_overload_lowers_the_concurrency_and_stops_nobody():
 def test_a_retry_after_of_a_day_keeps_nobody_waiting_for_a_day():
     world = World(limit=50)
     world.settle(world.ask(), Outcome("rate", retry_after=86_400.0))
-    error = world.refusal(within=30.0)
+    error = world.assert_refused(within=30.0)
     assert error.retry_after == 60.0
     world.ask("patient")
     world.sweep(60.1)

@@ -39,7 +39,7 @@ class World:
         call.reservation = self.limiter.reserve(call)
         return call.reservation
 
-    def refusal(self, tenant=ALICE, **more):
+    def assert_refused(self, tenant=ALICE, **more):
         with pytest.raises(RateLimited) as caught:
             self.call(tenant, **more)
         return caught.value
@@ -52,19 +52,19 @@ def test_who_has_no_limit_gets_no_reservation():
 def test_requests_are_limited_and_the_refusal_says_when_to_come_back():
     world = World(keys={"alice": LimitConfig(requests_per_minute=2)})
     world.call(), world.call()
-    error = world.refusal()
+    error = world.assert_refused()
     assert (error.status, error.code, error.retry_after) == (429, "rate_limit_exceeded", pytest.approx(30.0))
     assert error.requests == (2, 0, pytest.approx(60.0))
     assert world.refusals == [("key", "requests")]
     world.clock.advance(error.retry_after)
     world.call()
-    world.refusal()
+    world.assert_refused()
 
 
 def test_an_estimate_of_the_tokens_is_reserved_and_the_truth_takes_its_place():
     world = World(keys={"alice": LimitConfig(tokens_per_minute=1_000)})
     first = world.call(max_tokens=900)
-    assert world.refusal(max_tokens=900).code == "rate_limit_exceeded"
+    assert world.assert_refused(max_tokens=900).code == "rate_limit_exceeded"
     first.hold()
     first.settle(Usage(20, 30), 0)
     first.release(), first.release()
@@ -76,7 +76,7 @@ def test_what_was_used_beyond_the_estimate_is_owed():
     world = World(keys={"alice": LimitConfig(tokens_per_minute=1_000)})
     first = world.call(max_tokens=10)
     first.settle(Usage(0, 3_000), 0)
-    assert world.refusal(max_tokens=1).retry_after > 120
+    assert world.assert_refused(max_tokens=1).retry_after > 120
 
 
 def test_a_reservation_is_settled_once():
@@ -100,10 +100,10 @@ def test_calls_in_progress_are_limited_until_both_halves_have_let_go():
     world = World(tenants={"research": LimitConfig(concurrent=1)})
     first = world.call()
     first.hold()
-    error = world.refusal(BOB)
+    error = world.assert_refused(BOB)
     assert (error.code, error.retry_after) == ("concurrency_exceeded", 1.0)
     first.release()  # the caller has left, the upstream goes on
-    world.refusal(BOB)
+    world.assert_refused(BOB)
     first.release()
     world.call(BOB)
 
@@ -114,7 +114,7 @@ def test_a_call_that_one_limit_refuses_takes_nothing_from_the_others():
     )
     first = world.call()
     for _ in range(5):
-        world.refusal()
+        world.assert_refused()
     assert first.windows()[0][1] == 9
     assert set(world.refusals) == {("model", "concurrent")}
 
@@ -124,16 +124,16 @@ def test_of_several_limits_the_one_that_takes_longest_says_when_to_come_back():
         keys={"alice": LimitConfig(requests_per_minute=60)}, tiers={"*": LimitConfig(requests_per_minute=1)}
     )
     world.call()
-    assert world.refusal().retry_after == pytest.approx(60.0)
+    assert world.assert_refused().retry_after == pytest.approx(60.0)
 
 
 def test_a_star_is_for_each_by_itself_but_one_pattern_of_models_is_for_all_of_them():
     world = World(keys={"*": LimitConfig(concurrent=1)})
     world.call(ALICE), world.call(BOB)
-    world.refusal(ALICE)
+    world.assert_refused(ALICE)
     world = World(models={"gpt-*": LimitConfig(concurrent=1)})
     world.call(model="gpt-1")
-    world.refusal(model="gpt-2")
+    world.assert_refused(model="gpt-2")
     world.call(model="claude")
 
 
@@ -150,7 +150,7 @@ def test_names_that_callers_invent_make_no_accounts():
 )
 def test_a_limit_of_zero_refuses_and_promises_nothing(limit):
     world = World(keys={"alice": LimitConfig(**{limit: 0})})
-    error = world.refusal()
+    error = world.assert_refused()
     assert error.retry_after is None
     assert "limit is 0" in error.message
 
@@ -158,12 +158,12 @@ def test_a_limit_of_zero_refuses_and_promises_nothing(limit):
 def test_a_worker_that_nobody_leases_to_has_an_even_part_and_names_the_whole():
     world = World(workers=4, keys={"alice": LimitConfig(requests_per_minute=40, concurrent=10)})
     reservations = [world.call() for _ in range(2)]
-    assert world.refusal().code == "concurrency_exceeded"
+    assert world.assert_refused().code == "concurrency_exceeded"
     for reservation in reservations:
         reservation.release()
     for _ in range(8):
         world.call().release()
-    error = world.refusal()
+    error = world.assert_refused()
     assert (error.code, error.requests[0]) == ("rate_limit_exceeded", 40)
     assert "may use 40 requests a minute" in error.message
 
@@ -174,12 +174,12 @@ def test_a_worker_that_nobody_leases_to_has_an_even_part_and_names_the_whole():
 def test_a_budget_counts_what_is_reserved_and_then_what_it_was():
     world = World(price=DOLLAR * 6 // 10, tenants={"research": LimitConfig(usd_per_day=1)})
     first = world.call()
-    error = world.refusal()
+    error = world.assert_refused()
     assert (error.code, error.retry_after) == ("budget_exceeded", 1.0)  # it may all come back yet
     first.settle(Usage(), DOLLAR // 10)
     second = world.call()
     second.settle(Usage(), DOLLAR)
-    error = world.refusal()
+    error = world.assert_refused()
     assert error.retry_after == 12 * 3600  # until midnight
     world.wall += 12 * 3600
     world.limiter.look()
@@ -189,25 +189,28 @@ def test_a_budget_counts_what_is_reserved_and_then_what_it_was():
 def test_a_refusal_for_money_tells_what_is_left_and_what_the_call_may_cost():
     world = World(price=DOLLAR * 6 // 10, tenants={"research": LimitConfig(usd_per_day=1)})
     world.call().settle(Usage(), DOLLAR // 2)
-    assert world.refusal().message == (
+    assert world.assert_refused().message == (
         "the tenant 'research' has $0.5 left of its budget of $1 for this day, in UTC, and this call may cost $0.6: "
         "ask for fewer tokens"
     )
     world.limiter._price = lambda call, usage: DOLLAR // 2
     held = world.call()
-    assert world.refusal().message.endswith("for this day, in UTC, or reserved it for calls under way")
+    assert world.assert_refused().message.endswith("for this day, in UTC, or reserved it for calls under way")
     held.settle(Usage(), DOLLAR // 2)
-    assert world.refusal().message == "the tenant 'research' has spent its budget of $1 for this day, in UTC"
+    assert (
+        world.assert_refused().message
+        == "the tenant 'research' has spent its budget of $1 for this day, in UTC"
+    )
 
 
 def test_a_refusal_writes_amounts_out_however_small_or_large():
     world = World(price=DOLLAR // 80_000, keys={"alice": LimitConfig(usd_per_day=0.00002)})
     world.call().settle(Usage(), DOLLAR // 80_000)
-    assert "$0.0000075 left of its budget of $0.00002 for" in world.refusal().message
-    assert "may cost $0.0000125:" in world.refusal().message
+    assert "$0.0000075 left of its budget of $0.00002 for" in world.assert_refused().message
+    assert "may cost $0.0000125:" in world.assert_refused().message
     world = World(keys={"alice": LimitConfig(tokens_per_minute=2_500_000)})
     world.call().settle(Usage(0, 3_000_000), 0)
-    assert "may use 2500000 tokens a minute" in world.refusal().message
+    assert "may use 2500000 tokens a minute" in world.assert_refused().message
 
 
 def test_what_cost_exactly_as_much_as_was_reserved_is_spent():
@@ -220,18 +223,18 @@ def test_what_cost_exactly_as_much_as_was_reserved_is_spent():
 def test_a_month_is_longer_than_a_day():
     world = World(price=1, keys={"alice": LimitConfig(usd_per_day=5, usd_per_month=7)})
     world.call().settle(Usage(), 5 * DOLLAR)
-    assert world.refusal().retry_after == 12 * 3600
+    assert world.assert_refused().retry_after == 12 * 3600
     world.wall += 86_400
     world.limiter.look()
     world.call().settle(Usage(), 2 * DOLLAR)
-    assert world.refusal().retry_after == 8.5 * 86_400
+    assert world.assert_refused().retry_after == 8.5 * 86_400
 
 
 def test_a_refusal_names_the_period_whose_money_is_spent():
     for period, limit in (("day", {"usd_per_day": 2}), ("month", {"usd_per_month": 2})):
         world = World(price=1, keys={"alice": LimitConfig(**limit)})
         world.call().settle(Usage(), 2 * DOLLAR)
-        assert f"its budget of $2 for this {period}" in str(world.refusal())
+        assert f"its budget of $2 for this {period}" in str(world.assert_refused())
 
 
 def test_what_other_processes_spent_counts_and_is_not_added_twice():
@@ -249,7 +252,7 @@ def test_what_other_processes_spent_counts_and_is_not_added_twice():
     accounts = world.limiter._accounts
     assert accounts["key", "alice"].day.left == DOLLAR // 2
     assert accounts["model", "m*"].month.left == 9 * DOLLAR - 6 * DOLLAR - DOLLAR // 2
-    assert world.refusal(BOB).code == "budget_exceeded"
+    assert world.assert_refused(BOB).code == "budget_exceeded"
 
 
 def test_an_absurd_limit_of_tokens_reserves_no_absurd_sum():
@@ -291,7 +294,7 @@ def test_what_is_made_behind_an_answer_has_what_was_reserved_for_it_but_no_place
     behind = first.hand_on()
     behind.hold()
     first.release()
-    assert world.refusal().code == "budget_exceeded"  # there is a place, but no money
+    assert world.assert_refused().code == "budget_exceeded"  # there is a place, but no money
     behind.settle(Usage(20, 30), DOLLAR // 4)
     behind.release()
     assert world.limiter._accounts["key", "alice"].day.left == DOLLAR * 3 // 4

@@ -61,7 +61,7 @@ def held_up(monkeypatch, gateway):
         yield there, go_on
 
 
-async def given(port):
+async def check_given(port):
     answer = await call(port, a_question(SAME))
     assert (answer.headers["penstock-status"], content(answer)) == ("similar", "by mail")
 
@@ -77,7 +77,7 @@ def test_an_answer_is_verified_by_what_another_gateway_has_kept_meanwhile(
             async with two(tiers, fresh) as (upstream, (one, here), (other, there)):
                 resemblance = other.pipeline.lookup.resemblance
                 with held_up(monkeypatch, other) as (begins, go_on):
-                    await given(there)
+                    await check_given(there)
                     await begins.wait()
                     assert content(await call(here, a_question(SAME))) == fresh
                     await settled(one)
@@ -125,7 +125,7 @@ def test_an_answer_is_verified_by_what_another_gateway_is_fetching_just_then(tmp
                 fetching = asyncio.create_task(call(here, a_question(SAME)))
                 await until(lambda: asked(upstream) == 2)
                 looks = looked_for(monkeypatch, other)
-                await given(there)
+                await check_given(there)
                 await until(lambda: len(looks) > 2)
                 assert other.pipeline.waiting, "it waits for the other one's"
                 fetched.set()
@@ -147,7 +147,7 @@ def test_who_verifies_asks_himself_where_the_other_gateway_has_got_nothing(tmp_p
                 resemblance = other.pipeline.lookup.resemblance
                 with held_up(monkeypatch, other) as (begins, go_on):
                     with claimed_by(one) as claim:
-                        await given(there)
+                        await check_given(there)
                         await begins.wait()
                         await claim(key_of(other))
                         looks = looked_for(monkeypatch, other)
@@ -168,7 +168,7 @@ def test_who_verifies_does_not_wait_for_ever(why, tmp_path, monkeypatch):
         with with_redis(tmp_path) as tiers:
             async with two(tiers) as (upstream, (one, _), (other, there)):
                 with held_up(monkeypatch, other) as (begins, go_on), claimed_by(one) as claim:
-                    await given(there)
+                    await check_given(there)
                     await begins.wait()
                     await claim(key_of(other))
                     looks = looked_for(monkeypatch, other)

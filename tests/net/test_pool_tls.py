@@ -12,7 +12,7 @@ from upstream_doubles import (
     RawServer,
     answer,
     ask,
-    cancel_at_any_point,
+    check_cancelled_at_any_point,
     keep_answering,
     pool_to,
     post,
@@ -155,7 +155,7 @@ def test_a_caller_cancelled_at_any_point_of_the_handshake_leaks_nothing(run, aut
     async def main():
         async with RawServer(keep_answering, context=authority.server_context("localhost")) as server:
             pool = pool_to(server.port, host="localhost", ssl=context, max_open=1)
-            await cancel_at_any_point(pool, 8)
+            await check_cancelled_at_any_point(pool, 8)
             await ask(pool)
             await pool.close()
             assert pool.statistics().open == 0

@@ -14,7 +14,7 @@ from upstream_doubles import (
     RawServer,
     answer,
     ask,
-    cancel_at_any_point,
+    check_cancelled_at_any_point,
     keep_answering,
     post,
     read_request,
@@ -58,7 +58,7 @@ def pool_by(way, *, ssl=None, connect_timeout=10.0, kind=Pool, **config):
     return kind(origin, PoolConfig(**config), Clock(), connect_timeout=connect_timeout, ssl=ssl, way=way)
 
 
-async def fails(pool, *, error=UpstreamUnreachable):
+async def assert_fails(pool, *, error=UpstreamUnreachable):
     with pytest.raises(error) as caught:
         await pool.acquire()
     assert pool.statistics().open == 0
@@ -242,7 +242,7 @@ def test_user_and_password_are_sent_as_they_are_meant(run):
 def test_a_proxy_that_wants_another_login_is_named_without_the_password(run, login, words):
     async def main():
         async with ForwardProxy(1, login="you:other") as proxy:
-            told = await fails(pool_by(way(proxy.port, login)))
+            told = await assert_fails(pool_by(way(proxy.port, login)))
             assert told == (
                 f"cannot connect to {NAME}:443 through the proxy http://127.0.0.1:{proxy.port}: "
                 f"it answers 407: it {words}"
@@ -282,7 +282,7 @@ def test_whatever_else_a_proxy_says_is_an_error_that_names_it(run, context, said
 
     async def main():
         async with RawServer(script) as proxy:
-            told = await fails(pool_by(way(proxy.port), ssl=context))
+            told = await assert_fails(pool_by(way(proxy.port), ssl=context))
             assert f"through the proxy http://127.0.0.1:{proxy.port}: " in told
             assert words in told
 
@@ -297,7 +297,7 @@ def test_a_proxy_that_goes_on_talking_before_the_handshake_is_no_connection(run,
 
     async def main():
         async with RawServer(script) as proxy:
-            told = await fails(pool_by(way(proxy.port), ssl=context))
+            told = await assert_fails(pool_by(way(proxy.port), ssl=context))
             assert told.endswith("it speaks where the upstream should")
 
     run(main)
@@ -313,7 +313,7 @@ def test_a_proxy_that_stalls_runs_into_the_connect_clock(run, context, says):
     async def main():
         async with RawServer(script) as proxy:
             pool = pool_by(way(proxy.port), ssl=context, connect_timeout=0.05)
-            told = await fails(pool, error=UpstreamTimeout)
+            told = await assert_fails(pool, error=UpstreamTimeout)
             assert told == (
                 f"no connection to {NAME}:443 through the proxy http://127.0.0.1:{proxy.port} within 0.05 s"
             )
@@ -325,7 +325,7 @@ def test_where_no_proxy_listens_it_is_the_proxy_that_is_blamed(run):
     async def main():
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))  # bound, so that nobody else gets it, and not listening
-            told = await fails(pool_by(way(taken.getsockname()[1])))
+            told = await assert_fails(pool_by(way(taken.getsockname()[1])))
         assert "through the proxy" in told
         assert told.endswith("Connection refused")
 
@@ -334,7 +334,7 @@ def test_where_no_proxy_listens_it_is_the_proxy_that_is_blamed(run):
 
 def test_a_proxy_whose_name_has_no_address_is_blamed(run):
     async def main():
-        told = await fails(pool_by(Tunnel(parse("http://proxy.invalid:3128"))))
+        told = await assert_fails(pool_by(Tunnel(parse("http://proxy.invalid:3128"))))
         assert "through the proxy http://proxy.invalid:3128: it has no address" in told
 
     run(main)
@@ -346,7 +346,7 @@ def test_a_proxy_that_lets_through_another_server_is_found_out(run, authority, c
             RawServer(keep_answering, context=authority.server_context("evil.example.com")) as upstream,
             ForwardProxy(upstream.port) as proxy,
         ):
-            told = await fails(pool_by(way(proxy.port), ssl=context), error=UpstreamUntrusted)
+            told = await assert_fails(pool_by(way(proxy.port), ssl=context), error=UpstreamUntrusted)
             assert f"the TLS certificate of {NAME}:443 through the proxy" in told
 
     run(main)
@@ -360,7 +360,7 @@ def test_an_upstream_that_closes_in_its_handshake_is_no_connection(run, context)
 
     async def main():
         async with RawServer(script) as proxy:
-            await fails(pool_by(way(proxy.port), ssl=context))
+            await assert_fails(pool_by(way(proxy.port), ssl=context))
 
     run(main)
 
@@ -368,7 +368,7 @@ def test_an_upstream_that_closes_in_its_handshake_is_no_connection(run, context)
 def test_a_proxy_over_tls_is_checked_itself(run, authority, context):
     async def main():
         async with ForwardProxy(1, context=authority.server_context("elsewhere.example")) as proxy:
-            told = await fails(pool_by(way(proxy.port, "me:secret@", context)))
+            told = await assert_fails(pool_by(way(proxy.port, "me:secret@", context)))
             assert "its own TLS certificate is not trusted" in told
             assert proxy.asked == []
 
@@ -384,7 +384,7 @@ def test_a_proxy_that_does_not_speak_tls_is_blamed_and_hears_no_password(run, co
 
     async def main():
         async with RawServer(script) as proxy:
-            told = await fails(pool_by(way(proxy.port, "me:secret@", context)))
+            told = await assert_fails(pool_by(way(proxy.port, "me:secret@", context)))
             assert "no TLS with the proxy itself" in told
             assert b"proxy-authorization" not in heard[0]
 
@@ -400,7 +400,7 @@ def test_a_caller_cancelled_at_any_point_leaks_nothing(run, authority, context, 
             ForwardProxy(upstream.port, context=theirs) as proxy,
         ):
             pool = pool_by(way(proxy.port, context=context if over_tls else None), ssl=context, max_open=1)
-            await cancel_at_any_point(pool, 4)
+            await check_cancelled_at_any_point(pool, 4)
             await ask(pool)
             await pool.close()
 

@@ -261,7 +261,7 @@ async def ask(pool, head=GET, body=b""):
     return receiver
 
 
-async def cancel_at_any_point(pool, slower):
+async def check_cancelled_at_any_point(pool, slower):
     """Who asks for a connection is cancelled one turn of the loop later each time, in steps that grow by one after so many
     turns, until one has got it; nothing is left open.
     """
