@@ -66,7 +66,7 @@ from penstock.gateway.stages.unfinished import (
     stop_at_limit,
 )
 from penstock.generation.log import TOO_LARGE, Generation
-from penstock.messages import Attempt, Call, Endpoint, Usage
+from penstock.messages import Call, Endpoint, Usage
 from penstock.net import tasks
 from penstock.upstream.job import Lookup
 from penstock.upstream.ladder import How, Point
@@ -558,7 +558,24 @@ class Production:
                 self._prompt = transfer.told_usage()
             raise
         finally:
-            self._settle(row, candidate, transfer, failure, continues=more is not None)
+            describe(row, transfer, failure, continues=more is not None)
+            if not transfer.lost:
+                if not transfer.complete:
+                    self._transfer = None
+                    if not is_read_on(generation, transfer):
+                        upstream.end_run(transfer)
+                    if self._passed_on:
+                        row.usage = Usage()
+                generation.usage = transfer.of_the_whole(row.usage)
+                generation.served_by = (upstream.name, candidate.model)
+            else:
+                upstream.end_run(transfer)
+            recorder.settled(row, candidate, stream=call.stream)
+            if generation.journal is not None:
+                generation.journal.settled(row)
+            if transfer.overstated is not None:
+                recorder.overstated(row, transfer.overstated)
+            generation.cost += row.cost
             if span is not None:
                 span.settle(row, candidate, transfer, generation)
             if allotted is not None:
@@ -574,36 +591,6 @@ class Production:
                 learn(upstream.hedging, candidate.model, transfer)
         if transfer.cancelled and not transfer.lost:
             raise Abandoned("the last reader has left")
-
-    def _settle(
-        self,
-        row: Attempt,
-        candidate: Candidate,
-        transfer: Transfer,
-        failure: BaseException | None,
-        *,
-        continues: bool,
-    ) -> None:
-        """Close the row of an attempt that has ended, however it did, and let the log know."""
-        generation, upstream, recorder = self.generation, candidate.upstream, self._recorder
-        describe(row, transfer, failure, continues=continues)
-        if not transfer.lost:
-            if not transfer.complete:
-                self._transfer = None
-                if not is_read_on(generation, transfer):
-                    upstream.end_run(transfer)
-                if self._passed_on:
-                    row.usage = Usage()
-            generation.usage = transfer.of_the_whole(row.usage)
-            generation.served_by = (upstream.name, candidate.model)
-        else:
-            upstream.end_run(transfer)
-        recorder.settled(row, candidate, stream=self.call.stream)
-        if generation.journal is not None:
-            generation.journal.settled(row)
-        if transfer.overstated is not None:
-            recorder.overstated(row, transfer.overstated)
-        generation.cost += row.cost
 
     async def _read_on(
         self, transfer: Transfer, broken: UpstreamError, candidate: Candidate, *, free: bool = False
