@@ -263,6 +263,35 @@ def test_an_answer_that_ends_while_what_is_past_its_time_goes_stays(server, monk
     run(test)
 
 
+def test_one_that_is_taken_over_while_what_is_past_its_time_goes_stays(server, monkeypatch):
+    """Its owner was taken for dead, and its time was over; then another process went on with it."""
+
+    async def test():
+        store = RedisStore(server.url, 1 << 26, prefix="late-owner", budget=PATIENT)
+        await store.start()
+        now = await store.time()
+        one = record(expires_at=now - 1.0)
+        await store.renew("me", now - 1.0)
+        await store.renew("other", now + 60.0)
+        await store.write([begin(one, [b"zero"])])
+        load, taken = store.load, []
+
+        async def is_taken_then(generation_id):
+            found = await load(generation_id)
+            if not taken:
+                taken.append(generation_id)
+                assert (await store.take_over(one.id, "other", now)).epoch == 2
+            return found
+
+        monkeypatch.setattr(store, "load", is_taken_then)
+        removed = await store.expire(now)
+        refused = await store.write([append(one, 1, b"one", epoch=2)])
+        await store.close()
+        assert (removed, refused) == (0, {})
+
+    run(test)
+
+
 def test_what_was_let_go_while_the_connection_broke_is_found_once_it_is_let_go_again(server):
     async def test():
         store = RedisStore(server.url, 1 << 26, prefix="let-go", budget=PATIENT)
