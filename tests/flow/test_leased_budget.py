@@ -455,7 +455,7 @@ def test_where_there_is_plenty_one_that_comes_back_does_not_wait():
         process = world.processes[0]
         assert await process.patient_call()
         process.end(CENT)
-        for _ in range(13):
+        for _ in range(18):
             await world.turn(1.0)
         return process.call()
 
