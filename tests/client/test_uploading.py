@@ -227,6 +227,19 @@ def test_a_server_that_cannot_now_is_asked_later_and_not_forever():
     assert outcomes[-1] is Outcome.REFUSED
 
 
+def test_an_append_that_came_damaged_begins_anew_in_chunks_that_are_checked():
+    upload = created_first()
+    upload.took(*Server().answer(upload.step(0.0)), 1.0)
+    assert "Content-Digest" not in upload.step(1.0).headers
+    assert upload.took(400, {}, 2.0) is Outcome.ONWARD
+    again = upload.step(2.0)
+    assert (again.method, again.path) == ("POST", None)
+    upload.took(*Server().answer(again), 3.0)
+    chunk = upload.step(3.0)
+    assert "Content-Digest" in chunk.headers
+    assert len(chunk.content) <= MOST_CHUNK
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_after_a_refusal_for_now_it_is_asked_how_much_has_arrived(status):
     upload = created_first()
