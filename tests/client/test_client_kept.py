@@ -8,6 +8,7 @@ import sqlite3
 import threading
 
 import anthropic
+import httpx2
 import openai
 import pytest
 from sdks import QUESTION, WAYS, ask, expected
@@ -302,3 +303,20 @@ def test_async_clients_read_the_file_in_a_thread(provider, tmp_path):
     first, second = asyncio.run(main())
     assert first == second
     assert billed(provider) == 1
+
+
+def test_what_one_server_answered_is_no_answer_of_another():
+    asked = []
+
+    def answer(request):
+        asked.append(str(request.url))
+        message = {"role": "assistant", "content": request.url.host}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return httpx2.Response(200, json={"id": "c", "object": "chat.completion", "choices": [choice]})
+
+    body = {"model": "m", "messages": [{"role": "user", "content": "?"}], "temperature": 0}
+    urls = ["http://a/v1", "http://b/v1", "http://a/other/v1"]
+    with penstock.http_client(transport=httpx2.MockTransport(answer), cache=CacheOptions()) as http:
+        for url in [*urls, *urls]:
+            http.post(url + "/chat/completions", json=body)
+    assert asked == [url + "/chat/completions" for url in urls]

@@ -178,6 +178,22 @@ def test_long_appends_are_confirmed_on_the_way(place):
     run(main())
 
 
+def test_who_knows_the_name_of_anothers_upload_ends_no_append_to_it(place):
+    async def main():
+        async with place.store() as store:
+            upload = await new_upload(store)
+            cut = []
+            _, writer = await store.append("t", upload.id, lambda: cut.append("cut"))
+            for begun in (store.settle, store.give_up, lambda *who: store.append(*who, lambda: None)):
+                async with asyncio.timeout(10):
+                    with pytest.raises(NotFound):
+                        await begun("another", upload.id)
+            await writer.close()
+            assert cut == []
+
+    run(main())
+
+
 def test_what_a_silent_append_has_sent_is_confirmed(place):
     async def main():
         async with place.store() as store:
