@@ -216,7 +216,7 @@ def test_who_was_taken_for_dead_and_lives_tells_nothing_of_what_another_has_gone
             generation = promised.headers["penstock-generation"]
             keeper = keeper_of(gateway)
             keeper.leaving = True
-            await keeper.store.release(keeper.owner, [generation])  # as when its lease has run out
+            await keeper.store.release(keeper.lease.owner, [generation])  # as when its lease has run out
             await until(lambda: tellings[1])
             go_on.set()
             await gateway.pipeline.wait_idle()
