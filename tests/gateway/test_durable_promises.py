@@ -260,3 +260,39 @@ def test_a_promise_is_made_once_a_kill_would_not_break_it(durable, monkeypatch, 
     assert not early
     assert status == (200 if path == RESPONSES else 202)
     assert known is not None
+
+
+def test_what_is_promised_of_an_answer_that_runs_already_is_told_once_a_kill_would_not_break_it(
+    durable, monkeypatch
+):
+    monkeypatch.setattr("penstock.gateway.durable.CLAIM_BUDGET", 60.0)
+
+    async def main():
+        go_on, heard = asyncio.Event(), asyncio.Event()
+        async with two([[*SCRIPT[:3], go_on, SCRIPT[3]]], durable) as ((gateway, here), _, _):
+            writer, generation = await asked(gateway, here)
+            attention = keeper_of(gateway).attention
+            promise = attention.promise
+
+            async def later(generation_id):
+                await heard.wait()
+                await promise(generation_id)
+
+            attention.promise = later
+            asking = asyncio.create_task(call(here, STREAM, headers=PROMISE))
+            await until(lambda: generation.background)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(asking), 0.5)
+            early = asking.done()
+            heard.set()
+            status = (await asking).status
+            known = await attention.is_promised(generation.id)
+            writer.close()
+            go_on.set()
+            await gateway.pipeline.wait_idle()
+            return early, status, known
+
+    early, status, known = on_uvloop(main)
+    assert not early
+    assert status == 202
+    assert known

@@ -28,6 +28,7 @@ from penstock.gateway.stages.route import Router
 from penstock.gateway.stages.unfinished import TakenUp
 from penstock.generation.attention import ATTENDED
 from penstock.generation.bill import NOTHING_COUNTS
+from penstock.generation.entry import Entry
 from penstock.generation.following import is_followed
 from penstock.generation.keeper import DEADLINE, Keeper
 from penstock.generation.log import Generation, Journal, State
@@ -83,6 +84,7 @@ class Durable:
         self.keepers: dict[str, Keeper] = {}  # by durability
         self._producing = producing
         self.questions = questions.Questions(producing, self)
+        self._promising: set[Generation] = set()  # of which the store has not heard yet that they go on
         self._closing = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -253,8 +255,8 @@ class Durable:
         written = generation.journal
         loop = asyncio.get_running_loop()
         until = loop.time() + CLAIM_BUDGET
-        while isinstance(written, Written) and not (
-            written.entry.begun or written.entry.behind or written.entry.out
+        while generation in self._promising or (
+            isinstance(written, Written) and not _is_begun(written.entry)
         ):
             if loop.time() >= until:
                 return
@@ -264,11 +266,14 @@ class Durable:
         """It was promised to a caller: also who takes it over, or produces it elsewhere, is to go on with it."""
         keeper = self.keeper_of(generation.model)
         if keeper is not None and (generation.journal is not None or self.is_elsewhere(generation)):
+            self._promising.add(generation)
             self._producing.soon(self._promise(generation, keeper))
 
-    @staticmethod
-    async def _promise(generation: Generation, keeper: Keeper) -> None:
-        await keeper.trouble.told_of(keeper.attention.promise(generation.id))
+    async def _promise(self, generation: Generation, keeper: Keeper) -> None:
+        try:
+            await keeper.trouble.told_of(keeper.attention.promise(generation.id))
+        finally:
+            self._promising.discard(generation)
 
     def tell_end(self, call: Call, generation: Generation, tell: Callable[[Call, Generation], None]) -> None:
         """Tell how it has ended, if it was promised to anybody: once that is stored, for another process may have ended it.
@@ -540,6 +545,11 @@ class _Ending:
         if self._generation.state is not State.RUNNING and not self.seen.done():
             self.seen.set_result(None)
             self._generation.leave(self)
+
+
+def _is_begun(entry: Entry) -> bool:
+    """Whether the store has its record, or nobody waits for that."""
+    return entry.begun or entry.behind or entry.out
 
 
 def _let_go(generation: Generation, journal: Journal | None) -> None:
