@@ -8,6 +8,7 @@ from continuing import RESPONSES, body_for, simulated
 from durably import keeper_of, stored, two
 from serving import DONE, PROMPT, STREAM_END, STREAM_HEAD, call, delta, on_uvloop, request, serving, until
 
+from penstock.errors import HandedOver
 from penstock.gateway.announce import event_of
 from penstock.testing import Step
 
@@ -296,3 +297,25 @@ def test_what_is_promised_of_an_answer_that_runs_already_is_told_once_a_kill_wou
     assert not early
     assert status == 202
     assert known
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", RESPONSES])
+def test_what_was_handed_over_before_its_caller_was_told_is_told_as_running(durable, monkeypatch, path):
+    monkeypatch.setattr("penstock.gateway.durable._LOOK_OFTEN", 0.5)
+
+    async def main():
+        upstream = {"kinds": ["openai"], "upstream": {"responses": True}}
+        async with simulated("ttft=60", **upstream, generations=durable(60.0)) as (gateway, port, _):
+            body = body_for(path, stream=False, **({"background": True} if path == RESPONSES else {}))
+            asking = asyncio.create_task(call(port, body, path, headers=["prefer: respond-async"]))
+            await until(lambda: len(gateway.pipeline.registry))
+            (generation,) = gateway.pipeline.registry
+            entry = generation.journal.entry
+            await until(lambda: entry.begun)
+            await gateway.drain(0.0)
+            assert isinstance(generation.error, HandedOver)
+            return (await asking).json()
+
+    told = on_uvloop(main)
+    assert told["status"] == ("in_progress" if path == RESPONSES else "running")
+    assert told["error"] is None

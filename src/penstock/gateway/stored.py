@@ -26,7 +26,15 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from penstock.errors import BadRequest, Cancelled, Conflict, MethodNotAllowed, NotFound, PenstockError
+from penstock.errors import (
+    BadRequest,
+    Cancelled,
+    Conflict,
+    HandedOver,
+    MethodNotAllowed,
+    NotFound,
+    PenstockError,
+)
 from penstock.gateway.folded import whole_answer
 from penstock.gateway.kept import Page, page_of, respond_list
 from penstock.gateway.stages.read import refuse
@@ -155,7 +163,7 @@ def respond_state(
     fields: Sequence[tuple[bytes, bytes]] = (),
 ) -> None:
     """Tell what is known of a generation."""
-    error = generation.error
+    error = None if isinstance(generation.error, HandedOver) else generation.error
     usage = generation.usage
     exchange.respond(
         status,
@@ -238,6 +246,8 @@ def respond_deleted(exchange: Exchange, response_id: str) -> None:
 def _status(generation: Generation) -> str:
     if isinstance(generation.error, Cancelled):
         return "cancelled"
+    if isinstance(generation.error, HandedOver):  # it goes on elsewhere
+        return "running"
     return generation.state.value
 
 
