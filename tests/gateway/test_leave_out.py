@@ -45,3 +45,19 @@ def test_nor_when_it_is_asked_for_the_rest(kind, prefill, model):
         assert "seed" not in json.dumps(body)
     assert error_of(events) is None
     assert text_of(CHAT, events) == whole_text(CHAT)
+
+
+def test_what_is_not_told_its_seed_is_not_asked_to_say_the_same_again():
+    async def main():
+        more = {"kinds": ["anthropic"], "upstream": {"leave_out": ["seed"]}}
+        more["capabilities"] = [CapabilitiesConfig(prefill="trailing")]
+        async with simulated("cut-after=9,once", **more) as (gateway, port, (sim,)):
+            async with asyncio.timeout(60):
+                answer = await call(port, body_for(CHAT, seed=1), CHAT)
+                await gateway.pipeline.wait_idle()
+            return [json.loads(body) for _, _, _, body in sim._seen], events_of(answer)
+
+    (begun, rest), events = on_uvloop(main)
+    assert rest["messages"][:-1] == begun["messages"]
+    assert rest["messages"][-1]["role"] == "assistant"
+    assert text_of(CHAT, events) == whole_text(CHAT)

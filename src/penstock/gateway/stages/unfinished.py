@@ -127,6 +127,7 @@ def steps(
     :param begun_by: the model that began it
     :param slow: upstream and model that were silent or slow; None: nobody was
     """
+    point = _as_asked(call, point, candidates)
     usual: list[Step] = []
     late: list[Step] = []  # who was slow had its time; who is full would make the caller wait
     for candidate in candidates:
@@ -143,3 +144,20 @@ def steps(
         waits = slow == (upstream.name, candidate.model) or not has_room(candidate, now)
         (late if waits else usual).extend(Step(candidate, how) for how in ways)
     return usual + late
+
+
+def _as_asked(call: Call, point: Point, candidates: Sequence[Candidate]) -> Point:
+    """The same answer comes again only where what makes it the same is said: with ``leave_out`` it may not be."""
+    unsaid = {name for one in candidates for name in one.upstream.config.leave_out}
+    if unsaid.isdisjoint(call.fields):
+        return point
+    before = point.demand
+    asked = demand(call.endpoint, {name: each for name, each in call.fields.items() if name not in unsaid})
+    return msgspec.structs.replace(
+        point,
+        demand=msgspec.structs.replace(
+            before,
+            deterministic=before.deterministic and asked.deterministic,
+            greedy=before.greedy and asked.greedy,
+        ),
+    )
