@@ -431,6 +431,19 @@ def test_a_silence_longer_than_that_is_a_break_like_any_other(time, kind):
     assert call.stream_broke(kind, "silence", 0) is None
 
 
+def test_a_connection_that_shows_one_sign_of_life_has_held_for_as_long_as_that_took(time):
+    """A model that thinks, behind a proxy that cuts what is older than 25 s; the head comes with the sign, after 15."""
+    call = begin(calls(time, stall_timeout=40.0))
+    call.came(10)
+    for _ in range(10):
+        assert call.stream_broke(Break.BROKEN, "closed", 0) == 0.0
+        call.limits_of_rest()
+        time.seconds += 15
+        call.limits_of_stream(GATEWAY)
+        call.came(5)
+        time.seconds += 10
+
+
 def silent_until_given_up(time, call, *, connect=None):
     """Seconds of each break; with ``connect``, nobody is reached after the first, which takes so long to notice."""
     begun, breaks = time.seconds, []

@@ -17,7 +17,7 @@ class Stream:
 
     def connection(self, last, *, held=0.0):
         """One that brings something for so long, and breaks after this event; how long to wait for the next one."""
-        self.patience.goes_on(self.now)
+        self.patience.asked(self.now)
         self.now += held
         self.clocks.progress = self.now
         self.patience.stream_broke(last, self.now)

@@ -244,13 +244,13 @@ class ClientCall:
 
     def limits_of_stream(self, headers: Mapping[str, str]) -> dict[str, float | None]:
         """The clocks of an answer whose events have begun to come; its header fields."""
-        self._patience.goes_on(self.calls.now())
         self._clocks.has_heartbeats = HEARTBEAT_HEADER in headers
         stall = self._clocks.stall(self.calls.options.stall_timeout)
         return self._clocks.limits_of_stream(stall if "penstock-generation" in headers else None)
 
     def limits_of_rest(self) -> dict[str, float | None]:
         """The clocks of asking for the rest of a stream: its head comes with the first sign of life."""
+        self._patience.asked(self.calls.now())
         limits = self.limits()
         stall = self._clocks.stall(self.calls.options.stall_timeout)
         limits["read"] = _clocks.least(limits.get("read"), self._clocks.limits_of_stream(stall)["read"])

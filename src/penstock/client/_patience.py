@@ -16,7 +16,7 @@ from penstock.client._clocks import Clocks
 from penstock.config.model import RetryConfig
 from penstock.flow.retry import delay
 
-HELD: Final = 1.0  # seconds between the first and the last sign of life of a connection that was worth having
+HELD: Final = 1.0  # seconds from asking until the last sign of life, of a connection that was worth having
 _RESUMING: Final = RetryConfig(first_delay=0.1, max_delay=2.0)
 
 
@@ -27,6 +27,7 @@ class Patience:
     """
 
     __slots__ = (
+        "_asked_at",
         "_broken_since",
         "_clocks",
         "_handed_over_at",
@@ -36,7 +37,6 @@ class Patience:
         "_rand",
         "_resume_for",
         "_times",
-        "_under_way",
     )
 
     def __init__(self, clocks: Clocks, resume_for: float, rand: Callable[[], float]) -> None:
@@ -46,7 +46,7 @@ class Patience:
         self._times = 0  # that it was taken up since there was progress
         self._broken_since: float | None = None  # when the first break was noticed since then
         self._last: int | None = None  # the last event, when the stream broke before
-        self._under_way = clocks.began  # when the present connection began to bring it, or the last one broke
+        self._asked_at = clocks.began  # when the present connection was asked for it, or the last one broke
         self._handed_over_at: int | None = None  # the last event before a server went away
         self._handed_over_since = 0.0
         self._handovers = 0  # since that event
@@ -54,9 +54,9 @@ class Patience:
     def __repr__(self) -> str:
         return f"<Patience, {self._times} times in vain>"
 
-    def goes_on(self, now: float) -> None:
-        """A connection brings the stream again."""
-        self._under_way = now
+    def asked(self, now: float) -> None:
+        """A connection is asked for the rest.  It holds from then on: its head comes with the first sign of life."""
+        self._asked_at = now
 
     def progressed(self) -> None:
         self._times = 0
@@ -64,9 +64,9 @@ class Patience:
 
     def stream_broke(self, last: int, now: float) -> None:
         """:param last: the id of the last event that came"""
-        if last != self._last or self._clocks.progress - self._under_way >= HELD:
+        if last != self._last or self._clocks.progress - self._asked_at >= HELD:
             self.progressed()
-        self._last, self._under_way = last, now
+        self._last, self._asked_at = last, now
 
     def again(self, kind: Break, now: float) -> float | None:
         """How long to wait before it goes on; None: it is given up."""
