@@ -55,7 +55,7 @@ def test_what_litellm_drops_is_left_out(params, library, left_out):
     assert ("drop_params" in left(conversion)) == ("drop" in library)
 
 
-@pytest.mark.parametrize("member", ["messages", "'tools[*].input_examples'", "3"])
+@pytest.mark.parametrize("member", ["messages", "stream_options", "'tools[*].input_examples'", "3"])
 def test_what_cannot_be_left_out_is_listed(member):
     conversion, config = converted(deployment(f"{{model: openai/x, additional_drop_params: [{member}]}}"))
     assert config.upstreams["openai"].leave_out == []

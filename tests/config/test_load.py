@@ -206,6 +206,8 @@ tls: {certificate: /nowhere/c.pem}
 def test_what_no_call_can_be_asked_without_is_not_left_out():
     written = "upstreams: {u: {kind: openai, leave_out: [seed, model]}}"
     assert only_mistake(written).endswith("upstreams.u.leave_out[1]: without its model a call is none")
+    written = "upstreams: {u: {kind: openai, leave_out: [stream_options]}}"
+    assert "leave_out[0]: stream_options is written anew" in only_mistake(written)
 
 
 def test_triton_is_told_what_its_models_take_and_nothing_is_left_out():

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 
+import msgspec
 import pytest
 from gateway_doubles import a_call, a_generation
 from hypothesis import given
@@ -292,6 +293,19 @@ def test_another_version_behind_the_name_makes_another_question():
                 made.models["m"] = ModelConfig(
                     candidates=[CandidateConfig(upstream="up0", model="m2")], cache=ModelCacheConfig()
                 )
+                gateway.reload(made)
+                assert (await call(port, ASKED)).headers["penstock-status"] == "created"
+
+    on_uvloop(main)
+
+
+def test_what_is_asked_without_a_part_of_it_is_another_question():
+    async def main():
+        async with ScriptedUpstream([answering("one")]) as upstream:
+            made = settings(upstream.url)
+            async with serving(made) as (gateway, port):
+                await call(port, ASKED)
+                made.upstreams["up0"] = msgspec.structs.replace(made.upstreams["up0"], leave_out=["seed"])
                 gateway.reload(made)
                 assert (await call(port, ASKED)).headers["penstock-status"] == "created"
 

@@ -33,6 +33,7 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110, 5.6.2
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")  # RFC 9110, 5.5; nothing that could end the line
 _PATH = re.compile(r"/[!-~]*\Z")  # and a query perhaps
 NEEDED = frozenset({"input", "messages", "model", "prompt", "stream"})  # what no call can be asked without
+WRITTEN = "stream_options"  # by the gateway itself, which asks every stream for its usage
 _CLOUDS = {"bedrock": "aws", "vertex": "google"}  # kinds of upstreams, and where their credentials come from
 _OF_SOURCES = {
     "command": ("command",),
@@ -325,6 +326,10 @@ def _check_leave_out(upstream: Plain, at: Path, reader: Reader) -> None:
     for i, name in enumerate(upstream.get("leave_out", [])):
         if name in NEEDED:
             reader.mistake((*at, "leave_out", i), f"without its {name} a call is none")
+        elif name == WRITTEN:
+            reader.mistake(
+                (*at, "leave_out", i), f"{name} is written anew for each stream, to be told its usage"
+            )
     if upstream.get("leave_out") and upstream.get("kind") == "triton":
         reader.mistake((*at, "leave_out"), "is not for the kind triton, which is told what its models take")
 

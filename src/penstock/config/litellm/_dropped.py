@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from penstock.config._meaning import NEEDED
+from penstock.config._meaning import NEEDED, WRITTEN
 from penstock.config.litellm._draft import Draft
 from penstock.config.litellm._values import Plain, as_list
 
@@ -28,11 +28,12 @@ def take_dropped(draft: Draft, parameters: Plain, kind: str, name: str, *, drops
     :param drops: whether LiteLLM drops what a model lacks, unless the deployment says otherwise
     """
     drops = parameters.pop("drop_params", drops) is True
+    kept = {*NEEDED, WRITTEN}
     dropped = [*_LACKING] if drops and kind in _LACK_THEM else []
     for member in as_list(parameters.pop("additional_drop_params", None)):
-        if isinstance(member, str) and _MEMBER.fullmatch(member) and member not in NEEDED:
+        if isinstance(member, str) and _MEMBER.fullmatch(member) and member not in kept:
             dropped.append(member)
         else:
-            reason = "`leave_out` names members of the body, and none that a call needs"
+            reason = "`leave_out` names members of the body, and none that a call needs or the gateway writes"
             draft.leave("model_list[].litellm_params.additional_drop_params", reason, name)
     return tuple(dict.fromkeys(dropped))

@@ -49,7 +49,7 @@ def alone(candidate: Candidate) -> tuple[Candidate, ...]:
 
 
 def standing_behind(candidates: Sequence[Candidate]) -> str:
-    """What changes when others may give the answers."""
+    """What changes when others may give the answers, or are asked otherwise."""
     return msgspec.json.encode(
         [
             [
@@ -57,6 +57,7 @@ def standing_behind(candidates: Sequence[Candidate]) -> str:
                 candidate.upstream.config.base_url,
                 candidate.model,
                 candidate.version,
+                *sorted(candidate.upstream.config.leave_out),
             ]
             for candidate in candidates
         ]
