@@ -129,6 +129,20 @@ def test_an_answer_does_not_go_on_with_the_words_of_another(of):
     assert (text, connections, figures.resumed, figures.broken) == ("ab", 3, 1, 2)
 
 
+def test_a_verdict_without_end_is_not_read_to_it():
+    endless = b"HTTP/1.1 502 Other\r\npenstock-generation: gen_1\r\nx-should-retry: false\r\n"
+    endless += b"content-length: 1000000000\r\n\r\n" + b" " * 2_000_000  # and nothing more, for ever
+
+    async def main():
+        first = [REQUEST, STREAM + events(0, 1), CLOSE]
+        async with talking_to(first, [REQUEST, endless], stall_timeout=300.0) as (server, http):
+            with pytest.raises((openai.APIConnectionError, httpx2.RemoteProtocolError)):
+                await streamed(server.url + "/v1", http)
+            return server.connections
+
+    assert asyncio.run(main()) == 2
+
+
 @pytest.mark.parametrize("name", ["gen ü/../x?y#z".encode(), b"a b"])
 def test_a_generation_of_any_name_is_asked_for_by_it(name):
     async def main():

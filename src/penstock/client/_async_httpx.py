@@ -478,7 +478,7 @@ class _ResumedStream(httpx.AsyncByteStream):
         try:
             named = response.headers.get("penstock-generation") == self._generation
             if named and response.status_code >= 500:
-                self._verdict = self._reading.verdict(await response.aread())
+                self._verdict = self._reading.verdict(await _told(response))
         finally:
             await response.aclose()
 

@@ -474,7 +474,7 @@ class _ResumedStream(httpx.SyncByteStream):
         try:
             named = response.headers.get("penstock-generation") == self._generation
             if named and response.status_code >= 500:
-                self._verdict = self._reading.verdict(response.read())
+                self._verdict = self._reading.verdict(_told(response))
         finally:
             response.close()
 
