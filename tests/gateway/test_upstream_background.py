@@ -97,6 +97,12 @@ def test_nothing_is_kept_at_an_upstream_that_may_not_or_cannot_or_need_not(askin
     assert sent.get("store") == asking.get("store")
 
 
+def test_nor_where_the_upstream_is_not_told_that_it_may_not():
+    unsaid = {"background": True, "leave_out": ["store"]}
+    *_, (sent,) = streamed("", body=body_for(RESPONSES, store=False), upstream=unsaid)
+    assert sent.keys().isdisjoint({"background", "store"})
+
+
 def test_an_upstream_that_fails_in_the_background_is_not_asked_for_the_rest():
     events, rows, bill, (books, bills), _ = streamed(
         "tps=500,error-event=9", body=body_for(RESPONSES, background=True)

@@ -225,9 +225,11 @@ class HTTPUpstream:
             body = opaque.renamed(call, model)
             head = self._head(call, job.endpoint, self._paths[job.endpoint], len(body))
             return head.replace(_JSON, b"content-type: %b\r\n" % opaque.content_type(call), 1), body
+        # What the caller wants not kept is not made to be, whatever the upstream is told.
+        in_background = job.endpoint is _RESPONSES and call.stream and self._asks_in_background(call, model)
         call = without(call, self.config.leave_out)
         body = self._body(call, job.endpoint, job.translation, model)
-        if job.endpoint is _RESPONSES and call.stream and self._asks_in_background(call, model):
+        if in_background:
             assert isinstance(transfer, StreamTransfer)
             body = request.rewritten(call.fields, model, _IN_BACKGROUND)
             transfer.keep_run()
