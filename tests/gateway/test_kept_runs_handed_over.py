@@ -198,3 +198,20 @@ def test_what_another_process_deletes_is_cancelled_at_the_upstream(durable, tmp_
     deleted, again, runs = on_uvloop(main)
     assert (deleted.status, again.status) == (200, 410)
     assert [run["state"] for run in runs] == ["cancelled"]
+
+
+def test_what_is_deleted_while_nobody_has_it_is_cancelled_at_the_upstream(durable, tmp_path):
+    async def main():
+        async with gateways(2, durable, tmp_path) as (here, simulator):
+            (first, port), (second, there) = here
+            keeper_of(second).leaving = True  # it takes nothing over
+            generation = await begun(first, port)
+            await first.drain(0.0)
+            name = generation.id.replace("gen_", "resp_")
+            deleted = await call(there, b"", f"{RESPONSES}/{name}", "DELETE")
+            await until(lambda: not simulator.bill.report()["in_flight"])
+            return deleted, simulator.bill.report()["by_request"]
+
+    deleted, runs = on_uvloop(main)
+    assert deleted.status == 200
+    assert [run["state"] for run in runs] == ["cancelled"]

@@ -312,11 +312,7 @@ class Durable:
             if record is None:
                 return
             call = _call_of(record, self._producing.clock.now())
-            if generation.events:
-                # Whoever was receiving it may be dead, and leaves it to us if he is not.
-                kept = self._kept_run(call, generation, record)
-                if kept is not None:
-                    kept[0].upstream.end_run(kept[1])
+            self._end_run(call, generation, record)
             failure = record.ending.failure if record.ending is not None else None
             tell = self._producing.on_background_end
             if tell is not None and failure is not None and failure.code == Cancelled.code:
@@ -324,13 +320,26 @@ class Durable:
                 if generation.background:
                     tell(call, generation)
 
-    async def delete(self, generation_id: str) -> None:
+    def _end_run(self, call: Call, generation: Generation, record: Record) -> None:
+        """Cancel it at its upstream: whoever was receiving it may be dead, and leaves that to us if he is not."""
+        kept = self._kept_run(call, generation, record) if generation.events else None
+        if kept is not None:
+            kept[0].upstream.end_run(kept[1])
+
+    async def delete(self, generation: Generation, *, elsewhere: bool) -> None:
         """Remove it from the stores.
 
+        :param elsewhere: whether another process had it to produce
         :raises Overloaded: one of them does not answer in time, and may have it still
         """
-        for keeper in self.keepers.values():
-            await keeper.delete(generation_id)
+        record, keeper = None, self.keeper_of(generation.model)
+        if elsewhere and keeper is not None:
+            with contextlib.suppress(StoreUnavailable):
+                record = await keeper.load(generation.id)
+        for each in self.keepers.values():
+            await each.delete(generation.id)
+        if record is not None and record.ending is None:
+            self._end_run(_call_of(record, self._producing.clock.now()), generation, record)
 
     async def restored(self, record: Record, keeper: Keeper) -> Generation:
         """A log that is in the store, as one of this process: whole, or followed while another produces it.

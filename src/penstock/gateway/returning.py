@@ -89,12 +89,15 @@ class Returning:
         self._pipeline.registry.delete(generation)
 
     async def _delete_stored(
-        self, exchange: Exchange, asked: Asked, generation_id: str, durable: Durable
+        self, exchange: Exchange, asked: Asked, generation: Generation, durable: Durable, *, elsewhere: bool
     ) -> None:
-        """Answered once nobody can find it any more, at no other process either."""
+        """Answered once nobody can find it any more, at no other process either.
+
+        :param elsewhere: whether another process had it to produce
+        """
         status = 200
         try:
-            await durable.delete(generation_id)
+            await durable.delete(generation, elsewhere=elsewhere)
         except PenstockError as error:
             status = refuse(exchange, error, Dialect.OPENAI, asked.id)
         else:
@@ -124,11 +127,12 @@ class Returning:
                     generation.abandon()
                     generation.fail(Cancelled("the call was cancelled"))
         elif asked.what == "delete":
+            elsewhere = durable is not None and durable.is_elsewhere(generation)
             self._forget(generation)
             if durable is None:
                 stored.respond_deleted(exchange, asked.response_id)
             else:
-                pipeline.soon(self._delete_stored(exchange, asked, generation.id, durable))
+                pipeline.soon(self._delete_stored(exchange, asked, generation, durable, elsewhere=elsewhere))
             return
         if asked.what == "input_items":
             pipeline.soon(self._list_input(exchange, asked, generation, tenant))
