@@ -31,6 +31,7 @@ from penstock.config.model import (
 from penstock.errors import Overloaded, RateLimited
 from penstock.gateway.stages import call as module
 from penstock.gateway.stages.allot import Allotment
+from penstock.wire.usage import output_tokens_in
 
 ABLE = CapabilitiesConfig(prefill="none", background=True)
 BODY = body_for(RESPONSES, background=True, stream=False, temperature=0)
@@ -147,12 +148,18 @@ def test_where_there_is_no_room_to_read_it_on_it_is_gone_on_with_in_another_way(
     assert whole == TOKENS
 
 
-def in_books(folder):
-    """Input and output tokens of all rows in all ledgers' files; None: some are still open."""
+def rows_in(folder):
+    """Outcome, input and output tokens of all rows in all ledgers' files."""
     rows = []
     for path in folder.glob("*.sqlite"):
         with contextlib.closing(sqlite3.connect(path)) as database:
             rows += database.execute("SELECT outcome, input_tokens, output_tokens FROM attempts").fetchall()
+    return rows
+
+
+def in_books(folder):
+    """Input and output tokens of all of these rows; None: some are still open."""
+    rows = rows_in(folder)
     if any(outcome == "reserved" for outcome, *_ in rows):
         return None
     return sum(row[1] for row in rows), sum(row[2] for row in rows)
@@ -200,18 +207,28 @@ def test_what_another_process_deletes_is_cancelled_at_the_upstream(durable, tmp_
     assert [run["state"] for run in runs] == ["cancelled"]
 
 
-def test_what_is_deleted_while_nobody_has_it_is_cancelled_at_the_upstream(durable, tmp_path):
+@pytest.mark.parametrize("one_ledger", [True, False], ids=["one ledger", "a ledger each"])
+@pytest.mark.parametrize("deletes", [True, False], ids=["deleted", "cancelled"])
+def test_what_is_ended_while_nobody_has_it_is_cancelled_at_the_upstream_and_in_the_books(
+    durable, tmp_path, deletes, one_ledger
+):
     async def main():
-        async with gateways(2, durable, tmp_path) as (here, simulator):
+        async with gateways(2, durable, tmp_path, one_ledger=one_ledger) as (here, simulator):
             (first, port), (second, there) = here
             keeper_of(second).leaving = True  # it takes nothing over
             generation = await begun(first, port)
             await first.drain(0.0)
-            name = generation.id.replace("gen_", "resp_")
-            deleted = await call(there, b"", f"{RESPONSES}/{name}", "DELETE")
+            brought = output_tokens_in(generation.endpoint, generation.events)
+            await until(lambda: rows_in(tmp_path) and in_books(tmp_path) == (0, 0))
+            path = f"{RESPONSES}/{generation.id.replace('gen_', 'resp_')}"
+            answer = await call(there, b"", *((path, "DELETE") if deletes else (path + "/cancel", "POST")))
             await until(lambda: not simulator.bill.report()["in_flight"])
-            return deleted, simulator.bill.report()["by_request"]
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(5):
+                    await until(lambda: (in_books(tmp_path) or (0, 0))[1] == brought)
+            return answer, simulator.bill.report()["by_request"], in_books(tmp_path), brought
 
-    deleted, runs = on_uvloop(main)
-    assert deleted.status == 200
+    answer, runs, books, brought = on_uvloop(main)
+    assert answer.status == 200
     assert [run["state"] for run in runs] == ["cancelled"]
+    assert books[1] == brought > 0

@@ -312,7 +312,7 @@ class Durable:
             if record is None:
                 return
             call = _call_of(record, self._producing.clock.now())
-            self._end_run(call, generation, record)
+            self._end_run(call, generation, record, keeper)
             failure = record.ending.failure if record.ending is not None else None
             tell = self._producing.on_background_end
             if tell is not None and failure is not None and failure.code == Cancelled.code:
@@ -320,11 +320,13 @@ class Durable:
                 if generation.background:
                     tell(call, generation)
 
-    def _end_run(self, call: Call, generation: Generation, record: Record) -> None:
+    def _end_run(self, call: Call, generation: Generation, record: Record, keeper: Keeper) -> None:
         """Cancel it at its upstream: whoever was receiving it may be dead, and leaves that to us if he is not."""
         kept = self._kept_run(call, generation, record) if generation.events else None
         if kept is not None:
             kept[0].upstream.end_run(kept[1])
+            if not record.owner:  # who has handed it over left its row empty, for nobody who would go on
+                self._enter_died(call, generation, record, keeper)
 
     async def delete(self, generation: Generation, *, elsewhere: bool) -> None:
         """Remove it from the stores.
@@ -338,8 +340,8 @@ class Durable:
                 record = await keeper.load(generation.id)
         for each in self.keepers.values():
             await each.delete(generation.id)
-        if record is not None and record.ending is None:
-            self._end_run(_call_of(record, self._producing.clock.now()), generation, record)
+        if record is not None and record.ending is None and keeper is not None:
+            self._end_run(_call_of(record, self._producing.clock.now()), generation, record, keeper)
 
     async def restored(self, record: Record, keeper: Keeper) -> Generation:
         """A log that is in the store, as one of this process: whole, or followed while another produces it.

@@ -12,8 +12,9 @@ the dead may never come back.  So that no token is in two ledgers:
 * Who takes over enters what is not in rows, and leaves word for the other ledger, once for each row
   (:class:`~penstock.generation.store.Booking`).  He who leaves it second enters nothing.
 * Where the upstream keeps its own run of the answer, who takes over reads that on and enters the whole of it; who
-  hands over leaves his row empty.  One that was cut off, and lives, has settled it with what it had received: word is
-  left for that row that nothing of it counts, also where both have one ledger.
+  hands over leaves his row empty, and who ends it before anybody has taken it over enters what its log has.  One that
+  was cut off, and lives, has settled it with what it had received: word is left for that row that nothing of it
+  counts, also where both have one ledger.
 * Who has that ledger, then or whenever it is back, takes off that row what the word says, once.  If the process was
   not dead but cut off, its row keeps what only it has received; one that died before it could settle its row has
   nothing there to be taken off.  Either way the sum over both ledgers is what the attempt has brought.
