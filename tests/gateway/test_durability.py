@@ -788,6 +788,29 @@ def test_what_another_process_has_taken_over_may_come_back(durable):
     assert b"[DONE]" in rest.body
 
 
+@pytest.mark.parametrize("limit", [{}, {"max_tokens": 3}], ids=["without a limit", "at its limit"])
+def test_an_answer_that_is_whole_when_it_is_taken_over_gets_no_second_end(durable, monkeypatch, limit):
+    """Who received it was stopped between its last event and saying that this was its last."""
+    monkeypatch.setattr("penstock.upstream.transfer.LAST_BYTES", 3_600.0)
+
+    async def main():
+        never = asyncio.Event()
+        script = [*SCRIPT[:3], delta("c", "stop") + DONE, never]
+        async with two([script, SCRIPT], durable) as ((gateway, here), (other, there), upstream):
+            reading = asyncio.create_task(call(here, {**STREAM, **limit}))
+            await until(lambda: any(one.readable == 4 for one in gateway.pipeline.registry))
+            (generation,) = gateway.pipeline.registry
+            await take_over(other, generation.id)
+            rest = await events(there, generation.id, 0)
+            reading.cancel()
+            return rest.body, upstream.connections
+
+    body, asked = on_uvloop(main)
+    assert body.count(b"[DONE]") == body.count(b'"stop"') == 1
+    assert b"error" not in body
+    assert asked == 1
+
+
 @pytest.mark.parametrize("said", [["penstock-deadline: 30"], []], ids=["its caller's", "its tier's"])
 @pytest.mark.parametrize("late", [True, False])
 def test_who_takes_over_what_nobody_has_begun_to_answer_keeps_to_its_deadline(durable, said, late):

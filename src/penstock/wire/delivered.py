@@ -29,6 +29,7 @@ from penstock.wire.conversation import (
 )
 from penstock.wire.dialect import Encoder
 from penstock.wire.not_json import NOT_JSON
+from penstock.wire.progress import progress
 
 _DONE = b"[DONE]"
 
@@ -218,6 +219,16 @@ class _Head(msgspec.Struct):
 
 
 _head = msgspec.json.Decoder(_Head).decode
+
+
+def is_whole(endpoint: Endpoint, events: Sequence[Event]) -> bool:
+    """Whether a log lacks nothing, its end included."""
+    watching = progress(endpoint)
+    try:
+        watching.take(list(events), [])
+    except PenstockError:
+        return False
+    return watching.complete
 
 
 def closing(

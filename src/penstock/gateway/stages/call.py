@@ -73,6 +73,7 @@ from penstock.upstream.ladder import How, Point
 from penstock.upstream.transfer import Transfer
 from penstock.wire.boundary import Mismatch
 from penstock.wire.counting import estimated_answer
+from penstock.wire.delivered import is_whole
 
 log = logging.getLogger("penstock.gateway")
 
@@ -210,6 +211,13 @@ class Production:
             broken = await self._begin(candidates, substitutes)
             free = isinstance(broken, UpstreamLeaving)
         elif self.call.stream:
+            if is_whole(
+                self.call.endpoint, self.generation.events
+            ):  # who received it went before it had said so
+                if self._taken_up is not None:
+                    self.generation.kept = 0
+                    self._taken_up.enter_died()
+                return
             broken = UpstreamBroken("the process that was receiving this answer has ended")
             free = True  # no upstream is at fault, so this is no retry
             if self._taken_up is not None:
