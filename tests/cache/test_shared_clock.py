@@ -58,9 +58,9 @@ class Machine:
         key = a_key(name)
         return (self.cache.get_nowait(key) or await self.cache.get(key)) is not None
 
-    async def later(self):
-        """Wait until what it asks comes after what anybody has purged."""
-        until = self.clock.latest()
+    async def later(self, than):
+        """Wait until what it asks comes after this moment, of all machines' time."""
+        until = max(than, self.clock.latest())
         while self.cache.now() <= until:
             await asyncio.sleep(0.001)
 
@@ -128,13 +128,16 @@ async def test_what_one_machine_purges_none_answers_with_any_more(url, ahead, ta
                 purged.cache.purge_key(a_key(name))
             else:
                 purged.cache.purge(tag)
+            dated = (
+                purged.clock.latest()
+            )  # by the later bound, which may be beyond what the other takes for now
             await purged.settle()
             await asked.cache.read_purges()
             assert not await asked.has(name)
             assert not await purged.has(name)
             await purged.settle()  # what is no answer is removed
-            await purged.later()  # it was dated by the later bound
-            await asked.later()
+            await purged.later(dated)
+            await asked.later(dated)
             await asked.keep(name, tags=tags)
             assert await purged.has(name)
 
@@ -162,11 +165,12 @@ async def test_a_clock_that_jumps_matters_to_nobody(url):
             right.cache.memory.clear()
             assert await right.has("it")
             right.cache.purge("tenant:a")
+            dated = right.clock.latest()
             await right.settle()
             await jumping.cache.read_purges()
             assert not await jumping.has("it")
-            await right.later()
-            await jumping.later()
+            await right.later(dated)
+            await jumping.later(dated)
 
 
 @APART

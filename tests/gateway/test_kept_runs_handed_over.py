@@ -58,9 +58,9 @@ async def gateways(count, durable, folder, *, one_ledger=False, **more):
         yield here, simulator
 
 
-async def begun(gateway, port):
+async def begun(gateway, port, **more):
     """The generation of a response that has said something."""
-    await call(port, BODY, RESPONSES)
+    await call(port, {**BODY, **more}, RESPONSES)
     await until(lambda: any(one.readable > 8 for one in gateway.pipeline.registry))
     (generation,) = gateway.pipeline.registry
     return generation
@@ -194,7 +194,7 @@ def test_what_another_process_deletes_is_cancelled_at_the_upstream(durable, tmp_
     async def main():
         async with gateways(2, durable, tmp_path) as (here, simulator):
             (first, port), (_, there) = here
-            generation = await begun(first, port)
+            generation = await begun(first, port, max_output_tokens=1_000)
             name = generation.id.replace("gen_", "resp_")
             deleted = await call(there, b"", f"{RESPONSES}/{name}", "DELETE")
             await first.pipeline.wait_idle()
