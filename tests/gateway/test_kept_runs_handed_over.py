@@ -204,7 +204,7 @@ def test_what_another_process_deletes_is_cancelled_at_the_upstream(durable, tmp_
 
     deleted, again, runs = on_uvloop(main)
     assert (deleted.status, again.status) == (200, 410)
-    assert [run["state"] for run in runs] == ["cancelled"]
+    assert [run["state"] for run in runs] == ["cancelled"], runs
 
 
 @pytest.mark.parametrize("one_ledger", [True, False], ids=["one ledger", "a ledger each"])
@@ -230,5 +230,5 @@ def test_what_is_ended_while_nobody_has_it_is_cancelled_at_the_upstream_and_in_t
 
     answer, runs, books, brought = on_uvloop(main)
     assert answer.status == 200
-    assert [run["state"] for run in runs] == ["cancelled"]
+    assert [run["state"] for run in runs] == ["cancelled"], runs
     assert books[1] == brought > 0

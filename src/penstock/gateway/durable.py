@@ -340,7 +340,8 @@ class Durable:
                 record = await keeper.load(generation.id)
         for each in self.keepers.values():
             await each.delete(generation.id)
-        if record is not None and record.ending is None and keeper is not None:
+        # Who has it, and lives, ends it himself as soon as he hears; seeing it end before that, he would ask anew.
+        if record is not None and record.ending is None and not record.owner and keeper is not None:
             self._end_run(_call_of(record, self._producing.clock.now()), generation, record, keeper)
 
     async def restored(self, record: Record, keeper: Keeper) -> Generation:
