@@ -211,9 +211,8 @@ class Production:
             broken = await self._begin(candidates, substitutes)
             free = isinstance(broken, UpstreamLeaving)
         elif self.call.stream:
-            if is_whole(
-                self.call.endpoint, self.generation.events
-            ):  # who received it went before it had said so
+            # Who received it may have gone before it had said that this was all.
+            if is_whole(self.call.endpoint, self.generation.events):
                 if self._taken_up is not None:
                     self.generation.kept = 0
                     self._taken_up.enter_died()
