@@ -11,7 +11,7 @@ from serving import call, on_uvloop
 
 from penstock.lab import simulator
 from penstock.messages import Endpoint
-from penstock.upstream import http
+from penstock.upstream import encoder
 from penstock.upstream.capabilities import capabilities
 
 BROKE_AFTER = 9  # tokens
@@ -23,7 +23,7 @@ def broken_at(monkeypatch):
     """Calls a gateway whose only upstream is taken for one at this host, and breaks its first answer off."""
 
     def broken(host, model, path=CHAT, kind="openai"):
-        monkeypatch.setattr(http, "capabilities", lambda config, *_: capabilities(config, host, model))
+        monkeypatch.setattr(encoder, "capabilities", lambda config, *_: capabilities(config, host, model))
         monkeypatch.setitem(simulator._ENDPOINTS, BETA, Endpoint.CHAT)
 
         async def main():

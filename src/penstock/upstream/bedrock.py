@@ -17,7 +17,9 @@ from penstock.config.model import TimeoutConfig
 from penstock.errors import UpstreamBroken
 from penstock.generation.log import Generation
 from penstock.messages import Call, Dialect, Endpoint, Usage
-from penstock.upstream.cloud import CloudUpstream
+from penstock.upstream.cloud import CloudEncoder
+from penstock.upstream.encoder import Encoder
+from penstock.upstream.http import HTTPUpstream
 from penstock.upstream.job import Job
 from penstock.upstream.ladder import How, Point
 from penstock.upstream.prompt_cache import PromptCare
@@ -97,46 +99,35 @@ def _name_of(call: Call) -> str:
     return "msg_" + call.id.removeprefix("gen_")
 
 
-class BedrockUpstream(CloudUpstream):
-    """Bedrock's runtime: ``base_url`` is ``https://bedrock-runtime.REGION.amazonaws.com``."""
+class BedrockEncoder(CloudEncoder):
+    """Requests of either API."""
 
-    receiver: ClassVar[type[StreamTransfer]] = BedrockStream
-    whole: ClassVar[type[PlainTransfer]] = BedrockPlain
-    native = frozenset({Endpoint.MESSAGES})
-
-    def _converses(self, model: str) -> bool:
-        api = self.config.api
+    def converses(self, model: str) -> bool:
+        """Whether this model is asked by Converse."""
+        api = self._config.api
         return converse.speaks_converse(model) if api is None else api == "converse"
 
     def encode(
         self, call: Call, transfer: Transfer, model: str, care: PromptCare | None = None
     ) -> tuple[bytes, bytes]:
         """As for every upstream."""
-        if not self._converses(model):
+        if not self.converses(model):
             return super().encode(call, transfer, model, None if converse.keeps_none(model) else care)
         _expect_converse(transfer)
-        body = converse.encode_prompt(_prompt(without(call, self.config.leave_out), model))
+        body = converse.encode_prompt(_prompt(without(call, self._config.leave_out), model))
         if care is not None and converse.keeps_prompts(model):
             fields = request.members(body)
-            if changes := care.points(call, fields, self.name, model):
+            if changes := care.points(call, fields, transfer.job.upstream, model):
                 body = msgspec.json.encode(
                     {**fields, **{name: msgspec.Raw(text) for name, text in changes.items()}}
                 )
-        return self._request(call, Endpoint.MESSAGES, b"", model, body)
+        return self.as_sent(call, Endpoint.MESSAGES, b"", model, body)
 
-    def continued(
-        self, call: Call, generation: Generation, timeouts: TimeoutConfig, model: str, how: How, point: Point
-    ) -> tuple[StreamTransfer, bytes, bytes]:
+    def asked_more(self, call: Call, model: str, how: How, point: Point) -> tuple[Endpoint, bytes, bytes]:
         """As for every upstream."""
-        transfer, head, body = super().continued(call, generation, timeouts, model, how, point)
-        if self._converses(model):
-            _expect_converse(transfer)
-        return transfer, head, body
-
-    def _asked_more(self, call: Call, model: str, how: How, point: Point) -> tuple[Endpoint, bytes, bytes]:
-        if not self._converses(model):
-            return super()._asked_more(call, model, how, point)
-        prompt = _prompt(without(call, self.config.leave_out), model)
+        if not self.converses(model):
+            return super().asked_more(call, model, how, point)
+        prompt = _prompt(without(call, self._config.leave_out), model)
         text, received = point.delivered.text or "", point.delivered.output_tokens
         if how is How.PREFILL:
             prompt = converse.prefilled(prompt, text[: boundary.safe_end(text)], received)
@@ -145,12 +136,31 @@ class BedrockUpstream(CloudUpstream):
         return Endpoint.MESSAGES, b"", converse.encode_prompt(prompt)
 
     def _invocation(self, call: Call, endpoint: Endpoint, model: str, body: bytes) -> tuple[str, bytes]:  # noqa: ARG002
-        if self._converses(model):
+        if self.converses(model):
             return f"/model/{segment(model)}/{'converse-stream' if call.stream else 'converse'}", body
         betas = call.headers.get(b"anthropic-beta", b"")
         how = "invoke-with-response-stream" if call.stream else "invoke"
         body = invoked(body, _VERSION, betas=betas, path_streams=True)
         return f"/model/{segment(model)}/{how}", body
+
+
+class BedrockUpstream(HTTPUpstream):
+    """Bedrock's runtime: ``base_url`` is ``https://bedrock-runtime.REGION.amazonaws.com``."""
+
+    receiver: ClassVar[type[StreamTransfer]] = BedrockStream
+    whole: ClassVar[type[PlainTransfer]] = BedrockPlain
+    encodes: ClassVar[type[Encoder]] = BedrockEncoder
+    native = frozenset({Endpoint.MESSAGES})
+
+    def continued(
+        self, call: Call, generation: Generation, timeouts: TimeoutConfig, model: str, how: How, point: Point
+    ) -> tuple[StreamTransfer, bytes, bytes]:
+        """As for every upstream."""
+        transfer, head, body = super().continued(call, generation, timeouts, model, how, point)
+        assert isinstance(self.encoder, BedrockEncoder)
+        if self.encoder.converses(model):
+            _expect_converse(transfer)
+        return transfer, head, body
 
 
 def _prompt(call: Call, model: str) -> Prompt:

@@ -5,17 +5,20 @@ Bedrock: :mod:`penstock.upstream.bedrock`.  Vertex AI: https://platform.claude.c
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from penstock.messages import Call, Endpoint
+from penstock.upstream.encoder import Encoder
 from penstock.upstream.http import HTTPUpstream
 from penstock.wire.cloud import invoked, segment
 
 _VERTEX_VERSION = "vertex-2023-10-16"
 
 
-class CloudUpstream(HTTPUpstream):
+class CloudEncoder(Encoder):
     """The model stands in the path."""
 
-    def _request(
+    def as_sent(
         self,
         call: Call,
         endpoint: Endpoint,
@@ -23,6 +26,7 @@ class CloudUpstream(HTTPUpstream):
         model: str,
         body: bytes,
     ) -> tuple[bytes, bytes]:
+        """As for every upstream."""
         target, body = self._invocation(call, endpoint, model, body)
         return self._head(call, endpoint, (self._base + target).encode(), len(body)), body
 
@@ -31,10 +35,8 @@ class CloudUpstream(HTTPUpstream):
         raise NotImplementedError
 
 
-class VertexUpstream(CloudUpstream):
-    """Vertex AI: ``base_url`` is ``https://REGION-aiplatform.googleapis.com/v1/projects/PROJECT/locations/REGION``."""
-
-    native = frozenset({Endpoint.MESSAGES, Endpoint.COUNT_TOKENS})
+class VertexEncoder(CloudEncoder):
+    """Anthropic's requests as Vertex AI wants them."""
 
     def _invocation(self, call: Call, endpoint: Endpoint, model: str, body: bytes) -> tuple[str, bytes]:
         models = "/publishers/anthropic/models"
@@ -42,3 +44,10 @@ class VertexUpstream(CloudUpstream):
             return f"{models}/count-tokens:rawPredict", invoked(body, _VERTEX_VERSION, keeps_model=True)
         how = "streamRawPredict" if call.stream else "rawPredict"
         return f"{models}/{segment(model)}:{how}", invoked(body, _VERTEX_VERSION)
+
+
+class VertexUpstream(HTTPUpstream):
+    """Vertex AI: ``base_url`` is ``https://REGION-aiplatform.googleapis.com/v1/projects/PROJECT/locations/REGION``."""
+
+    encodes: ClassVar[type[Encoder]] = VertexEncoder
+    native = frozenset({Endpoint.MESSAGES, Endpoint.COUNT_TOKENS})

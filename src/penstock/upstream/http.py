@@ -6,11 +6,10 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
-from zlib import crc32
 
 from penstock.config.model import TierConfig, TimeoutConfig, UpstreamConfig
 from penstock.config.proxy import proxy_to
-from penstock.errors import ConfigError, Overloaded, PenstockError, Untranslatable, UpstreamError
+from penstock.errors import ConfigError, Overloaded, PenstockError, UpstreamError
 from penstock.flow.batch import Batching
 from penstock.flow.departure import Departure
 from penstock.flow.gate import Gate
@@ -19,7 +18,7 @@ from penstock.flow.hedge import Hedging
 from penstock.flow.prefix import Replica
 from penstock.generation.log import Generation
 from penstock.installing import install_command
-from penstock.messages import Call, Dialect, Endpoint
+from penstock.messages import Call, Endpoint
 from penstock.net import tasks
 from penstock.net.client_tls import client_context
 from penstock.net.clock import Clock
@@ -30,35 +29,29 @@ from penstock.net.pool import Pool
 from penstock.net.reply import MAX_BYTES, Reply, reply_to
 from penstock.net.tunnel import Tunnel
 from penstock.upstream import inquiry
-from penstock.upstream.capabilities import ANTHROPICS, Capabilities, capabilities
+from penstock.upstream.capabilities import Capabilities, capabilities
 from penstock.upstream.credentials import Credentials, credentials
+from penstock.upstream.encoder import Encoder
 from penstock.upstream.fields import Fields, has_no_key
 from penstock.upstream.job import Herald, Job
 from penstock.upstream.ladder import How, Point, spliced
 from penstock.upstream.opaque import OpaqueTransfer
-from penstock.upstream.prompt_cache import PromptCare, takes_key
 from penstock.upstream.run import of_log
 from penstock.upstream.streamed import StreamTransfer
 from penstock.upstream.transfer import Transfer
-from penstock.upstream.unsaid import without
 from penstock.upstream.whole import PlainTransfer
-from penstock.wire import boundary, further, opaque, request, usage
+from penstock.wire import usage
 from penstock.wire.credentials import key_in
-from penstock.wire.translate import Translation, translation
+from penstock.wire.translate import Translation
 
-_ANTHROPIC = Dialect.ANTHROPIC
-_RESPONSES = Endpoint.RESPONSES
-_TELLS_USAGE = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})  # if a stream is asked for it
-
-_HEAD = b"POST %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n"  # path, fixed fields, the call's fields, length
-_JSON = b"content-type: application/json\r\n"
 _CANCELLED_WITHIN = 10.0  # seconds that an upstream has for taking a cancellation
-_IN_BACKGROUND = {"background": b"true", "store": b"true", "stream": b"true"}
 log = logging.getLogger("penstock.upstream")
 
 
 class HTTPUpstream:
     """One configured upstream and its pool of connections.
+
+    :ivar encoder: makes head and body of what it is asked
 
     :param forward_credentials: send the caller's own key where ``config`` has none (a gateway without keys
         of its own leaves authentication to the provider)
@@ -68,6 +61,7 @@ class HTTPUpstream:
 
     receiver: ClassVar[type[StreamTransfer]] = StreamTransfer  # of its streams
     whole: ClassVar[type[PlainTransfer]] = PlainTransfer  # of its plain answers
+    encodes: ClassVar[type[Encoder]] = Encoder  # its requests
     # What this kind serves itself; none: see the configuration.
     native: ClassVar[frozenset[Endpoint]] = frozenset()
 
@@ -102,17 +96,11 @@ class HTTPUpstream:
         # How it is asked afterwards what an answer has cost; None: it cannot be.
         self.usage_lookup: inquiry.Form | None = None if form == "none" else form
         self._credentials = credentials(name, config, self.origin, clock.now)
-        self._speaks = _ANTHROPIC if config.kind in ANTHROPICS else Dialect.OPENAI
-        self._keeps_runs = config.capabilities.generations
-        self._running_usage = config.running_usage or config.kind in {"sim", "local"}
-        self._token_ids = config.capabilities.token_ids or (
-            config.kind == "local" and config.capabilities.token_ids is None
-        )
         self.base = base  # path of its API
         self._base = base.removesuffix("/v1")
         self.fields = Fields(config, self.origin, clock.now, forwards=self.forwards, tiers=tiers)
-        self._native = self.native or frozenset(_spoken_by(config))
-        self._paths = {endpoint: self._path(base, endpoint) for endpoint in Endpoint}
+        native = self.native or frozenset(_spoken_by(config))
+        self.encoder = self.encodes(config, self.origin, base, self.fields, native)
         self._transfers: dict[Transfer, None] = {}
         self._cancelling: set[asyncio.Task[None]] = set()
         self._idle: asyncio.Future[None] | None = None
@@ -159,7 +147,7 @@ class HTTPUpstream:
 
     def has(self, endpoint: Endpoint) -> bool:
         """Whether it serves this endpoint itself, untranslated."""
-        return endpoint in self._native
+        return endpoint in self.encoder.native
 
     def counts(self, endpoint: Endpoint) -> bool:
         """Whether it can be asked for the tokens of a request, as this endpoint does; Anthropic's also of a response's."""
@@ -169,9 +157,9 @@ class HTTPUpstream:
 
     def capabilities(self, model: str) -> Capabilities:
         """What it can do for an answer that broke off; ``model`` is its own name."""
-        return capabilities(self.config, self.origin.host, model)
+        return self.encoder.capabilities(model)
 
-    # ---- encoding ----
+    # ---- the receivers of its answers ----
 
     def transfer(
         self, call: Call, generation: Generation, timeouts: TimeoutConfig, hold_back: float = 0.0
@@ -181,10 +169,11 @@ class HTTPUpstream:
         :param hold_back: seconds that the first events of a stream wait
         :raises penstock.errors.Untranslatable: this upstream cannot serve the call's endpoint
         """
+        encoder = self.encoder
         endpoint: Endpoint = call.endpoint
         translated: Translation | None = None
-        if endpoint not in self._native:
-            endpoint, translated = self._translated(call)
+        if endpoint not in encoder.native:
+            endpoint, translated = encoder.translated(call)
         prompt_tokens = usage.estimate_tokens(len(call.body))
         callers_key = self.forwards and bool(key_in(call.headers))
         job = Job(
@@ -195,93 +184,17 @@ class HTTPUpstream:
             prompt_tokens,
             timeouts,
             callers_key,
-            self._running_usage,
+            encoder.running_usage,
             hold_back,
         )
         if self.forwards and not callers_key:
             job.keyless = True
-        if self._keeps_runs and call.stream:
+        if encoder.keeps_runs and call.stream:
             job.keeps_runs = True
         if self.herald is not None:
             job.herald = self.herald
         kind = self.receiver if call.stream else self.whole if not endpoint.opaque else OpaqueTransfer
         return kind(generation, job, self._clock.now)
-
-    def _translated(self, call: Call) -> tuple[Endpoint, Translation]:
-        call = without(call, self.config.leave_out)
-        translated = translation(call.endpoint, self._speaks, call.body, call.id)
-        return translated.endpoint, translated
-
-    def encode(
-        self, call: Call, transfer: Transfer, model: str, care: PromptCare | None = None
-    ) -> tuple[bytes, bytes]:
-        """Head and body of the upstream's request; ``model`` is its own name for the model.
-
-        :param care: for its prompt cache; None: the prompt goes on as it came
-        :raises penstock.errors.Untranslatable: this upstream's dialect cannot express the call
-        """
-        job = transfer.job
-        if job.endpoint.opaque:
-            body = opaque.renamed(call, model)
-            head = self._head(call, job.endpoint, self._paths[job.endpoint], len(body))
-            return head.replace(_JSON, b"content-type: %b\r\n" % opaque.content_type(call), 1), body
-        # What the caller wants not kept is not made to be, whatever the upstream is told.
-        in_background = job.endpoint is _RESPONSES and call.stream and self._asks_in_background(call, model)
-        call = without(call, self.config.leave_out)
-        body = self._body(call, job.endpoint, job.translation, model)
-        if in_background:
-            assert isinstance(transfer, StreamTransfer)
-            body = request.rewritten(call.fields, model, _IN_BACKGROUND)
-            transfer.keep_run()
-            transfer.generation.kept = transfer.generation.attempts + 1
-        if care is not None:
-            fields = request.members(body)
-            keyed = self._speaks is not _ANTHROPIC and takes_key(self.origin.host)
-            changes = care.changes(call, job.endpoint, fields, self.name, model, keyed=keyed)
-            if changes:
-                body = request.rewritten(fields, model, changes)
-        head, body = self._request(call, job.endpoint, self._paths[job.endpoint], model, body)
-        if job.keeps_runs:
-            # So it waits for us after a break.  Each attempt has a name of its own: none is taken for another's.  Who
-            # takes the answer over counts anew: asking the same he finds what runs, and anything else is another name.
-            generation = transfer.generation
-            name = f"{generation.id}-{generation.attempts + 1}-{crc32(body):08x}"
-            head = b"%bidempotency-key: %b\r\n\r\n" % (head[:-2], name.encode())
-        return head, body
-
-    def _asks_in_background(self, call: Call, model: str) -> bool:
-        """Whether a streamed response is made where nothing breaks it; never where the caller wants it not kept."""
-        if call.endpoint is not _RESPONSES or not (call.background or self.config.background):
-            return False
-        store = call.fields.get("store")
-        return (store is None or bytes(store) != b"false") and self.capabilities(model).background
-
-    def _request(
-        self,
-        call: Call,
-        endpoint: Endpoint,
-        path: bytes,
-        model: str,  # noqa: ARG002 - it stands in the body; some want it elsewhere
-        body: bytes,
-    ) -> tuple[bytes, bytes]:
-        """Head and body as they go out."""
-        fields = self.fields.of_caller(call, endpoint.dialect)
-        return _HEAD % (path, self.fields.own, fields, len(body)), body
-
-    def _body(self, call: Call, endpoint: Endpoint, translated: Translation | None, model: str) -> bytes:
-        if translated is not None:
-            return translated.request(call.body, model)
-        changes = None
-        if call.stream and endpoint in _TELLS_USAGE:
-            changes = {"stream_options": request.usage_wanted(call.fields, running=self._running_usage)}
-            if self._token_ids:
-                changes["return_token_ids"] = b"true"
-        return request.rewritten(call.fields, model, changes)
-
-    def _head(self, call: Call, endpoint: Endpoint, path: bytes, length: int) -> bytes:
-        return _HEAD % (path, self.fields.own, self.fields.of_caller(call, endpoint.dialect), length)
-
-    # ---- going on with an answer that broke ----
 
     def continued(
         self,
@@ -296,7 +209,8 @@ class HTTPUpstream:
 
         :raises penstock.errors.Untranslatable: this upstream cannot be asked in this way
         """
-        endpoint, path, body = self._asked_more(call, model, how, point)
+        encoder = self.encoder
+        endpoint, path, body = encoder.asked_more(call, model, how, point)
         prompt_tokens = usage.estimate_tokens(len(call.body))
         job = Job(
             self.name,
@@ -306,7 +220,7 @@ class HTTPUpstream:
             usage.estimate_tokens(len(body)),
             timeouts,
             self.forwards and bool(key_in(call.headers)),
-            self._running_usage,
+            encoder.running_usage,
             splice=spliced(how, point, endpoint, prompt_tokens),
             sent=body,
             cancel_grace=self.config.cancel_grace,
@@ -314,49 +228,7 @@ class HTTPUpstream:
             keyless=self.forwards and not key_in(call.headers),
         )
         transfer = self.receiver(generation, job, self._clock.now)
-        return transfer, *self._request(call, endpoint, path, model, body)
-
-    def _asked_more(self, call: Call, model: str, how: How, point: Point) -> tuple[Endpoint, bytes, bytes]:
-        """Endpoint, path and body of the request for the rest of an answer."""
-        endpoint, translated = self._asked_for_more(call, how)
-        body = self._body(without(call, self.config.leave_out), endpoint, translated, model)
-        path = self._paths[endpoint]
-        text = point.delivered.text or ""
-        received = point.delivered.output_tokens
-        if how is How.TOKENS:
-            assert point.token_ids is not None
-            body = further.tokenised(body, *point.token_ids)
-            endpoint, path = Endpoint.COMPLETIONS, self._paths[Endpoint.COMPLETIONS]
-        elif how is How.PREFILL:
-            capable = self.capabilities(model)
-            form = capable.prefill_at(endpoint)
-            if form is None:
-                raise Untranslatable("this upstream takes no beginning of an answer")
-            body = further.prefilled(endpoint, body, form, text[: boundary.safe_end(text)], received)
-            if capable.prefill_base and endpoint is not Endpoint.MESSAGES:  # it is one of OpenAI's API
-                path = (capable.prefill_base + endpoint.path.removeprefix("/v1")).encode()
-        elif how is How.PROMPT:
-            body = further.prompted(endpoint, body, text, boundary.anchor_of(text), received)
-        if self._running_usage and translated is not None and endpoint is Endpoint.CHAT:
-            body = further.with_running_usage(body)
-        return endpoint, path, body
-
-    def endpoint_for_more(self, call: Call) -> Endpoint | None:
-        """Where it would be asked to go on with a text of the call's answer; None: nowhere."""
-        try:
-            return self._asked_for_more(call, How.PREFILL)[0]
-        except Untranslatable:
-            return None
-
-    def _asked_for_more(self, call: Call, how: How) -> tuple[Endpoint, Translation | None]:
-        # The Responses API has no form for an answer's beginning; whoever has that API has chats, too.
-        formless = call.endpoint is Endpoint.RESPONSES and how in {How.PREFILL, How.PROMPT, How.TOKENS}
-        if formless or call.endpoint not in self._native:
-            endpoint, translated = self._translated(call)
-            if translated.has_custom_tools:  # what goes on with a log knows nothing of the request's tools
-                raise Untranslatable("an answer that may call custom tools is not gone on with here")
-            return endpoint, translated
-        return call.endpoint, None
+        return transfer, *encoder.as_sent(call, endpoint, path, model, body)
 
     def taken_up(self, call: Call, generation: Generation, timeouts: TimeoutConfig) -> StreamTransfer | None:
         """The receiver of an answer that another process was receiving from a run of this upstream's, for :meth:`rest`
@@ -433,11 +305,6 @@ class HTTPUpstream:
             if self._credentials is not None:
                 head = await _with_credentials(self._credentials, head, b"")
             return await reply_to(self.pool, head, most=most)
-
-    def _path(self, base: str, endpoint: Endpoint) -> bytes:
-        # OpenAI's SDK takes a base URL that ends in /v1 (or what stands for it), Anthropic's one without.
-        versioned = self.config.kind == "openai" or base.endswith("/v1")
-        return (base + (endpoint.path.removeprefix("/v1") if versioned else endpoint.path)).encode()
 
     # ---- sending ----
 

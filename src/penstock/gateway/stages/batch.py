@@ -278,7 +278,7 @@ class Shared:
         )
         answer.attempts = 1
         transfer = candidate.upstream.transfer(call, answer, candidate.timeouts)
-        return transfer, *candidate.upstream.encode(call, transfer, candidate.model)
+        return transfer, *candidate.upstream.encoder.encode(call, transfer, candidate.model)
 
     def _tell(self, transfer: Transfer, answer: bytes | None, failure: PenstockError | None) -> None:
         """Give each call its answer, or what became of it."""

@@ -499,7 +499,7 @@ class Production:
         elif more is None:
             hold_back = candidate.continuation.hold_back
             transfer = upstream.transfer(call, generation, candidate.timeouts, hold_back)
-            head, body = upstream.encode(call, transfer, candidate.model, candidate.care)
+            head, body = upstream.encoder.encode(call, transfer, candidate.model, candidate.care)
         else:
             transfer, head, body = upstream.continued(
                 call, generation, candidate.timeouts, candidate.model, *more

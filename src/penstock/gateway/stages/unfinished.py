@@ -136,7 +136,7 @@ def steps(
             continue
         ways = rungs(
             point,
-            upstream.endpoint_for_more(call),
+            upstream.encoder.endpoint_for_more(call),
             upstream.capabilities(candidate.model),
             same_model=candidate.model == begun_by,
             prompt=candidate.continuation.prompt,
