@@ -73,7 +73,7 @@ async def serve(calls: int, ledger: str, *, anew: bool) -> None:
     clock = Clock(itertools.count(1e6, TICK).__next__)
     gateway = build(config, clock=clock)
     await gateway.start()
-    listener = Listener(gateway, config.listener, clock, repeats=gateway.repeats)
+    listener = Listener(gateway.reception, config.listener, clock, repeats=gateway.repeats)
     asked: list[asyncio.Protocol] = []
     answered = 0
 

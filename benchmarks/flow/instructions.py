@@ -135,7 +135,7 @@ class Bench:
         config = parse(json.dumps(described))  # JSON is YAML
         self.clock = Clock(itertools.count(1e6, TICK).__next__)
         self.gateway = build(config, clock=self.clock)
-        listener = Listener(self.gateway, config.listener, self.clock, repeats=self.gateway.repeats)
+        listener = Listener(self.gateway.reception, config.listener, self.clock, repeats=self.gateway.repeats)
         self.callers = [listener.protocol_factory() for _ in range(AT_ONCE)]
         self.answered = 0
         self.ask = f"burst:{CHUNKS}:{together}" if together else "plain"

@@ -91,7 +91,7 @@ class GatewayApp:
             running = self._running
             if running is None or running.loop is not asyncio.get_running_loop():
                 running = await self._start()
-            await serve_asgi(running.gateway, scope, receive, send, self.config.listener)
+            await serve_asgi(running.gateway.reception, scope, receive, send, self.config.listener)
         elif scope["type"] == "lifespan":
             await _lifespan(receive, send, self)
         else:

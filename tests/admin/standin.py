@@ -41,6 +41,7 @@ class Standin:
         self.leaving = SimpleNamespace()
         self.health = SimpleNamespace()
         self.repeats = None
+        self.reception = self
 
     def opening(self, exchange):
         return 1_000_000

@@ -44,7 +44,7 @@ async def serving(settings, clock=None, *, troubled=False):
     """
     clock = clock or Clock()
     gateway = build(settings, clock=clock)
-    listener = Listener(gateway, settings.listener, clock, repeats=gateway.repeats)
+    listener = Listener(gateway.reception, settings.listener, clock, repeats=gateway.repeats)
     sock = socket.create_server(("127.0.0.1", 0))
     sock.setblocking(False)
     await listener.serve(sock)

@@ -181,7 +181,7 @@ async def by_asgi(gateway, method, path, query, fields, body):
         "headers": [(name.encode(), value.strip(" ").encode("latin-1")) for name, value in told.items()],
     }
     listener = gateway.pipeline.snapshot.config.listener
-    await asyncio.wait_for(serve_asgi(gateway, scope, receive, send, listener), 60)
+    await asyncio.wait_for(serve_asgi(gateway.reception, scope, receive, send, listener), 60)
     return answer[0]["status"], b"".join(message.get("body", b"") for message in answer)
 
 

@@ -101,7 +101,11 @@ class Caller:
 
     async def __call__(self):
         await serve_asgi(
-            self.gateway, self.scope, self.receive, self.send, self.gateway.pipeline.snapshot.config.listener
+            self.gateway.reception,
+            self.scope,
+            self.receive,
+            self.send,
+            self.gateway.pipeline.snapshot.config.listener,
         )
         return self
 
@@ -209,6 +213,6 @@ async def tried(gateway, asked, wait, *, shared):
     gate = pipeline.snapshot.upstreams["up0"].gate
     assert (gate.in_progress, len(gate.queue)) == (0, 0)
     assert all(account.in_progress == 0 for account in pipeline.admission.limiter._accounts.values())
-    assert not gateway._working
+    assert not gateway.reception._working
     assert not pipeline.lookup.renewing
     return went_on

@@ -109,13 +109,13 @@ def test_a_defect_while_a_call_waits_to_be_admitted_is_500_and_leaks_nothing(mon
         gateway = build(config("http://127.0.0.1:9"), clock=FakeClock())
         exchange, admission = FakeExchange(), gateway.pipeline.admission
         exchange.whole_body = lambda: BODY
-        assert gateway.opening(exchange) > 0
+        assert gateway.reception.opening(exchange) > 0
 
         def wanted(*_, **__):
             raise LeaseWanted("a moment")
 
         monkeypatch.setattr(type(admission), "acquire", wanted)  # and there is no limiter to wait for
-        gateway(exchange)
+        gateway.reception(exchange)
         await gateway.pipeline.wait_idle()
         return exchange.status, admission.in_progress, len(gateway.pipeline.registry)
 
@@ -134,11 +134,11 @@ def test_a_defect_while_answering_is_500_and_leaks_nothing(monkeypatch):
 
             exchange = FakeExchange()
             exchange.whole_body = lambda: BODY
-            assert gateway.opening(exchange) > 0
+            assert gateway.reception.opening(exchange) > 0
             monkeypatch.setattr(gateway.pipeline.registry, "_names", None)
             exchange.headers[b"idempotency-key"] = b"k"
             with pytest.raises(AttributeError):
-                gateway(exchange)
+                gateway.reception(exchange)
             return gateway.pipeline.admission.in_progress, len(gateway.pipeline.registry)
 
     assert on_uvloop(main) == (0, 0)

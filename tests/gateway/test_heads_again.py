@@ -71,10 +71,10 @@ def test_a_path_without_its_version_is_given_one_each_time():
     async def main():
         async with serving(config("http://127.0.0.1:9")) as (gateway, _):
             first, second = (FakeExchange("/chat/completions") for _ in range(2))
-            gateway.opening(first)
+            gateway.reception.opening(first)
             second.meaning = first.meaning
             assert second.meaning is not None
-            gateway.opening(second)
+            gateway.reception.opening(second)
             assert (
                 (second.path, second.state)
                 == (first.path, first.state)

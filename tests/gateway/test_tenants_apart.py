@@ -182,7 +182,7 @@ async def many_calls(monkeypatch, folder, scope):
     config = parse(json.dumps(described(folder, scope)))
     clock = Clock()
     gateway = build(config, clock=clock)
-    listener = Listener(gateway, config.listener, clock, repeats=gateway.repeats)
+    listener = Listener(gateway.reception, config.listener, clock, repeats=gateway.repeats)
     await gateway.start()
     wall = Wall(gateway)
     own, others = Counter(), Counter()

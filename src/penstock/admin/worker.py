@@ -81,9 +81,11 @@ COLLECT = (2_000, 2, 200)
 SWITCH_INTERVAL = 0.0001
 
 
-class Gateway(Application, Protocol):
+class Gateway(Protocol):
     """What a worker needs of ``penstock.gateway.compose.Gateway``."""
 
+    @property
+    def reception(self) -> Application: ...
     async def start(self, board: Board | None = None) -> None: ...
     def reload(self, config: Config) -> None: ...
     def snapshot(self) -> dict[str, Any]: ...
@@ -331,7 +333,7 @@ class Worker:
         await self._gateway.start(self._board)
         door = make_door(
             self._server,
-            self._gateway,
+            self._gateway.reception,
             config,
             self._clock,
             self._sockets,

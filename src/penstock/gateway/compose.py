@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from penstock.cache import measures as cache_measures
 from penstock.cache.cache import Cache
 from penstock.cache.neighbours import Function
 from penstock.config.model import Config, UpstreamConfig
-from penstock.errors import Draining, KeyExpired, PenstockError, UnknownModel
+from penstock.errors import Draining, UnknownModel
 from penstock.flow.canary import Action
 from penstock.flow.degrade import Ladders
 from penstock.flow.gate import Gate
@@ -23,35 +23,31 @@ from penstock.flow.limits import Limiter
 from penstock.flow.measures import measure as measure_gates
 from penstock.flow.prefix import Replica
 from penstock.flow.retry import RetryBudget
-from penstock.gateway import own_key, parts, routes, state, stored, upstreams
+from penstock.gateway import parts, state, upstreams
 from penstock.gateway.announce import Announcer
 from penstock.gateway.booked import LedgerBooks
 from penstock.gateway.cascade import CascadeMeasures, Cascades
-from penstock.gateway.coded import Coding
 from penstock.gateway.conversations import ConversationRoom
 from penstock.gateway.durable import Durable
 from penstock.gateway.expiry import Expiry
 from penstock.gateway.explain import Explained, explain
 from penstock.gateway.health import HealthChecks
 from penstock.gateway.inquiries import Inquiries
-from penstock.gateway.kept import Work, end_work
 from penstock.gateway.leaving import Leaving
 from penstock.gateway.listing import Listing
 from penstock.gateway.measures import MAX_CHILDREN
 from penstock.gateway.pipeline import Pipeline
+from penstock.gateway.reception import Reception
 from penstock.gateway.repeats import Repeats
-from penstock.gateway.resumed import ResumedExchange
-from penstock.gateway.returning import Returning
 from penstock.gateway.rooms import Rooms
 from penstock.gateway.shadow import Shadows, in_turn
 from penstock.gateway.sharing import Sharing
 from penstock.gateway.snapshot import Snapshot
 from penstock.gateway.spending import Spending
-from penstock.gateway.stages.authenticate import Keyring, owner_of
+from penstock.gateway.stages.authenticate import Keyring
 from penstock.gateway.stages.degrade import Degradation
 from penstock.gateway.stages.lookup import Lookup
 from penstock.gateway.stages.prefetch import Prefetch
-from penstock.gateway.stages.read import CLIENT_GONE, refuse
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
 from penstock.gateway.tracing import Tracing
@@ -66,14 +62,12 @@ from penstock.ledger.measures import measure
 from penstock.ledger.prices import CacheTerms
 from penstock.ledger.sqlite import SQLiteStore
 from penstock.logs import RequestLog
-from penstock.messages import Call, Endpoint, Tenant, Usage
+from penstock.messages import Call, Usage
 from penstock.metrics import Registry as Metrics
 from penstock.net.clock import Clock
-from penstock.net.exchange import Exchange
 from penstock.upstream.http import HTTPUpstream
 
 HAND_OVER = 2.0  # seconds for storing what other processes are to go on with
-LAST_WORK = 2.0  # seconds that a request for what is kept here may take yet when the gateway closes
 
 log = logging.getLogger("penstock.gateway")
 
@@ -86,25 +80,11 @@ def build(config: Config, *, clock: Clock) -> Gateway:
     return Gateway(config, clock)
 
 
-class _Accepted(msgspec.Struct, frozen=True):
-    """What :meth:`Gateway.opening` found out, kept until the body is there."""
-
-    endpoint: Endpoint
-    tenant: Tenant
-    coding: Coding | None = None  # None: neither body nor answer is coded
-    path: str = ""
-    version: int = 0  # of the gateway's understanding of heads, by which that was found out
-
-
-class _Asked(msgspec.Struct, frozen=True):
-    """The same, of a request for a generation that is there already."""
-
-    asked: stored.Asked
-    tenant: Tenant
-
-
 class Gateway:
-    """An :class:`~penstock.net.exchange.Application`: everything between the two sides of the wire."""
+    """Everything between the two sides of the wire.
+
+    :ivar reception: what listeners serve
+    """
 
     def __init__(self, config: Config, clock: Clock) -> None:
         self.clock = clock
@@ -124,7 +104,6 @@ class Gateway:
         self._tracing = Tracing(self.metrics)
         self.recorder.tracer = self._tracing.use(config.traces)
         self.config_version = 1
-        self._heads_version = 1  # another one where the same head may mean something else
         self._retired: set[asyncio.Task[None]] = set()
         self._sharing = Sharing(config, clock, self.metrics)
         self._turn = measure_gates(self.metrics, self._gates)
@@ -144,9 +123,9 @@ class Gateway:
         self.pipeline = Pipeline(
             self._snapshot(config, {}), registry, self.recorder, clock, parts.conversations(config)
         )
-        self._expiry = Expiry(clock, self._forget_heads)
+        self.reception = Reception(self.pipeline, parts.codings(config), Listing(clock))
+        self._expiry = Expiry(clock, self.reception.forget_heads)
         self._expiry.use(self.pipeline.snapshot.keyring)
-        self._returning = Returning(self.pipeline)
         self._durable = Durable(self.pipeline)
         registry.give_up = self._durable.give_up
         self._add_keepers(config)
@@ -180,16 +159,12 @@ class Gateway:
         self._shadows = Shadows(self.pipeline, clock, self.metrics)
         self._follow_answers(config)
         runner = partial(parts.runner, config, self.pipeline, self._announcer, self.metrics)
-        self._rooms = Rooms(config, clock, runner, self._answer_resumed)
-        self._pieces = self._rooms.pieces
-        self._kept = self._rooms.kept
-        self._kept.add(
+        self._rooms = Rooms(config, clock, runner, self.reception.answer_resumed)
+        self._rooms.kept.add(
             "/v1/conversations",
             ConversationRoom(self.pipeline.conversations, config.listener.max_body_bytes),
         )
-        self._listing = Listing(clock)
-        self._working: set[asyncio.Task[Any]] = set()  # on what is kept here
-        self._codings = parts.codings(config)
+        self.reception.lead_to(self._rooms.kept, self._rooms.pieces)
         if self._request_log is not None:
             clock.add(self._request_log)
         self.cache: Cache | None = None
@@ -197,121 +172,6 @@ class Gateway:
 
     def __repr__(self) -> str:
         return f"<Gateway {self.pipeline}, configuration {self.config_version}>"
-
-    # ---- Application ----
-
-    def opening(self, exchange: Exchange) -> int | None:
-        """Refuse before a body is read what can be refused by its head alone."""
-        snapshot = self.pipeline.snapshot
-        accepted = exchange.meaning
-        if type(accepted) is _Accepted and accepted.version == self._heads_version:
-            exchange.state, exchange.path = accepted, accepted.path
-            return snapshot.config.listener.max_body_bytes
-        tenant = None
-        try:
-            if routes.is_public(exchange.path):
-                routes.serve_public(exchange)
-                return 0
-            tenant = snapshot.keyring.tenant(exchange.headers)
-            if self._pieces is not None and (work := self._pieces.opening(exchange, tenant)) is not None:
-                exchange.state = work
-                return work.body
-            endpoint = routes.endpoint_of(exchange)
-            if endpoint is not None:
-                coding = self._codings.of(exchange.headers, endpoint)
-                accepted = _Accepted(endpoint, tenant, coding, exchange.path, self._heads_version)
-                exchange.state = exchange.meaning = accepted
-                return snapshot.config.listener.max_body_bytes
-            asked = stored.asked_by(exchange)
-            if asked is not None:
-                exchange.state = _Asked(asked, tenant)
-                return stored.MAX_BODY
-            work = self._kept.opening(exchange, tenant)
-            if work is not None:
-                exchange.state = work
-                return work.body
-            if routes.set_version(exchange):
-                return self.opening(exchange)
-            if routes.lists_models(exchange) and snapshot.router.enumerable:
-                serve = partial(self._listing.serve, snapshot.upstreams, snapshot.router, tenant)
-                exchange.state = Work("other", tenant, 0, serve)
-                return 0
-            if routes.asks_for_key(exchange):
-                tell = partial(own_key.serve, snapshot, tenant, self.pipeline.admission.limiter)
-                exchange.state = Work("other", tenant, 0, tell)
-                return 0
-            routes.serve_own(exchange, snapshot.router, tenant)
-            self.recorder.counted("other", 200)
-        except PenstockError as error:
-            if isinstance(error, KeyExpired):
-                tenant = Tenant(error.tenant, error.key)
-            status = refuse(exchange, error, routes.dialect_for(exchange))
-            label = self._kept.label_of(exchange.path) or routes.label_of(exchange.path)
-            self.recorder.refused(exchange, label, tenant, status=status, error=error.code)
-        return 0
-
-    def __call__(self, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
-        """Answer a request that :meth:`opening` accepted."""
-        accepted = exchange.state
-        if isinstance(accepted, _Accepted):
-            if accepted.coding is not None:
-                return self._answer_coded(exchange, accepted, accepted.coding)
-            self.pipeline.answer(exchange, accepted.endpoint, accepted.tenant)
-            return None
-        if isinstance(accepted, _Asked):
-            self._returning.resume(exchange, accepted.asked, accepted.tenant)
-            return None
-        assert isinstance(accepted, Work), "opening() answered every other request"
-        return self._do(accepted, exchange)
-
-    async def _answer_resumed(self, exchange: ResumedExchange, endpoint: Endpoint, tenant: Tenant) -> None:
-        """Answer a call that came in pieces."""
-        try:
-            coding = self._codings.of(exchange.headers, endpoint)
-        except PenstockError as error:
-            status = refuse(exchange, error, endpoint.dialect)
-            self.recorder.refused(exchange, endpoint.label, tenant, status=status, error=error.code)
-            return
-        if coding is not None:
-            await self._answer_coded(exchange, _Accepted(endpoint, tenant), coding)
-        else:
-            self.pipeline.answer(exchange, endpoint, tenant)
-            await exchange.wait_ended()
-
-    async def _answer_coded(self, exchange: Exchange, accepted: _Accepted, coding: Coding) -> None:
-        """Answer a call whose body or answer is coded."""
-        endpoint, tenant = accepted.endpoint, accepted.tenant
-        try:
-            coded = await self._codings.exchange(exchange, coding, owner_of(tenant, exchange.headers))
-        except ConnectionError:  # the caller left before it had asked
-            return
-        except PenstockError as error:
-            status = refuse(exchange, error, endpoint.dialect)
-            self.recorder.refused(exchange, endpoint.label, tenant, status=status, error=error.code)
-            return
-        self.pipeline.answer(coded, endpoint, tenant)
-        await coded.wait_ended()
-
-    async def _do(self, work: Work, exchange: Exchange) -> None:
-        """Answer a request for what is kept here."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._working.add(task)
-        try:
-            await work.do(exchange)
-        except ConnectionError:
-            self.recorder.counted(work.label, CLIENT_GONE)
-        except PenstockError as error:
-            status = error.status
-            if exchange.started:
-                exchange.abort()
-            else:
-                status = refuse(exchange, error, routes.dialect_for(exchange))
-            self.recorder.refused(exchange, work.label, work.tenant, status=status, error=error.code)
-        else:
-            self.recorder.counted(work.label, CLIENT_GONE if exchange.gone else 200)
-        finally:
-            self._working.discard(task)
 
     @property
     def repeats(self) -> Repeats:
@@ -353,7 +213,7 @@ class Gateway:
         check_traces(config.traces)
         self.pipeline.snapshot = self._snapshot(config, old.upstreams)
         self._expiry.use(self.pipeline.snapshot.keyring)
-        self._forget_heads()
+        self.reception.forget_heads()
         self.config_version += 1
         self.recorder.ledger.use_prices(prices)
         self.recorder.tracer = self._tracing.use(config.traces)
@@ -401,11 +261,10 @@ class Gateway:
         self._rooms.stop()
         self.pipeline.cut_all(Draining("this gateway is going away; try again", retry_after=1.0))
         await self._shadows.close()
-        await end_work(self._working, LAST_WORK)
+        await self.reception.close()
         await self._inquiries.close()
         await self.leaving.close()
         await self.health.close()
-        await self._listing.close()
         self._durable.close()
         await self.pipeline.wait_idle()
         await self.pipeline.conversations.close()
@@ -461,11 +320,6 @@ class Gateway:
         return explain(self.pipeline, path, named, body)
 
     # ---- building ----
-
-    def _forget_heads(self) -> None:
-        """What was recognised without being read has to be read once more."""
-        self._heads_version += 1
-        self.pipeline.repeats.clear()
 
     def _look_up(self, config: Config) -> Cache | None:
         """Make a cache, if any model's answers are kept; else nothing is looked up.
