@@ -38,9 +38,10 @@ from penstock.gateway.repeats import Repeats
 from penstock.gateway.snapshot import Snapshot
 from penstock.gateway.stages import attach, converse, join, recall
 from penstock.gateway.stages.admit import Admission, settle
-from penstock.gateway.stages.call import Abandoned, Production
+from penstock.gateway.stages.call import Production
 from penstock.gateway.stages.decode import decode, heed_left_out, tidy
 from penstock.gateway.stages.degrade import Degradation
+from penstock.gateway.stages.failure import Abandoned
 from penstock.gateway.stages.lookup import FRESH, SIMILAR, STALE, Found, Lookup, Question
 from penstock.gateway.stages.queue import by_health
 from penstock.gateway.stages.read import CLIENT_GONE, refuse

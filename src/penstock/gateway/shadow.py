@@ -29,7 +29,8 @@ from penstock.errors import Cancelled, InternalError, PenstockError
 from penstock.flow.allowance import Allowance
 from penstock.flow.retry import RetryBudget
 from penstock.gateway.stages.admit import Admission
-from penstock.gateway.stages.call import Abandoned, Production
+from penstock.gateway.stages.call import Production
+from penstock.gateway.stages.failure import Abandoned
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
 from penstock.generation.log import Generation, State, new_id

@@ -3,8 +3,7 @@
 What nobody has been told can be asked for again: before the first event a failed attempt is repeated, at the
 same candidate with full-jitter back-off as long as the retry budget lasts, then at the next one; where nobody
 is there to be asked, at the next replica at once.  After it
-the answer has begun, and a break leaves a log that is to be gone on with (``upstream.ladder`` has the ways):
-at each candidate in its order, the best way first, until the log is complete or the tries are spent.
+the answer has begun, and a break leaves a log that is to be gone on with (``continuing``).
 
 A log that was begun by somebody else, before a crash say, is gone on with in the same way:
 :meth:`Production.run` looks at what is there.
@@ -17,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 from collections.abc import Container, Sequence
 from math import inf
 
@@ -33,7 +31,6 @@ from penstock.errors import (
     UpstreamError,
     UpstreamLeaving,
     UpstreamRefused,
-    UpstreamTimeout,
     untraced,
 )
 from penstock.flow.deadline import deadline_of
@@ -44,7 +41,9 @@ from penstock.gateway.stages import trace
 from penstock.gateway.stages.attempt import describe, opened
 from penstock.gateway.stages.batch import ask_together
 from penstock.gateway.stages.candidate import Candidate
+from penstock.gateway.stages.continuing import Continuing
 from penstock.gateway.stages.failure import (
+    Abandoned,
     has_another,
     sooner,
     wait_after_break,
@@ -56,38 +55,19 @@ from penstock.gateway.stages.learnt import count_in, count_out, count_sample
 from penstock.gateway.stages.queue import ask_turn, by_health, settle_turn, take_turn, wait_turn
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.substitute import Substitutes
-from penstock.gateway.stages.unfinished import (
-    Step,
-    TakenUp,
-    close,
-    is_read_on,
-    point_of,
-    steps,
-    stop_at_limit,
-)
+from penstock.gateway.stages.unfinished import TakenUp, is_read_on
 from penstock.generation.log import TOO_LARGE, Generation
 from penstock.messages import Call, Endpoint, Usage
 from penstock.net import tasks
 from penstock.upstream.job import Lookup
 from penstock.upstream.ladder import How, Point
 from penstock.upstream.transfer import Transfer
-from penstock.wire.boundary import Mismatch
 from penstock.wire.counting import estimated_answer
 from penstock.wire.delivered import is_whole
-
-log = logging.getLogger("penstock.gateway")
 
 _INPUT_TOKENS = Endpoint.INPUT_TOKENS
 _BARREN = 2  # tries to read on that bring nothing, after which other ways are left some
 _COUNTS = frozenset({Endpoint.COUNT_TOKENS, _INPUT_TOKENS})
-_WRITES_ON = frozenset({How.PREFILL, How.PROMPT})  # what they ask for is new text, a token at least
-
-
-class Abandoned(PenstockError):
-    """The last reader has left; no caller ever sees this."""
-
-    status = 499
-    code = "cancelled"
 
 
 class Production:
@@ -96,24 +76,26 @@ class Production:
     :param retry: how often, and how soon, is asked again
     :param budget: what retries are taken from
     :param taken_up: where a process that is no more was receiving it from a run that its upstream keeps, and as what
+    :ivar abandoned: whether nobody wants it any more
+    :ivar tries: how often it was gone on with, successful or not
     """
 
     __slots__ = (
-        "_abandoned",
-        "_begun_by",
         "_budget",
         "_cancel_grace",
         "_candidates",
+        "_continuing",
         "_passed_on",
         "_prompt",
         "_recorder",
         "_retry",
         "_taken_up",
         "_transfer",
-        "_tries",
+        "abandoned",
         "call",
         "generation",
         "task",
+        "tries",
     )
 
     def __init__(
@@ -133,17 +115,17 @@ class Production:
         self.task: tasks.Run | None = None
         self._transfer: Transfer | None = None
         self._taken_up = taken_up
-        self._abandoned = False
+        self.abandoned = False
         self._passed_on = False  # another process reads on in the upstream's run, and books all of it
         self._cancel_grace = 0.0
         self._candidates: Sequence[Candidate] = ()
-        self._begun_by = ""  # the model that began it, once somebody has gone on with it
-        self._tries = 0  # how often it was gone on with, successful or not
+        self._continuing: Continuing | None = None  # None: nobody has gone on with it
+        self.tries = 0
         self._prompt: Usage | None = None  # what the prompt cost, as the first upstream told before it broke
         generation.producer = self
 
     def __repr__(self) -> str:
-        state = "abandoned" if self._abandoned else "sending" if self._transfer else "waiting"
+        state = "abandoned" if self.abandoned else "sending" if self._transfer else "waiting"
         return f"<Production of {self.generation.id}, {state}>"
 
     # ---- Producer ----
@@ -154,9 +136,9 @@ class Production:
 
     def abandon(self) -> None:
         """Hang up on the upstream at once; what is under way already is still received and counted."""
-        if self._abandoned:
+        if self.abandoned:
             return
-        self._abandoned = True
+        self.abandoned = True
         transfer = self._transfer
         if transfer is not None and transfer.connection is not None:
             transfer.hang_up(self._cancel_grace)
@@ -182,14 +164,12 @@ class Production:
         :param gone: upstreams that are: what has not begun yet moves, too, and is asked for anew
         """
         transfer, events = self._transfer, self.generation.events
-        if transfer is None or self._abandoned:
+        if transfer is None or self.abandoned:
             return False
         name = transfer.job.upstream
         leaves = UpstreamLeaving(f"{name} is going away", upstream=name)
         if events:
-            may = name in leaving and bool(
-                self._steps(leaves, self._candidates, self._point(), transfer.now())
-            )
+            may = name in leaving and self._broken().can_go_on(leaves, self._candidates, transfer.now())
         else:
             may = name in gone and any(one.upstream.departure is None for one in self._candidates)
         return may and transfer.move(leaves)
@@ -202,7 +182,7 @@ class Production:
         :param substitutes: who is asked where a prompt is refused for what it is; None: nobody
         :raises PenstockError: the last failure before the first event, or the break that could not be mended
         """
-        if self._abandoned:
+        if self.abandoned:
             raise Abandoned("the last reader has left")
         self._candidates = candidates
         broken: UpstreamError | None
@@ -227,16 +207,20 @@ class Production:
         else:
             return  # the one event of a plain answer is all of it
         if broken is not None:
-            await self._go_on(broken, self._candidates, free=free)
+            self._continuing = continuing = self._broken()
+            await continuing.complete(broken, self._candidates, free=free)
+
+    def _broken(self) -> Continuing:
+        return self._continuing or Continuing(self, self._prompt, self._retry, self._budget, self._recorder)
 
     async def _take_up(self, taken_up: TakenUp, broken: UpstreamBroken) -> UpstreamError | None:
         """Read on in the run of which another process was receiving the answer: the break that is left, if one is."""
         generation = self.generation
         attempts = generation.attempts
         try:
-            await self._attempt(taken_up.candidate, taken_up=(taken_up, broken))
+            await self.attempt(taken_up.candidate, taken_up=(taken_up, broken))
         except UpstreamError as still:
-            if self._abandoned or still.code == TOO_LARGE:
+            if self.abandoned or still.code == TOO_LARGE:
                 raise
             return still
         except (Overloaded, RateLimited):  # others may have room
@@ -273,9 +257,9 @@ class Production:
                 try:
                     hedging = candidate.upstream.hedging
                     if hedging is None or not self.call.stream:
-                        await self._attempt(candidate)
+                        await self.attempt(candidate)
                     else:
-                        await Hedge(candidate, hedging, candidates, self._attempt, self._won, recorder).run()
+                        await Hedge(candidate, hedging, candidates, self.attempt, self._won, recorder).run()
                     return None
                 except Untranslatable as untranslatable:  # the next candidate may speak the caller's dialect
                     error = error or untranslatable
@@ -306,7 +290,7 @@ class Production:
                 except UpstreamError as failed:
                     error = untraced(failed)
                     failures.append((candidate.upstream.name, failed))
-                    if self._abandoned or failed.code == TOO_LARGE:
+                    if self.abandoned or failed.code == TOO_LARGE:
                         raise  # the latter is paid for, and the next one would be as long
                     if self.generation.events:
                         if self.call.endpoint.opaque:
@@ -350,7 +334,7 @@ class Production:
         """Who is asked in the stead of a candidate that does not take this prompt, if that is why it failed."""
         if substitutes is None or not isinstance(error, UpstreamRefused | UpstreamError):
             return ()
-        if not error.cause or self._abandoned or self.generation.events:
+        if not error.cause or self.abandoned or self.generation.events:
             return ()
         after = candidates.index(refused) + 1
         passed = [*passed, *candidates[:after]]
@@ -368,115 +352,9 @@ class Production:
         generation.served_by = (candidate.upstream.name, candidate.model)
         generation.append([answer], now)
 
-    # ---- after a break ----
-
-    async def _go_on(
-        self,
-        broken: UpstreamError,
-        candidates: Sequence[Candidate],
-        *,
-        free: bool,
-    ) -> None:
-        """Complete a log whose last attempt broke.
-
-        :param free: whether the first try takes nothing from the budget
-        :raises PenstockError: it cannot be; the break is told, never what was tried to mend it
-        """
-        call, generation, recorder = self.call, self.generation, self._recorder
-        most = candidates[0].continuation.attempts
-        self._begun_by = generation.served_by[1] or candidates[0].model
-        failed_at = next((one for one in candidates if self._served_last(one)), None)
-        failure = broken
-        if failed_at is not None:  # no answer is begun by one version of a model and ended by another
-            candidates = [
-                one for one in candidates if one.route != failed_at.route or one.version == failed_at.version
-            ]
-        ways: list[Step] | None = None  # None: the log is not as it was when they were thought of
-        while most:
-            point = self._point()
-            now = recorder.clock.now()
-            if ways is None:
-                if close(call, generation, now) or (
-                    point is not None and stop_at_limit(call, generation, point, now)
-                ):
-                    self._ended()
-                    return
-                ways = self._steps(broken, candidates, point, now)
-            if not ways or point is None:
-                break
-            if ways[0].how in _WRITES_ON and stop_at_limit(call, generation, point, now, ours=True):
-                self._ended()
-                return
-            if self._tries >= most or not (free or self._budget.withdraw(now)):
-                break
-            free = False
-            step = ways.pop(0)
-            self._tries += 1
-            if step.candidate is failed_at:
-                pause = wait_after_break(failure, self._tries, self._retry)
-                if pause is None:
-                    ways = [one for one in ways if one.candidate is not step.candidate]
-                    continue
-                await asyncio.sleep(pause)
-            length = len(generation.events)
-            try:
-                await self._attempt(step.candidate, more=(step.how, point))
-                self._seamed(step, "rescued")
-                return
-            except Abandoned:
-                recorder.continued(step.how, "cancelled")
-                raise
-            except Mismatch as mismatch:  # another way at the same candidate may fit; this one would not
-                failed_at = None
-                recorder.continued(step.how, "mismatch")
-                log.info("%s cannot go on by %s: %s", generation.id, step.how.value, mismatch.message)
-            except (CallerError, Overloaded, RateLimited):  # and is not asked so again
-                failed_at = None
-                recorder.continued(step.how, "refused")
-            except UpstreamError as error:
-                failed_at, failure = step.candidate, untraced(error)
-                free = free or isinstance(error, UpstreamLeaving)
-                if self._abandoned or error.code == TOO_LARGE:
-                    raise
-                if len(generation.events) > length:
-                    self._seamed(step, "broken")
-                    broken, ways = error, None
-                else:
-                    recorder.continued(step.how, "failed")
-                    ways = [one for one in ways if one.candidate is not step.candidate]
-        raise broken
-
-    def _seamed(self, step: Step, outcome: str) -> None:
-        generation = self.generation
-        generation.seams += 1
-        self._recorder.continued(step.how, outcome)
-        log.info("%s went on by %s at %s: %s", generation.id, step.how.value, generation.served_by, outcome)
-
-    def _steps(
-        self, broken: UpstreamError, candidates: Sequence[Candidate], point: Point | None, now: float
-    ) -> list[Step]:
-        """Every way in which the log can be gone on with as it stands, in the order in which they are tried."""
-        if point is None:
-            return []
-        generation = self.generation
-        begun_by = self._begun_by or generation.served_by[1]
-        slow = generation.served_by if isinstance(broken, UpstreamTimeout) else None
-        return steps(self.call, point, candidates, begun_by, slow, now)
-
-    def _served_last(self, candidate: Candidate) -> bool:
-        return self.generation.served_by == (candidate.upstream.name, candidate.model)
-
-    def _point(self) -> Point | None:
-        return point_of(self.call, self.generation, self._prompt)
-
-    def _ended(self) -> None:
-        """The log lacked nothing but its end, and has it now."""
-        self.generation.seams += 1
-        self._recorder.continued(How.CLOSE, "rescued")
-
     # ---- one attempt ----
 
-    async def _attempt(
+    async def attempt(
         self,
         candidate: Candidate,
         hedge: Hedge | None = None,
@@ -613,15 +491,15 @@ class Production:
             raise broken
         most = max(candidate.continuation.attempts - 1, 1)  # one is left for another way
         barren = 0  # tries in a row that brought nothing
-        while not self._abandoned and self._tries < most and barren < _BARREN and broken.code != TOO_LARGE:
+        while not self.abandoned and self.tries < most and barren < _BARREN and broken.code != TOO_LARGE:
             rest = upstream.rest(transfer)
-            pause = wait_after_break(broken, self._tries + 1, self._retry)
+            pause = wait_after_break(broken, self.tries + 1, self._retry)
             if rest is None or pause is None or self._is_late_after(pause):
                 break
             if not (free or self._budget.withdraw(recorder.clock.now())):
                 break
             free = False
-            self._tries += 1
+            self.tries += 1
             await asyncio.sleep(pause)
             further, head = rest
             length = len(generation.events)

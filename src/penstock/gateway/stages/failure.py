@@ -21,6 +21,13 @@ from penstock.wire import problems
 _MOST_OTHERS = 5  # in a message
 
 
+class Abandoned(PenstockError):
+    """The last reader has left; no caller ever sees this."""
+
+    status = 499
+    code = "cancelled"
+
+
 def has_another(candidates: Sequence[Candidate], candidate: Candidate, error: UpstreamError) -> bool:
     """Whether nobody is there, and a replica is yet to be asked: that is no reason to wait for this one."""
     return (
