@@ -8,8 +8,6 @@ import os
 import msgspec
 import pytest
 from gateway_doubles import a_call, a_generation
-from hypothesis import given
-from hypothesis import strategies as st
 from keeping import ASKED, STREAM, STREAMED, Wall, answering, gateway_of, line_to, settings
 from openai import AsyncOpenAI
 from serving import (
@@ -39,9 +37,9 @@ from penstock.config.model import (
     ModelConfig,
 )
 from penstock.gateway.stages import lookup as lookups
-from penstock.gateway.stages.lookup import Control, control_of
 from penstock.messages import Endpoint, Outcome
 from penstock.testing import ScriptedUpstream, Step
+from penstock.wire.cache_control import Control
 
 
 def test_the_same_question_is_asked_once():
@@ -368,31 +366,6 @@ def test_what_a_provider_said_of_its_limits_is_no_part_of_a_kept_answer():
 
 
 # ---- Cache-Control ----
-
-
-@pytest.mark.parametrize(
-    ("field", "control"),
-    [
-        (b"", Control()),
-        (b"no-cache", Control(reads=False)),
-        (b"NO-STORE", Control(reads=False, stores=False)),
-        (b"max-age=60, only-if-cached", Control(max_age=60, only=True)),
-        (b'max-age="60"', Control(max_age=60)),
-        (b"max-age=-1", Control(max_age=0)),
-        (b"max-age=x", Control(max_age=0)),
-        (b"max-age=9999999999999999999999", Control(max_age=0)),
-        (b"stale-while-revalidate=5,stale-if-error=7", Control(stale_while_revalidate=5, stale_if_error=7)),
-        ("max-age=١".encode(), Control(max_age=0)),
-        (b"max-age=1, max-age=2", Control(max_age=1)),
-    ],
-)
-def test_cache_control_is_read_as_it_is_written(field, control):
-    assert control_of(field) == control
-
-
-@given(st.binary(max_size=60))
-def test_no_cache_control_makes_trouble(field):
-    control_of(field)
 
 
 def test_no_cache_asks_anew_and_the_new_answer_is_kept():

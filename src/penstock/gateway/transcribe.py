@@ -18,7 +18,6 @@ import msgspec
 from penstock.config.model import TranscriptsConfig
 from penstock.config.patterns import resolve
 from penstock.errors import PenstockError
-from penstock.gateway.stages.lookup import control_of
 from penstock.generation.log import Generation
 from penstock.messages import Call, Endpoint, Event
 from penstock.metrics import Registry
@@ -27,6 +26,7 @@ from penstock.transcripts.files import Files
 from penstock.transcripts.transcript import Message, Transcript
 from penstock.transcripts.writer import Fate, Writer
 from penstock.wire import anthropic, chat
+from penstock.wire.cache_control import control_of
 from penstock.wire.conversation import Part, Prompt, Text, Thinking
 from penstock.wire.fold import fold
 

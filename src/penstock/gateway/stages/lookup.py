@@ -8,7 +8,7 @@ Memory is asked at once (:meth:`Lookup.find`); for the tiers below somebody has 
 it is renewed, or only good for the case that no upstream answers (:attr:`Question.reserve`).  When the producer
 of a new answer is done, :meth:`Lookup.keep` decides whether it is one for others, too.
 
-What a caller may ask by ``Cache-Control`` is in :class:`Control`; it can narrow what the configuration allows,
+What a caller may ask by ``Cache-Control`` (``wire.cache_control``) can narrow what the configuration allows,
 and keep an entry from answering or being made, but not switch on what is off.
 """
 
@@ -17,9 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -41,6 +39,7 @@ from penstock.gateway.stages.route import Router
 from penstock.generation.log import Generation, State
 from penstock.messages import Call, Endpoint, Event, Usage
 from penstock.wire import cached_usage
+from penstock.wire.cache_control import USUAL, Control, control_of
 from penstock.wire.ratelimits import is_of_limits
 from penstock.wire.sound import is_sound
 
@@ -53,44 +52,9 @@ MAX_TAGS, MAX_TAG_BYTES = 16, 64
 FRESH, STALE, SIMILAR = b"cached", b"stale", b"similar"
 
 
-class Control(msgspec.Struct, frozen=True):
-    """What a request's ``Cache-Control`` says (RFC 9111, 5.2.1, and RFC 5861); times are seconds."""
-
-    reads: bool = True  # neither no-cache nor no-store
-    stores: bool = True  # not no-store
-    only: bool = False  # only-if-cached: an answer that is here, or none
-    max_age: float = math.inf
-    stale_while_revalidate: float | None = None
-    stale_if_error: float | None = None
-
-
-_USUAL = Control()
 _NO_USAGE = Usage()
 _RESPONSES = Endpoint.RESPONSES
 _KEPT = frozenset({Endpoint.MODERATIONS, Endpoint.RERANK})  # of those that are relayed as bytes
-
-
-@lru_cache(256)
-def control_of(field: bytes) -> Control:
-    """A directive whose number is none is taken at its strictest (RFC 9111, 4.2.1)."""
-    told: dict[str, str] = {}
-    for directive in field.decode("latin-1").lower().split(","):
-        name, _, value = directive.partition("=")
-        told.setdefault(name.strip(), value.strip().strip('"'))
-    return Control(
-        reads="no-cache" not in told and "no-store" not in told,
-        stores="no-store" not in told,
-        only="only-if-cached" in told,
-        max_age=_seconds(told["max-age"]) if "max-age" in told else math.inf,
-        stale_while_revalidate=_seconds(told["stale-while-revalidate"])
-        if "stale-while-revalidate" in told
-        else None,
-        stale_if_error=_seconds(told["stale-if-error"]) if "stale-if-error" in told else None,
-    )
-
-
-def _seconds(value: str) -> float:
-    return float(value) if value.isascii() and value.isdecimal() and len(value) < 16 else 0.0
 
 
 class Question:
@@ -191,7 +155,7 @@ class Lookup:
         :raises BadRequest: too many tags, or too long ones
         """
         field = call.headers.get(b"cache-control")
-        control = _USUAL if field is None else control_of(field)
+        control = USUAL if field is None else control_of(field)
         policy = router.caching(call.model)
         if (
             policy is None
