@@ -1,4 +1,4 @@
-"""Write the client's twins: from the one that is async and for httpx2, those for httpx, and the sync ones.
+"""Write the client's twins: of what is async the sync one, and of the shell that is for httpx2 those for httpx.
 
     python scripts/make_twins.py          write them
     python scripts/make_twins.py --check  fail if one is not what it would write
@@ -15,7 +15,8 @@ from pathlib import Path
 
 CLIENT = Path(__file__).resolve().parents[1] / "src" / "penstock" / "client"
 SOURCE = CLIENT / "_async_httpx2.py"
-NOTE = "# Made from _async_httpx2.py by scripts/make_twins.py; change that one.\n\n"
+HEADS = CLIENT / "_async_heads.py"
+NOTE = "# Made from {} by scripts/make_twins.py; change that one.\n\n"
 
 TO_SYNC = (  # in this order
     (r"await anyio\.to_thread\.run_sync\(work, \*args\)", "work(*args)"),
@@ -42,23 +43,29 @@ TO_SYNC = (  # in this order
     (r"\bAsyncTransport\b", "Transport"),
     (r"\basync_http_client\b", "http_client"),
     (r"\bof_tasks\b", "of_threads"),
+    (r"\b_async_heads\b", "_sync_heads"),
+    (r"\bAsyncConnection(s?)\b", r"Connection\1"),
+    (r"  # noqa: ASYNC109.*", ""),
 )
-TO_HTTPX = ((r"\bhttpx2\b", "httpx"),)
+TO_HTTPX = ((r"\bhttp(x|core)2\b", r"http\1"),)
 
 
 def twins() -> dict[Path, str]:
     """Every twin with its text."""
-    source = SOURCE.read_text()
-    head, _, rest = source.partition('\n"""\n')
-    source = f'{head.partition(chr(10))[0]}"""\n{rest}' if rest else source
-    texts = {
-        "_sync_httpx2.py": TO_SYNC,
-        "_async_httpx.py": TO_HTTPX,
-        "_sync_httpx.py": TO_SYNC + TO_HTTPX,
-    }
-    return {
-        CLIENT / name: _formatted(NOTE + _substituted(source, rules), name) for name, rules in texts.items()
-    }
+    made = (
+        ("_sync_httpx2.py", SOURCE, TO_SYNC),
+        ("_async_httpx.py", SOURCE, TO_HTTPX),
+        ("_sync_httpx.py", SOURCE, TO_SYNC + TO_HTTPX),
+        ("_sync_heads.py", HEADS, TO_SYNC),
+    )
+    return {CLIENT / name: _made(source, rules, name) for name, source, rules in made}
+
+
+def _made(source: Path, rules: tuple[tuple[str, str], ...], name: str) -> str:
+    text = source.read_text()
+    head, _, rest = text.partition('\n"""\n')
+    text = f'{head.partition(chr(10))[0]}"""\n{rest}' if rest else text
+    return _formatted(NOTE.format(source.name) + _substituted(text, rules), name)
 
 
 def _substituted(text: str, rules: tuple[tuple[str, str], ...]) -> str:
@@ -84,7 +91,7 @@ def main(arguments: list[str]) -> int:
     stale = [path for path, text in twins().items() if not path.exists() or path.read_text() != text]
     if arguments == ["--check"]:
         for path in stale:
-            print(f"{path.name} is not what scripts/make_twins.py makes of {SOURCE.name}", file=sys.stderr)
+            print(f"{path.name} is not what scripts/make_twins.py makes", file=sys.stderr)
         return 1 if stale else 0
     for path, text in twins().items():
         path.write_text(text)

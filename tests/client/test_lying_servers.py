@@ -214,6 +214,73 @@ def test_what_comes_drop_by_drop_is_not_read_beyond_the_deadline():
     assert (figures.failed, figures.attempts) == (1, 1)
 
 
+@asynccontextmanager
+async def repeating(first, again):
+    """A server that begins to answer, and goes on with the same for as long as somebody reads it."""
+
+    async def answer(reader, writer):
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(first)
+            while True:
+                writer.write(again)
+                await writer.drain()
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+INTERIM = b"", b"HTTP/1.1 102 Processing\r\n\r\n"
+
+
+@pytest.mark.parametrize("library", ["httpx2", "httpx"])
+@pytest.mark.parametrize("clocks", [{"deadline": 0.2}, {"timeout": 0.2}], ids=["deadline", "timeout"])
+@pytest.mark.parametrize("kind", ["async", "sync"])
+def test_interim_answers_without_end_are_no_answer(kind, clocks, library):
+    """Of a plain provider: nothing but the caller's clocks ends it."""
+    settings = {"attempts": 1, "trust_env": False, "library": library, **clocks}
+
+    def in_thread(url):
+        with penstock.http_client(**settings) as http:
+            http.post(url + "/v1/chat/completions", json=BODY)
+
+    async def main():
+        async with repeating(*INTERIM) as url, asyncio.timeout(30):
+            if kind == "sync":
+                await asyncio.to_thread(in_thread, url)
+            else:
+                async with penstock.async_http_client(**settings) as http:
+                    await posted(url, http)
+
+    hx = pytest.importorskip(library)
+    with pytest.raises(hx.ReadTimeout):
+        asyncio.run(main())
+
+
+def test_the_rest_of_a_stream_is_not_waited_for_behind_interim_answers():
+    async def main():
+        async with repeating(*INTERIM) as url:
+            begun = [REQUEST, STREAM + events(0, 1), RESET]
+            settings = {"timeout": 0.5, "resume_for": 0.1}
+            async with talking_to(begun, gateways=[], **settings) as (server, http):
+                send = http._transport.send
+
+                async def elsewhere(request, *args):  # where the rest is asked for, only that comes
+                    if request.method == "GET":
+                        request.url = httpx2.URL(url)
+                    return await send(request, *args)
+
+                http._transport.send = elsewhere
+                with pytest.raises(openai.APIError):
+                    await streamed(server.url, http)
+
+    asyncio.run(main())
+
+
 def test_a_deadline_that_is_no_number_is_the_gateways_to_refuse():
     async def main():
         async with talking_to([REQUEST, ANSWER]) as (server, http):

@@ -13,7 +13,7 @@ def test_twins_are_up_to_date():
 
 
 def test_nothing_async_is_left_in_the_sync_ones():
-    for name in ("_sync_httpx2.py", "_sync_httpx.py"):
+    for name in ("_sync_httpx2.py", "_sync_httpx.py", "_sync_heads.py"):
         text = (SCRIPT.parents[1] / "src" / "penstock" / "client" / name).read_text()
         code = [line.partition("#")[0] for line in text.splitlines()]
         assert not [line for line in code if "async" in line or "await" in line or "anyio" in line]

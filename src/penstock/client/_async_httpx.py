@@ -13,10 +13,12 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import anyio
+import httpcore
 import httpx
 
+from penstock.client._async_heads import head_clock, with_clocks
 from penstock.client._blocks import MOST_TOLD, InBlocks
-from penstock.client._breaks import kind_of
+from penstock.client._breaks import kind_of, reason_of
 from penstock.client._calls import ATTEMPTS_HEADER, HEARTBEAT_HEADER, Calls, ClientCall
 from penstock.client._coded import Sent
 from penstock.client._home import is_over, of_tasks
@@ -127,7 +129,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         try:
             return _stated(call, await self._answered(call, request, keeping))
         except httpx.RequestError as error:
-            call.failed(_reason(error))
+            call.failed(reason_of(error))
             raise
         except BaseException:  # cancelled: nobody waits for it
             call.abandoned()
@@ -159,7 +161,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
                     return await self._whole(call, response, keeping)
                 await response.aclose()
             except httpx.RequestError as error:
-                broken = call.broke(kind_of(error), _reason(error))
+                broken = call.broke(kind_of(error), reason_of(error))
                 if broken is None:
                     raise
                 wait = broken
@@ -198,7 +200,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
 
         :raises httpx.RemoteProtocolError: it is a page, of somebody on the way who wants to be seen first
         """
-        response = await self.send(request)
+        response = await self.send(request, call.left)
         if call.endpoint is not None and _is_page(response):
             await response.aclose()
             raise httpx.RemoteProtocolError("a page came in the place of an answer", request=request)
@@ -243,7 +245,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
                     continue
                 raise httpx.RemoteProtocolError(f"status {response.status_code} for an append", request=sent)
             except httpx.RequestError as error:
-                wait = call.upload_broke(upload, kind_of(error), _reason(error))
+                wait = call.upload_broke(upload, kind_of(error), reason_of(error))
                 if wait is None:
                     raise
                 if call.peer is not peer:  # its uploads are not known elsewhere
@@ -300,8 +302,11 @@ class AsyncTransport(httpx.AsyncBaseTransport):
             response.status_code, headers=headers, stream=stream, extensions=response.extensions
         )
 
-    async def send(self, request: httpx.Request) -> httpx.Response:
-        """One exchange, through the proxy that the environment wants for it."""
+    async def send(self, request: httpx.Request, left: float | None = None) -> httpx.Response:
+        """One exchange, through the proxy that the environment wants for it.
+
+        :param left: seconds after which the head of its answer is of no use; None: it always is
+        """
         proxy = None
         if self._proxies:
             url = request.url
@@ -319,7 +324,15 @@ class AsyncTransport(httpx.AsyncBaseTransport):
             unused, self._unused = self._unused, None
             made = unused if unused is not None and proxy is None else self._connect(proxy)
             inner = here.setdefault(proxy, made)
-        return await inner.handle_async_request(request)
+        timeouts = request.extensions.get("timeout", {})
+        silence = timeouts.get("read")
+        if silence is None:
+            return await inner.handle_async_request(request)
+        timeouts["read"] = head_clock(silence, left)
+        try:
+            return await inner.handle_async_request(request)
+        finally:
+            timeouts["read"] = silence
 
     async def aclose(self) -> None:
         unused, self._unused = self._unused, None
@@ -413,7 +426,7 @@ class _ResumedStream(httpx.AsyncByteStream):
                     continue
                 if reading.is_whole:
                     break
-                call.failed(_reason(error))
+                call.failed(reason_of(error))
                 if last := reading.handover or self._verdict:
                     yield last
                     return
@@ -440,7 +453,7 @@ class _ResumedStream(httpx.AsyncByteStream):
         if reading.is_whole or not (self._generation or reading.can_rerun):
             return False
         while True:
-            wait = call.stream_broke(kind_of(error), _reason(error), reading.last)
+            wait = call.stream_broke(kind_of(error), reason_of(error), reading.last)
             if wait is None:
                 return False
             if wait:
@@ -577,7 +590,7 @@ def make(
     def connect(through: str | None) -> httpx.AsyncBaseTransport:
         if inner is not None:
             return inner
-        return httpx.AsyncHTTPTransport(
+        made = httpx.AsyncHTTPTransport(
             verify=verify,
             cert=cert,
             http2=http2,
@@ -586,6 +599,7 @@ def make(
             socket_options=KEEP_ALIVE,
             **given,
         )
+        return with_clocks(made, httpcore.ReadTimeout)
 
     transport = AsyncTransport(options, connect, kept, proxied=trust_env and proxy is None and inner is None)
     return AsyncClient(transport, trust_env=trust_env, **settings)
@@ -648,10 +662,6 @@ def _is_stream(response: httpx.Response) -> bool:
 def _is_page(response: httpx.Response) -> bool:
     content_type: str = response.headers.get("content-type", "")
     return response.status_code == 200 and content_type.startswith("text/html")
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 async def _aside(keeping: Keeping, work: Callable[..., Any], *args: Any) -> Any:

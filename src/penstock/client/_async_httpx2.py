@@ -14,10 +14,12 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import anyio
+import httpcore2
 import httpx2
 
+from penstock.client._async_heads import head_clock, with_clocks
 from penstock.client._blocks import MOST_TOLD, InBlocks
-from penstock.client._breaks import kind_of
+from penstock.client._breaks import kind_of, reason_of
 from penstock.client._calls import ATTEMPTS_HEADER, HEARTBEAT_HEADER, Calls, ClientCall
 from penstock.client._coded import Sent
 from penstock.client._home import is_over, of_tasks
@@ -128,7 +130,7 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
         try:
             return _stated(call, await self._answered(call, request, keeping))
         except httpx2.RequestError as error:
-            call.failed(_reason(error))
+            call.failed(reason_of(error))
             raise
         except BaseException:  # cancelled: nobody waits for it
             call.abandoned()
@@ -160,7 +162,7 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
                     return await self._whole(call, response, keeping)
                 await response.aclose()
             except httpx2.RequestError as error:
-                broken = call.broke(kind_of(error), _reason(error))
+                broken = call.broke(kind_of(error), reason_of(error))
                 if broken is None:
                     raise
                 wait = broken
@@ -199,7 +201,7 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
 
         :raises httpx2.RemoteProtocolError: it is a page, of somebody on the way who wants to be seen first
         """
-        response = await self.send(request)
+        response = await self.send(request, call.left)
         if call.endpoint is not None and _is_page(response):
             await response.aclose()
             raise httpx2.RemoteProtocolError("a page came in the place of an answer", request=request)
@@ -244,7 +246,7 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
                     continue
                 raise httpx2.RemoteProtocolError(f"status {response.status_code} for an append", request=sent)
             except httpx2.RequestError as error:
-                wait = call.upload_broke(upload, kind_of(error), _reason(error))
+                wait = call.upload_broke(upload, kind_of(error), reason_of(error))
                 if wait is None:
                     raise
                 if call.peer is not peer:  # its uploads are not known elsewhere
@@ -301,8 +303,11 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
             response.status_code, headers=headers, stream=stream, extensions=response.extensions
         )
 
-    async def send(self, request: httpx2.Request) -> httpx2.Response:
-        """One exchange, through the proxy that the environment wants for it."""
+    async def send(self, request: httpx2.Request, left: float | None = None) -> httpx2.Response:
+        """One exchange, through the proxy that the environment wants for it.
+
+        :param left: seconds after which the head of its answer is of no use; None: it always is
+        """
         proxy = None
         if self._proxies:
             url = request.url
@@ -320,7 +325,15 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
             unused, self._unused = self._unused, None
             made = unused if unused is not None and proxy is None else self._connect(proxy)
             inner = here.setdefault(proxy, made)
-        return await inner.handle_async_request(request)
+        timeouts = request.extensions.get("timeout", {})
+        silence = timeouts.get("read")
+        if silence is None:
+            return await inner.handle_async_request(request)
+        timeouts["read"] = head_clock(silence, left)
+        try:
+            return await inner.handle_async_request(request)
+        finally:
+            timeouts["read"] = silence
 
     async def aclose(self) -> None:
         unused, self._unused = self._unused, None
@@ -414,7 +427,7 @@ class _ResumedStream(httpx2.AsyncByteStream):
                     continue
                 if reading.is_whole:
                     break
-                call.failed(_reason(error))
+                call.failed(reason_of(error))
                 if last := reading.handover or self._verdict:
                     yield last
                     return
@@ -441,7 +454,7 @@ class _ResumedStream(httpx2.AsyncByteStream):
         if reading.is_whole or not (self._generation or reading.can_rerun):
             return False
         while True:
-            wait = call.stream_broke(kind_of(error), _reason(error), reading.last)
+            wait = call.stream_broke(kind_of(error), reason_of(error), reading.last)
             if wait is None:
                 return False
             if wait:
@@ -578,7 +591,7 @@ def make(
     def connect(through: str | None) -> httpx2.AsyncBaseTransport:
         if inner is not None:
             return inner
-        return httpx2.AsyncHTTPTransport(
+        made = httpx2.AsyncHTTPTransport(
             verify=verify,
             cert=cert,
             http2=http2,
@@ -587,6 +600,7 @@ def make(
             socket_options=KEEP_ALIVE,
             **given,
         )
+        return with_clocks(made, httpcore2.ReadTimeout)
 
     transport = AsyncTransport(options, connect, kept, proxied=trust_env and proxy is None and inner is None)
     return AsyncClient(transport, trust_env=trust_env, **settings)
@@ -649,10 +663,6 @@ def _is_stream(response: httpx2.Response) -> bool:
 def _is_page(response: httpx2.Response) -> bool:
     content_type: str = response.headers.get("content-type", "")
     return response.status_code == 200 and content_type.startswith("text/html")
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 async def _aside(keeping: Keeping, work: Callable[..., Any], *args: Any) -> Any:

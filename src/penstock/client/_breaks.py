@@ -43,6 +43,11 @@ def kind_of(error: BaseException) -> Break:
     return kind
 
 
+def reason_of(error: BaseException) -> str:
+    """In words."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
 def _is_distrust(error: BaseException | None) -> bool:
     """Whether a certificate was refused, somewhere among the causes."""
     seen: set[int] = set()

@@ -13,10 +13,11 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
+import httpcore2
 import httpx2
 
 from penstock.client._blocks import MOST_TOLD, InBlocks
-from penstock.client._breaks import kind_of
+from penstock.client._breaks import kind_of, reason_of
 from penstock.client._calls import ATTEMPTS_HEADER, HEARTBEAT_HEADER, Calls, ClientCall
 from penstock.client._coded import Sent
 from penstock.client._home import is_over, of_threads
@@ -24,6 +25,7 @@ from penstock.client._kept import Keeping, Kept
 from penstock.client._prompts import HEADER as PROMPT_HEADER
 from penstock.client._reading import Cut, HandedOver, NotReproduced
 from penstock.client._sockets import KEEP_ALIVE
+from penstock.client._sync_heads import head_clock, with_clocks
 from penstock.client._uploading import Outcome, Upload
 from penstock.client.options import Options
 from penstock.client.statistics import Counters, Statistics
@@ -127,7 +129,7 @@ class Transport(httpx2.BaseTransport):
         try:
             return _stated(call, self._answered(call, request, keeping))
         except httpx2.RequestError as error:
-            call.failed(_reason(error))
+            call.failed(reason_of(error))
             raise
         except BaseException:  # cancelled: nobody waits for it
             call.abandoned()
@@ -159,7 +161,7 @@ class Transport(httpx2.BaseTransport):
                     return self._whole(call, response, keeping)
                 response.close()
             except httpx2.RequestError as error:
-                broken = call.broke(kind_of(error), _reason(error))
+                broken = call.broke(kind_of(error), reason_of(error))
                 if broken is None:
                     raise
                 wait = broken
@@ -198,7 +200,7 @@ class Transport(httpx2.BaseTransport):
 
         :raises httpx2.RemoteProtocolError: it is a page, of somebody on the way who wants to be seen first
         """
-        response = self.send(request)
+        response = self.send(request, call.left)
         if call.endpoint is not None and _is_page(response):
             response.close()
             raise httpx2.RemoteProtocolError("a page came in the place of an answer", request=request)
@@ -243,7 +245,7 @@ class Transport(httpx2.BaseTransport):
                     continue
                 raise httpx2.RemoteProtocolError(f"status {response.status_code} for an append", request=sent)
             except httpx2.RequestError as error:
-                wait = call.upload_broke(upload, kind_of(error), _reason(error))
+                wait = call.upload_broke(upload, kind_of(error), reason_of(error))
                 if wait is None:
                     raise
                 if call.peer is not peer:  # its uploads are not known elsewhere
@@ -298,8 +300,11 @@ class Transport(httpx2.BaseTransport):
             response.status_code, headers=headers, stream=stream, extensions=response.extensions
         )
 
-    def send(self, request: httpx2.Request) -> httpx2.Response:
-        """One exchange, through the proxy that the environment wants for it."""
+    def send(self, request: httpx2.Request, left: float | None = None) -> httpx2.Response:
+        """One exchange, through the proxy that the environment wants for it.
+
+        :param left: seconds after which the head of its answer is of no use; None: it always is
+        """
         proxy = None
         if self._proxies:
             url = request.url
@@ -317,7 +322,15 @@ class Transport(httpx2.BaseTransport):
             unused, self._unused = self._unused, None
             made = unused if unused is not None and proxy is None else self._connect(proxy)
             inner = here.setdefault(proxy, made)
-        return inner.handle_request(request)
+        timeouts = request.extensions.get("timeout", {})
+        silence = timeouts.get("read")
+        if silence is None:
+            return inner.handle_request(request)
+        timeouts["read"] = head_clock(silence, left)
+        try:
+            return inner.handle_request(request)
+        finally:
+            timeouts["read"] = silence
 
     def close(self) -> None:
         unused, self._unused = self._unused, None
@@ -411,7 +424,7 @@ class _ResumedStream(httpx2.SyncByteStream):
                     continue
                 if reading.is_whole:
                     break
-                call.failed(_reason(error))
+                call.failed(reason_of(error))
                 if last := reading.handover or self._verdict:
                     yield last
                     return
@@ -438,7 +451,7 @@ class _ResumedStream(httpx2.SyncByteStream):
         if reading.is_whole or not (self._generation or reading.can_rerun):
             return False
         while True:
-            wait = call.stream_broke(kind_of(error), _reason(error), reading.last)
+            wait = call.stream_broke(kind_of(error), reason_of(error), reading.last)
             if wait is None:
                 return False
             if wait:
@@ -575,7 +588,7 @@ def make(
     def connect(through: str | None) -> httpx2.BaseTransport:
         if inner is not None:
             return inner
-        return httpx2.HTTPTransport(
+        made = httpx2.HTTPTransport(
             verify=verify,
             cert=cert,
             http2=http2,
@@ -584,6 +597,7 @@ def make(
             socket_options=KEEP_ALIVE,
             **given,
         )
+        return with_clocks(made, httpcore2.ReadTimeout)
 
     transport = Transport(options, connect, kept, proxied=trust_env and proxy is None and inner is None)
     return Client(transport, trust_env=trust_env, **settings)
@@ -646,10 +660,6 @@ def _is_stream(response: httpx2.Response) -> bool:
 def _is_page(response: httpx2.Response) -> bool:
     content_type: str = response.headers.get("content-type", "")
     return response.status_code == 200 and content_type.startswith("text/html")
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _aside(keeping: Keeping, work: Callable[..., Any], *args: Any) -> Any:
