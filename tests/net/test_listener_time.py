@@ -22,7 +22,7 @@ def phase(served):
 
 def buffered(served):
     (connection,) = served.listener._serving.connections
-    return len(connection._head)
+    return len(connection._head._came)
 
 
 def test_a_head_that_does_not_end_in_time_gets_408(loop):

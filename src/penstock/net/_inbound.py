@@ -9,7 +9,7 @@ what the bytes that come next are:
 phase      incoming bytes                                                        deadline
 ========== ===================================================================== ====================
 IDLE       the first bytes of a request                                          idle_timeout
-HEAD       the rest of a head; what came is in ``_head``                         header_timeout
+HEAD       the rest of ``_head``                                                 header_timeout
 BODY       the body of ``exchange``, which may be answered already               body_timeout and rate
 ANSWERING  read-ahead, kept up to ``pipeline_bytes``                             the application's
 LINGERING  dropped: the last answer is out, the client may still be sending      LINGER_*
@@ -36,6 +36,7 @@ from typing import cast
 from penstock.errors import BodyTooLarge, PenstockError, RequestTimeout
 from penstock.net._inbound_body import InboundBody
 from penstock.net._inbound_exchange import InboundExchange, too_large
+from penstock.net._inbound_head import InboundHead
 from penstock.net._precedent import Precedent
 from penstock.net._request_head import CHUNKED, Refusal, RequestHead
 from penstock.net._serving import LINGER_SILENCE, LINGER_TOTAL, NEVER, Serving
@@ -58,7 +59,6 @@ class Inbound(asyncio.Protocol):
         "_ahead",
         "_asked",
         "_body",
-        "_checked",
         "_head",
         "_linger_until",
         "_looping",
@@ -94,8 +94,7 @@ class Inbound(asyncio.Protocol):
         self.proxy = ""  # the address at the other end, if who is there tells us for whom it asks
         self.phase = _IDLE
         self.exchange: InboundExchange | None = None
-        self._head = bytearray()
-        self._checked = 0  # bytes of _head that have been looked at
+        self._head: InboundHead | None = None  # that is still coming
         self._precedent: Precedent | None = None
         self.segment = b""  # what has come at once, while it is looked at; of use to who knows repeats
         # Read ahead, in this order, and only while an answer is under way or the client takes nothing:
@@ -317,30 +316,21 @@ class Inbound(asyncio.Protocol):
         if self.phase == _IDLE:
             self.phase = _HEAD
             self.deadline = serving.clock.now() + serving.header_timeout
-        serving.heads.check(data, 0)
-        self._head += data
-        self._checked = len(data)
+        self._head = InboundHead(serving.heads, data, stripped=self._stripped)
 
     def _feed_head(self, data: bytes) -> None:
         head = self._head
-        checked = self._checked
-        head += data
-        if checked == 1 and not self._stripped and head.startswith(b"\r\n"):
-            self._stripped = True
-            del head[:2]
-            checked = 0
-        if head.find(b"\r\n\r\n", max(0, checked - 3)) >= 0:
-            whole = bytes(head)
-            head.clear()
-            self.phase = _IDLE
-            self._serve(whole)
-            return
+        assert head is not None
         try:
-            self.serving.heads.check(head, checked)
+            whole = head.feed(data)
         except Refusal as refusal:
             self._refuse(refusal)
             return
-        self._checked = len(head)
+        self._stripped = head.stripped
+        if whole:
+            self._head = None
+            self.phase = _IDLE
+            self._serve(whole)
 
     def _begin(self, head: RequestHead, data: bytes, at: int) -> int:
         """Begin one request, whose body begins in ``data`` at ``at``.
@@ -529,7 +519,7 @@ class Inbound(asyncio.Protocol):
 
     def _forget_input(self) -> None:
         self._asked = b""
-        self._head.clear()
+        self._head = None
         self._precedent = None
         self._rest, self._rest_at = b"", 0
         self._ahead.clear()

@@ -1,7 +1,8 @@
 """The HTTP/1.1 server that the gateway stands on.
 
-In the order of a request: ``_inbound`` (a connection; the theory of operation is there), ``_request_head``,
-``_inbound_body`` and ``_chunked`` (bytes to requests, without I/O), ``_inbound_exchange`` (one request and its answer).
+In the order of a request: ``_inbound`` (a connection; the theory of operation is there), ``_inbound_head``,
+``_request_head``, ``_inbound_body`` and ``_chunked`` (bytes to requests, without I/O), ``_inbound_exchange`` (one request
+and its answer).
 """
 
 from __future__ import annotations
