@@ -127,9 +127,8 @@ def test_millions_of_distinct_prompts_and_repeated_blocks_keep_within_the_bytes(
     made = Record()
     tracemalloc.start()
     try:
-        for i in range(
-            3_000
-        ):  # a third each: new prompts, ones that part from each other, one block again and again
+        # A third each: new prompts, ones that part from each other, one block again and again.
+        for i in range(3_000):
             made.enter(cut([b"%d" % i * BLOCK_BYTES], b""), float(i))
             made.enter(cut([text(i % 90, "t")[:-3], b"%d" % i * BLOCK_BYTES], b""), float(i))
             made.enter(cut([b"x" * (i % 100) * BLOCK_BYTES], b""), float(i))

@@ -122,9 +122,8 @@ async def send(exchange: Exchange, store: FileStore, files: Sequence[StoredFile]
                     await taken.wait()
                 if exchange.gone:
                     return
-    if sent != sum(
-        file.bytes for file in files
-    ):  # somebody has been at our files; an end would say that this is all
+    # Where it is not, somebody has been at our files; an end would say that this is all.
+    if sent != sum(file.bytes for file in files):
         exchange.abort()
     elif exchange.started:
         exchange.end()

@@ -240,9 +240,8 @@ class Pipeline:
             if question is not None:
                 if call.reduction is not None:
                     question.lenient = call.reduction.stale
-                if (
-                    call.deferred
-                ):  # it is not told to come back only after somebody else's answer has been waited for
+                # It is not told to come back only after somebody else's answer has been waited for.
+                if call.deferred:
                     question.patient = False
                 if lookup.prefetch is not None and question.policy.prefetch is not None:
                     asyncio.get_running_loop().call_soon(self.renewals.foresee, call, lookup, question)

@@ -223,9 +223,8 @@ class PriceTable:
             self.unpriced += 1
             return 0
         cost = rate.cost(usage)
-        if (
-            not cost and usage.units and rate.unit is None
-        ):  # what it was is known, and what of it costs is not
+        # What it was is known, and what of it costs is not.
+        if not cost and usage.units and rate.unit is None:
             self.unpriced += 1
             self._name_unpriced(upstream, model)
         return cost

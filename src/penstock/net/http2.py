@@ -194,9 +194,8 @@ class Streams:
 
     def _opened(self, opening: asyncio.Task[Http2Connection]) -> None:
         self._opening = None
-        if (
-            not opening.cancelled() and opening.exception() is None
-        ):  # asked, so that asyncio need not complain
+        # The error is asked for, so that asyncio need not complain.
+        if not opening.cancelled() and opening.exception() is None:
             connection = opening.result()
             if not connection.retired:
                 self._connections.add(connection)

@@ -103,9 +103,8 @@ class _Renewed(Generic[_T]):
             raise self._told()
 
     def refused(self) -> None:
-        if (
-            self._now() - self._fetched_at > PATIENCE
-        ):  # else it is no old one, and a new one would fare no better
+        # Else it is no old one, and a new one would fare no better.
+        if self._now() - self._fetched_at > PATIENCE:
             self._ends_at = 0.0
 
     def _resting(self, now: float) -> bool:

@@ -114,9 +114,8 @@ class Splitter:
         tail = self._tail
         begin = max(self._scanned - _LONGEST_BLANK_LINE + 1, 0)
         tail += data
-        if (
-            _BLANK_LINE.search(tail, begin) is None
-        ):  # before a copy is made: a long frame may come in many pieces
+        # Before a copy is made: a long frame may come in many pieces.
+        if _BLANK_LINE.search(tail, begin) is None:
             self._scanned = len(tail)
             self._check_tail()
             return []

@@ -41,9 +41,8 @@ def decode(
     version = ""
     if router.has_versions:
         model, version = router.wanted(model, headers)
-        if (
-            b"penstock-version" in headers
-        ):  # as if the name said it, so that calls for two versions are no repetitions
+        # As if the name said it, so that calls for two versions are no repetitions.
+        if b"penstock-version" in headers:
             body = request.rewritten(fields, named(model, version))
     call = Call(  # by position: by name it takes twice as long
         new_id(),

@@ -496,9 +496,8 @@ class StreamEncoder:
         self._part = None
         if isinstance(part, ToolCall):
             frames = []
-            if (
-                not self._text and not part.custom
-            ):  # a call without arguments: the SDK would fail to parse an empty string
+            # A call without arguments: the SDK would fail to parse an empty string.
+            if not self._text and not part.custom:
                 empty = {"index": self._calls, "function": {"arguments": "{}"}}
                 frames.append(self._chunk({"tool_calls": [empty]}))
             self._calls += 1
