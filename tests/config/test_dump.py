@@ -3,7 +3,7 @@
 import yaml
 
 from penstock.config.dump import dump, dump_yaml
-from penstock.config.model import Config, TLSConfig, UpstreamConfig
+from penstock.config.model import CandidateConfig, Config, ModelConfig, TLSConfig, UpstreamConfig
 from penstock.config.secret import Secret
 
 CONFIG = Config(
@@ -33,3 +33,9 @@ def test_everything_else_is_there_in_the_order_of_the_model():
     assert list(shown) == list(Config.__struct_fields__)
     assert shown["listen"] == CONFIG.listen
     assert yaml.safe_load(dump_yaml(CONFIG)) == shown
+
+
+def test_what_one_provider_alone_takes_is_not_shown_either():
+    candidate = CandidateConfig(upstream="a", extra_body={"plugin": {"key": "sk-extra"}})
+    shown = dump(Config(upstreams=CONFIG.upstreams, models={"m": ModelConfig(candidates=[candidate])}))
+    assert shown["models"]["m"]["candidates"][0]["extra_body"] == {"plugin": "…"}

@@ -216,6 +216,106 @@ def test_triton_is_told_what_its_models_take_and_nothing_is_left_out():
     ).endswith("upstreams.t.leave_out: is not for the kind triton, which is told what its models take")
 
 
+# ---- what calls are asked with ----
+
+
+def of_model(section, kind="openai", candidate=""):
+    server = "base_url: 'http://t:8001'" if kind == "triton" else "api_key: k"
+    return (
+        f"upstreams: {{u: {{kind: {kind}, {server}}}}}\n"
+        f"models:\n  m:\n    candidates: [{{upstream: u{candidate}}}]\n{section}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "mistake"),
+    [
+        (
+            "    parameters: {temprature: 0}",
+            "5:18: models.m.parameters.temprature: unknown key (did you mean temperature?)",
+        ),
+        ("    parameters: {temperature: 3}", 'models.m.parameters.temperature: must be at most 2, got "3"'),
+        (
+            "    parameters: {reasoning_effort: huge}",
+            "expected one of high, low, max, medium, minimal, none, xhigh",
+        ),
+        ("    overrides: {max_tokens: 0}", 'models.m.overrides.max_tokens: must be at least 1, got "0"'),
+        (
+            "    parameters: {top_p: 1}\n    overrides: {top_p: 0.5}",
+            "models.m.parameters.top_p: is of no use: overrides has it, too",
+        ),
+        (
+            "    parameters: {max_tokens: 9}\n    max_output_tokens: 8",
+            "5:30: models.m.parameters.max_tokens: is more than max_output_tokens (8)",
+        ),
+    ],
+)
+def test_parameters_that_cannot_be_meant_are_mistakes(section, mistake):
+    assert mistake in only_mistake(of_model(section))
+
+
+@pytest.mark.parametrize(
+    "name", ["model", "messages", "stream_options", "n", "tools", "store", "max_tokens", "response_format"]
+)
+def test_what_penstock_goes_by_is_no_extra(name):
+    assert f"candidates[0].extra_body.{name}: is " in only_mistake(
+        of_model("", candidate=f", extra_body: {{{name}: 1}}")
+    )
+
+
+def test_triton_is_asked_with_nothing_besides():
+    written = of_model("", "triton", ", extra_body: {top_k: 1}")
+    assert only_mistake(written).endswith("is not for the kind triton, which is told what its models take")
+
+
+def test_extras_are_whatever_json_can_say():
+    written = """
+upstreams: {u: {kind: openai, api_key: k}}
+models:
+  m:
+    candidates:
+      - upstream: u
+        extra_body:
+          whole: 40
+          part: 0.5
+          large: 1e3
+          on: true
+          off: null
+          quoted: "40"
+          word: high
+          switch: "true"
+          no: no
+          set: ${SET}
+          deep: {a: [1, {b: x}], c: {}}
+          lines: |
+            two
+            lines
+"""
+    (candidate,) = parse(written, environ={"SET": "7"}).models["m"].candidates
+    assert candidate.extra_body == {
+        "whole": 40,
+        "part": 0.5,
+        "large": 1000.0,
+        "on": True,
+        "off": None,
+        "quoted": "40",
+        "word": "high",
+        "switch": "true",
+        "no": "no",
+        "set": "7",
+        "deep": {"a": [1, {"b": "x"}], "c": {}},
+        "lines": "two\nlines\n",
+    }
+
+
+def test_extras_are_not_nested_without_end():
+    deep = "[" * 70 + "]" * 70
+    assert "is nested too deep" in only_mistake(of_model("", candidate=f", extra_body: {{a: {deep}}}"))
+    assert "YAML tags such as !x have no meaning here" in only_mistake(
+        of_model("", candidate=", extra_body: {a: [!x 1]}")
+    )
+
+
 def test_http2_is_not_for_triton():
     assert only_mistake("upstreams: {t: {kind: triton, base_url: 'http://t:8001', http2: true}}").endswith(
         "upstreams.t.http2: is not for the kind triton, whose gRPC is HTTP/2 by itself"

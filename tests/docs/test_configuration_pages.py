@@ -51,9 +51,10 @@ def test_what_is_for_something_is_a_key():
 
 def test_its_examples_are_right():
     examples = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     for example in examples:
-        text = example if "upstreams:" in example else "upstreams: {openai: {kind: openai}}\n" + example
+        upstreams = "upstreams: {openai: {kind: openai}, vllm: {kind: openai}}\n"
+        text = example if "upstreams:" in example else upstreams + example
         parse(text, environ={"OPENAI_API_KEY": "k"})
 
 

@@ -16,6 +16,7 @@ from pathlib import Path as File
 from typing import Any
 from urllib.parse import urlsplit
 
+from penstock.config._bodies import check_extra_body, check_leave_out, check_parameters
 from penstock.config._reading import Path, Reader, did_you_mean
 from penstock.config.address import check_base_url, overlap, split_address
 from penstock.config.expiry import ends_at
@@ -32,8 +33,6 @@ Plain = dict[str, Any]
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110, 5.6.2
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")  # RFC 9110, 5.5; nothing that could end the line
 _PATH = re.compile(r"/[!-~]*\Z")  # and a query perhaps
-NEEDED = frozenset({"input", "messages", "model", "prompt", "stream"})  # what no call can be asked without
-WRITTEN = "stream_options"  # by the gateway itself, which asks every stream for its usage
 _CLOUDS = {"bedrock": "aws", "vertex": "google"}  # kinds of upstreams, and where their credentials come from
 _OF_SOURCES = {
     "command": ("command",),
@@ -312,7 +311,7 @@ def _check_upstream(upstream: Plain, at: Path, reader: Reader) -> None:
         reader.mistake(
             (*at, "base_url"), "is missing: it says in which region, and of vertex for which project"
         )
-    _check_leave_out(upstream, at, reader)
+    check_leave_out(upstream, at, reader)
     _check_credentials(upstream, at, reader)
     _check_proxy(upstream, at, reader)
     _check_departure(upstream, at, reader)
@@ -320,18 +319,6 @@ def _check_upstream(upstream: Plain, at: Path, reader: Reader) -> None:
         _check_readable(tokenizer, (*at, "triton", "tokenizer"), reader)
     if ca_file and upstream.get("verify") is False:
         reader.mistake((*at, "verify"), "with verify: false nothing is checked against ca_file; drop one")
-
-
-def _check_leave_out(upstream: Plain, at: Path, reader: Reader) -> None:
-    for i, name in enumerate(upstream.get("leave_out", [])):
-        if name in NEEDED:
-            reader.mistake((*at, "leave_out", i), f"without its {name} a call is none")
-        elif name == WRITTEN:
-            reader.mistake(
-                (*at, "leave_out", i), f"{name} is written anew for each stream, to be told its usage"
-            )
-    if upstream.get("leave_out") and upstream.get("kind") == "triton":
-        reader.mistake((*at, "leave_out"), "is not for the kind triton, which is told what its models take")
 
 
 def _check_proxy(upstream: Plain, at: Path, reader: Reader) -> None:
@@ -419,6 +406,7 @@ def _check_model(name: str, model: Plain, upstreams: Plain, reader: Reader) -> N
     at: Path = ("models", name)
     if name.count("*") > 1:
         reader.mistake(at, "a pattern holds one * at most")
+    check_parameters(model, at, reader)
     candidates = model.get("candidates")
     if candidates is None:
         return
@@ -438,6 +426,7 @@ def _check_model(name: str, model: Plain, upstreams: Plain, reader: Reader) -> N
         elif stars > 1:
             reader.mistake((*here, "model"), "holds one * at most")
         _check_sunset(candidate, here, reader)
+        check_extra_body(candidate, upstreams, here, reader)
     if candidates and all(c and c.get("weight") == 0 for c in candidates):
         reader.mistake((*at, "candidates"), "every weight is 0: nobody would answer")
     _check_canary(model, at, reader)

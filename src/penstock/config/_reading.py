@@ -27,6 +27,7 @@ from penstock.config.secret import Secret
 
 MAX_NODES = 200_000
 _PLACES = 2  # that a hint names
+MAX_DEPTH = 64  # of values whose form is not ours, from the top of the file on
 MAX_MERGES = 16  # how deep `<<` may stand within `<<`
 # What YAML's escapes can make and nothing takes: no path, no address, no header field, and no file in UTF-8.
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
@@ -135,6 +136,8 @@ class Reader:
             return self._table(node, kind, path)
         if isinstance(kind, types.ListType):
             return self._list(node, kind, path)
+        if isinstance(kind, types.AnyType):
+            return self._json(node, path)
         return self._scalar(node, kind, path, optional=optional)
 
     def _section(self, node: yaml.Node, kind: types.StructType, path: Path, *, optional: bool) -> Any:
@@ -187,6 +190,25 @@ class Reader:
             return BAD
         values = [self._value(item, kind.item_type, (*path, i)) for i, item in enumerate(node.value)]
         return [None if value is BAD else value for value in values]
+
+    def _json(self, node: yaml.Node, path: Path) -> Any:
+        """Whatever JSON can say.  As no type leads here, it is read as JSON would be: what is quoted is text."""
+        if len(path) > MAX_DEPTH:
+            self._note(node.start_mark, path, "is nested too deep")
+            return BAD
+        if isinstance(node, yaml.MappingNode):
+            return self._table(node, _ANY_TABLE, path)
+        if isinstance(node, yaml.SequenceNode):
+            return self._list(node, _ANY_LIST, path)
+        if _is_null(node) or not isinstance(node, yaml.ScalarNode):
+            return None
+        plain = node.style is None and not has_reference(node.value)
+        if plain and node.value in _SWITCH:
+            return _SWITCH[node.value]
+        kind: types.Type = types.StrType()
+        if plain and _NUMBER.match(node.value):
+            kind = types.IntType() if _WHOLE.match(node.value) else types.FloatType()
+        return self._scalar(node, kind, path, optional=False)
 
     def _entries(
         self, node: yaml.Node, path: Path, expected: str, depth: int = 0
@@ -262,6 +284,10 @@ class Reader:
     def _note(self, mark: yaml.Mark | None, path: Path, text: str) -> None:
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         self.mistakes.append(Mistake(line, column, shown(path), text))
+
+
+_ANY_TABLE = types.DictType(key_type=types.StrType(), value_type=types.AnyType())
+_ANY_LIST = types.ListType(item_type=types.AnyType())
 
 
 class TooManyNodes(Exception):

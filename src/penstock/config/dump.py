@@ -15,11 +15,14 @@ REDACTED = "…"
 def dump(config: Config) -> dict[str, Any]:
     """Plain dicts and lists, in the order of the model; secrets and header values are redacted.
 
-    Header values go too, because that is where providers with their own ways take their keys.
+    Header values go too, and what stands in ``extra_body``: there providers with their own ways take their keys.
     """
     plain: dict[str, Any] = msgspec.to_builtins(config, enc_hook=_redact)
     for upstream in plain["upstreams"].values():
         upstream["headers"] = dict.fromkeys(upstream["headers"], REDACTED)
+    for model in plain["models"].values():
+        for candidate in model["candidates"]:
+            candidate["extra_body"] = dict.fromkeys(candidate["extra_body"], REDACTED)
     return plain
 
 

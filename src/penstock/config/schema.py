@@ -184,6 +184,8 @@ def _shown_type(kind: types.Type) -> str:
             return "text"
         case types.CustomType():
             return "secret"
+        case types.AnyType():
+            return "any value"
         case types.BoolType():
             return "`true` or `false`"
         case types.LiteralType(values=values):

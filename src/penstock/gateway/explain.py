@@ -9,6 +9,8 @@ from __future__ import annotations
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from penstock.cache.keys import has_effects, is_deterministic
 from penstock.errors import NotCached, NotFound, PenstockError
 from penstock.flow.deadline import deadline_of
@@ -21,6 +23,8 @@ from penstock.gateway.stages.degrade import lessened, refusal
 from penstock.gateway.stages.queue import asked_of, by_health
 from penstock.gateway.stages.substitute import Substitutes, takes
 from penstock.messages import Call, Endpoint, Headers, Usage
+from penstock.wire import request
+from penstock.wire.parameters import PUT
 from penstock.wire.usage import estimate_tokens
 
 if TYPE_CHECKING:
@@ -79,6 +83,8 @@ def _walk(pipeline: Pipeline, found: Explained, path: str, headers: Headers, bod
         "prompt_tokens": estimate_tokens(len(call.body)),
         "max_output_tokens": call.max_output_tokens,
     }
+    if not endpoint.opaque and (put := _put(body, call)):
+        found["parameters"] = put
     reduction = _ladder(snapshot, found, call)
     pipeline.admission.permit(call)
     limiter = pipeline.admission.limiter
@@ -104,6 +110,16 @@ def _walk(pipeline: Pipeline, found: Explained, path: str, headers: Headers, bod
         found["join"] = same.id
         return f"answered from {same.id}, which answers the same question just now"
     return _candidates(pipeline, found, call)
+
+
+def _put(body: bytes, call: Call) -> Explained:
+    """The members that the configuration has put into the body, or changed in it."""
+    asked = request.members(body)
+    return {
+        name: msgspec.json.decode(value)
+        for name, value in call.fields.items()
+        if name in PUT and bytes(asked.get(name, b"")) != bytes(value)
+    }
 
 
 def _short_of(limits: list[dict[str, Any]]) -> str:
@@ -274,6 +290,8 @@ def _candidate(candidate: Candidate, call: Call, *, last: bool = False) -> Expla
         "weight": candidate.weight,
         "skipped": "",
     }
+    if candidate.extra:
+        told["extra_body"] = list(candidate.extra)  # not their values, which may be secrets
     if upstream.config.capacity == "spot":
         told["capacity"] = "spot"
     if upstream.health is not None:

@@ -31,6 +31,7 @@ from penstock.wire import boundary, converse, request, usage
 from penstock.wire.cloud import invoked, segment
 from penstock.wire.conversation import Prompt
 from penstock.wire.event_stream import MEDIA_TYPE, EventStream
+from penstock.wire.request import Extra
 from penstock.wire.sse import MAX_FRAME_BYTES
 from penstock.wire.translate import translation
 
@@ -108,11 +109,12 @@ class BedrockEncoder(CloudEncoder):
         return converse.speaks_converse(model) if api is None else api == "converse"
 
     def encode(
-        self, call: Call, transfer: Transfer, model: str, care: PromptCare | None = None
+        self, call: Call, transfer: Transfer, model: str, care: PromptCare | None = None, extra: Extra = None
     ) -> tuple[bytes, bytes]:
         """As for every upstream."""
         if not self.converses(model):
-            return super().encode(call, transfer, model, None if converse.keeps_none(model) else care)
+            care = None if converse.keeps_none(model) else care
+            return super().encode(call, transfer, model, care, extra)
         _expect_converse(transfer)
         body = converse.encode_prompt(_prompt(without(call, self._config.leave_out), model))
         if care is not None and converse.keeps_prompts(model):
@@ -121,6 +123,8 @@ class BedrockEncoder(CloudEncoder):
                 body = msgspec.json.encode(
                     {**fields, **{name: msgspec.Raw(text) for name, text in changes.items()}}
                 )
+        if extra:
+            body = request.with_members(body, extra)
         return self.as_sent(call, Endpoint.MESSAGES, b"", model, body)
 
     def asked_more(self, call: Call, model: str, how: How, point: Point) -> tuple[Endpoint, bytes, bytes]:
@@ -153,10 +157,17 @@ class BedrockUpstream(HTTPUpstream):
     native = frozenset({Endpoint.MESSAGES})
 
     def continued(
-        self, call: Call, generation: Generation, timeouts: TimeoutConfig, model: str, how: How, point: Point
+        self,
+        call: Call,
+        generation: Generation,
+        timeouts: TimeoutConfig,
+        model: str,
+        how: How,
+        point: Point,
+        extra: Extra = None,
     ) -> tuple[StreamTransfer, bytes, bytes]:
         """As for every upstream."""
-        transfer, head, body = super().continued(call, generation, timeouts, model, how, point)
+        transfer, head, body = super().continued(call, generation, timeouts, model, how, point, extra)
         assert isinstance(self.encoder, BedrockEncoder)
         if self.encoder.converses(model):
             _expect_converse(transfer)

@@ -19,6 +19,7 @@ from penstock.upstream.streamed import StreamTransfer
 from penstock.upstream.transfer import Transfer
 from penstock.upstream.unsaid import without
 from penstock.wire import boundary, further, opaque, request
+from penstock.wire.request import Extra
 from penstock.wire.translate import Translation, translation
 
 _ANTHROPIC = Dialect.ANTHROPIC
@@ -79,11 +80,12 @@ class Encoder:
         return translated.endpoint, translated
 
     def encode(
-        self, call: Call, transfer: Transfer, model: str, care: PromptCare | None = None
+        self, call: Call, transfer: Transfer, model: str, care: PromptCare | None = None, extra: Extra = None
     ) -> tuple[bytes, bytes]:
         """Head and body of the upstream's request; ``model`` is its own name for the model.
 
         :param care: for its prompt cache; None: the prompt goes on as it came
+        :param extra: members that it is asked with besides
         :raises penstock.errors.Untranslatable: this upstream's dialect cannot express the call
         """
         job = transfer.job
@@ -106,6 +108,8 @@ class Encoder:
             changes = care.changes(call, job.endpoint, fields, job.upstream, model, keyed=keyed)
             if changes:
                 body = request.rewritten(fields, model, changes)
+        if extra:
+            body = request.with_members(body, extra)
         head, body = self.as_sent(call, job.endpoint, self._paths[job.endpoint], model, body)
         if job.keeps_runs:
             # So it waits for us after a break.  Each attempt has a name of its own: none is taken for another's.  Who

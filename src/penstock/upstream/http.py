@@ -40,8 +40,9 @@ from penstock.upstream.run import of_log
 from penstock.upstream.streamed import StreamTransfer
 from penstock.upstream.transfer import Transfer
 from penstock.upstream.whole import PlainTransfer
-from penstock.wire import usage
+from penstock.wire import request, usage
 from penstock.wire.credentials import key_in
+from penstock.wire.request import Extra
 from penstock.wire.translate import Translation
 
 _CANCELLED_WITHIN = 10.0  # seconds that an upstream has for taking a cancellation
@@ -204,13 +205,17 @@ class HTTPUpstream:
         model: str,
         how: How,
         point: Point,
+        extra: Extra = None,
     ) -> tuple[StreamTransfer, bytes, bytes]:
         """The receiver for the rest of an answer, and head and body of the request for it.
 
+        :param extra: as for :meth:`penstock.upstream.encoder.Encoder.encode`
         :raises penstock.errors.Untranslatable: this upstream cannot be asked in this way
         """
         encoder = self.encoder
         endpoint, path, body = encoder.asked_more(call, model, how, point)
+        if extra:
+            body = request.with_members(body, extra)
         prompt_tokens = usage.estimate_tokens(len(call.body))
         job = Job(
             self.name,

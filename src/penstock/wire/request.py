@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
@@ -87,6 +87,10 @@ _USUAL = _READ | {  # of nearly every call, and in small letters: seen at a glan
 }
 
 
+Extra: TypeAlias = dict[str, msgspec.Raw] | None
+"""Members that a body gets where it has them not; None: it gets none."""
+
+
 class StreamOptions(msgspec.Struct):
     include_usage: bool = False
     continuous_usage_stats: bool = False
@@ -146,7 +150,7 @@ def read(endpoint: Endpoint, body: bytes) -> Opening:
     background = False
     if endpoint is _RESPONSES and (wanted := fields.get("background")) is not None:
         background = bytes(wanted) != b"null" and _typed(_boolean, wanted, "background", "a boolean")
-    limit = _output_limit(endpoint, fields)
+    limit = output_limit(endpoint, fields)
     return Opening(fields, name, stream, limit, include_usage, running_usage, background)
 
 
@@ -179,6 +183,11 @@ def members(body: bytes) -> dict[str, msgspec.Raw]:
     return _members(body)
 
 
+def output_limits(endpoint: Endpoint) -> tuple[str, ...]:
+    """The members of a request that say how long the answer may be; none: it has no such."""
+    return _OUTPUT_LIMITS.get(endpoint, ())
+
+
 def limited(endpoint: Endpoint, fields: dict[str, msgspec.Raw], tokens: int) -> dict[str, msgspec.Raw]:
     """The members of a request for an answer of at most so many tokens."""
     names = _OUTPUT_LIMITS[endpoint]
@@ -202,6 +211,13 @@ def rewritten(fields: dict[str, msgspec.Raw], model: str, changes: dict[str, byt
     return _encode(members)
 
 
+def with_members(body: bytes, more: dict[str, msgspec.Raw]) -> bytes:
+    """The body with these among its members, but for those that it has; the others keep their bytes."""
+    members = _members(body)
+    lacking = {name: value for name, value in more.items() if name not in members}
+    return _encode(members | lacking) if lacking else body
+
+
 @functools.lru_cache(1024)
 def _name(model: str) -> msgspec.Raw:
     return msgspec.Raw(_encode(model))
@@ -218,8 +234,11 @@ def usage_wanted(opening: dict[str, msgspec.Raw], *, running: bool) -> bytes:
     return _encode(options)
 
 
-def _output_limit(endpoint: Endpoint, fields: dict[str, msgspec.Raw]) -> int | None:
-    """The larger one, where there are two: which of them an upstream heeds, it alone knows."""
+def output_limit(endpoint: Endpoint, fields: dict[str, msgspec.Raw]) -> int | None:
+    """The tokens that the answer may have; the larger one, where there are two: which of them an upstream heeds, it alone knows.
+
+    :raises BadRequest: a limit is none, or is missing where there must be one
+    """
     most: int | None = None
     for name in _OUTPUT_LIMITS.get(endpoint, ()):
         if (value := fields.get(name)) is not None:

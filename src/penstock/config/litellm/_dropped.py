@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from penstock.config._meaning import NEEDED, WRITTEN
+from penstock.config._bodies import NEEDED, WRITTEN
 from penstock.config.litellm._draft import Draft
 from penstock.config.litellm._values import Plain, as_list
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -15,6 +15,7 @@ from penstock.config.model._section import (
     Dollars,
     HalfToOne,
     Neighbour,
+    OutputTokens,
     Positive,
     Seconds,
     Section,
@@ -39,6 +40,9 @@ class CandidateConfig(Section, frozen=True):
     version: str = ""  # which version of the model it is: callers may ask for it, and a `canary` tries it
     # tokens of the longest prompt that it takes; one that is surely longer is not sent there; none: it is not known
     context_window: Positive | None = None
+    # members of the JSON body that it is asked with besides, in its own API, where the call has them not, such as
+    # chat_template_kwargs; not of images, sound, moderations and ranks
+    extra_body: dict[str, Any] = {}
 
 
 class CanaryConfig(Section, frozen=True):
@@ -155,6 +159,29 @@ class PromptConfig(Section, frozen=True):
     history_tokens: Positive | None = None
 
 
+class ParametersConfig(Section, frozen=True):
+    """Parameters of calls, named as in a chat completion.  In another API each gets the name that it has there, if any."""
+
+    # how freely tokens are drawn; 0: not at all
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
+    top_p: Share | None = None  # tokens are drawn of those that together have this probability
+    top_k: Positive | None = None  # tokens are drawn of so many; not of responses
+    # of the answer, what the model thinks included; max_completion_tokens and max_output_tokens are the same
+    max_tokens: OutputTokens | None = None
+    stop: list[str] = []  # texts at which the answer ends; not of responses
+    # for the same answer again, where an upstream can give it; of chats and completions
+    seed: int | None = None
+    # tokens become less likely the more often they have come; of chats and completions
+    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
+    # tokens become less likely once they have come; of chats and completions
+    presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
+    # how much the model thinks; in the Messages API it is output_config.effort, in responses reasoning.effort
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None  # how much is said; of chats and responses
+    service_tier: str = ""  # of OpenAI's tiers the one that the call is made in; of chats and responses
+    dimensions: Positive | None = None  # how many numbers an embedding has
+
+
 class ModelConfig(Section, frozen=True):
     """What a model name means; the name may be a pattern with ``*``."""
 
@@ -174,6 +201,10 @@ class ModelConfig(Section, frozen=True):
     # other model names, tried in order when a candidate's content filter refuses the prompt
     content_filter_fallbacks: list[str] = []
     smaller: str = ""  # another model name, asked instead where a tier's `degradation` says so
+    parameters: ParametersConfig | None = None  # what calls have unless they say otherwise; none: nothing
+    overrides: ParametersConfig | None = None  # what calls have whatever they say; none: nothing
+    # tokens of the longest answer: a call for more, or without a limit, is asked with this one; none: there is none
+    max_output_tokens: OutputTokens | None = None
     timeouts: TimeoutConfig | None = None  # instead of the upstream's
     continuation: ContinuationConfig | None = None  # instead of the top level's
     # whether identical calls in flight share one answer; auto: those with temperature 0 or a seed

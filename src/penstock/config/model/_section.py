@@ -8,6 +8,7 @@ import msgspec
 
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+OutputTokens = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]  # what a call may ask for
 Bytes = Annotated[int, msgspec.Meta(ge=1)]
 CachedSeconds = Annotated[float, msgspec.Meta(ge=0, le=2_592_000)]  # 30 days
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]

@@ -278,7 +278,8 @@ class Shared:
         )
         answer.attempts = 1
         transfer = candidate.upstream.transfer(call, answer, candidate.timeouts)
-        return transfer, *candidate.upstream.encoder.encode(call, transfer, candidate.model)
+        head, body = candidate.upstream.encoder.encode(call, transfer, candidate.model, extra=candidate.extra)
+        return transfer, head, body
 
     def _tell(self, transfer: Transfer, answer: bytes | None, failure: PenstockError | None) -> None:
         """Give each call its answer, or what became of it."""

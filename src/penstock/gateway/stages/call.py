@@ -377,10 +377,12 @@ class Production:
         elif more is None:
             hold_back = candidate.continuation.hold_back
             transfer = upstream.transfer(call, generation, candidate.timeouts, hold_back)
-            head, body = upstream.encoder.encode(call, transfer, candidate.model, candidate.care)
+            head, body = upstream.encoder.encode(
+                call, transfer, candidate.model, candidate.care, candidate.extra
+            )
         else:
             transfer, head, body = upstream.continued(
-                call, generation, candidate.timeouts, candidate.model, *more
+                call, generation, candidate.timeouts, candidate.model, *more, candidate.extra
             )
         if candidate.notices:
             transfer.notices = candidate.notices

@@ -16,6 +16,7 @@ from penstock.gateway.stages.allot import Allotment
 from penstock.gateway.versions import Sample
 from penstock.upstream.http import HTTPUpstream
 from penstock.upstream.prompt_cache import PromptCare
+from penstock.wire.request import Extra
 
 
 class Candidate(msgspec.Struct, frozen=True, eq=False):
@@ -34,6 +35,7 @@ class Candidate(msgspec.Struct, frozen=True, eq=False):
     sample: Sample | None = None  # where it counts for a version on trial how this goes
     allotment: Allotment | None = None  # what it is limited in
     context_window: int = 0  # tokens of the longest prompt that it takes; 0: that is not known
+    extra: Extra = None  # members that it is asked with besides
     prompt: Prompt | None = None  # the call's, where it matters who has the beginning of it
 
 
@@ -58,6 +60,7 @@ def standing_behind(candidates: Sequence[Candidate]) -> str:
                 candidate.model,
                 candidate.version,
                 *sorted(candidate.upstream.config.leave_out),
+                *([candidate.extra] if candidate.extra else []),
             ]
             for candidate in candidates
         ]

@@ -2,7 +2,7 @@
 
 The contract: of a body only that is read which the gateway needs; what nobody must change stays as it came.  Where a
 model has versions, the name that the caller gives is taken apart into model and version; where its prompts are to be
-tidied, nobody behind this stage sees what they were.
+tidied, nobody behind this stage sees what they were; where it has parameters, everybody takes them for the caller's.
 """
 
 from __future__ import annotations
@@ -44,6 +44,10 @@ def decode(
         # As if the name said it, so that calls for two versions are no repetitions.
         if b"penstock-version" in headers:
             body = request.rewritten(fields, named(model, version))
+    limit = opening.max_output_tokens
+    if router.has_parameters and (completed := router.completed(endpoint, model, fields)) is not None:
+        fields, body = completed, request.rewritten(completed, named(model, version))
+        limit = request.output_limit(endpoint, fields)
     call = Call(  # by position: by name it takes twice as long
         new_id(),
         endpoint,
@@ -54,7 +58,7 @@ def decode(
         headers,
         now,
         tenant,
-        opening.max_output_tokens,
+        limit,
         opening.include_usage,
         opening.running_usage,
         opening.background,

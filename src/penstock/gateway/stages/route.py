@@ -37,9 +37,12 @@ from penstock.gateway.stages.choice import WATCHING, Choosing
 from penstock.gateway.stages.substitute import Substitutes, has_any, stand_in
 from penstock.gateway.versions import Canary
 from penstock.ledger.prices import CacheTerms
-from penstock.messages import Call, Headers, Usage
+from penstock.messages import Call, Endpoint, Headers, Usage
 from penstock.upstream.http import HTTPUpstream
 from penstock.upstream.prompt_cache import PromptCare
+from penstock.wire.parameters import Parameters
+
+_encode = msgspec.json.Encoder().encode
 
 _CONVERSATIONS = ("prompt_cache_key", "user")  # what APIs have to tell conversations apart
 MAX_REMEMBERED = 1_024  # names that fit a pattern and have one candidate; callers invent names
@@ -74,6 +77,13 @@ class Router:
         # The longest pattern is the most specific one: "gpt-4*" before "gpt-*" before "*".
         self._patterns = sorted((name for name in config.models if "*" in name), key=len, reverse=True)
         self._tidies = any(model.prompt is not None for model in config.models.values())
+        self._parameters = {
+            name: Parameters(model.parameters, model.overrides, model.max_output_tokens)
+            for name, model in config.models.items()
+            if model.parameters or model.overrides or model.max_output_tokens
+        }
+        # Whether the calls of any model get some.
+        self.has_parameters = bool(self._parameters)
         self._care = {
             name: PromptCare(model.prompt_cache, terms)
             for name, model in config.models.items()
@@ -84,6 +94,12 @@ class Router:
             for name, model in config.models.items()
             for index, candidate in enumerate(model.candidates)
             if (sunset := sunset_of(candidate)) is not None
+        }
+        self._extra = {
+            (name, index): {key: msgspec.Raw(_encode(value)) for key, value in candidate.extra_body.items()}
+            for name, model in config.models.items()
+            for index, candidate in enumerate(model.candidates)
+            if candidate.extra_body
         }
         self._choosing = Choosing(config.region, rand, price)
         self._allotments: Allotments | None = None  # None: neither upstreams nor models are limited
@@ -314,6 +330,17 @@ class Router:
         entry = self._entry(model)
         return None if entry is None else entry[1].prompt
 
+    def completed(
+        self, endpoint: Endpoint, model: str, fields: Mapping[str, msgspec.Raw]
+    ) -> dict[str, msgspec.Raw] | None:
+        """The members of a call with the model's parameters among them; None: nothing is added or changed."""
+        entry = self._entry(model)
+        parameters = self._parameters.get(entry[0]) if entry is not None else None
+        if entry is None or parameters is None:
+            return None
+        first = entry[1].candidates[0].model
+        return parameters.completed(endpoint, fields, named_there(first, entry[0], model))
+
     @property
     def prefetches(self) -> bool:
         """Whether any answer may be fetched before it is asked for."""
@@ -439,6 +466,7 @@ class Router:
             notices=notices_of(sunset) if sunset is not None else (),
             allotment=allotments.of(chosen.upstream, model, named) if allotments is not None else None,
             context_window=chosen.context_window or 0,
+            extra=self._extra.get((pattern, index)) if self._extra else None,
         )
 
     def reaches(self, model: str, upstream: str, upstream_model: str) -> Reached | None:

@@ -68,7 +68,7 @@ def encode_prompt(prompt: Prompt) -> bytes:
     if prompt.output is not None:
         body["response_format"] = _write_output(prompt.output)
     if prompt.max_output_tokens is not None:
-        body["max_completion_tokens" if at_openai else "max_tokens"] = prompt.max_output_tokens
+        body[limit_member(prompt.model)] = prompt.max_output_tokens
     if effort := _effort(prompt):
         body["reasoning_effort"] = effort
     if prompt.stop:
@@ -93,6 +93,11 @@ def encode_prompt(prompt: Prompt) -> bytes:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
     return members.encode(body)
+
+
+def limit_member(model: str) -> str:
+    """What a chat with this model calls the most tokens that it is answered with."""
+    return "max_completion_tokens" if _OPENAI_MODEL.match(model) is not None else "max_tokens"
 
 
 def _effort(prompt: Prompt) -> str:
