@@ -246,13 +246,7 @@ def test_collectors_run_before_each_snapshot():
 
 @pytest.mark.parametrize(
     "buckets",
-    [
-        metrics.TTFT_BUCKETS,
-        metrics.INTER_TOKEN_BUCKETS,
-        metrics.DURATION_BUCKETS,
-        metrics.SIZE_BUCKETS,
-        metrics.TOKEN_BUCKETS,
-    ],
+    [metrics.TTFT_BUCKETS, metrics.INTER_TOKEN_BUCKETS, metrics.DURATION_BUCKETS],
 )
 def test_the_named_buckets_can_be_used(buckets):
     Registry().histogram("wait", "Wait.", buckets=buckets)

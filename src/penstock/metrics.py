@@ -55,12 +55,6 @@ DURATION_BUCKETS: tuple[float, ...] = (
 )
 """Seconds of a whole request."""
 
-SIZE_BUCKETS: tuple[float, ...] = tuple(float(1 << shift) for shift in range(8, 27, 2))
-"""Bytes: 256 B to 64 MiB by factors of four."""
-
-TOKEN_BUCKETS: tuple[float, ...] = tuple(float(1 << shift) for shift in range(21))
-"""Tokens: 1 to about a million by factors of two."""
-
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
 _LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*\Z")
 

@@ -215,7 +215,7 @@ def test_endpoint_model_version_scope_and_secret_are_in_it():
     found += [chat(body, version="v2"), chat(body, scope="tenant:b"), chat(body, scope="shared")]
     found += [chat(body, secret=bytes(32))]
     assert len(set(found)) == len(found)
-    assert all(len(name) == keys.KEY_BYTES for name in found)
+    assert all(len(name) == 32 for name in found)
 
 
 def test_where_one_part_ends_and_the_next_begins_is_in_it():

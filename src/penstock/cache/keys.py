@@ -30,8 +30,6 @@ from penstock.wire.not_json import NOT_JSON
 SCHEMA_VERSION = 1
 """Changes with whatever is hashed, or with what an entry means."""
 
-KEY_BYTES = 32
-
 PUBLIC_SECRET = b"penstock cache keys, no secret\0\0"
 """For keys that do not leave the process; 32 bytes, as BLAKE3 wants."""
 
