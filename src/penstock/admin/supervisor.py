@@ -42,6 +42,7 @@ from penstock.admin.fixed import keep_fixed
 from penstock.admin.open_files import allow_open_files
 from penstock.admin.process import WorkerProcess, ended_by
 from penstock.admin.slot import Slot
+from penstock.admin.totals import Totals
 from penstock.admin.watch import FileWatch
 from penstock.admin.watchdog import Watchdog
 from penstock.config import expiry
@@ -50,7 +51,7 @@ from penstock.config.reminder import Reminder
 from penstock.errors import ConfigError
 from penstock.flow.sharing import Pool
 from penstock.lab.embedded import EmbeddedSimulator, wants_simulator
-from penstock.metrics import Registry, Snapshot, identity_metrics, merge, process_metrics
+from penstock.metrics import Registry, Snapshot, identity_metrics, process_metrics
 from penstock.net.tls import server_context
 from penstock.upstream.local import LocalEngines
 
@@ -123,8 +124,7 @@ class Supervisor:
         self._hangups: set[asyncio.Future[ReloadOutcome]] = set()
         self._watch = FileWatch(())
         self._reminder = Reminder()
-        self._last: dict[int, Snapshot] = {}  # what each slot's process said last
-        self._retired: Snapshot = []  # what dead processes had counted
+        self._totals = Totals()
         self._declare_metrics()
 
     # ---- life ------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ class Supervisor:
             if self.stopping:  # the order to drain went out while this one was being started
                 process.drain(self.config.drain_timeout, self._delay_left())
             status = await process.wait()
-            self._retire(slot)
+            self._totals.died(slot.index)
             self._changed.set()
             if not self._takes_callers or (self.stopping and not status):
                 return
@@ -511,24 +511,12 @@ class Supervisor:
                 slot.process.purge(tags, keys)
 
     async def metrics(self) -> Snapshot:
-        """All workers together, and the supervisor's own.
-
-        Counters never go back: what a process had counted when it died is kept, and one that does not
-        answer now counts with what it said last.
-        """
-        current: list[Snapshot] = []
-        for slot, state in await self.states():
-            if state is not None:
-                self._last[slot.index] = msgspec.convert(state.get("metrics", []), Snapshot)
-                current.append(self._last[slot.index])
-            else:
-                current.append(_counted(self._last.get(slot.index, [])))
-        return merge([self.registry.snapshot(), self._retired, *current])
-
-    def _retire(self, slot: Slot) -> None:
-        last = self._last.pop(slot.index, None)
-        if last is not None:
-            self._retired = merge([self._retired, _counted(last)])
+        """All workers together, and the supervisor's own."""
+        told = [
+            (slot.index, None if state is None else msgspec.convert(state.get("metrics", []), Snapshot))
+            for slot, state in await self.states()
+        ]
+        return self._totals.together(self.registry.snapshot(), told)
 
     def _declare_metrics(self) -> None:
         registry = self.registry
@@ -601,8 +589,3 @@ def _import_control() -> Any:
     from penstock.admin import control  # noqa: PLC0415 - FastAPI is slow to import
 
     return control
-
-
-def _counted(snapshot: Snapshot) -> Snapshot:
-    """Without the gauges: they tell of a moment that has passed."""
-    return [family for family in snapshot if family.kind != "gauge"]
