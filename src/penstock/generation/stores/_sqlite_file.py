@@ -8,8 +8,9 @@ where 200 streams are paced.  So events are written twice, in an order that is c
 
 * ``batches``: one row per transaction, with what all generations of this writer have got since the last one;
   written at the table's end, deleted at its beginning after a few seconds.
-* ``pieces``: one row per generation for every few dozen events, and for the rest at its end; compressed, if large
-  (:mod:`penstock.generation.stores._sqlite_packing`).
+* ``pieces``: one row per generation for every few dozen events, and for the rest at its end.
+
+What is large is compressed (:mod:`penstock.generation.stores._sqlite_packing`).
 
 ``generations.tail`` is the first batch that may hold events of the generation that are in no piece yet.
 
@@ -31,8 +32,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
-
-import msgspec
 
 from penstock.generation.store import StoreUnavailable
 from penstock.generation.stores._sqlite_packing import Packing
@@ -105,22 +104,6 @@ LOG_BYTES = 64 << 20
 _CORRUPT = frozenset({"SQLITE_CORRUPT", "SQLITE_NOTADB"})
 _PAGE = 4_096
 _FIXED_PAGES = 4_096  # 16 MiB for batches, indices and what a file has anyway
-
-
-class Batch(msgspec.Struct, array_like=True, frozen=True):
-    """What one transaction added: columns of equal length, and the generations that ended with it.
-
-    Of a generation that ended the events are in pieces, and not here.
-    """
-
-    numbers: list[int]
-    firsts: list[int]  # the index of its first event
-    events: list[msgspec.Raw]  # a list of them
-    ended: list[int]
-
-
-decode_events = msgspec.msgpack.Decoder(list[bytes]).decode
-decode_batch = msgspec.msgpack.Decoder(Batch).decode
 
 
 class SQLiteFile:

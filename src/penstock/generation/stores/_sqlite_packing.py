@@ -1,21 +1,36 @@
-"""How pieces and requests lie in the file of a SQLite store: as MessagePack, and what is large is compressed.
+"""How pieces, batches and requests lie in the file of a SQLite store: as MessagePack, and what is large is compressed.
 
 The events of a stream say the same again and again (35 KB of a hundred of OpenAI's become 3 KB), and every page that is
 not written costs neither the writer nor the checkpoint: two calls of the operating system's and a checksum each.  What
-fits into a page is left alone.  Batches are, too: they are small, and their pages are used again before they are
-copied to their places.
+fits into a page is left alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 import zstandard
 
 from penstock.generation.store import Record, StoreUnavailable
 from penstock.messages import Event
+
+
+class Batch(msgspec.Struct, array_like=True, frozen=True):
+    """What one transaction added: columns of equal length, and the generations that ended with it.
+
+    Of a generation that ended the events are in pieces, and not here.
+    """
+
+    numbers: list[int]
+    firsts: list[int]  # the index of its first event
+    events: list[msgspec.Raw]  # a list of them
+    ended: list[int]
+
+
+Columns: TypeAlias = "tuple[list[int], list[int], list[list[Event]], Sequence[int]]"
+"""A :class:`Batch` that is about to be written."""
 
 Unpacked = TypeVar("Unpacked")
 
@@ -25,8 +40,9 @@ _LARGE: Final = 4_096  # a page
 _MAGIC: Final = b"\x28\xb5\x2f\xfd"
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_events = msgspec.msgpack.Decoder(list[Event]).decode
+decode_events = msgspec.msgpack.Decoder(list[Event]).decode
 _decode_record = msgspec.msgpack.Decoder(Record).decode
+_decode_batch = msgspec.msgpack.Decoder(Batch).decode
 
 
 class Packing:
@@ -39,17 +55,21 @@ class Packing:
     def __repr__(self) -> str:
         return "<Packing>"
 
-    def pack(self, what: list[Event] | Record) -> bytes:
+    def pack(self, what: list[Event] | Record | Columns) -> bytes:
         packed = _encode(what)
         return packed if len(packed) <= _LARGE else self._compressor.compress(packed)
 
     def events(self, packed: bytes) -> list[Event]:
         """:raises StoreUnavailable: it is damaged"""
-        return self._unpacked(packed, _decode_events)
+        return self._unpacked(packed, decode_events)
 
     def record(self, packed: bytes) -> Record:
         """:raises StoreUnavailable: it is damaged"""
         return self._unpacked(packed, _decode_record)
+
+    def batch(self, packed: bytes) -> Batch:
+        """:raises StoreUnavailable: it is damaged"""
+        return self._unpacked(packed, _decode_batch)
 
     def _unpacked(self, packed: bytes, decode: Callable[[bytes], Unpacked]) -> Unpacked:
         try:

@@ -24,9 +24,8 @@ from penstock.generation.stores._sqlite_file import (
     LOG_BYTES,
     PIECE_SHIFT,
     SQLiteFile,
-    decode_batch,
-    decode_events,
 )
+from penstock.generation.stores._sqlite_packing import decode_events
 from penstock.messages import Event
 
 _decode_ending = msgspec.msgpack.Decoder(Ending).decode
@@ -72,13 +71,13 @@ def find_state(db: sqlite3.Connection, generation_id: str) -> State | None:
     return None if row is None else State(row[0])
 
 
-def waiting_events(db: sqlite3.Connection, row: Row) -> list[Event]:
+def waiting_events(file: SQLiteFile, row: Row) -> list[Event]:
     """What a running generation has in no piece yet."""
     if row.state != State.RUNNING.value:
         return []
     events: list[Event] = []
-    for (content,) in db.execute("SELECT content FROM batches WHERE seq >= ? ORDER BY seq", (row.tail,)):
-        batch = decode_batch(content)
+    for (content,) in file.db.execute("SELECT content FROM batches WHERE seq >= ? ORDER BY seq", (row.tail,)):
+        batch = file.packing.batch(content)
         if row.number in batch.numbers:
             events += decode_events(batch.events[batch.numbers.index(row.number)])
     return events
@@ -87,7 +86,7 @@ def waiting_events(db: sqlite3.Connection, row: Row) -> list[Event]:
 def load_record(file: SQLiteFile, row: Row) -> Record:
     (stored,) = file.db.execute("SELECT record FROM requests WHERE number = ?", (row.number,)).fetchone()
     record = file.packing.record(stored)
-    waiting = waiting_events(file.db, row)
+    waiting = waiting_events(file, row)
     record.owner = row.owner
     record.epoch = row.epoch
     record.state = State(row.state)
@@ -127,7 +126,7 @@ def read_events(file: SQLiteFile, row: Row, start: int, limit: int | None = None
                 if limit < 0 and taken:
                     return taken
             taken.append(event)
-    for event in waiting_events(db, row)[max(0, start - row.events) :]:
+    for event in waiting_events(file, row)[max(0, start - row.events) :]:
         if limit is not None:
             limit -= len(event)
             if limit < 0 and taken:
@@ -218,7 +217,7 @@ class SQLiteReader:
         if not numbers or last == seen:
             return news, ended
         for (content,) in self._db.execute("SELECT content FROM batches WHERE seq > ? ORDER BY seq", (seen,)):
-            batch = decode_batch(content)
+            batch = self.file.packing.batch(content)
             ended.update(numbers.intersection(batch.ended))
             for number, first, events in zip(batch.numbers, batch.firsts, batch.events, strict=True):
                 if number in numbers:

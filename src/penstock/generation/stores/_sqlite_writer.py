@@ -166,7 +166,7 @@ class SQLiteWriter:
         inserted = self.file.patiently(
             "INSERT INTO batches SELECT (SELECT ifnull(max(seq), 0) + 1 FROM batches), ? FROM fence"
             " WHERE version = ?",
-            (_encode((numbers, firsts, events, ())), fence),
+            (self.file.packing.pack((numbers, firsts, events, ())), fence),
         )
         if inserted.rowcount == 0:  # something changed hands
             return False
@@ -216,7 +216,9 @@ class SQLiteWriter:
         if ended:
             self._end(ended)
         if numbers or ended:
-            content = _encode((numbers, firsts, events, [known.number for _, known, _ in ended]))
+            content = self.file.packing.pack(
+                (numbers, firsts, events, [known.number for _, known, _ in ended])
+            )
             self._db.execute("INSERT INTO batches VALUES (?, ?)", (seq, content))
             self._batches += 1
         return refused
@@ -331,7 +333,7 @@ class SQLiteWriter:
 
     def _read(self, row: Row) -> _Open:
         known = _Open(row.number, row.epoch, row.events, row.size, row.tail, self._fence)
-        known.add(waiting_events(self._db, row))
+        known.add(waiting_events(self.file, row))
         return known
 
     def _check(self, write: Write, known: _Open) -> Refusal | None:
