@@ -21,16 +21,20 @@ Values: TypeAlias = "tuple[Any, ...]"
 
 def write_rows(
     db: sqlite3.Connection, before: str, rows: Sequence[Values], after: str = "", values: Values = ()
-) -> None:
+) -> int:
     """Execute a statement in whose middle, after ``VALUES``, the rows stand; ``values`` are those of its end.
 
-    :raises sqlite3.IntegrityError: one of them cannot be written, and of its lot none is
+    :returns: how many rows it has written or changed
+    :raises sqlite3.IntegrityError: one of them cannot be written
     """
-    for some in in_lots(rows):
-        db.execute(_statement(before, len(some), len(some[0]), after), (*chain.from_iterable(some), *values))
+    written = 0
+    for some in _in_lots(rows):
+        statement = _statement(before, len(some), len(some[0]), after)
+        written += db.execute(statement, (*chain.from_iterable(some), *values)).rowcount
+    return written
 
 
-def in_lots(rows: Sequence[Values]) -> Iterator[Sequence[Values]]:
+def _in_lots(rows: Sequence[Values]) -> Iterator[Sequence[Values]]:
     """The rows in few lots, of few different sizes."""
     at = 0
     for size in _SIZES:

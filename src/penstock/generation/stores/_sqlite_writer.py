@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -31,7 +30,7 @@ from penstock.generation.stores._sqlite_file import (
 )
 from penstock.generation.stores._sqlite_packing import Packing
 from penstock.generation.stores._sqlite_reader import Row, find, load_record, load_whose, waiting_events
-from penstock.generation.stores._sqlite_rows import Values, in_lots, write_rows
+from penstock.generation.stores._sqlite_rows import Values, write_rows
 from penstock.messages import Event
 
 _PIECE_EVENTS = 128  # a piece is written when so many events wait for one,
@@ -50,15 +49,20 @@ WHERE claims.expires_at <= ? OR NOT ifnull(
    WHERE id = claims.generation),
   claims.expires_at > excluded.expires_at - ?)"""
 _END = (
-    "UPDATE generations SET state = ended.column2, events = ended.column3, size = ended.column4,"
+    "UPDATE OR FAIL generations SET state = ended.column2, events = ended.column3, size = ended.column4,"
     " expires_at = ended.column5, ending = ended.column6 FROM (VALUES "
 )
 _BY_NUMBER = ") AS ended WHERE number = ended.column1"
 OLD_CLAIMS = """
 DELETE FROM claims WHERE (tenant, name) IN (SELECT tenant, name FROM claims WHERE expires_at <= ? LIMIT ?)"""
-_PUT_GENERATIONS = "INSERT INTO generations VALUES "
+# Of statements with several rows that could be undone by itself SQLite keeps a copy of each page that it changes: in
+# memory, and of more than a dozen pages in a file that it makes and removes each time.  These leave out what is there
+# already, or end their transaction.
+_PUT_GENERATIONS = "INSERT OR IGNORE INTO generations VALUES "
+_PUT_NEW_CLAIMS = "INSERT OR IGNORE INTO claims VALUES "
 _PUT_CLAIMS = "INSERT INTO claims VALUES "
-_PUT_PIECES = "INSERT INTO pieces VALUES "
+_PUT_REQUESTS = "INSERT OR FAIL INTO requests VALUES "
+_PUT_PIECES = "INSERT OR FAIL INTO pieces VALUES "
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -294,25 +298,22 @@ class SQLiteWriter:
             if (naming := write.naming) is not None:
                 named.append((naming.tenant, naming.name, write.id, naming.fingerprint, naming.until))
                 now, recent = naming.now, naming.recent
-        write_rows(self._db, "INSERT INTO requests VALUES ", requests)
+        write_rows(self._db, _PUT_REQUESTS, requests)
         write_rows(self._db, _PUT_PIECES, pieces)
-        if named:  # of all of a process the two are the same, but for milliseconds
+        # Few names are there already.  To put one where it is changes nothing.
+        if write_rows(self._db, _PUT_NEW_CLAIMS, named) < len(named):
+            # Of all of a process these two are the same, but for milliseconds.
             write_rows(self._db, _PUT_CLAIMS, named, _UNLESS_HELD, (now, recent, YOUNG))
 
     def _put_generations(self, rows: list[Values], refused: dict[str, Refusal]) -> None:
-        for some in in_lots(rows):
-            try:
-                write_rows(self._db, _PUT_GENERATIONS, some)
-            except sqlite3.IntegrityError:  # one of them is there
-                for row in some:
-                    try:
-                        write_rows(self._db, _PUT_GENERATIONS, [row])
-                    except sqlite3.IntegrityError:
-                        refused[row[1]] = self._exists(row[1])
-
-    def _exists(self, generation_id: str) -> Refusal:
-        known = self._known(generation_id)
-        return Refusal(Reason.EXISTS, known.events)
+        if write_rows(self._db, _PUT_GENERATIONS, rows) == len(rows):
+            return
+        for row in rows:
+            generation_id = row[1]
+            there = find(self._db, generation_id)
+            if there is None or there.number != row[0]:
+                known = self._known(generation_id)
+                refused[generation_id] = Refusal(Reason.EXISTS, known.events)
 
     def _known(self, generation_id: str, epoch: int = 0) -> _Open | Refusal:
         """What we know, or what the file says; that is remembered once it has proved to be ours to write."""
