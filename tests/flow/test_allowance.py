@@ -49,3 +49,13 @@ def test_a_clock_that_is_set_back_gives_nothing(jump):
     taken(allowance)
     wall.time += jump
     assert taken(allowance) == 0
+
+
+def test_a_day_that_a_wrong_clock_began_does_not_last_until_it_comes():
+    wall = Wall(86_400.0 * 400)
+    allowance = Allowance(wall)
+    allowance.spend(10**12)
+    wall.time = 86_400.0 * 20
+    assert taken(allowance) == 0, "no money is spent twice"
+    wall.time += 86_400.0
+    assert taken(allowance) > 0

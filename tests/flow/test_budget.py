@@ -1,6 +1,9 @@
 import datetime as dt
 
+import pytest
+
 from penstock.flow.budget import Budget, Calendar
+from penstock.flow.leased_budget import LeasedBudget
 
 
 def at(*moment):
@@ -21,6 +24,29 @@ def test_a_clock_that_is_set_back_brings_back_no_day():
     assert (calendar.day, calendar.month) == (day, month)
     calendar.look(at(2026, 3, 3))
     assert calendar.day == day + 1
+
+
+def test_a_clock_that_is_set_back_by_far_never_was_on_that_day():
+    calendar = Calendar(at(2026, 3, 2, 0, 10))
+    assert not calendar.was_ahead(at(2026, 3, 1, 23, 1))
+    assert calendar.was_ahead(at(2026, 3, 1, 22, 59))
+
+
+@pytest.mark.parametrize("kind", [Budget, lambda limit: LeasedBudget(limit, bool, bool, lambda: 1.0, "")])
+def test_a_day_that_was_taken_for_over_goes_on_with_what_was_spent_on_it(kind):
+    budget = kind(100)
+    budget.turn(7)
+    budget.spend(30)
+    budget.turn(9)  # the clock leaps
+    budget.spend(20)
+    budget.date(7)  # and is put right
+    assert (budget.own, budget.left, budget.reserved) == (50, 50, 0)
+    budget.turn(9)
+    budget.date(8)
+    assert (budget.own, budget.left) == (0, 100), "that day had not been before"
+    budget.turn(10)
+    budget.date(10)
+    assert (budget.own, budget.left) == (0, 100)
 
 
 def test_what_is_reserved_and_what_others_spent_is_not_left():

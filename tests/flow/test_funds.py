@@ -59,6 +59,15 @@ def test_nothing_is_leased_while_others_may_hold_it():
 
 def test_a_later_period_begins_anew_and_an_earlier_one_is_over():
     fund = Fund(7)
-    assert current(fund, told(0)) is fund
-    assert current(fund, told(0, period=8)).period == 8
-    assert current(fund, told(0, period=6)) is None
+    assert current(fund, told(0), 7) is fund
+    assert current(fund, told(0, period=8), 8).period == 8
+    assert current(fund, told(0, period=6), 7) is None
+
+
+def test_a_period_that_was_begun_too_early_is_the_present_one_after_all_with_what_was_spent_in_it():
+    fund = Fund(400)
+    lease(fund, "a", told(0, spent=300, known=500, book="l", period=400))
+    assert current(fund, told(1, period=7), 400) is None, "it may have begun, and who tells is behind"
+    assert current(fund, told(1, period=7), 7) is fund
+    assert fund.period == 7
+    assert lease(fund, "b", told(0, needs=100, known=0, period=7))[1] == 800 - 500 - 100 - int(200 * AHEAD)

@@ -352,6 +352,23 @@ def test_what_was_spent_before_it_was_known_which_day_it_is_stays_spent(period):
     assert getattr(account, period).left == DOLLAR
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("period", ["day", "month"])
+def test_a_clock_that_was_far_ahead_at_the_start_does_not_keep_its_budget_until_then(period, workers):
+    world = World(workers=workers, price=1, keys={"alice": LimitConfig(**{f"usd_per_{period}": 2})})
+    today = world.wall
+    world.wall += 400 * 86_400
+    world.limiter.date()
+    world.call().settle(Usage(), DOLLAR)
+    world.wall = today
+    world.limiter.look()
+    account = world.limiter._accounts["key", "alice"]
+    assert getattr(account, period).left == DOLLAR, "what was spent was spent today"
+    world.wall += 40 * 86_400
+    world.limiter.look()
+    assert getattr(account, period).left == 2 * DOLLAR
+
+
 def test_a_limit_that_is_taken_away_is_shared_no_more():
     world = World(workers=2, keys={"alice": LimitConfig(requests_per_minute=40, concurrent=4)})
     reservation = world.call()

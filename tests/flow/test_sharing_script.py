@@ -106,6 +106,37 @@ def test_no_day_and_no_month_begins_before_it_does_by_the_clock_of_redis(date):
 
 
 @needs_redis
+@pytest.mark.parametrize("years", [1, 20])
+def test_a_day_that_a_wrong_clock_of_redis_began_is_today_once_it_is_right(years):
+    """What was spent by then counts today, and tomorrow begins anew; the pool in Python comes to the same."""
+    now = dt.datetime(2026, 3, 1, 0, 30, tzinfo=dt.UTC).timestamp()
+    wall, held = [now], {}
+    pool = Pool(lambda: wall[0])
+    with asking() as ask:
+
+        def left(member, at, calendar, spent=0):
+            wall[0] = at
+            reports = [money(calendar.day, calendar.month, spent)]
+            there = exchanged(ask, member, reports, at)
+            assert_alike(there, pool.exchange(member, reports, at))
+            (lease,) = there.leases
+            held[member] = lease.day
+            return lease.day_free + sum(held.values()) if lease.day else 0
+
+        ahead = now + years * 366 * 86_400.0
+        then, yesterday, today, tomorrow = map(Calendar, (ahead, now - 86_400.0, now, now + 86_400.0))
+        assert left("a", ahead, then, 40) == 60
+        assert left("a", now, today, 40) == 60
+        assert left("b", now, today, 5) == 55
+        assert left("c", now, yesterday) == 0, "that day is over"
+        assert left("c", now - 1_801.0, yesterday) == 0, (
+            "and no clock that is corrected a little brings it back"
+        )
+        held.clear()
+        assert left("a", now + 86_400.0, tomorrow) == 100
+
+
+@needs_redis
 def test_redis_comes_to_the_same():
     assert TIMED != EXCHANGE
 

@@ -154,3 +154,15 @@ def test_a_ledger_that_is_begun_anew_is_read_anew(path, process):
         path.with_name(path.name + rest).unlink(missing_ok=True)
     process("2" * 16).write([], [paid(7, row=1)])
     assert look(others) == {("prod", "fast"): (7, 7)}
+
+
+def test_what_a_wrong_clock_has_dated_to_come_counts_on_its_day_and_not_on_each_until_then(path, process):
+    other = process("1" * 16)
+    other.write([], [paid(7, row=1), paid(11, started=DAY + 30 * 86_400.0, row=2)])
+    other.write([], [paid(13, started=DAY + 86_400.0 + 60.0, row=3)])
+    others = OthersSpending(path)
+    assert look(others) == {("prod", "fast"): (20, 20)}, "a clock may be a little ahead"
+    other.write([], [paid(17, started=DAY + 30 * 86_400.0, row=4)])
+    assert look(others) == {("prod", "fast"): (20, 20)}
+    spent = others.read(OWN, day_began=DAY + 30 * 86_400.0, month_began=DAY + 29 * 86_400.0)
+    assert [(each.day, each.month) for each in spent] == [(28, 28)]

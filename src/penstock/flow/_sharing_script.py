@@ -7,6 +7,7 @@ Numbers are returned as text: what Lua returns as a number Redis cuts to an inte
 from __future__ import annotations
 
 from penstock.flow import credit, funds
+from penstock.flow.budget import BACK
 from penstock.flow.concurrency import (
     COLLAPSE,
     CREEP,
@@ -155,16 +156,20 @@ local function month(day)
   days = days - 365 * years - math.floor(years / 4) + math.floor(years / 100)
   return (centuries * 400 + years) * 12 + math.floor((5 * days + 2) / 153) + 3
 end
-local today = math.floor(now / 86400)
-local periods = {{today, month(today)}}
+local today, soon = math.floor(now / 86400), math.floor((now + {back}) / 86400)
+local periods, begun = {{today, month(today)}}, {{soon, month(soon)}}
 
-local function money(key, at, latest, own_share, elsewhere)
+local function money(key, at, latest, may_have_begun, own_share, elsewhere)
   if ARGV[at] == '' then return 0, 0 end
   local told, book = {{}}, ARGV[at + 8]
   for k = 0, 7 do told[k] = tonumber(ARGV[at + k]) end
   local left, period, number, spent, has, needs = told[0], told[1], told[2], told[3], told[4], told[5]
   local present = tonumber(redis.call('HGET', key, 'period') or '-1')
-  if period < present then return 0, 0 end
+  if period < present then
+    if may_have_begun >= present then return 0, 0 end
+    present = period  -- who began another, when the clock was wrong, has spent in this one
+    redis.call('HSET', key, 'period', ARGV[at + 1])
+  end
   if period > present then
     if period > latest then return 0, 0 end  -- where the clock is wrong, a day does not begin for all
     redis.call('DEL', key)
@@ -344,7 +349,7 @@ for i = 3, #KEYS, 3 do
   answers[#answers + 1] = text(guessed[1])
   answers[#answers + 1] = text(guessed[3])
   for k = 1, 2 do
-    local may_hold, free = money(KEYS[i + k], from + 19 + 9 * k, periods[k], share(own_calls, all_calls), elsewhere)
+    local may_hold, free = money(KEYS[i + k], from + 19 + 9 * k, periods[k], begun[k], share(own_calls, all_calls), elsewhere)
     answers[#answers + 1] = text(may_hold)
     answers[#answers + 1] = text(free)
   end
@@ -371,6 +376,7 @@ EXCHANGE = _SCRIPT.format(
     creep=CREEP,
     crept=MOST_CREPT,
     kept=KEPT,
+    back=BACK,
     funds_ahead=funds.AHEAD,
     not_yet=credit.NOT_YET,
     rounding=credit.ROUNDING,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from penstock.flow.budget import BACK
+
 _PICO = 1e-12
 
 
@@ -36,6 +38,8 @@ class Allowance:
         day = int(now // 86_400)
         if day > self._day:
             self._day, self._spent = day, 0
+        elif now < self._day * 86_400 - BACK:  # the clock was ahead
+            self._day = day
         if self._calls < 1 or self._spent * _PICO >= usd_per_day:
             return False
         self._calls -= 1

@@ -8,10 +8,14 @@ from __future__ import annotations
 import datetime as dt
 
 _DAY = 86_400.0
+BACK = 3_600.0  # seconds before its day by which a clock is set back that was wrong before; less is the usual correction
 
 
 class Calendar:
-    """Which day and which month it is.  A clock that is set back changes neither: no budget comes twice."""
+    """Which day and which month it is.  A clock that is set back changes neither: no budget comes twice.
+
+    Only where the day has not begun by far (:meth:`was_ahead`), it never was that day.
+    """
 
     __slots__ = ("day", "day_ends", "month", "month_ends")
 
@@ -30,6 +34,10 @@ class Calendar:
         self.month = date.year * 12 + date.month
         first_of_next = dt.datetime(date.year + date.month // 12, date.month % 12 + 1, 1, tzinfo=dt.UTC)
         self.month_ends = first_of_next.timestamp()
+
+    def was_ahead(self, unix_time: float) -> bool:
+        """Whether it is so much earlier now that the clock was wrong which said that this day had begun."""
+        return unix_time < self.day_began - BACK
 
     @property
     def day_began(self) -> float:
@@ -55,23 +63,29 @@ class Budget:
         from here, and gives it back with what was really spent
     """
 
-    __slots__ = ("_period", "left", "limit", "others", "own")
+    __slots__ = ("_before", "_period", "left", "limit", "others", "own")
 
     def __init__(self, limit: int) -> None:
         self.limit = self.left = limit
         self.own = 0
         self.others = 0
         self._period = 0
+        self._before = 0, 0  # the period before this one, and what this process spent in it
 
     def turn(self, period: int) -> None:
         """It is now this day (or month); a later one than before begins with nothing spent."""
         if period > self._period:
+            self._before = self._period, self.own
             self._period = period
             self.left += self.own + self.others
             self.own = self.others = 0
 
     def date(self, period: int) -> None:
-        """It has been this day (or month) all the time: what was spent counts."""
+        """It has been this day (or month) all the time: what was spent counts, also before another was taken for begun."""
+        before, spent = self._before
+        if period == before < self._period:
+            self.spend(spent)
+            self._before = 0, 0
         self._period = period
 
     def resize(self, limit: int) -> None:

@@ -120,8 +120,13 @@ def granted(left: int, told: Funds, share: float, others: Sequence[Purse], *, re
     return min(most, asked + max(0, math.floor(rest * share * AHEAD)))
 
 
-def current(fund: Fund | None, told: Funds) -> Fund | None:
-    """The fund that the report is about, which may be a new one; None: its period is over."""
+def current(fund: Fund | None, told: Funds, begun: int) -> Fund | None:
+    """The fund that the report is about, which may be a new one; None: its period is over.
+
+    :param begun: the latest period that may have begun: a fund of a later one is of this one, and who began it was wrong
+    """
     if fund is None or told.period > fund.period:
         return Fund(told.period)
+    if told.period < fund.period and begun < fund.period:
+        fund.period = told.period
     return fund if told.period == fund.period else None

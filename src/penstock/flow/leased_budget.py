@@ -94,6 +94,11 @@ class LeasedBudget(Budget):
             self._free = None
             self._has_part = False
 
+    def date(self, period: int) -> None:
+        before = self.own
+        super().date(period)
+        self.ceiling += self.own - before
+
     def fits(self, cost: int) -> bool:
         if not super().fits(cost):
             return False

@@ -277,9 +277,13 @@ class Limiter:
             self.calendar.look(now)
             for account in self._accounts.values():
                 account.turn(self.calendar.day, self.calendar.month)
+        elif self.calendar.was_ahead(now):
+            self.date()
 
     def date(self) -> None:
-        """It is heard what day it is for all who share limits: what was spent until now was spent on that one."""
+        """The clock was wrong, or it is heard what day it is for all who share limits: what was spent until now was spent on
+        that one.
+        """
         self.calendar = Calendar(self.unix_time())
         for account in self._accounts.values():
             account.date(self.calendar.day, self.calendar.month)

@@ -20,10 +20,13 @@ exchange, a few times a second, a member reports what it has taken since the las
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 
 import msgspec
 
 from penstock.flow import credit, funds, guessing, places
+from penstock.flow.budget import BACK, Calendar
 from penstock.flow.credit import Credit, Use
 from penstock.flow.funds import Fund, Funds
 from penstock.flow.gcra import PERIOD
@@ -214,11 +217,15 @@ class _Account:
         elsewhere: dict[str, tuple[Holding, float]],
         *,
         recovers: bool,
+        begun: tuple[int, int],
     ) -> tuple[int, int, int, int]:
-        """What the member may hold of the day's budget and what of it nobody holds, and the same of the month's."""
+        """What the member may hold of the day's budget and what of it nobody holds, and the same of the month's.
+
+        :param begun: the latest day and month that may have begun
+        """
         money = [0, 0, 0, 0]
         for i, told in enumerate((report.day, report.month)):
-            fund = None if told is None else funds.current(self.funds[i], told)
+            fund = None if told is None else funds.current(self.funds[i], told, begun[i])
             if told is not None and fund is not None:
                 self.funds[i] = fund
                 money[2 * i : 2 * i + 2] = fund.lease(member, told, share, elsewhere, recovers=recovers)
@@ -230,9 +237,12 @@ class Pool:
     """The accounts that the members of one machine share.
 
     Times are seconds of one clock, whichever; it may jump.
+
+    :param unix_time: seconds since 1970
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unix_time: Callable[[], float] = time.time) -> None:
+        self._unix_time = unix_time
         self._accounts: dict[str, _Account] = {}
         self._members: dict[str, float] = {}
         self._cleaned = -math.inf
@@ -251,9 +261,12 @@ class Pool:
                 del self._members[other]
         if not self._cleaned <= now < self._cleaned + PERIOD:
             self._clean(now)
-        return Leases(len(self._members), [self._lease(member, report, now) for report in reports])
+        calendar = Calendar(self._unix_time() + BACK)
+        begun = calendar.day, calendar.month
+        leases = [self._lease(member, report, now, begun) for report in reports]
+        return Leases(len(self._members), leases)
 
-    def _lease(self, member: str, report: Report, now: float) -> Lease:
+    def _lease(self, member: str, report: Report, now: float, begun: tuple[int, int]) -> Lease:
         account = self._accounts.get(report.account)
         if account is None:
             account = self._accounts[report.account] = _Account()
@@ -300,7 +313,7 @@ class Pool:
             learnt.usual if learnt is not None else 0.0,
             account.guessed_requests.rate,
             account.guessed_tokens.rate,
-            *account.lease_money(member, report, calls_share, sums.elsewhere, recovers=recovers),
+            *account.lease_money(member, report, calls_share, sums.elsewhere, recovers=recovers, begun=begun),
             credit.NOT_YET if recovers else requests_credit.held,
             credit.NOT_YET if recovers else tokens_credit.held,
         )

@@ -8,6 +8,8 @@ those behind it are added up at each look; and the base moves up to where the fi
 
 What a row is corrected by afterwards, or how a row that came later than that is counted, is seen when all is added up
 again: at each day's beginning, and every :data:`AFRESH` seconds.
+
+Rows of days that have not begun are of a clock that was wrong.  They count on their day: else they would on each until then.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from penstock.sqlite_files import identity
 
 LAG = 10.0  # seconds after which every row is in the file that is before one which was there
 AFRESH = 1_800.0  # seconds between two looks at everything
+AHEAD = 3_600.0  # seconds by which clocks may differ that are taken for right
+_DAY = 86_400.0
 _ROWS_PER_STATEMENT = 500
 _NONE = (0, 0, 0, 0)
 
@@ -41,8 +45,8 @@ SELECT key_name, tenant, tier, model, upstream, upstream_model,
 FROM attempts
 WHERE {{which}} AND outcome NOT IN ({", ".join(f"'{outcome.value}'" for outcome in SAVING)})
 GROUP BY key_name, tenant, tier, model, upstream, upstream_model"""  # noqa: S608 - only constants
-_ALL = _SUMS.format(which="started >= :month AND boot != :own")
-_BETWEEN = _SUMS.format(which="row > :first AND row <= :last AND +started >= :month")
+_ALL = _SUMS.format(which="started >= :month AND started < :until AND boot != :own")
+_BETWEEN = _SUMS.format(which="row > :first AND row <= :last AND +started >= :month AND +started < :until")
 _OPEN = f"SELECT row FROM attempts WHERE outcome = '{RESERVED}' AND boot != ?"  # noqa: S608 - only constants
 
 
@@ -91,7 +95,8 @@ class OthersSpending:
         found = database.execute("SELECT boot FROM boots WHERE token = ?", (token,)).fetchone()
         own = -1 if found is None else int(found[0])
         now = self._now()
-        values: dict[str, float] = {"day": period[0], "month": period[1], "own": own}
+        until = period[0] + _DAY + AHEAD
+        values: dict[str, float] = {"day": period[0], "month": period[1], "until": until, "own": own}
         is_open = {row for (row,) in database.execute(_OPEN, (own,))}
         ends = self._read_ends(database, own)
         if period != self._period or now >= self._afresh_at:
@@ -104,7 +109,7 @@ class OthersSpending:
         rows = sorted(ended)
         for start in range(0, len(rows), _ROWS_PER_STATEMENT):
             some = ", ".join(map(str, rows[start : start + _ROWS_PER_STATEMENT]))
-            which = f"row IN ({some}) AND +started >= :month"
+            which = f"row IN ({some}) AND +started >= :month AND +started < :until"
             _add(self._sums, database.execute(_SUMS.format(which=which), values))
         self._open -= ended
         if now >= self._moves_at:
