@@ -60,9 +60,13 @@ def test_a_providers_rate_is_used_and_it_has_nothing_to_refuse():
     used, refused = limited.run(limited.gated, "honest", 1)
     assert used >= 0.95
     assert refused < 0.005
-    used, refused = limited.run(limited.gated, "silent", 1)
+
+
+@pytest.mark.parametrize("told", ["silent", "always full", "tenfold"])
+def test_a_rate_that_is_not_told_or_not_in_truth_is_found_out_and_used(told):
+    used, refused = limited.run(limited.gated, told, 1)
     assert used >= 0.95
-    assert refused < 0.01
+    assert refused < 0.005
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """A provider with a rate limit of its own: how much of it is used, and how many calls it answers 429.
 
 It has a bucket of requests that fills all the time, tells in OpenAI's headers what is left, and says 429 with
-a ``Retry-After`` when the bucket is empty.  Twice as many calls arrive as it allows.  The naive client sends
+a ``Retry-After`` when the bucket is empty; or it tells nothing, or that its bucket is always full, or has ten times the
+size.  Twice as many calls arrive as it allows.  The naive client sends
 each at once, and again after the ``Retry-After``, twice at most, as the SDKs do.
 """
 
@@ -34,7 +35,7 @@ class Provider:
     def __init__(self, simulation: Simulation, rand: random.Random, told: str) -> None:
         self._simulation = simulation
         self._rand = rand
-        self._bucket = Bucket(PER_MINUTE)
+        self._bucket, self._tenfold = Bucket(PER_MINUTE), Bucket(10 * PER_MINUTE)
         self._told = told
         self.answered = self.refused = 0
 
@@ -49,16 +50,25 @@ class Provider:
             return
         self._bucket.take(1, now)
         self.answered += counts
-        left, full = math.floor(self._bucket.left(now)), self._bucket.full_in(now)
+        self._tenfold.take(1, now)
         first = now + self._rand.lognormvariate(-0.5, 0.6)
         end = first + self._rand.lognormvariate(1.0, 0.6)
         headers = {
-            "honest": lambda: dict(ratelimits.render(Dialect.OPENAI, (PER_MINUTE, left, full), None, now)),
+            "honest": lambda: dict(ratelimits.render(Dialect.OPENAI, _figures(self._bucket, now), None, now)),
             "silent": dict,
-            "lying": lambda: dict(ratelimits.render(Dialect.OPENAI, (PER_MINUTE, PER_MINUTE, 0), None, now)),
+            "always full": lambda: dict(
+                ratelimits.render(Dialect.OPENAI, (PER_MINUTE, PER_MINUTE, 0), None, now)
+            ),
+            "tenfold": lambda: dict(
+                ratelimits.render(Dialect.OPENAI, _figures(self._tenfold, now), None, now)
+            ),
         }[self._told]()
         self._simulation.at(first, lambda: on_head(headers))
         self._simulation.at(end, lambda: done(None))
+
+
+def _figures(bucket: Bucket, now: float) -> tuple[float, float, float]:
+    return bucket.limit, math.floor(bucket.left(now)), bucket.full_in(now)
 
 
 def naive(simulation: Simulation, provider: Provider) -> Callable[[], None]:
@@ -132,6 +142,6 @@ def main(seed: int) -> None:
     print("| client | the provider's headers | of its rate used | answered 429 |")
     print("|---|---|--:|--:|")
     for name, build in (("naive", naive), ("gate", gated)):
-        for told in ("honest",) if build is naive else ("honest", "silent", "lying"):
+        for told in ("honest",) if build is naive else ("honest", "silent", "always full", "tenfold"):
             used, refused = run(build, told, seed)
             print(f"| {name} | {told} | {100 * used:.1f} % | {100 * refused:.2f} % |", flush=True)

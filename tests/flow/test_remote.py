@@ -193,6 +193,43 @@ def test_a_provider_that_says_429_where_there_should_be_room_is_not_believed_for
     assert bucket.wait(30, 601.0) == 0
 
 
+def test_who_goes_on_lying_is_not_believed_again_and_who_was_wrong_once_is():
+    bucket, number, now = RemoteBucket(), 0, 0.0
+
+    def told(left, passed):
+        nonlocal number, now
+        number, now = number + 1, now + passed
+        bucket.sent(number, 1, now)
+        bucket.answered(number, Told(60, left, None), now)
+        bucket.accepted(1, now)
+
+    told(60, 0.0)
+    bucket.refused(1.0, now)
+    told(60, 500.0)
+    bucket.refused(1.0, now)
+    told(60, 600.0)
+    assert bucket.wait(30, now) > 0, "it was said again that there was room"
+    told(0, 100.0)
+    bucket.refused(1.0, now)  # as anybody does whose rate is guessed: it had told the truth
+    told(30, 600.0)
+    assert bucket.wait(29, now) == 0
+
+
+def test_what_was_sent_after_a_liar_told_of_room_may_have_used_that_up():
+    bucket = RemoteBucket()
+    bucket.sent(1, 1, 0.0)
+    bucket.answered(1, Told(60, 60, None), 0.0)
+    bucket.refused(1.0, 0.0)
+    bucket.sent(2, 1, 400.0)
+    bucket.sent(3, 10, 400.0)
+    bucket.answered(2, Told(60, 25, None), 400.0)
+    bucket.sent(4, 15, 400.0)
+    bucket.refused(1.0, 400.0)
+    bucket.sent(5, 1, 601.0)
+    bucket.answered(5, Told(60, 60, None), 601.0)
+    assert bucket.wait(30, 601.0) == 0
+
+
 def test_a_provider_that_always_says_nothing_is_left_is_asked_all_the_same():
     bucket = RemoteBucket()
     now = 0.0

@@ -10,7 +10,8 @@ Some never tell, and some lie.  After a 429 from one that had not told, or had t
 until the next 429.  Each takes a little from it; from then on it grows slowly near what was too much, and faster the
 longer nobody says 429, as CUBIC does in TCP (RFC 9438).  While not all of it is used, it does not grow.  Several
 processes guess together (``penstock.flow.guessing``).  What a liar tells is not listened to for a while, and for twice
-as long each time.  And nobody waits longer than :data:`MAX_PAUSE` for a provider's word alone: then one call goes, and
+as long each time; that while begins anew with each 429 that comes although it tells of room: whoever waits here by then
+would be sent at once on its word.  And nobody waits longer than :data:`MAX_PAUSE` for a provider's word alone: then one call goes, and
 brings news.
 """
 
@@ -49,6 +50,7 @@ class RemoteBucket:
         "_answered_since",
         "_at",
         "_ceiling",
+        "_claimed",
         "_distrust",
         "_distrusted_until",
         "_grown",
@@ -86,6 +88,7 @@ class RemoteBucket:
         self._pause = FIRST_PAUSE
         self._distrusted_until = 0.0
         self._distrust = DISTRUST
+        self._claimed = 0.0  # units that there would be if the liar were believed, more than the margin
         self._share = 1.0
         self._whole = 0.0  # the guessed rate of all processes together, as it was last told; 0: it was not
 
@@ -109,6 +112,8 @@ class RemoteBucket:
         if self._limit:
             self._fill(now)
             self._level -= units
+        if self._claimed:
+            self._claimed -= units
         self._sent[number] = units
         self._unanswered += units
 
@@ -129,11 +134,14 @@ class RemoteBucket:
                 later -= earlier
         del self._sent[number]
         self._unanswered = self._unanswered - units if self._sent else 0.0
-        if told is None or now < self._distrusted_until:
+        if told is None:
+            return
+        if now < self._distrusted_until:
+            self._claimed = told.left - later - told.limit * MARGIN
             return
         self._learn_rate(told)
         self._guessed = False
-        self._whole = 0.0
+        self._whole = self._claimed = 0.0
         self._limit = told.limit
         self._level = told.left - later
         self._at = now
@@ -160,6 +168,8 @@ class RemoteBucket:
         if self._limit:
             self._fill(now)
         if not self._limit or self._guessed:
+            if self._claimed > 0.0:  # it goes on lying
+                self._distrusted_until = now + self._distrust
             self._guess(now)
         elif self._level > self._limit * MARGIN:  # by what it had told, there was room
             self._distrusted_until = now + self._distrust
