@@ -381,3 +381,24 @@ def test_a_process_without_word_from_the_others_does_not_wait_for_it():
 def test_what_is_told_to_be_left_is_of_all_and_without_word_of_others_this_process_s_part():
     assert LeasedBucket(100, 0.25, lambda: False).known_left(0.0) == 100
     assert LeasedBucket(100, 0.25, lambda: True).known_left(0.0) == 25
+
+
+@pytest.mark.parametrize("kind", ["requests", "tokens"])
+def test_a_flood_at_all_of_them_lets_in_hardly_more_than_a_large_bucket_holds(kind):
+    """Four thousand calls a second, and sweeps that are not in step: what others took is told as it is taken."""
+
+    async def main():
+        calls = 1_200 if kind == "requests" else 120_000
+        world = await World(**{f"{kind}_per_minute": calls}).start()
+        for millisecond in range(1, 1_500):
+            for number, process in enumerate(world.processes):
+                if (reservation := process.call(max_tokens=98)) is not None:
+                    reservation.settle(Usage(input_tokens=2, output_tokens=98), 0)
+                    reservation.release()
+                if millisecond % 100 == 25 * number:
+                    process.sweep(world.clock.now())
+            world.clock.advance(0.001)
+            await world.settle()
+        return world.admitted
+
+    assert asyncio.run(main()) == pytest.approx(1_200 * (1 + 1.5 / 60), rel=0.03)

@@ -262,10 +262,11 @@ class AccountLease:
         self.touched_at = now
         if refused and not self.has_place(now):
             self._refused += 1
-        small = (self.requests is not None and self.requests.asks(1.0)) or (
-            self.tokens is not None and self.tokens.asks(tokens)
+        requests, of_tokens = self.requests, self.tokens
+        counts = (requests is not None and (requests.asks(1.0) or requests.is_short)) or (
+            of_tokens is not None and (of_tokens.asks(tokens) or of_tokens.is_short)
         )
-        self.touched(self, small or not self._known or refused or self.is_short)
+        self.touched(self, counts or not self._known or refused or self.is_short)
 
     def ended(self, now: float) -> None:
         """A call has ended, or is settled."""

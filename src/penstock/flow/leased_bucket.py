@@ -20,6 +20,7 @@ from penstock.flow.sharing import FRESH, LIFE
 
 SMALL = 60.0  # calls a minute: of a limit of no more each is granted, and told at once
 FEW = 10.0  # calls: where an even share is no more, each is granted as well
+PARTS = 16  # of what a process has left: when one of them is taken, the others should know
 SOON = 0.1  # seconds: what comes in within them is waited for
 
 
@@ -46,6 +47,7 @@ class LeasedBucket(Bucket):
         "_overdrawn",
         "_recovers",
         "_reported",
+        "_tells_from",
         "credit",
         "own",
         "total",
@@ -68,6 +70,12 @@ class LeasedBucket(Bucket):
         self._drawn = 0.0  # of it, since the last report
         self._number = 0
         self._recovers = False  # the pool, which cannot grant anything yet
+        self._tells_from = math.inf  # the total from which on the others' shares are much too large
+
+    @property
+    def is_short(self) -> bool:
+        """Whether so much was taken since the last exchange that the others have shares of what is not there any more."""
+        return self.total >= self._tells_from
 
     def asks(self, units: float) -> bool:
         """Whether a call of so many has to be granted them, as a share is but a few such calls."""
@@ -142,6 +150,7 @@ class LeasedBucket(Bucket):
         :param waiting: what each of the calls needs that wait to be granted it; of what was granted, no more is kept
         """
         self._reported = self.total
+        self._tells_from = math.inf
         self._number += 1
         needs = [min(units, self.limit) for units in waiting]
         least, credit = min(needs, default=0.0), min(self._granted(now), sum(needs))
@@ -183,7 +192,9 @@ class LeasedBucket(Bucket):
         self._credit_until = sent + LIFE
         self.whole.fill(left - since, now)
         self.take_part(share)
-        self.own.fill((left - held) * share - since, now)
+        ours = (left - held) * share - since
+        self.own.fill(ours, now)
+        self._tells_from = self.total + ours / PARTS
 
     def take_part(self, share: float) -> None:
         """Ours is this part of the limit from now on; our bucket stays as full as it is."""
