@@ -18,7 +18,8 @@ from penstock.cache.tiers.disk import DiskTier
 from penstock.cache.tiers.memory import MemoryTier
 from penstock.cache.tiers.redis import RedisTier
 from penstock.cache.tiers.redis_cluster import ClusterTier
-from penstock.net.redis import ERRORS, Address, connect
+from penstock.config.redis_address import Address
+from penstock.net.redis import ERRORS, connect
 from penstock.testing import RedisServer
 from penstock.testing._ports import free_port
 

@@ -690,9 +690,10 @@ def test_what_generations_cannot_outlive_is_said(tmp_path, text, mistake):
     "scheme", ["redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"]
 )
 def test_the_cache_can_lie_in_a_cluster_and_limits_cannot(scheme):
-    cached = f"cache: {{redis: '{scheme}://host/', seal_key: secret}}"
-    assert parse(cached, "p.yaml", {}).cache.redis.reveal() == f"{scheme}://host/"
-    limited = f"generations: {{redis: '{scheme}://host/', durability: shared}}"
+    url = f"{scheme}://host/" + ("service" if "sentinel" in scheme else "")
+    cached = f"cache: {{redis: '{url}', seal_key: secret}}"
+    assert parse(cached, "p.yaml", {}).cache.redis.reveal() == url
+    limited = f"generations: {{redis: '{url}', durability: shared}}"
     if "cluster" in scheme:
         assert "must begin with redis://, rediss:// or redis+sentinel://" in only_mistake(limited)
     else:

@@ -8,8 +8,8 @@ import pytest
 import uvloop
 
 from needing import needs_redis
+from penstock.config.redis_address import Address
 from penstock.net import redis_client
-from penstock.net.redis import Address
 from penstock.net.redis_client import Client
 from penstock.net.redis_link import Link
 from penstock.testing import RedisServer

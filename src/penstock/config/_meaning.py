@@ -25,6 +25,7 @@ from penstock.config.patterns import CONTROL, resolve
 from penstock.config.providers import DEFAULT_BASE_URLS
 from penstock.config.proxy import ENVIRONMENT, is_loopback
 from penstock.config.proxy import parse as parse_proxy
+from penstock.config.redis_address import Address
 from penstock.config.secret import Secret
 from penstock.config.webhook_secret import key_of
 
@@ -122,13 +123,14 @@ def _check_versions(plain: Plain, reader: Reader) -> None:
         reader.mistake(("versions", "path"), "several workers need a file to decide together")
 
 
-def _check_redis(section: Plain, name: str, reader: Reader, *further: str) -> None:
-    """:param further: kinds of addresses that only this section takes"""
+def _check_redis(section: Plain, name: str, reader: Reader, *, clusters: bool = False) -> None:
+    """:param clusters: whether this section takes them"""
     redis = section.get("redis")
-    scheme, _, rest = redis.reveal().partition("://") if isinstance(redis, Secret) else ("redis", "", "x")
-    if scheme not in {"redis", "rediss", "redis+sentinel", "rediss+sentinel", *further} or not rest:
-        *others, last = (f"{each}://" for each in ("redis", "rediss", "redis+sentinel", *further))
-        reader.mistake((name, "redis"), f"must begin with {', '.join(others)} or {last}, and name a server")
+    if isinstance(redis, Secret):
+        try:
+            Address.parse(redis.reveal(), clusters=clusters)
+        except ValueError as error:
+            reader.mistake((name, "redis"), str(error))
 
 
 def _check_uploads(uploads: Plain, files: Plain, reader: Reader) -> None:
@@ -222,7 +224,7 @@ def _check_cache(cache: Plain, reader: Reader) -> None:
         return
     if cache.get("seal_key") is None:
         reader.mistake(("cache", "redis"), "others can write there, so cache.seal_key must be set, too")
-    _check_redis(cache, "cache", reader, "redis+cluster", "rediss+cluster")
+    _check_redis(cache, "cache", reader, clusters=True)
 
 
 def _check_readable(path: str, key: Path, reader: Reader) -> bool:

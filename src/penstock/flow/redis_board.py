@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
+from penstock.config.redis_address import Address
 from penstock.flow._sharing_script import EXCHANGE
 from penstock.flow.credit import Use
 from penstock.flow.funds import Funds
 from penstock.flow.sharing import Lease, Leases, Report
-from penstock.net.redis import Address
 from penstock.net.redis_client import load, sha_of
 from penstock.net.redis_link import Link
 
@@ -29,7 +29,7 @@ _NO_FUNDS = (b"",) * 9
 class RedisBoard:
     """A :class:`~penstock.flow.lessee.Board` in a Redis server, version 7 or newer.
 
-    :param url: see :meth:`penstock.net.redis.Address.parse`
+    :param url: see :meth:`penstock.config.redis_address.Address.parse`
     :param prefix: of all keys, for several gateways on one server
     :raises ValueError: the URL is none of Redis
     """

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from penstock.net.redis import Address
+from penstock.config.redis_address import Address
 from penstock.net.redis_client import Client
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Note(msgspec.Struct, frozen=True):
 
 
 class DepartureBoard:
-    """:param url: see :meth:`penstock.net.redis.Address.parse`
+    """:param url: see :meth:`penstock.config.redis_address.Address.parse`
 
     :raises ValueError: the URL is none of Redis
     """

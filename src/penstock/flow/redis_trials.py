@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from penstock.config.redis_address import Address
 from penstock.flow.canary import Decision
 from penstock.flow.verdict import Figures
-from penstock.net.redis import Address
 from penstock.net.redis_client import Client
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ NOTHING = Heard(b"", None, Figures(), Figures())
 
 
 class TrialBoard:
-    """:param url: see :meth:`penstock.net.redis.Address.parse`
+    """:param url: see :meth:`penstock.config.redis_address.Address.parse`
 
     :raises ValueError: the URL is none of Redis
     """

@@ -3,10 +3,6 @@
 A look-up costs a fifth of what it costs through a client library, which takes a connection from a pool for
 each.  Needs hiredis, which the extra ``redis`` installs; whoever imports this module is imported only where
 the configuration names a Redis server.
-
-``redis://`` and ``rediss://`` name one server, ``redis+sentinel://`` and ``rediss+sentinel://HOST:PORT,HOST:PORT/SERVICE``
-the sentinels that know the present master (``?sentinel_username=USER&sentinel_password=PASSWORD``: where they want to
-know who asks; with TLS they are asked so, too), ``redis+cluster://`` and ``rediss+cluster://HOST:PORT,HOST:PORT`` some nodes of a cluster.
 """
 
 from __future__ import annotations
@@ -16,14 +12,14 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias, cast
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import hiredis
 import msgspec
 
+from penstock.config.redis_address import Address
+
 CONNECT_TIMEOUT = 1.0  # seconds, for all of connecting, authenticating and the first answer
 _MAX_UNREAD = 256 << 20  # bytes without a whole answer: larger than anything that we store
-_DEFAULT_PORT, _SENTINEL_PORT = 6379, 26379
 
 ERRORS = (OSError, TimeoutError, hiredis.HiredisError)
 """What connecting can raise."""
@@ -46,69 +42,6 @@ class Owner(Protocol):
 
     def served(self) -> None:
         """The server answered."""
-
-
-class Address(msgspec.Struct, frozen=True):
-    """Where the server is.  ``hosts`` are the sentinels' if ``service`` is set, a cluster's nodes, or one."""
-
-    hosts: tuple[tuple[str, int], ...]
-    service: str = ""
-    tls: bool = False
-    user: str = ""
-    password: str = ""
-    database: int = 0
-    cluster: bool = False
-    sentinel_user: str = ""
-    sentinel_password: str = ""
-
-    @classmethod
-    def parse(cls, url: str, *, clusters: bool = False) -> Address:
-        """:param clusters: whether it may be a cluster's
-        :raises ValueError: this is no address of a Redis server
-        """
-        parts = urlsplit(url)
-        scheme, _, form = parts.scheme.partition("+")
-        sentinel, cluster = form == "sentinel", form == "cluster" and clusters
-        if scheme not in ("redis", "rediss") or (form and not sentinel and not cluster):
-            further = ", redis+sentinel:// or redis+cluster://" if clusters else " or redis+sentinel://"
-            raise ValueError(f"it must begin with redis://, rediss://{further}")
-        of_sentinels = _of_sentinels(parts.query) if sentinel else {}
-        credentials, _, hosts = parts.netloc.rpartition("@")
-        user, _, password = credentials.partition(":")
-        steps = [step for step in parts.path.split("/") if step]
-        service = steps.pop(0) if sentinel and steps else ""
-        found = tuple(_host(host, _SENTINEL_PORT if sentinel else _DEFAULT_PORT) for host in hosts.split(","))
-        if (sentinel and not service) or len(steps) > (not cluster) or (len(found) > 1 and not form):
-            raise ValueError("it names too much or too little")
-        return cls(
-            found,
-            service,
-            scheme == "rediss",
-            unquote(user),
-            unquote(password),
-            int(steps[0]) if steps else 0,
-            cluster,
-            of_sentinels.get("sentinel_username", ""),
-            of_sentinels.get("sentinel_password", ""),
-        )
-
-
-def _of_sentinels(query: str) -> dict[str, str]:
-    """Who we are to the sentinels.
-
-    :raises ValueError: it says more than that
-    """
-    told = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
-    if not told.keys() <= {"sentinel_username", "sentinel_password"}:
-        raise ValueError("only sentinel_username and sentinel_password can stand behind its ?")
-    return told
-
-
-def _host(text: str, default: int) -> tuple[str, int]:
-    parts = urlsplit("//" + text)
-    if not parts.hostname:
-        raise ValueError("it names no host")
-    return parts.hostname, parts.port or default
 
 
 async def connect(address: Address, owner: Owner, budget: float = CONNECT_TIMEOUT) -> Connection:

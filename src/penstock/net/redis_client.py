@@ -8,7 +8,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from penstock.net.redis import CONNECT_TIMEOUT, Address, Connection, Waiting
+from penstock.config.redis_address import Address
+from penstock.net.redis import CONNECT_TIMEOUT, Connection, Waiting
 from penstock.net.redis_link import FATAL, Link
 
 STOOD_STILL = 0.5  # seconds by which a timer is late only if this process was stopped, or hung

@@ -14,7 +14,8 @@ from typing import Any
 
 import hiredis
 
-from penstock.net.redis import CONNECT_TIMEOUT, ERRORS, Address, Connection, Then, Waiting, connect
+from penstock.config.redis_address import Address
+from penstock.net.redis import CONNECT_TIMEOUT, ERRORS, Connection, Then, Waiting, connect
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0  # seconds between two tries to connect, doubling
 FATAL = ("READONLY", "NOAUTH", "MASTERDOWN", "NOSCRIPT")

@@ -16,7 +16,8 @@ from typing import Any, TypeAlias
 
 from penstock.cache.shared_clock import SharedClock
 from penstock.cache.tiers.tier import Learn, Then, TierStatistics, forget
-from penstock.net.redis import CONNECT_TIMEOUT, Address, Connection, Refused, Waiting
+from penstock.config.redis_address import Address
+from penstock.net.redis import CONNECT_TIMEOUT, Connection, Refused, Waiting
 from penstock.net.redis import Then as Answered
 from penstock.net.redis_link import Link
 

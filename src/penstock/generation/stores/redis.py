@@ -25,6 +25,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
+from penstock.config.redis_address import Address
 from penstock.generation.log import State
 from penstock.generation.store import (
     BOOKED_FOR,
@@ -50,7 +51,6 @@ from penstock.generation.store import (
 )
 from penstock.generation.stores import _redis_scripts as scripts
 from penstock.messages import Event
-from penstock.net.redis import Address
 from penstock.net.redis_client import Client, sha_of
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def _sensible(
 class RedisStore:
     """A :class:`~penstock.generation.store.Store` in a Redis server, version 7 or newer.
 
-    :param url: see :meth:`penstock.net.redis.Address.parse`
+    :param url: see :meth:`penstock.config.redis_address.Address.parse`
     :param max_bytes: all generations together; more than that is there only between two :meth:`expire`
     :param budget: seconds for one answer
     :param prefix: of all keys, for several gateways on one server

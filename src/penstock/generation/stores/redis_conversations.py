@@ -23,6 +23,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from penstock.config.redis_address import Address
 from penstock.errors import StorageFull, StorageUnavailable
 from penstock.generation.conversations import (
     LEAST_CHARGE,
@@ -35,7 +36,6 @@ from penstock.generation.conversations import (
     unknown_conversation,
     unknown_item,
 )
-from penstock.net.redis import Address
 from penstock.net.redis_client import Client
 
 BUDGET = 2.0  # seconds for one answer, for which a call that names a conversation waits
@@ -226,7 +226,7 @@ _ALL = (_CREATE, _GET, _UPDATE, _DELETE, _ADD, _ITEMS, _PAGE, _ITEM, _REMOVE)
 class RedisConversations:
     """:class:`~penstock.generation.conversations.Conversations` in a Redis server, version 7 or newer.
 
-    :param url: see :meth:`penstock.net.redis.Address.parse`
+    :param url: see :meth:`penstock.config.redis_address.Address.parse`
     :param kept_for: seconds
     :param stored_bytes: what all may hold together
     :param longest: bytes of one conversation; a longer one could not be sent to anybody

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from penstock.config.redis_address import Address
 from penstock.errors import (
     Conflict,
     KeyReused,
@@ -21,7 +22,6 @@ from penstock.errors import (
     StorageFull,
     StorageUnavailable,
 )
-from penstock.net.redis import Address
 from penstock.net.redis_client import Client
 from penstock.upload.asked import Concat, UploadDialect
 from penstock.upload.files import ORPHANED
@@ -78,7 +78,7 @@ def redis_client(url: str, budget: float, known: Sequence[bytes] = scripts.ALL) 
 class RedisIndex:
     """An :class:`~penstock.upload.index.Index` in a Redis server, version 7 or newer.
 
-    :param url: see :meth:`penstock.net.redis.Address.parse`
+    :param url: see :meth:`penstock.config.redis_address.Address.parse`
     :param limits: whose ``now`` is that of ``clock``
     :param kept: whether :class:`RedisContents` of the same server and prefix hold the bytes
     :param clock: is told the server's time

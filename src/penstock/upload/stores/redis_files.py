@@ -133,7 +133,7 @@ _ALL = (_INSERT, _DELETE, _EXPIRE, _SCAN)
 class RedisFileIndex:
     """A :class:`~penstock.upload.file_index.FileIndex` in a Redis server, version 7 or newer.
 
-    :param url: see :meth:`penstock.net.redis.Address.parse`
+    :param url: see :meth:`penstock.config.redis_address.Address.parse`
     :param kept: whether the bytes lie in the same server, under the same prefix
     :param clock: is told the server's time; who gives a time here has it from there
     :raises ValueError: the URL is none of Redis
