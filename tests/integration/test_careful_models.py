@@ -14,6 +14,7 @@ SAID = [{"role": "user", "content": "hi"}]
 def test_the_official_sdks_call_a_careful_model(tmp_path):
     with SimulatorProcess("--output-tokens", "5") as simulator:
         made = {
+            "show_upstream": True,
             "files": {"directory": str(tmp_path / "kept")},
             "upstreams": {"sim": {"kind": "sim", "base_url": simulator.base_url}},
             "models": {
@@ -26,7 +27,9 @@ def test_the_official_sdks_call_a_careful_model(tmp_path):
         }
         with GatewayProcess(made, tmp_path) as gateway:
             with openai.OpenAI(base_url=gateway.base_url, api_key="k", max_retries=0) as client:
-                whole = client.chat.completions.create(model="careful", messages=SAID)
+                raw = client.chat.completions.with_raw_response.create(model="careful", messages=SAID)
+                assert (raw.headers["penstock-upstream"], raw.headers["penstock-model"]) == ("sim", "m")
+                whole = raw.parse()
                 assert whole.usage.completion_tokens == 3
                 stream = client.chat.completions.create(
                     model="careful", messages=SAID, stream=True, temperature=1

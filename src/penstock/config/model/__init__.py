@@ -123,6 +123,8 @@ class Config(Section, frozen=True):
     departures: str = ""
     upstreams: dict[str, UpstreamConfig] = {}  # who answers
     models: dict[str, ModelConfig] = {}  # what model names mean; a name may be a pattern with one *
+    # answers say who has made them: Penstock-Upstream, Penstock-Model, Penstock-Version
+    show_upstream: bool = False
     keys: list[KeyConfig] = []  # who may call; empty, and no keys_file: everybody
     # more of them, for those that come and go: an entry of keys as JSON on each line; watched
     keys_file: str = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from email.utils import formatdate
+from functools import lru_cache
 from math import inf
 
 import msgspec
@@ -31,7 +32,7 @@ class Candidate(msgspec.Struct, frozen=True, eq=False):
     sole: bool = False  # there is no other for this name
     continuation: ContinuationConfig = ContinuationConfig()
     care: PromptCare | None = None  # for the upstream's prompt cache
-    notices: tuple[tuple[bytes, bytes], ...] = ()  # header fields about its end, for callers
+    notices: tuple[tuple[bytes, bytes], ...] = ()  # header fields about it, for callers
     sample: Sample | None = None  # where it counts for a version on trial how this goes
     allotment: Allotment | None = None  # what it is limited in
     context_window: int = 0  # tokens of the longest prompt that it takes; 0: that is not known
@@ -75,6 +76,17 @@ def notices_of(sunset: Sunset) -> tuple[tuple[bytes, bytes], ...]:
     if sunset.ends < inf:
         found.append((b"sunset", formatdate(sunset.ends, usegmt=True).encode()))
     return tuple(found)
+
+
+@lru_cache(1_024)
+def signature_of(upstream: str, model: str, version: str) -> tuple[tuple[bytes, bytes], ...]:
+    """Who has made an answer.  Never an address, nor more of a name than a header field can hold: callers invent some."""
+    said = (b"penstock-upstream", upstream), (b"penstock-model", model), (b"penstock-version", version)
+    return tuple((field, _shown(name)) for field, name in said if name)
+
+
+def _shown(name: str) -> bytes:
+    return "".join(character if " " <= character <= "~" else "?" for character in name).encode()
 
 
 def named_there(template: str, pattern: str, model: str) -> str:

@@ -226,6 +226,8 @@ class Reading:
             headers.append((b"penstock-prompt-changed", self.call.changed))
         if self.call.degraded:
             headers.append((b"penstock-degraded", self.call.degraded))
+        if generation.attempts > 1:
+            headers.append((b"penstock-attempts", b"%d" % generation.attempts))
         if generation.seams:
             headers.append((b"penstock-continued", b"%d" % generation.seams))
         return headers

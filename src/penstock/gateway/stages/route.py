@@ -31,6 +31,7 @@ from penstock.gateway.stages.candidate import (
     alone,
     named_there,
     notices_of,
+    signature_of,
     standing_behind,
 )
 from penstock.gateway.stages.choice import WATCHING, Choosing
@@ -453,7 +454,11 @@ class Router:
         upstream = self._upstreams[chosen.upstream]
         allotments = self._allotments
         named = named_there(chosen.model, pattern, model)
-        sunset = self._sunsets.get((pattern, index)) if self._sunsets else None
+        notices: tuple[tuple[bytes, bytes], ...] = ()
+        if self._sunsets and (sunset := self._sunsets.get((pattern, index))) is not None:
+            notices = notices_of(sunset)
+        if self._config.show_upstream:
+            notices += signature_of(chosen.upstream, named, chosen.version)
         return Candidate(
             upstream=upstream,
             model=named,
@@ -463,7 +468,7 @@ class Router:
             timeouts=config.timeouts or upstream.config.timeouts or self._config.timeouts,
             continuation=config.continuation or self._config.continuation,
             care=self._care.get(pattern),
-            notices=notices_of(sunset) if sunset is not None else (),
+            notices=notices,
             allotment=allotments.of(chosen.upstream, model, named) if allotments is not None else None,
             context_window=chosen.context_window or 0,
             extra=self._extra.get((pattern, index)) if self._extra else None,
