@@ -19,6 +19,7 @@ from penstock.cache.tiers.memory import MemoryTier
 from penstock.cache.tiers.redis import RedisTier
 from penstock.cache.tiers.redis_cluster import ClusterTier
 from penstock.testing import RedisServer
+from waiting import until
 
 PATIENT = 60.0  # seconds: what is tested is not how quick a busy machine is
 MINUTE, HOUR = 60.0, 3_600.0
@@ -199,12 +200,6 @@ async def test_what_was_kept_and_purged_while_redis_was_away_is_set_right_when_i
             assert not await right.has("theirs")
             await wrong.keep("more", tags=("tenant:c",))
             assert await got(wrong.cache.guards[0].tier, a_key("more")) is not None
-
-
-async def until(what):
-    async with asyncio.timeout(PATIENT):
-        while not what():
-            await asyncio.sleep(0.01)
 
 
 async def until_heard(machine):

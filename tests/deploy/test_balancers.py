@@ -11,7 +11,6 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ import pytest
 from penstock.config.load import parse
 from penstock.testing import GatewayProcess, SimulatorProcess
 from penstock.testing._ports import free_port
+from waiting import wait_until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PATIENCE = 60.0
@@ -148,14 +148,6 @@ class Caller:
         answer = connection.getresponse()
         answer.generation = answer.headers["penstock-generation"]
         return answer.status, answer
-
-
-def wait_until(condition):
-    until = time.monotonic() + PATIENCE
-    while not (found := condition()):
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    return found
 
 
 def config_in(path):

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 from penstock.engine import demo
 from penstock.testing import GatewayProcess
 from penstock.upstream.local import in_large_pages
+from waiting import wait_until
 
 pytest.importorskip("openvino_genai", reason="OpenVINO GenAI is not installed")
 
@@ -58,14 +58,6 @@ def engine_pid(gateway):
         if b"penstock.engine.embedded" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
     return pid
-
-
-def wait_until(found):
-    deadline = time.monotonic() + PATIENCE
-    while not (result := found()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)  # processes tell nobody
-    return result
 
 
 def whole(client, gateway, body):

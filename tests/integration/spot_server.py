@@ -2,7 +2,6 @@
 
 import http.server
 import json
-import time
 import urllib.request
 
 PATIENCE = 60.0  # seconds after which the test has failed
@@ -59,10 +58,3 @@ def who_answers(gateway):
     with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
         (choice,) = json.load(answer)["choices"]
     return "spot" if choice["message"]["content"] == "spot" else "own"
-
-
-def eventually(reached):
-    until = time.monotonic() + PATIENCE
-    while not reached():
-        assert time.monotonic() < until
-        time.sleep(0.02)

@@ -6,12 +6,12 @@ import contextlib
 import json
 import subprocess
 import sys
-import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 from needing import needs_redis
 from penstock.testing import GatewayProcess, RedisServer, SimulatorProcess
+from waiting import wait_until
 
 PATIENCE = 60.0  # seconds after which the test has failed
 
@@ -48,13 +48,6 @@ def shown(gateway):
     wait_until(lambda: not gateway.ask("/v1/versions")["silent"])
     (model,) = gateway.ask("/v1/versions")["models"]
     return model
-
-
-def wait_until(reached):
-    deadline = time.monotonic() + PATIENCE
-    while not reached():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def ask_until(gateway, reached):

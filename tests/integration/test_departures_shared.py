@@ -2,10 +2,11 @@
 
 import threading
 
-from spot_server import PATIENCE, Spot, eventually, who_answers
+from spot_server import PATIENCE, Spot, who_answers
 
 from needing import needs_redis
 from penstock.testing import GatewayProcess, RedisServer, SimulatorProcess
+from waiting import wait_until
 
 
 def leaves(gateway):
@@ -47,10 +48,10 @@ def test_one_machine_finds_out_that_a_server_goes_and_all_leave_it_and_come_back
         with started("asks", "/health", 1) as asks, started("hears", "", 2) as hears:
             assert [who_answers(asks), who_answers(hears)] == ["spot", "spot"]
             spot.drains = True
-            eventually(lambda: leaves(asks) and leaves(hears))
-            eventually(lambda: all(is_left_alone(spot, gateway) for gateway in (asks, hears)))
+            wait_until(lambda: leaves(asks) and leaves(hears))
+            wait_until(lambda: all(is_left_alone(spot, gateway) for gateway in (asks, hears)))
             spot.drains = False
-            eventually(lambda: not leaves(asks) and not leaves(hears))
-            eventually(lambda: [who_answers(asks), who_answers(hears)] == ["spot", "spot"])
+            wait_until(lambda: not leaves(asks) and not leaves(hears))
+            wait_until(lambda: [who_answers(asks), who_answers(hears)] == ["spot", "spot"])
         spot.shutdown()
         serving.join(PATIENCE)

@@ -2,9 +2,10 @@
 
 import threading
 
-from spot_server import PATIENCE, Spot, eventually, who_answers
+from spot_server import PATIENCE, Spot, who_answers
 
 from penstock.testing import GatewayProcess, SimulatorProcess
+from waiting import wait_until
 
 WORKERS = 3
 
@@ -35,10 +36,10 @@ def test_one_worker_asks_and_all_leave_who_is_unwell_and_come_back(tmp_path):
 
             assert all_ask("spot")
             spot.drains = True
-            eventually(all_left_it)
+            wait_until(all_left_it)
             spot.drains = False
-            eventually(lambda: all_ask("spot"))
-            eventually(lambda: len(spot.asking) >= 10)
+            wait_until(lambda: all_ask("spot"))
+            wait_until(lambda: len(spot.asking) >= 10)
         spot.shutdown()
         serving.join(PATIENCE)
         assert len(set(spot.asking)) < WORKERS  # connections are kept: each worker would have had its own

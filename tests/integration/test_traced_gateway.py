@@ -9,6 +9,7 @@ import yaml
 
 from collector import Collector
 from penstock.testing import GatewayProcess, SimulatorProcess
+from waiting import wait_until
 
 PATIENCE = 60.0
 BODY = {"model": "sim", "max_tokens": 4, "messages": [{"role": "user", "content": "hi"}]}
@@ -30,13 +31,6 @@ def ask(gateway, count):
             client.post(gateway.base_url + "/chat/completions", json=BODY).raise_for_status()
 
 
-def until(reached):
-    deadline = time.monotonic() + PATIENCE
-    while not reached():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_every_worker_sends_and_after_a_reload_to_where_the_new_configuration_says(tmp_path):
     with SimulatorProcess() as simulator, Collector() as first, Collector() as second:
         config = config_of(simulator, {"endpoint": first.endpoint, "headers": {"x-key": "${TRACES_KEY}"}}) | {
@@ -51,12 +45,12 @@ def test_every_worker_sends_and_after_a_reload_to_where_the_new_configuration_sa
                 workers = {span.resource["service.instance.id"] for span in first.spans}
             assert {fields["x-key"] for _, fields in first.requests} == {"secret-of-traces"}
             asked = len(first.spans)
-            until(lambda: 'penstock_spans_total{outcome="sent"}' in gateway.metrics())
+            wait_until(lambda: 'penstock_spans_total{outcome="sent"}' in gateway.metrics())
             written = yaml.safe_load(gateway.config_path.read_text())
             written["traces"] = {"endpoint": second.endpoint}
             gateway.config_path.write_text(yaml.safe_dump(written))
             os.kill(gateway.pid, signal.SIGHUP)
-            until(lambda: "configuration 2 is in use" in gateway.log)
+            wait_until(lambda: "configuration 2 is in use" in gateway.log)
             asked = len(first.spans)
             ask(gateway, 4)
         assert len([span for span in second.spans if span.kind == 2]) == 4

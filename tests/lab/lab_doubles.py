@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 from penstock.lab.simulator import Simulator
+from waiting import wait_until
 
 
 class Exchange:
@@ -103,10 +102,9 @@ class Stage:
 
 def settled(simulator):
     """The bill, once nothing is under way any more."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        bill = simulator.bill()
-        if not bill["in_flight"]:
-            return bill
-        time.sleep(0.01)
-    raise AssertionError(bill)
+
+    def bill():
+        told = simulator.bill()
+        return None if told["in_flight"] else told
+
+    return wait_until(bill)

@@ -9,6 +9,7 @@ from unittest.mock import Mock
 import pytest
 
 from penstock.lab.faults import Break, Conditions, FaultProxy, Kind, _Connection
+from waiting import wait_until
 
 PATIENCE = 60.0
 ANSWER = bytes(range(256)) * 1_000
@@ -50,10 +51,7 @@ class Answering:
 
     def wait_received(self):
         """Until a connection has sent all that it will."""
-        deadline = time.monotonic() + PATIENCE
-        while not self.received:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        wait_until(lambda: self.received)
 
     def __enter__(self):
         self._thread.start()
