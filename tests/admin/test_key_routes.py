@@ -136,6 +136,12 @@ def test_an_end_that_is_none_or_past_makes_no_key(gateway, expires):
     assert (status, said["detail"].startswith("expires: ")) == (422, True)
 
 
+@pytest.mark.parametrize("member", ["name", "tenant"])
+def test_a_name_that_would_end_a_line_makes_no_key(gateway, member):
+    status, said = control(gateway, "/v1/keys", "POST", {"name": "x", member: "a\nb"})
+    assert (status, "control character" in said["detail"]) == (422, True)
+
+
 @pytest.mark.parametrize("limits", [{"usd_per_dya": 1}, {"concurrent": 1.5}, {"usd_per_day": -1}])
 def test_a_limit_that_is_none_makes_no_key(gateway, limits):
     before = control(gateway, "/v1/keys")

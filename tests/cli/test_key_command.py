@@ -74,15 +74,15 @@ def test_no_key_is_made_that_has_ended_or_whose_end_is_none(penstock, tmp_path, 
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory):
-    """One whose key has a name that a terminal would obey."""
+    """One whose key has a model that a terminal would obey."""
     limit = {"requests_per_minute": 60, "concurrent": 4, "usd_per_day": 5}
     config = {
         "upstreams": {"sim": {"kind": "sim"}},
         "models": {"sim": {"candidates": [{"upstream": "sim"}]}},
         "keys": [
-            {"name": "al\x1b[2Jice", "hash": hash_key("k" * 40), "models": ["sim*"], "expires": "2100-01-01"}
+            {"name": "alice", "hash": hash_key("k" * 40), "models": ["sim\x1b[2J*"], "expires": "2100-01-01"}
         ],
-        "limits": {"keys": {"al\x1b[2Jice": limit}, "tiers": {"standard": {"usd_per_day": 7}}},
+        "limits": {"keys": {"alice": limit}, "tiers": {"standard": {"usd_per_day": 7}}},
     }
     with GatewayProcess(config, tmp_path_factory.mktemp("gateway")) as running:
         yield running
@@ -94,7 +94,7 @@ def test_show_tells_what_is_left(penstock, gateway, monkeypatch):
         status, out, err = penstock("key", "show", "--url", url)
         assert (status, err) == (0, "")
         first, second, *table = out.splitlines()
-        assert first == "al\N{REPLACEMENT CHARACTER}[2Jice, tenant default, tier standard: sim*"
+        assert first == "alice, tenant default, tier standard: sim\N{REPLACEMENT CHARACTER}[2J*"
         assert second == "ends 2100-01-01T00:00:00Z"
         rows = [line.strip("│ ").split("│") for line in table if line.startswith("│")]
         words = [[cell.strip() for cell in row] for row in rows]
@@ -144,3 +144,12 @@ def test_a_key_goes_into_a_file_and_out_of_it(penstock, tmp_path):
     assert penstock("key", "remove", "alice", "--file", path).status == 0
     assert read_keys(path) == []
     assert penstock("key", "remove", "alice", "--file", path).status == 1
+
+
+def test_no_key_is_put_into_a_file_that_a_gateway_would_refuse_for_it(penstock, tmp_path):
+    path = tmp_path / "keys.jsonl"
+    for name in ("", "a\nb"):
+        status, out, err = penstock("key", "new", "--name", name, "--file", str(path))
+        assert (status, out) == (1, "")
+        assert "name" in err
+    assert not path.exists()

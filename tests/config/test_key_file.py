@@ -35,6 +35,7 @@ def test_what_was_added_is_read_and_nothing_usual_is_written(path):
     assert json.loads(path.read_text().splitlines()[0]) == {"name": "bob", "hash": hash_key("pk-bob")}
     assert json.loads(path.read_text().splitlines()[1])["limits"] == {"usd_per_day": 5}
     assert path.stat().st_mode & 0o777 == 0o600
+    assert path.with_name("keys.jsonl.lock").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_name_is_given_once_and_a_key_can_be_taken_out(path):
@@ -100,6 +101,8 @@ def test_the_configuration_has_the_keys_of_both_and_each_ones_limits(path):
         (KeyConfig(name="a", hash="pk-a"), "the hash of 'a' is not 'sha256:'"),
         (KeyConfig(name="first", hash=hash_key("x")), "'first' is the name of two keys"),
         (KeyConfig(name="a", hash=hash_key("pk-first")), "'a' has the hash of another key"),
+        (key("a\nb"), r"the name of 'a\nb' has a line end or another control character"),
+        (key("a", tenant="b\0"), "the tenant of 'a' has a line end or another control character"),
         (key("a", tier="none"), "'a' is of the tier 'none'"),
         (key("later", limits=LimitConfig()), "'later' has limits here, and in limits.keys"),
     ],

@@ -720,3 +720,13 @@ def test_a_name_that_would_end_a_line_or_steer_a_terminal_is_a_mistake(section, 
     text = SIM if section != "upstreams" else ""
     (found,) = mistakes(text + f'{section}: {{"a{character}X-Evil: 1": {entry}}}')
     assert "control characters" in found
+
+
+@pytest.mark.parametrize("member", ["name", "tenant", "tier"])
+@pytest.mark.parametrize("character", ["\\n", "\\e", "\\u2028"])
+def test_nor_is_a_keys_own_name_or_whose_it_is_one_that_would(member, character):
+    key = {"name": "a", "hash": f"sha256:{'0' * 64}", member: f"a{character}b"}
+    listed = ", ".join(f'{name}: "{value}"' for name, value in key.items())
+    found = only_mistake(f"keys: [{{{listed}}}]")
+    assert f"keys[0].{member}" in found
+    assert "control characters" in found

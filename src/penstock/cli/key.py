@@ -14,7 +14,7 @@ import typer
 
 from penstock.cli._terminal import harmless
 from penstock.config.expiry import said
-from penstock.config.key_file import add_key, remove_key
+from penstock.config.key_file import add_key, fault, remove_key
 from penstock.config.keys import hash_key, new_key
 from penstock.config.model import KeyConfig
 from penstock.config.writing import escaped, flow_list, scalar
@@ -58,6 +58,8 @@ def new(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--expires") from None
     wanted = KeyConfig(name=name, hash=hash_key(made), tenant=tenant, tier=tier, models=models, expires=end)
+    if wrong := fault(wanted, (), ()):
+        raise ConfigError(wrong)
     if file is not None:
         add_key(file, wanted)
         print(made)

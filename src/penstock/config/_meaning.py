@@ -33,6 +33,7 @@ Plain = dict[str, Any]
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110, 5.6.2
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")  # RFC 9110, 5.5; nothing that could end the line
+_CONTROLLED = "a name has no line ends or other control characters in it"
 _PATH = re.compile(r"/[!-~]*\Z")  # and a query perhaps
 _CLOUDS = {"bedrock": "aws", "vertex": "google"}  # kinds of upstreams, and where their credentials come from
 _OF_SOURCES = {
@@ -94,7 +95,7 @@ def _check_names(names: Plain, section: str, reader: Reader) -> None:
     """They come into header fields, metrics and terminals."""
     for name in names:
         if CONTROL.search(name):
-            reader.mistake((section, name), "a name has no line ends or other control characters in it")
+            reader.mistake((section, name), _CONTROLLED)
 
 
 def _check_durability(plain: Plain, reader: Reader) -> None:
@@ -124,7 +125,6 @@ def _check_versions(plain: Plain, reader: Reader) -> None:
 
 
 def _check_redis(section: Plain, name: str, reader: Reader, *, clusters: bool = False) -> None:
-    """:param clusters: whether this section takes them"""
     redis = section.get("redis")
     if isinstance(redis, Secret):
         try:
@@ -545,6 +545,9 @@ def _check_keys(keys: list[Plain | None], reader: Reader) -> None:
             ends_at(key.get("expires", ""))
         except ValueError as error:
             reader.mistake((*at, "expires"), str(error))
+        for member in ("name", "tenant", "tier"):
+            if CONTROL.search(key.get(member) or ""):
+                reader.mistake((*at, member), _CONTROLLED)
         for member in ("name", "hash"):
             text = key.get(member)
             if text == "":

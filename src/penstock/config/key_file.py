@@ -18,6 +18,7 @@ import msgspec
 from penstock.config.expiry import ends_at
 from penstock.config.keys import HASH
 from penstock.config.model import Config, KeyConfig, LimitConfig
+from penstock.config.patterns import CONTROL
 from penstock.errors import ConfigError
 
 MAX_BYTES = 67_108_864
@@ -99,6 +100,9 @@ def fault(key: KeyConfig, tiers: Collection[str], limits: Collection[str]) -> st
     """What is wrong with a key, by itself and beside the tiers and ``limits.keys`` of the configuration; or nothing."""
     if not key.name:
         return "a key has no name"
+    for said, text in (("the name", key.name), ("the tenant", key.tenant), ("the tier", key.tier)):
+        if CONTROL.search(text):
+            return f"{said} of {key.name!r} has a line end or another control character in it"
     if not HASH.match(key.hash):
         return f"the hash of {key.name!r} is not 'sha256:' and 64 hexadecimal digits in lower case"
     if tiers and key.tier not in tiers:
@@ -140,7 +144,8 @@ def remove_key(path: str | os.PathLike[str], name: str) -> bool:
 def _changing(path: Path) -> Iterator[list[KeyConfig]]:
     """The keys of a file, to be changed; who comes meanwhile waits, and who reads sees all of it or nothing."""
     try:
-        with Path(f"{path}.lock").open("a") as lock:
+        # Its mode is the keys' own: who could open it could hold it, and no key would be made any more.
+        with open(f"{path}.lock", "a", opener=_for_its_owner) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             keys = read_keys(path) if path.exists() else []
             before = list(keys)
@@ -149,6 +154,10 @@ def _changing(path: Path) -> Iterator[list[KeyConfig]]:
                 _replace(path, keys)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _for_its_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _replace(path: Path, keys: Sequence[KeyConfig]) -> None:
