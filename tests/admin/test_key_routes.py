@@ -150,6 +150,30 @@ def test_a_limit_that_is_none_makes_no_key(gateway, limits):
     assert control(gateway, "/v1/keys") == before
 
 
+def test_a_body_that_is_not_said_to_be_json_is_told_so(gateway):
+    """It is what curl sends unless told otherwise, and what a form in any page could."""
+    url = gateway.control_url + "/v1/keys"
+    for media_type in ("application/x-www-form-urlencoded", "text/plain"):
+        status, said = ask(url, "POST", {"name": "x"}, **{**CONTROL, "content-type": media_type})
+        assert (status, said["detail"]) == (415, "the body must be JSON, with Content-Type: application/json")
+    status, _ = ask(
+        url, "POST", {"name": "x"}, **CONTROL | {"content-type": "application/json; charset=utf-8"}
+    )
+    assert status == 201
+    assert control(gateway, "/v1/keys/x", "DELETE")[0] == 204
+
+
+@pytest.mark.parametrize(
+    "body", [{"name": "x", "model": "secret"}, ["secret"], {"name": ["secret"]}, {"secret": 1}]
+)
+def test_what_is_wrong_with_a_body_is_told_without_the_body(gateway, body):
+    status, said = control(gateway, "/v1/keys", "POST", body)
+    assert status == 422
+    (first, *_) = said["detail"]
+    assert {"loc", "msg", "type"} == first.keys()
+    assert "secret" not in first["msg"]
+
+
 def test_costs_of_each_day_and_tenant_are_told_also_as_csv(gateway):
     _, made = control(gateway, "/v1/keys", "POST", {"name": "umbrella", "tenant": "umbrella"})
     assert call(gateway, made["key"])[0] == 200

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
@@ -209,6 +210,21 @@ def make_app(gateway: Controlled) -> FastAPI:
                 "error": {"message": message, "type": "not_found_error", "code": "not_found"},
             },
             404,
+        )
+
+    @app.exception_handler(RequestValidationError)
+    async def unreadable(request: Request, error: RequestValidationError) -> JSONResponse:
+        """Without what was sent, which may be large, or hold a caller's key."""
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if (
+            request.method == "POST"
+            and kind != "application/json"
+            and any(each["loc"] == ("body",) for each in error.errors())
+        ):
+            return JSONResponse({"detail": "the body must be JSON, with Content-Type: application/json"}, 415)
+        return JSONResponse(
+            {"detail": [{name: each[name] for name in ("type", "loc", "msg")} for each in error.errors()]},
+            422,
         )
 
     @app.exception_handler(Exception)
