@@ -68,6 +68,12 @@ def test_nothing_tells_of_one_machine(name):
 
 
 @pytest.mark.parametrize("name", pages())
+def test_an_extra_leaves_what_make_serve_runs_the_checkout_itself(name):
+    """Without -e the environment gets a copy, which no `git pull` changes any more."""
+    assert not re.search(r"pip install '?\.\[", Page(name).text)
+
+
+@pytest.mark.parametrize("name", pages())
 def test_a_page_has_one_title(name):
     titles = re.findall(
         r"^# .+$", re.sub(r"^```.*?^```$", "", Page(name).text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE
