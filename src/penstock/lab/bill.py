@@ -1,6 +1,7 @@
 """What the simulator would charge: every token that it sent, and none that it did not.
 
-A prompt is billed when the answer's first byte is written, an output token when its frame is.
+A prompt is billed when the answer's first byte is written, an output token when its frame is.  What it comes to is told
+in money, too, at the prices that the gateway's own table has for the simulator: half of them for a request of a batch.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 import msgspec
 
 _MOST_MODELS = 1_000  # further names share one row
+INPUT, OUTPUT = 1_000_000, 2_000_000  # what a token costs, in 1e-12 US dollars
 
 
 class Item(msgspec.Struct, eq=False):
@@ -25,6 +27,8 @@ class Item(msgspec.Struct, eq=False):
     cached_input_tokens: int = 0
     output_tokens: int = 0
     units: int = 0  # what is not charged by the token
+    cost: int = 0  # of its tokens, in 1e-12 US dollars
+    batched: bool = False  # one of a batch's, at half the price
     # Then completed, cancelled (the client left) or failed (by a scenario, or refused).
     state: str = "running"
 
@@ -35,6 +39,8 @@ class Total(msgspec.Struct, eq=False):
     cached_input_tokens: int = 0
     output_tokens: int = 0
     units: int = 0
+    cost: int = 0
+    batched: int = 0  # of the requests, those of batches
 
 
 class Bill:
@@ -55,8 +61,9 @@ class Bill:
 
     def open(self, item: Item) -> None:
         self._running[item.number] = item
-        self._total.requests += 1
-        self._row(item).requests += 1
+        for row in (self._total, self._row(item)):
+            row.requests += 1
+            row.batched += item.batched
 
     def prompt(self, item: Item, tokens: int, cached: int = 0) -> None:
         item.input_tokens += tokens
@@ -64,11 +71,20 @@ class Bill:
         for row in (self._total, self._row(item)):
             row.input_tokens += tokens
             row.cached_input_tokens += cached
+        self._charge(item, tokens * INPUT)
 
     def output(self, item: Item, tokens: int) -> None:
         item.output_tokens += tokens
         self._total.output_tokens += tokens
         self._row(item).output_tokens += tokens
+        self._charge(item, tokens * OUTPUT)
+
+    def _charge(self, item: Item, cost: int) -> None:
+        if item.batched:
+            cost //= 2
+        item.cost += cost
+        self._total.cost += cost
+        self._row(item).cost += cost
 
     def units(self, item: Item, units: int) -> None:
         """Images, milliseconds, characters or searches, as the endpoint has it."""

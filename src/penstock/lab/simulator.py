@@ -9,6 +9,7 @@ what it charges for.  Beside the APIs there are::
     GET  /v1/generation?id=...  what one answer has cost, told afterwards (``penstock.lab.told``)
     GET  /v1/responses/{id}     a response that was asked for in the background (``penstock.lab.background``)
     POST /v1/responses/{id}/cancel
+    /v1/files, /v1/batches, /v1/messages/batches  batches at half the price (``penstock.lab.batches``)
     GET  /requests     the last requests as they came in: path, headers, body
     GET  /healthz      {"status": "ok"}
 """
@@ -30,6 +31,7 @@ from penstock.errors import BadRequest
 from penstock.lab import anthropic, media, openai, responses
 from penstock.lab.answer import Answer, answer
 from penstock.lab.background import Run, Runs
+from penstock.lab.batches import Batches
 from penstock.lab.bill import Bill, Item
 from penstock.lab.clouds import at_a_cloud
 from penstock.lab.delivery import Delivery, Job, PlainLater, Silence, Streaming, Trickle, reset, transport_of
@@ -41,7 +43,7 @@ from penstock.lab.stream import Stream
 from penstock.lab.told import Told, generation_id
 from penstock.lab.transcript import Request
 from penstock.messages import Dialect, Endpoint, Headers
-from penstock.net.exchange import Exchange, HeaderList
+from penstock.net.exchange import BATCH, Exchange, HeaderList
 from penstock.net.wheel import Wheel
 
 MOST_BODY = 134_217_728
@@ -100,6 +102,7 @@ class Simulator:
         self._runs = Runs()
         self._prefill = Prefill()
         self.wheel = Wheel(now)
+        self._batches = Batches(self, self.wheel)
         self._defaults = defaults or Script()
         self._key = key.encode()
         self._numbers = 0
@@ -127,8 +130,8 @@ class Simulator:
         self._seen.append(
             (came.path, came.query, came.headers, sent if len(sent) <= 65_536 else sent[:65_536])
         )
-        item = Item(number, endpoint.label, "")
-        if self._key and not self._admits(exchange):
+        item = Item(number, endpoint.label, "", batched=exchange.peer == BATCH)
+        if self._key and not item.batched and not self._admits(exchange):
             self._refuse(exchange, item, endpoint, "401")
             return
         try:
@@ -387,6 +390,8 @@ class Simulator:
             self._told_of_run(exchange, path[len(_RESPONSE) : -len("/cancel")], cancel=True)
         elif (method, path) == ("GET", "/healthz"):
             exchange.respond(200, _JSON, b'{"status":"ok"}')
+        elif self._batches.serve(exchange):
+            pass
         elif method == "GET" and (path == "/v1/models" or path.startswith("/v1/models/")):
             self._models(exchange, dialect, path[len("/v1/models/") :])
         else:
