@@ -1,3 +1,5 @@
+from decimal import Decimal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -241,6 +243,14 @@ def test_what_is_entered_when_it_is_over_counts_as_what_was_opened_and_settled_d
     assert one.totals() == other.totals()
     assert entered.cost == opened.cost
     assert one.recent() == [entered]
+
+
+def test_what_was_part_of_a_providers_batch_costs_what_such_parts_do():
+    price = Price(models=("*",), input=1, output=2, batch=Decimal("0.5"))
+    ledger = Ledger(PriceTable([price]))
+    ledger.enter(one := ended(attempt(), usage=Usage(input_tokens=3, output_tokens=5)), batched=True)
+    assert one.cost == 13 * 10**6 // 2
+    assert ledger.totals()[Outcome.COMPLETED].cost == one.cost
 
 
 def test_the_store_is_told_of_an_answers_id_only_while_its_attempt_is_open():

@@ -314,3 +314,30 @@ class TestUnits:
         with pytest.raises(ConfigError) as refused:
             PriceTable.load(str(path))
         assert "only one of image, minute, characters, search" in str(refused.value.mistakes)
+
+
+class TestInBatches:
+    def test_a_providers_own_batches_cost_half(self, packaged):
+        for upstream, model in (("openai", "gpt-4o-2024-08-06"), ("anthropic", "claude-sonnet-4-5")):
+            assert packaged.in_batch(upstream, model, 5_000_000) == 2_500_000
+
+    def test_a_share_of_ones_own_goes_before(self, tmp_path):
+        path = tmp_path / "prices.toml"
+        path.write_text(
+            '[[price]]\nmodels = ["own"]\ninput = 1\nbatch = 0.25\n'
+            '[[price]]\nmodels = ["theirs"]\nprovider = "host"\ninput = 1\n'
+            '[[price]]\nmodels = ["plain"]\ninput = 1\n'
+            '[[batch]]\nprovider = "host"\nshare = 0.6\n[[batch]]\nprovider = "openai"\nshare = 0.4\n'
+        )
+        table = PriceTable.load(str(path))
+        shares = {
+            name: table.in_batch("up", name, 100) for name in ("own", "theirs", "plain", "gpt-4o", "none")
+        }
+        assert shares == {"own": 25, "theirs": 60, "plain": 100, "gpt-4o": 40, "none": 100}
+
+    @pytest.mark.parametrize("share", ["-0.1", "1.5", "nan"])
+    def test_what_is_no_share_is_refused(self, tmp_path, share):
+        path = tmp_path / "prices.toml"
+        path.write_text(f'[[batch]]\nprovider = "host"\nshare = {share}\n')
+        with pytest.raises(ConfigError):
+            PriceTable.load(str(path))

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from ledger_attempts import RESERVED, attempt, ended, one_and_two
 
+from penstock.errors import StorageUnavailable
 from penstock.ledger import _rows, _schema, sqlite
 from penstock.ledger._file import LedgerFile
 from penstock.ledger.ledger import Ledger
@@ -860,3 +861,34 @@ def test_sums_that_are_too_old_are_deleted(make_store, path):
     store._forget_at = 0.0
     assert store.flush()
     assert len(execute(path, "SELECT * FROM folded")) == 1
+
+
+def test_it_is_known_which_answers_have_a_row_whoever_has_written_it(path, make_store):
+    """Also what only the queue of a process has that was killed."""
+    mine, theirs, old, none = attempt(), attempt(), attempt(started=10.0), attempt()
+    before = make_store()
+    run(before, old)
+    assert before.flush()
+    code = """
+        import os, signal, sys
+        from ledger_attempts import attempt, ended
+        from penstock.ledger.sqlite import SQLiteStore
+        store = SQLiteStore(sys.argv[1], interval=3600).start()
+        assert store.flush()
+        store.entered(ended(attempt(generation=sys.argv[2])))
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    arguments = [sys.executable, "-c", textwrap.dedent(code), str(path), theirs.generation]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path])}
+    assert subprocess.run(arguments, env=environ, check=False, timeout=60).returncode == -9
+    store = make_store()
+    store.entered(ended(mine))
+    asked = {each.generation for each in (mine, theirs, old, none)}
+    assert store.known(asked, since=1_000.0) == {mine.generation, theirs.generation}
+    assert store.known(asked, since=0.0) == {mine.generation, theirs.generation, old.generation}
+
+
+def test_which_answers_have_a_row_is_not_guessed_where_the_file_cannot_be_written(tmp_path, make_store):
+    (tmp_path / "ledger.sqlite").mkdir()
+    with pytest.raises(StorageUnavailable):
+        make_store(tmp_path / "ledger.sqlite").known({"gen_1"}, since=0.0)

@@ -219,9 +219,10 @@ class Ledger:
         if store is not None:
             store.settled(attempt)
 
-    def enter(self, attempt: Attempt) -> None:
+    def enter(self, attempt: Attempt, *, batched: bool = False) -> None:
         """What is over already when it is heard of: opened and settled in one.
 
+        :param batched: it was part of a provider's own batch, and costs what such parts do
         :raises InternalError: it has no outcome, or its id is open
         """
         outcome = attempt.outcome
@@ -243,7 +244,10 @@ class Ledger:
             else:
                 store.saved(attempt)
         else:
-            attempt.cost = cost = self.prices.cost(attempt.upstream, attempt.upstream_model, attempt.usage)
+            cost = self.prices.cost(attempt.upstream, attempt.upstream_model, attempt.usage)
+            if batched:
+                cost = self.prices.in_batch(attempt.upstream, attempt.upstream_model, cost)
+            attempt.cost = cost
             self._sums[outcome].add(attempt.usage, cost)
             self._see_to_prompt(attempt, self._sums[outcome])
             self._recent.append(attempt)

@@ -68,6 +68,8 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     :param image: per image; ``minute``: of sound that is transcribed or translated; ``characters``: per million of
         them, spoken; ``search``: of rerank.  An entry has one of these at most: a model does one of these things
     :param cache_minimum: tokens of the shortest beginning that the provider's prompt cache keeps; 0: not known
+    :param batch: what a call costs in a batch of the provider's own, as a share of all this; None: as the provider's
+        other models have it (:class:`Batch`)
     """
 
     models: tuple[str, ...]
@@ -86,9 +88,19 @@ class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     characters: Decimal | None = None
     search: Decimal | None = None
     tiers: tuple[Tier, ...] = ()
+    batch: Decimal | None = None
     provider: str = ""
     upstream: str = ""
     kind: str = ""
+    as_of: dt.date | None = None
+    source: str = ""
+
+
+class Batch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What calls cost in a provider's own batches, as a share of what they cost by themselves."""
+
+    provider: str
+    share: Decimal
     as_of: dt.date | None = None
     source: str = ""
 
@@ -108,6 +120,7 @@ class CacheTerms(msgspec.Struct, frozen=True):
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     version: str = ""
     price: tuple[Price, ...] = ()
+    batch: tuple[Batch, ...] = ()
 
 
 class _Rate:
@@ -183,12 +196,19 @@ class PriceTable:
 
     :param prices: the first that fits best wins: put what shall prevail in front
     :param kinds: the kind of each upstream, by its name
+    :param batches: the first of a provider counts
     """
 
     def __init__(
-        self, prices: Iterable[Price] = (), *, version: str = "", kinds: Mapping[str, str] | None = None
+        self,
+        prices: Iterable[Price] = (),
+        *,
+        version: str = "",
+        kinds: Mapping[str, str] | None = None,
+        batches: Iterable[Batch] = (),
     ) -> None:
         self.version = version
+        self._batches = {each.provider: each.share for each in reversed(tuple(batches))}
         self.prices = tuple(prices)
         self.unpriced = 0  # usages that were costed at 0 because nobody knows the price
         self.unpriced_models: set[str] = set()
@@ -204,14 +224,15 @@ class PriceTable:
         """
         packaged = _packaged()
         if not path:
-            return cls(packaged.price, version=packaged.version, kinds=kinds)
+            return cls(packaged.price, version=packaged.version, kinds=kinds, batches=packaged.batch)
         try:
             text = Path(path).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"the price table {path} cannot be read: {error}") from error
         own = _parse(text, path)
         version = f"{packaged.version}+{own.version or path}"
-        return cls((*own.price, *packaged.price), version=version, kinds=kinds)
+        batches = (*own.batch, *packaged.batch)
+        return cls((*own.price, *packaged.price), version=version, kinds=kinds, batches=batches)
 
     def cost(self, upstream: str, model: str, usage: Usage) -> int:
         """What ``usage`` costs at ``upstream``, in 1e-12 US dollars; 0 and counted if no price is known."""
@@ -236,6 +257,17 @@ class PriceTable:
         except KeyError:
             rate = self._look_up(upstream, model)
         return 0 if rate is None else rate.cost(usage)
+
+    def in_batch(self, upstream: str, model: str, cost: int) -> int:
+        """What comes to ``cost`` by itself, as a part of a batch of the provider's own; the same if no price is known."""
+        price = self.price(upstream, model)
+        if price is None:
+            return cost
+        share = price.batch if price.batch is not None else self._batches.get(price.provider)
+        if share is None:
+            return cost
+        above, below = share.as_integer_ratio()
+        return cost * above // below
 
     def saved_by_cache(self, upstream: str, model: str, usage: Usage) -> int:
         """What the provider's prompt cache has saved, less what it took to write; below nought: it has cost more."""
@@ -354,6 +386,11 @@ def _parse(text: str, path: str) -> _File:
     except (ValueError, ArithmeticError, RecursionError, msgspec.ValidationError) as error:
         raise ConfigError(f"the price table {path} cannot be used: {error}", (f"{path}: {error}",)) from error
     mistakes = [f"{path}: {mistake}" for price in file.price for mistake in _mistakes(price)]
+    for name, share in [(", ".join(price.models), price.batch) for price in file.price] + [
+        (batch.provider, batch.share) for batch in file.batch
+    ]:
+        if share is not None and not (share.is_finite() and 0 <= share <= 1):
+            mistakes.append(f"{path}: {name}: {share} is no share of a price, which is between 0 and 1")
     if mistakes:
         raise ConfigError(f"the price table {path} cannot be used", tuple(mistakes))
     return file

@@ -19,9 +19,11 @@ What waits would be lost if the process were killed.  So each row is also put in
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
+import sqlite3
 import threading
 import time
 import weakref
@@ -31,6 +33,7 @@ from pathlib import Path
 
 import msgspec
 
+from penstock.errors import StorageUnavailable
 from penstock.ledger._file import LedgerFile
 from penstock.ledger._mended import UNWRITABLE, mended
 from penstock.ledger._queue import RowQueue, queue_path
@@ -261,6 +264,24 @@ class SQLiteStore:
     async def wait_flushed(self, timeout: float = 10.0) -> bool:  # noqa: ASYNC109 - it is the thread's
         """:meth:`flush` for coroutines."""
         return await asyncio.get_running_loop().run_in_executor(None, self.flush, timeout)
+
+    def known(self, generations: set[str], since: float, timeout: float = 10.0) -> set[str]:
+        """Those of these generations that have a row, whichever process has written it, be it dead; blocks.
+
+        :param since: Unix time of the first that there can be
+        :raises StorageUnavailable: the file cannot be read, or written
+        """
+        if self._thread is None:
+            self.start()
+        self._recover_at = 0.0  # what only the queues of the dead have is entered first
+        if not self.flush(timeout):
+            raise StorageUnavailable("the ledger cannot be written now", retry_after=1.0)
+        try:
+            with contextlib.closing(sqlite3.connect(self.path.as_uri() + "?mode=ro", uri=True)) as db:
+                rows = db.execute("SELECT DISTINCT generation FROM attempts WHERE started >= ?", (since,))
+                return {generation for (generation,) in rows if generation in generations}
+        except sqlite3.Error as error:
+            raise StorageUnavailable(f"the ledger cannot be read now: {error}", retry_after=1.0) from error
 
     def close(self, timeout: float = 10.0) -> None:
         """Write what waits, and stop.
