@@ -6,7 +6,8 @@ import yaml
 GOOD = """
 upstreams:
   openai: {kind: openai, api_key: sk-secret}
-  spare: {kind: sim}
+  spare: {kind: sim, batches: provider}
+files: {directory: kept}
 models:
   "gpt-*":
     candidates: [{upstream: openai, weight: 3}, {upstream: spare, model: tiny}]
@@ -23,7 +24,7 @@ def test_a_right_file_is_summed_up_without_secrets(penstock, tmp_path):
     assert (status, err) == (0, "")
     assert out.startswith(f"{file}: OK\n")
     assert "openai: openai, https://api.openai.com/v1, with a key" in out
-    assert "spare: sim, a process of its own, without a key" in out
+    assert "spare: sim, a process of its own, without a key\n      runs lines of batches in batches of" in out
     assert "gpt-* → openai ×3, spare/tiny" in out
     assert "a → openai; else gpt-4o" in out
     assert "b → openai; too long: a, gpt-x; filtered: a" in out

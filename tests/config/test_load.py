@@ -316,6 +316,16 @@ def test_extras_are_not_nested_without_end():
     )
 
 
+def test_only_who_has_batches_of_its_own_gets_them():
+    written = "upstreams: {{u: {{kind: {}, batches: provider, base_url: 'https://h.example/v1'}}}}"
+    for kind in ("openai", "anthropic", "sim"):
+        parse(written.format(kind))
+    for kind in ("triton", "bedrock", "local"):
+        assert only_mistake(written.format(kind)).endswith(
+            "upstreams.u.batches: provider is for the kinds anthropic, openai, sim"
+        )
+
+
 def test_http2_is_not_for_triton():
     assert only_mistake("upstreams: {t: {kind: triton, base_url: 'http://t:8001', http2: true}}").endswith(
         "upstreams.t.http2: is not for the kind triton, whose gRPC is HTTP/2 by itself"

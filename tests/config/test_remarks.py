@@ -36,6 +36,7 @@ def test_nothing_is_said_about_what_is_fine():
         ),
         (GOOD.replace("kind: sim", "kind: sim, verify: false"), "upstreams.sim.verify"),
         (GOOD.replace("kind: sim", "kind: openai"), "has no api_key"),
+        (GOOD.replace("kind: sim", "kind: sim, batches: provider"), "upstreams.sim.batches is not used"),
         (
             GOOD.replace("kind: sim", "kind: local, local: {model: /nowhere}"),
             "there is no directory /nowhere; its calls get 503",

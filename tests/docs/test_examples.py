@@ -11,10 +11,11 @@ import sys
 
 import httpx2
 import pytest
+import yaml
 from doc_pages import PATIENCE, ROOT, run
 
 from penstock.config.load import load
-from penstock.testing import expected_text
+from penstock.testing import GatewayProcess, SimulatorProcess, expected_text
 
 EXAMPLES = ROOT / "examples"
 SAID = expected_text(
@@ -47,6 +48,20 @@ def test_anthropic(example):
         "tokens: 5 in, 8 out",
         f"streamed: {SAID}",
     ]
+
+
+def test_half_price(tmp_path, monkeypatch):
+    """The provider runs the batch in one of its own, and its bill says so."""
+    config = yaml.safe_load((EXAMPLES / "half_price.yaml").read_text())
+    monkeypatch.chdir(tmp_path)  # where its files go
+    with SimulatorProcess() as simulator:
+        config["upstreams"]["sim"]["base_url"] = simulator.base_url
+        with GatewayProcess(config, tmp_path) as gateway:
+            environ = {**os.environ, "PENSTOCK_URL": gateway.url}
+            printed = run(sys.executable, str(EXAMPLES / "half_price.py"), environ=environ)
+        assert printed.splitlines()[0] == "completed 3"
+        assert printed.splitlines()[1] == f"What is a penstock? {SAID}"
+        assert simulator.bill()["batched"] == 3
 
 
 def test_streaming(example):

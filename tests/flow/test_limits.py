@@ -434,3 +434,43 @@ def test_whatever_happens_nothing_stays_taken(calls):
     account = world.limiter._accounts.get(("tenant", "research"))
     if account is not None:
         assert (account.in_progress, account.day.reserved, account.day.own) == (0, 0, spent)
+
+
+# ---- what goes on for hours ----
+
+NAMES = ("alice", "research", "standard", "m")
+SERVED_BY = ("openai", "gpt")
+
+
+def test_money_is_set_aside_and_comes_back_with_what_was_really_spent():
+    world = World(price=DOLLAR * 3 // 10, tenants={"research": LimitConfig(usd_per_day=1)})
+    aside = world.limiter.set_aside(NAMES, SERVED_BY, DOLLAR * 8 // 10, is_spent=False)
+    world.assert_refused()
+    world.limiter.correct(NAMES, DOLLAR // 10, SERVED_BY)  # some of it is known to have cost so much
+    aside.release()
+    aside.release()
+    first = world.call()
+    world.call()
+    world.call()
+    first.release()
+    assert world.limiter.set_aside(NAMES, SERVED_BY, DOLLAR, is_spent=False) is None
+
+
+def test_what_is_under_way_already_is_set_aside_whatever_is_left():
+    world = World(price=DOLLAR // 10, tenants={"research": LimitConfig(usd_per_day=1)})
+    world.call().settle(Usage(), DOLLAR)
+    assert world.limiter.set_aside(NAMES, SERVED_BY, DOLLAR // 2, is_spent=False) is None
+    aside = world.limiter.set_aside(NAMES, SERVED_BY, DOLLAR // 2, is_spent=True)
+    world.wall += 12 * 3600
+    world.limiter.look()
+    for _ in range(5):
+        world.call()
+    world.assert_refused()
+    aside.release()
+    world.call()
+
+
+def test_nothing_is_set_aside_where_there_is_no_budget():
+    world = World(keys={"alice": LimitConfig(requests_per_minute=1)})
+    world.limiter.set_aside(NAMES, SERVED_BY, DOLLAR, is_spent=False).release()
+    world.call()  # of which none was taken

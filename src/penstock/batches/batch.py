@@ -81,6 +81,7 @@ class Batch(msgspec.Struct, frozen=True):
     announced: bool = False  # its end was told to those who want to know
     unrun: int = 0  # of the lines that failed, once it is over: those that were never run
     betas: str = ""  # Anthropic's, that its lines ask for
+    divided: bool = False  # it is settled which of its lines go to providers' own batches
 
     def __repr__(self) -> str:
         done = self.counts.completed + self.counts.failed

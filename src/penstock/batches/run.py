@@ -10,14 +10,19 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from penstock.batches.batch import ENDED, Batch, Status
+from penstock.batches.division import Division, places, sent_ids
 from penstock.batches.exchange import LineExchange
+from penstock.batches.provider_batch import ProviderBatch
+from penstock.batches.provider_run import ProviderRun
+from penstock.batches.providers import Providers
 from penstock.batches.results import ResultFile, Results
 from penstock.batches.source import LineSource, validate
 from penstock.batches.store import BatchStore
@@ -48,6 +53,8 @@ _UNFINISHED = {
 
 log = logging.getLogger("penstock.batches")
 
+_T = TypeVar("_T")
+
 
 class Answering(Protocol):
     """The pipeline, as far as a batch knows it."""
@@ -75,12 +82,17 @@ class Surroundings(Protocol):
     longest_line: int
     slots: asyncio.Semaphore
     answer: Answering
+    providers: Providers | None  # None: nobody hands anything on
+    sending: asyncio.Lock
     now: Callable[[], float]  # Unix time
     monotonic: Callable[[], float]
     stopping: bool  # the worker is going away
 
     async def announce(self, batch: Batch) -> None:
         """Tell those who want to know that a batch has ended; durable when it returns."""
+
+    async def ask(self, asking: Coroutine[Any, Any, _T]) -> _T:
+        """Ask a provider; broken off when the worker ends."""
 
     async def pause(self, seconds: float, over: Callable[[], bool]) -> bool:
         """Wait; False: it was ``over`` before."""
@@ -100,6 +112,8 @@ class Run:
         self._endpoint = _CALLED[batch.endpoint]
         self._form: ResultForm = anthropic_form if self._endpoint is Endpoint.MESSAGES else openai_form
         self._done: set[str] = set()
+        self._elsewhere: set[str] = set()  # what is not called here: it is done, or providers have it
+        self._provider_runs: list[ProviderRun] = []
         self._waiting: deque[Line] = deque()
         self._reading = asyncio.Lock()
         self._exhausted = False
@@ -107,7 +121,7 @@ class Run:
         self._told_at = 0.0
         around_store = around.store
         self._source = LineSource(
-            around_store.input_of(batch), self._endpoint, around.longest_line, self._done
+            around_store.input_of(batch), self._endpoint, around.longest_line, self._elsewhere
         )
         self._results = Results(
             ResultFile(around_store.results_of(batch)),
@@ -130,8 +144,6 @@ class Run:
             await self._validate()
         if self.batch.status in {Status.IN_PROGRESS, Status.CANCELLING}:
             await self._call()
-            if self._around.stopping and not self._over():
-                return
         if self.batch.status is Status.FINALIZING:
             await self._publish()
         if self.batch.status in ENDED and not self.batch.announced:
@@ -172,25 +184,32 @@ class Run:
 
     # ---- calling ----
 
-    def _over(self) -> bool:
+    @property
+    def is_over(self) -> bool:
         """Whether no further line is to be run, ever."""
         return self.batch.status is Status.CANCELLING or self._around.now() >= self.batch.expires
 
     def _must_stop(self) -> bool:
-        return self._around.stopping or self._over()
+        return self._around.stopping or self.is_over
 
     async def _call(self) -> None:
         """Run the lines that are not done, and write down what becomes of the others."""
         total = self.batch.counts.total
         self._done |= await self._results.open()
+        self._elsewhere |= self._done
         try:
             if total:  # else it was cancelled before anybody had looked at it
+                await self._divide()
                 async with asyncio.TaskGroup() as group:
+                    for run in self._provider_runs:
+                        group.create_task(self._hand_on(run))
                     for _ in range(min(self._around.config.concurrency, total)):
                         group.create_task(self._call_some())
             if self._trouble is not None:
                 raise self._trouble
-            if self._around.stopping and not self._over():
+            if self._around.stopping and not self.is_over:
+                return
+            if not all(run.is_done for run in self._provider_runs):
                 return
             outcome = Status.COMPLETED
             if len(self._done) < total:
@@ -214,6 +233,37 @@ class Run:
             )
 
         self.batch = await self._around.store.change(self.batch.id, finalize)
+
+    async def _divide(self) -> None:
+        """Settle which lines providers get in batches of their own, or find out what was settled before."""
+        around, batch = self._around, self.batch
+        store, run, providers = around.store, around.files.run, around.providers
+        if providers is None:
+            return
+        if not batch.divided:
+            records: list[ProviderBatch] = []
+            if providers.is_any and not self._done and not self.is_over:
+                path = store.input_of(batch)
+                source = LineSource(path, self._endpoint, around.longest_line, self._elsewhere)
+                try:
+                    records = await Division(batch, self._endpoint, providers, store, run).divide(source)
+                finally:
+                    await run(source.close)
+            self.batch = batch = await store.divide(batch.id, records)
+        for record in await store.provider_batches(batch.id):
+            sent = store.sent_of(batch.id, record.number)
+            found = await run(partial(self._places, store.input_of(batch), sent))
+            self._elsewhere.update(custom_id for _, custom_id in found.values())
+            self._provider_runs.append(ProviderRun(record, self, around, providers))
+
+    def _places(self, source: Path, sent: Path) -> dict[str, tuple[int, str]]:
+        return places(source, self._endpoint, self.batch.id, sent_ids(sent))
+
+    async def _hand_on(self, run: ProviderRun) -> None:
+        try:
+            await run.run()
+        except PenstockError as error:  # what is under way is finished first, as above
+            self._trouble = error
 
     async def _call_some(self) -> None:
         while not self._must_stop():
@@ -257,7 +307,11 @@ class Run:
             delay = min(LAST_DELAY, 2 * delay)
             if not await around.pause(wait, self._must_stop):
                 return
-        await self._keep(line, exchange, completed=completed)
+        request_id = exchange.answer_headers.get(b"penstock-generation", b"").decode()
+        if not await self._keep(line, exchange.status, request_id, exchange.answer):
+            return
+        if exchange.answer_headers.get(b"penstock-status") == b"created":  # another's is not ours to forget
+            self._around.forget(request_id)
 
     async def _ask(self, line: Line) -> LineExchange:
         # The key is the same after a crash: a generation that outlived it is read, not bought again.
@@ -272,19 +326,46 @@ class Run:
         await exchange.wait_answered()
         return exchange
 
-    async def _keep(self, line: Line, exchange: LineExchange, *, completed: bool) -> None:
-        request_id = exchange.answer_headers.get(b"penstock-generation", b"").decode()
-        text = self._form.answered_line(
-            self.batch.id, line.custom_id, exchange.status, request_id, exchange.answer
-        )
+    async def _keep(self, line: Line, status: int, request_id: str, answer: bytes) -> bool:
+        """Whether the line is done: else the worker is going away, and the disk did not take it."""
+        completed = 200 <= status < 300
+        text = self._form.answered_line(self.batch.id, line.custom_id, status, request_id, answer)
         try:
             await self._results.add(text, completed=completed)
         except PenstockError:
-            return  # the worker is going away, and the disk did not take it; the line is not done
-        if exchange.answer_headers.get(b"penstock-status") == b"created":  # another's is not ours to forget
-            self._around.forget(request_id)
+            return False
         self._done.add(line.custom_id)
         self._around.line_done(completed=completed)
+        return True
+
+    # ---- for lines that providers have ----
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self._endpoint
+
+    @property
+    def done(self) -> set[str]:
+        return self._done
+
+    async def keep(self, line: Line, status: int, request_id: str, answer: bytes) -> None:
+        await self._keep(line, status, request_id, answer)
+        await self._show_progress()
+
+    async def keep_unrun(self, line: Line) -> None:
+        await self._keep_unrun([line], *_UNFINISHED[Status.EXPIRED])
+
+    async def call_each(self, lines: list[Line]) -> None:
+        waiting = deque(lines)
+
+        async def call_some() -> None:
+            while waiting and not self._must_stop():
+                await self._call_one(waiting.popleft())
+                await self._show_progress()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(self._around.config.concurrency, len(lines))):
+                group.create_task(call_some())
 
     async def _show_progress(self) -> None:
         """Now and then: what is shown may lag behind, and the files have the truth."""
@@ -306,14 +387,15 @@ class Run:
         )
         try:
             while lines := await self._around.files.run(lambda: unrun.take(1_000, TAKEN_BYTES)):
-                texts = [
-                    self._form.unanswered_line(self.batch.id, line.custom_id, code, message) for line in lines
-                ]
-                await asyncio.gather(*(self._results.add(text, completed=False) for text in texts))
-                self._done.update(line.custom_id for line in lines)
-                self._results.unrun += len(lines)
+                await self._keep_unrun(lines, code, message)
         finally:
             await self._around.files.run(unrun.close)
+
+    async def _keep_unrun(self, lines: list[Line], code: str, message: str) -> None:
+        texts = [self._form.unanswered_line(self.batch.id, line.custom_id, code, message) for line in lines]
+        await asyncio.gather(*(self._results.add(text, completed=False) for text in texts))
+        self._done.update(line.custom_id for line in lines)
+        self._results.unrun += len(lines)
 
     # ---- finalizing ----
 

@@ -6,14 +6,16 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from penstock.batches.batch import Batch
+from penstock.batches.providers import Providers
 from penstock.batches.repeated import Naming
 from penstock.batches.run import Answering, Run
 from penstock.batches.store import BatchStore
 from penstock.config.model import BatchesConfig
-from penstock.errors import PenstockError
+from penstock.errors import Draining, PenstockError
 from penstock.metrics import Registry
 from penstock.net.clock import Clock
 from penstock.upload.files import FileStore
@@ -26,6 +28,8 @@ EXPIRE_INTERVAL = 3_600.0
 
 log = logging.getLogger("penstock.batches")
 
+_T = TypeVar("_T")
+
 
 class Runner:
     """Swept by the worker's clock, which also tells it how much time has passed.
@@ -34,6 +38,7 @@ class Runner:
     :param announce: tells those who want to know that a batch has ended; durable when it returns
     :param forget: lets go of a generation, by its id, whose answer is on the disk
     :param longest_line: bytes of one request
+    :param providers: who hands lines on to providers' own batches; None: nobody
     :param now: Unix time
     """
 
@@ -49,6 +54,7 @@ class Runner:
         announce: Callable[[Batch], Awaitable[None]],
         forget: Callable[[str], None],
         longest_line: int,
+        providers: Providers | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.store = store
@@ -56,6 +62,8 @@ class Runner:
         self.answer = answer
         self.config = config
         self.longest_line = longest_line
+        self.providers = providers
+        self.sending = asyncio.Lock()
         self.slots = asyncio.Semaphore(config.worker_concurrency)
         self.now = now
         self.monotonic = clock.now
@@ -67,6 +75,7 @@ class Runner:
         self._tasks: set[asyncio.Task[None]] = set()
         self._resting: dict[str, float] = {}  # batches that failed, until when
         self._sleepers: dict[asyncio.Future[bool], tuple[float, Callable[[], bool]]] = {}
+        self._asked: set[asyncio.Future[Any]] = set()  # of providers
         self._looking = False
         self._next_look = 0.0
         self._next_expiry = 0.0
@@ -121,6 +130,8 @@ class Runner:
         """After :meth:`stop`, when every call has been answered."""
         self.stop()
         self._clock.remove(self)
+        for asked in self._asked:
+            asked.cancel()
         while self._tasks:  # a look that is under way may begin a run yet
             await asyncio.wait(self._tasks)
         await self.store.close()
@@ -133,6 +144,24 @@ class Runner:
 
     def line_done(self, *, completed: bool) -> None:
         self._lines.labels("completed" if completed else "failed").add()
+
+    async def ask(self, asking: Coroutine[Any, Any, _T]) -> _T:
+        """Ask a provider.
+
+        :raises Draining: the worker ends, and does not wait for the answer
+        """
+        asked = asyncio.ensure_future(asking)
+        self._asked.add(asked)
+        try:
+            return await asked
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if asked.cancelled() and task is not None and not task.cancelling():
+                raise Draining("this gateway is going away") from None
+            asked.cancel()
+            raise
+        finally:
+            self._asked.discard(asked)
 
     async def pause(self, seconds: float, over: Callable[[], bool]) -> bool:
         """Wait; False: it was ``over`` before, or the worker is going away."""

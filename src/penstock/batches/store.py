@@ -11,12 +11,13 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from penstock.batches.batch import ENDED, Batch, Status
+from penstock.batches.provider_batch import ProviderBatch
 from penstock.batches.repeated import RECENT, Naming
 from penstock.database import Database
 from penstock.errors import KeyReused, NotFound
@@ -41,8 +42,14 @@ CREATE TABLE batches (
 _NAMES = """
 CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, batch TEXT NOT NULL, fingerprint TEXT NOT NULL) WITHOUT ROWID"""
 
+_PROVIDERS = """
+CREATE TABLE IF NOT EXISTS provider_batches (
+  batch TEXT NOT NULL, number INTEGER NOT NULL, record BLOB NOT NULL, PRIMARY KEY (batch, number)
+) WITHOUT ROWID"""
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Batch).decode
+_decode_provider = msgspec.json.Decoder(ProviderBatch).decode
 
 
 class BatchStore:
@@ -63,7 +70,7 @@ class BatchStore:
         with contextlib.suppress(OSError):  # the database will say what is wrong
             self.lines.mkdir(mode=0o700, exist_ok=True)
         await self._database.open()
-        await self._database.read(lambda db: db.execute(_NAMES))
+        await self._database.read(lambda db: [db.execute(_NAMES), db.execute(_PROVIDERS)])
 
     async def close(self) -> None:
         await self._database.close()
@@ -186,6 +193,7 @@ class BatchStore:
         def forget(db: sqlite3.Connection) -> None:
             db.execute("DELETE FROM batches WHERE NOT open AND created < ?", (before,))
             db.execute("DELETE FROM names WHERE batch NOT IN (SELECT id FROM batches)")
+            db.execute("DELETE FROM provider_batches WHERE batch NOT IN (SELECT id FROM batches)")
 
         await self._database.write(forget, frees=True)
         await self._database.read(self._remove_orphans)
@@ -198,10 +206,45 @@ class BatchStore:
                 with contextlib.suppress(FileNotFoundError):  # the batch that it belonged to has just ended
                     if entry.stat().st_ctime < long_ago:
                         known = db.execute(
-                            "SELECT 1 FROM batches WHERE open AND id = ?", (Path(entry.name).stem,)
+                            "SELECT 1 FROM batches WHERE open AND id = ?", (entry.name.partition(".")[0],)
                         )
                         if known.fetchone() is None:
                             Path(entry.path).unlink()
+
+    # ---- what providers have of a batch ----
+
+    async def divide(self, batch_id: str, records: Sequence[ProviderBatch]) -> Batch:
+        """Enter which lines go to providers; from here on it stays so."""
+        rows = [(record.batch, record.number, _encode(record)) for record in records]
+
+        def divide(db: sqlite3.Connection) -> Batch:
+            batch = _find(db, batch_id)
+            assert batch is not None, "records are never removed while their batch is open"
+            batch = msgspec.structs.replace(batch, divided=True)
+            db.execute("UPDATE batches SET record = ? WHERE id = ?", (_encode(batch), batch_id))
+            db.executemany("INSERT INTO provider_batches VALUES (?, ?, ?)", rows)
+            return batch
+
+        return await self._database.write(divide)
+
+    async def provider_batches(self, batch_id: str) -> list[ProviderBatch]:
+        """Those that have lines of this batch."""
+        statement = "SELECT record FROM provider_batches WHERE batch = ? ORDER BY number"
+        rows = await self._database.read(lambda db: db.execute(statement, (batch_id,)).fetchall())
+        return [_decode_provider(record) for (record,) in rows]
+
+    async def known_at_providers(self) -> set[str]:
+        """The ids of all that providers run, or have run, for batches that are known here."""
+        rows = await self._database.read(
+            lambda db: db.execute("SELECT record FROM provider_batches").fetchall()
+        )
+        return {_decode_provider(record).id for (record,) in rows}
+
+    async def note(self, record: ProviderBatch) -> None:
+        """It has come so far; on the disk when this returns."""
+        statement = "UPDATE provider_batches SET record = ? WHERE batch = ? AND number = ?"
+        row = (_encode(record), record.batch, record.number)
+        await self._database.write(lambda db: db.execute(statement, row))
 
     # ---- the files of a batch ----
 
@@ -216,6 +259,14 @@ class BatchStore:
     def errors_of(self, batch: Batch) -> Path:
         """What became of its other lines."""
         return self.lines / f"{batch.id}.errors"
+
+    def sent_of(self, batch_id: str, number: int) -> Path:
+        """The requests that a provider gets together, as it gets them."""
+        return self.lines / f"{batch_id}.{number}.sent"
+
+    def come_of(self, batch_id: str, number: int) -> Path:
+        """What it made of them, as it said it."""
+        return self.lines / f"{batch_id}.{number}.come"
 
     def lock(self, batch: Batch) -> int | None:
         """Become the one who runs it: a descriptor, to be closed when that is over; None: somebody else does.
@@ -232,6 +283,8 @@ class BatchStore:
 
     def remove_files(self, batch: Batch) -> None:
         for path in (
+            *self.lines.glob(f"{batch.id}.*.sent"),
+            *self.lines.glob(f"{batch.id}.*.come"),
             self.results_of(batch),
             self.errors_of(batch),
             self.input_of(batch),

@@ -59,6 +59,8 @@ def summary(config: Config) -> str:
         if upstream.credentials is not None:
             secret = f"with credentials from {upstream.credentials.source}"
         lines.append(f"    {name}: {upstream.kind}, {where}, {secret}{_way(name, upstream)}")
+        if upstream.batches == "provider":
+            lines.append("      runs lines of batches in batches of its own: at their price, within a day")
     lines.append(_counted(len(config.models), "model"))
     for name, model in config.models.items():
         ways = ", ".join(

@@ -35,6 +35,7 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110, 5.6.2
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")  # RFC 9110, 5.5; nothing that could end the line
 _CONTROLLED = "a name has no line ends or other control characters in it"
 _PATH = re.compile(r"/[!-~]*\Z")  # and a query perhaps
+_WITH_BATCHES = ("anthropic", "openai", "sim")  # whose API has batches of its own
 _CLOUDS = {"bedrock": "aws", "vertex": "google"}  # kinds of upstreams, and where their credentials come from
 _OF_SOURCES = {
     "command": ("command",),
@@ -307,6 +308,8 @@ def _check_upstream(upstream: Plain, at: Path, reader: Reader) -> None:
         reader.mistake((*at, "triton"), "is for upstreams of the kind triton")
     if upstream.get("api") and upstream.get("kind") != "bedrock":
         reader.mistake((*at, "api"), "is for upstreams of the kind bedrock")
+    if upstream.get("batches") == "provider" and upstream.get("kind") not in _WITH_BATCHES:
+        reader.mistake((*at, "batches"), f"provider is for the kinds {', '.join(_WITH_BATCHES)}")
     if upstream.get("http2") and upstream.get("kind") == "triton":
         reader.mistake((*at, "http2"), "is not for the kind triton, whose gRPC is HTTP/2 by itself")
     if upstream.get("kind") in _CLOUDS and not upstream.get("base_url"):

@@ -48,6 +48,10 @@ def remarks(config: Config) -> list[str]:
         has_key = upstream.api_key is not None or upstream.credentials is not None
         if has_key and upstream.base_url.startswith("http://") and not _is_local(upstream.base_url):
             found.append(f"upstreams.{name} sends its key over http, unencrypted")
+        if upstream.batches == "provider" and not config.files.directory:
+            found.append(
+                f"upstreams.{name}.batches is not used: without files.directory there are no batches"
+            )
         if said := _of_base_url(upstream):
             found.append(f"upstreams.{name}.base_url {said}")
     found += [

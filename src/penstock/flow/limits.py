@@ -20,7 +20,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -31,7 +31,7 @@ from penstock.flow.account import DOLLAR, Account
 from penstock.flow.budget import Budget, Calendar
 from penstock.flow.leased import Wish, wait_leased
 from penstock.flow.lessee import Lessee
-from penstock.flow.reservation import CallReservation, Concerned, Reached
+from penstock.flow.reservation import Aside, CallReservation, Concerned, Reached
 from penstock.messages import Call, Endpoint, Spent, Tenant, Usage
 from penstock.wire import merge, opaque
 from penstock.wire.not_json import NOT_JSON
@@ -52,6 +52,7 @@ _NO_MONEY = "budget_exceeded"
 
 _integer = msgspec.json.Decoder(int, strict=False).decode
 
+Names: TypeAlias = tuple[str, str, str, str]  # key, tenant, tier and model of a call
 SCOPES = ("key", "tenant", "tier", "model")
 
 
@@ -254,9 +255,7 @@ class Limiter:
         self._told = spent
         self._spread()
 
-    def correct(
-        self, names: tuple[str, str, str, str], cost: int, served_by: tuple[str, str] | None = None
-    ) -> None:
+    def correct(self, names: Names, cost: int, served_by: tuple[str, str] | None = None) -> None:
         """What a call of this key, tenant, tier and model has cost was by so much more, in 1e-12 US dollars.
 
         :param served_by: the upstream, and the model there; None: their accounts know it
@@ -268,6 +267,25 @@ class Limiter:
             budgets += self._beyond(concerned, reached).budgets
         for budget in budgets:
             budget.spend(cost)
+
+    def set_aside(
+        self, names: Names, served_by: tuple[str, str], cost: int, *, is_spent: bool
+    ) -> Aside | None:
+        """Take money for what goes on for hours, from all budgets that it concerns.
+
+        :param names: key, tenant, tier and model; ``served_by``: as for :meth:`correct`
+        :param cost: the most that it will cost, in 1e-12 US dollars
+        :param is_spent: it is under way, so there is no refusing it
+        :returns: None: one of them has not so much left just now
+        """
+        self.look()
+        concerned = self._of_call.get(names) or self._find(names)
+        reached = self._reaches(names[3], *served_by)
+        both = [concerned] if reached is None else [concerned, self._beyond(concerned, reached)]
+        may = [each.may_spend(cost) for each in both]  # all of them are asked: each says what it wants
+        if not is_spent and not all(may):
+            return None
+        return Aside([budget for each in both for budget in each.budgets], cost)
 
     def look(self) -> None:
         """See which day it is: whoever has a clock asks for it several times a second, not each call."""
@@ -496,6 +514,11 @@ def _dollars(amount: int, form: str = "") -> str:
     :param form: of the number of dollars, before its digits are written out
     """
     return f"${float(format(amount / DOLLAR, form)):.12f}".rstrip("0").rstrip(".")
+
+
+def most_used(call: Call) -> Usage:
+    """What a call may use at the most, as far as its request tells."""
+    return _likely(call, *_estimate(call))
 
 
 def _estimate(call: Call) -> tuple[int, int]:

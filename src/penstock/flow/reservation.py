@@ -169,6 +169,10 @@ class Concerned:
                 leased.took(cost)
         return True
 
+    def may_spend(self, cost: int) -> bool:
+        """Whether all budgets have so much left, of what this process has been leased where others share them."""
+        return self._may_spend(cost) if self._leased else all(budget.fits(cost) for budget in self.budgets)
+
     def _may_spend(self, cost: int) -> bool:
         """Whether this process has been leased enough money."""
         short = [budget for budget in self._leased if not budget.fits(cost)]
@@ -286,3 +290,24 @@ class _HandedOn(CallReservation):
         self.holders -= 1
         if not self.holders and not self.settled:
             self.settle(_NOTHING, 0)
+
+
+class Aside:
+    """Money that is kept for what goes on for hours, while it does; what it really costs is spent as it becomes known."""
+
+    __slots__ = ("_budgets", "_cost")
+
+    def __init__(self, budgets: Sequence[Budget], cost: int) -> None:
+        self._budgets = budgets
+        self._cost = cost
+        for budget in budgets:
+            budget.left -= cost
+
+    def __repr__(self) -> str:
+        return f"<Aside of {self._cost / 1e12:g} in {len(self._budgets)} budgets>"
+
+    def release(self) -> None:
+        """It is over; again does nothing."""
+        budgets, self._budgets = self._budgets, ()
+        for budget in budgets:
+            budget.left += self._cost

@@ -37,6 +37,7 @@ from penstock.gateway.leaving import Leaving
 from penstock.gateway.listing import Listing
 from penstock.gateway.measures import MAX_CHILDREN
 from penstock.gateway.pipeline import Pipeline
+from penstock.gateway.provider_lines import ProviderLines
 from penstock.gateway.reception import Reception
 from penstock.gateway.repeats import Repeats
 from penstock.gateway.rooms import Rooms
@@ -158,7 +159,8 @@ class Gateway:
         self._transcriber = Transcriber(self.metrics, clock)
         self._shadows = Shadows(self.pipeline, clock, self.metrics)
         self._follow_answers(config)
-        runner = partial(parts.runner, config, self.pipeline, self._announcer, self.metrics)
+        providers = ProviderLines(self.pipeline, self._store)
+        runner = partial(parts.runner, config, self.pipeline, self._announcer, self.metrics, providers)
         self._rooms = Rooms(config, clock, runner, self.reception.answer_resumed)
         self._rooms.kept.add(
             "/v1/conversations",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from penstock.batches.providers import Providers
 from penstock.batches.runner import Runner
 from penstock.batches.store import BatchStore
 from penstock.cache.cache import Cache
@@ -107,7 +108,12 @@ def file_store(config: Config) -> FileStore | None:
 
 
 def runner(
-    config: Config, pipeline: Pipeline, announcer: Announcer, metrics: Registry, files: FileStore
+    config: Config,
+    pipeline: Pipeline,
+    announcer: Announcer,
+    metrics: Registry,
+    providers: Providers,
+    files: FileStore,
 ) -> Runner:
     """Who runs batches."""
     return Runner(
@@ -120,6 +126,7 @@ def runner(
         announce=announcer.batch_ended,
         forget=pipeline.registry.drop,
         longest_line=config.listener.max_body_bytes,
+        providers=providers,
     )
 
 

@@ -42,12 +42,17 @@ class Reply:
             self._connection.abort()
 
 
-async def reply_to(pool: Pool, head: bytes, body: bytes = b"", *, most: int = MAX_BYTES) -> Reply:
+async def reply_to(
+    pool: Pool, head: bytes, body: bytes = b"", *, most: int = MAX_BYTES, once: bool = False
+) -> Reply:
     """Send a request, again if its connection had been closed while it lay idle; an answer that is too large is one.
 
     :param most: bytes of its body; what is more is broken off
+    :param once: never again, whatever becomes of the connection, which is a new one: what was closed may have been read
     :raises PenstockError: there was none
     """
+    if once:
+        return await _reply(await pool.acquire(fresh=True), head, body, most)
     try:
         return await _reply(await pool.acquire(), head, body, most)
     except StaleConnection:

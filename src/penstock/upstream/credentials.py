@@ -333,3 +333,16 @@ def _region_in(host: str) -> str:
         if len(labels) > 2 and host.endswith((".amazonaws.com", ".api.aws", ".amazonaws.com.cn"))
         else ""
     )
+
+
+async def with_credentials(permits: Credentials, head: bytes, body: bytes) -> bytes:
+    """The head of a request, and what makes it good at its end.
+
+    :raises penstock.errors.UpstreamFailed: there are no credentials to be had
+    """
+    method, target, _ = head.split(b" ", 2)
+    lines = permits.lines(method.decode(), target, body)
+    if lines is None:
+        await permits.renew()
+        lines = permits.lines(method.decode(), target, body) or b""
+    return head[:-2] + lines + b"\r\n"

@@ -54,15 +54,17 @@ class Encoder:
             config.kind == "local" and config.capabilities.token_ids is None
         )
         self._base = base.removesuffix("/v1")
-        self._paths = {endpoint: self._path(base, endpoint) for endpoint in Endpoint}
+        # OpenAI's SDK takes a base URL that ends in /v1 (or what stands for it), Anthropic's one without.
+        versioned = config.kind == "openai" or base.endswith("/v1")
+        self._root = base if versioned else base + "/v1"
+        self._paths = {endpoint: self.place_of(endpoint.path).encode() for endpoint in Endpoint}
 
     def __repr__(self) -> str:
         return f"<Encoder for {self._config.base_url} in {self._speaks.value}>"
 
-    def _path(self, base: str, endpoint: Endpoint) -> bytes:
-        # OpenAI's SDK takes a base URL that ends in /v1 (or what stands for it), Anthropic's one without.
-        versioned = self._config.kind == "openai" or base.endswith("/v1")
-        return (base + (endpoint.path.removeprefix("/v1") if versioned else endpoint.path)).encode()
+    def place_of(self, path: str) -> str:
+        """Where what has this path in the provider's API (``/v1/...``) stands, from the server's root."""
+        return self._root + path.removeprefix("/v1")
 
     def capabilities(self, model: str) -> Capabilities:
         """What the upstream can do for an answer that broke off; ``model`` is its own name."""

@@ -13,7 +13,7 @@ from penstock.messages import Call, Dialect
 from penstock.net.origin import Origin
 from penstock.wire.credentials import account_lines, bearer, bearer_field, field_for, key_in
 
-_ANTHROPIC_VERSION = b"2023-06-01"
+ANTHROPIC_VERSION = b"2023-06-01"
 _ANTHROPIC = Dialect.ANTHROPIC
 
 # The caller's header fields that a provider understands and that change its answer.
@@ -73,7 +73,7 @@ class Fields:
             if name in headers:
                 lines += name + b": " + headers[name] + b"\r\n"
         if dialect is _ANTHROPIC:
-            version = headers.get(b"anthropic-version", _ANTHROPIC_VERSION)
+            version = headers.get(b"anthropic-version", ANTHROPIC_VERSION)
             lines += b"anthropic-version: " + version + b"\r\n"
         if self._forwards:
             key = key_in(headers)

@@ -30,7 +30,7 @@ from penstock.net.reply import MAX_BYTES, Reply, reply_to
 from penstock.net.tunnel import Tunnel
 from penstock.upstream import inquiry
 from penstock.upstream.capabilities import Capabilities, capabilities
-from penstock.upstream.credentials import Credentials, credentials
+from penstock.upstream.credentials import Credentials, credentials, with_credentials
 from penstock.upstream.encoder import Encoder
 from penstock.upstream.fields import Fields, has_no_key
 from penstock.upstream.job import Herald, Job
@@ -268,9 +268,7 @@ class HTTPUpstream:
     async def _cancel(self, head: bytes) -> None:
         try:
             async with asyncio.timeout(_CANCELLED_WITHIN):
-                if self._credentials is not None:
-                    head = await _with_credentials(self._credentials, head, b"")
-                reply = await reply_to(self.pool, head)
+                reply = await reply_to(self.pool, await self.permitted(head, b""))
             if reply.status >= 400:
                 log.warning("%s: a response was not cancelled there: status %d", self.name, reply.status)
         except (PenstockError, TimeoutError) as error:
@@ -307,9 +305,15 @@ class HTTPUpstream:
         """
         head = b"GET %b HTTP/1.1\r\n%b%b\r\n" % (path.encode(), self.fields.own, lines)
         async with asyncio.timeout(seconds):
-            if self._credentials is not None:
-                head = await _with_credentials(self._credentials, head, b"")
-            return await reply_to(self.pool, head, most=most)
+            return await reply_to(self.pool, await self.permitted(head, b""), most=most)
+
+    async def permitted(self, head: bytes, body: bytes) -> bytes:
+        """The head of a request that is no call's, with what makes it good where credentials do not last.
+
+        :raises penstock.errors.UpstreamFailed: there are none to be had
+        """
+        permits = self._credentials
+        return head if permits is None else await with_credentials(permits, head, body)
 
     # ---- sending ----
 
@@ -401,7 +405,7 @@ class HTTPUpstream:
         :raises penstock.errors.UpstreamFailed: there are no credentials to be had
         """
         try:
-            return await _with_credentials(permits, head, body)
+            return await with_credentials(permits, head, body)
         except BaseException:
             connection.abort()
             raise
@@ -459,16 +463,6 @@ def _way(origin: Origin, config: UpstreamConfig) -> Way:
     if proxy is None:
         return DIRECT
     return Tunnel(proxy, client_context(None, verify=True) if proxy.secure else None)
-
-
-async def _with_credentials(permits: Credentials, head: bytes, body: bytes) -> bytes:
-    """The head, and what makes a request good at its end."""
-    method, target, _ = head.split(b" ", 2)
-    lines = permits.lines(method.decode(), target, body)
-    if lines is None:
-        await permits.renew()
-        lines = permits.lines(method.decode(), target, body) or b""
-    return head[:-2] + lines + b"\r\n"
 
 
 _OF_RESPONSES = frozenset({Endpoint.RESPONSES, Endpoint.INPUT_TOKENS, Endpoint.COMPACT})

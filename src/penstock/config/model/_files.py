@@ -55,3 +55,6 @@ class BatchesConfig(Section, frozen=True):
     worker_concurrency: Positive = 32  # the same of all batches, per worker
     # how long a request that is turned away for pressure (429, 503) is tried again before that is its result
     retry_for: Seconds = 3_600.0
+    # what an upstream's own batch has not answered, because its time was over or it was too busy, is called line by
+    # line, at the full price, while the window of the batch lasts; false: that is its result
+    call_rest: bool = False

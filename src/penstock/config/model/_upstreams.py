@@ -189,6 +189,8 @@ class UpstreamConfig(Section, frozen=True):
     # members of the JSON body that it is not told, such as seed: a call is asked without them, and not refused; not of
     # images, sound, moderations and ranks
     leave_out: list[str] = []
+    # provider: lines of batches go to it in batches of its own, at the lower price of those, and may take a day
+    batches: Literal["calls", "provider"] = "calls"
     trace_context: bool = True  # it is told which trace a call belongs to (traceparent, tracestate)
     local: LocalConfig = LocalConfig()  # of kind local: the model
     responses: bool = False  # it has /v1/responses itself; otherwise they are translated

@@ -204,6 +204,19 @@ class Recorder:
             if stream and usage.output_tokens > 1 and attempt.duration is not None:
                 cells.between.observe((attempt.duration - attempt.first_token) / (usage.output_tokens - 1))
 
+    def entered(self, attempt: Attempt, candidate: Candidate) -> None:
+        """The same, of one that was part of a provider's own batch, and is heard of when all of that is over."""
+        self.ledger.enter(attempt, batched=True)
+        assert attempt.outcome is not None
+        error = attempt.error if attempt.error in _KNOWN_ERRORS else _OTHER_ERROR
+        self.measures.attempts.labels(attempt.upstream, attempt.outcome.value, error).add()
+        cells = self._cells.get((attempt.upstream, candidate.route))
+        if cells is None:
+            cells = self._bind(attempt.upstream, candidate.route)
+        cells.input.value += attempt.usage.input_tokens
+        cells.output.value += attempt.usage.output_tokens
+        cells.cost.add(attempt.cost * PICO)
+
     def overstated(self, attempt: Attempt, told: Usage) -> None:
         """The upstream has told of more than the attempt can have used: its row has the most that it can be."""
         upstream = attempt.upstream
