@@ -67,6 +67,7 @@ class World:
         self.wall = Wall()
         self.told = []
         self.workers = []
+        self.providers = None  # nobody hands lines on
 
     async def worker(self):
         worker = Worker(self)
@@ -115,6 +116,7 @@ class Worker:
             announce=self._announce,
             forget=self.forgotten.append,
             longest_line=10_000,
+            providers=world.providers,
             now=world.wall,
         )
 

@@ -294,7 +294,7 @@ def test_a_batch_that_the_provider_finds_wrong_costs_nothing_there(tmp_path, cli
             if not call_rest:
                 for error in results(client, done.error_file_id):
                     assert error["response"]["status_code"] == 502
-                    assert "Enqueued token limit reached" in error["response"]["body"]["error"]["message"]
+                    assert "not parseable as valid JSON" in error["response"]["body"]["error"]["message"]
         bill = settled_bill(simulator)
         assert (bill["requests"], bill["batched"]) == (5 if call_rest else 0, 0)
 

@@ -98,13 +98,22 @@ def test_a_batch_can_expire_fail_be_cancelled_and_be_listed(client):
     codes = [line["error"]["code"] for line in results(client, expired.error_file_id).values()]
     assert codes == ["batch_expired"] * 2
     failed = ended(client, created(client, bodies, "fail"))
-    assert (failed.status, failed.errors.data[0].code) == ("failed", "token_limit_exceeded")
+    assert (failed.status, failed.errors.data[0].code) == ("failed", "invalid_json_line")
+    crowded = ended(client, created(client, bodies, "crowded"))
+    assert (crowded.status, crowded.errors.data[0].code) == ("failed", "token_limit_exceeded")
+    assert ended(client, second := created(client, bodies, "crowded")).status == "completed"
     batch = created(client, bodies, "latency=60000")
     assert client.batches.cancel(batch.id).status == "cancelling"
     cancelled = ended(client, batch)
     assert (cancelled.status, cancelled.output_file_id) == ("cancelled", None)
     first, *others = list(client.batches.list(limit=1))  # the SDK asks for the other pages
-    assert [first.id, *(each.id for each in others)] == [batch.id, failed.id, expired.id]
+    assert [first.id, *(each.id for each in others)] == [
+        batch.id,
+        second.id,
+        crowded.id,
+        failed.id,
+        expired.id,
+    ]
 
 
 def test_a_creation_may_go_unanswered_and_lists_may_lag_behind(client):

@@ -20,8 +20,8 @@ from penstock.wire.provider_batch import form_of
 
 MOST_BYTES = 32 << 20  # of one provider's batch: they are in memory, twice, while they are sent
 MOST_INPUTS = 50_000  # texts of one batch that are made vectors of, as OpenAI has it
-_TAKEN = 64  # lines at a time
-_TAKEN_BYTES = 4 << 20
+_TAKEN = 16  # lines between which others have their turn
+_TAKEN_BYTES = 1 << 20
 _BEGINNING = b'{"custom_id":"'
 _ID_LENGTH = len(result_id("", ""))
 

@@ -49,8 +49,10 @@ FIRST_LOOK: Final = (
 LAST_LOOK: Final = 60.0
 FIND_FOR: Final = 10.0  # seconds for which a batch that may have been made is looked for
 CLOCKS_APART: Final = 900.0  # seconds by which a provider's clock and ours may differ
+CROWDED: Final = 60.0  # seconds before a batch that was one too many is tried again; twice as many each time
+MOST_CROWDED: Final = 900.0
 NO_MONEY: Final = 10.0  # seconds before a batch that budgets have no room for is tried again
-TAKEN: Final = 64  # results that are taken in at once
+TAKEN: Final = 16  # results that are taken in at once
 
 _PRESSURE: Final = frozenset({408, 429, 500, 502, 503, 504, 529})
 
@@ -113,6 +115,7 @@ class ProviderRun:
         self._around = around
         self._aside: Aside | None = None
         self._delay = FIRST_LOOK
+        self._crowded = CROWDED
         self._sought_since = 0.0  # monotonic; 0: not yet
         self._cancelled = False
         self._is_ours = (
@@ -317,11 +320,22 @@ class ProviderRun:
                 log.warning("%r is not known there any more: its results are lost", self.record)
                 await self._note(step=Step.ENDED, fate=Fate.FAILED, why=error.message, lost=True)
                 return
+            if told.ended is Fate.FAILED and told.is_crowded and not told.results:
+                await self._again_later(api, told)
+                return
             if told.ended is not None:
                 await self._fetch(api, told, told.ended)
                 return
             await self._wait(delay)
             delay = min(LAST_LOOK, 2 * delay)
+
+    async def _again_later(self, api: ProviderAPI, told: Told) -> None:
+        """The provider has as much of ours as it takes: none of this was run."""
+        log.info("%r is tried again in %.0f s: %s", self.record, self._crowded, told.why)
+        await self._suppressed(api.delete_file(self.record.file))
+        await self._note(step=Step.WRITTEN, file="", id="", name=new_name())
+        await self._wait(self._crowded)
+        self._crowded = min(MOST_CROWDED, 2 * self._crowded)
 
     async def _fetch(self, api: ProviderAPI, told: Told, fate: Fate) -> None:
         """Write down what came of it, as it comes."""

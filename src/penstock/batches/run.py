@@ -250,14 +250,16 @@ class Run:
                 finally:
                     await run(source.close)
             self.batch = batch = await store.divide(batch.id, records)
-        for record in await store.provider_batches(batch.id):
-            sent = store.sent_of(batch.id, record.number)
-            found = await run(partial(self._places, store.input_of(batch), sent))
-            self._elsewhere.update(custom_id for _, custom_id in found.values())
-            self._provider_runs.append(ProviderRun(record, self, around, providers))
+        records = await store.provider_batches(batch.id)
+        if records:
+            sent = [store.sent_of(batch.id, record.number) for record in records]
+            self._elsewhere |= await run(partial(self._known, store.input_of(batch), sent))
+            self._provider_runs = [ProviderRun(record, self, around, providers) for record in records]
 
-    def _places(self, source: Path, sent: Path) -> dict[str, tuple[int, str]]:
-        return places(source, self._endpoint, self.batch.id, sent_ids(sent))
+    def _known(self, source: Path, sent: list[Path]) -> set[str]:
+        """The ``custom_id`` of each line that is in these files.  For a thread."""
+        ids = set().union(*map(sent_ids, sent))
+        return {custom_id for _, custom_id in places(source, self._endpoint, self.batch.id, ids).values()}
 
     async def _hand_on(self, run: ProviderRun) -> None:
         try:

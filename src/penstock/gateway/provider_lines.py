@@ -25,11 +25,13 @@ from penstock.ledger.sqlite import SQLiteStore
 from penstock.messages import Call, Endpoint
 from penstock.net.exchange import BATCH
 from penstock.upstream.http import HTTPUpstream
+from penstock.upstream.job import Job
 from penstock.upstream.provider_batches import ProviderBatches
 from penstock.upstream.whole import PlainTransfer
 from penstock.wire import merge, problems
 from penstock.wire.batch import Line
 from penstock.wire.provider_batch import Result
+from penstock.wire.usage import estimate_tokens
 
 _BATCHED = frozenset(
     {Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.EMBEDDINGS, Endpoint.RESPONSES, Endpoint.MESSAGES}
@@ -78,7 +80,7 @@ class ProviderLines:
             upstream = candidate.upstream
             transfer = upstream.transfer(call, self._log(call), candidate.timeouts)
             own = transfer.job.endpoint
-            if own not in _BATCHED:
+            if own not in _BATCHED or call.max_output_tokens == 0:  # which Anthropic takes in calls only
                 return None
             _, body = upstream.encoder.encode(call, transfer, candidate.model, extra=candidate.extra)
             inputs = merge.count_inputs(call) if own is Endpoint.EMBEDDINGS else 1
@@ -96,8 +98,8 @@ class ProviderLines:
         router = pipeline.snapshot.router
         call = decode(endpoint, headers, line.body, batch.caller, pipeline.clock.now(), router)
         policy = router.tidying(call.model)
-        if policy is not None and (left := tidy(call, policy)) is not None:
-            pipeline.recorder.left_out(left)
+        if policy is not None:
+            tidy(call, policy)
         return call
 
     def _candidate(self, call: Call) -> Candidate | None:
@@ -189,7 +191,11 @@ class ProviderLines:
         timeouts = pipeline.snapshot.config.timeouts
         candidate = Candidate(upstream, record.model, route, "", 1.0, timeouts)
         failure: PenstockError | None = None
-        transfer = upstream.transfer(call, log, timeouts)
+        try:
+            transfer = upstream.transfer(call, log, timeouts)
+        except PenstockError as error:  # the configuration has changed since it was sent
+            failure = untraced(error)
+            transfer = self._as_it_is(call, log, upstream, record)
         assert isinstance(transfer, PlainTransfer), "no line streams"
         headers = {b"content-type": _JSON}
         if result.request_id:
@@ -214,6 +220,14 @@ class ProviderLines:
         else:
             log.fail(failure)
         return failure
+
+    def _as_it_is(
+        self, call: Call, log: Generation, upstream: HTTPUpstream, record: ProviderBatch
+    ) -> PlainTransfer:
+        """The receiver of an answer that cannot be translated: what it has used is counted."""
+        endpoint, timeouts = _ENDPOINTS[record.endpoint], self._pipeline.snapshot.config.timeouts
+        job = Job(upstream.name, call, endpoint, None, estimate_tokens(len(call.body)), timeouts)
+        return PlainTransfer(log, job, self._pipeline.clock.now)
 
     def _spend(self, call: Call, cost: int, served_by: tuple[str, str]) -> None:
         limiter, tenant = self._pipeline.admission.limiter, call.tenant

@@ -7,6 +7,7 @@ whole does, the header ``x-sim-batch`` of its creation says, a list of options w
     pace=N           so many requests a second; else all at once
     expire-after=N   after N requests its time is over
     fail             it is found wrong before any is run (OpenAI's alone can)
+    crowded          too much is under way for it; crowded=N: for the first N
     lost             it is made, and the answer that says so never comes; lost=N: of the first N
     late=MS          lists of batches do not show it before
 """
@@ -41,6 +42,8 @@ _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 _PATHS = ("/v1/files", "/v1/batches", "/v1/messages/batches")
 _ERRORS = (msgspec.MsgspecError, UnicodeError, PenstockError, KeyError, TypeError, ValueError)
 _BETAS = b"anthropic-beta"
+_CROWDED = "token_limit_exceeded", "Enqueued token limit reached. Please try again later."
+_WRONG = "invalid_json_line", "This line is not parseable as valid JSON."
 
 
 class _Options(msgspec.Struct, frozen=True):
@@ -48,6 +51,7 @@ class _Options(msgspec.Struct, frozen=True):
     pace: float = 0.0
     expire_after: int = -1
     fail: bool = False
+    crowded: int = 0
     lost: int = 0
     late: float = 0.0
 
@@ -64,7 +68,7 @@ def _options(header: bytes) -> _Options:
                 found[name] = float(value)
             case "expire-after":
                 found["expire_after"] = int(value)
-            case "lost":
+            case "lost" | "crowded":
                 found[name] = int(value or 1)
             case "fail":
                 found[name] = True
@@ -123,6 +127,7 @@ class _Batch:
         self.requests: list[_Request] = []
         self.results: list[tuple[_Request, LineExchange | None]] = []  # None: it was not run
         self.files: dict[str, str] = {}
+        self.is_one_too_many = False
         self.betas = b""
         self.begun = 0
         self.under_way = 0
@@ -151,7 +156,7 @@ class _Batch:
         """Run what has become due, and end when nothing is left."""
         if self.status in _ENDED:
             return
-        if self.options.fail and not self.is_messages:
+        if (self.options.fail or self.is_one_too_many) and not self.is_messages:
             self._end("failed")
             return
         if self.status == "validating":
@@ -199,7 +204,8 @@ class _Batch:
     def shown(self) -> dict[str, Any]:
         completed = sum(made is not None and made.status == 200 for _, made in self.results)
         times = {f"{status}_at": int(self.ended) if self.status == status else None for status in _ENDED}
-        failed = [{"code": "token_limit_exceeded", "message": "Enqueued token limit reached.", "line": None}]
+        code, message = _CROWDED if self.is_one_too_many else _WRONG
+        failed = [{"code": code, "message": message, "line": None}]
         return {
             "id": self.id,
             "object": "batch",
@@ -262,7 +268,7 @@ class Batches:
         self._files: OrderedDict[str, _File] = OrderedDict()
         self._batches: OrderedDict[str, _Batch] = OrderedDict()
         self._numbers = 0
-        self._lost = 0
+        self._lost = self._crowded = 0
         self._waiting: set[asyncio.Future[None]] = set()
 
     def __repr__(self) -> str:
@@ -403,6 +409,9 @@ class Batches:
         while len(self._batches) > _KEPT:
             self._batches.popitem(last=False)
         batch.begin(self.wheel.now())
+        if self._crowded < batch.options.crowded:
+            self._crowded += 1
+            batch.is_one_too_many = True
         if self._lost < batch.options.lost:
             self._lost += 1
             reset(exchange)

@@ -40,6 +40,7 @@ class Told(msgspec.Struct, frozen=True):
     :ivar lines: its requests; 0: they are not counted yet
     :ivar results: where they are to be had: ids of files, or a part of a path
     :ivar why: it failed, in the provider's words
+    :ivar is_crowded: it failed because too much of ours is under way there: nothing was run, and later it may be
     """
 
     id: str
@@ -50,6 +51,7 @@ class Told(msgspec.Struct, frozen=True):
     input_file: str = ""
     results: tuple[str, ...] = ()
     why: str = ""
+    is_crowded: bool = False
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -155,6 +157,7 @@ _STATUS = {
     "expired": Fate.EXPIRED,
     "cancelled": Fate.CANCELLED,
 }
+_CROWDED = frozenset({"token_limit_exceeded", "rate_limit_exceeded"})
 _FATE_OF_CODE = {"batch_expired": Fate.EXPIRED, "batch_cancelled": Fate.CANCELLED}
 
 
@@ -191,6 +194,7 @@ def _openai(batch: JSON) -> Told:
         input_file=_text(batch.get("input_file_id")),
         results=tuple(_name(file) for file in files if file),
         why="; ".join(_text(_dict(error).get("message")) for error in errors)[:1_000],
+        is_crowded=any(_dict(error).get("code") in _CROWDED for error in errors),
     )
 
 
