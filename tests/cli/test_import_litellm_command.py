@@ -5,11 +5,12 @@ import stat
 import pytest
 
 from penstock.config.load import load
+from penstock.ledger.prices import PriceTable
 
 SOURCE = """
 model_list:
   - model_name: gpt-4o
-    litellm_params: {model: openai/gpt-4o, api_key: os.environ/PENSTOCK_TEST_KEY, temperature: 0}
+    litellm_params: {model: openai/gpt-4o, api_key: os.environ/PENSTOCK_TEST_KEY, mock_response: hi}
 """
 
 
@@ -28,7 +29,7 @@ def test_the_result_goes_to_standard_output_and_the_list_to_standard_error(penst
         "Converted 1 upstream, 1 model, 0 keys",
         "",
         "Not converted:",
-        "  model_list[].litellm_params.temperature (gpt-4o): Penstock sends what the caller sends and sets no parameters of its own",
+        "  model_list[].litellm_params.mock_response (gpt-4o): a model for trying out is an upstream of the kind `sim`; see docs/simulator.md",
         "",
         "Set these before you start it: PENSTOCK_TEST_KEY",
     ]
@@ -41,6 +42,22 @@ def test_the_result_passes_check(penstock, source, tmp_path, monkeypatch):
     assert penstock("check", output).status == 0
     assert load(output).upstreams["openai"].api_key.reveal() == "k"
     assert stat.S_IMODE(output.stat().st_mode) == 0o600
+
+
+def test_prices_are_a_file_beside_it(penstock, source, tmp_path, monkeypatch):
+    monkeypatch.setenv("PENSTOCK_TEST_KEY", "k")
+    source.write_text(SOURCE.replace("mock_response: hi", "input_cost_per_token: 0.000002"))
+    output, prices = tmp_path / "mine.yaml", tmp_path / "mine-prices.toml"
+    assert "with --output" in penstock("import-litellm", source).err
+    prices.write_text("mine")
+    status, _, err = penstock("import-litellm", source, "-o", output)
+    assert (status, prices.read_text(), output.exists()) == (1, "mine", False)
+    assert "--force" in err
+    status, _, err = penstock("import-litellm", source, "-o", output, "--force")
+    assert (status, "Not converted" in err) == (0, False)
+    assert penstock("check", output).status == 0
+    assert load(output).prices == str(prices)
+    assert PriceTable.load(str(prices)).price("openai", "gpt-4o").input == 2
 
 
 def test_a_file_that_is_there_is_not_written_over_unasked(penstock, source, tmp_path):

@@ -1,6 +1,7 @@
 """The configuration of a LiteLLM proxy, converted."""
 
 import hashlib
+import tomllib
 
 import pytest
 import yaml
@@ -278,9 +279,8 @@ def test_variables_of_azure_are_those_that_litellm_looks_up():
 @pytest.mark.parametrize(
     ("setting", "where"),
     [
-        ("litellm_settings: {cache: true}", "docs/caching.md"),
-        ("router_settings: {cooldown_time: 30}", "`breaker`"),
-        ("router_settings: {redis_host: h}", "`limits.redis`"),
+        ("router_settings: {cache_responses: true}", "docs/caching.md"),
+        ("router_settings: {allowed_fails_policy: {}}", "`breaker`"),
         ("general_settings: {max_budget: 5}", "`limits`"),
         ("general_settings: {max_parallel_requests: 5}", "`limits.keys`"),
         ("router_settings: {default_max_parallel_requests: 5}", "`concurrency`"),
@@ -450,14 +450,14 @@ def test_a_weight_that_counts_for_nothing_is_listed(params, reason):
     assert {item.models for item in listed} == {("m",)}
 
 
-def test_limits_and_parameters_are_listed_once_with_their_models():
+def test_what_is_left_of_several_models_is_listed_once_with_their_names():
     text = (
-        group("rpm: 5, temperature: 0", "rpm: 6, temperature: 1")
-        + "  - {model_name: n, litellm_params: {model: gpt-x, temperature: 0}}"
+        group("rpm: 5, mock_response: a", "rpm: 6, mock_response: b")
+        + "  - {model_name: n, litellm_params: {model: gpt-x, mock_response: c}}"
     )
     conversion, _ = converted(text)
     listed = {item.key: item.models for item in conversion.left}
-    assert listed["model_list[].litellm_params.temperature"] == ("m", "n")
+    assert listed["model_list[].litellm_params.mock_response"] == ("m", "n")
     assert listed["model_list[].litellm_params.rpm"] == ("m",)
 
 
@@ -790,6 +790,18 @@ _PARAMS = st.dictionaries(
             "extra_headers",
             "organization",
             "max_retries",
+            "order",
+            "temperature",
+            "max_tokens",
+            "stop",
+            "service_tier",
+            "dimensions",
+            "extra_body",
+            "chat_template_kwargs",
+            "thinking",
+            "input_cost_per_token",
+            "output_cost_per_image",
+            "input_cost_per_token_above_200k_tokens",
             "x",
         ]
     ),
@@ -832,6 +844,14 @@ _SETTINGS = st.dictionaries(
             "max_budget",
             "budget_duration",
             "global_max_parallel_requests",
+            "cache",
+            "cache_params",
+            "cooldown_time",
+            "allowed_fails",
+            "disable_cooldowns",
+            "redis_host",
+            "redis_port",
+            "redis_password",
         ]
     ),
     _VALUE
@@ -851,7 +871,8 @@ _SETTINGS = st.dictionaries(
 )
 def test_whatever_the_source_the_result_can_be_loaded(source):
     try:
-        conversion = convert(yaml.safe_dump(source), "config.yaml", {})
+        conversion = convert(yaml.safe_dump(source), "config.yaml", {}, "/dev/null")
     except ConfigError as error:
         raise AssertionError(error.mistakes) from error
     parse(conversion.text, "out.yaml", dict.fromkeys(conversion.variables, "http://127.0.0.1:1"))
+    tomllib.loads(conversion.prices)

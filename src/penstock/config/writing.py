@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from typing import Any
 
 # What every YAML reader takes for text, as it stands: no indicator, no `: `, nothing like a number.
 _PLAIN = re.compile(r"[A-Za-z_$/][A-Za-z0-9_./:${}@+=-]*(?<!:)\Z")
+_EXACT = 2**53  # below it a whole number is the same with and without a fraction
 _OTHER_TYPES = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "n"})
 # Beyond what JSON escapes, YAML allows neither these nor half a surrogate pair.
 _NOT_PRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
@@ -31,6 +33,22 @@ def flow_list(texts: Iterable[str]) -> str:
         )
         + "]"
     )
+
+
+def flow(value: Any) -> str:
+    """What JSON can say, as YAML in one line: whatever is text stays text."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_key(str(key))}: {flow(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(flow, value)) + "]"
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        value = int(value)
+    written = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return _NOT_PRINTABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", written)
+
+
+def _key(text: str) -> str:
+    return text if text.isidentifier() and text.isascii() and scalar(text) == text else flow(text)
 
 
 def escaped(text: str) -> str:

@@ -7,7 +7,7 @@ that is taken is removed from (a copy of) the source, and what remains at the en
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -15,14 +15,19 @@ import yaml
 
 from penstock.config._reading import MAX_NODES, NO_TEXT, NO_TEXT_IS
 from penstock.config.litellm import _settings
+from penstock.config.litellm._breakers import take_cooldowns
 from penstock.config.litellm._deployments import Deployments
 from penstock.config.litellm._draft import Draft, Left
-from penstock.config.litellm._groups import check_clocks, check_shares
+from penstock.config.litellm._groups import check_clocks, check_shares, put_in_order
+from penstock.config.litellm._kept import take_cache, take_router_redis
 from penstock.config.litellm._limits import take_limits
+from penstock.config.litellm._parameters import check_parameters
+from penstock.config.litellm._prices import price_lines
 from penstock.config.litellm._traces import take_traces
 from penstock.config.litellm._values import Plain
 from penstock.config.litellm._written import lines
 from penstock.config.load import parse
+from penstock.config.writing import escaped, scalar
 from penstock.errors import ConfigError
 
 # What a configuration without models of its own may consist of: they stand in a database, or other files.
@@ -30,7 +35,10 @@ _SECTIONS = frozenset({"model_list", "litellm_settings", "router_settings", "gen
 
 
 class Conversion(msgspec.Struct, frozen=True):
-    """A configuration of ours as text, what it lacks, and the environment variables that it refers to."""
+    """A configuration of ours as text, what it lacks, and the environment variables that it refers to.
+
+    ``prices``: the price table that it names, as text; empty: it names none.
+    """
 
     text: str
     left: tuple[Left, ...]
@@ -38,6 +46,7 @@ class Conversion(msgspec.Struct, frozen=True):
     upstreams: int
     models: int
     keys: int
+    prices: str = ""
 
 
 class _Loader(yaml.SafeLoader):
@@ -63,11 +72,12 @@ class _Loader(yaml.SafeLoader):
             )
 
 
-def convert(text: str, name: str, environ: Mapping[str, str]) -> Conversion:
+def convert(text: str, name: str, environ: Mapping[str, str], prices_path: str = "") -> Conversion:
     """Convert the text of a LiteLLM proxy's configuration.
 
     :param environ: where the master key is looked up if it is a reference, of which only its hash is kept, and where
         spans go
+    :param prices_path: where the price table will be; empty: there will be none, and prices are left
     :raises penstock.errors.ConfigError: it is no YAML, or no section of keys
     """
     try:
@@ -85,11 +95,16 @@ def convert(text: str, name: str, environ: Mapping[str, str]) -> Conversion:
     ):
         raise ConfigError(f"{name}: is no configuration of a LiteLLM proxy: it has no model_list")
     draft = Draft()
+    draft.prices_path = escaped(prices_path)
     _run(draft, copy.deepcopy(source), environ)
     result = "\n".join(lines(draft, name)) + "\n"
     # Whatever stood in the source, what comes out can be loaded: prove it, with stand-ins for what the
-    # variables hold.
-    parse(result, f"{name}, converted", _StandIns())
+    # variables hold.  The price table is not there yet.
+    parse(result, f"{name}, converted", _StandIns(draft.redis.values()))
+    prices = "\n".join(price_lines(draft, name))
+    if prices:
+        result += f"prices: {scalar(draft.prices_path)}\n"
+        prices += "\n"
     return Conversion(
         text=result,
         left=draft.left(),
@@ -97,14 +112,21 @@ def convert(text: str, name: str, environ: Mapping[str, str]) -> Conversion:
         upstreams=len(draft.upstreams),
         models=len(draft.models),
         keys=len(draft.keys),
+        prices=prices,
     )
 
 
 class _StandIns(Mapping[str, str]):
-    """Every variable is set, to something that is right wherever it may stand."""
+    """Every variable is set, to something that is right wherever it may stand.
+
+    :param redis: addresses of Redis servers, of which some are variables
+    """
+
+    def __init__(self, redis: Iterable[str]) -> None:
+        self._redis = frozenset(redis)
 
     def __getitem__(self, name: str) -> str:
-        return "http://127.0.0.1:9"
+        return "redis://127.0.0.1:9" if "${" + name + "}" in self._redis else "http://127.0.0.1:9"
 
     def __contains__(self, name: object) -> bool:
         return True
@@ -132,11 +154,16 @@ def _run(draft: Draft, source: Plain, environ: Mapping[str, str]) -> None:
     deployments = Deployments(draft, environ, credentials, verify=verify, measured=measured, drops=drops)
     for entry in source.pop("model_list", None) or []:
         deployments.take(entry)
+    put_in_order(draft)
+    check_parameters(draft, {name: upstream.kind for upstream, name in draft.upstreams.items()})
     check_clocks(draft)
     check_shares(draft)
     aliases = _settings.take_aliases(draft, router.pop("model_group_alias", None))
     _settings.take_fallbacks(draft, library, router, aliases)
     _settings.take_master_key(draft, general.pop("master_key", None), environ)
+    take_cooldowns(draft, library, router)
+    take_router_redis(draft, router)
+    take_cache(draft, library, environ)
     take_limits(draft, library, router, general, aliases)
     _settings.take_strategy(draft, router)
     if "enable_pre_call_checks" in router:

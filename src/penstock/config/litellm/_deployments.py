@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,8 @@ from penstock.config.litellm._draft import Deployment, Draft, Upstream
 from penstock.config.litellm._dropped import take_dropped
 from penstock.config.litellm._groups import SHARES
 from penstock.config.litellm._limits import ASKED
+from penstock.config.litellm._parameters import take_parameters
+from penstock.config.litellm._prices import take_prices
 from penstock.config.litellm._values import Plain, number, text
 from penstock.config.patterns import CONTROL, match
 from penstock.config.providers import PROVIDERS, Provider
@@ -163,12 +166,35 @@ class Deployments:
             there = ""  # the caller's own
         shares, asked = self._amounts(parameters, entry, name)
         clocks = _clocks(parameters)
+        order = self._order(parameters, entry, name)
+        said, extras = take_parameters(self._draft, parameters, upstream.kind, name)
+        found = self._draft.named(upstream, label)
+        take_prices(self._draft, parameters, info, (found, there or name), name)
         self._leave_the_rest(parameters, entry, info, name, there)
         self._draft.modes.setdefault(name, _purpose(mode, model))
-        found = self._draft.named(upstream, label)
         self._draft.models.setdefault(name, []).append(
-            Deployment(name, found, there, provider, shares, clocks, asked, self._window(info))
+            Deployment(
+                name,
+                found,
+                there,
+                provider,
+                shares,
+                clocks,
+                asked,
+                self._window(info),
+                order,
+                said,
+                extras,
+            )
         )
+
+    def _order(self, parameters: Plain, entry: Plain, name: str) -> float:
+        """When it is asked: those of the least order first, the others if these fail, those without one last."""
+        value = parameters.pop("order", entry.pop("order", None))
+        order = number(value)
+        if value is not None and order is None:
+            self._draft.leave("model_list[].litellm_params.order", "is no number that is at least 0", name)
+        return inf if order is None else order
 
     def _with_credential(self, parameters: Plain, name: str) -> Plain:
         """The parameters, and behind them those of the credential that they name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ import msgspec
 from penstock.config.litellm._reasons import REASONS
 from penstock.config.references import variables
 
+SEAL_KEY = "PENSTOCK_SEAL_KEY"  # the variable for `cache.seal_key`, which LiteLLM has not
 _NO_COUNTERPART = "has no counterpart in Penstock"
 
 
@@ -42,7 +44,8 @@ class Upstream(msgspec.Struct, frozen=True):
 
 class Deployment(msgspec.Struct, frozen=True):
     """``name``: of its model; ``provider``: as LiteLLM calls it; ``asked``: its limits, as they stand in the file;
-    ``window``: of its prompts, in tokens, where LiteLLM goes by that.
+    ``window``: of its prompts, in tokens, where LiteLLM goes by that; ``order``: those of a lesser one are asked first;
+    ``parameters``: what its calls have; ``extras``: what it is asked with besides.
     """
 
     name: str
@@ -53,6 +56,9 @@ class Deployment(msgspec.Struct, frozen=True):
     clocks: Mapping[str, float]
     asked: Mapping[str, Any]
     window: int | None = None
+    order: float = inf
+    parameters: Mapping[str, Any] = {}
+    extras: Mapping[str, Any] = {}
 
 
 class Traces(msgspec.Struct, frozen=True):
@@ -82,6 +88,13 @@ class Draft:
         self.log: dict[str, str] = {}
         self.strategy = ""  # of every model
         self.traces: Traces | None = None
+        self.breaker: dict[str, float] = {}  # of every upstream
+        self.redis: dict[str, str] = {}  # by section: what machines share, as it stands in the file
+        self.kept: dict[str, Any] = {}  # the `cache` of models
+        self.kept_modes: frozenset[str] = frozenset()  # for what the models are that have it
+        # Where the price table will be, as our file says it; empty: nowhere, and prices are left.
+        self.prices_path = ""
+        self.prices: dict[tuple[str, str], dict[str, Any]] = {}  # by upstream and its model
         self._left: dict[tuple[str, str], list[str]] = {}
 
     def __repr__(self) -> str:
@@ -98,9 +111,16 @@ class Draft:
         texts = [
             text for u in self.upstreams for text in (u.base_url, u.api_key or "", *dict(u.headers).values())
         ]
+        texts += self.redis.values()
+        if "cache" in self.redis:
+            texts.append("${" + SEAL_KEY + "}")
         if self.traces is not None:
             texts += [self.traces.endpoint, self.traces.service_name or ""]
         return tuple(sorted(set().union(*map(variables, texts))))
+
+    def kept_for(self, model: str) -> dict[str, Any]:
+        """The ``cache`` of a model; empty: it has none."""
+        return self.kept if self.modes.get(model) in self.kept_modes else {}
 
     def leave(self, key: str, reason: str = "", model: str | None = None) -> None:
         """List what is not converted; without a reason, with the one that its name has."""

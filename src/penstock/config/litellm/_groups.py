@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from penstock.config.litellm._draft import Deployment, Draft
 from penstock.config.model import TimeoutConfig
 
@@ -19,6 +21,16 @@ def clocks(found: dict[str, float]) -> dict[str, float]:
         if found["first_token"] > TimeoutConfig().total:
             found["total"] = found["first_token"]
     return found
+
+
+def put_in_order(draft: Draft) -> None:
+    """Those that are asked when others fail stand behind them, as they are asked one after the other."""
+    for name, deployments in draft.models.items():
+        deployments.sort(key=lambda deployment: deployment.order)
+        later = Counter(each.order for each in deployments if each.order > deployments[0].order)
+        if any(count > 1 for count in later.values()):
+            reason = "those of a later order are asked one after the other, and none of them is drawn"
+            draft.leave("model_list[].litellm_params.order", reason, name)
 
 
 def check_clocks(draft: Draft) -> None:
@@ -51,10 +63,14 @@ def model_clocks(draft: Draft, deployments: list[Deployment]) -> dict[str, float
 
 
 def weights(deployments: list[Deployment]) -> list[float | None]:
-    """As simple-shuffle does it; none where all have the same."""
-    measure = _measure(deployments)
-    shares: list[float | None] = [d.shares.get(measure, 0.0) for d in deployments]
-    return shares if len(set(shares)) > 1 else [None] * len(deployments)
+    """As simple-shuffle does it among those of the least order; none where all have the same."""
+    first = deployments[0].order
+    drawn = [deployment for deployment in deployments if deployment.order == first]
+    measure = _measure(drawn)
+    shares: list[float | None] = [d.shares.get(measure, 0.0) for d in drawn]
+    if len(set(shares)) == 1:
+        shares = [None] * len(drawn)
+    return [*shares, *[0.0] * (len(deployments) - len(drawn))]
 
 
 def _measure(deployments: list[Deployment]) -> str:

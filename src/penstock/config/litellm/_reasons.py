@@ -6,7 +6,9 @@ A key that is not here is said to have no counterpart (``litellm``).
 from __future__ import annotations
 
 _VERSION = "the resource is asked at its v1 endpoint (/openai/v1), which has no versions"
-_FIXED_PARAMETER = "Penstock sends what the caller sends and sets no parameters of its own"
+_EXTRA = "say in `extra_body` of the candidate, in its own API, what it is asked with besides"
+_AROUND = "an ASGI application of your own around the gateway may have it; see docs/operating.md"
+_NO_TAGS = "calls have no tags; what they are for is said in Penstock-Label, and who may use what at the key"
 _STATE = "what machines share is configured by itself: `limits.redis`, `cache.redis`, `generations.redis`"
 _DATABASE = "keys, teams and budgets in LiteLLM's database are not read; its keys can stay as they are, see docs/providers.md"
 _CALLBACK = "Penstock has no callbacks; it has a ledger, metrics, a log and, for `otel`, traces"
@@ -23,12 +25,8 @@ _NEW_KEYS = f"{_NEW_ONES}; how long one lasts (`duration`) is said where it is m
 _IN_OR_OUT = "tokens of prompts and answers are counted together: `tokens_per_minute` in `limits`"
 
 REASONS = {
-    "temperature": _FIXED_PARAMETER,
-    "top_p": _FIXED_PARAMETER,
-    "max_tokens": _FIXED_PARAMETER,
-    "max_completion_tokens": _FIXED_PARAMETER,
-    "seed": _FIXED_PARAMETER,
-    "stop": _FIXED_PARAMETER,
+    "thinking": _EXTRA,
+    "response_format": "what form an answer has is the caller's to say",
     "drop_params": "what Anthropic's API and Converse have not is in `leave_out` of their upstreams; whatever else an "
     "upstream cannot express is refused",
     "redis_host": _STATE,
@@ -71,10 +69,48 @@ REASONS = {
     "include": "convert each included file by itself",
     "base_model": "a price goes by the name that the upstream is asked for; say what this one costs in `prices`",
     "environment_variables": "set them where Penstock is started",
-    "order": "a candidate that shall be asked only when others have failed has `weight: 0`",
+    "guardrails": _AROUND,
+    "guardrail_name": _AROUND,
+    "default_guardrails": _AROUND,
+    "custom_auth": _AROUND,
+    "enable_jwt_auth": _AROUND,
+    "litellm_jwtauth": _AROUND,
+    "pass_through_endpoints": _AROUND,
+    "mcp_servers": "tools pass through; MCP servers are asked by who calls",
+    "search_tools": "tools pass through, and none is run here",
+    "vector_store_registry": "vector stores are asked by who calls",
+    "prompts": "prompts are the caller's",
+    "tags": _NO_TAGS,
+    "tag_regex": _NO_TAGS,
+    "enable_tag_filtering": _NO_TAGS,
+    "team_id": "which models a key may use stands at the key (`models`)",
+    "access_groups": "which models a key may use stands at the key (`models`), which takes patterns",
+    "allowed_routes": "what the port answers stands in docs/http-api.md; the control port is one of its own",
+    "turn_off_message_logging": "prompts and answers are in no log; see `transcripts` for what is written down",
+    "redact_user_api_key_info": "keys are told by name, and never by themselves",
+    "redact_messages_in_exceptions": "errors that go out have no prompts",
+    "store_prompts_in_spend_logs": "prompts and answers are in no log; see `transcripts` for what is written down",
+    "database_connection_pool_limit": _DATABASE,
+    "use_redis_transaction_buffer": _DATABASE,
+    "proxy_batch_write_at": _DATABASE,
+    "disable_spend_logs": "without `ledger.path` the ledger is in memory only",
+    "maximum_spend_logs_retention_period": "how long rows are kept is in `ledger`; see docs/ledger.md",
+    "proxy_budget_rescheduler_min_time": "budgets begin anew by the clock, at midnight UTC",
+    "health_check_interval": "upstreams are asked how they are where they have `health`; see docs/routing.md",
+    "background_health_checks": "upstreams are asked how they are where they have `health`; see docs/routing.md",
+    "max_request_size_mb": "`listener.max_body_bytes`",
+    "max_response_size_mb": "`max_answer_bytes`",
+    "force_ipv4": "addresses are tried as the resolver gives them",
+    "forward_client_headers_to_llm_api": "which of a caller's header fields reach an upstream stands in docs/http-api.md",
+    "modify_params": "requests are not mended; what an upstream shall not be told is in its `leave_out`",
+    "model_group_retry_policy": "retries are the same for every kind of failure that another attempt may mend",
+    "optional_pre_call_checks": "conversations keep to where their beginning is with `strategy: prefix`; see docs/routing.md",
+    "mock_response": "a model for trying out is an upstream of the kind `sim`; see docs/simulator.md",
+    "configurable_clientside_auth_params": "callers choose no address; without `keys` their own key goes on to its provider",
+    "use_in_pass_through": "nothing is passed through but what stands in docs/http-api.md",
 }
 # What LiteLLM's prices are called in the price table, where they are per million tokens or characters, and per minute.
-_PRICES = {
+PRICES = {
     "input_cost_per_token": "input",
     "output_cost_per_token": "output",
     "cache_read_input_token_cost": "cached_input",
@@ -92,6 +128,6 @@ _PRICES = {
     "input_cost_per_query": "search",
 }
 REASONS |= {
-    key: f"prices stand in a table of their own, where this is `{ours}`; see `prices` in docs/configuration-reference.md"
-    for key, ours in _PRICES.items()
+    key: f"prices stand in a table of their own, where this is `{ours}`: with --output it is written, too"
+    for key, ours in PRICES.items()
 }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from penstock.config.litellm._draft import Draft, Traces, Upstream
+from penstock.config.litellm._draft import SEAL_KEY, Draft, Traces, Upstream
 from penstock.config.litellm._groups import model_clocks, weights
 from penstock.config.litellm._limits import limit_lines
 from penstock.config.providers import DEFAULT_BASE_URLS
 from penstock.config.references import variables
-from penstock.config.writing import escaped, flow_list, scalar
+from penstock.config.writing import escaped, flow, flow_list, scalar
 
 
 def lines(draft: Draft, name: str) -> Iterable[str]:
@@ -20,7 +20,7 @@ def lines(draft: Draft, name: str) -> Iterable[str]:
         yield from (f"#   {_one_line(str(left))}" for left in draft.left())
     yield ""
     limits = list(limit_lines(draft))
-    said = (draft.upstreams, draft.log, draft.traces, draft.timeouts, draft.keys, limits)
+    said = (draft.upstreams, draft.log, draft.traces, draft.timeouts, draft.keys, limits, draft.redis)
     if not any(said) and draft.retries is None:
         yield "log: {}"  # a configuration is never empty
     if draft.log:
@@ -36,6 +36,8 @@ def lines(draft: Draft, name: str) -> Iterable[str]:
         yield "upstreams:"
     for upstream, label in draft.upstreams.items():
         yield from _upstream_lines(upstream, label)
+        if draft.breaker:
+            yield f"    breaker: {flow(draft.breaker)}"
         if label in draft.concurrency:
             yield f"    concurrency: {{ limit: {draft.concurrency[label]}, adaptive: false }}"
     if draft.models:
@@ -53,6 +55,12 @@ def lines(draft: Draft, name: str) -> Iterable[str]:
                 yield f"        weight: {weight:.15g}"
             if deployment.window is not None:
                 yield f"        context_window: {deployment.window}"
+            if deployment.extras:
+                yield f"        extra_body: {flow(deployment.extras)}"
+        if deployments[0].parameters:
+            yield f"    parameters: {flow(deployments[0].parameters)}"
+        if kept := draft.kept_for(model):
+            yield f"    cache: {flow(kept)}"
         if clocks := model_clocks(draft, deployments):
             yield "    timeouts:"
             yield from (f"      {clock}: {seconds:.15g}" for clock, seconds in clocks.items())
@@ -64,8 +72,14 @@ def lines(draft: Draft, name: str) -> Iterable[str]:
     for label, hashed in draft.keys:
         yield f"  - name: {scalar(label)}"
         yield f"    hash: {hashed}"
-    if limits:
+    if "cache" in draft.redis:
+        yield "cache:  # needs the extra redis"
+        yield f"  redis: {scalar(draft.redis['cache'])}"
+        yield f"  seal_key: ${{{SEAL_KEY}}}"
+    if limits or "limits" in draft.redis:
         yield "limits:"
+    if "limits" in draft.redis:
+        yield f"  redis: {scalar(draft.redis['limits'])}  # needs the extra redis"
     for table, entries in limits:
         yield f"  {table}:"
         yield from (f"    {scalar(name)}: {{ {limited} }}" for name, limited in entries)
