@@ -90,7 +90,7 @@ class OpenBill:
 
     def opened(self, attempt: Attempt, events: int, *, kept: bool = False) -> Bill:
         """:param events: of the log, by now"""
-        if all(one is not attempt for one, _ in self._open):
+        if not self._open or all(one is not attempt for one, _ in self._open):
             self._open.append((attempt, events))
         if kept:
             self._kept = attempt
@@ -103,8 +103,12 @@ class OpenBill:
 
         :param events: of the log, by now
         """
-        before = next((before for one, before in self._open if one is attempt), 0)
-        self._open = [one for one in self._open if one[0] is not attempt]
+        before = 0
+        for at, (one, there) in enumerate(self._open):
+            if one is attempt:
+                before = there
+                del self._open[at]
+                break
         if attempt.outcome is not Outcome.HEDGED_AWAY and events > before:
             mine = self._booked.get(self._ledger, 0)
             self._booked[self._ledger] = mine + attempt.usage.output_tokens
