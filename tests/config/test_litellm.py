@@ -515,6 +515,17 @@ def test_the_way_of_choosing_comes_along_where_there_is_a_choice(theirs, ours):
     assert left(conversion) == {}
 
 
+@pytest.mark.parametrize("theirs", ["least-busy", "latency-based-routing", "cost-based-routing"])
+def test_where_litellm_draws_by_nothing_no_candidate_is_set_back_for_want_of_a_share(theirs):
+    models = "model_list:\n" + "".join(
+        f"  - {{model_name: m, litellm_params: {{model: openai/{model}{share}}}}}\n"
+        for model, share in [("a", ", rpm: 600"), ("b", ""), ("c", ", weight: 2")]
+    )
+    conversion, config = converted(models + f"router_settings: {{routing_strategy: {theirs}}}\n")
+    assert [candidate.weight for candidate in config.models["m"].candidates] == [1, 1, 1]
+    assert left(conversion)["weight"] == f"LiteLLM's {theirs} does not look at it"
+
+
 # ---- aliases, fallbacks, keys ----------------------------------------------------------------------------
 
 THREE = "model_list:\n" + "".join(

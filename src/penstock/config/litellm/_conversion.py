@@ -123,10 +123,14 @@ class _StandIns(Mapping[str, str]):
     """
 
     def __init__(self, redis: Iterable[str]) -> None:
-        self._redis = frozenset(redis)
+        self._redis = tuple(redis)
 
     def __getitem__(self, name: str) -> str:
-        return "redis://127.0.0.1:9" if "${" + name + "}" in self._redis else "http://127.0.0.1:9"
+        variable = "${" + name + "}"
+        if variable in self._redis:
+            return "redis://127.0.0.1:9"
+        # What is a part of an address may be its host or its port.
+        return "9" if any(variable in each for each in self._redis) else "http://127.0.0.1:9"
 
     def __contains__(self, name: object) -> bool:
         return True
@@ -156,8 +160,9 @@ def _run(draft: Draft, source: Plain, environ: Mapping[str, str]) -> None:
         deployments.take(entry)
     put_in_order(draft)
     check_parameters(draft, {name: upstream.kind for upstream, name in draft.upstreams.items()})
+    chosen_by = _settings.take_strategy(draft, router)
     check_clocks(draft)
-    check_shares(draft)
+    check_shares(draft, chosen_by)
     aliases = _settings.take_aliases(draft, router.pop("model_group_alias", None))
     _settings.take_fallbacks(draft, library, router, aliases)
     _settings.take_master_key(draft, general.pop("master_key", None), environ)
@@ -165,7 +170,6 @@ def _run(draft: Draft, source: Plain, environ: Mapping[str, str]) -> None:
     take_router_redis(draft, router)
     take_cache(draft, library, environ)
     take_limits(draft, library, router, general, aliases)
-    _settings.take_strategy(draft, router)
     if "enable_pre_call_checks" in router:
         _settings.take_pre_call_checks(draft, router)
     for name, section in (

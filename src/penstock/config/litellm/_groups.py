@@ -40,8 +40,15 @@ def check_clocks(draft: Draft) -> None:
             draft.leave("model_list[].litellm_params.timeout", reason, name)
 
 
-def check_shares(draft: Draft) -> None:
+def check_shares(draft: Draft, chosen_by: str) -> None:
+    """:param chosen_by: LiteLLM's name for a way of choosing that draws by nothing; or nothing"""
     for name, deployments in draft.models.items():
+        if draft.strategy:
+            if any("weight" in deployment.shares for deployment in deployments):
+                draft.leave(
+                    "model_list[].litellm_params.weight", f"LiteLLM's {chosen_by} does not look at it", name
+                )
+            continue
         measure = _measure(deployments)
         if measure != "weight" and any("weight" in deployment.shares for deployment in deployments):
             reason = f"LiteLLM looks at the {measure or 'shares'} of the first of them, which has no weight"
@@ -62,13 +69,13 @@ def model_clocks(draft: Draft, deployments: list[Deployment]) -> dict[str, float
     return clocks({**{c: s for c, s in draft.timeouts.items() if c != "total"}, **longest})
 
 
-def weights(deployments: list[Deployment]) -> list[float | None]:
-    """As simple-shuffle does it among those of the least order; none where all have the same."""
+def weights(draft: Draft, deployments: list[Deployment]) -> list[float | None]:
+    """As simple-shuffle does it, and it alone, among those of the least order; none where all have the same."""
     first = deployments[0].order
     drawn = [deployment for deployment in deployments if deployment.order == first]
     measure = _measure(drawn)
     shares: list[float | None] = [d.shares.get(measure, 0.0) for d in drawn]
-    if len(set(shares)) == 1:
+    if draft.strategy or len(set(shares)) == 1:
         shares = [None] * len(drawn)
     return [*shares, *[0.0] * (len(deployments) - len(drawn))]
 

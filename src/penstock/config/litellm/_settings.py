@@ -203,8 +203,11 @@ def take_master_key(draft: Draft, key: Any, environ: Mapping[str, str]) -> None:
     draft.keys.append(("master", hash_key(text)))
 
 
-def take_strategy(draft: Draft, router: Plain) -> None:
+def take_strategy(draft: Draft, router: Plain) -> str:
+    """How LiteLLM chooses, where that is known here."""
     strategy = router.get("routing_strategy")
-    if isinstance(strategy, str) and strategy in _STRATEGIES:
-        draft.strategy = _STRATEGIES[strategy]
-        del router["routing_strategy"]
+    if not isinstance(strategy, str) or strategy not in _STRATEGIES:
+        return ""
+    draft.strategy = _STRATEGIES[strategy]
+    del router["routing_strategy"]
+    return strategy

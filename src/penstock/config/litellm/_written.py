@@ -47,7 +47,7 @@ def lines(draft: Draft, name: str) -> Iterable[str]:
         if draft.strategy and len(deployments) > 1:
             yield f"    strategy: {draft.strategy}"
         yield "    candidates:"
-        for deployment, weight in zip(deployments, weights(deployments), strict=True):
+        for deployment, weight in zip(deployments, weights(draft, deployments), strict=True):
             yield f"      - upstream: {scalar(deployment.upstream)}"
             if deployment.model:
                 yield f"        model: {scalar(escaped(deployment.model))}"
