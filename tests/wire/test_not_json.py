@@ -47,3 +47,10 @@ def test_text_that_is_not_utf_8_is_called_so():
 def test_what_is_nested_too_deeply_is_called_so():
     with pytest.raises(BadRequest, match="nested too deeply"):
         body_of(b'{"a":' + b"[" * 100_000)
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"9" * 5000])
+def test_a_number_that_no_program_holds_is_called_so(number):
+    with pytest.raises(BadRequest) as caught:
+        body_of(b'{"seed":' + number + b"}")
+    assert caught.value.message == "the body has a number that is out of range"

@@ -25,6 +25,8 @@ def why_not_json(body: bytes, error: Exception) -> str:
         return "the body's JSON is nested too deeply"
     if isinstance(error, UnicodeError):
         return "the body is not UTF-8"
+    if isinstance(error, msgspec.ValidationError) and "out of range" in str(error):
+        return "the body has a number that is out of range"
     if isinstance(error, msgspec.ValidationError):
         return "the body must be a JSON object"
     if half := _half_a_pair(body, str(error)):
