@@ -70,9 +70,10 @@ def test_the_rate_of_one_that_tells_nothing_is_guessed_from_what_it_answered_and
         bucket.accepted(1, tenth / 10)  # ten a second
     bucket.refused(1.0, 30.0)
     assert bucket._rate == pytest.approx(10, rel=0.1)
+    assert bucket.wait(1, 31.0) == pytest.approx(0.1, abs=0.02), "nothing was saved up in the pause"
     for number in range(20):
         bucket.sent(number, 1, 31.0)
-    assert bucket.wait(1, 31.0) == pytest.approx(1.1, abs=0.2)
+    assert bucket.wait(1, 31.0) == pytest.approx(2.1, abs=0.2)
 
 
 def test_a_guessed_rate_grows_slowly_and_falls_with_each_429():
@@ -138,6 +139,27 @@ def test_a_rate_that_was_first_guessed_from_a_few_answers_is_used_whole_soon(pro
     answered, refused = provider.run(60.0, 45.0)
     assert answered >= 0.95 * 20 * 60
     assert refused <= at_most * answered
+
+
+def test_a_guess_that_may_be_far_too_high_sends_no_burst_after_each_pause():
+    """Nobody knows of a 429 before all of it is under way."""
+    bucket, number, at_once = RemoteBucket(), 0, []
+
+    def sent(now):
+        nonlocal number
+        before = number
+        while not bucket.wait(1, now):
+            number += 1
+            bucket.sent(number, 1, now)
+        return number - before
+
+    for _ in range(100):
+        bucket.accepted(1, 0.0)  # of a bucket that was full
+    for refused_at in (3.0, 4.5, 6.0, 30.0):
+        bucket.refused(1.0, refused_at)
+        at_once.append(sent(refused_at + 1.001))
+    assert at_once[:3] == [0, 0, 0]
+    assert at_once[3] > 5, "once it is about right, what came in meanwhile is used"
 
 
 def test_a_guess_does_not_grow_while_it_is_not_used():

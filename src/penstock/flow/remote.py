@@ -55,6 +55,7 @@ class RemoteBucket:
         "_distrusted_until",
         "_grown",
         "_guessed",
+        "_is_rough",
         "_less",
         "_lessened_at",
         "_level",
@@ -80,6 +81,7 @@ class RemoteBucket:
         self._answered_at = 0.0
         self._answered_since: float | None = None
         self._guessed = False
+        self._is_rough = False  # a first guess of one alone, until 429s no longer come one after the other
         self._ceiling = 0.0  # the guessed rate that brought the last 429
         self._grown = 0.0  # seconds of growth since then
         self._less = LESS  # what it was multiplied by
@@ -140,7 +142,7 @@ class RemoteBucket:
             self._claimed = told.left - later - told.limit * MARGIN
             return
         self._learn_rate(told)
-        self._guessed = False
+        self._guessed = self._is_rough = False
         self._whole = self._claimed = 0.0
         self._limit = told.limit
         self._level = told.left - later
@@ -205,7 +207,7 @@ class RemoteBucket:
                 self._ceiling = seemed * share
                 self._grown = 0.0
         else:
-            self._guessed = True
+            self._guessed, self._is_rough = True, False
             self._ceiling = inf
             self._grown = self._level = 0.0
             self._at = now
@@ -230,10 +232,13 @@ class RemoteBucket:
             lately /= 1.0 - exp(-max(1.0, now - self._answered_since) / LATELY)
         if self._guessed:
             self._ceiling = self._rate
-            self._less = self._less**2 if now - self._lessened_at < SOON else LESS
+            again = now - self._lessened_at < SOON
+            self._is_rough = self._is_rough and again
+            self._less = self._less**2 if again else LESS
             self._rate *= max(self._less, LEAST_LESS)
         elif lately:
             self._rate, self._less, self._ceiling = lately, LESS, inf
+            self._is_rough = self._share >= 1.0
         else:
             return  # nothing was answered lately: the pause must do
         self._grown = 0.0
@@ -258,7 +263,10 @@ class RemoteBucket:
                 self._rate += 0.3 * (rate - self._rate)
 
     def _fill(self, now: float) -> None:
-        passed = now - self._at
+        since = self._at
+        if self._is_rough and since < self._paused_until:
+            since = self._paused_until  # what it takes for saved up would be sent at once
+        passed = now - since
         self._at = now
         if passed <= 0:
             return
