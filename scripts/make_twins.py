@@ -15,6 +15,7 @@ from pathlib import Path
 
 CLIENT = Path(__file__).resolve().parents[1] / "src" / "penstock" / "client"
 SOURCE = CLIENT / "_async_httpx2.py"
+UPLOADS = CLIENT / "_async_uploads_httpx2.py"
 HEADS = CLIENT / "_async_heads.py"
 NOTE = "# Made from {} by scripts/make_twins.py; change that one.\n\n"
 
@@ -22,8 +23,7 @@ TO_SYNC = (  # in this order
     (r"await anyio\.to_thread\.run_sync\(work, \*args\)", "work(*args)"),
     (r"with anyio\.CancelScope\(shield=True\):", "with nullcontext():  # async, this must not be cancelled"),
     (r"anyio\.sleep", "time.sleep"),
-    (r"import anyio\n", ""),
-    (r"import urllib\.request\n", "import time\nimport urllib.request\n"),
+    (r"import anyio\n", "import time\n"),
     (r"from contextlib import aclosing", "from contextlib import closing, nullcontext"),
     (r"\basync (def|for|with) ", r"\1 "),
     (r"\bawait ", ""),
@@ -43,11 +43,12 @@ TO_SYNC = (  # in this order
     (r"\bAsyncTransport\b", "Transport"),
     (r"\basync_http_client\b", "http_client"),
     (r"\bof_tasks\b", "of_threads"),
-    (r"\b_async_heads\b", "_sync_heads"),
+    (r"\bTasks\b", "Threads"),
+    (r"\b_async_(heads|uploads)", r"_sync_\1"),
     (r"\bAsyncConnection(s?)\b", r"Connection\1"),
     (r"  # noqa: ASYNC109.*", ""),
 )
-TO_HTTPX = ((r"\bhttp(x|core)2\b", r"http\1"),)
+TO_HTTPX = ((r"(\b|_)http(x|core)2\b", r"\1http\2"),)
 
 
 def twins() -> dict[Path, str]:
@@ -56,6 +57,9 @@ def twins() -> dict[Path, str]:
         ("_sync_httpx2.py", SOURCE, TO_SYNC),
         ("_async_httpx.py", SOURCE, TO_HTTPX),
         ("_sync_httpx.py", SOURCE, TO_SYNC + TO_HTTPX),
+        ("_sync_uploads_httpx2.py", UPLOADS, TO_SYNC),
+        ("_async_uploads_httpx.py", UPLOADS, TO_HTTPX),
+        ("_sync_uploads_httpx.py", UPLOADS, TO_SYNC + TO_HTTPX),
         ("_sync_heads.py", HEADS, TO_SYNC),
     )
     return {CLIENT / name: _made(source, rules, name) for name, source, rules in made}
@@ -75,8 +79,8 @@ def _substituted(text: str, rules: tuple[tuple[str, str], ...]) -> str:
 
 
 def _formatted(text: str, name: str) -> str:
-    """As ruff would have it: lines may be shorter now, and imports in another order."""
-    for command in (["check", "--select", "I", "--fix-only", "--quiet"], ["format", "--quiet"]):
+    """As ruff would have it: lines may be shorter now, imports in another order, and some of no use."""
+    for command in (["check", "--select", "I,F401", "--fix-only", "--quiet"], ["format", "--quiet"]):
         text = subprocess.run(  # noqa: S603 - our own formatter
             [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(CLIENT / name), "-"],
             input=text,

@@ -96,7 +96,13 @@ def sides(options):
         else:
             name = f"penstock-{os.getpid()}"
             prefixes = stack.enter_context(
-                namespaces(name, delay=options.rtt / 2, rate=options.rate, loss=options.loss)
+                namespaces(
+                    name,
+                    delay=options.rtt / 2,
+                    rate=options.rate,
+                    loss=options.loss,
+                    congestion=options.congestion,
+                )
             )
             server, prefix = Server(prefixes["server"], ADDRESSES["server"]), prefixes["client"]
         stack.callback(server.close)
@@ -159,6 +165,9 @@ def main(arguments=None):
     parser.add_argument("--rtt", type=float, default=0.08, help="seconds")
     parser.add_argument("--rate", type=float, default=6.25e6, help="bytes per second; 6.25e6 are 50 Mbit/s")
     parser.add_argument("--loss", type=float, default=0.0, help="share of the packets")
+    parser.add_argument(
+        "--congestion", default="", help="how TCP answers to losses, as cubic; this machine's own"
+    )
     parser.add_argument("--hazard", type=float, default=0.0198, help="breaks per MB")
     parser.add_argument("--calls", type=int, default=4, help="in one run, on the same connections")
     parser.add_argument("--runs", type=int, help="each with breaks of its own, the same for all; 3")

@@ -32,13 +32,14 @@ def names(name):
 
 
 @contextmanager
-def namespaces(name, *, delay, rate, loss=0.0, seed=1, largest=MTU):
+def namespaces(name, *, delay, rate, loss=0.0, seed=1, largest=MTU, congestion=""):
     """Two namespaces, linked; what to put before a command to run it in each.
 
     :param delay: seconds, one way
     :param rate: bytes per second, each way
     :param loss: share of the packets
     :param largest: bytes of a packet that gets through; both sides believe that ``MTU`` do
+    :param congestion: how TCP answers to losses, such as ``cubic``; empty: as on this machine
     """
     spaces = names(name)
     link = None
@@ -58,6 +59,8 @@ def namespaces(name, *, delay, rate, loss=0.0, seed=1, largest=MTU):
             other = ADDRESSES["server" if side == "client" else "client"]
             _ip("-n", space, "addr", "add", ADDRESSES[side], "peer", other, "dev", "tun0")
             _ip("-n", space, "link", "set", "tun0", "up", "mtu", str(MTU), "txqueuelen", "1000")
+            if congestion:  # by the route, as a namespace may not choose all that the machine has
+                _ip("-n", space, "route", "replace", other, "dev", "tun0", "congctl", congestion)
         yield {side: ["ip", "netns", "exec", space] for side, space in spaces.items()}
     finally:
         if link is not None:

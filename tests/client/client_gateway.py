@@ -17,9 +17,9 @@ def config(simulator):
     }
 
 
-def noise(size):
+def noise(size, seed=1):
     """A question that still has about so many bytes when it is compressed."""
-    return [{"role": "user", "content": base64.b64encode(random.Random(1).randbytes(size)).decode()}]
+    return [{"role": "user", "content": base64.b64encode(random.Random(seed).randbytes(size)).decode()}]
 
 
 def through(gateway, *breaks, **conditions):

@@ -263,3 +263,15 @@ def test_the_largest_append_is_the_servers_to_say():
     told = {"location": "/u", "upload-limit": "max-size=99999999, max-append-size=3000000"}
     upload.took(201, told, 1.0)
     assert len(upload.step(1.0).content) == 3 * MB
+
+
+def test_what_is_given_up_in_the_midst_of_an_append_is_found_by_its_key_and_ended():
+    upload = Upload(BODY, HEADERS, Link())
+    assert len(upload.step(0.0).content) == len(BODY)
+    upload.broke()
+    where = upload.parting()
+    assert (where.method, where.path, where.content) == ("POST", None, b"")
+    assert where.headers["idempotency-key"] == "key"
+    assert upload.took(201, {"location": "http://h/v1/uploads/upload_1"}, 1.0) is Outcome.ONWARD
+    end = upload.parting()
+    assert (end.method, end.path) == ("DELETE", "/v1/uploads/upload_1")

@@ -154,6 +154,14 @@ def test_a_far_and_narrow_link_takes_the_time_that_it_must(server):
     assert time.monotonic() - began >= 2 * 0.05 + 2 * 0.05 + len(ANSWER) / 1_000_000
 
 
+def test_a_connection_comes_to_no_more_than_its_own_rate_however_wide_the_link_is(server):
+    conditions = Conditions(alone=1_000_000)
+    with FaultProxy("127.0.0.1", server.port, conditions) as link:
+        began = time.monotonic()
+        assert talk(link, b"hello") == (ANSWER, "end")
+    assert time.monotonic() - began >= len(ANSWER) / 1_000_000
+
+
 def test_the_hazard_is_that_of_the_model_and_the_seed_decides():
     link = FaultProxy("127.0.0.1", 1, Conditions(hazard=0.1, seed=7))
     same = FaultProxy("127.0.0.1", 1, Conditions(hazard=0.1, seed=7))

@@ -17,7 +17,7 @@ import httpcore
 import httpx
 
 from penstock.client._async_heads import head_clock, with_clocks
-from penstock.client._blocks import MOST_TOLD, InBlocks
+from penstock.client._async_uploads_httpx import Uploading, told_by
 from penstock.client._breaks import kind_of, reason_of
 from penstock.client._calls import ATTEMPTS_HEADER, HEARTBEAT_HEADER, Calls, ClientCall
 from penstock.client._coded import Sent
@@ -26,14 +26,12 @@ from penstock.client._kept import Keeping, Kept
 from penstock.client._prompts import HEADER as PROMPT_HEADER
 from penstock.client._reading import Cut, HandedOver, NotReproduced
 from penstock.client._sockets import KEEP_ALIVE
-from penstock.client._uploading import Outcome, Upload
 from penstock.client.options import Options
 from penstock.client.statistics import Counters, Statistics
 from penstock.errors import UpstreamBroken
 
 LATE = "the call's deadline has passed"
 GOODBYE_SECONDS = 1.0  # that telling the gateway to stop may take, when the application gives a stream up
-PIECE = 262_144  # bytes of an append that are written at once
 _NOT_FOR_RESUMPTION = frozenset(
     {
         "accept",
@@ -83,6 +81,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         self._unused: httpx.AsyncBaseTransport | None = connect(None)  # a wrong setting is told at once
         self._inner: _Inner = {}
         self._process = os.getpid()
+        self._uploading = Uploading(self._asked)
 
     def __repr__(self) -> str:
         return f"<AsyncTransport of {self.calls!r}>"
@@ -188,7 +187,7 @@ class AsyncTransport(httpx.AsyncBaseTransport):
             _set_body(request, sent)
             call.sent = sent
         while (upload := call.uploading(request.headers)) is not None:
-            response = await self._uploaded(call, request, upload)
+            response = await self._uploading.answered(call, request, upload)
             if response is not None:
                 return response
             call.upload_refused(upload)
@@ -205,54 +204,6 @@ class AsyncTransport(httpx.AsyncBaseTransport):
             await response.aclose()
             raise httpx.RemoteProtocolError("a page came in the place of an answer", request=request)
         return response
-
-    async def _uploaded(
-        self, call: ClientCall, request: httpx.Request, upload: Upload | InBlocks
-    ) -> httpx.Response | None:
-        """The answer to the last append; None: the server does not take the body in this way."""
-        now = self.calls.now
-        while True:
-            peer = call.peer
-            step = upload.step(now())
-            sent = httpx.Request(
-                step.method,
-                request.url
-                if step.path is None
-                else request.url.copy_with(raw_path=step.path.encode("ascii")),
-                headers=step.headers,
-                content=step.content,
-                extensions=request.extensions,
-            )
-            if step.content:
-                sent.stream = _Pieces(call, step.content)
-            call.sends(len(step.content))
-            timeouts = request.extensions["timeout"]
-            call.shorten_for_upload(timeouts)
-            try:
-                response = await self._asked(call, sent)
-                outcome = upload.took(response.status_code, response.headers, now())
-                if outcome is Outcome.ANSWER:
-                    call.uploaded(upload, response.headers)
-                    return response
-                told = await _told(response)
-                if outcome is Outcome.LACKING and isinstance(upload, InBlocks):
-                    outcome = upload.lacks(told)
-                if outcome is Outcome.REFUSED:
-                    return None
-                if outcome is Outcome.ONWARD:
-                    if step.method == "HEAD":
-                        call.upload_went_on(upload.offset)
-                    continue
-                raise httpx.RemoteProtocolError(f"status {response.status_code} for an append", request=sent)
-            except httpx.RequestError as error:
-                wait = call.upload_broke(upload, kind_of(error), reason_of(error))
-                if wait is None:
-                    raise
-                if call.peer is not peer:  # its uploads are not known elsewhere
-                    raise
-                if wait:
-                    await anyio.sleep(wait)
-                timeouts.update(call.limits())
 
     async def _whole(
         self, call: ClientCall, response: httpx.Response, keeping: Keeping | None
@@ -352,22 +303,6 @@ class AsyncTransport(httpx.AsyncBaseTransport):
         traceback: TracebackType | None = None,
     ) -> None:
         await self.aclose()
-
-
-class _Pieces(httpx.AsyncByteStream):
-    """The content of an append: each piece has the clock of writing for itself."""
-
-    def __init__(self, call: ClientCall, content: bytes) -> None:
-        self._call = call
-        self._content = content
-
-    def __repr__(self) -> str:
-        return f"<_Pieces of {len(self._content)} bytes>"
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for place in range(0, len(self._content), PIECE):
-            yield self._content[place : place + PIECE]
-            self._call.went_out()
 
 
 class _ResumedStream(httpx.AsyncByteStream):
@@ -491,7 +426,7 @@ class _ResumedStream(httpx.AsyncByteStream):
         try:
             named = response.headers.get("penstock-generation") == self._generation
             if named and response.status_code >= 500:
-                self._verdict = self._reading.verdict(await _told(response))
+                self._verdict = self._reading.verdict(await told_by(response))
         finally:
             await response.aclose()
 
@@ -632,19 +567,6 @@ def _set_body(request: httpx.Request, sent: Sent) -> None:
         request.headers["Content-Encoding"] = sent.coding
     if sent.asks_to_keep:
         request.headers["Penstock-Dictionary"] = "keep"
-
-
-async def _told(response: httpx.Response) -> bytes:
-    """What an answer that is not the call's tells, if it is short."""
-    told = bytearray()
-    pieces: Any = response.aiter_bytes()
-    async with aclosing(pieces):
-        async for piece in pieces:
-            told += piece
-            if len(told) > MOST_TOLD:
-                break
-    await response.aclose()
-    return bytes(told)
 
 
 def _stated(call: ClientCall, response: httpx.Response) -> httpx.Response:

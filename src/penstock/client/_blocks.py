@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from penstock.client._lanes import LEAST_BLOCKS
 from penstock.client._uploading import OF_BODY, Link, Outcome, Step, of_appends
 from penstock.wire.not_json import NOT_JSON
 
@@ -113,6 +114,8 @@ class InBlocks:
 
     :param prefix: what stands before the operation in the path, such as /v1
     :param lacking: what the gateway has not said that it has
+    :param most: blocks that are sent by themselves
+    :param alone: bytes a second that one connection carries; None: the blocks do not go side by side
     """
 
     def __init__(
@@ -123,16 +126,20 @@ class InBlocks:
         known: Known,
         lacking: Sequence[bytes],
         link: Link,
+        *,
+        most: int = MOST_SENT,
+        alone: float | None = None,
     ) -> None:
         self.blocks = blocks
         self.link = link
+        self.alone = alone
         self.offset = 0  # bytes of blocks that it has confirmed
         self.sent = 0  # bytes that went out, again and again included
         self._headers = dict(headers)
         self._prefix = prefix
         self._known = known
         self._lacking = list(lacking)
-        self._left = MOST_SENT
+        self._left = most
 
     def __repr__(self) -> str:
         return f"<InBlocks {self.blocks}, {len(self._lacking)} to be sent>"
@@ -150,17 +157,24 @@ class InBlocks:
     def step(self, _now: float) -> Step:
         """The next request."""
         if self._lacking:
-            digest = self._lacking[-1]
-            content = self.blocks.content(digest)
-            headers = {**of_appends(self._headers), "Content-Type": "application/octet-stream"}
-            step = Step("PUT", f"{self._prefix}/blocks/{digest.hex()}", headers, content)
-        else:
-            headers = {name: value for name, value in self._headers.items() if name.lower() not in _OF_CODED}
-            headers["Content-Type"] = MEDIA_TYPE
-            kind = self._headers.get("content-type", "application/json")
-            step = Step("POST", None, headers, self.blocks.listed(kind))
+            return self.put(self._lacking[-1])
+        headers = {name: value for name, value in self._headers.items() if name.lower() not in _OF_CODED}
+        headers["Content-Type"] = MEDIA_TYPE
+        kind = self._headers.get("content-type", "application/json")
+        step = Step("POST", None, headers, self.blocks.listed(kind))
         self.sent += len(step.content)
         return step
+
+    def put(self, digest: bytes) -> Step:
+        """The request that brings one block."""
+        content = self.blocks.content(digest)
+        headers = {**of_appends(self._headers), "Content-Type": "application/octet-stream"}
+        self.sent += len(content)
+        return Step("PUT", f"{self._prefix}/blocks/{digest.hex()}", headers, content)
+
+    def side_by_side(self) -> Sequence[bytes]:
+        """The blocks that are to be sent over several connections, the last one first; none: one after the other."""
+        return self._lacking if self.alone is not None and len(self._lacking) >= LEAST_BLOCKS else ()
 
     def took(self, status: int, _headers: Mapping[str, str], now: float) -> Outcome:
         """An answer to the step."""
@@ -170,9 +184,13 @@ class InBlocks:
             if status < 400 or status in (401, 403, 429) or status >= 500:
                 return Outcome.ANSWER
             return Outcome.LACKING if status == 409 else Outcome.REFUSED
+        return self.took_block(self._lacking[-1], status, now)
+
+    def took_block(self, digest: bytes, status: int, now: float) -> Outcome:
+        """An answer to what brought one block."""
         if status not in (201, 204):
             return Outcome.REFUSED
-        digest = self._lacking.pop()
+        self._lacking.remove(digest)
         self._known.add(self.blocks.owner, [digest], now)
         self._left -= 1
         self.offset += self.blocks.size(digest)
@@ -211,6 +229,9 @@ def in_blocks(
     found = known.of(blocks.owner, blocks.order, now)
     held = sum(blocks.size(digest) for digest in found)
     lacking = [digest for digest in blocks.places if digest not in found]
+    if link.width.at(now) > 1 and len(lacking) >= LEAST_BLOCKS:
+        most = len(blocks.places)
+        return InBlocks(blocks, headers, prefix, known, lacking, link, most=most, alone=0.0)
     if held < len(blocks.body) * LEAST_KNOWN or len(lacking) > MOST_SENT:
         return None
     return InBlocks(blocks, headers, prefix, known, lacking, link)

@@ -37,6 +37,7 @@ from penstock.client._blocks import InBlocks, in_blocks
 from penstock.client._breaks import Break
 from penstock.client._clocks import Clocks
 from penstock.client._coded import CodedBody, Sent
+from penstock.client._lanes import Append
 from penstock.client._patience import Patience
 from penstock.client._peers import Peer, Peers, best
 from penstock.client._reading import StreamReading
@@ -321,6 +322,30 @@ class ClientCall:
         if blocks is None:
             return None
         return in_blocks(blocks, headers, self.prefix, peer.blocks, peer.link, now)
+
+    def watched(self, upload: Upload | InBlocks) -> Append | None:
+        """An append that begins with the body, if it is to be looked at whether it crawls."""
+        now = self.calls.now()
+        if not isinstance(upload, Upload) or upload.offset or not self.sent.cuts or self._blocks_refused:
+            return None
+        return None if upload.link.width.at(now) else Append(self.sent.cuts, now)
+
+    def crawled(
+        self, upload: Upload, headers: Mapping[str, str], alone: float, *, parted: bool
+    ) -> Upload | InBlocks:
+        """How a body whose append was cut goes on: over several connections, or as it was, and is cut no more.
+
+        :param alone: bytes a second that one carries
+        :param parted: the server has let go of the upload
+        """
+        blocks, peer = self._coded.blocks(self.sent), self.peer
+        if blocks is None or not parted:
+            upload.link.width.found(1, self.calls.now())
+            return upload
+        most = len(blocks.places)
+        told = InBlocks(blocks, headers, self.prefix, peer.blocks, (), peer.link, most=most, alone=alone)
+        self._upload = told
+        return told
 
     def uploaded(self, upload: Upload | InBlocks, headers: Mapping[str, str]) -> None:
         """The body is there: what is known of it now, for the next one."""

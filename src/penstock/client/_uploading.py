@@ -26,6 +26,8 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from urllib.parse import urlsplit
 
+from penstock.client._lanes import Width
+
 LEAST_CHUNK = 1_000_000
 MOST_CHUNK = 5_000_000
 CHUNK_SECONDS = 2.0
@@ -44,13 +46,14 @@ _OF_APPENDS = frozenset(
 class Link:
     """What has been seen of the way to one server."""
 
-    __slots__ = ("bandwidth", "checked_until", "chunk", "offers_uploads")
+    __slots__ = ("bandwidth", "checked_until", "chunk", "offers_uploads", "width")
 
     def __init__(self) -> None:
         self.bandwidth = 0.0  # bytes per second, as appends show it; 0: none was large enough
         self.chunk = MOST_CHUNK
         self.offers_uploads: bool | None = None  # None: not asked yet
         self.checked_until = 0.0  # chunks are checked one by one until then
+        self.width = Width()
 
     def __repr__(self) -> str:
         return f"<Link of {self.bandwidth / 1e6:.1f} MB/s, chunks of {self.chunk / 1e6:.1f} MB>"
@@ -270,6 +273,11 @@ class Upload:
         self._idle = self._idle + 1 if self.offset <= self._last else 0
         self._last = max(self.offset, self._last)
         return Outcome.REFUSED if self._idle >= _GIVE_UP else Outcome.ONWARD
+
+    def parting(self) -> Step:
+        """The next request of giving it up, so that the server need not keep it: where it lies, then its end."""
+        self._at_once, self._size = False, 0
+        return self._creation() if self._path is None else Step("DELETE", self._path, self._own({}))
 
     def broke(self) -> None:
         """The connection broke: only the server knows what has arrived."""

@@ -4,8 +4,9 @@ Theory of operation
 -------------------
 Every connection to the proxy is carried on to the target by one of its own, chunk by chunk.  A chunk leaves when
 the link, which all connections share, has had the time to carry the bytes before it, and arrives ``delay`` later;
-a connection's first bytes wait two more delays, for the handshake that loopback does not show.  Congestion control
-is not modelled: who needs real packets has ``benchmarks/network`` with a TUN device.
+a connection's first bytes wait two more delays, for the handshake that loopback does not show.  Of congestion control
+no more is modelled than a rate of each connection, such as lost packets leave it (``alone``): who needs real packets has
+``benchmarks/network`` with a TUN device.
 
 Breaks follow the model of a constant hazard: a connection that moves ``m`` MB, both directions together, breaks with
 the probability 1 − exp(−h·m), where ``h`` is :attr:`Conditions.hazard`.  So the place of a connection's break is
@@ -63,6 +64,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
 
     :param delay: seconds, one way
     :param rate: bytes per second in each direction, shared by all connections; 0: as fast as it goes
+    :param alone: bytes per second in each direction that one connection comes to, however wide the link is; 0: all of it
     :param hazard: breaks per MB (1e6 bytes)
     :param kinds: of these breaks, all as likely
     :param stall: seconds that a stall lasts
@@ -72,6 +74,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
 
     delay: float = 0.0
     rate: float = 0.0
+    alone: float = 0.0
     hazard: float = 0.0
     kinds: tuple[Kind, ...] = (Kind.RESET,)
     stall: float = 5.0
@@ -208,7 +211,7 @@ class FaultProxy:
 
     def _bound_buffer(self, sock: socket.socket) -> None:
         """A slow link's kernel must not hide how slow it is; on any other a small buffer would make it slow."""
-        if self.conditions.rate:
+        if self.conditions.rate or self.conditions.alone:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER)
 
     def _next_break(self) -> Break | None:
@@ -298,6 +301,8 @@ class _Connection:
                     if piece and direction not in self._deaf:
                         at = link.leaves_at(direction, len(piece)) + link.conditions.delay + late
                         await waiting.put((at, piece))
+                        if link.conditions.alone:  # before it is through, no more is taken
+                            await asyncio.sleep(len(piece) / link.conditions.alone)
                     if due:
                         await self._come_to_break(waiting)
             if direction not in self._deaf:

@@ -1,0 +1,196 @@
+"""Large bodies on their way: the shell of I/O around ``_uploading``, ``_blocks`` and ``_lanes``.
+
+This file is the source of its three twins: sync, for httpx, and both.  ``scripts/make_twins.py`` writes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import anyio
+import httpx2
+
+from penstock.client._blocks import MOST_TOLD, InBlocks
+from penstock.client._breaks import kind_of, reason_of
+from penstock.client._calls import ClientCall
+from penstock.client._home import Tasks
+from penstock.client._lanes import Append, Crawling, Lanes
+from penstock.client._uploading import Outcome, Step, Upload
+
+PIECE = 65_536  # bytes of an append that are written at once
+
+
+class Uploading:
+    """Sends bodies in a form that survives breaks.
+
+    :param ask: makes one exchange of a call
+    """
+
+    def __init__(self, ask: Any) -> None:
+        self._ask = ask
+
+    async def answered(
+        self, call: ClientCall, request: httpx2.Request, upload: Upload | InBlocks
+    ) -> httpx2.Response | None:
+        """The answer to the last append; None: the server does not take the body in this way."""
+        now = call.calls.now
+        while True:
+            peer = call.peer
+            if isinstance(upload, InBlocks) and upload.side_by_side():
+                if not await self._side_by_side(call, request, upload):
+                    return None
+                continue
+            step = upload.step(now())
+            sent = _made(request, step, request.extensions)
+            if step.content:
+                sent.stream = _Pieces(call, step.content, call.watched(upload))
+            call.sends(len(step.content))
+            timeouts = request.extensions["timeout"]
+            call.shorten_for_upload(timeouts)
+            try:
+                response: httpx2.Response = await self._ask(call, sent)
+                outcome = upload.took(response.status_code, response.headers, now())
+                if outcome is Outcome.ANSWER:
+                    call.uploaded(upload, response.headers)
+                    return response
+                told = await told_by(response)
+                if outcome is Outcome.LACKING and isinstance(upload, InBlocks):
+                    outcome = upload.lacks(told)
+                if outcome is Outcome.REFUSED:
+                    return None
+                if outcome is Outcome.ONWARD:
+                    if step.method == "HEAD":
+                        call.upload_went_on(upload.offset)
+                    continue
+                raise httpx2.RemoteProtocolError(f"status {response.status_code} for an append", request=sent)
+            except Crawling as found:
+                assert isinstance(upload, Upload)
+                upload.broke()
+                await anyio.sleep(found.settled_in)
+                parted = await self._parted(call, request, upload)
+                upload = call.crawled(upload, request.headers, found.rate, parted=parted)
+            except httpx2.RequestError as error:
+                wait = call.upload_broke(upload, kind_of(error), reason_of(error))
+                if wait is None:
+                    raise
+                if call.peer is not peer:  # its uploads are not known elsewhere
+                    raise
+                if wait:
+                    await anyio.sleep(wait)
+                timeouts.update(call.limits())
+
+    async def _parted(self, call: ClientCall, request: httpx2.Request, upload: Upload) -> bool:
+        """Whether the server has let go of an upload, and kept what has come of it in its blocks."""
+        while True:
+            step = upload.parting()
+            sent = _made(request, step, request.extensions)
+            try:
+                response: httpx2.Response = await self._ask(call, sent)
+                await told_by(response)
+            except httpx2.RequestError:
+                return False  # it goes on as it is
+            if step.method == "DELETE":
+                return response.status_code < 300
+            if upload.took(response.status_code, response.headers, call.calls.now()) is not Outcome.ONWARD:
+                return False
+
+    async def _side_by_side(self, call: ClientCall, request: httpx2.Request, upload: InBlocks) -> bool:
+        """Send what is lacking over several connections; whether the server takes it."""
+        lanes = Lanes(upload.side_by_side(), upload.link.width, upload.alone or 0.0, call.calls.now())
+        try:
+            async with Tasks() as tasks:
+                for _ in range(lanes.more()):
+                    tasks.start(self._lane, call, request, upload, lanes, tasks)
+        except BaseException as error:
+            lanes.fail(error)  # threads would go on
+            raise
+        if lanes.error is not None:
+            raise lanes.error
+        return not lanes.is_refused
+
+    async def _lane(
+        self, call: ClientCall, request: httpx2.Request, upload: InBlocks, lanes: Lanes, tasks: Tasks
+    ) -> None:
+        """Send one block after the other."""
+        peer = call.peer
+        while True:
+            with lanes.lock:
+                digest = lanes.take()
+                if digest is None:
+                    return
+                step = upload.put(digest)
+            limits = call.limits()
+            call.shorten_for_upload(limits)
+            sent = _made(request, step, {**request.extensions, "timeout": limits})
+            sent.stream = _Pieces(call, step.content, None)
+            call.sends(len(step.content))
+            wait: float | None = 0.0
+            more = 0
+            try:
+                response: httpx2.Response = await self._ask(call, sent)
+                await told_by(response)
+                status = response.status_code
+                if status == 429 or status >= 500:
+                    raise httpx2.RemoteProtocolError(f"status {status} for a block", request=sent)  # noqa: TRY301
+                with lanes.lock:
+                    if upload.took_block(digest, status, call.calls.now()) is Outcome.REFUSED:
+                        lanes.refuse()
+                    lanes.arrived(len(step.content), call.calls.now())
+                    more = lanes.more()
+            except httpx2.RequestError as error:
+                with lanes.lock:
+                    lanes.give_back(digest)
+                    if lanes.error is None:
+                        wait = call.upload_broke(upload, kind_of(error), reason_of(error))
+                    if wait is None or call.peer is not peer:
+                        lanes.fail(error)
+            except Exception as error:  # noqa: BLE001 - in a thread nobody would hear of it
+                with lanes.lock:
+                    lanes.fail(error)
+            for _ in range(more):
+                tasks.start(self._lane, call, request, upload, lanes, tasks)
+            if wait:
+                await anyio.sleep(wait)
+
+
+class _Pieces(httpx2.AsyncByteStream):
+    """The content of an append: each piece has the clock of writing for itself.
+
+    :param watch: is told what has gone out
+    """
+
+    def __init__(self, call: ClientCall, content: bytes, watch: Append | None) -> None:
+        self._call = call
+        self._content = content
+        self._watch = watch
+
+    def __repr__(self) -> str:
+        return f"<_Pieces of {len(self._content)} bytes>"
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for place in range(0, len(self._content), PIECE):
+            piece = self._content[place : place + PIECE]
+            yield piece
+            self._call.went_out()
+            if self._watch is not None:
+                self._watch.went_out(len(piece), self._call.calls.now())
+
+
+def _made(request: httpx2.Request, step: Step, extensions: Any) -> httpx2.Request:
+    url = request.url if step.path is None else request.url.copy_with(raw_path=step.path.encode("ascii"))
+    return httpx2.Request(step.method, url, headers=step.headers, content=step.content, extensions=extensions)
+
+
+async def told_by(response: httpx2.Response) -> bytes:
+    """What an answer that is not the call's tells, if it is short."""
+    told = bytearray()
+    pieces: Any = response.aiter_bytes()
+    async with aclosing(pieces):
+        async for piece in pieces:
+            told += piece
+            if len(told) > MOST_TOLD:
+                break
+    await response.aclose()
+    return bytes(told)
