@@ -262,5 +262,17 @@ def test_what_was_set_out_for_is_judged():
         return {"system": system, "mean": mean, "dollars": dollars}
 
     rows = [row("requests", 10.0, 0.3), row("sdk-zstd", 2.0, 0.1), row("penstock", 2.4, 0.1)]
-    assert "| a | -76%, met | -67%, met | +20%, **not met** |" in network.judged({"a": rows}, clean=True)
-    assert "| a | -76%, met | -67%, met | +20% |" in network.judged({"a": rows}, clean=False)
+    begin = "| a | -76%, met | 2.0 | 95% | -67%, met | +20%"
+    assert f"{begin}, **not met** |" in network.judged({"a": rows}, {"a": 2.0}, clean=True)
+    assert f"{begin} |" in network.judged({"a": rows}, {"a": 2.0}, clean=False)
+    nothing_to_save = network.judged({"a": rows}, {"a": 11.0}, clean=False)
+    assert "| a | -76%, met | 11.0 |  |" in nothing_to_save
+
+
+def test_at_best_every_byte_crosses_once():
+    link = argparse.Namespace(rtt=0.1, rate=1e6)
+    rows = [{"mb": 5.0}, {"mb": 4.0}]
+    assert network.at_best("5 MB down", rows, link) == pytest.approx(0.1 + 4.0)
+    assert network.at_best("5 MB up", rows, link) == pytest.approx(0.1 + 3.76, abs=0.05)
+    each = 0.0754  # MB of a body of 100 KB
+    assert network.at_best("100 at once", rows, link) == pytest.approx(0.1 + each * 50.5, rel=0.02)
