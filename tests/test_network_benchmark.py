@@ -250,11 +250,15 @@ def test_the_cost_of_the_client_is_measured():
 def test_instructions_of_a_call_are_those_that_more_calls_take(monkeypatch):
     def counted(*command):
         *_, system, kind, calls, _ = command
-        client_cost.call_as_told(*command[-4:])
+        client_cost.call_as_told(*command[-5:])
         return 1_000 + int(calls) * (20 if kind == "streamed" else 10) + (system == "client") * int(calls)
 
     monkeypatch.setattr(client_cost, "instructions", counted)
-    assert list(client_cost.count(1, 2)) == [("plain", 10, 11), ("streamed", 20, 21)]
+    assert list(client_cost.count(client_cost.CALLERS, 1, 2)) == [
+        (caller, kind, alone, alone + 1)
+        for caller in client_cost.CALLERS
+        for kind, alone in (("plain", 10), ("streamed", 20))
+    ]
 
 
 def test_what_was_set_out_for_is_judged():
