@@ -881,9 +881,10 @@ def test_it_is_known_which_answers_have_a_row_whoever_has_written_it(path, make_
     arguments = [sys.executable, "-c", textwrap.dedent(code), str(path), theirs.generation]
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path])}
     assert subprocess.run(arguments, env=environ, check=False, timeout=60).returncode == -9
+    asked = {each.generation for each in (mine, theirs, old, none)}
+    assert before.known(asked, since=1_000.0) == {theirs.generation}
     store = make_store()
     store.entered(ended(mine))
-    asked = {each.generation for each in (mine, theirs, old, none)}
     assert store.known(asked, since=1_000.0) == {mine.generation, theirs.generation}
     assert store.known(asked, since=0.0) == {mine.generation, theirs.generation, old.generation}
 

@@ -190,12 +190,16 @@ class ProviderLines:
         route = pipeline.snapshot.router.route_name(call.model) or call.model
         timeouts = pipeline.snapshot.config.timeouts
         candidate = Candidate(upstream, record.model, route, "", 1.0, timeouts)
-        failure: PenstockError | None = None
+        other: PenstockError | None = None  # why it cannot be translated: the configuration has changed
         try:
             transfer = upstream.transfer(call, log, timeouts)
-        except PenstockError as error:  # the configuration has changed since it was sent
-            failure = untraced(error)
+            if transfer.job.endpoint.path != record.endpoint:
+                other = UpstreamFailed(f"{upstream.name} speaks another API now", upstream=upstream.name)
+        except PenstockError as error:
+            other = untraced(error)
+        if other is not None:
             transfer = self._as_it_is(call, log, upstream, record)
+        failure: PenstockError | None = None
         assert isinstance(transfer, PlainTransfer), "no line streams"
         headers = {b"content-type": _JSON}
         if result.request_id:
@@ -215,6 +219,7 @@ class ProviderLines:
             pipeline.recorder.entered(row, candidate)
             log.cost = row.cost
             self._spend(call, row.cost, log.served_by)
+        failure = failure or other
         if failure is None:
             log.finish()
         else:

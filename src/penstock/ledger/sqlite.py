@@ -278,7 +278,7 @@ class SQLiteStore:
             raise StorageUnavailable("the ledger cannot be written now", retry_after=1.0)
         try:
             with contextlib.closing(sqlite3.connect(self.path.as_uri() + "?mode=ro", uri=True)) as db:
-                rows = db.execute("SELECT DISTINCT generation FROM attempts WHERE started >= ?", (since,))
+                rows = db.execute("SELECT generation FROM attempts WHERE started >= ?", (since,))
                 return {generation for (generation,) in rows if generation in generations}
         except sqlite3.Error as error:
             raise StorageUnavailable(f"the ledger cannot be read now: {error}", retry_after=1.0) from error
