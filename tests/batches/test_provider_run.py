@@ -387,3 +387,20 @@ def test_a_provider_that_has_forgotten_a_batch_is_not_asked_for_it_again(tmp_pat
             assert worker.pipeline.asked == []  # they may have been paid for
 
     asyncio.run(main())
+
+
+def test_one_that_budgets_have_no_room_for_waits_until_they_have(tmp_path):
+    async def main():
+        async with handing_on(tmp_path) as (world, worker, provider):
+            world.providers.has_money = False
+            batch = await worker.begin(range(2))
+            began = world.clock.now()
+            await world.until(lambda: world.clock.now() - began > 60)
+            assert provider.asked == []
+            world.providers.has_money = True
+            await world.until(lambda: provider.batches)
+            provider.end("b0")
+            done = await worker.ended(batch)
+            assert len(await results(worker, done)) == 2
+
+    asyncio.run(main())
