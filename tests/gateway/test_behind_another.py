@@ -21,6 +21,7 @@ from continuing import (
     text_of,
     whole_text,
 )
+from durably import keeper_of
 from serving import call, config, on_uvloop, request, serving, until
 
 from penstock.config.model import CapabilitiesConfig, TimeoutConfig, UpstreamConfig
@@ -144,3 +145,29 @@ def test_a_rest_that_cannot_be_had_is_told_as_a_break_and_the_other_gateway_is_t
     assert whole_text(CHAT).startswith(text_of(CHAT, events))
     assert [row.outcome for row in rows] == [Outcome.CANCELLED]
     assert requests == 1
+
+
+@pytest.mark.parametrize(("path", "kind"), PATHS)
+def test_who_takes_over_what_the_other_gateway_has_not_begun_to_answer_finds_it_there(durable, path, kind):
+    async def main():
+        async with (
+            asyncio.timeout(60),
+            behind("ttft=2000", [], kind, generations=durable(60.0)) as (first, port, inner, simulator),
+            serving(first.pipeline.snapshot.config, FakeClock()) as (second, there),
+        ):
+            asking = asyncio.create_task(call(port, body_for(path), path))
+            await until(lambda: simulator.bill.report()["in_flight"])
+            (generation,) = first.pipeline.registry
+            await until(lambda: generation.journal.entry.begun)
+            keeper = keeper_of(first)
+            keeper.leaving = True
+            await keeper.store.release(keeper.lease.owner, [generation.id])  # as when its lease has run out
+            await until(lambda: keeper_of(second).taken_over)
+            answer = await call(there, b"", f"/v1/generations/{generation.id}/events", "GET")
+            await asking
+            await inner.pipeline.wait_idle()
+            return answer, simulator.bill.report()["requests"]
+
+    answer, asked = on_uvloop(main)
+    assert text_of(path, events_of(answer)) == whole_text(path)
+    assert asked == 1

@@ -117,7 +117,7 @@ class Encoder:
             # So it waits for us after a break.  Each attempt has a name of its own: none is taken for another's.  Who
             # takes the answer over counts anew: asking the same he finds what runs, and anything else is another name.
             generation = transfer.generation
-            name = f"{generation.id}-{generation.attempts + 1}-{crc32(body):08x}"
+            name = f"{generation.id}-{generation.attempts + 1 if generation.attempt else 1}-{crc32(body):08x}"
             head = b"%bidempotency-key: %b\r\n\r\n" % (head[:-2], name.encode())
         return head, body
 
