@@ -372,7 +372,7 @@ def test_who_finds_an_answer_that_is_given_up_just_then_makes_his_own(durable, m
             await until(lambda: one.pipeline.readings)
             (generation,) = one.pipeline.registry
             keeper = keeper_of(other)
-            load = keeper.load
+            load = keeper.store.load
 
             async def given_up_then(generation_id):
                 record = await load(generation_id)
@@ -381,7 +381,7 @@ def test_who_finds_an_answer_that_is_given_up_just_then_makes_his_own(durable, m
                     await until(lambda: generation.abandoned)
                 return record
 
-            monkeypatch.setattr(keeper, "load", given_up_then)
+            monkeypatch.setattr(keeper.store, "load", given_up_then)
             reading = asyncio.create_task(call(there, STREAM))
             await until(lambda: other.pipeline.readings)
             go_on.set()
@@ -460,7 +460,7 @@ def test_who_finds_an_answer_that_ends_just_then_shares_it_with_all_who_ask_with
     async def main():
         async with asked(durable) as (calling, go_on, (one, _), (other, there), upstream):
             keeper, came = keeper_of(other), []
-            where, name = (keeper, "load") if step == "found" else (keeper.attention, "say")
+            where, name = (keeper.store, "load") if step == "found" else (keeper.attention, "say")
             do = getattr(where, name)
 
             async def ended_first(what):
@@ -475,7 +475,7 @@ def test_who_finds_an_answer_that_ends_just_then_shares_it_with_all_who_ask_with
             monkeypatch.setattr(where, name, ended_first)
             answers = await asyncio.gather(*(call(there, STREAM) for _ in range(5)))
             first = requests(upstream)
-            monkeypatch.setattr(keeper, "load", None)  # nobody holds the question any more
+            monkeypatch.setattr(keeper.store, "load", None)  # nobody holds the question any more
             return answers, first, await call(there, STREAM), requests(upstream)
 
     answers, requests_, anew, then = on_uvloop(main)

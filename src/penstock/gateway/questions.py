@@ -20,11 +20,10 @@ from typing import Protocol
 
 from penstock.errors import Overloaded
 from penstock.gateway.stages import attach, join
-from penstock.generation.following import POLL
 from penstock.generation.keeper import Keeper
 from penstock.generation.log import Generation, State
 from penstock.generation.registry import Registry
-from penstock.generation.store import YOUNG, Claim, Record, StoreUnavailable
+from penstock.generation.store import Record, StoreUnavailable
 from penstock.generation.written import Name, Written
 from penstock.messages import Call
 from penstock.net.clock import Clock
@@ -110,7 +109,9 @@ class Questions:
             claim = await keeper.names.take(question, call.id, not_that)
             if claim.won:
                 return None
-            record = await self._written(claim, keeper, budget)
+            record = await keeper.names.claimed(
+                claim, paused=lambda seconds: budget.reschedule((budget.when() or 0.0) + seconds)
+            )
             if record is None or record.tenant != call.tenant.name:
                 not_that = claim.generation
                 continue
@@ -146,22 +147,6 @@ class Questions:
         if claim.won:
             await keeper.names.release(question, call.id)
         return record, False
-
-    @staticmethod
-    async def _written(claim: Claim, keeper: Keeper, budget: asyncio.Timeout) -> Record | None:
-        """The generation that has a name, once it is written down; None: it never was, and the name is free by now.
-
-        That wait is no fault of the store's, and not taken from its budget.
-        """
-        loop = asyncio.get_running_loop()
-        until = loop.time() + YOUNG
-        while True:
-            record = await keeper.load(claim.generation)
-            if record is not None or (left := until - loop.time()) <= 0:
-                return record
-            pause = min(POLL, left)
-            budget.reschedule((budget.when() or 0.0) + pause)
-            await asyncio.sleep(pause)
 
     async def forgo(self, name: join.Name, call: Call) -> None:
         """A call that was told to be made is not made."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from penstock.generation import reading
 from penstock.generation.log import Generation
-from penstock.generation.store import Claim, Naming, Record, Store, StoreUnavailable
+from penstock.generation.store import YOUNG, Claim, Naming, Record, Store, StoreUnavailable
 from penstock.generation.trouble import Trouble, within
 from penstock.generation.written import Name, Written
 from penstock.net.clock import Clock
@@ -121,21 +121,27 @@ class Names:
         if named:
             self._trouble.tell(error)
 
-    async def claimed(self, claim: Claim, *, patience: float = 0.0) -> Record | None:
+    async def claimed(
+        self, claim: Claim, *, patience: float = 0.0, paused: Callable[[float], None] | None = None
+    ) -> Record | None:
         """The generation that has a name.  It may have claimed it a moment before it is written down.
 
         :param patience: seconds for a store that is slow; one that is quick has told in :data:`CLAIM_BUDGET`
+        :param paused: told before each pause how long it is, in seconds: that is no fault of the store's
         :returns: None: it was never written, or is kept no more
         :raises StoreUnavailable: the store does not answer in time
         """
         until = self._clock.now() + max(CLAIM_BUDGET, patience)
-        looks = 0  # what is slow for us is slow for who writes
+        left = YOUNG  # of pauses: what is slow for us is slow for who writes
         while True:
             record = await reading.load(self._store, claim.generation)
-            looks += 1
-            if record is not None or looks * _LOOK_AGAIN >= CLAIM_BUDGET or self._clock.now() >= until:
+            if record is not None or left <= 0 or self._clock.now() >= until:
                 return record
-            await asyncio.sleep(_LOOK_AGAIN)
+            pause = min(_LOOK_AGAIN, left)
+            left -= pause
+            if paused is not None:
+                paused(pause)
+            await asyncio.sleep(pause)
 
     def is_recent(self, record: Record, seconds: float) -> bool:
         """Whether a generation runs, or has ended within the last seconds."""
