@@ -10,6 +10,7 @@ from serving import DONE, PROMPT, STREAM_END, STREAM_HEAD, call, delta, on_uvloo
 
 from penstock.errors import HandedOver
 from penstock.gateway.announce import event_of
+from penstock.generation.entry import Entry
 from penstock.testing import Step
 
 STREAM = {**PROMPT, "stream": True, "temperature": 0}
@@ -301,11 +302,18 @@ def test_what_is_promised_of_an_answer_that_runs_already_is_told_once_a_kill_wou
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", RESPONSES])
 def test_what_was_handed_over_before_its_caller_was_told_is_told_as_running(durable, monkeypatch, path):
-    monkeypatch.setattr("penstock.gateway.durable._LOOK_OFTEN", 0.5)
+    handed_over = asyncio.Event()
+    wait_begun = Entry.wait_begun
+
+    async def later(entry):
+        await wait_begun(entry)
+        await handed_over.wait()
+
+    monkeypatch.setattr(Entry, "wait_begun", later)
 
     async def main():
         upstream = {"kinds": ["openai"], "upstream": {"responses": True}}
-        async with simulated("ttft=60", **upstream, generations=durable(60.0)) as (gateway, port, _):
+        async with simulated("ttft=60000", **upstream, generations=durable(60.0)) as (gateway, port, _):
             body = body_for(path, stream=False, **({"background": True} if path == RESPONSES else {}))
             asking = asyncio.create_task(call(port, body, path, headers=["prefer: respond-async"]))
             await until(lambda: len(gateway.pipeline.registry))
@@ -314,6 +322,8 @@ def test_what_was_handed_over_before_its_caller_was_told_is_told_as_running(dura
             await until(lambda: entry.begun)
             await gateway.drain(0.0)
             assert isinstance(generation.error, HandedOver)
+            assert not asking.done()
+            handed_over.set()
             return (await asking).json()
 
     told = on_uvloop(main)

@@ -31,6 +31,7 @@ from penstock.config.model import (
 from penstock.errors import Overloaded, RateLimited
 from penstock.gateway.stages import call as module
 from penstock.gateway.stages.allot import Allotment
+from penstock.generation.pace import Pace
 from penstock.wire.usage import output_tokens_in
 
 ABLE = CapabilitiesConfig(prefill="none", background=True)
@@ -81,7 +82,7 @@ def test_who_hands_it_over_before_it_has_reached_the_upstream_again_leaves_its_r
             monkeypatch.setattr(module, "wait_after_break", lambda *_: 3_600.0)
             await first.drain(0.0)
             await taken(second)
-            await until(lambda: second.pipeline.productions)
+            await until(second.recorder.ledger.open_attempts)
             monkeypatch.undo()
             keeper_of(third).leaving = False
             await second.drain(0.0)
@@ -190,21 +191,31 @@ def test_who_was_taken_for_dead_and_lives_has_no_part_of_what_the_next_one_reads
     assert books == bill
 
 
-def test_what_another_process_deletes_is_cancelled_at_the_upstream(durable, tmp_path):
+async def ended(port, generation, *, deletes):
+    path = f"{RESPONSES}/{generation.id.replace('gen_', 'resp_')}"
+    return await call(port, b"", *((path, "DELETE") if deletes else (path + "/cancel", "POST")))
+
+
+@pytest.mark.parametrize("deletes", [True, False], ids=["deleted", "cancelled"])
+def test_what_another_process_ends_is_ended_at_the_upstream_and_not_asked_anew(durable, tmp_path, deletes):
+    """Though its producer may see it end there before the store has told him."""
+
     async def main():
         async with gateways(2, durable, tmp_path) as (here, simulator):
             (first, port), (_, there) = here
             generation = await begun(first, port, max_output_tokens=1_000)
-            name = generation.id.replace("gen_", "resp_")
-            deleted = await call(there, b"", f"{RESPONSES}/{name}", "DELETE")
+            keeper_of(first).journal._pace = Pace(0.3, 0.3)
+            answer = await ended(there, generation, deletes=deletes)
             await first.pipeline.wait_idle()
             await until(lambda: not simulator.bill.report()["in_flight"])
             again = await call(there, b"", f"/v1/generations/{generation.id}", "GET")
-            return deleted, again, simulator.bill.report()["by_request"]
+            rows = first.recorder.ledger.recent()
+            return answer, again, simulator.bill.report()["by_request"], rows
 
-    deleted, again, runs = on_uvloop(main)
-    assert (deleted.status, again.status) == (200, 410)
+    answer, again, runs, rows = on_uvloop(main)
+    assert (answer.status, again.status) == (200, 410 if deletes else 200)
     assert [run["state"] for run in runs] == ["cancelled"], runs
+    assert len(rows) == 1, rows
 
 
 @pytest.mark.parametrize("one_ledger", [True, False], ids=["one ledger", "a ledger each"])
@@ -220,8 +231,7 @@ def test_what_is_ended_while_nobody_has_it_is_cancelled_at_the_upstream_and_in_t
             await first.drain(0.0)
             brought = output_tokens_in(generation.endpoint, generation.events)
             await until(lambda: rows_in(tmp_path) and in_books(tmp_path) == (0, 0))
-            path = f"{RESPONSES}/{generation.id.replace('gen_', 'resp_')}"
-            answer = await call(there, b"", *((path, "DELETE") if deletes else (path + "/cancel", "POST")))
+            answer = await ended(there, generation, deletes=deletes)
             await until(lambda: not simulator.bill.report()["in_flight"])
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(5):

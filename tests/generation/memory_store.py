@@ -211,6 +211,9 @@ class MemoryStore:
     async def renew(self, owner: str, until: float) -> None:
         self._leases[owner] = until
 
+    async def lease(self, owner: str) -> float:
+        return self._leases.get(owner, 0.0)
+
     async def expired(self, now: float, limit: int) -> list[str]:
         found: list[str] = []
         for generation_id, kept in self._kept.items():

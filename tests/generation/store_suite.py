@@ -386,6 +386,13 @@ class StoreSuite:
             assert [taken.epoch for taken in won if taken is not None] == [2]
 
     @with_store
+    async def test_until_when_an_owner_is_believed_to_live_is_known(self, store):
+        await store.renew("old", NOW + 10)
+        await store.renew("new", NOW + 10)
+        await store.renew("new", NOW + 20)
+        assert [await store.lease(owner) for owner in ("old", "new", "nobody")] == [NOW + 10, NOW + 20, 0.0]
+
+    @with_store
     async def test_an_owner_that_never_renewed_has_no_lease(self, store):
         one = record(owner="careless")
         await store.write([begin(one)])

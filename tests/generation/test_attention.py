@@ -101,3 +101,23 @@ def test_what_the_store_does_not_tell_is_not_taken_for_promised_nor_for_not_prom
             await produces.is_promised("gen_x")
 
     asyncio.run(test())
+
+
+def test_who_produces_is_told_once_that_something_of_his_was_ended_and_nobody_else_is():
+    async def test():
+        (produces, one, other), time = processes(3)
+        assert not await produces.is_any_ended("producer")
+        await one.tell_ended("producer")
+        await other.tell_ended("producer")
+        assert not await produces.is_any_ended("another")
+        assert await produces.is_any_ended("producer")
+        assert not await produces.is_any_ended("producer"), "he has heard"
+        await one.tell_ended("producer")
+        assert await produces.is_any_ended("producer")
+        await one.tell_ended("producer")
+        time.now += 2 * ATTENDED
+        assert not await produces.is_any_ended("producer"), (
+            "by now he has heard it from the store, or never will"
+        )
+
+    asyncio.run(test())

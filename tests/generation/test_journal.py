@@ -3,7 +3,7 @@ import logging
 
 import pytest
 from memory_store import MemoryStore
-from store_suite import LARGE, LATER, NOW, record
+from store_suite import LARGE, LATER, NOW, end, record
 
 from penstock.generation.journal import BATCH_BYTES, Journal
 from penstock.generation.log import State
@@ -51,6 +51,7 @@ class TroubledStore(MemoryStore):
     def __init__(self, max_bytes=1 << 26):
         super().__init__(max_bytes)
         self.hang = None  # an event to wait for
+        self.hang_after = None  # the same, once it has written
         self.fail_before = self.fail_after = ""
         self.tried = 0
         self.poison = None
@@ -66,6 +67,8 @@ class TroubledStore(MemoryStore):
         if self.poison is not None and any(self.poison in write.events for write in writes):
             raise ValueError("cannot be written")
         refused = await super().write(writes)
+        if self.hang_after is not None:
+            await self.hang_after.wait()
         if self.fail_after:
             raise StoreUnavailable(self.fail_after)
         return refused
@@ -91,7 +94,7 @@ def run(test, **how):
         try:
             await test(journal, store, clock)
         finally:
-            store.hang = None
+            store.hang = store.hang_after = None
             store.fail_before = store.fail_after = ""
             await journal.close(1)
 
@@ -199,6 +202,64 @@ def test_what_a_store_lost_is_written_again_though_nothing_is_added_to_it():
         journal.verify()  # nothing is lost, and nothing happens
         await idle()
         assert (await store.load(streams.record.id)).events == 2
+
+    run(test)
+
+
+def test_who_asks_whether_a_log_is_still_his_hears_what_the_store_says_from_then_on():
+    async def test(journal, store, clock):
+        mine, lost, new = Log(journal), Log(journal), Log(journal)
+        mine.append(b"a")
+        lost.append(b"a")
+        await idle()
+        store.hang_after = asyncio.Event()
+        mine.append(b"b")
+        lost.append(b"b")  # is stored before it is lost, which is heard of later
+        await idle()
+        answers = [asyncio.create_task(log.entry.wait_confirmed(60.0)) for log in (mine, lost)]
+        await idle()
+        assert not any(answer.done() for answer in answers)
+        await store.cut(lost.record.id, end())
+        store.hang_after.set()
+        assert [await answer for answer in answers] == [True, False]
+        assert (mine.fenced, lost.fenced) == (0, 1)
+        assert await new.entry.wait_confirmed(60.0), "nobody can have what is not stored"
+
+    run(test, begin_within=3_600)
+
+
+def test_a_store_that_does_not_say_whose_a_log_is_takes_it_from_nobody():
+    async def test(journal, store, clock):
+        log, silent = Log(journal), Log(journal)
+        for one in (log, silent):
+            one.append(b"a")
+        await idle()
+        store.hang = asyncio.Event()
+        assert await silent.entry.wait_confirmed(0.001)
+        answer = asyncio.create_task(log.entry.wait_confirmed(60.0))
+        log.append(b"b")
+        await idle()
+        clock.advance(2 * BUDGET)
+        journal.sweep(clock.now())
+        assert await answer
+        store.hang.set()
+
+    run(test)
+
+
+def test_everything_that_is_not_over_can_be_asked_for_whose_it_is():
+    async def test(journal, store, clock):
+        cut, deleted, mine = logs = [Log(journal) for _ in range(3)]
+        for log in logs:
+            log.append(b"a")
+        await idle()
+        await store.cut(cut.record.id, end())
+        await store.delete(deleted.record.id)
+        journal.ask_of_all()
+        await idle()
+        assert [log.fenced for log in logs] == [1, 1, 0]
+        assert await store.load(deleted.record.id) is None, "what was deleted is not written anew"
+        assert mine.entry.durable
 
     run(test)
 

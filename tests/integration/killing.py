@@ -23,22 +23,25 @@ PATIENCE = 60.0  # seconds: a start, a lease, and a machine that has other thing
 
 
 @contextlib.contextmanager
-def restarted(url, folder, **upstream):
+def restarted(url, folder, *, lease=LEASE, **upstream):
     """A gateway with one worker, which its supervisor starts anew: it and itself, at one address."""
-    config = configured(url, folder, upstream, durability="disk", path=str(folder / "generations.sqlite"))
+    store = {"durability": "disk", "path": str(folder / "generations.sqlite"), "lease": lease}
+    config = configured(url, folder, upstream, **store)
     with GatewayProcess({**config, "listen": f"127.0.0.1:{free_port()}"}, folder) as gateway:
         yield gateway, gateway
 
 
 @contextlib.contextmanager
-def replicas(url, folder, **upstream):
+def replicas(url, folder, *, lease=LEASE, **upstream):
     """The gateway that will be killed, and another that shares a Redis with it."""
     with RedisServer() as redis, contextlib.ExitStack() as stack:
         folders = [folder / name for name in ("here", "there")]
         for each in folders:
             each.mkdir()
         here, there = (
-            GatewayProcess(configured(url, each, upstream, durability="shared", redis=redis.url), each)
+            GatewayProcess(
+                configured(url, each, upstream, durability="shared", redis=redis.url, lease=lease), each
+            )
             for each in folders
         )
         stack.enter_context(there)

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -20,35 +18,29 @@ import msgspec
 from penstock.errors import Cancelled, Gone, HandedOver, NotFound, Overloaded
 from penstock.flow.deadline import deadline_of, told_of
 from penstock.gateway import questions
+from penstock.gateway.inheritance import Inheritance
 from penstock.gateway.stages import attach, join
 from penstock.gateway.stages.call import Production
-from penstock.gateway.stages.candidate import Candidate
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
 from penstock.gateway.stages.unfinished import TakenUp
+from penstock.generation import reading
 from penstock.generation.attention import ATTENDED
-from penstock.generation.bill import NOTHING_COUNTS
-from penstock.generation.entry import Entry
 from penstock.generation.following import is_followed
 from penstock.generation.keeper import DEADLINE, Keeper
 from penstock.generation.log import Generation, Journal, State
 from penstock.generation.names import CLAIM_BUDGET
 from penstock.generation.registry import Registry
-from penstock.generation.store import Bill, Booking, Record, StoreUnavailable
+from penstock.generation.store import Record, StoreUnavailable
 from penstock.generation.written import Written
-from penstock.messages import Attempt, Call, Endpoint, Event, Tenant
+from penstock.messages import Call, Endpoint, Event, Tenant
 from penstock.net.clock import Clock
-from penstock.upstream.streamed import StreamTransfer
 from penstock.wire import request
 
-_LOOK_OFTEN = 0.005  # seconds between two looks whether something is stored, which takes some milliseconds
 _LOOK_AGAIN = 0.1  # seconds between two looks for what may be written down just now
-_TRY_AGAIN = 1.0  # the same, between two tries to have a store do what has to be done
 # Whose answers are said piece by piece, and of which a half is of use to who goes on with it.
 _IN_PIECES = frozenset({Endpoint.CHAT, Endpoint.MESSAGES, Endpoint.RESPONSES})
 _ENDPOINTS = {endpoint.path: endpoint for endpoint in Endpoint}
-
-log = logging.getLogger("penstock.gateway")
 
 
 class Producing(Protocol):
@@ -84,8 +76,9 @@ class Durable:
         self.keepers: dict[str, Keeper] = {}  # by durability
         self._producing = producing
         self.questions = questions.Questions(producing, self)
-        self._promising: set[Generation] = set()  # of which the store has not heard yet that they go on
-        self._closing = asyncio.Event()
+        # Of which the store has not heard yet that they go on.
+        self._promising: dict[Generation, asyncio.Event] = {}
+        self._inheritance = Inheritance(producing)
 
     def __repr__(self) -> str:
         return f"<Durable {self.keepers}>"
@@ -252,28 +245,27 @@ class Durable:
 
     async def wait_begun(self, generation: Generation) -> None:
         """Wait until another process would go on with it, if it is to outlive this one; no longer than for any store."""
-        written = generation.journal
-        loop = asyncio.get_running_loop()
-        until = loop.time() + CLAIM_BUDGET
-        while generation in self._promising or (
-            isinstance(written, Written) and not _is_begun(written.entry)
-        ):
-            if loop.time() >= until:
-                return
-            await asyncio.sleep(_LOOK_OFTEN)
+        promising, written = self._promising.get(generation), generation.journal
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLAIM_BUDGET):
+                if promising is not None:
+                    await promising.wait()
+                if isinstance(written, Written):
+                    await written.entry.wait_begun()
 
     def promise(self, generation: Generation) -> None:
         """It was promised to a caller: also who takes it over, or produces it elsewhere, is to go on with it."""
         keeper = self.keeper_of(generation.model)
         if keeper is not None and (generation.journal is not None or self.is_elsewhere(generation)):
-            self._promising.add(generation)
-            self._producing.soon(self._promise(generation, keeper))
+            told = self._promising.setdefault(generation, asyncio.Event())
+            self._producing.soon(self._promise(generation, keeper, told))
 
-    async def _promise(self, generation: Generation, keeper: Keeper) -> None:
+    async def _promise(self, generation: Generation, keeper: Keeper, told: asyncio.Event) -> None:
         try:
             await keeper.trouble.told_of(keeper.attention.promise(generation.id))
         finally:
-            self._promising.discard(generation)
+            self._promising.pop(generation, None)
+            told.set()
 
     def tell_end(self, call: Call, generation: Generation, tell: Callable[[Call, Generation], None]) -> None:
         """Tell how it has ended, if it was promised to anybody: once that is stored, for another process may have ended it.
@@ -306,27 +298,27 @@ class Durable:
         self._producing.registry.wait_no_longer(generation)
 
     async def _cut(self, generation: Generation, keeper: Keeper) -> None:
-        await self._insist(lambda: keeper.cut(generation), f"that {generation.id} was cancelled")
+        await self._inheritance.insist(lambda: keeper.cut(generation), f"that {generation.id} was cancelled")
         with contextlib.suppress(StoreUnavailable):
             record = await keeper.load(generation.id)
             if record is None:
                 return
+            events = await reading.events(keeper.store, record.id, record.events)
             call = _call_of(record, self._producing.clock.now())
-            self._end_run(call, generation, record, keeper)
+            await self._inheritance.ended(call, generation, record, events, keeper)
             failure = record.ending.failure if record.ending is not None else None
-            tell = self._producing.on_background_end
-            if tell is not None and failure is not None and failure.code == Cancelled.code:
-                generation.background = generation.background or await self._is_promised(generation, keeper)
-                if generation.background:
-                    tell(call, generation)
+            if failure is not None and failure.code == Cancelled.code:
+                await self._tell_ended(call, generation, keeper)
 
-    def _end_run(self, call: Call, generation: Generation, record: Record, keeper: Keeper) -> None:
-        """Cancel it at its upstream: whoever was receiving it may be dead, and leaves that to us if he is not."""
-        kept = self._kept_run(call, generation, record) if generation.events else None
-        if kept is not None:
-            kept[0].upstream.end_run(kept[1])
-            if not record.owner:  # who has handed it over left its row empty, for nobody who would go on
-                self._enter_died(call, generation, record, keeper)
+    async def _tell_ended(self, call: Call, generation: Generation, keeper: Keeper) -> None:
+        """Tell of the end that was put to what another process produces, if it was promised to anybody."""
+        tell = self._producing.on_background_end
+        if tell is not None:
+            generation.background = (
+                call.background or generation.background or await self._is_promised(generation, keeper)
+            )
+            if generation.background:
+                tell(call, generation)
 
     async def delete(self, generation: Generation, *, elsewhere: bool) -> None:
         """Remove it from the stores.
@@ -338,11 +330,14 @@ class Durable:
         if elsewhere and keeper is not None:
             with contextlib.suppress(StoreUnavailable):
                 record = await keeper.load(generation.id)
+                if record is not None:
+                    events = await reading.events(keeper.store, record.id, record.events)
         for each in self.keepers.values():
             await each.delete(generation.id)
-        # Who has it, and lives, ends it himself as soon as he hears; seeing it end before that, he would ask anew.
-        if record is not None and record.ending is None and not record.owner and keeper is not None:
-            self._end_run(_call_of(record, self._producing.clock.now()), generation, record, keeper)
+        if record is not None and record.ending is None and keeper is not None:
+            call = _call_of(record, self._producing.clock.now())
+            with contextlib.suppress(StoreUnavailable):
+                await self._inheritance.ended(call, generation, record, events, keeper)
 
     async def restored(self, record: Record, keeper: Keeper) -> Generation:
         """A log that is in the store, as one of this process: whole, or followed while another produces it.
@@ -406,95 +401,32 @@ class Durable:
         if record.upstream:
             generation.served_by = (record.upstream, record.upstream_model)
             generation.attempts = 1
-        kept = self._kept_run(call, generation, record)
-        taken_up, output_tokens = None, 0
-        if kept is None:
-            output_tokens = self._enter_died(call, generation, record, keeper)
-        else:
-            enter_died = partial(self._enter_died, call, generation, record, keeper)
-            taken_up = TakenUp(*kept, enter_died, partial(self._enter_whole, record, keeper))
+        inheritance = self._inheritance
+        taken_up = inheritance.taken_up(call, generation, record, keeper)
+        died, output_tokens = None, 0
+        if taken_up is None:
+            died, output_tokens = inheritance.died(call, record, events, keeper)
         generation.grace = attach.COMES_BACK
-        keeper.write_on(generation, record, output_tokens)
+        keeper.write_on(generation, record, output_tokens, read_on=taken_up is not None)
+        if died is not None:
+            generation.cost += died.cost
+            inheritance.enter_confirmed(died, generation, record, keeper)
         self._producing.begin(call, generation, name=questions.name_of(record), taken_up=taken_up)
         if not generation.readers and generation.ending is None:
             registry.deserted(generation)
-
-    def _enter_died(self, call: Call, generation: Generation, record: Record, keeper: Keeper) -> int:
-        """Enter in the ledger what a process had received of an answer; all output tokens of its log."""
-        recorder, ledger = self._producing.recorder, keeper.ledger
-        died, output_tokens = recorder.died(call, generation, record, keeper.now(), ledger=ledger)
-        if died is not None:
-            generation.cost += died.cost
-            if record.bill is None or record.bill.ledger == ledger:
-                recorder.enter_died(died)
-            else:
-                self._producing.soon(self._book(died, record.bill, keeper))
-            if generation.journal is not None:
-                generation.journal.settled(died)
-        return output_tokens
-
-    def _enter_whole(self, record: Record, keeper: Keeper) -> None:
-        """A row here has all of an upstream's run: the row of who read it before is to have nothing, if that one lives."""
-        bill = record.bill
-        assert bill is not None, "it tells that there is a run"
-        booking = Booking(bill.process, bill.row, record.id, *NOTHING_COUNTS, keeper.now())
-        leaving_word = self._insist(
-            lambda: keeper.store.book(bill.ledger, booking),
-            f"that nothing counts of what {bill.process} has of {record.id}",
-        )
-        self._producing.soon(leaving_word)
-
-    def _kept_run(
-        self, call: Call, generation: Generation, record: Record
-    ) -> tuple[Candidate, StreamTransfer] | None:
-        """Where the rest of an answer is to be had from the run that its upstream keeps of it; None: nowhere."""
-        bill = record.bill
-        if bill is None or not bill.kept:
-            return None
-        candidate = self._producing.router.own_candidate(record.model, bill.upstream, bill.upstream_model)
-        if candidate is None or candidate.upstream.departure is not None:
-            return None
-        transfer = candidate.upstream.taken_up(call, generation, candidate.timeouts)
-        return (candidate, transfer) if transfer is not None else None
-
-    async def _book(self, died: Attempt, bill: Bill, keeper: Keeper) -> None:
-        """Enter what an attempt has cost whose row is in another ledger, if nobody else has done so."""
-        booking = Booking(bill.process, bill.row, died.generation, died.usage, died.cost, keeper.now())
-
-        async def book() -> None:
-            if await keeper.store.book(bill.ledger, booking):
-                self._producing.recorder.enter_died(died)
-
-        await self._insist(
-            book, f"what {died.generation} had cost in a process that died, {died.cost / 1e12:.6f} USD,"
-        )
-
-    async def _insist(self, do: Callable[[], Coroutine[Any, Any, object]], what: str) -> None:
-        """Try until the store answers; once this process closes, a last time.
-
-        :param what: is lost if it never does
-        """
-        while True:
-            last = self._closing.is_set()
-            try:
-                await do()
-                return
-            except StoreUnavailable as error:
-                trouble = str(error)
-            if last:
-                log.error("%s is not stored: this process ends, and the store is away (%s)", what, trouble)
-                return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), _TRY_AGAIN)
 
     def leave(self) -> None:
         """Take nothing over any more: this process is going away."""
         for keeper in self.keepers.values():
             keeper.leaving = True
 
+    def inherit(self, record: Record, events: list[Event], keeper: Keeper) -> None:
+        """Enter what a process has left that is no more, of an answer that was ended here."""
+        self._inheritance.inherit(_call_of(record, self._producing.clock.now()), record, events, keeper)
+
     def close(self) -> None:
         """Wait no longer for a store that is away."""
-        self._closing.set()
+        self._inheritance.close()
 
     async def hand_over(self, running: list[Generation], seconds: float) -> int:
         """Let other processes go on with what runs here and is written down.
@@ -557,11 +489,6 @@ class _Ending:
         if self._generation.state is not State.RUNNING and not self.seen.done():
             self.seen.set_result(None)
             self._generation.leave(self)
-
-
-def _is_begun(entry: Entry) -> bool:
-    """Whether the store has its record, or nobody waits for that."""
-    return entry.begun or entry.behind or entry.out
 
 
 def _let_go(generation: Generation, journal: Journal | None) -> None:

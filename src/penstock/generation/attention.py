@@ -8,6 +8,9 @@ process that it will not come back is not waited for (:meth:`Attention.dismiss`)
 who says so knows only that he was the last reader of his process.
 
 What was promised to a caller (:meth:`Attention.promise`) goes on whether anybody reads it or not.
+
+What was cancelled or deleted in another process is nobody's: who does that says so to the process that produces it
+(:meth:`Attention.tell_ended`), which would hear of it only when it stores the next event, and a model may think for long.
 """
 
 from __future__ import annotations
@@ -79,6 +82,24 @@ class Attention:
         claim = await self._ask(_promised(generation_id), "")
         return claim.generation == generation_id
 
+    async def tell_ended(self, owner: str) -> None:
+        """Something of what a process produces was ended in the store.
+
+        :raises StoreUnavailable: the store cannot be written
+        """
+        await self._say(_ended_of(owner), ATTENDED)
+
+    async def is_any_ended(self, owner: str) -> bool:
+        """Whether that was said since this was asked last; not, where the store does not answer in time.
+
+        Who is told so then asks the store of each: nothing is missed that was ended before he was told.
+        """
+        name = _ended_of(owner)
+        if not await self._is_said(name):
+            return False
+        await self._say(name, 0.0)
+        return True
+
     async def _say(self, name: str, seconds: float) -> None:
         now = self._now()
         await self._store.claim("", name, b"", _ANYBODY, now=now, until=now + seconds, instead_of=_ANYBODY)
@@ -101,6 +122,10 @@ def _readers_of(generation_id: str) -> str:
 
 def _left(generation_id: str) -> str:
     return "left " + generation_id
+
+
+def _ended_of(owner: str) -> str:
+    return "ended of " + owner
 
 
 def _promised(generation_id: str) -> str:

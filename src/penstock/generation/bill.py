@@ -76,11 +76,19 @@ class OpenBill:
     """How the bill of one answer stands, in the process that makes it.
 
     :param booked: output tokens of the log that are in rows, by ledger
+    :param inherited: of a process that is no more, whose run at the upstream is about to be read on: it holds until then
     """
 
-    __slots__ = ("_booked", "_kept", "_ledger", "_open", "_process")
+    __slots__ = ("_booked", "_inherited", "_kept", "_ledger", "_open", "_process")
 
-    def __init__(self, ledger: str, process: str, booked: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        ledger: str,
+        process: str,
+        booked: Mapping[str, int] | None = None,
+        inherited: Bill | None = None,
+    ) -> None:
+        self._inherited = inherited
         self._ledger = ledger
         self._process = process
         self._booked = dict(booked) if booked else {}
@@ -90,6 +98,7 @@ class OpenBill:
 
     def opened(self, attempt: Attempt, events: int, *, kept: bool = False) -> Bill:
         """:param events: of the log, by now"""
+        self._inherited = None
         if not self._open or all(one is not attempt for one, _ in self._open):
             self._open.append((attempt, events))
         if kept:
@@ -103,6 +112,7 @@ class OpenBill:
 
         :param events: of the log, by now
         """
+        self._inherited = None
         before = 0
         for at, (one, there) in enumerate(self._open):
             if one is attempt:
@@ -115,7 +125,7 @@ class OpenBill:
 
     def now(self) -> Bill:
         if not self._open:
-            return self.closed()
+            return self._inherited or self.closed()
         first, _ = self._open[0]
         names = first.upstream, first.upstream_model
         # Of several nobody knows yet whose the log will be.

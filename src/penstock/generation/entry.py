@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable
 from typing import Protocol
@@ -44,8 +46,8 @@ class Keeping(Protocol):
 class Entry:
     """One generation in the journal.
 
-    For the log: :meth:`appended`, :meth:`open_bill`, :attr:`bill`, :meth:`end` and :attr:`durable`; the rest is the
-    journal's.
+    For the log: :meth:`appended`, :meth:`open_bill`, :attr:`bill`, :meth:`end`, :attr:`durable`, :meth:`wait_begun` and
+    :meth:`wait_confirmed`; the rest is the journal's.
     """
 
     __slots__ = (
@@ -57,6 +59,7 @@ class Entry:
         "dirty",
         "ending",
         "events",
+        "fenced",
         "journal",
         "log",
         "naming",
@@ -65,6 +68,7 @@ class Entry:
         "record",
         "sending",
         "stored",
+        "waiting",
     )
 
     def __init__(
@@ -94,6 +98,8 @@ class Entry:
         self.dirty = False  # it is in the queue for the next batch
         self.behind = False  # readers have more than the store
         self.out = False  # fenced, given up, or stored to its end
+        self.fenced = False
+        self.waiting: list[asyncio.Future[None]] = []  # for news of it from the store
 
     @property
     def durable(self) -> bool:
@@ -122,6 +128,40 @@ class Entry:
         self.journal.hold(self)
         if self.behind:
             self.log.on_stored(len(self.events), ended=True)
+
+    async def wait_begun(self) -> None:
+        """Wait until the store has its record, or nobody waits for that."""
+        while not (self.begun or self.behind or self.out):
+            await self._news()
+
+    async def wait_confirmed(self, seconds: float) -> bool:
+        """Whether it is still this process's to write, by what the store says to a write that begins from now on.
+
+        One that it does not have yet nobody can have taken; and of one that is behind, or of which it says nothing for
+        so many seconds, that is assumed.
+        """
+        if self.begun and not (self.behind or self.out):
+            if not self.dirty:
+                self.journal.queue(self)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    while not (self.behind or self.out):
+                        await self._news()
+                        if not self.dirty:  # else that was of the batch which was under way before
+                            break
+        return not self.fenced
+
+    async def _news(self) -> None:
+        news = asyncio.get_running_loop().create_future()
+        self.waiting.append(news)
+        await news
+
+    def tell(self) -> None:
+        """There is news of it from the store, or nobody waits for that any more."""
+        waiting, self.waiting = self.waiting, []
+        for news in waiting:
+            if not news.done():
+                news.set_result(None)
 
     def take(self, room: int) -> Write:
         """What is to be written of it in the next batch: up to so many bytes of events, and at least one."""

@@ -210,6 +210,10 @@ class Journal:
         What nothing is added to for a long time, a plain answer say, would be missed at its end only.
         """
         self._troubles += 1
+        self.ask_of_all()
+
+    def ask_of_all(self) -> None:
+        """Have it say whether everything that is not over is still this process's to write."""
         for entry in list(self._entries):
             if entry.begun and not entry.dirty:
                 self.queue(entry)
@@ -323,6 +327,8 @@ class Journal:
                 self._caught_up(entry)
             if ended:
                 self._leave(entry)
+            elif entry.waiting:
+                entry.tell()
 
     def _refused(self, entry: Entry, refusal: Refusal) -> None:
         reason = refusal.reason
@@ -353,6 +359,7 @@ class Journal:
         elif reason is Reason.FULL:
             self._give_up(entry)
             return
+        entry.fenced = True
         self._leave(entry)
         self._fenced += 1
         log.warning(
@@ -429,6 +436,7 @@ class Journal:
 
     def _expose(self, entry: Entry) -> None:
         entry.behind = True
+        entry.tell()
         self._behind += 1
         self._exposed += 1
 
@@ -454,6 +462,7 @@ class Journal:
 
     def _leave(self, entry: Entry) -> None:
         entry.out = True
+        entry.tell()
         self._behind -= entry.behind
         self._entries.pop(entry, None)
         self._held_bytes -= self._held.pop(entry, 0)

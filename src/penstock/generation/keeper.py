@@ -64,6 +64,9 @@ class Owner(Protocol):
         :raises Overloaded: there is no room for it here, and nothing was begun
         """
 
+    def inherit(self, record: Record, events: list[Event], keeper: Keeper) -> None:
+        """What was ended here was produced by a process that is no more: see to what that has left."""
+
     def deserted(self) -> list[Generation]:
         """Those that run without a reader, and wait for one to come back."""
 
@@ -93,6 +96,8 @@ class Keeper:
         self._losses = 0  # of the store, as far as we have looked after them
         # Generations that may be ours in the store, and do not run here.
         self._half_taken: dict[str, None] = {}
+        # What was ended here and is another's, with its events; and until when that one was believed to live then.
+        self._ended: dict[str, tuple[Record, list[Event], float]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._bookings: Bookings | None = None  # None: no ledger of this process is known to others
 
@@ -156,14 +161,19 @@ class Keeper:
             naming = Naming(*name, record.created, record.expires_at, recent)
         written.enter(self.journal.begin(record, generation.events, written, naming))
 
-    def write_on(self, generation: Generation, record: Record, output_tokens: int) -> None:
+    def write_on(
+        self, generation: Generation, record: Record, output_tokens: int, *, read_on: bool = False
+    ) -> None:
         """The same of one that was taken over: its first events are stored, and so are its names.
 
         :param output_tokens: of these events, which are all in somebody's ledger
+        :param read_on: its upstream's run is about to be read on; until that has begun, its bill is what it was
         """
         booked = booked_now(record.bill, self.ledger, output_tokens)
         question = Name(record.tenant, record.question, b"") if record.question else None
-        generation.journal = written = self._written(generation, [], self._open_bill(booked), question)
+        generation.journal = written = self._written(
+            generation, [], self._open_bill(booked, record.bill if read_on else None), question
+        )
         written.enter(self.journal.resume(record, generation.events, written))
 
     def _written(
@@ -178,11 +188,13 @@ class Keeper:
         """Of this process, as others know it; ``""``: they do not."""
         return self._bookings.books.ledger if self._bookings is not None else ""
 
-    def _open_bill(self, booked: dict[str, int] | None = None) -> OpenBill | None:
+    def _open_bill(
+        self, booked: dict[str, int] | None = None, inherited: Bill | None = None
+    ) -> OpenBill | None:
         ledger = self.ledger
         if self._bookings is None or not ledger:
             return None
-        return OpenBill(ledger, self._bookings.books.process, booked)
+        return OpenBill(ledger, self._bookings.books.process, booked, inherited)
 
     def _record(self, generation: Generation, call: Call) -> Record:
         now = self.now()
@@ -236,6 +248,16 @@ class Keeper:
         """
         how = End(ending_of(generation), self.now() + self._kept_for)
         await reading.in_time(self.store.cut(generation.id, how))
+
+    async def bequeath(self, record: Record, events: list[Event]) -> None:
+        """It was ended here in the store, and is another's: that one hears of it, and if it is dead we are to inherit.
+
+        :raises StoreUnavailable: the store does not answer in time
+        """
+        if record.owner == self.lease.owner:
+            return
+        self._ended[record.id] = record, events, await reading.in_time(self.store.lease(record.owner))
+        await reading.in_time(self.attention.tell_ended(record.owner))
 
     # ---- reading ----
 
@@ -317,6 +339,10 @@ class Keeper:
                 if self._half_taken:
                     await self.store.release(self.lease.owner, list(self._half_taken))
                     self._half_taken.clear()
+                if await self.attention.is_any_ended(self.lease.owner):
+                    self.journal.ask_of_all()
+                if self._ended and self._others_could_speak():
+                    await self._inherit(now, runs)
                 if not self.leaving and self._others_could_speak():
                     more = await self._take_over_expired(now, runs)
                 if self._bookings is not None:
@@ -331,6 +357,16 @@ class Keeper:
             except Exception:
                 log.exception("defect while tending %r", self.store)
             await asyncio.sleep(NEXT_GO if more else self.lease.beat)
+
+    async def _inherit(self, now: float, runs: Owner) -> None:
+        """Of what was ended here, that whose producers have died since, or had before."""
+        for generation_id, (record, events, before) in list(self._ended.items()):
+            until = await self.store.lease(record.owner)
+            if until > now and until <= before:
+                continue  # it has said nothing since
+            del self._ended[generation_id]
+            if until <= now:
+                runs.inherit(record, events, self)
 
     def _others_could_speak(self) -> bool:
         """Whether those who live have had the time to say so: there was no trouble, nor was the clock set forward."""

@@ -102,7 +102,7 @@ class Owner(Protocol):
 
 
 class Journal(Protocol):
-    """Writes one log down.  Nothing here may block or raise."""
+    """Writes one log down.  Nothing here may block or raise; one method waits, and nobody has to call that."""
 
     @property
     def durable(self) -> bool:
@@ -120,6 +120,12 @@ class Journal(Protocol):
 
     def forget(self) -> None:
         """Store no more of the log, and forget what is stored."""
+
+    async def wait_confirmed(self) -> bool:
+        """Whether the log is still this process's to write: not, if another has taken it over, ended or deleted it.
+
+        If it is not, :meth:`Generation.lost` has been called.  A store that says nothing in time is not waited for.
+        """
 
     def opened(self, attempt: Attempt) -> None:
         """An upstream is asked, and its row in the ledger is open."""

@@ -316,6 +316,9 @@ class Store(Protocol):
     async def renew(self, owner: str, until: float) -> None:
         """The owner lives, and has its generations until then at least."""
 
+    async def lease(self, owner: str) -> float:
+        """Until when the owner is believed to live; 0 or what is past: it is not."""
+
     async def expired(self, now: float, limit: int) -> list[str]:
         """Running generations that nobody owns: their owner's lease has run out, or they were released."""
 

@@ -12,6 +12,8 @@ from penstock.generation.log import Generation, State
 from penstock.generation.store import Bill, Ending, Failure, Record
 from penstock.messages import Attempt
 
+CONFIRMED_WITHIN = 0.5  # seconds that the store has to say whether a generation is still this process's
+
 
 class Name(NamedTuple):
     """What a generation is asked for by, beside its id: whose name it is, and the fingerprint of the request."""
@@ -97,6 +99,9 @@ class Written:
     def forget(self) -> None:
         self.entry.journal.forget(self.entry)
 
+    async def wait_confirmed(self) -> bool:
+        return await self.entry.wait_confirmed(CONFIRMED_WITHIN)
+
     def opened(self, attempt: Attempt) -> None:
         if self._account is not None:
             self.entry.open_bill(self._opened(self._account, attempt, len(self.generation.events)))
@@ -142,6 +147,10 @@ class Stored:
 
     def forget(self) -> None:
         """It is not the journal's any more."""
+
+    async def wait_confirmed(self) -> bool:
+        """Nobody takes over what has ended."""
+        return True
 
     def opened(self, attempt: Attempt) -> None:
         """Nothing is added to what is stored."""

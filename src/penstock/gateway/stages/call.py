@@ -55,7 +55,7 @@ from penstock.gateway.stages.learnt import count_in, count_out, count_sample
 from penstock.gateway.stages.queue import ask_turn, by_health, settle_turn, take_turn, wait_turn
 from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.substitute import Substitutes
-from penstock.gateway.stages.unfinished import TakenUp, is_read_on
+from penstock.gateway.stages.unfinished import TakenUp, is_ours, is_read_on
 from penstock.generation.log import TOO_LARGE, Generation
 from penstock.messages import Call, Endpoint, Usage
 from penstock.net import tasks
@@ -368,6 +368,9 @@ class Production:
         :param taken_up: receives what another process was receiving until this broke it; None: nobody was
         """
         call, generation, upstream, recorder = self.call, self.generation, candidate.upstream, self._recorder
+        # The one before may have broken because another process has the answer by now, or has ended it.
+        if generation.attempts and self._transfer is None and not await is_ours(generation):
+            raise Abandoned("another process has this answer")
         if upstream.departure is not None:
             raise upstream.departure.refusal(upstream.name, recorder.clock.now())
         transfer: Transfer

@@ -32,6 +32,7 @@ from penstock.messages import (
     Attempt,
     Call,
     Endpoint,
+    Event,
     Headers,
     Outcome,
     Tenant,
@@ -338,9 +339,9 @@ class Recorder:
         self.ledger.enter(attempt)
 
     def died(
-        self, call: Call, generation: Generation, record: Record, now: float, *, ledger: str = ""
+        self, call: Call, record: Record, events: list[Event], now: float, *, ledger: str = ""
     ) -> tuple[Attempt | None, int]:
-        """The attempt that a process was making which is no more; what it had stored of the answer is the log.
+        """The attempt that a process was making which is no more; what it had stored of the answer are these events.
 
         What the upstream sent beyond that is known to nobody, so the row is marked as estimated.
 
@@ -349,7 +350,7 @@ class Recorder:
             tokens of the log
         """
         bill = record.bill
-        known = usage_in(call.endpoint, generation.events, lambda: counting.prompt_tokens(call.body))
+        known = usage_in(call.endpoint, events, lambda: counting.prompt_tokens(call.body))
         served_by = (record.upstream, record.upstream_model)
         if bill is not None and bill.row:
             served_by = (bill.upstream, bill.upstream_model)
@@ -363,7 +364,7 @@ class Recorder:
             error = DIED_ELSEWHERE
         if usage is None or not served_by[0]:
             return None, known.output_tokens
-        attempt = _row_of(call, f"{generation.id}/1 died", generation.id, 1, served_by)
+        attempt = _row_of(call, f"{record.id}/1 died", record.id, 1, served_by)
         attempt.started = record.created
         attempt.reserved = Usage(0, call.max_output_tokens or 0, estimated=True)
         attempt.outcome = Outcome.PARTIAL

@@ -43,6 +43,11 @@ class TakenUp(NamedTuple):
     enter_whole: Callable[[], object]
 
 
+async def is_ours(generation: Generation) -> bool:
+    """Whether it is this process's to go on with, as far as its store tells in time."""
+    return generation.journal is None or await generation.journal.wait_confirmed()
+
+
 def is_read_on(generation: Generation, transfer: Transfer) -> bool:
     """Whether another process may read on in the upstream's run; one that only ended it there has ended that, too."""
     is_kept = isinstance(transfer, StreamTransfer) and transfer.run is not None

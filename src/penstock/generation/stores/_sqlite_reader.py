@@ -71,6 +71,12 @@ def find_state(db: sqlite3.Connection, generation_id: str) -> State | None:
     return None if row is None else State(row[0])
 
 
+def lease(db: sqlite3.Connection, owner: str) -> float:
+    """Until when an owner is believed to live; 0: nothing is known of it."""
+    row = db.execute("SELECT until FROM leases WHERE owner = ?", (owner,)).fetchone()
+    return row[0] if row else 0.0
+
+
 def waiting_events(file: SQLiteFile, row: Row) -> list[Event]:
     """What a running generation has in no piece yet."""
     if row.state != State.RUNNING.value:
@@ -234,6 +240,10 @@ class SQLiteReader:
         return Tail(events, state)
 
     # ---- what needs to be done ----
+
+    def lease(self, owner: str) -> float:
+        with self.file.reading():
+            return lease(self._db, owner)
 
     def expired(self, now: float, limit: int) -> list[str]:
         rows = self.file.patiently(

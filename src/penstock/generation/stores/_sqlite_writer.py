@@ -29,7 +29,14 @@ from penstock.generation.stores._sqlite_file import (
     SQLiteFile,
 )
 from penstock.generation.stores._sqlite_packing import Packing
-from penstock.generation.stores._sqlite_reader import Row, find, load_record, load_whose, waiting_events
+from penstock.generation.stores._sqlite_reader import (
+    Row,
+    find,
+    lease,
+    load_record,
+    load_whose,
+    waiting_events,
+)
 from penstock.generation.stores._sqlite_rows import Values, write_rows
 from penstock.messages import Event
 
@@ -437,7 +444,7 @@ class SQLiteWriter:
         with self.file.transaction():
             seq, _ = self._look()
             row = find(self._db, generation_id)
-            if row is None or row.state != State.RUNNING.value or self._lease(row.owner) > now:
+            if row is None or row.state != State.RUNNING.value or lease(self._db, row.owner) > now:
                 return None
             # What we know of it is of the time when it was ours, if it ever was.
             self._open.pop(generation_id, None)
@@ -473,10 +480,6 @@ class SQLiteWriter:
         with self.file.transaction():
             self._look()
             _sqlite_bookings.forget(self._db, ledger, bookings)
-
-    def _lease(self, owner: str) -> float:
-        row = self._db.execute("SELECT until FROM leases WHERE owner = ?", (owner,)).fetchone()
-        return row[0] if row else 0.0
 
     # ---- letting go ----
 
@@ -515,7 +518,8 @@ class SQLiteWriter:
             generation_ids,
             now,
             lambda row: (
-                row.expires_at <= now and (row.state != State.RUNNING.value or self._lease(row.owner) <= now)
+                row.expires_at <= now
+                and (row.state != State.RUNNING.value or lease(self._db, row.owner) <= now)
             ),
         )
 

@@ -327,6 +327,11 @@ class RedisStore:
         await self._writing.ask(b"ZADD", self._owners, b"%.6f" % until, owner.encode())
 
     @_sensible
+    async def lease(self, owner: str) -> float:
+        until = await self._reading.ask(b"ZSCORE", self._owners, owner.encode())
+        return float(until) if until is not None else 0.0
+
+    @_sensible
     async def expired(self, now: float, limit: int) -> list[str]:
         dead = await self._reading.ask(b"ZRANGEBYSCORE", self._owners, b"-inf", b"%.6f" % now)
         found: list[str] = []
@@ -349,7 +354,7 @@ class RedisStore:
     @_sensible
     async def take_over(self, generation_id: str, owner: str, now: float) -> Record | None:
         record = await self.load(generation_id)
-        if record is None or record.state is not State.RUNNING or await self._lease(record.owner) > now:
+        if record is None or record.state is not State.RUNNING or await self.lease(record.owner) > now:
             return None
         await self._writing.ready()
         self._announce([msgspec.structs.replace(record, owner=owner)])
@@ -370,10 +375,6 @@ class RedisStore:
             if await self._run(self._writing, scripts.RELEASE, [key], values):
                 await self._writing.ask(b"SADD", self._owned(""), generation_id.encode())
                 self._writing.tell(b"SREM", self._owned(owner), generation_id.encode())
-
-    async def _lease(self, owner: str) -> float:
-        until = await self._reading.ask(b"ZSCORE", self._owners, owner.encode())
-        return float(until) if until is not None else 0.0
 
     # ---- several ledgers ----
 

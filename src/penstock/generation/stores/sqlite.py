@@ -207,6 +207,9 @@ class SQLiteStore:
     async def renew(self, owner: str, until: float) -> None:
         await self._writer.do(lambda writer: writer.renew(owner, until))
 
+    async def lease(self, owner: str) -> float:
+        return await self._reader.do(lambda reader: reader.lease(owner))
+
     async def expired(self, now: float, limit: int) -> list[str]:
         return await self._reader.do(lambda reader: reader.expired(now, limit))
 
