@@ -229,6 +229,54 @@ def test_who_was_taken_for_dead_and_lives_tells_nothing_of_what_another_has_gone
     assert by_the_second == [("generation.completed", generation)]
 
 
+def test_who_deletes_what_another_process_makes_tells_of_it_and_that_one_does_not(durable):
+    async def main():
+        upstream = {"kinds": ["openai"], "upstream": {"responses": True}}
+        body = body_for(RESPONSES, background=True, stream=False, temperature=0)
+        async with (
+            simulated("tps=50,stall-after=9,once", **upstream, generations=durable(60.0)) as (first, port, _),
+            serving(first.pipeline.snapshot.config) as (second, there),
+        ):
+            tellings = listening(first), listening(second)
+            promised = (await call(port, body, RESPONSES)).json()["id"]
+            await until(lambda: any(one.readable > 8 for one in first.pipeline.registry))
+            await call(there, b"", f"{RESPONSES}/{promised}", "DELETE")
+            await first.pipeline.wait_idle()
+            await second.pipeline.wait_idle()
+            return tellings, promised
+
+    (by_the_first, by_the_second), promised = on_uvloop(main)
+    assert by_the_first == []
+    assert by_the_second == [("response.cancelled", promised)]
+
+
+def test_who_stands_still_until_an_answer_is_not_kept_any_more_tells_nothing_of_it(durable):
+    """Another process may have told that it is complete, however long ago."""
+
+    async def main():
+        go_on, written = asyncio.Event(), asyncio.Event()
+        async with two([[*SCRIPT[:3], go_on, SCRIPT[3]]], durable) as ((gateway, here), (other, _), _):
+            told = listening(gateway)
+            promised = await call(here, STREAM, headers=PROMISE)
+            await until(lambda: any(one.readable == 2 for one in gateway.pipeline.registry))
+            store = keeper_of(gateway).store
+            write = store.write
+
+            async def later(writes):
+                await written.wait()
+                return await write(writes)
+
+            store.write = later  # it is asleep
+            await keeper_of(other).store.delete(promised.headers["penstock-generation"])  # its time is over
+            go_on.set()
+            await until(lambda: not gateway.pipeline.productions)
+            written.set()
+            await gateway.pipeline.wait_idle()
+            return told
+
+    assert on_uvloop(main) == []
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", RESPONSES])
 def test_a_promise_is_made_once_a_kill_would_not_break_it(durable, monkeypatch, path):
     monkeypatch.setattr("penstock.gateway.durable.CLAIM_BUDGET", 60.0)

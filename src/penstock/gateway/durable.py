@@ -279,6 +279,13 @@ class Durable:
     ) -> None:
         await _Ending(generation).seen
         keeper = self.keeper_of(call.model)
+        if (
+            isinstance(generation.error, Gone)
+            and keeper is not None
+            and await self._was_there(generation, keeper)
+        ):
+            # Who has deleted it tells of that; or another process has told of its end, which is not kept any more.
+            return
         if generation.background or (keeper is not None and await self._is_promised(generation, keeper)):
             tell(call, generation)
 
@@ -338,6 +345,7 @@ class Durable:
             call = _call_of(record, self._producing.clock.now())
             with contextlib.suppress(StoreUnavailable):
                 await self._inheritance.ended(call, generation, record, events, keeper)
+                await self._tell_ended(call, generation, keeper)
 
     async def restored(self, record: Record, keeper: Keeper) -> Generation:
         """A log that is in the store, as one of this process: whole, or followed while another produces it.
@@ -465,6 +473,13 @@ class Durable:
             if not generation.readers and generation.ending is None:
                 generation.grace = max(generation.grace, ATTENDED)
                 self._producing.registry.deserted(generation)
+
+    @staticmethod
+    async def _was_there(generation: Generation, keeper: Keeper) -> bool:
+        try:
+            return await keeper.was_there(generation.id, generation.tenant)
+        except Overloaded:
+            return True
 
     @staticmethod
     async def _is_promised(generation: Generation, keeper: Keeper) -> bool:

@@ -559,7 +559,7 @@ class Pipeline:
                 self.lookup.release(question)
                 self.lookup.prefetched(call, question, generation, snapshot.router)
             if self.on_background_end is not None:
-                if self.durable is not None and generation.journal is not None:
+                if self.durable is not None and (generation.journal is not None or generation.background):
                     self.durable.tell_end(call, generation, self.on_background_end)
                 elif generation.background:
                     self.on_background_end(call, generation)
