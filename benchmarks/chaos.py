@@ -14,7 +14,9 @@ breaks, refuses or fails; and every now and then a worker is killed with ``kill 
   ``estimated``  plain answers that broke: half a body of JSON tells no tokens, which the row says of itself
   ``taken over`` calls whose attempt died with its process: whoever took them over has booked what was stored.  What
                  the upstream sent beyond that was seen by nobody who lives, and is missing: at most what was under way
-  ``unwritten``  calls whose attempt died with its process before anything of its answer was known, or stored
+  ``unknown``    calls whose attempt died with its process before its answer's head had come, or anything of it was
+                 stored: each has its row, which was written down before a byte left, and says that it is an estimate
+  ``unwritten``  billed attempts without a row, which must not be
 
 Where only an estimate is known the simulator is asked afterwards (``--no-asks``: it is not), as OpenRouter can be; then
 all are exact but those whose process died before the answer's head had come, for nobody knows by which id to ask.
@@ -70,8 +72,8 @@ FAULTS = (  # each hits the first attempt that meets it, of one call
 LEASE = 2.0  # seconds after which a killed worker's generations are taken over
 PATIENCE = 120.0  # seconds in which a caller must have its answer
 SETTLING = 60.0  # seconds that everything has to end
-# What a kill takes along, in seconds of work: of an answer under way what was sent and not stored, of the ledger the
-# rows that were not written.  Each is some tens of milliseconds on a machine that does nothing else, and this is for
+# What a kill takes along, in seconds of work: of an answer under way what was sent and not stored, and of which nothing
+# had come by then.  Each is some tens of milliseconds on a machine that does nothing else, and this is for
 # one that is busy.
 TAKEN_ALONG = 0.5
 
@@ -347,7 +349,7 @@ def settle(site: Workers | Machines, bill: Bill) -> None:
 
 
 DIED = {"process_died", "died_elsewhere"}
-KINDS = ("exact", "estimated", "taken over", "unwritten", "wrong")
+KINDS = ("exact", "estimated", "taken over", "unknown", "unwritten", "wrong")
 
 
 def books(ledgers: Sequence[Path], bill: Bill) -> dict[str, Any]:
@@ -381,8 +383,10 @@ def books(ledgers: Sequence[Path], bill: Bill) -> dict[str, Any]:
             kind = "exact"
         elif any(row[2] or row[3] for row in dead) and short[0] == 0 and 0 < short[1] <= TPS * TAKEN_ALONG:
             kind = "taken over"
-        elif (dead or len(own) < len(due)) and min(short) >= 0:
+        elif len(own) < sum(any(tokens) for tokens in due):
             kind = "unwritten"
+        elif dead and min(short) >= 0:
+            kind = "unknown"
         elif any(row[4] and row not in dead for row in own):
             kind = "estimated"
         else:
@@ -513,7 +517,9 @@ def verdict(result: dict[str, Any]) -> list[str]:
     if result["whole"] != result["patient"]:
         wrong.append(f"{result['patient'] - result['whole']} answers were lost")
     rate = result["calls"] / result["seconds"]
-    if len(account["unwritten"]) > 1 + len(result["killed_at"]) * rate * TAKEN_ALONG:
+    if len(account["unknown"]) > 1 + len(result["killed_at"]) * rate * TAKEN_ALONG:
+        wrong.append(f"what {len(account['unknown'])} calls had cost is unknown: {account['unknown'][:5]}")
+    if account["unwritten"]:
         wrong.append(
             f"{len(account['unwritten'])} calls are missing in the ledger: {account['unwritten'][:5]}"
         )

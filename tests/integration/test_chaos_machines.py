@@ -32,8 +32,8 @@ def test_no_answer_is_lost_and_the_ledgers_together_equal_the_bill(tmp_path):
     # What was stored is in the ledger of who took over, what its provider has told beyond that in the other one.
     assert account["estimated"] == account["taken over"] == account["wrong"] == []
     # A kill takes along half a second's calls at most.  The rest is exact, but for callers who were gone at once.
-    unwritten = account["unwritten"]
-    assert account["exact"] + len(unwritten) >= CALLS - result["hung_up"]
-    assert len(unwritten) <= 1 + len(result["killed_at"]) * 0.5 * CALLS / result["seconds"]
-    short = [sum(one["short"][side] for one in unwritten) for side in (0, 1)]
+    unknown = account["unknown"]
+    assert account["exact"] + len(unknown) >= CALLS - result["hung_up"]
+    assert len(unknown) <= 1 + len(result["killed_at"]) * 0.5 * CALLS / result["seconds"]
+    short = [sum(one["short"][side] for one in unknown) for side in (0, 1)]
     assert [due - own for own, due in zip(account["ledger"], account["bill"], strict=True)] == short

@@ -32,10 +32,10 @@ def test_no_answer_is_lost_and_the_ledger_equals_the_bill_but_for_what_a_kill_ta
     assert account["estimated"] == account["taken over"] == []
     assert account["wrong"] == []
     # A kill takes along half a second's calls at most.  The rest is exact, but for callers who were gone at once.
-    unwritten = account["unwritten"]
-    assert account["exact"] + len(unwritten) >= CALLS - result["hung_up"]
-    assert len(unwritten) <= 1 + len(result["killed_at"]) * 0.5 * CALLS / result["seconds"]
-    short = [sum(one["short"][side] for one in unwritten) for side in (0, 1)]
+    unknown = account["unknown"]
+    assert account["exact"] + len(unknown) >= CALLS - result["hung_up"]
+    assert len(unknown) <= 1 + len(result["killed_at"]) * 0.5 * CALLS / result["seconds"]
+    short = [sum(one["short"][side] for one in unknown) for side in (0, 1)]
     assert [due - own for own, due in zip(account["ledger"], account["bill"], strict=True)] == short
     assert account["requests"] > CALLS  # upstreams failed, and were asked again
     assert {"completed", "cancelled", "continued"} <= set(account["outcomes"])  # of "failed", one or none
