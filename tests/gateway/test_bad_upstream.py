@@ -35,6 +35,8 @@ from penstock.config.model import (
     TimeoutConfig,
     UpstreamConfig,
 )
+from penstock.gateway.stages.call import Production
+from penstock.generation.log import Generation
 from penstock.messages import Outcome, Usage
 from penstock.testing import FakeClock, ScriptedUpstream, Step
 from penstock.upstream.transfer import Transfer
@@ -540,6 +542,44 @@ def test_what_a_failed_call_had_received_is_let_go_of_at_once():
     try:
         assert len(on_uvloop(main)) <= 1  # of the last connection's, maybe
     finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("more", [{"continuation": NEVER}, {}], ids=["alone", "gone on with"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        [Step.CLOSE],
+        [Step.RESET],
+        [chunk(b'data: {"id":"x\n\n')],
+        [chunk(b'data: {"error":{"message":"x"}}\n\n')],
+    ],
+    ids=["closed", "reset", "malformed", "an error"],
+)
+def test_a_stream_that_broke_leaves_nothing_for_the_garbage_collector(end, more):
+    half = [Step.REQUEST, STREAM_HEAD + delta("a") + delta("b"), *end]
+
+    async def main():
+        async with ScriptedUpstream([half] * 30) as bad:
+            settings = config(bad.url, retry=RetryConfig(attempts=2, first_delay=0.001), **more)
+            async with serving(settings) as (gateway, port):
+                await call(port, STREAM)
+                gc.collect()
+                for _ in range(3):
+                    await call(port, STREAM)
+                await gateway.pipeline.wait_idle()
+                # What has ended may still stand in the loop's list of calls.
+                await asyncio.sleep(0)
+                gc.set_debug(gc.DEBUG_SAVEALL)
+                gc.collect()
+                return [each for each in gc.garbage if isinstance(each, Transfer | Production | Generation)]
+
+    gc.disable()
+    try:
+        assert on_uvloop(main) == []
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
         gc.enable()
 
 

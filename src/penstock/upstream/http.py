@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 
 from penstock.config.model import TierConfig, TimeoutConfig, UpstreamConfig
 from penstock.config.proxy import proxy_to
-from penstock.errors import ConfigError, Overloaded, PenstockError, UpstreamError
+from penstock.errors import ConfigError, Overloaded, PenstockError, UpstreamError, untraced
 from penstock.flow.batch import Batching
 from penstock.flow.departure import Departure
 from penstock.flow.gate import Gate
@@ -377,6 +377,7 @@ class HTTPUpstream:
             if transfer.failure is None and not transfer.cancelled and not transfer.told:
                 self._hide_address(error)
                 raise
+            untraced(error)  # it stays in the transfer's answer, and its way leads through this frame to the transfer
         finally:
             if transfer.held:
                 transfer.generation.hold(-transfer.held)

@@ -208,7 +208,10 @@ class Production:
             return  # the one event of a plain answer is all of it
         if broken is not None:
             self._continuing = continuing = self._broken()
-            await continuing.complete(broken, self._candidates, free=free)
+            try:
+                await continuing.complete(broken, self._candidates, free=free)
+            finally:
+                self._continuing = None  # each has the other: only the garbage collector would end both
 
     def _broken(self) -> Continuing:
         return self._continuing or Continuing(self, self._prompt, self._retry, self._budget, self._recorder)
