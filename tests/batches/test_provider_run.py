@@ -12,7 +12,7 @@ from penstock.batches import division
 from penstock.batches.batch import Status
 from penstock.batches.provider_batch import Step
 from penstock.batches.provider_run import FIND_FOR
-from penstock.errors import UpstreamBroken, UpstreamFailed, UpstreamRefused
+from penstock.errors import UpstreamBroken, UpstreamFailed, UpstreamRefused, UpstreamUnreachable
 from penstock.wire.provider_batch import Fate, NotMade
 
 BOTH = pytest.mark.parametrize("takes_files", [True, False], ids=["openai", "anthropic"])
@@ -402,5 +402,115 @@ def test_one_that_budgets_have_no_room_for_waits_until_they_have(tmp_path):
             provider.end("b0")
             done = await worker.ended(batch)
             assert len(await results(worker, done)) == 2
+
+    asyncio.run(main())
+
+
+def test_results_of_an_upstream_that_is_gone_are_waited_for_until_the_window_ends_and_no_longer(tmp_path):
+    async def main():
+        async with handing_on(tmp_path) as (world, worker, provider):
+
+            def deliver(*what, **more):
+                raise UpstreamUnreachable("the upstream is not configured any more")
+
+            world.providers.deliver = deliver
+            batch = await worker.begin(range(2), window=600.0)
+            await world.until(lambda: provider.looks)
+            world.providers.configured = False
+            provider.end("b0")
+            began = world.clock.now()
+            await world.until(lambda: world.clock.now() - began > 120)
+            assert (await worker.now(batch)).status is Status.IN_PROGRESS
+            world.wall.time += 601
+            done = await worker.ended(batch)
+            assert (done.status, done.unrun) == (Status.EXPIRED, 2)
+            assert not world.providers.asides
+
+    asyncio.run(main())
+
+
+def test_anthropics_that_might_be_ours_is_looked_at_more_and_more_seldom(tmp_path):
+    async def main():
+        async with handing_on(tmp_path, takes_files=False) as (world, worker, provider):
+
+            def broken():
+                provider.before_create = lambda: None
+                provider.add(b'{"custom_id":"theirs-1"}\n{"custom_id":"theirs-2"}\n')
+                raise UpstreamBroken("the connection broke")
+
+            provider.before_create = broken
+            await worker.begin(range(2))
+            await world.until(lambda: "b0" in provider.batches)
+            began = world.clock.now()
+            await world.until(lambda: world.clock.now() - began > 600)
+            assert 10 < provider.count("page") < 25
+
+    asyncio.run(main())
+
+
+def test_what_is_called_by_itself_needs_no_money_that_is_kept_for_its_batch(tmp_path):
+    async def main():
+        async with handing_on(tmp_path, call_rest=True) as (world, worker, provider):
+            kept = []
+
+            def answered(exchange):
+                kept.append(len(world.providers.asides))
+                return say(exchange)
+
+            worker.pipeline.say = answered
+            batch = await worker.begin(range(2))
+            await world.until(lambda: provider.looks)
+            provider.end("b0", Fate.EXPIRED, answered=0)
+            done = await worker.ended(batch)
+            assert done.counts.completed == 2
+            assert kept == [0, 0]
+
+    asyncio.run(main())
+
+
+def test_no_other_is_made_before_it_is_certain_that_the_file_of_the_first_is_gone(tmp_path):
+    async def main():
+        async with handing_on(tmp_path) as (world, worker, provider):
+            delete_file, refusals = provider.delete_file, []
+
+            async def refusing(file_id):
+                if len(refusals) < 3:
+                    refusals.append(provider.count("create"))
+                    raise UpstreamFailed("no", status=503)
+                await delete_file(file_id)
+
+            def broken():
+                provider.before_create = lambda: None
+                raise UpstreamBroken("the connection broke")
+
+            provider.delete_file, provider.before_create = refusing, broken
+            batch = await worker.begin(range(2))
+            await world.until(lambda: provider.batches)
+            assert refusals == [1, 1, 1]
+            provider.end("b0")
+            await worker.ended(batch)
+
+    asyncio.run(main())
+
+
+def test_a_batch_that_its_provider_does_not_know_for_a_moment_is_not_given_up(tmp_path):
+    """A list of one of its servers may be behind, or an address or a key may be wrong until somebody mends it."""
+
+    async def main():
+        async with handing_on(tmp_path) as (world, worker, provider):
+            known, refused = provider.look, []
+
+            async def look(batch_id):
+                if len(refused) < 4:
+                    refused.append(batch_id)
+                    raise UpstreamRefused("there is no such batch", status=404)
+                return await known(batch_id)
+
+            provider.look = look
+            batch = await worker.begin(range(2))
+            await world.until(lambda: provider.looks)
+            provider.end("b0")
+            done = await worker.ended(batch)
+            assert (done.counts.completed, done.counts.failed) == (2, 0)
 
     asyncio.run(main())

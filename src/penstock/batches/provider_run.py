@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -48,6 +49,9 @@ FIRST_LOOK: Final = (
 )
 LAST_LOOK: Final = 60.0
 FIND_FOR: Final = 10.0  # seconds for which a batch that may have been made is looked for
+DOUBTED_FOR: Final = (
+    600.0  # seconds for which a provider has to say that it does not know a batch which it has made
+)
 CLOCKS_APART: Final = 900.0  # seconds by which a provider's clock and ours may differ
 CROWDED: Final = 60.0  # seconds before a batch that was one too many is tried again; twice as many each time
 MOST_CROWDED: Final = 900.0
@@ -116,6 +120,10 @@ class ProviderRun:
         self._aside: Aside | None = None
         self._delay = FIRST_LOOK
         self._crowded = CROWDED
+        self._seek = FIRST_LOOK  # seconds before it is looked for again
+        self._unknown_since = (
+            math.inf
+        )  # monotonic; the provider has said ever since that there is no such batch
         self._sought_since = 0.0  # monotonic; 0: not yet
         self._cancelled = False
         self._is_ours = (
@@ -149,10 +157,14 @@ class ProviderRun:
         except Draining:
             return
         finally:
+            self._release()
             if self.record.step is Step.ENDED:  # whoever goes on asks the ledger which results have a row
                 await self._providers.flush()
-            if self._aside is not None:
-                self._aside.release()
+
+    def _release(self) -> None:
+        """Keep no money for it any more."""
+        if self._aside is not None:
+            self._aside.release()
 
     async def _step(self) -> None:
         record, owner = self.record, self._owner
@@ -162,14 +174,14 @@ class ProviderRun:
             await self._note(step=Step.DONE)
             if api is not None:
                 await self._forget(api)
-        elif record.step is Step.ENDED:
-            await self._take_in(api)
         elif api is None:
             if owner.is_over:
-                log.error("%r cannot be asked for: the upstream is not configured any more", record)
+                log.error("%r is given up: the upstream is not configured any more", record)
                 await self._note(step=Step.DONE)
             else:
                 await self._wait(LAST_LOOK)
+        elif record.step is Step.ENDED:
+            await self._take_in(api)
         elif record.step is Step.RUNNING:
             await self._follow(api)
         elif record.step is Step.ASKED:
@@ -238,18 +250,21 @@ class ProviderRun:
         found, maybe = await self._look_for(api)
         if found is None and not maybe and now - self._sought_since >= FIND_FOR:
             if api.takes_files and self.record.file:
-                await self._suppressed(api.delete_file(self.record.file))
+                try:
+                    await around.ask(api.delete_file(self.record.file))
+                except CallerError as error:  # it is gone; of any other failure it is not known whether it is
+                    log.info("%r: %s", self.record, error.message)
                 found, _ = await self._look_for(api)
             if found is None:
                 log.info("%r was not made", self.record)
-                self._sought_since = 0.0
+                self._sought_since, self._seek = 0.0, FIRST_LOOK
                 await self._note(step=Step.WRITTEN, file="", name=new_name())
                 return
         if found is not None:
             await self._found(found)
             return
-        self._delay = min(2 * self._delay, LAST_LOOK)
-        await around.pause(self._delay if maybe else min(self._delay, FIND_FOR / 4), lambda: False)
+        self._seek = min(2 * self._seek, LAST_LOOK)
+        await around.pause(self._seek if maybe else min(self._seek, FIND_FOR / 4), lambda: False)
 
     async def _look_for(self, api: ProviderAPI) -> tuple[Told | None, bool]:
         """The batch, if it is certain; and whether one that runs may be it."""
@@ -317,9 +332,13 @@ class ProviderRun:
             except CallerError as error:
                 if error.status != 404:
                     raise
+                self._unknown_since = min(self._unknown_since, around.monotonic())
+                if around.monotonic() - self._unknown_since < DOUBTED_FOR:
+                    raise
                 log.warning("%r is not known there any more: its results are lost", self.record)
                 await self._note(step=Step.ENDED, fate=Fate.FAILED, why=error.message, lost=True)
                 return
+            self._unknown_since = math.inf
             if told.ended is Fate.FAILED and told.is_crowded and not told.results:
                 await self._again_later(api, told)
                 return
@@ -361,7 +380,7 @@ class ProviderRun:
 
     # ---- taking it in ----
 
-    async def _take_in(self, api: ProviderAPI | None) -> None:
+    async def _take_in(self, api: ProviderAPI) -> None:
         around, owner, record = self._around, self._owner, self.record
         ids, source = await self._ids(), around.store.input_of(owner.batch)
         found: list[dict[str, tuple[int, str]]] = []
@@ -370,7 +389,7 @@ class ProviderRun:
         entered: set[str] = set()
         if not self._is_ours and left:
             names = {self._generation(custom_id) for _, custom_id in left.values()}
-            entered = await self._providers.entered(names, owner.batch.created)
+            entered = await self._providers.entered(names, min(owner.batch.created, record.asked))
         self._is_ours = False  # if it is tried again, some of it may have been taken in
         rest: list[int] = []
         form, reader = form_of(record.endpoint), _Lines(around.store.come_of(record.batch, record.number))
@@ -393,13 +412,15 @@ class ProviderRun:
             await self._keep_all(kept[at : at + TAKEN], entered)
         if rest:
             log.info("%d lines of %r are called by themselves", len(rest), record)
+            self._release()  # each of them keeps what it needs back itself
         for at in range(0, len(rest), TAKEN):
             await owner.call_each(await self._lines(rest[at : at + TAKEN]))
             if around.stopping:
                 return
+        if around.stopping:  # a result that the disk has not taken is none yet
+            return
         await self._note(step=Step.DONE)
-        if api is not None:
-            await self._forget(api)
+        await self._forget(api)
 
     async def _next(self, reader: _Lines) -> list[bytes]:
         texts: list[bytes] = []
