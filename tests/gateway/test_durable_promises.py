@@ -250,6 +250,36 @@ def test_who_deletes_what_another_process_makes_tells_of_it_and_that_one_does_no
     assert by_the_second == [("response.cancelled", promised)]
 
 
+def test_who_cancels_what_has_just_ended_elsewhere_inherits_nothing_of_it(durable):
+    """What it cost stands in its producer's row, also if that one stops a moment later."""
+
+    async def main():
+        go_on, inherited = asyncio.Event(), []
+        async with two([[*SCRIPT[:3], go_on, SCRIPT[3]]], durable) as ((gateway, here), (other, there), _):
+            writer, generation = await asked(gateway, here)
+            await call(there, STREAM, headers=PROMISE)
+            keeper = keeper_of(other)
+            cut, bequeath = keeper.store.cut, keeper.bequeath
+
+            async def later(*what):
+                go_on.set()
+                await until(lambda: generation.stored)
+                return await cut(*what)
+
+            async def noted(*what):
+                inherited.append(what)
+                await bequeath(*what)
+
+            keeper.store.cut, keeper.bequeath = later, noted
+            await call(there, b"", f"/v1/generations/{generation.id}/cancel")
+            await other.pipeline.wait_idle()
+            record = await keeper.load(generation.id)
+            writer.close()
+            return record.state.value, inherited
+
+    assert on_uvloop(main) == ("finished", [])
+
+
 def test_who_stands_still_until_an_answer_is_not_kept_any_more_tells_nothing_of_it(durable):
     """Another process may have told that it is complete, however long ago."""
 

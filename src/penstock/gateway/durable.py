@@ -310,12 +310,13 @@ class Durable:
             record = await keeper.load(generation.id)
             if record is None:
                 return
+            failure = record.ending.failure if record.ending is not None else None
+            if failure is None or failure.code != Cancelled.code:
+                return  # its producer was quicker, and has entered what it cost
             events = await reading.events(keeper.store, record.id, record.events)
             call = _call_of(record, self._producing.clock.now())
             await self._inheritance.ended(call, generation, record, events, keeper)
-            failure = record.ending.failure if record.ending is not None else None
-            if failure is not None and failure.code == Cancelled.code:
-                await self._tell_ended(call, generation, keeper)
+            await self._tell_ended(call, generation, keeper)
 
     async def _tell_ended(self, call: Call, generation: Generation, keeper: Keeper) -> None:
         """Tell of the end that was put to what another process produces, if it was promised to anybody."""
