@@ -377,7 +377,9 @@ class HTTPUpstream:
             if transfer.failure is None and not transfer.cancelled and not transfer.told:
                 self._hide_address(error)
                 raise
-            untraced(error)  # it stays in the transfer's answer, and its way leads through this frame to the transfer
+            untraced(
+                error
+            )  # it stays in the transfer's answer, and its way leads through this frame to the transfer
         finally:
             if transfer.held:
                 transfer.generation.hold(-transfer.held)
