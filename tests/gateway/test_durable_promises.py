@@ -9,8 +9,10 @@ from durably import keeper_of, stored, two
 from serving import DONE, PROMPT, STREAM_END, STREAM_HEAD, call, delta, on_uvloop, request, serving, until
 
 from penstock.errors import HandedOver
+from penstock.gateway import inheritance
 from penstock.gateway.announce import event_of
 from penstock.generation.entry import Entry
+from penstock.generation.store import StoreUnavailable
 from penstock.testing import Step
 
 STREAM = {**PROMPT, "stream": True, "temperature": 0}
@@ -278,6 +280,62 @@ def test_who_cancels_what_has_just_ended_elsewhere_inherits_nothing_of_it(durabl
             return record.state.value, inherited
 
     assert on_uvloop(main) == ("finished", [])
+
+
+@pytest.mark.parametrize("troubled", [False, True], ids=["at once", "after a store that was away"])
+def test_of_two_who_cancel_it_in_one_moment_one_inherits_what_another_process_makes(
+    durable, troubled, monkeypatch
+):
+    """Each would enter its cost, if its producer stops a moment later; whose try is in doubt must."""
+    monkeypatch.setattr(inheritance, "_TRY_AGAIN", 0.0)
+
+    async def main():
+        go_on, both, inherited = asyncio.Event(), asyncio.Barrier(2), []
+        async with (
+            two([[*SCRIPT[:3], go_on, SCRIPT[3]]], durable, troubled=troubled) as (
+                (gateway, here),
+                second,
+                _,
+            ),
+            serving(gateway.pipeline.snapshot.config) as third,
+        ):
+            writer, generation = await asked(gateway, here)
+            for other, there in (second, third):
+                await call(there, STREAM, headers=PROMISE)
+                in_one_moment(other, both, inherited, troubled=troubled and other is third[0])
+            cancel = f"/v1/generations/{generation.id}/cancel"
+            await asyncio.gather(*(call(there, b"", cancel) for _, there in (second, third)))
+            for other, _ in (second, third):
+                await other.pipeline.wait_idle()
+            writer.close()
+            return inherited, third[0]
+
+    inherited, third = on_uvloop(main)
+    if troubled:
+        assert third in inherited
+    else:
+        assert len(inherited) == 1
+
+
+def in_one_moment(gateway, both, inherited, *, troubled):
+    """It cancels when the other does; `troubled`: its store is away just after the first try."""
+    keeper = keeper_of(gateway)
+    cut, bequeath, tries = keeper.store.cut, keeper.bequeath, []
+
+    async def together(*what):
+        if not tries:
+            tries.append(await both.wait())
+        done = await cut(*what)
+        if troubled and len(tries) == 1:
+            tries.append(done)
+            raise StoreUnavailable("away")
+        return done
+
+    async def noted(*what):
+        inherited.append(gateway)
+        await bequeath(*what)
+
+    keeper.store.cut, keeper.bequeath = together, noted
 
 
 def test_who_stands_still_until_an_answer_is_not_kept_any_more_tells_nothing_of_it(durable):

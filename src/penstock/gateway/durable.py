@@ -305,7 +305,11 @@ class Durable:
         self._producing.registry.wait_no_longer(generation)
 
     async def _cut(self, generation: Generation, keeper: Keeper) -> None:
-        await self._inheritance.insist(lambda: keeper.cut(generation), f"that {generation.id} was cancelled")
+        mine = await self._inheritance.insist(
+            lambda: keeper.cut(generation), f"that {generation.id} was cancelled"
+        )
+        if mine is False:
+            return  # it had ended, or somebody else cancels it, too: who was quicker enters what it cost
         with contextlib.suppress(StoreUnavailable):
             record = await keeper.load(generation.id)
             if record is None:

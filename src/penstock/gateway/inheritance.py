@@ -13,7 +13,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from penstock.gateway.stages.candidate import Candidate
 from penstock.gateway.stages.record import Recorder
@@ -29,6 +29,8 @@ from penstock.upstream.streamed import StreamTransfer
 _TRY_AGAIN = 1.0  # seconds between two tries to have a store do what has to be done
 
 log = logging.getLogger("penstock.gateway")
+
+Done = TypeVar("Done")
 
 
 class Producing(Protocol):
@@ -118,11 +120,14 @@ class Inheritance:
         bill = record.bill
         assert bill is not None, "it tells that there is a run"
         booking = Booking(bill.process, bill.row, record.id, *NOTHING_COUNTS, keeper.now())
-        leaving_word = self.insist(
-            lambda: keeper.store.book(bill.ledger, booking),
-            f"that nothing counts of what {bill.process} has of {record.id}",
-        )
-        self._producing.soon(leaving_word)
+
+        async def leave_word() -> None:
+            await self.insist(
+                lambda: keeper.store.book(bill.ledger, booking),
+                f"that nothing counts of what {bill.process} has of {record.id}",
+            )
+
+        self._producing.soon(leave_word())
 
     def _kept_run(
         self, call: Call, generation: Generation, record: Record
@@ -163,21 +168,23 @@ class Inheritance:
 
     # ---- whatever becomes of the store ----
 
-    async def insist(self, do: Callable[[], Coroutine[Any, Any, object]], what: str) -> None:
+    async def insist(self, do: Callable[[], Coroutine[Any, Any, Done]], what: str) -> Done | None:
         """Try until the store answers; once this process closes, a last time.
 
         :param what: is lost if it never does
+        :returns: what `do` told; None: the store was away once, and may have done it at that try
         """
+        trouble = ""
         while True:
             last = self._closing.is_set()
             try:
-                await do()
-                return
+                done = await do()
+                return None if trouble else done
             except StoreUnavailable as error:
                 trouble = str(error)
             if last:
                 log.error("%s is not stored: this process ends, and the store is away (%s)", what, trouble)
-                return
+                return None
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), _TRY_AGAIN)
 

@@ -241,13 +241,14 @@ class Keeper:
         ids = [generation.id for generation in mine]
         return len(ids) if await self.trouble.told_of(self.store.release(self.lease.owner, ids, bills)) else 0
 
-    async def cut(self, generation: Generation) -> None:
+    async def cut(self, generation: Generation) -> bool:
         """Store the end of what another process produces.
 
+        :returns: whether it ran until now
         :raises StoreUnavailable: the store does not answer in time
         """
         how = End(ending_of(generation), self.now() + self._kept_for)
-        await reading.in_time(self.store.cut(generation.id, how))
+        return await reading.in_time(self.store.cut(generation.id, how))
 
     async def bequeath(self, record: Record, events: list[Event]) -> None:
         """It was ended here in the store, and is another's: that one hears of it, and if it is dead we are to inherit.
