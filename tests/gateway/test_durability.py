@@ -813,13 +813,13 @@ def test_an_answer_that_is_whole_when_it_is_taken_over_gets_no_second_end(durabl
     assert asked == 1
 
 
-@pytest.mark.parametrize("said", [["penstock-deadline: 30"], []], ids=["its caller's", "its tier's"])
+@pytest.mark.parametrize("said", [["penstock-deadline: 300"], []], ids=["its caller's", "its tier's"])
 @pytest.mark.parametrize("late", [True, False])
 def test_who_takes_over_what_nobody_has_begun_to_answer_keeps_to_its_deadline(durable, said, late):
     async def main():
         never = asyncio.Event()
         key = KeyConfig(name="k", hash=hash_key("sk-k"), tier="quick")
-        tiers = {"quick": TierConfig(deadline=30.0)}
+        tiers = {"quick": TierConfig(deadline=300.0)}
         scripts = [[Step.REQUEST, never], SCRIPT]
         async with two(scripts, durable, keys=[key], tiers=tiers) as (
             (gateway, here),
@@ -834,7 +834,7 @@ def test_who_takes_over_what_nobody_has_begun_to_answer_keeps_to_its_deadline(du
             while await keeper.load(generation.id) is None:
                 await asyncio.sleep(0.01)
             time_there = keeper.now
-            keeper.now = lambda: time_there() + (31.0 if late else 29.0)
+            keeper.now = lambda: time_there() + (301.0 if late else 200.0)
             await take_over(other, generation.id)
             await until(lambda: not other.pipeline.productions)
             reading.cancel()
