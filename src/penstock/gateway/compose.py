@@ -27,12 +27,12 @@ from penstock.gateway import parts, state, upstreams
 from penstock.gateway.announce import Announcer
 from penstock.gateway.booked import LedgerBooks
 from penstock.gateway.cascade import CascadeMeasures, Cascades
-from penstock.gateway.conversations import ConversationRoom
 from penstock.gateway.durable import Durable
 from penstock.gateway.expiry import Expiry
 from penstock.gateway.explain import Explained, explain
 from penstock.gateway.health import HealthChecks
 from penstock.gateway.inquiries import Inquiries
+from penstock.gateway.kept.conversations import ConversationRoom
 from penstock.gateway.leaving import Leaving
 from penstock.gateway.listing import Listing
 from penstock.gateway.measures import MAX_CHILDREN

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from penstock.batches.runner import Runner
 from penstock.config.model import Config
 from penstock.gateway import parts
-from penstock.gateway.batches import OpenAIBatchRoom
-from penstock.gateway.blocks import BlockRoom
-from penstock.gateway.files import FileRoom
-from penstock.gateway.in_pieces import InPieces
-from penstock.gateway.kept import Kept
-from penstock.gateway.message_batches import MessageBatchRoom
-from penstock.gateway.told_files import ToldFiles
-from penstock.gateway.upload_parts import PartsRoom
-from penstock.gateway.uploads import Answer, UploadRoom
+from penstock.gateway.kept.batches import OpenAIBatchRoom
+from penstock.gateway.kept.blocks import BlockRoom
+from penstock.gateway.kept.by_path import Kept
+from penstock.gateway.kept.files import FileRoom
+from penstock.gateway.kept.in_pieces import InPieces
+from penstock.gateway.kept.message_batches import MessageBatchRoom
+from penstock.gateway.kept.told_files import ToldFiles
+from penstock.gateway.kept.upload_parts import PartsRoom
+from penstock.gateway.kept.uploads import Answer, UploadRoom
 from penstock.net.clock import Clock
 from penstock.upload.files import FileStore
 from penstock.upload.uploads import UploadStore

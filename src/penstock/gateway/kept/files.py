@@ -13,7 +13,7 @@ from functools import partial
 
 from penstock.errors import BadRequest, NotFound
 from penstock.gateway.elsewhere import ANTHROPICS_FILES
-from penstock.gateway.kept import Do, method_of, page_of, respond, respond_list
+from penstock.gateway.kept.by_path import Do, method_of, page_of, respond, respond_list
 from penstock.messages import JSON, Tenant
 from penstock.net.exchange import Exchange
 from penstock.upload.file_index import StoredFile
@@ -29,7 +29,7 @@ _SLICE = 65_536  # bytes fed to the form's parser at a time, so that what it mak
 
 
 class FileRoom:
-    """A :class:`penstock.gateway.kept.Room`."""
+    """A :class:`penstock.gateway.kept.by_path.Room`."""
 
     label = "files"
     decodes = False

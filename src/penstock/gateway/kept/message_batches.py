@@ -18,11 +18,11 @@ from blake3 import blake3
 
 from penstock.batches.batch import ANTHROPIC, ENDED, Batch, Counts, Status, new_batch_id
 from penstock.errors import BadRequest, BodyTooLarge, Gone, NotFound, PenstockError
-from penstock.gateway.batch_room import BatchRoom
-from penstock.gateway.files import send
-from penstock.gateway.kept import Do, method_of, page_of, respond
-from penstock.gateway.naming_batches import repeatable
-from penstock.gateway.uploads import base_of
+from penstock.gateway.kept.batch_room import BatchRoom
+from penstock.gateway.kept.by_path import Do, method_of, page_of, respond
+from penstock.gateway.kept.files import send
+from penstock.gateway.kept.naming_batches import repeatable
+from penstock.gateway.kept.uploads import base_of
 from penstock.messages import JSON, Endpoint, Tenant
 from penstock.net.exchange import Exchange
 from penstock.upload.file_index import StoredFile, new_file_id
@@ -36,7 +36,7 @@ _SLICE = 65_536  # bytes that are cut into requests at a time
 
 
 class MessageBatchRoom(BatchRoom):
-    """A :class:`penstock.gateway.kept.Room`."""
+    """A :class:`penstock.gateway.kept.by_path.Room`."""
 
     label = "message_batches"
 

@@ -16,10 +16,10 @@ from typing import Annotated, Any
 import msgspec
 
 from penstock.errors import BadRequest, Conflict
-from penstock.gateway.files import PURPOSES, checked_lifetime, shown
-from penstock.gateway.kept import method_of, respond
+from penstock.gateway.kept.by_path import method_of, respond
+from penstock.gateway.kept.files import PURPOSES, checked_lifetime, shown
+from penstock.gateway.kept.uploads import UploadRoom
 from penstock.gateway.stages.authenticate import owner_of
-from penstock.gateway.uploads import UploadRoom
 from penstock.messages import JSON, Tenant
 from penstock.net.exchange import Exchange
 from penstock.upload.asked import Concat, UploadDialect
@@ -65,7 +65,7 @@ _completion = msgspec.json.Decoder(_Completion).decode
 
 
 class PartsRoom:
-    """A :class:`penstock.gateway.kept.Room`: OpenAI's uploads, and before them the resumable ones of the same path."""
+    """A :class:`penstock.gateway.kept.by_path.Room`: OpenAI's uploads, and before them the resumable ones of the same path."""
 
     label = "uploads"
     decodes = False

@@ -10,10 +10,10 @@ from blake3 import blake3
 
 from penstock.batches.batch import ENDED, OPENAI, Batch, Status, new_batch_id, shown
 from penstock.errors import BadRequest, Conflict
-from penstock.gateway.batch_room import BatchRoom
-from penstock.gateway.files import checked_lifetime
-from penstock.gateway.kept import Do, method_of, page_of, respond, respond_list
-from penstock.gateway.naming_batches import repeatable
+from penstock.gateway.kept.batch_room import BatchRoom
+from penstock.gateway.kept.by_path import Do, method_of, page_of, respond, respond_list
+from penstock.gateway.kept.files import checked_lifetime
+from penstock.gateway.kept.naming_batches import repeatable
 from penstock.messages import JSON, Tenant
 from penstock.net.exchange import Exchange
 from penstock.upload.file_index import new_file_id
@@ -29,7 +29,7 @@ LONGEST_WINDOW = 1_209_600.0  # seconds: 14 days
 
 
 class OpenAIBatchRoom(BatchRoom):
-    """A :class:`penstock.gateway.kept.Room`."""
+    """A :class:`penstock.gateway.kept.by_path.Room`."""
 
     label = "batches"
 

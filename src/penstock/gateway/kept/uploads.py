@@ -36,9 +36,9 @@ from penstock.errors import (
     StorageUnavailable,
     UnsupportedVersion,
 )
-from penstock.gateway.files import PURPOSES, FileRoom, shown
-from penstock.gateway.kept import Work
-from penstock.gateway.resumed import ResumedExchange, Target, decoded, encoded, kept
+from penstock.gateway.kept.by_path import Work
+from penstock.gateway.kept.files import PURPOSES, FileRoom, shown
+from penstock.gateway.kept.resumed import ResumedExchange, Target, decoded, encoded, kept
 from penstock.gateway.routes import RELAYED
 from penstock.gateway.stages.authenticate import owner_of
 from penstock.messages import Endpoint, Tenant

@@ -17,10 +17,10 @@ from typing import TypeAlias
 import msgspec
 
 from penstock.errors import BodyTooLarge, Conflict
-from penstock.gateway.files import shown
-from penstock.gateway.resumed import Target, encoded
+from penstock.gateway.kept.files import shown
+from penstock.gateway.kept.resumed import Target, encoded
+from penstock.gateway.kept.uploads import file_asked
 from penstock.gateway.stages.authenticate import owner_of
-from penstock.gateway.uploads import file_asked
 from penstock.messages import Tenant
 from penstock.net.exchange import Exchange
 from penstock.uninterrupted import uninterrupted

@@ -1,4 +1,4 @@
-"""``/v1/conversations``, as OpenAI has it; what a response adds to one is an affair of :mod:`.stages.converse`."""
+"""``/v1/conversations``, as OpenAI has it; what a response adds to one is an affair of :mod:`penstock.gateway.stages.converse`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from functools import partial
 import msgspec
 
 from penstock.errors import BadRequest
-from penstock.gateway.batches import checked_metadata
-from penstock.gateway.kept import Do, method_of, page_of, respond, respond_list
+from penstock.gateway.kept.batches import checked_metadata
+from penstock.gateway.kept.by_path import Do, method_of, page_of, respond, respond_list
 from penstock.gateway.stages.authenticate import owner_of
 from penstock.generation.conversations import Conversation, Conversations, Item
 from penstock.messages import JSON, Tenant
@@ -22,7 +22,7 @@ _LIST_MOST, _LIST_USUAL = 100, 20
 
 
 class ConversationRoom:
-    """A :class:`penstock.gateway.kept.Room`.
+    """A :class:`penstock.gateway.kept.by_path.Room`.
 
     :param longest: bytes of a request
     """

@@ -5,10 +5,10 @@ Asked of every request, as soon as its head is there, where uploads are configur
 
 from __future__ import annotations
 
-from penstock.gateway.blocks import BlockRoom
-from penstock.gateway.kept import Work
+from penstock.gateway.kept.blocks import BlockRoom
+from penstock.gateway.kept.by_path import Work
+from penstock.gateway.kept.uploads import FILES, UploadRoom
 from penstock.gateway.routes import RELAYED
-from penstock.gateway.uploads import FILES, UploadRoom
 from penstock.messages import Tenant
 from penstock.net.exchange import Exchange
 

@@ -17,11 +17,11 @@ from typing import Annotated, Any
 import msgspec
 
 from penstock.errors import BadRequest, BlocksLacking, BodyTooLarge, DigestMismatch, PenstockError
-from penstock.gateway.kept import Work, method_of
-from penstock.gateway.resumed import ResumedExchange, Target, kept
+from penstock.gateway.kept.by_path import Work, method_of
+from penstock.gateway.kept.resumed import ResumedExchange, Target, kept
+from penstock.gateway.kept.told_files import ToldFiles, Wanted
+from penstock.gateway.kept.uploads import Answer
 from penstock.gateway.stages.authenticate import owner_of
-from penstock.gateway.told_files import ToldFiles, Wanted
-from penstock.gateway.uploads import Answer
 from penstock.messages import Endpoint, Tenant
 from penstock.net.exchange import Exchange
 from penstock.upload.asked import MAX_BLOCK
@@ -58,7 +58,7 @@ _list = msgspec.json.Decoder(BlockList).decode
 
 
 class BlockRoom:
-    """A :class:`penstock.gateway.kept.Room`, and the answers to bodies told in blocks.
+    """A :class:`penstock.gateway.kept.by_path.Room`, and the answers to bodies told in blocks.
 
     :param files: answers who has told a file
     :param answer: answers a call, to its end

@@ -11,7 +11,7 @@ from penstock.errors import RateLimited
 
 
 class BatchRoom:
-    """The beginning of a :class:`penstock.gateway.kept.Room`.
+    """The beginning of a :class:`penstock.gateway.kept.by_path.Room`.
 
     :param now: Unix time
     """
