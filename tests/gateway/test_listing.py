@@ -8,7 +8,7 @@ import pytest
 from serving import call, config, on_uvloop, plain, serving
 
 from penstock.config.model import CandidateConfig, ModelConfig
-from penstock.gateway import listing
+from penstock.gateway.beside import listing
 from penstock.testing import ScriptedUpstream, Step
 
 

@@ -9,8 +9,8 @@ import pytest
 from serving import COMPLETION, call, config, on_uvloop, plain, serving, until
 
 from penstock.config.model import CandidateConfig, ConcurrencyConfig, ModelConfig, ShadowConfig
-from penstock.gateway import shadow
-from penstock.gateway.shadow import SHADOW, similarity
+from penstock.gateway.beside import shadow
+from penstock.gateway.beside.shadow import SHADOW, similarity
 from penstock.testing import ScriptedUpstream, SimulatorProcess, Step
 
 ALWAYS = ShadowConfig(version="2", share=1.0, calls_per_minute=6_000.0, usd_per_day=1_000.0)

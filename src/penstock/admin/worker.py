@@ -103,7 +103,7 @@ class Gateway(Protocol):
 
 
 class Leaving(Protocol):
-    """What a worker tells of upstreams that go away, and is told; see :class:`penstock.gateway.leaving.Leaving`."""
+    """What a worker tells of upstreams that go away, and is told; see :class:`penstock.gateway.beside.leaving.Leaving`."""
 
     on_heard: Callable[[str, float | None, float], None] | None
     on_back: Callable[[str], None] | None
@@ -113,7 +113,7 @@ class Leaving(Protocol):
 
 
 class HealthChecks(Protocol):
-    """See :class:`penstock.gateway.health.HealthChecks`."""
+    """See :class:`penstock.gateway.beside.health.HealthChecks`."""
 
     asks: bool
     on_verdict: Callable[[str, bool], None] | None

@@ -25,26 +25,27 @@ from penstock.flow.prefix import Replica
 from penstock.flow.retry import RetryBudget
 from penstock.gateway import parts, state, upstreams
 from penstock.gateway.announce import Announcer
-from penstock.gateway.booked import LedgerBooks
+from penstock.gateway.beside.booked import LedgerBooks
+from penstock.gateway.beside.expiry import Expiry
+from penstock.gateway.beside.health import HealthChecks
+from penstock.gateway.beside.inquiries import Inquiries
+from penstock.gateway.beside.leaving import Leaving
+from penstock.gateway.beside.listing import Listing
+from penstock.gateway.beside.shadow import Shadows, in_turn
+from penstock.gateway.beside.sharing import Sharing
+from penstock.gateway.beside.spending import Spending
+from penstock.gateway.beside.transcribe import Transcriber
 from penstock.gateway.cascade import CascadeMeasures, Cascades
 from penstock.gateway.durable import Durable
-from penstock.gateway.expiry import Expiry
 from penstock.gateway.explain import Explained, explain
-from penstock.gateway.health import HealthChecks
-from penstock.gateway.inquiries import Inquiries
 from penstock.gateway.kept.conversations import ConversationRoom
-from penstock.gateway.leaving import Leaving
-from penstock.gateway.listing import Listing
 from penstock.gateway.measures import MAX_CHILDREN
 from penstock.gateway.pipeline import Pipeline
 from penstock.gateway.provider_lines import ProviderLines
 from penstock.gateway.reception import Reception
 from penstock.gateway.repeats import Repeats
 from penstock.gateway.rooms import Rooms
-from penstock.gateway.shadow import Shadows, in_turn
-from penstock.gateway.sharing import Sharing
 from penstock.gateway.snapshot import Snapshot
-from penstock.gateway.spending import Spending
 from penstock.gateway.stages.authenticate import Keyring
 from penstock.gateway.stages.degrade import Degradation
 from penstock.gateway.stages.lookup import Lookup
@@ -53,7 +54,6 @@ from penstock.gateway.stages.record import Recorder
 from penstock.gateway.stages.route import Router
 from penstock.gateway.tracing import Tracing
 from penstock.gateway.tracing import check as check_traces
-from penstock.gateway.transcribe import Transcriber
 from penstock.gateway.versions import Versions
 from penstock.generation.keeper import Keeper
 from penstock.generation.measures import measure as measure_journals

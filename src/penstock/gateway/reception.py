@@ -14,11 +14,11 @@ import msgspec
 
 from penstock.errors import KeyExpired, PenstockError
 from penstock.gateway import own_key, routes, stored
+from penstock.gateway.beside.listing import Listing
 from penstock.gateway.coded import Coding, Codings
 from penstock.gateway.kept.by_path import Kept, Work, end_work
 from penstock.gateway.kept.in_pieces import InPieces
 from penstock.gateway.kept.resumed import ResumedExchange
-from penstock.gateway.listing import Listing
 from penstock.gateway.pipeline import Pipeline
 from penstock.gateway.returning import Returning
 from penstock.gateway.stages.authenticate import owner_of

@@ -7,7 +7,7 @@ import logging
 import sqlite3
 from collections.abc import Sequence
 
-from penstock.gateway.inquiries import Inquiries
+from penstock.gateway.beside.inquiries import Inquiries
 from penstock.generation.store import Booking
 from penstock.ledger.deductions import Deduction, Deductions
 from penstock.ledger.sqlite import SQLiteStore

@@ -6,7 +6,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from penstock.flow.departure import Departure, Departures, heard, seconds_in
-from penstock.gateway.probing import Probes
+from penstock.gateway.beside.probing import Probes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
