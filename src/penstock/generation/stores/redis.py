@@ -36,7 +36,6 @@ from penstock.generation.store import (
     Booking,
     Claim,
     End,
-    Ending,
     Naming,
     Reason,
     Record,
@@ -45,10 +44,9 @@ from penstock.generation.store import (
     StoreUnavailable,
     Tail,
     Write,
-    request_size,
-    size_of,
     trace_of,
 )
+from penstock.generation.stores import _redis_fields as fields
 from penstock.generation.stores import _redis_scripts as scripts
 from penstock.messages import Event
 from penstock.net.redis_client import Client, sha_of
@@ -56,23 +54,12 @@ from penstock.net.redis_client import Client, sha_of
 log = logging.getLogger(__name__)
 
 BUDGET = 1.0  # seconds for one answer; the journal's readers do not wait that long
-# Seconds after which the server itself removes what expire() should have removed: then nobody knows that it was there.
-_NATIVE_GRACE = 600.0
-_RUNNING_GRACE = 7 * 86_400.0  # the same for what never ended
 _PAGE = 64  # stream entries of one answer
 _AT_ONCE = 100  # generations of one round trip, where there may be any number
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode_events = msgspec.msgpack.Decoder(list[bytes]).decode
-_decode_record = msgspec.msgpack.Decoder(Record).decode
-_decode_ending = msgspec.msgpack.Decoder(Ending).decode
 _REASONS = {reason.value.encode(): reason for reason in Reason}
-_decode_bill = msgspec.msgpack.Decoder(Bill).decode
-_decode_booking = msgspec.msgpack.Decoder(Booking).decode
-_FIELDS = (b"request", b"state", b"owner", b"epoch", b"events", b"size", b"expires_at", b"ending", b"bill")
 _SHA = {script: sha_of(script) for script in scripts.ALL}
 _OF_SEVERAL = frozenset({scripts.WRITE, scripts.APPEND, scripts.READ})
-_NOTHING = (b"",) * 6
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -173,7 +160,7 @@ class RedisStore:
         )
         for write in writes:
             keys += self._keys(write.id)
-            values += _appended(write) if plain else _arguments(write)
+            values += fields.appended(write) if plain else fields.arguments(write)
         script = scripts.APPEND if plain else scripts.WRITE
         try:
             answers = await self._run(self._writing, script, keys, values)
@@ -228,12 +215,12 @@ class RedisStore:
         return state == State.RUNNING.value.encode() or float(expires_at) > name.until - name.recent
 
     def _claim(self, name: Naming, generation_id: str, instead_of: bytes = b"") -> tuple[bytes, ...]:
-        until = (b"%.6f" % name.until, _milliseconds(name.until))
+        until = (b"%.6f" % name.until, fields.milliseconds(name.until))
         values = (b"%.6f" % name.now, instead_of, generation_id.encode(), name.fingerprint, *until)
         return (b"EVALSHA", _SHA[scripts.CLAIM], b"1", self._claim_key(name.tenant, name.name), *values)
 
     def _claim_key(self, tenant: str, name: str) -> bytes:
-        digest = hashlib.blake2b(_encode((tenant, name)), digest_size=20).hexdigest()
+        digest = hashlib.blake2b(fields.encode((tenant, name)), digest_size=20).hexdigest()
         return self._prefix + b":claim:" + digest.encode()
 
     def _announce(self, begun: list[Record]) -> None:
@@ -250,7 +237,9 @@ class RedisStore:
 
     @_sensible
     async def load(self, generation_id: str) -> Record | None:
-        return _record(await self._reading.ask(b"HMGET", self._keys(generation_id)[0], *_FIELDS))
+        return fields.record_of(
+            await self._reading.ask(b"HMGET", self._keys(generation_id)[0], *fields.FIELDS)
+        )
 
     @_sensible
     async def events(self, generation_id: str, start: int, limit: int) -> list[Event]:
@@ -286,7 +275,7 @@ class RedisStore:
             events: list[Event] = []
             for number, (_, content) in stored:
                 first = int(number.partition(b"-")[0]) - 1
-                events += _decode_events(content)[max(0, start - first) :]
+                events += fields.decode_events(content)[max(0, start - first) :]
             found.append((state, int(count or 0), events))
         return found
 
@@ -305,7 +294,7 @@ class RedisStore:
         instead_of: str = "",
     ) -> Claim:
         mine = Naming(tenant, name, fingerprint, now, until, 0.0)
-        return _claimed(mine, generation_id, await self._try(mine, generation_id, instead_of.encode()))
+        return fields.claimed(mine, generation_id, await self._try(mine, generation_id, instead_of.encode()))
 
     @_sensible
     async def take(self, naming: Naming, generation_id: str, instead_of: str = "") -> Claim:
@@ -313,7 +302,7 @@ class RedisStore:
         if held is not None and not await self._counts(naming, held):
             held = await self._try(naming, generation_id, held[0])
         mine = held is not None and held[0] == generation_id.encode()  # its last word was not heard
-        return _claimed(naming, generation_id, None if mine else held)
+        return fields.claimed(naming, generation_id, None if mine else held)
 
     async def _try(self, naming: Naming, generation_id: str, instead_of: bytes) -> list[bytes] | None:
         """Claim a name; who has it, as ``CLAIM`` tells, or None: the generation that is given."""
@@ -371,7 +360,7 @@ class RedisStore:
         for generation_id in generation_ids:
             key = self._keys(generation_id)[0]
             bill = bills.get(generation_id) if bills is not None else None
-            values = (owner.encode(), b"" if bill is None else _encode(bill))
+            values = (owner.encode(), b"" if bill is None else fields.encode(bill))
             if await self._run(self._writing, scripts.RELEASE, [key], values):
                 await self._writing.ask(b"SADD", self._owned(""), generation_id.encode())
                 self._writing.tell(b"SREM", self._owned(owner), generation_id.encode())
@@ -382,15 +371,15 @@ class RedisStore:
         key = self._booked(ledger)
         won, _ = await self._writing.ask_all(
             [
-                (b"HSETNX", key, booking.name.encode(), _encode(booking)),
-                (b"PEXPIREAT", key, _milliseconds(booking.at + BOOKED_FOR)),
+                (b"HSETNX", key, booking.name.encode(), fields.encode(booking)),
+                (b"PEXPIREAT", key, fields.milliseconds(booking.at + BOOKED_FOR)),
             ]
         )
         return bool(won)
 
     @_sensible
     async def bookings(self, ledger: str) -> list[Booking]:
-        return [_decode_booking(one) for one in await self._reading.ask(b"HVALS", self._booked(ledger))]
+        return [fields.decode_booking(one) for one in await self._reading.ask(b"HVALS", self._booked(ledger))]
 
     async def forget_bookings(self, ledger: str, bookings: Sequence[Booking]) -> None:
         if bookings:
@@ -407,7 +396,7 @@ class RedisStore:
 
     @_sensible
     async def cut(self, generation_id: str, end: End) -> bool:
-        ended = await self._run(self._writing, scripts.CUT, self._keys(generation_id), _ended(end))
+        ended = await self._run(self._writing, scripts.CUT, self._keys(generation_id), fields.ended(end))
         if ended is None:
             return False
         size, owner = ended
@@ -532,83 +521,6 @@ class RedisStore:
                 (b"EVALSHA", _SHA[script], b"2", *keys[2 * i : 2 * i + 2], *values[:shared], *own)
             )
         return [None if answers is None else answers[0] for answers in await client.ask_all(commands)]
-
-
-def _appended(write: Write) -> tuple[bytes, ...]:
-    first, events = write.first, write.events
-    return (
-        b"%d" % write.epoch,
-        b"%d" % first,
-        b"%d" % (first + len(events)),
-        b"%d" % size_of(events),
-        _encode(events),
-    )
-
-
-def _arguments(write: Write) -> tuple[bytes, ...]:
-    events, begin, end = write.events, write.begin, write.end
-    grown = (
-        b"%d" % write.epoch,
-        b"%d" % write.first,
-        b"%d" % len(events),
-        b"%d" % size_of(events) if events else b"0",
-        _encode(events) if events else b"",
-        b"" if write.bill is None else _encode(write.bill),
-    )
-    if begin is None:
-        begun: tuple[bytes, ...] = _NOTHING
-    else:
-        begun = (
-            _encode(begin),
-            b"%d" % request_size(begin),
-            begin.owner.encode(),
-            trace_of(begin.id, begin.tenant).encode(),
-            b"%.6f" % begin.expires_at,
-            _milliseconds(begin.expires_at + _RUNNING_GRACE),
-        )
-    if end is None:
-        return (*grown, *begun, *_NOTHING[:4])
-    return (*grown, *begun, *_ended(end))
-
-
-def _ended(end: End) -> tuple[bytes, ...]:
-    return (
-        *(end.state.value.encode(), _encode(end.ending)),
-        *(b"%.6f" % end.expires_at, _milliseconds(end.expires_at + _NATIVE_GRACE)),
-    )
-
-
-def _milliseconds(at: float) -> bytes:
-    return b"%d" % (at * 1_000)
-
-
-def _record(fields: list[bytes | None]) -> Record | None:
-    request, state, owner, epoch, events, size, expires_at, ending, bill = fields
-    if request is None:
-        return None
-    assert state is not None
-    assert owner is not None
-    assert epoch is not None
-    assert events is not None
-    assert size is not None
-    assert expires_at is not None
-    record = _decode_record(request)
-    record.state = State(state.decode())
-    record.owner = owner.decode()
-    record.epoch = int(epoch)
-    record.events = int(events)
-    record.size = int(size)
-    record.expires_at = float(expires_at)
-    record.ending = None if ending is None else _decode_ending(ending)
-    if bill is not None:
-        record.bill = _decode_bill(bill)
-    return record
-
-
-def _claimed(naming: Naming, generation_id: str, held: list[bytes] | None) -> Claim:
-    if held is None:
-        return Claim(generation_id, naming.fingerprint, won=True)
-    return Claim(held[0].decode(), held[1], won=False)
 
 
 class _Full(StoreUnavailable):
