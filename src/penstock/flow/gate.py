@@ -13,12 +13,13 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from math import ceil, exp, inf, isfinite
+from math import ceil, inf, isfinite
 
 import msgspec
 
 from penstock.config.model import BreakerConfig, ConcurrencyConfig, TierConfig
 from penstock.errors import Evicted, Overloaded, PenstockError
+from penstock.flow.arrivals import Arrivals
 from penstock.flow.breaker import WELL, Breaker, Ended, State
 from penstock.flow.concurrency import AdaptiveLimit
 from penstock.flow.learning import SharedLimit
@@ -34,7 +35,6 @@ log = logging.getLogger("penstock.upstream")
 
 MAX_BREAKERS = 256  # models of one upstream; callers may invent names
 HOPE = 0.9  # quantile of the first tokens that a deadline is compared with
-RATE_WINDOW = 10.0  # seconds over which arrivals are counted
 SOON = 1.0  # seconds to come back in, where nothing better is known
 IN_VAIN = 3  # pauses that a provider wanted, one after the other, without a call that it took: then nobody waits for it
 REFUSALS = frozenset({"breaker_open", "deadline_unreachable"})
@@ -172,34 +172,6 @@ class Ticket(Entry):
         self.last = last
 
 
-class _Arrivals:
-    """How many calls of a tier come.
-
-    :ivar passed: counts those that get their turn at once
-    :ivar others: how many do not, since it was last looked
-    """
-
-    __slots__ = ("_at", "_lately", "_passed", "others", "passed")
-
-    def __init__(self, now: float, passed: Counter) -> None:
-        self.passed = passed
-        self.others = 0
-        self._passed = passed.value  # when it was last looked
-        self._at = now
-        self._lately = 0.0  # per second
-
-    def rate(self, now: float) -> float:
-        """Calls per second, lately: exact if it is looked several times in :data:`RATE_WINDOW`."""
-        past = self._lately * exp(min(0.0, self._at - now) / RATE_WINDOW)
-        new = self.passed.value - self._passed + self.others
-        self._lately = past + new / RATE_WINDOW
-        self._at, self._passed, self.others = now, self.passed.value, 0
-        return self._lately
-
-    def __repr__(self) -> str:
-        return f"<_Arrivals {self._lately:.2f} per second>"
-
-
 def _nobody(_answer: Turn | PenstockError) -> None:
     raise AssertionError("who has a ticket says at once who is to be called")
 
@@ -264,7 +236,7 @@ class Gate:
         self.in_progress = 0
         self.turns = 0
         self._in_vain = 0
-        self._arrivals: dict[str, _Arrivals] = {}  # by tier
+        self._arrivals: dict[str, Arrivals] = {}  # by tier
 
     # ---- asking ----
 
@@ -546,8 +518,8 @@ class Gate:
         first = self.pace.first_token(HOPE, asked.prompt_tokens)
         return first if asked.stream else first + self.pace.answer(asked.max_output_tokens)
 
-    def _first_of(self, tier: str, now: float) -> _Arrivals:
-        arrivals = self._arrivals[tier] = _Arrivals(now, self._cell(tier, "passed"))
+    def _first_of(self, tier: str, now: float) -> Arrivals:
+        arrivals = self._arrivals[tier] = Arrivals(now, self._cell(tier, "passed"))
         return arrivals
 
     def _begun(self, asked: Asked, breaker: Breaker | None, now: float, waited: float) -> Turn:
