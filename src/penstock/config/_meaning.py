@@ -7,47 +7,27 @@ there and is silent about what is not, so that one mistake is reported once.
 from __future__ import annotations
 
 import datetime as dt
-import re
 import ssl
 from collections.abc import Collection
 from ipaddress import ip_network
 from itertools import pairwise
 from pathlib import Path as File
-from typing import Any
-from urllib.parse import urlsplit
 
-from penstock.config._bodies import check_extra_body, check_leave_out, check_parameters
-from penstock.config._reading import Path, Reader, did_you_mean
+from penstock.config._bodies import check_extra_body, check_parameters
+from penstock.config._files import check_parent, check_readable
+from penstock.config._reading import Path, Plain, Reader, did_you_mean
+from penstock.config._upstream_meaning import CLOUDS, check_upstream, header_fault
 from penstock.config.address import check_base_url, overlap, split_address
 from penstock.config.expiry import ends_at
 from penstock.config.keys import HASH
 from penstock.config.patterns import CONTROL, resolve
 from penstock.config.providers import DEFAULT_BASE_URLS
-from penstock.config.proxy import ENVIRONMENT, is_loopback
-from penstock.config.proxy import parse as parse_proxy
 from penstock.config.redis_address import Address
 from penstock.config.secret import Secret
 from penstock.config.webhook_secret import key_of
 
-Plain = dict[str, Any]
-
-_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")  # RFC 9110, 5.6.2
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*\Z")  # RFC 9110, 5.5; nothing that could end the line
 _CONTROLLED = "a name has no line ends or other control characters in it"
-_PATH = re.compile(r"/[!-~]*\Z")  # and a query perhaps
-_WITH_BATCHES = ("anthropic", "openai", "sim")  # whose API has batches of its own
-_CLOUDS = {"bedrock": "aws", "vertex": "google"}  # kinds of upstreams, and where their credentials come from
-_OF_SOURCES = {
-    "command": ("command",),
-    "file": ("file", "google"),
-    "scope": ("google", "entra"),
-    "region": ("aws",),
-    "service": ("aws",),
-    "profile": ("aws",),
-    "access_key": ("aws",),
-}
 _FALLBACKS = ("fallbacks", "context_length_fallbacks", "content_filter_fallbacks")
-_OUR_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "upgrade"})
 
 
 def check(plain: Plain, reader: Reader) -> None:
@@ -59,7 +39,7 @@ def check(plain: Plain, reader: Reader) -> None:
     _check_tls(plain.get("tls"), reader)
     upstreams = plain.get("upstreams", {})
     for name, upstream in upstreams.items():
-        _check_upstream(upstream, ("upstreams", name), reader)
+        check_upstream(upstream, ("upstreams", name), reader)
         _check_shared(upstream, ("upstreams", name), plain.get("limits", {}), reader)
     models = plain.get("models", {})
     for name, model in models.items():
@@ -74,19 +54,19 @@ def check(plain: Plain, reader: Reader) -> None:
     _check_retry(plain.get("retry", {}), reader)
     _check_cache(plain.get("cache", {}), reader)
     if prices := plain.get("prices"):
-        _check_readable(prices, ("prices",), reader)
+        check_readable(prices, ("prices",), reader)
     if ledger := plain.get("ledger", {}).get("path"):
-        _check_parent(ledger, ("ledger", "path"), reader)
+        check_parent(ledger, ("ledger", "path"), reader)
         if File(ledger).is_dir():
             reader.mistake(("ledger", "path"), f"{ledger} is a directory; name a file in it")
     if departures := plain.get("departures"):
-        _check_parent(departures, ("departures",), reader)
+        check_parent(departures, ("departures",), reader)
     _check_durability(plain, reader)
     _check_versions(plain, reader)
     if directory := plain.get("files", {}).get("directory"):
-        _check_parent(directory, ("files", "directory"), reader)
+        check_parent(directory, ("files", "directory"), reader)
     if directory := plain.get("transcripts", {}).get("directory"):
-        _check_parent(directory, ("transcripts", "directory"), reader)
+        check_parent(directory, ("transcripts", "directory"), reader)
     _check_webhooks(plain.get("webhooks", {}), plain.get("files", {}), reader)
     _check_uploads(plain.get("uploads", {}), plain.get("files", {}), reader)
     _check_traces(plain.get("traces", {}), reader)
@@ -108,7 +88,7 @@ def _check_durability(plain: Plain, reader: Reader) -> None:
         if durability == "shared" and not generations.get("redis"):
             reader.mistake(where, "shared needs a server to share: set generations.redis")
     if "disk" in wanted.values():
-        _check_parent(generations.get("path", "penstock-generations.sqlite"), ("generations", "path"), reader)
+        check_parent(generations.get("path", "penstock-generations.sqlite"), ("generations", "path"), reader)
     _check_redis(generations, "generations", reader)
 
 
@@ -120,7 +100,7 @@ def _check_versions(plain: Plain, reader: Reader) -> None:
         return
     path = plain.get("versions", {}).get("path", "penstock-versions.sqlite")
     if path:
-        _check_parent(path, ("versions", "path"), reader)
+        check_parent(path, ("versions", "path"), reader)
     elif plain.get("workers", 1) > 1:
         reader.mistake(("versions", "path"), "several workers need a file to decide together")
 
@@ -156,7 +136,7 @@ def fill_in(plain: Plain) -> None:
     for upstream in plain.get("upstreams", {}).values():
         url = upstream.get("base_url") or DEFAULT_BASE_URLS[upstream["kind"]]
         upstream["base_url"] = url.rstrip("/")
-        source = _CLOUDS.get(upstream["kind"])
+        source = CLOUDS.get(upstream["kind"])
         names = {name.lower() for name in upstream.get("headers", {})}
         if source and not (
             upstream.get("api_key") or upstream.get("credentials") or "authorization" in names
@@ -192,7 +172,7 @@ def _check_tls(tls: Plain | None, reader: Reader) -> None:
     if not tls:
         return
     readable = [
-        _check_readable(tls[key], ("tls", key), reader) for key in ("certificate", "key") if key in tls
+        check_readable(tls[key], ("tls", key), reader) for key in ("certificate", "key") if key in tls
     ]
     if readable != [True, True]:
         return
@@ -228,30 +208,11 @@ def _check_cache(cache: Plain, reader: Reader) -> None:
     _check_redis(cache, "cache", reader, clusters=True)
 
 
-def _check_readable(path: str, key: Path, reader: Reader) -> bool:
-    """Whether the file can be read; relative paths start at the working directory."""
-    try:
-        with File(path).open("rb"):
-            return True
-    except OSError as error:
-        reader.mistake(key, f"{path} cannot be read: {error.strerror}")
-    except ValueError:
-        reader.mistake(key, "is no path")
-    return False
-
-
-def _check_parent(path: str, key: Path, reader: Reader) -> None:
-    """What is made here by Penstock itself must have a place."""
-    parent = File(path).parent
-    if not parent.is_dir():
-        reader.mistake(key, f"there is no directory {parent}")
-
-
 def _check_webhooks(webhooks: Plain, files: Plain, reader: Reader) -> None:
     path = webhooks.get("path")
     endpoints = webhooks.get("endpoints", [])
     if path:
-        _check_parent(path, ("webhooks", "path"), reader)
+        check_parent(path, ("webhooks", "path"), reader)
     elif endpoints and not files.get("directory"):
         reader.mistake(("webhooks", "path"), "is missing, and there is no files.directory instead")
     seen: set[tuple[str, str]] = set()
@@ -285,126 +246,6 @@ def _check_traces(traces: Plain, reader: Reader) -> None:
     for name, value in traces.get("headers", {}).items():
         if fault := header_fault(name, value.reveal() if isinstance(value, Secret) else ""):
             reader.mistake(("traces", "headers", name), fault)
-
-
-def _check_upstream(upstream: Plain, at: Path, reader: Reader) -> None:
-    if url := upstream.get("base_url"):
-        try:
-            check_base_url(url)
-        except ValueError as error:
-            reader.mistake((*at, "base_url"), str(error))
-    for name, value in upstream.get("headers", {}).items():
-        if fault := header_fault(name, value if isinstance(value, str) else ""):
-            reader.mistake((*at, "headers", name), fault)
-    if (secret := upstream.get("api_key")) and (fault := header_fault("authorization", secret.reveal())):
-        reader.mistake((*at, "api_key"), fault)
-    ca_file = upstream.get("ca_file")
-    if ca_file and _check_readable(ca_file, (*at, "ca_file"), reader):
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(ca_file)
-        except ssl.SSLError:
-            reader.mistake((*at, "ca_file"), f"{ca_file} holds no certificates in PEM form")
-    if "triton" in upstream and upstream.get("kind") != "triton":
-        reader.mistake((*at, "triton"), "is for upstreams of the kind triton")
-    if upstream.get("api") and upstream.get("kind") != "bedrock":
-        reader.mistake((*at, "api"), "is for upstreams of the kind bedrock")
-    if upstream.get("batches") == "provider" and upstream.get("kind") not in _WITH_BATCHES:
-        reader.mistake((*at, "batches"), f"provider is for the kinds {', '.join(_WITH_BATCHES)}")
-    if upstream.get("http2") and upstream.get("kind") == "triton":
-        reader.mistake((*at, "http2"), "is not for the kind triton, whose gRPC is HTTP/2 by itself")
-    if upstream.get("kind") in _CLOUDS and not upstream.get("base_url"):
-        reader.mistake(
-            (*at, "base_url"), "is missing: it says in which region, and of vertex for which project"
-        )
-    check_leave_out(upstream, at, reader)
-    _check_credentials(upstream, at, reader)
-    _check_proxy(upstream, at, reader)
-    _check_departure(upstream, at, reader)
-    if tokenizer := (upstream.get("triton") or {}).get("tokenizer"):
-        _check_readable(tokenizer, (*at, "triton", "tokenizer"), reader)
-    if ca_file and upstream.get("verify") is False:
-        reader.mistake((*at, "verify"), "with verify: false nothing is checked against ca_file; drop one")
-
-
-def _check_proxy(upstream: Plain, at: Path, reader: Reader) -> None:
-    wanted = upstream.get("proxy")
-    if not isinstance(wanted, Secret):
-        return
-    if upstream.get("kind") == "triton":
-        reader.mistake(
-            (*at, "proxy"), "is not for the kind triton, whose library knows the environment's alone"
-        )
-    if wanted.reveal() == ENVIRONMENT:
-        return
-    try:
-        parse_proxy(wanted.reveal())
-    except ValueError as error:
-        reader.mistake((*at, "proxy"), str(error))
-    url = upstream.get("base_url")
-    own = not url and upstream.get("kind") in {"sim", "local"}
-    if own or (url and is_loopback(_host_of(url))):
-        reader.mistake(
-            (*at, "proxy"), "is for upstreams elsewhere: what is on this machine is reached directly"
-        )
-
-
-def _host_of(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""  # what is wrong with it is said elsewhere
-
-
-def _check_credentials(upstream: Plain, at: Path, reader: Reader) -> None:
-    wanted = upstream.get("credentials")
-    if not wanted:
-        return
-    if upstream.get("api_key"):
-        reader.mistake((*at, "credentials"), "stand instead of api_key; leave one of them out")
-    if upstream.get("kind") == "triton":
-        reader.mistake(
-            (*at, "credentials"), "Triton is asked without; what stands before it may want headers"
-        )
-    source = wanted.get("source")
-    if source == "command" and not wanted.get("command"):
-        reader.mistake((*at, "credentials", "command"), "is missing: it is the source")
-    if source == "file" and not wanted.get("file"):
-        reader.mistake((*at, "credentials", "file"), "is missing: it is the source")
-    if bool(wanted.get("access_key")) != (wanted.get("secret_key") is not None):
-        reader.mistake((*at, "credentials", "access_key"), "access_key and secret_key belong together")
-    if wanted.get("file") and source in {"file", "google"}:
-        _check_readable(wanted["file"], (*at, "credentials", "file"), reader)
-    for key, of in _OF_SOURCES.items():
-        if wanted.get(key) and source is not None and source not in of:
-            reader.mistake((*at, "credentials", key), f"is not for the source {source}")
-
-
-def _check_departure(upstream: Plain, at: Path, reader: Reader) -> None:
-    departure = upstream.get("departure") or {}
-    header = departure.get("header")
-    if header is not None and not _HEADER_NAME.match(header):
-        reader.mistake((*at, "departure", "header"), "is no name of a header")
-    probe = departure.get("probe")
-    if probe and not _PATH.match(probe):
-        reader.mistake((*at, "departure", "probe"), "must be a path of its server, such as /health")
-    if probe and upstream.get("kind") == "triton":
-        reader.mistake((*at, "departure", "probe"), "is not for the kind triton")
-    health = upstream.get("health")
-    if health is not None and not _PATH.match(health.get("path", "/health")):
-        reader.mistake((*at, "health", "path"), "must be a path of its server, such as /health")
-    if health is not None and upstream.get("kind") == "triton":
-        reader.mistake((*at, "health"), "is not for the kind triton")
-
-
-def header_fault(name: str, value: str) -> str:
-    """What is wrong with a header field that an upstream shall get; the value is not shown."""
-    if not _HEADER_NAME.match(name):
-        return "is no name of a header"
-    if name.lower() in _OUR_HEADERS:
-        return "is set by Penstock itself"
-    if not _HEADER_VALUE.match(value):
-        return "holds characters that no header may have, such as a line end"
-    return ""
 
 
 def _check_model(name: str, model: Plain, upstreams: Plain, reader: Reader) -> None:

@@ -34,6 +34,7 @@ NO_TEXT = re.compile("[\0\ud800-\udfff]")
 NO_TEXT_IS = "holds NUL, or half of a surrogate pair"
 
 Path: TypeAlias = tuple[str | int, ...]
+Plain: TypeAlias = dict[str, Any]
 
 _LITELLM = "; this is the configuration of a LiteLLM proxy, and `penstock import-litellm` converts it"
 _TAG = "tag:yaml.org,2002:"

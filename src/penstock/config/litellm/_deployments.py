@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from penstock.config._meaning import header_fault
+from penstock.config._upstream_meaning import header_fault
 from penstock.config.address import check_base_url
 from penstock.config.litellm import _azure, _clouds
 from penstock.config.litellm._draft import Deployment, Draft, Upstream

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import unquote
 
-from penstock.config._meaning import header_fault
+from penstock.config._upstream_meaning import header_fault
 from penstock.config.address import check_base_url
 from penstock.config.litellm._draft import Draft, Traces
 from penstock.config.litellm._values import Plain, as_list, number, text
