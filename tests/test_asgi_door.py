@@ -68,7 +68,7 @@ class Served:
 
 
 def in_flight(app):
-    return app._running.gateway.snapshot()["generations"]
+    return app._running.gateway.state()["generations"]
 
 
 class TestOnUvicorn:

@@ -89,7 +89,7 @@ class Standin:
         else:
             exchange.respond(404, [], b"")
 
-    def snapshot(self):
+    def state(self):
         return {
             "metrics": [],
             "generations": [{"id": f"gen_{id(exchange):032x}"} for exchange in self.streams],

@@ -551,7 +551,7 @@ def test_figures_add_up(time):
     failed = begin(shared)
     failed.attempt()
     failed.failed("no")
-    figures = shared.counters.snapshot()
+    figures = shared.counters.statistics()
     assert (figures.calls, figures.succeeded, figures.failed) == (2, 1, 1)
     assert (figures.attempts, figures.retries, figures.broken) == (3, 1, 1)
     assert figures.bytes_sent == 2 * len(BODY)

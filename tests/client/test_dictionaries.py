@@ -190,7 +190,7 @@ def test_a_dictionary_that_is_gone_costs_no_attempt():
     assert call.sent.coding == "zstd"
     assert call.refused(409, UNDERSTOOD) is None  # it was something else
     assert call.attempts == 1
-    assert of.counters.snapshot().retries == 0
+    assert of.counters.statistics().retries == 0
 
 
 def test_a_stream_whose_log_is_lost_is_asked_for_without():

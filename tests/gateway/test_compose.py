@@ -39,12 +39,12 @@ def test_what_is_in_flight_can_be_seen_and_is_gone_afterwards():
                 parent = f"traceparent: 00-{'a' * 32}-{'b' * 16}-00"
                 writer.write(request({**PROMPT, "stream": True}, headers=[parent]))
                 await reader.readuntil(b'"a"')
-                during = gateway.snapshot()
+                during = gateway.state()
                 go_on.set()
                 await reader.readuntil(b"0\r\n\r\n")
                 writer.close()
                 await gateway.pipeline.wait_idle()
-                return during, gateway.snapshot()
+                return during, gateway.state()
 
     during, after = on_uvloop(main)
     (one,) = during["generations"]

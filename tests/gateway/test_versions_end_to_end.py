@@ -71,7 +71,7 @@ def run(configured, talk):
 
 
 def trial_of(gateway):
-    (told,) = gateway.snapshot()["versions"]
+    (told,) = gateway.state()["versions"]
     return told
 
 
@@ -248,6 +248,6 @@ def test_a_configuration_without_the_version_ends_the_trial(old, new):
         gateway.reload(msgspec.structs.replace(configured, models={"m": without}))
         answers = [await call(port, asked(number)) for number in range(10)]
         named = await call(port, asked(0, "m@2"))
-        return {answer.status for answer in answers}, named.status, gateway.snapshot()["versions"]
+        return {answer.status for answer in answers}, named.status, gateway.state()["versions"]
 
     assert run(configured, talk)[0] == ({200}, 404, [])

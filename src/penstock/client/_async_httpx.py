@@ -62,7 +62,7 @@ class AsyncClient(httpx.AsyncClient):
 
     def statistics(self) -> Statistics:
         """What became of the calls so far."""
-        return self._calls.counters.snapshot()
+        return self._calls.counters.statistics()
 
 
 class AsyncTransport(httpx.AsyncBaseTransport):

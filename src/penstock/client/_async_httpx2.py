@@ -63,7 +63,7 @@ class AsyncClient(httpx2.AsyncClient):
 
     def statistics(self) -> Statistics:
         """What became of the calls so far."""
-        return self._calls.counters.snapshot()
+        return self._calls.counters.statistics()
 
 
 class AsyncTransport(httpx2.AsyncBaseTransport):

@@ -62,7 +62,7 @@ class Client(httpx2.Client):
 
     def statistics(self) -> Statistics:
         """What became of the calls so far."""
-        return self._calls.counters.snapshot()
+        return self._calls.counters.statistics()
 
 
 class Transport(httpx2.BaseTransport):

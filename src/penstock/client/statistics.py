@@ -79,7 +79,7 @@ class Counters:
             for name, amount in amounts.items():
                 sums[name] += amount
 
-    def snapshot(self) -> Statistics:
+    def statistics(self) -> Statistics:
         with self._lock:
             return Statistics(**self._sums)
 

@@ -295,7 +295,7 @@ class Gateway:
 
     # ---- introspection ----
 
-    def snapshot(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """What the control port shows of this worker; what msgspec can pack."""
         return {
             "metrics": self.metrics.snapshot(),
