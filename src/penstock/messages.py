@@ -78,6 +78,10 @@ class Endpoint(enum.Enum):
         self.label = self.name.lower()
 
 
+BY_PATH = {endpoint.path: endpoint for endpoint in Endpoint}
+"""Every endpoint, by its path."""
+
+
 class Usage(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What one answer used: tokens, and what else its provider charges for.
 

@@ -33,14 +33,13 @@ from penstock.generation.names import CLAIM_BUDGET
 from penstock.generation.registry import Registry
 from penstock.generation.store import Record, StoreUnavailable
 from penstock.generation.written import Written
-from penstock.messages import Call, Endpoint, Event, Tenant
+from penstock.messages import BY_PATH, Call, Endpoint, Event, Tenant
 from penstock.net.clock import Clock
 from penstock.wire import request
 
 _LOOK_AGAIN = 0.1  # seconds between two looks for what may be written down just now
 # Whose answers are said piece by piece, and of which a half is of use to who goes on with it.
 _IN_PIECES = frozenset({Endpoint.CHAT, Endpoint.MESSAGES, Endpoint.RESPONSES})
-_ENDPOINTS = {endpoint.path: endpoint for endpoint in Endpoint}
 
 
 class Producing(Protocol):
@@ -543,7 +542,7 @@ def missing(
 
 def _call_of(record: Record, now: float) -> Call:
     """The call that a stored generation answers, made again."""
-    endpoint = _ENDPOINTS[record.endpoint]
+    endpoint = BY_PATH[record.endpoint]
     opening = request.read(endpoint, record.body)
     return Call(
         id=record.id,

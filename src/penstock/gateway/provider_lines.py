@@ -22,7 +22,7 @@ from penstock.gateway.stages.candidate import Candidate
 from penstock.gateway.stages.decode import decode, tidy
 from penstock.generation.log import Generation
 from penstock.ledger.sqlite import SQLiteStore
-from penstock.messages import Call, Endpoint
+from penstock.messages import BY_PATH, Call, Endpoint
 from penstock.net.exchange import BATCH
 from penstock.upstream.http import HTTPUpstream
 from penstock.upstream.job import Job
@@ -38,7 +38,6 @@ _BATCHED = frozenset(
 )
 _OF_OTHERS = ("previous_response_id", "conversation")  # what a response may go on from, and is kept here
 _JSON = b"application/json"
-_ENDPOINTS = {endpoint.path: endpoint for endpoint in _BATCHED}
 
 
 class _Free:
@@ -126,7 +125,7 @@ class ProviderLines:
 
     def api(self, upstream: str, endpoint: str) -> ProviderBatches | None:
         found = self._pipeline.snapshot.upstreams.get(upstream)
-        return None if found is None else ProviderBatches(found, _ENDPOINTS[endpoint])
+        return None if found is None else ProviderBatches(found, BY_PATH[endpoint])
 
     def set_aside(self, batch: Batch, record: ProviderBatch, *, bought: bool) -> Aside | None:
         limiter = self._pipeline.admission.limiter
@@ -230,7 +229,7 @@ class ProviderLines:
         self, call: Call, log: Generation, upstream: HTTPUpstream, record: ProviderBatch
     ) -> PlainTransfer:
         """The receiver of an answer that cannot be translated: what it has used is counted."""
-        endpoint, timeouts = _ENDPOINTS[record.endpoint], self._pipeline.snapshot.config.timeouts
+        endpoint, timeouts = BY_PATH[record.endpoint], self._pipeline.snapshot.config.timeouts
         job = Job(upstream.name, call, endpoint, None, estimate_tokens(len(call.body)), timeouts)
         return PlainTransfer(log, job, self._pipeline.clock.now)
 
@@ -251,16 +250,8 @@ class ProviderLines:
 
     def _log(self, call: Call) -> Generation:
         config = self._pipeline.snapshot.config
-        return Generation(
-            call.id,
-            endpoint=call.endpoint,
-            tenant=call.tenant.name,
-            model=call.model,
-            stream=False,
-            started=call.received,
-            max_bytes=config.max_answer_bytes,
-        )
+        return Generation.of(call, started=call.received, max_bytes=config.max_answer_bytes)
 
 
 def _endpoint_of(batch: Batch) -> Endpoint:
-    return _ENDPOINTS[batch.endpoint]
+    return BY_PATH[batch.endpoint]

@@ -14,14 +14,14 @@ from penstock.config.patterns import match
 from penstock.errors import MethodNotAllowed, NotFound, UnknownModel
 from penstock.gateway import elsewhere
 from penstock.gateway.stages.route import Router
-from penstock.messages import Dialect, Endpoint, Tenant
+from penstock.messages import BY_PATH, Dialect, Endpoint, Tenant
 from penstock.net.exchange import Exchange
 from penstock.wire.request import dialect_of
 
 MODELS = "/v1/models"
 KEY = "/v1/key"
 RELAYED: dict[str, Endpoint] = {
-    **{endpoint.path: endpoint for endpoint in Endpoint},
+    **BY_PATH,
     "/rerank": Endpoint.RERANK,  # where vLLM and Cohere's SDK have it
     "/v2/rerank": Endpoint.RERANK,
 }

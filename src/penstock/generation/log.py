@@ -279,6 +279,19 @@ class Generation:
         self._held = held = len(self.body)
         account.held += held
 
+    @classmethod
+    def of(cls, call: Call, *, started: float, max_bytes: int) -> Generation:
+        """The log of a plain answer that the gateway asks for itself, and that counts for nobody's memory."""
+        return cls(
+            call.id,
+            endpoint=call.endpoint,
+            tenant=call.tenant.name,
+            model=call.model,
+            stream=False,
+            started=started,
+            max_bytes=max_bytes,
+        )
+
     def __repr__(self) -> str:
         return (
             f"<Generation {self.id} {self.state.value}, {len(self.events)} events, {self.size} bytes, "

@@ -42,14 +42,13 @@ from penstock.lab.scenario import MODELS, Script, ScriptError, of_headers, of_mo
 from penstock.lab.stream import Stream
 from penstock.lab.told import Told, generation_id
 from penstock.lab.transcript import Request
-from penstock.messages import Dialect, Endpoint, Headers
+from penstock.messages import BY_PATH, Dialect, Endpoint, Headers
 from penstock.net.exchange import BATCH, Exchange, HeaderList
 from penstock.net.wheel import Wheel
 
 MOST_BODY = 134_217_728
 _RESPONSE = "/v1/responses/"
 _REMEMBERED = 10_000  # keys whose first time is known
-_ENDPOINTS = {endpoint.path: endpoint for endpoint in Endpoint}
 _JSON: HeaderList = [(b"content-type", b"application/json")]
 _SSE: HeaderList = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -117,10 +116,10 @@ class Simulator:
         return MOST_BODY
 
     def __call__(self, exchange: Exchange) -> None:
-        endpoint = _ENDPOINTS.get(exchange.path)
+        endpoint = BY_PATH.get(exchange.path)
         came = exchange
         if endpoint is None and (clouded := at_a_cloud(exchange)) is not None:
-            exchange, endpoint = clouded, _ENDPOINTS[clouded.path]
+            exchange, endpoint = clouded, BY_PATH[clouded.path]
         if endpoint is None or exchange.method != "POST":
             self._other(exchange, endpoint)
             return

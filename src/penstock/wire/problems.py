@@ -302,7 +302,7 @@ def error_in_event(data: bytes, upstream: str = "", *, callers_key: bool = False
     if not event.get("error") and "error" not in (event.get("type"), event.get("object")):
         return None
     told = _told_by(event)
-    status = told.status or _STATUS_OF_TYPE.get(told.kind) or _STATUS_OF_TYPE.get(told.code) or 500
+    status = told.status or status_of_type(told.kind) or status_of_type(told.code) or 500
     if not told.message:
         told = _Told(message="an error in mid-stream, without a message")
     return _meant(upstream or "the upstream", status, told, None, callers_key=callers_key)
@@ -326,6 +326,11 @@ _STATUS_OF_TYPE = {
     "overloaded_error": 529,
     "server_overloaded": 529,
 }
+
+
+def status_of_type(kind: str) -> int | None:
+    """The status with which an error of this type, or with this code, is answered by who says no status; None: unknown."""
+    return _STATUS_OF_TYPE.get(kind)
 
 
 def _kind_of_refusal(status: int) -> str:

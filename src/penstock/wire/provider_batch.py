@@ -17,6 +17,7 @@ from penstock.errors import PenstockError
 from penstock.messages import JSON, Endpoint
 from penstock.wire.batch import one_line
 from penstock.wire.not_json import NOT_JSON
+from penstock.wire.problems import status_of_type
 
 TAG: Final = "penstock"  # the member of OpenAI's metadata that has a batch's own name
 
@@ -232,17 +233,6 @@ class AnthropicForm:
 
 
 _ANTHROPIC_FATE = {"expired": Fate.EXPIRED, "canceled": Fate.CANCELLED}
-_STATUS_OF_TYPE = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "timeout_error": 504,
-    "overloaded_error": 529,
-}
 
 
 class _Became(msgspec.Struct):
@@ -266,7 +256,7 @@ def _status_of(error: bytes) -> int:
         inner = _dict(told.get("error") or {})
     except (*NOT_JSON, ValueError):
         return 500
-    return _STATUS_OF_TYPE.get(_text(inner.get("type")), 500)
+    return status_of_type(_text(inner.get("type"))) or 500
 
 
 def _anthropic(batch: JSON) -> Told:

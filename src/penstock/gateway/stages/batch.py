@@ -267,15 +267,7 @@ class Shared:
         call = msgspec.structs.replace(
             first.job.call, id=new_id(), fields=fields, body=body, reservation=None, trace=None
         )
-        answer = Generation(
-            call.id,
-            endpoint=call.endpoint,
-            tenant=call.tenant.name,
-            model=call.model,
-            stream=False,
-            started=first.started,
-            max_bytes=first.generation.max_bytes,
-        )
+        answer = Generation.of(call, started=first.started, max_bytes=first.generation.max_bytes)
         answer.attempts = 1
         transfer = candidate.upstream.transfer(call, answer, candidate.timeouts)
         head, body = candidate.upstream.encoder.encode(call, transfer, candidate.model, extra=candidate.extra)
