@@ -8,6 +8,7 @@ only if nothing of his prompt was lost or changed on the way, in whichever diale
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -234,3 +235,17 @@ def litellm_python():
         assert done.returncode == 0, f"litellm could not be installed:\n{done.stderr}"
         stamp.write_text(str(LITELLM))
     return python
+
+
+@pytest.fixture
+def client_of():
+    """Makes the SDK's clients, and closes them."""
+    with contextlib.ExitStack() as stack:
+
+        def make(gateway, key="any", retries=0, timeout=60.0):
+            http = stack.enter_context(httpx2.Client(trust_env=False, timeout=timeout))
+            return openai.OpenAI(
+                base_url=gateway.base_url, api_key=key, max_retries=retries, http_client=http
+            )
+
+        yield make

@@ -6,7 +6,6 @@ import base64
 import concurrent.futures
 import contextlib
 import http.server
-import io
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from collections import Counter
 import httpx2
 import openai
 import pytest
+from batching import body, counts, created, ended, line, results, uploaded
 from gateway_books import asked as asked_of
 from gateway_books import billed, ledger_rows, settled_bill, tokens, wait_until
 
@@ -26,7 +26,6 @@ from penstock.config.keys import hash_key, new_key
 from penstock.testing import GatewayProcess, SimulatorProcess, expected_text
 
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
-ENDED = {"completed", "failed", "expired", "cancelled"}
 
 
 def configured(simulator, folder, **sections):
@@ -40,59 +39,12 @@ def configured(simulator, folder, **sections):
     }
 
 
-@pytest.fixture
-def client_of():
-    """Makes the SDK's clients, and closes them."""
-    with contextlib.ExitStack() as stack:
-
-        def make(gateway, key="any"):
-            http = stack.enter_context(httpx2.Client(trust_env=False, timeout=60))
-            return openai.OpenAI(base_url=gateway.base_url, api_key=key, max_retries=0, http_client=http)
-
-        yield make
-
-
-def body(text, model="sim:tokens=8"):
-    return {"model": model, "messages": [{"role": "user", "content": text}]}
-
-
-def line(custom_id, asked, url="/v1/chat/completions"):
-    return json.dumps({"custom_id": custom_id, "method": "POST", "url": url, "body": asked})
-
-
-def uploaded(client, lines, name="input.jsonl"):
-    content = io.BytesIO("\n".join(lines).encode())
-    return client.files.create(file=(name, content), purpose="batch")
-
-
-def created(client, lines, endpoint="/v1/chat/completions", **more):
-    file = uploaded(client, lines)
-    return client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h", **more)
-
-
-def ended(client, batch, seconds=60.0):
-    def look():
-        now = client.batches.retrieve(batch.id)
-        return now if now.status in ENDED else None
-
-    return wait_until(look, seconds=seconds, what="the batch's end")
-
-
-def results(client, file_id):
-    return [json.loads(text) for text in client.files.content(file_id).text.splitlines()]
-
-
 def asked_for(requests):
     """How often the simulator was asked each question, by the ``custom_id`` of its line."""
     return Counter(
         "c" + json.loads(request["body"])["messages"][0]["content"].removeprefix("question ")
         for request in requests
     )
-
-
-def counts(batch):
-    told = batch.request_counts
-    return told.total, told.completed, told.failed
 
 
 @contextlib.contextmanager

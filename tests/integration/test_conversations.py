@@ -7,7 +7,6 @@ import json
 import os
 import signal
 
-import httpx2
 import openai
 import pytest
 from gateway_books import settled_bill, wait_until
@@ -30,20 +29,6 @@ def configured(simulator, folder, kind="openai", **sections):
 
 def durable(folder):
     return {"durability": "disk", "path": str(folder / "generations.sqlite")}
-
-
-@pytest.fixture
-def client_of():
-    """Makes the SDK's clients, and closes them."""
-    with contextlib.ExitStack() as stack:
-
-        def make(gateway, key="any", retries=0, timeout=60.0):
-            http = stack.enter_context(httpx2.Client(trust_env=False, timeout=timeout))
-            return openai.OpenAI(
-                base_url=gateway.base_url, api_key=key, max_retries=retries, http_client=http
-            )
-
-        yield make
 
 
 def said(simulator):

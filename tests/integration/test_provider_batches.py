@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import json
 import os
 import sqlite3
 from pathlib import Path
@@ -13,12 +11,10 @@ import anthropic
 import httpx2
 import openai
 import pytest
+from batching import CHATS, ENDED, body, counts, created, ended, line, results
 from gateway_books import settled_bill, wait_until
 
 from penstock.testing import GatewayProcess, SimulatorProcess, expected_text
-
-ENDED = {"completed", "failed", "expired", "cancelled"}
-CHATS = "/v1/chat/completions"
 
 
 def configured(simulator, folder, *, options="latency=50", upstream=None, **sections):
@@ -53,48 +49,6 @@ def messages_of():
             ).messages
 
         yield make
-
-
-@pytest.fixture
-def client_of():
-    """Makes the SDK's clients, and closes them."""
-    with contextlib.ExitStack() as stack:
-
-        def make(gateway, key="any"):
-            http = stack.enter_context(httpx2.Client(trust_env=False, timeout=60))
-            return openai.OpenAI(base_url=gateway.base_url, api_key=key, max_retries=0, http_client=http)
-
-        yield make
-
-
-def body(text, model="sim:tokens=8"):
-    return {"model": model, "messages": [{"role": "user", "content": text}]}
-
-
-def line(custom_id, asked, url=CHATS):
-    return json.dumps({"custom_id": custom_id, "method": "POST", "url": url, "body": asked})
-
-
-def created(client, lines, endpoint=CHATS, **more):
-    file = client.files.create(file=("in.jsonl", io.BytesIO("\n".join(lines).encode())), purpose="batch")
-    return client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h", **more)
-
-
-def ended(client, batch, seconds=60.0):
-    def look():
-        now = client.batches.retrieve(batch.id)
-        return now if now.status in ENDED else None
-
-    return wait_until(look, seconds=seconds, what="the batch's end")
-
-
-def results(client, file_id):
-    return [json.loads(text) for text in client.files.content(file_id).text.splitlines()]
-
-
-def counts(batch):
-    told = batch.request_counts
-    return told.total, told.completed, told.failed
 
 
 def booked(folder):
