@@ -21,15 +21,15 @@ from penstock.metrics import (
 )
 
 
-def parsed(snapshot):
+def parsed(families):
     """What an independent reader of the format understands."""
-    return {family.name: family for family in text_string_to_metric_families(render(snapshot).decode())}
+    return {family.name: family for family in text_string_to_metric_families(render(families).decode())}
 
 
-def samples(snapshot):
+def samples(families):
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in parsed(snapshot).values()
+        for family in parsed(families).values()
         for sample in family.samples
     }
 
@@ -107,7 +107,7 @@ class TestBounds:
         calls = registry.counter("calls_total", "Calls.", labels=("model", "outcome"))
         for number in range(1_000):
             calls.labels(f"model-{number}", "ok").add()
-        counted = samples(registry.snapshot())
+        counted = samples(registry.collect())
         mine = {labels: value for (name, labels), value in counted.items() if name == "calls_total"}
         assert len(mine) == 4
         assert mine[("model", "other"), ("outcome", "other")] == 997
@@ -135,7 +135,7 @@ class TestExposition:
         wait = registry.histogram("wait_seconds", "Wait.", labels=("tier",), buckets=(0.5, 1)).labels("gold")
         for value in (0.1, 0.7, 3):
             wait.observe(value)
-        families = parsed(registry.snapshot())
+        families = parsed(registry.collect())
         assert {name: family.type for name, family in families.items()} == {
             "penstock_metric_overflow": "counter",
             "calls": "counter",
@@ -143,7 +143,7 @@ class TestExposition:
             "wait_seconds": "histogram",
         }
         assert families["open"].documentation == "Open."
-        counted = samples(registry.snapshot())
+        counted = samples(registry.collect())
         assert counted["calls_total", (("upstream", "a"),)] == 3
         assert counted["open", ()] == -1.5
         tier = ("tier", "gold")
@@ -156,28 +156,28 @@ class TestExposition:
     def test_a_metric_without_labels_is_nought_from_the_start(self):
         registry = Registry()
         registry.counter("calls_total", "Calls.")
-        assert samples(registry.snapshot())["calls_total", ()] == 0
+        assert samples(registry.collect())["calls_total", ()] == 0
 
     @given(st.text(st.characters(exclude_categories=("Cs",)), max_size=30))
     def test_any_text_survives_as_a_label(self, text):
         registry = Registry()
         registry.counter("calls_total", "Calls.", labels=("model",)).labels(text).add()
-        ((_, labels),) = [key for key in samples(registry.snapshot()) if key[0] == "calls_total"]
+        ((_, labels),) = [key for key in samples(registry.collect()) if key[0] == "calls_total"]
         assert labels == (("model", text),)
 
     def test_help_with_a_line_break_stays_one_line(self):
         registry = Registry()
         registry.gauge("open", "One\nline \\ and another")
-        assert parsed(registry.snapshot())["open"].documentation == "One\nline \\ and another"
+        assert parsed(registry.collect())["open"].documentation == "One\nline \\ and another"
 
     @pytest.mark.parametrize("value", [0, 1, 10**14, 10**18, 0.1, 1e-9, 1e300, math.inf, -math.inf, math.nan])
     def test_numbers_survive(self, value):
         registry = Registry()
         registry.gauge("open", "Open.").labels().set(value)
-        assert samples(registry.snapshot())["open", ()] == pytest.approx(value, nan_ok=True, rel=1e-15)
+        assert samples(registry.collect())["open", ()] == pytest.approx(value, nan_ok=True, rel=1e-15)
 
     def test_ends_in_a_line_break(self):
-        assert render(Registry().snapshot()).endswith(b"\n")
+        assert render(Registry().collect()).endswith(b"\n")
         assert "version=0.0.4" in metrics.CONTENT_TYPE
 
 
@@ -192,7 +192,7 @@ class TestMerging:
         histogram = registry.histogram("wait", "Wait.", buckets=(1, 2)).labels()
         for wait in waits:
             histogram.observe(wait)
-        return registry.snapshot()
+        return registry.collect()
 
     def test_counters_and_histograms_add_up_and_gauges_as_declared(self):
         merged = samples(merge([self.worker({"a": 1, "b": 2}, 5, [0.5, 3]), self.worker({"b": 3}, 7, [1.5])]))
@@ -208,7 +208,7 @@ class TestMerging:
     def test_a_metric_that_only_one_process_has_is_kept(self):
         other = Registry()
         other.gauge("extra", "Extra.").labels().set(4)
-        assert samples(merge([self.worker({}, 0, []), other.snapshot()]))["extra", ()] == 4
+        assert samples(merge([self.worker({}, 0, []), other.collect()]))["extra", ()] == 4
 
     def test_of_one_is_the_same_and_of_none_is_nothing(self):
         one = self.worker({"a": 1}, 1, [1])
@@ -220,28 +220,28 @@ class TestMerging:
         one.histogram("wait", "Wait.", buckets=(1, 2))
         other.histogram("wait", "Wait.", buckets=(1, 3))
         with pytest.raises(ValueError, match="wait is declared in two ways"):
-            merge([one.snapshot(), other.snapshot()])
+            merge([one.collect(), other.collect()])
 
     @pytest.mark.parametrize("codec", [msgspec.json, msgspec.msgpack])
-    def test_snapshots_travel_between_processes(self, codec):
-        snapshot = self.worker({"a": 1}, 2, [0.5])
-        assert codec.decode(codec.encode(snapshot), type=list[Family]) == snapshot
+    def test_families_travel_between_processes(self, codec):
+        families = self.worker({"a": 1}, 2, [0.5])
+        assert codec.decode(codec.encode(families), type=list[Family]) == families
 
-    def test_a_snapshot_does_not_change_afterwards(self):
+    def test_what_was_collected_does_not_change_afterwards(self):
         registry = Registry()
         histogram = registry.histogram("wait", "Wait.").labels()
-        snapshot = registry.snapshot()
-        before = render(snapshot)
+        families = registry.collect()
+        before = render(families)
         histogram.observe(1)
-        assert render(snapshot) == before
+        assert render(families) == before
 
 
-def test_collectors_run_before_each_snapshot():
+def test_collectors_run_before_each_collecting():
     registry = Registry()
     gauge = registry.gauge("open", "Open.").labels()
-    registry.before_snapshot(lambda: gauge.add(1))
-    registry.snapshot()
-    assert samples(registry.snapshot())["open", ()] == 2
+    registry.before_collecting(lambda: gauge.add(1))
+    registry.collect()
+    assert samples(registry.collect())["open", ()] == 2
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ class TestProcess:
     def test_metrics_have_the_customary_names_and_add_up(self):
         registry = Registry()
         process_metrics(registry)
-        counted = samples(merge([registry.snapshot(), registry.snapshot()]))
+        counted = samples(merge([registry.collect(), registry.collect()]))
         assert counted["process_resident_memory_bytes", ()] > 10 * 2**20
         assert counted["process_cpu_seconds_total", ()] > 0
         assert counted["process_open_fds", ()] >= 6
@@ -283,7 +283,7 @@ class TestProcess:
     def test_version_and_start_are_there_once(self):
         registry = Registry()
         identity_metrics(registry, "1.2.3")
-        said = samples(registry.snapshot())
+        said = samples(registry.collect())
         build = (("python", platform.python_version()), ("version", "1.2.3"))
         assert said["penstock_build_info", build] == 1
         assert 0 <= time.time() - said["process_start_time_seconds", ()] < 600

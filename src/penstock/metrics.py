@@ -9,7 +9,7 @@ Whoever counts binds its labels once and keeps the cell::
 
 A cell is a plain object with a number in it: an increment costs a tenth of a microsecond and never takes
 a lock.  So one registry belongs to one event loop.  Each worker process has its own; the one that
-answers ``/metrics`` gathers their :meth:`Registry.snapshot` and adds them up with :func:`merge`.
+answers ``/metrics`` gathers their :meth:`Registry.collect` and adds them up with :func:`merge`.
 
 The number of children of a metric is bounded: a label set that comes after the bound is full is counted
 under ``other``, and that it was is itself counted.  No caller can make the exposition grow by inventing
@@ -59,7 +59,7 @@ _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
 _LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*\Z")
 
 
-# ---- what a snapshot is made of --------------------------------------------------------------------
+# ---- what is collected ------------------------------------------------------------------------------
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True):
@@ -85,7 +85,7 @@ class Family(msgspec.Struct, frozen=True):
     buckets: tuple[float, ...] = ()
 
 
-Snapshot: TypeAlias = list[Family]
+Families: TypeAlias = list[Family]
 """Everything that one process counted; ``msgspec.json`` and ``msgspec.msgpack`` carry it as it is."""
 
 
@@ -300,11 +300,11 @@ class Registry:
             max_children=max_children,
         )
 
-    def before_snapshot(self, collect: Callable[[], None]) -> None:
+    def before_collecting(self, collect: Callable[[], None]) -> None:
         """``collect`` sets the gauges that are cheaper to read when asked than to keep up to date."""
         self._collectors.append(collect)
 
-    def snapshot(self) -> Snapshot:
+    def collect(self) -> Families:
         """Everything as it stands now."""
         for collect in self._collectors:
             collect()
@@ -352,8 +352,8 @@ class Registry:
 # ---- several processes -----------------------------------------------------------------------------
 
 
-def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
-    """One snapshot of what several processes counted.
+def merge(counted: Iterable[Families]) -> Families:
+    """What several processes counted, as if it were one.
 
     Counters and histograms are added; gauges are added or the greatest is taken, as each was declared.
 
@@ -361,8 +361,8 @@ def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
     """
     families: dict[str, Family] = {}
     children: dict[str, dict[tuple[str, ...], Sample]] = {}
-    for snapshot in snapshots:
-        for family in snapshot:
+    for each in counted:
+        for family in each:
             first = families.setdefault(family.name, family)
             if (family.kind, family.labels, family.buckets) != (first.kind, first.labels, first.buckets):
                 msg = f"{family.name} is declared in two ways"
@@ -387,10 +387,10 @@ def _join(family: Family, one: Sample, other: Sample) -> Sample:
 # ---- exposition ------------------------------------------------------------------------------------
 
 
-def render(snapshot: Snapshot) -> bytes:
-    """The snapshot in Prometheus' text format 0.0.4 (:data:`CONTENT_TYPE`)."""
+def render(families: Families) -> bytes:
+    """The families in Prometheus' text format 0.0.4 (:data:`CONTENT_TYPE`)."""
     lines: list[str] = []
-    for family in snapshot:
+    for family in families:
         name = family.name
         lines.append(f"# HELP {name} {_escape_help(family.help)}")
         lines.append(f"# TYPE {name} {family.kind}")
@@ -469,7 +469,7 @@ def process_metrics(registry: Registry) -> None:
         descriptors.set(figures.open_fds)
         processes.set(1)
 
-    registry.before_snapshot(collect)
+    registry.before_collecting(collect)
 
 
 def identity_metrics(registry: Registry, version: str) -> None:

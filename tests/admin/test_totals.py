@@ -8,12 +8,12 @@ def told(calls, open_=0):
     registry = Registry()
     registry.counter("calls_total", "Calls.").labels().add(calls)
     registry.gauge("open", "Open.").labels().set(open_)
-    return registry.snapshot()
+    return registry.collect()
 
 
-def figures(snapshot):
+def figures(families):
     return {
-        family.name: family.samples[0].value for family in snapshot if family.name in {"calls_total", "open"}
+        family.name: family.samples[0].value for family in families if family.name in {"calls_total", "open"}
     }
 
 

@@ -55,7 +55,7 @@ def asked(models, requests, /, *, gaps=(), **limits):
                     answers.append(await call(port, request))
                     await until(lambda: not gateway.pipeline.productions)
                     time.advance(dict(gaps).get(number, 0.0))
-                return answers, gateway.metrics.snapshot()
+                return answers, gateway.metrics.collect()
 
     answers, metrics = asyncio.run(main())
     return answers, [who(answer) for answer in answers], metrics

@@ -95,13 +95,13 @@ def run(talk, small, *, large=None, judge=None, prices="", **checks):
 
 
 def outcomes(gateway):
-    (family,) = [each for each in gateway.metrics.snapshot() if each.name == "penstock_cascade_calls_total"]
+    (family,) = [each for each in gateway.metrics.collect() if each.name == "penstock_cascade_calls_total"]
     return {sample.labels[1]: sample.value for sample in family.samples}
 
 
 def dollars(gateway, name):
     (family,) = [
-        each for each in gateway.metrics.snapshot() if each.name == f"penstock_cascade_{name}_usd_total"
+        each for each in gateway.metrics.collect() if each.name == f"penstock_cascade_{name}_usd_total"
     ]
     return sum(sample.value for sample in family.samples)
 

@@ -270,7 +270,7 @@ def test_a_client_that_leaves_before_it_has_asked_leaves_nothing_behind(sent):
 
 def ended(gateway):
     """How many have been answered, or were to be."""
-    (family,) = (one for one in gateway.metrics.snapshot() if one.name == "penstock_requests_total")
+    (family,) = (one for one in gateway.metrics.collect() if one.name == "penstock_requests_total")
     return sum(sample.value for sample in family.samples)
 
 

@@ -77,7 +77,7 @@ def body_of(received):
 
 
 def reduced(gateway):
-    (family,) = [each for each in gateway.metrics.snapshot() if each.name == "penstock_degraded_total"]
+    (family,) = [each for each in gateway.metrics.collect() if each.name == "penstock_degraded_total"]
     return {sample.labels: sample.value for sample in family.samples}
 
 

@@ -898,7 +898,7 @@ def test_while_the_store_is_silent_callers_get_their_bytes_and_nothing_is_called
                     go_on.set()
                     whole = await reading
                     await state()
-                    shown = gateway.metrics.snapshot()
+                    shown = gateway.metrics.collect()
                     redis.thaw()
                     await stored(gateway)
                     await state()

@@ -82,7 +82,7 @@ def test_calls_wait_for_their_turn_and_each_is_answered():
         answers = await asyncio.gather(*calls)
         counts = {
             sample.labels[2]: sample.value
-            for family in gateway.metrics.snapshot()
+            for family in gateway.metrics.collect()
             if family.name == "penstock_turns_total"
             for sample in family.samples
         }

@@ -69,7 +69,7 @@ def test_what_is_no_answer_is_none(health):
     async def test(gateway, port, clock, one, two):
         one.health = health
         await asks(gateway, clock, 2)
-        return (await call(port, PROMPT)).json()["id"], render(gateway.metrics.snapshot())
+        return (await call(port, PROMPT)).json()["id"], render(gateway.metrics.collect())
 
     asked, metrics = with_two(test)
     assert asked == "two"

@@ -99,7 +99,7 @@ def run(scripts, test=None, *, body=STREAM, weights=(1.0, 1.0), upstream=None, c
                 await until(lambda: not gateway.pipeline.productions)
                 hedges = {
                     sample.labels[1]: sample.value
-                    for family in gateway.metrics.snapshot()
+                    for family in gateway.metrics.collect()
                     if family.name == "penstock_hedges_total"
                     for sample in family.samples
                 }

@@ -63,7 +63,7 @@ async def looked(gateway, clock):
 
 
 def metric(gateway, name):
-    (family,) = [one for one in gateway.metrics.snapshot() if one.name == name]
+    (family,) = [one for one in gateway.metrics.collect() if one.name == name]
     return {sample.labels: sample.value for sample in family.samples}
 
 

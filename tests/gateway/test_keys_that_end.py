@@ -117,7 +117,7 @@ def test_log_and_metrics_know_of_the_refusal_and_whose_key_it_was(capfd):
             it_is(gateway, END)
             await call(port, PROMPT, headers=AMY)
             assert b'penstock_requests_total{endpoint="chat",status="401"} 1' in render(
-                gateway.metrics.snapshot()
+                gateway.metrics.collect()
             )
 
     on_uvloop(main)

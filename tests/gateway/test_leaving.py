@@ -36,7 +36,7 @@ def asked(simulators):
 
 def moved(gateway):
     """How many answers have been broken off to go on elsewhere; the clock's step does that at once."""
-    (family,) = (one for one in gateway.metrics.snapshot() if one.name == "penstock_moved_total")
+    (family,) = (one for one in gateway.metrics.collect() if one.name == "penstock_moved_total")
     return sum(sample.value for sample in family.samples)
 
 
@@ -62,7 +62,7 @@ def test_an_answer_goes_on_elsewhere_shortly_before_its_upstream_goes():
         clock.advance(1.5)
         answer = await calling
         await gateway.pipeline.wait_idle()
-        metrics = render(gateway.metrics.snapshot()).decode()
+        metrics = render(gateway.metrics.collect()).decode()
         return answer, stayed, asked(simulators), rows(gateway), metrics
 
     answer, stayed, requests, outcomes, metrics = with_one("stall-after=9", test, "", retry=POOR)

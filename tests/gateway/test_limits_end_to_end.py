@@ -58,7 +58,7 @@ def test_headers_tell_what_is_left_and_the_refusal_when_to_come_back():
                 fourth = await call(port, MESSAGES, "/v1/messages")
                 clock.advance(30)
                 fifth = await call(port, PROMPT)
-                metric = gateway.metrics.snapshot()
+                metric = gateway.metrics.collect()
         return first, second, third, fourth, fifth, metric
 
     first, second, third, fourth, fifth, metric = asyncio.run(main())

@@ -160,7 +160,7 @@ def test_to_look_costs_nothing_of_what_is_left():
             assert looks[0] == looks[2]
             assert by_name(looks[2]["limits"])["key", "requests_per_minute"]["remaining"] == 60
             assert b'penstock_requests_total{endpoint="other",status="200"} 3' in render(
-                gateway.metrics.snapshot()
+                gateway.metrics.collect()
             )
 
     on_uvloop(main)

@@ -50,7 +50,7 @@ def counted(gateway):
 def metric(gateway, name):
     (line,) = (
         line
-        for line in render(gateway.metrics.snapshot()).decode().splitlines()
+        for line in render(gateway.metrics.collect()).decode().splitlines()
         if line.startswith(name + " ")
     )
     return float(line.split()[1])

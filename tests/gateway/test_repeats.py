@@ -94,7 +94,7 @@ def test_ledger_metrics_and_log_know_it_as_any_other_hit(capfd):
             assert gateway.recorder.saved_output.value == 2 * new.usage.output_tokens
             assert gateway.cache.hits["memory"] == 2
             assert b'penstock_requests_total{endpoint="chat",status="200"} 3' in render(
-                gateway.metrics.snapshot()
+                gateway.metrics.collect()
             )
 
     on_uvloop(main)

@@ -51,7 +51,7 @@ def asked(number=0, *, stream=True, **more):
 def figures(gateway):
     """Of the metrics about shadows: name and labels but model and version, and the value."""
     found = {}
-    for family in gateway.metrics.snapshot():
+    for family in gateway.metrics.collect():
         if family.name.startswith("penstock_shadow_"):
             for sample in family.samples:
                 labels = tuple(sample.labels[2:])

@@ -72,7 +72,7 @@ def traced(scripts, calls, how="takes", **more):
 
 
 def figures(gateway):
-    (family,) = [one for one in gateway.metrics.snapshot() if one.name == "penstock_spans_total"]
+    (family,) = [one for one in gateway.metrics.collect() if one.name == "penstock_spans_total"]
     return {sample.labels[0]: sample.value for sample in family.samples}
 
 

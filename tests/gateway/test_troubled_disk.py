@@ -114,7 +114,7 @@ def made_while(trouble, path, monkeypatch):
                     if trouble is not spoiled:
                         journal = keeper_of(gateway).journal
                         await until(lambda: journal.statistics().trouble)
-                    shown = gateway.metrics.snapshot()
+                    shown = gateway.metrics.collect()
                     go_on.set()
                     whole = await reading
                     if trouble is not spoiled:

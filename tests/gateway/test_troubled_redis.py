@@ -102,7 +102,7 @@ def made_while(trouble):
                     half.set()
                     await until(lambda: any(one.readable == 3 for one in gateway.pipeline.registry))
                     await state()
-                    shown = str(gateway.metrics.snapshot())
+                    shown = str(gateway.metrics.collect())
                     figures = keeper_of(gateway).journal.statistics()
                     go_on.set()
                     whole = await reading

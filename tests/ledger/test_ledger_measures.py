@@ -10,7 +10,7 @@ from penstock.metrics import Registry
 
 
 def values(registry):
-    return {family.name: family.samples[0].value for family in registry.snapshot() if family.samples}
+    return {family.name: family.samples[0].value for family in registry.collect() if family.samples}
 
 
 def test_the_book_is_measured():

@@ -11,7 +11,7 @@ from penstock.net.clock import Clock
 import penstock.admin.supervisor, penstock.admin.worker, penstock.asgi, penstock.cli
 gateway = build(Config(), clock=Clock())
 print(sorted(name for name in sys.modules if name.partition(".")[0] in ("opentelemetry", "requests", "google")))
-print(gateway.recorder.tracer, [one.name for one in gateway.metrics.snapshot() if "spans" in one.name])
+print(gateway.recorder.tracer, [one.name for one in gateway.metrics.collect() if "spans" in one.name])
 """
 
 

@@ -93,7 +93,7 @@ class World:
     def outcomes(self):
         counted = Counter()
         for registry in self.registries:
-            (family,) = (f for f in registry.snapshot() if f.name == "penstock_webhook_attempts_total")
+            (family,) = (f for f in registry.collect() if f.name == "penstock_webhook_attempts_total")
             counted.update({sample.labels[0]: sample.value for sample in family.samples})
         return dict(counted)
 

@@ -20,7 +20,7 @@ from penstock.admin.channel_messages import ToSupervisor, ToWorker
 from penstock.config.model import Config
 from penstock.config.secret import Secret
 
-MAX_LINE = 256 * 1024 * 1024  # a snapshot of many thousands of generations fits; more is a defect
+MAX_LINE = 256 * 1024 * 1024  # the state of many thousands of generations fits; more is a defect
 
 _to_worker: msgspec.json.Decoder[ToWorker] = msgspec.json.Decoder(cast("type[ToWorker]", ToWorker))
 _to_supervisor: msgspec.json.Decoder[ToSupervisor] = msgspec.json.Decoder(

@@ -12,7 +12,7 @@ from penstock.admin.departures import Departures
 from penstock.admin.process import WorkerProcess
 from penstock.admin.slot import Slot
 from penstock.config.model import Config
-from penstock.metrics import Snapshot
+from penstock.metrics import Families
 
 
 class ReloadOutcome(msgspec.Struct, frozen=True):
@@ -44,7 +44,7 @@ class Controlled(Protocol):
     def purge(self, tags: tuple[str, ...], keys: tuple[str, ...]) -> None:
         """Tell every worker that these kept answers count no more."""
 
-    async def metrics(self) -> Snapshot:
+    async def metrics(self) -> Families:
         """All workers together, and who runs them."""
 
     async def reload(self) -> ReloadOutcome:

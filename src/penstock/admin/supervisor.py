@@ -51,7 +51,7 @@ from penstock.config.reminder import Reminder
 from penstock.errors import ConfigError
 from penstock.flow.sharing import Pool
 from penstock.lab.embedded import EmbeddedSimulator, wants_simulator
-from penstock.metrics import Registry, Snapshot, identity_metrics, process_metrics
+from penstock.metrics import Families, Registry, identity_metrics, process_metrics
 from penstock.net.tls import server_context
 from penstock.upstream.local import LocalEngines
 
@@ -510,13 +510,13 @@ class Supervisor:
             if slot.process is not None:
                 slot.process.purge(tags, keys)
 
-    async def metrics(self) -> Snapshot:
+    async def metrics(self) -> Families:
         """All workers together, and the supervisor's own."""
         told = [
-            (slot.index, None if state is None else msgspec.convert(state.get("metrics", []), Snapshot))
+            (slot.index, None if state is None else msgspec.convert(state.get("metrics", []), Families))
             for slot, state in await self.states()
         ]
-        return self._totals.together(self.registry.snapshot(), told)
+        return self._totals.together(self.registry.collect(), told)
 
     def _declare_metrics(self) -> None:
         registry = self.registry
@@ -557,7 +557,7 @@ class Supervisor:
             next_end.set(at)
             engines.value = max(engines.value, self._engines.restarts)
 
-        registry.before_snapshot(collect)
+        registry.before_collecting(collect)
 
     # ---- the control API -------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from penstock.metrics import Snapshot, merge
+from penstock.metrics import Families, merge
 
 
 class Totals:
@@ -13,24 +13,24 @@ class Totals:
     """
 
     def __init__(self) -> None:
-        self._last: dict[int, Snapshot] = {}  # what each place's process told last
-        self._dead: Snapshot = []  # what those had counted that have died
+        self._last: dict[int, Families] = {}  # what each place's process told last
+        self._dead: Families = []  # what those had counted that have died
 
     def __repr__(self) -> str:
         return f"<Totals of {len(self._last)} processes>"
 
-    def together(self, own: Snapshot, told: Iterable[tuple[int, Snapshot | None]]) -> Snapshot:
-        """One snapshot of all.
+    def together(self, own: Families, told: Iterable[tuple[int, Families | None]]) -> Families:
+        """What all of them counted.
 
         :param own: of the process that asks
         :param told: by each place's process; None: it did not answer in time
         :raises ValueError: two processes declare a metric differently, so they do not run the same version
         """
-        current: list[Snapshot] = []
-        for place, snapshot in told:
-            if snapshot is not None:
-                self._last[place] = snapshot
-                current.append(snapshot)
+        current: list[Families] = []
+        for place, families in told:
+            if families is not None:
+                self._last[place] = families
+                current.append(families)
             else:
                 current.append(_counted(self._last.get(place, [])))
         return merge([own, self._dead, *current])
@@ -42,6 +42,6 @@ class Totals:
             self._dead = merge([self._dead, _counted(last)])
 
 
-def _counted(snapshot: Snapshot) -> Snapshot:
+def _counted(families: Families) -> Families:
     """Without the gauges: they tell of a moment that has passed."""
-    return [family for family in snapshot if family.kind != "gauge"]
+    return [family for family in families if family.kind != "gauge"]

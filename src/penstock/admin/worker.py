@@ -212,7 +212,7 @@ class Worker:
         state = self._gateway.state() if self._gateway is not None else {}
         metrics: list[Family] = list(state.get("metrics", []))
         known = {family.name for family in metrics}
-        state["metrics"] = metrics + [own for own in self._registry.snapshot() if own.name not in known]
+        state["metrics"] = metrics + [own for own in self._registry.collect() if own.name not in known]
         state["process"] = process_figures()
         state["listener"] = self._door.statistics() if self._door is not None else {}
         state["loop_lag"] = self._clock.lag
@@ -240,7 +240,7 @@ class Worker:
             for reason, count in figures.get("refused", {}).items():
                 refused.labels(reason).value = count
 
-        registry.before_snapshot(collect)
+        registry.before_collecting(collect)
 
     # ---- what the supervisor says ----------------------------------------------------------------
 

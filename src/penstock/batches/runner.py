@@ -86,7 +86,7 @@ class Runner:
             "penstock_batches_total", "Batches that have ended.", labels=("status",)
         )
         running = metrics.gauge("penstock_batches_running", "Batches that this worker runs.").labels()
-        metrics.before_snapshot(lambda: running.set(len(self._runs)))
+        metrics.before_collecting(lambda: running.set(len(self._runs)))
 
     def __repr__(self) -> str:
         return f"<Runner of {len(self._runs)} batches{', stopping' if self.stopping else ''}>"

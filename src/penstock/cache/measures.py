@@ -8,7 +8,7 @@ from penstock.metrics import Registry
 
 
 def measure(registry: Registry, cache: Cache, claims: Claims | None) -> None:
-    """Declare the cache's metrics; they are read when a snapshot is taken, and cost nothing in between."""
+    """Declare the cache's metrics; they are read when metrics are collected, and cost nothing in between."""
     hits = registry.counter("penstock_cache_hits_total", "Look-ups that found an entry.", labels=("tier",))
     misses = registry.counter("penstock_cache_misses_total", "Look-ups that found no answer.").labels()
     stored = registry.counter("penstock_cache_stored_total", "Answers that were kept.").labels()
@@ -79,4 +79,4 @@ def measure(registry: Registry, cache: Cache, claims: Claims | None) -> None:
             skipped.labels(name).value = tier.skipped
             opened.labels(name).set(1 if tier.open else 0)
 
-    registry.before_snapshot(collect)
+    registry.before_collecting(collect)

@@ -46,7 +46,7 @@ class Measures:
             for name, value in (loaded.statistics() if loaded is not None else {}).items():
                 backend.labels(name).set(value)
 
-        registry.before_snapshot(collect)
+        registry.before_collecting(collect)
 
     def answered(self, endpoint: str, status: int) -> None:
         self._requests.labels(endpoint, str(status)).add(1)

@@ -243,7 +243,7 @@ class EngineServer:
             self._health(exchange)
         elif path == "/metrics":
             exchange.respond(
-                200, ((b"content-type", CONTENT_TYPE.encode()),), render(self._metrics.snapshot())
+                200, ((b"content-type", CONTENT_TYPE.encode()),), render(self._metrics.collect())
             )
         elif path == "/v1/models":
             models = [self._model(name) for name in self._names or ("local",)]

@@ -12,7 +12,7 @@ MAX_CHILDREN = 5_000
 
 
 def measure(registry: Registry, gates: Callable[[], Iterable[Gate]]) -> Callable[[str, str, str], Counter]:
-    """Declare the metrics of all gates; gauges are read when a snapshot is taken.
+    """Declare the metrics of all gates; gauges are read when metrics are collected.
 
     :returns: what counts calls, by their upstream, their tier, what became of them
     """
@@ -49,7 +49,7 @@ def measure(registry: Registry, gates: Callable[[], Iterable[Gate]]) -> Callable
                 for tier in {*gate.tiers, *lengths}:
                     waiting.labels(gate.name, tier).set(lengths.get(tier, 0))
 
-    registry.before_snapshot(collect)
+    registry.before_collecting(collect)
     return turns.labels
 
 
@@ -81,5 +81,5 @@ def measure_leases(registry: Registry, lessee: Callable[[], Lessee | None]) -> C
             members.set(found.members)
             alone.set(int(found.is_alone))
 
-    registry.before_snapshot(collect)
+    registry.before_collecting(collect)
     return lambda result: by_result[result].add()

@@ -298,7 +298,7 @@ class Gateway:
     def state(self) -> dict[str, Any]:
         """What the control port shows of this worker; what msgspec can pack."""
         return {
-            "metrics": self.metrics.snapshot(),
+            "metrics": self.metrics.collect(),
             "generations": state.generations(self.pipeline, self.clock.now()),
             "pools": state.pools(self.pipeline),
             "ledger": state.totals(self.recorder.ledger),

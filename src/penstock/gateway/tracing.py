@@ -163,7 +163,7 @@ class Tracing:
             for outcome, cell in cells.items():
                 cell.value = sum(getattr(sender, outcome) for sender in self._senders)
 
-        self._metrics.before_snapshot(collect)
+        self._metrics.before_collecting(collect)
 
 
 def check(config: TracesConfig) -> None:

@@ -255,7 +255,7 @@ class Versions:
                 self._shares.labels(*names).set(canary.share)
                 self._alone.labels(*names).set(float(canary.trial is not None and canary.trial.alone))
 
-        metrics.before_snapshot(collect)
+        metrics.before_collecting(collect)
 
     def __repr__(self) -> str:
         return f"<Versions: {list(self)}>"

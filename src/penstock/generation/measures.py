@@ -9,7 +9,7 @@ from penstock.metrics import Registry
 
 
 def measure(registry: Registry, keepers: Callable[[], Iterable[tuple[str, Keeper]]]) -> None:
-    """Declare the metrics of all journals; they are read when a snapshot is taken."""
+    """Declare the metrics of all journals; they are read when metrics are collected."""
     label = ("durability",)
     unstored = registry.gauge(
         "penstock_generations_unstored", "Generations that are not stored to their end.", labels=label
@@ -60,4 +60,4 @@ def measure(registry: Registry, keepers: Callable[[], Iterable[tuple[str, Keeper
             taken.labels(durability).value = keeper.taken_over
             unclaimed.labels(durability).value = keeper.names.unclaimed
 
-    registry.before_snapshot(collect)
+    registry.before_collecting(collect)

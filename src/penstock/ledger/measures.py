@@ -8,7 +8,7 @@ from penstock.metrics import Registry
 
 
 def measure(registry: Registry, ledger: Ledger) -> None:
-    """Declare the ledger's metrics; they are read when a snapshot is taken, and cost nothing in between."""
+    """Declare the ledger's metrics; they are read when metrics are collected, and cost nothing in between."""
     attempts = registry.gauge("penstock_ledger_open_attempts", "Attempts that are under way.").labels()
     defects = registry.counter(
         "penstock_ledger_defects_total", "Rows opened or settled wrongly; each is a defect of ours."
@@ -60,4 +60,4 @@ def measure(registry: Registry, ledger: Ledger) -> None:
             unqueued.value = stored.unqueued
             well.set(0 if stored.trouble else 1)
 
-    registry.before_snapshot(collect)
+    registry.before_collecting(collect)

@@ -60,7 +60,7 @@ class HealthChecks:
                 if upstream.health is not None:
                     unhealthy.labels(name).set(int(not upstream.health.well))
 
-        metrics.before_snapshot(collect)
+        metrics.before_collecting(collect)
 
     def __repr__(self) -> str:
         return f"<HealthChecks of {len(self._upstreams)} upstreams, {len(self._asking)} under way>"

@@ -50,7 +50,7 @@ class Leaving:
             for name, upstream in self._upstreams.items():
                 leaving.labels(name).set(int(upstream.departure is not None))
 
-        metrics.before_snapshot(collect)
+        metrics.before_collecting(collect)
 
     def __repr__(self) -> str:
         return f"<Leaving, {self._departures}>"

@@ -89,7 +89,7 @@ class Prefetch:
             now = self._now()
             paused.set(sum(each.paused_until > now for each in self._judgements.values()))
 
-        metrics.before_snapshot(collect)
+        metrics.before_collecting(collect)
 
     def __repr__(self) -> str:
         return f"<Prefetch by {self._successors!r}, {len(self._outstanding)} not used yet>"

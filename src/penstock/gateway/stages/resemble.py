@@ -150,7 +150,7 @@ class Resemblance:
             late.value = self.embedding.late
             failed.value = self.embedding.failed
 
-        metrics.before_snapshot(collect)
+        metrics.before_collecting(collect)
 
     # ---- finding ----
 
