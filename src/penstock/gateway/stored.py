@@ -36,7 +36,7 @@ from penstock.errors import (
     PenstockError,
 )
 from penstock.gateway.folded import whole_answer
-from penstock.gateway.kept.by_path import Page, page_of, respond_list
+from penstock.gateway.kept.answering import Page, page_of, respond_list
 from penstock.gateway.stages.read import refuse
 from penstock.generation.log import Generation, State
 from penstock.messages import Dialect, Endpoint

@@ -10,8 +10,9 @@ from blake3 import blake3
 
 from penstock.batches.batch import ENDED, OPENAI, Batch, Status, new_batch_id, shown
 from penstock.errors import BadRequest, Conflict
+from penstock.gateway.kept.answering import method_of, page_of, respond, respond_list
 from penstock.gateway.kept.batch_room import BatchRoom
-from penstock.gateway.kept.by_path import Do, method_of, page_of, respond, respond_list
+from penstock.gateway.kept.by_path import Do
 from penstock.gateway.kept.files import checked_lifetime
 from penstock.gateway.kept.naming_batches import repeatable
 from penstock.messages import JSON, Tenant

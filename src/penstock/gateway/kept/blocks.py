@@ -17,7 +17,8 @@ from typing import Annotated, Any
 import msgspec
 
 from penstock.errors import BadRequest, BlocksLacking, BodyTooLarge, DigestMismatch, PenstockError
-from penstock.gateway.kept.by_path import Work, method_of
+from penstock.gateway.kept.answering import method_of
+from penstock.gateway.kept.by_path import Work
 from penstock.gateway.kept.resumed import ResumedExchange, Target, kept
 from penstock.gateway.kept.told_files import ToldFiles, Wanted
 from penstock.gateway.kept.uploads import Answer

@@ -8,8 +8,9 @@ from functools import partial
 import msgspec
 
 from penstock.errors import BadRequest
+from penstock.gateway.kept.answering import method_of, page_of, respond, respond_list
 from penstock.gateway.kept.batches import checked_metadata
-from penstock.gateway.kept.by_path import Do, method_of, page_of, respond, respond_list
+from penstock.gateway.kept.by_path import Do
 from penstock.gateway.stages.authenticate import owner_of
 from penstock.generation.conversations import Conversation, Conversations, Item
 from penstock.messages import JSON, Tenant

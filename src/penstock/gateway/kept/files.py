@@ -13,7 +13,8 @@ from functools import partial
 
 from penstock.errors import BadRequest, NotFound
 from penstock.gateway.elsewhere import ANTHROPICS_FILES
-from penstock.gateway.kept.by_path import Do, method_of, page_of, respond, respond_list
+from penstock.gateway.kept.answering import method_of, page_of, respond, respond_list
+from penstock.gateway.kept.by_path import Do
 from penstock.messages import JSON, Tenant
 from penstock.net.exchange import Exchange
 from penstock.upload.file_index import StoredFile

@@ -18,8 +18,9 @@ from blake3 import blake3
 
 from penstock.batches.batch import ANTHROPIC, ENDED, Batch, Counts, Status, new_batch_id
 from penstock.errors import BadRequest, BodyTooLarge, Gone, NotFound, PenstockError
+from penstock.gateway.kept.answering import method_of, page_of, respond
 from penstock.gateway.kept.batch_room import BatchRoom
-from penstock.gateway.kept.by_path import Do, method_of, page_of, respond
+from penstock.gateway.kept.by_path import Do
 from penstock.gateway.kept.files import send
 from penstock.gateway.kept.naming_batches import repeatable
 from penstock.gateway.kept.uploads import base_of

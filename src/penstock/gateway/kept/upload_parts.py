@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import msgspec
 
 from penstock.errors import BadRequest, Conflict
-from penstock.gateway.kept.by_path import method_of, respond
+from penstock.gateway.kept.answering import method_of, respond
 from penstock.gateway.kept.files import PURPOSES, checked_lifetime, shown
 from penstock.gateway.kept.uploads import UploadRoom
 from penstock.gateway.stages.authenticate import owner_of
