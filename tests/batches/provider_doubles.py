@@ -137,13 +137,14 @@ class Providers:
         assert (upstream, endpoint) == ("up", self.endpoint.path)
         return self.provider if self.configured else None
 
-    def set_aside(self, batch, record, *, bought):
+    async def set_aside(self, batch, record, *, bought):
         return Aside(self.asides) if bought or self.has_money else None
 
     def deliver(self, batch, record, line, result, generation, *, is_entered):
         if not is_entered and result.status:
             self.delivered.append(generation)
-        return (result.status or 502), result.body or b'{"error":{"message":"%b"}}' % result.why.encode()
+        status = 502 if result.is_unreadable else result.status or 502
+        return status, result.body or b'{"error":{"message":"%b"}}' % result.why.encode()
 
     async def entered(self, generations, since):
         return generations & set(self.delivered)

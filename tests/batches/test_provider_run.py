@@ -8,7 +8,7 @@ import pytest
 from batch_doubles import URL, a_world
 from provider_doubles import Provider, Providers
 
-from penstock.batches import division
+from penstock.batches import division, provider_run
 from penstock.batches.batch import Status
 from penstock.batches.provider_batch import Step
 from penstock.batches.provider_run import FIND_FOR
@@ -512,5 +512,92 @@ def test_a_batch_that_its_provider_does_not_know_for_a_moment_is_not_given_up(tm
             provider.end("b0")
             done = await worker.ended(batch)
             assert (done.counts.completed, done.counts.failed) == (2, 0)
+
+    asyncio.run(main())
+
+
+def let_no_cancel_help(provider):
+    async def cancel(batch_id):
+        provider._ask("cancel", batch_id)
+
+    provider.cancel = cancel
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["running", "its results are there"])
+def test_one_whose_provider_cannot_be_reached_ends_soon_after_its_window(tmp_path, monkeypatch, ended):
+    monkeypatch.setattr(provider_run, "FAILING_FOR", 60.0)
+
+    async def main():
+        async with handing_on(tmp_path) as (world, worker, provider):
+            let_no_cancel_help(provider)
+            batch = await worker.begin(range(2), window=600.0)
+            await world.until(lambda: provider.looks)
+            if ended:
+
+                async def broken(results, write):
+                    raise UpstreamUnreachable("nobody is there")
+
+                provider.download = broken
+                provider.end("b0")
+            else:
+                provider.reachable = False
+            world.wall.time += 601
+            began = world.clock.now()
+            done = await worker.ended(batch)
+            assert 60 <= world.clock.now() - began < 180
+            assert (done.status, done.unrun) == (Status.EXPIRED, 2)
+            assert not world.providers.asides
+
+    asyncio.run(main())
+
+
+def test_one_whose_provider_comes_back_after_its_window_has_what_was_answered(tmp_path, monkeypatch):
+    monkeypatch.setattr(provider_run, "FAILING_FOR", 60.0)
+
+    async def main():
+        async with handing_on(tmp_path) as (world, worker, provider):
+            let_no_cancel_help(provider)
+            batch = await worker.begin(range(2), window=600.0)
+            await world.until(lambda: provider.looks)
+            provider.reachable = False
+            world.wall.time += 601
+            began = world.clock.now()
+            await world.until(lambda: world.clock.now() - began > 30)
+            provider.end("b0")
+            provider.reachable = True
+            done = await worker.ended(batch)
+            assert (done.status, done.counts.completed) == (Status.COMPLETED, 2)
+
+    asyncio.run(main())
+
+
+SPOILED = b'{"custom_id": "%b", "response": {"status_code": 200, "body": {"by": "prov\n'
+
+
+@pytest.mark.parametrize(
+    ("fate", "called"),
+    [
+        pytest.param(Fate.COMPLETED, set(), id="all were run"),
+        pytest.param(Fate.EXPIRED, {"c1", "c2"}, id="some were not run"),
+    ],
+)
+def test_a_result_that_cannot_be_read_is_told_as_such_and_not_bought_again(tmp_path, fate, called):
+    async def main():
+        async with handing_on(tmp_path, call_rest=True) as (world, worker, provider):
+            worker.pipeline.say = say
+
+            async def download(results, write):
+                ids = [json.loads(line)["custom_id"] for line in provider.requests[results]]
+                await write(SPOILED % ids[0].encode() + b"what is this\n" + provider.answered(ids[3]))
+
+            provider.download = download
+            batch = await worker.begin(range(4))
+            await world.until(lambda: provider.looks)
+            provider.end("b0", fate)
+            done = await worker.ended(batch)
+            found = by(await results(worker, done))
+            assert found == {"c3": "provider", **dict.fromkeys(called, "call")}
+            assert done.counts.failed == 3 - len(called)
+            assert len(world.providers.delivered) == 4 - len(called)
 
     asyncio.run(main())

@@ -483,3 +483,65 @@ def test_in_an_outage_a_part_that_is_not_used_for_a_while_does_not_grow():
         return got
 
     assert 1 <= asyncio.run(main()) <= 9
+
+
+# ---- what goes on for hours ----
+
+NAMES = ("alice", "research", "standard", "m")
+SERVED_BY = ("up", "m")
+
+
+def set_aside(process, cost):
+    return process.limiter.set_aside(NAMES, SERVED_BY, cost, is_spent=True)
+
+
+async def spend(world, process):
+    """How many calls it can make, also of what another has to spare only a second later."""
+    got = 0
+    for _ in range(15):
+        await world.turn(1.1)
+        while await process.patient_call():
+            process.end(CENT)
+            got += 1
+    return got
+
+
+def test_what_is_set_aside_is_kept_from_the_others_for_as_long_as_it_is():
+    async def main():
+        world = await World(2, usd_per_day=0.12).start()  # twelve calls
+        waiting, busy = world.processes
+        aside = set_aside(waiting, 10 * CENT)
+        for _ in range(18):  # no call comes there meanwhile
+            await world.turn(1.0)
+        got = await spend(world, busy)
+        aside.release()
+        return got, await spend(world, busy)
+
+    assert asyncio.run(main()) == (2, 10)
+
+
+def test_what_is_to_be_set_aside_is_asked_of_those_who_have_it_to_spare():
+    async def main():
+        world = await World(4, usd_per_day=1.0).start()
+        for process in world.processes:  # all of them hold some
+            assert await process.patient_call()
+            process.end(CENT)
+        await world.turn()
+        asking = asyncio.ensure_future(world.processes[0].limiter.wait_set_aside(NAMES, SERVED_BY, 90 * CENT))
+        while not asking.done():
+            await world.turn()
+        return await asking, await world.processes[0].limiter.wait_set_aside(NAMES, SERVED_BY, 90 * CENT)
+
+    aside, another = asyncio.run(main())
+    assert aside is not None
+    assert another is None
+
+
+def test_what_is_spent_without_a_call_is_told_to_the_others():
+    async def main():
+        world = await World(2, usd_per_day=0.12).start()
+        taking_in, busy = world.processes
+        taking_in.limiter.correct(NAMES, 10 * CENT, SERVED_BY)
+        return await spend(world, busy)
+
+    assert asyncio.run(main()) == 2

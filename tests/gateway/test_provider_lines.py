@@ -204,3 +204,14 @@ def test_an_answer_that_cannot_be_translated_any_more_is_booked_all_the_same():
     assert (status, body["error"]["message"]) == (502, "chats speaks another API now")
     assert (row.outcome, row.usage.input_tokens, row.usage.output_tokens) == (Outcome.COMPLETED, 10, 20)
     assert row.cost == spent == (10 * 3_000_000 + 20 * 15_000_000) // 2
+
+
+@pytest.mark.parametrize("came", [b"", b'{"custom_id": "x", "response": {"body": {"content": "so much of it'])
+def test_a_result_that_cannot_be_read_is_booked_as_an_estimate(came):
+    status, body, (row,), spent = delivered(Result("x", 200, came, is_unreadable=True))
+    assert (status, row.error) == (502, "upstream_broken")
+    assert "may have been billed" in body["error"]["message"]
+    assert (row.outcome, row.usage.estimated) == (Outcome.PARTIAL, True)
+    assert row.usage.input_tokens > 0
+    assert bool(came) == bool(row.usage.output_tokens)
+    assert row.cost == spent > 0

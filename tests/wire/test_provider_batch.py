@@ -152,3 +152,12 @@ def test_results_of_anthropics():
 def test_the_form_follows_the_endpoint():
     assert form_of("/v1/messages") is ANTHROPIC
     assert form_of("/v1/embeddings") is OPENAI
+
+
+@pytest.mark.parametrize("form", [OPENAI, ANTHROPIC])
+def test_of_a_result_that_is_spoiled_it_is_told_whose_it_is_if_that_can_be_seen(form):
+    cut = b'{"id":"batch_req_1","custom_id": "batch_req_2","response":{"status_code":200,"bo'
+    odd = encoded({"custom_id": "batch_req_2", "response": "no", "result": "no"})
+    for line in (cut, odd):
+        assert form.result(line) == Result("batch_req_2", 200, line, is_unreadable=True)
+    assert form.result(cut[:-70]) is None

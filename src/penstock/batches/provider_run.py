@@ -52,6 +52,9 @@ FIND_FOR: Final = 10.0  # seconds for which a batch that may have been made is l
 DOUBTED_FOR: Final = (
     600.0  # seconds for which a provider has to say that it does not know a batch which it has made
 )
+FAILING_FOR: Final = (
+    600.0  # seconds for which a provider may fail after the window has ended before its batch is given up
+)
 CLOCKS_APART: Final = 900.0  # seconds by which a provider's clock and ours may differ
 CROWDED: Final = 60.0  # seconds before a batch that was one too many is tried again; twice as many each time
 MOST_CROWDED: Final = 900.0
@@ -124,6 +127,9 @@ class ProviderRun:
         self._unknown_since = (
             math.inf
         )  # monotonic; the provider has said ever since that there is no such batch
+        self._failing_since = (
+            math.inf
+        )  # monotonic; the provider has failed ever since, and the window has ended
         self._sought_since = 0.0  # monotonic; 0: not yet
         self._cancelled = False
         self._is_ours = (
@@ -144,22 +150,38 @@ class ProviderRun:
         """
         around = self._around
         if self.record.step in {Step.ASKED, Step.RUNNING}:
-            self._aside = self._providers.set_aside(self._owner.batch, self.record, bought=True)
+            self._aside = await self._providers.set_aside(self._owner.batch, self.record, bought=True)
         try:
             while not around.stopping and not self.is_done:
                 try:
                     await self._step()
-                    self._delay = FIRST_LOOK
+                    self._answered()
                 except (UpstreamError, CallerError, Overloaded) as error:
-                    log.warning("%r is tried again in %.0f s: %s", self.record, self._delay, error.message)
-                    await around.pause(self._delay, lambda: False)
-                    self._delay = min(LAST_LOOK, 2 * self._delay)
+                    await self._failed(error)
         except Draining:
             return
         finally:
             self._release()
             if self.record.step is Step.ENDED:  # whoever goes on asks the ledger which results have a row
                 await self._providers.flush()
+
+    def _answered(self) -> None:
+        """The provider does what it is asked for."""
+        self._delay = FIRST_LOOK
+        self._failing_since = math.inf
+
+    async def _failed(self, error: PenstockError) -> None:
+        """It does not: it is asked again, but not for ever."""
+        around = self._around
+        if self._owner.is_over:
+            self._failing_since = min(self._failing_since, around.monotonic())
+            if around.monotonic() - self._failing_since >= FAILING_FOR:
+                log.error("%r is given up, whatever it has cost: %s", self.record, error.message)
+                await self._note(step=Step.DONE)
+                return
+        log.warning("%r is tried again in %.0f s: %s", self.record, self._delay, error.message)
+        await around.pause(self._delay, lambda: False)
+        self._delay = min(LAST_LOOK, 2 * self._delay)
 
     def _release(self) -> None:
         """Keep no money for it any more."""
@@ -203,7 +225,7 @@ class ProviderRun:
     async def _send(self, api: ProviderAPI) -> None:
         around, record = self._around, self.record
         if self._aside is None:
-            self._aside = self._providers.set_aside(self._owner.batch, record, bought=False)
+            self._aside = await self._providers.set_aside(self._owner.batch, record, bought=False)
         if self._aside is None:
             log.info("%r waits: budgets have no room for it", record)
             await self._wait(NO_MONEY)
@@ -345,6 +367,7 @@ class ProviderRun:
             if told.ended is not None:
                 await self._fetch(api, told, told.ended)
                 return
+            self._failing_since = math.inf
             await self._wait(delay)
             delay = min(LAST_LOOK, 2 * delay)
 
@@ -405,7 +428,7 @@ class ProviderRun:
             await around.files.run(reader.close)
         if around.stopping:
             return
-        missing = [(place, Result(name, fate=record.fate, why=record.why)) for name, place in left.items()]
+        missing = [(place, self._untold(name)) for name, place in left.items()]
         rest += [place[0] for place, result in missing if self._may_be_called(result)]
         kept = [each for each in missing if not self._may_be_called(each[1])]
         for at in range(0, len(kept), TAKEN):
@@ -421,6 +444,16 @@ class ProviderRun:
             return
         await self._note(step=Step.DONE)
         await self._forget(api)
+
+    def _untold(self, name: str) -> Result:
+        """What became of a request that results do not tell of.
+
+        In a batch that was completed it was run, as far as anybody knows, and so it is not called again.
+        """
+        record = self.record
+        if record.fate is Fate.COMPLETED:
+            return Result(name, 200, is_unreadable=True)
+        return Result(name, fate=record.fate, why=record.why)
 
     async def _next(self, reader: _Lines) -> list[bytes]:
         texts: list[bytes] = []

@@ -75,7 +75,7 @@ class Providers(Protocol):
     def api(self, upstream: str, endpoint: str) -> ProviderAPI | None:
         """None: there is no such upstream any more."""
 
-    def set_aside(self, batch: Batch, record: ProviderBatch, *, bought: bool) -> Aside | None:
+    async def set_aside(self, batch: Batch, record: ProviderBatch, *, bought: bool) -> Aside | None:
         """What it may cost.
 
         :param bought: it is under way already, so there is nothing to be refused

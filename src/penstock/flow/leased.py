@@ -183,6 +183,11 @@ class AccountLease:
         return [budget for budget in (self.day, self.month) if budget is not None]
 
     @property
+    def is_used(self) -> bool:
+        """Whether calls are under way, or money is kept for what goes on without one."""
+        return self.in_progress > 0 or any(budget.reserved > 0 for budget in self.budgets)
+
+    @property
     def wants_money(self) -> bool:
         """Whether there was not enough for a call, since the last report."""
         return any(budget.is_wanted for budget in self.budgets)
@@ -267,6 +272,11 @@ class AccountLease:
             of_tokens is not None and (of_tokens.asks(tokens) or of_tokens.is_short)
         )
         self.touched(self, counts or not self._known or refused or self.is_short)
+
+    def moved_money(self, now: float) -> None:
+        """Money was taken, or spent, without any call."""
+        self.touched_at = now
+        self.touched(self, not self._known or self.is_short)
 
     def ended(self, now: float) -> None:
         """A call has ended, or is settled."""

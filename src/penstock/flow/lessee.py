@@ -22,7 +22,7 @@ HEARTBEAT = 1.0  # seconds after which a member is heard of even if it has nothi
 PATIENCE = 2.0  # seconds for one exchange
 PAUSE = 0.01  # seconds between two exchanges, however urgent
 AGAIN = 0.02  # seconds after which something is asked for once more
-KEPT = 10.0  # seconds after its last call that an account is reported
+KEPT = 10.0  # seconds after an account was used last for which it is reported
 MAX_REPORTS = 200  # of one exchange
 
 log = logging.getLogger("penstock.gateway")
@@ -156,7 +156,7 @@ class Lessee:
         for lease in list(self._warm):
             if lease.is_stale(now):
                 lease.take_part(self.even)
-            if now - lease.touched_at > KEPT and not lease.in_progress:
+            if now - lease.touched_at > KEPT and not lease.is_used:
                 del self._warm[lease]
                 lease.let_go(self.even)
             elif lease.is_short:  # a place that is free elsewhere should not be missing here for long

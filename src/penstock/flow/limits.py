@@ -38,6 +38,7 @@ from penstock.wire.not_json import NOT_JSON
 from penstock.wire.usage import estimate_tokens
 
 OUTPUT_TOKENS = 1_000  # reserved for the answer of a call that sets no limit to it
+SPARED_WITHIN = 3.0  # seconds; who holds what it does not need says so once a second
 SOON = 1.0  # seconds to come back in, where it depends on calls under way, whose ends nobody knows
 MAX_OUTPUT_TOKENS = 131_072  # no model answers with more, whatever a call asks for
 MAX_CHOICES = 128  # what OpenAI allows for "n"
@@ -261,12 +262,11 @@ class Limiter:
         :param served_by: the upstream, and the model there; None: their accounts know it
         """
         self.look()
-        concerned = self._of_call.get(names) or self._find(names)
-        budgets = concerned.budgets
-        if served_by is not None and (reached := self._reaches(names[3], *served_by)) is not None:
-            budgets += self._beyond(concerned, reached).budgets
-        for budget in budgets:
-            budget.spend(cost)
+        for each in self._served(names, served_by):
+            for budget in each.budgets:
+                budget.spend(cost)
+            for lease in each.leases_of_money:
+                lease.moved_money(self.now())
 
     def set_aside(
         self, names: Names, served_by: tuple[str, str], cost: int, *, is_spent: bool
@@ -279,13 +279,31 @@ class Limiter:
         :returns: None: one of them has not so much left just now
         """
         self.look()
-        concerned = self._of_call.get(names) or self._find(names)
-        reached = self._reaches(names[3], *served_by)
-        both = [concerned] if reached is None else [concerned, self._beyond(concerned, reached)]
+        both = self._served(names, served_by)
         may = [each.may_spend(cost) for each in both]  # all of them are asked: each says what it wants
         if not is_spent and not all(may):
             return None
-        return Aside([budget for each in both for budget in each.budgets], cost)
+        return Aside(both, cost)
+
+    async def wait_set_aside(self, names: Names, served_by: tuple[str, str], cost: int) -> Aside | None:
+        """Take it as soon as this process has been leased so much, where others may have it to spare; see :meth:`set_aside`."""
+        until = self.now() + SPARED_WITHIN
+        while (aside := self.set_aside(names, served_by, cost, is_spent=False)) is None:
+            now = self.now()
+            both = self._served(names, served_by)
+            accounts = [account for each in both for account in each.accounts if account.spends]
+            short = [lease for each in both for lease in each.leases_of_money if lease.wants_money]
+            if now >= until or not short or not all(each.may_get_money(cost) for each in accounts):
+                return None
+            wishes = {lease: Wish(now, 0.0, 0.0, place=False, money=True) for lease in short}
+            await wait_leased(wishes, until - now)
+        return aside
+
+    def _served(self, names: Names, served_by: tuple[str, str] | None) -> list[Concerned]:
+        """Who is concerned by calls of these names that are answered there."""
+        concerned = self._of_call.get(names) or self._find(names)
+        reached = None if served_by is None else self._reaches(names[3], *served_by)
+        return [concerned] if reached is None else [concerned, self._beyond(concerned, reached)]
 
     def look(self) -> None:
         """See which day it is: whoever has a clock asks for it several times a second, not each call."""

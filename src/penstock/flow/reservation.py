@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from penstock.flow.account import Account
     from penstock.flow.budget import Budget
     from penstock.flow.gcra import Bucket
+    from penstock.flow.leased import AccountLease
 
 _NOTHING = Usage()
 _NO_BOUND = 1 << 62  # tokens: more than any call could ask for
@@ -169,6 +170,11 @@ class Concerned:
                 leased.took(cost)
         return True
 
+    @property
+    def leases_of_money(self) -> list[AccountLease]:
+        """Of the accounts whose budgets other processes share."""
+        return [each.lease for each in self.accounts if each.lease is not None and each.spends]
+
     def may_spend(self, cost: int) -> bool:
         """Whether all budgets have so much left, of what this process has been leased where others share them."""
         return self._may_spend(cost) if self._leased else all(budget.fits(cost) for budget in self.budgets)
@@ -293,21 +299,31 @@ class _HandedOn(CallReservation):
 
 
 class Aside:
-    """Money that is kept for what goes on for hours, while it does; what it really costs is spent as it becomes known."""
+    """Money that is kept for what goes on for hours, while it does; what it really costs is spent as it becomes known.
 
-    __slots__ = ("_budgets", "_cost")
+    :param concerned: whose budgets it is taken from
+    """
 
-    def __init__(self, budgets: Sequence[Budget], cost: int) -> None:
-        self._budgets = budgets
+    __slots__ = ("_budgets", "_cost", "_leases", "_now")
+
+    def __init__(self, concerned: Sequence[Concerned], cost: int) -> None:
+        self._budgets = [budget for each in concerned for budget in each.budgets]
+        self._leases = [lease for each in concerned for lease in each.leases_of_money]
         self._cost = cost
-        for budget in budgets:
+        self._now = concerned[0].now
+        for budget in self._budgets:
             budget.left -= cost
+        for lease in self._leases:
+            lease.moved_money(self._now())
 
     def __repr__(self) -> str:
         return f"<Aside of {self._cost / 1e12:g} in {len(self._budgets)} budgets>"
 
     def release(self) -> None:
         """It is over; again does nothing."""
-        budgets, self._budgets = self._budgets, ()
+        budgets, self._budgets = self._budgets, []
+        leases, self._leases = self._leases, []
         for budget in budgets:
             budget.left += self._cost
+        for lease in leases:
+            lease.ended(self._now())

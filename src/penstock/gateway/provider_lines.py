@@ -13,7 +13,7 @@ import time
 from penstock.batches.batch import Batch
 from penstock.batches.provider_batch import ProviderBatch
 from penstock.batches.providers import Aside, Prepared
-from penstock.errors import PenstockError, UpstreamFailed, UpstreamUnreachable, untraced
+from penstock.errors import PenstockError, UpstreamBroken, UpstreamFailed, UpstreamUnreachable, untraced
 from penstock.flow.limits import most_used
 from penstock.gateway.pipeline import Pipeline
 from penstock.gateway.stages.attempt import describe, opened
@@ -127,13 +127,16 @@ class ProviderLines:
         found = self._pipeline.snapshot.upstreams.get(upstream)
         return None if found is None else ProviderBatches(found, BY_PATH[endpoint])
 
-    def set_aside(self, batch: Batch, record: ProviderBatch, *, bought: bool) -> Aside | None:
+    async def set_aside(self, batch: Batch, record: ProviderBatch, *, bought: bool) -> Aside | None:
         limiter = self._pipeline.admission.limiter
         if limiter is None:
             return _Free()
         caller = batch.caller
         names = (caller.key_name, caller.name, caller.tier, record.named)
-        return limiter.set_aside(names, (record.upstream, record.model), record.cost, is_spent=bought)
+        served_by = record.upstream, record.model
+        if bought:
+            return limiter.set_aside(names, served_by, record.cost, is_spent=True)
+        return await limiter.wait_set_aside(names, served_by, record.cost)
 
     # ---- on their way in ----
 
@@ -207,10 +210,13 @@ class ProviderLines:
         row.started = record.asked
         transfer.on_head(result.status, headers)
         transfer.on_data(result.body)
-        try:
-            transfer.conclude()
-        except PenstockError as error:
-            failure = untraced(error)
+        if result.is_unreadable:
+            failure = _unreadable(upstream)
+        else:
+            try:
+                transfer.conclude()
+            except PenstockError as error:
+                failure = untraced(error)
         describe(row, transfer, failure, continues=False)
         row.duration, row.first_token = max(0.0, time.time() - record.asked), None
         log.usage = row.usage
@@ -251,6 +257,13 @@ class ProviderLines:
     def _log(self, call: Call) -> Generation:
         config = self._pipeline.snapshot.config
         return Generation.of(call, started=call.received, max_bytes=config.max_answer_bytes)
+
+
+def _unreadable(upstream: HTTPUpstream) -> UpstreamBroken:
+    return UpstreamBroken(
+        f"the result of this request in the batch of {upstream.name} cannot be read; it may have been billed",
+        upstream=upstream.name,
+    )
 
 
 def _endpoint_of(batch: Batch) -> Endpoint:

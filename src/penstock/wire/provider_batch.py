@@ -8,6 +8,7 @@ it: results come in any order.
 from __future__ import annotations
 
 import enum
+import re
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -70,6 +71,7 @@ class Result(msgspec.Struct, frozen=True):
 
     :ivar status: of its answer; 0: it was not run
     :ivar fate: why not
+    :ivar is_unreadable: it is not known what became of it: ``body`` is what the provider has written of it, if anything
     """
 
     custom_id: str
@@ -78,6 +80,7 @@ class Result(msgspec.Struct, frozen=True):
     request_id: str = ""
     fate: Fate = Fate.COMPLETED
     why: str = ""
+    is_unreadable: bool = False
 
 
 class NotMade(Exception):
@@ -110,8 +113,12 @@ class Form(Protocol):
         """:raises ValueError: this is no list of batches"""
 
     def result(self, line: bytes) -> Result | None:
-        """None: this is no result."""
+        """None: this is no result, or nobody can tell of what."""
 
+
+_ID = re.compile(
+    rb'"custom_id"\s*:\s*"([A-Za-z0-9_-]{1,64})"'
+)  # as ours are, whoever else's may look otherwise
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -143,13 +150,19 @@ class OpenAIForm:
         try:
             told = _openai_line(line)
         except NOT_JSON:
-            return None
+            return _unreadable(line)
         answer = told.response
         if answer is not None and answer.status_code:
             return Result(told.custom_id, answer.status_code, bytes(answer.body), answer.request_id or "")
         error = told.error or _Error()
         fate = _FATE_OF_CODE.get(error.code or "", Fate.FAILED)
         return Result(told.custom_id, fate=fate, why=error.message or "")
+
+
+def _unreadable(line: bytes) -> Result | None:
+    """A line that was spoiled: of which request, if that can be seen yet."""
+    found = _ID.search(line)
+    return None if found is None else Result(found[1].decode("ascii"), 200, line, is_unreadable=True)
 
 
 _STATUS = {
@@ -222,7 +235,7 @@ class AnthropicForm:
         try:
             told = _anthropic_line(line)
         except NOT_JSON:
-            return None
+            return _unreadable(line)
         became = told.result
         if became.type == "succeeded":
             return Result(told.custom_id, 200, bytes(became.message))
