@@ -108,6 +108,17 @@ def test_they_reach_every_upstream_from_every_api(path, kind):
     assert [limit for limit in limits if limit is not None] == [900 if path == MESSAGES else 800]
 
 
+@pytest.mark.parametrize("more", [{"parameters": CAREFUL}, {"max_output_tokens": 800}])
+def test_a_message_needs_no_limit_where_its_model_has_one(more):
+    (asked,), (answer,) = sent_by([PROMPT], path=MESSAGES, **more)
+    assert (answer.status, asked["max_tokens"]) == (200, 800)
+
+
+def test_a_message_needs_a_limit_where_its_model_has_none():
+    asked, (answer,) = sent_by([PROMPT], path=MESSAGES, parameters=ParametersConfig(temperature=0))
+    assert (answer.status, asked) == (400, [])
+
+
 def test_an_answer_is_kept_and_shared_as_if_the_caller_had_said_them():
     async def main():
         async with ScriptedUpstream([answering("one"), answering("two")]) as upstream:

@@ -54,7 +54,9 @@ def test_what_is_wrong_is_named(body, param):
 
 def test_anthropic_messages_need_max_tokens():
     with pytest.raises(BadRequest, match="max_tokens"):
-        read({"model": "m", "messages": []}, Endpoint.MESSAGES)
+        request.check_unlimited(Endpoint.MESSAGES)
+    request.check_unlimited(Endpoint.CHAT)
+    assert read({"model": "m", "messages": []}, Endpoint.MESSAGES).max_output_tokens is None
 
 
 def test_deep_nesting_is_refused_or_relayed_but_never_fatal():

@@ -114,6 +114,8 @@ class Opening(msgspec.Struct, frozen=True):
 def read(endpoint: Endpoint, body: bytes) -> Opening:
     """Split a body and check what the gateway itself relies on.
 
+    That it says how long the answer may be where it must (:func:`check_unlimited`), is for another to see: not only its caller can.
+
     :raises BadRequest: not JSON, not an object, of too many values, or a member that is missing or of the wrong
         type; ``param`` names it
     """
@@ -237,7 +239,7 @@ def usage_wanted(opening: dict[str, msgspec.Raw], *, running: bool) -> bytes:
 def output_limit(endpoint: Endpoint, fields: dict[str, msgspec.Raw]) -> int | None:
     """The tokens that the answer may have; the larger one, where there are two: which of them an upstream heeds, it alone knows.
 
-    :raises BadRequest: a limit is none, or is missing where there must be one
+    :raises BadRequest: a limit is none
     """
     most: int | None = None
     for name in _OUTPUT_LIMITS.get(endpoint, ()):
@@ -248,11 +250,16 @@ def output_limit(endpoint: Endpoint, fields: dict[str, msgspec.Raw]) -> int | No
                     raise BadRequest(f"{name} must lie between 0 and {MAX_TOKENS}", param=name)
                 if most is None or limit > most:
                     most = limit
-    if most is not None:
-        return most
+    return most
+
+
+def check_unlimited(endpoint: Endpoint) -> None:
+    """Whether a request need not say how long the answer may be.
+
+    :raises BadRequest: it must
+    """
     if endpoint is _MESSAGES:
         raise BadRequest("the body must have max_tokens", param="max_tokens", code="missing_parameter")
-    return None
 
 
 _T = TypeVar("_T")

@@ -48,6 +48,8 @@ def decode(
     if router.has_parameters and (completed := router.completed(endpoint, model, fields)) is not None:
         fields, body = completed, request.rewritten(completed, named(model, version))
         limit = request.output_limit(endpoint, fields)
+    if limit is None:
+        request.check_unlimited(endpoint)
     call = Call(  # by position: by name it takes twice as long
         new_id(),
         endpoint,
