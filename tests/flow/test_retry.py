@@ -23,9 +23,10 @@ def test_jitter_is_full():
 
 
 def test_the_floor_allows_some_retries_without_any_traffic():
-    budget = RetryBudget(RetryConfig(budget_floor=3, budget_ratio=0.1))
+    refused = []
+    budget = RetryBudget(RetryConfig(budget_floor=3, budget_ratio=0.1), lambda: refused.append(1))
     assert [budget.withdraw(100.0) for _ in range(4)] == [True, True, True, False]
-    assert budget.exhausted_total == 1
+    assert refused == [1]
 
 
 def test_each_call_earns_a_share_of_a_retry():

@@ -111,9 +111,15 @@ def test_when_all_fail_the_last_error_is_told_and_the_sdk_asked_not_to_multiply_
 
 def test_a_spent_retry_budget_ends_the_retries():
     none = RetryConfig(first_delay=0.0, budget_floor=0, budget_ratio=0)
-    answer, booked, _ = run([answering(error("500 no"))], retry=none)
+    gateways = []
+
+    async def during(gateway, _):
+        gateways.append(gateway)
+
+    answer, booked, _ = run([answering(error("500 no"))], retry=none, during=during)
     assert answer.status == 502
     assert len(booked) == 1
+    assert gateways[0].recorder.measures.retries_refused.labels().value == 1
 
 
 def test_a_long_retry_after_is_not_waited_for():

@@ -109,7 +109,7 @@ def test_a_version_that_fails_or_hangs_is_nothing_to_the_caller(one, other):
         for number in range(3):
             failing.append((await call(port, asked(number))).status)
             await idle(gateway)
-        return failing, outcomes(gateway), gateway.pipeline.snapshot.budget.exhausted_total
+        return failing, outcomes(gateway), gateway.recorder.measures.retries_refused.labels().value
 
     assert run(settings(one.url, other.url, second="sim:500"), talk) == ([200] * 3, {"failed": 3}, 0)
 

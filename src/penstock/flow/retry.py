@@ -27,16 +27,19 @@ def delay(config: RetryConfig, attempt: int, rand: Callable[[], float] = random.
 
 
 class RetryBudget:
-    """How many retries may be spent now.  One second's granularity, ten seconds' memory."""
+    """How many retries may be spent now.  One second's granularity, ten seconds' memory.
 
-    __slots__ = ("_calls", "_config", "_retries", "_second", "exhausted_total")
+    :param refused: told of each retry that there was nothing left for
+    """
 
-    def __init__(self, config: RetryConfig) -> None:
+    __slots__ = ("_calls", "_config", "_refused", "_retries", "_second")
+
+    def __init__(self, config: RetryConfig, refused: Callable[[], None] = lambda: None) -> None:
         self._config = config
+        self._refused = refused
         self._calls = [0] * int(WINDOW)
         self._retries = [0] * int(WINDOW)
         self._second = 0
-        self.exhausted_total = 0
 
     def __repr__(self) -> str:
         return f"<RetryBudget {sum(self._retries)} spent of {self._allowed():.1f}>"
@@ -52,7 +55,7 @@ class RetryBudget:
         """May a retry be made?  True spends it."""
         slot = self._slot(now)
         if sum(self._retries) >= self._allowed():
-            self.exhausted_total += 1
+            self._refused()
             return False
         self._retries[slot] += 1
         return True

@@ -451,7 +451,7 @@ class Gateway:
             keyring,
             router,
             made,
-            RetryBudget(config.retry),
+            RetryBudget(config.retry, self.recorder.measures.retries_refused.labels().add),
             self._degradation(config),
             cascades if len(cascades) else None,
         )

@@ -45,6 +45,9 @@ class Measures:
             "penstock_attempts_total", "Upstream calls that have ended.", "upstream", "outcome", "error"
         )
         self.retries = counter("penstock_retries_total", "Attempts repeated.", "upstream")
+        self.retries_refused = counter(
+            "penstock_retries_refused_total", "Retries that the budget had nothing left for."
+        )
         self.overstated = counter(
             "penstock_overstated_usage_total", "Attempts whose upstream told of more than can be.", "upstream"
         )
