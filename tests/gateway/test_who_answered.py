@@ -71,3 +71,29 @@ def test_a_name_that_a_caller_made_up_makes_no_header_of_its_own():
     (answer,) = asked("tokens=4", models=models, show_upstream=True, bodies=bodies)
     assert answer.headers["penstock-model"] == "x??set-cookie: a=1?"
     assert "set-cookie" not in answer.headers
+
+
+def fallback_of(*scripts, models, **more):
+    (answer,) = asked(*scripts, models=models, **more)
+    assert answer.status == 200
+    return answer.headers.get("penstock-fallback")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_that_another_has_answered_is_told_without_its_name(stream):
+    more = {"bodies": [{**PROMPT, "stream": stream}]}
+    both = {"m": ModelConfig(candidates=candidates(0, 1))}
+    assert fallback_of("tokens=4", "tokens=4", models=both, **more) is None
+    assert fallback_of("500", "tokens=4", models=both, **more) == "candidate"
+    other = {
+        "m": ModelConfig(candidates=candidates(0), fallbacks=['little "one"']),
+        'little "one"': ModelConfig(candidates=candidates(1)),
+    }
+    assert fallback_of("tokens=4", "tokens=4", models=other, **more) is None
+    assert fallback_of("500", "tokens=4", models=other, **more) == 'model; model="little \\"one\\""'
+
+
+def test_a_kept_answer_tells_that_another_has_made_it():
+    models = {"m": ModelConfig(candidates=candidates(0, 1), cache=ModelCacheConfig())}
+    answers = asked("500", "tokens=4", models=models, bodies=[PROMPT] * 2)
+    assert [answer.headers["penstock-fallback"] for answer in answers] == ["candidate"] * 2

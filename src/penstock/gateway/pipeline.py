@@ -527,6 +527,7 @@ class Pipeline:
         """Fill a generation, and leave it finished or failed whatever happens."""
         try:
             candidates = snapshot.router.route(call)
+            first = candidates[0]
             substitutes = snapshot.router.substitutes
             if substitutes is not None:
                 candidates = substitutes.fit(call, generation, candidates)
@@ -534,7 +535,7 @@ class Pipeline:
             snapshot.budget.deposit(call.received)
             cascades = snapshot.cascades
             if cascades is None or not await cascades.answered(call, generation, snapshot.router):
-                await production.run(candidates, substitutes)
+                await production.run(candidates, substitutes, first)
             settle(call, generation)  # before its caller is told how much is left
             generation.finish()
             if call.asked is not None:

@@ -40,7 +40,7 @@ from penstock.flow.retry import RetryBudget
 from penstock.gateway.stages import trace
 from penstock.gateway.stages.attempt import describe, opened
 from penstock.gateway.stages.batch import ask_together
-from penstock.gateway.stages.candidate import Candidate
+from penstock.gateway.stages.candidate import Candidate, standing_in
 from penstock.gateway.stages.continuing import Continuing
 from penstock.gateway.stages.failure import (
     Abandoned,
@@ -85,6 +85,7 @@ class Production:
         "_cancel_grace",
         "_candidates",
         "_continuing",
+        "_first",
         "_passed_on",
         "_prompt",
         "_recorder",
@@ -119,6 +120,7 @@ class Production:
         self._passed_on = False  # another process reads on in the upstream's run, and books all of it
         self._cancel_grace = 0.0
         self._candidates: Sequence[Candidate] = ()
+        self._first: Candidate | None = None  # who answers unless something is in the way; None: whoever does
         self._continuing: Continuing | None = None  # None: nobody has gone on with it
         self.tries = 0
         self._prompt: Usage | None = None  # what the prompt cost, as the first upstream told before it broke
@@ -176,15 +178,22 @@ class Production:
 
     # ---- from nothing, or from what is there ----
 
-    async def run(self, candidates: Sequence[Candidate], substitutes: Substitutes | None = None) -> None:
+    async def run(
+        self,
+        candidates: Sequence[Candidate],
+        substitutes: Substitutes | None = None,
+        first: Candidate | None = None,
+    ) -> None:
         """Call until the log is complete; one that holds events already is gone on with.
 
         :param substitutes: who is asked where a prompt is refused for what it is; None: nobody
+        :param first: who would be asked if all were well: callers are told of another; None: the first of the candidates
         :raises PenstockError: the last failure before the first event, or the break that could not be mended
         """
         if self.abandoned:
             raise Abandoned("the last reader has left")
         self._candidates = candidates
+        self._first = first or candidates[0]
         broken: UpstreamError | None
         free = False
         if not self.generation.events:
@@ -390,8 +399,10 @@ class Production:
             transfer, head, body = upstream.continued(
                 call, generation, candidate.timeouts, candidate.model, *more, candidate.extra
             )
-        if candidate.notices:
-            transfer.notices = candidate.notices
+        first = self._first
+        if candidate.notices or candidate is not first:
+            other = standing_in(candidate, first) if first is not None else ()
+            transfer.notices = candidate.notices + other
         allotment = candidate.allotment
         allotted = await allotment.take(call) if allotment is not None else None
         generation.attempts += 1

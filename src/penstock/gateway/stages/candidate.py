@@ -51,6 +51,16 @@ def alone(candidate: Candidate) -> tuple[Candidate, ...]:
     return (msgspec.structs.replace(candidate, sole=True),)
 
 
+def standing_in(candidate: Candidate, first: Candidate) -> tuple[tuple[bytes, bytes], ...]:
+    """What callers are told of one that answers in the stead of another: not who either is, but another model's name here."""
+    if candidate is first:
+        return ()
+    said = b"candidate"
+    if candidate.route != first.route:
+        said = b"model; model=%b" % quoted(candidate.route)
+    return ((b"penstock-fallback", said),)
+
+
 def standing_behind(candidates: Sequence[Candidate]) -> str:
     """What changes when others may give the answers, or are asked otherwise."""
     return msgspec.json.encode(
@@ -87,6 +97,12 @@ def signature_of(upstream: str, model: str, version: str) -> tuple[tuple[bytes, 
 
 def _shown(name: str) -> bytes:
     return "".join(character if " " <= character <= "~" else "?" for character in name).encode()
+
+
+def quoted(name: str) -> bytes:
+    """A quoted string of a header field (RFC 9110, 5.6.4)."""
+    text = "".join(character for character in name if " " <= character <= "~")
+    return b'"%b"' % text.replace("\\", "\\\\").replace('"', '\\"').encode()
 
 
 def named_there(template: str, pattern: str, model: str) -> str:

@@ -15,6 +15,7 @@ import msgspec
 from penstock.errors import REFUSED, Overloaded
 from penstock.flow.degrade import Ladders, Steps
 from penstock.flow.gate import Asked
+from penstock.gateway.stages.candidate import quoted
 from penstock.gateway.stages.route import Router
 from penstock.messages import Call, Reduction
 from penstock.metrics import Registry
@@ -126,7 +127,7 @@ def lessened(call: Call, reduction: Reduction) -> Call:
     fields, told = call.fields, []
     model, limit = reduction.smaller or call.model, call.max_output_tokens
     if reduction.smaller:
-        told.append(b"smaller; model=%b" % _quoted(model))
+        told.append(b"smaller; model=%b" % quoted(model))
     if reduction.max_tokens is not None:
         limit = reduction.max_tokens
         fields = request.limited(call.endpoint, fields, limit)
@@ -162,9 +163,3 @@ def retry_after(call: Call, router: Router) -> float:
         if candidate.upstream.gate is not None
     ]
     return min(max(min(waits, default=1.0), 1.0), _LONGEST)
-
-
-def _quoted(name: str) -> bytes:
-    """A quoted string of a header field (RFC 9110, 5.6.4)."""
-    text = "".join(character for character in name if " " <= character <= "~")
-    return b'"%b"' % text.replace("\\", "\\\\").replace('"', '\\"').encode()
