@@ -208,6 +208,26 @@ def test_a_defect_of_ours_ends_the_attempt_and_not_the_connections_loop(monkeypa
     assert "defect" in caplog.text
 
 
+@pytest.mark.parametrize("delivered", [True, False])
+def test_what_came_behind_a_fault_in_the_same_piece_is_counted(delivered):
+    first = [chunk("a")] * delivered
+    used = used_by(*first, chunk("b") + b"data: {\n\n" + chunk("c") + chunk("d"), conclude=False)
+    assert (used.output_tokens, used.estimated) == (3 + delivered, True)
+    assert used_by(b"data: {\n\n" + chunk("c"), conclude=False).output_tokens == 1
+
+
+def test_so_it_is_beyond_what_the_upstream_has_told_so_far():
+    told = {"usage": {"prompt_tokens": 3, "completion_tokens": 7}}
+    used = used_by(chunk("a", **told), b"data: {\n\n" + chunk("b"), conclude=False)
+    assert used == Usage(input_tokens=3, output_tokens=8, estimated=True)
+
+
+def test_so_it_is_where_the_answer_is_translated():
+    pieces = (chunk("a"), b"data: {\n\n" + chunk("b"))
+    used = used_by(*pieces, conclude=False, endpoint=Endpoint.MESSAGES, to=Dialect.OPENAI)
+    assert used.output_tokens == 2
+
+
 # ---- errors ---------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import ClassVar, Protocol
 
+import msgspec
+
 from penstock.errors import PenstockError, UpstreamBroken
 from penstock.generation.log import Generation
 from penstock.messages import Endpoint, Event, Headers, Usage
@@ -38,6 +40,7 @@ class StreamTransfer(Transfer):
     """The receiver of such an answer."""
 
     __slots__ = (
+        "_behind",
         "_first",
         "_held_back",
         "_measured",
@@ -69,6 +72,7 @@ class StreamTransfer(Transfer):
                 job.call.model, job.call.include_usage, created=int(time.time())
             )
         self._first = len(generation.events)
+        self._behind = 0  # output tokens that came behind a fault
         self._undelivered: list[Event] = []
         self._held_back: list[Event] | None = [] if job.hold_back else None  # None: nothing waits any more
         self._measured = (0.0, 0)  # when the pace was last measured, and how far the answer had come then
@@ -148,6 +152,8 @@ class StreamTransfer(Transfer):
         try:
             self._progress.take(frames, events)
         except PenstockError as error:
+            endpoint = self.job.endpoint
+            self._behind = usage.output_tokens_in(endpoint, frames) - usage.output_tokens_in(endpoint, events)
             if self.run is not None:
                 self.run.stopped(events, error)
             self._salvage(events, now)
@@ -269,7 +275,7 @@ class StreamTransfer(Transfer):
             connection.hang_up(self.job.cancel_grace)
 
     def _salvage(self, frames: list[Event], now: float) -> None:
-        """What came in one piece with a fault, before it, has been paid for."""
+        """What came in one piece with a fault, before it, has been paid for; and behind it, but nobody gets that."""
         if self._translator is not None:
             frames = self._translated(self._translator, frames, now)
         self._hold_or_deliver(frames, now)
@@ -314,21 +320,28 @@ class StreamTransfer(Transfer):
     def _received(self) -> Usage:
         told = self._progress.usage
         if told is not None and (self._progress.complete or self.job.endpoint is Endpoint.CHAT):
-            return told  # an OpenAI chunk's usage covers all that came before it
+            # An OpenAI chunk's usage covers all that came before it.
+            return self._with_behind(told) if self._behind else told
         splice = self.job.splice
         others = self.lost or (self.race is not None and not self.seen)  # what is in the log is not from here
         mine = [] if others else self.generation.events[self._first :]
         received = mine or self._held_back or self._undelivered
-        if told is None and not (received or (splice is not None and splice.came)):
+        if told is None and not (received or self._behind or (splice is not None and splice.came)):
             # Its head alone does not tell whether anything was computed, and lost on its way.
             return Usage(estimated=self._broke_off and not self.seen)
         if splice is not None:
             output = splice.received  # of a repeated answer only what is new is in the log
         else:
             output = usage.output_tokens_in(self.generation.endpoint, received)
+        output += self._behind
         if told is None:
             return Usage(input_tokens=self._prompt_tokens(), output_tokens=output, estimated=True)
         return usage.merge(told, Usage(input_tokens=told.input_tokens, output_tokens=output, estimated=True))
+
+    def _with_behind(self, told: Usage) -> Usage:
+        """What the upstream had told before a fault, and what came behind that."""
+        output = told.output_tokens + self._behind
+        return msgspec.structs.replace(told, output_tokens=output, estimated=True)
 
 
 def _no_stream() -> UpstreamBroken:
