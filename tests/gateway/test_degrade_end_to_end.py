@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import msgspec
+import pytest
 from serving import COMPLETION, PROMPT, call, config, plain, serving, until
 
 from penstock.config.model import (
@@ -21,9 +22,13 @@ ASKED = {**PROMPT, "temperature": 0}
 SMALL = {**COMPLETION, "id": "small"}
 
 
-def settings(upstream, small, *, cache=None, **ladder):
+def settings(upstream, small, *, cache=None, poor=False, **ladder):
     """``m`` at an upstream that takes one call at once, ``s`` at another that takes many."""
-    whole = config(upstream.url, small.url, retry=RetryConfig(attempts=1, first_delay=0.0))
+    whole = config(
+        upstream.url,
+        small.url,
+        retry=RetryConfig(attempts=1, first_delay=0.0, budget_floor=0 if poor else 10, budget_ratio=0),
+    )
     up0, up1 = whole.upstreams["up0"], whole.upstreams["up1"]
     gated = ConcurrencyConfig(limit=1, adaptive=False)
     return msgspec.structs.replace(
@@ -37,8 +42,9 @@ def settings(upstream, small, *, cache=None, **ladder):
     )
 
 
-def run(test, *, cache=None, clock=None, large=3, **ladder):
+def run(test, *, cache=None, clock=None, large=3, small_says=None, **ladder):
     """``test(port, busy, gateway, large, small)``; ``busy()`` makes the large model's upstream busy, and then free."""
+    little = [Step.REQUEST, small_says or plain(SMALL)]
 
     async def main():
         go_on = asyncio.Event()
@@ -52,7 +58,7 @@ def run(test, *, cache=None, clock=None, large=3, **ladder):
         ]
         async with (
             ScriptedUpstream([script, script]) as upstream,
-            ScriptedUpstream([[Step.REQUEST, plain(SMALL)] * 5]) as small,
+            ScriptedUpstream([little * 5, little * 5]) as small,
             serving(settings(upstream, small, cache=cache, **ladder), clock) as (gateway, port),
         ):
             gate = gateway.pipeline.snapshot.upstreams["up0"].gate
@@ -92,7 +98,34 @@ def test_a_busy_model_is_answered_by_a_smaller_one_and_a_free_one_by_itself():
     assert answer.headers["penstock-degraded"] == 'smaller; model="s"'
     assert asked["model"] == "tiny"
     assert asked["messages"] == PROMPT["messages"]
-    assert counts == {("standard", "smaller"): 1, ("standard", "queue"): 0}
+    assert counts == {("standard", "smaller"): 1, ("standard", "larger"): 0, ("standard", "queue"): 0}
+
+
+async def ask_while_busy(port, busy, gateway, upstream, small):
+    """What is said to one who asks while the small model answers; it fails, and the large one is free a moment later."""
+    async with busy():
+        asking = asyncio.ensure_future(call(port, PROMPT))
+        gate = gateway.pipeline.snapshot.upstreams["up0"].gate
+        await until(lambda: asking.done() or len(gate.queue) == 1)
+    return await asking, reduced(gateway)
+
+
+@pytest.mark.parametrize("status", ["500 no", "400 too long for me"])
+def test_where_the_small_model_fails_the_one_that_was_asked_for_answers(status):
+    failure = plain({"error": {"message": "no"}}, status=status)
+    answer, counts = run(ask_while_busy, small_says=failure, smaller=1.0)
+    assert (answer.status, answer.json()["id"]) == (200, "c")
+    assert answer.headers["penstock-degraded"] == 'smaller; model="s", queue'
+    assert answer.headers["penstock-fallback"] == 'model; model="m"'
+    assert answer.headers["penstock-attempts"] == "2"
+    assert (counts["standard", "smaller"], counts["standard", "larger"]) == (1, 1)
+
+
+def test_as_long_as_the_retry_budget_has_something_left():
+    failure = plain({"error": {"message": "no"}}, status="500 no")
+    answer, counts = run(ask_while_busy, small_says=failure, poor=True, smaller=1.0)
+    assert answer.status == 502
+    assert (counts["standard", "smaller"], counts["standard", "larger"]) == (1, 0)
 
 
 def test_a_step_that_was_taken_is_kept_while_the_model_may_be_busy_again():

@@ -535,7 +535,10 @@ class Pipeline:
             snapshot.budget.deposit(call.received)
             cascades = snapshot.cascades
             if cascades is None or not await cascades.answered(call, generation, snapshot.router):
-                await production.run(candidates, substitutes, first)
+                if call.named and (degradation := snapshot.degradation) is not None:
+                    await degradation.run(production, candidates, substitutes, first, snapshot.router)
+                else:
+                    await production.run(candidates, substitutes, first)
             settle(call, generation)  # before its caller is told how much is left
             generation.finish()
             if call.asked is not None:

@@ -328,6 +328,10 @@ class Production:
         assert failure is not None, "a route has at least one candidate"
         raise with_others(failure, failures)
 
+    def may_retry(self) -> bool:
+        """Whether the budget has something left for one more try, which is taken from it."""
+        return self._budget.withdraw(self._recorder.clock.now())
+
     def _is_late_after(self, wait: float) -> bool:
         """Whether the call's deadline will have passed in so many seconds, and nothing of its answer is there."""
         deadline = deadline_of(self.call)

@@ -3,6 +3,7 @@
 The contract: what a tier's ladder (``flow.degrade``) says at the present load of the call's model.  A kept answer
 that is too old otherwise, a smaller model, a shorter answer, or 503 at once: in this order, and each told to the
 caller in ``Penstock-Degraded``.  Between a shorter answer and 503 lies the upstream's queue, and that is told, too.
+A smaller model's failure is not the caller's: the model that he asked for is asked then.
 
 A background call can wait, so it is never given less, unless its caller waits for it; lines of a batch are, if their
 tier's ladder says so.  What is not generated (embeddings, counts of tokens) has no smaller form.
@@ -10,13 +11,18 @@ tier's ladder says so.  What is not generated (embeddings, counts of tokens) has
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
-from penstock.errors import REFUSED, Overloaded
+from penstock.errors import REFUSED, CallerError, DeadlinePassed, Overloaded, RateLimited, UpstreamError
 from penstock.flow.degrade import Ladders, Steps
 from penstock.flow.gate import Asked
-from penstock.gateway.stages.candidate import quoted
+from penstock.gateway.stages.call import Production
+from penstock.gateway.stages.candidate import Candidate, quoted
 from penstock.gateway.stages.route import Router
+from penstock.gateway.stages.substitute import Substitutes
+from penstock.generation.log import TOO_LARGE
 from penstock.messages import Call, Reduction
 from penstock.metrics import Registry
 from penstock.wire import request
@@ -48,6 +54,8 @@ class Degradation:
         for tier, step in ladders.all_steps():
             self._reduced.labels(tier, step)
             self._reduced.labels(tier, "queue")
+            if step == "smaller":
+                self._reduced.labels(tier, "larger")
 
     def look(self, call: Call, router: Router) -> None:
         """Decide how the call may be answered; :attr:`Call.reduction` says it from then on.
@@ -95,6 +103,43 @@ class Degradation:
             ):
                 max_tokens = config.max_tokens
         return Reduction(steps.stale, smaller, max_tokens)
+
+    async def run(
+        self,
+        production: Production,
+        candidates: Sequence[Candidate],
+        substitutes: Substitutes | None,
+        first: Candidate,
+        router: Router,
+    ) -> None:
+        """:meth:`Production.run` for a call that was given less: where a smaller model fails before it has said anything, the
+        one that the caller asked for is asked after all, if the retry budget has something left.
+        """
+        try:
+            await production.run(candidates, substitutes, first)
+            return
+        except (CallerError, Overloaded, RateLimited, UpstreamError) as error:
+            if production.generation.events or isinstance(error, DeadlinePassed) or error.code == TOO_LARGE:
+                raise
+            others = self._larger(production, candidates, router)
+            if not others:
+                raise
+        await production.run(others, None, first)
+
+    def _larger(
+        self, production: Production, asked: Sequence[Candidate], router: Router
+    ) -> Sequence[Candidate]:
+        """Who answers the model that the caller has named, and has not been asked yet; nobody, if that is a retry too many."""
+        call = production.call
+        if production.abandoned or call.named == call.model:
+            return ()
+        before = {(each.upstream.name, each.model) for each in asked}
+        wanted = msgspec.structs.replace(call, model=call.named)
+        others = [each for each in router.route(wanted) if (each.upstream.name, each.model) not in before]
+        if not others or not production.may_retry():
+            return ()
+        self._reduced.labels(call.tenant.tier, "larger").add()
+        return others
 
     def stale(self, call: Call) -> None:
         """The call gets a kept answer that is too old otherwise."""
