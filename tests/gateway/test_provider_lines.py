@@ -8,10 +8,11 @@ from serving import COMPLETION
 
 from penstock.batches.batch import ANTHROPIC, OPENAI, Batch, new_batch_id
 from penstock.batches.provider_batch import ProviderBatch
+from penstock.cache.entry import Entry
 from penstock.config.load import parse
 from penstock.gateway.compose import build
 from penstock.gateway.provider_lines import ProviderLines
-from penstock.messages import Endpoint, Outcome
+from penstock.messages import Endpoint, Outcome, Usage
 from penstock.testing import FakeClock
 from penstock.wire.batch import Line
 from penstock.wire.provider_batch import Fate, Result
@@ -54,9 +55,9 @@ def a_line(**body):
     return Line("one", json.dumps(body).encode())
 
 
-def with_lines(test):
+def with_lines(test, config=CONFIG):
     async def main():
-        gateway = build(parse(CONFIG), clock=FakeClock())
+        gateway = build(parse(config), clock=FakeClock())
         return test(gateway, ProviderLines(gateway.pipeline, None))
 
     return asyncio.run(main())
@@ -112,6 +113,33 @@ def test_of_several_candidates_the_one_with_batches_is_asked_whatever_the_draw()
 )
 def test_these_are_called_by_themselves(body, endpoint, models):
     assert prepared(body, endpoint, models=models) is None
+
+
+def kept_for_good():
+    members = {"endpoint": "chat", "model": "fast", "upstream": "chats", "upstream_model": "gpt-4o-mini"}
+    members |= {"stream": False, "include_usage": False, "running_usage": False}
+    members |= {"headers": (), "events": (json.dumps(COMPLETION).encode(),), "tags": ()}
+    times = {"asked": 0.0, "stored": 0.0, "fresh_until": 1e12, "kept_until": 1e12}
+    return Entry(**members, **times, usage=Usage(), cost=0)
+
+
+def test_a_line_whose_answer_is_kept_is_called_by_itself():
+    config = CONFIG.replace("model: gpt-4o-mini}]}", "model: gpt-4o-mini}], cache: {}}", 1)
+    line, other = a_line(model="fast", temperature=0, **CHAT), a_line(model="fast", temperature=0.5, **CHAT)
+
+    def test(gateway, lines):
+        batch, pipeline = a_batch(), gateway.pipeline
+        before = lines.prepare(batch, Endpoint.CHAT, line)
+        call = lines._call(batch, Endpoint.CHAT, line)
+        question = pipeline.lookup.question(call, pipeline.snapshot.router, open_to_all=False)
+        gateway.cache.memory.put(question.key, kept_for_good())
+        prepared = [lines.prepare(batch, Endpoint.CHAT, each) for each in (line, other)]
+        return before, *prepared
+
+    before, kept, uncached = with_lines(test, config)
+    assert before is not None
+    assert uncached is not None
+    assert kept is None
 
 
 def a_record(**changes):

@@ -2,7 +2,8 @@
 
 A line is prepared by the same functions that prepare a call (decode, what is left out of its prompt, its route, its
 upstream's dialect), and its answer goes through the same receiver, which translates it and says what it used.  What a
-call waits for in between (its turn, limits of a minute, a shared answer) is none of a provider's batch.
+call waits for in between (its turn, limits of a minute, a shared answer) is none of a provider's batch; what memory has an
+answer to does not go there.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class ProviderLines:
                 return None
             permit(call)
             candidate = self._candidate(call)
-            if candidate is None:
+            if candidate is None or self._is_kept(call):
                 return None
             upstream = candidate.upstream
             transfer = upstream.transfer(call, self._log(call), candidate.timeouts)
@@ -118,6 +119,13 @@ class ProviderLines:
             ),
             None,
         )
+
+    def _is_kept(self, call: Call) -> bool:
+        """Whether it costs nothing to call the line by itself."""
+        lookup, snapshot = self._pipeline.lookup, self._pipeline.snapshot
+        if lookup is None:
+            return False
+        return lookup.has(call, snapshot.router, open_to_all=snapshot.keyring.open)
 
     def _most(self, call: Call, candidate: Candidate) -> int:
         prices, name, model = self._pipeline.recorder.ledger.prices, candidate.upstream.name, candidate.model

@@ -357,6 +357,15 @@ class Lookup:
         self.release(question)
         return False
 
+    def has(self, call: Call, router: Router, *, open_to_all: bool) -> bool:
+        """Whether memory has a fresh answer, though nobody asks for it now."""
+        question = self.question(call, router, open_to_all=open_to_all)
+        if question is None or not question.control.reads:
+            return False
+        entry = self.cache.memory.peek(question.key)
+        found = None if entry is None else self.judged(question, entry)
+        return found is not None and found.status_name == FRESH
+
     def release(self, question: Question) -> None:
         """Nobody asks this question any more: its answer is kept, or there is none."""
         self.renewing.discard(question.key)
