@@ -601,3 +601,23 @@ def test_a_result_that_cannot_be_read_is_told_as_such_and_not_bought_again(tmp_p
             assert len(world.providers.delivered) == 4 - len(called)
 
     asyncio.run(main())
+
+
+def test_a_worker_that_goes_waits_for_no_money(tmp_path):
+    async def main():
+        async with handing_on(tmp_path) as (world, worker, provider):
+            asked = asyncio.Event()
+
+            async def set_aside(batch, record, *, bought):
+                asked.set()
+                await asyncio.Event().wait()
+
+            world.providers.set_aside = set_aside
+            await worker.begin(range(2))
+            await world.until(asked.is_set)
+            world.workers.remove(worker)
+            async with asyncio.timeout(20):
+                await worker.close()
+            assert provider.asked == []
+
+    asyncio.run(main())

@@ -243,3 +243,19 @@ def test_a_result_that_cannot_be_read_is_booked_as_an_estimate(came):
     assert row.usage.input_tokens > 0
     assert bool(came) == bool(row.usage.output_tokens)
     assert row.cost == spent > 0
+
+
+def test_what_budgets_have_no_room_for_is_not_set_aside_unless_it_is_bought():
+    async def main():
+        lines = ProviderLines(build(parse(CONFIG), clock=FakeClock()).pipeline, None)
+        most, more = a_record(cost=10**12), a_record(cost=1)
+        aside = await lines.set_aside(a_batch(), most, bought=False)
+        refused = await lines.set_aside(a_batch(), more, bought=False)
+        bought = await lines.set_aside(a_batch(), more, bought=True)
+        bought.release()
+        aside.release()
+        return refused, await lines.set_aside(a_batch(), more, bought=False)
+
+    refused, later = asyncio.run(main())
+    assert refused is None
+    assert later is not None

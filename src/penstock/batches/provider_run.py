@@ -225,7 +225,7 @@ class ProviderRun:
     async def _send(self, api: ProviderAPI) -> None:
         around, record = self._around, self.record
         if self._aside is None:
-            self._aside = await self._providers.set_aside(self._owner.batch, record, bought=False)
+            self._aside = await around.ask(self._providers.set_aside(self._owner.batch, record, bought=False))
         if self._aside is None:
             log.info("%r waits: budgets have no room for it", record)
             await self._wait(NO_MONEY)
