@@ -745,10 +745,19 @@ def test_what_is_no_litellm_configuration_is_refused(text):
         convert(text, "config.yaml", {})
 
 
-def test_merges_of_merges_are_refused_before_they_fill_the_memory():
-    levels = "".join(f"a{n + 1}: &a{n + 1} {{<<: [{', '.join([f'*a{n}'] * 9)}]}}\n" for n in range(12))
-    with pytest.raises(ConfigError, match="merges more than"):
-        convert("a0: &a0 {k: 1}\n" + levels, "config.yaml", ENVIRON)
+@pytest.mark.parametrize("level", ["{{<<: [{}]}}", "[{}]"])
+@pytest.mark.parametrize(
+    "name", ["model_name: *a12", "model_name: b, litellm_params: {model: openai/b, extra_body: *a12}"]
+)
+def test_aliases_of_aliases_are_refused_before_they_fill_the_memory(level, name):
+    levels = "".join(f"a{n + 1}: &a{n + 1} {level.format(', '.join([f'*a{n}'] * 9))}\n" for n in range(12))
+    with pytest.raises(ConfigError, match="more than 200000 values, aliases counted"):
+        convert("a0: &a0 {k: 1}\n" + levels + f"model_list: [{{{name}}}]", "config.yaml", ENVIRON)
+
+
+def test_what_holds_itself_is_refused():
+    with pytest.raises(ConfigError, match="more than 200000 values"):
+        convert("model_list: &a [*a]", "config.yaml", ENVIRON)
 
 
 def test_a_configuration_without_models_gives_one_that_can_be_loaded():

@@ -26,6 +26,7 @@ from penstock.config.references import expand, has_reference
 from penstock.config.secret import Secret
 
 MAX_NODES = 200_000
+TOO_MANY = f"has more than {MAX_NODES} values, aliases counted once for each use"
 _PLACES = 2  # that a hint names
 MAX_DEPTH = 64  # of values whose form is not ours, from the top of the file on
 MAX_MERGES = 16  # how deep `<<` may stand within `<<`

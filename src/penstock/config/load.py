@@ -15,7 +15,7 @@ import msgspec
 import yaml
 
 from penstock.config import _meaning
-from penstock.config._reading import MAX_NODES, Mistake, Reader, TooManyNodes
+from penstock.config._reading import TOO_MANY, Mistake, Reader, TooManyNodes
 from penstock.config.key_file import with_more
 from penstock.config.model import Config
 from penstock.config.references import files
@@ -83,8 +83,7 @@ def parse(text: str, name: str = "<text>", environ: Mapping[str, str] | None = N
     try:
         plain = reader.read(node, Config)
     except TooManyNodes:
-        text = f"has more than {MAX_NODES} values, aliases counted once for each use"
-        raise _refused(name, [Mistake(0, 0, "", text)]) from None
+        raise _refused(name, [Mistake(0, 0, "", TOO_MANY)]) from None
     if isinstance(plain, dict):
         _meaning.check(plain, reader)
     if reader.mistakes:

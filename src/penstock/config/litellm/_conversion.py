@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from penstock.config._reading import MAX_NODES, NO_TEXT, NO_TEXT_IS
+from penstock.config._reading import MAX_NODES, NO_TEXT, NO_TEXT_IS, TOO_MANY
 from penstock.config.litellm import _settings
 from penstock.config.litellm._breakers import take_cooldowns
 from penstock.config.litellm._deployments import Deployments
@@ -50,12 +50,7 @@ class Conversion(msgspec.Struct, frozen=True):
 
 
 class _Loader(yaml.SafeLoader):
-    """As PyYAML has it, but what is no text is refused, and what ``<<`` merges in is counted.
-
-    Merges of merges multiply at each step.
-    """
-
-    merged = 0
+    """As PyYAML has it, but what is no text is refused, and values are counted: aliases of aliases multiply at each step."""
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         value = super().construct_scalar(node)
@@ -63,13 +58,21 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(problem=NO_TEXT_IS, problem_mark=node.start_mark)
         return value
 
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        super().flatten_mapping(node)
-        self.merged += len(node.value)
-        if self.merged > MAX_NODES:
-            raise yaml.constructor.ConstructorError(
-                problem=f"`<<` merges more than {MAX_NODES} values", problem_mark=node.start_mark
-            )
+    def construct_document(self, node: yaml.Node) -> Any:
+        if _amount(node, {}) > MAX_NODES:
+            raise yaml.constructor.ConstructorError(problem=TOO_MANY, problem_mark=node.start_mark)
+        return super().construct_document(node)
+
+
+def _amount(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
+    """How many values there are, aliases counted once for each use; of one that holds itself there is no end."""
+    if node not in known:
+        known[node] = MAX_NODES + 1
+        held = node.value if isinstance(node, yaml.CollectionNode) else ()
+        pairs = isinstance(node, yaml.MappingNode)
+        within = (each for pair in held for each in pair) if pairs else held
+        known[node] = min(MAX_NODES, sum(_amount(each, known) for each in within)) + 1
+    return known[node]
 
 
 def convert(text: str, name: str, environ: Mapping[str, str], prices_path: str = "") -> Conversion:
