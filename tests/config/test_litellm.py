@@ -683,6 +683,28 @@ def test_the_master_key_becomes_a_key_and_only_its_hash_is_written():
         assert "sk-master" not in conversion.text
 
 
+def test_the_master_key_may_stand_in_litellms_variable_alone():
+    environ = ENVIRON | {"LITELLM_MASTER_KEY": "sk-variable"}
+    for general, key in (("{}", "sk-variable"), ("{master_key: sk-file}", "sk-file")):
+        _, config = converted(THREE + f"general_settings: {general}", environ)
+        assert [each.hash for each in config.keys] == [hash_key(key)]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        "model: bedrock/anthropic.claude-x, aws_region_name: eu-west-1, aws_access_key_id: a, aws_secret_access_key: os.environ/X",
+        "model: openai/gpt-4o, extra_body: {a: [{b: os.environ/X}]}",
+        "model: openai/gpt-4o, stop: [os.environ/X]",
+        "model: azure/gpt-4o, api_base: 'https://x.openai.azure.com', tenant_id: t, azure_scope: os.environ/X",
+    ],
+)
+def test_every_variable_that_is_referred_to_is_named(params):
+    conversion = convert(deployment("{" + params + "}"), "config.yaml", {})
+    assert "${X}" in conversion.text
+    assert "X" in conversion.variables
+
+
 def test_a_master_key_that_is_not_set_here_is_listed():
     conversion, config = converted(THREE + "general_settings: {master_key: os.environ/MASTER}")
     assert config.keys == []

@@ -25,8 +25,9 @@ def import_litellm(
     """Convert the configuration of a LiteLLM proxy, and list what could not be converted, and why.
 
     The model list with its shares, keys, addresses, parameters and timeouts, aliases, fallbacks, retries, cooldowns,
-    what is kept in Redis and the master key come along, and prices, which become a file beside the other.  The list
-    goes to standard error and, as a comment, into the file.
+    what is kept in Redis and the master key come along, and prices, which become a file beside the other.  Where there
+    is a database, or a budget, what calls cost is written to a ledger.  The list goes to standard error and, as a
+    comment, into the file.
     """
     try:
         if file.stat().st_size > MAX_BYTES:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from penstock.config.litellm._values import text
 from penstock.config.references import variables
 
 # Parameters of Entra ID, whose tokens last an hour and have to be fetched.
@@ -37,8 +38,8 @@ def base_url(api_base: str) -> str:
 
 def credentials(parameters: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """The keys of the section that has the tokens of Entra ID fetched for a deployment."""
-    scope = parameters.get("azure_scope")
-    return (("source", "entra"), *((("scope", str(scope)),) if scope else ()))
+    scope = text(parameters.get("azure_scope"))
+    return (("source", "entra"), *((("scope", scope),) if scope else ()))
 
 
 def deployment(model: str) -> str:

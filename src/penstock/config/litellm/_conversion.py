@@ -20,6 +20,7 @@ from penstock.config.litellm._deployments import Deployments
 from penstock.config.litellm._draft import Draft, Left
 from penstock.config.litellm._groups import check_clocks, check_shares, put_in_order
 from penstock.config.litellm._kept import take_cache, take_router_redis
+from penstock.config.litellm._ledger import take_ledger
 from penstock.config.litellm._limits import take_limits
 from penstock.config.litellm._parameters import check_parameters
 from penstock.config.litellm._prices import price_lines
@@ -173,6 +174,7 @@ def _run(draft: Draft, source: Plain, environ: Mapping[str, str]) -> None:
     take_router_redis(draft, router)
     take_cache(draft, library, environ)
     take_limits(draft, library, router, general, aliases)
+    take_ledger(draft, general, environ)
     if "enable_pre_call_checks" in router:
         _settings.take_pre_call_checks(draft, router)
     for name, section in (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Any
 
@@ -70,6 +70,15 @@ class Traces(msgspec.Struct, frozen=True):
     sample: float | None
 
 
+def _texts(value: Any) -> Iterable[str]:
+    """All texts in what JSON can say."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(each)
+
+
 class Draft:
     """What the parts of a conversion add to, each its own."""
 
@@ -89,6 +98,7 @@ class Draft:
         self.strategy = ""  # of every model
         self.traces: Traces | None = None
         self.breaker: dict[str, float] = {}  # of every upstream
+        self.ledger: dict[str, Any] = {}  # where what calls cost is written, and for how long
         self.redis: dict[str, str] = {}  # by section: what machines share, as it stands in the file
         self.kept: dict[str, Any] = {}  # the `cache` of models
         self.kept_modes: frozenset[str] = frozenset()  # for what the models are that have it
@@ -109,9 +119,22 @@ class Draft:
     def variables(self) -> tuple[str, ...]:
         """The environment variables that upstreams and traces refer to, sorted."""
         texts = [
-            text for u in self.upstreams for text in (u.base_url, u.api_key or "", *dict(u.headers).values())
+            text
+            for u in self.upstreams
+            for text in (
+                u.base_url,
+                u.api_key or "",
+                *dict(u.headers).values(),
+                *dict(u.credentials).values(),
+            )
         ]
         texts += self.redis.values()
+        texts += [
+            text
+            for deployments in self.models.values()
+            for deployment in deployments
+            for text in _texts([deployment.extras, deployment.parameters])
+        ]
         if "cache" in self.redis:
             texts.append("${" + SEAL_KEY + "}")
         if self.traces is not None:

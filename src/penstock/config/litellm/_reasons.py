@@ -94,7 +94,8 @@ REASONS = {
     "use_redis_transaction_buffer": _DATABASE,
     "proxy_batch_write_at": _DATABASE,
     "disable_spend_logs": "without `ledger.path` the ledger is in memory only",
-    "maximum_spend_logs_retention_period": "how long rows are kept is in `ledger`; see docs/ledger.md",
+    "maximum_spend_logs_retention_period": "without `ledger.path` the ledger is in memory only; how long rows are kept is "
+    "`ledger.keep_days`",
     "proxy_budget_rescheduler_min_time": "budgets begin anew by the clock, at midnight UTC",
     "health_check_interval": "upstreams are asked how they are where they have `health`; see docs/routing.md",
     "background_health_checks": "upstreams are asked how they are where they have `health`; see docs/routing.md",

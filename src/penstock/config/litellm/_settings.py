@@ -21,6 +21,8 @@ _STRATEGIES = {
     "cost-based-routing": "cheapest",
 }
 
+_MASTER_KEY = "LITELLM_MASTER_KEY"  # LiteLLM's variable, where its file does not say it
+
 
 def take_credentials(draft: Draft, listed: Any) -> dict[str, Plain]:
     """Sets of parameters that deployments refer to, by name."""
@@ -190,9 +192,9 @@ def _is_of_use(draft: Draft, model: str, target: Any) -> bool:
 
 
 def take_master_key(draft: Draft, key: Any, environ: Mapping[str, str]) -> None:
-    if key is None or key == "":
+    text = str(key or environ.get(_MASTER_KEY, ""))
+    if not text:
         return
-    text = str(key)
     if text.startswith("os.environ/"):
         variable = text.removeprefix("os.environ/")
         if not environ.get(variable):

@@ -20,8 +20,17 @@ def lines(draft: Draft, name: str) -> Iterable[str]:
         yield from (f"#   {_one_line(str(left))}" for left in draft.left())
     yield ""
     limits = list(limit_lines(draft))
-    said = (draft.upstreams, draft.log, draft.traces, draft.timeouts, draft.keys, limits, draft.redis)
-    if not any(said) and draft.retries is None:
+    parts = (
+        draft.upstreams,
+        draft.log,
+        draft.traces,
+        draft.timeouts,
+        draft.ledger,
+        draft.keys,
+        limits,
+        draft.redis,
+    )
+    if not any(parts) and draft.retries is None:
         yield "log: {}"  # a configuration is never empty
     if draft.log:
         yield f"log: {{{', '.join(f'{key}: {value}' for key, value in draft.log.items())}}}"
@@ -67,6 +76,8 @@ def lines(draft: Draft, name: str) -> Iterable[str]:
         for key in ("fallbacks", "context_length_fallbacks", "content_filter_fallbacks"):
             if fallbacks := getattr(draft, key).get(model):
                 yield f"    {key}: {flow_list(map(escaped, fallbacks))}"
+    if draft.ledger:
+        yield f"ledger: {flow(draft.ledger)}  # what calls cost"
     if draft.keys:
         yield "keys:"
     for label, hashed in draft.keys:
