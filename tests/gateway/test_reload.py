@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import sys
 
 import msgspec
 import pytest
@@ -24,7 +25,17 @@ from serving import (
     until,
 )
 
-from penstock.config.model import KeyConfig, ModelConfig, RetryConfig, TimeoutConfig
+from penstock.config.model import (
+    CacheConfig,
+    GenerationsConfig,
+    KeyConfig,
+    ModelCacheConfig,
+    ModelConfig,
+    RetryConfig,
+    SemanticConfig,
+    TimeoutConfig,
+)
+from penstock.config.secret import Secret
 from penstock.errors import ConfigError
 from penstock.messages import Outcome
 from penstock.testing import FakeClock, ScriptedUpstream, Step
@@ -205,6 +216,41 @@ def test_a_configuration_that_cannot_be_used_changes_nothing(tmp_path):
                 return (await call(port, PROMPT)).status
 
     assert on_uvloop(main) == 200
+
+
+@pytest.mark.parametrize(
+    ("missing", "model"),
+    [
+        ("penstock.cache.tiers.redis", {"cache": ModelCacheConfig()}),
+        ("penstock.generation.stores.redis", {"durability": "shared"}),
+        ("penstock.cache.semantic.encoder", {"cache": ModelCacheConfig(semantic=SemanticConfig())}),
+    ],
+)
+def test_a_configuration_whose_extra_is_missing_changes_nothing(monkeypatch, missing, model):
+    monkeypatch.setitem(sys.modules, missing, None)
+    nowhere = Secret("redis://127.0.0.1:9")
+    present = config("http://127.0.0.1:9", generations=GenerationsConfig(redis=nowhere))
+    if "redis" in missing:
+        present = msgspec.structs.replace(
+            present, cache=CacheConfig(redis=nowhere, seal_key=Secret("s" * 32))
+        )
+    wanted = msgspec.structs.replace(
+        present,
+        models={"other": msgspec.structs.replace(present.models["m"], **model)},
+    )
+
+    async def main():
+        async with serving(present) as (gateway, _):
+            before = gateway.pipeline.snapshot
+            for _ in range(2):
+                with pytest.raises(ConfigError, match="extra"):
+                    gateway.reload(wanted)
+            assert gateway.pipeline.snapshot is before
+            assert gateway.config_version == 1
+            assert gateway.cache is None
+            gateway.reload(present)
+
+    on_uvloop(main)
 
 
 # ---- the end --------------------------------------------------------------------------------------

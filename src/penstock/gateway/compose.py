@@ -129,7 +129,7 @@ class Gateway:
         self._expiry.use(self.pipeline.snapshot.keyring)
         self._durable = Durable(self.pipeline)
         registry.give_up = self._durable.give_up
-        self._add_keepers(config)
+        self._add_keepers(self._lacking_keepers(config))
         measure_journals(self.metrics, self._durable.keepers.items)
         clock.add(self.pipeline)
         self.leaving.follow(self.pipeline)
@@ -170,7 +170,7 @@ class Gateway:
         if self._request_log is not None:
             clock.add(self._request_log)
         self.cache: Cache | None = None
-        self._look_up(config)
+        self._look_up(config, self._lacking_cache(config))
 
     def __repr__(self) -> str:
         return f"<Gateway {self.pipeline}, configuration {self.config_version}>"
@@ -213,6 +213,8 @@ class Gateway:
         prices = parts.prices(config)
         near = parts.neighbours(config)
         check_traces(config.traces)
+        keepers, kept = self._lacking_keepers(config), self._lacking_cache(config)
+        parts.check_resemblance(config)
         self.pipeline.snapshot = self._snapshot(config, old.upstreams)
         self._expiry.use(self.pipeline.snapshot.keyring)
         self.reception.forget_heads()
@@ -220,19 +222,21 @@ class Gateway:
         self.recorder.ledger.use_prices(prices)
         self.recorder.tracer = self._tracing.use(config.traces)
         self._follow_answers(config)
-        for keeper in self._add_keepers(config):
+        self._add_keepers(keepers)
+        for keeper in keepers.values():
             self.pipeline.soon(keeper.start(self._durable, self._books))
         self.pipeline.admission.limiter = limiter = self._limiter(config)
         self._spending.use(limiter)
         self.pipeline.soon(self._sharing.join())
-        if self.cache is None and (cache := self._look_up(config)) is not None:
-            cache.start()
+        self._look_up(config, kept)
+        if kept is not None:
+            kept.cache.start()
         self._compare(config)
         self._foresee(near)
-        kept = set(map(id, self.pipeline.snapshot.upstreams.values()))
+        present = set(map(id, self.pipeline.snapshot.upstreams.values()))
         loop = asyncio.get_running_loop()
         for upstream in old.upstreams.values():
-            if id(upstream) not in kept:
+            if id(upstream) not in present:
                 task = loop.create_task(self._retire(upstream))
                 self._retired.add(task)
                 task.add_done_callback(self._retired.discard)
@@ -323,22 +327,24 @@ class Gateway:
 
     # ---- building ----
 
-    def _look_up(self, config: Config) -> Cache | None:
-        """Make a cache, if any model's answers are kept; else nothing is looked up.
+    def _lacking_cache(self, config: Config) -> parts.Kept | None:
+        """The cache, if any model's answers are kept, and there is none yet.
 
         :raises ConfigError: a tier cannot be used as it is configured
         """
-        if not self.pipeline.snapshot.router.caches:
-            return None
-        cache, claims = parts.cache(config, self.clock)
-        if claims is not None:
-            self.clock.add(claims)
-        self.cache = cache
-        cache_measures.measure(self.metrics, cache, claims)
-        self.pipeline.lookup = Lookup(cache, self.recorder, claims)
+        return parts.cache(config, self.clock) if self.cache is None and parts.caches(config) else None
+
+    def _look_up(self, config: Config, made: parts.Kept | None) -> None:
+        """Look answers up in the cache that was made."""
+        if made is None:
+            return
+        if made.claims is not None:
+            self.clock.add(made.claims)
+        self.cache = made.cache
+        cache_measures.measure(self.metrics, made.cache, made.claims)
+        self.pipeline.lookup = Lookup(made.cache, self.recorder, made.claims)
         self._compare(config)
         self._foresee(parts.neighbours(config))
-        return cache
 
     def _foresee(self, near: Mapping[str, Function]) -> None:
         """Let answers be fetched before they are asked for, if any model says so.
@@ -357,7 +363,7 @@ class Gateway:
         :raises ConfigError: as :func:`penstock.gateway.parts.resemblance`
         """
         lookup = self.pipeline.lookup
-        if lookup is None or lookup.resemblance is not None or not self.pipeline.snapshot.router.compares:
+        if lookup is None or lookup.resemblance is not None or not parts.compares(config):
             return
         lookup.resemblance = parts.resemblance(config, lookup.cache, self.pipeline.answer, self.metrics)
 
@@ -369,18 +375,22 @@ class Gateway:
             for key in keys:
                 self.cache.purge_key(key)
 
-    def _add_keepers(self, config: Config) -> list[Keeper]:
-        """What the models' durability needs and is not there yet."""
+    def _lacking_keepers(self, config: Config) -> dict[str, Keeper]:
+        """What the models' durability needs and is not there yet.
+
+        :raises ConfigError: an extra is missing
+        """
         wanted = {model.durability for model in config.models.values()} | {config.generations.durability}
-        present = self._durable.keepers
-        added = []
-        for durability in ("disk", "shared"):
-            if durability in wanted and durability not in present:
-                present[durability] = parts.keeper(durability, config.generations, self.clock)
-                added.append(present[durability])
-        if present:
+        return {
+            durability: parts.keeper(durability, config.generations, self.clock)
+            for durability in ("disk", "shared")
+            if durability in wanted and durability not in self._durable.keepers
+        }
+
+    def _add_keepers(self, keepers: Mapping[str, Keeper]) -> None:
+        self._durable.keepers.update(keepers)
+        if self._durable.keepers:
             self.pipeline.durable = self._durable
-        return added
 
     def _limiter(self, config: Config) -> Limiter | None:
         """None: nothing is limited, and nothing is looked at."""

@@ -203,8 +203,27 @@ def _redis_of_uploads(config: Config) -> tuple[str, ModuleType, ModuleType] | No
     return config.uploads.redis.reveal(), redis, redis_files
 
 
-def cache(config: Config, clock: Clock) -> tuple[Cache, Claims | None]:
-    """The cache, and what keeps several gateways from fetching one answer at once.
+class Kept(msgspec.Struct, frozen=True):
+    """The cache, and what keeps several gateways from fetching one answer at once."""
+
+    cache: Cache
+    claims: Claims | None
+
+
+def caches(config: Config) -> bool:
+    """Whether any answer is kept."""
+    return any(model.cache is not None for model in config.models.values())
+
+
+def compares(config: Config) -> bool:
+    """Whether any answer may be given to a question that only means the same."""
+    return any(
+        model.cache is not None and model.cache.semantic is not None for model in config.models.values()
+    )
+
+
+def cache(config: Config, clock: Clock) -> Kept:
+    """The cache.
 
     :raises ConfigError: a tier cannot be used as it is configured
     """
@@ -241,7 +260,7 @@ def cache(config: Config, clock: Clock) -> tuple[Cache, Claims | None]:
         max_entry_bytes=largest,
         clock=shared,
     )
-    return made, claims
+    return Kept(made, claims)
 
 
 def redis_board(config: Config) -> Board | None:
@@ -341,6 +360,30 @@ def conversations(config: Config) -> Conversations:
     return SQLiteConversations(path, kept_for=kept.kept_for, stored_bytes=kept.stored_bytes, longest=longest)
 
 
+def check_resemblance(config: Config) -> None:
+    """:raises ConfigError: questions are to be compared, and what makes vectors of them cannot be used"""
+    if compares(config):
+        _encoder(config)
+
+
+def _encoder(config: Config) -> Path | None:
+    """The folder of what makes vectors of questions; None: a model of the gateway's own does.
+
+    :raises ConfigError: it cannot be used
+    """
+    try:
+        from penstock.cache.semantic import embedding, encoder, index  # noqa: F401, PLC0415 - an extra
+    except ImportError as error:
+        raise ConfigError(f"a semantic cache needs the extra: {install_command('semantic')}") from error
+    wanted = config.cache.embedding
+    if wanted.model:
+        return None
+    try:
+        return encoder.checked(Path(wanted.folder) if wanted.folder else encoder.packaged())
+    except encoder.NoEncoder as error:
+        raise ConfigError(f"cache.embedding: {error}") from error
+
+
 def resemblance(
     config: Config,
     kept: Cache,
@@ -352,23 +395,17 @@ def resemblance(
     :param answer: by which a model of the gateway's own is asked for vectors, if one is configured
     :raises ConfigError: what makes vectors cannot be used
     """
-    wanted = config.cache.embedding
-    try:
-        from penstock.cache.semantic import encoder  # noqa: PLC0415 - an extra
-        from penstock.cache.semantic.embedding import Embedding, Threaded  # noqa: PLC0415
-        from penstock.cache.semantic.index import Index  # noqa: PLC0415
-        from penstock.gateway.embedding import ModelEncoder  # noqa: PLC0415
-        from penstock.gateway.stages.resemble import Resemblance  # noqa: PLC0415
-    except ImportError as error:
-        raise ConfigError(f"a semantic cache needs the extra: {install_command('semantic')}") from error
-    threads = None
-    if wanted.model:
+    folder = _encoder(config)
+    from penstock.cache.semantic import encoder  # noqa: PLC0415 - an extra
+    from penstock.cache.semantic.embedding import Embedding, Threaded  # noqa: PLC0415
+    from penstock.cache.semantic.index import Index  # noqa: PLC0415
+    from penstock.gateway.embedding import ModelEncoder  # noqa: PLC0415
+    from penstock.gateway.stages.resemble import Resemblance  # noqa: PLC0415
+
+    wanted, threads = config.cache.embedding, None
+    if folder is None:
         encode = ModelEncoder(answer, wanted.model).encode
     else:
-        try:
-            folder = encoder.checked(Path(wanted.folder) if wanted.folder else encoder.packaged())
-        except encoder.NoEncoder as error:
-            raise ConfigError(f"cache.embedding: {error}") from error
         threads = Threaded(lambda: encoder.SentenceEncoder(folder))
         encode = threads.encode
     return Resemblance(

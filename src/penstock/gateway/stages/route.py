@@ -319,11 +319,6 @@ class Router:
         entry = self._entry(model)
         return None if entry is None else entry[1].cache
 
-    @property
-    def caches(self) -> bool:
-        """Whether any answer is kept."""
-        return any(model.cache is not None for model in self._config.models.values())
-
     def tidying(self, model: str) -> PromptConfig | None:
         """What is left out of this model's prompts; None: nothing."""
         if not self._tidies:
@@ -346,14 +341,6 @@ class Router:
     def prefetches(self) -> bool:
         """Whether any answer may be fetched before it is asked for."""
         return any(model.cache and model.cache.prefetch for model in self._config.models.values())
-
-    @property
-    def compares(self) -> bool:
-        """Whether any answer may be given to a question that only means the same."""
-        return any(
-            model.cache is not None and model.cache.semantic is not None
-            for model in self._config.models.values()
-        )
 
     def version(self, model: str, wanted: str = "") -> str:
         """What stands behind a model's name now: it changes when another model may give the answers.
