@@ -1,6 +1,7 @@
 """What the control port reads of a body, and from whom."""
 
 import asyncio
+import json
 
 import pytest
 
@@ -10,8 +11,8 @@ EXPLAINED = 100_000
 KEYED = ("authorization", "Bearer right")
 
 
-def ask(path, pieces, *fields, length=None):
-    """Status of the answer, the body that the application got, and how many pieces were read."""
+def asked(path, pieces, *fields, length=None):
+    """Status of the answer, the body that the application got, how many pieces were read, and the answer."""
     read, sent, got = [], [], []
     told = {"content-length": str(sum(map(len, pieces)) if length is None else length)}
     if length == "":
@@ -37,10 +38,17 @@ def ask(path, pieces, *fields, length=None):
     async def send(message):
         sent.append(message)
 
-    bounded = BodiesBounded(application, lambda value: value == b"Bearer right", lambda: EXPLAINED)
+    bounded = BodiesBounded(
+        application, lambda value: value == b"Bearer right", lambda: EXPLAINED, lambda: "box:8080"
+    )
     scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
     asyncio.run(bounded(scope, receive, send))
-    return sent[0]["status"], b"".join(got), len(read)
+    answer = b"".join(message.get("body", b"") for message in sent[1:])
+    return sent[0]["status"], b"".join(got), len(read), answer
+
+
+def ask(*args, **more):
+    return asked(*args, **more)[:3]
 
 
 @pytest.mark.parametrize("length", [None, ""], ids=["told", "chunked"])
@@ -62,6 +70,12 @@ def test_a_body_that_is_too_large_is_not_read_on(length):
 @pytest.mark.parametrize("fields", [[], [("authorization", "Bearer wrong")]], ids=["no key", "another"])
 def test_nothing_is_read_from_who_has_no_key(fields, length):
     assert ask("/v1/explain", [b"{}"], *fields, length=length) == (401, b"", 0)
+
+
+def test_a_caller_with_the_wrong_port_is_told_the_right_one():
+    told = json.loads(asked("/v1/chat/completions", [b"{}"])[-1])
+    assert told["detail"] == "the control key is missing or wrong"
+    assert told["error"]["message"].endswith("calls go to box:8080")
 
 
 def test_who_goes_in_the_middle_of_a_body_was_never_there():

@@ -24,14 +24,20 @@ class BodiesBounded:
 
     :param is_let_in: whether the value of an ``Authorization`` field has the key, where one is wanted
     :param most_explained: bytes of a caller's request, at most
+    :param calls_go_to: the address of the other port
     """
 
     def __init__(
-        self, application: ASGIApp, is_let_in: Callable[[bytes], bool], most_explained: Callable[[], int]
+        self,
+        application: ASGIApp,
+        is_let_in: Callable[[bytes], bool],
+        most_explained: Callable[[], int],
+        calls_go_to: Callable[[], str],
     ) -> None:
         self._application = application
         self._is_let_in = is_let_in
         self._most_explained = most_explained
+        self._calls_go_to = calls_go_to
 
     def __repr__(self) -> str:
         return f"<BodiesBounded of {self._application!r}>"
@@ -43,10 +49,7 @@ class BodiesBounded:
             await self._application(scope, receive, send)
             return
         if scope["path"].startswith("/v1/") and not self._is_let_in(headers.get(b"authorization", b"")):
-            answer = JSONResponse(
-                {"detail": "the control key is missing or wrong"}, 401, {"www-authenticate": "Bearer"}
-            )
-            await answer(scope, receive, send)
+            await self._unauthorized()(scope, receive, send)
             return
         most = MOST_BYTES
         if scope["path"] == _EXPLAIN:
@@ -65,6 +68,19 @@ class BodiesBounded:
             return left.pop() if left else await receive()
 
         await self._application(scope, read, send)
+
+    def _unauthorized(self) -> JSONResponse:
+        """A base URL may have the wrong one of the two ports: SDKs show what stands under ``error``."""
+        detail = "the control key is missing or wrong"
+        message = f"{detail}: this is the control port; calls go to {self._calls_go_to()}"
+        return JSONResponse(
+            {
+                "detail": detail,
+                "error": {"message": message, "type": "authentication_error", "code": "control_key"},
+            },
+            401,
+            {"www-authenticate": "Bearer"},
+        )
 
 
 async def _read(receive: Receive, most: int) -> bytes | None:

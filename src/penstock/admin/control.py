@@ -492,7 +492,12 @@ def make_server(gateway: Controlled) -> GuestServer:
     def is_let_in(authorization: bytes) -> bool:
         return _is_key(gateway, bearer(authorization).decode("latin-1"))
 
-    bounded = BodiesBounded(make_app(gateway), is_let_in, lambda: gateway.config.listener.max_body_bytes)
+    bounded = BodiesBounded(
+        make_app(gateway),
+        is_let_in,
+        lambda: gateway.config.listener.max_body_bytes,
+        lambda: gateway.listen,
+    )
     return GuestServer(
         uvicorn.Config(
             PagesKeptOut(bounded, lambda: gateway.config.control_key is not None),
