@@ -496,7 +496,7 @@ def make_server(gateway: Controlled) -> GuestServer:
         make_app(gateway),
         is_let_in,
         lambda: gateway.config.listener.max_body_bytes,
-        lambda: gateway.listen,
+        lambda: str(gateway.listen),
     )
     return GuestServer(
         uvicorn.Config(
