@@ -155,6 +155,11 @@ def test_a_request_that_is_not_there_is_a_failure(log, capsys):
     assert told(capsys, log, "--request", "gen_none") == (1, "")
 
 
+def test_a_line_that_is_shown_has_none_of_a_callers_own(log, capsys):
+    log.write_bytes(line(6, model="a\n          status  500", generation="gen_x") + b"\n")
+    assert told(capsys, log, "--request", "gen_x")[1].count("\n          status  ") == 1
+
+
 def test_the_table_says_the_same_and_obeys_no_caller(log, capsys):
     with log.open("ab") as file:
         file.write(line(6, model="\x1b]0;x\x07[b]", tenant="t") + b"\n")

@@ -50,6 +50,19 @@ def test_prints_a_table_with_totals(ledger):
         assert column not in done.stdout  # nought throughout
 
 
+def test_a_caller_who_chose_a_models_name_writes_nothing_else_to_the_terminal(ledger):
+    with contextlib.closing(SQLiteStore(ledger).start()) as store:
+        one = attempt(model="\x1b]0;x\x07", upstream_model="a\n│ total\x9b2J")
+        store.opened(one)
+        store.settled(ended(one))
+        assert store.flush()
+    for words in (["--by", "model"], ["--generation", one.generation]):
+        done = penstock("--path", str(ledger), *words, cwd=ledger.parent)
+        assert done.returncode == 0, done.stderr
+        assert not {"\x1b", "\x07", "\x9b"}.intersection(done.stdout)
+        assert done.stdout.count("\n│ total") == (0 if "--generation" in words else 1)
+
+
 def test_what_became_of_prompts_is_shown_where_there_is_any(ledger):
     with contextlib.closing(SQLiteStore(ledger).start()) as store:
         one = attempt(model="slow")

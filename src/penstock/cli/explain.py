@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from penstock.cli._control import CONTROL, CONTROL_KEY, ask
+from penstock.cli._terminal import one_line
 from penstock.errors import ConfigError
 
 
@@ -37,7 +38,7 @@ def explain(
     if as_json:
         print(json.dumps(found, indent=2))
     else:
-        print("\n".join(lines(found["explanation"])))
+        print("\n".join(map(one_line, lines(found["explanation"]))))
 
 
 def lines(explained: dict[str, Any]) -> list[str]:

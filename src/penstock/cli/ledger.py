@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from penstock.cli._terminal import one_line
 from penstock.config.load import load
 from penstock.errors import ConfigError
 from penstock.ledger.moment import moment
@@ -150,7 +151,7 @@ def _attempts(attempts: list[RecordedAttempt]) -> Table:
         ]
         times = ["" if one is None else f"{one:.3f}" for one in (each.first_token, each.duration)]
         tokens = [f"{each.input_tokens:,}", f"{each.output_tokens:,}"]
-        table.add_row(*map(Text, words), *times, *tokens, dollars(each.cost))
+        table.add_row(*(Text(one_line(word)) for word in words), *times, *tokens, dollars(each.cost))
     return table
 
 
@@ -201,7 +202,7 @@ def _table(lines: list[Line], by: list[str]) -> Table:
     for line in lines:
         figures = [_figure(line, field) for field in shown.values()]
         figures += [dollars(getattr(line, field)) for field in amounts.values()]
-        table.add_row(*map(Text, line.group), *figures)
+        table.add_row(*(Text(one_line(word)) for word in line.group), *figures)
     return table
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import msgspec
 import typer
 
-from penstock.cli._terminal import harmless
+from penstock.cli._terminal import one_line
 from penstock.cli.ledger import dollars, parse_since
 from penstock.lab.histogram import Histogram
 
@@ -156,7 +156,7 @@ def _show_lines(lines: list[Line], *, as_json: bool) -> None:
             print(msgspec.json.encode(line).decode())
             continue
         for name, value in line.items():
-            print(harmless(f"{name:>16}  {value}"))
+            print(one_line(f"{name:>16}  {value}"))
         print()
     if not lines:
         print("No requests.", file=sys.stderr)
@@ -178,7 +178,7 @@ def _show(groups: Iterable[tuple[tuple[str, ...], Line]], fields: list[Field]) -
     for names, group in groups:
         counts = ("requests", "refused", "failed", "left", "input_tokens", "output_tokens")
         table.add_row(
-            *(Text(harmless(name)) for name in names),
+            *(Text(one_line(name)) for name in names),
             *(f"{group[name]:,}" for name in counts),
             dollars(group["cost_picousd"]),
             *(_times(group[f"{name}_p50"], group[f"{name}_p95"]) for name in ("first_token", "took")),

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from penstock.cli._control import CONTROL, CONTROL_KEY, ask
+from penstock.cli._terminal import one_line
 
 versions = typer.Typer(no_args_is_help=True)
 
@@ -102,4 +103,4 @@ def _shown(value: float | None) -> str:
 
 
 def _print(found: dict[str, Any], models: list[dict[str, Any]], *, as_json: bool) -> None:
-    print(json.dumps(found, indent=2) if as_json else "\n".join(lines(models)))
+    print(json.dumps(found, indent=2) if as_json else "\n".join(map(one_line, lines(models))))
