@@ -111,19 +111,21 @@ class Continuing:
                 ways = self._steps(broken, candidates, point, now)
             if not ways or point is None:
                 break
-            if ways[0].how in _WRITES_ON and stop_at_limit(call, generation, point, now, ours=True):
+            step, pause = ways[0], None
+            if step.candidate is failed_at:
+                pause = wait_after_break(failure, producer.tries + 1, self._retry)
+                if pause is None:  # it is not asked again, so that no try is spent on it
+                    ways = [one for one in ways if one.candidate is not failed_at]
+                    continue
+            if step.how in _WRITES_ON and stop_at_limit(call, generation, point, now, ours=True):
                 self._ended()
                 return
             if producer.tries >= most or not (free or self._budget.withdraw(now)):
                 break
             free = False
-            step = ways.pop(0)
+            del ways[0]
             producer.tries += 1
-            if step.candidate is failed_at:
-                pause = wait_after_break(failure, producer.tries, self._retry)
-                if pause is None:
-                    ways = [one for one in ways if one.candidate is not step.candidate]
-                    continue
+            if pause is not None:
                 await asyncio.sleep(pause)
             length = len(generation.events)
             try:
