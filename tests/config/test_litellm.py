@@ -113,6 +113,7 @@ def test_a_deployment_becomes_a_candidate_at_an_upstream(params, kind, url, mode
     [
         ("{model: azure/gpt-4o, api_base: 'https://apim.example/x'}", "Azure"),
         ("{model: bedrock/amazon.titan-embed-text-v2:0}", "of Bedrock's models only those that chat"),
+        ("{model: bedrock/anthropic.claude-v2, aws_secret_access_key: s}", "has one alone"),
         ("{model: bedrock/agent/L1RT58GYRW/MFPSBCXYTW}", "its route agent/ is LiteLLM's own"),
         ("{model: vertex_ai/mistral-large}", "only Anthropic's and Gemini"),
         ("{model: vertex_ai/claude-x, vertex_credentials: '{\"type\": 1}'}", "put them into a file"),

@@ -86,6 +86,9 @@ def test_the_routers_redis_is_that_of_limits(settings, address):
         ("redis_port: 1", "redis_port"),
         ("redis_host: 'a b'", "redis_host"),
         ("redis_url: 'http://h'", "redis_url"),
+        ("redis_url: 'rediss://h?ssl_cert_reqs=none'", "redis_url"),
+        ("redis_host: h, redis_port: x", "redis_host"),
+        ("redis_host: h, redis_db: x", "redis_host"),
     ],
 )
 def test_what_is_no_address_is_listed(settings, key):
@@ -159,6 +162,7 @@ def test_only_what_is_kept_there_is_kept_here():
             "redis+cluster",
         ),
         ("cache: true, cache_params: {host: 'a/b'}", "host", "no address"),
+        ("cache: true, cache_params: {host: h, port: 99999}", "host", "no address"),
     ],
 )
 def test_what_is_kept_otherwise_is_listed(settings, key, reason):

@@ -57,6 +57,8 @@ def bedrock(model: str, base: str | None, take: _Take, environ: Mapping[str, str
         "access_key": take("aws_access_key_id"),
         "secret_key": take("aws_secret_access_key"),
     }
+    if (named["access_key"] is None) != (named["secret_key"] is None):
+        raise ValueError("of aws_access_key_id and aws_secret_access_key it has one alone")
     url = base or take("aws_bedrock_runtime_endpoint") or f"https://bedrock-runtime.{region}.amazonaws.com"
     if "amazonaws.com" not in url:
         named["region"] = region

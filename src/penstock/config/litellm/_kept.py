@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 from penstock.config.litellm._draft import SEAL_KEY, Draft
 from penstock.config.litellm._values import Plain, as_list, number, text
-from penstock.config.references import variables
+from penstock.config.redis_address import Address
+from penstock.config.references import expand, variables
 
 _LONGEST = 2_592_000  # seconds for which an answer is kept at most
 
@@ -111,6 +112,19 @@ def _take_address(draft: Draft, told: Plain, environ: Mapping[str, str]) -> bool
 
 def _address(given: Plain) -> str | None:
     """As it stands in our file; None: it cannot be one."""
+    address = _written(given)
+    is_variable = address is not None and variables(address) == {address[2:-1]}
+    if address is None or is_variable:
+        return address
+    try:
+        # A variable that is a part of it may be a port, or a database.
+        Address.parse(expand(address, dict.fromkeys(variables(address), "9"))[0])
+    except ValueError:
+        return None
+    return address
+
+
+def _written(given: Plain) -> str | None:
     if given["url"] is not None:
         url = text(given["url"])
         right = url is not None and (
