@@ -11,7 +11,8 @@ import pytest
 from penstock.config.expiry import ends_at
 from penstock.testing import GatewayProcess
 
-CONTROL = {"authorization": "Bearer sesame"}
+CONTROL_KEY = "sésame"  # in UTF-8, as curl sends what stands in a terminal
+CONTROL = {"authorization": b"Bearer " + CONTROL_KEY.encode()}
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def gateway(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gateway")
     (folder / "keys.jsonl").touch()
     config = {
-        "control_key": "sesame",
+        "control_key": CONTROL_KEY,
         "workers": 2,
         "keys_file": str(folder / "keys.jsonl"),
         "ledger": {"path": str(folder / "ledger.sqlite")},

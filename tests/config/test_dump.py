@@ -3,7 +3,15 @@
 import yaml
 
 from penstock.config.dump import dump, dump_yaml
-from penstock.config.model import CandidateConfig, Config, ModelConfig, TLSConfig, UpstreamConfig
+from penstock.config.model import (
+    CandidateConfig,
+    Config,
+    ModelConfig,
+    TLSConfig,
+    UpstreamConfig,
+    WebhookConfig,
+    WebhooksConfig,
+)
 from penstock.config.secret import Secret
 
 CONFIG = Config(
@@ -39,3 +47,12 @@ def test_what_one_provider_alone_takes_is_not_shown_either():
     candidate = CandidateConfig(upstream="a", extra_body={"plugin": {"key": "sk-extra"}})
     shown = dump(Config(upstreams=CONFIG.upstreams, models={"m": ModelConfig(candidates=[candidate])}))
     assert shown["models"]["m"]["candidates"][0]["extra_body"] == {"plugin": "…"}
+
+
+def test_of_a_webhook_its_host_is_shown():
+    """Chats' incoming webhooks have their secret in the path, others a token in the query or a password in front."""
+    urls = ["https://hooks.example/services/sk-1?token=sk-2", "http://me:sk-3@[::1]:8443/"]
+    endpoints = [WebhookConfig(url=url, secret=Secret("sk-hook")) for url in urls]
+    shown = dump(Config(webhooks=WebhooksConfig(endpoints=endpoints)))["webhooks"]["endpoints"]
+    assert [one["url"] for one in shown] == ["https://hooks.example/…", "http://[::1]:8443/…"]
+    assert "sk-" not in str(shown)

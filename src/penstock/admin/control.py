@@ -171,9 +171,12 @@ _bearer = HTTPBearer(auto_error=False, description="The control_key, where one i
 
 
 def _is_key(gateway: Controlled, offered: str) -> bool:
-    """Whether this is the control_key, or none is wanted."""
+    """Whether this is the control_key, or none is wanted.
+
+    :param offered: of a header, a character for each byte
+    """
     key = gateway.config.control_key
-    return key is None or hmac.compare_digest(offered.encode(), key.reveal().encode())
+    return key is None or hmac.compare_digest(offered.encode("latin-1"), key.reveal().encode())
 
 
 def make_app(gateway: Controlled) -> FastAPI:
