@@ -108,10 +108,28 @@ def test_there_are_no_more_lanes_than_blocks():
 def test_each_block_goes_once_and_what_has_not_arrived_again():
     lanes = running()
     first = lanes.take()
-    taken = {lanes.take() for _ in range(len(BLOCKS) - 1)}
-    assert {first} | taken == set(BLOCKS)
-    lanes.give_back(first)
-    assert lanes.take() == first
+    taken = {lanes.take().digest for _ in range(len(BLOCKS) - 1)}
+    assert {first.digest} | taken == set(BLOCKS)
+    lanes.broke(first, OSError(), lambda _error: 0.0)
+    assert lanes.take().digest == first.digest
+    assert lanes.take() is None
+
+
+def test_what_breaks_all_lanes_is_one_break_and_who_breaks_again_another():
+    waits, error = [0.5, 1.5], OSError()
+    lanes = running()
+    taken = [lanes.take() for _ in range(FIRST)]
+    assert [lanes.broke(each, error, lambda _error: waits.pop(0)) for each in taken] == [0.5] * FIRST
+    again = lanes.take()
+    assert lanes.broke(again, error, lambda _error: waits.pop(0)) == 1.5
+    assert lanes.error is None
+
+
+def test_a_break_after_which_nothing_is_tried_ends_all_lanes():
+    lanes = running()
+    taken, error = lanes.take(), OSError()
+    assert lanes.broke(taken, error, lambda _error: None) == 0.0
+    assert lanes.error is error
     assert lanes.take() is None
 
 

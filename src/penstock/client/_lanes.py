@@ -11,15 +11,17 @@ of them may help, in eight.  What was found is remembered of the server for a wh
 never cut.
 
 A lane carries one block after the other, and waits a round trip for each; the list of all, which is the request, follows
-when they are there (``_blocks``).
+when they are there (``_blocks``).  What breaks a link breaks all that goes over it: lanes that were under way when one
+broke, and break too, tell nothing new.
 """
 
 from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 FIRST, MOST = 4, 8  # lanes
 LOOK = 3.0  # seconds of one append after which it is judged
@@ -97,6 +99,13 @@ class Append:
             raise Crawling(rate)
 
 
+class Taken(NamedTuple):
+    """A block that a lane carries."""
+
+    digest: bytes
+    breaks: int  # that there had been when it was begun
+
+
 class Lanes:
     """The lanes of one body.  They may be threads: who asks for something to do, or tells what became of it, holds ``lock``.
 
@@ -116,6 +125,7 @@ class Lanes:
         self._before, self._lanes_before = alone, 1
         self._judges = alone > 0
         self._began, self._sent, self._blocks = now, 0, 0
+        self._breaks, self._wait = 0, 0.0  # that were counted, and seconds after the last of them
 
     def __repr__(self) -> str:
         return f"<Lanes {self._running} of {self._wanted}, {len(self._waiting)} blocks wait>"
@@ -128,16 +138,29 @@ class Lanes:
         self._running += more
         return more
 
-    def take(self) -> bytes | None:
+    def take(self) -> Taken | None:
         """The next block of a lane; None: it ends."""
         if self._is_over or not self._waiting or self._running > self._wanted:
             self._running -= 1
             return None
-        return self._waiting.pop()
+        return Taken(self._waiting.pop(), self._breaks)
 
-    def give_back(self, digest: bytes) -> None:
-        """A block has not arrived."""
-        self._waiting.append(digest)
+    def broke(self, taken: Taken, error: Exception, count: Callable[[Exception], float | None]) -> float:
+        """A block has not arrived: how many seconds its lane waits.
+
+        :param count: counts a break that is another one, and tells how long to wait; None: all lanes end
+        """
+        self._waiting.append(taken.digest)
+        if self._is_over:
+            return 0.0
+        if taken.breaks != self._breaks:
+            return self._wait
+        self._breaks += 1
+        wait = count(error)
+        if wait is None:
+            self.fail(error)
+        self._wait = wait or 0.0
+        return self._wait
 
     def arrived(self, size: int, now: float) -> None:
         """A block of so many bytes has.  What has only gone out may wait in the kernel, of each lane as much."""

@@ -114,44 +114,50 @@ class Uploading:
     ) -> None:
         """Send one block after the other."""
         peer = call.peer
+
+        def broke(error: Exception) -> float | None:
+            wait = call.upload_broke(upload, kind_of(error), reason_of(error))
+            return wait if call.peer is peer else None  # what was sent here is not known elsewhere
+
         while True:
             with lanes.lock:
-                digest = lanes.take()
-                if digest is None:
-                    return
-                step = upload.put(digest)
-            limits = call.limits()
-            call.shorten_for_upload(limits)
-            sent = _made(request, step, {**request.extensions, "timeout": limits})
-            sent.stream = _Pieces(call, step.content, None)
-            call.sends(len(step.content))
-            wait: float | None = 0.0
-            more = 0
+                taken = lanes.take()
+            if taken is None:
+                return
+            wait = 0.0
             try:
-                response: httpx.Response = self._ask(call, sent)
-                told_by(response)
-                status = response.status_code
-                if status == 429 or status >= 500:
-                    raise httpx.RemoteProtocolError(f"status {status} for a block", request=sent)  # noqa: TRY301
-                with lanes.lock:
-                    if upload.took_block(digest, status, call.calls.now()) is Outcome.REFUSED:
-                        lanes.refuse()
-                    lanes.arrived(len(step.content), call.calls.now())
-                    more = lanes.more()
+                for _ in range(self._carried(call, request, upload, lanes, taken.digest)):
+                    tasks.start(self._lane, call, request, upload, lanes, tasks)
             except httpx.RequestError as error:
                 with lanes.lock:
-                    lanes.give_back(digest)
-                    if lanes.error is None:
-                        wait = call.upload_broke(upload, kind_of(error), reason_of(error))
-                    if wait is None or call.peer is not peer:
-                        lanes.fail(error)
+                    wait = lanes.broke(taken, error, broke)
             except Exception as error:  # noqa: BLE001 - in a thread nobody would hear of it
                 with lanes.lock:
                     lanes.fail(error)
-            for _ in range(more):
-                tasks.start(self._lane, call, request, upload, lanes, tasks)
             if wait:
                 time.sleep(wait)
+
+    def _carried(
+        self, call: ClientCall, request: httpx.Request, upload: InBlocks, lanes: Lanes, digest: bytes
+    ) -> int:
+        """Send one block; how many lanes are to be begun then."""
+        with lanes.lock:
+            step = upload.put(digest)
+        limits = call.limits()
+        call.shorten_for_upload(limits)
+        sent = _made(request, step, {**request.extensions, "timeout": limits})
+        sent.stream = _Pieces(call, step.content, None)
+        call.sends(len(step.content))
+        response: httpx.Response = self._ask(call, sent)
+        told_by(response)
+        status = response.status_code
+        if status == 429 or status >= 500:
+            raise httpx.RemoteProtocolError(f"status {status} for a block", request=sent)
+        with lanes.lock:
+            if upload.took_block(digest, status, call.calls.now()) is Outcome.REFUSED:
+                lanes.refuse()
+            lanes.arrived(len(step.content), call.calls.now())
+            return lanes.more()
 
 
 class _Pieces(httpx.SyncByteStream):
