@@ -147,7 +147,8 @@ class Upload:
             if self._at_once and now >= self.link.checked_until:
                 self._size = len(self.body)
                 self.sent += self._size
-                return self._creation(bytes(self.body))
+                whole = self.body.obj
+                return self._creation(whole if isinstance(whole, bytes) else bytes(self.body))
             return self._creation()
         if not self._is_known:
             return Step("HEAD", self._path, self._own({}))
