@@ -6,7 +6,6 @@ This file is the source of its three twins: sync, for httpx, and both.  ``script
 from __future__ import annotations
 
 import os
-import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from types import TracebackType
@@ -25,6 +24,7 @@ from penstock.client._coded import Sent
 from penstock.client._home import is_over, of_tasks
 from penstock.client._kept import Keeping, Kept
 from penstock.client._prompts import HEADER as PROMPT_HEADER
+from penstock.client._proxies import Proxies
 from penstock.client._reading import Cut, HandedOver, NotReproduced
 from penstock.client._sockets import KEEP_ALIVE
 from penstock.client.options import Options
@@ -78,7 +78,7 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
         self.calls = Calls(options)
         self._kept = kept
         self._connect = connect
-        self._proxies = urllib.request.getproxies() if proxied else {}
+        self._proxies = Proxies(wanted=proxied)
         self._unused: httpx2.AsyncBaseTransport | None = connect(None)  # a wrong setting is told at once
         self._inner: _Inner = {}
         self._process = os.getpid()
@@ -259,12 +259,8 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
 
         :param left: seconds after which the head of its answer is of no use; None: it always is
         """
-        proxy = None
-        if self._proxies:
-            url = request.url
-            proxy = self._proxies.get(url.scheme) or self._proxies.get("all")
-            if proxy is not None and urllib.request.proxy_bypass(url.host):
-                proxy = None
+        url = request.url
+        proxy = self._proxies.of(url.scheme, url.host, url.netloc.decode("ascii"))
         here = self._inner.get(home := of_tasks())
         if here is None:
             for each in list(self._inner):  # other threads, with loops of their own, do this too

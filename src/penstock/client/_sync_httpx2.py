@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from types import TracebackType
@@ -22,6 +21,7 @@ from penstock.client._coded import Sent
 from penstock.client._home import is_over, of_threads
 from penstock.client._kept import Keeping, Kept
 from penstock.client._prompts import HEADER as PROMPT_HEADER
+from penstock.client._proxies import Proxies
 from penstock.client._reading import Cut, HandedOver, NotReproduced
 from penstock.client._sockets import KEEP_ALIVE
 from penstock.client._sync_heads import head_clock, with_clocks
@@ -77,7 +77,7 @@ class Transport(httpx2.BaseTransport):
         self.calls = Calls(options)
         self._kept = kept
         self._connect = connect
-        self._proxies = urllib.request.getproxies() if proxied else {}
+        self._proxies = Proxies(wanted=proxied)
         self._unused: httpx2.BaseTransport | None = connect(None)  # a wrong setting is told at once
         self._inner: _Inner = {}
         self._process = os.getpid()
@@ -256,12 +256,8 @@ class Transport(httpx2.BaseTransport):
 
         :param left: seconds after which the head of its answer is of no use; None: it always is
         """
-        proxy = None
-        if self._proxies:
-            url = request.url
-            proxy = self._proxies.get(url.scheme) or self._proxies.get("all")
-            if proxy is not None and urllib.request.proxy_bypass(url.host):
-                proxy = None
+        url = request.url
+        proxy = self._proxies.of(url.scheme, url.host, url.netloc.decode("ascii"))
         here = self._inner.get(home := of_threads())
         if here is None:
             for each in list(self._inner):  # other threads, with loops of their own, do this too
