@@ -32,6 +32,7 @@ from penstock.client.statistics import Counters, Statistics
 from penstock.errors import UpstreamBroken
 
 LATE = "the call's deadline has passed"
+CLOSED = "the client has been closed"
 GOODBYE_SECONDS = 1.0  # that telling the gateway to stop may take, when the application gives a stream up
 _NOT_FOR_RESUMPTION = frozenset(
     {
@@ -64,6 +65,10 @@ class AsyncClient(httpx2.AsyncClient):
     def statistics(self) -> Statistics:
         """What became of the calls so far."""
         return self._calls.counters.statistics()
+
+    async def aclose(self) -> None:
+        self._calls.is_closed = True
+        await super().aclose()
 
 
 class AsyncTransport(httpx2.AsyncBaseTransport):
@@ -258,7 +263,10 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
         """One exchange, through the proxy that the environment wants for it.
 
         :param left: seconds after which the head of its answer is of no use; None: it always is
+        :raises httpx2.LocalProtocolError: the client was closed in the middle of a call
         """
+        if self.calls.is_closed:  # nobody would close what is connected now
+            raise httpx2.LocalProtocolError(CLOSED, request=request)
         url = request.url
         proxy = self._proxies.of(url.scheme, url.host, url.netloc.decode("ascii"))
         here = self._inner.get(home := of_tasks())
@@ -283,6 +291,7 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
             timeouts["read"] = silence
 
     async def aclose(self) -> None:
+        """End the connections that belong to this loop."""
         unused, self._unused = self._unused, None
         for inner in self._inner.pop(of_tasks(), {None: unused}).values():
             if inner is not None:
@@ -299,6 +308,7 @@ class AsyncTransport(httpx2.AsyncBaseTransport):
         exc_value: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
+        self.calls.is_closed = True
         await self.aclose()
 
 

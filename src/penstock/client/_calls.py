@@ -88,6 +88,7 @@ class Calls:
         self.rand = rand
         self.budget = RetryBudget(options.retry)
         self.lock = threading.Lock()
+        self.is_closed = False  # the client, for good
         self._failed: deque[tuple[bytes, str, int]] = deque(maxlen=MOST_REMEMBERED)
 
     def __repr__(self) -> str:

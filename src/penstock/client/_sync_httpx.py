@@ -31,6 +31,7 @@ from penstock.client.statistics import Counters, Statistics
 from penstock.errors import UpstreamBroken
 
 LATE = "the call's deadline has passed"
+CLOSED = "the client has been closed"
 GOODBYE_SECONDS = 1.0  # that telling the gateway to stop may take, when the application gives a stream up
 _NOT_FOR_RESUMPTION = frozenset(
     {
@@ -63,6 +64,10 @@ class Client(httpx.Client):
     def statistics(self) -> Statistics:
         """What became of the calls so far."""
         return self._calls.counters.statistics()
+
+    def close(self) -> None:
+        self._calls.is_closed = True
+        super().close()
 
 
 class Transport(httpx.BaseTransport):
@@ -253,7 +258,10 @@ class Transport(httpx.BaseTransport):
         """One exchange, through the proxy that the environment wants for it.
 
         :param left: seconds after which the head of its answer is of no use; None: it always is
+        :raises httpx.LocalProtocolError: the client was closed in the middle of a call
         """
+        if self.calls.is_closed:  # nobody would close what is connected now
+            raise httpx.LocalProtocolError(CLOSED, request=request)
         url = request.url
         proxy = self._proxies.of(url.scheme, url.host, url.netloc.decode("ascii"))
         here = self._inner.get(home := of_threads())
@@ -278,6 +286,7 @@ class Transport(httpx.BaseTransport):
             timeouts["read"] = silence
 
     def close(self) -> None:
+        """End the connections that belong to this loop."""
         unused, self._unused = self._unused, None
         for inner in self._inner.pop(of_threads(), {None: unused}).values():
             if inner is not None:
@@ -294,6 +303,7 @@ class Transport(httpx.BaseTransport):
         exc_value: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
+        self.calls.is_closed = True
         self.close()
 
 

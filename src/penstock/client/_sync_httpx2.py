@@ -31,6 +31,7 @@ from penstock.client.statistics import Counters, Statistics
 from penstock.errors import UpstreamBroken
 
 LATE = "the call's deadline has passed"
+CLOSED = "the client has been closed"
 GOODBYE_SECONDS = 1.0  # that telling the gateway to stop may take, when the application gives a stream up
 _NOT_FOR_RESUMPTION = frozenset(
     {
@@ -63,6 +64,10 @@ class Client(httpx2.Client):
     def statistics(self) -> Statistics:
         """What became of the calls so far."""
         return self._calls.counters.statistics()
+
+    def close(self) -> None:
+        self._calls.is_closed = True
+        super().close()
 
 
 class Transport(httpx2.BaseTransport):
@@ -255,7 +260,10 @@ class Transport(httpx2.BaseTransport):
         """One exchange, through the proxy that the environment wants for it.
 
         :param left: seconds after which the head of its answer is of no use; None: it always is
+        :raises httpx2.LocalProtocolError: the client was closed in the middle of a call
         """
+        if self.calls.is_closed:  # nobody would close what is connected now
+            raise httpx2.LocalProtocolError(CLOSED, request=request)
         url = request.url
         proxy = self._proxies.of(url.scheme, url.host, url.netloc.decode("ascii"))
         here = self._inner.get(home := of_threads())
@@ -280,6 +288,7 @@ class Transport(httpx2.BaseTransport):
             timeouts["read"] = silence
 
     def close(self) -> None:
+        """End the connections that belong to this loop."""
         unused, self._unused = self._unused, None
         for inner in self._inner.pop(of_threads(), {None: unused}).values():
             if inner is not None:
@@ -296,6 +305,7 @@ class Transport(httpx2.BaseTransport):
         exc_value: BaseException | None = None,
         traceback: TracebackType | None = None,
     ) -> None:
+        self.calls.is_closed = True
         self.close()
 
 
