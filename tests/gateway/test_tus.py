@@ -7,6 +7,8 @@ import json
 from in_pieces import CHAT, body_of, with_gateway
 from serving import COMPLETION
 
+KIND = "application/offset+octet-stream"
+
 
 def metadata(**pairs):
     return ",".join(f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in pairs.items())
@@ -49,6 +51,39 @@ def test_a_file_in_two_chunks(tmp_path):
         assert again.headers["penstock-file"] == last.headers["penstock-file"]
         told = (await ask("GET", f"/v1/files/{last.headers['penstock-file']}")).json()
         assert (told["filename"], told["purpose"]) == ("ä.txt", "batch")
+
+
+def test_a_files_name_is_one_to_show_and_no_path(tmp_path):
+    @with_gateway(tmp_path)
+    async def test(ask, model, gateway):
+        for sent, shown in (
+            ("../../etc/x", "x"),
+            ("C:\\\\a.txt", "a.txt"),
+            ("a\r\n\x1bb\0", "ab"),
+            ("/", "file"),
+        ):
+            said = metadata(filename=sent)
+            made = await ask.tus("POST", "/v1/files", Upload_Length=0, Upload_Metadata=said)
+            told = await ask("GET", f"/v1/files/{made.headers['penstock-file']}")
+            assert told.json()["filename"] == shown
+
+
+def test_what_says_two_things_at_once_or_promises_what_is_not_read_is_refused(tmp_path):
+    @with_gateway(tmp_path)
+    async def test(ask, model, gateway):
+        twice = f"{metadata(filename='a')},{metadata(filename='b')}"
+        made = await ask.tus("POST", "/v1/files", Upload_Length=1, Upload_Metadata=twice)
+        assert made.status == 400
+        part = await ask.tus(
+            "POST", "/v1/files", b"a", Upload_Length=1, Upload_Concat="partial", content_type=KIND
+        )
+        final = {"Upload_Concat": f"final;{part.headers['location']}", "content_type": KIND}
+        assert (await ask.tus("POST", "/v1/files", b"b", **final)).status == 400
+        assert await content(ask, await ask.tus("POST", "/v1/files", **final)) == b"a"
+        where = (await ask.tus("POST", "/v1/files", Upload_Length=3)).headers["location"]
+        trailer = await ask.tus("PATCH", where, b"abc", Upload_Offset=0, Trailer="X, upload-Checksum")
+        assert trailer.status == 400
+        assert (await ask.tus("HEAD", where)).headers["upload-offset"] == "0"
 
 
 def test_an_empty_file_is_complete_at_once(tmp_path):

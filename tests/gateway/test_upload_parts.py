@@ -141,6 +141,15 @@ def test_what_cannot_be_is_refused(tmp_path):
         assert (await ask("POST", f"/v1/uploads/{upload.id}/other", b"{}")).status == 404
 
 
+def test_a_files_name_is_one_to_show_and_no_path(tmp_path):
+    @with_sdk(tmp_path)
+    async def test(sdk, ask, gateway):
+        upload = await begin(sdk, 3, filename="../../etc/a\x1b.txt")
+        part = await sdk.uploads.parts.create(upload.id, data=b"abc")
+        done = await sdk.uploads.complete(upload.id, part_ids=[part.id])
+        assert (upload.filename, done.file.filename) == ("a.txt", "a.txt")
+
+
 def test_a_part_that_breaks_leaves_nothing(tmp_path):
     @with_sdk(tmp_path)
     async def test(sdk, ask, gateway):

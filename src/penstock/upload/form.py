@@ -138,7 +138,7 @@ class FormReader:
         if self._files > 1:
             raise _invalid("it holds more than one file")
         self._value = None
-        self._parts.append(FileBegin(self._name, _shown(_text(options[b"filename"]))))
+        self._parts.append(FileBegin(self._name, name_shown(_text(options[b"filename"]))))
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
         if self._value is None:
@@ -162,7 +162,7 @@ class FormReader:
 def filename_in(disposition: bytes) -> str:
     """The file's name in a ``Content-Disposition`` that is no form's, to be shown; ``file`` without one."""
     _, options = parse_options_header(disposition)
-    return _shown(_text(options.get(b"filename", b"")))
+    return name_shown(_text(options.get(b"filename", b"")))
 
 
 def _text(value: bytes) -> str:
@@ -172,7 +172,7 @@ def _text(value: bytes) -> str:
         raise _invalid("a name or a field in it is not UTF-8") from None
 
 
-def _shown(filename: str) -> str:
+def name_shown(filename: str) -> str:
     """A name to show, without a path and without what no terminal should print."""
     return _UNPRINTABLE.sub("", filename.replace("\\", "/").rpartition("/")[2])[:MAX_FILENAME] or "file"
 

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from penstock.errors import BadRequest, UnsupportedMedia, UnsupportedVersion
 from penstock.messages import Headers
-from penstock.upload.asked import Append, Concat, Creation, UploadDialect, number_in
-from penstock.upload.digests import TUS_ALGORITHMS, from_checksum
+from penstock.upload.asked import Append, Concat, Creation, UploadDialect, content_length_of, number_in
+from penstock.upload.digests import TUS_ALGORITHMS, Digest, from_checksum
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -56,14 +56,15 @@ def creation(headers: Headers) -> Creation:
     if concat is Concat.FINAL:
         if length is not None:  # concatenation: "MUST NOT include the Upload-Length header"
             raise BadRequest("a final upload has no Upload-Length of its own", param="upload-length")
+        if content_length_of(headers):
+            raise BadRequest("a final upload has no content of its own", param="upload-concat")
     elif length is None and deferred is None:
         raise BadRequest("Upload-Length is missing", param="upload-length", code="missing_parameter")
-    checksum = headers.get(b"upload-checksum")
     return Creation(
         UploadDialect.TUS,
         None,
         length,
-        None if checksum is None else from_checksum(checksum),
+        _checksum(headers),
         None,
         _metadata(headers.get(b"upload-metadata", b"")),
         concat,
@@ -81,12 +82,11 @@ def append(headers: Headers) -> Append:
     offset = number_in(headers, b"upload-offset")
     if offset is None:
         raise BadRequest("Upload-Offset is missing", param="upload-offset", code="missing_parameter")
-    checksum = headers.get(b"upload-checksum")
     return Append(
         offset,
         None,
         number_in(headers, b"upload-length"),  # creation: of a deferred length, once it is known
-        None if checksum is None else from_checksum(checksum),
+        _checksum(headers),
     )
 
 
@@ -126,6 +126,13 @@ def abilities(max_size: int) -> Fields:
     ]
 
 
+def _checksum(headers: Headers) -> Digest | None:
+    if b"upload-checksum" in headers.get(b"trailer", b"").lower():  # the content would be taken unverified
+        raise BadRequest("Upload-Checksum is not read from a trailer here", param="upload-checksum")
+    value = headers.get(b"upload-checksum")
+    return None if value is None else from_checksum(value)
+
+
 def _concat(value: bytes) -> tuple[Concat, tuple[str, ...]]:
     if not value:
         return Concat.NONE, ()
@@ -149,6 +156,8 @@ def _metadata(value: bytes) -> dict[str, str]:
         return found
     for pair in value.decode("latin-1").split(","):
         key, _, encoded = pair.strip().partition(" ")
+        if key in found:  # creation: "All keys MUST be unique"
+            raise BadRequest("Upload-Metadata has a key twice", param="upload-metadata")
         try:
             found[key] = base64.b64decode(encoded.strip(), validate=True).decode()
         except ValueError:  # binascii.Error is one, and so is what is not ASCII

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import msgspec
+from msgspec import structs
 
 from penstock.errors import BadRequest, Conflict
 from penstock.gateway.kept.answering import method_of, respond
@@ -24,7 +25,7 @@ from penstock.messages import JSON, Tenant
 from penstock.net.exchange import Exchange
 from penstock.upload.asked import Concat, UploadDialect
 from penstock.upload.files import FileStore
-from penstock.upload.form import FileBegin, FileData, FormReader
+from penstock.upload.form import FileBegin, FileData, FormReader, name_shown
 from penstock.upload.index import Upload, new_upload_id, unknown
 from penstock.upload.offsets import Phase
 from penstock.upload.uploads import UploadStore
@@ -99,6 +100,7 @@ class PartsRoom:
 
     async def _create(self, tenant: Tenant, exchange: Exchange) -> None:
         asked = _read(_announced, exchange)
+        asked = structs.replace(asked, filename=name_shown(asked.filename))
         if asked.purpose not in PURPOSES:
             raise BadRequest(f"purpose must be one of {', '.join(sorted(PURPOSES))}", param="purpose")
         if asked.expires_after is not None:

@@ -48,7 +48,7 @@ from penstock.upload.asked import MAX_BLOCK, Append, Concat, Creation, UploadDia
 from penstock.upload.digests import Digest
 from penstock.upload.file_index import StoredFile
 from penstock.upload.files import FileStore
-from penstock.upload.form import filename_in
+from penstock.upload.form import filename_in, name_shown
 from penstock.upload.index import Upload, new_upload_id, unknown
 from penstock.upload.offsets import Offsets, Phase
 from penstock.upload.uploads import UploadStore
@@ -403,7 +403,7 @@ def _target(exchange: Exchange, path: str, asked: Creation) -> Target:
     metadata = asked.metadata
     if asked.dialect is UploadDialect.TUS:
         content_type = metadata.get("filetype", "application/json").encode("latin-1", "replace")
-        filename = metadata.get("filename") or metadata.get("name") or "file"
+        filename = name_shown(metadata.get("filename") or metadata.get("name") or "")
         purpose = metadata.get("purpose", "user_data")
     else:
         content_type = headers.get(b"content-type", b"application/json")
