@@ -235,6 +235,29 @@ def test_another_process_that_appends_is_shut_out(place):
     run(main())
 
 
+@pytest.mark.parametrize("end", ["its time is over", "another process gives it up"])
+def test_who_appends_to_what_is_gone_meanwhile_is_told_so(place, end):
+    """And not that somebody else goes on with it."""
+    wall = Wall()
+
+    async def main():
+        async with place.store(now=wall) as store, place.store(on="other", now=wall) as other:
+            upload = await new_upload(store)
+            _, hanging = await store.append("t", upload.id, lambda: None)
+            hanging.offsets.begin(0)
+            await hanging.write(b"old")
+            if end == "its time is over":
+                wall.time += 101
+            else:
+                await other.give_up("t", upload.id)
+            with pytest.raises(Gone):
+                await hanging.finish()
+            await hanging.close()
+            assert place.files() == []
+
+    run(main())
+
+
 def test_of_two_processes_that_append_at_once_one_counts(place):
     async def main():
         async with place.store() as store, place.store(on="other") as other:

@@ -165,6 +165,7 @@ class Writer:
             what its own says, and is to be given up
         :raises InconsistentLength: the last append has ended before the length that was announced; it is kept
         :raises Conflict: a later request for the upload came
+        :raises Gone: its time is over, or it was given up elsewhere
         """
         return await uninterrupted(self._finish())
 
@@ -301,6 +302,9 @@ class Writer:
             # It may have been entered, and only the answer is lost: who asks for the offset will be told.  The blocks
             # are not this append's any more; if no index knows them, they go some time.
             self._sealed = []
+            raise
+        except Conflict:
+            await self._index.get(self.owner, self.upload)  # who finds it gone is told that
             raise
         await self._files.forget(going)
 
