@@ -1,26 +1,14 @@
 """Stores that several gateways share."""
 
 import contextlib
-import socket
-from urllib.parse import urlsplit
 
 import pytest
+from durably import emptied
 
 from penstock.config.model import GenerationsConfig
 from penstock.config.secret import Secret
 from penstock.generation.journal import Journal
 from penstock.testing import RedisServer
-
-
-def emptied(url, database):
-    """A database of a server, with nothing in it of a test before: keys are the same in many."""
-    parts = urlsplit(url)
-    with socket.create_connection((parts.hostname, parts.port)) as connection:
-        connection.sendall(b"SELECT %d\r\nFLUSHDB\r\n" % database)
-        answer = b""
-        while answer != b"+OK\r\n+OK\r\n":
-            answer += connection.recv(100)
-    return f"{url}/{database}"
 
 
 @pytest.fixture(params=["disk", "shared"], scope="module")

@@ -1,11 +1,24 @@
 """Several gateways, which know each other only by their store."""
 
 import contextlib
+import socket
+from urllib.parse import urlsplit
 
 from serving import config, serving, until
 
 from penstock.config.model import CandidateConfig, ModelConfig, RetryConfig
 from penstock.testing import ScriptedUpstream
+
+
+def emptied(url, database):
+    """A database of a server, with nothing in it of a test before: keys are the same in many."""
+    parts = urlsplit(url)
+    with socket.create_connection((parts.hostname, parts.port)) as connection:
+        connection.sendall(b"SELECT %d\r\nFLUSHDB\r\n" % database)
+        answer = b""
+        while answer != b"+OK\r\n+OK\r\n":
+            answer += connection.recv(100)
+    return f"{url}/{database}"
 
 
 @contextlib.asynccontextmanager

@@ -7,11 +7,15 @@ from gateway_doubles import BODY, FakeExchange, a_call, a_generation
 from penstock.errors import BadRequest, RateLimited, UpstreamBroken
 from penstock.gateway.stages import read
 from penstock.gateway.stages.read import CLIENT_GONE, SLICE_BYTES, SLICE_EVENTS, Reading, refuse
+from penstock.gateway.stages.read_adapted import open_reading
 from penstock.generation.log import EVENT_OVERHEAD
 from penstock.messages import Dialect, Endpoint
 from penstock.wire import heartbeat
 from penstock.wire.fold import STEP_EVENTS
 
+PLAIN = (
+    b'{"id":"c","choices":[{"index":0,"message":{"role":"assistant","content":"hi"},"finish_reason":"stop"}]}'
+)
 STREAMED = BODY.replace(b"}]", b'}],"stream":true', 1)
 
 
@@ -374,6 +378,25 @@ def test_an_error_after_a_sign_of_life_is_an_event():
     generation.fail(BadRequest("no"))
     assert exchange.status == 200
     assert json.loads(exchange.body.split(b"data: ")[1])["error"]["code"] == "invalid_request"
+    assert exchange.ended
+
+
+@pytest.mark.parametrize(
+    ("body", "position", "code"),
+    [(b"nonsense", 0, "upstream_broken"), (PLAIN, 1_000, "ahead_of_head")],
+    ids=["senseless", "ahead of the head"],
+)
+def test_so_is_what_is_wrong_with_a_plain_answer_that_is_streamed(body, position, code):
+    call = a_call(Endpoint.CHAT, STREAMED, received=1_000.0)
+    generation = a_generation(a_call(Endpoint.CHAT, BODY))
+    exchange = FakeExchange(Endpoint.CHAT.path, room=1_000_000)
+    reader = open_reading(call, generation, exchange, b"resumed", generation.leave, position)
+    generation.join(reader)
+    reader.keep_alive(1_000.0 + heartbeat.USUAL)
+    generation.append([body], 1_001.0)
+    generation.finish()
+    assert exchange.status == 200
+    assert json.loads(exchange.body.split(b"data: ")[1])["error"]["code"] == code
     assert exchange.ended
 
 

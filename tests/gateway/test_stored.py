@@ -5,6 +5,7 @@ import json
 
 import pytest
 from serving import (
+    COMPLETION,
     DONE,
     PROMPT,
     STREAM_END,
@@ -14,6 +15,7 @@ from serving import (
     delta,
     frame,
     on_uvloop,
+    plain,
     request,
     serving,
     until,
@@ -338,6 +340,24 @@ def test_a_streamed_response_is_found_by_its_id_and_resumed_after_a_sequence_num
         assert (plain["id"], plain["status"], plain["usage"]) == ("resp_upstreams", "completed", USED)
 
     of_openai(RESPONSE_SCRIPT, test)
+
+
+def test_a_plain_response_that_is_streamed_is_resumed_after_a_sequence_number_too():
+    async def main():
+        async with ScriptedUpstream([[Step.REQUEST, plain(COMPLETION)]]) as upstream:
+            async with serving(config(upstream.url)) as (_, port):
+                made = (await call(port, ASK, "/v1/responses")).json()
+                path = f"/v1/responses/{made['id']}?stream=true"
+                whole = await call(port, b"", path, "GET")
+                frames = whole.body.split(b"\n\n")[:-1]
+                asking = [f"{path}&starting_after={after}" for after in range(len(frames) + 1)]
+                return frames, [await call(port, b"", each, "GET") for each in asking]
+
+    frames, rest = on_uvloop(main)
+    assert len(frames) > 3
+    assert [one.status for one in rest] == [200] * (len(frames) - 1) + [204, 409]
+    for start, one in enumerate(rest[:-1], 1):
+        assert one.body == b"".join(frame + b"\n\n" for frame in frames[start:])
 
 
 def test_a_background_response_goes_on_without_a_reader_and_is_fetched_later():

@@ -38,6 +38,7 @@ from penstock.errors import (
 from penstock.gateway.folded import whole_answer
 from penstock.gateway.kept.answering import Page, page_of, respond_list
 from penstock.gateway.stages.read import refuse
+from penstock.gateway.stages.read_adapted import ahead_of_head
 from penstock.generation.log import Generation, State
 from penstock.messages import Dialect, Endpoint
 from penstock.net.exchange import Exchange
@@ -140,14 +141,14 @@ def position(asked: Asked, generation: Generation) -> int:
     """
     events = generation.events
     readable = generation.readable
+    start = asked.after + 1
+    if not generation.stream:
+        return start  # of the events that its reader makes of it, also those of a response: they are numbered alike
     if not asked.response_id:
-        start = asked.after + 1
-        if start > readable and generation.stream:  # of a plain one the caller may have a stream's events
-            raise Conflict(
-                f"event {asked.after} is ahead of the log, which has {readable}", code="ahead_of_head"
-            )
+        if start > readable:
+            raise ahead_of_head(asked.after, readable)
         return start
-    if asked.after < 0 or not generation.stream:
+    if asked.after < 0:
         return 0
     start = bisect.bisect_right(events, asked.after, hi=readable, key=responses.sequence_number)
     if start == readable and (not readable or asked.after > responses.sequence_number(events[readable - 1])):

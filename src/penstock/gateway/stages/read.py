@@ -154,17 +154,25 @@ class Reading:
         exchange = self.exchange
         if generation.state is _FAILED:
             error = generation.error or InternalError("the answer failed")
-            if not exchange.started:
-                # Who has all that there ever was of a failed answer gains nothing by asking again.
-                self._refuse(error, final=self._position > 0 and not isinstance(error, PressureError))
-                return
-            self.error = error.code
-            exchange.write(problems.render_event(error, self.call.endpoint, generation.id))
-        elif not exchange.started:  # it had every event when it came back, and what was missing was the end
+            # Who has all that there ever was of a failed answer gains nothing by asking again.
+            final = self._position > 0 and not isinstance(error, PressureError)
+            self._break_stream(error, final=final)
+            return
+        if not exchange.started:  # it had every event when it came back, and what was missing was the end
             exchange.respond(204, self._own_headers(), b"")
             self._finish(204)
             return
         exchange.end()
+        self._finish(200)
+
+    def _break_stream(self, error: PenstockError, *, final: bool = False) -> None:
+        """An error ends it: in an event, or in the answer's head if that has not gone out."""
+        if not self.exchange.started:
+            self._refuse(error, final=final)
+            return
+        self.error = error.code
+        self.exchange.write(problems.render_event(error, self.call.endpoint, self.generation.id))
+        self.exchange.end()
         self._finish(200)
 
     def _tell_whole(self, generation: Generation) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from penstock.errors import PenstockError
+from penstock.errors import Conflict, PenstockError
 from penstock.gateway.stages.read import STREAM_HEADERS, Reading
 from penstock.gateway.stages.read_opaque import OpaqueReading
 from penstock.generation.log import EVENT_OVERHEAD, Generation, State
@@ -59,6 +59,11 @@ def _tells_other_usage(call: Call, include_usage: bool, running_usage: bool) -> 
     return (
         call.include_usage != include_usage or call.running_usage != running_usage
     ) and call.endpoint in _TELLS_USAGE
+
+
+def ahead_of_head(after: int, readable: int) -> Conflict:
+    """The error of a reader who says that it has an event which is not there yet, or never was."""
+    return Conflict(f"event {after} is ahead of the log, which has {readable}", code="ahead_of_head")
 
 
 class UsageReading(Reading):
@@ -121,7 +126,7 @@ class UnfoldedReading(UsageReading):
         position: int = 0,
     ) -> None:
         super().__init__(call, generation, exchange, status_name, on_done)
-        self._position = position
+        self._position = self._alive_position = position
         self._unfolded: list[Event] | None = None
 
     def _stream(self, generation: Generation) -> None:
@@ -137,7 +142,10 @@ class UnfoldedReading(UsageReading):
                         usage=generation.usage,
                     )
                 except PenstockError as error:
-                    self._refuse(error)
+                    self._break_stream(error)
+                    return
+                if self._position > len(self._unfolded):
+                    self._break_stream(ahead_of_head(self._position - 1, len(self._unfolded)))
                     return
                 self.read_bytes = generation.size
             while (position := self._position) < len(self._unfolded):
