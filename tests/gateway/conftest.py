@@ -40,6 +40,12 @@ def durable_budgets(monkeypatch):
 
 
 @pytest.fixture
+def nothing_comes_back(monkeypatch):
+    """What is not in the store is written anew by nobody: it is said to be unknown at once."""
+    monkeypatch.setattr("penstock.generation.trouble.SETTLING", 0.0)
+
+
+@pytest.fixture
 def durable(stores, durable_budgets):
     """The same, with that."""
     return stores

@@ -11,6 +11,7 @@ from penstock.config.model import KeyConfig
 from penstock.messages import Outcome
 from penstock.testing import Step
 
+pytestmark = pytest.mark.usefixtures("nothing_comes_back")
 KEYS = [KeyConfig(name=name, hash=hash_key(name), tenant=name) for name in "ab"]
 OWNER, FOREIGN = ["authorization: Bearer a"], ["authorization: Bearer b"]
 ASKED = {"model": "m", "input": "hello"}

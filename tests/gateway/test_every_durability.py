@@ -26,7 +26,7 @@ DURABILITIES = ["memory", "disk", "shared"]
 
 
 @pytest.fixture(params=DURABILITIES)
-def gateways(request, tmp_path, durable_budgets):
+def gateways(request, tmp_path, durable_budgets, nothing_comes_back):
     """Runs the gateway where a call is made, the one where all else is asked, and their upstream."""
 
     @contextlib.asynccontextmanager

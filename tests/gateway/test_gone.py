@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from durably import keeper_of, stored, two
 from serving import COMPLETION, DONE, STREAM_END, STREAM_HEAD, call, config, delta, on_uvloop, plain, serving
 
@@ -9,6 +10,7 @@ from penstock.config.keys import hash_key
 from penstock.config.model import CandidateConfig, KeyConfig, ModelConfig
 from penstock.testing import ScriptedUpstream, Step
 
+pytestmark = pytest.mark.usefixtures("nothing_comes_back")
 KEYS = [KeyConfig(name=name, hash=hash_key(name), tenant=name) for name in "ab"]
 OWNER, FOREIGN = ["authorization: Bearer a"], ["authorization: Bearer b"]
 BODY = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hello"}]}

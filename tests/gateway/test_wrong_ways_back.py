@@ -29,7 +29,6 @@ from needing import needs_redis
 from penstock.config.keys import hash_key
 from penstock.config.model import GenerationsConfig, KeyConfig
 from penstock.config.secret import Secret
-from penstock.generation import trouble
 from penstock.testing import RedisServer, ScriptedUpstream, Step
 
 KEYS = [KeyConfig(name=name, hash=hash_key(f"key-{name}"), tenant=name) for name in ("one", "two")]
@@ -103,9 +102,8 @@ def durability(request):
 
 
 @pytest.fixture
-def gateways(durability, tmp_path, durable_budgets, monkeypatch):
+def gateways(durability, tmp_path, durable_budgets, nothing_comes_back):
     """Runs the gateway where a call is made and the one where all else is asked."""
-    monkeypatch.setattr(trouble, "SETTLING", 0.0)  # nobody writes anew what is not there
 
     @contextlib.asynccontextmanager
     async def running(scripts):
