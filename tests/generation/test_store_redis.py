@@ -11,7 +11,7 @@ from store_suite import LARGE, LATER, NOW, SharedStoreSuite, append, begin, end,
 
 from needing import needs_redis
 from penstock.generation.journal import Journal
-from penstock.generation.store import StoreUnavailable
+from penstock.generation.store import Reason, StoreUnavailable
 from penstock.generation.stores.redis import RedisStore
 from penstock.net.clock import Clock
 from penstock.testing import RedisServer
@@ -152,6 +152,34 @@ def test_generations_go_on_while_the_server_hangs_or_is_gone_and_are_whole_when_
     # A word for each time, and one for its end: no line for each event, or for each try.
     assert len(said) >= 2
     assert said == [number % 2 == 1 for number in range(len(said))]
+
+
+@pytest.mark.parametrize("first", ["a write", "a renewal"])
+def test_a_server_that_was_emptied_is_told_from_one_in_which_somebody_deleted(own_server, first):
+    async def test():
+        store = RedisStore(own_server.url, 1 << 20, budget=PATIENT)
+        await store.start()
+        one, other = record(), record()
+        until = await store.time() + 60.0
+        await store.renew("me", until)
+        await store.write([begin(one, [b"a"]), begin(other, [b"a"])])
+        await store.renew("me", until)
+        await store.delete(other.id)
+        assert (await store.write([append(other, 1, b"b")]))[other.id].reason is Reason.UNKNOWN
+        assert store.losses == 0
+        await redis(own_server, "FLUSHALL")
+        if first == "a renewal":
+            await store.renew("me", until)
+        else:
+            with pytest.raises(StoreUnavailable, match="not there any more"):
+                await store.write([append(one, 1, b"b")])
+            await store.renew("me", until)
+        assert store.losses == 1
+        assert (await store.write([append(one, 1, b"b")]))[one.id].reason is Reason.UNKNOWN
+        assert await store.write([begin(one, [b"a", b"b"])]) == {}
+        await store.close()
+
+    run(test)
 
 
 def test_scripts_that_the_server_forgot_are_loaded_again(own_server):

@@ -127,7 +127,7 @@ class RedisStore:
         return StoreUnavailable(f"{self.place}: {why}")
 
     def _lost(self) -> None:
-        """The connection broke: the server may have, and may come back without its last second, or empty."""
+        """The server may have lost its last second, or all: the connection broke, or it does not know us any more."""
         self._announced.clear()
         self.losses += 1
 
@@ -162,15 +162,34 @@ class RedisStore:
             keys += self._keys(write.id)
             values += fields.appended(write) if plain else fields.arguments(write)
         script = scripts.APPEND if plain else scripts.WRITE
+        losses = self.losses
         try:
             answers = await self._run(self._writing, script, keys, values)
         except _Full:
             await self._drop(self.max_bytes * 9 // 10)
             raise
         try:
-            return self._refused(writes, answers)
+            refused = self._refused(writes, answers)
         except _NONSENSE as error:
             raise self.disbelieved(error) from error
+        if any(refusal.reason is Reason.UNKNOWN for refusal in refused.values()):
+            await self._check_leases(losses)
+        return refused
+
+    async def _check_leases(self, losses: int) -> None:
+        """What is unknown was deleted, or the server was emptied: then it does not know either that we live.
+
+        :param losses: before it was asked
+        :raises StoreUnavailable: it was emptied
+        """
+        if losses == self.losses:
+            now = await self.time()
+            living = [owner for owner in self._announced if self._leases.get(owner, 0.0) > now]
+            if all([await self.lease(owner) for owner in living]):
+                return
+            if losses == self.losses:
+                self._lost()
+        raise StoreUnavailable(f"{self.place}: what was stored is not there any more")
 
     def _refused(self, writes: Sequence[Write], answers: Any) -> dict[str, Refusal]:
         """What the scripts say of these writes; what has ended is counted."""
@@ -313,7 +332,9 @@ class RedisStore:
     @_sensible
     async def renew(self, owner: str, until: float) -> None:
         self._leases[owner] = until  # also if the server does not hear of it now
-        await self._writing.ask(b"ZADD", self._owners, b"%.6f" % until, owner.encode())
+        is_new = await self._writing.ask(b"ZADD", self._owners, b"%.6f" % until, owner.encode())
+        if is_new and owner in self._announced:
+            self._lost()
 
     @_sensible
     async def lease(self, owner: str) -> float:
