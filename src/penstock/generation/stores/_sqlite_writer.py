@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import msgspec
 
@@ -28,7 +29,7 @@ from penstock.generation.stores._sqlite_file import (
     RAISE_FENCE,
     SQLiteFile,
 )
-from penstock.generation.stores._sqlite_packing import Packing
+from penstock.generation.stores._sqlite_packing import Columns, Packing
 from penstock.generation.stores._sqlite_reader import (
     Row,
     find,
@@ -89,10 +90,6 @@ class _Open:
         self.waiting_size = 0
         self.first_batch = first_batch  # where the first of these is; without any, the next batch
 
-    def is_due(self) -> bool:
-        """Whether enough waits for a piece."""
-        return len(self.waiting) >= _PIECE_EVENTS or self.waiting_size >= _PIECE_BYTES
-
     def piece(self, packing: Packing) -> tuple[int, bytes]:
         """The row with all that waits."""
         return self.number << PIECE_SHIFT | self.events - len(self.waiting), packing.pack(self.waiting)
@@ -106,6 +103,19 @@ class _Open:
 
     def __repr__(self) -> str:
         return f"<open generation {self.number}, epoch {self.epoch}, {self.events} events>"
+
+
+_Grown: TypeAlias = "list[tuple[_Open, Write]]"
+"""Events for generations that we know."""
+
+
+def _columns(grown: _Grown, ended: Sequence[int] = ()) -> Columns:
+    return (
+        [known.number for known, _ in grown],
+        [write.first for _, write in grown],
+        [write.events for _, write in grown],
+        ended,
+    )
 
 
 class SQLiteWriter:
@@ -131,11 +141,11 @@ class SQLiteWriter:
 
     def write(self, writes: Sequence[Write]) -> dict[str, Refusal]:
         try:
-            if not self._write_events(writes):
+            grown, others = self._sorted(writes)
+            refused: dict[str, Refusal] = {}
+            if others or not self._write_events(grown):
                 with self.file.transaction():
-                    refused = self._write_anything(writes)
-            else:
-                refused = {}
+                    refused = self._write_anything(writes, grown, others)
             if len(self._due) >= _DUE or self._batches - self._looked_at >= _LOOK_EVERY:
                 self._looked_at = self._batches
                 self._look_after()
@@ -145,61 +155,71 @@ class SQLiteWriter:
             self._due.clear()
             raise
 
-    def _write_events(self, writes: Sequence[Write]) -> bool:
-        """The common case, events for generations that we know, in a single statement.
+    def _sorted(self, writes: Sequence[Write]) -> tuple[_Grown, list[Write]]:
+        """The common case, events for generations that we know and as far as we know them, and all others."""
+        fence, get = self._fence, self._open.get
+        grown: _Grown = []
+        others: list[Write] = []
+        for write in writes:
+            known = get(write.id)
+            if (
+                known is None
+                or write.end is not None
+                or known.fence != fence
+                or write.first != known.events
+                or write.epoch != known.epoch
+                or write.bill is not None
+                or write.begin is not None
+                or not write.events
+            ):
+                others.append(write)
+            else:
+                grown.append((known, write))
+        return grown, others
+
+    def _write_events(self, grown: _Grown) -> bool:
+        """Where there is nothing else, in a single statement.
 
         Each statement lets go of the interpreter's lock and has to get it back from the event loop, which
         costs more than the statement.
 
-        :returns: False: it is another case, and nothing was written
+        :returns: False: something has changed hands, and nothing was written
         """
-        fence = self._fence
-        numbers, firsts, events, grown = [], [], [], []
-        for write in writes:
-            known = self._open.get(write.id)
-            if (
-                known is None
-                or known.fence != fence
-                or write.begin is not None
-                or write.end is not None
-                or not write.events
-                or write.bill is not None
-                or write.epoch != known.epoch
-                or write.first != known.events
-            ):
-                return False
-            numbers.append(known.number)
-            firsts.append(write.first)
-            events.append(write.events)
-            grown.append(known)
-        if not numbers:
+        if not grown:
             return True
         inserted = self.file.patiently(
             "INSERT INTO batches SELECT (SELECT ifnull(max(seq), 0) + 1 FROM batches), ? FROM fence"
             " WHERE version = ?",
-            (self.file.packing.pack((numbers, firsts, events, ())), fence),
+            (self.file.packing.pack(_columns(grown)), self._fence),
         )
-        if inserted.rowcount == 0:  # something changed hands
+        if inserted.rowcount == 0:
             return False
         self._batches += 1
-        for known, added, write in zip(grown, events, writes, strict=True):
-            known.add(added)
-            if known.is_due():
-                self._due[write.id] = None
+        self._grow(grown)
         return True
 
-    def _write_anything(self, writes: Sequence[Write]) -> dict[str, Refusal]:
+    def _grow(self, grown: _Grown) -> None:
+        """These have got their events."""
+        for known, write in grown:
+            known.add(write.events)
+            if len(known.waiting) >= _PIECE_EVENTS or known.waiting_size >= _PIECE_BYTES:
+                self._due[write.id] = None
+
+    def _write_anything(
+        self, writes: Sequence[Write], grown: _Grown, others: Sequence[Write]
+    ) -> dict[str, Refusal]:
+        """What has been sorted, within a transaction."""
+        fence = self._fence
         seq, number = self._look()
+        if self._fence != fence:  # what was taken for known may be somebody else's by now
+            grown, others = [], writes
         seq += 1
         refused: dict[str, Refusal] = {}
-        begun = [write for write in writes if write.begin is not None]
+        begun = [write for write in others if write.begin is not None]
         if begun:
             self._begin(begun, seq, number, refused)
-        numbers: list[int] = []
-        firsts: list[int] = []
-        events: list[list[Event]] = []
         ended: list[tuple[Write, _Open, End]] = []
-        for write in writes:
+        for write in others:
             if write.begin is not None:
                 if write.end is not None or write.id in refused:
                     continue
@@ -218,18 +238,12 @@ class SQLiteWriter:
                 known.add(write.events)
                 ended.append((write, known, write.end))
             elif write.events:
-                known.add(write.events)
-                if known.is_due():
-                    self._due[write.id] = None
-                numbers.append(known.number)
-                firsts.append(write.first)
-                events.append(write.events)
+                grown.append((known, write))
+        self._grow(grown)
         if ended:
             self._end(ended)
-        if numbers or ended:
-            content = self.file.packing.pack(
-                (numbers, firsts, events, [known.number for _, known, _ in ended])
-            )
+        if grown or ended:
+            content = self.file.packing.pack(_columns(grown, [known.number for _, known, _ in ended]))
             self._db.execute("INSERT INTO batches VALUES (?, ?)", (seq, content))
             self._batches += 1
         return refused
