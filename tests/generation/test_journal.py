@@ -7,7 +7,7 @@ from store_suite import LARGE, LATER, NOW, end, record
 
 from penstock.generation.journal import BATCH_BYTES, Journal
 from penstock.generation.log import State
-from penstock.generation.store import Ending, StoreUnavailable
+from penstock.generation.store import Ending, StoreUnavailable, size_of
 from penstock.testing import FakeClock
 
 BUDGET = 0.05
@@ -60,6 +60,9 @@ class TroubledStore(MemoryStore):
     async def write(self, writes):
         self.tried += 1
         self.batches.append(len(writes))
+        for write in writes:
+            assert write.size == sum(map(len, write.events))
+            assert write.counts == size_of(write.events)
         if self.hang is not None:
             await self.hang.wait()
         if self.fail_before:

@@ -36,8 +36,8 @@ class Keeping(Protocol):
     def queue(self, entry: Entry) -> None:
         """There is something to store of it."""
 
-    def hold(self, entry: Entry) -> None:
-        """It has ended."""
+    def hold(self, entry: Entry, size: int) -> None:
+        """It has ended, with events of so many bytes."""
 
     def forget(self, entry: Entry) -> None:
         """It is not to be stored, and what the store has of it is to go."""
@@ -119,13 +119,14 @@ class Entry:
         if self.begun and not self.dirty:
             self.journal.queue(self)
 
-    def end(self, ending: Ending, expires_at: float) -> None:
+    def end(self, ending: Ending, expires_at: float, size: int | None = None) -> None:
         """The log has ended; nothing will be added to its list.
 
         :param expires_at: Unix time until which the store shall keep it
+        :param size: bytes that the list takes, where they have been counted already
         """
         self.ending = End(ending, expires_at)
-        self.journal.hold(self)
+        self.journal.hold(self, sum(map(len, self.events)) if size is None else size)
         if self.behind:
             self.log.on_stored(len(self.events), ended=True)
 
@@ -167,23 +168,22 @@ class Entry:
         """What is to be written of it in the next batch: up to so many bytes of events, and at least one."""
         self.dirty = False
         events = self.events[self.stored :]
-        if len(events) > 1 and sum(map(len, events)) > room:
+        size = len(events[0]) if len(events) == 1 else sum(map(len, events))
+        if size > room and len(events) > 1:
             events = _first_bytes(events, room)
+            size = sum(map(len, events))
         self.sending = upto = self.stored + len(events)
-        begin = None if self.begun else self.record
-        if begin is not None:
-            try:
-                self.log.on_begin(begin)
-            except Exception:  # the others must be stored
-                log.exception("defect while beginning %s", begin.id)
         end = self.ending if upto == len(self.events) else None
+        self.billing = bill = self.bill if self.bill is not self.billed and end is None else None
         record = self.record
-        naming = None if begin is None else self.naming
-        if begin is not None:
-            record.bill = self.bill
-        self.billing = self.bill if self.bill is not self.billed and end is None else None
-        bill = None if begin is not None else self.billing
-        return Write(record.id, record.epoch, self.stored, events, begin, end, naming, bill)
+        if self.begun:
+            return Write(record.id, record.epoch, self.stored, events, None, end, None, bill, size)
+        try:
+            self.log.on_begin(record)
+        except Exception:  # the others must be stored
+            log.exception("defect while beginning %s", record.id)
+        record.bill = self.bill
+        return Write(record.id, record.epoch, self.stored, events, record, end, self.naming, size=size)
 
     def __repr__(self) -> str:
         how = "out" if self.out else "behind" if self.behind else "durable"

@@ -192,11 +192,14 @@ class Journal:
         if wake is not None and not self._trouble and not wake.done():
             wake.set_result(None)
 
-    def hold(self, entry: Entry) -> None:
-        """It has ended: from now on it takes memory only because it is not stored."""
+    def hold(self, entry: Entry, size: int) -> None:
+        """It has ended: from now on it takes memory only because it is not stored.
+
+        :param size: bytes of its events
+        """
         if entry.out:
             return
-        size = sum(map(len, entry.events)) + len(entry.record.body)
+        size += len(entry.record.body)
         self._held[entry] = size
         self._held_bytes += size
         if not entry.dirty:
@@ -284,8 +287,7 @@ class Journal:
             write = entry.take(room)
             sent.append(entry)
             writes.append(write)
-            for event in write.events:
-                room -= len(event)
+            room -= write.size or 0
             if write.begin is not None:
                 room -= len(write.begin.body)
             if self._one_by_one:

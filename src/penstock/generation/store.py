@@ -195,7 +195,10 @@ class Naming(msgspec.Struct, frozen=True, gc=False):
 
 
 class Write(msgspec.Struct, gc=False):
-    """What is new of one generation: its beginning, events, its end, or several of these."""
+    """What is new of one generation: its beginning, events, its end, or several of these.
+
+    ``size``: of its events, in bytes and without the overhead of each, where who writes has counted them already.
+    """
 
     id: str
     epoch: int
@@ -205,6 +208,12 @@ class Write(msgspec.Struct, gc=False):
     end: End | None = None
     naming: Naming | None = None  # with ``begin``
     bill: Bill | None = None  # in the place of the one before; with ``begin`` it is in the record
+    size: int | None = None
+
+    @property
+    def counts(self) -> int:
+        """Bytes that its events count for."""
+        return size_of(self.events) if self.size is None else self.size + EVENT_OVERHEAD * len(self.events)
 
 
 class Reason(enum.Enum):
@@ -389,8 +398,6 @@ def new_owner() -> str:
 
 def size_of(events: Sequence[Event]) -> int:
     """Bytes that events count for."""
-    if len(events) == 1:  # of most writes, where streams are paced
-        return len(events[0]) + EVENT_OVERHEAD
     return sum(map(len, events)) + EVENT_OVERHEAD * len(events)
 
 

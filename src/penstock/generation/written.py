@@ -94,7 +94,8 @@ class Written:
         return self.entry.out and self.entry.durable
 
     def end(self) -> None:
-        self.entry.end(ending_of(self.generation), self._now() + self._kept_for)
+        generation = self.generation
+        self.entry.end(ending_of(generation), self._now() + self._kept_for, generation.size)
 
     def forget(self) -> None:
         self.entry.journal.forget(self.entry)

@@ -15,7 +15,6 @@ from penstock.generation.store import (
     Record,
     Write,
     request_size,
-    size_of,
     trace_of,
 )
 
@@ -42,7 +41,7 @@ def appended(write: Write) -> tuple[bytes, ...]:
         b"%d" % write.epoch,
         b"%d" % first,
         b"%d" % (first + len(events)),
-        b"%d" % size_of(events),
+        b"%d" % write.counts,
         encode(events),
     )
 
@@ -54,7 +53,7 @@ def arguments(write: Write) -> tuple[bytes, ...]:
         b"%d" % write.epoch,
         b"%d" % write.first,
         b"%d" % len(events),
-        b"%d" % size_of(events) if events else b"0",
+        b"%d" % write.counts if events else b"0",
         encode(events) if events else b"",
         b"" if write.bill is None else encode(write.bill),
     )

@@ -94,8 +94,8 @@ class _Open:
         """The row with all that waits."""
         return self.number << PIECE_SHIFT | self.events - len(self.waiting), packing.pack(self.waiting)
 
-    def add(self, events: Sequence[Event]) -> None:
-        added = size_of(events)
+    def add(self, events: Sequence[Event], added: int) -> None:
+        """:param added: bytes that they count for"""
         self.events += len(events)
         self.size += added
         self.waiting += events
@@ -201,7 +201,7 @@ class SQLiteWriter:
     def _grow(self, grown: _Grown) -> None:
         """These have got their events."""
         for known, write in grown:
-            known.add(write.events)
+            known.add(write.events, write.counts)
             if len(known.waiting) >= _PIECE_EVENTS or known.waiting_size >= _PIECE_BYTES:
                 self._due[write.id] = None
 
@@ -235,7 +235,7 @@ class SQLiteWriter:
             if write.bill is not None and write.begin is None:
                 self._bill(known.number, write.bill)
             if write.end is not None:
-                known.add(write.events)
+                known.add(write.events, write.counts)
                 ended.append((write, known, write.end))
             elif write.events:
                 grown.append((known, write))
@@ -282,7 +282,7 @@ class SQLiteWriter:
             size = request_size(begin)
             state, events, expires_at, ending = State.RUNNING, 0, begin.expires_at, None
             if end is not None:
-                size += size_of(write.events)
+                size += write.counts
                 state, events, expires_at, ending = (
                     end.state, len(write.events), end.expires_at, _encode(end.ending)
                 )  # fmt: skip
@@ -355,7 +355,8 @@ class SQLiteWriter:
 
     def _read(self, row: Row) -> _Open:
         known = _Open(row.number, row.epoch, row.events, row.size, row.tail, self._fence)
-        known.add(waiting_events(self.file, row))
+        waiting = waiting_events(self.file, row)
+        known.add(waiting, size_of(waiting))
         return known
 
     def _check(self, write: Write, known: _Open) -> Refusal | None:
