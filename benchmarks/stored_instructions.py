@@ -32,7 +32,6 @@ from benchmarks.gateway.upstream import _PLAIN, ANSWER, Upstream
 from penstock.generation.journal import Journal
 from penstock.generation.pace import Pace
 from penstock.ledger import sqlite
-from penstock.net.clock import Clock
 from penstock.net.dial import Direct
 from penstock.net.listener import Listener
 
@@ -90,9 +89,7 @@ class Stored(Bench):
         super().__init__(described)
         self.kind = kind
         config = self.gateway.pipeline.snapshot.config
-        listener = Listener(
-            self.gateway.reception, config.listener, self.clock, repeats=self.gateway.repeats
-        )
+        listener = Listener(self.gateway.reception, config.listener, self.clock, repeats=self.gateway.repeats)
         self.ends = b"0\r\n\r\n" if kind.chunks else ANSWER
         self.callers = [listener.protocol_factory() for _ in range(kind.streams)]
         self.free = deque(self.callers)
@@ -199,7 +196,9 @@ def main() -> None:
                 - count(how.python, kind, durability, how.calls)
             ) / how.calls
             chunks = KINDS[kind].chunks
-            print(f"| {kind} | {durability} | {each:,.0f} | {each / chunks if chunks else 0:,.0f} |", flush=True)
+            print(
+                f"| {kind} | {durability} | {each:,.0f} | {each / chunks if chunks else 0:,.0f} |", flush=True
+            )
 
 
 if __name__ == "__main__":
