@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Query, Response
@@ -12,7 +13,7 @@ from pydantic import BaseModel
 
 from penstock.errors import ConfigError
 from penstock.ledger.moment import moment
-from penstock.ledger.report import summarize
+from penstock.ledger.report import Line, summarize
 from penstock.ledger.tabular import Grouping, as_csv, record
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def routes(gateway: Controlled) -> APIRouter:
         """Sums of what is on disk, as ``penstock ledger`` shows them.
 
         ``by`` may be repeated; ``since`` and ``until`` are an age (``7d``) or a date; ``containing`` leaves the groups of
-        which a word holds this text.  409 where the configuration has no ``ledger.path``.
+        which a word holds this text.  Before the first call is settled there is no file, and no line.  409 where the
+        configuration has no ``ledger.path``, 503 where the file cannot be read.
         """
         path = gateway.config.ledger.path
         if not path:
@@ -78,7 +80,7 @@ def routes(gateway: Controlled) -> APIRouter:
             raise HTTPException(422, str(error)) from error
         groups = list(dict.fromkeys(str(each) for each in by))
         try:
-            lines = await asyncio.to_thread(summarize, path, by=groups, since=start, until=end)
+            lines = await asyncio.to_thread(_summed, Path(path), groups, start, end)
         except ConfigError as error:
             raise HTTPException(503, error.message) from error
         if containing:
@@ -88,6 +90,11 @@ def routes(gateway: Controlled) -> APIRouter:
         return LedgerReport(lines=[record(line, groups) for line in lines[:limit]], groups=len(lines))
 
     return router
+
+
+def _summed(path: Path, by: list[str], since: float, until: float) -> list[Line]:
+    """No lines as long as there is no file: the name is the configuration's, so nobody has mistyped it just now."""
+    return summarize(path, by=by, since=since, until=until) if path.exists() else []
 
 
 def _sum(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
