@@ -1,4 +1,4 @@
-"""A supervisor whose workers are stand-ins: ``python standin_supervisor.py CONFIG [SERVER]``.
+"""A supervisor whose workers are stand-ins: ``python standin_supervisor.py CONFIG [SERVER [RELOAD_TIMEOUT]]``.
 
 Says ``{"listen": …, "control": …}`` on standard output when it is ready.
 """
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from penstock import logs
+from penstock.admin import process
 from penstock.admin.supervisor import Supervisor
 from penstock.config.load import load
 from penstock.errors import ConfigError
@@ -25,6 +26,8 @@ def ready(supervisor):
 def main():
     path = Path(sys.argv[1])
     standin = Path(__file__).with_name("standin.py")
+    if len(sys.argv) > 3:
+        process.RELOAD_TIMEOUT = float(sys.argv[3])
     try:
         config = load(path)
         logs.configure(config.log)

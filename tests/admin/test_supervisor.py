@@ -403,6 +403,20 @@ class TestReload:
             for _ in range(8):
                 assert greeting(running) == "first"
 
+    def test_a_worker_that_took_too_long_ends_up_with_the_configuration_that_stays(self, tmp_path):
+        config = write_config(tmp_path / "c.yaml", workers=2)
+        with Running.standin(config, "own", "0.2") as running:
+            running.wait_metric("penstock_processes", 3)
+            victim = running.workers[1]
+            os.kill(victim, signal.SIGSTOP)
+            write_config(config, model="second")
+            running.wait_log("does not answer")
+            os.kill(victim, signal.SIGCONT)
+            # It tells its figures after it has done what it was told before.
+            running.wait_metric("penstock_processes", 3)
+            greetings = {running.get("/hello")[1] for _ in range(64)}
+            assert greetings == {f"first {pid}".encode() for pid in running.workers}
+
     def test_a_replacement_starts_with_the_configuration_of_the_day(self, config):
         with Running.standin(config) as running:
             write_config(config, model="second")

@@ -187,10 +187,13 @@ class WorkerProcess:
     async def reload(self, config: msgspec.Raw, version: int) -> tuple[str, ...]:
         """:returns: why it did not take the configuration; empty if it did
 
+        One that does not answer in time may take it yet, so that nothing is known of what it has.
+
         :raises ConnectionError: it is gone
         """
         if self._channel.lost.is_set():
             raise ConnectionError("the worker is gone")
+        had, self.version = self.version, 0
         answer = self._reloads[version] = asyncio.get_running_loop().create_future()
         self._channel.send(Reload(config, version))
         try:
@@ -200,8 +203,7 @@ class WorkerProcess:
             return (f"worker {self.index} does not answer",)
         finally:
             self._reloads.pop(version, None)
-        if not mistakes:
-            self.version = version
+        self.version = had if mistakes else version
         return mistakes
 
     def silence(self, passed: float) -> float:
