@@ -9,8 +9,7 @@ import pytest
 from continuing import CHAT, LIMIT, MESSAGES, body_for, error_of, events_of, simulated, text_of, whole_text
 from serving import call, on_uvloop
 
-from penstock.lab import simulator
-from penstock.messages import Endpoint
+from penstock.messages import BY_PATH, Endpoint
 from penstock.upstream import encoder
 from penstock.upstream.capabilities import capabilities
 
@@ -24,7 +23,7 @@ def broken_at(monkeypatch):
 
     def broken(host, model, path=CHAT, kind="openai"):
         monkeypatch.setattr(encoder, "capabilities", lambda config, *_: capabilities(config, host, model))
-        monkeypatch.setitem(simulator._ENDPOINTS, BETA, Endpoint.CHAT)
+        monkeypatch.setitem(BY_PATH, BETA, Endpoint.CHAT)
 
         async def main():
             async with simulated(f"cut-after={BROKE_AFTER},once", kinds=(kind,)) as (gateway, port, (sim,)):

@@ -1,6 +1,8 @@
 """Limits that were a LiteLLM proxy's hold in a gateway as they did there."""
 
 import asyncio
+from contextlib import chdir
+from tempfile import TemporaryDirectory
 
 import yaml
 from serving import COMPLETION, PROMPT, call, plain, serving, until
@@ -41,18 +43,22 @@ def asked(models, first, second=None, **sections):
             text = convert(yaml.safe_dump({"model_list": listed, **sections}), "config.yaml", {}).text
             settings = parse(text, "out.yaml", {})
             assert [remark for remark in remarks(settings) if "ledger" not in remark] == []
-            async with serving(settings, FakeClock()) as (gateway, port):
-                found = []
-                for model in models:
-                    answer = await call(port, {**PROMPT, "model": model})
-                    await until(lambda: not gateway.pipeline.productions)
-                    said = answer.json()
-                    found.append(
-                        said["choices"][0]["message"]["content"] if answer.status == 200 else answer.status
-                    )
-                return found
+            # In a folder of its own each time: what was spent is read from the ledger that is there.
+            with TemporaryDirectory() as folder, chdir(folder):
+                return await heard(settings, models)
 
     return asyncio.run(main())
+
+
+async def heard(settings, models):
+    async with serving(settings, FakeClock()) as (gateway, port):
+        found = []
+        for model in models:
+            answer = await call(port, {**PROMPT, "model": model})
+            await until(lambda: not gateway.pipeline.productions)
+            said = answer.json()
+            found.append(said["choices"][0]["message"]["content"] if answer.status == 200 else answer.status)
+        return found
 
 
 CHECK = {"router_settings": {"optional_pre_call_checks": ["enforce_model_rate_limits"]}}

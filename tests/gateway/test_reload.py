@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import importlib
 import sys
 
 import msgspec
@@ -228,6 +229,8 @@ def test_a_configuration_that_cannot_be_used_changes_nothing(tmp_path):
 )
 def test_a_configuration_whose_extra_is_missing_changes_nothing(monkeypatch, missing, model):
     monkeypatch.setitem(sys.modules, missing, None)
+    package, _, name = missing.rpartition(".")
+    monkeypatch.delattr(importlib.import_module(package), name, raising=False)  # where it was imported before
     nowhere = Secret("redis://127.0.0.1:9")
     present = config("http://127.0.0.1:9", generations=GenerationsConfig(redis=nowhere))
     if "redis" in missing:
